@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from .errors import FormatError
 from .opening import opened
@@ -17,13 +17,14 @@ MAX_DEPTH = 64
 MAX_DIGITS = 40
 
 
-def parse_json(data: bytes, subject: str, *, most: int = MAX_VALUES) -> Any:
+def parse_json(data: bytes, subject: str, *, most: int = MAX_VALUES, constants: bool = False) -> Any:
     """Parse strict JSON (RFC 8259) in UTF-8.
 
     Args:
         data: the text.
         subject: what it is called in an error.
         most: values that it may hold.
+        constants: take NaN, Infinity and -Infinity, as Python's writer writes them.
 
     Raises:
         FormatError: it is not JSON, has a key twice, a NaN or infinity, a number too large for 64 bits of floating
@@ -33,7 +34,9 @@ def parse_json(data: bytes, subject: str, *, most: int = MAX_VALUES) -> Any:
     if data.count(b",") > most:
         raise FormatError(f"{subject} holds more than {most:,} values")
 
-    def refuse_constant(name: str) -> NoReturn:
+    def constant(name: str) -> float:
+        if constants:
+            return float(name)
         raise FormatError(f"{subject} holds {name}, which JSON does not have")
 
     def whole(text: str) -> int:
@@ -57,7 +60,7 @@ def parse_json(data: bytes, subject: str, *, most: int = MAX_VALUES) -> Any:
         value = json.loads(
             data.decode("utf-8"),
             object_pairs_hook=unique,
-            parse_constant=refuse_constant,
+            parse_constant=constant,
             parse_int=whole,
             parse_float=finite,
         )
@@ -84,8 +87,8 @@ def _depth(value: Any) -> int:
     return level
 
 
-def read_json(path: Path, *, limit: int = MAX_BYTES) -> Any:
-    """Read a JSON file of at most `limit` bytes, 16 MiB by default.
+def read_json(path: Path, *, limit: int = MAX_BYTES, most: int = MAX_VALUES, constants: bool = False) -> Any:
+    """Read a JSON file of at most `limit` bytes, 16 MiB by default; `most` and `constants` as in `parse_json`.
 
     Raises:
         MissingFileError: there is no such file, or it is not a regular one.
@@ -96,16 +99,18 @@ def read_json(path: Path, *, limit: int = MAX_BYTES) -> Any:
         data = file.read(limit + 1)
     if len(data) > limit:
         raise FormatError(f"{path.name} is larger than {limit >> 20} MiB")
-    return parse_json(data, path.name)
+    return parse_json(data, path.name, most=most, constants=constants)
 
 
-def read_object(path: Path, *, limit: int = MAX_BYTES) -> dict[str, Any]:
-    """Read a JSON file whose top level is an object.
+def read_object(
+    path: Path, *, limit: int = MAX_BYTES, most: int = MAX_VALUES, constants: bool = False
+) -> dict[str, Any]:
+    """Read a JSON file whose top level is an object; its arguments are those of `read_json`.
 
     Raises:
         FormatError: it is something else; and as `read_json`.
     """
-    value = read_json(path, limit=limit)
+    value = read_json(path, limit=limit, most=most, constants=constants)
     if not isinstance(value, dict):
         raise FormatError(f"{path.name} is not a JSON object")
     return value

@@ -20,6 +20,11 @@ _PICKLES = frozenset(
     {".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz", ".h5", ".keras"}
 )
 _PICKLE_HEADS = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+# What transformers' Trainer, accelerate and DeepSpeed keep to go on from a checkpoint.
+_TRAINER = re.compile(
+    r"(?:.*/)?(?:training_args\.bin|(?:optimizer|scheduler|scaler)(?:_[0-9]+)?\.(?:pt|bin)|rng_state(?:_[0-9]+)?\.pth"
+    r"|random_states_[0-9]+\.pkl|global_step[0-9]+/[^/]+\.pt)"
+)
 _SCRIPTS = frozenset(
     {".py", ".pyc", ".sh", ".bash", ".zsh", ".ps1", ".bat", ".cmd", ".js", ".rb", ".pl", ".lua", ".ipynb"}
 )
@@ -67,6 +72,13 @@ PICKLE_FILE = Code(
     "files in formats that run code when they are loaded lie beside the adapter",
     "they stay behind, and nothing here opens them, but other tools may",
     "remove them from what you hand on; optimizer states are not needed to use an adapter",
+)
+TRAINER_FILE = Code(
+    "trainer_file",
+    "info",
+    "a trainer's own files lie beside the adapter: its arguments, optimizer and random numbers",
+    "they stay behind, and nothing here opens them: they run code when they are loaded",
+    "",
 )
 PROGRAM_FILE = Code(
     "program_file",
@@ -119,14 +131,21 @@ def unreadable_code(message: str) -> Code:
     return SPECIAL_FILE if "not a regular file" in message else UNSAFE_PATH
 
 
-@rule(PICKLE_FILE, PROGRAM_FILE, SCRIPT_FILE)
+@rule(PICKLE_FILE, TRAINER_FILE, PROGRAM_FILE, SCRIPT_FILE)
 def nothing_runs(candidate: Candidate) -> Iterator[Finding]:
     """Nothing in the folder runs, or runs when it is loaded."""
     entries = candidate.surroundings.entries
     programs = {e.path for e in entries if e.suffix in _PROGRAMS or e.head.startswith(_PROGRAM_HEADS)}
     scripts = {e.path for e in entries if e.suffix in _SCRIPTS or e.head.startswith(b"#!")} - programs
     pickles = {e.path for e in entries if _is_pickle(e)} - programs - scripts
-    for code, paths in ((PICKLE_FILE, pickles), (PROGRAM_FILE, programs), (SCRIPT_FILE, scripts)):
+    trainer = {path for path in pickles if _TRAINER.fullmatch(path)}
+    pickles -= trainer
+    for code, paths in (
+        (PICKLE_FILE, pickles),
+        (TRAINER_FILE, trainer),
+        (PROGRAM_FILE, programs),
+        (SCRIPT_FILE, scripts),
+    ):
         if paths:
             yield code.found(min(paths), f"beside the adapter: {some(paths)}")
 

@@ -16,7 +16,7 @@ BETTER_UNSAVED = Code(
     "warning",
     "the run was validated with a lower loss where it saved no checkpoint",
     "the best weights of the run are lost",
-    "--save-every with the same number as --steps-per-eval saves what is validated",
+    "save what is validated: --save-every with the same number as --steps-per-eval; save_steps with that of eval_steps",
 )
 WORSE_THAN_START = Code(
     "worse_than_start",
@@ -41,9 +41,9 @@ STALE_CHECKPOINT = Code(
 FINAL_WEIGHTS_UNCLEAR = Code(
     "final_weights_unclear",
     "warning",
-    "the run did not come to its end, and `adapters.safetensors` is none of its checkpoints",
+    "it cannot be told from which iteration of its run the folder's own weights are, and they are none of its checkpoints",
     "it may be of an earlier run, so nothing that was measured is taken for it",
-    "register a numbered one: --checkpoint ITER",
+    "register a checkpoint that has a number: --checkpoint ITER",
 )
 TRAINING_CONFLICT = Code(
     "training_conflict",
@@ -55,7 +55,7 @@ TRAINING_CONFLICT = Code(
 RECORD_UNUSABLE = Code(
     "record_unusable",
     "warning",
-    "`fusery_run.json` cannot be read, and is not used",
+    "`fusery_run.json` or a trainer's `trainer_state.json` cannot be read, and is not used",
     "what the run recorded of itself is missing from the registration",
     "give what the trainer printed instead: --log FILE",
 )

@@ -56,7 +56,7 @@ def require_registrable(workspace: Workspace, submission: Submission, args: Any)
         AlreadyExistsError: the version is taken.
     """
     folder = _to_come(args)
-    name = proposed_name(folder, submission)
+    name = proposed_name(folder.path, folder, submission)
     _require_base(workspace, submission, folder)
     if name.version:
         with workspace.database.read() as session:

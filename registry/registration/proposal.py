@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import datetime as dt
+from pathlib import Path
 
 from ..adapters.folder import AdapterFolder
 from ..admission.submission import Submission
 from ..errors import BadInputError
 from ..names import AdapterName, parse_date, parse_task
+from ..training.trainer_folder import CHECKPOINT
 
 
-def proposed_name(folder: AdapterFolder, submission: Submission, day: dt.date | None = None) -> AdapterName:
+def proposed_name(
+    path: Path, folder: AdapterFolder, submission: Submission, day: dt.date | None = None
+) -> AdapterName:
     """Compose a name from flags, then metadata, then the folder's name, then today's date; version 0 means the next.
 
     Args:
+        path: the folder that was given; where it is a checkpoint's, the run's folder has the name.
         folder: the adapter's files.
         submission: what the user declared.
         day: of the training run, if it was recorded; replaces today.
@@ -24,7 +29,8 @@ def proposed_name(folder: AdapterFolder, submission: Submission, day: dt.date | 
         task = written.task if written else metadata.adapter_name
     if written is None:
         # The folder's name is the last resort.
-        written = _written(folder.path.resolve().name)
+        called = path.resolve()
+        written = _written(called.parent.name if CHECKPOINT.fullmatch(called.name) else called.name)
         task = task or (written.task if written else None)
     if written and task and written.task != parse_task(task):
         # A name tells the version and the date of its own task only.

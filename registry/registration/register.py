@@ -32,7 +32,7 @@ from ..records.renderings import record_rendering, rendering_of
 from ..records.scratch import scratch_folder
 from ..records.views import registered_record, trained_on_view
 from ..training.facts import adapter_with_weights, record_run
-from ..training.selection import Training, select_run
+from ..training.selection import Training, select_folder, select_run
 from .ground import Ground, ground_of
 from .known_bytes import known_adapter
 from .proposal import proposed_name
@@ -68,8 +68,9 @@ def check(
 def _read(path: Path, submission: Submission, take: Take | None = None) -> tuple[AdapterFolder, Training]:
     """Read a folder with the weights that are meant; what is wrong with the folder itself is a finding too."""
     with _readable(path):
-        folder = read_adapter_folder(path, take)
-    training = select_run(folder, submission)
+        place, found = select_folder(path, submission)
+        folder = read_adapter_folder(place, take)
+    training = found or select_run(folder, submission)
     with _readable(path):
         return with_weights(folder, training.weights, take), training
 
@@ -189,7 +190,7 @@ def _see(
 ) -> _Seen:
     folder, training = _read(path, submission, staging.take)
     ground = _ground(workspace, folder, submission)
-    name = proposed_name(folder, submission, training.day)
+    name = proposed_name(path, folder, submission, training.day)
     # What has no readable header will be refused for that: a file of holes is not read to its end before.
     copies = staging.copies(folder.kept) if folder.header is not None else {}
     peft = folder.form == "peft" and folder.header is not None

@@ -3,7 +3,8 @@
 The rules, in this order:
 
 - A checkpoint's validation loss is the one measured at its own iteration; none is taken over from a neighbour.
-- `best` is the checkpoint whose own validation loss is lowest, the later one of equals.
+- `best` is the checkpoint that the trainer says it is, by whatever it was told to judge by; where it says none, the one
+  whose own validation loss is lowest, the later one of equals.
 - The default is the best if any checkpoint was validated, else the last.
 - A validation at an iteration without a checkpoint chooses nothing; if it was better, there is a finding.
 """
@@ -88,6 +89,10 @@ def _last(run: Run) -> Checkpoint:
 
 
 def _best(run: Run) -> Checkpoint | None:
+    """Return the checkpoint that the trainer calls the best, else the one with the lowest loss."""
+    said = [item for item in run.checkpoints if run.best is not None and item.iteration == run.best]
+    if said:
+        return said[0]
     measured = [
         (loss, -(item.iteration or 0), item)
         for item in run.checkpoints
@@ -119,13 +124,16 @@ def _numbers(numbers: Iterable[object]) -> str:
 
 def choice_findings(run: Run, choice: Choice) -> Iterator[Finding]:
     """Return findings about the choice, which are recorded with the adapter."""
-    name, loss = choice.checkpoint.name, choice.val_loss
+    name, loss = choice.checkpoint.path, choice.val_loss
     last = _last(run) if run.checkpoints else None
     if choice.chosen == "best" and not choice.is_last and last is not None and loss is not None:
         end = _own_loss(run, last)
+        losses = [own for item in run.checkpoints if (own := _own_loss(run, item)) is not None]
+        better = loss <= min(losses)
         message = (
-            f"checkpoint {choice.checkpoint.iteration} has the best validation loss, {loss:.3f}; the last, "
-            f"{last.iteration}, has {'none' if end is None else f'{end:.3f}'}"
+            f"checkpoint {choice.checkpoint.iteration} "
+            f"{'has the best validation loss' if better else 'is what the trainer calls the best, with validation loss'}"
+            f"{', ' if better else ' '}{loss:.3f}; the last, {last.iteration}, has {'none' if end is None else f'{end:.3f}'}"
         )
         yield BEST_NOT_LAST.found(name, message)
     yield from _without_checkpoint(run, choice)
@@ -151,4 +159,4 @@ def _without_checkpoint(run: Run, choice: Choice) -> Iterator[Finding]:
         f"validation loss was {least:.3f} at iteration {at}, where no checkpoint was saved; validated and not saved: "
         f"{_numbers(unsaved)}"
     )
-    yield BETTER_UNSAVED.found(choice.checkpoint.name, message)
+    yield BETTER_UNSAVED.found(choice.checkpoint.path, message)

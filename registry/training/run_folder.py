@@ -45,11 +45,18 @@ class Checkpoint:
 
     Attributes:
         iteration: how many iterations they have behind them; None where that cannot be told.
-        name: of the file in the folder.
+        name: of the file.
+        folder: in the run's folder, that the file is in; empty for the run's own.
     """
 
     iteration: int | None
     name: str
+    folder: str = ""
+
+    @property
+    def path(self) -> str:
+        """The file's path in the run's folder."""
+        return f"{self.folder}/{self.name}" if self.folder else self.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +72,7 @@ class Run:
         log: name of the log that was read.
         peak_memory: in bytes.
         record: what the run recorded of itself.
+        best: the iteration that the trainer itself calls the best, by whatever it was told to judge by.
         remarks: findings about the folder.
     """
 
@@ -76,12 +84,13 @@ class Run:
     log: str | None = None
     peak_memory: int | None = None
     record: RunRecord | None = None
+    best: int | None = None
     remarks: tuple[Finding, ...] = ()
 
     @property
     def is_known(self) -> bool:
         """Anything is known beyond the weights and the configuration."""
-        return self.source != "config" or any(item.name != WEIGHTS for item in self.checkpoints)
+        return self.source != "config" or any(item.path != WEIGHTS for item in self.checkpoints)
 
     @property
     def last_iteration(self) -> int | None:
@@ -241,7 +250,7 @@ def _final(
         return []
     # What has no readable header may be a terabyte of nothing, and is not compared.
     comparable = numbered and folder.header is not None
-    if comparable and _same_bytes(files[WEIGHTS], files[numbered[-1].name]):
+    if comparable and same_bytes(files[WEIGHTS].real, files[numbered[-1].name].real):
         return [Checkpoint(numbered.pop().iteration, WEIGHTS)]
     iterations = folder.config.iters
     if ended or not curve.points:
@@ -254,10 +263,11 @@ def _final(
     return [Checkpoint(None, WEIGHTS)]
 
 
-def _same_bytes(one: SourceFile, other: SourceFile) -> bool:
-    if one.size != other.size:
+def same_bytes(one: Path, other: Path) -> bool:
+    """Compare two files."""
+    if one.stat().st_size != other.stat().st_size:
         return False
-    with one.real.open("rb") as left, other.real.open("rb") as right:
+    with one.open("rb") as left, other.open("rb") as right:
         while True:
             ours, theirs = left.read(_BLOCK), right.read(_BLOCK)
             if ours != theirs:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
+from ..adapters.files import PEFT_WEIGHTS, WEIGHTS
 from ..adapters.finding import Finding
 from ..adapters.folder import AdapterFolder
 from ..admission.submission import Submission
+from ..errors import BadInputError
 from .checkpoint import Choice, choice_findings, choose
 from .conflicts import conflicts
 from .record import RecordedData
 from .run_folder import Run, read_run
+from .trainer_folder import CHECKPOINT, read_trainer_folder, run_of_state, state_in
+from .trainer_state import STATE, read_trainer_state
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +29,7 @@ class Training:
 
     @property
     def weights(self) -> str:
-        """Name of the file that is registered as `adapters.safetensors`."""
+        """Name of the file that is registered as `adapters.safetensors`, in the folder that was read."""
         return self.choice.checkpoint.name
 
     @property
@@ -63,13 +67,52 @@ class Training:
         yield from conflicts(self.run, self.choice, folder, submission)
 
 
+def select_folder(path: Path, submission: Submission) -> tuple[Path, Training | None]:
+    """Return the folder of the adapter that is meant; its run, too, where that is the output folder of a trainer.
+
+    Raises:
+        BadInputError: there is no such checkpoint, or the log is no trainer's state.
+        MissingFileError, FormatError: the log cannot be read.
+    """
+    run = read_trainer_folder(path)
+    if run is None:
+        return path, None
+    if (log := _log(submission)) is not None:
+        if log.suffix != ".json":
+            raise BadInputError(
+                f"{path.name or path} is the output folder of a trainer, whose curve is in {STATE}",
+                hint=f"leave out --log, or give a {STATE}",
+            )
+        state = read_trainer_state(log)
+        run = replace(run, curve=state.curve, best=state.best, log=log.name, source="log")
+    choice = choose(run, submission.checkpoint)
+    return path / choice.checkpoint.folder, Training(run, choice)
+
+
 def select_run(folder: AdapterFolder, submission: Submission) -> Training:
-    """Return the run of a folder and the checkpoint that the user means.
+    """Return the run of an adapter's own folder and the checkpoint that the user means.
 
     Raises:
         BadInputError: there is no such checkpoint, or no curve in the log.
         MissingFileError, FormatError: the log cannot be read.
     """
-    log = Path(submission.log).expanduser() if submission.log is not None else None
-    run = read_run(folder, log)
-    return Training(run, choose(run, submission.checkpoint))
+    log = _log(submission)
+    remarks: list[Finding] = []
+    if log is None:
+        state = state_in(folder.path, remarks)
+    else:
+        state = read_trainer_state(log) if log.suffix == ".json" else None
+    if state is None:
+        run = read_run(folder, log)
+        run = replace(run, remarks=(*run.remarks, *remarks))
+        return Training(run, choose(run, submission.checkpoint))
+    files = {name for name in (WEIGHTS, PEFT_WEIGHTS) if (folder.path / name).is_file()}
+    run = run_of_state(folder.path, files, state, log.name if log is not None else STATE)
+    wanted = submission.checkpoint
+    if wanted is None and CHECKPOINT.fullmatch(run.name) and run.last_iteration is not None:
+        wanted = str(run.last_iteration)  # who names a checkpoint's folder has chosen
+    return Training(run, choose(run, wanted))
+
+
+def _log(submission: Submission) -> Path | None:
+    return Path(submission.log).expanduser() if submission.log is not None else None

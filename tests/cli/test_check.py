@@ -25,7 +25,7 @@ def adapter(tiny_base: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def warned(adapter: Path) -> Path:
     """An adapter that gives one warning."""
-    (adapter / "optimizer.pt").write_bytes(b"\x80\x02}q\0.")
+    (adapter / "model.pkl").write_bytes(b"\x80\x02}q\0.")
     return adapter
 
 
@@ -98,7 +98,7 @@ def test_sarif_is_what_the_standard_says(stocked: Fusery, warned: Path) -> None:
     (result,) = run["results"]
     assert (result["ruleId"], result["level"]) == ("pickle_file", "warning")
     uri = result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"]
-    assert uri.endswith("/adapters/optimizer.pt")
+    assert uri.endswith("/adapters/model.pkl")
 
 
 def test_sarif_of_a_module_names_the_file_and_the_module(

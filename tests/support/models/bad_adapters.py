@@ -259,7 +259,8 @@ CASES: dict[str, Case] = {
     "link_outside": Case(nothing),  # tests of its own: such a folder is not read at all
     "special_file": Case(nothing),
     "unsafe_path": Case(nothing),
-    "pickle_file": Case(write("optimizer.pt", b"\x80\x02}q\0."), write("README.md", "An adapter.")),
+    "pickle_file": Case(write("model.pkl", b"\x80\x02}q\0."), write("optimizer.pt", b"\x80\x02}q\0.")),
+    "trainer_file": Case(write("optimizer.pt", b"\x80\x02}q\0."), write("model.pkl", b"\x80\x02}q\0.")),
     "program_file": Case(write("helper", b"\x7fELF\x02\x01\x01\0" + b"\0" * 64), write("helper", b"text")),
     "script_file": Case(write("modeling.py", "print('hi')"), write("notes.txt", "print('hi')")),
     "remote_code": Case(edit_config(auto_map={"AutoModel": "modeling.Tiny"}), edit_config(auto_map=None)),

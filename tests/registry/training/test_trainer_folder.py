@@ -1,0 +1,292 @@
+"""Runs that transformers' own `Trainer` has made: which of their checkpoints is registered, with what."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_models
+from peft_folders import peers_python
+
+from fusery.registry import Registry
+from fusery.registry.admission import AdmissionError
+from fusery.registry.errors import BadInputError
+from fusery.storage.digest import digest_file
+from fusery.storage.errors import FormatError
+
+PEER = Path(__file__).parents[2] / "support/models/trainer_peer.py"
+WEIGHTS = "adapter_model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_models.make_base(tmp_path_factory.mktemp("bases") / "tiny", layout="hf", dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def made(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The runs of `trainer_peer.py`; not to be changed."""
+    out = tmp_path_factory.mktemp("runs")
+    subprocess.run([peers_python(), PEER, base, out], check=True, capture_output=True)
+    return out
+
+
+@pytest.fixture
+def runs(made: Path, tmp_path: Path) -> Path:
+    """A copy of them."""
+    return Path(shutil.copytree(made, tmp_path / "runs"))
+
+
+@pytest.fixture
+def with_base(registry: Registry, base: Path) -> Registry:
+    registry.bases.add(base, name="tiny")
+    return registry
+
+
+def register(registry: Registry, folder: Path, **facts: Any) -> dict[str, Any]:
+    view = registry.adapters.register(folder, base="tiny", task="t", **facts)
+    return registry.adapters.show(view["name"])
+
+
+def codes(view: dict[str, Any]) -> set[str]:
+    """The warnings, without that of the great steps by which a tiny model gets worse within eight of them."""
+    found = {finding["code"] for finding in view["findings"] if finding["severity"] != "info"}
+    return found - {"update_large"}
+
+
+def weights_of(view: dict[str, Any]) -> str:
+    return next(file["sha256"] for file in view["files"] if file["path"] == WEIGHTS)
+
+
+def history(folder: Path) -> dict[int, float]:
+    """The losses on held-out data that the trainer measured while it trained, by step."""
+    found: dict[int, float] = {}
+    for entry in json.loads((folder / "trainer_state.json").read_text())["log_history"]:
+        if "eval_loss" in entry:
+            found.setdefault(entry["step"], entry["eval_loss"])
+    return found
+
+
+def test_the_best_checkpoint_of_an_output_folder_with_its_loss_and_the_curve(
+    with_base: Registry, runs: Path
+) -> None:
+    losses = history(runs / "plain")
+    assert list(losses) == [2, 4, 6, 8]
+    assert min(losses, key=losses.__getitem__) == 6, "the run is to end worse than it was"
+    view = register(with_base, runs / "plain")
+    assert (view["val_loss"], view["iterations"]) == (losses[6], 6)
+    assert weights_of(view) == digest_file(runs / "plain/checkpoint-6" / WEIGHTS)[0]
+    assert {p["iteration"]: p["val_loss"] for p in view["curve"] if p["val_loss"]} == {
+        step: loss for step, loss in losses.items() if step <= 6
+    }
+    assert [p["iteration"] for p in view["curve"] if p["train_loss"]] == [1, 2, 3, 4, 5, 6]
+    training = view["training_run"]
+    assert (training["chosen"], training["checkpoint"], training["state"]) == ("best", 6, "finished")
+    assert training["last"] == {"iteration": 8, "val_loss": losses[8]}
+    assert training["trained_tokens"] == 512
+    assert codes(view) == set()
+
+
+@pytest.mark.parametrize("name", ["best", "bare"])
+def test_the_state_of_the_last_checkpoint_does_where_none_lies_beside(
+    with_base: Registry, runs: Path, name: str
+) -> None:
+    losses = history(runs / "plain")
+    view = register(with_base, runs / name)
+    assert (view["val_loss"], view["iterations"]) == (losses[6], 6)
+    assert codes(view) == set()
+    last = register(with_base, runs / name, checkpoint="last")
+    assert (last["val_loss"], last["iterations"]) == (losses[8], 8)
+    assert weights_of(last) == digest_file(runs / "plain/checkpoint-8" / WEIGHTS)[0]
+
+
+def test_what_was_measured_of_the_best_weights_at_the_end_is_not_the_last_one_s(
+    with_base: Registry, runs: Path
+) -> None:
+    """The run went back to step 6, and measured that under step 8; which weights lie in the folder, nothing says."""
+    view = register(with_base, runs / "pruned")
+    assert (view["val_loss"], view["iterations"]) == (history(runs / "plain")[8], 8)
+    assert codes(view) == {"final_weights_unclear", "better_unsaved"}
+
+
+def test_one_checkpoint_is_what_its_folder_says(with_base: Registry, runs: Path) -> None:
+    losses = history(runs / "plain")
+    view = register(with_base, runs / "plain/checkpoint-4")
+    assert (view["val_loss"], view["iterations"]) == (losses[4], 4)
+    assert view["training_run"]["chosen"] == "iteration"
+    assert view["training_run"]["state"] == "unknown"
+    assert codes(view) == set()
+    with pytest.raises(BadInputError, match="no checkpoint 2; there are 4"):
+        register(with_base, runs / "plain/checkpoint-4", checkpoint="2")
+
+
+def test_a_folder_of_weights_with_the_state_beside_them(with_base: Registry, runs: Path) -> None:
+    for checkpoint in (runs / "plain").glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    view = register(with_base, runs / "plain")
+    assert (view["val_loss"], view["iterations"]) == (history(runs / "plain")[8], 8)
+    assert codes(view) == {"better_unsaved"}
+
+
+def test_the_run_s_folder_gives_the_name(with_base: Registry, runs: Path) -> None:
+    for number, place in enumerate(
+        (runs / "course_rec_v1_20260115", runs / "course_rec_v2_20260201/checkpoint-4"), 1
+    ):
+        shutil.copytree(runs / "bare", place if number == 1 else place.parent)
+        found = with_base.adapters.register(place, base="tiny")
+        assert found["name"].startswith(f"course_rec_v{number}_2026")
+
+
+def test_the_trainer_s_own_choice_by_another_measure(with_base: Registry, runs: Path) -> None:
+    path = runs / "plain/trainer_state.json"
+    state = json.loads(path.read_text())
+    path.write_text(json.dumps({**state, "best_global_step": 4, "best_metric": 0.9}))
+    view = register(with_base, runs / "plain")
+    assert (view["val_loss"], view["iterations"]) == (history(runs / "plain")[4], 4)
+    said = next(each for each in view["findings"] if each["code"] == "best_not_last")
+    assert (
+        "checkpoint 4 is what the trainer calls the best" in said["message"]
+        or "has the best" in said["message"]
+    )
+
+
+def test_before_transformers_4_50_the_best_is_named_by_its_folder(with_base: Registry, runs: Path) -> None:
+    path = runs / "plain/trainer_state.json"
+    state = json.loads(path.read_text())
+    del state["best_global_step"]
+    path.write_text(json.dumps({**state, "best_model_checkpoint": "/elsewhere/out/checkpoint-2"}))
+    assert register(with_base, runs / "plain")["iterations"] == 2
+
+
+def test_checkpoints_of_an_earlier_run_are_left_out(with_base: Registry, runs: Path) -> None:
+    shutil.copytree(runs / "plain/checkpoint-2", runs / "plain/checkpoint-900")
+    view = register(with_base, runs / "plain")
+    assert view["iterations"] == 6
+    said = next(each for each in view["findings"] if each["code"] == "stale_checkpoint")
+    assert "checkpoint-900 is of an earlier one" in said["message"]
+
+
+def test_a_loss_that_is_not_finite(with_base: Registry, runs: Path) -> None:
+    """Python's writer writes NaN, which JSON does not have."""
+    path = runs / "plain/checkpoint-4/trainer_state.json"
+    state = json.loads(path.read_text())
+    state["log_history"][0]["loss"] = float("nan")
+    path.write_text(json.dumps(state))
+    assert "NaN" in path.read_text()
+    assert codes(register(with_base, runs / "plain/checkpoint-4")) == {"loss_not_finite"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"global_step": -1, "log_history": []}',
+        '{"global_step": 1e3, "log_history": []}',
+        '{"global_step": true, "log_history": []}',
+        '{"global_step": 4, "log_history": {}}',
+        "[" * 100_000,
+        '{"global_step": 4, "log_history": [' + "1," * 200_001 + "1]}",
+    ],
+)
+def test_a_state_that_is_none_is_said_and_not_used(with_base: Registry, runs: Path, text: str) -> None:
+    (runs / "plain/checkpoint-4/trainer_state.json").write_text(text)
+    view = register(with_base, runs / "plain/checkpoint-4")
+    assert (view["val_loss"], view["training_run"]) == (None, None)
+    assert codes(view) == {"record_unusable"}
+    with pytest.raises(FormatError):
+        register(with_base, runs / "plain/checkpoint-2", log=runs / "plain/checkpoint-4/trainer_state.json")
+
+
+def test_odd_entries_measure_nothing(with_base: Registry, runs: Path) -> None:
+    path = runs / "plain/checkpoint-4/trainer_state.json"
+    odd = [
+        7,
+        None,
+        {"step": "2", "eval_loss": 1.0},
+        {"step": 10**30, "eval_loss": 1.0},
+        {"step": 2, "eval_loss": "low", "loss": [1], "learning_rate": {}},
+        {"step": 3, "eval_loss": 1e300},
+        {"step": 3, "eval_one_loss": 1.0, "eval_two_loss": 2.0},
+        {"step": 4, "eval_math_loss": 1.25, "num_tokens": 1e300},
+    ]
+    path.write_text(json.dumps({"global_step": 4, "log_history": odd}))
+    view = register(with_base, runs / "plain/checkpoint-4")
+    assert [(p["iteration"], p["val_loss"]) for p in view["curve"]] == [(4, 1.25)]
+    assert view["training_run"]["trained_tokens"] is None
+
+
+def test_a_state_elsewhere_can_be_given(with_base: Registry, runs: Path) -> None:
+    losses = history(runs / "plain")
+    (runs / "plain/checkpoint-4/trainer_state.json").unlink()
+    view = register(with_base, runs / "plain/checkpoint-4", log=runs / "plain/trainer_state.json")
+    assert (view["val_loss"], view["iterations"]) == (losses[4], 4)
+    for state in (runs / "bare").glob("*/trainer_state.json"):
+        state.unlink()
+    view = register(with_base, runs / "bare", log=runs / "plain/trainer_state.json")
+    assert (view["val_loss"], view["iterations"]) == (losses[6], 6)
+    text = runs / "train.log"
+    text.write_text("Iter 1: Val loss 2.0, Val took 1.0s\n")
+    with pytest.raises(
+        BadInputError, match=r"output folder of a trainer, whose curve is in trainer_state\.json"
+    ):
+        register(with_base, runs / "bare", log=text)
+
+
+def test_without_any_state_the_last_checkpoint_is_registered(with_base: Registry, runs: Path) -> None:
+    for state in (runs / "bare").glob("*/trainer_state.json"):
+        state.unlink()
+    view = register(with_base, runs / "bare")
+    assert (view["val_loss"], view["iterations"], view["training_run"]["source"]) == (None, 8, "config")
+
+
+def test_the_trainer_s_own_files_stay_behind_and_are_no_warning(with_base: Registry, runs: Path) -> None:
+    beside = {path.name for path in (runs / "plain/checkpoint-6").iterdir()}
+    assert {"optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin"} <= beside
+    view = register(with_base, runs / "plain")
+    assert {file["path"] for file in view["files"]} == {WEIGHTS, "adapter_config.json"}
+    assert "pickle_file" not in codes(view)
+    (runs / "plain/checkpoint-4/other.pkl").write_bytes(b"\x80\x04.")
+    found = with_base.adapters.check(runs / "plain/checkpoint-4", base="tiny", task="t")
+    said = {finding.code: finding.message for finding in found}
+    assert "other.pkl" in said["pickle_file"]
+    assert "optimizer.pt" not in said["pickle_file"]
+    assert "optimizer.pt" in said["trainer_file"]
+
+
+def test_a_link_for_a_checkpoint_is_none(with_base: Registry, runs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "checkpoint-2").symlink_to(runs / "plain/checkpoint-2")
+    with pytest.raises(AdmissionError):
+        register(with_base, out)
+
+
+def test_mlx_s_form_from_unsloth(with_base: Registry, base: Path, tmp_path: Path) -> None:
+    """Its trainer for MLX leaves `checkpoint-STEP` with a state, `best` and the last weights (unsloth-zoo ce232d6c)."""
+    out = tmp_path / "out"
+    for step in (10, 20):
+        made = tiny_models.make_adapter(out / f"checkpoint-{step}", base, seed=step, rank=2)
+        (made / "optimizer_state.safetensors").write_bytes(b"")
+        state = {
+            "global_step": step,
+            "best_step": 15,
+            "best_metric": 1.5,
+            "log_history": [
+                {"step": at, "loss": 3.0, "eval_loss": {5: 2.0, 10: 1.8, 15: 1.5, 20: 1.9}[at]}
+                for at in range(5, step + 1, 5)
+            ],
+        }
+        (made / "trainer_state.json").write_text(json.dumps(state))
+    best = tiny_models.make_adapter(out / "best", base, seed=15, rank=2)
+    tiny_models.make_adapter(out, base, seed=15, rank=2)
+    view = register(with_base, out)
+    assert (view["val_loss"], view["iterations"], view["training_run"]["chosen"]) == (1.5, 15, "best")
+    kept = next(file["sha256"] for file in view["files"] if file["path"] == "adapters.safetensors")
+    assert kept == digest_file(best / "adapters.safetensors")[0]
+    assert register(with_base, out, checkpoint=20)["val_loss"] == 1.9

@@ -1,0 +1,89 @@
+"""Real runs of transformers' `Trainer` with PEFT: run by an interpreter that has both, once for all runs of a test.
+
+    python trainer_peer.py BASE OUT
+
+BASE is a folder with a tiny model.  Each run learns eight random rows by heart, so that the loss on other rows rises, and is a
+folder in OUT, as what its name says leaves it:
+
+    plain      a checkpoint every second step of eight, the weights at the end and the state beside them
+    best       the same, and the run goes back to its best weights at the end; without a state beside them
+    pruned     the best weights at the end and the state, and no checkpoint but the last
+    bare       only the checkpoints
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, Trainer, TrainingArguments, set_seed
+
+
+class Rows(torch.utils.data.Dataset):  # type: ignore[misc]
+    """Random token numbers."""
+
+    def __init__(self, seed: int, words: int) -> None:
+        """Draw eight rows of sixteen."""
+        generator = torch.Generator().manual_seed(seed)
+        self.rows = torch.randint(3, words, (8, 16), generator=generator)
+
+    def __len__(self) -> int:
+        """How many rows there are."""
+        return len(self.rows)
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        """One row, to be learned word by word."""
+        return {"input_ids": self.rows[number], "labels": self.rows[number]}
+
+
+def train(base: str, out: Path, **how: Any) -> Trainer:
+    """Train for eight steps."""
+    set_seed(7)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    model = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"]))
+    arguments = TrainingArguments(
+        str(out),
+        max_steps=8,
+        per_device_train_batch_size=4,
+        learning_rate=0.3,
+        logging_steps=1,
+        eval_strategy="steps",
+        eval_steps=2,
+        save_steps=2,
+        include_num_input_tokens_seen=True,
+        report_to=[],
+        disable_tqdm=True,
+        use_cpu=True,
+        **how,
+    )
+    words = model.config.vocab_size
+    trainer = Trainer(model, arguments, train_dataset=Rows(1, words), eval_dataset=Rows(2, words))
+    trainer.train()
+    return trainer
+
+
+def main() -> None:
+    """Make the runs."""
+    torch.set_num_threads(1)
+    base, out = sys.argv[1], Path(sys.argv[2])
+    plain = train(base, out / "plain")
+    plain.save_model()
+    plain.save_state()
+    best = train(base, out / "best", load_best_model_at_end=True, save_total_limit=2)
+    best.save_model()
+    shutil.copytree(out / "best", out / "pruned")
+    best.args.output_dir = str(out / "pruned")
+    best.evaluate()
+    best.save_state()
+    shutil.rmtree(Path(str(best.state.best_model_checkpoint).replace("/best/", "/pruned/")))
+    shutil.copytree(out / "plain", out / "bare")
+    for file in filter(Path.is_file, (out / "bare").iterdir()):
+        file.unlink()
+
+
+if __name__ == "__main__":
+    main()
