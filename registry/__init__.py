@@ -18,6 +18,7 @@ _ROOMS = {
     ".fusion.request": "FuseRequest",
     ".record": "Record",
     ".recording.callback": "RecordRun",
+    ".recording.trainer_callback": "FuseryCallback",
     ".records.adapter": "Adapter",
     ".records.adapter_details": "AdapterDetails",
     ".records.alias": "Alias",

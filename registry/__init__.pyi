@@ -18,6 +18,7 @@ from .errors import UnknownReferenceError as UnknownReferenceError
 from .fusion.request import FuseRequest as FuseRequest
 from .record import Record as Record
 from .recording.callback import RecordRun as RecordRun
+from .recording.trainer_callback import FuseryCallback as FuseryCallback
 from .records.adapter import Adapter as Adapter
 from .records.adapter_details import AdapterDetails as AdapterDetails
 from .records.alias import Alias as Alias
@@ -41,6 +42,7 @@ __all__ = [
     "Finding",
     "FuseRequest",
     "Fused",
+    "FuseryCallback",
     "FuseryError",
     "MissingExtraError",
     "Record",

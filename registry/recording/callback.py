@@ -100,7 +100,7 @@ class RecordRun:
         self._offset: int | None = None
         if not self._active:
             return
-        said = _plain(arguments)
+        said = plain_arguments(arguments)
         source = data if data is not None else said.get("data")
         commit = git_commit(Path(working_folder))
         self.record = RunRecord(
@@ -224,7 +224,7 @@ def _rank() -> int:
     return int(mlx.distributed.init().rank()) if mlx is not None else 0
 
 
-def _plain(arguments: object) -> dict[str, Any]:
+def plain_arguments(arguments: object) -> dict[str, Any]:
     """Return arguments as plain JSON values; what JSON does not have becomes text."""
     if arguments is None:
         return {}

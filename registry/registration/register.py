@@ -290,7 +290,12 @@ def _add(
     dataset = submission.dataset or metadata.dataset or folder.config.data or (data.name if data else None)
     val_loss = submission.val_loss if submission.val_loss is not None else training.val_loss(folder)
     digest = (data.digest if data else None) or ""
-    known = dataset_row(session, dataset, digest=digest, examples=examples) if dataset else None
+    revision = (data.fingerprint if data and data.name in (None, dataset) else None) or ""
+    known = (
+        dataset_row(session, dataset, revision=revision, digest=digest, examples=examples)
+        if dataset
+        else None
+    )
     adapter = tables.Adapter(
         task_id=task.id,
         version=name.version,

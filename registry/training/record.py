@@ -51,10 +51,11 @@ class RecordedFile(BaseModel):
 
 
 class RecordedData(BaseModel):
-    """What the run was trained on; `digest` and `files` are known of a local folder only."""
+    """What the run was trained on; `digest` and `files` are known of a local folder, `fingerprint` by `datasets` only."""
 
     name: _Text | None = None
     digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    fingerprint: Annotated[str, Field(pattern=r"^[0-9A-Za-z]{1,64}$")] | None = None
     files: Annotated[list[RecordedFile], Field(max_length=3)] = []
     examples: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
 

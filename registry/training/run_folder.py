@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from fusery.storage.errors import FormatError
+from fusery.storage.errors import FormatError, MissingFileError
 from fusery.storage.folder import SourceFile, scan
 
 from ..adapters.files import WEIGHTS
@@ -114,7 +114,7 @@ def read_run(folder: AdapterFolder, log: Path | None = None) -> Run:
     files = {file.path: file for file in scan(folder.path)}
     remarks: list[Finding] = []
     iterations = folder.config.iters
-    record = _record(files, remarks)
+    record = record_in(folder.path, remarks) if RECORD in files else None
     found, name = _log(folder, files, log, record, remarks)
     curve = record.learned() if record and (record.curve or not found.curve.points) else found.curve
     if record and found.curve.points:
@@ -135,12 +135,11 @@ def read_run(folder: AdapterFolder, log: Path | None = None) -> Run:
     )
 
 
-def _record(files: dict[str, SourceFile], remarks: list[Finding]) -> RunRecord | None:
-    if RECORD not in files:
-        return None
+def record_in(folder: Path, remarks: list[Finding]) -> RunRecord | None:
+    """Return what a run recorded of itself in a folder; None, with a remark, where that cannot be used."""
     try:
-        return read_record(files[RECORD].real)
-    except FormatError as error:
+        return read_record(folder / RECORD) if (folder / RECORD).is_file() else None
+    except (FormatError, MissingFileError) as error:
         remarks.append(RECORD_UNUSABLE.found(RECORD, f"{error.message}; it is not used"))
         return None
 

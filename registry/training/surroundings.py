@@ -6,11 +6,11 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-_PACKAGES = ("mlx", "mlx-lm", "fusery")
 _PATIENCE = 10.0
 _CPU_NAME = "model name"
 
@@ -25,10 +25,10 @@ def machine() -> dict[str, Any]:
     }
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that the result depends on, where they are installed."""
+def versions(packages: Iterable[str] = ("mlx", "mlx-lm")) -> dict[str, str]:
+    """Return the versions of Python, of fusery, and of the packages that the result depends on, where they are installed."""
     found = {"python": platform.python_version()}
-    for package in _PACKAGES:
+    for package in (*packages, "fusery"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

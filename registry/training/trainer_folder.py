@@ -12,6 +12,7 @@ import re
 from collections.abc import Collection
 from itertools import islice
 from pathlib import Path
+from typing import Literal
 
 from fusery.storage.errors import FormatError, MissingFileError
 from fusery.storage.failures import os_failures
@@ -20,7 +21,8 @@ from ..adapters.files import CONFIG, PEFT_WEIGHTS, WEIGHTS
 from ..adapters.finding import Finding, some
 from ..admission.training_codes import FINAL_WEIGHTS_UNCLEAR, RECORD_UNUSABLE, STALE_CHECKPOINT
 from .curve import Curve
-from .run_folder import Checkpoint, Run, same_bytes
+from .record import RunRecord
+from .run_folder import Checkpoint, Run, record_in, same_bytes
 from .trainer_state import STATE, TrainerState, read_trainer_state
 
 CHECKPOINT = re.compile(r"checkpoint-(?P<step>[0-9]{1,10})")
@@ -51,13 +53,15 @@ def read_trainer_folder(path: Path) -> Run | None:
     final = _weights(path)
     if final is not None and not any(_alike(path, final, item) for item in reversed(checkpoints)):
         checkpoints.append(Checkpoint(_age(told, final, remarks), final))
+    record = record_in(path, remarks)
     return Run(
         name=path.resolve().name,
         checkpoints=tuple(checkpoints),
         curve=state.curve if state else Curve(),
-        source="log" if state else "config",
-        state="finished" if state and state.is_finished else "unknown",
+        source="record" if record else "log" if state else "config",
+        state=_end(record, state),
         log=STATE if state else None,
+        record=record,
         best=state.best if state else None,
         remarks=tuple(remarks),
     )
@@ -120,6 +124,12 @@ def _age(told: TrainerState | None, final: str, remarks: list[Finding]) -> int |
     return None
 
 
+def _end(record: RunRecord | None, state: TrainerState | None) -> Literal["finished", "stopped", "unknown"]:
+    if record is not None and record.state != "running":
+        return record.state
+    return "finished" if state is not None and state.is_finished else "unknown"
+
+
 def run_of_state(folder: Path, files: Collection[str], state: TrainerState, log: str) -> Run:
     """Return the run of one adapter's folder with a trainer's state, which a trainer or the user has put beside it.
 
@@ -137,13 +147,15 @@ def run_of_state(folder: Path, files: Collection[str], state: TrainerState, log:
     if weights is not None:
         age = int(here["step"]) if here else _age(state, weights, remarks)
         checkpoints.append(Checkpoint(age, weights))
+    record = record_in(folder, remarks)
     return Run(
         name=name,
         checkpoints=tuple(checkpoints),
         curve=state.curve,
-        source="log",
-        state="finished" if state.is_finished else "unknown",
+        source="record" if record else "log",
+        state=_end(record, state),
         log=log,
+        record=record,
         best=state.best,
         remarks=tuple(remarks),
     )

@@ -27,7 +27,7 @@ SEED = random.randrange(1 << 32) if SOAK else 12
 
 # A child of it has what a store imports: to start one takes a twentieth of a second instead of two.
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["contending", "s3fs", "adlfs", "gcsfs.core", "sshfs.spec"])
+CONTEXT.set_forkserver_preload(["contending_writers", "s3fs", "adlfs", "gcsfs.core", "sshfs.spec"])
 
 
 def contend(

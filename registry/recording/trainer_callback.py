@@ -1,0 +1,148 @@
+"""Recording a run of transformers' `Trainer`, and registering what it leaves, in one line.
+
+from fusery import FuseryCallback
+
+trainer = Trainer(..., callbacks=[FuseryCallback(task="course_rec")])
+
+TRL's trainers, and whatever else takes a `TrainerCallback`, take it as well.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Unpack
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from fusery.storage.errors import FuseryError, StorageError
+
+from ..admission.submission import Facts
+from ..training.record import RecordedData, RecordedGit, RecordedMachine, RunRecord, write_record
+from ..training.surroundings import git_commit, machine, versions
+from ..training.trainer_folder import read_trainer_folder
+from ..training.trainer_state import STATE
+from .callback import plain_arguments
+
+if TYPE_CHECKING:
+    from ..api.registry import Registry
+    from ..records.adapter import Registered
+
+_PACKAGES = ("torch", "transformers", "peft", "trl", "datasets", "accelerate")
+_MOST_EXAMPLES = 2**31 - 1
+
+
+class FuseryCallback(TrainerCallback):  # type: ignore[misc]  # transformers is optional, and is not read by mypy
+    """A callback for transformers' `Trainer` that records the run and registers its best checkpoint when it ends.
+
+    The record, `fusery_run.json` in the output folder, has the arguments, the dataset's name and fingerprint where `datasets`
+    knows them, the versions of what trained, the machine and the git commit; the curve is the trainer's own.  Where the trainer
+    saves no checkpoints, the callback saves the adapter.  What keeps the adapter out is a warning and stands in `error`: the
+    weights of a long run are not lost for it, and the trainer goes on to save them.
+
+    Args:
+        registry: default: the one of the environment.
+        strict: warnings keep it out, as errors do.
+        facts: what is said about the adapter, as `Registry.adapters.register` takes it; without a base, it is the one that
+            the adapter's configuration names.
+
+    Attributes:
+        adapter: what was registered, once it is.
+        error: why nothing was registered.
+    """
+
+    def __init__(
+        self, *, registry: Registry | None = None, strict: bool = False, **facts: Unpack[Facts]
+    ) -> None:
+        self.adapter: Registered | None = None
+        self.error: FuseryError | None = None
+        self._registry, self._strict, self._facts = registry, strict, facts
+        self._record: RunRecord | None = None
+        self._began = time.monotonic()
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **around: object
+    ) -> None:
+        """Begin the record; of several processes one has it."""
+        if not state.is_world_process_zero:
+            return
+        self._began = time.monotonic()
+        commit = git_commit(Path())
+        self._record = RunRecord(
+            started_at=datetime.now(UTC),
+            arguments=plain_arguments(args.to_dict()),
+            dataset=_dataset(getattr(around.get("train_dataloader"), "dataset", None)),
+            machine=RecordedMachine(**machine()),
+            versions=versions(_PACKAGES),
+            git=RecordedGit(commit=commit[0], dirty=commit[1]) if commit else None,
+        )
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **around: object
+    ) -> None:
+        """Write the record beside the checkpoint that was just saved."""
+        self._write(args)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **around: object
+    ) -> None:
+        """Register the best checkpoint, or the one that is asked for."""
+        if self._record is None:
+            return
+        out = Path(args.output_dir)
+        stopped = state.max_steps > 0 and state.global_step < state.max_steps
+        self._record.state = "stopped" if stopped else "finished"
+        try:
+            if read_trainer_folder(out) is None:
+                _save(around.get("model"), out, state)
+            self._write(args)
+            self.adapter = self._register(out)
+        except FuseryError as error:
+            self.error = error
+            message = f"fusery registered nothing of this run: {error.message}"
+            hint = f" ({error.hint})" if error.hint else ""
+            warnings.warn(f"{message}{hint}; the weights are in {out}", stacklevel=2)
+
+    def _register(self, out: Path) -> Registered:
+        from ..api.registry import Registry
+
+        if self._registry is not None:
+            return self._registry.adapters.register(out, strict=self._strict, **self._facts)
+        with Registry.open() as opened:
+            return opened.adapters.register(out, strict=self._strict, **self._facts)
+
+    def _write(self, args: TrainingArguments) -> None:
+        if self._record is None:
+            return
+        self._record.seconds = round(time.monotonic() - self._began, 3)
+        try:
+            write_record(Path(args.output_dir), self._record)
+        except StorageError as error:
+            # A disk that is full for a while must not end hours of training.
+            warnings.warn(f"fusery could not write its record of this run: {error.message}", stacklevel=2)
+
+
+def _save(model: Any, out: Path, state: TrainerState) -> None:
+    """Save the adapter where the trainer saves none."""
+    if hasattr(model, "peft_config"):
+        model.save_pretrained(str(out))
+        state.save_to_json(str(out / STATE))
+
+
+def _dataset(data: Any) -> RecordedData | None:
+    """Return what `datasets` says of a training set; of another only how many examples it has."""
+    if data is None:
+        return None
+    info = getattr(data, "info", None)
+    words = [getattr(info, name, None) for name in ("dataset_name", "config_name")]
+    known = [word for word in words if isinstance(word, str) and word and word != "default"]
+    split, fingerprint = getattr(data, "split", None), getattr(data, "_fingerprint", None)
+    name = "/".join(known) + (f":{split}" if known and split is not None else "")
+    examples = len(data) if hasattr(data, "__len__") else None
+    return RecordedData(
+        name=name[:500] or None,
+        fingerprint=fingerprint if isinstance(fingerprint, str) and fingerprint.isalnum() else None,
+        examples=examples if examples is not None and examples <= _MOST_EXAMPLES else None,
+    )
