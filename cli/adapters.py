@@ -106,7 +106,8 @@ def register_command(session: Session, folder: Path, **facts: Any) -> None:
 
     FOLDER holds adapters.safetensors and adapter_config.json as mlx_lm.lora writes them, or a whole run of it: with
     numbered checkpoints, of which the best is registered, and its log, from which the training curve is taken.  A
-    folder that PEFT saved (adapter_model.safetensors) is taken as well.
+    folder that PEFT saved (adapter_model.safetensors) is taken as well, and so is the output folder of
+    transformers' Trainer, of TRL, Axolotl, LLaMA-Factory or Unsloth, with its checkpoint-STEP folders.
     """
     session.registry.workspace.database  # noqa: B018 -- "no registry yet" is said before the folder is read
     done = session.registry.adapters.register(folder, **facts)

@@ -79,7 +79,8 @@ class AdapterConfig(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    model: ModelSource | None = None
+    # Unsloth's trainer for MLX names the base as PEFT does (unsloth-zoo, `mlx/utils.py`: `_enrich_mlx_adapter_config`).
+    model: ModelSource | None = Field(None, validation_alias=AliasChoices("model", "base_model_name_or_path"))
     fine_tune_type: Literal["lora", "dora", "full"] | None = None
     use_dora: bool = False
     num_layers: Annotated[int, Field(ge=-_INT32, le=_INT32)] | None = Field(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from ..names import parse_base_name
 from ..parsing import plural
 from .candidate import Candidate, tail
 from .code import Code, rule
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 BASE_MISMATCH = Code(
     "base_mismatch",
@@ -34,6 +37,20 @@ BASE_ALIAS = Code(
     "the record shows the base's first name, which somebody may not expect",
     "",
 )
+BASE_REVISION = Code(
+    "base_revision",
+    "warning",
+    "the adapter's files name another commit of the base than those that the base here is known to be of",
+    "a model that was changed since is another model, and the update was learned on what it was",
+    "add the base at that commit: fusery base add OWNER/NAME --revision COMMIT",
+)
+BASE_QUANTISED = Code(
+    "base_quantised_in_training",
+    "warning",
+    "the base was quantised only while the adapter was trained, and the one given is not",
+    "the update was learned beside rounded weights, which exist nowhere as a model",
+    "add the base at that precision, and give it with --base; or with --trained-on, where the adapter is for the dense one",
+)
 UNKNOWN_MODULE = Code(
     "unknown_module",
     "error",
@@ -52,6 +69,25 @@ def declared_base(candidate: Candidate) -> Iterator[Finding]:
     ):
         if name:
             yield from _one_declared_base(candidate, file, name)
+
+
+@rule(BASE_REVISION, BASE_QUANTISED)
+def base_as_in_training(candidate: Candidate) -> Iterator[Finding]:
+    """The base is at the commit and the precision at which the adapter was trained."""
+    raw, base = candidate.folder.raw_config, candidate.base
+    # Unsloth's name for it, and PEFT's.
+    commit = raw.get("base_model_commit_hash") or raw.get("revision")
+    known = {revision for revision in base.revisions if _COMMIT.fullmatch(revision)}
+    if isinstance(commit, str) and _COMMIT.fullmatch(commit) and known and commit not in known:
+        message = f"{CONFIG} says the base was at commit {commit[:12]}, and {base.name} is of {some(each[:12] for each in known)}"
+        yield BASE_REVISION.found(CONFIG, message)
+    rounded = raw.get("requires_unsloth_mlx_runtime_quantization") is True
+    if rounded and candidate.trained_on is None and base.architecture.quantization is None:
+        settings = raw.get("base_quantization_config")
+        bits = settings.get("bits") if isinstance(settings, dict) else None
+        how = f" to {bits} bits" if isinstance(bits, int) else ""
+        message = f"{CONFIG} says the base was quantised{how} while it was trained, and {base.name} is not"
+        yield BASE_QUANTISED.found(CONFIG, message)
 
 
 def _one_declared_base(candidate: Candidate, file: str, name: str) -> Iterator[Finding]:

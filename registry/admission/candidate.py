@@ -29,6 +29,7 @@ class BaseFacts:
         known_as: every name, hub id and folder that these bytes are known by.
         others: names of other base models to their first names.
         aliases: further names that people gave to it.
+        revisions: the hub's commits that its bytes are known to be of.
         tokenizer: its tokenizer's files as text, by name; those that can be read without fetching them.
         likeness: tells of tensors in an adapter's file, by their names there, whether they are copies of the base's, in the
             words of `base_copies`; the base's files are fetched for it.
@@ -41,6 +42,7 @@ class BaseFacts:
     known_as: frozenset[str]
     others: Mapping[str, str] = field(default_factory=dict)
     aliases: frozenset[str] = frozenset()
+    revisions: frozenset[str] = frozenset()
     tokenizer: Callable[[str], bytes | None] = lambda _: None
     weight_sizes: Callable[[Sequence[str]], Mapping[str, float]] = lambda _: {}
     likeness: Callable[[Path, Sequence[str]], Mapping[str, str]] = lambda _, __: {}

@@ -39,6 +39,7 @@ RULES: tuple[Rule, ...] = (
     file_rules.tensors_hold_numbers,
     method_rules.supported_method,
     base_rules.declared_base,
+    base_rules.base_as_in_training,
     base_rules.modules_of_base,
     key_rules.trained_on_what_the_base_says,
     tokenizer_rules.tokens_fit,

@@ -52,7 +52,8 @@ class Adapters(Resource):
         """Register an adapter folder as the next version of its task.
 
         Args:
-            folder: weights and `adapter_config.json`, as mlx-lm or PEFT writes them, or a run with checkpoints.
+            folder: weights and `adapter_config.json`, as mlx-lm or PEFT writes them, or a run with checkpoints, as mlx-lm's or
+                transformers' trainer leaves it.
             base: the base model that it stands on; None for the one that its files name.
             task: what the adapter is for; None for what its metadata or its folder's name says.
             version: None for the next one.

@@ -129,6 +129,7 @@ def _base_facts(ground: Ground, files: _Files) -> BaseFacts:
         known_as(base),
         ground.others,
         aliases=frozenset(names[1:]),
+        revisions=frozenset(row.revision for row in base.revisions),
         tokenizer=lambda name: _read(files([name]).get(name)),
         weight_sizes=_sizes(files, base.config),
         likeness=_likeness(files, base.config),

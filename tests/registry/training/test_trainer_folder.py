@@ -290,3 +290,46 @@ def test_mlx_s_form_from_unsloth(with_base: Registry, base: Path, tmp_path: Path
     kept = next(file["sha256"] for file in view["files"] if file["path"] == "adapters.safetensors")
     assert kept == digest_file(best / "adapters.safetensors")[0]
     assert register(with_base, out, checkpoint=20)["val_loss"] == 1.9
+
+
+def unsloth_config(folder: Path, **changes: Any) -> None:
+    """Write the configuration that Unsloth's trainer for MLX writes (unsloth-zoo ce232d6c, `mlx/utils.py`)."""
+    path = folder / "adapter_config.json"
+    mlx = json.loads(path.read_text())
+    lora = mlx["lora_parameters"]
+    tensors = tiny_models.read_tensors(folder / "adapters.safetensors")
+    paths = sorted(
+        {name.rpartition(".")[0] for name in tensors}
+    )  # whole ones, where mlx-lm writes those within a layer
+    config = {
+        "base_model_name_or_path": "org/tiny",
+        "base_model_commit_hash": "a" * 40,
+        "requires_unsloth_mlx_runtime_quantization": False,
+        "lora_parameters": {**{key: lora[key] for key in ("rank", "scale", "dropout")}, "keys": paths},
+        "rank": lora["rank"],
+        "scale": lora["scale"],
+        "dropout": lora["dropout"],
+        "num_layers": mlx["num_layers"],
+        "fine_tune_type": "lora",
+        "peft_type": "LORA",
+        "unsloth_mlx_lora_module_paths": paths,
+    }
+    path.write_text(json.dumps({**config, **changes}, indent=2))
+
+
+def test_the_base_that_unsloth_on_mlx_names_is_held_against_the_one_given(
+    with_base: Registry, base: Path, tmp_path: Path
+) -> None:
+    folder = tiny_models.make_adapter(tmp_path / "lessons_v1_20260301", base, seed=3, rank=2)
+    unsloth_config(folder)
+    made = with_base.adapters.register(folder)
+    assert (made["base"], codes(made)) == ("tiny", set())
+    with_base.fused.fuse(made)
+    unsloth_config(folder, base_model_name_or_path="org/another")
+    with pytest.raises(AdmissionError, match="base_mismatch: .*'org/another', and the base given is 'tiny'"):
+        with_base.adapters.register(folder, base="tiny")
+    quantised = {"bits": 4, "group_size": 64, "mode": "affine"}
+    unsloth_config(folder, requires_unsloth_mlx_runtime_quantization=True, base_quantization_config=quantised)
+    found = with_base.adapters.check(folder, base="tiny", task="other")
+    said = {finding.code: finding.message for finding in found}
+    assert "quantised to 4 bits while it was trained, and tiny is not" in said["base_quantised_in_training"]

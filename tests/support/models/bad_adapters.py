@@ -208,6 +208,15 @@ CASES: dict[str, Case] = {
         edit_config(model="org/tiny"),
         look={"known_as": ("tiny", "known-too"), "facts": {"aliases": frozenset({"known-too"})}},
     ),
+    "base_revision": Case(
+        edit_config(base_model_commit_hash="a" * 40),
+        edit_config(base_model_commit_hash="b" * 40),
+        look={"facts": {"revisions": frozenset({"b" * 40, ""})}},
+    ),
+    "base_quantised_in_training": Case(
+        edit_config(requires_unsloth_mlx_runtime_quantization=True, base_quantization_config={"bits": 4}),
+        edit_config(requires_unsloth_mlx_runtime_quantization=False),
+    ),
     "unknown_module": Case(renamed("self_attn", "attention")),
     "shape_mismatch": Case(scalar("model.layers.3.mlp.up_proj.lora_a")),
     "vocabulary_mismatch": Case(
