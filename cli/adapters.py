@@ -39,7 +39,7 @@ TRAINED_ON = click.option(
     metavar="BASE",
     help="The base it was trained on, if that is --base at another precision (QLoRA).",
 )
-_FOLDER = click.argument("folder", type=click.Path(path_type=Path))
+_FOLDER = click.argument("folder", type=click.Path())  # as text: it may be a URL
 
 
 def _facts_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -101,13 +101,14 @@ def _run_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--parent", metavar="REF", help="The adapter whose training was continued.")
 @TAGS
 @click.option("--note", metavar="TEXT", help="A note for people.")
-def register_command(session: Session, folder: Path, **facts: Any) -> None:
+def register_command(session: Session, folder: str, **facts: Any) -> None:
     """Register an adapter folder as the next version of its task.
 
     FOLDER holds adapters.safetensors and adapter_config.json as mlx_lm.lora writes them, or a whole run of it: with
     numbered checkpoints, of which the best is registered, and its log, from which the training curve is taken.  A
     folder that PEFT saved (adapter_model.safetensors) is taken as well, and so is the output folder of
-    transformers' Trainer, of TRL, Axolotl, LLaMA-Factory or Unsloth, with its checkpoint-STEP folders.
+    transformers' Trainer, of TRL, Axolotl, LLaMA-Factory or Unsloth, with its checkpoint-STEP folders.  FOLDER may
+    also be hf://OWNER/NAME, hf://OWNER/NAME@REVISION, or the URL of a team's bucket, such as s3://BUCKET/PATH.
     """
     session.registry.workspace.database  # noqa: B018 -- "no registry yet" is said before the folder is read
     done = session.registry.adapters.register(folder, **facts)
@@ -146,7 +147,7 @@ def _summary(view: Adapter) -> str:
     show_default=True,
     help="For people, or as SARIF 2.1.0 for CI.",
 )
-def check_command(session: Session, folder: Path, form: str, **facts: Any) -> int:
+def check_command(session: Session, folder: str, form: str, **facts: Any) -> int:
     """Show what admission finds in a folder; nothing is written.
 
     Exit code 1 when the adapter would be refused.
@@ -159,7 +160,7 @@ def check_command(session: Session, folder: Path, form: str, **facts: Any) -> in
     if form == "sarif":
         from fusery.registry.admission.sarif import sarif_log
 
-        session.document(sarif_log(checked.findings, folder))
+        session.document(sarif_log(checked.findings, Path(folder)))
         return 1 if checked.verdict == "fail" else 0
 
     def human() -> None:

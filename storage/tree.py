@@ -14,6 +14,7 @@ from fsspec.spec import AbstractFileSystem
 from .backends.objects import objects_for
 from .copying import Progress, Source, reading
 from .digest import Digest
+from .errors import StoreUnavailableError
 from .manifest import FileEntry
 from .remote import ATTEMPTS, SMALL, not_kept, read_parts
 from .remote_calls import DEADLINE, RemoteCalls
@@ -84,6 +85,26 @@ class RemoteTree:
         """Tell whether a file is there and has the bytes that an entry says; it is read to its end."""
         size = self._objects.size(entry.path)
         return size == entry.size and self._digest(entry.path, size) == entry.sha256
+
+    def fetch(self, name: str, size: int, path: Path) -> None:
+        """Write a file's bytes to a local path, which must not exist yet.
+
+        Raises:
+            StoreUnavailableError: it has not the size that was listed, or is gone.
+        """
+        read = 0
+        try:
+            with path.open("xb") as file:
+                for _, piece in self._objects.pieces(name, size):
+                    read += file.write(piece)
+        except RemoteError as error:
+            raise StoreUnavailableError(
+                f"{self.url}/{name} cannot be read any more", hint="is it still being written? try again"
+            ) from error
+        if read != size:
+            raise StoreUnavailableError(
+                f"{self.url}/{name} changed while it was read", hint="is it still being written? try again"
+            )
 
     def remove(self, name: str) -> None:
         """Remove a file; one that is gone is fine."""

@@ -53,7 +53,7 @@ class Adapters(Resource):
 
         Args:
             folder: weights and `adapter_config.json`, as mlx-lm or PEFT writes them, or a run with checkpoints, as mlx-lm's or
-                transformers' trainer leaves it.
+                transformers' trainer leaves it; a path, `hf://OWNER/NAME[@REVISION]`, or the URL of a team's bucket.
             base: the base model that it stands on; None for the one that its files name.
             task: what the adapter is for; None for what its metadata or its folder's name says.
             version: None for the next one.
@@ -79,6 +79,7 @@ class Adapters(Resource):
         """
         from ..admission.submission import Submission
         from ..registration.register import register
+        from ..registration.sources import adapter_at
 
         said = Submission(
             base=None if base is None else named(base),
@@ -96,15 +97,18 @@ class Adapters(Resource):
             log=log,
             trained_on=trained_on,
         )
-        return register(self.workspace, Path(folder), said, strict=strict)
+        with adapter_at(self.workspace, folder) as place:
+            return register(self.workspace, place, said, strict=strict)
 
     def check(self, folder: str | Path, *, strict: bool = False, **facts: Unpack[Facts]) -> Sequence[Finding]:
         """Return what admission finds in a folder; nothing is written.  The keywords are those of `register`."""
         from ..admission.submission import Submission
         from ..registration.register import check
+        from ..registration.sources import adapter_at
 
         said = Submission(**facts)
-        return check(self.workspace, Path(folder), said, strict=strict)
+        with adapter_at(self.workspace, folder) as place:
+            return check(self.workspace, place, said, strict=strict)
 
     def show(
         self,

@@ -13,6 +13,7 @@ from fusery.storage.digest import digest_file
 from fusery.storage.errors import MissingFileError
 
 from ..errors import BadInputError, MissingExtraError
+from .hub import transport_errors
 
 Scratch = Callable[[], AbstractContextManager[Path]]
 """What gives a folder for a while."""
@@ -103,14 +104,13 @@ def _installed(package: str) -> bool:
 def _from_hub(source: str, revision: str | None, say: Callable[[str], None]) -> FetchedBase:
     try:
         from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
     except ImportError as error:
         raise MissingExtraError(f"{source} is not a local path, and fetching it from a hub", "hub") from error
     say(f"fetching {source}")
     patterns = ["*.json", "model*.safetensors", "*.jinja", "tokenizer*", "*.txt", "*.model", "LICENSE*"]
     try:
         folder = Path(snapshot_download(source, revision=revision, allow_patterns=patterns))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except transport_errors() as error:
         raise BadInputError(
             f"{source} could not be fetched from the hub: {type(error).__name__}",
             hint=f"if a local folder is meant, there is none at {source}; check the name, HF_TOKEN and the network",

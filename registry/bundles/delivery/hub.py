@@ -17,6 +17,7 @@ from fusery.storage.errors import StoreDeniedError, StoreUnavailableError
 from fusery.storage.manifest import Manifest
 from fusery.storage.secrets import remember, without_secrets
 
+from ...bases.hub import transport_errors
 from ...documents import RECORD
 from ...errors import BadInputError, MissingExtraError
 from .place import Place, Progress
@@ -122,13 +123,7 @@ class HubPlace(Place):
         """Turn what a hub or the network says into a sentence of ours, without the URLs and headers in it."""
         from huggingface_hub.errors import HfHubHTTPError
 
-        others: tuple[type[Exception], ...] = (
-            OSError,
-            RuntimeError,
-            ValueError,
-            KeyError,
-            *_transport_errors(),
-        )
+        others = transport_errors()
         try:
             yield
         except HfHubHTTPError as error:
@@ -145,15 +140,6 @@ class HubPlace(Place):
             raise StoreUnavailableError(
                 f"the hub did not take {self._id}: {type(error).__name__}", hint="try again later"
             ) from without_secrets(error)
-
-
-def _transport_errors() -> tuple[type[Exception], ...]:
-    """Return the base class of what huggingface_hub's HTTP library raises, whichever that is."""
-    from huggingface_hub.errors import HfHubHTTPError
-
-    return tuple(
-        each for each in HfHubHTTPError.__mro__[1:] if each.__name__ in ("HTTPError", "RequestException")
-    )
 
 
 def git_digest(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""A small hub for tests: the endpoints that huggingface_hub 2.4 uses to make a repository and to commit to it.
+"""A small hub for tests: the endpoints that huggingface_hub 2.4 uses to make a repository, to commit to it and to read it.
 
 Written after the client: `HfApi.create_repo`, `list_repo_tree`, `_validate_yaml`, and `_commit_api._fetch_upload_modes`,
 `_upload_lfs_files` and `_prepare_commit_payload`, without Xet, of which the client goes without when it is switched off.
@@ -17,8 +17,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import unquote
 
 import yaml
+
+HEAD = "c0ffee" * 6 + "c0ff"
+"""The one commit that every repository is at."""
 
 LARGE = re.compile(r".*\.safetensors|tokenizer\.json")
 
@@ -73,7 +77,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.hub.requests.append(f"GET {self.path}")
-        match = re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/main/?(\?.*)?", self.path)
+        if found := re.fullmatch(r"/api/models/([^/?]+/[^/?]+)(?:/revision/([^?]+))?(?:\?.*)?", self.path):
+            return self._model(found[1], unquote(found[2] or "main"))
+        if self._file(with_content=True):
+            return None
+        match = re.fullmatch(rf"/api/models/([^/]+/[^/]+)/tree/(?:main|{HEAD})/?(\?.*)?", self.path)
         if match is None or match[1] not in self.hub.repositories:
             return self._missing()
         tree = []
@@ -83,6 +91,34 @@ class _Handler(BaseHTTPRequestHandler):
             oid = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
             tree.append({**size, "oid": oid, **({"lfs": lfs} if LARGE.fullmatch(path) else {})})
         return self._reply(200, tree)
+
+    def do_HEAD(self) -> None:
+        self.hub.requests.append(f"HEAD {self.path}")
+        if not self._file(with_content=False):
+            self._reply(404, {})
+
+    def _model(self, repository: str, revision: str) -> None:
+        if repository not in self.hub.repositories or (
+            repository in self.hub.private and not self._allowed()
+        ):
+            return self._missing()
+        if revision not in ("main", HEAD):
+            return self._reply(404, {"error": "Invalid rev id"}, X_Error_Code="RevisionNotFound")
+        return self._reply(200, {"id": repository, "sha": HEAD, "siblings": []})
+
+    def _file(self, *, with_content: bool) -> bool:
+        match = re.fullmatch(rf"/([^/]+/[^/]+)/resolve/(?:main|{HEAD})/([^?]+)", self.path)
+        content = self.hub.repositories.get(match[1], {}).get(unquote(match[2])) if match else None
+        if content is None:
+            return False
+        self.send_response(200)
+        self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+        self.send_header("X-Repo-Commit", HEAD)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if with_content:
+            self.wfile.write(content)
+        return True
 
     def do_PUT(self) -> None:
         self.hub.requests.append(f"PUT {self.path}")

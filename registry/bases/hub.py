@@ -1,0 +1,16 @@
+"""What huggingface_hub raises where a hub cannot be reached."""
+
+from __future__ import annotations
+
+
+def transport_errors() -> tuple[type[Exception], ...]:
+    """Return the base class of what huggingface_hub's HTTP library raises, whichever that is, and what the client itself does.
+
+    Raises:
+        ImportError: huggingface_hub is not installed.
+    """
+    from huggingface_hub.errors import HfHubHTTPError
+
+    names = ("HTTPError", "RequestException")
+    theirs = tuple(each for each in HfHubHTTPError.__mro__[1:] if each.__name__ in names)
+    return (OSError, RuntimeError, ValueError, KeyError, *theirs)
