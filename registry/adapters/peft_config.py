@@ -140,6 +140,7 @@ FIELDS: Mapping[str, FieldRule] = {
     "layers_pattern": FieldRule(_MODULES),
     "lora_dropout": FieldRule("`lora_parameters.dropout`"),
     "base_model_name_or_path": FieldRule("`model`; held against the base's names"),
+    "revision": FieldRule("nothing; a commit is held against those that the base is known to be of"),
     "fan_in_fan_out": FieldRule("nothing: the factors have the same shapes either way"),
     "bias": FieldRule(
         "must be none",
@@ -201,7 +202,6 @@ FIELDS: Mapping[str, FieldRule] = {
         (
             "task_type",
             "auto_mapping",
-            "revision",
             "inference_mode",
             "peft_version",
             "megatron_core",
