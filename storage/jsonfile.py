@@ -30,8 +30,8 @@ def parse_json(data: bytes, subject: str, *, most: int = MAX_VALUES, constants: 
         FormatError: it is not JSON, has a key twice, a NaN or infinity, a number too large for 64 bits of floating
             point, an integer of more than 40 digits, more than half a million values, or is nested more than 64 deep.
     """
-    # Every value but the first has a comma before it, or is the only one in its list or object.
-    if data.count(b",") > most:
+    # Every value but the first has a comma before it, or is the first one in its list or object.
+    if data.count(b",") + data.count(b"[") + data.count(b"{") > most:
         raise FormatError(f"{subject} holds more than {most:,} values")
 
     def constant(name: str) -> float:

@@ -78,14 +78,16 @@ def base_as_in_training(candidate: Candidate) -> Iterator[Finding]:
     # Unsloth's name for it, and PEFT's.
     commit = raw.get("base_model_commit_hash") or raw.get("revision")
     known = {revision for revision in base.revisions if _COMMIT.fullmatch(revision)}
-    if isinstance(commit, str) and _COMMIT.fullmatch(commit) and known and commit not in known:
+    # Of the base that it was trained on, if that is another, no commits are at hand.
+    same = candidate.trained_on is None
+    if same and isinstance(commit, str) and _COMMIT.fullmatch(commit) and known and commit not in known:
         message = f"{CONFIG} says the base was at commit {commit[:12]}, and {base.name} is of {some(each[:12] for each in known)}"
         yield BASE_REVISION.found(CONFIG, message)
     rounded = raw.get("requires_unsloth_mlx_runtime_quantization") is True
     if rounded and candidate.trained_on is None and base.architecture.quantization is None:
         settings = raw.get("base_quantization_config")
         bits = settings.get("bits") if isinstance(settings, dict) else None
-        how = f" to {bits} bits" if isinstance(bits, int) else ""
+        how = f" to {bits} bits" if bits in range(2, 9) else ""
         message = f"{CONFIG} says the base was quantised{how} while it was trained, and {base.name} is not"
         yield BASE_QUANTISED.found(CONFIG, message)
 

@@ -18,6 +18,7 @@ from ..names import parse_date, parse_slug, parse_task
 
 MAX_VERSION = 999_999_999
 MAX_EXAMPLES = 2**31 - 1
+_PATH = 4096
 LIMITS = {"base": 500, "task": 200, "date": 40, "dataset": 500, "parent": 500, "note": 10_000}
 """The most characters of what a user says."""
 
@@ -100,6 +101,8 @@ class Submission:
             parse_date(self.date)
         _require_whole(self.version, "version", 1, MAX_VERSION, "leave out --version to get the next one")
         require_examples(self.examples)
+        if self.log is not None:
+            require_text("path of the log", str(self.log), _PATH)
         object.__setattr__(self, "alpha", finite(self.alpha, "alpha"))
         object.__setattr__(self, "val_loss", finite(self.val_loss, "validation loss"))
         object.__setattr__(self, "tags", checked_tags(self.tags))

@@ -35,8 +35,15 @@ LOSS_NOT_FINITE = Code(
 STALE_CHECKPOINT = Code(
     "stale_checkpoint",
     "info",
-    "a numbered checkpoint has more iterations than the run",
+    "a checkpoint has more iterations than the run, or another history",
     "it is of an earlier run in the same folder, and is not used",
+)
+CHECKPOINT_UNUSABLE = Code(
+    "checkpoint_unusable",
+    "warning",
+    "a checkpoint of the run lacks the trainer's state, or its weights end too early, and is not used",
+    "a run that is killed leaves its last checkpoint half written",
+    "register another: --checkpoint ITER",
 )
 FINAL_WEIGHTS_UNCLEAR = Code(
     "final_weights_unclear",
@@ -73,6 +80,7 @@ ALL = (
     WORSE_THAN_START,
     LOSS_NOT_FINITE,
     STALE_CHECKPOINT,
+    CHECKPOINT_UNUSABLE,
     FINAL_WEIGHTS_UNCLEAR,
     TRAINING_CONFLICT,
     RECORD_UNUSABLE,

@@ -13,4 +13,5 @@ def transport_errors() -> tuple[type[Exception], ...]:
 
     names = ("HTTPError", "RequestException")
     theirs = tuple(each for each in HfHubHTTPError.__mro__[1:] if each.__name__ in names)
-    return (OSError, RuntimeError, ValueError, KeyError, *theirs)
+    # The last are what an answer of another shape than the client expects ends in.
+    return (OSError, RuntimeError, ValueError, *theirs, LookupError, TypeError, AttributeError, OverflowError)

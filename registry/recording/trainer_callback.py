@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any, Unpack
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from fusery.storage.errors import FuseryError, StorageError
+from fusery.storage.secrets import redact
 
-from ..admission.submission import Facts
+from ..admission.submission import Facts, Submission
 from ..training.record import RecordedData, RecordedGit, RecordedMachine, RunRecord, write_record
 from ..training.surroundings import git_commit, machine, versions
-from ..training.trainer_folder import read_trainer_folder
 from ..training.trainer_state import STATE
 from .callback import plain_arguments
 
@@ -39,7 +39,7 @@ class FuseryCallback(TrainerCallback):  # type: ignore[misc]  # transformers is 
 
     The record, `fusery_run.json` in the output folder, has the arguments, the dataset's name and fingerprint where `datasets`
     knows them, the versions of what trained, the machine and the git commit; the curve is the trainer's own.  Where the trainer
-    saves no checkpoints, the callback saves the adapter.  What keeps the adapter out is a warning and stands in `error`: the
+    saves no checkpoint, the callback saves the one of the last step.  What keeps the adapter out is a warning and stands in `error`: the
     weights of a long run are not lost for it, and the trainer goes on to save them.
 
     Args:
@@ -56,8 +56,10 @@ class FuseryCallback(TrainerCallback):  # type: ignore[misc]  # transformers is 
     def __init__(
         self, *, registry: Registry | None = None, strict: bool = False, **facts: Unpack[Facts]
     ) -> None:
+        Submission(**facts)  # what cannot be said is refused now, and not after the last step
         self.adapter: Registered | None = None
-        self.error: FuseryError | None = None
+        self.error: Exception | None = None
+        self._saved = False
         self._registry, self._strict, self._facts = registry, strict, facts
         self._record: RunRecord | None = None
         self._began = time.monotonic()
@@ -68,22 +70,18 @@ class FuseryCallback(TrainerCallback):  # type: ignore[misc]  # transformers is 
         """Begin the record; of several processes one has it."""
         if not state.is_world_process_zero:
             return
-        self._began = time.monotonic()
-        commit = git_commit(Path())
-        self._record = RunRecord(
-            started_at=datetime.now(UTC),
-            arguments=plain_arguments(args.to_dict()),
-            dataset=_dataset(getattr(around.get("train_dataloader"), "dataset", None)),
-            machine=RecordedMachine(**machine()),
-            versions=versions(_PACKAGES),
-            git=RecordedGit(commit=commit[0], dirty=commit[1]) if commit else None,
-        )
+        self._began, self._saved, self.adapter, self.error = time.monotonic(), False, None, None
+        try:
+            self._record = _record(args, getattr(around.get("train_dataloader"), "dataset", None))
+        except Exception as error:  # noqa: BLE001 -- whatever it is, the training is worth more
+            self._warn("does not record this run", error)
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **around: object
     ) -> None:
         """Write the record beside the checkpoint that was just saved."""
-        self._write(args)
+        self._saved = True
+        self._write(Path(args.output_dir))
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **around: object
@@ -95,15 +93,17 @@ class FuseryCallback(TrainerCallback):  # type: ignore[misc]  # transformers is 
         stopped = state.max_steps > 0 and state.global_step < state.max_steps
         self._record.state = "stopped" if stopped else "finished"
         try:
-            if read_trainer_folder(out) is None:
-                _save(around.get("model"), out, state)
-            self._write(args)
-            self.adapter = self._register(out)
-        except FuseryError as error:
+            place = out if self._saved else _save(around.get("model"), out, state)
+            self._write(place)
+            self.adapter = self._register(place)
+        except Exception as error:  # noqa: BLE001 -- whatever it is, the trainer goes on to save the weights
             self.error = error
-            message = f"fusery registered nothing of this run: {error.message}"
-            hint = f" ({error.hint})" if error.hint else ""
-            warnings.warn(f"{message}{hint}; the weights are in {out}", stacklevel=2)
+            self._warn("registered nothing of this run", error)
+
+    def _warn(self, what: str, error: Exception) -> None:
+        why = error.message if isinstance(error, FuseryError) else f"{type(error).__name__}: {error}"
+        hint = f" ({error.hint})" if isinstance(error, FuseryError) and error.hint else ""
+        warnings.warn(redact(f"fusery {what}: {why}{hint}"), stacklevel=3)
 
     def _register(self, out: Path) -> Registered:
         from ..api.registry import Registry
@@ -113,22 +113,36 @@ class FuseryCallback(TrainerCallback):  # type: ignore[misc]  # transformers is 
         with Registry.open() as opened:
             return opened.adapters.register(out, strict=self._strict, **self._facts)
 
-    def _write(self, args: TrainingArguments) -> None:
+    def _write(self, folder: Path) -> None:
         if self._record is None:
             return
         self._record.seconds = round(time.monotonic() - self._began, 3)
         try:
-            write_record(Path(args.output_dir), self._record)
+            write_record(folder, self._record)
         except StorageError as error:
-            # A disk that is full for a while must not end hours of training.
-            warnings.warn(f"fusery could not write its record of this run: {error.message}", stacklevel=2)
+            self._warn(
+                "could not write its record of this run", error
+            )  # the disk may be full for a while only
 
 
-def _save(model: Any, out: Path, state: TrainerState) -> None:
-    """Save the adapter where the trainer saves none."""
-    if hasattr(model, "peft_config"):
-        model.save_pretrained(str(out))
-        state.save_to_json(str(out / STATE))
+def _save(model: Any, out: Path, state: TrainerState) -> Path:
+    """Save the adapter where the trainer saved none, as the checkpoint that it would have been."""
+    place = out / f"checkpoint-{state.global_step}"
+    model.save_pretrained(str(place))
+    state.save_to_json(str(place / STATE))
+    return place
+
+
+def _record(args: TrainingArguments, data: Any) -> RunRecord:
+    commit = git_commit(Path())
+    return RunRecord(
+        started_at=datetime.now(UTC),
+        arguments=plain_arguments(args.to_dict()),
+        dataset=_dataset(data),
+        machine=RecordedMachine(**machine()),
+        versions=versions(_PACKAGES),
+        git=RecordedGit(commit=commit[0], dirty=commit[1]) if commit else None,
+    )
 
 
 def _dataset(data: Any) -> RecordedData | None:

@@ -67,8 +67,8 @@ def check(
 
 def _read(path: Path, submission: Submission, take: Take | None = None) -> tuple[AdapterFolder, Training]:
     """Read a folder with the weights that are meant; what is wrong with the folder itself is a finding too."""
+    place, found = select_folder(path, submission)
     with _readable(path):
-        place, found = select_folder(path, submission)
         folder = read_adapter_folder(place, take)
     training = found or select_run(folder, submission)
     with _readable(path):

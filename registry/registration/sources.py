@@ -21,6 +21,7 @@ from ..bases.hub import transport_errors
 from ..errors import BadInputError, MissingExtraError
 from ..records.scratch import scratch_folder
 from ..training.record import RECORD
+from ..training.run_folder import LOG_NAME
 from ..training.trainer_folder import CHECKPOINT
 from ..training.trainer_state import STATE
 
@@ -33,8 +34,9 @@ _HUB = re.compile(
 )
 _WANTED = re.compile(
     rf"(?:(?:checkpoint-[0-9]{{1,10}}|best)/)?(?:{'|'.join(map(re.escape, (WEIGHTS, PEFT_WEIGHTS, CONFIG, METADATA, STATE, RECORD)))})"
-    r"|[0-9]{7,10}_adapters\.safetensors|[A-Za-z0-9_.-]+\.log|chat_template\.jinja|[A-Za-z0-9_]*token[A-Za-z0-9_]*\.json"
+    r"|[0-9]{7,10}_adapters\.safetensors|chat_template\.jinja|[A-Za-z0-9_]*token[A-Za-z0-9_]*\.json"
 )
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _MOST_FILES = 10_000
 _MOST_BYTES = 256 << 30
 """More is a mistake: checkpoints of a large adapter are some gigabytes each."""
@@ -63,7 +65,7 @@ def adapter_at(workspace: Workspace, source: str | Path) -> Iterator[Path]:
         yield local
     else:
         with scratch_folder(workspace) as scratch:
-            yield _from_bucket(workspace, text.rstrip("/"), scratch)
+            yield _from_bucket(workspace, text if text.endswith("://") else text.rstrip("/"), scratch)
 
 
 def _from_hub(url: str, scratch: Path) -> Path:
@@ -74,16 +76,20 @@ def _from_hub(url: str, scratch: Path) -> Path:
         )
     try:
         from huggingface_hub import HfApi, get_token
-        from huggingface_hub.hf_api import RepoFile
     except ImportError as error:
         raise MissingExtraError("a hub", "hub") from error
     remember({"token": get_token() or ""})
     repository, folder = match["id"], scratch / match["id"].rpartition("/")[2]
     try:
         api = HfApi()
-        commit = api.model_info(repository, revision=match["revision"]).sha
-        tree = api.list_repo_tree(repository, revision=commit, recursive=True)
-        sizes = {each.path: each.size for each in tree if isinstance(each, RepoFile)}
+        # One answer has it all: pages would be asked for wherever the hub says that the next one is.
+        told = api.model_info(repository, revision=match["revision"], files_metadata=True)
+        commit = told.sha
+        sizes = {each.rfilename: each.size for each in told.siblings or ()}
+        if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):
+            raise BadInputError(
+                f"the hub does not say at which commit {repository} is", hint="try again later"
+            )
         for name in _wanted(sizes, url, scratch):
             api.hf_hub_download(repository, name, revision=commit, local_dir=folder)
     except FuseryError:
@@ -114,17 +120,23 @@ def _from_bucket(workspace: Workspace, url: str, scratch: Path) -> Path:
 
 def _wanted(sizes: Mapping[str, Any], shown: str, scratch: Path) -> list[str]:
     """Return the names that are to be fetched; each is one that an adapter or a run has, and leads nowhere else."""
-    names = sorted(name for name in sizes if _WANTED.fullmatch(name))
+    names = sorted(
+        name
+        for name in sizes
+        if isinstance(name, str) and (_WANTED.fullmatch(name) or LOG_NAME.fullmatch(name))
+    )
+    if not all(isinstance(sizes[name], int) and sizes[name] >= 0 for name in names):
+        raise BadInputError(f"it is not said how large the files at {shown} are", hint="try again later")
     if not any(name.endswith((WEIGHTS, PEFT_WEIGHTS)) for name in names):
         raise BadInputError(
             f"there is no adapter at {shown}: neither {WEIGHTS} nor {PEFT_WEIGHTS}",
             hint="give the folder that holds them, or that of a run with its checkpoints",
         )
-    total = sum(int(sizes[name]) for name in names)
+    total = sum(sizes[name] for name in names)
     if len(names) > _MOST_FILES or total > _MOST_BYTES:
         raise BadInputError(
             f"there are {len(names):,} files with {total:,} bytes at {shown}",
             hint="give the folder of one run",
         )
-    require_rooms([Need(scratch, [int(sizes[name]) for name in names])])
+    require_rooms([Need(scratch, [sizes[name] for name in names])])
     return names

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 START = 1
-"""The iteration at which the untrained model is measured."""
+"""The iteration at which mlx-lm measures the untrained model."""
 
 _BARS = "▁▂▃▄▅▆▇█"
 
@@ -44,13 +44,15 @@ class Curve:
     Attributes:
         points: the points.
         not_finite: iterations with a loss that is NaN or infinite; it is left out of their points.
+        start: the iteration at which the untrained model is measured.
     """
 
     points: tuple[Point, ...] = ()
     not_finite: tuple[int, ...] = ()
+    start: int = START
 
     @classmethod
-    def of(cls, points: Iterable[Point]) -> Curve:
+    def of(cls, points: Iterable[Point], start: int = START) -> Curve:
         """Merge points: the later value of an iteration wins, and values that are not finite are left out."""
         merged: dict[int, Point] = {}
         broken: set[int] = set()
@@ -61,7 +63,7 @@ class Curve:
             if len(sound) < len(said):
                 broken.add(point.iteration)
             merged[point.iteration] = replace(known, **sound) if known else Point(point.iteration, **sound)
-        return cls(tuple(merged[key] for key in sorted(merged)), tuple(sorted(broken)))
+        return cls(tuple(merged[key] for key in sorted(merged)), tuple(sorted(broken)), start)
 
     @property
     def last_iteration(self) -> int | None:
@@ -74,13 +76,13 @@ class Curve:
         return {
             point.iteration: point.val_loss
             for point in self.points
-            if point.val_loss is not None and point.iteration > START
+            if point.val_loss is not None and point.iteration > self.start
         }
 
     @property
     def start_loss(self) -> float | None:
         """The validation loss before training."""
-        return next((point.val_loss for point in self.points if point.iteration <= START), None)
+        return next((point.val_loss for point in self.points if point.iteration <= self.start), None)
 
     @property
     def trained_tokens(self) -> int | None:
@@ -94,7 +96,20 @@ class Curve:
         return Curve(
             tuple(point for point in self.points if point.iteration <= iteration),
             tuple(number for number in self.not_finite if number <= iteration),
+            self.start,
         )
+
+    def differs_at(self, other: Curve) -> int | None:
+        """Return the first iteration of which both say another loss, None where they agree."""
+        known = {point.iteration: point for point in other.points}
+        for point in self.points:
+            there = known.get(point.iteration)
+            if there is not None and any(
+                None not in pair and pair[0] != pair[1]
+                for pair in ((point.train_loss, there.train_loss), (point.val_loss, there.val_loss))
+            ):
+                return point.iteration
+        return None
 
     def best(self) -> tuple[int, float] | None:
         """Return the iteration with the lowest validation loss and that loss; of equals the last."""

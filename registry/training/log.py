@@ -12,13 +12,14 @@ several runs, one after the other (`tee -a`): the last one counts.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from fusery.storage.errors import FormatError, MissingFileError
-from fusery.storage.failures import os_failures
+from fusery.storage.opening import opened
 
 from .curve import Curve, Point
 
@@ -71,8 +72,8 @@ def read_log(path: Path) -> Log:
     """
     if path.is_dir():
         raise MissingFileError(f"{path} is a folder", hint="give the file that the trainer's output is in")
-    with os_failures(f"read {path}", near=path), path.open("rb") as file:
-        if path.stat().st_size > MAX_BYTES:
+    with opened(path) as file:
+        if os.fstat(file.fileno()).st_size > MAX_BYTES:
             raise FormatError(f"{path.name} is larger than {MAX_BYTES >> 20} MiB", hint=_HINT)
         return _parse(iter(lambda: file.read(_BLOCK), b""), path.name)
 

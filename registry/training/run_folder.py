@@ -34,8 +34,8 @@ Source = Literal["record", "log", "config"]
 State = Literal["finished", "stopped", "unknown"]
 
 _NUMBERED = re.compile(r"(?P<iteration>[0-9]{7,10})_adapters\.safetensors")
-_LOG_NAME = re.compile(r"(?:[^/]+\.(?:log|txt|out)|typescript|nohup\.out)")
-_LOG_LIMIT = 64 << 20
+LOG_NAME = re.compile(r"(?:[^/]+\.(?:log|txt|out)|typescript|nohup\.out)")
+LOG_LIMIT = 64 << 20
 _BLOCK = 1 << 20
 
 
@@ -165,9 +165,7 @@ def _log(
             raise BadInputError(message, hint="give the log of this run, or none")
         return log, given.name
     candidates = {
-        name: file.real
-        for name, file in files.items()
-        if _LOG_NAME.fullmatch(name) and file.size <= _LOG_LIMIT
+        name: file.real for name, file in files.items() if LOG_NAME.fullmatch(name) and file.size <= LOG_LIMIT
     }
     logs = {name: log for name, path in candidates.items() if (log := read_log(path)).curve.points}
     for name in [name for name, log in logs.items() if _goes_beyond(log, iterations)]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
+from fusery.storage.errors import FormatError
+
 from ..adapters.files import PEFT_WEIGHTS, WEIGHTS
 from ..adapters.finding import Finding
 from ..adapters.folder import AdapterFolder
@@ -16,8 +18,8 @@ from .checkpoint import Choice, choice_findings, choose
 from .conflicts import conflicts
 from .record import RecordedData
 from .run_folder import Run, read_run
-from .trainer_folder import CHECKPOINT, read_trainer_folder, run_of_state, state_in
-from .trainer_state import STATE, read_trainer_state
+from .trainer_folder import CHECKPOINT, conflict, read_trainer_folder, run_of_state, state_in
+from .trainer_state import STATE, TrainerState, read_trainer_state
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +85,16 @@ def select_folder(path: Path, submission: Submission) -> tuple[Path, Training | 
                 f"{path.name or path} is the output folder of a trainer, whose curve is in {STATE}",
                 hint=f"leave out --log, or give a {STATE}",
             )
-        state = read_trainer_state(log)
-        run = replace(run, curve=state.curve, best=state.best, log=log.name, source="log")
+        state = _given(log)
+        said = conflict(state, run.curve, log.name)
+        run = replace(
+            run,
+            curve=state.curve,
+            best=state.best,
+            log=log.name,
+            remarks=(*run.remarks, *said),
+            source="record" if run.record else "log",
+        )
     choice = choose(run, submission.checkpoint)
     return path / choice.checkpoint.folder, Training(run, choice)
 
@@ -98,20 +108,30 @@ def select_run(folder: AdapterFolder, submission: Submission) -> Training:
     """
     log = _log(submission)
     remarks: list[Finding] = []
-    if log is None:
-        state = state_in(folder.path, remarks)
-    else:
-        state = read_trainer_state(log) if log.suffix == ".json" else None
+    own = state_in(folder.path, remarks)
+    state = own if log is None else _given(log) if log.suffix == ".json" else None
     if state is None:
         run = read_run(folder, log)
         run = replace(run, remarks=(*run.remarks, *remarks))
         return Training(run, choose(run, submission.checkpoint))
     files = {name for name in (WEIGHTS, PEFT_WEIGHTS) if (folder.path / name).is_file()}
     run = run_of_state(folder.path, files, state, log.name if log is not None else STATE)
+    if log is not None and own is not None:
+        remarks += conflict(state, own.curve, log.name)
+    run = replace(run, remarks=(*run.remarks, *remarks))
     wanted = submission.checkpoint
-    if wanted is None and CHECKPOINT.fullmatch(run.name) and run.last_iteration is not None:
+    if wanted in (None, "best", "last") and CHECKPOINT.fullmatch(run.name) and run.last_iteration is not None:
         wanted = str(run.last_iteration)  # who names a checkpoint's folder has chosen
     return Training(run, choose(run, wanted))
+
+
+def _given(log: Path) -> TrainerState:
+    try:
+        return read_trainer_state(log)
+    except FormatError as error:
+        raise BadInputError(
+            f"{log}: {error.message}", hint=f"give a trainer's {STATE}, or what mlx_lm.lora printed"
+        ) from error
 
 
 def _log(submission: Submission) -> Path | None:

@@ -3,52 +3,80 @@
 TRL, Axolotl, LLaMA-Factory and Unsloth leave such folders, with the weights at the end of the run, if they are saved, beside
 the checkpoints (transformers 5, `trainer.py`: `_save_checkpoint`, `save_model`).  Unsloth's trainer for MLX writes mlx-lm's
 form, and the best weights into `best` (unsloth-zoo, `mlx/trainer.py`).
+
+Two runs into one folder leave checkpoints of both.  Each has the history of its own run until then: those whose histories
+contradict that of the newest are of another run.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection
-from itertools import islice
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from fusery.storage.errors import FormatError, MissingFileError
 from fusery.storage.failures import os_failures
+from fusery.storage.safetensors import read_header
 
 from ..adapters.files import CONFIG, PEFT_WEIGHTS, WEIGHTS
 from ..adapters.finding import Finding, some
-from ..admission.training_codes import FINAL_WEIGHTS_UNCLEAR, RECORD_UNUSABLE, STALE_CHECKPOINT
+from ..admission.training_codes import (
+    CHECKPOINT_UNUSABLE,
+    FINAL_WEIGHTS_UNCLEAR,
+    RECORD_UNUSABLE,
+    STALE_CHECKPOINT,
+    TRAINING_CONFLICT,
+)
+from ..errors import BadInputError
 from .curve import Curve
 from .record import RunRecord
 from .run_folder import Checkpoint, Run, record_in, same_bytes
-from .trainer_state import STATE, TrainerState, read_trainer_state
+from .trainer_state import MAX_STEP, STATE, TrainerState, read_trainer_state
 
-CHECKPOINT = re.compile(r"checkpoint-(?P<step>[0-9]{1,10})")
+CHECKPOINT = re.compile(r"checkpoint-(?P<step>0|[1-9][0-9]{0,9})")
 _BEST = "best"
 _MOST = 10_000
-"""Entries of a folder that are looked at."""
+"""Checkpoints of one run."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Saved:
+    """A checkpoint's folder: its weights, and what the trainer says beside them."""
+
+    checkpoint: Checkpoint
+    state: TrainerState | None
+    written: int
 
 
 def read_trainer_folder(path: Path) -> Run | None:
     """Return the run whose checkpoints are folders in this one; None where there are none such.
 
     Raises:
+        BadInputError: there are absurdly many.
         StoreDeniedError: it may not be read.
     """
-    found = _checkpoints(path)
-    best = _weights(path / _BEST)
-    if not found and best is None:
+    if not path.is_dir():
         return None
+    with os_failures(f"read {path}", near=path):
+        return _read(path)
+
+
+def _read(path: Path) -> Run | None:
     remarks: list[Finding] = []
+    saved = list(_saved(path, remarks))
+    best = _weights(path / _BEST)
+    if not saved and best is None:
+        return None
     told = state_in(path, remarks)
-    if told is not None:
-        _leave_out_stale(found, told, remarks)
-    last = state_in(path / found[max(found)].folder, remarks) if found else None
-    state = max((each for each in (told, last) if each is not None), key=lambda each: each.step, default=None)
-    checkpoints = [found[step] for step in sorted(found)]
-    if best is not None and (state is None or state.best not in found):
+    newest = _newest(path, told, saved)
+    saved = list(_of_one_run(saved, newest, remarks))
+    states = [each.state for each in saved if each.state is not None]
+    state = max([*([newest] if newest else []), *states], key=lambda each: each.step, default=None)
+    checkpoints = [each.checkpoint for each in saved]
+    if best is not None and (state is None or state.best not in {item.iteration for item in checkpoints}):
         checkpoints.append(Checkpoint(state.best if state else None, best, _BEST))
     final = _weights(path)
     if final is not None and not any(_alike(path, final, item) for item in reversed(checkpoints)):
@@ -67,18 +95,41 @@ def read_trainer_folder(path: Path) -> Run | None:
     )
 
 
-def _checkpoints(path: Path) -> dict[int, Checkpoint]:
-    found = {}
-    if not path.is_dir():
-        return {}
-    with os_failures(f"read {path}", near=path), os.scandir(path) as entries:
-        names = [entry.name for entry in islice(entries, _MOST) if entry.is_dir(follow_symlinks=False)]
-    for name in names:
-        match = CHECKPOINT.fullmatch(name)
-        weights = _weights(path / name) if match else None
-        if match and weights is not None:
-            found[int(match["step"])] = Checkpoint(int(match["step"]), weights, name)
-    return found
+def _saved(path: Path, remarks: list[Finding]) -> Iterable[_Saved]:
+    """Return the checkpoints that are whole, by their steps; a run that is killed leaves one that is not."""
+    found: dict[int, str] = {}
+    with os.scandir(path) as entries:
+        for entry in entries:
+            match = CHECKPOINT.fullmatch(entry.name)
+            if match and int(match["step"]) <= MAX_STEP and entry.is_dir(follow_symlinks=False):
+                found[int(match["step"])] = entry.name
+                if len(found) > _MOST:
+                    raise BadInputError(
+                        f"{path.name} holds over {_MOST:,} checkpoints", hint="give one of them"
+                    )
+    saved: list[_Saved] = []
+    broken: list[_Saved] = []
+    for step, name in sorted(found.items()):
+        weights = _weights(path / name)
+        if weights is None:
+            continue
+        said: list[Finding] = []
+        state = state_in(path / name, said)
+        checkpoint = Checkpoint(step, weights, name)
+        whole = _is_whole(path / name / weights) and not said
+        written = (path / name / STATE).stat().st_mtime_ns if state else 0
+        (saved if whole else broken).append(_Saved(checkpoint, state, written))
+    if any(each.state for each in saved):
+        # The trainer writes its state after the weights.
+        broken += [each for each in saved if each.state is None]
+        saved = [each for each in saved if each.state is not None]
+    if not saved:
+        return broken  # what is wrong with them is for admission to say
+    if broken:
+        names = [each.checkpoint.folder for each in broken]
+        message = f"{some(names)} {'is' if len(names) == 1 else 'are'} not whole; not used"
+        remarks.append(CHECKPOINT_UNUSABLE.found(names[0], message))
+    return saved
 
 
 def _weights(folder: Path) -> str | None:
@@ -86,6 +137,14 @@ def _weights(folder: Path) -> str | None:
     if folder.is_symlink() or not (folder / CONFIG).is_file():
         return None
     return next((name for name in (WEIGHTS, PEFT_WEIGHTS) if (folder / name).is_file()), None)
+
+
+def _is_whole(weights: Path) -> bool:
+    try:
+        read_header(weights)
+    except (FormatError, MissingFileError):
+        return False
+    return True
 
 
 def state_in(folder: Path, remarks: list[Finding]) -> TrainerState | None:
@@ -98,18 +157,41 @@ def state_in(folder: Path, remarks: list[Finding]) -> TrainerState | None:
         return None
 
 
-def _leave_out_stale(found: dict[int, Checkpoint], told: TrainerState, remarks: list[Finding]) -> None:
-    stale = [found.pop(step) for step in sorted(found) if step > told.step]
-    if stale:
+def _newest(path: Path, told: TrainerState | None, saved: Iterable[_Saved]) -> TrainerState | None:
+    """Return the state that was written last, that of more steps where several were written at once."""
+    states = [(each.written, each.state.step, each.state) for each in saved if each.state is not None]
+    if told is not None:
+        states.append(((path / STATE).stat().st_mtime_ns, told.step, told))
+    return max(states, key=lambda each: each[:2])[2] if states else None
+
+
+def _of_one_run(
+    saved: Iterable[_Saved], newest: TrainerState | None, remarks: list[Finding]
+) -> Iterable[_Saved]:
+    mine = [
+        each
+        for each in saved
+        if newest is None or each.state is None or each.state.is_of_one_run_with(newest)
+    ]
+    others = [each.checkpoint.folder for each in saved if each not in mine]
+    if others:
         message = (
-            f"the run has {told.step} iterations, so {some(item.folder for item in stale)} "
-            f"{'is' if len(stale) == 1 else 'are'} of an earlier one; not used"
+            f"the history in {some(others)} contradicts that of the newest checkpoint, so "
+            f"{'it is' if len(others) == 1 else 'they are'} of another run into the same folder; not used"
         )
-        remarks.append(STALE_CHECKPOINT.found(stale[0].folder, message))
+        remarks.append(STALE_CHECKPOINT.found(others[0], message))
+    return mine
 
 
 def _alike(path: Path, final: str, item: Checkpoint) -> bool:
-    return item.name == final and same_bytes(path / final, path / item.folder / item.name)
+    """Compare the weights in the folder with a checkpoint's; what has no readable header may be a terabyte of nothing."""
+    place = path / item.folder / item.name
+    return (
+        item.name == final
+        and _is_whole(path / final)
+        and _is_whole(place)
+        and same_bytes(path / final, place)
+    )
 
 
 def _age(told: TrainerState | None, final: str, remarks: list[Finding]) -> int | None:
@@ -147,6 +229,9 @@ def run_of_state(folder: Path, files: Collection[str], state: TrainerState, log:
     if weights is not None:
         age = int(here["step"]) if here else _age(state, weights, remarks)
         checkpoints.append(Checkpoint(age, weights))
+        if here and log == STATE and age != state.step:
+            message = f"{STATE} says it has {state.step} iterations, and the folder's name says {age}"
+            remarks.append(TRAINING_CONFLICT.found(STATE, message))
     record = record_in(folder, remarks)
     return Run(
         name=name,
@@ -159,3 +244,12 @@ def run_of_state(folder: Path, files: Collection[str], state: TrainerState, log:
         best=state.best,
         remarks=tuple(remarks),
     )
+
+
+def conflict(given: TrainerState, own: Curve, log: str) -> list[Finding]:
+    """Return what there is to say of a state that the user gives, where the folder has a curve of its own."""
+    at = given.curve.differs_at(own)
+    if at is None:
+        return []
+    message = f"at iteration {at} {log} has another loss than the {STATE} beside the weights; {log} wins"
+    return [TRAINING_CONFLICT.found(STATE, message)]

@@ -22,8 +22,9 @@ STATE = "trainer_state.json"
 
 MAX_BYTES = 64 << 20
 MAX_POINTS = 200_000
+_MAX_VALUES = 1_000_000
 
-_MAX_STEP = 2**31 - 1
+MAX_STEP = 2**31 - 1
 _MAX_TOKENS = 2**53
 _MAX_LOSS = 1e30
 _NAMED_LOSS = re.compile(r"eval_.+_loss")
@@ -50,6 +51,10 @@ class TrainerState:
         """The run came to its end."""
         return self.planned is not None and self.step >= self.planned
 
+    def is_of_one_run_with(self, other: TrainerState) -> bool:
+        """Tell whether two states' histories agree as far as both go."""
+        return self.curve.until(min(self.step, other.step)).differs_at(other.curve) is None
+
 
 def read_trainer_state(path: Path) -> TrainerState:
     """Read a state that nobody vouches for.
@@ -59,7 +64,7 @@ def read_trainer_state(path: Path) -> TrainerState:
         FormatError: it is no such state, or an absurd one.
         StoreDeniedError: it may not be read.
     """
-    found = read_object(path, limit=MAX_BYTES, most=10 * MAX_POINTS, constants=True)
+    found = read_object(path, limit=MAX_BYTES, most=_MAX_VALUES, constants=True)
     step = _step(found.get("global_step"))
     history = found.get("log_history")
     if step is None or not isinstance(history, list):
@@ -67,7 +72,7 @@ def read_trainer_state(path: Path) -> TrainerState:
     if len(history) > MAX_POINTS:
         raise FormatError(f"{STATE} has over {MAX_POINTS:,} entries")
     best = _step(found.get("best_global_step", found.get("best_step"))) or _of_folder(found)
-    curve = Curve.of(_points([entry for entry in history if isinstance(entry, dict)], best))
+    curve = Curve.of(_points([entry for entry in history if isinstance(entry, dict)], best), start=0)
     return TrainerState(step, _step(found.get("max_steps")) or None, best, curve)
 
 
@@ -79,14 +84,19 @@ def _of_folder(found: Mapping[str, Any]) -> int | None:
 
 
 def _points(entries: list[dict[str, Any]], best: int | None) -> Iterator[Point]:
-    ended = False
+    loss = _loss_of(entries)
+    ended, measured = False, set()
     for entry in entries:
         # At its end a run may go back to its best weights; what is measured then stands under its last step.
         ended = ended or "train_loss" in entry
         step = _step(entry.get("step"))
         if step is None:
             continue
-        val_loss = None if ended and best is not None and best != step else _val_loss(entry)
+        val_loss = _number(entry.get(loss)) if loss else None
+        if ended and (step in measured or best not in (None, step)):
+            val_loss = None
+        if val_loss is not None:
+            measured.add(step)
         rate, tokens = _number(entry.get("learning_rate")), _number(_tokens(entry))
         train_loss = _number(entry.get("loss"))
         if (train_loss, val_loss) != (None, None):
@@ -95,12 +105,13 @@ def _points(entries: list[dict[str, Any]], best: int | None) -> Iterator[Point]:
             )
 
 
-def _val_loss(entry: Mapping[str, Any]) -> float | None:
-    """Return the loss on the data that was held out; of several sets of it, none."""
-    if "eval_loss" in entry:
-        return _number(entry["eval_loss"])
-    named = [value for name, value in entry.items() if _NAMED_LOSS.fullmatch(name)]
-    return _number(named[0]) if len(named) == 1 else None
+def _loss_of(entries: list[dict[str, Any]]) -> str | None:
+    """Return what the loss on the data that was held out is called; of several sets of it, none is the one."""
+    names = {name for entry in entries for name in entry}
+    named = [name for name in names if _NAMED_LOSS.fullmatch(name)]
+    if "eval_loss" in names:
+        return "eval_loss"
+    return named[0] if len(named) == 1 else None
 
 
 def _tokens(entry: Mapping[str, Any]) -> Any:
@@ -110,7 +121,7 @@ def _tokens(entry: Mapping[str, Any]) -> Any:
 
 def _step(value: Any) -> int | None:
     whole = isinstance(value, int) and not isinstance(value, bool)
-    return value if whole and 0 <= value <= _MAX_STEP else None
+    return value if whole and 0 <= value <= MAX_STEP else None
 
 
 def _number(value: Any) -> float | None:

@@ -79,4 +79,22 @@ def test_what_is_refused_is_a_warning_and_ends_no_training(told: dict[str, Any],
     assert refused["error"] == "there is no base model 'unheard_of'"
     assert len(refused["warned"]) == 1
     assert "fusery registered nothing of this run: there is no base model" in refused["warned"][0]
-    assert (out / "refused/adapter_model.safetensors").is_file()
+    assert (out / "refused/checkpoint-2/adapter_model.safetensors").is_file()
+
+
+def test_whatever_goes_wrong_ends_no_training(told: dict[str, Any]) -> None:
+    assert told["broken"]["adapter"] is None
+    (warned,) = told["broken"]["warned"]
+    assert warned == "fusery registered nothing of this run: RuntimeError: something that nobody thought of"
+
+
+def test_what_cannot_be_said_is_refused_before_the_training(told: dict[str, Any]) -> None:
+    assert "taks" in told["mistyped"]["error"]
+
+
+def test_another_run_s_checkpoints_in_the_folder_are_not_taken_for_this_one_s(
+    told: dict[str, Any], home: Path
+) -> None:
+    with Registry.open(home) as registry:
+        view = registry.adapters.show(told["again"]["adapter"])
+    assert (view["task"], view["iterations"], view["val_loss"]) == ("again", 2, None)

@@ -7,12 +7,14 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
 from hub_server import HEAD, Hub, running_hub
 from huggingface_hub import HfApi
 from peft_folders import make_peft
+from run_folders import make_run, plain_log
 from s3_server import BUCKET, find_server, running_server
 
 from fusery.registry import Registry
@@ -112,6 +114,42 @@ def test_what_a_hub_does_not_give(with_base: Registry, hub: Hub, url: str, said:
         with_base.adapters.register(url, base="tiny", task="t")
     assert caught.value.hint
     assert TOKEN not in repr(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"siblings": [{"rfilename": "adapters.safetensors", "size": None}]}, "it is not said how large"),
+        ({"siblings": [{"rfilename": "adapters.safetensors", "size": -5}]}, "it is not said how large"),
+        (
+            {"siblings": [{"rfilename": "adapters.safetensors", "size": 1 << 50}]},
+            "1,125,899,906,842,624 bytes at",
+        ),
+        ({"siblings": [{"rfilename": 7, "size": 5}]}, "there is no adapter at"),
+        ({"siblings": 7}, "could not be fetched from the hub"),
+        ({"siblings": ["x"]}, "could not be fetched from the hub"),
+        ({"sha": None, "siblings": []}, "does not say at which commit"),
+        ({"sha": "../../x", "siblings": []}, "does not say at which commit"),
+    ],
+)
+def test_a_hub_that_talks_nonsense(with_base: Registry, hub: Hub, changes: dict[str, Any], said: str) -> None:
+    hub.repositories["team/x"] = {}
+    hub.answer = {"id": "team/x", "sha": HEAD, **changes}
+    with pytest.raises(BadInputError, match=said):
+        with_base.adapters.register("hf://team/x", base="tiny", task="t")
+
+
+def test_a_log_lies_in_a_bucket_too(with_base: Registry, tiny_base: Path, tmp_path: Path) -> None:
+    log = plain_log({1: 5.0, 200: 2.0, 400: 3.0})
+    run = make_run(tmp_path / "run", tiny_base, saved=(200, 400), iters=400)
+    (run / "train.txt").write_text(log)
+    name = uuid.uuid4().hex
+    for path, content in contents(run).items():
+        fsspec.filesystem("memory").pipe_file(f"/{name}/run/{path}", content)
+    view = with_base.adapters.register(f"memory://{name}/run", base="tiny", task="t")
+    assert (view["iterations"], view["val_loss"]) == (200, 2.0)
+    with pytest.raises(FuseryError):
+        with_base.adapters.register("memory://", base="tiny", task="t")
 
 
 def test_a_hub_that_is_away(with_base: Registry, monkeypatch: pytest.MonkeyPatch) -> None:

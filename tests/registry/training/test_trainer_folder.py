@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -16,7 +17,7 @@ from fusery.registry import Registry
 from fusery.registry.admission import AdmissionError
 from fusery.registry.errors import BadInputError
 from fusery.storage.digest import digest_file
-from fusery.storage.errors import FormatError
+from fusery.storage.errors import MissingFileError
 
 PEER = Path(__file__).parents[2] / "support/models/trainer_peer.py"
 WEIGHTS = "adapter_model.safetensors"
@@ -163,11 +164,141 @@ def test_before_transformers_4_50_the_best_is_named_by_its_folder(with_base: Reg
 
 
 def test_checkpoints_of_an_earlier_run_are_left_out(with_base: Registry, runs: Path) -> None:
-    shutil.copytree(runs / "plain/checkpoint-2", runs / "plain/checkpoint-900")
+    """Two runs into one folder: the losses of one are not those of the other's weights."""
+    earlier = shutil.copytree(runs / "plain/checkpoint-8", runs / "plain/checkpoint-900")
+    edit_state(earlier, global_step=900, shift=-5.0)
+    os.utime(earlier / "trainer_state.json", (1, 1))
     view = register(with_base, runs / "plain")
-    assert view["iterations"] == 6
+    assert (view["iterations"], view["val_loss"]) == (6, history(runs / "plain")[6])
     said = next(each for each in view["findings"] if each["code"] == "stale_checkpoint")
-    assert "checkpoint-900 is of an earlier one" in said["message"]
+    assert "the history in checkpoint-900 contradicts that of the newest checkpoint" in said["message"]
+
+
+def test_a_shorter_run_after_a_longer_one(with_base: Registry, runs: Path) -> None:
+    """Its own checkpoints are those with its own history, also where the other's have more steps."""
+    (runs / "plain/trainer_state.json").unlink()
+    for number, name in enumerate(("checkpoint-6", "checkpoint-8")):
+        edit_state(runs / "plain" / name, shift=-5.0)
+        os.utime(runs / "plain" / name / "trainer_state.json", (number, number))
+    losses = history(runs / "plain/checkpoint-4")
+    view = register(with_base, runs / "plain")
+    assert (view["iterations"], view["val_loss"]) == (4, losses[4])
+    assert "stale_checkpoint" in {each["code"] for each in view["findings"]}
+
+
+def test_a_run_that_was_taken_up_again(with_base: Registry, runs: Path) -> None:
+    """The state beside the checkpoints is that of the first part."""
+    state = json.loads((runs / "plain/checkpoint-4/trainer_state.json").read_text())
+    (runs / "plain/trainer_state.json").write_text(json.dumps(state))
+    view = register(with_base, runs / "plain")
+    assert (view["iterations"], view["val_loss"]) == (6, history(runs / "plain/checkpoint-8")[6])
+    assert "stale_checkpoint" not in {each["code"] for each in view["findings"]}
+
+
+@pytest.mark.parametrize("broken", ["no state", "half a state", "half of the weights"])
+def test_a_run_that_was_killed_while_it_saved(with_base: Registry, runs: Path, broken: str) -> None:
+    last = runs / "bare/checkpoint-8"
+    file = last / ("trainer_state.json" if "state" in broken else WEIGHTS)
+    content = file.read_bytes()
+    file.unlink()
+    if broken != "no state":
+        file.write_bytes(content[: len(content) // 2])
+    losses = history(runs / "plain")
+    view = register(with_base, runs / "bare")
+    assert (view["iterations"], view["val_loss"]) == (6, losses[6])
+    said = next(each for each in view["findings"] if each["code"] == "checkpoint_unusable")
+    assert said["message"] == "checkpoint-8 is not whole; not used"
+
+
+def test_of_several_sets_of_held_out_data_no_loss_is_taken(with_base: Registry, runs: Path) -> None:
+    """The trainer logs each of them in an entry of its own."""
+    for path in (runs / "bare").glob("*/trainer_state.json"):
+        state = json.loads(path.read_text())
+        for entry in list(state["log_history"]):
+            if "eval_loss" in entry:
+                state["log_history"].append({"step": entry["step"], "eval_b_loss": 1.0})
+                entry["eval_a_loss"] = entry.pop("eval_loss")
+        path.write_text(json.dumps({**state, "best_global_step": 4}))
+    view = register(with_base, runs / "bare")
+    assert (view["iterations"], view["val_loss"]) == (4, None)
+
+
+def test_what_is_measured_after_the_end_stands_for_no_checkpoint(with_base: Registry, runs: Path) -> None:
+    path = runs / "plain/trainer_state.json"
+    state = json.loads(path.read_text())
+    state["log_history"].append({"step": 8, "eval_loss": 0.5})
+    path.write_text(json.dumps(state))
+    view = register(with_base, runs / "plain", checkpoint="last")
+    assert (view["iterations"], view["val_loss"]) == (8, history(runs / "bare/checkpoint-8")[8])
+
+
+def test_the_first_step_is_a_step(with_base: Registry, runs: Path) -> None:
+    """mlx-lm measures the untrained model under 1, and transformers under 0."""
+    folder = (runs / "bare/checkpoint-2").rename(runs / "bare/checkpoint-1")
+    entries = [{"step": 0, "eval_loss": 9.0}, {"step": 1, "eval_loss": 1.0}, {"step": 4, "eval_loss": 2.0}]
+    for name, step in (("checkpoint-1", 1), ("checkpoint-4", 4)):
+        said = {"global_step": step, "log_history": [each for each in entries if each["step"] <= step]}
+        (folder.parent / name / "trainer_state.json").write_text(json.dumps(said))
+    for name in ("checkpoint-6", "checkpoint-8"):
+        shutil.rmtree(folder.parent / name)
+    view = register(with_base, folder.parent)
+    assert (view["iterations"], view["val_loss"]) == (1, 1.0)
+    assert "worse_than_start" not in codes(view)
+
+
+def test_a_state_that_contradicts_the_checkpoint_s_own_is_said(with_base: Registry, runs: Path) -> None:
+    other = runs / "other.json"
+    shutil.copyfile(runs / "plain/trainer_state.json", other)
+    for folder in (runs / "bare", runs / "bare/checkpoint-4"):
+        state = json.loads(other.read_text())
+        state["log_history"] = [
+            {**each, "loss": 3.25} if "loss" in each else each for each in state["log_history"]
+        ]
+        other.write_text(json.dumps(state))
+        found = with_base.adapters.check(folder, base="tiny", task="t", log=other)
+        said = next(each for each in found if each.code == "training_conflict")
+        assert "other.json has another loss than the trainer_state.json" in said.message
+
+
+def test_many_files_beside_a_checkpoint_hide_none(with_base: Registry, runs: Path) -> None:
+    for number in range(11_000):
+        (runs / "bare" / f"{number}").touch()
+    assert register(with_base, runs / "bare")["iterations"] == 6
+
+
+def test_names_that_are_no_checkpoint_s(with_base: Registry, runs: Path) -> None:
+    for name in ("checkpoint-00006", "checkpoint-99999999999", "checkpoint-2147483648"):
+        shutil.copytree(runs / "bare/checkpoint-2", runs / "bare" / name)
+    assert register(with_base, runs / "bare")["iterations"] == 6
+
+
+def test_a_log_that_cannot_be_read_is_the_user_s(with_base: Registry, runs: Path, tmp_path: Path) -> None:
+    for folder in (runs / "bare", runs / "bare/checkpoint-4"):
+        with pytest.raises(MissingFileError):
+            with_base.adapters.check(folder, base="tiny", task="t", log=tmp_path / "nope.json")
+    os.mkfifo(tmp_path / "pipe.log")
+    for log in (tmp_path / "pipe.log", Path("/dev/zero")):
+        with pytest.raises(MissingFileError, match="is not a file that can be read"):
+            with_base.adapters.check(runs / "bare/checkpoint-4", base="tiny", task="t", log=log)
+    with pytest.raises(BadInputError, match="path of the log"):
+        with_base.adapters.check(runs / "bare", base="tiny", task="t", log="a\0b")
+
+
+def test_a_terabyte_of_nothing_is_not_compared(with_base: Registry, runs: Path) -> None:
+    for place in (runs / "plain", runs / "plain/checkpoint-8"):
+        os.truncate(place / WEIGHTS, 1 << 40)
+    assert register(with_base, runs / "plain")["iterations"] == 6
+
+
+def edit_state(folder: Path, shift: float = 0.0, **changes: Any) -> None:
+    """Change what a state says, its losses by so much."""
+    path = folder / "trainer_state.json"
+    state = json.loads(path.read_text())
+    for entry in state["log_history"]:
+        for name in ("loss", "eval_loss"):
+            if name in entry:
+                entry[name] += shift
+    path.write_text(json.dumps({**state, **changes}))
 
 
 def test_a_loss_that_is_not_finite(with_base: Registry, runs: Path) -> None:
@@ -192,6 +323,7 @@ def test_a_loss_that_is_not_finite(with_base: Registry, runs: Path) -> None:
         '{"global_step": 4, "log_history": {}}',
         "[" * 100_000,
         '{"global_step": 4, "log_history": [' + "1," * 200_001 + "1]}",
+        '{"global_step": 4, "log_history": [' + "[[]]," * 400_000 + "1]}",
     ],
 )
 def test_a_state_that_is_none_is_said_and_not_used(with_base: Registry, runs: Path, text: str) -> None:
@@ -199,8 +331,9 @@ def test_a_state_that_is_none_is_said_and_not_used(with_base: Registry, runs: Pa
     view = register(with_base, runs / "plain/checkpoint-4")
     assert (view["val_loss"], view["training_run"]) == (None, None)
     assert codes(view) == {"record_unusable"}
-    with pytest.raises(FormatError):
+    with pytest.raises(BadInputError, match="trainer_state.json") as caught:
         register(with_base, runs / "plain/checkpoint-2", log=runs / "plain/checkpoint-4/trainer_state.json")
+    assert caught.value.hint
 
 
 def test_odd_entries_measure_nothing(with_base: Registry, runs: Path) -> None:
@@ -212,8 +345,7 @@ def test_odd_entries_measure_nothing(with_base: Registry, runs: Path) -> None:
         {"step": 10**30, "eval_loss": 1.0},
         {"step": 2, "eval_loss": "low", "loss": [1], "learning_rate": {}},
         {"step": 3, "eval_loss": 1e300},
-        {"step": 3, "eval_one_loss": 1.0, "eval_two_loss": 2.0},
-        {"step": 4, "eval_math_loss": 1.25, "num_tokens": 1e300},
+        {"step": 4, "eval_loss": 1.25, "num_tokens": 1e300},
     ]
     path.write_text(json.dumps({"global_step": 4, "log_history": odd}))
     view = register(with_base, runs / "plain/checkpoint-4")

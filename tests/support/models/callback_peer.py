@@ -66,6 +66,10 @@ def unsaved(base: str, out: Path, callback: FuseryCallback) -> None:
     Trainer(model, settings, train_dataset=data, callbacks=[callback]).train()
 
 
+def _breaks(*_: object, **__: object) -> None:
+    raise RuntimeError("something that nobody thought of")
+
+
 def main() -> None:
     """Train."""
     torch.set_num_threads(1)
@@ -75,16 +79,25 @@ def main() -> None:
         ("sft", sft, {"base": "tiny", "task": "sft"}),
         ("unsaved", unsaved, {"base": "tiny", "task": "unsaved"}),
         ("refused", unsaved, {"base": "unheard_of", "task": "refused"}),
+        ("again", unsaved, {"base": "tiny", "task": "again"}),
+        ("broken", unsaved, {"base": "tiny", "task": "broken"}),
     ):
         with Registry.open(home) as registry, warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
             callback = FuseryCallback(registry=registry, **facts)
-            train(base, out / name, callback)
+            if name == "broken":
+                registry.adapters.register = _breaks  # type: ignore[method-assign, assignment]
+            # A folder with another run's checkpoints, for one of them.
+            train(base, out / ("sft" if name == "again" else name), callback)
         told[name] = {
             "adapter": None if callback.adapter is None else callback.adapter["name"],
-            "error": None if callback.error is None else callback.error.message,
+            "error": None if callback.error is None else str(callback.error),
             "warned": [str(each.message) for each in warned if "fusery" in str(each.message)],
         }
+    try:
+        FuseryCallback(taks="x")  # type: ignore[call-arg]
+    except TypeError as error:
+        told["mistyped"] = {"error": str(error)}
     sys.stdout.write(json.dumps(told) + "\n")
 
 

@@ -38,6 +38,7 @@ class Hub:
         private: repositories that were made private.
         commits: summaries, by repository.
         requests: method and path of each request.
+        answer: what it says of every repository, instead of the truth.
     """
 
     endpoint: str = ""
@@ -47,6 +48,7 @@ class Hub:
     commits: dict[str, list[str]] = field(default_factory=dict)
     large: dict[str, bytes] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
+    answer: dict[str, Any] | None = None
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -104,7 +106,9 @@ class _Handler(BaseHTTPRequestHandler):
             return self._missing()
         if revision not in ("main", HEAD):
             return self._reply(404, {"error": "Invalid rev id"}, X_Error_Code="RevisionNotFound")
-        return self._reply(200, {"id": repository, "sha": HEAD, "siblings": []})
+        files = self.hub.repositories[repository].items()
+        siblings = [{"rfilename": path, "size": len(content), "blobId": "0" * 40} for path, content in files]
+        return self._reply(200, self.hub.answer or {"id": repository, "sha": HEAD, "siblings": siblings})
 
     def _file(self, *, with_content: bool) -> bool:
         match = re.fullmatch(rf"/([^/]+/[^/]+)/resolve/(?:main|{HEAD})/([^?]+)", self.path)
