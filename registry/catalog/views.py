@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 
 from .. import tables
 from ..records.adapter_details import AdapterDetails
+from ..records.recipe import recipe_in
 from ..records.renderings import own_form
 from ..records.views import adapter_facts, entries
 
@@ -30,6 +31,8 @@ def full_record(session: Session, adapter: tables.Adapter, **facts: Any) -> Adap
         "files": entries(adapter.manifest),
         "format": own_form(adapter),
         "training": adapter.training,
+        "computed_from": tuple(row.source.name for row in adapter.sources),
+        "recipe": recipe_in(adapter.training),
         "training_run": run_record(session, adapter),
         "curve": recorded_points(session, adapter),
     }
