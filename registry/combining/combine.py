@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from fusery.storage.progress import SILENT, Reporter
 
 from .. import tables
-from ..adapters.files import CONFIG, WEIGHTS
+from ..adapters.files import CONFIG, RECIPE, WEIGHTS
+from ..adapters.peft_config import PeftConfig
 from ..admission.submission import Submission
 from ..comparison.weights import open_registered
 from ..documents import write_document
@@ -18,12 +19,14 @@ from ..errors import BadInputError
 from ..names import parse_task
 from ..record import Record, left_out
 from ..records.adapter import Registered
-from ..records.recipe import KEY, SHRINK, CombinationRecipe
+from ..records.recipe import SHRINK, CombinationRecipe
 from ..records.references import resolve_adapter
+from ..records.renderings import own_form
 from ..records.scratch import scratch_folder
 from ..records.withdrawals import refuse_yanked
 from ..registration.register import register
 from .plan import Choice, Plan, choice, plan
+from .source import Source
 from .writing import Figures, measure, write
 
 if TYPE_CHECKING:
@@ -165,18 +168,25 @@ def _compute(
         base = sources[0].base.name
         if task is None and not dry_run:
             task = _common_task(sources)
-        for source in sources:
-            source.manifest.files  # noqa: B018 -- loaded now: the session ends here
+        # The files are loaded now: the session ends here.
+        configs = [
+            PeftConfig.model_validate(source.training) if own_form(source) == "peft" else None
+            for source in sources
+        ]
     said = Submission(base=base, task=task, tags=tags or {}, note=note)
     digests = [source.digest for source in sources]
     with open_registered(workspace, sources) as opened, scratch_folder(workspace) as scratch:
-        made = plan(opened, asked)
+        adapters = [
+            Source(adapter, row.digest, config)
+            for adapter, row, config in zip(opened, sources, configs, strict=True)
+        ]
+        made = plan(adapters, asked)
         recipe = _recipe(digests, made)
         if dry_run:
-            return _result(made, recipe, names, measure(opened, digests, made), None)
+            return _result(made, recipe, names, measure(adapters, made), None)
         folder = scratch / "new"
         folder.mkdir()
-        figures = write(opened, digests, made, folder / WEIGHTS, reporter.progress)
+        figures = write(adapters, made, folder / WEIGHTS, reporter.progress)
         write_document(folder / CONFIG, _config(made, recipe))
         done = register(workspace, folder, said, sources=[source.id for source in sources])
     return _result(made, recipe, names, figures, done)
@@ -198,7 +208,7 @@ def _config(made: Plan, recipe: CombinationRecipe) -> dict[str, object]:
     """Return `adapter_config.json` as `mlx_lm` reads it, with the recipe in it."""
     return {
         "fine_tune_type": "lora",
-        KEY: recipe.to_dict(),
+        RECIPE: recipe.to_dict(),
         "lora_parameters": {
             "dropout": 0.0,
             "keys": sorted(module.path for module in made.modules),

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..charts.heat_map import natural
-from ..comparison.modules import OpenAdapter
 from ..errors import BadInputError
 from ..parsing import plural
 from ..records.recipe import SHRINK
 from .methods import METHODS, OF_ONE_RANK, SPARSE, Method
+from .source import Source
 
 MOST = 64
 """Adapters that are combined at once: each is an open file."""
@@ -161,18 +161,19 @@ class Plan:
         return found
 
 
-def plan(adapters: Sequence[OpenAdapter], choice: Choice) -> Plan:
+def plan(adapters: Sequence[Source], choice: Choice) -> Plan:
     """Return what is made of adapters.
 
     Raises:
         BadInputError: a module has other sizes in one than in another; a method that adds up factors is asked for, and they
             are not of one rank; the rank asked for is none to be had.
     """
-    paths = sorted({path for adapter in adapters for path in adapter.factors}, key=natural)
+    paths = sorted({path for adapter in adapters for path in adapter.modules}, key=natural)
     modules = tuple(_module(adapters, path) for path in paths)
-    ranks = [max((adapter.rank(path) for path in adapter.factors), default=1) for adapter in adapters]
+    ranks = [max((adapter.rank(path) for path in adapter.modules), default=1) for adapter in adapters]
     if choice.method in OF_ONE_RANK:
-        _require_one_rank(adapters, choice.method)
+        for module in modules:
+            _require_one_rank(adapters, module, choice.method)
     if choice.method == "cat":
         return Plan(choice, sum(ranks), modules)
     rank = choice.rank if choice.rank is not None else max(ranks)
@@ -190,9 +191,9 @@ def plan(adapters: Sequence[OpenAdapter], choice: Choice) -> Plan:
     return Plan(choice, rank, modules)
 
 
-def _module(adapters: Sequence[OpenAdapter], path: str) -> Module:
-    holders = [number for number, adapter in enumerate(adapters) if path in adapter.factors]
-    shapes = {adapters[number].shape(path): adapters[number].name for number in holders}
+def _module(adapters: Sequence[Source], path: str) -> Module:
+    holders = [number for number, adapter in enumerate(adapters) if path in adapter.modules]
+    shapes = {adapters[number].adapter.shape(path): adapters[number].name for number in holders}
     if len(shapes) > 1:
         said = " and ".join(f"{' x '.join(map(str, size))} in {name}" for size, name in shapes.items())
         raise BadInputError(
@@ -200,19 +201,15 @@ def _module(adapters: Sequence[OpenAdapter], path: str) -> Module:
             hint=f"fusery diff {' '.join(list(shapes.values())[:2])}",
         )
     [(parts, rows, columns)] = shapes
-    switch = adapters[holders[0]].factors[path].switch
+    switch = adapters[holders[0]].adapter.factors[path].switch
     return Module(path, parts, switch, rows, columns, tuple(holders))
 
 
-def _require_one_rank(adapters: Sequence[OpenAdapter], method: str) -> None:
-    ranks = {
-        adapter.rank(path): f"{adapter.rank(path)} in {adapter.name}"
-        for adapter in adapters
-        for path in adapter.factors
-    }
+def _require_one_rank(adapters: Sequence[Source], module: Module, method: str) -> None:
+    ranks = {adapters[number].rank(module.path): adapters[number].name for number in module.holders}
     if len(ranks) > 1:
-        said = ", ".join(ranks[rank] for rank in sorted(ranks))
+        said = " and ".join(f"{rank} in {ranks[rank]}" for rank in sorted(ranks))
         raise BadInputError(
-            f"{method} adds up factors, which must be of one rank, and they are of rank {said}",
+            f"{method} adds up factors, which must be of one rank: those of {module.path} have rank {said}",
             hint="--method svd adds up whole updates, of any rank",
         )

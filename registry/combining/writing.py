@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from fusery.storage.failures import os_failures
 from fusery.storage.safetensors import build_header
 
-from ..comparison.modules import WORKERS, OpenAdapter
+from ..comparison.modules import WORKERS
 from ..errors import BadInputError, FusionUnsupportedError
 from .methods import Made, Mask, Weighted, combine
 from .plan import Module, Plan
+from .source import Source
 
 Array = NDArray[Any]
 Progress = Callable[[int, int], None]
@@ -62,12 +63,11 @@ class Figures:
         return math.sqrt(max(0.0, self.norm - 2 * self.product + self.square) / self.norm)
 
 
-def measure(adapters: Sequence[OpenAdapter], digests: Sequence[str], plan: Plan) -> dict[str, Figures]:
+def measure(adapters: Sequence[Source], plan: Plan) -> dict[str, Figures]:
     """Return the figures of each module of what would be made; nothing is written.
 
     Args:
         adapters: open, in the order of the plan's weights.
-        digests: of their manifests, which is part of what DARE's masks follow from.
         plan: what to make.
 
     Raises:
@@ -76,13 +76,12 @@ def measure(adapters: Sequence[OpenAdapter], digests: Sequence[str], plan: Plan)
     """
     return {
         module.path: Figures.of(made)
-        for module, made in _each(adapters, digests, plan, figures_only=True)
+        for module, made in _each(adapters, plan, figures_only=True)
     }
 
 
 def write(
-    adapters: Sequence[OpenAdapter],
-    digests: Sequence[str],
+    adapters: Sequence[Source],
     plan: Plan,
     path: Path,
     progress: Progress | None = None,
@@ -93,7 +92,6 @@ def write(
 
     Args:
         adapters: as `measure` has it.
-        digests: as `measure` has it.
         plan: as `measure` has it.
         path: the file; there is none yet.
         progress: told the bytes that are written, and all.
@@ -109,7 +107,7 @@ def write(
     found = {}
     with os_failures(f"write {path}", near=path.parent), path.open("xb") as file:
         file.write(build_header(entries))
-        for module, made in _each(adapters, digests, plan, figures_only=False):
+        for module, made in _each(adapters, plan, figures_only=False):
             found[module.path] = Figures.of(made)
             for factors in ([each.a for each in made], [each.b for each in made]):
                 for factor in factors:
@@ -128,7 +126,7 @@ def write(
 
 
 def _each(
-    adapters: Sequence[OpenAdapter], digests: Sequence[str], plan: Plan, *, figures_only: bool
+    adapters: Sequence[Source], plan: Plan, *, figures_only: bool
 ) -> Iterator[tuple[Module, list[Made]]]:
     """Yield the modules with what was made of each, in their order, never more than a few of them in memory."""
     waiting: deque[tuple[Module, Future[list[Made]]]] = deque()
@@ -136,7 +134,7 @@ def _each(
         try:
             for module in plan.modules:
                 waiting.append(
-                    (module, pool.submit(_make, adapters, digests, plan, module, figures_only=figures_only))
+                    (module, pool.submit(_make, adapters, plan, module, figures_only=figures_only))
                 )
                 if len(waiting) > WORKERS:
                     first, made = waiting.popleft()
@@ -150,14 +148,13 @@ def _each(
 
 
 def _make(
-    adapters: Sequence[OpenAdapter],
-    digests: Sequence[str],
+    adapters: Sequence[Source],
     plan: Plan,
     module: Module,
     *,
     figures_only: bool,
 ) -> list[Made]:
-    choice = plan.choice
+    choice, digests = plan.choice, [adapter.digest for adapter in adapters]
     made = []
     for part in range(module.parts):
         updates = [

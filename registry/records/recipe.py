@@ -12,10 +12,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from .. import tables
+from ..adapters.files import RECIPE
 from ..record import Record
-
-KEY = "fusery_recipe"
-"""Key of `adapter_config.json` that holds it; mlx-lm passes over keys that it does not know."""
 
 SHRINK = "shrink"
 """The method of what was only cut to a smaller rank."""
@@ -49,7 +47,7 @@ class CombinationRecipe(Record):
 
 def recipe_in(config: Mapping[str, Any]) -> CombinationRecipe | None:
     """Return the recipe in a configuration; None where there is none, or something else under its key."""
-    found = config.get(KEY)
+    found = config.get(RECIPE)
     if not isinstance(found, Mapping) or set(found) != set(CombinationRecipe.__slots__):
         return None
     method, sources, weights, density, seed, rank, version = (
