@@ -168,9 +168,12 @@ def _truncated(parts: Sequence[Weighted], rank: int, *, figures_only: bool) -> M
         largest = left[np.abs(left).argmax(axis=0), np.arange(left.shape[1])]
         turn = np.where(largest < 0, -1.0, 1.0)
         left, right = left * turn, right * turn[:, None]
-    first, second = (_lengths([part.update for part in parts], which) for which in ("a", "b"))
-    left = (left * np.divide(root, first, out=np.zeros_like(root), where=first > 0)[:, None]).astype(np.float32)
-    right = (right * np.divide(root, second, out=np.zeros_like(root), where=second > 0)).astype(np.float32)
+    # The columns of A are `gram.columns` long, the rows of B `gram.lengths / gram.columns`: here all of a term are `root` long.
+    first = np.divide(root, gram.columns, out=np.zeros_like(root), where=gram.lengths > 0)
+    second = np.divide(
+        root * gram.columns, gram.lengths, out=np.zeros_like(root), where=gram.lengths > 0
+    )
+    left, right = (left * first[:, None]).astype(np.float32), (right * second).astype(np.float32)
     ends = np.cumsum([0, *(part.update.a.shape[1] for part in parts)]).tolist()
     a = sum(
         np.asarray(part.update.a, np.float32) @ left[start:end]
@@ -185,18 +188,14 @@ def _truncated(parts: Sequence[Weighted], rank: int, *, figures_only: bool) -> M
 
 def _root(square: Array) -> Array:
     """Return X with X'X a symmetric matrix without negative eigenvalues; those that rounding made negative are zero."""
+    try:
+        triangle: Array = np.linalg.cholesky(square).T
+        return triangle
+    except np.linalg.LinAlgError:
+        pass  # columns that depend on each other, or are zero
     values, vectors = np.linalg.eigh(square)
     root: Array = np.sqrt(np.maximum(values, 0.0))[:, None] * vectors.T
     return root
-
-
-def _lengths(updates: Sequence[LowRank], which: Literal["a", "b"]) -> Array:
-    """Return the length of each column of A, or row of B, in float64."""
-    if which == "a":
-        squares = [np.einsum("ij,ij->j", each.a, each.a, dtype=np.float64) for each in updates]
-    else:
-        squares = [np.einsum("ij,ij->i", each.b, each.b, dtype=np.float64) for each in updates]
-    return np.sqrt(np.concatenate(squares))
 
 
 def _factors(
