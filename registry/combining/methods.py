@@ -107,14 +107,16 @@ def combine(
         figures_only: leave the factors out where they are not needed to find the figures.
 
     Raises:
-        ValueError: a number is not finite.
+        ValueError: a number of an update is not finite.  Numbers of the new factors may be too large for float32: those are
+            infinite, and the figures mean nothing then.
     """
-    if method in ("svd", "cat"):
-        if sum(part.update.a.shape[1] for part in parts) > rank:
-            return _truncated(parts, rank, figures_only=figures_only)
-        return _whole(parts, rank, figures_only=figures_only)
-    lefts, rights = _factors(parts, method, density, mask)
-    return _measured(parts, _padded(lefts, 1, rank), _padded(rights, 0, rank))
+    with np.errstate(over="ignore", invalid="ignore"):
+        if method in ("svd", "cat"):
+            if sum(part.update.a.shape[1] for part in parts) > rank:
+                return _truncated(parts, rank, figures_only=figures_only)
+            return _whole(parts, rank, figures_only=figures_only)
+        lefts, rights = _factors(parts, method, density, mask)
+        return _measured(parts, _padded(lefts, 1, rank), _padded(rights, 0, rank))
 
 
 def _terms(parts: Sequence[Weighted]) -> tuple[Gram, Array]:
@@ -288,8 +290,11 @@ def _measured(parts: Sequence[Weighted], a: Array, b: Array) -> Made:
     factors = np.concatenate([np.full(part.update.a.shape[1], part.factor) for part in parts])
     lefts = _products([*(part.update.a for part in parts), a])
     rights = _products([*(part.update.b.T for part in parts), b.T])
-    if not (np.isfinite(lefts).all() and np.isfinite(rights).all()):
+    own = len(factors)
+    if not (np.isfinite(lefts[:own, :own]).all() and np.isfinite(rights[:own, :own]).all()):
         raise ValueError("not finite")
+    if not (np.isfinite(lefts).all() and np.isfinite(rights).all()):
+        return Made(a, b, math.nan, math.nan, math.nan)
     sums, made = np.zeros(len(lefts)), np.zeros(len(lefts))
     sums[: len(factors)], made[len(factors) :] = factors, 1.0
     both = lefts * rights
@@ -301,10 +306,9 @@ def _products(columns: Sequence[Array]) -> Array:
     """Return the scalar products of all columns with all: in float32 by block of rows, summed in float64."""
     width, rows = sum(each.shape[1] for each in columns), columns[0].shape[0]
     total: Array = np.zeros((width, width))
-    with np.errstate(invalid="ignore", over="ignore"):
-        for start in range(0, rows, _ROWS):
-            block = np.concatenate([each[start : start + _ROWS] for each in columns], axis=1, dtype=np.float32)
-            total += block.T @ block
+    for start in range(0, rows, _ROWS):
+        block = np.concatenate([each[start : start + _ROWS] for each in columns], axis=1, dtype=np.float32)
+        total += block.T @ block
     return total
 
 

@@ -112,10 +112,6 @@ def write(
             for factors in ([each.a for each in made], [each.b for each in made]):
                 for factor in factors:
                     assert factor is not None
-                    if not np.isfinite(factor).all():
-                        raise BadInputError(
-                            f"numbers of {module.path} are too large for float32", hint="--weights with smaller ones"
-                        )
                     # An expert's factors stand the other way round than those of a linear layer.
                     laid = np.ascontiguousarray(factor.T if module.switch else factor, dtype="<f4")
                     file.write(laid.data)
@@ -175,6 +171,10 @@ def _make(
             raise FusionUnsupportedError(
                 f"an update of {module.path} in {names} holds numbers that are not finite"
             ) from None
+        if not all(np.isfinite(factor).all() for factor in (found.a, found.b) if factor is not None):
+            raise BadInputError(
+                f"numbers of {module.path} are too large for float32", hint="--weights with smaller ones"
+            )
         if figures_only and found.a is not None:
             found = Made(None, None, found.norm, found.product, found.square)
         made.append(found)
