@@ -145,9 +145,7 @@ def _line(method: str, found: dict[str, Any]) -> str:
         return line
     ratio = found["peft_seconds"] / found["seconds"]
     extrapolated = " (extrapolated)" if method == "svd" else ""
-    return (
-        f"{line}; PEFT {found['peft_seconds']:.1f} s{extrapolated}, {found['peft_max_bytes'] / 1e6:.0f} MB: {ratio:.2f} x"
-    )
+    return f"{line}; PEFT {found['peft_seconds']:.1f} s{extrapolated}, {found['peft_max_bytes'] / 1e6:.0f} MB: {ratio:.2f} x"
 
 
 def _options() -> argparse.Namespace:

@@ -33,7 +33,9 @@ def _new_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-def _numbers(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[float, ...] | None:
+def _numbers(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> tuple[float, ...] | None:
     if value is None:
         return None
     try:
@@ -59,14 +61,12 @@ def _numbers(context: click.Context, parameter: click.Parameter, value: str | No
 def combine_command(session: Session, references: tuple[str, ...], **options: Any) -> None:
     """Combine adapters on one base into a new adapter, and register it.
 
-    \b
-    svd     the weighted sum of the updates, cut to a rank
-    cat     that sum, whole: the ranks add up
-    linear  weighted sums of the factors A and B: close at best, but small
-    ties    the same of the largest numbers, where most adapters agree in sign
-    dare    the same of numbers that are drawn, made larger for those left out
+    svd makes the weighted sum of the updates, cut to a rank; cat all of that sum, whose rank is the sum of theirs.
 
-    They agree with PEFT's add_weighted_adapter (dare is its dare_linear).  The recipe is part of the new adapter: the
+    linear adds up the factors A and B, which only comes near to that sum; ties does so with the largest numbers, where
+    they agree in sign, and dare with numbers that are drawn.  See docs/guides/combine.md.
+
+    All agree with PEFT's add_weighted_adapter (dare is its dare_linear).  The recipe is part of the new adapter: the
     same again gives the same bytes, and the adapter that is there.
     """
     _run(session, "combining", session.registry.adapters.combine, references, options)
@@ -114,7 +114,10 @@ def _print(session: Session, done: Combination) -> None:
     what = "of the update" if recipe.method == "shrink" else "of the weighted sum of the updates"
     session.facts(
         [
-            ("from", ", ".join(name if weight == 1 else f"{name} x {number(weight)}" for name, weight in weighted)),
+            (
+                "from",
+                ", ".join(name if weight == 1 else f"{name} x {number(weight)}" for name, weight in weighted),
+            ),
             ("how", ", ".join(how)),
             ("kept", f"{share(done.retained)} {what} (least: {least})"),
             ("relative error", number(done.relative_error)),

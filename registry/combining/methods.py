@@ -172,9 +172,7 @@ def _truncated(parts: Sequence[Weighted], rank: int, *, figures_only: bool) -> M
         left, right = left * turn, right * turn[:, None]
     # The columns of A are `gram.columns` long, the rows of B `gram.lengths / gram.columns`: here all of a term are `root` long.
     first = np.divide(root, gram.columns, out=np.zeros_like(root), where=gram.lengths > 0)
-    second = np.divide(
-        root * gram.columns, gram.lengths, out=np.zeros_like(root), where=gram.lengths > 0
-    )
+    second = np.divide(root * gram.columns, gram.lengths, out=np.zeros_like(root), where=gram.lengths > 0)
     left, right = (left * first[:, None]).astype(np.float32), (right * second).astype(np.float32)
     ends = np.cumsum([0, *(part.update.a.shape[1] for part in parts)]).tolist()
     a = sum(
@@ -255,7 +253,8 @@ def largest_kept(tensor: Array, density: float) -> Array:
     missing = kept - int(np.count_nonzero(chosen))
     if missing:
         chosen[np.flatnonzero(sizes == bound)[:missing]] = True
-    return tensor * chosen.reshape(tensor.shape)
+    found: Array = tensor * chosen.reshape(tensor.shape)
+    return found
 
 
 def _elected(tensors: Sequence[Array], weights: Sequence[np.float32]) -> Array:

@@ -74,10 +74,7 @@ def measure(adapters: Sequence[Source], plan: Plan) -> dict[str, Figures]:
         FusionUnsupportedError: a number is not finite.
         BlobCorruptError: a file ends before it should.
     """
-    return {
-        module.path: Figures.of(made)
-        for module, made in _each(adapters, plan, figures_only=True)
-    }
+    return {module.path: Figures.of(made) for module, made in _each(adapters, plan, figures_only=True)}
 
 
 def write(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from sqlalchemy import select
@@ -45,14 +45,15 @@ class CombinationRecipe(Record):
     fusery: str
 
 
+_FIELDS = tuple(each.name for each in fields(CombinationRecipe))
+
+
 def recipe_in(config: Mapping[str, Any]) -> CombinationRecipe | None:
     """Return the recipe in a configuration; None where there is none, or something else under its key."""
     found = config.get(RECIPE)
-    if not isinstance(found, Mapping) or set(found) != set(CombinationRecipe.__slots__):
+    if not isinstance(found, Mapping) or set(found) != set(_FIELDS):
         return None
-    method, sources, weights, density, seed, rank, version = (
-        found[name] for name in CombinationRecipe.__slots__
-    )
+    method, sources, weights, density, seed, rank, version = (found[name] for name in _FIELDS)
     if not (isinstance(method, str) and isinstance(version, str) and _is_whole(rank)):
         return None
     if not (_is_list(sources, _is_digest) and _is_list(weights, _is_number) and len(sources) == len(weights)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version as installed
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -242,6 +243,8 @@ def _record(
                 "base": adapter.base.digest,
                 **({"trained_on": trained_on_view(adapter)} if adapter.trained_on else {}),
                 "val_loss": adapter.val_loss,
+                # That it was computed here, and not only says so in its files.
+                **({"tool": f"fusery {installed('fusery')}"} if sources else {}),
             },
             actor=workspace.actor,
             at=adapter.created_at,

@@ -43,14 +43,22 @@ def update(registry: Registry, name: str) -> dict[str, np.ndarray[Any, Any]]:
 
 
 def test_a_combination_is_registered_with_its_recipe(filled: Registry) -> None:
-    done = filled.adapters.combine(BOTH, method="cat", weights=[0.5, -2], task="both", tags={"a": "b"}, note="n")
+    done = filled.adapters.combine(
+        BOTH, method="cat", weights=[0.5, -2], task="both", tags={"a": "b"}, note="n"
+    )
     assert done.adapter is not None
     assert done.adapter.created
     assert (done.name, done.retained, done.relative_error) == (done.adapter.name, 1.0, 0.0)
     shown = filled.adapters.show("both@1")
     assert shown.computed_from == ("course_rec_v1_20260115", done.sources[1])
     assert shown.recipe == done.recipe
-    assert (shown.rank, shown.scale, shown.parent, shown.note, dict(shown.tags)) == (16, 1.0, None, "n", {"a": "b"})
+    assert (shown.rank, shown.scale, shown.parent, shown.note, dict(shown.tags)) == (
+        16,
+        1.0,
+        None,
+        "n",
+        {"a": "b"},
+    )
     assert done.recipe.sources == tuple(filled.adapters.show(name).digest for name in BOTH)
     assert (done.recipe.weights, done.recipe.density, done.recipe.seed) == ((0.5, -2.0), None, None)
     assert not shown.findings
@@ -88,7 +96,9 @@ def test_a_shrunk_adapter_keeps_what_was_said_before(filled: Registry) -> None:
     squares = [np.square(np.linalg.svd(matrix, compute_uv=False)) for matrix in whole.values()]
     share = sum(each[:3].sum() for each in squares) / sum(each.sum() for each in squares)
     assert done.retained == pytest.approx(share, rel=1e-6)
-    error = sum(np.square(whole[name] - new[name]).sum() for name in whole) / sum(each.sum() for each in squares)
+    error = sum(np.square(whole[name] - new[name]).sum() for name in whole) / sum(
+        each.sum() for each in squares
+    )
     assert done.relative_error == pytest.approx(error**0.5, rel=1e-4)
     assert done.recipe.method == "shrink"
     whole_again = filled.adapters.shrink("course_rec@1", rank=8, task="whole")
@@ -99,7 +109,9 @@ def test_lineage_impact_and_yank_know_what_was_computed(filled: Registry) -> Non
     filled.adapters.combine(BOTH, task="both")
     small = filled.adapters.shrink("both@1", rank=2, task="small")
     up = filled.provenance.lineage("small@1", down=False)
-    relations = [(edge.source, edge.relation, edge.target) for edge in up.edges if edge.relation == "computed-from"]
+    relations = [
+        (edge.source, edge.relation, edge.target) for edge in up.edges if edge.relation == "computed-from"
+    ]
     names = {node.id: node.name for node in up.nodes}
     both = filled.adapters.show("both@1").name
     assert {(names[source], names[target]) for source, _, target in relations} == {
@@ -165,7 +177,9 @@ def dora(registry: Registry, base: Path, folder: Path) -> list[str]:
 def elsewhere(registry: Registry, base: Path, folder: Path) -> list[str]:
     other = tiny_models.make_base(folder / "other", seed=9)
     registry.bases.add(other, name="other")
-    registry.adapters.register(tiny_models.make_adapter(folder / "on", other, seed=5), base="other", task="on")
+    registry.adapters.register(
+        tiny_models.make_adapter(folder / "on", other, seed=5), base="other", task="on"
+    )
     return ["course_rec@1", "on@1"]
 
 

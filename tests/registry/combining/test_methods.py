@@ -42,7 +42,9 @@ def updates(draw: st.DrawFn, *, rank: int | None = None, number: int = 0) -> Wei
 def several(draw: st.DrawFn, *, one_rank: bool = False) -> list[Weighted]:
     rank = draw(st.integers(1, 5)) if one_rank else None
     found = [draw(updates(rank=rank, number=number)) for number in range(draw(st.integers(1, 3)))]
-    if len(found) > 1 and draw(st.booleans()):  # an adapter with itself, or with one that was trained on from it
+    if len(found) > 1 and draw(
+        st.booleans()
+    ):  # an adapter with itself, or with one that was trained on from it
         found[1] = Weighted(1, found[0].update, found[1].weight)
     return found
 
@@ -131,7 +133,9 @@ def test_the_figures_are_those_of_the_factors(parts: list[Weighted], method: Met
     st.lists(st.sampled_from([0.0, 0.5, -0.5, 1.0, -2.0, 3.0]), min_size=1, max_size=40),
     st.sampled_from([0.0, 0.2, 0.5, 0.99, 1.0]),
 )
-def test_the_largest_numbers_are_kept_and_of_equal_ones_the_first(values: list[float], density: float) -> None:
+def test_the_largest_numbers_are_kept_and_of_equal_ones_the_first(
+    values: list[float], density: float
+) -> None:
     tensor = np.array(values, np.float32)
     kept = int(density * len(values))
     order = sorted(range(len(values)), key=lambda place: (-abs(values[place]), place))

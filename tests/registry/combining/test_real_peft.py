@@ -49,7 +49,10 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def folders(base: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Three adapters, of which the last one has a module that the others lack, and lacks one that they have."""
-    place, modules = tmp_path_factory.mktemp("adapters"), (("q_proj", "v_proj"),) * 2 + (("v_proj", "up_proj"),)
+    place, modules = (
+        tmp_path_factory.mktemp("adapters"),
+        (("q_proj", "v_proj"),) * 2 + (("v_proj", "up_proj"),),
+    )
     return [
         make_peft(place / str(number), base, modules=names, seed=number, **config)
         for number, (names, config) in enumerate(zip(modules, CONFIGS, strict=True))
@@ -104,7 +107,9 @@ def masks(registry: Registry, folders: list[Path], seed: int, density: float, pl
             path, _, rest = name.removeprefix("base_model.model.").partition(".lora_")
             which = f"lora_{rest[0].lower()}"
             mask = mask_of(seed, [row.digest for row in rows], density, f"{path}#0")
-            found[f"{number} {path} lora_{rest[0]}"] = mask(number, which, tensor.T.shape).T.astype(np.float32)
+            found[f"{number} {path} lora_{rest[0]}"] = mask(number, which, tensor.T.shape).T.astype(
+                np.float32
+            )
     np.savez(place, **found)  # type: ignore[arg-type]
     return place
 
