@@ -69,6 +69,7 @@ def combine_command(session: Session, references: tuple[str, ...], **options: An
     All agree with PEFT's add_weighted_adapter (dare is its dare_linear).  The recipe is part of the new adapter: the
     same again gives the same bytes, and the adapter that is there.
     """
+    _use_one_thread()
     _run(session, "combining", session.registry.adapters.combine, references, options)
 
 
@@ -81,7 +82,14 @@ def shrink_command(session: Session, reference: str, **options: Any) -> None:
 
     How much of the update that keeps is shown; with --dry-run before anything is made.
     """
+    _use_one_thread()
     _run(session, "shrinking", session.registry.adapters.shrink, reference, options)
+
+
+def _use_one_thread() -> None:
+    # Modules are worked on side by side: threads within each product would only get in one another's way, and could add
+    # up in another order.  NumPy reads this when it is loaded, which is later.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 def _run(
@@ -91,9 +99,6 @@ def _run(
     what: str | tuple[str, ...],
     options: Mapping[str, Any],
 ) -> None:
-    # Modules are worked on side by side: threads within each product would only get in one another's way, and could add
-    # up in another order.  NumPy reads this when it is loaded, which is later.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     with session.progress(label) as progress:
         done = compute(what, **options, reporter=session.reporter(progress))
     names = [] if done.name is None else [done.name]

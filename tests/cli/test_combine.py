@@ -5,6 +5,9 @@ from __future__ import annotations
 import pytest
 from fixture_types import Fusery
 
+from fusery.cli import combine
+from fusery.registry.combining import methods
+
 KEYS = {
     "name", "sources", "recipe", "modules", "retained", "relative_error", "least_module", "least_retained", "bytes",
     "dry_run",
@@ -34,6 +37,10 @@ def test_combine_for_people_scripts_and_once_more(stocked: Fusery) -> None:
     shown = stocked("show", made["name"])
     assert "course_rec_v1_20260115, course_rec_v2_20260201" in shown.out
     assert "svd, rank 8, weights 0.7, 0.3, fusery " in shown.out
+
+
+def test_the_command_has_every_method() -> None:
+    assert combine.METHODS == methods.METHODS
 
 
 def test_shrink(stocked: Fusery) -> None:
