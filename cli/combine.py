@@ -87,8 +87,8 @@ def shrink_command(session: Session, reference: str, **options: Any) -> None:
 
 
 def _use_one_thread() -> None:
-    # Modules are worked on side by side: threads within each product would only get in one another's way, and could add
-    # up in another order.  NumPy reads this when it is loaded, which is later.
+    # Modules are worked on side by side: threads within each product would only get in one another's way.  NumPy reads
+    # this when it is loaded, which is later.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 

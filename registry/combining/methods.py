@@ -44,6 +44,9 @@ _BLOCK = 1 << 15
 _ROWS = 1024
 """Rows that are multiplied at once, for the same reason."""
 
+_ALONE = 1 << 18
+"""Multiplications in a product of matrices up to which OpenBLAS uses one thread (its interface/gemm.c)."""
+
 _LOST = 1e-7
 """Share of the largest singular value below which float64 Gram matrices know no direction."""
 
@@ -175,27 +178,39 @@ def _truncated(parts: Sequence[Weighted], rank: int, *, figures_only: bool) -> M
     second = np.divide(root * gram.columns, gram.lengths, out=np.zeros_like(root), where=gram.lengths > 0)
     left, right = (left * first[:, None]).astype(np.float32), (right * second).astype(np.float32)
     ends = np.cumsum([0, *(part.update.a.shape[1] for part in parts)]).tolist()
-    a = sum(
-        np.asarray(part.update.a, np.float32) @ left[start:end]
-        for part, start, end in zip(parts, ends, ends[1:], strict=False)
-    )
-    b = sum(
-        right[:, start:end] @ np.asarray(part.update.b, np.float32)
-        for part, start, end in zip(parts, ends, ends[1:], strict=False)
-    )
+    slices = [slice(*ends[number : number + 2]) for number in range(len(parts))]
+    a = sum(_tall(part.update.a, left[own]) for part, own in zip(parts, slices, strict=True))
+    b = sum(_wide(right[:, own], part.update.b) for part, own in zip(parts, slices, strict=True))
     return Made(_padded(np.asarray(a), 1, rank), _padded(np.asarray(b), 0, rank), norm, kept, kept)
 
 
 def _root(square: Array) -> Array:
     """Return X with X'X a symmetric matrix without negative eigenvalues; those that rounding made negative are zero."""
-    try:
-        triangle: Array = np.linalg.cholesky(square).T
-        return triangle
-    except np.linalg.LinAlgError:
-        pass  # columns that depend on each other, or are zero
     values, vectors = np.linalg.eigh(square)
     root: Array = np.sqrt(np.maximum(values, 0.0))[:, None] * vectors.T
     return root
+
+
+def _tall(a: Array, small: Array) -> Array:
+    """Return a @ small in float32, in pieces that BLAS multiplies in one thread however many it may use.
+
+    Pieces that it divides itself are rounded otherwise with every number of threads.
+    """
+    a = np.ascontiguousarray(a, np.float32)
+    height = max(1, _ALONE // max(1, small.size))
+    cut = len(a) // height * height
+    first: Array = (a[:cut].reshape(cut // height, height, a.shape[1]) @ small).reshape(cut, small.shape[1])
+    return first if cut == len(a) else np.concatenate([first, a[cut:] @ small])
+
+
+def _wide(small: Array, b: Array) -> Array:
+    """Return small @ b in float32, in pieces as `_tall` does."""
+    b = np.ascontiguousarray(b, np.float32)
+    width = max(1, _ALONE // max(1, small.size))
+    cut = b.shape[1] // width * width
+    pieces = small @ b[:, :cut].reshape(len(b), cut // width, width).transpose(1, 0, 2)
+    first: Array = pieces.transpose(1, 0, 2).reshape(len(small), cut)
+    return first if cut == b.shape[1] else np.concatenate([first, small @ b[:, cut:]], axis=1)
 
 
 def _factors(

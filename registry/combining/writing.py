@@ -163,7 +163,9 @@ def _make(
                 mask=mask_of(choice.seed or 0, digests, choice.density or 1.0, f"{module.path}#{part}"),
                 figures_only=figures_only,
             )
-        except ValueError:
+        except ValueError as error:
+            if error.args != ("not finite",):
+                raise
             names = " or ".join(adapters[number].name for number in module.holders)
             raise FusionUnsupportedError(
                 f"an update of {module.path} in {names} holds numbers that are not finite"

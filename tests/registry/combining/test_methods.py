@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -156,6 +159,34 @@ def test_ties_by_hand() -> None:
     made = combine(parts, "ties", rank=1, density=0.7)
     assert made.a is not None
     assert made.a.ravel().tolist() == [4.0, 2.0, 0.0]
+
+
+THREADED = """
+import hashlib
+import numpy as np
+from fusery.registry.combining.methods import LowRank, Weighted, combine
+random = np.random.default_rng(0)
+def update(rows, columns):
+    factors = random.standard_normal((rows, 64)), random.standard_normal((64, columns))
+    return LowRank(*(factor.astype(np.float32) for factor in factors), 2.0)
+for rows, columns in ((2048, 3001), (1111, 640)):
+    made = combine([Weighted(number, update(rows, columns), 0.3) for number in range(2)], "svd", rank=48)
+    print(hashlib.sha256(made.a.tobytes() + made.b.tobytes()).hexdigest())
+"""
+
+
+def test_how_many_threads_blas_has_changes_no_byte() -> None:
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", THREADED],
+            env={**os.environ, "OPENBLAS_NUM_THREADS": threads},
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+        ).stdout
+        for threads in ("1", "2", "4")
+    }
+    assert len(found) == 1
 
 
 @pytest.mark.parametrize("method", METHODS)
