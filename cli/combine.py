@@ -59,15 +59,15 @@ def _numbers(
 @click.option("--seed", type=int, metavar="N", help="Of what dare keeps; default: 0.")
 @_new_options
 def combine_command(session: Session, references: tuple[str, ...], **options: Any) -> None:
-    """Combine adapters on one base into a new adapter, and register it.
+    """Combine adapters on one base into a new adapter.
 
     svd makes the weighted sum of the updates, cut to a rank; cat all of that sum, whose rank is the sum of theirs.
 
     linear adds up the factors A and B, which only comes near to that sum; ties does so with the largest numbers, where
     they agree in sign, and dare with numbers that are drawn.  See docs/guides/combine.md.
 
-    All agree with PEFT's add_weighted_adapter (dare is its dare_linear).  The recipe is part of the new adapter: the
-    same again gives the same bytes, and the adapter that is there.
+    All agree with PEFT's add_weighted_adapter (dare is its dare_linear).  The new adapter is registered, with the recipe in
+    it: the same again gives the same bytes, and the adapter that is there.
     """
     _use_one_thread()
     _run(session, "combining", session.registry.adapters.combine, references, options)
@@ -78,9 +78,10 @@ def combine_command(session: Session, references: tuple[str, ...], **options: An
 @click.option("--rank", type=int, required=True, metavar="R", help="Rank of the new adapter.")
 @_new_options
 def shrink_command(session: Session, reference: str, **options: Any) -> None:
-    """Make the nearest adapter of a smaller rank, and register it.
+    """Make the nearest adapter of a smaller rank.
 
-    How much of the update that keeps is shown; with --dry-run before anything is made.
+    It is registered, with the recipe in it.  How much of the update that keeps is shown; with --dry-run before anything
+    is made.
     """
     _use_one_thread()
     _run(session, "shrinking", session.registry.adapters.shrink, reference, options)
