@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from conftest import Fusery
 
 # Commands one after the other, on a registry with a base and two adapters, and how many statements each sent at
-# c9c5869, the last commit before records were typed; one or two more where sources of adapters are asked for, which came
+# c9c5869, the last commit before records were typed; a few more where sources of adapters are asked for, which came
 # later: seals, lineage, what depends on a yank, a table more.  Less is better: lower a number when a command asks less.
 BEFORE = [
     ("list", 15),
