@@ -43,6 +43,7 @@ docs: $(VENV)/.dev  ## Make the reference pages from the code
 
 bench: $(VENV)/.dev $(VENV)-bench/.peers  ## Measure against peers in the same run (fetches PyTorch, PEFT and MLflow)
 	$(BIN)/python benchmarks/fuse.py --peft-python $(VENV)-bench/bin/python $(ARGS)
+	$(BIN)/python benchmarks/combine.py --peft-python $(VENV)-bench/bin/python
 	$(BIN)/python benchmarks/exchange.py
 	$(BIN)/python benchmarks/startup.py --mlflow $(VENV)-bench/bin/mlflow
 	$(BIN)/python benchmarks/store.py

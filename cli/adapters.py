@@ -285,6 +285,7 @@ def _print_adapter(session: Session, view: AdapterDetails) -> None:
                 cell(view["parent"])
                 + (f" (yanked: {cell(reason)})" if (reason := view["parent_yanked"]) else ""),
             ),
+            *_computed(view),
             ("tags", marked(cell(view["tags"]), view, *tag_fields(view))),
             ("note", marked(cell(view["note"]), view, "note")),
             ("digest", view["digest"]),
@@ -306,6 +307,20 @@ def _print_adapter(session: Session, view: AdapterDetails) -> None:
         what = f"{running['kind']}{aside(running)}"
         session.print(f"runs at {cell(running['place'])} as {what}, since {running['at']}")
     print_findings(session, view["findings"])
+
+
+def _computed(view: AdapterDetails) -> list[tuple[str, str]]:
+    """Return what an adapter was computed from, if it was not trained."""
+    recipe = view.recipe
+    if recipe is None:
+        return []
+    density = "" if recipe.density is None else f", density {number(recipe.density)}"
+    seed = "" if recipe.seed is None else f", seed {recipe.seed}"
+    weights = ", ".join(number(weight) for weight in recipe.weights)
+    how = f"{recipe.method}, rank {recipe.rank}, weights {weights}{density}{seed}, fusery {recipe.fusery}"
+    # Who took the files in alone may not have what they were made of.
+    names = view.computed_from or tuple(digest[:12] for digest in recipe.sources)
+    return [("computed from", cell(names)), ("recipe", cell(how))]
 
 
 def _dataset(view: Adapter) -> str:

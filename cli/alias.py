@@ -180,6 +180,8 @@ def _print_yank(session: Session, yank: Yank) -> None:
         session.print(f"  the same bytes are {cell(name)}, which is not yanked by this")
     for name in yank.continued:
         session.print(f"  it was continued to {cell(name)}, which is not yanked by this")
+    for name in yank.computed:
+        session.print(f"  {cell(name)} was computed from it, and is not yanked by this")
 
 
 def _subject(entry: Event) -> str:

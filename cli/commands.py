@@ -28,6 +28,8 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Fuse": {
         "fuse": ("fuse", "Fuse an adapter into its base."),
+        "combine": ("combine", "Combine adapters on one base into a new adapter."),
+        "shrink": ("combine", "Make the nearest adapter of a smaller rank."),
         "fidelity": ("fidelity", "Show how much of an adapter a fused model holds."),
         "cache": ("collect", "List, prune, pin and explain this machine's fused models."),
     },

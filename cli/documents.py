@@ -33,6 +33,8 @@ DOCUMENTS: Mapping[str, str] = {
     "probe": "evaluation.probe_report:ProbeReport",
     "bench": "evaluation.bench:BenchReport | null",
     "fuse": "records.fused:Fused | [bulk.jobs:FusedOrNot]",
+    "combine": "combining.combine:Combination",
+    "shrink": "combining.combine:Combination",
     "fidelity": "records.fused:FusedDetails | fusion.formats:Formats",
     "cache list": "fusion.cache:CacheContents",
     "cache prune": "fusion.cache:Pruned",

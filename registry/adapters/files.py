@@ -5,5 +5,8 @@ CONFIG = "adapter_config.json"
 METADATA = "adapter_metadata.json"
 PEFT_WEIGHTS = "adapter_model.safetensors"
 
+RECIPE = "fusery_recipe"
+"""Key of `adapter_config.json` that says how an adapter was computed from others; mlx-lm passes over keys it does not know."""
+
 JSON_LIMIT = 4 << 20
 """Bytes of a JSON file that is read; the largest honest ones name every expert of a large mixture."""

@@ -6,7 +6,7 @@ import datetime as dt
 import math
 from collections.abc import Iterator
 
-from ..adapters.files import CONFIG, METADATA
+from ..adapters.files import CONFIG, METADATA, RECIPE
 from ..adapters.finding import Finding
 from ..errors import BadInputError
 from ..names import AdapterName, parse_date
@@ -190,7 +190,8 @@ def loss_plausible(candidate: Candidate) -> Iterator[Finding]:
 def training_recorded(candidate: Candidate) -> Iterator[Finding]:
     """The run is one that trained, and on what is known."""
     folder, declared = candidate.folder, candidate.declared
-    if not (declared.dataset or folder.metadata.dataset or folder.config.data):
+    computed = RECIPE in folder.raw_config  # from adapters that it names, and on no data of its own
+    if not (declared.dataset or folder.metadata.dataset or folder.config.data or computed):
         yield DATASET_UNKNOWN.found("dataset", "nothing says what the adapter was trained on")
     if folder.config.iters == 0:
         yield NOT_TRAINED.found(CONFIG, "the configuration says 0 iterations")

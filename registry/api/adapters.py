@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ..admission.submission import Facts
     from ..catalog.compare import ComparedAdapters
     from ..catalog.diff import Difference
+    from ..combining.combine import Combination
     from ..evaluation.bench import BenchReport
     from ..evaluation.probe import ProbeReport
     from ..fusion.request import FuseRequest
@@ -201,6 +202,68 @@ class Adapters(Resource):
             reason=reason,
         )
         return amend(self.workspace, named(reference), correction)
+
+    def combine(
+        self,
+        references: Sequence[Named],
+        *,
+        method: str = "svd",
+        weights: Sequence[float] | None = None,
+        density: float | None = None,
+        seed: int | None = None,
+        rank: int | None = None,
+        task: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        note: str | None = None,
+        dry_run: bool = False,
+        reporter: Reporter = SILENT,
+    ) -> Combination:
+        """Combine two or more adapters on one base into a new one, which is registered with its recipe.
+
+        The same adapters and recipe give the same bytes, and the adapter that is there already.  See
+        `fusery.registry.combining.combine.combine`.
+        """
+        from ..combining.combine import combine
+
+        return combine(
+            self.workspace,
+            each_named(references),
+            method=method,
+            weights=weights,
+            density=density,
+            seed=seed,
+            rank=rank,
+            task=task,
+            tags=tags,
+            note=note,
+            dry_run=dry_run,
+            reporter=reporter,
+        )
+
+    def shrink(
+        self,
+        reference: Named,
+        *,
+        rank: int,
+        task: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        note: str | None = None,
+        dry_run: bool = False,
+        reporter: Reporter = SILENT,
+    ) -> Combination:
+        """Make the nearest adapter of a smaller rank, and register it; see `fusery.registry.combining.combine.shrink`."""
+        from ..combining.combine import shrink
+
+        return shrink(
+            self.workspace,
+            named(reference),
+            rank=rank,
+            task=task,
+            tags=tags,
+            note=note,
+            dry_run=dry_run,
+            reporter=reporter,
+        )
 
     def yank(self, reference: Named, *, reason: str) -> Yank:
         """Withdraw an adapter, and return what depends on it still; see `fusery.registry.releases.yanks.yank`."""

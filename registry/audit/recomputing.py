@@ -23,6 +23,7 @@ from ..fusion.records import in_words
 from ..models.identity import identify_base
 from ..records.bases import recorded_architecture
 from ..records.derived import LEARNED, adapter_columns, base_columns, describe_base, differing
+from ..records.recipe import false_sources
 from ..records.renderings import fetch_originals
 from .admitting import submission_of, unfit
 from .auditable import AuditableItem
@@ -129,7 +130,11 @@ def _adapter(workspace: Workspace, item: AuditableItem, number: int) -> Iterator
         known = {finding.code for finding in row.findings}
         submission = submission_of(row)
         said = {column: getattr(row, column) for column in _ADAPTER}
+        false = false_sources(row)
         assert row.manifest.files is not None
+    if false:
+        message = "it is on record as computed from other adapters than its own recipe names"
+        yield Untrue("sources_differ", item.name, message, "adapter_source")
     with workspace.cache.scratch() as scratch:
         files = fetch_originals(workspace, row, scratch / "arrived")
         try:

@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 
 from .. import tables
 from ..records.adapter_details import AdapterDetails
+from ..records.recipe import recipe_in
 from ..records.renderings import own_form
 from ..records.views import adapter_facts, entries
 
@@ -22,6 +23,7 @@ def full_record(session: Session, adapter: tables.Adapter, **facts: Any) -> Adap
     """
     from ..training.facts import recorded_points, run_record
 
+    recipe = recipe_in(adapter.training)
     known = {
         **adapter_facts(session, [adapter])[0],
         "reduction_factor": round(adapter.total_parameters / max(1, adapter.trainable_parameters), 2),
@@ -30,6 +32,9 @@ def full_record(session: Session, adapter: tables.Adapter, **facts: Any) -> Adap
         "files": entries(adapter.manifest),
         "format": own_form(adapter),
         "training": adapter.training,
+        # Asked of the database only where there are any: sources without a recipe are for the audit.
+        "computed_from": tuple(row.source.name for row in adapter.sources) if recipe is not None else (),
+        "recipe": recipe,
         "training_run": run_record(session, adapter),
         "curve": recorded_points(session, adapter),
     }

@@ -40,11 +40,18 @@ class Gram:
     """The Gram matrices of columns of length 1, and the lengths that were taken out.
 
     With columns of length 1 the loss does not depend on how the numbers are spread over A and B, or over the rank.
+
+    Attributes:
+        left: the scalar products of the a_k, each with length 1.
+        right: those of the b_k.
+        lengths: of the terms: length of a_k times length of b_k.
+        columns: lengths of the a_k.
     """
 
     left: Array
     right: Array
     lengths: Array
+    columns: Array
 
     @classmethod
     def of(cls, lefts: Sequence[Array], rights: Sequence[Array]) -> Gram:
@@ -67,7 +74,7 @@ class Gram:
         for gram, length in zip(grams, lengths, strict=True):
             divisor = np.where(length > 0, length, 1.0)
             unit.append(gram / divisor / divisor[:, None])
-        return cls(unit[0], unit[1], lengths[0] * lengths[1])
+        return cls(unit[0], unit[1], lengths[0] * lengths[1], lengths[0])
 
     @property
     def size(self) -> int:

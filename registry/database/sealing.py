@@ -116,6 +116,7 @@ KINDS: Mapping[str, Kind] = {
             tables.AdapterRendering,
             tables.CurvePoint,
             tables.TrainingRun,
+            tables.AdapterSource,
             label="name",
         ),
         _kind(

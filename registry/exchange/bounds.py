@@ -58,6 +58,8 @@ def _parts(item: Item) -> Iterator[tuple[Table, Values]]:
         for values, manifest in item.renderings:
             yield _table(tables.AdapterRendering), values
             manifests.append(manifest)
+        for values, _ in item.sources:
+            yield _table(tables.AdapterSource), values
         if item.dataset is not None:
             yield _table(tables.Dataset), item.dataset
         if item.run is not None:

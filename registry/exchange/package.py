@@ -1,7 +1,7 @@
 """A package: one thing of a registry and all that it needs, read in one transaction, as plain values without row numbers.
 
-What it needs: an adapter its base model, the base's calibrations, its dataset and its parents; a fused artifact its
-adapters.  In a package everything comes after what it needs.
+What it needs: an adapter its base model, the base's calibrations, its dataset, its parents and what it was computed from;
+a fused artifact its adapters.  In a package everything comes after what it needs.
 """
 
 from __future__ import annotations
@@ -91,6 +91,7 @@ class Adapter(Thing):
     task: str
     base: Base
     parent: Adapter | None
+    sources: list[tuple[Values, Adapter]]
     dataset: Values | None
     tags: list[Values]
     findings: list[Values]
@@ -209,34 +210,44 @@ class _Reader:
         return base
 
     def adapter(self, row: tables.Adapter) -> Adapter:
-        """Read an adapter after its parents; without recursion, since a chain of them may be long."""
-        chain, seen = [row], {row.id}
-        while chain[-1].parent is not None and ("adapter", chain[-1].parent.id) not in self.items:
-            chain.append(chain[-1].parent)
-            if chain[-1].id in seen or len(chain) > MOST_ADAPTERS:
+        """Read an adapter after its parents and sources; without recursion, since a chain of them may be long."""
+        chain, open_ = [row], {row.id}
+        self._require_few(row)
+        while chain:
+            needed = [each.source for each in chain[-1].sources]
+            needed += [chain[-1].parent] if chain[-1].parent is not None else []
+            above = next((each for each in needed if ("adapter", each.id) not in self.items), None)
+            if above is None:
+                each = chain.pop()
+                open_.discard(each.id)
+                if ("adapter", each.id) not in self.items:
+                    self.items["adapter", each.id] = self._adapter(each)
+                continue
+            if above.id in open_ or len(chain) >= MOST_ADAPTERS:
                 raise CheckFailedError(
                     f"the parents of {row.name} lead in a circle, or on without end",
                     hint="fusery audit, there",
                 )
-            seen.add(chain[-1].id)
-        for each in reversed(chain):
-            if ("adapter", each.id) not in self.items:
-                self.items["adapter", each.id] = self._adapter(each)
+            self._require_few(above)
+            chain.append(above)
+            open_.add(above.id)
         found = self.items["adapter", row.id]
         assert isinstance(found, Adapter)
         return found
 
-    def _adapter(self, row: tables.Adapter) -> Adapter:
+    def _require_few(self, row: tables.Adapter) -> None:
         require_few(self._session, "adapter", row.id, row.manifest_id)
+
+    def _adapter(self, row: tables.Adapter) -> Adapter:
         base = self.base(row.base)
-        parent = self.items["adapter", row.parent_id] if row.parent_id is not None else None
-        assert parent is None or isinstance(parent, Adapter)
+        parent = self._known(row.parent_id) if row.parent_id is not None else None
         run = self._session.get(tables.TrainingRun, row.id)
         return Adapter(
             **self._common(row, row.name, "adapter", row.name, None),
             task=row.task.name,
             base=base,
             parent=parent,
+            sources=[(values_of(each), self._known(each.source_id)) for each in row.sources],
             dataset=values_of(row.dataset) if row.dataset is not None else None,
             tags=[values_of(tag) for tag in row.tags],
             findings=[values_of(finding) for finding in row.findings],
@@ -247,6 +258,11 @@ class _Reader:
             amendments=[values_of(each) for each in row.amendments],
             trained_on=self._trained_on(row),
         )
+
+    def _known(self, number: int) -> Adapter:
+        found = self.items["adapter", number]
+        assert isinstance(found, Adapter)
+        return found
 
     def _trained_on(self, row: tables.Adapter) -> frozenset[str]:
         base = with_digest(self._session, row.trained_on)

@@ -17,6 +17,7 @@ from ..database import Database, events
 from ..errors import BadInputError
 from ..fusion.foreign import foreign_key
 from ..records.deposit import record_manifest
+from ..records.recipe import false_sources
 from ..records.renderings import record_rendering, recorded_digest
 from ..records.withdrawals import stands
 from .arriving import Seen
@@ -149,6 +150,15 @@ def _insert_adapter(session: Session, item: Adapter, seen: Seen, files: tables.M
     session.add(row)
     session.flush()
     session.add_all(tables.CurvePoint(**point, adapter_id=row.id) for point in item.curve)
+    session.add_all(
+        tables.AdapterSource(**values, adapter_id=row.id, source_id=_adapter(session, source).id)
+        for values, source in item.sources
+    )
+    if false_sources(row):
+        raise BadInputError(
+            f"{item.name} is on record there as computed from other adapters than its own recipe names",
+            hint="let its owner run: fusery audit, there",
+        )
     if item.run is not None:
         session.add(tables.TrainingRun(**item.run, adapter_id=row.id))
     lifted = [yank for yank in item.yanks if not stands(yank)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from ..fusion.views import fused_line
 from ..records.amendments import amendment_records
 from ..records.bundles import WRITTEN
 from ..records.licences import adapter_licence, base_licence
+from ..records.recipe import CombinationRecipe, recipe_in
 from ..records.views import trained_on_view
 from ..records.withdrawals import Withdrawals, of_adapters, of_bundles, of_fused
 
@@ -83,7 +84,8 @@ class Account:
         digest: of its manifest.
         files: of it.
         base: the base model.
-        adapters: what is in it; of an adapter itself, the one whose training it continues.
+        adapters: what is in it; of an adapter itself, the one whose training it continues, or those that it was computed
+            from.
         fused: of a bundle, the fused model in it.
         data: of an adapter, what it was trained on.
         began, ended: as far as they are on record.
@@ -136,24 +138,37 @@ def _of_adapter(workspace: Workspace, session: Session, row: tables.Adapter) -> 
     run = session.get(tables.TrainingRun, row.id)
     began = run.started_at if run else None
     ended = began + timedelta(seconds=run.seconds) if run and began and run.seconds is not None else None
-    own = _adapter(row)
+    own, recipe = _adapter(row), recipe_in(row.training)
+    entry, detail = _entry(session, "adapter", row.name, "adapter.registered")
+    asked: dict[str, Any] = {"arguments": _shown(run.arguments) if run and run.arguments else {}}
+    if recipe is not None:
+        asked["combination"] = recipe.to_dict()
     return Account(
         "adapter",
         row.name,
         row.digest,
         own.files,
         _base(workspace, row.base),
-        (_adapter(row.parent),) if row.parent else (),
+        tuple(_origins(row, recipe)),
         row.created_at,
         row.created_by,
         data=own.data,
         began=began,
         ended=ended,
-        entry=_entry(session, "adapter", row.name, "adapter.registered")[0],
-        asked={"arguments": _shown(run.arguments) if run and run.arguments else {}},
+        entry=entry,
+        tool=detail.get("tool"),
+        asked=asked,
         chosen={**own.facts, "versions": _shown(run.versions) if run and run.versions else {}},
         withdrawals=of_adapters(session, [row.id]).get(row.id, ()),
     )
+
+
+def _origins(row: tables.Adapter, recipe: CombinationRecipe | None) -> Iterator[Part]:
+    if row.parent is not None:
+        yield _adapter(row.parent)
+    weights = dict(enumerate(recipe.weights)) if recipe is not None else {}
+    for each in row.sources:
+        yield _adapter(each.source, weights.get(each.position))
 
 
 def _of_fused(workspace: Workspace, session: Session, row: tables.Fused) -> Account:

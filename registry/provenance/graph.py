@@ -14,6 +14,9 @@ TRAINED_ON = "trained-on-base"
 REGISTERED_FOR = "registered-for-base"
 """The relation of an adapter to its base, if it was declared to be trained on another one."""
 
+COMPUTED_FROM = "computed-from"
+"""The relation of an adapter to those that it was combined from, or cut to a smaller rank from."""
+
 
 @dataclass(frozen=True, slots=True)
 class Node(Record):

@@ -1,4 +1,4 @@
-"""A lineage graph as OpenLineage events (https://openlineage.io/spec): a run each for training, fusing and packing."""
+"""A lineage graph as OpenLineage events (https://openlineage.io/spec): a run each for training, computing, fusing and packing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from uuid import UUID, uuid5
 
 from .graph import REGISTERED_FOR, Graph, Node
-from .prov import ACTIVITIES, NAMESPACE, times
+from .prov import NAMESPACE, activity_of, computed, times
 
 SCHEMA = "https://openlineage.io/spec/2-0-2/OpenLineage.json#/$defs/RunEvent"
 _FACETS = "https://openlineage.io/spec/facets"
@@ -26,13 +26,18 @@ def openlineage(graph: Graph) -> list[dict[str, Any]]:
 
     Runs that nothing in the graph went into have no inputs: trace with `complete` to have all of them.
     """
+    own = computed(graph)
     runs = [node for node in graph.nodes if node.kind in _JOBS and node.at is not None]
     datasets = _datasets(graph)
     origins: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for edge in graph.edges:
         if edge.relation != REGISTERED_FOR:  # which no run has read
             origins[edge.source].append(datasets[edge.target])
-    found = (event for node in runs for event in _events(node, origins[node.id], datasets[node.id]))
+    found = (
+        event
+        for node in runs
+        for event in _events(node, activity_of(node, own), origins[node.id], datasets[node.id])
+    )
     return sorted(found, key=_order)
 
 
@@ -41,7 +46,9 @@ def _order(event: Mapping[str, Any]) -> tuple[datetime, bool, str]:
     return datetime.fromisoformat(event["eventTime"]), not began, event["run"]["runId"]
 
 
-def _events(node: Node, inputs: list[dict[str, Any]], output: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _events(
+    node: Node, activity: str, inputs: list[dict[str, Any]], output: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
     began, ended = times(node)
     began, ended = began or ended or node.at, ended or began or node.at
     assert began is not None and ended is not None
@@ -54,8 +61,8 @@ def _events(node: Node, inputs: list[dict[str, Any]], output: dict[str, Any]) ->
             "run": {"runId": str(uuid5(_RUNS, node.id)), "facets": _run_facets(node)},
             "job": {
                 "namespace": "fusery",
-                "name": f"{ACTIVITIES[node.kind]}/{_path(node)}",
-                "facets": _job(node),
+                "name": f"{activity}/{_path(node)}",
+                "facets": _job(node, activity),
             },
             "inputs": inputs,
             "outputs": [output] if kind == "COMPLETE" else [],
@@ -85,14 +92,14 @@ def _run_facets(node: Node) -> dict[str, Any]:
     return {"processing_engine": _facet("ProcessingEngineRunFacet", "1-1-1", name="fusery", version=engine)}
 
 
-def _job(node: Node) -> dict[str, Any]:
+def _job(node: Node, activity: str) -> dict[str, Any]:
     facets = {
         "jobType": _facet(
             "JobTypeJobFacet",
             "2-0-4",
             processingType="BATCH",
             integration="FUSERY",
-            jobType=ACTIVITIES[node.kind].upper(),
+            jobType=activity.upper(),
         )
     }
     if node.by:

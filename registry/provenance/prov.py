@@ -1,19 +1,19 @@
 """A lineage graph as PROV-JSON, the W3C's form of provenance (https://www.w3.org/submissions/prov-json/).
 
-Things are entities; training, fusing, packing, moving an alias and deploying are activities; who did it is an agent.
+Things are entities; training, computing, fusing, packing, moving an alias and deploying are activities; who did it is an agent.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
 from fusery.storage.digest import digest_bytes
 
 from ..documents import without_places
-from .graph import REGISTERED_FOR, Graph, Node
+from .graph import COMPUTED_FROM, REGISTERED_FOR, Graph, Node
 
 NAMESPACE = "urn:fusery:"
 """Of everything that is ours; `docs/guides/lineage.md` says what is in it."""
@@ -27,15 +27,23 @@ ACTIVITIES = {
 }
 """How a thing of each kind came to be; a deployment is an activity itself."""
 
+COMPUTING = "computing"
+"""How an adapter came to be that was computed from others."""
+
+
+def computed(graph: Graph) -> frozenset[str]:
+    """Return the ids of the adapters that were computed from others in a graph."""
+    return frozenset(edge.source for edge in graph.edges if edge.relation == COMPUTED_FROM)
+
 
 def prov(graph: Graph) -> dict[str, Any]:
     """Return the PROV-JSON document of a graph."""
-    made = _Made()
+    made, own = _Made(), computed(graph)
     for node in graph.nodes:
         if node.kind != "deployment":
             made.put("entity", _name(node), _entity(node))
         if node.kind in ACTIVITIES:
-            _activity(made, node)
+            _activity(made, node, own)
     for edge in graph.edges:
         source, target = graph.by_id[edge.source], graph.by_id[edge.target]
         if edge.relation == REGISTERED_FOR:
@@ -43,7 +51,7 @@ def prov(graph: Graph) -> dict[str, Any]:
             told = {"prov:influencee": _name(source), "prov:influencer": _name(target)}
             made.relate("wasInfluencedBy", {**told, "fusery:relation": edge.relation})
             continue
-        made.relate("used", {"prov:activity": _activity_name(source), "prov:entity": _name(target)})
+        made.relate("used", {"prov:activity": _activity_name(source, own), "prov:entity": _name(target)})
         if source.kind == "deployment":
             continue
         made.relate(
@@ -51,7 +59,7 @@ def prov(graph: Graph) -> dict[str, Any]:
             {
                 "prov:generatedEntity": _name(source),
                 "prov:usedEntity": _name(target),
-                "prov:activity": _activity_name(source),
+                "prov:activity": _activity_name(source, own),
                 "fusery:relation": edge.relation,
             },
         )
@@ -81,8 +89,18 @@ def _name(node: Node) -> str:
     return "fusery:" + node.id.replace(":", "/").replace("#", "/")
 
 
-def _activity_name(node: Node) -> str:
-    return f"fusery:{ACTIVITIES[node.kind]}/" + node.id.partition(":")[2].replace(":", "/").replace("#", "/")
+def activity_of(node: Node, own: Collection[str]) -> str:
+    """Return how a thing came to be, or what it is if it is a deployment.
+
+    Args:
+        node: the thing.
+        own: the ids of adapters that were computed from others.
+    """
+    return COMPUTING if node.id in own else ACTIVITIES[node.kind]
+
+
+def _activity_name(node: Node, own: Collection[str]) -> str:
+    return f"fusery:{activity_of(node, own)}/" + node.id.partition(":")[2].replace(":", "/").replace("#", "/")
 
 
 def _entity(node: Node) -> dict[str, Any]:
@@ -118,8 +136,9 @@ def _facts(node: Node) -> dict[str, Any]:
     return told
 
 
-def _activity(made: _Made, node: Node) -> None:
-    name, (began, ended) = _activity_name(node), times(node)
+def _activity(made: _Made, node: Node, computed_ids: Collection[str]) -> None:
+    kind, name = activity_of(node, computed_ids), _activity_name(node, computed_ids)
+    began, ended = times(node)
     own = _facts(node) if node.kind == "deployment" else {}
     made.put(
         "activity",
@@ -127,8 +146,8 @@ def _activity(made: _Made, node: Node) -> None:
         {
             "prov:startTime": began.isoformat() if began else None,
             "prov:endTime": ended.isoformat() if ended else None,
-            "prov:type": {"$": f"fusery:{ACTIVITIES[node.kind]}", "type": "prov:QUALIFIED_NAME"},
-            "prov:label": f"{ACTIVITIES[node.kind]} of {_public(node)}",
+            "prov:type": {"$": f"fusery:{kind}", "type": "prov:QUALIFIED_NAME"},
+            "prov:label": f"{kind} of {_public(node)}",
             **own,
             **(_withdrawn(node) if node.kind == "deployment" else {}),
         },

@@ -16,6 +16,7 @@ STATEMENT = "https://in-toto.io/Statement/v1"
 PREDICATE = "https://slsa.dev/provenance/v1"
 BUILD_TYPES = {
     "adapter": "urn:fusery:build:train:v1",
+    "combination": "urn:fusery:build:combine:v1",
     "fused": "urn:fusery:build:fuse:v1",
     "bundle": "urn:fusery:build:pack:v1",
 }
@@ -33,7 +34,7 @@ def statement(account: Account) -> dict[str, Any]:
         "predicateType": PREDICATE,
         "predicate": {
             "buildDefinition": {
-                "buildType": BUILD_TYPES[account.kind],
+                "buildType": BUILD_TYPES["combination" if _is_combined(account) else account.kind],
                 "externalParameters": dict(account.asked),
                 "internalParameters": _internal(account),
                 "resolvedDependencies": list(_dependencies(account)),
@@ -43,14 +44,19 @@ def statement(account: Account) -> dict[str, Any]:
     }
 
 
+def _is_combined(account: Account) -> bool:
+    """Tell whether an adapter was computed from others, by the recipe in its files."""
+    return account.kind == "adapter" and "combination" in account.asked
+
+
 def _internal(account: Account) -> dict[str, Any]:
     told = {"name": account.name, "digest": f"sha256:{account.digest}", "by": account.by, **account.chosen}
     return told if account.fidelity is None else {**told, "fidelity": dict(account.fidelity)}
 
 
 def _builder(account: Account) -> dict[str, Any]:
-    """Return who made it; an adapter comes from a trainer that fusery only has the word of."""
-    if account.kind == "adapter":
+    """Return who made it; an adapter that was trained comes from a trainer that fusery only has the word of."""
+    if account.kind == "adapter" and not _is_combined(account):
         versions = account.chosen.get("versions") or {}
         named = {str(name): str(number) for name, number in versions.items()}
         return {"id": f"{BUILDER}:trainer", **({"version": named} if named else {})}

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session, defer, joinedload, selectinload
 from .. import tables
 from ..database.batches import batches
 from ..records.references import find_things
-from .graph import REGISTERED_FOR, TRAINED_ON, Edge, Graph
+from .graph import COMPUTED_FROM, REGISTERED_FOR, TRAINED_ON, Edge, Graph
 from .nodes import Made, key_of, nodes_of
 
 if TYPE_CHECKING:
@@ -169,6 +169,12 @@ def _adapter_parents(session: Session, rows: Sequence[tables.Adapter]) -> Iterat
             (parents.get(row.parent_id, ()), "continued-from"),
         ):
             yield from ((row, other, relation) for other in found)
+    source = tables.AdapterSource
+    rows_by_id = {row.id: row for row in rows}
+    for chosen in batches(rows_by_id):
+        query = _ADAPTERS.add_columns(source.adapter_id).join(source, source.source_id == tables.Adapter.id)
+        for other, number in session.execute(query.where(source.adapter_id.in_(chosen))):
+            yield rows_by_id[number], other, COMPUTED_FROM
 
 
 def _of_base(row: tables.Adapter) -> str:
@@ -229,6 +235,11 @@ def _children(session: Session, things: Sequence[Made]) -> Iterator[Link]:
     adapters = {row.id: row for row in _only(tables.Adapter, things)}
     for row in _load(session, _ADAPTERS, tables.Adapter.parent_id, adapters):
         yield adapters[row.parent_id], row, "continued-from"
+    source = tables.AdapterSource
+    for chosen in batches(adapters):
+        query = _ADAPTERS.add_columns(source.source_id).join(source, source.adapter_id == tables.Adapter.id)
+        for row, number in session.execute(query.where(source.source_id.in_(chosen))):
+            yield adapters[number], row, COMPUTED_FROM
     yield from _fused_children(session, list(adapters.values()))
     yield from _bundle_children(session, adapters)
     for alias in _load(session, _ALIASES, tables.Alias.adapter_id, adapters):

@@ -12,6 +12,7 @@ from ..record import EXACT, Record, left_out
 from .adapter import Adapter
 from .deployment import Deployment
 from .fused import FusedLine
+from .recipe import CombinationRecipe
 from .run import CurvePoint, TrainingRun
 from .withdrawals import Withdrawal
 
@@ -66,6 +67,9 @@ class AdapterDetails(Adapter):
         files: path, size in bytes and SHA-256 of each.
         format: the form that it was registered in, `mlx` or `peft`.
         training: its trainer's configuration.
+        computed_from: the names of the adapters that it was combined from, or cut to a smaller rank from, as far as they are
+            on record.
+        recipe: how it was computed from them; None where it was trained.
         training_run: where and how it was trained.
         curve: what was measured on the way.
         yanked_reason: why it is withdrawn.
@@ -84,6 +88,8 @@ class AdapterDetails(Adapter):
     files: tuple[FileEntry, ...]
     format: str
     training: Mapping[str, object]
+    computed_from: tuple[str, ...]
+    recipe: CombinationRecipe | None
     training_run: TrainingRun | None
     curve: tuple[CurvePoint, ...]
     yanked_reason: str | None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version as installed
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,7 @@ from ..names import AdapterName, parse_slug
 from ..records.adapter import Registered
 from ..records.datasets import dataset_row
 from ..records.derived import adapter_columns, alpha_of
+from ..records.recipe import known_sources, recipe_in
 from ..records.references import load_adapters, next_version
 from ..records.renderings import record_rendering, rendering_of
 from ..records.scratch import scratch_folder
@@ -118,7 +120,14 @@ def _examine(
     return examine(candidate, policy_of(workspace, strict=strict))
 
 
-def register(workspace: Workspace, path: Path, submission: Submission, *, strict: bool = False) -> Registered:
+def register(
+    workspace: Workspace,
+    path: Path,
+    submission: Submission,
+    *,
+    strict: bool = False,
+    sources: Sequence[int] = (),
+) -> Registered:
     """Register an adapter folder as the next version of its task.
 
     The same bytes under the same task a second time are the adapter that is already there (`fusery.registry.registration.known_bytes`).
@@ -128,6 +137,8 @@ def register(workspace: Workspace, path: Path, submission: Submission, *, strict
         path: the adapter's folder.
         submission: what the user says about it.
         strict: warnings keep it out, as errors do.
+        sources: numbers of the adapters that it was computed from, in the order of its recipe; where none are given, those
+            on record that the recipe in its configuration names are meant.
 
     Raises:
         AdmissionError: admission found an error; nothing was written.
@@ -148,7 +159,7 @@ def register(workspace: Workspace, path: Path, submission: Submission, *, strict
             ) from error
         deposit = Deposit(workspace.database, workspace.store, workspace.owner())
         deposit.put(seen.copies, manifest=seen.manifest)
-        return _record(workspace, deposit, seen, submission)
+        return _record(workspace, deposit, seen, submission, sources)
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +215,9 @@ def _see(
     return _Seen(folder, copies, manifest, rendering, training, ground, name, findings)
 
 
-def _record(workspace: Workspace, deposit: Deposit, seen: _Seen, submission: Submission) -> Registered:
+def _record(
+    workspace: Workspace, deposit: Deposit, seen: _Seen, submission: Submission, sources: Sequence[int]
+) -> Registered:
     with deposit.recording() as session:
         stored = deposit.commit(session)
         task = _task(session, seen.name.task)
@@ -214,6 +227,7 @@ def _record(workspace: Workspace, deposit: Deposit, seen: _Seen, submission: Sub
         version = _version(session, task, submission.version or seen.name.version)
         name = AdapterName(task.name, version, seen.name.date)
         adapter = _add(workspace, session, seen, submission, name, task, stored)
+        _add_sources(session, adapter, sources)
         for finding in seen.findings:
             session.add(tables.AdapterFinding(adapter_id=adapter.id, **finding.to_dict()))
         session.flush()
@@ -230,6 +244,8 @@ def _record(workspace: Workspace, deposit: Deposit, seen: _Seen, submission: Sub
                 "base": adapter.base.digest,
                 **({"trained_on": trained_on_view(adapter)} if adapter.trained_on else {}),
                 "val_loss": adapter.val_loss,
+                # That it was computed here, and not only says so in its files.
+                **({"tool": f"fusery {installed('fusery')}"} if sources else {}),
             },
             actor=workspace.actor,
             at=adapter.created_at,
@@ -326,6 +342,18 @@ def _add(
     for key, value in submission.tags.items():
         session.add(tables.AdapterTag(adapter_id=adapter.id, key=parse_slug(key, "tag"), value=value))
     return adapter
+
+
+def _add_sources(session: Session, adapter: tables.Adapter, sources: Sequence[int]) -> None:
+    recipe = recipe_in(adapter.training)
+    if recipe is None:
+        return
+    rows = [
+        tables.AdapterSource(position=position, source_id=number) for position, number in enumerate(sources)
+    ] or known_sources(session, recipe, adapter.base_id)
+    for row in rows:
+        row.adapter_id = adapter.id
+        session.add(row)
 
 
 def _parent(session: Session, seen: _Seen) -> int | None:

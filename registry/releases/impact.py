@@ -78,7 +78,7 @@ class Impact(Record):
     Attributes:
         kind: of the subject: `base`, `dataset` or `adapter`.
         name: of the subject.
-        adapters: names of the adapters trained on it or with it, those continued from them, or the adapter itself.
+        adapters: names of the adapters trained on it or with it, those continued or computed from them, or the adapter itself.
         fused: the fused models with one of them.
         bundles: with one of them.
         aliases: that hold one of them.
@@ -99,7 +99,7 @@ class Impact(Record):
 
 
 def impact(workspace: Workspace, subject: str) -> Impact:
-    """Return everything that depends on a subject, in a constant number of queries.
+    """Return everything that depends on a subject, in a constant number of queries for each generation of computed adapters.
 
     Args:
         workspace: the registry's parts.
@@ -116,7 +116,7 @@ def impact(workspace: Workspace, subject: str) -> Impact:
         )
     with workspace.database.read() as session:
         name, roots = _roots(session, kind, reference.strip())
-        adapters = {row.id: row for row in session.execute(_descendants(roots))}
+        adapters = _descendants(session, roots)
         fused = _fused(session, {row.digest for row in adapters.values()})
         bundles = _bundles(session, adapters, fused)
         told = of_adapters(session, adapters)
@@ -163,8 +163,30 @@ def _roots(session: Session, kind: str, reference: str) -> tuple[str, Select[int
     return reference, select(adapter.id).where(adapter.dataset_id.in_(numbers))
 
 
-def _descendants(roots: Select[int]) -> Query:
-    """Return the query for those adapters and all that were continued from them: `id`, `name` and `digest` of each."""
+def _descendants(session: Session, roots: Select[int]) -> dict[int, Any]:
+    """Return those adapters and all that were continued or computed from them: `id`, `name` and `digest`, by number."""
+    found = {row.id: row for row in session.execute(_continued(roots))}
+    source, adapter = tables.AdapterSource, tables.Adapter
+    new = dict(found) if session.scalar(select(source.adapter_id).limit(1)) is not None else {}
+    # Not in the one query: no recursive query of both databases follows two relations along their indexes.
+    while new:
+        made = {
+            number
+            for chosen in batches(new)
+            for number in session.scalars(select(source.adapter_id).where(source.source_id.in_(chosen)))
+        }
+        new = {
+            row.id: row
+            for chosen in batches(sorted(made - found.keys()))
+            for row in session.execute(_continued(select(adapter.id).where(adapter.id.in_(chosen))))
+            if row.id not in found
+        }
+        found |= new
+    return dict(sorted(found.items()))
+
+
+def _continued(roots: Select[int]) -> Query:
+    """Return the query for those adapters and all that were continued from them."""
     reached = roots.cte("reached", recursive=True)
     adapter, child = tables.Adapter, aliased(tables.Adapter)
     line = reached.union(select(child.id).join(reached, child.parent_id == reached.c.id))

@@ -43,6 +43,7 @@ class Yank(Record):
         deployments: of all of these.
         same_bytes: names of adapters with the same bytes, which are not yanked by this.
         continued: names of adapters that were trained on from it, which are not either.
+        computed: names of adapters that were combined or cut to a smaller rank from it, which are not either.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Yank(Record):
     deployments: tuple[Deployment, ...]
     same_bytes: tuple[str, ...]
     continued: tuple[str, ...]
+    computed: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,6 +155,7 @@ def _made_with(session: Session, adapter: tables.Adapter) -> dict[str, Any]:
     )
     bundles = list(session.scalars(select(bundle).where(holding).order_by(bundle.id)))
     names = select(tables.Adapter.name).order_by(tables.Adapter.id)
+    computed = select(tables.AdapterSource.adapter_id).where(tables.AdapterSource.source_id == adapter.id)
     same = (tables.Adapter.digest == adapter.digest, tables.Adapter.id != adapter.id)
     return {
         "aliases": tuple(f"{alias.task.name}#{alias.name}" for alias in aliases),
@@ -170,4 +173,5 @@ def _made_with(session: Session, adapter: tables.Adapter) -> dict[str, Any]:
         ),
         "same_bytes": tuple(session.scalars(names.where(*same))),
         "continued": tuple(session.scalars(names.where(tables.Adapter.parent_id == adapter.id))),
+        "computed": tuple(session.scalars(names.where(tables.Adapter.id.in_(computed)))),
     }

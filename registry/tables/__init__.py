@@ -10,6 +10,7 @@ from .models import (
     Adapter,
     AdapterFinding,
     AdapterRendering,
+    AdapterSource,
     AdapterTag,
     Amendment,
     BaseModel,
@@ -31,7 +32,7 @@ from .trust import AliasRule, Approval, Deployment, TrustedKey
 metadata = Record.metadata
 
 __all__ = [
-    "SORTED", "Adapter", "AdapterFinding", "AdapterRendering", "AdapterTag", "Alias",
+    "SORTED", "Adapter", "AdapterFinding", "AdapterRendering", "AdapterSource", "AdapterTag", "Alias",
     "AliasMove", "AliasRule", "Amendment", "Approval", "BaseModel", "BaseName", "BaseRevision",
     "Blob", "Bundle", "BundleAdapter", "Calibration", "CurvePoint", "Dataset", "Deployment",
     "Event", "Fused", "FusedExtra", "Intent", "Lease", "Manifest", "ManifestFile",

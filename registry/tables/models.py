@@ -206,6 +206,21 @@ class Adapter(Record):
     findings: Mapped[list[AdapterFinding]] = relationship(order_by="AdapterFinding.id")
     renderings: Mapped[list[AdapterRendering]] = relationship(order_by="AdapterRendering.form")
     amendments: Mapped[list[Amendment]] = relationship(order_by="Amendment.id")
+    sources: Mapped[list[AdapterSource]] = relationship(
+        order_by="AdapterSource.position", foreign_keys="AdapterSource.adapter_id"
+    )
+
+
+class AdapterSource(Record):
+    """An adapter that another one was computed from, by the recipe in that one's configuration; not its training's parent."""
+
+    __tablename__ = "adapter_source"
+
+    adapter_id: Mapped[int] = mapped_column(ForeignKey("adapter.id"), primary_key=True)
+    position: Mapped[int] = mapped_column(primary_key=True)
+    source_id: Mapped[int] = mapped_column(ForeignKey("adapter.id"), index=True)
+
+    source: Mapped[Adapter] = relationship(foreign_keys=[source_id])
 
 
 class AdapterTag(Record):

@@ -15,6 +15,10 @@ importing torch takes long, so it is done once.
     ["follow", OUT, METHOD, FIELDS, BASE]      a tiny model and an adapter on it, made with these fields (JSON), in the folder OUT;
                                                whether PEFT merges it (`same`: with the same answers, `other`, `refused`), and
                                                whether it can save it as a LoRA (`lora`)
+    ["combine", BASE, ADAPTERS, ASKED, MASKS, OUT]
+                                               a new adapter made of ADAPTERS (a JSON list of folders) by add_weighted_adapter with
+                                               the keywords ASKED (JSON), in the folder OUT/new.  What DARE keeps is taken from
+                                               MASKS, an .npz file with a mask by adapter, module and factor (`0 PATH lora_A`)
     ["kinds"]                                  every `model_type` that transformers has
     ["tiny", KIND, SCALING, OUT]               a tiny random model of a `model_type`, as a folder
     ["scores", MODEL, TOKENS, OUT]             logits (float32) of such a folder, whatever is in it beside the text
@@ -36,6 +40,7 @@ import tiny_transformers
 import torch
 from peft import LoraConfig, PeftModel, PeftType, get_peft_model
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from peft.utils import merge_utils
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 
@@ -85,6 +90,31 @@ def follow(out: str, method: str, fields: str, base: str) -> list[str]:
     return ["same" if torch.allclose(told, found, atol=1e-4) else "other", *lora]
 
 
+def combine(base: str, adapters: list[str], asked: dict[str, object], masks: str, out: str) -> None:
+    """Combine adapters as PEFT does, with masks that are handed in where it would draw them."""
+    torch.set_num_threads(1)
+    model = load(base, adapters[0])
+    names = ["default", *(f"a{number}" for number in range(1, len(adapters)))]
+    for name, folder in zip(names[1:], adapters[1:], strict=True):
+        model.load_adapter(folder, name)
+    if masks:
+        held = np.load(masks)
+        keys = {}
+        for name, parameter in model.named_parameters():
+            module, _, rest = name.removeprefix("base_model.model.").partition(".lora_")
+            if rest:
+                factor, adapter, _ = rest.split(".")
+                keys[parameter.data.data_ptr()] = f"{names.index(adapter)} {module} lora_{factor}"
+
+        def random_pruning(tensor: torch.Tensor, density: float, rescale: bool) -> torch.Tensor:
+            assert rescale
+            return tensor * torch.from_numpy(held[keys[tensor.data_ptr()]]) / density
+
+        merge_utils.random_pruning = random_pruning
+    model.add_weighted_adapter(names, adapter_name="new", **asked)
+    model.save_pretrained(out, selected_adapters=["new"], save_embedding_layers=False)
+
+
 def answers(folder: str, adapter: str, questions: list[str]) -> list[str]:
     """Return what a model says to each question, at most 24 tokens of it, without the space around it."""
     torch.set_num_threads(1)
@@ -129,6 +159,8 @@ def answer(request: list[str]) -> list[str]:
             return follow(out, method, fields, base)
         case ["copied", base, adapter, out]:
             load(base, adapter).save_pretrained(out, save_embedding_layers=True)
+        case ["combine", base, adapters, asked, masks, out]:
+            combine(base, json.loads(adapters), json.loads(asked), masks, out)
         case ["kinds"]:
             return tiny_transformers.kinds()
         case ["tiny", kind, scaling, out]:

@@ -1,0 +1,285 @@
+"""`combine` and `shrink`: adapters on record become a new one, which is registered with the recipe that made it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from fusery.storage.progress import SILENT, Reporter
+
+from .. import tables
+from ..adapters.files import CONFIG, RECIPE, WEIGHTS
+from ..adapters.peft_config import PeftConfig
+from ..admission.submission import Submission
+from ..comparison.weights import open_registered
+from ..documents import write_document
+from ..errors import BadInputError
+from ..names import parse_task
+from ..record import Record, left_out
+from ..records.adapter import Registered
+from ..records.recipe import SHRINK, CombinationRecipe
+from ..records.references import resolve_adapter
+from ..records.renderings import own_form
+from ..records.scratch import scratch_folder
+from ..records.withdrawals import refuse_yanked
+from ..registration.register import register
+from .plan import Choice, Plan, choice, plan
+from .source import Source
+from .writing import Figures, measure, write
+
+if TYPE_CHECKING:
+    from ..workspace import Workspace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Combination(Record):
+    """What was computed from adapters, or would be.
+
+    Shares and errors are of the weighted sum of their updates, S, over all modules or in one: for `shrink`, S is the update.
+
+    Attributes:
+        name: the new adapter; None where nothing was made.
+        sources: names of the adapters that it is computed from.
+        recipe: how.
+        modules: how many modules it has.
+        retained: the share of S that the new update has: the inner product of the two over the squared norm of S.  For
+            `svd` and `shrink` that is the share of the squared singular values, 0 to 1.  None where S is zero.
+        relative_error: Frobenius norm of the difference of the two over that of S; None where S is zero.
+        least_module: the module with the smallest such share; None where S is zero.
+        least_retained: that share.
+        bytes: of the new weights.
+        dry_run: nothing was made.
+        adapter: the record of the new adapter; left out where nothing was made.
+    """
+
+    name: str | None
+    sources: tuple[str, ...]
+    recipe: CombinationRecipe
+    modules: int
+    retained: float | None
+    relative_error: float | None
+    least_module: str | None
+    least_retained: float | None
+    bytes: int
+    dry_run: bool
+    adapter: Registered | None = left_out()
+
+
+def combine(
+    workspace: Workspace,
+    references: Sequence[str],
+    *,
+    method: str = "svd",
+    weights: Sequence[float] | None = None,
+    density: float | None = None,
+    seed: int | None = None,
+    rank: int | None = None,
+    task: str | None = None,
+    tags: Mapping[str, str] | None = None,
+    note: str | None = None,
+    dry_run: bool = False,
+    reporter: Reporter = SILENT,
+) -> Combination:
+    """Combine adapters on one base into a new one; see `fusery.registry.combining.methods` for the methods.
+
+    Args:
+        workspace: the registry's parts.
+        references: the adapters, two or more.
+        method: `svd`, `cat`, `linear`, `ties` or `dare`.
+        weights: one for each; None for 1 each.
+        density: share of the numbers of each factor that `ties` and `dare` keep, over 0 to 1.
+        seed: of what `dare` keeps; None for 0.
+        rank: of the new adapter, for `svd`; None for the largest of theirs.
+        task: what the new adapter is for; None for the task that they all have.
+        tags: of the new adapter.
+        note: about it.
+        dry_run: only find out how much would be kept.
+        reporter: told how far it is.
+
+    Raises:
+        UnknownReferenceError: there is no such adapter.
+        BadInputError: they are not on one base, one is yanked or no LoRA, or what was asked for makes no sense.
+        AdmissionError: admission refused the result.
+        FusionUnsupportedError: a number of an adapter is not finite.
+    """
+    asked = choice(references, method, weights, density, seed, rank)
+    return _compute(
+        workspace, references, asked, task=task, tags=tags, note=note, dry_run=dry_run, reporter=reporter
+    )
+
+
+def shrink(
+    workspace: Workspace,
+    reference: str,
+    *,
+    rank: int,
+    task: str | None = None,
+    tags: Mapping[str, str] | None = None,
+    note: str | None = None,
+    dry_run: bool = False,
+    reporter: Reporter = SILENT,
+) -> Combination:
+    """Make the nearest adapter of a smaller rank to one: each update's largest singular values.
+
+    Args:
+        workspace: the registry's parts.
+        reference: the adapter.
+        rank: of the new one, up to its own.
+        task: what the new adapter is for; None for the same.
+        tags: of the new adapter.
+        note: about it.
+        dry_run: only find out how much would be kept.
+        reporter: told how far it is.
+
+    Raises:
+        UnknownReferenceError: there is no such adapter.
+        BadInputError: it is yanked or no LoRA, or has a smaller rank.
+        AdmissionError: admission refused the result.
+        FusionUnsupportedError: a number of the adapter is not finite.
+    """
+    asked = Choice(SHRINK, (1.0,), rank=rank)
+    return _compute(
+        workspace, [reference], asked, task=task, tags=tags, note=note, dry_run=dry_run, reporter=reporter
+    )
+
+
+def _compute(
+    workspace: Workspace,
+    references: Sequence[str],
+    asked: Choice,
+    *,
+    task: str | None,
+    tags: Mapping[str, str] | None,
+    note: str | None,
+    dry_run: bool,
+    reporter: Reporter,
+) -> Combination:
+    if task is not None:
+        task = parse_task(task)
+    with workspace.database.read() as session:
+        sources = [resolve_adapter(session, reference) for reference in references]
+        for source in sources:
+            refuse_yanked(session, source)
+            _require_lora(source)
+        _require_one_base(sources)
+        names = tuple(source.name for source in sources)
+        base = sources[0].base.name
+        if task is None and not dry_run:
+            task = _common_task(sources)
+        # The files are loaded now: the session ends here.
+        configs = [
+            PeftConfig.model_validate(source.training) if own_form(source) == "peft" else None
+            for source in sources
+        ]
+    said = Submission(base=base, task=task, tags=tags or {}, note=note)
+    digests = [source.digest for source in sources]
+    with open_registered(workspace, sources) as opened, scratch_folder(workspace) as scratch:
+        adapters = [
+            Source(adapter, row.digest, config)
+            for adapter, row, config in zip(opened, sources, configs, strict=True)
+        ]
+        made = plan(adapters, asked)
+        recipe = _recipe(digests, made)
+        if dry_run:
+            return _result(made, recipe, names, measure(adapters, made), None)
+        folder = scratch / "new"
+        folder.mkdir()
+        figures = write(adapters, made, folder / WEIGHTS, reporter.progress)
+        write_document(folder / CONFIG, _config(made, recipe))
+        done = register(workspace, folder, said, sources=[source.id for source in sources])
+    return _result(made, recipe, names, figures, done)
+
+
+def _recipe(digests: Sequence[str], made: Plan) -> CombinationRecipe:
+    return CombinationRecipe(
+        method=made.choice.method,
+        sources=tuple(digests),
+        weights=made.choice.weights,
+        density=made.choice.density,
+        seed=made.choice.seed,
+        rank=made.rank,
+        fusery=version("fusery"),
+    )
+
+
+def _config(made: Plan, recipe: CombinationRecipe) -> dict[str, object]:
+    """Return `adapter_config.json` as `mlx_lm` reads it, with the recipe in it."""
+    return {
+        "fine_tune_type": "lora",
+        RECIPE: recipe.to_dict(),
+        "lora_parameters": {
+            "dropout": 0.0,
+            "keys": sorted(module.path for module in made.modules),
+            "rank": made.rank,
+            "scale": 1.0,
+        },
+        "num_layers": -1,
+    }
+
+
+def _result(
+    made: Plan,
+    recipe: CombinationRecipe,
+    names: tuple[str, ...],
+    figures: Mapping[str, Figures],
+    done: Registered | None,
+) -> Combination:
+    whole = Figures.of(list(figures.values()))
+    shares = [(share, path) for path, each in figures.items() if (share := each.retained) is not None]
+    least = min(shares, default=(None, None))
+    return Combination(
+        name=None if done is None else done.name,
+        sources=names,
+        recipe=recipe,
+        modules=len(made.modules),
+        retained=whole.retained,
+        relative_error=whole.relative_error,
+        least_module=least[1],
+        least_retained=least[0],
+        bytes=sum(4 * _numbers(shape) for _, _, shape in made.entries()),
+        dry_run=done is None,
+        adapter=done,
+    )
+
+
+def _numbers(shape: tuple[int, ...]) -> int:
+    number = 1
+    for size in shape:
+        number *= size
+    return number
+
+
+def _require_lora(adapter: tables.Adapter) -> None:
+    if adapter.method == "dora":
+        raise BadInputError(
+            f"{adapter.name} is a DoRA, whose magnitudes are no sum of updates",
+            hint=f"fusery fuse {adapter.name}  makes a model of it",
+        )
+    if adapter.method != "lora":
+        raise BadInputError(
+            f"{adapter.name} is the result of full fine-tuning, which has no factors",
+            hint=f"fusery fuse {adapter.name}  makes a model of it",
+        )
+
+
+def _require_one_base(sources: Sequence[tables.Adapter]) -> None:
+    first = sources[0]
+    other = next((source for source in sources if source.base_id != first.base_id), None)
+    if other is not None:
+        raise BadInputError(
+            f"{first.name} is on {first.base.name} and {other.name} on {other.base.name}: updates of different weights "
+            "are not combined",
+            hint=f"fusery list --base {first.base.name}",
+        )
+
+
+def _common_task(sources: Sequence[tables.Adapter]) -> str:
+    tasks = {source.task.name for source in sources}
+    if len(tasks) > 1:
+        raise BadInputError(
+            f"it is not said what the new adapter is for: these are for {' and '.join(sorted(tasks)[:3])}",
+            hint="give --task, for example --task combined",
+        )
+    return tasks.pop()

@@ -1,0 +1,215 @@
+"""Which modules a new adapter has and of which rank, from the adapters that it is made of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..charts.heat_map import natural
+from ..errors import BadInputError
+from ..parsing import plural
+from ..records.recipe import SHRINK
+from .methods import METHODS, OF_ONE_RANK, SPARSE, Method
+from .source import Source
+
+MOST = 64
+"""Adapters that are combined at once: each is an open file."""
+
+_MOST_WEIGHT = 1e6
+_MOST_SEED = 1 << 63
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """How adapters are to be combined, as it was asked for.
+
+    Attributes:
+        method: one of `METHODS`, or `shrink`.
+        weights: of the adapters.
+        density: for `ties` and `dare`.
+        seed: for `dare`.
+        rank: for `svd` and `shrink`; None for the largest that the adapters have.
+    """
+
+    method: str
+    weights: tuple[float, ...]
+    density: float | None = None
+    seed: int | None = None
+    rank: int | None = None
+
+    @property
+    def arithmetic(self) -> Method:
+        """The method of `methods.combine` that does it."""
+        found: Method = "svd"
+        return next((method for method in METHODS if method == self.method), found)
+
+
+def choice(
+    names: Sequence[str],
+    method: str,
+    weights: Sequence[float] | None,
+    density: float | None,
+    seed: int | None,
+    rank: int | None,
+) -> Choice:
+    """Return what was asked for, if it makes sense.
+
+    Args:
+        names: of the adapters.
+        method: one of `METHODS`.
+        weights: one for each; None for 1 each.
+        density: share of the numbers that `ties` and `dare` keep.
+        seed: of what `dare` keeps; None for 0.
+        rank: of the new adapter, for `svd`.
+
+    Raises:
+        BadInputError: it does not.
+    """
+    if method not in METHODS:
+        raise BadInputError(f"there is no method {method[:40]!r}", hint=f"--method {'|'.join(METHODS)}")
+    if len(names) < 2:
+        raise BadInputError(
+            "one adapter alone cannot be combined", hint="name another; fusery shrink REF --rank R"
+        )
+    if len(names) > MOST:
+        raise BadInputError(
+            f"{len(names)} adapters are more than the {MOST} that are combined at once",
+            hint=f"combine {MOST} of them first",
+        )
+    factors = tuple(float(weight) for weight in weights) if weights is not None else (1.0,) * len(names)
+    if len(factors) != len(names):
+        raise BadInputError(
+            f"there are {plural(len(factors), 'weight')} for {plural(len(names), 'adapter')}",
+            hint=f"--weights {','.join(['1'] * len(names))}",
+        )
+    wrong = next((each for each in factors if not math.isfinite(each) or abs(each) > _MOST_WEIGHT), None)
+    if wrong is not None:
+        raise BadInputError(f"{wrong} is no weight", hint="weights are numbers such as 0.5, up to a million")
+    _check_density(method, density)
+    if seed is not None and method != "dare":
+        raise BadInputError(f"{method} has no chance in it, and so no seed", hint="--method dare --seed 0")
+    if seed is not None and not 0 <= seed < _MOST_SEED:
+        raise BadInputError(f"{seed} is no seed", hint="--seed 0")
+    if rank is not None and method != "svd":
+        raise BadInputError(
+            f"the rank of what {method} makes follows from the adapters", hint=f"--method svd --rank {rank}"
+        )
+    if method == "dare" and seed is None:
+        seed = 0
+    return Choice(method, factors, density, seed, rank)
+
+
+def _check_density(method: str, density: float | None) -> None:
+    if method not in SPARSE:
+        if density is not None:
+            raise BadInputError(
+                f"{method} keeps every number, and so has no density",
+                hint=f"--method ties --density {density}",
+            )
+    elif density is None:
+        raise BadInputError(
+            f"{method} keeps a share of the numbers, and it is not said which", hint="--density 0.5"
+        )
+    elif not 0 < density <= 1:
+        raise BadInputError(f"{density} is no density: it is over 0 and at most 1", hint="--density 0.5")
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """One module of the new adapter.
+
+    Attributes:
+        path: of the module.
+        parts: how many updates it has: one for each expert, else one.
+        switch: it is a layer of experts.
+        rows: of A: what the module reads.
+        columns: of B: what it writes.
+        holders: numbers of the adapters that have it.
+    """
+
+    path: str
+    parts: int
+    switch: bool
+    rows: int
+    columns: int
+    holders: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be made: how, of which rank, with which modules in which order."""
+
+    choice: Choice
+    rank: int
+    modules: tuple[Module, ...]
+
+    def entries(self) -> list[tuple[str, str, tuple[int, ...]]]:
+        """Return name, dtype and shape of each tensor, in the order in which they are written."""
+        found = []
+        for module in self.modules:
+            if module.switch:
+                a, b = (
+                    (module.parts, self.rank, module.rows),
+                    (module.parts, module.columns, self.rank),
+                )
+                shapes: list[tuple[int, ...]] = [a, b]
+            else:
+                shapes = [(module.rows, self.rank), (self.rank, module.columns)]
+            names = (f"{module.path}.lora_a", f"{module.path}.lora_b")
+            found += [(name, "F32", shape) for name, shape in zip(names, shapes, strict=True)]
+        return found
+
+
+def plan(adapters: Sequence[Source], choice: Choice) -> Plan:
+    """Return what is made of adapters.
+
+    Raises:
+        BadInputError: a module has other sizes in one than in another; a method that adds up factors is asked for, and they
+            are not of one rank; the rank asked for is none to be had.
+    """
+    paths = sorted({path for adapter in adapters for path in adapter.modules}, key=natural)
+    modules = tuple(_module(adapters, path) for path in paths)
+    ranks = [max((adapter.rank(path) for path in adapter.modules), default=1) for adapter in adapters]
+    if choice.method in OF_ONE_RANK:
+        for module in modules:
+            _require_one_rank(adapters, module, choice.method)
+    if choice.method == "cat":
+        return Plan(choice, sum(ranks), modules)
+    rank = choice.rank if choice.rank is not None else max(ranks)
+    if rank < 1:
+        raise BadInputError(f"{rank} is no rank", hint="--rank 8")
+    if choice.method == SHRINK and rank > ranks[0]:
+        raise BadInputError(
+            f"{adapters[0].name} has rank {ranks[0]}, and is not shrunk to {rank}",
+            hint=f"--rank {max(1, ranks[0] // 2)}",
+        )
+    if rank > sum(ranks):
+        raise BadInputError(
+            f"the whole sum has rank {sum(ranks)} at most, and not {rank}", hint=f"--rank {sum(ranks)}"
+        )
+    return Plan(choice, rank, modules)
+
+
+def _module(adapters: Sequence[Source], path: str) -> Module:
+    holders = [number for number, adapter in enumerate(adapters) if path in adapter.modules]
+    shapes = {adapters[number].adapter.shape(path): adapters[number].name for number in holders}
+    if len(shapes) > 1:
+        said = " and ".join(f"{' x '.join(map(str, size))} in {name}" for size, name in shapes.items())
+        raise BadInputError(
+            f"{path} is {said}: they were not trained on one base",
+            hint=f"fusery diff {' '.join(list(shapes.values())[:2])}",
+        )
+    [(parts, rows, columns)] = shapes
+    switch = adapters[holders[0]].adapter.factors[path].switch
+    return Module(path, parts, switch, rows, columns, tuple(holders))
+
+
+def _require_one_rank(adapters: Sequence[Source], module: Module, method: str) -> None:
+    ranks = {adapters[number].rank(module.path): adapters[number].name for number in module.holders}
+    if len(ranks) > 1:
+        said = " and ".join(f"{rank} in {ranks[rank]}" for rank in sorted(ranks))
+        raise BadInputError(
+            f"{method} adds up factors, which must be of one rank: those of {module.path} have rank {said}",
+            hint="--method svd adds up whole updates, of any rank",
+        )

@@ -1,0 +1,113 @@
+"""How an adapter was computed from others: a recipe, which is part of its configuration and so of its digest."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from .. import tables
+from ..adapters.files import RECIPE
+from ..record import Record
+
+SHRINK = "shrink"
+"""The method of what was only cut to a smaller rank."""
+
+_DIGEST = re.compile("[0-9a-f]{64}")
+_MOST = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CombinationRecipe(Record):
+    """How an adapter was computed.
+
+    Attributes:
+        method: `svd`, `cat`, `linear`, `ties` or `dare`, of `combine`; or `shrink`.
+        sources: the digests of the adapters that it was computed from, in their order.
+        weights: that of each.
+        density: share of the numbers that `ties` and `dare` kept; None for other methods.
+        seed: of what `dare` kept; None for other methods.
+        rank: of the new adapter.
+        fusery: the version that computed it.
+    """
+
+    method: str
+    sources: tuple[str, ...]
+    weights: tuple[float, ...]
+    density: float | None
+    seed: int | None
+    rank: int
+    fusery: str
+
+
+_FIELDS = tuple(each.name for each in fields(CombinationRecipe))
+
+
+def recipe_in(config: Mapping[str, Any]) -> CombinationRecipe | None:
+    """Return the recipe in a configuration; None where there is none, or something else under its key."""
+    found = config.get(RECIPE)
+    if not isinstance(found, Mapping) or set(found) != set(_FIELDS):
+        return None
+    method, sources, weights, density, seed, rank, version = (found[name] for name in _FIELDS)
+    if not (isinstance(method, str) and isinstance(version, str) and _is_whole(rank)):
+        return None
+    if not (_is_list(sources, _is_digest) and _is_list(weights, _is_number) and len(sources) == len(weights)):
+        return None
+    if not ((density is None or _is_number(density)) and (seed is None or _is_whole(seed))):
+        return None
+    return CombinationRecipe(
+        method=method,
+        sources=tuple(sources),
+        weights=tuple(map(float, weights)),
+        density=None if density is None else float(density),
+        seed=seed,
+        rank=rank,
+        fusery=version,
+    )
+
+
+def known_sources(session: Session, recipe: CombinationRecipe, base_id: int) -> list[tables.AdapterSource]:
+    """Return the rows for those of a recipe's sources that are on record, on the same base: the first with the bytes."""
+    adapter = tables.Adapter
+    query = select(adapter.digest, adapter.id).where(
+        adapter.digest.in_(recipe.sources), adapter.base_id == base_id
+    )
+    first: dict[str, int] = {}
+    for digest, number in session.execute(query.order_by(adapter.id)):
+        first.setdefault(digest, number)
+    return [
+        tables.AdapterSource(position=position, source_id=first[digest])
+        for position, digest in enumerate(recipe.sources)
+        if digest in first
+    ]
+
+
+def false_sources(adapter: tables.Adapter) -> bool:
+    """Tell whether sources are on record that the recipe in the configuration does not have in their place."""
+    recipe = recipe_in(adapter.training)
+    digests: Sequence[str] = recipe.sources if recipe else ()
+    return any(
+        not 0 <= row.position < len(digests) or row.source.digest != digests[row.position]
+        for row in adapter.sources
+    )
+
+
+def _is_list(value: object, fits: Any) -> bool:
+    return isinstance(value, list) and 0 < len(value) <= _MOST and all(map(fits, value))
+
+
+def _is_digest(value: object) -> bool:
+    return isinstance(value, str) and _DIGEST.fullmatch(value) is not None
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_whole(value: object) -> bool:
+    return type(value) is int and 0 <= value < 1 << 63

@@ -1,0 +1,164 @@
+"""Against the real PEFT: the same adapter comes out of `add_weighted_adapter`, to 1e-5 in float32."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_models
+from peft_folders import make_peft, real_peft
+
+from fusery.registry import Registry
+from fusery.registry.combining.combine import Combination
+from fusery.registry.combining.writing import mask_of
+
+# Importing torch takes seconds, and PEFT is asked by every test.
+pytestmark = pytest.mark.slow
+Array = np.ndarray[Any, Any]
+Factors = dict[str, tuple[Array, Array]]
+"""A and B of each module, as mlx-lm has them."""
+
+WEIGHTS = (0.7, -0.4, 1.3)
+# rsLoRA, another alpha and a pattern of alphas: what PEFT calls scaling is not 1 and not the same everywhere.
+CONFIGS: tuple[dict[str, Any], ...] = (
+    {"lora_alpha": 16},
+    {"use_rslora": True, "lora_alpha": 6},
+    {"alpha_pattern": {"v_proj": 5}},
+)
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "linear": ("linear", {}),
+    "ties": ("ties", {"density": 0.3}),
+    "ties of all": ("ties", {"density": 1.0}),
+    "dare": ("dare_linear", {"density": 0.6}),
+    "dare of all": ("dare_linear", {"density": 1.0}),
+    "svd": ("svd", {}),
+    "svd of rank 3": ("svd", {"svd_rank": 3}),
+    "cat": ("cat", {}),
+}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_models.make_base(tmp_path_factory.mktemp("bases") / "tiny", dtype="float32", layout="hf")
+
+
+@pytest.fixture(scope="module")
+def folders(base: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Three adapters, of which the last one has a module that the others lack, and lacks one that they have."""
+    place, modules = (
+        tmp_path_factory.mktemp("adapters"),
+        (("q_proj", "v_proj"),) * 2 + (("v_proj", "up_proj"),),
+    )
+    return [
+        make_peft(place / str(number), base, modules=names, seed=number, **config)
+        for number, (names, config) in enumerate(zip(modules, CONFIGS, strict=True))
+    ]
+
+
+@pytest.fixture(scope="module")
+def filled(module_registry: Registry, base: Path, folders: list[Path]) -> Registry:
+    module_registry.bases.add(base, name="tiny")
+    for folder in folders:
+        module_registry.adapters.register(folder, base="tiny", task="part")
+    return module_registry
+
+
+def theirs(base: Path, folders: list[Path], asked: dict[str, Any], masks: Path | None, out: Path) -> Factors:
+    adapters = json.dumps([str(folder) for folder in folders])
+    real_peft("combine", base, adapters, json.dumps({"weights": WEIGHTS, **asked}), masks or "", out)
+    tensors = read(out / "new" / "adapter_model.safetensors")
+    config = json.loads((out / "new" / "adapter_config.json").read_text())
+    assert config["lora_alpha"] == config["r"]
+    assert not config["use_rslora"] or asked["combination_type"]  # the first adapter's, which has none
+    paths = {name.removeprefix("base_model.model.").partition(".lora_")[0] for name in tensors}
+    return {
+        path: (
+            tensors[f"base_model.model.{path}.lora_A.weight"].T,
+            tensors[f"base_model.model.{path}.lora_B.weight"].T,
+        )
+        for path in paths
+    }
+
+
+def read(path: Path) -> dict[str, Array]:
+    return {
+        name: np.frombuffer(data, np.float32).reshape(shape)
+        for name, (_, shape, data) in tiny_models.read_tensors(path).items()
+    }
+
+
+def ours(registry: Registry, made: Combination) -> Factors:
+    assert made.name is not None
+    tensors = read(registry.adapters.folder(made.name) / "adapters.safetensors")
+    paths = {name.partition(".lora_")[0] for name in tensors}
+    return {path: (tensors[f"{path}.lora_a"], tensors[f"{path}.lora_b"]) for path in paths}
+
+
+def masks(registry: Registry, folders: list[Path], seed: int, density: float, place: Path) -> Path:
+    """Write what DARE keeps here, as PEFT has the factors."""
+    rows = [registry.adapters.show(f"part@{number + 1}") for number in range(len(folders))]
+    found = {}
+    for number, folder in enumerate(folders):
+        for name, tensor in read(folder / "adapter_model.safetensors").items():
+            path, _, rest = name.removeprefix("base_model.model.").partition(".lora_")
+            which = f"lora_{rest[0].lower()}"
+            mask = mask_of(seed, [row.digest for row in rows], density, f"{path}#0")
+            found[f"{number} {path} lora_{rest[0]}"] = mask(number, which, tensor.T.shape).T.astype(
+                np.float32
+            )
+    np.savez(place, **found)  # type: ignore[arg-type]
+    return place
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_same_adapter_as_peft_s(
+    filled: Registry, base: Path, folders: list[Path], tmp_path: Path, case: str
+) -> None:
+    kind, options = CASES[case]
+    method, seed = kind.removesuffix("_linear"), 11 if kind == "dare_linear" else None
+    density = options.get("density")
+    made = filled.adapters.combine(
+        ["part@1", "part@2", "part@3"],
+        method=method,
+        weights=WEIGHTS,
+        density=density,
+        seed=seed,
+        rank=options.get("svd_rank"),
+        task=f"whole_{len(case)}_{method}",
+    )
+    drawn = None
+    if seed is not None and density is not None:
+        drawn = masks(filled, folders, seed, density, tmp_path / "masks.npz")
+    peft = theirs(base, folders, {"combination_type": kind, **options}, drawn, tmp_path / "out")
+    mine = ours(filled, made)
+    assert mine.keys() == peft.keys()
+    assert made.modules == len(mine) == 12
+    for path, (a, b) in mine.items():
+        their_a, their_b = peft[path]
+        if kind in ("linear", "ties", "dare_linear"):
+            assert np.abs(a - their_a).max() < 1e-5
+            assert np.abs(b - their_b).max() < 1e-5
+        product, expected = a.astype(np.float64) @ b, their_a.astype(np.float64) @ their_b
+        assert np.abs(product - expected).max() < 1e-5
+        assert np.abs(expected).max() > 1e-3
+    if kind in ("svd", "cat"):
+        assert made.retained is not None
+        assert math.isclose(made.retained, 1.0) == (kind == "cat")
+
+
+def test_peft_and_this_refuse_other_ranks(filled: Registry, base: Path, tmp_path: Path) -> None:
+    """What PEFT cannot add up is refused here in one sentence."""
+    from fusery.registry.errors import BadInputError
+
+    other = make_peft(tmp_path / "other", base, rank=2, seed=9)
+    filled.adapters.register(other, base="tiny", task="other")
+    first = filled.adapters.folder("part@1", format="peft")
+    asked = json.dumps({"weights": [1, 1], "combination_type": "ties", "density": 0.5})
+    with pytest.raises(AssertionError, match="same r"):
+        real_peft("combine", base, json.dumps([str(first), str(other)]), asked, "", tmp_path / "out")
+    with pytest.raises(BadInputError, match="of one rank"):
+        filled.adapters.combine(["part@1", "other@1"], method="ties", density=0.5, task="none")
