@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from .errors import FormatError
 from .opening import opened
@@ -17,13 +17,14 @@ MAX_DEPTH = 64
 MAX_DIGITS = 40
 
 
-def parse_json(data: bytes, subject: str, *, most: int = MAX_VALUES) -> Any:
+def parse_json(data: bytes, subject: str, *, most: int = MAX_VALUES, not_numbers: bool = False) -> Any:
     """Parse strict JSON (RFC 8259) in UTF-8.
 
     Args:
         data: the text.
         subject: what it is called in an error.
         most: values that it may hold.
+        not_numbers: take NaN and infinities, as Python's `json` writes them, and leave it to the caller to refuse them.
 
     Raises:
         FormatError: it is not JSON, has a key twice, a NaN or infinity, a number too large for 64 bits of floating
@@ -33,7 +34,9 @@ def parse_json(data: bytes, subject: str, *, most: int = MAX_VALUES) -> Any:
     if data.count(b",") > most:
         raise FormatError(f"{subject} holds more than {most:,} values")
 
-    def refuse_constant(name: str) -> NoReturn:
+    def constant(name: str) -> float:
+        if not_numbers:
+            return float(name)
         raise FormatError(f"{subject} holds {name}, which JSON does not have")
 
     def whole(text: str) -> int:
@@ -57,7 +60,7 @@ def parse_json(data: bytes, subject: str, *, most: int = MAX_VALUES) -> Any:
         value = json.loads(
             data.decode("utf-8"),
             object_pairs_hook=unique,
-            parse_constant=refuse_constant,
+            parse_constant=constant,
             parse_int=whole,
             parse_float=finite,
         )
