@@ -12,6 +12,7 @@ from fusery.registry.parsing import plural
 
 from .amendments import explain_mark, explain_marks, marked, print_amendments, tag_fields
 from .columns import adapter_table, chosen_columns, has_marks
+from .evaluations import print_evaluations
 from .session import Session, command
 from .text import (
     ago,
@@ -291,6 +292,7 @@ def _print_adapter(session: Session, view: AdapterDetails) -> None:
     )
     print_amendments(session, view)
     print_training(session, view)
+    print_evaluations(session, view.evaluations)
     session.print("files")
     for file in view["files"]:
         session.print(f"  {file['sha256'][:12]}  {size(file['size']):>12}  {file['path']}")

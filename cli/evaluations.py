@@ -35,7 +35,7 @@ def eval_command() -> None:
 @click.option("--dataset", metavar="D", help="What was measured on, if the file does not say it.")
 @click.option("--split", metavar="S", help="Of the dataset, such as test.")
 @click.option("--harness", metavar="H", help="The program that measured.")
-@click.option("--seed", type=click.IntRange(min=0, max=2**63 - 1), metavar="N", help="Of the measurement.")
+@click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Of the measurement.")
 @click.option("--dry-run", is_flag=True, help="Show it only; nothing is written.")
 def record_command(session: Session, reference: str, results: Path, dry_run: bool, **setting: Any) -> None:
     """Record what was measured of REF.

@@ -14,6 +14,7 @@ from ..names import Reference
 from ..parsing import parse_moment
 from ..records.adapter_details import AdapterDetails
 from ..records.amendments import FIELDS, TAG, amendment_records, state_then
+from ..records.evaluations import evaluation_records
 from ..records.references import load_adapters, resolve_adapter
 from ..records.withdrawals import of_adapters, own
 from ..releases.history import holder_then
@@ -94,6 +95,9 @@ def _believed(session: Session, adapter: tables.Adapter, moment: datetime) -> di
         **{field: state[field] for field in FIELDS},
         "tags": {field.removeprefix(TAG): state[field] for field in tags},
         "amendments": tuple(amendment_records(row for row in adapter.amendments if row.since <= moment)),
+        "evaluations": evaluation_records(
+            adapter.name, (row for row in adapter.evaluations if row.at <= moment)
+        ),
         "aliases": _aliases(session, adapter, moment),
         "yanked": own(own_yanks) is not None,
         "yanked_reason": own(own_yanks),

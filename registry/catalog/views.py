@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 
 from .. import tables
 from ..records.adapter_details import AdapterDetails
+from ..records.evaluations import evaluation_records
 from ..records.renderings import own_form
 from ..records.views import adapter_facts, entries
 
@@ -32,5 +33,6 @@ def full_record(session: Session, adapter: tables.Adapter, **facts: Any) -> Adap
         "training": adapter.training,
         "training_run": run_record(session, adapter),
         "curve": recorded_points(session, adapter),
+        "evaluations": evaluation_records(adapter.name, adapter.evaluations),
     }
     return AdapterDetails(**{**known, **facts})

@@ -129,7 +129,7 @@ def results_of(document: Mapping[str, Any], name: str) -> Results:
         found = reader.plain(document)
     measured: dict[tuple[Any, ...], Measured] = {}
     for each in found:
-        reader.require_sound(each)
+        require_measured(each, name)
         if measured.setdefault(key_of(each.values()), each) is not each:
             raise reader.problem(f"has two values of {each.metric}")
         if len(measured) > MOST_METRICS:
@@ -137,6 +137,26 @@ def results_of(document: Mapping[str, Any], name: str) -> Results:
     if not measured:
         raise reader.problem("has no metric")
     return Results(form, tuple(measured.values()), tuple(reader.said_of), None)
+
+
+def require_measured(each: Measured, name: str) -> None:
+    """Refuse a value that no column takes, such as a text that is too long, or a name that is none.
+
+    Args:
+        each: the value.
+        name: what errors call the file that it is from.
+
+    Raises:
+        BadInputError: it is such a value.
+    """
+    parse_metric(each.metric)
+    problem = problem_of(tables.metadata.tables["evaluation"], each.values())
+    if problem is None and min(each.stderr or 0, each.shots or 0, each.samples or 0) < 0:
+        problem = "a negative number"
+    if problem is not None:
+        raise BadInputError(
+            f"{name} has {problem.replace(' in evaluation.', ' of ')}, at {each.metric}", hint=_HINT
+        )
 
 
 class _Reader:
@@ -157,7 +177,7 @@ class _Reader:
         common = {
             "harness": LM_EVAL,
             "harness_version": version,
-            "seed": next((seed for seed in seeds if _whole(seed) is not None), None),
+            "seed": _first(*seeds),
         }
         for task, values in document["results"].items():
             about = _part(_part(document, "configs"), task)
@@ -186,7 +206,7 @@ class _Reader:
         common = {
             "harness": LIGHTEVAL,
             "harness_version": _text(general.get("lighteval_sha")),
-            "seed": _whole(_part(model, "generation_parameters").get("seed")),
+            "seed": _first(_part(model, "generation_parameters").get("seed"), model.get("seed")),
         }
         for key, values in results.items():
             if key == "all":
@@ -226,14 +246,6 @@ class _Reader:
                     "stderr": self._stderr(name, facts.get("stderr")),
                 }
             )
-
-    def require_sound(self, each: Measured) -> None:
-        """Refuse what no column takes, such as a text that is too long."""
-        problem = problem_of(tables.metadata.tables["evaluation"], each.values())
-        if problem is None and min(each.shots or 0, each.samples or 0) < 0:
-            problem = "a negative number"
-        if problem is not None:
-            raise self.problem(f"has {problem.replace(' in evaluation.', ' of ')}, at {each.metric}")
 
     def _values(self, task: str, values: Any) -> Iterator[tuple[str, float, float | None]]:
         """Yield the metrics of a task, each with its value and standard error."""
@@ -310,6 +322,10 @@ def _version(value: Any) -> str | None:
 
 def _whole(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def _first(*values: Any) -> int | None:
+    return next((value for value in map(_whole, values) if value is not None), None)
 
 
 def _is_none(value: Any) -> bool:

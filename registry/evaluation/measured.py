@@ -25,8 +25,7 @@ from ..records.evaluations import (
     setting_of,
 )
 from ..records.references import resolve_adapter
-from ..tables.bounds import problem_of
-from .harness_results import Measured, Results, read_results, results_of
+from .harness_results import Measured, Results, read_results, require_measured, results_of
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
@@ -107,32 +106,67 @@ def record_evaluations(
     measured = [_settled(each, setting, name) for each in found.measured]
     with workspace.database.read() if dry_run else workspace.database.write() as session:
         adapter = resolve_adapter(session, reference)
-        _require_own(session, adapter, found, name)
+        _require_own(
+            session, adapter, found, name, str(results) if isinstance(results, Path) else "RESULTS.json"
+        )
         new, known = _missing(adapter, measured)
-        at = workspace.database.utcnow(session)
-        rows = [
-            tables.Evaluation(**each.values(), source=found.source, at=at, by=workspace.actor) for each in new
-        ]
-        done = RecordedEvaluations(
+        rows = _rows(workspace, session, [(each, found.source) for each in new])
+        if rows and not dry_run:
+            _write(workspace, session, adapter, rows)
+        return RecordedEvaluations(
             adapter.name, found.form, evaluation_records(adapter.name, rows), tuple(known), dry_run
         )
-        if rows and not dry_run:
-            adapter.evaluations.extend(rows)
-            session.flush()
-            events.record(
-                session,
-                action=EVALUATED,
-                kind="adapter",
-                subject=adapter.name,
-                detail={
-                    "digest": adapter.digest,
-                    "source": found.source,
-                    "metrics": {each.metric: each.value for each in new},
-                },
-                actor=workspace.actor,
-                at=at,
-            )
-        return done
+
+
+def adopt_evaluations(
+    workspace: Workspace, reference: str, measured: Sequence[tuple[Measured, str | None]]
+) -> None:
+    """Record what was measured elsewhere, as far as nothing of it is on record; where that differs, it stays.
+
+    Args:
+        workspace: the registry's parts.
+        reference: the adapter.
+        measured: values that `require_measured` takes, each with the digest of the file that said it.
+    """
+    if not measured:
+        return
+    with workspace.database.write() as session:
+        adapter = resolve_adapter(session, reference)
+        sources = {key_of(each.values()): (each, source) for each, source in measured}
+        new, _, _ = missing_evaluations(adapter, [each.values() for each, _ in sources.values()])
+        room = max(0, MOST - len(adapter.evaluations))
+        if rows := _rows(workspace, session, [sources[key_of(values)] for values in new[:room]]):
+            _write(workspace, session, adapter, rows)
+
+
+def _rows(
+    workspace: Workspace, session: Session, measured: Sequence[tuple[Measured, str | None]]
+) -> list[tables.Evaluation]:
+    at = workspace.database.utcnow(session)
+    return [
+        tables.Evaluation(**each.values(), source=source, at=at, by=workspace.actor)
+        for each, source in measured
+    ]
+
+
+def _write(
+    workspace: Workspace, session: Session, adapter: tables.Adapter, rows: Sequence[tables.Evaluation]
+) -> None:
+    adapter.evaluations.extend(rows)
+    session.flush()
+    events.record(
+        session,
+        action=EVALUATED,
+        kind="adapter",
+        subject=adapter.name,
+        detail={
+            "digest": adapter.digest,
+            "sources": sorted({row.source for row in rows if row.source is not None}),
+            "metrics": [{"metric": row.metric, "value": row.value} for row in rows],
+        },
+        actor=workspace.actor,
+        at=rows[0].at,
+    )
 
 
 def list_evaluations(
@@ -199,19 +233,11 @@ def _settled(each: Measured, setting: Setting, name: str) -> Measured:
             )
         said[field] = wanted
     settled = replace(each, **said)
-    _require_fit(settled, name)
+    require_measured(settled, name)
     return settled
 
 
-def _require_fit(each: Measured, name: str) -> None:
-    if (problem := problem_of(tables.metadata.tables["evaluation"], each.values())) is not None:
-        raise BadInputError(
-            f"{name} cannot be recorded: {problem.replace(' in evaluation.', ' of ')}",
-            hint="fusery eval record --help",
-        )
-
-
-def _require_own(session: Session, adapter: tables.Adapter, found: Results, name: str) -> None:
+def _require_own(session: Session, adapter: tables.Adapter, found: Results, name: str, file: str) -> None:
     """Refuse results whose model is another registered adapter, by its name or its digest.
 
     Raises:
@@ -230,7 +256,7 @@ def _require_own(session: Session, adapter: tables.Adapter, found: Results, name
         other = others[0].name
         raise BadInputError(
             f"{name} says that it is of {other}, and not of {adapter.name}",
-            hint=f"fusery eval record {other} {name}",
+            hint=f"fusery eval record {other} {file}",
         )
 
 

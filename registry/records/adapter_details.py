@@ -11,6 +11,7 @@ from fusery.storage.manifest import FileEntry
 from ..record import EXACT, Record, left_out
 from .adapter import Adapter
 from .deployment import Deployment
+from .evaluations import Evaluation
 from .fused import FusedLine
 from .run import CurvePoint, TrainingRun
 from .withdrawals import Withdrawal
@@ -68,6 +69,7 @@ class AdapterDetails(Adapter):
         training: its trainer's configuration.
         training_run: where and how it was trained.
         curve: what was measured on the way.
+        evaluations: what was measured of it afterwards, in the order in which it was recorded.
         yanked_reason: why it is withdrawn.
         parent_yanked: why its parent is.
         renderings: other forms of it.
@@ -86,6 +88,7 @@ class AdapterDetails(Adapter):
     training: Mapping[str, object]
     training_run: TrainingRun | None
     curve: tuple[CurvePoint, ...]
+    evaluations: tuple[Evaluation, ...]
     yanked_reason: str | None
     parent_yanked: str | None
     renderings: tuple[Rendering, ...] | None = left_out()

@@ -15,7 +15,9 @@ from sqlalchemy import Engine, event
 
 from fusery.registry.database import Database
 
-LARGE = frozenset({"adapter", "adapter_tag", "amendment", "blob", "event", "manifest", "manifest_file"})
+LARGE = frozenset(
+    {"adapter", "adapter_tag", "amendment", "blob", "evaluation", "event", "manifest", "manifest_file"}
+)
 """Tables that grow with the number of adapters."""
 
 MANY = 2_000
