@@ -19,6 +19,9 @@ from ..database.batches import batches
 from ..errors import BadInputError
 from ..record import Record
 
+METRIC = "metric."
+"""What a field of a list begins with that is the value of a metric: `metric.mmlu.acc`."""
+
 MOST = 10_000
 """Evaluations of one adapter."""
 
