@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from ..records.adapter_details import AdapterDetails
 from ..records.amendments import FIELDS, TAG, amendment_records, state_then
 from ..records.evaluations import evaluation_records
 from ..records.references import load_adapters, resolve_adapter
-from ..records.withdrawals import of_adapters, own
+from ..records.withdrawals import Withdrawals, of_adapters, own
 from ..releases.history import holder_then
 from .views import full_record
 
@@ -45,7 +46,10 @@ def show_then(workspace: Workspace, reference: str, at: str) -> AdapterDetails:
     moment = parse_moment(at, end_of_day=True)
     with workspace.database.read() as session:
         adapter = resolve_then(session, reference, moment)
-        return full_record(session, adapter, **_believed(session, adapter, moment), at=moment)
+        told = of_adapters(
+            session, [adapter.id, *([adapter.parent_id] if adapter.parent_id else [])], at=moment
+        )
+        return full_record(session, adapter, told, **_believed(session, adapter, moment, told), at=moment)
 
 
 def resolve_then(session: Session, text: str, moment: datetime) -> tables.Adapter:
@@ -85,10 +89,11 @@ def resolve_then(session: Session, text: str, moment: datetime) -> tables.Adapte
     return found
 
 
-def _believed(session: Session, adapter: tables.Adapter, moment: datetime) -> dict[str, Any]:
+def _believed(
+    session: Session, adapter: tables.Adapter, moment: datetime, told: Mapping[int, Withdrawals]
+) -> dict[str, Any]:
     """Return what changes with time about an adapter: values, aliases, whether it is withdrawn."""
     state = state_then(adapter, moment)
-    told = of_adapters(session, [adapter.id, *([adapter.parent_id] if adapter.parent_id else [])], at=moment)
     own_yanks = told.get(adapter.id, ())
     tags = sorted(field for field in state if field.startswith(TAG))
     return {

@@ -153,13 +153,15 @@ def export_adapter(
 def _facts(workspace: Workspace, reference: str, form: str | None) -> _Facts:
     with workspace.database.read() as session:
         adapter = resolve_adapter(session, reference)
-        refuse_yanked(session, adapter)
+        view = adapter_record(session, adapter)
+        if view.yanked:
+            refuse_yanked(session, adapter)
         own = own_form(adapter)
         chosen = next((each for each in FORMS if each == form), own)
         base, parent = adapter.base, adapter.parent
         return _Facts(
             adapter,
-            adapter_record(session, adapter),
+            view,
             {"name": base.name, "digest": base.digest, "content": base.content},
             {"name": parent.name, "digest": parent.digest} if parent else None,
             chosen,

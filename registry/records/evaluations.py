@@ -144,11 +144,16 @@ def missing_evaluations(
     return new, known, others
 
 
-def setting_of(row: tables.Evaluation | Evaluation) -> str:
+def comparable(row: tables.Evaluation | Evaluation) -> tuple[object, ...]:
+    """Return what two values of a metric must share to be compared: dataset, split, harness and examples, not the seed."""
+    return row.dataset or None, row.split or None, row.harness or None, row.shots
+
+
+def setting_of(row: tables.Evaluation | Evaluation, *, seed: bool = True) -> str:
     """Return what a value was measured on and with, in words; empty if nobody said so."""
     said = ["/".join(part for part in (row.dataset, row.split) if part), row.harness]
     said += [] if row.shots is None else [f"{row.shots}-shot"]
-    said += [] if row.seed is None else [f"seed {row.seed}"]
+    said += [] if row.seed is None or not seed else [f"seed {row.seed}"]
     return ", ".join(part for part in said if part)
 
 

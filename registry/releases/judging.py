@@ -10,7 +10,7 @@ from typing import Any, Literal
 from .. import tables
 from ..errors import BadInputError, MissingExtraError
 from ..record import Record
-from ..records.evaluations import setting_of
+from ..records.evaluations import comparable, setting_of
 from ..records.licences import adapter_licence
 from .facts import Facts
 from .rules import MetricRule, Rules, make_rules
@@ -165,7 +165,7 @@ def _against_holder(case: Case, ours: tables.Evaluation, rule: MetricRule) -> Sa
         hint = '"higher_is_better": true or false in the results'
         return "unknown", f"nobody said whether more of {name} is better", hint
     rows = case.facts.evaluations(case.holder, name)
-    theirs = next((row for row in rows if _on(row) == _on(ours)), None)
+    theirs = next((row for row in rows if comparable(row) == comparable(ours)), None)
     if theirs is None:
         why = f"no {name} is recorded for {holder}"
         if rows:
@@ -196,11 +196,6 @@ def _measured(
     wanted = "/".join(part for part in (rule.dataset, rule.split) if part)
     there = ", ".join(dict.fromkeys(setting_of(row) or "nobody said what" for row in rows[:5]))
     return None, f"{name} of {adapter.name} was measured on {there}, and not on {wanted}"
-
-
-def _on(row: tables.Evaluation) -> tuple[object, ...]:
-    """Return what two values must share to be compared; seeds may differ."""
-    return row.dataset, row.split, row.harness, row.shots
 
 
 def _signed(case: Case, rules: Rules) -> Said:
