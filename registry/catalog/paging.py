@@ -1,8 +1,9 @@
 """Pages of adapters, filtered and ordered, read along an index instead of sorting all adapters.
 
-The cost of a page must not grow with the registry.  So the page is selected by ids alone, and only its adapters are then
-loaded in full.  A filter that matches few adapters is applied first and its matches are sorted; one that matches many
-is checked while the order's index is read, since a page is then soon full.
+The cost of a page must not grow with the registry, unless it is sorted by a metric, for which all adapters are looked at.
+So the page is selected by ids alone, and only its adapters are then loaded in full.  A filter that matches few adapters
+is applied first and its matches are sorted; one that matches many is checked while the order's index is read, since a
+page is then soon full.
 """
 
 from __future__ import annotations

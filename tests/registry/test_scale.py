@@ -49,7 +49,7 @@ def commands(number: int) -> dict[str, Callable[[Registry], Any]]:
         f"list --sort {field}{way}": lambda registry, by=field + way: registry.adapters.list(
             sort=by, limit=20
         )
-        for field in FIELDS
+        for field in SORTABLE  # by a metric, everything that was measured is looked at
         for way in ("", ":desc")
     }
     return sorts | {
