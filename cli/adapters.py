@@ -11,7 +11,8 @@ import click
 from fusery.registry.parsing import plural
 
 from .amendments import explain_mark, explain_marks, marked, print_amendments, tag_fields
-from .columns import adapter_table, chosen_columns, has_marks
+from .columns import adapter_table, chosen_columns, has_marks, metrics_in
+from .evaluations import print_evaluations
 from .session import Session, command
 from .text import (
     ago,
@@ -210,15 +211,15 @@ def list_command(session: Session, columns: tuple[str, ...] | None, **filters: A
     """List adapters.
 
     --where takes comparisons (= != < <= > >=, and ~ for a part of a text or a pattern with * and ?), `in (...)`,
-    `is null`, `and`, `or`, `not` and parentheses; tags are called tag.KEY. docs/guides/compare.md lists the fields.
+    `is null`, `and`, `or`, `not` and parentheses; tags are called tag.KEY, what was measured metric.NAME. docs/guides/compare.md lists the fields.
 
     --columns takes name, aliases, state, age, created_by, val_loss, base, rank, method, layers, trainable_parameters,
     dataset; and created_at, task, version, date, digest, trained_on, alpha, scale, iterations, examples, parent, tags,
-    note.
+    note; and metric.NAME.
     """
     if columns is not None and (session.json or session.quiet):
         raise click.UsageError("--columns goes with neither --json, which has all of them, nor -q.")
-    adapters = session.registry.adapters.list(**filters)
+    adapters = session.registry.adapters.list(**filters, metrics=metrics_in(columns))
 
     def human() -> None:
         session.print_table(adapter_table(adapters, columns))
@@ -294,6 +295,7 @@ def _print_adapter(session: Session, view: AdapterDetails) -> None:
     )
     print_amendments(session, view)
     print_training(session, view)
+    print_evaluations(session, view.evaluations)
     session.print("files")
     for file in view["files"]:
         session.print(f"  {file['sha256'][:12]}  {size(file['size']):>12}  {file['path']}")

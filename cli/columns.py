@@ -63,6 +63,9 @@ COLUMNS: dict[str, Shown] = {
 }
 """By the name that `--json` and `--where` have for it, where they have one; the least important ones last."""
 
+METRIC = "metric."
+"""What a column begins with that is no field of the record but the value of a metric."""
+
 USUAL = tuple(COLUMNS)[: tuple(COLUMNS).index("dataset") + 1]
 """What is shown if nothing is asked for."""
 
@@ -81,17 +84,32 @@ def chosen_columns(
         return None
     found = []
     for word in value.split(","):
+        if word.strip().startswith(METRIC):
+            found += [word.strip()] if word.strip() not in found else []
+            continue
         name = word.strip().casefold()
         key = _BY_NAME.get(name) or _BY_NAME.get(name.replace("-", "_"))
         if key is None:
             from difflib import get_close_matches
 
             close = get_close_matches(name, _BY_NAME, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(COLUMNS)}"
+            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(COLUMNS)}, {METRIC}NAME"
             raise click.BadParameter(f"there is no column {word.strip()[:40]!r}.\nHint: {hint}")
         if key not in found:
             found.append(key)
     return tuple(found)
+
+
+def metrics_in(columns: tuple[str, ...] | None) -> list[str]:
+    """Return the names of the metrics among some columns."""
+    return [key.removeprefix(METRIC) for key in columns or () if key.startswith(METRIC)]
+
+
+def _column(key: str) -> Shown:
+    if not key.startswith(METRIC):
+        return COLUMNS[key]
+    name = key.removeprefix(METRIC)
+    return Shown(Column(name, right=True), lambda view: number(view["metrics"][name], 6))
 
 
 def has_marks(adapters: Iterable[View], columns: tuple[str, ...] | None) -> bool:
@@ -102,7 +120,7 @@ def has_marks(adapters: Iterable[View], columns: tuple[str, ...] | None) -> bool
 
 def adapter_table(adapters: Iterable[View], columns: tuple[str, ...] | None) -> Table:
     """Return the table of some adapters, with the usual columns or exactly those that were chosen."""
-    shown = [COLUMNS[key] for key in columns or USUAL]
+    shown = [_column(key) for key in columns or USUAL]
     table = Table([each.column for each in shown], whole=columns is not None)
     for adapter in adapters:
         table.add_row(*(each.of(adapter) for each in shown))

@@ -23,6 +23,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Compare": {
         "diff": ("compare", "Show what differs between two adapters."),
         "compare": ("compare", "Compare two or more adapters, or all versions of a task."),
+        "eval": ("evaluations", "Record and list what was measured of an adapter."),
         "probe": ("probe", "Compare what two models answer to prompts."),
         "bench": ("bench", "Measure size, load time, speed and memory of each form."),
     },

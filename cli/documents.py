@@ -30,6 +30,8 @@ DOCUMENTS: Mapping[str, str] = {
     "amend": "registration.amend:Amended",
     "diff": "catalog.diff:Difference | catalog.diff:WeightsDifference",
     "compare": "catalog.compare:ComparedAdapters",
+    "eval record": "evaluation.measured:RecordedEvaluations",
+    "eval list": "[records.evaluations:Evaluation]",
     "probe": "evaluation.probe_report:ProbeReport",
     "bench": "evaluation.bench:BenchReport | null",
     "fuse": "records.fused:Fused | [bulk.jobs:FusedOrNot]",

@@ -52,6 +52,13 @@ def rules_command() -> None:
     metavar="E",
     help="Its validation loss is at most E worse than that of the holder.",
 )
+@click.option(
+    "--metric",
+    "metrics",
+    multiple=True,
+    metavar="RULE",
+    help='A metric of it, such as "mmlu.acc >= 0.6", "loss <= 2" or "mmlu.acc within 0.01 on test"; repeatable.',
+)
 @click.option("--signed", is_flag=True, default=None, help="A key that counts for the alias has signed it.")
 @click.option(
     "--licence",
@@ -81,7 +88,8 @@ def set_command(
     """Give an alias these rules instead of those that it had.
 
     ALIAS alone is for every task; rules for TASK#ALIAS come before those.  A rule that is not named is not asked for,
-    and an alias that was open is guarded again without --open.
+    and an alias that was open is guarded again without --open.  A metric `within` E is at most E worse than that of the
+    holder, measured on the same dataset and split.
     """
     rules: dict[str, Any] = {}
     if file is not None:
@@ -92,6 +100,10 @@ def set_command(
     rules |= {name: value for name, value in options.items() if value not in (None, ())}
     if "licences" in rules:
         rules["licences"] = list(rules["licences"])
+    if options["metrics"]:
+        from fusery.registry.releases.rules import metric_rules
+
+        rules["metrics"] = metric_rules(options["metrics"])
     if not rules and guarded is None:
         raise click.UsageError("No rule is given.\nHint: fusery rules set prod --approvals 1")
     wanted = rules if rules or file is not None else None

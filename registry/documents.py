@@ -93,6 +93,11 @@ def without_people(views: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [{key: each[key] for key in ("field", "from", "to", "reason", "at")} for each in views]
 
 
+def measured_without_people(views: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return views of evaluations as they leave the registry: what was measured, and not by whom it was recorded."""
+    return [{key: each[key] for key in each if key not in ("adapter", "by")} for each in views]
+
+
 def write_picture(place: Path, data: bytes, *, force: bool) -> None:
     """Write a picture whole or not at all; one that is there already and the same is left as it is.
 

@@ -348,6 +348,7 @@ class Adapters(Resource):
         sort: str = "created_at",
         limit: int | None = None,
         offset: int = 0,
+        metrics: Sequence[str] = (),
     ) -> builtins.list[Adapter]:
         """Return adapters.
 
@@ -359,6 +360,7 @@ class Adapters(Resource):
             sort: fields, each as `FIELD` or `FIELD:desc`, with commas between; what has no value comes last.
             limit: at most so many.
             offset: leave out so many from the beginning.
+            metrics: names of metrics whose values each adapter's `metrics` is to have, such as `mmlu.acc`.
 
         Raises:
             UnknownReferenceError: there is no such task or base.
@@ -376,4 +378,5 @@ class Adapters(Resource):
             sort=sort,
             limit=limit,
             offset=offset,
+            metrics=metrics,
         )

@@ -16,6 +16,7 @@ from .aliases import Aliases
 from .bases import Bases
 from .bundles import Bundles
 from .deployments import Deployments
+from .evaluations import Evaluations
 from .exchange import Exchange
 from .fused import Cache, FusedModels
 from .provenance import Provenance
@@ -44,6 +45,7 @@ class Registry:
         workspace: the registry's parts.
         bases: base models.
         adapters: adapters: register, list, show, compare, amend, withdraw, probe, bench.
+        evaluations: what was measured of them.
         fused: the models made of them.
         cache: those of them on this machine.
         bundles: what is shipped.
@@ -59,6 +61,7 @@ class Registry:
         self.workspace = workspace
         self.bases = Bases(workspace)
         self.adapters = Adapters(workspace)
+        self.evaluations = Evaluations(workspace)
         self.fused = FusedModels(workspace)
         self.cache = Cache(workspace)
         self.bundles = Bundles(workspace)

@@ -142,6 +142,7 @@ def _records(kind: str, row: Any) -> frozenset[Key]:
         if row.dataset_id is not None:
             found.add(("dataset", row.dataset_id))
         found |= {("amendment", each.id) for each in row.amendments}
+        found |= {("evaluation", each.id) for each in row.evaluations}
         found |= {("manifest", rendering.manifest_id) for rendering in row.renderings}
     return frozenset(found)
 

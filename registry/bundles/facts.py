@@ -8,9 +8,10 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from .. import tables
-from ..documents import without_people
+from ..documents import measured_without_people, without_people
 from ..names import compact_date
 from ..records.amendments import amendment_records
+from ..records.evaluations import evaluation_records
 from ..records.licences import adapter_licence, base_licence
 from ..records.views import moment
 from ..training.curve import point_view
@@ -75,9 +76,16 @@ def adapter_facts(session: Session, adapter: tables.Adapter) -> dict[str, Any]:
         "licence": adapter_licence({tag.key: tag.value for tag in adapter.tags}),
         "note": adapter.note,
         "amendments": without_people(amendment_records(adapter.amendments)),
+        **_measured(adapter),
         "training": _training(session, adapter),
         "curve": _curve(session, adapter),
     }
+
+
+def _measured(adapter: tables.Adapter) -> dict[str, Any]:
+    """Return what was measured of it; a bundle of an adapter of which nothing was is what it always was."""
+    found = measured_without_people(evaluation_records(adapter.name, adapter.evaluations))
+    return {"evaluations": found} if found else {}
 
 
 def _training(session: Session, adapter: tables.Adapter) -> dict[str, Any]:

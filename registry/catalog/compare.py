@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from ..documents import write_picture
 from ..errors import BadInputError
 from ..record import Record
 from ..records.adapter_details import AdapterDetails
+from ..records.evaluations import METRIC, comparable, setting_of
 from ..records.run import CurvePoint
 from ..records.withdrawals import Withdrawal
 from .diff import amended_in, fields
@@ -37,7 +39,8 @@ class ComparedAdapters(Record):
     Attributes:
         adapters: their names.
         differs: by field, one value for each adapter, null where it has none; fields of the training configuration are
-            called `training.FIELD`, those of the newest model fused from each `fused.FIELD`.
+            called `training.FIELD`, those of the newest model fused from each `fused.FIELD`, what was measured `metric.NAME`.
+            What was measured on other datasets, splits or examples is in fields of its own, `metric.NAME (SETTING)`.
         same: the fields with one value for all.
         amended: by field, the adapters that it was amended in.
         curves: by adapter, the points of its training curve, by iteration.
@@ -85,7 +88,7 @@ def compare_adapters(
             hint="fusery compare REF REF..., or TASK for all its versions; of one: fusery show REF",
         )
     names, details = tuple(adapters), list(adapters.values())
-    found = fields(details) | _fused_fields(details)
+    found = fields(details) | _measured_fields(details) | _fused_fields(details)
     curves = _curves(workspace, names)
     place = None
     if plot is not None and kind is not None:
@@ -135,6 +138,19 @@ def _fused_fields(adapters: Sequence[AdapterDetails]) -> dict[str, tuple[object,
     }
     for field in _FIDELITY:
         found[f"fused.{field}"] = tuple(None if line is None else line.fidelity[field] for line in newest)
+    return found
+
+
+def _measured_fields(adapters: Sequence[AdapterDetails]) -> dict[str, tuple[object, ...]]:
+    """Return the newest values of each metric; those that cannot be compared are in fields of their own."""
+    newest = [{(each.metric, comparable(each)): each for each in adapter.evaluations} for adapter in adapters]
+    keys = {key: each for values in newest for key, each in values.items()}
+    several = [name for name, count in Counter(name for name, _ in keys).items() if count > 1]
+    found: dict[str, tuple[object, ...]] = {}
+    for key, each in sorted(keys.items(), key=lambda pair: (pair[0][0], str(pair[0][1]))):
+        on = f" ({setting_of(each, seed=False)})" if key[0] in several else ""
+        measured = (values.get(key) for values in newest)
+        found[f"{METRIC}{key[0]}{on}"] = tuple(None if one is None else one.value for one in measured)
     return found
 
 

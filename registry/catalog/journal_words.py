@@ -128,6 +128,16 @@ def _amended(detail: Detail) -> str:
     )
 
 
+def _evaluated(detail: Detail) -> str:
+    found = [each for each in detail.get("metrics") or () if isinstance(each, Mapping)]
+    told = [f"{each.get('metric')} {each.get('value'):.4g}" for each in found[:_SHOWN]]
+    return ", ".join(told + ([f"and {len(found) - _SHOWN} more"] if len(found) > _SHOWN else []))
+
+
+_SHOWN = 3
+"""Metrics that a line of the log names."""
+
+
 def _signed(detail: Detail) -> str:
     return f"with the key {_short(detail.get('key_id'))}"
 
@@ -228,6 +238,7 @@ def _collected(detail: Detail) -> str:
 _TELLS: Mapping[str, Callable[[Detail], str]] = {
     "adapter.amended": _amended,
     "adapter.approved": _approved,
+    "adapter.evaluated": _evaluated,
     "adapter.exported": lambda detail: f"{detail.get('target')} to {detail.get('path')}",
     "adapter.received": _received,
     "adapter.registered": _registered,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sqlalchemy import select
@@ -12,6 +14,7 @@ from .. import tables
 from ..errors import UnknownReferenceError
 from ..names import parse_slug, parse_task
 from ..records.adapter import Adapter, Version
+from ..records.evaluations import newest_values, parse_metric
 from ..records.references import load_adapters, resolve_base
 from ..records.views import adapter_facts, adapter_records
 from .paging import Page
@@ -30,6 +33,7 @@ def list_adapters(
     sort: str = "created_at",
     limit: int | None = None,
     offset: int = 0,
+    metrics: Sequence[str] = (),
 ) -> list[Adapter]:
     """Return adapters, in a constant number of queries.
 
@@ -46,13 +50,14 @@ def list_adapters(
         sort: fields, each as `FIELD` or `FIELD:desc`, with commas between; adapters without a value come last.
         limit: at most this many.
         offset: skip this many at the beginning.
+        metrics: names of metrics whose values each adapter's `metrics` is to have.
 
     Raises:
         UnknownReferenceError: there is no such task or base.
-        BadInputError: there is no such field to sort by.
+        BadInputError: there is no such field to sort by, or that is no name of a metric.
         WhereError: the expression is not one.
     """
-    chosen = None
+    chosen, wanted = None, [parse_metric(name) for name in metrics]
     if where is not None:
         from .where import condition, parse
 
@@ -67,7 +72,15 @@ def list_adapters(
             page.keep_tagged(parse_slug(key, "tag"), value)
         if chosen is not None:
             page.keep_those(condition(chosen, session.get_bind().dialect.name))
-        return adapter_records(session, list(session.scalars(page.query(offset, limit))))
+        rows = list(session.scalars(page.query(offset, limit)))
+        found = adapter_records(session, rows)
+        if not wanted:
+            return found
+        values = newest_values(session, [row.id for row in rows], wanted)
+    return [
+        replace(record, metrics={name: values.get(row.id, {}).get(name) for name in wanted})
+        for row, record in zip(rows, found, strict=True)
+    ]
 
 
 def _task_id(session: Session, name: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,9 @@ from ..names import Reference
 from ..parsing import parse_moment
 from ..records.adapter_details import AdapterDetails
 from ..records.amendments import FIELDS, TAG, amendment_records, state_then
+from ..records.evaluations import evaluation_records
 from ..records.references import load_adapters, resolve_adapter
-from ..records.withdrawals import of_adapters, own
+from ..records.withdrawals import Withdrawals, of_adapters, own
 from ..releases.history import holder_then
 from .views import full_record
 
@@ -44,7 +46,10 @@ def show_then(workspace: Workspace, reference: str, at: str) -> AdapterDetails:
     moment = parse_moment(at, end_of_day=True)
     with workspace.database.read() as session:
         adapter = resolve_then(session, reference, moment)
-        return full_record(session, adapter, **_believed(session, adapter, moment), at=moment)
+        told = of_adapters(
+            session, [adapter.id, *([adapter.parent_id] if adapter.parent_id else [])], at=moment
+        )
+        return full_record(session, adapter, told, **_believed(session, adapter, moment, told), at=moment)
 
 
 def resolve_then(session: Session, text: str, moment: datetime) -> tables.Adapter:
@@ -84,16 +89,20 @@ def resolve_then(session: Session, text: str, moment: datetime) -> tables.Adapte
     return found
 
 
-def _believed(session: Session, adapter: tables.Adapter, moment: datetime) -> dict[str, Any]:
+def _believed(
+    session: Session, adapter: tables.Adapter, moment: datetime, told: Mapping[int, Withdrawals]
+) -> dict[str, Any]:
     """Return what changes with time about an adapter: values, aliases, whether it is withdrawn."""
     state = state_then(adapter, moment)
-    told = of_adapters(session, [adapter.id, *([adapter.parent_id] if adapter.parent_id else [])], at=moment)
     own_yanks = told.get(adapter.id, ())
     tags = sorted(field for field in state if field.startswith(TAG))
     return {
         **{field: state[field] for field in FIELDS},
         "tags": {field.removeprefix(TAG): state[field] for field in tags},
         "amendments": tuple(amendment_records(row for row in adapter.amendments if row.since <= moment)),
+        "evaluations": evaluation_records(
+            adapter.name, (row for row in adapter.evaluations if row.at <= moment)
+        ),
         "aliases": _aliases(session, adapter, moment),
         "yanked": own(own_yanks) is not None,
         "yanked_reason": own(own_yanks),

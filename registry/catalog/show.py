@@ -76,6 +76,7 @@ def show_adapter(
         return full_record(
             session,
             adapter,
+            reasons,
             yanked_reason=own(reasons.get(adapter.id, ())),
             parent_yanked=own(reasons.get(adapter.parent_id or 0, ())),
             renderings=tuple(Rendering(format=row.form, digest=row.digest) for row in adapter.renderings),

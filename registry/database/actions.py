@@ -8,6 +8,7 @@ ACTIONS: Mapping[str, str] = {
     "adapter.amended": "what was said about it was corrected",
     "adapter.approved": "somebody approved of an alias holding it",
     "adapter.benched": "its forms were timed on this machine",
+    "adapter.evaluated": "what was measured of it was recorded",
     "adapter.exported": "it was written to a folder",
     "adapter.received": "it came from another registry",
     "adapter.registered": "it was registered",

@@ -28,6 +28,7 @@ _KEPT = frozenset(
         "alias_rule",
         "amendment",
         "approval",
+        "evaluation",
         "fused",
         "signature",
         "task",

@@ -128,6 +128,7 @@ KINDS: Mapping[str, Kind] = {
         _kind("bundle", tables.Bundle, tables.BundleAdapter, label="path"),
         _kind("yank", tables.Yank),
         _kind("amendment", tables.Amendment),
+        _kind("evaluation", tables.Evaluation, label="metric"),
         _kind("signature", tables.Signature, label="key_id"),
         _kind("alias_rule", tables.AliasRule, label="alias"),
         _kind("approval", tables.Approval),

@@ -88,6 +88,7 @@ _PARTS: dict[type, tuple[type[tables.Record], tuple[tuple[str, type[tables.Recor
             ("curve", tables.CurvePoint),
             ("yanks", tables.Yank),
             ("amendments", tables.Amendment),
+            ("evaluations", tables.Evaluation),
         ),
     ),
     Fused: (tables.Fused, (("modules", tables.ModuleFidelity),)),

@@ -8,6 +8,7 @@ from ..fusion.foreign import recipe_key_of
 from ..names import AdapterName
 from ..records.amendments import TAG
 from .corrections import first_date, first_said, require_fitting
+from .measurements import require_measured
 from .package import Adapter, Fused, Item
 
 _HINT = "fusery audit, there"
@@ -37,6 +38,7 @@ def check(item: Item) -> None:
 
 def _check_adapter(item: Adapter) -> None:
     require_fitting(item)
+    require_measured(item)
     told = str(AdapterName(item.task, item.values["version"], first_date(item)))
     if str(AdapterName.parse(item.name)) != told:
         raise BadInputError(f"{item.name} is on record as {told}", hint=_HINT)

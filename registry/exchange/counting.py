@@ -22,9 +22,10 @@ MOST_TEXT = 64 << 20
 MOST_ADAPTERS = 20_000
 """Adapters that go at once: versions of a task, and what they are derived from."""
 
-_YANK, _CALIBRATION = tables.Yank.__table__, tables.Calibration.__table__
-assert isinstance(_YANK, Table) and isinstance(_CALIBRATION, Table)
-_ALSO: dict[str, dict[Table, str]] = {"base": {_CALIBRATION: "base_id"}, "adapter": {_YANK: "adapter_id"}}
+_ALSO: dict[str, dict[Table, str]] = {
+    "base": {KINDS["calibration"].table: "base_id"},
+    "adapter": {KINDS["yank"].table: "adapter_id", KINDS["evaluation"].table: "adapter_id"},
+}
 """What is read with a thing, and is a record of its own."""
 
 

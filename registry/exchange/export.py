@@ -25,6 +25,7 @@ from ..errors import BadInputError
 from ..record import Record
 from ..records.adapter import Adapter
 from ..records.bundles import note_replaced, record_bundle
+from ..records.evaluations import Evaluation, evaluation_records
 from ..records.references import resolve_adapter
 from ..records.renderings import fetch_form, fetch_originals, own_form, record_rendering, rendering_of
 from ..records.views import adapter_record
@@ -93,6 +94,7 @@ class _Facts:
     parent: Mapping[str, str] | None
     form: Form
     rendered: bool
+    evaluations: tuple[Evaluation, ...]
 
 
 def export_adapter(
@@ -151,17 +153,20 @@ def export_adapter(
 def _facts(workspace: Workspace, reference: str, form: str | None) -> _Facts:
     with workspace.database.read() as session:
         adapter = resolve_adapter(session, reference)
-        refuse_yanked(session, adapter)
+        view = adapter_record(session, adapter)
+        if view.yanked:
+            refuse_yanked(session, adapter)
         own = own_form(adapter)
         chosen = next((each for each in FORMS if each == form), own)
         base, parent = adapter.base, adapter.parent
         return _Facts(
             adapter,
-            adapter_record(session, adapter),
+            view,
             {"name": base.name, "digest": base.digest, "content": base.content},
             {"name": parent.name, "digest": parent.digest} if parent else None,
             chosen,
             chosen != own,
+            evaluation_records(adapter.name, adapter.evaluations),
         )
 
 
@@ -186,6 +191,7 @@ def _fill(bundle: BundleFolder, facts: _Facts, files: Mapping[str, Path], render
         rendering,
         files.get(METADATA),
         [entry for entry in bundle.manifest() if entry not in rendering.files],
+        facts.evaluations,
     )
     bundle.write(METADATA, document_bytes(document))
     return bundle.manifest()

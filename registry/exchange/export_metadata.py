@@ -6,7 +6,7 @@ A file of that name that was registered with the adapter is part of its digest: 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,9 +16,17 @@ from fusery.storage.manifest import FileEntry, Manifest
 
 from ..adapters.files import METADATA
 from ..adapters.render import Form
-from ..documents import CHECKSUM, FORMAT, KEY, checksum_of_metadata, without_people
+from ..documents import (
+    CHECKSUM,
+    FORMAT,
+    KEY,
+    checksum_of_metadata,
+    measured_without_people,
+    without_people,
+)
 from ..errors import BadInputError
 from ..names import parse_date
+from ..records.evaluations import MOST
 
 _Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _Name = Annotated[str, Field(max_length=500)]
@@ -83,6 +91,24 @@ class Corrected(BaseModel):
     reason: Annotated[str, Field(max_length=9_000)] = ""
 
 
+class MeasuredFact(BaseModel):
+    """One evaluation, as far as it is read; `registry/evaluation` holds it to its limits."""
+
+    metric: _Name
+    value: float
+    higher_is_better: bool | None = None
+    stderr: float | None = None
+    dataset: _Name | None = None
+    split: _Name | None = None
+    harness: _Name | None = None
+    harness_version: _Name | None = None
+    task_version: _Name | None = None
+    shots: int | None = None
+    seed: int | None = None
+    samples: int | None = None
+    source: _Digest | None = None
+
+
 class Facts(BaseModel):
     """Recorded facts; those that follow from files are not read from here."""
 
@@ -98,6 +124,7 @@ class Facts(BaseModel):
     tags: Annotated[dict[str, str], Field(max_length=1000)] = {}
     note: str | None = None
     amendments: Annotated[list[Corrected], Field(max_length=10_000)] = []
+    evaluations: Annotated[list[MeasuredFact], Field(max_length=MOST)] = []
 
 
 class ExportMetadata(BaseModel):
@@ -131,6 +158,7 @@ def export_metadata(
     files: Manifest,
     own: Path | None,
     others: Iterable[FileEntry] = (),
+    evaluations: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Return the document of `adapter_metadata.json`.
 
@@ -143,6 +171,7 @@ def export_metadata(
         files: the two files of the form.
         own: the `adapter_metadata.json` that was registered with it.
         others: what else lies in the folder; with the two files it becomes `contents`.
+        evaluations: what was measured of it, as `show` has it.
     """
     text = own.read_bytes().decode() if own else None
     written = json.loads(text) if text else {}
@@ -161,6 +190,8 @@ def export_metadata(
         "facts": {
             **{key: view[key] for key in _ON_RECORD},
             "amendments": without_people(view["amendments"]),
+            # A folder of an adapter that has none is what it always was.
+            **({"evaluations": measured_without_people(evaluations)} if evaluations else {}),
         },
         "metadata": text,
         "contents": [entry.to_dict() for entry in Manifest.of([*files, *others])],

@@ -21,6 +21,8 @@ from ..adapters.folder import read_adapter_folder
 from ..adapters.render import FORM_FILES
 from ..admission.submission import Submission, TrainedOn
 from ..errors import BadInputError, UnknownReferenceError
+from ..evaluation.harness_results import Measured, require_measured
+from ..evaluation.measured import adopt_evaluations
 from ..names import AdapterName, compact_date
 from ..records.adapter import Registered
 from ..records.references import load_adapters, resolve_adapter, resolve_base
@@ -58,8 +60,11 @@ def import_adapter(workspace: Workspace, folder: Path, *, base: str | None = Non
         )
     said = read_export_metadata(read_object(found[METADATA]), folder)
     files = _own_files(found, said, folder)
+    evaluations = _evaluations(said)
     if said.rendered:
-        return _already_here(workspace, said, manifest_of(files), folder)
+        here = _already_here(workspace, said, manifest_of(files), folder)
+        adopt_evaluations(workspace, here.name, evaluations)
+        return here
     with workspace.cache.scratch() as scratch:
         copied = scratch / "adapter"
         copied.mkdir()
@@ -69,7 +74,26 @@ def import_adapter(workspace: Workspace, folder: Path, *, base: str | None = Non
             (copied / METADATA).write_text(said.metadata, encoding="utf-8", newline="")
         _require_digest(copied, said)
         done = register(workspace, copied, _submission(workspace, said, copied, base))
-    return _with_its_day(workspace, done, said)
+    done = _with_its_day(workspace, done, said)
+    adopt_evaluations(workspace, done.name, evaluations)
+    return done
+
+
+def _evaluations(said: ExportMetadata) -> list[tuple[Measured, str | None]]:
+    """Return what was measured where the folder was exported, each with the digest of the file that said it.
+
+    Raises:
+        BadInputError: one of them could not be recorded here.
+    """
+    found = []
+    for each in said.facts.evaluations:
+        values = each.model_dump(exclude={"source"})
+        for name in ("dataset", "split", "harness"):
+            values[name] = values[name] or ""
+        measured = Measured(**values)
+        require_measured(measured, METADATA)
+        found.append((measured, each.source))
+    return found
 
 
 def _with_its_day(workspace: Workspace, done: Registered, said: ExportMetadata) -> Registered:

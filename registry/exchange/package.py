@@ -100,6 +100,7 @@ class Adapter(Thing):
     renderings: list[tuple[Values, Manifest]]
     yanks: list[Values]
     amendments: list[Values]
+    evaluations: list[Values]
     trained_on: frozenset[str]
     kind: str = field(default="adapter", init=False)
 
@@ -256,6 +257,7 @@ class _Reader:
             renderings=[(values_of(form), _manifest(form.manifest)) for form in row.renderings],
             yanks=self._of_adapter(tables.Yank, row),
             amendments=[values_of(each) for each in row.amendments],
+            evaluations=[values_of(each) for each in row.evaluations],
             trained_on=self._trained_on(row),
         )
 

@@ -13,6 +13,7 @@ from ..record import Record
 from ..records.withdrawals import Withdrawal
 from .corrections import missing_corrections, why_kept
 from .finding import find, find_base, is_complete, known_fused, missing_yanks, require_name
+from .measurements import lacks_evaluations
 from .package import Adapter, Base, Fused, Item
 from .signed import is_missing
 
@@ -76,8 +77,9 @@ def _planned(session: Session, item: Item, origin: str, counted: set[str]) -> Mo
     complete, kept = is_complete(row, item) and not signed, None
     if isinstance(row, tables.Adapter) and isinstance(item, Adapter):
         corrections, fields = missing_corrections(row, item)
-        complete = complete and not missing_yanks(session, row, item) and not corrections
-        kept = why_kept(fields)
+        lacks, metrics = lacks_evaluations(row, item)
+        complete = complete and not missing_yanks(session, row, item) and not corrections and not lacks
+        kept = why_kept([*fields, *metrics])
     if complete:
         return moved_as(item, name, "present", 0, kept)
     return moved_as(item, name, "completed", _bytes(session, item, counted), kept)

@@ -34,6 +34,7 @@ from .finding import (
     require_name,
     with_content,
 )
+from .measurements import bring_evaluations
 from .package import Adapter, Base, Calibration, Fused, Item
 from .signed import take_signature
 
@@ -194,6 +195,8 @@ def _attach(session: Session, row: Row, item: Item, seen: Seen) -> list[str]:
             added.append("yank")
         if bring_corrections(session, row, item, Database.utcnow(session)):
             added.append("amendment")
+        if bring_evaluations(row, item, Database.utcnow(session)):
+            added.append("evaluation")
     added += ["signature" for values in item.signatures if take_signature(session, item, values)]
     session.flush()
     return added

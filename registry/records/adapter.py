@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import ClassVar
 
 from ..adapters.finding import Finding
-from ..record import Record
+from ..record import Record, left_out
 from .withdrawals import Withdrawal
 
 
@@ -73,6 +73,7 @@ class Adapter(Record):
         created_at: when it was registered.
         created_by: who registered it.
         findings: what admission found.
+        metrics: the values of the metrics that were asked for, each the one recorded last; None where there is none.
     """
 
     name: str
@@ -108,6 +109,7 @@ class Adapter(Record):
     created_at: datetime
     created_by: str
     findings: tuple[Finding, ...]
+    metrics: Mapping[str, float | None] | None = left_out()
     REFERENCE: ClassVar[str] = "name"
 
     def __repr__(self) -> str:

@@ -11,6 +11,7 @@ from fusery.storage.manifest import FileEntry
 from ..record import EXACT, Record, left_out
 from .adapter import Adapter
 from .deployment import Deployment
+from .evaluations import Evaluation
 from .fused import FusedLine
 from .recipe import CombinationRecipe
 from .run import CurvePoint, TrainingRun
@@ -72,6 +73,7 @@ class AdapterDetails(Adapter):
         recipe: how it was computed from them; None where it was trained.
         training_run: where and how it was trained.
         curve: what was measured on the way.
+        evaluations: what was measured of it afterwards, in the order in which it was recorded.
         yanked_reason: why it is withdrawn.
         parent_yanked: why its parent is.
         renderings: other forms of it.
@@ -92,6 +94,7 @@ class AdapterDetails(Adapter):
     recipe: CombinationRecipe | None
     training_run: TrainingRun | None
     curve: tuple[CurvePoint, ...]
+    evaluations: tuple[Evaluation, ...]
     yanked_reason: str | None
     parent_yanked: str | None
     renderings: tuple[Rendering, ...] | None = left_out()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, cast
 
@@ -46,15 +46,23 @@ def registered_record(session: Session, adapter: tables.Adapter, *, created: boo
     return Registered(**adapter_facts(session, [adapter])[0], created=created)
 
 
-def adapter_facts(session: Session, adapters: Sequence[tables.Adapter]) -> list[dict[str, Any]]:
-    """Return the fields of adapters' records, for those that have more of them."""
+def adapter_facts(
+    session: Session, adapters: Sequence[tables.Adapter], told: Mapping[int, Withdrawals] | None = None
+) -> list[dict[str, Any]]:
+    """Return the fields of adapters' records, for those that have more of them.
+
+    Args:
+        session: of any transaction.
+        adapters: their rows.
+        told: the yanks that concern each, if they are known already.
+    """
     ids = [adapter.id for adapter in adapters]
     aliases: dict[int, list[str]] = defaultdict(list)
     for alias in session.scalars(
         select(tables.Alias).where(tables.Alias.adapter_id.in_(ids)).order_by(tables.Alias.name)
     ):
         aliases[alias.adapter_id or 0].append(alias.name)
-    told = of_adapters(session, ids)
+    told = of_adapters(session, ids) if told is None else told
     return [_adapter_facts(adapter, aliases[adapter.id], told.get(adapter.id, ())) for adapter in adapters]
 
 

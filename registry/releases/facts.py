@@ -73,6 +73,13 @@ class Facts:
         loss: float | None = self._state(adapter)["val_loss"]
         return loss
 
+    def evaluations(self, adapter: tables.Adapter, metric: str) -> list[tables.Evaluation]:
+        """Return what was measured of a metric, the newest first."""
+        found = [row for row in adapter.evaluations if row.metric == metric]
+        if self.moment is not None:
+            found = [row for row in found if self.moment.has("evaluation", row.id)]
+        return found[::-1]
+
     def tags(self, adapter: tables.Adapter) -> dict[str, str]:
         """Return the tags, with amendments up to the moment."""
         state = self._state(adapter)

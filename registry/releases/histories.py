@@ -25,6 +25,7 @@ _ENDED: Mapping[str, frozenset[str]] = {
     "alias_move": frozenset(),
     "amendment": frozenset(),
     "approval": frozenset({"withdrawn_at"}),
+    "evaluation": frozenset(),
     "fused": frozenset(),
     "signature": frozenset(),
     "task": frozenset(),

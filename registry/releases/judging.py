@@ -10,9 +10,10 @@ from typing import Any, Literal
 from .. import tables
 from ..errors import BadInputError, MissingExtraError
 from ..record import Record
+from ..records.evaluations import comparable, setting_of
 from ..records.licences import adapter_licence
 from .facts import Facts
-from .rules import Rules, make_rules
+from .rules import MetricRule, Rules, make_rules
 
 State = Literal["passed", "failed", "unknown"]
 Said = tuple[State, str] | tuple[State, str, str | None]
@@ -136,6 +137,67 @@ def _val_loss(case: Case, rules: Rules) -> Said:
     return ("passed" if worse <= allowed else "failed"), why
 
 
+def _metrics(case: Case, rules: Rules) -> Said:
+    found = [_metric(case, name, rule) for name, rule in sorted((rules.metrics or {}).items())]
+    worst = next((said for state in ("failed", "unknown") for said in found if said[0] == state), found[0])
+    return worst[0], "; ".join(said[1] for said in found if said[0] == worst[0]), *worst[2:]
+
+
+def _metric(case: Case, name: str, rule: MetricRule) -> Said:
+    ours, why = _measured(case, case.adapter, name, rule)
+    if ours is None:
+        return "unknown", why, f"fusery eval record {case.adapter.name} RESULTS.json"
+    said = f"{name} is {ours.value:g}"
+    if rule.at_least is not None and ours.value < rule.at_least:
+        return "failed", f"{said}, at least {rule.at_least:g} wanted"
+    if rule.at_most is not None and ours.value > rule.at_most:
+        return "failed", f"{said}, at most {rule.at_most:g} wanted"
+    if rule.within is None or case.holder is None:
+        return "passed", said
+    return _against_holder(case, ours, rule)
+
+
+def _against_holder(case: Case, ours: tables.Evaluation, rule: MetricRule) -> Said:
+    """Hold a value against that of the alias's holder: of the same dataset, split, harness and examples, or not at all."""
+    assert case.holder is not None and rule.within is not None
+    name, holder = ours.metric, case.holder.name
+    if ours.higher_is_better is None:
+        hint = '"higher_is_better": true or false in the results'
+        return "unknown", f"nobody said whether more of {name} is better", hint
+    rows = case.facts.evaluations(case.holder, name)
+    theirs = next((row for row in rows if comparable(row) == comparable(ours)), None)
+    if theirs is None:
+        why = f"no {name} is recorded for {holder}"
+        if rows:
+            why = (
+                f"{name} of {case.adapter.name} was measured on {setting_of(ours) or 'nobody said what'}, and of {holder} "
+                f"on {setting_of(rows[0]) or 'nobody said what'}: they cannot be compared"
+            )
+        return "unknown", why, f"fusery eval record {holder} RESULTS.json"
+    # By the digits that people wrote: in binary, 0.8 is more than 0.7 and 0.1.
+    gain = Decimal(repr(ours.value)) - Decimal(repr(theirs.value))
+    worse = -gain if ours.higher_is_better else gain
+    why = (
+        f"{name} is {ours.value:g} against {theirs.value:g} of {holder}, at most {rule.within:g} worse wanted"
+    )
+    return ("passed" if worse <= Decimal(repr(rule.within)) else "failed"), why
+
+
+def _measured(
+    case: Case, adapter: tables.Adapter, name: str, rule: MetricRule
+) -> tuple[tables.Evaluation | None, str]:
+    """Return the newest value that a rule is about; without one, why there is none."""
+    rows = case.facts.evaluations(adapter, name)
+    for row in rows:
+        if rule.dataset in (None, row.dataset) and rule.split in (None, row.split):
+            return row, ""
+    if not rows:
+        return None, f"no {name} is recorded for {adapter.name}"
+    wanted = "/".join(part for part in (rule.dataset, rule.split) if part)
+    there = ", ".join(dict.fromkeys(setting_of(row) or "nobody said what" for row in rows[:5]))
+    return None, f"{name} of {adapter.name} was measured on {there}, and not on {wanted}"
+
+
 def _signed(case: Case, rules: Rules) -> Said:
     try:
         names = case.facts.signers(case.adapter, case.reference)
@@ -177,6 +239,7 @@ _LOOKS: dict[str, Callable[[Case, Rules], Said]] = {
     "admission": _admission,
     "fidelity": _fidelity,
     "val_loss_within": _val_loss,
+    "metrics": _metrics,
     "signed": _signed,
     "licences": _licences,
     "approvals": _approvals,

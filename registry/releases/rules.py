@@ -2,25 +2,65 @@
 
 from __future__ import annotations
 
+import math
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 
 from fusery.storage.errors import FormatError
 from fusery.storage.jsonfile import parse_json
 from fusery.storage.opening import opened
 
 from ..errors import BadInputError
+from ..records.evaluations import parse_metric
 
 LARGEST = 64 << 10
 """Bytes of a file of rules."""
 
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Metric = Annotated[str, AfterValidator(parse_metric)]
+
 Licence = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+-]{0,63}$", strip_whitespace=True, to_lower=True)
 ]
+
+
+class MetricRule(BaseModel):
+    """Demands on one metric, as it was recorded last.
+
+    Attributes:
+        at_least: its value is not below this.
+        at_most: its value is not above this.
+        within: it is not worse than that of the alias's holder by more than this, in its own unit.
+        dataset: only what was measured on this dataset counts.
+        split: only what was measured on this split counts.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    at_least: Number | None = None
+    at_most: Number | None = None
+    within: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)] | None = None
+    dataset: Annotated[str, StringConstraints(min_length=1, max_length=300)] | None = None
+    split: Annotated[str, StringConstraints(min_length=1, max_length=100)] | None = None
+
+    @model_validator(mode="after")
+    def _demands_something(self) -> Self:
+        if self.at_least is None and self.at_most is None and self.within is None:
+            raise ValueError("give at_least, at_most or within")
+        return self
 
 
 class Rules(BaseModel):
@@ -33,6 +73,7 @@ class Rules(BaseModel):
         signed: a key trusted for the alias has signed it.
         licences: the base's licence, and its own if it has one, are among these.
         approvals: at least this many people other than its author have approved.
+        metrics: demands on metrics, by their names.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -43,6 +84,7 @@ class Rules(BaseModel):
     signed: bool = False
     licences: Annotated[tuple[Licence, ...], Field(strict=False, min_length=1, max_length=200)] | None = None
     approvals: Annotated[int, Field(ge=1, le=100)] | None = None
+    metrics: Annotated[dict[Metric, MetricRule], Field(min_length=1, max_length=200)] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the rules that are set, as they are recorded."""
@@ -65,6 +107,42 @@ def make_rules(values: Mapping[str, Any], subject: str = "the rules") -> Rules:
         raise BadInputError(
             f"{subject} cannot be taken: {_first(error)}", hint="fusery rules set --help"
         ) from error
+
+
+_SAID = re.compile(
+    r"(?P<name>\S+)\s+(?P<test>>=|<=|within)\s+(?P<number>\S+)(?:\s+on\s+(?:(?P<dataset>\S+)/)?(?P<split>[^\s/]+))?"
+)
+_TESTS = {">=": "at_least", "<=": "at_most", "within": "within"}
+
+
+def metric_rules(said: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Return rules about metrics from texts: `NAME >= X`, `NAME <= X` or `NAME within E`, each perhaps with `on SPLIT`.
+
+    `on DATASET/SPLIT` names the dataset as well.  What is said of one metric is one rule.
+
+    Raises:
+        BadInputError: one of them is no such text, or two contradict one another.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for text in said:
+        match = _SAID.fullmatch(text.strip())
+        try:
+            number = float(match["number"]) if match is not None else math.nan
+        except ValueError:
+            number = math.nan
+        if match is None or not math.isfinite(number):
+            raise BadInputError(
+                f"{text[:60]!r} is no rule about a metric",
+                hint='write "mmlu.acc >= 0.6", "loss <= 2", or "mmlu.acc within 0.01 on test"',
+            )
+        rule = found.setdefault(parse_metric(match["name"]), {})
+        values = {_TESTS[match["test"]]: number, "dataset": match["dataset"], "split": match["split"]}
+        for key, value in values.items():
+            if value is not None and rule.setdefault(key, value) != value:
+                raise BadInputError(
+                    f"two rules about {match['name'][:60]} name another {key}", hint="give one of them"
+                )
+    return found
 
 
 def read_rules(path: Path) -> tuple[dict[str, Any], bool | None]:

@@ -14,6 +14,7 @@ from .. import tables
 from ..charts.text import finite
 from ..database.batches import batches
 from ..provenance import Graph, trace_things
+from ..records.evaluations import evaluation_records
 from ..records.references import load_adapters
 from ..records.views import adapter_records, moment
 from ..records.withdrawals import of_bundles, own_reason, shown, stands_at
@@ -101,6 +102,7 @@ def task_section(session: Session, task: tables.Task, adapter: tables.Adapter | 
         "yanks": yanks,
         "yanks_total": yanks_total,
         **corrections,
+        **_evaluations(session, list(shown.values())),
         "signatures": signatures_over(session, digests, task.name),
         **_findings([view for view in versions if adapter is None or view["name"] == adapter.name]),
         "lineage": graph.to_dict(),
@@ -258,6 +260,16 @@ def _amendments(views: Sequence[dict[str, Any]]) -> dict[str, Any]:
     found = [{"adapter": view["name"], **each} for view in views for each in view["amendments"]]
     found.sort(key=lambda each: each["since"], reverse=True)
     return {"amendments": found[:MOST_ROWS], "amendments_total": len(found)}
+
+
+def _evaluations(session: Session, rows: Sequence[tables.Adapter]) -> dict[str, Any]:
+    """Return what was measured of the versions that are shown, the newest first."""
+    measured, names = tables.Evaluation, {row.id: row.name for row in rows}
+    query = select(measured).where(measured.adapter_id.in_(names))
+    found = session.scalars(query.order_by(measured.id.desc()).limit(MOST_ROWS)).all()
+    total = len(found) if len(found) < MOST_ROWS else _count(session, query.with_only_columns(measured.id))
+    records = [evaluation_records(names[row.adapter_id], [row])[0].to_dict() for row in found]
+    return {"evaluations": records, "evaluations_total": total}
 
 
 def _lineage(

@@ -100,6 +100,8 @@ class ReportedTask(Record):
         yanks_total: how many there are.
         amendments: what was corrected.
         amendments_total: how many there are.
+        evaluations: what was measured, newest first, as `eval list` prints it.
+        evaluations_total: how many there are.
         signatures: and whether they hold.
         findings: of admission.
         findings_total: how many there are.
@@ -132,6 +134,8 @@ class ReportedTask(Record):
     yanks_total: int
     amendments: Rows
     amendments_total: int
+    evaluations: Rows
+    evaluations_total: int
     signatures: Rows
     findings: Rows
     findings_total: int

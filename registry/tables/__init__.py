@@ -19,6 +19,7 @@ from .models import (
     Calibration,
     CurvePoint,
     Dataset,
+    Evaluation,
     Fused,
     FusedExtra,
     ModuleFidelity,
@@ -35,7 +36,7 @@ __all__ = [
     "SORTED", "Adapter", "AdapterFinding", "AdapterRendering", "AdapterSource", "AdapterTag", "Alias",
     "AliasMove", "AliasRule", "Amendment", "Approval", "BaseModel", "BaseName", "BaseRevision",
     "Blob", "Bundle", "BundleAdapter", "Calibration", "CurvePoint", "Dataset", "Deployment",
-    "Event", "Fused", "FusedExtra", "Intent", "Lease", "Manifest", "ManifestFile",
+    "Evaluation", "Event", "Fused", "FusedExtra", "Intent", "Lease", "Manifest", "ManifestFile",
     "ModuleFidelity", "Record", "Registry", "Signature", "Task", "Tensor", "TrainingRun",
     "TrustedKey", "Yank", "metadata",
 ]  # fmt: skip

@@ -209,6 +209,7 @@ class Adapter(Record):
     sources: Mapped[list[AdapterSource]] = relationship(
         order_by="AdapterSource.position", foreign_keys="AdapterSource.adapter_id"
     )
+    evaluations: Mapped[list[Evaluation]] = relationship(order_by="Evaluation.id")
 
 
 class AdapterSource(Record):
@@ -397,4 +398,41 @@ class Amendment(Record):
     reason: Mapped[str] = mapped_column(Text, default="")
     at: Mapped[datetime]
     since: Mapped[datetime]
+    by: Mapped[str] = mapped_column(String(200))
+
+
+class Evaluation(Record):
+    """One metric that somebody measured of an adapter: its value, on what, and with what.
+
+    What tells two of them apart is all of metric, dataset, split, harness, few-shot examples and seed; unknown texts are the
+    empty string.  `dataset` is what a harness calls its task.  `source` is the digest of the file that said it, null where
+    a program did.
+    """
+
+    __tablename__ = "evaluation"
+    __table_args__ = (
+        CheckConstraint("stderr IS NULL OR stderr >= 0", name="stderr"),
+        CheckConstraint("shots IS NULL OR shots >= 0", name="shots"),
+        CheckConstraint("samples IS NULL OR samples >= 0", name="samples"),
+        # The newest of an adapter's values, and a list along the values of all.
+        Index("ix_evaluation_adapter_id_metric", "adapter_id", "metric"),
+        Index("ix_evaluation_metric_value", "metric", "value"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    adapter_id: Mapped[int] = mapped_column(ForeignKey("adapter.id"))
+    metric: Mapped[str] = mapped_column(String(200))
+    value: Mapped[float]
+    higher_is_better: Mapped[bool | None]
+    stderr: Mapped[float | None]
+    dataset: Mapped[str] = mapped_column(String(300), default="")
+    split: Mapped[str] = mapped_column(String(100), default="")
+    harness: Mapped[str] = mapped_column(String(100), default="")
+    harness_version: Mapped[str | None] = mapped_column(String(100))
+    task_version: Mapped[str | None] = mapped_column(String(100))
+    shots: Mapped[int | None]
+    seed: Mapped[int | None] = mapped_column(BigInteger)
+    samples: Mapped[int | None] = mapped_column(BigInteger)
+    source: Mapped[str | None] = mapped_column(DIGEST)
+    at: Mapped[datetime]
     by: Mapped[str] = mapped_column(String(200))

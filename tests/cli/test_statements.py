@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import tiny_models
 from sqlalchemy import Engine, event
 
+from fusery.registry import tables
+
 if TYPE_CHECKING:
     from conftest import Fusery
 
@@ -36,7 +38,7 @@ BEFORE = [
     ("materialize course_rec@2 bundle", 91),
     ("lineage course_rec@2", 38),
     ("identify first", 48),
-    ("report course_rec --json", 478),
+    ("report course_rec --json", 471),
     ("audit", 814),
     ("gc", 35),
     ("base list", 14),
@@ -45,9 +47,16 @@ BEFORE = [
     ("yank course_rec@1 --reason bad", 28),
     ("export course_rec@2 out", 55),
     ("push course_rec@2 --to other", 886),
-    ("backup kept.tar", 81),
+    ("backup kept.tar", 80),
     ("doctor", 15),
 ]
+
+
+TABLES = 34
+"""How many tables there were at c9c5869."""
+
+PER_TABLE = {"backup kept.tar": 1, "report course_rec --json": 22, "audit": 21}
+"""How many statements a command sends about each table that there is, whatever is in it: its rows, or its definition."""
 
 
 @contextmanager
@@ -67,11 +76,12 @@ def _sent() -> Iterator[list[str]]:
 def test_no_command_asks_more_than_before(stocked: Fusery, tmp_path: Path, tiny_base: Path) -> None:
     tiny_models.make_adapter(tmp_path / "third", tiny_base, seed=3)
     more = []
+    added = len(tables.metadata.tables) - TABLES
     for words, before in BEFORE:
         with _sent() as statements:
             ran = stocked(*words.split())
         assert ran.code == 0, (words, ran.err)
-        if len(statements) > before:
+        if len(statements) > before + added * PER_TABLE.get(words, 0):
             more.append((words, before, len(statements)))
     assert more == []
 

@@ -56,6 +56,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     run_folder = tmp_path / "run"
     make_run(run_folder, base, saved=(200, 400, 600), iters=600, log=plain_log(losses, {600: 1.1}))
     name_the_base(run_folder)
+    shutil.copy(ROOT / "tests/registry/evaluation/results/lm_eval_0.4.13.json", tmp_path / "results.json")
+    measured = re.findall(
+        r"^```json\n(.*?)^```",
+        (ROOT / "docs/guides/evaluate.md").read_text("utf-8"),
+        re.DOTALL | re.MULTILINE,
+    )
+    (tmp_path / "courses.json").write_text(measured[0], encoding="utf-8")
     shutil.copy(ROOT / "examples" / "course_rec" / "data" / "valid.jsonl", tmp_path / "questions.jsonl")
     return tmp_path
 

@@ -16,6 +16,10 @@ from fusery.registry import Registry
 from fusery.registry.catalog.paging import SORTABLE
 from fusery.registry.database import events
 
+METRIC = "metric.courses.acc"
+FIELDS = [*SORTABLE, METRIC]
+"""What a list is sorted by."""
+
 MANY = 20_000
 """Adapters: enough for every planner to prefer an index to the table."""
 
@@ -27,11 +31,12 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def crowded(registry: Registry, base: Path) -> Iterator[Registry]:
-    """A registry with many adapters, each of which was amended."""
+    """A registry with many adapters, each of which was amended, and most of which were measured."""
     registry.bases.add(base, name="tiny", reference=True)
     large_registry.fill(registry, MANY)
     with registry.workspace.database.write() as session:
         session.execute(text(large_registry.AMENDED))
+        session.execute(text(large_registry.EVALUATED))
         if registry.workspace.database.dialect == "postgresql":
             session.execute(text("ANALYZE"))  # as autovacuum does by itself
     yield registry
@@ -44,7 +49,7 @@ def commands(number: int) -> dict[str, Callable[[Registry], Any]]:
         f"list --sort {field}{way}": lambda registry, by=field + way: registry.adapters.list(
             sort=by, limit=20
         )
-        for field in SORTABLE
+        for field in SORTABLE  # by a metric, everything that was measured is looked at
         for way in ("", ":desc")
     }
     return sorts | {
@@ -58,6 +63,17 @@ def commands(number: int) -> dict[str, Callable[[Registry], Any]]:
         ),
         "list --where": lambda registry: registry.adapters.list(
             where="rank >= 8", sort="created_at:desc", limit=20
+        ),
+        "list --where metric": lambda registry: registry.adapters.list(
+            where=f"{METRIC} > 0.5", sort="created_at:desc", limit=20
+        ),
+        "list with metrics": lambda registry: registry.adapters.list(
+            metrics=[METRIC.removeprefix("metric.")], limit=20
+        ),
+        "eval list": lambda registry: registry.evaluations.list(name),
+        "eval list --limit": lambda registry: registry.evaluations.list(limit=20),
+        "eval list --metric": lambda registry: registry.evaluations.list(
+            metric=METRIC.removeprefix("metric."), limit=20
         ),
         "list --sort of two": lambda registry: registry.adapters.list(sort="date,val_loss:desc", limit=20),
         "show name": lambda registry: registry.adapters.show(name),
@@ -129,7 +145,7 @@ def test_more_adapters_take_no_more_queries(registry: Registry, base: Path) -> N
     assert len(registry.adapters.list()) == 3 * large_registry.VERSIONS
 
 
-@pytest.mark.parametrize("field", SORTABLE)
+@pytest.mark.parametrize("field", FIELDS)
 @pytest.mark.parametrize("way", ["", ":desc"])
 def test_pages_are_the_whole_list_in_pieces(field: str, way: str, stocked_crowd: Registry) -> None:
     """Along an index and by sorting everything: the same order, with those without a value at the end."""
@@ -140,18 +156,25 @@ def test_pages_are_the_whole_list_in_pieces(field: str, way: str, stocked_crowd:
         for view in stocked_crowd.adapters.list(sort=field + way, limit=37, offset=offset)
     ]
     assert pages == whole
-    values = [view[field] for view in stocked_crowd.adapters.list(sort=field + way)]
+    name = METRIC.removeprefix("metric.")
+    values = [
+        view["metrics"][name] if field == METRIC else view[field]
+        for view in stocked_crowd.adapters.list(sort=field + way, metrics=[name])
+    ]
+    assert len(set(values)) > 1 or field in ("alpha", "layers", "scale")
     known = [value for value in values if value is not None]
     assert values == sorted(known, reverse=way == ":desc") + [None] * (len(values) - len(known))
 
 
 @pytest.fixture(scope="module")
 def stocked_crowd(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Iterator[Registry]:
-    """A registry with two hundred adapters, of which some have no loss."""
+    """A registry with two hundred adapters, of which some have no loss, and some were not measured."""
     with Registry.open(tmp_path_factory.mktemp("crowd") / "home") as registry:
         registry.init()
         registry.bases.add(base, name="tiny", reference=True)
         large_registry.fill(registry, 2 * large_registry.VERSIONS)
+        with registry.workspace.database.write() as session:
+            session.execute(text(large_registry.EVALUATED))
         yield registry
 
 

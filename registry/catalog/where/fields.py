@@ -12,6 +12,7 @@ from sqlalchemy.orm import aliased
 from ... import tables
 from ...errors import BadInputError
 from ...names import parse_slug
+from ...records.evaluations import METRIC, newest_value, parse_metric
 from ...records.withdrawals import is_yanked
 
 Kind = Literal["text", "choice", "whole", "real", "size", "day", "moment", "flag"]
@@ -80,6 +81,8 @@ class Field:
 
 def field_named(name: str) -> Field | None:
     """Return a field, None if there is none of that name."""
+    if name.startswith(METRIC):
+        return _metric(name.removeprefix(METRIC))
     if not name.startswith(TAG):
         return FIELDS.get(name)
     try:
@@ -93,6 +96,14 @@ def field_named(name: str) -> Field | None:
         None,
         "the value of a tag",
     )
+
+
+def _metric(name: str) -> Field | None:
+    try:
+        value = newest_value(parse_metric(name))
+    except BadInputError:
+        return None
+    return Field("real", value, None, "the value of a metric that was recorded last")
 
 
 def _one(query: Select[Any]) -> Any:
@@ -147,4 +158,4 @@ def _fields() -> dict[str, Field]:
 
 
 FIELDS: dict[str, Field] = _fields()
-"""Every field by its name; besides, each tag is one: `tag.KEY`."""
+"""Every field by its name; besides, each tag is one, `tag.KEY`, and each metric, `metric.NAME`."""

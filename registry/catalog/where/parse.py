@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ...records.evaluations import METRIC
 from .fields import FIELDS, TAG, Field, field_named
 from .problem import WhereError, nearest
 from .tokens import Token, tokenize
@@ -123,7 +124,7 @@ class _Parser:
     def _field(self, token: Token) -> Field:
         field = field_named(token.text) if token.kind == "word" else None
         if field is None:
-            hint = nearest(token.text, [*FIELDS, f"{TAG}KEY"]) or _field_hint()
+            hint = nearest(token.text, [*FIELDS, f"{TAG}KEY", f"{METRIC}NAME"]) or _field_hint()
             raise self._problem(f"there is no field {token.text[:60]!r}", token, hint=hint)
         return field
 
@@ -155,7 +156,7 @@ class _Parser:
 
 
 def _field_hint() -> str:
-    return f"fields: {', '.join(FIELDS)}, {TAG}KEY"
+    return f"fields: {', '.join(FIELDS)}, {TAG}KEY, {METRIC}NAME"
 
 
 def _operators(field: Field, name: str) -> str:

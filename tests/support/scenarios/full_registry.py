@@ -20,7 +20,7 @@ from fusery.registry.tables.values import kind_of
 _LATER = {("trusted_key", "fused")}
 """Columns that came after there were seals: null here, so that backups of older revisions can be made of these rows."""
 
-_TOLD = {"adapter_source", "alias_rule", "amendment", "tensor", "trusted_key"}
+_TOLD = {"adapter_source", "alias_rule", "amendment", "evaluation", "tensor", "trusted_key"}
 """Tables whose rows the log has to tell of, or to seal otherwise than it once did: commands fill them."""
 
 _MADE_UP: dict[str, Any] = {
@@ -63,6 +63,9 @@ def fill(registry: Registry, tiny_base: Path, folder: Path, *, amended: bool = T
     if amended:
         registry.adapters.amend("course_rec@2", examples=121, tags={"team": "ads"}, reason="typo")
         registry.adapters.shrink("course_rec@2", rank=4, task="smaller")
+        registry.evaluations.record(
+            "course_rec@2", {"courses.acc": 0.75}, dataset="courses", split="test", seed=1
+        )
         registry.aliases.set_rules("release", {"admission": "no_errors"})
         registry.trust.add_key("ann", make_pair(folder / "ann.pem", None).public, ["*#canary"])
     with registry.workspace.database.write() as session:

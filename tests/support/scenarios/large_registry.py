@@ -42,6 +42,14 @@ SELECT id, 'note', 'null', 'null', '', created_at, created_at, created_by FROM a
 """
 """A statement by which each adapter was amended."""
 
+EVALUATED = """
+INSERT INTO evaluation (adapter_id, metric, value, dataset, split, harness, at, "by")
+SELECT id, 'courses.acc', (id * 7919 % 1009) / 1009.0 + before, 'courses', 'test', seed, created_at, created_by
+FROM adapter CROSS JOIN (SELECT 'a' AS seed, 1.0 AS before UNION ALL SELECT 'b', 0.0) AS twice WHERE id % 11 > 0
+ORDER BY seed, id
+"""
+"""A statement by which most adapters were measured twice, with less the second time."""
+
 
 def fill(registry: Registry, count: int, *, base: str = "tiny", start: int = 0) -> None:
     """Add so many adapters, a hundred versions a task; the first has the number `start`."""

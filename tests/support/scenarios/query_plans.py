@@ -15,7 +15,9 @@ from sqlalchemy import Engine, event
 
 from fusery.registry.database import Database
 
-LARGE = frozenset({"adapter", "adapter_tag", "amendment", "blob", "event", "manifest", "manifest_file"})
+LARGE = frozenset(
+    {"adapter", "adapter_tag", "amendment", "blob", "evaluation", "event", "manifest", "manifest_file"}
+)
 """Tables that grow with the number of adapters."""
 
 MANY = 2_000
@@ -63,7 +65,7 @@ def _of_sqlite(rows: Any, statement: str) -> list[str]:
     """Return what is wrong with the rows (id, parent, unused, detail) of a plan."""
     tables = {alias: table for table, alias in re.findall(r"(?:FROM|JOIN) (\w+) AS (\w+)", statement)}
     # By number from the end, until there are enough.
-    newest = re.search(r"ORDER BY (event\.seq|adapter\.id) DESC\s+LIMIT", statement)
+    newest = re.search(r"ORDER BY (event\.seq|adapter\.id|evaluation\.id) DESC\s+LIMIT", statement)
     problems = []
     for _, parent, _, detail in rows:
         scan = re.match(r"SCAN (\w+)", detail)

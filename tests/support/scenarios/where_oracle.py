@@ -62,6 +62,7 @@ NUMBERS = [0.0, 0.5, 1.0, 1.5, 8.0, -1.0, 1e-7, 1e300]
 WHOLES = [1, 2, 4, 8, 16]
 BIG = [1, 1_000_000, 5_000_000, 2**40]
 TAGS = ["team", "lang-x", "a.b"]
+METRICS = ["acc", "mmlu:law.acc", "maj@8"]
 
 
 @dataclass
@@ -70,9 +71,12 @@ class Facts:
 
     values: dict[str, Any]
     tags: dict[str, str] = field(default_factory=dict)
+    metrics: dict[str, list[float]] = field(default_factory=dict)
 
     def of(self, name: str) -> list[Any]:
         """Return the values of a field, none if it has none."""
+        if name.startswith("metric."):
+            return self.metrics.get(name.removeprefix("metric."), [])[-1:]
         value = self.tags.get(name.removeprefix("tag.")) if name.startswith("tag.") else self.values[name]
         if isinstance(value, frozenset):
             return sorted(value)
@@ -112,7 +116,8 @@ def facts(draw: st.DrawFn) -> Facts:
         "created_by": draw(st.sampled_from(TEXTS)),
     }
     tags = draw(st.dictionaries(st.sampled_from(TAGS), st.sampled_from(TEXTS), max_size=2))
-    return Facts(values, tags)
+    numbers = st.lists(st.sampled_from(NUMBERS), min_size=1, max_size=3)
+    return Facts(values, tags, draw(st.dictionaries(st.sampled_from(METRICS), numbers, max_size=2)))
 
 
 def fill(session: Session, found: list[Facts]) -> None:
@@ -150,6 +155,11 @@ def fill(session: Session, found: list[Facts]) -> None:
             findings=[
                 tables.AdapterFinding(code=code, severity="info", subject="", message="", hint="")
                 for code in sorted(values["finding"])
+            ],
+            evaluations=[
+                tables.Evaluation(metric=name, value=value, seed=seed, at=WHEN, by="")
+                for name, measured in one.metrics.items()
+                for seed, value in enumerate(measured)
             ],
             trained_on_name=values["trained_on"],
             **{name: values[name] for name in plain},
@@ -246,6 +256,7 @@ def _small(text: str) -> str:
 def tests() -> st.SearchStrategy[Node]:
     """Tests of every field, with values that adapters have and with others."""
     names = [*FIELDS, *(f"tag.{key}" for key in (*TAGS, "nothing"))]
+    names += [f"metric.{name}" for name in (*METRICS, "nothing")]
     return st.sampled_from(names).flatmap(_test_of)
 
 
@@ -294,7 +305,7 @@ def free_tests() -> st.SearchStrategy[Node]:
     moments = st.datetimes(datetime(1, 1, 2), datetime(9999, 12, 30), timezones=st.just(UTC))
     values: dict[str, st.SearchStrategy[Value]] = {
         "note": text, "rank": whole, "val_loss": real, "date": st.dates(), "created_at": st.dates() | moments,
-        "bytes": st.integers(0, 2**62), "tag.a.b": text, "method": st.sampled_from(["lora", "dora"]),
+        "bytes": st.integers(0, 2**62), "tag.a.b": text, "metric.a:b.pass@1": real, "method": st.sampled_from(["lora", "dora"]),
     }  # fmt: skip
 
     def built(name: str) -> st.SearchStrategy[Node]:

@@ -11,6 +11,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from fusery.registry import tables
 from fusery.registry.catalog.where import FIELDS, IsNull, Node, Not, condition, parse
+from fusery.registry.catalog.where.fields import field_named
 from fusery.registry.database import Database
 
 
@@ -59,13 +60,12 @@ def test_the_database_finds_what_python_finds_often(
     agree(database, found, trees)
 
 
-@pytest.mark.parametrize("name", [*FIELDS, "tag.team"])
+@pytest.mark.parametrize("name", [*FIELDS, "tag.team", "metric.a:b.acc"])
 def test_every_field_can_be_asked_for(name: str, database: Database) -> None:
+    known = field_named(name)
+    assert known is not None
     with database.read() as session:
-        for tree in (
-            IsNull(name),
-            parse(FIELDS[name].example(name)) if name in FIELDS else parse("tag.team = x"),
-        ):
+        for tree in (IsNull(name), parse(known.example(name))):
             query = select(tables.Adapter.name).where(condition(tree, database.dialect))
             assert list(session.scalars(query)) == []
 

@@ -1,0 +1,126 @@
+"""`fusery eval`: what harnesses and people measured of adapters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fusery.registry.parsing import plural
+
+from .groups import Group
+from .session import Session, command
+from .tables import Table
+from .text import ago, cell, count, number
+
+if TYPE_CHECKING:
+    from fusery.registry.records.evaluations import Evaluation
+
+_MOST = 2**31 - 1
+
+
+@click.group("eval", cls=Group)
+def eval_command() -> None:
+    """Record and list what was measured of an adapter.
+
+    Beside its validation loss: accuracy, perplexity, or a figure of your own.
+    """
+
+
+@command("record", table=True)
+@click.argument("reference", metavar="REF")
+@click.argument("results", type=click.Path(path_type=Path), metavar="RESULTS.json")
+@click.option("--dataset", metavar="D", help="What was measured on, if the file does not say it.")
+@click.option("--split", metavar="S", help="Of the dataset, such as test.")
+@click.option("--harness", metavar="H", help="The program that measured.")
+@click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Of the measurement.")
+@click.option("--dry-run", is_flag=True, help="Show it only; nothing is written.")
+def record_command(session: Session, reference: str, results: Path, dry_run: bool, **setting: Any) -> None:
+    """Record what was measured of REF.
+
+    RESULTS.json is what lm-evaluation-harness or lighteval wrote, or a plain map of metrics to values, such as
+    {"accuracy": 0.91, "dataset": "courses", "split": "test"}.
+
+    A metric of a harness is called TASK.METRIC, such as mmlu.acc.  What is on record already stays; another value of
+    the same metric, measured on and with the same, is refused, and nothing of the file is recorded.
+    """
+    done = session.registry.evaluations.record(reference, results, dry_run=dry_run, **setting)
+
+    def human() -> None:
+        what = plural(len(done.recorded), "metric")
+        session.print(f"{'Would record' if dry_run else 'Recorded'} {what} of {done.adapter}.")
+        if done.recorded:
+            session.print_table(_table(session, done.recorded))
+        if done.known:
+            session.say(f"{plural(len(done.known), 'metric')} with the same value on record already.")
+
+    session.emit(done, names=[each.metric for each in done.recorded], human=human)
+
+
+@command("list", table=True)
+@click.argument("reference", metavar="REF", required=False)
+@click.option("--metric", metavar="NAME", help="Only of this name.")
+@click.option("--limit", type=click.IntRange(min=1, max=_MOST), metavar="N", help="Only the newest N.")
+def list_command(session: Session, reference: str | None, metric: str | None, limit: int | None) -> None:
+    """List what was measured, of REF or of all adapters.
+
+    In the order in which it was recorded; of several values of a metric, the last one counts.
+    """
+    found = session.registry.evaluations.list(reference, metric=metric, limit=limit)
+
+    def human() -> None:
+        session.print_table(_table(session, found, adapter=True))
+        if not found:
+            session.say("Nothing was measured. Hint: fusery eval record REF RESULTS.json")
+
+    session.emit(found, names=[each.metric for each in found], human=human)
+
+
+def print_evaluations(session: Session, found: Iterable[Evaluation]) -> None:
+    """Print what was measured of an adapter, a line each."""
+    rows = list(found)
+    if rows:
+        session.print("measured")
+        for line in _table(session, rows).laid(None).rows:
+            session.print(f"  {line}")
+
+
+def _table(session: Session, found: Iterable[Evaluation], *, adapter: bool = False) -> Table:
+    own = ("adapter",) if adapter else ()
+    titles = (
+        "metric",
+        "value",
+        "stderr",
+        "dataset",
+        "split",
+        "shots",
+        "seed",
+        "samples",
+        "harness",
+        "age",
+        "by",
+    )
+    right = ("value", "stderr", "shots", "seed", "samples", "age")
+    table = session.table(*own, *titles, right=right, free=("dataset",), rare=("shots", "seed", "samples"))
+    for each in found:
+        table.add_row(
+            *([cell(each.adapter)] if adapter else []),
+            cell(each.metric),
+            number(each.value, 6),
+            number(each.stderr, 3),
+            cell(each.dataset),
+            cell(each.split),
+            cell(each.shots),
+            cell(each.seed),
+            "-" if each.samples is None else count(each.samples),
+            cell(" ".join(part for part in (each.harness, each.harness_version) if part) or None),
+            ago(each.at),
+            cell(each.by),
+        )
+    return table
+
+
+for _made in (record_command, list_command):
+    eval_command.add_command(_made)

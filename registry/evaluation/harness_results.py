@@ -1,0 +1,369 @@
+"""Files of results: what lm-evaluation-harness and lighteval write, or a plain map of metrics to values.
+
+lm-evaluation-harness 0.4 (`lm_eval/result_schema.py`, `lm_eval/loggers/evaluation_tracker.py`): `results` has for each task
+values named `METRIC,FILTER`, such as `acc,none`, with `METRIC_stderr,FILTER`, which is the text `N/A` where there is none;
+`higher_is_better`, `versions`, `n-shot`, `n-samples` and `configs` have more about each task, `config` about the model and
+the seeds.  Versions before 0.4 wrote the metric's name alone.
+
+lighteval (`src/lighteval/logging/evaluation_tracker.py`, `info_loggers.py`): `config_general`, and `results` by
+`TASK|SHOTS`, earlier `SUITE|TASK|SHOTS`, with `METRIC` and `METRIC_stderr`; `config_tasks` says which splits. `all` is a mean over
+whatever ran together, and is not read.
+
+A metric is called `TASK.METRIC` here, or `TASK.METRIC.FILTER` where the filter is not `none`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from fusery.storage.digest import digest_bytes
+from fusery.storage.jsonfile import MAX_BYTES, parse_json
+from fusery.storage.opening import opened
+
+from .. import tables
+from ..errors import BadInputError
+from ..records.evaluations import LONGEST, key_of, parse_metric
+from ..tables.bounds import problem_of
+
+MOST_METRICS = 2_000
+"""In one file."""
+
+LM_EVAL, LIGHTEVAL = "lm-eval", "lighteval"
+Form = Literal["lm-eval", "lighteval", "plain"]
+
+_ABOUT = ("dataset", "split", "harness", "harness_version", "seed", "shots", "samples")
+"""Of a plain map: what is no metric, and says something of all of them."""
+
+_MODEL = ("adapter", "model", "model_name")
+_NO_METRIC = frozenset({"name", "alias", "sample_len", "sample_count", "samples"})
+_NO_VALUE = frozenset({"N/A", "", " "})
+_OF_ONE = frozenset({"value", "stderr", "higher_is_better", "samples"})
+_HINT = "fusery eval record --help"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """One value as a file or a program says it; see `fusery.registry.records.evaluations.Evaluation`.
+
+    Unknown texts are empty where they are a part of what tells evaluations apart.
+    """
+
+    metric: str
+    value: float
+    higher_is_better: bool | None = None
+    stderr: float | None = None
+    dataset: str = ""
+    split: str = ""
+    harness: str = ""
+    harness_version: str | None = None
+    task_version: str | None = None
+    shots: int | None = None
+    seed: int | None = None
+    samples: int | None = None
+
+    def values(self) -> dict[str, Any]:
+        """Return it as columns of the table."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """What a file of results says.
+
+    Attributes:
+        form: who wrote it.
+        measured: the values.
+        said_of: what it says of the model that was measured: names and paths.
+        source: SHA-256 of the file; None of what a program said.
+    """
+
+    form: Form
+    measured: tuple[Measured, ...]
+    said_of: tuple[str, ...]
+    source: str | None
+
+
+def read_results(path: Path) -> Results:
+    """Read a file of results.
+
+    Raises:
+        MissingFileError: there is no such file, or it is not a regular one.
+        FormatError: it is too large, or no JSON.
+        BadInputError: it holds something else than results, or a value that is no finite number.
+    """
+    with opened(path) as file:
+        data = file.read(MAX_BYTES + 1)
+    name = path.name
+    if len(data) > MAX_BYTES:
+        raise BadInputError(
+            f"{name} is larger than {MAX_BYTES >> 20} MiB", hint="give the results, without samples"
+        )
+    document = parse_json(data, name, constants=True)
+    if not isinstance(document, dict):
+        raise BadInputError(f"{name} is not a JSON object", hint=_HINT)
+    return replace(results_of(document, name), source=digest_bytes(data))
+
+
+def results_of(document: Mapping[str, Any], name: str) -> Results:
+    """Return what a document says.
+
+    Args:
+        document: as read from JSON.
+        name: what errors call it.
+
+    Raises:
+        BadInputError: as for `read_results`.
+    """
+    reader = _Reader(name)
+    form: Form = "plain"
+    if isinstance(document.get("config_general"), Mapping):
+        form, found = "lighteval", reader.lighteval(document)
+    elif isinstance(document.get("results"), Mapping):
+        form, found = "lm-eval", reader.lm_eval(document)
+    else:
+        found = reader.plain(document)
+    measured: dict[tuple[Any, ...], Measured] = {}
+    for each in found:
+        require_measured(each, name)
+        if measured.setdefault(key_of(each.values()), each) is not each:
+            raise reader.problem(f"has two values of {each.metric}")
+        if len(measured) > MOST_METRICS:
+            raise reader.problem(f"has more than {MOST_METRICS:,} metrics")
+    if not measured:
+        raise reader.problem("has no metric")
+    return Results(form, tuple(measured.values()), tuple(reader.said_of), None)
+
+
+def require_measured(each: Measured, name: str) -> None:
+    """Refuse a value that no column takes, such as a text that is too long, or a name that is none.
+
+    Args:
+        each: the value.
+        name: what errors call the file that it is from.
+
+    Raises:
+        BadInputError: it is such a value.
+    """
+    parse_metric(each.metric)
+    problem = problem_of(tables.metadata.tables["evaluation"], each.values())
+    if problem is None and min(each.stderr or 0, each.shots or 0, each.samples or 0) < 0:
+        problem = "a negative number"
+    if problem is not None:
+        raise BadInputError(
+            f"{name} has {problem.replace(' in evaluation.', ' of ')}, at {each.metric}", hint=_HINT
+        )
+
+
+class _Reader:
+    """Reads one document; notes what it says of the model."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self.said_of: list[str] = []
+
+    def problem(self, what: str) -> BadInputError:
+        return BadInputError(f"{self._name} {what}", hint=_HINT)
+
+    def lm_eval(self, document: Mapping[str, Any]) -> Iterator[Measured]:
+        config, samples = _part(document, "config"), _part(document, "n-samples")
+        self._note_model(document.get("model_name"), config.get("model_args"))
+        seeds = (config.get(f"{name}_seed") for name in ("fewshot", "torch", "numpy", "random"))
+        version = _text(document.get("lm_eval_version")) or _text(document.get("git_hash"))
+        common = {
+            "harness": LM_EVAL,
+            "harness_version": version,
+            "seed": _first(*seeds),
+        }
+        for task, values in document["results"].items():
+            about = _part(_part(document, "configs"), task)
+            own = {
+                **common,
+                "dataset": task,
+                # The harness reads the test split where there is one (`lm_eval/api/task.py`, `eval_docs`).
+                "split": _text(about.get("test_split")) or _text(about.get("validation_split")) or "",
+                "task_version": _version(_part(document, "versions").get(task)),
+                "shots": _whole(_part(document, "n-shot").get(task)),
+                "samples": _whole(_part(samples, task).get("effective")),
+            }
+            better = _part(_part(document, "higher_is_better"), task)
+            for key, value, stderr in self._values(task, values):
+                metric, _, chosen = key.partition(",")
+                names = [task, metric, *([chosen] if chosen not in ("", "none") else [])]
+                yield self._made(names, value, stderr, better.get(metric), own)
+
+    def lighteval(self, document: Mapping[str, Any]) -> Iterator[Measured]:
+        general, configs = document["config_general"], _part(document, "config_tasks")
+        model = _part(general, "model_config")
+        self._note_model(general.get("model_name"), model.get("adapter_weights"))
+        results = document.get("results")
+        if not isinstance(results, Mapping):
+            raise self.problem("has no results")
+        common = {
+            "harness": LIGHTEVAL,
+            "harness_version": _text(general.get("lighteval_sha")),
+            "seed": _first(_part(model, "generation_parameters").get("seed"), model.get("seed")),
+        }
+        for key, values in results.items():
+            if key == "all":
+                continue
+            task, shots = _task(key)
+            config = _config_of(configs, key, task)
+            splits = config.get("evaluation_splits")
+            own = {
+                **common,
+                "dataset": task,
+                "split": "+".join(filter(None, map(_text_of, splits))) if isinstance(splits, list) else "",
+                "task_version": _version(_part(document, "versions").get(key)),
+                "shots": shots,
+                "samples": _whole(config.get("effective_num_docs")),
+            }
+            better = dict(_directions(config.get("metrics", config.get("metric"))))
+            for metric, value, stderr in self._values(task, values):
+                yield self._made([task, metric], value, stderr, better.get(metric), own)
+
+    def plain(self, document: Mapping[str, Any]) -> Iterator[Measured]:
+        own: dict[str, Any] = {name: document[name] for name in _ABOUT if document.get(name) is not None}
+        self._note_model(*(document.get(name) for name in _MODEL))
+        for name, value in document.items():
+            if name in (*_ABOUT, *_MODEL):
+                continue
+            facts = value if isinstance(value, Mapping) else {"value": value}
+            if strange := [key for key in facts if key not in _OF_ONE]:
+                raise self.problem(
+                    f"has {strange[0][:60]!r} within {name[:60]!r}, which is no metric and its value"
+                )
+            yield Measured(
+                **{
+                    **own,
+                    **facts,
+                    "metric": parse_metric(name),
+                    "value": self._number(name, facts.get("value")),
+                    "stderr": self._stderr(name, facts.get("stderr")),
+                }
+            )
+
+    def _values(self, task: str, values: Any) -> Iterator[tuple[str, float, float | None]]:
+        """Yield the metrics of a task, each with its value and standard error."""
+        if not isinstance(values, Mapping):
+            raise self.problem(f"has no metrics at {task[:60]!r}")
+        for key, value in values.items():
+            metric, comma, chosen = key.partition(",")
+            if metric in _NO_METRIC or metric.endswith("_stderr") or _is_none(value):
+                continue
+            named = f"{task}: {key}"
+            stderr = values.get(f"{metric}_stderr{comma}{chosen}")
+            yield key, self._number(named, value), self._stderr(named, stderr)
+
+    def _made(
+        self, names: list[str], value: float, stderr: float | None, better: Any, own: Mapping[str, Any]
+    ) -> Measured:
+        return Measured(
+            **{
+                **own,
+                "metric": parse_metric(_tidy(".".join(names))),
+                "value": value,
+                "stderr": stderr,
+                "higher_is_better": better if isinstance(better, bool) else None,
+            }
+        )
+
+    def _number(self, name: str, value: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise self.problem(f"has no number as the value of {name[:100]!r}")
+        try:
+            number = float(value) + 0.0  # no -0.0, which the two databases hand back differently
+        except OverflowError:
+            number = math.inf
+        if not math.isfinite(number):
+            raise BadInputError(
+                f"{self._name} has {number} as the value of {name[:100]!r}, which is no measurement",
+                hint="leave that metric out of the file, or measure it again",
+            )
+        return number
+
+    def _stderr(self, name: str, value: Any) -> float | None:
+        """Return a standard error; None where the harness could not compute one."""
+        if value is None or _is_none(value) or (isinstance(value, float) and math.isnan(value)):
+            return None
+        found = self._number(f"{name} (standard error)", value)
+        if found < 0:
+            raise self.problem(f"has a negative standard error of {name[:100]!r}")
+        return found
+
+    def _note_model(self, *said: Any) -> None:
+        for each in said:
+            if isinstance(each, str):
+                self.said_of.append(each)
+            elif isinstance(each, Mapping):
+                self.said_of += [value for value in each.values() if isinstance(value, str)]
+
+
+def _part(document: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    found = document.get(key)
+    return found if isinstance(found, Mapping) else {}
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) and value.strip() not in ("", "?") else None
+
+
+def _text_of(value: Any) -> str:
+    return _text(value) or ""
+
+
+def _version(value: Any) -> str | None:
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else _text(value)
+
+
+def _whole(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def _first(*values: Any) -> int | None:
+    return next((value for value in map(_whole, values) if value is not None), None)
+
+
+def _is_none(value: Any) -> bool:
+    """Tell whether a text stands where a harness has no value."""
+    return isinstance(value, str) and value in _NO_VALUE
+
+
+def _tidy(name: str) -> str:
+    """Return a harness's name as a name here: other signs become `_`, and of several separators one stays."""
+    kept = re.sub(r"[^A-Za-z0-9_.:@-]+", "_", name)
+    return re.sub(r"([.:@-])[.:@-]+", r"\1", kept).strip(".:@-")[: LONGEST + 1]
+
+
+def _task(key: str) -> tuple[str, int | None]:
+    """Return the name of lighteval's task and its number of examples: `TASK|SHOTS`, or `SUITE|TASK|SHOTS`."""
+    parts = key.split("|")
+    if len(parts) == 1:
+        return key, None
+    if len(parts) == 2 and parts[1].isdecimal():
+        return parts[0], int(parts[1][:6])
+    shots = parts[2] if len(parts) > 2 and parts[2].isdecimal() else None
+    return parts[1], None if shots is None else int(shots[:6])
+
+
+def _config_of(configs: Mapping[str, Any], key: str, task: str) -> Mapping[str, Any]:
+    if isinstance(configs.get(key), Mapping):
+        return _part(configs, key)
+    named = (each for each in configs.values() if isinstance(each, Mapping) and each.get("name") == task)
+    return next(named, {})
+
+
+def _directions(metrics: Any) -> Iterator[tuple[str, Any]]:
+    """Yield of each of lighteval's metrics whether more of it is better; one entry may be of several."""
+    for each in metrics if isinstance(metrics, list) else ():
+        name, better = (
+            (each.get("metric_name"), each.get("higher_is_better")) if isinstance(each, Mapping) else (0, 0)
+        )
+        if isinstance(name, str):
+            yield name, better
+        elif isinstance(name, list) and isinstance(better, Mapping):
+            yield from ((one, better.get(one)) for one in name if isinstance(one, str))

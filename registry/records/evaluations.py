@@ -1,0 +1,194 @@
+"""Evaluations: what was measured of an adapter, each value with what it was measured on and with.
+
+The value of a metric is the one that was recorded last: lists, filters, rules and comparisons agree on that.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, func, select
+from sqlalchemy.orm import Session, aliased
+
+from .. import tables
+from ..database.batches import batches
+from ..errors import BadInputError
+from ..record import Record
+
+METRIC = "metric."
+"""What a field of a list begins with that is the value of a metric: `metric.mmlu.acc`."""
+
+MOST = 10_000
+"""Evaluations of one adapter."""
+
+LONGEST = 200
+"""Characters of a metric's name."""
+
+_NAME = re.compile(r"[A-Za-z0-9_]+(?:[.:@-][A-Za-z0-9_]+)*")
+
+SETTING = ("dataset", "split", "harness", "shots", "seed")
+"""What a value was measured on and with: two values of one metric that differ in these are two evaluations."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation(Record):
+    """One metric that was measured of an adapter.
+
+    Attributes:
+        adapter: its name.
+        metric: name of the metric, such as `mmlu.acc`.
+        value: as the harness has it; most are shares from 0 to 1.
+        higher_is_better: None if nobody said so.
+        stderr: standard error of the value, in its unit.
+        dataset: what it was measured on; of a harness, its task.
+        split: of the dataset, such as `test`.
+        harness: the program that measured it, such as `lm-eval`.
+        harness_version: its version, or the commit it was built from.
+        task_version: of the harness's task.
+        shots: solved examples in each prompt.
+        seed: of the measurement.
+        samples: how many were measured.
+        source: SHA-256 of the file that said it; None if a program did.
+        at: when it was recorded.
+        by: who recorded it.
+    """
+
+    adapter: str
+    metric: str
+    value: float
+    higher_is_better: bool | None
+    stderr: float | None
+    dataset: str | None
+    split: str | None
+    harness: str | None
+    harness_version: str | None
+    task_version: str | None
+    shots: int | None
+    seed: int | None
+    samples: int | None
+    source: str | None
+    at: datetime
+    by: str
+
+
+def parse_metric(text: str) -> str:
+    """Return the name of a metric.
+
+    Raises:
+        BadInputError: it is none.
+    """
+    if len(text) > LONGEST or not _NAME.fullmatch(text):
+        raise BadInputError(
+            f"{text[:60]!r} is not the name of a metric",
+            hint="letters, digits and _, with single . : @ - between them, such as mmlu.acc",
+        )
+    return text
+
+
+def evaluation_records(adapter: str, rows: Iterable[tables.Evaluation]) -> tuple[Evaluation, ...]:
+    """Return the records of an adapter's evaluations."""
+    return tuple(
+        Evaluation(
+            adapter=adapter,
+            metric=row.metric,
+            value=row.value,
+            higher_is_better=row.higher_is_better,
+            stderr=row.stderr,
+            dataset=row.dataset or None,
+            split=row.split or None,
+            harness=row.harness or None,
+            harness_version=row.harness_version,
+            task_version=row.task_version,
+            shots=row.shots,
+            seed=row.seed,
+            samples=row.samples,
+            source=row.source,
+            at=row.at,
+            by=row.by,
+        )
+        for row in rows
+    )
+
+
+def key_of(values: Mapping[str, Any] | tables.Evaluation) -> tuple[Any, ...]:
+    """Return what tells an adapter's evaluations apart: the metric, and what it was measured on and with."""
+    names = ("metric", *SETTING)
+    if isinstance(values, tables.Evaluation):
+        return tuple(getattr(values, name) for name in names)
+    return tuple(values[name] for name in names)
+
+
+def missing_evaluations(
+    adapter: tables.Adapter, measured: Iterable[Mapping[str, Any]]
+) -> tuple[list[Mapping[str, Any]], list[str], list[tables.Evaluation]]:
+    """Return which values of an adapter are not on record; the metrics that are; and what is on record otherwise.
+
+    Args:
+        adapter: its row.
+        measured: columns of evaluations.
+    """
+    there = {key_of(row): row for row in adapter.evaluations}
+    new, known, others = list[Mapping[str, Any]](), list[str](), list[tables.Evaluation]()
+    for values in measured:
+        row = there.get(key_of(values))
+        if row is None:
+            new.append(values)
+        elif row.value == values["value"]:
+            known.append(row.metric)
+        else:
+            others.append(row)
+    return new, known, others
+
+
+def comparable(row: tables.Evaluation | Evaluation) -> tuple[object, ...]:
+    """Return what two values of a metric must share to be compared: dataset, split, harness and examples, not the seed."""
+    return row.dataset or None, row.split or None, row.harness or None, row.shots
+
+
+def setting_of(row: tables.Evaluation | Evaluation, *, seed: bool = True) -> str:
+    """Return what a value was measured on and with, in words; empty if nobody said so."""
+    said = ["/".join(part for part in (row.dataset, row.split) if part), row.harness]
+    said += [] if row.shots is None else [f"{row.shots}-shot"]
+    said += [] if row.seed is None or not seed else [f"seed {row.seed}"]
+    return ", ".join(part for part in said if part)
+
+
+def newest_value(name: str) -> Any:
+    """Return the expression of an adapter's value of a metric: the one that was recorded last, null if there is none."""
+    row = aliased(tables.Evaluation)
+    query = select(row.value).where(row.adapter_id == tables.Adapter.id, row.metric == name)
+    return query.order_by(row.id.desc()).limit(1).correlate(tables.Adapter).scalar_subquery()
+
+
+def is_newest(row: Any, name: str) -> ColumnElement[bool]:
+    """Return the condition that an alias of the table is an adapter's newest row of a metric."""
+    other = aliased(tables.Evaluation)
+    newest = (
+        select(func.max(other.id))
+        .where(other.adapter_id == tables.Adapter.id, other.metric == name)
+        .correlate(tables.Adapter)
+        .scalar_subquery()
+    )
+    found: ColumnElement[bool] = (
+        (row.adapter_id == tables.Adapter.id) & (row.metric == name) & (row.id == newest)
+    )
+    return found
+
+
+def newest_values(
+    session: Session, adapters: Sequence[int], metrics: Sequence[str]
+) -> dict[int, dict[str, float]]:
+    """Return adapters' newest values of some metrics, by the number of the adapter and the metric's name."""
+    row = tables.Evaluation
+    found: dict[int, dict[str, float]] = {}
+    for chosen in batches(adapters):
+        query = select(row.adapter_id, row.metric, row.value).where(
+            row.adapter_id.in_(chosen), row.metric.in_(metrics)
+        )
+        for number, metric, value in session.execute(query.order_by(row.id)):
+            found.setdefault(number, {})[metric] = value
+    return found

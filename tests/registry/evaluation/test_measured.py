@@ -1,0 +1,190 @@
+"""What was measured of an adapter: recorded whole or not at all, once, sealed, and the same in a backup."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from fusery.registry import Registry
+from fusery.registry.errors import AlreadyExistsError, BadInputError, UnknownReferenceError
+from fusery.registry.records.evaluations import Evaluation
+
+ONE, TWO = "course_rec_v1_20260115", "course_rec_v2_20260201"
+REAL = Path(__file__).parent / "results"
+
+
+def values(registry: Registry, reference: str = ONE) -> dict[str, float]:
+    return {each.metric: each.value for each in registry.evaluations.list(reference)}
+
+
+def log(registry: Registry) -> list[dict[str, Any]]:
+    return [event["detail"] for event in registry.upkeep.log() if event["action"] == "adapter.evaluated"]
+
+
+def written(path: Path, document: object) -> Path:
+    path.write_text(json.dumps(document), encoding="utf-8")
+    return path
+
+
+def test_a_harness_s_file_is_recorded_and_said_in_the_log(stocked: Registry) -> None:
+    done = stocked.evaluations.record("course_rec@1", REAL / "lm_eval_0.4.13.json")
+    assert (done.adapter, done.form, done.known, done.dry_run) == (ONE, "lm-eval", (), False)
+    assert list(done.recorded) == stocked.evaluations.list() == stocked.evaluations.list(ONE)
+    one = stocked.evaluations.list(metric="courses.acc")[0]
+    assert isinstance(one, Evaluation)
+    assert (one.value, one.split, one.by, one.source) == (0.75, "test", "tester", done.recorded[0].source)
+    assert stocked.adapters.show(ONE).evaluations == tuple(stocked.evaluations.list())
+    [said] = log(stocked)
+    assert {each["metric"]: each["value"] for each in said["metrics"]} == values(stocked)
+    assert said["sources"] == [one.source]
+    assert stocked.upkeep.audit().ok
+
+
+def test_the_same_once_more_is_there_already(stocked: Registry) -> None:
+    first = stocked.evaluations.record(ONE, {"accuracy": 0.9, "f1": 0.8})
+    again = stocked.evaluations.record(ONE, {"accuracy": 0.9, "f1": 0.8, "recall": 0.7})
+    assert (len(first.recorded), again.known) == (2, ("accuracy", "f1"))
+    assert [each.metric for each in again.recorded] == ["recall"]
+    assert stocked.evaluations.record(ONE, {"accuracy": 0.9}).recorded == ()
+    assert len(log(stocked)) == 2  # what records nothing says nothing
+
+
+def test_another_value_of_the_same_is_refused_with_all_that_comes_with_it(stocked: Registry) -> None:
+    stocked.evaluations.record(ONE, {"accuracy": 0.9}, dataset="courses", split="test", seed=1)
+    with pytest.raises(AlreadyExistsError) as caught:
+        stocked.evaluations.record(
+            ONE, {"accuracy": 0.91, "f1": 0.8}, dataset="courses", split="test", seed=1
+        )
+    assert caught.value.message == (
+        f"accuracy of {ONE} is on record as 0.9 (courses/test, seed 1), and not as 0.91"
+    )
+    assert caught.value.hint is not None
+    assert "--seed N" in caught.value.hint
+    assert values(stocked) == {"accuracy": 0.9}
+    # Another seed, split or dataset is another measurement.
+    stocked.evaluations.record(ONE, {"accuracy": 0.91}, dataset="courses", split="test", seed=2)
+    stocked.evaluations.record(ONE, {"accuracy": 0.92}, dataset="courses", split="validation", seed=1)
+    assert [each.value for each in stocked.evaluations.list(ONE)] == [0.9, 0.91, 0.92]
+    assert [each.value for each in stocked.evaluations.list(limit=2)] == [0.91, 0.92]
+
+
+def test_results_of_another_registered_adapter_are_refused(stocked: Registry, tmp_path: Path) -> None:
+    for file in ("lm_eval_0.4.13.json", "lighteval_0.13.0.json"):
+        with pytest.raises(BadInputError, match=f"says that it is of {ONE}, and not of {TWO}") as caught:
+            stocked.evaluations.record(TWO, REAL / file)
+        assert caught.value.hint == f"fusery eval record {ONE} {REAL / file}"
+    digest = stocked.adapters.show(ONE).digest
+    other = written(tmp_path / "r.json", {"acc": 1, "model": f"/models/{digest}/adapter"})
+    with pytest.raises(BadInputError, match=f"says that it is of {ONE}"):
+        stocked.evaluations.record(TWO, other)
+    assert stocked.evaluations.list() == []
+    stocked.evaluations.record(ONE, other)
+    # A name of nobody here says nothing.
+    stocked.evaluations.record(TWO, written(tmp_path / "r.json", {"acc": 1, "model": "other_v1_20260101"}))
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"split": "validation"}, "the split of acc is test, and --split says validation"),
+        ({"seed": 2}, "the seed of acc is 1, and --seed says 2"),
+        ({"dataset": "x" * 301}, "an unfit value of dataset"),
+        ({"harness": "a\x1b[0m"}, "an unfit value of harness"),
+        ({"seed": 2**63}, "the seed of acc is 1, and --seed says"),
+    ],
+)
+def test_what_is_said_besides_must_fit(
+    stocked: Registry, tmp_path: Path, said: dict[str, Any], message: str
+) -> None:
+    file = written(tmp_path / "r.json", {"acc": 1, "split": "test", "seed": 1})
+    with pytest.raises(BadInputError) as caught:
+        stocked.evaluations.record(ONE, file, **said)
+    assert message in caught.value.message
+    assert stocked.evaluations.list() == []
+
+
+def test_a_dry_run_writes_nothing(stocked: Registry) -> None:
+    before = len(stocked.upkeep.log())
+    done = stocked.evaluations.record(ONE, {"acc": 0.5}, dry_run=True)
+    assert ([each.metric for each in done.recorded], done.dry_run) == (["acc"], True)
+    assert (stocked.evaluations.list(), len(stocked.upkeep.log())) == ([], before)
+
+
+def test_nobody_and_no_metric(stocked: Registry) -> None:
+    with pytest.raises(UnknownReferenceError):
+        stocked.evaluations.record("course_rec@9", {"acc": 1})
+    with pytest.raises(UnknownReferenceError):
+        stocked.evaluations.list("course_rec@9")
+    with pytest.raises(BadInputError, match="is not the name of a metric"):
+        stocked.evaluations.list(metric="a b")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE evaluation SET value = 0.95",
+        "UPDATE evaluation SET split = 'validation'",
+        "UPDATE evaluation SET metric = 'f1'",
+        "DELETE FROM evaluation",
+    ],
+)
+def test_what_was_changed_in_the_database_is_found(stocked: Registry, change: str) -> None:
+    stocked.evaluations.record(ONE, {"accuracy": 0.9}, split="test")
+    assert stocked.upkeep.audit().ok
+    with stocked.workspace.database.write() as session:
+        session.execute(text(change))
+    problems = stocked.upkeep.audit().problems
+    assert {problem.subject for problem in problems} == {"evaluation accuracy"}
+    if "DELETE" not in change:  # of an adapter that is asked for, too
+        assert not stocked.upkeep.audit([ONE]).ok
+
+
+def test_what_was_on_record_then(stocked: Registry) -> None:
+    stocked.evaluations.record(ONE, {"accuracy": 0.9})
+    registered = stocked.upkeep.log(reference=ONE)[0]["at"]
+    assert stocked.adapters.show(ONE, at=registered).evaluations == ()
+    assert len(stocked.adapters.show(ONE, at="2099-01-01").evaluations) == 1
+
+
+def test_lists_have_filter_and_sort_by_metrics(stocked: Registry) -> None:
+    stocked.evaluations.record(ONE, {"maj@8": 0.5, "a:b.acc": 0.2})
+    stocked.evaluations.record(ONE, {"maj@8": 0.7}, seed=2)
+    stocked.evaluations.record(TWO, {"maj@8": 0.6})
+
+    def names(**how: Any) -> list[str]:
+        return [each.name for each in stocked.adapters.list(**how)]
+
+    # The value that was recorded last counts.
+    assert names(where="metric.maj@8 > 0.6") == [ONE]
+    assert names(where="metric.maj@8 <= 0.6") == [TWO]
+    assert names(where="metric.a:b.acc is null") == [TWO]
+    assert names(where="not metric.a:b.acc > 0.1") == [TWO]
+    assert names(sort="metric.maj@8") == [TWO, ONE]
+    assert names(sort="metric.maj@8:desc", limit=1) == [ONE]
+    assert names(sort="metric.a:b.acc:asc,version:desc") == [ONE, TWO]
+    found = stocked.adapters.list(metrics=["maj@8", "a:b.acc"])
+    assert [each.metrics for each in found] == [
+        {"maj@8": 0.7, "a:b.acc": 0.2},
+        {"maj@8": 0.6, "a:b.acc": None},
+    ]
+    assert "metrics" not in stocked.adapters.list()[0]
+    for bad in ("metric.", "metric.a b", "metric.a..b"):
+        with pytest.raises(BadInputError, match="is not the name of a metric"):
+            names(sort=bad)
+        with pytest.raises(BadInputError):
+            names(where=f"{bad} > 1")
+
+
+def test_a_backup_has_it(stocked: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("FUSERY_HOME", "FUSERY_DATABASE_URL", "FUSERY_STORE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    stocked.evaluations.record(ONE, REAL / "lm_eval_0.4.13.json")
+    stocked.upkeep.backup(tmp_path / "kept.tar")
+    with Registry.open(tmp_path / "elsewhere") as restored:
+        restored.upkeep.restore(tmp_path / "kept.tar", own=True)
+        assert restored.evaluations.list() == stocked.evaluations.list()
+        assert restored.upkeep.audit().ok

@@ -1,0 +1,190 @@
+"""Rules about metrics: read from texts, evaluated at a promotion, and evaluated again by an audit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy import text
+
+from fusery.registry import Registry
+from fusery.registry.errors import BadInputError
+from fusery.registry.releases.rules import make_rules, metric_rules
+
+ONE, TWO = "course_rec_v1_20260115", "course_rec_v2_20260201"
+
+
+def outcome(registry: Registry, rule: dict[str, Any], *, holder: bool = True) -> tuple[str, str]:
+    """Return state and reason of a rule about `acc`, for the second version where the first one holds the alias."""
+    if holder:
+        registry.aliases.set("prod", ONE)
+    registry.aliases.set_rules("prod", {"metrics": {"acc": rule}}, guarded=False)
+    done = registry.aliases.promote(TWO, "prod", dry_run=True)
+    [found] = [each for each in done.rules if each.rule == "metrics"]
+    assert done.verdict == found.state
+    return found.state, found.why
+
+
+def measure(registry: Registry, tmp_path: Path, one: float, two: float, better: bool | None = True) -> None:
+    for name, value in ((ONE, one), (TWO, two)):
+        file = tmp_path / f"{name}.json"
+        document = {
+            "acc": {"value": value, "higher_is_better": better},
+            "dataset": "courses",
+            "split": "test",
+        }
+        file.write_text(json.dumps(document), encoding="utf-8")
+        registry.evaluations.record(name, file)
+
+
+def test_values_that_are_enough(stocked: Registry) -> None:
+    assert outcome(stocked, {"at_least": 0.6}) == ("unknown", f"no acc is recorded for {TWO}")
+    stocked.evaluations.record(TWO, {"acc": 0.6})
+    assert outcome(stocked, {"at_least": 0.6}) == ("passed", "acc is 0.6")
+    assert outcome(stocked, {"at_least": 0.61}) == ("failed", "acc is 0.6, at least 0.61 wanted")
+    assert outcome(stocked, {"at_most": 0.5}) == ("failed", "acc is 0.6, at most 0.5 wanted")
+    stocked.evaluations.record(TWO, {"acc": 0.7}, seed=2)  # the newest one counts
+    assert outcome(stocked, {"at_least": 0.61}) == ("passed", "acc is 0.7")
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "better", "state"),
+    [
+        (0.8, 0.7, True, "passed"),  # by the digits: in binary, 0.8 - 0.7 is more than 0.1
+        (0.8, 0.69, True, "failed"),
+        (0.1, 0.9, True, "passed"),
+        (0.7, 0.8, False, "passed"),
+        (0.7, 0.81, False, "failed"),
+        (0.9, 0.1, False, "passed"),
+        (0.8, 0.8, None, "unknown"),
+    ],
+)
+def test_no_worse_than_the_holder(
+    stocked: Registry, tmp_path: Path, one: float, two: float, better: bool | None, state: str
+) -> None:
+    measure(stocked, tmp_path, one, two, better)
+    found, why = outcome(stocked, {"within": 0.1})
+    assert found == state, why
+    if better is None:
+        assert why == "nobody said whether more of acc is better"
+
+
+def test_without_a_holder_nothing_is_worse(stocked: Registry) -> None:
+    stocked.evaluations.record(TWO, {"acc": 0.6})
+    assert outcome(stocked, {"within": 0}, holder=False) == ("passed", "acc is 0.6")
+
+
+def test_values_of_other_splits_are_not_compared(stocked: Registry, tmp_path: Path) -> None:
+    stocked.evaluations.record(ONE, {"acc": 0.9}, dataset="courses", split="validation")
+    assert outcome(stocked, {"within": 0.1}) == ("unknown", f"no acc is recorded for {TWO}")
+    file = tmp_path / "r.json"
+    file.write_text('{"acc": {"value": 0.8, "higher_is_better": true}}', encoding="utf-8")
+    stocked.evaluations.record(TWO, file, dataset="courses", split="test")
+    state, why = outcome(stocked, {"within": 0.5})
+    assert state == "unknown"
+    assert why == (
+        f"acc of {TWO} was measured on courses/test, and of {ONE} on courses/validation: they cannot be compared"
+    )
+    stocked.evaluations.record(ONE, {"acc": 0.85}, dataset="courses", split="test")
+    stocked.evaluations.record(ONE, {"acc": 0.99}, dataset="other", split="test")
+    assert outcome(stocked, {"within": 0.1})[0] == "passed"
+
+
+def test_a_rule_about_a_split(stocked: Registry) -> None:
+    stocked.evaluations.record(TWO, {"acc": 0.9}, dataset="courses", split="validation")
+    state, why = outcome(stocked, {"at_least": 0.5, "split": "test", "dataset": "courses"})
+    assert (state, why) == (
+        "unknown",
+        f"acc of {TWO} was measured on courses/validation, and not on courses/test",
+    )
+    stocked.evaluations.record(TWO, {"acc": 0.4}, dataset="courses", split="test")
+    assert outcome(stocked, {"at_least": 0.5, "split": "test"})[0] == "failed"
+    assert outcome(stocked, {"at_least": 0.5, "split": "validation"})[0] == "passed"
+
+
+def test_the_worst_of_several_metrics_decides(stocked: Registry) -> None:
+    stocked.evaluations.record(TWO, {"acc": 0.6, "loss": 2})
+    rules = {"acc": {"at_least": 0.5}, "loss": {"at_most": 1}, "f1": {"at_least": 0.5}}
+    stocked.aliases.set_rules("prod", {"metrics": rules}, guarded=False)
+    done = stocked.aliases.promote(TWO, "prod", dry_run=True)
+    assert done.verdict == "failed"
+    assert done.rules[1].why == "loss is 2, at most 1 wanted"
+    assert done.rules[1].wanted == rules
+
+
+def test_an_audit_evaluates_by_what_was_measured_then(stocked: Registry) -> None:
+    stocked.aliases.set_rules("prod", {"metrics": {"acc": {"at_least": 0.6}}})
+    assert stocked.aliases.promote(TWO, "prod").verdict == "unknown"
+    stocked.evaluations.record(TWO, {"acc": 0.7})
+    assert stocked.aliases.promote(TWO, "prod").moved
+    stocked.evaluations.record(TWO, {"acc": 0.1}, seed=2)  # later: the promotion was right
+    assert stocked.upkeep.audit().ok
+    # Whoever goes around the program: a move that no measurement allowed.
+    with stocked.workspace.database.write() as session:
+        session.execute(text("UPDATE evaluation SET value = 0.5 WHERE value = 0.7"))
+    codes = {problem.code for problem in stocked.upkeep.audit().problems}
+    assert codes == {"record_changed", "move_against_rules"}
+
+
+@pytest.mark.parametrize(
+    ("said", "rules"),
+    [
+        (["mmlu.acc >= 0.6"], {"mmlu.acc": {"at_least": 0.6}}),
+        (["loss <= 2 on test"], {"loss": {"at_most": 2.0, "split": "test"}}),
+        (
+            ["maj@8 within 1e-2 on org/set/test", "maj@8 >= 0.5"],
+            {"maj@8": {"within": 0.01, "at_least": 0.5, "dataset": "org/set", "split": "test"}},
+        ),
+    ],
+)
+def test_rules_from_texts(said: list[str], rules: dict[str, Any]) -> None:
+    assert metric_rules(said) == rules
+    assert make_rules({"metrics": rules}).to_dict() == {"metrics": rules}
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        ["acc"],
+        ["acc > 0.6"],
+        ["acc >= high"],
+        ["acc >= nan"],
+        ["acc >= 1 on a b"],
+        ["a..b >= 1"],
+        ["x >= 1", "x >= 2"],
+    ],
+)
+def test_texts_that_are_no_rules(said: list[str]) -> None:
+    with pytest.raises(BadInputError):
+        metric_rules(said)
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        {},
+        {"acc": {}},
+        {"acc": {"split": "test"}},
+        {"acc": {"at_least": "high"}},
+        {"acc": {"within": -1}},
+        {"acc": {"at_least": 1, "over": 2}},
+        {"a b": {"at_least": 1}},
+        [],
+    ],
+)
+def test_rules_that_are_none(rules: object) -> None:
+    with pytest.raises(BadInputError, match="cannot be taken|is not the name of a metric"):
+        make_rules({"metrics": rules})
+
+
+@given(st.text(max_size=60))
+def test_no_text_is_an_error_that_nobody_thought_of(said: str) -> None:
+    try:
+        rules = metric_rules([said])
+    except BadInputError:
+        return
+    assert len(rules) == 1
