@@ -145,7 +145,7 @@ def list_command(session: Session) -> None:
                 cell(row.guarded),
                 ago(row.at),
                 cell(row.by),
-                cell(row.rules),
+                cell({name: _said(name, value) for name, value in row.rules.items()}),
                 when(row.at),
             )
         session.print_table(table)
@@ -173,7 +173,13 @@ def _print(session: Session, shown: AliasRules) -> None:
     who = "only promote moves it" if shown.guarded else "alias set moves it as well"
     session.print(f"{shown.alias}: {who}")
     for name, value in shown.rules.items():
-        session.print(f"  {name}  {cell(value)}")
+        session.print(f"  {name}  {_said(name, value)}")
+
+
+def _said(name: str, value: Any) -> str:
+    from fusery.registry.releases.rules import metric_texts
+
+    return cell(metric_texts(value) if name == "metrics" else value)
 
 
 for _command in (set_command, show_command, list_command, remove_command):

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fusery.storage.digest import digest_bytes
+from fusery.storage.errors import FormatError
 from fusery.storage.jsonfile import MAX_BYTES, parse_json
 from fusery.storage.opening import opened
 
@@ -93,8 +94,7 @@ def read_results(path: Path) -> Results:
 
     Raises:
         MissingFileError: there is no such file, or it is not a regular one.
-        FormatError: it is too large, or no JSON.
-        BadInputError: it holds something else than results, or a value that is no finite number.
+        BadInputError: it is too large or no JSON, holds something else than results, or a value that is no finite number.
     """
     with opened(path) as file:
         data = file.read(MAX_BYTES + 1)
@@ -103,7 +103,10 @@ def read_results(path: Path) -> Results:
         raise BadInputError(
             f"{name} is larger than {MAX_BYTES >> 20} MiB", hint="give the results, without samples"
         )
-    document = parse_json(data, name, constants=True)
+    try:
+        document = parse_json(data, name, constants=True)
+    except FormatError as error:
+        raise BadInputError(error.message, hint=_HINT) from error
     if not isinstance(document, dict):
         raise BadInputError(f"{name} is not a JSON object", hint=_HINT)
     return replace(results_of(document, name), source=digest_bytes(data))

@@ -145,6 +145,21 @@ def metric_rules(said: Iterable[str]) -> dict[str, dict[str, Any]]:
     return found
 
 
+def metric_texts(rules: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return rules about metrics as the texts that `metric_rules` reads, one for each demand."""
+    words = {name: word for word, name in _TESTS.items()}
+    found = []
+    for metric, rule in rules.items():
+        split, dataset = rule.get("split"), rule.get("dataset")
+        where = (
+            f" on {f'{dataset}/' if dataset else ''}{split}" if split else f" of {dataset}" if dataset else ""
+        )
+        found += [
+            f"{metric} {words[name]} {rule[name]:.6g}{where}" for name in words if rule.get(name) is not None
+        ]
+    return found
+
+
 def read_rules(path: Path) -> tuple[dict[str, Any], bool | None]:
     """Return the values in a file of rules (TOML or JSON, by its name), and whether it marks the alias as guarded.
 

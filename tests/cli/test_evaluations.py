@@ -88,7 +88,9 @@ def test_a_rule_about_a_metric(stocked: Fusery, plain: Path) -> None:
         "accuracy": {"at_least": 0.9, "dataset": "courses", "split": "test"},
         "loss": {"within": 0.1},
     }
-    assert stocked("rules", "set", "prod", *said[:2]).code == 0
+    again = stocked("rules", "set", "prod", *said[:2])
+    assert again.out.splitlines()[1] == "  metrics  accuracy >= 0.9 on courses/test"
+    assert "metrics=accuracy >= 0.9 on courses/test" in stocked("rules", "list").out
     assert stocked("promote", "course_rec@1", "prod").code == 3
     stocked("eval", "record", "course_rec@1", plain)
     assert stocked("promote", "course_rec@1", "prod").code == 0

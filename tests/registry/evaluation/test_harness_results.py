@@ -21,7 +21,7 @@ from fusery.registry.errors import BadInputError
 from fusery.registry.evaluation.harness_results import MOST_METRICS, Measured, read_results, results_of
 from fusery.registry.records.evaluations import parse_metric
 from fusery.storage.digest import digest_bytes
-from fusery.storage.errors import FormatError, FuseryError
+from fusery.storage.errors import FuseryError
 
 REAL = Path(__file__).parent / "results"
 
@@ -196,7 +196,7 @@ def test_what_is_no_results(case: str, tmp_path: Path) -> None:
 def test_files_that_are_absurd(tmp_path: Path) -> None:
     deep = tmp_path / "deep.json"
     deep.write_text("[" * 100_000, encoding="utf-8")
-    with pytest.raises(FormatError, match="nested too deep"):
+    with pytest.raises(BadInputError, match="nested too deep"):
         read_results(deep)
     huge = tmp_path / "huge.json"
     with huge.open("wb") as file:
@@ -204,7 +204,7 @@ def test_files_that_are_absurd(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match="larger than 16 MiB"):
         read_results(huge)
     (tmp_path / "bytes.json").write_bytes(b"\x80\x04pickle")
-    with pytest.raises(FormatError, match="is not UTF-8 text"):
+    with pytest.raises(BadInputError, match="is not UTF-8 text"):
         read_results(tmp_path / "bytes.json")
     with pytest.raises(FuseryError, match="is not a file"):
         read_results(tmp_path)

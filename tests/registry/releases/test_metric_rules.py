@@ -13,7 +13,7 @@ from sqlalchemy import text
 
 from fusery.registry import Registry
 from fusery.registry.errors import BadInputError
-from fusery.registry.releases.rules import make_rules, metric_rules
+from fusery.registry.releases.rules import make_rules, metric_rules, metric_texts
 
 ONE, TWO = "course_rec_v1_20260115", "course_rec_v2_20260201"
 
@@ -144,6 +144,7 @@ def test_an_audit_evaluates_by_what_was_measured_then(stocked: Registry) -> None
 def test_rules_from_texts(said: list[str], rules: dict[str, Any]) -> None:
     assert metric_rules(said) == rules
     assert make_rules({"metrics": rules}).to_dict() == {"metrics": rules}
+    assert metric_rules(metric_texts(rules)) == rules
 
 
 @pytest.mark.parametrize(
