@@ -109,12 +109,14 @@ def _saved(path: Path, remarks: list[Finding]) -> Iterable[_Saved]:
                     )
     saved: list[_Saved] = []
     broken: list[_Saved] = []
+    unread: list[Finding] = []
     for step, name in sorted(found.items()):
         weights = _weights(path / name)
         if weights is None:
             continue
         said: list[Finding] = []
         state = state_in(path / name, said)
+        unread += said
         checkpoint = Checkpoint(step, weights, name)
         whole = _is_whole(path / name / weights) and not said
         written = (path / name / STATE).stat().st_mtime_ns if state else 0
@@ -124,7 +126,8 @@ def _saved(path: Path, remarks: list[Finding]) -> Iterable[_Saved]:
         broken += [each for each in saved if each.state is None]
         saved = [each for each in saved if each.state is not None]
     if not saved:
-        return broken  # what is wrong with them is for admission to say
+        remarks += unread[:1]
+        return broken  # what is wrong with their weights is for admission to say
     if broken:
         names = [each.checkpoint.folder for each in broken]
         message = f"{some(names)} {'is' if len(names) == 1 else 'are'} not whole; not used"

@@ -210,6 +210,14 @@ def test_a_run_that_was_killed_while_it_saved(with_base: Registry, runs: Path, b
     assert said["message"] == "checkpoint-8 is not whole; not used"
 
 
+def test_where_no_state_can_be_read_that_is_said(with_base: Registry, runs: Path) -> None:
+    for path in (runs / "bare").glob("*/trainer_state.json"):
+        path.write_text("{")
+    view = register(with_base, runs / "bare")
+    assert (view["iterations"], view["val_loss"]) == (8, None)
+    assert codes(view) == {"record_unusable"}
+
+
 def test_of_several_sets_of_held_out_data_no_loss_is_taken(with_base: Registry, runs: Path) -> None:
     """The trainer logs each of them in an entry of its own."""
     for path in (runs / "bare").glob("*/trainer_state.json"):
