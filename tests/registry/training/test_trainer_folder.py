@@ -23,6 +23,12 @@ PEER = Path(__file__).parents[2] / "support/models/trainer_peer.py"
 WEIGHTS = "adapter_model.safetensors"
 
 
+@pytest.fixture
+def database_url() -> str:
+    """What lies in a folder has nothing to do with the database: once is enough."""
+    return ""
+
+
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_models.make_base(tmp_path_factory.mktemp("bases") / "tiny", layout="hf", dtype="float32")
