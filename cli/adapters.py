@@ -40,7 +40,16 @@ TRAINED_ON = click.option(
     metavar="BASE",
     help="The base it was trained on, if that is --base at another precision (QLoRA).",
 )
-_FOLDER = click.argument("folder", type=click.Path())  # as text: it may be a URL
+
+
+class _FolderOrUrl(click.Path):
+    """A folder as a path, and a URL as the text that it is."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if isinstance(value, str) and "://" in value else super().convert(value, param, ctx)
+
+
+_FOLDER = click.argument("folder", type=_FolderOrUrl(path_type=Path))
 
 
 def _facts_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -102,7 +111,7 @@ def _run_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--parent", metavar="REF", help="The adapter whose training was continued.")
 @TAGS
 @click.option("--note", metavar="TEXT", help="A note for people.")
-def register_command(session: Session, folder: str, **facts: Any) -> None:
+def register_command(session: Session, folder: str | Path, **facts: Any) -> None:
     """Register an adapter folder as the next version of its task.
 
     FOLDER holds adapters.safetensors and adapter_config.json as mlx_lm.lora writes them, or a whole run of it: with
@@ -148,7 +157,7 @@ def _summary(view: Adapter) -> str:
     show_default=True,
     help="For people, or as SARIF 2.1.0 for CI.",
 )
-def check_command(session: Session, folder: str, form: str, **facts: Any) -> int:
+def check_command(session: Session, folder: str | Path, form: str, **facts: Any) -> int:
     """Show what admission finds in a folder; nothing is written.
 
     Exit code 1 when the adapter would be refused.
