@@ -83,7 +83,7 @@ def select_folder(path: Path, submission: Submission) -> tuple[Path, Training | 
         if log.suffix != ".json":
             raise BadInputError(
                 f"{path.name or path} is the output folder of a trainer, whose curve is in {STATE}",
-                hint=f"leave out --log, or give such a file",
+                hint="leave out --log, or give such a file",
             )
         state = _given(log)
         said = conflict(state, run.curve, log.name)
