@@ -269,7 +269,7 @@ def test_values_that_are_none_are_found_and_break_nothing(
             "adapter course_rec_v2_20260112",
         ),
         ("UPDATE dataset SET examples = 12", "course_rec@1", "dataset courses"),
-        ("UPDATE task SET name = 'courses'", "course_rec_v1_20260111", "task "),
+        ("UPDATE task SET name = 'courses' WHERE name = 'course_rec'", "course_rec_v1_20260111", "task "),
         ("UPDATE base_model SET model_type = 'gpt'", "course_rec@1", "base tiny"),
         ("UPDATE base_model SET model_type = 'gpt'", "tiny", "base tiny"),
         ("UPDATE adapter_tag SET value = 'other'", "course_rec@1", "adapter course_rec_v1_20260111"),
