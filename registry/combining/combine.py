@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -238,17 +239,10 @@ def _result(
         relative_error=whole.relative_error,
         least_module=least[1],
         least_retained=least[0],
-        bytes=sum(4 * _numbers(shape) for _, _, shape in made.entries()),
+        bytes=sum(4 * math.prod(shape) for _, _, shape in made.entries()),
         dry_run=done is None,
         adapter=done,
     )
-
-
-def _numbers(shape: tuple[int, ...]) -> int:
-    number = 1
-    for size in shape:
-        number *= size
-    return number
 
 
 def _require_lora(adapter: tables.Adapter) -> None:

@@ -79,7 +79,9 @@ def _read(path: Path) -> Run | None:
     if best is not None and (state is None or state.best not in {item.iteration for item in checkpoints}):
         checkpoints.append(Checkpoint(state.best if state else None, best, _BEST))
     final = _weights(path)
-    if final is not None and not any(_alike(path, final, item) for item in reversed(checkpoints)):
+    # What has no readable header may be a terabyte of nothing, and is not compared.
+    whole = final is not None and _is_whole(path / final)
+    if final is not None and not (whole and any(_alike(path, final, item) for item in reversed(checkpoints))):
         checkpoints.append(Checkpoint(_age(told, final, remarks), final))
     record = record_in(path, remarks)
     return Run(
@@ -187,14 +189,7 @@ def _of_one_run(
 
 
 def _alike(path: Path, final: str, item: Checkpoint) -> bool:
-    """Compare the weights in the folder with a checkpoint's; what has no readable header may be a terabyte of nothing."""
-    place = path / item.folder / item.name
-    return (
-        item.name == final
-        and _is_whole(path / final)
-        and _is_whole(place)
-        and same_bytes(path / final, place)
-    )
+    return item.name == final and same_bytes(path / final, path / item.folder / item.name)
 
 
 def _age(told: TrainerState | None, final: str, remarks: list[Finding]) -> int | None:

