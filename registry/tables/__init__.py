@@ -1,11 +1,10 @@
 """The schema: every table as a typed class; docs/internals/data-model.md says what the rows mean and what may change.
 
-`bytes` holds blobs and manifests, `models` base models, adapters and fused artifacts, `trail` what happened to them,
+`bytes` holds blobs and manifests, `bases`, `adapters` and `fused` what the registry is for, `trail` what happened to them,
 `trust` who decides about them and where they run.
 """
 
-from .bytes import Blob, Intent, Lease, Manifest, ManifestFile, Tensor
-from .models import (
+from .adapters import (
     SORTED,
     Adapter,
     AdapterFinding,
@@ -13,19 +12,15 @@ from .models import (
     AdapterSource,
     AdapterTag,
     Amendment,
-    BaseModel,
-    BaseName,
-    BaseRevision,
-    Calibration,
     CurvePoint,
     Dataset,
     Evaluation,
-    Fused,
-    FusedExtra,
-    ModuleFidelity,
     Task,
     TrainingRun,
 )
+from .bases import BaseModel, BaseName, BaseRevision, Calibration
+from .bytes import Blob, Intent, Lease, Manifest, ManifestFile, Tensor
+from .fused import Fused, FusedExtra, ModuleFidelity
 from .record import Record
 from .trail import Alias, AliasMove, Bundle, BundleAdapter, Event, Registry, Signature, Yank
 from .trust import AliasRule, Approval, Deployment, TrustedKey

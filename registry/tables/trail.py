@@ -7,8 +7,9 @@ from datetime import datetime
 from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, Integer, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
+from .adapters import Adapter, Task
 from .bytes import Manifest
-from .models import Adapter, Fused, Task
+from .fused import Fused
 from .record import DIGEST, Record
 
 

@@ -8,7 +8,8 @@ from typing import Any
 from sqlalchemy import CheckConstraint, ForeignKey, Index, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from .models import Adapter, Fused
+from .adapters import Adapter
+from .fused import Fused
 from .record import Record
 from .trail import Bundle
 

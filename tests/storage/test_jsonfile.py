@@ -64,9 +64,9 @@ def test_an_object_is_asked_for(tmp_path: Path) -> None:
 def test_too_many_values_are_refused_before_they_are_built() -> None:
     with pytest.raises(FormatError, match="more than 500,000 values"):
         parse_json(b"[" + b"[]," * MAX_VALUES + b"[],[]]", "config.json")
-    assert len(parse_json(b"[1,1,1,1]", "config.json", most=3)) == 4
-    with pytest.raises(FormatError, match="more than 2 values"):
-        parse_json(b"[1,1,1,1]", "config.json", most=2)
+    assert len(parse_json(b"[1,1,1,1]", "config.json", most=4)) == 4
+    with pytest.raises(FormatError, match="more than 3 values"):
+        parse_json(b"[1,1,1,1]", "config.json", most=3)
 
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:

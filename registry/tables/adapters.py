@@ -1,4 +1,4 @@
-"""Tables about what the registry is for: base models and their calibrations, tasks, datasets, adapters and fused artifacts."""
+"""Tables of adapters: tasks, datasets, the adapters with what is known of their training, corrections and evaluations."""
 
 from __future__ import annotations
 
@@ -8,107 +8,9 @@ from typing import Any
 from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
+from .bases import BaseModel
 from .bytes import Manifest
 from .record import DIGEST, DOCUMENT, Record, one_of, sorted_text
-
-
-class BaseModel(Record):
-    """A frozen model that adapters are trained on.
-
-    `location` is set when its files are referenced and not copied.  `weights` says of each module which shape, dtype and
-    bits its weight has, so that an adapter can be held against the base without its files.  `written_by_mlx`: its weight
-    files say so, and their tensors have mlx-lm's names.  `digest` is that of the manifest, `content` of what the files
-    hold (`fusery.registry.models.identity`); unknown of bases that were added before it was recorded.
-    """
-
-    __tablename__ = "base_model"
-    __table_args__ = (CheckConstraint("parameters > 0", name="parameters"),)
-
-    id: Mapped[int] = mapped_column(primary_key=True)
-    digest: Mapped[str] = mapped_column(DIGEST, unique=True)
-    content: Mapped[str | None] = mapped_column(DIGEST, index=True)
-    manifest_id: Mapped[int] = mapped_column(ForeignKey("manifest.id"), index=True)
-    architecture: Mapped[str] = mapped_column(String(200))
-    model_type: Mapped[str] = mapped_column(String(100))
-    parameters: Mapped[int] = mapped_column(BigInteger)
-    dtype: Mapped[str] = mapped_column(String(20))
-    quantization: Mapped[dict[str, Any] | None]
-    bytes: Mapped[int] = mapped_column(BigInteger)
-    config: Mapped[dict[str, Any]]
-    weights: Mapped[dict[str, Any]]
-    written_by_mlx: Mapped[bool]
-    location: Mapped[str | None] = mapped_column(Text)
-    created_at: Mapped[datetime]
-    created_by: Mapped[str] = mapped_column(String(200))
-
-    manifest: Mapped[Manifest] = relationship()
-    names: Mapped[list[BaseName]] = relationship(order_by="BaseName.id", back_populates="base")
-    revisions: Mapped[list[BaseRevision]] = relationship(order_by="BaseRevision.id")
-    calibrations: Mapped[list[Calibration]] = relationship(order_by="Calibration.id", back_populates="base")
-
-    @property
-    def name(self) -> str:
-        """The name that is shown: the first that it was given."""
-        return self.names[0].name
-
-
-class BaseName(Record):
-    """A name that a base model is known by; the first is the one that is shown.
-
-    `folded` is the name in lower case, and unique: two names that differ in case alone are one folder on many disks.
-    """
-
-    __tablename__ = "base_name"
-
-    id: Mapped[int] = mapped_column(primary_key=True)
-    base_id: Mapped[int] = mapped_column(ForeignKey("base_model.id"), index=True)
-    name: Mapped[str] = mapped_column(String(200))
-    folded: Mapped[str] = mapped_column(String(200), unique=True)
-    created_at: Mapped[datetime]
-
-    base: Mapped[BaseModel] = relationship(back_populates="names")
-
-
-class BaseRevision(Record):
-    """Where a base model's bytes came from: a folder, a hub id with its revision, or a GGUF file with its SHA-256."""
-
-    __tablename__ = "base_revision"
-    __table_args__ = (UniqueConstraint("base_id", "source", "revision"),)
-
-    id: Mapped[int] = mapped_column(primary_key=True)
-    base_id: Mapped[int] = mapped_column(ForeignKey("base_model.id"), index=True)
-    source: Mapped[str] = mapped_column(Text)
-    revision: Mapped[str] = mapped_column(String(200), default="")
-    created_at: Mapped[datetime]
-
-
-class Calibration(Record):
-    """Statistics of the inputs of a base model's linear layers, as a file in the store (`fusery.registry.engine.calibration`).
-
-    `prompts` is the name of the texts it was made from, `prompts_digest` their digest.
-    """
-
-    __tablename__ = "calibration"
-    __table_args__ = (
-        UniqueConstraint("base_id", "digest"),
-        CheckConstraint("tokens > 0", name="tokens"),
-        CheckConstraint("rank > 0", name="rank"),
-    )
-
-    id: Mapped[int] = mapped_column(primary_key=True)
-    base_id: Mapped[int] = mapped_column(ForeignKey("base_model.id"), index=True)
-    digest: Mapped[str] = mapped_column(DIGEST, index=True)
-    manifest_id: Mapped[int] = mapped_column(ForeignKey("manifest.id"), index=True)
-    prompts: Mapped[str] = mapped_column(String(200))
-    prompts_digest: Mapped[str] = mapped_column(DIGEST)
-    tokens: Mapped[int] = mapped_column(BigInteger)
-    rank: Mapped[int]
-    engine: Mapped[str] = mapped_column(String(200))
-    created_at: Mapped[datetime]
-    created_by: Mapped[str] = mapped_column(String(200))
-
-    base: Mapped[BaseModel] = relationship(back_populates="calibrations")
-    manifest: Mapped[Manifest] = relationship()
 
 
 class Task(Record):
@@ -311,74 +213,6 @@ class TrainingRun(Record):
     versions: Mapped[dict[str, Any] | None]
     arguments: Mapped[dict[str, Any] | None]
     dataset_files: Mapped[list[dict[str, Any]] | None] = mapped_column(DOCUMENT)
-
-
-class Fused(Record):
-    """A fused artifact: the standalone model computed from a base, an adapter and a recipe.  Its bytes are a cache.
-
-    `origin` is the id of the registry that says so, null where it was made here.  The `key` of what was not made here is
-    one of its own (`foreign.foreign_key`), so that nothing that looks for an artifact by its key finds a claim.
-    """
-
-    __tablename__ = "fused"
-    __table_args__ = (
-        CheckConstraint(one_of("precision", "keep", "dither", "mixed", "dequantize"), name="precision"),
-        CheckConstraint(one_of("verdict", "PASS", "DEGRADED", "LOST"), name="verdict"),
-    )
-
-    id: Mapped[int] = mapped_column(primary_key=True)
-    key: Mapped[str] = mapped_column(DIGEST, unique=True)
-    base_id: Mapped[int] = mapped_column(ForeignKey("base_model.id"), index=True)
-    adapter_id: Mapped[int] = mapped_column(ForeignKey("adapter.id"), index=True)
-    recipe: Mapped[dict[str, Any]]
-    engine: Mapped[str] = mapped_column(String(200))
-    precision: Mapped[str] = mapped_column(String(16))
-    quantization: Mapped[dict[str, Any] | None] = mapped_column(DOCUMENT)
-    manifest_id: Mapped[int] = mapped_column(ForeignKey("manifest.id"), index=True)
-    digest: Mapped[str] = mapped_column(DIGEST, index=True)
-    bytes: Mapped[int] = mapped_column(BigInteger)
-    origin: Mapped[str | None] = mapped_column(String(36))
-    seconds: Mapped[float]
-    verdict: Mapped[str] = mapped_column(String(8))
-    retained: Mapped[float | None]
-    cosine: Mapped[float | None]
-    relative_error: Mapped[float | None]
-    noise: Mapped[float | None]
-    created_at: Mapped[datetime]
-    created_by: Mapped[str] = mapped_column(String(200))
-    used_at: Mapped[datetime]
-
-    base: Mapped[BaseModel] = relationship()
-    adapter: Mapped[Adapter] = relationship()
-    manifest: Mapped[Manifest] = relationship()
-    modules: Mapped[list[ModuleFidelity]] = relationship(order_by="ModuleFidelity.module")
-    extras: Mapped[list[FusedExtra]] = relationship(order_by="FusedExtra.position")
-
-
-class FusedExtra(Record):
-    """A further adapter of a linear combination, and its weight."""
-
-    __tablename__ = "fused_extra"
-
-    fused_id: Mapped[int] = mapped_column(ForeignKey("fused.id"), primary_key=True)
-    position: Mapped[int] = mapped_column(primary_key=True)
-    adapter_id: Mapped[int] = mapped_column(ForeignKey("adapter.id"), index=True)
-    weight: Mapped[float]
-
-    adapter: Mapped[Adapter] = relationship()
-
-
-class ModuleFidelity(Record):
-    """How much of the intended update one module's written weights hold."""
-
-    __tablename__ = "module_fidelity"
-
-    fused_id: Mapped[int] = mapped_column(ForeignKey("fused.id"), primary_key=True)
-    module: Mapped[str] = mapped_column(String(600), primary_key=True)
-    norm: Mapped[float]
-    retained: Mapped[float | None]
-    cosine: Mapped[float | None]
-    relative_error: Mapped[float | None]
 
 
 class Amendment(Record):
