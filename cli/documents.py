@@ -56,7 +56,7 @@ DOCUMENTS: Mapping[str, str] = {
     "deploy list": "[records.deployment:Deployment]",
     "path": "records.folders:LocalFolder",
     "export": "exchange.export:Exported",
-    "import": "records.adapter:Registered",
+    "import": "records.adapter:Registered | [exchange.import_runs:ImportedRun]",
     "lineage": "provenance:Graph | .written:WrittenDocument",
     "identify": "identification.identified:Identified",
     "events": "[catalog.journal:Event]",

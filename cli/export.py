@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from fusery.registry.parsing import plural
 
 from .session import Session, command
-from .text import size
+from .text import cell, size
 
 _FORMATS = ("mlx", "peft")
 
@@ -48,14 +49,46 @@ def export_command(
     session.emit(exported, names=[str(exported.path)], human=human)
 
 
-@command("import")
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--base", metavar="NAME", help="Base model to register it on; default: the one it was on.")
-def import_command(session: Session, folder: Path, base: str | None) -> None:
-    """Take in a folder that export wrote.
+@command("import", table=True)
+@click.argument("source", metavar="DIR|URI")
+@click.option(
+    "--from", "tracker", type=click.Choice(["mlflow"]), help="Take the adapters of a tracker's runs."
+)
+@click.option(
+    "--base", metavar="NAME", help="Base model to register on; default: the one that the files name."
+)
+@click.option("--task", metavar="TASK", help="Of a tracker's runs; default: the experiment's name.")
+@click.option("--experiment", "experiments", metavar="NAME", multiple=True, help="Only its runs.")
+@click.option("--run", "runs", metavar="ID", multiple=True, help="Only this run.")
+@click.option("--metric", "metrics", metavar="GLOB", multiple=True, help="Record these as evaluations.")
+@click.option("--dry-run", is_flag=True, help="Show a tracker's adapters only; nothing is written.")
+@click.pass_context
+def import_command(
+    context: click.Context,
+    /,
+    session: Session,
+    source: str,
+    tracker: str | None,
+    base: str | None,
+    **options: Any,
+) -> None:
+    """Take in a folder that export wrote, or MLflow's adapters.
 
-    Digest, name, version and facts are the same again.  DIR is an adapters_NAME folder.
+    Of a folder, DIR, digest, name, version and facts are the same again.
+
+    With --from mlflow, URI is where MLflow tracks: a server, sqlite:///FILE, or a folder. Each adapter among the
+    artifacts of a run is registered, with the run's losses, arguments, dataset and commit. One that is refused keeps no
+    other out.
     """
+    if tracker is None:
+        if any(options.values()):
+            raise click.UsageError("--task, --experiment, --run, --metric and --dry-run go with --from.")
+        _import_folder(session, Path(source), base)
+    else:
+        context.exit(_import_runs(session, source, base, options))
+
+
+def _import_folder(session: Session, folder: Path, base: str | None) -> None:
     view = session.registry.exchange.import_folder(folder, base=base)
 
     def human() -> None:
@@ -64,3 +97,31 @@ def import_command(session: Session, folder: Path, base: str | None) -> None:
         session.warn(view)
 
     session.emit(view, names=[view["name"]], human=human)
+
+
+def _import_runs(session: Session, source: str, base: str | None, options: dict[str, Any]) -> int:
+    """Import a tracker's runs; return the exit code: 1 where one was refused."""
+    done = session.registry.exchange.import_runs(source, base=base, reporter=session.reporter(), **options)
+    failed = [each for each in done if each.error]
+
+    def human() -> None:
+        table = session.table(
+            "run", "adapter", "is", "experiment", "artifacts", free=("experiment", "artifacts")
+        )
+        for each in done:
+            state = (
+                "new" if each.created else "known" if each.adapter else "refused" if each.error else "there"
+            )
+            table.add_row(
+                cell(each.run_name), each.adapter or "-", state, cell(each.project), cell(each.path or ".")
+            )
+        session.print_table(table)
+        for each in failed:
+            session.print(f"{cell(each.run_name)}: {cell(each.error or '')}")
+            if each.hint:
+                session.hint(cell(each.hint), "  ")
+        if not done:
+            session.say("There is no adapter among the artifacts of these runs.")
+
+    session.emit(done, names=[each.adapter for each in done if each.adapter], human=human)
+    return 1 if failed else 0

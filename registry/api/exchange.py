@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from fusery.storage.progress import SILENT, Reporter
 
@@ -12,6 +13,7 @@ from .resource import Named, Resource, named
 if TYPE_CHECKING:
     from ..exchange import Exchanged
     from ..exchange.export import Exported
+    from ..exchange.import_runs import ImportedRun
     from ..records.adapter import Registered
 
 
@@ -104,3 +106,50 @@ class Exchange(Resource):
         from ..exchange.import_folder import import_adapter
 
         return import_adapter(self.workspace, Path(folder), base=base)
+
+    def import_runs(
+        self,
+        source: str,
+        tracker: Literal["mlflow"] = "mlflow",
+        *,
+        experiments: Sequence[str] = (),
+        runs: Sequence[str] = (),
+        base: Named | None = None,
+        task: str | None = None,
+        metrics: Sequence[str] = (),
+        dry_run: bool = False,
+        reporter: Reporter = SILENT,
+    ) -> tuple[ImportedRun, ...]:
+        """Register the adapters among the files that a tracker keeps of runs, and return what became of each.
+
+        What the tracker knows of a run goes along: when it was, arguments, losses, dataset and git commit.  One that is refused
+        keeps no other out.
+
+        Args:
+            source: where it keeps them: for MLflow a server's URL, `sqlite:///FILE`, or a folder.
+            tracker: whose client reads them.
+            experiments: names of those to take; none for all.
+            runs: ids of single runs, instead.
+            base: the base model that they stand on; None for the one that the files of each name.
+            task: what they are for; None for the name of the experiment.
+            metrics: patterns such as `mmlu*`; the last value of what they match is recorded as an evaluation.
+            dry_run: only look what there is.
+            reporter: hears of each.
+
+        Raises:
+            MissingExtraError: the tracker's client is not installed.
+            BadInputError: there is nothing there, or it cannot be read.
+            UnknownReferenceError: there is no such experiment or run.
+        """
+        from ..exchange.import_runs import import_runs
+        from ..exchange.mlflow_runs import mlflow_runs
+
+        found = mlflow_runs(source, experiments=experiments, runs=runs)
+        standing = named(base) if base is not None else None
+        done = []
+        for each in import_runs(
+            self.workspace, found, tracker, base=standing, task=task, metrics=metrics, dry_run=dry_run
+        ):
+            reporter.say(f"{each.run_name}: {each.adapter or each.error or each.path or 'all files'}")
+            done.append(each)
+        return tuple(done)

@@ -90,7 +90,7 @@ def _from_hub(url: str, scratch: Path) -> Path:
             raise BadInputError(
                 f"the hub does not say at which commit {repository} is", hint="try again later"
             )
-        for name in _wanted(sizes, url, scratch):
+        for name in wanted(sizes, url, scratch):
             api.hf_hub_download(repository, name, revision=commit, local_dir=folder)
     except FuseryError:
         raise
@@ -111,15 +111,25 @@ def _from_bucket(workspace: Workspace, url: str, scratch: Path) -> Path:
     # The name of a checkpoint's folder says nothing of the adapter; that of the run's does.
     parts = shown.split("/")[-2:]
     folder = scratch.joinpath(*parts) if CHECKPOINT.fullmatch(parts[-1]) else scratch / parts[-1]
-    for name in _wanted(sizes, shown, scratch):
+    for name in wanted(sizes, shown, scratch):
         place = folder / name
         place.parent.mkdir(parents=True, exist_ok=True)
         tree.fetch(name, sizes[name], place)
     return folder
 
 
-def _wanted(sizes: Mapping[str, Any], shown: str, scratch: Path) -> list[str]:
-    """Return the names that are to be fetched; each is one that an adapter or a run has, and leads nowhere else."""
+def wanted(sizes: Mapping[str, Any], shown: str, scratch: Path) -> list[str]:
+    """Return the names that are to be fetched; each is one that an adapter or a run has, and leads nowhere else.
+
+    Args:
+        sizes: of what lies there, in bytes, by path in the folder.
+        shown: the place, for messages.
+        scratch: the folder that they are fetched into.
+
+    Raises:
+        BadInputError: there is no adapter, absurdly much, or it is not said how much.
+        OutOfSpaceError: there is no room for them.
+    """
     names = sorted(
         name
         for name in sizes

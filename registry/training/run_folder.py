@@ -15,7 +15,7 @@ from typing import Literal
 from fusery.storage.errors import FormatError, MissingFileError
 from fusery.storage.folder import SourceFile, scan
 
-from ..adapters.files import WEIGHTS
+from ..adapters.files import PEFT_WEIGHTS, WEIGHTS
 from ..adapters.finding import Finding, some
 from ..adapters.folder import AdapterFolder
 from ..admission.training_codes import (
@@ -121,7 +121,7 @@ def read_run(folder: AdapterFolder, log: Path | None = None) -> Run:
         remarks += _compare(record.learned(), found.curve, name or "the log")
     ended = _ended(record, curve, iterations)
     numbered = _numbered(files, iterations, remarks)
-    final = _final(folder, files, numbered, curve, ended, remarks)
+    final = _final(folder, files, numbered, curve, record, ended, remarks)
     return Run(
         name=folder.path.resolve().name,
         checkpoints=(*numbered, *final),
@@ -239,12 +239,13 @@ def _final(
     files: dict[str, SourceFile],
     numbered: list[Checkpoint],
     curve: Curve,
+    record: RunRecord | None,
     ended: bool,
     remarks: list[Finding],
 ) -> list[Checkpoint]:
-    """Return `adapters.safetensors` with its iteration: the last checkpoint's if it has its bytes, else the end's."""
+    """Return the final weights with their iteration: the last checkpoint's if they have its bytes, else the end's."""
     if WEIGHTS not in files:
-        return []
+        return _final_peft(files, curve, record, ended, remarks)
     # What has no readable header may be a terabyte of nothing, and is not compared.
     comparable = numbered and folder.header is not None
     if comparable and same_bytes(files[WEIGHTS].real, files[numbered[-1].name].real):
@@ -258,6 +259,25 @@ def _final(
     )
     remarks.append(FINAL_WEIGHTS_UNCLEAR.found(WEIGHTS, message, None if numbered else ""))
     return [Checkpoint(None, WEIGHTS)]
+
+
+def _final_peft(
+    files: dict[str, SourceFile],
+    curve: Curve,
+    record: RunRecord | None,
+    ended: bool,
+    remarks: list[Finding],
+) -> list[Checkpoint]:
+    """Return what PEFT saved, where a curve is known: of the end, unless the trainer may have gone back to its best."""
+    if PEFT_WEIGHTS not in files or not curve.points:
+        return []
+    best, last = curve.best(), curve.last_iteration
+    back = str((record.arguments if record else {}).get("load_best_model_at_end")).casefold() == "true"
+    if ended and not (back and best is not None and best[0] != last):
+        return [Checkpoint(last, PEFT_WEIGHTS)]
+    message = f"it cannot be told from which of {last} iterations {PEFT_WEIGHTS} is"
+    remarks.append(FINAL_WEIGHTS_UNCLEAR.found(PEFT_WEIGHTS, message, ""))
+    return [Checkpoint(None, PEFT_WEIGHTS)]
 
 
 def same_bytes(one: Path, other: Path) -> bool:

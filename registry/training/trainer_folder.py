@@ -87,7 +87,7 @@ def _read(path: Path) -> Run | None:
     return Run(
         name=path.resolve().name,
         checkpoints=tuple(checkpoints),
-        curve=state.curve if state else Curve(),
+        curve=state.curve if state else record.learned() if record else Curve(),
         source="record" if record else "log" if state else "config",
         state=_end(record, state),
         log=STATE if state else None,

@@ -1,0 +1,180 @@
+"""Importing the adapters that a tracker keeps: each is registered as its trainer left it, with what is known of its run."""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from fusery.storage.errors import FuseryError
+
+from ..admission.submission import Submission
+from ..errors import AlreadyExistsError, BadInputError
+from ..evaluation.measured import Setting, record_evaluations
+from ..names import parse_task
+from ..record import Record
+from ..records.scratch import scratch_folder
+from ..registration.register import register
+from ..registration.sources import wanted
+from ..training.record import RECORD, write_record
+from .tracked_run import TrackedAdapter, TrackedRun, tracked_adapters
+
+if TYPE_CHECKING:
+    from ..records.adapter import Registered
+    from ..workspace import Workspace
+
+_NOT_OF_A_TASK = re.compile(r"[^a-z0-9._-]+")
+_NOT_OF_A_METRIC = re.compile(r"[^A-Za-z0-9_.:@-]+")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportedRun(Record):
+    """What became of an adapter among the files that a tracker keeps of a run.
+
+    Attributes:
+        run: the tracker's id of the run.
+        run_name: what it is called there.
+        project: what it belongs to: an experiment of MLflow.
+        path: of the adapter among the run's files; empty for all of them.
+        adapter: its name here; None where it was refused, or is only looked at.
+        created: it was not here before.
+        metrics: names of those that were recorded as evaluations.
+        error: why it was refused, or a metric of it.
+        hint: what can be done then.
+    """
+
+    run: str
+    run_name: str
+    project: str
+    path: str
+    adapter: str | None
+    created: bool
+    metrics: tuple[str, ...]
+    error: str | None
+    hint: str | None
+    REFERENCE: ClassVar[str] = "adapter"
+
+
+def import_runs(
+    workspace: Workspace,
+    runs: Iterable[TrackedRun],
+    tracker: str,
+    *,
+    base: str | None = None,
+    task: str | None = None,
+    metrics: Sequence[str] = (),
+    dry_run: bool = False,
+) -> Iterator[ImportedRun]:
+    """Register the adapters of runs, in the order of the runs; yield what became of each.
+
+    A run's id and its project become tags.  One that is refused keeps no other out.
+
+    Args:
+        workspace: the registry's parts.
+        runs: as the tracker has them.
+        tracker: its name, for tags and evaluations.
+        base: that they stand on; None for the one that the files of each name.
+        task: what they are for; None for the name of the run's project.
+        metrics: patterns such as `mmlu*`; what they match is recorded as evaluations.
+        dry_run: only look what there is.
+
+    Raises:
+        BadInputError: the task is no name, or the tracker cannot be read.
+    """
+    if task is not None:
+        parse_task(task)
+    for run in runs:
+        for found in tracked_adapters(run):
+            if dry_run:
+                yield _imported(run, found)
+                continue
+            try:
+                done = _register(workspace, run, found, tracker, base, task)
+            except FuseryError as error:
+                yield _imported(run, found, error=error)
+                continue
+            chosen = _chosen(run.metrics, metrics)
+            try:
+                _record(workspace, done.name, chosen, tracker)
+            except (BadInputError, AlreadyExistsError) as error:
+                yield _imported(run, found, done, error=error)
+                continue
+            yield _imported(run, found, done, chosen)
+
+
+def _imported(
+    run: TrackedRun,
+    found: TrackedAdapter,
+    done: Registered | None = None,
+    metrics: Mapping[str, float] | None = None,
+    error: FuseryError | None = None,
+) -> ImportedRun:
+    return ImportedRun(
+        run=run.id,
+        run_name=run.name,
+        project=run.project,
+        path=found.path,
+        adapter=done.name if done else None,
+        created=done.created if done else False,
+        metrics=tuple(metrics or ()),
+        error=error.message if error else None,
+        hint=error.hint if error else None,
+    )
+
+
+def _register(
+    workspace: Workspace,
+    run: TrackedRun,
+    found: TrackedAdapter,
+    tracker: str,
+    base: str | None,
+    task: str | None,
+) -> Registered:
+    submission = Submission(
+        base=base,
+        task=task or _task(run.project),
+        tags={f"{tracker}.run_id": run.id, f"{tracker}.project": run.project[:500]},
+    )
+    with scratch_folder(workspace) as scratch:
+        folder = scratch / "run"
+        folder.mkdir()
+        sizes = {name: run.files[path] for name, path in found.files.items()}
+        for name in wanted(sizes, found.path or f"run {run.id}", scratch):
+            place = folder / name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            run.fetch(found.files[name], place)
+        if not (folder / RECORD).exists():
+            write_record(folder, run.record)
+        return register(workspace, folder, submission)
+
+
+def _task(project: str) -> str:
+    """Return a project's name as that of a task.
+
+    Raises:
+        BadInputError: there is nothing left of it.
+    """
+    name = _NOT_OF_A_TASK.sub("_", project.casefold()).strip("._-")[:128].strip("._-")
+    try:
+        return parse_task(re.sub(r"\.\.+", ".", name))
+    except BadInputError as error:
+        raise BadInputError(
+            f"{project[:60]!r} does not make the name of a task", hint="give --task"
+        ) from error
+
+
+def _chosen(metrics: Mapping[str, float], patterns: Sequence[str]) -> dict[str, float]:
+    """Return the metrics that were asked for, named as evaluations are."""
+    return {
+        _NOT_OF_A_METRIC.sub(".", name).strip(".:@-"): value
+        for name, value in sorted(metrics.items())
+        if math.isfinite(value) and any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+    }
+
+
+def _record(workspace: Workspace, adapter: str, metrics: Mapping[str, float], tracker: str) -> None:
+    if metrics:
+        record_evaluations(workspace, adapter, metrics, setting=Setting(harness=tracker))

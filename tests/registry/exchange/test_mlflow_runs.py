@@ -1,0 +1,377 @@
+"""Importing what MLflow keeps, with MLflow's own client and its own server."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mlflow_server
+import peft_folders
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Dataset as MlflowDataset
+from mlflow.entities import DatasetInput, InputTag
+from run_folders import make_run, plain_log
+
+from fusery.registry import Registry
+from fusery.registry.errors import BadInputError, MissingExtraError, UnknownReferenceError
+from fusery.registry.exchange import mlflow_runs as reading
+from fusery.registry.exchange.tracked_run import TrackedRun, tracked_adapters
+from fusery.registry.training.record import RunRecord
+
+# MLflow's own tables ask SQLAlchemy for what that will leave out one day.
+pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
+
+DAY = 1_790_000_000_000
+"""When the first run began, in milliseconds since 1970: 2026-09-21."""
+
+
+@pytest.fixture
+def database_url() -> str:
+    """What a tracker keeps has nothing to do with the database: once is enough."""
+    return ""
+
+
+@pytest.fixture
+def with_base(registry: Registry, tiny_base: Path) -> Registry:
+    registry.bases.add(tiny_base, name="tiny")
+    return registry
+
+
+@pytest.fixture(scope="session")
+def empty_tracking(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's tables, made once: sixty migrations take seconds."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    MlflowClient(tracking_uri=f"sqlite:///{folder / 'mlflow.db'}").search_experiments()
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def tracking(empty_tracking: Path, tmp_path: Path) -> str:
+    place = tmp_path / "tracking" / "mlflow.db"
+    place.parent.mkdir()
+    place.write_bytes(empty_tracking.read_bytes())
+    return f"sqlite:///{place}"
+
+
+@pytest.fixture
+def client(tracking: str, tmp_path: Path) -> MlflowClient:
+    return MlflowClient(tracking_uri=tracking)
+
+
+def experiment(client: MlflowClient, name: str, folder: Path) -> str:
+    return str(client.create_experiment(name, artifact_location=(folder / "artifacts").as_uri()))
+
+
+def logged(
+    client: MlflowClient,
+    number: str,
+    folder: Path,
+    *,
+    path: str | None = "adapter",
+    name: str = "first",
+    began: int = DAY,
+    status: str = "FINISHED",
+    metrics: dict[str, list[tuple[int, float]]] | None = None,
+    params: dict[str, Any] | None = None,
+    tags: dict[str, str] | None = None,
+) -> str:
+    """Log a run as somebody does who trains, and return its id."""
+    run = client.create_run(number, start_time=began, run_name=name, tags=tags).info.run_id
+    for key, points in (metrics or {}).items():
+        for step, value in points:
+            client.log_metric(run, key, value, step=step)
+    for key, value in (params or {}).items():
+        client.log_param(run, key, value)
+    client.log_artifacts(run, str(folder), path)
+    client.set_terminated(run, status=status, end_time=began + 90_000)
+    return str(run)
+
+
+CURVE = {
+    "loss": [(10, 3.0), (20, 2.5), (30, 2.0)],
+    "eval_loss": [(10, 3.1), (20, 2.4), (30, 2.2)],
+    "learning_rate": [(10, 1e-4), (20, 5e-5), (30, 0.0)],
+    "mmlu/acc": [(30, 0.41)],
+    "mmlu/acc_norm": [(30, 0.43)],
+    "grad_norm": [(10, 1.0), (30, math.nan)],
+}
+
+
+def test_a_run_becomes_an_adapter_with_all_that_mlflow_knows(
+    with_base: Registry, tiny_base: Path, client: MlflowClient, tracking: str, tmp_path: Path
+) -> None:
+    folder = peft_folders.make_peft(tmp_path / "peft", tiny_base)
+    number = experiment(client, "Course Recommender!", tmp_path)
+    commit = "c0ffee" * 6 + "c0ff"
+    run = logged(
+        client,
+        number,
+        folder,
+        metrics=CURVE,
+        params={"lr": "1e-4", "batch_size": "8"},
+        tags={"mlflow.source.git.commit": commit},
+    )
+    data = MlflowDataset("courses", "abc12345", "local", "{}")
+    client.log_inputs(run, [DatasetInput(data, [InputTag("mlflow.data.context", "training")])])
+    [done] = with_base.exchange.import_runs(tracking, base="tiny", metrics=["mmlu/*", "grad_norm"])
+    assert (done.error, done.created, done.path, done.run) == (None, True, "adapter", run)
+    assert (done.adapter, done.metrics) == (
+        "course_recommender_v1_20260921",
+        ("mmlu.acc", "mmlu.acc_norm"),
+    )
+    found = with_base.adapters.show("course_recommender@1")
+    assert (found.val_loss, found.dataset, found.dataset_revision) == (2.2, "courses", "abc12345")
+    assert found.tags == {"mlflow.run_id": run, "mlflow.project": "Course Recommender!"}
+    assert found.training_run is not None
+    assert (found.training_run.state, found.training_run.seconds, found.training_run.source) == (
+        "finished",
+        90.0,
+        "record",
+    )
+    assert found.training_run.arguments == {"lr": "1e-4", "batch_size": "8"}
+    assert found.training_run.git is not None
+    assert found.training_run.git.commit == commit
+    assert [(each.iteration, each.train_loss, each.val_loss) for each in found.curve or ()] == [
+        (10, 3.0, 3.1),
+        (20, 2.5, 2.4),
+        (30, 2.0, 2.2),
+    ]
+    assert [(each.metric, each.value, each.harness) for each in found.evaluations] == [
+        ("mmlu.acc", 0.41, "mlflow"),
+        ("mmlu.acc_norm", 0.43, "mlflow"),
+    ]
+
+
+def test_the_second_time_everything_is_known(
+    with_base: Registry, tiny_base: Path, client: MlflowClient, tracking: str, tmp_path: Path
+) -> None:
+    number = experiment(client, "lessons", tmp_path)
+    for seed, name in enumerate(("late", "early")):
+        folder = peft_folders.make_peft(tmp_path / name, tiny_base, seed=seed)
+        logged(client, number, folder, name=name, began=DAY - seed * 86_400_000, metrics=CURVE)
+    first = with_base.exchange.import_runs(tracking, base="tiny", metrics=["mmlu*"])
+    # Versions go by when the runs began.
+    assert [(each.run_name, each.adapter) for each in first] == [
+        ("early", "lessons_v1_20260920"),
+        ("late", "lessons_v2_20260921"),
+    ]
+    again = with_base.exchange.import_runs(tracking, base="tiny", metrics=["mmlu*"])
+    assert [(each.adapter, each.created, each.error) for each in again] == [
+        (each.adapter, False, None) for each in first
+    ]
+    assert len(with_base.adapters.list()) == 2
+
+
+def test_checkpoints_are_one_run_and_its_best_is_taken(
+    with_base: Registry, tiny_base: Path, client: MlflowClient, tracking: str, tmp_path: Path
+) -> None:
+    output = tmp_path / "output"
+    for seed, step in enumerate((10, 20, 30)):
+        peft_folders.make_peft(output / f"checkpoint-{step}", tiny_base, seed=seed)
+    number = experiment(client, "lessons", tmp_path)
+    logged(
+        client, number, output, path="run", metrics={**CURVE, "eval_loss": [(10, 3.1), (20, 2.2), (30, 2.4)]}
+    )
+    [done] = with_base.exchange.import_runs(tracking, base="tiny")
+    assert (done.path, done.error) == ("run", None)
+    found = with_base.adapters.show("lessons@1")
+    assert found.training_run is not None
+    assert (found.training_run.checkpoint, found.training_run.chosen, found.val_loss) == (20, "best", 2.2)
+
+
+def test_a_run_of_mlx_lm_with_its_numbered_checkpoints(
+    with_base: Registry, tiny_base: Path, client: MlflowClient, tracking: str, tmp_path: Path
+) -> None:
+    run = make_run(
+        tmp_path / "run", tiny_base, saved=(200, 400), log=plain_log({200: 1.5, 400: 1.2, 1000: 1.4})
+    )
+    logged(client, experiment(client, "lessons", tmp_path), run, path=None)
+    [done] = with_base.exchange.import_runs(tracking, base="tiny", task="lessons")
+    here = with_base.adapters.register(run, base="tiny", task="direct")
+    assert done.error is None
+    assert with_base.adapters.show(done.adapter or "").digest == with_base.adapters.show(here.name).digest
+
+
+def test_one_that_is_refused_keeps_no_other_out(
+    with_base: Registry, tiny_base: Path, client: MlflowClient, tracking: str, tmp_path: Path
+) -> None:
+    number = experiment(client, "lessons", tmp_path)
+    broken = peft_folders.make_peft(tmp_path / "broken", tiny_base, seed=1)
+    (broken / "adapter_model.safetensors").write_bytes(b"\0" * 64)
+    logged(client, number, broken, name="broken", began=DAY - 1000)
+    logged(client, number, peft_folders.make_peft(tmp_path / "good", tiny_base), name="good")
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    (plain / "notes.txt").write_text("nothing to see", encoding="utf-8")
+    logged(client, number, plain, name="no adapter", began=DAY + 1000)
+    bad, good = with_base.exchange.import_runs(tracking, base="tiny")
+    assert (bad.run_name, bad.adapter, good.adapter) == ("broken", None, "lessons_v1_20260921")
+    assert "adapter_model.safetensors" in (bad.error or "")
+
+
+def test_a_look_writes_nothing(
+    with_base: Registry, tiny_base: Path, client: MlflowClient, tracking: str, tmp_path: Path
+) -> None:
+    run = logged(
+        client,
+        experiment(client, "lessons", tmp_path),
+        peft_folders.make_peft(tmp_path / "peft", tiny_base),
+    )
+    other = experiment(client, "others", tmp_path)
+    logged(client, other, peft_folders.make_peft(tmp_path / "other", tiny_base, seed=1), path="a/b")
+    seen = with_base.exchange.import_runs(tracking, dry_run=True)
+    assert {(each.project, each.path, each.adapter) for each in seen} == {
+        ("lessons", "adapter", None),
+        ("others", "a/b", None),
+    }
+    assert with_base.adapters.list() == []
+    [one] = with_base.exchange.import_runs(tracking, experiments=["others"], dry_run=True)
+    assert one.project == "others"
+    [one] = with_base.exchange.import_runs(tracking, runs=[run], dry_run=True)
+    assert one.run == run
+
+
+def test_a_real_server_that_gives_the_files_out_itself(
+    with_base: Registry, tiny_base: Path, empty_tracking: Path, tmp_path: Path
+) -> None:
+    python = peft_folders.peers_python()
+    (tmp_path / "server").mkdir()
+    with mlflow_server.running_server(python, tmp_path / "server", empty_tracking) as url:
+        client = MlflowClient(tracking_uri=url)
+        number = client.create_experiment("lessons")
+        folder = peft_folders.make_peft(tmp_path / "peft", tiny_base)
+        logged(client, number, folder, metrics=CURVE)
+        [done] = with_base.exchange.import_runs(url, base="tiny", metrics=["mmlu/acc"])
+    assert (done.adapter, done.error, done.metrics) == ("lessons_v1_20260921", None, ("mmlu.acc",))
+    direct = with_base.adapters.register(folder, base="tiny", task="direct")
+    assert with_base.adapters.show("lessons@1").digest == with_base.adapters.show(direct.name).digest
+
+
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        ("sqlite:////nowhere/at/all.db", "there is no /nowhere/at/all.db"),
+        ("sqlite:///nowhere.db", "there is no nowhere.db"),
+        ("/nowhere/mlruns", "there is no /nowhere/mlruns"),
+        ("file:///nowhere/mlruns", "there is no /nowhere/mlruns"),
+        ("gopher://nobody", "gopher://nobody cannot be read as MLflow"),
+        ("sqlite+nonsense:///x", "cannot be read as MLflow"),
+    ],
+)
+def test_a_place_without_mlflow(with_base: Registry, uri: str, said: str) -> None:
+    with pytest.raises(BadInputError, match=said):
+        with_base.exchange.import_runs(uri)
+
+
+def test_a_server_that_is_not_there_keeps_the_password(
+    with_base: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(BadInputError) as raised:
+        with_base.exchange.import_runs("http://user:geheim@127.0.0.1:9/")
+    shown = "".join(str(each) for each in (raised.value.message, raised.value.hint, raised.value.__cause__))
+    assert "geheim" not in shown
+
+
+def test_a_file_that_is_no_database_of_mlflow(with_base: Registry, tmp_path: Path) -> None:
+    place = tmp_path / "other.db"
+    place.write_bytes(b"no database at all " * 100)
+    with pytest.raises(BadInputError, match="cannot be read as MLflow"):
+        with_base.exchange.import_runs(f"sqlite:///{place}")
+    assert place.read_bytes() == b"no database at all " * 100
+
+
+def test_experiments_and_runs_that_are_not_there(with_base: Registry, tracking: str) -> None:
+    with pytest.raises(UnknownReferenceError, match="no experiment 'nothing'"):
+        with_base.exchange.import_runs(tracking, experiments=["nothing"])
+    with pytest.raises(UnknownReferenceError, match="no run '0123'"):
+        with_base.exchange.import_runs(tracking, runs=["0123"])
+
+
+def test_without_mlflow(with_base: Registry, tracking: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "mlflow", None)
+    with pytest.raises(MissingExtraError, match="MLflow needs packages"):
+        with_base.exchange.import_runs(tracking)
+
+
+def test_an_experiment_whose_name_is_no_task(
+    with_base: Registry, tiny_base: Path, client: MlflowClient, tracking: str, tmp_path: Path
+) -> None:
+    logged(client, experiment(client, "???", tmp_path), peft_folders.make_peft(tmp_path / "peft", tiny_base))
+    [done] = with_base.exchange.import_runs(tracking, base="tiny")
+    assert (done.error, done.hint) == ("'???' does not make the name of a task", "give --task")
+    with pytest.raises(BadInputError, match="task"):
+        with_base.exchange.import_runs(tracking, base="tiny", task="??")
+
+
+def test_artifacts_that_lead_out_of_the_run(
+    with_base: Registry, tiny_base: Path, client: MlflowClient, tracking: str, tmp_path: Path
+) -> None:
+    """A server says where a run's artifacts lie and what they are called; neither reaches what an adapter is not."""
+    number = experiment(client, "lessons", tmp_path)
+    run = logged(client, number, peft_folders.make_peft(tmp_path / "peft", tiny_base))
+    inside = tmp_path / "artifacts" / run / "artifacts" / "adapter"
+    secret = tmp_path / "secret"
+    secret.write_text("geheim", encoding="utf-8")
+    (inside / "tokenizer.json").symlink_to(secret)
+    with_base.exchange.import_runs(tracking, base="tiny")
+    for place in (tmp_path / "home").rglob("*"):
+        assert not place.is_file() or b"geheim" not in place.read_bytes()
+
+
+class Listing:
+    """A client whose server lists what it likes."""
+
+    def __init__(self, paths: list[str]) -> None:
+        self.paths = paths
+
+    def list_artifacts(self, number: str, folder: str | None) -> list[Any]:
+        from mlflow.entities import FileInfo
+
+        return [FileInfo(path, False, 1) for path in self.paths]
+
+
+@pytest.mark.parametrize("path", ["../adapter/adapter_config.json", "/etc/passwd", "a/../../b"])
+def test_a_listing_that_leads_elsewhere(path: str) -> None:
+    with pytest.raises(BadInputError, match="outside of its folder"):
+        reading._files(Listing([path]), "0")  # type: ignore[arg-type]
+
+
+def tracked(*paths: str) -> Iterator[tuple[str, list[str]]]:
+    record = RunRecord.model_validate({"started_at": "2026-09-21T00:00:00Z"})
+    run = TrackedRun("0", "run", "lessons", record, {}, dict.fromkeys(paths, 1), lambda path, place: None)
+    return ((each.path, sorted(each.files)) for each in tracked_adapters(run))
+
+
+WHOLE = ("adapter_config.json", "adapter_model.safetensors")
+
+
+def folder(path: str, *names: str) -> list[str]:
+    return [f"{path}/{name}" if path else name for name in (names or WHOLE)]
+
+
+@pytest.mark.parametrize(
+    ("paths", "found"),
+    [
+        ([], {}),
+        (folder("", "adapter_config.json"), {}),
+        (folder("", "adapter_model.safetensors", "config.json"), {}),
+        (folder(""), {"": list(WHOLE)}),
+        (folder("a") + folder("b"), {"a": list(WHOLE), "b": list(WHOLE)}),
+        # A trainer's output folder: its own weights and two checkpoints are one.
+        (
+            folder("out") + folder("out/checkpoint-10") + folder("out/checkpoint-20"),
+            {"out": [*WHOLE, *(f"checkpoint-{n}/{name}" for n in (10, 20) for name in WHOLE)]},
+        ),
+        # transformers' own callback for MLflow makes a model of each checkpoint.
+        (
+            folder("checkpoint-10/artifacts/checkpoint-10") + folder("checkpoint-20/artifacts/checkpoint-20"),
+            {"": [f"checkpoint-{n}/{name}" for n in (10, 20) for name in WHOLE]},
+        ),
+    ],
+)
+def test_the_adapters_among_the_artifacts(paths: list[str], found: dict[str, list[str]]) -> None:
+    assert dict(tracked(*paths)) == {path: sorted(names) for path, names in found.items()}

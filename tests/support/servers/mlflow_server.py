@@ -1,0 +1,67 @@
+"""A real MLflow server for tests, run with the interpreter of `PEFT_PYTHON`, which has MLflow whole."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ports import free_port
+from waiting import wait_until
+
+
+@contextmanager
+def running_server(python: Path, folder: Path, database: Path) -> Iterator[str]:
+    """Run a server that keeps its database and artifacts in `folder`, and gives artifacts out itself; yield its URL.
+
+    Args:
+        python: the interpreter.
+        folder: an empty one.
+        database: what the server's is at first: its tables take sixty migrations.
+    """
+    port = free_port()
+    shutil.copy(database, folder / "mlflow.db")
+    command = [
+        *(
+            str(python),
+            "-m",
+            "mlflow",
+            "server",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(port),
+            "--workers",
+            "1",
+        ),
+        *("--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"),
+        *("--artifacts-destination", str(folder / "artifacts"), "--serve-artifacts"),
+    ]
+    # Its jobs would be seven more processes.
+    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    environment = {**os.environ, **quiet}
+    with (folder / "server.log").open("wb") as log:
+        server = subprocess.Popen(
+            command, stdout=log, stderr=log, env=environment, cwd=folder, start_new_session=True
+        )
+        try:
+            wait_until(
+                lambda: server.poll() is not None or _answers(port),
+                lambda: (folder / "server.log").read_text(encoding="utf-8"),
+            )
+            assert server.poll() is None, (folder / "server.log").read_text(encoding="utf-8")
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            # The server's own worker is a process of its group.
+            os.killpg(server.pid, signal.SIGTERM)
+            server.wait()
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
