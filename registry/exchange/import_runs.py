@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ..workspace import Workspace
 
 _NOT_OF_A_TASK = re.compile(r"[^a-z0-9._-]+")
+_FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _NOT_OF_A_METRIC = re.compile(r"[^A-Za-z0-9_.:@-]+")
 
 
@@ -139,7 +140,9 @@ def _register(
         tags={f"{tracker}.run_id": run.id, f"{tracker}.project": run.project[:500]},
     )
     with scratch_folder(workspace) as scratch:
-        folder = scratch / "run"
+        # Messages have the folder's name, and one such as lessons_v3_20260201 has version and day.
+        name = found.path.rpartition("/")[2]
+        folder = scratch / (name if _FOLDER.fullmatch(name) else "run")
         folder.mkdir()
         sizes = {name: run.files[path] for name, path in found.files.items()}
         for name in wanted(sizes, found.path or f"run {run.id}", scratch):

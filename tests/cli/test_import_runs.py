@@ -35,7 +35,7 @@ def test_what_is_taken_and_what_is_refused(stocked: Fusery, tracking: str) -> No
     ran = stocked("import", "--from", "mlflow", tracking, "--base", "tiny", "--metric", "mm*")
     assert ran.code == 1
     assert "lessons_v1_20260921" in ran.out
-    assert "second: adapter_model.safetensors" in ran.out
+    assert "second: adapter was refused: not_safetensors: adapter_model.safetensors is not" in ran.out
     assert "Hint:" in ran.out
     again = stocked("import", "--from", "mlflow", tracking, "--base", "tiny", "--json")
     assert again.code == 1
