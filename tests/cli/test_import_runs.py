@@ -14,9 +14,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWar
 
 
 @pytest.fixture
-def tracking(tiny_base: Path, tmp_path: Path) -> str:
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    client = MlflowClient(tracking_uri=uri)
+def runs(tracking: str, tiny_base: Path, tmp_path: Path) -> str:
+    client = MlflowClient(tracking_uri=tracking)
     number = client.create_experiment("lessons", artifact_location=(tmp_path / "artifacts").as_uri())
     for seed, name in enumerate(("first", "second")):
         run = client.create_run(number, run_name=name, start_time=1_790_000_000_000 + seed).info.run_id
@@ -26,26 +25,24 @@ def tracking(tiny_base: Path, tmp_path: Path) -> str:
         client.log_metric(run, "mmlu", 0.5, step=1)
         client.log_artifacts(run, str(folder), "adapter")
         client.set_terminated(run, end_time=1_790_000_060_000)
-    return uri
+    return tracking
 
 
-def test_what_is_taken_and_what_is_refused(stocked: Fusery, tracking: str) -> None:
-    looked = stocked("import", "--from", "mlflow", tracking, "--dry-run")
+def test_what_is_taken_and_what_is_refused(stocked: Fusery, runs: str) -> None:
+    looked = stocked("import", "--from", "mlflow", runs, "--dry-run")
     assert (looked.code, looked.out.count("there")) == (0, 2)
-    ran = stocked("import", "--from", "mlflow", tracking, "--base", "tiny", "--metric", "mm*")
+    ran = stocked("import", "--from", "mlflow", runs, "--base", "tiny", "--metric", "mm*")
     assert ran.code == 1
     assert "lessons_v1_20260921" in ran.out
     assert "second: adapter was refused: not_safetensors: adapter_model.safetensors is not" in ran.out
     assert "Hint:" in ran.out
-    again = stocked("import", "--from", "mlflow", tracking, "--base", "tiny", "--json")
+    again = stocked("import", "--from", "mlflow", runs, "--base", "tiny", "--json")
     assert again.code == 1
     first, second = again.json
     assert (first["adapter"], first["created"], first["error"]) == ("lessons_v1_20260921", False, None)
     assert (second["adapter"], second["created"]) == (None, False)
     assert stocked("eval", "list", "lessons@1", "-q").out == "mmlu\n"
-    assert (
-        stocked("import", "--from", "mlflow", tracking, "--base", "tiny", "-q").out == "lessons_v1_20260921\n"
-    )
+    assert stocked("import", "--from", "mlflow", runs, "--base", "tiny", "-q").out == "lessons_v1_20260921\n"
     assert stocked("audit").code == 0
 
 

@@ -79,7 +79,7 @@ def test_the_examples_of_a_page_run(page: Path, folder: Path, capsys: pytest.Cap
     found = list(examples(page))
     if not found:
         # Needs servers, which tests of their own start; has no commands; is run below.
-        assert page.stem in ("team", "security", "python")
+        assert page.stem in ("team", "security", "python", "mlflow")
         return
     if found[0][0][:3] != ["fusery", "base", "add"]:
         assert run(["base", "add", BASE]) == 0
@@ -109,3 +109,21 @@ def test_the_guide_to_python_runs(folder: Path) -> None:
     known: dict[str, object] = {}
     for block in blocks:
         exec(compile(block, str(page), "exec"), known)
+
+
+@pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
+def test_the_guide_to_mlflow_runs(folder: Path, tracking: str) -> None:
+    import mlflow
+
+    assert run(["base", "add", BASE]) == 0
+    shutil.copytree(folder / "adapters_course_rec_v1_20261120", folder / "adapters")
+    page = (ROOT / "docs" / "guides" / "mlflow.md").read_text(encoding="utf-8")
+    [block] = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(tracking)
+    known: dict[str, object] = {}
+    try:
+        exec(compile(block, "mlflow.md", "exec"), known)
+    finally:
+        mlflow.set_tracking_uri(before)
+    assert run(["show", "lessons@1", "-q"]) == 0

@@ -40,22 +40,6 @@ def with_base(registry: Registry, tiny_base: Path) -> Registry:
     return registry
 
 
-@pytest.fixture(scope="session")
-def empty_tracking(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MLflow's tables, made once: sixty migrations take seconds."""
-    folder = tmp_path_factory.mktemp("mlflow")
-    MlflowClient(tracking_uri=f"sqlite:///{folder / 'mlflow.db'}").search_experiments()
-    return folder / "mlflow.db"
-
-
-@pytest.fixture
-def tracking(empty_tracking: Path, tmp_path: Path) -> str:
-    place = tmp_path / "tracking" / "mlflow.db"
-    place.parent.mkdir()
-    place.write_bytes(empty_tracking.read_bytes())
-    return f"sqlite:///{place}"
-
-
 @pytest.fixture
 def client(tracking: str, tmp_path: Path) -> MlflowClient:
     return MlflowClient(tracking_uri=tracking)
@@ -235,11 +219,11 @@ def test_a_look_writes_nothing(
 
 
 def test_a_real_server_that_gives_the_files_out_itself(
-    with_base: Registry, tiny_base: Path, empty_tracking: Path, tmp_path: Path
+    with_base: Registry, tiny_base: Path, mlflow_template: Path, tmp_path: Path
 ) -> None:
     python = peft_folders.peers_python()
     (tmp_path / "server").mkdir()
-    with mlflow_server.running_server(python, tmp_path / "server", empty_tracking) as url:
+    with mlflow_server.running_server(python, tmp_path / "server", mlflow_template) as url:
         client = MlflowClient(tracking_uri=url)
         number = client.create_experiment("lessons")
         folder = peft_folders.make_peft(tmp_path / "peft", tiny_base)

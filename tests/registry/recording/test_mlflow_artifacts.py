@@ -1,0 +1,124 @@
+"""`fusery://TASK` as the place of an MLflow experiment's artifacts, through MLflow's own client."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+import peft_folders
+import pytest
+import tiny_models
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from fusery.registry import Registry
+
+# MLflow's own tables ask SQLAlchemy for what that will leave out one day.
+pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
+
+
+@pytest.fixture
+def database_url() -> str:
+    return ""
+
+
+@pytest.fixture
+def home(registry: Registry, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
+    registry.bases.add(tiny_base, name="tiny")
+    monkeypatch.setenv("FUSERY_HOME", str(registry.workspace.settings.home))
+    return registry
+
+
+@pytest.fixture
+def client(tracking: str) -> Iterator[MlflowClient]:
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(tracking)
+    yield MlflowClient(tracking_uri=tracking)
+    mlflow.set_tracking_uri(before)
+
+
+@pytest.fixture
+def run(client: MlflowClient) -> str:
+    number = client.create_experiment("lessons", artifact_location="fusery://lessons")
+    return str(client.create_run(number).info.run_id)
+
+
+def made(folder: Path, base: Path, named: str) -> Path:
+    """An adapter in mlx-lm's form whose configuration names its base, as the trainer's does."""
+    tiny_models.make_adapter(folder, base)
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "model": named}), encoding="utf-8")
+    return folder
+
+
+def test_what_a_run_logs_is_an_adapter_and_comes_back(
+    home: Registry, client: MlflowClient, run: str, tiny_base: Path, tmp_path: Path
+) -> None:
+    one = made(tmp_path / "one", tiny_base, "tiny")
+    two = peft_folders.make_peft(tmp_path / "two", tiny_base, base_model_name_or_path="tiny")
+    client.log_artifacts(run, str(one), "mlx")
+    client.log_artifacts(run, str(two), "forms/peft")
+    first, second = home.adapters.list(task="lessons", sort="version")
+    assert (first.tags, second.tags) == ({f"mlflow.run.{run}": "mlx"}, {f"mlflow.run.{run}": "forms/peft"})
+    assert [(each.path, each.is_dir) for each in client.list_artifacts(run)] == [
+        ("forms", True),
+        ("mlx", True),
+    ]
+    assert [(each.path, each.is_dir) for each in client.list_artifacts(run, "forms")] == [
+        ("forms/peft", True)
+    ]
+    files = {each.path: each.file_size for each in client.list_artifacts(run, "forms/peft")}
+    assert files == {f"forms/peft/{each.name}": each.stat().st_size for each in two.iterdir()}
+    (tmp_path / "all").mkdir()
+    fetched = Path(client.download_artifacts(run, "", str(tmp_path / "all")))
+    for folder, path in ((one, "mlx"), (two, "forms/peft")):
+        for file in folder.iterdir():
+            assert (fetched / path / file.name).read_bytes() == file.read_bytes()
+    again = Path(client.download_artifacts(run, "mlx/adapters.safetensors", str(tmp_path / "all")))
+    assert again.read_bytes() == (one / "adapters.safetensors").read_bytes()
+
+
+def test_two_runs_that_made_the_same_bytes(
+    home: Registry, client: MlflowClient, run: str, tiny_base: Path, tmp_path: Path
+) -> None:
+    other = str(client.create_run(client.get_run(run).info.experiment_id).info.run_id)
+    folder = made(tmp_path / "one", tiny_base, "tiny")
+    for each in (run, other):
+        client.log_artifacts(each, str(folder))
+    [adapter] = home.adapters.list()
+    assert adapter.tags == {f"mlflow.run.{run}": ".", f"mlflow.run.{other}": "."}
+    for each in (run, other):
+        assert {file.path for file in client.list_artifacts(each)} == {
+            "adapter_config.json",
+            "adapters.safetensors",
+        }
+
+
+def test_what_is_no_adapter_is_refused_with_a_sentence(
+    home: Registry, client: MlflowClient, run: str, tiny_base: Path, tmp_path: Path
+) -> None:
+    assert client.list_artifacts(run) == []
+    with pytest.raises(
+        MlflowException, match=r"notes\.txt is a file, and at fusery://lessons there are adapters"
+    ):
+        client.log_text(run, "a text", "notes.txt")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(MlflowException, match="Hint: "):
+        client.log_artifacts(run, str(empty))
+    unknown = made(tmp_path / "one", tiny_base, "nobody/knows")
+    with pytest.raises(MlflowException, match="nobody/knows"):
+        client.log_artifacts(run, str(unknown))
+    with pytest.raises(MlflowException, match="Failed to download"):
+        client.download_artifacts(run, "weights", str(empty))
+    assert home.adapters.list() == []
+
+
+@pytest.mark.parametrize("place", ["fusery://", "fusery:///", "fusery:"])
+def test_a_place_without_a_task(home: Registry, client: MlflowClient, place: str, tmp_path: Path) -> None:
+    number = client.create_experiment("nameless", artifact_location=place)
+    run = client.create_run(number).info.run_id
+    with pytest.raises(MlflowException, match="fusery://TASK"):
+        client.log_artifacts(run, str(tmp_path))
