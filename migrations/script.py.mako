@@ -11,6 +11,8 @@ Created: ${create_date}
 #   must be read or changed, write `sa.table(...)` or SQL here.
 # - It runs on SQLite and on PostgreSQL, up and down, on a database that has rows: a new column is nullable or has a
 #   `server_default`.  The default goes away again in the same migration where the program always gives a value.
+# - Rows that are sealed keep what was sealed: a new column of an adapter or a fused artifact stays null in those that
+#   are there.  Any other value breaks their seals, and the audit names each of them.
 # - SQLite changes a column or a constraint only by building the table anew: `with op.batch_alter_table(...)`.  Give
 #   every constraint the name that the naming convention gives it.  A float is `sa.Double()`.
 # - It runs inside of one transaction that holds the write lock: no `autocommit_block`, no CREATE INDEX CONCURRENTLY,
