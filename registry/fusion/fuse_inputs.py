@@ -27,7 +27,7 @@ from ..records.base_files import base_manifest, unproven, vouch
 from ..records.bases import blob_generations, locate_files
 from ..records.calibrations import fetch_calibration, latest_calibration
 from ..records.references import resolve_adapter
-from ..records.renderings import recorded_digest
+from ..records.renderings import holds_whole, recorded_digest, require_factors_alone
 from ..records.withdrawals import refuse_yanked
 from ..server.mlx_keys import mlx_keys
 
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from ..engine.fidelity import Fidelity
     from ..engine.plan import Extra, Plan
     from ..engine.policy import Policy
+    from ..engine.whole import Whole
     from ..workspace import Workspace
 
 
@@ -54,7 +55,7 @@ class Made:
 class AdapterPart:
     """An adapter and its weight in the sum; `rendering` is what its files become in mlx-lm's form, if they are PEFT's.
 
-    `method` is `lora`, `dora` or `full`.
+    `method` is `lora`, `dora` or `full`; `whole` tells that it replaces tensors of the base, too.
     """
 
     id: int
@@ -64,6 +65,7 @@ class AdapterPart:
     weight: float
     rendering: Digest | None = None
     method: str = "lora"
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,9 +181,22 @@ class InputFiles:
             policy,
             scale=recipe.scale,
             extras=self._extras(adapters[1:]),
+            whole=self._whole,
             metadata=metadata,
             scratch=Path(tempfile.mkdtemp(prefix="loaded-", dir=self._scratch)),
         )
+
+    @cached_property
+    def _whole(self) -> Whole | None:
+        part = self._fuse_inputs.adapter
+        if not part.whole:
+            return None
+        from .whole import whole_of
+
+        base, fetched = self.base, self.adapters  # now they are here
+        assert fetched
+        files = {entry.path: self._scratch / f"adapter-0-{entry.path}" for entry in part.files}
+        return whole_of(part.name, files, base, self._scratch / "whole.safetensors")
 
     def sample(self, recipe: Recipe) -> Sampled:
         """Estimate the fidelity of a recipe without writing anything."""
@@ -341,6 +356,10 @@ def gather(
         weights = [1.0, *(weight for _, weight in extras)]
         base = adapters[0].base
         for adapter in adapters:
+            if extras:
+                require_factors_alone(
+                    adapter, "and cannot be added to others: it replaces tensors of the base"
+                )
             if not yanked:
                 refuse_yanked(session, adapter)
             if adapter.base_id != base.id:
@@ -360,5 +379,12 @@ def _part(adapter: tables.Adapter, weight: float) -> AdapterPart:
     files = tuple(file.entry for file in adapter.manifest.files)
     rendering = recorded_digest(adapter, "mlx")
     return AdapterPart(
-        adapter.id, adapter.name, Digest(adapter.digest), files, weight, rendering, adapter.method
+        adapter.id,
+        adapter.name,
+        Digest(adapter.digest),
+        files,
+        weight,
+        rendering,
+        adapter.method,
+        holds_whole(adapter),
     )
