@@ -12,9 +12,9 @@ from fusery.storage.errors import FormatError
 from fusery.storage.jsonfile import read_object
 from fusery.storage.safetensors import build_header, tensor_bytes
 
-from ..errors import FusionUnsupportedError, MissingExtraError
+from ..errors import MissingExtraError
 from ..server.mlx_keys import with_mlx_keys
-from .adapter import DORA, FULL, Adapter, read_adapter
+from .adapter import Adapter, read_adapter, require_linear
 from .base import Base, Source, read_base
 from .config import INDEX, copied_names, fused_config, has_vision, weight_index
 from .fidelity import Sums
@@ -22,13 +22,10 @@ from .grids import bits_of
 from .modules import Module, computed_modules, part_names, written_parts
 from .naming import NeedsModelClassError
 from .policy import Policy, Quantize
-from .whole import Whole
+from .whole import REPLACED, Whole
 
 SHARD = 5 << 30
 """Bytes of tensors in one weight file at most, unless a single tensor is larger: what mlx-lm writes."""
-
-REPLACED = "adapter:full"
-"""What the file of a full fine-tune is called among the base's files; no file has such a name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,12 +170,7 @@ def make_plan(
     config = with_mlx_keys(config)
     adapters = [(read_adapter(adapter_file, adapter_config, scale), weight)]
     adapters += [(read_adapter(extra.file, extra.config), extra.weight) for extra in extras]
-    _require_linear(adapters)
-    if whole is not None and (scale is not None or extras):
-        raise FusionUnsupportedError(
-            "whole tensors in an adapter have no scale, and are not combined: they replace the base's",
-            hint="leave --scale and --with out",
-        )
+    require_linear(adapters, whole=whole is not None, scaled=scale is not None)
     try:
         base, replaced = _with_replaced(read_base(base_files, config), adapters, whole)
         modules = computed_modules(base, adapters, policy)
@@ -213,15 +205,6 @@ def _by_class(
     )
 
 
-def _require_linear(adapters: Sequence[tuple[Adapter, float]]) -> None:
-    """Refuse a sum of what cannot be added."""
-    kinds = {adapter.kind for adapter, _ in adapters}
-    other = kinds & {DORA, FULL}
-    if other and (len(adapters) > 1 or adapters[0][1] != 1.0):
-        name = "DoRA adapters" if DORA in other else "results of full fine-tuning"
-        raise FusionUnsupportedError(f"{name} cannot be weighted or combined: their effect is not a sum")
-
-
 def _with_replaced(
     base: Base, adapters: Sequence[tuple[Adapter, float]], whole: Whole | None
 ) -> tuple[Base, Mapping[str, Sums]]:
@@ -247,8 +230,7 @@ def _plan(
         ),
         INDEX: weight_index(layout.where(), size, _count(layout, modules)),
     }
-    names = (name for name in base.files if not name.startswith("adapter:"))
-    return Plan(base, policy, outputs, steps, documents, tuple(copied_names(names)))
+    return Plan(base, policy, outputs, steps, documents, tuple(copied_names(base.files)))
 
 
 def _quantization(base: Base, policy: Policy, modules: Mapping[str, Module]) -> Mapping[str, Any] | None:
