@@ -83,10 +83,11 @@ def read_whole(
     """
     remarks: list[Remark] = []
     saved = raw.get("modules_to_save")
-    saved = [saved] if isinstance(saved, str) else saved if isinstance(saved, list) else []
-    whole = WholeTensors(
-        saved=tuple(str(name) for name in saved), keeps_tied=raw.get("ensure_weight_tying") is True
-    )
+    saved = [saved] if isinstance(saved, str) else saved or []
+    if not isinstance(saved, list) or not all(isinstance(name, str) for name in saved):
+        remarks.append(refused(f"modules_to_save in {CONFIG} is no list of names"))
+        saved = []
+    whole = WholeTensors(saved=tuple(saved), keeps_tied=raw.get("ensure_weight_tying") is True)
     called: dict[str, list[str]] = {}
     for name in names:
         if header.tensors[name].dtype not in FORMATS or not header.tensors[name].size:
