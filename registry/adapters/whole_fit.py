@@ -27,6 +27,7 @@ from .whole import TrainedRows, WholeTensors
 
 _EMBEDDINGS = frozenset({"embed_tokens", "wte", "tok_embeddings", "word_embeddings", "embeddings"})
 _HEADS = frozenset({"lm_head", "output", "embed_out"})
+_COPIES = (COPY, QUANTISED_COPY)
 HEAD = "lm_head.weight"
 
 
@@ -141,7 +142,7 @@ class _Fitting:
 
     def fitted(self) -> FittedWhole:
         problems = list(self._tied()) if self._base.head is None and self._base.embedding else []
-        copies = [name for name, found in self._alike.items() if found in (COPY, QUANTISED_COPY)]
+        copies = [name for name, found in self._alike.items() if found in _COPIES]
         for name in copies:
             self._tensors.pop(name, None)
         if not self._tensors:
@@ -164,6 +165,8 @@ class _Fitting:
         embedding = self._tensors.get(end)
         if HEAD in self._rows:
             yield from self._tied_rows(end)
+        if all(self._alike[name] in _COPIES for name in (end, HEAD) if name in self._tensors):
+            return
         if head is not None and embedding is not None and self._same(head, embedding):
             del self._tensors[HEAD]  # both ends, saved twice
         elif self._whole.keeps_tied or not ((head and saved(HEAD)) or (embedding and saved(end))):

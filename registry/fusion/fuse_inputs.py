@@ -20,14 +20,14 @@ from fusery.storage.watching import watched
 
 from .. import tables
 from ..adapters.files import CONFIG, WEIGHTS
-from ..adapters.render import render_mlx
+from ..adapters.render import form_of, render_mlx
 from ..engine.recipe import ENGINE, KEYS, SEEING, Recipe, seed_of
 from ..errors import BadInputError
 from ..records.base_files import base_manifest, unproven, vouch
 from ..records.bases import blob_generations, locate_files
 from ..records.calibrations import fetch_calibration, latest_calibration
 from ..records.references import resolve_adapter
-from ..records.renderings import holds_whole, recorded_digest, require_factors_alone
+from ..records.renderings import recorded_digest, require_factors_alone
 from ..records.withdrawals import refuse_yanked
 from ..server.mlx_keys import mlx_keys
 
@@ -55,7 +55,7 @@ class Made:
 class AdapterPart:
     """An adapter and its weight in the sum; `rendering` is what its files become in mlx-lm's form, if they are PEFT's.
 
-    `method` is `lora`, `dora` or `full`; `whole` tells that it replaces tensors of the base, too.
+    `method` is `lora`, `dora` or `full`.
     """
 
     id: int
@@ -65,7 +65,6 @@ class AdapterPart:
     weight: float
     rendering: Digest | None = None
     method: str = "lora"
-    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,15 +187,14 @@ class InputFiles:
 
     @cached_property
     def _whole(self) -> Whole | None:
+        """What the adapter replaces in the base, by its files and whatever was noted when it was registered."""
         part = self._fuse_inputs.adapter
-        if not part.whole:
+        if form_of(entry.path for entry in part.files) == "mlx" or not self.adapters:
             return None
         from .whole import whole_of
 
-        base, fetched = self.base, self.adapters  # now they are here
-        assert fetched
         files = {entry.path: self._scratch / f"adapter-0-{entry.path}" for entry in part.files}
-        return whole_of(part.name, files, base, self._scratch / "whole.safetensors")
+        return whole_of(part.name, files, self.base, self._scratch / "whole.safetensors")
 
     def sample(self, recipe: Recipe) -> Sampled:
         """Estimate the fidelity of a recipe without writing anything."""
@@ -379,12 +377,5 @@ def _part(adapter: tables.Adapter, weight: float) -> AdapterPart:
     files = tuple(file.entry for file in adapter.manifest.files)
     rendering = recorded_digest(adapter, "mlx")
     return AdapterPart(
-        adapter.id,
-        adapter.name,
-        Digest(adapter.digest),
-        files,
-        weight,
-        rendering,
-        adapter.method,
-        holds_whole(adapter),
+        adapter.id, adapter.name, Digest(adapter.digest), files, weight, rendering, adapter.method
     )

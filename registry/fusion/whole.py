@@ -33,6 +33,8 @@ def whole_of(name: str, adapter: Mapping[str, Path], base: Mapping[str, Path], p
 
     weights = adapter[PEFT_WEIGHTS]
     found = read_peft({PEFT_WEIGHTS: weights, CONFIG: adapter[CONFIG]})
+    if not found.whole:
+        return None
     fitted = fit_whole(base, read_object(base["config.json"]), weights, found.whole)
     if fitted.problems:
         raise FusionUnsupportedError(

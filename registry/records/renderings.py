@@ -37,11 +37,6 @@ def rendering_of(files: Mapping[str, Path], form: Form) -> Manifest:
     return manifest_of({name: files[name] for name in FORM_FILES[form]})
 
 
-def holds_whole(adapter: tables.Adapter) -> bool:
-    """Tell whether an adapter replaces tensors of its base, beside its factors: admission noted it."""
-    return any(finding.code == WHOLE for finding in adapter.findings)
-
-
 def require_factors_alone(adapter: tables.Adapter, why: str) -> None:
     """Refuse an adapter that replaces tensors of its base where only its factors would count.
 
@@ -52,7 +47,8 @@ def require_factors_alone(adapter: tables.Adapter, why: str) -> None:
     Raises:
         BadInputError: it does.
     """
-    if holds_whole(adapter):
+    # Admission noted it: a copy of the base's is no such tensor, and only the base's files tell.
+    if any(finding.code == WHOLE for finding in adapter.findings):
         raise BadInputError(
             f"{adapter.name} holds whole tensors beside its factors, {why}",
             hint=f"fusery fuse {adapter.name}  makes a model with both; fusery show {adapter.name}  names them",

@@ -44,13 +44,15 @@ TRAINED: dict[str, tuple[str, int, dict[str, Any]]] = {
 }
 
 
-def logits(model: Path) -> np.ndarray:
-    """Return what mlx-lm's model answers to the tokens 0 to 99."""
+def logits(model: Path, end: int = 100, count: int = 100) -> np.ndarray:
+    """Return what mlx-lm's model answers to the first of the 100 tokens before `end`."""
     mx = pytest.importorskip("mlx.core")
     from mlx_lm.utils import load_model
 
     found, _ = load_model(model)
-    return np.array(found(mx.arange(100)[None]).astype(mx.float32)).astype(np.float64)
+    return np.array(found(mx.arange(end - 100, end - 100 + count)[None]).astype(mx.float32)).astype(
+        np.float64
+    )
 
 
 @pytest.mark.slow
@@ -62,9 +64,10 @@ def test_a_fuse_answers_as_what_peft_merges(module_registry: Registry, tmp_path:
     module_registry.bases.add(tmp_path / "base", name=name)
     made = module_registry.adapters.register(tmp_path / "adapter", base=name, task=name)
     fused = module_registry.fused.fuse(made["name"])
-    theirs, before = np.load(tmp_path / "logits.npy"), logits(tmp_path / "base")
-    assert np.abs(logits(fused.path) - theirs).max() < 1e-4
-    assert np.abs(before[..., :120] - theirs[..., :120]).max() > 1e-2
+    known = min(100, 228 - rows)  # tokens that the base has
+    theirs, before = np.load(tmp_path / "logits.npy"), logits(tmp_path / "base", rows, known)
+    assert np.abs(logits(fused.path, rows) - theirs).max() < 1e-4
+    assert np.abs(before[..., :120] - theirs[:, :known, :120]).max() > 1e-2
     ours, merged = (
         json.loads((path / "config.json").read_text()) for path in (fused.path, tmp_path / "merged")
     )
@@ -229,6 +232,19 @@ def test_a_head_that_mlx_lm_cannot_take_apart_is_refused(registry: Registry, tmp
     registry.bases.add(base, name="tied")
     folder = with_whole(tmp_path / "a", base, {HEAD: f32(ROWS, COLUMNS)}, modules_to_save=["lm_head"])
     assert any("gemma2 has no head of its own" in message for message in refusals(registry, folder, "tied"))
+
+
+def test_copies_take_nothing_apart(registry: Registry, tmp_path: Path) -> None:
+    base = tiny_models.make_base(tmp_path / "tied", tied=True, dtype="float32")
+    _, shape, data = tiny_models.read_tensors(base)[EMBEDDING]
+    copy = ("F32", np.frombuffer(data, "<f4").reshape(shape))
+    edited = json.loads((base / "config.json").read_text()) | {"model_type": "gemma2"}
+    (base / "config.json").write_text(json.dumps(edited))
+    registry.bases.add(base, name="tied")
+    folder = with_whole(tmp_path / "a", base, {HEAD: copy}, modules_to_save=["lm_head"])
+    found = registry.adapters.check(folder, base="tied", task="copies")
+    assert "peft_copies" in codes(found)
+    assert not {"peft_whole_tensors", "peft_full_modules"} & codes(found)
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ importing torch takes long, so it is done once.
                                                whether it can save it as a LoRA (`lora`)
     ["whole", OUT, TIED, ROWS, FIELDS]         a tiny model in OUT/base, whose embedding is the head if TIED is not empty; an adapter in
                                                OUT/adapter, made with FIELDS (JSON) and trained for a few steps with ROWS tokens; and
-                                               OUT/merged, with its logits for the tokens 0 to 99 in OUT/logits.npy
+                                               OUT/merged, with its logits for the last 100 tokens in OUT/logits.npy
     ["combine", BASE, ADAPTERS, ASKED, MASKS, OUT]
                                                a new adapter made of ADAPTERS (a JSON list of folders) by add_weighted_adapter with
                                                the keywords ASKED (JSON), in the folder OUT/new.  What DARE keeps is taken from
@@ -99,18 +99,20 @@ def whole(out: str, tied: str, rows: str, fields: str) -> list[str]:
     torch.manual_seed(0)
     size = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "vocab_size": 128}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 4}
-    plain, tokens = f"{out}/base", torch.arange(100)[None]
+    plain, tokens = f"{out}/base", torch.arange(int(rows) - 100, int(rows))[None]
     LlamaForCausalLM(LlamaConfig(**size, **heads, tie_word_embeddings=bool(tied))).save_pretrained(plain)
 
-    def resized() -> LlamaForCausalLM:
-        torch.manual_seed(1)
+    def resized() -> LlamaForCausalLM:  # new rows are others each time, as for whoever does it
         model = AutoModelForCausalLM.from_pretrained(plain, dtype=torch.float32)
         model.resize_token_embeddings(int(rows), mean_resizing=False)
         return model
 
     config = LoraConfig(task_type="CAUSAL_LM", **{"target_modules": ["q_proj"], **json.loads(fields)})
     made = get_peft_model(resized(), config)
-    optimizer = torch.optim.SGD([each for each in made.parameters() if each.requires_grad], lr=1.0)
+    trained = [parameter for parameter in made.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.data += 0.2 * torch.randn_like(parameter)
+    optimizer = torch.optim.SGD(trained, lr=0.1)
     for _ in range(3):
         made(input_ids=tokens, labels=tokens).loss.backward()
         optimizer.step()
