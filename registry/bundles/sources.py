@@ -93,8 +93,8 @@ def adapters_source(
         references: the adapters; two may name the same one, which then has both names.
         form: of their files.
         with_base: the base's files are there, too.
-        whole: the target takes whole tensors beside the factors.
         models: further names, as `Split.parse` takes them; their adapters are there, too.
+        whole: the target takes whole tensors beside the factors.
 
     Raises:
         UnknownReferenceError: there is no such adapter.
