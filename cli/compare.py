@@ -138,6 +138,8 @@ def _print_weights(session: Session, difference: WeightsDifference) -> None:
     )
     session.print()
     _print_modules(session, difference.modules)
+    for name in dict.fromkeys(difference.uncompared):
+        session.note(f"{name} holds whole tensors beside its factors, which are not compared")
 
 
 def _print_modules(session: Session, modules: Sequence[ModuleDifference]) -> None:

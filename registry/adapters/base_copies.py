@@ -21,7 +21,10 @@ from ..engine.affine import pack_rows
 from ..engine.arithmetic import FORMATS, Array, decode, encode
 from ..engine.config import weight_names
 from ..models.weight_sizes import affine_grid
-from .peft_folder import COPY, OTHER, QUANTISED_COPY, UNKNOWN, own_name
+from .peft_folder import own_name
+
+COPY, QUANTISED_COPY, OTHER, UNKNOWN = "copy", "quantised copy", "other", "unknown"
+"""What a whole tensor is to the base: its numbers; what its were quantised from; other numbers; none that it has."""
 
 _BLOCK = 1 << 22
 """Numbers that are compared at a time."""

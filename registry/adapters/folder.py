@@ -26,6 +26,7 @@ from fusery.storage.secrets import without_credentials
 
 from .files import CONFIG, JSON_LIMIT, METADATA, PEFT_WEIGHTS, WEIGHTS
 from .mlx_config import AdapterConfig, AdapterMetadata, LoraModule, lora_modules
+from .whole import WholeTensors
 
 if TYPE_CHECKING:
     from fusery.storage.scratch import Scratch
@@ -70,6 +71,7 @@ class AdapterFolder:
         remarks: what could not be carried over from PEFT's form, and how the rest was.
         alpha: LoRA's alpha, where the configuration has it.
         scratch: what keeps the files of a rendering there.
+        whole: of PEFT's form, what replaces the base's numbers; no rendering has it.
     """
 
     path: Path
@@ -86,6 +88,7 @@ class AdapterFolder:
     remarks: tuple[Remark, ...] = ()
     alpha: float | None = None
     scratch: Scratch | None = None
+    whole: WholeTensors = field(default_factory=WholeTensors)
 
     @property
     def kept(self) -> Mapping[str, Path]:
@@ -237,6 +240,7 @@ def _read_peft_folder(path: Path, files: Mapping[str, Path]) -> AdapterFolder:
         remarks=tuple(remarks),
         alpha=alpha,
         scratch=scratch,
+        whole=found.whole,
     )
 
 

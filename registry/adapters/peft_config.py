@@ -155,14 +155,8 @@ FIELDS: Mapping[str, FieldRule] = {
         _unless_empty("adds a bias to the update, which mlx-lm does not have"),
         f"where the base's layers have biases, {MERGE}; otherwise train it without lora_bias: PEFT cannot merge it either",
     ),
-    "modules_to_save": FieldRule(
-        "nothing, where all that was saved are copies of the base's tensors",
-        "peft_full_modules",
-        _unless_empty("replaces whole modules, which is not a low-rank update"),
-    ),
-    "trainable_token_indices": FieldRule(
-        "refused", "peft_full_modules", _unless_empty("replaces rows of the embedding")
-    ),
+    "modules_to_save": FieldRule("whole tensors, which replace the base's when it is fused"),
+    "trainable_token_indices": FieldRule("rows that replace the base's when it is fused"),
     "init_lora_weights": FieldRule(
         "refused where it changes the base: pissa, olora, corda, loftq, lora_ga",
         "peft_base_changed",
@@ -192,12 +186,7 @@ FIELDS: Mapping[str, FieldRule] = {
     "arrow_config": FieldRule("refused", "peft_variant", _unless_empty(_NO_VARIANT)),
     "monteclora_config": FieldRule("refused", "peft_variant", _unless_empty(_NO_VARIANT)),
     "megatron_config": FieldRule("refused", "peft_variant", _unless_empty("names layers of another library")),
-    "ensure_weight_tying": FieldRule(
-        "refused",
-        "peft_variant",
-        _unless_empty("ties an adapter of the head to that of the embedding"),
-        TIED,
-    ),
+    "ensure_weight_tying": FieldRule("a tied embedding that was trained whole stays tied"),
     **dict.fromkeys(
         (
             "task_type",
@@ -241,7 +230,7 @@ def refused_fields(raw: Mapping[str, Any]) -> Iterator[Remark]:
 
 def _refused(code: str, name: str, value: Any, why: str, advice: str) -> Remark:
     shown = str(value) if len(str(value)) <= 60 else f"{str(value)[:59]}…"
-    return Remark(code, "error", CONFIG, f"PEFT's {name} ({shown}) {why}", advice, field=name)
+    return Remark(code, "error", CONFIG, f"PEFT's {name} ({shown}) {why}", advice)
 
 
 def targets(config: PeftConfig, module: str) -> bool:

@@ -5,13 +5,15 @@ base_model.model.MODULE.lora_B.weight            (out, rank)
 base_model.model.MODULE.lora_embedding_A         (rank, rows)   of an embedding
 base_model.model.MODULE.lora_embedding_B         (columns, rank)
 base_model.model.MODULE.lora_magnitude_vector    (out,)         of DoRA
+
+Whatever else ends in `.weight` or `.bias`, and rows of trained tokens, is for `whole` to read.
 """
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from fusery.storage.safetensors import Header, Tensor
@@ -27,10 +29,12 @@ _PART = re.compile(
     r"(?P<module>.+)\.(?:lora_(?P<linear>[AB])\.weight|lora_embedding_(?P<embedding>[AB])|(?P<m>lora_magnitude_vector)(?:\.weight)?)"
 )
 _SHOWN = 3
-_WRAPPERS = re.compile(r"\.(modules_to_save(\.default)?|base_layer|original_module)(?=\.)")
+_WRAPPERS = re.compile(r"\.(modules_to_save(\.default)?|base_layer|original_module|token_adapter)(?=\.)")
+ROWS = "trainable_tokens_delta"
+"""What PEFT calls the rows of trained tokens: the rows themselves, and no difference."""
 
-COPY, QUANTISED_COPY, OTHER, UNKNOWN = "copy", "quantised copy", "other", "unknown"
-"""What a whole tensor is to the base: its numbers; what its were quantised from; other numbers; none that it has."""
+_WHOLE = re.compile(rf".+\.(weight|bias|{ROWS})")
+_FACTOR = re.compile(r"\.lora_\w+(\.|$)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +55,8 @@ class PeftModule:
         return self.b.shape[1] if self.b is not None and len(self.b.shape) == 2 else None
 
 
-def sort_tensors(header: Header) -> tuple[dict[str, PeftModule], list[Remark]]:
-    """Return the modules of a PEFT file by path, and remarks on tensors that are none of theirs."""
+def sort_tensors(header: Header) -> tuple[dict[str, PeftModule], list[str], list[Remark]]:
+    """Return the modules of a PEFT file by path, the names of whole tensors, and remarks on what is neither."""
     parts: dict[str, dict[str, Tensor]] = defaultdict(dict)
     unexpected: list[str] = []
     for name, tensor in header.tensors.items():
@@ -66,7 +70,17 @@ def sort_tensors(header: Header) -> tuple[dict[str, PeftModule], list[Remark]]:
         if parts[match["module"]].setdefault(kind + part, tensor) is not tensor:
             unexpected.append(name)
     modules = {path: _module(path, found) for path, found in sorted(parts.items())}
-    return modules, [*_on_unexpected(unexpected), *_on_embeddings(parts)]
+    weights = {own_name(name).rpartition(".")[0] for name in unexpected if name.endswith(".weight")}
+    whole = [name for name in unexpected if _is_whole(name, weights)]
+    rest = [name for name in unexpected if name not in whole]
+    return modules, whole, [*_on_unexpected(rest), *_on_embeddings(parts)]
+
+
+def _is_whole(name: str, weights: Container[str]) -> bool:
+    """Tell a tensor of the base's by its name; a bias only beside the weight of its module."""
+    if not name.startswith(PREFIX) or not _WHOLE.fullmatch(name) or _FACTOR.search(name):
+        return False
+    return not name.endswith(".bias") or own_name(name).rpartition(".")[0] in weights
 
 
 def _module(path: str, found: Mapping[str, Tensor]) -> PeftModule:
@@ -87,23 +101,16 @@ def _on_embeddings(parts: Mapping[str, Mapping[str, Tensor]]) -> Iterator[Remark
 
 
 def _on_unexpected(names: list[str]) -> Iterator[Remark]:
-    whole = [
-        name for name in names if re.search(r"(modules_to_save|base_layer|embed_tokens|lm_head)\.", name)
-    ]
-    biases = [name for name in names if name.endswith(".bias") and name not in whole]
-    others = [name for name in names if name not in whole and name not in biases]
-    if whole:
-        message = f"{_count(whole)} of whole modules, which is not a low-rank update: {some(whole)}"
-        hint = "if they are only copies of the base's, save it again with save_embedding_layers=False"
-        yield Remark("peft_full_modules", "error", PEFT_WEIGHTS, message, hint, tuple(whole))
+    biases = [name for name in names if name.endswith(".bias")]
+    others = [name for name in names if name not in biases]
     if biases:
         message = f"{_count(biases)} that change or add biases, which mlx-lm's LoRA does not: {some(biases)}"
         added = any(name.endswith(".lora_B.bias") for name in biases)
         hint = FIELDS["lora_bias"].advice if added else ""
-        yield Remark("peft_bias", "error", PEFT_WEIGHTS, message, hint, tensors=tuple(biases))
+        yield Remark("peft_bias", "error", PEFT_WEIGHTS, message, hint)
     if others:
         message = f"{_count(others)} that are not the factors of a LoRA as PEFT saves it: {some(others)}"
-        yield Remark("peft_unknown_tensor", "error", PEFT_WEIGHTS, message, tensors=tuple(others))
+        yield Remark("peft_unknown_tensor", "error", PEFT_WEIGHTS, message)
 
 
 def _count(names: list[str]) -> str:

@@ -20,6 +20,7 @@ from .files import CONFIG, JSON_LIMIT, PEFT_WEIGHTS
 from .peft_config import PeftConfig, refused_fields
 from .peft_folder import PeftModule, check_ranks, sort_tensors
 from .remark import Remark
+from .whole import WholeTensors, read_whole
 
 _MOST_PROBLEMS = 20
 
@@ -33,6 +34,7 @@ class PeftReading:
         config: the same, checked; None if it cannot be used.
         header: of its weights; None if they cannot be read.
         modules: adapted modules by path.
+        whole: what replaces the base's numbers.
         remarks: what cannot be carried over.
         problems: files that cannot be used: name, sentence, whether it is absent.
     """
@@ -41,6 +43,7 @@ class PeftReading:
     config: PeftConfig | None
     header: Header | None
     modules: Mapping[str, PeftModule]
+    whole: WholeTensors
     remarks: tuple[Remark, ...]
     problems: tuple[tuple[str, str, bool], ...]
 
@@ -51,14 +54,18 @@ def read_peft(files: Mapping[str, Path]) -> PeftReading:
     raw = _raw_config(files, problems)
     if raw is not None and peft_methods.reason(raw.get("peft_type")) is not None:
         # What another method's fields and tensors are is not what keeps it out.
-        return PeftReading(raw, None, None, {}, tuple(refused_fields(raw)), ())
+        return PeftReading(raw, None, None, {}, WholeTensors(), tuple(refused_fields(raw)), ())
     config = _config(raw, problems) if raw is not None else None
     header = _header(files, problems)
-    modules, remarks = sort_tensors(header) if header else ({}, [])
+    modules, names, remarks = sort_tensors(header) if header else ({}, [], [])
     remarks = [*refused_fields(raw or {}), *remarks]
+    whole = WholeTensors()
+    if header is not None:
+        whole, found = read_whole(files[PEFT_WEIGHTS], header, names, raw or {}, modules)
+        remarks += found
     if config is not None:
         remarks += check_ranks(config, modules)
-    return PeftReading(raw or {}, config, header, modules, tuple(remarks), tuple(problems))
+    return PeftReading(raw or {}, config, header, modules, whole, tuple(remarks), tuple(problems))
 
 
 def _raw_config(files: Mapping[str, Path], problems: list[tuple[str, str, bool]]) -> dict[str, Any] | None:

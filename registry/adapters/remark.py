@@ -16,8 +16,6 @@ class Remark:
         subject: the file, field or module.
         message: one sentence.
         hint: what to do about it, or empty.
-        tensors: the tensors that it is about, if they are why; they may turn out to be copies of the base's.
-        field: the field of the configuration that it is about.
     """
 
     code: str
@@ -25,5 +23,3 @@ class Remark:
     subject: str
     message: str
     hint: str = ""
-    tensors: tuple[str, ...] = ()
-    field: str = ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import cached_property
 from pathlib import Path
@@ -13,10 +13,12 @@ from pathlib import Path
 from ..adapters.files import PEFT_WEIGHTS, WEIGHTS
 from ..adapters.finding import Finding
 from ..adapters.folder import AdapterFolder
+from ..adapters.whole import WholeTensors
+from ..adapters.whole_fit import FittedWhole
 from ..models.architecture import Architecture, Weight
 from .submission import Submission
 from .surroundings import Surroundings
-from .values import Values
+from .values import TensorValues, Values
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +33,7 @@ class BaseFacts:
         aliases: further names that people gave to it.
         revisions: the hub's commits that its bytes are known to be of.
         tokenizer: its tokenizer's files as text, by name; those that can be read without fetching them.
-        likeness: tells of tensors in an adapter's file, by their names there, whether they are copies of the base's, in the
-            words of `base_copies`; the base's files are fetched for it.
+        fit_whole: holds whole tensors in an adapter's file against the base's, whose files are fetched for it.
         weight_sizes: root mean square of the numbers of some of its weights, given the paths of their modules;
             those that can be read without fetching them.
     """
@@ -45,7 +46,7 @@ class BaseFacts:
     revisions: frozenset[str] = frozenset()
     tokenizer: Callable[[str], bytes | None] = lambda _: None
     weight_sizes: Callable[[Sequence[str]], Mapping[str, float]] = lambda _: {}
-    likeness: Callable[[Path, Sequence[str]], Mapping[str, str]] = lambda _, __: {}
+    fit_whole: Callable[[Path, WholeTensors], FittedWhole | None] = lambda _, __: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,13 +115,31 @@ class Candidate:
         return measure(folder.files[WEIGHTS], folder.header, folder.modules)
 
     @cached_property
-    def likeness(self) -> Mapping[str, str]:
-        """What tensors of a PEFT file that are no factors are to the base, by name; looked at once, where there are any."""
+    def whole(self) -> FittedWhole | None:
+        """What a PEFT adapter replaces in the base; looked at once, and None where there is nothing to look at."""
         folder = self.folder
-        names = [name for remark in folder.remarks for name in remark.tensors]
-        if not names or folder.originals is None:
+        if not folder.whole or folder.originals is None:
+            return None
+        return self.base.fit_whole(folder.originals[PEFT_WEIGHTS], folder.whole)
+
+    @cached_property
+    def whole_values(self) -> Mapping[str, TensorValues]:
+        """Statistics of what replaces the base's numbers, by the base's names, rows of trained tokens apart; read once."""
+        from .measuring import measure_tensors
+
+        if not self.whole or self.folder.originals is None:
             return {}
-        return self.base.likeness(folder.originals[PEFT_WEIGHTS], names)
+        rows = {f"rows of {name}": each.tensor for name, each in self.whole.rows.items()}
+        return measure_tensors(self.folder.originals[PEFT_WEIGHTS], {**self.whole.tensors, **rows})
+
+    @cached_property
+    def weights(self) -> Mapping[str, Weight]:
+        """The base's weights by module, in the shapes that the adapter's whole tensors give them."""
+        weights = dict(self.base.architecture.weights)
+        for name, tensor in (self.whole.tensors if self.whole else {}).items():
+            if (known := weights.get(path := name.removesuffix(".weight"))) is not None:
+                weights[path] = replace(known, shape=tensor.shape)
+        return weights
 
     @property
     def keys(self) -> list[str] | None:

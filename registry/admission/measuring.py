@@ -48,6 +48,12 @@ def measure(path: Path, header: Header, modules: Mapping[str, LoraModule]) -> Va
     return Values(tensors, norms)
 
 
+def measure_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, TensorValues]:
+    """Read the numbers of some tensors of a file, in memory of a few MiB, and return what they are like by the given names."""
+    with opened(path) as file:
+        return {name: _look_in_blocks(file.fileno(), tensor) for name, tensor in tensors.items()}
+
+
 def update_norm(a: _Array, b: _Array) -> float:
     """Return the Frobenius norm of the update that two factors make, from their r x r Gram matrices.
 

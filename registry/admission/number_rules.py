@@ -72,6 +72,8 @@ MODULE_OUTLIER = Code(
     "part of the run diverged, or the tensors are of another run",
     "take an earlier checkpoint",
 )
+_LARGEST_F16 = 65504.0
+
 MAGNITUDE_NOT_POSITIVE = Code(
     "magnitude_not_positive",
     "warning",
@@ -84,8 +86,15 @@ MAGNITUDE_NOT_POSITIVE = Code(
 @rule(NOT_FINITE)
 def numbers_finite(candidate: Candidate) -> Iterator[Finding]:
     """No number is NaN or infinite."""
-    if broken := [values.name for values in candidate.values.tensors.values() if not values.finite]:
+    broken = [values.name for values in candidate.values.tensors.values() if not values.finite]
+    whole = candidate.whole_values
+    if broken := [*broken, *(name for name, values in whole.items() if not values.finite)]:
         message = f"{plural(len(broken), 'tensor')} with NaN or infinity: {some(broken)}"
+        yield NOT_FINITE.found(WEIGHTS, message)
+    half = candidate.base.architecture.dtype == "f16"
+    large = [name for name, values in whole.items() if half and max(values.high, -values.low) > _LARGEST_F16]
+    if large and not broken:
+        message = f"numbers that have no place in the base's float16: {some(large)}"
         yield NOT_FINITE.found(WEIGHTS, message)
 
 

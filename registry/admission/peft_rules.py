@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..adapters.files import CONFIG, PEFT_WEIGHTS
-from ..adapters.finding import Finding, some
+from ..adapters.finding import WHOLE, Finding, some
 from ..adapters.patterns import PatternError
 from ..adapters.peft_config import CONVERT, TIED, PeftConfig, targets
-from ..adapters.peft_folder import COPY, OTHER, QUANTISED_COPY, own_name
 from ..adapters.peft_form import is_tied
 from ..adapters.peft_methods import MERGE
+from ..adapters.whole_fit import FittedWhole
 from ..models.architecture import Weight
 from ..parsing import plural
 from .candidate import Candidate
@@ -36,9 +36,17 @@ PEFT_BASE_CHANGED = Code(
 PEFT_FULL_MODULES = Code(
     "peft_full_modules",
     "error",
-    "the adapter holds whole weights beside the factors (modules_to_save, embeddings, trained tokens)",
-    "mlx-lm adds low-rank updates and replaces nothing",
+    "whole tensors or trained rows beside the factors (modules_to_save, embeddings, trained tokens) do not fit the base",
+    "a part of what was learned would be lost, or stand in the wrong place",
     MERGE,
+    fixed=True,
+)
+PEFT_WHOLE_TENSORS = Code(
+    WHOLE,
+    "info",
+    "the adapter holds whole tensors or trained rows beside its factors, which replace the base's",
+    "only a fused model has both: mlx-lm's form, servers and sums of adapters take factors alone, and refuse it",
+    "fuse it, and use the fused model",
     fixed=True,
 )
 PEFT_COPIES = Code(
@@ -146,26 +154,20 @@ _CARRIED = (
 _BY_NAME = {code.name: code for code in _CARRIED}
 
 
-@rule(*_CARRIED, PEFT_COPIES)
+@rule(*_CARRIED, PEFT_COPIES, PEFT_WHOLE_TENSORS)
 def carried_over_from_peft(candidate: Candidate) -> Iterator[Finding]:
-    """All that a PEFT adapter does can be expressed in mlx-lm's form; copies of the base's tensors do nothing."""
-    likeness = candidate.likeness
-    copies = {name for name, found in likeness.items() if found in (COPY, QUANTISED_COPY)}
-    if copies:
-        names = some(own_name(name) for name in copies)
-        yield PEFT_COPIES.found(PEFT_WEIGHTS, _dropped(names, QUANTISED_COPY in likeness.values()))
+    """All that a PEFT adapter does can be done here; copies of the base's tensors do nothing."""
     for remark in candidate.folder.remarks:
-        left = [name for name in remark.tensors if name not in copies]
-        if remark.tensors and not left:
-            continue
-        if remark.field == "modules_to_save" and _all_copied(candidate, copies):
-            continue
-        message, hint = remark.message, remark.hint or None
-        if remark.code == PEFT_FULL_MODULES.name and left:
-            differ = [own_name(name) for name in left if likeness.get(name) == OTHER]
-            message = f"{message}; {_why(differ, candidate.base.name)}"
-            hint = None if differ else hint
-        yield _BY_NAME[remark.code].found(remark.subject, message, hint)
+        yield _BY_NAME[remark.code].found(remark.subject, remark.message, remark.hint or None)
+    whole = candidate.whole
+    if whole is None:
+        return
+    if whole.copies:
+        yield PEFT_COPIES.found(PEFT_WEIGHTS, _dropped(some(whole.copies), whole.quantised))
+    for problem in whole.problems:
+        yield PEFT_FULL_MODULES.found(PEFT_WEIGHTS, f"{problem} ({candidate.base.name})")
+    if whole and not whole.problems:
+        yield PEFT_WHOLE_TENSORS.found(PEFT_WEIGHTS, _replacing(whole))
 
 
 def _dropped(names: str, quantised: bool) -> str:
@@ -173,20 +175,13 @@ def _dropped(names: str, quantised: bool) -> str:
     return f"{message} (of a quantised base: what its weights were quantised from)" if quantised else message
 
 
-def _why(differ: Sequence[str], base: str) -> str:
-    if differ:
-        return f"not copies of those of {base}: {some(differ)}"
-    return f"whether they are copies of those of {base} cannot be told"
-
-
-def _all_copied(candidate: Candidate, copies: Collection[str]) -> bool:
-    """Tell whether each module that was to be saved whole is in the file, and is the base's."""
-    saved = candidate.folder.raw_config.get("modules_to_save")
-    modules = {own_name(name).rpartition(".")[0] for name in copies}
-    wanted = [saved] if isinstance(saved, str) else saved if isinstance(saved, list) else []
-    return bool(wanted) and all(
-        any(path == name or path.endswith(f".{name}") for path in modules) for name in wanted
-    )
+def _replacing(whole: FittedWhole) -> str:
+    parts = [f"{name} ({' x '.join(map(str, tensor.shape))})" for name, tensor in whole.tensors.items()]
+    parts += [f"{plural(len(rows.indices), 'row')} of {name}" for name, rows in whole.rows.items()]
+    message = f"{whole.parameters:,} numbers replace the base's when it is fused: {some(parts)}"
+    if whole.vocabulary is not None:
+        message += f"; the vocabulary becomes {plural(whole.vocabulary, 'token')}"
+    return f"{message}; the head is no longer the embedding" if whole.untied else message
 
 
 @rule(PEFT_MODULES_MISSING, PEFT_TIED_EMBEDDING)

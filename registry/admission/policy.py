@@ -58,8 +58,9 @@ def _check(severities: Mapping[str, str]) -> None:
             raise _refused(f"there is no finding {name[:60]!r}{_nearest(name, CODES)}")
         if setting not in get_args(Setting):
             raise _refused(f"{name} is set to {setting[:40]!r}, not to error, warning, info or off")
-        if code.fixed and setting != "error":
-            raise _refused(f"{name} is always an error: such a folder cannot be read")
+        if code.fixed and setting not in ("error", code.severity):
+            why = "such a folder cannot be read" if code.severity == "error" else "the registry goes by it"
+            raise _refused(f"{name} is always an {code.severity}: {why}".replace("an info", "noted"))
 
 
 def _refused(why: str) -> BadInputError:

@@ -64,7 +64,7 @@ _NARROW = 4
 def shapes_fit(candidate: Candidate) -> Iterator[Finding]:
     """The factors' and magnitudes' shapes fit each other and the base."""
     for module in candidate.folder.modules.values():
-        weight = candidate.base.architecture.weights.get(module.path)
+        weight = candidate.weights.get(module.path)
         if weight is not None and (why := _misfit(module, weight) or _misfit_magnitude(module, weight)):
             code = VOCABULARY_MISMATCH if _is_resized(module, weight) else SHAPE_MISMATCH
             yield code.found(module.path, f"{module.path}: {why}")

@@ -76,7 +76,7 @@ def same_tokenizer(candidate: Candidate) -> Iterator[Finding]:
 
 def embedding_rows(candidate: Candidate) -> int | None:
     """Return how many tokens the base has numbers for."""
-    for path, weight in candidate.base.architecture.weights.items():
+    for path, weight in candidate.weights.items():
         if path.rpartition(".")[2] in _EMBEDDINGS and len(weight.shape) == 2:
             return weight.shape[0]
     size = candidate.base.architecture.config.get("vocab_size")

@@ -193,7 +193,14 @@ def _gathered(
             "how to fuse was given, and nothing is fused for this bundle",
             hint="leave --precision and the like out",
         )
-    return adapters_source(workspace, references, target.form, with_base=target.base, models=choices.models)
+    return adapters_source(
+        workspace,
+        references,
+        target.form,
+        with_base=target.base,
+        models=choices.models,
+        whole=target.whole,
+    )
 
 
 def _unfound_base(gathered: Gathered, choices: Choices) -> str | None:

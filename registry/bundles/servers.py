@@ -218,12 +218,12 @@ def peft_layout(folder: Path) -> Layout:
     try:
         for place in sorted(folder.iterdir()):
             config, header = read_object(place / CONFIG), read_header(place / PEFT_WEIGHTS)
-            found, remarks = sort_tensors(header)
+            found, whole, remarks = sort_tensors(header)
             if config.get("peft_type") != "LORA" or not config.get("base_model_name_or_path"):
                 raise LayoutError(
                     f"{CONFIG} of {place.name} is not that of a LoRA for a base that has a name"
                 )
-            if remarks or not found:
+            if whole or remarks or not found:
                 raise LayoutError(
                     f"{PEFT_WEIGHTS} of {place.name} holds no tensors that a server knows, or others"
                 )

@@ -84,6 +84,7 @@ def adapters_source(
     *,
     with_base: bool,
     models: Sequence[str] = (),
+    whole: bool = False,
 ) -> Iterator[Gathered]:
     """Yield unfused adapters of one base; their files stay until the block ends.
 
@@ -93,6 +94,7 @@ def adapters_source(
         form: of their files.
         with_base: the base's files are there, too.
         models: further names, as `Split.parse` takes them; their adapters are there, too.
+        whole: the target takes whole tensors beside the factors.
 
     Raises:
         UnknownReferenceError: there is no such adapter.
@@ -100,7 +102,7 @@ def adapters_source(
     """
     splits = tuple(Split.parse(text) for text in models)
     with workspace.database.read() as session:
-        plan = plan_serving(session, references, splits)
+        plan = plan_serving(session, references, splits, whole=whole)
         rows, base = plan.adapters, plan.base
         facts = {adapter.name: adapter_facts(session, adapter) for adapter in rows}
         provenance = {"base": base_facts(workspace, base), "tool": _tool()}

@@ -43,6 +43,7 @@ class Target:
         base: bundles of adapters include their base.
         single: the bundle is one file.
         names_base: its server is given the location of the base at start.
+        whole: who reads its adapters takes whole tensors beside the factors.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Target:
     base: bool = True
     single: bool = False
     names_base: bool = False
+    whole: bool = False
 
     def content(self, wanted: Content | None, adapters: int) -> Content:
         """Return what a bundle will hold.
@@ -97,7 +99,7 @@ _ALL = (
     Target("llamacpp", "llamacpp", ("adapters", "fused"), form="peft"),
     Target("gguf", "gguf"),
     Target("oci", "oci"),
-    Target("hub", "hub", ("fused", "adapters"), form="peft", base=False),
+    Target("hub", "hub", ("fused", "adapters"), form="peft", base=False, whole=True),
 )
 TARGETS = {target.name: target for target in _ALL}
 """The targets by name."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import tables
+from ..adapters.finding import WHOLE
 from ..charts.files import picture_kind
 from ..comparison.differences import ModuleDifference, WholeDifference
 from ..documents import write_picture
@@ -77,11 +78,13 @@ class WeightsDifference(Difference):
         overall: over all modules.
         modules: what differs in each, in the order of the layers.
         plot: the picture of it; None if none was asked for.
+        uncompared: names of those with whole tensors beside their factors, which are not compared.
     """
 
     overall: WholeDifference
     modules: tuple[ModuleDifference, ...]
     plot: Path | None
+    uncompared: tuple[str, ...]
 
 
 def diff_adapters(
@@ -99,7 +102,8 @@ def diff_adapters(
         workspace: the registry's parts.
         a: one adapter.
         b: the other.
-        weights: also compare the updates, module by module (see `comparison.modules`).
+        weights: also compare the updates, module by module (see `comparison.modules`); of whole tensors it is only said
+            that there are some.
         plot: with `weights`, draw them into this file, `.png` or `.svg`.
         force: replace the file.
 
@@ -139,6 +143,7 @@ def diff_adapters(
         overall=overall(changes),
         modules=tuple(change.record() for change in changes),
         plot=place,
+        uncompared=tuple(adapter.name for adapter in (left, right) if _whole(adapter)),
     )
 
 
@@ -165,10 +170,17 @@ def fields(adapters: Sequence[AdapterDetails]) -> dict[str, tuple[object, ...]]:
     found: dict[str, tuple[object, ...]] = {
         field: tuple(adapter[field] for adapter in adapters) for field in _RECORD
     }
+    if any(whole := tuple(map(_whole, adapters))):
+        found["whole_tensors"] = whole
     training = [_flat(adapter.training, "training") for adapter in adapters]
     for field in sorted({field for flat in training for field in flat} - _SAID_ABOVE):
         found[field] = tuple(flat.get(field) for flat in training)
     return found
+
+
+def _whole(adapter: AdapterDetails) -> str | None:
+    """Return what an adapter replaces in its base, in words."""
+    return next((finding.message for finding in adapter.findings if finding.code == WHOLE), None)
 
 
 def _changes(workspace: Workspace, a: str, b: str) -> list[ModuleChange]:

@@ -22,7 +22,7 @@ from ..record import Record, left_out
 from ..records.adapter import Registered
 from ..records.recipe import SHRINK, CombinationRecipe
 from ..records.references import resolve_adapter
-from ..records.renderings import own_form
+from ..records.renderings import own_form, require_factors_alone
 from ..records.scratch import scratch_folder
 from ..records.withdrawals import refuse_yanked
 from ..registration.register import register
@@ -246,6 +246,7 @@ def _result(
 
 
 def _require_lora(adapter: tables.Adapter) -> None:
+    require_factors_alone(adapter, "which are no sum of updates")
     if adapter.method == "dora":
         raise BadInputError(
             f"{adapter.name} is a DoRA, whose magnitudes are no sum of updates",

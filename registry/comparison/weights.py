@@ -58,7 +58,7 @@ def _located(workspace: Workspace, adapter: tables.Adapter, folder: Path) -> Pat
     """Return where the weights lie; they were read through and found right today, or are now."""
     file = next((file for file in adapter.manifest.files if file.path == WEIGHTS), None)
     if file is None:  # registered in PEFT's form
-        return fetch_form(workspace, adapter, "mlx", folder)[WEIGHTS]
+        return fetch_form(workspace, adapter, "mlx", folder, factors_only=True)[WEIGHTS]
     digest = Digest(file.sha256)
     generation = blob_generations(workspace, [digest])[digest]
     local = workspace.store.local_path(digest, generation=generation)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,6 +98,30 @@ def read_adapter(path: Path, config: Mapping[str, Any], scale: float | None = No
     return Adapter(
         path, kind, _scale(parameters, scale), _num_layers(config), _keys(parameters.get("keys")), factors, {}
     )
+
+
+def require_linear(adapters: Sequence[tuple[Adapter, float]], *, whole: bool, scaled: bool) -> None:
+    """Refuse a sum of what cannot be added.
+
+    Args:
+        adapters: each with its weight.
+        whole: the first replaces tensors of the base, too.
+        scaled: another scale than its own was asked for.
+
+    Raises:
+        FusionUnsupportedError: their effect is not a sum.
+    """
+    kinds = {adapter.kind for adapter, _ in adapters}
+    weighted = len(adapters) > 1 or adapters[0][1] != 1.0
+    other = kinds & {DORA, FULL}
+    if other and weighted:
+        name = "DoRA adapters" if DORA in other else "results of full fine-tuning"
+        raise FusionUnsupportedError(f"{name} cannot be weighted or combined: their effect is not a sum")
+    if whole and (weighted or scaled):
+        raise FusionUnsupportedError(
+            "an adapter with whole tensors cannot be scaled, weighted or combined: they replace the base's",
+            hint="fuse it as it is",
+        )
 
 
 def _kind(config: Mapping[str, Any]) -> str:

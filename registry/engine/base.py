@@ -55,6 +55,7 @@ class Base:
         blocks: paths of the layers of each block, from the class; None where it was not asked.
         formats: how each quantised module is quantised, from the class; None where it was not asked.
         quantizable: what can be quantised, from the class: True, or parameters for `quantization`, or False.
+        kept_plain: modules whose numbers an adapter replaced, which are not rounded any further.
     """
 
     files: Mapping[str, Path]
@@ -65,6 +66,7 @@ class Base:
     blocks: Sequence[Sequence[str]] | None = None
     formats: Mapping[str, Mapping[str, Any]] | None = None
     quantizable: Mapping[str, Any] | None = None
+    kept_plain: frozenset[str] = frozenset()
 
     def with_tensors(self, file: str, path: Path, tensors: Mapping[str, Tensor]) -> Base:
         """Return the base with some of its tensors taken from another file, as after full fine-tuning.

@@ -173,7 +173,7 @@ class _Run:
         totals = {module.path: Sums() for module in plan.modules}
         for path, first in sorted(self._sums):
             totals[path] += self._sums[path, first]
-        return Fidelity.of(totals)
+        return Fidelity.of(totals, plan.replaced)
 
     def _help(self) -> None:
         try:

@@ -8,7 +8,9 @@ R is what the written weights hold (dequantised, where they are quantised) beyon
 - relative error = |R - D| / |D|.
 
 The share retained predicts behaviour, the cosine does not (at 6 bits it is 0.49 and behaviour intact; docs/internals/fidelity.md).
-Overall numbers are those of all touched modules taken as one long vector.
+Overall numbers are those of all touched modules taken as one long vector.  Tensors that an adapter replaces whole are
+listed, and not in that vector: the change of a retrained embedding is so long that nothing else would count beside it.
+The verdict is the worse of both.
 """
 
 from __future__ import annotations
@@ -133,7 +135,7 @@ class Fidelity:
         cosine: over all modules.
         relative_error: over all modules.
         noise: what was written beside the update, as a share of the touched weights: |R - D| / |W|.
-        modules: each touched module, in the order of the weights.
+        modules: each touched module, in the order of the weights; then what was replaced whole.
     """
 
     verdict: str
@@ -145,13 +147,18 @@ class Fidelity:
     modules: tuple[ModuleFidelity, ...]
 
     @classmethod
-    def of(cls, sums: Mapping[str, Sums]) -> Fidelity:
-        """Build from the sums of each module."""
+    def of(cls, sums: Mapping[str, Sums], replaced: Mapping[str, Sums] | None = None) -> Fidelity:
+        """Build from the sums of each module, and of those whose numbers were replaced."""
+        replaced = replaced or {}
         total = sum(sums.values(), Sums())
         whole = ModuleFidelity.of("", total)
-        modules = tuple(ModuleFidelity.of(module, value) for module, value in sums.items())
+        modules = tuple(
+            ModuleFidelity.of(module, value)
+            for module, value in [*sums.items(), *((m, v) for m, v in replaced.items() if m not in sums)]
+        )
+        kept = [ModuleFidelity.of("", value).retained for value in replaced.values()]
         return cls(
-            judge(whole.retained, total.noise),
+            judge(min([whole.retained, *kept]), total.noise),
             whole.norm,
             whole.retained,
             whole.cosine,

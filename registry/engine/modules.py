@@ -116,7 +116,7 @@ def computed_modules(
     modules = {}
     for name in base.tensors:
         path = name.removesuffix(".weight")
-        if path == name:
+        if path == name or (path in base.kept_plain and path not in touched):
             continue
         if path in touched:
             parts = tuple(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -12,21 +12,20 @@ from fusery.storage.errors import FormatError
 from fusery.storage.jsonfile import read_object
 from fusery.storage.safetensors import build_header, tensor_bytes
 
-from ..errors import FusionUnsupportedError, MissingExtraError
+from ..errors import MissingExtraError
 from ..server.mlx_keys import with_mlx_keys
-from .adapter import DORA, FULL, Adapter, read_adapter
+from .adapter import Adapter, read_adapter, require_linear
 from .base import Base, Source, read_base
 from .config import INDEX, copied_names, fused_config, has_vision, weight_index
+from .fidelity import Sums
 from .grids import bits_of
 from .modules import Module, computed_modules, part_names, written_parts
 from .naming import NeedsModelClassError
 from .policy import Policy, Quantize
+from .whole import REPLACED, Whole
 
 SHARD = 5 << 30
 """Bytes of tensors in one weight file at most, unless a single tensor is larger: what mlx-lm writes."""
-
-REPLACED = "adapter:full"
-"""What the file of a full fine-tune is called among the base's files; no file has such a name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +101,7 @@ class Plan:
         steps: what fills them, in the order of their bytes.
         documents: further files, name to contents.
         copies: names of the base's files that are copied whole.
+        replaced: by module, what rounding left of the change where the adapter replaced the base's numbers.
     """
 
     base: Base
@@ -110,6 +110,7 @@ class Plan:
     steps: tuple[Step, ...]
     documents: Mapping[str, bytes]
     copies: tuple[str, ...]
+    replaced: Mapping[str, Sums] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -138,6 +139,7 @@ def make_plan(
     scale: float | None = None,
     weight: float = 1.0,
     extras: Sequence[Extra] = (),
+    whole: Whole | None = None,
     metadata: Mapping[str, str] | None = None,
     shard: int = SHARD,
     scratch: Path | None = None,
@@ -153,6 +155,7 @@ def make_plan(
         scale: instead of the adapter's own scale.
         weight: factor of its update.
         extras: further adapters to add.
+        whole: what it replaces in the base, beside its factors.
         metadata: further entries for the metadata of the weight files, beside {"format": "mlx"}.
         shard: bytes of tensors in one file at most.
         scratch: folder for tensors that mlx-lm's class of the model has to compute; None not to ask the class.
@@ -167,16 +170,18 @@ def make_plan(
     config = with_mlx_keys(config)
     adapters = [(read_adapter(adapter_file, adapter_config, scale), weight)]
     adapters += [(read_adapter(extra.file, extra.config), extra.weight) for extra in extras]
-    _require_linear(adapters)
+    require_linear(adapters, whole=whole is not None, scaled=scale is not None)
     try:
-        base = _with_replaced(read_base(base_files, config), adapters)
+        base, replaced = _with_replaced(read_base(base_files, config), adapters, whole)
         modules = computed_modules(base, adapters, policy)
     except NeedsModelClassError as reason:
         if scratch is None:
             raise
-        base = _with_replaced(_by_class(base_files, config, scratch, reason), adapters)
+        loaded = _by_class(base_files, config, scratch, reason)
+        base, replaced = _with_replaced(loaded, adapters, whole)
         modules = computed_modules(base, adapters, policy)
-    return _plan(base, policy, modules, {"format": "mlx", **(metadata or {})}, shard)
+    plan = _plan(base, policy, modules, {"format": "mlx", **(metadata or {})}, shard)
+    return replace(plan, replaced=replaced)
 
 
 def _by_class(
@@ -200,18 +205,13 @@ def _by_class(
     )
 
 
-def _require_linear(adapters: Sequence[tuple[Adapter, float]]) -> None:
-    """Refuse a sum of what cannot be added."""
-    kinds = {adapter.kind for adapter, _ in adapters}
-    other = kinds & {DORA, FULL}
-    if other and (len(adapters) > 1 or adapters[0][1] != 1.0):
-        name = "DoRA adapters" if DORA in other else "results of full fine-tuning"
-        raise FusionUnsupportedError(f"{name} cannot be weighted or combined: their effect is not a sum")
-
-
-def _with_replaced(base: Base, adapters: Sequence[tuple[Adapter, float]]) -> Base:
+def _with_replaced(
+    base: Base, adapters: Sequence[tuple[Adapter, float]], whole: Whole | None
+) -> tuple[Base, Mapping[str, Sums]]:
+    if whole is not None:
+        return whole.put_on(base)
     adapter = adapters[0][0]
-    return base.with_tensors(REPLACED, adapter.path, adapter.tensors) if adapter.tensors else base
+    return base.with_tensors(REPLACED, adapter.path, adapter.tensors) if adapter.tensors else base, {}
 
 
 def _plan(
@@ -230,8 +230,7 @@ def _plan(
         ),
         INDEX: weight_index(layout.where(), size, _count(layout, modules)),
     }
-    names = (name for name in base.files if name != REPLACED)
-    return Plan(base, policy, outputs, steps, documents, tuple(copied_names(names)))
+    return Plan(base, policy, outputs, steps, documents, tuple(copied_names(base.files)))
 
 
 def _quantization(base: Base, policy: Policy, modules: Mapping[str, Module]) -> Mapping[str, Any] | None:
@@ -242,7 +241,8 @@ def _quantization(base: Base, policy: Policy, modules: Mapping[str, Module]) -> 
             for path, asked in (base.quantizable or {}).items()
             if isinstance(asked, Mapping) and path in modules and modules[path].target.grid is not None
         }
-        return {**policy.quantize.to_dict(), **own}
+        plain = {path: False for path in base.kept_plain if f"{path}.weight" in base.tensors}
+        return {**policy.quantize.to_dict(), **own, **plain}
     if "quantization" not in base.config:
         return None
     own = {

@@ -24,6 +24,7 @@ from ..records.base_files import base_folder
 from ..records.bases import blob_generations
 from ..records.fused_label import label_record
 from ..records.references import resolve_any
+from ..records.renderings import require_factors_alone
 from .held_out import held_out
 from .probe_prompts import Prompts
 from .probe_report import ProbeReport, Row, Side, report
@@ -145,6 +146,7 @@ def _subject(workspace: Workspace, reference: str) -> _Subject:
             return _fused_subject(workspace, found.fused)
         if found.adapter is not None:
             adapter = found.adapter
+            require_factors_alone(adapter, "and mlx-lm puts factors alone on a base")
             side = Side("adapter", adapter.name, adapter.digest)
             return _Subject(side, Digest(adapter.base.digest), adapter.id, _entries(adapter.manifest))
         assert found.base is not None

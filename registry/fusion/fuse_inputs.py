@@ -20,14 +20,14 @@ from fusery.storage.watching import watched
 
 from .. import tables
 from ..adapters.files import CONFIG, WEIGHTS
-from ..adapters.render import render_mlx
+from ..adapters.render import form_of, render_mlx
 from ..engine.recipe import ENGINE, KEYS, SEEING, Recipe, seed_of
 from ..errors import BadInputError
 from ..records.base_files import base_manifest, unproven, vouch
 from ..records.bases import blob_generations, locate_files
 from ..records.calibrations import fetch_calibration, latest_calibration
 from ..records.references import resolve_adapter
-from ..records.renderings import recorded_digest
+from ..records.renderings import recorded_digest, require_factors_alone
 from ..records.withdrawals import refuse_yanked
 from ..server.mlx_keys import mlx_keys
 
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from ..engine.fidelity import Fidelity
     from ..engine.plan import Extra, Plan
     from ..engine.policy import Policy
+    from ..engine.whole import Whole
     from ..workspace import Workspace
 
 
@@ -179,9 +180,21 @@ class InputFiles:
             policy,
             scale=recipe.scale,
             extras=self._extras(adapters[1:]),
+            whole=self._whole,
             metadata=metadata,
             scratch=Path(tempfile.mkdtemp(prefix="loaded-", dir=self._scratch)),
         )
+
+    @cached_property
+    def _whole(self) -> Whole | None:
+        """What the adapter replaces in the base, by its files and whatever was noted when it was registered."""
+        part = self._fuse_inputs.adapter
+        if form_of(entry.path for entry in part.files) == "mlx" or not self.adapters:
+            return None
+        from .whole import whole_of
+
+        files = {entry.path: self._scratch / f"adapter-0-{entry.path}" for entry in part.files}
+        return whole_of(part.name, files, self.base, self._scratch / "whole.safetensors")
 
     def sample(self, recipe: Recipe) -> Sampled:
         """Estimate the fidelity of a recipe without writing anything."""
@@ -341,6 +354,10 @@ def gather(
         weights = [1.0, *(weight for _, weight in extras)]
         base = adapters[0].base
         for adapter in adapters:
+            if extras:
+                require_factors_alone(
+                    adapter, "and cannot be added to others: it replaces tensors of the base"
+                )
             if not yanked:
                 refuse_yanked(session, adapter)
             if adapter.base_id != base.id:

@@ -13,7 +13,9 @@ from fusery.storage.digest import Digest
 from fusery.storage.manifest import Manifest, manifest_of
 
 from .. import tables
+from ..adapters.finding import WHOLE
 from ..adapters.render import FORM_FILES, Form, form_of, render_mlx, render_peft
+from ..errors import BadInputError
 from .bases import blob_generations, recorded_architecture
 
 if TYPE_CHECKING:
@@ -33,6 +35,24 @@ def recorded_digest(adapter: tables.Adapter, form: Form) -> Digest | None:
 def rendering_of(files: Mapping[str, Path], form: Form) -> Manifest:
     """Return the manifest of a rendering: the two files of the form, without what people wrote beside them."""
     return manifest_of({name: files[name] for name in FORM_FILES[form]})
+
+
+def require_factors_alone(adapter: tables.Adapter, why: str) -> None:
+    """Refuse an adapter that replaces tensors of its base where only its factors would count.
+
+    Args:
+        adapter: with its findings loaded.
+        why: what goes on after "holds whole tensors beside its factors".
+
+    Raises:
+        BadInputError: it does.
+    """
+    # Admission noted it: a copy of the base's is no such tensor, and only the base's files tell.
+    if any(finding.code == WHOLE for finding in adapter.findings):
+        raise BadInputError(
+            f"{adapter.name} holds whole tensors beside its factors, {why}",
+            hint=f"fusery fuse {adapter.name}  makes a model with both; fusery show {adapter.name}  names them",
+        )
 
 
 def record_rendering(
@@ -64,7 +84,14 @@ def fetch_originals(workspace: Workspace, adapter: tables.Adapter, folder: Path)
     return {name: folder / name for name in digests}
 
 
-def fetch_form(workspace: Workspace, adapter: tables.Adapter, form: Form, folder: Path) -> dict[str, Path]:
+def fetch_form(
+    workspace: Workspace,
+    adapter: tables.Adapter,
+    form: Form,
+    folder: Path,
+    *,
+    factors_only: bool = False,
+) -> dict[str, Path]:
     """Fetch an adapter's files in one form, by name, to be run or shipped; what is not its own form is computed.
 
     Its own are `fetch_originals`: in mlx-lm's form, a configuration of other years is put into the words of today.
@@ -74,15 +101,18 @@ def fetch_form(workspace: Workspace, adapter: tables.Adapter, form: Form, folder
         adapter: with its manifest loaded.
         form: which.
         folder: a new folder for temporary files.
+        factors_only: whole tensors beside the factors do not matter to the caller.
 
     Raises:
-        BadInputError: the adapter has no form in PEFT.
+        BadInputError: the adapter has no form in PEFT, or none in mlx-lm: it holds whole tensors beside its factors.
         FormatError: the rendering is another than recorded.
     """
-    originals = fetch_originals(workspace, adapter, folder / "original")
     with workspace.database.read() as session:
         row = session.get_one(tables.Adapter, adapter.id)
+        if form == "mlx" and not factors_only:
+            require_factors_alone(row, "for which mlx-lm's form has no place")
         expected, base = recorded_digest(row, form), recorded_architecture(row.base)
+    originals = fetch_originals(workspace, adapter, folder / "original")
     if form == "mlx":
         return render_mlx(originals, folder / "mlx", expected=expected)
     return render_peft(originals, base, folder / "peft", expected=expected)

@@ -21,6 +21,8 @@ from .ground import Ground, ground_of
 from .trained_on import known_as
 
 if TYPE_CHECKING:
+    from ..adapters.whole import WholeTensors
+    from ..adapters.whole_fit import FittedWhole
     from ..workspace import Workspace
 
 
@@ -132,7 +134,7 @@ def _base_facts(ground: Ground, files: _Files) -> BaseFacts:
         revisions=frozenset(row.revision for row in base.revisions),
         tokenizer=lambda name: _read(files([name]).get(name)),
         weight_sizes=_sizes(files, base.config),
-        likeness=_likeness(files, base.config),
+        fit_whole=_fit_whole(files, base.config),
     )
 
 
@@ -146,16 +148,14 @@ def _sizes(files: _Files, config: Mapping[str, object]) -> Callable[[Sequence[st
     return sizes
 
 
-def _likeness(
-    files: _Files, config: Mapping[str, object]
-) -> Callable[[Path, Sequence[str]], Mapping[str, str]]:
-    def likeness(weights: Path, names: Sequence[str]) -> Mapping[str, str]:
-        from ..adapters.base_copies import likeness
+def _fit_whole(files: _Files, config: Mapping[str, object]) -> Callable[[Path, WholeTensors], FittedWhole]:
+    def fitted(weights: Path, whole: WholeTensors) -> FittedWhole:
+        from ..adapters.whole_fit import fit_whole
 
         with files.fetched() as here:
-            return likeness(here, config, weights, names)
+            return fit_whole(here, config, weights, whole)
 
-    return likeness
+    return fitted
 
 
 def _read(path: Path | None) -> bytes | None:

@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 from .. import tables
 from ..errors import BadInputError
 from ..records.references import resolve_adapter
+from ..records.renderings import require_factors_alone
 from ..records.withdrawals import of_adapters, refuse_yanked
 from ..server.document import Adapter, Base, Document, Limits, reason
 
@@ -119,7 +120,9 @@ class ServingPlan:
             raise BadInputError(f"this cannot be served: {reason(error)}") from error
 
 
-def plan_serving(session: Session, references: Sequence[str], splits: Sequence[Split] = ()) -> ServingPlan:
+def plan_serving(
+    session: Session, references: Sequence[str], splits: Sequence[Split] = (), *, whole: bool = False
+) -> ServingPlan:
     """Return what a server of these adapters serves.
 
     Each adapter is served under its full name, the given reference, and its task: of several adapters
@@ -129,15 +132,20 @@ def plan_serving(session: Session, references: Sequence[str], splits: Sequence[S
         session: within which the records are read.
         references: adapters of one base.
         splits: further names, whose adapters are served, too.
+        whole: who serves them takes whole tensors beside the factors.
 
     Raises:
         UnknownReferenceError: there is no such adapter.
-        BadInputError: there is none at all, one is yanked, or they were trained on different bases.
+        BadInputError: there is none at all, one is yanked or replaces the base's weights, or they were trained on different
+            bases.
     """
     found: dict[str, tables.Adapter] = {}
     for reference in [*references, *(part for split in splits for part, _ in split.parts)]:
         if reference not in found:
             found[reference] = _served(session, reference, next(iter(found.values()), None))
+    if not whole:
+        for adapter in found.values():
+            require_factors_alone(adapter, "which replace the base's and cannot stand beside them")
     if not found:
         raise BadInputError("there is nothing to serve", hint="fusery serve TASK#ALIAS")
     base = next(iter(found.values())).base

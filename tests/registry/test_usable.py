@@ -244,6 +244,61 @@ def test_what_is_admitted_of_peft_can_be_used(
         used_in_every_way(registry, reference, place, tmp_path, targets(name))
 
 
+def whole_head(folder: Path) -> None:
+    """Put a head into a PEFT adapter that is not the base's."""
+    path = folder / "adapter_model.safetensors"
+    tensors = {
+        name: ("F32", np.frombuffer(data, np.float32).reshape(shape))
+        for name, (_, shape, data) in tiny_models.read_tensors(path).items()
+    }
+    head = np.random.default_rng(5).standard_normal((320, 128)).astype(np.float32)
+    tensors["base_model.model.lm_head.weight"] = ("F32", head)
+    tiny_models.write_tensors(path, tensors, None)
+
+
+def trained_tokens(folder: Path) -> None:
+    """Put rows of trained tokens into a PEFT adapter."""
+    path = folder / "adapter_model.safetensors"
+    tensors = {
+        name: ("F32", np.frombuffer(data, np.float32).reshape(shape))
+        for name, (_, shape, data) in tiny_models.read_tensors(path).items()
+    }
+    rows = np.ones((2, 128), np.float32)
+    tensors["base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta"] = ("F32", rows)
+    tiny_models.write_tensors(path, tensors, None)
+    peft_folders.edit_config(folder, trainable_token_indices=[9, 4])
+
+
+@pytest.mark.parametrize("bits", [None, 4])
+@pytest.mark.parametrize("spoil", [whole_head, trained_tokens])
+def test_what_is_admitted_with_whole_tensors_is_fused_or_refused_by_name(
+    spoil: Spoil, bits: int | None, registry: Registry, base: Callable[..., Path], tmp_path: Path
+) -> None:
+    place = base(bits=bits) if bits else base()
+    folder = peft_folders.make_peft(tmp_path / "adapter", place)
+    spoil(folder)
+    reference = admitted(registry, folder, place)
+    assert reference is not None
+    model = registry.fused.fuse(reference, KEEP).path
+    put_on(model, None)
+    for target, kind in TARGETS.items():
+        for content in kind.contents:
+            out = tmp_path / f"{target}-{content}{'.tar' if kind.single else ''}"
+            request = {"request": KEEP} if content == "fused" else {}
+            try:
+                registry.bundles.materialize(reference, out, target=target, content=content, **request)
+            except BadInputError as error:
+                assert error.hint
+                assert (
+                    content == "adapters" or bits
+                )  # what is quantised in MLX's way, other servers do not read
+                assert "whole tensors" in error.message or content == "fused"
+            else:
+                assert content == "fused" or target == "hub"
+    with pytest.raises(BadInputError, match="whole tensors"):
+        registry.adapters.probe(reference)
+
+
 EVERYWHERE = {"as it is", "no num_layers", "dora of old", "embedding", "bf16", "rslora", "dora"}
 """What every target is asked to take."""
 
@@ -313,14 +368,17 @@ def loaded(registry: Registry, reference: str, base: Path, *, whole: bool) -> No
         put_on(base, source.adapter, serve=not whole)
 
 
-def put_on(base: Path, adapter: Path, *, serve: bool = True) -> None:
-    """Let the probe and the server load an adapter."""
+def put_on(base: Path, adapter: Path | None, *, serve: bool = True) -> None:
+    """Let the probe and the server load a model, and an adapter on it."""
     from mlx_lm.utils import load_model
 
     from fusery.registry.behaviour.models import Model
     from fusery.registry.server.switching import Switchboard
 
-    Model.load(base).put_on(adapter)
+    model = Model.load(base)
+    if adapter is None:
+        return
+    model.put_on(adapter)
     if not serve:
         return
     board = Switchboard(load_model(base, lazy=True)[0])

@@ -80,11 +80,10 @@ def check(folder: Path) -> Layout:
     from ...adapters.peft_folder import sort_tensors
 
     try:
-        found, remarks = sort_tensors(read_header(folder / PEFT_WEIGHTS))
+        # Whole tensors are PEFT's to put where they were.
+        found, _, wrong = sort_tensors(read_header(folder / PEFT_WEIGHTS))
     except StorageError as error:
         raise LayoutError(f"the bundle's adapter cannot be read: {error.message}") from error
-    # Whole tensors got in as copies of the base's: PEFT puts them where they were.
-    wrong = [remark for remark in remarks if remark.code != "peft_full_modules"]
     if not found or wrong or read_object(folder / CONFIG).get("peft_type") != "LORA":
         raise LayoutError("PEFT would not find in the bundle's adapter what is in it")
     return Layout(modules=len(found), adapters=1)

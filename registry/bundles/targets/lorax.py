@@ -65,7 +65,7 @@ def check(folder: Path) -> Layout:
     """Read the adapters as LoRAX does: a kind of module that a layer lacks would be left out everywhere."""
     layout = peft_layout(folder / "adapters")
     for place in sorted((folder / "adapters").iterdir()):
-        found, _ = sort_tensors(read_header(place / PEFT_WEIGHTS))
+        found, _, _ = sort_tensors(read_header(place / PEFT_WEIGHTS))
         layers: dict[str, set[int]] = {}
         for path in found:
             stem, number, key = _split(path)

@@ -80,8 +80,6 @@ FIELDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "a bias on layers without": ({"lora_bias": True}, {}),
     "a bias on layers with one": ({"lora_bias": True}, {"attention_bias": True}),
     "biases": ({"bias": "all"}, {"attention_bias": True}),
-    "a whole head": ({"modules_to_save": ["lm_head"]}, {}),
-    "trained tokens": ({"trainable_token_indices": [3, 5]}, {}),
     "a tied embedding": ({"target_modules": ["embed_tokens", "q_proj"]}, {"tie_word_embeddings": True}),
     "tied adapters": (
         {"target_modules": ["embed_tokens", "q_proj"], "ensure_weight_tying": True},

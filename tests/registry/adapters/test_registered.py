@@ -111,7 +111,7 @@ SPOILS: dict[str, tuple[str, Callable[[Path], None]]] = {
     "kasa": ("peft_base_changed", config(kasa_config={"beta": 1})),
     "modules to save": ("peft_full_modules", config(modules_to_save=["lm_head"])),
     "trained tokens": ("peft_full_modules", config(trainable_token_indices=[1, 2])),
-    "a whole embedding": ("peft_full_modules", add("base_model.model.model.embed_tokens.weight", 320, 128)),
+    "a whole embedding": ("peft_full_modules", add("base_model.model.model.embed_tokens.weight", 320, 64)),
     "biases": ("peft_bias", config(bias="lora_only")),
     "lora bias": ("peft_bias", config(lora_bias=True)),
     "bias tensors": ("peft_bias", add(f"{Q0}.lora_B.bias", 128)),
@@ -122,7 +122,6 @@ SPOILS: dict[str, tuple[str, Callable[[Path], None]]] = {
     "monteclora": ("peft_variant", config(monteclora_config={"num_samples": 3})),
     "parameters": ("peft_variant", config(target_parameters=["experts.up_proj"])),
     "megatron": ("peft_variant", config(megatron_config={"x": 1})),
-    "tied adapters": ("peft_variant", config(ensure_weight_tying=True)),
     "a field from the future": ("peft_unknown_field", config(use_hyperlora=True)),
     "a convolution": ("peft_unknown_tensor", add("base_model.model.conv.lora_A.weight", 4, 3, 3, 3)),
     "no prefix": ("peft_unknown_tensor", add("model.layers.0.self_attn.q_proj.lora_A.weight", 4, 128)),
@@ -217,6 +216,7 @@ def test_good_ones_give_no_finding(with_base: Registry, tiny_base: Path, tmp_pat
         "gaussian": {"init_lora_weights": "gaussian"},
         "eva": {"init_lora_weights": "eva", "eva_config": {"rho": 2.0}},
         "half precision": {"dtype": "bfloat16"},
+        "tied if it were": {"ensure_weight_tying": True},
     }
     for name, settings in good.items():
         folder = make_peft(tmp_path / name, tiny_base, base_model_name_or_path="tiny", **settings)

@@ -87,4 +87,14 @@ def test_what_cannot_be_set_is_refused_with_a_sentence(text: str, said: str, tmp
 
 
 def test_what_cannot_be_read_is_always_an_error() -> None:
-    assert all(code.severity == "error" for code in CODES.values() if code.fixed)
+    fixed = {code.name: code.severity for code in CODES.values() if code.fixed}
+    # By this one the registry knows later what the adapter holds.
+    assert fixed.pop("peft_whole_tensors") == "info"
+    assert set(fixed.values()) == {"error"}
+
+
+@pytest.mark.parametrize("setting", ["off", "warning"])
+def test_what_the_registry_goes_by_is_always_noted(setting: str) -> None:
+    with pytest.raises(BadInputError, match="peft_whole_tensors is always noted"):
+        Policy.configured({"peft_whole_tensors": setting})
+    assert Policy.configured({"peft_whole_tensors": "error"})

@@ -15,6 +15,9 @@ importing torch takes long, so it is done once.
     ["follow", OUT, METHOD, FIELDS, BASE]      a tiny model and an adapter on it, made with these fields (JSON), in the folder OUT;
                                                whether PEFT merges it (`same`: with the same answers, `other`, `refused`), and
                                                whether it can save it as a LoRA (`lora`)
+    ["whole", OUT, TIED, ROWS, FIELDS]         a tiny model in OUT/base, whose embedding is the head if TIED is not empty; an adapter in
+                                               OUT/adapter, made with FIELDS (JSON) and trained for a few steps with ROWS tokens; and
+                                               OUT/merged, with its logits for the last 100 tokens in OUT/logits.npy
     ["combine", BASE, ADAPTERS, ASKED, MASKS, OUT]
                                                a new adapter made of ADAPTERS (a JSON list of folders) by add_weighted_adapter with
                                                the keywords ASKED (JSON), in the folder OUT/new.  What DARE keeps is taken from
@@ -90,6 +93,41 @@ def follow(out: str, method: str, fields: str, base: str) -> list[str]:
     return ["same" if torch.allclose(told, found, atol=1e-4) else "other", *lora]
 
 
+def whole(out: str, tied: str, rows: str, fields: str) -> list[str]:
+    """Train an adapter with whole tensors or rows on a model whose vocabulary may be resized, and merge it."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    size = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "vocab_size": 128}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 4}
+    plain, tokens = f"{out}/base", torch.arange(int(rows) - 100, int(rows))[None]
+    LlamaForCausalLM(LlamaConfig(**size, **heads, tie_word_embeddings=bool(tied))).save_pretrained(plain)
+
+    def resized() -> LlamaForCausalLM:  # new rows are others each time, as for whoever does it
+        model = AutoModelForCausalLM.from_pretrained(plain, dtype=torch.float32)
+        model.resize_token_embeddings(int(rows), mean_resizing=False)
+        return model
+
+    config = LoraConfig(task_type="CAUSAL_LM", **{"target_modules": ["q_proj"], **json.loads(fields)})
+    made = get_peft_model(resized(), config)
+    trained = [parameter for parameter in made.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.data += 0.2 * torch.randn_like(parameter)
+    optimizer = torch.optim.SGD(trained, lr=0.1)
+    for _ in range(3):
+        made(input_ids=tokens, labels=tokens).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    made.save_pretrained(f"{out}/adapter")
+    merged = PeftModel.from_pretrained(resized(), f"{out}/adapter").merge_and_unload()
+    merged.save_pretrained(f"{out}/merged")
+    save = AutoModelForCausalLM.from_pretrained(f"{out}/merged", dtype=torch.float32).eval()
+    with torch.no_grad():
+        found = save(input_ids=tokens).logits
+        kept = torch.allclose(found, made.eval()(input_ids=tokens).logits, atol=1e-4)
+    np.save(f"{out}/logits.npy", found.numpy())
+    return ["same" if kept else "other"]
+
+
 def combine(base: str, adapters: list[str], asked: dict[str, object], masks: str, out: str) -> None:
     """Combine adapters as PEFT does, with masks that are handed in where it would draw them."""
     torch.set_num_threads(1)
@@ -157,6 +195,8 @@ def answer(request: list[str]) -> list[str]:
             return [method.value for method in PeftType]
         case ["follow", out, method, fields, base]:
             return follow(out, method, fields, base)
+        case ["whole", out, tied, rows, fields]:
+            return whole(out, tied, rows, fields)
         case ["copied", base, adapter, out]:
             load(base, adapter).save_pretrained(out, save_embedding_layers=True)
         case ["combine", base, adapters, asked, masks, out]:

@@ -1,0 +1,185 @@
+"""Whole tensors and rows in a PEFT adapter, which replace numbers of the base instead of adding to them.
+
+`modules_to_save` saves whole modules, `save_embedding_layers` the embedding and the head, both under the base's own names,
+sometimes within wrappers; `trainable_token_indices` saves rows of an embedding as `MODULE.token_adapter.trainable_tokens_delta`,
+(tokens, columns), which are the rows themselves and no differences (peft 0.21.2, tuners/trainable_tokens/layer.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fusery.storage.safetensors import Header, Tensor
+
+from ..engine.arithmetic import FORMATS
+from .files import PEFT_WEIGHTS
+from .peft_config import CONFIG
+from .peft_folder import ROWS, own_name
+from .remark import Remark
+from .tensors import read_stored
+
+_UNTRAINED = ".original_module."
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedRows:
+    """Rows of trained tokens.
+
+    Attributes:
+        indices: the number of each row in the base's tensor.
+        tensor: the rows, (tokens, columns).
+        name: of the tensor in PEFT's file.
+    """
+
+    indices: tuple[int, ...]
+    tensor: Tensor
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class WholeTensors:
+    """What replaces numbers of the base, by the names of the base's tensors.
+
+    Attributes:
+        tensors: whole ones.
+        names: theirs in PEFT's file.
+        rows: of trained tokens.
+        saved: what `modules_to_save` names.
+        keeps_tied: `ensure_weight_tying` is set.
+    """
+
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    names: Mapping[str, str] = field(default_factory=dict)
+    rows: Mapping[str, TrainedRows] = field(default_factory=dict)
+    saved: tuple[str, ...] = ()
+    keeps_tied: bool = False
+
+    def __bool__(self) -> bool:
+        """Whether there is anything."""
+        return bool(self.tensors or self.rows)
+
+    def is_saved(self, name: str) -> bool:
+        """Tell whether `modules_to_save` names the module of a tensor, or one that it lies in."""
+        return any(_names(saved, name) for saved in self.saved)
+
+
+def read_whole(
+    weights: Path, header: Header, names: Sequence[str], raw: Mapping[str, Any], adapted: Collection[str]
+) -> tuple[WholeTensors, list[Remark]]:
+    """Read which tensors of a PEFT adapter replace the base's, and what is wrong with them.
+
+    Args:
+        weights: `adapter_model.safetensors`.
+        header: its header.
+        names: of whole tensors and rows, from `sort_tensors`.
+        raw: the configuration as plain JSON.
+        adapted: paths of the modules that have factors.
+
+    Returns:
+        what can be used, and remarks on what cannot.
+    """
+    remarks: list[Remark] = []
+    saved = raw.get("modules_to_save")
+    saved = [saved] if isinstance(saved, str) else saved or []
+    if not isinstance(saved, list) or not all(isinstance(name, str) for name in saved):
+        remarks.append(refused(f"modules_to_save in {CONFIG} is no list of names"))
+        saved = []
+    whole = WholeTensors(saved=tuple(saved), keeps_tied=raw.get("ensure_weight_tying") is True)
+    called: dict[str, list[str]] = {}
+    for name in names:
+        if header.tensors[name].dtype not in FORMATS or not header.tensors[name].size:
+            message = f"{name} is {header.tensors[name].dtype} {header.tensors[name].shape}, not numbers of a weight"
+            remarks.append(refused(message))
+        else:
+            called.setdefault(own_name(name), []).append(name)
+    tensors, found, rows = {}, {}, {}
+    for own, given in called.items():
+        module, _, part = own.rpartition(".")
+        chosen = _chosen(weights, header, given)
+        if chosen is None:
+            remarks.append(refused(f"{' and '.join(sorted(given))} are one tensor with different numbers"))
+        elif module in adapted and ".base_layer." not in chosen:
+            what = "trained rows" if part == ROWS else f"a whole {part}"
+            remarks.append(refused(f"{module} has factors and {what} beside them, which PEFT does not load"))
+        elif part == ROWS:
+            indices = _indices(raw.get("trainable_token_indices"), module)
+            problem = _misfit(indices, header.tensors[chosen], module)
+            if problem is None and indices is not None:
+                rows[f"{module}.weight"] = TrainedRows(indices, header.tensors[chosen], chosen)
+            elif problem is not None:
+                remarks.append(refused(problem))
+        else:
+            tensors[own], found[own] = header.tensors[chosen], chosen
+    made = WholeTensors(tensors, found, rows, whole.saved, whole.keeps_tied)
+    return made, remarks or list(_absent(made, raw))
+
+
+def refused(message: str, hint: str = "save it again with save_pretrained of PEFT") -> Remark:
+    """Return the remark that whole tensors cannot be used."""
+    return Remark("peft_full_modules", "error", PEFT_WEIGHTS, message, hint)
+
+
+def _chosen(weights: Path, header: Header, names: Sequence[str]) -> str | None:
+    """Return which of several names of one tensor has its numbers; None where they differ.
+
+    After the vocabulary was resized, PEFT saves a module of `modules_to_save` up to three times: as it was before it was
+    trained (`original_module`), and twice as it is now.
+    """
+    trained = sorted((name for name in names if _UNTRAINED not in name), key=lambda name: (len(name), name))
+    if not trained:
+        return names[0] if len(names) == 1 else None
+    first, *others = trained
+    numbers = read_stored(weights, header.tensors[first]) if others else None
+    for other in others:
+        again = read_stored(weights, header.tensors[other])
+        if numbers is None or again.dtype != numbers.dtype or again.bits.shape != numbers.bits.shape:
+            return None
+        if not (again.bits == numbers.bits).all():
+            return None
+    return first
+
+
+def _indices(said: Any, module: str) -> tuple[int, ...] | None:
+    """Return which rows the configuration says were trained of a module: a list is for the embedding, and a tied head."""
+    if isinstance(said, Mapping):
+        said = next(
+            (rows for name, rows in said.items() if module == name or module.endswith(f".{name}")), None
+        )
+    if isinstance(said, list) and all(type(index) is int for index in said):
+        return tuple(said)
+    return None
+
+
+def _misfit(indices: tuple[int, ...] | None, tensor: Tensor, module: str) -> str | None:
+    if indices is None:
+        return f"trainable_token_indices in {CONFIG} does not say which rows of {module} were trained"
+    if len(tensor.shape) != 2 or tensor.shape[0] != len(indices):
+        return f"{module} has rows of the shape {tensor.shape} for {len(indices)} trained tokens"
+    if len(set(indices)) != len(indices):
+        twice = next(index for index in indices if indices.count(index) > 1)
+        return f"trainable_token_indices names the token {twice} of {module} more than once"
+    if min(indices, default=0) < 0:
+        return f"trainable_token_indices names the token {min(indices)} of {module}"
+    return None
+
+
+def _absent(whole: WholeTensors, raw: Mapping[str, Any]) -> Iterator[Remark]:
+    """Yield a remark on what the configuration says was trained whole and is not in the file."""
+    lost = [saved for saved in whole.saved if not any(_names(saved, name) for name in whole.tensors)]
+    if lost:
+        yield refused(f"modules_to_save names {lost[0]}, which {PEFT_WEIGHTS} does not hold")
+    said = raw.get("trainable_token_indices")
+    # A list is of the embedding, whatever that is called; what is tied to it has no rows of its own in the file.
+    wanted = said.values() if isinstance(said, Mapping) else [said] if said else []
+    held = [set(rows.indices) for rows in whole.rows.values()]
+    if any(isinstance(rows, list) and set(rows) not in held for rows in wanted):
+        yield refused(f"trainable_token_indices names tokens of which {PEFT_WEIGHTS} holds no rows")
+
+
+def _names(saved: str, name: str) -> bool:
+    """Tell whether PEFT takes a word of `modules_to_save` to mean a tensor's module, or one that it lies in: by its end."""
+    parts = name.split(".")[:-1]
+    return any(".".join(parts[: end + 1]).endswith(saved) for end in range(len(parts)))

@@ -1,0 +1,238 @@
+"""What whole tensors and trained rows of a PEFT adapter become on a base: as PEFT's `merge_and_unload` has it.
+
+Copies of the base's tensors are left out.  Where the base's head is its embedding, PEFT takes the two apart as soon as one of
+them is trained whole, unless `ensure_weight_tying` is set; rows of trained tokens and a resized vocabulary stay at both ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from fusery.storage.errors import FuseryError
+from fusery.storage.safetensors import BASE_HEADER_LIMIT, Tensor, read_header
+
+from ..engine import architectures
+from ..engine.arithmetic import FORMATS
+from ..engine.config import weight_names
+from ..models.architecture import Architecture, architecture_of
+from .base_copies import COPY, QUANTISED_COPY, likeness
+from .peft_folder import some
+from .peft_form import names_are_shared
+from .tensors import read_stored
+from .whole import TrainedRows, WholeTensors
+
+_EMBEDDINGS = frozenset({"embed_tokens", "wte", "tok_embeddings", "word_embeddings", "embeddings"})
+_HEADS = frozenset({"lm_head", "output", "embed_out"})
+_COPIES = (COPY, QUANTISED_COPY)
+HEAD = "lm_head.weight"
+
+
+@dataclass(frozen=True, slots=True)
+class FittedWhole:
+    """What replaces numbers of one base, by the names of its tensors.
+
+    Attributes:
+        tensors: whole ones.
+        rows: of trained tokens.
+        copies: names of tensors that are the base's own, and are left out.
+        quantised: some of these are what the base's were quantised from.
+        untied: the name of the embedding that was the head as well, and is not any more; None where nothing comes apart.
+        vocabulary: how many tokens there are, where that is another number than the base's.
+        problems: why it does not fit, in sentences; then nothing else counts.
+    """
+
+    tensors: Mapping[str, Tensor]
+    rows: Mapping[str, TrainedRows]
+    copies: tuple[str, ...] = ()
+    quantised: bool = False
+    untied: str | None = None
+    vocabulary: int | None = None
+    problems: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        """Whether anything of the base is replaced."""
+        return bool(self.tensors or self.rows)
+
+    @property
+    def parameters(self) -> int:
+        """Numbers in all of them."""
+        held = [*self.tensors.values(), *(rows.tensor for rows in self.rows.values())]
+        return sum(prod(tensor.shape) for tensor in held)
+
+
+def fit_whole(
+    files: Mapping[str, Path], config: Mapping[str, Any], weights: Path, whole: WholeTensors
+) -> FittedWhole:
+    """Hold whole tensors against a base.
+
+    Args:
+        files: the base's files by name.
+        config: its `config.json`.
+        weights: the adapter's `adapter_model.safetensors`.
+        whole: from `read_whole`.
+
+    Returns:
+        what replaces what; with `problems` where it does not fit, or the base cannot be read.
+    """
+    try:
+        headers = [read_header(files[name], limit=BASE_HEADER_LIMIT) for name in weight_names(files)]
+        base = _BaseTensors.of(architecture_of(config, headers), headers)
+        alike = likeness(files, config, weights, list(whole.names.values()))
+        return _Fitting(base, weights, whole, alike).fitted()
+    except (FuseryError, OSError):
+        return FittedWhole({}, {}, problems=("the base cannot be read, to hold whole tensors against it",))
+
+
+@dataclass(frozen=True, slots=True)
+class _BaseTensors:
+    """What is to be known of a base.
+
+    Attributes:
+        architecture: its weights by module.
+        shapes: logical shape of each tensor that numbers can replace, by name; of quantised ones, too.
+        embedding: name of its embedding.
+        head: name of its head, None where that is the embedding.
+    """
+
+    architecture: Architecture
+    shapes: Mapping[str, tuple[int, ...]]
+    embedding: str | None
+    head: str | None
+
+    @classmethod
+    def of(cls, architecture: Architecture, headers: list[Any]) -> _BaseTensors:
+        held = {name: tensor for header in headers for name, tensor in header.tensors.items()}
+        known = architectures.architecture_of(architecture.model_type)
+        for name in known.dropped(held, architecture.config) if known else ():
+            del held[name]
+        shapes = {name: tensor.shape for name, tensor in held.items() if tensor.dtype in FORMATS}
+        for module, weight in architecture.weights.items():
+            if weight.bits is not None and f"{module}.weight" in held:
+                shapes[f"{module}.weight"] = weight.shape
+        matrices = [name for name, shape in shapes.items() if len(shape) == 2 and name.endswith(".weight")]
+        embedding = next((name for name in matrices if _last(name) in _EMBEDDINGS), None)
+        head = next((name for name in matrices if name.count(".") == 1 and _last(name) in _HEADS), None)
+        return cls(architecture, shapes, embedding, head)
+
+    @property
+    def comes_apart(self) -> bool:
+        """Whether mlx-lm's class of the model has a head of its own where the configuration says so."""
+        known = architectures.architecture_of(self.architecture.model_type)
+        return known is not None and known.tied is not None
+
+
+def _last(name: str) -> str:
+    return name.rsplit(".", 2)[-2]
+
+
+class _Fitting:
+    """One adapter's whole tensors on one base."""
+
+    def __init__(
+        self, base: _BaseTensors, weights: Path, whole: WholeTensors, alike: Mapping[str, str]
+    ) -> None:
+        self._base, self._weights, self._whole = base, weights, whole
+        self._alike = {name: alike[given] for name, given in whole.names.items()}
+        self._tensors, self._rows = dict(whole.tensors), dict(whole.rows)
+        self._untied: str | None = None
+
+    def fitted(self) -> FittedWhole:
+        problems = list(self._tied()) if self._base.head is None and self._base.embedding else []
+        copies = [name for name, found in self._alike.items() if found in _COPIES]
+        for name in copies:
+            self._tensors.pop(name, None)
+        if not self._tensors:
+            self._untied = None
+        problems += [*self._unknown(), *self._misfits()]
+        vocabulary = None
+        if not problems:
+            problems += self._ends()
+            rows, before = self._rows_of(self._base.embedding), self._shape(self._base.embedding)[:1]
+            vocabulary = rows if before and rows != before[0] else None
+        quantised = QUANTISED_COPY in self._alike.values()
+        return FittedWhole(
+            self._tensors, self._rows, tuple(copies), quantised, self._untied, vocabulary, tuple(problems)
+        )
+
+    def _tied(self) -> Iterator[str]:
+        """Decide what becomes of the two ends of a tied matrix."""
+        end, head, saved = self._base.embedding, self._tensors.get(HEAD), self._whole.is_saved
+        assert end is not None
+        embedding = self._tensors.get(end)
+        if HEAD in self._rows:
+            yield from self._tied_rows(end)
+        if all(self._alike[name] in _COPIES for name in (end, HEAD) if name in self._tensors):
+            return
+        if head is not None and embedding is not None and self._same(head, embedding):
+            del self._tensors[HEAD]  # both ends, saved twice
+        elif self._whole.keeps_tied or not ((head and saved(HEAD)) or (embedding and saved(end))):
+            if head is not None and embedding is not None:
+                yield f"{HEAD} and {end}, which are one matrix of the base, have different numbers"
+            elif head is not None:
+                self._tensors[end] = self._tensors.pop(HEAD)
+                self._alike[end] = self._alike.pop(HEAD)
+        else:
+            self._untied = end
+            if self._rows:
+                yield "tokens were trained beside a whole embedding or head of a base where the two are one matrix"
+            if not self._base.comes_apart:
+                kind = self._base.architecture.model_type[:40]
+                yield f"PEFT takes the head from the embedding, and mlx-lm's {kind} has no head of its own"
+
+    def _tied_rows(self, end: str) -> Iterator[str]:
+        ours, theirs = self._rows.pop(HEAD), self._rows.get(end)
+        if theirs is None or ours.indices != theirs.indices or not self._same(ours.tensor, theirs.tensor):
+            yield f"the trained rows of {HEAD} are not those of {end}, which is the same matrix of the base"
+
+    def _same(self, one: Tensor, other: Tensor) -> bool:
+        if (one.dtype, one.shape) != (other.dtype, other.shape):
+            return False
+        first, second = (read_stored(self._weights, tensor) for tensor in (one, other))
+        return bool((first.bits == second.bits).all())
+
+    def _shape(self, name: str | None) -> tuple[int, ...]:
+        if name == HEAD and self._base.head is None:
+            name = self._base.embedding
+        return self._base.shapes.get(name or "", ())
+
+    def _rows_of(self, name: str | None) -> int:
+        shape = self._tensors[name].shape if name in self._tensors else self._shape(name)
+        return shape[0] if shape else 0
+
+    def _unknown(self) -> Iterator[str]:
+        names = {*self._tensors, *self._rows}
+        if names and not names_are_shared(self._base.architecture):
+            kind = self._base.architecture.model_type[:40]
+            yield f"mlx-lm gives the modules of {kind} other names than transformers does: {some(names)}"
+            return
+        unknown = [name for name in names if not self._shape(name)]
+        if unknown:
+            yield f"the base has no weight of such a name: {some(unknown)}"
+
+    def _misfits(self) -> Iterator[str]:
+        ends = {self._base.embedding, self._base.head, HEAD if self._untied else None}
+        for name, tensor in self._tensors.items():
+            theirs = self._shape(name)
+            resized = name in ends and len(tensor.shape) == 2 and tensor.shape[1:] == theirs[1:]
+            if theirs and tensor.shape != theirs and not resized:
+                yield f"{name} is {tensor.shape}, and the base's {theirs}"
+        for name, rows in self._rows.items():
+            theirs = self._shape(name)
+            if theirs and rows.tensor.shape[1:] != theirs[1:]:
+                yield f"the trained rows of {name} are {rows.tensor.shape}, and the base's {theirs}"
+            elif theirs and (highest := max(rows.indices)) >= self._rows_of(name):
+                yield f"token {highest} was trained, and {name} has {self._rows_of(name)} rows"
+
+    def _ends(self) -> Iterator[str]:
+        """Refuse a vocabulary that is resized at one end only."""
+        head = HEAD if self._untied else self._base.head
+        if head is None or self._base.embedding is None:
+            return
+        ours, theirs = self._rows_of(self._base.embedding), self._rows_of(head)
+        changed = {self._base.embedding, head} & self._tensors.keys()
+        if changed and ours != theirs:
+            yield f"{self._base.embedding} has {ours} rows and {head} {theirs}: the vocabulary was resized at one end only"

@@ -1,0 +1,441 @@
+"""Whole tensors and trained rows beside the factors: fused as PEFT merges them, refused where only factors would count."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import peft_folders
+import pytest
+import tiny_models
+from peft_folders import PREFIX, numbers, real_peft
+
+from fusery.registry import Registry
+from fusery.registry.adapters.folder import read_adapter_folder
+from fusery.registry.bundles.target import TARGETS
+from fusery.registry.errors import BadInputError, FusionUnsupportedError
+from fusery.registry.fusion.fuse import FuseRequest
+
+EMBEDDING, HEAD, NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
+ROWS, COLUMNS = 320, 128
+DELTA = "model.embed_tokens.token_adapter.trainable_tokens_delta"
+TRAINED: dict[str, tuple[str, int, dict[str, Any]]] = {
+    "embedding and head": ("", 128, {"modules_to_save": ["embed_tokens", "lm_head"]}),
+    "embedding and head, tied before": ("tied", 128, {"modules_to_save": ["embed_tokens", "lm_head"]}),
+    "embedding, tied before": ("tied", 128, {"modules_to_save": ["embed_tokens"]}),
+    "head and norms, tied before": ("tied", 128, {"modules_to_save": ["lm_head", "norm"]}),
+    "tied, and kept so": ("tied", 128, {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True}),
+    "a whole linear layer": ("", 128, {"modules_to_save": ["down_proj"]}),
+    "tokens": ("", 128, {"trainable_token_indices": [5, 3, 9]}),
+    "tokens at both ends": ("", 128, {"trainable_token_indices": {"embed_tokens": [5, 3], "lm_head": [1]}}),
+    "tokens, tied": ("tied", 128, {"trainable_token_indices": [5, 3, 9]}),
+    "tokens added": ("", 132, {}),
+    "tokens added, tied": ("tied", 132, {}),
+    "tokens taken away": ("", 120, {}),
+    "tokens added and trained": ("", 132, {"trainable_token_indices": [128, 129, 130, 131]}),
+    "tokens added and trained, tied": ("tied", 132, {"trainable_token_indices": [128, 129, 130, 131]}),
+    "tokens added, all trained": ("", 132, {"modules_to_save": ["embed_tokens", "lm_head"]}),
+    "tokens added, all trained, tied before": ("tied", 132, {"modules_to_save": ["embed_tokens", "lm_head"]}),
+    "tokens added, with factors": ("", 132, {"target_modules": ["q_proj", "embed_tokens", "lm_head"]}),
+}
+
+
+def logits(model: Path, end: int = 100, count: int = 100) -> np.ndarray:
+    """Return what mlx-lm's model answers to the first of the 100 tokens before `end`."""
+    mx = pytest.importorskip("mlx.core")
+    from mlx_lm.utils import load_model
+
+    found, _ = load_model(model)
+    return np.array(found(mx.arange(end - 100, end - 100 + count)[None]).astype(mx.float32)).astype(
+        np.float64
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", TRAINED)
+def test_a_fuse_answers_as_what_peft_merges(module_registry: Registry, tmp_path: Path, case: str) -> None:
+    tied, rows, fields = TRAINED[case]
+    assert real_peft("whole", tmp_path, tied, str(rows), json.dumps(fields)) == ["same"]
+    name = f"t{list(TRAINED).index(case)}"
+    module_registry.bases.add(tmp_path / "base", name=name)
+    made = module_registry.adapters.register(tmp_path / "adapter", base=name, task=name)
+    fused = module_registry.fused.fuse(made["name"])
+    known = min(100, 228 - rows)  # tokens that the base has
+    theirs, before = np.load(tmp_path / "logits.npy"), logits(tmp_path / "base", rows, known)
+    assert np.abs(logits(fused.path, rows) - theirs).max() < 1e-4
+    assert np.abs(before[..., :120] - theirs[:, :known, :120]).max() > 1e-2
+    ours, merged = (
+        json.loads((path / "config.json").read_text()) for path in (fused.path, tmp_path / "merged")
+    )
+    for key in ("vocab_size", "tie_word_embeddings"):
+        assert ours.get(key) == merged.get(key)
+    assert fused.fidelity.verdict == "PASS"
+    assert "peft_whole_tensors" in codes(module_registry.adapters.show(made["name"])["findings"])
+
+
+REFUSED: dict[str, tuple[str, int, dict[str, Any], str]] = {
+    "other rows at each end of a tied matrix": (
+        "tied",
+        128,
+        {"trainable_token_indices": {"embed_tokens": [5], "lm_head": [1]}},
+        "which is the same matrix",
+    ),
+    "new rows at one end only": (
+        "",
+        132,
+        {"target_modules": ["q_proj", "embed_tokens"]},
+        "the vocabulary was resized at one end only",
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_peft_itself_does_not_merge_is_refused(registry: Registry, tmp_path: Path, case: str) -> None:
+    tied, rows, fields, why = REFUSED[case]
+    assert real_peft("whole", tmp_path, tied, str(rows), json.dumps(fields)) == ["other"]
+    registry.bases.add(tmp_path / "base", name="b")
+    assert any(why in message for message in refusals(registry, tmp_path / "adapter", "b"))
+
+
+def codes(findings: Any) -> set[str]:
+    return {finding["code"] for finding in findings}
+
+
+def refusals(registry: Registry, folder: Path, base: str) -> list[str]:
+    """Return the messages of what keeps an adapter out."""
+    found = registry.adapters.check(folder, base=base, task="refused")
+    return [finding.message for finding in found if finding.severity == "error"]
+
+
+Tensors = Mapping[str, tuple[str, np.ndarray]]
+
+
+def with_whole(folder: Path, base: Path, tensors: Tensors, **config: Any) -> Path:
+    """Make a PEFT adapter with more tensors in it, by their names after the prefix."""
+    peft_folders.make_peft(folder, base, rank=2, **config)
+    path = folder / "adapter_model.safetensors"
+    own = {
+        name: (dtype, np.frombuffer(data, "<f4").reshape(shape))
+        for name, (dtype, shape, data) in tiny_models.read_tensors(path).items()
+    }
+    tiny_models.write_tensors(path, {**own, **{f"{PREFIX}{n}": raw for n, raw in tensors.items()}}, None)
+    return folder
+
+
+def f32(*shape: int, scale: float = 0.02, seed: int = 7) -> tuple[str, np.ndarray]:
+    """Return random numbers as a tensor."""
+    values = np.random.default_rng(seed).standard_normal(shape) * scale
+    return "F32", values.astype(np.float32)
+
+
+def filled(value: float, *shape: int) -> tuple[str, np.ndarray]:
+    return "F32", np.full(shape, value, np.float32)
+
+
+HOSTILE: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "other columns": ({EMBEDDING: f32(ROWS, 64)}, {}, "is (320, 64), and the base's (320, 128)"),
+    "other rows of a layer": (
+        {"model.layers.0.mlp.down_proj.weight": f32(64, 256)},
+        {},
+        "is (64, 256), and the base's (128, 256)",
+    ),
+    "a vector for a matrix": ({HEAD: f32(128)}, {}, "is (128,), and the base's (320, 128)"),
+    "not in the base": ({"model.strange.weight": f32(4, 4)}, {}, "no weight of such a name: model.strange"),
+    "NaN": ({HEAD: filled(np.nan, ROWS, COLUMNS)}, {}, "with NaN or infinity: lm_head.weight"),
+    "infinite rows": (
+        {DELTA: filled(np.inf, 1, COLUMNS)},
+        {"trainable_token_indices": [3]},
+        "with NaN or infinity: rows of model.embed_tokens.weight",
+    ),
+    "whole numbers": ({HEAD: ("I32", np.ones((ROWS, COLUMNS), np.int32))}, {}, "not numbers of a weight"),
+    "no numbers": ({HEAD: f32(0, COLUMNS)}, {}, "not numbers of a weight"),
+    "one tensor twice": (
+        {HEAD: f32(ROWS, COLUMNS), "lm_head.modules_to_save.weight": f32(ROWS, COLUMNS, seed=1)},
+        {},
+        "are one tensor with different numbers",
+    ),
+    "only the untrained one of two": (
+        {"lm_head.original_module.weight": f32(ROWS, COLUMNS), HEAD: f32(ROWS, 64)},
+        {},
+        "is (320, 64)",
+    ),
+    "factors and a whole weight": (
+        {"model.layers.0.self_attn.q_proj.weight": f32(128, 128)},
+        {},
+        "has factors and a whole weight beside them",
+    ),
+    "resized at one end": ({EMBEDDING: f32(ROWS + 4, COLUMNS)}, {}, "resized at one end only"),
+    "more rows than tokens": (
+        {DELTA: f32(3, COLUMNS)},
+        {"trainable_token_indices": [1, 2]},
+        "has rows of the shape (3, 128) for 2 trained tokens",
+    ),
+    "a token twice": (
+        {DELTA: f32(2, COLUMNS)},
+        {"trainable_token_indices": [4, 4]},
+        "names the token 4 of model.embed_tokens more than once",
+    ),
+    "a token beyond the end": (
+        {DELTA: f32(1, COLUMNS)},
+        {"trainable_token_indices": [ROWS]},
+        "token 320 was trained, and model.embed_tokens.weight has 320 rows",
+    ),
+    "a token before the beginning": (
+        {DELTA: f32(1, COLUMNS)},
+        {"trainable_token_indices": [-1]},
+        "names the token -1",
+    ),
+    "tokens that are words": (
+        {DELTA: f32(1, COLUMNS)},
+        {"trainable_token_indices": {"embed_tokens": "many"}},
+        "does not say which rows",
+    ),
+    "rows that no field names": ({DELTA: f32(1, COLUMNS)}, {}, "does not say which rows"),
+    "narrow rows": (
+        {DELTA: f32(1, 64)},
+        {"trainable_token_indices": [1]},
+        "the trained rows of model.embed_tokens.weight are (1, 64)",
+    ),
+    "tokens without rows": ({}, {"trainable_token_indices": [1, 2]}, "holds no rows"),
+    "a module that is not there": ({}, {"modules_to_save": ["lm_head"]}, "names lm_head, which"),
+    "modules_to_save of another kind": ({}, {"modules_to_save": {"lm_head": [{}]}}, "is no list of names"),
+    "modules_to_save of numbers": ({}, {"modules_to_save": [1]}, "is no list of names"),
+    "an empty name": ({}, {"modules_to_save": [""]}, "modules_to_save names"),
+}
+
+
+@pytest.fixture(scope="module")
+def tiny(module_registry: Registry, tiny_base: Path) -> Registry:
+    module_registry.bases.add(tiny_base, name="tiny")
+    return module_registry
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_what_does_not_fit_is_refused_in_one_sentence(
+    tiny: Registry, tiny_base: Path, tmp_path: Path, case: str
+) -> None:
+    tensors, config, why = HOSTILE[case]
+    found = refusals(tiny, with_whole(tmp_path / "a", tiny_base, tensors, **config), "tiny")
+    assert any(why in message for message in found), found
+    assert not any("\n" in message for message in found)
+
+
+def test_a_head_that_mlx_lm_cannot_take_apart_is_refused(registry: Registry, tmp_path: Path) -> None:
+    base = tiny_models.make_base(tmp_path / "tied", tied=True)
+    edited = json.loads((base / "config.json").read_text()) | {"model_type": "gemma2"}
+    (base / "config.json").write_text(json.dumps(edited))
+    registry.bases.add(base, name="tied")
+    folder = with_whole(tmp_path / "a", base, {HEAD: f32(ROWS, COLUMNS)}, modules_to_save=["lm_head"])
+    assert any("gemma2 has no head of its own" in message for message in refusals(registry, folder, "tied"))
+
+
+def test_copies_take_nothing_apart(registry: Registry, tmp_path: Path) -> None:
+    base = tiny_models.make_base(tmp_path / "tied", tied=True, dtype="float32")
+    _, shape, data = tiny_models.read_tensors(base)[EMBEDDING]
+    copy = ("F32", np.frombuffer(data, "<f4").reshape(shape))
+    edited = json.loads((base / "config.json").read_text()) | {"model_type": "gemma2"}
+    (base / "config.json").write_text(json.dumps(edited))
+    registry.bases.add(base, name="tied")
+    folder = with_whole(tmp_path / "a", base, {HEAD: copy}, modules_to_save=["lm_head"])
+    found = registry.adapters.check(folder, base="tied", task="copies")
+    assert "peft_copies" in codes(found)
+    assert not {"peft_whole_tensors", "peft_full_modules"} & codes(found)
+
+
+@pytest.fixture(scope="module")
+def held(tiny: Registry, tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An adapter with a whole head, and a plain one of the same factors: `plain@1`."""
+    scratch = tmp_path_factory.mktemp("held")
+    folder = with_whole(scratch / "a", tiny_base, {HEAD: f32(ROWS, COLUMNS)}, modules_to_save=["lm_head"])
+    plain = with_whole(scratch / "b", tiny_base, {})
+    tiny.adapters.register(plain, base="tiny", task="plain")
+    return tiny.adapters.register(folder, base="tiny", task="held")["name"]
+
+
+def test_the_rendering_is_that_of_the_factors(tiny: Registry, held: str) -> None:
+    mine, plain = (tiny.adapters.show(name)["renderings"][0]["digest"] for name in (held, "plain@1"))
+    assert mine == plain
+
+
+USES: dict[str, Callable[[Registry, str, Path], object]] = {
+    "export in mlx-lm's form": lambda r, name, out: r.exchange.export(name, out, form="mlx"),
+    "probe": lambda r, name, out: r.adapters.probe(name),
+    "combine": lambda r, name, out: r.adapters.combine([name, "plain@1"], method="svd", task="sum"),
+    "shrink": lambda r, name, out: r.adapters.shrink(name, rank=1),
+    "fuse with another": lambda r, name, out: r.fused.fuse("plain@1", FuseRequest(extras=((name, 1.0),))),
+    "fuse another with it": lambda r, name, out: r.fused.fuse(name, FuseRequest(extras=(("plain@1", 1.0),))),
+    **{
+        f"bundle for {target}": lambda r, name, out, target=target: r.bundles.materialize(
+            name, out / "bundle", target=target, content="adapters"
+        )
+        for target, kind in TARGETS.items()
+        if "adapters" in kind.contents and target != "hub"
+    },
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_where_factors_alone_would_count_it_is_refused(
+    tiny: Registry, held: str, tmp_path: Path, use: str
+) -> None:
+    with pytest.raises(BadInputError, match="whole tensors") as caught:
+        USES[use](tiny, held, tmp_path)
+    assert held in caught.value.message
+    assert caught.value.hint
+    assert caught.value.exit_code == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_it_has_no_scale(tiny: Registry, held: str) -> None:
+    with pytest.raises(FusionUnsupportedError, match="cannot be scaled"):
+        tiny.fused.fuse(held, FuseRequest(scale=0.5))
+
+
+def test_who_knows_whole_tensors_gets_them(tiny: Registry, held: str, tmp_path: Path) -> None:
+    tiny.bundles.materialize(held, tmp_path / "hub", target="hub", content="adapters")
+    tiny.exchange.export(held, tmp_path / "exported")
+    (exported,) = (tmp_path / "exported").iterdir()
+    for folder in (tmp_path / "hub", exported):
+        assert f"{PREFIX}{HEAD}" in tiny_models.read_tensors(folder / "adapter_model.safetensors")
+
+
+def test_what_is_compared_is_said(tiny: Registry, held: str) -> None:
+    difference = tiny.adapters.diff(held, "plain@1", weights=True)
+    assert difference["uncompared"] == [held]
+    assert difference["overall"]["cosine"] > 0.999999
+    assert HEAD in difference["changed"]["whole_tensors"][0]
+    assert tiny.adapters.diff("plain@1", "plain@1", weights=True)["uncompared"] == []
+
+
+@pytest.mark.parametrize("precision", ["keep", "dequantize", "mixed", "dither"])
+def test_on_a_quantised_base_what_is_replaced_is_written_plain(
+    sqlite_registry: Registry, tmp_path: Path, precision: str
+) -> None:
+    base = tiny_models.make_base(tmp_path / "b", bits=4)
+    head, rows = f32(ROWS, COLUMNS), f32(2, COLUMNS, seed=3)
+    folder = with_whole(
+        tmp_path / "a",
+        base,
+        {HEAD: head, DELTA: rows},
+        modules_to_save=["lm_head"],
+        trainable_token_indices=[7, 2],
+    )
+    plain = with_whole(tmp_path / "p", base, {})
+    sqlite_registry.bases.add(base, name="b")
+    for task, place in (("whole", folder), ("plain", plain)):
+        sqlite_registry.adapters.register(place, base="b", task=task)
+    request = FuseRequest(precision=precision, accept_loss=True)
+    fused, other = (sqlite_registry.fused.fuse(f"{task}@1", request) for task in ("whole", "plain"))
+    dense = sqlite_registry.fused.fuse("plain@1", FuseRequest(precision="dequantize")).path
+    ours, theirs = tiny_models.read_tensors(fused.path), tiny_models.read_tensors(other.path)
+    expected = numbers(dense / "model.safetensors")[EMBEDDING]
+    expected[[7, 2]] = rounded(rows[1])
+    found = numbers(fused.path / "model.safetensors") if precision == "dequantize" else floats(ours)
+    assert np.array_equal(found[EMBEDDING], expected)
+    assert np.array_equal(found[HEAD], rounded(head[1]))
+    ends = ("model.embed_tokens.", "lm_head.")
+    # The seed of random rounding is that of the fused model.
+    if precision != "dither":
+        assert {n: t for n, t in ours.items() if not n.startswith(ends)} == {
+            n: t for n, t in theirs.items() if not n.startswith(ends)
+        }
+    config = json.loads((fused.path / "config.json").read_text())
+    if precision != "dequantize":
+        assert config["quantization"]["lm_head"] is config["quantization"]["model.embed_tokens"] is False
+    assert logits(fused.path).shape[-1] == ROWS
+
+
+def rounded(values: np.ndarray) -> np.ndarray:
+    """Return float32 numbers as the nearest bfloat16."""
+    return (
+        (tiny_models.encode(values, "bfloat16").astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+    )
+
+
+def floats(tensors: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Return the plain tensors among the tensors of a model."""
+    return {
+        name: (np.frombuffer(data, "<u2").astype(np.uint32) << 16)
+        .view(np.float32)
+        .reshape(shape)
+        .astype(np.float64)
+        for name, (dtype, shape, data) in tensors.items()
+        if dtype == "BF16"
+    }
+
+
+def test_quantising_anew_leaves_it_plain(sqlite_registry: Registry, tiny_base: Path, tmp_path: Path) -> None:
+    head = f32(ROWS, COLUMNS)
+    folder = with_whole(tmp_path / "a", tiny_base, {HEAD: head})
+    sqlite_registry.bases.add(tiny_base, name="b")
+    sqlite_registry.adapters.register(folder, base="b", task="whole")
+    request = FuseRequest(quantize=8, accept_loss=True)
+    fused = sqlite_registry.fused.fuse("whole@1", request).path
+    assert np.array_equal(floats(tiny_models.read_tensors(fused))[HEAD], rounded(head[1]))
+    assert json.loads((fused / "config.json").read_text())["quantization"]["lm_head"] is False
+    assert logits(fused).shape[-1] == ROWS
+
+
+def test_a_change_that_rounding_takes_away_is_no_pass(
+    sqlite_registry: Registry, tiny_base: Path, tmp_path: Path
+) -> None:
+    """A thousandth of a bfloat16 step beside the base's numbers: nothing of it is left, and the factors do not hide that."""
+    dtype, shape, data = tiny_models.read_tensors(tiny_base)[HEAD]
+    assert dtype == "BF16"
+    own = (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32).reshape(shape)
+    folder = with_whole(tmp_path / "a", tiny_base, {HEAD: ("F32", own * np.float32(1 + 2.0**-18))})
+    sqlite_registry.bases.add(tiny_base, name="b")
+    sqlite_registry.adapters.register(folder, base="b", task="whole")
+    fused = sqlite_registry.fused.fuse("whole@1", FuseRequest(accept_loss=True))
+    assert fused.fidelity.verdict == "LOST"
+    assert fused.fidelity.retained > 0.9
+    shown = sqlite_registry.fused.fidelity("whole@1")
+    (lost,) = [module for module in shown.fidelity.modules if module.module == "lm_head"]
+    assert lost.retained < 0.01
+
+
+def test_a_tied_base_of_four_bits_comes_apart(sqlite_registry: Registry, tmp_path: Path) -> None:
+    base = tiny_models.make_base(tmp_path / "b", bits=4, tied=True)
+    head = f32(ROWS, COLUMNS)
+    folder = with_whole(tmp_path / "a", base, {HEAD: head}, modules_to_save=["lm_head"])
+    embedding = with_whole(tmp_path / "e", base, {EMBEDDING: head}, modules_to_save=["embed_tokens"])
+    sqlite_registry.bases.add(base, name="b")
+    before = tiny_models.read_tensors(base)
+    for task, place, whole, kept in (("h", folder, HEAD, EMBEDDING), ("e", embedding, EMBEDDING, HEAD)):
+        sqlite_registry.adapters.register(place, base="b", task=task)
+        fused = sqlite_registry.fused.fuse(f"{task}@1", FuseRequest(precision="keep", accept_loss=True)).path
+        tensors = tiny_models.read_tensors(fused)
+        assert np.array_equal(floats(tensors)[whole], rounded(head[1]))
+        for part in ("weight", "scales", "biases"):
+            name = f"{kept.removesuffix('.weight')}.{part}"
+            assert tensors[name] == before[f"model.embed_tokens.{part}"]
+        assert json.loads((fused / "config.json").read_text())["tie_word_embeddings"] is False
+        assert logits(fused).shape[-1] == ROWS
+
+
+def test_a_token_that_was_added_needs_no_row_of_the_base(
+    sqlite_registry: Registry, tiny_base: Path, tmp_path: Path
+) -> None:
+    tensors = {EMBEDDING: f32(ROWS + 2, COLUMNS), HEAD: f32(ROWS + 2, COLUMNS, seed=1)}
+    folder = with_whole(tmp_path / "a", tiny_base, tensors)
+    tokenizer = json.loads((tiny_base / "tokenizer.json").read_text())
+    extra = {"id": ROWS + 1, "content": "<new>", "special": True}
+    tokenizer["added_tokens"] = [*tokenizer.get("added_tokens", []), extra]
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    sqlite_registry.bases.add(tiny_base, name="b")
+    assert not refusals(sqlite_registry, folder, "b")
+    shutil.rmtree(folder)
+    folder = with_whole(tmp_path / "a", tiny_base, {})
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    assert any("<new>" in message for message in refusals(sqlite_registry, folder, "b"))
+
+
+def test_what_is_read_of_it_depends_on_the_adapter_alone(tiny_base: Path, tmp_path: Path) -> None:
+    folder = read_adapter_folder(with_whole(tmp_path / "a", tiny_base, {HEAD: f32(ROWS, COLUMNS)}))
+    assert set(folder.whole.tensors) == {HEAD}
+    assert not folder.remarks
