@@ -18,6 +18,7 @@ from fusery.storage.secrets import without_credentials
 from . import peft_methods
 from .files import CONFIG, JSON_LIMIT, PEFT_WEIGHTS
 from .peft_config import PeftConfig, refused_fields
+from .peft_experts import ExpertFactors, split_experts
 from .peft_folder import PeftModule, check_ranks, sort_tensors
 from .remark import Remark
 
@@ -32,7 +33,8 @@ class PeftReading:
         raw: its configuration as plain JSON.
         config: the same, checked; None if it cannot be used.
         header: of its weights; None if they cannot be read.
-        modules: adapted modules by path.
+        modules: adapted modules by path, as PEFT names them.
+        experts: parameters that hold the experts of a layer.
         remarks: what cannot be carried over.
         problems: files that cannot be used: name, sentence, whether it is absent.
     """
@@ -43,6 +45,7 @@ class PeftReading:
     modules: Mapping[str, PeftModule]
     remarks: tuple[Remark, ...]
     problems: tuple[tuple[str, str, bool], ...]
+    experts: tuple[ExpertFactors, ...] = ()
 
 
 def read_peft(files: Mapping[str, Path]) -> PeftReading:
@@ -56,9 +59,11 @@ def read_peft(files: Mapping[str, Path]) -> PeftReading:
     header = _header(files, problems)
     modules, remarks = sort_tensors(header) if header else ({}, [])
     remarks = [*refused_fields(raw or {}), *remarks]
+    experts: list[ExpertFactors] = []
     if config is not None:
-        remarks += check_ranks(config, modules)
-    return PeftReading(raw or {}, config, header, modules, tuple(remarks), tuple(problems))
+        modules, experts, wrong = split_experts(config, modules)
+        remarks += [*wrong, *check_ranks(config, modules)]
+    return PeftReading(raw or {}, config, header, modules, tuple(remarks), tuple(problems), tuple(experts))
 
 
 def _raw_config(files: Mapping[str, Path], problems: list[tuple[str, str, bool]]) -> dict[str, Any] | None:

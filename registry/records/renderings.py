@@ -84,5 +84,5 @@ def fetch_form(workspace: Workspace, adapter: tables.Adapter, form: Form, folder
         row = session.get_one(tables.Adapter, adapter.id)
         expected, base = recorded_digest(row, form), recorded_architecture(row.base)
     if form == "mlx":
-        return render_mlx(originals, folder / "mlx", expected=expected)
+        return render_mlx(originals, base, folder / "mlx", expected=expected)
     return render_peft(originals, base, folder / "peft", expected=expected)
