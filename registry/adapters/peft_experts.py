@@ -206,6 +206,8 @@ def _named(
         elif layout.routers is not None and path.endswith(f".{layout.routers[0]}"):
             name = path.removesuffix(layout.routers[0]) + layout.routers[1]
             yield name, module
+        elif path.endswith("_proj"):
+            yield path, module
         else:
             reason = f"{_short(path)}.weight is among target_parameters, and mlx-lm has no linear layer for it that could be adapted"
             remarks.append(_remark(reason, MERGE))
