@@ -23,7 +23,8 @@ _Value = TypeVar("_Value")
 _Path = Annotated[str, Field(max_length=4096)]
 _Factor = Annotated[float, Field(allow_inf_nan=False, ge=-1e30, le=1e30)]
 _Rank = Annotated[int, Field(ge=1, le=65536)]
-_Paths = Annotated[list[Annotated[str, Field(max_length=512)]], Field(max_length=10_000)]
+_LONGEST = 512
+_Paths = Annotated[list[Annotated[str, Field(max_length=_LONGEST)]], Field(max_length=10_000)]
 _Indexes = Annotated[list[Annotated[int, Field(ge=0, le=100_000)]], Field(max_length=10_000)]
 
 # Initialisations that subtract from the base what they put into the adapter.
@@ -52,6 +53,7 @@ class PeftConfig(BaseModel):
     target_parameters: _Paths | None = None
     _budget: Budget = PrivateAttr(default_factory=Budget)
     _ranks: dict[str, int] = PrivateAttr(default_factory=dict)
+    _targets: frozenset[str] = PrivateAttr(default_factory=frozenset)
 
     @property
     def peft_version(self) -> str:
@@ -61,7 +63,12 @@ class PeftConfig(BaseModel):
 
     def targets_parameter(self, name: str) -> bool:
         """Tell whether PEFT would adapt a parameter of the base, going by its path (`_inject_parameters`)."""
-        return any(_ends(name, target) for target in self.target_parameters or ())
+        # No target is longer than this, and names in a file may be of any length.
+        rest = name if len(name) <= _LONGEST else name[-_LONGEST - 1 :].partition(".")[2]
+        self._targets = self._targets or frozenset(self.target_parameters or ())
+        while rest and rest not in self._targets:
+            rest = rest.partition(".")[2]
+        return bool(rest)
 
     def rank_of(self, module: str) -> int:
         """Return the rank that a module gets, or a parameter.

@@ -227,12 +227,14 @@ def _places(
         shape = (shapes[0][0], sum(shape[1] for shape in shapes), shapes[0][2])
         if each.experts != shape[0]:
             remarks.append(
-                _remark(f"{each.name} has the factors of {each.experts} experts, and the base has {shape[0]}")
+                _remark(
+                    f"{_short(each.name)} has the factors of {each.experts} experts, and the base has {shape[0]}"
+                )
             )
         elif not (_fits(each, shape[1], shape[2]) or _fits(each, shape[2], shape[1])):
             remarks.append(
                 _remark(
-                    f"{each.name} has factors of {each.a.shape} and {each.b.shape}, which do not fit experts of {shape}"
+                    f"{_short(each.name)} has factors of {each.a.shape} and {each.b.shape}, which do not fit experts of {shape}"
                 )
             )
         else:

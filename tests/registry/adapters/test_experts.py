@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -181,86 +182,96 @@ def test_experts_named_as_linear_layers(shared: Registry, bases: Any, tmp_path: 
     assert apart(by_mlx(fused(shared, added.name), tmp_path), by_peft(base, adapter, tmp_path)) < 1e-4
 
 
-@pytest.fixture
-def base(registry: Registry, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def base(shared: Registry, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A base of four experts, whose `gate_up_proj` is not square, and `down_proj` neither."""
-    return added_base(registry, tmp_path / "base", "qwen3_moe")
+    return added_base(shared, tmp_path_factory.mktemp("bases"), "qwen3_moe")
+
+
+_NUMBERS = count()
 
 
 def added_base(registry: Registry, folder: Path, kind: str, **config: Any) -> Path:
-    tiny_architectures.make_architecture(folder, kind, dtype="float32", config=config)
-    registry.bases.add(folder, name=folder.name)
-    return folder
+    place = folder / f"base{next(_NUMBERS)}"
+    tiny_architectures.make_architecture(place, kind, dtype="float32", config=config)
+    registry.bases.add(place, name=place.name)
+    return place
 
 
-def errors(registry: Registry, folder: Path, base: str = "base") -> dict[str, str]:
+def errors(registry: Registry, folder: Path, base: str = "") -> dict[str, str]:
     """Return the messages of the errors that a check finds, by code."""
-    found = registry.adapters.check(folder, base=base, task="one")
-    return {finding.code: finding.message for finding in found if finding.severity == "error"}
+    base = base or read_object(folder / "adapter_config.json")["base_model_name_or_path"]
+    found = [
+        finding
+        for finding in registry.adapters.check(folder, base=base, task="one")
+        if finding.severity == "error"
+    ]
+    return {
+        finding.code: "; ".join(each.message for each in found if each.code == finding.code)
+        for finding in found
+    }
 
 
-def test_the_same_bytes_every_time(registry: Registry, base: Path, tmp_path: Path) -> None:
+def test_the_same_bytes_every_time(shared: Registry, base: Path, tmp_path: Path) -> None:
     folder = make_experts(tmp_path / "adapter", base)
-    added = registry.adapters.register(folder, base="base", task="one")
-    (recorded,) = registry.adapters.show(added.name)["renderings"]
-    out = Path(registry.exchange.export(added.name, tmp_path / "out", form="mlx").path)
+    added = shared.adapters.register(folder, base=base.name, task="same")
+    (recorded,) = shared.adapters.show(added.name)["renderings"]
+    out = Path(shared.exchange.export(added.name, tmp_path / "out", form="mlx").path)
     weights, config = out / "adapters.safetensors", read_object(out / "adapter_config.json")
     assert (
         recorded["digest"]
         == manifest_of({path.name: path for path in (weights, out / "adapter_config.json")}).digest
     )
     assert config["lora_parameters"]["keys"][0] == "model.layers.0.mlp.switch_mlp.down_proj"
-    assert registry.upkeep.audit().ok
+    assert shared.upkeep.audit().ok
     # From there to PEFT and back it is the same update, of twice the rank where two projections share a parameter.
-    registry.adapters.register(out, base="base", task="two")
-    peft = Path(registry.exchange.export("two@1", tmp_path / "peft", form="peft").path)
-    again = Path(registry.exchange.export("two@1", tmp_path / "again", form="peft").path)
+    shared.adapters.register(out, base=base.name, task="two")
+    peft = Path(shared.exchange.export("two@1", tmp_path / "peft", form="peft").path)
+    again = Path(shared.exchange.export("two@1", tmp_path / "again", form="peft").path)
     assert (peft / "adapter_model.safetensors").read_bytes() == (
         again / "adapter_model.safetensors"
     ).read_bytes()
     assert read_object(peft / "adapter_config.json")["rank_pattern"] == {"mlp.experts.gate_up_proj": 4}
-    registry.adapters.register(peft, base="base", task="three")
-    difference = registry.adapters.diff("one@1", "three@1", weights=True)
+    shared.adapters.register(peft, base=base.name, task="three")
+    difference = shared.adapters.diff("same@1", "three@1", weights=True)
     assert min(module["cosine"] for module in difference["modules"]) > 0.999999
 
 
 @pytest.mark.parametrize("version", ["0.17.1", "0.18.1", "0.19.0"])
-def test_factors_of_older_versions_are_turned_round(version: str, registry: Registry, tmp_path: Path) -> None:
+def test_factors_of_older_versions_are_turned_round(version: str, shared: Registry, tmp_path: Path) -> None:
     """Even where they are square, since the version tells."""
     for name, width in (("oblong", 64), ("square", 32)):
-        base = added_base(registry, tmp_path / name, "qwen3_moe", hidden_size=64, moe_intermediate_size=width)
+        base = added_base(shared, tmp_path, "qwen3_moe", hidden_size=64, moe_intermediate_size=width)
         new = make_experts(tmp_path / f"new-{name}", base, parameters=["gate_up_proj"])
         old = make_experts(
             tmp_path / f"old-{name}", base, parameters=["gate_up_proj"], turned=True, peft_version=version
         )
-        ours = [
-            numbers(read_adapter_folder(folder, base=read_architecture(base)).files["adapters.safetensors"])
-            for folder in (new, old)
-        ]
+        read = [read_adapter_folder(folder, base=read_architecture(base)) for folder in (new, old)]
+        ours = [numbers(folder.files["adapters.safetensors"]) for folder in read]
         assert ours[0].keys() == ours[1].keys()
         assert all((ours[0][key] == ours[1][key]).all() for key in ours[0])
 
 
 @pytest.mark.parametrize("version", [None, "", "0.19", "0.19.1.dev0", "0.20.0rc1", "latest"])
 def test_square_experts_of_no_known_version_are_refused(
-    version: str | None, registry: Registry, tmp_path: Path
+    version: str | None, shared: Registry, tmp_path: Path
 ) -> None:
-    base = added_base(registry, tmp_path / "base", "qwen3_moe", hidden_size=64, moe_intermediate_size=32)
+    base = added_base(shared, tmp_path, "qwen3_moe", hidden_size=64, moe_intermediate_size=32)
     folder = make_experts(tmp_path / "one", base, parameters=["gate_up_proj"], peft_version=version)
-    assert "does not tell whether A is at their inputs" in errors(registry, folder)["peft_experts"]
+    assert "does not tell whether A is at their inputs" in errors(shared, folder)["peft_experts"]
     # What is not square speaks for what is.
-    assert not errors(registry, make_experts(tmp_path / "two", base, peft_version=version))
+    assert not errors(shared, make_experts(tmp_path / "two", base, peft_version=version))
 
 
 @pytest.mark.parametrize(("version", "told"), [("0.18.1", True), ("0.19.0", False), ("0.21.2", False)])
 def test_gpt_oss_is_laid_out_as_its_class_says(
-    version: str, told: bool, registry: Registry, tmp_path: Path
+    version: str, told: bool, shared: Registry, tmp_path: Path
 ) -> None:
     """Which of two ways PEFT 0.19 went depends on the version of transformers, and that is on no record."""
-    base = added_base(registry, tmp_path / "base", "gpt_oss", hidden_size=64, intermediate_size=64)
+    base = added_base(shared, tmp_path, "gpt_oss", hidden_size=64, intermediate_size=64)
     folder = make_experts(tmp_path / "one", base, parameters=["down_proj"], peft_version=version)
-    assert ("peft_experts" not in errors(registry, folder)) is told
-    assert not errors(registry, make_experts(tmp_path / "two", base, peft_version=version))
+    assert ("peft_experts" not in errors(shared, folder)) is told
+    assert not errors(shared, make_experts(tmp_path / "two", base, peft_version=version))
 
 
 def rewrite(change: Callable[[dict[str, tiny_models.Raw]], object]) -> Spoil:
@@ -292,6 +303,12 @@ def put(**tensors: tuple[int, ...]) -> Spoil:
 
 def configured(**changes: Any) -> Spoil:
     return lambda folder: edit_config(folder, **changes)
+
+
+def with_a_norm(folder: Path) -> None:
+    norm = "base_model.model.model.norm"
+    put(**{f"{norm}.lora_A.weight": (2, 64), f"{norm}.lora_B.weight": (64, 2)})(folder)
+    edit_config(folder, target_parameters=["gate_up_proj", "down_proj", "norm.weight"])
 
 
 NESTED = f"{HOLDER}{'.base_layer' * 2000}"
@@ -339,76 +356,60 @@ SPOILS: dict[str, tuple[str, str, Spoil]] = {
         configured(target_parameters=["gate_up_proj_bias"]),
     ),
     "a text": ("config_invalid", "target_parameters", configured(target_parameters="mlp.experts.down_proj")),
-    "a norm": (
-        "peft_experts",
-        "no linear layer for it",
-        lambda folder: (
-            (
-                put(
-                    **{
-                        "base_model.model.model.norm.lora_A.weight": (2, 64),
-                        "base_model.model.model.norm.lora_B.weight": (64, 2),
-                    }
-                )(folder),
-                configured(target_parameters=["gate_up_proj", "down_proj", "norm.weight"])(folder),
-            )
-            and None
-        ),
-    ),
+    "a norm": ("peft_experts", "no linear layer for it", with_a_norm),
 }
 
 
 @pytest.mark.parametrize("name", SPOILS)
 def test_what_does_not_belong_is_refused_in_a_sentence(
-    name: str, registry: Registry, base: Path, tmp_path: Path
+    name: str, shared: Registry, base: Path, tmp_path: Path
 ) -> None:
     code, words, spoil = SPOILS[name]
     folder = make_experts(tmp_path / "adapter", base)
-    assert not errors(registry, folder)
+    assert not errors(shared, folder)
     spoil(folder)
-    found = errors(registry, folder)
+    found = errors(shared, folder)
     assert words in found[code]
     assert all("\n" not in message and len(message) < 1000 for message in found.values())
 
 
-def test_factors_turned_round_in_one_layer_only(registry: Registry, base: Path, tmp_path: Path) -> None:
+def test_factors_turned_round_in_one_layer_only(shared: Registry, base: Path, tmp_path: Path) -> None:
     folder = make_experts(tmp_path / "adapter", base)
     turned = numbers(make_experts(tmp_path / "turned", base, turned=True) / "adapter_model.safetensors")
     mixed = {
         name: ("F32", value.astype(np.float32)) for name, value in turned.items() if name.startswith(HOLDER)
     }
     rewrite(lambda raw: raw.update(mixed))(folder)
-    assert "which no version of PEFT writes" in errors(registry, folder)["peft_experts"]
+    assert "which no version of PEFT writes" in errors(shared, folder)["peft_experts"]
 
 
 @pytest.mark.parametrize("kind", ["llama4", "granitemoe", "deepseek_v2"])
 def test_classes_that_are_not_known_are_refused_by_name(
-    kind: str, registry: Registry, base: Path, tmp_path: Path
+    kind: str, shared: Registry, base: Path, tmp_path: Path
 ) -> None:
     tiny_architectures.make_architecture(tmp_path / kind, kind, dtype="float32")
-    registry.bases.add(tmp_path / kind, name=kind)
+    shared.bases.add(tmp_path / kind, name=kind)
     folder = make_experts(tmp_path / "adapter", base, base_model_name_or_path=kind)
-    assert f"experts of {kind!r} is not known" in errors(registry, folder, kind)["peft_experts"]
+    assert f"experts of {kind!r} is not known" in errors(shared, folder, kind)["peft_experts"]
 
 
 def test_switch_layers_of_a_class_that_is_not_known_stay_what_they_are(
-    registry: Registry, tmp_path: Path
+    shared: Registry, tmp_path: Path
 ) -> None:
-    base = added_base(registry, tmp_path / "base", "granitemoe")
+    base = added_base(shared, tmp_path, "granitemoe")
     keys = ["block_sparse_moe.switch_mlp.gate_proj"]
     adapter = adapters_by_class.make_adapter(tmp_path / "adapter", base, keys=keys)
-    added = registry.adapters.register(adapter, base="base", task="one")
+    added = shared.adapters.register(adapter, base=base.name, task="unknown")
     with pytest.raises(BadInputError, match="where PEFT keeps those of granitemoe is not known"):
-        registry.exchange.export(added.name, tmp_path / "out", form="peft")
+        shared.exchange.export(added.name, tmp_path / "out", form="peft")
 
 
 @pytest.mark.parametrize("target", ["vllm", "lorax", "ollama", "llamacpp"])
 def test_servers_of_adapters_refuse_experts_with_a_reason(
-    target: str, registry: Registry, base: Path, tmp_path: Path
+    target: str, shared: Registry, base: Path, tmp_path: Path
 ) -> None:
-    registry.adapters.register(make_experts(tmp_path / "adapter", base), base="base", task="one")
+    folder = make_experts(tmp_path / "adapter", base, seed=1)
+    added = shared.adapters.register(folder, base=base.name, task="served")
     with pytest.raises(BadInputError) as caught:
-        registry.bundles.materialize(
-            "one@1", tmp_path / "out", target=target, content="adapters", base_name="org/base"
-        )
+        shared.bundles.materialize(added.name, tmp_path / "out", target=target, content="adapters")
     assert caught.value.hint
