@@ -110,10 +110,12 @@ def split_experts(
     plain: dict[str, PeftModule] = {}
     nests: dict[str, dict[int, PeftModule]] = {}
     for path, module in modules.items():
-        # Two parameters are nested once; what is nested deeper is found to be so below.
-        holder = path.removesuffix(_NESTED)
-        if config.target_parameters and holder.rpartition(".")[2] == "experts":
-            nests.setdefault(holder, {})[int(holder != path)] = module
+        # Two parameters are nested once; what is nested deeper belongs to none.
+        holder, depth = path, 0
+        while holder.endswith(_NESTED) and depth < len(PROJECTIONS):
+            holder, depth = holder.removesuffix(_NESTED), depth + 1
+        if config.target_parameters and holder.rpartition(".")[2] in ("experts", _NESTED[1:]):
+            nests.setdefault(holder, {})[depth] = module
         else:
             plain[path] = module
     experts, remarks = [], []

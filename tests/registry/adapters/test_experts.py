@@ -311,7 +311,7 @@ def with_a_norm(folder: Path) -> None:
     edit_config(folder, target_parameters=["gate_up_proj", "down_proj", "norm.weight"])
 
 
-NESTED = f"{HOLDER}{'.base_layer' * 2000}"
+NESTED = f"{HOLDER}{'.base_layer' * 40}"
 SPOILS: dict[str, tuple[str, str, Spoil]] = {
     "half of a pair": ("peft_experts", "has no lora_B", without(f"{HOLDER}.lora_B.weight")),
     "one of two parameters": (
@@ -330,8 +330,8 @@ SPOILS: dict[str, tuple[str, str, Spoil]] = {
         without(*(f"{HOLDER}{nest}.lora_{part}.weight" for nest in ("", ".base_layer") for part in "AB")),
     ),
     "names that never end": (
-        "peft_rank_mismatch",
-        "without the rank",
+        "peft_experts",
+        "has the factors of 1 parameter, and target_parameters names 0 of it",
         put(**{f"{NESTED}.lora_A.weight": (8, 64), f"{NESTED}.lora_B.weight": (64, 8)}),
     ),
     "a parameter too much": ("peft_experts", "names 1 of it", configured(target_parameters=["down_proj"])),
