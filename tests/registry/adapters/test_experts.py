@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from itertools import count
@@ -191,6 +192,12 @@ def base(shared: Registry, tmp_path_factory: pytest.TempPathFactory) -> Path:
 _NUMBERS = count()
 
 
+def test_the_guide_names_the_classes() -> None:
+    guide = Path(__file__).parents[3] / "docs/guides/formats.md"
+    told = guide.read_text(encoding="utf-8").partition("fusery knows ")[2].partition(". For these")[0]
+    assert set(re.findall("`([^`]+)`", told)) == set(LAYOUTS)
+
+
 def added_base(registry: Registry, folder: Path, kind: str, **config: Any) -> Path:
     place = folder / f"base{next(_NUMBERS)}"
     tiny_architectures.make_architecture(place, kind, dtype="float32", config=config)
@@ -235,6 +242,21 @@ def test_the_same_bytes_every_time(shared: Registry, base: Path, tmp_path: Path)
     shared.adapters.register(peft, base=base.name, task="three")
     difference = shared.adapters.diff("same@1", "three@1", weights=True)
     assert min(module["cosine"] for module in difference["modules"]) > 0.999999
+
+
+def test_wherever_it_goes_it_is_laid_on_its_base(shared: Registry, base: Path, tmp_path: Path) -> None:
+    """The other form is computed anew by audits, and where an adapter arrives: from the base that is there."""
+    folder = make_experts(tmp_path / "adapter", base, seed=2)
+    added = shared.adapters.register(folder, base=base.name, task="sent")
+    shared.bundles.materialize(added.name, tmp_path / "hub", target="hub", content="adapters")
+    weights = "adapter_model.safetensors"
+    assert (tmp_path / "hub" / weights).read_bytes() == (folder / weights).read_bytes()
+    shared.exchange.push(added.name, tmp_path / "elsewhere")
+    with Registry.open(tmp_path / "elsewhere") as other:
+        there = other.adapters.show(added.name)
+        assert there["renderings"] == shared.adapters.show(added.name)["renderings"]
+        assert other.upkeep.audit_all(anew=True, jobs=1).ok
+        assert "switch_mlp.gate_proj" in there["target_modules"][1]
 
 
 @pytest.mark.parametrize("version", ["0.17.1", "0.18.1", "0.19.0"])
