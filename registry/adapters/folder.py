@@ -31,6 +31,7 @@ from .whole import WholeTensors
 if TYPE_CHECKING:
     from fusery.storage.scratch import Scratch
 
+    from ..models.architecture import Architecture
     from .remark import Remark
 
 
@@ -113,12 +114,15 @@ class AdapterFolder:
         return sum(math.prod(tensor.shape) for tensor in self.header.tensors.values()) if self.header else 0
 
 
-def read_adapter_folder(path: Path, take: Take | None = None) -> AdapterFolder:
+def read_adapter_folder(
+    path: Path, take: Take | None = None, base: Architecture | None = None
+) -> AdapterFolder:
     """Read an adapter folder; unreadable parts become `problems`.
 
     Args:
         path: the folder.
         take: copies each file before it is read; not the weights in mlx-lm's form, which `with_weights` takes.
+        base: what the adapter stands on; where that is found in the folder only, `on_base` has it afterwards.
 
     Raises:
         MissingFileError: there is no such folder.
@@ -141,7 +145,7 @@ def read_adapter_folder(path: Path, take: Take | None = None) -> AdapterFolder:
     if PEFT_WEIGHTS in files and WEIGHTS not in files:
         if take is not None and _is_readable(files[PEFT_WEIGHTS]):
             files[PEFT_WEIGHTS] = take(files[PEFT_WEIGHTS])
-        return _read_peft_folder(path, files)
+        return _read_peft_folder(path, files, base)
     files.pop(PEFT_WEIGHTS, None)
     problems: list[Problem] = []
     raw_config = _object(files, CONFIG, problems, required=True)
@@ -188,6 +192,18 @@ def with_weights(folder: AdapterFolder, weights: str, take: Take | None = None) 
     )
 
 
+def on_base(folder: AdapterFolder, base: Architecture) -> AdapterFolder:
+    """Return a folder with all that the base has to tell: where mlx-lm keeps the experts that PEFT adapts as a parameter.
+
+    Args:
+        folder: as it was read without a base.
+        base: what the adapter stands on.
+    """
+    if folder.originals is None or not folder.raw_config.get("target_parameters"):
+        return folder
+    return _read_peft_folder(folder.path, folder.originals, base)
+
+
 def _is_readable(weights: Path) -> bool:
     try:
         read_header(weights)
@@ -196,12 +212,13 @@ def _is_readable(weights: Path) -> bool:
     return True
 
 
-def _read_peft_folder(path: Path, files: Mapping[str, Path]) -> AdapterFolder:
+def _read_peft_folder(path: Path, files: Mapping[str, Path], base: Architecture | None) -> AdapterFolder:
     """Read a PEFT folder: render it in mlx-lm's form, as far as it can be, and read that."""
     from fusery.storage.scratch import Scratch
 
     from .mlx_form import plan_mlx, require_bearable, write_mlx
     from .patterns import PatternError
+    from .peft_experts import put_on_base
     from .reading import read_peft
 
     found = read_peft(files)
@@ -211,7 +228,9 @@ def _read_peft_folder(path: Path, files: Mapping[str, Path]) -> AdapterFolder:
     remarks, scratch, config, header = list(found.remarks), None, AdapterConfig.model_validate({}), None
     if found.config is not None and found.header is not None and not found.problems:
         try:
-            plan = plan_mlx(found.config, found.modules)
+            placed = put_on_base(found.config, found.modules, found.experts, base)
+            remarks += placed.remarks
+            plan = plan_mlx(found.config, placed.modules, placed.switches)
             require_bearable(plan, found.header.size)
             scratch = Scratch()
             remarks += write_mlx(files[PEFT_WEIGHTS], plan, scratch.path)

@@ -2,14 +2,15 @@
 
 mlx-lm has one rank and one scale for all modules: smaller ranks are padded with zeros, which changes nothing, and
 other scales are multiplied into `lora_b`, exactly where the factor is a power of two or the numbers have room for it.
-The modules are named by their paths from the root, so the result depends on the PEFT folder alone, on no base.
+The modules are named by their paths from the root, so the result depends on the PEFT folder alone; of experts, which
+mlx-lm calls otherwise than PEFT, on the base's configuration and shapes as well, which are on record.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from ..documents import write_document
 from ..parsing import plural
 from .files import CONFIG, WEIGHTS
 from .peft_config import PeftConfig
+from .peft_experts import SwitchFactors
 from .peft_folder import PeftModule, some
 from .remark import Remark
 from .tensors import Stored, multiplied, padded, read_stored, transposed, widened, write_stored
@@ -29,28 +31,46 @@ _BEARABLE = 256 << 20
 
 @dataclass(frozen=True, slots=True)
 class MlxPlan:
-    """How modules become mlx-lm's: the common rank and scale, and each module's factor beside it."""
+    """How modules become mlx-lm's: the common rank and scale, and each module's factor beside it, switch layers too."""
 
     config: PeftConfig
     modules: Mapping[str, PeftModule]
     rank: int
     scale: float
     factors: Mapping[str, float]
+    switches: Mapping[str, SwitchFactors] = field(default_factory=dict)
+
+    @property
+    def ranks(self) -> dict[str, int | None]:
+        """The rank that each module's tensors have in the file."""
+        own = {path: module.rank for path, module in self.modules.items()}
+        return own | {path: switch.factors.rank for path, switch in self.switches.items()}
 
 
-def plan_mlx(config: PeftConfig, modules: Mapping[str, PeftModule]) -> MlxPlan:
+def plan_mlx(
+    config: PeftConfig,
+    modules: Mapping[str, PeftModule],
+    switches: Mapping[str, SwitchFactors] | None = None,
+) -> MlxPlan:
     """Choose the rank and the scale.
+
+    Args:
+        config: the adapter's.
+        modules: linear layers and embeddings, by mlx-lm's paths.
+        switches: switch layers.
 
     Raises:
         PatternError: the scale of a module is not known.
     """
-    scales = {path: config.scale_of(path) for path in modules}
-    ranks = [module.rank for module in modules.values() if module.rank]
+    switches = switches or {}
+    scales = {path: config.scale_of(module.path) for path, module in modules.items()}
+    scales |= {path: config.scale_of(switch.factors.name) for path, switch in switches.items()}
     # The most frequent scale leaves most modules as they are; of equally frequent ones the largest.
     votes = Counter(scale for scale in scales.values() if scale)
     scale = max(votes, key=lambda each: (votes[each], each)) if votes else 0.0
     factors = {path: each / scale if scale else 1.0 for path, each in scales.items()}
-    return MlxPlan(config, modules, max(ranks, default=config.r), scale, factors)
+    plan = MlxPlan(config, modules, config.r, scale, factors, switches)
+    return replace(plan, rank=max(filter(None, plan.ranks.values()), default=config.r))
 
 
 def require_bearable(plan: MlxPlan, size: int) -> None:
@@ -63,12 +83,15 @@ def require_bearable(plan: MlxPlan, size: int) -> None:
     Raises:
         FormatError: the rendering would take more than 16 times as much, and more than 256 MiB.
     """
-    widths = (
+    widths = [
         width
         for module in plan.modules.values()
         for width in (module.a and module.a.shape[-1], module.b and module.b.shape[0])
         if width
-    )
+    ]
+    for switch in plan.switches.values():
+        a, b = switch.factors.a, switch.factors.b
+        widths.append(switch.factors.experts * (a.shape[1] + b.shape[0]))
     needed = 4 * plan.rank * sum(widths)
     if needed > max(_PADDED * size, _BEARABLE):
         raise FormatError(
@@ -82,7 +105,7 @@ def mlx_config(plan: MlxPlan) -> dict[str, Any]:
         "fine_tune_type": "dora" if plan.config.use_dora else "lora",
         "lora_parameters": {
             "dropout": plan.config.lora_dropout,
-            "keys": sorted(plan.modules),
+            "keys": sorted({*plan.modules, *plan.switches}),
             "rank": plan.rank,
             "scale": plan.scale,
         },
@@ -103,7 +126,9 @@ def write_mlx(weights: Path, plan: MlxPlan, folder: Path) -> list[Remark]:
     """
     rounded: list[str] = []
     tensors = list(_tensors(weights, plan, rounded))
-    before = {each.dtype for module in plan.modules.values() for each in (module.a, module.b) if each}
+    pairs = [(module.a, module.b) for module in plan.modules.values()]
+    pairs += [(switch.factors.a, switch.factors.b) for switch in plan.switches.values()]
+    before = {each.dtype for pair in pairs for each in pair if each}
     if len(before) == 1 and {tensor.dtype for name, tensor in tensors if not name.endswith(".m")} != before:
         # One format for all factors, as PEFT had it.
         tensors = [(name, tensor if name.endswith(".m") else widened(tensor)) for name, tensor in tensors]
@@ -123,10 +148,31 @@ def _tensors(weights: Path, plan: MlxPlan, rounded: list[str]) -> Iterator[tuple
             yield f"{path}.lora_b", padded(scaled, 0, plan.rank)
         if module.m is not None:
             yield f"{path}.m", read_stored(weights, module.m)
+    for path, switch in plan.switches.items():
+        a, b = _experts(weights, switch)
+        scaled, exact = multiplied(b, plan.factors[path])
+        if not exact:
+            rounded.append(path)
+        yield f"{path}.lora_a", padded(a, 1, plan.rank)
+        yield f"{path}.lora_b", padded(scaled, 2, plan.rank)
+
+
+def _experts(weights: Path, switch: SwitchFactors) -> tuple[Stored, Stored]:
+    """Return the factors of a switch layer: (experts, rank, in) and (experts, out, rank)."""
+    factors = switch.factors
+    shape = (factors.experts, factors.rank)
+    a, b = read_stored(weights, factors.a), read_stored(weights, factors.b)
+    # In B the expert's number runs fastest.
+    left = a.bits.reshape(*shape, -1)
+    right = b.bits.reshape(-1, *shape[::-1]).transpose(2, 0, 1)
+    if switch.turned:
+        left, right = right.transpose(0, 2, 1), left.transpose(0, 2, 1)
+        a, b = b, a
+    return Stored(a.dtype, left), Stored(b.dtype, right[:, switch.rows])
 
 
 def _remarks(plan: MlxPlan, rounded: list[str]) -> Iterator[Remark]:
-    small = [path for path, module in plan.modules.items() if module.rank and module.rank < plan.rank]
+    small = [path for path, rank in plan.ranks.items() if rank and rank < plan.rank]
     if small:
         message = f"{plural(len(small), 'module')} of a smaller rank, padded with zeros to rank {plan.rank}: {some(small)}"
         yield Remark("peft_rank_padded", "info", WEIGHTS, message)

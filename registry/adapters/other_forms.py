@@ -32,7 +32,7 @@ def other_forms(
             continue
         try:
             if form == "mlx":
-                rendered = render_mlx(files, scratch / form)
+                rendered = render_mlx(files, base, scratch / form)
             else:
                 rendered = render_peft(files, base, scratch / form)
         except FuseryError:

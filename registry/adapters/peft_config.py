@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
+from ..models.experts import PROJECTIONS
 from . import peft_methods
 from .patterns import Budget, PatternError, full_match
 from .peft_methods import MERGE, TRAIN
@@ -22,7 +23,8 @@ _Value = TypeVar("_Value")
 _Path = Annotated[str, Field(max_length=4096)]
 _Factor = Annotated[float, Field(allow_inf_nan=False, ge=-1e30, le=1e30)]
 _Rank = Annotated[int, Field(ge=1, le=65536)]
-_Paths = Annotated[list[Annotated[str, Field(max_length=512)]], Field(max_length=10_000)]
+_LONGEST = 512
+_Paths = Annotated[list[Annotated[str, Field(max_length=_LONGEST)]], Field(max_length=10_000)]
 _Indexes = Annotated[list[Annotated[int, Field(ge=0, le=100_000)]], Field(max_length=10_000)]
 
 # Initialisations that subtract from the base what they put into the adapter.
@@ -48,17 +50,35 @@ class PeftConfig(BaseModel):
     exclude_modules: _Paths | _Path | None = None
     layers_to_transform: _Indexes | int | None = None
     layers_pattern: _Paths | _Path | None = None
+    target_parameters: _Paths | None = None
     _budget: Budget = PrivateAttr(default_factory=Budget)
     _ranks: dict[str, int] = PrivateAttr(default_factory=dict)
+    _targets: frozenset[str] = PrivateAttr(default_factory=frozenset)
+
+    @property
+    def peft_version(self) -> str:
+        """The version of PEFT that saved it; empty where it does not say."""
+        found = (self.model_extra or {}).get("peft_version")
+        return found if isinstance(found, str) else ""
+
+    def targets_parameter(self, name: str) -> bool:
+        """Tell whether PEFT would adapt a parameter of the base, going by its path (`_inject_parameters`)."""
+        # No target is longer than this, and names in a file may be of any length.
+        rest = name if len(name) <= _LONGEST else name[-_LONGEST - 1 :].partition(".")[2]
+        self._targets = self._targets or frozenset(self.target_parameters or ())
+        while rest and rest not in self._targets:
+            rest = rest.partition(".")[2]
+        return bool(rest)
 
     def rank_of(self, module: str) -> int:
-        """Return the rank that a module gets.
+        """Return the rank that a module gets, or a parameter.
 
         Raises:
             PatternError: a key of `rank_pattern` is an expression that cannot be matched.
         """
         if module not in self._ranks:
-            self._ranks[module] = _by_pattern(self.rank_pattern or {}, module, self.r, self._budget)
+            name = self._pattern_name(module)
+            self._ranks[module] = _by_pattern(self.rank_pattern or {}, name, self.r, self._budget)
         return self._ranks[module]
 
     def scale_of(self, module: str) -> float:
@@ -67,9 +87,15 @@ class PeftConfig(BaseModel):
         Raises:
             PatternError: a key of a pattern is an expression that cannot be matched.
         """
-        alpha = _by_pattern(self.alpha_pattern or {}, module, self.lora_alpha, self._budget)
+        name = self._pattern_name(module)
+        alpha = _by_pattern(self.alpha_pattern or {}, name, self.lora_alpha, self._budget)
         rank = self.rank_of(module)
         return alpha / math.sqrt(rank) if self.use_rslora else alpha / rank
+
+    def _pattern_name(self, module: str) -> str:
+        """Return what patterns are matched with: of a module that is adapted by its parameter, the parameter's path."""
+        weight = f"{module}.weight"
+        return weight if self.targets_parameter(weight) else module
 
 
 def _by_pattern(pattern: Mapping[str, _Value], module: str, default: _Value, budget: Budget) -> _Value:
@@ -107,6 +133,12 @@ def _initialisation(value: Any) -> str | None:
         return "changed the base's weights before training, so the adapter does not fit the base itself"
     known = value is None or isinstance(value, bool) or value in _PLAIN_STARTS
     return None if known else "is not an initialisation that is known to leave the base as it is"
+
+
+def _parameters(value: Any) -> str | None:
+    names = value if isinstance(value, list) else []
+    others = [name for name in names if str(name).rpartition(".")[2] not in (*PROJECTIONS, "weight")]
+    return "adapts parameters that are neither experts nor a router to mlx-lm" if others else None
 
 
 CONVERT = (
@@ -173,7 +205,9 @@ FIELDS: Mapping[str, FieldRule] = {
         "refused", "peft_base_changed", _unless_empty("truncates the base's weights before training"), CONVERT
     ),
     "target_parameters": FieldRule(
-        "refused", "peft_variant", _unless_empty("adapts parameters that are no modules of mlx-lm")
+        "`lora_parameters.keys`: the switch layers of the experts, and the router",
+        "peft_experts",
+        _parameters,
     ),
     "alora_invocation_tokens": FieldRule(
         "refused",

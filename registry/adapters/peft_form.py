@@ -12,9 +12,11 @@ from fusery.storage.safetensors import Header, read_header
 
 from ..documents import without_places, write_document
 from ..errors import BadInputError
+from ..models.experts import GATE_UP, expert_layout
 from .files import CONFIG, PEFT_WEIGHTS, WEIGHTS
 from .peft_config import PeftConfig, targets
 from .peft_folder import PREFIX
+from .switch_layers import VERSION, expert_tensors, joined_rank, parameters_of, target_parameters
 from .tensors import Stored, read_stored, transposed, write_stored
 
 if TYPE_CHECKING:
@@ -43,10 +45,16 @@ def write_peft(files: Mapping[str, Path], base: Architecture, folder: Path) -> N
     if config.method == "full":
         raise _refusal("it is the result of full fine-tuning and has no low-rank factors")
     modules, _ = lora_modules(header)
+    layout = expert_layout(base.config)
     embeddings = {path for path, module in modules.items() if _is_embedding(module, base)}
     _require_expressible(config, modules, embeddings, base)
     document = peft_config(config, modules, base)
-    write_stored(folder / PEFT_WEIGHTS, _tensors(files[WEIGHTS], header, embeddings), {"format": "pt"})
+    parameters = parameters_of(modules, base, layout) if layout else {}
+    tensors = list(_tensors(files[WEIGHTS], header, embeddings, parameters))
+    if layout is not None:
+        experts = expert_tensors(files[WEIGHTS], header, parameters, base, layout)
+        tensors += [(f"{PREFIX}{name}", tensor) for name, tensor in experts]
+    write_stored(folder / PEFT_WEIGHTS, tensors, {"format": "pt"})
     write_document(folder / CONFIG, document)
 
 
@@ -59,8 +67,11 @@ def peft_config(
     if parameters is None or parameters.scale is None or len(ranks) != 1:
         raise _refusal("its configuration gives no scale, or its tensors have different ranks")
     rank = ranks.pop()
-    names, layers = _targets(set(modules), base.weights)
-    return {
+    layout = expert_layout(base.config)
+    found = parameters_of(modules, base, layout) if layout else {}
+    single = set(modules).difference(*found.values())
+    names, layers = _targets(single, base.weights) if single else ([], None)
+    document: dict[str, Any] = {
         "alpha_pattern": {},
         "base_model_name_or_path": without_places(config.model) if config.model else None,
         "bias": "none",
@@ -80,6 +91,16 @@ def peft_config(
         "use_dora": config.method == "dora",
         "use_rslora": False,
     }
+    if layout is not None and found:
+        document["target_parameters"] = target_parameters(found, base, layout)
+        document["peft_version"] = VERSION
+        document["lora_dropout"] = 0.0  # PEFT takes no other of a parameter
+        if any(name.endswith(f".{GATE_UP}") for name in found):
+            document["rank_pattern"] = joined_rank(layout, rank)
+            document["alpha_pattern"] = {
+                name: alpha_of(parameters.scale, joined) for name, joined in document["rank_pattern"].items()
+            }
+    return document
 
 
 def alpha_of(scale: float, rank: int) -> float:
@@ -106,17 +127,26 @@ def _targets(modules: Collection[str], known: Collection[str]) -> tuple[list[str
     return sorted(wanted), None
 
 
-def _tensors(path: Path, header: Header, embeddings: set[str]) -> Iterator[tuple[str, Stored]]:
+def _tensors(
+    path: Path, header: Header, embeddings: set[str], parameters: Mapping[str, list[str]]
+) -> Iterator[tuple[str, Stored]]:
+    """Yield the tensors of single modules; a router's are called as PEFT calls it."""
+    named = {
+        module: name.removesuffix(".weight") for name, modules in parameters.items() for module in modules
+    }
     for name in sorted(header.tensors):
         module, _, part = name.rpartition(".")
+        if len(header.tensors[name].shape) == 3:
+            continue  # of experts
         parts = _EMBEDDING_PARTS if module in embeddings else _PARTS
-        yield f"{PREFIX}{module}.{parts[part]}", transposed(read_stored(path, header.tensors[name]))
+        tensor = transposed(read_stored(path, header.tensors[name]))
+        yield f"{PREFIX}{named.get(module, module)}.{parts[part]}", tensor
 
 
 def _is_embedding(module: LoraModule, base: Architecture) -> bool:
     """Tell an embedding from a linear layer: by shape, and by name where the weight is square."""
     weight = base.weights.get(module.path)
-    if weight is None or module.a is None or module.b is None:
+    if weight is None or module.a is None or module.b is None or len(module.a) != 2:
         return False
     linear = (module.a[0], module.b[-1]) == (weight.shape[-1], weight.shape[0])
     named = any(word in module.path.rpartition(".")[2] for word in ("embed", "wte"))
@@ -128,13 +158,20 @@ def _require_expressible(
 ) -> None:
     if strange := sorted(set(modules) - set(base.weights)):
         raise _refusal(f"its module {strange[0]} is not in the base")
-    if stacked := [path for path, module in modules.items() if module.a and len(module.a) != 2]:
-        raise _refusal(f"{stacked[0]} has factors for each expert, which PEFT keeps in another way")
+    layout = expert_layout(base.config)
+    found = set().union(*parameters_of(modules, base, layout).values()) if layout else set()
+    for path, module in modules.items():
+        if module.a and len(module.a) != 2 and path not in found:
+            raise _refusal(
+                f"{path} has factors for each expert, and where PEFT keeps those of {base.model_type} is not known"
+            )
+    if found and config.method == "dora":
+        raise _refusal("it is DoRA on a base with experts, of which PEFT adapts parameters only without")
     if embeddings and config.method == "dora":
         raise _refusal("its embedding has DoRA, which PEFT scales by columns and mlx-lm by rows")
     if embeddings and is_tied(base):
         raise _refusal("its embedding is tied to the head, and PEFT would change one end of it only")
-    if not names_are_shared(base):
+    if layout is None and not names_are_shared(base):
         raise _refusal(f"mlx-lm gives the modules of {base.model_type} other names than transformers does")
 
 

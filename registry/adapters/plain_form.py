@@ -149,7 +149,7 @@ def read_plain(name: str, files: Mapping[str, Path]) -> PlainAdapter:
         files: its two files by name.
 
     Raises:
-        BadInputError: it is DoRA, which no server computes.
+        BadInputError: it is DoRA, or adapts experts, which no server computes.
         FormatError: the files are not those of an adapter that was admitted.
     """
     found = read_peft(files)
@@ -158,6 +158,11 @@ def read_plain(name: str, files: Mapping[str, Path]) -> PlainAdapter:
     if found.config.use_dora or any(module.m is not None for module in found.modules.values()):
         raise BadInputError(
             f"{name} is a DoRA, which this target's server does not compute",
+            hint="--fused, which needs no adapter",
+        )
+    if found.config.target_parameters:
+        raise BadInputError(
+            f"{name} adapts experts or their router as parameters (target_parameters), which this target's server does not compute",
             hint="--fused, which needs no adapter",
         )
     bare = sorted(path for path, module in found.modules.items() if module.a is None or module.b is None)

@@ -18,6 +18,7 @@ from fusery.storage.secrets import without_credentials
 from . import peft_methods
 from .files import CONFIG, JSON_LIMIT, PEFT_WEIGHTS
 from .peft_config import PeftConfig, refused_fields
+from .peft_experts import ExpertFactors, split_experts
 from .peft_folder import PeftModule, check_ranks, sort_tensors
 from .remark import Remark
 from .whole import WholeTensors, read_whole
@@ -33,7 +34,8 @@ class PeftReading:
         raw: its configuration as plain JSON.
         config: the same, checked; None if it cannot be used.
         header: of its weights; None if they cannot be read.
-        modules: adapted modules by path.
+        modules: adapted modules by path, as PEFT names them.
+        experts: parameters that hold the experts of a layer.
         whole: what replaces the base's numbers.
         remarks: what cannot be carried over.
         problems: files that cannot be used: name, sentence, whether it is absent.
@@ -46,6 +48,7 @@ class PeftReading:
     whole: WholeTensors
     remarks: tuple[Remark, ...]
     problems: tuple[tuple[str, str, bool], ...]
+    experts: tuple[ExpertFactors, ...] = ()
 
 
 def read_peft(files: Mapping[str, Path]) -> PeftReading:
@@ -63,9 +66,13 @@ def read_peft(files: Mapping[str, Path]) -> PeftReading:
     if header is not None:
         whole, found = read_whole(files[PEFT_WEIGHTS], header, names, raw or {}, modules)
         remarks += found
+    experts: list[ExpertFactors] = []
     if config is not None:
-        remarks += check_ranks(config, modules)
-    return PeftReading(raw or {}, config, header, modules, whole, tuple(remarks), tuple(problems))
+        modules, experts, wrong = split_experts(config, modules)
+        remarks += [*wrong, *check_ranks(config, modules)]
+    return PeftReading(
+        raw or {}, config, header, modules, whole, tuple(remarks), tuple(problems), tuple(experts)
+    )
 
 
 def _raw_config(files: Mapping[str, Path], problems: list[tuple[str, str, bool]]) -> dict[str, Any] | None:

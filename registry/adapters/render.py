@@ -29,7 +29,9 @@ def form_of(names: Iterable[str]) -> Form:
     return "peft" if PEFT_WEIGHTS in found and WEIGHTS not in found else "mlx"
 
 
-def render_mlx(files: Mapping[str, Path], folder: Path, *, expected: Digest | None = None) -> dict[str, Path]:
+def render_mlx(
+    files: Mapping[str, Path], base: Architecture, folder: Path, *, expected: Digest | None = None
+) -> dict[str, Path]:
     """Return the files of an adapter in mlx-lm's form, as today's mlx-lm reads it.
 
     They are the adapter's own, or computed into a folder: from PEFT's form, or where only the configuration is of other
@@ -37,6 +39,7 @@ def render_mlx(files: Mapping[str, Path], folder: Path, *, expected: Digest | No
 
     Args:
         files: the adapter's files by name.
+        base: what the adapter stands on, as it is on record.
         folder: made if it is needed.
         expected: the digest of the rendering, where it is on record.
 
@@ -49,6 +52,7 @@ def render_mlx(files: Mapping[str, Path], folder: Path, *, expected: Digest | No
         return for_todays_mlx(files, folder)
     from .mlx_form import plan_mlx, write_mlx
     from .patterns import PatternError
+    from .peft_experts import put_on_base
     from .reading import read_peft
 
     found = read_peft(files)
@@ -56,7 +60,8 @@ def render_mlx(files: Mapping[str, Path], folder: Path, *, expected: Digest | No
         raise FormatError(f"{PEFT_WEIGHTS} is not an adapter that can be read")
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        write_mlx(files[PEFT_WEIGHTS], plan_mlx(found.config, found.modules), folder)
+        placed = put_on_base(found.config, found.modules, found.experts, base)
+        write_mlx(files[PEFT_WEIGHTS], plan_mlx(found.config, placed.modules, placed.switches), folder)
     except PatternError as error:
         raise FormatError(f"{CONFIG} holds {error}") from error
     rendered = {name: folder / name for name in FORM_FILES["mlx"]}

@@ -52,10 +52,10 @@ def transposed(tensor: Stored) -> Stored:
 
 
 def padded(tensor: Stored, axis: int, size: int) -> Stored:
-    """Return a matrix with zeros behind its end along one axis, up to a size; zero is all bits off in every format."""
-    if tensor.bits.ndim != 2 or tensor.bits.shape[axis] >= size:
+    """Return an array with zeros behind its end along one axis, up to a size; zero is all bits off in every format."""
+    if tensor.bits.ndim <= axis or tensor.bits.shape[axis] >= size:
         return tensor
-    missing = [(0, 0), (0, 0)]
+    missing = [(0, 0)] * tensor.bits.ndim
     missing[axis] = (0, size - tensor.bits.shape[axis])
     return Stored(tensor.dtype, np.pad(tensor.bits, missing))
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from ..adapters.files import CONFIG, PEFT_WEIGHTS
 from ..adapters.finding import WHOLE, Finding, some
 from ..adapters.patterns import PatternError
 from ..adapters.peft_config import CONVERT, TIED, PeftConfig, targets
+from ..adapters.peft_experts import promised_experts
 from ..adapters.peft_form import is_tied
 from ..adapters.peft_methods import MERGE
 from ..adapters.whole_fit import FittedWhole
@@ -70,6 +70,14 @@ PEFT_VARIANT = Code(
     "the adapter is a variant of LoRA that mlx-lm does not have",
     "it would be loaded as a plain LoRA and answer differently",
     MERGE,
+    fixed=True,
+)
+PEFT_EXPERTS = Code(
+    "peft_experts",
+    "error",
+    "the factors of experts or of their router (target_parameters) do not belong to what mlx-lm has in their place",
+    "PEFT keeps all experts of a layer in two tensors, mlx-lm in a layer for each projection: which is which would be guessed",
+    "take adapter_config.json and the weights of one save_pretrained, and the base that it was trained on",
     fixed=True,
 )
 PEFT_UNKNOWN_FIELD = Code(
@@ -143,6 +151,7 @@ _CARRIED = (
     PEFT_FULL_MODULES,
     PEFT_BIAS,
     PEFT_VARIANT,
+    PEFT_EXPERTS,
     PEFT_UNKNOWN_FIELD,
     PEFT_UNKNOWN_TENSOR,
     PEFT_PATTERN,
@@ -190,10 +199,12 @@ def whole_peft_adapter(candidate: Candidate) -> Iterator[Finding]:
     folder, base = candidate.folder, candidate.base.architecture
     if folder.form != "peft" or not folder.modules or CONFIG in {problem.file for problem in folder.problems}:
         return
-    missing = _promised(folder.raw_config, base.weights) - set(folder.modules)
+    config = PeftConfig.model_validate(folder.raw_config)
+    missing = _promised(config, base.weights) | promised_experts(config, base)
+    missing -= set(folder.modules)
     if missing:
         message = (
-            f"no tensors of {plural(len(missing), 'module')} that target_modules promises: {some(missing)}"
+            f"no tensors of {plural(len(missing), 'module')} that the configuration promises: {some(missing)}"
         )
         yield PEFT_MODULES_MISSING.found(PEFT_WEIGHTS, message)
     tied = [path for path in folder.modules if "embed" in path.rpartition(".")[2]] if is_tied(base) else []
@@ -202,9 +213,8 @@ def whole_peft_adapter(candidate: Candidate) -> Iterator[Finding]:
         yield PEFT_TIED_EMBEDDING.found(PEFT_WEIGHTS, message)
 
 
-def _promised(raw: Mapping[str, Any], weights: Mapping[str, Weight]) -> set[str]:
+def _promised(config: PeftConfig, weights: Mapping[str, Weight]) -> set[str]:
     """Return the matrices of a base that PEFT would adapt; none where its names do not tell."""
-    config = PeftConfig.model_validate(raw)
     try:
         return {path for path, weight in weights.items() if len(weight.shape) == 2 and targets(config, path)}
     except PatternError:

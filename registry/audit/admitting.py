@@ -13,6 +13,7 @@ from ..adapters.folder import AdapterFolder, read_adapter_folder
 from ..admission import Candidate, Finding, Policy, examine, unreadable
 from ..admission.submission import Submission
 from ..records.amendments import state_of, undone
+from ..records.bases import recorded_architecture
 from ..records.renderings import fetch_originals
 
 if TYPE_CHECKING:
@@ -68,11 +69,12 @@ def findings_today(workspace: Workspace, number: int) -> list[Finding]:
         for finding in row.findings:
             known[finding.code] = min(ORDER[finding.severity], known.get(finding.code, len(ORDER)))
         submission = submission_of(row)
+        base = recorded_architecture(row.base)
         assert row.manifest.files is not None
     with workspace.cache.scratch() as scratch:
         fetch_originals(workspace, row, scratch / "arrived")
         try:
-            folder = read_adapter_folder(scratch / "arrived")
+            folder = read_adapter_folder(scratch / "arrived", base=base)
         except FuseryError as error:
             found = [unreadable(error)]
         else:

@@ -138,7 +138,7 @@ def _adapter(workspace: Workspace, item: AuditableItem, number: int) -> Iterator
     with workspace.cache.scratch() as scratch:
         files = fetch_originals(workspace, row, scratch / "arrived")
         try:
-            folder = read_adapter_folder(scratch / "arrived")
+            folder = read_adapter_folder(scratch / "arrived", base=base)
         except FuseryError as error:
             yield _unfit(item.name, [unreadable(error)])
             return

@@ -21,9 +21,9 @@ from ..errors import BadInputError
 from ..fusion.request import FuseRequest
 from ..names import an
 from ..records.base_files import base_folder
-from ..records.bases import blob_generations
+from ..records.bases import blob_generations, recorded_architecture
 from ..records.fused_label import label_record
-from ..records.references import resolve_any
+from ..records.references import resolve_any, resolve_base
 from ..records.renderings import require_factors_alone
 from .held_out import held_out
 from .probe_prompts import Prompts
@@ -240,7 +240,9 @@ def _source(workspace: Workspace, subject: _Subject) -> Iterator[Source]:
         if adapter is not None:
             _fetch(workspace, subject.adapter, adapter)
             own = {entry.path: adapter / entry.path for entry in subject.adapter}
-            adapter = render_mlx(own, folder.parent / "rendered")[WEIGHTS].parent
+            with workspace.database.read() as session:
+                base = recorded_architecture(resolve_base(session, subject.base))
+            adapter = render_mlx(own, base, folder.parent / "rendered")[WEIGHTS].parent
         yield Source(folder, adapter)
 
 

@@ -26,6 +26,7 @@ from ..bases.contents import learn_contents
 from ..errors import BadInputError
 from ..models.architecture import WEIGHTS as WEIGHTS_OF_MODELS
 from ..models.identity import identify_base
+from ..records.bases import recorded_architecture
 from ..records.derived import (
     adapter_columns,
     alpha_of,
@@ -34,6 +35,7 @@ from ..records.derived import (
     differing,
     require_sensible,
 )
+from ..records.references import resolve_base
 from ..training.checkpoint import Choice, choice_findings
 from ..training.conflicts import conflicts
 from ..training.curve import Curve, Point
@@ -179,7 +181,7 @@ def look_at_adapter(
     from ..registration.evidence import candidate_for, policy_of
 
     _require_same(item, _manifest(paths))
-    folder = _folder(item, paths)
+    folder = _folder(workspace, item, paths, base)
     _require_kept(item, folder.kept)
     values = {**adapter_columns(folder, item.digest), "alpha": alpha_of(folder)}
     if item.run is None:
@@ -231,9 +233,11 @@ def _forms(
     yield from other_forms(folder.kept, base, wanted, scratch)
 
 
-def _folder(item: Adapter, paths: Mapping[str, Path]) -> AdapterFolder:
+def _folder(workspace: Workspace, item: Adapter, paths: Mapping[str, Path], base: str) -> AdapterFolder:
+    with workspace.database.read() as session:
+        architecture = recorded_architecture(resolve_base(session, base))
     try:
-        return read_adapter_folder(next(iter(paths.values())).parent)
+        return read_adapter_folder(next(iter(paths.values())).parent, base=architecture)
     except FuseryError as error:
         raise refusal(item.name, [unreadable(error)]) from error
 

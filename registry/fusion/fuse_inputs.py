@@ -24,7 +24,7 @@ from ..adapters.render import form_of, render_mlx
 from ..engine.recipe import ENGINE, KEYS, SEEING, Recipe, seed_of
 from ..errors import BadInputError
 from ..records.base_files import base_manifest, unproven, vouch
-from ..records.bases import blob_generations, locate_files
+from ..records.bases import blob_generations, locate_files, recorded_architecture
 from ..records.calibrations import fetch_calibration, latest_calibration
 from ..records.references import resolve_adapter
 from ..records.renderings import recorded_digest, require_factors_alone
@@ -305,7 +305,8 @@ class InputFiles:
             else:
                 self._workspace.store.fetch(entry.sha256, found[entry.path], generation=generation)
         expected = part.rendering if self._verify else None
-        return render_mlx(found, self._scratch / f"rendered-{number}", expected=expected)
+        base = recorded_architecture(self._fuse_inputs.base)
+        return render_mlx(found, base, self._scratch / f"rendered-{number}", expected=expected)
 
     def _extras(self, adapters: Sequence[Mapping[str, Path]]) -> list[Extra]:
         from ..engine.plan import Extra

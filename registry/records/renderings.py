@@ -114,5 +114,5 @@ def fetch_form(
         expected, base = recorded_digest(row, form), recorded_architecture(row.base)
     originals = fetch_originals(workspace, adapter, folder / "original")
     if form == "mlx":
-        return render_mlx(originals, folder / "mlx", expected=expected)
+        return render_mlx(originals, base, folder / "mlx", expected=expected)
     return render_peft(originals, base, folder / "peft", expected=expected)

@@ -19,13 +19,14 @@ from fusery.storage.staging import Staged, Staging, manifest_of_staged
 
 from .. import tables
 from ..adapters.files import WEIGHTS
-from ..adapters.folder import AdapterFolder, Take, read_adapter_folder, with_weights
+from ..adapters.folder import AdapterFolder, Take, on_base, read_adapter_folder, with_weights
 from ..admission import AdmissionError, Finding, examine, unreadable, verdict
 from ..admission.submission import Submission
 from ..database import events
 from ..errors import AlreadyExistsError, BadInputError
 from ..names import AdapterName, parse_slug
 from ..records.adapter import Registered
+from ..records.bases import recorded_architecture
 from ..records.datasets import dataset_row
 from ..records.derived import adapter_columns, alpha_of
 from ..records.recipe import known_sources, recipe_in
@@ -64,6 +65,7 @@ def check(
     except AdmissionError as error:
         return list(error.findings)
     ground = _ground(workspace, found, submission)
+    found = on_base(found, recorded_architecture(ground.base))
     return _examine(workspace, found, submission, training, ground, strict=strict)
 
 
@@ -201,6 +203,7 @@ def _see(
 ) -> _Seen:
     folder, training = _read(path, submission, staging.take)
     ground = _ground(workspace, folder, submission)
+    folder = on_base(folder, recorded_architecture(ground.base))
     name = proposed_name(path, folder, submission, training.day)
     # What has no readable header will be refused for that: a file of holes is not read to its end before.
     copies = staging.copies(folder.kept) if folder.header is not None else {}

@@ -330,6 +330,19 @@ def test_what_is_admitted_on_other_classes_can_be_used(
     used_in_every_way(registry, reference, place, tmp_path, targets("as it is"))
 
 
+@pytest.mark.parametrize("form", ["f32", "4bit"])
+@pytest.mark.parametrize("turned", [False, True])
+def test_experts_of_peft_can_be_used(form: str, turned: bool, registry: Registry, tmp_path: Path) -> None:
+    place = fuse_cases.make_base(
+        tmp_path / f"base{next(_NUMBERS)}", fuse_cases.Case("qwen3_moe", form, "experts")
+    )
+    registry.bases.add(place, name=place.name)
+    folder = peft_folders.make_experts(tmp_path / "adapter", place, turned=turned)
+    reference = admitted(registry, folder, place)
+    assert reference is not None
+    used_in_every_way(registry, reference, place, tmp_path, targets("as it is"))
+
+
 def targets(name: str) -> Iterator[tuple[str, str]]:
     """Yield the targets to try, with what they hold: of most adapters one for each form that a target takes."""
     for target, kind in TARGETS.items():

@@ -14,6 +14,7 @@ from fusery.registry.adapters.folder import read_adapter_folder
 from fusery.registry.adapters.mlx_config import lora_modules
 from fusery.registry.adapters.render import render_mlx
 from fusery.registry.adapters.todays_mlx import todays_config
+from fusery.registry.models.architecture import read_architecture
 from fusery.storage.safetensors import read_header
 
 
@@ -47,12 +48,12 @@ def todays(adapter: Path, raw: dict[str, Any]) -> dict[str, Any]:
     ],
 )
 def test_what_mlx_lm_reads_stays_as_it_is(
-    changes: dict[str, Any], parameters: dict[str, Any], adapter: Path, tmp_path: Path
+    changes: dict[str, Any], parameters: dict[str, Any], adapter: Path, tiny_base: Path, tmp_path: Path
 ) -> None:
     raw = put(adapter, changes, parameters)
     assert todays(adapter, raw) == raw
     files = read_adapter_folder(adapter).files
-    assert render_mlx(files, tmp_path / "new") == files
+    assert render_mlx(files, read_architecture(tiny_base), tmp_path / "new") == files
     assert not (tmp_path / "new").exists()
 
 
@@ -79,10 +80,12 @@ def test_what_is_understood_is_said_plainly(
 
 
 @pytest.mark.parametrize("changes", [{"num_layers": None}, {"num_layers": None, "lora_layers": 1}])
-def test_the_tensors_say_which_layers(changes: dict[str, Any], adapter: Path, tmp_path: Path) -> None:
+def test_the_tensors_say_which_layers(
+    changes: dict[str, Any], adapter: Path, tiny_base: Path, tmp_path: Path
+) -> None:
     put(adapter, changes, {"keys": None})
     files = read_adapter_folder(adapter).files
-    rendered = render_mlx(files, tmp_path / "new")
+    rendered = render_mlx(files, read_architecture(tiny_base), tmp_path / "new")
     config = json.loads(rendered["adapter_config.json"].read_text())
     assert (config["num_layers"], config["lora_parameters"]["keys"]) == (
         -1,

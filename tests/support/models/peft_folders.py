@@ -95,6 +95,58 @@ def make_peft(
     return folder
 
 
+def make_experts(
+    folder: Path,
+    base: Path,
+    *,
+    parameters: Sequence[str] = ("gate_up_proj", "down_proj"),
+    rank: int = 2,
+    turned: bool = False,
+    seed: int = 0,
+    **config: Any,
+) -> Path:
+    """Write a PEFT adapter of the experts of a base, and return its folder.
+
+    Args:
+        folder: made if it does not exist.
+        base: a folder of a base all of whose layers have experts in `mlp.experts`.
+        parameters: what is adapted, in the order of the class.
+        rank: `r`.
+        turned: A is at the outputs, as PEFT before 0.19.1 has it of most classes.
+        seed: of the numbers.
+        config: more fields of the configuration, over the usual ones.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    said = json.loads((base / "config.json").read_text())
+    outer, experts = said["hidden_size"], said.get("num_experts") or said["num_local_experts"]
+    inner = said.get("moe_intermediate_size") or said["intermediate_size"]
+    sides = {"gate_up_proj": (2 * inner, outer), "down_proj": (outer, inner)}
+    random = np.random.default_rng(seed)
+    tensors: dict[str, tiny_models.Raw] = {}
+    for layer in range(said["num_hidden_layers"]):
+        for depth, name in enumerate(reversed(parameters)):
+            rows, columns = sides[name]
+            a = random.standard_normal((experts, rank, columns)).astype(np.float32)
+            b = random.standard_normal((rows, rank, experts)).astype(np.float32) * 0.02
+            if turned:
+                a, b = b.transpose(2, 1, 0), a.transpose(2, 1, 0)
+            place = f"{PREFIX}model.layers.{layer}.mlp.experts{'.base_layer' * depth}"
+            tensors[f"{place}.lora_A.weight"] = ("F32", np.ascontiguousarray(a.reshape(-1, a.shape[-1])))
+            tensors[f"{place}.lora_B.weight"] = ("F32", np.ascontiguousarray(b.reshape(len(b), -1)))
+    tiny_models.write_tensors(folder / "adapter_model.safetensors", tensors, {"format": "pt"})
+    document = {
+        "base_model_name_or_path": base.name,
+        "lora_alpha": 4,
+        "peft_type": "LORA",
+        "peft_version": "0.21.2",
+        "r": rank,
+        "target_modules": [],
+        "target_parameters": [f"mlp.experts.{name}" for name in parameters],
+    }
+    edit_config(folder, **{**document, **config})
+    return folder
+
+
 def edit_config(folder: Path, **changes: Any) -> None:
     """Change fields of a folder's `adapter_config.json`, which is made if it is not there."""
     path = folder / "adapter_config.json"

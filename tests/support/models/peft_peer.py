@@ -5,6 +5,7 @@ importing torch takes long, so it is done once.
 
     ["logits", BASE, ADAPTER, TOKENS, OUT]     logits (float32) of base + adapter for token numbers
     ["merge", BASE, ADAPTER, OUT]              the merged model, as a folder
+    ["train", BASE, FIELDS, OUT]               a LoRA with these fields (JSON), trained for a few steps on random tokens
     ["tensors", BASE, ADAPTER, OUT]            the adapter loaded by PEFT and saved again
     ["copied", BASE, ADAPTER, OUT]             the same with the base's embeddings, as PEFT adds them where it thinks fit
     ["gguf", MODEL, TOKENS, OUT]               logits (float32) of a GGUF file, as transformers reads it
@@ -44,6 +45,7 @@ import torch
 from peft import LoraConfig, PeftModel, PeftType, get_peft_model
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.utils import merge_utils
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 
@@ -175,6 +177,23 @@ def answers(folder: str, adapter: str, questions: list[str]) -> list[str]:
     return [text.strip() for text in tokenizer.batch_decode(said, skip_special_tokens=True)]
 
 
+def train(base: str, fields: dict[str, object], out: str) -> list[str]:
+    """Train a LoRA for a few steps and save it; return the names of its tensors."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    made = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **fields)).train()
+    learned = [parameter for parameter in made.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(learned, lr=0.02)
+    tokens = torch.randint(3, 300, (4, 24))
+    for _ in range(4):
+        optimizer.zero_grad()
+        made(input_ids=tokens, labels=tokens).loss.backward()
+        optimizer.step()
+    made.save_pretrained(out, save_embedding_layers=False)
+    return sorted(load_file(f"{out}/adapter_model.safetensors"))
+
+
 def answer(request: list[str]) -> list[str]:
     """Do what is asked."""
     match request:
@@ -189,6 +208,8 @@ def answer(request: list[str]) -> list[str]:
             save_logits(folder, tokens, out)
         case ["merge", base, adapter, out]:
             load(base, adapter).merge_and_unload().save_pretrained(out)
+        case ["train", base, fields, out]:
+            return train(base, json.loads(fields), out)
         case ["tensors", base, adapter, out]:
             load(base, adapter).save_pretrained(out, save_embedding_layers=False)
         case ["methods"]:

@@ -1,0 +1,299 @@
+"""PEFT's factors of experts (`target_parameters`), and the switch layers of mlx-lm that they belong to.
+
+PEFT adapts all experts of a layer in one parameter.  The file has, for E experts of rank r,
+
+    lora_A.weight (E * r, columns)     is (E, r, columns): the experts one behind the other
+    lora_B.weight (rows, r * E)        is (rows, r, E): the expert's number runs fastest
+
+and the update of expert e is scale * B[:, :, e] @ A[e].  Two parameters of one module are nested: the one that the class
+defines first is `experts.base_layer.lora_A`, the other `experts.lora_A`.
+
+Which side is in and which is out depends on versions.  PEFT before 0.19.1 took the parameter's second dimension as in,
+which turns the factors of all classes round that hold (experts, out, in); 0.19.0 turned those round that hold
+(experts, in, out); since 0.19.1 A is at the inputs, if transformers says of a class that it is transposed.
+
+Source: `ParamWrapper` of peft 0.17.1, 0.18.1, 0.19.0 and 0.21.2 (src/peft/tuners/lora/layer.py), `_inject_parameters`
+(src/peft/tuners/tuners_utils.py).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from fusery.storage.safetensors import Tensor
+
+from ..models.architecture import Architecture
+from ..models.experts import PROJECTIONS, ExpertLayout, expert_layout
+from ..parsing import plural
+from .files import PEFT_WEIGHTS
+from .patterns import PatternError
+from .peft_config import PeftConfig
+from .peft_folder import PeftModule, some
+from .peft_methods import MERGE
+from .remark import Remark
+
+_NESTED = ".base_layer"
+_VERSION = re.compile(r"([0-9]{1,4})\.([0-9]{1,4})\.([0-9]{1,4})")
+_SWAPPED, _SETTLED = (0, 19, 0), (0, 19, 1)
+_NAME = 120
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertFactors:
+    """The factors of one parameter that holds all experts of a layer.
+
+    Attributes:
+        holder: path of the module that has the parameter.
+        parameter: `gate_up_proj` or `down_proj`.
+        rank: of each expert's update.
+        a: (experts * rank, columns).
+        b: (rows, rank * experts).
+    """
+
+    holder: str
+    parameter: str
+    rank: int
+    a: Tensor
+    b: Tensor
+
+    @property
+    def name(self) -> str:
+        """The parameter's own path, which `rank_pattern` and `alpha_pattern` match."""
+        return f"{self.holder}.{self.parameter}"
+
+    @property
+    def experts(self) -> int:
+        """How many experts there are factors of."""
+        return self.a.shape[0] // self.rank
+
+
+@dataclass(frozen=True, slots=True)
+class SwitchFactors:
+    """What one switch layer of mlx-lm takes from a parameter's factors.
+
+    Attributes:
+        factors: the parameter's.
+        rows: which of its outputs are the layer's.
+        turned: A is at the outputs and B at the inputs.
+    """
+
+    factors: ExpertFactors
+    rows: slice
+    turned: bool
+
+
+@dataclass(frozen=True, slots=True)
+class OnBase:
+    """The factors of a PEFT folder by the names of a base's modules in mlx-lm.
+
+    Attributes:
+        modules: of linear layers and embeddings; each knows its path in PEFT, which patterns match.
+        switches: of switch layers.
+        remarks: on what has no place in the base.
+    """
+
+    modules: Mapping[str, PeftModule]
+    switches: Mapping[str, SwitchFactors]
+    remarks: tuple[Remark, ...] = ()
+
+
+def split_experts(
+    config: PeftConfig, modules: Mapping[str, PeftModule]
+) -> tuple[dict[str, PeftModule], list[ExpertFactors], list[Remark]]:
+    """Tell the factors of experts from those of single modules, as far as that needs no base.
+
+    Returns:
+        The single modules by path, the experts' parameters, and remarks on what is wrong with these.
+    """
+    plain: dict[str, PeftModule] = {}
+    nests: dict[str, dict[int, PeftModule]] = {}
+    for path, module in modules.items():
+        # Two parameters are nested once; what is nested deeper belongs to none.
+        holder, depth = path, 0
+        while holder.endswith(_NESTED) and depth < len(PROJECTIONS):
+            holder, depth = holder.removesuffix(_NESTED), depth + 1
+        if config.target_parameters and holder.rpartition(".")[2] in ("experts", _NESTED[1:]):
+            nests.setdefault(holder, {})[depth] = module
+        else:
+            plain[path] = module
+    experts, remarks = [], []
+    for holder, nest in nests.items():
+        named = [name for name in PROJECTIONS if config.targets_parameter(f"{holder}.{name}")]
+        if len(named) != len(nest) or set(nest) != set(range(len(named))):
+            remarks.append(
+                _remark(
+                    f"{_short(holder)} has the factors of {plural(len(nest), 'parameter')}, and target_parameters"
+                    f" names {len(named)} of it"
+                )
+            )
+            continue
+        for name, module in zip(named, (nest[depth] for depth in sorted(nest, reverse=True)), strict=True):
+            found = _factors(config, holder, name, module)
+            if isinstance(found, str):
+                remarks.append(_remark(f"{_short(holder)}.{name} {found}"))
+            else:
+                experts.append(found)
+    return plain, experts, remarks
+
+
+def _factors(config: PeftConfig, holder: str, name: str, module: PeftModule) -> ExpertFactors | str:
+    """Return the factors of a parameter, or what is wrong with them."""
+    if module.a is None or module.b is None:
+        return f"has no lora_{'A' if module.a is None else 'B'}"
+    if module.embedding or module.m is not None:
+        return "has the factors of an embedding, or a magnitude"
+    try:
+        rank = config.rank_of(f"{holder}.{name}")
+        config.scale_of(f"{holder}.{name}")
+    except PatternError as error:
+        return f"has a rank or a scale that is not known: rank_pattern or alpha_pattern holds {error}"
+    rows, columns = module.a.shape[0], module.b.shape[1]
+    if rows != columns or rows % rank or not rows:
+        return f"has factors that are not of rank {rank} for a number of experts: {module.a.shape}, {module.b.shape}"
+    return ExpertFactors(holder, name, rank, module.a, module.b)
+
+
+def put_on_base(
+    config: PeftConfig,
+    modules: Mapping[str, PeftModule],
+    experts: Sequence[ExpertFactors],
+    base: Architecture | None,
+) -> OnBase:
+    """Find the modules of a base that an adapter's factors belong to.
+
+    Args:
+        config: the adapter's.
+        modules: of single modules, as PEFT names them.
+        experts: from `split_experts`.
+        base: what the adapter stands on; where it is not known yet, what needs it is left out, and said to be.
+    """
+    if not config.target_parameters:
+        return OnBase(modules, {})
+    routers = {path for path in modules if config.targets_parameter(f"{path}.weight")}
+    if base is None:
+        left = [*routers, *(each.name for each in experts)]
+        plain = {path: module for path, module in modules.items() if path not in routers}
+        return OnBase(
+            plain, {}, (_remark(f"which base {some(left)} belong to is not known"),) if left else ()
+        )
+    layout = expert_layout(base.config)
+    if layout is None:
+        reason = f"where mlx-lm keeps the experts of {base.model_type[:40]!r} is not known here, so target_parameters cannot be carried over"
+        return OnBase({}, {}, (_remark(reason, MERGE),))
+    remarks: list[Remark] = []
+    named = dict(_named(modules, routers, layout, remarks))
+    places = list(_places(experts, base, layout, remarks))
+    turned = _orientation(places, config, layout)
+    if isinstance(turned, str):
+        return OnBase(named, {}, (*remarks, _remark(turned)))
+    switches = {
+        path: SwitchFactors(found, layout.rows(path.rpartition(".")[2], shape[1]), turned)
+        for found, paths, shape in places
+        for path in paths
+    }
+    return OnBase(named, dict(sorted(switches.items())), tuple(remarks))
+
+
+_Place = tuple[ExpertFactors, list[str], tuple[int, int, int]]
+
+
+def _named(
+    modules: Mapping[str, PeftModule], routers: set[str], layout: ExpertLayout, remarks: list[Remark]
+) -> Iterator[tuple[str, PeftModule]]:
+    for path, module in modules.items():
+        if path not in routers:
+            yield path, module
+        elif layout.routers is not None and path.endswith(f".{layout.routers[0]}"):
+            name = path.removesuffix(layout.routers[0]) + layout.routers[1]
+            yield name, module
+        elif path.endswith("_proj"):
+            yield path, module
+        else:
+            reason = f"{_short(path)}.weight is among target_parameters, and mlx-lm has no linear layer for it that could be adapted"
+            remarks.append(_remark(reason, MERGE))
+
+
+def _places(
+    experts: Iterable[ExpertFactors], base: Architecture, layout: ExpertLayout, remarks: list[Remark]
+) -> Iterator[_Place]:
+    """Yield each parameter with its switch layers and its shape as (experts, out, in)."""
+    for each in experts:
+        stem = each.holder.removesuffix(layout.experts)
+        paths = [f"{stem}{layout.switch}.{name}" for name in PROJECTIONS[each.parameter]]
+        shapes = [base.weights[path].shape for path in paths if path in base.weights]
+        if len(shapes) != len(paths) or any(len(shape) != 3 for shape in shapes) or stem == each.holder:
+            remarks.append(_remark(f"the base has no experts for {_short(each.name)}"))
+            continue
+        shape = (shapes[0][0], sum(shape[1] for shape in shapes), shapes[0][2])
+        if each.experts != shape[0]:
+            remarks.append(
+                _remark(
+                    f"{_short(each.name)} has the factors of {each.experts} experts, and the base has {shape[0]}"
+                )
+            )
+        elif not (_fits(each, shape[1], shape[2]) or _fits(each, shape[2], shape[1])):
+            remarks.append(
+                _remark(
+                    f"{_short(each.name)} has factors of {each.a.shape} and {each.b.shape}, which do not fit experts of {shape}"
+                )
+            )
+        else:
+            yield each, paths, shape
+
+
+def _fits(each: ExpertFactors, rows: int, columns: int) -> bool:
+    return (each.b.shape[0], each.a.shape[1]) == (rows, columns)
+
+
+def _orientation(places: Sequence[_Place], config: PeftConfig, layout: ExpertLayout) -> bool | str:
+    """Tell whether A is at the outputs, or why that cannot be told.
+
+    All parameters of an adapter were laid out by one version, so that one whose sides differ speaks for all.
+    """
+    straight = all(_fits(each, shape[1], shape[2]) for each, _, shape in places)
+    turned = all(_fits(each, shape[2], shape[1]) for each, _, shape in places)
+    if straight != turned or not places:
+        return turned and bool(places)
+    if not straight:
+        return "some experts have A at the inputs and others at the outputs, which no version of PEFT writes"
+    version = _VERSION.fullmatch(config.peft_version or "")
+    known = tuple(map(int, version.groups())) if version else None
+    if known is not None and not layout.transposed:
+        return known < _SETTLED
+    if known is not None and known < _SWAPPED:
+        return False
+    said = f"PEFT {config.peft_version[:40]}" if config.peft_version else "no version of PEFT"
+    return (
+        f"the experts of {_short(places[0][0].name)} are square, and the configuration ({said}) does not tell whether"
+        " A is at their inputs or at their outputs"
+    )
+
+
+def promised_experts(config: PeftConfig, base: Architecture) -> set[str]:
+    """Return the modules of a base that `target_parameters` promises to adapt."""
+    layout = expert_layout(base.config)
+    if layout is None or not config.target_parameters:
+        return set()
+    names = {
+        f"{layout.switch}.{projection}": f"{layout.experts}.{parameter}"
+        for parameter, projections in PROJECTIONS.items()
+        for projection in projections
+    }
+    if layout.routers is not None:
+        names[layout.routers[1]] = f"{layout.routers[0]}.weight"
+    return {
+        path
+        for path in base.weights
+        for ours, theirs in names.items()
+        if path.endswith(f".{ours}") and config.targets_parameter(path.removesuffix(ours) + theirs)
+    }
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _NAME else f"{name[:_NAME]}…"
+
+
+def _remark(message: str, hint: str = "") -> Remark:
+    return Remark("peft_experts", "error", PEFT_WEIGHTS, message, hint)
