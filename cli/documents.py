@@ -31,6 +31,8 @@ DOCUMENTS: Mapping[str, str] = {
     "diff": "catalog.diff:Difference | catalog.diff:WeightsDifference",
     "compare": "catalog.compare:ComparedAdapters",
     "eval record": "evaluation.measured:RecordedEvaluations",
+    "eval run": "evaluation.measured:RecordedEvaluations",
+    "eval withdraw": "evaluation.withdrawing:WithdrawnEvaluations",
     "eval list": "[records.evaluations:Evaluation]",
     "probe": "evaluation.probe_report:ProbeReport",
     "bench": "evaluation.bench:BenchReport | null",

@@ -32,6 +32,7 @@ USES = {
     "sftp": "a store on an SFTP server",
     "dask": "bulk work on several machines",
     "hub": "fetching bases from a hub, and uploading to it",
+    "eval": "measuring by lm-evaluation-harness",
     "gguf": "reading and writing GGUF files",
     "oci": "pushing images to a registry",
     "plot": "pictures as PNG",

@@ -23,6 +23,7 @@ from ..records.evaluations import (
     missing_evaluations,
     parse_metric,
     setting_of,
+    stands,
 )
 from ..records.references import resolve_adapter
 from .harness_results import Measured, Results, read_results, require_measured, results_of
@@ -41,11 +42,11 @@ _MOST_PIECES = 200
 
 @dataclass(frozen=True, slots=True)
 class RecordedEvaluations(Record):
-    """What `eval record` did, or would do.
+    """What `eval record` or `eval run` did, or would do.
 
     Attributes:
         adapter: its name.
-        form: who wrote the results: `lm-eval`, `lighteval`, or `plain`.
+        form: who wrote the results: `lm-eval`, `lighteval`, or `plain`; `probe` of what `eval run` measured without a harness.
         recorded: the new evaluations.
         known: names of metrics that were on record already, with the same value.
         dry_run: nothing was written.
@@ -110,9 +111,9 @@ def record_evaluations(
             session, adapter, found, name, str(results) if isinstance(results, Path) else "RESULTS.json"
         )
         new, known = _missing(adapter, measured)
-        rows = _rows(workspace, session, [(each, found.source) for each in new])
+        rows = evaluation_rows(workspace, session, [(each, found.source) for each in new])
         if rows and not dry_run:
-            _write(workspace, session, adapter, rows)
+            write_evaluations(workspace, session, adapter, rows)
         return RecordedEvaluations(
             adapter.name, found.form, evaluation_records(adapter.name, rows), tuple(known), dry_run
         )
@@ -123,6 +124,8 @@ def adopt_evaluations(
 ) -> None:
     """Record what was measured elsewhere, as far as nothing of it is on record; where that differs, it stays.
 
+    What was withdrawn here does not come back by this.
+
     Args:
         workspace: the registry's parts.
         reference: the adapter.
@@ -132,16 +135,19 @@ def adopt_evaluations(
         return
     with workspace.database.write() as session:
         adapter = resolve_adapter(session, reference)
-        sources = {key_of(each.values()): (each, source) for each, source in measured}
+        gone = {(key_of(row), row.value) for row in adapter.evaluations if not stands(row)}
+        told = [(key_of(each.values()), each, source) for each, source in measured]
+        sources = {key: (each, source) for key, each, source in told if (key, each.value) not in gone}
         new, _, _ = missing_evaluations(adapter, [each.values() for each, _ in sources.values()])
         room = max(0, MOST - len(adapter.evaluations))
-        if rows := _rows(workspace, session, [sources[key_of(values)] for values in new[:room]]):
-            _write(workspace, session, adapter, rows)
+        if rows := evaluation_rows(workspace, session, [sources[key_of(values)] for values in new[:room]]):
+            write_evaluations(workspace, session, adapter, rows)
 
 
-def _rows(
+def evaluation_rows(
     workspace: Workspace, session: Session, measured: Sequence[tuple[Measured, str | None]]
 ) -> list[tables.Evaluation]:
+    """Return rows of values, each with the digest of the file that said it."""
     at = workspace.database.utcnow(session)
     return [
         tables.Evaluation(**each.values(), source=source, at=at, by=workspace.actor)
@@ -149,9 +155,10 @@ def _rows(
     ]
 
 
-def _write(
+def write_evaluations(
     workspace: Workspace, session: Session, adapter: tables.Adapter, rows: Sequence[tables.Evaluation]
 ) -> None:
+    """Record rows of an adapter, in the caller's write transaction, and say so in the log."""
     adapter.evaluations.extend(rows)
     session.flush()
     events.record(
@@ -190,6 +197,7 @@ def list_evaluations(
     """
     row, adapter = tables.Evaluation, tables.Adapter
     query = select(row, adapter.name).join(adapter, adapter.id == row.adapter_id)
+    query = query.where(row.withdrawn_at.is_(None))
     with workspace.database.read() as session:
         if reference is not None:
             query = query.where(row.adapter_id == resolve_adapter(session, reference).id)
