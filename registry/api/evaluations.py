@@ -45,8 +45,10 @@ class Evaluations(Resource):
 
         Raises:
             UnknownReferenceError: there is no such adapter.
-            BadInputError: these are no results, they are of another adapter, or contradict what is said here.
-            AlreadyExistsError: another value of the same metric is on record, measured on and with the same.
+            BadInputError: these are no results, or contradict what is said here.
+            MetricOfOtherAdapterError: they are of another registered adapter.
+            MetricNotFiniteError: a value is NaN or infinite.
+            MetricRecordedTwiceError: another value of the same metric is on record, measured on and with the same.
         """
         from ..evaluation.measured import Setting, record_evaluations
 

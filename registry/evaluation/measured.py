@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from .. import tables
 from ..database import events
-from ..errors import AlreadyExistsError, BadInputError
+from ..errors import BadInputError, MetricOfOtherAdapterError, MetricRecordedTwiceError
 from ..record import Record
 from ..records.evaluations import (
     MOST,
@@ -96,9 +96,10 @@ def record_evaluations(
 
     Raises:
         UnknownReferenceError: there is no such adapter.
-        BadInputError: these are no results, they are of another registered adapter, say otherwise than `setting`, or
-            hold a value that is no finite number.
-        AlreadyExistsError: another value of the same metric is on record, measured on and with the same.
+        BadInputError: these are no results, or say otherwise than `setting`.
+        MetricOfOtherAdapterError: they are of another registered adapter.
+        MetricNotFiniteError: a value is NaN or infinite.
+        MetricRecordedTwiceError: another value of the same metric is on record, measured on and with the same.
         MissingFileError: there is no such file, or it is not a regular one.
         FormatError: it is too large, or no JSON.
     """
@@ -214,7 +215,7 @@ def _missing(adapter: tables.Adapter, measured: Sequence[Measured]) -> tuple[lis
         row = others[0]
         on = setting_of(row)
         more = f", and {len(others) - 1} more differ" if len(others) > 1 else ""
-        raise AlreadyExistsError(
+        raise MetricRecordedTwiceError(
             f"{row.metric} of {adapter.name} is on record as {row.value:g}{f' ({on})' if on else ''}, and not as "
             f"{own[key_of(row)].value:g}{more}",
             hint="of another measurement, say what is different: --seed N, --split or --dataset; "
@@ -249,7 +250,7 @@ def _require_own(session: Session, adapter: tables.Adapter, found: Results, name
     """Refuse results whose model is another registered adapter, by its name or its digest.
 
     Raises:
-        BadInputError: they are of another one.
+        MetricOfOtherAdapterError: they are of another one.
     """
     names, digests = set[str](), set[str]()
     for piece in list(_pieces(found.said_of))[:_MOST_PIECES]:
@@ -262,7 +263,7 @@ def _require_own(session: Session, adapter: tables.Adapter, found: Results, name
     others = [each for each in said if each.digest != adapter.digest]
     if others and len(others) == len(said):
         other = others[0].name
-        raise BadInputError(
+        raise MetricOfOtherAdapterError(
             f"{name} says that it is of {other}, and not of {adapter.name}",
             hint=f"fusery eval record {other} {file}",
         )

@@ -113,6 +113,7 @@ def run_harness(
 
 
 def _adapter(workspace: Workspace, reference: str) -> tuple[int, str]:
+    workspace.database.require_writable()  # said before the work, and not after it
     with workspace.database.read() as session:
         adapter = resolve_adapter(session, reference)
         return adapter.id, adapter.name

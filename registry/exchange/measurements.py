@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from .. import tables
+from ..admission.submission import LIMITS
 from ..errors import BadInputError
 from ..records.evaluations import MOST, key_of, parse_metric, stands
 from .package import Adapter, Values
@@ -51,7 +52,11 @@ def require_measured(item: Adapter) -> None:
     for values in item.evaluations:
         parse_metric(values["metric"])
         said = {values[name] is None for name in _WITHDRAWN}
-        if len(said) > 1 or min(values[name] or 0 for name in ("stderr", "shots", "samples")) < 0:
+        if (
+            len(said) > 1
+            or len(values["withdrawn_reason"] or "") > LIMITS["note"]
+            or min(values[name] or 0 for name in ("stderr", "shots", "samples")) < 0
+        ):
             raise BadInputError(
                 f"{item.name} has an evaluation that is none: {values['metric'][:60]}",
                 hint="fusery audit, there",

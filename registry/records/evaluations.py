@@ -76,15 +76,19 @@ class Evaluation(Record):
     by: str
 
 
+_COMPARED = ("dataset", "split", "harness", "shots")
+"""What `comparable` is made of."""
+
+
 def parse_metric(text: str) -> str:
     """Return the name of a metric.
 
     Raises:
         BadInputError: it is none.
     """
-    if len(text) > LONGEST or not _NAME.fullmatch(text):
+    if not isinstance(text, str) or len(text) > LONGEST or not _NAME.fullmatch(text):
         raise BadInputError(
-            f"{text[:60]!r} is not the name of a metric",
+            f"{str(text)[:60]!r} is not the name of a metric",
             hint="letters, digits and _, with single . : @ - between them, such as mmlu.acc",
         )
     return text
@@ -160,6 +164,12 @@ def missing_evaluations(
 def comparable(row: tables.Evaluation | Evaluation) -> tuple[object, ...]:
     """Return what two values of a metric must share to be compared: dataset, split, harness and examples, not the seed."""
     return row.dataset or None, row.split or None, row.harness or None, row.shots
+
+
+def mismatch(a: tables.Evaluation | Evaluation, b: tables.Evaluation | Evaluation) -> str | None:
+    """Return the code of why two values of a metric cannot be compared: the first in which they differ; None if they can."""
+    pairs = zip(_COMPARED, comparable(a), comparable(b), strict=True)
+    return next((f"metric_other_{name}" for name, ours, theirs in pairs if ours != theirs), None)
 
 
 def setting_of(row: tables.Evaluation | Evaluation, *, seed: bool = True) -> str:
