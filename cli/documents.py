@@ -35,7 +35,7 @@ DOCUMENTS: Mapping[str, str] = {
     "eval withdraw": "evaluation.withdrawing:WithdrawnEvaluations",
     "eval list": "[records.evaluations:Evaluation]",
     "probe": "evaluation.probe_report:ProbeReport",
-    "bench": "evaluation.bench:BenchReport | null",
+    "bench": "evaluation.bench_report:BenchReport | null",
     "fuse": "records.fused:Fused | [bulk.jobs:FusedOrNot]",
     "combine": "combining.combine:Combination",
     "shrink": "combining.combine:Combination",

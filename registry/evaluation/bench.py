@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from datetime import datetime
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -36,6 +36,7 @@ from ..records.references import resolve_adapter
 from ..records.renderings import fetch_form
 from ..records.withdrawals import refuse_yanked
 from .advice import advise
+from .bench_report import BenchReport, Machine
 from .own import benched, put_own
 from .subjects import FormCost, Held, Row, Subject
 
@@ -49,56 +50,6 @@ ACTION = "adapter.benched"
 Say = Callable[[str], None]
 MINUTES = 30
 """After which one measurement is given up."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Machine(Record):
-    """What the numbers of a measurement depend on.
-
-    Attributes:
-        system: of the machine, such as `Linux`.
-        processor: what it calls itself.
-        cores: that the process may use; None if nobody knows.
-        mlx: version of the package.
-        mlx_lm: likewise.
-    """
-
-    system: str
-    processor: str
-    cores: int | None
-    mlx: str
-    mlx_lm: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BenchReport(Record):
-    """What was measured, and what follows from it.
-
-    Attributes:
-        adapter: its name.
-        base: name of its base.
-        machine: on which it was measured.
-        prompt_tokens: length of the prompt.
-        tokens: how many were written.
-        runs: rounds.
-        rows: each form.
-        choice: label of the form to ship; None if nothing could be measured.
-        reasons: why, in sentences.
-        at: when it was measured.
-        plot: the picture of it; None if none was asked for.
-    """
-
-    adapter: str
-    base: str
-    machine: Machine
-    prompt_tokens: int
-    tokens: int
-    runs: int
-    rows: tuple[FormCost, ...]
-    choice: str | None
-    reasons: tuple[str, ...]
-    at: datetime
-    plot: Path | None = None
 
 
 def bench(

@@ -27,7 +27,7 @@ from .withdrawing import withdraw_rows
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
-    from .bench import BenchReport
+    from .bench_report import BenchReport
     from .probe_report import ProbeReport
     from .subjects import FormCost
 

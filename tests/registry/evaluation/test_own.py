@@ -13,7 +13,7 @@ import pytest
 from fusery.registry import Registry
 from fusery.registry.behaviour.prompts import Prompt
 from fusery.registry.evaluation import own
-from fusery.registry.evaluation.bench import BenchReport, Machine
+from fusery.registry.evaluation.bench_report import BenchReport, Machine
 from fusery.registry.evaluation.harness_results import Measured
 from fusery.registry.evaluation.probe_prompts import Prompts
 from fusery.registry.evaluation.probe_report import ProbeReport, Side
