@@ -124,7 +124,7 @@ def test_what_was_recorded_wrongly_is_withdrawn(stocked: Fusery, plain: Path) ->
     assert [each["metric"] for each in ran.json["withdrawn"]] == ["accuracy"]
     assert stocked("eval", "list", "-q").out == ""
     event = stocked("events", "--action", "adapter.evaluation_withdrawn", "--json").json[0]
-    assert event["told"] == "accuracy 0.91: wrong"
+    assert event["told"] == "accuracy 0.91; wrong"
     again = stocked("eval", "withdraw", "course_rec@1", "accuracy", "--reason", "wrong")
     assert (again.code, "nothing like that is on record" in again.err) == (2, True)
     assert stocked("eval", "withdraw", "course_rec@1", "accuracy").code == 2

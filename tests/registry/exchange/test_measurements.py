@@ -163,3 +163,15 @@ def test_half_a_withdrawal_keeps_the_adapter_out(
     with pytest.raises(BadInputError, match="an evaluation that is none"):
         stocked.exchange.push(ONE, other_home)
     assert sound.adapters.list() == []
+
+
+def test_a_reason_that_nobody_could_give_keeps_the_adapter_out(
+    stocked: Registry, sound: Registry, other_home: Path
+) -> None:
+    stocked.evaluations.record(ONE, {"acc": 0.9})
+    stocked.evaluations.withdraw(ONE, "acc", reason="wrong")
+    with stocked.workspace.database.write() as session:
+        session.execute(text("UPDATE evaluation SET withdrawn_reason = :why"), {"why": "x" * 10_001})
+    with pytest.raises(BadInputError, match="an evaluation that is none"):
+        stocked.exchange.push(ONE, other_home)
+    assert sound.adapters.list() == []
