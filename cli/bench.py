@@ -10,6 +10,7 @@ import click
 from fusery.registry.engine.precisions import PRECISIONS
 from fusery.registry.parsing import plural
 
+from .evaluations import RECORD
 from .session import Session, command
 from .text import number, share, size
 
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     help="Draw the bars to a .svg or .png file; .png needs the extra `plot`.",
 )
 @click.option("--force", is_flag=True, help="With --plot: replace the file.")
+@RECORD
 def bench_command(
     session: Session,
     reference: str,
@@ -55,12 +57,14 @@ def bench_command(
     last: bool,
     plot: Path | None,
     force: bool,
+    record: bool,
     **numbers: Any,
 ) -> int:
     """Measure size, load time, speed and memory of each form.
 
     Size, load time, first token, tokens a second and peak memory, of the base, the adapter and what is fused.  Each
-    measurement is a process of its own.  It ends with what to ship, and why.  What was measured is kept in the log.
+    measurement is a process of its own.  It ends with what to ship, and why.  What was measured is kept in the log,
+    and of adapter and fused models as evaluations, bench.adapter.tokens_per_second and others.
 
     Exit code 3 when --last finds nothing.
     """
@@ -76,7 +80,13 @@ def bench_command(
         if force and plot is None:
             raise click.UsageError("--force goes with --plot.")
         found = session.registry.adapters.bench(
-            reference, precisions=precisions, plot=plot, force=force, reporter=session.reporter(), **numbers
+            reference,
+            precisions=precisions,
+            plot=plot,
+            force=force,
+            record=record,
+            reporter=session.reporter(),
+            **numbers,
         )
     measured = found
     session.emit(measured, names=[measured.choice or ""], human=lambda: _print(session, measured))

@@ -80,6 +80,8 @@ def compare_command(session: Session, references: tuple[str, ...], plot: Path | 
     def human() -> None:
         _print_fields(session, found.adapters, found.differs, found.amended)
         _warn(session, found.withdrawals)
+        for each in found.findings:
+            session.note(f"{each.code}: {each.why}, which cannot be compared")
         if found.plot:
             session.print(f"Curves: {found.plot}")
 

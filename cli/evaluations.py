@@ -1,4 +1,4 @@
-"""`fusery eval`: what harnesses and people measured of adapters."""
+"""`fusery eval`: what was measured of adapters."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from fusery.registry.records.evaluations import Evaluation
 
 _MOST = 2**31 - 1
+
+RECORD = click.option("--no-record", "record", flag_value=False, default=True, help="Put nothing on record.")
 
 
 @click.group("eval", cls=Group)
@@ -57,6 +59,75 @@ def record_command(session: Session, reference: str, results: Path, dry_run: boo
             session.say(f"{plural(len(done.known), 'metric')} with the same value on record already.")
 
     session.emit(done, names=[each.metric for each in done.recorded], human=human)
+
+
+@command("run", table=True)
+@click.argument("reference", metavar="REF")
+@click.option("--task", "tasks", multiple=True, metavar="T", help="Of the harness; may be given again.")
+@click.option("--include", type=click.Path(path_type=Path), metavar="DIR", help="Further tasks, as YAML.")
+@click.option("--shots", type=click.IntRange(0, 1000), metavar="N", help="Solved examples in each prompt.")
+@click.option(
+    "--seed", type=click.IntRange(0, _MOST), metavar="N", help="Of what a harness draws; default 0."
+)
+@click.option(
+    "--prompts", type=click.Path(path_type=Path), metavar="FILE", help="Without --task: as of fusery probe."
+)
+@click.option("--limit", type=click.IntRange(min=1, max=_MOST), metavar="N", help="Only the first N of each.")
+def run_command(
+    session: Session, reference: str, tasks: tuple[str, ...], prompts: Path | None, **options: Any
+) -> None:
+    """Measure REF put on its base, and record what came out.
+
+    Without --task: its loss, and how much lower that is than its base's, on what its run kept out of training, test.jsonl
+    or valid.jsonl, or on --prompts FILE.  With --task: what lm-evaluation-harness measures, such as --task arc_easy;
+    tasks of a DIR may run code of their own.
+
+    What was measured before, on and with the same, is withdrawn for the new value.
+    """
+    said = {name: value for name, value in options.items() if value is not None}
+    if tasks and prompts is not None:
+        raise click.UsageError("--prompts is for what is measured without --task.")
+    if not tasks and (only := sorted(said.keys() - {"limit"})):
+        raise click.UsageError(f"--{only[0]} goes with --task.")
+    done = session.registry.evaluations.run(
+        reference, tasks=tasks, prompts=prompts, reporter=session.reporter(), **said
+    )
+
+    def human() -> None:
+        session.print(f"Recorded {plural(len(done.recorded), 'metric')} of {done.adapter}.")
+        if done.recorded:
+            session.print_table(_table(session, done.recorded))
+        if done.known:
+            session.say(f"{plural(len(done.known), 'metric')} with the same value on record already.")
+
+    session.emit(done, names=[*(each.metric for each in done.recorded), *done.known], human=human)
+
+
+@command("withdraw", table=True)
+@click.argument("reference", metavar="REF")
+@click.argument("metric", metavar="METRIC", required=False)
+@click.option("--reason", default="", metavar="TEXT", help="Why; needed.")
+@click.option("--dataset", metavar="D", help="Only what was measured on this.")
+@click.option("--split", metavar="S", help="Only of this split.")
+@click.option("--harness", metavar="H", help="Only by this program.")
+@click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Only with this seed.")
+@click.option("--dry-run", is_flag=True, help="Show it only; nothing is written.")
+def withdraw_command(
+    session: Session, reference: str, metric: str | None, dry_run: bool, reason: str, **setting: Any
+) -> None:
+    """Withdraw what was recorded wrongly of REF.
+
+    All that fits METRIC and the options.  It counts no more, in lists, rules and comparisons; the log keeps what it was,
+    who withdrew it and why.  The right value can be recorded in its place.
+    """
+    done = session.registry.evaluations.withdraw(reference, metric, reason=reason, dry_run=dry_run, **setting)
+
+    def human() -> None:
+        what = plural(len(done.withdrawn), "metric")
+        session.print(f"{'Would withdraw' if dry_run else 'Withdrew'} {what} of {done.adapter}.")
+        session.print_table(_table(session, done.withdrawn))
+
+    session.emit(done, names=[each.metric for each in done.withdrawn], human=human)
 
 
 @command("list", table=True)
@@ -122,5 +193,5 @@ def _table(session: Session, found: Iterable[Evaluation], *, adapter: bool = Fal
     return table
 
 
-for _made in (record_command, list_command):
+for _made in (record_command, run_command, withdraw_command, list_command):
     eval_command.add_command(_made)

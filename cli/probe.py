@@ -13,6 +13,7 @@ from fusery.registry.parsing import plural
 from fusery.storage.progress import Reporter
 
 from .bulk import counting
+from .evaluations import RECORD
 from .session import Session, command
 from .text import count, number, share
 
@@ -69,6 +70,7 @@ class _Probing(Reporter):
     metavar="N",
     help="At most so many prompts.",
 )
+@RECORD
 def probe_command(
     session: Session,
     reference: str,
@@ -76,6 +78,7 @@ def probe_command(
     precision: str | None,
     prompts: Path | None,
     limit: int,
+    record: bool,
 ) -> None:
     """Compare what two models answer to prompts.
 
@@ -84,6 +87,8 @@ def probe_command(
 
     What is measured is about the prompts.  Where the adapter makes them no more likely than its base does, they are
     unlike what it was trained on, and the answer says so.
+
+    Losses, and how near the fused model is, are put on record as evaluations, probe.loss and others.
     """
     from fusery.registry.fusion.request import FuseRequest
 
@@ -94,6 +99,7 @@ def probe_command(
             request=FuseRequest(precision) if precision else None,
             prompts=prompts,
             limit=limit,
+            record=record,
             reporter=_Probing(session, fusing, answering),
         )
 

@@ -34,7 +34,8 @@ def promote_command(session: Session, reference: str, alias: str, reason: str, d
 
     def human() -> None:
         for outcome in promotion.rules:
-            session.print(f"  {_MARKS[outcome.state]:<8}{outcome.rule}: {cell(outcome.why)}")
+            code = f" ({outcome.code})" if outcome.code else ""
+            session.print(f"  {_MARKS[outcome.state]:<8}{outcome.rule}: {cell(outcome.why)}{code}")
         session.print(_sentence(promotion))
         for outcome in promotion.rules:
             if outcome.state != "passed" and outcome.hint:

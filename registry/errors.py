@@ -37,6 +37,24 @@ class AlreadyExistsError(RegistryError):
     code = "already_exists"
 
 
+class MetricRecordedTwiceError(AlreadyExistsError):
+    """Another value of the same metric is on record, measured on and with the same."""
+
+    code = "metric_recorded_twice"
+
+
+class MetricNotFiniteError(BadInputError):
+    """What is given as the value of a metric is NaN or infinite."""
+
+    code = "metric_not_finite"
+
+
+class MetricOfOtherAdapterError(BadInputError):
+    """Results say that they are of another registered adapter."""
+
+    code = "metric_of_other_adapter"
+
+
 class AliasGuardedError(RegistryError):
     """An alias with rules is moved by a promotion only."""
 

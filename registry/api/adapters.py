@@ -285,6 +285,7 @@ class Adapters(Resource):
         request: FuseRequest | None = None,
         prompts: str | Path | None = None,
         limit: int = 32,
+        record: bool = True,
         reporter: Reporter = SILENT,
     ) -> ProbeReport:
         """Return how far the answers of two models to prompts are apart; see `fusery.registry.evaluation.probe.probe`."""
@@ -297,6 +298,7 @@ class Adapters(Resource):
             request=request,
             prompts=Path(prompts) if prompts is not None else None,
             limit=limit,
+            record=record,
             reporter=reporter,
         )
 
@@ -311,6 +313,7 @@ class Adapters(Resource):
         runs: int = 3,
         plot: str | Path | None = None,
         force: bool = False,
+        record: bool = True,
         reporter: Reporter = SILENT,
     ) -> BenchReport:
         """Measure an adapter in each form it could be shipped as, and return what each costs.
@@ -329,6 +332,7 @@ class Adapters(Resource):
             runs=runs,
             plot=Path(plot) if plot is not None else None,
             force=force,
+            record=record,
             reporter=reporter,
         )
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from fusery.storage.progress import SILENT, Reporter
 
 from .resource import Named, Resource, named
 
 if TYPE_CHECKING:
     from ..evaluation.measured import RecordedEvaluations
+    from ..evaluation.withdrawing import WithdrawnEvaluations
     from ..records.evaluations import Evaluation
 
 
@@ -42,8 +45,10 @@ class Evaluations(Resource):
 
         Raises:
             UnknownReferenceError: there is no such adapter.
-            BadInputError: these are no results, they are of another adapter, or contradict what is said here.
-            AlreadyExistsError: another value of the same metric is on record, measured on and with the same.
+            BadInputError: these are no results, or contradict what is said here.
+            MetricOfOtherAdapterError: they are of another registered adapter.
+            MetricNotFiniteError: a value is NaN or infinite.
+            MetricRecordedTwiceError: another value of the same metric is on record, measured on and with the same.
         """
         from ..evaluation.measured import Setting, record_evaluations
 
@@ -52,6 +57,96 @@ class Evaluations(Resource):
             named(reference),
             Path(results) if isinstance(results, str | Path) else results,
             setting=Setting(dataset=dataset, split=split, harness=harness, seed=seed),
+            dry_run=dry_run,
+        )
+
+    def run(
+        self,
+        reference: Named,
+        *,
+        prompts: str | Path | None = None,
+        tasks: Sequence[str] = (),
+        include: str | Path | None = None,
+        shots: int | None = None,
+        limit: int | None = None,
+        seed: int = 0,
+        reporter: Reporter = SILENT,
+    ) -> RecordedEvaluations:
+        """Measure an adapter put on its base, and record what came out; what was measured before gives way to it.
+
+        Args:
+            reference: the adapter.
+            prompts: without tasks: a file of prompts, whose loss is measured; None for what the adapter's run kept out of
+                training, or else for the built-in ones.
+            tasks: of lm-evaluation-harness, which the extra `eval` brings; none for the loss on prompts.
+            include: a folder with further tasks, in the harness's YAML; what Python they name is run.
+            shots: solved examples in each prompt of a task; None for what the task says.
+            limit: at most so many prompts, or documents of each task; None for 32 prompts, or for all documents.
+            seed: of all that a harness draws.
+            reporter: hears what is going on.
+
+        Raises:
+            UnknownReferenceError: there is no such adapter.
+            BadInputError: there is no such task, folder or file, or it is not usable.
+            MissingExtraError: mlx-lm, or with tasks lm-evaluation-harness, is not installed.
+            ModelUnusableError: the model or a task cannot be run.
+        """
+        from ..evaluation.running import HarnessRun, run_harness, run_probe
+
+        if not tasks:
+            return run_probe(
+                self.workspace,
+                named(reference),
+                prompts=None if prompts is None else Path(prompts),
+                limit=32 if limit is None else limit,
+                reporter=reporter,
+            )
+        run = HarnessRun(
+            tasks=tasks,
+            include=None if include is None else Path(include),
+            shots=shots,
+            limit=limit,
+            seed=seed,
+        )
+        return run_harness(self.workspace, named(reference), run, reporter=reporter)
+
+    def withdraw(
+        self,
+        reference: Named,
+        metric: str | None = None,
+        *,
+        reason: str,
+        dataset: str | None = None,
+        split: str | None = None,
+        harness: str | None = None,
+        seed: int | None = None,
+        dry_run: bool = False,
+    ) -> WithdrawnEvaluations:
+        """Withdraw what was recorded wrongly of an adapter: it stays on record, and counts for nothing.
+
+        Args:
+            reference: the adapter.
+            metric: only of this name.
+            reason: why.
+            dataset: only what was measured on this.
+            split: only of this split.
+            harness: only by this program.
+            seed: only with this seed.
+            dry_run: only say which.
+
+        Raises:
+            UnknownReferenceError: there is no such adapter, or no such evaluation.
+            BadInputError: no reason is given, or nothing that says which.
+        """
+        from ..evaluation.measured import Setting
+        from ..evaluation.withdrawing import withdraw_evaluations
+
+        return withdraw_evaluations(
+            self.workspace,
+            named(reference),
+            metric,
+            setting=Setting(dataset=dataset, split=split, harness=harness, seed=seed),
+            reason=reason,
             dry_run=dry_run,
         )
 

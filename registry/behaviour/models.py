@@ -67,7 +67,7 @@ class Model:
             raise ModelUnusableError(
                 "the model brings its own code (model_file in config.json), which fusery never runs"
             )
-        with _reported("the model cannot be loaded"):
+        with reported("the model cannot be loaded"):
             network, _ = load_model(folder, lazy=True, trust_remote_code=False)
         on_processor = mx.default_device() == mx.cpu if numpy is None else numpy
         use_float32(network, numpy=on_processor)
@@ -89,7 +89,7 @@ class Model:
 
         with temporary_folder("adapter") as scratch:
             folder = adapter if scale is None else _rescaled(adapter, scale, scratch)
-            with _reported("the adapter cannot be put on the model"):
+            with reported("the adapter cannot be put on the model"):
                 load_adapters(self.network, str(folder))
         self.network.eval()
         use_float32(self.network, numpy=self.numpy)
@@ -106,7 +106,7 @@ class Model:
         """
         mx = _mlx()
         rows = np.flatnonzero(np.ones(tokens.shape, bool) if scored is None else scored)
-        with self._computing(rows), _reported("the model cannot be run"):
+        with self._computing(rows), reported("the model cannot be run"):
             logits = np.asarray(self.network(mx.array(tokens)).astype(mx.float32))
         if logits.shape[:2] == tokens.shape:
             logits = logits.reshape(-1, logits.shape[-1])[rows]
@@ -122,7 +122,7 @@ class Model:
         if not self.numpy:
             yield
             return
-        with _uncompiled(_mlx()), attention_in_numpy(), head_limited_to(self.network, rows):
+        with uncompiled(_mlx()), attention_in_numpy(), head_limited_to(self.network, rows):
             yield
 
     def answers(self, samples: Sequence[Sample]) -> Iterator[tuple[int, Logits]]:
@@ -172,7 +172,7 @@ def load_tokenizer(folder: Path) -> Any:
     _mlx()
     from mlx_lm.utils import load_tokenizer as load
 
-    with _reported("the model's tokenizer cannot be loaded"):
+    with reported("the model's tokenizer cannot be loaded"):
         return load(folder, {"trust_remote_code": False})
 
 
@@ -187,7 +187,7 @@ def _mlx() -> Any:
 
 
 @contextmanager
-def _reported(failure: str) -> Iterator[None]:
+def reported(failure: str) -> Iterator[None]:
     """Turn what the model libraries raise into one sentence."""
     try:
         yield
@@ -199,7 +199,7 @@ def _reported(failure: str) -> Iterator[None]:
 
 
 @contextmanager
-def _uncompiled(mx: Any) -> Iterator[None]:
+def uncompiled(mx: Any) -> Iterator[None]:
     """Keep mlx from compiling: NumPy has to see numbers, and on a processor a C++ compiler would run for a minute."""
     if "MLX_DISABLE_COMPILE" in os.environ:
         yield

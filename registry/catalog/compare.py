@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ from ..documents import write_picture
 from ..errors import BadInputError
 from ..record import Record
 from ..records.adapter_details import AdapterDetails
-from ..records.evaluations import METRIC, comparable, setting_of
+from ..records.evaluations import METRIC, Evaluation, comparable, mismatch, setting_of
 from ..records.run import CurvePoint
 from ..records.withdrawals import Withdrawal
 from .diff import amended_in, fields
@@ -33,6 +33,23 @@ _FIDELITY = ("verdict", "retained", "cosine", "relative_error", "noise")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NotComparable(Record):
+    """A metric that was measured of two adapters, on or with something else.
+
+    Attributes:
+        code: `metric_other_dataset`, `metric_other_split`, `metric_other_harness` or `metric_other_shots`.
+        metric: its name.
+        adapters: the two.
+        why: in one sentence.
+    """
+
+    code: str
+    metric: str
+    adapters: tuple[str, ...]
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ComparedAdapters(Record):
     """What adapters have in common and where they differ.
 
@@ -42,6 +59,7 @@ class ComparedAdapters(Record):
             called `training.FIELD`, those of the newest model fused from each `fused.FIELD`, what was measured `metric.NAME`.
             What was measured on other datasets, splits or examples is in fields of its own, `metric.NAME (SETTING)`.
         same: the fields with one value for all.
+        findings: metrics that cannot be compared, each with the first adapter that has it and another one.
         amended: by field, the adapters that it was amended in.
         curves: by adapter, the points of its training curve, by iteration.
         withdrawals: by adapter, what it has to do with yanks that stand.
@@ -51,6 +69,7 @@ class ComparedAdapters(Record):
     adapters: tuple[str, ...]
     differs: Mapping[str, tuple[object, ...]]
     same: Mapping[str, object]
+    findings: tuple[NotComparable, ...]
     amended: Mapping[str, tuple[str, ...]]
     curves: Mapping[str, tuple[CurvePoint, ...]]
     withdrawals: Mapping[str, tuple[Withdrawal, ...]]
@@ -103,6 +122,7 @@ def compare_adapters(
         same={
             field: values[0] for field, values in found.items() if _alike(values) and values[0] is not None
         },
+        findings=tuple(_not_comparable(details)),
         amended={field: within for field in found if (within := amended_in(field, *details))},
         curves=curves,
         withdrawals={name: adapter.withdrawals for name, adapter in adapters.items()},
@@ -151,6 +171,30 @@ def _measured_fields(adapters: Sequence[AdapterDetails]) -> dict[str, tuple[obje
         on = f" ({setting_of(each, seed=False)})" if key[0] in several else ""
         measured = (values.get(key) for values in newest)
         found[f"{METRIC}{key[0]}{on}"] = tuple(None if one is None else one.value for one in measured)
+    return found
+
+
+def _not_comparable(adapters: Sequence[AdapterDetails]) -> Iterator[NotComparable]:
+    measured = [(one.name, _by_metric(one.evaluations)) for one in adapters]
+    for metric in sorted({metric for _, values in measured for metric in values}):
+        having = [(name, values[metric]) for name, values in measured if metric in values]
+        first, theirs = having[0]
+        settings = {comparable(each) for each in theirs}
+        for name, values in having[1:]:
+            code = mismatch(theirs[-1], values[-1])
+            if code is None or any(comparable(each) in settings for each in values):
+                continue
+            on = (setting_of(each, seed=False) or "nobody said what" for each in (theirs[-1], values[-1]))
+            of = " and of ".join(f"{one} on {what}" for one, what in zip((first, name), on, strict=True))
+            yield NotComparable(
+                code=code, metric=metric, adapters=(first, name), why=f"{metric} was measured of {of}"
+            )
+
+
+def _by_metric(evaluations: Sequence[Evaluation]) -> dict[str, list[Evaluation]]:
+    found: dict[str, list[Evaluation]] = {}
+    for each in evaluations:
+        found.setdefault(each.metric, []).append(each)
     return found
 
 

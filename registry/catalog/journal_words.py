@@ -239,6 +239,7 @@ _TELLS: Mapping[str, Callable[[Detail], str]] = {
     "adapter.amended": _amended,
     "adapter.approved": _approved,
     "adapter.evaluated": _evaluated,
+    "adapter.evaluation_withdrawn": _evaluated,
     "adapter.exported": lambda detail: f"{detail.get('target')} to {detail.get('path')}",
     "adapter.received": _received,
     "adapter.registered": _registered,

@@ -100,9 +100,7 @@ def _believed(
         **{field: state[field] for field in FIELDS},
         "tags": {field.removeprefix(TAG): state[field] for field in tags},
         "amendments": tuple(amendment_records(row for row in adapter.amendments if row.since <= moment)),
-        "evaluations": evaluation_records(
-            adapter.name, (row for row in adapter.evaluations if row.at <= moment)
-        ),
+        "evaluations": evaluation_records(adapter.name, adapter.evaluations, moment),
         "aliases": _aliases(session, adapter, moment),
         "yanked": own(own_yanks) is not None,
         "yanked_reason": own(own_yanks),

@@ -90,7 +90,7 @@ def combine(
         references: the adapters, two or more.
         method: `svd`, `cat`, `linear`, `ties` or `dare`.
         weights: one for each; None for 1 each.
-        density: share of the numbers of each factor that `ties` and `dare` keep, over 0 to 1.
+        density: share of the numbers of each factor that `ties` and `dare` keep, from a millionth to 1.
         seed: of what `dare` keeps; None for 0.
         rank: of the new adapter, for `svd`; None for the largest of theirs.
         task: what the new adapter is for; None for the task that they all have.

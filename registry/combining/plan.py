@@ -18,6 +18,8 @@ MOST = 64
 
 _MOST_WEIGHT = 1e6
 _MOST_SEED = 1 << 63
+_LEAST_DENSITY = 1e-6
+"""`dare` divides by it: with less, numbers no longer fit into float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,7 @@ def choice(
         names: of the adapters.
         method: one of `METHODS`.
         weights: one for each; None for 1 each.
-        density: share of the numbers that `ties` and `dare` keep.
+        density: share of the numbers that `ties` and `dare` keep, from a millionth to 1.
         seed: of what `dare` keeps; None for 0.
         rank: of the new adapter, for `svd`.
 
@@ -77,19 +79,16 @@ def choice(
             f"{len(names)} adapters are more than the {MOST} that are combined at once",
             hint=f"combine {MOST} of them first",
         )
-    factors = tuple(float(weight) for weight in weights) if weights is not None else (1.0,) * len(names)
+    factors = tuple(map(_weight, weights)) if weights is not None else (1.0,) * len(names)
     if len(factors) != len(names):
         raise BadInputError(
-            f"there are {plural(len(factors), 'weight')} for {plural(len(names), 'adapter')}",
+            f"{plural(len(factors), 'weight')} for {plural(len(names), 'adapter')}: each needs one",
             hint=f"--weights {','.join(['1'] * len(names))}",
         )
-    wrong = next((each for each in factors if not math.isfinite(each) or abs(each) > _MOST_WEIGHT), None)
-    if wrong is not None:
-        raise BadInputError(f"{wrong} is no weight", hint="weights are numbers such as 0.5, up to a million")
     _check_density(method, density)
     if seed is not None and method != "dare":
         raise BadInputError(f"{method} has no chance in it, and so no seed", hint="--method dare --seed 0")
-    if seed is not None and not 0 <= seed < _MOST_SEED:
+    if seed is not None and not (_is_whole(seed) and 0 <= seed < _MOST_SEED):
         raise BadInputError(f"{seed} is no seed", hint="--seed 0")
     if rank is not None and method != "svd":
         raise BadInputError(
@@ -100,19 +99,39 @@ def choice(
     return Choice(method, factors, density, seed, rank)
 
 
+def _weight(said: object) -> float:
+    """Return a weight; one so small that nothing in float32 would be left of it is none, but for 0."""
+    try:
+        weight = float(said)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        weight = math.nan
+    if weight != 0 and not 1 / _MOST_WEIGHT <= abs(weight) <= _MOST_WEIGHT:
+        raise BadInputError(
+            f"{str(said)[:40]} is no weight",
+            hint="weights are 0, or numbers such as 0.5, from a millionth to a million",
+        )
+    return weight
+
+
+def _is_whole(said: object) -> bool:
+    return isinstance(said, int) and not isinstance(said, bool)
+
+
 def _check_density(method: str, density: float | None) -> None:
     if method not in SPARSE:
         if density is not None:
             raise BadInputError(
                 f"{method} keeps every number, and so has no density",
-                hint=f"--method ties --density {density}",
+                hint="--method ties --density 0.5",
             )
     elif density is None:
         raise BadInputError(
             f"{method} keeps a share of the numbers, and it is not said which", hint="--density 0.5"
         )
-    elif not 0 < density <= 1:
-        raise BadInputError(f"{density} is no density: it is over 0 and at most 1", hint="--density 0.5")
+    elif not _LEAST_DENSITY <= density <= 1:
+        raise BadInputError(
+            f"{density} is no density: it is from {_LEAST_DENSITY:.6f} to 1", hint="--density 0.5"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,13 +180,23 @@ class Plan:
         return found
 
 
+def _require_something(adapters: Sequence[Source], choice: Choice) -> None:
+    """Refuse weights of which nothing is left: rounding alone would be registered as an adapter."""
+    left: dict[str, float] = {}
+    for adapter, weight in zip(adapters, choice.weights, strict=True):
+        left[adapter.digest] = left.get(adapter.digest, 0.0) + weight
+    if not any(left.values()):
+        raise BadInputError("the weights leave nothing of the adapters", hint="--weights 0.5,0.5")
+
+
 def plan(adapters: Sequence[Source], choice: Choice) -> Plan:
     """Return what is made of adapters.
 
     Raises:
         BadInputError: a module has other sizes in one than in another; a method that adds up factors is asked for, and they
-            are not of one rank; the rank asked for is none to be had.
+            are not of one rank; the rank asked for is none to be had; or the weights cancel out.
     """
+    _require_something(adapters, choice)
     paths = sorted({path for adapter in adapters for path in adapter.modules}, key=natural)
     modules = tuple(_module(adapters, path) for path in paths)
     ranks = [max((adapter.rank(path) for path in adapter.modules), default=1) for adapter in adapters]
@@ -177,7 +206,7 @@ def plan(adapters: Sequence[Source], choice: Choice) -> Plan:
     if choice.method == "cat":
         return Plan(choice, sum(ranks), modules)
     rank = choice.rank if choice.rank is not None else max(ranks)
-    if rank < 1:
+    if not _is_whole(rank) or rank < 1:
         raise BadInputError(f"{rank} is no rank", hint="--rank 8")
     if choice.method == SHRINK and rank > ranks[0]:
         raise BadInputError(

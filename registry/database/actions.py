@@ -9,6 +9,7 @@ ACTIONS: Mapping[str, str] = {
     "adapter.approved": "somebody approved of an alias holding it",
     "adapter.benched": "its forms were timed on this machine",
     "adapter.evaluated": "what was measured of it was recorded",
+    "adapter.evaluation_withdrawn": "what was recorded wrongly as measured of it was withdrawn",
     "adapter.exported": "it was written to a folder",
     "adapter.received": "it came from another registry",
     "adapter.registered": "it was registered",

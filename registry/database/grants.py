@@ -32,6 +32,7 @@ UPDATED = {
     "base_model": ("content", "location"),
     "blob": ("state", "generation", "created_at", "tomb_expires"),
     "deployment": ("ended_at", "ended_by"),
+    "evaluation": ("withdrawn_at", "withdrawn_by", "withdrawn_reason"),
     "intent": ("expires",),
     "lease": ("owner", "fence", "expires"),
     "manifest_file": ("blob",),

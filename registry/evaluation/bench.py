@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from datetime import datetime
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -26,7 +26,7 @@ from ..charts.files import picture_kind
 from ..database import events
 from ..documents import write_picture
 from ..engine.precisions import KEEP, PRECISIONS
-from ..errors import BadInputError, FusionUnsupportedError, MissingExtraError
+from ..errors import BadInputError, DatabaseReadOnlyError, FusionUnsupportedError, MissingExtraError
 from ..fusion.fuse import FuseRequest, fuse_to_read
 from ..fusion.views import weights_bytes
 from ..record import Record
@@ -36,6 +36,8 @@ from ..records.references import resolve_adapter
 from ..records.renderings import fetch_form
 from ..records.withdrawals import refuse_yanked
 from .advice import advise
+from .bench_report import BenchReport, Machine
+from .own import benched, put_own
 from .subjects import FormCost, Held, Row, Subject
 
 if TYPE_CHECKING:
@@ -50,56 +52,6 @@ MINUTES = 30
 """After which one measurement is given up."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Machine(Record):
-    """What the numbers of a measurement depend on.
-
-    Attributes:
-        system: of the machine, such as `Linux`.
-        processor: what it calls itself.
-        cores: that the process may use; None if nobody knows.
-        mlx: version of the package.
-        mlx_lm: likewise.
-    """
-
-    system: str
-    processor: str
-    cores: int | None
-    mlx: str
-    mlx_lm: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BenchReport(Record):
-    """What was measured, and what follows from it.
-
-    Attributes:
-        adapter: its name.
-        base: name of its base.
-        machine: on which it was measured.
-        prompt_tokens: length of the prompt.
-        tokens: how many were written.
-        runs: rounds.
-        rows: each form.
-        choice: label of the form to ship; None if nothing could be measured.
-        reasons: why, in sentences.
-        at: when it was measured.
-        plot: the picture of it; None if none was asked for.
-    """
-
-    adapter: str
-    base: str
-    machine: Machine
-    prompt_tokens: int
-    tokens: int
-    runs: int
-    rows: tuple[FormCost, ...]
-    choice: str | None
-    reasons: tuple[str, ...]
-    at: datetime
-    plot: Path | None = None
-
-
 def bench(
     workspace: Workspace,
     reference: str,
@@ -111,6 +63,7 @@ def bench(
     runs: int = 3,
     plot: Path | None = None,
     force: bool = False,
+    record: bool = True,
     reporter: Reporter = SILENT,
 ) -> BenchReport:
     """Measure size, load time, time to the first token, tokens a second and peak memory of each form of an adapter.
@@ -128,6 +81,8 @@ def bench(
         runs: rounds.
         plot: draw the bars to a .png or .svg file.
         force: replace the picture.
+        record: keep the report in the log, and put what was measured of the adapter on record as evaluations, where the
+            registry can be written.
         reporter: hears what is going on, and the measurements done and the total.
 
     Raises:
@@ -151,20 +106,22 @@ def bench(
         rows = _measured(subjects, runs, prompt_tokens, tokens, reporter)
     costs = tuple(row.cost() for row in rows)
     advice = advise(costs, adapters=served)
-    with workspace.database.write() as session:
-        found = BenchReport(
-            adapter=adapter.name,
-            base=base_name,
-            machine=machine(),
-            prompt_tokens=prompt_tokens,
-            tokens=tokens,
-            runs=runs,
-            rows=costs,
-            choice=advice.choice,
-            reasons=advice.reasons,
-            at=workspace.database.utcnow(session),
-        )
-        _record(session, adapter, found, workspace.actor)
+    with workspace.database.read() as session:
+        now = workspace.database.utcnow(session)
+    found = BenchReport(
+        adapter=adapter.name,
+        base=base_name,
+        machine=machine(),
+        prompt_tokens=prompt_tokens,
+        tokens=tokens,
+        runs=runs,
+        rows=costs,
+        choice=advice.choice,
+        reasons=advice.reasons,
+        at=now,
+    )
+    if record:
+        found = _record(workspace, adapter, found, reporter)
     if plot is None or kind is None:
         return found
     from ..charts.bars import draw
@@ -329,19 +286,28 @@ def _last_line(text: str) -> str:
     return (text.strip().splitlines() or ["it said nothing"])[-1][:300]
 
 
-def _record(session: Session, adapter: tables.Adapter, report: BenchReport, actor: str) -> None:
+def _record(
+    workspace: Workspace, adapter: tables.Adapter, report: BenchReport, reporter: Reporter
+) -> BenchReport:
     """Write a report into the log, but for when that was, which the log says itself, and for the picture."""
     kept = report.to_dict()
     del kept["at"], kept["plot"]
-    events.record(
-        session,
-        action=ACTION,
-        kind="adapter",
-        subject=adapter.digest,
-        detail=kept,
-        actor=actor,
-        at=report.at,
-    )
+    try:
+        with workspace.database.write() as session:
+            report = replace(report, at=workspace.database.utcnow(session))
+            events.record(
+                session,
+                action=ACTION,
+                kind="adapter",
+                subject=adapter.digest,
+                detail=kept,
+                actor=workspace.actor,
+                at=report.at,
+            )
+            put_own(workspace, session, session.get_one(tables.Adapter, adapter.id), benched(report))
+    except DatabaseReadOnlyError:
+        reporter.say("not put on record: this registry may only be read here")
+    return report
 
 
 __all__ = ["BenchReport", "bench", "recorded"]

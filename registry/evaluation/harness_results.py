@@ -27,7 +27,7 @@ from fusery.storage.jsonfile import MAX_BYTES, parse_json
 from fusery.storage.opening import opened
 
 from .. import tables
-from ..errors import BadInputError
+from ..errors import BadInputError, MetricNotFiniteError
 from ..records.evaluations import LONGEST, key_of, parse_metric
 from ..tables.bounds import problem_of
 
@@ -154,7 +154,7 @@ def require_measured(each: Measured, name: str) -> None:
     """
     parse_metric(each.metric)
     problem = problem_of(tables.metadata.tables["evaluation"], each.values())
-    if problem is None and min(each.stderr or 0, each.shots or 0, each.samples or 0) < 0:
+    if problem is None and min(each.stderr or 0, each.shots or 0, each.samples or 0, each.seed or 0) < 0:
         problem = "a negative number"
     if problem is not None:
         raise BadInputError(
@@ -230,7 +230,7 @@ class _Reader:
                 yield self._made([task, metric], value, stderr, better.get(metric), own)
 
     def plain(self, document: Mapping[str, Any]) -> Iterator[Measured]:
-        own: dict[str, Any] = {name: document[name] for name in _ABOUT if document.get(name) is not None}
+        own: dict[str, Any] = {name: document[name] for name in _ABOUT if not _is_unsaid(document.get(name))}
         self._note_model(*(document.get(name) for name in _MODEL))
         for name, value in document.items():
             if name in (*_ABOUT, *_MODEL):
@@ -283,7 +283,7 @@ class _Reader:
         except OverflowError:
             number = math.inf
         if not math.isfinite(number):
-            raise BadInputError(
+            raise MetricNotFiniteError(
                 f"{self._name} has {number} as the value of {name[:100]!r}, which is no measurement",
                 hint="leave that metric out of the file, or measure it again",
             )
@@ -329,6 +329,10 @@ def _whole(value: Any) -> int | None:
 
 def _first(*values: Any) -> int | None:
     return next((value for value in map(_whole, values) if value is not None), None)
+
+
+def _is_unsaid(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
 
 
 def _is_none(value: Any) -> bool:

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from .. import tables
 from ..database import events
-from ..errors import AlreadyExistsError, BadInputError
+from ..errors import BadInputError, MetricOfOtherAdapterError, MetricRecordedTwiceError
 from ..record import Record
 from ..records.evaluations import (
     MOST,
@@ -23,6 +23,7 @@ from ..records.evaluations import (
     missing_evaluations,
     parse_metric,
     setting_of,
+    stands,
 )
 from ..records.references import resolve_adapter
 from .harness_results import Measured, Results, read_results, require_measured, results_of
@@ -41,11 +42,11 @@ _MOST_PIECES = 200
 
 @dataclass(frozen=True, slots=True)
 class RecordedEvaluations(Record):
-    """What `eval record` did, or would do.
+    """What `eval record` or `eval run` did, or would do.
 
     Attributes:
         adapter: its name.
-        form: who wrote the results: `lm-eval`, `lighteval`, or `plain`.
+        form: who wrote the results: `lm-eval`, `lighteval`, or `plain`; `probe` of what `eval run` measured without a harness.
         recorded: the new evaluations.
         known: names of metrics that were on record already, with the same value.
         dry_run: nothing was written.
@@ -95,9 +96,10 @@ def record_evaluations(
 
     Raises:
         UnknownReferenceError: there is no such adapter.
-        BadInputError: these are no results, they are of another registered adapter, say otherwise than `setting`, or
-            hold a value that is no finite number.
-        AlreadyExistsError: another value of the same metric is on record, measured on and with the same.
+        BadInputError: these are no results, or say otherwise than `setting`.
+        MetricOfOtherAdapterError: they are of another registered adapter.
+        MetricNotFiniteError: a value is NaN or infinite.
+        MetricRecordedTwiceError: another value of the same metric is on record, measured on and with the same.
         MissingFileError: there is no such file, or it is not a regular one.
         FormatError: it is too large, or no JSON.
     """
@@ -110,9 +112,9 @@ def record_evaluations(
             session, adapter, found, name, str(results) if isinstance(results, Path) else "RESULTS.json"
         )
         new, known = _missing(adapter, measured)
-        rows = _rows(workspace, session, [(each, found.source) for each in new])
+        rows = evaluation_rows(workspace, session, [(each, found.source) for each in new])
         if rows and not dry_run:
-            _write(workspace, session, adapter, rows)
+            write_evaluations(workspace, session, adapter, rows)
         return RecordedEvaluations(
             adapter.name, found.form, evaluation_records(adapter.name, rows), tuple(known), dry_run
         )
@@ -123,6 +125,8 @@ def adopt_evaluations(
 ) -> None:
     """Record what was measured elsewhere, as far as nothing of it is on record; where that differs, it stays.
 
+    What was withdrawn here does not come back by this.
+
     Args:
         workspace: the registry's parts.
         reference: the adapter.
@@ -132,16 +136,19 @@ def adopt_evaluations(
         return
     with workspace.database.write() as session:
         adapter = resolve_adapter(session, reference)
-        sources = {key_of(each.values()): (each, source) for each, source in measured}
+        gone = {(key_of(row), row.value) for row in adapter.evaluations if not stands(row)}
+        told = [(key_of(each.values()), each, source) for each, source in measured]
+        sources = {key: (each, source) for key, each, source in told if (key, each.value) not in gone}
         new, _, _ = missing_evaluations(adapter, [each.values() for each, _ in sources.values()])
         room = max(0, MOST - len(adapter.evaluations))
-        if rows := _rows(workspace, session, [sources[key_of(values)] for values in new[:room]]):
-            _write(workspace, session, adapter, rows)
+        if rows := evaluation_rows(workspace, session, [sources[key_of(values)] for values in new[:room]]):
+            write_evaluations(workspace, session, adapter, rows)
 
 
-def _rows(
+def evaluation_rows(
     workspace: Workspace, session: Session, measured: Sequence[tuple[Measured, str | None]]
 ) -> list[tables.Evaluation]:
+    """Return rows of values, each with the digest of the file that said it."""
     at = workspace.database.utcnow(session)
     return [
         tables.Evaluation(**each.values(), source=source, at=at, by=workspace.actor)
@@ -149,9 +156,10 @@ def _rows(
     ]
 
 
-def _write(
+def write_evaluations(
     workspace: Workspace, session: Session, adapter: tables.Adapter, rows: Sequence[tables.Evaluation]
 ) -> None:
+    """Record rows of an adapter, in the caller's write transaction, and say so in the log."""
     adapter.evaluations.extend(rows)
     session.flush()
     events.record(
@@ -190,6 +198,7 @@ def list_evaluations(
     """
     row, adapter = tables.Evaluation, tables.Adapter
     query = select(row, adapter.name).join(adapter, adapter.id == row.adapter_id)
+    query = query.where(row.withdrawn_at.is_(None))
     with workspace.database.read() as session:
         if reference is not None:
             query = query.where(row.adapter_id == resolve_adapter(session, reference).id)
@@ -206,7 +215,7 @@ def _missing(adapter: tables.Adapter, measured: Sequence[Measured]) -> tuple[lis
         row = others[0]
         on = setting_of(row)
         more = f", and {len(others) - 1} more differ" if len(others) > 1 else ""
-        raise AlreadyExistsError(
+        raise MetricRecordedTwiceError(
             f"{row.metric} of {adapter.name} is on record as {row.value:g}{f' ({on})' if on else ''}, and not as "
             f"{own[key_of(row)].value:g}{more}",
             hint="of another measurement, say what is different: --seed N, --split or --dataset; "
@@ -241,7 +250,7 @@ def _require_own(session: Session, adapter: tables.Adapter, found: Results, name
     """Refuse results whose model is another registered adapter, by its name or its digest.
 
     Raises:
-        BadInputError: they are of another one.
+        MetricOfOtherAdapterError: they are of another one.
     """
     names, digests = set[str](), set[str]()
     for piece in list(_pieces(found.said_of))[:_MOST_PIECES]:
@@ -254,7 +263,7 @@ def _require_own(session: Session, adapter: tables.Adapter, found: Results, name
     others = [each for each in said if each.digest != adapter.digest]
     if others and len(others) == len(said):
         other = others[0].name
-        raise BadInputError(
+        raise MetricOfOtherAdapterError(
             f"{name} says that it is of {other}, and not of {adapter.name}",
             hint=f"fusery eval record {other} {file}",
         )

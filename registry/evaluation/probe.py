@@ -25,7 +25,9 @@ from ..records.bases import blob_generations, recorded_architecture
 from ..records.fused_label import label_record
 from ..records.references import resolve_any, resolve_base
 from ..records.renderings import require_factors_alone
+from .harness_results import Measured
 from .held_out import held_out
+from .own import probed, record_own
 from .probe_prompts import Prompts
 from .probe_report import ProbeReport, Row, Side, report
 
@@ -40,7 +42,7 @@ BASE = "base"
 
 
 @dataclass(frozen=True, slots=True)
-class _Subject:
+class Subject:
     """One of the two models, as the database knows it.
 
     Attributes:
@@ -49,6 +51,7 @@ class _Subject:
         task_of: the row of the adapter whose task it does; None for a base.
         adapter: the files of the adapter to put on the base; empty for a base and a fused model.
         fused: the folder of a fused model.
+        owner: the row of the adapter that it is, put on its base or fused alone at its own scale; None for others.
     """
 
     side: Side
@@ -56,6 +59,7 @@ class _Subject:
     task_of: int | None = None
     adapter: tuple[FileEntry, ...] = ()
     fused: Path | None = None
+    owner: int | None = None
 
 
 def probe(
@@ -66,6 +70,7 @@ def probe(
     request: FuseRequest | None = None,
     prompts: Path | None = None,
     limit: int = LIMIT,
+    record: bool = True,
     reporter: Reporter = SILENT,
 ) -> ProbeReport:
     """Measure how far two models' answers are apart.
@@ -80,6 +85,7 @@ def probe(
         prompts: a file of prompts; None for what the adapter's run kept out of training, where it recorded that and it is still
             here, or else for the built-in ones.
         limit: at most so many prompts of the file.
+        record: put what was measured of adapters on record, as evaluations, where the registry can be written.
         reporter: hears what is going on, and the bytes done and the total while fusing; then, from its `begin("tokens")` on,
             the tokens run and the total.
 
@@ -89,10 +95,35 @@ def probe(
         ModelUnusableError: a model cannot be loaded or run.
         MissingExtraError: mlx-lm is not installed.
     """
+    found, values = measure_probe(
+        workspace,
+        reference,
+        against=against,
+        request=request,
+        prompts=prompts,
+        limit=limit,
+        reporter=reporter,
+    )
+    if record and values:
+        record_own(workspace, values, reporter)
+    return found
+
+
+def measure_probe(
+    workspace: Workspace,
+    reference: str,
+    *,
+    against: str | None = None,
+    request: FuseRequest | None = None,
+    prompts: Path | None = None,
+    limit: int = LIMIT,
+    reporter: Reporter = SILENT,
+) -> tuple[ProbeReport, list[tuple[int, list[Measured]]]]:
+    """Return what `probe` returns, and what of it is to be recorded, by the number of the adapter's row; record nothing."""
     if limit < 1:
         raise BadInputError("at least one prompt is needed", hint="--limit 32")
     asked = read_prompts(prompts, limit) if prompts is not None else None  # before anything is fused
-    a = _subject(workspace, reference)
+    a = subject_of(workspace, reference)
     b = _other(workspace, a, reference, against, request, reporter)
     about = Prompts("file", prompts.name) if prompts is not None else Prompts("built-in")
     if asked is None:
@@ -107,11 +138,12 @@ def probe(
         with_base = bool(a.adapter) and b.side.kind != "base"
         measured = measure(first, second, samples, with_base=with_base, reporter=reporter)
     seconds = time.monotonic() - started
-    return report(a.side, b.side, samples, measured, seconds, about=about, one_base=a.base == b.base)
+    found = report(a.side, b.side, samples, measured, seconds, about=about, one_base=a.base == b.base)
+    return found, probed(found, asked, (a.owner, b.owner))
 
 
 def _own_prompts(
-    workspace: Workspace, a: _Subject, b: _Subject, limit: int, say: Callable[[str], None]
+    workspace: Workspace, a: Subject, b: Subject, limit: int, say: Callable[[str], None]
 ) -> tuple[list[Prompt], Prompts]:
     """Return prompts where nobody gave any: held-out data of the run, or else the built-in ones."""
     adapter = _task_of(a, b)
@@ -128,18 +160,24 @@ def _own_prompts(
     return built_in()[:limit], Prompts("built-in")
 
 
-def _task_of(a: _Subject, b: _Subject) -> int | None:
+def _task_of(a: Subject, b: Subject) -> int | None:
     return a.task_of if a.task_of is not None else b.task_of
 
 
-def _val_loss(workspace: Workspace, a: _Subject, b: _Subject) -> float | None:
+def _val_loss(workspace: Workspace, a: Subject, b: Subject) -> float | None:
     """Return the validation loss on record of the adapter that the comparison is about."""
     adapter = _task_of(a, b)
     with workspace.database.read() as session:
         return session.get_one(tables.Adapter, adapter).val_loss if adapter is not None else None
 
 
-def _subject(workspace: Workspace, reference: str) -> _Subject:
+def subject_of(workspace: Workspace, reference: str) -> Subject:
+    """Return what a reference means as a model.
+
+    Raises:
+        UnknownReferenceError: it names nothing.
+        BadInputError: it is a fused model that is not in this machine's cache.
+    """
     with workspace.database.read() as session:
         found = resolve_any(session, reference)
         if found.fused is not None:
@@ -148,16 +186,17 @@ def _subject(workspace: Workspace, reference: str) -> _Subject:
             adapter = found.adapter
             require_factors_alone(adapter, "and mlx-lm puts factors alone on a base")
             side = Side("adapter", adapter.name, adapter.digest)
-            return _Subject(side, Digest(adapter.base.digest), adapter.id, _entries(adapter.manifest))
+            files = _entries(adapter.manifest)
+            return Subject(side, Digest(adapter.base.digest), adapter.id, files, owner=adapter.id)
         assert found.base is not None
         return _base_subject(found.base)
 
 
-def _base_subject(base: tables.BaseModel) -> _Subject:
-    return _Subject(Side("base", base.name, base.digest), Digest(base.digest))
+def _base_subject(base: tables.BaseModel) -> Subject:
+    return Subject(Side("base", base.name, base.digest), Digest(base.digest))
 
 
-def _fused_subject(workspace: Workspace, fused: tables.Fused) -> _Subject:
+def _fused_subject(workspace: Workspace, fused: tables.Fused) -> Subject:
     path = workspace.cache.lookup(Digest(fused.key), Manifest.of(_entries(fused.manifest)))
     if path is None:
         raise BadInputError(
@@ -166,7 +205,9 @@ def _fused_subject(workspace: Workspace, fused: tables.Fused) -> _Subject:
         )
     names = label_record(fused)
     side = Side("fused", names.combined, fused.digest, fused.precision, names.format)
-    return _Subject(side, Digest(fused.base.digest), fused.adapter_id, fused=path)
+    alone = not fused.extras and fused.recipe.get("scale") is None
+    owner = fused.adapter_id if alone else None
+    return Subject(side, Digest(fused.base.digest), fused.adapter_id, fused=path, owner=owner)
 
 
 def _entries(manifest: tables.Manifest) -> tuple[FileEntry, ...]:
@@ -175,12 +216,12 @@ def _entries(manifest: tables.Manifest) -> tuple[FileEntry, ...]:
 
 def _other(
     workspace: Workspace,
-    a: _Subject,
+    a: Subject,
     reference: str,
     against: str | None,
     request: FuseRequest | None,
     reporter: Reporter,
-) -> _Subject:
+) -> Subject:
     """Return what `a` is compared with."""
     if against is None:
         if a.side.kind != "adapter":
@@ -194,19 +235,19 @@ def _other(
             "how to fuse is for an adapter against its own fused model", hint="leave --precision out"
         )
     if against != BASE:
-        return _subject(workspace, against)
+        return subject_of(workspace, against)
     if a.side.kind == "base":
         raise BadInputError(f"{reference} is a base itself", hint="fusery probe ADAPTER --against base")
-    return _subject(workspace, a.base)
+    return subject_of(workspace, a.base)
 
 
 def _own_fused(
     workspace: Workspace,
-    a: _Subject,
+    a: Subject,
     reference: str,
     request: FuseRequest | None,
     reporter: Reporter,
-) -> _Subject:
+) -> Subject:
     from ..fusion.fuse import fuse
 
     # Refusing a loss would leave nothing to measure it on.
@@ -217,18 +258,19 @@ def _own_fused(
         )
     made = fuse(workspace, reference, wanted, reporter=reporter)
     side = Side("fused", a.side.name, made.digest, made.precision, made.format)
-    return _Subject(side, a.base, a.task_of, fused=made.path)
+    return Subject(side, a.base, a.task_of, fused=made.path, owner=a.owner)
 
 
 @contextmanager
-def _sources(workspace: Workspace, a: _Subject, b: _Subject) -> Iterator[tuple[Source, Source]]:
+def _sources(workspace: Workspace, a: Subject, b: Subject) -> Iterator[tuple[Source, Source]]:
     """Yield the folders of both models, for as long as they are needed."""
-    with _source(workspace, a) as first, _source(workspace, b) as second:
+    with source_of(workspace, a) as first, source_of(workspace, b) as second:
         yield first, second
 
 
 @contextmanager
-def _source(workspace: Workspace, subject: _Subject) -> Iterator[Source]:
+def source_of(workspace: Workspace, subject: Subject) -> Iterator[Source]:
+    """Yield the folders of a model, for as long as they are needed."""
     from ..behaviour.measure import Source
 
     if subject.fused is not None:
@@ -255,7 +297,7 @@ def _fetch(workspace: Workspace, files: Sequence[FileEntry], folder: Path) -> No
 
 
 def _samples(
-    first: Source, second: Source, asked: Sequence[Prompt], a: _Subject, b: _Subject, *, strict: bool
+    first: Source, second: Source, asked: Sequence[Prompt], a: Subject, b: Subject, *, strict: bool
 ) -> list[Sample]:
     """Make the prompts into tokens, which have to mean the same to both models."""
     from ..behaviour.models import load_tokenizer

@@ -16,6 +16,7 @@ from fusery.storage.manifest import FileEntry, Manifest
 from .. import tables
 from ..adapters.files import METADATA
 from ..adapters.render import FORMS, Form
+from ..bundles.cards.measured import measured_rows
 from ..bundles.delivery import Place, deliver, place_at
 from ..bundles.rendering import render, resource
 from ..bundles.source import Files
@@ -179,6 +180,7 @@ def _fill(bundle: BundleFolder, facts: _Facts, files: Mapping[str, Path], render
         form=facts.form,
         rendered=facts.rendered,
         files=[entry.to_dict() for entry in rendering],
+        measured=list(measured_rows({"evaluations": facts.evaluations})),
     )
     bundle.write("README.md", card)
     bundle.write(".gitattributes", resource("gitattributes.txt"))

@@ -1,16 +1,39 @@
 """Evaluations that come from another registry: claims like all else, held to the limits of those that are recorded here.
 
-What is on record here stays: of two registries that have other values of the same measurement, each keeps its own.
+What is on record here stays: of two registries that have other values of the same measurement, each keeps its own.  What
+was withdrawn there is withdrawn here, if it is the same value of the same measurement and was recorded before; and what
+was withdrawn here does not come back.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from .. import tables
+from ..admission.submission import LIMITS
 from ..errors import BadInputError
-from ..records.evaluations import MOST, key_of, missing_evaluations, parse_metric
-from .package import Adapter
+from ..records.evaluations import MOST, key_of, parse_metric, stands
+from .package import Adapter, Values
+
+_WITHDRAWN = ("withdrawn_at", "withdrawn_by", "withdrawn_reason")
+
+
+@dataclass(frozen=True, slots=True)
+class _Changes:
+    """What has to change here.
+
+    Attributes:
+        missing: values to record, withdrawn ones too.
+        withdrawn: rows here, each with the values that say there that it was withdrawn.
+        kept: rows of which there is another value there.
+    """
+
+    missing: list[Values]
+    withdrawn: list[tuple[tables.Evaluation, Values]]
+    kept: list[tables.Evaluation]
 
 
 def require_measured(item: Adapter) -> None:
@@ -23,29 +46,76 @@ def require_measured(item: Adapter) -> None:
         raise BadInputError(
             f"{item.name} has {len(item.evaluations):,} evaluations", hint="fusery audit, there"
         )
-    keys = [key_of(values) for values in item.evaluations]
+    keys = [key_of(values) for values in item.evaluations if values["withdrawn_at"] is None]
     if len(set(keys)) < len(keys):
         raise BadInputError(f"{item.name} has an evaluation twice", hint="fusery audit, there")
     for values in item.evaluations:
         parse_metric(values["metric"])
-        if min(values[name] or 0 for name in ("stderr", "shots", "samples")) < 0:
+        said = {values[name] is None for name in _WITHDRAWN}
+        if (
+            len(said) > 1
+            or len(values["withdrawn_reason"] or "") > LIMITS["note"]
+            or min(values[name] or 0 for name in ("stderr", "shots", "samples")) < 0
+        ):
             raise BadInputError(
                 f"{item.name} has an evaluation that is none: {values['metric'][:60]}",
                 hint="fusery audit, there",
             )
 
 
-def bring_evaluations(row: tables.Adapter, item: Adapter, now: datetime) -> bool:
-    """Record what is missing here, none of it of the time to come; return whether any was."""
-    missing, _, _ = missing_evaluations(row, item.evaluations)
+def bring_evaluations(row: tables.Adapter, item: Adapter, now: datetime) -> list[str]:
+    """Record what is missing here, none of it of the time to come; return what was done, in words of the log."""
+    changes = _changes(row, item)
+    for known, values in changes.withdrawn:
+        known.withdrawn_at = min(values["withdrawn_at"], now)
+        known.withdrawn_by, known.withdrawn_reason = values["withdrawn_by"], values["withdrawn_reason"]
+    room = max(0, MOST - len(row.evaluations))
     row.evaluations.extend(
-        tables.Evaluation(**{**values, "at": min(values["at"], now)})
-        for values in missing[: max(0, MOST - len(row.evaluations))]
+        tables.Evaluation(**{**values, **{name: min(values[name], now) for name in _moments(values)}})
+        for values in changes.missing[:room]
     )
-    return bool(missing)
+    done = {"evaluation": bool(changes.missing), "withdrawn evaluation": bool(changes.withdrawn)}
+    return [word for word, any_ in done.items() if any_]
 
 
 def lacks_evaluations(row: tables.Adapter, item: Adapter) -> tuple[bool, list[str]]:
     """Return whether any are missing here, and the metrics of which this registry keeps other values."""
-    missing, _, others = missing_evaluations(row, item.evaluations)
-    return bool(missing), sorted({each.metric for each in others})
+    changes = _changes(row, item)
+    return bool(changes.missing or changes.withdrawn), sorted({each.metric for each in changes.kept})
+
+
+def _moments(values: Values) -> Iterator[str]:
+    return (name for name in ("at", "withdrawn_at") if values[name] is not None)
+
+
+def _changes(row: tables.Adapter, item: Adapter) -> _Changes:
+    changes = _Changes([], [], [])
+    ended = [values for values in item.evaluations if values["withdrawn_at"] is not None]
+    ended.sort(key=lambda values: values["withdrawn_at"])
+    last_there = {_same(values): values for values in ended}
+    ended_here = {_same(each): each.withdrawn_at for each in row.evaluations if each.withdrawn_at is not None}
+    known_ends = {(*_same(each), each.withdrawn_reason) for each in row.evaluations if not stands(each)}
+    standing: dict[Any, tables.Evaluation] = {}
+    for known in filter(stands, row.evaluations):
+        said = last_there.get(_same(known))
+        if said is not None and known.at <= said["withdrawn_at"]:
+            changes.withdrawn.append((known, said))
+            known_ends.add((*_same(known), said["withdrawn_reason"]))
+        else:
+            standing[key_of(known)] = known
+    for values in (each for each in item.evaluations if each["withdrawn_at"] is None):
+        own, end = standing.get(key_of(values)), ended_here.get(_same(values))
+        if own is not None:
+            changes.kept.extend([own] if own.value != values["value"] else [])
+        elif end is None or values["at"] > end:
+            changes.missing.append(values)
+    # One withdrawal is known by what and why, and not by when: that may have been in the time to come.
+    ends = {(*_same(values), values["withdrawn_reason"]): values for values in ended}
+    changes.missing.extend(values for end, values in ends.items() if end not in known_ends)
+    return changes
+
+
+def _same(values: Values | tables.Evaluation) -> tuple[Any, ...]:
+    """Return what two records of one measurement have in common."""
+    value = values.value if isinstance(values, tables.Evaluation) else values["value"]
+    return *key_of(values), value

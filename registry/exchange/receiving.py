@@ -195,8 +195,7 @@ def _attach(session: Session, row: Row, item: Item, seen: Seen) -> list[str]:
             added.append("yank")
         if bring_corrections(session, row, item, Database.utcnow(session)):
             added.append("amendment")
-        if bring_evaluations(row, item, Database.utcnow(session)):
-            added.append("evaluation")
+        added += bring_evaluations(row, item, Database.utcnow(session))
     added += ["signature" for values in item.signatures if take_signature(session, item, values)]
     session.flush()
     return added

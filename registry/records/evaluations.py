@@ -1,6 +1,7 @@
 """Evaluations: what was measured of an adapter, each value with what it was measured on and with.
 
-The value of a metric is the one that was recorded last: lists, filters, rules and comparisons agree on that.
+The value of a metric is the one that was recorded last: lists, filters, rules and comparisons agree on that.  One that was
+withdrawn stays on record and counts nowhere.
 """
 
 from __future__ import annotations
@@ -75,22 +76,35 @@ class Evaluation(Record):
     by: str
 
 
+_COMPARED = ("dataset", "split", "harness", "shots")
+"""What `comparable` is made of."""
+
+
 def parse_metric(text: str) -> str:
     """Return the name of a metric.
 
     Raises:
         BadInputError: it is none.
     """
-    if len(text) > LONGEST or not _NAME.fullmatch(text):
+    if not isinstance(text, str) or len(text) > LONGEST or not _NAME.fullmatch(text):
         raise BadInputError(
-            f"{text[:60]!r} is not the name of a metric",
+            f"{str(text)[:60]!r} is not the name of a metric",
             hint="letters, digits and _, with single . : @ - between them, such as mmlu.acc",
         )
     return text
 
 
-def evaluation_records(adapter: str, rows: Iterable[tables.Evaluation]) -> tuple[Evaluation, ...]:
-    """Return the records of an adapter's evaluations."""
+def stands(row: tables.Evaluation, at: datetime | None = None) -> bool:
+    """Tell whether an evaluation counts: it is on record and not withdrawn, today or at a moment."""
+    if at is None:
+        return row.withdrawn_at is None
+    return row.at <= at and (row.withdrawn_at is None or row.withdrawn_at > at)
+
+
+def evaluation_records(
+    adapter: str, rows: Iterable[tables.Evaluation], at: datetime | None = None
+) -> tuple[Evaluation, ...]:
+    """Return the records of those of an adapter's evaluations that count, today or at a moment."""
     return tuple(
         Evaluation(
             adapter=adapter,
@@ -111,6 +125,7 @@ def evaluation_records(adapter: str, rows: Iterable[tables.Evaluation]) -> tuple
             by=row.by,
         )
         for row in rows
+        if stands(row, at)
     )
 
 
@@ -127,11 +142,13 @@ def missing_evaluations(
 ) -> tuple[list[Mapping[str, Any]], list[str], list[tables.Evaluation]]:
     """Return which values of an adapter are not on record; the metrics that are; and what is on record otherwise.
 
+    What was withdrawn is not on record in this sense: the right value may take its place, and so may the same once more.
+
     Args:
         adapter: its row.
         measured: columns of evaluations.
     """
-    there = {key_of(row): row for row in adapter.evaluations}
+    there = {key_of(row): row for row in adapter.evaluations if stands(row)}
     new, known, others = list[Mapping[str, Any]](), list[str](), list[tables.Evaluation]()
     for values in measured:
         row = there.get(key_of(values))
@@ -149,6 +166,12 @@ def comparable(row: tables.Evaluation | Evaluation) -> tuple[object, ...]:
     return row.dataset or None, row.split or None, row.harness or None, row.shots
 
 
+def mismatch(a: tables.Evaluation | Evaluation, b: tables.Evaluation | Evaluation) -> str | None:
+    """Return the code of why two values of a metric cannot be compared: the first in which they differ; None if they can."""
+    pairs = zip(_COMPARED, comparable(a), comparable(b), strict=True)
+    return next((f"metric_other_{name}" for name, ours, theirs in pairs if ours != theirs), None)
+
+
 def setting_of(row: tables.Evaluation | Evaluation, *, seed: bool = True) -> str:
     """Return what a value was measured on and with, in words; empty if nobody said so."""
     said = ["/".join(part for part in (row.dataset, row.split) if part), row.harness]
@@ -160,7 +183,9 @@ def setting_of(row: tables.Evaluation | Evaluation, *, seed: bool = True) -> str
 def newest_value(name: str) -> Any:
     """Return the expression of an adapter's value of a metric: the one that was recorded last, null if there is none."""
     row = aliased(tables.Evaluation)
-    query = select(row.value).where(row.adapter_id == tables.Adapter.id, row.metric == name)
+    query = select(row.value).where(
+        row.adapter_id == tables.Adapter.id, row.metric == name, row.withdrawn_at.is_(None)
+    )
     return query.order_by(row.id.desc()).limit(1).correlate(tables.Adapter).scalar_subquery()
 
 
@@ -169,7 +194,7 @@ def is_newest(row: Any, name: str) -> ColumnElement[bool]:
     other = aliased(tables.Evaluation)
     newest = (
         select(func.max(other.id))
-        .where(other.adapter_id == tables.Adapter.id, other.metric == name)
+        .where(other.adapter_id == tables.Adapter.id, other.metric == name, other.withdrawn_at.is_(None))
         .correlate(tables.Adapter)
         .scalar_subquery()
     )
@@ -187,7 +212,7 @@ def newest_values(
     found: dict[int, dict[str, float]] = {}
     for chosen in batches(adapters):
         query = select(row.adapter_id, row.metric, row.value).where(
-            row.adapter_id.in_(chosen), row.metric.in_(metrics)
+            row.adapter_id.in_(chosen), row.metric.in_(metrics), row.withdrawn_at.is_(None)
         )
         for number, metric, value in session.execute(query.order_by(row.id)):
             found.setdefault(number, {})[metric] = value

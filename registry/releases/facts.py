@@ -14,6 +14,7 @@ from ..database.chronicle import Moment
 from ..errors import BadInputError
 from ..fusion.foreign import counts
 from ..records.amendments import TAG, state_of, undone
+from ..records.evaluations import stands
 from ..records.references import fused_from
 from ..records.withdrawals import of_adapters, refuse_yanked
 
@@ -74,11 +75,12 @@ class Facts:
         return loss
 
     def evaluations(self, adapter: tables.Adapter, metric: str) -> list[tables.Evaluation]:
-        """Return what was measured of a metric, the newest first."""
+        """Return what was measured of a metric and not withdrawn, the newest first."""
         found = [row for row in adapter.evaluations if row.metric == metric]
-        if self.moment is not None:
-            found = [row for row in found if self.moment.has("evaluation", row.id)]
-        return found[::-1]
+        if self.moment is None:
+            return [row for row in reversed(found) if stands(row)]
+        then = self.moment
+        return [row for row in reversed(found) if then.stands("evaluation", row.id, row.withdrawn_at)]
 
     def tags(self, adapter: tables.Adapter) -> dict[str, str]:
         """Return the tags, with amendments up to the moment."""

@@ -25,7 +25,7 @@ _ENDED: Mapping[str, frozenset[str]] = {
     "alias_move": frozenset(),
     "amendment": frozenset(),
     "approval": frozenset({"withdrawn_at"}),
-    "evaluation": frozenset(),
+    "evaluation": frozenset({"withdrawn_at", "withdrawn_by", "withdrawn_reason"}),
     "fused": frozenset(),
     "signature": frozenset(),
     "task": frozenset(),

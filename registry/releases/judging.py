@@ -9,15 +9,15 @@ from typing import Any, Literal
 
 from .. import tables
 from ..errors import BadInputError, MissingExtraError
-from ..record import Record
-from ..records.evaluations import comparable, setting_of
+from ..record import Record, left_out
+from ..records.evaluations import comparable, mismatch, setting_of
 from ..records.licences import adapter_licence
 from .facts import Facts
 from .rules import MetricRule, Rules, make_rules
 
 State = Literal["passed", "failed", "unknown"]
-Said = tuple[State, str] | tuple[State, str, str | None]
-"""State, reason, and the command that helps."""
+Said = tuple[State, str] | tuple[State, str, str | None] | tuple[State, str, str | None, str | None]
+"""State, reason, the command that helps, and the code of what was found."""
 
 _VERDICTS = ("LOST", "DEGRADED", "PASS")
 
@@ -32,6 +32,8 @@ class Outcome(Record):
         state: `passed`, `failed`, or `unknown` if it cannot be decided.
         why: the reason, in one sentence.
         hint: the command that helps; None if there is none.
+        code: of what was found: `metric_other_dataset`, `metric_other_split`, `metric_other_harness` or `metric_other_shots`
+            of a metric that was measured, but on or with something else.
     """
 
     rule: str
@@ -39,6 +41,7 @@ class Outcome(Record):
     state: State
     why: str
     hint: str | None = None
+    code: str | None = left_out()
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,9 +147,9 @@ def _metrics(case: Case, rules: Rules) -> Said:
 
 
 def _metric(case: Case, name: str, rule: MetricRule) -> Said:
-    ours, why = _measured(case, case.adapter, name, rule)
+    ours, why, code = _measured(case, case.adapter, name, rule)
     if ours is None:
-        return "unknown", why, f"fusery eval record {case.adapter.name} RESULTS.json"
+        return "unknown", why, f"fusery eval record {case.adapter.name} RESULTS.json", code
     said = f"{name} is {ours.value:g}"
     if rule.at_least is not None and ours.value < rule.at_least:
         return "failed", f"{said}, at least {rule.at_least:g} wanted"
@@ -173,7 +176,8 @@ def _against_holder(case: Case, ours: tables.Evaluation, rule: MetricRule) -> Sa
                 f"{name} of {case.adapter.name} was measured on {setting_of(ours) or 'nobody said what'}, and of {holder} "
                 f"on {setting_of(rows[0]) or 'nobody said what'}: they cannot be compared"
             )
-        return "unknown", why, f"fusery eval record {holder} RESULTS.json"
+        code = mismatch(ours, rows[0]) if rows else None
+        return "unknown", why, f"fusery eval record {holder} RESULTS.json", code
     # By the digits that people wrote: in binary, 0.8 is more than 0.7 and 0.1.
     gain = Decimal(repr(ours.value)) - Decimal(repr(theirs.value))
     worse = -gain if ours.higher_is_better else gain
@@ -185,17 +189,19 @@ def _against_holder(case: Case, ours: tables.Evaluation, rule: MetricRule) -> Sa
 
 def _measured(
     case: Case, adapter: tables.Adapter, name: str, rule: MetricRule
-) -> tuple[tables.Evaluation | None, str]:
-    """Return the newest value that a rule is about; without one, why there is none."""
+) -> tuple[tables.Evaluation | None, str, str | None]:
+    """Return the newest value that a rule is about; without one, why there is none, and the code of that."""
     rows = case.facts.evaluations(adapter, name)
     for row in rows:
         if rule.dataset in (None, row.dataset) and rule.split in (None, row.split):
-            return row, ""
+            return row, "", None
     if not rows:
-        return None, f"no {name} is recorded for {adapter.name}"
+        return None, f"no {name} is recorded for {adapter.name}", None
     wanted = "/".join(part for part in (rule.dataset, rule.split) if part)
     there = ", ".join(dict.fromkeys(setting_of(row) or "nobody said what" for row in rows[:5]))
-    return None, f"{name} of {adapter.name} was measured on {there}, and not on {wanted}"
+    same = any(rule.dataset in (None, row.dataset) for row in rows)
+    code = "metric_other_split" if same else "metric_other_dataset"
+    return None, f"{name} of {adapter.name} was measured on {there}, and not on {wanted}", code
 
 
 def _signed(case: Case, rules: Rules) -> Said:

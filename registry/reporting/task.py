@@ -265,7 +265,7 @@ def _amendments(views: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _evaluations(session: Session, rows: Sequence[tables.Adapter]) -> dict[str, Any]:
     """Return what was measured of the versions that are shown, the newest first."""
     measured, names = tables.Evaluation, {row.id: row.name for row in rows}
-    query = select(measured).where(measured.adapter_id.in_(names))
+    query = select(measured).where(measured.adapter_id.in_(names), measured.withdrawn_at.is_(None))
     found = session.scalars(query.order_by(measured.id.desc()).limit(MOST_ROWS)).all()
     total = len(found) if len(found) < MOST_ROWS else _count(session, query.with_only_columns(measured.id))
     records = [evaluation_records(names[row.adapter_id], [row])[0].to_dict() for row in found]

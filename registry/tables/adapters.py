@@ -240,7 +240,7 @@ class Evaluation(Record):
 
     What tells two of them apart is all of metric, dataset, split, harness, few-shot examples and seed; unknown texts are the
     empty string.  `dataset` is what a harness calls its task.  `source` is the digest of the file that said it, null where
-    a program did.
+    a program did.  One that was recorded wrongly stays, with `withdrawn_at`, and counts for nothing.
     """
 
     __tablename__ = "evaluation"
@@ -270,3 +270,6 @@ class Evaluation(Record):
     source: Mapped[str | None] = mapped_column(DIGEST)
     at: Mapped[datetime]
     by: Mapped[str] = mapped_column(String(200))
+    withdrawn_at: Mapped[datetime | None]
+    withdrawn_by: Mapped[str | None] = mapped_column(String(200))
+    withdrawn_reason: Mapped[str | None] = mapped_column(Text)

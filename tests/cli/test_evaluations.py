@@ -113,3 +113,55 @@ def test_a_bundle_says_what_was_measured(stocked: Fusery, plain: Path, tmp_path:
     metadata = json.loads((tmp_path / f"out/adapters_{ONE}/adapter_metadata.json").read_text("utf-8"))
     [said] = metadata["fusery"]["facts"]["evaluations"]
     assert (said["metric"], said["value"], "by" in said) == ("accuracy", 0.91, False)
+
+
+def test_what_was_recorded_wrongly_is_withdrawn(stocked: Fusery, plain: Path) -> None:
+    stocked("eval", "record", "course_rec@1", plain)
+    tried = stocked("eval", "withdraw", "course_rec@1", "accuracy", "--reason", "wrong", "--dry-run")
+    assert tried.out.startswith(f"Would withdraw 1 metric of {ONE}.\n")
+    ran = stocked("eval", "withdraw", "course_rec@1", "accuracy", "--reason", "wrong", "--json")
+    assert (ran.json["adapter"], ran.json["reason"], ran.json["dry_run"]) == (ONE, "wrong", False)
+    assert [each["metric"] for each in ran.json["withdrawn"]] == ["accuracy"]
+    assert stocked("eval", "list", "-q").out == ""
+    event = stocked("events", "--action", "adapter.evaluation_withdrawn", "--json").json[0]
+    assert event["told"] == "accuracy 0.91; wrong"
+    again = stocked("eval", "withdraw", "course_rec@1", "accuracy", "--reason", "wrong")
+    assert (again.code, "nothing like that is on record" in again.err) == (2, True)
+    assert stocked("eval", "withdraw", "course_rec@1", "accuracy").code == 2
+    assert stocked("eval", "withdraw", "course_rec@1", "--reason", "wrong").code == 2
+
+
+def test_a_loss_is_measured_and_recorded(stocked: Fusery, tmp_path: Path) -> None:
+    (tmp_path / "q.txt").write_text("The ferry leaves at seven.\n", encoding="utf-8")
+    words = ("eval", "run", "course_rec@1", "--prompts", "q.txt")
+    ran = stocked(*words, "--json")
+    assert (ran.code, ran.json["form"]) == (0, "probe")
+    assert [each["metric"] for each in ran.json["recorded"]] == ["probe.loss", "probe.gain"]
+    again = stocked(*words)
+    assert again.out == f"Recorded 0 metrics of {ONE}.\n"
+    assert "2 metrics with the same value on record already.\n" in again.err
+    assert stocked("eval", "run", "course_rec@1", "--shots", "2").code == 2
+    assert stocked(*words, "--task", "arc_easy").code == 2
+
+
+def test_a_metric_of_another_split_has_a_name(stocked: Fusery, plain: Path, tmp_path: Path) -> None:
+    stocked("eval", "record", "course_rec@1", plain)
+    (tmp_path / "two.json").write_text(
+        '{"accuracy": 0.5, "dataset": "courses", "split": "dev"}', encoding="utf-8"
+    )
+    stocked("eval", "record", "course_rec@2", "two.json")
+    [finding] = stocked("compare", "course_rec", "--json").json["findings"]
+    assert (finding["code"], finding["metric"]) == ("metric_other_split", "accuracy")
+    assert finding["why"] == f"accuracy was measured of {ONE} on courses/test and of {TWO} on courses/dev"
+    assert "metric_other_split: accuracy was measured of" in stocked("compare", "course_rec").err
+    stocked("rules", "set", "prod", "--metric", "accuracy >= 0.1 on courses/test")
+    refused = stocked("promote", "course_rec@2", "prod")
+    assert (refused.code, "(metric_other_split)" in refused.out) == (3, True)
+    stocked("rules", "set", "prod", "--metric", "accuracy >= 0.1 on other/test")
+    ruled = stocked("promote", "course_rec@2", "prod", "--dry-run", "--json").json["rules"]
+    assert [each.get("code") for each in ruled] == [None, "metric_other_dataset"]
+    (tmp_path / "twice.json").write_text(
+        '{"accuracy": 0.6, "dataset": "courses", "split": "dev"}', encoding="utf-8"
+    )
+    twice = stocked("eval", "record", "course_rec@2", "twice.json", "--json")
+    assert (twice.code, twice.json["error"]["code"]) == (2, "metric_recorded_twice")

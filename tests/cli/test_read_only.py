@@ -51,6 +51,8 @@ WRITES: tuple[list[str], ...] = (
     ["export", "course_rec@1", "exported"],
     ["backup", "copy"],
     ["deploy", "record", "course_rec@1", "there"],
+    ["eval", "run", "course_rec@1"],
+    ["eval", "withdraw", "course_rec@1", "acc", "--reason", "x"],
 )
 
 
@@ -105,6 +107,17 @@ def test_a_model_that_is_at_hand_is_fused_and_another_is_not(
         "Hint: have somebody who may write run: fusery fuse course_rec_v2_20260201 --publish full" in ran.err
     )
     assert list((tmp_path / "cache" / "tmp").iterdir()) == []
+
+
+@pytest.mark.usefixtures("disk")
+def test_a_probe_is_measured_and_not_put_on_record(
+    stocked: Fusery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FUSERY_CACHE_DIR", str(tmp_path / "cache"))
+    ran = stocked("probe", "course_rec@1", "--against", "base", "--limit", "1")
+    assert (ran.code, ran.out.startswith("The adapter changed ")) == (0, True)
+    assert "not put on record: this registry may only be read here" in ran.err
+    assert stocked("eval", "list", "-q").out == ""
 
 
 def test_what_somebody_else_writes_meanwhile_is_seen(stocked: Fusery, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""0013 to 0014 and back: every row and the log stay, and what is registered before can be measured after."""
+"""0013 to 0014, 0014 to 0015 and back: every row and the log stay, and what is registered before can be measured after."""
 
 from __future__ import annotations
 
@@ -46,6 +46,23 @@ def test_up_and_down_keep_every_row(registered: Registry) -> None:
     assert {name: after[name] for name in after.keys() - before.keys()} == {"evaluation": []}
     schema.downgrade(database, "0013")
     assert (all_rows(database), snapshot(database)) == (before, tables_before)
+
+
+def test_a_withdrawn_value_never_counts_again(registered: Registry) -> None:
+    database = registered.workspace.database
+    registered.evaluations.record("t@1", {"acc": 0.5, "f1": 0.25})
+    schema.downgrade(database, "0014")
+    before = all_rows(database)["evaluation"]
+    schema.upgrade(database)
+    assert registered.upkeep.audit().ok  # no seal has changed
+    registered.evaluations.withdraw("t@1", "acc", reason="of another adapter")
+    log = registered.upkeep.log()
+    schema.downgrade(database, "0014")
+    assert all_rows(database)["evaluation"] == [row for row in before if row["metric"] == "f1"]
+    schema.upgrade(database)
+    assert [each.metric for each in registered.evaluations.list()] == ["f1"]
+    assert registered.upkeep.log() == log
+    assert log[-1]["detail"]["metrics"] == [{"metric": "acc", "value": 0.5}]
 
 
 def test_what_was_registered_before_is_measured_after(registered: Registry) -> None:

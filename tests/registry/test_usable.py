@@ -374,9 +374,9 @@ def used_in_every_way(
 
 def loaded(registry: Registry, reference: str, base: Path, *, whole: bool) -> None:
     """Put an adapter on its base as `probe` and `serve` do."""
-    from fusery.registry.evaluation.probe import _source, _subject
+    from fusery.registry.evaluation.probe import source_of, subject_of
 
-    with _source(registry.workspace, _subject(registry.workspace, reference)) as source:
+    with source_of(registry.workspace, subject_of(registry.workspace, reference)) as source:
         assert source.adapter is not None
         put_on(base, source.adapter, serve=not whole)
 

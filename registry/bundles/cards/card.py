@@ -12,6 +12,7 @@ from typing import Any, TypeGuard
 from ...documents import provenance_part
 from ...fusion.records import in_words
 from .licence import licences
+from .measured import measured_rows
 from .training import curve_values, hub_datasets, training_rows
 
 _ADAPTER = ("task", "version", "date", "rank", "alpha", "scale", "val_loss", "dataset")
@@ -63,6 +64,7 @@ def card_values(record: Mapping[str, Any], *, base_name: str | None = None) -> d
         "parts": list(_parts(provenance, adapter)),
         "training": list(training_rows(adapter)),
         "curve": curve_values(adapter),
+        "measured": list(measured_rows(adapter)),
         "precision": list(_precision(provenance)),
         "fidelity": list(_fidelity(fidelity)),
         "worst": list(_worst(fidelity)),

@@ -9,7 +9,7 @@ from typing import Any
 from ...charts.curves import CURVE, curve_svg
 from ...documents import provenance_part
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
+HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _FACTS = {
     "method": "method",
     "layers": "layers",
@@ -42,7 +42,7 @@ _ARGUMENTS = {
 def hub_datasets(adapter: Mapping[str, Any]) -> Iterator[str]:
     """Yield the dataset if its name is a hub id: the hub accepts nothing else in a card's front matter."""
     name = adapter.get("dataset")
-    if isinstance(name, str) and _HUB_ID.fullmatch(name) and ".." not in name:
+    if isinstance(name, str) and HUB_ID.fullmatch(name) and ".." not in name:
         yield name
 
 

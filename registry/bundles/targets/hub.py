@@ -18,6 +18,7 @@ from ...charts.curves import CURVE, curve_svg
 from ...documents import provenance_part
 from ...errors import BadInputError
 from ..cards.card import card_values
+from ..cards.measured import EVAL_RESULTS, eval_results
 from ..cards.template import ADAPTER_CARD, render_card
 from ..choices import Choices
 from ..layout import Layout, LayoutError, model_layout
@@ -67,6 +68,8 @@ def _write_adapter(
         base_name=str(called),
     )
     bundle.write("README.md", render_card(values, choices.card, builtin=ADAPTER_CARD))
+    if results := eval_results(facts, name=adapter.name):
+        bundle.write(EVAL_RESULTS, results)
     if picture := curve_svg(facts.get("curve")):
         bundle.write(CURVE, picture)
     record["adapters"] = [{**record["adapters"][0], "path": ".", "files": written}]

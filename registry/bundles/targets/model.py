@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from fusery.storage.digest import digest_bytes
 from fusery.storage.manifest import FileEntry
@@ -10,6 +12,7 @@ from fusery.storage.manifest import FileEntry
 from ...charts.curves import CURVE, curve_svg
 from ...documents import provenance_part
 from ..cards.card import card_values
+from ..cards.measured import EVAL_RESULTS, eval_results
 from ..cards.template import render_card
 from ..choices import Choices
 from ..layout import Layout, model_layout
@@ -40,8 +43,19 @@ def own_files(source: BundleSource, choices: Choices, *, target: str = "model") 
     own = {"README.md": card}
     if picture := curve_svg(provenance_part(record["provenance"], "adapter").get("curve")):
         own[CURVE] = picture
+    if target == "hub" and (results := _eval_results(record["provenance"])):
+        own[EVAL_RESULTS] = results
     made = [FileEntry(name, len(content), digest_bytes(content)) for name, content in own.items()]
     return {"fusery.json": sealed_bytes(record, [*source.fused.manifest, *made]), **own}
+
+
+def _eval_results(provenance: Mapping[str, Any]) -> bytes | None:
+    """Return what was measured of the adapter, where a model is that adapter: alone, at its own scale, and all of it."""
+    adapter, recipe = provenance_part(provenance, "adapter"), provenance_part(provenance, "recipe")
+    whole = provenance_part(provenance, "fidelity").get("verdict") == "PASS"
+    if provenance.get("with") or recipe.get("scale") is not None or not whole:
+        return None
+    return eval_results(adapter, name=f"the adapter {adapter.get('name')}")
 
 
 def check(folder: Path) -> Layout:

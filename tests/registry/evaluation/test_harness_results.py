@@ -275,3 +275,14 @@ def test_no_document_is_an_error_that_nobody_thought_of(document: dict[str, Any]
     except FuseryError:
         return
     assert all(math.isfinite(each.value) for each in found.measured)
+
+
+def test_what_a_stranger_said(tmp_path: Path) -> None:
+    for keys in ({1: 2.0}, {None: 1.0}, {("a",): 1.0}):
+        with pytest.raises(BadInputError, match="is not the name of a metric"):
+            results_of(keys, "what was measured")  # type: ignore[arg-type]
+    with pytest.raises(BadInputError, match="a negative number, at acc"):
+        results_of({"acc": 1.0, "seed": -5}, "r.json")
+    # What is blank is not said: it could not be told from what is not there.
+    blank = results_of({"acc": 1.0, "dataset": "  ", "split": "", "harness": "\t"}, "r.json").measured[0]
+    assert (blank.dataset, blank.split, blank.harness) == ("", "", "")

@@ -104,3 +104,74 @@ def test_an_exported_folder_has_them(
         ]
         assert told[0] == told[1]
         assert len(told[0]) == 7
+
+
+def test_a_withdrawal_goes_along_and_nothing_comes_back(
+    stocked: Registry, sound: Registry, other_home: Path
+) -> None:
+    stocked.evaluations.record(ONE, {"acc": 0.9, "f1": 0.5})
+    stocked.exchange.push(ONE, other_home)
+    stocked.evaluations.withdraw(ONE, "acc", reason="of another adapter")
+    # Who pulls what still stands there does not get it back.
+    assert states(stocked.exchange.pull(ONE, other_home)) == [("present", None)]
+    assert [row[:2] for row in measured(stocked)] == [("f1", 0.5)]
+    assert states(stocked.exchange.push(ONE, other_home, dry_run=True)) == [("completed", None)]
+    assert states(stocked.exchange.push(ONE, other_home)) == [("completed", None)]
+    assert [row[:2] for row in measured(sound)] == [("f1", 0.5)]
+    event = [each for each in sound.upkeep.log(reference=ONE) if each["action"] == "adapter.received"][-1]
+    assert event["detail"]["added"] == ["withdrawn evaluation"]
+    assert states(stocked.exchange.push(ONE, other_home)) == [("present", None)]
+    # The right value, and even the same one measured anew, go along again.
+    stocked.evaluations.record(ONE, {"acc": 0.9})
+    assert states(stocked.exchange.push(ONE, other_home)) == [("completed", None)]
+    assert [row[:2] for row in measured(sound)] == [("f1", 0.5), ("acc", 0.9)]
+    assert states(stocked.exchange.push(ONE, other_home)) == [("present", None)]
+    assert states(stocked.exchange.pull(ONE, other_home)) == [("present", None)]
+
+
+def test_a_registry_that_never_had_it_learns_that_it_was_withdrawn(
+    stocked: Registry, sound: Registry, other_home: Path
+) -> None:
+    stocked.evaluations.record(ONE, {"acc": 0.9})
+    stocked.evaluations.withdraw(ONE, "acc", reason="wrong")
+    stocked.exchange.push(ONE, other_home)
+    assert measured(sound) == []
+    assert states(stocked.exchange.push(ONE, other_home)) == [("present", None)]
+
+
+def test_a_withdrawal_of_the_time_to_come_is_one_of_now(
+    stocked: Registry, sound: Registry, other_home: Path
+) -> None:
+    stocked.evaluations.record(ONE, {"acc": 0.9})
+    stocked.evaluations.withdraw(ONE, "acc", reason="wrong")
+    with stocked.workspace.database.write() as session:
+        session.execute(text("UPDATE evaluation SET withdrawn_at = '2999-01-01 00:00:00.000000'"))
+    for state in ("copied", "present", "present"):
+        assert states(stocked.exchange.push(ONE, other_home)) == [(state, None)]
+    with sound.workspace.database.read() as session:
+        assert str(session.scalar(text("SELECT max(withdrawn_at) FROM evaluation"))) < "2990"
+
+
+@pytest.mark.parametrize("half", ["withdrawn_by", "withdrawn_reason"])
+def test_half_a_withdrawal_keeps_the_adapter_out(
+    stocked: Registry, sound: Registry, other_home: Path, half: str
+) -> None:
+    stocked.evaluations.record(ONE, {"acc": 0.9})
+    stocked.evaluations.withdraw(ONE, "acc", reason="wrong")
+    with stocked.workspace.database.write() as session:
+        session.connection().exec_driver_sql(f"UPDATE evaluation SET {half} = NULL")
+    with pytest.raises(BadInputError, match="an evaluation that is none"):
+        stocked.exchange.push(ONE, other_home)
+    assert sound.adapters.list() == []
+
+
+def test_a_reason_that_nobody_could_give_keeps_the_adapter_out(
+    stocked: Registry, sound: Registry, other_home: Path
+) -> None:
+    stocked.evaluations.record(ONE, {"acc": 0.9})
+    stocked.evaluations.withdraw(ONE, "acc", reason="wrong")
+    with stocked.workspace.database.write() as session:
+        session.execute(text("UPDATE evaluation SET withdrawn_reason = :why"), {"why": "x" * 10_001})
+    with pytest.raises(BadInputError, match="an evaluation that is none"):
+        stocked.exchange.push(ONE, other_home)
+    assert sound.adapters.list() == []

@@ -66,6 +66,8 @@ def fill(registry: Registry, tiny_base: Path, folder: Path, *, amended: bool = T
         registry.evaluations.record(
             "course_rec@2", {"courses.acc": 0.75}, dataset="courses", split="test", seed=1
         )
+        registry.evaluations.record("course_rec@2", {"f1": 0.5})
+        registry.evaluations.withdraw("course_rec@2", "f1", reason="of another adapter")
         registry.aliases.set_rules("release", {"admission": "no_errors"})
         registry.trust.add_key("ann", make_pair(folder / "ann.pem", None).public, ["*#canary"])
     with registry.workspace.database.write() as session:

@@ -1,0 +1,85 @@
+"""`eval run`: measured here and recorded; with lm-evaluation-harness where it is installed, on a task of our own."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from fusery.registry import Registry
+from fusery.registry.errors import BadInputError, MissingExtraError, UnknownReferenceError
+
+ONE = "course_rec_v1_20260115"
+
+TASK = """\
+task: courses
+dataset_path: json
+dataset_kwargs:
+  data_files:
+    test: FILE
+test_split: test
+output_type: multiple_choice
+doc_to_text: "Question: {{question}}\\nAnswer:"
+doc_to_target: "{{answer}}"
+doc_to_choice: "{{choices}}"
+metric_list:
+  - metric: acc
+    aggregation: mean
+    higher_is_better: true
+metadata:
+  version: 1.0
+"""
+
+
+@pytest.fixture
+def tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a task of three questions, whose file lies beside it."""
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    rows = [{"question": f"Course {n}?", "choices": ["KITE", "BOAT", "none"], "answer": n} for n in range(3)]
+    file = folder / "courses.jsonl"
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    (folder / "courses.yaml").write_text(TASK.replace("FILE", str(file)), encoding="utf-8")
+    return folder
+
+
+def test_nobody_is_measured(stocked: Registry) -> None:
+    for words in ({}, {"tasks": ["x"]}):
+        with pytest.raises(UnknownReferenceError):
+            stocked.evaluations.run("course_rec@9", **words)  # type: ignore[arg-type]
+    with pytest.raises(BadInputError, match="at least one prompt"):
+        stocked.evaluations.run(ONE, limit=0)
+
+
+@pytest.mark.skipif(find_spec("lm_eval") is not None, reason="lm-evaluation-harness is installed")
+def test_without_the_harness_it_is_said_how_to_get_it(stocked: Registry) -> None:
+    with pytest.raises(MissingExtraError) as caught:
+        stocked.evaluations.run(ONE, tasks=["arc_easy"])
+    assert caught.value.hint == "pip install 'fusery[eval]'"
+
+
+@pytest.mark.skipif(find_spec("lm_eval") is None, reason="lm-evaluation-harness is not installed")
+def test_a_task_of_the_harness(stocked: Registry, tasks: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done = stocked.evaluations.run(ONE, tasks=["courses"], include=tasks, seed=7)
+    [found] = done.recorded
+    assert (found.metric, found.dataset, found.split, found.harness) == (
+        "courses.acc",
+        "courses",
+        "test",
+        "lm-eval",
+    )
+    assert (found.seed, found.shots, found.samples, found.higher_is_better) == (7, 0, 3, True)
+    assert 0 <= found.value <= 1
+    assert capsys.readouterr().out == ""  # that is for what a command prints
+    again = stocked.evaluations.run(ONE, tasks=["courses"], include=tasks, seed=7)
+    assert (again.recorded, again.known) == ((), ("courses.acc",))
+    part = stocked.evaluations.run(ONE, tasks=["courses"], include=tasks, limit=2, seed=7)
+    assert [each.split for each in part.recorded] == ["test[:2]"]
+    with pytest.raises(BadInputError, match="has no task 'nothing'"):
+        stocked.evaluations.run(ONE, tasks=["nothing"], include=tasks)
+    with pytest.raises(BadInputError, match="there is no folder"):
+        stocked.evaluations.run(ONE, tasks=["courses"], include=tasks / "absent")
+    assert stocked.upkeep.audit().ok
