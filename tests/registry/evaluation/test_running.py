@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from importlib.util import find_spec
+import sys
 from pathlib import Path
 
 import pytest
@@ -54,14 +54,17 @@ def test_nobody_is_measured(stocked: Registry) -> None:
         stocked.evaluations.run(ONE, limit=0)
 
 
-@pytest.mark.skipif(find_spec("lm_eval") is not None, reason="lm-evaluation-harness is installed")
-def test_without_the_harness_it_is_said_how_to_get_it(stocked: Registry) -> None:
+def test_without_the_harness_it_is_said_how_to_get_it(
+    stocked: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
     with pytest.raises(MissingExtraError) as caught:
         stocked.evaluations.run(ONE, tasks=["arc_easy"])
     assert caught.value.hint == "pip install 'fusery[eval]'"
 
 
-@pytest.mark.skipif(find_spec("lm_eval") is None, reason="lm-evaluation-harness is not installed")
+@pytest.mark.slow
+@pytest.mark.parametrize("database_url", [""])  # what a harness measures has nothing to do with the database
 def test_a_task_of_the_harness(stocked: Registry, tasks: Path, capsys: pytest.CaptureFixture[str]) -> None:
     done = stocked.evaluations.run(ONE, tasks=["courses"], include=tasks, seed=7)
     [found] = done.recorded
