@@ -29,6 +29,8 @@ _Indexes = Annotated[list[Annotated[int, Field(ge=0, le=100_000)]], Field(max_le
 
 # Initialisations that subtract from the base what they put into the adapter.
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+# Axolotl notes here how its own merge is to quantise the result; PEFT does not read it, and the factors are plain ones.
+_OTHERS_NOTES = frozenset({"nvfp4_merge_aware"})
 _PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
 
 
@@ -254,7 +256,7 @@ def refused_fields(raw: Mapping[str, Any]) -> Iterator[Remark]:
     for name, value in raw.items():
         rule = FIELDS.get(name)
         if rule is None:
-            if value not in (None, False, [], {}, ""):
+            if name not in _OTHERS_NOTES and value not in (None, False, [], {}, ""):
                 message = f"PEFT's {name[:60]!r} is not known here, and what it does to the weights neither"
                 hint = "if it does nothing to them, remove it from adapter_config.json"
                 yield Remark("peft_unknown_field", "error", CONFIG, message, hint)

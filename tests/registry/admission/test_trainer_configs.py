@@ -1,0 +1,98 @@
+"""The configurations that trainers really write are taken without a false finding, each beside tiny weights that fit it.
+
+`tests/data/trainer_configs/sources.json` says of each file which trainer made it, on which base, what was adapted, and
+which finding is right for it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_models
+from peft_folders import make_peft, numbers
+
+from fusery.registry import Registry
+
+CONFIGS = Path(__file__).resolve().parents[2] / "data" / "trainer_configs"
+SOURCES: Mapping[str, dict[str, Any]] = json.loads((CONFIGS / "sources.json").read_text(encoding="utf-8"))
+BASES: Mapping[str, dict[str, Any]] = {
+    "SmolLM2-135M-Instruct": {},
+    "SmolLM2-135M-Instruct-4bit": {"bits": 4},
+    "SmolLM2-135M-Instruct-bnb-4bit": {"layout": "hf", "seed": 1},
+}
+"""Models of the trainers' names, with four layers and random numbers."""
+
+
+@pytest.fixture(scope="module")
+def bases(module_registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
+    """The bases in the registry, by name."""
+    folder = tmp_path_factory.mktemp("bases")
+    made = {name: tiny_models.make_base(folder / name, **options) for name, options in BASES.items()}
+    for name, path in made.items():
+        module_registry.bases.add(path, name=name)
+    return made
+
+
+def make_full(folder: Path, base: Path, layers: list[int], seed: int) -> None:
+    """Write whole weights of some layers, each a little off the base's."""
+    random = np.random.default_rng(seed)
+    starts = tuple(f"model.layers.{index}." for index in layers)
+    tensors: dict[str, tiny_models.Raw] = {}
+    for name, value in numbers(base / "model.safetensors").items():
+        if name.startswith(starts):
+            moved = value * (1 + 0.01 * random.standard_normal(value.shape))
+            tensors[name] = ("BF16", tiny_models.encode(moved, "bfloat16"))
+    tiny_models.write_tensors(folder / "adapters.safetensors", tensors, None)
+
+
+def make(folder: Path, name: str, base: Path, seed: int) -> None:
+    """Write the weights that a configuration belongs to, and the configuration as it is."""
+    source, config = SOURCES[name], json.loads((CONFIGS / name).read_text(encoding="utf-8"))
+    modules, layers = source["modules"], source["layers"]
+    folder.mkdir()
+    if "r" in config:
+        dora = config.get("use_dora", False)
+        ranks = source.get("ranks")
+        make_peft(
+            folder, base, modules=modules, layers=layers, rank=config["r"], ranks=ranks, dora=dora, seed=seed
+        )
+    elif config.get("fine_tune_type") == "full":
+        make_full(folder, base, layers, seed)
+    else:
+        settings = config["lora_parameters"]
+        tiny_models.make_adapter(
+            folder,
+            base,
+            rank=settings["rank"],
+            scale=settings["scale"],
+            num_layers=len(layers),
+            keys=[path for path in tiny_models.LINEAR if path.rpartition(".")[2] in modules],
+            fine_tune_type="dora" if config.get("use_dora") else config.get("fine_tune_type", "lora"),
+            seed=seed,
+        )
+    shutil.copyfile(CONFIGS / name, folder / "adapter_config.json")
+
+
+def test_every_file_has_its_source() -> None:
+    assert {path.name for path in CONFIGS.glob("*.json")} - {"sources.json"} == SOURCES.keys()
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_what_a_trainer_writes(
+    module_registry: Registry, bases: Mapping[str, Path], tmp_path: Path, name: str
+) -> None:
+    source, number = SOURCES[name], list(SOURCES).index(name)
+    folder = tmp_path / "adapter"
+    make(folder, name, bases[source["base"]], seed=number)
+    given = {"base": source["base"], "task": f"trainer_{number}"}
+    found = [each for each in module_registry.adapters.check(folder, **given) if each.severity != "info"]
+    assert {each.code for each in found} == source.get("finds", {}).keys(), found
+    if all(each.severity != "error" for each in found):
+        recorded = module_registry.adapters.register(folder, **given)["findings"]
+        assert {each["code"] for each in recorded} >= source.get("finds", {}).keys()
