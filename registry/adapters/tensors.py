@@ -18,6 +18,7 @@ from fusery.storage.safetensors import Tensor, build_header
 from ..engine.arithmetic import F32, FORMATS, decode, encode
 
 Array = NDArray[Any]
+_BLOCK = 1 << 22
 _STORED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 
@@ -44,6 +45,29 @@ def read_stored(path: Path, tensor: Tensor) -> Stored:
         raise FormatError(f"{path.name} changed while it was read")
     kind = np.dtype(_STORED[tensor.size // count] if count else np.uint8).newbyteorder("<")
     return Stored(tensor.dtype, np.frombuffer(data, kind).reshape(tensor.shape))
+
+
+def same_numbers(path: Path, one: Tensor, other: Tensor) -> bool:
+    """Tell whether two tensors of a file have the same dtype, shape and bytes; they may be an embedding's gigabytes.
+
+    Raises:
+        FormatError: the file is shorter than it was.
+        StorageError: it cannot be read.
+    """
+    if (one.dtype, one.shape) != (other.dtype, other.shape):
+        return False
+    with opened(path) as file:
+        for first in range(0, one.size, _BLOCK):
+            size = min(_BLOCK, one.size - first)
+            blocks = []
+            for tensor in (one, other):
+                file.seek(tensor.begin + first)
+                blocks.append(file.read(size))
+            if any(len(block) != size for block in blocks):
+                raise FormatError(f"{path.name} changed while it was read")
+            if blocks[0] != blocks[1]:
+                return False
+    return True
 
 
 def transposed(tensor: Stored) -> Stored:

@@ -19,7 +19,7 @@ from .files import PEFT_WEIGHTS
 from .peft_config import CONFIG
 from .peft_folder import ROWS, own_name
 from .remark import Remark
-from .tensors import read_stored
+from .tensors import same_numbers
 
 _UNTRAINED = ".original_module."
 
@@ -132,14 +132,8 @@ def _chosen(weights: Path, header: Header, names: Sequence[str]) -> str | None:
     if not trained:
         return names[0] if len(names) == 1 else None
     first, *others = trained
-    numbers = read_stored(weights, header.tensors[first]) if others else None
-    for other in others:
-        again = read_stored(weights, header.tensors[other])
-        if numbers is None or again.dtype != numbers.dtype or again.bits.shape != numbers.bits.shape:
-            return None
-        if not (again.bits == numbers.bits).all():
-            return None
-    return first
+    alike = (same_numbers(weights, header.tensors[first], header.tensors[other]) for other in others)
+    return first if all(alike) else None
 
 
 def _indices(said: Any, module: str) -> tuple[int, ...] | None:

@@ -22,7 +22,7 @@ from ..models.architecture import Architecture, architecture_of
 from .base_copies import COPY, QUANTISED_COPY, likeness
 from .peft_folder import some
 from .peft_form import names_are_shared
-from .tensors import read_stored
+from .tensors import same_numbers
 from .whole import TrainedRows, WholeTensors
 
 _EMBEDDINGS = frozenset({"embed_tokens", "wte", "tok_embeddings", "word_embeddings", "embeddings"})
@@ -189,10 +189,7 @@ class _Fitting:
             yield f"the trained rows of {HEAD} are not those of {end}, which is the same matrix of the base"
 
     def _same(self, one: Tensor, other: Tensor) -> bool:
-        if (one.dtype, one.shape) != (other.dtype, other.shape):
-            return False
-        first, second = (read_stored(self._weights, tensor) for tensor in (one, other))
-        return bool((first.bits == second.bits).all())
+        return same_numbers(self._weights, one, other)
 
     def _shape(self, name: str | None) -> tuple[int, ...]:
         if name == HEAD and self._base.head is None:
