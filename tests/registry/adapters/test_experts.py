@@ -163,7 +163,7 @@ def test_peft_answers_as_a_fused_model_does(kind: str, shared: Registry, bases: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ADAPTERS.keys() - {"mixed"})
+@pytest.mark.parametrize("name", sorted(ADAPTERS.keys() - {"mixed"}))
 def test_whatever_is_adapted_of_experts(name: str, shared: Registry, bases: Any, tmp_path: Path) -> None:
     base = bases("mixtral")
     adapter = trained(base, tmp_path / "adapter", **ADAPTERS[name])
