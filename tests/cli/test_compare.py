@@ -77,7 +77,16 @@ def test_what_makes_no_sense_is_exit_code_2(words: tuple[str, ...], said: str, s
 def test_compare(stocked: Fusery) -> None:
     ran = stocked("compare", "course_rec@1", "course_rec@2", "--json")
     found = ran.json
-    assert found.keys() == {"adapters", "differs", "same", "amended", "curves", "withdrawals", "plot"}
+    assert found.keys() == {
+        "adapters",
+        "differs",
+        "same",
+        "amended",
+        "findings",
+        "curves",
+        "withdrawals",
+        "plot",
+    }
     assert found["differs"]["val_loss"] == [0.61, 0.42]
     assert stocked("compare", "course_rec@1", "course_rec@2", "-q").out.splitlines() == list(found["differs"])
     shown = stocked("compare", "course_rec@1", "course_rec@2").out
