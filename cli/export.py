@@ -84,6 +84,8 @@ def import_command(
         if any(options.values()):
             raise click.UsageError("--task, --experiment, --run, --metric and --dry-run go with --from.")
         _import_folder(session, Path(source), base)
+    elif options["experiments"] and options["runs"]:
+        raise click.UsageError("--experiment and --run are one or the other.")
     else:
         context.exit(_import_runs(session, source, base, options))
 

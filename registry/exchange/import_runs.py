@@ -6,7 +6,7 @@ import fnmatch
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from fusery.storage.errors import FuseryError
@@ -16,6 +16,8 @@ from ..errors import AlreadyExistsError, BadInputError
 from ..evaluation.measured import Setting, record_evaluations
 from ..names import parse_task
 from ..record import Record
+from ..records.evaluations import parse_metric
+from ..records.references import resolve_base
 from ..records.scratch import scratch_folder
 from ..registration.register import register
 from ..registration.sources import wanted
@@ -87,7 +89,12 @@ def import_runs(
     """
     if task is not None:
         parse_task(task)
+    if base is not None:
+        with workspace.database.read() as session:
+            resolve_base(session, base)
     for run in runs:
+        if run.problem is not None:
+            yield _imported(run, TrackedAdapter(""), error=run.problem)
         for found in tracked_adapters(run):
             if dry_run:
                 yield _imported(run, found)
@@ -97,13 +104,13 @@ def import_runs(
             except FuseryError as error:
                 yield _imported(run, found, error=error)
                 continue
-            chosen = _chosen(run.metrics, metrics)
+            chosen, problem = _chosen(run.metrics, metrics)
             try:
                 _record(workspace, done.name, chosen, tracker)
             except (BadInputError, AlreadyExistsError) as error:
                 yield _imported(run, found, done, error=error)
                 continue
-            yield _imported(run, found, done, chosen)
+            yield _imported(run, found, done, chosen, problem)
 
 
 def _imported(
@@ -151,7 +158,11 @@ def _register(
             run.fetch(found.files[name], place)
         if not (folder / RECORD).exists():
             write_record(folder, run.record)
-        return register(workspace, folder, submission)
+        try:
+            return register(workspace, folder, submission)
+        except AlreadyExistsError:
+            # The same bytes from another run, or registered by hand: they are known, if nothing else contradicts that.
+            return register(workspace, folder, replace(submission, tags={}))
 
 
 def _task(project: str) -> str:
@@ -169,13 +180,28 @@ def _task(project: str) -> str:
         ) from error
 
 
-def _chosen(metrics: Mapping[str, float], patterns: Sequence[str]) -> dict[str, float]:
-    """Return the metrics that were asked for, named as evaluations are."""
-    return {
-        _NOT_OF_A_METRIC.sub(".", name).strip(".:@-"): value
-        for name, value in sorted(metrics.items())
-        if math.isfinite(value) and any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
-    }
+def _chosen(
+    metrics: Mapping[str, float], patterns: Sequence[str]
+) -> tuple[dict[str, float], BadInputError | None]:
+    """Return the metrics that were asked for, named as evaluations are, and what is wrong with others."""
+    found: dict[str, float] = {}
+    names: dict[str, str] = {}
+    problem = None
+    for name, value in sorted(metrics.items()):
+        if not math.isfinite(value) or not any(fnmatch.fnmatchcase(name, each) for each in patterns):
+            continue
+        key = _NOT_OF_A_METRIC.sub(".", name).strip(".:@-")
+        try:
+            parse_metric(key)
+        except BadInputError:
+            problem = BadInputError(f"the metric {name[:60]!r} has no name that can be recorded")
+            continue
+        if key in found:
+            said = f"the metrics {names[key][:60]!r} and {name[:60]!r} would both be called {key}"
+            problem = BadInputError(said, hint="take one of them with --metric")
+            continue
+        found[key], names[key] = value, name
+    return found, problem
 
 
 def _record(workspace: Workspace, adapter: str, metrics: Mapping[str, float], tracker: str) -> None:

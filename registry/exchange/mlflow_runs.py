@@ -6,6 +6,7 @@ never opened.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import re
@@ -16,13 +17,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import create_engine, inspect, make_url
 
 from fusery.storage.errors import FuseryError
 from fusery.storage.locate import display_url
-from fusery.storage.secrets import without_secrets
+from fusery.storage.secrets import redact, without_secrets
 
 from ..errors import BadInputError, MissingExtraError, UnknownReferenceError
 from ..training.record import RecordedData, RecordedGit, RecordedPoint, RunRecord
@@ -38,8 +39,30 @@ _TRAIN, _VAL, _RATE = (
     ("learning_rate", "train/learning_rate", "lr"),
 )
 """What trainers call a loss: transformers', mlx-lm's, and those that follow them.  The first that was measured counts."""
+_CALM = {
+    # Who imports from a tracker has agreed to nothing that its client tells others, and has a bar already.
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    # MLflow warns that folders are of the past; to read one they are good for.
+    "MLFLOW_ALLOW_FILE_STORE": "true",
+    # A server that is away is said so within a minute.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_SQLALCHEMYSTORE_MAX_RETRIES": "1",
+}
+"""Settings of MLflow's client, where the user has said nothing else."""
+_TABLES = {"experiments", "runs", "metrics", "alembic_version"}
+_SECRET = re.compile(
+    r"(?i)(?:.*[_.-])?(?:passw(?:or)?d|passphrase|secret|(?:api|access|secret|private)_?key|(?:auth|access|hub|hf|api|bearer)_?token)|token|tok"
+)
+"""Names of parameters whose values are secrets; `pad_token` and `max_tokens` are none."""
 _STATES = {"FINISHED": "finished", "FAILED": "stopped", "KILLED": "stopped"}
 _PAGE = 1000
+_MOST_PAGES = 1_000
+_SAID = 200
+_DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+_PLACES = "give what MLFLOW_TRACKING_URI is: http://HOST:5000, sqlite:///mlflow.db, or the folder mlruns"
+_UNKNOWN = RunRecord(started_at=datetime.fromtimestamp(0, UTC))
 _MOST_RUNS = 10_000
 _MOST_FOLDERS = 2_000
 _DEEPEST = 8
@@ -64,12 +87,12 @@ def mlflow_runs(
         BadInputError: there is nothing there, it cannot be read, or there are absurdly many runs.
         UnknownReferenceError: there is no such experiment or run.
     """
-    _require_there(uri)
     with _readable(uri):
+        _require_there(uri)
         client = _client(uri)
         names: dict[str, str] = {}
         found = (
-            [_run(client, each) for each in runs]
+            [_run(client, each) for each in dict.fromkeys(runs)]
             if runs
             else _search(client, _experiments(client, experiments))
         )
@@ -81,59 +104,72 @@ def mlflow_runs(
 
 
 def _client(uri: str) -> MlflowClient:
-    # Who imports from a tracker has agreed to nothing that its client tells others, and has a bar already.
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    for name, value in _CALM.items():
+        os.environ.setdefault(name, value)
     try:
         from mlflow import MlflowClient
     except ImportError as error:
         raise MissingExtraError("MLflow", "mlflow") from error
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     return MlflowClient(tracking_uri=uri)
 
 
 def _require_there(uri: str) -> None:
-    """Refuse a file or folder that is not there: MLflow would make a new one."""
-    parts = urlsplit(uri)
-    if parts.scheme == "sqlite":
-        # sqlite:////absolute and sqlite:///relative
-        place = Path(unquote(parts.path.removeprefix("/")))
-    elif parts.scheme in ("", "file"):
-        place = Path(unquote(parts.path))
-    else:
-        return
-    if not place.exists():
-        raise BadInputError(
-            f"there is no {place}",
-            hint="give what MLFLOW_TRACKING_URI is: http://HOST:5000, sqlite:///mlflow.db, or the folder mlruns",
-        )
+    """Refuse what MLflow has never written to: its client would make tables, files and folders there.
+
+    Raises:
+        BadInputError: there is nothing, or something else.
+    """
+    scheme = urlsplit(uri).scheme.partition("+")[0]
+    if scheme in _DATABASES:
+        _require_tables(uri)
+    elif scheme in ("", "file") and uri.partition("://")[0] != "databricks":
+        place = Path(unquote(urlsplit(uri).path)).expanduser()
+        if not uri or not place.exists():
+            raise BadInputError(f"there is no {place}" if uri else "no place was given", hint=_PLACES)
+        if not place.is_dir() or not any(place.glob("*/meta.yaml")):
+            raise BadInputError(f"{place} is no folder of MLflow's runs", hint=_PLACES)
+
+
+def _require_tables(uri: str) -> None:
+    url = make_url(uri)
+    shown = display_url(uri)
+    if url.get_backend_name() == "sqlite":
+        if not url.database or url.database == ":memory:":
+            raise BadInputError("a database in memory holds nothing to import", hint=_PLACES)
+        place = Path(url.database)
+        if not place.is_file():
+            raise BadInputError(f"there is no {place}", hint=_PLACES)
+        url = make_url(f"sqlite:///file:{quote(str(place.absolute()))}?mode=ro&uri=true")
+        shown = str(place)
+    wait = {"connect_timeout": 10} if url.get_backend_name() in ("postgresql", "mysql") else {}
+    engine = create_engine(url, connect_args=wait)
+    try:
+        found = set(inspect(engine).get_table_names())
+    finally:
+        engine.dispose()
+    if not found >= _TABLES:
+        raise BadInputError(f"{shown} is no database of MLflow", hint=_PLACES)
 
 
 @contextmanager
 def _readable(uri: str) -> Iterator[None]:
-    """Turn what MLflow's client raises into a sentence."""
+    """Turn what MLflow's client and its plugins raise, which may be anything, into a sentence."""
     try:
         yield
     except (FuseryError, GeneratorExit):
         raise
-    except _failures() as error:
-        raise BadInputError(
-            f"{display_url(uri)} cannot be read as MLflow: {_said(error)}",
-            hint="check the address, MLFLOW_TRACKING_TOKEN and the network",
-        ) from without_secrets(error)
+    except Exception as error:  # noqa: BLE001 -- whatever MLflow and its plugins raise, it is said and stops the import
+        raise _refusal(uri, error) from without_secrets(error)
 
 
-def _failures() -> tuple[type[Exception], ...]:
-    kinds: tuple[type[Exception], ...] = (OSError, SQLAlchemyError, ValueError, TypeError, LookupError)
-    try:
-        from mlflow.exceptions import MlflowException
-    except ImportError:
-        return kinds
-    return (MlflowException, *kinds)
-
-
-def _said(error: Exception) -> str:
-    code = getattr(error, "error_code", None)
-    return f"{type(error).__name__}{f', {code}' if code else ''}"
+def _refusal(uri: str, error: Exception) -> BadInputError:
+    said = redact(str(error)).partition("\n")[0][:_SAID]
+    return BadInputError(
+        f"{display_url(uri) or 'MLflow'} cannot be read as MLflow: {type(error).__name__}{f': {said}' if said else ''}",
+        hint="check the address, MLFLOW_TRACKING_TOKEN and the network, and that MLflow's own command reads it: mlflow runs list",
+    )
 
 
 def _experiments(client: MlflowClient, names: Sequence[str]) -> list[str]:
@@ -166,30 +202,38 @@ def _search(client: MlflowClient, experiments: list[str]) -> Iterator[Run]:
 
 
 def _pages(ask: Callable[[str | None], Any]) -> Iterator[Any]:
-    token, seen = None, set()
-    while True:
+    token = None
+    for _ in range(_MOST_PAGES):
         page = ask(token)
         yield from page
         token = page.token
-        if not token or token in seen:
+        if not token:
             return
-        seen.add(token)
+    raise BadInputError(
+        f"MLflow answers with over {_MOST_PAGES:,} pages", hint="--experiment NAME takes some"
+    )
 
 
 def _run(client: MlflowClient, number: str) -> Run:
     from mlflow.exceptions import MlflowException
 
+    unknown = UnknownReferenceError(
+        f"MLflow has no run {number[:60]!r}", hint="give its id, as the address of its page has it"
+    )
     try:
-        return client.get_run(number)
+        run = client.get_run(number)
     except MlflowException as error:
-        raise UnknownReferenceError(
-            f"MLflow has no run {number[:60]!r}", hint="give its id, as the address of its page has it"
-        ) from without_secrets(error)
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        raise unknown from without_secrets(error)
+    if run.info.lifecycle_stage == "deleted":
+        raise unknown
+    return run
 
 
 def _tracked(client: MlflowClient, run: Run, project: str, uri: str) -> TrackedRun:
-    number = run.info.run_id
-    files = _files(client, number)
+    """Return a run; one that is not what MLflow writes has a problem, and keeps no other out."""
+    number, name = str(run.info.run_id), str(run.info.run_name or run.info.run_id)[:_TEXT]
 
     def fetch(path: str, place: Path) -> None:
         with _readable(uri), TemporaryDirectory(dir=place.parent, prefix=".fetched-") as scratch:
@@ -200,10 +244,16 @@ def _tracked(client: MlflowClient, run: Run, project: str, uri: str) -> TrackedR
                 )
             shutil.move(fetched, place)
 
+    try:
+        with _readable(uri):
+            # What a run has logged here already is no news.
+            here = run.info.artifact_uri.startswith("fusery://")
+            files = {} if here else _files(client, number)
+            record = _record(client, run)
+    except BadInputError as problem:
+        return TrackedRun(number, name, project, _UNKNOWN, {}, {}, fetch, problem)
     metrics = {key: float(value) for key, value in run.data.metrics.items()}
-    return TrackedRun(
-        number, run.info.run_name or number, project, _record(client, run), metrics, files, fetch
-    )
+    return TrackedRun(number, name, project, record, metrics, files, fetch)
 
 
 def _files(client: MlflowClient, number: str) -> dict[str, int | None]:
@@ -238,7 +288,9 @@ def _record(client: MlflowClient, run: Run) -> RunRecord:
             "state": _STATES.get(run.info.status, "running"),
             "started_at": datetime.fromtimestamp(began / 1000, UTC),
             "seconds": max(0.0, (ended - began) / 1000) if ended else 0.0,
-            "arguments": dict(run.data.params),
+            "arguments": {
+                name: "***" if _SECRET.fullmatch(name) else value for name, value in run.data.params.items()
+            },
             "curve": _curve(client, run),
             "dataset": _dataset(run),
             "git": _git(run.data.tags),

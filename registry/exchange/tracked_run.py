@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+
+from fusery.storage.errors import FuseryError
 
 from ..adapters.files import CONFIG, PEFT_WEIGHTS, WEIGHTS
 from ..training.record import RunRecord
 from ..training.trainer_folder import CHECKPOINT
 
 _BEST = "best"
+_OF_CALLBACK = re.compile(r"(?:(?P<output>.*)/)?(?P<name>checkpoint-[0-9]+)/artifacts/(?P=name)")
+"""A checkpoint as transformers' own callback for MLflow logs it: a model of its own for each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +30,7 @@ class TrackedRun:
         metrics: the last value of each.
         files: its artifacts, path to size in bytes; None where the tracker does not say.
         fetch: puts one of them at a place on this machine.
+        problem: why the tracker does not say what it has; then there are no files.
     """
 
     id: str
@@ -34,6 +40,7 @@ class TrackedRun:
     metrics: Mapping[str, float]
     files: Mapping[str, int | None]
     fetch: Callable[[str, Path], None]
+    problem: FuseryError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,46 +57,34 @@ class TrackedAdapter:
 
 
 def tracked_adapters(run: TrackedRun) -> list[TrackedAdapter]:
-    """Return the adapters of a run, by path.  Its checkpoints are one: the run's output folder."""
+    """Return the adapters of a run, by path; the checkpoints in one folder are one: a trainer's output folder."""
     folders: dict[str, dict[str, str]] = {}
     for path in run.files:
         place = PurePosixPath(path)
         folders.setdefault(_text(place.parent), {})[place.name] = path
-    adapters = {
-        folder: names
-        for folder, names in folders.items()
-        if CONFIG in names and not names.keys().isdisjoint((WEIGHTS, PEFT_WEIGHTS))
-    }
     found: dict[str, TrackedAdapter] = {}
-    checkpoints = sorted(folder for folder in adapters if _is_checkpoint(folder))
-    output = _text(_common([PurePosixPath(folder).parent for folder in checkpoints]))
-    for folder in checkpoints:
-        whole = found.setdefault(output, TrackedAdapter(output, dict(folders.get(output, {}))))
-        whole.files.update(
-            (f"{PurePosixPath(folder).name}/{name}", path) for name, path in adapters[folder].items()
-        )
-    for folder, names in adapters.items():
-        if folder not in checkpoints:
-            found.setdefault(folder, TrackedAdapter(folder, dict(names)))
+    for folder, names in folders.items():
+        if CONFIG not in names or names.keys().isdisjoint((WEIGHTS, PEFT_WEIGHTS)):
+            continue
+        if not _is_checkpoint(folder):
+            found.setdefault(folder, TrackedAdapter(folder)).files.update(names)
+            continue
+        output, name = _output(folder), PurePosixPath(folder).name
+        whole = found.setdefault(output, TrackedAdapter(output))
+        whole.files.update(folders.get(output, {}))
+        whole.files.update((f"{name}/{each}", path) for each, path in names.items())
     return [found[path] for path in sorted(found)]
+
+
+def _output(folder: str) -> str:
+    """Return the folder that a checkpoint is of."""
+    match = _OF_CALLBACK.fullmatch(folder)
+    return (match["output"] or "") if match else _text(PurePosixPath(folder).parent)
 
 
 def _is_checkpoint(folder: str) -> bool:
     name = PurePosixPath(folder).name
     return name == _BEST or CHECKPOINT.fullmatch(name) is not None
-
-
-def _common(places: list[PurePosixPath]) -> PurePosixPath:
-    """Return the folder that all of them are in, or are."""
-    for ancestor in _upwards(places[0]) if places else ():
-        if all(ancestor in _upwards(place) for place in places):
-            return ancestor
-    return PurePosixPath()
-
-
-def _upwards(place: PurePosixPath) -> Iterator[PurePosixPath]:
-    yield place
-    yield from place.parents
 
 
 def _text(place: PurePosixPath) -> str:

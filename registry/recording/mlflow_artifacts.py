@@ -12,6 +12,8 @@ registry is that of the environment, since a run's URI is kept by the tracker, a
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -19,13 +21,19 @@ from mlflow.entities import FileInfo
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
+from fusery.storage.errors import FuseryError
+from fusery.storage.secrets import masked
+
+from ..admission.submission import checked_tags
+
 if TYPE_CHECKING:
     from ..api.registry import Registry
     from ..records.adapter_details import AdapterDetails
 
 _SCHEME = "fusery://"
 _TAG = "mlflow.run."
-_ROOT = "."
+_BETWEEN = "|"
+"""Between the paths of one adapter."""
 
 
 class FuseryArtifactRepository(ArtifactRepository):
@@ -48,9 +56,10 @@ class FuseryArtifactRepository(ArtifactRepository):
     ) -> None:
         super().__init__(artifact_uri, tracking_uri, registry_uri)
         parts = PurePosixPath(artifact_uri.removeprefix(_SCHEME)).parts
-        if not artifact_uri.startswith(_SCHEME) or len(parts) < 3 or "artifacts" not in parts[2:]:
+        whole = artifact_uri.startswith(_SCHEME) and len(parts) > 2 and "artifacts" in parts[2:]
+        if not whole or ".." in parts or "@" in parts[0]:
             raise MlflowException.invalid_parameter_value(
-                f"{artifact_uri[:200]} is not fusery://TASK/RUN/artifacts: make the experiment with"
+                f"{masked(artifact_uri)[:200]} is not fusery://TASK/RUN/artifacts: make the experiment with"
                 ' artifact_location="fusery://TASK"'
             )
         at = len(parts) - 1 - parts[::-1].index("artifacts")
@@ -70,23 +79,20 @@ class FuseryArtifactRepository(ArtifactRepository):
         Raises:
             MlflowException: there is no adapter in it, or it is refused.
         """
-        from fusery.storage.errors import FuseryError
-
-        path = str(self._inside / (artifact_path or "")) or _ROOT
-        tags = {f"{_TAG}{self._run}": path}
-        try:
-            with _registry() as registry:
-                # What another run has made already is known, and gets a second tag.
-                done = registry.adapters.register(local_dir, task=self._task)
-                registry.adapters.amend(done.name, tags=tags)
-        except FuseryError as error:
-            raise MlflowException.invalid_parameter_value(
-                f"{error.message}{f'. Hint: {error.hint}' if error.hint else ''}"
-            ) from error
+        path = str(self._place(artifact_path))
+        key = f"{_TAG}{self._run}"
+        with _told():
+            checked_tags({key: path})  # what cannot be said is refused before anything is registered
+        with _registry() as registry:
+            # What another run has made already is known, and gets a second tag; what this one has, a second path.
+            done = registry.adapters.register(local_dir, task=self._task)
+            paths = _paths(done.tags.get(key, ""))
+            if path not in paths:
+                registry.adapters.amend(done.name, tags={key: _BETWEEN.join([*paths, path])})
 
     def list_artifacts(self, path: str | None = None) -> list[FileInfo]:
         """Return what lies directly under a path of the run."""
-        folder = self._inside / (path or "")
+        folder = self._place(path)
         found: dict[str, FileInfo] = {}
         with _registry() as registry:
             files = self._files(registry)
@@ -100,7 +106,7 @@ class FuseryArtifactRepository(ArtifactRepository):
         return [found[name] for name in sorted(found)]
 
     def _download_file(self, remote_file_path: str, local_path: str) -> None:
-        place = self._inside / remote_file_path
+        place = self._place(remote_file_path)
         with _registry() as registry:
             files = self._files(registry)
             if place not in files:
@@ -122,22 +128,49 @@ class FuseryArtifactRepository(ArtifactRepository):
         from ..errors import UnknownReferenceError
 
         try:
-            adapters = registry.adapters.list(task=self._task)
+            adapters = registry.adapters.list(task=self._task, sort="version")
         except UnknownReferenceError:
             return {}  # nothing was ever logged there
-        found = {}
+        found: dict[PurePosixPath, AdapterDetails] = {}
         for adapter in adapters:
-            path = adapter.tags.get(f"{_TAG}{self._run}")
-            if path is None:
-                continue
-            details = registry.adapters.show(adapter.name)
-            for file in details.files:
-                found[PurePosixPath(path) / file.path] = (details, file.size)
-        return found
+            for path in _paths(adapter.tags.get(f"{_TAG}{self._run}", "")):
+                details = registry.adapters.show(adapter.name)
+                # Of several at one path the last one lies there, as with files.
+                found[PurePosixPath(path)] = details
+        return {
+            path / file.path: (details, file.size)
+            for path, details in found.items()
+            for file in details.files
+        }
+
+    def _place(self, path: str | None) -> PurePosixPath:
+        """Return a path among the artifacts; one that leads out of them, or that a tag cannot hold, is refused."""
+        place = PurePosixPath(path or "")
+        if place.is_absolute() or ".." in place.parts or _BETWEEN in str(place):
+            raise MlflowException.invalid_parameter_value(
+                f"{str(path)[:200]!r} is no path among a run's artifacts"
+            )
+        return self._inside / place
 
 
-def _registry() -> Registry:
+def _paths(tag: str) -> list[str]:
+    return tag.split(_BETWEEN) if tag else []
+
+
+@contextmanager
+def _registry() -> Iterator[Registry]:
     """Open the registry of the environment, for one call: MLflow calls from several threads."""
     from ..api.registry import Registry
 
-    return Registry.open()
+    with _told(), Registry.open() as registry:
+        yield registry
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Tell MLflow what went wrong in its own exception, with the hint."""
+    try:
+        yield
+    except FuseryError as error:
+        hint = f". Hint: {error.hint}" if error.hint else ""
+        raise MlflowException.invalid_parameter_value(f"{error.message}{hint}") from error

@@ -1,6 +1,6 @@
 """The same values stored in other ways, at random: each is found by an audit, or changes no answer of any command.
 
-`FUSERY_SOAK=1` tries twenty times as many, other ones each time; `make soak` does.
+`FUSERY_SOAK=1` tries thirty times as many, other ones each time; `make soak` does.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from fusery.registry.workspace import Workspace
 pytestmark = pytest.mark.slow
 
 SOAK = bool(os.environ.get("FUSERY_SOAK"))
-COUNT = 10_000 if SOAK else 500
+COUNT = 10_000 if SOAK else 300
 SEED = random.SystemRandom().randrange(1 << 32) if SOAK else 20261126
 TOGETHER = 16
 """Values that one audit looks at, each of another column and another record, so that what it says can be told apart."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -241,13 +243,24 @@ def test_a_real_server_that_gives_the_files_out_itself(
         ("sqlite:///nowhere.db", "there is no nowhere.db"),
         ("/nowhere/mlruns", "there is no /nowhere/mlruns"),
         ("file:///nowhere/mlruns", "there is no /nowhere/mlruns"),
+        ("sqlite+pysqlite:///nowhere.db", "there is no nowhere.db"),
+        ("sqlite://", "in memory"),
+        ("sqlite:///", "in memory"),
+        ("sqlite:///:memory:", "in memory"),
+        ("", "no place was given"),
         ("gopher://nobody", "gopher://nobody cannot be read as MLflow"),
-        ("sqlite+nonsense:///x", "cannot be read as MLflow"),
+        ("postgresql+nonsense://nobody/x", "cannot be read as MLflow"),
+        ("mysql+pymysql://nobody/x", "cannot be read as MLflow"),
     ],
 )
-def test_a_place_without_mlflow(with_base: Registry, uri: str, said: str) -> None:
+def test_a_place_without_mlflow(
+    with_base: Registry, uri: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
     with pytest.raises(BadInputError, match=said):
-        with_base.exchange.import_runs(uri)
+        with_base.exchange.import_runs(uri, dry_run=True)
+    assert not list(Path.cwd().iterdir())
 
 
 def test_a_server_that_is_not_there_keeps_the_password(
@@ -266,6 +279,152 @@ def test_a_file_that_is_no_database_of_mlflow(with_base: Registry, tmp_path: Pat
     with pytest.raises(BadInputError, match="cannot be read as MLflow"):
         with_base.exchange.import_runs(f"sqlite:///{place}")
     assert place.read_bytes() == b"no database at all " * 100
+
+
+def test_another_database_stays_as_it_is(with_base: Registry, tmp_path: Path) -> None:
+    """MLflow's client makes its tables in whatever database it is given."""
+    for name, statement in (("empty", None), ("other", "CREATE TABLE experiments (x)")):
+        place = tmp_path / f"{name}.db"
+        with contextlib.closing(sqlite3.connect(place)) as connection:
+            if statement:
+                connection.execute(statement)
+        before = place.read_bytes()
+        with pytest.raises(BadInputError, match="is no database of MLflow"):
+            with_base.exchange.import_runs(f"sqlite:///{place}", dry_run=True)
+        assert place.read_bytes() == before
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    with pytest.raises(BadInputError, match="is no folder of MLflow's runs"):
+        with_base.exchange.import_runs(str(folder), dry_run=True)
+    assert not list(folder.iterdir())
+
+
+def test_a_folder_of_runs(
+    with_base: Registry, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    client = MlflowClient(tracking_uri=str(tmp_path / "mlruns"))
+    number = client.create_experiment("lessons")
+    logged(client, number, peft_folders.make_peft(tmp_path / "peft", tiny_base), metrics=CURVE)
+    monkeypatch.delenv("MLFLOW_ALLOW_FILE_STORE")
+    [done] = with_base.exchange.import_runs(str(tmp_path / "mlruns"), base="tiny")
+    assert (done.adapter, done.error) == ("lessons_v1_20260921", None)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "said"),
+    [
+        ("start_time", 2**62, "cannot be read as MLflow"),
+        ("artifact_uri", "nope://x", "cannot be read as MLflow"),
+        ("end_time", "nonsense", None),
+    ],
+)
+def test_one_run_that_mlflow_cannot_have_written_keeps_no_other_out(
+    column: str,
+    value: object,
+    said: str | None,
+    with_base: Registry,
+    tiny_base: Path,
+    client: MlflowClient,
+    tracking: str,
+    tmp_path: Path,
+) -> None:
+    number = experiment(client, "lessons", tmp_path)
+    bad = logged(client, number, peft_folders.make_peft(tmp_path / "bad", tiny_base, seed=1), name="bad")
+    logged(client, number, peft_folders.make_peft(tmp_path / "good", tiny_base), name="good")
+    if said is None:
+        with contextlib.closing(sqlite3.connect(tracking.removeprefix("sqlite:///"))) as connection:
+            connection.execute("UPDATE runs SET end_time = 1 WHERE run_uuid = ?", (bad,))
+            connection.commit()
+    else:
+        with contextlib.closing(sqlite3.connect(tracking.removeprefix("sqlite:///"))) as connection:
+            connection.execute(f"UPDATE runs SET {column} = ? WHERE run_uuid = ?", (value, bad))
+            connection.commit()
+    done = {each.run_name: each for each in with_base.exchange.import_runs(tracking, base="tiny")}
+    assert done["good"].error is None
+    if said is None:  # ended before it began: that is no second of training, and no reason to refuse it
+        assert done["bad"].error is None
+    else:
+        assert said in (done["bad"].error or "")
+
+
+def test_checkpoints_of_two_outputs_are_two(
+    with_base: Registry, tiny_base: Path, client: MlflowClient, tracking: str, tmp_path: Path
+) -> None:
+    output = tmp_path / "output"
+    for seed, path in enumerate(("seed1/checkpoint-10", "seed2/checkpoint-10", "seed3/checkpoint-20")):
+        peft_folders.make_peft(output / path, tiny_base, seed=seed)
+    logged(client, experiment(client, "lessons", tmp_path), output, path=None)
+    done = with_base.exchange.import_runs(tracking, base="tiny")
+    assert [(each.path, each.error) for each in done] == [("seed1", None), ("seed2", None), ("seed3", None)]
+    assert len({each.adapter for each in done}) == 3
+
+
+def test_the_same_weights_in_two_runs_are_known(
+    with_base: Registry, tiny_base: Path, client: MlflowClient, tracking: str, tmp_path: Path
+) -> None:
+    number = experiment(client, "lessons", tmp_path)
+    folder = peft_folders.make_peft(tmp_path / "peft", tiny_base)
+    for name in ("first", "second"):
+        logged(client, number, folder, name=name)
+    done = with_base.exchange.import_runs(tracking, base="tiny")
+    assert [(each.adapter, each.created, each.error) for each in done] == [
+        ("lessons_v1_20260921", True, None),
+        ("lessons_v1_20260921", False, None),
+    ]
+
+
+def test_metrics_that_cannot_be_recorded_are_named_and_the_others_are(
+    with_base: Registry, tiny_base: Path, client: MlflowClient, tracking: str, tmp_path: Path
+) -> None:
+    folder = peft_folders.make_peft(tmp_path / "peft", tiny_base)
+    metrics = {"a/b": [(1, 0.5)], "a.b": [(1, 0.25)], "---": [(1, 1.0)], "good": [(1, 2.0)]}
+    logged(client, experiment(client, "lessons", tmp_path), folder, metrics=metrics)
+    [done] = with_base.exchange.import_runs(tracking, base="tiny", metrics=["*"])
+    assert (done.adapter, done.metrics) == ("lessons_v1_20260921", ("a.b", "good"))
+    assert done.error == "the metrics 'a.b' and 'a/b' would both be called a.b"
+
+
+def test_secrets_among_the_parameters_stay_out(
+    with_base: Registry, tiny_base: Path, client: MlflowClient, tracking: str, tmp_path: Path
+) -> None:
+    params = {
+        "password": "geheim1",
+        "hub_token": "geheim2",
+        "openai.api_key": "geheim3",
+        "data": "https://u:geheim5@host/x",
+        "pad_token": "<pad>",
+        "max_tokens": "100",
+    }
+    folder = peft_folders.make_peft(tmp_path / "peft", tiny_base)
+    logged(client, experiment(client, "lessons", tmp_path), folder, params=params)
+    [done] = with_base.exchange.import_runs(tracking, base="tiny")
+    found = with_base.adapters.show(done.adapter or "").training_run
+    assert found is not None
+    assert "geheim" not in str(found.arguments)
+    assert (found.arguments or {})["pad_token"] == "<pad>"
+    assert (found.arguments or {})["max_tokens"] == "100"
+
+
+def test_what_was_logged_here_already_and_what_was_deleted(
+    with_base: Registry,
+    tiny_base: Path,
+    client: MlflowClient,
+    tracking: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("FUSERY_HOME", str(with_base.workspace.settings.home))
+    folder = peft_folders.make_peft(tmp_path / "peft", tiny_base, base_model_name_or_path="tiny")
+    here = client.create_experiment("here", artifact_location="fusery://lessons")
+    logged(client, str(here), folder)
+    assert with_base.exchange.import_runs(tracking, base="tiny") == ()
+    run = logged(client, experiment(client, "gone", tmp_path), folder)
+    client.delete_run(run)
+    with pytest.raises(UnknownReferenceError, match="no run"):
+        with_base.exchange.import_runs(tracking, runs=[run])
+    with pytest.raises(UnknownReferenceError, match="nobase"):
+        with_base.exchange.import_runs(tracking, base="nobase", dry_run=True)
 
 
 def test_experiments_and_runs_that_are_not_there(with_base: Registry, tracking: str) -> None:

@@ -14,6 +14,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from fusery.registry import Registry
+from fusery.registry.recording.mlflow_artifacts import FuseryArtifactRepository
 
 # MLflow's own tables ask SQLAlchemy for what that will leave out one day.
 pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
@@ -116,9 +117,61 @@ def test_what_is_no_adapter_is_refused_with_a_sentence(
     assert home.adapters.list() == []
 
 
-@pytest.mark.parametrize("place", ["fusery://", "fusery:///", "fusery:"])
+def test_one_adapter_at_two_paths_and_two_at_one(
+    home: Registry, client: MlflowClient, run: str, tiny_base: Path, tmp_path: Path
+) -> None:
+    one = made(tmp_path / "one", tiny_base, "tiny")
+    two = peft_folders.make_peft(tmp_path / "two", tiny_base, base_model_name_or_path="tiny")
+    for folder, path in ((one, "first"), (one, "second"), (one, "second"), (two, "second")):
+        client.log_artifacts(run, str(folder), path)
+    listed = {path: {file.path for file in client.list_artifacts(run, path)} for path in ("first", "second")}
+    assert listed == {
+        "first": {f"first/{each.name}" for each in one.iterdir()},
+        "second": {f"second/{each.name}" for each in two.iterdir()},
+    }
+    (tmp_path / "all").mkdir()
+    fetched = Path(client.download_artifacts(run, "second", str(tmp_path / "all")))
+    assert {each.name: each.read_bytes() for each in fetched.iterdir()} == {
+        each.name: each.read_bytes() for each in two.iterdir()
+    }
+
+
+@pytest.mark.parametrize("path", ["x" * 600, "a|b"])
+def test_a_path_that_cannot_be_kept_registers_nothing(
+    path: str, home: Registry, client: MlflowClient, run: str, tiny_base: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(MlflowException):
+        client.log_artifacts(run, str(made(tmp_path / "one", tiny_base, "tiny")), path)
+    assert home.adapters.list() == []
+
+
+@pytest.mark.parametrize("path", ["../../x", "/abs", "a/../../b"])
+def test_a_path_out_of_the_run(path: str, home: Registry, tiny_base: Path, tmp_path: Path) -> None:
+    place = FuseryArtifactRepository("fusery://lessons/0/artifacts")
+    for method in (
+        lambda: place.log_artifacts(str(made(tmp_path / "one", tiny_base, "tiny")), path),
+        lambda: place.list_artifacts(path),
+        lambda: place._download_file(path, str(tmp_path / "out")),
+    ):
+        with pytest.raises(MlflowException, match="is no path among a run's artifacts"):
+            method()
+    assert home.adapters.list() == []
+
+
+def test_without_a_registry_it_is_mlflow_s_exception(
+    client: MlflowClient, run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FUSERY_HOME", str(tmp_path / "nothing"))
+    with pytest.raises(MlflowException, match="Hint: fusery"):
+        client.list_artifacts(run)
+
+
+@pytest.mark.parametrize(
+    "place", ["fusery://", "fusery:///", "fusery:", "fusery://lessons/../other", "fusery://u:geheim@lessons"]
+)
 def test_a_place_without_a_task(home: Registry, client: MlflowClient, place: str, tmp_path: Path) -> None:
     number = client.create_experiment("nameless", artifact_location=place)
     run = client.create_run(number).info.run_id
-    with pytest.raises(MlflowException, match="fusery://TASK"):
+    with pytest.raises(MlflowException, match="fusery://TASK") as raised:
         client.log_artifacts(run, str(tmp_path))
+    assert "geheim" not in str(raised.value)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import where_oracle
 from hypothesis import HealthCheck, given, settings
@@ -26,7 +28,7 @@ FEW, MANY = (
         deadline=None,
         suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     )
-    for examples in (10, 150)
+    for examples in (10, 1_000 if os.environ.get("FUSERY_SOAK") else 80)
 )
 
 
