@@ -60,7 +60,8 @@ def _check(severities: Mapping[str, str]) -> None:
             raise _refused(f"{name} is set to {setting[:40]!r}, not to error, warning, info or off")
         if code.fixed and setting not in ("error", code.severity):
             why = "such a folder cannot be read" if code.severity == "error" else "the registry goes by it"
-            raise _refused(f"{name} is always an {code.severity}: {why}".replace("an info", "noted"))
+            what = "an error" if code.severity == "error" else "noted"
+            raise _refused(f"{name} is always {what}: {why}")
 
 
 def _refused(why: str) -> BadInputError:
