@@ -87,7 +87,7 @@ def mlflow_runs(
         BadInputError: there is nothing there, it cannot be read, or there are absurdly many runs.
         UnknownReferenceError: there is no such experiment or run.
     """
-    with _readable(uri):
+    with _calm(), _readable(uri):
         _require_there(uri)
         client = _client(uri)
         names: dict[str, str] = {}
@@ -103,15 +103,28 @@ def mlflow_runs(
             yield _tracked(client, run, names[number], uri)
 
 
+@contextmanager
+def _calm() -> Iterator[None]:
+    """Let MLflow's client be calm for as long as it is read from: the process may be one that logs to MLflow itself."""
+    given = {name: value for name, value in _CALM.items() if name not in os.environ}
+    levels = {logger: logger.level for logger in map(logging.getLogger, ("mlflow", "alembic"))}
+    os.environ.update(given)
+    for logger in levels:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for name in given:
+            os.environ.pop(name, None)
+        for logger, level in levels.items():
+            logger.setLevel(level)
+
+
 def _client(uri: str) -> MlflowClient:
-    for name, value in _CALM.items():
-        os.environ.setdefault(name, value)
     try:
         from mlflow import MlflowClient
     except ImportError as error:
         raise MissingExtraError("MLflow", "mlflow") from error
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.ERROR)
     return MlflowClient(tracking_uri=uri)
 
 

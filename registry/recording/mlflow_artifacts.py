@@ -24,8 +24,6 @@ from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from fusery.storage.errors import FuseryError
 from fusery.storage.secrets import masked
 
-from ..admission.submission import checked_tags
-
 if TYPE_CHECKING:
     from ..api.registry import Registry
     from ..records.adapter_details import AdapterDetails
@@ -79,6 +77,8 @@ class FuseryArtifactRepository(ArtifactRepository):
         Raises:
             MlflowException: there is no adapter in it, or it is refused.
         """
+        from ..admission.submission import checked_tags  # MLflow loads this module whenever it starts
+
         path = str(self._place(artifact_path))
         key = f"{_TAG}{self._run}"
         with _told():

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
+import os
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,6 @@ from run_folders import make_run, plain_log
 from fusery.registry import Registry
 from fusery.registry.errors import BadInputError, MissingExtraError, UnknownReferenceError
 from fusery.registry.exchange import mlflow_runs as reading
-from fusery.registry.exchange.tracked_run import TrackedRun, tracked_adapters
-from fusery.registry.training.record import RunRecord
 
 # MLflow's own tables ask SQLAlchemy for what that will leave out one day.
 pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
@@ -483,38 +482,13 @@ def test_a_listing_that_leads_elsewhere(path: str) -> None:
         reading._files(Listing([path]), "0")  # type: ignore[arg-type]
 
 
-def tracked(*paths: str) -> Iterator[tuple[str, list[str]]]:
-    record = RunRecord.model_validate({"started_at": "2026-09-21T00:00:00Z"})
-    run = TrackedRun("0", "run", "lessons", record, {}, dict.fromkeys(paths, 1), lambda path, place: None)
-    return ((each.path, sorted(each.files)) for each in tracked_adapters(run))
-
-
-WHOLE = ("adapter_config.json", "adapter_model.safetensors")
-
-
-def folder(path: str, *names: str) -> list[str]:
-    return [f"{path}/{name}" if path else name for name in (names or WHOLE)]
-
-
-@pytest.mark.parametrize(
-    ("paths", "found"),
-    [
-        ([], {}),
-        (folder("", "adapter_config.json"), {}),
-        (folder("", "adapter_model.safetensors", "config.json"), {}),
-        (folder(""), {"": list(WHOLE)}),
-        (folder("a") + folder("b"), {"a": list(WHOLE), "b": list(WHOLE)}),
-        # A trainer's output folder: its own weights and two checkpoints are one.
-        (
-            folder("out") + folder("out/checkpoint-10") + folder("out/checkpoint-20"),
-            {"out": [*WHOLE, *(f"checkpoint-{n}/{name}" for n in (10, 20) for name in WHOLE)]},
-        ),
-        # transformers' own callback for MLflow makes a model of each checkpoint.
-        (
-            folder("checkpoint-10/artifacts/checkpoint-10") + folder("checkpoint-20/artifacts/checkpoint-20"),
-            {"": [f"checkpoint-{n}/{name}" for n in (10, 20) for name in WHOLE]},
-        ),
-    ],
-)
-def test_the_adapters_among_the_artifacts(paths: list[str], found: dict[str, list[str]]) -> None:
-    assert dict(tracked(*paths)) == {path: sorted(names) for path, names in found.items()}
+def test_the_process_is_as_it_was_afterwards(
+    with_base: Registry, client: MlflowClient, tracking: str, tmp_path: Path
+) -> None:
+    """It may be one that trains, and logs to MLflow itself."""
+    logger = logging.getLogger("mlflow")
+    before, level = dict(os.environ), logger.level
+    with_base.exchange.import_runs(tracking, dry_run=True)
+    with pytest.raises(BadInputError):
+        with_base.exchange.import_runs("gopher://nobody")
+    assert (dict(os.environ), logger.level) == (before, level)
