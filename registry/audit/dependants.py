@@ -10,16 +10,43 @@ from sqlalchemy import Select, bindparam, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from .. import tables
+from ..errors import FuseryError
 from ..records.fused_label import label_with_key
+
+_UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, FuseryError)
+"""What reading a record raises whose values are none: SQLite keeps whatever somebody wrote there."""
 
 
 def of_blob(session: Session, digest: str) -> tuple[str, ...]:
-    """Return what relies on a blob in the store, as `kind name`: what has it as a file, and what was made from that."""
+    """Return what relies on a blob in the store, as `kind name`: what has it as a file, and what was made from that.
+
+    A record with a value that is none is called by its row: whoever audits is told of both, of the blob and of the value.
+    """
     return tuple(
-        f"{kind} {name(row)}"
+        f"{kind} {each}"
         for kind, query, name in _relying()
-        for row in session.scalars(query, {"digest": digest})
+        for each in _names(session, query, {"digest": digest}, name)
     )
+
+
+def _names(
+    session: Session, query: Select[Any], values: dict[str, str], name: Callable[[Any], str]
+) -> tuple[str, ...]:
+    try:
+        return tuple(map(name, session.scalars(query, values)))
+    except _UNREADABLE:
+        session.expunge_all()
+    table = query.column_descriptions[0]["entity"]
+    numbers = session.scalars(query.with_only_columns(table.id), values).all()
+    return tuple(_name(session, table, number, name) for number in numbers)
+
+
+def _name(session: Session, table: Any, number: int, name: Callable[[Any], str]) -> str:
+    try:
+        return name(session.scalars(select(table).where(table.id == number)).one())
+    except _UNREADABLE:
+        session.expunge_all()
+        return f"row {number} of {table.__tablename__}"
 
 
 @cache
