@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,8 +56,8 @@ def for_todays_mlx(files: Mapping[str, Path], folder: Path) -> dict[str, Path]:
 def todays_config(raw: Mapping[str, Any], modules: Mapping[str, LoraModule]) -> dict[str, Any]:
     """Return `adapter_config.json` as today's mlx-lm reads it; nothing else is changed, and nothing if it is malformed.
 
-    Where it does not say which layers were adapted, the modules that have tensors are named instead, by their paths from
-    the root.
+    Where it does not say which layers were adapted, or says fewer than have tensors (mlx-lm 0.19 to 0.21 did), the modules
+    that have tensors are named instead, by their paths from the root.
 
     Args:
         raw: what the file says.
@@ -81,14 +81,21 @@ def todays_config(raw: Mapping[str, Any], modules: Mapping[str, LoraModule]) -> 
     if raw.get("fine_tune_type", "lora") != config.method or raw.get("use_dora"):
         found = {key: value for key, value in found.items() if key != "use_dora"}
         found["fine_tune_type"] = config.method
-    if raw.get("num_layers") is None:
+    unsaid = raw.get("num_layers") is None or 0 < (config.num_layers or 0) < len(_blocks(modules))
+    if unsaid:
         found["num_layers"] = -1
     else:
         _put(found, "num_layers", config.num_layers, (int,))
     # Without keys mlx-lm of old adapted some layers only; today's takes all, and stops where DoRA meets experts.
-    if raw.get("num_layers") is None or (config.method == "dora" and said.keys is None):
+    if unsaid or (config.method == "dora" and said.keys is None):
         parameters["keys"] = sorted(modules)
     return found
+
+
+def _blocks(modules: Iterable[str]) -> set[str]:
+    """Return the numbers of the layers that modules are in."""
+    numbers = (next((part for part in path.split(".") if part.isdecimal()), None) for path in modules)
+    return {number for number in numbers if number is not None}
 
 
 def _put(settings: dict[str, Any], name: str, value: float | None, kinds: tuple[type, ...]) -> None:

@@ -157,14 +157,41 @@ class Candidate:
         layers = self.base.architecture.layers()
         wanted = self.folder.config.num_layers
         if wanted is None:
-            stem = self.base.architecture.layer_stem()
-            ours = [index for index in layers if self._adapts(f"{stem}.{index}.")]
-            return {index: layers[index] for index in sorted(layers) if ours and index >= min(ours)}
+            ours = self.adapted_layers
+            return {index: layers[index] for index in sorted(layers) if ours and index >= ours[0]}
+        if self.cut_layers is not None:
+            return {index: layers[index] for index in self.cut_layers}
         first = 0 if wanted <= 0 else max(0, len(layers) - wanted)
         return {index: layers[index] for index in sorted(layers)[first:]}
 
-    def _adapts(self, prefix: str) -> bool:
-        return any(path.startswith(prefix) for path in self.folder.modules)
+    @cached_property
+    def adapted_layers(self) -> list[int]:
+        """The layers that have tensors, in order."""
+        stem = self.base.architecture.layer_stem()
+        paths = self.folder.modules
+        return [
+            index
+            for index in sorted(self.base.architecture.layers())
+            if any(path.startswith(f"{stem}.{index}.") for path in paths)
+        ]
+
+    @cached_property
+    def cut_layers(self) -> list[int] | None:
+        """The layers that have tensors, where they are those that mlx-lm 0.19 to 0.21 adapted for its `num_layers` and not the last ones.
+
+        It took `layers[-min(num_layers, 0):]`: every layer for a positive number, all but the first for -1.  Its configurations
+        have `fine_tune_type`, which 0.18 does not write, and no `mask_prompt`, which later ones do.
+
+        Source: `linear_to_lora_layers` of mlx-lm 0.21.1, `mlx_lm/tuner/utils.py`.
+        """
+        raw, wanted = self.folder.raw_config, self.folder.config.num_layers
+        if self.folder.form != "mlx" or not raw or wanted is None:
+            return None
+        if "fine_tune_type" not in raw or "num_layers" not in raw or raw.get("mask_prompt") is not None:
+            return None
+        layers = sorted(self.base.architecture.layers())
+        cut, last = layers[-min(wanted, 0) :], layers[-max(wanted, 0) :]
+        return cut if cut == self.adapted_layers and cut != last else None
 
     def promised_modules(self) -> set[str]:
         """Return the paths of all modules that the configuration allows to be adapted."""

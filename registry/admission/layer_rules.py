@@ -76,6 +76,13 @@ LAYERS_UNSAID = Code(
     "mlx-lm does not load such an adapter; fusery takes the layers from the tensors, whatever it makes of it",
     "nothing has to be done; mlx_lm itself wants num_layers in adapter_config.json",
 )
+LAYERS_CUT = Code(
+    "layers_cut",
+    "info",
+    "other layers are adapted than the configuration says, as mlx-lm 0.19 to 0.21 did it",
+    "they took every layer for a positive num_layers, and all but the first for -1; today's mlx-lm loads other layers for that number",
+    "nothing has to be done: fusery takes the layers from the tensors, and what it writes for mlx-lm names them",
+)
 FULL_INCOMPLETE = Code(
     "full_incomplete",
     "warning",
@@ -118,7 +125,7 @@ def keys_are_paths(candidate: Candidate) -> Iterator[Finding]:
                 yield UNMATCHED_KEY.found(CONFIG, message)
 
 
-@rule(LAYERS_MISSING, LAYERS_UNPROMISED, LAYERS_BEYOND_BASE, LAYERS_UNSAID)
+@rule(LAYERS_MISSING, LAYERS_UNPROMISED, LAYERS_BEYOND_BASE, LAYERS_UNSAID, LAYERS_CUT)
 def promised_layers(candidate: Candidate) -> Iterator[Finding]:
     """What the configuration promises is in the file, and nothing else."""
     folder = candidate.folder
@@ -133,6 +140,9 @@ def promised_layers(candidate: Candidate) -> Iterator[Finding]:
     if wanted is not None and wanted > there > 0:
         message = f"the configuration says {wanted} layers, and {candidate.base.name} has {there}"
         yield LAYERS_BEYOND_BASE.found(CONFIG, message)
+    if (cut := candidate.cut_layers) is not None:
+        message = f"the configuration says num_layers {wanted}, and {plural(len(cut), 'layer')} of {there} are adapted, as mlx-lm 0.19 to 0.21 cut them"
+        yield LAYERS_CUT.found(CONFIG, message)
     missing = candidate.missing_modules()
     if missing:
         message = (

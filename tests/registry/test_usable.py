@@ -99,6 +99,18 @@ VARIANTS: dict[str, Variant] = {
     "num_layers -1": Variant(make=_ALL),
     "num_layers 0": Variant(edit_config(num_layers=0), _ALL),
     "num_layers -7": Variant(edit_config(num_layers=-7), _ALL),
+    "mlx-lm 0.21, 2 layers": Variant(edit_config(num_layers=2, mask_prompt=None), _ALL),
+    "mlx-lm 0.21, 2 layers, no keys, query and value": Variant(
+        both(edit_config(num_layers=2, mask_prompt=None), drop("keys")), {"keys": _QV, "num_layers": -1}
+    ),
+    # mlx-lm quantises anew what its configuration adapts, the first layer too, of which there is nothing to add.
+    "mlx-lm 0.21, all layers, 4 bits": Variant(
+        edit_config(num_layers=-1, mask_prompt=None), {"num_layers": 3}, like=False, base={"bits": 4}
+    ),
+    "mlx-lm 0.21, dora": Variant(edit_config(num_layers=2, mask_prompt=None), {**_DORA, **_ALL}),
+    "mlx-lm 0.21, dora, all layers": Variant(
+        edit_config(num_layers=-1, mask_prompt=None), {**_DORA, "num_layers": 3}
+    ),
     "more layers than the base": Variant(edit_config(num_layers=16), _ALL),
     "keys null": Variant(edit_config(keys=None)),
     "keys": Variant(make={"keys": _QV}),

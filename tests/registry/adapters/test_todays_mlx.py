@@ -95,6 +95,20 @@ def test_the_tensors_say_which_layers(
     assert {path.parent for path in rendered.values()} == {tmp_path / "new"}
 
 
+def test_layers_beyond_the_number_are_named(tiny_base: Path, tmp_path: Path) -> None:
+    """mlx-lm 0.19 to 0.21 adapted every layer for a positive number."""
+    adapter = tiny_models.make_adapter(
+        tmp_path / "adapter", tiny_base, num_layers=4, keys=["self_attn.q_proj"]
+    )
+    found = todays(adapter, put(adapter, {"num_layers": 3}, {}))
+    assert (found["num_layers"], found["lora_parameters"]["keys"]) == (
+        -1,
+        [f"model.layers.{index}.self_attn.q_proj" for index in range(4)],
+    )
+    raw = put(adapter, {"num_layers": 4}, {})
+    assert todays(adapter, raw) == raw
+
+
 def test_a_dora_without_keys_has_those_of_its_tensors(adapter: Path) -> None:
     """mlx-lm of old adapted the query and value projections only; today's would stop at the experts of a mixture."""
     found = todays(adapter, put(adapter, {"fine_tune_type": "dora"}, {"keys": None}))

@@ -248,6 +248,9 @@ CASES: dict[str, Case] = {
     "layers_unpromised": Case(edit_config(num_layers=1), edit_config(num_layers=2)),
     "layers_beyond_base": Case(edit_config(num_layers=16), edit_config(num_layers=4), make={"num_layers": 4}),
     "layers_unsaid": Case(edit_config(num_layers=None), edit_config(num_layers=2)),
+    "layers_cut": Case(
+        edit_config(num_layers=2, mask_prompt=None), edit_config(num_layers=-1), make={"num_layers": 4}
+    ),
     "full_incomplete": Case(
         full(
             **{UP.format(2): np.ones((256, 128), np.float32), UP.format(3): np.ones((256, 128), np.float32)},
