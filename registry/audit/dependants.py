@@ -9,8 +9,9 @@ from typing import Any
 from sqlalchemy import Select, bindparam, or_, select
 from sqlalchemy.orm import Session, aliased
 
+from fusery.storage.errors import FuseryError
+
 from .. import tables
-from ..errors import FuseryError
 from ..records.fused_label import label_with_key
 
 _UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, FuseryError)

@@ -13,6 +13,7 @@ from ..names import compact_date
 from ..records.amendments import amendment_records
 from ..records.evaluations import evaluation_records
 from ..records.licences import adapter_licence, base_licence
+from ..records.recipe import recipe_in
 from ..records.views import moment
 from ..training.curve import point_view
 from ..training.facts import recorded_curve
@@ -77,6 +78,7 @@ def adapter_facts(session: Session, adapter: tables.Adapter) -> dict[str, Any]:
         "note": adapter.note,
         "amendments": without_people(amendment_records(adapter.amendments)),
         **_measured(adapter),
+        **computed_facts(adapter),
         "training": _training(session, adapter),
         "curve": _curve(session, adapter),
     }
@@ -86,6 +88,25 @@ def _measured(adapter: tables.Adapter) -> dict[str, Any]:
     """Return what was measured of it; a bundle of an adapter of which nothing was is what it always was."""
     found = measured_without_people(evaluation_records(adapter.name, adapter.evaluations))
     return {"evaluations": found} if found else {}
+
+
+def computed_facts(adapter: tables.Adapter) -> dict[str, Any]:
+    """Return under `computed` how it was computed from others; a bundle of an adapter that was trained is what it always was."""
+    recipe = recipe_in(adapter.training)
+    if recipe is None:
+        return {}
+    known = {row.position: row.source for row in adapter.sources}
+    parts = [
+        {
+            "name": source.name if (source := known.get(position)) is not None else None,
+            "digest": digest,
+            "weight": weight,
+            "licence": adapter_licence({tag.key: tag.value for tag in source.tags}) if source else None,
+        }
+        for position, (digest, weight) in enumerate(zip(recipe.sources, recipe.weights, strict=True))
+    ]
+    how = {"method": recipe.method, "density": recipe.density, "seed": recipe.seed, "fusery": recipe.fusery}
+    return {"computed": {**how, "from": parts}}
 
 
 def _training(session: Session, adapter: tables.Adapter) -> dict[str, Any]:

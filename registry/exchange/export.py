@@ -6,7 +6,7 @@ The folder has the weights and their configuration, `adapter_metadata.json` with
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -16,8 +16,10 @@ from fusery.storage.manifest import FileEntry, Manifest
 from .. import tables
 from ..adapters.files import METADATA
 from ..adapters.render import FORMS, Form
+from ..bundles.cards.computed import computed_rows
 from ..bundles.cards.measured import measured_rows
 from ..bundles.delivery import Place, deliver, place_at
+from ..bundles.facts import computed_facts
 from ..bundles.rendering import render, resource
 from ..bundles.source import Files
 from ..bundles.writing import BundleFolder
@@ -96,6 +98,7 @@ class _Facts:
     form: Form
     rendered: bool
     evaluations: tuple[Evaluation, ...]
+    computed: Sequence[tuple[str, str]]
 
 
 def export_adapter(
@@ -168,6 +171,7 @@ def _facts(workspace: Workspace, reference: str, form: str | None) -> _Facts:
             chosen,
             chosen != own,
             evaluation_records(adapter.name, adapter.evaluations),
+            list(computed_rows(computed_facts(adapter))),
         )
 
 
@@ -180,6 +184,7 @@ def _fill(bundle: BundleFolder, facts: _Facts, files: Mapping[str, Path], render
         form=facts.form,
         rendered=facts.rendered,
         files=[entry.to_dict() for entry in rendering],
+        computed=facts.computed,
         measured=list(measured_rows({"evaluations": facts.evaluations})),
     )
     bundle.write("README.md", card)

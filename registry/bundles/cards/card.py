@@ -11,6 +11,7 @@ from typing import Any, TypeGuard
 
 from ...documents import provenance_part
 from ...fusion.records import in_words
+from .computed import computed_rows, sources
 from .licence import licences
 from .measured import measured_rows
 from .training import curve_values, hub_datasets, training_rows
@@ -59,7 +60,7 @@ def card_values(record: Mapping[str, Any], *, base_name: str | None = None) -> d
         "adapter_name": name,
         # A sum of adapters needs more than a name to be made again; `rebuild` has it.
         "ships": () if provenance.get("with") or not _is_name(name) else SHIPS,
-        "licence": licences(base, [(name, adapter), *_further(provenance)]),
+        "licence": licences(base, [(name, adapter), *_further(adapter, provenance)]),
         "lineage": list(_lineage(record, base, adapter)),
         "parts": list(_parts(provenance, adapter)),
         "training": list(training_rows(adapter)),
@@ -91,6 +92,8 @@ def _lineage(
     yield "adapter, trained on, digest", adapter.get("trained_on_digest")
     for key in _ADAPTER:
         yield f"adapter, {_LABELS.get(key, key)}", adapter.get(key)
+    for label, value in computed_rows(adapter):
+        yield f"adapter, {label}", value
     for each in _objects(adapter.get("amendments")):
         yield "adapter, amended", f"{each.get('field')}: {each.get('from')} -> {each.get('to')}"
     for key in ("recipe", "created_at", "tool"):
@@ -106,9 +109,13 @@ def _parts(provenance: Mapping[str, Any], adapter: Mapping[str, Any]) -> Iterato
             yield part.get("adapter"), part.get("weight"), part.get("digest")
 
 
-def _further(provenance: Mapping[str, Any]) -> Iterator[tuple[Any, Mapping[str, Any]]]:
+def _further(
+    adapter: Mapping[str, Any], provenance: Mapping[str, Any]
+) -> Iterator[tuple[Any, Mapping[str, Any]]]:
+    """Yield the adapters besides the first whose licences count: those that were added, or that it was computed from."""
     for part in _objects(provenance.get("with")):
         yield part.get("adapter"), part
+    yield from sources(adapter)
 
 
 def _precision(provenance: Mapping[str, Any]) -> Iterator[str]:

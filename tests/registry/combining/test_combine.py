@@ -70,6 +70,30 @@ def test_a_combination_is_registered_with_its_recipe(filled: Registry) -> None:
     assert filled.upkeep.audit().ok
 
 
+def test_a_card_says_what_it_was_computed_from(filled: Registry, tmp_path: Path) -> None:
+    filled.adapters.amend(BOTH[0], tags={"licence": "mit"}, reason="asked for")
+    done = filled.adapters.combine(BOTH, method="ties", density=0.5, weights=[0.5, -2], task="both")
+    first, second = (filled.adapters.show(name) for name in BOTH)
+    told = {
+        "computed by": "ties, density 0.5",
+        "computed from": f"0.5 x {first.name} ({first.digest[:12]})",
+    }
+    exported = filled.exchange.export("both@1", tmp_path / "exported").path
+    bundle = tmp_path / "hub"
+    filled.bundles.materialize("both@1", bundle, target="hub", content="adapters")
+    for folder, prefix in ((Path(exported), ""), (bundle, "adapter, ")):
+        card = (folder / "README.md").read_text()
+        for label, value in told.items():
+            assert f"| {prefix}{label} | {value} |" in card
+        assert f"-2 x {second.name}" in card
+    assert f"licence of the adapter {first.name} | mit" in card
+    assert f"licence of the adapter {second.name} | not recorded" in card
+    (facts,) = json.loads((bundle / "fusery.json").read_text())["adapters"]
+    computed = facts["facts"]["computed"]
+    assert [part["digest"] for part in computed["from"]] == list(done.recipe.sources)
+    assert [part["weight"] for part in computed["from"]] == [0.5, -2]
+
+
 def test_the_same_again_is_the_adapter_that_is_there(filled: Registry) -> None:
     asked: dict[str, Any] = {"method": "dare", "density": 0.5, "weights": [0.6, 0.4], "task": "both"}
     first = filled.adapters.combine(BOTH, **asked, seed=4)
