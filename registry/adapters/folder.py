@@ -193,13 +193,17 @@ def with_weights(folder: AdapterFolder, weights: str, take: Take | None = None) 
 
 
 def on_base(folder: AdapterFolder, base: Architecture) -> AdapterFolder:
-    """Return a folder with all that the base has to tell: where mlx-lm keeps the experts that PEFT adapts as a parameter.
+    """Return a folder with all that the base has to tell: where mlx-lm keeps what PEFT has adapted.
+
+    Of a base with the names that PEFT has, it has nothing to tell.
 
     Args:
         folder: as it was read without a base.
         base: what the adapter stands on.
     """
-    if folder.originals is None or not folder.raw_config.get("target_parameters"):
+    from ..models.language_model import sees
+
+    if folder.originals is None or not (folder.raw_config.get("target_parameters") or sees(base)):
         return folder
     return _read_peft_folder(folder.path, folder.originals, base)
 

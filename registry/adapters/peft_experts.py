@@ -26,6 +26,7 @@ from fusery.storage.safetensors import Tensor
 
 from ..models.architecture import Architecture
 from ..models.experts import PROJECTIONS, ExpertLayout, expert_layout
+from ..models.language_model import in_mlx, sees
 from ..parsing import plural
 from .files import PEFT_WEIGHTS
 from .patterns import PatternError
@@ -169,6 +170,8 @@ def put_on_base(
         experts: from `split_experts`.
         base: what the adapter stands on; where it is not known yet, what needs it is left out, and said to be.
     """
+    if base is not None and sees(base):
+        modules = {in_mlx(path, base.weights): module for path, module in modules.items()}
     if not config.target_parameters:
         return OnBase(modules, {})
     routers = {path for path in modules if config.targets_parameter(f"{path}.weight")}

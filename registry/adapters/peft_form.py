@@ -13,6 +13,7 @@ from fusery.storage.safetensors import Header, read_header
 from ..documents import without_places, write_document
 from ..errors import BadInputError
 from ..models.experts import GATE_UP, expert_layout
+from ..models.language_model import ALIKE, HEAD, in_transformers, sees
 from .files import CONFIG, PEFT_WEIGHTS, WEIGHTS
 from .peft_config import PeftConfig, targets
 from .peft_folder import PREFIX
@@ -71,6 +72,9 @@ def peft_config(
     found = parameters_of(modules, base, layout) if layout else {}
     single = set(modules).difference(*found.values())
     names, layers = _targets(single, base.weights) if single else ([], None)
+    if sees(base):
+        # What it sees with may have modules of the same names, which the record of a base does not tell.
+        names, layers = sorted(map(in_transformers, single)), None
     document: dict[str, Any] = {
         "alpha_pattern": {},
         "base_model_name_or_path": without_places(config.model) if config.model else None,
@@ -140,7 +144,7 @@ def _tensors(
             continue  # of experts
         parts = _EMBEDDING_PARTS if module in embeddings else _PARTS
         tensor = transposed(read_stored(path, header.tensors[name]))
-        yield f"{PREFIX}{named.get(module, module)}.{parts[part]}", tensor
+        yield f"{PREFIX}{named.get(module) or in_transformers(module)}.{parts[part]}", tensor
 
 
 def _is_embedding(module: LoraModule, base: Architecture) -> bool:
@@ -171,13 +175,13 @@ def _require_expressible(
         raise _refusal("its embedding has DoRA, which PEFT scales by columns and mlx-lm by rows")
     if embeddings and is_tied(base):
         raise _refusal("its embedding is tied to the head, and PEFT would change one end of it only")
-    if layout is None and not names_are_shared(base):
+    if layout is None and not names_are_shared(base) and not (sees(base) and base.model_type in ALIKE):
         raise _refusal(f"mlx-lm gives the modules of {base.model_type} other names than transformers does")
 
 
 def is_tied(base: Architecture) -> bool:
     """Tell whether a base's embedding is its head as well: it has none of its own."""
-    return bool(base.config.get("tie_word_embeddings")) or "lm_head" not in base.weights
+    return bool(base.config.get("tie_word_embeddings")) or not {"lm_head", HEAD} & base.weights.keys()
 
 
 def names_are_shared(base: Architecture) -> bool:

@@ -8,12 +8,17 @@ from pathlib import Path
 
 from ..adapters.files import CONFIG, METADATA, WEIGHTS
 from ..adapters.finding import Finding, some
+from ..engine.config import has_vision
 from ..errors import BadInputError
 from ..names import parse_base_name
 from ..parsing import plural
 from .candidate import Candidate, tail
 from .code import Code, rule
 
+_BLIND = (
+    "mlx-lm has the language model alone: adapt nothing that sees (PEFT: exclude_modules; Unsloth: "
+    "finetune_vision_layers=False), or fuse it in the library that trained it"
+)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 BASE_MISMATCH = Code(
@@ -147,4 +152,5 @@ def modules_of_base(candidate: Candidate) -> Iterator[Finding]:
     unknown = {path for path in candidate.folder.modules if path not in weights}
     if unknown:
         message = f"{plural(len(unknown), 'adapted module')} not in {candidate.base.name}: {some(unknown)}"
-        yield UNKNOWN_MODULE.found(WEIGHTS, message)
+        hint = _BLIND if has_vision(unknown) else UNKNOWN_MODULE.hint
+        yield UNKNOWN_MODULE.found(WEIGHTS, message, hint)

@@ -13,6 +13,7 @@ from ..adapters.peft_form import is_tied
 from ..adapters.peft_methods import MERGE
 from ..adapters.whole_fit import FittedWhole
 from ..models.architecture import Weight
+from ..models.language_model import in_transformers
 from ..parsing import plural
 from .candidate import Candidate
 from .code import Code, rule
@@ -216,6 +217,10 @@ def whole_peft_adapter(candidate: Candidate) -> Iterator[Finding]:
 def _promised(config: PeftConfig, weights: Mapping[str, Weight]) -> set[str]:
     """Return the matrices of a base that PEFT would adapt; none where its names do not tell."""
     try:
-        return {path for path, weight in weights.items() if len(weight.shape) == 2 and targets(config, path)}
+        return {
+            path
+            for path, weight in weights.items()
+            if len(weight.shape) == 2 and targets(config, in_transformers(path))
+        }
     except PatternError:
         return set()

@@ -52,7 +52,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 def load(base: str, adapter: str) -> PeftModel:
     """Load a base in float32 and an adapter on it, strictly."""
     torch.set_num_threads(1)
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    model = tiny_transformers.loader(base).from_pretrained(base, dtype=torch.float32)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*adapter keys.*")
         return PeftModel.from_pretrained(model, adapter).eval()
@@ -181,7 +181,7 @@ def train(base: str, fields: dict[str, object], out: str) -> list[str]:
     """Train a LoRA for a few steps and save it; return the names of its tensors."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    model = tiny_transformers.loader(base).from_pretrained(base, dtype=torch.float32)
     made = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **fields)).train()
     learned = [parameter for parameter in made.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(learned, lr=0.02)

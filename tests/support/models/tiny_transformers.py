@@ -229,11 +229,15 @@ def make_model(kind: str, folder: str, scaling: dict[str, Any] | None = None) ->
 def logits(folder: str, tokens: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Return what a model answers, in float32."""
     torch.set_num_threads(1)
-    loader = _auto(AutoConfig.from_pretrained(folder))
-    model = loader.from_pretrained(folder, dtype=torch.float32).eval()
+    model = loader(folder).from_pretrained(folder, dtype=torch.float32).eval()
     model = getattr(model, "language_model", model)
     with torch.no_grad():
         return model(input_ids=torch.from_numpy(tokens)).logits.float().numpy()  # type: ignore[no-any-return]
+
+
+def loader(folder: str) -> Any:
+    """Return the class of transformers that loads the model of a folder."""
+    return _auto(AutoConfig.from_pretrained(folder))
 
 
 def _auto(config: Any) -> Any:
