@@ -260,7 +260,7 @@ def _transposed(view: View, kind: str) -> Iterator[bytes]:
                 from gguf import GGMLQuantizationType
                 from gguf.quants import quantize
 
-                rows = plain.reshape(-1, 32)
-                yield quantize(rows, GGMLQuantizationType.Q8_0).tobytes()
+                # As one row: gguf goes by sixteen rows, and the groups of 32 are the same ones.
+                yield quantize(plain.reshape(1, -1), GGMLQuantizationType.Q8_0).tobytes()
             else:
                 yield encode(plain, FORMATS[kind]).tobytes()
