@@ -203,7 +203,8 @@ def on_base(folder: AdapterFolder, base: Architecture) -> AdapterFolder:
     """
     from ..models.language_model import sees
 
-    if folder.originals is None or not (folder.raw_config.get("target_parameters") or sees(base)):
+    raw = folder.raw_config
+    if folder.originals is None or not (raw.get("target_parameters") or raw.get("use_qalora") or sees(base)):
         return folder
     return _read_peft_folder(folder.path, folder.originals, base)
 

@@ -23,7 +23,7 @@ from .peft_config import PeftConfig
 from .peft_experts import SwitchFactors
 from .peft_folder import PeftModule, some
 from .remark import Remark
-from .tensors import Stored, multiplied, padded, read_stored, transposed, widened, write_stored
+from .tensors import Stored, multiplied, padded, read_stored, repeated, transposed, widened, write_stored
 
 _PADDED = 16
 _BEARABLE = 256 << 20
@@ -63,7 +63,7 @@ def plan_mlx(
         PatternError: the scale of a module is not known.
     """
     switches = switches or {}
-    scales = {path: config.scale_of(module.path) for path, module in modules.items()}
+    scales = {path: config.scale_of(module.path) * module.gain for path, module in modules.items()}
     scales |= {path: config.scale_of(switch.factors.name) for path, switch in switches.items()}
     # The most frequent scale leaves most modules as they are; of equally frequent ones the largest.
     votes = Counter(scale for scale in scales.values() if scale)
@@ -86,7 +86,7 @@ def require_bearable(plan: MlxPlan, size: int) -> None:
     widths = [
         width
         for module in plan.modules.values()
-        for width in (module.a and module.a.shape[-1], module.b and module.b.shape[0])
+        for width in (module.a and module.a.shape[-1] * module.pooled, module.b and module.b.shape[0])
         if width
     ]
     for switch in plan.switches.values():
@@ -140,7 +140,8 @@ def write_mlx(weights: Path, plan: MlxPlan, folder: Path) -> list[Remark]:
 def _tensors(weights: Path, plan: MlxPlan, rounded: list[str]) -> Iterator[tuple[str, Stored]]:
     for path, module in plan.modules.items():
         if module.a is not None:
-            yield f"{path}.lora_a", padded(transposed(read_stored(weights, module.a)), 1, plan.rank)
+            a = repeated(read_stored(weights, module.a), module.pooled)
+            yield f"{path}.lora_a", padded(transposed(a), 1, plan.rank)
         if module.b is not None:
             scaled, exact = multiplied(transposed(read_stored(weights, module.b)), plan.factors[path])
             if not exact:

@@ -53,6 +53,8 @@ class PeftConfig(BaseModel):
     layers_to_transform: _Indexes | int | None = None
     layers_pattern: _Paths | _Path | None = None
     target_parameters: _Paths | None = None
+    use_qalora: bool = False
+    qalora_group_size: Annotated[int, Field(ge=1, le=65536)] = 16
     _budget: Budget = PrivateAttr(default_factory=Budget)
     _ranks: dict[str, int] = PrivateAttr(default_factory=dict)
     _targets: frozenset[str] = PrivateAttr(default_factory=frozenset)
@@ -217,7 +219,8 @@ FIELDS: Mapping[str, FieldRule] = {
         _unless_empty("switches the adapter on by certain tokens only"),
         f"{TRAIN}: what acts on some tokens only cannot be merged",
     ),
-    "use_qalora": FieldRule("refused", "peft_variant", _unless_empty(_NO_VARIANT)),
+    "use_qalora": FieldRule("`lora_a`: every column once for each input of its group"),
+    "qalora_group_size": FieldRule("inputs of a group, where `use_qalora` is true"),
     "use_bdlora": FieldRule("refused", "peft_variant", _unless_empty(_NO_VARIANT)),
     "arrow_config": FieldRule("refused", "peft_variant", _unless_empty(_NO_VARIANT)),
     "monteclora_config": FieldRule("refused", "peft_variant", _unless_empty(_NO_VARIANT)),
@@ -230,7 +233,6 @@ FIELDS: Mapping[str, FieldRule] = {
             "inference_mode",
             "peft_version",
             "megatron_core",
-            "qalora_group_size",
             "loftq_config",
             "eva_config",
             "corda_config",

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fusery.storage.safetensors import Tensor
 
@@ -28,11 +28,11 @@ from ..models.architecture import Architecture
 from ..models.experts import PROJECTIONS, ExpertLayout, expert_layout
 from ..models.language_model import in_mlx, sees
 from ..parsing import plural
-from .files import PEFT_WEIGHTS
+from .files import CONFIG, PEFT_WEIGHTS
 from .patterns import PatternError
 from .peft_config import PeftConfig
 from .peft_folder import PeftModule, some
-from .peft_methods import MERGE
+from .peft_methods import MERGE, TRAIN
 from .remark import Remark
 
 _NESTED = ".base_layer"
@@ -172,6 +172,12 @@ def put_on_base(
     """
     if base is not None and sees(base):
         modules = {in_mlx(path, base.weights): module for path, module in modules.items()}
+    if config.use_qalora and config.qalora_group_size == 1:
+        # PEFT multiplies by the number of groups where the base's layer was quantised, and the shapes do not tell where.
+        reason = "qalora_group_size 1 makes a group of each input, so that QA-LoRA's modules cannot be told from others"
+        return OnBase({}, {}, (Remark("peft_variant", "error", CONFIG, reason, TRAIN),))
+    if config.use_qalora and base is not None:
+        modules = {path: _pooled(config, path, module, base) for path, module in modules.items()}
     if not config.target_parameters:
         return OnBase(modules, {})
     routers = {path for path in modules if config.targets_parameter(f"{path}.weight")}
@@ -197,6 +203,15 @@ def put_on_base(
         for path in paths
     }
     return OnBase(named, dict(sorted(switches.items())), tuple(remarks))
+
+
+def _pooled(config: PeftConfig, path: str, module: PeftModule, base: Architecture) -> PeftModule:
+    """Return a module with the size of its groups; what PEFT did not quantise is plain LoRA beside it, and has all columns."""
+    weight = base.weights.get(path)
+    if module.embedding or module.a is None or weight is None or len(module.a.shape) != 2:
+        return module
+    inputs, size = weight.shape[-1], config.qalora_group_size
+    return replace(module, pooled=size) if size > 1 and module.a.shape[1] * size == inputs else module
 
 
 _Place = tuple[ExpertFactors, list[str], tuple[int, int, int]]

@@ -39,13 +39,23 @@ _FACTOR = re.compile(r"\.lora_\w+(\.|$)")
 
 @dataclass(frozen=True, slots=True)
 class PeftModule:
-    """The tensors of one module, as they lie in the file."""
+    """The tensors of one module, as they lie in the file.
+
+    Attributes:
+        path: of the module, as PEFT writes it.
+        a: factor at the inputs.
+        b: factor at the outputs.
+        m: DoRA's magnitudes.
+        embedding: it is one, and its factors are the other way round.
+        pooled: QA-LoRA: how many neighbouring inputs share a column of `a`; 1 of any other.
+    """
 
     path: str
     a: Tensor | None = None
     b: Tensor | None = None
     m: Tensor | None = None
     embedding: bool = False
+    pooled: int = 1
 
     @property
     def rank(self) -> int | None:
@@ -53,6 +63,16 @@ class PeftModule:
         if self.a is not None and len(self.a.shape) == 2:
             return self.a.shape[0]
         return self.b.shape[1] if self.b is not None and len(self.b.shape) == 2 else None
+
+    @property
+    def gain(self) -> float:
+        """What the update is multiplied with besides its scale.
+
+        QA-LoRA takes the mean of each group of inputs, times the number of groups.
+
+        Source: `QALoraLinearVariant` of peft 0.21.2, src/peft/tuners/lora/variants.py.
+        """
+        return self.a.shape[1] / self.pooled if self.pooled > 1 and self.a is not None else 1.0
 
 
 def sort_tensors(header: Header) -> tuple[dict[str, PeftModule], list[str], list[Remark]]:

@@ -160,6 +160,11 @@ def read_plain(name: str, files: Mapping[str, Path]) -> PlainAdapter:
             f"{name} is a DoRA, which this target's server does not compute",
             hint="--fused, which needs no adapter",
         )
+    if found.config.use_qalora:
+        raise BadInputError(
+            f"{name} is a QA-LoRA, which this target's server does not compute",
+            hint="--fused, which needs no adapter",
+        )
     if found.config.target_parameters:
         raise BadInputError(
             f"{name} adapts experts or their router as parameters (target_parameters), which this target's server does not compute",

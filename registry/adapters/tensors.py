@@ -75,6 +75,13 @@ def transposed(tensor: Stored) -> Stored:
     return Stored(tensor.dtype, tensor.bits.T if tensor.bits.ndim == 2 else tensor.bits)
 
 
+def repeated(tensor: Stored, times: int) -> Stored:
+    """Return a matrix with each column several times, side by side."""
+    if times == 1 or tensor.bits.ndim != 2:
+        return tensor
+    return Stored(tensor.dtype, np.repeat(tensor.bits, times, axis=1))
+
+
 def padded(tensor: Stored, axis: int, size: int) -> Stored:
     """Return an array with zeros behind its end along one axis, up to a size; zero is all bits off in every format."""
     if tensor.bits.ndim <= axis or tensor.bits.shape[axis] >= size:

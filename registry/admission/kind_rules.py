@@ -38,6 +38,18 @@ _DIFFUSERS = re.compile(
     r"(unet|transformer|text_encoder(_[0-9])?|diffusion_model|prior)\.(?=.*lora)", re.IGNORECASE
 )
 _VLM = re.compile(r"(?!base_model\.).+\.([AB]|lora_[AB]\.\w+\.weight)")
+_VLM_PLAIN = re.compile(r".+\.[AB]")
+_VLM_AGAIN = (
+    "train it with today's mlx-vlm, which writes mlx-lm's form: alpha is there what scale is in mlx-lm"
+)
+_VLM_ANEW = (
+    "write it anew in its folder, and register that (alpha is there what scale is in mlx-lm):"
+    ' python -c "import json, mlx.core as mx;'
+    f" c = json.load(open('{CONFIG}')); t = dict(mx.load('{WEIGHTS}'));"
+    f" mx.save_safetensors('{WEIGHTS}', {{n[:-1] + 'lora_' + n[-1].lower(): t[n] for n in t}});"
+    " p = dict(rank=c['rank'], scale=c['alpha'], dropout=c.get('dropout', 0.0), keys=sorted({n[:-2] for n in t}));"
+    f" json.dump(dict(fine_tune_type='lora', num_layers=-1, lora_parameters=p), open('{CONFIG}', 'w'))\""
+)
 _MODEL = re.compile(r"(pytorch_)?model(-[0-9]+-of-[0-9]+)?\.(safetensors|bin)")
 _FACTORS = re.compile(r"(?:.*/)?(?:adapters|adapter_model)\.safetensors")
 
@@ -82,7 +94,7 @@ def _by_tensors(root: Path, top: Collection[str]) -> Kind | None:
         if any(map(_DIFFUSERS.match, names)):
             return Kind(name, "a LoRA of an image or video model in diffusers' form", _IMAGES)
         if names and all(map(_VLM.fullmatch, names)):
-            hint = "train it with today's mlx-vlm, which writes mlx-lm's form: alpha is there what scale is in mlx-lm"
+            hint = _VLM_ANEW if name == WEIGHTS and all(map(_VLM_PLAIN.fullmatch, names)) else _VLM_AGAIN
             return Kind(name, "an adapter in the form that mlx-vlm wrote before it took mlx-lm's", hint)
     return None
 

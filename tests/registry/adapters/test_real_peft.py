@@ -17,6 +17,8 @@ from fusery.registry import Registry
 from fusery.registry.adapters.folder import read_adapter_folder
 from fusery.registry.adapters.peft_config import FIELDS
 from fusery.registry.adapters.render import render_peft
+from fusery.registry.errors import BadInputError
+from fusery.registry.fusion.fuse import FuseRequest
 from fusery.registry.models.architecture import read_architecture
 
 # Importing torch takes seconds, and PEFT is asked by every test.
@@ -132,6 +134,37 @@ def test_a_fuse_is_peft_s_merge(module_registry: Registry, base: Path, tmp_path:
             assert np.abs(ours[name] - theirs[name]).max() <= 4e-7 * np.abs(before[name]).max()
         else:
             assert np.array_equal(ours[name], theirs[name])
+
+
+@pytest.mark.parametrize("size", [8, 16, 32])
+def test_a_fuse_computes_what_peft_does_with_groups(
+    module_registry: Registry, base: Path, tmp_path: Path, size: int
+) -> None:
+    """QA-LoRA, which PEFT itself cannot merge.  Here on layers in float32, where nothing else comes between."""
+    np.save(tmp_path / "tokens.npy", TOKENS)
+    adapter = tmp_path / "adapter"
+    real_peft("qalora", base, tmp_path / "tokens.npy", size, adapter)
+    peft_folders.edit_config(adapter, base_model_name_or_path=f"groups{size}")
+    module_registry.bases.add(base, name=f"groups{size}")
+    added = module_registry.adapters.register(adapter, base=f"groups{size}", task=f"groups{size}")
+    told = [finding for finding in added["findings"] if finding["severity"] != "info"]
+    assert not told, told
+    fused = module_registry.fused.fuse(added.name, FuseRequest("keep", accept_loss=True))
+    found, expected = mlx_logits(Path(fused["path"]), None), np.load(tmp_path / "adapter.npy")
+    assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
+    assert np.abs(found - mlx_logits(base, None)).max() > 1e-3 * np.abs(expected).max(), "nothing was learned"
+    with pytest.raises(BadInputError, match="is a QA-LoRA, which this target's server does not compute"):
+        module_registry.bundles.materialize(added.name, tmp_path / "out", target="vllm", content="adapters")
+
+
+def test_groups_of_one_input_are_refused(module_registry: Registry, base: Path, tmp_path: Path) -> None:
+    """They have the shapes of layers that were not quantised, which PEFT computes otherwise."""
+    adapter = tmp_path / "adapter"
+    np.save(tmp_path / "tokens.npy", TOKENS)
+    real_peft("qalora", base, tmp_path / "tokens.npy", 1, adapter)
+    module_registry.bases.add(base, name="groups1")
+    found = {each.code: each for each in module_registry.adapters.check(adapter, base="groups1", task="one")}
+    assert "cannot be told from others" in found["peft_variant"].message
 
 
 def test_every_field_of_peft_is_known() -> None:

@@ -90,7 +90,7 @@ KINDS: dict[str, tuple[Make, str, str]] = {
             files(**{"adapter_config.json": VLM}),
         ),
         "in the form that mlx-vlm wrote before",
-        "today's mlx-vlm",
+        "alpha is there what scale is",
     ),
     "mlx-vlm's layers with names": (
         tensors(
@@ -156,6 +156,32 @@ def test_the_hint_for_npz_makes_an_adapter_of_it(
     assert not [finding for finding in look(folder, tiny_base) if finding.severity == "error"]
     after = mx.load(str(folder / "adapters.safetensors"))
     assert all(mx.array_equal(after[name], value) for name, value in before.items())
+
+
+def test_the_hint_for_mlx_vlm_makes_an_adapter_of_it(tiny_base: Path, tmp_path: Path) -> None:
+    """Its older layers computed (x @ A) @ B * alpha, as mlx-lm's do with `scale` (mlx_vlm/trainer/lora.py, 0.1)."""
+    import subprocess
+    import sys
+
+    folder = tiny_models.make_adapter(tmp_path / "folder", tiny_base, scale=20.0)
+    before = tiny_models.read_tensors(folder / "adapters.safetensors")
+    raw = {
+        name.replace("lora_a", "A").replace("lora_b", "B"): (
+            kind,
+            np.frombuffer(data, np.float32).reshape(shape),
+        )
+        for name, (kind, shape, data) in before.items()
+    }
+    (folder / "adapters.safetensors").unlink()
+    tiny_models.write_tensors(folder / "adapters.safetensors", raw, None)
+    (folder / "adapter_config.json").write_text(json.dumps({"rank": 8, "alpha": 20.0, "dropout": 0.0}))
+    (found,) = look(folder, tiny_base)
+    code = found.hint.partition('python -c "')[2].rstrip('"')
+    subprocess.run([sys.executable, "-c", code], cwd=folder, check=True)
+    assert not [finding for finding in look(folder, tiny_base) if finding.severity == "error"]
+    assert tiny_models.read_tensors(folder / "adapters.safetensors") == before
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert (config["lora_parameters"]["scale"], config["lora_parameters"]["rank"]) == (20.0, 8)
 
 
 def test_what_lies_beside_an_adapter_does_not_matter(tiny_base: Path, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ importing torch takes long, so it is done once.
                                                the keywords ASKED (JSON), in the folder OUT/new.  What DARE keeps is taken from
                                                MASKS, an .npz file with a mask by adapter, module and factor (`0 PATH lora_A`)
     ["kinds"]                                  every `model_type` that transformers has
+    ["qalora", BASE, TOKENS, SIZE, OUT]        a QA-LoRA with groups of SIZE inputs, trained for a few steps; its logits in OUT.npy
     ["tiny", KIND, SCALING, OUT]               a tiny random model of a `model_type`, as a folder
     ["scores", MODEL, TOKENS, OUT]             logits (float32) of such a folder, whatever is in it beside the text
     ["rotary", MODEL]                          its rotary embeddings, as transformers reads them
@@ -44,6 +45,7 @@ import tiny_transformers
 import torch
 from peft import LoraConfig, PeftModel, PeftType, get_peft_model
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from peft.tuners.lora.gptq import GPTQLoraLinear
 from peft.utils import merge_utils
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
@@ -128,6 +130,27 @@ def whole(out: str, tied: str, rows: str, fields: str) -> list[str]:
         kept = torch.allclose(found, made.eval()(input_ids=tokens).logits, atol=1e-4)
     np.save(f"{out}/logits.npy", found.numpy())
     return ["same" if kept else "other"]
+
+
+def qalora(base: str, tokens: str, size: str, out: str) -> None:
+    """Train a QA-LoRA, and save what PEFT computes with it: on plain layers, for those of GPTQ need a GPU."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    fields = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj", "down_proj"]}
+    config = LoraConfig(task_type="CAUSAL_LM", use_qalora=True, qalora_group_size=int(size), **fields)
+    config._register_custom_module({torch.nn.Linear: GPTQLoraLinear})
+    made = get_peft_model(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), config)
+    trained = [parameter for parameter in made.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.data += 0.01 * torch.randn_like(parameter)
+    optimizer, given = torch.optim.SGD(trained, lr=0.001), torch.from_numpy(np.load(tokens))
+    for _ in range(3):
+        made(input_ids=given, labels=given).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    made.save_pretrained(out)
+    with torch.no_grad():
+        np.save(f"{out}.npy", made.eval()(input_ids=given).logits.numpy())
 
 
 def combine(base: str, adapters: list[str], asked: dict[str, object], masks: str, out: str) -> None:
@@ -220,6 +243,8 @@ def answer(request: list[str]) -> list[str]:
             return whole(out, tied, rows, fields)
         case ["copied", base, adapter, out]:
             load(base, adapter).save_pretrained(out, save_embedding_layers=True)
+        case ["qalora", base, tokens, size, out]:
+            qalora(base, tokens, size, out)
         case ["combine", base, adapters, asked, masks, out]:
             combine(base, json.loads(adapters), json.loads(asked), masks, out)
         case ["kinds"]:
