@@ -23,6 +23,7 @@ from fusery.registry.adapters.finding import verdict
 from fusery.registry.bundles.target import TARGETS
 from fusery.registry.errors import BadInputError
 from fusery.registry.fusion.fuse import FuseRequest
+from fusery.registry.records.base_files import base_folder
 from fusery.registry.settings.settings import Settings
 from fusery.registry.workspace import Workspace
 
@@ -422,3 +423,20 @@ def fused_by_engine(base: Path, adapter: Path, scratch: Path) -> dict[str, Any]:
     (scratch / "engine").mkdir()
     fuse(make_plan(files, config, adapter / "adapters.safetensors", settings, "keep"), scratch / "engine")
     return tiny_models.read_tensors(scratch / "engine")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["qwen2_vl", "gemma3"])
+def test_what_is_admitted_on_a_model_that_sees_can_be_used(
+    kind: str, registry: Registry, tmp_path: Path
+) -> None:
+    """In PEFT's form, where transformers calls the modules otherwise than mlx-lm does."""
+    base, adapter = tmp_path / kind, tmp_path / "adapter"
+    peft_folders.real_peft("tiny", kind, "null", base)
+    words = {"r": 4, "target_modules": r".*language_model.*\.(q_proj|v_proj)"}
+    peft_folders.real_peft("train", base, json.dumps(words), adapter)
+    registry.bases.add(base, name=kind)
+    name = registry.adapters.register(adapter, base=kind, task=kind).name
+    with base_folder(registry.workspace, kind) as place:
+        everywhere = [(target, content) for target, each in TARGETS.items() for content in each.contents]
+        used_in_every_way(registry, name, place, tmp_path, everywhere)
