@@ -171,7 +171,12 @@ def put_on_base(
         base: what the adapter stands on; where it is not known yet, what needs it is left out, and said to be.
     """
     if base is not None and sees(base):
-        modules = {in_mlx(path, base.weights): module for path, module in modules.items()}
+        placed: dict[str, PeftModule] = {}
+        for path, module in modules.items():
+            if (same := placed.setdefault(in_mlx(path, base.weights), module)) is not module:
+                reason = f"{_short(same.path)} and {_short(path)} are one module of the base"
+                return OnBase({}, {}, (Remark("peft_unknown_tensor", "error", PEFT_WEIGHTS, reason),))
+        modules = placed
     if config.use_qalora and config.qalora_group_size == 1:
         # PEFT multiplies by the number of groups where the base's layer was quantised, and the shapes do not tell where.
         reason = "qalora_group_size 1 makes a group of each input, so that QA-LoRA's modules cannot be told from others"

@@ -164,6 +164,21 @@ def test_names_of_other_years_are_the_same_modules(shared: Registry, bases: Any,
     assert len(digests) == 1
 
 
+def test_one_module_under_two_names_is_refused(shared: Registry, bases: Any, tmp_path: Path) -> None:
+    adapter = exported(shared, bases("qwen2_vl"), tmp_path)
+    folder = renamed(
+        adapter,
+        tmp_path / "twice",
+        lambda name: name.replace(
+            "model.language_model.layers.1.self_attn.q_proj", "model.layers.0.self_attn.q_proj"
+        ),
+    )
+    found = {
+        finding.code: finding for finding in shared.adapters.check(folder, base="qwen2_vl", task="twice")
+    }
+    assert "are one module of the base" in found["peft_unknown_tensor"].message
+
+
 def test_what_sees_is_not_adapted(shared: Registry, bases: Any, tmp_path: Path) -> None:
     adapter = exported(shared, bases("qwen2_vl"), tmp_path)
     folder = renamed(
