@@ -20,6 +20,7 @@ from fusery.storage.safetensors import BASE_HEADER_LIMIT, Tensor, read_header
 from ..engine.affine import pack_rows
 from ..engine.arithmetic import FORMATS, Array, decode, encode
 from ..engine.config import weight_names
+from ..models.language_model import every_name
 from ..models.weight_sizes import affine_grid
 from .peft_folder import own_name
 
@@ -32,6 +33,7 @@ _BLOCK = 1 << 22
 _EMBEDDINGS = (
     "model.embed_tokens.weight",
     "language_model.model.embed_tokens.weight",
+    "model.language_model.embed_tokens.weight",
     "transformer.wte.weight",
 )
 
@@ -78,6 +80,7 @@ def likeness(
 
 
 def _likeness(copy: _Place, name: str, base: Mapping[str, _Place], config: Mapping[str, Any]) -> str:
+    name = next((each for each in every_name(name) if each in base), name)
     if name == "lm_head.weight" and name not in base:  # tied: the head is the embedding
         name = next((each for each in _EMBEDDINGS if each in base), name)
     own = base.get(name)

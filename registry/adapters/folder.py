@@ -104,6 +104,12 @@ class AdapterFolder:
         return max(ranks) if ranks else (parameters.rank if parameters else None)
 
     @property
+    def ranks(self) -> set[int]:
+        """The rank of the tensors, and PEFT's `r`: its `rank_pattern` may have larger ones, to which all are padded."""
+        said = self.raw_config.get("r") if self.form == "peft" else None
+        return {rank for rank in (self.rank, said) if type(rank) is int}
+
+    @property
     def scale(self) -> float | None:
         """The factor of the update, as configured."""
         return self.config.lora_parameters.scale if self.config.lora_parameters else None

@@ -197,7 +197,12 @@ def put_on_base(
         reason = f"where mlx-lm keeps the experts of {base.model_type[:40]!r} is not known here, so target_parameters cannot be carried over"
         return OnBase({}, {}, (_remark(reason, MERGE),))
     remarks: list[Remark] = []
-    named = dict(_named(modules, routers, layout, remarks))
+    named: dict[str, PeftModule] = {}
+    for path, module in _named(modules, routers, layout, remarks):
+        if (same := named.setdefault(path, module)) is not module:
+            remarks.append(
+                _remark(f"{_short(same.path)} and {_short(module.path)} are one module of the base")
+            )
     places = list(_places(experts, base, layout, remarks))
     turned = _orientation(places, config, layout)
     if isinstance(turned, str):

@@ -91,9 +91,9 @@ def sort_tensors(header: Header) -> tuple[dict[str, PeftModule], list[str], list
             unexpected.append(name)
     modules = {path: _module(path, found) for path, found in sorted(parts.items())}
     weights = {own_name(name).rpartition(".")[0] for name in unexpected if name.endswith(".weight")}
-    whole = [name for name in unexpected if _is_whole(name, weights)]
+    whole = {name: None for name in unexpected if _is_whole(name, weights)}
     rest = [name for name in unexpected if name not in whole]
-    return modules, whole, [*_on_unexpected(rest), *_on_embeddings(parts)]
+    return modules, list(whole), [*_on_unexpected(rest), *_on_embeddings(parts)]
 
 
 def _is_whole(name: str, weights: Container[str]) -> bool:
@@ -122,7 +122,7 @@ def _on_embeddings(parts: Mapping[str, Mapping[str, Tensor]]) -> Iterator[Remark
 
 def _on_unexpected(names: list[str]) -> Iterator[Remark]:
     biases = [name for name in names if name.endswith(".bias")]
-    others = [name for name in names if name not in biases]
+    others = [name for name in names if not name.endswith(".bias")]
     if biases:
         message = f"{_count(biases)} that change or add biases, which mlx-lm's LoRA does not: {some(biases)}"
         added = any(name.endswith(".lora_B.bias") for name in biases)

@@ -7,7 +7,9 @@ sometimes within wrappers; `trainable_token_indices` saves rows of an embedding 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,8 @@ from .remark import Remark
 from .tensors import same_numbers
 
 _UNTRAINED = ".original_module."
+_EMBEDDING = re.compile(r"(.*\.)?(\w*embed\w*|wte)")
+"""What `trainable_token_indices` means by a list: the input embedding, and its tied head."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,7 @@ class WholeTensors:
         names: theirs in PEFT's file.
         rows: of trained tokens.
         saved: what `modules_to_save` names.
+        rowed: the modules that `trainable_token_indices` names; empty where it is a list.
         keeps_tied: `ensure_weight_tying` is set.
     """
 
@@ -55,6 +60,7 @@ class WholeTensors:
     names: Mapping[str, str] = field(default_factory=dict)
     rows: Mapping[str, TrainedRows] = field(default_factory=dict)
     saved: tuple[str, ...] = ()
+    rowed: tuple[str, ...] = ()
     keeps_tied: bool = False
 
     def __bool__(self) -> bool:
@@ -63,7 +69,12 @@ class WholeTensors:
 
     def is_saved(self, name: str) -> bool:
         """Tell whether `modules_to_save` names the module of a tensor, or one that it lies in."""
-        return any(_names(saved, name) for saved in self.saved)
+        return bool(_meant(self.saved, [name]))
+
+    def has_rows(self, name: str) -> bool:
+        """Tell whether `trainable_token_indices` names the module of a tensor."""
+        module = name.rpartition(".")[0]
+        return name.endswith(".weight") and any(module.endswith(each) for each in self.rowed)
 
 
 def read_whole(
@@ -87,7 +98,13 @@ def read_whole(
     if not isinstance(saved, list) or not all(isinstance(name, str) for name in saved):
         remarks.append(refused(f"modules_to_save in {CONFIG} is no list of names"))
         saved = []
-    whole = WholeTensors(saved=tuple(saved), keeps_tied=raw.get("ensure_weight_tying") is True)
+    tokens = raw.get("trainable_token_indices")
+    rowed = tuple(map(str, tokens)) if isinstance(tokens, Mapping) else ()
+    whole = WholeTensors(saved=tuple(saved), rowed=rowed, keeps_tied=raw.get("ensure_weight_tying") is True)
+    if not _are_tokens(tokens):
+        remarks.append(
+            refused(f"trainable_token_indices in {CONFIG} is no list of tokens, and no lists by module")
+        )
     called: dict[str, list[str]] = {}
     for name in names:
         if header.tensors[name].dtype not in FORMATS or not header.tensors[name].size:
@@ -96,11 +113,14 @@ def read_whole(
         else:
             called.setdefault(own_name(name), []).append(name)
     tensors, found, rows = {}, {}, {}
+    in_rows = {own.rpartition(".")[0] for own in called if own.endswith(f".{ROWS}")}
     for own, given in called.items():
         module, _, part = own.rpartition(".")
         chosen = _chosen(weights, header, given)
         if chosen is None:
             remarks.append(refused(f"{' and '.join(sorted(given))} are one tensor with different numbers"))
+        elif (unknown := _unwrapped(chosen, module, whole, adapted, in_rows)) is not None:
+            remarks.append(refused(unknown))
         elif module in adapted and ".base_layer." not in chosen:
             what = "trained rows" if part == ROWS else f"a whole {part}"
             remarks.append(refused(f"{module} has factors and {what} beside them, which PEFT does not load"))
@@ -113,13 +133,46 @@ def read_whole(
                 remarks.append(refused(problem))
         else:
             tensors[own], found[own] = header.tensors[chosen], chosen
-    made = WholeTensors(tensors, found, rows, whole.saved, whole.keeps_tied)
+    made = WholeTensors(tensors, found, rows, whole.saved, whole.rowed, whole.keeps_tied)
     return made, remarks or list(_absent(made, raw))
 
 
 def refused(message: str, hint: str = "save it again with save_pretrained of PEFT") -> Remark:
     """Return the remark that whole tensors cannot be used."""
     return Remark("peft_full_modules", "error", PEFT_WEIGHTS, message, hint)
+
+
+def _are_tokens(said: Any) -> bool:
+    """Tell whether `trainable_token_indices` is what PEFT takes: nothing, a list of tokens, or such lists by module."""
+    lists = list(said.values()) if isinstance(said, Mapping) else [said]
+    return all(
+        not each or (isinstance(each, list) and all(type(index) is int for index in each)) for each in lists
+    )
+
+
+def _unwrapped(
+    name: str, module: str, whole: WholeTensors, adapted: Collection[str], in_rows: Collection[str]
+) -> str | None:
+    """Return why PEFT would not load a whole tensor: its module has no wrapper of that name; None if it would."""
+    if name.endswith(f".{ROWS}"):
+        return None
+    saved = whole.is_saved(f"{module}.weight")
+    if (
+        module in in_rows
+        and not saved
+        and ".token_adapter.base_layer." not in name
+        and _UNTRAINED not in name
+    ):
+        return f"{name} is beside trained rows of the same module, and PEFT loads these alone"
+    if ".token_adapter." in name and (module not in in_rows or ".token_adapter.base_layer." not in name):
+        return f"{name} is named as what trained rows are put on, and there are none of that module"
+    if ".base_layer." in name and module not in adapted and module not in in_rows:
+        return f"{name} is named as the base of factors, and there are none of that module"
+    if ".modules_to_save." in name and not saved:
+        return f"{name} is named as a module of modules_to_save, which does not name it"
+    if _UNTRAINED in name and module not in in_rows:
+        return f"{name} is the module before it was trained, and as it was trained it is not there"
+    return None
 
 
 def _chosen(weights: Path, header: Header, names: Sequence[str]) -> str | None:
@@ -139,9 +192,9 @@ def _chosen(weights: Path, header: Header, names: Sequence[str]) -> str | None:
 def _indices(said: Any, module: str) -> tuple[int, ...] | None:
     """Return which rows the configuration says were trained of a module: a list is for the embedding, and a tied head."""
     if isinstance(said, Mapping):
-        said = next(
-            (rows for name, rows in said.items() if module == name or module.endswith(f".{name}")), None
-        )
+        said = next((rows for name, rows in said.items() if module.endswith(name)), None)
+    elif not _EMBEDDING.fullmatch(module) and module.rpartition(".")[2] != "lm_head":
+        return None
     if isinstance(said, list) and all(type(index) is int for index in said):
         return tuple(said)
     return None
@@ -153,7 +206,7 @@ def _misfit(indices: tuple[int, ...] | None, tensor: Tensor, module: str) -> str
     if len(tensor.shape) != 2 or tensor.shape[0] != len(indices):
         return f"{module} has rows of the shape {tensor.shape} for {len(indices)} trained tokens"
     if len(set(indices)) != len(indices):
-        twice = next(index for index in indices if indices.count(index) > 1)
+        twice = Counter(indices).most_common(1)[0][0]
         return f"trainable_token_indices names the token {twice} of {module} more than once"
     if min(indices, default=0) < 0:
         return f"trainable_token_indices names the token {min(indices)} of {module}"
@@ -162,7 +215,8 @@ def _misfit(indices: tuple[int, ...] | None, tensor: Tensor, module: str) -> str
 
 def _absent(whole: WholeTensors, raw: Mapping[str, Any]) -> Iterator[Remark]:
     """Yield a remark on what the configuration says was trained whole and is not in the file."""
-    lost = [saved for saved in whole.saved if not any(_names(saved, name) for name in whole.tensors)]
+    meant = _meant(whole.saved, whole.tensors)
+    lost = [saved for saved in whole.saved if saved not in meant]
     if lost:
         yield refused(f"modules_to_save names {lost[0]}, which {PEFT_WEIGHTS} does not hold")
     said = raw.get("trainable_token_indices")
@@ -173,7 +227,16 @@ def _absent(whole: WholeTensors, raw: Mapping[str, Any]) -> Iterator[Remark]:
         yield refused(f"trainable_token_indices names tokens of which {PEFT_WEIGHTS} holds no rows")
 
 
-def _names(saved: str, name: str) -> bool:
-    """Tell whether PEFT takes a word of `modules_to_save` to mean a tensor's module, or one that it lies in: by its end."""
-    parts = name.split(".")[:-1]
-    return any(".".join(parts[: end + 1]).endswith(saved) for end in range(len(parts)))
+def _meant(saved: Collection[str], names: Iterable[str]) -> set[str]:
+    """Return which words of `modules_to_save` mean a tensor's module, or one that it lies in: PEFT goes by the end of its path.
+
+    By length, for there may be very many of either in a file of somebody's.
+    """
+    words, found = set(saved), set()
+    lengths = {len(word) for word in words}
+    for name in names:
+        parts = name.split(".")[:-1]
+        for end in range(len(parts)):
+            path = ".".join(parts[: end + 1])
+            found |= words & {path[len(path) - length :] for length in lengths if length <= len(path)}
+    return found

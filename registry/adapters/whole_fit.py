@@ -19,6 +19,7 @@ from ..engine import architectures
 from ..engine.arithmetic import FORMATS
 from ..engine.config import weight_names
 from ..models.architecture import Architecture, architecture_of
+from ..models.language_model import HEAD as SEEING_HEAD
 from .base_copies import COPY, QUANTISED_COPY, likeness
 from .peft_folder import some
 from .peft_form import names_are_shared
@@ -115,7 +116,8 @@ class _BaseTensors:
                 shapes[f"{module}.weight"] = weight.shape
         matrices = [name for name, shape in shapes.items() if len(shape) == 2 and name.endswith(".weight")]
         embedding = next((name for name in matrices if _last(name) in _EMBEDDINGS), None)
-        head = next((name for name in matrices if name.count(".") == 1 and _last(name) in _HEADS), None)
+        ends = (name for name in matrices if name.count(".") == 1 or name == f"{SEEING_HEAD}.weight")
+        head = next((name for name in ends if _last(name) in _HEADS), None)
         return cls(architecture, shapes, embedding, head)
 
     @property
@@ -141,7 +143,8 @@ class _Fitting:
         self._untied: str | None = None
 
     def fitted(self) -> FittedWhole:
-        problems = list(self._tied()) if self._base.head is None and self._base.embedding else []
+        problems = list(self._lost())
+        problems += self._tied() if self._base.head is None and self._base.embedding else []
         copies = [name for name, found in self._alike.items() if found in _COPIES]
         for name in copies:
             self._tensors.pop(name, None)
@@ -157,6 +160,21 @@ class _Fitting:
         return FittedWhole(
             self._tensors, self._rows, tuple(copies), quantised, self._untied, vocabulary, tuple(problems)
         )
+
+    def _lost(self) -> Iterator[str]:
+        """Refuse what was trained whole of some of the modules that it was trained of."""
+        names = [name for name in self._base.shapes if name.endswith((".weight", ".bias"))]
+        if not names_are_shared(self._base.architecture):
+            return
+        saved = [name for name in names if self._whole.is_saved(name) and name not in self._tensors]
+        # Factors within a saved module go into its weight, which lies beside them in the file.
+        if saved and self._tensors:
+            yield f"modules_to_save means {some(saved)} too, which the adapter does not hold"
+        rows = [name for name in names if self._whole.has_rows(name) and name not in self._rows]
+        if rows and self._rows:
+            yield f"trainable_token_indices means {some(rows)} too, of which the adapter holds no rows"
+        if HEAD in self._rows and self._base.head is not None and not self._whole.rowed:
+            yield f"a list of trainable_token_indices is of the embedding, and there are rows of {HEAD}"
 
     def _tied(self) -> Iterator[str]:
         """Decide what becomes of the two ends of a tied matrix."""

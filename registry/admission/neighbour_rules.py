@@ -34,7 +34,8 @@ def not_there_yet(candidate: Candidate) -> Iterator[Finding]:
     task = candidate.declared.task
     for other in candidate.neighbours():
         if other.same_bytes:
-            if other.task != task:
+            # The same factors beside other whole tensors are another adapter.
+            if other.task != task and not candidate.whole:
                 message = f"these weights are registered as {other.name} on {other.base}"
                 yield DUPLICATE_WEIGHTS.found(
                     WEIGHTS, message, f"see what it was made for: fusery show {other.name}"

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from fusery.storage.safetensors import read_header
+
 from ..adapters.files import CONFIG, PEFT_WEIGHTS
 from ..adapters.finding import WHOLE, Finding, some
 from ..adapters.patterns import PatternError
 from ..adapters.peft_config import CONVERT, TIED, PeftConfig, targets
 from ..adapters.peft_experts import promised_experts
+from ..adapters.peft_folder import PREFIX
 from ..adapters.peft_form import is_tied
 from ..adapters.peft_methods import MERGE
 from ..adapters.whole_fit import FittedWhole
 from ..models.architecture import Weight
-from ..models.language_model import in_transformers
+from ..models.language_model import in_transformers, prefix_of, sees
 from ..parsing import plural
 from .candidate import Candidate
 from .code import Code, rule
@@ -201,8 +204,9 @@ def whole_peft_adapter(candidate: Candidate) -> Iterator[Finding]:
     if folder.form != "peft" or not folder.modules or CONFIG in {problem.file for problem in folder.problems}:
         return
     config = PeftConfig.model_validate(folder.raw_config)
-    missing = _promised(config, base.weights) | promised_experts(config, base)
-    missing -= set(folder.modules)
+    missing = _promised(config, base.weights, _prefix(candidate)) | promised_experts(config, base)
+    # What is saved whole has no factors, whatever else names it.
+    missing -= {*folder.modules, *(path for path in missing if folder.whole.is_saved(f"{path}.weight"))}
     if missing:
         message = (
             f"no tensors of {plural(len(missing), 'module')} that the configuration promises: {some(missing)}"
@@ -214,13 +218,22 @@ def whole_peft_adapter(candidate: Candidate) -> Iterator[Finding]:
         yield PEFT_TIED_EMBEDDING.found(PEFT_WEIGHTS, message)
 
 
-def _promised(config: PeftConfig, weights: Mapping[str, Weight]) -> set[str]:
+def _prefix(candidate: Candidate) -> str:
+    """Return where PEFT found the language model: the fields of the configuration have the names of that day."""
+    originals = candidate.folder.originals
+    if originals is None or not sees(candidate.base.architecture):
+        return prefix_of(())
+    names = read_header(originals[PEFT_WEIGHTS]).tensors
+    return prefix_of(name.removeprefix(PREFIX) for name in names)
+
+
+def _promised(config: PeftConfig, weights: Mapping[str, Weight], prefix: str) -> set[str]:
     """Return the matrices of a base that PEFT would adapt; none where its names do not tell."""
     try:
         return {
             path
             for path, weight in weights.items()
-            if len(weight.shape) == 2 and targets(config, in_transformers(path))
+            if len(weight.shape) == 2 and targets(config, in_transformers(path, prefix))
         }
     except PatternError:
         return set()

@@ -94,13 +94,14 @@ def metadata_agrees(candidate: Candidate) -> Iterator[Finding]:
     """The hand-written file says what the flags, the configuration and the tensors say."""
     folder, declared, metadata = candidate.folder, candidate.declared, candidate.folder.metadata
     config_rank = folder.config.lora_parameters.rank if folder.config.lora_parameters else None
+    rank = metadata.lora_rank if metadata.lora_rank in folder.ranks else folder.rank or config_rank
     pairs: list[tuple[str, object, object, str]] = [
         ("version", metadata.version, declared.version, "--version"),
         ("final_val_loss", metadata.final_val_loss, declared.val_loss, "--val-loss"),
         ("dataset", metadata.dataset, declared.dataset, "--dataset"),
         ("training_examples", metadata.training_examples, declared.examples, "--examples"),
         ("lora_alpha", metadata.lora_alpha, declared.alpha, "--alpha"),
-        ("lora_rank", metadata.lora_rank, folder.rank or config_rank, "the tensors"),
+        ("lora_rank", metadata.lora_rank, rank, "the tensors"),
         ("training_date", _metadata_date(candidate), declared.day, "--date"),
     ]
     for field, written, other, source in pairs:

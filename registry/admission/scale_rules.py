@@ -99,7 +99,7 @@ def scale_agrees_with_alpha(candidate: Candidate) -> Iterator[Finding]:
     if alpha is None or folder.scale is None or not folder.rank:
         return
     scale, rank = folder.scale, folder.rank
-    if _same(scale * rank, alpha):
+    if any(_same(scale * each, alpha) for each in folder.ranks):
         return
     said = f"alpha is given as {alpha:g}, and scale {scale:g} x rank {rank} is {scale * rank:g}"
     if alpha == scale:

@@ -14,6 +14,7 @@ from .. import tables
 from ..database.batches import batches
 from ..inspection.views import View
 from ..records.fused_label import label_record
+from ..records.renderings import is_a_part
 from ..records.withdrawals import of_adapters, of_bundles, of_fused
 
 
@@ -89,7 +90,7 @@ def _renderings(session: Session, manifests: Sequence[int]) -> Iterable[Owner]:
     query = (
         select(rendering, tables.Adapter)
         .join(tables.Adapter, tables.Adapter.id == rendering.adapter_id)
-        .where(rendering.manifest_id.in_(manifests))
+        .where(rendering.manifest_id.in_(manifests), ~is_a_part())
     )
     for row, adapter in session.execute(query):
         yield _adapter(adapter, row.digest, row.manifest_id, row.form)

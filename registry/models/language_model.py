@@ -10,7 +10,7 @@ transformers 4.52, src/transformers/models/*/modeling_*.py.  A test computes wit
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Iterable, Iterator
 from typing import Final
 
 from .architecture import Architecture
@@ -51,8 +51,29 @@ def in_mlx(path: str, weights: Container[str]) -> str:
     return found if found in weights else path
 
 
-def in_transformers(path: str) -> str:
-    """Return the name that transformers 5 has for a module of mlx-lm's language model."""
+def in_transformers(path: str, prefix: str = _TODAY) -> str:
+    """Return the name that transformers has for a module of mlx-lm's language model.
+
+    Args:
+        path: in mlx-lm.
+        prefix: where the language model lies; in transformers 5, unless `prefix_of` has found another.
+    """
     if path == HEAD:
         return "lm_head"
-    return _TODAY + path.removeprefix(_MLX) if path.startswith(_MLX) else path
+    return prefix + path.removeprefix(_MLX) if path.startswith(_MLX) else path
+
+
+def prefix_of(paths: Iterable[str]) -> str:
+    """Return where the language model lies in the names of a file: of today or of other years."""
+    return next((each for path in paths for each in _PREFIXES if path.startswith(each)), _TODAY)
+
+
+def every_name(name: str) -> Iterator[str]:
+    """Yield a tensor's name, and those that it has elsewhere if it is of a language model."""
+    yield name
+    if name in ("lm_head.weight", f"{HEAD}.weight"):
+        yield from ("lm_head.weight", f"{HEAD}.weight")
+    for prefix in _PREFIXES:
+        if name.startswith(prefix):
+            yield from (each + name.removeprefix(prefix) for each in _PREFIXES)
+            return

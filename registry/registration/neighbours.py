@@ -23,6 +23,7 @@ from ..adapters.files import WEIGHTS
 from ..adapters.folder import AdapterFolder
 from ..admission import Neighbour
 from ..errors import FusionUnsupportedError
+from ..records.renderings import is_a_part
 
 if TYPE_CHECKING:
     from ..comparison.modules import OpenAdapter
@@ -96,8 +97,10 @@ def _with_weights(digest: str) -> Any:
         tables.ManifestFile.sha256 == digest, tables.ManifestFile.path == WEIGHTS
     )
     # What was registered in PEFT's form has these weights as its rendering in mlx-lm's.
+    # Of one with whole tensors that is a part only.
     rendered = select(tables.AdapterRendering.adapter_id).where(
-        tables.AdapterRendering.manifest_id.in_(files)
+        tables.AdapterRendering.manifest_id.in_(files),
+        ~is_a_part(),
     )
     first_name = (
         select(tables.BaseName.name)

@@ -179,6 +179,50 @@ def test_one_module_under_two_names_is_refused(shared: Registry, bases: Any, tmp
     assert "are one module of the base" in found["peft_unknown_tensor"].message
 
 
+@pytest.mark.parametrize("old", ["model.", "language_model.model."])
+def test_the_configuration_has_the_names_of_its_file(
+    old: str, shared: Registry, bases: Any, tmp_path: Path
+) -> None:
+    """What it promises is looked for, and what it leaves out is not missed, by the names of that day."""
+    adapter = exported(shared, bases("qwen2_vl"), tmp_path)
+
+    def check(folder: Path, **config: Any) -> set[str]:
+        edit_config(folder, **config)
+        found = shared.adapters.check(folder, base="qwen2_vl", task="old")
+        return {finding.code for finding in found if finding.severity == "error"}
+
+    whole = renamed(adapter, tmp_path / "whole", lambda name: name.replace("model.language_model.", old))
+    every = [f"{old}layers.{layer}.self_attn.{name}" for layer in (0, 1) for name in ("q_proj", "v_proj")]
+    assert check(whole, target_modules=every) == set()
+    tensors = tiny_models.read_tensors(whole / WEIGHTS)
+    kept = {
+        name: (kind, np.frombuffer(data, np.float32).reshape(shape))
+        for name, (kind, shape, data) in tensors.items()
+        if "layers.1" in name
+    }
+    (whole / WEIGHTS).unlink()
+    tiny_models.write_tensors(whole / WEIGHTS, kept, {"format": "pt"})
+    assert check(whole, target_modules=every) == {"peft_modules_missing"}
+    left = {"target_modules": ["q_proj", "v_proj"], "exclude_modules": re.escape(f"{old}layers.0.") + ".*"}
+    assert check(whole, **left) == set()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["qwen2_vl", "mistral3", "gemma3"])
+def test_peft_s_copy_of_the_embedding_is_left_out(
+    kind: str, shared: Registry, bases: Any, tmp_path: Path
+) -> None:
+    base = bases(kind)
+    words = {"r": 4, "target_modules": LANGUAGE}
+    real_peft("train", base, json.dumps(words), tmp_path / "adapter")
+    real_peft("copied", base, tmp_path / "adapter", tmp_path / "copied")
+    assert any("embed_tokens" in name for name in tiny_models.read_tensors(tmp_path / "copied" / WEIGHTS))
+    edit_config(tmp_path / "copied", base_model_name_or_path=kind)
+    found = shared.adapters.check(tmp_path / "copied", base=kind, task="copied")
+    assert [finding.code for finding in found if finding.severity == "error"] == []
+    assert "peft_copies" in {finding.code for finding in found}
+
+
 def test_what_sees_is_not_adapted(shared: Registry, bases: Any, tmp_path: Path) -> None:
     adapter = exported(shared, bases("qwen2_vl"), tmp_path)
     folder = renamed(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,15 @@ from peft_folders import PREFIX, numbers, real_peft
 
 from fusery.registry import Registry
 from fusery.registry.adapters.folder import read_adapter_folder
+from fusery.registry.adapters.whole import WholeTensors, _meant, _misfit
 from fusery.registry.bundles.target import TARGETS
 from fusery.registry.errors import BadInputError, FusionUnsupportedError
 from fusery.registry.fusion.fuse import FuseRequest
+from fusery.storage.safetensors import Tensor
 
 EMBEDDING, HEAD, NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
 ROWS, COLUMNS = 320, 128
+LAYER = "model.layers.0"
 DELTA = "model.embed_tokens.token_adapter.trainable_tokens_delta"
 TRAINED: dict[str, tuple[str, int, dict[str, Any]]] = {
     "embedding and head": ("", 128, {"modules_to_save": ["embed_tokens", "lm_head"]}),
@@ -29,6 +33,11 @@ TRAINED: dict[str, tuple[str, int, dict[str, Any]]] = {
     "embedding, tied before": ("tied", 128, {"modules_to_save": ["embed_tokens"]}),
     "head and norms, tied before": ("tied", 128, {"modules_to_save": ["lm_head", "norm"]}),
     "tied, and kept so": ("tied", 128, {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True}),
+    "a head that is among the targets, too": (
+        "",
+        128,
+        {"target_modules": ["q_proj", "lm_head"], "modules_to_save": ["lm_head"]},
+    ),
     "a whole linear layer": ("", 128, {"modules_to_save": ["down_proj"]}),
     "tokens": ("", 128, {"trainable_token_indices": [5, 3, 9]}),
     "tokens at both ends": ("", 128, {"trainable_token_indices": {"embed_tokens": [5, 3], "lm_head": [1]}}),
@@ -202,6 +211,53 @@ HOSTILE: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         "the trained rows of model.embed_tokens.weight are (1, 64)",
     ),
     "tokens without rows": ({}, {"trainable_token_indices": [1, 2]}, "holds no rows"),
+    "tokens in lists": ({}, {"trainable_token_indices": [[1, 2]]}, "is no list of tokens"),
+    "tokens in lists by module": (
+        {},
+        {"trainable_token_indices": {"embed_tokens": [{"a": 1}]}},
+        "is no list of tokens",
+    ),
+    "a word for tokens": ({}, {"trainable_token_indices": "abc"}, "is no list of tokens"),
+    "a number for tokens": ({}, {"trainable_token_indices": 5}, "is no list of tokens"),
+    "a list of tokens for the head": (
+        {DELTA: f32(1, COLUMNS), DELTA.replace("model.embed_tokens", "lm_head"): f32(1, COLUMNS)},
+        {"trainable_token_indices": [5]},
+        "is of the embedding, and there are rows of lm_head",
+    ),
+    "a list of tokens for a layer": (
+        {f"{LAYER}.self_attn.k_proj.token_adapter.trainable_tokens_delta": f32(1, COLUMNS)},
+        {"trainable_token_indices": [5]},
+        "does not say which rows",
+    ),
+    "rows of one layer": (
+        {f"{LAYER}.self_attn.k_proj.token_adapter.trainable_tokens_delta": f32(1, COLUMNS)},
+        {"trainable_token_indices": {"k_proj": [5]}},
+        "trainable_token_indices means model.layers.1.self_attn.k_proj.weight",
+    ),
+    "a whole weight of one layer": (
+        {f"{LAYER}.self_attn.k_proj.weight": f32(64, COLUMNS)},
+        {"modules_to_save": ["k_proj"]},
+        "modules_to_save means model.layers.1.self_attn.k_proj.weight",
+    ),
+    "rows beside the whole": (
+        {EMBEDDING: f32(ROWS, COLUMNS), DELTA: f32(1, COLUMNS)},
+        {"trainable_token_indices": [5]},
+        "is beside trained rows of the same module",
+    ),
+    "before it was trained": (
+        {"lm_head.original_module.weight": f32(ROWS, COLUMNS)},
+        {"modules_to_save": ["lm_head"]},
+        "is the module before it was trained",
+    ),
+    **{
+        f"named as {wrapper}": ({f"{LAYER}.self_attn.k_proj.{wrapper}.weight": f32(64, COLUMNS)}, {}, why)
+        for wrapper, why in (
+            ("base_layer", "named as the base of factors"),
+            ("modules_to_save", "named as a module of modules_to_save"),
+            ("original_module", "is the module before it was trained"),
+            ("token_adapter", "named as what trained rows are put on"),
+        )
+    },
     "a module that is not there": ({}, {"modules_to_save": ["lm_head"]}, "names lm_head, which"),
     "modules_to_save of another kind": ({}, {"modules_to_save": {"lm_head": [{}]}}, "is no list of names"),
     "modules_to_save of numbers": ({}, {"modules_to_save": [1]}, "is no list of names"),
@@ -302,6 +358,40 @@ def test_who_knows_whole_tensors_gets_them(tiny: Registry, held: str, tmp_path: 
     (exported,) = (tmp_path / "exported").iterdir()
     for folder in (tmp_path / "hub", exported):
         assert f"{PREFIX}{HEAD}" in tiny_models.read_tensors(folder / "adapter_model.safetensors")
+
+
+def test_the_same_factors_beside_other_whole_tensors_are_another_adapter(
+    tiny: Registry, tiny_base: Path, tmp_path: Path
+) -> None:
+    for number, tensors in enumerate(({}, {HEAD: f32(ROWS, COLUMNS)}, {HEAD: f32(ROWS, COLUMNS, seed=8)})):
+        saved = {"modules_to_save": ["lm_head"]} if tensors else {}
+        folder = with_whole(tmp_path / f"a{number}", tiny_base, tensors, **saved)
+        added = tiny.adapters.register(folder, base="tiny", task=f"alike{number}")
+        assert "duplicate_weights" not in {finding["code"] for finding in added["findings"]} or number == 0
+    # Of the three only the first is what its factors are.
+    factors = tiny.exchange.export("alike0@1", tmp_path / "factors", form="mlx").path
+    names = {match.name.partition("_v")[0] for match in tiny.provenance.identify(Path(factors)).matches}
+    assert "alike0" in names and not names & {"alike1", "alike2", "held"}
+    plain = {finding.code for finding in tiny.adapters.check(tmp_path / "a0", base="tiny", task="other")}
+    assert "duplicate_weights" in plain
+
+
+def test_very_many_names_take_no_time_of_their_product() -> None:
+    """A small file may have tens of thousands of tensors, and its configuration as many names."""
+
+    def seconds(count: int) -> float:
+        names = [f"model.layers.{number}.mlp.weight" for number in range(count)]
+        whole = WholeTensors(saved=tuple(f"{number}.nothing" for number in range(count)))
+        started = time.process_time()
+        assert not any(whole.is_saved(name) for name in names[:5])
+        assert not _meant(whole.saved, names)
+        assert "more than once" in (_misfit((*range(count), 0), tensor(count + 1), "embed") or "")
+        return time.process_time() - started
+
+    def tensor(rows: int) -> Tensor:
+        return Tensor("rows", "F32", (rows, 1), 0, 4 * rows)
+
+    assert min(seconds(8_000) for _ in range(3)) < 8 * min(seconds(2_000) for _ in range(3))
 
 
 def test_what_is_compared_is_said(tiny: Registry, held: str) -> None:
