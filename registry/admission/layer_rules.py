@@ -81,7 +81,7 @@ LAYERS_CUT = Code(
     "info",
     "other layers are adapted than the configuration says, as mlx-lm 0.19 to 0.21 did it",
     "they took every layer for a positive num_layers, and all but the first for -1; today's mlx-lm loads other layers for that number",
-    "nothing has to be done: fusery takes the layers from the tensors, and what it writes for mlx-lm names them",
+    "nothing has to be done: fusery takes the layers from the tensors, whatever it makes of it",
 )
 FULL_INCOMPLETE = Code(
     "full_incomplete",
