@@ -20,7 +20,7 @@ from fusery.storage.safetensors import BASE_HEADER_LIMIT, Tensor, read_header
 from ..engine.affine import pack_rows
 from ..engine.arithmetic import FORMATS, Array, decode, encode
 from ..engine.config import weight_names
-from ..models.language_model import every_name
+from ..models.language_model import HEAD, every_name
 from ..models.weight_sizes import affine_grid
 from .peft_folder import own_name
 
@@ -81,7 +81,7 @@ def likeness(
 
 def _likeness(copy: _Place, name: str, base: Mapping[str, _Place], config: Mapping[str, Any]) -> str:
     name = next((each for each in every_name(name) if each in base), name)
-    if name == "lm_head.weight" and name not in base:  # tied: the head is the embedding
+    if name in ("lm_head.weight", f"{HEAD}.weight") and name not in base:  # tied: the head is the embedding
         name = next((each for each in _EMBEDDINGS if each in base), name)
     own = base.get(name)
     if own is None or copy.tensor.dtype not in FORMATS or not copy.tensor.shape:

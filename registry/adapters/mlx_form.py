@@ -2,8 +2,8 @@
 
 mlx-lm has one rank and one scale for all modules: smaller ranks are padded with zeros, which changes nothing, and
 other scales are multiplied into `lora_b`, exactly where the factor is a power of two or the numbers have room for it.
-The modules are named by their paths from the root, so the result depends on the PEFT folder alone; of experts, which
-mlx-lm calls otherwise than PEFT, on the base's configuration and shapes as well, which are on record.
+The modules are named by their paths from the root, so the result depends on the PEFT folder alone; of QA-LoRA, of experts and
+of models that see, which mlx-lm calls otherwise than PEFT, on the base's configuration and shapes as well, which are on record.
 """
 
 from __future__ import annotations

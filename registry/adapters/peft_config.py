@@ -53,8 +53,8 @@ class PeftConfig(BaseModel):
     layers_to_transform: _Indexes | int | None = None
     layers_pattern: _Paths | _Path | None = None
     target_parameters: _Paths | None = None
-    use_qalora: bool = False
-    qalora_group_size: Annotated[int, Field(ge=1, le=65536)] = 16
+    use_qalora: Any = False
+    qalora_group_size: Any = 16
     _budget: Budget = PrivateAttr(default_factory=Budget)
     _ranks: dict[str, int] = PrivateAttr(default_factory=dict)
     _targets: frozenset[str] = PrivateAttr(default_factory=frozenset)
@@ -64,6 +64,12 @@ class PeftConfig(BaseModel):
         """The version of PEFT that saved it; empty where it does not say."""
         found = (self.model_extra or {}).get("peft_version")
         return found if isinstance(found, str) else ""
+
+    @property
+    def group(self) -> int | None:
+        """QA-LoRA: how many neighbouring inputs share a column of A; None of any other adapter, and where that is no number."""
+        size = self.qalora_group_size if self.use_qalora else None
+        return size if type(size) is int and 1 < size <= 65536 else None
 
     def targets_parameter(self, name: str) -> bool:
         """Tell whether PEFT would adapt a parameter of the base, going by its path (`_inject_parameters`)."""

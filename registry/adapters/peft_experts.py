@@ -177,11 +177,15 @@ def put_on_base(
                 reason = f"{_short(same.path)} and {_short(path)} are one module of the base"
                 return OnBase({}, {}, (Remark("peft_unknown_tensor", "error", PEFT_WEIGHTS, reason),))
         modules = placed
-    if config.use_qalora and config.qalora_group_size == 1:
-        # PEFT multiplies by the number of groups where the base's layer was quantised, and the shapes do not tell where.
-        reason = "qalora_group_size 1 makes a group of each input, so that QA-LoRA's modules cannot be told from others"
+    if config.use_qalora and (config.group is None or config.use_dora):
+        # PEFT multiplies by the number of groups where the base's layer was quantised, and with groups of one input the
+        # shapes do not tell where.  With DoRA it makes no such layer (`GPTQLoraLinear`).
+        reason = "use_qalora with use_dora is nothing that PEFT computes"
+        if config.group is None:
+            size = str(config.qalora_group_size)[:20]
+            reason = f"qalora_group_size is {size}, and QA-LoRA's modules cannot be told from others by that"
         return OnBase({}, {}, (Remark("peft_variant", "error", CONFIG, reason, TRAIN),))
-    if config.use_qalora and base is not None:
+    if config.group is not None and base is not None:
         modules = {path: _pooled(config, path, module, base) for path, module in modules.items()}
     if not config.target_parameters:
         return OnBase(modules, {})
@@ -220,7 +224,7 @@ def _pooled(config: PeftConfig, path: str, module: PeftModule, base: Architectur
     weight = base.weights.get(path)
     if module.embedding or module.a is None or weight is None or len(module.a.shape) != 2:
         return module
-    inputs, size = weight.shape[-1], config.qalora_group_size
+    inputs, size = weight.shape[-1], config.group or 1
     return replace(module, pooled=size) if size > 1 and module.a.shape[1] * size == inputs else module
 
 

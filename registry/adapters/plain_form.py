@@ -149,7 +149,7 @@ def read_plain(name: str, files: Mapping[str, Path]) -> PlainAdapter:
         files: its two files by name.
 
     Raises:
-        BadInputError: it is DoRA, or adapts experts, which no server computes.
+        BadInputError: it is DoRA or QA-LoRA, or adapts experts, which no server computes.
         FormatError: the files are not those of an adapter that was admitted.
     """
     found = read_peft(files)

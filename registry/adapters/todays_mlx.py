@@ -81,7 +81,9 @@ def todays_config(raw: Mapping[str, Any], modules: Mapping[str, LoraModule]) -> 
     if raw.get("fine_tune_type", "lora") != config.method or raw.get("use_dora"):
         found = {key: value for key, value in found.items() if key != "use_dora"}
         found["fine_tune_type"] = config.method
-    unsaid = raw.get("num_layers") is None or 0 < (config.num_layers or 0) < len(_blocks(modules))
+    # What is named by its path from the root is adapted whatever the number says.
+    counted = _blocks(set(modules) - set(said.keys or ()))
+    unsaid = raw.get("num_layers") is None or 0 < (config.num_layers or 0) < len(counted)
     if unsaid:
         found["num_layers"] = -1
     else:

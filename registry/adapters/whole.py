@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 from fusery.storage.safetensors import Header, Tensor
 
 from ..engine.arithmetic import FORMATS
+from .endings import Endings
 from .files import PEFT_WEIGHTS
 from .peft_config import CONFIG
 from .peft_folder import ROWS, own_name
@@ -24,6 +25,7 @@ from .remark import Remark
 from .tensors import same_numbers
 
 _UNTRAINED = ".original_module."
+_MOST, _LONGEST = 10_000, 512
 _EMBEDDING = re.compile(r"(.*\.)?(\w*embed\w*|wte)")
 """What `trainable_token_indices` means by a list: the input embedding, and its tied head."""
 
@@ -52,15 +54,15 @@ class WholeTensors:
         names: theirs in PEFT's file.
         rows: of trained tokens.
         saved: what `modules_to_save` names.
-        rowed: the modules that `trainable_token_indices` names; empty where it is a list.
+        rowed: the modules that `trainable_token_indices` names; none where it is a list.
         keeps_tied: `ensure_weight_tying` is set.
     """
 
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
     names: Mapping[str, str] = field(default_factory=dict)
     rows: Mapping[str, TrainedRows] = field(default_factory=dict)
-    saved: tuple[str, ...] = ()
-    rowed: tuple[str, ...] = ()
+    saved: Endings = field(default_factory=Endings)
+    rowed: Endings = field(default_factory=Endings)
     keeps_tied: bool = False
 
     def __bool__(self) -> bool:
@@ -69,12 +71,12 @@ class WholeTensors:
 
     def is_saved(self, name: str) -> bool:
         """Tell whether `modules_to_save` names the module of a tensor, or one that it lies in."""
-        return bool(_meant(self.saved, [name]))
+        return bool(self.saved) and bool(self.saved.within(name.rpartition(".")[0]))
 
     def has_rows(self, name: str) -> bool:
         """Tell whether `trainable_token_indices` names the module of a tensor."""
-        module = name.rpartition(".")[0]
-        return name.endswith(".weight") and any(module.endswith(each) for each in self.rowed)
+        module, _, part = name.rpartition(".")
+        return part == "weight" and self.rowed.of(module) is not None
 
 
 def read_whole(
@@ -98,9 +100,13 @@ def read_whole(
     if not isinstance(saved, list) or not all(isinstance(name, str) for name in saved):
         remarks.append(refused(f"modules_to_save in {CONFIG} is no list of names"))
         saved = []
+    if len(saved) > _MOST or any(len(name) > _LONGEST for name in saved):
+        long = f"modules_to_save in {CONFIG} has more names than {_MOST:,}, or longer ones than {_LONGEST}"
+        remarks.append(refused(long))
+        saved = []
     tokens = raw.get("trainable_token_indices")
-    rowed = tuple(map(str, tokens)) if isinstance(tokens, Mapping) else ()
-    whole = WholeTensors(saved=tuple(saved), rowed=rowed, keeps_tied=raw.get("ensure_weight_tying") is True)
+    rowed = Endings(tokens if isinstance(tokens, Mapping) else ())
+    whole = WholeTensors(saved=Endings(saved), rowed=rowed, keeps_tied=raw.get("ensure_weight_tying") is True)
     if not _are_tokens(tokens):
         remarks.append(
             refused(f"trainable_token_indices in {CONFIG} is no list of tokens, and no lists by module")
@@ -125,7 +131,7 @@ def read_whole(
             what = "trained rows" if part == ROWS else f"a whole {part}"
             remarks.append(refused(f"{module} has factors and {what} beside them, which PEFT does not load"))
         elif part == ROWS:
-            indices = _indices(raw.get("trainable_token_indices"), module)
+            indices = _indices(tokens, rowed, module)
             problem = _misfit(indices, header.tensors[chosen], module)
             if problem is None and indices is not None:
                 rows[f"{module}.weight"] = TrainedRows(indices, header.tensors[chosen], chosen)
@@ -189,10 +195,10 @@ def _chosen(weights: Path, header: Header, names: Sequence[str]) -> str | None:
     return first if all(alike) else None
 
 
-def _indices(said: Any, module: str) -> tuple[int, ...] | None:
+def _indices(said: Any, rowed: Endings, module: str) -> tuple[int, ...] | None:
     """Return which rows the configuration says were trained of a module: a list is for the embedding, and a tied head."""
     if isinstance(said, Mapping):
-        said = next((rows for name, rows in said.items() if module.endswith(name)), None)
+        said = said.get(rowed.of(module))
     elif not _EMBEDDING.fullmatch(module) and module.rpartition(".")[2] != "lm_head":
         return None
     if isinstance(said, list) and all(type(index) is int for index in said):
@@ -215,28 +221,15 @@ def _misfit(indices: tuple[int, ...] | None, tensor: Tensor, module: str) -> str
 
 def _absent(whole: WholeTensors, raw: Mapping[str, Any]) -> Iterator[Remark]:
     """Yield a remark on what the configuration says was trained whole and is not in the file."""
-    meant = _meant(whole.saved, whole.tensors)
+    meant: set[str] = set()
+    for name in whole.tensors:
+        meant |= whole.saved.within(name.rpartition(".")[0])
     lost = [saved for saved in whole.saved if saved not in meant]
     if lost:
         yield refused(f"modules_to_save names {lost[0]}, which {PEFT_WEIGHTS} does not hold")
     said = raw.get("trainable_token_indices")
     # A list is of the embedding, whatever that is called; what is tied to it has no rows of its own in the file.
     wanted = said.values() if isinstance(said, Mapping) else [said] if said else []
-    held = [set(rows.indices) for rows in whole.rows.values()]
-    if any(isinstance(rows, list) and set(rows) not in held for rows in wanted):
+    held = {frozenset(rows.indices) for rows in whole.rows.values()}
+    if any(isinstance(rows, list) and frozenset(rows) not in held for rows in wanted):
         yield refused(f"trainable_token_indices names tokens of which {PEFT_WEIGHTS} holds no rows")
-
-
-def _meant(saved: Collection[str], names: Iterable[str]) -> set[str]:
-    """Return which words of `modules_to_save` mean a tensor's module, or one that it lies in: PEFT goes by the end of its path.
-
-    By length, for there may be very many of either in a file of somebody's.
-    """
-    words, found = set(saved), set()
-    lengths = {len(word) for word in words}
-    for name in names:
-        parts = name.split(".")[:-1]
-        for end in range(len(parts)):
-            path = ".".join(parts[: end + 1])
-            found |= words & {path[len(path) - length :] for length in lengths if length <= len(path)}
-    return found

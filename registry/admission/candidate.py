@@ -65,7 +65,8 @@ class Neighbour:
         name: what it is called.
         task: what it is for.
         base: the first name of its base.
-        same_bytes: its weights are the same file.
+        same_bytes: its weights are the same file, in the form of mlx-lm.
+        same_file: so are those that were registered, with all whole tensors that may be in them.
         similarity: cosine between the two updates, from -1 to 1.
     """
 
@@ -74,6 +75,7 @@ class Neighbour:
     base: str
     same_bytes: bool
     similarity: float = 1.0
+    same_file: bool = False
 
 
 def _nobody() -> Sequence[Neighbour]:
@@ -189,9 +191,13 @@ class Candidate:
             return None
         if "fine_tune_type" not in raw or "num_layers" not in raw or raw.get("mask_prompt") is not None:
             return None
+        # What is named by its path from the root is adapted whatever the number says.
+        rooted = set(self.keys or ()) & set(self.folder.modules)
+        if self.folder.config.method == "full" or rooted:
+            return None
         layers = sorted(self.base.architecture.layers())
         cut, last = layers[-min(wanted, 0) :], layers[-max(wanted, 0) :]
-        return cut if cut == self.adapted_layers and cut != last else None
+        return cut if cut and cut == self.adapted_layers and cut != last else None
 
     def promised_modules(self) -> set[str]:
         """Return the paths of all modules that the configuration allows to be adapted."""

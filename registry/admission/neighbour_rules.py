@@ -35,7 +35,7 @@ def not_there_yet(candidate: Candidate) -> Iterator[Finding]:
     for other in candidate.neighbours():
         if other.same_bytes:
             # The same factors beside other whole tensors are another adapter.
-            if other.task != task and not candidate.whole:
+            if other.task != task and (other.same_file or not candidate.whole):
                 message = f"these weights are registered as {other.name} on {other.base}"
                 yield DUPLICATE_WEIGHTS.found(
                     WEIGHTS, message, f"see what it was made for: fusery show {other.name}"

@@ -130,14 +130,15 @@ def _is_m(name: str) -> bool:
 def numbers_not_clipped(candidate: Candidate) -> Iterator[Finding]:
     """The numbers of a factor do not pile up at their largest and smallest."""
     header, raw = candidate.folder.header, candidate.folder.raw_config
+    if header is None:
+        return
     # QA-LoRA has each number once for every input of a group.
     pooled = candidate.folder.form == "peft" and raw.get("use_qalora")
-    repeated = PeftConfig.model_validate(raw).qalora_group_size if pooled else 1
+    repeated = (PeftConfig.model_validate(raw).group or 1) if pooled else 1
     clipped = [
         values.name
         for values in candidate.values.tensors.values()
         if values.clipped > _CLIPPED
-        and header
         and math.prod(header.tensors[values.name].shape) >= _FEWEST_TO_CLIP * repeated
         and values.name.rpartition(".")[2] in ("lora_a", "lora_b")
     ]

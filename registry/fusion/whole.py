@@ -33,6 +33,12 @@ def whole_of(name: str, adapter: Mapping[str, Path], base: Mapping[str, Path], p
 
     weights = adapter[PEFT_WEIGHTS]
     found = read_peft({PEFT_WEIGHTS: weights, CONFIG: adapter[CONFIG]})
+    lost = next((remark for remark in found.remarks if remark.code == "peft_full_modules"), None)
+    if lost is not None:
+        # Whoever admitted it knew less: a part of it would be missing without a word.
+        raise FusionUnsupportedError(
+            f"the whole tensors of {name} cannot be used: {lost.message}", hint=f"fusery show {name}"
+        )
     if not found.whole:
         return None
     fitted = fit_whole(base, read_object(base["config.json"]), weights, found.whole)

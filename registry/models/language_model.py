@@ -59,13 +59,14 @@ def in_transformers(path: str, prefix: str = _TODAY) -> str:
         prefix: where the language model lies; in transformers 5, unless `prefix_of` has found another.
     """
     if path == HEAD:
-        return "lm_head"
+        return HEAD if prefix == _MLX else "lm_head"
     return prefix + path.removeprefix(_MLX) if path.startswith(_MLX) else path
 
 
 def prefix_of(paths: Iterable[str]) -> str:
     """Return where the language model lies in the names of a file: of today or of other years."""
-    return next((each for path in paths for each in _PREFIXES if path.startswith(each)), _TODAY)
+    found = {each for path in paths for each in _PREFIXES if path.startswith(each)}
+    return next((each for each in _PREFIXES if each in found), _TODAY)
 
 
 def every_name(name: str) -> Iterator[str]:

@@ -19,7 +19,7 @@ from fusery.storage.digest import Digest, digest_file
 from fusery.storage.errors import FuseryError
 
 from .. import tables
-from ..adapters.files import WEIGHTS
+from ..adapters.files import PEFT_WEIGHTS, WEIGHTS
 from ..adapters.folder import AdapterFolder
 from ..admission import Neighbour
 from ..errors import FusionUnsupportedError
@@ -81,9 +81,11 @@ def neighbours(
         return []
     digest = digest or digest_file(file)[0]
     with workspace.database.read() as session:
+        originals = (folder.originals or {}).get(PEFT_WEIGHTS) if folder.whole else None
+        as_registered = digest_file(originals)[0] if originals is not None else ""
         same = [
-            Neighbour(name, of, on, same_bytes=True)
-            for name, of, on in session.execute(_with_weights(digest))
+            Neighbour(name, of, on, same_bytes=True, same_file=registered == as_registered)
+            for name, of, on, registered in session.execute(_with_weights(digest, as_registered))
         ]
         near = list(_candidates(workspace, session, base, task, digest, parent))
     if same or not folder.modules or folder.scale is None or folder.config.method == "full":
@@ -91,8 +93,8 @@ def neighbours(
     return _nearest(file, folder.scale, folder.config.method, near)
 
 
-def _with_weights(digest: str) -> Any:
-    """Select name, task and base of the adapters with these weights."""
+def _with_weights(digest: str, as_registered: str) -> Any:
+    """Select name, task and base of the adapters with these weights, or with this file of PEFT's, and the digest of that file."""
     files = select(tables.ManifestFile.manifest_id).where(
         tables.ManifestFile.sha256 == digest, tables.ManifestFile.path == WEIGHTS
     )
@@ -110,10 +112,18 @@ def _with_weights(digest: str) -> Any:
         .scalar_subquery()
     )
     stored = select(tables.Adapter.id).where(tables.Adapter.manifest_id.in_(files))
+    file = tables.ManifestFile
+    in_peft = select(file.manifest_id).where(file.sha256 == as_registered, file.path == PEFT_WEIGHTS)
+    whole = select(tables.Adapter.id).where(tables.Adapter.manifest_id.in_(in_peft))
+    theirs = (
+        select(file.sha256)
+        .where(file.manifest_id == tables.Adapter.manifest_id, file.path == PEFT_WEIGHTS)
+        .scalar_subquery()
+    )
     return (
-        select(tables.Adapter.name, tables.Task.name, first_name)
+        select(tables.Adapter.name, tables.Task.name, first_name, theirs)
         .join(tables.Task, tables.Adapter.task_id == tables.Task.id)
-        .where(tables.Adapter.id.in_(union(stored, rendered)))  # OR would read the whole table
+        .where(tables.Adapter.id.in_(union(stored, rendered, whole)))  # OR would read the whole table
         .order_by(tables.Adapter.id)
         .limit(READ)
     )

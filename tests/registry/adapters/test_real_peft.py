@@ -167,6 +167,40 @@ def test_groups_of_one_input_are_refused(module_registry: Registry, base: Path, 
     assert "cannot be told from others" in found["peft_variant"].message
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"qalora_group_size": 0},
+        {"qalora_group_size": None},
+        {"qalora_group_size": [16]},
+        {"qalora_group_size": "16"},
+        {"use_dora": True},
+        {"r": "x"},
+    ],
+    ids=str,
+)
+def test_a_qa_lora_that_is_none_is_refused(
+    changes: dict[str, Any], module_registry: Registry, base: Path, tmp_path: Path
+) -> None:
+    adapter = make_peft(tmp_path / "adapter", base)
+    if "qa" not in {name.name for name in module_registry.bases.list()}:
+        module_registry.bases.add(base, name="qa")
+    peft_folders.edit_config(adapter, use_qalora=True, **changes)
+    found = {each.code for each in module_registry.adapters.check(adapter, base="qa", task="qa")}
+    assert found & {"peft_variant", "config_invalid", "not_safetensors"} or "r" in changes, found
+    # Where it is not used, it is nobody's business.
+    peft_folders.edit_config(
+        adapter,
+        use_qalora=None,
+        use_dora=False,
+        r=8,
+        **({} if "r" in changes or "use_dora" in changes else changes),
+    )
+    assert "peft_variant" not in {
+        each.code for each in module_registry.adapters.check(adapter, base="qa", task="qa")
+    }
+
+
 def test_every_field_of_peft_is_known() -> None:
     fields = set(real_peft("fields"))
     assert fields - FIELDS.keys() == set()

@@ -14,10 +14,11 @@ from weights_diff import KINDS, MAKE, RANK
 
 pytestmark = pytest.mark.slow
 
-LAYERS = 10
-"""Of the 32; the files of both adapters are larger than the limit together, and one of them with Python nearly so."""
+LAYERS = 11
+"""Of the 32; each of the files is larger than the limit, without Python."""
 
-LIMIT = 300_000_000
+LIMIT = 200_000_000
+"""300 MB are promised; less than that is what holds one module at a time."""
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +37,6 @@ def _run(code: str, *words: object) -> str:
 
 @pytest.mark.parametrize("method", ["shrink", "svd", "cat", "linear", "ties", "dare"])
 def test_it_has_one_module_in_memory(method: str, adapters: list[Path], tmp_path: Path) -> None:
-    assert sum(path.stat().st_size for path in adapters) > LIMIT
+    assert min(path.stat().st_size for path in adapters) > LIMIT
     found = json.loads(_run(FUSERY, method, tmp_path / "new", *adapters))
     assert found["bytes"] < LIMIT

@@ -53,7 +53,7 @@ def test_a_short_year(registry: Registry, year: Year) -> None:
 
 
 @pytest.mark.slow
-def test_a_year_of_ten_thousand_events(registry: Registry, year: Year) -> None:
+def test_a_year_of_thousands_of_events(registry: Registry, year: Year) -> None:
     """All of it in `make soak` on SQLite; else, and on PostgreSQL, where each of them is a round trip, a part of the year.
 
     Asked is about a part of what happened, by chance; about all of it in `make soak`.
