@@ -13,13 +13,11 @@ _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 def shown(value: Any, most: int = LONGEST) -> str:
     """Return text with control and direction characters as escapes, lines kept, cut to a length."""
-    text = str(value)
-    if len(text) > most:
-        text = f"{text[: most - 1]}…"
-    return "".join(
+    text = "".join(
         char if char.isprintable() or char == "\n" else char.encode("unicode_escape").decode()
-        for char in text
+        for char in str(value)[: most + 1]
     )
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def short(value: Any, most: int) -> str:
