@@ -53,6 +53,7 @@ class WholeTensors:
         tensors: whole ones.
         names: theirs in PEFT's file.
         rows: of trained tokens.
+        strange: why PEFT would not load a tensor, which matters if it is not the base's own.
         saved: what `modules_to_save` names.
         rowed: the modules that `trainable_token_indices` names; none where it is a list.
         keeps_tied: `ensure_weight_tying` is set.
@@ -61,6 +62,7 @@ class WholeTensors:
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
     names: Mapping[str, str] = field(default_factory=dict)
     rows: Mapping[str, TrainedRows] = field(default_factory=dict)
+    strange: Mapping[str, str] = field(default_factory=dict)
     saved: Endings = field(default_factory=Endings)
     rowed: Endings = field(default_factory=Endings)
     keeps_tied: bool = False
@@ -118,15 +120,13 @@ def read_whole(
             remarks.append(refused(message))
         else:
             called.setdefault(own_name(name), []).append(name)
-    tensors, found, rows = {}, {}, {}
+    tensors, found, rows, strange = {}, {}, {}, {}
     in_rows = {own.rpartition(".")[0] for own in called if own.endswith(f".{ROWS}")}
     for own, given in called.items():
         module, _, part = own.rpartition(".")
         chosen = _chosen(weights, header, given)
         if chosen is None:
             remarks.append(refused(f"{' and '.join(sorted(given))} are one tensor with different numbers"))
-        elif (unknown := _unwrapped(chosen, module, whole, adapted, in_rows)) is not None:
-            remarks.append(refused(unknown))
         elif module in adapted and ".base_layer." not in chosen:
             what = "trained rows" if part == ROWS else f"a whole {part}"
             remarks.append(refused(f"{module} has factors and {what} beside them, which PEFT does not load"))
@@ -139,7 +139,9 @@ def read_whole(
                 remarks.append(refused(problem))
         else:
             tensors[own], found[own] = header.tensors[chosen], chosen
-    made = WholeTensors(tensors, found, rows, whole.saved, whole.rowed, whole.keeps_tied)
+            if (unknown := _unwrapped(chosen, module, whole, adapted, in_rows)) is not None:
+                strange[own] = unknown
+    made = WholeTensors(tensors, found, rows, strange, whole.saved, whole.rowed, whole.keeps_tied)
     return made, remarks or list(_absent(made, raw))
 
 

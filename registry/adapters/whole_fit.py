@@ -6,7 +6,7 @@ them is trained whole, unless `ensure_weight_tying` is set; rows of trained toke
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -143,7 +143,9 @@ class _Fitting:
         self._untied: str | None = None
 
     def fitted(self) -> FittedWhole:
-        problems = list(self._lost())
+        copies = [name for name, found in self._alike.items() if found in _COPIES]
+        problems = [why for name, why in self._whole.strange.items() if name not in copies]
+        problems += self._lost(copies)
         problems += self._tied() if self._base.head is None and self._base.embedding else []
         copies = [name for name, found in self._alike.items() if found in _COPIES]
         for name in copies:
@@ -161,14 +163,14 @@ class _Fitting:
             self._tensors, self._rows, tuple(copies), quantised, self._untied, vocabulary, tuple(problems)
         )
 
-    def _lost(self) -> Iterator[str]:
+    def _lost(self, copies: Collection[str]) -> Iterator[str]:
         """Refuse what was trained whole of some of the modules that it was trained of."""
         names = [name for name in self._base.shapes if name.endswith((".weight", ".bias"))]
         if not names_are_shared(self._base.architecture):
             return
         saved = [name for name in names if self._whole.is_saved(name) and name not in self._tensors]
         # Factors within a saved module go into its weight, which lies beside them in the file.
-        if saved and self._tensors:
+        if saved and self._tensors.keys() - set(copies):
             yield f"modules_to_save means {some(saved)} too, which the adapter does not hold"
         rows = [name for name in names if self._whole.has_rows(name) and name not in self._rows]
         if rows and self._rows:

@@ -89,7 +89,6 @@ FIELDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "repeated layers": ({"layer_replication": [[0, 2], [1, 2]]}, {}),
     "PiSSA": ({"init_lora_weights": "pissa"}, {}),
     "a parameter": ({"target_modules": [], "target_parameters": ["self_attn.q_proj.weight"]}, {}),
-    "QA-LoRA": ({"use_qalora": True}, {}),
 }
 
 

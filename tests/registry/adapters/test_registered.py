@@ -116,7 +116,7 @@ SPOILS: dict[str, tuple[str, Callable[[Path], None]]] = {
     "lora bias": ("peft_bias", config(lora_bias=True)),
     "bias tensors": ("peft_bias", add(f"{Q0}.lora_B.bias", 128)),
     "alora": ("peft_variant", config(alora_invocation_tokens=[1])),
-    "qalora": ("peft_variant", config(use_qalora=True)),
+    "qalora": ("peft_variant", config(use_qalora=True, qalora_group_size=1)),
     "bdlora": ("peft_variant", config(use_bdlora={"nblocks": 2})),
     "arrow": ("peft_variant", config(arrow_config={"top_k": 3})),
     "monteclora": ("peft_variant", config(monteclora_config={"num_samples": 3})),
