@@ -229,7 +229,7 @@ def _read_peft_folder(path: Path, files: Mapping[str, Path], base: Architecture 
 
     from .mlx_form import plan_mlx, require_bearable, write_mlx
     from .patterns import PatternError
-    from .peft_experts import put_on_base
+    from .peft_on_base import put_on_base
     from .reading import read_peft
 
     found = read_peft(files)

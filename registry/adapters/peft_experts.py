@@ -20,19 +20,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from fusery.storage.safetensors import Tensor
 
 from ..models.architecture import Architecture
 from ..models.experts import PROJECTIONS, ExpertLayout, expert_layout
-from ..models.language_model import in_mlx, sees
 from ..parsing import plural
-from .files import CONFIG, PEFT_WEIGHTS
+from .files import PEFT_WEIGHTS
 from .patterns import PatternError
 from .peft_config import PeftConfig
 from .peft_folder import PeftModule, some
-from .peft_methods import MERGE, TRAIN
+from .peft_methods import MERGE
 from .remark import Remark
 
 _NESTED = ".base_layer"
@@ -156,37 +155,20 @@ def _factors(config: PeftConfig, holder: str, name: str, module: PeftModule) -> 
     return ExpertFactors(holder, name, rank, module.a, module.b)
 
 
-def put_on_base(
+def place_experts(
     config: PeftConfig,
     modules: Mapping[str, PeftModule],
     experts: Sequence[ExpertFactors],
     base: Architecture | None,
 ) -> OnBase:
-    """Find the modules of a base that an adapter's factors belong to.
+    """Find the switch layers of a base that the factors of experts belong to, and what mlx-lm calls their router.
 
     Args:
         config: the adapter's.
-        modules: of single modules, as PEFT names them.
+        modules: of single modules, by the base's names.
         experts: from `split_experts`.
         base: what the adapter stands on; where it is not known yet, what needs it is left out, and said to be.
     """
-    if base is not None and sees(base):
-        placed: dict[str, PeftModule] = {}
-        for path, module in modules.items():
-            if (same := placed.setdefault(in_mlx(path, base.weights), module)) is not module:
-                reason = f"{_short(same.path)} and {_short(path)} are one module of the base"
-                return OnBase({}, {}, (Remark("peft_unknown_tensor", "error", PEFT_WEIGHTS, reason),))
-        modules = placed
-    if config.use_qalora and (config.group is None or config.use_dora):
-        # PEFT multiplies by the number of groups where the base's layer was quantised, and with groups of one input the
-        # shapes do not tell where.  With DoRA it makes no such layer (`GPTQLoraLinear`).
-        reason = "use_qalora with use_dora is nothing that PEFT computes"
-        if config.group is None:
-            size = str(config.qalora_group_size)[:20]
-            reason = f"qalora_group_size is {size}, and QA-LoRA's modules cannot be told from others by that"
-        return OnBase({}, {}, (Remark("peft_variant", "error", CONFIG, reason, TRAIN),))
-    if config.group is not None and base is not None:
-        modules = {path: _pooled(config, path, module, base) for path, module in modules.items()}
     if not config.target_parameters:
         return OnBase(modules, {})
     routers = {path for path in modules if config.targets_parameter(f"{path}.weight")}
@@ -217,15 +199,6 @@ def put_on_base(
         for path in paths
     }
     return OnBase(named, dict(sorted(switches.items())), tuple(remarks))
-
-
-def _pooled(config: PeftConfig, path: str, module: PeftModule, base: Architecture) -> PeftModule:
-    """Return a module with the size of its groups; what PEFT did not quantise is plain LoRA beside it, and has all columns."""
-    weight = base.weights.get(path)
-    if module.embedding or module.a is None or weight is None or len(module.a.shape) != 2:
-        return module
-    inputs, size = weight.shape[-1], config.group or 1
-    return replace(module, pooled=size) if size > 1 and module.a.shape[1] * size == inputs else module
 
 
 _Place = tuple[ExpertFactors, list[str], tuple[int, int, int]]

@@ -52,7 +52,7 @@ def render_mlx(
         return for_todays_mlx(files, folder)
     from .mlx_form import plan_mlx, write_mlx
     from .patterns import PatternError
-    from .peft_experts import put_on_base
+    from .peft_on_base import put_on_base
     from .reading import read_peft
 
     found = read_peft(files)

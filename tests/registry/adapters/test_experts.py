@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -15,18 +15,16 @@ import numpy as np
 import pytest
 import tiny_architectures
 import tiny_models
+from both_libraries import apart, by_mlx, by_peft, fused
 from broken_adapters import Spoil
 from peft_folders import edit_config, make_experts, numbers, real_peft
 
 from fusery.registry import Registry
 from fusery.registry.adapters.folder import read_adapter_folder
 from fusery.registry.errors import BadInputError
-from fusery.registry.fusion.fuse import FuseRequest
 from fusery.registry.models.architecture import read_architecture
 from fusery.registry.models.experts import LAYOUTS
 from fusery.registry.records.base_files import base_folder
-from fusery.registry.settings.settings import Settings
-from fusery.registry.workspace import Workspace
 from fusery.storage.jsonfile import read_object
 from fusery.storage.manifest import manifest_of
 
@@ -49,23 +47,7 @@ ADAPTERS: Mapping[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
-    settings = Settings(
-        home=tmp_path_factory.mktemp("experts") / "home",
-        database_url="",
-        store_url="",
-        store_options={},
-        cache_dir=None,
-        cache_limit=1 << 40,
-        user="tester",
-    )
-    with Registry(Workspace(settings)) as opened:
-        opened.init()
-        yield opened
-
-
-@pytest.fixture(scope="module")
-def bases(shared: Registry, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def bases(module_registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Give the folder of a model of one class, which is made and added once."""
     made: dict[str, Path] = {}
 
@@ -76,7 +58,7 @@ def bases(shared: Registry, tmp_path_factory: pytest.TempPathFactory) -> Any:
             scaling = {"truncate": True} if kind == "gpt_oss" else None
             real_peft("tiny", kind, json.dumps(scaling), made[kind])
             ours = in_mlx_layout(made[kind], made[kind] / "mlx") if kind == "gpt_oss" else made[kind]
-            shared.bases.add(ours, name=kind)
+            module_registry.bases.add(ours, name=kind)
         return made[kind]
 
     return get
@@ -86,33 +68,6 @@ def trained(base: Path, out: Path, **fields: Any) -> Path:
     """Train an adapter with PEFT."""
     real_peft("train", base, json.dumps({"r": 4, "lora_alpha": 16, **fields}), out)
     return out
-
-
-def tokens(folder: Path) -> Path:
-    np.save(folder / "tokens.npy", np.random.default_rng(1).integers(3, 300, (1, 24)))
-    return folder / "tokens.npy"
-
-
-def by_peft(base: Path, adapter: Path, scratch: Path) -> np.ndarray[Any, Any]:
-    """Return the logits of PEFT's own forward with the adapter on its base."""
-    real_peft("logits", base, adapter, tokens(scratch), scratch / "logits.npy")
-    found: np.ndarray[Any, Any] = np.load(scratch / "logits.npy")
-    return found[0]
-
-
-def by_mlx(model: Path, scratch: Path) -> np.ndarray[Any, Any]:
-    """Return the logits of mlx-lm's class in float32."""
-    from fusery.registry.behaviour.models import Model
-
-    return Model.load(model, numpy=False).run(np.load(tokens(scratch)).astype(np.int32))
-
-
-def apart(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> float:
-    return float(np.abs(one[:, : other.shape[1]] - other).max() / np.abs(other).max())
-
-
-def fused(shared: Registry, reference: str) -> Path:
-    return Path(shared.fused.fuse(reference, FuseRequest("keep", accept_loss=True))["path"])
 
 
 def in_mlx_layout(model: Path, folder: Path) -> Path:
@@ -140,53 +95,63 @@ def in_mlx_layout(model: Path, folder: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", sorted(LAYOUTS))
-def test_a_fused_model_answers_as_peft_does(kind: str, shared: Registry, bases: Any, tmp_path: Path) -> None:
+def test_a_fused_model_answers_as_peft_does(
+    kind: str, module_registry: Registry, bases: Any, tmp_path: Path
+) -> None:
     base = bases(kind)
     adapter = trained(base, tmp_path / "adapter", **ADAPTERS["mixed"])
     expected = by_peft(base, adapter, tmp_path)
-    added = shared.adapters.register(adapter, base=kind, task=f"{kind}-mixed")
-    found = by_mlx(fused(shared, added.name), tmp_path)
+    added = module_registry.adapters.register(adapter, base=kind, task=f"{kind}-mixed")
+    found = by_mlx(fused(module_registry, added.name), tmp_path)
     assert apart(found, expected) < 1e-4
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", sorted(LAYOUTS))
-def test_peft_answers_as_a_fused_model_does(kind: str, shared: Registry, bases: Any, tmp_path: Path) -> None:
+def test_peft_answers_as_a_fused_model_does(
+    kind: str, module_registry: Registry, bases: Any, tmp_path: Path
+) -> None:
     """Of an adapter that has all that mlx-lm's trainer adapts when nothing is said."""
     base = bases(kind)
-    with base_folder(shared.workspace, kind) as folder:
+    with base_folder(module_registry.workspace, kind) as folder:
         adapter = adapters_by_class.make_adapter(tmp_path / "adapter", folder, rank=2, scale=2.0, update=0.3)
-    added = shared.adapters.register(adapter, base=kind, task=f"{kind}-mlx")
-    out = shared.exchange.export(added.name, tmp_path / "out", form="peft").path
-    found = by_mlx(fused(shared, added.name), tmp_path)
+    added = module_registry.adapters.register(adapter, base=kind, task=f"{kind}-mlx")
+    out = module_registry.exchange.export(added.name, tmp_path / "out", form="peft").path
+    found = by_mlx(fused(module_registry, added.name), tmp_path)
     assert apart(found, by_peft(base, Path(out), tmp_path)) < 1e-4
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(ADAPTERS.keys() - {"mixed"}))
-def test_whatever_is_adapted_of_experts(name: str, shared: Registry, bases: Any, tmp_path: Path) -> None:
+def test_whatever_is_adapted_of_experts(
+    name: str, module_registry: Registry, bases: Any, tmp_path: Path
+) -> None:
     base = bases("mixtral")
     adapter = trained(base, tmp_path / "adapter", **ADAPTERS[name])
-    added = shared.adapters.register(adapter, base="mixtral", task=name)
-    assert apart(by_mlx(fused(shared, added.name), tmp_path), by_peft(base, adapter, tmp_path)) < 1e-4
+    added = module_registry.adapters.register(adapter, base="mixtral", task=name)
+    assert (
+        apart(by_mlx(fused(module_registry, added.name), tmp_path), by_peft(base, adapter, tmp_path)) < 1e-4
+    )
 
 
 @pytest.mark.slow
-def test_experts_named_as_linear_layers(shared: Registry, bases: Any, tmp_path: Path) -> None:
+def test_experts_named_as_linear_layers(module_registry: Registry, bases: Any, tmp_path: Path) -> None:
     """PEFT makes parameters of the names that experts had in transformers 4, with the router among them."""
     base = bases("mixtral")
     adapter = trained(base, tmp_path / "adapter", target_modules=["gate", "w1", "w2", "w3", "q_proj"])
     said = read_object(adapter / "adapter_config.json")
     assert set(said["target_parameters"]) == {"gate.weight", "gate_up_proj", "down_proj"}
-    added = shared.adapters.register(adapter, base="mixtral", task="renamed")
+    added = module_registry.adapters.register(adapter, base="mixtral", task="renamed")
     assert "block_sparse_moe.gate" in added["target_modules"]
-    assert apart(by_mlx(fused(shared, added.name), tmp_path), by_peft(base, adapter, tmp_path)) < 1e-4
+    assert (
+        apart(by_mlx(fused(module_registry, added.name), tmp_path), by_peft(base, adapter, tmp_path)) < 1e-4
+    )
 
 
 @pytest.fixture(scope="module")
-def base(shared: Registry, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def base(module_registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A base of four experts, whose `gate_up_proj` is not square, and `down_proj` neither."""
-    return added_base(shared, tmp_path_factory.mktemp("bases"), "qwen3_moe")
+    return added_base(module_registry, tmp_path_factory.mktemp("bases"), "qwen3_moe")
 
 
 _NUMBERS = count()
@@ -219,51 +184,55 @@ def errors(registry: Registry, folder: Path, base: str = "") -> dict[str, str]:
     }
 
 
-def test_the_same_bytes_every_time(shared: Registry, base: Path, tmp_path: Path) -> None:
+def test_the_same_bytes_every_time(module_registry: Registry, base: Path, tmp_path: Path) -> None:
     folder = make_experts(tmp_path / "adapter", base)
-    added = shared.adapters.register(folder, base=base.name, task="same")
-    (recorded,) = shared.adapters.show(added.name)["renderings"]
-    out = Path(shared.exchange.export(added.name, tmp_path / "out", form="mlx").path)
+    added = module_registry.adapters.register(folder, base=base.name, task="same")
+    (recorded,) = module_registry.adapters.show(added.name)["renderings"]
+    out = Path(module_registry.exchange.export(added.name, tmp_path / "out", form="mlx").path)
     weights, config = out / "adapters.safetensors", read_object(out / "adapter_config.json")
     assert (
         recorded["digest"]
         == manifest_of({path.name: path for path in (weights, out / "adapter_config.json")}).digest
     )
     assert config["lora_parameters"]["keys"][0] == "model.layers.0.mlp.switch_mlp.down_proj"
-    assert shared.upkeep.audit().ok
+    assert module_registry.upkeep.audit().ok
     # From there to PEFT and back it is the same update, of twice the rank where two projections share a parameter.
-    shared.adapters.register(out, base=base.name, task="two")
-    peft = Path(shared.exchange.export("two@1", tmp_path / "peft", form="peft").path)
-    again = Path(shared.exchange.export("two@1", tmp_path / "again", form="peft").path)
+    module_registry.adapters.register(out, base=base.name, task="two")
+    peft = Path(module_registry.exchange.export("two@1", tmp_path / "peft", form="peft").path)
+    again = Path(module_registry.exchange.export("two@1", tmp_path / "again", form="peft").path)
     assert (peft / "adapter_model.safetensors").read_bytes() == (
         again / "adapter_model.safetensors"
     ).read_bytes()
     assert read_object(peft / "adapter_config.json")["rank_pattern"] == {"mlp.experts.gate_up_proj": 4}
-    shared.adapters.register(peft, base=base.name, task="three")
-    difference = shared.adapters.diff("same@1", "three@1", weights=True)
+    module_registry.adapters.register(peft, base=base.name, task="three")
+    difference = module_registry.adapters.diff("same@1", "three@1", weights=True)
     assert min(module["cosine"] for module in difference["modules"]) > 0.999999
 
 
-def test_wherever_it_goes_it_is_laid_on_its_base(shared: Registry, base: Path, tmp_path: Path) -> None:
+def test_wherever_it_goes_it_is_laid_on_its_base(
+    module_registry: Registry, base: Path, tmp_path: Path
+) -> None:
     """The other form is computed anew by audits, and where an adapter arrives: from the base that is there."""
     folder = make_experts(tmp_path / "adapter", base, seed=2)
-    added = shared.adapters.register(folder, base=base.name, task="sent")
-    shared.bundles.materialize(added.name, tmp_path / "hub", target="hub", content="adapters")
+    added = module_registry.adapters.register(folder, base=base.name, task="sent")
+    module_registry.bundles.materialize(added.name, tmp_path / "hub", target="hub", content="adapters")
     weights = "adapter_model.safetensors"
     assert (tmp_path / "hub" / weights).read_bytes() == (folder / weights).read_bytes()
-    shared.exchange.push(added.name, tmp_path / "elsewhere")
+    module_registry.exchange.push(added.name, tmp_path / "elsewhere")
     with Registry.open(tmp_path / "elsewhere") as other:
         there = other.adapters.show(added.name)
-        assert there["renderings"] == shared.adapters.show(added.name)["renderings"]
+        assert there["renderings"] == module_registry.adapters.show(added.name)["renderings"]
         assert other.upkeep.audit_all(anew=True, jobs=1).ok
         assert "switch_mlp.gate_proj" in there["target_modules"][1]
 
 
 @pytest.mark.parametrize("version", ["0.17.1", "0.18.1", "0.19.0"])
-def test_factors_of_older_versions_are_turned_round(version: str, shared: Registry, tmp_path: Path) -> None:
+def test_factors_of_older_versions_are_turned_round(
+    version: str, module_registry: Registry, tmp_path: Path
+) -> None:
     """Even where they are square, since the version tells."""
     for name, width in (("oblong", 64), ("square", 32)):
-        base = added_base(shared, tmp_path, "qwen3_moe", hidden_size=64, moe_intermediate_size=width)
+        base = added_base(module_registry, tmp_path, "qwen3_moe", hidden_size=64, moe_intermediate_size=width)
         new = make_experts(tmp_path / f"new-{name}", base, parameters=["gate_up_proj"])
         old = make_experts(
             tmp_path / f"old-{name}", base, parameters=["gate_up_proj"], turned=True, peft_version=version
@@ -276,24 +245,24 @@ def test_factors_of_older_versions_are_turned_round(version: str, shared: Regist
 
 @pytest.mark.parametrize("version", [None, "", "0.19", "0.19.1.dev0", "0.20.0rc1", "latest"])
 def test_square_experts_of_no_known_version_are_refused(
-    version: str | None, shared: Registry, tmp_path: Path
+    version: str | None, module_registry: Registry, tmp_path: Path
 ) -> None:
-    base = added_base(shared, tmp_path, "qwen3_moe", hidden_size=64, moe_intermediate_size=32)
+    base = added_base(module_registry, tmp_path, "qwen3_moe", hidden_size=64, moe_intermediate_size=32)
     folder = make_experts(tmp_path / "one", base, parameters=["gate_up_proj"], peft_version=version)
-    assert "does not tell whether A is at their inputs" in errors(shared, folder)["peft_experts"]
+    assert "does not tell whether A is at their inputs" in errors(module_registry, folder)["peft_experts"]
     # What is not square speaks for what is.
-    assert not errors(shared, make_experts(tmp_path / "two", base, peft_version=version))
+    assert not errors(module_registry, make_experts(tmp_path / "two", base, peft_version=version))
 
 
 @pytest.mark.parametrize(("version", "told"), [("0.18.1", True), ("0.19.0", False), ("0.21.2", False)])
 def test_gpt_oss_is_laid_out_as_its_class_says(
-    version: str, told: bool, shared: Registry, tmp_path: Path
+    version: str, told: bool, module_registry: Registry, tmp_path: Path
 ) -> None:
     """Which of two ways PEFT 0.19 went depends on the version of transformers, and that is on no record."""
-    base = added_base(shared, tmp_path, "gpt_oss", hidden_size=64, intermediate_size=64)
+    base = added_base(module_registry, tmp_path, "gpt_oss", hidden_size=64, intermediate_size=64)
     folder = make_experts(tmp_path / "one", base, parameters=["down_proj"], peft_version=version)
-    assert ("peft_experts" not in errors(shared, folder)) is told
-    assert not errors(shared, make_experts(tmp_path / "two", base, peft_version=version))
+    assert ("peft_experts" not in errors(module_registry, folder)) is told
+    assert not errors(module_registry, make_experts(tmp_path / "two", base, peft_version=version))
 
 
 def rewrite(change: Callable[[dict[str, tiny_models.Raw]], object]) -> Spoil:
@@ -384,54 +353,56 @@ SPOILS: dict[str, tuple[str, str, Spoil]] = {
 
 @pytest.mark.parametrize("name", SPOILS)
 def test_what_does_not_belong_is_refused_in_a_sentence(
-    name: str, shared: Registry, base: Path, tmp_path: Path
+    name: str, module_registry: Registry, base: Path, tmp_path: Path
 ) -> None:
     code, words, spoil = SPOILS[name]
     folder = make_experts(tmp_path / "adapter", base)
-    assert not errors(shared, folder)
+    assert not errors(module_registry, folder)
     spoil(folder)
-    found = errors(shared, folder)
+    found = errors(module_registry, folder)
     assert words in found[code]
     assert all("\n" not in message and len(message) < 1000 for message in found.values())
 
 
-def test_factors_turned_round_in_one_layer_only(shared: Registry, base: Path, tmp_path: Path) -> None:
+def test_factors_turned_round_in_one_layer_only(
+    module_registry: Registry, base: Path, tmp_path: Path
+) -> None:
     folder = make_experts(tmp_path / "adapter", base)
     turned = numbers(make_experts(tmp_path / "turned", base, turned=True) / "adapter_model.safetensors")
     mixed = {
         name: ("F32", value.astype(np.float32)) for name, value in turned.items() if name.startswith(HOLDER)
     }
     rewrite(lambda raw: raw.update(mixed))(folder)
-    assert "which no version of PEFT writes" in errors(shared, folder)["peft_experts"]
+    assert "which no version of PEFT writes" in errors(module_registry, folder)["peft_experts"]
 
 
 @pytest.mark.parametrize("kind", ["llama4", "granitemoe", "deepseek_v2"])
 def test_classes_that_are_not_known_are_refused_by_name(
-    kind: str, shared: Registry, base: Path, tmp_path: Path
+    kind: str, module_registry: Registry, base: Path, tmp_path: Path
 ) -> None:
     tiny_architectures.make_architecture(tmp_path / kind, kind, dtype="float32")
-    shared.bases.add(tmp_path / kind, name=kind)
+    module_registry.bases.add(tmp_path / kind, name=kind)
     folder = make_experts(tmp_path / "adapter", base, base_model_name_or_path=kind)
-    assert f"experts of {kind!r} is not known" in errors(shared, folder, kind)["peft_experts"]
+    assert f"experts of {kind!r} is not known" in errors(module_registry, folder, kind)["peft_experts"]
 
 
 def test_switch_layers_of_a_class_that_is_not_known_stay_what_they_are(
-    shared: Registry, tmp_path: Path
+    module_registry: Registry, tmp_path: Path
 ) -> None:
-    base = added_base(shared, tmp_path, "granitemoe")
+    base = added_base(module_registry, tmp_path, "granitemoe")
     keys = ["block_sparse_moe.switch_mlp.gate_proj"]
     adapter = adapters_by_class.make_adapter(tmp_path / "adapter", base, keys=keys)
-    added = shared.adapters.register(adapter, base=base.name, task="unknown")
+    added = module_registry.adapters.register(adapter, base=base.name, task="unknown")
     with pytest.raises(BadInputError, match="where PEFT keeps those of granitemoe is not known"):
-        shared.exchange.export(added.name, tmp_path / "out", form="peft")
+        module_registry.exchange.export(added.name, tmp_path / "out", form="peft")
 
 
 @pytest.mark.parametrize("target", ["vllm", "lorax", "ollama", "llamacpp"])
 def test_servers_of_adapters_refuse_experts_with_a_reason(
-    target: str, shared: Registry, base: Path, tmp_path: Path
+    target: str, module_registry: Registry, base: Path, tmp_path: Path
 ) -> None:
     folder = make_experts(tmp_path / "adapter", base, seed=1)
-    added = shared.adapters.register(folder, base=base.name, task="served")
+    added = module_registry.adapters.register(folder, base=base.name, task="served")
     with pytest.raises(BadInputError) as caught:
-        shared.bundles.materialize(added.name, tmp_path / "out", target=target, content="adapters")
+        module_registry.bundles.materialize(added.name, tmp_path / "out", target=target, content="adapters")
     assert caught.value.hint

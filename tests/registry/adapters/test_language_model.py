@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import adapters_by_class
 import numpy as np
 import pytest
 import tiny_models
+from both_libraries import apart, by_mlx, by_peft, fused
 from peft_folders import edit_config, numbers, real_peft
 
 from fusery.registry import Registry
@@ -21,14 +22,11 @@ from fusery.registry.adapters.files import PEFT_WEIGHTS as WEIGHTS
 from fusery.registry.adapters.folder import read_adapter_folder
 from fusery.registry.adapters.peft_form import write_peft
 from fusery.registry.errors import BadInputError
-from fusery.registry.fusion.fuse import FuseRequest
 from fusery.registry.models.architecture import Architecture
 from fusery.registry.models.language_model import ALIKE
 from fusery.registry.records.base_files import base_folder
 from fusery.registry.records.bases import recorded_architecture
 from fusery.registry.records.references import resolve_base
-from fusery.registry.settings.settings import Settings
-from fusery.registry.workspace import Workspace
 from fusery.storage.digest import digest_file
 from fusery.storage.jsonfile import read_object
 
@@ -39,23 +37,7 @@ LANGUAGE = r".*language_model.*\.(q_proj|v_proj|up_proj|in_proj_qkv)"
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
-    settings = Settings(
-        home=tmp_path_factory.mktemp("sees") / "home",
-        database_url="",
-        store_url="",
-        store_options={},
-        cache_dir=None,
-        cache_limit=1 << 40,
-        user="tester",
-    )
-    with Registry(Workspace(settings)) as opened:
-        opened.init()
-        yield opened
-
-
-@pytest.fixture(scope="module")
-def bases(shared: Registry, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def bases(module_registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Give the folder of a model of one class, which is made and added once."""
     made: dict[str, Path] = {}
 
@@ -63,42 +45,17 @@ def bases(shared: Registry, tmp_path_factory: pytest.TempPathFactory) -> Any:
         if kind not in made:
             made[kind] = tmp_path_factory.mktemp(kind)
             real_peft("tiny", kind, "null", made[kind])
-            shared.bases.add(made[kind], name=kind)
+            module_registry.bases.add(made[kind], name=kind)
         return made[kind]
 
     return get
 
 
-def tokens(folder: Path) -> Path:
-    np.save(folder / "tokens.npy", np.random.default_rng(1).integers(3, 300, (1, 24)))
-    return folder / "tokens.npy"
-
-
-def by_peft(base: Path, adapter: Path, scratch: Path) -> np.ndarray[Any, Any]:
-    """Return the logits of PEFT's own forward with the adapter on its base."""
-    real_peft("logits", base, adapter, tokens(scratch), scratch / "logits.npy")
-    found: np.ndarray[Any, Any] = np.load(scratch / "logits.npy")
-    return found[0]
-
-
-def by_mlx(model: Path, scratch: Path) -> np.ndarray[Any, Any]:
-    """Return the logits of mlx-lm's class in float32."""
-    from fusery.registry.behaviour.models import Model
-
-    return Model.load(model, numpy=False).run(np.load(tokens(scratch)).astype(np.int32))
-
-
-def apart(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> float:
-    return float(np.abs(one[:, : other.shape[1]] - other).max() / np.abs(other).max())
-
-
-def fused(shared: Registry, reference: str) -> Path:
-    return Path(shared.fused.fuse(reference, FuseRequest("keep", accept_loss=True))["path"])
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", sorted(ALIKE))
-def test_a_fused_model_answers_as_peft_does(kind: str, shared: Registry, bases: Any, tmp_path: Path) -> None:
+def test_a_fused_model_answers_as_peft_does(
+    kind: str, module_registry: Registry, bases: Any, tmp_path: Path
+) -> None:
     base = bases(kind)
     real_peft(
         "train",
@@ -107,29 +64,31 @@ def test_a_fused_model_answers_as_peft_does(kind: str, shared: Registry, bases: 
         tmp_path / "adapter",
     )
     expected = by_peft(base, tmp_path / "adapter", tmp_path)
-    added = shared.adapters.register(tmp_path / "adapter", base=kind, task=f"{kind}-peft")
+    added = module_registry.adapters.register(tmp_path / "adapter", base=kind, task=f"{kind}-peft")
     assert not {each["code"] for each in added["findings"] if each["severity"] != "info"}
-    found = by_mlx(fused(shared, added.name), tmp_path)
+    found = by_mlx(fused(module_registry, added.name), tmp_path)
     assert apart(found, expected) < 1e-4
-    with base_folder(shared.workspace, kind) as folder:
+    with base_folder(module_registry.workspace, kind) as folder:
         assert apart(found, by_mlx(folder, tmp_path)) > 1e-3, "nothing was learned"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", sorted(ALIKE))
-def test_peft_answers_as_a_fused_model_does(kind: str, shared: Registry, bases: Any, tmp_path: Path) -> None:
+def test_peft_answers_as_a_fused_model_does(
+    kind: str, module_registry: Registry, bases: Any, tmp_path: Path
+) -> None:
     """Of an adapter that has all that mlx-lm's trainer adapts when nothing is said; the tower has modules of the same names."""
     base = bases(kind)
-    with base_folder(shared.workspace, kind) as folder:
+    with base_folder(module_registry.workspace, kind) as folder:
         adapter = adapters_by_class.make_adapter(tmp_path / "adapter", folder, rank=2, scale=2.0, update=0.3)
-    added = shared.adapters.register(adapter, base=kind, task=f"{kind}-mlx")
-    out = Path(shared.exchange.export(added.name, tmp_path / "out", form="peft").path)
-    found = by_mlx(fused(shared, added.name), tmp_path)
+    added = module_registry.adapters.register(adapter, base=kind, task=f"{kind}-mlx")
+    out = Path(module_registry.exchange.export(added.name, tmp_path / "out", form="peft").path)
+    found = by_mlx(fused(module_registry, added.name), tmp_path)
     assert apart(found, by_peft(base, out, tmp_path)) < 1e-4
     # And back it is the same.
     edit_config(out, base_model_name_or_path=kind)
-    shared.adapters.register(out, base=kind, task=f"{kind}-back")
-    difference = shared.adapters.diff(f"{kind}-mlx@1", f"{kind}-back@1", weights=True)
+    module_registry.adapters.register(out, base=kind, task=f"{kind}-back")
+    difference = module_registry.adapters.diff(f"{kind}-mlx@1", f"{kind}-back@1", weights=True)
     assert min(module["cosine"] for module in difference["modules"]) > 0.999999
 
 
@@ -148,9 +107,11 @@ def renamed(adapter: Path, out: Path, change: Callable[[str], str]) -> Path:
     return out
 
 
-def test_names_of_other_years_are_the_same_modules(shared: Registry, bases: Any, tmp_path: Path) -> None:
+def test_names_of_other_years_are_the_same_modules(
+    module_registry: Registry, bases: Any, tmp_path: Path
+) -> None:
     """transformers before 4.52 had the language model elsewhere, and PEFT's files of those days say so."""
-    adapter = exported(shared, bases("qwen2_vl"), tmp_path)
+    adapter = exported(module_registry, bases("qwen2_vl"), tmp_path)
     digests = set()
     for number, old in enumerate(("model.language_model.", "language_model.model.", "model.")):
         folder = renamed(
@@ -158,14 +119,14 @@ def test_names_of_other_years_are_the_same_modules(shared: Registry, bases: Any,
             tmp_path / f"old{number}",
             lambda name, old=old: name.replace("model.language_model.", old),  # type: ignore[misc]
         )
-        added = shared.adapters.register(folder, base="qwen2_vl", task=f"old{number}")
-        mlx = shared.exchange.export(added.name, tmp_path / f"mlx{number}", form="mlx").path
+        added = module_registry.adapters.register(folder, base="qwen2_vl", task=f"old{number}")
+        mlx = module_registry.exchange.export(added.name, tmp_path / f"mlx{number}", form="mlx").path
         digests.add(digest_file(Path(mlx) / "adapters.safetensors"))
     assert len(digests) == 1
 
 
-def test_one_module_under_two_names_is_refused(shared: Registry, bases: Any, tmp_path: Path) -> None:
-    adapter = exported(shared, bases("qwen2_vl"), tmp_path)
+def test_one_module_under_two_names_is_refused(module_registry: Registry, bases: Any, tmp_path: Path) -> None:
+    adapter = exported(module_registry, bases("qwen2_vl"), tmp_path)
     folder = renamed(
         adapter,
         tmp_path / "twice",
@@ -174,21 +135,22 @@ def test_one_module_under_two_names_is_refused(shared: Registry, bases: Any, tmp
         ),
     )
     found = {
-        finding.code: finding for finding in shared.adapters.check(folder, base="qwen2_vl", task="twice")
+        finding.code: finding
+        for finding in module_registry.adapters.check(folder, base="qwen2_vl", task="twice")
     }
     assert "are one module of the base" in found["peft_unknown_tensor"].message
 
 
 @pytest.mark.parametrize("old", ["model.", "language_model.model."])
 def test_the_configuration_has_the_names_of_its_file(
-    old: str, shared: Registry, bases: Any, tmp_path: Path
+    old: str, module_registry: Registry, bases: Any, tmp_path: Path
 ) -> None:
     """What it promises is looked for, and what it leaves out is not missed, by the names of that day."""
-    adapter = exported(shared, bases("qwen2_vl"), tmp_path)
+    adapter = exported(module_registry, bases("qwen2_vl"), tmp_path)
 
     def check(folder: Path, **config: Any) -> set[str]:
         edit_config(folder, **config)
-        found = shared.adapters.check(folder, base="qwen2_vl", task="old")
+        found = module_registry.adapters.check(folder, base="qwen2_vl", task="old")
         return {finding.code for finding in found if finding.severity == "error"}
 
     whole = renamed(adapter, tmp_path / "whole", lambda name: name.replace("model.language_model.", old))
@@ -210,7 +172,7 @@ def test_the_configuration_has_the_names_of_its_file(
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["qwen2_vl", "mistral3", "gemma3"])
 def test_peft_s_copy_of_the_embedding_is_left_out(
-    kind: str, shared: Registry, bases: Any, tmp_path: Path
+    kind: str, module_registry: Registry, bases: Any, tmp_path: Path
 ) -> None:
     base = bases(kind)
     words = {"r": 4, "target_modules": LANGUAGE}
@@ -218,13 +180,13 @@ def test_peft_s_copy_of_the_embedding_is_left_out(
     real_peft("copied", base, tmp_path / "adapter", tmp_path / "copied")
     assert any("embed_tokens" in name for name in tiny_models.read_tensors(tmp_path / "copied" / WEIGHTS))
     edit_config(tmp_path / "copied", base_model_name_or_path=kind)
-    found = shared.adapters.check(tmp_path / "copied", base=kind, task="copied")
+    found = module_registry.adapters.check(tmp_path / "copied", base=kind, task="copied")
     assert [finding.code for finding in found if finding.severity == "error"] == []
     assert "peft_copies" in {finding.code for finding in found}
 
 
-def test_what_sees_is_not_adapted(shared: Registry, bases: Any, tmp_path: Path) -> None:
-    adapter = exported(shared, bases("qwen2_vl"), tmp_path)
+def test_what_sees_is_not_adapted(module_registry: Registry, bases: Any, tmp_path: Path) -> None:
+    adapter = exported(module_registry, bases("qwen2_vl"), tmp_path)
     folder = renamed(
         adapter,
         tmp_path / "sees",
@@ -232,18 +194,21 @@ def test_what_sees_is_not_adapted(shared: Registry, bases: Any, tmp_path: Path) 
             "model.language_model.layers.0.self_attn.q_proj", "model.visual.blocks.0.attn.qkv"
         ),
     )
-    found = {finding.code: finding for finding in shared.adapters.check(folder, base="qwen2_vl", task="sees")}
+    found = {
+        finding.code: finding
+        for finding in module_registry.adapters.check(folder, base="qwen2_vl", task="sees")
+    }
     assert "model.visual.blocks.0.attn.qkv" in found["unknown_module"].message
     assert "exclude_modules" in found["unknown_module"].hint
 
 
 def test_a_class_that_is_not_known_is_not_written_for_peft(
-    shared: Registry, bases: Any, tmp_path: Path
+    module_registry: Registry, bases: Any, tmp_path: Path
 ) -> None:
     base = bases("qwen2_vl")
-    adapter = exported(shared, base, tmp_path)
-    read = read_adapter_folder(adapter, base=recorded(shared, "qwen2_vl"))
-    unknown = replace(recorded(shared, "qwen2_vl"), config={"model_type": "kimi_vl"})
+    adapter = exported(module_registry, base, tmp_path)
+    read = read_adapter_folder(adapter, base=recorded(module_registry, "qwen2_vl"))
+    unknown = replace(recorded(module_registry, "qwen2_vl"), config={"model_type": "kimi_vl"})
     with pytest.raises(BadInputError, match="gives the modules of kimi_vl other names than transformers"):
         write_peft(read.files, unknown, tmp_path / "out")
 
