@@ -35,6 +35,8 @@ GOODBYE = 10
 LOOK = 5
 """Seconds after which the scheduler is asked whether it still has workers, if nothing was done."""
 
+_LEFT = "it went away, and the work with it"
+
 
 class ClusterError(RegistryError):
     """The cluster cannot be reached, or went away."""
@@ -78,7 +80,7 @@ class Cluster(Workers):
                 future = self._next(client, done)
                 item = running.pop(future.key)
                 if future.status == "cancelled":
-                    raise self._gone("it went away, and the work with it")
+                    raise self._gone(_LEFT)
                 error = future.exception() if future.status == "error" else None
                 if error is None:
                     yield future.result()
@@ -113,7 +115,10 @@ class Cluster(Workers):
             try:
                 alone = not client.sync(client.scheduler.nthreads, callback_timeout=ANSWER)
             except (OSError, TimeoutError) as error:
-                raise self._gone("its scheduler does not answer any more") from error
+                # Asked in the moment in which it goes, before what was asked of it is cancelled.
+                silent = isinstance(error, TimeoutError) and client.status == "running"
+                why = "its scheduler does not answer any more" if silent else _LEFT
+                raise self._gone(why) from error
             now = time.monotonic()
             alone_since = (alone_since or now) if alone else None
             if alone_since is not None and now - alone_since > ALONE:

@@ -253,7 +253,10 @@ def test_a_cluster_does_it_and_survives_a_killed_worker(
     assert sum(event["action"] == "fused.made" for event in events) in (0, 8)
 
 
-HASTY = MAIN[-1].replace("from", "import fusery.registry.workers.cluster as c; c.ALONE = 4; from", 1)
+# The scheduler is asked all the time, so that it is asked in the moment in which it goes, too.
+HASTY = MAIN[-1].replace(
+    "from", "import fusery.registry.workers.cluster as c; c.ALONE = 4; c.LOOK = 0.01; from", 1
+)
 
 
 def _kill_scheduler(running: RunningCluster) -> None:
