@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from ..models.experts import PROJECTIONS
 from . import peft_methods
+from .groups import group_of
 from .patterns import Budget, PatternError, full_match
 from .peft_methods import MERGE, TRAIN
 from .remark import Remark
@@ -68,8 +69,7 @@ class PeftConfig(BaseModel):
     @property
     def group(self) -> int | None:
         """QA-LoRA: how many neighbouring inputs share a column of A; None of any other adapter, and where that is no number."""
-        size = self.qalora_group_size if self.use_qalora else None
-        return size if type(size) is int and 1 < size <= 65536 else None
+        return group_of({"use_qalora": self.use_qalora, "qalora_group_size": self.qalora_group_size})
 
     def targets_parameter(self, name: str) -> bool:
         """Tell whether PEFT would adapt a parameter of the base, going by its path (`_inject_parameters`)."""

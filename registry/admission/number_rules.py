@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 
 from ..adapters.files import CONFIG, WEIGHTS
 from ..adapters.finding import Finding, some
-from ..adapters.peft_config import PeftConfig
+from ..adapters.groups import group_of
 from ..parsing import plural
 from .candidate import Candidate
 from .code import Code, rule
@@ -133,8 +133,7 @@ def numbers_not_clipped(candidate: Candidate) -> Iterator[Finding]:
     if header is None:
         return
     # QA-LoRA has each number once for every input of a group.
-    pooled = candidate.folder.form == "peft" and raw.get("use_qalora")
-    repeated = (PeftConfig.model_validate(raw).group or 1) if pooled else 1
+    repeated = (group_of(raw) if candidate.folder.form == "peft" else None) or 1
     clipped = [
         values.name
         for values in candidate.values.tensors.values()

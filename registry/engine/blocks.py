@@ -79,6 +79,8 @@ def fuse_rows(rows: Rows, kind: Kind, change: Change | None, first: int, out: Ro
     Raises:
         NotFiniteError: a NaN or an infinity would have to be quantised.
     """
+    if change is not None and change.constant:
+        return _move_biases(rows, kind, change, first, out, work)
     if kernel.handles(kind, change):
         sums = kernel.fuse_rows(rows, kind, change, first, out)
         if sums is not None:
@@ -202,6 +204,24 @@ def _rescaled(rows: Rows, kind: Kind, change: Change, first: int, block: _Block,
         rescale(block.scratch, at_run_time, kind.plain, block.scratch, block.new, exact=True)
     intended_change(block.base, block.delta, at_run_time, block.scratch)
     np.copyto(block.delta, block.scratch)
+
+
+def _move_biases(rows: Rows, kind: Kind, change: Change, first: int, out: Rows, work: Workspace) -> Sums:
+    """Add an update that is constant within each group to the biases; codes and scales stay as they are."""
+    grid, count = kind.grid, len(rows.weight)
+    assert isinstance(grid, Grid) and rows.scales is not None and rows.biases is not None
+    assert out.scales is not None and out.biases is not None
+    block = _Block.take((grid.group_size, count * kind.columns // grid.group_size), work)
+    _dequantize(rows, grid, block.base, work, exact=True)
+    each = change.update.right[:, None, :: grid.group_size]
+    moved = np.empty((count, each.shape[2]), np.float32)
+    multiply_out(change.update.left[:, first : first + count, None], each, moved, np.empty_like(moved))
+    np.copyto(block.delta, moved.reshape(-1))
+    np.copyto(out.weight, rows.weight)
+    np.copyto(out.scales, rows.scales)
+    np.copyto(out.biases, encode(decode(rows.biases, grid.form) + moved, grid.form))
+    _dequantize(out, grid, block.new, work, exact=True)
+    return block.measure(grouped=True, strict=True)
 
 
 def _read(rows: Rows, kind: Kind, out: Array, work: Workspace, *, exact: bool) -> bool:

@@ -32,6 +32,12 @@ def tile(right: Array, size: int, rows: int) -> Array:
     return tiles.reshape(rank, size, rows * groups)
 
 
+def constant_in_groups(right: Array, size: int) -> bool:
+    """Tell whether a right factor (rank, columns) has equal numbers within each group of `size` columns, to the bit."""
+    groups = right.reshape(len(right), -1, size)
+    return bool((groups == groups[:, :, :1]).all())
+
+
 def store_groups(values: Array, form: Format, out: Array, work: Workspace, *, exact: bool) -> None:
     """Store (group size, groups) numbers in rows, `out` (groups, group size).
 

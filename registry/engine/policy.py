@@ -1,6 +1,7 @@
 """What the written weights look like: for each module a target, plain numbers or a grid.
 
-- `keep` writes the base's own format with fresh scales, as `mlx_lm.fuse` does;
+- `keep` writes the base's own format with fresh scales, as `mlx_lm.fuse` does; with `biases` codes and scales stay as they
+  are where an update is constant within each group, which a bias can take up whole (QA-LoRA, Xu et al., arXiv:2309.14717);
 - `dither` writes the base's own format on the base's own scales, rounding at random so that small updates survive;
 - `mixed` writes the touched modules with more bits and leaves the others as they are;
 - `dequantize` writes plain numbers, as `mlx_lm.fuse --dequantize` does;
@@ -38,12 +39,14 @@ class Target:
         form: format of plain numbers, or of what is quantised.
         dither: codes move on the base's own scales; at random, unless they are shaped.
         shaped: they are rounded so that the error is small for the inputs of a calibration.
+        biases: where the update is constant within each group, only the biases move.
     """
 
     grid: AnyGrid | None
     form: Format
     dither: bool = False
     shaped: bool = False
+    biases: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +96,7 @@ class Policy:
         seed: with `dither`, of the thresholds.
         calibration: with `dither` and `mixed`, what is known of the inputs.
         rounding: of DoRA: `once`, or None as `mlx_lm.fuse` does.
+        biases: with `keep`, an update that is constant within the base's groups moves their biases alone.
 
     Raises:
         FusionUnsupportedError: there is no such precision, no such width, or no such rounding.
@@ -104,6 +108,7 @@ class Policy:
     seed: int = 0
     calibration: Calibration | None = None
     rounding: str | None = None
+    biases: bool = False
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -166,7 +171,10 @@ class Policy:
                     f"{path} has {columns} columns, which {MIXED} cannot cut into groups of {size}"
                 )
             return Target(Grid(bits, size, plain), plain, shaped=shaped and size == grid.group_size)
-        return Target(Grid(grid.bits, grid.group_size, plain) if isinstance(grid, Grid) else grid, plain)
+        if not isinstance(grid, Grid):
+            return Target(grid, plain)
+        biases = self.biases and adapted and plain is grid.form
+        return Target(Grid(grid.bits, grid.group_size, plain), plain, biases=biases)
 
 
 def quantized_target(

@@ -36,6 +36,7 @@ class Recipe:
         bits: with `mixed`, of each touched module by path; under "" of all others.
         calibration: digest of the statistics that shape the rounding of `dither`; None for rounding at random.
         rounding: of DoRA: `once`, at the end; None as `mlx_lm.fuse` does, after each step (and of all else).
+        biases: with `keep`, an update that is constant within the base's groups (QA-LoRA) moves their biases alone.
         extras: further adapters of a linear combination: digest and weight of each, in order.
     """
 
@@ -47,6 +48,7 @@ class Recipe:
     bits: Mapping[str, int] = field(default_factory=dict)
     calibration: str | None = None
     rounding: str | None = None
+    biases: bool = False
     extras: tuple[tuple[str, float], ...] = ()
 
     @classmethod
@@ -61,6 +63,7 @@ class Recipe:
             bits=form.get("bits", {}),
             calibration=form.get("calibration"),
             rounding=form.get("rounding"),
+            biases=form.get("biases", False),
             extras=tuple((part["adapter"], part["weight"]) for part in form.get("with", ())),
         )
 
@@ -79,6 +82,8 @@ class Recipe:
             form["calibration"] = self.calibration
         if self.rounding is not None:
             form["rounding"] = self.rounding
+        if self.biases:
+            form["biases"] = True
         if self.extras:
             form["with"] = [{"adapter": digest, "weight": weight} for digest, weight in self.extras]
         return form

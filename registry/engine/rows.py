@@ -71,11 +71,13 @@ class Change:
         update: the factors.
         magnitudes: float32 (rows,) of the module, with DoRA.
         thresholds: with dithering.
+        constant: the update is the same for all numbers of a group.
     """
 
     update: Update
     magnitudes: Array | None = None
     thresholds: Thresholds | None = None
+    constant: bool = False
     _tiles: dict[tuple[int, int], Array] = field(default_factory=dict)
 
     def tiles(self, group: int, rows: int) -> Array:

@@ -19,6 +19,7 @@ from .blocks import fuse_rows
 from .dither import Thresholds
 from .fidelity import Sums
 from .files import copy_range, read_all, write_all
+from .layouts import constant_in_groups
 from .modules import Module
 from .plan import Compute, Copy, Place, Step
 from .policy import Policy
@@ -278,7 +279,11 @@ class Worker:
         thresholds = None
         if module.target.dither or module.target.shaped:
             thresholds = Thresholds.of(self._policy.seed, f"{module.path}/{expert}")
-        return Change(update, magnitudes, thresholds)
+        grid = module.target.grid
+        constant = (
+            module.target.biases and grid is not None and constant_in_groups(update.right, grid.group_size)
+        )
+        return Change(update, magnitudes, thresholds, constant)
 
 
 def _room(step: Compute, block: Block, work: Workspace) -> Rows:

@@ -20,6 +20,7 @@ from fusery.storage.watching import watched
 
 from .. import tables
 from ..adapters.files import CONFIG, WEIGHTS
+from ..adapters.groups import group_of
 from ..adapters.render import form_of, render_mlx
 from ..engine.recipe import ENGINE, KEYS, SEEING, Recipe, seed_of
 from ..errors import BadInputError
@@ -55,7 +56,7 @@ class Made:
 class AdapterPart:
     """An adapter and its weight in the sum; `rendering` is what its files become in mlx-lm's form, if they are PEFT's.
 
-    `method` is `lora`, `dora` or `full`.
+    `method` is `lora`, `dora` or `full`; `group` of QA-LoRA how many neighbouring inputs have one update, None of any other.
     """
 
     id: int
@@ -65,6 +66,7 @@ class AdapterPart:
     weight: float
     rendering: Digest | None = None
     method: str = "lora"
+    group: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,17 @@ class FuseInputs:
     def quantized(self) -> bool:
         """The base's weights are quantised."""
         return self.base.quantization is not None
+
+    @property
+    def fits_biases(self) -> bool:
+        """Every adapter's update is constant within the groups that the base is quantised in, so that biases can hold it."""
+        size = (self.quantization or {}).get("group_size")
+        groups = [part.group for part in self.parts]
+        return (
+            type(size) is int
+            and size > 0
+            and all(group is not None and group % size == 0 for group in groups)
+        )
 
     def engine(self, *, quantize: bool = False) -> str:
         """Name the arithmetic that will run, before any file is read.
@@ -327,7 +340,9 @@ def policy_of(recipe: Recipe, seed: int) -> Policy:
     from ..engine.policy import Policy, Quantize
 
     quantize = Quantize(**recipe.quantization) if recipe.quantization else None
-    return Policy(recipe.precision, recipe.bits, quantize, seed, rounding=recipe.rounding)
+    return Policy(
+        recipe.precision, recipe.bits, quantize, seed, rounding=recipe.rounding, biases=recipe.biases
+    )
 
 
 def gather(
@@ -378,5 +393,12 @@ def _part(adapter: tables.Adapter, weight: float) -> AdapterPart:
     files = tuple(file.entry for file in adapter.manifest.files)
     rendering = recorded_digest(adapter, "mlx")
     return AdapterPart(
-        adapter.id, adapter.name, Digest(adapter.digest), files, weight, rendering, adapter.method
+        adapter.id,
+        adapter.name,
+        Digest(adapter.digest),
+        files,
+        weight,
+        rendering,
+        adapter.method,
+        None if rendering is None else group_of(adapter.training),
     )

@@ -55,6 +55,7 @@ class _Form(_Strict):
     bits: Annotated[dict[_Path, _Count], Field(max_length=100_000)] = {}
     calibration: _Digest | None = None
     rounding: Literal["once"] | None = None
+    biases: bool = False
     # JSON says it with a word that is none of Python's names.
     parts: Annotated[list[_Part], Field(alias="with", max_length=1000)] = []
 

@@ -198,7 +198,7 @@ def candidates(
     if request.quantize is not None:
         return (Recipe("dequantize", quantization=request.quantization, rounding=once, **common),)
     require_meaning(request.precision, fuse_inputs)
-    keep = Recipe("keep", rounding=once, **common)
+    keep = Recipe("keep", rounding=once, biases=fuse_inputs.fits_biases, **common)
     # Always computed in float32 to the end.
     dither = Recipe("dither", seed=request.seed, calibration=fuse_inputs.calibration, **common)
     least = int((fuse_inputs.quantization or {}).get("bits", 8))

@@ -95,6 +95,8 @@ def _words(recipe: Recipe) -> Iterator[str]:
         yield f"groups of {shape.get('group_size')}"
     else:
         yield recipe.precision
+    if recipe.biases:
+        yield "in the biases"
     if recipe.bits:
         yield _bits(recipe.bits)
     if recipe.rounding is not None:

@@ -11,12 +11,14 @@ import numpy as np
 import peft_folders
 import pytest
 import tiny_models
+from both_libraries import apart
 from peft_folders import make_peft, numbers, real_peft
 
 from fusery.registry import Registry
 from fusery.registry.adapters.folder import read_adapter_folder
 from fusery.registry.adapters.peft_config import FIELDS
 from fusery.registry.adapters.render import render_peft
+from fusery.registry.behaviour.models import Model
 from fusery.registry.errors import BadInputError
 from fusery.registry.fusion.fuse import FuseRequest
 from fusery.registry.models.architecture import read_architecture
@@ -155,6 +157,57 @@ def test_a_fuse_computes_what_peft_does_with_groups(
     assert np.abs(found - mlx_logits(base, None)).max() > 1e-3 * np.abs(expected).max(), "nothing was learned"
     with pytest.raises(BadInputError, match="is a QA-LoRA, which this target's server does not compute"):
         module_registry.bundles.materialize(added.name, tmp_path / "out", target="vllm", content="adapters")
+
+
+@pytest.mark.parametrize(("bits", "width", "size"), [(4, 32, 32), (4, 32, 64), (3, 64, 64), (8, 128, 128)])
+def test_groups_of_a_quantised_base_take_the_update_up_in_their_biases(
+    module_registry: Registry, tmp_path: Path, bits: int, width: int, size: int
+) -> None:
+    """PEFT computes on the numbers that the quantised base stands for; the fused model has its size, codes and scales."""
+    from mlx_lm.utils import dequantize_model, load_model, save_model
+
+    name = f"q{bits}_{width}_{size}"
+    packed = tiny_models.make_base(
+        tmp_path / name, dtype="float32", bits=bits, group_size=width, overrides={"lm_head": False}
+    )
+    model, _ = load_model(packed, lazy=True)
+    plain = tiny_models.make_base(tmp_path / "plain", dtype="float32", layout="hf")
+    (plain / "model.safetensors").unlink()
+    save_model(plain, dequantize_model(model))
+    np.save(tmp_path / "tokens.npy", TOKENS)
+    adapter = tmp_path / "adapter"
+    real_peft("qalora", plain, tmp_path / "tokens.npy", size, adapter)
+    expected = np.load(tmp_path / "adapter.npy")
+    peft_folders.edit_config(adapter, base_model_name_or_path=name)
+    module_registry.bases.add(packed, name=name)
+    added = module_registry.adapters.register(adapter, base=name, task=f"q{bits}_{size}")
+    before = tiny_models.read_tensors(packed / "model.safetensors")
+    for precision in ("auto", "keep"):
+        fused = module_registry.fused.fuse(added.name, FuseRequest(precision))
+        assert (fused.format, fused.fidelity.verdict) == ("keep, in the biases", "PASS")
+        found = Model.load(Path(fused["path"]), numpy=False).run(TOKENS.astype(np.int32))
+        assert apart(found, expected[0]) < 1e-4
+    after = tiny_models.read_tensors(Path(fused["path"]) / "model.safetensors")
+    changed = {tensor for tensor, value in after.items() if value != before[tensor]}
+    assert {tensor.rpartition(".")[2] for tensor in changed} == {"biases"}
+    assert len(changed) == len(read_adapter_folder(adapter).modules)
+    assert fused.recipe["biases"] is True
+    again = module_registry.fused.fuse(added.name, FuseRequest(recipe=fused.key))
+    assert again.digest == fused.digest
+
+
+def test_groups_that_are_not_those_of_the_base_are_quantised_anew(
+    module_registry: Registry, base: Path, tmp_path: Path
+) -> None:
+    packed = tiny_models.make_base(tmp_path / "q4g64", dtype="float32", bits=4, group_size=64)
+    np.save(tmp_path / "tokens.npy", TOKENS)
+    adapter = tmp_path / "adapter"
+    real_peft("qalora", base, tmp_path / "tokens.npy", 32, adapter)
+    peft_folders.edit_config(adapter, base_model_name_or_path="q4g64")
+    module_registry.bases.add(packed, name="q4g64")
+    added = module_registry.adapters.register(adapter, base="q4g64", task="narrow")
+    fused = module_registry.fused.fuse(added.name, FuseRequest("keep", accept_loss=True))
+    assert fused.format == "keep"
 
 
 def test_groups_of_one_input_are_refused(module_registry: Registry, base: Path, tmp_path: Path) -> None:

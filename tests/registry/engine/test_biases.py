@@ -1,0 +1,146 @@
+"""An update that is constant within the groups of a base moves their biases and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fusery.registry.engine.affine import BITS, GROUP_SIZES, Grid, Packed, pack, unpack_rows
+from fusery.registry.engine.arithmetic import FORMATS, Array, Update, decode, encode
+from fusery.registry.engine.blocks import fuse_rows
+from fusery.registry.engine.fidelity import Sums
+from fusery.registry.engine.layouts import constant_in_groups
+from fusery.registry.engine.policy import Policy, Target
+from fusery.registry.engine.precisions import DEQUANTIZE, DITHER, KEEP, MIXED
+from fusery.registry.engine.rows import Change, Kind, NotFiniteError, Rows
+from fusery.registry.engine.workspace import Workspace
+
+
+@pytest.fixture(autouse=True)
+def _no_warnings() -> Iterator[None]:
+    with np.errstate(all="ignore"):
+        yield
+
+
+ROWS, COLUMNS, RANK = 8, 256, 3
+GRIDS = st.builds(
+    Grid, st.sampled_from(BITS), st.sampled_from(GROUP_SIZES), st.sampled_from(list(FORMATS.values()))
+)
+
+
+def base(grid: Grid, seed: int) -> Rows:
+    random = np.random.default_rng(seed)
+    groups = ROWS * COLUMNS // grid.group_size
+    codes = random.integers(0, grid.top + 1, (grid.group_size, groups), dtype=np.uint32)
+    scales = random.uniform(0.01, 0.03, groups).astype(np.float32)
+    biases = random.standard_normal(groups).astype(np.float32) / 10
+    stored = [encode(part, grid.form).reshape(ROWS, -1) for part in (scales, biases)]
+    return Rows(pack(codes, grid).reshape(ROWS, -1), *stored)
+
+
+def update(size: int, seed: int, scale: float = 1.0) -> Update:
+    """Return an update that is equal within groups of `size` columns."""
+    random = np.random.default_rng(seed)
+    a = np.repeat(random.standard_normal((COLUMNS // size, RANK)), size, axis=0).astype(np.float32)
+    b = (random.standard_normal((RANK, ROWS)) / 100).astype(np.float32)
+    return Update.of(a, b, FORMATS["F32"], FORMATS["F32"], scale, embedding=False)
+
+
+def fuse(rows: Rows, grid: Grid, change: Update, *, biases: bool = True) -> tuple[Rows, Sums]:
+    target = Target(grid, grid.form, biases=biases)
+    kind = Kind(COLUMNS, grid.form, grid.form, grid, target)
+    constant = biases and constant_in_groups(change.right, grid.group_size)
+    assert rows.scales is not None and rows.biases is not None
+    out = Rows(*(np.empty_like(part) for part in (rows.weight, rows.scales, rows.biases)))
+    return out, fuse_rows(rows, kind, Change(change, constant=constant), 0, out, Workspace())
+
+
+def share(sums: Sums) -> float:
+    return sums.inner / sums.intended
+
+
+def numbers(rows: Rows, grid: Grid) -> Array:
+    assert rows.scales is not None and rows.biases is not None
+    parts = Packed(
+        rows.weight.reshape(-1, grid.words_per_group), rows.scales.reshape(-1), rows.biases.reshape(-1)
+    )
+    return unpack_rows(parts, grid).reshape(ROWS, COLUMNS).astype(np.float64)
+
+
+@given(grid=GRIDS, times=st.sampled_from([1, 2]), seed=st.integers(0, 1000))
+def test_codes_and_scales_stay_and_the_biases_hold_the_update(grid: Grid, times: int, seed: int) -> None:
+    rows, change = base(grid, seed), update(grid.group_size * times, seed)
+    out, sums = fuse(rows, grid, change)
+    assert np.array_equal(out.weight, rows.weight)
+    assert rows.scales is not None and rows.biases is not None and out.biases is not None
+    assert np.array_equal(out.scales, rows.scales)
+    product = sum(
+        left[:, None] * right[None, :] for left, right in zip(change.left, change.right, strict=True)
+    )
+    wanted = decode(rows.biases, grid.form) + product[:, :: grid.group_size]
+    step = {"F32": 2.0**-23, "BF16": 2.0**-8, "F16": 2.0**-10}[grid.form.name]
+    assert np.abs(decode(out.biases, grid.form) - wanted).max() <= step * np.abs(wanted).max()
+    # What is measured is what was written: the share of the update that is there, along its own direction.
+    done = numbers(out, grid) - numbers(rows, grid)
+    wide = np.repeat(product[:, :: grid.group_size], grid.group_size, axis=1).astype(np.float64)
+    assert share(sums) == pytest.approx((done * wide).sum() / (wide * wide).sum(), rel=1e-4)
+    if grid.form.name == "F32":
+        assert share(sums) == pytest.approx(1, abs=1e-4)
+
+
+def test_in_four_bits_nothing_is_lost_where_keep_loses_most() -> None:
+    grid = Grid(4, 64, FORMATS["F32"])
+    rows, change = base(grid, 1), update(64, 1, 0.1)
+    _, moved = fuse(rows, grid, change)
+    _, kept = fuse(rows, grid, change, biases=False)
+    assert share(moved) == pytest.approx(1, abs=1e-3)
+    assert moved.error < kept.error / 100
+
+
+@pytest.mark.parametrize("size", [16, 32])
+def test_an_update_that_is_not_constant_there_is_written_as_keep_does(size: int) -> None:
+    grid = Grid(4, 64, FORMATS["BF16"])
+    rows, change = base(grid, 2), update(size, 2)
+    assert constant_in_groups(change.right, size) and not constant_in_groups(change.right, 64)
+    ours, theirs = (fuse(rows, grid, change, biases=biases)[0] for biases in (True, False))
+    for one, other in (
+        (ours.weight, theirs.weight),
+        (ours.scales, theirs.scales),
+        (ours.biases, theirs.biases),
+    ):
+        assert one is not None and other is not None
+        assert np.array_equal(one, other)
+
+
+def test_a_bias_that_its_format_cannot_hold_is_refused() -> None:
+    grid = Grid(4, 64, FORMATS["F16"])
+    with pytest.raises(NotFiniteError):
+        fuse(base(grid, 3), grid, update(64, 3, 1e8))
+
+
+def test_blocks_make_no_difference() -> None:
+    grid = Grid(4, 32, FORMATS["BF16"])
+    rows, change = base(grid, 4), update(32, 4)
+    whole, sums = fuse(rows, grid, change)
+    kind = Kind(COLUMNS, grid.form, grid.form, grid, Target(grid, grid.form, biases=True))
+    assert whole.scales is not None and whole.biases is not None
+    parts = Rows(*(np.empty_like(part) for part in (whole.weight, whole.scales, whole.biases)))
+    total = Sums()
+    for first in (0, 3, 4):
+        part = slice(first, {0: 3, 3: 4, 4: ROWS}[first])
+        total += fuse_rows(rows[part], kind, Change(change, constant=True), first, parts[part], Workspace())
+    assert np.array_equal(parts.biases, whole.biases)  # type: ignore[arg-type]
+    assert total.inner == pytest.approx(sums.inner, rel=1e-6)
+
+
+@pytest.mark.parametrize("precision", [KEEP, DITHER, MIXED, DEQUANTIZE])
+def test_only_keep_moves_biases_and_only_where_an_adapter_is(precision: str) -> None:
+    policy = Policy(precision, biases=True)
+    grid = Grid(4, 64, FORMATS["BF16"])
+    assert policy.target("m", grid, grid.form, 128, adapted=True).biases == (precision == KEEP)
+    assert not policy.target("m", grid, grid.form, 128, adapted=False).biases
+    assert not policy.target("m", None, grid.form, 128, adapted=True).biases
