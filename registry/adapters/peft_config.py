@@ -18,6 +18,7 @@ from .groups import group_of
 from .patterns import Budget, PatternError, full_match
 from .peft_methods import MERGE, TRAIN
 from .remark import Remark
+from .trained_through import QUANTIZATION_AWARE
 
 CONFIG = "adapter_config.json"
 _Value = TypeVar("_Value")
@@ -31,7 +32,7 @@ _Indexes = Annotated[list[Annotated[int, Field(ge=0, le=100_000)]], Field(max_le
 # Initialisations that subtract from the base what they put into the adapter.
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 # Axolotl notes here how its own merge is to quantise the result; PEFT does not read it, and the factors are plain ones.
-_OTHERS_NOTES = frozenset({"nvfp4_merge_aware"})
+_OTHERS_NOTES = frozenset({"nvfp4_merge_aware", QUANTIZATION_AWARE})
 _PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from ..adapters.files import CONFIG
 from ..adapters.finding import Finding
+from ..adapters.trained_through import QUANTIZATION_AWARE, trained_through
 from .candidate import Candidate
 from .code import Code, rule
 
@@ -22,6 +23,20 @@ INCOMPLETE_MODULE = Code(
     "a module has one of its tensors and not the other, or no magnitude where DoRA has one",
     "half a pair is no update",
     "register the whole adapters.safetensors of the run",
+)
+AWARE_INVALID = Code(
+    "quantization_aware_invalid",
+    "error",
+    "the format that the adapter was trained through is none of mlx",
+    "it would be fused, and measured, as another one than was trained",
+    'write "quantization_aware": {"bits": 4, "group_size": 64} of the run in adapter_config.json, or leave it out',
+)
+AWARE = Code(
+    "quantization_aware",
+    "info",
+    "the adapter was trained through a quantiser",
+    "it is fused to that format unless another is asked for, and measured against base + adapter in that format",
+    "",
 )
 
 
@@ -54,3 +69,27 @@ def complete_pairs(candidate: Candidate) -> Iterator[Finding]:
         parts = {"lora_a": module.a, "lora_b": module.b, **({"m": module.m} if magnitudes else {})}
         for part in (name for name, shape in parts.items() if shape is None):
             yield INCOMPLETE_MODULE.found(module.path, f"{module.path} has no {part}")
+
+
+@rule(AWARE_INVALID, AWARE)
+def trained_through_a_format(candidate: Candidate) -> Iterator[Finding]:
+    """The format that an adapter says it was trained through is one of mlx, and it has factors that were."""
+    try:
+        format_ = trained_through(candidate.folder.raw_config)
+    except ValueError:
+        said = str(candidate.folder.raw_config[QUANTIZATION_AWARE])[:80]
+        yield AWARE_INVALID.found(
+            CONFIG, f"{CONFIG} says {QUANTIZATION_AWARE} is {said}, which is no format of mlx"
+        )
+        return
+    if format_ is None:
+        return
+    if candidate.folder.config.method == "full":
+        message = f"{CONFIG} says the adapter was trained through a quantiser, and it holds whole weights"
+        yield AWARE_INVALID.found(
+            CONFIG, message, f"leave {QUANTIZATION_AWARE} out: quantise them afterwards"
+        )
+        return
+    bits, size, mode = format_["bits"], format_["group_size"], format_["mode"]
+    message = f"the adapter was trained through {bits} bits in groups of {size} ({mode}), and is fused so"
+    yield AWARE.found(CONFIG, message)

@@ -38,6 +38,7 @@ RULES: tuple[Rule, ...] = (
     file_rules.float_tensors,
     file_rules.tensors_hold_numbers,
     method_rules.supported_method,
+    method_rules.trained_through_a_format,
     base_rules.declared_base,
     base_rules.base_as_in_training,
     base_rules.modules_of_base,

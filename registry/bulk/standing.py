@@ -92,7 +92,8 @@ def _answers(request: FuseRequest, fused: tables.Fused) -> bool:
     recipe = Recipe.from_dict(fused.recipe)
     if request.extras or request.budget is not None or request.min_fidelity is not None or recipe.extras:
         return False
-    if request.scale != recipe.scale or request.quantization != recipe.quantization:
+    by_itself = recipe.aware is not None and request.quantize is None and recipe.quantization == recipe.aware
+    if request.scale != recipe.scale or (request.quantization != recipe.quantization and not by_itself):
         return False
     matters = fused.adapter.method == "dora" and recipe.precision != "dither"
     if matters and (recipe.rounding is not None) != request.rounds_once:

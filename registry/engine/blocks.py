@@ -32,9 +32,10 @@ from .fidelity import Sums, measure, measure_exactly
 from .grids import AnyGrid
 from .layouts import store_groups, to_groups, to_rows
 from .magnitude import intended_change, rescale, row_factors, row_norms, spare_size
-from .microscaling import FloatGrid, OutOfRangeError
+from .microscaling import FloatGrid
 from .rows import Change, Kind, NotFiniteError, Rows
 from .workspace import Workspace, rows_per_block
+from .yardstick import measure_through, scales_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ def fuse_rows(rows: Rows, kind: Kind, change: Change | None, first: int, out: Ro
         sums = kernel.fuse_rows(rows, kind, change, first, out)
         if sums is not None:
             return sums
-    if kind.group is None and change is not None and change.magnitudes is None:
+    if kind.group is None and change is not None and change.magnitudes is None and kind.aware is None:
         return fuse_dense(rows.weight, kind.form, change.update, first, out.weight, work)
     count, group = len(rows.weight), kind.group
     shape = (count, kind.columns) if group is None else (group, count * kind.columns // group)
@@ -97,10 +98,15 @@ def fuse_rows(rows: Rows, kind: Kind, change: Change | None, first: int, out: Ro
     elif change.magnitudes is not None:
         _rescaled(rows, kind, change, first, block, work)
         exact = True
+    elif group is None:
+        _added_to_plain(rows, kind, change, first, block)
+        exact = True
     else:
         exact = _added(rows, kind, change, first, block, work)
     if kind.target.form is not kind.plain and not kind.target.dither:
         round_any(block.new, kind.target.form, block.scratch, block.new, exact=True)
+    if kind.aware is not None and change is not None:
+        measure_through(kind.aware, kind, block.new, block.base, block.delta)
     _write(rows, kind, change, first, block, out, work, exact=exact)
     return (
         block.measure(grouped=group is not None, strict=kind.target.dither) if change is not None else Sums()
@@ -171,16 +177,21 @@ def _added(
     return exact
 
 
+def _added_to_plain(rows: Rows, kind: Kind, change: Change, first: int, block: _Block) -> None:
+    """Fill a block in rows, the exact way: `base`, `delta`, and `new` as their rounded sum."""
+    np.copyto(block.base, decode(rows.weight, kind.form))
+    _multiply_rows(change.update, first, block)
+    change.update.round_to(block.delta, kind.form, block.scratch, block.new, exact=True)
+    np.add(block.base, block.new, out=block.new)
+    round_sum(block.new, kind.form, block.scratch, block.new, exact=True)
+
+
 def _rescaled(rows: Rows, kind: Kind, change: Change, first: int, block: _Block, work: Workspace) -> None:
     """Fill a block with what DoRA makes of the rows: `new = m / |W + D| * (W + D)`, rounded as `kind` says."""
     assert change.magnitudes is not None
     count, form = len(rows.weight), kind.form
     if kind.group is None:
-        np.copyto(block.base, decode(rows.weight, form))
-        _multiply_rows(change.update, first, block)
-        change.update.round_to(block.delta, form, block.scratch, block.new, exact=True)
-        np.add(block.base, block.new, out=block.new)
-        round_sum(block.new, form, block.scratch, block.new, exact=True)
+        _added_to_plain(rows, kind, change, first, block)
         per_row = 0
     else:
         _added(rows, kind, change, first, block, work, exact=True)
@@ -309,10 +320,7 @@ def _write_affine(grid: Grid, block: _Block, out: Rows, work: Workspace) -> None
 def _write_microscaled(grid: FloatGrid, form: Format, block: _Block, out: Rows, work: Workspace) -> None:
     assert out.scales is not None
     codes = work.words(block.new.shape, "codes")
-    try:
-        np.copyto(out.scales.reshape(-1), grid.quantize(block.new, codes, form))
-    except OutOfRangeError as error:
-        raise NotFiniteError from error
+    np.copyto(out.scales.reshape(-1), scales_of(grid, block.new, codes, form))
     np.copyto(_words(out, grid), pack(codes, grid))
     grid.dequantize(codes, out.scales.reshape(-1), block.new)
 

@@ -63,6 +63,7 @@ class Module:
         parts: the updates; none if mlx-lm takes it to be zero.
         embedding: the updates are those of an embedding.
         once: DoRA's rescaling is rounded at its end only.
+        aware: the grid that the update was trained through, None for none.
     """
 
     path: str
@@ -80,6 +81,7 @@ class Module:
     parts: tuple[Part, ...]
     embedding: bool
     once: bool = False
+    aware: AnyGrid | None = None
 
     @property
     def rank(self) -> int:
@@ -278,7 +280,16 @@ def _module(
         parts,
         embedding,
         once,
+        _aware(policy.aware, target, columns) if parts else None,
     )
+
+
+def _aware(aware: Quantize | None, target: Target, columns: int) -> AnyGrid | None:
+    """Return the grid that a module's update was trained through; what has no groups of that size was not."""
+    if aware is None or columns % aware.group_size:
+        return None
+    grid = target.grid
+    return aware.grid(grid.form if isinstance(grid, Grid) else target.form)
 
 
 def _declared(base: Base) -> Format | None:

@@ -97,6 +97,7 @@ class Policy:
         calibration: with `dither` and `mixed`, what is known of the inputs.
         rounding: of DoRA: `once`, or None as `mlx_lm.fuse` does.
         biases: with `keep`, an update that is constant within the base's groups moves their biases alone.
+        aware: the format that the adapter was trained through, which what is written is measured against.
 
     Raises:
         FusionUnsupportedError: there is no such precision, no such width, or no such rounding.
@@ -109,6 +110,7 @@ class Policy:
     calibration: Calibration | None = None
     rounding: str | None = None
     biases: bool = False
+    aware: Quantize | None = None
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -161,7 +163,8 @@ class Policy:
         if grid is None or self.precision == DEQUANTIZE:
             return Target(None, plain)
         known = self.calibration is not None and path in self.calibration.modules
-        shaped = known and adapted and not rescaled and plain is grid.form and isinstance(grid, Grid)
+        sound = adapted and not rescaled and plain is grid.form and isinstance(grid, Grid)
+        shaped = known and sound and self.aware is None
         if self.precision == DITHER:
             return Target(grid, grid.form, dither=True, shaped=shaped)
         if self.precision == MIXED and adapted:
@@ -173,7 +176,7 @@ class Policy:
             return Target(Grid(bits, size, plain), plain, shaped=shaped and size == grid.group_size)
         if not isinstance(grid, Grid):
             return Target(grid, plain)
-        biases = self.biases and adapted and plain is grid.form
+        biases = self.biases and adapted and plain is grid.form and self.aware is None
         return Target(Grid(grid.bits, grid.group_size, plain), plain, biases=biases)
 
 

@@ -36,6 +36,8 @@ class Recipe:
         bits: with `mixed`, of each touched module by path; under "" of all others.
         calibration: digest of the statistics that shape the rounding of `dither`; None for rounding at random.
         rounding: of DoRA: `once`, at the end; None as `mlx_lm.fuse` does, after each step (and of all else).
+        aware: the format that the adapter was trained through, as MLX writes it: what is written is measured against the sum in
+            that format; None against the sum itself.
         biases: with `keep`, an update that is constant within the base's groups (QA-LoRA) moves their biases alone.
         extras: further adapters of a linear combination: digest and weight of each, in order.
     """
@@ -49,6 +51,7 @@ class Recipe:
     calibration: str | None = None
     rounding: str | None = None
     biases: bool = False
+    aware: Mapping[str, Any] | None = None
     extras: tuple[tuple[str, float], ...] = ()
 
     @classmethod
@@ -64,6 +67,7 @@ class Recipe:
             calibration=form.get("calibration"),
             rounding=form.get("rounding"),
             biases=form.get("biases", False),
+            aware=form.get("quantization_aware"),
             extras=tuple((part["adapter"], part["weight"]) for part in form.get("with", ())),
         )
 
@@ -84,6 +88,8 @@ class Recipe:
             form["rounding"] = self.rounding
         if self.biases:
             form["biases"] = True
+        if self.aware is not None:
+            form["quantization_aware"] = dict(self.aware)
         if self.extras:
             form["with"] = [{"adapter": digest, "weight": weight} for digest, weight in self.extras]
         return form

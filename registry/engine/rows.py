@@ -46,6 +46,7 @@ class Kind:
         grid: how the base's are quantised, None for plain numbers.
         target: what is written.
         once: DoRA's rescaling is rounded at its end only.
+        aware: the grid that the update was trained through, None for none.
     """
 
     columns: int
@@ -54,6 +55,7 @@ class Kind:
     grid: AnyGrid | None
     target: Target
     once: bool = False
+    aware: AnyGrid | None = None
 
     @property
     def group(self) -> int | None:

@@ -99,7 +99,9 @@ def cost(step: Step) -> float:
 
 
 def _kind(module: Module) -> Kind:
-    return Kind(module.columns, module.form, module.plain, module.grid, module.target, module.once)
+    return Kind(
+        module.columns, module.form, module.plain, module.grid, module.target, module.once, module.aware
+    )
 
 
 def _block_rows(module: Module) -> int:

@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from fusery.storage.digest import Digest
 from fusery.storage.jsonfile import read_object
-from fusery.storage.manifest import FileEntry, Manifest
+from fusery.storage.manifest import Manifest
 from fusery.storage.progress import tally
 from fusery.storage.room import Need, needs_of, require_rooms
 from fusery.storage.watching import watched
 
 from .. import tables
 from ..adapters.files import CONFIG, WEIGHTS
-from ..adapters.groups import group_of
 from ..adapters.render import form_of, render_mlx
 from ..engine.recipe import ENGINE, KEYS, SEEING, Recipe, seed_of
 from ..errors import BadInputError
@@ -28,9 +27,10 @@ from ..records.base_files import base_manifest, unproven, vouch
 from ..records.bases import blob_generations, locate_files, recorded_architecture
 from ..records.calibrations import fetch_calibration, latest_calibration
 from ..records.references import resolve_adapter
-from ..records.renderings import recorded_digest, require_factors_alone
+from ..records.renderings import require_factors_alone
 from ..records.withdrawals import refuse_yanked
 from ..server.mlx_keys import mlx_keys
+from .adapter_part import AdapterPart, part_of
 
 if TYPE_CHECKING:
     from fusery.storage.copying import Progress
@@ -50,23 +50,6 @@ class Made:
 
     manifest: Manifest
     fidelity: Fidelity
-
-
-@dataclass(frozen=True, slots=True)
-class AdapterPart:
-    """An adapter and its weight in the sum; `rendering` is what its files become in mlx-lm's form, if they are PEFT's.
-
-    `method` is `lora`, `dora` or `full`; `group` of QA-LoRA how many neighbouring inputs have one update, None of any other.
-    """
-
-    id: int
-    name: str
-    digest: Digest
-    files: tuple[FileEntry, ...]
-    weight: float
-    rendering: Digest | None = None
-    method: str = "lora"
-    group: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +104,11 @@ class FuseInputs:
             and size > 0
             and all(group is not None and group % size == 0 for group in groups)
         )
+
+    @property
+    def aware(self) -> Mapping[str, Any] | None:
+        """The format that the adapter was trained through; a sum of several was trained through none."""
+        return None if self.extras else self.adapter.aware
 
     def engine(self, *, quantize: bool = False) -> str:
         """Name the arithmetic that will run, before any file is read.
@@ -341,7 +329,13 @@ def policy_of(recipe: Recipe, seed: int) -> Policy:
 
     quantize = Quantize(**recipe.quantization) if recipe.quantization else None
     return Policy(
-        recipe.precision, recipe.bits, quantize, seed, rounding=recipe.rounding, biases=recipe.biases
+        recipe.precision,
+        recipe.bits,
+        quantize,
+        seed,
+        rounding=recipe.rounding,
+        biases=recipe.biases,
+        aware=Quantize(**recipe.aware) if recipe.aware else None,
     )
 
 
@@ -382,23 +376,8 @@ def gather(
                     f"{adapters[0].name} on {base.name}: they cannot be combined",
                     hint="fusery list --base NAME",
                 )
-        parts = tuple(_part(adapter, weight) for adapter, weight in zip(adapters, weights, strict=True))
+        parts = tuple(part_of(adapter, weight) for adapter, weight in zip(adapters, weights, strict=True))
         assert base.names is not None
         assert base.manifest.files is not None
         found = latest_calibration(session, base)
         return FuseInputs(workspace, base, parts, Digest(found.digest) if found else None)
-
-
-def _part(adapter: tables.Adapter, weight: float) -> AdapterPart:
-    files = tuple(file.entry for file in adapter.manifest.files)
-    rendering = recorded_digest(adapter, "mlx")
-    return AdapterPart(
-        adapter.id,
-        adapter.name,
-        Digest(adapter.digest),
-        files,
-        weight,
-        rendering,
-        adapter.method,
-        None if rendering is None else group_of(adapter.training),
-    )

@@ -193,23 +193,33 @@ def candidates(
         "engine": engine or fuse_inputs.engine(quantize=request.quantize is not None),
         "scale": request.scale,
         "extras": tuple((part.digest, part.weight) for part in fuse_inputs.extras),
+        "aware": fuse_inputs.aware,
     }
+    calibration = None if fuse_inputs.aware else fuse_inputs.calibration
     once = ONCE if request.rounds_once and fuse_inputs.adapter.method == "dora" else None
     if request.quantize is not None:
         return (Recipe("dequantize", quantization=request.quantization, rounding=once, **common),)
     require_meaning(request.precision, fuse_inputs)
     keep = Recipe("keep", rounding=once, biases=fuse_inputs.fits_biases, **common)
     # Always computed in float32 to the end.
-    dither = Recipe("dither", seed=request.seed, calibration=fuse_inputs.calibration, **common)
+    dither = Recipe("dither", seed=request.seed, calibration=calibration, **common)
     least = int((fuse_inputs.quantization or {}).get("bits", 8))
     mixed = tuple(
-        Recipe("mixed", bits={"": bits}, calibration=fuse_inputs.calibration, rounding=once, **common)
+        Recipe("mixed", bits={"": bits}, calibration=calibration, rounding=once, **common)
         for bits in WIDER
         if bits > least
     )
     dequantize = Recipe("dequantize", rounding=once, **common)
+    through = keep
+    if request.budget is None and not _in_format(fuse_inputs.quantization, fuse_inputs.aware):
+        requantising = engine or fuse_inputs.engine(quantize=True)
+        through = Recipe(
+            "dequantize", quantization=fuse_inputs.aware, rounding=once, **{**common, "engine": requantising}
+        )
     ways = {
-        "auto": (keep, dither, *mixed, dequantize) if fuse_inputs.quantized else (keep,),
+        "auto": (through, dither, *mixed, dequantize)
+        if fuse_inputs.quantized
+        else ((keep,) if through is keep else (through, keep)),
         "keep": (keep,),
         "dither": (dither,),
         "mixed": mixed,
@@ -221,3 +231,9 @@ def candidates(
             hint="--precision keep",
         )
     return ways
+
+
+def _in_format(quantization: Mapping[str, Any] | None, aware: Mapping[str, Any] | None) -> bool:
+    """Tell whether `keep` writes the format that an adapter was trained through, which is so where it was through none."""
+    own = {"mode": "affine", **(quantization or {})}
+    return aware is None or all(own.get(key) == value for key, value in aware.items())

@@ -95,6 +95,8 @@ def _words(recipe: Recipe) -> Iterator[str]:
         yield f"groups of {shape.get('group_size')}"
     else:
         yield recipe.precision
+    if recipe.aware is not None:
+        yield f"trained through {recipe.aware.get('bits')} bits"
     if recipe.biases:
         yield "in the biases"
     if recipe.bits:

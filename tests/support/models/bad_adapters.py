@@ -217,6 +217,12 @@ CASES: dict[str, Case] = {
         edit_config(requires_unsloth_mlx_runtime_quantization=True, base_quantization_config={"bits": 4}),
         edit_config(requires_unsloth_mlx_runtime_quantization=False),
     ),
+    "quantization_aware_invalid": Case(
+        edit_config(quantization_aware={"bits": 7, "group_size": 64}), edit_config(quantization_aware=None)
+    ),
+    "quantization_aware": Case(
+        edit_config(quantization_aware={"bits": 4, "group_size": 64}), edit_config(quantization_aware=False)
+    ),
     "unknown_module": Case(renamed("self_attn", "attention")),
     "shape_mismatch": Case(scalar("model.layers.3.mlp.up_proj.lora_a")),
     "vocabulary_mismatch": Case(

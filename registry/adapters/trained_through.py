@@ -1,0 +1,37 @@
+"""Adapters that were trained through a quantiser: the forward pass computed with quantise(W + BA), and so should what is fused.
+
+No trainer says so in what it leaves (unsloth-zoo's `mlx/qat.py` does not), so that it is said by an entry of `adapter_config.json`
+in the words of MLX's own `quantization`: `"quantization_aware": {"bits": 4, "group_size": 64}`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+QUANTIZATION_AWARE = "quantization_aware"
+"""The entry of the configuration."""
+
+_AFFINE = {"bits": (2, 3, 4, 5, 6, 8), "group_size": (32, 64, 128)}
+_OTHERS = {"mxfp4": (4, 32), "nvfp4": (4, 16), "mxfp8": (8, 32)}
+
+
+def trained_through(config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the format that an adapter was trained through, as MLX writes it: `group_size`, `bits`, `mode`; None of any other.
+
+    Args:
+        config: the adapter's, as it was parsed.
+
+    Raises:
+        ValueError: it is no format of MLX.
+    """
+    said = config.get(QUANTIZATION_AWARE)
+    if said is None or said is False:
+        return None
+    if isinstance(said, Mapping) and set(said) <= {"bits", "group_size", "mode"}:
+        bits, size, mode = said.get("bits"), said.get("group_size", 64), said.get("mode", "affine")
+        if type(bits) is int and type(size) is int and isinstance(mode, str):
+            affine = mode == "affine" and bits in _AFFINE["bits"] and size in _AFFINE["group_size"]
+            if affine or _OTHERS.get(mode) == (bits, size):
+                return {"group_size": size, "bits": bits, "mode": mode}
+    raise ValueError(f"{QUANTIZATION_AWARE} is no quantisation of mlx")

@@ -1,0 +1,136 @@
+"""What an update that was trained through a quantiser is measured against, whatever is written of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fusery.registry.engine.affine import GROUP_SIZES, Grid, Packed, pack_rows, unpack_rows
+from fusery.registry.engine.arithmetic import BF16, F16, F32, Array, Format, Update, decode, encode
+from fusery.registry.engine.blocks import fuse_rows
+from fusery.registry.engine.fidelity import Sums
+from fusery.registry.engine.grids import AnyGrid
+from fusery.registry.engine.microscaling import MODES
+from fusery.registry.engine.policy import Policy, Quantize, Target
+from fusery.registry.engine.precisions import DITHER, KEEP, MIXED
+from fusery.registry.engine.rows import Change, Kind, NotFiniteError, Rows
+from fusery.registry.engine.workspace import Workspace
+
+ROWS, COLUMNS = 6, 256
+FORMS = st.sampled_from([F32, BF16, F16])
+AFFINE = st.tuples(st.sampled_from([2, 3, 4, 8]), st.sampled_from(GROUP_SIZES))
+
+
+@pytest.fixture(autouse=True)
+def _no_warnings() -> Iterator[None]:
+    with np.errstate(all="ignore"):
+        yield
+
+
+def weights(form: Format, seed: int) -> Array:
+    return encode(np.random.default_rng(seed).standard_normal((ROWS, COLUMNS)).astype(np.float32), form)
+
+
+def update(seed: int) -> Update:
+    random = np.random.default_rng(seed + 1)
+    a, b = random.standard_normal((COLUMNS, 3)), random.standard_normal((3, ROWS)) / 20
+    return Update.of(a.astype(np.float32), b.astype(np.float32), F32, F32, 1.0, embedding=False)
+
+
+def through(values: Array, grid: Grid) -> Array:
+    """Return numbers on a grid, by the ways for whole rows."""
+    return unpack_rows(pack_rows(values.reshape(-1, grid.group_size), grid), grid).reshape(ROWS, COLUMNS)
+
+
+def fuse(
+    stored: Rows, form: Format, own: AnyGrid | None, target: Target, aware: AnyGrid | None, seed: int
+) -> tuple[Rows, Sums]:
+    kind = Kind(COLUMNS, form, form, own, target, aware=aware)
+    grid = target.grid
+    if grid is None:
+        out = Rows(np.empty((ROWS, COLUMNS), form.stored))
+    else:
+        groups = (ROWS, COLUMNS // grid.group_size)
+        biases = np.empty(groups, grid.stored) if isinstance(grid, Grid) else None
+        out = Rows(np.empty((ROWS, grid.words(COLUMNS)), np.uint32), np.empty(groups, grid.stored), biases)
+    return out, fuse_rows(stored, kind, Change(update(seed)), 0, out, Workspace())
+
+
+def share(sums: Sums) -> float:
+    return sums.inner / sums.intended
+
+
+@given(form=FORMS, of=AFFINE, seed=st.integers(0, 1000))
+def test_the_sum_on_that_grid_has_lost_nothing_and_is_what_it_always_was(
+    form: Format, of: tuple[int, int], seed: int
+) -> None:
+    grid = Grid(*of, form)
+    stored, target = Rows(weights(form, seed)), Target(grid, form)
+    out, sums = fuse(stored, form, None, target, grid, seed)
+    assert (sums.inner, sums.error) == (sums.intended, 0.0)
+    plain, _ = fuse(stored, form, None, target, None, seed)
+    for one, other in ((out.weight, plain.weight), (out.scales, plain.scales), (out.biases, plain.biases)):
+        assert one is not None and other is not None
+        assert np.array_equal(one, other)
+
+
+@given(of=AFFINE, seed=st.integers(0, 1000))
+def test_the_sum_itself_is_off_by_what_the_grid_rounds(of: tuple[int, int], seed: int) -> None:
+    """Base and sum are taken on the grid, and what is written is not."""
+    grid, stored, change = Grid(*of, F32), weights(F32, seed), update(seed)
+    _, sums = fuse(Rows(stored), F32, None, Target(None, F32), grid, seed)
+    product = np.zeros((ROWS, COLUMNS), np.float32)
+    for left, right in zip(change.left, change.right, strict=True):
+        product += left[:, None] * right[None, :]
+    base, wanted = through(stored, grid).astype(np.float64), through(stored + product, grid)
+    intended, real = wanted - base, (stored + product) - base
+    assert sums.intended == pytest.approx((intended**2).sum(), rel=1e-5)
+    assert share(sums) == pytest.approx((intended * real).sum() / (intended**2).sum(), rel=1e-4)
+
+
+@given(own=AFFINE, of=AFFINE, seed=st.integers(0, 1000))
+def test_a_base_that_is_quantised_is_taken_as_it_is_on_its_own_grid_only(
+    own: tuple[int, int], of: tuple[int, int], seed: int
+) -> None:
+    held, grid = Grid(*own, F32), Grid(*of, F32)
+    packed = pack_rows(decode(weights(F32, seed), F32).reshape(-1, held.group_size), held)
+    stored = Rows(*(part.reshape(ROWS, -1) for part in (packed.words, packed.scales, packed.biases)))
+    out, sums = fuse(stored, F32, held, Target(grid, F32), grid, seed)
+    assert (sums.inner, sums.error) == (sums.intended, 0.0)
+    assert out.scales is not None and out.biases is not None
+    written = Packed(
+        out.weight.reshape(-1, grid.words_per_group), out.scales.reshape(-1), out.biases.reshape(-1)
+    )
+    base = unpack_rows(packed, held).reshape(ROWS, COLUMNS)
+    if own != of:
+        base = through(base, grid)
+    real = unpack_rows(written, grid).reshape(ROWS, COLUMNS).astype(np.float64) - base
+    assert sums.intended == pytest.approx((real**2).sum(), rel=1e-5)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_formats_with_scales_of_one_byte(mode: str) -> None:
+    grid = MODES[mode]
+    _, sums = fuse(Rows(weights(BF16, 1)), BF16, None, Target(grid, BF16), grid, 1)
+    assert (sums.inner, sums.error) == (sums.intended, 0.0)
+    _, plain = fuse(Rows(weights(BF16, 1)), BF16, None, Target(None, BF16), grid, 1)
+    assert plain.error > 0
+
+
+def test_a_sum_that_the_grid_cannot_hold_is_refused() -> None:
+    stored = decode(weights(F32, 1), F32)
+    stored[0, 0] = np.inf
+    grid = Grid(4, 64, F32)
+    with pytest.raises(NotFiniteError):
+        fuse(Rows(stored), F32, None, Target(grid, F32), grid, 1)
+
+
+@pytest.mark.parametrize("precision", [KEEP, DITHER, MIXED])
+def test_rounding_is_not_shaped_and_biases_alone_do_not_move(precision: str) -> None:
+    grid = Grid(4, 64, BF16)
+    target = Policy(precision, biases=True, aware=Quantize(4, 64)).target("m", grid, BF16, 256, adapted=True)
+    assert not target.shaped and not target.biases

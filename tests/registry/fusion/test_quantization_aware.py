@@ -1,0 +1,112 @@
+"""Adapters that were trained through a quantiser: fused to what was trained, and measured against it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_models
+from both_libraries import apart
+from quantiser_trainer import train_through
+
+from fusery.registry import AdmissionError, FuseRequest, Registry
+from fusery.registry.behaviour.models import Model
+
+TOKENS = np.array([[72, 101, 108, 108, 111, 32, 119, 111, 114, 108, 100, 33]])
+SAID = {"val_loss": 1.0, "dataset": "greetings"}
+
+
+def logits(model: Path) -> np.ndarray[Any, Any]:
+    return Model.load(model, numpy=False).run(TOKENS.astype(np.int32))
+
+
+def trained(
+    registry: Registry, folder: Path, name: str, *, bits: int | None, through: tuple[int, int], task: str
+) -> tuple[str, np.ndarray[Any, Any]]:
+    """Register a base and an adapter trained on it through a quantiser; return its name and the logits of its trainer."""
+    base = tiny_models.make_base(folder / name, dtype="float32", bits=bits, group_size=through[1])
+    registry.bases.add(base, name=name)
+    expected = train_through(base, folder / task, TOKENS, bits=through[0], group_size=through[1])
+    added = registry.adapters.register(folder / task, base=name, task=task, **SAID)
+    assert {finding.code for finding in added.findings if finding.severity != "info"} == set()
+    assert "quantization_aware" in {finding.code for finding in added.findings}
+    return added.name, expected
+
+
+@pytest.mark.parametrize("through", [(4, 64), (3, 32)])
+def test_on_a_base_in_that_format_keep_writes_what_was_trained(
+    sqlite_registry: Registry, tmp_path: Path, through: tuple[int, int]
+) -> None:
+    name, expected = trained(
+        sqlite_registry, tmp_path, "packed", bits=through[0], through=through, task="qat"
+    )
+    fused = sqlite_registry.fused.fuse(name)
+    assert (fused.precision, fused.recipe["quantization_aware"]["bits"]) == ("keep", through[0])
+    assert (fused.fidelity.verdict, fused.fidelity.retained, fused.fidelity.noise) == ("PASS", 1.0, 0.0)
+    assert apart(logits(fused.path), expected) < 1e-4
+    # The same numbers without that yardstick lose nearly all of the update: what was trained is in the rounding.
+    document = json.loads((tmp_path / "qat" / "adapter_config.json").read_text())
+    del document["quantization_aware"]
+    (tmp_path / "qat" / "adapter_config.json").write_text(json.dumps(document))
+    plain = sqlite_registry.adapters.register(tmp_path / "qat", base="packed", task="plain", **SAID).name
+    other = sqlite_registry.fused.fuse(plain, FuseRequest("keep", accept_loss=True))
+    assert other.fidelity.retained < 0.9
+    weights = [tiny_models.read_tensors(made.path / "model.safetensors") for made in (fused, other)]
+    assert weights[0] == weights[1]
+    # And whole as it is, the sum is not what was trained.
+    dense = sqlite_registry.fused.fuse(name, FuseRequest("dequantize", accept_loss=True))
+    assert dense.fidelity.retained < 0.9
+    assert apart(logits(dense.path), expected) > apart(logits(fused.path), expected)
+
+
+def test_on_a_dense_base_auto_quantises_as_it_was_trained(sqlite_registry: Registry, tmp_path: Path) -> None:
+    name, _ = trained(sqlite_registry, tmp_path, "dense", bits=None, through=(4, 32), task="qat")
+    fused = sqlite_registry.fused.fuse(name)
+    assert fused.recipe["quantization"] == {"bits": 4, "group_size": 32, "mode": "affine"}
+    assert (fused.fidelity.verdict, fused.fidelity.retained) == ("PASS", 1.0)
+    asked = sqlite_registry.fused.fuse(name, FuseRequest(quantize=4, group_size=32))
+    assert asked.key == fused.key
+    # What no adapter touches is rounded as well, which was not in the training: the touched modules are to the bit.
+    packed = tiny_models.read_tensors(fused.path / "model.safetensors")
+    assert packed["model.layers.0.self_attn.q_proj.weight"][0] == "U32"
+    plain = sqlite_registry.fused.fuse(name, FuseRequest("keep", accept_loss=True))
+    assert plain.fidelity.retained < 0.9
+    shown = sqlite_registry.fused.formats(name)
+    assert [row.chosen for row in shown.formats] == [True, False]
+    again = sqlite_registry.fused.fuse(name, FuseRequest(recipe=fused.key))
+    assert again.digest == fused.digest
+    explained = sqlite_registry.fused.explain(name)
+    assert {model.status for model in explained.models if model.asked} == {"hit"}
+
+
+def test_a_sum_of_several_was_trained_through_nothing(sqlite_registry: Registry, tmp_path: Path) -> None:
+    name, _ = trained(sqlite_registry, tmp_path, "packed", bits=4, through=(4, 64), task="qat")
+    fused = sqlite_registry.fused.fuse(name, FuseRequest("keep", extras=((name, 0.5),), accept_loss=True))
+    assert "quantization_aware" not in fused.recipe
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        True,
+        4,
+        "4",
+        {"bits": 7},
+        {"bits": 4, "group_size": 48},
+        {"bits": True},
+        {"mode": "mxfp4", "bits": 8},
+        [],
+    ],
+    ids=str,
+)
+def test_what_is_no_format_of_mlx_is_refused(sqlite_registry: Registry, tmp_path: Path, said: object) -> None:
+    base = tiny_models.make_base(tmp_path / "base")
+    sqlite_registry.bases.add(base, name="base")
+    adapter = tiny_models.make_adapter(tmp_path / "adapter", base)
+    document = json.loads((adapter / "adapter_config.json").read_text()) | {"quantization_aware": said}
+    (adapter / "adapter_config.json").write_text(json.dumps(document))
+    with pytest.raises(AdmissionError, match="quantization_aware"):
+        sqlite_registry.adapters.register(adapter, base="base", task="qat", **SAID)
