@@ -13,10 +13,18 @@ from .errors import BadInputError
 _SLUG = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,126}[a-z0-9])?")
 _BASE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._/-]{0,198}[A-Za-z0-9])?")
 _NAME = re.compile(r"(?P<task>.+)_v(?P<version>[1-9][0-9]{0,8})_(?P<date>[0-9]{8})")
+_HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _VERSION_ALIAS = re.compile(r"v?[0-9]+")
 _DEVICES = frozenset({"con", "prn", "aux", "nul", *(f"{p}{n}" for p in ("com", "lpt") for n in range(1, 10))})
 
 RefKind = Literal["name", "version", "latest", "alias", "digest"]
+
+
+def is_hub_id(said: object) -> bool:
+    """Tell whether something is OWNER/NAME as a hub has it; `huggingface_hub.utils.validate_repo_id` takes a bit more."""
+    if not isinstance(said, str) or not _HUB_ID.fullmatch(said):
+        return False
+    return not any(wrong in said for wrong in ("--", "..")) and not said.endswith(".git")
 
 
 def parse_slug(text: str, what: str) -> str:

@@ -13,12 +13,11 @@ from fusery.storage.digest import digest_file
 from fusery.storage.errors import MissingFileError
 
 from ..errors import BadInputError, MissingExtraError
+from ..names import is_hub_id
 from .hub import transport_errors
 
 Scratch = Callable[[], AbstractContextManager[Path]]
 """What gives a folder for a while."""
-
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +57,7 @@ def fetched(
         MissingExtraError: the packages for this kind of source are not installed.
     """
     path = Path(source).expanduser()
-    is_hub = not path.exists() and HUB_ID.fullmatch(source) is not None
+    is_hub = not path.exists() and is_hub_id(source)
     if revision and not is_hub:
         raise BadInputError("--revision is for hub ids only", hint="leave it out for a local folder or file")
     if path.is_dir():

@@ -28,6 +28,7 @@ from fusery.storage.opening import opened
 
 from .. import tables
 from ..errors import BadInputError, MetricNotFiniteError
+from ..names import is_hub_id
 from ..records.evaluations import LONGEST, key_of, parse_metric
 from ..tables.bounds import problem_of
 
@@ -186,7 +187,7 @@ class _Reader:
             about = _part(_part(document, "configs"), task)
             own = {
                 **common,
-                "dataset": task,
+                "dataset": _dataset(about.get("dataset_path"), task),
                 # The harness reads the test split where there is one (`lm_eval/api/task.py`, `eval_docs`).
                 "split": _text(about.get("test_split")) or _text(about.get("validation_split")) or "",
                 "task_version": _version(_part(document, "versions").get(task)),
@@ -219,7 +220,7 @@ class _Reader:
             splits = config.get("evaluation_splits")
             own = {
                 **common,
-                "dataset": task,
+                "dataset": _dataset(config.get("hf_repo"), task),
                 "split": "+".join(filter(None, map(_text_of, splits))) if isinstance(splits, list) else "",
                 "task_version": _version(_part(document, "versions").get(key)),
                 "shots": shots,
@@ -313,6 +314,11 @@ def _part(document: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 def _text(value: Any) -> str | None:
     return value if isinstance(value, str) and value.strip() not in ("", "?") else None
+
+
+def _dataset(said: Any, task: str) -> str:
+    """Return what a task was measured on: the hub's id of the dataset, which a hub asks for; else the task itself."""
+    return str(said) if is_hub_id(said) else task
 
 
 def _text_of(value: Any) -> str:

@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ...names import is_hub_id
 from ..quoting import yaml_string
-from .training import HUB_ID
 
 EVAL_RESULTS = ".eval_results/fusery.yaml"
 """Where a repository of a hub has what was measured."""
@@ -45,7 +45,7 @@ def eval_results(facts: Mapping[str, Any], *, name: str) -> bytes | None:
     """
     last: dict[tuple[str, str, str], Mapping[str, Any]] = {}
     for each in _evaluations(facts):
-        if isinstance(each.get("dataset"), str) and HUB_ID.fullmatch(each["dataset"]):
+        if is_hub_id(each.get("dataset")):
             task = str(each["metric"]).rpartition(".")[0] or _DEFAULT
             last[each["dataset"], task, str(each["metric"])] = each
     metrics = Counter(key[:2] for key in last)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ...charts.curves import CURVE, curve_svg
 from ...documents import provenance_part
+from ...names import is_hub_id
 
-HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _FACTS = {
     "method": "method",
     "layers": "layers",
@@ -42,8 +41,8 @@ _ARGUMENTS = {
 def hub_datasets(adapter: Mapping[str, Any]) -> Iterator[str]:
     """Yield the dataset if its name is a hub id: the hub accepts nothing else in a card's front matter."""
     name = adapter.get("dataset")
-    if isinstance(name, str) and HUB_ID.fullmatch(name) and ".." not in name:
-        yield name
+    if is_hub_id(name):
+        yield str(name)
 
 
 def training_rows(adapter: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

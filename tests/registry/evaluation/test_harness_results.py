@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fusery.registry.bundles.cards.measured import eval_results
 from fusery.registry.errors import BadInputError
 from fusery.registry.evaluation.harness_results import MOST_METRICS, Measured, read_results, results_of
 from fusery.registry.records.evaluations import parse_metric
@@ -286,3 +288,52 @@ def test_what_a_stranger_said(tmp_path: Path) -> None:
     # What is blank is not said: it could not be told from what is not there.
     blank = results_of({"acc": 1.0, "dataset": "  ", "split": "", "harness": "\t"}, "r.json").measured[0]
     assert (blank.dataset, blank.split, blank.harness) == ("", "", "")
+
+
+@pytest.mark.parametrize(
+    ("path", "dataset"),
+    [
+        ("Idavidrein/gpqa", "Idavidrein/gpqa"),
+        ("allenai/ai2_arc", "allenai/ai2_arc"),
+        ("json", "science"),
+        ("gsm8k", "science"),
+        ("./data/mine", "science"),
+        ("/data/mine", "science"),
+        ("a/b/c", "science"),
+        ("a/../b", "science"),
+        ("a--b/c", "science"),
+        ("a/b.git", "science"),
+        (None, "science"),
+        (["a/b"], "science"),
+    ],
+    ids=str,
+)
+def test_a_task_of_a_hub_s_dataset_was_measured_on_that(path: object, dataset: str) -> None:
+    """As both harnesses write it; a hub lists a result under the id of its dataset."""
+    harness = {
+        "results": {"science": {"acc,none": 0.5}},
+        "config": {},
+        "configs": {"science": {"dataset_path": path, "dataset_name": "main", "test_split": "test"}},
+    }
+    [one] = results_of(harness, "r").measured
+    assert (one.metric, one.dataset, one.split) == ("science.acc", dataset, "test")
+    light = {
+        "config_general": {},
+        "results": {"science|0": {"acc": 0.5}},
+        "config_tasks": {"science|0": {"hf_repo": path, "evaluation_splits": ["test"]}},
+    }
+    [one] = results_of(light, "r").measured
+    assert (one.dataset, one.split) == (dataset, "test")
+
+
+def test_what_a_harness_measured_on_a_hub_s_benchmark_is_in_the_file_that_the_hub_reads() -> None:
+    document = {
+        "results": {"gpqa_diamond_zeroshot": {"acc,none": 0.5}},
+        "config": {},
+        "configs": {"gpqa_diamond_zeroshot": {"dataset_path": "Idavidrein/gpqa"}},
+    }
+    [one] = results_of(document, "r").measured
+    found = eval_results({"evaluations": [one.values()]}, name="mine")
+    assert found is not None
+    [entry] = yaml.safe_load(found)
+    assert entry["dataset"] == {"id": "Idavidrein/gpqa", "task_id": "gpqa_diamond_zeroshot"}

@@ -26,8 +26,7 @@ def train_through(
         steps: of the training.
     """
     import mlx.core as mx
-    import mlx.nn as nn
-    import mlx.optimizers as optimizers
+    from mlx import nn, optimizers
     from mlx.utils import tree_flatten
     from mlx_lm.utils import dequantize_model, load_model
 
