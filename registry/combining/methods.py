@@ -254,7 +254,7 @@ def largest_kept(tensor: Array, density: float) -> Array:
     open which.
 
     Args:
-        tensor: of any shape.
+        tensor: float32, of any shape.
         density: share that is kept, 0 to 1.
     """
     if density >= 1:
@@ -263,7 +263,8 @@ def largest_kept(tensor: Array, density: float) -> Array:
     if not kept:
         return np.zeros_like(tensor)
     sizes = np.abs(tensor).reshape(-1)
-    bound = np.partition(sizes, sizes.size - kept)[sizes.size - kept]
+    # Numbers without a sign are ordered as their bits are, which takes half the time.
+    bound = np.partition(sizes.view(np.uint32), sizes.size - kept)[sizes.size - kept].view(np.float32)
     chosen = sizes > bound
     missing = kept - int(np.count_nonzero(chosen))
     if missing:

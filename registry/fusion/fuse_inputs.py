@@ -97,10 +97,12 @@ class FuseInputs:
     @property
     def fits_biases(self) -> bool:
         """Every adapter's update is constant within the groups that the base is quantised in, so that biases can hold it."""
-        size = (self.quantization or {}).get("group_size")
+        own = self.quantization or {}
+        size, affine = own.get("group_size"), own.get("mode", "affine") == "affine"
         groups = [part.group for part in self.parts]
         return (
-            type(size) is int
+            affine
+            and type(size) is int
             and size > 0
             and all(group is not None and group % size == 0 for group in groups)
         )
