@@ -17,6 +17,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "register": ("adapters", "Register an adapter folder as the next version of its task."),
         "list": ("adapters", "List adapters."),
         "show": ("adapters", "Show one adapter in full, with the sizes people compare."),
+        "ui": ("ui", "Show the registry in a browser, on this machine."),
         "history": ("adapters", "Show the versions of a task, and how their loss moved."),
         "amend": ("amend", "Correct what was said about an adapter."),
     },

@@ -26,6 +26,7 @@ DOCUMENTS: Mapping[str, str] = {
     "register": "records.adapter:Registered",
     "list": "[records.adapter:Adapter]",
     "show": "records.adapter_details:AdapterDetails",
+    "ui": "records.listening:Listening",
     "history": "[records.adapter:Version]",
     "amend": "registration.amend:Amended",
     "diff": "catalog.diff:Difference | catalog.diff:WeightsDifference",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ..admission.submission import Facts
     from ..catalog.compare import ComparedAdapters
     from ..catalog.diff import Difference
+    from ..catalog.tasks import Task
     from ..combining.combine import Combination
     from ..evaluation.bench import BenchReport
     from ..evaluation.probe import ProbeReport
@@ -139,6 +140,14 @@ class Adapters(Resource):
         from ..records.folders import adapter_folder
 
         return adapter_folder(self.workspace, named(reference), format)
+
+    def tasks(
+        self, *, after: str | None = None, limit: int | None = None, holding: str | None = None
+    ) -> builtins.list[Task]:
+        """Return the tasks by name, each with its newest version and aliases; see `fusery.registry.catalog.tasks.list_tasks`."""
+        from ..catalog.tasks import list_tasks
+
+        return list_tasks(self.workspace, after=after, limit=limit, holding=holding)
 
     def history(self, task: str) -> builtins.list[Version]:
         """Return the versions of a task, oldest first."""

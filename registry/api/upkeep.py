@@ -157,6 +157,7 @@ class Upkeep(Resource):
         reference: Named | None = None,
         since: str | None = None,
         action: str | None = None,
+        before: int | None = None,
         limit: int | None = None,
     ) -> list[Event]:
         """Return entries of the log, the newest last; see `fusery.registry.catalog.journal.journal`."""
@@ -167,6 +168,7 @@ class Upkeep(Resource):
             reference=None if reference is None else named(reference),
             since=since,
             action=action,
+            before=before,
             limit=limit,
         )
 

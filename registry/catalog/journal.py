@@ -85,6 +85,7 @@ def journal(
     reference: str | None = None,
     since: str | None = None,
     action: str | None = None,
+    before: int | None = None,
     limit: int | None = None,
 ) -> list[Event]:
     """Return entries of the log, oldest first.
@@ -96,6 +97,7 @@ def journal(
             bundle, such as moves of an alias, belong to it.
         since: only entries from this moment on.
         action: only entries of this action, such as `adapter.registered`.
+        before: only entries with a smaller number.
         limit: only this many of the newest.
 
     Raises:
@@ -110,9 +112,13 @@ def journal(
             query = query.where(tables.Event.action == _known(session, action))
         if moment is not None:
             query = query.where(tables.Event.at >= moment)
+        if before is not None:
+            query = query.where(tables.Event.seq < before)
         about = _about(session, reference, places) if reference is not None else _About()
         if about.condition is not None:
             query = query.where(about.condition)
+        elif limit is not None:
+            query = query.limit(limit)  # of the others, some go yet
         rows = (row for row in session.scalars(query) if about.holds(row))
         found = list(reversed(list(islice(rows, limit))))
         names = names_of(session, found)

@@ -8,40 +8,17 @@ from pathlib import Path
 
 import html_tree
 import pytest
-import report_registry
-from alias_year import Clock
+from report_home import filled, open_at
 
 from fusery.registry import Registry
-from fusery.registry.settings.settings import Settings
-from fusery.registry.workspace import Workspace
 
 SUBJECTS = (None, "course_rec", "mail", "course_rec#prod", "mail@1")
-
-
-def open_at(home: Path) -> Registry:
-    """Open a registry that was made."""
-    settings = Settings(
-        home=home,
-        database_url="",
-        store_url="",
-        store_options={},
-        cache_dir=None,
-        cache_limit=1 << 40,
-        user="anna",
-    )
-    return Registry(Workspace(settings))
 
 
 @pytest.fixture(scope="session")
 def museum(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The home of `report_registry`; not to be changed."""
-    folder = tmp_path_factory.mktemp("showcase")
-    with pytest.MonkeyPatch.context() as patch, open_at(folder / "home") as registry:
-        clock = Clock()
-        clock.put_in(patch)
-        registry.init()
-        report_registry.fill(registry, folder, clock)
-    return folder / "home"
+    return filled(tmp_path_factory.mktemp("showcase"))
 
 
 @pytest.fixture

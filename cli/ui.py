@@ -1,0 +1,35 @@
+"""`fusery ui`: the registry in a browser, on this machine."""
+
+from __future__ import annotations
+
+import click
+
+from .session import Session, command
+
+
+@command("ui")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=0, show_default="a free one", help="Port to listen on."
+)
+@click.option("--no-browser", is_flag=True, help="Open no browser, and only say where the pages are.")
+def ui_command(session: Session, port: int, no_browser: bool) -> int:
+    """Show the registry in a browser, on this machine.
+
+    Tasks, versions, curves, aliases, fused models and the log as pages, each of which is JSON for who asks for that.  The
+    server listens on 127.0.0.1 and ends with Ctrl-C.
+    """
+    from fusery.registry.records.listening import Listening
+    from fusery.web.running import serve_pages
+
+    def ready(address: str) -> None:
+        session.emit(
+            Listening(url=address),
+            names=[address],
+            human=lambda: session.print(f"The registry is at {address}; Ctrl-C ends it."),
+        )
+        if not no_browser and not session.json and not session.quiet:
+            import webbrowser
+
+            webbrowser.open(address)
+
+    return serve_pages(session.registry, port=port, ready=ready)

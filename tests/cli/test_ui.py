@@ -1,0 +1,90 @@
+"""`fusery ui` as a process: it says where it is, answers there and nowhere else, and ends with Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import printed_documents
+import pytest
+from interrupts import interrupts
+from page_server import ask
+
+from .conftest import Fusery
+
+MAIN = "from fusery.cli.main import main; main()"
+
+
+@contextmanager
+def running(home: Path, *words: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Start it, and yield the process and its first line, or what it printed as JSON."""
+    with interrupts():
+        process = subprocess.Popen(
+            [sys.executable, "-c", MAIN, "ui", *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"FUSERY_HOME": str(home), "BROWSER": "true"},
+        )
+    try:
+        assert process.stdout is not None
+        lines = process.stdout.readline()
+        while "--json" in words and not lines.endswith("}\n"):
+            lines += process.stdout.readline()
+        yield process, lines
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_answers_until_it_is_ended(fusery: Fusery, tmp_path: Path, number: signal.Signals) -> None:
+    assert fusery("init").code == 0
+    with running(tmp_path / "home", "--json") as (process, printed):
+        found = json.loads(printed)
+        printed_documents.require("ui", found)
+        assert urlsplit(found["url"]).hostname == "127.0.0.1"
+        page = ask(found["url"], "/", accept="text/html")
+        assert (page.status, "Nothing is registered yet" in page.text) == (200, True)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+        assert (process.returncode, said) == (0, "")
+
+
+def test_people_are_told_where_it_is_and_how_it_ends(fusery: Fusery, tmp_path: Path) -> None:
+    assert fusery("init").code == 0
+    with running(tmp_path / "home", "--no-browser") as (_, line):
+        assert line.startswith("The registry is at http://127.0.0.1:")
+        assert line.endswith("; Ctrl-C ends it.\n")
+
+
+def test_a_port_that_is_taken_is_one_sentence(fusery: Fusery) -> None:
+    assert fusery("init").code == 0
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        ran = fusery("ui", "--no-browser", "--port", str(taken.getsockname()[1]))
+    assert (ran.code, "cannot listen on 127.0.0.1 port" in ran.err, "--port 0" in ran.err) == (2, True, True)
+
+
+def test_without_a_registry_it_says_how_to_make_one(fusery: Fusery) -> None:
+    ran = fusery("ui", "--no-browser", "--port", "1")
+    assert ran.code == 2
+    assert "Hint:" in ran.err
+
+
+def test_without_its_packages_it_says_what_to_install(
+    fusery: Fusery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert fusery("init").code == 0
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    ran = fusery("ui", "--no-browser")
+    assert (ran.code, "[web]" in ran.err) == (2, True), ran.err

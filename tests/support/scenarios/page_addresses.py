@@ -1,0 +1,39 @@
+"""An address of every kind of page, for a registry of `report_registry`.  Import it as `from page_addresses import places`."""
+
+from __future__ import annotations
+
+from fusery.registry import Registry
+
+
+def places(registry: Registry) -> dict[str, str]:
+    """Return an address of every kind of page."""
+    tasks = [task.task for task in registry.adapters.tasks()]
+    newest = registry.adapters.list(task="course_rec", sort="version:desc", limit=2)
+    all_fused = (
+        line for each in registry.adapters.list() for line in registry.adapters.show(each.name).fused or ()
+    )
+    fused = next(all_fused).key
+    alias = registry.aliases.list("course_rec")[0]
+    return {
+        "start": "/",
+        "some tasks": "/?q=rec",
+        "task": "/tasks/course_rec",
+        "other task": f"/tasks/{next(task for task in tasks if task != 'course_rec')}",
+        "filtered": "/tasks/course_rec?where=val_loss+%3C+9&sort=val_loss",
+        "none fits": "/tasks/course_rec?where=val_loss+%3C+0",
+        "adapter": f"/adapters/{newest[0].name}",
+        "by alias": "/adapters/course_rec%23prod",
+        "alias": "/aliases/course_rec/" + alias.alias.partition("#")[2],
+        "compare": f"/compare?ref={newest[0].name}&ref={newest[1].name}",
+        "bases": "/bases",
+        "base": f"/bases/{newest[0].base}",
+        "fused": f"/fused/{fused}",
+        "log": "/log",
+        "log of one": "/log?reference=course_rec%23prod",
+        "search": "/search?q=i",
+        "hostile alias": "/aliases/mail/prod",
+        "hostile adapter": "/adapters/mail@1",
+        "nothing found": "/search?q=nothing-is-called-so",
+        "no such adapter": "/adapters/course_rec@999",
+        "no such page": "/nothing/here",
+    }

@@ -1,0 +1,67 @@
+"""The pages of a registry, served by the real server in a thread.  Import it as `from page_server import pages_of, ask`."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.client import HTTPConnection
+from typing import Any
+from urllib.parse import urlsplit
+
+import uvicorn
+from waiting import wait_until
+
+from fusery.registry import Registry
+from fusery.registry.server.listening import bind
+from fusery.web.app import create_app
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the server said."""
+
+    status: int
+    headers: Mapping[str, str]
+    text: str
+
+    @property
+    def json(self) -> Any:
+        """Its body as JSON."""
+        return json.loads(self.text)
+
+
+def ask(address: str, path: str, *, method: str = "GET", **headers: str) -> Answer:
+    """Send a request as it is; `_` in a header's name is a hyphen."""
+    parts = urlsplit(address)
+    connection = HTTPConnection(parts.hostname or "", parts.port, timeout=60)
+    try:
+        sent = {name.replace("_", "-"): value for name, value in headers.items()}
+        connection.request(method, path, headers=sent)
+        response = connection.getresponse()
+        names = {name.lower(): value for name, value in response.getheaders()}
+        return Answer(response.status, names, response.read().decode())
+    finally:
+        connection.close()
+
+
+@contextmanager
+def pages_of(registry: Registry, *, hosts: tuple[str, ...] = ()) -> Iterator[str]:
+    """Serve, and yield the address."""
+    listener = bind("127.0.0.1", 0)
+    listener.listen()
+    config = uvicorn.Config(
+        create_app(registry, hosts=hosts), log_config=None, access_log=False, lifespan="off"
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    try:
+        wait_until(lambda: server.started)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(60)
+        listener.close()

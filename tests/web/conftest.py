@@ -1,0 +1,32 @@
+"""Fixtures for tests of pages: the registry that reports are tested with, and a server of its pages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from page_server import pages_of
+from report_home import filled, open_at
+
+from fusery.registry import Registry
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The home of `report_registry`; not to be changed."""
+    return filled(tmp_path_factory.mktemp("showcase"))
+
+
+@pytest.fixture(scope="module")
+def shown(home: Path) -> Iterator[Registry]:
+    """The registry of `report_registry`; not to be changed."""
+    with open_at(home) as registry:
+        yield registry
+
+
+@pytest.fixture(scope="module")
+def address(shown: Registry) -> Iterator[str]:
+    """Where its pages are."""
+    with pages_of(shown) as served:
+        yield served

@@ -1,0 +1,245 @@
+"""Every page: what it shows, in both forms, and what becomes of what is not there."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import html_tree
+import large_registry
+import pytest
+import query_plans
+import report_registry
+import tiny_models
+from page_addresses import places
+from page_server import Answer, ask, pages_of
+from report_home import open_at
+
+from fusery.registry import Registry
+from fusery.web import pages
+from fusery.web.guard import HEADERS
+
+HTML, JSON = {"accept": "text/html"}, {"accept": "application/json"}
+REFUSED = ("no such adapter", "no such page")
+
+
+@pytest.fixture(scope="module")
+def answers(shown: Registry, address: str) -> dict[str, tuple[Answer, Answer]]:
+    """Every page, as HTML and as JSON."""
+    return {
+        name: (ask(address, path, **HTML), ask(address, path, **JSON)) for name, path in places(shown).items()
+    }
+
+
+def test_each_is_a_page_and_the_same_as_json(answers: dict[str, tuple[Answer, Answer]]) -> None:
+    for name, (page, document) in answers.items():
+        assert page.status == document.status == (404 if name in REFUSED else 200), name
+        assert page.headers["content-type"] == "text/html; charset=utf-8", name
+        assert document.headers["content-type"] == "application/json", name
+        tree = html_tree.parse(page.text)
+        assert tree is not None
+        assert page.text.count("<h1>") == 1, name
+        for answer in (page, document):
+            assert {key: answer.headers[key.lower()] for key in HEADERS} == HEADERS
+            assert "accept" in answer.headers["vary"].lower()
+
+
+def test_every_link_leads_somewhere(address: str, answers: dict[str, tuple[Answer, Answer]]) -> None:
+    links = {
+        link.replace("&amp;", "&")
+        for page, _ in answers.values()
+        for link in re.findall(r'<(?:a|link)[^>]* href="([^"#]+)', page.text)
+        if not link.startswith("data:")
+    }
+    inner = {link for link in links if link.startswith("/")}
+    assert len(inner) > 30
+    assert {link for link in links if not link.startswith(("/", "?"))} == set()
+    for link in sorted(inner):
+        assert ask(address, link, **HTML).status == 200, link
+
+
+def test_what_it_says_is_what_the_api_says(
+    shown: Registry, answers: dict[str, tuple[Answer, Answer]]
+) -> None:
+    adapter = shown.adapters.list(task="course_rec", sort="version:desc", limit=1)[0]
+    assert answers["adapter"][1].json == shown.adapters.show(adapter.name).to_dict()
+    assert answers["base"][1].json == shown.bases.show(adapter.base).to_dict()
+    versions = answers["task"][1].json["versions"]
+    assert [each["version"] for each in versions] == sorted(
+        (each.version for each in shown.adapters.history("course_rec")), reverse=True
+    )
+    held = {alias.alias for alias in shown.aliases.list()}
+    start = answers["start"][1].json
+    assert {f"{line['task']}#{each['alias']}" for line in start["tasks"] for each in line["aliases"]} == held
+    for line in start["tasks"]:
+        newest = shown.adapters.history(line["task"])[-1]
+        assert (line["adapter"], line["version"]) == (newest.name, newest.version)
+    events = shown.upkeep.log(limit=12)
+    assert [each["seq"] for each in start["events"]] == [event.seq for event in reversed(events)]
+    assert answers["none fits"][1].json["versions"] == []
+
+
+def test_a_log_is_read_page_by_page(shown: Registry, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pages, "PAGE", 7)
+    found, path, read = [], "/log", 0
+    while path:
+        page = ask(address, path, **JSON).json
+        found += [each["seq"] for each in page["events"]]
+        path = f"/log?before={page['next']}" if page["next"] else ""
+        read += 1
+    assert found == [event.seq for event in reversed(shown.upkeep.log())]
+    assert read == -(-len(found) // 7) > 3
+
+
+def test_tasks_and_versions_are_read_page_by_page(
+    shown: Registry, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pages, "PAGE", 1)
+    tasks, path = [], "/"
+    while path:
+        page = ask(address, path, **JSON).json
+        tasks += [each["task"] for each in page["tasks"]]
+        path = f"/?after={page['next']}" if page["next"] else ""
+    assert tasks == sorted({adapter.task for adapter in shown.adapters.list()})
+    monkeypatch.setattr(pages, "PAGE", 3)
+    versions, offset = [], 0
+    while offset is not None:
+        page = ask(address, f"/tasks/course_rec?sort=version&offset={offset}", **JSON).json
+        versions += [each["version"] for each in page["versions"]]
+        offset = page["next"]
+    assert versions == [each.version for each in shown.adapters.history("course_rec")]
+
+
+def test_a_search_leads_to_what_it_means(shown: Registry, address: str) -> None:
+    adapter = shown.adapters.list(task="course_rec", sort="version:desc", limit=1)[0]
+    fused = next(
+        line.key for each in shown.adapters.list() for line in shown.adapters.show(each.name).fused or ()
+    )
+    meant = {
+        adapter.name: f"/adapters/{adapter.name}",
+        "course_rec@latest": f"/adapters/{adapter.name}",
+        adapter.digest[:16]: f"/adapters/{adapter.name}",
+        adapter.base: f"/bases/{adapter.base}",
+        fused[:20]: f"/fused/{fused}",
+    }
+    for query, place in meant.items():
+        answer = ask(address, f"/search?q={quote(query)}", **HTML)
+        assert (answer.status, answer.headers.get("location")) == (303, place), query
+    many = ask(address, "/search?q=i", **HTML)
+    assert (many.status, "/tasks/mail" in many.text, "/bases/tiny" in many.text) == (200, True, True)
+    assert ask(address, "/search?q=", **HTML).status == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/tasks/nope", 404),
+        ("/tasks/course_rec?where=foo(", 400),
+        ("/tasks/course_rec?where=" + "x" * 3000, 400),
+        ("/tasks/course_rec?sort=nothing", 400),
+        ("/tasks/course_rec?offset=-1", 400),
+        ("/tasks/course_rec?offset=999999999", 200),
+        ("/tasks/course_rec?offset=99999999999999999999", 400),
+        ("/adapters/..%2f..%2fetc%2fpasswd", 404),
+        ("/adapters/%00", 404),
+        ("/adapters/%ff", 404),
+        ("/bases/nope", 404),
+        ("/bases/../../etc", 404),
+        ("/fused/zz", 404),
+        ("/fused/" + "0" * 64, 404),
+        ("/aliases/course_rec/nope", 404),
+        ("/aliases/nope/prod", 404),
+        ("/log?before=0", 400),
+        ("/log?before=x", 400),
+        ("/log?since=yesterdayish", 400),
+        ("/log?action=nothing.done", 400),
+        ("/log?reference=nope", 404),
+        ("/compare?ref=course_rec@1", 400),
+        ("/compare", 400),
+        ("/compare?" + "&".join(["ref=x"] * 60), 400),
+        ("/search?q=" + "x" * 600, 400),
+        ("/search?q=%00", 200),
+        ("/static/../app.py", 404),
+        ("/style.css", 200),
+    ],
+)
+def test_what_is_wrong_is_one_sentence(address: str, path: str, status: int) -> None:
+    page, document = ask(address, path, **HTML), ask(address, path, **JSON)
+    assert (page.status, document.status) == (status, status), page.text
+    if status >= 400:
+        error = document.json["error"]
+        assert error["message"] and error["code"], error
+        assert "Traceback" not in page.text
+        assert "<h1>" in page.text
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
+def test_nothing_can_be_changed(address: str, method: str) -> None:
+    for path in ("/", "/tasks/course_rec", "/log"):
+        assert ask(address, path, method=method, **JSON).status in (400, 405)
+
+
+def test_only_this_machine_is_answered(address: str) -> None:
+    assert ask(address, "/", host="evil.example", **HTML).status == 403
+    assert ask(address, "/", origin="http://evil.example", **HTML).status == 403
+    assert ask(address, "/", host="localhost", **HTML).status == 200
+    refused = ask(address, "/", host="evil.example", **HTML)
+    assert refused.headers["x-frame-options"] == "DENY"
+
+
+def test_texts_of_strangers_are_text(answers: dict[str, tuple[Answer, Answer]]) -> None:
+    """The registry has what breaks pages wherever people write."""
+    held = [json.dumps(document.json, ensure_ascii=False) for _, document in answers.values()]
+    hostile = json.dumps(report_registry.HOSTILE, ensure_ascii=False)[1:-1]
+    assert sum(hostile in each for each in held) >= 3
+    shown = 0
+    for name, (page, _) in answers.items():
+        tree = html_tree.parse(page.text)
+        kinds = {each.name for each in tree.walk()}
+        assert not kinds & {"script", "iframe", "object", "embed", "style"}, name
+        assert not [key for each in tree.walk() for key in each.attributes if key.startswith("on")], name
+        links = [each.attributes.get("href", "") or "" for each in tree.walk()]
+        assert not [link for link in links if link.startswith(("javascript:", "//"))], name
+        shown += "<script>alert(1)" in tree.text
+    assert shown >= 3
+
+
+@pytest.fixture(scope="module")
+def crowded(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    """A registry with very many adapters."""
+    folder = tmp_path_factory.mktemp("crowd")
+    base = tiny_models.make_base(folder / "tiny", layers=2)
+    (folder / "home").mkdir()
+    (folder / "home" / "fusery.db").write_bytes(sqlite_template.read_bytes())
+    with open_at(folder / "home") as registry:
+        registry.bases.add(base, name="tiny", reference=True)
+        large_registry.fill(registry, 20_000)
+        yield registry
+
+
+MOST_STATEMENTS, MOST_OF_ONE = 12, 16
+"""Of a page; of one adapter in full, with all that was made of it."""
+
+
+def test_no_page_asks_the_database_much_or_reads_a_whole_table(crowded: Registry) -> None:
+    task, name = large_registry.task_of(7), large_registry.name_of(7)
+    paths = [
+        "/",
+        "/?q=1",
+        f"/tasks/{task}",
+        f"/tasks/{task}?where=val_loss+%3C+1&sort=rank",
+        f"/adapters/{name}",
+        "/bases",
+        "/log",
+    ]
+    with pages_of(crowded) as address:
+        for path in paths:
+            ask(address, path, **HTML)
+            with query_plans.recorded() as queries:
+                assert ask(address, path, **HTML).status == 200
+            most = MOST_OF_ONE if "/adapters/" in path else MOST_STATEMENTS
+            assert len(queries) <= most, (path, len(queries))
+            assert query_plans.whole_tables(crowded.workspace.database, queries) == [], path

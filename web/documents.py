@@ -1,0 +1,121 @@
+"""What pages show, as records: their JSON is what a program gets at the same address."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fusery.registry.catalog.journal import Event
+from fusery.registry.catalog.tasks import Task
+from fusery.registry.record import Record
+from fusery.registry.records.adapter import Adapter
+from fusery.registry.records.alias import Alias, AliasHolder, AliasMove
+from fusery.registry.records.base import Base
+from fusery.registry.releases.keeping import AliasRules
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start(Record):
+    """The registry at a glance.
+
+    Attributes:
+        tasks: by name, a page of them.
+        holding: what their names have in them; None for all.
+        next: name of the last one where there are more: `?after=` it has the next page.
+        aliases: what each alias holds.
+        events: what happened last, the newest first.
+    """
+
+    tasks: tuple[Task, ...]
+    holding: str | None
+    next: str | None
+    aliases: tuple[Alias, ...]
+    events: tuple[Event, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskPage(Record):
+    """The versions of a task.
+
+    Attributes:
+        task: its name.
+        where: the expression that they fit; None for all.
+        sort: the fields that they are sorted by.
+        offset: how many come before the first one here.
+        next: offset of the next page; None where there is none.
+        versions: a page of them.
+        aliases: those of the task.
+    """
+
+    task: str
+    where: str | None
+    sort: str
+    offset: int
+    next: int | None
+    versions: tuple[Adapter, ...]
+    aliases: tuple[Alias, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AliasPage(Record):
+    """An alias: what it holds, held, and asks of what is to hold it.
+
+    Attributes:
+        alias: its name with that of its task, `TASK#NAME`.
+        holder: what it holds.
+        rules: that count for it; None where nobody has set any.
+        moves: the newest first.
+    """
+
+    alias: str
+    holder: AliasHolder
+    rules: AliasRules | None
+    moves: tuple[AliasMove, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bases(Record):
+    """The base models.
+
+    Attributes:
+        bases: oldest first.
+    """
+
+    bases: tuple[Base, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Log(Record):
+    """A page of the log.
+
+    Attributes:
+        reference: that the entries are about; None for all.
+        action: of the entries; None for all.
+        since: the moment from which on they are; None for all.
+        events: the newest first.
+        next: number of the last one where there are more: `?before=` it has the next page.
+    """
+
+    reference: str | None
+    action: str | None
+    since: str | None
+    events: tuple[Event, ...]
+    next: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found(Record):
+    """What a search found.
+
+    Attributes:
+        query: what was looked for.
+        adapters: names of adapters.
+        tasks: names of tasks.
+        bases: names of base models.
+        fused: keys of fused models.
+    """
+
+    query: str
+    adapters: tuple[str, ...]
+    tasks: tuple[str, ...]
+    bases: tuple[str, ...]
+    fused: tuple[str, ...]

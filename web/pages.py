@@ -1,0 +1,202 @@
+"""The pages: what each address shows, through the Python API and nothing else."""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import PlainTextResponse, RedirectResponse
+
+from fusery.registry import Registry
+from fusery.registry.charts.curves import curves_chart
+from fusery.registry.charts.losses import versions_chart
+from fusery.registry.charts.timeline import timeline
+from fusery.registry.errors import AmbiguousReferenceError, BadInputError, UnknownReferenceError
+from fusery.registry.reporting.page import twice
+
+from .answers import answer, segment, style_sheet
+from .documents import AliasPage, Bases, Found, Log, Start, TaskPage
+
+_HEX = re.compile(r"[0-9a-fA-F]{8,64}")
+
+PAGE = 50
+"""Rows of a table."""
+
+LAST = 12
+"""Entries of the log on the page one starts from."""
+
+Text = Annotated[str | None, Query(max_length=2_000)]
+Whole = Annotated[int, Query(ge=0, le=10**9)]
+
+
+def pages(registry: Registry) -> APIRouter:
+    """Return the routes of the pages of a registry."""
+    router = APIRouter()
+
+    @router.get("/")
+    def start(request: Request, after: Text = None, q: Text = None) -> Response:
+        tasks = registry.adapters.tasks(after=after, limit=PAGE + 1, holding=q)
+        more = len(tasks) > PAGE
+        found = Start(
+            tasks=tuple(tasks[:PAGE]),
+            holding=q or None,
+            next=tasks[PAGE - 1].task if more else None,
+            aliases=tuple(registry.aliases.list()[:PAGE]),
+            events=tuple(reversed(registry.upkeep.log(limit=LAST))),
+        )
+        return answer(request, "start.html.j2", found)
+
+    @router.get("/tasks/{task}")
+    def one_task(
+        request: Request, task: str, where: Text = None, sort: Text = None, offset: Whole = 0
+    ) -> Response:
+        by = sort or "version:desc"
+        versions = registry.adapters.list(
+            task=task, where=where or None, sort=by, limit=PAGE + 1, offset=offset
+        )
+        aliases = registry.aliases.list(task)
+        found = TaskPage(
+            task=task,
+            where=where or None,
+            sort=by,
+            offset=offset,
+            next=offset + PAGE if len(versions) > PAGE else None,
+            versions=tuple(versions[:PAGE]),
+            aliases=tuple(aliases),
+        )
+        return answer(request, "one_task.html.j2", found, pictures=_of_task(found))
+
+    @router.get("/adapters/{reference:path}")
+    def adapter(request: Request, reference: str) -> Response:
+        found = registry.adapters.show(reference)
+        section = {
+            "task": found.task,
+            "curves": [{"version": found.version, "points": [point.to_dict() for point in found.curve]}],
+        }
+        curve = twice(curves_chart, "curve", section) if found.curve else None
+        return answer(request, "adapter.html.j2", found, curve=curve)
+
+    @router.get("/compare")
+    def compare(request: Request, ref: Annotated[list[str], Query(max_length=50)]) -> Response:
+        found = registry.adapters.compare(ref)
+        curves = [
+            {"version": name, "points": [point.to_dict() for point in points]}
+            for name, points in found.curves.items()
+            if points
+        ]
+        picture = (
+            twice(curves_chart, "curves", {"task": "several adapters", "curves": curves}) if curves else None
+        )
+        return answer(request, "compare.html.j2", found, curves=curves, picture=picture)
+
+    @router.get("/aliases/{task}/{name}")
+    def alias(request: Request, task: str, name: str) -> Response:
+        moves, rules = registry.aliases.history(f"{task}#{name}"), None
+        with suppress(UnknownReferenceError):
+            rules = registry.aliases.rules(f"{task}#{name}")
+        found = AliasPage(
+            alias=f"{task}#{name}",
+            holder=registry.aliases.show(f"{task}#{name}"),
+            rules=rules,
+            moves=tuple(reversed(moves)),
+        )
+        section = {
+            "task": task,
+            "aliases": [{"alias": name, "moves": [move.to_dict() for move in moves]}],
+            "yanks": [],
+            "until": None,
+        }
+        return answer(request, "alias.html.j2", found, task=task, picture=twice(timeline, "moves", section))
+
+    @router.get("/bases")
+    def bases(request: Request) -> Response:
+        return answer(request, "bases.html.j2", Bases(bases=tuple(registry.bases.list())))
+
+    @router.get("/bases/{name:path}")
+    def base(request: Request, name: str) -> Response:
+        return answer(request, "base_model.html.j2", registry.bases.show(name))
+
+    @router.get("/fused/{key}")
+    def fused(request: Request, key: str) -> Response:
+        return answer(request, "fused.html.j2", registry.fused.fidelity(key))
+
+    @router.get("/log")
+    def log(
+        request: Request,
+        reference: Text = None,
+        action: Text = None,
+        since: Text = None,
+        before: Annotated[int | None, Query(ge=1, le=2**62)] = None,
+    ) -> Response:
+        events = registry.upkeep.log(
+            reference=reference or None,
+            action=action or None,
+            since=since or None,
+            before=before,
+            limit=PAGE + 1,
+        )
+        shown = tuple(reversed(events[-PAGE:]))
+        found = Log(
+            reference=reference or None,
+            action=action or None,
+            since=since or None,
+            events=shown,
+            next=shown[-1].seq if len(events) > PAGE else None,
+        )
+        return answer(request, "log.html.j2", found)
+
+    @router.get("/search")
+    def search(request: Request, q: Annotated[str, Query(max_length=500)] = "") -> Response:
+        found = _found(registry, q.strip())
+        alone = [("adapters", name) for name in found.adapters] + [("bases", name) for name in found.bases]
+        alone += [("tasks", name) for name in found.tasks] + [("fused", key) for key in found.fused]
+        if len(alone) == 1 and "text/html" in request.headers.get("accept", ""):
+            [(kind, name)] = alone
+            return RedirectResponse(f"/{kind}/{segment(name)}", 303)
+        return answer(request, "search.html.j2", found)
+
+    @router.get("/style.css")
+    def style() -> Response:
+        return PlainTextResponse(
+            style_sheet(), media_type="text/css", headers={"Cache-Control": "private, max-age=300"}
+        )
+
+    return router
+
+
+def _found(registry: Registry, query: str) -> Found:
+    """Look for a reference of any kind, and for tasks with such a name."""
+    folded = query.casefold()
+    bases = {
+        base.name: None
+        for base in (registry.bases.list() if query else ())
+        if any(folded in name.casefold() for name in base.names)
+    }
+    adapters, fused = [], []
+    refused = (UnknownReferenceError, AmbiguousReferenceError, BadInputError)
+    if query:
+        with suppress(*refused):
+            adapters.append(registry.adapters.show(query).name)
+        with suppress(*refused):
+            bases[registry.bases.show(query).name] = None
+    if _HEX.fullmatch(query):
+        with suppress(*refused):
+            fused.append(registry.fused.fidelity(query).key)
+    return Found(
+        query=query,
+        tasks=tuple(task.task for task in registry.adapters.tasks(holding=query, limit=PAGE))
+        if query
+        else (),
+        adapters=tuple(adapters),
+        bases=tuple(bases),
+        fused=tuple(fused),
+    )
+
+
+def _of_task(found: TaskPage) -> dict[str, Any]:
+    """Return the picture of a task: the loss of its versions."""
+    versions = [each.to_dict() for each in sorted(found.versions, key=lambda each: each.version)]
+    section = {"task": found.task, "versions": versions, "adapter": None}
+    return {"versions": twice(versions_chart, "versions", section)}
