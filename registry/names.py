@@ -13,7 +13,7 @@ from .errors import BadInputError
 _SLUG = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,126}[a-z0-9])?")
 _BASE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._/-]{0,198}[A-Za-z0-9])?")
 _NAME = re.compile(r"(?P<task>.+)_v(?P<version>[1-9][0-9]{0,8})_(?P<date>[0-9]{8})")
-_HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
+_HUB_ID = re.compile(r"[A-Za-z0-9](?:[\w.-]{0,94}\w)?/[A-Za-z0-9](?:[\w.-]{0,94}\w)?", re.ASCII)
 _VERSION_ALIAS = re.compile(r"v?[0-9]+")
 _DEVICES = frozenset({"con", "prn", "aux", "nul", *(f"{p}{n}" for p in ("com", "lpt") for n in range(1, 10))})
 
@@ -21,7 +21,7 @@ RefKind = Literal["name", "version", "latest", "alias", "digest"]
 
 
 def is_hub_id(said: object) -> bool:
-    """Tell whether something is OWNER/NAME as a hub has it; `huggingface_hub.utils.validate_repo_id` takes a bit more."""
+    """Tell whether something is OWNER/NAME as a hub has it: all of these are what `huggingface_hub` takes (`validate_repo_id`)."""
     if not isinstance(said, str) or not _HUB_ID.fullmatch(said):
         return False
     return not any(wrong in said for wrong in ("--", "..")) and not said.endswith(".git")

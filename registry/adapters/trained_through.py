@@ -29,9 +29,26 @@ def trained_through(config: Mapping[str, Any]) -> dict[str, Any] | None:
     if said is None or said is False:
         return None
     if isinstance(said, Mapping) and set(said) <= {"bits", "group_size", "mode"}:
-        bits, size, mode = said.get("bits"), said.get("group_size", 64), said.get("mode", "affine")
+        mode = said.get("mode", "affine")
+        own = _OTHERS.get(mode, (None, 64)) if isinstance(mode, str) else (None, None)
+        bits, size = said.get("bits", own[0]), said.get("group_size", own[1])
         if type(bits) is int and type(size) is int and isinstance(mode, str):
             affine = mode == "affine" and bits in _AFFINE["bits"] and size in _AFFINE["group_size"]
             if affine or _OTHERS.get(mode) == (bits, size):
                 return {"group_size": size, "bits": bits, "mode": mode}
     raise ValueError(f"{QUANTIZATION_AWARE} is no quantisation of mlx")
+
+
+def aware_of(method: str, config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the format that a registered adapter was trained through; None of any other, and where the entry is no format.
+
+    Such an adapter was admitted when nobody looked at the entry, and is fused since as what its tensors are.
+
+    Args:
+        method: `lora`, `dora` or `full`.
+        config: as it is on record.
+    """
+    try:
+        return None if method == "full" else trained_through(config)
+    except ValueError:
+        return None

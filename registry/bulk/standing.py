@@ -11,9 +11,12 @@ from sqlalchemy import select
 from fusery.storage.manifest import FileEntry
 
 from .. import tables
+from ..adapters.groups import group_of
+from ..adapters.trained_through import aware_of
 from ..bundles import Choices
 from ..bundles.delivery.local import LocalFolder, folder_holds
 from ..engine.recipe import Recipe
+from ..fusion.adapter_part import fits_biases
 from ..fusion.request import FuseRequest
 from ..record import Record
 from ..records.bundles import choices_of
@@ -92,8 +95,13 @@ def _answers(request: FuseRequest, fused: tables.Fused) -> bool:
     recipe = Recipe.from_dict(fused.recipe)
     if request.extras or request.budget is not None or request.min_fidelity is not None or recipe.extras:
         return False
-    by_itself = recipe.aware is not None and request.quantize is None and recipe.quantization == recipe.aware
-    if request.scale != recipe.scale or (request.quantization != recipe.quantization and not by_itself):
+    aware = aware_of(fused.adapter.method, fused.adapter.training)
+    by_itself = request.precision == "auto" and request.quantize is None and aware is not None
+    quantized = recipe.quantization if by_itself and recipe.quantization == aware else request.quantization
+    if request.scale != recipe.scale or quantized != recipe.quantization or recipe.aware != aware:
+        return False
+    fits = aware is None and fits_biases([group_of(fused.adapter.training)], fused.base.quantization)
+    if recipe.precision == "keep" and recipe.biases != fits:
         return False
     matters = fused.adapter.method == "dora" and recipe.precision != "dither"
     if matters and (recipe.rounding is not None) != request.rounds_once:

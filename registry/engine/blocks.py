@@ -27,7 +27,7 @@ from .arithmetic import (
     round_sum,
     widen,
 )
-from .dither import Thresholds, round_steps
+from .dither import Thresholds, round_at_random, round_steps
 from .fidelity import Sums, measure, measure_exactly
 from .grids import AnyGrid
 from .layouts import store_groups, to_groups, to_rows
@@ -35,7 +35,7 @@ from .magnitude import intended_change, rescale, row_factors, row_norms, spare_s
 from .microscaling import FloatGrid
 from .rows import Change, Kind, NotFiniteError, Rows
 from .workspace import Workspace, rows_per_block
-from .yardstick import measure_through, scales_of
+from .yardstick import intended_through, measure_on, scales_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +105,12 @@ def fuse_rows(rows: Rows, kind: Kind, change: Change | None, first: int, out: Ro
         exact = _added(rows, kind, change, first, block, work)
     if kind.target.form is not kind.plain and not kind.target.dither:
         round_any(block.new, kind.target.form, block.scratch, block.new, exact=True)
+    intended = None
     if kind.aware is not None and change is not None:
-        measure_through(kind.aware, kind, block.new, block.base, block.delta)
+        intended = intended_through(kind.aware, kind, block.new, block.base, block.delta)
     _write(rows, kind, change, first, block, out, work, exact=exact)
+    if kind.aware is not None and intended is not None:
+        measure_on(kind.aware, kind, intended, block.base, block.delta)
     return (
         block.measure(grouped=group is not None, strict=kind.target.dither) if change is not None else Sums()
     )
@@ -221,7 +224,7 @@ def _move_biases(rows: Rows, kind: Kind, change: Change, first: int, out: Rows, 
     """Add an update that is constant within each group to the biases; codes and scales stay as they are."""
     grid, count = kind.grid, len(rows.weight)
     assert isinstance(grid, Grid) and rows.scales is not None and rows.biases is not None
-    assert out.scales is not None and out.biases is not None
+    assert out.scales is not None and out.biases is not None and change.thresholds is not None
     block = _Block.take((grid.group_size, count * kind.columns // grid.group_size), work)
     _dequantize(rows, grid, block.base, work, exact=True)
     each = change.update.right[:, None, :: grid.group_size]
@@ -230,7 +233,10 @@ def _move_biases(rows: Rows, kind: Kind, change: Change, first: int, out: Rows, 
     np.copyto(block.delta, moved.reshape(-1))
     np.copyto(out.weight, rows.weight)
     np.copyto(out.scales, rows.scales)
-    np.copyto(out.biases, encode(decode(rows.biases, grid.form) + moved, grid.form))
+    # To nearest, a group whose update is less than half of what the format tells apart would lose it in every such fuse.
+    np.add(moved, decode(rows.biases, grid.form), out=moved)
+    chance = change.thresholds.of_groups(first, moved.shape)
+    np.copyto(out.biases, encode(round_at_random(moved, grid.form, chance), grid.form))
     _dequantize(out, grid, block.new, work, exact=True)
     return block.measure(grouped=True, strict=True)
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .arithmetic import Array
+from .arithmetic import F16, F32, Array, Format
 
 _STEP = np.uint32(0x9E3779B9)
 _FIRST, _SECOND = np.uint32(0x85EBCA6B), np.uint32(0xC2B2AE35)
@@ -64,6 +64,39 @@ class Thresholds:
         np.right_shift(bits, 8, out=bits)
         np.copyto(scratch.view(np.int32), bits.view(np.int32))
         np.multiply(scratch.view(np.int32), _UNIT, out=out, dtype=np.float32, casting="unsafe")
+
+    def of_groups(self, first: int, shape: tuple[int, int]) -> Array:
+        """Return thresholds of the groups of whole rows, float32 (rows, groups), one for each.
+
+        Args:
+            first: number of the first row.
+            shape: rows, and groups of a row.
+        """
+        numbers = (first + np.arange(shape[0], dtype=np.int64))[:, None] * shape[1] + np.arange(shape[1])
+        bits = mixed(numbers.reshape(-1), self.seed).reshape(shape)
+        found: Array = (bits >> np.uint32(8)).astype(np.float32) * _UNIT
+        return found
+
+
+def round_at_random(values: Array, form: Format, chance: Array) -> Array:
+    """Round to numbers of a format, up where the way from the lower neighbour is more than the threshold.
+
+    Args:
+        values: float32.
+        form: the format.
+        chance: float32 in [0, 1), like `values`.
+
+    Returns:
+        float32 that the format can hold; what is beyond it is left to whoever stores it.
+    """
+    if form is F32:
+        return values
+    finest = np.float32(2.0**-24 if form is F16 else 2.0**-133)
+    steps = np.maximum(np.spacing(np.abs(values)) * np.float32(8192 if form is F16 else 65536), finest)
+    places = values / steps
+    lower = np.floor(places)
+    found: Array = (lower + (chance < places - lower)).astype(np.float32) * steps
+    return found
 
 
 def round_steps(steps: Array, thresholds: Array, scratch: Array) -> None:

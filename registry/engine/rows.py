@@ -72,7 +72,7 @@ class Change:
     Attributes:
         update: the factors.
         magnitudes: float32 (rows,) of the module, with DoRA.
-        thresholds: with dithering.
+        thresholds: with dithering, and where biases move.
         constant: the update is the same for all numbers of a group.
     """
 

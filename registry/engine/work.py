@@ -279,7 +279,7 @@ class Worker:
         update = read_update(module, expert, self._factors)
         magnitudes = read_magnitudes(module, self._factors)
         thresholds = None
-        if module.target.dither or module.target.shaped:
+        if module.target.dither or module.target.shaped or module.target.biases:
             thresholds = Thresholds.of(self._policy.seed, f"{module.path}/{expert}")
         grid = module.target.grid
         constant = (

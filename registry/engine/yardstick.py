@@ -16,14 +16,14 @@ from .microscaling import FloatGrid, OutOfRangeError
 from .rows import Kind, NotFiniteError
 
 
-def measure_through(grid: AnyGrid, kind: Kind, new: Array, base: Array, delta: Array) -> None:
-    """Set the intended change of a block to that of what was trained, and the base to what it is on the grid.
+def intended_through(grid: AnyGrid, kind: Kind, new: Array, base: Array, delta: Array) -> Array:
+    """Return what was trained, the sum on a grid, and set the intended change of a block to its difference from what is stored.
 
     Args:
         grid: that the update was trained through.
         kind: how the rows are stored; the arrays are laid out as it says.
         new: float32, the sum in the format that would be quantised.
-        base: float32, the base's numbers; they stay if they lie on such a grid already.
+        base: float32, the base's numbers.
         delta: float32, overwritten.
 
     Raises:
@@ -32,9 +32,23 @@ def measure_through(grid: AnyGrid, kind: Kind, new: Array, base: Array, delta: A
     intended = _on_grid(new, kind, grid)
     if not np.isfinite(intended).all():
         raise NotFiniteError
+    np.subtract(intended, base, out=delta)
+    return intended
+
+
+def measure_on(grid: AnyGrid, kind: Kind, intended: Array, base: Array, delta: Array) -> None:
+    """Have a block measured from the base on the grid; a base that lies on one of that kind is taken as it is.
+
+    Args:
+        grid: that the update was trained through.
+        kind: how the rows are stored.
+        intended: from `intended_through`.
+        base: float32, the base's numbers; overwritten.
+        delta: float32, overwritten.
+    """
     if kind.grid is None or not _alike(kind.grid, grid):
         np.copyto(base, _on_grid(base, kind, grid))
-    np.subtract(intended, base, out=delta)
+        np.subtract(intended, base, out=delta)
 
 
 def scales_of(grid: FloatGrid, values: Array, codes: Array, form: Format) -> Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from fusery.storage.manifest import FileEntry
 
 from .. import tables
 from ..adapters.groups import group_of
-from ..adapters.trained_through import trained_through
+from ..adapters.trained_through import aware_of
 from ..records.renderings import recorded_digest
 
 
@@ -47,12 +47,31 @@ def part_of(adapter: tables.Adapter, weight: float) -> AdapterPart:
         rendering,
         adapter.method,
         None if rendering is None else group_of(adapter.training),
-        None if adapter.method == "full" else _aware(adapter),
+        aware_of(adapter.method, adapter.training),
     )
 
 
-def _aware(adapter: tables.Adapter) -> Mapping[str, Any] | None:
-    try:
-        return trained_through(adapter.training)
-    except ValueError:
-        return None  # admitted when nobody looked at the entry, and fused since as what the tensors are
+def fits_biases(groups: Iterable[int | None], quantization: Mapping[str, Any] | None) -> bool:
+    """Tell whether updates are constant within the groups that a base is quantised in, so that its biases can hold them.
+
+    Args:
+        groups: of each adapter, as `group_of` has it.
+        quantization: MLX's entry of the base.
+    """
+    own = quantization or {}
+    size = own.get("group_size")
+    if type(size) is not int or size < 1 or own.get("mode", "affine") != "affine":
+        return False
+    return all(group is not None and group % size == 0 for group in groups)
+
+
+def in_format(quantization: Mapping[str, Any] | None, aware: Mapping[str, Any] | None) -> bool:
+    """Tell whether a base is quantised throughout in the format that an adapter was trained through; so it is for no format.
+
+    Args:
+        quantization: MLX's entry of the base, with entries for modules that are quantised otherwise.
+        aware: as `aware_of` has it.
+    """
+    own = {"mode": "affine", **(quantization or {})}
+    alike = aware is None or all(own.get(key) == value for key, value in aware.items())
+    return alike and (aware is None or not any(isinstance(each, Mapping) for each in own.values()))

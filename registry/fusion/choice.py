@@ -140,7 +140,15 @@ class Choice:
         """Keep what fits, and add what holds most of the update within the budget, bits module by module."""
         from ..engine.allocate import allocate
 
-        plain = replace(candidates[0], precision="keep", seed=None, bits={}, calibration=None, biases=False)
+        plain = replace(
+            candidates[0],
+            precision="keep",
+            seed=None,
+            bits={},
+            calibration=None,
+            biases=False,
+            quantization=None,
+        )
         kept = self.inputs.sample(plain)
         samples = {int((self.fuse_inputs.quantization or {}).get("bits", 0)): kept}
         fitting = []

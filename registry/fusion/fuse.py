@@ -33,7 +33,7 @@ from .job import Job
 from .known import Known
 from .published import checked_publish
 from .records import find_fused
-from .request import FuseRequest, candidates, require_meaning
+from .request import FuseRequest, candidates, require_meaning, require_own
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
@@ -75,7 +75,7 @@ def fuse(
         from .recipes import find_recipe  # its forms take a moment to build
 
         recipe = find_recipe(workspace, request.recipe)
-        return _by_recipe(workspace, reference, recipe, request, wanted, reporter)
+        return _by_recipe(workspace, reference, recipe, request, wanted, reporter, said=True)
     fuse_inputs = gather(workspace, reference, request.extras)
     with fuse_inputs.opened(reporter.progress) as inputs:
 
@@ -172,9 +172,16 @@ def _by_recipe(
     request: FuseRequest,
     publish: str,
     reporter: Reporter,
+    *,
+    said: bool = False,
 ) -> Fused:
-    """Return what a recipe makes of an adapter: from the cache, from the store if it is published, or computed."""
+    """Return what a recipe makes of an adapter: from the cache, from the store if it is published, or computed.
+
+    One that somebody `said` has to be one for this adapter; what is on record is made again as it was.
+    """
     fuse_inputs = gather(workspace, reference, _added(workspace, reference, recipe))
+    if said:
+        require_own(recipe, fuse_inputs)
     with fuse_inputs.opened(reporter.progress) as inputs:
         job = Job(workspace, fuse_inputs, inputs, recipe, request, False, publish, reporter)
         job = replace(job, found=job.look_up())

@@ -30,7 +30,7 @@ from ..records.references import resolve_adapter
 from ..records.renderings import require_factors_alone
 from ..records.withdrawals import refuse_yanked
 from ..server.mlx_keys import mlx_keys
-from .adapter_part import AdapterPart, part_of
+from .adapter_part import AdapterPart, fits_biases, part_of
 
 if TYPE_CHECKING:
     from fusery.storage.copying import Progress
@@ -97,15 +97,8 @@ class FuseInputs:
     @property
     def fits_biases(self) -> bool:
         """Every adapter's update is constant within the groups that the base is quantised in, so that biases can hold it."""
-        own = self.quantization or {}
-        size, affine = own.get("group_size"), own.get("mode", "affine") == "affine"
         groups = [part.group for part in self.parts]
-        return (
-            affine
-            and type(size) is int
-            and size > 0
-            and all(group is not None and group % size == 0 for group in groups)
-        )
+        return self.aware is None and fits_biases(groups, self.quantization)
 
     @property
     def aware(self) -> Mapping[str, Any] | None:
@@ -381,5 +374,7 @@ def gather(
         parts = tuple(part_of(adapter, weight) for adapter, weight in zip(adapters, weights, strict=True))
         assert base.names is not None
         assert base.manifest.files is not None
-        found = latest_calibration(session, base)
+        # What was trained through a quantiser is rounded as it was there, and nothing shapes that.
+        shapes = len(parts) > 1 or parts[0].aware is None
+        found = latest_calibration(session, base) if shapes else None
         return FuseInputs(workspace, base, parts, Digest(found.digest) if found else None)

@@ -11,6 +11,7 @@ from typing import Any
 from ..engine.precisions import CHOICES
 from ..engine.recipe import ONCE, Recipe
 from ..errors import BadInputError
+from .adapter_part import in_format
 from .fuse_inputs import FuseInputs
 
 ROUNDINGS = ("once", "mlx-lm")
@@ -175,6 +176,25 @@ def require_meaning(precision: str, fuse_inputs: FuseInputs) -> None:
         )
 
 
+def require_own(recipe: Recipe, fuse_inputs: FuseInputs) -> None:
+    """Refuse a recipe of an adapter that was trained otherwise: what it measures would mean nothing for this one.
+
+    Raises:
+        BadInputError: it is one.
+    """
+    name = fuse_inputs.adapter.name
+    if recipe.aware != fuse_inputs.aware:
+        raise BadInputError(
+            f"the recipe is for an adapter that was trained through another format, or through none, than {name}",
+            hint=f"fusery fuse {name}",
+        )
+    if recipe.biases and not fuse_inputs.fits_biases:
+        raise BadInputError(
+            f"the recipe is for a QA-LoRA with the groups of its base, which {name} is not",
+            hint=f"fusery fuse {name}",
+        )
+
+
 def candidates(
     request: FuseRequest, fuse_inputs: FuseInputs, *, engine: str | None = None
 ) -> tuple[Recipe, ...]:
@@ -195,31 +215,24 @@ def candidates(
         "extras": tuple((part.digest, part.weight) for part in fuse_inputs.extras),
         "aware": fuse_inputs.aware,
     }
-    calibration = None if fuse_inputs.aware else fuse_inputs.calibration
     once = ONCE if request.rounds_once and fuse_inputs.adapter.method == "dora" else None
     if request.quantize is not None:
         return (Recipe("dequantize", quantization=request.quantization, rounding=once, **common),)
     require_meaning(request.precision, fuse_inputs)
+    if request.precision == "auto" and fuse_inputs.aware is not None:
+        return _as_trained(fuse_inputs, once, engine, common)
     keep = Recipe("keep", rounding=once, biases=fuse_inputs.fits_biases, **common)
     # Always computed in float32 to the end.
-    dither = Recipe("dither", seed=request.seed, calibration=calibration, **common)
+    dither = Recipe("dither", seed=request.seed, calibration=fuse_inputs.calibration, **common)
     least = int((fuse_inputs.quantization or {}).get("bits", 8))
     mixed = tuple(
-        Recipe("mixed", bits={"": bits}, calibration=calibration, rounding=once, **common)
+        Recipe("mixed", bits={"": bits}, calibration=fuse_inputs.calibration, rounding=once, **common)
         for bits in WIDER
         if bits > least
     )
     dequantize = Recipe("dequantize", rounding=once, **common)
-    through = keep
-    if request.budget is None and not _in_format(fuse_inputs.quantization, fuse_inputs.aware):
-        requantising = engine or fuse_inputs.engine(quantize=True)
-        through = Recipe(
-            "dequantize", quantization=fuse_inputs.aware, rounding=once, **{**common, "engine": requantising}
-        )
     ways = {
-        "auto": (through, dither, *mixed, dequantize)
-        if fuse_inputs.quantized
-        else ((keep,) if through is keep else (through, keep)),
+        "auto": (keep, dither, *mixed, dequantize) if fuse_inputs.quantized else (keep,),
         "keep": (keep,),
         "dither": (dither,),
         "mixed": mixed,
@@ -233,7 +246,16 @@ def candidates(
     return ways
 
 
-def _in_format(quantization: Mapping[str, Any] | None, aware: Mapping[str, Any] | None) -> bool:
-    """Tell whether `keep` writes the format that an adapter was trained through, which is so where it was through none."""
-    own = {"mode": "affine", **(quantization or {})}
-    return aware is None or all(own.get(key) == value for key, value in aware.items())
+def _as_trained(
+    fuse_inputs: FuseInputs, once: str | None, engine: str | None, common: Mapping[str, Any]
+) -> tuple[Recipe, ...]:
+    """Return the recipes for what was trained through a quantiser: `keep` where it passes, else every layer in that format.
+
+    Nothing else is what was trained, however many bits it has.
+    """
+    keep, aware = Recipe("keep", rounding=once, **common), fuse_inputs.aware
+    if in_format(fuse_inputs.quantization, aware):
+        return (keep,)
+    engine = engine or fuse_inputs.engine(quantize=True)
+    through = Recipe("dequantize", quantization=aware, rounding=once, **{**common, "engine": engine})
+    return (keep, through) if fuse_inputs.quantized else (through,)

@@ -46,6 +46,10 @@ def lost(fuse_inputs: FuseInputs, recipe: Recipe, measured: Measured, request: F
     larger = recipe.precision != "dequantize" and fuse_inputs.quantized
     if request.budget is not None:
         hint = "allow more: --budget 1.5x, or leave it out"
+    elif fuse_inputs.aware is not None:
+        # More bits are no nearer to what was trained.
+        auto = recipe.quantization is not None or request.precision == "auto"
+        hint = "--accept-loss publishes it" if auto else f"fusery fuse {fuse_inputs.adapter.name}"
     elif recipe.precision == "keep" and larger:
         hint = f"fusery fuse {fuse_inputs.adapter.name} --precision auto"
     else:

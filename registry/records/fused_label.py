@@ -96,7 +96,7 @@ def _words(recipe: Recipe) -> Iterator[str]:
     else:
         yield recipe.precision
     if recipe.aware is not None:
-        yield f"trained through {recipe.aware.get('bits')} bits"
+        yield f"trained through {recipe.aware.get('bits')} bits in groups of {recipe.aware.get('group_size')}"
     if recipe.biases:
         yield "in the biases"
     if recipe.bits:

@@ -10,6 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from .. import tables
+from ..adapters.trained_through import aware_of
 from ..database.chronicle import Moment
 from ..errors import BadInputError
 from ..fusion.foreign import counts
@@ -59,13 +60,18 @@ class Facts:
         return [row for row in self.claimed(adapter) if counts(self.session, row, self.moment)]
 
     def claimed(self, adapter: tables.Adapter) -> list[tables.Fused]:
-        """Return the same including unproved claims of other registries."""
+        """Return the same including unproved claims of other registries.
+
+        What was measured against another yardstick than this adapter's says nothing of it.
+        """
+        aware = aware_of(adapter.method, adapter.training)
         return [
             fused
             for fused in self.session.scalars(fused_from(adapter))
             if fused.adapter.digest == adapter.digest
             and not fused.extras
             and fused.recipe.get("scale") is None
+            and fused.recipe.get("quantization_aware") == aware
             and (self.moment is None or self.moment.has("fused", fused.id))
         ]
 

@@ -11,9 +11,11 @@ import pytest
 import tiny_models
 from both_libraries import apart
 from quantiser_trainer import train_through
+from sqlalchemy import select
 
-from fusery.registry import AdmissionError, FuseRequest, Registry
+from fusery.registry import AdmissionError, FuseRequest, Registry, tables
 from fusery.registry.behaviour.models import Model
+from fusery.registry.errors import BadInputError
 
 TOKENS = np.array([[72, 101, 108, 108, 111, 32, 119, 111, 114, 108, 100, 33]])
 SAID = {"val_loss": 1.0, "dataset": "greetings"}
@@ -75,7 +77,7 @@ def test_on_a_dense_base_auto_quantises_as_it_was_trained(sqlite_registry: Regis
     plain = sqlite_registry.fused.fuse(name, FuseRequest("keep", accept_loss=True))
     assert plain.fidelity.retained < 0.9
     shown = sqlite_registry.fused.formats(name)
-    assert [row.chosen for row in shown.formats] == [True, False]
+    assert [row.chosen for row in shown.formats] == [True]
     again = sqlite_registry.fused.fuse(name, FuseRequest(recipe=fused.key))
     assert again.digest == fused.digest
     explained = sqlite_registry.fused.explain(name)
@@ -110,3 +112,77 @@ def test_what_is_no_format_of_mlx_is_refused(sqlite_registry: Registry, tmp_path
     (adapter / "adapter_config.json").write_text(json.dumps(document))
     with pytest.raises(AdmissionError, match="quantization_aware"):
         sqlite_registry.adapters.register(adapter, base="base", task="qat", **SAID)
+
+
+def test_a_recipe_of_another_yardstick_is_refused_and_promotes_nothing(
+    sqlite_registry: Registry, tmp_path: Path
+) -> None:
+    """By the recipe of what was trained through a quantiser, anything that lost its adapter would be called sound."""
+    name, _ = trained(sqlite_registry, tmp_path, "packed", bits=4, through=(4, 64), task="qat")
+    made = sqlite_registry.fused.fuse(name)
+    document = json.loads((tmp_path / "qat" / "adapter_config.json").read_text())
+    del document["quantization_aware"]
+    (tmp_path / "qat" / "adapter_config.json").write_text(json.dumps(document))
+    plain = sqlite_registry.adapters.register(tmp_path / "qat", base="packed", task="plain", **SAID).name
+    with pytest.raises(BadInputError, match="trained through another format, or through none"):
+        sqlite_registry.fused.fuse(plain, FuseRequest(recipe=made.key))
+    lost = sqlite_registry.fused.fuse(plain, FuseRequest("keep", accept_loss=True))
+    with pytest.raises(BadInputError, match="trained through another format"):
+        sqlite_registry.fused.fuse(name, FuseRequest(recipe=lost.key))
+    # Nor does one that is on record all the same, from whoever.
+    sqlite_registry.aliases.set_rules("prod", {"fidelity": "PASS"})
+    with sqlite_registry.workspace.database.write() as session:
+        row = session.scalars(select(tables.Fused).where(tables.Fused.key == lost.key)).one()
+        row.recipe = {**row.recipe, "quantization_aware": made.recipe["quantization_aware"]}
+        row.verdict = "PASS"
+    judged = sqlite_registry.aliases.promote(plain, "prod", dry_run=True)
+    assert {rule.rule: rule.state for rule in judged.rules}["fidelity"] != "passed"
+
+
+@pytest.mark.parametrize(
+    ("own", "special", "precision"),
+    [
+        ((4, 64), (8, 64), "dequantize"),
+        ((8, 64), (4, 64), "keep"),
+        ((8, 64), None, "dequantize"),
+        ((4, 32), None, "dequantize"),
+    ],
+    ids=str,
+)
+def test_auto_writes_the_format_whatever_the_base_has(
+    sqlite_registry: Registry,
+    tmp_path: Path,
+    own: tuple[int, int],
+    special: tuple[int, int] | None,
+    precision: str,
+) -> None:
+    """What the configuration says of the whole model need not be so of the modules that are adapted."""
+    touched = [f"model.layers.{layer}.self_attn.{key}" for layer in range(4) for key in ("q_proj", "v_proj")]
+    overrides = (
+        {path: {"bits": special[0], "group_size": special[1]} for path in touched} if special else None
+    )
+    base = tiny_models.make_base(
+        tmp_path / "base", dtype="float32", bits=own[0], group_size=own[1], overrides=overrides
+    )
+    sqlite_registry.bases.add(base, name="base")
+    train_through(base, tmp_path / "qat", TOKENS, bits=4, group_size=64)
+    name = sqlite_registry.adapters.register(tmp_path / "qat", base="base", task="qat", **SAID).name
+    fused = sqlite_registry.fused.fuse(name)
+    assert (fused.precision, fused.fidelity.verdict) == (precision, "PASS")
+    if precision == "dequantize":
+        assert fused.recipe["quantization"] == {"bits": 4, "group_size": 64, "mode": "affine"}
+    small = sqlite_registry.fused.fuse(name, FuseRequest(budget=1.3))
+    assert (small.key, small.fidelity.verdict) == (fused.key, "PASS")
+
+
+def test_either_form_says_it(sqlite_registry: Registry, tmp_path: Path) -> None:
+    name, _ = trained(sqlite_registry, tmp_path, "packed", bits=4, through=(4, 64), task="qat")
+    exported = sqlite_registry.adapters.folder(name, format="peft")
+    document = json.loads((exported / "adapter_config.json").read_text())
+    assert document["quantization_aware"] == {"bits": 4, "group_size": 64}
+    again = sqlite_registry.adapters.register(exported, base="packed", task="again", **SAID)
+    assert "quantization_aware" in {finding.code for finding in again.findings}
+    made = sqlite_registry.fused.fuse(again.name)
+    assert (made.precision, made.fidelity.retained) == ("keep", 1.0)
+    back = sqlite_registry.adapters.folder(again.name, format="mlx")
+    assert "quantization_aware" in json.loads((back / "adapter_config.json").read_text())
