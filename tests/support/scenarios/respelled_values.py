@@ -311,8 +311,9 @@ class Respeller:
     def __init__(self, target: Target, dice: random.Random) -> None:
         self._dice = dice
         self._values = [
-            (table, column.name, kind_of(column), target.rows(table))
+            (table, column.name, kind_of(column), rows)
             for table in tables.metadata.sorted_tables
+            for rows in [target.rows(table)]
             for column in table.columns
             if kind_of(column) in target.ways
         ]
