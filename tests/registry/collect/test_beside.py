@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from collect_workers import collect_until_killed, fill_and_forget, use_a_registry
 from database_workers import start
+from ready_processes import CONTEXT
 from s3_server import BUCKET, find_server, running_server
 from store_shelf import open_workspace
 
@@ -59,10 +60,10 @@ BACKENDS = ["sqlite", "postgresql", pytest.param("postgresql+s3", marks=pytest.m
 @pytest.mark.parametrize("place", BACKENDS, indirect=True)
 def test_killed_collectors_beside_processes_that_keep_and_forget(place: Place) -> None:
     workspace = opened(place)
-    workers = [start(fill_and_forget, place, number, 4.0) for number in range(4)]
+    workers = [start(fill_and_forget, place, number, 4.0, context=CONTEXT) for number in range(4)]
     kills = 0
     while any(process.is_alive() and not connection.poll(0) for process, connection in workers):
-        collector, words = start(collect_until_killed, place)
+        collector, words = start(collect_until_killed, place, context=CONTEXT)
         words.recv()
         collector.join(0.2 + 0.1 * (kills % 5))
         collector.kill()
@@ -87,7 +88,7 @@ def test_collections_beside_four_processes_that_register_fuse_and_materialize(
     workspace = opened(place)
     with Registry(workspace) as registry:
         registry.bases.add(tiny_base, name="tiny")
-        workers = [start(use_a_registry, place, tiny_base, number, 15.0) for number in range(4)]
+        workers = [start(use_a_registry, place, tiny_base, number, 5, context=CONTEXT) for number in range(4)]
         collections = 0
         while any(process.is_alive() and not connection.poll(0) for process, connection in workers):
             registry.upkeep.gc(grace=0)

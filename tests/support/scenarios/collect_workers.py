@@ -19,17 +19,17 @@ KEEP = FuseRequest(precision="keep", accept_loss=True)
 
 
 def use_a_registry(place: dict[str, Any], base: Path, number: int, seconds: float, test: Connection) -> None:
-    """Register, fuse, materialize and give up, again and again; send how often each was done."""
+    """Register, fuse, materialize and give up for some seconds, at least three times; send how often each was done."""
     folder = Path(place["home"]).parent / f"worker-{number}"
     folder.mkdir()
     chance = random.Random(number)
     done = {"register": 0, "fuse": 0, "materialize": 0, "given up": 0}
-    end = time.monotonic() + seconds
     # A tiny cache, so that models are evicted all the time, too.
     workspace = open_workspace(**place, cache_limit=300_000)
     with Registry(workspace) as registry:
         shelf = Shelf(workspace)
-        while time.monotonic() < end:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end or done["given up"] < 3:
             seed = chance.randrange(1000)
             adapter = tiny_models.make_adapter(folder / f"{sum(done.values())}", base, seed=seed)
             made = registry.adapters.register(adapter, base="tiny", task=f"task{number}", date="20260115")
@@ -50,7 +50,7 @@ def fill_and_forget(place: dict[str, Any], number: int, seconds: float, test: Co
     shelf = Shelf(workspace)
     checked, lost = 0, []
     end = time.monotonic() + seconds
-    while time.monotonic() < end:
+    while time.monotonic() < end or not checked:
         contents = [f"content {chance.randrange(6)}".encode() for _ in range(2)]
         deposit = shelf.begin(*contents)
         time.sleep(chance.random() * 0.02)

@@ -20,6 +20,7 @@ from typing import Any
 
 import database_workers
 import tiny_models
+from ready_processes import CONTEXT
 
 from fusery.registry import Registry, tables
 from fusery.registry.database import events, owner
@@ -221,9 +222,9 @@ def at_work(place: Place, processes: int, operations: int) -> tuple[list[dict[st
         AssertionError: one of them failed with something that is no error of fusery's.
     """
     each = operations // processes
-    collector, line = database_workers.start(collect, place)
+    collector, line = database_workers.start(collect, place, context=CONTEXT)
     try:
-        results = database_workers.run_all(work, processes, place.database_url, place, each)
+        results = database_workers.run_all(work, processes, place.database_url, place, each, context=CONTEXT)
         line.send("stop")
         collected = line.recv()
     finally:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import time
@@ -12,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from ready_processes import CONTEXT
 from store_contract import Backend, name_of
 
 from fusery.storage.digest import digest_bytes
@@ -24,10 +24,6 @@ from fusery.storage.remote_errors import RemoteError
 SOAK = bool(os.environ.get("FUSERY_SOAK"))
 ROUNDS = 300 if SOAK else 3
 SEED = random.randrange(1 << 32) if SOAK else 12
-
-# A child of it has what a store imports: to start one takes a twentieth of a second instead of two.
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["contending_writers", "s3fs", "adlfs", "gcsfs.core", "sshfs.spec"])
 
 
 def contend(

@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
+from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Barrier
 from typing import Any
@@ -25,19 +26,23 @@ from fusery.registry.errors import FuseryError, LeaseLostError
 SPAWN = multiprocessing.get_context("spawn")
 
 
-def start(work: Callable[..., None], *arguments: Any) -> tuple[BaseProcess, Connection]:
+def start(
+    work: Callable[..., None], *arguments: Any, context: BaseContext = SPAWN
+) -> tuple[BaseProcess, Connection]:
     """Start one process; return it and the connection that talks to it."""
-    ours, theirs = SPAWN.Pipe()
-    process = SPAWN.Process(target=work, args=(*arguments, theirs), daemon=True)
+    ours, theirs = context.Pipe()
+    process = context.Process(target=work, args=(*arguments, theirs), daemon=True)
     process.start()
     theirs.close()
     return process, ours
 
 
-def run_all(work: Callable[..., None], count: int, url: str, *arguments: Any) -> list[Any]:
+def run_all(
+    work: Callable[..., None], count: int, url: str, *arguments: Any, context: BaseContext = SPAWN
+) -> list[Any]:
     """Run one function in so many processes that begin together; return what each sends back."""
-    barrier = SPAWN.Barrier(count)
-    running = [start(work, url, *arguments, barrier) for _ in range(count)]
+    barrier = context.Barrier(count)
+    running = [start(work, url, *arguments, barrier, context=context) for _ in range(count)]
     results = [connection.recv() for _, connection in running]
     for process, _ in running:
         process.join()

@@ -17,6 +17,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -28,6 +29,9 @@ from ports import free_port
 
 STARTING = 120
 """Seconds until a server that does not answer is given up."""
+
+SLOTS = 4
+"""Requests that llama-server answers at a time if it is told nothing else."""
 
 
 def llama_server_folder() -> str:
@@ -105,5 +109,6 @@ def chat(client: openai.OpenAI, model: str, question: str, tokens: int = 24, **m
 
 
 def chats(client: openai.OpenAI, model: str, questions: Sequence[str], **more: Any) -> list[str]:
-    """Return the answers to questions, asked one after the other."""
-    return [chat(client, model, question, **more) for question in questions]
+    """Return the answers to questions, asked as many at a time as a server has slots: it reads its weights once for them."""
+    with ThreadPoolExecutor(SLOTS) as pool:
+        return list(pool.map(lambda question: chat(client, model, question, **more), questions))

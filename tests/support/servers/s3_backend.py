@@ -50,9 +50,15 @@ class S3Backend(Backend):
 
     def behind(self, proxy: FaultProxy, deadline: float = 30.0) -> BlobStore:
         """Return the same store, seen through a proxy."""
-        file_system = file_system_of(replace(self.server, endpoint=proxy.endpoint))
+        return self.seen_by(file_system_of(replace(self.server, endpoint=proxy.endpoint)), deadline)
+
+    def seen_by(self, file_system: Any, deadline: float = 30.0) -> BlobStore:
+        """Return the same store, seen by another file system."""
         return FsspecStore(file_system, f"{BUCKET}/{self.prefix}", self.url, deadline=deadline)
 
 
-def file_system_of(server: S3Server) -> Any:
-    return fsspec.filesystem("s3", **{**PROTOCOLS["s3"].options, **server.options()})
+def file_system_of(server: S3Server, **config: Any) -> Any:
+    """Return a file system with a connection of its own, as a store opens it but for what `config` says to botocore."""
+    options = {**PROTOCOLS["s3"].options, **server.options()}
+    options["config_kwargs"] = {**options["config_kwargs"], **config}
+    return fsspec.filesystem("s3", **options)
