@@ -10,6 +10,7 @@ import pytest
 import tiny_models
 from hostile.arena import Arena
 from hostile.listener import Listener
+from hostile.processes import Processes, surroundings
 from hostile.stage import Stage
 
 from fusery.cli.main import run
@@ -58,10 +59,28 @@ def both_homes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def processes(both_homes: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
+    """Where commands are watched; each begins with what sound ones import, which is most of their time."""
+    root = tmp_path_factory.mktemp("processes")
+    shutil.copytree(both_homes, root / "homes", symlinks=True)
+    homes, environment = root / "homes", {**surroundings(), "FUSERY_USER": "tester"}
+    with Processes(root) as running:
+        for words in (
+            ("pull", "course_rec@1", "--from", "other"),
+            ("push", "own_task@1", "--to", "other"),
+            ("restore", "saved"),
+        ):
+            home = "new" if words[0] == "restore" else "home"
+            ran = running.run(("--home", home, *words), environment, homes, learn=True)
+            assert ran.code == 0, ran
+        yield running
+
+
 @pytest.fixture
-def stage(both_homes: Path, tmp_path: Path) -> Iterator[Stage]:
+def stage(both_homes: Path, processes: Processes, tmp_path: Path) -> Iterator[Stage]:
     """A user's registry, another one beside it, and a listener that is told nothing."""
     for name in ("home", "other", "saved"):
         shutil.copytree(both_homes / name, tmp_path / name, symlinks=True)
     with Listener() as listener:
-        yield Stage(tmp_path, tmp_path / "home", tmp_path / "other", listener)
+        yield Stage(tmp_path, tmp_path / "home", tmp_path / "other", listener, processes)
