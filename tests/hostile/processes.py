@@ -139,6 +139,11 @@ class Processes:
         if not ready:
             if child:
                 os.kill(child, signal.SIGKILL)
+                # What the parent says of it is not to be taken for an answer about the next one.
+                if select.select([self._parent.stdout], [], [], PATIENCE)[0]:
+                    self._parent.stdout.readline()
+                else:
+                    self._parent.kill()
             raise TimeoutError(f"still running after {PATIENCE:g} s")
         return int(self._parent.stdout.readline())
 

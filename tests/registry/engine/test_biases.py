@@ -172,7 +172,7 @@ def test_an_update_too_small_for_the_format_is_there_on_the_whole(form: str) -> 
 
 
 @given(
-    value=st.floats(1e-3, 6e4, width=32) | st.floats(-6e4, -1e-3, width=32),
+    value=st.floats(2.0**-10, 6e4, width=32) | st.floats(-6e4, -(2.0**-10), width=32),
     chance=st.floats(0, 1, exclude_max=True, width=32),
     form=st.sampled_from(list(FORMATS.values())),
 )
