@@ -12,6 +12,7 @@ from fastapi import Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
 from markupsafe import Markup
 
+from fusery.registry.provenance.drawing import STYLE
 from fusery.registry.record import Record
 from fusery.registry.reporting.environment import environment, style
 from fusery.storage.errors import FuseryError
@@ -55,7 +56,7 @@ def answer(request: Request, template: str, record: Record, **more: Any) -> Resp
 
 def page(request: Request, template: str, values: Mapping[str, Any], status: int = 200) -> HTMLResponse:
     """Return a page of the values that its template shows."""
-    text = _environment().get_template(template).render({"path": request.url.path, "asked": "", **values})
+    text = _environment().get_template(template).render({"path": request.url.path, **values})
     return HTMLResponse(masked(text), status)
 
 
@@ -69,8 +70,8 @@ def refusal(request: Request, error: FuseryError) -> Response:
 
 
 def style_sheet() -> str:
-    """Return what every page looks like: the report's style, and what pages have beside it."""
-    return style() + _resource("templates/web.css")
+    """Return what every page looks like: the report's style, that of lineages, and what pages have beside them."""
+    return style() + STYLE + _resource("templates/web.css")
 
 
 def _resource(name: str) -> str:

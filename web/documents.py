@@ -10,6 +10,7 @@ from fusery.registry.record import Record
 from fusery.registry.records.adapter import Adapter
 from fusery.registry.records.alias import Alias, AliasHolder, AliasMove
 from fusery.registry.records.base import Base
+from fusery.registry.records.deployment import Deployment
 from fusery.registry.releases.keeping import AliasRules
 
 
@@ -81,6 +82,19 @@ class Bases(Record):
     """
 
     bases: tuple[Base, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Places(Record):
+    """What runs where.
+
+    Attributes:
+        at: the moment; None for now.
+        deployments: what ran then, by place.
+    """
+
+    at: str | None
+    deployments: tuple[Deployment, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

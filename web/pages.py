@@ -8,21 +8,29 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import PlainTextResponse, RedirectResponse
+from markupsafe import Markup
 
 from fusery.registry import Registry
 from fusery.registry.charts.curves import curves_chart
 from fusery.registry.charts.losses import versions_chart
 from fusery.registry.charts.timeline import timeline
 from fusery.registry.errors import AmbiguousReferenceError, BadInputError, UnknownReferenceError
-from fusery.registry.reporting.page import twice
+from fusery.registry.provenance import Node, svg
+from fusery.registry.reporting.page import PHONE, twice
 
 from .answers import answer, segment, style_sheet
-from .documents import AliasPage, Bases, Found, Log, Start, TaskPage
+from .documents import AliasPage, Bases, Found, Log, Places, Start, TaskPage
 
 _HEX = re.compile(r"[0-9a-fA-F]{8,64}")
 
 PAGE = 50
 """Rows of a table."""
+
+DRAWN = 300
+"""Things in a picture of lineage; more are listed alone."""
+
+WIDE = 1060
+"""Pixels across that a desktop has for it."""
 
 LAST = 12
 """Entries of the log on the page one starts from."""
@@ -122,6 +130,21 @@ def pages(registry: Registry) -> APIRouter:
     def fused(request: Request, key: str) -> Response:
         return answer(request, "fused.html.j2", registry.fused.fidelity(key))
 
+    @router.get("/lineage/{reference:path}")
+    def lineage(request: Request, reference: str) -> Response:
+        graph = registry.provenance.lineage(reference)
+        drawn = len(graph.nodes) <= DRAWN
+        pictures = [
+            Markup(svg(graph, width=width, link=_link, style=False)) for width in (WIDE, PHONE) if drawn
+        ]
+        links = {node.id: _link(node) for node in graph.nodes}
+        return answer(request, "lineage.html.j2", graph, pictures=pictures, links=links, subject=reference)
+
+    @router.get("/places")
+    def places(request: Request, at: Text = None) -> Response:
+        found = Places(at=at or None, deployments=tuple(registry.deployments.list(at=at or None)))
+        return answer(request, "places.html.j2", found)
+
     @router.get("/log")
     def log(
         request: Request,
@@ -193,6 +216,20 @@ def _found(registry: Registry, query: str) -> Found:
         bases=tuple(bases),
         fused=tuple(fused),
     )
+
+
+def _link(node: Node) -> str | None:
+    """Return the page of a thing, None for what has none."""
+    if node.kind == "alias":
+        task, _, name = node.name.partition("#")
+        return f"/aliases/{segment(task)}/{segment(name)}"
+    pages = {
+        "adapter": ("adapters", node.name),
+        "base": ("bases", node.name),
+        "fused": ("fused", node.digest),
+    }
+    found = pages.get(node.kind)
+    return None if found is None else f"/{found[0]}/{segment(found[1])}"
 
 
 def _of_task(found: TaskPage) -> dict[str, Any]:

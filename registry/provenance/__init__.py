@@ -11,7 +11,16 @@ from .openlineage import openlineage
 from .prov import prov
 from .trace import trace, trace_things
 
-__all__ = ["Edge", "Graph", "Node", "openlineage", "prov", "svg", "trace", "trace_things"]
-
-
-__all__ = ["FORMATS", "Attested", "attest"]
+__all__ = [
+    "FORMATS",
+    "Attested",
+    "Edge",
+    "Graph",
+    "Node",
+    "attest",
+    "openlineage",
+    "prov",
+    "svg",
+    "trace",
+    "trace_things",
+]

@@ -7,7 +7,7 @@ colours for light and for dark.  The same graph gives the same bytes.
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
@@ -33,7 +33,7 @@ _GUTTER = 64
 _SWEEPS = 4
 _NOTES = {"itself": "yanked", "same-bytes": "yanked twin", "contains": "yanked inside"}
 
-_STYLE = """
+STYLE = """
 .fl-line{fill:none;stroke:#6b7280;stroke-width:1.2}.fl-head{fill:#6b7280}
 .fl-box{stroke-width:1.2;stroke:#4b5563;fill:#f3f4f6}.fl-name{fill:#111827}.fl-kind{fill:#4b5563}
 .fl-base{fill:#e0e7ff;stroke:#4338ca}.fl-dataset{fill:#fef3c7;stroke:#92400e}.fl-adapter{fill:#dcfce7;stroke:#166534}
@@ -76,13 +76,21 @@ class _Layout:
         return (self.wide - 2 * _PADDING) // _LETTER
 
 
-def svg(graph: Graph, *, width: int | None = None) -> str:
+def svg(
+    graph: Graph,
+    *,
+    width: int | None = None,
+    link: Callable[[Node], str | None] = lambda _: None,
+    style: bool = True,
+) -> str:
     """Return the picture of a graph.
 
     Args:
         graph: what is drawn.
         width: pixels that it has to fit into, at least 300: boxes get narrower, or stand one below the other.  None for as
             many as it takes.
+        link: from a thing to where its box leads; None for nowhere.
+        style: it has its style sheet within it; a page that it stands in may have `STYLE` itself.
 
     Raises:
         BadInputError: it has more nodes than anybody could look at.
@@ -93,7 +101,7 @@ def svg(graph: Graph, *, width: int | None = None) -> str:
             hint="ask about one adapter, or take --format dot",
         )
     layout = _laid_out(_ordered(graph, _layers(graph)), width)
-    return "".join(f"{line}\n" for line in _document(graph, layout))
+    return "".join(f"{line}\n" for line in _document(graph, layout, link, style=style))
 
 
 def _laid_out(layers: Sequence[Sequence[str]], width: int | None) -> _Layout:
@@ -167,22 +175,35 @@ def _middle(
     return (sum(beside) / len(beside) if beside else place[node_id]), place[node_id]
 
 
-def _document(graph: Graph, layout: _Layout) -> Iterator[str]:
+def _document(
+    graph: Graph, layout: _Layout, link: Callable[[Node], str | None], *, style: bool
+) -> Iterator[str]:
     margin = 2 if layout.column else _MARGIN
     width = max(x for x, _ in layout.places.values()) + layout.wide + margin
     height = max(y for _, y in layout.places.values()) + layout.high + margin
     label = _text(f"lineage of {_name(graph.by_id[graph.root])}: {plural(len(graph.nodes), 'thing')}")
     yield (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
-        f'role="img" aria-label="{label}" font-family="system-ui, sans-serif" font-size="12">'
+        f'role="{_role(graph, link)}" aria-label="{label}" font-family="system-ui, sans-serif" font-size="12">'
     )
-    yield f"<style>{_STYLE}</style>"
+    if style:
+        yield f"<style>{STYLE}</style>"
     for edge in graph.edges:
         yield from _line(edge, graph, layout)
     roots = graph.roots
     for node_id, node in graph.by_id.items():
+        place = link(node)
+        if place is not None:
+            yield f'<a href="{_text(place)}">'
         yield from _box(node, layout, node_id in roots)
+        if place is not None:
+            yield "</a>"
     yield "</svg>"
+
+
+def _role(graph: Graph, link: Callable[[Node], str | None]) -> str:
+    """Return what a reader that cannot see it is told: a picture, or a group of links."""
+    return "img" if all(link(node) is None for node in graph.nodes) else "group"
 
 
 def _line(edge: Edge, graph: Graph, layout: _Layout) -> Iterator[str]:
