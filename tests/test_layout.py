@@ -97,7 +97,7 @@ def test_the_root_of_the_registry_is_small() -> None:
     assert len(list((ROOT / "registry").glob("*.py"))) <= 8
 
 
-@pytest.mark.parametrize("folder", ("registry", "storage", "cli"))
+@pytest.mark.parametrize("folder", ("registry", "storage", "cli", "web"))
 def test_packages_only_name_what_they_offer(folder: str) -> None:
     for path in (ROOT / folder).rglob("__init__.py"):
         assert len(path.read_text(encoding="utf-8").splitlines()) <= 60, path

@@ -16,7 +16,7 @@ from fusery.cli import installed
 from fusery.cli.installed import as_installed
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = ("cli", "docs", "examples", "fusery", "migrations", "registry", "storage")
+FOLDERS = ("cli", "docs", "examples", "fusery", "migrations", "registry", "storage", "web")
 
 
 @pytest.mark.parametrize(
