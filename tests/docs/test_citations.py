@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 CODE = sorted(
     path
-    for folder in ("benchmarks", "cli", "docs", "examples", "migrations", "registry", "storage", "tests")
+    for folder in ("benchmarks", "cli", "docs", "examples", "migrations", "registry", "storage", "tests", "web")
     for path in (ROOT / folder).rglob("*.py")
 )
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -140,7 +140,7 @@ def test_dotted_names_in_docstrings_lead_to_code() -> None:
     found = {}
     for path in CODE:
         names = re.findall(
-            r"`(fusery\.(?:cli|migrations|registry|storage)[\w.]*)`",
+            r"`(fusery\.(?:cli|migrations|registry|storage|web)[\w.]*)`",
             prose(path),
         )
         if bad := [name for name in names if not leads_somewhere(name)]:

@@ -135,7 +135,7 @@ def articles() -> Iterator[tuple[str, str]]:
     """Yield each value that the source puts behind an article of its own, with its file."""
     root = Path(__file__).parents[2]
     for path in sorted(
-        each for name in ("registry", "cli", "storage") for each in (root / name).rglob("*.py")
+        each for name in ("registry", "cli", "storage", "web") for each in (root / name).rglob("*.py")
     ):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             parts = node.values if isinstance(node, ast.JoinedStr) else []
