@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
@@ -12,25 +13,47 @@ from fastapi import Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
 from markupsafe import Markup
 
+from fusery.registry.errors import (
+    AliasGuardedError,
+    AlreadyExistsError,
+    AmbiguousReferenceError,
+    DatabaseReadOnlyError,
+    DatabaseUnavailableError,
+    SchemaError,
+    UnknownReferenceError,
+    UnreadableRecordError,
+)
 from fusery.registry.provenance.drawing import STYLE
 from fusery.registry.record import Record
 from fusery.registry.reporting.environment import environment, style
-from fusery.storage.errors import FuseryError
+from fusery.registry.reporting.facts import RecordsDamagedError
+from fusery.storage.errors import FuseryError, StoreUnavailableError
 from fusery.storage.secrets import masked
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-_STATUS = {
-    "unknown_reference": 404,
-    "ambiguous_reference": 409,
-    "already_exists": 409,
-    "alias_guarded": 409,
-    "database_unavailable": 503,
-    "store_unavailable": 503,
-    "unreadable_record": 500,
+UNEXPECTED = "unexpected"
+"""Code of what fusery does not know: an error of its own, or a database edited by other means."""
+
+STATUS = {
+    UnknownReferenceError.code: 404,
+    AmbiguousReferenceError.code: 409,
+    AlreadyExistsError.code: 409,
+    AliasGuardedError.code: 409,
+    DatabaseUnavailableError.code: 503,
+    DatabaseReadOnlyError.code: 503,
+    StoreUnavailableError.code: 503,
+    SchemaError.code: 503,
+    UnreadableRecordError.code: 500,
+    RecordsDamagedError.code: 500,
+    UNEXPECTED: 500,
 }
 """Status of an error by its code; what is not here is what the asker can do something about."""
+
+
+_SAID = 2_000
+"""Characters of a sentence, in which what was asked may be repeated."""
 
 
 def wants_json(request: Request) -> bool:
@@ -48,22 +71,39 @@ def answer(request: Request, template: str, record: Record, **more: Any) -> Resp
         record: what is to be shown; the page has it as `it`, in JSON's forms.
         more: what only the page has, such as pictures.
     """
-    document = record.to_dict()
+    document = presentable(record.to_dict())
     if wants_json(request):
         return JSONResponse(document)
     return page(request, template, {"it": document, **more})
 
 
+def presentable(value: Any) -> Any:
+    """Return a value as JSON can have it, without passwords in the URLs of its texts.
+
+    Only who edits a database by other means puts infinity or bytes into it.
+    """
+    if isinstance(value, str):
+        return masked(value)
+    if isinstance(value, Mapping):
+        return {presentable(str(key)): presentable(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [presentable(each) for each in value]
+    if isinstance(value, bytes):
+        return repr(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def page(request: Request, template: str, values: Mapping[str, Any], status: int = 200) -> HTMLResponse:
     """Return a page of the values that its template shows."""
     text = _environment().get_template(template).render({"path": request.url.path, **values})
-    return HTMLResponse(masked(text), status)
+    return HTMLResponse(text, status)
 
 
-def refusal(request: Request, error: FuseryError) -> Response:
+def refusal(request: Request, error: FuseryError, status: int | None = None) -> Response:
     """Return an error as its sentence and its hint."""
-    status = _STATUS.get(error.code, 400)
-    told = {"code": error.code, "message": masked(error.message), "hint": masked(error.hint or "")}
+    status = status or STATUS.get(error.code, 400)
+    said, hint = (masked(text)[:_SAID] for text in (error.message, error.hint or ""))
+    told = {"code": error.code, "message": said, "hint": hint}
     if wants_json(request):
         return JSONResponse({"error": told}, status)
     return page(request, "error.html.j2", {"error": told, "status": status}, status)

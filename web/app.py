@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection
 
 from fastapi import FastAPI, Request, Response
@@ -10,21 +9,13 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from fusery.registry import Registry
-from fusery.registry.errors import BadInputError, RegistryError, UnknownReferenceError
+from fusery.registry.errors import BadInputError, UnknownReferenceError
 from fusery.registry.server.hosts import HostCheck
 from fusery.storage.errors import FuseryError
 
 from .answers import refusal
-from .guard import Headers
+from .guard import Caught, Headers
 from .pages import pages
-
-LOG = logging.getLogger(__name__)
-
-
-class UnexpectedError(RegistryError):
-    """Something that fusery does not know: an error of its own, or a database edited by other means."""
-
-    code = "unexpected"
 
 
 def create_app(registry: Registry, *, hosts: Collection[str] = ()) -> FastAPI:
@@ -35,6 +26,7 @@ def create_app(registry: Registry, *, hosts: Collection[str] = ()) -> FastAPI:
         hosts: names that requests may be for, besides addresses and localhost.
     """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(Caught)
     app.add_middleware(HostCheck, hosts=hosts)
     app.add_middleware(Headers)
     app.include_router(pages(registry))
@@ -53,11 +45,8 @@ def create_app(registry: Registry, *, hosts: Collection[str] = ()) -> FastAPI:
     def no_page(request: Request, error: HTTPException) -> Response:
         if error.status_code == 404:
             return refusal(request, UnknownReferenceError("there is no such page", hint="/"))
-        return refusal(request, BadInputError(str(error.detail)[:200]))
-
-    @app.exception_handler(Exception)
-    def unexpected(request: Request, error: Exception) -> Response:
-        LOG.error("%s %s: %s", request.method, request.url.path, type(error).__name__)
-        return refusal(request, UnexpectedError("these records cannot be shown", hint="fusery audit"))
+        answer = refusal(request, BadInputError(str(error.detail)[:200]), error.status_code)
+        answer.headers.update(error.headers or {})
+        return answer
 
     return app

@@ -22,14 +22,12 @@ class Start(Record):
         tasks: by name, a page of them.
         holding: what their names have in them; None for all.
         next: name of the last one where there are more: `?after=` it has the next page.
-        aliases: what each alias holds.
         events: what happened last, the newest first.
     """
 
     tasks: tuple[Task, ...]
     holding: str | None
     next: str | None
-    aliases: tuple[Alias, ...]
     events: tuple[Event, ...]
 
 

@@ -2,8 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+
+from starlette.datastructures import Headers as Sent
 from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from fusery.registry.errors import BadInputError, RegistryError
+from fusery.storage.errors import FuseryError
+
+from .answers import UNEXPECTED, refusal
+
+LOG = logging.getLogger(__name__)
+
+AT_ONCE = 8
+"""Requests that are worked on; others wait for their turn, so that a page that many ask for does not fill the memory."""
 
 POLICY = (
     "default-src 'none'; style-src 'self'; img-src 'self' data:; form-action 'self'; base-uri 'none'; "
@@ -41,3 +56,45 @@ class Headers:
             await send(message)
 
         await self._app(scope, receive, sent if scope["type"] == "http" else send)
+
+
+class UnexpectedError(RegistryError):
+    """Something that fusery does not know: an error of its own, or a database edited by other means."""
+
+    code = UNEXPECTED
+
+
+class Caught:
+    """Answers a few requests at a time, none that a page of another site makes, and every error with a sentence."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app, self._turns = app, asyncio.Semaphore(AT_ONCE)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, whatever happens."""
+        if scope["type"] != "http":
+            return
+        begun = False
+
+        async def sent(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        if _of_another_site(Sent(scope=scope)):
+            error: FuseryError = BadInputError("pages of other sites may not ask for this")
+            await refusal(Request(scope), error, 403)(scope, receive, send)
+            return
+        try:
+            async with self._turns:
+                await self._app(scope, receive, sent)
+        except Exception as problem:  # noqa: BLE001 -- whatever it is, who asks gets a sentence, and nobody a traceback
+            LOG.error("%s %.200s: %s", scope["method"], scope["path"], type(problem).__name__)
+            if not begun:
+                error = UnexpectedError("these records cannot be shown", hint="fusery audit")
+                await refusal(Request(scope), error)(scope, receive, send)
+
+
+def _of_another_site(headers: Sent) -> bool:
+    """Tell whether a page of another site has something fetched: a link that a reader follows is none of that."""
+    return headers.get("sec-fetch-site") == "cross-site" and headers.get("sec-fetch-mode") != "navigate"

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Annotated, Any
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import PlainTextResponse, RedirectResponse
@@ -15,13 +18,16 @@ from fusery.registry.charts.curves import curves_chart
 from fusery.registry.charts.losses import versions_chart
 from fusery.registry.charts.timeline import timeline
 from fusery.registry.errors import AmbiguousReferenceError, BadInputError, UnknownReferenceError
-from fusery.registry.provenance import Node, svg
+from fusery.registry.provenance import Graph, Node, svg
 from fusery.registry.reporting.page import PHONE, twice
+from fusery.storage.secrets import masked
 
-from .answers import answer, segment, style_sheet
+from .answers import answer, segment, style_sheet, wants_json
 from .documents import AliasPage, Bases, Found, Log, Places, Start, TaskPage
 
 _HEX = re.compile(r"[0-9a-fA-F]{8,64}")
+
+_Handler = TypeVar("_Handler", bound=Callable[..., Response])
 
 PAGE = 50
 """Rows of a table."""
@@ -43,7 +49,10 @@ def pages(registry: Registry) -> APIRouter:
     """Return the routes of the pages of a registry."""
     router = APIRouter()
 
-    @router.get("/")
+    def get(path: str) -> Callable[[_Handler], _Handler]:
+        return router.api_route(path, methods=["GET", "HEAD"])
+
+    @get("/")
     def start(request: Request, after: Text = None, q: Text = None) -> Response:
         tasks = registry.adapters.tasks(after=after, limit=PAGE + 1, holding=q)
         more = len(tasks) > PAGE
@@ -51,19 +60,23 @@ def pages(registry: Registry) -> APIRouter:
             tasks=tuple(tasks[:PAGE]),
             holding=q or None,
             next=tasks[PAGE - 1].task if more else None,
-            aliases=tuple(registry.aliases.list()[:PAGE]),
             events=tuple(reversed(registry.upkeep.log(limit=LAST))),
         )
         return answer(request, "start.html.j2", found)
 
-    @router.get("/tasks/{task}")
+    @get("/tasks/{task}")
     def one_task(
         request: Request, task: str, where: Text = None, sort: Text = None, offset: Whole = 0
     ) -> Response:
-        by = sort or "version:desc"
-        versions = registry.adapters.list(
-            task=task, where=where or None, sort=by, limit=PAGE + 1, offset=offset
-        )
+        by, problem, versions = sort or "version:desc", None, []
+        try:
+            versions = registry.adapters.list(
+                task=task, where=where or None, sort=by, limit=PAGE + 1, offset=offset
+            )
+        except BadInputError as error:
+            if wants_json(request):
+                raise
+            problem = error
         aliases = registry.aliases.list(task)
         found = TaskPage(
             task=task,
@@ -74,9 +87,11 @@ def pages(registry: Registry) -> APIRouter:
             versions=tuple(versions[:PAGE]),
             aliases=tuple(aliases),
         )
-        return answer(request, "one_task.html.j2", found, pictures=_of_task(found))
+        made = answer(request, "one_task.html.j2", found, pictures=_of_task(found), problem=problem)
+        made.status_code = 200 if problem is None else 400
+        return made
 
-    @router.get("/adapters/{reference:path}")
+    @get("/adapters/{reference:path}")
     def adapter(request: Request, reference: str) -> Response:
         found = registry.adapters.show(reference)
         section = {
@@ -86,9 +101,9 @@ def pages(registry: Registry) -> APIRouter:
         curve = twice(curves_chart, "curve", section) if found.curve else None
         return answer(request, "adapter.html.j2", found, curve=curve)
 
-    @router.get("/compare")
+    @get("/compare")
     def compare(request: Request, ref: Annotated[list[str], Query(max_length=50)]) -> Response:
-        found = registry.adapters.compare(ref)
+        found = registry.adapters.compare(list(dict.fromkeys(ref)))
         curves = [
             {"version": name, "points": [point.to_dict() for point in points]}
             for name, points in found.curves.items()
@@ -99,40 +114,41 @@ def pages(registry: Registry) -> APIRouter:
         )
         return answer(request, "compare.html.j2", found, curves=curves, picture=picture)
 
-    @router.get("/aliases/{task}/{name}")
+    @get("/aliases/{task}/{name}")
     def alias(request: Request, task: str, name: str) -> Response:
+        holder = registry.aliases.show(f"{task}#{name}")
         moves, rules = registry.aliases.history(f"{task}#{name}"), None
         with suppress(UnknownReferenceError):
             rules = registry.aliases.rules(f"{task}#{name}")
         found = AliasPage(
             alias=f"{task}#{name}",
-            holder=registry.aliases.show(f"{task}#{name}"),
+            holder=holder,
             rules=rules,
             moves=tuple(reversed(moves)),
         )
         section = {
             "task": task,
             "aliases": [{"alias": name, "moves": [move.to_dict() for move in moves]}],
-            "yanks": [],
-            "until": None,
+            "yanks": [{"adapter": holder.adapter, "lifted_at": None}] if holder.yanked else [],
+            "until": datetime.now(UTC).isoformat(),
         }
         return answer(request, "alias.html.j2", found, task=task, picture=twice(timeline, "moves", section))
 
-    @router.get("/bases")
+    @get("/bases")
     def bases(request: Request) -> Response:
         return answer(request, "bases.html.j2", Bases(bases=tuple(registry.bases.list())))
 
-    @router.get("/bases/{name:path}")
+    @get("/bases/{name:path}")
     def base(request: Request, name: str) -> Response:
         return answer(request, "base_model.html.j2", registry.bases.show(name))
 
-    @router.get("/fused/{key}")
+    @get("/fused/{key}")
     def fused(request: Request, key: str) -> Response:
         return answer(request, "fused.html.j2", registry.fused.fidelity(key))
 
-    @router.get("/lineage/{reference:path}")
+    @get("/lineage/{reference:path}")
     def lineage(request: Request, reference: str) -> Response:
-        graph = registry.provenance.lineage(reference)
+        graph = _without_passwords(registry.provenance.lineage(reference))
         drawn = len(graph.nodes) <= DRAWN
         pictures = [
             Markup(svg(graph, width=width, link=_link, style=False)) for width in (WIDE, PHONE) if drawn
@@ -140,12 +156,12 @@ def pages(registry: Registry) -> APIRouter:
         links = {node.id: _link(node) for node in graph.nodes}
         return answer(request, "lineage.html.j2", graph, pictures=pictures, links=links, subject=reference)
 
-    @router.get("/places")
+    @get("/places")
     def places(request: Request, at: Text = None) -> Response:
         found = Places(at=at or None, deployments=tuple(registry.deployments.list(at=at or None)))
         return answer(request, "places.html.j2", found)
 
-    @router.get("/log")
+    @get("/log")
     def log(
         request: Request,
         reference: Text = None,
@@ -170,7 +186,7 @@ def pages(registry: Registry) -> APIRouter:
         )
         return answer(request, "log.html.j2", found)
 
-    @router.get("/search")
+    @get("/search")
     def search(request: Request, q: Annotated[str, Query(max_length=500)] = "") -> Response:
         found = _found(registry, q.strip())
         alone = [("adapters", name) for name in found.adapters] + [("bases", name) for name in found.bases]
@@ -180,7 +196,7 @@ def pages(registry: Registry) -> APIRouter:
             return RedirectResponse(f"/{kind}/{segment(name)}", 303)
         return answer(request, "search.html.j2", found)
 
-    @router.get("/style.css")
+    @get("/style.css")
     def style() -> Response:
         return PlainTextResponse(
             style_sheet(), media_type="text/css", headers={"Cache-Control": "private, max-age=300"}
@@ -216,6 +232,12 @@ def _found(registry: Registry, query: str) -> Found:
         bases=tuple(bases),
         fused=tuple(fused),
     )
+
+
+def _without_passwords(graph: Graph) -> Graph:
+    """Return a graph whose names can be cut for a picture: what is left of a URL is not known for one."""
+    by_id = {key: replace(node, name=masked(node.name)) for key, node in graph.by_id.items()}
+    return replace(graph, by_id=by_id)
 
 
 def _link(node: Node) -> str | None:

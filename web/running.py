@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import signal
+import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -61,11 +66,31 @@ def serve_pages(
             server_header=False,
             timeout_graceful_shutdown=DRAIN_SECONDS,
             lifespan="off",
+            ws="none",
         )
+        # What it says of broken requests and of those it gives up is of no use to who looks at pages.
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
         server = _server(config, lambda: ready(address))
         with _ended_by_signals():
             server.run(sockets=[listener])
+    _end_what_is_left()
     return 0
+
+
+def _end_what_is_left() -> None:
+    """End the process where a page is still being made: Python would wait for its thread, and pages only read."""
+    end = time.monotonic() + 1
+    while any(_at_work()):
+        if time.monotonic() > end:
+            logging.shutdown()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(0)
+        time.sleep(0.02)
+
+
+def _at_work() -> Iterator[threading.Thread]:
+    return (each for each in threading.enumerate() if each.name.startswith("AnyIO worker"))
 
 
 @contextmanager

@@ -25,10 +25,12 @@ class HeldVersion(Record):
     Attributes:
         alias: its name, without that of its task.
         version: that it holds.
+        withdrawals: what that has to do with yanks that stand.
     """
 
     alias: str
     version: int
+    withdrawals: tuple[Withdrawal, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,8 +98,11 @@ def list_tasks(
 
 def _held(session: Session, tasks: Sequence[int]) -> dict[int, tuple[HeldVersion, ...]]:
     alias, row = tables.Alias, tables.Adapter
-    query = select(alias.task_id, alias.name, row.version).join(row, row.id == alias.adapter_id)
+    query = select(alias.task_id, alias.name, row.version, row.id).join(row, row.id == alias.adapter_id)
+    rows = session.execute(query.where(alias.task_id.in_(tasks)).order_by(alias.name)).all()
+    told = of_adapters(session, [each.id for each in rows])
     found: dict[int, tuple[HeldVersion, ...]] = {}
-    for task, name, version in session.execute(query.where(alias.task_id.in_(tasks)).order_by(alias.name)):
-        found[task] = (*found.get(task, ()), HeldVersion(alias=name, version=version))
+    for task, name, version, adapter in rows:
+        held = HeldVersion(alias=name, version=version, withdrawals=tuple(told.get(adapter, ())))
+        found[task] = (*found.get(task, ()), held)
     return found

@@ -17,18 +17,23 @@ import printed_documents
 import pytest
 from interrupts import interrupts
 from page_server import ask
+from waiting import wait_until
 
 from .conftest import Fusery
 
 MAIN = "from fusery.cli.main import main; main()"
 
 
+SLOW = f"import time, fusery.registry.api.bases as b; b.Bases.list = lambda self: time.sleep(60); {MAIN}"
+"""Its page of base models takes a minute."""
+
+
 @contextmanager
-def running(home: Path, *words: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def running(home: Path, *words: str, main: str = MAIN) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """Start it, and yield the process and its first line, or what it printed as JSON."""
     with interrupts():
         process = subprocess.Popen(
-            [sys.executable, "-c", MAIN, "ui", *words],
+            [sys.executable, "-c", main, "ui", *words],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -88,3 +93,15 @@ def test_without_its_packages_it_says_what_to_install(
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     ran = fusery("ui", "--no-browser")
     assert (ran.code, "[web]" in ran.err) == (2, True), ran.err
+
+
+def test_it_ends_although_a_page_is_being_made(fusery: Fusery, tmp_path: Path) -> None:
+    assert fusery("init").code == 0
+    with running(tmp_path / "home", "--json", main=SLOW) as (process, printed):
+        url = urlsplit(json.loads(printed)["url"])
+        with socket.create_connection((url.hostname or "", url.port or 0)) as asking:
+            asking.sendall(b"GET /bases HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            wait_until(lambda: ask(url.geturl(), "/style.css").status == 200)
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=40)
+        assert (process.returncode, said) == (0, "")

@@ -15,7 +15,17 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 CODE = sorted(
     path
-    for folder in ("benchmarks", "cli", "docs", "examples", "migrations", "registry", "storage", "tests", "web")
+    for folder in (
+        "benchmarks",
+        "cli",
+        "docs",
+        "examples",
+        "migrations",
+        "registry",
+        "storage",
+        "tests",
+        "web",
+    )
     for path in (ROOT / folder).rglob("*.py")
 )
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import html_tree
@@ -19,7 +23,10 @@ from page_server import Answer, ask, pages_of
 from report_home import open_at
 
 from fusery.registry import Registry
+from fusery.registry.charts.text import shown as shown_text
+from fusery.storage.errors import FuseryError
 from fusery.web import pages
+from fusery.web.answers import STATUS
 from fusery.web.guard import HEADERS
 
 HTML, JSON = {"accept": "text/html"}, {"accept": "application/json"}
@@ -179,13 +186,127 @@ def test_what_is_wrong_is_one_sentence(address: str, path: str, status: int) -> 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
 def test_nothing_can_be_changed(address: str, method: str) -> None:
     for path in ("/", "/tasks/course_rec", "/log"):
-        assert ask(address, path, method=method, **JSON).status in (400, 405)
+        refused = ask(address, path, method=method, **JSON)
+        assert (refused.status, "GET" in refused.headers["allow"]) == (405, True)
+
+
+def test_a_page_s_head_can_be_asked_for(address: str) -> None:
+    page, head = (ask(address, "/tasks/course_rec", method=method, **HTML) for method in ("GET", "HEAD"))
+    assert (head.status, head.text) == (200, "")
+    assert head.headers["content-length"] == page.headers["content-length"]
+
+
+def test_every_status_is_of_a_code_that_there_is() -> None:
+    def below(kind: type[FuseryError]) -> set[str]:
+        return {kind.code}.union(*(below(each) for each in kind.__subclasses__()))
+
+    assert STATUS.keys() <= below(FuseryError)
+
+
+def test_a_filter_that_is_wrong_can_be_mended(address: str) -> None:
+    page = ask(address, "/tasks/course_rec?where=val_loss+%3C&sort=rank", **HTML)
+    assert page.status == 400
+    assert 'value="val_loss &lt;"' in page.text and 'value="rank"' in page.text
+    assert "expected" in page.text
+
+
+def test_what_is_withdrawn_is_said_to_be_wherever_it_stands(
+    answers: dict[str, tuple[Answer, Answer]],
+) -> None:
+    """A page says of withdrawals what its JSON says."""
+
+    def told(value: Any) -> Iterator[str]:
+        if isinstance(value, dict):
+            for each in value.get("withdrawals") or ():
+                if isinstance(each, dict):
+                    yield each["reason"] if each["relation"] == "itself" else each["told"]
+        for each in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+            yield from told(each)
+
+    seen = 0
+    for name, (page, document) in answers.items():
+        text = " ".join(html_tree.parse(page.text).text.split())
+        for said in set(told(document.json)):
+            assert " ".join(shown_text(said).split()) in text, (name, said)
+            seen += 1
+    assert seen > 5
+
+
+@pytest.fixture
+def damaged(home: Path, tmp_path: Path) -> Iterator[tuple[Registry, str]]:
+    """A copy of the registry, to be edited behind its back, and where its pages are."""
+    shutil.copytree(home, tmp_path / "home")
+    with open_at(tmp_path / "home") as registry, pages_of(registry) as served:
+        yield registry, served
+
+
+def edit(registry: Registry, statement: str) -> None:
+    """Edit the database by other means."""
+    place = Path(registry.workspace.settings.home) / "fusery.db"
+    with closing(sqlite3.connect(place)) as connection, connection:
+        connection.execute("PRAGMA ignore_check_constraints = ON")
+        for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
+            connection.execute(f'DROP TRIGGER "{name}"')
+        connection.execute(statement)
+
+
+def test_values_that_are_none_are_null_on_both(damaged: tuple[Registry, str]) -> None:
+    registry, address = damaged
+    edit(registry, "UPDATE adapter SET val_loss = 9e999")
+    for path in ("/", "/tasks/course_rec", "/adapters/course_rec@1"):
+        page, document = ask(address, path, **HTML), ask(address, path, **JSON)
+        assert (page.status, document.status) == (200, 200), path
+        assert '"val_loss":null' in document.text
+
+
+@pytest.mark.parametrize(
+    ("statement", "path"),
+    [
+        ("UPDATE adapter SET created_at = 'zz'", "/adapters/course_rec@1"),
+        ("ALTER TABLE adapter RENAME COLUMN note TO noted", "/tasks/course_rec"),
+        ("UPDATE base_name SET name = x'fffe'", "/search?q=anything"),
+    ],
+)
+def test_a_registry_that_is_damaged_is_our_fault_and_shows_nothing_of_us(
+    damaged: tuple[Registry, str], statement: str, path: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    registry, address = damaged
+    edit(registry, statement)
+    for kind in (HTML, JSON):
+        answer = ask(address, path, **kind)
+        assert answer.status == 500
+        assert {key: answer.headers[key.lower()] for key in HEADERS} == HEADERS
+        assert "Traceback" not in answer.text and str(Path(__file__).parents[2]) not in answer.text
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
+def test_passwords_in_urls_are_in_neither_form(damaged: tuple[Registry, str]) -> None:
+    """Nothing that fusery records has any; somebody may have written it by other means."""
+    registry, address = damaged
+    edit(registry, "UPDATE adapter SET note = 'see https://u:PASSWORD@h.example/x'")
+    long = "https://admin:SECRETSECRETxSECRET@very-long-host.example.com/service/a/b/c"
+    edit(registry, f"UPDATE deployment SET place = '{long}'")
+    for path in (
+        "/tasks/course_rec",
+        "/adapters/course_rec@1",
+        "/adapters/course_rec%23prod",
+        "/places",
+        "/lineage/course_rec%23prod",
+    ):
+        for kind in (HTML, JSON):
+            answer = ask(address, path, **kind)
+            assert answer.status == 200
+            assert "PASSWORD" not in answer.text and "SECRETSECRET" not in answer.text, path
 
 
 def test_only_this_machine_is_answered(address: str) -> None:
     assert ask(address, "/", host="evil.example", **HTML).status == 403
     assert ask(address, "/", origin="http://evil.example", **HTML).status == 403
     assert ask(address, "/", host="localhost", **HTML).status == 200
+    fetched = {"sec_fetch_site": "cross-site", "sec_fetch_mode": "no-cors"}
+    assert ask(address, "/lineage/course_rec@1", **fetched, **HTML).status == 403
+    followed = {"sec_fetch_site": "cross-site", "sec_fetch_mode": "navigate"}
+    assert ask(address, "/", **followed, **HTML).status == 200
     refused = ask(address, "/", host="evil.example", **HTML)
     assert refused.headers["x-frame-options"] == "DENY"
 
