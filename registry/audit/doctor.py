@@ -38,6 +38,7 @@ USES = {
     "oci": "pushing images to a registry",
     "plot": "pictures as PNG",
     "serve": "serving adapters over HTTP",
+    "web": "the registry in a browser",
     "json": "answers of a server by a JSON schema",
     "sign": "signing, and verifying signatures",
     "bom": "bills of materials as CycloneDX",
