@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -115,9 +116,13 @@ def wait_until_up(server: S3Server, process: subprocess.Popen[bytes], log: Path)
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports that are free, and free 10,000 higher too, where SeaweedFS puts its gRPC."""
+    """Return ports that are free, and free 10,000 higher too, where SeaweedFS puts its gRPC.
+
+    Workers of the tests that begin in the same moment look in different places.
+    """
     found: list[int] = []
-    for port in range(21_000 + (time.time_ns() // 1_000_000) % 9_000, 50_000):
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 2
+    for port in range(21_000 + 4_500 * worker + (time.time_ns() // 1_000_000) % 4_400, 50_000):
         if all(is_free(number) for number in (port, port + 10_000)):
             found.append(port)
         if len(found) == count:
