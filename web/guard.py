@@ -78,21 +78,27 @@ class Caught:
 
         async def sent(message: Message) -> None:
             nonlocal begun
-            begun = True
+            if not begun:
+                # A page is made as a whole before any of it goes: who reads it slowly takes nobody's turn.
+                begun = True
+                self._turns.release()
             await send(message)
 
         if _of_another_site(Sent(scope=scope)):
             error: FuseryError = BadInputError("pages of other sites may not ask for this")
             await refusal(Request(scope), error, 403)(scope, receive, send)
             return
+        await self._turns.acquire()
         try:
-            async with self._turns:
-                await self._app(scope, receive, sent)
+            await self._app(scope, receive, sent)
         except Exception as problem:  # noqa: BLE001 -- whatever it is, who asks gets a sentence, and nobody a traceback
             LOG.error("%s %.200s: %s", scope["method"], scope["path"], type(problem).__name__)
             if not begun:
                 error = UnexpectedError("these records cannot be shown", hint="fusery audit")
-                await refusal(Request(scope), error)(scope, receive, send)
+                await refusal(Request(scope), error)(scope, receive, sent)
+        finally:
+            if not begun:
+                self._turns.release()
 
 
 def _of_another_site(headers: Sent) -> bool:

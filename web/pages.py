@@ -74,6 +74,7 @@ def pages(registry: Registry) -> APIRouter:
                 task=task, where=where or None, sort=by, limit=PAGE + 1, offset=offset
             )
         except BadInputError as error:
+            registry.adapters.list(task=task, limit=1)  # that there is no such task comes first
             if wants_json(request):
                 raise
             problem = error

@@ -7,13 +7,13 @@ in the words of MLX's own `quantization`: `"quantization_aware": {"bits": 4, "gr
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
+
+from ..errors import FusionUnsupportedError
 
 QUANTIZATION_AWARE = "quantization_aware"
 """The entry of the configuration."""
-
-_AFFINE = {"bits": (2, 3, 4, 5, 6, 8), "group_size": (32, 64, 128)}
-_OTHERS = {"mxfp4": (4, 32), "nvfp4": (4, 16), "mxfp8": (8, 32)}
 
 
 def trained_through(config: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -28,14 +28,18 @@ def trained_through(config: Mapping[str, Any]) -> dict[str, Any] | None:
     said = config.get(QUANTIZATION_AWARE)
     if said is None or said is False:
         return None
+    # What knows the formats of MLX takes a while to import, and next to no adapter says this.
+    from ..engine.microscaling import MODES
+    from ..engine.policy import Quantize
+
     if isinstance(said, Mapping) and set(said) <= {"bits", "group_size", "mode"}:
         mode = said.get("mode", "affine")
-        own = _OTHERS.get(mode, (None, 64)) if isinstance(mode, str) else (None, None)
-        bits, size = said.get("bits", own[0]), said.get("group_size", own[1])
+        grid = MODES.get(mode) if isinstance(mode, str) else None
+        bits = said.get("bits", grid and grid.bits)
+        size = said.get("group_size", grid.group_size if grid else 64)
         if type(bits) is int and type(size) is int and isinstance(mode, str):
-            affine = mode == "affine" and bits in _AFFINE["bits"] and size in _AFFINE["group_size"]
-            if affine or _OTHERS.get(mode) == (bits, size):
-                return {"group_size": size, "bits": bits, "mode": mode}
+            with suppress(FusionUnsupportedError):
+                return Quantize(bits, size, mode).to_dict()
     raise ValueError(f"{QUANTIZATION_AWARE} is no quantisation of mlx")
 
 

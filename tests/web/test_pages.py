@@ -144,6 +144,7 @@ def test_a_search_leads_to_what_it_means(shown: Registry, address: str) -> None:
     ("path", "status"),
     [
         ("/tasks/nope", 404),
+        ("/tasks/nope?where=val_loss+%3C", 404),
         ("/tasks/course_rec?where=foo(", 400),
         ("/tasks/course_rec?where=" + "x" * 3000, 400),
         ("/tasks/course_rec?sort=nothing", 400),
