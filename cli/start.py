@@ -28,6 +28,11 @@ except KeyboardInterrupt:
 
 def start() -> None:
     """Run the command line and exit with its code."""
-    if _MINDED:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    main()
+    try:
+        if _MINDED:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        main()
+    except KeyboardInterrupt:
+        # `main` says so itself; this one came before it could.
+        sys.stderr.write("Interrupted.\n")
+        raise SystemExit(INTERRUPTED) from None

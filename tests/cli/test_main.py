@@ -246,6 +246,23 @@ from fusery.cli.start import start
     assert (done.returncode, done.stderr) == (130, "Interrupted.\n")
 
 
+def test_an_interrupt_as_the_program_begins_to_mind_them_is_no_traceback() -> None:
+    code = """
+import os, signal, sys
+from fusery.cli.start import start
+mind = signal.signal
+def interrupted(number, how):
+    mind(number, how)
+    os.kill(os.getpid(), signal.SIGINT)
+    sum(range(9))
+signal.signal = interrupted
+start()
+"""
+    with interrupts():
+        done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "Interrupted.\n")
+
+
 @pytest.mark.parametrize(("times", "code"), [(1, 0), (2, -signal.SIGINT)])
 def test_an_interrupt_once_all_is_done_is_no_traceback(times: int, code: int) -> None:
     program = """

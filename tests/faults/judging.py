@@ -40,9 +40,12 @@ class Expected:
 _OF_CPYTHON = re.compile(
     r"Exception ignored in: <function BaseEventLoop.__del__ .*\n(?:.*\n)*?AttributeError: .* '_signal_handlers'\n"
     r"|Exception ignored in: <function _get_module_lock.*\n(?:.*\n)*?KeyboardInterrupt: *\n"
+    r"|Error processing line \d+ of .*\.pth:\n(?:.*\n)*?Remainder of file ignored\n"
+    r"|Failed checking if argv\[0\] is an import path entry\n(?:.*\n)*?KeyboardInterrupt\n"
 )
 """What asyncio prints of a loop whose sockets could not be made: its `close` counts on what `__init__` never came to.
-And what is printed of an interrupt that comes while an import gives back its lock: it is lost, and the command goes on."""
+And what is printed of an interrupt that Python loses, while the command goes on: where an import gives back its lock,
+where a file of paths is read, and where Python looks whether it was given an archive to run."""
 
 ENDS = {0: "done", 2: "refused", 130: "interrupted", -2: "interrupted", -9: "killed"}
 """How a command may end, by its exit code; SIGINT itself ends Python where it is not ready for it yet."""

@@ -177,15 +177,17 @@ class Sweep:
 
 
 def was_starting(code: int, err: str) -> bool:
-    """Whether Python was interrupted before it came to the first line of the program.
+    """Whether Python was interrupted before it came to the first line of the program, in `cli/start.py`.
 
-    Then SIGINT ends the process as the system does it, or, while Python makes itself ready, with a traceback of its own.
+    Then SIGINT ends the process as the system does it, or with a traceback of Python's own: while it makes itself ready,
+    or in the script that its installer wrote, whose first import leads to the first line that can catch it.
     """
     places = re.findall(r'^  File "(.*)", line', err, re.MULTILINE)
-    early = (
-        err.startswith("Fatal Python error: init_") or "<frozen site>" in places or places == [str(PROGRAM)]
-    )
-    return (early and err.rstrip().endswith("KeyboardInterrupt")) or (code == -signal.SIGINT and not err)
+    fatal = err.startswith("Fatal Python error: init_")
+    unready = "<frozen site>" in places or err.startswith("python: failed") or not places
+    importing = str(PROGRAM) in places and not any(place.endswith("/cli/start.py") for place in places)
+    interrupted = err.rstrip().rstrip(": ").endswith("KeyboardInterrupt")
+    return fatal or (interrupted and (unready or importing)) or (code == -signal.SIGINT and not err)
 
 
 def prepared(stack: Stack, folder: Path) -> tuple[Site, Sequence[str]]:
