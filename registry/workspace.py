@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import uuid
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusery.storage.errors import StoreMismatchError
+from fusery.storage.plaintext import is_keepable
 
-from .errors import SchemaError
+from .actors import LONGEST
+from .errors import BadInputError, SchemaError
 from .settings.homes import CONFIG_NAME
 from .settings.settings import Settings
 
@@ -35,7 +38,12 @@ class Workspace:
         foreign: what another party's registry is called, whose database is looked at before it is read; None for the
             user's own.
         shown: the file that messages name, where the database is a copy of it.
+
+    Attributes:
+        authenticated: a server knows by a token who is at work; False where a client says its own name.
     """
+
+    authenticated = False
 
     def __init__(self, settings: Settings, *, foreign: str | None = None, shown: Path | None = None) -> None:
         self.settings = settings
@@ -46,6 +54,18 @@ class Workspace:
     def actor(self) -> str:
         """Under which name records are made."""
         return self.settings.actor
+
+    def acting(self, actor: str, *, authenticated: bool = True) -> Workspace:
+        """Return a view of this workspace for whoever asks a server: another name, and the same open parts.
+
+        Args:
+            actor: under which name records are made.
+            authenticated: a token says so.
+
+        Raises:
+            BadInputError: the name is empty, or none that can be recorded.
+        """
+        return ActingWorkspace(self, actor, authenticated=authenticated)
 
     @cached_property
     def database(self) -> Database:
@@ -251,6 +271,46 @@ class Workspace:
             self.database.close()
             del self.__dict__["database"]
         self.__dict__.pop("store", None)
+
+
+class ActingWorkspace(Workspace):
+    """A workspace under another name: what it opens is opened by the one it is a view of, for all its views."""
+
+    def __init__(self, origin: Workspace, actor: str, *, authenticated: bool) -> None:
+        if not actor.strip() or len(actor) > LONGEST or not is_keepable(actor):
+            raise BadInputError(f"nobody acts under the name {actor[:60]!r}", hint="a name that can be read")
+        super().__init__(replace(origin.settings, user=actor), foreign=origin.foreign)
+        self.authenticated = authenticated
+        self._origin = origin
+
+    @cached_property
+    def database(self) -> Database:
+        """The origin's database, for changes under this name."""
+        return self._origin.database.under(self.actor)
+
+    @cached_property
+    def store(self) -> BlobStore:
+        """The origin's store."""
+        return self._origin.store
+
+    @cached_property
+    def cache(self) -> FusedCache:
+        """The origin's cache."""
+        return self._origin.cache
+
+    @cached_property
+    def vouchers(self) -> Vouchers:
+        """The origin's notes of verified files."""
+        return self._origin.vouchers
+
+    def ensure(self, *, explicit: bool = False) -> bool:
+        """Make what is not there yet, as the origin: whoever asks a server makes no registry."""
+        return self._origin.ensure(explicit=explicit)
+
+    def close(self) -> None:
+        """Let go of the parts, which stay open for the others."""
+        for part in ("database", "store"):
+            self.__dict__.pop(part, None)
 
 
 def _foreign(store: BlobStore) -> StoreMismatchError:

@@ -7,6 +7,7 @@ commits (docs/internals/database.md).  No file, network or model work belongs in
 from __future__ import annotations
 
 import contextlib
+import copy
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -230,6 +231,12 @@ class Database:
     def utcnow(session: Session) -> datetime:
         """Return the time of the database's clock, aware and in UTC."""
         return clock.utcnow(session)
+
+    def under(self, actor: str) -> Database:
+        """Return the same database, over the same connections, for changes under another name."""
+        other = copy.copy(self)
+        other.actor = actor
+        return other
 
     def close(self) -> None:
         """Close all connections.  The database may be used again afterwards."""
