@@ -14,7 +14,12 @@ from fusery.registry.record import Record
 from .groups import Group
 from .session import Session, command
 
-_ROLES: tuple[Literal["reader", "publisher", "admin"], ...] = ("reader", "publisher", "admin")
+_ROLES: tuple[Literal["reader", "publisher", "server", "admin"], ...] = (
+    "reader",
+    "publisher",
+    "server",
+    "admin",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

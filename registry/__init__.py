@@ -14,7 +14,8 @@ _ROOMS = {
     ".bundles.choices": "Choices",
     ".catalog.journal": "Event",
     ".catalog.where.problem": "WhereError",
-    ".errors": "AlreadyExistsError BadInputError CheckFailedError MissingExtraError SchemaError UnknownReferenceError",
+    ".errors": "AlreadyExistsError BadInputError CheckFailedError InvalidTokenError MissingExtraError SchemaError "
+    "UnknownReferenceError",
     ".fusion.request": "FuseRequest",
     ".record": "Record",
     ".recording.callback": "RecordRun",
@@ -25,6 +26,7 @@ _ROOMS = {
     ".records.base": "Base",
     ".records.deployment": "Deployment",
     ".records.fused": "Fused",
+    ".records.token": "Identity NewToken Token",
     ".serving.serve": "ServeRequest",
     "fusery.storage.errors": "FuseryError",
     "fusery.storage.progress": "Reporter",

@@ -12,6 +12,7 @@ from .catalog.where.problem import WhereError as WhereError
 from .errors import AlreadyExistsError as AlreadyExistsError
 from .errors import BadInputError as BadInputError
 from .errors import CheckFailedError as CheckFailedError
+from .errors import InvalidTokenError as InvalidTokenError
 from .errors import MissingExtraError as MissingExtraError
 from .errors import SchemaError as SchemaError
 from .errors import UnknownReferenceError as UnknownReferenceError
@@ -25,6 +26,9 @@ from .records.alias import Alias as Alias
 from .records.base import Base as Base
 from .records.deployment import Deployment as Deployment
 from .records.fused import Fused as Fused
+from .records.token import Identity as Identity
+from .records.token import NewToken as NewToken
+from .records.token import Token as Token
 from .serving.serve import ServeRequest as ServeRequest
 
 __all__ = [
@@ -44,13 +48,17 @@ __all__ = [
     "Fused",
     "FuseryCallback",
     "FuseryError",
+    "Identity",
+    "InvalidTokenError",
     "MissingExtraError",
+    "NewToken",
     "Record",
     "RecordRun",
     "Registry",
     "Reporter",
     "SchemaError",
     "ServeRequest",
+    "Token",
     "UnknownReferenceError",
     "WhereError",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from fusery.storage.errors import FuseryError
 
@@ -53,6 +53,22 @@ class MetricOfOtherAdapterError(BadInputError):
     """Results say that they are of another registered adapter."""
 
     code = "metric_of_other_adapter"
+
+
+class InvalidTokenError(RegistryError):
+    """The secret of a token is not, or no longer, one of this registry's; its sentence tells nobody which.
+
+    Attributes:
+        why: `unknown`, `revoked` or `expired`, for a log.
+        token: name of the token; None if it is unknown.
+    """
+
+    code = "token_invalid"
+
+    def __init__(self, why: Literal["unknown", "revoked", "expired"], token: str | None = None) -> None:
+        super().__init__("this token is not valid", hint="ask an admin for a new one")
+        self.why = why
+        self.token = token
 
 
 class AliasGuardedError(RegistryError):

@@ -36,6 +36,36 @@ def parse_moment(text: str, *, end_of_day: bool = False, now: datetime | None = 
         ) from error
 
 
+def parse_expiry(text: str, *, now: datetime) -> datetime | None:
+    """Return until when something lasts: `90d` or `12h` from now, a day and all of it, or ISO 8601; None for `never`.
+
+    Args:
+        text: as people type it.
+        now: what a duration counts from.
+
+    Raises:
+        BadInputError: it is none of these, has passed, or lies more than a hundred years ahead.
+    """
+    stripped = text.strip()
+    if stripped.casefold() == "never":
+        return None
+    ahead = parse_duration(stripped) if is_ago(stripped) else None
+    try:
+        if ahead is None:
+            until = parse_moment(stripped, end_of_day=True)
+        else:
+            until = now + timedelta(seconds=min(ahead, 2 * _LONGEST_AHEAD))
+    except BadInputError as error:
+        raise BadInputError(
+            f"{text[:40]!r} does not say until when", hint="write 90d, 12h, 2027-03-01 or never"
+        ) from error
+    if until <= now:
+        raise BadInputError(f"{text[:40]!r} has passed already", hint="write 90d, 12h, 2027-03-01 or never")
+    if (until - now).total_seconds() > _LONGEST_AHEAD:
+        raise BadInputError(f"{text[:40]!r} is more than a hundred years ahead", hint="write never")
+    return until
+
+
 def is_ago(text: str) -> bool:
     """Tell whether a text says how long ago something was: `7d`, `12h`, `2w`."""
     return _AGO.fullmatch(text.strip()) is not None
@@ -84,6 +114,9 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
 _LARGEST = 1 << 62
+
+
+_LONGEST_AHEAD = 100 * 366 * 86400
 
 
 def parse_duration(text: str) -> float:

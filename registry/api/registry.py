@@ -21,6 +21,7 @@ from .exchange import Exchange
 from .fused import Cache, FusedModels
 from .provenance import Provenance
 from .resource import Named, named
+from .tokens import Tokens
 from .trust import Trust
 from .upkeep import Upkeep
 
@@ -53,6 +54,7 @@ class Registry:
         deployments: what runs where.
         provenance: lineage, impact, attestations, reports, and what a found file is.
         trust: signatures, trusted keys, anchors.
+        tokens: who may ask a server for this registry, and what they may do.
         exchange: other registries, and folders under git.
         upkeep: doctor, audits, backups, the collector, the log, the schema.
     """
@@ -69,6 +71,7 @@ class Registry:
         self.deployments = Deployments(workspace)
         self.provenance = Provenance(workspace)
         self.trust = Trust(workspace)
+        self.tokens = Tokens(workspace)
         self.exchange = Exchange(workspace)
         self.upkeep = Upkeep(workspace)
 
@@ -82,6 +85,17 @@ class Registry:
             BadInputError: a setting is not acceptable.
         """
         return cls(Workspace(Settings.load(Path(home) if home else None)))
+
+    def acting(self, name: str, *, authenticated: bool = True) -> Registry:
+        """Return this registry under another name, for a server that acts for whoever asks.
+
+        It shares the open database, store and cache; closing it closes none of them.
+
+        Args:
+            name: under which records are made.
+            authenticated: a token says so; approvals given through it count where a rule asks for such.
+        """
+        return Registry(self.workspace.acting(name, authenticated=authenticated))
 
     def __repr__(self) -> str:
         return f"<Registry in {self.workspace.settings.home}>"

@@ -2,7 +2,7 @@
 
 It is filled into a database of its own first, which goes away again, and looked at there.  What cannot be is refused.  And
 what only a registry's own people can vouch for does not count unless the user says that the backup is their own: fused
-models, trusted keys, approvals, and what admission is said to have found.
+models, trusted keys, approvals, tokens, and what admission is said to have found.
 """
 
 from __future__ import annotations
@@ -163,9 +163,13 @@ def adopt(session: Session, found: Backup, doubts: Doubts, *, actor: str) -> dic
     for trusted in keys:
         trusted.aliases, trusted.fused = [], None
     approvals = list(session.scalars(select(approval).where(approval.withdrawn_at.is_(None))))
+    token = tables.Token
+    tokens = list(session.scalars(select(token).where(token.revoked_at.is_(None))))
     now = Database.utcnow(session)
     for said in approvals:
         said.withdrawn_at = now
+    for one in tokens:
+        one.revoked_at, one.revoked_by = now, actor
     for number, findings in doubts.findings.items():
         session.add_all(tables.AdapterFinding(adapter_id=number, **finding.to_dict()) for finding in findings)
     session.flush()
@@ -173,6 +177,7 @@ def adopt(session: Session, found: Backup, doubts: Doubts, *, actor: str) -> dic
         "fused": len(fused),
         "trusted_keys": len(keys),
         "approvals": len(approvals),
+        "tokens": len(tokens),
         "adapters": len(doubts.findings),
     }
     if any(counts.values()):
@@ -188,6 +193,7 @@ def adopt(session: Session, found: Backup, doubts: Doubts, *, actor: str) -> dic
             "fused": [row.id for row in fused],
             "trusted_key": [row.id for row in keys],
             "approval": [row.id for row in approvals],
+            "token": [row.id for row in tokens],
             "adapter": list(doubts.findings),
         }
         seals = [

@@ -174,6 +174,10 @@ def _trusted(detail: Detail) -> str:
     return f"for {' and '.join(counts)}" if counts else ""
 
 
+def _let_in(detail: Detail) -> str:
+    return f"as {detail.get('role')}, until {detail.get('expires') or 'it is revoked'}"
+
+
 def _adopted(detail: Detail) -> str:
     counts = (f"{detail[name]} {words}" for name, words in _DOUBTED.items() if detail.get(name))
     return f"taken at nobody's word: {', '.join(counts)}"
@@ -183,6 +187,7 @@ _DOUBTED = {
     "fused": "fused models",
     "trusted_keys": "keys",
     "approvals": "approvals",
+    "tokens": "tokens",
     "adapters": "adapters with new findings",
 }
 
@@ -276,4 +281,5 @@ _TELLS: Mapping[str, Callable[[Detail], str]] = {
     "rules.removed": _ruled,
     "rules.set": _ruled,
     "store.collected": _collected,
+    "token.created": _let_in,
 }

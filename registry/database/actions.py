@@ -51,5 +51,7 @@ ACTIONS: Mapping[str, str] = {
     "rules.removed": "an alias has its rules no more",
     "rules.set": "an alias has these rules",
     "store.collected": "what nothing refers to was removed from the store",
+    "token.created": "a server takes it until it expires or is revoked",
+    "token.revoked": "no server takes it any more",
 }
 """A new action is a new line here: `events.record` takes no other, and `events --action` knows no other."""

@@ -15,9 +15,10 @@ _REFUSE = f" BEGIN RAISE EXCEPTION '{REFUSAL}' USING ERRCODE = 'restrict_violati
 # What replays of the log believe of rules and keys has to come from somebody who may set them.
 _REFUSE_FORGED = """
 BEGIN
-  IF NEW.action IN ('rules.set', 'rules.removed', 'key.trusted', 'key.revoked', 'fused.disowned', 'registry.adopted')
+  IF NEW.action IN ('rules.set', 'rules.removed', 'key.trusted', 'key.revoked', 'fused.disowned',
+        'registry.adopted', 'token.created', 'token.revoked')
       AND NOT has_table_privilege('alias_rule', 'INSERT') THEN
-    RAISE EXCEPTION 'only an admin logs changes of rules and keys' USING ERRCODE = 'insufficient_privilege';
+    RAISE EXCEPTION 'only an admin logs changes of rules, keys and tokens' USING ERRCODE = 'insufficient_privilege';
   END IF;
   RETURN NEW;
 END

@@ -1,6 +1,6 @@
-"""Least privileges: what a reader, a publisher and an admin may do in a PostgreSQL database, as SQL for its owner to run.
+"""Least privileges: what readers, publishers, servers and admins may do in a PostgreSQL database, as SQL for its owner to run.
 
-Rights are given to three roles without login, and people are made members of them.  The log of events can be read and
+Rights are given to four roles without login, and people are made members of them.  The log of events can be read and
 added to; nobody but the owner of the tables can change or remove what is recorded.
 """
 
@@ -15,14 +15,17 @@ from .connection import Database
 from .functions import FUNCTIONS, signature
 from .schema import VERSION_TABLE
 
-Role = Literal["reader", "publisher", "admin"]
+Role = Literal["reader", "publisher", "server", "admin"]
 ROLES: Sequence[Role] = get_args(Role)
 
-NOT_INSERTED = frozenset({"registry", "alias", "alias_move", "alias_rule", "trusted_key"})
-"""Tables into which only an admin writes: `fusery init`, and what an alias and a signature have to fulfil.
+NOT_INSERTED = frozenset({"registry", "alias", "alias_move", "alias_rule", "token", "trusted_key"})
+"""Tables into which only an admin writes: `fusery init`, what an alias and a signature have to fulfil, and who a server lets in.
 
 Aliases are moved by a function, which holds them against their rules and has its owner's rights.
 """
+
+NOT_SAID = {"approval": ("authenticated",)}
+"""Columns of new rows that a publisher leaves out: that an approval rests on a token is said by the server that saw it."""
 
 UPDATED = {
     # What somebody said, which `amend` corrects: the audit holds it against the amendments.
@@ -46,6 +49,7 @@ DELETED = ("adapter_tag", "intent")
 _ABOUT = {
     "reader": "list, show, history, lineage, audit",
     "publisher": "what a reader may, and base add, register, amend, fuse, materialize, alias, yank",
+    "server": "what a publisher may, and record that a token says who approved",
     "admin": "everything: db upgrade, gc, restore",
 }
 
@@ -119,20 +123,40 @@ def _reader(role: Role = "reader") -> list[str]:
     ]
 
 
-def _publisher() -> list[str]:
-    inserted = [name for name in _names() if name not in NOT_INSERTED]
+def _publisher(role: Role = "publisher") -> list[str]:
+    inserted = [name for name in _names() if name not in NOT_INSERTED and name not in NOT_SAID]
     return [
-        *_reader("publisher"),
-        f"GRANT INSERT ON {', '.join(inserted)} TO fusery_publisher;",
+        *_reader(role),
+        f"GRANT INSERT ON {', '.join(inserted)} TO fusery_{role};",
         *(
-            f"GRANT UPDATE ({', '.join(columns)}) ON {table} TO fusery_publisher;"
+            f"GRANT INSERT ({', '.join(_said(table))}) ON {table} TO fusery_{role};"
+            for table in sorted(NOT_SAID)
+        ),
+        *(
+            f"GRANT UPDATE ({', '.join(columns)}) ON {table} TO fusery_{role};"
             for table, columns in sorted(UPDATED.items())
         ),
-        f"GRANT DELETE ON {', '.join(DELETED)} TO fusery_publisher;",
-        f"GRANT EXECUTE ON FUNCTION {signature('move_alias')} TO fusery_publisher;",
+        f"GRANT DELETE ON {', '.join(DELETED)} TO fusery_{role};",
+        f"GRANT EXECUTE ON FUNCTION {signature('move_alias')} TO fusery_{role};",
         "DO $$ BEGIN",
-        "  EXECUTE format('GRANT USAGE ON ALL SEQUENCES IN SCHEMA %I TO fusery_publisher', current_schema());",
+        f"  EXECUTE format('GRANT USAGE ON ALL SEQUENCES IN SCHEMA %I TO fusery_{role}', current_schema());",
         "END $$;",
+    ]
+
+
+def _said(table: str) -> list[str]:
+    return [
+        column.name for column in tables.metadata.tables[table].columns if column.name not in NOT_SAID[table]
+    ]
+
+
+def _server() -> list[str]:
+    return [
+        *_publisher("server"),
+        *(
+            f"GRANT INSERT ({', '.join(columns)}) ON {table} TO fusery_server;"
+            for table, columns in sorted(NOT_SAID.items())
+        ),
     ]
 
 
@@ -148,4 +172,4 @@ def _admin() -> list[str]:
     ]
 
 
-_STATEMENTS = {"reader": _reader, "publisher": _publisher, "admin": _admin}
+_STATEMENTS = {"reader": _reader, "publisher": _publisher, "server": _server, "admin": _admin}

@@ -133,6 +133,7 @@ KINDS: Mapping[str, Kind] = {
         _kind("alias_rule", tables.AliasRule, label="alias"),
         _kind("approval", tables.Approval),
         _kind("trusted_key", tables.TrustedKey, label="name"),
+        _kind("token", tables.Token, label="name"),
         _kind("deployment", tables.Deployment, label="place"),
     )
 }

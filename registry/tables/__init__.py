@@ -23,7 +23,7 @@ from .bytes import Blob, Intent, Lease, Manifest, ManifestFile, Tensor
 from .fused import Fused, FusedExtra, ModuleFidelity
 from .record import Record
 from .trail import Alias, AliasMove, Bundle, BundleAdapter, Event, Registry, Signature, Yank
-from .trust import AliasRule, Approval, Deployment, TrustedKey
+from .trust import AliasRule, Approval, Deployment, Token, TrustedKey
 
 metadata = Record.metadata
 
@@ -32,6 +32,6 @@ __all__ = [
     "AliasMove", "AliasRule", "Amendment", "Approval", "BaseModel", "BaseName", "BaseRevision",
     "Blob", "Bundle", "BundleAdapter", "Calibration", "CurvePoint", "Dataset", "Deployment",
     "Evaluation", "Event", "Fused", "FusedExtra", "Intent", "Lease", "Manifest", "ManifestFile",
-    "ModuleFidelity", "Record", "Registry", "Signature", "Task", "Tensor", "TrainingRun",
-    "TrustedKey", "Yank", "metadata",
+    "ModuleFidelity", "Record", "Registry", "Signature", "Task", "Tensor", "Token",
+    "TrainingRun", "TrustedKey", "Yank", "metadata",
 ]  # fmt: skip

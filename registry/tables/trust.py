@@ -1,16 +1,16 @@
-"""Tables about who may decide what: rules of aliases, approvals, keys that count, and where things were deployed."""
+"""Tables about who may decide what: rules of aliases, approvals, keys and tokens that count, and where things were deployed."""
 
 from __future__ import annotations
 
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, String, Text, UniqueConstraint
+from sqlalchemy import CheckConstraint, FetchedValue, ForeignKey, Index, String, Text, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from .adapters import Adapter
 from .fused import Fused
-from .record import Record
+from .record import DIGEST, Record, one_of
 from .trail import Bundle
 
 
@@ -34,7 +34,10 @@ class AliasRule(Record):
 
 
 class Approval(Record):
-    """Somebody's approval that an alias may hold an adapter; withdrawn if `withdrawn_at` is set."""
+    """Somebody's approval that an alias may hold an adapter; withdrawn if `withdrawn_at` is set.
+
+    `authenticated`: a server knew by a token who gave it; null where a client said its own name.
+    """
 
     __tablename__ = "approval"
     __table_args__ = (Index("ix_approval_adapter_id_alias", "adapter_id", "alias"),)
@@ -46,6 +49,8 @@ class Approval(Record):
     at: Mapped[datetime]
     by: Mapped[str] = mapped_column(String(200))
     withdrawn_at: Mapped[datetime | None]
+    # No statement names it unless it is set, as if the database filled it in: a publisher may not (`database.grants`).
+    authenticated: Mapped[bool | None] = mapped_column(server_default=FetchedValue())
 
     adapter: Mapped[Adapter] = relationship()
 
@@ -66,6 +71,35 @@ class TrustedKey(Record):
     fused: Mapped[bool | None]
     created_at: Mapped[datetime]
     created_by: Mapped[str] = mapped_column(String(200))
+    revoked_at: Mapped[datetime | None]
+    revoked_by: Mapped[str | None] = mapped_column(String(200))
+
+
+class Token(Record):
+    """A secret of somebody who asks a server, as its digest: under which name, and what they may do.
+
+    Its name is nobody else's until it is revoked.
+    """
+
+    __tablename__ = "token"
+    __table_args__ = (
+        CheckConstraint(one_of("role", "reader", "publisher", "approver", "admin"), name="role"),
+        Index(
+            "ix_token_name",
+            "name",
+            unique=True,
+            sqlite_where=text("revoked_at IS NULL"),
+            postgresql_where=text("revoked_at IS NULL"),
+        ),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(200))
+    role: Mapped[str] = mapped_column(String(20))
+    digest: Mapped[str] = mapped_column(DIGEST, unique=True)
+    created_at: Mapped[datetime]
+    created_by: Mapped[str] = mapped_column(String(200))
+    expires_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
     revoked_by: Mapped[str | None] = mapped_column(String(200))
 

@@ -164,7 +164,7 @@ def test_a_schema_without_a_registry_is_one_that_init_makes(
 @pytest.mark.parametrize(
     ("words", "roles"),
     [
-        ([], ["fusery_reader", "fusery_publisher", "fusery_admin"]),
+        ([], ["fusery_reader", "fusery_publisher", "fusery_server", "fusery_admin"]),
         (["--role", "reader", "--user", "ann"], ["fusery_reader"]),
     ],
 )

@@ -276,7 +276,16 @@ def test_the_database_knows_emergencies_and_withdrawals(team: Team, monkeypatch:
 
 @pytest.mark.parametrize(
     "action",
-    ["rules.set", "rules.removed", "key.trusted", "key.revoked", "fused.disowned", "registry.adopted"],
+    [
+        "rules.set",
+        "rules.removed",
+        "key.trusted",
+        "key.revoked",
+        "fused.disowned",
+        "registry.adopted",
+        "token.created",
+        "token.revoked",
+    ],
 )
 @pytest.mark.parametrize("shadowed", [False, True])
 def test_a_publisher_cannot_log_what_only_an_admin_does(action: str, shadowed: bool, team: Team) -> None:

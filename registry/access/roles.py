@@ -1,0 +1,41 @@
+"""The roles of tokens: what each lets its bearer do.
+
+They are what a server holds a request against.  What a login of a PostgreSQL database may do is another thing
+(`database.grants`): the server has one, and its clients have none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import get_args
+
+from ..errors import BadInputError
+from ..records.token import Role
+
+ROLES: Sequence[Role] = get_args(Role)
+"""From the one that may do least: each may do what those before it may."""
+
+MEANINGS: Mapping[Role, str] = {
+    "reader": "look at what is on record, and fetch files",
+    "publisher": "what a reader may, and register, amend, evaluate, sign, fuse, ship, and move aliases that are open",
+    "approver": "what a publisher may, and approve, promote and yank",
+    "admin": "what an approver may, and set rules, trust keys, and make and revoke tokens",
+}
+"""What each may do, in words."""
+
+
+def allows(role: Role, needed: Role) -> bool:
+    """Tell whether who has a role may do what another one is needed for."""
+    return ROLES.index(role) >= ROLES.index(needed)
+
+
+def parse_role(text: str) -> Role:
+    """Return a role by its name.
+
+    Raises:
+        BadInputError: there is no such role.
+    """
+    for role in ROLES:
+        if role == text.strip().casefold():
+            return role
+    raise BadInputError(f"{text[:60]!r} is not a role", hint=f"one of {', '.join(ROLES)}")

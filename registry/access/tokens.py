@@ -1,0 +1,191 @@
+"""Tokens: secrets by which a server knows who asks.
+
+A secret is 32 random bytes, so that its SHA-256 can neither be guessed nor turned back, and no slow hash is needed, which
+is for passwords that people choose.  The database holds the digest alone; it is also how a token is looked up, so that how
+long that takes says nothing about a secret.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from .. import tables
+from ..database import Database, events
+from ..errors import AlreadyExistsError, BadInputError, InvalidTokenError, UnknownReferenceError
+from ..names import parse_slug
+from ..parsing import parse_expiry
+from ..records.token import Identity, NewToken, State, Token
+from .roles import parse_role
+
+if TYPE_CHECKING:
+    from ..workspace import Workspace
+
+DEFAULT_EXPIRY = "90d"
+"""How long a token is valid where nobody says otherwise."""
+
+_PREFIX = "fusery_"
+_SECRET = re.compile(rf"{_PREFIX}[A-Za-z0-9_-]{{43}}")
+
+
+def create(workspace: Workspace, name: str, role: str, expires: str = DEFAULT_EXPIRY) -> NewToken:
+    """Make a token, and return it with its secret, which is nowhere on record.
+
+    Args:
+        workspace: the registry's parts.
+        name: whose it is; what its bearer does is recorded under this name.
+        role: `reader`, `publisher`, `approver` or `admin`.
+        expires: `90d` or `12h` from now, a day such as `2027-03-01`, or `never`.
+
+    Raises:
+        BadInputError: the name, the role or the expiry is none.
+        AlreadyExistsError: there is a token of this name that was not revoked.
+    """
+    called, may = _called(name), parse_role(role)
+    secret = _PREFIX + secrets.token_urlsafe(32)
+    with workspace.database.write() as session:
+        now = workspace.database.utcnow(session)
+        until = parse_expiry(expires, now=now)
+        if _newest(session, called, revoked=False) is not None:
+            raise AlreadyExistsError(
+                f"there is a token {called} already", hint=f"fusery token revoke {called}, or another name"
+            )
+        row = tables.Token(
+            name=called,
+            role=may,
+            digest=_digest(secret),
+            created_at=now,
+            created_by=workspace.actor,
+            expires_at=until,
+        )
+        session.add(row)
+        _tell(workspace, session, "token.created", row, {"role": may, "expires": _said(until)}, now)
+        return NewToken(**_facts(row, now), secret=secret)
+
+
+def revoke(workspace: Workspace, name: str, *, reason: str = "") -> Token:
+    """Let no server take a token any more, and return it; a second time changes nothing.
+
+    Args:
+        workspace: the registry's parts.
+        name: of the token.
+        reason: for the log.
+
+    Raises:
+        UnknownReferenceError: there is no such token.
+    """
+    called = _called(name)
+    with workspace.database.write() as session:
+        now = workspace.database.utcnow(session)
+        row = _newest(session, called, revoked=False)
+        if row is not None:
+            row.revoked_at, row.revoked_by = now, workspace.actor
+            _tell(workspace, session, "token.revoked", row, {"reason": reason}, now)
+        else:
+            row = _newest(session, called, revoked=True)
+        if row is None:
+            raise UnknownReferenceError(f"there is no token {called}", hint="fusery token list")
+        return Token(**_facts(row, now))
+
+
+def list_tokens(workspace: Workspace, *, revoked: bool = False) -> list[Token]:
+    """Return the tokens by name, those that have expired too.
+
+    Args:
+        workspace: the registry's parts.
+        revoked: those that were revoked as well.
+    """
+    token = tables.Token
+    query = select(token).order_by(token.name, token.id)
+    if not revoked:
+        query = query.where(token.revoked_at.is_(None))
+    with workspace.database.read() as session:
+        now = workspace.database.utcnow(session)
+        return [Token(**_facts(row, now)) for row in session.scalars(query)]
+
+
+def authenticate(workspace: Workspace, secret: str) -> Identity:
+    """Return who has a token with this secret; it takes one statement, and none for what is no secret.
+
+    Raises:
+        InvalidTokenError: there is no such token, or it was revoked or has expired: its sentence is the same for all.
+    """
+    if not _SECRET.fullmatch(secret):
+        raise InvalidTokenError("unknown")
+    token = tables.Token
+    query = select(token.name, token.role, token.expires_at, token.revoked_at, Database.clock())
+    with workspace.database.read() as session:
+        found = session.execute(query.where(token.digest == _digest(secret))).first()
+    if found is None:
+        raise InvalidTokenError("unknown")
+    name, role, expires_at, revoked_at, now = found
+    state = _state(revoked_at, expires_at, datetime.fromtimestamp(now, UTC))
+    if state != "active":
+        raise InvalidTokenError(state, name)
+    return Identity(name=name, role=parse_role(role), expires_at=expires_at)
+
+
+def _called(name: str) -> str:
+    if _SECRET.fullmatch(name.strip()):  # an error would repeat it, and a log of the shell has it already
+        raise BadInputError("this is the secret of a token, and not its name", hint="fusery token list")
+    return parse_slug(name, "token")
+
+
+def _digest(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def _newest(session: Session, name: str, *, revoked: bool) -> tables.Token | None:
+    token = tables.Token
+    ended = token.revoked_at.is_not(None) if revoked else token.revoked_at.is_(None)
+    return session.scalars(select(token).where(token.name == name, ended).order_by(token.id.desc())).first()
+
+
+def _tell(
+    workspace: Workspace,
+    session: Session,
+    action: str,
+    row: tables.Token,
+    detail: Mapping[str, Any],
+    at: datetime,
+) -> None:
+    # The beginning of the digest tells this token from others of the same name.
+    events.record(
+        session,
+        action=action,
+        kind="token",
+        subject=row.name,
+        detail={"digest": row.digest[:12], **detail},
+        actor=workspace.actor,
+        at=at,
+    )
+
+
+def _said(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat(timespec="seconds")
+
+
+def _facts(row: tables.Token, now: datetime) -> dict[str, Any]:
+    return {
+        "name": row.name,
+        "role": row.role,
+        "state": _state(row.revoked_at, row.expires_at, now),
+        "created_at": row.created_at,
+        "created_by": row.created_by,
+        "expires_at": row.expires_at,
+        "revoked_at": row.revoked_at,
+        "revoked_by": row.revoked_by,
+    }
+
+
+def _state(revoked_at: datetime | None, expires_at: datetime | None, now: datetime) -> State:
+    if revoked_at is not None:
+        return "revoked"
+    return "expired" if expires_at is not None and expires_at <= now else "active"
