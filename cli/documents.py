@@ -27,6 +27,7 @@ DOCUMENTS: Mapping[str, str] = {
     "list": "[records.adapter:Adapter]",
     "show": "records.adapter_details:AdapterDetails",
     "ui": "records.listening:Listening",
+    "server": "records.listening:Listening",
     "history": "[records.adapter:Version]",
     "amend": "registration.amend:Amended",
     "diff": "catalog.diff:Difference | catalog.diff:WeightsDifference",

@@ -15,21 +15,22 @@ from .session import Session, command
 def ui_command(session: Session, port: int, no_browser: bool) -> int:
     """Show the registry in a browser, on this machine.
 
-    Tasks, versions, curves, aliases, fused models and the log as pages, each of which is JSON for who asks for that.  The
-    server listens on 127.0.0.1 and ends with Ctrl-C.
+    Tasks, versions, curves, aliases, fused models and the log as pages, each of which is JSON for who asks for that.  Who
+    opens them by the address that is printed can also promote, approve, withdraw and amend; others on this machine can read.
+    The server listens on 127.0.0.1 and ends with Ctrl-C.
     """
     from fusery.registry.records.listening import Listening
     from fusery.web.running import serve_pages
 
-    def ready(address: str) -> None:
+    def ready(address: str, entrance: str) -> None:
         session.emit(
-            Listening(url=address),
-            names=[address],
-            human=lambda: session.print(f"The registry is at {address}; Ctrl-C ends it."),
+            Listening(url=address, entrance=entrance),
+            names=[entrance],
+            human=lambda: session.print(f"The registry is at {entrance}; Ctrl-C ends it."),
         )
         if not no_browser and not session.json and not session.quiet:
             import webbrowser
 
-            webbrowser.open(address)
+            webbrowser.open(entrance)
 
     return serve_pages(session.registry, port=port, ready=ready)

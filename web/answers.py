@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 from fastapi import Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
-from markupsafe import Markup
+from markupsafe import escape
 
 from fusery.registry.errors import (
     AliasGuardedError,
@@ -30,6 +29,10 @@ from fusery.registry.reporting.facts import RecordsDamagedError
 from fusery.storage.errors import FuseryError, StoreUnavailableError
 from fusery.storage.secrets import masked
 
+from .acts import BY_NAME
+from .addresses import segment
+from .visitors import FormError, NotSignedInError, RoleError, TooMuchError, TooOftenError, visitor_of
+
 if TYPE_CHECKING:
     from jinja2 import Environment
 
@@ -47,6 +50,11 @@ STATUS = {
     SchemaError.code: 503,
     UnreadableRecordError.code: 500,
     RecordsDamagedError.code: 500,
+    NotSignedInError.code: 401,
+    RoleError.code: 403,
+    FormError.code: 403,
+    TooMuchError.code: 413,
+    TooOftenError.code: 429,
     UNEXPECTED: 500,
 }
 """Status of an error by its code; what is not here is what the asker can do something about."""
@@ -57,7 +65,9 @@ _SAID = 2_000
 
 
 def wants_json(request: Request) -> bool:
-    """Tell whether who asks prefers JSON to a page: only where it is named, and HTML is not."""
+    """Tell whether who asks prefers JSON to a page: only where it is named, and HTML is not, or at an address for programs."""
+    if request.url.path.startswith("/api/"):
+        return True
     accepted = request.headers.get("accept", "").lower()
     return "application/json" in accepted and "text/html" not in accepted
 
@@ -95,18 +105,24 @@ def presentable(value: Any) -> Any:
 
 def page(request: Request, template: str, values: Mapping[str, Any], status: int = 200) -> HTMLResponse:
     """Return a page of the values that its template shows."""
-    text = _environment().get_template(template).render({"path": request.url.path, **values})
+    shown = {"path": request.url.path, "visitor": visitor_of(request), "acts": BY_NAME}
+    text = _environment().get_template(template).render({**shown, **values})
     return HTMLResponse(text, status)
 
 
 def refusal(request: Request, error: FuseryError, status: int | None = None) -> Response:
     """Return an error as its sentence and its hint."""
-    status = status or STATUS.get(error.code, 400)
+    status = status or status_of(error)
     said, hint = (masked(text)[:_SAID] for text in (error.message, error.hint or ""))
     told = {"code": error.code, "message": said, "hint": hint}
     if wants_json(request):
         return JSONResponse({"error": told}, status)
     return page(request, "error.html.j2", {"error": told, "status": status}, status)
+
+
+def status_of(error: FuseryError) -> int:
+    """Return the status of an error."""
+    return STATUS.get(error.code, 400)
 
 
 def style_sheet() -> str:
@@ -126,14 +142,5 @@ def _template(name: str) -> str | None:
 @cache
 def _environment() -> Environment:
     made = environment(_template)
-    made.filters["segment"] = segment
+    made.filters |= {"segment": segment, "kept": escape}
     return made
-
-
-def segment(text: object) -> Markup:
-    """Return a text as one segment of a path; no text gets out of it."""
-    return Markup(
-        quote(str(text), safe="").replace(".", "%2E")
-        if str(text) in (".", "..")
-        else quote(str(text), safe="")
-    )

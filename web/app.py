@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from urllib.parse import quote
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.responses import RedirectResponse
 from starlette.exceptions import HTTPException
 
 from fusery.registry import Registry
@@ -13,26 +15,45 @@ from fusery.registry.errors import BadInputError, UnknownReferenceError
 from fusery.registry.server.hosts import HostCheck
 from fusery.storage.errors import FuseryError
 
-from .answers import refusal
+from .answers import refusal, status_of, wants_json
+from .api import add_api
+from .doors import OwnDoor, TeamDoor
+from .entry import add_key, add_sign_in
+from .forms import add_forms
 from .guard import Caught, Headers
-from .pages import pages
+from .limits import BodyLimit
+from .pages import add_pages
+from .routes import Routes
 
 
-def create_app(registry: Registry, *, hosts: Collection[str] = ()) -> FastAPI:
+def create_app(registry: Registry, door: OwnDoor | TeamDoor, *, hosts: Collection[str] = ()) -> FastAPI:
     """Return the application for a registry.
 
     Args:
         registry: what the pages are of.
+        door: how it is known who asks.
         hosts: names that requests may be for, besides addresses and localhost.
     """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(BodyLimit)
     app.add_middleware(Caught)
     app.add_middleware(HostCheck, hosts=hosts)
     app.add_middleware(Headers)
-    app.include_router(pages(registry))
+    routes = Routes(app, door)
+    app.state.routes = routes
+    add_pages(routes, registry)
+    add_forms(routes, registry)
+    if isinstance(door, OwnDoor):
+        add_key(routes, door)
+    else:
+        add_sign_in(routes, door)
+    add_api(app, routes, registry)
 
     @app.exception_handler(FuseryError)
     def refused(request: Request, error: FuseryError) -> Response:
+        if door.signs_in and status_of(error) == 401 and request.method == "GET" and not wants_json(request):
+            then = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+            return RedirectResponse(f"/sign-in?then={quote(then[:1_000], safe='/')}", 303)
         return refusal(request, error)
 
     @app.exception_handler(RequestValidationError)

@@ -96,6 +96,19 @@ class Places(Record):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Ended(Record):
+    """What does not run at a place any more.
+
+    Attributes:
+        place: where.
+        ended: what ran there until now.
+    """
+
+    place: str
+    ended: tuple[Deployment, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Log(Record):
     """A page of the log.
 

@@ -52,7 +52,9 @@ class Headers:
                 for name, value in HEADERS.items():
                     headers[name] = value
                 headers.setdefault("Cache-Control", "private, no-cache")
-                headers.add_vary_header("Accept")
+                headers.add_vary_header("Accept, Cookie, Authorization")
+                if message["status"] == 401:
+                    headers["WWW-Authenticate"] = "Bearer"
             await send(message)
 
         await self._app(scope, receive, sent if scope["type"] == "http" else send)
@@ -84,7 +86,7 @@ class Caught:
                 self._turns.release()
             await send(message)
 
-        if _of_another_site(Sent(scope=scope)):
+        if _of_another_site(scope["method"], Sent(scope=scope)):
             error: FuseryError = BadInputError("pages of other sites may not ask for this")
             await refusal(Request(scope), error, 403)(scope, receive, send)
             return
@@ -101,6 +103,8 @@ class Caught:
                 self._turns.release()
 
 
-def _of_another_site(headers: Sent) -> bool:
-    """Tell whether a page of another site has something fetched: a link that a reader follows is none of that."""
-    return headers.get("sec-fetch-site") == "cross-site" and headers.get("sec-fetch-mode") != "navigate"
+def _of_another_site(method: str, headers: Sent) -> bool:
+    """Tell whether a page of another site asks for more than that a reader follows a link to here."""
+    if headers.get("sec-fetch-site") not in ("cross-site", "same-site"):
+        return False
+    return method not in ("GET", "HEAD") or headers.get("sec-fetch-mode") != "navigate"

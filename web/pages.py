@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import Query, Request, Response
 from fastapi.responses import PlainTextResponse, RedirectResponse
 from markupsafe import Markup
 
 from fusery.registry import Registry
+from fusery.registry.catalog.compare import ComparedAdapters
 from fusery.registry.charts.curves import curves_chart
 from fusery.registry.charts.losses import versions_chart
 from fusery.registry.charts.timeline import timeline
 from fusery.registry.errors import AmbiguousReferenceError, BadInputError, UnknownReferenceError
 from fusery.registry.provenance import Graph, Node, svg
+from fusery.registry.records.adapter_details import AdapterDetails
+from fusery.registry.records.base import BaseDetails
+from fusery.registry.records.fused import FusedDetails
 from fusery.registry.reporting.page import PHONE, twice
 from fusery.storage.secrets import masked
 
-from .answers import answer, segment, style_sheet, wants_json
+from .addresses import of_adapter, of_alias, segment
+from .answers import answer, style_sheet, wants_json
 from .documents import AliasPage, Bases, Found, Log, Places, Start, TaskPage
+from .routes import Routes
 
 _HEX = re.compile(r"[0-9a-fA-F]{8,64}")
-
-_Handler = TypeVar("_Handler", bound=Callable[..., Response])
 
 PAGE = 50
 """Rows of a table."""
@@ -45,14 +48,10 @@ Text = Annotated[str | None, Query(max_length=2_000)]
 Whole = Annotated[int, Query(ge=0, le=10**9)]
 
 
-def pages(registry: Registry) -> APIRouter:
-    """Return the routes of the pages of a registry."""
-    router = APIRouter()
+def add_pages(routes: Routes, registry: Registry) -> None:
+    """Add the pages of a registry, each of which is also JSON."""
 
-    def get(path: str) -> Callable[[_Handler], _Handler]:
-        return router.api_route(path, methods=["GET", "HEAD"])
-
-    @get("/")
+    @routes.page("/", Start, api="/tasks")
     def start(request: Request, after: Text = None, q: Text = None) -> Response:
         tasks = registry.adapters.tasks(after=after, limit=PAGE + 1, holding=q)
         more = len(tasks) > PAGE
@@ -64,7 +63,7 @@ def pages(registry: Registry) -> APIRouter:
         )
         return answer(request, "start.html.j2", found)
 
-    @get("/tasks/{task}")
+    @routes.page("/tasks/{task}", TaskPage)
     def one_task(
         request: Request, task: str, where: Text = None, sort: Text = None, offset: Whole = 0
     ) -> Response:
@@ -92,7 +91,7 @@ def pages(registry: Registry) -> APIRouter:
         made.status_code = 200 if problem is None else 400
         return made
 
-    @get("/adapters/{reference:path}")
+    @routes.page("/adapters/{reference:path}", AdapterDetails)
     def adapter(request: Request, reference: str) -> Response:
         found = registry.adapters.show(reference)
         section = {
@@ -102,7 +101,7 @@ def pages(registry: Registry) -> APIRouter:
         curve = twice(curves_chart, "curve", section) if found.curve else None
         return answer(request, "adapter.html.j2", found, curve=curve)
 
-    @get("/compare")
+    @routes.page("/compare", ComparedAdapters)
     def compare(request: Request, ref: Annotated[list[str], Query(max_length=50)]) -> Response:
         found = registry.adapters.compare(list(dict.fromkeys(ref)))
         curves = [
@@ -115,7 +114,7 @@ def pages(registry: Registry) -> APIRouter:
         )
         return answer(request, "compare.html.j2", found, curves=curves, picture=picture)
 
-    @get("/aliases/{task}/{name}")
+    @routes.page("/aliases/{task}/{name}", AliasPage)
     def alias(request: Request, task: str, name: str) -> Response:
         holder = registry.aliases.show(f"{task}#{name}")
         moves, rules = registry.aliases.history(f"{task}#{name}"), None
@@ -135,19 +134,19 @@ def pages(registry: Registry) -> APIRouter:
         }
         return answer(request, "alias.html.j2", found, task=task, picture=twice(timeline, "moves", section))
 
-    @get("/bases")
+    @routes.page("/bases", Bases)
     def bases(request: Request) -> Response:
         return answer(request, "bases.html.j2", Bases(bases=tuple(registry.bases.list())))
 
-    @get("/bases/{name:path}")
+    @routes.page("/bases/{name:path}", BaseDetails)
     def base(request: Request, name: str) -> Response:
         return answer(request, "base_model.html.j2", registry.bases.show(name))
 
-    @get("/fused/{key}")
+    @routes.page("/fused/{key}", FusedDetails)
     def fused(request: Request, key: str) -> Response:
         return answer(request, "fused.html.j2", registry.fused.fidelity(key))
 
-    @get("/lineage/{reference:path}")
+    @routes.page("/lineage/{reference:path}", Graph)
     def lineage(request: Request, reference: str) -> Response:
         graph = _without_passwords(registry.provenance.lineage(reference))
         drawn = len(graph.nodes) <= DRAWN
@@ -157,12 +156,12 @@ def pages(registry: Registry) -> APIRouter:
         links = {node.id: _link(node) for node in graph.nodes}
         return answer(request, "lineage.html.j2", graph, pictures=pictures, links=links, subject=reference)
 
-    @get("/places")
+    @routes.page("/places", Places)
     def places(request: Request, at: Text = None) -> Response:
         found = Places(at=at or None, deployments=tuple(registry.deployments.list(at=at or None)))
         return answer(request, "places.html.j2", found)
 
-    @get("/log")
+    @routes.page("/log", Log)
     def log(
         request: Request,
         reference: Text = None,
@@ -187,7 +186,7 @@ def pages(registry: Registry) -> APIRouter:
         )
         return answer(request, "log.html.j2", found)
 
-    @get("/search")
+    @routes.page("/search", Found)
     def search(request: Request, q: Annotated[str, Query(max_length=500)] = "") -> Response:
         found = _found(registry, q.strip())
         alone = [("adapters", name) for name in found.adapters] + [("bases", name) for name in found.bases]
@@ -197,13 +196,11 @@ def pages(registry: Registry) -> APIRouter:
             return RedirectResponse(f"/{kind}/{segment(name)}", 303)
         return answer(request, "search.html.j2", found)
 
-    @get("/style.css")
+    @routes.page("/style.css", role=None)
     def style() -> Response:
         return PlainTextResponse(
             style_sheet(), media_type="text/css", headers={"Cache-Control": "private, max-age=300"}
         )
-
-    return router
 
 
 def _found(registry: Registry, query: str) -> Found:
@@ -244,10 +241,10 @@ def _without_passwords(graph: Graph) -> Graph:
 def _link(node: Node) -> str | None:
     """Return the page of a thing, None for what has none."""
     if node.kind == "alias":
-        task, _, name = node.name.partition("#")
-        return f"/aliases/{segment(task)}/{segment(name)}"
+        return of_alias(node.name)
+    if node.kind == "adapter":
+        return of_adapter(node.name)
     pages = {
-        "adapter": ("adapters", node.name),
         "base": ("bases", node.name),
         "fused": ("fused", node.digest),
     }

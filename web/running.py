@@ -10,6 +10,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusery.registry import Registry
@@ -20,24 +22,45 @@ from fusery.registry.server.listening import bind
 if TYPE_CHECKING:
     import uvicorn
 
+    from .doors import Proxies
+
 DRAIN_SECONDS = 5
 """Time to finish what is being answered."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tls:
+    """What a server shows that it is who it is.
+
+    Attributes:
+        certificate: PEM file of the certificate and those that lead to it.
+        key: PEM file of its key.
+    """
+
+    certificate: Path
+    key: Path
 
 
 def serve_pages(
     registry: Registry,
     *,
+    team: Proxies | None = None,
+    host: str = "127.0.0.1",
     port: int = 0,
     hosts: Sequence[str] = (),
-    ready: Callable[[str], None],
+    tls: Tls | None = None,
+    ready: Callable[[str, str], None],
 ) -> int:
-    """Serve the pages of a registry on 127.0.0.1 until a signal comes, and return the exit code.
+    """Serve the pages of a registry until a signal comes, and return the exit code.
 
     Args:
         registry: what the pages are of.
+        team: whose word on who somebody is counts besides tokens; None for the pages of one's own machine.
+        host: address to listen on.
         port: 0 for a free one.
         hosts: names that requests may be for, besides addresses and localhost.
-        ready: told the address when pages can be asked for.
+        tls: for HTTPS; None for HTTP.
+        ready: told the address, and that by which the pages are opened, when they can be asked for.
 
     Raises:
         MissingExtraError: what serves pages is not installed.
@@ -47,19 +70,27 @@ def serve_pages(
         import uvicorn
 
         from .app import create_app
+        from .doors import OwnDoor, TeamDoor
     except ModuleNotFoundError as error:
         raise MissingExtraError("the registry in a browser", "web") from error
     # What cannot be read is an error now, and not on the first page.
     registry.upkeep.log(limit=1)
     try:
-        listener = bind("127.0.0.1", port)
+        listener = bind(host, port)
     except ServingError as error:
         raise BadInputError(str(error), hint="--port 0 takes a free one") from error
     with listener:
         listener.listen()
-        address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        named = f"[{host}]" if ":" in host else host
+        address = f"http{'s' if tls else ''}://{named}:{listener.getsockname()[1]}"
+        door = OwnDoor(registry.workspace.actor) if team is None else TeamDoor(registry, team)
+        entrance = f"{address}/enter/{door.key}" if isinstance(door, OwnDoor) else address
         config = uvicorn.Config(
-            create_app(registry, hosts=hosts),
+            create_app(registry, door, hosts=hosts),
+            # Whose word counts on where a request comes from is ours to say, and uvicorn would believe this machine.
+            proxy_headers=False,
+            ssl_certfile=str(tls.certificate) if tls else None,
+            ssl_keyfile=str(tls.key) if tls else None,
             log_config=None,
             log_level="warning",
             access_log=False,
@@ -70,7 +101,7 @@ def serve_pages(
         )
         # What it says of broken requests and of those it gives up is of no use to who looks at pages.
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
-        server = _server(config, lambda: ready(address))
+        server = _server(config, lambda: ready(address, entrance))
         with _ended_by_signals():
             server.run(sockets=[listener])
     _end_what_is_left()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..record import Record
+from ..record import Record, left_out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,6 +13,8 @@ class Listening(Record):
 
     Attributes:
         url: where.
+        entrance: the address that pages are opened by for acts; left out where there is none.
     """
 
     url: str
+    entrance: str | None = left_out()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,3 +31,11 @@ def address(shown: Registry) -> Iterator[str]:
     """Where its pages are."""
     with pages_of(shown) as served:
         yield served
+
+
+@pytest.fixture
+def own(home: Path, tmp_path: Path) -> Iterator[Registry]:
+    """A copy of that registry, which a test may change."""
+    shutil.copytree(home, tmp_path / "home")
+    with open_at(tmp_path / "home") as registry:
+        yield registry

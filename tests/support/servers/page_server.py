@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import uvicorn
 from waiting import wait_until
@@ -17,6 +17,7 @@ from waiting import wait_until
 from fusery.registry import Registry
 from fusery.registry.server.listening import bind
 from fusery.web.app import create_app
+from fusery.web.doors import OwnDoor, TeamDoor
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +34,15 @@ class Answer:
         return json.loads(self.text)
 
 
-def ask(address: str, path: str, *, method: str = "GET", **headers: str) -> Answer:
+def ask(
+    address: str, path: str, *, method: str = "GET", body: str | bytes | None = None, **headers: str
+) -> Answer:
     """Send a request as it is; `_` in a header's name is a hyphen."""
     parts = urlsplit(address)
     connection = HTTPConnection(parts.hostname or "", parts.port, timeout=60)
     try:
         sent = {name.replace("_", "-"): value for name, value in headers.items()}
-        connection.request(method, path, headers=sent)
+        connection.request(method, path, body=body, headers=sent)
         response = connection.getresponse()
         names = {name.lower(): value for name, value in response.getheaders()}
         return Answer(response.status, names, response.read().decode())
@@ -47,13 +50,31 @@ def ask(address: str, path: str, *, method: str = "GET", **headers: str) -> Answ
         connection.close()
 
 
+def post_form(address: str, path: str, fields: Mapping[str, str], **headers: str) -> Answer:
+    """Send a form as a browser does."""
+    sent = {"accept": "text/html", "content-type": "application/x-www-form-urlencoded", **headers}
+    return ask(address, path, method="POST", body=urlencode(fields), **sent)
+
+
+def post_json(address: str, path: str, document: object, **headers: str) -> Answer:
+    """Send JSON as a program does."""
+    sent = {"accept": "application/json", "content-type": "application/json", **headers}
+    return ask(address, path, method="POST", body=json.dumps(document), **sent)
+
+
 @contextmanager
-def pages_of(registry: Registry, *, hosts: tuple[str, ...] = ()) -> Iterator[str]:
-    """Serve, and yield the address."""
+def pages_of(
+    registry: Registry, door: OwnDoor | TeamDoor | None = None, *, hosts: tuple[str, ...] = ()
+) -> Iterator[str]:
+    """Serve, and yield the address; to whom asks from this machine, if no door is given."""
     listener = bind("127.0.0.1", 0)
     listener.listen()
     config = uvicorn.Config(
-        create_app(registry, hosts=hosts), log_config=None, access_log=False, lifespan="off"
+        create_app(registry, door or OwnDoor("anna"), hosts=hosts),
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        proxy_headers=False,
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)

@@ -1,0 +1,269 @@
+"""What can be done from a page or by a program: each act once, with what it asks for and the role that it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from fusery.registry import Registry
+from fusery.registry.errors import BadInputError
+from fusery.registry.record import Record
+from fusery.registry.records.alias import Moved
+from fusery.registry.records.token import Role
+from fusery.registry.registration.amend import Amended
+from fusery.registry.releases.approvals import Approval
+from fusery.registry.releases.promote import Promotion
+from fusery.registry.releases.yanks import LiftedYank, Yank
+
+from .addresses import of_adapter, of_alias
+from .documents import Ended
+
+Kind = Literal["line", "text", "pairs", "flag"]
+"""A line; a text of several; lines of NAME=VALUE; something to tick."""
+
+Values = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """Something that an act asks for.
+
+    Attributes:
+        name: in the form, and the key in JSON.
+        label: for people.
+        kind: what it takes.
+        required: it may not be empty.
+        said: what else people should know.
+    """
+
+    name: str
+    label: str
+    kind: Kind = "line"
+    required: bool = False
+    said: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """Something that can be done.
+
+    Attributes:
+        name: in the address, and for programs.
+        title: what a button says.
+        said: what it does, in one sentence.
+        role: that it needs.
+        fields: what it asks for; the first one says to what it is done.
+        record: the type of what it returns.
+        do: does it.
+        then: the page that shows what came of it.
+        bold: it is not taken back easily.
+    """
+
+    name: str
+    title: str
+    said: str
+    role: Role
+    fields: Sequence[Field]
+    record: type[Record]
+    do: Callable[[Registry, Values], Record]
+    then: Callable[[Any], str]
+    bold: bool = False
+
+
+_ADAPTER = Field("adapter", "Adapter", required=True, said="a name, TASK@VERSION or a digest")
+_ALIAS = Field("alias", "Alias", required=True, said="such as prod, or TASK#prod")
+_WHY = Field("reason", "Reason", "text", required=True, said="for the log")
+
+
+def _promote(registry: Registry, values: Values) -> Promotion:
+    return registry.aliases.promote(values["adapter"], values["alias"], reason=values["reason"])
+
+
+def _approve(registry: Registry, values: Values) -> Approval:
+    return registry.aliases.approve(values["adapter"], values["alias"], note=values["note"])
+
+
+def _withdraw(registry: Registry, values: Values) -> Approval:
+    return registry.aliases.withdraw_approval(values["adapter"], values["alias"], note=values["note"])
+
+
+def _set(registry: Registry, values: Values) -> Moved:
+    alias = values["alias"]
+    if "#" not in alias:
+        alias = f"{registry.adapters.show(values['adapter']).task}#{alias}"
+    return registry.aliases.set(alias, values["adapter"], reason=values["reason"])
+
+
+def _roll_back(registry: Registry, values: Values) -> Moved:
+    return registry.aliases.roll_back(values["alias"], reason=values["reason"], emergency=values["emergency"])
+
+
+def _yank(registry: Registry, values: Values) -> Yank:
+    return registry.adapters.yank(values["adapter"], reason=values["reason"])
+
+
+def _lift(registry: Registry, values: Values) -> LiftedYank:
+    return registry.adapters.unyank(values["adapter"], reason=values["reason"])
+
+
+def _note(registry: Registry, values: Values) -> Amended:
+    clear = [] if values["note"] else ["note"]
+    return registry.adapters.amend(
+        values["adapter"], note=values["note"] or None, clear=clear, reason=values["reason"]
+    )
+
+
+def _tag(registry: Registry, values: Values) -> Amended:
+    clear = [f"tag.{name}" for name, value in values["tags"].items() if not value]
+    tags = {name: value for name, value in values["tags"].items() if value}
+    return registry.adapters.amend(values["adapter"], tags=tags, clear=clear, reason=values["reason"])
+
+
+def _end(registry: Registry, values: Values) -> Ended:
+    ended = registry.deployments.end([values["place"]], reason=values["reason"])
+    return Ended(place=values["place"], ended=tuple(ended))
+
+
+ACTS: Sequence[Act] = (
+    Act(
+        "promote",
+        "Promote",
+        "Lets an alias hold this adapter if all its rules hold.",
+        "approver",
+        (_ADAPTER, _ALIAS, _WHY),
+        Promotion,
+        _promote,
+        lambda done: of_alias(done.alias),
+    ),
+    Act(
+        "approve",
+        "Approve",
+        "Says that you agree to an alias holding this adapter; its author's own approval does not count.",
+        "approver",
+        (_ADAPTER, _ALIAS, Field("note", "Note", "text")),
+        Approval,
+        _approve,
+        lambda done: of_adapter(done.adapter),
+    ),
+    Act(
+        "withdraw-approval",
+        "Withdraw your approval",
+        "Takes your own approval back.",
+        "approver",
+        (_ADAPTER, _ALIAS, Field("note", "Note", "text")),
+        Approval,
+        _withdraw,
+        lambda done: of_adapter(done.adapter),
+    ),
+    Act(
+        "set-alias",
+        "Set an alias",
+        "Lets an alias without rules hold this adapter.",
+        "publisher",
+        (_ADAPTER, _ALIAS, _WHY),
+        Moved,
+        _set,
+        lambda done: of_alias(done.alias),
+    ),
+    Act(
+        "roll-back",
+        "Roll back",
+        "Gives the alias back to the adapter that held it before.",
+        "approver",
+        (_ALIAS, _WHY, Field("emergency", "Also where the rules say no", "flag")),
+        Moved,
+        _roll_back,
+        lambda done: of_alias(done.alias),
+        bold=True,
+    ),
+    Act(
+        "yank",
+        "Withdraw",
+        "Withdraws this adapter: it stays on record, and is neither fused nor shipped until that is lifted.",
+        "approver",
+        (_ADAPTER, _WHY),
+        Yank,
+        _yank,
+        lambda done: of_adapter(done.name),
+        bold=True,
+    ),
+    Act(
+        "lift",
+        "Lift the withdrawal",
+        "Lets this adapter be fused and shipped again.",
+        "approver",
+        (_ADAPTER, _WHY),
+        LiftedYank,
+        _lift,
+        lambda done: of_adapter(done.name),
+    ),
+    Act(
+        "note",
+        "Change the note",
+        "Replaces what is noted of this adapter; nothing takes the note away.",
+        "publisher",
+        (_ADAPTER, Field("note", "Note", "text"), Field("reason", "Reason", "text")),
+        Amended,
+        _note,
+        lambda done: of_adapter(done.name),
+    ),
+    Act(
+        "tags",
+        "Set tags",
+        "Sets tags of this adapter, and takes off those that have no value.",
+        "publisher",
+        (
+            _ADAPTER,
+            Field("tags", "Tags", "pairs", required=True, said="one NAME=VALUE a line; NAME= takes it off"),
+            Field("reason", "Reason", "text"),
+        ),
+        Amended,
+        _tag,
+        lambda done: of_adapter(done.name),
+    ),
+    Act(
+        "end-deployment",
+        "End",
+        "Says that nothing runs at this place any more.",
+        "publisher",
+        (Field("place", "Place", required=True), _WHY),
+        Ended,
+        _end,
+        lambda _: "/places",
+    ),
+)
+
+BY_NAME: Mapping[str, Act] = {act.name: act for act in ACTS}
+
+
+def values_of(act: Act, given: Mapping[str, str]) -> dict[str, Any]:
+    """Return what a form says, as an act takes it.
+
+    Args:
+        act: what is to be done.
+        given: texts by the names of fields; fields that are not there count as empty.
+
+    Raises:
+        BadInputError: something that is required is missing, or a line of tags is none.
+    """
+    found: dict[str, Any] = {}
+    for field in act.fields:
+        text = given.get(field.name, "").replace("\r\n", "\n").strip()
+        if field.required and not text:
+            raise BadInputError(f"{field.label} is missing", hint=field.said or None)
+        found[field.name] = _READ[field.kind](text)
+    return found
+
+
+def _pairs(text: str) -> dict[str, str]:
+    found = {}
+    for line in filter(None, (line.strip() for line in text.split("\n"))):
+        name, equals, value = line.partition("=")
+        if not equals or not name.strip():
+            raise BadInputError(f"no tag: {line[:80]!r}", hint="one NAME=VALUE a line")
+        found[name.strip()] = value.strip()
+    return found
+
+
+_READ: Mapping[Kind, Callable[[str], Any]] = {"line": str, "text": str, "pairs": _pairs, "flag": bool}

@@ -1,0 +1,156 @@
+"""The ways in: for who started the pages on their own machine, and for a team with tokens or a proxy that signs people in."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import secrets
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network, ip_address
+from typing import Any
+
+from fastapi import Request
+
+from fusery.registry import Registry
+from fusery.registry.access.roles import ROLES
+from fusery.registry.errors import InvalidTokenError
+from fusery.registry.records.token import Role
+
+from .visitors import NOBODY, NotSignedInError, Visitor
+
+LOG = logging.getLogger(__name__)
+
+_BEARER = "bearer "
+HALF_A_DAY = 43_200
+"""Seconds that a browser keeps a token."""
+
+_LONGEST = 200
+"""Characters of a name that a proxy gives."""
+
+
+class OwnDoor:
+    """Everybody on this machine may read; acts are for who has the key that was printed at the start.
+
+    Attributes:
+        key: of this run of the pages.
+    """
+
+    signs_in = False
+
+    def __init__(self, name: str) -> None:
+        self.key = secrets.token_urlsafe(32)
+        self._name = name
+        # Cookies are for a host and all its ports: another run of the pages on this machine has a name of its own.
+        self.cookie = f"fusery_{hashlib.sha256(self.key.encode()).hexdigest()[:12]}"
+
+    def visitor(self, request: Request) -> Visitor:
+        """Return who asks: the user who has the key, or a reader."""
+        borne = bearer(request)
+        if borne is not None:
+            if not self.opens(borne):
+                raise NotSignedInError("this is not the key of these pages", hint="fusery ui")
+            return Visitor(self._name, "admin", is_program=True)
+        if self.opens(request.cookies.get(self.cookie, "")):
+            return Visitor(self._name, "admin", key=self.key)
+        return Visitor("reader", "reader")
+
+    def opens(self, key: str) -> bool:
+        """Tell whether this is the key."""
+        return hmac.compare_digest(key.encode(), self.key.encode())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proxies:
+    """Proxies that sign people in and say who they are.
+
+    Attributes:
+        networks: addresses from which they connect.
+        header: that has the person's name.
+        role_header: that has the role; empty for `role`.
+        role: of those of whom none is said.
+        secret: what `X-Fusery-Proxy` has to have besides; empty for nothing.
+    """
+
+    networks: Collection[IPv4Network | IPv6Network] = ()
+    header: str = "X-Forwarded-User"
+    role_header: str = ""
+    role: Role = "reader"
+    secret: str = field(default="", repr=False)
+
+    def believed(self, request: Request) -> bool:
+        """Tell whether a request comes from one of them: by the peer of the connection, which no header can say."""
+        if not self.networks or request.client is None:
+            return False
+        try:
+            peer = ip_address(request.client.host)
+        except ValueError:
+            return False
+        mapped = getattr(peer, "ipv4_mapped", None) or peer
+        if not any(mapped in network for network in self.networks):
+            return False
+        given = request.headers.get("x-fusery-proxy", "")
+        return not self.secret or hmac.compare_digest(given.encode(), self.secret.encode())
+
+
+class TeamDoor:
+    """Who asks has a token, or comes through a proxy that says who it is."""
+
+    signs_in = True
+    cookie = "fusery_token"
+
+    def __init__(self, registry: Registry, proxies: Proxies) -> None:
+        self._registry, self._proxies = registry, proxies
+        self._key = proxies.secret or secrets.token_urlsafe(32)
+
+    def visitor(self, request: Request) -> Visitor:
+        """Return who asks; a token counts before what a proxy says, and one that is not valid is an error."""
+        borne = bearer(request)
+        if borne is not None:
+            return self.holder(borne, is_program=True)
+        kept = request.cookies.get(self.cookie)
+        if kept:
+            return self.holder(kept)
+        return self._of_proxy(request)
+
+    def holder(self, secret: str, *, is_program: bool = False) -> Visitor:
+        """Return whose token this is.
+
+        Raises:
+            NotSignedInError: nobody's, or it was revoked or has expired.
+        """
+        try:
+            token = self._registry.tokens.authenticate(secret)
+        except InvalidTokenError as error:
+            LOG.warning("refused a token: %s", error.why)
+            raise NotSignedInError(error.message, hint=error.hint) from error
+        return Visitor(token.name, token.role, authenticated=True, key=secret, is_program=is_program)
+
+    def is_secure(self, request: Request) -> bool:
+        """Tell whether the browser speaks TLS, with this server or with a proxy that says so."""
+        if request.url.scheme == "https":
+            return True
+        return self._proxies.believed(request) and request.headers.get("x-forwarded-proto") == "https"
+
+    def _of_proxy(self, request: Request) -> Visitor:
+        name = request.headers.get(self._proxies.header, "").strip() if self._proxies.header else ""
+        if not name or not self._proxies.believed(request):
+            return NOBODY
+        if len(name) > _LONGEST or not name.isprintable():
+            raise NotSignedInError("the proxy gives a name that is none")
+        role: Any = request.headers.get(self._proxies.role_header or "-", "") or self._proxies.role
+        if role not in ROLES:
+            raise NotSignedInError(f"the proxy gives a role that there is not: {str(role)[:40]!r}")
+        key = hmac.digest(self._key.encode(), name.encode(), hashlib.sha256).hex()
+        return Visitor(name, role, authenticated=True, key=key)
+
+
+def bearer(request: Request) -> str | None:
+    """Return the token that came with a request; None where none did."""
+    given = request.headers.get("authorization")
+    if given is None:
+        return None
+    if given[: len(_BEARER)].lower() != _BEARER:
+        raise NotSignedInError("this server knows no other Authorization than Bearer")
+    return given[len(_BEARER) :].strip()

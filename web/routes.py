@@ -1,0 +1,143 @@
+"""Routes, each with the role that it needs: one that says none cannot be made."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from fastapi import Depends, FastAPI, Request, Response
+
+from fusery.registry.records.token import Role
+
+from .limits import Pace
+from .visitors import NOBODY, Door, NotSignedInError, RoleError, TooOftenError, Visitor
+
+Handler = TypeVar("Handler", bound=Callable[..., Response])
+
+API = "/api/v1"
+"""Where programs find what pages show, as JSON whatever they accept."""
+
+RATE = (50, 400)
+"""Requests of one asker: in a second, and at once."""
+
+FAILURES = (1, 20)
+"""The same of requests with a token that is not valid, for each address."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What is known of one route.
+
+    Attributes:
+        path: with names in braces.
+        method: `GET` or `POST`.
+        role: that it needs; None for anybody.
+        record: the type of what it returns as JSON; None where it is for people alone.
+    """
+
+    path: str
+    method: str
+    role: Role | None
+    record: Any
+
+
+class Routes:
+    """The routes of one application.
+
+    Attributes:
+        made: all of them.
+    """
+
+    def __init__(self, app: FastAPI, door: Door) -> None:
+        self.made: list[Route] = []
+        self._app, self._door = app, door
+        self._pace, self._failures = Pace(*RATE), Pace(*FAILURES)
+
+    def page(
+        self, path: str, record: Any = None, *, api: str | None = None, role: Role | None = "reader"
+    ) -> Callable[[Handler], Handler]:
+        """Return a decorator for what shows a page, and a program the record of it.
+
+        Args:
+            path: of the page.
+            record: the type of what it shows; None where programs have no use for it.
+            api: where programs find it below `API`, if that is not `path`.
+            role: that it needs; None for anybody.
+        """
+
+        def add(handler: Handler) -> Handler:
+            self._add(Route(path, "GET", role, None), handler, ["GET", "HEAD"])
+            if record is not None:
+                self._add(Route(API + (api or path), "GET", role, record), handler, ["GET"])
+            return handler
+
+        return add
+
+    def post(self, path: str, record: Any = None, *, role: Role | None) -> Callable[[Handler], Handler]:
+        """Return a decorator for what takes something, from a form or, where it returns a record, from a program."""
+
+        def add(handler: Handler) -> Handler:
+            self._add(Route(path, "POST", role, record), handler, ["POST"])
+            return handler
+
+        return add
+
+    def unhurried(self) -> None:
+        """Let everybody ask as often as they like: for measurements and tests."""
+        self._pace, self._failures = Pace(1e9, 1 << 30), Pace(1e9, 1 << 30)
+
+    def count_failure(self, request: Request) -> None:
+        """Count a try with something that is not valid, where the guard did not see it.
+
+        Raises:
+            TooOftenError: there were too many.
+        """
+        _wait(self._failures, request.client.host if request.client else "")
+
+    def _add(self, route: Route, handler: Callable[..., Response], methods: list[str]) -> None:
+        self._app.add_api_route(
+            route.path,
+            handler,
+            methods=methods,
+            dependencies=[Depends(self._guard(route.role))],
+            response_model=None,
+            include_in_schema=route.record is not None,
+            summary=(handler.__doc__ or handler.__name__.replace("_", " ")).partition("\n")[0].rstrip("."),
+        )
+        self.made.append(route)
+
+    def _guard(self, role: Role | None) -> Callable[[Request], None]:
+        door = self._door
+
+        def known(request: Request) -> Visitor:
+            peer = request.client.host if request.client else ""
+            try:
+                visitor = door.visitor(request)
+            except NotSignedInError:
+                # Who has a good token behind the same address is not kept out by who tries bad ones.
+                _wait(self._failures, peer)
+                if role is not None:
+                    raise
+                return NOBODY
+            _wait(self._pace, visitor.name or peer)
+            return visitor
+
+        def guard(request: Request) -> None:
+            request.state.visitor = visitor = known(request)
+            if role is None or visitor.may(role):
+                return
+            if visitor.role is None:
+                raise NotSignedInError("this needs a token", hint="fusery token create NAME --role reader")
+            raise RoleError(
+                f"{visitor.name} is a {visitor.role}, and this needs the role of {role}", hint="ask an admin"
+            )
+
+        return guard
+
+
+def _wait(pace: Pace, asker: str) -> None:
+    seconds = pace.wait(asker)
+    if seconds:
+        raise TooOftenError("too many requests in too short a time", hint=f"wait {math.ceil(seconds)} s")

@@ -1,0 +1,99 @@
+"""A server for a team: where it may listen, and whom it believes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+
+from fusery.registry import Registry
+from fusery.registry.errors import BadInputError
+from fusery.registry.records.token import Role
+
+from .running import Tls, serve_pages
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeamRequest:
+    """What a server for a team is asked to be.
+
+    Attributes:
+        host: address to listen on.
+        port: 0 for a free one.
+        hosts: names that requests may be for, besides addresses and localhost.
+        tls: for HTTPS; None for HTTP.
+        proxies: addresses and networks whose word on who somebody is counts.
+        user_header: in which they say it.
+        role_header: in which they say the role; empty where they say none.
+        proxy_role: of those of whom none is said.
+        proxy_secret: what proxies send in `X-Fusery-Proxy` besides; empty for nothing.
+        insecure: tokens may go over the network as they are.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8430
+    hosts: Sequence[str] = ()
+    tls: Tls | None = None
+    proxies: Sequence[str] = ()
+    user_header: str = "X-Forwarded-User"
+    role_header: str = ""
+    proxy_role: Role = "reader"
+    proxy_secret: str = ""
+    insecure: bool = False
+
+
+def serve_team(registry: Registry, request: TeamRequest, *, ready: Callable[[str, str], None]) -> int:
+    """Serve a registry to a team until a signal comes, and return the exit code.
+
+    Raises:
+        BadInputError: it would be open to all, or tokens would be read on their way; or an address is none.
+        MissingExtraError: what serves pages is not installed.
+    """
+    networks = [_network(each) for each in request.proxies]
+    if not _is_loopback(request.host):
+        if not networks and not any(token.state == "active" for token in registry.tokens.list()):
+            raise BadInputError(
+                f"nobody could sign in, and {request.host} is open to others",
+                hint="fusery token create NAME --role admin, or --proxy ADDRESS",
+            )
+        if request.tls is None and not networks and not request.insecure:
+            raise BadInputError(
+                f"tokens would go to {request.host} as they are, for all on the way to read",
+                hint="--certificate FILE --key FILE, --proxy ADDRESS, or --insecure-http",
+            )
+    from .doors import Proxies
+
+    team = Proxies(
+        networks=networks,
+        header=request.user_header,
+        role_header=request.role_header,
+        role=request.proxy_role,
+        secret=request.proxy_secret,
+    )
+    return serve_pages(
+        registry,
+        team=team,
+        host=request.host,
+        port=request.port,
+        hosts=request.hosts,
+        tls=request.tls,
+        ready=ready,
+    )
+
+
+def _network(text: str) -> IPv4Network | IPv6Network:
+    try:
+        return ip_network(text)
+    except ValueError as error:
+        raise BadInputError(
+            f"{text[:60]!r} is not an address of a proxy", hint="such as 10.0.0.5 or 10.0.0.0/24"
+        ) from error
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
