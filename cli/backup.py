@@ -111,5 +111,10 @@ def _count(rows: Mapping[str, int], table: str, what: str = "") -> str:
 
 def _foreign(counts: Mapping[str, int]) -> str:
     """Return what of somebody else's backup does not count."""
-    words = {"fused": "fused models (foreign)", "trusted_keys": "trusted keys", "approvals": "approvals"}
+    words = {
+        "fused": "fused models (foreign)",
+        "trusted_keys": "trusted keys",
+        "approvals": "approvals",
+        "webhooks": "webhooks (disabled)",
+    }
     return ", ".join(f"{counts[key]} {word}" for key, word in words.items() if counts.get(key))

@@ -23,6 +23,7 @@ from .provenance import Provenance
 from .resource import Named, named
 from .trust import Trust
 from .upkeep import Upkeep
+from .webhooks import Webhooks
 
 if TYPE_CHECKING:
     from ..records.folders import LocalFolder
@@ -55,6 +56,7 @@ class Registry:
         trust: signatures, trusted keys, anchors.
         exchange: other registries, and folders under git.
         upkeep: doctor, audits, backups, the collector, the log, the schema.
+        webhooks: who is sent entries of the log.
     """
 
     def __init__(self, workspace: Workspace) -> None:
@@ -71,6 +73,7 @@ class Registry:
         self.trust = Trust(workspace)
         self.exchange = Exchange(workspace)
         self.upkeep = Upkeep(workspace)
+        self.webhooks = Webhooks(workspace)
 
     @classmethod
     def open(cls, home: str | Path | None = None) -> Registry:

@@ -51,5 +51,10 @@ ACTIONS: Mapping[str, str] = {
     "rules.removed": "an alias has its rules no more",
     "rules.set": "an alias has these rules",
     "store.collected": "what nothing refers to was removed from the store",
+    "webhook.added": "events are sent to it",
+    "webhook.disabled": "its receiver said that it is gone, and nothing is sent to it any more",
+    "webhook.enabled": "events are sent to it again",
+    "webhook.removed": "nothing is sent to it any more",
+    "webhook.skipped": "an entry that it did not take was passed over",
 }
 """A new action is a new line here: `events.record` takes no other, and `events --action` knows no other."""

@@ -18,8 +18,10 @@ from .schema import VERSION_TABLE
 Role = Literal["reader", "publisher", "admin"]
 ROLES: Sequence[Role] = get_args(Role)
 
-NOT_INSERTED = frozenset({"registry", "alias", "alias_move", "alias_rule", "trusted_key"})
-"""Tables into which only an admin writes: `fusery init`, and what an alias and a signature have to fulfil.
+NOT_INSERTED = frozenset(
+    {"registry", "alias", "alias_move", "alias_rule", "trusted_key", "webhook", "webhook_delivery"}
+)
+"""Tables into which only an admin writes: `fusery init`, what an alias and a signature have to fulfil, and who is sent events.
 
 Aliases are moved by a function, which holds them against their rules and has its owner's rights.
 """
@@ -36,6 +38,8 @@ UPDATED = {
     "intent": ("expires",),
     "lease": ("owner", "fence", "expires"),
     "manifest_file": ("blob",),
+    # Whoever delivers events decides neither to whom nor which.
+    "webhook_delivery": ("position", "attempts", "error", "next_at", "delivered_at", "disabled_at"),
     "yank": ("lifted_at", "lifted_by"),
 }
 """What a publisher may change: where things are, who works on them and what is said of them, never what an adapter is."""
