@@ -62,7 +62,7 @@ def restore_command(session: Session, source: str, own: bool) -> None:
     the file system at SRC are taken from FUSERY_OTHER_STORE_OPTIONS, as JSON.
 
     Without --own a backup is somebody's word: fused models in it are foreign, its keys are trusted for nothing,
-    approvals in it are withdrawn, and admission looks at its adapters as if they were registered now.
+    approvals in it are withdrawn, its webhooks disabled, and admission looks at its adapters as if they were registered now.
     """
     with session.progress("copying") as progress:
         restored = session.registry.upkeep.restore(

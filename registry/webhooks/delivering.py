@@ -30,7 +30,7 @@ from ..records.webhook import WebhookDeliveries
 from .addresses import Target, parse_url
 from .backoff import Backoff
 from .deliverer import Deliverer
-from .hooks import find, tell
+from .hooks import delivery_to, find, tell
 from .payload import Delivery, body_of, delivery_of
 from .sending import SECONDS, Answer, post
 from .signing_key import derive, headers
@@ -270,7 +270,7 @@ def _one(workspace: Workspace, number: int, how: Manner) -> _Tried | None:
 def _look(workspace: Workspace, number: int) -> _Case | None:
     with workspace.database.read() as session:
         hook = session.get(tables.Webhook, number)
-        if hook is None or hook.delivery.disabled_at is not None:
+        if hook is None or delivery_to(hook).disabled_at is not None:
             return None
         next_at = hook.delivery.next_at
         if next_at is not None and next_at > workspace.database.utcnow(session):

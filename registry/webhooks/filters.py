@@ -84,6 +84,11 @@ def tasks_of(kind: str, subject: str, detail: str) -> frozenset[str]:
     return frozenset(task for task in found if task is not None)
 
 
+def patterns_of(stored: Any) -> list[str]:
+    """Return patterns as the database has them, without what is none: it may have been edited by other means."""
+    return [each for each in stored if isinstance(each, str)] if isinstance(stored, list) else []
+
+
 def _named(said: Any) -> Iterator[str]:
     if isinstance(said, Mapping):
         for key in _NAMING:

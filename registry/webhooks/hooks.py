@@ -18,7 +18,7 @@ from ..names import parse_slug
 from ..records.webhook import AddedWebhook, State, Webhook, WebhookKey
 from .addresses import Target, is_named_private, parse_url
 from .deliverer import PRIVATE, Deliverer
-from .filters import parse_actions, parse_tasks
+from .filters import parse_actions, parse_tasks, patterns_of
 from .signing_key import derive, key_text
 from .waiting import count, head, newest
 
@@ -197,13 +197,13 @@ def hook_record(session: Session, row: tables.Webhook) -> Webhook:
 
 
 def _facts(session: Session, row: tables.Webhook) -> dict[str, Any]:
-    delivery = row.delivery
+    delivery = delivery_to(row)
     first = head(session, row, delivery.position) if delivery.attempts else None
     return {
         "name": row.name,
         "url": row.url,
-        "actions": tuple(row.actions),
-        "tasks": tuple(row.tasks),
+        "actions": tuple(patterns_of(row.actions)),
+        "tasks": tuple(patterns_of(row.tasks)),
         "private": row.private,
         "state": _state(delivery),
         "position": delivery.position,
@@ -217,6 +217,12 @@ def _facts(session: Session, row: tables.Webhook) -> dict[str, Any]:
         "created_at": row.created_at,
         "created_by": row.created_by,
     }
+
+
+def delivery_to(row: tables.Webhook) -> tables.WebhookDelivery:
+    """Return how far the delivery to a webhook has come; where somebody removed that, it is disabled."""
+    found: tables.WebhookDelivery | None = row.delivery
+    return found or tables.WebhookDelivery(position=0, attempts=0, disabled_at=row.created_at)
 
 
 def _state(delivery: tables.WebhookDelivery) -> State:

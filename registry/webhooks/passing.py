@@ -9,7 +9,7 @@ from fusery.storage.progress import SILENT, Reporter
 from ..errors import BadInputError
 from ..records.webhook import SkippedEvent, Webhook
 from .delivering import Manner, deliver, moved
-from .hooks import find, hook_record, show, tell
+from .hooks import delivery_to, find, hook_record, show, tell
 from .waiting import head
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def retry(
     how = manner or Manner()
     with workspace.database.write() as session:
         row = find(session, name)
-        delivery = row.delivery
+        delivery = row.delivery = delivery_to(row)
         if delivery.disabled_at is not None:
             tell(workspace, session, "webhook.enabled", row, {"url": row.url})
         # The error stays until the next attempt says otherwise.
@@ -64,7 +64,7 @@ def skip(workspace: Workspace, name: str, *, reason: str) -> SkippedEvent:
         )
     with workspace.database.write() as session:
         row = find(session, name)
-        position = row.delivery.position
+        position = delivery_to(row).position
         entry = head(session, row, position)
         if entry is None:
             raise BadInputError(f"{row.name} waits for no event", hint=f"fusery webhook show {row.name}")

@@ -9,7 +9,7 @@ from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
 from .. import tables
-from .filters import actions_of, is_one_of, tasks_of
+from .filters import actions_of, is_one_of, patterns_of, tasks_of
 
 MOST_COUNTED = 1000
 
@@ -30,11 +30,11 @@ def waiting_for(session: Session, hook: tables.Webhook, after: int) -> Iterator[
         after: only entries with a greater number.
     """
     event = tables.Event
-    wanted = actions_of(hook.actions)
+    wanted, tasks = actions_of(patterns_of(hook.actions)), patterns_of(hook.tasks)
     while wanted:
         query = select(event).where(event.seq > after, event.action.in_(wanted))
         rows = session.scalars(query.order_by(event.seq).limit(_BATCH)).all()
-        yield from (row for row in rows if not hook.tasks or is_one_of(_tasks(session, row), hook.tasks))
+        yield from (row for row in rows if not tasks or is_one_of(_tasks(session, row), tasks))
         if len(rows) < _BATCH:
             return
         after = rows[-1].seq
