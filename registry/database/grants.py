@@ -49,7 +49,7 @@ DELETED = ("adapter_tag", "intent")
 
 _ABOUT = {
     "reader": "list, show, history, lineage, audit",
-    "publisher": "what a reader may, and base add, register, amend, fuse, materialize, alias, yank",
+    "publisher": "what a reader may, and base add, register, amend, fuse, materialize, alias, yank, webhook deliver",
     "admin": "everything: db upgrade, gc, restore",
 }
 

@@ -142,11 +142,18 @@ def run(
             if problem and problem != said:
                 reporter.say(problem)
             said = problem
-            busy = {number: future for number, future in busy.items() if not future.done()}
+            for number in [number for number, future in busy.items() if future.done()]:
+                _report(number, busy.pop(number), reporter)
             for number in due:
                 if number not in busy:
                     busy[number] = pool.submit(_serve, workspace, number, how, stop, reporter)
             stop.wait(pause)
+
+
+def _report(number: int, done: Future[WebhookDeliveries | None], reporter: Reporter) -> None:
+    """Tell of an error that nobody thought of, which would be lost with its thread; others are delivered to."""
+    if (error := done.exception()) is not None:
+        reporter.say(f"webhook {number} was not delivered to: {type(error).__name__}")
 
 
 class _Pool(ThreadPoolExecutor):
