@@ -193,8 +193,8 @@ def _told(each: WebhookDeliveries) -> str:
     taken = f"{each.name}: {plural(len(each.delivered), 'event')} delivered"
     if not each.error:
         return taken
-    again = f"next attempt {when(each.next_attempt)}" if each.next_attempt else "disabled"
-    return f"{taken}; {each.error}; {again}"
+    again = f"; next attempt {when(each.next_attempt)}" if each.next_attempt else ""
+    return f"{taken}; {each.error}{'; disabled' if each.disabled else again}"
 
 
 @command("retry")

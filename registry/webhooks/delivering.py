@@ -98,10 +98,12 @@ def deliver(
         only = find(session, name).id if name is not None else None
     tried: dict[int, WebhookDeliveries] = {}
     # Again as long as something came of it: of many events, each receiver has some in turn.
-    while due := [number for number in _due(workspace) if only in (None, number) and not stopped.is_set()]:
+    while due := [each for each in _due(workspace) if only in (None, each[0]) and not stopped.is_set()]:
         with _Pool(stopped) as pool:
-            made = list(pool.map(lambda number: _serve(workspace, number, how, stopped, reporter), due))
-        found = {number: each for number, each in zip(due, made, strict=True) if each is not None}
+            made = list(
+                pool.map(lambda each: _serve(workspace, each[0], each[1], how, stopped, reporter), due)
+            )
+        found = {number: each for (number, _), each in zip(due, made, strict=True) if each is not None}
         tried |= {number: _added(tried.get(number), each) for number, each in found.items()}
         if not any(each.delivered for each in found.values()):
             break
@@ -144,9 +146,9 @@ def run(
             said = problem
             for number in [number for number, future in busy.items() if future.done()]:
                 _report(number, busy.pop(number), reporter)
-            for number in due:
+            for number, name in due:
                 if number not in busy:
-                    busy[number] = pool.submit(_serve, workspace, number, how, stop, reporter)
+                    busy[number] = pool.submit(_serve, workspace, number, name, how, stop, reporter)
             stop.wait(pause)
 
 
@@ -183,61 +185,51 @@ def _added(before: WebhookDeliveries | None, now: WebhookDeliveries) -> WebhookD
     return replace(now, delivered=before.delivered + now.delivered)
 
 
-def _due(workspace: Workspace) -> list[int]:
-    """Return the webhooks with entries behind their position that may be tried now."""
-    hook = tables.WebhookDelivery
+def _due(workspace: Workspace) -> list[tuple[int, str]]:
+    """Return the webhooks with entries behind their position that may be tried now, with their names."""
+    hook, delivery = tables.Webhook, tables.WebhookDelivery
     with workspace.database.read() as session:
-        query = select(hook.webhook_id).where(
-            hook.disabled_at.is_(None),
-            hook.position < newest(session),
-            or_(hook.next_at.is_(None), hook.next_at <= workspace.database.utcnow(session)),
+        query = select(hook.id, hook.name).join(delivery, delivery.webhook_id == hook.id)
+        query = query.where(
+            delivery.disabled_at.is_(None),
+            delivery.position < newest(session),
+            or_(delivery.next_at.is_(None), delivery.next_at <= workspace.database.utcnow(session)),
         )
-        return list(session.scalars(query.order_by(hook.webhook_id)))
+        return [(number, name) for number, name in session.execute(query.order_by(hook.id))]
 
 
 def _serve(
-    workspace: Workspace, number: int, how: Manner, stop: threading.Event, reporter: Reporter
+    workspace: Workspace, number: int, name: str, how: Manner, stop: threading.Event, reporter: Reporter
 ) -> WebhookDeliveries | None:
     """Deliver to one webhook until nothing waits or something fails; None where there was nothing to send, or others do it."""
     delivered: list[int] = []
-    name, last = "", None
+    error, next_at, disabled = None, None, False
     try:
         while len(delivered) < _IN_A_ROW and not stop.is_set():
-            last = _one(workspace, number, how)
-            if last is None:
+            tried = _one(workspace, number, how)
+            if tried is None:
                 break
-            name = last.name
-            if not last.taken:
-                again = (
-                    f"; next attempt at {last.next_at:%H:%M:%S} UTC" if last.next_at else "; it is disabled"
-                )
-                reporter.say(f"webhook {name}: entry {last.seq} was not delivered: {last.error}{again}")
+            if tried.error:
+                error, next_at, disabled = tried.error, tried.next_at, tried.next_at is None
+                again = f"next attempt at {next_at:%H:%M:%S} UTC" if next_at else "it is disabled"
+                reporter.say(f"webhook {name}: entry {tried.seq} was not delivered: {error}; {again}")
                 break
-            delivered.append(last.seq)
-    except FuseryError as error:  # of a thread: the database went away, or the lease did
-        reporter.say(f"webhook {name or number}: {error.message}")
-    if not name:
+            delivered.append(tried.seq)
+    except FuseryError as failure:  # the database went away, or the lease did
+        error = failure.message
+        reporter.say(f"webhook {name}: {error}")
+    if not delivered and error is None:
         return None
-    failed = last if last is not None and not last.taken else None
     return WebhookDeliveries(
-        name=name,
-        delivered=tuple(delivered),
-        error=failed.error if failed else None,
-        next_attempt=failed.next_at if failed else None,
-        disabled=failed is not None and failed.next_at is None,
+        name=name, delivered=tuple(delivered), error=error, next_attempt=next_at, disabled=disabled
     )
 
 
 @dataclass(frozen=True, slots=True)
 class _Tried:
-    name: str
     seq: int
     error: str
     next_at: datetime | None
-
-    @property
-    def taken(self) -> bool:
-        return not self.error
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,7 +333,7 @@ def _settle(workspace: Workspace, session: Session, case: _Case, answer: Answer,
             tell(workspace, session, "webhook.disabled", case.hook, {"seq": seq, "reason": answer.error}, now)
     if not good:
         raise LeaseLostError("an event was passed over, or its webhook removed, while it was sent")
-    return _Tried(case.hook.name, seq, answer.error, next_at)
+    return _Tried(seq, answer.error, next_at)
 
 
 def moved(
