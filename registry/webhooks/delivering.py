@@ -133,7 +133,7 @@ def run(
         NoWebhookSecretError: the secret that signs is not known here.
     """
     how = _checked(manner)
-    busy: dict[int, Future[WebhookDeliveries | None]] = {}
+    busy: dict[str, Future[WebhookDeliveries | None]] = {}
     said = ""
     with _Pool(stop) as pool:
         while not stop.is_set():
@@ -144,18 +144,18 @@ def run(
             if problem and problem != said:
                 reporter.say(problem)
             said = problem
-            for number in [number for number, future in busy.items() if future.done()]:
-                _report(number, busy.pop(number), reporter)
+            for name in [name for name, future in busy.items() if future.done()]:
+                _report(name, busy.pop(name), reporter)
             for number, name in due:
-                if number not in busy:
-                    busy[number] = pool.submit(_serve, workspace, number, name, how, stop, reporter)
+                if name not in busy:
+                    busy[name] = pool.submit(_serve, workspace, number, name, how, stop, reporter)
             stop.wait(pause)
 
 
-def _report(number: int, done: Future[WebhookDeliveries | None], reporter: Reporter) -> None:
+def _report(name: str, done: Future[WebhookDeliveries | None], reporter: Reporter) -> None:
     """Tell of an error that nobody thought of, which would be lost with its thread; others are delivered to."""
     if (error := done.exception()) is not None:
-        reporter.say(f"webhook {number} was not delivered to: {type(error).__name__}")
+        reporter.say(f"webhook {name} was not delivered to: {type(error).__name__}")
 
 
 class _Pool(ThreadPoolExecutor):

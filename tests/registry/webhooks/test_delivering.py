@@ -22,13 +22,14 @@ from webhook_receiver import ANSWERS, Receiver, up
 from fusery.registry import Registry, tables
 from fusery.registry.database import leases
 from fusery.registry.database.owner import Owner
-from fusery.registry.errors import UnknownReferenceError
+from fusery.registry.errors import DatabaseUnavailableError, UnknownReferenceError
 from fusery.registry.webhooks.addresses import Target
 from fusery.registry.webhooks.backoff import Backoff
 from fusery.registry.webhooks.deliverer import Deliverer, NoWebhookSecretError
 from fusery.registry.webhooks.delivering import Manner, deliver, run
 from fusery.registry.webhooks.passing import retry, skip
 from fusery.registry.webhooks.sending import Answer, post
+from fusery.storage.progress import Reporter
 
 SECRET = "0123456789abcdef0123456789abcdef"
 QUICK = Manner(
@@ -339,8 +340,6 @@ def test_an_event_that_is_passed_over_while_it_is_sent_is_passed_over(
         return answer
 
     said: list[str] = []
-    from fusery.storage.progress import Reporter
-
     deliver(registry.workspace, manner=replace(QUICK, post=meanwhile), reporter=Reporter(said.append))
     assert "was passed over" in said[0]
     deliver(registry.workspace, manner=QUICK)
@@ -387,9 +386,6 @@ def test_a_deliverer_that_is_killed_before_it_could_note_the_answer_delivers_aga
 def test_a_database_that_goes_away_is_waited_for(
     registry: Registry, receiver: Receiver, happen: Happen
 ) -> None:
-    from fusery.registry.errors import DatabaseUnavailableError
-    from fusery.storage.progress import Reporter
-
     add(registry, receiver)
     happen()
     database, said = registry.workspace.database, list[str]()
@@ -414,6 +410,54 @@ def test_a_database_that_goes_away_is_waited_for(
         stop.set()
         thread.join()
     assert said == ["the database does not answer"]
+
+
+def test_what_keeps_one_from_being_delivered_to_is_told_by_its_name(
+    registry: Registry, receiver: Receiver, happen: Happen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(registry, receiver)
+    happen()
+
+    def away(*_: object, **__: object) -> None:
+        raise DatabaseUnavailableError("the database does not answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fusery.registry.webhooks.delivering.leases.acquire", away)
+        [failed] = deliver(registry.workspace, manner=QUICK)
+    assert (failed.name, failed.error, failed.next_attempt) == ("ci", "the database does not answer", None)
+    assert not failed.disabled
+    assert registry.webhooks.show("ci").state == "active"
+
+
+def test_an_error_that_nobody_thought_of_is_told_and_tried_again(
+    registry: Registry, receiver: Receiver, happen: Happen
+) -> None:
+    add(registry, receiver)
+    happen()
+    said, stop = list[str](), threading.Event()
+
+    def broken(*arguments: object, **how: object) -> Answer:
+        if not said:
+            raise AssertionError("with a secret in it")
+        return post(*arguments, **how)  # type: ignore[arg-type]
+
+    thread = threading.Thread(
+        target=run,
+        args=(registry.workspace,),
+        kwargs={
+            "stop": stop,
+            "manner": replace(QUICK, post=broken),
+            "pause": 0.01,
+            "reporter": Reporter(said.append),
+        },
+    )
+    thread.start()
+    try:
+        wait_until(lambda: receiver.taken)
+    finally:
+        stop.set()
+        thread.join()
+    assert set(said) == {"webhook ci was not delivered to: AssertionError"}
 
 
 def test_the_secret_and_the_key_are_in_no_row_entry_or_message(
