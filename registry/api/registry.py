@@ -24,6 +24,7 @@ from .resource import Named, named
 from .tokens import Tokens
 from .trust import Trust
 from .upkeep import Upkeep
+from .webhooks import Webhooks
 
 if TYPE_CHECKING:
     from ..records.folders import LocalFolder
@@ -57,6 +58,7 @@ class Registry:
         tokens: who may ask a server for this registry, and what they may do.
         exchange: other registries, and folders under git.
         upkeep: doctor, audits, backups, the collector, the log, the schema.
+        webhooks: who is sent entries of the log.
     """
 
     def __init__(self, workspace: Workspace) -> None:
@@ -74,6 +76,7 @@ class Registry:
         self.tokens = Tokens(workspace)
         self.exchange = Exchange(workspace)
         self.upkeep = Upkeep(workspace)
+        self.webhooks = Webhooks(workspace)
 
     @classmethod
     def open(cls, home: str | Path | None = None) -> Registry:
