@@ -56,7 +56,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "trust": ("trust", "Make keys, and say whose signatures count for which aliases."),
     },
     "Run as a team": {
-        "server": ("server", "Serve the registry to a team: pages, and an HTTP API."),
+        "server": ("server", "Serve the registry to a team: pages, and /api/v1."),
         "push": ("exchange", "Copy an adapter to another registry."),
         "pull": ("exchange", "Copy an adapter from another registry."),
         "rules": ("rules", "Say what an adapter has to fulfil to hold an alias."),

@@ -40,13 +40,6 @@ _ROLES = ("reader", "publisher", "approver", "admin")
     show_default=True,
     help="Role of whom a proxy names.",
 )
-@click.option(
-    "--proxy-secret",
-    envvar="FUSERY_PROXY_SECRET",
-    default="",
-    hidden=True,
-    help="Better as a variable: others see it.",
-)
 @click.option("--insecure-http", is_flag=True, help="Let tokens go over the network as they are.")
 def server_command(
     session: Session,
@@ -59,14 +52,14 @@ def server_command(
     user_header: str,
     role_header: str,
     proxy_role: str,
-    proxy_secret: str,
     insecure_http: bool,
 ) -> int:
-    """Serve the registry to a team: pages for people, and /api/v1 for programs.
+    """Serve the registry to a team: pages, and /api/v1.
 
     Whoever asks has a token (fusery token create), or comes through a proxy that signs people in.  What is done is recorded
     under that name.  FUSERY_PROXY_SECRET is what such a proxy sends in X-Fusery-Proxy besides.
     """
+    import os
     from typing import cast
 
     from fusery.registry.records.listening import Listening
@@ -93,7 +86,7 @@ def server_command(
         user_header=user_header,
         role_header=role_header,
         proxy_role=cast("Role", proxy_role),
-        proxy_secret=proxy_secret,
+        proxy_secret=os.environ.get("FUSERY_PROXY_SECRET", ""),
         insecure=insecure_http,
     )
-    return serve_team(session.registry, request, ready=ready)
+    return serve_team(session.registry, request, ready=ready, reporter=session.reporter())

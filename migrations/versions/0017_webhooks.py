@@ -1,7 +1,7 @@
 """Webhooks: receivers of events, and how far the delivery to each has come.
 
 Revision: 0017
-Revises: 0015
+Revises: 0016
 Created: 2026-11-27
 """
 
