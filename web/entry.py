@@ -53,7 +53,7 @@ def add_sign_in(routes: Routes, door: TeamDoor) -> None:
             visitor.key,
             max_age=HALF_A_DAY,
             httponly=True,
-            samesite="strict",
+            samesite="lax",  # whoever follows a link from a chat is signed in; no form of another site is
             secure=door.is_secure(request),
         )
         return answer

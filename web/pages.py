@@ -15,6 +15,8 @@ from markupsafe import Markup
 from fusery.registry import Registry
 from fusery.registry.catalog.compare import ComparedAdapters
 from fusery.registry.charts.curves import curves_chart
+from fusery.registry.charts.heat_map import heat_map
+from fusery.registry.charts.heat_map_svg import heat_map_picture
 from fusery.registry.charts.losses import versions_chart
 from fusery.registry.charts.timeline import timeline
 from fusery.registry.errors import AmbiguousReferenceError, BadInputError, UnknownReferenceError
@@ -22,6 +24,7 @@ from fusery.registry.provenance import Graph, Node, svg
 from fusery.registry.records.adapter_details import AdapterDetails
 from fusery.registry.records.base import BaseDetails
 from fusery.registry.records.fused import FusedDetails
+from fusery.registry.reporting.models import MOST_CELLS
 from fusery.registry.reporting.page import PHONE, twice
 from fusery.storage.secrets import masked
 
@@ -34,6 +37,9 @@ _HEX = re.compile(r"[0-9a-fA-F]{8,64}")
 
 PAGE = 50
 """Rows of a table."""
+
+TASKS = 25
+"""Tasks, each with its newest version and its aliases."""
 
 DRAWN = 300
 """Things in a picture of lineage; more are listed alone."""
@@ -53,12 +59,12 @@ def add_pages(routes: Routes, registry: Registry) -> None:
 
     @routes.page("/", Start, api="/tasks")
     def start(request: Request, after: Text = None, q: Text = None) -> Response:
-        tasks = registry.adapters.tasks(after=after, limit=PAGE + 1, holding=q)
-        more = len(tasks) > PAGE
+        tasks = registry.adapters.tasks(after=after, limit=TASKS + 1, holding=q)
+        more = len(tasks) > TASKS
         found = Start(
-            tasks=tuple(tasks[:PAGE]),
+            tasks=tuple(tasks[:TASKS]),
             holding=q or None,
-            next=tasks[PAGE - 1].task if more else None,
+            next=tasks[TASKS - 1].task if more else None,
             events=tuple(reversed(registry.upkeep.log(limit=LAST))),
         )
         return answer(request, "start.html.j2", found)
@@ -144,7 +150,8 @@ def add_pages(routes: Routes, registry: Registry) -> None:
 
     @routes.page("/fused/{key}", FusedDetails)
     def fused(request: Request, key: str) -> Response:
-        return answer(request, "fused.html.j2", registry.fused.fidelity(key))
+        found = registry.fused.fidelity(key)
+        return answer(request, "fused.html.j2", found, picture=_map_of(found))
 
     @routes.page("/lineage/{reference:path}", Graph)
     def lineage(request: Request, reference: str) -> Response:
@@ -250,6 +257,22 @@ def _link(node: Node) -> str | None:
     }
     found = pages.get(node.kind)
     return None if found is None else f"/{found[0]}/{segment(found[1])}"
+
+
+def _map_of(found: FusedDetails) -> Any:
+    """Return the picture of what each module of a fused model retains; None where it has too many, or none is known."""
+    view = found.to_dict()
+    try:
+        drawn = heat_map(view, ())
+    except BadInputError:
+        return None
+    rows, outside = (
+        [{"label": row.label, "cells": list(row.cells)} for row in each]
+        for each in (drawn.rows, drawn.outside)
+    )
+    shown = {**view, "layers": list(drawn.layers), "rows": rows, "outside": outside}
+    few = len(drawn.layers) * len(rows) <= MOST_CELLS and (rows or outside)
+    return twice(heat_map_picture, "map", {**shown, "name": found.adapter}) if few else None
 
 
 def _of_task(found: TaskPage) -> dict[str, Any]:

@@ -73,6 +73,7 @@ def test_what_it_says_is_what_the_api_says(
 ) -> None:
     adapter = shown.adapters.list(task="course_rec", sort="version:desc", limit=1)[0]
     assert answers["adapter"][1].json == shown.adapters.show(adapter.name).to_dict()
+    assert "Where it is lost" in answers["fused"][0].text and "<figure>" in answers["fused"][0].text
     assert answers["base"][1].json == shown.bases.show(adapter.base).to_dict()
     versions = answers["task"][1].json["versions"]
     assert [each["version"] for each in versions] == sorted(
@@ -104,7 +105,7 @@ def test_a_log_is_read_page_by_page(shown: Registry, address: str, monkeypatch: 
 def test_tasks_and_versions_are_read_page_by_page(
     shown: Registry, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pages, "PAGE", 1)
+    monkeypatch.setattr(pages, "TASKS", 1)
     tasks, path = [], "/"
     while path:
         page = ask(address, path, **JSON).json
