@@ -22,6 +22,7 @@ from .fused import Cache, FusedModels
 from .provenance import Provenance
 from .resource import Named, named
 from .tokens import Tokens
+from .transfers import Transfers
 from .trust import Trust
 from .upkeep import Upkeep
 
@@ -56,6 +57,7 @@ class Registry:
         trust: signatures, trusted keys, anchors.
         tokens: who may ask a server for this registry, and what they may do.
         exchange: other registries, and folders under git.
+        transfers: what a server does for those who push and pull.
         upkeep: doctor, audits, backups, the collector, the log, the schema.
     """
 
@@ -73,6 +75,7 @@ class Registry:
         self.trust = Trust(workspace)
         self.tokens = Tokens(workspace)
         self.exchange = Exchange(workspace)
+        self.transfers = Transfers(workspace)
         self.upkeep = Upkeep(workspace)
 
     @classmethod
