@@ -63,6 +63,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "approve": ("promote", "Approve of an alias holding REF."),
         "promote": ("promote", "Let an alias hold REF if REF fulfils its rules."),
         "yank": ("alias", "Withdraw an adapter: it is not fused or shipped any more."),
+        "token": ("token", "Say who may ask a server, and what they may do there."),
         "impact": ("impact", "List what stands on a base, a dataset or an adapter."),
         "report": ("report", "Write what is on record as one HTML page."),
         "backup": ("backup", "Copy the database and all blobs to another place."),

@@ -69,6 +69,12 @@ def rules_command() -> None:
 )
 @click.option("--approvals", type=int, metavar="N", help="N people other than its author have approved.")
 @click.option(
+    "--authenticated",
+    is_flag=True,
+    default=None,
+    help="Only approvals given through a server, with a token, count.",
+)
+@click.option(
     "--guarded/--open",
     "guarded",
     default=None,

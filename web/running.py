@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import ssl
 import sys
 import threading
 import time
@@ -73,6 +74,8 @@ def serve_pages(
         from .doors import OwnDoor, TeamDoor
     except ModuleNotFoundError as error:
         raise MissingExtraError("the registry in a browser", "web") from error
+    if tls is not None:
+        _require_pair(tls)
     # What cannot be read is an error now, and not on the first page.
     registry.upkeep.log(limit=1)
     try:
@@ -106,6 +109,15 @@ def serve_pages(
             server.run(sockets=[listener])
     _end_what_is_left()
     return 0
+
+
+def _require_pair(tls: Tls) -> None:
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(tls.certificate, tls.key, password="")
+    except (OSError, ValueError) as error:
+        raise BadInputError(
+            f"{tls.certificate} and {tls.key} are not a certificate and its key", hint="two PEM files"
+        ) from error
 
 
 def _end_what_is_left() -> None:

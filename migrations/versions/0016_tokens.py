@@ -36,14 +36,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_token")),
         sa.UniqueConstraint("digest", name=op.f("uq_token_digest")),
     )
-    op.create_index(
-        "ix_token_name",
-        "token",
-        ["name"],
-        unique=True,
-        sqlite_where=sa.text("revoked_at IS NULL"),
-        postgresql_where=sa.text("revoked_at IS NULL"),
-    )
+    op.create_index("ix_token_name", "token", ["name"])
     # Null in all that is there, so that no seal changes: nobody knows who gave it.
     op.add_column("approval", sa.Column("authenticated", sa.Boolean(), nullable=True))
 

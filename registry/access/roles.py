@@ -17,9 +17,9 @@ ROLES: Sequence[Role] = get_args(Role)
 
 MEANINGS: Mapping[Role, str] = {
     "reader": "look at what is on record, and fetch files",
-    "publisher": "what a reader may, and register, amend, evaluate, sign, fuse, ship, and move aliases that are open",
-    "approver": "what a publisher may, and approve, promote and yank",
-    "admin": "what an approver may, and set rules, trust keys, and make and revoke tokens",
+    "publisher": "do what a reader may, and register, amend, evaluate, sign, fuse, ship, and move aliases that are open",
+    "approver": "do what a publisher may, and approve, promote and yank",
+    "admin": "do what an approver may, and set rules, trust keys, and make and revoke tokens",
 }
 """What each may do, in words."""
 

@@ -221,7 +221,7 @@ def _runs(detail: Detail) -> str:
 
 
 def _approved(detail: Detail) -> str:
-    return f"for {detail.get('alias')}"
+    return f"for {detail.get('alias')}{', authenticated' if detail.get('authenticated') else ''}"
 
 
 def _received(detail: Detail) -> str:

@@ -85,9 +85,12 @@ BEGIN
       SELECT count(DISTINCT person.name) INTO given FROM approval,
         LATERAL (SELECT lower(btrim(regexp_replace(btrim(approval.by), '^(.+?) \([^()]*\)$', '\1')))) AS person(name)
         WHERE approval.adapter_id = holder AND approval.alias = called AND withdrawn_at IS NULL
+          AND (authenticated OR wanted->>'authenticated' IS DISTINCT FROM 'true')
           AND person.name <> lower(btrim(regexp_replace(btrim(candidate.created_by), '^(.+?) \([^()]*\)$', '\1')));
       IF given < (wanted->>'approvals')::integer THEN
-        RAISE EXCEPTION '% of % approved', given, wanted->>'approvals' USING ERRCODE = 'restrict_violation';
+        RAISE EXCEPTION '% of % approved%', given, wanted->>'approvals',
+          CASE WHEN wanted->>'authenticated' = 'true' THEN ', authenticated' ELSE '' END
+          USING ERRCODE = 'restrict_violation';
       END IF;
     END IF;
   END IF;

@@ -43,6 +43,7 @@ class Approval(Record):
         by: who gave it; left out, as what follows, where it was taken back.
         at: when it was given.
         note: what was said with it; may be empty.
+        authenticated: a server knew by a token who gave it; False where a client said its own name.
     """
 
     adapter: str
@@ -54,10 +55,11 @@ class Approval(Record):
     by: str | None = left_out()
     at: datetime | None = left_out(EXACT)
     note: str | None = left_out()
+    authenticated: bool | None = left_out()
 
 
 def approve(workspace: Workspace, reference: str, alias: str, *, note: str = "") -> Approval:
-    """Approve that an alias may hold an adapter; a second time changes nothing.
+    """Approve that an alias may hold an adapter; a second time changes nothing, unless now a token says who approves.
 
     Raises:
         UnknownReferenceError: there is no such adapter.
@@ -74,7 +76,11 @@ def approve(workspace: Workspace, reference: str, alias: str, *, note: str = "")
                 f"{adapter.name} was registered by {adapter.created_by}: its author's own approval does not count",
                 hint="somebody else runs the same command",
             )
-        given = _given_by(session, adapter, name, workspace.actor)
+        given = [
+            one
+            for one in _given_by(session, adapter, name, workspace.actor)
+            if one.authenticated or not workspace.authenticated
+        ]
         if not given:
             at = workspace.database.utcnow(session)
             made = tables.Approval(
@@ -84,6 +90,8 @@ def approve(workspace: Workspace, reference: str, alias: str, *, note: str = "")
                 at=at,
                 by=workspace.actor,
             )
+            if workspace.authenticated:
+                made.authenticated = True
             session.add(made)
             _tell(workspace, session, adapter, "adapter.approved", name, note)
         standing = given[0] if given else made
@@ -109,7 +117,12 @@ def withdraw(workspace: Workspace, reference: str, alias: str, *, note: str = ""
 
 
 def approvers(
-    session: Session, adapter: tables.Adapter, alias: str, *, moment: Moment | None = None
+    session: Session,
+    adapter: tables.Adapter,
+    alias: str,
+    *,
+    authenticated: bool = False,
+    moment: Moment | None = None,
 ) -> list[str]:
     """Return who approves that an alias may hold an adapter, each once, without its author.
 
@@ -117,10 +130,15 @@ def approvers(
         session: of any transaction.
         adapter: that is approved.
         alias: name of the alias.
+        authenticated: only those of whom a token said who they are.
         moment: when; None is now.
     """
     author = person(adapter.created_by)
-    found = {person(approval.by): approval.by for approval in _standing(session, adapter, alias, moment)}
+    found = {
+        person(approval.by): approval.by
+        for approval in _standing(session, adapter, alias, moment)
+        if approval.authenticated or not authenticated
+    }
     return sorted(by for who, by in found.items() if who != author)
 
 
@@ -158,12 +176,13 @@ def _tell(
     workspace: Workspace, session: Session, adapter: tables.Adapter, action: str, alias: str, note: str
 ) -> None:
     session.flush()
+    known = {"authenticated": True} if workspace.authenticated else {}
     events.record(
         session,
         action=action,
         kind="adapter",
         subject=adapter.name,
-        detail={"digest": adapter.digest, "alias": alias, "reason": note},
+        detail={"digest": adapter.digest, "alias": alias, "reason": note, **known},
         actor=workspace.actor,
     )
 
@@ -181,4 +200,5 @@ def _record(
         by=standing.by if standing else None,
         at=standing.at if standing else None,
         note=standing.note if standing else None,
+        authenticated=bool(standing.authenticated) if standing else None,
     )

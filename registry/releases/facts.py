@@ -109,8 +109,8 @@ class Facts:
 
         return trusted_signers(self.session, "adapter", adapter.digest, alias, moment=self.moment)
 
-    def approvers(self, adapter: tables.Adapter, alias: str) -> list[str]:
-        """Return who approves that an alias may hold an adapter, each once, without its author."""
+    def approvers(self, adapter: tables.Adapter, alias: str, *, authenticated: bool = False) -> list[str]:
+        """Return who approves that an alias may hold an adapter, each once, without its author; or those a token knows."""
         from .approvals import approvers
 
-        return approvers(self.session, adapter, alias, moment=self.moment)
+        return approvers(self.session, adapter, alias, authenticated=authenticated, moment=self.moment)

@@ -234,11 +234,17 @@ def _licences(case: Case, rules: Rules) -> Said:
 
 
 def _approvals(case: Case, rules: Rules) -> Said:
-    names, wanted = case.facts.approvers(case.adapter, case.alias), rules.approvals or 0
-    why = f"{len(names)} of {wanted} approved{': ' if names else ''}{', '.join(names)}"
+    names = case.facts.approvers(case.adapter, case.alias, authenticated=rules.authenticated)
+    wanted = rules.approvals or 0
+    how = ", authenticated" if rules.authenticated else ""
+    why = f"{len(names)} of {wanted} approved{how}{': ' if names else ''}{', '.join(names)}"
     if len(names) >= wanted:
         return "passed", why
-    return "failed", why, f"fusery approve {case.adapter.name} {case.alias}"
+    if not rules.authenticated:
+        return "failed", why, f"fusery approve {case.adapter.name} {case.alias}"
+    if others := [name for name in case.facts.approvers(case.adapter, case.alias) if name not in names]:
+        why += f"; without a token: {', '.join(others)}"
+    return "failed", why, "approve through the server, with a token: fusery token create NAME --role approver"
 
 
 _LOOKS: dict[str, Callable[[Case, Rules], Said]] = {

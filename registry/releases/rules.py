@@ -73,6 +73,7 @@ class Rules(BaseModel):
         signed: a key trusted for the alias has signed it.
         licences: the base's licence, and its own if it has one, are among these.
         approvals: at least this many people other than its author have approved.
+        authenticated: only approvals count of which a server knew by a token who gave them.
         metrics: demands on metrics, by their names.
     """
 
@@ -84,7 +85,14 @@ class Rules(BaseModel):
     signed: bool = False
     licences: Annotated[tuple[Licence, ...], Field(strict=False, min_length=1, max_length=200)] | None = None
     approvals: Annotated[int, Field(ge=1, le=100)] | None = None
+    authenticated: bool = False
     metrics: Annotated[dict[Metric, MetricRule], Field(min_length=1, max_length=200)] | None = None
+
+    @model_validator(mode="after")
+    def _says_how_many(self) -> Self:
+        if self.authenticated and self.approvals is None:
+            raise ValueError("authenticated says which approvals count: say how many as well")
+        return self
 
     def to_dict(self) -> dict[str, Any]:
         """Return the rules that are set, as they are recorded."""

@@ -53,6 +53,7 @@ def approvals_of(session: Session, adapters: Sequence[int]) -> dict[str, Any]:
                 "by": row.by,
                 "at": moment(row.at),
                 "note": row.note,
+                "authenticated": bool(row.authenticated),
                 "withdrawn_at": moment(row.withdrawn_at) if row.withdrawn_at else None,
             }
             for row, name in rows[:MOST_DECISIONS]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import CheckConstraint, FetchedValue, ForeignKey, Index, String, Text, UniqueConstraint, text
+from sqlalchemy import CheckConstraint, FetchedValue, ForeignKey, Index, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from .adapters import Adapter
@@ -78,23 +78,16 @@ class TrustedKey(Record):
 class Token(Record):
     """A secret of somebody who asks a server, as its digest: under which name, and what they may do.
 
-    Its name is nobody else's until it is revoked.
+    Its name is nobody else's until it is revoked, which the only writer sees to: no index of a registry has a condition.
     """
 
     __tablename__ = "token"
     __table_args__ = (
         CheckConstraint(one_of("role", "reader", "publisher", "approver", "admin"), name="role"),
-        Index(
-            "ix_token_name",
-            "name",
-            unique=True,
-            sqlite_where=text("revoked_at IS NULL"),
-            postgresql_where=text("revoked_at IS NULL"),
-        ),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    name: Mapped[str] = mapped_column(String(200))
+    name: Mapped[str] = mapped_column(String(200), index=True)
     role: Mapped[str] = mapped_column(String(20))
     digest: Mapped[str] = mapped_column(DIGEST, unique=True)
     created_at: Mapped[datetime]

@@ -27,6 +27,7 @@ from fusery.cli.main import cli
         ("base ls", "fusery base list"),
         ("base ad", "fusery base add"),
         ("trust delete", "fusery trust revoke"),
+        ("token delete", "fusery token revoke"),
         ("cache clean", "fusery cache prune"),
         ("deploy stop", "fusery deploy end"),
         ("db migrate", "fusery db upgrade"),

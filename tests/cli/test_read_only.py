@@ -27,6 +27,7 @@ READS: tuple[list[str], ...] = (
     ["alias", "history", "course_rec#prod"],
     ["rules", "list"],
     ["trust", "list"],
+    ["token", "list", "--all"],
     ["deploy", "list"],
     ["impact", "base:tiny"],
     ["fidelity", "course_rec@1"],
@@ -51,6 +52,7 @@ WRITES: tuple[list[str], ...] = (
     ["export", "course_rec@1", "exported"],
     ["backup", "copy"],
     ["deploy", "record", "course_rec@1", "there"],
+    ["token", "create", "anna", "--role", "reader"],
     ["eval", "run", "course_rec@1"],
     ["eval", "withdraw", "course_rec@1", "acc", "--reason", "x"],
 )

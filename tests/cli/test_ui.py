@@ -3,60 +3,33 @@
 from __future__ import annotations
 
 import json
-import os
+import re
 import signal
 import socket
-import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import printed_documents
 import pytest
-from interrupts import interrupts
+from page_process import MAIN, running
 from page_server import ask
 from waiting import wait_until
 
 from .conftest import Fusery
 
-MAIN = "from fusery.cli.main import main; main()"
-
-
 SLOW = f"import time, fusery.registry.api.bases as b; b.Bases.list = lambda self: time.sleep(60); {MAIN}"
 """Its page of base models takes a minute."""
-
-
-@contextmanager
-def running(home: Path, *words: str, main: str = MAIN) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Start it, and yield the process and its first line, or what it printed as JSON."""
-    with interrupts():
-        process = subprocess.Popen(
-            [sys.executable, "-c", main, "ui", *words],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"FUSERY_HOME": str(home), "BROWSER": "true"},
-        )
-    try:
-        assert process.stdout is not None
-        lines = process.stdout.readline()
-        while "--json" in words and not lines.endswith("}\n"):
-            lines += process.stdout.readline()
-        yield process, lines
-    finally:
-        process.kill()
-        process.communicate()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_it_answers_until_it_is_ended(fusery: Fusery, tmp_path: Path, number: signal.Signals) -> None:
     assert fusery("init").code == 0
-    with running(tmp_path / "home", "--json") as (process, printed):
+    with running(tmp_path / "home", "ui", "--json") as (process, printed):
         found = json.loads(printed)
         printed_documents.require("ui", found)
         assert urlsplit(found["url"]).hostname == "127.0.0.1"
+        assert ask(found["url"], found["entrance"].removeprefix(found["url"])).status == 303
         page = ask(found["url"], "/", accept="text/html")
         assert (page.status, "Nothing is registered yet" in page.text) == (200, True)
         process.send_signal(number)
@@ -66,8 +39,8 @@ def test_it_answers_until_it_is_ended(fusery: Fusery, tmp_path: Path, number: si
 
 def test_people_are_told_where_it_is_and_how_it_ends(fusery: Fusery, tmp_path: Path) -> None:
     assert fusery("init").code == 0
-    with running(tmp_path / "home", "--no-browser") as (_, line):
-        assert line.startswith("The registry is at http://127.0.0.1:")
+    with running(tmp_path / "home", "ui", "--no-browser") as (_, line):
+        assert re.match(r"The registry is at http://127\.0\.0\.1:\d+/enter/[\w-]{43};", line)
         assert line.endswith("; Ctrl-C ends it.\n")
 
 
@@ -97,7 +70,7 @@ def test_without_its_packages_it_says_what_to_install(
 
 def test_it_ends_although_a_page_is_being_made(fusery: Fusery, tmp_path: Path) -> None:
     assert fusery("init").code == 0
-    with running(tmp_path / "home", "--json", main=SLOW) as (process, printed):
+    with running(tmp_path / "home", "ui", "--json", main=SLOW) as (process, printed):
         url = urlsplit(json.loads(printed)["url"])
         with socket.create_connection((url.hostname or "", url.port or 0)) as asking:
             asking.sendall(b"GET /bases HTTP/1.1\r\nHost: localhost\r\n\r\n")

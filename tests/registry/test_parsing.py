@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusery.registry.errors import BadInputError
-from fusery.registry.parsing import age, is_ago, parse_moment, parse_size, plural, shown_size
+from fusery.registry.parsing import age, is_ago, parse_expiry, parse_moment, parse_size, plural, shown_size
 
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
 
@@ -103,3 +103,47 @@ def test_an_age_that_is_shown_can_be_written(seconds: int) -> None:
     assert is_ago(shown)
     unit = {"s": 1, "m": 60, "h": 3600, "d": 86400}[shown[-1]]
     assert 0 <= seconds - (NOW - parse_moment(shown, now=NOW)).total_seconds() < unit
+
+
+@pytest.mark.parametrize(
+    ("text", "until"),
+    [
+        ("90d", NOW + timedelta(days=90)),
+        (" 12H ", NOW + timedelta(hours=12)),
+        ("2026-03-10", datetime(2026, 3, 10, 23, 59, 59, 999999, tzinfo=UTC)),
+        ("2027-03-01T12:00+02:00", datetime(2027, 3, 1, 10, tzinfo=UTC)),
+        ("never", None),
+        ("Never", None),
+    ],
+)
+def test_until_when_something_lasts(text: str, until: datetime | None) -> None:
+    assert parse_expiry(text, now=NOW) == until
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("0d", "has passed"),
+        ("2026-03-09", "has passed"),
+        ("2026-03-10T12:00", "has passed"),
+        ("999999999999999d", "more than a hundred years"),
+        ("9999-12-31", "more than a hundred years"),
+        ("9999-12-31T23:59-23:00", "until when"),
+        ("90", "until when"),
+        ("soon", "until when"),
+        ("", "until when"),
+        ("-1d", "until when"),
+    ],
+)
+def test_until_when_nothing_lasts(text: str, said: str) -> None:
+    with pytest.raises(BadInputError, match=said):
+        parse_expiry(text, now=NOW)
+
+
+@given(st.text(max_size=20) | st.from_regex(r"[0-9]{1,15}(\.[0-9]{1,9})? ?[smhdw]", fullmatch=True))
+def test_what_lasts_ends_later_and_within_a_hundred_years(text: str) -> None:
+    try:
+        until = parse_expiry(text, now=NOW)
+    except BadInputError:
+        return
+    assert until is None or NOW < until <= NOW + timedelta(days=36600)

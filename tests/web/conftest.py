@@ -11,6 +11,7 @@ from page_server import pages_of
 from report_home import filled, open_at
 
 from fusery.registry import Registry
+from fusery.web.doors import OwnDoor
 
 
 @pytest.fixture(scope="session")
@@ -27,9 +28,15 @@ def shown(home: Path) -> Iterator[Registry]:
 
 
 @pytest.fixture(scope="module")
-def address(shown: Registry) -> Iterator[str]:
+def door() -> OwnDoor:
+    """Who has its key may act."""
+    return OwnDoor("anna")
+
+
+@pytest.fixture(scope="module")
+def address(shown: Registry, door: OwnDoor) -> Iterator[str]:
     """Where its pages are."""
-    with pages_of(shown) as served:
+    with pages_of(shown, door) as served:
         yield served
 
 

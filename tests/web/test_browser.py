@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import browser
 import pytest
-from page_addresses import places
+from page_addresses import acts, places
 from page_measures import BROKEN, CUT
+from page_server import pages_of
 
 from fusery.registry import Registry
+from fusery.web.doors import OwnDoor, Proxies, TeamDoor
 
 pytestmark = [
     pytest.mark.slow,
@@ -26,13 +28,28 @@ SIZES = (320, 390, 768, 1090, 1280)
 
 
 @pytest.fixture(scope="module")
+def team(shown: Registry) -> Iterator[str]:
+    """Where a team signs in."""
+    with pages_of(shown, TeamDoor(shown, Proxies())) as served:
+        yield served
+
+
+def every(registry: Registry, address: str, team: str) -> dict[str, str]:
+    """Return every page, and every form."""
+    own = {name: address + path for name, path in (places(registry) | acts(registry)).items()}
+    return own | {"to sign in": f"{team}/sign-in?then=/log"}
+
+
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
     """A browser."""
     with browser.running() as running:
         yield running
 
 
-def test_every_page_is_quiet_alone_and_whole(chromium: Any, shown: Registry, address: str) -> None:
+def test_every_page_is_quiet_alone_and_whole(
+    chromium: Any, shown: Registry, address: str, door: OwnDoor, team: str
+) -> None:
     """Without JavaScript: the pages have none."""
     context = chromium.new_context(java_script_enabled=True)
     page = context.new_page()
@@ -41,9 +58,10 @@ def test_every_page_is_quiet_alone_and_whole(chromium: Any, shown: Registry, add
     page.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
     page.on("pageerror", lambda error: said.append(str(error)))
     page.on("request", lambda request: asked.append(request.url))
-    for name, path in places(shown).items():
+    page.goto(f"{address}/enter/{door.key}")
+    for name, place in every(shown, address, team).items():
         said.clear()
-        answer = page.goto(address + path)
+        answer = page.goto(place)
         page.eval_on_selector_all("details", "all => all.forEach(one => one.open = true)")
         for width in SIZES:
             page.set_viewport_size({"width": width, "height": 900})
@@ -51,18 +69,23 @@ def test_every_page_is_quiet_alone_and_whole(chromium: Any, shown: Registry, add
             assert page.evaluate(BROKEN)[:8] == [], (name, width)
             assert page.evaluate("document.scrollingElement.scrollWidth") <= width, (name, width)
         # A browser says in its console that a page is not there.
-        assert [each for each in said if not (answer.status == 404 and "404" in each)] == [], name
-    assert {url for url in asked if not url.startswith((address + "/", "data:"))} == set()
+        assert [each for each in said if not (answer.status >= 400 and str(answer.status) in each)] == [], (
+            name
+        )
+    assert {url for url in asked if not url.startswith((address + "/", team + "/", "data:"))} == set()
     context.close()
 
 
 @pytest.mark.parametrize("look", LOOKS)
-def test_axe_finds_nothing(chromium: Any, shown: Registry, address: str, look: str) -> None:
+def test_axe_finds_nothing(
+    chromium: Any, shown: Registry, address: str, door: OwnDoor, team: str, look: str
+) -> None:
     size, scheme = LOOKS[look]
     context = chromium.new_context(bypass_csp=True, viewport=size, color_scheme=scheme)
     page = context.new_page()
-    for name, path in places(shown).items():
-        page.goto(address + path)
+    page.goto(f"{address}/enter/{door.key}")
+    for name, place in every(shown, address, team).items():
+        page.goto(place)
         if look != "light":
             page.eval_on_selector_all("details", "all => all.forEach(one => one.open = true)")
         page.add_script_tag(path=browser.AXE)
@@ -83,15 +106,7 @@ def test_by_keyboard_from_the_start_to_what_an_adapter_was_trained_on(
     page.goto(address)
 
     def go_to(name: str) -> None:
-        for _ in range(200):
-            page.keyboard.press("Tab")
-            focused = page.locator(":focus")
-            if focused.count() and (focused.text_content() or "").strip() == name:
-                break
-        else:
-            pytest.fail(f"the keyboard does not reach {name}")
-        with page.expect_navigation():
-            page.keyboard.press("Enter")
+        press(page, name)
 
     go_to("course_rec")
     assert page.url == f"{address}/tasks/course_rec"
@@ -106,6 +121,82 @@ def test_by_keyboard_from_the_start_to_what_an_adapter_was_trained_on(
     holder = shown.aliases.show("course_rec#prod").adapter
     assert page.url == f"{address}/adapters/{holder}"
     context.close()
+
+
+def reach(page: Any, found: Callable[[Any], bool], name: str) -> None:
+    """Press the tabulator until something is reached."""
+    for _ in range(200):
+        page.keyboard.press("Tab")
+        focused = page.locator(":focus")
+        if focused.count() and found(focused):
+            return
+    pytest.fail(f"the keyboard does not reach {name}")
+
+
+def press(page: Any, name: str) -> None:
+    """Reach a link or a button by its words, and press it."""
+    reach(page, lambda focused: (focused.text_content() or "").strip() == name, name)
+    with page.expect_navigation():
+        page.keyboard.press("Enter")
+
+
+def write(page: Any, label: str, text: str) -> None:
+    """Reach a field by its label, and write into it."""
+    reach(
+        page,
+        lambda focused: label in (focused.evaluate("each => each.labels?.[0]?.textContent ?? ''")),
+        label,
+    )
+    page.keyboard.type(text)
+
+
+@pytest.mark.parametrize("scripts", [True, False], ids=["with scripts", "without"])
+def test_a_promotion_by_keyboard_alone(chromium: Any, own: Registry, scripts: bool) -> None:
+    """A lead looks at the newest version, sees which rules hold, has a colleague approve, and promotes it."""
+    newest = own.adapters.list(task="course_rec", sort="version:desc", limit=1)[0].name
+    secrets = {name: own.tokens.create(name, "approver").secret for name in ("lead", "colleague")}
+    rules = dict(own.aliases.rules("course_rec#prod").rules)
+    own.aliases.set_rules("course_rec#prod", {"approvals": 1}, reason="the only one that this story needs")
+    assert rules
+    with pages_of(own, TeamDoor(own, Proxies())) as address:
+
+        def signed_in(name: str) -> Any:
+            page = chromium.new_context(java_script_enabled=scripts).new_page()
+            page.goto(f"{address}/adapters/{newest}")
+            write(page, "Token", secrets[name])
+            press(page, "Sign in")
+            assert page.url == f"{address}/adapters/{newest}"
+            return page
+
+        lead, colleague = signed_in("lead"), signed_in("colleague")
+        press(lead, "Promote")
+        press(lead, "course_rec#prod")
+        assert "failed" in lead.locator("#rules-table, table").first.text_content()
+        write(lead, "Reason", "it won")
+        press(lead, "Promote")
+        assert "was not moved" in lead.locator("main").text_content()
+        press(colleague, "Approve")
+        press(colleague, "course_rec#prod")
+        write(colleague, "Note", "read its answers")
+        press(colleague, "Approve")
+        lead.goto(f"{address}/adapters/{newest}")
+        press(lead, "Promote")
+        press(lead, "course_rec#prod")
+        write(lead, "Reason", "it won")
+        press(lead, "Promote")
+        assert "holds it now" in lead.locator("main").text_content()
+        press(lead, "To course_rec#prod")
+        assert lead.url == f"{address}/aliases/course_rec/prod"
+        for page in (lead, colleague):
+            press(page, "Sign out")
+            assert page.url == f"{address}/sign-in"
+            page.context.close()
+    assert own.aliases.show("course_rec#prod").adapter == newest
+    assert [(each.actor, each.action) for each in own.upkeep.log(limit=3)] == [
+        ("lead", "alias.refused"),
+        ("colleague", "adapter.approved"),
+        ("lead", "alias.moved"),
+    ]
 
 
 def test_light_and_dark(chromium: Any, address: str) -> None:

@@ -213,6 +213,7 @@ def patched(monkeypatch: pytest.MonkeyPatch) -> None:
 
 ASKED: dict[str, tuple[dict[str, Any], str]] = {
     "approvals": ({"approvals": 1}, "0 of 1 approved"),
+    "authenticated": ({"approvals": 1, "authenticated": True}, "0 of 1 approved, authenticated"),
     "fidelity": ({"fidelity": "PASS"}, "no fuse of it on record has fidelity PASS"),
     "val_loss_within": ({"val_loss_within": 0.01}, "its validation loss is not within 0.01 of that of"),
     "admission": ({"admission": "clean"}, "admission found something"),
@@ -229,6 +230,8 @@ def test_the_database_itself_holds_a_promotion_against_the_rules(
         registry.adapters.register(team.folders[2], base="tiny", task="course_rec", val_loss=0.52)
         registry.aliases.set("prod", "course_rec@2")
         registry.aliases.set_rules("prod", rules)
+        if rule == "authenticated":
+            registry.acting("ann", authenticated=False).aliases.approve("course_rec@3", "prod")
         if rule == "admission":
             with registry.workspace.database.write() as session:
                 adapter = session.scalars(select(tables.Adapter).where(tables.Adapter.version == 3)).one()
@@ -316,6 +319,42 @@ def test_an_admin_migrates(team: Team) -> None:
     schema.upgrade(database)
     assert schema.state(database).status == "current"
     database.close()
+
+
+def test_only_a_server_says_that_an_approval_rests_on_a_token(team: Team) -> None:
+    with opened(team.home, team.url) as registry:
+        registry.aliases.set_rules("prod", {"approvals": 1, "authenticated": True})
+    with team.as_role("publisher") as registry:
+        assert registry.acting("ann", authenticated=False).aliases.approve("course_rec@1", "prod").changed
+        with pytest.raises(DatabaseUnavailableError, match="refuses"):
+            registry.acting("ann").aliases.approve("course_rec@1", "prod")
+        assert registry.aliases.promote("course_rec@1", "prod").verdict == "failed"
+    columns = "adapter_id, alias, note, at, by, authenticated"
+    assert team.refuses(
+        "publisher", f"INSERT INTO approval ({columns}) VALUES (1, 'prod', '', now(), 'ann', true)"
+    )
+    with team.as_role("server") as registry:
+        assert registry.acting("ann").aliases.approve("course_rec@1", "prod").authenticated
+        assert registry.aliases.promote("course_rec@1", "prod").verdict == "passed"
+        for forbidden in (
+            lambda: registry.tokens.create("eve", "admin"),
+            lambda: registry.aliases.set_rules("prod", {}),
+        ):
+            with pytest.raises(DatabaseUnavailableError, match="refuses"):
+                forbidden()
+        assert registry.upkeep.audit().ok
+
+
+def test_tokens_are_an_admins_and_every_login_knows_by_them_who_asks(team: Team) -> None:
+    with team.as_role("admin") as registry:
+        made = registry.tokens.create("ann", "reader")
+    for role in ("reader", "publisher", "server"):
+        with team.as_role(role) as registry:
+            assert registry.tokens.authenticate(made.secret).name == "ann"
+            with pytest.raises(DatabaseUnavailableError, match="refuses|may only be read"):
+                registry.tokens.revoke("ann")
+    with team.as_role("admin") as registry:
+        assert registry.tokens.revoke("ann").state == "revoked"
 
 
 @pytest.mark.parametrize("role", ["reader", "publisher"])

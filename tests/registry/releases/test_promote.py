@@ -294,6 +294,32 @@ def test_approvals_come_from_others_and_from_each_once(stocked: Registry) -> Non
     assert stocked.upkeep.audit().ok
 
 
+def test_a_rule_may_count_only_approvals_that_rest_on_tokens(stocked: Registry) -> None:
+    stocked.aliases.set_rules("prod", {"approvals": 2, "authenticated": True})
+    stocked.acting("ann", authenticated=False).aliases.approve("course_rec@1", "prod")
+    given = stocked.acting("bob").aliases.approve("course_rec@1", "prod")
+    assert (given.authenticated, given.approvals) == (True, ("ann", "bob"))
+    refused = stocked.aliases.promote("course_rec@1", "prod")
+    assert (refused.exit_code, why(refused, "approvals")) == (
+        1,
+        "1 of 2 approved, authenticated: bob; without a token: ann",
+    )
+    again = stocked.acting("ann").aliases.approve("course_rec@1", "prod")
+    assert (again.changed, again.authenticated, again.approvals) == (True, True, ("ann", "bob"))
+    assert not stocked.acting("ann").aliases.approve("course_rec@1", "prod").changed
+    lesser = stocked.acting("ann", authenticated=False).aliases.approve("course_rec@1", "prod")
+    assert (lesser.changed, lesser.authenticated) == (False, False)
+    assert why(stocked.aliases.promote("course_rec@1", "prod"), "approvals") == (
+        "2 of 2 approved, authenticated: ann, bob"
+    )
+    assert stocked.acting("ann").aliases.withdraw_approval("course_rec@1", "prod").approvals == ("bob",)
+    with pytest.raises(BadInputError, match="own approval"):
+        stocked.acting("tester").aliases.approve("course_rec@1", "prod")
+    told = [event.detail.get("authenticated") for event in stocked.upkeep.log() if "approved" in event.action]
+    assert told == [None, True, True, True]
+    assert stocked.upkeep.audit().ok
+
+
 def test_an_approval_of_the_author_under_another_name_of_hers_does_not_count(stocked: Registry) -> None:
     """However it got there: by a former version, or by hand."""
     stocked.aliases.set_rules("prod", {"approvals": 1})

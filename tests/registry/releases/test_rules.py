@@ -22,6 +22,7 @@ ALL = {
     "signed": True,
     "licences": ["apache-2.0", "mit"],
     "approvals": 2,
+    "authenticated": True,
 }
 
 some_rules = st.fixed_dictionaries(
@@ -34,7 +35,7 @@ some_rules = st.fixed_dictionaries(
         "licences": st.lists(st.from_regex(r"\A[a-z0-9][a-z0-9.+-]{0,20}\Z"), min_size=1, max_size=5),
         "approvals": st.integers(1, 100),
     },
-)
+) | st.fixed_dictionaries({"approvals": st.integers(1, 100), "authenticated": st.just(True)})
 
 
 @given(some_rules)
@@ -62,6 +63,8 @@ def test_rules_are_what_they_were_after_being_recorded(values: dict[str, Any]) -
         ({"approvals": 0}, "approvals"),
         ({"approvals": 1.5}, "approvals"),
         ({"approvals": True}, "approvals"),
+        ({"authenticated": True}, "say how many as well"),
+        ({"approvals": 1, "authenticated": "yes"}, "authenticated"),
     ],
 )
 def test_what_is_no_rule(values: dict[str, Any], said: str) -> None:
@@ -74,7 +77,7 @@ def test_a_file_in_either_form(tmp_path: Path) -> None:
     toml, document = tmp_path / "rules.toml", tmp_path / "rules.json"
     toml.write_text(
         'guarded = false\nadmission = "clean"\nfidelity = "PASS"\nval_loss_within = 0.01\nsigned = true\n'
-        'licences = ["apache-2.0", "mit"]\napprovals = 2\n',
+        'licences = ["apache-2.0", "mit"]\napprovals = 2\nauthenticated = true\n',
         encoding="utf-8",
     )
     document.write_text(json.dumps(ALL), encoding="utf-8")

@@ -31,15 +31,9 @@ def snapshot(database: Database) -> dict[str, Any]:
                 "foreign": sorted(looking.get_foreign_keys(name), key=str),
                 "unique": sorted(looking.get_unique_constraints(name), key=str),
                 "checks": sorted(looking.get_check_constraints(name), key=str),
-                "indexes": sorted((_compared(index) for index in looking.get_indexes(name)), key=str),
+                "indexes": sorted(looking.get_indexes(name), key=str),
             }
         return found
-
-
-def _compared(index: Any) -> dict[str, Any]:
-    """Return an index with the condition of a partial one as a text: as an object it is equal to no other."""
-    options = {key: str(value) for key, value in index.get("dialect_options", {}).items()}
-    return {**index, "dialect_options": options}
 
 
 def all_rows(database: Database) -> Rows:

@@ -1,8 +1,9 @@
-"""An address of every kind of page, for a registry of `report_registry`.  Import it as `from page_addresses import places`."""
+"""An address of every kind of page, for a registry of `report_registry`.  Import it as `from page_addresses import places, acts`."""
 
 from __future__ import annotations
 
 from fusery.registry import Registry
+from fusery.web.acts import ACTS
 
 
 def places(registry: Registry) -> dict[str, str]:
@@ -40,4 +41,17 @@ def places(registry: Registry) -> dict[str, str]:
         "nothing found": "/search?q=nothing-is-called-so",
         "no such adapter": "/adapters/course_rec@999",
         "no such page": "/nothing/here",
+    }
+
+
+def acts(registry: Registry) -> dict[str, str]:
+    """Return an address of the page of every act, and some of those that know more or less of what is to be done."""
+    newest = registry.adapters.list(task="course_rec", sort="version:desc", limit=1)[0].name
+    alone = {f"to {act.name}": f"/acts/{act.name}" for act in ACTS}
+    return alone | {
+        "to choose an alias": f"/acts/promote?adapter={newest}",
+        "to promote": f"/acts/promote?adapter={newest}&alias=course_rec%23prod",
+        "to promote what is not there": "/acts/promote?adapter=nope&alias=prod",
+        "to promote a hostile one": "/acts/promote?adapter=mail@1&alias=prod",
+        "to end": "/acts/end-deployment?place=" + "x" * 300,
     }

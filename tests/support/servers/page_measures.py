@@ -8,7 +8,7 @@ CUT = """() => {
     if (!one.checkVisibility() || one.matches('.skip, thead, thead *, title, desc, style')) continue;
     const name = `${one.tagName} ${one.getAttribute('class') || ''} ${(one.textContent || '').trim().slice(0, 60)}`;
     const inside = getComputedStyle(one).overflowX !== 'visible' && one.clientWidth > 0;
-    if (inside && one.scrollWidth > one.clientWidth) found.push(`${name}: ${one.scrollWidth} in ${one.clientWidth}`);
+    if (inside && !one.matches('input') && one.scrollWidth > one.clientWidth) found.push(`${name}: ${one.scrollWidth} in ${one.clientWidth}`);
     const box = one.getBoundingClientRect();
     if (box.width && (box.left < -0.5 || box.right > width + 0.5)) found.push(`${name}: ${box.left} to ${box.right}`);
     const svg = one.closest('svg');
@@ -19,7 +19,7 @@ CUT = """() => {
   }
   return found;
 }"""
-"""Everything that is wider than what it stands in, or not whole on the screen."""
+"""Everything that is wider than what it stands in, or not whole on the screen; a field to write in scrolls by itself."""
 
 BROKEN = """() => {
   const found = [], walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);

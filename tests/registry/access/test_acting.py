@@ -1,0 +1,64 @@
+"""A registry under another name: who asks a server, on what the server has open."""
+
+from __future__ import annotations
+
+import pytest
+
+from fusery.registry import BadInputError, Registry
+from fusery.registry.workspace import Workspace
+
+
+def test_records_are_made_under_the_name(stocked: Registry) -> None:
+    anna = stocked.acting("anna")
+    anna.aliases.set("prod", "course_rec@1")
+    stocked.acting("bob").aliases.set("prod", "course_rec@2")
+    stocked.aliases.set("prod", "course_rec@1")
+    assert [one.by for one in stocked.aliases.history("course_rec#prod")] == ["anna", "bob", "tester"]
+    assert stocked.upkeep.audit().ok
+    workspaces = (stocked.workspace, anna.workspace, stocked.acting("carl", authenticated=False).workspace)
+    assert [(one.actor, one.authenticated) for one in workspaces] == [
+        ("tester", False),
+        ("anna", True),
+        ("carl", False),
+    ]
+
+
+def test_what_no_use_case_tells_of_is_logged_under_the_name(stocked: Registry) -> None:
+    from fusery.registry import tables
+
+    with stocked.acting("anna").workspace.database.write() as session:
+        session.add(tables.Task(name="other"))
+    last = stocked.upkeep.log()[-1]
+    assert (last.action, last.actor) == ("records.changed", "anna")
+
+
+def test_the_parts_are_opened_once_and_stay_open(sqlite_registry: Registry) -> None:
+    origin = Workspace(sqlite_registry.workspace.settings)
+    first, second = origin.acting("anna"), origin.acting("bob").acting("carl")
+    assert second.actor == "carl"
+    assert first.database._engine is second.database._engine is origin.database._engine
+    assert first.store is second.store is origin.store
+    assert first.cache is second.cache is origin.cache
+    assert first.vouchers is origin.vouchers
+    assert first.settings.home == origin.settings.home
+    pool = origin.database._engine.pool
+    with Registry(first) as registry:
+        assert registry.bases.list() == []
+    assert origin.__dict__["database"]._engine.pool is pool  # closing it would have made another
+    assert first.store is origin.store
+    assert not first.ensure()
+    origin.close()
+
+
+def test_looking_opens_nothing(sqlite_registry: Registry) -> None:
+    origin = Workspace(sqlite_registry.workspace.settings)
+    view = origin.acting("anna")
+    view.close()
+    assert "database" not in vars(origin)
+
+
+@pytest.mark.parametrize("name", ["", " ", "a" * 201, "a\0", "\ud800"])
+def test_nobody_acts_under_no_name(name: str, sqlite_registry: Registry) -> None:
+    """An empty one would be the name of the account that the server runs under."""
+    with pytest.raises(BadInputError, match="nobody acts under the name"):
+        sqlite_registry.acting(name)

@@ -1,0 +1,227 @@
+"""Tokens: who they let in and until when, and that their secrets are nowhere."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import event, select, text, update
+
+from fusery.registry import (
+    AlreadyExistsError,
+    BadInputError,
+    InvalidTokenError,
+    NewToken,
+    Registry,
+    UnknownReferenceError,
+    tables,
+)
+from fusery.registry.access import tokens
+
+
+def rows(registry: Registry) -> list[str]:
+    """Return every row of every table as a text."""
+    with registry.workspace.database.read() as session:
+        return [
+            str(dict(row))
+            for table in tables.metadata.sorted_tables
+            for row in session.execute(select(table)).mappings()
+        ]
+
+
+def refused(registry: Registry, secret: str) -> tuple[str, str | None]:
+    with pytest.raises(InvalidTokenError, match=r"^this token is not valid$") as caught:
+        registry.tokens.authenticate(secret)
+    assert (caught.value.code, caught.value.exit_code) == ("token_invalid", 2)
+    return caught.value.why, caught.value.token
+
+
+def expire(registry: Registry, name: str, at: datetime) -> None:
+    with registry.workspace.database.write() as session:
+        session.execute(update(tables.Token).where(tables.Token.name == name).values(expires_at=at))
+
+
+def test_a_token_lets_its_bearer_in_until_it_is_revoked(registry: Registry) -> None:
+    made = registry.tokens.create("Anna", "approver")
+    assert re.fullmatch(r"fusery_[A-Za-z0-9_-]{43}", made.secret)
+    assert (made.name, made.role, made.state, made.created_by) == ("anna", "approver", "active", "tester")
+    assert made.expires_at == made.created_at + timedelta(days=90)
+    known = registry.tokens.authenticate(made.secret)
+    assert (known.name, known.role, known.expires_at) == ("anna", "approver", made.expires_at)
+    [listed] = registry.tokens.list()
+    assert dict(listed) == {key: value for key, value in made.items() if key != "secret"}
+    gone = registry.tokens.revoke("ANNA", reason="left")
+    assert (gone.state, gone.revoked_by) == ("revoked", "tester")
+    assert refused(registry, made.secret) == ("revoked", "anna")
+    assert registry.tokens.revoke(made) == gone  # a second time changes nothing
+    assert (registry.tokens.list(), registry.tokens.list(revoked=True)) == ([], [gone])
+    told = [(one.action, one.subject, one.actor) for one in registry.upkeep.log()[-2:]]
+    assert told == [("token.created", "anna", "tester"), ("token.revoked", "anna", "tester")]
+    assert registry.upkeep.log()[-1].detail["reason"] == "left"
+    assert registry.upkeep.audit().ok
+
+
+def test_a_name_is_one_persons_until_it_is_revoked(registry: Registry) -> None:
+    first = registry.tokens.create("anna", "reader", expires=None)
+    with pytest.raises(AlreadyExistsError, match="there is a token anna already"):
+        registry.tokens.create("Anna", "admin")
+    registry.tokens.revoke("anna")
+    second = registry.tokens.create("anna", "admin", expires="12h")
+    assert refused(registry, first.secret) == ("revoked", "anna")
+    assert registry.tokens.authenticate(second.secret).role == "admin"
+    assert [(one.role, one.state) for one in registry.tokens.list(revoked=True)] == [
+        ("reader", "revoked"),
+        ("admin", "active"),
+    ]
+
+
+def test_a_token_expires_by_the_databases_clock(registry: Registry) -> None:
+    made = registry.tokens.create("anna", "reader", expires="2099-12-31")
+    assert made.expires_at == datetime(2099, 12, 31, 23, 59, 59, 999999, tzinfo=UTC)
+    with registry.workspace.database.read() as session:
+        now = registry.workspace.database.utcnow(session)
+    expire(registry, "anna", now - timedelta(seconds=1))
+    assert refused(registry, made.secret) == ("expired", "anna")
+    assert [one.state for one in registry.tokens.list()] == ["expired"]
+    with pytest.raises(AlreadyExistsError):
+        registry.tokens.create("anna", "reader")
+    expire(registry, "anna", now + timedelta(hours=1))
+    assert registry.tokens.authenticate(made.secret).name == "anna"
+    expire(registry, "anna", now - timedelta(seconds=1))
+    registry.tokens.revoke("anna")
+    assert refused(registry, made.secret) == ("revoked", "anna")
+
+
+@pytest.mark.parametrize(
+    "secret",
+    ["", "anna", "fusery_", "fusery_" + "a" * 42, "fusery_" + "a" * 44, "fusery_" + "ä" * 43, "\ud800", "\0"],
+)
+def test_what_is_no_secret_asks_the_database_nothing(secret: str, sqlite_registry: Registry) -> None:
+    asked = statements(sqlite_registry)
+    assert refused(sqlite_registry, secret) == ("unknown", None)
+    assert asked == []
+
+
+def test_authentication_takes_one_statement(registry: Registry) -> None:
+    made = registry.tokens.create("anna", "reader")
+    asked = statements(registry)
+    registry.tokens.authenticate(made.secret)
+    assert len(asked) == 1
+    assert refused(registry, "fusery_" + "a" * 43) == ("unknown", None)
+    assert len(asked) == 2
+
+
+def statements(registry: Registry) -> list[str]:
+    """Return a list to which every statement of a registry is added from now on, but for what begins a transaction."""
+    found: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if not statement.startswith(("PRAGMA", "BEGIN", "SET")):
+            found.append(statement)
+
+    event.listen(registry.workspace.database._engine, "before_cursor_execute", note)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "role", "expires"),
+    [
+        ("", "reader", "90d"),
+        ("anna smith", "reader", "90d"),
+        ("a" * 129, "reader", "90d"),
+        ("anna", "root", "90d"),
+        ("anna", "reader", "yesterday"),
+        ("anna", "reader", ""),
+        ("anna", "reader", "2020-01-01"),
+        ("fusery_" + "a" * 43, "reader", "90d"),
+    ],
+)
+def test_what_makes_no_token(name: str, role: Any, expires: str, sqlite_registry: Registry) -> None:
+    with pytest.raises(BadInputError) as caught:
+        sqlite_registry.tokens.create(name, role, expires=expires)
+    assert "fusery_aaa" not in str(caught.value)
+    assert sqlite_registry.tokens.list(revoked=True) == []
+
+
+def test_an_unknown_token_is_not_revoked(sqlite_registry: Registry) -> None:
+    with pytest.raises(UnknownReferenceError, match="there is no token anna"):
+        sqlite_registry.tokens.revoke("anna")
+    with pytest.raises(BadInputError, match="this is the secret of a token"):
+        sqlite_registry.tokens.revoke("fusery_" + "a" * 43)
+
+
+def test_the_secret_is_nowhere(registry: Registry, tmp_path: Path) -> None:
+    made = registry.tokens.create("anna", "admin")
+    registry.tokens.authenticate(made.secret)
+    digest = hashlib.sha256(made.secret.encode()).hexdigest()
+    found = rows(registry)
+    assert [row for row in found if made.secret in row or made.secret.removeprefix("fusery_") in row] == []
+    assert len([row for row in found if digest in row]) == 1  # its own row
+    told = str([dict(one) for one in registry.upkeep.log()])
+    assert (made.secret in told, digest in told, digest[:12] in told) == (False, False, True)
+    assert made.secret not in str([dict(one) for one in registry.tokens.list(revoked=True)])
+    assert made.secret not in repr(made) + made._repr_html_()
+    assert dict(made)["secret"] == made.secret
+    registry.upkeep.backup(str(tmp_path / "backup"))
+    for path in (tmp_path / "backup").rglob("*"):
+        assert not path.is_file() or made.secret.encode() not in path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE token SET role = 'admin'",
+        "UPDATE token SET expires_at = NULL",
+        "UPDATE token SET revoked_at = NULL, revoked_by = NULL",
+        "DELETE FROM token",
+    ],
+)
+def test_an_audit_finds_tokens_that_were_edited(statement: str, registry: Registry) -> None:
+    registry.tokens.create("anna", "reader")
+    registry.tokens.revoke("anna")
+    with registry.workspace.database.write() as session:
+        session.execute(text(statement))
+    assert not registry.upkeep.audit().ok
+
+
+def test_a_backup_of_others_brings_no_token(registry: Registry, tmp_path: Path) -> None:
+    made = {name: registry.tokens.create(name, "admin") for name in ("anna", "bob")}
+    registry.tokens.revoke("bob")
+    registry.upkeep.backup(str(tmp_path / "backup"))
+    restored = {own: restore(tmp_path, own=own) for own in (True, False)}
+    with restored[True] as ours:
+        assert ours.tokens.authenticate(made["anna"].secret).name == "anna"
+        assert refused(ours, made["bob"].secret) == ("revoked", "bob")
+    with restored[False] as theirs:
+        assert refused(theirs, made["anna"].secret) == ("revoked", "anna")
+        assert theirs.upkeep.log()[-1].detail["tokens"] == 1
+        assert theirs.upkeep.audit().ok
+
+
+def restore(folder: Path, *, own: bool) -> Registry:
+    home = folder / f"restored-{own}"
+    home.mkdir()
+    made = Registry.open(home)
+    done = made.upkeep.restore(str(folder / "backup"), own=own)
+    assert done.foreign.get("tokens", 0) == (0 if own else 1)
+    return made
+
+
+def test_no_other_registry_is_sent_a_token(stocked: Registry, tmp_path: Path) -> None:
+    made = stocked.tokens.create("anna", "admin")
+    with Registry.open(tmp_path / "there") as there:
+        there.init()
+    stocked.exchange.push("course_rec@1", home=tmp_path / "there")
+    with Registry.open(tmp_path / "there") as there:
+        assert len(there.adapters.list()) == 1
+        assert there.tokens.list(revoked=True) == []
+        assert refused(there, made.secret) == ("unknown", None)
+
+
+def test_a_new_token_is_a_record_with_its_secret() -> None:
+    assert tokens.DEFAULT_EXPIRY == "90d"
+    assert "secret" in NewToken.__dataclass_fields__

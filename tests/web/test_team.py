@@ -1,0 +1,310 @@
+"""Who is who: tokens, roles, proxies; every route by every role, as the table of routes says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from ipaddress import ip_network
+from typing import Any
+
+import pytest
+from page_server import Answer, ask, pages_of, post_form, post_json
+
+from fusery.registry import Registry
+from fusery.registry.access.roles import ROLES, allows
+from fusery.registry.errors import BadInputError
+from fusery.registry.records.token import Role
+from fusery.web.acts import ACTS, BY_NAME
+from fusery.web.app import create_app
+from fusery.web.doors import OwnDoor, Proxies, TeamDoor
+from fusery.web.routes import API, Route
+from fusery.web.team import TeamRequest, serve_team
+
+HTML, JSON = {"accept": "text/html"}, {"accept": "application/json"}
+LOOPBACK = ip_network("127.0.0.0/8")
+
+
+@dataclass(frozen=True)
+class Team:
+    """A server, and the secrets of its tokens by their names."""
+
+    registry: Registry
+    address: str
+    secrets: Mapping[str, str]
+
+    def bearer(self, name: str) -> dict[str, str]:
+        return {"authorization": f"Bearer {self.secrets[name]}"}
+
+    def cookie(self, name: str) -> dict[str, str]:
+        return {"cookie": f"fusery_token={self.secrets[name]}"}
+
+
+@pytest.fixture
+def team(own: Registry) -> Iterator[Team]:
+    secrets = {f"the-{role}": own.tokens.create(f"the-{role}", role).secret for role in ROLES}
+    secrets["revoked"] = own.tokens.create("revoked", "admin").secret
+    own.tokens.revoke("revoked")
+    with pages_of(own, TeamDoor(own, Proxies())) as address:
+        yield Team(own, address, secrets)
+
+
+def filled(path: str) -> str:
+    """Return an address that a route answers."""
+    values = {"task": "course_rec", "name": "prod", "reference:path": "course_rec@1", "name:path": "tiny"}
+    for name, value in {**values, "key": "0" * 64}.items():
+        path = path.replace(f"{{{name}}}", value)
+    assert "{" not in path, path
+    return path
+
+
+def asked(team: Team, route: Route, headers: Mapping[str, str]) -> Answer:
+    path = filled(route.path)
+    if route.method == "POST" and route.path.startswith(API):
+        return post_json(team.address, path, {}, **headers)
+    if route.method == "POST":
+        return post_form(team.address, path, {}, **{**headers, **HTML})
+    return ask(team.address, path, **{**JSON, **headers})
+
+
+def table(registry: Registry) -> list[Route]:
+    routes: list[Route] = create_app(registry, TeamDoor(registry, Proxies())).state.routes.made
+    return routes
+
+
+@pytest.mark.slow
+def test_every_route_by_every_role(team: Team) -> None:
+    """Generated from the routes: one that is added is here, whatever it is."""
+    routes = table(team.registry)
+    assert len(routes) > 45
+    app = create_app(team.registry, TeamDoor(team.registry, Proxies()))
+    assert {(each.path, method) for each in app.routes for method in each.methods - {"HEAD"}} == {
+        (route.path, route.method) for route in routes
+    }
+    before = team.registry.upkeep.log(limit=1)
+    for route in routes:
+        for role in ROLES:
+            answer = asked(team, route, team.bearer(f"the-{role}"))
+            if (route.path, route.method) == ("/sign-in", "POST"):
+                assert answer.status == 401  # no token is in the form
+            elif route.role is None or allows(role, route.role):
+                assert answer.status not in (401, 429), (route, role, answer.text[:300])
+                # An act that is allowed and empty is refused for what is missing; a form without its token for that.
+                if answer.status == 403:
+                    assert (route.method, route.path.startswith(API)) == ("POST", False), (route, role)
+                    assert "form" in answer.text
+            else:
+                assert answer.status == 403, (route, role, answer.text[:300])
+    assert team.registry.upkeep.log(limit=1) == before
+
+
+STRANGERS: Mapping[str, Any] = {
+    "no token": lambda team: {},
+    "revoked": lambda team: team.bearer("revoked"),
+    "unknown": lambda team: {"authorization": "Bearer fusery_" + "A" * 43},
+    "no secret": lambda team: {"authorization": "Bearer ' or 1=1 --"},
+    "empty": lambda team: {"authorization": "Bearer "},
+    "basic": lambda team: {"authorization": "Basic YWRtaW46YWRtaW4="},
+    "revoked cookie": lambda team: team.cookie("revoked"),
+    "proxy that nobody trusts": lambda team: {"x-forwarded-user": "root", "x-forwarded-for": "127.0.0.1"},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stranger", STRANGERS)
+def test_nobody_else_gets_anything(team: Team, stranger: str) -> None:
+    routes = table(team.registry)
+    open_to_all = {route.path for route in routes if route.role is None}
+    assert open_to_all == {"/sign-in", "/sign-out", "/style.css", f"{API}/openapi.json"}
+    headers = STRANGERS[stranger](team)
+    refused = 0
+    for route in routes:
+        if route.role is not None:
+            answer = asked(team, route, {**headers, **JSON})
+            assert answer.status in (401, 429), (route, answer.status, answer.text[:300])
+            assert answer.status == 429 or answer.headers["www-authenticate"] == "Bearer"
+            said = answer.text.lower()
+            assert "course_rec" not in said and "revoked" not in said and "expired" not in said
+            refused += answer.status == 401
+    assert refused >= 20
+
+
+@pytest.mark.slow
+def test_a_name_that_is_not_the_server_s_gets_nothing(team: Team) -> None:
+    for route in table(team.registry):
+        answer = asked(team, route, {**team.bearer("the-admin"), "host": "evil.example"})
+        assert answer.status == 403, route
+        answer = asked(team, route, {**team.bearer("the-admin"), "origin": "https://evil.example"})
+        assert answer.status == 403, route
+
+
+def test_an_expired_token_is_one_no_more(own: Registry) -> None:
+    made = own.tokens.create("short", "admin", expires="1s")
+    with pages_of(own, TeamDoor(own, Proxies())) as address:
+        from waiting import wait_until
+
+        def status() -> int:
+            return ask(address, "/log", authorization=f"Bearer {made.secret}", **JSON).status
+
+        wait_until(lambda: status() == 401)
+
+
+def test_a_revoked_token_ends_what_it_had_opened(team: Team) -> None:
+    cookie = team.cookie("the-approver")
+    assert ask(team.address, "/log", **cookie, **HTML).status == 200
+    team.registry.tokens.revoke("the-approver")
+    gone = ask(team.address, "/log?action=alias.moved", **cookie, **HTML)
+    assert (gone.status, gone.headers["location"]) == (303, "/sign-in?then=/log%3Faction%3Dalias.moved")
+    # Who has such a cookie can sign in anew.
+    assert ask(team.address, "/sign-in", **cookie, **HTML).status == 200
+
+
+def test_signing_in_and_out(team: Team) -> None:
+    page = ask(team.address, "/", **HTML)
+    assert (page.status, page.headers["location"]) == (303, "/sign-in?then=/")
+    wrong = post_form(team.address, "/sign-in", {"token": "fusery_wrong", "then": "/log"})
+    assert (wrong.status, "not valid" in wrong.text, "fusery_wrong" in wrong.text) == (401, True, False)
+    fields = {"token": f" {team.secrets['the-publisher']} ", "then": "/log"}
+    entered = post_form(team.address, "/sign-in", fields)
+    assert (entered.status, entered.headers["location"]) == (303, "/log")
+    cookie, *attributes = entered.headers["set-cookie"].split("; ")
+    assert {"HttpOnly", "SameSite=strict", "Path=/"} <= set(attributes) and "Secure" not in attributes
+    inside = ask(team.address, "/log", cookie=cookie, **HTML)
+    assert (inside.status, "the-publisher (publisher)" in inside.text) == (200, True)
+    assert post_form(team.address, "/sign-out", {}, cookie=cookie).status == 403
+    token = inside.text.partition('name="form_token" value="')[2].partition('"')[0]
+    left = post_form(team.address, "/sign-out", {"form_token": token}, cookie=cookie)
+    assert (left.status, left.headers["location"]) == (303, "/sign-in")
+    assert 'fusery_token=""' in left.headers["set-cookie"]
+
+
+@pytest.mark.parametrize(
+    "then",
+    ["https://evil.example", "//evil.example", "/\\evil.example", "javascript:alert(1)", "", "\n/", "/\x00"],
+)
+def test_signing_in_leads_nowhere_else(team: Team, then: str) -> None:
+    entered = post_form(team.address, "/sign-in", {"token": team.secrets["the-reader"], "then": then})
+    assert (entered.status, entered.headers["location"]) == (303, "/")
+
+
+def test_acts_are_recorded_under_the_name_of_the_token(team: Team) -> None:
+    newest = team.registry.adapters.list(task="course_rec", sort="version:desc", limit=1)[0].name
+    body = {"adapter": newest, "alias": "prod", "note": "read it"}
+    done = post_json(team.address, f"{API}/acts/approve", body, **team.bearer("the-approver"))
+    assert (done.status, done.json["by"]) == (200, "the-approver")
+    last = team.registry.upkeep.log(limit=1)[0]
+    assert (last.actor, last.action) == ("the-approver", "adapter.approved")
+    # The author's own approval counts for nothing, also over HTTP.
+    author = team.registry.adapters.show(newest).created_by
+    secret = team.registry.tokens.create(author.partition(" ")[0].lower(), "approver").secret
+    own = post_json(team.address, f"{API}/acts/approve", body, authorization=f"Bearer {secret}")
+    assert own.status == 400 and "author" in own.text
+
+
+def test_pages_offer_what_the_role_may(team: Team) -> None:
+    newest = team.registry.adapters.list(task="course_rec", sort="version:desc", limit=1)[0].name
+    for role in ROLES:
+        page = ask(team.address, f"/adapters/{newest}", **team.cookie(f"the-{role}"), **HTML).text
+        for name in ("promote", "approve", "yank", "set-alias", "note", "tags"):
+            offered = f"/acts/{name}?" in page
+            assert offered is allows(role, BY_NAME[name].role), (role, name)
+
+
+def test_no_secret_is_shown_or_logged(team: Team, caplog: pytest.LogCaptureFixture) -> None:
+    secret = team.secrets["the-admin"]
+    for path in ("/", "/log", "/acts/yank", "/sign-in", "/nothing"):
+        page = ask(team.address, path, **team.cookie("the-admin"), **HTML)
+        assert secret not in page.text and secret not in str(page.headers)
+    post_form(team.address, "/sign-in", {"token": secret + "x", "then": "/"})
+    ask(team.address, "/log", authorization=f"Bearer {secret}x")
+    assert secret not in caplog.text
+    assert secret not in str([event.to_dict() for event in team.registry.upkeep.log()])
+
+
+def test_a_proxy_is_believed_by_its_address(own: Registry) -> None:
+    proxies = Proxies(networks=[LOOPBACK], role_header="X-Role", secret="between us")
+    named = {"x-forwarded-user": "carla", "x-fusery-proxy": "between us", **HTML}
+    with pages_of(own, TeamDoor(own, proxies)) as address:
+        page = ask(address, "/log", **named)
+        assert (page.status, "carla (reader)" in page.text) == (200, True)
+        assert ask(address, "/acts/yank", **named).status == 403
+        acts = ask(address, "/acts/yank", x_role="approver", **named)
+        token = acts.text.partition('name="form_token" value="')[2].partition('"')[0]
+        assert len(token) == 64
+        wrong = [
+            {**named, "x-fusery-proxy": "guessed"},
+            {name: value for name, value in named.items() if name != "x-fusery-proxy"},
+            {**named, "x-forwarded-user": ""},
+            {**named, "x-forwarded-user": "x" * 300},
+            {**named, "x-role": "root"},
+        ]
+        for headers in wrong:
+            assert ask(address, "/log", **{**headers, **JSON}).status == 401, headers
+        newest = own.adapters.list(task="course_rec", sort="version:desc", limit=1)[0].name
+        fields = {"form_token": token, "adapter": newest, "reason": "no"}
+        done = post_form(address, "/acts/yank", fields, **{**named, "x-role": "approver"})
+        assert done.status == 303
+        assert own.upkeep.log(limit=1)[0].actor == "carla"
+        # Another's form is not good for her.
+        other = {**named, "x-forwarded-user": "dan", "x-role": "approver"}
+        assert post_form(address, "/acts/lift", fields, **other).status == 403
+        secure = post_form(
+            address,
+            "/sign-in",
+            {"token": own.tokens.create("t", "reader").secret},
+            **{**named, "x-forwarded-proto": "https"},
+        )
+        assert "Secure" in secure.headers["set-cookie"]
+    elsewhere = Proxies(networks=[ip_network("10.0.0.0/8")])
+    with pages_of(own, TeamDoor(own, elsewhere)) as address:
+        said = {**named, "x-forwarded-for": "10.1.2.3", **JSON}
+        assert ask(address, "/log", **said).status == 401
+
+
+def test_who_asks_too_often_waits(own: Registry) -> None:
+    secret = own.tokens.create("fast", "reader").secret
+    other = own.tokens.create("slow", "reader").secret
+    with pages_of(own, TeamDoor(own, Proxies())) as address:
+        statuses = [ask(address, "/log", authorization="Bearer wrong", **JSON).status for _ in range(40)]
+        assert statuses[:20] == [401] * 20 and 429 in statuses[20:]
+        # Who has a good token behind the same address is not kept out.
+        assert ask(address, "/sign-in", **HTML).status == 200
+        assert ask(address, "/style.css").status == 200
+        fine = [ask(address, "/style.css", authorization=f"Bearer {secret}").status for _ in range(10)]
+        assert fine == [200] * 10
+        assert ask(address, "/log", authorization=f"Bearer {other}", **JSON).status == 200
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.com"])
+def test_beyond_this_machine_only_with_tokens_and_tls(own: Registry, host: str) -> None:
+    with pytest.raises(BadInputError, match="nobody could sign in"):
+        serve_team(own, TeamRequest(host=host, port=0), ready=lambda *_: None)
+    own.tokens.create("one", "admin")
+    with pytest.raises(BadInputError, match="as they are"):
+        serve_team(own, TeamRequest(host=host, port=0), ready=lambda *_: None)
+
+
+def test_addresses_of_proxies_are_addresses(own: Registry) -> None:
+    with pytest.raises(BadInputError, match="not an address of a proxy"):
+        serve_team(own, TeamRequest(proxies=["proxy.example"]), ready=lambda *_: None)
+
+
+def test_each_act_says_which_role_it_needs() -> None:
+    wanted: Mapping[str, Role] = {
+        "promote": "approver",
+        "approve": "approver",
+        "withdraw-approval": "approver",
+        "set-alias": "publisher",
+        "roll-back": "approver",
+        "yank": "approver",
+        "lift": "approver",
+        "note": "publisher",
+        "tags": "publisher",
+        "end-deployment": "publisher",
+    }
+    assert {act.name: act.role for act in ACTS} == wanted
+
+
+def test_a_key_of_one_s_own_pages_opens_no_others() -> None:
+    one, two = OwnDoor("a"), OwnDoor("a")
+    assert one.key != two.key and one.cookie != two.cookie
+    assert not one.opens(two.key) and not one.opens("")
