@@ -211,6 +211,15 @@ class HttpCalls:
     def __enter__(self) -> Self:
         return self
 
+    def require_wanted(self) -> None:
+        """Go no further when nobody wants an answer any more.
+
+        Raises:
+            PassingError: so it is.
+        """
+        if self.given_up.is_set():
+            raise PassingError("it was given up")
+
     def hang_up(self) -> None:
         """Give up what is going on in other threads."""
         self.given_up.set()
@@ -301,10 +310,11 @@ class HttpCalls:
             FuseryError: it was refused.
         """
         with self._passing():
-            connection = self._connection(timeout)
+            self.require_wanted()
+            connection = self._connection()
             done = False
             try:
-                response = self._exchanged(connection, method, path, body, headers or {})
+                response = self._exchanged(connection, method, path, body, headers or {}, timeout)
                 self._answered = True
                 if response.status not in (200, 206):
                     raise self._refusal(response, again)
@@ -322,15 +332,20 @@ class HttpCalls:
         path: str,
         body: bytes | Iterable[bytes | memoryview] | None,
         headers: Mapping[str, str],
+        timeout: float,
     ) -> http.client.HTTPResponse:
         sent = {"Authorization": f"Bearer {self.token}", "Accept": "application/json", **headers}
         try:
             connection.request(method, self.address.path + path, body, sent)
         except OSError:
             # It may have said why before it hung up.
-            with suppress(OSError, http.client.HTTPException):
-                return connection.getresponse()
+            if connection.sock is not None:
+                with suppress(OSError, http.client.HTTPException):
+                    return connection.getresponse()
             raise
+        # Only now it may think for longer than bytes may stand still.
+        if connection.sock is not None:
+            connection.sock.settimeout(timeout)
         return connection.getresponse()
 
     @contextmanager
@@ -353,19 +368,18 @@ class HttpCalls:
                 raise  # of a file here
             raise PassingError((error.strerror or type(error).__name__).lower()) from error
 
-    def _connection(self, timeout: float) -> http.client.HTTPConnection:
+    def _connection(self) -> http.client.HTTPConnection:
         found: http.client.HTTPConnection | None = getattr(self._own, "connection", None)
         if found is None:
             host, port = self.address.host, self.address.port
             if self._trusted is not None:
-                found = http.client.HTTPSConnection(host, port, timeout=timeout, context=self._trusted)
+                found = http.client.HTTPSConnection(host, port, timeout=TIMEOUT, context=self._trusted)
             else:
-                found = http.client.HTTPConnection(host, port, timeout=timeout)
+                found = http.client.HTTPConnection(host, port, timeout=TIMEOUT)
             self._own.connection = found
             self._open.append(found)
-        found.timeout = timeout
         if found.sock is not None:
-            found.sock.settimeout(timeout)
+            found.sock.settimeout(TIMEOUT)
         return found
 
     def _refusal(self, response: http.client.HTTPResponse, again: frozenset[str]) -> Exception:

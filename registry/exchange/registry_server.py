@@ -140,7 +140,8 @@ class RegistryServer:
 
             def pieces() -> Iterator[bytes]:
                 place = begin
-                while place < entry.size and not self._calls.given_up.is_set():
+                while place < entry.size:
+                    self._calls.require_wanted()
                     with os_failures(f"read {path}", near=path):
                         piece = os.pread(source.fd, CHUNK, place)
                     if not piece:
@@ -210,7 +211,8 @@ class RegistryServer:
             ):
                 raise ServerRefusedError(f"{self.url} sends another part of a blob than was asked for")
             buffer = memoryview(bytearray(CHUNK))
-            while part.come < entry.size and not self._calls.given_up.is_set():
+            while part.come < entry.size:
+                self._calls.require_wanted()
                 count = response.readinto(buffer[: min(CHUNK, entry.size - part.come)])
                 if not count:
                     raise PassingError("the answer breaks off")

@@ -276,7 +276,9 @@ class Upload:
         self._path.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Let go of the part file."""
+        """Let go of the part file; an empty one goes."""
+        if not self._come:
+            self.discard()
         os.close(self._fd)
 
     def _catch_up(self) -> None:

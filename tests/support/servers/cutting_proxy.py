@@ -48,9 +48,16 @@ def _serve(listener: socket.socket, proxy: CuttingProxy, upstream: tuple[str | N
     with suppress(OSError):
         while True:
             client, _ = listener.accept()
-            server = socket.create_connection((str(upstream[0]), int(upstream[1] or 0)))
-            for source, target, up in ((client, server, True), (server, client, False)):
-                threading.Thread(target=_pass, args=(proxy, source, target, up), daemon=True).start()
+            threading.Thread(target=_connected, args=(proxy, client, upstream), daemon=True).start()
+
+
+def _connected(proxy: CuttingProxy, client: socket.socket, upstream: tuple[str | None, int | None]) -> None:
+    place = str(upstream[0]), int(upstream[1] or 0)
+    with suppress(OSError), client, socket.create_connection(place) as server:
+        back = threading.Thread(target=_pass, args=(proxy, server, client, False), daemon=True)
+        back.start()
+        _pass(proxy, client, server, True)
+        back.join()
 
 
 def _pass(proxy: CuttingProxy, source: socket.socket, target: socket.socket, up: bool) -> None:
