@@ -20,8 +20,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fusery.registry import Registry, tables
-from fusery.registry.exchange.http_calls import HttpCalls, ServerAddress
+from fusery.registry.exchange.http_calls import HttpCalls
 from fusery.registry.exchange.registry_server import RegistryServer
+from fusery.registry.exchange.server_address import ServerAddress
 from fusery.registry.records.deposit import record_manifest
 from fusery.storage.digest import Digest
 from fusery.storage.manifest import FileEntry, Manifest

@@ -47,6 +47,9 @@ _ROLES = ("reader", "publisher", "approver", "admin")
     hidden=True,
     help="Better as a variable: others see it.",
 )
+@click.option(
+    "--largest-blob", type=click.IntRange(1), metavar="BYTES", help="Of a file that is pushed here.  [64 GiB]"
+)
 @click.option("--insecure-http", is_flag=True, help="Let tokens go over the network as they are.")
 def server_command(
     session: Session,
@@ -60,6 +63,7 @@ def server_command(
     role_header: str,
     proxy_role: str,
     proxy_secret: str,
+    largest_blob: int | None,
     insecure_http: bool,
 ) -> int:
     """Serve the registry to a team: pages for people, and /api/v1 for programs.
@@ -95,5 +99,6 @@ def server_command(
         proxy_role=cast("Role", proxy_role),
         proxy_secret=proxy_secret,
         insecure=insecure_http,
+        largest_blob=largest_blob,
     )
     return serve_team(session.registry, request, ready=ready)

@@ -38,7 +38,7 @@ class Transfers(Resource):
         return take_package(self.workspace, data, limits)
 
     def arrived(self, digests: Sequence[str], limits: UploadLimits) -> list[Arrived]:
-        """Say of blobs how much has arrived; see `fusery.registry.exchange.uploads.Uploads.arrived`.
+        """Say of blobs how much has arrived; see `fusery.registry.exchange.uploads.Uploads`.
 
         Raises:
             BadInputError: one is no digest.
@@ -48,7 +48,7 @@ class Transfers(Resource):
         return Uploads(self.workspace, limits).arrived([_digest(each) for each in digests])
 
     def begin(self, digest: str, size: int, offset: int, limits: UploadLimits) -> Upload | None:
-        """Begin an upload, or go on with one; see `fusery.registry.exchange.uploads.Uploads.begin`."""
+        """Begin an upload, or go on with one; see `fusery.registry.exchange.uploads.Uploads`."""
         from ..exchange.uploads import Uploads
 
         return Uploads(self.workspace, limits).begin(_digest(digest), size, offset)

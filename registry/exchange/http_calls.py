@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import re
 import socket
 import ssl
@@ -16,13 +15,9 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from ipaddress import ip_address
-from pathlib import Path
 from typing import Any, Self, TypeVar
-from urllib.parse import urlsplit
 
-from fusery.storage.errors import FuseryError, MissingFileError, OutOfSpaceError
-from fusery.storage.failures import os_failures
+from fusery.storage.errors import FuseryError, OutOfSpaceError
 
 from ..errors import (
     AlreadyExistsError,
@@ -33,6 +28,7 @@ from ..errors import (
     ServerUnavailableError,
     UnknownReferenceError,
 )
+from .server_address import ServerAddress, trusted_certificates
 
 ATTEMPTS = 8
 """How often something is tried without getting further."""
@@ -48,7 +44,6 @@ _ANSWER = 64 << 20
 _REFUSAL = 65_536
 _SAID = 1_000
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-_TOKEN = re.compile(r"[!-~]{1,4096}")
 _KNOWN: Mapping[str, type[FuseryError]] = {
     error.code: error
     for error in (
@@ -80,102 +75,6 @@ class RefusedError(ServerRefusedError):
         self.said = said
 
 
-@dataclass(frozen=True, slots=True)
-class ServerAddress:
-    """Where a server is.
-
-    Attributes:
-        url: as it is shown.
-        host: its name or address.
-        port: its port; None for the usual one.
-        path: before every path of the API, where a proxy has it below one.
-        secure: over TLS.
-    """
-
-    url: str
-    host: str
-    port: int | None
-    path: str
-    secure: bool
-
-    @classmethod
-    def parse(cls, text: str, *, insecure: bool = False) -> ServerAddress:
-        """Return where a URL leads.
-
-        Args:
-            text: the URL.
-            insecure: a token may go over a network as it is.
-
-        Raises:
-            BadInputError: it is no such URL, has a password in it, or leads over a network without TLS.
-        """
-        try:
-            parts = urlsplit(text)
-            host, port = parts.hostname or "", parts.port
-        except ValueError as error:
-            raise BadInputError("this is no URL of a server", hint="https://HOST") from error
-        if parts.scheme not in ("http", "https") or not host or not text.isprintable() or " " in text:
-            raise BadInputError("this is no URL of a server", hint="https://HOST")
-        if "@" in parts.netloc or parts.query or parts.fragment:
-            # Not repeated: there may be a password in it.
-            raise BadInputError(
-                "the URL of a server has no name, password or query in it",
-                hint="the token belongs into FUSERY_TOKEN or FUSERY_TOKEN_FILE",
-            )
-        secure = parts.scheme == "https"
-        if not (secure or insecure or _is_loopback(host)):
-            raise BadInputError(
-                f"the token would go to {host} as it is, for all on the way to read",
-                hint="https://, or --insecure-http",
-            )
-        path = parts.path.rstrip("/")
-        return cls(f"{parts.scheme}://{parts.netloc}{path}", host, port, path, secure)
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def bearer_token(environment: Mapping[str, str] = os.environ) -> str:
-    """Return the token that the environment gives, or the file that it names.
-
-    Raises:
-        BadInputError: there is none, or what there is cannot be one.
-    """
-    token = environment.get("FUSERY_TOKEN", "").strip()
-    file = environment.get("FUSERY_TOKEN_FILE", "")
-    if not token and file:
-        path = Path(file).expanduser()
-        with os_failures(f"read {path}", near=path), path.open("rb") as opened:
-            token = opened.read(8_192).decode("ascii", "replace").strip()
-    if not token:
-        raise BadInputError(
-            "a server wants a token, and there is none",
-            hint="set FUSERY_TOKEN, or FUSERY_TOKEN_FILE to a file that has it",
-        )
-    if not _TOKEN.fullmatch(token):
-        raise BadInputError("what is given as the token is none", hint="FUSERY_TOKEN or FUSERY_TOKEN_FILE")
-    return token
-
-
-def _trusted() -> ssl.SSLContext:
-    """Return what certificates are verified with: those of `FUSERY_CA_FILE`, or the system's."""
-    file = os.environ.get("FUSERY_CA_FILE") or None
-    if file is None:
-        return ssl.create_default_context()
-    try:
-        return ssl.create_default_context(cafile=file)
-    except FileNotFoundError as error:
-        raise MissingFileError(f"there is no file {file}", hint="FUSERY_CA_FILE names it") from error
-    except (ssl.SSLError, OSError) as error:
-        raise BadInputError(f"{file} holds no certificates", hint="FUSERY_CA_FILE names it") from error
-
-
 @dataclass(slots=True)
 class Patience:
     """How long something is tried: so many times since it last got further."""
@@ -203,7 +102,7 @@ class HttpCalls:
     given_up: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
-        self._trusted = _trusted() if self.address.secure else None
+        self._trusted = trusted_certificates() if self.address.secure else None
         self._own = threading.local()
         self._open: list[http.client.HTTPConnection] = []
         self._answered = False

@@ -24,10 +24,11 @@ from ..records.bases import blob_generations
 from .believing import require_believable, require_identity
 from .carrying import Carrier, kept_by_reference, referenced
 from .exchange import Exchanged, Side, identity_of, read_any, side_of
-from .http_calls import HttpCalls, ServerAddress, bearer_token
+from .http_calls import HttpCalls
 from .package import Files, Item
 from .planning import Moved, files_to_copy, plan
 from .registry_server import Progress, RegistryServer
+from .server_address import ServerAddress, bearer_token
 from .taking import Receiver
 from .telling import merged, told_of_yanks
 from .uploads import Arrived

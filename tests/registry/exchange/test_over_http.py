@@ -29,8 +29,8 @@ from fusery.registry.errors import (
     UnknownReferenceError,
 )
 from fusery.registry.exchange import http_calls
-from fusery.registry.exchange.http_calls import ServerAddress
 from fusery.registry.exchange.package import values_of
+from fusery.registry.exchange.server_address import ServerAddress
 from fusery.registry.exchange.uploads import USUAL
 from fusery.registry.exchange.wire import FORM, bytes_of, read_document
 from fusery.storage.errors import BlobCorruptError, FuseryError, OutOfSpaceError
