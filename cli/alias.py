@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -202,8 +204,15 @@ def _subject(entry: Event) -> str:
 @click.option("--since", metavar="DATE", help="Only from then on: 2026-03-01, or 7d for seven days ago.")
 @click.option("--action", metavar="ACTION", help="Only of this action, such as adapter.registered.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the newest N.")
-def events_command(session: Session, **filters: Any) -> None:
-    """Show the log: who did what, when and why."""
+@click.option("--follow", is_flag=True, help="Go on with new entries as they come, one a line, until Ctrl-C.")
+def events_command(session: Session, follow: bool, **filters: Any) -> None:
+    """Show the log: who did what, when and why.
+
+    With --follow, --json prints one document a line for each entry.
+    """
+    if follow:
+        _follow(session, filters)
+        return
     entries = session.registry.upkeep.log(**filters)
 
     def human() -> None:
@@ -222,3 +231,16 @@ def events_command(session: Session, **filters: Any) -> None:
         session.print_table(table)
 
     session.emit(entries, names=[entry.hash for entry in entries], human=human)
+
+
+def _follow(session: Session, filters: Mapping[str, Any]) -> None:
+    """Print entries one a line, also those that come, until somebody interrupts."""
+    # Whoever interrupts has seen enough: that is no failure.
+    with suppress(KeyboardInterrupt):
+        for entry in session.registry.upkeep.follow(**filters):
+            session.line(entry, name=entry.hash, text=_line(entry))
+
+
+def _line(entry: Event) -> str:
+    words = [when(entry.at), str(entry.seq), cell(entry.actor), entry.action, _subject(entry)]
+    return "  ".join([*words, *([cell(entry.told)] if entry.told else [])])

@@ -62,7 +62,8 @@ def restore_command(session: Session, source: str, own: bool) -> None:
     the file system at SRC are taken from FUSERY_OTHER_STORE_OPTIONS, as JSON.
 
     Without --own a backup is somebody's word: fused models in it are foreign, its keys are trusted for nothing,
-    approvals in it are withdrawn, its tokens revoked, and admission looks at its adapters as if they were registered now.
+    approvals in it are withdrawn, its tokens revoked and its webhooks disabled, and admission looks at its adapters as if
+    they were registered now.
     """
     with session.progress("copying") as progress:
         restored = session.registry.upkeep.restore(
@@ -116,5 +117,6 @@ def _foreign(counts: Mapping[str, int]) -> str:
         "trusted_keys": "trusted keys",
         "approvals": "approvals",
         "tokens": "tokens",
+        "webhooks": "webhooks (disabled)",
     }
     return ", ".join(f"{counts[key]} {word}" for key, word in words.items() if counts.get(key))

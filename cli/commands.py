@@ -56,7 +56,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "trust": ("trust", "Make keys, and say whose signatures count for which aliases."),
     },
     "Run as a team": {
-        "server": ("server", "Serve the registry to a team: pages, and an HTTP API."),
+        "server": ("server", "Serve the registry to a team: pages, and /api/v1."),
         "push": ("exchange", "Copy an adapter to another registry."),
         "pull": ("exchange", "Copy an adapter from another registry."),
         "rules": ("rules", "Say what an adapter has to fulfil to hold an alias."),
@@ -64,6 +64,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "promote": ("promote", "Let an alias hold REF if REF fulfils its rules."),
         "yank": ("alias", "Withdraw an adapter: it is not fused or shipped any more."),
         "token": ("token", "Say who may ask a server, and what they may do there."),
+        "webhook": ("webhook", "Send entries of the log to other programs, as they come."),
         "impact": ("impact", "List what stands on a base, a dataset or an adapter."),
         "report": ("report", "Write what is on record as one HTML page."),
         "backup": ("backup", "Copy the database and all blobs to another place."),

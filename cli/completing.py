@@ -27,6 +27,11 @@ _BY_PLACE: dict[tuple[str, str], tuple[Kind, ...]] = {
     ("push", "reference"): (*_ANYTHING, "task"),
     ("pull", "reference"): (*_ANYTHING, "task"),
     ("report", "subject"): (*_ADAPTERS, "task"),
+    ("webhook add", "tasks"): ("task",),
+    **{
+        (f"webhook {verb}", "name"): ("webhook",)
+        for verb in ("show", "remove", "key", "deliver", "retry", "skip")
+    },
 }
 """Where a parameter takes more than its metavar says, by command and parameter."""
 

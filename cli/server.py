@@ -41,13 +41,6 @@ _ROLES = ("reader", "publisher", "approver", "admin")
     help="Role of whom a proxy names.",
 )
 @click.option(
-    "--proxy-secret",
-    envvar="FUSERY_PROXY_SECRET",
-    default="",
-    hidden=True,
-    help="Better as a variable: others see it.",
-)
-@click.option(
     "--largest-blob", type=click.IntRange(1), metavar="BYTES", help="Of a file that is pushed here.  [64 GiB]"
 )
 @click.option("--insecure-http", is_flag=True, help="Let tokens go over the network as they are.")
@@ -62,15 +55,15 @@ def server_command(
     user_header: str,
     role_header: str,
     proxy_role: str,
-    proxy_secret: str,
     largest_blob: int | None,
     insecure_http: bool,
 ) -> int:
-    """Serve the registry to a team: pages for people, and /api/v1 for programs.
+    """Serve the registry to a team: pages, and /api/v1.
 
     Whoever asks has a token (fusery token create), or comes through a proxy that signs people in.  What is done is recorded
     under that name.  FUSERY_PROXY_SECRET is what such a proxy sends in X-Fusery-Proxy besides.
     """
+    import os
     from typing import cast
 
     from fusery.registry.records.listening import Listening
@@ -97,8 +90,8 @@ def server_command(
         user_header=user_header,
         role_header=role_header,
         proxy_role=cast("Role", proxy_role),
-        proxy_secret=proxy_secret,
+        proxy_secret=os.environ.get("FUSERY_PROXY_SECRET", ""),
         insecure=insecure_http,
         largest_blob=largest_blob,
     )
-    return serve_team(session.registry, request, ready=ready)
+    return serve_team(session.registry, request, ready=ready, reporter=session.reporter())

@@ -64,12 +64,19 @@ class Session:
         else:
             human()
 
-    def document(self, document: Any) -> None:
+    def line(self, document: Any, *, name: str, text: str) -> None:
+        """Print one of many results as soon as it is there: as JSON on one line, its name, or for people."""
+        if self.json:
+            self.document(document, indent=None)
+        else:
+            click.echo(one_line(name if self.quiet else text))
+
+    def document(self, document: Any, *, indent: int | None = 2) -> None:
         """Print one JSON document, without passwords and tokens in its URLs."""
         from fusery.registry.record import plain
 
         text = json.dumps(
-            self.hints.in_document(plain(document)), indent=2, ensure_ascii=True, allow_nan=False
+            self.hints.in_document(plain(document)), indent=indent, ensure_ascii=True, allow_nan=False
         )
         if ":/" in text:
             from fusery.storage.secrets import masked

@@ -14,7 +14,7 @@ from .text import ago, cell, when
 
 @click.group("token", cls=Group)
 def token_command() -> None:
-    """Make and revoke tokens, by which a server knows who asks."""
+    """Say who may ask a server, and what they may do there."""
 
 
 @command("create")

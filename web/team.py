@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
@@ -10,6 +12,8 @@ from fusery.registry import Registry
 from fusery.registry.errors import BadInputError
 from fusery.registry.exchange.uploads import USUAL, UploadLimits
 from fusery.registry.records.token import Role
+from fusery.registry.webhooks.deliverer import Deliverer
+from fusery.storage.progress import SILENT, Reporter
 
 from .running import Tls, serve_pages
 
@@ -45,8 +49,16 @@ class TeamRequest:
     largest_blob: int | None = None
 
 
-def serve_team(registry: Registry, request: TeamRequest, *, ready: Callable[[str, str], None]) -> int:
+def serve_team(
+    registry: Registry,
+    request: TeamRequest,
+    *,
+    ready: Callable[[str, str], None],
+    reporter: Reporter = SILENT,
+) -> int:
     """Serve a registry to a team until a signal comes, and return the exit code.
+
+    Its webhooks are delivered meanwhile, if `FUSERY_WEBHOOK_SECRET` is set.
 
     Raises:
         BadInputError: it would be open to all, or tokens would be read on their way; or an address is none.
@@ -73,16 +85,38 @@ def serve_team(registry: Registry, request: TeamRequest, *, ready: Callable[[str
         role=request.proxy_role,
         secret=request.proxy_secret,
     )
-    return serve_pages(
-        registry,
-        team=team,
-        host=request.host,
-        port=request.port,
-        hosts=request.hosts,
-        tls=request.tls,
-        uploads=USUAL if request.largest_blob is None else UploadLimits(largest=request.largest_blob),
-        ready=ready,
+    with _delivering(registry, reporter):
+        return serve_pages(
+            registry,
+            team=team,
+            host=request.host,
+            port=request.port,
+            hosts=request.hosts,
+            tls=request.tls,
+            uploads=USUAL if request.largest_blob is None else UploadLimits(largest=request.largest_blob),
+            ready=ready,
+        )
+
+
+@contextmanager
+def _delivering(registry: Registry, reporter: Reporter) -> Iterator[None]:
+    """Deliver webhooks beside the server, where the environment has the secret that signs them."""
+    hooks = registry.webhooks.list()  # and the database is open, before there are threads
+    if not Deliverer.load().secrets:
+        if hooks:
+            reporter.say("webhooks are not delivered here: FUSERY_WEBHOOK_SECRET is not set")
+        yield
+        return
+    stop = threading.Event()
+    thread = threading.Thread(
+        target=registry.webhooks.run, kwargs={"stop": stop, "reporter": reporter}, name="webhooks"
     )
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
 
 
 def _network(text: str) -> IPv4Network | IPv6Network:

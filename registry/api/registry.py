@@ -25,6 +25,7 @@ from .tokens import Tokens
 from .transfers import Transfers
 from .trust import Trust
 from .upkeep import Upkeep
+from .webhooks import Webhooks
 
 if TYPE_CHECKING:
     from ..records.folders import LocalFolder
@@ -59,6 +60,7 @@ class Registry:
         exchange: other registries, and folders under git.
         transfers: what a server does for those who push and pull.
         upkeep: doctor, audits, backups, the collector, the log, the schema.
+        webhooks: who is sent entries of the log.
     """
 
     def __init__(self, workspace: Workspace) -> None:
@@ -77,6 +79,7 @@ class Registry:
         self.exchange = Exchange(workspace)
         self.transfers = Transfers(workspace)
         self.upkeep = Upkeep(workspace)
+        self.webhooks = Webhooks(workspace)
 
     @classmethod
     def open(cls, home: str | Path | None = None) -> Registry:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -157,6 +158,7 @@ class Upkeep(Resource):
         reference: Named | None = None,
         since: str | None = None,
         action: str | None = None,
+        after: int | None = None,
         before: int | None = None,
         limit: int | None = None,
     ) -> list[Event]:
@@ -168,8 +170,30 @@ class Upkeep(Resource):
             reference=None if reference is None else named(reference),
             since=since,
             action=action,
+            after=after,
             before=before,
             limit=limit,
+        )
+
+    def follow(
+        self,
+        *,
+        reference: Named | None = None,
+        since: str | None = None,
+        action: str | None = None,
+        limit: int | None = None,
+        stop: threading.Event | None = None,
+    ) -> Iterator[Event]:
+        """Yield entries of the log, and those that come until `stop` is set; see `fusery.registry.catalog.following.follow`."""
+        from ..catalog.following import follow
+
+        return follow(
+            self.workspace,
+            reference=None if reference is None else named(reference),
+            since=since,
+            action=action,
+            limit=limit,
+            stop=stop,
         )
 
     def schema(self) -> SchemaState:

@@ -170,6 +170,10 @@ def adopt(session: Session, found: Backup, doubts: Doubts, *, actor: str) -> dic
         said.withdrawn_at = now
     for one in tokens:
         one.revoked_at, one.revoked_by = now, actor
+    delivery = tables.WebhookDelivery
+    hooks = list(session.scalars(select(delivery).where(delivery.disabled_at.is_(None))))
+    for sent in hooks:  # or what happens here would be sent to receivers of theirs
+        sent.disabled_at, sent.error = now, "it came with a backup of others"
     for number, findings in doubts.findings.items():
         session.add_all(tables.AdapterFinding(adapter_id=number, **finding.to_dict()) for finding in findings)
     session.flush()
@@ -178,6 +182,7 @@ def adopt(session: Session, found: Backup, doubts: Doubts, *, actor: str) -> dic
         "trusted_keys": len(keys),
         "approvals": len(approvals),
         "tokens": len(tokens),
+        "webhooks": len(hooks),
         "adapters": len(doubts.findings),
     }
     if any(counts.values()):

@@ -52,8 +52,8 @@ class Restored(Record):
         blobs: how many there are, and their bytes.
         last_event: the newest entry of the log of the backup.
         own: it is the user's own, and counts as it is.
-        foreign: otherwise, how much does not count: of fused models, trusted keys, approvals, tokens, and adapters
-            of which admission finds more than is on record.
+        foreign: otherwise, how much does not count: of fused models, trusted keys, approvals, tokens, webhooks, and
+            adapters of which admission finds more than is on record.
         doubts: those adapters, each with what was found.
     """
 
@@ -82,7 +82,8 @@ def restore(
     and the same command goes on.
 
     A backup that is not the user's own is somebody's word: fused models in it are foreign, its keys are trusted for
-    nothing, approvals in it are withdrawn, its tokens revoked, and admission looks at its adapters.
+    nothing, approvals in it are withdrawn, its tokens revoked and its webhooks disabled, and admission looks at its
+    adapters.
 
     Args:
         workspace: the parts of the registry to be.

@@ -85,6 +85,7 @@ def journal(
     reference: str | None = None,
     since: str | None = None,
     action: str | None = None,
+    after: int | None = None,
     before: int | None = None,
     limit: int | None = None,
 ) -> list[Event]:
@@ -97,6 +98,7 @@ def journal(
             bundle, such as moves of an alias, belong to it.
         since: only entries from this moment on.
         action: only entries of this action, such as `adapter.registered`.
+        after: only entries with a greater number.
         before: only entries with a smaller number.
         limit: only this many of the newest.
 
@@ -112,6 +114,8 @@ def journal(
             query = query.where(tables.Event.action == _known(session, action))
         if moment is not None:
             query = query.where(tables.Event.at >= moment)
+        if after is not None:
+            query = query.where(tables.Event.seq > after)
         if before is not None:
             query = query.where(tables.Event.seq < before)
         about = _about(session, reference, places) if reference is not None else _About()
@@ -120,9 +124,13 @@ def journal(
         elif limit is not None:
             query = query.limit(limit)  # of the others, some go yet
         rows = (row for row in session.scalars(query) if about.holds(row))
-        found = list(reversed(list(islice(rows, limit))))
-        names = names_of(session, found)
-        return [_event(event, names[event.seq]) for event in found]
+        return events_of(session, list(reversed(list(islice(rows, limit)))))
+
+
+def events_of(session: Session, rows: Sequence[tables.Event]) -> list[Event]:
+    """Return the records of entries."""
+    names = names_of(session, rows)
+    return [_event(row, names[row.seq]) for row in rows]
 
 
 def _event(row: tables.Event, name: str | None) -> Event:

@@ -15,7 +15,7 @@ from ..database.actions import ACTIONS
 from ..database.batches import batches
 from ..records.fused_label import label_of
 
-_NAMED = frozenset({"adapter", "alias", "deployment", "key"})
+_NAMED = frozenset({"adapter", "alias", "deployment", "key", "webhook"})
 """Kinds of subjects that the log calls by their names."""
 
 Detail = Mapping[str, Any]
@@ -188,6 +188,7 @@ _DOUBTED = {
     "trusted_keys": "keys",
     "approvals": "approvals",
     "tokens": "tokens",
+    "webhooks": "webhooks",
     "adapters": "adapters with new findings",
 }
 
@@ -236,6 +237,15 @@ def _ruled(detail: Detail) -> str:
     return f"{'guarded' if detail.get('guarded') else 'not guarded'}, {asked}"
 
 
+def _sent(detail: Detail) -> str:
+    tasks = f" of {', '.join(detail.get('tasks', ()))}" if detail.get("tasks") else ""
+    return f"{', '.join(detail.get('actions', ()))}{tasks} to {detail.get('url')}"
+
+
+def _skipped(detail: Detail) -> str:
+    return f"entry {detail.get('seq')}, {detail.get('action')}"
+
+
 def _collected(detail: Detail) -> str:
     return f"{detail.get('removed')} removed, {detail.get('freed_bytes')} bytes"
 
@@ -282,4 +292,7 @@ _TELLS: Mapping[str, Callable[[Detail], str]] = {
     "rules.set": _ruled,
     "store.collected": _collected,
     "token.created": _let_in,
+    "webhook.added": _sent,
+    "webhook.removed": _sent,
+    "webhook.skipped": _skipped,
 }

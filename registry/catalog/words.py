@@ -19,7 +19,7 @@ from fusery.storage.errors import FuseryError
 
 from ..settings.homes import CONFIG_NAME, EMBEDDED, default_home, expanded
 
-Kind = Literal["adapter", "latest", "alias", "alias_name", "task", "base"]
+Kind = Literal["adapter", "latest", "alias", "alias_name", "task", "base", "webhook"]
 
 MOST = 200
 """Names of a kind; the newest ones of adapters."""
@@ -34,6 +34,7 @@ _NAMES: dict[Kind, str] = {
     "alias_name": "SELECT DISTINCT name AS word, 0 AS place FROM alias",
     "task": "SELECT name AS word, 0 AS place FROM task",
     "base": "SELECT name AS word, 0 AS place FROM base_name",
+    "webhook": "SELECT name AS word, 0 AS place FROM webhook",
 }
 
 

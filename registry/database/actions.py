@@ -53,5 +53,10 @@ ACTIONS: Mapping[str, str] = {
     "store.collected": "what nothing refers to was removed from the store",
     "token.created": "a server takes it until it expires or is revoked",
     "token.revoked": "no server takes it any more",
+    "webhook.added": "events are sent to it",
+    "webhook.disabled": "its receiver said that it is gone, and nothing is sent to it any more",
+    "webhook.enabled": "events are sent to it again",
+    "webhook.removed": "nothing is sent to it any more",
+    "webhook.skipped": "an entry that it did not take was passed over",
 }
 """A new action is a new line here: `events.record` takes no other, and `events --action` knows no other."""

@@ -76,7 +76,8 @@ class Chronicle:
         keys: of each key's id, the entries in which what it counts for changed.
         moves: the entries that tell of a move of an alias.
         confirmed: the entries that say that an alias's holder was judged once more.
-        removed: records of which an entry says that they are gone, by kind and row number; rules of aliases aside.
+        removed: records of which an entry says that they are gone, by kind and row number; rules of aliases aside, and webhooks that
+            were removed.
         claims: the entries by which an upgrade or a restore told what others had claimed from what was made here.
     """
 
@@ -159,7 +160,7 @@ def read_chronicle(session: Session) -> Chronicle:
     for row in _entries(session):
         seals = _sealed(row.seals)
         for seal in seals:
-            if seal.digest is None and seal.kind != "alias_rule":
+            if seal.digest is None and not _may_remove(row.action, seal.kind):
                 found.removed.setdefault(seal.key, row.seq)
             if seal.kind in _KEPT:
                 found.written[seal.key].append((row.seq, seal.digest))
@@ -200,6 +201,10 @@ def _entries(session: Session) -> Iterator[Any]:
     while rows := session.execute(query.where(event.seq > seq)).all():
         yield from rows
         seq = rows[-1].seq
+
+
+def _may_remove(action: str, kind: str) -> bool:
+    return kind == "alias_rule" or (action, kind) == ("webhook.removed", "webhook")
 
 
 def _sealed(text: str | None) -> list[Seal]:

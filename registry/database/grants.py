@@ -18,8 +18,11 @@ from .schema import VERSION_TABLE
 Role = Literal["reader", "publisher", "server", "admin"]
 ROLES: Sequence[Role] = get_args(Role)
 
-NOT_INSERTED = frozenset({"registry", "alias", "alias_move", "alias_rule", "token", "trusted_key"})
-"""Tables into which only an admin writes: `fusery init`, what an alias and a signature have to fulfil, and who a server lets in.
+NOT_INSERTED = frozenset(
+    {"registry", "alias", "alias_move", "alias_rule", "token", "trusted_key", "webhook", "webhook_delivery"}
+)
+"""Tables into which only an admin writes: `fusery init`, what an alias and a signature have to fulfil, whom a server lets in,
+and who is sent events.
 
 Aliases are moved by a function, which holds them against their rules and has its owner's rights.
 """
@@ -39,6 +42,8 @@ UPDATED = {
     "intent": ("expires",),
     "lease": ("owner", "fence", "expires"),
     "manifest_file": ("blob",),
+    # Whoever delivers events decides neither to whom nor which.
+    "webhook_delivery": ("position", "attempts", "error", "next_at", "delivered_at", "disabled_at"),
     "yank": ("lifted_at", "lifted_by"),
 }
 """What a publisher may change: where things are, who works on them and what is said of them, never what an adapter is."""
@@ -48,7 +53,7 @@ DELETED = ("adapter_tag", "intent")
 
 _ABOUT = {
     "reader": "list, show, history, lineage, audit",
-    "publisher": "what a reader may, and base add, register, amend, fuse, materialize, alias, yank",
+    "publisher": "what a reader may, and base add, register, amend, fuse, materialize, alias, yank, webhook deliver",
     "server": "what a publisher may, and record that a token says who approved",
     "admin": "everything: db upgrade, gc, restore",
 }

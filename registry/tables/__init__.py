@@ -1,7 +1,7 @@
 """The schema: every table as a typed class; docs/internals/data-model.md says what the rows mean and what may change.
 
 `bytes` holds blobs and manifests, `bases`, `adapters` and `fused` what the registry is for, `trail` what happened to them,
-`trust` who decides about them and where they run.
+`trust` who decides about them and where they run, `webhooks` who is told.
 """
 
 from .adapters import (
@@ -24,6 +24,7 @@ from .fused import Fused, FusedExtra, ModuleFidelity
 from .record import Record
 from .trail import Alias, AliasMove, Bundle, BundleAdapter, Event, Registry, Signature, Yank
 from .trust import AliasRule, Approval, Deployment, Token, TrustedKey
+from .webhooks import Webhook, WebhookDelivery
 
 metadata = Record.metadata
 
@@ -32,6 +33,6 @@ __all__ = [
     "AliasMove", "AliasRule", "Amendment", "Approval", "BaseModel", "BaseName", "BaseRevision",
     "Blob", "Bundle", "BundleAdapter", "Calibration", "CurvePoint", "Dataset", "Deployment",
     "Evaluation", "Event", "Fused", "FusedExtra", "Intent", "Lease", "Manifest", "ManifestFile",
-    "ModuleFidelity", "Record", "Registry", "Signature", "Task", "Tensor", "Token",
-    "TrainingRun", "TrustedKey", "Yank", "metadata",
+    "ModuleFidelity", "Record", "Registry", "Signature", "Task", "Tensor", "Token", "TrainingRun",
+    "TrustedKey", "Webhook", "WebhookDelivery", "Yank", "metadata",
 ]  # fmt: skip

@@ -51,8 +51,9 @@ def contents(folder: Path) -> dict[str, tuple[int, int]]:
 
 @pytest.fixture
 def known(stocked: Fusery) -> Fusery:
-    """With an alias."""
+    """With an alias and a webhook."""
     stocked("alias", "set", "course_rec@2", "prod")
+    stocked("webhook", "add", "https://hooks.example.org", "--on", "alias.moved", "--name", "ci")
     return stocked
 
 
@@ -78,6 +79,8 @@ def known(stocked: Fusery) -> Fusery:
         (("rules", "set", ""), ["prod", "course_rec#prod"]),
         (("events", "--ref", "course_rec#"), ["course_rec#prod"]),
         (("impact", "base:"), ["base:tiny"]),
+        (("webhook", "add", "https://a.example", "--task", ""), ["course_rec"]),
+        (("webhook", "show", ""), ["ci"]),
         (("impact", "adapter:course_rec_v1"), [f"adapter:{FIRST}"]),
         (("show", "nothing"), []),
         (("show", "%"), []),

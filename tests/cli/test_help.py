@@ -82,6 +82,7 @@ def test_an_old_spelling_works_and_no_help_shows_it(fusery: Fusery, former: str,
 WITH_TABLES = {
     "base list", "list", "history", "diff", "compare", "probe", "bench", "fidelity", "cache list", "alias list",
     "alias history", "deploy list", "eval list", "eval record", "eval run", "eval withdraw", "events", "import", "signature list", "trust list", "push", "pull", "rules list", "token list",
+    "webhook list",
 }  # fmt: skip
 
 

@@ -14,6 +14,9 @@ import pytest
 from certificates import certificate
 from page_process import running
 from page_server import ask
+from ports import free_port
+from waiting import wait_until
+from webhook_receiver import Receiver, up
 
 from .conftest import Fusery
 
@@ -81,3 +84,26 @@ def test_a_certificate_that_is_none_is_one_sentence(fusery: Fusery, tmp_path: Pa
     none = str(tmp_path / "none.pem")
     ran = fusery("server", "--port", "0", "--certificate", none, "--key", none)
     assert (ran.code, "none.pem" in ran.err, "Traceback" in ran.err) == (2, True, False), ran.err
+
+
+def test_it_delivers_webhooks_while_it_runs(fusery: Fusery, tmp_path: Path) -> None:
+    assert fusery("init").code == 0
+    receiver = Receiver(free_port())
+    private = {"FUSERY_WEBHOOK_SECRET": "0123456789abcdef" * 4, "FUSERY_WEBHOOK_PRIVATE": "1"}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in private.items():
+            patch.setenv(name, value)
+        added = fusery("webhook", "add", receiver.url, "--on", "token.*", "--name", "ci", "--allow-private")
+    assert added.code == 0, added.err
+    words = ("server", "--port", "0", "--json")
+    with up(receiver), running(tmp_path / "home", *words, **private) as (process, _):
+        assert fusery("token", "create", "one", "--role", "reader").code == 0
+        wait_until(lambda: len(receiver.requests) == 1)
+        assert receiver.requests[0].document["type"] == "token.created"
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
+        assert (process.returncode, said) == (0, "")
+    with running(tmp_path / "home", "server", "--port", "0") as (process, _):
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == 0 and "FUSERY_WEBHOOK_SECRET is not set" in said

@@ -40,6 +40,7 @@ def examples(page: Path) -> Iterator[tuple[list[str], str]]:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with what the pages speak of: a base and two adapters, tiny ones, and the questions of the demo."""
     monkeypatch.setenv("FUSERY_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("FUSERY_WEBHOOK_SECRET", "of whoever delivers, at least 32 letters".replace(" ", "-"))
     monkeypatch.chdir(tmp_path)
     base = tiny_models.make_base(tmp_path / BASE)
     for name, version, rank in VERSIONS:

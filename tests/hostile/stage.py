@@ -35,7 +35,7 @@ CREDENTIALS = {
     "HF_TOKEN": f"hf_{CANARY}",
     "PGPASSWORD": f"{CANARY}-postgres",
 }
-_PASSING = frozenset({"blob", "intent", "lease", "tensor"})
+_PASSING = frozenset({"blob", "intent", "lease", "tensor", "webhook_delivery"})
 """Tables that say nothing of what exists; what an attempt leaves in them, the collector takes."""
 
 

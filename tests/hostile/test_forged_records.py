@@ -821,7 +821,8 @@ def test_nothing_of_a_stranger_s_backup_counts_that_only_its_people_can_vouch_fo
 ) -> None:
     with opened(tmp_path / "restored") as restored:
         done = restored.upkeep.restore(saved)
-        assert done.foreign == {"fused": 1, "trusted_keys": 1, "approvals": 1, "tokens": 0, "adapters": 0}
+        told = {"fused": 1, "trusted_keys": 1, "approvals": 1, "tokens": 0, "webhooks": 0, "adapters": 0}
+        assert done.foreign == told
         for rules in ({"fidelity": "DEGRADED"}, {"signed": True}, {"approvals": 1}):
             restored.aliases.set_rules("prod", rules)
             assert not restored.aliases.promote(ADAPTER, "prod").moved, rules

@@ -42,6 +42,7 @@ def test_up_and_down_keep_every_row(approved: Registry) -> None:
         **before,
         "approval": [{**row, "authenticated": None} for row in before["approval"]],
     }
+    schema.upgrade(database)
     assert approved.upkeep.audit().ok  # no seal has changed
     assert approved.upkeep.log() == log
     schema.downgrade(database, "0015")

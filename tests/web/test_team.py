@@ -264,7 +264,7 @@ def test_a_proxy_is_believed_by_its_address(own: Registry) -> None:
 def test_who_asks_too_often_waits(own: Registry) -> None:
     secret = own.tokens.create("fast", "reader").secret
     other = own.tokens.create("slow", "reader").secret
-    with pages_of(own, TeamDoor(own, Proxies())) as address:
+    with pages_of(own, TeamDoor(own, Proxies()), paced=True) as address:
         statuses = [ask(address, "/log", authorization="Bearer wrong", **JSON).status for _ in range(40)]
         assert statuses[:20] == [401] * 20 and 429 in statuses[20:]
         # Who has a good token behind the same address is not kept out.

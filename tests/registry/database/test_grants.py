@@ -12,6 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 import tiny_models
+from ports import free_port
 from sqlalchemy import make_url, select, text
 from sqlalchemy.exc import ProgrammingError
 
@@ -202,6 +203,30 @@ def test_a_publisher_can_neither_change_nor_remove_what_is_recorded(team: Team) 
                 assert team.refuses("publisher", statement), statement
     assert team.refuses("publisher", "INSERT INTO registry DEFAULT VALUES")
     assert team.refuses("publisher", "UPDATE alembic_version SET version_num = '9999'")
+
+
+def test_a_publisher_delivers_events_and_does_not_say_to_whom(
+    team: Team, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FUSERY_WEBHOOK_SECRET", "x" * 32)
+    monkeypatch.setenv("FUSERY_WEBHOOK_PRIVATE", "1")
+    nowhere = f"http://127.0.0.1:{free_port()}/"
+    with opened(team.home, team.url) as registry:
+        for name in ("ci", "other"):
+            registry.webhooks.add(nowhere, "webhook.*", name=name, allow_private=True)
+    with team.as_role("publisher") as registry:
+        tried = registry.webhooks.deliver()
+        failed = dict.fromkeys(("ci", "other"), "nothing listens at its port")
+        assert {each.name: each.error for each in tried} == failed
+        assert registry.webhooks.retry("ci").attempts == 2
+        assert registry.webhooks.skip("ci", reason="test").action == "webhook.added"
+        for call in (
+            lambda: registry.webhooks.add("https://hooks.example.org/", "webhook.*"),
+            lambda: registry.webhooks.remove("ci"),
+        ):
+            with pytest.raises(DatabaseUnavailableError, match="refuses"):
+                call()
+        assert registry.upkeep.audit().ok
 
 
 def patched(monkeypatch: pytest.MonkeyPatch) -> None:

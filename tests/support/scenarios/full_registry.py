@@ -20,7 +20,17 @@ from fusery.registry.tables.values import kind_of
 _LATER = {("trusted_key", "fused"), ("approval", "authenticated")}
 """Columns that came after there were seals: null here, so that backups of older revisions can be made of these rows."""
 
-_TOLD = {"adapter_source", "alias_rule", "amendment", "evaluation", "tensor", "token", "trusted_key"}
+_TOLD = {
+    "adapter_source",
+    "alias_rule",
+    "amendment",
+    "evaluation",
+    "tensor",
+    "token",
+    "trusted_key",
+    "webhook",
+    "webhook_delivery",
+}
 """Tables whose rows the log has to tell of, or to seal otherwise than it once did: commands fill them."""
 
 _MADE_UP: dict[str, Any] = {
@@ -71,6 +81,7 @@ def fill(registry: Registry, tiny_base: Path, folder: Path, *, amended: bool = T
         registry.aliases.set_rules("release", {"admission": "no_errors"})
         registry.trust.add_key("ann", make_pair(folder / "ann.pem", None).public, ["*#canary"])
         registry.tokens.create("ann", "reader")
+        registry.webhooks.add("https://hooks.example.org/fusery", "alias.moved", tasks="course_*", name="ci")
     with registry.workspace.database.write() as session:
         for table in all_tables():
             if (amended or table.name not in _TOLD) and session.execute(

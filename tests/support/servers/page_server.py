@@ -64,13 +64,20 @@ def post_json(address: str, path: str, document: object, **headers: str) -> Answ
 
 @contextmanager
 def pages_of(
-    registry: Registry, door: OwnDoor | TeamDoor | None = None, *, hosts: tuple[str, ...] = ()
+    registry: Registry,
+    door: OwnDoor | TeamDoor | None = None,
+    *,
+    hosts: tuple[str, ...] = (),
+    paced: bool = False,
 ) -> Iterator[str]:
-    """Serve, and yield the address; to whom asks from this machine, if no door is given."""
+    """Serve, and yield the address; to whom asks from this machine, if no door is given; as often as they like if not paced."""
     listener = bind("127.0.0.1", 0)
     listener.listen()
+    app = create_app(registry, door or OwnDoor("anna"), hosts=hosts)
+    if not paced:
+        app.state.routes.unhurried()
     config = uvicorn.Config(
-        create_app(registry, door or OwnDoor("anna"), hosts=hosts),
+        app,
         log_config=None,
         access_log=False,
         lifespan="off",

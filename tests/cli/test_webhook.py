@@ -1,0 +1,166 @@
+"""`fusery webhook` and `fusery events --follow` as a user meets them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fixture_types import Fusery
+from interrupts import interrupts
+from ports import free_port
+from waiting import wait_until
+from webhook_receiver import Receiver, up
+
+SECRET = "0123456789abcdef0123456789abcdef"
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The deliverer's secret, and that it may reach this machine."""
+    monkeypatch.setenv("FUSERY_WEBHOOK_SECRET", SECRET)
+    monkeypatch.setenv("FUSERY_WEBHOOK_PRIVATE", "1")
+
+
+def test_from_adding_to_delivery(stocked: Fusery) -> None:
+    receiver = Receiver(free_port())
+    made = stocked(
+        "webhook",
+        "add",
+        receiver.url,
+        "--on",
+        "alias.*",
+        "--task",
+        "course_*",
+        "--name",
+        "ci",
+        "--allow-private",
+    )
+    assert made.code == 0
+    assert made.out.startswith(f"ci gets alias.* of course_*, at {receiver.url}.\n")
+    key = made.out.split()[-1]
+    assert stocked("webhook", "key", "ci").out.strip() == key
+    assert stocked("webhook", "key", "ci", "-q").out.strip() == key
+    assert stocked("webhook", "key", "ci", "--json").json == {"name": "ci", "key": key}
+    assert "Nothing is due." in stocked("webhook", "deliver").err
+    stocked("alias", "set", "course_rec@1", "prod")
+    stocked("alias", "set", "course_rec@2", "prod", "--reason", "better")
+    failed = stocked("webhook", "deliver")
+    assert failed.code == 1
+    assert failed.out.startswith("ci: 0 events delivered; nothing listens at its port; next attempt ")
+    shown = stocked("webhook", "show", "ci")
+    assert {"state         failing", "waiting       2"} <= set(shown.out.splitlines())
+    assert stocked("webhook", "list", "-q").out == "ci\n"
+    assert "nothing listens" in stocked("webhook", "list").out
+    with up(receiver):
+        tried = stocked("webhook", "retry", "ci", "--json").json
+        assert (tried["state"], tried["waiting"], tried["error"]) == ("active", 0, None)
+        assert [each.document["data"]["detail"]["reason"] for each in receiver.requests] == ["", "better"]
+        stocked("alias", "rollback", "course_rec#prod")
+        done = stocked("webhook", "deliver", "ci", "--json")
+        assert (done.code, done.json[0]["delivered"]) == (0, [receiver.taken[-1]])
+    removed = stocked("webhook", "remove", "ci", "--reason", "not needed")
+    assert removed.out == "ci gets nothing any more.\n"
+    assert "There is no webhook." in stocked("webhook", "list").err
+    assert stocked("audit").code == 0
+
+
+def test_an_event_is_passed_over_for_a_reason(stocked: Fusery) -> None:
+    stocked("webhook", "add", "https://hooks.example.org", "--on", "alias.moved", "--name", "ci")
+    stocked("alias", "set", "course_rec@1", "prod")
+    assert stocked("webhook", "skip", "ci").code == 2
+    skipped = stocked("webhook", "skip", "ci", "--reason", "old")
+    assert "ci does not get entry" in skipped.out
+    assert "alias.moved course_rec#prod" in skipped.out
+    assert "waits for no event" in stocked("webhook", "skip", "ci", "--reason", "old").err
+    removed = stocked("webhook", "remove", "ci", "--json").json
+    assert removed["waiting"] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["http://127.0.0.1/", "--on", "alias.moved"], "127.0.0.1 is in a private network"),
+        (["https://ann:s3cr3t@a.example", "--on", "alias.moved"], "has a user, a password or a token in it"),
+        (["https://a.example", "--on", "alias.mved"], "nothing that the log says is 'alias.mved'"),
+        (["https://a.example"], "Missing option '--on'"),
+    ],
+)
+def test_what_cannot_be_added_is_told_in_a_sentence(words: list[str], message: str, stocked: Fusery) -> None:
+    refused = stocked("webhook", "add", *words)
+    assert refused.code == 2
+    assert message in refused.err
+    assert "s3cr3t" not in refused.err
+
+
+def test_without_the_secret_the_ways_to_it_are_told(stocked: Fusery, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FUSERY_WEBHOOK_SECRET")
+    made = stocked("webhook", "add", "https://a.example", "--on", "alias.moved", "--name", "ci")
+    assert made.code == 0
+    assert "fusery webhook key ci" in made.err
+    refused = stocked("webhook", "deliver", "--json")
+    assert (refused.code, refused.json["error"]["code"]) == (2, "no_webhook_secret")
+
+
+def test_follow_is_for_all(stocked: Fusery) -> None:
+    assert "--follow is for all webhooks" in stocked("webhook", "deliver", "ci", "--follow").err
+
+
+def start(folder: Path, *words: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "FUSERY_HOME": str(folder / "home"), "PYTHONUNBUFFERED": "1"}
+    program = "from fusery.cli.start import start; start()"
+    return subprocess.Popen(
+        [sys.executable, "-P", "-c", program, *words],
+        env=environment,
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_events_are_delivered_as_they_come_until_somebody_interrupts(
+    how: signal.Signals, stocked: Fusery, tmp_path: Path
+) -> None:
+    receiver = Receiver(free_port())
+    stocked("webhook", "add", receiver.url, "--on", "alias.moved", "--name", "ci", "--allow-private")
+    with up(receiver), interrupts():
+        process = start(tmp_path, "webhook", "deliver", "--follow")
+        stocked("alias", "set", "course_rec@1", "prod")
+        wait_until(lambda: len(receiver.taken) == 1)
+        stocked("alias", "set", "course_rec@2", "prod")
+        wait_until(lambda: len(receiver.taken) == 2)
+        process.send_signal(how)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (0, "", "Stopped.\n")
+
+
+def test_the_log_is_followed_a_line_for_each_entry_until_somebody_interrupts(
+    stocked: Fusery, tmp_path: Path
+) -> None:
+    with interrupts():
+        process = start(tmp_path, "events", "--follow", "--json", "--limit", "1")
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline())["action"] == "adapter.registered"
+        stocked("alias", "set", "course_rec@1", "prod")
+        moved = json.loads(process.stdout.readline())
+        assert moved == stocked("events", "--action", "alias.moved", "--json").json[0]
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=60) == ("", "")
+    assert process.returncode == 0
+
+
+def test_the_log_is_followed_in_words(stocked: Fusery, tmp_path: Path) -> None:
+    with interrupts():
+        process = start(tmp_path, "events", "--follow", "--action", "alias.moved")
+        assert process.stdout is not None
+        wait_until(lambda: stocked("alias", "set", "course_rec@1", "prod").code == 0)
+        line = process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+    assert "alias.moved  course_rec#prod  nobody -> course_rec_v1_20260115" in line

@@ -1,0 +1,61 @@
+"""Fixtures for webhooks: a registry whose deliverer may reach this machine, and events."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from ports import free_port
+from webhook_receiver import Receiver, up
+
+from fusery.registry import Registry
+from fusery.registry.database import events
+from fusery.registry.webhooks.backoff import Backoff
+from fusery.registry.webhooks.deliverer import Deliverer
+from fusery.registry.webhooks.delivering import Manner
+
+SECRET = "0123456789abcdef0123456789abcdef"
+KNOWN = Deliverer((SECRET.encode(),), private=True)
+QUICK = Manner(deliverer=KNOWN, backoff=Backoff(first=0.01, most=0.02), seconds=0.7)
+
+Happen = Callable[..., None]
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The deliverer's secret, and that it may reach this machine."""
+    monkeypatch.setenv("FUSERY_WEBHOOK_SECRET", SECRET)
+    monkeypatch.setenv("FUSERY_WEBHOOK_PRIVATE", "1")
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """A receiver that listens."""
+    made = Receiver(free_port())
+    with up(made):
+        yield made
+
+
+@pytest.fixture
+def happen(registry: Registry) -> Happen:
+    """A function that writes so many entries of the log."""
+
+    def write(
+        count: int = 1,
+        *,
+        action: str = "adapter.registered",
+        kind: str = "adapter",
+        subject: str = "course_rec_v1_20260115",
+    ) -> None:
+        for number in range(count):
+            with registry.workspace.database.write() as session:
+                events.record(
+                    session,
+                    action=action,
+                    kind=kind,
+                    subject=subject,
+                    detail={"number": number},
+                    actor="ann",
+                )
+
+    return write

@@ -1,0 +1,136 @@
+"""Where a webhook may go, and that nobody gets round it by another spelling of an address."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import threading
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fusery.registry.errors import BadInputError
+from fusery.registry.webhooks import addresses
+from fusery.registry.webhooks.addresses import (
+    UnreachableError,
+    addresses_of,
+    is_named_private,
+    is_public,
+    parse_url,
+)
+
+PRIVATE = [
+    "127.0.0.1", "127.8.9.1", "0.0.0.0", "10.1.2.3", "172.16.0.1", "172.31.255.255", "192.168.1.1", "169.254.169.254",
+    "100.64.0.1", "100.127.255.255", "192.0.2.1", "198.18.0.1", "198.51.100.7", "203.0.113.9", "224.0.0.1", "239.1.2.3",
+    "240.0.0.1", "255.255.255.255", "::", "::1", "fe80::1", "fc00::1", "fd12::1", "ff02::1", "::ffff:127.0.0.1",
+    "::ffff:10.0.0.1", "::127.0.0.1", "64:ff9b::7f00:1", "64:ff9b::a00:1", "64:ff9b:1::1", "2002:7f00:1::", "2002:a00:1::1",
+    "2001::1", "2001:db8::1", "100::1", "fec0::1", "5f00::1", "4000::1",
+]  # fmt: skip
+PUBLIC = [
+    "1.1.1.1",
+    "8.8.8.8",
+    "93.184.216.34",
+    "2606:4700::1111",
+    "2a00:1450::1",
+    "::ffff:8.8.8.8",
+    "64:ff9b::808:808",
+]
+
+
+@pytest.mark.parametrize("text", PRIVATE)
+def test_an_address_that_is_not_of_the_public_internet(text: str) -> None:
+    assert not is_public(ipaddress.ip_address(text))
+    assert is_named_private(text)
+
+
+@pytest.mark.parametrize("text", PUBLIC)
+def test_an_address_of_the_public_internet(text: str) -> None:
+    assert is_public(ipaddress.ip_address(text))
+    assert not is_named_private(text)
+
+
+@given(st.ip_addresses(v=4))
+def test_an_older_address_in_a_newer_one_counts_as_itself(address: ipaddress.IPv4Address) -> None:
+    mapped = ipaddress.IPv6Address(f"::ffff:{address}")
+    translated = ipaddress.IPv6Address((0x64FF9B << 96) | int(address))
+    assert is_public(mapped) == is_public(translated) == is_public(address)
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST.", "a.localhost"])
+def test_a_name_that_is_this_machine_s(host: str) -> None:
+    assert is_named_private(host.lower())
+    assert not is_named_private("notlocalhost.example")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.1", "2130706433", "0x7f.1", "::1", "0"])
+def test_no_spelling_of_this_machine_is_reached(host: str) -> None:
+    with pytest.raises(UnreachableError):
+        addresses_of(host, 80, private=False, seconds=5)
+
+
+def test_this_machine_is_reached_where_that_is_allowed() -> None:
+    assert addresses_of("127.0.0.1", 80, private=True, seconds=5) == ["127.0.0.1"]
+
+
+def answers(monkeypatch: pytest.MonkeyPatch, *found: str) -> None:
+    def look(host: str, port: int, **_: Any) -> list[Any]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in found]
+
+    monkeypatch.setattr(addresses.socket, "getaddrinfo", look)
+
+
+def test_a_name_with_one_private_address_among_others_is_not_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers(monkeypatch, "8.8.8.8", "10.0.0.1")
+    with pytest.raises(UnreachableError, match=r"10\.0\.0\.1 of a private network"):
+        addresses_of("hooks.example.org", 443, private=False, seconds=5)
+    answers(monkeypatch, "8.8.8.8", "8.8.8.8", "1.1.1.1")
+    assert addresses_of("hooks.example.org", 443, private=False, seconds=5) == ["8.8.8.8", "1.1.1.1"]
+
+
+def test_a_resolver_that_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    over = threading.Event()
+    monkeypatch.setattr(addresses.socket, "getaddrinfo", lambda *_, **__: over.wait(30) and [])
+    with pytest.raises(UnreachableError, match="not found in time"):
+        addresses_of("hooks.example.org", 443, private=False, seconds=0.05)
+    over.set()
+
+
+def test_a_name_that_nobody_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_: Any, **__: Any) -> None:
+        raise socket.gaierror(-2, "unknown")
+
+    monkeypatch.setattr(addresses.socket, "getaddrinfo", unknown)
+    with pytest.raises(UnreachableError, match="its host is not known"):
+        addresses_of("hooks.example.org", 443, private=True, seconds=5)
+
+
+@pytest.mark.parametrize(
+    ("url", "host", "port", "path"),
+    [
+        ("https://hooks.example.org", "hooks.example.org", 443, "/"),
+        ("http://Hooks.example.org:8080/a/b?c=d", "hooks.example.org", 8080, "/a/b?c=d"),
+        ("https://[2606:4700::1111]/x", "2606:4700::1111", 443, "/x"),
+        ("https://hooks.example.org?design=1", "hooks.example.org", 443, "/?design=1"),
+    ],
+)
+def test_a_url_is_taken_apart(url: str, host: str, port: int, path: str) -> None:
+    target = parse_url(f" {url} ")
+    assert (target.url, target.host, target.port, target.path) == (url, host, port, path)
+    assert target.secure == url.startswith("https")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "", "hooks.example.org", "ftp://hooks.example.org", "file:///etc/passwd", "https://", "https:///x", "https://a:0/",
+        "https://a:99999/", "https://a:b/", "https://[::1", "https://ann@a/", "https://ann:pw@a/", "https://@a/",
+        "https://a/?token=x", "https://a/?api_key=x", "https://a/#x", "https://a/b c", "https://a/\r\nX: y", "https://bücher.example/",
+        "https://a/\\b", "https://a/" + "x" * 2000,
+    ],
+)  # fmt: skip
+def test_what_is_no_url_of_a_webhook_is_refused(url: str) -> None:
+    with pytest.raises(BadInputError) as caught:
+        parse_url(url)
+    assert "pw" not in caught.value.message

@@ -1,0 +1,129 @@
+"""Which entries a webhook gets: patterns of actions and tasks, against what they mean."""
+
+from __future__ import annotations
+
+import json
+from fnmatch import fnmatchcase
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fusery.registry import Registry
+from fusery.registry.database.actions import ACTIONS
+from fusery.registry.errors import BadInputError
+from fusery.registry.fusion.fuse import FuseRequest
+from fusery.registry.webhooks.filters import (
+    actions_of,
+    is_one_of,
+    parse_actions,
+    parse_tasks,
+    patterns_of,
+    tasks_of,
+)
+
+PARTS = st.sampled_from(["alias", "adapter", "*", "?", ".", "moved", "signed", "webhook", "_", "e"])
+PATTERNS = st.lists(PARTS, min_size=1, max_size=5).map("".join)
+TASKS = st.text("ab_-.", min_size=1, max_size=6)
+NAMES = st.from_regex(r"[a-z]([a-z_]{0,8}[a-z])?", fullmatch=True)
+
+
+@given(st.lists(PATTERNS, min_size=1, max_size=4))
+def test_actions_are_those_that_any_pattern_is_like(patterns: list[str]) -> None:
+    found = actions_of(patterns)
+    assert found == [each for each in ACTIONS if any(fnmatchcase(each, pattern) for pattern in patterns)]
+    try:
+        assert set(actions_of(parse_actions(patterns))) == set(found)
+    except BadInputError:
+        assert any(not actions_of([pattern]) for pattern in patterns)
+
+
+@given(st.sampled_from(sorted(ACTIONS)))
+def test_an_action_means_itself_alone(action: str) -> None:
+    assert actions_of(parse_actions([f" {action.upper()} "])) == [action]
+
+
+@given(NAMES, st.integers(1, 99), st.lists(NAMES, max_size=3))
+def test_an_entry_is_about_the_tasks_of_all_that_it_names(task: str, version: int, others: list[str]) -> None:
+    name = f"{task}_v{version}_20260115"
+    more = [f"{other}_v1_20260115" for other in others]
+    assert tasks_of("adapter", name, "{}") == {task}
+    assert tasks_of("alias", f"{task}#prod", json.dumps({"from": {"name": more[0]}} if more else {})) == {
+        task
+    }
+    assert tasks_of("bundle", "ab" * 32, json.dumps({"adapters": [name, *more]})) == {task, *others}
+    assert tasks_of("fused", "cd" * 32, json.dumps({"adapter": name, "with": dict.fromkeys(more, 0.5)})) == {
+        task,
+        *others,
+    }
+    assert tasks_of("deployment", "eu/ranker", json.dumps({"of": "adapter", "name": name})) == {task}
+
+
+@given(TASKS, st.lists(TASKS, max_size=3))
+def test_a_task_is_like_itself_and_like_everything(task: str, others: list[str]) -> None:
+    assert is_one_of([task, *others], [task])
+    assert is_one_of([task], ["*"])
+    assert not is_one_of([], ["*"])
+
+
+@pytest.mark.parametrize(
+    "detail", ["", "[", "7", "null", '{"adapters": [7, null], "name": {}}', "[" * 100_000]
+)
+def test_a_detail_that_is_none_names_no_task(detail: str) -> None:
+    assert tasks_of("bundle", "ab", detail) == frozenset()
+
+
+def test_rules_of_an_alias_of_every_task_are_about_none() -> None:
+    assert tasks_of("alias", "*#prod", "{}") == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("patterns", "words"),
+    [
+        ([], "1 to 50"),
+        ([""], "nothing that the log says"),
+        (["alias.mved"], "'alias.mved'"),
+        (["alias.[m]oved"], "nothing"),
+        ([f"alias.moved{'*' * number}" for number in range(51)], "1 to 50"),
+    ],
+)
+def test_patterns_of_actions_that_are_none_are_refused(patterns: list[str], words: str) -> None:
+    with pytest.raises(BadInputError, match=words):
+        parse_actions(patterns)
+
+
+def test_a_slip_is_named() -> None:
+    with pytest.raises(BadInputError) as caught:
+        parse_actions(["alias.mved"])
+    assert caught.value.hint == "did you mean alias.moved?"
+
+
+@pytest.mark.parametrize("pattern", ["", "course rec", "[a-z]", "x" * 129, "a#b"])
+def test_patterns_of_tasks_that_are_none_are_refused(pattern: str) -> None:
+    with pytest.raises(BadInputError, match="no pattern of tasks"):
+        parse_tasks([pattern])
+
+
+@pytest.mark.parametrize("stored", [None, 7, {"a": 1}, "text", [1, None]])
+def test_what_somebody_wrote_over_patterns_is_none(stored: object) -> None:
+    assert patterns_of(stored) == []
+
+
+def test_what_the_log_has_a_digest_of_alone_is_about_its_tasks(stocked: Registry) -> None:
+    """Publishing a fused model and timing an adapter name digests."""
+    from fusery.registry import tables
+    from fusery.registry.webhooks.waiting import waiting_for
+
+    stocked.webhooks.add("https://hooks.example.org", "fused.*", tasks="course_*", name="ci")
+    stocked.webhooks.add("https://hooks.example.org", "fused.*", tasks="search", name="other")
+    stocked.fused.fuse("course_rec@1", FuseRequest(precision="keep", accept_loss=True))
+    with stocked.workspace.database.write() as session:
+        from fusery.registry.database import events
+
+        key = session.query(tables.Fused).one().key
+        events.record(session, action="fused.published", kind="fused", subject=key, detail={}, actor="ann")
+    with stocked.workspace.database.read() as session:
+        ci, other = session.query(tables.Webhook).order_by(tables.Webhook.name)
+        found = [row.action for row in waiting_for(session, ci, 0)]
+        assert found[-2:] == ["fused.made", "fused.published"]
+        assert list(waiting_for(session, other, 0)) == []

@@ -1,0 +1,38 @@
+"""Texts that break what does not expect them.  Import it as `from hostile_texts import TEXTS`."""
+
+from __future__ import annotations
+
+TEXTS = (
+    "<script>alert(1)</script>",
+    "</style><script>alert(1)</script>",
+    "</textarea><img src=x onerror=alert(2)>",
+    '"><svg onload=alert(3)>',
+    "' onfocus='alert(4)' autofocus='",
+    "<a href='javascript:alert(5)'>x</a>",
+    "<!-- ]]> --> <?php",
+    "<base href=//evil.example>",
+    "<form action=//evil.example><button>Sign in",
+    "<meta http-equiv=refresh content='0;url=//evil.example'>",
+    "{{ 7*7 }} {% raw %}",
+    "{{ ''.__class__.__mro__ }}",
+    "${7*7} #{7*7} %(x)s %s {0}",
+    "$(touch /tmp/x) `id` ; rm -rf . | cat",
+    "' OR 1=1 --",
+    "'; DROP TABLE event; --",
+    "..",
+    "../../../../etc/passwd",
+    "//evil.example/%2e%2e",
+    "\u202egnp.exe\u202c",
+    "\u200b\u200d\ufeff",
+    "a\u0300\u0301\u0302\u0303" * 20,
+    "\x1b[31mred\x1b[0m\x07",
+    "line\r\nSet-Cookie: x=1\r\n\r\nbody",
+    "nul\x00byte",
+    "\ud83d\ude00\ud83c\udff3\ufe0f\u200d\ud83c\udf08".encode("utf-16", "surrogatepass").decode("utf-16"),
+    "\u0130stanbul \u212a \ufb03 \u00df",
+    '=HYPERLINK("http://evil.example")',
+    "https://user:password@evil.example/x?token=secret",
+    "x" * 5_000,
+    "1e999",
+    "-0",
+)

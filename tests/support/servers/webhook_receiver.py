@@ -1,0 +1,131 @@
+"""A receiver of webhooks on this machine that behaves, or misbehaves, as it is told."""
+
+from __future__ import annotations
+
+import json
+import socket
+import socketserver
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"
+ANSWERS = {
+    "well": OK,
+    "created": b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n",
+    "error": b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n",
+    "unknown": b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",
+    "redirect": b"HTTP/1.1 302 Found\r\nLocation: /elsewhere\r\nContent-Length: 0\r\n\r\n",
+    "gone": b"HTTP/1.1 410 Gone\r\nContent-Length: 0\r\n\r\n",
+    "not http": b"220 mail.example ESMTP\r\n",
+    "close": b"",
+    "huge": b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n" + b"x" * (1 << 20),
+    "long headers": b"HTTP/1.1 200 OK\r\n" + b"X-Long: " + b"x" * (1 << 20) + b"\r\n\r\n",
+}
+"""What it sends, by what it is called; besides, it may `hang`, and send `a byte at a time`."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What arrived.
+
+    Attributes:
+        path: that was asked for.
+        headers: by their names in lower case.
+        body: as it was sent.
+    """
+
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The body, read as JSON."""
+        found: dict[str, Any] = json.loads(self.body)
+        return found
+
+    @property
+    def seq(self) -> int:
+        """The number of the entry."""
+        return int(self.document["data"]["seq"])
+
+
+@dataclass
+class Receiver:
+    """A server on a port of its own.
+
+    Attributes:
+        port: of it; it stays while it is down.
+        manner: how it answers: one of `ANSWERS`, `hang` or `a byte at a time`.
+        requests: everything that arrived.
+        taken: numbers of the entries that it has answered well, in order.
+    """
+
+    port: int
+    manner: str = "well"
+    requests: list[Request] = field(default_factory=list)
+    taken: list[int] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    over: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/hook"
+
+    def answer(self, connection: socket.socket) -> None:
+        """Read one request, note it and answer."""
+        with connection.makefile("rb") as lines:
+            first = lines.readline().decode()
+            if not first:
+                return
+            headers = {}
+            while (line := lines.readline().decode().strip()) != "":
+                name, _, value = line.partition(":")
+                headers[name.lower()] = value.strip()
+            request = Request(first.split()[1], headers, lines.read(int(headers.get("content-length", 0))))
+        manner = self.manner
+        with self.lock:
+            self.requests.append(request)
+            if manner in ("well", "created", "huge"):
+                self.taken.append(request.seq)
+        if manner == "hang":
+            self.over.wait(20)
+        elif manner == "a byte at a time":
+            for byte in OK:
+                connection.sendall(bytes([byte]))
+                time.sleep(0.1)
+        else:
+            connection.sendall(ANSWERS[manner])
+
+
+class _Server(socketserver.ThreadingTCPServer):
+    allow_reuse_address = True
+    daemon_threads = True
+    block_on_close = False
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """The other side hung up, as it may."""
+
+
+@contextmanager
+def up(receiver: Receiver) -> Iterator[None]:
+    """Have a receiver listen."""
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            receiver.answer(self.request)
+
+    with _Server(("127.0.0.1", receiver.port), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            yield
+        finally:
+            receiver.over.set()
+            server.shutdown()
+            thread.join()
+            receiver.over.clear()

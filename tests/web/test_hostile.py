@@ -1,0 +1,163 @@
+"""What strangers write into fields, addresses and headers is text everywhere, or refused in a sentence."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from random import Random
+from urllib.parse import quote
+
+import html_tree
+import pytest
+from hostile_texts import TEXTS
+from page_server import Answer, ask, pages_of, post_form, post_json
+
+from fusery.registry import Registry
+from fusery.web.acts import ACTS, Act
+from fusery.web.doors import OwnDoor
+
+HTML, JSON = {"accept": "text/html"}, {"accept": "application/json"}
+SOAK = "FUSERY_SOAK" in os.environ
+RANDOM = Random(15)
+NEVER = {"script", "iframe", "object", "embed", "base", "applet", "frame"}
+
+
+@dataclass(frozen=True)
+class Open:
+    """A server, and who may act."""
+
+    registry: Registry
+    address: str
+    door: OwnDoor
+    adapter: str
+
+    @property
+    def cookie(self) -> str:
+        return f"{self.door.cookie}={self.door.key}"
+
+    @property
+    def form_token(self) -> str:
+        page = ask(self.address, "/acts/yank", cookie=self.cookie, **HTML)
+        return page.text.partition('name="form_token" value="')[2].partition('"')[0]
+
+    def values(self, act: Act) -> dict[str, str]:
+        """Return what would be done, were nothing hostile in it."""
+        known = {"adapter": self.adapter, "alias": "course_rec#canary", "place": "https://edge.example/1"}
+        return {
+            field.name: known.get(field.name, "t=v" if field.kind == "pairs" else "fine")
+            for field in act.fields
+        }
+
+
+@pytest.fixture
+def opened(own: Registry) -> Iterator[Open]:
+    door = OwnDoor("bea")
+    newest = own.adapters.list(task="course_rec", sort="version:desc", limit=1)[0].name
+    with pages_of(own, door) as address:
+        yield Open(own, address, door, newest)
+
+
+def some() -> Iterable[str]:
+    """Return the texts, or in `make test` others of them each time it is asked: all come somewhere."""
+    return TEXTS if SOAK else RANDOM.sample(TEXTS, 9)
+
+
+def harmless(page: Answer) -> None:
+    """Require a page that is whole, and has nothing in it that runs or leads away."""
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    assert "set-cookie" not in page.headers
+    tree = html_tree.parse(page.text)
+    for element in tree.walk():
+        assert element.name not in NEVER, element
+        assert not any(name.startswith("on") for name in element.attributes), element
+        assert "srcdoc" not in element.attributes and element.attributes.get("http-equiv") is None
+        for name in ("href", "src", "action"):
+            place = element.attributes.get(name, "/")
+            assert place.startswith(("/", "?", "#", "data:,")) and not place.startswith("//"), (name, place)
+    assert tree.all("main") and len(tree.all("form")) >= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("act", ACTS, ids=[act.name for act in ACTS])
+def test_every_field_of_every_act(opened: Open, act: Act) -> None:
+    """By form and by program; what was taken is shown as it was written, where it is text."""
+    token, borne = opened.form_token, {"authorization": f"Bearer {opened.door.key}"}
+    for field in act.fields:
+        for text in some():
+            if field.kind == "flag":
+                continue
+            written = f"tag={text}" if field.kind == "pairs" else text
+            values = {**opened.values(act), field.name: written, "form_token": token}
+            page = post_form(opened.address, f"/acts/{act.name}", values, cookie=opened.cookie)
+            assert page.status < 500, (field.name, text, page.text[:500])
+            if page.status != 303:
+                harmless(page)
+            else:
+                assert page.headers["location"].startswith("/") and "\n" not in page.headers["location"]
+            body = {**opened.values(act), field.name: {"tag": text} if field.kind == "pairs" else text}
+            if any(each.kind == "pairs" for each in act.fields) and field.kind != "pairs":
+                body["tags"] = {"t": "v"}
+            body.pop("emergency", None)
+            program = post_json(opened.address, f"/api/v1/acts/{act.name}", body, **borne)
+            assert program.status < 500, (field.name, text, program.text[:500])
+            assert isinstance(program.json, dict)
+    for path in (f"/adapters/{opened.adapter}", "/aliases/course_rec/canary", "/places", "/log", "/"):
+        page = ask(opened.address, path, cookie=opened.cookie, **HTML)
+        if page.status != 404:
+            harmless(page)
+    assert opened.registry.upkeep.audit().problems == []
+
+
+@pytest.mark.slow
+def test_what_was_written_is_what_is_read(opened: Open) -> None:
+    borne = {"authorization": f"Bearer {opened.door.key}"}
+    kept = 0
+    for text in TEXTS:
+        body = {"adapter": opened.adapter, "note": text, "reason": ""}
+        answer = post_json(opened.address, "/api/v1/acts/note", body, **borne)
+        if answer.status == 200:
+            note = ask(opened.address, f"/api/v1/adapters/{opened.adapter}").json["note"]
+            # A password in a URL is all that is left out; spaces around a text are none of it.
+            assert note == text.strip() or "user:password@" in text, text
+            page = ask(opened.address, f"/adapters/{opened.adapter}", **HTML)
+            harmless(page)
+            assert "password@" not in page.text and "password@" not in json.dumps(note)
+            kept += 1
+        else:
+            assert answer.status == 400, (text, answer.text)
+    assert kept >= 20
+
+
+@pytest.mark.slow
+def test_every_address(opened: Open) -> None:
+    places = [
+        "/?q={}", "/?after={}", "/tasks/{}", "/tasks/course_rec?where={}", "/tasks/course_rec?sort={}",
+        "/tasks/course_rec?offset={}", "/adapters/{}", "/compare?ref={}&ref=course_rec@1", "/aliases/{}/prod",
+        "/aliases/course_rec/{}", "/bases/{}", "/fused/{}", "/lineage/{}", "/places?at={}", "/log?reference={}",
+        "/log?action={}", "/log?since={}", "/log?before={}", "/search?q={}", "/acts/promote?adapter={}&alias=prod",
+        "/acts/promote?adapter=course_rec@1&alias={}", "/acts/yank?reason={}", "/enter/{}", "/{}", "/static/{}",
+    ]  # fmt: skip
+    for place in places:
+        for text in some():
+            path = place.format(quote(text[:3_000], safe=""))
+            page = ask(opened.address, path, cookie=opened.cookie, **HTML)
+            assert page.status < 500, (place, text, page.text[:300])
+            if page.status != 303:
+                harmless(page)
+            if page.status >= 400 and not place.startswith("/acts/"):  # forms are for people
+                answer = ask(opened.address, path, cookie=opened.cookie, **JSON)
+                assert answer.json.get("error", {}).get("message"), (place, text, answer.text[:300])
+
+
+@pytest.mark.parametrize(
+    "name", ["accept", "cookie", "user-agent", "referer", "x-forwarded-user", "accept-language", "range"]
+)
+def test_every_header(opened: Open, name: str) -> None:
+    for text in TEXTS:
+        sent = (
+            text.replace("\r", " ").replace("\n", " ").replace("\x00", " ").encode("utf-8").decode("latin-1")
+        )
+        answer = ask(opened.address, "/log", **{name: sent})
+        assert answer.status in (200, 400), (name, text)

@@ -1,0 +1,150 @@
+"""Many at once, and a server that dies: nothing that was answered is lost, and no update swallows another."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from random import Random
+
+import pytest
+import tiny_models
+from page_process import running
+from page_server import ask, pages_of, post_json
+from waiting import wait_until
+
+from fusery.registry import Registry
+from fusery.registry.settings.settings import Settings
+from fusery.registry.workspace import Workspace
+from fusery.web.doors import Proxies, TeamDoor
+
+SOAK = "FUSERY_SOAK" in os.environ
+SECONDS = 60 if SOAK else 8
+READERS, WRITERS = 64, 8
+
+
+@pytest.fixture
+def team(database_url: str, tmp_path: Path) -> Iterator[Registry]:
+    """A registry on each database with eight adapters."""
+    settings = Settings(home=tmp_path / "home", database_url=database_url, user="anna")
+    with Registry(Workspace(settings)) as registry:
+        registry.init()
+        base = tiny_models.make_base(tmp_path / "tiny")
+        registry.bases.add(base, name="tiny")
+        for number in range(WRITERS):
+            folder = tiny_models.make_adapter(tmp_path / f"adapter{number}", base, seed=number)
+            registry.adapters.register(folder, base="tiny", task=f"task{number}", val_loss=1.0)
+        yield registry
+
+
+@pytest.mark.slow
+def test_readers_and_writers_at_once(team: Registry) -> None:
+    """Each writer counts in a note of its own, and all move one alias each; each reader looks at whatever there is."""
+    secrets = [team.tokens.create(f"writer{number}", "approver").secret for number in range(WRITERS)]
+    reader = team.tokens.create("reader", "reader").secret
+    wrong: list[object] = []
+    counted = [0] * WRITERS
+    read = [0] * READERS
+    until = time.monotonic() + SECONDS
+    with pages_of(team, TeamDoor(team, Proxies())) as address:
+
+        def write(number: int) -> None:
+            borne = {"authorization": f"Bearer {secrets[number]}"}
+            while time.monotonic() < until:
+                body = {"adapter": f"task{number}@1", "note": str(counted[number] + 1), "reason": "counting"}
+                answer = post_json(address, "/api/v1/acts/note", body, **borne)
+                if answer.status != 200:
+                    wrong.append((answer.status, answer.text))
+                    return
+                counted[number] += 1
+                shown = ask(address, f"/api/v1/adapters/task{number}@1", **borne)
+                if shown.status != 200 or shown.json["note"] != str(counted[number]):
+                    wrong.append((shown.status, shown.text[:300]))
+                body = {"adapter": f"task{number}@1", "tags": {"shared": str(counted[number])}, "reason": ""}
+                tagged = post_json(address, "/api/v1/acts/tags", body, **borne)
+                if tagged.status != 200:
+                    wrong.append((tagged.status, tagged.text))
+
+        def look(number: int) -> None:
+            borne = {"authorization": f"Bearer {reader}", "accept": "text/html"}
+            random = Random(number)
+            places = ["/", "/log", "/tasks/task1", "/adapters/task2@1", "/bases", "/search?q=task", "/places"]
+            while time.monotonic() < until:
+                answer = ask(address, random.choice(places), **borne)
+                if answer.status != 200:
+                    wrong.append((answer.status, answer.text[:300]))
+                    return
+                read[number] += 1
+
+        threads = [threading.Thread(target=write, args=(number,)) for number in range(WRITERS)]
+        threads += [threading.Thread(target=look, args=(number,)) for number in range(READERS)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(SECONDS + 120)
+            assert not thread.is_alive()
+    assert wrong == []
+    assert min(counted) >= 1 and min(read) >= 1, (counted, read)
+    for number in range(WRITERS):
+        shown = team.adapters.show(f"task{number}@1")
+        assert (shown.note, shown.tags["shared"]) == (str(counted[number]), str(counted[number]))
+        made = [
+            event
+            for event in team.upkeep.log(reference=f"task{number}@1")
+            if event.action == "adapter.amended"
+        ]
+        assert len(made) == 2 * counted[number]
+        assert {event.actor for event in made} == {f"writer{number}"}
+    assert team.upkeep.audit().problems == []
+
+
+@pytest.mark.slow
+def test_a_server_that_is_killed_has_lost_nothing_it_answered(
+    team: Registry, database_url: str, tmp_path: Path
+) -> None:
+    secret = team.tokens.create("ops", "admin").secret
+    borne, random = {"authorization": f"Bearer {secret}"}, Random(15)
+    answered: list[list[str]] = [[] for _ in range(4)]
+    for life in range(8 if SOAK else 4):
+        words = ("server", "--port", "0", "--json")
+        with (
+            running(tmp_path / "home", *words, FUSERY_DATABASE_URL=database_url) as (process, printed),
+            ExitStack() as after,
+        ):
+            url = json.loads(printed)["url"]
+
+            def write(number: int, life: int, url: str = url) -> None:
+                for step in range(10_000):
+                    note = f"{number}-{life}-{step}"
+                    body = {"adapter": f"task{number}@1", "note": note, "reason": note}
+                    try:
+                        answer = post_json(url, "/api/v1/acts/note", body, **borne)
+                    except OSError:
+                        return
+                    if answer.status != 200:
+                        return
+                    answered[number].append(note)
+
+            threads = [threading.Thread(target=write, args=(number, life)) for number in range(len(answered))]
+            for thread in threads:
+                thread.start()
+                after.callback(thread.join, 120)
+            before = sum(map(len, answered))
+            wait_until(lambda before=before: sum(map(len, answered)) >= before + 3)
+            time.sleep(random.random() / 2)
+            process.kill()
+    for number, notes in enumerate(answered):
+        told = [
+            event.detail.get("reason")
+            for event in team.upkeep.log(reference=f"task{number}@1")
+            if event.action == "adapter.amended"
+        ]
+        assert [note for note in told if note in set(notes)] == notes
+        # What was on its way when the server died may have been done or not, and is whole.
+        assert len(told) - len(notes) <= (8 if SOAK else 4)
+        assert team.adapters.show(f"task{number}@1").note == told[-1]
+    assert team.upkeep.audit().problems == []
