@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeGuard
+from typing import TYPE_CHECKING, Literal, TypeGuard, Unpack
 
 from fusery.storage.progress import SILENT, Reporter
 
 from .resource import Named, Resource, named
 
 if TYPE_CHECKING:
+    from ..admission.submission import Facts
     from ..exchange import Exchanged
     from ..exchange.export import Exported
     from ..exchange.import_runs import ImportedRun
@@ -110,6 +111,36 @@ class Exchange(Resource):
             fused=fused,
             dry_run=dry_run,
             reporter=reporter,
+        )
+
+    def register(
+        self,
+        folder: str | Path,
+        url: str,
+        *,
+        insecure_http: bool = False,
+        strict: bool = False,
+        reporter: Reporter = SILENT,
+        **facts: Unpack[Facts],
+    ) -> Registered:
+        """Register an adapter folder on a server, and return its record; there need be no registry here.
+
+        See `fusery.registry.exchange.register_over_http.register_on_server`.
+
+        Args:
+            folder: the adapter, as `adapters.register` takes it.
+            url: of the server.
+            insecure_http: the token may go to the server over a network as it is.
+            strict: warnings keep it out, as errors do.
+            reporter: hears what is going on and how much is done.
+            facts: what is said of it: the keywords of `adapters.register`.  The base and the task have to be.
+        """
+        from ..admission.submission import Submission
+        from ..exchange.register_over_http import register_on_server
+
+        place = _server(url, None, None, insecure_http)
+        return register_on_server(
+            self.workspace, folder, place, Submission(**facts), strict=strict, reporter=reporter
         )
 
     def export(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import tiny_models
 from fixture_types import Fusery
 from page_server import pages_of
 
@@ -48,3 +49,31 @@ def test_over_a_network_only_with_tls(stocked: Fusery, monkeypatch: pytest.Monke
     monkeypatch.setenv("FUSERY_TOKEN", "fusery_" + "a" * 43)
     ran = stocked("push", "course_rec", "--to", "http://192.0.2.1:1")
     assert (ran.code, "--insecure-http" in ran.err) == (2, True), ran.err
+
+
+def test_register_on_a_server_from_a_machine_without_a_registry(
+    stocked: Fusery, tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = tiny_models.make_adapter(tmp_path / "trained", tiny_base, seed=9, rank=4)
+    with Registry.open(tmp_path / "home") as there:
+        monkeypatch.setenv("FUSERY_TOKEN", there.tokens.create("ci", "publisher").secret)
+        with pages_of(there, TeamDoor(there, Proxies())) as url:
+            words = ["--home", tmp_path / "none", "register", trained, "--to", url]
+            said = ["--base", "tiny", "--task", "course_rec", "--val-loss", "0.3", "--tag", "team=search"]
+            told = stocked(*words)
+            assert (told.code, "--base" in told.err) == (2, True)
+            done = stocked(*words, *said, "--json")
+            assert (done.code, done.json["version"], done.json["created"]) == (0, 3, True), done.err
+            shown = there.adapters.show("course_rec@3")
+            assert (shown.val_loss, shown.tags, shown.base) == (0.3, {"team": "search"}, "tiny")
+            assert {entry.actor for entry in there.upkeep.log(reference="course_rec@3")} == {"ci"}
+            assert not (tmp_path / "none").exists()
+            again = stocked(*words, *said)
+            assert (again.code, f"Already registered: {done.json['name']}" in again.out) == (0, True), (
+                again.err
+            )
+            none = stocked(*words, "--base", "nothing", "--task", "course_rec")
+            assert (none.code, "Traceback" in none.err) == (2, False)
+            parent = stocked(*words, *said, "--parent", "course_rec@1")
+            assert (parent.code, "pull them" in parent.err) == (2, True)
+            assert there.upkeep.audit().ok
