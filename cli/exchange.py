@@ -28,6 +28,7 @@ def _options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--store", metavar="URL", envvar="FUSERY_OTHER_STORE_URL", help="The other registry's store."
         ),
+        click.option("--insecure-http", is_flag=True, help="Let the token go over the network as it is."),
         click.option("--fused", is_flag=True, help="Also what was fused from the adapters."),
         click.option("--dry-run", is_flag=True, help="Only show what would be copied; nothing is written."),
     ]
@@ -38,7 +39,9 @@ def _options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @command("push", table=True)
 @click.argument("reference", metavar="REF")
-@click.option("--to", "home", type=click.Path(), metavar="HOME", help="The other registry's home folder.")
+@click.option(
+    "--to", "home", type=click.Path(), metavar="HOME|URL", help="The other registry's home, or its server."
+)
 @_options
 def push_command(session: Session, reference: str, **options: Any) -> None:
     """Copy an adapter to another registry.
@@ -47,13 +50,18 @@ def push_command(session: Session, reference: str, **options: Any) -> None:
     versions, a base model, or a fused artifact.  Digests, names, versions and lineage stay what they are; the log there
     says where each thing came from.  Options for the other store's file system are taken from
     FUSERY_OTHER_STORE_OPTIONS, as JSON.
+
+    URL is that of a `fusery server`, such as https://models.example.org: then FUSERY_TOKEN, or the file that
+    FUSERY_TOKEN_FILE names, has the token, and FUSERY_CA_FILE certificates to trust instead of the system's.
     """
     _run(session, session.registry.exchange.push, reference, "pushing", options)
 
 
 @command("pull", table=True)
 @click.argument("reference", metavar="REF")
-@click.option("--from", "home", type=click.Path(), metavar="HOME", help="The other registry's home folder.")
+@click.option(
+    "--from", "home", type=click.Path(), metavar="HOME|URL", help="The other registry's home, or its server."
+)
 @_options
 def pull_command(session: Session, reference: str, **options: Any) -> None:
     """Copy an adapter from another registry.

@@ -40,6 +40,9 @@ _ROLES = ("reader", "publisher", "approver", "admin")
     show_default=True,
     help="Role of whom a proxy names.",
 )
+@click.option(
+    "--largest-blob", type=click.IntRange(1), metavar="BYTES", help="Of a file that is pushed here.  [64 GiB]"
+)
 @click.option("--insecure-http", is_flag=True, help="Let tokens go over the network as they are.")
 def server_command(
     session: Session,
@@ -52,6 +55,7 @@ def server_command(
     user_header: str,
     role_header: str,
     proxy_role: str,
+    largest_blob: int | None,
     insecure_http: bool,
 ) -> int:
     """Serve the registry to a team: pages, and /api/v1.
@@ -88,5 +92,6 @@ def server_command(
         proxy_role=cast("Role", proxy_role),
         proxy_secret=os.environ.get("FUSERY_PROXY_SECRET", ""),
         insecure=insecure_http,
+        largest_blob=largest_blob,
     )
     return serve_team(session.registry, request, ready=ready, reporter=session.reporter())

@@ -178,3 +178,39 @@ class BuildFailedError(RegistryError):
 
     code = "build_failed"
     exit_code: ClassVar[int] = 1
+
+
+class UploadBusyError(RegistryError):
+    """The same bytes are arriving at this moment, under the same name."""
+
+    code = "upload_busy"
+
+
+class UploadOffsetError(RegistryError):
+    """An upload is gone on with at another place than where it stopped."""
+
+    code = "upload_offset"
+
+
+class UploadTooLargeError(RegistryError):
+    """A blob is larger than a server takes."""
+
+    code = "upload_too_large"
+
+
+class BlobsMissingError(RegistryError):
+    """Records came to a server before the bytes that they are of."""
+
+    code = "blobs_missing"
+
+
+class ServerUnavailableError(RegistryError):
+    """A server for a registry did not answer, or not in full."""
+
+    code = "server_unavailable"
+
+
+class ServerRefusedError(RegistryError):
+    """A server for a registry refused what was asked."""
+
+    code = "server_refused"

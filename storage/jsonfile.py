@@ -17,18 +17,21 @@ MAX_DEPTH = 64
 MAX_DIGITS = 40
 
 
-def parse_json(data: bytes, subject: str, *, most: int = MAX_VALUES, constants: bool = False) -> Any:
+def parse_json(
+    data: bytes, subject: str, *, most: int = MAX_VALUES, deepest: int = MAX_DEPTH, constants: bool = False
+) -> Any:
     """Parse strict JSON (RFC 8259) in UTF-8.
 
     Args:
         data: the text.
         subject: what it is called in an error.
         most: values that it may hold.
+        deepest: how deep it may be nested.
         constants: take NaN, Infinity and -Infinity, as Python's writer writes them.
 
     Raises:
         FormatError: it is not JSON, has a key twice, a NaN or infinity, a number too large for 64 bits of floating
-            point, an integer of more than 40 digits, more than half a million values, or is nested more than 64 deep.
+            point, an integer of more than 40 digits, more values than it may, or is nested too deep.
     """
     # Every value but the first has a comma before it, or is the first one in its list or object.
     if data.count(b",") + data.count(b"[") + data.count(b"{") > most:
@@ -70,7 +73,7 @@ def parse_json(data: bytes, subject: str, *, most: int = MAX_VALUES, constants: 
         raise FormatError(f"{subject} is not JSON: {error.msg} at line {error.lineno}") from error
     except RecursionError as error:
         raise FormatError(f"{subject} is nested too deep") from error
-    if _depth(value) > MAX_DEPTH:
+    if _depth(value) > deepest:
         raise FormatError(f"{subject} is nested too deep")
     return value
 

@@ -231,8 +231,14 @@ class FsspecStore(BlobStore):
             return None
 
     def _pour(self, blob: Blob, sink: Sink) -> None:
+        for piece in self.span(blob, 0, blob.size):
+            sink(piece)
+
+    def span(self, blob: Blob, start: int, stop: int) -> Iterator[bytes]:
+        """Yield the bytes of a blob from one place to another, not verified; see `pieces.read_pieces`."""
+        name = blob_name(blob.digest, blob.generation)
         try:
-            for wanted, piece in self._objects.pieces(blob_name(blob.digest, blob.generation), blob.size):
+            for wanted, piece in self._objects.pieces(name, stop, start):
                 if len(piece) != wanted:
                     # Some servers ignore the range, others cut the reply short without a word.  That says nothing
                     # about the blob, which must not be put aside for it.
@@ -240,7 +246,7 @@ class FsspecStore(BlobStore):
                         f"the store {self.url} sent {len(piece)} bytes where {wanted} were asked for",
                         hint="run the command again; does something between here and the store change replies?",
                     )
-                sink(piece)
+                yield piece
         except RemoteError as error:
             raise AbsentBlobError(blob.digest, blob.generation, self.url) from error
 

@@ -16,22 +16,34 @@ from fusery.registry.errors import (
     AliasGuardedError,
     AlreadyExistsError,
     AmbiguousReferenceError,
+    BlobsMissingError,
     DatabaseReadOnlyError,
     DatabaseUnavailableError,
     SchemaError,
     UnknownReferenceError,
     UnreadableRecordError,
+    UploadBusyError,
+    UploadOffsetError,
+    UploadTooLargeError,
 )
 from fusery.registry.provenance.drawing import STYLE
 from fusery.registry.record import Record
 from fusery.registry.reporting.environment import environment, style
 from fusery.registry.reporting.facts import RecordsDamagedError
-from fusery.storage.errors import FuseryError, StoreUnavailableError
+from fusery.storage.errors import BlobMissingError, FuseryError, OutOfSpaceError, StoreUnavailableError
 from fusery.storage.secrets import masked
 
 from .acts import BY_NAME
 from .addresses import segment
-from .visitors import FormError, NotSignedInError, RoleError, TooMuchError, TooOftenError, visitor_of
+from .visitors import (
+    FormError,
+    LengthError,
+    NotSignedInError,
+    RoleError,
+    TooMuchError,
+    TooOftenError,
+    visitor_of,
+)
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -54,6 +66,13 @@ STATUS = {
     RoleError.code: 403,
     FormError.code: 403,
     TooMuchError.code: 413,
+    LengthError.code: 411,
+    UploadTooLargeError.code: 413,
+    UploadOffsetError.code: 409,
+    UploadBusyError.code: 409,
+    BlobsMissingError.code: 409,
+    BlobMissingError.code: 404,
+    OutOfSpaceError.code: 507,
     TooOftenError.code: 429,
     UNEXPECTED: 500,
 }

@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 
 from fusery.registry import Registry
 from fusery.registry.errors import BadInputError, UnknownReferenceError
+from fusery.registry.exchange.uploads import USUAL, UploadLimits
 from fusery.registry.server.hosts import HostCheck
 from fusery.storage.errors import FuseryError
 
@@ -24,15 +25,23 @@ from .guard import Caught, Headers
 from .limits import BodyLimit
 from .pages import add_pages
 from .routes import Routes
+from .transfers import add_transfers
 
 
-def create_app(registry: Registry, door: OwnDoor | TeamDoor, *, hosts: Collection[str] = ()) -> FastAPI:
+def create_app(
+    registry: Registry,
+    door: OwnDoor | TeamDoor,
+    *,
+    hosts: Collection[str] = (),
+    uploads: UploadLimits = USUAL,
+) -> FastAPI:
     """Return the application for a registry.
 
     Args:
         registry: what the pages are of.
         door: how it is known who asks.
         hosts: names that requests may be for, besides addresses and localhost.
+        uploads: how much may be sent here.
     """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(BodyLimit)
@@ -47,6 +56,7 @@ def create_app(registry: Registry, door: OwnDoor | TeamDoor, *, hosts: Collectio
         add_key(routes, door)
     else:
         add_sign_in(routes, door)
+    add_transfers(routes, registry, uploads)
     add_api(app, routes, registry)
 
     @app.exception_handler(FuseryError)

@@ -14,11 +14,15 @@ from fusery.registry.errors import BadInputError, RegistryError
 from fusery.storage.errors import FuseryError
 
 from .answers import UNEXPECTED, refusal
+from .limits import STALLED, is_package, is_transfer
 
 LOG = logging.getLogger(__name__)
 
 AT_ONCE = 8
 """Requests that are worked on; others wait for their turn, so that a page that many ask for does not fill the memory."""
+
+TRANSFERS, PACKAGES = 32, 2
+"""Blobs that are on their way, and packages that are looked at: these take time, and are not in the way of pages."""
 
 POLICY = (
     "default-src 'none'; style-src 'self'; img-src 'self' data:; form-action 'self'; base-uri 'none'; "
@@ -72,26 +76,31 @@ class Caught:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app, self._turns = app, asyncio.Semaphore(AT_ONCE)
+        self._transfers, self._packages = asyncio.Semaphore(TRANSFERS), asyncio.Semaphore(PACKAGES)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, whatever happens."""
         if scope["type"] != "http":
             return
+        lasting = is_transfer(scope)
+        turns = self._transfers if lasting else self._packages if is_package(scope) else self._turns
         begun = False
 
         async def sent(message: Message) -> None:
             nonlocal begun
             if not begun:
-                # A page is made as a whole before any of it goes: who reads it slowly takes nobody's turn.
                 begun = True
-                self._turns.release()
-            await send(message)
+                # A page is made as a whole before any of it goes: who reads it slowly takes nobody's turn.
+                if not lasting:
+                    turns.release()
+            async with asyncio.timeout(STALLED if lasting else None):
+                await send(message)
 
         if _of_another_site(scope["method"], Sent(scope=scope)):
             error: FuseryError = BadInputError("pages of other sites may not ask for this")
             await refusal(Request(scope), error, 403)(scope, receive, send)
             return
-        await self._turns.acquire()
+        await turns.acquire()
         try:
             await self._app(scope, receive, sent)
         except Exception as problem:  # noqa: BLE001 -- whatever it is, who asks gets a sentence, and nobody a traceback
@@ -100,8 +109,8 @@ class Caught:
                 error = UnexpectedError("these records cannot be shown", hint="fusery audit")
                 await refusal(Request(scope), error)(scope, receive, sent)
         finally:
-            if not begun:
-                self._turns.release()
+            if lasting or not begun:
+                turns.release()
 
 
 def _of_another_site(method: str, headers: Sent) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections import OrderedDict
@@ -11,11 +12,19 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from fusery.registry.exchange.wire import MOST_BYTES
+
 from .answers import refusal
 from .visitors import TooMuchError
 
 BODY = 65_536
 """Bytes of a form, or of what a program says in JSON."""
+
+BLOBS, PACKAGES = "/api/v1/blobs/", "/api/v1/packages"
+"""Where bytes are, and packages of records."""
+
+STALLED = 60
+"""Seconds for which a transfer may stand still."""
 
 _KNOWN = 10_000
 """Askers that are remembered."""
@@ -42,20 +51,38 @@ class Pace:
         return 0.0 if allowed else (1 - left) / self._rate
 
 
+def is_transfer(scope: Scope) -> bool:
+    """Tell whether a request moves a blob, which takes as long as its connection lets it."""
+    return scope["method"] in ("GET", "PUT") and str(scope["path"]).startswith(BLOBS)
+
+
+def is_package(scope: Scope) -> bool:
+    """Tell whether a request brings a package."""
+    return scope["method"] == "POST" and str(scope["path"]).startswith(PACKAGES)
+
+
+def most_of(scope: Scope) -> int:
+    """Return the bytes that the body of a request may have; how large a blob may be is for who stores it."""
+    if scope["method"] == "PUT" and is_transfer(scope):
+        return sys.maxsize
+    return MOST_BYTES if is_package(scope) else BODY
+
+
 class BodyLimit:
     """Refuses a body that is longer than any form: by what its sender says of it, or once so much has come."""
 
-    def __init__(self, app: ASGIApp, most: int = BODY) -> None:
-        self._app, self._most = app, most
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or refuse."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        most = most_of(scope)
         said = Headers(scope=scope).get("content-length", "0")
-        if not said.isdecimal() or int(said) > self._most:
-            await self._refuse(scope, receive, send)
+        if not said.isdecimal() or int(said) > most:
+            await refusal(Request(scope), _too_much(most))(scope, receive, send)
             return
         come = 0
 
@@ -63,12 +90,12 @@ class BodyLimit:
             nonlocal come
             message = await receive()
             come += len(message.get("body", b""))
-            if come > self._most:
-                raise TooMuchError(f"a request may have {self._most:,} bytes, and this one has more")
+            if come > most:
+                raise _too_much(most)
             return message
 
         await self._app(scope, received, send)
 
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        error = TooMuchError(f"a request may have {self._most:,} bytes, and this one has more")
-        await refusal(Request(scope), error)(scope, receive, send)
+
+def _too_much(most: int) -> TooMuchError:
+    return TooMuchError(f"a request may have {most:,} bytes, and this one has more")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -14,7 +14,7 @@ from fusery.registry.records.token import Role
 from .limits import Pace
 from .visitors import NOBODY, Door, NotSignedInError, RoleError, TooOftenError, Visitor
 
-Handler = TypeVar("Handler", bound=Callable[..., Response])
+Handler = TypeVar("Handler", bound=Callable[..., Response | Awaitable[Response]])
 
 API = "/api/v1"
 """Where programs find what pages show, as JSON whatever they accept."""
@@ -32,7 +32,7 @@ class Route:
 
     Attributes:
         path: with names in braces.
-        method: `GET` or `POST`.
+        method: `GET`, `POST` or `PUT`.
         role: that it needs; None for anybody.
         record: the type of what it returns as JSON; None where it is for people alone.
     """
@@ -84,6 +84,24 @@ class Routes:
 
         return add
 
+    def get(self, path: str, *, role: Role | None, head: bool = False) -> Callable[[Handler], Handler]:
+        """Return a decorator for what only programs fetch; with `head`, its headers alone may be asked for too."""
+
+        def add(handler: Handler) -> Handler:
+            self._add(Route(path, "GET", role, None), handler, ["GET", "HEAD"] if head else ["GET"])
+            return handler
+
+        return add
+
+    def put(self, path: str, *, role: Role | None) -> Callable[[Handler], Handler]:
+        """Return a decorator for what takes bytes to be kept at that address."""
+
+        def add(handler: Handler) -> Handler:
+            self._add(Route(path, "PUT", role, None), handler, ["PUT"])
+            return handler
+
+        return add
+
     def unhurried(self) -> None:
         """Let everybody ask as often as they like: for measurements and tests."""
         self._pace, self._failures = Pace(1e9, 1 << 30), Pace(1e9, 1 << 30)
@@ -96,7 +114,7 @@ class Routes:
         """
         _wait(self._failures, request.client.host if request.client else "")
 
-    def _add(self, route: Route, handler: Callable[..., Response], methods: list[str]) -> None:
+    def _add(self, route: Route, handler: Callable[..., Any], methods: list[str]) -> None:
         self._app.add_api_route(
             route.path,
             handler,

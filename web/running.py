@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusery.registry import Registry
 from fusery.registry.errors import BadInputError, MissingExtraError
+from fusery.registry.exchange.uploads import USUAL, UploadLimits
 from fusery.registry.server.errors import ServingError
 from fusery.registry.server.listening import bind
 
@@ -50,6 +51,7 @@ def serve_pages(
     port: int = 0,
     hosts: Sequence[str] = (),
     tls: Tls | None = None,
+    uploads: UploadLimits = USUAL,
     ready: Callable[[str, str], None],
 ) -> int:
     """Serve the pages of a registry until a signal comes, and return the exit code.
@@ -61,6 +63,7 @@ def serve_pages(
         port: 0 for a free one.
         hosts: names that requests may be for, besides addresses and localhost.
         tls: for HTTPS; None for HTTP.
+        uploads: how much may be pushed here.
         ready: told the address, and that by which the pages are opened, when they can be asked for.
 
     Raises:
@@ -89,7 +92,7 @@ def serve_pages(
         door = OwnDoor(registry.workspace.actor) if team is None else TeamDoor(registry, team)
         entrance = f"{address}/enter/{door.key}" if isinstance(door, OwnDoor) else address
         config = uvicorn.Config(
-            create_app(registry, door, hosts=hosts),
+            create_app(registry, door, hosts=hosts, uploads=uploads),
             # Whose word counts on where a request comes from is ours to say, and uvicorn would believe this machine.
             proxy_headers=False,
             ssl_certfile=str(tls.certificate) if tls else None,

@@ -10,6 +10,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 from fusery.registry import Registry
 from fusery.registry.errors import BadInputError
+from fusery.registry.exchange.uploads import USUAL, UploadLimits
 from fusery.registry.records.token import Role
 from fusery.registry.webhooks.deliverer import Deliverer
 from fusery.storage.progress import SILENT, Reporter
@@ -32,6 +33,7 @@ class TeamRequest:
         proxy_role: of those of whom none is said.
         proxy_secret: what proxies send in `X-Fusery-Proxy` besides; empty for nothing.
         insecure: tokens may go over the network as they are.
+        largest_blob: bytes that one file may have that is pushed here; None for as many as usual.
     """
 
     host: str = "127.0.0.1"
@@ -44,6 +46,7 @@ class TeamRequest:
     proxy_role: Role = "reader"
     proxy_secret: str = ""
     insecure: bool = False
+    largest_blob: int | None = None
 
 
 def serve_team(
@@ -90,6 +93,7 @@ def serve_team(
             port=request.port,
             hosts=request.hosts,
             tls=request.tls,
+            uploads=USUAL if request.largest_blob is None else UploadLimits(largest=request.largest_blob),
             ready=ready,
         )
 

@@ -89,6 +89,12 @@ class TooOftenError(RegistryError):
     code = "too_often"
 
 
+class LengthError(RegistryError):
+    """A request does not say how long it is, and has to."""
+
+    code = "length_needed"
+
+
 class TooMuchError(RegistryError):
     """A request is longer than any that this server knows what to do with."""
 
@@ -100,3 +106,15 @@ def visitor_of(request: Request) -> Visitor:
     found = getattr(request.state, "visitor", NOBODY)
     assert isinstance(found, Visitor)
     return found
+
+
+def program_of(request: Request) -> Visitor:
+    """Return the program that asks.
+
+    Raises:
+        FormError: it may be a page of another site, since a browser sends its cookie along with whatever a page has it send.
+    """
+    visitor = visitor_of(request)
+    if not visitor.is_program:
+        raise FormError("acts need a token in the request itself", hint="Authorization: Bearer TOKEN")
+    return visitor

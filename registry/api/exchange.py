@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeGuard, Unpack
 
 from fusery.storage.progress import SILENT, Reporter
 
 from .resource import Named, Resource, named
 
 if TYPE_CHECKING:
+    from ..admission.submission import Facts
     from ..exchange import Exchanged
     from ..exchange.export import Exported
     from ..exchange.import_runs import ImportedRun
+    from ..exchange.over_http import ServerPlace
     from ..records.adapter import Registered
 
 
@@ -28,6 +30,7 @@ class Exchange(Resource):
         database: str | None = None,
         store: str | None = None,
         store_options: str | None = None,
+        insecure_http: bool = False,
         fused: bool = False,
         dry_run: bool = False,
         reporter: Reporter = SILENT,
@@ -38,10 +41,12 @@ class Exchange(Resource):
 
         Args:
             reference: an adapter, a task for all of its versions, a base model, or a fused artifact.
-            home: the other registry's home folder; or else
+            home: the other registry's home folder, or the URL of a server for it, to which `FUSERY_TOKEN` or the file that
+                `FUSERY_TOKEN_FILE` names opens the door; or else
             database: its database's URL, and
             store: its store's, with
             store_options: for the store's file system, as JSON.
+            insecure_http: the token may go to the server over a network as it is.
             fused: also what was fused from the adapters.
             dry_run: only look what is missing.
             reporter: hears what is going on and how much is done.
@@ -49,6 +54,17 @@ class Exchange(Resource):
         from ..exchange import push
         from ..exchange.place import Place
 
+        if is_server(home):
+            from ..exchange.over_http import push_to_server
+
+            return push_to_server(
+                self.workspace,
+                named(reference),
+                _server(home, database, store, insecure_http),
+                fused=fused,
+                dry_run=dry_run,
+                reporter=reporter,
+            )
         place = Place(Path(home) if home is not None else None, database, store, store_options)
         return push(
             self.workspace,
@@ -67,6 +83,7 @@ class Exchange(Resource):
         database: str | None = None,
         store: str | None = None,
         store_options: str | None = None,
+        insecure_http: bool = False,
         fused: bool = False,
         dry_run: bool = False,
         reporter: Reporter = SILENT,
@@ -75,6 +92,17 @@ class Exchange(Resource):
         from ..exchange import pull
         from ..exchange.place import Place
 
+        if is_server(home):
+            from ..exchange.over_http import pull_from_server
+
+            return pull_from_server(
+                self.workspace,
+                named(reference),
+                _server(home, database, store, insecure_http),
+                fused=fused,
+                dry_run=dry_run,
+                reporter=reporter,
+            )
         place = Place(Path(home) if home is not None else None, database, store, store_options)
         return pull(
             self.workspace,
@@ -83,6 +111,36 @@ class Exchange(Resource):
             fused=fused,
             dry_run=dry_run,
             reporter=reporter,
+        )
+
+    def register(
+        self,
+        folder: str | Path,
+        url: str,
+        *,
+        insecure_http: bool = False,
+        strict: bool = False,
+        reporter: Reporter = SILENT,
+        **facts: Unpack[Facts],
+    ) -> Registered:
+        """Register an adapter folder on a server, and return its record; there need be no registry here.
+
+        See `fusery.registry.exchange.register_over_http.register_on_server`.
+
+        Args:
+            folder: the adapter, as `adapters.register` takes it.
+            url: of the server.
+            insecure_http: the token may go to the server over a network as it is.
+            strict: warnings keep it out, as errors do.
+            reporter: hears what is going on and how much is done.
+            facts: what is said of it: the keywords of `adapters.register`.  The base and the task have to be.
+        """
+        from ..admission.submission import Submission
+        from ..exchange.register_over_http import register_on_server
+
+        place = _server(url, None, None, insecure_http)
+        return register_on_server(
+            self.workspace, folder, place, Submission(**facts), strict=strict, reporter=reporter
         )
 
     def export(
@@ -153,3 +211,19 @@ class Exchange(Resource):
             reporter.say(f"{each.run_name}: {each.adapter or each.error or each.path or 'all files'}")
             done.append(each)
         return tuple(done)
+
+
+def is_server(home: str | Path | None) -> TypeGuard[str]:
+    """Tell whether the other registry is given as the URL of a server."""
+    return isinstance(home, str) and home.lower().startswith(("http://", "https://"))
+
+
+def _server(url: str, database: str | None, store: str | None, insecure: bool) -> ServerPlace:
+    from ..errors import BadInputError
+    from ..exchange.over_http import ServerPlace
+
+    if database or store:
+        raise BadInputError(
+            "a server has its database and its store", hint="leave out --database and --store"
+        )
+    return ServerPlace(url, insecure)

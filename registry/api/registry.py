@@ -22,6 +22,7 @@ from .fused import Cache, FusedModels
 from .provenance import Provenance
 from .resource import Named, named
 from .tokens import Tokens
+from .transfers import Transfers
 from .trust import Trust
 from .upkeep import Upkeep
 from .webhooks import Webhooks
@@ -57,6 +58,7 @@ class Registry:
         trust: signatures, trusted keys, anchors.
         tokens: who may ask a server for this registry, and what they may do.
         exchange: other registries, and folders under git.
+        transfers: what a server does for those who push and pull.
         upkeep: doctor, audits, backups, the collector, the log, the schema.
         webhooks: who is sent entries of the log.
     """
@@ -75,6 +77,7 @@ class Registry:
         self.trust = Trust(workspace)
         self.tokens = Tokens(workspace)
         self.exchange = Exchange(workspace)
+        self.transfers = Transfers(workspace)
         self.upkeep = Upkeep(workspace)
         self.webhooks = Webhooks(workspace)
 

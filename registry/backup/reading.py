@@ -16,9 +16,10 @@ from fusery.storage.manifest import safe_relative_path
 from fusery.storage.room import Need, require_rooms
 
 from ..tables import metadata
+from ..tables.values import from_json
 from .catalogue import NAME, Amount, Catalogue, File
 from .errors import BackupError
-from .rows import Row, from_json
+from .rows import Row
 
 _LONGEST = 64 << 20
 """Bytes of a line.  The largest is that of a base model, with what is known of each of its modules."""

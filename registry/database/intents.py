@@ -44,12 +44,7 @@ class Intents:
 
     def claim(self, session: Session, digests: Iterable[Digest]) -> None:
         """Insert intents on blobs, or extend them."""
-        end = Database.clock() + self._ttl
-        for digest in sorted(set(digests)):
-            statement = insert(session, Intent).values(digest=digest, owner=self.owner, expires=end)
-            session.execute(
-                statement.on_conflict_do_update(index_elements=["digest", "owner"], set_={"expires": end})
-            )
+        claim(session, digests, self.owner, self._ttl)
 
     def are_alive(self, session: Session, digests: Sequence[Digest]) -> bool:
         """Tell whether every one of these blobs still has an intent of ours that has not run out."""
@@ -84,6 +79,22 @@ class Intents:
             # Whoever records something asks `are_alive` first, so a miss does no harm here.
             with contextlib.suppress(DatabaseUnavailableError), self._database.write() as session:
                 session.execute(extended, execution_options={"synchronize_session": False})
+
+
+def claim(session: Session, digests: Iterable[Digest], owner: str, ttl: float) -> None:
+    """Insert intents on blobs for an owner, or extend them to so many seconds from now."""
+    end = Database.clock() + ttl
+    for digest in sorted(set(digests)):
+        statement = insert(session, Intent).values(digest=digest, owner=owner, expires=end)
+        session.execute(
+            statement.on_conflict_do_update(index_elements=["digest", "owner"], set_={"expires": end})
+        )
+
+
+def release(session: Session, digests: Iterable[Digest], owner: str) -> None:
+    """Delete an owner's intents on blobs."""
+    for batch in _batches(list(digests)):
+        session.execute(delete(Intent).where(Intent.owner == owner, Intent.digest.in_(batch)))
 
 
 @contextlib.contextmanager

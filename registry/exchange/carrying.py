@@ -56,12 +56,8 @@ class Carrier:
         if not files.stored:
             assert files.folder is not None
             if self._origin is not self._here:
-                # What that registry says is a path of this machine: only the user says which of those are read.
-                raise BadInputError(
-                    "the base model is kept by reference there, in a folder that is not read on its word",
-                    hint="add it here first, and pull again: fusery base add FOLDER --name NAME",
-                )
-            return {entry.path: _referenced(files.folder / entry.path) for entry in files.manifest}
+                raise kept_by_reference()
+            return {entry.path: referenced(files.folder / entry.path) for entry in files.manifest}
         store = self._origin.store
         generations = blob_generations(self._origin, [entry.sha256 for entry in files.manifest])
         if any(not 0 <= generation <= MAX_GENERATION for generation in generations.values()):
@@ -93,6 +89,14 @@ class Carrier:
         return deposit
 
 
+def kept_by_reference() -> BadInputError:
+    """Return the refusal of a folder that another registry names: only the user says which paths of this machine are read."""
+    return BadInputError(
+        "the base model is kept by reference there, in a folder that is not read on its word",
+        hint="add it here first, and pull again: fusery base add FOLDER --name NAME",
+    )
+
+
 def _require_size(digest: Digest, promised: int, found: int | None) -> None:
     if found is None:
         raise BlobMissingError(
@@ -104,7 +108,12 @@ def _require_size(digest: Digest, promised: int, found: int | None) -> None:
         )
 
 
-def _referenced(path: Path) -> Path:
+def referenced(path: Path) -> Path:
+    """Return a file of a base model that is kept by reference.
+
+    Raises:
+        MissingFileError: it is not here.
+    """
     if not path.is_file():
         raise MissingFileError(
             f"the base model is kept by reference, and {path} is not on this machine",

@@ -6,8 +6,7 @@ at worst, bytes that nobody refers to; the next one goes on with what is still m
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from fusery.storage.errors import FuseryError
@@ -16,10 +15,8 @@ from fusery.storage.room import needs_of, require_rooms
 
 from ..errors import BadInputError
 from ..record import Record
-from .arriving import require_names
-from .bounds import require_sound
+from .believing import require_believable, require_identity
 from .carrying import Carrier
-from .claims import check
 from .package import Item, read_package
 from .place import Place
 from .planning import Moved, files_to_copy, plan
@@ -28,9 +25,6 @@ from .telling import told_of_yanks
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
-
-_ID = re.compile(r"[0-9A-Za-z.-]{1,36}")
-"""The id of a registry."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,12 +129,9 @@ def _exchange(
     dry_run: bool,
     reporter: Reporter,
 ) -> Exchanged:
-    come_from = _identity(origin)
-    package = _read(origin, reference, fused=fused)
-    for item in package:
-        require_sound(item)
-        check(item)
-        require_names(item)
+    come_from = identity_of(origin)
+    package = read_any(origin, reference, fused=fused)
+    require_believable(package)
     if not dry_run:
         destination.ensure()
     there = None if destination.is_unmade else destination.identity
@@ -156,19 +147,27 @@ def _exchange(
         done = list(Receiver(destination, here, carrier, come_from, reporter.say).take(package))
     places = [origin] if there is None else [destination, origin]
     told = told_of_yanks(places, package, come_from)
-    items = (replace(moved, withdrawals=each) for moved, each in zip(done, told, strict=True))
-    return Exchanged(reference, _told(origin, come_from), _told(destination, there), dry_run, tuple(items))
+    items = (moved.with_withdrawals(each) for moved, each in zip(done, told, strict=True))
+    return Exchanged(
+        reference, side_of(origin, come_from), side_of(destination, there), dry_run, tuple(items)
+    )
 
 
-def _identity(origin: Workspace) -> str:
-    found = origin.identity
-    if not _ID.fullmatch(found):
-        raise BadInputError("the other registry has no id that is one", hint="fusery doctor, there")
-    return found
+def identity_of(origin: Workspace) -> str:
+    """Return the id of the registry that something comes from.
+
+    Raises:
+        BadInputError: it cannot be one.
+    """
+    return require_identity(origin.identity)
 
 
-def _read(origin: Workspace, reference: str, *, fused: bool) -> list[Item]:
-    """Read a package; a database of which nobody knows who wrote it may hold anything."""
+def read_any(origin: Workspace, reference: str, *, fused: bool) -> list[Item]:
+    """Read a package; a database of which nobody knows who wrote it may hold anything.
+
+    Raises:
+        BadInputError: it holds what cannot be read.
+    """
     try:
         with origin.database.read() as session:
             return read_package(session, reference, fused=fused)
@@ -181,7 +180,8 @@ def _read(origin: Workspace, reference: str, *, fused: bool) -> list[Item]:
         ) from error
 
 
-def _told(workspace: Workspace, identity: str | None) -> Side:
+def side_of(workspace: Workspace, identity: str | None) -> Side:
+    """Return what is told of a registry that is opened here."""
     from fusery.storage.locate import display_url
 
     settings = workspace.settings

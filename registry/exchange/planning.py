@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from sqlalchemy import select
@@ -47,6 +47,10 @@ class Moved(Record):
     bytes: int
     reason: str | None = None
     withdrawals: tuple[Withdrawal, ...] = ()
+
+    def with_withdrawals(self, told: tuple[Withdrawal, ...]) -> Moved:
+        """Return it with the yanks that concern it."""
+        return replace(self, withdrawals=told)
 
 
 def plan(destination: Workspace, package: list[Item], origin: str, *, unmade: bool) -> list[Moved]:

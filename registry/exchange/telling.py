@@ -31,6 +31,15 @@ def told_of_yanks(places: Sequence[Workspace], package: Sequence[Item], origin: 
     return [tuple(known.values()) for known in told]
 
 
+def merged(first: Sequence[Withdrawals], second: Sequence[Withdrawals]) -> list[Withdrawals]:
+    """Return for each thing the yanks that either place tells of; where both do, as the first one tells it."""
+    found = []
+    for here, there in zip(first, second, strict=True):
+        known = {(each.adapter, each.relation): each for each in (*there, *here)}
+        found.append(tuple(known.values()))
+    return found
+
+
 def _told(session: Session, rows: Sequence[Row | None]) -> Iterator[Withdrawals]:
     adapters = of_adapters(session, [row.id for row in rows if isinstance(row, tables.Adapter)])
     fused = of_fused(session, [row.id for row in rows if isinstance(row, tables.Fused)])

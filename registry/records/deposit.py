@@ -31,7 +31,7 @@ from fusery.storage.staging import Staged
 
 from .. import tables
 from ..database import Database
-from ..database.intents import TTL, Intents
+from ..database.intents import TTL, Intents, claim
 from ..database.owner import Owner
 from ..errors import DatabaseUnavailableError, DepositLostError
 
@@ -97,6 +97,30 @@ class Deposit:
         Raises:
             DepositLostError: the blobs were not protected all the while; the transaction must not be committed.
         """
+        row = record_manifest(session, self._settle(session))
+        for file in row.files:
+            file.blob = file.sha256
+        session.flush()
+        self._intents.drop(session)
+        return row
+
+    def hand_over(self, session: Session, owner: str, ttl: float) -> None:
+        """Leave the blobs to another owner's claim, in the caller's write transaction: their record is still to come.
+
+        Args:
+            session: of the transaction.
+            owner: whose intents hold from now on.
+            ttl: seconds for which they do.
+
+        Raises:
+            DepositLostError: as `commit`.
+        """
+        self._settle(session)
+        claim(session, self._generations, owner, ttl)
+        self._intents.drop(session)
+
+    def _settle(self, session: Session) -> Manifest:
+        """Say that the blobs are there, and return their manifest."""
         if self._manifest is None:
             raise RuntimeError("commit comes after put")
         if not self._intents.are_alive(session, list(self._generations)):
@@ -106,12 +130,7 @@ class Deposit:
             if blob is None or blob.generation != generation or blob.state not in ("pending", "ready"):
                 raise _lost()
             blob.state = "ready"
-        row = record_manifest(session, self._manifest)
-        for file in row.files:
-            file.blob = file.sha256
-        session.flush()
-        self._intents.drop(session)
-        return row
+        return self._manifest
 
     def abandon(self) -> None:
         """Give up the claim on the bytes, when they will not be recorded; nothing refers to them then."""

@@ -8,13 +8,19 @@ from __future__ import annotations
 import json
 import math
 import sys
-from datetime import UTC
+from datetime import UTC, date, datetime
 from typing import Any
 
 from sqlalchemy import JSON, Boolean, Column, Date, Float, Integer, String, TypeDecorator
 
+from fusery.storage.plaintext import is_keepable
+
 from .record import UtcDateTime
 
+_EARLIEST, _LATEST = datetime(1, 1, 2, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=UTC)
+"""A day within what Python can say, so that every moment between has a time in UTC."""
+
+_MARKS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 _WIDEST = 2**63
 _LARGEST = int(sys.float_info.max)
 _PLAIN = 1e16  # from here on Python writes a float with an exponent, and PostgreSQL hands it back as a whole number
@@ -70,6 +76,37 @@ def to_json(kind: str, value: Any) -> Any:
         case "document":
             return _settled(value)
     return value
+
+
+def from_json(kind: str, value: Any) -> Any:
+    """Return a value for the database.
+
+    Raises:
+        ValueError: it is not the form of such a value.
+    """
+    if value is None:
+        return None
+    match kind:
+        case "moment" if isinstance(value, str):
+            moment = datetime.fromisoformat(value)
+            if moment.tzinfo is not None and _EARLIEST < moment < _LATEST:
+                return moment
+        case "date" if isinstance(value, str):
+            return date.fromisoformat(value)
+        case "boolean" if isinstance(value, bool):
+            return value
+        case "integer" if isinstance(value, int) and not isinstance(value, bool):
+            if -_WIDEST <= value < _WIDEST:
+                return value
+        case "number" if isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+        case "number" if isinstance(value, str) and value in _MARKS:
+            return _MARKS[value]
+        case "text" if isinstance(value, str) and is_keepable(value):
+            return value
+        case "document" if is_keepable(value):
+            return value
+    raise ValueError(f"not a value of the kind {kind}")
 
 
 def _settled(value: Any) -> Any:

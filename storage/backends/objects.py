@@ -112,10 +112,10 @@ class Objects:
             raise RemoteError(Kind.MISSING)
         return b"".join(piece for _, piece in self.pieces(name, min(size, limit)))
 
-    def pieces(self, name: str, size: int) -> Iterator[tuple[int, bytes]]:
-        """Return an object's bytes with how many were asked for, some pieces ahead; raises RemoteError."""
+    def pieces(self, name: str, size: int, first: int = 0) -> Iterator[tuple[int, bytes]]:
+        """Return an object's bytes from `first` on with how many were asked for, some pieces ahead; raises RemoteError."""
         # A size that a server made up is no list of spans that fits into memory.
-        spans = range(0, size, READ)
+        spans = range(first, size, READ)
         starts = (partial(self.start_read, name, start, min(start + READ, size)) for start in spans)
         for start, piece in zip(spans, self.calls.in_order(starts, AHEAD), strict=True):
             yield min(READ, size - start), piece

@@ -51,7 +51,7 @@ def team(own: Registry) -> Iterator[Team]:
 def filled(path: str) -> str:
     """Return an address that a route answers."""
     values = {"task": "course_rec", "name": "prod", "reference:path": "course_rec@1", "name:path": "tiny"}
-    for name, value in {**values, "key": "0" * 64}.items():
+    for name, value in {**values, "key": "0" * 64, "digest": "0" * 64}.items():
         path = path.replace(f"{{{name}}}", value)
     assert "{" not in path, path
     return path
@@ -63,7 +63,8 @@ def asked(team: Team, route: Route, headers: Mapping[str, str]) -> Answer:
         return post_json(team.address, path, {}, **headers)
     if route.method == "POST":
         return post_form(team.address, path, {}, **{**headers, **HTML})
-    return ask(team.address, path, **{**JSON, **headers})
+    body = "these bytes have another digest" if route.method == "PUT" else None
+    return ask(team.address, path, method=route.method, body=body, **{**JSON, **headers})
 
 
 def table(registry: Registry) -> list[Route]:

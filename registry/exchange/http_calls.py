@@ -1,0 +1,328 @@
+"""Requests to a server for a registry: over connections that are kept, with a token, and again where that may help.
+
+Only what the standard library brings is needed.  A certificate is verified, a redirect is an error, and the token goes into
+one header and nowhere else: it is in no message, whatever the server repeats.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any, Self, TypeVar
+
+from fusery.storage.errors import FuseryError, OutOfSpaceError
+
+from ..errors import (
+    AlreadyExistsError,
+    AmbiguousReferenceError,
+    BadInputError,
+    BlobsMissingError,
+    ServerRefusedError,
+    ServerUnavailableError,
+    UnknownReferenceError,
+)
+from .server_address import ServerAddress, trusted_certificates
+
+ATTEMPTS = 8
+"""How often something is tried without getting further."""
+
+LONGEST_WAIT = 20.0
+"""Seconds between two tries."""
+
+TIMEOUT = 60.0
+"""Seconds without any byte after which a connection is given up."""
+
+_PASSING = frozenset({429, 502, 503, 504})
+_ANSWER = 64 << 20
+_REFUSAL = 65_536
+_SAID = 1_000
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_KNOWN: Mapping[str, type[FuseryError]] = {
+    error.code: error
+    for error in (
+        AlreadyExistsError,
+        AmbiguousReferenceError,
+        BadInputError,
+        BlobsMissingError,
+        OutOfSpaceError,
+        UnknownReferenceError,
+    )
+}
+
+T = TypeVar("T")
+
+
+class PassingError(Exception):
+    """Something that may be over when it is tried again."""
+
+
+class RefusedError(ServerRefusedError):
+    """A refusal, with what the server calls it.
+
+    Attributes:
+        said: its code there.
+    """
+
+    def __init__(self, message: str, said: str, *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.said = said
+
+
+@dataclass(slots=True)
+class Patience:
+    """How long something is tried: so many times since it last got further."""
+
+    most: int
+    tried: int = 0
+
+    def progressed(self) -> None:
+        """Tell that it got further."""
+        self.tried = 0
+
+
+@dataclass
+class HttpCalls:
+    """Requests to one server, from any thread, each of which keeps a connection of its own.
+
+    Attributes:
+        address: of the server.
+        given_up: set when nobody wants an answer any more.
+    """
+
+    address: ServerAddress
+    token: str = field(repr=False)
+    patience: int = ATTEMPTS
+    given_up: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self._trusted = trusted_certificates() if self.address.secure else None
+        self._own = threading.local()
+        self._open: list[http.client.HTTPConnection] = []
+        self._answered = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def require_wanted(self) -> None:
+        """Go no further when nobody wants an answer any more.
+
+        Raises:
+            PassingError: so it is.
+        """
+        if self.given_up.is_set():
+            raise PassingError("it was given up")
+
+    def hang_up(self) -> None:
+        """Give up what is going on in other threads."""
+        self.given_up.set()
+        for connection in list(self._open):
+            with suppress(OSError):
+                if connection.sock is not None:
+                    connection.sock.shutdown(socket.SHUT_RDWR)
+
+    def __exit__(self, *_: object) -> None:
+        self.given_up.set()
+        for connection in self._open:
+            connection.close()
+
+    def json(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        *,
+        timeout: float = TIMEOUT,
+        again: frozenset[str] = frozenset(),
+    ) -> bytes:
+        """Send a request, as often as it takes, and return the JSON that is answered.
+
+        Args:
+            method: such as `POST`.
+            path: below the server's address.
+            body: JSON to send.
+            timeout: seconds for which it may think.
+            again: codes of refusals after which it is sent again.
+        """
+
+        def once(_: Patience) -> bytes:
+            headers = {"Content-Type": "application/json"} if body is not None else {}
+            with self.answer(method, path, body, headers, timeout=timeout, again=again) as response:
+                data = response.read(_ANSWER + 1)
+            if len(data) > _ANSWER:
+                raise ServerRefusedError(f"{self.address.url} answers with more than can be read")
+            return data
+
+        return self.tried(once)
+
+    def tried(self, once: Callable[[Patience], T]) -> T:
+        """Return what a function returns, called again while it raises `PassingError` and there is patience.
+
+        Raises:
+            ServerUnavailableError: there is none any more.
+        """
+        import tenacity  # 30 ms
+
+        patience = Patience(self.patience)
+
+        def is_over(_: tenacity.RetryCallState) -> bool:
+            patience.tried += 1
+            # One that never answered is rather named wrongly than starting.
+            return self.given_up.is_set() or patience.tried >= (patience.most if self._answered else 2)
+
+        again = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(PassingError),
+            wait=tenacity.wait_random_exponential(multiplier=0.25, max=LONGEST_WAIT),
+            stop=is_over,
+            sleep=tenacity.sleep_using_event(self.given_up),
+            reraise=True,
+        )
+        try:
+            return again(lambda: once(patience))
+        except PassingError as error:
+            raise ServerUnavailableError(
+                f"{self.address.url} does not answer: {error}",
+                hint="run the command again: it goes on where it stopped",
+            ) from error
+
+    @contextmanager
+    def answer(
+        self,
+        method: str,
+        path: str,
+        body: bytes | Iterable[bytes | memoryview] | None = None,
+        headers: Mapping[str, str] | None = None,
+        *,
+        timeout: float = TIMEOUT,
+        again: frozenset[str] = frozenset(),
+    ) -> Iterator[http.client.HTTPResponse]:
+        """Send a request once and yield its answer, if that is a good one.
+
+        Raises:
+            PassingError: it may be answered the next time.
+            FuseryError: it was refused.
+        """
+        with self._passing():
+            self.require_wanted()
+            connection = self._connection()
+            done = False
+            try:
+                response = self._exchanged(connection, method, path, body, headers or {}, timeout)
+                self._answered = True
+                if response.status not in (200, 206):
+                    raise self._refusal(response, again)
+                yield response
+                done = response.isclosed() and not response.will_close
+            finally:
+                if not done:
+                    # What is left of an answer would be taken for the next one.
+                    connection.close()
+
+    def _exchanged(
+        self,
+        connection: http.client.HTTPConnection,
+        method: str,
+        path: str,
+        body: bytes | Iterable[bytes | memoryview] | None,
+        headers: Mapping[str, str],
+        timeout: float,
+    ) -> http.client.HTTPResponse:
+        sent = {"Authorization": f"Bearer {self.token}", "Accept": "application/json", **headers}
+        try:
+            connection.request(method, self.address.path + path, body, sent)
+        except OSError:
+            # It may have said why before it hung up.
+            if connection.sock is not None:
+                with suppress(OSError, http.client.HTTPException):
+                    return connection.getresponse()
+            raise
+        # Only now it may think for longer than bytes may stand still.
+        if connection.sock is not None:
+            connection.sock.settimeout(timeout)
+        return connection.getresponse()
+
+    @contextmanager
+    def _passing(self) -> Iterator[None]:
+        try:
+            yield
+        except ssl.SSLCertVerificationError as error:
+            raise ServerUnavailableError(
+                f"the certificate of {self.address.url} is not trusted: {error.verify_message}",
+                hint="FUSERY_CA_FILE names the certificates that are",
+            ) from error
+        except http.client.HTTPException as error:
+            raise PassingError(f"the answer breaks off ({type(error).__name__})") from error
+        except TimeoutError as error:
+            raise PassingError("nothing comes any more") from error
+        except (ConnectionError, ssl.SSLError) as error:
+            raise PassingError((error.strerror or type(error).__name__).lower()) from error
+        except OSError as error:
+            if error.filename is not None:
+                raise  # of a file here
+            raise PassingError((error.strerror or type(error).__name__).lower()) from error
+
+    def _connection(self) -> http.client.HTTPConnection:
+        found: http.client.HTTPConnection | None = getattr(self._own, "connection", None)
+        if found is None:
+            host, port = self.address.host, self.address.port
+            if self._trusted is not None:
+                found = http.client.HTTPSConnection(host, port, timeout=TIMEOUT, context=self._trusted)
+            else:
+                found = http.client.HTTPConnection(host, port, timeout=TIMEOUT)
+            self._own.connection = found
+            self._open.append(found)
+        if found.sock is not None:
+            found.sock.settimeout(TIMEOUT)
+        return found
+
+    def _refusal(self, response: http.client.HTTPResponse, again: frozenset[str]) -> Exception:
+        """Return what a refusal means; what the server says of it is data, and shown as such."""
+        data = response.read(_REFUSAL)
+        status = response.status
+        try:
+            told = json.loads(data)["error"]
+            code, message, hint = (str(told.get(key) or "") for key in ("code", "message", "hint"))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            code, message, hint = "", "", ""
+        message, hint = self._shown(message), self._shown(hint)
+        if status in _PASSING or code in again:
+            return PassingError(message or f"it says {status}")
+        if 300 <= status < 400:
+            return ServerRefusedError(
+                f"{self.address.url} sends elsewhere ({status}), and the token goes nowhere else",
+                hint="give the address that it leads to",
+            )
+        if status == 401:
+            return ServerRefusedError(
+                f"{self.address.url} does not take this token", hint="ask an admin for a new one"
+            )
+        if code in _KNOWN:
+            return _KNOWN[code](message, hint=hint or None)
+        said = f": {message}" if message else f" ({status})"
+        return RefusedError(f"{self.address.url} refused this{said}", code, hint=hint or None)
+
+    def _shown(self, text: str) -> str:
+        return _CONTROL.sub(" ", text.replace(self.token, "..."))[:_SAID]
+
+
+def parsed(data: bytes, where: str) -> Any:
+    """Return JSON that a server has sent.
+
+    Raises:
+        ServerRefusedError: it is none.
+    """
+    from fusery.storage.errors import FormatError
+    from fusery.storage.jsonfile import parse_json
+
+    try:
+        return parse_json(data, "the answer")
+    except FormatError as error:
+        raise ServerRefusedError(
+            f"{where} is no server of fusery's: {error}", hint="is that its address?"
+        ) from error

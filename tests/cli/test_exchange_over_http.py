@@ -1,0 +1,79 @@
+"""`push` and `pull` with the URL of a server: the same output, one sentence for what is wrong, and the token nowhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import tiny_models
+from fixture_types import Fusery
+from page_server import pages_of
+
+from fusery.registry import Registry
+from fusery.web.doors import Proxies, TeamDoor
+
+
+def test_push_and_pull_by_command(stocked: Fusery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Registry.open(tmp_path / "there") as there:
+        there.init()
+        token = there.tokens.create("ci", "publisher").secret
+        (tmp_path / "token").write_text(token + "\n")
+        with pages_of(there, TeamDoor(there, Proxies())) as url:
+            said = []
+            for words in (["push", "course_rec", "--to", url], ["pull", "course_rec", "--from", url]):
+                ran = stocked(*words)
+                assert (ran.code, "FUSERY_TOKEN" in ran.err) == (2, True), ran.err
+            monkeypatch.setenv("FUSERY_TOKEN_FILE", str(tmp_path / "token"))
+            told = stocked("push", "course_rec", "--to", url, "--dry-run")
+            assert (told.code, "Would copy 3 records" in told.out) == (0, True), told.err
+            done = stocked("push", "course_rec", "--to", url, "--json")
+            assert (done.code, done.json["copied"], done.json["to"]["place"]) == (0, 3, url)
+            again = stocked("push", "course_rec", "--to", url)
+            assert f"Nothing to copy: {url} has it all." in again.out
+            pulled = stocked("--home", tmp_path / "third", "pull", "course_rec", "--from", url, "--json")
+            assert (pulled.code, pulled.json["copied"], pulled.json["from"]["place"]) == (0, 3, url)
+            unknown = stocked("pull", "nothing", "--from", url)
+            assert (unknown.code, "Traceback" in unknown.err) == (2, False)
+            there.tokens.revoke("ci")
+            refused = stocked("pull", "course_rec", "--from", url)
+            assert (refused.code, "does not take this token" in refused.err) == (2, True)
+            both = stocked("push", "course_rec", "--to", f"{url}?token={token}")
+            assert both.code == 2
+            said += [told, done, again, pulled, unknown, refused, both]
+        assert all(token not in each.out + each.err for each in said)
+    left = [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "token"]
+    assert all(token.encode() not in path.read_bytes() for path in left)
+
+
+def test_over_a_network_only_with_tls(stocked: Fusery, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FUSERY_TOKEN", "fusery_" + "a" * 43)
+    ran = stocked("push", "course_rec", "--to", "http://192.0.2.1:1")
+    assert (ran.code, "--insecure-http" in ran.err) == (2, True), ran.err
+
+
+def test_register_on_a_server_from_a_machine_without_a_registry(
+    stocked: Fusery, tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = tiny_models.make_adapter(tmp_path / "trained", tiny_base, seed=9, rank=4)
+    with Registry.open(tmp_path / "home") as there:
+        monkeypatch.setenv("FUSERY_TOKEN", there.tokens.create("ci", "publisher").secret)
+        with pages_of(there, TeamDoor(there, Proxies())) as url:
+            words = ["--home", tmp_path / "none", "register", trained, "--to", url]
+            said = ["--base", "tiny", "--task", "course_rec", "--val-loss", "0.3", "--tag", "team=search"]
+            told = stocked(*words)
+            assert (told.code, "--base" in told.err) == (2, True)
+            done = stocked(*words, *said, "--json")
+            assert (done.code, done.json["version"], done.json["created"]) == (0, 3, True), done.err
+            shown = there.adapters.show("course_rec@3")
+            assert (shown.val_loss, shown.tags, shown.base) == (0.3, {"team": "search"}, "tiny")
+            assert {entry.actor for entry in there.upkeep.log(reference="course_rec@3")} == {"ci"}
+            assert not (tmp_path / "none").exists()
+            again = stocked(*words, *said)
+            assert (again.code, f"Already registered: {done.json['name']}" in again.out) == (0, True), (
+                again.err
+            )
+            none = stocked(*words, "--base", "nothing", "--task", "course_rec")
+            assert (none.code, "Traceback" in none.err) == (2, False)
+            parent = stocked(*words, *said, "--parent", "course_rec@1")
+            assert (parent.code, "pull them" in parent.err) == (2, True)
+            assert there.upkeep.audit().ok

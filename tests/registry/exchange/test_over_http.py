@@ -1,0 +1,412 @@
+"""Pushing to a server and pulling from it: what comes is what comes by a database, and an interruption costs what was under way."""
+
+from __future__ import annotations
+
+import copy
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cutting_proxy import cutting_proxy
+from fault_proxy import Fault, always, fault_proxy, times
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from mounts import leave_free, small_disk
+from page_process import running
+from page_server import pages_of
+from sqlalchemy import select
+
+from fusery.registry import Registry, tables
+from fusery.registry.collect import collect
+from fusery.registry.errors import (
+    BadInputError,
+    ServerRefusedError,
+    ServerUnavailableError,
+    UnknownReferenceError,
+)
+from fusery.registry.exchange import http_calls
+from fusery.registry.exchange.package import values_of
+from fusery.registry.exchange.server_address import ServerAddress
+from fusery.registry.exchange.uploads import USUAL
+from fusery.registry.exchange.wire import FORM, bytes_of, read_document
+from fusery.storage.errors import BlobCorruptError, FuseryError, OutOfSpaceError
+from fusery.storage.progress import Reporter
+from fusery.web.doors import Proxies, TeamDoor
+
+
+@dataclass(frozen=True)
+class Served:
+    """A registry behind a server, and a token for it."""
+
+    registry: Registry
+    home: Path
+    url: str
+    token: str
+
+
+@pytest.fixture
+def served(other: Registry, other_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
+    """The other registry, behind a server; the token of a publisher is in the environment."""
+    monkeypatch.setattr(http_calls, "LONGEST_WAIT", 0.1)
+    token = other.tokens.create("ci", role="publisher").secret
+    monkeypatch.setenv("FUSERY_TOKEN", token)
+    with pages_of(other, TeamDoor(other, Proxies())) as url:
+        yield Served(other, other_home, url, token)
+
+
+def contents(registry: Registry) -> dict[str, object]:
+    """Return what is on record of things, without what is about the recording itself."""
+    kinds = (tables.BaseModel, tables.Adapter, tables.AdapterTag, tables.AdapterFinding, tables.CurvePoint, tables.BaseName,
+             tables.BaseRevision, tables.TrainingRun, tables.Dataset, tables.Fused, tables.Manifest, tables.ManifestFile)  # fmt: skip
+    with registry.workspace.database.read() as session:
+        found: dict[str, object] = {
+            kind.__tablename__: sorted(
+                sorted((key, repr(value)) for key, value in values_of(row).items())
+                for row in session.scalars(select(kind))
+            )
+            for kind in kinds
+        }
+        found["blobs"] = sorted(
+            (row.digest, row.size, row.state) for row in session.scalars(select(tables.Blob))
+        )
+        events = session.scalars(
+            select(tables.Event).where(tables.Event.action.like("%.received")).order_by(tables.Event.seq)
+        )
+        found["log"] = [(event.action, event.subject, event.detail) for event in events]
+    return found
+
+
+def files_of(home: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (home / "store" / "blobs").rglob("*") if path.is_file()}
+
+
+def test_a_push_leaves_what_a_push_to_a_database_does(
+    stocked: Registry, served: Served, tmp_path: Path
+) -> None:
+    done = stocked.exchange.push("course_rec", served.url)
+    straight = stocked.exchange.push("course_rec", tmp_path / "straight")
+    assert [(item.kind, item.state, item.bytes) for item in done.items_] == [
+        (item.kind, item.state, item.bytes) for item in straight.items_
+    ]
+    with Registry.open(tmp_path / "straight") as there:
+        assert contents(served.registry) == contents(there)
+    assert files_of(served.home) == files_of(tmp_path / "straight")
+    assert done.to.to_dict() == {
+        "registry": served.registry.workspace.identity,
+        "place": served.url,
+        "store": served.url,
+    }
+    assert served.registry.upkeep.audit().ok
+    assert {entry.actor for entry in served.registry.upkeep.log(reference="course_rec@2")} == {"ci"}
+
+
+def test_a_second_time_nothing_is_sent(stocked: Registry, served: Served) -> None:
+    stocked.exchange.push("course_rec", served.url)
+    before = contents(served.registry), len(served.registry.upkeep.log())
+    again = stocked.exchange.push("course_rec", served.url)
+    assert (again.bytes, again.moved) == (0, [])
+    assert (contents(served.registry), len(served.registry.upkeep.log())) == before
+
+
+def test_a_pull_leaves_what_a_pull_from_a_database_does(
+    stocked: Registry, served: Served, tmp_path: Path
+) -> None:
+    stocked.exchange.push("course_rec", served.url)
+    with Registry.open(tmp_path / "over") as over, Registry.open(tmp_path / "straight") as straight:
+        told = over.exchange.pull("course_rec", served.url, dry_run=True)
+        assert not (tmp_path / "over").exists()
+        done = over.exchange.pull("course_rec", served.url)
+        other = straight.exchange.pull("course_rec", served.home)
+        assert contents(over) == contents(straight)
+        assert over.upkeep.audit().ok
+        assert (told.bytes, done.bytes) == (other.bytes, other.bytes)
+        assert over.exchange.pull("course_rec", served.url).moved == []
+    assert files_of(tmp_path / "over") == files_of(tmp_path / "straight")
+
+
+def parts_of(home: Path) -> list[Path]:
+    return sorted((home / "store" / "tmp").iterdir())
+
+
+def test_a_push_that_is_cut_goes_on_where_it_was(stocked: Registry, served: Served) -> None:
+    with cutting_proxy(served.url) as proxy:
+        proxy.up += [1, 60_000, 300_000, 400_000]
+        done = stocked.exchange.push("course_rec", proxy.endpoint)
+        assert proxy.up == []
+        assert proxy.sent < 1.5 * done.bytes, "it began anew"
+    assert served.registry.upkeep.audit().ok
+    assert parts_of(served.home) == []
+
+
+def test_a_pull_that_is_cut_goes_on_where_it_was(stocked: Registry, served: Served, tmp_path: Path) -> None:
+    stocked.exchange.push("course_rec", served.url)
+    with cutting_proxy(served.url) as proxy, Registry.open(tmp_path / "over") as over:
+        proxy.down += [1, 60_000, 300_000, 700_000]
+        done = over.exchange.pull("course_rec", proxy.endpoint)
+        assert proxy.down == []
+        assert proxy.back < 1.7 * done.bytes, "it began anew"
+        assert over.upkeep.audit().ok
+
+
+@pytest.mark.parametrize("fault", [Fault.ERROR_503, Fault.DROP, Fault.LOST])
+@pytest.mark.parametrize(("method", "part"), [("PUT", "/blobs/"), ("POST", "/packages"), ("POST", "/plan")])
+def test_what_passes_is_tried_again(
+    stocked: Registry, served: Served, fault: Fault, method: str, part: str
+) -> None:
+    with fault_proxy(served.url) as proxy:
+        proxy.rule = times(2, method, part, fault)
+        if part == "/plan" and fault is Fault.DROP:
+            proxy.rule = times(1, method, part, fault)  # one that never answered is named wrongly
+        done = stocked.exchange.push("course_rec", proxy.endpoint)
+    assert len(done.items_) == 3
+    assert served.registry.upkeep.audit().ok
+
+
+def test_a_server_that_does_not_answer_is_one_sentence(stocked: Registry, served: Served) -> None:
+    with fault_proxy(served.url) as proxy:
+        proxy.rule = always("PUT", "/blobs/", Fault.DROP)
+        with pytest.raises(ServerUnavailableError, match="does not answer") as caught:
+            stocked.exchange.push("course_rec", proxy.endpoint)
+        assert "goes on" in str(caught.value.hint)
+    with pytest.raises(ServerUnavailableError):
+        stocked.exchange.push("course_rec", "http://127.0.0.1:1")
+
+
+def test_bytes_that_change_on_the_way_are_refused(stocked: Registry, served: Served, tmp_path: Path) -> None:
+    with cutting_proxy(served.url) as proxy:
+        proxy.flip = 400_000
+        with pytest.raises(BlobCorruptError, match="did not arrive"):
+            stocked.exchange.push("course_rec", proxy.endpoint)
+    # What else was on its way may have come in part.
+    assert all(path.stat().st_size < 400_000 for path in parts_of(served.home))
+    assert not served.registry.adapters.list()
+    stocked.exchange.push("course_rec", served.url)
+    with fault_proxy(served.url) as faulty, Registry.open(tmp_path / "over") as over:
+        faulty.rule = always("GET", "/blobs/", Fault.FLIP)
+        with pytest.raises(BlobCorruptError, match="other bytes came"):
+            over.exchange.pull("course_rec", faulty.endpoint)
+        assert not over.adapters.list()
+        assert over.exchange.pull("course_rec", served.url).copied == 3
+
+
+def test_a_server_that_is_killed_goes_on_where_it_was(
+    stocked: Registry, other: Registry, other_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_calls, "LONGEST_WAIT", 0.1)
+    monkeypatch.setenv("FUSERY_TOKEN", other.tokens.create("ci", "publisher").secret)
+    words = ["server", "--port", "0", "--json"]
+    with running(other_home, *words) as (process, printed):
+        with cutting_proxy(json.loads(printed)["url"]) as proxy:
+            killed = threading.Event()
+
+            def progress(done: int, _: int) -> None:
+                if proxy.sent > 300_000 and not killed.is_set():
+                    killed.set()
+                    process.kill()
+
+            proxy.up.append(900_000)
+            with pytest.raises(ServerUnavailableError):
+                stocked.exchange.push("course_rec", proxy.endpoint, reporter=Reporter(progress=progress))
+        assert process.wait() == -9
+    with running(other_home, *words) as (_, printed):
+        done = stocked.exchange.push("course_rec", json.loads(printed)["url"])
+        assert done.copied == 3
+    assert other.upkeep.audit().ok
+    assert parts_of(other_home) == []
+
+
+def test_a_full_disk_is_one_sentence_and_keeps_nothing(
+    stocked: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with small_disk(tmp_path / "small", 16 << 20) as disk, Registry.open(disk / "home") as there:
+        there.init()
+        monkeypatch.setenv("FUSERY_TOKEN", there.tokens.create("ci", "publisher").secret)
+        leave_free(disk, 1 << 20)
+        with pages_of(there, TeamDoor(there, Proxies())) as url:
+            with pytest.raises(OutOfSpaceError, match="must be free"):
+                stocked.exchange.push("course_rec", url)
+            assert all(path.stat().st_size < 400_000 for path in parts_of(disk / "home"))
+            (disk / "ballast").unlink()
+            assert stocked.exchange.push("course_rec", url).copied == 3
+
+
+def test_a_collector_beside_takes_nothing(stocked: Registry, served: Served) -> None:
+    over = threading.Event()
+    problems: list[Exception] = []
+
+    def collecting() -> None:
+        try:
+            while not over.is_set():
+                collect(served.registry.workspace, grace=0)
+        except FuseryError as error:
+            problems.append(error)
+
+    beside = threading.Thread(target=collecting)
+    beside.start()
+    try:
+        for reference in ("tiny", "course_rec@1", "course_rec@2"):
+            stocked.exchange.push(reference, served.url)
+    finally:
+        over.set()
+        beside.join()
+    assert problems == []
+    assert served.registry.upkeep.audit().ok
+
+
+def test_two_who_push_the_same_at_once(stocked: Registry, served: Served) -> None:
+    problems: list[BaseException] = []
+
+    def pushing() -> None:
+        try:
+            stocked.exchange.push("course_rec", served.url)
+        except FuseryError as error:
+            problems.append(error)
+
+    threads = [threading.Thread(target=pushing) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert problems == []
+    assert served.registry.upkeep.audit().ok
+    assert len(served.registry.adapters.list()) == 2
+
+
+def test_bytes_that_a_collector_took_are_sent_again(
+    stocked: Registry, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fusery.registry.exchange.registry_server import RegistryServer
+
+    take, taken = RegistryServer.take, []
+
+    def late(server: RegistryServer, document: bytes) -> Any:
+        if not taken:
+            taken.append(True)
+            with served.registry.workspace.database.write() as session:
+                for intent in session.scalars(select(tables.Intent)):
+                    session.delete(intent)
+            assert collect(served.registry.workspace, grace=0).removed > 0
+        return take(server, document)
+
+    monkeypatch.setattr(RegistryServer, "take", late)
+    assert stocked.exchange.push("course_rec", served.url).copied == 3
+    assert served.registry.upkeep.audit().ok
+
+
+def test_who_may_not_is_told_so(stocked: Registry, served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FUSERY_TOKEN", served.registry.tokens.create("eve", "reader").secret)
+    with pytest.raises(ServerRefusedError, match="reader"):
+        stocked.exchange.push("course_rec", served.url)
+    with pytest.raises(UnknownReferenceError):
+        stocked.exchange.pull("course_rec", served.url)
+    served.registry.tokens.revoke("eve")
+    with pytest.raises(ServerRefusedError, match="does not take this token") as caught:
+        stocked.exchange.pull("course_rec", served.url)
+    monkeypatch.delenv("FUSERY_TOKEN")
+    with pytest.raises(BadInputError, match="there is none"):
+        stocked.exchange.pull("course_rec", served.url)
+    assert served.token not in str(caught.value)
+
+
+def test_a_base_kept_by_reference_is_sent(stocked: Registry, served: Served, tiny_base: Path) -> None:
+    with Registry.open(served.home.parent / "third") as third:
+        third.init()
+        third.bases.add(tiny_base, name="referenced", reference=True)
+        assert third.exchange.push("referenced", served.url).copied == 1
+    assert served.registry.bases.list()[0].name == "referenced"
+    assert served.registry.upkeep.audit().ok
+
+
+@pytest.mark.parametrize("url", ["https://", "http://ann:secret@127.0.0.1", "https://host?token=secret", "http://10.0.0.1",
+                                 "https://ho st", "https://host:port", "https://host#secret"])  # fmt: skip
+def test_addresses_that_are_none(url: str) -> None:
+    with pytest.raises(BadInputError) as caught:
+        ServerAddress.parse(url)
+    assert "secret" not in str(caught.value)
+
+
+def test_over_a_network_only_with_tls() -> None:
+    assert ServerAddress.parse("http://10.0.0.1/below/", insecure=True).path == "/below"
+    for url in ("http://127.0.0.1:8430", "http://[::1]:1", "http://localhost", "https://models.example.org"):
+        assert ServerAddress.parse(url).url == url
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Yield the path of everything in a document."""
+    yield path
+    if isinstance(value, dict | list):
+        for key in value if isinstance(value, dict) else range(len(value)):
+            yield from places(value[key], (*path, key))
+
+
+VALUES = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text(max_size=20),
+    st.just([]), st.just({}), st.sampled_from(["0" * 64, "../../x", "\x1b[2J", "a" * 5000, 2**70, -1, [[]], {"a": 1}]),
+)  # fmt: skip
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(data=st.data())
+def test_a_damaged_package_is_refused_or_harmless(
+    stocked: Registry, served: Served, data: st.DataObject
+) -> None:
+    """Whatever is put in its place: one sentence, or records that the audit finds nothing wrong with."""
+    if stocked.workspace.database.dialect != "sqlite":
+        pytest.skip("the documents are the same")
+    document = _document(stocked, served)
+    found = copy.deepcopy(document)
+    for _ in range(data.draw(st.integers(1, 2))):
+        path = data.draw(st.sampled_from(list(places(found))[1:]))
+        holder = found
+        for key in path[:-1]:
+            holder = holder[key]
+        if isinstance(holder, dict) and data.draw(st.booleans()):
+            del holder[path[-1]]
+            continue
+        holder[path[-1]] = data.draw(VALUES)
+    try:
+        served.registry.acting("ci").transfers.take(json.dumps(found).encode(), USUAL)
+    except FuseryError as error:
+        assert str(error) and "Traceback" not in str(error)
+
+
+_KEPT: dict[int, Any] = {}
+
+
+def _document(stocked: Registry, served: Served) -> Any:
+    """Return a package of which all bytes have arrived at the server."""
+    if id(stocked) not in _KEPT:
+        _KEPT.clear()
+        stocked.exchange.push("tiny", served.url)
+        document = stocked.transfers.package("course_rec", fused=False)
+        files = {entry["sha256"] for item in document["items"] for entry in item["files"]}
+        for path in (stocked.workspace.settings.home / "store" / "blobs").rglob("*"):
+            if path.name in files:
+                upload = served.registry.acting("ci").transfers.begin(
+                    path.name, path.stat().st_size, 0, USUAL
+                )
+                if upload is not None:
+                    upload.write(path.read_bytes())
+                    upload.finish()
+                    upload.close()
+        _KEPT[id(stocked)] = document
+    return _KEPT[id(stocked)]
+
+
+def test_documents_that_are_none(stocked: Registry) -> None:
+    document = stocked.transfers.package("course_rec", fused=False)
+    assert len(read_document(bytes_of(document)).items) == 3
+    for wrong in (b"", b"[]", b"{}", b"[" * 10_000, json.dumps({"form": FORM}).encode(), b"\xff"):
+        with pytest.raises(FuseryError):
+            read_document(wrong)
+    with pytest.raises(FuseryError, match="of schema"):
+        read_document(bytes_of({**document, "schema": "9999"}))
+    for item in document["items"]:
+        for event in item["events"]:
+            event["actor"] = "somebody else"
+    with pytest.raises(BadInputError, match="changed after it was written"):
+        read_document(bytes_of(document))
