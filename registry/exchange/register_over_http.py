@@ -89,7 +89,9 @@ def register_on_server(
         return registered
     # The same bytes were there before, perhaps under another version: as when a folder is registered twice.
     name = AdapterName.parse(moved.there)
-    return replace(registered, name=moved.there, version=name.version, date=name.date.isoformat(), created=False)
+    return replace(
+        registered, name=moved.there, version=name.version, date=name.date.isoformat(), created=False
+    )
 
 
 def _base(calls: HttpCalls, reference: str) -> Base:
