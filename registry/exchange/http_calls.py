@@ -105,7 +105,7 @@ class HttpCalls:
         self._trusted = trusted_certificates() if self.address.secure else None
         self._own = threading.local()
         self._open: list[http.client.HTTPConnection] = []
-        self._answered = False
+        self._reached = False
 
     def __enter__(self) -> Self:
         return self
@@ -173,8 +173,8 @@ class HttpCalls:
 
         def is_over(_: tenacity.RetryCallState) -> bool:
             patience.tried += 1
-            # One that never answered is rather named wrongly than starting.
-            return self.given_up.is_set() or patience.tried >= (patience.most if self._answered else 2)
+            # One that cannot be reached at all is rather named wrongly than starting.
+            return self.given_up.is_set() or patience.tried >= (patience.most if self._reached else 2)
 
         again = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(PassingError),
@@ -214,7 +214,6 @@ class HttpCalls:
             done = False
             try:
                 response = self._exchanged(connection, method, path, body, headers or {}, timeout)
-                self._answered = True
                 if response.status not in (200, 206):
                     raise self._refusal(response, again)
                 yield response
@@ -242,6 +241,7 @@ class HttpCalls:
                 with suppress(OSError, http.client.HTTPException):
                     return connection.getresponse()
             raise
+        self._reached = True
         # Only now it may think for longer than bytes may stand still.
         if connection.sock is not None:
             connection.sock.settimeout(timeout)
