@@ -12,6 +12,7 @@ import re
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -38,6 +39,9 @@ LONGEST_WAIT = 20.0
 
 TIMEOUT = 60.0
 """Seconds without any byte after which a connection is given up."""
+
+IDLE = 3.0
+"""Seconds after which a connection that nothing was asked over is not used again: servers hang up on such."""
 
 _PASSING = frozenset({429, 502, 503, 504})
 _ANSWER = 64 << 20
@@ -219,6 +223,7 @@ class HttpCalls:
                 yield response
                 done = response.isclosed() and not response.will_close
             finally:
+                self._own.used = time.monotonic()
                 if not done:
                     # What is left of an answer would be taken for the next one.
                     connection.close()
@@ -277,6 +282,8 @@ class HttpCalls:
                 found = http.client.HTTPConnection(host, port, timeout=TIMEOUT)
             self._own.connection = found
             self._open.append(found)
+        if time.monotonic() - getattr(self._own, "used", 0.0) > IDLE:
+            found.close()  # it opens again by itself
         if found.sock is not None:
             found.sock.settimeout(TIMEOUT)
         return found
