@@ -12,6 +12,7 @@ import re
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -38,6 +39,9 @@ LONGEST_WAIT = 20.0
 
 TIMEOUT = 60.0
 """Seconds without any byte after which a connection is given up."""
+
+IDLE = 3.0
+"""Seconds after which a connection that nothing was asked over is not used again: servers hang up on such."""
 
 _PASSING = frozenset({429, 502, 503, 504})
 _ANSWER = 64 << 20
@@ -105,7 +109,7 @@ class HttpCalls:
         self._trusted = trusted_certificates() if self.address.secure else None
         self._own = threading.local()
         self._open: list[http.client.HTTPConnection] = []
-        self._answered = False
+        self._reached = False
 
     def __enter__(self) -> Self:
         return self
@@ -173,8 +177,8 @@ class HttpCalls:
 
         def is_over(_: tenacity.RetryCallState) -> bool:
             patience.tried += 1
-            # One that never answered is rather named wrongly than starting.
-            return self.given_up.is_set() or patience.tried >= (patience.most if self._answered else 2)
+            # One that cannot be reached at all is rather named wrongly than starting.
+            return self.given_up.is_set() or patience.tried >= (patience.most if self._reached else 2)
 
         again = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(PassingError),
@@ -214,12 +218,12 @@ class HttpCalls:
             done = False
             try:
                 response = self._exchanged(connection, method, path, body, headers or {}, timeout)
-                self._answered = True
                 if response.status not in (200, 206):
                     raise self._refusal(response, again)
                 yield response
                 done = response.isclosed() and not response.will_close
             finally:
+                self._own.used = time.monotonic()
                 if not done:
                     # What is left of an answer would be taken for the next one.
                     connection.close()
@@ -242,6 +246,7 @@ class HttpCalls:
                 with suppress(OSError, http.client.HTTPException):
                     return connection.getresponse()
             raise
+        self._reached = True
         # Only now it may think for longer than bytes may stand still.
         if connection.sock is not None:
             connection.sock.settimeout(timeout)
@@ -277,6 +282,8 @@ class HttpCalls:
                 found = http.client.HTTPConnection(host, port, timeout=TIMEOUT)
             self._own.connection = found
             self._open.append(found)
+        if time.monotonic() - getattr(self._own, "used", 0.0) > IDLE:
+            found.close()  # it opens again by itself
         if found.sock is not None:
             found.sock.settimeout(TIMEOUT)
         return found

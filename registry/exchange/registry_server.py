@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -210,9 +212,10 @@ class RegistryServer:
                 f"bytes {part.come}-"
             ):
                 raise ServerRefusedError(f"{self.url} sends another part of a blob than was asked for")
-            buffer = memoryview(bytearray(CHUNK))
+            buffers = itertools.cycle([memoryview(bytearray(CHUNK)) for _ in range(2)])
             while part.come < entry.size:
                 self._calls.require_wanted()
+                buffer = next(buffers)
                 count = response.readinto(buffer[: min(CHUNK, entry.size - part.come)])
                 if not count:
                     raise PassingError("the answer breaks off")
@@ -247,7 +250,8 @@ class _Part:
 
     def __init__(self, path: Path, fd: int, *, lasting: bool) -> None:
         self._path, self._fd, self._lasting = path, fd, lasting
-        self._running = hashlib.sha256()
+        self._running, self._hashing = hashlib.sha256(), ThreadPoolExecutor(1)
+        self._hashed: Future[None] | None = None
         self.come, self.resumed = 0, False
         while piece := os.pread(fd, CHUNK, self.come):
             self._running.update(piece)
@@ -276,21 +280,30 @@ class _Part:
             return cls(path, os.open(path, flags | os.O_EXCL, 0o600), lasting=False)
 
     def write(self, piece: bytes | memoryview) -> None:
-        """Take the next bytes."""
+        """Take the next bytes; they may be written over once the next ones but one come."""
+        self._wait()
+        # Hashed while the next piece comes: that releases the interpreter's lock.
+        self._hashed = self._hashing.submit(self._running.update, piece)
         with os_failures(f"write {self._path}", near=self._path):
             write_all(self._fd, piece)
-        self._running.update(piece)
         self.come += len(piece)
 
     def digest(self) -> str:
         """Return the digest of all that has come."""
+        self._wait()
         return self._running.hexdigest()
 
     def begin_anew(self) -> None:
         """Forget what has come."""
+        self._wait()
         os.ftruncate(self._fd, 0)
         os.lseek(self._fd, 0, os.SEEK_SET)
         self._running, self.come, self.resumed = hashlib.sha256(), 0, False
+
+    def _wait(self) -> None:
+        if self._hashed is not None:
+            self._hashed.result()
+            self._hashed = None
 
     def publish(self, destination: Path) -> None:
         """Give it its name."""
@@ -300,6 +313,7 @@ class _Part:
 
     def close(self) -> None:
         """Let go of it; what has come of it stays."""
+        self._hashing.shutdown()
         os.close(self._fd)
         if not self._lasting:
             with suppress(OSError):

@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -81,10 +82,12 @@ class Server:
                 connection.sendall(piece)
             # What a server has not read when it hears of the end is lost.
             time.sleep(0.3)
-            connection.shutdown(socket.SHUT_WR)
             back = b""
-            while data := connection.recv(65_536):
-                back += data
+            with suppress(OSError):  # it may have hung up first
+                connection.shutdown(socket.SHUT_WR)
+            with suppress(ConnectionError):
+                while data := connection.recv(65_536):
+                    back += data
             return back
 
     def head_of(self, digest: str, *lines: str) -> bytes:
