@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from fusery.registry.catalog.journal import Event
 from fusery.registry.catalog.tasks import Task
+from fusery.registry.catalog.waiting import Waiting
 from fusery.registry.record import Record
 from fusery.registry.records.adapter import Adapter
 from fusery.registry.records.alias import Alias, AliasHolder, AliasMove
@@ -22,12 +23,14 @@ class Start(Record):
         tasks: by name, a page of them.
         holding: what their names have in them; None for all.
         next: name of the last one where there are more: `?after=` it has the next page.
+        waiting: their newest versions that wait for approval.
         events: what happened last, the newest first.
     """
 
     tasks: tuple[Task, ...]
     holding: str | None
     next: str | None
+    waiting: tuple[Waiting, ...]
     events: tuple[Event, ...]
 
 
