@@ -92,6 +92,23 @@ def test_what_it_says_is_what_the_api_says(
     assert answers["none fits"][1].json["versions"] == []
 
 
+def test_versions_are_sorted_by_links(shown: Registry, address: str) -> None:
+    page = ask(address, "/tasks/course_rec?where=val_loss+%3C+9", **HTML)
+    links = re.findall(r'<a href="(\?sort=[^"]+)"', page.text)
+    assert len(links) == 4
+    for link in links:
+        path = "/tasks/course_rec" + link.replace("&amp;", "&")
+        sorted_by = ask(address, path, **JSON).json
+        assert sorted_by["where"] == "val_loss < 9"
+        names = [each["name"] for each in sorted_by["versions"]]
+        wanted = shown.adapters.list(task="course_rec", where="val_loss < 9", sort=sorted_by["sort"])
+        assert names == [each.name for each in wanted]
+        assert (
+            f"<b>{ {'val_loss': 'lowest loss'}.get(sorted_by['sort'], '') }"
+            in ask(address, path, **HTML).text
+        )
+
+
 def test_a_log_is_read_page_by_page(shown: Registry, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pages, "PAGE", 7)
     found, path, read = [], "/log", 0
