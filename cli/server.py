@@ -74,7 +74,7 @@ def server_command(
     if (certificate is None) != (key is None):
         raise click.UsageError("--certificate and --key go together.")
 
-    def ready(address: str, _: str) -> None:
+    def ready(address: str, *_: str) -> None:
         session.emit(
             Listening(url=address),
             names=[address],

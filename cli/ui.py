@@ -22,7 +22,7 @@ def ui_command(session: Session, port: int, no_browser: bool) -> int:
     from fusery.registry.records.listening import Listening
     from fusery.web.running import serve_pages
 
-    def ready(address: str, entrance: str) -> None:
+    def ready(address: str, entrance: str, once: str) -> None:
         session.emit(
             Listening(url=address, entrance=entrance),
             names=[entrance],
@@ -31,6 +31,6 @@ def ui_command(session: Session, port: int, no_browser: bool) -> int:
         if not no_browser and not session.json and not session.quiet:
             import webbrowser
 
-            webbrowser.open(entrance)
+            webbrowser.open(once)  # its arguments are seen by all who use this machine
 
     return serve_pages(session.registry, port=port, ready=ready)

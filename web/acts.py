@@ -15,6 +15,7 @@ from fusery.registry.registration.amend import Amended
 from fusery.registry.releases.approvals import Approval
 from fusery.registry.releases.promote import Promotion
 from fusery.registry.releases.yanks import LiftedYank, Yank
+from fusery.storage.plaintext import is_keepable
 
 from .addresses import of_adapter, of_alias
 from .documents import Ended
@@ -238,21 +239,37 @@ BY_NAME: Mapping[str, Act] = {act.name: act for act in ACTS}
 
 
 def values_of(act: Act, given: Mapping[str, str]) -> dict[str, Any]:
-    """Return what a form says, as an act takes it.
+    """Return what a form says, as `cleaned` takes it.
 
     Args:
         act: what is to be done.
         given: texts by the names of fields; fields that are not there count as empty.
 
     Raises:
-        BadInputError: something that is required is missing, or a line of tags is none.
+        BadInputError: a line of tags is none.
+    """
+    texts = {field: given.get(field.name, "").replace("\r\n", "\n") for field in act.fields}
+    return {field.name: _READ[field.kind](text) for field, text in texts.items()}
+
+
+def cleaned(act: Act, given: Values) -> dict[str, Any]:
+    """Return what an act is done with, without the spaces around it.
+
+    Raises:
+        BadInputError: something that is required is missing, or has characters that no database keeps.
     """
     found: dict[str, Any] = {}
     for field in act.fields:
-        text = given.get(field.name, "").replace("\r\n", "\n").strip()
-        if field.required and not text:
-            raise BadInputError(f"{field.label} is missing", hint=field.said or None)
-        found[field.name] = _READ[field.kind](text)
+        value = given[field.name]
+        if isinstance(value, str):
+            value = value.strip()
+        pairs = value if isinstance(value, Mapping) else {}
+        texts = [value] if isinstance(value, str) else [*pairs, *pairs.values()]
+        if field.required and not value:
+            raise BadInputError(f"{field.label} is missing", hint=f"give {field.name}: {field.said}")
+        if not all(map(is_keepable, texts)):
+            raise BadInputError(f"{field.label} has characters that cannot be kept", hint="leave them out")
+        found[field.name] = value
     return found
 
 

@@ -37,11 +37,13 @@ from .acts import BY_NAME
 from .addresses import segment
 from .visitors import (
     FormError,
+    HostError,
     LengthError,
     NotSignedInError,
     RoleError,
     TooMuchError,
     TooOftenError,
+    TooSlowError,
     visitor_of,
 )
 
@@ -65,6 +67,8 @@ STATUS = {
     NotSignedInError.code: 401,
     RoleError.code: 403,
     FormError.code: 403,
+    HostError.code: 403,
+    TooSlowError.code: 408,
     TooMuchError.code: 413,
     LengthError.code: 411,
     UploadTooLargeError.code: 413,

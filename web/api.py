@@ -9,8 +9,9 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from fusery.registry import Registry
+from fusery.registry.releases.promote import Promotion
 
-from .acts import ACTS, Act
+from .acts import ACTS, Act, cleaned
 from .answers import presentable
 from .openapi import document
 from .routes import API, Routes
@@ -35,9 +36,10 @@ def _add(routes: Routes, registry: Registry, act: Act) -> None:
 
     def done(request: Request, body: body_of) -> Response:  # type: ignore[valid-type]
         visitor = program_of(request)
-        values = body.model_dump()  # type: ignore[attr-defined]
+        values = cleaned(act, body.model_dump())  # type: ignore[attr-defined]
         record = act.do(registry.acting(visitor.name, authenticated=visitor.authenticated), values)
-        return JSONResponse(presentable(record.to_dict()))
+        refused = isinstance(record, Promotion) and record.verdict != "passed"
+        return JSONResponse(presentable(record.to_dict()), 409 if refused else 200)
 
     done.__doc__ = act.said
     routes.post(f"{API}/acts/{act.name}", act.record, role=act.role)(done)

@@ -13,7 +13,6 @@ from starlette.exceptions import HTTPException
 from fusery.registry import Registry
 from fusery.registry.errors import BadInputError, UnknownReferenceError
 from fusery.registry.exchange.uploads import USUAL, UploadLimits
-from fusery.registry.server.hosts import HostCheck
 from fusery.storage.errors import FuseryError
 
 from .answers import refusal, status_of, wants_json
@@ -21,7 +20,7 @@ from .api import add_api
 from .doors import OwnDoor, TeamDoor
 from .entry import add_key, add_sign_in
 from .forms import add_forms
-from .guard import Caught, Headers
+from .guard import Caught, Headers, OwnHost
 from .limits import BodyLimit
 from .pages import add_pages
 from .routes import Routes
@@ -44,9 +43,9 @@ def create_app(
         uploads: how much may be sent here.
     """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(BodyLimit)
     app.add_middleware(Caught)
-    app.add_middleware(HostCheck, hosts=hosts)
+    app.add_middleware(BodyLimit)
+    app.add_middleware(OwnHost, hosts=hosts)
     app.add_middleware(Headers)
     routes = Routes(app, door)
     app.state.routes = routes
@@ -69,8 +68,9 @@ def create_app(
     @app.exception_handler(RequestValidationError)
     def malformed(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"][1:])[:100]
-        return refusal(request, BadInputError(f"{where}: {first['msg'][:200]}"))
+        where = ".".join(str(part) for part in first["loc"][1:])[:100] or "the body"
+        hint = "JSON, with Content-Type: application/json" if first["loc"][0] == "body" else None
+        return refusal(request, BadInputError(f"{where}: {first['msg'][:200]}", hint=hint))
 
     @app.exception_handler(HTTPException)
     def no_page(request: Request, error: HTTPException) -> Response:

@@ -42,6 +42,7 @@ class OwnDoor:
     def __init__(self, name: str) -> None:
         self.key = secrets.token_urlsafe(32)
         self._name = name
+        self._once = secrets.token_urlsafe(32)
         # Cookies are for a host and all its ports: another run of the pages on this machine has a name of its own.
         self.cookie = f"fusery_{hashlib.sha256(self.key.encode()).hexdigest()[:12]}"
 
@@ -59,6 +60,18 @@ class OwnDoor:
     def opens(self, key: str) -> bool:
         """Tell whether this is the key."""
         return hmac.compare_digest(key.encode(), self.key.encode())
+
+    @property
+    def once(self) -> str:
+        """What a browser is started with: others on the machine see that, and it opens one time."""
+        return self._once
+
+    def opens_once(self, key: str) -> bool:
+        """Tell whether this is what a browser was started with, and has not been used yet."""
+        if not hmac.compare_digest(key.encode(), self._once.encode()):
+            return False
+        self._once = secrets.token_urlsafe(32)
+        return True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +103,7 @@ class Proxies:
         mapped = getattr(peer, "ipv4_mapped", None) or peer
         if not any(mapped in network for network in self.networks):
             return False
-        given = request.headers.get("x-fusery-proxy", "")
+        given = ",".join(request.headers.getlist("x-fusery-proxy"))
         return not self.secret or hmac.compare_digest(given.encode(), self.secret.encode())
 
 
@@ -98,21 +111,23 @@ class TeamDoor:
     """Who asks has a token, or comes through a proxy that says who it is."""
 
     signs_in = True
-    cookie = "fusery_token"
+    cookie, secure_cookie = "fusery_token", "__Host-fusery_token"
 
     def __init__(self, registry: Registry, proxies: Proxies) -> None:
         self._registry, self._proxies = registry, proxies
         self._key = proxies.secret or secrets.token_urlsafe(32)
 
     def visitor(self, request: Request) -> Visitor:
-        """Return who asks; a token counts before what a proxy says, and one that is not valid is an error."""
+        """Return who asks; a token that is not valid is an error.
+
+        What a proxy says counts before a cookie, which a neighbour of this host could have set.
+        """
         borne = bearer(request)
         if borne is not None:
             return self.holder(borne, is_program=True)
-        kept = request.cookies.get(self.cookie)
-        if kept:
-            return self.holder(kept)
-        return self._of_proxy(request)
+        proxied = self._of_proxy(request)
+        kept = request.cookies.get(self.secure_cookie if self.is_secure(request) else self.cookie)
+        return self.holder(kept) if proxied is NOBODY and kept else proxied
 
     def holder(self, secret: str, *, is_program: bool = False) -> Visitor:
         """Return whose token this is.
@@ -125,7 +140,14 @@ class TeamDoor:
         except InvalidTokenError as error:
             LOG.warning("refused a token: %s", error.why)
             raise NotSignedInError(error.message, hint=error.hint) from error
-        return Visitor(token.name, token.role, authenticated=True, key=secret, is_program=is_program)
+        return Visitor(
+            token.name,
+            token.role,
+            authenticated=True,
+            key=secret,
+            is_program=is_program,
+            signed_in=not is_program,
+        )
 
     def is_secure(self, request: Request) -> bool:
         """Tell whether the browser speaks TLS, with this server or with a proxy that says so."""
@@ -134,16 +156,28 @@ class TeamDoor:
         return self._proxies.believed(request) and request.headers.get("x-forwarded-proto") == "https"
 
     def _of_proxy(self, request: Request) -> Visitor:
-        name = request.headers.get(self._proxies.header, "").strip() if self._proxies.header else ""
+        name = _said(request, self._proxies.header)
         if not name or not self._proxies.believed(request):
             return NOBODY
-        if len(name) > _LONGEST or not name.isprintable():
+        # What stands in brackets is where somebody is, and with another place it is the same person.
+        if len(name) > _LONGEST or not name.isprintable() or "(" in name or ")" in name:
             raise NotSignedInError("the proxy gives a name that is none")
-        role: Any = request.headers.get(self._proxies.role_header or "-", "") or self._proxies.role
+        role: Any = _said(request, self._proxies.role_header) or self._proxies.role
         if role not in ROLES:
             raise NotSignedInError(f"the proxy gives a role that there is not: {str(role)[:40]!r}")
         key = hmac.digest(self._key.encode(), name.encode(), hashlib.sha256).hex()
         return Visitor(name, role, authenticated=True, key=key)
+
+
+def _said(request: Request, name: str) -> str:
+    """Return what a proxy says in a header, of which there may be one; empty where it says nothing, or is not to."""
+    said = request.headers.getlist(name) if name else []
+    if len(said) > 1:
+        raise NotSignedInError(f"there are {len(said)} headers {name}, and one of them is not the proxy's")
+    try:
+        return said[0].encode("latin-1").decode().strip() if said else ""
+    except UnicodeDecodeError as error:
+        raise NotSignedInError(f"the header {name} is no UTF-8") from error
 
 
 def bearer(request: Request) -> str | None:

@@ -23,12 +23,12 @@ def add_key(routes: Routes, door: OwnDoor) -> None:
 
     @routes.page("/enter/{key}", role=None)
     def enter(request: Request, key: str) -> Response:
-        if not door.opens(key):
+        if not (door.opens(key) or door.opens_once(key)):
             raise UnknownReferenceError(
-                "these pages were started anew, and have another key", hint="fusery ui"
+                "this opens these pages no more: they were started anew, or it was used", hint="fusery ui"
             )
         answer = RedirectResponse("/", 303)
-        answer.set_cookie(door.cookie, key, httponly=True, samesite="strict")
+        answer.set_cookie(door.cookie, door.key, httponly=True, samesite="strict")
         return answer
 
 
@@ -49,7 +49,7 @@ def add_sign_in(routes: Routes, door: TeamDoor) -> None:
             return page(request, "sign_in.html.j2", {"then": then, "problem": error}, status_of(error))
         answer = RedirectResponse(_within(then), 303)
         answer.set_cookie(
-            door.cookie,
+            door.secure_cookie if door.is_secure(request) else door.cookie,
             visitor.key,
             max_age=HALF_A_DAY,
             httponly=True,
@@ -65,6 +65,7 @@ def add_sign_in(routes: Routes, door: TeamDoor) -> None:
             raise FormError("this form is not of this server, or of another time", hint="open the page again")
         answer = RedirectResponse("/sign-in", 303)
         answer.delete_cookie(door.cookie)
+        answer.delete_cookie(door.secure_cookie, secure=True, httponly=True)
         return answer
 
 

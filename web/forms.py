@@ -14,7 +14,7 @@ from fusery.registry.errors import BadInputError
 from fusery.registry.releases.promote import Promotion
 from fusery.storage.errors import FuseryError
 
-from .acts import ACTS, Act, values_of
+from .acts import ACTS, Act, cleaned, values_of
 from .answers import page, status_of
 from .routes import Routes
 from .visitors import FormError, visitor_of
@@ -57,7 +57,8 @@ def _add(routes: Routes, registry: Registry, act: Act) -> None:
             raise FormError("this form is not of this server, or of another time", hint="open the page again")
         try:
             record = act.do(
-                registry.acting(visitor.name, authenticated=visitor.authenticated), values_of(act, given)
+                registry.acting(visitor.name, authenticated=visitor.authenticated),
+                cleaned(act, values_of(act, given)),
             )
         except FuseryError as error:
             return _asked(request, registry, act, given, error)

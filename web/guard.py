@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Collection
 
 from starlette.datastructures import Headers as Sent
 from starlette.datastructures import MutableHeaders
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fusery.registry.errors import BadInputError, RegistryError
+from fusery.registry.server.hosts import objection
 from fusery.storage.errors import FuseryError
 
 from .answers import UNEXPECTED, refusal
 from .limits import STALLED, is_package, is_transfer
+from .visitors import HostError
 
 LOG = logging.getLogger(__name__)
 
@@ -65,6 +68,24 @@ class Headers:
         await self._app(scope, receive, sent if scope["type"] == "http" else send)
 
 
+class OwnHost:
+    """Refuses what is for another host, or asked by a page of another origin, in the form that all refusals have."""
+
+    def __init__(self, app: ASGIApp, hosts: Collection[str]) -> None:
+        self._app, self._hosts = app, frozenset(host.lower() for host in hosts)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on what may be passed on."""
+        found = objection(Sent(scope=scope), self._hosts) if scope["type"] == "http" else None
+        if found is None:
+            await self._app(scope, receive, send)
+            return
+        error = HostError(
+            found.document["error"]["message"], hint="--allow-host NAME, where that is its name"
+        )
+        await refusal(Request(scope), error)(scope, receive, send)
+
+
 class UnexpectedError(RegistryError):
     """Something that fusery does not know: an error of its own, or a database edited by other means."""
 
@@ -103,6 +124,8 @@ class Caught:
         await turns.acquire()
         try:
             await self._app(scope, receive, sent)
+        except ClientDisconnect:
+            LOG.info("%s %.200s: hung up", scope["method"], scope["path"])
         except Exception as problem:  # noqa: BLE001 -- whatever it is, who asks gets a sentence, and nobody a traceback
             LOG.error("%s %.200s: %s", scope["method"], scope["path"], type(problem).__name__)
             if not begun:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import threading
 import time
@@ -15,13 +16,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from fusery.registry.exchange.wire import MOST_BYTES
 
 from .answers import refusal
-from .visitors import TooMuchError
+from .visitors import TooMuchError, TooSlowError
 
 BODY = 65_536
 """Bytes of a form, or of what a program says in JSON."""
 
 BLOBS, PACKAGES = "/api/v1/blobs/", "/api/v1/packages"
 """Where bytes are, and packages of records."""
+
+PATIENCE = 10
+"""Seconds for a form, or for what a program says in JSON, to come as a whole."""
 
 STALLED = 60
 """Seconds for which a transfer may stand still."""
@@ -69,7 +73,10 @@ def most_of(scope: Scope) -> int:
 
 
 class BodyLimit:
-    """Refuses a body that is longer than any form: by what its sender says of it, or once so much has come."""
+    """Refuses a body that is longer than any form: by what its sender says of it, or once so much has come.
+
+    What is small has come as a whole before anybody is bothered with it: who sends slowly takes nobody's turn.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -84,17 +91,59 @@ class BodyLimit:
         if not said.isdecimal() or int(said) > most:
             await refusal(Request(scope), _too_much(most))(scope, receive, send)
             return
-        come = 0
+        if is_transfer(scope) or is_package(scope):
+            await self._app(scope, _counted(receive, most), send)
+            return
+        try:
+            async with asyncio.timeout(PATIENCE):
+                body = await _whole(_counted(receive, most))
+        except TooMuchError as error:
+            await refusal(Request(scope), error)(scope, receive, send)
+        except TimeoutError:
+            slow = TooSlowError(f"this request did not come within {PATIENCE} s")
+            await refusal(Request(scope), slow)(scope, receive, send)
+        else:
+            if body is not None:
+                await self._app(scope, _again(body, receive), send)
 
-        async def received() -> Message:
-            nonlocal come
-            message = await receive()
-            come += len(message.get("body", b""))
-            if come > most:
-                raise _too_much(most)
-            return message
 
-        await self._app(scope, received, send)
+def _counted(receive: Receive, most: int) -> Receive:
+    """Return what receives no more than so many bytes."""
+    come = 0
+
+    async def received() -> Message:
+        nonlocal come
+        message = await receive()
+        come += len(message.get("body", b""))
+        if come > most:
+            raise _too_much(most)
+        return message
+
+    return received
+
+
+async def _whole(receive: Receive) -> bytes | None:
+    """Return a body; None where its sender went."""
+    body, more = b"", True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+    return body
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    """Return what receives a body that was received before."""
+    left = [body]
+
+    async def received() -> Message:
+        if left:
+            return {"type": "http.request", "body": left.pop(), "more_body": False}
+        return await receive()
+
+    return received
 
 
 def _too_much(most: int) -> TooMuchError:

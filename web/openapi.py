@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from fusery.registry.api.schema import schema_of
+from fusery.registry.releases.promote import Promotion
 
 from .routes import API, Route
 
@@ -45,6 +46,10 @@ def document(app: FastAPI, routes: Sequence[Route]) -> dict[str, Any]:
                 for status in ("4XX", "5XX")
             },
         }
+        if route.record is Promotion:
+            # Rules that do not hold are told of by the record of the promotion.
+            both = [_hoisted(schema_of(Promotion), shared), {"$ref": "#/components/schemas/Refusal"}]
+            entry["responses"]["409"] = _json("Refused, by rules or otherwise.", {"anyOf": both})
         if route.role is not None:
             entry["security"] = [{"token": []}]
             entry["description"] = f"Needs the role of {route.role}."

@@ -134,12 +134,12 @@ class Routes:
             try:
                 visitor = door.visitor(request)
             except NotSignedInError:
+                if role is None:
+                    return NOBODY  # who has a cookie that is good no more can sign in anew
                 # Who has a good token behind the same address is not kept out by who tries bad ones.
                 _wait(self._failures, peer)
-                if role is not None:
-                    raise
-                return NOBODY
-            _wait(self._pace, visitor.name or peer)
+                raise
+            _wait(self._pace, f"name {visitor.name}" if visitor.name else f"peer {peer}")
             return visitor
 
         def guard(request: Request) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import signal
@@ -12,8 +13,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from fusery.registry import Registry
 from fusery.registry.errors import BadInputError, MissingExtraError
@@ -52,7 +54,7 @@ def serve_pages(
     hosts: Sequence[str] = (),
     tls: Tls | None = None,
     uploads: UploadLimits = USUAL,
-    ready: Callable[[str, str], None],
+    ready: Callable[[str, str, str], None],
 ) -> int:
     """Serve the pages of a registry until a signal comes, and return the exit code.
 
@@ -64,7 +66,8 @@ def serve_pages(
         hosts: names that requests may be for, besides addresses and localhost.
         tls: for HTTPS; None for HTTP.
         uploads: how much may be pushed here.
-        ready: told the address, and that by which the pages are opened, when they can be asked for.
+        ready: told the address, that by which the pages are opened, and one that opens them a single time, when they can be
+            asked for.
 
     Raises:
         MissingExtraError: what serves pages is not installed.
@@ -72,6 +75,8 @@ def serve_pages(
     """
     try:
         import uvicorn
+
+        from fusery.registry.server.connections import Connection
 
         from .app import create_app
         from .doors import OwnDoor, TeamDoor
@@ -90,9 +95,13 @@ def serve_pages(
         named = f"[{host}]" if ":" in host else host
         address = f"http{'s' if tls else ''}://{named}:{listener.getsockname()[1]}"
         door = OwnDoor(registry.workspace.actor) if team is None else TeamDoor(registry, team)
-        entrance = f"{address}/enter/{door.key}" if isinstance(door, OwnDoor) else address
+        entrance = once = address
+        if isinstance(door, OwnDoor):
+            entrance, once = f"{address}/enter/{door.key}", f"{address}/enter/{door.once}"
         config = uvicorn.Config(
             create_app(registry, door, hosts=hosts, uploads=uploads),
+            # Who sends no request is hung up on, and keeps nobody from sending one.
+            http=cast("type[asyncio.Protocol]", partial(Connection, {})),  # it is called, and no more
             # Whose word counts on where a request comes from is ours to say, and uvicorn would believe this machine.
             proxy_headers=False,
             ssl_certfile=str(tls.certificate) if tls else None,
@@ -107,7 +116,9 @@ def serve_pages(
         )
         # What it says of broken requests and of those it gives up is of no use to who looks at pages.
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
-        server = _server(config, lambda: ready(address, entrance))
+        # It would say of each connection that there is no room for one.
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+        server = _server(config, lambda: ready(address, entrance, once))
         with _ended_by_signals():
             server.run(sockets=[listener])
     _end_what_is_left()

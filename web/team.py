@@ -53,7 +53,7 @@ def serve_team(
     registry: Registry,
     request: TeamRequest,
     *,
-    ready: Callable[[str, str], None],
+    ready: Callable[[str, str, str], None],
     reporter: Reporter = SILENT,
 ) -> int:
     """Serve a registry to a team until a signal comes, and return the exit code.
@@ -65,6 +65,11 @@ def serve_team(
         MissingExtraError: what serves pages is not installed.
     """
     networks = [_network(each) for each in request.proxies]
+    if any(network.prefixlen == 0 for network in networks) and not request.proxy_secret:
+        raise BadInputError(
+            "every address would be believed who it says that asks",
+            hint="name the proxies' addresses, or set FUSERY_PROXY_SECRET",
+        )
     if not _is_loopback(request.host):
         if not networks and not any(token.state == "active" for token in registry.tokens.list()):
             raise BadInputError(

@@ -24,6 +24,7 @@ class Visitor:
         authenticated: the name was proven, by a token or by a proxy that is believed.
         key: what the visitor's forms are signed with; empty where a form cannot be sent.
         is_program: a token came with the request itself, which no page of another site can have a browser do.
+        signed_in: the browser keeps a token, and can forget it.
     """
 
     name: str = ""
@@ -31,6 +32,7 @@ class Visitor:
     authenticated: bool = False
     key: str = ""
     is_program: bool = False
+    signed_in: bool = False
 
     def may(self, needed: Role) -> bool:
         """Tell whether the role is enough."""
@@ -93,6 +95,18 @@ class LengthError(RegistryError):
     """A request does not say how long it is, and has to."""
 
     code = "length_needed"
+
+
+class HostError(RegistryError):
+    """A request is for another host, or made by a page of another one."""
+
+    code = "host_not_ours"
+
+
+class TooSlowError(RegistryError):
+    """A request did not come as a whole in the time that there is for it."""
+
+    code = "too_slow"
 
 
 class TooMuchError(RegistryError):

@@ -32,6 +32,11 @@ def is_genuine(key: bytes, headers: Any, body: bytes) -> bool:
     return any(hmac.compare_digest(expected, each) for each in given)
 
 
+def shown(text: str) -> str:
+    """Return a text for a terminal: people write reasons, and some write what moves its cursor."""
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+
+
 class Handler(BaseHTTPRequestHandler):
     """Takes each delivery once: one that comes again, because the answer to it was lost, is answered and not done again."""
 
@@ -56,7 +61,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def work(self, event: dict[str, Any]) -> None:
         """Do what the event is for; an exception makes fusery send it again later."""
-        print(event["type"], event["data"]["subject"], event["data"]["told"], flush=True)
+        print(event["type"], event["data"]["subject"], shown(event["data"]["told"]), flush=True)
 
     def reply(self, status: int) -> None:
         """Answer with a status alone."""

@@ -20,6 +20,12 @@ _LONGEST = 2000
 _PORTS = {"http": 80, "https": 443}
 _HINT = "write it as https://hooks.example.org/fusery"
 _GLOBAL = ipaddress.ip_network("2000::/3")
+_NOT_PUBLIC = [
+    ipaddress.ip_network(text)
+    for text in ("192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32", "100.64.0.0/10", "3fff::/20")
+]
+"""What Python's tables of some versions call public: protocol assignments with a cloud's metadata service, relays, Azure's
+platform, carriers' networks, documentation."""
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _TEREDO = ipaddress.ip_network("2001::/32")
 
@@ -92,6 +98,8 @@ def is_public(address: Address) -> bool:
             return is_public(inner)
         if address not in _GLOBAL or address in _TEREDO:
             return False
+    if any(address in network for network in _NOT_PUBLIC):
+        return False
     return address.is_global and not (
         address.is_multicast
         or address.is_reserved

@@ -59,6 +59,9 @@ def test_the_printed_address_lets_in(pages: Pages) -> None:
     assert (entered.status, entered.headers["location"]) == (303, "/")
     assert entered.headers["set-cookie"].split("; ")[0] == pages.cookie
     assert {"HttpOnly", "SameSite=strict"} <= set(entered.headers["set-cookie"].split("; "))
+    once = pages.door.once
+    assert ask(pages.address, f"/enter/{once}", **HTML).headers["set-cookie"].split("; ")[0] == pages.cookie
+    assert ask(pages.address, f"/enter/{once}", **HTML).status == 404
     other = ask(pages.address, "/enter/" + "x" * 43, **HTML)
     assert other.status == 404 and "set-cookie" not in other.headers
 
@@ -125,6 +128,13 @@ def test_a_promotion_shows_what_holds_before_and_after(pages: Pages) -> None:
         assert each.state in before.text
     refused = pages.send("promote", adapter=newest, alias="prod", reason="")
     assert (refused.status, "Reason is missing" in refused.text) == (400, True)
+    assert pages.send("promote", adapter=newest, alias="prod", reason="x\x00y").status == 400
+    borne = {"authorization": f"Bearer {pages.door.key}"}
+    body = {"adapter": newest, "alias": "course_rec#prod", "reason": "a program"}
+    program = post_json(pages.address, "/api/v1/acts/promote", body, **borne)
+    assert (program.status, program.json["moved"]) == (
+        (200, True) if outcomes.verdict == "passed" else (409, False)
+    )
     sent = pages.send("promote", adapter=newest, alias="course_rec#prod", reason="it is the <b>newest</b>")
     assert sent.status == (200 if outcomes.verdict == "passed" else 409)
     assert "What" in sent.text and "<b>newest" not in sent.text
@@ -244,6 +254,11 @@ def test_programs_do_the_same_with_the_key(pages: Pages) -> None:
     assert (last.actor, json.loads(done.text)["to"]) == ("bea", newest)
     # A page of another site can have a browser send a cookie, and no header of its own.
     assert post_json(pages.address, "/api/v1/acts/set-alias", body, cookie=pages.cookie).status == 403
+    for text in ("\x00", "a\x00b", " ", "\ud800"):
+        refused = post_json(pages.address, "/api/v1/acts/set-alias", {**body, "reason": text}, **borne)
+        assert refused.status == 400, text
+    nothing = ask(pages.address, "/api/v1/acts/set-alias", method="POST", body=json.dumps(body), **borne)
+    assert nothing.status == 400 and "Content-Type: application/json" in nothing.json["error"]["hint"]
     for wrong in ({}, {**body, "more": 1}, {**body, "adapter": 3}, {**body, "reason": ""}, [], "x"):
         refused = post_json(pages.address, "/api/v1/acts/set-alias", wrong, **borne)
         assert refused.status == 400 and refused.json["error"]["message"], wrong

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
+from page_server import ask, pages_of
 from starlette.responses import PlainTextResponse
 from starlette.types import Message, Receive, Scope, Send
 
+from fusery.registry import Registry
+from fusery.registry.server import connections
+from fusery.web import guard, limits
 from fusery.web.guard import AT_ONCE, Caught
 
 SCOPE: Scope = {
@@ -82,3 +90,60 @@ def test_so_many_are_worked_on_at_a_time_and_all_get_their_turn() -> None:
 
     assert asyncio.run(tried()) == [200] * (5 * AT_ONCE)
     assert most == AT_ONCE
+
+
+def test_who_sends_slowly_takes_nobody_s_turn(shown: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More of them than there are turns, and each is told at last that it took too long."""
+    monkeypatch.setattr(limits, "PATIENCE", 3)
+    head = b"POST /api/v1/acts/yank HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 90\r\n\r\n{"
+    with pages_of(shown) as address, ExitStack() as opened:
+        parts = urlsplit(address)
+        slow = [
+            opened.enter_context(
+                socket.create_connection((parts.hostname or "", parts.port or 0), timeout=60)
+            )
+            for _ in range(2 * guard.AT_ONCE)
+        ]
+        for connection in slow:
+            connection.sendall(head)
+        started = time.monotonic()
+        assert ask(address, "/style.css").status == 200
+        assert time.monotonic() - started < 2.5
+        for connection in slow:
+            assert connection.recv(12) == b"HTTP/1.1 408"
+
+
+def test_a_body_without_a_length_is_bounded_too(address: str) -> None:
+    parts = urlsplit(address)
+    with socket.create_connection((parts.hostname or "", parts.port or 0), timeout=60) as connection:
+        connection.sendall(
+            b"POST /api/v1/acts/yank HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n" + b"4000\r\n" + b"x" * 0x4000 + b"\r\n"
+        )
+        for _ in range(4):
+            connection.sendall(b"4000\r\n" + b"x" * 0x4000 + b"\r\n")
+        assert connection.recv(12) == b"HTTP/1.1 413"
+
+
+def test_who_sends_no_request_is_hung_up_on(shown: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 1.0)
+    with pages_of(shown) as address:
+        parts = urlsplit(address)
+        place = (parts.hostname or "", parts.port or 0)
+        with (
+            socket.create_connection(place, timeout=60) as silent,
+            socket.create_connection(place, timeout=60) as half,
+        ):
+            half.sendall(b"GET / HTTP/1.1\r\nHost:")
+            for connection in (silent, half):
+                try:
+                    assert connection.recv(1) == b""
+                except ConnectionResetError:
+                    continue
+
+
+def test_a_refusal_of_the_host_is_like_all_others(address: str) -> None:
+    refused = ask(address, "/log", host="evil.example", accept="application/json")
+    assert set(refused.json["error"]) == {"code", "message", "hint"}
+    page = ask(address, "/log", host="evil.example", accept="text/html")
+    assert (page.status, "<h1>" in page.text) == (403, True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_network
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from page_server import Answer, ask, pages_of, post_form, post_json
@@ -273,6 +275,73 @@ def test_who_asks_too_often_waits(own: Registry) -> None:
         fine = [ask(address, "/style.css", authorization=f"Bearer {secret}").status for _ in range(10)]
         assert fine == [200] * 10
         assert ask(address, "/log", authorization=f"Bearer {other}", **JSON).status == 200
+
+
+def test_a_proxy_s_headers_are_one_each_and_only_those_that_were_named(own: Registry) -> None:
+    """Nobody gets a role by a header that no proxy knows to remove, nor a second name by brackets."""
+    proxies = Proxies(networks=[LOOPBACK])
+    named = {"x-forwarded-user": "bob", **JSON}
+    with pages_of(own, TeamDoor(own, proxies)) as address:
+        assert ask(address, "/log", **named).status == 200
+        for header in ("-", "x-role", "x-forwarded-role"):
+            assert ask(address, "/acts/yank", **{**named, header: "admin"}).status == 403, header
+        for name in ("anna (a) (b)", "anna (x)", ")", "an\x07na", "   "):
+            assert ask(address, "/log", **{**named, "x-forwarded-user": name}).status in (400, 401), name
+        assert raw_status(address, "X-Forwarded-User: eve", "X-Forwarded-User: anna") == 401
+        utf8 = ask(address, "/log", **{"x-forwarded-user": "Łukasz Zoë".encode().decode("latin-1"), **HTML})
+        assert (utf8.status, "Łukasz Zoë (reader)" in utf8.text, "Sign out" in utf8.text) == (
+            200,
+            True,
+            False,
+        )
+        assert ask(address, "/log", **{**named, "x-forwarded-user": "\xff"}).status == 401
+        # A cookie that a neighbour of this host has set makes nobody somebody else, and keeps nobody out.
+        secret = own.tokens.create("eve", "admin").secret
+        for cookie in ("zzz", secret):
+            page = ask(address, "/log", **{**named, **HTML, "cookie": f"fusery_token={cookie}"})
+            assert (page.status, "bob (reader)" in page.text) == (200, True)
+
+
+def raw_status(address: str, *headers: str) -> int:
+    """Ask for the log with headers as they are, and return the status."""
+    parts = urlsplit(address)
+    with socket.create_connection((parts.hostname or "", parts.port or 0), timeout=60) as connection:
+        lines = [
+            "GET /log HTTP/1.1",
+            "Host: localhost",
+            "Accept: application/json",
+            "Connection: close",
+            *headers,
+        ]
+        connection.sendall(("\r\n".join(lines) + "\r\n\r\n").encode())
+        return int(connection.makefile("rb").readline().split()[1])
+
+
+@pytest.mark.parametrize("network", ["0.0.0.0/0", "::/0"])
+def test_everybody_is_no_proxy(own: Registry, network: str) -> None:
+    with pytest.raises(BadInputError, match="every address"):
+        serve_team(own, TeamRequest(proxies=[network]), ready=lambda *_: None)
+
+
+def test_over_tls_the_cookie_is_this_host_s_alone(own: Registry) -> None:
+    secret = own.tokens.create("t", "reader").secret
+    secure = {"x-forwarded-proto": "https"}
+    with pages_of(own, TeamDoor(own, Proxies(networks=[LOOPBACK]))) as address:
+        entered = post_form(address, "/sign-in", {"token": secret}, **secure)
+        cookie = entered.headers["set-cookie"].split("; ")[0]
+        assert cookie == f"__Host-fusery_token={secret}" and "Secure" in entered.headers["set-cookie"]
+        assert ask(address, "/log", cookie=cookie, **secure, **JSON).status == 200
+        assert ask(address, "/log", cookie=f"fusery_token={secret}", **secure, **JSON).status == 401
+
+
+def test_a_cookie_that_is_good_no_more_keeps_nobody_from_signing_in(own: Registry) -> None:
+    good = own.tokens.create("good", "reader").secret
+    with pages_of(own, TeamDoor(own, Proxies()), paced=True) as address:
+        stale = "fusery_token=fusery_" + "A" * 43
+        for _ in range(40):
+            assert ask(address, "/sign-in", cookie=stale, **HTML).status == 200
+            assert ask(address, "/style.css", cookie=stale).status == 200
+        assert post_form(address, "/sign-in", {"token": good}, cookie=stale).status == 303
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.com"])

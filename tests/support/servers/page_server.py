@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from http.client import HTTPConnection
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlencode, urlsplit
 
 import uvicorn
 from waiting import wait_until
 
 from fusery.registry import Registry
+from fusery.registry.server.connections import Connection
 from fusery.registry.server.listening import bind
 from fusery.web.app import create_app
 from fusery.web.doors import OwnDoor, TeamDoor
@@ -82,6 +85,7 @@ def pages_of(
         access_log=False,
         lifespan="off",
         proxy_headers=False,
+        http=cast("type[asyncio.Protocol]", partial(Connection, {})),
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
