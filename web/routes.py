@@ -149,7 +149,7 @@ class Routes:
             if visitor.role is None:
                 raise NotSignedInError("this needs a token", hint="fusery token create NAME --role reader")
             raise RoleError(
-                f"{visitor.name} is a {visitor.role}, and this needs the role of {role}", hint="ask an admin"
+                f"{visitor.name} has the role of {visitor.role}, and this needs {role}", hint="ask an admin"
             )
 
         return guard
