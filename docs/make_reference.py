@@ -22,6 +22,7 @@ import click
 
 import fusery.registry
 import fusery.storage
+import fusery.web
 from fusery.cli.documents import DOCUMENTS, document_of
 from fusery.cli.main import OTHER_ERRORS, cli
 from fusery.registry import Registry
@@ -29,6 +30,7 @@ from fusery.registry.admission.rules import CODES, RULES, UNREADABLE
 from fusery.registry.api.schema import schema_of
 from fusery.registry.settings.settings import Settings
 from fusery.storage.errors import FuseryError
+from fusery.web.answers import STATUS
 
 FOLDER = Path(__file__).resolve().parent / "reference"
 _DEFINES = re.compile(r"^class \w+Error\(", re.MULTILINE)
@@ -91,7 +93,7 @@ def _cell(text: str) -> str:
 
 def errors() -> str:
     """Return the page of errors: every code that `--json` may show, its exit code, and what it means."""
-    for package in (fusery.storage, fusery.registry):
+    for package in (fusery.storage, fusery.registry, fusery.web):
         root = Path(package.__path__[0])
         for path in sorted(root.rglob("*.py")):
             if _DEFINES.search(path.read_text(encoding="utf-8")):
@@ -99,13 +101,15 @@ def errors() -> str:
                 importlib.import_module(".".join([package.__name__, *inner]))
     intro = (
         'With `--json` a command that fails prints `{"error": {"code", "message", "hint"}}`; `hint` is null where there is none.  '
-        "`code` is stable; the sentence in `message` is not.\n"
+        "`code` is stable; the sentence in `message` is not.  `fusery server` says the same with a status.\n"
     )
-    parts = [NOTE, "# Errors\n", intro, "| code | exit code | what is the case |", "| --- | --- | --- |"]
+    head = ["| code | exit code | status over HTTP | what is the case |", "| --- | --- | --- | --- |"]
+    parts = [NOTE, "# Errors\n", intro, *head]
     rows = {kind.code: (kind.exit_code, _first(kind)) for kind in _below(FuseryError)}
     rows |= OTHER_ERRORS
     parts += [
-        f"| `{code}` | {exit_code} | {_cell(text)} |" for code, (exit_code, text) in sorted(rows.items())
+        f"| `{code}` | {exit_code} | {'–' if code in OTHER_ERRORS else STATUS.get(code, 400)} | {_cell(text)} |"
+        for code, (exit_code, text) in sorted(rows.items())
     ]
     return "\n".join([*parts, ""])
 
