@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from ..errors import BadInputError
 from .resource import Resource
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Transfers(Resource):
     """Packages and bytes that clients of a server send and fetch."""
 
-    def package(self, reference: str, *, fused: bool = False) -> dict[str, Any]:
+    def package(self, reference: str, *, fused: bool = False) -> Mapping[str, object]:
         """Return the document of a thing and all that it needs; see `fusery.registry.exchange.served.package_document`."""
         from ..exchange.served import package_document
 

@@ -136,9 +136,9 @@ def test_what_went_wrong_on_the_way_is_read_again(
     pieces = Objects.pieces
     turns: list[str] = []
 
-    def at_first_wrong(self: Objects, name: str, size: int) -> Iterator[tuple[int, bytes]]:
+    def at_first_wrong(self: Objects, name: str, size: int, first: int) -> Iterator[tuple[int, bytes]]:
         turns.append(name)
-        for wanted, piece in pieces(self, name, size):
+        for wanted, piece in pieces(self, name, size, first):
             yield wanted, piece if len(turns) > 1 else bytes(len(piece))
 
     monkeypatch.setattr(Objects, "pieces", at_first_wrong)
