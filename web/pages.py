@@ -65,7 +65,7 @@ def add_pages(routes: Routes, registry: Registry) -> None:
             tasks=tuple(tasks[:TASKS]),
             holding=q or None,
             next=tasks[TASKS - 1].task if more else None,
-            waiting=tuple(registry.adapters.waiting(tasks[:TASKS])),
+            waiting=tuple(registry.aliases.waiting(tasks[:TASKS])),
             events=tuple(reversed(registry.upkeep.log(limit=LAST))),
         )
         return answer(request, "start.html.j2", found)

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from ..catalog.compare import ComparedAdapters
     from ..catalog.diff import Difference
     from ..catalog.tasks import Task
-    from ..catalog.waiting import Waiting
     from ..combining.combine import Combination
     from ..evaluation.bench import BenchReport
     from ..evaluation.probe import ProbeReport
@@ -149,12 +148,6 @@ class Adapters(Resource):
         from ..catalog.tasks import list_tasks
 
         return list_tasks(self.workspace, after=after, limit=limit, holding=holding)
-
-    def waiting(self, tasks: Sequence[Task]) -> builtins.list[Waiting]:
-        """Return which newest versions wait for approval; see `fusery.registry.catalog.waiting.waiting_for_approval`."""
-        from ..catalog.waiting import waiting_for_approval
-
-        return waiting_for_approval(self.workspace, tasks)
 
     def history(self, task: str) -> builtins.list[Version]:
         """Return the versions of a task, oldest first."""

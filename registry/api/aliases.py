@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from .resource import Named, Resource, named
 
 if TYPE_CHECKING:
+    from ..catalog.tasks import Task
+    from ..catalog.waiting import Waiting
     from ..records.alias import Alias, AliasHolder, AliasMove, Moved
     from ..releases.approvals import Approval
     from ..releases.keeping import AliasRules, RemovedRules, SetRules
@@ -83,6 +85,12 @@ class Aliases(Resource):
         from ..releases.approvals import withdraw
 
         return withdraw(self.workspace, named(reference), alias, note=note)
+
+    def waiting(self, tasks: Sequence[Task]) -> builtins.list[Waiting]:
+        """Return which newest versions wait for approval; see `fusery.registry.catalog.waiting.waiting_for_approval`."""
+        from ..catalog.waiting import waiting_for_approval
+
+        return waiting_for_approval(self.workspace, tasks)
 
     def set_rules(
         self,

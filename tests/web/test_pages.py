@@ -85,7 +85,7 @@ def test_what_it_says_is_what_the_api_says(
     for line in start["tasks"]:
         newest = shown.adapters.history(line["task"])[-1]
         assert (line["adapter"], line["version"]) == (newest.name, newest.version)
-    assert start["waiting"] == [each.to_dict() for each in shown.adapters.waiting(shown.adapters.tasks())]
+    assert start["waiting"] == [each.to_dict() for each in shown.aliases.waiting(shown.adapters.tasks())]
     assert start["waiting"] and "Waiting for approval" in answers["start"][0].text
     events = shown.upkeep.log(limit=12)
     assert [each["seq"] for each in start["events"]] == [event.seq for event in reversed(events)]

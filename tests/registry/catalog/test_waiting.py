@@ -29,7 +29,7 @@ def registry(tmp_path: Path, database_url: str) -> Iterator[Registry]:
 
 
 def waiting(registry: Registry) -> list[tuple[str, int | None, int, tuple[str, ...]]]:
-    found = registry.adapters.waiting(registry.adapters.tasks())
+    found = registry.aliases.waiting(registry.adapters.tasks())
     return [(each.alias, each.version, each.wanted, each.approvals) for each in found]
 
 
@@ -38,7 +38,7 @@ def test_from_the_rule_to_the_approval(registry: Registry) -> None:
     registry.aliases.set("a#prod", "a@1")
     registry.aliases.set_rules("a#prod", {"approvals": 2})
     assert waiting(registry) == [("a#prod", 1, 2, ())]
-    [found] = registry.adapters.waiting(registry.adapters.tasks())
+    [found] = registry.aliases.waiting(registry.adapters.tasks())
     assert found.adapter == registry.adapters.history("a")[-1].name
     for name, authenticated in (("bea", False), ("bea", True)):
         registry.acting(name, authenticated=authenticated).aliases.approve("a@2", "prod")
@@ -72,5 +72,5 @@ def test_it_takes_two_statements(registry: Registry) -> None:
     registry.aliases.set_rules("b#prod", {"approvals": 1})
     tasks = registry.adapters.tasks()
     with query_plans.recorded() as queries:
-        assert len(registry.adapters.waiting(tasks)) == 2
+        assert len(registry.aliases.waiting(tasks)) == 2
     assert len(queries) == 2
