@@ -53,6 +53,9 @@ _PARAMETER = re.compile(
 # One slash is what is left of two in a path.
 _PASSWORD = re.compile(r"(:/{1,2}[^\s:/?#@'\"]*):(?!\d*/)[^\s'\"]*@")
 _TOKEN = re.compile(r"(https?:/{1,2})[^\s:/?#@'\"]+@", re.IGNORECASE)
+_OWN = re.compile(r"fusery_(?=[a-z0-9_-]*[A-Z])[A-Za-z0-9_-]{43}(?![A-Za-z0-9_-])")
+"""A token that fusery made, which people paste where it does not belong; a name has no capitals."""
+
 _INPUT = re.compile(r"input_value=.*?(?=, input_type=)", re.DOTALL)
 """What pydantic repeats of a value, cut to a length at which it cannot be found any more."""
 
@@ -107,7 +110,7 @@ def redact(text: str) -> str:
         secrets = sorted(_known, key=len, reverse=True)
     for secret in secrets:
         text = text.replace(secret, "***")
-    return masked(_INPUT.sub("input_value=***", text))
+    return masked(_OWN.sub("fusery_***", _INPUT.sub("input_value=***", text)))
 
 
 def without_secrets(error: BaseException) -> BaseException:
@@ -124,14 +127,18 @@ def without_secrets(error: BaseException) -> BaseException:
 
 
 def without_credentials(value: Any) -> Any:
-    """Return a JSON value whose texts have no user or password in any URL, nor what its query calls a token or a key."""
+    """Return a JSON value whose texts have no user or password in any URL, nor what its query calls a token or a key.
+
+    Nor have they a token of fusery's own, wherever it stands.
+    """
     if isinstance(value, Mapping):
         return {key: without_credentials(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
         return [without_credentials(entry) for entry in value]
-    if not isinstance(value, str) or "://" not in value:
+    if not isinstance(value, str):
         return value
-    return _PARAMETER.sub(r"\1=***", _USER.sub("", value))
+    text = _OWN.sub("fusery_***", value)
+    return _PARAMETER.sub(r"\1=***", _USER.sub("", text)) if "://" in text else text
 
 
 def _options(value: Any) -> Any:

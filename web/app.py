@@ -17,6 +17,7 @@ from fusery.storage.errors import FuseryError
 
 from .answers import refusal, status_of, wants_json
 from .api import add_api
+from .bytes import add_reading_pages
 from .doors import OwnDoor, TeamDoor
 from .entry import add_key, add_sign_in
 from .forms import add_forms
@@ -50,6 +51,7 @@ def create_app(
     routes = Routes(app, door)
     app.state.routes = routes
     add_pages(routes, registry)
+    add_reading_pages(routes, registry)
     add_forms(routes, registry)
     if isinstance(door, OwnDoor):
         add_key(routes, door)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fusery.registry.audit import Report
 from fusery.registry.catalog.journal import Event
 from fusery.registry.catalog.tasks import Task
 from fusery.registry.catalog.waiting import Waiting
@@ -131,19 +132,17 @@ class Log(Record):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found(Record):
-    """What a search found.
+class Audit(Record):
+    """What an audit from a page has found.
 
     Attributes:
-        query: what was looked for.
-        adapters: names of adapters.
-        tasks: names of tasks.
-        bases: names of base models.
-        fused: keys of fused models.
+        reference: what was checked, with all that it came from; None for nothing of the kind.
+        chain: every entry of the log was checked, too.
+        report: what came of it; None where nothing was asked for.
+        newest: the newest entry of the log, whose hash stands for all before it.
     """
 
-    query: str
-    adapters: tuple[str, ...]
-    tasks: tuple[str, ...]
-    bases: tuple[str, ...]
-    fused: tuple[str, ...]
+    reference: str | None
+    chain: bool
+    report: Report | None
+    newest: Event | None

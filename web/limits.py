@@ -30,6 +30,9 @@ PATIENCE = 10
 STALLED = 60
 """Seconds for which a transfer may stand still."""
 
+SLOWEST = 1_024
+"""Bytes a second that a transfer brings at least, over any such time."""
+
 _KNOWN = 10_000
 """Askers that are remembered."""
 

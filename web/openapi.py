@@ -28,6 +28,27 @@ _REFUSAL: Mapping[str, Any] = {
     },
 }
 
+BYTES = "application/octet-stream"
+
+_RANGE = {
+    "name": "Range",
+    "in": "header",
+    "description": "One range, as in `bytes=0-1023`.",
+    "schema": {"type": "string"},
+}
+_UPLOAD = [
+    {
+        "name": name,
+        "in": "header",
+        "description": said,
+        "schema": {"type": "integer", "minimum": 0},
+    }
+    for name, said in (
+        ("Upload-Offset", "Where the bytes belong that come; 0 where it is not said."),
+        ("Upload-Length", "How many bytes the blob has; as many as come where it is not said."),
+    )
+]
+
 _TOKEN = {"type": "http", "scheme": "bearer", "description": "What `fusery token create` showed."}
 
 
@@ -36,11 +57,13 @@ def document(app: FastAPI, routes: Sequence[Route]) -> dict[str, Any]:
     made: dict[str, Any] = app.openapi()
     shared: dict[str, Any] = {"Refusal": _REFUSAL}
     for route in routes:
-        if route.record is None:
+        if not route.described:
             continue
         entry = made["paths"][route.path.replace(":path}", "}")][route.method.lower()]
         entry["responses"] = {
-            "200": _json("Done.", _hoisted(schema_of(route.record), shared)),
+            "200": _json("Done.", _hoisted(schema_of(route.record), shared))
+            if route.record is not None
+            else _sent("Done.", route.sends),
             **{
                 status: _json("Refused.", {"$ref": "#/components/schemas/Refusal"})
                 for status in ("4XX", "5XX")
@@ -50,6 +73,13 @@ def document(app: FastAPI, routes: Sequence[Route]) -> dict[str, Any]:
             # Rules that do not hold are told of by the record of the promotion.
             both = [_hoisted(schema_of(Promotion), shared), {"$ref": "#/components/schemas/Refusal"}]
             entry["responses"]["409"] = _json("Refused, by rules or otherwise.", {"anyOf": both})
+        if route.sends == BYTES:
+            entry["parameters"].append(_RANGE)
+            entry["responses"]["206"] = _sent("A range of it.", BYTES)
+        if route.takes:
+            entry["requestBody"] = {"required": True, "content": {route.takes: _media(route.takes)}}
+        if route.takes == BYTES:
+            entry["parameters"] += _UPLOAD
         if route.role is not None:
             entry["security"] = [{"token": []}]
             entry["description"] = f"Needs the role of {route.role}."
@@ -62,6 +92,14 @@ def document(app: FastAPI, routes: Sequence[Route]) -> dict[str, Any]:
         "description": "An adapter registry.",
     }
     return made
+
+
+def _sent(said: str, kind: str) -> dict[str, Any]:
+    return {"description": said, "content": {kind: _media(kind)}}
+
+
+def _media(kind: str) -> dict[str, Any]:
+    return {"schema": {"type": "string", "format": "binary"} if kind == BYTES else {}}
 
 
 def _json(said: str, schema: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -14,12 +13,13 @@ from markupsafe import Markup
 
 from fusery.registry import Registry
 from fusery.registry.catalog.compare import ComparedAdapters
+from fusery.registry.catalog.search import Found
 from fusery.registry.charts.curves import curves_chart
 from fusery.registry.charts.heat_map import heat_map
 from fusery.registry.charts.heat_map_svg import heat_map_picture
 from fusery.registry.charts.losses import versions_chart
 from fusery.registry.charts.timeline import timeline
-from fusery.registry.errors import AmbiguousReferenceError, BadInputError, UnknownReferenceError
+from fusery.registry.errors import BadInputError, UnknownReferenceError
 from fusery.registry.provenance import Graph, Node, svg
 from fusery.registry.records.adapter_details import AdapterDetails
 from fusery.registry.records.base import BaseDetails
@@ -30,10 +30,8 @@ from fusery.storage.secrets import masked
 
 from .addresses import of_adapter, of_alias, segment
 from .answers import answer, style_sheet, wants_json
-from .documents import AliasPage, Bases, Found, Log, Places, Start, TaskPage
+from .documents import AliasPage, Bases, Log, Places, Start, TaskPage
 from .routes import Routes
-
-_HEX = re.compile(r"[0-9a-fA-F]{8,64}")
 
 PAGE = 50
 """Rows of a table."""
@@ -43,9 +41,6 @@ TASKS = 25
 
 DRAWN = 300
 """Things in a picture of lineage; more are listed alone."""
-
-WIDE = 1060
-"""Pixels across that a desktop has for it."""
 
 LAST = 12
 """Entries of the log on the page one starts from."""
@@ -158,8 +153,9 @@ def add_pages(routes: Routes, registry: Registry) -> None:
     def lineage(request: Request, reference: str) -> Response:
         graph = _without_passwords(registry.provenance.lineage(reference))
         drawn = len(graph.nodes) <= DRAWN
+        # As wide as it is, in a box of its own that can be scrolled; a phone gets one thing below the other.
         pictures = [
-            Markup(svg(graph, width=width, link=_link, style=False)) for width in (WIDE, PHONE) if drawn
+            Markup(svg(graph, width=width, link=_link, style=False)) for width in (None, PHONE) if drawn
         ]
         links = {node.id: _link(node) for node in graph.nodes}
         return answer(request, "lineage.html.j2", graph, pictures=pictures, links=links, subject=reference)
@@ -196,7 +192,7 @@ def add_pages(routes: Routes, registry: Registry) -> None:
 
     @routes.page("/search", Found)
     def search(request: Request, q: Annotated[str, Query(max_length=500)] = "") -> Response:
-        found = _found(registry, q.strip())
+        found = registry.search(q)
         alone = [("adapters", name) for name in found.adapters] + [("bases", name) for name in found.bases]
         alone += [("tasks", name) for name in found.tasks] + [("fused", key) for key in found.fused]
         if len(alone) == 1 and "text/html" in request.headers.get("accept", ""):
@@ -209,35 +205,6 @@ def add_pages(routes: Routes, registry: Registry) -> None:
         return PlainTextResponse(
             style_sheet(), media_type="text/css", headers={"Cache-Control": "private, max-age=300"}
         )
-
-
-def _found(registry: Registry, query: str) -> Found:
-    """Look for a reference of any kind, and for tasks with such a name."""
-    folded = query.casefold()
-    bases = {
-        base.name: None
-        for base in (registry.bases.list() if query else ())
-        if any(folded in name.casefold() for name in base.names)
-    }
-    adapters, fused = [], []
-    refused = (UnknownReferenceError, AmbiguousReferenceError, BadInputError)
-    if query:
-        with suppress(*refused):
-            adapters.append(registry.adapters.show(query).name)
-        with suppress(*refused):
-            bases[registry.bases.show(query).name] = None
-    if _HEX.fullmatch(query):
-        with suppress(*refused):
-            fused.append(registry.fused.fidelity(query).key)
-    return Found(
-        query=query,
-        tasks=tuple(task.task for task in registry.adapters.tasks(holding=query, limit=PAGE))
-        if query
-        else (),
-        adapters=tuple(adapters),
-        bases=tuple(bases),
-        fused=tuple(fused),
-    )
 
 
 def _without_passwords(graph: Graph) -> Graph:

@@ -32,15 +32,24 @@ class Route:
 
     Attributes:
         path: with names in braces.
-        method: `GET`, `POST` or `PUT`.
+        method: `GET`, `HEAD`, `POST` or `PUT`.
         role: that it needs; None for anybody.
-        record: the type of what it returns as JSON; None where it is for people alone.
+        record: the type of what it returns as JSON; None where it is for people alone, or returns something else.
+        sends: the media type of what else it returns to programs.
+        takes: the media type of what it is sent, where that is read piece by piece.
     """
 
     path: str
     method: str
     role: Role | None
     record: Any
+    sends: str = ""
+    takes: str = ""
+
+    @property
+    def described(self) -> bool:
+        """It is in the document for programs."""
+        return self.record is not None or bool(self.sends)
 
 
 class Routes:
@@ -75,29 +84,35 @@ class Routes:
 
         return add
 
-    def post(self, path: str, record: Any = None, *, role: Role | None) -> Callable[[Handler], Handler]:
+    def post(
+        self, path: str, record: Any = None, *, role: Role | None, takes: str = ""
+    ) -> Callable[[Handler], Handler]:
         """Return a decorator for what takes something, from a form or, where it returns a record, from a program."""
 
         def add(handler: Handler) -> Handler:
-            self._add(Route(path, "POST", role, record), handler, ["POST"])
+            self._add(Route(path, "POST", role, record, takes=takes), handler, ["POST"])
             return handler
 
         return add
 
-    def get(self, path: str, *, role: Role | None, head: bool = False) -> Callable[[Handler], Handler]:
+    def get(
+        self, path: str, *, role: Role | None, sends: str, head: bool = False
+    ) -> Callable[[Handler], Handler]:
         """Return a decorator for what only programs fetch; with `head`, its headers alone may be asked for too."""
 
         def add(handler: Handler) -> Handler:
-            self._add(Route(path, "GET", role, None), handler, ["GET", "HEAD"] if head else ["GET"])
+            self._add(Route(path, "GET", role, None, sends=sends), handler, ["GET"])
+            if head:
+                self._add(Route(path, "HEAD", role, None), handler, ["HEAD"])
             return handler
 
         return add
 
-    def put(self, path: str, *, role: Role | None) -> Callable[[Handler], Handler]:
+    def put(self, path: str, record: Any, *, role: Role | None, takes: str) -> Callable[[Handler], Handler]:
         """Return a decorator for what takes bytes to be kept at that address."""
 
         def add(handler: Handler) -> Handler:
-            self._add(Route(path, "PUT", role, None), handler, ["PUT"])
+            self._add(Route(path, "PUT", role, record, takes=takes), handler, ["PUT"])
             return handler
 
         return add
@@ -121,7 +136,7 @@ class Routes:
             methods=methods,
             dependencies=[Depends(self._guard(route.role))],
             response_model=None,
-            include_in_schema=route.record is not None,
+            include_in_schema=route.described,
             summary=(handler.__doc__ or handler.__name__.replace("_", " ")).partition("\n")[0].rstrip("."),
         )
         self.made.append(route)

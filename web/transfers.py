@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import AsyncIterator, Iterator
 
 from fastapi import Request, Response
@@ -13,19 +14,22 @@ from starlette.requests import ClientDisconnect
 
 from fusery.registry import Registry
 from fusery.registry.errors import BadInputError
+from fusery.registry.exchange.served import PackagePlan, PackageTaken
 from fusery.registry.exchange.uploads import Arrived, Upload, UploadLimits
 from fusery.registry.exchange.wire import bytes_of
 from fusery.registry.record import Record
 from fusery.storage.interface import Blob
 
-from .answers import presentable
-from .limits import STALLED
+from .answers import presentable, refusal
+from .limits import SLOWEST, STALLED
+from .openapi import BYTES
 from .routes import API, Routes
-from .visitors import LengthError, program_of
+from .visitors import LengthError, TooSlowError, program_of
 
 _PIECE = 1 << 20
 """Bytes that are handed to the disk at a time."""
 
+_JSON = "application/json"
 _MOST_DIGESTS = 900
 _RANGE = re.compile(r"bytes=(\d{0,19})-(\d{0,19})")
 _NUMBER = re.compile(r"\d{1,19}")
@@ -38,37 +42,37 @@ def add_transfers(routes: Routes, registry: Registry, limits: UploadLimits) -> N
         visitor = program_of(request)
         return registry.acting(visitor.name, authenticated=visitor.authenticated)
 
-    @routes.get(f"{API}/packages/{{reference:path}}", role="reader")
+    @routes.get(f"{API}/packages/{{reference:path}}", role="reader", sends=_JSON)
     def package(reference: str, fused: bool = False) -> Response:
         """Return a thing and all that it needs, as `fusery pull` takes it."""
         document = registry.transfers.package(reference, fused=fused)
         return Response(bytes_of(document), media_type="application/json")
 
-    @routes.post(f"{API}/packages/plan", role="publisher")
+    @routes.post(f"{API}/packages/plan", PackagePlan, role="publisher", takes=_JSON)
     async def planned(request: Request) -> Response:
         """Say what would become of a package, and which of its bytes are wanted."""
         data = await _body(request)
         return _answer(await run_in_threadpool(acting(request).transfers.plan, data, limits))
 
-    @routes.post(f"{API}/packages", role="publisher")
+    @routes.post(f"{API}/packages", PackageTaken, role="publisher", takes=_JSON)
     async def taken(request: Request) -> Response:
         """Record a package of which all bytes are here."""
         data = await _body(request)
         return _answer(await run_in_threadpool(acting(request).transfers.take, data, limits))
 
-    @routes.post(f"{API}/blobs/missing", role="publisher")
+    @routes.post(f"{API}/blobs/missing", tuple[Arrived, ...], role="publisher", takes=_JSON)
     async def missing(request: Request) -> Response:
         """Say of blobs how much of each has arrived."""
         wanted = _digests(await _body(request))
         found = await run_in_threadpool(acting(request).transfers.arrived, wanted, limits)
         return JSONResponse([each.to_dict() for each in found])
 
-    @routes.get(f"{API}/blobs/{{digest}}", role="reader", head=True)
+    @routes.get(f"{API}/blobs/{{digest}}", role="reader", sends=BYTES, head=True)
     def blob(request: Request, digest: str) -> Response:
         """Return a blob, or a range of it."""
         return _sent(request, registry, registry.transfers.blob(digest))
 
-    @routes.put(f"{API}/blobs/{{digest}}", role="publisher")
+    @routes.put(f"{API}/blobs/{{digest}}", Arrived, role="publisher", takes=BYTES)
     async def stored(request: Request, digest: str) -> Response:
         """Store a blob, or what is missing of it."""
         by = acting(request)
@@ -129,8 +133,8 @@ async def _received(request: Request, upload: Upload) -> None:
 
 
 async def _chunks(request: Request) -> AsyncIterator[bytes]:
-    """Yield what comes of a body; who sends nothing for a while is not waited for."""
-    stream = aiter(request.stream())
+    """Yield what comes of a body; who sends nothing for a while, or next to nothing, is not waited for."""
+    stream, since, come = aiter(request.stream()), time.monotonic(), 0
     while True:
         try:
             async with asyncio.timeout(STALLED):
@@ -141,6 +145,11 @@ async def _chunks(request: Request) -> AsyncIterator[bytes]:
             raise BadInputError(f"nothing came for {STALLED} seconds") from error
         except ClientDisconnect as error:
             raise BadInputError("the connection was closed before all had come") from error
+        come += len(chunk)
+        if (passed := time.monotonic() - since) >= STALLED:
+            if come < SLOWEST * passed:
+                raise TooSlowError(f"less than {SLOWEST:,} bytes a second came for {STALLED} s")
+            since, come = time.monotonic(), 0
         yield chunk
 
 
@@ -168,14 +177,16 @@ def _sent(request: Request, registry: Registry, blob: Blob) -> Response:
     headers = {
         "Accept-Ranges": "bytes",
         "ETag": f'"{blob.digest}"',
-        "Content-Type": "application/octet-stream",
+        "Content-Type": BYTES,
     }
     start, stop, status = 0, blob.size, 200
     match = _RANGE.fullmatch(request.headers.get("range", "").strip())
     if match and any(match.groups()) and request.method == "GET":
         span = _span(match[1], match[2], blob.size)
         if span is None:
-            return Response(status_code=416, headers={**headers, "Content-Range": f"bytes */{blob.size}"})
+            refused = refusal(request, BadInputError("there are no such bytes", hint="Range: bytes=0-"), 416)
+            refused.headers.update({"Accept-Ranges": "bytes", "Content-Range": f"bytes */{blob.size}"})
+            return refused
         start, stop, status = *span, 206
         headers["Content-Range"] = f"bytes {start}-{stop - 1}/{blob.size}"
     headers["Content-Length"] = str(stop - start)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Unpack
 
 from fusery.storage.progress import SILENT, Reporter
 
-from .resource import Named, Resource, each_named, moment, named
+from .resource import Named, Resource, each_named, moment, named, said
 
 if TYPE_CHECKING:
     from ..adapters.finding import Finding
@@ -278,13 +278,13 @@ class Adapters(Resource):
         """Withdraw an adapter, and return what depends on it still; see `fusery.registry.releases.yanks.yank`."""
         from ..releases.yanks import yank
 
-        return yank(self.workspace, named(reference), reason=reason)
+        return yank(self.workspace, named(reference), reason=said(reason))
 
     def unyank(self, reference: Named, *, reason: str = "") -> LiftedYank:
         """Take a yank back, and return whether there was one; see `fusery.registry.releases.yanks.lift`."""
         from ..releases.yanks import lift
 
-        return lift(self.workspace, named(reference), reason=reason)
+        return lift(self.workspace, named(reference), reason=said(reason))
 
     def probe(
         self,

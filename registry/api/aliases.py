@@ -6,7 +6,7 @@ import builtins
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from .resource import Named, Resource, named
+from .resource import Named, Resource, named, said
 
 if TYPE_CHECKING:
     from ..catalog.tasks import Task
@@ -27,7 +27,7 @@ class Aliases(Resource):
         """
         from ..releases.aliases import set_alias
 
-        return set_alias(self.workspace, named(adapter), alias, reason=reason)
+        return set_alias(self.workspace, named(adapter), alias, reason=said(reason))
 
     def remove(self, alias: str, *, reason: str = "", emergency: bool = False) -> Moved:
         """Take an alias away from what it holds, and return the move.
@@ -36,7 +36,7 @@ class Aliases(Resource):
         """
         from ..releases.aliases import remove_alias
 
-        return remove_alias(self.workspace, alias, reason=reason, emergency=emergency)
+        return remove_alias(self.workspace, alias, reason=said(reason), emergency=emergency)
 
     def roll_back(self, alias: str, *, reason: str = "", emergency: bool = False) -> Moved:
         """Give an alias back to the adapter that held it before, and return the move.
@@ -45,7 +45,7 @@ class Aliases(Resource):
         """
         from ..releases.aliases import roll_back
 
-        return roll_back(self.workspace, alias, reason=reason, emergency=emergency)
+        return roll_back(self.workspace, alias, reason=said(reason), emergency=emergency)
 
     def show(self, alias: str, *, at: str | None = None) -> AliasHolder:
         """Return what an alias holds, or held at a date."""
@@ -66,7 +66,7 @@ class Aliases(Resource):
         """
         from ..releases.promote import promote
 
-        return promote(self.workspace, named(reference), alias, reason=reason, dry_run=dry_run)
+        return promote(self.workspace, named(reference), alias, reason=said(reason), dry_run=dry_run)
 
     def approve(self, reference: Named, alias: str, *, note: str = "") -> Approval:
         """Approve of an alias holding an adapter, and return the approval, with all that there are.
@@ -75,7 +75,7 @@ class Aliases(Resource):
         """
         from ..releases.approvals import approve
 
-        return approve(self.workspace, named(reference), alias, note=note)
+        return approve(self.workspace, named(reference), alias, note=said(note))
 
     def withdraw_approval(self, reference: Named, alias: str, *, note: str = "") -> Approval:
         """Take one's own approval back, and return those that are left.
@@ -84,7 +84,7 @@ class Aliases(Resource):
         """
         from ..releases.approvals import withdraw
 
-        return withdraw(self.workspace, named(reference), alias, note=note)
+        return withdraw(self.workspace, named(reference), alias, note=said(note))
 
     def waiting(self, tasks: Sequence[Task]) -> builtins.list[Waiting]:
         """Return which newest versions wait for approval; see `fusery.registry.catalog.waiting.waiting_for_approval`."""
@@ -104,7 +104,7 @@ class Aliases(Resource):
         """Give an alias rules, and return them with what they apply to; see `fusery.registry.releases.keeping.set_rules`."""
         from ..releases.keeping import set_rules
 
-        return set_rules(self.workspace, target, rules, guarded=guarded, reason=reason, dry_run=dry_run)
+        return set_rules(self.workspace, target, rules, guarded=guarded, reason=said(reason), dry_run=dry_run)
 
     def rules(self, target: str) -> AliasRules:
         """Return the rules that count for an alias; see `fusery.registry.releases.keeping.show_rules`."""
@@ -122,7 +122,7 @@ class Aliases(Resource):
         """Take the rules of an alias away, and return them; see `fusery.registry.releases.keeping.remove_rules`."""
         from ..releases.keeping import remove_rules
 
-        return remove_rules(self.workspace, target, reason=reason, dry_run=dry_run)
+        return remove_rules(self.workspace, target, reason=said(reason), dry_run=dry_run)
 
     def list(self, task: str | None = None) -> builtins.list[Alias]:
         """Return the aliases and what they hold, by task and name."""

@@ -6,7 +6,7 @@ import builtins
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .resource import Named, Resource, named
+from .resource import Named, Resource, named, said
 
 if TYPE_CHECKING:
     from ..records.deployment import Deployed, Deployment
@@ -22,7 +22,7 @@ class Deployments(Resource):
         """
         from ..releases.deployments import record_deployment
 
-        return record_deployment(self.workspace, named(reference), place, note=note, replace=replace)
+        return record_deployment(self.workspace, named(reference), place, note=said(note), replace=replace)
 
     def end(
         self, places: Sequence[str], *, reference: Named | None = None, reason: str = ""
@@ -34,7 +34,10 @@ class Deployments(Resource):
         from ..releases.deployments import end_deployments
 
         return end_deployments(
-            self.workspace, places, reference=None if reference is None else named(reference), reason=reason
+            self.workspace,
+            places,
+            reference=None if reference is None else named(reference),
+            reason=said(reason),
         )
 
     def list(

@@ -28,6 +28,7 @@ from .upkeep import Upkeep
 from .webhooks import Webhooks
 
 if TYPE_CHECKING:
+    from ..catalog.search import Found
     from ..records.folders import LocalFolder
     from ..serving.serve import ServeRequest, Serving
 
@@ -125,6 +126,12 @@ class Registry:
         made = self.workspace.ensure(explicit=True)
         write_config(self.workspace.settings)
         return made
+
+    def search(self, text: str) -> Found:
+        """Return what is called so, or begins so; see `fusery.registry.catalog.search.search`."""
+        from ..catalog.search import search
+
+        return search(self.workspace, text)
 
     def folder(self, reference: Named, *, format: str | None = None) -> LocalFolder:
         """Return where the files of an adapter, a base model or a fused model are on this machine.

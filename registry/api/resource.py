@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from fusery.storage.plaintext import is_keepable
+
 from ..record import Record
 
 if TYPE_CHECKING:
@@ -34,6 +36,19 @@ def each_named(references: Sequence[Named] | Named) -> list[str]:
     """Return references as texts; one alone counts as one of them."""
     several = [references] if isinstance(references, str | Record) else references
     return [named(each) for each in several]
+
+
+def said(text: str) -> str:
+    """Return what somebody says for the log, a reason or a note.
+
+    Raises:
+        BadInputError: it has characters that no database keeps: NUL, or half of a surrogate pair.
+    """
+    if is_keepable(text):
+        return text
+    from ..errors import BadInputError
+
+    raise BadInputError(f"{text[:60]!r} has characters that cannot be kept", hint="leave them out")
 
 
 def moment(at: datetime | str | None) -> str | None:

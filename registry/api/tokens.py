@@ -6,7 +6,7 @@ import builtins
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from .resource import Named, Resource, moment, named
+from .resource import Named, Resource, moment, named, said
 
 if TYPE_CHECKING:
     from ..records.token import Identity, NewToken, Role, Token
@@ -34,7 +34,7 @@ class Tokens(Resource):
         """Let no server take a token any more, and return its record; see `fusery.registry.access.tokens.revoke`."""
         from ..access.tokens import revoke
 
-        return revoke(self.workspace, named(name), reason=reason)
+        return revoke(self.workspace, named(name), reason=said(reason))
 
     def authenticate(self, secret: str) -> Identity:
         """Return who has a token with this secret; see `fusery.registry.access.tokens.authenticate`."""

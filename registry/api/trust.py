@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from fusery.storage.progress import SILENT, Reporter
 
-from .resource import Named, Resource, named
+from .resource import Named, Resource, named, said
 
 if TYPE_CHECKING:
     from ..signing.anchor import Anchor
@@ -84,7 +84,7 @@ class Trust(Resource):
         """Let no signature of a key count any more, and return its record; see `fusery.registry.signing.trusted.revoke_key`."""
         from ..signing.trusted import revoke_key
 
-        return revoke_key(self.workspace, name, reason=reason)
+        return revoke_key(self.workspace, name, reason=said(reason))
 
     def list_keys(self) -> list[TrustedKey]:
         """Return the keys that count, and those that were revoked."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from fusery.storage.progress import SILENT, Reporter
 
-from .resource import Resource
+from .resource import Resource, said
 
 if TYPE_CHECKING:
     from ..records.webhook import AddedWebhook, SkippedEvent, Webhook, WebhookDeliveries, WebhookKey
@@ -49,7 +49,7 @@ class Webhooks(Resource):
         """Send nothing to a receiver any more, and return what the webhook was; see `fusery.registry.webhooks.hooks.remove`."""
         from ..webhooks.hooks import remove
 
-        return remove(self.workspace, name, reason=reason)
+        return remove(self.workspace, name, reason=said(reason))
 
     def key(self, name: str) -> WebhookKey:
         """Return the key that a receiver knows its events by; see `fusery.registry.webhooks.hooks.signing_key`."""
@@ -81,7 +81,7 @@ class Webhooks(Resource):
         """Pass over the first event that a webhook waits for, and return which; see `fusery.registry.webhooks.passing.skip`."""
         from ..webhooks.passing import skip
 
-        return skip(self.workspace, name, reason=reason)
+        return skip(self.workspace, name, reason=said(reason))
 
 
 def _several(patterns: Sequence[str] | str) -> Sequence[str]:

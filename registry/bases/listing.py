@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sqlalchemy import select
+from sqlalchemy.orm import joinedload, selectinload
 
 from .. import tables
 from ..records.base import Base, BaseDetails
@@ -18,10 +19,14 @@ if TYPE_CHECKING:
 def list_bases(workspace: Workspace) -> list[Base]:
     """Return all base models, oldest first."""
     with workspace.database.read() as session:
-        return [
-            base_record(base)
-            for base in session.scalars(select(tables.BaseModel).order_by(tables.BaseModel.id))
-        ]
+        base = tables.BaseModel
+        query = select(base).options(
+            selectinload(base.names),
+            selectinload(base.revisions),
+            selectinload(base.calibrations),
+            joinedload(base.manifest).selectinload(tables.Manifest.files),
+        )
+        return [base_record(row) for row in session.scalars(query.order_by(base.id))]
 
 
 def show_base(workspace: Workspace, name: str) -> BaseDetails:

@@ -126,7 +126,7 @@ def _training(session: Session, adapter: tables.Adapter) -> dict[str, Any]:
 
 
 def _curve(session: Session, adapter: tables.Adapter) -> list[dict[str, Any]]:
-    points = recorded_curve(session, adapter).points
+    points = recorded_curve(adapter).points
     step = -(-len(points) // _MOST) or 1
     kept = points if step == 1 else (*points[:-1:step], points[-1])
     return [point_view(point) for point in kept]

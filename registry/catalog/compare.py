@@ -9,18 +9,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from .. import tables
 from ..charts.files import picture_kind
 from ..documents import write_picture
 from ..errors import BadInputError
+from ..fusion.views import line_of
 from ..record import Record
 from ..records.adapter_details import AdapterDetails
 from ..records.evaluations import METRIC, Evaluation, comparable, mismatch, setting_of
+from ..records.references import fused_by_adapter, load_adapters, resolve_adapter
 from ..records.run import CurvePoint
-from ..records.withdrawals import Withdrawal
+from ..records.withdrawals import Withdrawal, of_adapters, of_fused, own
 from .diff import amended_in, fields
-from .show import show_adapter
+from .views import full_records
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
@@ -94,21 +97,11 @@ def compare_adapters(
         MissingExtraError: a PNG needs the extra `plot`, which is not installed.
     """
     kind = None if plot is None else picture_kind(plot)
-    wanted = _with_versions(workspace, references)
-    if len(wanted) > MOST:
-        raise BadInputError(
-            f"{len(wanted)} adapters are too many for one table",
-            hint=f"at most {MOST}, such as TASK@1 TASK@2; fusery history TASK lists all",
-        )
-    adapters = {adapter.name: adapter for adapter in (show_adapter(workspace, text) for text in wanted)}
-    if len(adapters) < 2:
-        raise BadInputError(
-            "comparing takes two different adapters or more",
-            hint="fusery compare REF REF..., or TASK for all its versions; of one: fusery show REF",
-        )
-    names, details = tuple(adapters), list(adapters.values())
+    with workspace.database.read() as session:
+        details = _details(session, _chosen(session, references))
+    names = tuple(adapter.name for adapter in details)
     found = fields(details) | _measured_fields(details) | _fused_fields(details)
-    curves = _curves(workspace, names)
+    curves = {adapter.name: adapter.curve for adapter in details}
     place = None
     if plot is not None and kind is not None:
         from ..charts.curves import draw
@@ -125,25 +118,66 @@ def compare_adapters(
         findings=tuple(_not_comparable(details)),
         amended={field: within for field in found if (within := amended_in(field, *details))},
         curves=curves,
-        withdrawals={name: adapter.withdrawals for name, adapter in adapters.items()},
+        withdrawals={adapter.name: adapter.withdrawals for adapter in details},
         plot=place,
     )
 
 
-def _with_versions(workspace: Workspace, references: Sequence[str]) -> list[str]:
+def _chosen(session: Session, references: Sequence[str]) -> list[tables.Adapter]:
+    """Return what references name, each adapter once; a task means all its versions."""
+    wanted = _with_versions(session, references)
+    if len(wanted) > MOST:
+        raise BadInputError(
+            f"{len(wanted)} adapters are too many for one table",
+            hint=f"at most {MOST}, such as TASK@1 TASK@2; fusery history TASK lists all",
+        )
+    # What is called by its name, as most are, takes one question for all.
+    query = load_adapters(in_full=True)
+    named = query.where(tables.Adapter.name.in_({text.strip() for text in wanted}))
+    known = {adapter.name: adapter for adapter in session.scalars(named).unique()}
+    found = {
+        adapter.id: adapter
+        for text in wanted
+        for adapter in [known.get(text.strip()) or resolve_adapter(session, text, query)]
+    }
+    if len(found) < 2:
+        raise BadInputError(
+            "comparing takes two different adapters or more",
+            hint="fusery compare REF REF..., or TASK for all its versions; of one: fusery show REF",
+        )
+    return list(found.values())
+
+
+def _with_versions(session: Session, references: Sequence[str]) -> list[str]:
     """Return references with a task's versions in its place."""
     adapter, task = tables.Adapter, tables.Task
-    found: list[str] = []
-    with workspace.database.read() as session:
-        for text in references:
-            versions = (
-                select(adapter.name)
-                .join(task, task.id == adapter.task_id)
-                .where(task.name == text.strip().casefold())
-                .order_by(adapter.version)
-            )
-            found += list(session.scalars(versions)) or [text]
-    return found
+    query = select(task.name, adapter.name).join(task, task.id == adapter.task_id)
+    query = query.where(task.name.in_({text.strip().casefold() for text in references}))
+    versions: dict[str, list[str]] = {}
+    for name, version in session.execute(query.order_by(adapter.version)):
+        versions.setdefault(name, []).append(version)
+    return [each for text in references for each in versions.get(text.strip().casefold(), [text])]
+
+
+def _details(session: Session, adapters: Sequence[tables.Adapter]) -> list[AdapterDetails]:
+    """Return adapters in full with the models made of them, which are all that is compared of what was made."""
+    ids = [adapter.id for adapter in adapters]
+    parents = [adapter.parent_id for adapter in adapters if adapter.parent_id is not None]
+    reasons = of_adapters(session, [*ids, *parents])
+    made = fused_by_adapter(session, adapters)
+    told = of_fused(session, [artifact.id for each in made.values() for artifact in each])
+    facts = {
+        adapter.id: {
+            "yanked_reason": own(reasons.get(adapter.id, ())),
+            "parent_yanked": own(reasons.get(adapter.parent_id or 0, ())),
+            "fused": tuple(
+                line_of(artifact, adapter, withdrawals=told.get(artifact.id, ()))
+                for artifact in made[adapter.id]
+            ),
+        }
+        for adapter in adapters
+    }
+    return full_records(session, adapters, reasons, facts)
 
 
 def _alike(values: Sequence[object]) -> bool:
@@ -196,28 +230,6 @@ def _by_metric(evaluations: Sequence[Evaluation]) -> dict[str, list[Evaluation]]
     for each in evaluations:
         found.setdefault(each.metric, []).append(each)
     return found
-
-
-def _curves(workspace: Workspace, names: Sequence[str]) -> dict[str, tuple[CurvePoint, ...]]:
-    point = tables.CurvePoint
-    query = (
-        select(tables.Adapter.name, point)
-        .join(point, point.adapter_id == tables.Adapter.id)
-        .where(tables.Adapter.name.in_(names))
-        .order_by(point.iteration)
-    )
-    curves: dict[str, list[CurvePoint]] = {name: [] for name in names}
-    with workspace.database.read() as session:
-        for name, row in session.execute(query):
-            curves[name].append(
-                CurvePoint(
-                    iteration=row.iteration,
-                    train_loss=row.train_loss,
-                    val_loss=row.val_loss,
-                    learning_rate=row.learning_rate,
-                )
-            )
-    return {name: tuple(points) for name, points in curves.items()}
 
 
 def _require_curves(curves: Mapping[str, Sequence[CurvePoint]]) -> None:

@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, and_, or_, select
+from sqlalchemy import ColumnElement, and_, func, or_, select, union
 from sqlalchemy.orm import Session
 
 from .. import tables
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _SAID = frozenset({"reason", "reasons", "note", "path"})
 """What people wrote: a name in it is not the thing itself."""
 
+_ADAPTER = "adapter"
 _SHORTEST = 8
 _APPROVALS = ("adapter.approved", "adapter.unapproved")
 
@@ -214,13 +215,13 @@ def _about(session: Session, text: str, places: Sequence[str]) -> _About:
     Raises:
         UnknownReferenceError: it is no name of anything, and nothing in the log has it.
     """
-    wanted = text.strip()
+    wanted, kinds = text.strip(), _kinds(session)
     subjects, figures = {wanted}, set[str]()
     prefix = wanted.casefold()
     prefix = prefix if _SHORTEST <= len(prefix) <= 64 and not prefix.strip("0123456789abcdef") else ""
     unknown: UnknownReferenceError | None = None
     if _is_alias(wanted):
-        found = _about_alias(session, Reference.parse(wanted))
+        found = _about_alias(session, Reference.parse(wanted), kinds)
         unknown = no_alias(session, text)
     else:
         try:
@@ -230,7 +231,7 @@ def _about(session: Session, text: str, places: Sequence[str]) -> _About:
                 figures |= others
         except (UnknownReferenceError, BadInputError) as error:
             unknown = UnknownReferenceError(error.message, hint=error.hint)
-        found = _condition(frozenset(subjects), prefix, frozenset(figures))
+        found = _condition(kinds, frozenset(subjects), prefix, frozenset(figures))
     if unknown is not None:
         assert found.condition is not None
         if session.scalar(select(tables.Event.seq).where(found.condition).limit(1)) is None:
@@ -238,34 +239,52 @@ def _about(session: Session, text: str, places: Sequence[str]) -> _About:
     return found
 
 
-def _about_alias(session: Session, alias: Reference) -> _About:
+def _kinds(session: Session) -> list[str]:
+    """Return what the log calls things, from its index: one step for each of them, and not for each entry."""
+    kind = tables.Event.subject_kind
+    found = select(func.min(kind).label("kind")).cte("kinds", recursive=True)
+    following = select(func.min(kind)).where(kind > found.c.kind).scalar_subquery()
+    every = found.union_all(select(following).where(found.c.kind.is_not(None)))
+    return list(session.scalars(select(every.c.kind).where(every.c.kind.is_not(None))))
+
+
+def _about_alias(session: Session, alias: Reference, kinds: Sequence[str]) -> _About:
     """Return what is about an alias: its moves, its rules and those of every task, and approvals of it holding something."""
     subjects = {f"{alias.task}#{alias.value}"}
     adapter, task = tables.Adapter, tables.Task
     if session.scalar(select(task.id).where(task.name == alias.task)) is not None:
         subjects.add(f"{EVERY_TASK}#{alias.value}")
     names = select(adapter.name).join(task, task.id == adapter.task_id).where(task.name == alias.task)
+    event = tables.Event
     approved = and_(
-        tables.Event.action.in_(_APPROVALS),
-        tables.Event.subject.in_(names),
-        tables.Event.detail.contains(json.dumps(alias.value), autoescape=True),
+        event.subject_kind == _ADAPTER,
+        event.subject.in_(names),
+        event.action.in_(_APPROVALS),
+        event.detail.contains(json.dumps(alias.value), autoescape=True),
     )
-    condition = or_(tables.Event.subject.in_(sorted(subjects)), approved)
-    return _About(condition, frozenset(subjects), approves=alias.value)
+    own = and_(event.subject_kind.in_(kinds), event.subject.in_(sorted(subjects)))
+    return _About(_any_of([own, approved]), frozenset(subjects), approves=alias.value)
 
 
-def _condition(subjects: frozenset[str], prefix: str, figures: frozenset[str]) -> _About:
-    ways: list[ColumnElement[bool]] = [tables.Event.subject.in_(sorted(subjects))]
+def _condition(
+    kinds: Sequence[str], subjects: frozenset[str], prefix: str, figures: frozenset[str]
+) -> _About:
+    event = tables.Event
+    ways = [and_(event.subject_kind.in_(kinds), event.subject.in_(sorted(subjects)))]
     if prefix:
-        ways.append(begins_with(tables.Event.subject, prefix))
-    ways += [
-        and_(
-            tables.Event.detail.contains(json.dumps(name), autoescape=True),
-            tables.Event.subject.not_in(sorted(subjects)),
-        )
-        for name in sorted(figures)
-    ]
-    return _About(or_(*ways), subjects, prefix, figures)
+        ways.append(and_(event.subject_kind.in_(kinds), begins_with(event.subject, prefix)))
+    if figures:
+        # What is about an adapter tells of no other thing, and that is most of a log: the rest is read through.
+        others = event.subject_kind.in_([kind for kind in kinds if kind != _ADAPTER])
+        named = (event.detail.contains(json.dumps(name), autoescape=True) for name in sorted(figures))
+        ways.append(and_(others, or_(*named)))
+    return _About(_any_of(ways), subjects, prefix, figures)
+
+
+def _any_of(ways: Sequence[ColumnElement[bool]]) -> ColumnElement[bool]:
+    """Return the condition that one of several holds, each of which has an index: OR alone would read the whole log."""
+    seq = tables.Event.seq
+    return seq.in_(union(*(select(seq).where(way) for way in ways)))
 
 
 def _names(thing: Thing) -> tuple[set[str], set[str]]:

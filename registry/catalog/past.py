@@ -19,7 +19,7 @@ from ..records.evaluations import evaluation_records
 from ..records.references import load_adapters, resolve_adapter
 from ..records.withdrawals import Withdrawals, of_adapters, own
 from ..releases.history import holder_then
-from .views import full_record
+from .views import full_records
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
@@ -49,7 +49,8 @@ def show_then(workspace: Workspace, reference: str, at: str) -> AdapterDetails:
         told = of_adapters(
             session, [adapter.id, *([adapter.parent_id] if adapter.parent_id else [])], at=moment
         )
-        return full_record(session, adapter, told, **_believed(session, adapter, moment, told), at=moment)
+        then = {**_believed(session, adapter, moment, told), "at": moment}
+        return full_records(session, [adapter], told, {adapter.id: then})[0]
 
 
 def resolve_then(session: Session, text: str, moment: datetime) -> tables.Adapter:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 from sqlalchemy import select
 
 from .. import tables
-from ..fusion.views import fused_line
+from ..fusion.views import line_of
 from ..records.adapter_details import AdapterDetails, BundleLine, Rendering
-from ..records.references import fused_from, resolve_adapter
+from ..records.references import fused_by_adapter, load_adapters, resolve_adapter
 from ..records.withdrawals import of_adapters, of_bundles, of_fused, own
 from ..releases.deployments import deployments_of
 from ..training.facts import draw_curve
-from .views import full_record
+from .views import full_records
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
@@ -54,8 +54,8 @@ def show_adapter(
 
         return show_then(workspace, reference, at)
     with workspace.database.read() as session:
-        adapter = resolve_adapter(session, reference)
-        fused = list(session.scalars(fused_from(adapter)))
+        adapter = resolve_adapter(session, reference, load_adapters(in_full=True))
+        fused = fused_by_adapter(session, [adapter])[adapter.id]
         told = of_fused(session, [artifact.id for artifact in fused])
         bundles = list(
             session.scalars(
@@ -73,18 +73,14 @@ def show_adapter(
             fused=[artifact.id for artifact in fused],
             bundles=[bundle.id for bundle in bundles],
         )
-        return full_record(
-            session,
-            adapter,
-            reasons,
-            yanked_reason=own(reasons.get(adapter.id, ())),
-            parent_yanked=own(reasons.get(adapter.parent_id or 0, ())),
-            renderings=tuple(Rendering(format=row.form, digest=row.digest) for row in adapter.renderings),
-            fused=tuple(
-                fused_line(artifact, _name_in(artifact, adapter), withdrawals=told.get(artifact.id, ()))
-                for artifact in fused
+        facts = {
+            "yanked_reason": own(reasons.get(adapter.id, ())),
+            "parent_yanked": own(reasons.get(adapter.parent_id or 0, ())),
+            "renderings": tuple(Rendering(format=row.form, digest=row.digest) for row in adapter.renderings),
+            "fused": tuple(
+                line_of(artifact, adapter, withdrawals=told.get(artifact.id, ())) for artifact in fused
             ),
-            bundles=tuple(
+            "bundles": tuple(
                 BundleLine(
                     target=bundle.target,
                     path=bundle.path,
@@ -93,10 +89,6 @@ def show_adapter(
                 )
                 for bundle in bundles
             ),
-            deployments=tuple(running),
-        )
-
-
-def _name_in(fused: tables.Fused, adapter: tables.Adapter) -> str:
-    """Return the name of a fused artifact's first adapter: the requested one, if the bytes are the same."""
-    return adapter.name if fused.adapter.digest == adapter.digest else fused.adapter.name
+            "deployments": tuple(running),
+        }
+        return full_records(session, [adapter], reasons, {adapter.id: facts})[0]

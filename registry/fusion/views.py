@@ -30,6 +30,12 @@ def fused_line(
     return FusedLine(**_line_facts(fused, adapter), withdrawals=withdrawals)
 
 
+def line_of(fused: tables.Fused, adapter: tables.Adapter, *, withdrawals: Withdrawals) -> FusedLine:
+    """Return the line of a fused artifact among those of one of its adapters, called by that one's name if the bytes are its."""
+    name = adapter.name if fused.adapter.digest == adapter.digest else fused.adapter.name
+    return fused_line(fused, name, withdrawals=withdrawals)
+
+
 def fused_details(fused: tables.Fused, adapter: str) -> FusedDetails:
     """Return the same with the fidelity of each module."""
     from ..charts.heat_map import natural

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVarTuple
 
 from sqlalchemy import ColumnElement, Select, and_, func, select, union
 from sqlalchemy.orm import Session, aliased, joinedload, selectinload
@@ -14,6 +14,8 @@ from sqlalchemy.orm import Session, aliased, joinedload, selectinload
 from .. import tables
 from ..errors import AmbiguousReferenceError, BadInputError, UnknownReferenceError
 from ..names import Reference
+
+Values = TypeVarTuple("Values")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,21 +27,42 @@ class Subject:
     fused: tables.Fused | None = None
 
 
-def load_adapters() -> Select[tables.Adapter]:
-    """Return the query for adapters with all that their views need, in a constant number of statements."""
-    return select(tables.Adapter).options(
-        joinedload(tables.Adapter.task),
-        joinedload(tables.Adapter.base).selectinload(tables.BaseModel.names),
-        joinedload(tables.Adapter.dataset),
-        joinedload(tables.Adapter.parent),
-        selectinload(tables.Adapter.tags),
-        selectinload(tables.Adapter.findings),
-        selectinload(tables.Adapter.amendments),
+def load_adapters(*, in_full: bool = False) -> Select[tables.Adapter]:
+    """Return the query for adapters with all that their views need, in a constant number of statements.
+
+    In full, files, training and what was measured come too; what is one row, or a few short ones, comes with the adapter itself,
+    since each further statement is another way to the server.  Its rows are to be made unique.
+    """
+    adapter, base = tables.Adapter, joinedload(tables.Adapter.base)
+    query = select(adapter).options(
+        joinedload(adapter.task),
+        joinedload(adapter.dataset),
+        joinedload(adapter.parent),
+        selectinload(adapter.tags),
+        selectinload(adapter.findings),
+        selectinload(adapter.amendments),
+    )
+    if not in_full:
+        return query.options(base.selectinload(tables.BaseModel.names))
+    return query.options(
+        base.joinedload(tables.BaseModel.names),
+        joinedload(adapter.manifest).selectinload(tables.Manifest.files),
+        joinedload(adapter.run),
+        joinedload(adapter.renderings),
+        selectinload(adapter.curve),
+        selectinload(adapter.evaluations),
     )
 
 
-def resolve_adapter(session: Session, text: str) -> tables.Adapter:
+def resolve_adapter(
+    session: Session, text: str, among: Select[tables.Adapter] | None = None
+) -> tables.Adapter:
     """Return the adapter that a reference names.
+
+    Args:
+        session: of any transaction.
+        text: the reference.
+        among: the query for adapters, with what is needed of them; None for what their views need.
 
     Raises:
         BadInputError: it is not a reference.
@@ -50,7 +73,9 @@ def resolve_adapter(session: Session, text: str) -> tables.Adapter:
         reference = Reference.parse(text)
     except BadInputError as error:
         raise _unknown(session, text, error.hint) from error
-    found = list(session.scalars(_query(reference).limit(3)))
+    found = list(
+        session.scalars(named_by(reference, load_adapters() if among is None else among).limit(3)).unique()
+    )
     if reference.kind == "digest" and len({adapter.digest for adapter in found}) > 1:
         names = ", ".join(adapter.name for adapter in found)
         raise AmbiguousReferenceError(
@@ -62,9 +87,9 @@ def resolve_adapter(session: Session, text: str) -> tables.Adapter:
     return found[0]
 
 
-def _query(reference: Reference) -> Select[tables.Adapter]:
+def named_by(reference: Reference, query: Select[*Values]) -> Select[*Values]:
+    """Return a query for adapters, or for some of their columns, of those alone that a reference can mean."""
     adapter = tables.Adapter
-    query = load_adapters()
     if reference.kind == "name":
         return query.where(adapter.name == reference.value)
     if reference.kind == "digest":
@@ -205,6 +230,30 @@ def fused_from(adapter: tables.Adapter) -> Select[tables.Fused]:
         .where(tables.Fused.base_id == adapter.base_id)
         .order_by(tables.Fused.id)
     )
+
+
+def fused_by_adapter(session: Session, adapters: Sequence[tables.Adapter]) -> dict[int, list[tables.Fused]]:
+    """Return what was fused from each of a number of adapters, by the number of its row, oldest first: as `fused_from`."""
+    twin, fused, extra = tables.Adapter, tables.Fused, tables.FusedExtra
+    same = twin.digest.in_({adapter.digest for adapter in adapters})
+    alone = select(twin.digest, fused.id).join(fused, fused.adapter_id == twin.id).where(same)
+    added = select(twin.digest, extra.fused_id).join(extra, extra.adapter_id == twin.id).where(same)
+    made = union(alone, added).subquery()
+    manifest = tables.Manifest
+    query = select(made.c[0], fused).join(fused, fused.id == made.c[1])
+    query = query.options(
+        joinedload(fused.adapter),
+        joinedload(fused.manifest).selectinload(manifest.files),
+        joinedload(fused.base).joinedload(tables.BaseModel.manifest).selectinload(manifest.files),
+        selectinload(fused.extras).joinedload(extra.adapter),
+    )
+    found = session.execute(query.order_by(fused.id)).all()
+    return {
+        adapter.id: [
+            row for digest, row in found if digest == adapter.digest and row.base_id == adapter.base_id
+        ]
+        for adapter in adapters
+    }
 
 
 def twins(adapter: tables.Adapter) -> Select[tables.Adapter]:

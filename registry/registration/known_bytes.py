@@ -111,7 +111,7 @@ def _differences(
         ),
     }
     differs = {field: both for field, both in fixed.items() if both[1] is not None and both[0] != both[1]}
-    if submission.log is not None and not recorded_curve(session, row).points:
+    if submission.log is not None and not recorded_curve(row).points:
         differs["training curve"] = (None, submission.log)
     states = _states(row)
     for field, value in _said(submission).items():

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy import Select, select
+from sqlalchemy.orm import Session, joinedload
 
 from .. import tables
 from ..database import events
@@ -119,12 +119,17 @@ def promote(
 
 def _look(workspace: Workspace, reference: str, alias: str) -> _Wanted:
     with workspace.database.read() as session:
-        adapter = resolve_adapter(session, reference)
+        adapter = resolve_adapter(session, reference, _with_its_base())
         name, base = alias_of(adapter, alias), adapter.base
         rule = rule_for(session, adapter.task.name, name)
         needed = rule is not None and _asks_for_licence(rule)
         assert not needed or base.manifest.files is not None  # loaded, while the session is there
     return _Wanted(adapter.id, name, base_licence(workspace, base) if needed else None, needed)
+
+
+def _with_its_base() -> Select[tables.Adapter]:
+    adapter = tables.Adapter
+    return select(adapter).options(joinedload(adapter.task), joinedload(adapter.base))
 
 
 def _asks_for_licence(rule: tables.AliasRule) -> bool:
@@ -143,7 +148,7 @@ def _case(session: Session, wanted: _Wanted) -> tuple[Case, tables.AliasRule | N
     query = select(tables.Alias).where(
         tables.Alias.task_id == adapter.task_id, tables.Alias.name == wanted.alias
     )
-    row = session.scalar(query)
+    row = session.scalar(query.options(joinedload(tables.Alias.adapter)))
     holder = row.adapter if row is not None else None
     again = row is not None and holder is adapter and bool(overtaken(session, row))
     if again and row is not None:

@@ -150,7 +150,7 @@ def _curves(session: Session, rows: Sequence[tables.Adapter]) -> dict[str, Any]:
     found = [row for row in rows if row.id in having]
     curves = []
     for row in found[-MOST_CURVES:]:
-        points = recorded_curve(session, row).points
+        points = recorded_curve(row).points
         curves.append(
             {
                 "name": row.name,

@@ -112,6 +112,8 @@ class Adapter(Record):
         order_by="AdapterSource.position", foreign_keys="AdapterSource.adapter_id"
     )
     evaluations: Mapped[list[Evaluation]] = relationship(order_by="Evaluation.id")
+    run: Mapped[TrainingRun | None] = relationship(viewonly=True)
+    curve: Mapped[list[CurvePoint]] = relationship(order_by="CurvePoint.iteration", viewonly=True)
 
 
 class AdapterSource(Record):

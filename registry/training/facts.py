@@ -63,23 +63,21 @@ def adapter_with_weights(session: Session, digest: str) -> tables.Adapter | None
     return session.scalars(query).first()
 
 
-def recorded_curve(session: Session, adapter: tables.Adapter) -> Curve:
+def recorded_curve(adapter: tables.Adapter) -> Curve:
     """Return the recorded curve of an adapter; empty if there is none."""
-    query = select(tables.CurvePoint).where(tables.CurvePoint.adapter_id == adapter.id)
     return Curve.of(
-        Point(row.iteration, row.train_loss, row.val_loss, row.learning_rate)
-        for row in session.scalars(query)
+        Point(row.iteration, row.train_loss, row.val_loss, row.learning_rate) for row in adapter.curve
     )
 
 
-def recorded_points(session: Session, adapter: tables.Adapter) -> tuple[CurvePoint, ...]:
+def recorded_points(adapter: tables.Adapter) -> tuple[CurvePoint, ...]:
     """Return the recorded curve of an adapter as records."""
-    return tuple(CurvePoint(**point_view(point)) for point in recorded_curve(session, adapter).points)
+    return tuple(CurvePoint(**point_view(point)) for point in recorded_curve(adapter).points)
 
 
-def run_record(session: Session, adapter: tables.Adapter) -> TrainingRun | None:
+def run_record(adapter: tables.Adapter) -> TrainingRun | None:
     """Return the record of an adapter's run, None if nothing is known of one."""
-    run = session.get(tables.TrainingRun, adapter.id)
+    run = adapter.run
     if run is None:
         return None
     best = Measured(iteration=run.best_iteration, val_loss=run.best_val_loss)

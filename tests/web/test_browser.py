@@ -207,3 +207,28 @@ def test_light_and_dark(chromium: Any, address: str) -> None:
         grounds[scheme] = page.evaluate("getComputedStyle(document.body).backgroundColor")
         page.close()
     assert grounds["light"] == "rgb(255, 255, 255)" != grounds["dark"]
+
+
+def test_a_wide_lineage_is_panned_in_its_frame(chromium: Any, shown: Registry, address: str) -> None:
+    """By keyboard, without JavaScript: the page itself stays, and a box that comes into view leads to its page."""
+    context = chromium.new_context(viewport={"width": 1280, "height": 300}, java_script_enabled=False)
+    page = context.new_page()
+    page.goto(f"{address}/lineage/{shown.adapters.list(task='course_rec', limit=1)[0].base}")
+    frame = page.locator(".pans")
+    reach(page, lambda focused: "pans" in (focused.get_attribute("class") or ""), "the picture")
+    measures = "each => [each.scrollLeft, each.scrollTop, each.scrollWidth - each.clientWidth, each.scrollHeight - each.clientHeight]"
+    left, top, wider, higher = frame.evaluate(measures)
+    assert (left, top) == (0, 0) and wider > 100 and higher > 50
+    for _ in range(6):
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("ArrowDown")
+    page.wait_for_function("() => document.querySelector('.pans').scrollLeft > 50")
+    left, top, _, _ = frame.evaluate(measures)
+    assert left > 50 and top > 0
+    assert page.evaluate("() => document.scrollingElement.scrollWidth <= innerWidth")
+    box = frame.locator(".desk a").last
+    box.scroll_into_view_if_needed()
+    with page.expect_navigation():
+        box.click()
+    assert page.url.startswith(address) and "/lineage/" not in page.url
+    context.close()

@@ -81,7 +81,7 @@ def test_every_route_by_every_role(team: Team) -> None:
     assert len(routes) > 45
     app = create_app(team.registry, TeamDoor(team.registry, Proxies()))
     assert {(each.path, method) for each in app.routes for method in each.methods - {"HEAD"}} == {
-        (route.path, route.method) for route in routes
+        (route.path, route.method) for route in routes if route.method != "HEAD"
     }
     before = team.registry.upkeep.log(limit=1)
     for route in routes:

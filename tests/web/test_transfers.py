@@ -23,6 +23,7 @@ from fusery.registry import Registry, tables
 from fusery.registry.collect import collect
 from fusery.registry.exchange.uploads import UploadLimits
 from fusery.web import app as application
+from fusery.web import transfers
 from fusery.web.doors import Proxies, TeamDoor
 
 MIB = 1 << 20
@@ -329,3 +330,25 @@ def test_bodies_that_are_none(server: Server, place: str, body: bytes) -> None:
     )
     assert answer.status in (400, 413), answer.text
     assert answer.json["error"]["message"]
+
+
+def test_who_sends_next_to_nothing_is_not_waited_for(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has come can be gone on with, and its place is free."""
+    monkeypatch.setattr(transfers, "STALLED", 1)
+    data = noise(MIB)
+    digest, parts = digest_of(data), urlsplit(server.url)
+    with socket.create_connection((str(parts.hostname), int(parts.port or 0)), timeout=60) as slow:
+        slow.sendall(server.head_of(digest, f"Content-Length: {len(data)}") + data[:100])
+        sent, answered = 100, b""
+        slow.settimeout(0.05)
+        while not answered:
+            with suppress(ConnectionError):
+                slow.sendall(data[sent : sent + 1])
+                sent += 1
+            with suppress(TimeoutError):
+                answered = slow.recv(65_536)
+            assert sent < 50_000
+    assert answered.startswith(b"HTTP/1.1 408") and b"too_slow" in answered
+    come = server.missing(digest)[0]["bytes"]
+    assert 100 <= come <= sent
+    assert server.put(data[come:], digest, Upload_Offset=str(come), Upload_Length=str(MIB)).status == 200

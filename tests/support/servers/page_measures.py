@@ -8,9 +8,10 @@ CUT = """() => {
     if (!one.checkVisibility() || one.matches('.skip, thead, thead *, title, desc, style')) continue;
     const name = `${one.tagName} ${one.getAttribute('class') || ''} ${(one.textContent || '').trim().slice(0, 60)}`;
     const inside = getComputedStyle(one).overflowX !== 'visible' && one.clientWidth > 0;
-    if (inside && !one.matches('input') && one.scrollWidth > one.clientWidth) found.push(`${name}: ${one.scrollWidth} in ${one.clientWidth}`);
+    if (inside && !one.matches('input, .pans') && one.scrollWidth > one.clientWidth) found.push(`${name}: ${one.scrollWidth} in ${one.clientWidth}`);
     const box = one.getBoundingClientRect();
-    if (box.width && (box.left < -0.5 || box.right > width + 0.5)) found.push(`${name}: ${box.left} to ${box.right}`);
+    const panned = one.closest('.pans') && !one.matches('.pans');
+    if (box.width && !panned && (box.left < -0.5 || box.right > width + 0.5)) found.push(`${name}: ${box.left} to ${box.right}`);
     const svg = one.closest('svg');
     if (one.matches('svg text')) {
       const all = svg.getBoundingClientRect();
@@ -19,7 +20,7 @@ CUT = """() => {
   }
   return found;
 }"""
-"""Everything that is wider than what it stands in, or not whole on the screen; a field to write in scrolls by itself."""
+"""Everything that is wider than what it stands in, or not whole on the screen; a field to write in scrolls by itself, and so does a frame that `pans`."""
 
 BROKEN = """() => {
   const found = [], walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
