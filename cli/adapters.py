@@ -327,6 +327,10 @@ def _print_adapter(session: Session, view: AdapterDetails) -> None:
     for running in view.get("deployments", []):
         what = f"{running['kind']}{aside(running)}"
         session.print(f"runs at {cell(running['place'])} as {what}, since {running['at']}")
+    for signature in view.get("signatures", []):
+        who = cell(signature["signer"] or signature["key_id"])
+        revoked = ", a key that counts no more" if signature["revoked"] else ""
+        session.print(f"signed by {who}{revoked}, {signature['scheme']}, {signature['at']}")
     print_findings(session, view["findings"])
 
 

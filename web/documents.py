@@ -8,6 +8,8 @@ from fusery.registry.audit import Report
 from fusery.registry.catalog.journal import Event
 from fusery.registry.catalog.tasks import Task
 from fusery.registry.catalog.waiting import Waiting
+from fusery.registry.fusion.cache import CacheContents
+from fusery.registry.fusion.listing import ListedFused
 from fusery.registry.record import Record
 from fusery.registry.records.adapter import Adapter
 from fusery.registry.records.alias import Alias, AliasHolder, AliasMove
@@ -84,6 +86,23 @@ class Bases(Record):
     """
 
     bases: tuple[Base, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FusedModels(Record):
+    """The fused models.
+
+    Attributes:
+        offset: how many come before the first one here.
+        next: offset of the next page; None where there is none.
+        models: the newest first, a page of them.
+        cache: what the machine that answers has of them, and may have.
+    """
+
+    offset: int
+    next: int | None
+    models: tuple[ListedFused, ...]
+    cache: CacheContents
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

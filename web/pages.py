@@ -30,7 +30,7 @@ from fusery.storage.secrets import masked
 
 from .addresses import of_adapter, of_alias, segment
 from .answers import answer, style_sheet, wants_json
-from .documents import AliasPage, Bases, Log, Places, Start, TaskPage
+from .documents import AliasPage, Bases, FusedModels, Log, Places, Start, TaskPage
 from .routes import Routes
 
 PAGE = 50
@@ -144,10 +144,27 @@ def add_pages(routes: Routes, registry: Registry) -> None:
     def base(request: Request, name: str) -> Response:
         return answer(request, "base_model.html.j2", registry.bases.show(name))
 
+    @routes.page("/fused", FusedModels)
+    def all_fused(request: Request, offset: Whole = 0) -> Response:
+        models = registry.fused.list(limit=PAGE + 1, offset=offset)
+        found = FusedModels(
+            offset=offset,
+            next=offset + PAGE if len(models) > PAGE else None,
+            models=tuple(models[:PAGE]),
+            cache=registry.cache.contents(),
+        )
+        return answer(request, "all_fused.html.j2", found)
+
     @routes.page("/fused/{key}", FusedDetails)
     def fused(request: Request, key: str) -> Response:
         found = registry.fused.fidelity(key)
         return answer(request, "fused.html.j2", found, picture=_map_of(found))
+
+    @routes.get("/pictures/lineage/{reference:path}", role="reader")
+    def lineage_picture(reference: str) -> Response:
+        """Draw the lineage of a thing, for pages that show it beside others."""
+        graph = _without_passwords(registry.provenance.lineage(reference))
+        return Response(svg(graph), media_type="image/svg+xml")
 
     @routes.page("/lineage/{reference:path}", Graph)
     def lineage(request: Request, reference: str) -> Response:

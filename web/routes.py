@@ -96,9 +96,9 @@ class Routes:
         return add
 
     def get(
-        self, path: str, *, role: Role | None, sends: str, head: bool = False
+        self, path: str, *, role: Role | None, sends: str = "", head: bool = False
     ) -> Callable[[Handler], Handler]:
-        """Return a decorator for what only programs fetch; with `head`, its headers alone may be asked for too."""
+        """Return a decorator for what only programs fetch, or browsers for a page; with `head`, its headers alone may be asked for too."""
 
         def add(handler: Handler) -> Handler:
             self._add(Route(path, "GET", role, None, sends=sends), handler, ["GET"])

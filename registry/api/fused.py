@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from ..fusion.cache import CacheContents, Pinned, Pruned
     from ..fusion.explain import Explanation
     from ..fusion.formats import Formats
+    from ..fusion.listing import ListedFused
     from ..fusion.request import FuseRequest
     from ..records.fused import Fused, FusedDetails
 
@@ -92,6 +94,12 @@ class FusedModels(Resource):
 
         place = Path(plot) if plot is not None else None
         return fidelity(self.workspace, named(reference), plot=place, force=force)
+
+    def list(self, *, limit: int | None = None, offset: int = 0) -> builtins.list[ListedFused]:
+        """Return fused models, the newest first; see `fusery.registry.fusion.listing.list_fused`."""
+        from ..fusion.listing import list_fused
+
+        return list_fused(self.workspace, limit=limit, offset=offset)
 
     def formats(
         self, reference: Named, request: FuseRequest | None = None, *, reporter: Reporter = SILENT

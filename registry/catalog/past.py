@@ -37,7 +37,7 @@ def show_then(workspace: Workspace, reference: str, at: str) -> AdapterDetails:
         at: a moment; a day means its end, in UTC.
 
     Returns:
-        What `show` has, without `renderings`, `fused`, `bundles` and `deployments`, and `at`.
+        What `show` has, without `renderings`, `fused`, `bundles`, `deployments` and `signatures`, and `at`.
 
     Raises:
         UnknownReferenceError: there was no such adapter.

@@ -12,6 +12,7 @@ from .. import tables
 from ..fusion.views import line_of
 from ..records.adapter_details import AdapterDetails, BundleLine, Rendering
 from ..records.references import fused_by_adapter, load_adapters, resolve_adapter
+from ..records.signatures import recorded_signature
 from ..records.withdrawals import of_adapters, of_bundles, of_fused, own
 from ..releases.deployments import deployments_of
 from ..training.facts import draw_curve
@@ -90,5 +91,6 @@ def show_adapter(
                 for bundle in bundles
             ),
             "deployments": tuple(running),
+            "signatures": tuple(recorded_signature(row) for row in adapter.signatures),
         }
         return full_records(session, [adapter], reasons, {adapter.id: facts})[0]

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from sqlalchemy import or_, select
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy import select
+from sqlalchemy.orm import Session, selectinload
 
 from fusery.storage.digest import Digest
 from fusery.storage.eviction import CacheEntry
 from fusery.storage.temporary import sweep_temporary
 
 from .. import tables
+from ..database.batches import batches
 from ..errors import BadInputError
 from ..record import Record
 from ..records.fused import Foreign, FusedLabel
 from ..records.fused_label import label_record
-from ..records.references import fused_from, resolve_any
+from ..records.references import fused_from, load_fused, resolve_any
 from ..records.withdrawals import Withdrawal, of_fused
 from .foreign import foreign_record
-from .records import aliased_keys, find_fused
+from .records import aliased_keys
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
@@ -170,7 +172,7 @@ def cache_contents(workspace: Workspace) -> CacheContents:
     cache = workspace.cache
     entries, pinned = cache.entries(), cache.pinned()
     with workspace.database.read() as session:
-        models = tuple(_cached_model(workspace, session, entry, pinned) for entry in entries)
+        models = tuple(_cached_models(workspace, session, entries, pinned))
     return CacheContents(
         path=cache.root,
         bytes=sum(entry.size for entry in entries),
@@ -253,16 +255,28 @@ def unpin(workspace: Workspace, reference: str) -> list[Pinned]:
 
 def aliases_of(session: Session, fused: tables.Fused) -> list[str]:
     """Return the aliases that stand for an adapter with these bytes, as `task#alias`."""
-    named = aliased(tables.Adapter)
-    parts = [fused.adapter.digest, *(extra.adapter.digest for extra in fused.extras)]
-    query = (
-        select(tables.Task.name, tables.Alias.name)
-        .join(tables.Alias, tables.Alias.task_id == tables.Task.id)
-        .join(named, tables.Alias.adapter_id == named.id)
-        .where(named.digest.in_(parts))
-        .order_by(tables.Task.name, tables.Alias.name)
-    )
-    return [f"{task}#{alias}" for task, alias in session.execute(query)]
+    found = _aliases_by_digest(session, set(_parts(fused)))
+    return sorted({name for names in found.values() for name in names})
+
+
+def _parts(fused: tables.Fused) -> list[str]:
+    """Return the digests of the adapters in a fused model."""
+    return [fused.adapter.digest, *(extra.adapter.digest for extra in fused.extras)]
+
+
+def _aliases_by_digest(session: Session, digests: AbstractSet[str]) -> dict[str, list[str]]:
+    """Return the aliases that stand for adapters with some bytes, as `task#alias`."""
+    named, alias, found = tables.Adapter, tables.Alias, defaultdict[str, list[str]](list)
+    for chosen in batches(sorted(digests)):
+        query = (
+            select(named.digest, tables.Task.name, alias.name)
+            .join(alias, alias.adapter_id == named.id)
+            .join(tables.Task, tables.Task.id == alias.task_id)
+            .where(named.digest.in_(chosen))
+        )
+        for digest, task, name in session.execute(query):
+            found[digest].append(f"{task}#{name}")
+    return found
 
 
 def entry_named(workspace: Workspace, text: str) -> CacheEntry | None:
@@ -274,42 +288,61 @@ def entry_named(workspace: Workspace, text: str) -> CacheEntry | None:
     return found[0] if len(found) == 1 else None
 
 
-def _cached_model(
-    workspace: Workspace, session: Session, entry: CacheEntry, pinned: AbstractSet[Digest]
-) -> CachedModel:
-    row = find_fused(session, entry.key)
-    label = label_record(row) if row else _folder(session, entry.key)
-    return CachedModel(
-        key=entry.key,
-        path=entry.path,
-        bytes=entry.size,
-        last_used=datetime.fromtimestamp(entry.last_used, UTC),
-        adapter=row.adapter.name if row else None,
-        precision=row.precision if row else None,
-        scale=label.scale if label else None,
-        combined=label.combined if label else None,
-        format=label.format if label else None,
-        label=label.label if label else None,
-        digest=row.digest if row else entry.key if label else None,
-        foreign=foreign_record(row) if row else None,
-        aliases=tuple(aliases_of(session, row)) if row else (),
-        withdrawals=of_fused(session, [row.id]).get(row.id, ()) if row else (),
-        pinned=entry.key in pinned,
-        in_use=workspace.cache.is_in_use(entry.key),
-    )
+def _cached_models(
+    workspace: Workspace, session: Session, entries: Sequence[CacheEntry], pinned: AbstractSet[Digest]
+) -> Iterator[CachedModel]:
+    """Yield what is known of entries; of fused models in a constant number of statements."""
+    fused = tables.Fused
+    rows = {
+        row.key: row
+        for chosen in batches(entry.key for entry in entries)
+        for row in session.scalars(load_fused().where(fused.key.in_(chosen)))
+    }
+    told = of_fused(session, [row.id for row in rows.values()])
+    aliases = _aliases_by_digest(session, {digest for row in rows.values() for digest in _parts(row)})
+    folders = _folders(session, [entry.key for entry in entries if entry.key not in rows])
+    for entry in entries:
+        row = rows.get(entry.key)
+        label = label_record(row) if row else folders.get(entry.key)
+        held = sorted({name for digest in _parts(row) for name in aliases.get(digest, ())}) if row else []
+        yield CachedModel(
+            key=entry.key,
+            path=entry.path,
+            bytes=entry.size,
+            last_used=datetime.fromtimestamp(entry.last_used, UTC),
+            adapter=row.adapter.name if row else None,
+            precision=row.precision if row else None,
+            scale=label.scale if label else None,
+            combined=label.combined if label else None,
+            format=label.format if label else None,
+            label=label.label if label else None,
+            digest=row.digest if row else entry.key if label else None,
+            foreign=foreign_record(row) if row else None,
+            aliases=tuple(held),
+            withdrawals=told.get(row.id, ()) if row else (),
+            pinned=entry.key in pinned,
+            in_use=workspace.cache.is_in_use(entry.key),
+        )
 
 
-def _folder(session: Session, digest: str) -> FusedLabel | None:
-    """Return what the files of an adapter or of a base are called that lie here for somebody to load; None for others."""
+def _folders(session: Session, digests: Iterable[str]) -> dict[str, FusedLabel]:
+    """Return what the files of adapters and of bases are called that lie here for somebody to load; others are left out."""
     adapter, rendering, base = tables.Adapter, tables.AdapterRendering, tables.BaseModel
-    rendered = select(rendering.adapter_id).where(rendering.digest == digest)
-    query = select(adapter.name).where(or_(adapter.digest == digest, adapter.id.in_(rendered)))
-    name, kind = session.scalar(query.order_by(adapter.id).limit(1)), "files of an adapter"
-    if name is None:
-        found = session.scalar(select(base).where(base.digest == digest))
-        name, kind = (found.name if found else None), "files of a base"
-    if name is None:
-        return None
+    found: dict[str, FusedLabel] = {}
+    for chosen in batches(digests):
+        own = select(adapter.digest, adapter.name).where(adapter.digest.in_(chosen)).order_by(adapter.id)
+        rendered = select(rendering.digest, adapter.name).join(adapter, adapter.id == rendering.adapter_id)
+        rendered = rendered.where(rendering.digest.in_(chosen)).order_by(adapter.id)
+        for query in (own, rendered):
+            for digest, name in session.execute(query):
+                found.setdefault(digest, _label(name, "files of an adapter"))
+        bases = select(base).options(selectinload(base.names)).where(base.digest.in_(chosen))
+        for row in session.scalars(bases):
+            found.setdefault(row.digest, _label(row.name, "files of a base"))
+    return found
+
+
+def _label(name: str, kind: str) -> FusedLabel:
     return FusedLabel(scale=None, combined=name, format=kind, label=f"{name} ({kind})")
 
 

@@ -27,7 +27,7 @@ def fused_line(
         adapter: the name to call its adapter by; the same bytes may be registered under several.
         withdrawals: what it has to do with yanks, where that is to be said.
     """
-    return FusedLine(**_line_facts(fused, adapter), withdrawals=withdrawals)
+    return FusedLine(**line_facts(fused, adapter), withdrawals=withdrawals)
 
 
 def line_of(fused: tables.Fused, adapter: tables.Adapter, *, withdrawals: Withdrawals) -> FusedLine:
@@ -40,7 +40,7 @@ def fused_details(fused: tables.Fused, adapter: str) -> FusedDetails:
     """Return the same with the fidelity of each module."""
     from ..charts.heat_map import natural
 
-    facts = _line_facts(fused, adapter)
+    facts = line_facts(fused, adapter)
     modules = sorted(fused.modules, key=lambda module: natural(module.module))
     facts["fidelity"] = _fidelity(fused, modules)
     return FusedDetails(**facts, base=fused.base.name, withdrawals=_withdrawals(fused))
@@ -66,7 +66,8 @@ def fused_record(fused: tables.Fused, adapter: str | None = None, *, published: 
     )
 
 
-def _line_facts(fused: tables.Fused, adapter: str | None) -> dict[str, Any]:
+def line_facts(fused: tables.Fused, adapter: str | None) -> dict[str, Any]:
+    """Return the fields of a fused artifact's line; see `fused_line`."""
     facts = _facts(fused, adapter)
     accepted = " --accept-loss" if fused.verdict == "LOST" else ""
     times = facts["weights_bytes"] / max(1, weights_bytes(fused.base.manifest))

@@ -15,6 +15,7 @@ from .evaluations import Evaluation
 from .fused import FusedLine
 from .recipe import CombinationRecipe
 from .run import CurvePoint, TrainingRun
+from .signatures import RecordedSignature
 from .withdrawals import Withdrawal
 
 
@@ -80,6 +81,7 @@ class AdapterDetails(Adapter):
         fused: models made of it.
         bundles: what it was shipped in.
         deployments: where it runs, also as a part of other things.
+        signatures: over its files, oldest first; whether one counts, `fusery verify` says.
         at: the moment that was asked for; what was made of it is left out then.
         plot: the picture of its curve.
     """
@@ -101,5 +103,6 @@ class AdapterDetails(Adapter):
     fused: tuple[FusedLine, ...] | None = left_out()
     bundles: tuple[BundleLine, ...] | None = left_out()
     deployments: tuple[Deployment, ...] | None = left_out()
+    signatures: tuple[RecordedSignature, ...] | None = left_out()
     at: datetime | None = left_out(EXACT)
     plot: str | None = left_out()

@@ -10,6 +10,7 @@ from typing import Any, TypeVarTuple
 
 from sqlalchemy import ColumnElement, Select, and_, func, select, union
 from sqlalchemy.orm import Session, aliased, joinedload, selectinload
+from sqlalchemy.sql.base import ExecutableOption
 
 from .. import tables
 from ..errors import AmbiguousReferenceError, BadInputError, UnknownReferenceError
@@ -49,6 +50,7 @@ def load_adapters(*, in_full: bool = False) -> Select[tables.Adapter]:
         joinedload(adapter.manifest).selectinload(tables.Manifest.files),
         joinedload(adapter.run),
         joinedload(adapter.renderings),
+        joinedload(adapter.signatures).joinedload(tables.Signature.key),
         selectinload(adapter.curve),
         selectinload(adapter.evaluations),
     )
@@ -232,6 +234,22 @@ def fused_from(adapter: tables.Adapter) -> Select[tables.Fused]:
     )
 
 
+def load_fused() -> Select[tables.Fused]:
+    """Return the query for fused artifacts with all that their lines need, in a constant number of statements."""
+    return select(tables.Fused).options(*_of_fused())
+
+
+def _of_fused() -> Sequence[ExecutableOption]:
+    fused, base, files = tables.Fused, joinedload(tables.Fused.base), tables.Manifest.files
+    return (
+        joinedload(fused.adapter),
+        joinedload(fused.manifest).selectinload(files),
+        base.joinedload(tables.BaseModel.manifest).selectinload(files),
+        base.selectinload(tables.BaseModel.names),
+        selectinload(fused.extras).joinedload(tables.FusedExtra.adapter),
+    )
+
+
 def fused_by_adapter(session: Session, adapters: Sequence[tables.Adapter]) -> dict[int, list[tables.Fused]]:
     """Return what was fused from each of a number of adapters, by the number of its row, oldest first: as `fused_from`."""
     twin, fused, extra = tables.Adapter, tables.Fused, tables.FusedExtra
@@ -239,14 +257,7 @@ def fused_by_adapter(session: Session, adapters: Sequence[tables.Adapter]) -> di
     alone = select(twin.digest, fused.id).join(fused, fused.adapter_id == twin.id).where(same)
     added = select(twin.digest, extra.fused_id).join(extra, extra.adapter_id == twin.id).where(same)
     made = union(alone, added).subquery()
-    manifest = tables.Manifest
-    query = select(made.c[0], fused).join(fused, fused.id == made.c[1])
-    query = query.options(
-        joinedload(fused.adapter),
-        joinedload(fused.manifest).selectinload(manifest.files),
-        joinedload(fused.base).joinedload(tables.BaseModel.manifest).selectinload(manifest.files),
-        selectinload(fused.extras).joinedload(extra.adapter),
-    )
+    query = select(made.c[0], fused).join(fused, fused.id == made.c[1]).options(*_of_fused())
     found = session.execute(query.order_by(fused.id)).all()
     return {
         adapter.id: [

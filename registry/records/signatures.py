@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, joinedload
 
 from fusery.storage.errors import StorageError
 from fusery.storage.manifest import Manifest
@@ -150,22 +150,24 @@ class RecordedSignature(Record):
 
 def signatures_of(session: Session, digest: str) -> list[RecordedSignature]:
     """Return the recorded signatures over a digest, oldest first, with the name of each key where it is trusted."""
-    key, signature = tables.TrustedKey, tables.Signature
-    rows = session.execute(
-        select(signature, key)
-        .outerjoin(key, key.key_id == signature.key_id)
+    signature = tables.Signature
+    rows = session.scalars(
+        select(signature)
+        .options(joinedload(signature.key))
         .where(signature.subject_digest == digest)
         .order_by(signature.id)
     )
-    return [
-        RecordedSignature(
-            kind=found.subject_kind,
-            scheme=found.scheme,
-            key_id=found.key_id,
-            signer=trusted.name if trusted else None,
-            revoked=bool(trusted and trusted.revoked_at),
-            at=found.at,
-            by=found.by,
-        )
-        for found, trusted in rows
-    ]
+    return [recorded_signature(row) for row in rows]
+
+
+def recorded_signature(row: tables.Signature) -> RecordedSignature:
+    """Return the record of a signature."""
+    return RecordedSignature(
+        kind=row.subject_kind,
+        scheme=row.scheme,
+        key_id=row.key_id,
+        signer=row.key.name if row.key else None,
+        revoked=bool(row.key and row.key.revoked_at),
+        at=row.at,
+        by=row.by,
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import date, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column, relationship
@@ -11,6 +11,9 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 from .bases import BaseModel
 from .bytes import Manifest
 from .record import DIGEST, DOCUMENT, Record, one_of, sorted_text
+
+if TYPE_CHECKING:
+    from .trail import Signature
 
 
 class Task(Record):
@@ -113,6 +116,11 @@ class Adapter(Record):
     )
     evaluations: Mapped[list[Evaluation]] = relationship(order_by="Evaluation.id")
     run: Mapped[TrainingRun | None] = relationship(viewonly=True)
+    signatures: Mapped[list[Signature]] = relationship(
+        primaryjoin="foreign(Signature.subject_digest) == Adapter.digest",
+        order_by="Signature.id",
+        viewonly=True,
+    )
     curve: Mapped[list[CurvePoint]] = relationship(order_by="CurvePoint.iteration", viewonly=True)
 
 

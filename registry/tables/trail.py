@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, Integer, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column, relationship
@@ -11,6 +12,9 @@ from .adapters import Adapter, Task
 from .bytes import Manifest
 from .fused import Fused
 from .record import DIGEST, Record
+
+if TYPE_CHECKING:
+    from .trust import TrustedKey
 
 
 class Registry(Record):
@@ -134,3 +138,7 @@ class Signature(Record):
     envelope: Mapped[str] = mapped_column(Text)
     at: Mapped[datetime]
     by: Mapped[str] = mapped_column(String(200))
+
+    key: Mapped[TrustedKey | None] = relationship(
+        primaryjoin="foreign(Signature.key_id) == TrustedKey.key_id", viewonly=True
+    )

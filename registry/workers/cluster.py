@@ -113,7 +113,7 @@ class Cluster(Workers):
             except Empty:
                 pass
             try:
-                alone = not client.sync(client.scheduler.nthreads, callback_timeout=ANSWER)
+                alone = not client.sync(client.scheduler.ncores, callback_timeout=ANSWER)
             except (OSError, TimeoutError) as error:
                 # Asked in the moment in which it goes, before what was asked of it is cancelled.
                 silent = isinstance(error, TimeoutError) and client.status == "running"

@@ -209,6 +209,29 @@ def test_light_and_dark(chromium: Any, address: str) -> None:
     assert grounds["light"] == "rgb(255, 255, 255)" != grounds["dark"]
 
 
+@pytest.mark.parametrize("look", ["dark", "phone"])
+def test_the_lineage_of_an_adapter_is_drawn_on_its_page(
+    chromium: Any, shown: Registry, address: str, look: str
+) -> None:
+    """In its own colours, and the picture leads to the page of all of it."""
+    size, scheme = LOOKS[look]
+    context = chromium.new_context(viewport=size, color_scheme=scheme, java_script_enabled=True)
+    page = context.new_page()
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    page.goto(f"{address}/adapters/course_rec%40latest")
+    picture = page.locator(".lineage img")
+    picture.scroll_into_view_if_needed()
+    page.wait_for_function("() => document.querySelector('.lineage img').complete")
+    assert picture.evaluate("each => each.naturalWidth") > 200
+    painted = picture.screenshot()
+    assert len(painted) > 2_000 and said == []
+    with page.expect_navigation():
+        picture.click(position={"x": 30, "y": 30})
+    assert "/lineage/" in page.url
+    context.close()
+
+
 def test_a_wide_lineage_is_panned_in_its_frame(chromium: Any, shown: Registry, address: str) -> None:
     """By keyboard, without JavaScript: the page itself stays, and a box that comes into view leads to its page."""
     context = chromium.new_context(viewport={"width": 1280, "height": 300}, java_script_enabled=False)

@@ -31,6 +31,7 @@ def places(registry: Registry) -> dict[str, str]:
         "audit of one": f"/audit?reference={newest[0].name}&chain=true",
         "bases": "/bases",
         "base": f"/bases/{newest[0].base}",
+        "all fused": "/fused",
         "fused": f"/fused/{fused}",
         "lineage": f"/lineage/{newest[0].name}",
         "lineage of a base": f"/lineage/{newest[0].base}",

@@ -1,0 +1,72 @@
+"""All fused models of a registry, page by page, and what the cache has of them: in a constant number of statements."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import query_plans
+import tiny_models
+
+from fusery.registry import FuseRequest, Registry
+from fusery.registry.errors import BadInputError
+
+
+@pytest.fixture
+def known(registry: Registry, tmp_path: Path) -> Registry:
+    base = tiny_models.make_base(tmp_path / "tiny")
+    registry.bases.add(base, name="tiny", reference=True)
+    for number in range(3):
+        folder = tiny_models.make_adapter(tmp_path / f"a{number}", base, seed=number, num_layers=1)
+        registry.adapters.register(folder, base="tiny", task="mail")
+    return registry
+
+
+def test_the_newest_come_first_and_page_by_page(known: Registry) -> None:
+    assert known.fused.list() == []
+    made = [known.fused.fuse(f"mail@{number}").key for number in (1, 2, 3)]
+    known.adapters.yank("mail@2", reason="trained on the test set")
+    found = known.fused.list()
+    assert [each.key for each in found] == made[::-1]
+    assert [each.key for each in known.fused.list(limit=2, offset=1)] == made[1::-1]
+    assert known.fused.list(offset=3) == [] and known.fused.list(limit=0) == []
+    assert {each.base for each in found} == {"tiny"}
+    assert [[told.reason for told in each.withdrawals or ()] for each in found] == [
+        [],
+        ["trained on the test set"],
+        [],
+    ]
+    line = (known.adapters.show("mail@3").fused or ())[0].to_dict()
+    assert found[0].to_dict() == {**line, "base": "tiny"}
+    for wrong in ({"limit": -1}, {"offset": -1}):
+        with pytest.raises(BadInputError, match="0 or more"):
+            known.fused.list(**wrong)
+
+
+def test_more_of_them_take_no_more_statements(known: Registry) -> None:
+    def counted() -> tuple[int, int]:
+        for ask in (known.fused.list, known.cache.contents):
+            ask()
+        with query_plans.recorded() as listed:
+            known.fused.list()
+        with query_plans.recorded() as cached:
+            known.cache.contents()
+        return len(listed), len(cached)
+
+    known.fused.fuse("mail@1")
+    known.aliases.set("prod", "mail@1")
+    known.folder("mail@1")
+    few = counted()
+    known.fused.fuse("mail@2", FuseRequest(scale=3.0))
+    known.fused.fuse("mail@3")
+    known.aliases.set("beta", "mail@3")
+    known.folder("mail@2")
+    known.folder("tiny")
+    assert counted() == few
+    held = {entry.adapter: entry.aliases for entry in known.cache.contents().entries if entry.adapter}
+    assert held["mail_v1_" + held_date(known)] == ("mail#prod",)
+    assert held["mail_v3_" + held_date(known)] == ("mail#beta",)
+
+
+def held_date(registry: Registry) -> str:
+    return registry.adapters.show("mail@1").date

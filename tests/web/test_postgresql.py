@@ -1,0 +1,65 @@
+"""Every page of a registry on PostgreSQL is that of the same registry on SQLite."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from page_addresses import acts, places
+from page_server import ask, pages_of
+
+from fusery.registry import Registry
+from fusery.registry.settings.settings import Settings
+from fusery.registry.workspace import Workspace
+from fusery.web.doors import OwnDoor
+
+HTML, JSON = {"accept": "text/html"}, {"accept": "application/json"}
+OWN = frozenset({"seq", "at", "hash", "records", "next", "path", "last_used", "cache", "pinned_elsewhere"})
+"""What two registries have of their own: their logs, chains and caches."""
+
+
+@pytest.fixture
+def moved(shown: Registry, postgres_url: str, tmp_path: Path) -> Iterator[Registry]:
+    """The same, out of a backup."""
+    folder = tmp_path
+    shown.upkeep.backup(folder / "backup")
+    settings = Settings(home=folder / "home", database_url=postgres_url, user="anna")
+    with Registry(Workspace(settings)) as registry:
+        registry.upkeep.restore(folder / "backup", own=True)
+        yield registry
+
+
+def told(value: Any) -> Any:
+    """Return what both have to say alike."""
+    if isinstance(value, dict):
+        return {key: told(each) for key, each in value.items() if key not in OWN}
+    return [told(each) for each in value] if isinstance(value, list) else value
+
+
+@pytest.mark.slow
+def test_every_page_is_the_same(shown: Registry, moved: Registry, address: str) -> None:
+    door = OwnDoor("anna")
+    cookie = f"{door.cookie}={door.key}"
+    with pages_of(moved, door) as theirs:
+        for name, path in (places(shown) | acts(shown)).items():
+            both = [ask(where, path, **HTML, cookie=cookie) for where in (address, theirs)]
+            assert both[1].status in (200, 303, 400, 404, 409), (name, both[1].text[-500:])
+            if name in acts(shown):
+                continue
+            assert both[0].status == both[1].status, name
+            documents = [ask(where, path, **JSON).json for where in (address, theirs)]
+            if name in (
+                "start",
+                "some tasks",
+                "log",
+                "audit",
+                "audit of one",
+            ):  # which tell of the restoring, too
+                for document in documents:
+                    for key in ("events", "newest"):
+                        document.pop(key, None)
+                    if document.get("report"):
+                        document["report"]["checked"].pop("event")
+            assert told(documents[0]) == told(documents[1]), name
