@@ -73,6 +73,8 @@ def paths() -> Mapping[str, str]:
         "compare": f"/compare?ref={name}&ref={other}",
         "alias": f"/aliases/{task}/prod",
         "bases": "/bases",
+        "fused": "/fused",
+        "audit": "/audit",
         "places": "/places",
         "log": "/log",
         "log of one": f"/log?reference={name}",

@@ -42,6 +42,9 @@ TASKS = 25
 DRAWN = 300
 """Things in a picture of lineage; more are listed alone."""
 
+WIDE = 1060
+"""Pixels across that a desktop has for it."""
+
 LAST = 12
 """Entries of the log on the page one starts from."""
 
@@ -164,15 +167,17 @@ def add_pages(routes: Routes, registry: Registry) -> None:
     def lineage_picture(reference: str) -> Response:
         """Draw the lineage of a thing, for pages that show it beside others."""
         graph = _without_passwords(registry.provenance.lineage(reference))
-        return Response(svg(graph), media_type="image/svg+xml")
+        return Response(svg(graph, width=WIDE, pans=True), media_type="image/svg+xml")
 
     @routes.page("/lineage/{reference:path}", Graph)
     def lineage(request: Request, reference: str) -> Response:
         graph = _without_passwords(registry.provenance.lineage(reference))
         drawn = len(graph.nodes) <= DRAWN
-        # As wide as it is, in a box of its own that can be scrolled; a phone gets one thing below the other.
+        # In a frame that scrolls where it is wider than that; a phone gets one thing below the other.
         pictures = [
-            Markup(svg(graph, width=width, link=_link, style=False)) for width in (None, PHONE) if drawn
+            Markup(svg(graph, width=width, pans=width == WIDE, link=_link, style=False))
+            for width in (WIDE, PHONE)
+            if drawn
         ]
         links = {node.id: _link(node) for node in graph.nodes}
         return answer(request, "lineage.html.j2", graph, pictures=pictures, links=links, subject=reference)

@@ -80,6 +80,7 @@ def svg(
     graph: Graph,
     *,
     width: int | None = None,
+    pans: bool = False,
     link: Callable[[Node], str | None] = lambda _: None,
     style: bool = True,
 ) -> str:
@@ -89,6 +90,7 @@ def svg(
         graph: what is drawn.
         width: pixels that it has to fit into, at least 300: boxes get narrower, or stand one below the other.  None for as
             many as it takes.
+        pans: it stands in a frame that scrolls: where boxes would stand one below the other, it is as wide as it takes.
         link: from a thing to where its box leads; None for nowhere.
         style: it has its style sheet within it; a page that it stands in may have `STYLE` itself.
 
@@ -100,11 +102,11 @@ def svg(
             f"a picture of {len(graph.nodes):,} things shows nothing",
             hint="ask about one adapter, or take --format dot",
         )
-    layout = _laid_out(_ordered(graph, _layers(graph)), width)
+    layout = _laid_out(_ordered(graph, _layers(graph)), width, pans=pans)
     return "".join(f"{line}\n" for line in _document(graph, layout, link, style=style))
 
 
-def _laid_out(layers: Sequence[Sequence[str]], width: int | None) -> _Layout:
+def _laid_out(layers: Sequence[Sequence[str]], width: int | None, *, pans: bool) -> _Layout:
     """Return where everything stands: origins on the left, or above where there is no room for that."""
     if width is None:
         return _Layout(_columns(layers, _WIDTH + _ACROSS, _HEIGHT + _DOWN))
@@ -112,6 +114,8 @@ def _laid_out(layers: Sequence[Sequence[str]], width: int | None) -> _Layout:
     if (wide := min(_WIDTH, room // len(layers))) >= _NARROWEST:
         high = _HEIGHT + 14
         return _Layout(_columns(layers, wide + _CLOSER, high + _DOWN), wide, high, lines=2)
+    if pans:
+        return _laid_out(layers, None, pans=True)
     order = [node_id for layer in layers for node_id in layer]
     places = {node_id: (_GUTTER, _DOWN // 2 + row * (_HEIGHT + _DOWN)) for row, node_id in enumerate(order)}
     return _Layout(places, min(width - _GUTTER - 2, 2 * _WIDTH), column=True)

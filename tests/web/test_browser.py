@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import browser
 import pytest
+import tiny_models
 from page_addresses import acts, places
 from page_measures import BROKEN, CUT
 from page_server import pages_of
+from waiting import wait_until
 
 from fusery.registry import Registry
 from fusery.web.doors import OwnDoor, Proxies, TeamDoor
@@ -232,26 +235,31 @@ def test_the_lineage_of_an_adapter_is_drawn_on_its_page(
     context.close()
 
 
-def test_a_wide_lineage_is_panned_in_its_frame(chromium: Any, shown: Registry, address: str) -> None:
+def test_a_wide_lineage_is_panned_in_its_frame(chromium: Any, own: Registry, tmp_path: Path) -> None:
     """By keyboard, without JavaScript: the page itself stays, and a box that comes into view leads to its page."""
+    made = tiny_models.make_base(tmp_path / "base", layers=2)
+    own.bases.add(made, name="deep", reference=True)
+    parent = ""
+    for number in range(9):
+        folder = tiny_models.make_adapter(tmp_path / f"a{number}", made, seed=number, num_layers=1)
+        more = {"parent": parent} if parent else {}
+        parent = own.adapters.register(folder, base="deep", task="deep", **more).name
     context = chromium.new_context(viewport={"width": 1280, "height": 300}, java_script_enabled=False)
     page = context.new_page()
-    page.goto(f"{address}/lineage/{shown.adapters.list(task='course_rec', limit=1)[0].base}")
-    frame = page.locator(".pans")
-    reach(page, lambda focused: "pans" in (focused.get_attribute("class") or ""), "the picture")
-    measures = "each => [each.scrollLeft, each.scrollTop, each.scrollWidth - each.clientWidth, each.scrollHeight - each.clientHeight]"
-    left, top, wider, higher = frame.evaluate(measures)
-    assert (left, top) == (0, 0) and wider > 100 and higher > 50
-    for _ in range(6):
-        page.keyboard.press("ArrowRight")
-        page.keyboard.press("ArrowDown")
-    page.wait_for_function("() => document.querySelector('.pans').scrollLeft > 50")
-    left, top, _, _ = frame.evaluate(measures)
-    assert left > 50 and top > 0
-    assert page.evaluate("() => document.scrollingElement.scrollWidth <= innerWidth")
-    box = frame.locator(".desk a").last
-    box.scroll_into_view_if_needed()
-    with page.expect_navigation():
-        box.click()
-    assert page.url.startswith(address) and "/lineage/" not in page.url
+    with pages_of(own) as address:
+        page.goto(f"{address}/lineage/{parent}")
+        frame = page.locator(".pans")
+        reach(page, lambda focused: "pans" in (focused.get_attribute("class") or ""), "the picture")
+        measures = "each => [each.scrollLeft, each.scrollWidth - each.clientWidth]"
+        left, wider = frame.evaluate(measures)
+        assert left == 0 and wider > 1_000
+        for _ in range(6):
+            page.keyboard.press("ArrowRight")
+        wait_until(lambda: frame.evaluate(measures)[0] > 50)
+        assert page.evaluate("() => document.scrollingElement.scrollWidth <= innerWidth")
+        box = frame.locator(".desk a").last
+        box.scroll_into_view_if_needed()
+        with page.expect_navigation():
+            box.click()
+        assert page.url.startswith(address) and "/lineage/" not in page.url
     context.close()

@@ -380,6 +380,8 @@ def test_no_page_asks_the_database_much_or_reads_a_whole_table(crowded: Registry
         f"/compare?ref={name}&ref={large_registry.name_of(8)}",
         f"/compare?ref={'&ref='.join(large_registry.name_of(number) for number in range(10, 60))}",
         "/bases",
+        "/fused",
+        "/audit",
         "/log",
         f"/log?reference={name}",
         f"/search?q={name}",
