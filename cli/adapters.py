@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from fusery.registry.parsing import plural
 from .amendments import explain_mark, explain_marks, marked, print_amendments, tag_fields
 from .columns import adapter_table, chosen_columns, has_marks, metrics_in
 from .evaluations import print_evaluations
+from .findings import print_findings
 from .session import Session, command
 from .text import (
     ago,
@@ -189,14 +190,6 @@ def check_command(session: Session, folder: str | Path, form: str, **facts: Any)
 
     session.emit(checked, names=[finding.code for finding in checked.findings], human=human)
     return 1 if checked.verdict == "fail" else 0
-
-
-def print_findings(session: Session, findings: Iterable[Any]) -> None:
-    """Print what was found, each with what to do about it."""
-    for finding in findings:
-        session.print(f"  {finding['severity']}: {finding['code']}: {finding['message']}")
-        if finding["hint"]:
-            session.hint(finding["hint"], "    ")
 
 
 @command("list", table=True)

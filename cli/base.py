@@ -8,8 +8,8 @@ import click
 
 from fusery.registry.parsing import plural
 
-from .adapters import print_findings
 from .calibrate import calibrate_command
+from .findings import print_findings
 from .groups import Group
 from .session import Session, command
 from .text import ago, cell, count, size

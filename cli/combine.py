@@ -10,7 +10,8 @@ import click
 
 from fusery.registry.parsing import plural
 
-from .adapters import TAGS, print_findings
+from .adapters import TAGS
+from .findings import print_findings
 from .session import Session, command
 from .text import cell, number, share, size
 

@@ -5,6 +5,9 @@ CONFIG = "adapter_config.json"
 METADATA = "adapter_metadata.json"
 PEFT_WEIGHTS = "adapter_model.safetensors"
 
+RUN_RECORD = "fusery_run.json"
+"""What a run says of itself, beside its weights."""
+
 RECIPE = "fusery_recipe"
 """Key of `adapter_config.json` that says how an adapter was computed from others; mlx-lm passes over keys it does not know."""
 

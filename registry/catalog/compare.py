@@ -19,7 +19,8 @@ from ..fusion.views import line_of
 from ..record import Record
 from ..records.adapter_details import AdapterDetails
 from ..records.evaluations import METRIC, Evaluation, comparable, mismatch, setting_of
-from ..records.references import fused_by_adapter, load_adapters, resolve_adapter
+from ..records.fused_rows import fused_by_adapter
+from ..records.references import load_adapters, resolve_adapter
 from ..records.run import CurvePoint
 from ..records.withdrawals import Withdrawal, of_adapters, of_fused, own
 from .diff import amended_in, fields

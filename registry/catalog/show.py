@@ -11,7 +11,8 @@ from sqlalchemy import select
 from .. import tables
 from ..fusion.views import line_of
 from ..records.adapter_details import AdapterDetails, BundleLine, Rendering
-from ..records.references import fused_by_adapter, load_adapters, resolve_adapter
+from ..records.fused_rows import fused_by_adapter
+from ..records.references import load_adapters, resolve_adapter
 from ..records.signatures import recorded_signature
 from ..records.withdrawals import of_adapters, of_bundles, of_fused, own
 from ..releases.deployments import deployments_of

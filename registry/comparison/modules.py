@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +22,10 @@ from ..engine.arithmetic import FORMATS, decode
 from ..engine.files import open_input, read_all
 from ..errors import BadInputError, FusionUnsupportedError
 from .cores import Comparison, LowRank, compare, joined
-from .differences import Magnitudes, ModuleDifference, WholeDifference
 from .spectra import effective_rank, numerical_rank, overlap
+
+if TYPE_CHECKING:
+    from .differences import Magnitudes, ModuleDifference, WholeDifference
 
 Array = NDArray[Any]
 
@@ -143,6 +145,8 @@ class ModuleChange:
 
     def record(self) -> ModuleDifference:
         """Return it as `diff --weights` lists it; angles are in degrees there."""
+        from .differences import ModuleDifference
+
         found = self.updates
         return ModuleDifference(
             module=self.module,
@@ -227,6 +231,8 @@ def _magnitudes(ours: Array | None, theirs: Array | None) -> Magnitudes | None:
     if ours is not None and theirs is not None and norm_a and norm_b:
         cosine = float(ours @ theirs) / norm_a / norm_b
         change = float(np.linalg.norm(ours - theirs)) / norm_a
+    from .differences import Magnitudes
+
     return Magnitudes(
         norm_a=norm_a if ours is not None else None,
         norm_b=norm_b if theirs is not None else None,
@@ -243,6 +249,8 @@ def overall(changes: Sequence[ModuleChange]) -> WholeDifference:
         (effective_rank(change.updates.spectrum_a), effective_rank(change.updates.spectrum_b))
         for change in changes
     ]
+    from .differences import WholeDifference
+
     return WholeDifference(
         modules=len(changes),
         only_a=sum(not change.rank_b for change in changes),

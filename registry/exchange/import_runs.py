@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from fusery.storage.errors import FuseryError
 
+from ..adapters.files import RUN_RECORD
 from ..admission.submission import Submission
 from ..errors import AlreadyExistsError, BadInputError
 from ..evaluation.measured import Setting, record_evaluations
@@ -21,7 +22,7 @@ from ..records.references import resolve_base
 from ..records.scratch import scratch_folder
 from ..registration.register import register
 from ..registration.sources import wanted
-from ..training.record import RECORD, write_record
+from ..training.record import write_record
 from .tracked_run import TrackedAdapter, TrackedRun, tracked_adapters
 
 if TYPE_CHECKING:
@@ -156,7 +157,7 @@ def _register(
             place = folder / name
             place.parent.mkdir(parents=True, exist_ok=True)
             run.fetch(found.files[name], place)
-        if not (folder / RECORD).exists():
+        if not (folder / RUN_RECORD).exists():
             write_record(folder, run.record)
         try:
             return register(workspace, folder, submission)

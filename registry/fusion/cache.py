@@ -23,7 +23,8 @@ from ..errors import BadInputError
 from ..record import Record
 from ..records.fused import Foreign, FusedLabel
 from ..records.fused_label import label_record
-from ..records.references import fused_from, load_fused, resolve_any
+from ..records.fused_rows import load_fused
+from ..records.references import fused_from, resolve_any
 from ..records.withdrawals import Withdrawal, of_fused
 from .foreign import foreign_record
 from .records import aliased_keys

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from .. import tables
 from ..errors import BadInputError
 from ..records.fused import FusedLine
-from ..records.references import load_fused
+from ..records.fused_rows import load_fused
 from ..records.withdrawals import of_fused
 from .views import line_facts
 

@@ -16,11 +16,10 @@ from fusery.storage.locate import display_url, local_path, open_tree
 from fusery.storage.room import Need, require_rooms
 from fusery.storage.secrets import remember, without_secrets
 
-from ..adapters.files import CONFIG, METADATA, PEFT_WEIGHTS, WEIGHTS
+from ..adapters.files import CONFIG, METADATA, PEFT_WEIGHTS, RUN_RECORD, WEIGHTS
 from ..bases.hub import transport_errors
 from ..errors import BadInputError, MissingExtraError
 from ..records.scratch import scratch_folder
-from ..training.record import RECORD
 from ..training.run_folder import LOG_NAME
 from ..training.trainer_folder import CHECKPOINT
 from ..training.trainer_state import STATE
@@ -33,7 +32,7 @@ _HUB = re.compile(
     r"hf://(?P<id>[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95})(?:@(?P<revision>[A-Za-z0-9][\w./-]{0,99}))?"
 )
 _WANTED = re.compile(
-    rf"(?:(?:checkpoint-[0-9]{{1,10}}|best)/)?(?:{'|'.join(map(re.escape, (WEIGHTS, PEFT_WEIGHTS, CONFIG, METADATA, STATE, RECORD)))})"
+    rf"(?:(?:checkpoint-[0-9]{{1,10}}|best)/)?(?:{'|'.join(map(re.escape, (WEIGHTS, PEFT_WEIGHTS, CONFIG, METADATA, STATE, RUN_RECORD)))})"
     r"|[0-9]{7,10}_adapters\.safetensors|chat_template\.jinja|[A-Za-z0-9_]*token[A-Za-z0-9_]*\.json"
 )
 _COMMIT = re.compile(r"[0-9a-f]{40}")

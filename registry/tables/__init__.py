@@ -1,7 +1,7 @@
 """The schema: every table as a typed class; docs/internals/data-model.md says what the rows mean and what may change.
 
 `bytes` holds blobs and manifests, `bases`, `adapters` and `fused` what the registry is for, `trail` what happened to them,
-`trust` who decides about them and where they run, `webhooks` who is told.
+`signatures` who signed them, `trust` who decides about them and where they run, `webhooks` who is told.
 """
 
 from .adapters import (
@@ -22,8 +22,9 @@ from .bases import BaseModel, BaseName, BaseRevision, Calibration
 from .bytes import Blob, Intent, Lease, Manifest, ManifestFile, Tensor
 from .fused import Fused, FusedExtra, ModuleFidelity
 from .record import Record
-from .trail import Alias, AliasMove, Bundle, BundleAdapter, Event, Registry, Signature, Yank
-from .trust import AliasRule, Approval, Deployment, Token, TrustedKey
+from .signatures import Signature, TrustedKey
+from .trail import Alias, AliasMove, Bundle, BundleAdapter, Event, Registry, Yank
+from .trust import AliasRule, Approval, Deployment, Token
 from .webhooks import Webhook, WebhookDelivery
 
 metadata = Record.metadata

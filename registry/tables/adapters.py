@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import date, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column, relationship
@@ -11,9 +11,7 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 from .bases import BaseModel
 from .bytes import Manifest
 from .record import DIGEST, DOCUMENT, Record, one_of, sorted_text
-
-if TYPE_CHECKING:
-    from .trail import Signature
+from .signatures import Signature
 
 
 class Task(Record):

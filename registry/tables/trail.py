@@ -1,9 +1,8 @@
-"""Tables about what happened: the registry itself, aliases and their moves, bundles, yanks, amendments, events, signatures."""
+"""Tables about what happened: the registry itself, aliases and their moves, bundles, yanks, events."""
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TYPE_CHECKING
 
 from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, Integer, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column, relationship
@@ -12,9 +11,6 @@ from .adapters import Adapter, Task
 from .bytes import Manifest
 from .fused import Fused
 from .record import DIGEST, Record
-
-if TYPE_CHECKING:
-    from .trust import TrustedKey
 
 
 class Registry(Record):
@@ -122,23 +118,3 @@ class Event(Record):
     seals: Mapped[str | None] = mapped_column(Text)
     previous: Mapped[str] = mapped_column(DIGEST)
     hash: Mapped[str] = mapped_column(DIGEST, unique=True)
-
-
-class Signature(Record):
-    """A signature over a digest: the envelope as it was made, with the key that made it."""
-
-    __tablename__ = "signature"
-    __table_args__ = (UniqueConstraint("subject_digest", "key_id", "scheme"),)
-
-    id: Mapped[int] = mapped_column(primary_key=True)
-    subject_kind: Mapped[str] = mapped_column(String(20))
-    subject_digest: Mapped[str] = mapped_column(DIGEST, index=True)
-    scheme: Mapped[str] = mapped_column(String(50))
-    key_id: Mapped[str] = mapped_column(String(200))
-    envelope: Mapped[str] = mapped_column(Text)
-    at: Mapped[datetime]
-    by: Mapped[str] = mapped_column(String(200))
-
-    key: Mapped[TrustedKey | None] = relationship(
-        primaryjoin="foreign(Signature.key_id) == TrustedKey.key_id", viewonly=True
-    )

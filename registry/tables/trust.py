@@ -1,4 +1,4 @@
-"""Tables about who may decide what: rules of aliases, approvals, keys and tokens that count, and where things were deployed."""
+"""Tables about who may decide what: rules of aliases, approvals, tokens that count, and where things were deployed."""
 
 from __future__ import annotations
 
@@ -53,26 +53,6 @@ class Approval(Record):
     authenticated: Mapped[bool | None] = mapped_column(server_default=FetchedValue())
 
     adapter: Mapped[Adapter] = relationship()
-
-
-class TrustedKey(Record):
-    """A public key whose signatures count, and for which aliases: patterns such as `*#prod` and `course_rec#*`.
-
-    `fused`: a fused artifact of another registry counts as if it had been made here when this key has signed it.
-    """
-
-    __tablename__ = "trusted_key"
-
-    id: Mapped[int] = mapped_column(primary_key=True)
-    key_id: Mapped[str] = mapped_column(String(200), unique=True)
-    name: Mapped[str] = mapped_column(String(200), unique=True)
-    public_key: Mapped[str] = mapped_column(Text)
-    aliases: Mapped[list[str]]
-    fused: Mapped[bool | None]
-    created_at: Mapped[datetime]
-    created_by: Mapped[str] = mapped_column(String(200))
-    revoked_at: Mapped[datetime | None]
-    revoked_by: Mapped[str | None] = mapped_column(String(200))
 
 
 class Token(Record):

@@ -6,13 +6,12 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from ..adapters.files import CONFIG, METADATA
+from ..adapters.files import CONFIG, METADATA, RUN_RECORD
 from ..adapters.finding import Finding
 from ..adapters.folder import AdapterFolder
 from ..admission.submission import Submission
 from ..admission.training_codes import TRAINING_CONFLICT
 from .checkpoint import Choice
-from .record import RECORD
 from .run_folder import Run
 
 TOLERANCE = 0.00051
@@ -39,7 +38,7 @@ def conflicts(run: Run, choice: Choice, folder: AdapterFolder, submission: Submi
 
 
 def _source(run: Run) -> str:
-    return RECORD if run.record and run.record.curve else run.log or "the log"
+    return RUN_RECORD if run.record and run.record.curve else run.log or "the log"
 
 
 def _losses(run: Run, choice: Choice, folder: AdapterFolder, submission: Submission) -> Iterator[Finding]:
@@ -80,7 +79,7 @@ def _record(run: Run, folder: AdapterFolder) -> Iterator[Finding]:
     for name in _ARGUMENTS:
         ours, theirs = arguments.get(name), folder.raw_config.get(name)
         if ours is not None and theirs is not None and ours != theirs:
-            message = f"{RECORD} says {name} {_short(ours)}, and {CONFIG} says {_short(theirs)}: they are of two runs"
+            message = f"{RUN_RECORD} says {name} {_short(ours)}, and {CONFIG} says {_short(theirs)}: they are of two runs"
             yield TRAINING_CONFLICT.found(name, message)
             return
 
@@ -89,7 +88,7 @@ def _examples(run: Run, folder: AdapterFolder, submission: Submission) -> Iterat
     counted = run.record.dataset.examples if run.record and run.record.dataset else None
     for source, said in ((METADATA, folder.metadata.training_examples), ("--examples", submission.examples)):
         if counted is not None and said is not None and said != counted:
-            message = f"{RECORD} counted {counted:,} training examples, and {source} says {said:,}"
+            message = f"{RUN_RECORD} counted {counted:,} training examples, and {source} says {said:,}"
             yield TRAINING_CONFLICT.found("examples", message)
 
 

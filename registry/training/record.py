@@ -18,9 +18,8 @@ from fusery.storage.plaintext import is_keepable
 from fusery.storage.publishing import write_atomically
 from fusery.storage.secrets import without_credentials
 
+from ..adapters.files import RUN_RECORD
 from .curve import Curve, Point
-
-RECORD = "fusery_run.json"
 
 State = Literal["running", "finished", "stopped"]
 _Iteration = Annotated[int, Field(ge=0, le=2**31 - 1)]
@@ -123,7 +122,7 @@ def write_record(folder: Path, record: RunRecord) -> None:
     text = json.dumps(
         record.model_dump(mode="json", exclude_none=True), indent=1, ensure_ascii=True, allow_nan=False
     )
-    write_atomically(folder / RECORD, text.encode() + b"\n")
+    write_atomically(folder / RUN_RECORD, text.encode() + b"\n")
 
 
 def read_record(path: Path) -> RunRecord:
@@ -135,10 +134,10 @@ def read_record(path: Path) -> RunRecord:
     """
     found = read_object(path)
     if not is_keepable(found):
-        raise FormatError(f"{RECORD} holds text with NUL or half of a character")
+        raise FormatError(f"{RUN_RECORD} holds text with NUL or half of a character")
     try:
         return RunRecord.model_validate(found)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise FormatError(f"{RECORD}: {where}: {first['msg']}") from error
+        raise FormatError(f"{RUN_RECORD}: {where}: {first['msg']}") from error

@@ -10,12 +10,12 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from fusery.storage.errors import FormatError, MissingFileError
 from fusery.storage.folder import SourceFile, scan
 
-from ..adapters.files import PEFT_WEIGHTS, WEIGHTS
+from ..adapters.files import PEFT_WEIGHTS, RUN_RECORD, WEIGHTS
 from ..adapters.finding import Finding, some
 from ..adapters.folder import AdapterFolder
 from ..admission.training_codes import (
@@ -28,7 +28,9 @@ from ..admission.training_codes import (
 from ..errors import BadInputError
 from .curve import Curve
 from .log import Log, read_log
-from .record import RECORD, RunRecord, read_record
+
+if TYPE_CHECKING:
+    from .record import RunRecord
 
 Source = Literal["record", "log", "config"]
 State = Literal["finished", "stopped", "unknown"]
@@ -114,7 +116,7 @@ def read_run(folder: AdapterFolder, log: Path | None = None) -> Run:
     files = {file.path: file for file in scan(folder.path)}
     remarks: list[Finding] = []
     iterations = folder.config.iters
-    record = record_in(folder.path, remarks) if RECORD in files else None
+    record = record_in(folder.path, remarks) if RUN_RECORD in files else None
     found, name = _log(folder, files, log, record, remarks)
     curve = record.learned() if record and (record.curve or not found.curve.points) else found.curve
     if record and found.curve.points:
@@ -137,10 +139,14 @@ def read_run(folder: AdapterFolder, log: Path | None = None) -> Run:
 
 def record_in(folder: Path, remarks: list[Finding]) -> RunRecord | None:
     """Return what a run recorded of itself in a folder; None, with a remark, where that cannot be used."""
+    if not (folder / RUN_RECORD).is_file():
+        return None
+    from .record import read_record  # its types take a while to make
+
     try:
-        return read_record(folder / RECORD) if (folder / RECORD).is_file() else None
+        return read_record(folder / RUN_RECORD)
     except (FormatError, MissingFileError) as error:
-        remarks.append(RECORD_UNUSABLE.found(RECORD, f"{error.message}; it is not used"))
+        remarks.append(RECORD_UNUSABLE.found(RUN_RECORD, f"{error.message}; it is not used"))
         return None
 
 
@@ -198,8 +204,8 @@ def _compare(recorded: Curve, logged: Curve, name: str) -> Iterable[Finding]:
     for iteration, loss in logged.validations.items():
         if iteration in losses and abs(losses[iteration] - loss) > 0.00051:
             message = (
-                f"at iteration {iteration} {RECORD} has validation loss {losses[iteration]:.3f}, and {name} {loss:.3f}; "
-                f"{RECORD} wins"
+                f"at iteration {iteration} {RUN_RECORD} has validation loss {losses[iteration]:.3f}, and {name} {loss:.3f}; "
+                f"{RUN_RECORD} wins"
             )
             yield TRAINING_CONFLICT.found(name, message)
             return

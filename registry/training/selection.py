@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fusery.storage.errors import FormatError
 
@@ -16,10 +17,12 @@ from ..admission.submission import Submission
 from ..errors import BadInputError
 from .checkpoint import Choice, choice_findings, choose
 from .conflicts import conflicts
-from .record import RecordedData
 from .run_folder import Run, read_run
 from .trainer_folder import CHECKPOINT, conflict, read_trainer_folder, run_of_state, state_in
 from .trainer_state import STATE, TrainerState, read_trainer_state
+
+if TYPE_CHECKING:
+    from .record import RecordedData
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from fusery.storage.errors import FormatError, MissingFileError
 from fusery.storage.failures import os_failures
@@ -32,9 +32,11 @@ from ..admission.training_codes import (
 )
 from ..errors import BadInputError
 from .curve import Curve
-from .record import RunRecord
 from .run_folder import Checkpoint, Run, record_in, same_bytes
 from .trainer_state import MAX_STEP, STATE, TrainerState, read_trainer_state
+
+if TYPE_CHECKING:
+    from .record import RunRecord
 
 CHECKPOINT = re.compile(r"checkpoint-(?P<step>0|[1-9][0-9]{0,9})")
 _BEST = "best"

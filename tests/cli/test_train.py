@@ -17,7 +17,8 @@ import tiny_models
 from interrupts import interrupts
 from waiting import wait_until
 
-from fusery.registry.training.record import RECORD, read_record
+from fusery.registry.adapters.files import RUN_RECORD
+from fusery.registry.training.record import read_record
 from fusery.storage.digest import digest_file
 
 from .conftest import Fusery
@@ -73,7 +74,7 @@ def test_a_run_from_its_start_to_its_record(ready: Fusery, folder: Path) -> None
     assert "Registered: cats_v1_" in ran.out
     assert ran.err == ""
     view = ready("show", "cats@1", "--json").json
-    record = read_record(folder / "run" / RECORD)
+    record = read_record(folder / "run" / RUN_RECORD)
     losses = record.learned().validations
     assert list(losses) == [4, 8, 12]
     best = min(losses, key=lambda at: losses[at])
@@ -199,7 +200,7 @@ def test_a_trainer_that_raises(ready: Fusery, folder: Path) -> None:
     assert ran.code == 1
     assert "Error: the trainer stopped: ValueError: Dataset must have at least batch_size=25" in ran.err
     assert "Traceback" not in ran.err
-    assert read_record(folder / "run" / RECORD).state == "stopped"
+    assert read_record(folder / "run" / RUN_RECORD).state == "stopped"
 
 
 def test_a_chat_template_that_never_ends_ends_the_training(
@@ -268,7 +269,7 @@ def test_a_run_that_is_ended_from_outside_can_be_registered(
     assert process.returncode == code, said
     assert "Traceback" not in said
     assert ("What was saved can be registered: fusery register run" in said) == (how != signal.SIGKILL)
-    record = read_record(folder / "run" / RECORD)
+    record = read_record(folder / "run" / RUN_RECORD)
     assert (record.state, record.learned().validations.keys() >= {4, 8}) == (state, True)
     assert ready("list", "--json").json == []
     ran = ready("register", "run", "--base", "tiny", "--task", "t", "--checkpoint", "8", "--json")
@@ -304,4 +305,4 @@ def test_a_run_in_the_background_goes_on_after_ctrl_c_and_ends_at_sigterm(
     assert process.returncode == 143, said
     assert said.endswith("Terminated.\n")
     assert "Traceback" not in said
-    assert read_record(folder / "run" / RECORD).state == "stopped"
+    assert read_record(folder / "run" / RUN_RECORD).state == "stopped"

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from run_folders import make_run, plain_log
 
 from fusery.registry import RecordRun, Registry
-from fusery.registry.training.record import RECORD, read_record
+from fusery.registry.adapters.files import RUN_RECORD
+from fusery.registry.training.record import read_record
 from fusery.storage.errors import FormatError
 
 
@@ -51,7 +52,7 @@ def report(run: RecordRun, val: dict[int, float], train: dict[int, float], *, co
 
 def test_it_is_written_while_the_run_goes_on(tmp_path: Path, data: Path) -> None:
     run = RecordRun(tmp_path / "run", arguments={"iters": 300, "data": str(data)})
-    path = tmp_path / "run" / RECORD
+    path = tmp_path / "run" / RUN_RECORD
     assert read_record(path).state == "running"
     report(run, {1: 5.0, 100: 2.0}, {10: 4.0})
     seen = read_record(path)  # what a kill would leave
@@ -63,14 +64,14 @@ def test_it_is_written_while_the_run_goes_on(tmp_path: Path, data: Path) -> None
     assert seen.peak_memory in (None, 1_500_000_000)
     run.finish()
     assert read_record(path).state == "finished"
-    assert [file.name for file in (tmp_path / "run").iterdir()] == [RECORD]
+    assert [file.name for file in (tmp_path / "run").iterdir()] == [RUN_RECORD]
 
 
 @pytest.mark.parametrize("counted_from", [0, 1], ids=["today", "before 0.25"])
 def test_iterations_are_those_of_the_trainer_s_output(tmp_path: Path, counted_from: int) -> None:
     with RecordRun(tmp_path) as run:
         report(run, {1: 5.0, 200: 2.0, 300: 1.0}, {10: 4.0}, counted_from=counted_from)
-    curve = read_record(tmp_path / RECORD).learned()
+    curve = read_record(tmp_path / RUN_RECORD).learned()
     assert (curve.start_loss, curve.validations) == (5.0, {200: 2.0, 300: 1.0})
     assert curve.points[1].train_loss == 4.0
 
@@ -80,7 +81,7 @@ def test_a_run_that_ends_early_says_so(tmp_path: Path, error: type[BaseException
     with pytest.raises(error), RecordRun(tmp_path) as run:
         report(run, {1: 5.0}, {})
         raise error
-    assert read_record(tmp_path / RECORD).state == "stopped"
+    assert read_record(tmp_path / RUN_RECORD).state == "stopped"
 
 
 def test_a_very_long_run_is_thinned_and_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +91,7 @@ def test_a_very_long_run_is_thinned_and_can_be_read(tmp_path: Path, monkeypatch:
     train = dict.fromkeys(range(1, 1001), 1.0)
     with RecordRun(tmp_path) as run:
         report(run, {1: 5.0, **dict.fromkeys(range(100, 1001, 100), 2.0)}, train)
-    curve = read_record(tmp_path / RECORD).learned()
+    curve = read_record(tmp_path / RUN_RECORD).learned()
     assert list(curve.validations) == list(range(100, 1001, 100))
     assert len(curve.points) <= 51
     assert curve.last_iteration == 1000
@@ -99,7 +100,7 @@ def test_a_very_long_run_is_thinned_and_can_be_read(tmp_path: Path, monkeypatch:
 def test_losses_that_are_not_finite(tmp_path: Path) -> None:
     with RecordRun(tmp_path) as run:
         report(run, {1: 5.0, 100: float("nan")}, {100: float("inf"), 110: 1.0})
-    curve = read_record(tmp_path / RECORD).learned()
+    curve = read_record(tmp_path / RUN_RECORD).learned()
     assert (curve.not_finite, curve.validations) == ((100,), {})
     assert curve.points[-1].train_loss == 1.0
 
@@ -116,7 +117,7 @@ class Arguments:
 )
 def test_arguments_of_any_kind(tmp_path: Path, arguments: object) -> None:
     RecordRun(tmp_path, arguments=arguments).finish()
-    assert read_record(tmp_path / RECORD).arguments == {"iters": 3, "path": "a", "rate": "Infinity"}
+    assert read_record(tmp_path / RUN_RECORD).arguments == {"iters": 3, "path": "a", "rate": "Infinity"}
 
 
 def test_another_callback_hears_everything(tmp_path: Path) -> None:
@@ -141,7 +142,7 @@ def test_no_name_of_a_host_or_user_and_nothing_of_the_environment(
 
     monkeypatch.setenv("HF_TOKEN", "hf_secret_of_a_token")
     RecordRun(tmp_path, arguments={"iters": 1}).finish()
-    record = json.loads((tmp_path / RECORD).read_text())
+    record = json.loads((tmp_path / RUN_RECORD).read_text())
     record.pop("git")
     text = json.dumps(record)
     assert "hf_secret" not in text
@@ -244,7 +245,7 @@ class TestRegistering:
     ) -> None:
         folder = self.recorded(tmp_path / "run", tiny_base, data).folder
         make_run(folder, tiny_base, saved=(100, 200, 300), iters=300, seed=7)
-        path = folder / RECORD
+        path = folder / RUN_RECORD
         path.write_text(json.dumps({**json.loads(path.read_text()), "arguments": {"seed": 8}}))
         found = with_base.adapters.check(folder, base="tiny", task="t")
         assert [finding.subject for finding in found if finding.code == "training_conflict"] == ["seed"]
@@ -267,7 +268,7 @@ class TestRegistering:
         self, with_base: Registry, tiny_base: Path, tmp_path: Path, text: str
     ) -> None:
         folder = make_run(tmp_path / "run", tiny_base)
-        (folder / RECORD).write_text(text)
+        (folder / RUN_RECORD).write_text(text)
         view = with_base.adapters.register(folder, base="tiny", task="t")
         assert "record_unusable" in {finding["code"] for finding in view["findings"]}
         assert with_base.adapters.show(view["name"])["training_run"] is None
@@ -290,7 +291,7 @@ GOOD = {
 @settings(max_examples=200)
 @given(st.dictionaries(st.sampled_from([*GOOD, "state", "seconds", "versions", "not_finite"]), JSON))
 def test_a_hostile_record_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, said: Any) -> None:
-    path = tmp_path_factory.getbasetemp() / RECORD
+    path = tmp_path_factory.getbasetemp() / RUN_RECORD
     path.write_text(json.dumps({**GOOD, **said}))
     try:
         read_record(path).learned()
