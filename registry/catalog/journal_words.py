@@ -52,7 +52,9 @@ def _rows(session: Session, column: Any, values: Iterable[str]) -> Iterable[Any]
         yield from session.scalars(select(column.class_).where(column.in_(chosen)).order_by(column.class_.id))
 
 
-def _adapters(session: Session, digests: set[str]) -> dict[str, str]:
+def _adapters(session: Session, subjects: set[str]) -> dict[str, str]:
+    """Return the names of those that go by their digests; most entries have a name themselves, and need no question."""
+    digests = {each for each in subjects if len(each) == 64 and not each.strip("0123456789abcdef")}
     return {row.digest: row.name for row in _rows(session, tables.Adapter.digest, digests)}
 
 
