@@ -10,6 +10,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
@@ -34,6 +35,9 @@ GOODBYE = 10
 
 LOOK = 5
 """Seconds after which the scheduler is asked whether it still has workers, if nothing was done."""
+
+FETCH = 5
+"""Seconds after which the same is asked, if what was done does not come: with its worker it may be gone."""
 
 _LEFT = "it went away, and the work with it"
 
@@ -83,7 +87,7 @@ class Cluster(Workers):
                     raise self._gone(_LEFT)
                 error = future.exception() if future.status == "error" else None
                 if error is None:
-                    yield future.result()
+                    yield self._result(client, future)
                 elif isinstance(error, KilledWorker):
                     yield Outcome(item, None, LOST)
                 else:
@@ -111,18 +115,39 @@ class Cluster(Workers):
             try:
                 return done.get(timeout=LOOK)
             except Empty:
-                pass
+                alone_since = self._look(client, alone_since)
+
+    def _result(self, client: Any, future: Any) -> Any:
+        """Return what came of a future that is done; it is done once more where it went with its worker before it was fetched."""
+        alone_since = None
+        while True:
             try:
-                alone = not client.sync(client.scheduler.ncores, callback_timeout=ANSWER)
-            except (OSError, TimeoutError) as error:
-                # Asked in the moment in which it goes, before what was asked of it is cancelled.
-                silent = isinstance(error, TimeoutError) and client.status == "running"
-                why = "its scheduler does not answer any more" if silent else _LEFT
-                raise self._gone(why) from error
-            now = time.monotonic()
-            alone_since = (alone_since or now) if alone else None
-            if alone_since is not None and now - alone_since > ALONE:
-                raise self._gone("all of its workers went away")
+                return future.result(timeout=FETCH)
+            except TimeoutError:
+                alone_since = self._look(client, alone_since)
+            except (OSError, CancelledError) as error:
+                if future.status == "error":
+                    raise  # it was done once more, and that failed
+                raise self._gone(_LEFT) from error
+
+    def _look(self, client: Any, alone_since: float | None) -> float | None:
+        """Ask whether there are workers, and return since when there are none.
+
+        Raises:
+            ClusterError: there are none for too long, or the scheduler does not answer.
+        """
+        try:
+            alone = not client.sync(client.scheduler.ncores, callback_timeout=ANSWER)
+        except (OSError, TimeoutError) as error:
+            # Asked in the moment in which it goes, before what was asked of it is cancelled.
+            silent = isinstance(error, TimeoutError) and client.status == "running"
+            why = "its scheduler does not answer any more" if silent else _LEFT
+            raise self._gone(why) from error
+        now = time.monotonic()
+        alone_since = (alone_since or now) if alone else None
+        if alone_since is not None and now - alone_since > ALONE:
+            raise self._gone("all of its workers went away")
+        return alone_since
 
     @contextmanager
     def _connected(self) -> Iterator[Any]:

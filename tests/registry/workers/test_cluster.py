@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import threading
 import time
 from pathlib import Path
+from typing import Any
 
+import bulk_workers
 import pytest
 from dask_cluster import cluster
 
@@ -21,3 +25,39 @@ def test_a_worker_that_works_for_long_is_not_one_that_went_away(
         running.add_worker()
         outcomes = list(module.Cluster(running.address).run(time.sleep, [3, 0]))
     assert sorted((outcome.item, outcome.failure) for outcome in outcomes) == [(0, None), (3, None)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("another", [False, True])
+def test_what_was_done_by_a_worker_that_dies_before_it_is_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, another: bool
+) -> None:
+    """It is done once more by another worker; without one that is said, and nobody waits for ever."""
+    monkeypatch.setattr(module, "ALONE", 2)
+    monkeypatch.setattr(module, "FETCH", 1)
+    done = module.Cluster._next
+    support = Path(bulk_workers.__file__).parents[1]
+    with cluster(tmp_path, PYTHONPATH=os.pathsep.join(map(str, support.iterdir()))) as running:
+        running.add_worker()
+
+        def late(self: module.Cluster, client: Any, futures: Any) -> Any:
+            found = done(self, client, futures)
+            if not started:
+                running.workers[0].wait(60)
+                # Who waits for ever gets one in the end, and is found out.
+                waker = threading.Timer(0 if another else 30, running.add_worker)
+                started.append(waker)
+                waker.start()
+            return found
+
+        started: list[threading.Timer] = []
+        monkeypatch.setattr(module.Cluster, "_next", late)
+        work = module.Cluster(running.address).run(bulk_workers.leave, ["a"])
+        if another:
+            assert [(outcome.item, outcome.failure) for outcome in work] == [("a", None)]
+        else:
+            with pytest.raises(module.ClusterError, match="all of its workers went away"):
+                list(work)
+        for waker in started:
+            waker.cancel()
+            waker.join()
