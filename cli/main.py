@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 TERMINATED = 128 + signal.SIGTERM
 
+_MOMENT = 0.05
+"""Seconds for a finalizer to end in."""
+
 OTHER_ERRORS: dict[str, tuple[int, str]] = {
     "usage": (2, "An option or argument is missing, unknown or not one of its values."),
     "os_error": (2, "The operating system refused something."),
@@ -124,12 +127,29 @@ def main(arguments: list[str] | None = None) -> None:
     # A shell that completes a word wants no tidying up, and is not to wait for it.
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL and "_FUSERY_COMPLETE" not in os.environ:
         signal.signal(signal.SIGTERM, _terminate)
+    sys.unraisablehook = _sent_again
     code = run(words)
+    sys.unraisablehook = sys.__unraisablehook__
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _too_late)
     # Or Python looks through everything for garbage before it ends, which takes a sixth of a short command.
     gc.freeze()
     sys.exit(code)
+
+
+def _sent_again(passed_over: sys.UnraisableHookArgs) -> None:
+    # Python passes over what is raised in a finalizer, and a signal may come in any: tqdm has one after each validation.  It is
+    # sent once more when that is over, or nobody would end this but by SIGKILL.
+    stop = passed_over.exc_value
+    if not isinstance(stop, KeyboardInterrupt):
+        sys.__unraisablehook__(passed_over)
+        return
+    import threading
+
+    number = signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
+    if number == signal.SIGTERM:
+        signal.signal(number, _terminate)
+    threading.Timer(_MOMENT, os.kill, (os.getpid(), number)).start()
 
 
 def _too_late(number: int, _frame: object) -> None:

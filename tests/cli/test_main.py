@@ -418,3 +418,45 @@ def test_a_repair_is_advised_only_where_there_is_one(stocked: Fusery, tmp_path: 
     ran = stocked("audit")
     assert ran.code == 1
     assert "Next: fusery audit --repair" in ran.err
+
+
+IN_A_FINALIZER = """
+import time
+from fusery.cli import main as command
+
+class Slow:
+    def __del__(self):
+        print("begun", flush=True)
+        time.sleep(20)
+
+def work(**_):
+    slow = Slow()
+    del slow
+    time.sleep(60)
+
+command.cli.main = work
+command.main(["anything"])
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "code", "word"), [(signal.SIGINT, 130, "Interrupted."), (signal.SIGTERM, 143, "Terminated.")]
+)
+def test_a_signal_that_comes_in_a_finalizer_is_not_lost(how: signal.Signals, code: int, word: str) -> None:
+    """What is raised in one is passed over by Python, and the command went on."""
+    with interrupts():
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-c", IN_A_FINALIZER],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert process.stdout is not None
+    try:
+        assert process.stdout.readline() == "begun\n"
+        process.send_signal(how)
+        _, err = process.communicate(timeout=30)
+    finally:
+        process.kill()
+        process.wait()
+    assert (process.returncode, err) == (code, f"{word}\n")
