@@ -51,6 +51,7 @@ bench: $(VENV)/.dev $(VENV)-bench/.peers  ## Measure against peers in the same r
 	$(BIN)/python benchmarks/impact.py
 	$(BIN)/python benchmarks/identify.py
 	$(BIN)/python benchmarks/pages.py
+	$(BIN)/python benchmarks/over_http.py
 
 soak: $(VENV)/.dev $(VENV)-azurite/.server  ## Try a million damaged headers, a thousand faults of commands, writers of one blob, a team at work, and vLLM where it installs
 	PYTHONPATH=tests $(BIN)/python -P -m fuzz.soak $(ARGS)
