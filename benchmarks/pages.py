@@ -73,12 +73,16 @@ def paths() -> Mapping[str, str]:
         "compare": f"/compare?ref={name}&ref={other}",
         "alias": f"/aliases/{task}/prod",
         "bases": "/bases",
+        "base": "/bases/tiny",
+        "lineage": f"/lineage/{name}",
+        "its picture": f"/pictures/lineage/{name}",
         "fused": "/fused",
         "audit": "/audit",
         "places": "/places",
         "log": "/log",
         "log of one": f"/log?reference={name}",
         "search": f"/search?q={name}",
+        "to choose": f"/acts/promote?adapter={name}",
         "to promote": f"/acts/promote?adapter={name}&alias=prod",
     }
 

@@ -167,6 +167,8 @@ def add_pages(routes: Routes, registry: Registry) -> None:
     def lineage_picture(reference: str) -> Response:
         """Draw the lineage of a thing, for pages that show it beside others."""
         graph = _without_passwords(registry.provenance.lineage(reference))
+        if len(graph.nodes) > DRAWN:
+            raise BadInputError("there are too many things for a picture", hint="its page has them in words")
         return Response(svg(graph, width=WIDE, pans=True), media_type="image/svg+xml")
 
     @routes.page("/lineage/{reference:path}", Graph)

@@ -397,3 +397,14 @@ def test_no_page_asks_the_database_much_or_reads_a_whole_table(crowded: Registry
                 assert ask(address, path, **HTML, cookie=cookie).status in (200, 303)
             assert len(queries) <= MOST_STATEMENTS, (path, len(queries))
             assert query_plans.whole_tables(crowded.workspace.database, queries) == [], path
+
+
+def test_a_lineage_of_too_much_is_no_picture_anywhere(
+    shown: Registry, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ask(address, "/pictures/lineage/course_rec%407").headers["content-type"] == "image/svg+xml"
+    monkeypatch.setattr(pages, "DRAWN", 1)
+    refused = ask(address, "/pictures/lineage/course_rec%407", **JSON)
+    assert (refused.status, "too many" in refused.json["error"]["message"]) == (400, True)
+    page = ask(address, "/lineage/course_rec%407", **HTML)
+    assert page.status == 200 and "too many things for a picture" in page.text
