@@ -88,13 +88,7 @@ def _known(registry: Registry, act: Act, given: Mapping[str, str]) -> dict[str, 
     if not adapter or all(field.name != "alias" for field in act.fields):
         return {}
     if not alias:
-        task = registry.adapters.show(adapter).task
-        ruled = {
-            f"{task}#{each.alias.partition('#')[2]}"
-            for each in registry.aliases.all_rules()
-            if each.task in (None, task)
-        }
-        return {"choices": sorted({each.alias for each in registry.aliases.list(task)} | ruled)}
+        return {"choices": registry.aliases.names_for(adapter)}
     if act.record is Promotion:
         return {"promotion": registry.aliases.promote(adapter, alias, dry_run=True).to_dict()}
     return {}

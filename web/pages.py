@@ -42,6 +42,9 @@ TASKS = 25
 DRAWN = 300
 """Things in a picture of lineage; more are listed alone."""
 
+THINGS = 400
+"""Things in a lineage: the nearest, and the newest of these."""
+
 WIDE = 1060
 """Pixels across that a desktop has for it."""
 
@@ -144,8 +147,9 @@ def add_pages(routes: Routes, registry: Registry) -> None:
         return answer(request, "bases.html.j2", Bases(bases=tuple(registry.bases.list())))
 
     @routes.page("/bases/{name:path}", BaseDetails)
-    def base(request: Request, name: str) -> Response:
-        return answer(request, "base_model.html.j2", registry.bases.show(name))
+    def base(request: Request, name: str, offset: Whole = 0) -> Response:
+        found = registry.bases.show(name, limit=PAGE, offset=offset)
+        return answer(request, "base_model.html.j2", found, offset=offset)
 
     @routes.page("/fused", FusedModels)
     def all_fused(request: Request, offset: Whole = 0) -> Response:
@@ -166,14 +170,14 @@ def add_pages(routes: Routes, registry: Registry) -> None:
     @routes.get("/pictures/lineage/{reference:path}", role="reader")
     def lineage_picture(reference: str) -> Response:
         """Draw the lineage of a thing, for pages that show it beside others."""
-        graph = _without_passwords(registry.provenance.lineage(reference))
-        if len(graph.nodes) > DRAWN:
+        graph = _without_passwords(registry.provenance.lineage(reference, most=DRAWN))
+        if graph.cut:
             raise BadInputError("there are too many things for a picture", hint="its page has them in words")
         return Response(svg(graph, width=WIDE, pans=True), media_type="image/svg+xml")
 
     @routes.page("/lineage/{reference:path}", Graph)
     def lineage(request: Request, reference: str) -> Response:
-        graph = _without_passwords(registry.provenance.lineage(reference))
+        graph = _without_passwords(registry.provenance.lineage(reference, most=THINGS))
         drawn = len(graph.nodes) <= DRAWN
         # In a frame that scrolls where it is wider than that; a phone gets one thing below the other.
         pictures = [

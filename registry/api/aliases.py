@@ -124,6 +124,12 @@ class Aliases(Resource):
 
         return remove_rules(self.workspace, target, reason=said(reason), dry_run=dry_run)
 
+    def names_for(self, adapter: Named) -> builtins.list[str]:
+        """Return the aliases that an adapter can be given; see `fusery.registry.releases.aliases.aliases_for`."""
+        from ..releases.aliases import aliases_for
+
+        return aliases_for(self.workspace, named(adapter))
+
     def list(self, task: str | None = None) -> builtins.list[Alias]:
         """Return the aliases and what they hold, by task and name."""
         from ..releases.aliases import list_aliases

@@ -51,11 +51,11 @@ class Bases(Resource):
 
         return model_folder(self.workspace, named(name))
 
-    def show(self, name: Named) -> BaseDetails:
-        """Return one base model, by name or digest prefix."""
+    def show(self, name: Named, *, limit: int | None = None, offset: int = 0) -> BaseDetails:
+        """Return one base model, by name or digest prefix; see `fusery.registry.bases.listing.show_base`."""
         from ..bases.listing import show_base
 
-        return show_base(self.workspace, named(name))
+        return show_base(self.workspace, named(name), limit=limit, offset=offset)
 
     def calibrate(
         self,

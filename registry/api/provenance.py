@@ -22,12 +22,18 @@ class Provenance(Resource):
     """What a thing was made from, what was made from it, and what a found file is."""
 
     def lineage(
-        self, reference: Named, *, up: bool = True, down: bool = True, complete: bool = False
+        self,
+        reference: Named,
+        *,
+        up: bool = True,
+        down: bool = True,
+        complete: bool = False,
+        most: int | None = None,
     ) -> Graph:
         """Return what a thing was made from and what was made from it; see `fusery.registry.provenance.trace`."""
         from ..provenance import trace
 
-        return trace(self.workspace, named(reference), up=up, down=down, complete=complete)
+        return trace(self.workspace, named(reference), up=up, down=down, complete=complete, most=most)
 
     def impact(self, subject: Named) -> Impact:
         """Return everything that a base, a dataset or an adapter has reached; see `fusery.registry.releases.impact.impact`."""

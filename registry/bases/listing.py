@@ -29,15 +29,26 @@ def list_bases(workspace: Workspace) -> list[Base]:
         return [base_record(row) for row in session.scalars(query.order_by(base.id))]
 
 
-def show_base(workspace: Workspace, name: str) -> BaseDetails:
+def show_base(workspace: Workspace, name: str, *, limit: int | None = None, offset: int = 0) -> BaseDetails:
     """Return one base model by name or digest prefix, with its adapters.
+
+    Args:
+        workspace: the registry's parts.
+        name: its name, or how its digest begins.
+        limit: adapters, the last ones; None for all.
+        offset: without so many of the last ones.
 
     Raises:
         UnknownReferenceError: there is none.
     """
     with workspace.database.read() as session:
         base = resolve_base(session, name)
-        adapters = session.scalars(
-            select(tables.Adapter.name).where(tables.Adapter.base_id == base.id).order_by(tables.Adapter.id)
+        query = select(tables.Adapter.name).where(tables.Adapter.base_id == base.id)
+        query = query.order_by(tables.Adapter.id.desc()).offset(offset or None)
+        found = session.scalars(query.limit(None if limit is None else limit + 1)).all()
+        more = limit is not None and len(found) > limit
+        return BaseDetails(
+            **base_facts(base),
+            adapters=tuple(reversed(found[:limit])),
+            next=offset + limit if limit is not None and more else None,
         )
-        return BaseDetails(**base_facts(base), adapters=tuple(adapters))

@@ -116,13 +116,15 @@ class Graph(Record):
         by_id: its things, by their ids.
         edges: each once.
         starts: ids of all subjects, where these are several: a dataset may have several revisions.
+        cut: there is more than was asked for.
     """
 
     root: str
     by_id: dict[str, Node] = field(default_factory=dict)
     edges: list[Edge] = field(default_factory=list)
     starts: tuple[str, ...] = ()
-    KEYS: ClassVar[tuple[str, ...]] = ("root", "roots", "nodes", "edges")
+    cut: bool = False
+    KEYS: ClassVar[tuple[str, ...]] = ("root", "roots", "nodes", "edges", "cut")
 
     @property
     def roots(self) -> tuple[str, ...]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import func, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, defer, joinedload, selectinload
+from sqlalchemy.orm.interfaces import ORMOption
 
 from fusery.storage.digest import digest_bytes, digest_json
 
@@ -16,6 +17,7 @@ from ..database.batches import batches
 from ..records.fused_label import label_of, label_record
 from ..records.withdrawals import Withdrawals, of_adapters, of_bundles, of_fused
 from .graph import DeploymentNode, Node
+from .relations import Key
 
 Made = (
     tables.BaseModel
@@ -28,21 +30,43 @@ Made = (
 )
 
 
-def key_of(thing: Made) -> tuple[str, int]:
+def key_of(thing: Made) -> Key:
     """Return what tells a record from all others of its database."""
     return thing.__tablename__, thing.id
 
 
-def node_of(session: Session, thing: Made) -> Node:
-    """Return the node of one record."""
-    return nodes_of(session, [thing])[key_of(thing)]
-
-
-def nodes_of(session: Session, things: Iterable[Made]) -> dict[tuple[str, int], Node]:
+def nodes_of(session: Session, keys: Iterable[Key]) -> dict[Key, Node]:
     """Return the nodes of records, by `key_of`; in a number of queries that does not depend on how many they are."""
-    rows = list(things)
-    known = _Known.about(session, rows)
-    return {key_of(row): _node(row, known) for row in rows}
+    wanted = dict.fromkeys(keys)
+    rows: dict[Key, Made] = {}
+    for kind, options in _OPTIONS.items():
+        numbers = (number for table, number in wanted if table == kind.__tablename__)
+        for chosen in batches(numbers):
+            query = select(kind).where(kind.id.in_(chosen)).options(*options)
+            rows |= {key_of(row): row for row in session.scalars(query).unique()}
+    known = _Known.about(session, list(rows.values()))
+    return {key: _node(rows[key], known) for key in wanted}
+
+
+_BASE, _ADAPTER, _FUSED, _EXTRA = tables.BaseModel, tables.Adapter, tables.Fused, tables.FusedExtra
+_ALIAS, _DEPLOYMENT = tables.Alias, tables.Deployment
+_OPTIONS: Mapping[Any, Sequence[ORMOption]] = {
+    _BASE: (joinedload(_BASE.names), defer(_BASE.weights), defer(_BASE.config)),
+    tables.Dataset: (),
+    _ADAPTER: (defer(_ADAPTER.training), joinedload(_ADAPTER.run), joinedload(_ADAPTER.amendments)),
+    _FUSED: (
+        joinedload(_FUSED.adapter).load_only(_ADAPTER.name),
+        selectinload(_FUSED.extras).joinedload(_EXTRA.adapter).load_only(_ADAPTER.name),
+    ),
+    tables.Bundle: (),
+    _ALIAS: (joinedload(_ALIAS.task), joinedload(_ALIAS.adapter).load_only(_ADAPTER.digest)),
+    _DEPLOYMENT: (
+        joinedload(_DEPLOYMENT.adapter).load_only(_ADAPTER.digest),
+        joinedload(_DEPLOYMENT.fused).load_only(_FUSED.digest),
+        joinedload(_DEPLOYMENT.bundle).load_only(tables.Bundle.digest),
+    ),
+}
+"""What is loaded with the records of a kind, since their nodes say it; the order is that of the queries."""
 
 
 @dataclass(slots=True)
@@ -51,76 +75,33 @@ class _Known:
 
     Attributes:
         adapters, fused, bundles: the yanks that concern each, by the number of its row.
-        runs: how an adapter was trained.
         moves: the last one of an alias.
-        digests: of adapters, fused models and bundles that an alias holds or a place runs.
-        amended: which fields of an adapter were amended.
     """
 
     adapters: Mapping[int, Withdrawals] = field(default_factory=dict)
     fused: Mapping[int, Withdrawals] = field(default_factory=dict)
     bundles: Mapping[int, Withdrawals] = field(default_factory=dict)
-    runs: Mapping[int, tables.TrainingRun] = field(default_factory=dict)
     moves: Mapping[int, tables.AliasMove] = field(default_factory=dict)
-    digests: Mapping[tuple[str, int], str] = field(default_factory=dict)
-    amended: Mapping[int, str] = field(default_factory=dict)
 
     @classmethod
     def about(cls, session: Session, rows: list[Made]) -> _Known:
-        adapters = [row.id for row in rows if isinstance(row, tables.Adapter)]
-        fused = [row.id for row in rows if isinstance(row, tables.Fused)]
-        bundles = {row.id: row for row in rows if isinstance(row, tables.Bundle)}
-        aliases = [row for row in rows if isinstance(row, tables.Alias)]
-        deployments = [row for row in rows if isinstance(row, tables.Deployment)]
-        holders = [row.adapter_id for row in aliases] + [row.adapter_id for row in deployments]
-        held = [number for number in holders if number is not None]
-        run_fused = [row.fused_id for row in deployments if row.fused_id is not None]
-        run_bundles = [row.bundle_id for row in deployments if row.bundle_id is not None]
-        for row in _rows(session, tables.Bundle, [each for each in run_bundles if each not in bundles]):
-            bundles[row.id] = row
-        digests = {
-            **_digests(session, tables.Adapter, held),
-            **_digests(session, tables.Fused, run_fused),
-            **{("bundle", row.id): row.digest for row in bundles.values()},
-        }
+        numbers: dict[str, list[int]] = {"adapter": [], "fused": [], "bundle": []}
+        for row in rows:
+            if row.__tablename__ in numbers:
+                numbers[row.__tablename__].append(row.id)
+            elif isinstance(row, tables.Alias | tables.Deployment):
+                for name, held in numbers.items():
+                    number = getattr(row, f"{name}_id", None)
+                    held += [] if number is None else [number]
         return cls(
-            of_adapters(session, [*adapters, *held]),
-            of_fused(session, [*fused, *run_fused]),
-            of_bundles(session, bundles),
-            {row.adapter_id: row for row in _runs(session, adapters)},
-            {row.alias_id: row for row in _last_moves(session, [row.id for row in aliases])},
-            digests,
-            _amended(session, adapters),
+            of_adapters(session, numbers["adapter"]),
+            of_fused(session, numbers["fused"]),
+            of_bundles(session, numbers["bundle"]),
+            {
+                row.alias_id: row
+                for row in _last_moves(session, (each.id for each in rows if isinstance(each, tables.Alias)))
+            },
         )
-
-
-def _rows(session: Session, table: Any, ids: Iterable[int]) -> Iterable[Any]:
-    for chosen in batches(ids):
-        yield from session.scalars(select(table).where(table.id.in_(chosen)))
-
-
-def _digests(session: Session, table: Any, ids: Iterable[int]) -> dict[tuple[str, int], str]:
-    return {
-        (table.__tablename__, number): digest
-        for chosen in batches(ids)
-        for number, digest in session.execute(select(table.id, table.digest).where(table.id.in_(chosen)))
-    }
-
-
-def _runs(session: Session, ids: Iterable[int]) -> Iterable[tables.TrainingRun]:
-    run = tables.TrainingRun
-    for chosen in batches(ids):
-        yield from session.scalars(select(run).where(run.adapter_id.in_(chosen)))
-
-
-def _amended(session: Session, ids: Iterable[int]) -> dict[int, str]:
-    row, found = tables.Amendment, dict[int, set[str]]()
-    for chosen in batches(ids):
-        for number, name in session.execute(
-            select(row.adapter_id, row.field).where(row.adapter_id.in_(chosen))
-        ):
-            found.setdefault(number, set()).add(name)
-    return {number: ", ".join(sorted(names)) for number, names in found.items()}
 
 
 def _last_moves(session: Session, ids: Iterable[int]) -> Iterable[tables.AliasMove]:
@@ -171,14 +152,14 @@ def _node(thing: Made, known: _Known) -> Node:
 
 
 def _adapter(row: tables.Adapter, known: _Known) -> Node:
-    run = known.runs.get(row.id)
+    run = row.run
     facts = {
         "trained_on": row.trained_on_name,
         "method": row.method,
         "rank": row.rank,
         "scale": row.scale,
         "val_loss": row.val_loss,
-        "amended": known.amended.get(row.id),
+        "amended": ", ".join(sorted({each.field for each in row.amendments})) or None,
         "iterations": row.iterations,
         "started_at": run.started_at if run else None,
         "seconds": run.seconds if run else None,
@@ -212,7 +193,7 @@ def _alias(row: tables.Alias, known: _Known) -> Node:
         f"alias:{name}",
         "alias",
         name,
-        known.digests.get(("adapter", held), ""),
+        row.adapter.digest if row.adapter else "",
         known.adapters.get(held, ()),
         move.at if move else None,
         move.by if move else None,
@@ -221,13 +202,12 @@ def _alias(row: tables.Alias, known: _Known) -> Node:
 
 
 def _deployment(row: tables.Deployment, known: _Known) -> Node:
-    if row.bundle_id is not None:
-        digest, told = known.digests[("bundle", row.bundle_id)], known.bundles.get(row.bundle_id, ())
-    elif row.fused_id is not None:
-        digest, told = known.digests[("fused", row.fused_id)], known.fused.get(row.fused_id, ())
-    else:
-        held = row.adapter_id or 0
-        digest, told = known.digests.get(("adapter", held), ""), known.adapters.get(held, ())
+    held = row.bundle or row.fused or row.adapter
+    assert held is not None  # the database sees to that
+    told = {"bundle": known.bundles, "fused": known.fused, "adapter": known.adapters}[held.__tablename__].get(
+        held.id, ()
+    )
+    digest = held.digest
     identity = digest_json([row.place, row.at.isoformat(), digest])
     facts = {"note": row.note, "ended_at": row.ended_at, "ended_by": row.ended_by}
     return DeploymentNode(

@@ -93,10 +93,12 @@ class BaseDetails(Base):
     """A base model, and what stands on it.
 
     Attributes:
-        adapters: names of the adapters on it, in the order of registration.
+        adapters: names of the adapters on it, in the order of registration: of as many as were asked for the last ones.
+        next: the offset with which the ones before these are asked for; None where there are none.
     """
 
     adapters: tuple[str, ...]
+    next: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)

@@ -66,14 +66,20 @@ def resolve_adapter(
         among: the query for adapters, with what is needed of them; None for what their views need.
 
     Raises:
-        BadInputError: it is not a reference.
         UnknownReferenceError: nothing has that name.
         AmbiguousReferenceError: a digest prefix fits several adapters.
     """
+    if (found := _find_adapter(session, text, among)) is None:
+        raise _no_adapter(session, text)
+    return found
+
+
+def _find_adapter(session: Session, text: str, among: Select[tables.Adapter] | None) -> tables.Adapter | None:
+    """Return what `resolve_adapter` does, None where nothing has that name."""
     try:
         reference = Reference.parse(text)
-    except BadInputError as error:
-        raise _unknown(session, text, error.hint) from error
+    except BadInputError:
+        return None
     found = list(
         session.scalars(named_by(reference, load_adapters() if among is None else among).limit(3)).unique()
     )
@@ -82,10 +88,16 @@ def resolve_adapter(
         raise AmbiguousReferenceError(
             f"the digest {text} fits more than one adapter: {names}", hint="give more digits"
         )
-    if not found:
-        alias = reference.kind == "alias"
-        raise no_alias(session, text) if alias else _unknown(session, text, "fusery list")
-    return found[0]
+    return found[0] if found else None
+
+
+def _no_adapter(session: Session, text: str) -> UnknownReferenceError:
+    """Return the error for an adapter that there is not, with those that may be meant."""
+    try:
+        reference = Reference.parse(text)
+    except BadInputError as error:
+        return _unknown(session, text, error.hint)
+    return no_alias(session, text) if reference.kind == "alias" else _unknown(session, text, "fusery list")
 
 
 def named_by(reference: Reference, query: Select[*Values]) -> Select[*Values]:
@@ -154,18 +166,26 @@ def resolve_base(session: Session, text: str) -> tables.BaseModel:
         UnknownReferenceError: nothing has that name.
         AmbiguousReferenceError: a digest prefix fits several bases.
     """
-    folded = text.strip().casefold()
-    name = session.scalar(select(tables.BaseName).where(tables.BaseName.folded == folded))
-    if name is not None:
-        return name.base
-    matches: list[tables.BaseModel] = _by_digest(session, tables.BaseModel, folded)
+    if (found := _find_base(session, text)) is None:
+        folded, known = (
+            text.strip().casefold(),
+            list(session.scalars(select(tables.BaseName.name).limit(1000))),
+        )
+        hint = _nearest(folded, known) or ("fusery base list" if known else "fusery base add SOURCE")
+        raise UnknownReferenceError(f"there is no base model {text!r}", hint=hint)
+    return found
+
+
+def _find_base(session: Session, text: str) -> tables.BaseModel | None:
+    """Return what `resolve_base` does, None where nothing has that name."""
+    base, folded = tables.BaseModel, text.strip().casefold()
+    named = session.scalar(select(base).join(base.names).where(tables.BaseName.folded == folded))
+    if named is not None:
+        return named
+    matches: list[tables.BaseModel] = _by_digest(session, base, folded)
     if len(matches) > 1:
         raise AmbiguousReferenceError(f"the digest {text} fits more than one base", hint="give more digits")
-    if matches:
-        return matches[0]
-    known = list(session.scalars(select(tables.BaseName.name).limit(1000)))
-    hint = _nearest(folded, known) or ("fusery base list" if known else "fusery base add SOURCE")
-    raise UnknownReferenceError(f"there is no base model {text!r}", hint=hint)
+    return matches[0] if matches else None
 
 
 def begins_with(column: Any, prefix: str) -> ColumnElement[bool]:
@@ -182,8 +202,13 @@ def _by_digest(session: Session, table: Any, text: str) -> list[Any]:
     return list(session.scalars(select(table).where(begins_with(table.digest, text)).limit(2)))
 
 
-def resolve_any(session: Session, text: str) -> Subject:
+def resolve_any(session: Session, text: str, among: Select[tables.Adapter] | None = None) -> Subject:
     """Return whatever a reference names: an adapter, a base model by name or digest, a fused artifact by digest or key.
+
+    Args:
+        session: of any transaction.
+        text: the reference.
+        among: as `resolve_adapter` has it.
 
     Raises:
         UnknownReferenceError: nothing has that name.
@@ -199,13 +224,11 @@ def resolve_any(session: Session, text: str) -> Subject:
         fused = [row for row in fused if row.origin is None] or fused[:1]
     if len(fused) == 1:
         return Subject(fused=fused[0])
-    try:
-        return Subject(adapter=resolve_adapter(session, text))
-    except UnknownReferenceError as unknown:
-        try:
-            return Subject(base=resolve_base(session, text))
-        except UnknownReferenceError:
-            raise unknown from None
+    if (adapter := _find_adapter(session, text, among)) is not None:
+        return Subject(adapter=adapter)
+    if (base := _find_base(session, text)) is not None:
+        return Subject(base=base)
+    raise _no_adapter(session, text)
 
 
 def next_version(session: Session, task: tables.Task) -> int:
@@ -251,7 +274,12 @@ KINDS = ("base", "dataset", "adapter", "bundle")
 _SHORTEST = 8
 
 
-def find_things(session: Session, text: str, places: Sequence[str] | None = None) -> list[Thing]:
+def find_things(
+    session: Session,
+    text: str,
+    places: Sequence[str] | None = None,
+    among: Select[tables.Adapter] | None = None,
+) -> list[Thing]:
     """Return what a reference names: one thing, or all revisions of a dataset.
 
     Args:
@@ -259,6 +287,7 @@ def find_things(session: Session, text: str, places: Sequence[str] | None = None
         text: an adapter's name, `task@version`, `task#alias`; a base's name; a fused artifact's digest or key; a bundle's
             digest, or the place where it was written; `dataset:NAME`.  Each with its kind before a colon, if need be.
         places: `places_of(text)`, where the session writes: no file is looked at while others wait.
+        among: as `resolve_adapter` has it.
 
     Raises:
         UnknownReferenceError: nothing has that name.
@@ -267,10 +296,10 @@ def find_things(session: Session, text: str, places: Sequence[str] | None = None
     kind, rest = _kind_of(text)
     lies = places_of(text) if places is None else places
     if kind:
-        return _of_kind(session, kind, rest, lies)
+        return _of_kind(session, kind, rest, lies, among)
     if (bundle := find_bundle(session, text, lies)) is not None:
         return [bundle]
-    subject = resolve_any(session, text)
+    subject = resolve_any(session, text, among)
     found = subject.base or subject.adapter or subject.fused
     assert found is not None
     return [found]
@@ -295,11 +324,13 @@ def _kind_of(text: str) -> tuple[str, str]:
     return "", text
 
 
-def _of_kind(session: Session, kind: str, text: str, places: Sequence[str]) -> list[Thing]:
+def _of_kind(
+    session: Session, kind: str, text: str, places: Sequence[str], among: Select[tables.Adapter] | None
+) -> list[Thing]:
     if kind == "base":
         return [resolve_base(session, text)]
     if kind == "adapter":
-        return [resolve_adapter(session, text)]
+        return [resolve_adapter(session, text, among)]
     if kind == "dataset":
         return [*find_datasets(session, text)]
     if (bundle := find_bundle(session, text, places)) is None:

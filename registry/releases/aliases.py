@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import select
+from sqlalchemy import select, union
 from sqlalchemy.orm import Session, joinedload
 
 from .. import tables
@@ -111,6 +111,21 @@ def roll_back(workspace: Workspace, reference: str, *, reason: str = "", emergen
         refuse_yanked(session, adapter)
         moved = move(workspace, session, alias, adapter, reason or "rolled back", told)
         return replace(moved, withdrawals=told_of(session, [adapter]))
+
+
+def aliases_for(workspace: Workspace, reference: str) -> list[str]:
+    """Return the aliases that an adapter can be given, `TASK#NAME` each: those of its task, and those with rules for it.
+
+    Raises:
+        UnknownReferenceError: there is no such adapter.
+    """
+    alias, rule = tables.Alias, tables.AliasRule
+    with workspace.database.read() as session:
+        query = select(tables.Adapter).options(joinedload(tables.Adapter.task))
+        task = resolve_adapter(session, reference, query).task
+        own = select(alias.name).where(alias.task_id == task.id)
+        ruled = select(rule.alias).where(rule.task.in_(("", task.name)))
+        return sorted(f"{task.name}#{name}" for name in session.scalars(union(own, ruled)))
 
 
 def list_aliases(workspace: Workspace, task: str | None = None) -> list[Alias]:

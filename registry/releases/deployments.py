@@ -21,6 +21,7 @@ from ..errors import BadInputError, UnknownReferenceError
 from ..parsing import parse_moment
 from ..provenance.graph import Node
 from ..provenance.nodes import key_of, nodes_of
+from ..provenance.relations import Key
 from ..records.deployment import Deployed, Deployment
 from ..records.references import find_things, places_of, shippable
 
@@ -163,9 +164,8 @@ def deployment_records(session: Session, rows: Sequence[tables.Deployment]) -> l
 
 
 def _facts(session: Session, rows: Sequence[tables.Deployment]) -> list[dict[str, Any]]:
-    subjects = _subjects(session, rows)
-    nodes = nodes_of(session, subjects.values())
-    return [_facts_of(row, nodes[key_of(subjects[row.id])]) for row in rows]
+    nodes = nodes_of(session, (_which(row) for row in rows))
+    return [_facts_of(row, nodes[_which(row)]) for row in rows]
 
 
 def _facts_of(row: tables.Deployment, subject: Node) -> dict[str, Any]:
@@ -185,28 +185,13 @@ def _facts_of(row: tables.Deployment, subject: Node) -> dict[str, Any]:
     }
 
 
-def _subjects(session: Session, rows: Sequence[tables.Deployment]) -> dict[int, Subject]:
-    found: dict[tuple[str, int], Subject] = {}
-    kinds: tuple[tuple[Any, str], ...] = (
-        (tables.Adapter, "adapter_id"),
-        (tables.Fused, "fused_id"),
-        (tables.Bundle, "bundle_id"),
-    )
-    for table, attribute in kinds:
-        numbers = [getattr(row, attribute) for row in rows if getattr(row, attribute) is not None]
-        for chosen in batches(numbers):
-            query = select(table).where(table.id.in_(chosen))
-            found |= {(attribute, each.id): each for each in session.scalars(query)}
-    return {row.id: found[_which(row)] for row in rows}
-
-
-def _which(row: tables.Deployment) -> tuple[str, int]:
-    held = {name: getattr(row, name) for name in ("bundle_id", "fused_id", "adapter_id")}
+def _which(row: tables.Deployment) -> Key:
+    held = {"bundle": row.bundle_id, "fused": row.fused_id, "adapter": row.adapter_id}
     return next((name, number) for name, number in held.items() if number is not None)
 
 
 def _is(row: tables.Deployment, subject: Subject) -> bool:
-    return _which(row) == (f"{subject.__tablename__}_id", subject.id)
+    return _which(row) == key_of(subject)
 
 
 def _at(session: Session, place: str) -> list[tables.Deployment]:
@@ -246,16 +231,16 @@ def _tell(
     now: datetime,
     said: dict[str, str],
 ) -> None:
-    subject = _subjects(session, [row])[row.id]
+    of = nodes_of(session, [_which(row)])[_which(row)]
     events.record(
         session,
         action=action,
         kind="deployment",
         subject=row.place,
         detail={
-            "of": subject.__tablename__,
-            "name": _title(session, subject),
-            "digest": subject.digest,
+            "of": of.kind,
+            "name": of.name,
+            "digest": of.digest,
             **said,
         },
         actor=workspace.actor,
@@ -264,7 +249,7 @@ def _tell(
 
 
 def _title(session: Session, subject: Subject) -> str:
-    return nodes_of(session, [subject])[key_of(subject)].name
+    return nodes_of(session, [key_of(subject)])[key_of(subject)].name
 
 
 def _place(text: str) -> str:

@@ -285,7 +285,7 @@ def _lineage(
     wanted = [row for row in rows if row.id in holders or row is rows[-1]]
     for starts in (list(rows), wanted[-4:]):
         graph = trace_things(session, starts, most=MOST_NODES)
-        if len(graph.nodes) <= MOST_NODES:
+        if not graph.cut:
             return graph, len(starts) == len(rows)
     return trace_things(session, [rows[-1]], most=MOST_NODES), len(rows) == 1
 

@@ -362,6 +362,8 @@ def crowded(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     with open_at(folder / "home") as registry:
         registry.bases.add(base, name="tiny", reference=True)
         large_registry.fill(registry, 20_000)
+        registry.aliases.set("prod", large_registry.name_of(5))
+        registry.deployments.record(large_registry.name_of(5), "https://edge.example")
         yield registry
 
 
@@ -379,13 +381,21 @@ def test_no_page_asks_the_database_much_or_reads_a_whole_table(crowded: Registry
         f"/adapters/{name}",
         f"/compare?ref={name}&ref={large_registry.name_of(8)}",
         f"/compare?ref={'&ref='.join(large_registry.name_of(number) for number in range(10, 60))}",
+        f"/aliases/{task}/prod",
         "/bases",
+        "/bases/tiny",
+        "/bases/tiny?offset=500",
+        f"/lineage/{name}",
+        f"/pictures/lineage/{name}",
+        "/lineage/tiny",
+        "/places",
         "/fused",
         "/audit",
         "/log",
         f"/log?reference={name}",
         f"/search?q={name}",
         "/search?q=deadbeef",
+        f"/acts/promote?adapter={name}",
         f"/acts/promote?adapter={name}&alias=prod",
     ]
     door = OwnDoor("anna")
@@ -397,6 +407,31 @@ def test_no_page_asks_the_database_much_or_reads_a_whole_table(crowded: Registry
                 assert ask(address, path, **HTML, cookie=cookie).status in (200, 303)
             assert len(queries) <= MOST_STATEMENTS, (path, len(queries))
             assert query_plans.whole_tables(crowded.workspace.database, queries) == [], path
+
+
+def test_a_base_shows_its_adapters_a_page_at_a_time(crowded: Registry) -> None:
+    door = OwnDoor("anna")
+    cookie = f"{door.cookie}={door.key}"
+    with pages_of(crowded, door) as address:
+        newest = ask(address, "/bases/tiny", **HTML, cookie=cookie).text
+        assert large_registry.name_of(19_999) in newest and large_registry.name_of(19_949) not in newest
+        assert 'href="?offset=50">Older' in newest and "<dt>Adapters</dt>" not in newest
+        oldest = ask(address, "/bases/tiny?offset=19950", **HTML, cookie=cookie).text
+        assert large_registry.name_of(0) in oldest and "Older" not in oldest and "20,000" in oldest
+        assert "The newest adapters" in ask(address, "/bases/tiny?offset=20000", **HTML, cookie=cookie).text
+        found = ask(address, "/bases/tiny?offset=19930", **JSON, cookie=cookie).json
+        assert (found["next"], len(found["adapters"]), found["adapters"][-1]) == (
+            19_980,
+            50,
+            large_registry.name_of(69),
+        )
+        cut = ask(address, "/lineage/tiny", **JSON, cookie=cookie).json
+        assert cut["cut"] and len(cut["nodes"]) == pages.THINGS
+        assert {large_registry.name_of(19_999), large_registry.name_of(19_700)} <= {
+            node["name"] for node in cut["nodes"]
+        }
+        words = ask(address, "/lineage/tiny", **HTML, cookie=cookie).text
+        assert "There is more" in words and "fusery lineage tiny" in words
 
 
 def test_a_lineage_of_too_much_is_no_picture_anywhere(

@@ -154,9 +154,39 @@ def test_a_long_line_of_versions(tmp_path: Path) -> None:
         graph = registry.provenance.lineage("line@1", up=False)
         assert len(graph.nodes) == 151
         assert graphs.written(graph, "tree").count("continued-from") == 150
-        with query_plans.recorded() as queries:
-            registry.provenance.lineage("tiny", up=False)
-        assert len(queries) < 60
+        for reference in ("tiny", "line@1", "line@75", "line@151"):
+            with query_plans.recorded() as queries:
+                assert len(names(registry.provenance.lineage(reference), "adapter")) == 151
+            assert len(queries) <= 9, reference
+        _cut(registry)
+
+
+def _cut(registry: Registry) -> None:
+    """So many of the nearest things, the newest of these, and said to be cut; each is joined to what it is there for."""
+    whole = registry.provenance.lineage("line@75", most=153)
+    assert not whole.cut and relations(whole) == relations(registry.provenance.lineage("line@75"))
+    for reference, most in (("tiny", 20), ("line@75", 20), ("line@1", 151), ("line@151", 2), ("tiny", 1)):
+        graph = registry.provenance.lineage(reference, most=most)
+        assert (graph.cut, len(graph.nodes), graph.root in graph.by_id) == (True, most, True)
+        joined = {edge.source for edge in graph.edges} | {edge.target for edge in graph.edges}
+        assert most == 1 or joined == set(graph.by_id)
+    newest = names(registry.provenance.lineage("tiny", most=20), "adapter")
+    assert newest == {f"line_v{number}_20260101" for number in range(133, 152)}
+
+
+def test_very_many_versions_are_followed_a_generation_at_a_time(tmp_path: Path) -> None:
+    """A line within more adapters than a statement takes numbers: all are found, and no thing twice."""
+    base = tiny_models.make_base(tmp_path / "tiny", layers=1)
+    with Registry.open(tmp_path / "home") as registry:
+        registry.bases.add(base, name="tiny")
+        folder = tiny_models.make_adapter(
+            tmp_path / "a", base, num_layers=1, keys=["self_attn.q_proj"], rank=2
+        )
+        registry.adapters.register(folder, base="tiny", task="line", date="20260101")
+        _lengthen(registry, 700)
+        graph = registry.provenance.lineage("tiny")
+        assert len(graph.nodes) == 702 and len(graph.edges) == 701 + 700
+        assert names(registry.provenance.lineage("line@1"), "adapter") == names(graph, "adapter")
 
 
 def test_a_tree_is_no_deeper_than_what_python_takes() -> None:

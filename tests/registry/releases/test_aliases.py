@@ -127,6 +127,20 @@ def test_names_that_are_none(name: str, stocked: Registry) -> None:
     assert stocked.aliases.list() == []
 
 
+def test_which_it_can_be_given(stocked: Registry) -> None:
+    assert stocked.aliases.names_for("course_rec@2") == []
+    stocked.aliases.set("prod", "course_rec@1")
+    stocked.aliases.set("beta", "course_rec@1")
+    stocked.aliases.remove("course_rec#beta")
+    stocked.aliases.set_rules("prod", {}, guarded=True)
+    stocked.aliases.set_rules("course_rec#canary", {}, guarded=True)
+    stocked.aliases.set_rules("other#staging", {}, guarded=True)
+    expected = [f"course_rec#{name}" for name in ("beta", "canary", "prod")]
+    assert stocked.aliases.names_for(stocked.adapters.show("course_rec@2")) == expected
+    with pytest.raises(UnknownReferenceError):
+        stocked.aliases.names_for("course_rec@9")
+
+
 def test_what_there_is_not(stocked: Registry) -> None:
     for ask in (
         stocked.aliases.show,
