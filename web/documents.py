@@ -68,12 +68,16 @@ class AliasPage(Record):
         alias: its name with that of its task, `TASK#NAME`.
         holder: what it holds.
         rules: that count for it; None where nobody has set any.
-        moves: the newest first.
+        offset: how many moves are newer than the first one here.
+        next: offset of the next page; None where there is none.
+        moves: the newest first, a page of them.
     """
 
     alias: str
     holder: AliasHolder
     rules: AliasRules | None
+    offset: int
+    next: int | None
     moves: tuple[AliasMove, ...]
 
 
@@ -111,10 +115,14 @@ class Places(Record):
 
     Attributes:
         at: the moment; None for now.
-        deployments: what ran then, by place.
+        offset: how many come before the first one here.
+        next: offset of the next page; None where there is none.
+        deployments: what ran then, by place, a page of it.
     """
 
     at: str | None
+    offset: int
+    next: int | None
     deployments: tuple[Deployment, ...]
 
 

@@ -123,15 +123,18 @@ def add_pages(routes: Routes, registry: Registry) -> None:
         return answer(request, "compare.html.j2", found, curves=curves, picture=picture)
 
     @routes.page("/aliases/{task}/{name}", AliasPage)
-    def alias(request: Request, task: str, name: str) -> Response:
+    def alias(request: Request, task: str, name: str, offset: Whole = 0) -> Response:
         holder = registry.aliases.show(f"{task}#{name}")
-        moves, rules = registry.aliases.history(f"{task}#{name}"), None
+        newest, rules = registry.aliases.history(f"{task}#{name}", limit=PAGE + 1, offset=offset), None
+        moves = newest[-PAGE:]
         with suppress(UnknownReferenceError):
             rules = registry.aliases.rules(f"{task}#{name}")
         found = AliasPage(
             alias=f"{task}#{name}",
             holder=holder,
             rules=rules,
+            offset=offset,
+            next=offset + PAGE if len(newest) > PAGE else None,
             moves=tuple(reversed(moves)),
         )
         section = {
@@ -189,8 +192,14 @@ def add_pages(routes: Routes, registry: Registry) -> None:
         return answer(request, "lineage.html.j2", graph, pictures=pictures, links=links, subject=reference)
 
     @routes.page("/places", Places)
-    def places(request: Request, at: Text = None) -> Response:
-        found = Places(at=at or None, deployments=tuple(registry.deployments.list(at=at or None)))
+    def places(request: Request, at: Text = None, offset: Whole = 0) -> Response:
+        running = registry.deployments.list(at=at or None, limit=PAGE + 1, offset=offset)
+        found = Places(
+            at=at or None,
+            offset=offset,
+            next=offset + PAGE if len(running) > PAGE else None,
+            deployments=tuple(running[:PAGE]),
+        )
         return answer(request, "places.html.j2", found)
 
     @routes.page("/log", Log)

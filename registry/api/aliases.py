@@ -53,11 +53,11 @@ class Aliases(Resource):
 
         return show_alias(self.workspace, alias, at=at)
 
-    def history(self, alias: str) -> builtins.list[AliasMove]:
-        """Return every move of an alias, oldest first."""
+    def history(self, alias: str, *, limit: int | None = None, offset: int = 0) -> builtins.list[AliasMove]:
+        """Return the moves of an alias, oldest first; see `fusery.registry.releases.aliases.alias_history`."""
         from ..releases.aliases import alias_history
 
-        return alias_history(self.workspace, alias)
+        return alias_history(self.workspace, alias, limit=limit, offset=offset)
 
     def promote(self, reference: Named, alias: str, *, reason: str = "", dry_run: bool = False) -> Promotion:
         """Let an alias hold an adapter if its rules allow it, and return what came of each rule.

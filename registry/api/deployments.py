@@ -47,6 +47,8 @@ class Deployments(Resource):
         every: bool = False,
         place: str | None = None,
         reference: Named | None = None,
+        limit: int | None = None,
+        offset: int = 0,
     ) -> builtins.list[Deployment]:
         """Return what runs where; see `fusery.registry.releases.deployments.list_deployments`."""
         from ..releases.deployments import list_deployments
@@ -57,4 +59,6 @@ class Deployments(Resource):
             every=every,
             place=place,
             reference=None if reference is None else named(reference),
+            limit=limit,
+            offset=offset,
         )

@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, Row, Select, and_, case, literal, literal_
 from sqlalchemy.orm import Session, aliased
 
 from .. import tables
-from ..database.batches import BATCH, batches
+from ..database.batches import batches
 from .graph import COMPUTED_FROM, REGISTERED_FOR, TRAINED_ON
 
 Key = tuple[str, int]
@@ -134,11 +134,15 @@ def _ways(
             yield query
 
 
+_FEW = 8
+"""Adapters whose lines are followed at once: of more, PostgreSQL expects so much that it would rather read the whole table."""
+
+
 def line_of(session: Session, asked: Sequence[Asked], most: int | None) -> list[Asked]:
     """Return the adapters that some adapters were continued from, or were continued from them, however far away.
 
-    A line of a hundred versions is one statement so, not a hundred.  Of very many adapters there is none: they are
-    followed a generation at a time.
+    A line of a hundred versions is one statement so, not a hundred.  Of many adapters there is none: they are followed a
+    generation at a time.
     """
     adapter = tables.Adapter
     ways = []
@@ -146,7 +150,7 @@ def line_of(session: Session, asked: Sequence[Asked], most: int | None) -> list[
         ids = [
             number for (table, number), upwards in asked if upwards is up and table == adapter.__tablename__
         ]
-        if not ids or len(ids) > BATCH:
+        if not 0 < len(ids) <= _FEW:
             continue
         line = select(adapter.id, adapter.parent_id).where(adapter.id.in_(ids)).cte(recursive=True)
         onwards = adapter.id == line.c.parent_id if up else adapter.parent_id == line.c.id

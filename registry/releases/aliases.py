@@ -15,6 +15,7 @@ from sqlalchemy import select, union
 from sqlalchemy.orm import Session, joinedload
 
 from .. import tables
+from ..database.batches import batches
 from ..database.events import history
 from ..errors import BadInputError
 from ..names import Reference, parse_alias
@@ -165,24 +166,29 @@ def list_aliases(workspace: Workspace, task: str | None = None) -> list[Alias]:
         ]
 
 
-def alias_history(workspace: Workspace, reference: str) -> list[AliasMove]:
-    """Return every move of an alias, oldest first.
+def alias_history(
+    workspace: Workspace, reference: str, *, limit: int | None = None, offset: int = 0
+) -> list[AliasMove]:
+    """Return the moves of an alias, oldest first.
+
+    Args:
+        workspace: the registry's parts.
+        reference: the alias.
+        limit: at most so many, the newest; None for all.
+        offset: without so many of the newest.
 
     Raises:
         UnknownReferenceError: there is no such alias.
     """
     with workspace.database.read() as session:
-        alias = _find(session, reference)
-        moves = _moves(session, alias)
-        names = _names(session, moves)
-        return [move_record(alias, move, names) for move in moves]
+        return alias_moves(session, _find(session, reference), limit, offset)
 
 
-def alias_moves(session: Session, alias: tables.Alias, most: int) -> list[AliasMove]:
-    """Return the newest moves of an alias, oldest first, as `alias_history` has them."""
+def alias_moves(session: Session, alias: tables.Alias, limit: int | None, offset: int = 0) -> list[AliasMove]:
+    """Return what `alias_history` does, of its row."""
     moved = tables.AliasMove
-    query = select(moved).where(moved.alias_id == alias.id).order_by(moved.id.desc()).limit(most)
-    moves = list(reversed(session.scalars(query).all()))
+    query = select(moved).where(moved.alias_id == alias.id).order_by(moved.id.desc())
+    moves = session.scalars(query.limit(limit).offset(offset or None)).all()[::-1]
     names = _names(session, moves)
     return [move_record(alias, move, names) for move in moves]
 
@@ -258,7 +264,11 @@ def _moves(session: Session, alias: tables.Alias) -> list[tables.AliasMove]:
     return list(session.scalars(query.order_by(tables.AliasMove.id)))
 
 
-def _names(session: Session, moves: list[tables.AliasMove]) -> dict[int | None, str]:
+def _names(session: Session, moves: Sequence[tables.AliasMove]) -> dict[int | None, str]:
     ids = {number for move in moves for number in (move.from_adapter_id, move.to_adapter_id)}
-    query = select(tables.Adapter.id, tables.Adapter.name).where(tables.Adapter.id.in_(ids - {None}))
-    return {row.id: row.name for row in session.execute(query)}
+    query = select(tables.Adapter.id, tables.Adapter.name)
+    return {
+        row.id: row.name
+        for chosen in batches(ids - {None})
+        for row in session.execute(query.where(tables.Adapter.id.in_(chosen)))
+    }

@@ -110,6 +110,8 @@ def list_deployments(
     every: bool = False,
     place: str | None = None,
     reference: str | None = None,
+    limit: int | None = None,
+    offset: int = 0,
 ) -> list[Deployment]:
     """Return what runs where, by place.
 
@@ -119,6 +121,8 @@ def list_deployments(
         every: include ended ones.
         place: only this place.
         reference: only this adapter, fused model or bundle, itself and not what holds it.
+        limit: at most so many; None for all.
+        offset: without so many of the first.
 
     Raises:
         BadInputError: that is no moment.
@@ -134,11 +138,10 @@ def list_deployments(
     if place is not None:
         query = query.where(row.place == _place(place))
     with workspace.database.read() as session:
-        found = list(session.scalars(query))
         if reference is not None:
             subject = shippable(find_things(session, reference), reference)
-            found = [each for each in found if _is(each, subject)]
-        return deployment_records(session, found)
+            query = query.where(getattr(row, f"{subject.__tablename__}_id") == subject.id)
+        return deployment_records(session, list(session.scalars(query.limit(limit).offset(offset or None))))
 
 
 def deployments_of(

@@ -434,6 +434,37 @@ def test_a_base_shows_its_adapters_a_page_at_a_time(crowded: Registry) -> None:
         assert "There is more" in words and "fusery lineage tiny" in words
 
 
+def test_moves_and_places_are_shown_a_page_at_a_time(crowded: Registry) -> None:
+    task, door = large_registry.task_of(205), OwnDoor("anna")
+    for number in range(53):
+        crowded.aliases.set("turns", large_registry.name_of(200 + number % 2))
+        crowded.deployments.record(large_registry.name_of(201), f"shelf {number:02}")
+    cookie = f"{door.cookie}={door.key}"
+    with pages_of(crowded, door) as address:
+        for path, key, next_to in (
+            (f"/aliases/{task}/turns", "moves", "Older moves"),
+            ("/places?at=2100-01-01", "deployments", "More places"),
+        ):
+            glue = "&" if "?" in path else "?"
+            every = []
+            for offset, last in ((0, False), (50, True)):
+                there = f"{path}{glue}offset={offset}"
+                found = ask(address, there, **JSON, cookie=cookie).json
+                assert found["next"] == (None if last else 50), there
+                assert (next_to in ask(address, there, **HTML, cookie=cookie).text) is not last
+                every += found[key]
+            assert len(every) == len({json.dumps(each) for each in every}) >= 53
+        assert [
+            each["to"]
+            for each in ask(address, f"/aliases/{task}/turns", **JSON, cookie=cookie).json["moves"][:2]
+        ] == [
+            large_registry.name_of(200),
+            large_registry.name_of(201),
+        ]
+        later = ask(address, "/places?at=2100-01-01", **HTML, cookie=cookie).text
+        assert 'href="?offset=50&amp;at=2100-01-01"' in later
+
+
 def test_a_lineage_of_too_much_is_no_picture_anywhere(
     shown: Registry, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,7 @@ from sqlalchemy import select
 from fusery.cli import graphs
 from fusery.registry import Registry, tables
 from fusery.registry.errors import AmbiguousReferenceError, UnknownReferenceError
-from fusery.registry.provenance import Edge, Graph, Node
+from fusery.registry.provenance import Edge, Graph, Node, trace_things
 
 
 @pytest.fixture
@@ -175,7 +175,7 @@ def _cut(registry: Registry) -> None:
 
 
 def test_very_many_versions_are_followed_a_generation_at_a_time(tmp_path: Path) -> None:
-    """A line within more adapters than a statement takes numbers: all are found, and no thing twice."""
+    """More adapters than a statement takes numbers, and more beginnings than lines are followed of: all, and none twice."""
     base = tiny_models.make_base(tmp_path / "tiny", layers=1)
     with Registry.open(tmp_path / "home") as registry:
         registry.bases.add(base, name="tiny")
@@ -187,6 +187,11 @@ def test_very_many_versions_are_followed_a_generation_at_a_time(tmp_path: Path) 
         graph = registry.provenance.lineage("tiny")
         assert len(graph.nodes) == 702 and len(graph.edges) == 701 + 700
         assert names(registry.provenance.lineage("line@1"), "adapter") == names(graph, "adapter")
+        with registry.workspace.database.read() as session:
+            starts = list(session.scalars(select(tables.Adapter).where(tables.Adapter.id % 50 == 1)))
+            assert len(starts) > 8
+            many = trace_things(session, starts)
+        assert names(many, "adapter") == names(graph, "adapter")
 
 
 def test_a_tree_is_no_deeper_than_what_python_takes() -> None:
