@@ -2,8 +2,9 @@
 
     python trainer_peer.py BASE OUT
 
-BASE is a folder with a tiny model.  Each run learns eight random rows by heart, so that the loss on other rows rises, and is a
-folder in OUT, as what its name says leaves it:
+BASE is a folder with a tiny model.  Each run learns eight random rows by heart, by which it is measured, and forgets them
+again in two steps that are far too great: step 6 is the best by so much that it is on every processor.  It is a folder in OUT,
+as what its name says leaves it:
 
     plain      a checkpoint every second step of eight, the weights at the end and the state beside them
     best       the same, and the run goes back to its best weights at the end; without a state beside them
@@ -41,7 +42,7 @@ class Rows(torch.utils.data.Dataset):  # type: ignore[misc]
 
 
 def train(base: str, out: Path, **how: Any) -> Trainer:
-    """Train for eight steps."""
+    """Train for eight steps, of which the last two are a hundred times as great."""
     set_seed(7)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     model = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"]))
@@ -49,7 +50,7 @@ def train(base: str, out: Path, **how: Any) -> Trainer:
         str(out),
         max_steps=8,
         per_device_train_batch_size=4,
-        learning_rate=0.3,
+        learning_rate=0.02,
         logging_steps=1,
         eval_strategy="steps",
         eval_steps=2,
@@ -61,7 +62,10 @@ def train(base: str, out: Path, **how: Any) -> Trainer:
         **how,
     )
     words = model.config.vocab_size
-    trainer = Trainer(model, arguments, train_dataset=Rows(1, words), eval_dataset=Rows(2, words))
+    rows = Rows(1, words)
+    steps = torch.optim.AdamW(model.parameters(), lr=arguments.learning_rate)
+    pace = torch.optim.lr_scheduler.LambdaLR(steps, lambda step: 1.0 if step < 6 else 100.0)
+    trainer = Trainer(model, arguments, train_dataset=rows, eval_dataset=rows, optimizers=(steps, pace))
     trainer.train()
     return trainer
 
