@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from fusery.registry import Registry
 from fusery.registry.errors import BadInputError
 from fusery.registry.record import Record
+from fusery.registry.records.adapter import Adapter
 from fusery.registry.records.alias import Moved
 from fusery.registry.records.token import Role
 from fusery.registry.registration.amend import Amended
@@ -59,6 +60,7 @@ class Act:
         do: does it.
         then: the page that shows what came of it.
         bold: it is not taken back easily.
+        now: what some fields say now, which a form begins with.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Act:
     do: Callable[[Registry, Values], Record]
     then: Callable[[Any], str]
     bold: bool = False
+    now: Mapping[str, Callable[[Adapter], str]] = field(default_factory=dict)
 
 
 _ADAPTER = Field("adapter", "Adapter", required=True, said="a name, TASK@VERSION or a digest")
@@ -172,7 +175,7 @@ ACTS: Sequence[Act] = (
         "Roll back",
         "Gives the alias back to the adapter that held it before.",
         "approver",
-        (_ALIAS, _WHY, Field("emergency", "Also where the rules say no", "flag")),
+        (_ALIAS, _WHY, Field("emergency", "An emergency: also where the rules say no", "flag")),
         Moved,
         _roll_back,
         lambda done: of_alias(done.alias),
@@ -202,12 +205,13 @@ ACTS: Sequence[Act] = (
     Act(
         "note",
         "Change the note",
-        "Replaces what is noted of this adapter; nothing takes the note away.",
+        "Replaces what is noted of this adapter; an empty note takes it away.",
         "publisher",
         (_ADAPTER, Field("note", "Note", "text"), Field("reason", "Reason", "text")),
         Amended,
         _note,
         lambda done: of_adapter(done.name),
+        now={"note": lambda adapter: adapter.note or ""},
     ),
     Act(
         "tags",
@@ -222,6 +226,7 @@ ACTS: Sequence[Act] = (
         Amended,
         _tag,
         lambda done: of_adapter(done.name),
+        now={"tags": lambda adapter: "\n".join(f"{name}={value}" for name, value in adapter.tags.items())},
     ),
     Act(
         "end-deployment",
@@ -248,7 +253,7 @@ def values_of(act: Act, given: Mapping[str, str]) -> dict[str, Any]:
     Raises:
         BadInputError: a line of tags is none.
     """
-    texts = {field: given.get(field.name, "").replace("\r\n", "\n") for field in act.fields}
+    texts = {each: given.get(each.name, "").replace("\r\n", "\n") for each in act.fields}
     return {field.name: _READ[field.kind](text) for field, text in texts.items()}
 
 
@@ -259,17 +264,17 @@ def cleaned(act: Act, given: Values) -> dict[str, Any]:
         BadInputError: something that is required is missing, or has characters that no database keeps.
     """
     found: dict[str, Any] = {}
-    for field in act.fields:
-        value = given[field.name]
+    for each in act.fields:
+        value = given[each.name]
         if isinstance(value, str):
             value = value.strip()
         pairs = value if isinstance(value, Mapping) else {}
         texts = [value] if isinstance(value, str) else [*pairs, *pairs.values()]
-        if field.required and not value:
-            raise BadInputError(f"{field.label} is missing", hint=f"give {field.name}: {field.said}")
+        if each.required and not value:
+            raise BadInputError(f"{each.label} is missing", hint=f"give {each.name}: {each.said}")
         if not all(map(is_keepable, texts)):
-            raise BadInputError(f"{field.label} has characters that cannot be kept", hint="leave them out")
-        found[field.name] = value
+            raise BadInputError(f"{each.label} has characters that cannot be kept", hint="leave them out")
+        found[each.name] = value
     return found
 
 

@@ -128,7 +128,7 @@ def presentable(value: Any) -> Any:
 
 def page(request: Request, template: str, values: Mapping[str, Any], status: int = 200) -> HTMLResponse:
     """Return a page of the values that its template shows."""
-    shown = {"path": request.url.path, "visitor": visitor_of(request), "acts": BY_NAME}
+    shown = {"path": request.url.path, "visitor": visitor_of(request), "acts": BY_NAME, "asked": ""}
     text = _environment().get_template(template).render({**shown, **values})
     return HTMLResponse(text, status)
 

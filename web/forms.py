@@ -85,6 +85,9 @@ def _asked(
 def _known(registry: Registry, act: Act, given: Mapping[str, str]) -> dict[str, Any]:
     """Return what is known before anything is done: the aliases to choose from, and what holds of the rules of one."""
     adapter, alias = given.get("adapter"), given.get("alias")
+    if adapter and act.now and not given.keys() & act.now.keys():
+        known = registry.adapters.show(adapter)
+        return {"given": {**given, **{name: said(known) for name, said in act.now.items()}}}
     if not adapter or all(field.name != "alias" for field in act.fields):
         return {}
     if not alias:

@@ -235,7 +235,7 @@ def add_pages(routes: Routes, registry: Registry) -> None:
         if len(alone) == 1 and "text/html" in request.headers.get("accept", ""):
             [(kind, name)] = alone
             return RedirectResponse(f"/{kind}/{segment(name)}", 303)
-        return answer(request, "search.html.j2", found)
+        return answer(request, "search.html.j2", found, asked=q)
 
     @routes.page("/style.css", role=None)
     def style() -> Response:

@@ -70,8 +70,11 @@ def serve_team(
             "every address would be believed who it says that asks",
             hint="name the proxies' addresses, or set FUSERY_PROXY_SECRET",
         )
+    nobody = not networks and not any(token.state == "active" for token in registry.tokens.list())
+    if nobody and _is_loopback(request.host):
+        reporter.say("nobody can sign in yet: fusery token create NAME --role admin")
     if not _is_loopback(request.host):
-        if not networks and not any(token.state == "active" for token in registry.tokens.list()):
+        if nobody:
             raise BadInputError(
                 f"nobody could sign in, and {request.host} is open to others",
                 hint="fusery token create NAME --role admin, or --proxy ADDRESS",

@@ -48,7 +48,7 @@ def audit(
 
     Args:
         workspace: the registry's parts.
-        references: only these adapters, bases and fused artifacts, with the bases and adapters they came from, and the
+        references: only these adapters, bases and fused artifacts, with all the bases and adapters they came from, and the
             bases' calibrations.
         repair: put back what is missing or damaged from a copy whose digest matches, make fused models again by their
             recipe, and put damaged blobs aside; nothing is deleted.

@@ -75,11 +75,25 @@ def auditable_items(
             chain += [subject.fused.adapter, *summed, subject.fused.base]
         elif subject.adapter:
             chain += [subject.adapter.base]
+        chain += _origins([row for row in chain if isinstance(row, tables.Adapter)])
         chain += [made for row in chain if isinstance(row, tables.BaseModel) for made in row.calibrations]
         rows |= {(type(row).__name__, row.digest): row for row in chain}
     for row in rows.values():
         item = _item(row, workspace)
         yield from _checked([(item, item.manifest.digest)], report)
+
+
+def _origins(adapters: Sequence[tables.Adapter]) -> list[Any]:
+    """Return the adapters that some were continued or computed from, however far away, each with its base."""
+    seen, left, found = {row.id for row in adapters}, list(adapters), list[Any]()
+    while left:
+        row = left.pop()
+        for origin in filter(None, (row.parent, *(each.source for each in row.sources))):
+            if origin.id not in seen:
+                seen.add(origin.id)
+                left.append(origin)
+                found += [origin, origin.base]
+    return found
 
 
 def _all(

@@ -257,7 +257,7 @@ def unpin(workspace: Workspace, reference: str) -> list[Pinned]:
 def aliases_of(session: Session, fused: tables.Fused) -> list[str]:
     """Return the aliases that stand for an adapter with these bytes, as `task#alias`."""
     found = _aliases_by_digest(session, set(_parts(fused)))
-    return sorted({name for names in found.values() for name in names})
+    return sorted({name for part in _parts(fused) for name in found.get((part, fused.base_id), ())})
 
 
 def _parts(fused: tables.Fused) -> list[str]:
@@ -265,18 +265,18 @@ def _parts(fused: tables.Fused) -> list[str]:
     return [fused.adapter.digest, *(extra.adapter.digest for extra in fused.extras)]
 
 
-def _aliases_by_digest(session: Session, digests: AbstractSet[str]) -> dict[str, list[str]]:
-    """Return the aliases that stand for adapters with some bytes, as `task#alias`."""
-    named, alias, found = tables.Adapter, tables.Alias, defaultdict[str, list[str]](list)
+def _aliases_by_digest(session: Session, digests: AbstractSet[str]) -> dict[tuple[str, int], list[str]]:
+    """Return the aliases that stand for adapters with some bytes, as `task#alias`, by digest and the number of the base."""
+    named, alias, found = tables.Adapter, tables.Alias, defaultdict[tuple[str, int], list[str]](list)
     for chosen in batches(sorted(digests)):
         query = (
-            select(named.digest, tables.Task.name, alias.name)
+            select(named.digest, named.base_id, tables.Task.name, alias.name)
             .join(alias, alias.adapter_id == named.id)
             .join(tables.Task, tables.Task.id == alias.task_id)
             .where(named.digest.in_(chosen))
         )
-        for digest, task, name in session.execute(query):
-            found[digest].append(f"{task}#{name}")
+        for digest, base, task, name in session.execute(query):
+            found[digest, base].append(f"{task}#{name}")
     return found
 
 
@@ -305,7 +305,8 @@ def _cached_models(
     for entry in entries:
         row = rows.get(entry.key)
         label = label_record(row) if row else folders.get(entry.key)
-        held = sorted({name for digest in _parts(row) for name in aliases.get(digest, ())}) if row else []
+        parts = [(digest, row.base_id) for digest in _parts(row)] if row else []
+        held = sorted({name for part in parts for name in aliases.get(part, ())})
         yield CachedModel(
             key=entry.key,
             path=entry.path,

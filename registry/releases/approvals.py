@@ -63,7 +63,8 @@ def approve(workspace: Workspace, reference: str, alias: str, *, note: str = "")
 
     Raises:
         UnknownReferenceError: there is no such adapter.
-        BadInputError: the adapter is yanked, or one's own; or the alias or the note is not valid.
+        BadInputError: the adapter is yanked, or one's own, or, where a token says who approves, one that they have
+            brought; or the alias or the note is not valid.
     """
     if len(note) > LONGEST_NOTE or not is_keepable(note):
         raise BadInputError("the note is not acceptable", hint=f"give at most {LONGEST_NOTE:,} characters")
@@ -75,6 +76,12 @@ def approve(workspace: Workspace, reference: str, alias: str, *, note: str = "")
             raise BadInputError(
                 f"{adapter.name} was registered by {adapter.created_by}: its author's own approval does not count",
                 hint="somebody else runs the same command",
+            )
+        if workspace.authenticated and _brought(session, adapter, workspace.actor):
+            raise BadInputError(
+                f"{adapter.name} was brought here by {workspace.actor}, and nothing proves who made it: "
+                "who brings an adapter does not approve of it",
+                hint="somebody else approves",
             )
         given = [
             one
@@ -170,6 +177,12 @@ def _standing(
 def _given_by(session: Session, adapter: tables.Adapter, alias: str, actor: str) -> list[tables.Approval]:
     standing = _standing(session, adapter, alias)
     return [approval for approval in standing if person(approval.by) == person(actor)]
+
+
+def _brought(session: Session, adapter: tables.Adapter, actor: str) -> bool:
+    """Tell whether somebody has sent an adapter here from another registry: who is its author was said by theirs."""
+    received = events.history(session, kind="adapter", subject=adapter.name, action="adapter.received")
+    return any(person(event.actor) == person(actor) for event in received)
 
 
 def _tell(

@@ -216,6 +216,26 @@ def test_each_act_is_done_under_the_name_and_leads_to_its_page(pages: Pages) -> 
     assert registry.aliases.show("course_rec#canary").adapter == newest
 
 
+def test_forms_begin_with_what_is_there(pages: Pages) -> None:
+    newest = pages.registry.adapters.list(task="course_rec", sort="version:desc", limit=1)[0].name
+    pages.registry.adapters.amend(newest, note="for <people>\nto read", tags={"team": "nlp", "stage": "beta"})
+    known = pages.registry.adapters.show(newest)
+
+    def written(path: str, name: str) -> str:
+        tree = html_tree.parse(ask(pages.address, path, cookie=pages.cookie, **HTML).text)
+        [area] = [each for each in tree.all("textarea") if each.attributes["name"] == name]
+        return str(area.text).strip()
+
+    assert written(f"/acts/note?adapter={newest}", "note") == "for <people>\nto read"
+    there = dict(line.split("=", 1) for line in written(f"/acts/tags?adapter={newest}", "tags").split("\n"))
+    assert there == known.tags
+    assert written(f"/acts/note?adapter={newest}&note=new", "note") == "new"
+    wrong = pages.send(
+        "note", adapter=newest, note="", reason="\ud800".encode("utf-16", "surrogatepass").decode("latin-1")
+    )
+    assert wrong.status in (303, 400)
+
+
 def test_what_is_wrong_keeps_what_was_written(pages: Pages) -> None:
     newest = pages.registry.adapters.list(task="course_rec", sort="version:desc", limit=1)[0].name
     before = pages.registry.upkeep.log(limit=1)

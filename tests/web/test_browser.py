@@ -235,6 +235,27 @@ def test_the_lineage_of_an_adapter_is_drawn_on_its_page(
     context.close()
 
 
+def test_no_label_of_a_phone_prints_over_the_next(chromium: Any, shown: Registry, address: str) -> None:
+    """Names of adapters are labels where adapters are compared: longer than a line, and each row is as high as its own."""
+    first, second = (each.name for each in shown.adapters.list(task="course_rec", limit=2))
+    page = chromium.new_page(viewport={"width": 390, "height": 800})
+    page.goto(f"{address}/compare?ref={first}&ref={second}")
+    rows = page.evaluate(
+        """() => [...document.querySelectorAll('td[data-name]')].map(cell => {
+            const label = document.createElement('span');
+            label.textContent = cell.dataset.name;
+            label.style.cssText = 'display:block;width:7.25rem;overflow-wrap:anywhere';
+            cell.parentElement.append(label);
+            const needed = label.getBoundingClientRect().height;
+            label.remove();
+            return [needed, cell.getBoundingClientRect().height];
+        })"""
+    )
+    assert any(needed > 30 for needed, _ in rows), "no label takes two lines"
+    assert [pair for pair in rows if pair[1] < pair[0] - 1] == []
+    page.close()
+
+
 def test_a_wide_lineage_is_panned_in_its_frame(chromium: Any, own: Registry, tmp_path: Path) -> None:
     """By keyboard, without JavaScript: the page itself stays, and a box that comes into view leads to its page."""
     made = tiny_models.make_base(tmp_path / "base", layers=2)

@@ -465,6 +465,30 @@ def test_moves_and_places_are_shown_a_page_at_a_time(crowded: Registry) -> None:
         assert 'href="?offset=50&amp;at=2100-01-01"' in later
 
 
+def test_pages_say_the_whole_number_and_what_is_over(own: Registry, tmp_path: Path) -> None:
+    base = tiny_models.make_base(tmp_path / "base", layers=2)
+    own.bases.add(base, name="seeded")
+    for seed in (1, 2):
+        folder = tiny_models.make_adapter(tmp_path / f"a{seed}", base, seed=seed)
+        config = json.loads((folder / "adapter_config.json").read_text())
+        (folder / "adapter_config.json").write_text(json.dumps({**config, "seed": 20261120 + seed}))
+        own.adapters.register(folder, base="seeded", task="seeded")
+    own.deployments.record("seeded@1", "eu/ranker")
+    own.deployments.record("seeded@1", "us/ranker")
+    own.deployments.end(["eu/ranker"], reason="moved")
+    with pages_of(own) as address:
+        compared = ask(address, "/compare?ref=seeded@1&ref=seeded@2", **HTML).text
+        assert "20,261,121" in compared and "20,261,122" in compared and "2.026" not in compared
+        lineage = html_tree.parse(ask(address, "/lineage/seeded@1", **HTML).text)
+        said = ["".join(row.text.split()) for row in lineage.all("tr")]
+        assert [row for row in said if row.startswith("deployment")] == [
+            "deploymenteu/rankerranadapterseeded_v1_" + own.adapters.show("seeded@1").name[-8:],
+            "deploymentus/rankerrunsadapterseeded_v1_" + own.adapters.show("seeded@1").name[-8:],
+        ]
+        found = ask(address, "/search?q=rank%3Cer", **HTML).text
+        assert 'value="rank&lt;er"' in found and "Search: rank&lt;er" in found
+
+
 def test_a_lineage_of_too_much_is_no_picture_anywhere(
     shown: Registry, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,24 @@ def damage(registry: Registry, *, delete: bool = False) -> str:
         data[-1] ^= 1
         path.write_bytes(data)
     return str(digest)
+
+
+def test_what_something_came_from_is_checked_too(
+    stocked: Registry, make_adapter: Callable[..., Path]
+) -> None:
+    """However far away: parents of parents, and what was summed."""
+    for number, parent in ((3, "course_rec@1"), (4, "course_rec@3")):
+        stocked.adapters.register(
+            make_adapter(f"next{number}", seed=number), base="tiny", task="course_rec", parent=parent
+        )
+    stocked.adapters.combine(["course_rec@4", "course_rec@2"], task="sum")
+    assert stocked.upkeep.audit(("sum@1",)).checked["adapter"] == 5
+    stocked.adapters.register(make_adapter("alone", seed=9), base="tiny", task="alone")
+    damage(stocked)
+    for reference, ok in (("course_rec@4", False), ("sum@1", False), ("alone@1", True)):
+        report = stocked.upkeep.audit((reference,))
+        assert report.ok is ok, reference
+        assert {problem.code for problem in report.problems} == (set() if ok else {"blob_corrupt"})
 
 
 @pytest.mark.parametrize("jobs", [1, 3])

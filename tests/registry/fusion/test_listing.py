@@ -68,5 +68,17 @@ def test_more_of_them_take_no_more_statements(known: Registry) -> None:
     assert held["mail_v3_" + held_date(known)] == ("mail#beta",)
 
 
+def test_an_alias_keeps_what_was_fused_onto_the_base_of_its_adapter(known: Registry, tmp_path: Path) -> None:
+    """The same bytes on another base are another adapter, and another fused model."""
+    other = tiny_models.make_base(tmp_path / "four", bits=4, layers=4)
+    known.bases.add(other, name="four")
+    known.adapters.register(known.adapters.folder("mail@1"), base="four", task="small", trained_on="tiny")
+    known.aliases.set("prod", "mail@1")
+    for name in ("mail@1", "small@1"):
+        known.fused.fuse(name, FuseRequest(precision="keep", accept_loss=True))
+    held = {entry.adapter: entry.aliases for entry in known.cache.contents().entries if entry.adapter}
+    assert sorted(held.values()) == [(), ("mail#prod",)]
+
+
 def held_date(registry: Registry) -> str:
     return registry.adapters.show("mail@1").date

@@ -217,6 +217,20 @@ def test_a_fuse_that_lost_it_is_not_enough(
     assert registry.aliases.promote("quiet@1", "prod").exit_code == 0
 
 
+def test_the_best_of_several_fuses_is_the_one_that_kept_most(
+    registry: Registry, tmp_path: Path, make_adapter: MakeAdapter
+) -> None:
+    base = tiny_models.make_base(tmp_path / "four", bits=4, layers=2)
+    registry.bases.add(base, name="four")
+    registry.adapters.register(make_adapter("large", base=base, update=0.2), base="four", task="loud")
+    registry.aliases.set_rules("prod", {"fidelity": "PASS"})
+    less = registry.fused.fuse("loud@1", FuseRequest(precision="keep", accept_loss=True))
+    more = registry.fused.fuse("loud@1", FuseRequest(precision="dequantize"))
+    assert (less.fidelity.verdict, more.fidelity.verdict) == ("PASS", "PASS")
+    assert (less.fidelity.retained or 0) < (more.fidelity.retained or 0)
+    assert more.key[:12] in why(registry.aliases.promote("loud@1", "prod", dry_run=True), "fidelity")
+
+
 def test_licences(registry: Registry, tmp_path: Path, make_adapter: MakeAdapter) -> None:
     cases = [
         ("apache-2.0", None, 0),
@@ -318,6 +332,19 @@ def test_a_rule_may_count_only_approvals_that_rest_on_tokens(stocked: Registry) 
     told = [event.detail.get("authenticated") for event in stocked.upkeep.log() if "approved" in event.action]
     assert told == [None, True, True, True]
     assert stocked.upkeep.audit().ok
+
+
+def test_who_brings_an_adapter_does_not_approve_of_it(stocked: Registry, tmp_path: Path) -> None:
+    """Where tokens say who approves: that somebody else made it is what the bringer's own machine said."""
+    with Registry.open(tmp_path / "team") as team:
+        team.init()
+        stocked.acting("ann").exchange.push("course_rec@1", team.workspace.settings.home)
+        assert team.adapters.show("course_rec@1").created_by == "tester"
+        with pytest.raises(BadInputError, match="brought here by ann"):
+            team.acting("ann (laptop)").aliases.approve("course_rec@1", "prod")
+        assert team.acting("bob").aliases.approve("course_rec@1", "prod").approvals == ("bob",)
+        given = team.acting("ann", authenticated=False).aliases.approve("course_rec@1", "prod")
+        assert (given.approvals, given.authenticated) == (("ann", "bob"), False)
 
 
 def test_an_approval_of_the_author_under_another_name_of_hers_does_not_count(stocked: Registry) -> None:
