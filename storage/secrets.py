@@ -42,7 +42,10 @@ _LOGGERS = (
 )  # fmt: skip
 
 # A password may have slashes in it that ought to be spelled otherwise; digits before one are a port.
-_USER = re.compile(r"(?<=://)(?:[^\s:/?#@]*:(?!\d*/)[^\s]*|[^/?#\s]*)@")
+# One slash is what is left of two in a path; what stands there without a password is part of one.
+_USER = re.compile(
+    r"(?<=://)(?:[^\s:/?#@]*:(?!\d*/)[^\s]*|[^/?#\s]*)@|(?<=:/)(?!/)[^\s:/?#@]+:(?!\d*/)[^\s]*@"
+)
 _PARAMETER = re.compile(
     r"([?&](?:[\w.-]{0,40}?(?:[_.-]|(?<=[a-z\d])(?=[A-Z])))?"
     r"(?i:(?:api|access|secret|private)?(?:token|key|secret)|sig|signature|pass|passw(?:or)?d|passphrase|pwd|auth|authorization|credentials?)"
@@ -138,7 +141,7 @@ def without_credentials(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     text = _OWN.sub("fusery_***", value)
-    return _PARAMETER.sub(r"\1=***", _USER.sub("", text)) if "://" in text else text
+    return _PARAMETER.sub(r"\1=***", _USER.sub("", text)) if ":/" in text else text
 
 
 def _options(value: Any) -> Any:

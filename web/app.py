@@ -44,7 +44,7 @@ def create_app(
         uploads: how much may be sent here.
     """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(Caught)
+    app.add_middleware(Caught, asker=door.asker)
     app.add_middleware(BodyLimit)
     app.add_middleware(OwnHost, hosts=hosts)
     app.add_middleware(Headers)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import logging
 import secrets
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -18,9 +17,7 @@ from fusery.registry.access.roles import ROLES
 from fusery.registry.errors import InvalidTokenError
 from fusery.registry.records.token import Role
 
-from .visitors import NOBODY, NotSignedInError, Visitor
-
-LOG = logging.getLogger(__name__)
+from .visitors import NOBODY, NotSignedInError, RefusedTokenError, Visitor
 
 _BEARER = "bearer "
 HALF_A_DAY = 43_200
@@ -56,6 +53,11 @@ class OwnDoor:
         if self.opens(request.cookies.get(self.cookie, "")):
             return Visitor(self._name, "admin", key=self.key)
         return Visitor("reader", "reader")
+
+    def asker(self, request: Request) -> str:
+        """Return what tells who has the key from all others."""
+        given = request.headers.get("authorization", "")[len(_BEARER) :].strip()
+        return "key" if self.opens(given) or self.opens(request.cookies.get(self.cookie, "")) else "others"
 
     def opens(self, key: str) -> bool:
         """Tell whether this is the key."""
@@ -129,6 +131,14 @@ class TeamDoor:
         kept = request.cookies.get(self.secure_cookie if self.is_secure(request) else self.cookie)
         return self.holder(kept) if proxied is NOBODY and kept else proxied
 
+    def asker(self, request: Request) -> str:
+        """Return what tells a sender from others before anything is looked up: what they would be known by, or their address."""
+        peer = request.client.host if request.client else ""
+        proxied = request.headers.get(self._proxies.header, "") if self._proxies.believed(request) else ""
+        cookie = self.secure_cookie if self.is_secure(request) else self.cookie
+        given = request.headers.get("authorization") or proxied or request.cookies.get(cookie, "")
+        return hashlib.sha256(given.encode("utf-8", "surrogatepass")).hexdigest() if given else peer
+
     def holder(self, secret: str, *, is_program: bool = False) -> Visitor:
         """Return whose token this is.
 
@@ -138,8 +148,7 @@ class TeamDoor:
         try:
             token = self._registry.tokens.authenticate(secret)
         except InvalidTokenError as error:
-            LOG.warning("refused a token: %s", error.why)
-            raise NotSignedInError(error.message, hint=error.hint) from error
+            raise RefusedTokenError(error.message, hint=error.hint, why=error.why) from error
         return Visitor(
             token.name,
             token.role,

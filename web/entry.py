@@ -45,7 +45,7 @@ def add_sign_in(routes: Routes, door: TeamDoor) -> None:
         try:
             visitor = door.holder(given.get("token", "").strip())
         except NotSignedInError as error:
-            routes.count_failure(request)
+            routes.count_failure(request, error)
             return page(request, "sign_in.html.j2", {"then": then, "problem": error}, status_of(error))
         answer = RedirectResponse(_within(then), 303)
         answer.set_cookie(

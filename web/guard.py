@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from functools import partial
 
 from starlette.datastructures import Headers as Sent
 from starlette.datastructures import MutableHeaders
@@ -16,16 +17,23 @@ from fusery.registry.server.hosts import objection
 from fusery.storage.errors import FuseryError
 
 from .answers import UNEXPECTED, refusal
-from .limits import STALLED, is_package, is_transfer
-from .visitors import HostError
+from .limits import STALLED, brings_much, is_package, is_transfer
+from .turns import Turns
+from .visitors import HostError, TooOftenError
 
 LOG = logging.getLogger(__name__)
 
-AT_ONCE = 8
-"""Requests that are worked on; others wait for their turn, so that a page that many ask for does not fill the memory."""
+AT_ONCE = (8, 4)
+"""Requests that are worked on, of all and of one asker: a page that many ask for does not fill the memory."""
 
-TRANSFERS, PACKAGES = 32, 2
-"""Blobs that are on their way, and packages that are looked at: these take time, and are not in the way of pages."""
+TRANSFERS, PACKAGES = (32, 8), (4, 1)
+"""Blobs that are on their way, and packages that are looked at or made: these take time, and are not in the way of pages."""
+
+_AT_ALL_TIMES = frozenset({"/style.css", "/sign-in"})
+"""Addresses that take nobody's turn: what they answer costs nothing."""
+
+Asker = Callable[[Request], str]
+"""From a request to what tells its sender from others, before it is known who that is."""
 
 POLICY = (
     "default-src 'none'; style-src 'self'; img-src 'self' data:; form-action 'self'; base-uri 'none'; "
@@ -95,16 +103,40 @@ class UnexpectedError(RegistryError):
 class Caught:
     """Answers a few requests at a time, none that a page of another site makes, and every error with a sentence."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app, self._turns = app, asyncio.Semaphore(AT_ONCE)
-        self._transfers, self._packages = asyncio.Semaphore(TRANSFERS), asyncio.Semaphore(PACKAGES)
+    def __init__(self, app: ASGIApp, asker: Asker) -> None:
+        self._app, self._asker = app, asker
+        self._turns, self._transfers, self._packages = Turns(*AT_ONCE), Turns(*TRANSFERS), Turns(*PACKAGES)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, whatever happens."""
         if scope["type"] != "http":
             return
+        if _of_another_site(scope["method"], Sent(scope=scope)):
+            error: FuseryError = BadInputError("pages of other sites may not ask for this")
+            await refusal(Request(scope), error, 403)(scope, receive, send)
+            return
+        if scope["path"] in _AT_ALL_TIMES:
+            await self._answer(scope, receive, send, lambda: None)
+            return
+        turns = (
+            self._transfers if is_transfer(scope) else self._packages if is_package(scope) else self._turns
+        )
+        asker = self._asker(Request(scope))
+        try:
+            if turns.has_one(asker) or brings_much(scope):
+                await turns.take(asker)
+            else:
+                receive = await _waited(turns, asker, receive)
+        except TooOftenError as much:
+            await refusal(Request(scope), much)(scope, receive, send)
+            return
+        except ClientDisconnect:
+            LOG.info("%s %.200s: hung up before its turn", scope["method"], scope["path"])
+            return
+        await self._answer(scope, receive, send, partial(turns.release, asker))
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, release: Callable[[], None]) -> None:
         lasting = is_transfer(scope)
-        turns = self._transfers if lasting else self._packages if is_package(scope) else self._turns
         begun = False
 
         async def sent(message: Message) -> None:
@@ -113,15 +145,10 @@ class Caught:
                 begun = True
                 # A page is made as a whole before any of it goes: who reads it slowly takes nobody's turn.
                 if not lasting:
-                    turns.release()
+                    release()
             async with asyncio.timeout(STALLED if lasting else None):
                 await send(message)
 
-        if _of_another_site(scope["method"], Sent(scope=scope)):
-            error: FuseryError = BadInputError("pages of other sites may not ask for this")
-            await refusal(Request(scope), error, 403)(scope, receive, send)
-            return
-        await turns.acquire()
         try:
             await self._app(scope, receive, sent)
         except ClientDisconnect:
@@ -133,7 +160,34 @@ class Caught:
                 await refusal(Request(scope), error)(scope, receive, sent)
         finally:
             if lasting or not begun:
-                turns.release()
+                release()
+
+
+async def _waited(turns: Turns, asker: str, receive: Receive) -> Receive:
+    """Wait for a turn with a request that has come as a whole; return how it is received then.
+
+    Raises:
+        ClientDisconnect: its sender hung up meanwhile: nothing is to be done for nobody.
+        TooOftenError: as `Turns.take` has it.
+    """
+    body = await receive()
+    gone, turn = asyncio.ensure_future(receive()), asyncio.ensure_future(turns.take(asker))
+    try:
+        await asyncio.wait({gone, turn}, return_when=asyncio.FIRST_COMPLETED)
+        if not turn.done() and gone.result()["type"] == "http.disconnect":
+            raise ClientDisconnect
+        await turn
+    except BaseException:
+        gone.cancel()
+        if not turn.cancel() and not turn.cancelled() and turn.exception() is None:
+            turns.release(asker)
+        raise
+    left = [body]
+
+    async def received() -> Message:
+        return left.pop() if left else await gone
+
+    return received
 
 
 def _of_another_site(method: str, headers: Sent) -> bool:

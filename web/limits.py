@@ -33,6 +33,9 @@ STALLED = 60
 SLOWEST = 1_024
 """Bytes a second that a transfer brings at least, over any such time."""
 
+WHOLE = 300
+"""Seconds for a package to come."""
+
 _KNOWN = 10_000
 """Askers that are remembered."""
 
@@ -64,15 +67,20 @@ def is_transfer(scope: Scope) -> bool:
 
 
 def is_package(scope: Scope) -> bool:
-    """Tell whether a request brings a package."""
-    return scope["method"] == "POST" and str(scope["path"]).startswith(PACKAGES)
+    """Tell whether a request brings a package, or asks for one."""
+    return str(scope["path"]).startswith(PACKAGES)
+
+
+def brings_much(scope: Scope) -> bool:
+    """Tell whether what a request brings is read while it is worked on, and not before."""
+    return scope["method"] in ("POST", "PUT") and (is_transfer(scope) or is_package(scope))
 
 
 def most_of(scope: Scope) -> int:
     """Return the bytes that the body of a request may have; how large a blob may be is for who stores it."""
     if scope["method"] == "PUT" and is_transfer(scope):
         return sys.maxsize
-    return MOST_BYTES if is_package(scope) else BODY
+    return MOST_BYTES if brings_much(scope) else BODY
 
 
 class BodyLimit:
@@ -94,7 +102,7 @@ class BodyLimit:
         if not said.isdecimal() or int(said) > most:
             await refusal(Request(scope), _too_much(most))(scope, receive, send)
             return
-        if is_transfer(scope) or is_package(scope):
+        if brings_much(scope):
             await self._app(scope, _counted(receive, most), send)
             return
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -12,7 +13,17 @@ from fastapi import Depends, FastAPI, Request, Response
 from fusery.registry.records.token import Role
 
 from .limits import Pace
-from .visitors import NOBODY, Door, NotSignedInError, RoleError, TooOftenError, Visitor
+from .visitors import (
+    NOBODY,
+    Door,
+    NotSignedInError,
+    RefusedTokenError,
+    RoleError,
+    TooOftenError,
+    Visitor,
+)
+
+LOG = logging.getLogger(__name__)
 
 Handler = TypeVar("Handler", bound=Callable[..., Response | Awaitable[Response]])
 
@@ -121,13 +132,17 @@ class Routes:
         """Let everybody ask as often as they like: for measurements and tests."""
         self._pace, self._failures = Pace(1e9, 1 << 30), Pace(1e9, 1 << 30)
 
-    def count_failure(self, request: Request) -> None:
-        """Count a try with something that is not valid, where the guard did not see it.
+    def count_failure(self, request: Request, error: NotSignedInError) -> None:
+        """Count a try with something that is not valid, and say so in the server's log: no more often than that is counted.
+
+        Who has a good token behind the same address is not kept out by who tries bad ones.
 
         Raises:
             TooOftenError: there were too many.
         """
         _wait(self._failures, request.client.host if request.client else "")
+        if isinstance(error, RefusedTokenError):
+            LOG.warning("refused a token: %s", error.why)
 
     def _add(self, route: Route, handler: Callable[..., Any], methods: list[str]) -> None:
         self._app.add_api_route(
@@ -148,11 +163,10 @@ class Routes:
             peer = request.client.host if request.client else ""
             try:
                 visitor = door.visitor(request)
-            except NotSignedInError:
+            except NotSignedInError as error:
                 if role is None:
                     return NOBODY  # who has a cookie that is good no more can sign in anew
-                # Who has a good token behind the same address is not kept out by who tries bad ones.
-                _wait(self._failures, peer)
+                self.count_failure(request, error)
                 raise
             _wait(self._pace, f"name {visitor.name}" if visitor.name else f"peer {peer}")
             return visitor

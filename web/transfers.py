@@ -21,7 +21,7 @@ from fusery.registry.record import Record
 from fusery.storage.interface import Blob
 
 from .answers import presentable, refusal
-from .limits import SLOWEST, STALLED
+from .limits import SLOWEST, STALLED, WHOLE
 from .openapi import BYTES
 from .routes import API, Routes
 from .visitors import LengthError, TooSlowError, program_of
@@ -154,7 +154,12 @@ async def _chunks(request: Request) -> AsyncIterator[bytes]:
 
 
 async def _body(request: Request) -> bytes:
-    return b"".join([chunk async for chunk in _chunks(request)])
+    """Return what is to come as a whole, within a time: others wait for the turn that it takes."""
+    try:
+        async with asyncio.timeout(WHOLE):
+            return b"".join([chunk async for chunk in _chunks(request)])
+    except TimeoutError as error:
+        raise TooSlowError(f"this did not come within {WHOLE} s", hint="push less at once") from error
 
 
 def _digests(data: bytes) -> list[str]:

@@ -58,6 +58,10 @@ class Door(Protocol):
     signs_in: bool
     """Whether there is a page to sign in on."""
 
+    def asker(self, request: Request) -> str:
+        """Return what tells who asks from others, at no cost and before it is known who they are."""
+        ...
+
     def visitor(self, request: Request) -> Visitor:
         """Return who asks; `NOBODY` where nothing says so.
 
@@ -71,6 +75,18 @@ class NotSignedInError(RegistryError):
     """Who asks is not known, and has to be."""
 
     code = "not_signed_in"
+
+
+class RefusedTokenError(NotSignedInError):
+    """A token is nobody's, or not valid any more.
+
+    Attributes:
+        why: for the log of the server.
+    """
+
+    def __init__(self, message: str, *, hint: str | None, why: str) -> None:
+        super().__init__(message, hint=hint)
+        self.why = why
 
 
 class RoleError(RegistryError):

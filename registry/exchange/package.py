@@ -6,7 +6,8 @@ a fused artifact its adapters.  In a package everything comes after what it need
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -119,21 +120,23 @@ class Fused(Thing):
 Item = Base | Calibration | Adapter | Fused
 
 
-def read_package(session: Session, reference: str, *, fused: bool) -> list[Item]:
+def read_package(session: Session, reference: str, *, fused: bool, most: int = MOST_ADAPTERS) -> list[Item]:
     """Return what a reference means and all that it needs.
 
     Args:
         session: of any transaction of the registry it comes from.
         reference: an adapter, a task for all of its versions, a base model, or a fused artifact by key or digest.
         fused: also what was fused from the adapters.
+        most: adapters, those that others came from among them.
 
     Raises:
+        BadInputError: there are more.
         UnknownReferenceError: nothing has that name.
         AmbiguousReferenceError: a task and a base model have it.
         CheckFailedError: the log was changed after it was written.
     """
-    reader = _Reader(session)
-    adapters, base, made = _resolve(session, reference)
+    reader = _Reader(session, most)
+    adapters, base, made = _resolve(session, reference, most)
     if any(row.origin is not None for row in made):
         raise BadInputError(
             f"{reference} is only what another registry says: it is passed on by that one, and not by hearsay",
@@ -152,7 +155,7 @@ def read_package(session: Session, reference: str, *, fused: bool) -> list[Item]
 
 
 def _resolve(
-    session: Session, reference: str
+    session: Session, reference: str, most: int
 ) -> tuple[list[tables.Adapter], tables.BaseModel | None, list[tables.Fused]]:
     folded = reference.strip().casefold()
     versions = list(
@@ -161,12 +164,12 @@ def _resolve(
             .join(tables.Adapter.task)
             .where(tables.Task.name == folded)
             .order_by(tables.Adapter.version)
-            .limit(MOST_ADAPTERS + 1)
+            .limit(most + 1)
         )
     )
-    if len(versions) > MOST_ADAPTERS:
+    if len(versions) > most:
         raise BadInputError(
-            f"{reference} has more than {MOST_ADAPTERS:,} versions", hint="name the one that is wanted"
+            f"{reference} has more than {most:,} versions", hint="name the one that is wanted"
         )
     if versions:
         if session.scalar(select(tables.BaseName).where(tables.BaseName.folded == folded)) is not None:
@@ -183,8 +186,8 @@ def _resolve(
 class _Reader:
     """Turns rows into items, each once; what an item needs is read first."""
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
+    def __init__(self, session: Session, most: int) -> None:
+        self._session, self._most, self._adapters = session, most, 0
         self.items: dict[tuple[str, int], Item] = {}
 
     def base(self, row: tables.BaseModel) -> Base:
@@ -212,32 +215,43 @@ class _Reader:
 
     def adapter(self, row: tables.Adapter) -> Adapter:
         """Read an adapter after its parents and sources; without recursion, since a chain of them may be long."""
-        chain, open_ = [row], {row.id}
-        self._require_few(row)
+        open_ = {row.id}
+        chain = [(row, self._above(row))]
         while chain:
-            needed = [each.source for each in chain[-1].sources]
-            needed += [chain[-1].parent] if chain[-1].parent is not None else []
-            above = next((each for each in needed if ("adapter", each.id) not in self.items), None)
+            each, needed = chain[-1]
+            above = next((one for one in needed if ("adapter", one.id) not in self.items), None)
             if above is None:
-                each = chain.pop()
+                chain.pop()
                 open_.discard(each.id)
                 if ("adapter", each.id) not in self.items:
                     self.items["adapter", each.id] = self._adapter(each)
                 continue
-            if above.id in open_ or len(chain) >= MOST_ADAPTERS:
+            if above.id in open_:
                 raise CheckFailedError(
-                    f"the parents of {row.name} lead in a circle, or on without end",
-                    hint="fusery audit, there",
+                    f"the parents of {row.name} lead in a circle", hint="fusery audit, there"
                 )
-            self._require_few(above)
-            chain.append(above)
+            chain.append((above, self._above(above)))
             open_.add(above.id)
         found = self.items["adapter", row.id]
         assert isinstance(found, Adapter)
         return found
 
-    def _require_few(self, row: tables.Adapter) -> None:
+    def _above(self, row: tables.Adapter) -> Iterator[tables.Adapter]:
+        """Return what an adapter was made from, each once it is asked for; count the adapter.
+
+        Raises:
+            BadInputError: there is more to say of it than can be read, or there are too many adapters.
+        """
+        if ("adapter", row.id) not in self.items:
+            self._adapters += 1
+        if self._adapters > self._most:
+            raise BadInputError(
+                f"what {row.name} and others go with are more than {self._most:,} adapters",
+                hint="name fewer, or push and pull between the databases",
+            )
         require_few(self._session, "adapter", row.id, row.manifest_id)
+        sources = (each.source for each in row.sources)
+        return itertools.chain(sources, () if row.parent is None else (row.parent,))
 
     def _adapter(self, row: tables.Adapter) -> Adapter:
         base = self.base(row.base)

@@ -18,7 +18,7 @@ from fusery.storage.room import require_rooms
 
 from .. import tables
 from ..collect.liveness import is_referenced
-from ..errors import BadInputError, BlobsMissingError
+from ..errors import BadInputError, BlobsMissingError, SchemaError
 from ..parsing import plural
 from ..record import Record
 from .believing import require_believable, require_identity
@@ -32,6 +32,10 @@ from .wire import Package, document_of, read_document
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
+
+
+MOST_SERVED = 500
+"""Adapters in a package for a client: some 15 kB each, and no more than a client may send."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +72,11 @@ def package_document(workspace: Workspace, reference: str, *, fused: bool) -> di
     Raises:
         UnknownReferenceError: nothing has that name.
         AmbiguousReferenceError: a task and a base model have it.
+        BadInputError: there are over `MOST_SERVED` adapters in it.
     """
     origin = workspace.identity
     with workspace.database.read() as session:
-        items = read_package(session, reference, fused=fused)
+        items = read_package(session, reference, fused=fused, most=MOST_SERVED)
     return document_of(Package(origin, items, told_of_yanks([workspace], items, origin)))
 
 
@@ -147,7 +152,11 @@ def take_package(
 
 
 def _believed(workspace: Workspace, data: bytes) -> Package:
-    package = read_document(data)
+    try:
+        package = read_document(data)
+    except SchemaError as error:
+        # It is the client that is of another version, and no database that is away.
+        raise BadInputError(error.message, hint=error.hint) from error
     if require_identity(package.registry) == workspace.identity:
         raise BadInputError("the other registry is this one", hint="name another home, or another server")
     for item in package.items:

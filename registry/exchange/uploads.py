@@ -31,6 +31,7 @@ from fusery.storage.room import Need, require_rooms
 from fusery.storage.staging import Staged
 
 from .. import tables
+from ..database.batches import batches
 from ..database.intents import claim, release
 from ..errors import BadInputError, UploadBusyError, UploadOffsetError, UploadTooLargeError
 from ..record import Record
@@ -95,7 +96,8 @@ class Uploads:
 
     def arrived(self, digests: Sequence[Digest]) -> list[Arrived]:
         """Say of blobs how much has arrived, and keep the collector off them from now on."""
-        complete = self._claimed(digests)
+        # Nothing is written of what is not here: who sends it claims it then.
+        complete = self._claimed(digests, known=True)
         return [Arrived(digest, digest in complete, self._size(digest)) for digest in digests]
 
     def begin(self, digest: Digest, size: int, offset: int) -> Upload | None:
@@ -149,13 +151,19 @@ class Uploads:
         with self._workspace.database.write() as session:
             release(session, digests, self.owner)
 
-    def _claimed(self, digests: Sequence[Digest]) -> set[Digest]:
-        """Return those that are in the store.
+    def _claimed(self, digests: Sequence[Digest], *, known: bool = False) -> set[Digest]:
+        """Return those that are in the store; claim all, or with `known` those alone of which there is a record.
 
         The claim comes before the look, in one transaction: what a collector has marked meanwhile is not there any more.
         """
         blob = tables.Blob
         with self._workspace.database.write() as session:
+            if known:
+                digests = [
+                    Digest(each)
+                    for chosen in batches(digests)
+                    for each in session.scalars(select(blob.digest).where(blob.digest.in_(chosen)))
+                ]
             claim(session, digests, self.owner, HELD)
             rows = session.execute(
                 select(blob.digest, blob.generation, blob.size).where(
@@ -188,16 +196,22 @@ class Uploads:
             return 0
 
     def _make_place(self, folder: Path, digest: Digest, size: int) -> None:
-        """Remove uploads that nobody has gone on with for a day, and refuse one too many."""
-        mine, total = 0, size
+        """Remove uploads that nobody has gone on with for a day, and the sender's oldest for one too many; else refuse that."""
+        mine, total = list[tuple[float, int, Path]](), size
         for path, found in _parts(folder):
             if time.time() - found.st_mtime > HELD:
                 path.unlink(missing_ok=True)
                 continue
             total += found.st_size
             match = _NAME.fullmatch(path.name)
-            mine += bool(match and match["sender"] == self._sender and path.name != self._name(digest))
-        if mine >= self._limits.parts or total > self._limits.bytes:
+            if match and match["sender"] == self._sender and path.name != self._name(digest):
+                mine.append((found.st_mtime, found.st_size, path))
+        count = len(mine)
+        for _, bytes_, path in sorted(mine):
+            # Whoever is interrupted often is not to shut themselves out.
+            if count >= self._limits.parts and _given_up(path):
+                count, total = count - 1, total - bytes_
+        if count >= self._limits.parts or total > self._limits.bytes:
             raise BadInputError(
                 "too many uploads here are not finished",
                 hint="finish those, or wait a day for them to expire",
@@ -308,6 +322,22 @@ def _lock(path: Path, fd: int) -> None:
         if os.path.samestat(path.lstat(), os.fstat(fd)):
             return
     raise busy
+
+
+def _given_up(path: Path) -> bool:
+    """Remove a part file that nobody writes to; tell whether that was so."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return True
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink(missing_ok=True)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(fd)
+    return True
 
 
 def _parts(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:

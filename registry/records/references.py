@@ -124,7 +124,7 @@ def no_alias(session: Session, text: str) -> UnknownReferenceError:
     own = [name for _, name in session.execute(there.where(tables.Task.name == task).limit(1000))]
     if own:
         # What the names of a task have in common says nothing.
-        close = difflib.get_close_matches(wanted.casefold(), own, n=1, cutoff=0.5)
+        close = difflib.get_close_matches(wanted[:_LONGEST].casefold(), own, n=1, cutoff=0.5)
         those = f"there are: {', '.join(f'{task}#{name}' for name in own[:5])}"
         hint = f"did you mean {task}#{close[0]}?" if close else those
     else:
@@ -146,14 +146,20 @@ def _unknown(session: Session, text: str, hint: str | None) -> UnknownReferenceE
             f"there is no adapter {text!r}", hint=f"there are: {listed}" if listed else hint
         )
     names = session.scalars(select(tables.Adapter.name).order_by(tables.Adapter.id.desc()).limit(1000))
-    suffix = wanted[len(task) :] or "@latest"
+    suffix = wanted[len(task) :][:_LONGEST] or "@latest"
     like_tasks = [f"{known}{suffix}" for known in known_tasks]
     return UnknownReferenceError(
         f"there is no adapter {text!r}", hint=_nearest(task + suffix, [*like_tasks, *names]) or hint
     )
 
 
+_LONGEST = 200
+"""Characters of a text that something else may have been meant by: what it costs to look grows with the square."""
+
+
 def _nearest(wanted: str, known: Iterable[str]) -> str | None:
+    if len(wanted) > _LONGEST:
+        return None
     folded = {name.casefold(): name for name in known}
     close = difflib.get_close_matches(wanted, folded, n=3, cutoff=0.5)
     return f"did you mean {' or '.join(folded[name] for name in close)}?" if close else None

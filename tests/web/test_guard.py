@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import select
 import socket
 from collections.abc import Callable
@@ -17,8 +18,8 @@ from starlette.types import Message, Receive, Scope, Send
 
 from fusery.registry import Registry
 from fusery.registry.server import connections
-from fusery.web import guard, limits
-from fusery.web.guard import AT_ONCE, Caught
+from fusery.web import guard, limits, turns
+from fusery.web.guard import Caught
 
 SCOPE: Scope = {
     "type": "http",
@@ -28,6 +29,15 @@ SCOPE: Scope = {
     "query_string": b"",
     "headers": [],
 }
+
+
+AT_ONCE, EACH = guard.AT_ONCE
+
+
+def askers() -> Callable[[Any], str]:
+    """Return what takes every request for one of somebody else."""
+    numbers = itertools.count()
+    return lambda _: str(next(numbers))
 
 
 async def receive() -> Message:
@@ -60,7 +70,7 @@ async def broken(scope: Scope, receive: Receive, send: Send) -> None:
 @pytest.mark.parametrize(("app", "status"), [(answered, 200), (broken, 500)])
 def test_who_reads_slowly_takes_nobody_s_turn(app: Callable[..., Any], status: int) -> None:
     async def tried() -> int:
-        caught = Caught(app)
+        caught = Caught(app, askers())
         slow = [asyncio.create_task(caught(SCOPE, receive, never)) for _ in range(2 * AT_ONCE)]
         await asyncio.sleep(0)
         try:
@@ -85,11 +95,92 @@ def test_so_many_are_worked_on_at_a_time_and_all_get_their_turn() -> None:
         await answered(scope, receive, send)
 
     async def tried() -> list[int]:
-        caught = Caught(working)
+        caught = Caught(working, askers())
         return list(await asyncio.gather(*(status_of(caught) for _ in range(5 * AT_ONCE))))
 
     assert asyncio.run(tried()) == [200] * (5 * AT_ONCE)
     assert most == AT_ONCE
+
+
+async def gone() -> Message:
+    return {"type": "http.disconnect"}
+
+
+def test_who_asks_for_much_waits_behind_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One asker has a share of the turns, another one comes at once, and whoever waits too long or too often is told so."""
+    monkeypatch.setattr(turns, "WAITING", 2 * EACH)
+    ends, at_work = asyncio.Event(), list[str]()
+
+    async def working(scope: Scope, receive: Receive, send: Send) -> None:
+        at_work.append(scope["asker"])
+        if scope["asker"] == "much":
+            await ends.wait()
+        await answered(scope, receive, send)
+
+    async def asked(caught: Caught, asker: str, path: str = "/") -> int:
+        sent: list[Message] = []
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        left = [await receive()]
+
+        async def received() -> Message:
+            if left:
+                return left.pop()
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        await caught({**SCOPE, "path": path, "asker": asker}, received, send)
+        return int(sent[0]["status"])
+
+    async def tried() -> None:
+        caught = Caught(working, lambda request: str(request.scope["asker"]))
+        many = [asyncio.create_task(asked(caught, "much")) for _ in range(3 * EACH)]
+        await asyncio.sleep(0.01)
+        assert at_work == ["much"] * EACH
+        assert await asyncio.wait_for(asked(caught, "little"), 10) == 200
+        assert await asyncio.wait_for(asked(caught, "much"), 10) == 429, "so many wait already"
+        assert await asyncio.wait_for(asked(caught, "nobody", "/style.css"), 10) == 200
+        monkeypatch.setattr(turns, "PATIENCE", 0.05)
+        many[-1].cancel()
+        await asyncio.gather(many[-1], return_exceptions=True)
+        assert await asyncio.wait_for(asked(caught, "much"), 10) == 429, "none was free in time"
+        ends.set()
+        assert await asyncio.gather(*many[:-1]) == [200] * (3 * EACH - 1)
+        assert await asyncio.wait_for(asked(caught, "much"), 10) == 200
+
+    asyncio.run(tried())
+
+
+def test_nothing_is_done_for_who_hung_up_before_their_turn() -> None:
+    ends, done = asyncio.Event(), 0
+
+    async def working(scope: Scope, receive: Receive, send: Send) -> None:
+        nonlocal done
+        done += 1
+        await ends.wait()
+        await answered(scope, receive, send)
+
+    async def left() -> None:
+        messages = [gone, receive]
+
+        async def received() -> Message:
+            return await messages.pop()()
+
+        await caught(SCOPE, received, never)
+
+    async def tried() -> None:
+        busy = [asyncio.create_task(status_of(caught)) for _ in range(EACH)]
+        await asyncio.sleep(0.01)
+        await asyncio.gather(*(left() for _ in range(50)))
+        ends.set()
+        assert await asyncio.gather(*busy) == [200] * EACH
+        assert await status_of(caught) == 200
+
+    caught = Caught(working, lambda _: "one")
+    asyncio.run(tried())
+    assert done == EACH + 1
 
 
 SLOW = (
@@ -105,7 +196,7 @@ def test_who_sends_slowly_takes_nobody_s_turn(shown: Registry, monkeypatch: pyte
     with pages_of(shown) as address, ExitStack() as opened:
         parts = urlsplit(address)
         place = (parts.hostname or "", parts.port or 0)
-        slow = [opened.enter_context(socket.create_connection(place)) for _ in range(2 * guard.AT_ONCE)]
+        slow = [opened.enter_context(socket.create_connection(place)) for _ in range(2 * AT_ONCE)]
         for connection in slow:
             connection.sendall(SLOW)
         assert ask(address, "/style.css").status == 200

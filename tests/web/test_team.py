@@ -263,12 +263,14 @@ def test_a_proxy_is_believed_by_its_address(own: Registry) -> None:
         assert ask(address, "/log", **said).status == 401
 
 
-def test_who_asks_too_often_waits(own: Registry) -> None:
+def test_who_asks_too_often_waits(own: Registry, caplog: pytest.LogCaptureFixture) -> None:
     secret = own.tokens.create("fast", "reader").secret
     other = own.tokens.create("slow", "reader").secret
     with pages_of(own, TeamDoor(own, Proxies()), paced=True) as address:
         statuses = [ask(address, "/log", authorization="Bearer wrong", **JSON).status for _ in range(40)]
         assert statuses[:20] == [401] * 20 and 429 in statuses[20:]
+        # The server's log says no more of them than that.
+        assert sum("refused a token" in each.message for each in caplog.records) == statuses.count(401)
         # Who has a good token behind the same address is not kept out.
         assert ask(address, "/sign-in", **HTML).status == 200
         assert ask(address, "/style.css").status == 200

@@ -9,12 +9,13 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+import tiny_models
 from page_server import Answer, ask, pages_of
 from sqlalchemy import select
 from waiting import wait_until
@@ -23,7 +24,7 @@ from fusery.registry import Registry, tables
 from fusery.registry.collect import collect
 from fusery.registry.exchange.uploads import UploadLimits
 from fusery.web import app as application
-from fusery.web import transfers
+from fusery.web import guard, transfers
 from fusery.web.doors import Proxies, TeamDoor
 
 MIB = 1 << 20
@@ -256,14 +257,63 @@ def test_so_many_unfinished_uploads_and_no_more(server: Server) -> None:
         data = noise(MIB, seed)
         server.raw(server.head_of(digest_of(data), f"Content-Length: {MIB}"), data[:100])
         wait_until(lambda data=data: server.missing(digest_of(data))[0]["bytes"] == 100)  # type: ignore[misc]
-    more = server.put(noise(MIB, 9))
-    assert (more.status, "not finished" in more.text) == (400, True)
-    assert server.put(noise(MIB, 9), by=server.other).status == 200
-    first = noise(MIB, 0)
+    # One more takes the place of the oldest: whoever is interrupted often does not shut themselves out.
+    assert server.put(noise(MIB, 9)).status == 200
+    assert [server.missing(digest_of(noise(MIB, seed)))[0]["bytes"] for seed in range(3)] == [0, 100, 100]
+    second = noise(MIB, 1)
     assert (
-        server.put(first[100:], digest_of(first), Upload_Offset="100", Upload_Length=str(MIB)).status == 200
+        server.put(second[100:], digest_of(second), Upload_Offset="100", Upload_Length=str(MIB)).status == 200
     )
-    assert server.put(noise(MIB, 10)).status == 200
+
+
+def test_what_is_being_sent_gives_way_to_nothing(server: Server) -> None:
+    with ExitStack() as opened:
+        parts = urlsplit(server.url)
+        for seed in range(3):
+            data = noise(MIB, seed)
+            sending = opened.enter_context(socket.create_connection((str(parts.hostname), parts.port or 0)))
+            sending.sendall(server.head_of(digest_of(data), f"Content-Length: {MIB}") + data[:100])
+        wait_until(lambda: len(server.parts) == 3)
+        more = server.put(noise(MIB, 9))
+        assert (more.status, "not finished" in more.text) == (400, True)
+        assert server.put(noise(MIB, 9), by=server.other).status == 200
+    wait_until(lambda: server.put(noise(MIB, 9)).status == 200)
+
+
+def test_asking_for_what_nobody_has_writes_nothing(server: Server) -> None:
+    """A list of digests is nothing that a database should grow by."""
+
+    def intents() -> int:
+        with server.registry.workspace.database.read() as session:
+            return len(session.scalars(select(tables.Intent)).all())
+
+    before = intents()
+    digests = [digest_of(noise(10, seed)) for seed in range(300)]
+    assert not any(each["complete"] for each in server.missing(*digests))
+    assert intents() == before
+    assert server.put(noise(10, 7)).status == 200
+    [known] = server.missing(digest_of(noise(10, 7)))
+    assert known["complete"]
+
+
+def test_whoever_holds_on_leaves_room_for_others(server: Server, tmp_path: Path) -> None:
+    """As many fetch a blob and read nothing as there are turns, by one name; somebody else is served meanwhile."""
+    folder = tiny_models.make_base(tmp_path / "large", layers=1, vocab=40_000, hidden=256)
+    server.registry.bases.add(folder, name="large")
+    data = (folder / "model.safetensors").read_bytes()
+    assert len(data) > 16 * MIB  # more than lies on the way
+    head = f"GET /api/v1/blobs/{digest_of(data)} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {server.other}\r\n\r\n"
+    with ExitStack() as opened:
+        parts = urlsplit(server.url)
+        for _ in range(guard.TRANSFERS[0]):
+            reading = opened.enter_context(socket.socket())
+            reading.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            reading.connect((str(parts.hostname), parts.port or 0))
+            reading.sendall(head.encode())
+        started = time.monotonic()
+        for seed in range(5):
+            assert server.get(digest_of(data), Range="bytes=0-9").body == data[:10], seed
+        assert time.monotonic() - started < transfers.STALLED / 2
 
 
 def test_two_who_send_the_same_at_once_store_it_once(server: Server) -> None:

@@ -65,6 +65,8 @@ def test_a_password_in_the_configuration_reaches_neither_finding_nor_record(
             "oci://host:5000/name@sha256:0f and oci://h/n:tag@sha256:0f",
         ),
         ("mail ann@host, a/b@main", "mail ann@host, a/b@main"),
+        (f"mysql:/ann:{CANARY}@host/a", "mysql:/host/a"),
+        ("file:/home/ann@work and C:/a@b:c", "file:/home/ann@work and C:/a@b:c"),
         ("hf://org/name@main?split=train", "hf://org/name@main?split=train"),
     ],
 )

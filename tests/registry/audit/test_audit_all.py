@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, text
 from tampered_database import forced
 
 from fusery.registry import Registry, Reporter, tables
@@ -53,6 +53,21 @@ def test_what_something_came_from_is_checked_too(
         report = stocked.upkeep.audit((reference,))
         assert report.ok is ok, reference
         assert {problem.code for problem in report.problems} == (set() if ok else {"blob_corrupt"})
+
+
+def test_what_has_more_to_say_than_a_statement_has_conditions(stocked: Registry) -> None:
+    """Two requests of a publisher made an adapter that no audit of it could read."""
+    for half in range(2):
+        tags = {f"tag{number}": str(half) for number in range(half * 600, half * 600 + 600)}
+        stocked.adapters.amend("course_rec@1", tags=tags)
+    report = stocked.upkeep.audit(("course_rec@1",))
+    assert report.ok and report.checked["record"] > 1_200
+    with stocked.workspace.database.write() as session:
+        session.execute(text("UPDATE adapter_tag SET value = 'forged' WHERE key = 'tag7'"))
+    assert {each.code for each in stocked.upkeep.audit(("course_rec@1",)).problems} == {
+        "record_changed",
+        "amendment_unfit",
+    }
 
 
 @pytest.mark.parametrize("jobs", [1, 3])

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from sqlalchemy import Engine, event
 
 from fusery.registry import Registry
 from fusery.registry.errors import BadInputError, UnknownReferenceError
+from fusery.registry.records import references
 
 
 @contextmanager
@@ -197,3 +199,21 @@ def test_names_are_sorted_alike_on_every_database(stocked: Registry, make_adapte
 def test_every_field_that_is_sorted_by_is_checked(sort: str, stocked: Registry) -> None:
     with pytest.raises(BadInputError):
         stocked.adapters.list(sort=sort)
+
+
+def test_nothing_is_guessed_from_a_text_that_is_no_name(
+    stocked: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody sent 55,000 digits, and a server looked for half a minute for what they may have meant."""
+    looked: list[int] = []
+
+    def near(word: str, known: Iterable[str], **how: Any) -> list[str]:
+        looked.append(len(word))
+        return get_close_matches(word, list(known), **how)
+
+    monkeypatch.setattr(references.difflib, "get_close_matches", near)
+    for text in (f"a@{'9' * 55_000}", f"course_rec#{'x' * 55_000}", "x" * 55_000, "d" * 201):
+        with pytest.raises(UnknownReferenceError) as caught:
+            stocked.adapters.show(text)
+        assert caught.value.hint is None or "did you mean" not in caught.value.hint
+    assert max(looked, default=0) <= 200

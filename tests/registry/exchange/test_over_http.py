@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -26,11 +26,13 @@ from fusery.registry import Registry, tables
 from fusery.registry.collect import collect
 from fusery.registry.errors import (
     BadInputError,
+    CheckFailedError,
     ServerRefusedError,
     ServerUnavailableError,
     UnknownReferenceError,
 )
 from fusery.registry.exchange import http_calls
+from fusery.registry.exchange import served as serving
 from fusery.registry.exchange.package import values_of
 from fusery.registry.exchange.server_address import ServerAddress
 from fusery.registry.exchange.uploads import USUAL
@@ -451,3 +453,28 @@ def test_documents_that_are_none(stocked: Registry) -> None:
             event["actor"] = "somebody else"
     with pytest.raises(BadInputError, match="changed after it was written"):
         read_document(bytes_of(document))
+
+
+def test_a_package_has_so_many_adapters_and_no_more(
+    stocked: Registry, make_adapter: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that asks for one is answered in a time, however long a line of versions is."""
+    for number in (3, 4, 5):
+        stocked.adapters.register(
+            make_adapter(f"next{number}", seed=number),
+            base="tiny",
+            task="course_rec",
+            parent=f"course_rec@{number - 1}",
+        )
+    package = read_document(bytes_of(stocked.transfers.package("course_rec@5")))
+    assert sum(item.kind == "adapter" for item in package.items) == 5
+    monkeypatch.setattr(serving, "MOST_SERVED", 4)
+    assert stocked.transfers.package("course_rec@4")
+    for reference in ("course_rec@5", "course_rec"):
+        with pytest.raises(BadInputError, match="more than 4"):
+            stocked.transfers.package(reference)
+    with stocked.workspace.database.write() as session:
+        rows = {row.version: row for row in session.scalars(select(tables.Adapter))}
+        rows[2].parent_id = rows[4].id
+    with pytest.raises(CheckFailedError, match="in a circle"):
+        stocked.transfers.package("course_rec@3")
