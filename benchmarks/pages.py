@@ -52,7 +52,7 @@ def main() -> int:
                 fine = ratio <= BOUND and statements <= STATEMENTS
                 missed += not fine
                 print(
-                    f"  {page:<14}{statistics.median(few) * 1e3:8.1f} ms{statistics.median(many) * 1e3:8.1f} ms"
+                    f"  {page:<15}{statistics.median(few) * 1e3:8.1f} ms{statistics.median(many) * 1e3:8.1f} ms"
                     f"{ratio:7.2f}{statements:5}{'' if fine else '  missed'}",
                     flush=True,
                 )
@@ -76,6 +76,7 @@ def paths() -> Mapping[str, str]:
         "base": "/bases/tiny",
         "lineage": f"/lineage/{name}",
         "its picture": f"/pictures/lineage/{name}",
+        "base's lineage": "/lineage/tiny",
         "fused": "/fused",
         "audit": "/audit",
         "places": "/places",
