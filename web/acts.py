@@ -85,6 +85,14 @@ def _promote(registry: Registry, values: Values) -> Promotion:
 
 
 def _approve(registry: Registry, values: Values) -> Approval:
+    # On a page nobody sees a name that was mistyped again: an approval for it would be good for nothing.
+    alias = str(values["alias"]).rpartition("#")[2]
+    names = registry.aliases.names_for(values["adapter"])
+    if alias not in {name.partition("#")[2] for name in names}:
+        raise BadInputError(
+            f"there is no alias {alias[:100]!r} that asks for anything",
+            hint=f"there are: {', '.join(names[:10])}" if names else "set rules for it first",
+        )
     return registry.aliases.approve(values["adapter"], values["alias"], note=values["note"])
 
 

@@ -20,7 +20,8 @@ from ..names import Reference
 from ..parsing import parse_moment
 from ..record import EXACT, Record
 from ..records.guards import EVERY_TASK
-from ..records.references import Thing, begins_with, find_things, no_alias, places_of
+from ..records.references import begins_with, no_alias
+from ..records.things import Thing, find_things, places_of
 from .journal_words import names_of, told_of
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BadInputError
-from ..records.references import find_things, shippable
+from ..records.things import find_things, shippable
 from .account import account_of
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, defer
 
 from .. import tables
-from ..records.references import find_things
+from ..records.things import find_things
 from .graph import Edge, Graph
 from .nodes import Made, key_of, nodes_of
 from .relations import Asked, Key, Link, line_of, links_of

@@ -23,7 +23,7 @@ from ..provenance.graph import Node
 from ..provenance.nodes import key_of, nodes_of
 from ..provenance.relations import Key
 from ..records.deployment import Deployed, Deployment
-from ..records.references import find_things, places_of, shippable
+from ..records.things import find_things, places_of, shippable
 
 if TYPE_CHECKING:
     from ..workspace import Workspace

@@ -248,6 +248,7 @@ def test_what_is_wrong_keeps_what_was_written(pages: Pages) -> None:
     ]
     assert area.text.strip().replace("\r\n", "\n") == written.replace("\r\n", "\n").strip()
     for act, fields, status in [
+        ("approve", {"adapter": newest, "alias": "prdo"}, 400),
         ("yank", {"adapter": "nope@1", "reason": "x"}, 404),
         ("yank", {"adapter": "", "reason": "x"}, 400),
         ("set-alias", {"adapter": newest, "alias": "prod", "reason": "x"}, 409),
