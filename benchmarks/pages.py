@@ -95,6 +95,7 @@ def served(folder: Path, database: str, count: int) -> Iterator[str]:
     import postgres_server
     import tiny_models
     from page_server import pages_of
+    from sqlalchemy import text
 
     from fusery.registry import Registry
     from fusery.registry.settings.settings import Settings
@@ -113,6 +114,9 @@ def served(folder: Path, database: str, count: int) -> Iterator[str]:
         registry.init()
         registry.bases.add(tiny_models.make_base(place / "tiny", layers=2), name="tiny", reference=True)
         large_registry.fill(registry, count)
+        if url:
+            with registry.workspace.database.write() as session:
+                session.execute(text("ANALYZE"))  # as autovacuum does by itself, some time later
         registry.aliases.set(f"{large_registry.task_of(777)}#prod", large_registry.name_of(770))
         registry.deployments.record(large_registry.name_of(770), "https://edge.example")
         door = OwnDoor("anna")

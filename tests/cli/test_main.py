@@ -460,3 +460,16 @@ def test_a_signal_that_comes_in_a_finalizer_is_not_lost(how: signal.Signals, cod
         process.kill()
         process.wait()
     assert (process.returncode, err) == (code, f"{word}\n")
+
+
+def test_garbage_is_collected_rarely_while_a_command_starts_and_as_usual_later() -> None:
+    code = (
+        "import gc\n"
+        "from fusery.cli.main import main\n"
+        "try:\n    main(['--version'])\nexcept SystemExit as end:\n    assert end.code == 0\n"
+        "assert gc.get_threshold()[0] == 500_000 and len(gc.callbacks) == 1\n"
+        "kept = [[] for _ in range(600_000)]\n"
+        "assert gc.get_threshold()[0] == 50_000 and gc.callbacks == []\n"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
