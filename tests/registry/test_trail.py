@@ -109,9 +109,9 @@ def test_a_missing_blob_is_found(shipped: Registry) -> None:
 
 
 def test_one_reference_checks_what_it_came_from_and_no_more(shipped: Registry) -> None:
-    blob_path(shipped, "course_rec@1", "adapter_config.json").unlink()
-    assert shipped.upkeep.audit(("course_rec@2",)).ok
-    assert not shipped.upkeep.audit(("course_rec@1",)).ok
+    blob_path(shipped, "course_rec@2", "adapter_config.json").unlink()
+    assert shipped.upkeep.audit(("course_rec@1",)).ok
+    assert not shipped.upkeep.audit(("course_rec@2",)).ok
 
 
 def test_a_changed_row_is_found(shipped: Registry) -> None:

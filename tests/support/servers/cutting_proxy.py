@@ -80,5 +80,6 @@ def _pass(proxy: CuttingProxy, source: socket.socket, target: socket.socket, up:
                 proxy.sent += len(data)
             else:
                 proxy.back += len(data)
-        with suppress(OSError):
-            target.shutdown(socket.SHUT_WR)
+    # Also where the connection was reset, as a server's is that was killed: or the other side waits for ever.
+    with suppress(OSError):
+        target.shutdown(socket.SHUT_WR)
