@@ -6,6 +6,7 @@ import copy
 import json
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -184,8 +185,10 @@ def test_bytes_that_change_on_the_way_are_refused(stocked: Registry, served: Ser
         proxy.flip = 400_000
         with pytest.raises(BlobCorruptError, match="did not arrive"):
             stocked.exchange.push("course_rec", proxy.endpoint)
-    # What else was on its way may have come in part.
-    assert all(path.stat().st_size < 400_000 for path in parts_of(served.home))
+    # What else was on its way may have come in part; the server may be tidying up yet.
+    for path in parts_of(served.home):
+        with suppress(FileNotFoundError):
+            assert path.stat().st_size < 400_000
     assert not served.registry.adapters.list()
     stocked.exchange.push("course_rec", served.url)
     with fault_proxy(served.url) as faulty, Registry.open(tmp_path / "over") as over:
