@@ -48,7 +48,7 @@ _ALONE = 1 << 18
 """Multiplications in a product of matrices up to which OpenBLAS uses one thread (its interface/gemm.c)."""
 
 _LOST = 1e-7
-"""Share of the largest singular value below which float64 Gram matrices know no direction."""
+"""Share of the largest singular values of the terms below which float64 Gram matrices know no direction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +164,8 @@ def _truncated(parts: Sequence[Weighted], rank: int, *, figures_only: bool) -> M
     if figures_only:
         return Made(None, None, norm, kept, kept)
     values = values[:rank]
-    there = values > _LOST * values[0] if len(values) and values[0] else np.zeros(len(values), bool)
+    # Of the size of the terms, and not of what is left of them: where they cancel, that is rounding.
+    there = values > _LOST * float(np.linalg.norm(x, 2) * np.linalg.norm(y, 2))
     inverse = np.divide(1.0, values, out=np.zeros_like(values), where=there)
     left = signs[:, None] * (y.T @ theirs[:rank].T) * inverse
     right = (ours[:, :rank] * there).T @ (x * signs)

@@ -76,6 +76,17 @@ def size_of(parts: list[Weighted]) -> float:
     return float(np.concatenate(terms).sum())
 
 
+def test_factors_that_cancel_leave_nothing() -> None:
+    """One adapter whose update is exactly zero: what is left in its Gram matrices is rounding, and was made an update of."""
+    generator = np.random.default_rng(0)
+    for seed in range(30):
+        v = np.random.default_rng(seed).standard_normal(24).astype(np.float32)
+        w = (generator.standard_normal(21) / 20).astype(np.float32)
+        update = LowRank(a=np.stack([v, -v], axis=1), b=np.stack([w, w]), scale=1.0)
+        made = combine([Weighted(0, update, 1.0)], "svd", rank=1)
+        assert float(np.linalg.norm(product(made))) <= 1e-6
+
+
 @given(several(), st.integers(1, 8))
 def test_svd_gives_the_nearest_update_of_a_rank(parts: list[Weighted], rank: int) -> None:
     whole = dense(parts)
