@@ -27,11 +27,9 @@ from ..records.amendments import DATASET, TAG, misfits, state_of
 from ..records.overtaken import overtaken
 from ..records.references import load_adapters
 from ..registration.correction import accepted
-from .records import Discrepancy
+from .records import NAMED, Discrepancy
 
 _BATCH = 500
-_NAMED = 200
-"""Adapters whose seals are looked for by name; no database takes any number of conditions."""
 _ADAPTER = KINDS["adapter"]
 _TAGS = tables.AdapterTag.__tablename__
 _FORMS = tables.AdapterRendering.__tablename__
@@ -127,7 +125,7 @@ def _check(session: Session, number: int, log: _Log, datasets: _Datasets) -> Ite
 def _read(session: Session, log: _Log, wanted: Collection[int] | None) -> None:
     event, seq = tables.Event, 0
     starts = ['["adapter",', '["amendment",']
-    if wanted is not None and len(wanted) <= _NAMED:
+    if wanted is not None and len(wanted) <= NAMED:
         starts = ['["amendment",', *(f'["adapter",{number},' for number in wanted)]
     said = or_(*(event.seals.contains(start, autoescape=True) for start in starts))
     query = select(event.seq, event.seals).where(said).order_by(event.seq).limit(_BATCH)

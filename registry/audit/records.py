@@ -19,7 +19,7 @@ from ..database.log import parse_seals
 from ..database.sealing import KINDS, Key, Kind, Seal, seal_rows
 
 _BATCH = 500
-_NAMED = 200
+NAMED = 200
 """Records whose seals are looked for by name: of more the whole log is read, since no database takes any number of conditions."""
 _SCHEMA = """
 CREATE TABLE seal (kind TEXT, number INTEGER, name TEXT, digest TEXT, PRIMARY KEY (kind, number)) WITHOUT ROWID;
@@ -85,7 +85,7 @@ def _gather(session: Session, scratch: sqlite3.Connection, only: Collection[Key]
     """Write the newest seal of every record into the scratch database; what cannot be read is the chain's matter."""
     seq, event = 0, tables.Event
     chosen = select(event.seq, event.seals).order_by(event.seq).limit(_BATCH)
-    if only is not None and len(only) <= _NAMED:
+    if only is not None and len(only) <= NAMED:
         # The beginning of a seal as it stands in the text; one that stands there otherwise is the chain's matter.
         starts = [f'["{kind}",{number},' for kind, number in only]
         chosen = chosen.where(or_(*(event.seals.contains(start, autoescape=True) for start in starts)))

@@ -165,7 +165,9 @@ def _truncated(parts: Sequence[Weighted], rank: int, *, figures_only: bool) -> M
         return Made(None, None, norm, kept, kept)
     values = values[:rank]
     # Of the size of the terms, and not of what is left of them: where they cancel, that is rounding.
-    there = values > _LOST * float(np.linalg.norm(x, 2) * np.linalg.norm(y, 2))
+    # The rows of X and Y are orthogonal: the longest is their largest singular value.
+    longest = [float(np.linalg.norm(each, axis=1).max(initial=0.0)) for each in (x, y)]
+    there = values > _LOST * longest[0] * longest[1]
     inverse = np.divide(1.0, values, out=np.zeros_like(values), where=there)
     left = signs[:, None] * (y.T @ theirs[:rank].T) * inverse
     right = (ours[:, :rank] * there).T @ (x * signs)

@@ -326,10 +326,11 @@ def _lock(path: Path, fd: int) -> None:
 
 def _given_up(path: Path) -> bool:
     """Remove a part file that nobody writes to; tell whether that was so."""
-    try:
-        fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return True
+    with os_failures(f"remove {path}", near=path.parent):
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return True
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         path.unlink(missing_ok=True)
