@@ -41,6 +41,12 @@ if TYPE_CHECKING:
     multiple=True,
     help="Name that requests may be for, besides addresses, localhost and --host; * for all.  May be given again.",
 )
+@click.option(
+    "--adapters-from",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="FOLDER",
+    help="Let requests load adapters that lie below FOLDER, as fusery sync does; with keys, those of loads = true.",
+)
 @click.option("--fused", is_flag=True, help="Serve the fused model of one REF instead of base and adapter.")
 @click.option(
     "--accept-foreign",
@@ -55,6 +61,7 @@ def serve_command(
     port: int,
     api_keys: Path | None,
     hosts: tuple[str, ...],
+    adapters_from: Path | None,
     fused: bool,
     accept_foreign: bool,
 ) -> int:
@@ -65,7 +72,9 @@ def serve_command(
     """
     from fusery.registry.serving.serve import ServeRequest
 
-    request = ServeRequest(references, models, host, port, api_keys, fused, accept_foreign, hosts)
+    request = ServeRequest(
+        references, models, host, port, api_keys, fused, accept_foreign, hosts, adapters_from
+    )
 
     def ready(serving: Serving) -> None:
         def human() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -35,6 +35,7 @@ def create_app(
     *,
     hosts: Collection[str] = (),
     origins: Collection[str] = (),
+    loading: Callable[[FastAPI], None] | None = None,
 ) -> FastAPI:
     """Return the application for a service that has been started.
 
@@ -43,6 +44,7 @@ def create_app(
         lifespan: runs around it.
         hosts: names that requests may be for, as `HostCheck` has it.
         origins: web pages that may ask and read what is answered, as `HostCheck` has it.
+        loading: adds the paths by which adapters come and go; None where they do not.
     """
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(HostCheck, hosts=hosts, origins=origins)
@@ -82,6 +84,8 @@ def create_app(
         return JSONResponse(_model(service, name, created))
 
     chat, text = Completions(service, ChatBody, "chat"), Completions(service, TextBody, "text")
+    if loading is not None:
+        loading(app)
     app.router.routes += [
         Route("/v1/chat/completions", chat, methods=["POST"]),
         Route("/chat/completions", chat, methods=["POST"]),
@@ -125,12 +129,13 @@ class Slowing:
 
 
 def _model(service: Service, name: str, created: int) -> dict[str, Any]:
-    versions = service.table.versions(name)
+    table = service.table
     return {
         "id": name,
         "object": "model",
         "created": created,
         "owned_by": "fusery",
-        "root": service.table.document.base.name,
-        "versions": versions,
+        "root": table.document.base.name,
+        "versions": table.versions(name),
+        "digest": table.digest(name),
     }

@@ -266,15 +266,7 @@ def read_body(data: bytes, kind: type[B]) -> B:
     Raises:
         Refusal: it is not a JSON object, a field is not as it must be, or asks for what is not done here.
     """
-    try:
-        document = json.loads(data, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise Refusal(400, "the body is not JSON that can be read") from error
-    if not isinstance(document, dict):
-        raise Refusal(400, "the body must be a JSON object")
-    if b"\\ud" in data.lower():
-        _refuse_half_characters(document)
-    given = {name: value for name, value in document.items() if value is not None}
+    given = read_object(data)
     _refuse_unsupported(given, kind)
     try:
         body = kind.model_validate(given)
@@ -283,6 +275,23 @@ def read_body(data: bytes, kind: type[B]) -> B:
     if body.n * len(getattr(body, "prompt", [None])) > MAX_CHOICES:
         raise Refusal(400, f"a request can have up to {MAX_CHOICES} answers", param="n")
     return body
+
+
+def read_object(data: bytes) -> dict[str, Any]:
+    """Return what the JSON object of a request's body says, null being as good as nothing.
+
+    Raises:
+        Refusal: it is no such object.
+    """
+    try:
+        document = json.loads(data, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise Refusal(400, "the body is not JSON that can be read") from error
+    if not isinstance(document, dict):
+        raise Refusal(400, "the body must be a JSON object")
+    if b"\\ud" in data.lower():
+        _refuse_half_characters(document)
+    return {name: value for name, value in document.items() if value is not None}
 
 
 def _refuse_half_characters(document: Mapping[str, Any]) -> None:

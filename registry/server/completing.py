@@ -45,13 +45,13 @@ class Completions:
         """
         service, headers, began = self._service, Headers(scope=scope), time.perf_counter()
         access = service.keys.authenticate(headers.get("authorization"))
-        length = _length(headers, service.body_bytes)
+        length = announced(headers, service.body_bytes)
         stream = Stream(send)
         call = service.calls.begin(access)
         try:
             with service.admission.answers(access.tenant, 1), call:
                 with service.admission.bytes(access.owner, length):
-                    data = await _read(receive, length)
+                    data = await received(receive, length)
                     call.watch(receive)
                     prepared = await service.prepare(data, self._kind, access)
                 call.model = prepared.body.model
@@ -114,7 +114,7 @@ class Stream:
             return
 
 
-def _length(headers: Headers, limit: int) -> int:
+def announced(headers: Headers, limit: int) -> int:
     """Return how many bytes a body can have, by its head.
 
     Raises:
@@ -134,7 +134,7 @@ def _length(headers: Headers, limit: int) -> int:
     return length
 
 
-async def _read(receive: Receive, limit: int) -> bytes:
+async def received(receive: Receive, limit: int) -> bytes:
     """Return a request's body.
 
     Raises:

@@ -84,6 +84,7 @@ class Tenant(_Part):
         models: the public names that may be asked for, whether they are served at the moment or not; None for all.
         concurrent: how many answers at once, waiting ones included; None for no limit of its own.
         metrics: may read `/metrics`, which names all models.
+        loads: may have adapters loaded and unloaded, where the server was started to allow that.
     """
 
     name: Name
@@ -91,6 +92,7 @@ class Tenant(_Part):
     models: list[Name] | None = None
     concurrent: Count | None = None
     metrics: bool = False
+    loads: bool = False
 
 
 class Limits(_Part):

@@ -74,6 +74,7 @@ def http_server(
     drain: int = DRAIN_SECONDS,
     hosts: Sequence[str] = (),
     origins: Sequence[str] = (),
+    adapters_from: Path | None = None,
     ready: Ready | None = None,
 ) -> uvicorn.Server:
     """Return uvicorn's server for a service that has been started; its `run` takes the listener.
@@ -86,6 +87,7 @@ def http_server(
         drain: seconds to finish what is being answered.
         hosts: names that requests may be for, as `HostCheck` has it.
         origins: web pages that may ask, as `HostCheck` has it.
+        adapters_from: below which requests may have adapters loaded; None for nowhere.
         ready: told the server's URL once it answers.
     """
     import uvicorn
@@ -95,6 +97,12 @@ def http_server(
     from .connections import Connection
     from .reload import Reloader
 
+    reloader = Reloader(service, document)
+    loading = None
+    if adapters_from is not None:
+        from .loading import add_loading
+
+        loading = partial(add_loading, keys=service.keys, reloader=reloader, root=adapters_from)
     host, port = listener.getsockname()[:2]
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
@@ -109,7 +117,7 @@ def http_server(
     async def lifespan(_: Any) -> AsyncGenerator[None, None]:
         service.listen(asyncio.get_running_loop())
         tasks = [
-            asyncio.create_task(Reloader(service, document).run()),
+            asyncio.create_task(reloader.run()),
             asyncio.create_task(_watch(service, server, outcome)),
             asyncio.create_task(_check(service)),
             asyncio.create_task(_end_calls(service, server, drain)),
@@ -133,7 +141,7 @@ def http_server(
 
     server = Server(
         uvicorn.Config(
-            create_app(service, lifespan, hosts=hosts, origins=origins),
+            create_app(service, lifespan, hosts=hosts, origins=origins, loading=loading),
             http=cast("type[asyncio.Protocol]", partial(Connection, {})),  # it is called, and no more
             log_config=None,
             log_level="warning",

@@ -69,6 +69,11 @@ class Table:
         """Return what a name may lead to."""
         return [part for part, weight in self._routes[name].items() if weight > 0]
 
+    def digest(self, name: str) -> str | None:
+        """Return the digest of the adapter or the base of a name; None where it is not known, and for other names."""
+        target = self._targets.get(name)
+        return target.digest if target else None
+
     def choose(self, name: str, tenant: Tenant | None, user: str | None) -> Target:
         """Return what answers a request; of several versions always the same for one user.
 

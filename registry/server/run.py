@@ -67,6 +67,7 @@ def main(bundle: Path, arguments: Sequence[str] | None = None) -> int:
             api_keys=options.api_keys,
             hosts=options.allow_host,
             origins=[origin for origin in options.allowed_origins.split(",") if origin],
+            adapters_from=options.adapters_from,
         )
     except ServingError as error:
         sys.stderr.write(f"server.py: {error}\n")
@@ -82,6 +83,7 @@ def serve(
     api_keys: Path | None = None,
     hosts: Sequence[str] = (),
     origins: Sequence[str] = (),
+    adapters_from: Path | None = None,
     loaded: Callable[[], None] = lambda: None,
     ready: Ready | None = None,
 ) -> int:
@@ -95,6 +97,7 @@ def serve(
         api_keys: TOML file of tenants; None for those of the document.
         hosts: names that requests may be for, besides addresses, localhost and `host`; `*` for all.
         origins: web pages that may ask and read answers; `*` for all.
+        adapters_from: below which requests may have adapters loaded; None for nowhere.
         loaded: called when the base and the adapters are in memory, before anything is answered; may raise.
         ready: told the server's URL once it answers.
 
@@ -119,6 +122,7 @@ def serve(
             drain=drain,
             hosts=[host, *hosts],
             origins=origins,
+            adapters_from=adapters_from,
             ready=ready,
         )
         return _serve(service, listener, make, drain, loaded)
@@ -243,6 +247,13 @@ def _parser() -> argparse.ArgumentParser:
         "--allowed-origins",
         default=variables.get("ALLOWED_ORIGINS", ""),
         help="web pages that may ask and read answers, comma-separated, * for all ($ALLOWED_ORIGINS; default: none)",
+    )
+    built.add_argument(
+        "--adapters-from",
+        type=Path,
+        metavar="FOLDER",
+        default=variables.get("ADAPTERS_FROM") or None,
+        help="let requests load adapters that lie below this folder, as fusery sync does ($ADAPTERS_FROM; default: none)",
     )
     built.add_argument(
         "--drain",

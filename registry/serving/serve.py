@@ -53,6 +53,7 @@ class ServeRequest:
         fused: serve the fused model of the one adapter instead of base and adapter.
         accept_foreign: with `fused`, take what another registry says is the model; see `FuseRequest`.
         hosts: names that requests may be for, besides addresses, localhost and `host`; `*` for all.
+        adapters_from: below which requests may have adapters loaded, as `fusery sync` does; None for nowhere.
     """
 
     references: Sequence[str]
@@ -63,6 +64,7 @@ class ServeRequest:
     fused: bool = False
     accept_foreign: bool = False
     hosts: Sequence[str] = ()
+    adapters_from: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,8 @@ def serve(workspace: Workspace, request: ServeRequest, *, ready: Callable[[Servi
     from ..server import run
 
     _require_keys(request.api_keys)
+    if request.adapters_from is not None and not request.adapters_from.is_dir():
+        raise BadInputError(f"{request.adapters_from} is no folder", hint=f"mkdir {request.adapters_from}")
     if request.api_keys is None and request.host not in ("127.0.0.1", "::1", "localhost"):
         say(f"whoever reaches {request.host} may ask: there is no --api-keys")
 
@@ -131,6 +135,7 @@ def serve(workspace: Workspace, request: ServeRequest, *, ready: Callable[[Servi
                 port=request.port,
                 api_keys=request.api_keys,
                 hosts=request.hosts,
+                adapters_from=request.adapters_from,
                 loaded=reading.close,
                 ready=tell,
             )
