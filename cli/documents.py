@@ -48,6 +48,7 @@ DOCUMENTS: Mapping[str, str] = {
     "cache explain": "fusion.explain:Explanation",
     "materialize": "bundles.materialize:Materialized | [bulk.jobs:BundledOrNot]",
     "serve": "serving.serve:Serving",
+    "sync": "sync.outcome:Synced",
     "alias set": "records.alias:Moved",
     "alias remove": "records.alias:Moved",
     "alias rollback": "records.alias:Moved",

@@ -1,19 +1,25 @@
-"""What runs where, as `registry.deployments` has it."""
+"""What runs where, and what should, as `registry.deployments` has it."""
 
 from __future__ import annotations
 
 import builtins
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
+
+from fusery.storage.progress import SILENT, Reporter
 
 from .resource import Named, Resource, named, said
 
 if TYPE_CHECKING:
+    import threading
+
     from ..records.deployment import Deployed, Deployment
+    from ..sync.outcome import Synced
+    from ..sync.sync import SyncRequest
 
 
 class Deployments(Resource):
-    """What ran where, from when until when, as people and pipelines say; nothing is deployed here."""
+    """What ran where, from when until when; and bringing servers and folders to what they should have."""
 
     def record(self, reference: Named, place: str, *, note: str = "", replace: bool = False) -> Deployed:
         """Say that something runs at a place, and return the deployment, with those that it replaced.
@@ -62,3 +68,33 @@ class Deployments(Resource):
             limit=limit,
             offset=offset,
         )
+
+    def sync(self, request: SyncRequest, *, dry_run: bool = False, reporter: Reporter = SILENT) -> Synced:
+        """Bring a server, a folder or a bucket to the adapters that it should have, and return what was done.
+
+        Args:
+            request: what is wanted where.
+            dry_run: only look what would be done.
+            reporter: hears what is going on.
+
+        See `fusery.registry.sync.sync.sync`.
+        """
+        from ..sync.sync import look, sync
+
+        if dry_run:
+            return look(self.workspace, request)
+        return sync(self.workspace, request, reporter=reporter)
+
+    def watch(
+        self,
+        request: SyncRequest,
+        *,
+        every: float,
+        told: Callable[[Synced], None],
+        ended: threading.Event,
+        reporter: Reporter = SILENT,
+    ) -> None:
+        """Sync again and again until that is ended; see `fusery.registry.sync.sync.watch`."""
+        from ..sync.sync import watch
+
+        watch(self.workspace, request, every=every, told=told, ended=ended, reporter=reporter)

@@ -167,21 +167,22 @@ def harmless(text: str) -> str | None:
     return text if _HARMLESS.fullmatch(text) and ".." not in text else None
 
 
-def write_peft(bundle: BundleFolder, served: Served, base: str) -> None:
-    """Write an adapter's folder: `adapters/NAME/` with the two files of PEFT's form.
+def write_peft(bundle: BundleFolder, served: Served, base: str, *, under: str | None = None) -> None:
+    """Write an adapter's folder with the two files of PEFT's form.
 
     Args:
         bundle: the folder.
         served: the adapter.
         base: the base's name for the server.
+        under: the folder within the bundle, with a slash at its end, or nothing; None for `adapters/NAME/`.
     """
     from ..documents import document_bytes
 
-    folder = f"adapters/{served.adapter.name}"
-    bundle.write(f"{folder}/{CONFIG}", document_bytes(served.plain.config(base)))
+    folder = f"adapters/{served.adapter.name}/" if under is None else under
+    bundle.write(f"{folder}{CONFIG}", document_bytes(served.plain.config(base)))
     tensors = list(served.plain.tensors())
     header = build_header([(name, each.dtype, each.bits.shape) for name, each in tensors], {"format": "pt"})
-    with bundle.create(f"{folder}/{PEFT_WEIGHTS}") as file:
+    with bundle.create(f"{folder}{PEFT_WEIGHTS}") as file:
         file.write(header)
         for _, each in tensors:
             file.write(np.ascontiguousarray(each.bits).tobytes())

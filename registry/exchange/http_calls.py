@@ -97,12 +97,16 @@ class HttpCalls:
 
     Attributes:
         address: of the server.
+        token: sent with each; empty for none.
+        patience: how often something is tried without getting further.
+        hint: for whoever has no token, or another one.
         given_up: set when nobody wants an answer any more.
     """
 
     address: ServerAddress
     token: str = field(repr=False)
     patience: int = ATTEMPTS
+    hint: str = "ask an admin for a new one"
     given_up: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
@@ -237,7 +241,9 @@ class HttpCalls:
         headers: Mapping[str, str],
         timeout: float,
     ) -> http.client.HTTPResponse:
-        sent = {"Authorization": f"Bearer {self.token}", "Accept": "application/json", **headers}
+        sent = {"Accept": "application/json", **headers}
+        if self.token:
+            sent["Authorization"] = f"Bearer {self.token}"
         try:
             connection.request(method, self.address.path + path, body, sent)
         except OSError:
@@ -306,20 +312,25 @@ class HttpCalls:
                 hint="give the address that it leads to",
             )
         if status == 401:
-            return ServerRefusedError(
-                f"{self.address.url} does not take this token", hint="ask an admin for a new one"
-            )
+            said = "does not take this token" if self.token else "wants a token"
+            return ServerRefusedError(f"{self.address.url} {said}", hint=self.hint)
         if code in _KNOWN:
             return _KNOWN[code](message, hint=hint or None)
         said = f": {message}" if message else f" ({status})"
         return RefusedError(f"{self.address.url} refused this{said}", code, hint=hint or None)
 
     def _shown(self, text: str) -> str:
-        return _CONTROL.sub(" ", text.replace(self.token, "..."))[:_SAID]
+        hidden = text.replace(self.token, "...") if self.token else text
+        return _CONTROL.sub(" ", hidden)[:_SAID]
 
 
-def parsed(data: bytes, where: str) -> Any:
+def parsed(data: bytes, where: str, what: str = "no server of fusery's") -> Any:
     """Return JSON that a server has sent.
+
+    Args:
+        data: its text.
+        where: the server's address.
+        what: the server is if it sends something else.
 
     Raises:
         ServerRefusedError: it is none.
@@ -330,6 +341,4 @@ def parsed(data: bytes, where: str) -> Any:
     try:
         return parse_json(data, "the answer")
     except FormatError as error:
-        raise ServerRefusedError(
-            f"{where} is no server of fusery's: {error}", hint="is that its address?"
-        ) from error
+        raise ServerRefusedError(f"{where} is {what}: {error}", hint="is that its address?") from error

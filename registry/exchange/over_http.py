@@ -28,7 +28,7 @@ from .http_calls import HttpCalls
 from .package import Files, Item
 from .planning import Moved, files_to_copy, plan
 from .registry_server import Progress, RegistryServer
-from .server_address import ServerAddress, bearer_token
+from .server_address import ServerAddress, required_token
 from .taking import Receiver
 from .telling import merged, told_of_yanks
 from .uploads import Arrived
@@ -66,7 +66,7 @@ class ServerPlace:
             BadInputError: the address is none, or there is no token.
         """
         address = ServerAddress.parse(self.url, insecure=self.insecure)
-        with HttpCalls(address, bearer_token()) as calls:
+        with HttpCalls(address, required_token()) as calls:
             yield calls
 
 

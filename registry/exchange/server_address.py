@@ -80,25 +80,41 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def bearer_token(environment: Mapping[str, str] = os.environ) -> str:
-    """Return the token that the environment gives, or the file that it names.
+def bearer_token(environment: Mapping[str, str] = os.environ, variable: str = "FUSERY_TOKEN") -> str:
+    """Return the token that the environment gives, or the file that it names; empty where it gives none.
+
+    Args:
+        environment: the variables.
+        variable: the one with the token; the one with `_FILE` at its end names a file that has it.
 
     Raises:
-        BadInputError: there is none, or what there is cannot be one.
+        BadInputError: what there is cannot be one.
     """
-    token = environment.get("FUSERY_TOKEN", "").strip()
-    file = environment.get("FUSERY_TOKEN_FILE", "")
+    token = environment.get(variable, "").strip()
+    file = environment.get(f"{variable}_FILE", "")
     if not token and file:
         path = Path(file).expanduser()
         with os_failures(f"read {path}", near=path), path.open("rb") as opened:
             token = opened.read(8_192).decode("ascii", "replace").strip()
+        if not token:
+            raise BadInputError(f"{path} is empty", hint=f"{variable}_FILE names a file with a token in it")
+    if token and not _TOKEN.fullmatch(token):
+        raise BadInputError("what is given as the token is none", hint=f"{variable} or {variable}_FILE")
+    return token
+
+
+def required_token(environment: Mapping[str, str] = os.environ) -> str:
+    """Return the token for a server of a registry.
+
+    Raises:
+        BadInputError: there is none, or what there is cannot be one.
+    """
+    token = bearer_token(environment)
     if not token:
         raise BadInputError(
             "a server wants a token, and there is none",
             hint="set FUSERY_TOKEN, or FUSERY_TOKEN_FILE to a file that has it",
         )
-    if not _TOKEN.fullmatch(token):
-        raise BadInputError("what is given as the token is none", hint="FUSERY_TOKEN or FUSERY_TOKEN_FILE")
     return token
 
 

@@ -26,6 +26,7 @@ class Deployment(Record):
         by: who recorded it.
         ended_at: until when; None if it runs still.
         ended_by: who recorded that.
+        via: what keeps it up to date: `sync`, or a server's resolver; None where somebody said so.
     """
 
     place: str
@@ -40,6 +41,7 @@ class Deployment(Record):
     by: str
     ended_at: datetime | None
     ended_by: str | None
+    via: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

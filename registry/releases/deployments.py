@@ -1,4 +1,4 @@
-"""Deployments: what ran where and when, as recorded by people and pipelines; fusery deploys nothing itself.
+"""Deployments: what ran where and when, as recorded by people and pipelines, by `fusery sync`, and by servers' resolvers.
 
 A place is any name: a host, a cluster and service, a device.  Several things may run at one place.
 """
@@ -37,7 +37,14 @@ Subject = tables.Adapter | tables.Fused | tables.Bundle
 
 
 def record_deployment(
-    workspace: Workspace, reference: str, place: str, *, note: str = "", replace: bool = False
+    workspace: Workspace,
+    reference: str,
+    place: str,
+    *,
+    note: str = "",
+    replace: bool = False,
+    via: str | None = None,
+    anew: bool = False,
 ) -> Deployed:
     """Record that something runs at a place from now on; if it does already, nothing changes.
 
@@ -49,6 +56,8 @@ def record_deployment(
         place: where it runs.
         note: for people.
         replace: everything that ran there until now has ended.
+        via: what keeps the record up to date; None where somebody says so.
+        anew: if it is on record that it runs there, it has come anew, as after a restart.
 
     Raises:
         UnknownReferenceError: nothing has that name.
@@ -58,12 +67,14 @@ def record_deployment(
     with workspace.database.write() as session:
         subject = shippable(find_things(session, reference, lies), reference)
         standing = [row for row in _at(session, where) if row.ended_at is None]
-        same = next((row for row in standing if _is(row, subject)), None)
-        given_way = [row for row in standing if row is not same] if replace else []
+        known = [row for row in standing if _is(row, subject)]
+        same = None if anew else next((row for row in known if via is None or row.via == via), None)
+        given_way = [row for row in (standing if replace else known) if row is not same]
         now = workspace.database.utcnow(session)
         for row in given_way:
-            _end(workspace, session, row, now, f"replaced by {_title(session, subject)}")
-        row = same or _new(workspace, session, subject, where, said, now)
+            reason = "it begins anew" if row in known else f"replaced by {_title(session, subject)}"
+            _end(workspace, session, row, now, reason)
+        row = same or _new(workspace, session, subject, where, said, now, via)
         facts, *ended = _facts(session, [row, *given_way])
         return Deployed(
             **facts,
@@ -73,7 +84,12 @@ def record_deployment(
 
 
 def end_deployments(
-    workspace: Workspace, places: Sequence[str], *, reference: str | None = None, reason: str = ""
+    workspace: Workspace,
+    places: Sequence[str],
+    *,
+    reference: str | None = None,
+    reason: str = "",
+    via: str | None = None,
 ) -> list[Deployment]:
     """Record that nothing runs at some places any more, or that one thing does not; return the ended deployments.
 
@@ -84,6 +100,7 @@ def end_deployments(
         places: where they ran.
         reference: only this adapter, fused model or bundle.
         reason: for the log.
+        via: only what this keeps up to date.
 
     Raises:
         UnknownReferenceError: nothing ever ran at one of the places.
@@ -96,7 +113,7 @@ def end_deployments(
             known = [row for row in _at(session, name) if subject is None or _is(row, subject)]
             if not known:
                 raise UnknownReferenceError(f"nothing runs at {name!r}", hint="fusery deploy list")
-            found = [row for row in known if row.ended_at is None]
+            found = [row for row in known if row.ended_at is None and via in (None, row.via)]
             for row in found:
                 _end(workspace, session, row, now, str(without_credentials(reason)))
             ended += found
@@ -110,6 +127,7 @@ def list_deployments(
     every: bool = False,
     place: str | None = None,
     reference: str | None = None,
+    via: str | None = None,
     limit: int | None = None,
     offset: int = 0,
 ) -> list[Deployment]:
@@ -121,6 +139,7 @@ def list_deployments(
         every: include ended ones.
         place: only this place.
         reference: only this adapter, fused model or bundle, itself and not what holds it.
+        via: only what this keeps up to date, such as `sync`.
         limit: at most so many; None for all.
         offset: without so many of the first.
 
@@ -137,6 +156,8 @@ def list_deployments(
         query = query.where(row.ended_at.is_(None))
     if place is not None:
         query = query.where(row.place == _place(place))
+    if via is not None:
+        query = query.where(row.via == via)
     with workspace.database.read() as session:
         if reference is not None:
             subject = shippable(find_things(session, reference), reference)
@@ -185,6 +206,7 @@ def _facts_of(row: tables.Deployment, subject: Node) -> dict[str, Any]:
         "by": row.by,
         "ended_at": row.ended_at,
         "ended_by": row.ended_by,
+        "via": row.via,
     }
 
 
@@ -203,7 +225,13 @@ def _at(session: Session, place: str) -> list[tables.Deployment]:
 
 
 def _new(
-    workspace: Workspace, session: Session, subject: Subject, place: str, note: str, now: datetime
+    workspace: Workspace,
+    session: Session,
+    subject: Subject,
+    place: str,
+    note: str,
+    now: datetime,
+    via: str | None,
 ) -> tables.Deployment:
     row = tables.Deployment(
         bundle_id=subject.id if isinstance(subject, tables.Bundle) else None,
@@ -213,10 +241,11 @@ def _new(
         note=note,
         at=now,
         by=workspace.actor,
+        via=via,
     )
     session.add(row)
     session.flush()
-    _tell(workspace, session, row, RECORDED, now, {"note": note})
+    _tell(workspace, session, row, RECORDED, now, {"note": note, **({"via": via} if via else {})})
     return row
 
 

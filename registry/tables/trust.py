@@ -78,7 +78,10 @@ class Token(Record):
 
 
 class Deployment(Record):
-    """Where a bundle, a fused model or an adapter runs, as a person or pipeline recorded; ended if `ended_at` is set."""
+    """Where a bundle, a fused model or an adapter runs, as a person or pipeline recorded; ended if `ended_at` is set.
+
+    `via` is what keeps it up to date, such as `sync`; null where somebody said so.
+    """
 
     __tablename__ = "deployment"
     __table_args__ = (
@@ -95,6 +98,7 @@ class Deployment(Record):
     by: Mapped[str] = mapped_column(String(200))
     ended_at: Mapped[datetime | None]
     ended_by: Mapped[str | None] = mapped_column(String(200))
+    via: Mapped[str | None] = mapped_column(String(40))
 
     bundle: Mapped[Bundle | None] = relationship()
     fused: Mapped[Fused | None] = relationship()

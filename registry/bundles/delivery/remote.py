@@ -122,5 +122,8 @@ class RemoteFile(RemoteFolder):
 
 
 def _last(entries: dict[str, FileEntry]) -> list[FileEntry]:
-    """Return entries with the record at the end."""
-    return sorted(entries.values(), key=lambda entry: (entry.path == RECORD, entry.path))
+    """Return entries with the record at the end, and configurations before it: servers take what has one for whole."""
+    return sorted(
+        entries.values(),
+        key=lambda entry: (entry.path == RECORD, entry.path.endswith("config.json"), entry.path),
+    )

@@ -1,0 +1,123 @@
+"""Which adapters are wanted: references that are resolved now, and those that an expression chooses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from .. import tables
+from ..catalog.listing import list_adapters
+from ..errors import BadInputError
+from ..records.references import resolve_adapter
+from ..records.withdrawals import standing_yank
+from ..registration.trained_on import known_as
+
+if TYPE_CHECKING:
+    from ..workspace import Workspace
+
+
+@dataclass(frozen=True, slots=True)
+class WantedBase:
+    """The base that adapters stand on.
+
+    Attributes:
+        name: its name here.
+        digest: of its files.
+        called: every name, hub id and folder that it is known by.
+    """
+
+    name: str
+    digest: str
+    called: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """An adapter that is wanted.
+
+    Attributes:
+        name: its full name: what it is asked for by.
+        digest: that it is registered under.
+        references: what was asked for and means it; none where an expression chose it.
+        base: what it stands on.
+    """
+
+    name: str
+    digest: str
+    references: tuple[str, ...]
+    base: WantedBase
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """What is wanted, and what would be if it were not withdrawn.
+
+    Attributes:
+        adapters: by name, in the order in which they were asked for.
+        withdrawn: names of yanked adapters, each with the reason.
+        references: what was asked for, by the name of the adapter that it means.
+    """
+
+    adapters: Mapping[str, Wanted]
+    withdrawn: Mapping[str, str] = field(default_factory=dict)
+    references: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def base(self) -> WantedBase | None:
+        """The base of all of them; None where there are none.
+
+        Raises:
+            BadInputError: they stand on several.
+        """
+        found = list(self.adapters.values())
+        for each in found:
+            if each.base.digest != found[0].base.digest:
+                raise BadInputError(
+                    f"{each.name} was trained on {each.base.name}, {found[0].name} on {found[0].base.name}:"
+                    " a server has one base",
+                    hint="one sync for each server; --where \"base = 'NAME'\" chooses by the base",
+                )
+        return found[0].base if found else None
+
+
+def desired(
+    workspace: Workspace, references: Sequence[str], *, where: str | None = None, task: str | None = None
+) -> Desired:
+    """Return what is wanted now.
+
+    Args:
+        workspace: the registry's parts.
+        references: adapters, by alias, version or name.
+        where: adapters that an expression chooses, besides.
+        task: of these, only this task's.
+
+    Raises:
+        UnknownReferenceError: a reference, or the task, is not known: an alias that is gone is no reason to unload.
+        WhereError: the expression is not one.
+    """
+    chosen: list[str] = []
+    if where is not None or task is not None:
+        chosen = [each.name for each in list_adapters(workspace, where=where, task=task)]
+    asked: dict[str, list[str]] = {}
+    rows: dict[str, tables.Adapter] = {}
+    withdrawn: dict[str, str] = {}
+    bases: dict[int, WantedBase] = {}
+    with workspace.database.read() as session:
+        for reference in dict.fromkeys([*references, *chosen]):
+            row = resolve_adapter(session, reference)
+            asked.setdefault(row.name, [])
+            if reference in references:
+                asked[row.name].append(reference)
+            if (yank := standing_yank(session, row)) is not None:
+                withdrawn[row.name] = yank.reason
+                continue
+            rows[row.name] = row
+            if row.base_id not in bases:
+                bases[row.base_id] = WantedBase(row.base.name, row.base.digest, known_as(row.base))
+        said = {name: tuple(each) for name, each in asked.items()}
+        return Desired(
+            {name: Wanted(name, row.digest, said[name], bases[row.base_id]) for name, row in rows.items()},
+            withdrawn,
+            said,
+        )

@@ -1,0 +1,131 @@
+"""The interface of what adapters are brought to, and the one spelling of where that is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import BadInputError
+from .desired import Desired
+from .plan import Standing
+
+if TYPE_CHECKING:
+    from ..workspace import Workspace
+
+SERVERS = ("vllm", "sglang", "fusery")
+"""Kinds of servers that take adapters while they run."""
+
+_HINT = "--to vllm=http://HOST:PORT, sglang=http://HOST:PORT, fusery=http://HOST:PORT, a folder, or s3://BUCKET/FOLDER"
+
+
+class Destination(ABC):
+    """What adapters are brought to, and taken away from.
+
+    Attributes:
+        text: its one spelling, without any secret, as deployments record it.
+    """
+
+    text: str
+
+    @abstractmethod
+    def standing(self, names: Collection[str]) -> Mapping[str, Standing]:
+        """Return the adapters that are there, by name.
+
+        Args:
+            names: those that were brought or are wanted: what they are is looked at, of others only that they are there.
+
+        Raises:
+            ServerUnavailableError: nobody answers.
+            ServerRefusedError: what answers is no such server, or lets nobody in without a key.
+            StorageError: the folder cannot be read.
+        """
+
+    @abstractmethod
+    def require_base(self, desired: Desired) -> None:
+        """Refuse adapters of another base than the one there.
+
+        Raises:
+            BadInputError: so it is, or it cannot be told.
+        """
+
+    @abstractmethod
+    def bring(self, name: str, digest: str, *, announce: Callable[[], None]) -> None:
+        """Put an adapter there, in place of what was brought under its name.
+
+        Args:
+            name: of the adapter.
+            digest: that it is registered under.
+            announce: called when it is sure what will be put there and before anything is.
+
+        Raises:
+            FuseryError: it is refused, here or there; whatever was announced is not there then, or not whole.
+        """
+
+    @abstractmethod
+    def take_away(self, name: str) -> None:
+        """Take away what was brought; what is gone already is fine."""
+
+    @abstractmethod
+    def sweep(self, stay: Collection[str]) -> None:
+        """Remove what is left of interrupted commands, and of what was taken away; `stay` are the adapters that stay."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Hang up."""
+
+
+@dataclass(frozen=True, slots=True)
+class DestinationOptions:
+    """How a place is reached.
+
+    Attributes:
+        to: `vllm=URL`, `sglang=URL`, `fusery=URL`, a folder, or the URL of one in a bucket.
+        folder: where a server finds the files of its adapters, as this machine calls it; None for one in the home.
+        seen_as: what the server calls that folder; None for the same.
+        base_name: what the base is called there; None for one of its names here.
+        insecure: a key may go over a network as it is.
+    """
+
+    to: str
+    folder: Path | None = None
+    seen_as: str | None = None
+    base_name: str | None = None
+    insecure: bool = False
+
+    @property
+    def kind(self) -> str | None:
+        """The kind of server; None for a folder.
+
+        Raises:
+            BadInputError: it is no kind that there is.
+        """
+        kind, equals, url = self.to.partition("=")
+        if not equals or "/" in kind or not url.startswith(("http://", "https://")):
+            return None
+        if kind not in SERVERS:
+            raise BadInputError(f"{kind[:40]!r} is no server that takes adapters while it runs", hint=_HINT)
+        return kind
+
+
+def destination_of(workspace: Workspace, options: DestinationOptions) -> Destination:
+    """Return the destination that is meant; nothing is asked or written yet.
+
+    Raises:
+        BadInputError: there can be none.
+    """
+    if options.to.startswith(("http://", "https://")):
+        raise BadInputError("which kind of server is that?", hint=_HINT)
+    if (kind := options.kind) is not None:
+        from .servers import ModelServer
+
+        return ModelServer.at(workspace, kind, options)
+    if options.folder is not None or options.seen_as is not None:
+        raise BadInputError("--folder and --seen-as are for servers", hint=_HINT)
+    if not options.to.strip():
+        raise BadInputError("nowhere is no place", hint=_HINT)
+    from .folders import folders_at
+
+    return folders_at(workspace, options.to, base_name=options.base_name)

@@ -1,0 +1,263 @@
+"""Folders of adapters, on this machine or in a bucket: a folder for each, named after it.
+
+NVIDIA NIM, vLLM's resolver and whatever mounts a folder read the one, Ray Serve LLM the other.  An adapter appears whole: on
+a disk by one rename, in a bucket with its configuration after its weights.  `fusery.json` in it says what it is.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from abc import abstractmethod
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fusery.storage.digest import digest_file
+from fusery.storage.errors import StorageError
+from fusery.storage.failures import os_failures
+from fusery.storage.jsonfile import read_object
+from fusery.storage.locate import local_path, open_tree
+from fusery.storage.manifest import FileEntry
+from fusery.storage.opening import opened
+from fusery.storage.stamps import is_tag_dead, process_tag
+
+from ..adapters.files import CONFIG, PEFT_WEIGHTS, WEIGHTS
+from ..adapters.render import Form
+from ..bundles.delivery.local import LocalFolder
+from ..bundles.delivery.place import Place
+from ..bundles.delivery.remote import RemoteFolder
+from ..documents import RECORD
+from ..errors import AlreadyExistsError
+from .desired import Desired
+from .destinations import Destination
+from .files import MOST_RECORD, recorded_adapter, write_adapter
+from .plan import Standing
+
+if TYPE_CHECKING:
+    from ..workspace import Workspace
+
+_OURS = frozenset((CONFIG, PEFT_WEIGHTS, WEIGHTS, RECORD))
+_BESIDE = ".fusery-"
+"""In the names of folders that a command works in, beside those of adapters."""
+
+Stamps = tuple[tuple[str, int, int, int], ...]
+
+
+class AdapterFolders(Destination):
+    """What folders on this machine and in a bucket have in common."""
+
+    def __init__(self, workspace: Workspace, form: Form, base_name: str | None) -> None:
+        self._workspace, self._form, self._base_name = workspace, form, base_name
+
+    def require_base(self, desired: Desired) -> None:
+        """Take adapters of any bases: whoever reads the folders chooses."""
+
+    def bring(self, name: str, digest: str, *, announce: Callable[[], None]) -> None:
+        """Write the adapter's folder."""
+        place = self._place(name)
+        with place.building() as folder:
+            manifest = write_adapter(self._workspace, name, folder, self._form, base_name=self._base_name)
+            announce()
+            place.publish(folder, manifest, replace=place.occupied())
+
+    def sweep(self, stay: Collection[str]) -> None:
+        """Remove what is left of interrupted commands."""
+
+    def close(self) -> None:
+        """Hang up; a folder is no connection."""
+
+    @abstractmethod
+    def _place(self, name: str) -> Place:
+        """Return where an adapter's folder is."""
+
+
+class DiskFolders(AdapterFolders):
+    """Folders below one on this machine.
+
+    Attributes:
+        root: that one; made with the first adapter.
+    """
+
+    def __init__(
+        self, workspace: Workspace, root: Path, form: Form = "peft", base_name: str | None = None
+    ) -> None:
+        super().__init__(workspace, form, base_name)
+        self.root, self.text = root, str(root)
+        self._proven: dict[str, tuple[Stamps, str]] = {}
+
+    @classmethod
+    def at(cls, workspace: Workspace, path: Path, base_name: str | None = None) -> DiskFolders:
+        """Return those below a path.
+
+        Raises:
+            BadInputError: it is, or holds, what must not be changed.
+        """
+        place = LocalFolder(path)
+        place.refuse_ours(workspace)
+        return cls(workspace, place.path, base_name=base_name)
+
+    def _place(self, name: str) -> Place:
+        path = self.root / name
+        if path.is_symlink():  # what it leads to is somebody else's
+            raise AlreadyExistsError(f"{path} is a symbolic link", hint=f"remove it: rm {path}")
+        return LocalFolder(path)
+
+    def standing(self, names: Collection[str]) -> Mapping[str, Standing]:
+        """Return the folders that hold adapters; the files of those that are named are hashed, once while they do not change."""
+        found = {}
+        with os_failures(f"read {self.root}", near=self.root):
+            if not self.root.exists():
+                return {}
+            for path in sorted(self.root.iterdir()):
+                if path.name.startswith(".") or not path.is_dir():
+                    continue
+                if path.name in names:
+                    found[path.name] = self._look(path)
+                elif (path / CONFIG).exists() or (path / RECORD).exists():
+                    found[path.name] = Standing(None, brought=False)
+        return found
+
+    def digest_of(self, name: str) -> str | None:
+        """Return the digest of the adapter that a folder holds; None if it holds none, or not what it says."""
+        path = self.root / name
+        with os_failures(f"read {path}", near=self.root):
+            return self._look(path).digest if path.is_dir() else None
+
+    def _look(self, path: Path) -> Standing:
+        record = path / RECORD
+        if path.is_symlink() or not record.is_file():
+            return Standing(None, brought=False)
+        with opened(record) as file:
+            told = recorded_adapter(file.read(MOST_RECORD))
+        if told is None:
+            return Standing(None, brought=False)
+        digest, manifest = told
+        if self._base_name and not _is_for(path / CONFIG, self._base_name):
+            return Standing(None, brought=True)
+        stamps = _stamps(path)
+        if self._proven.get(path.name) != (stamps, digest):
+            listed = [entry for entry in manifest if entry.path != RECORD]
+            there = {name for name, *_ in stamps if name != RECORD}
+            if there != {entry.path for entry in listed} or not _holds(path, listed):
+                return Standing(None, brought=True)
+            self._proven[path.name] = stamps, digest
+        return Standing(digest, brought=True)
+
+    def take_away(self, name: str) -> None:
+        """Take the folder away in one step."""
+        with os_failures(f"remove {self.root / name}", near=self.root):
+            aside = Path(tempfile.mkdtemp(prefix=f".{name}{_BESIDE}{process_tag()}-", dir=self.root))
+            try:
+                (self.root / name).rename(aside / "gone")
+            except FileNotFoundError:
+                pass
+            finally:
+                shutil.rmtree(aside, ignore_errors=True)
+
+    def sweep(self, stay: Collection[str]) -> None:
+        """Remove the folders that killed commands worked in."""
+        for stale in self.root.glob(f".*{_BESIDE}*"):
+            # What made it is in its name; the rest of that is random.
+            if is_tag_dead(stale.name.rpartition(_BESIDE)[2].rpartition("-")[0]):
+                shutil.rmtree(stale, ignore_errors=True)
+
+
+class BucketFolders(AdapterFolders):
+    """Folders below a URL.
+
+    What is there is told by the names and sizes of the files, and by `fusery.json`; their bytes were read back when they
+    were written.
+    """
+
+    def __init__(self, workspace: Workspace, url: str, base_name: str | None = None) -> None:
+        super().__init__(workspace, "peft", base_name)
+        whole = RemoteFolder(workspace, url)
+        whole.refuse_ours(workspace)
+        self._url, self.text = url.rstrip("/"), whole.text
+        self._tree = open_tree(url, options=workspace.settings.options_at(url))
+
+    def _place(self, name: str) -> Place:
+        return RemoteFolder(self._workspace, f"{self._url}/{name}")
+
+    def standing(self, names: Collection[str]) -> Mapping[str, Standing]:
+        """Return the folders that hold adapters."""
+        found = {}
+        for name, sizes in self._listed().items():
+            if name in names:
+                found[name] = self._look(name, sizes)
+            elif CONFIG in sizes or RECORD in sizes:
+                found[name] = Standing(None, brought=False)
+        return found
+
+    def _listed(self) -> Mapping[str, Mapping[str, int]]:
+        listed: dict[str, dict[str, int]] = defaultdict(dict)
+        for path, size in self._tree.sizes().items():
+            name, slash, inner = path.partition("/")
+            if slash:
+                listed[name][inner] = size
+        return listed
+
+    def _look(self, name: str, sizes: Mapping[str, int]) -> Standing:
+        if RECORD not in sizes or sizes[RECORD] > MOST_RECORD:
+            # A command that was killed leaves some of its files, without the record.
+            return Standing(None, brought=sizes.keys() <= _OURS)
+        with self._workspace.cache.scratch() as scratch:
+            path = scratch / RECORD
+            self._tree.fetch(f"{name}/{RECORD}", sizes[RECORD], path)
+            told = recorded_adapter(path.read_bytes())
+        if told is None:
+            return Standing(None, brought=False)
+        digest, manifest = told
+        listed = {entry.path: entry.size for entry in manifest}
+        there = {inner: size for inner, size in sizes.items() if inner != RECORD}
+        return Standing(digest if there == listed else None, brought=True)
+
+    def take_away(self, name: str) -> None:
+        """Remove the files: the configuration first, by which servers know an adapter, and the record last."""
+        inside = self._listed().get(name, {})
+        for inner in sorted(inside, key=lambda each: (each != CONFIG, each == RECORD, each)):
+            self._tree.remove(f"{name}/{inner}")
+
+
+def folders_at(workspace: Workspace, text: str, *, base_name: str | None = None) -> AdapterFolders:
+    """Return the folders below a path or URL.
+
+    Raises:
+        BadInputError: it is the registry's own, or no place for any.
+        StoreUrlError: nothing can be at that URL.
+    """
+    path = local_path(text)
+    if path is None:
+        return BucketFolders(workspace, text, base_name)
+    return DiskFolders.at(workspace, path, base_name)
+
+
+def _stamps(folder: Path) -> Stamps:
+    """Return what tells whether the files of a folder have changed."""
+    found = []
+    for path in sorted(folder.rglob("*")):
+        status = path.lstat()
+        if not path.is_dir() or path.is_symlink():
+            found.append(
+                (path.relative_to(folder).as_posix(), status.st_size, status.st_mtime_ns, status.st_ino)
+            )
+    return tuple(found)
+
+
+def _is_for(config: Path, base_name: str) -> bool:
+    """Tell whether an adapter's configuration calls its base so: vLLM's resolver passes over all others."""
+    try:
+        return bool(read_object(config).get("base_model_name_or_path") == base_name)
+    except StorageError:
+        return False
+
+
+def _holds(folder: Path, entries: Collection[FileEntry]) -> bool:
+    return all(
+        (folder / entry.path).is_file()
+        and not (folder / entry.path).is_symlink()
+        and digest_file(folder / entry.path) == (entry.sha256, entry.size)
+        for entry in entries
+    )

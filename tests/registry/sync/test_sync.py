@@ -1,0 +1,235 @@
+"""A place of each kind gets what it should have, and nothing of others is touched."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from fusery.registry import Registry
+from fusery.registry.errors import BadInputError, UnknownReferenceError
+from fusery.registry.sync import sync as module
+
+from .conftest import V1, V2, Somewhere, acts, running
+
+
+def test_an_alias_moves(stocked: Registry, place: Somewhere) -> None:
+    stocked.aliases.set("prod", "course_rec@1")
+    assert acts(place.look(stocked, "course_rec#prod")) == {"v1": "not load"}
+    assert (place.names(), running(stocked)) == (set(), [])
+    assert acts(place.sync(stocked, "course_rec#prod")) == {"v1": "load"}
+    assert (place.names(), running(stocked)) == ({V1}, [V1])
+    found = place.look(stocked, "course_rec#prod")
+    assert (acts(found), found.drift, found.ok, found.base) == ({"v1": "keep"}, False, True, "tiny")
+    stocked.aliases.set("prod", "course_rec@2")
+    assert place.look(stocked, "course_rec#prod").drift
+    assert acts(place.sync(stocked, "course_rec#prod")) == {"v2": "load", "v1": "unload"}
+    assert (place.names(), running(stocked)) == ({V2}, [V2])
+    ran = {each.name: each for each in stocked.deployments.list(every=True)}
+    assert ran[V1].ended_at is not None
+    assert (ran[V1].via, ran[V1].note, ran[V2].note) == ("sync", "course_rec#prod", "course_rec#prod")
+    assert [each.name for each in stocked.deployments.list(at=str(ran[V1].at.isoformat()))] == [V1]
+    assert stocked.upkeep.audit().ok and stocked.upkeep.audit_chain().ok
+
+
+def test_what_is_chosen_by_an_expression(stocked: Registry, place: Somewhere) -> None:
+    assert acts(place.sync(stocked, where="val_loss < 0.5")) == {"v2": "load"}
+    assert acts(place.sync(stocked, task="course_rec")) == {"v1": "load", "v2": "keep"}
+    assert acts(place.sync(stocked, "course_rec@1", where="val_loss < 0.5")) == {"v1": "keep", "v2": "keep"}
+    assert acts(place.sync(stocked, where="val_loss > 5")) == {"v1": "unload", "v2": "unload"}
+    assert (place.names(), running(stocked)) == (set(), [])
+
+
+def test_what_is_yanked_goes_and_is_not_brought_again(stocked: Registry, place: Somewhere) -> None:
+    stocked.aliases.set("prod", "course_rec@2")
+    place.sync(stocked, "course_rec#prod", "course_rec@1")
+    stocked.adapters.yank("course_rec@2", reason="bad data")
+    assert place.look(stocked, "course_rec#prod", "course_rec@1").drift
+    found = place.sync(stocked, "course_rec#prod", "course_rec@1")
+    assert acts(found) == {"v1": "keep", "v2": "unload"}
+    assert [step.reason for step in found.steps if step.act == "unload"] == ["yanked: bad data"]
+    assert (place.names(), running(stocked)) == ({V1}, [V1])
+    found = place.sync(stocked, "course_rec#prod", "course_rec@1")
+    assert acts(found) == {"v1": "keep", "v2": "withheld"}
+    log = [
+        (each.action, each.detail.get("reason")) for each in stocked.upkeep.log() if each.kind == "deployment"
+    ]
+    assert log[-1] == ("deployment.ended", "yanked: bad data")
+    assert acts(place.sync(stocked, task="course_rec")) == {"v1": "keep"}
+
+
+def test_what_others_have_put_there_stays(stocked: Registry, place: Somewhere) -> None:
+    place.seize("theirs")
+    place.seize(V2)
+    found = place.sync(stocked, "course_rec@1", "course_rec@2")
+    assert acts(found) == {"v1": "load", "v2": "not blocked", "theirs": "leave"}
+    assert not found.ok
+    assert place.names() == {"theirs", V1, V2}
+    assert running(stocked) == [V1]
+    assert acts(place.sync(stocked, nothing=True)) == {"v1": "unload", "v2": "leave", "theirs": "leave"}
+    assert place.names() == {"theirs", V2}
+
+
+def test_a_place_that_has_lost_what_it_had(stocked: Registry, place: Somewhere) -> None:
+    place.sync(stocked, "course_rec@1", "course_rec@2")
+    place.forget()
+    assert acts(place.look(stocked, "course_rec@1")) == {"v1": "not load", "v2": "not end"}
+    assert acts(place.sync(stocked, "course_rec@1")) == {"v1": "load", "v2": "end"}
+    assert (place.names(), running(stocked)) == ({V1}, [V1])
+    # It ran, was gone when somebody looked, and runs again.
+    assert sorted(each.name for each in stocked.deployments.list(every=True)) == [V1, V1, V2]
+
+
+def test_a_name_that_somebody_else_has_taken(stocked: Registry, place: Somewhere) -> None:
+    """What was brought and is now another thing by its name is neither used nor taken away, and not said to run."""
+    place.sync(stocked, "course_rec@1", "course_rec@2")
+    place.forget()
+    place.seize(V1)
+    place.seize(V2)
+    assert acts(place.sync(stocked, "course_rec@1")) == {"v1": "not blocked", "v2": "end"}
+    assert (place.names(), running(stocked)) == ({V1, V2}, [])
+
+
+def test_what_a_person_has_said_is_not_taken_for_brought(stocked: Registry, place: Somewhere) -> None:
+    place.seize(V2)
+    stocked.deployments.record("course_rec@2", place.to)
+    assert acts(place.sync(stocked, "course_rec@1")) == {"v1": "load", "v2": "leave"}
+    assert place.names() == {V1, V2}
+    assert running(stocked) == [V1, V2]
+
+
+def test_what_is_there_already_by_the_same_bytes(
+    stocked: Registry, place: Somewhere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Brought by another registry, or one whose record is lost: it is used, and never taken away."""
+    place.sync(stocked, "course_rec@1")
+    for each in stocked.deployments.list():
+        stocked.deployments.end([each.place])
+    assert acts(place.sync(stocked, "course_rec@1")) == {"v1": "keep"}
+    assert running(stocked) == []
+    assert acts(place.sync(stocked, nothing=True)) == {"v1": "leave"}
+    assert place.names() == {V1}
+
+
+def test_nothing_said_is_no_wish(stocked: Registry, place: Somewhere) -> None:
+    place.sync(stocked, "course_rec@1")
+    for words in ({}, {"nothing": True, "where": "rank > 1"}):
+        with pytest.raises(BadInputError, match="wanted"):
+            place.sync(stocked, **words)
+    with pytest.raises(BadInputError, match="nothing is wanted, and something"):
+        place.sync(stocked, "course_rec@1", nothing=True)
+    with pytest.raises(UnknownReferenceError):
+        place.sync(stocked, "course_rec#prod")
+    with pytest.raises(UnknownReferenceError):
+        place.sync(stocked, task="nobody")
+    assert place.names() == {V1}
+
+
+def test_several_at_once(stocked: Registry, place: Somewhere) -> None:
+    """Syncs of one place take turns, and what the last one wants is there."""
+    results, errors = [], []
+
+    def run(references: tuple[str, ...]) -> None:
+        with _opened(stocked) as other:
+            try:
+                results.append(place.sync(other, *references))
+            except Exception as error:  # noqa: BLE001 - whatever it is, the test is to tell of it
+                errors.append(error)
+
+    threads = [
+        threading.Thread(target=run, args=(chosen,))
+        for chosen in (
+            ("course_rec@1",),
+            ("course_rec@2",),
+            ("course_rec@1", "course_rec@2"),
+            ("course_rec@2",),
+        )
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == [] and all(found.ok for found in results)
+    assert place.names() == set(running(stocked))
+    assert acts(place.sync(stocked, "course_rec@2")).get("v2") in ("keep", "load")
+    assert (place.names(), running(stocked)) == ({V2}, [V2])
+
+
+def _opened(registry: Registry) -> Registry:
+    from fusery.registry.workspace import Workspace
+
+    return Registry(Workspace(registry.workspace.settings))
+
+
+def test_what_cannot_be_brought_takes_nothing_away(
+    stocked: Registry, place: Somewhere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.sync(stocked, "course_rec@1")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise BadInputError("no")
+
+    from fusery.registry.sync import folders
+
+    with monkeypatch.context() as patched:
+        patched.setattr(folders, "write_adapter", refuse)
+        found = place.sync(stocked, "course_rec@2")
+    assert acts(found) == {"v2": "not load", "v1": "not unload"}
+    assert [step.reason for step in found.steps] == ["no", "it stays until what is to come has come"]
+    assert (place.names(), running(stocked)) == ({V1}, [V1])
+    assert acts(place.sync(stocked, "course_rec@2")) == {"v2": "load", "v1": "unload"}
+
+
+def test_watching(stocked: Registry, place: Somewhere) -> None:
+    """Aliases are followed, what a place has lost comes again, and each change is told of once."""
+    stocked.aliases.set("prod", "course_rec@1")
+    told: list[dict[str, str]] = []
+    ended, here = threading.Event(), threading.Event()
+
+    def tell(found: module.Synced) -> None:
+        told.append(acts(found))
+        here.set()
+
+    def wait() -> None:
+        assert here.wait(60)
+        here.clear()
+
+    def run() -> None:
+        with _opened(stocked) as other:
+            other.deployments.watch(place.request("course_rec#prod"), every=0.1, told=tell, ended=ended)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        wait()
+        stocked.aliases.set("prod", "course_rec@2")
+        wait()
+        place.forget()
+        wait()
+    finally:
+        ended.set()
+        thread.join()
+    assert told == [{"v1": "load"}, {"v2": "load", "v1": "unload"}, {"v2": "load"}]
+    assert place.names() == {V2}
+
+
+def test_places_that_there_are_not(stocked: Registry, tmp_path: Path) -> None:
+    from fusery.registry.sync.destinations import DestinationOptions
+    from fusery.registry.sync.sync import SyncRequest
+
+    for to, said in {
+        "http://127.0.0.1:1": "which kind of server",
+        "ollama=http://127.0.0.1:1": "no server that takes adapters",
+        "vllm=http://user:secret@127.0.0.1:1": "no name, password or query",
+        "": "nowhere",
+        str(stocked.workspace.settings.home / "x"): "lies in the registry's home",
+        str(tmp_path.parent): "holds",
+    }.items():
+        with pytest.raises(BadInputError, match=said) as caught:
+            stocked.deployments.sync(SyncRequest(DestinationOptions(to), ["course_rec@1"]))
+        assert "secret" not in str(caught.value)
+    with pytest.raises(BadInputError, match="for servers"):
+        stocked.deployments.sync(
+            SyncRequest(DestinationOptions(str(tmp_path / "y"), folder=tmp_path), ["course_rec@1"])
+        )

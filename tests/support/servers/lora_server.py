@@ -1,0 +1,186 @@
+"""What vLLM 0.33.0 and SGLang 0.5.23 answer to those who load adapters, without a model behind it.
+
+Paths, bodies, states and sentences are those of vllm/entrypoints/serve/lora/ and openai/models/serving.py, and of SGLang's
+srt/entrypoints/http_server.py and srt/managers/tokenizer_manager.py.  An adapter's files are read as their loaders read them:
+the configuration, then every tensor.  `make soak` asks the same of vLLM itself.  Import it as `import lora_server`.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, Literal
+
+import safetensors
+
+Kind = Literal["vllm", "sglang"]
+
+
+class LoraServer:
+    """A server of one base.
+
+    Attributes:
+        kind: whose answers it gives.
+        base: `--served-model-name`.
+        root: `--model`.
+        key: that it wants; empty for none.
+        max_rank: `--max-lora-rank`.
+        loaded: names of adapters, each with the folder it was loaded from.
+        asked: what it was asked, in order.
+        seconds: that loading takes.
+        lost: answers to changes that are not sent, from the next on.
+    """
+
+    def __init__(self, kind: Kind, base: str, root: str) -> None:
+        self.kind, self.base, self.root = kind, base, root
+        self.key, self.max_rank, self.seconds, self.lost = "", 64, 0.0, 0
+        self.loaded: dict[str, str] = {}
+        self.asked: list[str] = []
+        self.lock = threading.Lock()
+        self._ended = threading.Event()
+
+    def cards(self) -> dict[str, Any]:
+        """Return what `/v1/models` says."""
+        root = self.root if self.kind == "vllm" else self.base
+        shown = [{"id": self.base, "object": "model", "owned_by": self.kind, "root": root, "parent": None}]
+        for name, path in self.loaded.items():
+            shown.append(
+                {"id": name, "object": "model", "owned_by": self.kind, "root": path, "parent": self.base}
+            )
+        return {"object": "list", "data": shown}
+
+    def load(self, body: Mapping[str, Any]) -> tuple[int, Any]:
+        """Load an adapter; return state and answer."""
+        name, path = body["lora_name"], body["lora_path"]
+        with self.lock:
+            if name in self.loaded:
+                if self.kind == "sglang":
+                    return self._failed(
+                        400, f"Failed to load LoRA adapter {name} because it is already loaded"
+                    )
+                return self._failed(
+                    400,
+                    f"The lora adapter '{name}' has already been loaded. If you want to load the adapter in place, set"
+                    " 'load_inplace' to True.",
+                )
+            if self.kind == "vllm" and name == self.base:
+                return self._failed(400, f"The lora adapter '{name}' conflicts with a served base model.")
+            self._ended.wait(self.seconds)
+            try:
+                require_loadable(Path(path), self.max_rank)
+            except FileNotFoundError:
+                said = f"Loading lora {name} failed: No adapter found for {path}"
+                return self._failed(404 if self.kind == "vllm" else 400, said)
+            except ValueError as error:
+                return self._failed(500 if self.kind == "vllm" else 400, str(error))
+            self.loaded[name] = path
+        return self._done(f"Success: LoRA adapter '{name}' added successfully.")
+
+    def unload(self, body: Mapping[str, Any]) -> tuple[int, Any]:
+        """Drop an adapter; return state and answer."""
+        name = body["lora_name"]
+        with self.lock:
+            if name not in self.loaded:
+                if self.kind == "sglang":
+                    return self._failed(
+                        400, f"LoRA with name {name} does not exist. Loaded LoRAs: {[*self.loaded]}"
+                    )
+                return self._failed(404, f"The lora adapter '{name}' cannot be found.")
+            del self.loaded[name]
+        return self._done(f"Success: LoRA adapter '{name}' removed successfully.")
+
+    def reread(self) -> None:
+        """Read all adapters again, as a server does that had no room to keep them in memory."""
+        for path in self.loaded.values():
+            require_loadable(Path(path), self.max_rank)
+
+    def _done(self, said: str) -> tuple[int, Any]:
+        if self.kind == "sglang":
+            return 200, {"success": True, "error_message": None, "loaded_adapters": dict(self.loaded)}
+        return 200, said
+
+    def _failed(self, status: int, said: str) -> tuple[int, Any]:
+        if self.kind == "sglang":
+            return 400, {"success": False, "error_message": said, "loaded_adapters": None}
+        kind = {400: "InvalidUserInput", 404: "NotFoundError"}.get(status, "InternalServerError")
+        return status, {"error": {"message": said, "type": kind, "param": None, "code": status}}
+
+
+def require_loadable(folder: Path, max_rank: int) -> None:
+    """Read an adapter as both servers do.
+
+    Raises:
+        FileNotFoundError: a file is not there.
+        ValueError: it is nothing that they load.
+    """
+    config = json.loads((folder / "adapter_config.json").read_text())
+    if config["r"] > max_rank:
+        raise ValueError(f"LoRA rank {config['r']} is greater than max_lora_rank {max_rank}.")
+    if config.get("use_dora") or config.get("bias") != "none" or config.get("modules_to_save"):
+        raise ValueError("vLLM does not yet support that")
+    with safetensors.safe_open(str(folder / "adapter_model.safetensors"), "np") as tensors:
+        for name in tensors.keys():  # noqa: SIM118  it is no mapping
+            tensors.get_tensor(name)
+
+
+@contextmanager
+def serving(kind: Kind, base: str, *, root: str = "", port: int = 0) -> Iterator[tuple[LoraServer, str]]:
+    """Serve until the block ends; yield the server and its URL."""
+    found = LoraServer(kind, base, root or base)
+    prefix = "/v1" if kind == "vllm" else ""
+    acts = {f"{prefix}/load_lora_adapter": found.load, f"{prefix}/unload_lora_adapter": found.unload}
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            if self._is_let_in():
+                self._answer(200, found.cards() if self.path == "/v1/models" else {"detail": "Not Found"})
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            if not self._is_let_in():
+                return
+            if self.path not in acts:
+                self._answer(404, {"detail": "Not Found"})
+                return
+            found.asked.append(f"{self.path.rpartition('/')[2].partition('_')[0]} {body['lora_name']}")
+            status, said = acts[self.path](body)
+            if found.lost:
+                found.lost -= 1
+                self.connection.close()
+                return
+            self._answer(status, said)
+
+        def _is_let_in(self) -> bool:
+            if found.key and self.headers.get("Authorization") != f"Bearer {found.key}":
+                self._answer(401, {"error": "Unauthorized"})
+                return False
+            return True
+
+        def _answer(self, status: int, said: Any) -> None:
+            data = (said if isinstance(said, str) else json.dumps(said)).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(data)))
+            if not isinstance(said, str):
+                self.send_header("Content-Type", "application/json")
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_: Any) -> None:
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield found, f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
