@@ -135,5 +135,6 @@ def _line(step: SyncStep, width: int, *, looks: bool) -> str:
         if undone and step.act != "blocked"
         else (_WOULD if looks else _DONE)[step.act]
     )
-    said = step.reason if step.reason and not step.done else ""
+    # Of what went because nobody wants it any more, there is nothing to say.
+    said = step.reason if not step.done or step.references else None
     return f"{word:<12}  {cell(step.adapter):<{width}}  {cell(said or ' '.join(step.references))}"

@@ -299,7 +299,9 @@ class HttpCalls:
         data = response.read(_REFUSAL)
         status = response.status
         try:
-            told = json.loads(data)["error"]
+            document = json.loads(data)
+            # SGLang's servers have a form of their own.
+            told = document.get("error") or {"message": document["error_message"]}
             code, message, hint = (str(told.get(key) or "") for key in ("code", "message", "hint"))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             code, message, hint = "", "", ""

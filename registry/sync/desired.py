@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from fusery.storage.digest import digest_file
+from fusery.storage.errors import StorageError
+from fusery.storage.manifest import Manifest
 
 from .. import tables
 from ..catalog.listing import list_adapters
 from ..errors import BadInputError
 from ..records.references import resolve_adapter
+from ..records.views import entries
 from ..records.withdrawals import standing_yank
 from ..registration.trained_on import known_as
 
@@ -25,11 +31,27 @@ class WantedBase:
         name: its name here.
         digest: of its files.
         called: every name, hub id and folder that it is known by.
+        files: path, size and digest of each of its files.
     """
 
     name: str
     digest: str
     called: frozenset[str]
+    files: Manifest
+
+    def lies_in(self, folder: str) -> bool:
+        """Tell whether a folder of this machine has its files: all of them by their sizes, the configuration by its bytes."""
+        root = Path(folder)
+        if not root.is_absolute():
+            return False
+        try:
+            return all(
+                (root / entry.path).stat().st_size == entry.size
+                and (entry.path != "config.json" or digest_file(root / entry.path)[0] == entry.sha256)
+                for entry in self.files
+            )
+        except (OSError, ValueError, StorageError):
+            return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +136,9 @@ def desired(
                 continue
             rows[row.name] = row
             if row.base_id not in bases:
-                bases[row.base_id] = WantedBase(row.base.name, row.base.digest, known_as(row.base))
+                base, files = row.base, Manifest.of(entries(row.base.manifest))
+                called = known_as(base) | ({base.location} if base.location else set())
+                bases[row.base_id] = WantedBase(base.name, base.digest, called, files)
         said = {name: tuple(each) for name, each in asked.items()}
         return Desired(
             {name: Wanted(name, row.digest, said[name], bases[row.base_id]) for name, row in rows.items()},

@@ -124,7 +124,7 @@ class ModelServer(Destination):
         """Refuse adapters of another base than the server has.
 
         Ours tells the digest of its base.  Others tell what they call it: that has to be one of the names that the base has
-        here, a hub id or a folder among them, or what the user says that it is called there.
+        here, a hub id or a folder among them, a folder of this machine with its files, or what the user says that it is called.
         """
         base = desired.base
         if base is None:
@@ -137,7 +137,7 @@ class ModelServer(Destination):
                 )
             return
         known = base.called | ({self._base_name} if self._base_name else set())
-        if not known & listed.bases:
+        if not known & listed.bases and not any(base.lies_in(name) for name in listed.bases):
             raise BadInputError(
                 f"the adapters stand on {base.name}, and {self.text} calls its base {_some(listed.bases)}",
                 hint=f"if that is the same model: --base-name {min(listed.bases, key=len)}",
@@ -168,9 +168,17 @@ class ModelServer(Destination):
         body: dict[str, Any] = {"lora_name": name, "lora_path": self._seen(name)}
         if self._kind.form == "mlx":
             body["digest"] = digest
-        self._post("load", body)
-        if name not in self._listed().adapters:
+        try:
+            self._post("load", body)
+        except FuseryError:
+            # The answer to the first attempt was lost, and to the second it says that it has it.
+            if not self._has(name, digest):
+                raise
+        if not self._has(name, digest):
             raise ServerRefusedError(f"{self.text} says that it has loaded {name}, and does not name it")
+
+    def _has(self, name: str, digest: str) -> bool:
+        return self.standing((name,)).get(name) == Standing(digest, brought=True)
 
     def take_away(self, name: str) -> None:
         """Have it dropped; its files go at once, or later where the server may read them again."""

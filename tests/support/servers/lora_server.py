@@ -8,9 +8,10 @@ the configuration, then every tensor.  `make soak` asks the same of vLLM itself.
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Literal
@@ -134,8 +135,14 @@ def serving(kind: Kind, base: str, *, root: str = "", port: int = 0) -> Iterator
     prefix = "/v1" if kind == "vllm" else ""
     acts = {f"{prefix}/load_lora_adapter": found.load, f"{prefix}/unload_lora_adapter": found.unload}
 
+    connections: set[socket.socket] = set()
+
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+
+        def setup(self) -> None:
+            super().setup()
+            connections.add(self.connection)
 
         def do_GET(self) -> None:
             if self._is_let_in():
@@ -152,7 +159,8 @@ def serving(kind: Kind, base: str, *, root: str = "", port: int = 0) -> Iterator
             status, said = acts[self.path](body)
             if found.lost:
                 found.lost -= 1
-                self.connection.close()
+                self.close_connection = True
+                self.connection.shutdown(socket.SHUT_RDWR)
                 return
             self._answer(status, said)
 
@@ -171,6 +179,10 @@ def serving(kind: Kind, base: str, *, root: str = "", port: int = 0) -> Iterator
             self.end_headers()
             self.wfile.write(data)
 
+        def handle(self) -> None:
+            with suppress(ConnectionError):  # whoever was there has gone
+                super().handle()
+
         def log_message(self, *_: Any) -> None:
             """Say nothing."""
 
@@ -183,4 +195,7 @@ def serving(kind: Kind, base: str, *, root: str = "", port: int = 0) -> Iterator
     finally:
         server.shutdown()
         server.server_close()
+        for connection in connections:  # who kept one is hung up on, as by a process that ends
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
         thread.join()

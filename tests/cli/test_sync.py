@@ -1,0 +1,217 @@
+"""`fusery sync`: what it prints, how it ends, and what is left of one that is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import lora_server
+import pytest
+from waiting import wait_until
+
+from .conftest import Fusery
+
+V1, V2 = "course_rec_v1_20260115", "course_rec_v2_20260201"
+MAIN = "from fusery.cli.main import main; main()"
+
+
+def lines(text: str) -> list[str]:
+    return [" ".join(line.split()) for line in text.splitlines()]
+
+
+def started(*words: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", MAIN, "sync", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+
+
+def test_a_folder(stocked: Fusery, tmp_path: Path) -> None:
+    root = tmp_path / "nim"
+    assert stocked("alias", "set", "course_rec@1", "prod").code == 0
+    words = ("sync", "course_rec#prod", "--to", root)
+    ran = stocked(*words, "--dry-run")
+    assert (ran.code, lines(ran.out)) == (0, [str(root), f"to load {V1} course_rec#prod"])
+    assert not root.exists()
+    ran = stocked(*words, "--check")
+    assert (ran.code, ran.err) == (1, "")
+    ran = stocked(*words)
+    assert (ran.code, lines(ran.out)) == (0, [str(root), f"loaded {V1} course_rec#prod"])
+    assert (stocked(*words, "--check").code, stocked(*words, "-q").out) == (0, f"{V1}\n")
+    stocked("alias", "set", "course_rec@2", "prod")
+    found = stocked(*words, "--json").json
+    assert [(step["act"], step["adapter"], step["done"]) for step in found["steps"]] == [
+        ("load", V2, True),
+        ("unload", V1, True),
+    ]
+    assert (found["drift"], found["ok"], found["base"]) == (True, True, "tiny")
+    stocked("yank", "course_rec@2", "--reason", "bad data")
+    assert lines(stocked(*words).out)[1:] == [f"unloaded {V2} yanked: bad data"]
+    assert lines(stocked(*words).out)[1:] == [f"withheld {V2} yanked: bad data"]
+    ran = stocked("deploy", "list", "--all", "--json")
+    assert [(row["name"], row["via"], row["ended_at"] is not None) for row in ran.json] == [
+        (V1, "sync", True),
+        (V2, "sync", True),
+    ]
+    [impact] = [line for line in lines(stocked("deploy", "list", "--all").out) if V2 in line]
+    assert "yanked" in impact
+
+
+def test_what_is_refused(stocked: Fusery, tmp_path: Path) -> None:
+    for words, said in [
+        (("--to", tmp_path / "x"), "which adapters are wanted there?"),
+        (("course_rec@1", "--none", "--to", tmp_path / "x"), "nothing is wanted, and something"),
+        (("course_rec#prod", "--to", tmp_path / "x"), "prod"),
+        (("course_rec@1", "--to", "http://127.0.0.1:1"), "which kind of server is that?"),
+        (("course_rec@1", "--to", "tgi=http://127.0.0.1:1"), "no server that takes adapters"),
+        (("course_rec@1", "--to", "vllm=http://127.0.0.1:1"), "does not answer"),
+        (("course_rec@1", "--to", "s3://u:p@bucket/x"), "a user"),
+        (("--where", "rank >", "--to", tmp_path / "x"), "rank >"),
+    ]:
+        ran = stocked("sync", *words)
+        assert (ran.code, ran.out) == (2, ""), (words, ran.err)
+        assert ran.err.startswith("Error: ") and said in ran.err and "Traceback" not in ran.err
+    ran = stocked("sync", "course_rec@1", "--to", tmp_path / "x", "--check", "--watch", "5")
+    assert ran.code == 2 and "exclude each other" in ran.err
+    assert stocked("sync", "course_rec@1").code == 2
+    assert not (tmp_path / "x").exists()
+    assert stocked("deploy", "list", "--all", "-q").out == ""
+
+
+def test_what_the_server_refuses_is_told_and_ends_with_1(stocked: Fusery, tmp_path: Path) -> None:
+    with lora_server.serving("vllm", "tiny") as (server, url):
+        server.max_rank = 4
+        ran = stocked("sync", "course_rec@1", "course_rec@2", "--to", f"vllm={url}")
+        assert ran.code == 1
+        assert lines(ran.out)[1:] == [
+            f"not loaded {V1} {url} refused this: LoRA rank 8 is greater than max_lora_rank 4.",
+            f"loaded {V2} course_rec@2",
+        ]
+        assert stocked("sync", "course_rec@2", "--to", f"vllm={url}", "--check").code == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["folder", "vllm"])
+def test_a_sync_that_is_killed_at_any_instant(stocked: Fusery, tmp_path: Path, kind: str) -> None:
+    """The next one ends in the desired state, and in between a check says whether it is reached."""
+    dice = random.Random(16)
+    with lora_server.serving("vllm", "tiny") as (server, url):
+        server.seconds = 0.1
+        root = tmp_path / "nim"
+        to = str(root) if kind == "folder" else f"vllm={url}"
+
+        def there() -> set[str]:
+            if kind == "vllm":
+                return set(server.loaded)
+            return {path.name for path in root.glob("[a-z]*")} if root.exists() else set()
+
+        began = time.monotonic()
+        assert stocked_run("course_rec@1", "--to", to) == 0
+        whole = time.monotonic() - began
+        hit = 0
+        for turn in range(5):
+            wanted = V2 if turn % 2 == 0 else V1
+            process = started(wanted, "--to", to)
+            time.sleep(whole * dice.uniform(0.4, 1.0))
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            hit += process.returncode == -signal.SIGKILL
+            ran = stocked("sync", wanted, "--to", to, "--check", "--json")
+            recorded = {row["name"] for row in stocked("deploy", "list", "--json").json}
+            reached = there() == {wanted} and recorded == {wanted}
+            assert (ran.code == 0) == reached, (turn, ran.out, there(), recorded)
+            assert stocked("sync", wanted, "--to", to).code == 0
+            assert there() == {wanted}
+            assert {row["name"] for row in stocked("deploy", "list", "--json").json} == {wanted}
+            assert stocked("sync", wanted, "--to", to, "--check").code == 0
+        assert hit, "no sync was hit: the instants were too late"
+        if kind == "folder":
+            assert [path.name for path in root.iterdir()] == [wanted], "something is left"
+    assert stocked("audit").code == 0
+
+
+def stocked_run(*words: str) -> int:
+    process = started(*words)
+    process.communicate()
+    return process.returncode
+
+
+def documents(path: Path) -> list[list[tuple[str, str]]]:
+    """Return the acts of each document that was printed."""
+    text, decoder, found = path.read_text(), json.JSONDecoder(), []
+    while text := text.lstrip():
+        try:
+            document, end = decoder.raw_decode(text)
+        except ValueError:  # it is still being printed
+            break
+        found.append([(step["act"], step["adapter"]) for step in document["steps"]])
+        text = text[end:]
+    return found
+
+
+@pytest.mark.slow
+def test_watching_follows_an_alias_and_a_server_that_starts_anew(stocked: Fusery, tmp_path: Path) -> None:
+    stocked("alias", "set", "course_rec@1", "prod")
+    told, expected = tmp_path / "told", [[("load", V1)], [("load", V2), ("unload", V1)], [("load", V2)]]
+
+    def wait(number: int) -> None:
+        wait_until(lambda: documents(told) == expected[:number], lambda: f"{documents(told)}")
+
+    with told.open("w") as out:
+        with lora_server.serving("sglang", "tiny") as (_, url):
+            words = ("sync", "course_rec#prod", "--to", f"sglang={url}", "--watch", "0.2", "--json")
+            process = subprocess.Popen(
+                [sys.executable, "-c", MAIN, *words], stdout=out, stderr=subprocess.PIPE, text=True
+            )
+            try:
+                wait(1)
+                stocked("alias", "set", "course_rec@2", "prod")
+                wait(2)
+            except BaseException:
+                process.kill()
+                raise
+        try:
+            time.sleep(0.5)  # nobody answers
+            with lora_server.serving("sglang", "tiny", port=int(url.rpartition(":")[2])) as (second, _):
+                wait(3)
+                assert set(second.loaded) == {V2}
+                process.send_signal(signal.SIGINT)
+                _, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
+            process.communicate()
+    assert (process.returncode, "Traceback" in err) == (0, False)
+
+
+def test_the_server_of_our_own(stocked: Fusery, tmp_path: Path) -> None:
+    """`fusery serve --adapters-from`, in its own process, answers by an adapter that was synced to it."""
+    import openai
+
+    from .test_serve import document, start
+
+    shelf = tmp_path / "shelf"
+    shelf.mkdir()
+    process = start("course_rec@1", "--adapters-from", str(shelf))
+    try:
+        url = document(process)["url"]
+        words = ("sync", "course_rec@1", "course_rec@2", "--to", f"fusery={url}")
+        assert stocked(*words).code == 1  # the server may not read the default folder
+        ran = stocked(*words, "--folder", shelf)
+        assert ran.code == 0, ran.err
+        with openai.OpenAI(base_url=url, api_key="none", max_retries=0) as client:
+            assert client.completions.create(model=V2, prompt="a", max_tokens=2).model == V2
+            assert stocked("sync", "course_rec@1", "--to", f"fusery={url}", "--folder", shelf).code == 0
+            with pytest.raises(openai.NotFoundError):
+                client.completions.create(model=V2, prompt="a", max_tokens=2)
+    finally:
+        process.kill()
+        process.communicate()

@@ -1,0 +1,195 @@
+"""Folders of adapters: what is half there, damaged, a link or somebody's own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from fusery.registry import Registry
+from fusery.registry.errors import BadInputError
+from fusery.registry.sync.destinations import DestinationOptions
+from fusery.registry.sync.sync import SyncRequest
+from fusery.storage.stamps import process_tag
+
+from .conftest import V1, V2, acts, names_in, running
+
+FILES = {"adapter_config.json", "adapter_model.safetensors", "fusery.json"}
+
+
+def request(to: object, *references: str, **more: object) -> SyncRequest:
+    return SyncRequest(DestinationOptions(str(to), **more), references)  # type: ignore[arg-type]
+
+
+def inside(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+
+
+def test_a_folder_for_each_and_nothing_else(stocked: Registry, tmp_path: Path) -> None:
+    stocked.deployments.sync(request(tmp_path / "nim", "course_rec@1"))
+    assert inside(tmp_path / "nim") == {V1, *(f"{V1}/{name}" for name in FILES)}
+    modes = {oct(path.stat().st_mode & 0o777) for path in (tmp_path / "nim" / V1).iterdir()}
+    assert modes == {"0o644"}, "others read it, in a container"
+    record = json.loads((tmp_path / "nim" / V1 / "fusery.json").read_text())
+    assert (record["target"], record["adapters"][0]["name"]) == ("adapter", V1)
+    # The same adapter gives the same bytes, for others too.
+    stocked.deployments.sync(request(tmp_path / "other", "course_rec@1"))
+    for name in FILES:
+        assert (tmp_path / "other" / V1 / name).read_bytes() == (tmp_path / "nim" / V1 / name).read_bytes()
+
+
+def test_what_vllm_calls_the_base(stocked: Registry, tmp_path: Path) -> None:
+    """Its resolver passes over an adapter whose configuration calls the base otherwise."""
+    root = tmp_path / "lora"
+    stocked.deployments.sync(request(root, "course_rec@1"))
+    named = request(root, "course_rec@1", base_name="/models/tiny")
+    assert acts(stocked.deployments.sync(named)) == {"v1": "replace"}
+    config = json.loads((root / V1 / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "/models/tiny"
+    assert acts(stocked.deployments.sync(named)) == {"v1": "keep"}
+
+
+@pytest.mark.parametrize("how", ["flip", "cut", "gone", "more", "link"])
+def test_a_folder_that_is_damaged_is_brought_again(stocked: Registry, tmp_path: Path, how: str) -> None:
+    root = tmp_path / "nim"
+    stocked.deployments.sync(request(root, "course_rec@1"))
+    weights = root / V1 / "adapter_model.safetensors"
+    data = weights.read_bytes()
+    if how == "flip":
+        weights.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    elif how == "cut":
+        weights.write_bytes(data[:-1])
+    elif how == "gone":
+        weights.unlink()
+    elif how == "more":
+        (root / V1 / "adapter_model.bin").write_bytes(b"pickle")
+    else:
+        shutil.move(weights, tmp_path / "elsewhere")
+        weights.symlink_to(tmp_path / "elsewhere")
+    assert stocked.deployments.sync(request(root, "course_rec@1"), dry_run=True).drift
+    assert acts(stocked.deployments.sync(request(root, "course_rec@1"))) == {"v1": "replace"}
+    assert inside(root / V1) == FILES
+    assert weights.read_bytes() == data and not weights.is_symlink()
+
+
+def test_links_lead_nowhere(stocked: Registry, tmp_path: Path) -> None:
+    root, elsewhere = tmp_path / "nim", tmp_path / "precious"
+    root.mkdir()
+    elsewhere.mkdir()
+    (elsewhere / "thesis").write_text("x")
+    (root / V1).symlink_to(elsewhere)
+    (root / V2).symlink_to(tmp_path / "nowhere")
+    found = stocked.deployments.sync(request(root, "course_rec@1", "course_rec@2"))
+    assert acts(found) == {"v1": "not blocked", "v2": "not load"}
+    assert inside(elsewhere) == {"thesis"} and not (tmp_path / "nowhere").exists()
+    assert running(stocked) == []
+
+
+def test_what_killed_commands_leave_is_swept(stocked: Registry, tmp_path: Path) -> None:
+    root = tmp_path / "nim"
+    stocked.deployments.sync(request(root, "course_rec@1"))
+    pid, _, place = process_tag().partition("-")
+    dead = root / f".{V2}.fusery-{2**22 - 1}-{place}-abc"
+    alive = root / f".{V2}.fusery-{pid}-{place}-abc"
+    own = root / ".snapshots"
+    for folder in (dead, alive, own):
+        folder.mkdir()
+    stocked.deployments.sync(request(root, "course_rec@1"))
+    assert (dead.exists(), alive.exists(), own.exists()) == (False, True, True)
+
+
+def test_a_folder_that_cannot_be_written(stocked: Registry, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(Exception, match="file") as caught:
+        stocked.deployments.sync(request(tmp_path / "file", "course_rec@1"))
+    assert "Traceback" not in str(caught.value)
+    assert running(stocked) == []
+
+
+def test_the_registry_s_own_folders_are_no_place(stocked: Registry) -> None:
+    home = stocked.workspace.settings.home
+    for place in (home, home / "store", home.parent, stocked.workspace.store.url):
+        with pytest.raises(BadInputError, match="the registry's home"):
+            stocked.deployments.sync(request(place, "course_rec@1"))
+
+
+@pytest.mark.parametrize(
+    "left", [["adapter_model.safetensors"], ["adapter_model.safetensors", "adapter_config.json"]]
+)
+def test_a_bucket_in_which_a_command_was_killed(stocked: Registry, left: list[str]) -> None:
+    """What was being uploaded is on record, and is brought whole or taken away by the next."""
+    files = fsspec.filesystem("memory")
+    for wanted in (("course_rec@1",), ("course_rec@2",)):
+        url = f"memory://{os.urandom(8).hex()}/loras"
+        stocked.deployments.sync(request(url, "course_rec@1"))
+        path = url.removeprefix("memory:/")
+        for name in FILES - set(left):
+            files.rm(f"{path}/{V1}/{name}")
+        assert stocked.deployments.sync(request(url, *wanted), dry_run=True).drift
+        stocked.deployments.sync(request(url, *wanted))
+        name = V1 if wanted == ("course_rec@1",) else V2
+        found = {each.removeprefix(f"{path}/") for each in files.find(path)}
+        assert found == {f"{name}/{inner}" for inner in FILES}
+
+
+def test_the_configuration_comes_after_the_weights(
+    stocked: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray Serve takes a folder with a configuration for an adapter, and keeps what it then finds for good."""
+    from fusery.storage.tree import RemoteTree
+
+    order: list[str] = []
+    put, remove = RemoteTree.put, RemoteTree.remove
+    monkeypatch.setattr(
+        RemoteTree,
+        "put",
+        lambda self, path, entry, **more: (order.append(entry.path), put(self, path, entry, **more))[1],
+    )
+    monkeypatch.setattr(
+        RemoteTree, "remove", lambda self, name: (order.append(f"- {name}"), remove(self, name))[1]
+    )
+    url = f"memory://{os.urandom(8).hex()}/loras"
+    stocked.deployments.sync(request(url, "course_rec@1"))
+    stocked.deployments.sync(SyncRequest(DestinationOptions(url), nothing=True))
+    assert order == [
+        "adapter_model.safetensors",
+        "adapter_config.json",
+        "fusery.json",
+        f"- {V1}/adapter_config.json",
+        f"- {V1}/adapter_model.safetensors",
+        f"- {V1}/fusery.json",
+    ]
+
+
+def test_two_registries_with_one_folder(stocked: Registry, sqlite_template: Path, tmp_path: Path) -> None:
+    """Each takes away what it has brought, and nothing of the other's."""
+    from ..conftest import fill, open_registry
+
+    (tmp_path / "b").mkdir()
+    with open_registry(tmp_path / "b" / "home") as other:
+        other.init()
+        base = tmp_path / "b" / "base"
+        import tiny_models
+
+        tiny_models.make_base(base, seed=3)
+        fill(other, base, tmp_path / "b" / "first", tmp_path / "b" / "second")
+        root = tmp_path / "nim"
+        stocked.deployments.sync(request(root, "course_rec@1"))
+        # Another adapter of the same name.
+        assert acts(other.deployments.sync(request(root, "course_rec@1", "course_rec@2"))) == {
+            "v1": "not blocked",
+            "v2": "load",
+        }
+        assert acts(stocked.deployments.sync(SyncRequest(DestinationOptions(str(root)), nothing=True))) == {
+            "v1": "unload",
+            "v2": "leave",
+        }
+        assert acts(other.deployments.sync(request(root, "course_rec@1", "course_rec@2"))) == {
+            "v1": "load",
+            "v2": "keep",
+        }
+        assert names_in(root) == {V1, V2}

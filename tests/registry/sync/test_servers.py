@@ -1,0 +1,226 @@
+"""vLLM and SGLang as they answer: keys, bases, refusals, answers that are lost, and files that have to stay."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import lora_server
+import pytest
+import safetensors
+import tiny_models
+
+from fusery.registry import Registry
+from fusery.registry.errors import BadInputError, ServerRefusedError, ServerUnavailableError
+from fusery.registry.sync import servers
+from fusery.registry.sync.destinations import DestinationOptions
+from fusery.registry.sync.sync import SyncRequest
+
+from .conftest import V1, V2, Somewhere, acts, config_of, names_in, running, somewhere
+
+
+@pytest.fixture(params=["vllm", "sglang"])
+def place(
+    request: pytest.FixtureRequest, stocked: Registry, tiny_base: Path, tmp_path: Path
+) -> Iterator[Somewhere]:
+    with ExitStack() as opened:
+        yield somewhere(request.param, stocked, tiny_base, tmp_path, opened)
+
+
+def test_a_server_loads_what_every_server_computes_alike(stocked: Registry, place: Somewhere) -> None:
+    place.sync(stocked, "course_rec@1")
+    config = config_of(place, V1)
+    assert (config["peft_type"], config["r"], config["base_model_name_or_path"]) == ("LORA", 8, "tiny")
+    with safetensors.safe_open(str(place.folder / V1 / "adapter_model.safetensors"), "np") as tensors:
+        assert any(name.endswith("q_proj.lora_A.weight") for name in tensors.keys())  # noqa: SIM118
+    assert place.server is not None
+    assert place.server.loaded == {V1: str(place.folder / V1)}
+
+
+def test_a_key_goes_to_the_server_and_nowhere_else(
+    stocked: Registry, place: Somewhere, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert place.server is not None
+    place.server.key = "s3cr3t"
+    with pytest.raises(ServerRefusedError, match="wants a token") as caught:
+        place.sync(stocked, "course_rec@1")
+    assert caught.value.hint is not None and "FUSERY_SYNC_KEY" in caught.value.hint
+    monkeypatch.setenv("FUSERY_SYNC_KEY", "wr0ng")
+    with pytest.raises(ServerRefusedError, match="does not take this token"):
+        place.sync(stocked, "course_rec@1")
+    monkeypatch.delenv("FUSERY_SYNC_KEY")
+    (tmp_path / "key").write_text("s3cr3t\n")
+    monkeypatch.setenv("FUSERY_SYNC_KEY_FILE", str(tmp_path / "key"))
+    assert acts(place.sync(stocked, "course_rec@1")) == {"v1": "load"}
+    rest = [path.read_bytes() for path in stocked.workspace.settings.home.rglob("*") if path.is_file()]
+    assert not any(b"s3cr3t" in data for data in rest)
+    with pytest.raises(BadInputError, match="as it is"):
+        stocked.deployments.sync(
+            SyncRequest(DestinationOptions("vllm=http://10.1.2.3:8000"), ["course_rec@1"])
+        )
+
+
+def test_a_key_is_not_sent_where_there_is_none(stocked: Registry, place: Somewhere) -> None:
+    """A server within a cluster has no TLS and no key: nothing is sent that others might use."""
+    request = SyncRequest(DestinationOptions("vllm=http://192.0.2.1:9"), ["course_rec@1"])
+    servers.ModelServer.at(stocked.workspace, "vllm", request.destination).close()
+
+
+def test_another_base(stocked: Registry, tiny_base: Path, tmp_path: Path) -> None:
+    with lora_server.serving("vllm", "qwen", root="/models/qwen") as (server, url):
+        request = SyncRequest(DestinationOptions(f"vllm={url}"), ["course_rec@1"])
+        with pytest.raises(
+            BadInputError, match="stand on tiny.*calls its base '/models/qwen', 'qwen'"
+        ) as caught:
+            stocked.deployments.sync(request)
+        assert caught.value.hint == "if that is the same model: --base-name qwen"
+        assert server.loaded == {}
+        named = SyncRequest(DestinationOptions(f"vllm={url}", base_name="qwen"), ["course_rec@1"])
+        assert acts(stocked.deployments.sync(named)) == {"v1": "load"}
+
+
+@pytest.mark.parametrize("kind", ["vllm", "sglang"])
+def test_a_base_by_the_folder_that_it_was_added_from(stocked: Registry, tiny_base: Path, kind: str) -> None:
+    with lora_server.serving(kind, str(tiny_base), root=str(tiny_base)) as (_, url):  # type: ignore[arg-type]
+        found = stocked.deployments.sync(SyncRequest(DestinationOptions(f"{kind}={url}"), ["course_rec@1"]))
+        assert acts(found) == {"v1": "load"}
+
+
+def test_adapters_of_two_bases_are_not_for_one_server(
+    stocked: Registry, place: Somewhere, tmp_path: Path
+) -> None:
+    other = tiny_models.make_base(tmp_path / "other", seed=5)
+    tiny_models.make_adapter(tmp_path / "third", other, seed=3)
+    stocked.bases.add(other, name="other")
+    stocked.adapters.register(tmp_path / "third", base="other", task="rerank")
+    with pytest.raises(BadInputError, match="a server has one base"):
+        place.sync(stocked, "course_rec@1", "rerank@1")
+    assert place.names() == set()
+
+
+def test_what_the_server_refuses(stocked: Registry, place: Somewhere) -> None:
+    assert place.server is not None
+    place.server.max_rank = 4  # version 1 has 8
+    place.sync(stocked, "course_rec@2")
+    found = place.sync(stocked, "course_rec@1")
+    assert acts(found) == {"v1": "not load", "v2": "not unload"}
+    reason = found.steps[0].reason
+    assert reason is not None
+    assert "LoRA rank 8 is greater than max_lora_rank 4" in reason
+    assert (place.names(), running(stocked)) == ({V2}, [V2])
+    place.server.max_rank = 64
+    assert acts(place.sync(stocked, "course_rec@1")) == {"v1": "load", "v2": "unload"}
+
+
+def test_an_answer_that_is_lost(stocked: Registry, place: Somewhere) -> None:
+    """The server did what it was asked, and nobody heard: what it lists counts."""
+    assert place.server is not None
+    place.server.lost = 1
+    assert acts(place.sync(stocked, "course_rec@1")) == {"v1": "load"}
+    place.server.lost = 1
+    assert acts(place.sync(stocked, "course_rec@2")) == {"v2": "load", "v1": "unload"}
+    place.server.lost = 1
+    assert acts(place.sync(stocked, nothing=True)) == {"v2": "unload"}
+    assert (place.names(), running(stocked)) == (set(), [])
+
+
+def test_a_server_that_is_away(stocked: Registry, tmp_path: Path) -> None:
+    with lora_server.serving("vllm", "tiny") as (_, url):
+        request = SyncRequest(DestinationOptions(f"vllm={url}"), ["course_rec@1"])
+        stocked.deployments.sync(request)
+    with pytest.raises(ServerUnavailableError, match="does not answer"):
+        stocked.deployments.sync(request)
+    with pytest.raises(ServerUnavailableError):
+        stocked.deployments.sync(request, dry_run=True)
+    # Nobody knows better.
+    assert running(stocked) == [V1]
+
+
+@pytest.mark.parametrize(
+    "answer", ["[]", "{}", '{"data": [5]}', '{"data": []}', "<html>", '{"data": [{"id": 5}]}']
+)
+def test_what_is_no_such_server(stocked: Registry, answer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with lora_server.serving("vllm", "tiny") as (server, url):
+        monkeypatch.setattr(server, "cards", lambda: answer)
+        with pytest.raises(ServerRefusedError, match="no server of models"):
+            stocked.deployments.sync(SyncRequest(DestinationOptions(f"vllm={url}"), ["course_rec@1"]))
+
+
+def test_the_files_stay_while_a_server_may_read_them(
+    stocked: Registry, place: Somewhere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """vLLM reads an adapter again in the middle of a step, also one that was just unloaded; without files it ends."""
+    assert place.server is not None
+    place.sync(stocked, "course_rec@1", "course_rec@2")
+    place.sync(stocked, "course_rec@2")
+    place.server.reread()
+    assert names_in(place.folder) == ({V1, V2} if place.kind == "vllm" else {V2})
+    place.sync(stocked, "course_rec@2")
+    assert names_in(place.folder) == ({V1, V2} if place.kind == "vllm" else {V2})
+    hour = time.time() - servers.KEPT - 1
+    for name in names_in(place.folder):
+        os.utime(place.folder / name, (hour, hour))
+    place.sync(stocked, "course_rec@2")
+    assert names_in(place.folder) == {V2}
+    place.server.reread()
+
+
+def test_files_that_are_gone_or_damaged_are_brought_again(stocked: Registry, place: Somewhere) -> None:
+    assert place.server is not None
+    place.sync(stocked, "course_rec@1")
+    weights = place.folder / V1 / "adapter_model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    assert acts(place.look(stocked, "course_rec@1")) == {"v1": "not replace"}
+    assert acts(place.sync(stocked, "course_rec@1")) == {"v1": "replace"}
+    assert place.server.asked[-2:] == [f"unload {V1}", f"load {V1}"]
+    data[-1] ^= 1
+    assert weights.read_bytes() == data
+    assert acts(place.sync(stocked, "course_rec@1")) == {"v1": "keep"}
+
+
+def test_a_folder_that_the_server_sees_elsewhere(stocked: Registry, tmp_path: Path) -> None:
+    with lora_server.serving("vllm", "tiny") as (server, url):
+        (tmp_path / "mounted").symlink_to(tmp_path / "here")
+        options = DestinationOptions(
+            f"vllm={url}/v1/", folder=tmp_path / "here", seen_as=f"{tmp_path / 'mounted'}/"
+        )
+        request = SyncRequest(options, ["course_rec@1"])
+        assert acts(stocked.deployments.sync(request)) == {"v1": "load"}
+        assert server.loaded == {V1: str(tmp_path / "mounted" / V1)}
+        assert acts(stocked.deployments.sync(request)) == {"v1": "keep"}
+        assert [each.place for each in stocked.deployments.list()] == [f"vllm={url}"]
+
+
+def test_a_dora_is_refused_before_it_is_loaded(
+    stocked: Registry, place: Somewhere, tiny_base: Path, tmp_path: Path
+) -> None:
+    assert place.server is not None
+    tiny_models.make_adapter(tmp_path / "dora", tiny_base, seed=4, fine_tune_type="dora")
+    stocked.adapters.register(tmp_path / "dora", base="tiny", task="rerank")
+    found = place.sync(stocked, "rerank@1", "course_rec@1")
+    assert acts(found)["v1"] == "load"
+    [refused] = [step.reason for step in found.steps if step.act == "load" and not step.done]
+    assert refused is not None and "is a DoRA" in refused
+    assert place.server.asked == [f"load {V1}"]
+
+
+def test_an_adapter_that_fits_no_module_of_the_base_is_refused_before_it_is_loaded(
+    stocked: Registry, place: Somewhere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Servers pass over such modules without a word; the record of the base is what they are held against."""
+    from dataclasses import replace
+
+    from fusery.registry.bundles import sources
+
+    assert place.server is not None
+    real = sources.recorded_architecture
+    monkeypatch.setattr(sources, "recorded_architecture", lambda base: replace(real(base), weights={}))
+    found = place.sync(stocked, "course_rec@1")
+    assert acts(found) == {"v1": "not load"}
+    assert "its base has no such module of that shape" in str(found.steps[0].reason)
+    assert place.server.asked == []
