@@ -17,7 +17,7 @@ from .manifest_text import Manifest
 from .pods import deployment, vllm_container
 from .rewrites import rewrite, rewritten_to
 
-LABEL = "app.kubernetes.io/instance"
+LABEL = "app"
 """By which the pool selects the pods."""
 
 

@@ -47,7 +47,9 @@ VALUES = "values.yaml"
 _SERVER = "vLLM"
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _NAME_LIMIT = 48
-"""KServe puts up to fifteen characters behind it."""
+"""KServe puts fifteen characters behind it."""
+_BASE_LIMIT = 40
+"""The production stack's chart makes a host's name of it, of its own name and of that it is installed by."""
 
 
 def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
@@ -100,7 +102,7 @@ def _deployed(source: BundleSource, base: NamedBase, rank: int, choices: Choices
     return Deployed(
         name=common_name(source.name, (), _NAME_LIMIT),
         base=base,
-        served_base=common_name(base.name.rpartition("/")[2], taken),
+        served_base=common_name(base.name.rpartition("/")[2], taken, _BASE_LIMIT),
         location=Location.parse(choices.location),
         adapters=adapters,
         routes=routes,

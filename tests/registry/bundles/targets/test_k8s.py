@@ -203,6 +203,18 @@ def test_aibrix_has_a_service_for_the_base_that_is_not_an_adapters(
     assert service["metadata"]["name"].startswith("tiny-")
 
 
+def test_what_is_for_all_adapters_has_a_name_with_room_behind_it(made: BundleSource, tmp_path: Path) -> None:
+    """KServe and the production stack's chart make longer names of it."""
+    base = {**HUB, "hub_id": "org/" + "Long-Name-" * 9}
+    source = replace(
+        made, name="n" * 200, provenance={"base": {**base, "hub_id": base["hub_id"].rstrip("-")}}
+    )
+    (service,) = manifests(write(source, tmp_path / "s3", "s3"))["kserve/service.yaml"]
+    assert len(service["metadata"]["name"] + "-inference-pool") <= 63
+    (values,) = manifests(write(source, tmp_path / "oci", "oci"))["production-stack/values.yaml"]
+    assert len(values["servingEngineSpec"]["modelSpec"][0]["name"]) <= 40
+
+
 @pytest.mark.parametrize("kind", ["oci", "pvc"])
 def test_the_production_stack_finds_adapters_as_paths_of_its_pods(
     source: BundleSource, kind: str, tmp_path: Path
@@ -228,6 +240,10 @@ def test_in_an_image_adapters_are_named_at_the_start_and_none_is_loaded_later(
 ) -> None:
     files = write(source, tmp_path / "bundle", "oci")
     (server,) = manifests(files)["llm-d/server.yaml"]
+    name = server["metadata"]["name"]
+    assert server["spec"]["selector"]["matchLabels"] == {"app": name}
+    assert f"matchLabels.app={name}`" in files["README.md"].read_text()
+    assert manifests(files)["llm-d/rewrite.yaml"][0]["spec"]["poolRef"]["name"] == name
     pod = server["spec"]["template"]["spec"]
     options = pod["containers"][0]["args"]
     assert options[:3] == ["org/Tiny-1M", "--revision", COMMIT]
