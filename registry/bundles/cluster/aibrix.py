@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..layout import LayoutError
-from .deployed import Deployed, Project
+from .deployed import Deployed, DeployedAdapter, Project
 from .location import MOUNTED
 from .manifest_text import Manifest
 from .object_names import object_name
@@ -29,26 +29,25 @@ _SCHEMES = {"s3": "s3", "gs": "gcs"}
 def _write(deployed: Deployed) -> dict[str, list[Manifest]]:
     return {
         "base.yaml": _base(deployed),
-        "adapters.yaml": [_adapter(deployed, each.name) for each in deployed.adapters],
+        "adapters.yaml": [_adapter(deployed, each) for each in deployed.adapters],
     }
 
 
-def _adapter(deployed: Deployed, name: str) -> Manifest:
-    (each,) = (each for each in deployed.adapters if each.name == name)
+def _adapter(deployed: Deployed, adapter: DeployedAdapter) -> Manifest:
     spec: Manifest = {
         "baseModel": deployed.served_base,
         "podSelector": {"matchLabels": {NAME: deployed.served_base, ENABLED: "true"}},
     }
     if deployed.location.mountable:
-        spec["artifactURL"] = f"{MOUNTED}/{name}"
+        spec["artifactURL"] = f"{MOUNTED}/{adapter.name}"
     else:
         scheme = _SCHEMES[deployed.location.kind]
-        spec["artifactURL"] = f"{scheme}://{deployed.location.place}/adapters/{name}/"
+        spec["artifactURL"] = f"{scheme}://{deployed.location.place}/adapters/{adapter.name}/"
         spec["credentialsSecretRef"] = {"name": SECRET}
     return {
         "apiVersion": "model.aibrix.ai/v1alpha1",
         "kind": "ModelAdapter",
-        "metadata": deployed.metadata_of(each, {NAME: each.object, "model.aibrix.ai/port": str(PORT)}),
+        "metadata": deployed.metadata_of(adapter, {NAME: adapter.object, "model.aibrix.ai/port": str(PORT)}),
         "spec": spec,
     }
 
