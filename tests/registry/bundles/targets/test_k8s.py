@@ -140,6 +140,17 @@ def test_the_same_adapters_give_the_same_bytes_which_any_library_reads(
         assert read_manifests(first[name].read_bytes()) == documents
 
 
+def test_the_adapters_are_those_that_vllm_is_given_elsewhere(source: BundleSource, tmp_path: Path) -> None:
+    """What vLLM answers with them is held against the trainer's own library by tests/end_to_end/test_vllm.py."""
+    files = write(source, tmp_path / "bundle", "pvc")
+    (tmp_path / "vllm").mkdir()
+    make_bundle(source, "vllm", tmp_path / "vllm")
+    adapters = [path for path in files if path.startswith("adapters/")]
+    assert len(adapters) == 4
+    for path in adapters:
+        assert files[path].read_bytes() == (tmp_path / "vllm" / path).read_bytes()
+
+
 def test_kserve_fetches_each_adapter_from_the_bucket(source: BundleSource, tmp_path: Path) -> None:
     found = manifests(write(source, tmp_path / "bundle", "s3"))
     (service,) = found["kserve/service.yaml"]
