@@ -27,6 +27,7 @@ TARGETS = (
     "docker",
     "adapters",
     "vllm",
+    "k8s",
     "lorax",
     "ollama",
     "llamacpp",
@@ -65,7 +66,7 @@ TARGETS = (
 @click.option(
     "--base-name",
     metavar="NAME",
-    help="For vllm, lorax and model cards: what the base is called there, if not as it is called here.",
+    help="For vllm, k8s, lorax and model cards: what the base is called there, if not as it is called here.",
 )
 @click.option(
     "--gguf-type",
@@ -75,7 +76,12 @@ TARGETS = (
 @click.option(
     "--base-image",
     metavar="IMAGE",
-    help="For docker: what the image is built on, Python 3.11 to 3.13 on glibc.",
+    help="For docker: what the image is built on, Python 3.11 to 3.13 on glibc; for k8s: vLLM's image.",
+)
+@click.option(
+    "--location",
+    metavar="URL",
+    help="For k8s: where the cluster finds the adapters: s3://, gs://, oci:// or pvc://; default: DEST, if a bucket.",
 )
 @click.option(
     "--build",
@@ -100,6 +106,7 @@ def materialize_command(
     base_name: str | None,
     gguf_type: str | None,
     base_image: str | None,
+    location: str | None,
     build: str | None,
     card: Path | None,
     **options: Any,
@@ -116,6 +123,8 @@ def materialize_command(
     docker    a folder that builds an image with an OpenAI-compatible server
     adapters  one base, several adapters, a server that chooses for each request
     vllm      adapters in PEFT's form, or a fused model, and how vLLM is started
+    k8s       adapters in PEFT's form, and manifests for KServe, the vLLM
+              production stack, AIBrix and llm-d
     lorax     adapters in PEFT's form, with factors in every layer, for LoRAX
     ollama    a Modelfile and GGUF files: a fused model, or base and adapter
     llamacpp  GGUF files for llama.cpp: the base and adapters, or a fused model
@@ -136,6 +145,7 @@ def materialize_command(
         base_name=base_name,
         gguf_type=gguf_type,
         base_image=base_image,
+        location=location,
         card=card and card.expanduser().absolute(),  # workers may run elsewhere
     )
     content: Content | None = None if fused is None else "fused" if fused else "adapters"
@@ -225,6 +235,6 @@ def _next_step(target: str, path: str, unfound_base: str | None) -> str | None:
         return f"{'BASE_MODEL=FOLDER ' if unfound_base else ''}sh {path}/serve.sh"
     if target == "llamacpp" and (Path(path) / "serve.sh").is_file():
         return f"sh {path}/serve.sh"
-    if target in ("lorax", "ollama", "llamacpp", "gguf", "oci", "hub"):
+    if target in ("k8s", "lorax", "ollama", "llamacpp", "gguf", "oci", "hub"):
         return f"see {path}/README.md"
     return f"mlx_lm.generate --model {path} --prompt TEXT"

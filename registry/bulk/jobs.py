@@ -76,7 +76,7 @@ class MaterializeJob:
                 target=self.target,
                 request=self.request,
                 content=self.content,
-                choices=self.choices,
+                choices=self.choices.of(name),
                 force=self.force,
             )
 

@@ -114,12 +114,16 @@ def materialize_all(
         reporter: hears what is going on, and how many are done, and how many there are.
 
     Raises:
-        BadInputError: the pattern has no `{name}`.
+        BadInputError: the pattern, or the location, has no `{name}`.
         FuseryError: as for `fuse_all`.
     """
     if "{name}" not in pattern:
         raise BadInputError(
             "many bundles need many destinations: DEST has no {name} in it", hint="DEST/{name}"
+        )
+    if choices and choices.location is not None and "{name}" not in choices.location:
+        raise BadInputError(
+            "many bundles are in many places: the location has no {name} in it", hint="--location URL/{name}"
         )
     request.check()
     local = local_path(pattern)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from fusery.storage.digest import Digest, digest_bytes, digest_json
@@ -23,7 +23,8 @@ class Choices:
         models: further names of served adapters, `NAME=REF:WEIGHT,REF:WEIGHT`.
         base_name: name of the base for servers that bring it themselves; None for its own name.
         gguf_type: format of the matrices in GGUF files, `f32`, `f16`, `bf16` or `q8_0`; None to keep theirs.
-        base_image: of a docker bundle's image; None for the default.
+        base_image: of a docker bundle's image, and the image of vLLM in a cluster; None for the default.
+        location: where a cluster will find the bundle, a URL; None for its destination, if that is a bucket.
         card: a team's own template for the model card; None for the built-in one.
     """
 
@@ -33,7 +34,14 @@ class Choices:
     base_name: str | None = None
     gguf_type: str | None = None
     base_image: str | None = None
+    location: str | None = None
     card: Path | None = None
+
+    def of(self, name: str) -> Choices:
+        """Return the options for one of many adapters, whose name takes the place of `{name}` in the location."""
+        return (
+            self if self.location is None else replace(self, location=self.location.replace("{name}", name))
+        )
 
     def digest(self) -> Digest:
         """Return one value for all options that change a bundle's bytes: the template by its content, `link` not at all.
@@ -42,6 +50,8 @@ class Choices:
             MissingFileError: the template cannot be read.
         """
         values = {name: value for name, value in asdict(self).items() if name != "link"}
+        if self.location is None:
+            del values["location"]  # bundles that were recorded before there was the option keep their value
         if self.card is not None:
             with opened(self.card) as file:
                 values["card"] = digest_bytes(file.read(MAX_CARD))

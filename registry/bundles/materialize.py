@@ -136,11 +136,12 @@ def materialize(
     place.require_free(force)
     workspace.database.require_writable()
     written: list[Written] = []
+    located = _located(chosen, place, options)
     with _gathered(workspace, references, chosen, holding, request, options, reporter) as gathered:
 
         def fill(folder: Path) -> Manifest:
             reporter.say(f"writing {place.name}")
-            written.append(write_bundle(gathered.source, chosen, folder, options))
+            written.append(write_bundle(gathered.source, chosen, folder, located))
             return written[-1].manifest
 
         done = deliver(
@@ -201,6 +202,15 @@ def _gathered(
         models=choices.models,
         whole=target.whole,
     )
+
+
+def _located(target: Target, place: Place, choices: Choices) -> Choices:
+    """Return the options with where the bundle will be found: at its destination, if nothing else is said and it can be."""
+    if not target.located or choices.location is not None:
+        return choices
+    from .cluster.location import Location
+
+    return replace(choices, location=place.text) if Location.in_bucket(place.text) else choices
 
 
 def _unfound_base(gathered: Gathered, choices: Choices) -> str | None:

@@ -44,6 +44,7 @@ class Target:
         single: the bundle is one file.
         names_base: its server is given the location of the base at start.
         whole: who reads its adapters takes whole tensors beside the factors.
+        located: its files say where it will be found.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Target:
     single: bool = False
     names_base: bool = False
     whole: bool = False
+    located: bool = False
 
     def content(self, wanted: Content | None, adapters: int) -> Content:
         """Return what a bundle will hold.
@@ -94,6 +96,7 @@ _ALL = (
     Target("docker", "docker"),
     Target("adapters", "adapters", ("adapters",)),
     Target("vllm", "vllm", ("adapters", "fused"), form="peft", base=False, names_base=True),
+    Target("k8s", "k8s", ("adapters",), form="peft", base=False, located=True),
     Target("lorax", "lorax", ("adapters",), form="peft", base=False, names_base=True),
     Target("ollama", "ollama", ("fused", "adapters"), form="peft"),
     Target("llamacpp", "llamacpp", ("adapters", "fused"), form="peft"),

@@ -56,6 +56,33 @@ def test_a_base_that_servers_do_not_find_is_told_of(stocked: Fusery) -> None:
         assert "BASE_MODEL" not in done.err
 
 
+def test_a_cluster_is_told_where_the_adapters_are(stocked: Fusery, tmp_path: Path) -> None:
+    words = ("materialize", "course_rec@1", "out", "--target", "k8s")
+    done = stocked(*words)
+    assert (done.code, done.out) == (2, "")
+    assert "'tiny' is not the id of a model on the hub" in done.err
+    assert "--base-name OWNER/NAME" in done.err
+    done = stocked(*words, "--base-name", "org/Tiny")
+    assert done.code == 2
+    assert "manifests have to say where the cluster finds the adapters" in done.err
+    assert "--location s3://BUCKET/PATH" in done.err
+    assert not (tmp_path / "out").exists()
+    options = (
+        "--base-name",
+        "org/Tiny",
+        "--location",
+        "oci://team/adapters:v1",
+        "--base-image",
+        "team/vllm:v2",
+    )
+    done = stocked(*words, *options)
+    assert done.code == 0, done.err
+    assert f"Next: see {tmp_path / 'out'}/README.md" in done.err
+    text = (tmp_path / "out" / "llm-d" / "server.yaml").read_text()
+    assert 'image: "team/vllm:v2"' in text
+    assert 'reference: "team/adapters:v1"' in text
+
+
 def test_what_cannot_be_is_said_in_a_sentence_and_leaves_nothing(
     fusery: Fusery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -199,7 +199,7 @@ def shelf(works: Registry, tmp_path_factory: pytest.TempPathFactory) -> dict[str
         content = "fused" if name == "vllm fused" else "adapters" if name == "hub adapter" else None
         fused = TARGETS[target].content(content, 1) == "fused"
         extra = {"request": fusing} if fused else {}
-        choices = Choices(base_name="org/tiny")
+        choices = Choices(base_name="org/tiny", location="oci://team/adapters:v1")
         written = works.bundles.materialize(
             "course_rec@1",
             place / name.replace(" ", "-"),

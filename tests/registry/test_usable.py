@@ -20,6 +20,7 @@ from broken_adapters import Spoil, edit_config, edit_tensors, without
 
 from fusery.registry import Registry
 from fusery.registry.adapters.finding import verdict
+from fusery.registry.bundles.choices import Choices
 from fusery.registry.bundles.target import TARGETS
 from fusery.registry.errors import BadInputError
 from fusery.registry.fusion.fuse import FuseRequest
@@ -315,6 +316,9 @@ def test_what_is_admitted_with_whole_tensors_is_fused_or_refused_by_name(
 EVERYWHERE = {"as it is", "no num_layers", "dora of old", "embedding", "bf16", "rslora", "dora"}
 """What every target is asked to take."""
 
+IN_A_CLUSTER = Choices(base_name="org/base", location="oci://team/adapters:v1")
+"""What has to be said for manifests."""
+
 REFUSED = {"one layer", "a stranger module less", "zero"}
 REFUSED_PEFT = {"alpha 0", "dropout null"}
 
@@ -375,8 +379,11 @@ def used_in_every_way(
     for target, content in wanted:
         out = scratch / f"{target}-{content}{'.tar' if TARGETS[target].single else ''}"
         request = {"request": KEEP} if content == "fused" else {}
+        told = IN_A_CLUSTER if TARGETS[target].located else None
         try:
-            registry.bundles.materialize(reference, out, target=target, content=content, **request)
+            registry.bundles.materialize(
+                reference, out, target=target, content=content, choices=told, **request
+            )
         except BadInputError as error:
             assert error.hint  # a reason, and a way on
             continue

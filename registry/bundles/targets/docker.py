@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from ...documents import provenance_part
-from ...errors import BadInputError
 from ...server.document import read_document
 from ...server.errors import DocumentError
 from ..cards.card import card_values
 from ..choices import Choices
+from ..image_names import checked_image
 from ..layout import Layout, LayoutError, model_layout
 from ..record import bundle_record, sealed_bytes
 from ..rendering import render, resource, server_files
@@ -27,12 +27,6 @@ BASE_IMAGE = "docker.io/library/python:3.12-slim-bookworm"
 """The default base image; any with Python 3.11 to 3.13 on glibc will do."""
 
 _HARMLESS = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,198}[a-z0-9])?")
-_IMAGE = re.compile(
-    r"(?:[A-Za-z0-9.-]{1,120}(?::[0-9]{1,5})?/)?[a-z0-9]+(?:[._/-]+[a-z0-9]+)*"
-    r"(?::[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?(?:@sha256:[0-9a-f]{64})?"
-)
-"""A reference to an image: the grammar of distribution/reference/reference.go, a little narrower."""
-
 _SPDX = {
     "apache-2.0": "Apache-2.0",
     "mit": "MIT",
@@ -50,7 +44,7 @@ _SPDX = {
 def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
     """Write `model/`, the server, its pinned requirements and `serving.json`, a Dockerfile, a file for compose and how to use them."""
     record = bundle_record(source, "docker", MODEL)
-    base_image = checked_image(choices.base_image or BASE_IMAGE)
+    base_image = checked_image(choices.base_image or BASE_IMAGE, BASE_IMAGE)
     write_model(source, bundle, choices, under=f"{MODEL}/")
     for name, content in server_files().items():
         bundle.write(name, content)
@@ -84,19 +78,6 @@ def check(folder: Path) -> Layout:
 def image_tag(name: str) -> str:
     """Return a bundle's name as the tag of an image, which has at most 128 characters."""
     return name[:128]
-
-
-def checked_image(reference: str) -> str:
-    """Return a reference to an image.
-
-    Raises:
-        BadInputError: it is none.
-    """
-    if not _IMAGE.fullmatch(reference):
-        raise BadInputError(
-            f"{reference[:60]!r} is not the name of an image", hint=f"for example: --base-image {BASE_IMAGE}"
-        )
-    return reference
 
 
 def labels(record: Mapping[str, Any]) -> list[tuple[str, str]]:

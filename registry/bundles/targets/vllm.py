@@ -63,7 +63,7 @@ def _write_adapters(source: BundleSource, bundle: BundleFolder, base: NamedBase)
     architecture = base_architecture(source)
     served = served_adapters(source, architecture)
     for each in served:
-        _require_adaptable(each, architecture)
+        require_adaptable(each, architecture)
     rank = max_rank(max(each.plain.rank for each in served))
     for each in served:
         write_peft(bundle, each, base.name)
@@ -77,12 +77,17 @@ def _write_adapters(source: BundleSource, bundle: BundleFolder, base: NamedBase)
     bundle.write("fusery.json", sealed_bytes(record, bundle.manifest()))
 
 
-def _require_adaptable(served: Served, base: Architecture) -> None:
+def require_adaptable(served: Served, base: Architecture) -> None:
+    """Refuse an update of the embedding or the head, where vLLM does not adapt them.
+
+    Raises:
+        BadInputError: it does not.
+    """
     ends = [path for path in served.plain.modules if path in ("lm_head", "model.embed_tokens")]
     if ends and base.model_type not in WITH_ENDS:
         raise BadInputError(
             f"{served.adapter.name} has an update of {ends[0]}, which vLLM does not adapt in {base.model_type}",
-            hint="--fused",
+            hint="--target vllm --fused",
         )
 
 
@@ -95,7 +100,7 @@ def max_rank(rank: int) -> int:
     found = next((each for each in RANKS if each >= rank), None)
     if found is None:
         raise BadInputError(
-            f"vLLM serves adapters up to rank {RANKS[-1]}, and one has {rank}", hint="--fused"
+            f"vLLM serves adapters up to rank {RANKS[-1]}, and one has {rank}", hint="--target vllm --fused"
         )
     return found
 

@@ -46,14 +46,15 @@ def stocked(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.mark.parametrize(
     ("target", "modules", "tensors"),
-    [("vllm", 28, 0), ("lorax", 56, 0), ("ollama", 28, 39), ("llamacpp", 28, 39)],
+    [("vllm", 28, 0), ("k8s", 28, 0), ("lorax", 56, 0), ("ollama", 28, 39), ("llamacpp", 28, 39)],
 )
 def test_adapters_beside_their_base(
     stocked: Registry, target: str, modules: int, tensors: int, tmp_path: Path
 ) -> None:
     """Two adapters of seven modules in two of four layers; LoRAX gets them in every layer."""
+    choices = Choices(base_name="org/Tiny", location="s3://bucket/models") if target == "k8s" else None
     bundle = stocked.bundles.materialize(
-        ["course_rec@1", "course_rec@2"], tmp_path / "out", target=target, content="adapters"
+        ["course_rec@1", "course_rec@2"], tmp_path / "out", target=target, content="adapters", choices=choices
     )
     assert bundle.to_dict()["layout"] == {"tensors": tensors, "modules": modules, "adapters": 2}
     assert bundle.adapters == ("course_rec_v1_20260115", "course_rec_v2_20260201")
@@ -61,7 +62,7 @@ def test_adapters_beside_their_base(
     digests = [stocked.adapters.show(name)["digest"] for name in bundle.adapters]
     assert [adapter["digest"] for adapter in record["adapters"]] == digests
     again = stocked.bundles.materialize(
-        ["course_rec@1", "course_rec@2"], tmp_path / "out", target=target, content="adapters"
+        ["course_rec@1", "course_rec@2"], tmp_path / "out", target=target, content="adapters", choices=choices
     )
     assert again.existed
     kept = [each for each in stocked.adapters.show("course_rec@2")["bundles"] if each["target"] == target]
@@ -86,7 +87,7 @@ def test_what_a_server_calls_the_base_can_be_said(stocked: Registry, tmp_path: P
 
 
 def test_a_target_holds_what_it_can(stocked: Registry, tmp_path: Path) -> None:
-    for target, content in (("lorax", "fused"), ("gguf", "adapters")):
+    for target, content in (("lorax", "fused"), ("k8s", "fused"), ("gguf", "adapters")):
         with pytest.raises(BadInputError, match=f"the target {target} takes no --"):
             stocked.bundles.materialize("course_rec@1", tmp_path / "out", target=target, content=content)  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()

@@ -67,10 +67,11 @@ def _model(bundle: Path, target: str, scratch: Path) -> Path:
     return bundle / "model" if (bundle / "model").is_dir() else bundle
 
 
-@pytest.mark.parametrize("target", ["vllm", "lorax", "hub"])
+@pytest.mark.parametrize("target", ["vllm", "k8s", "lorax", "hub"])
 def test_peft_reads_an_adapter(base: Path, adapter: Path, target: str, tmp_path: Path) -> None:
     (tmp_path / "bundle").mkdir()
-    make_bundle(adapters_source(base, tmp_path / "rendered", adapter), target, tmp_path / "bundle")
+    choices = {"base_name": "org/Tiny-1M", "location": "pvc://adapters"} if target == "k8s" else {}
+    make_bundle(adapters_source(base, tmp_path / "rendered", adapter), target, tmp_path / "bundle", **choices)
     folder = tmp_path / "bundle" if target == "hub" else tmp_path / "bundle" / "adapters" / ADAPTER
     ours = mlx_logits(base, adapter)
     theirs = peft_logits(base, folder, tmp_path)

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import tiny_models
+import yaml
 from bundle_cases import make_bundle
 from consumers import adapters_source
 from peft_folders import make_peft
@@ -101,17 +102,40 @@ def test_the_rank_that_vllm_is_started_with_is_one_it_takes(
     assert expected in RANKS
 
 
-def test_a_rank_that_vllm_has_no_room_for_is_refused(base: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("location", ["oci://team/adapters:v1", "pvc://adapters"])
+def test_vllm_in_a_cluster_finds_every_module_of_the_base(base: Path, location: str, tmp_path: Path) -> None:
+    """As it is started by llm-d's manifest, which has the folder of the adapters mounted."""
+    wanted = ["self_attn.q_proj", "mlp.down_proj", "lm_head", "model.embed_tokens"]
+    adapter = tiny_models.make_adapter(tmp_path / "some_v1_20260115", base, keys=wanted, rank=12)
+    folder = bundle(base, "k8s", tmp_path, adapter, base_name="org/Tiny-1M", location=location)
+    manifest = yaml.safe_load((folder / "llm-d" / "server.yaml").read_text())
+    options = manifest["spec"]["template"]["spec"]["containers"][0]["args"]
+    rank = int(options[options.index("--max-lora-rank") + 1])
+    assert rank in RANKS
+    found = vllm_modules(folder / "adapters", "some_v1_20260115", options[0], rank)
+    assert found == set(tiny_models.adapted_modules(read_architecture(base).config, 2, wanted))
+
+
+FOR_VLLM: dict[str, dict[str, str]] = {
+    "vllm": {},
+    "k8s": {"base_name": "org/Tiny-1M", "location": "s3://bucket/models"},
+}
+
+
+@pytest.mark.parametrize("target", FOR_VLLM)
+def test_a_rank_that_vllm_has_no_room_for_is_refused(base: Path, target: str, tmp_path: Path) -> None:
     adapter = tiny_models.make_adapter(tmp_path / "some_v1_20260115", base, num_layers=1, rank=513)
-    with pytest.raises(BadInputError, match="up to rank 512, and one has 513"):
-        bundle(base, "vllm", tmp_path, adapter)
+    with pytest.raises(BadInputError, match="up to rank 512, and one has 513") as caught:
+        bundle(base, target, tmp_path, adapter, **FOR_VLLM[target])
+    assert caught.value.hint == "--target vllm --fused"
 
 
-def test_vllm_does_not_adapt_the_head_of_every_architecture(tmp_path: Path) -> None:
+@pytest.mark.parametrize("target", FOR_VLLM)
+def test_vllm_does_not_adapt_the_head_of_every_architecture(target: str, tmp_path: Path) -> None:
     base = tiny_models.make_base(tmp_path / "base", kind="qwen2", layers=2, hidden=64, intermediate=128)
     adapter = tiny_models.make_adapter(tmp_path / "some_v1_20260115", base, keys=["lm_head"])
     with pytest.raises(BadInputError, match="lm_head, which vLLM does not adapt in qwen2"):
-        bundle(base, "vllm", tmp_path, adapter)
+        bundle(base, target, tmp_path, adapter, **FOR_VLLM[target])
 
 
 def lorax_modules(adapter: Path, layers: int) -> set[str]:
