@@ -59,7 +59,7 @@ soak: $(VENV)/.dev $(VENV)-azurite/.server  ## Try a million damaged headers, a 
 	FUSERY_SOAK=1 $(BIN)/python -P -m pytest -q -p no:xdist tests/end_to_end/test_concurrency.py tests/fuzz tests/registry/collect/test_model.py tests/registry/audit/test_respellings.py tests/registry/audit/test_flips.py tests/registry/releases/test_history.py tests/registry/catalog/where/test_select.py tests/web/test_api.py tests/web/test_hostile.py
 	FUSERY_SOAK=1 $(BIN)/python -P -m pytest -q -p no:xdist tests/storage -k "beside_killed_and_slow_ones or never_yields_wrong_data"
 	@$(MAKE) --no-print-directory $(VENV)-vllm/.server || echo "vLLM does not install here, and is not compared with (see requirements/vllm.in)"
-	FUSERY_SOAK=1 $(BIN)/python -P -m pytest -q -rs -p no:xdist tests/end_to_end/test_vllm.py
+	FUSERY_SOAK=1 $(BIN)/python -P -m pytest -q -rs -p no:xdist tests/end_to_end/test_vllm.py tests/end_to_end/test_vllm_live.py
 
 build: $(VENV)/.dev  ## Build the wheel and the source archive in dist/
 	$(BIN)/uv build --quiet --python $(BIN)/python --no-build-isolation --out-dir dist
@@ -69,7 +69,7 @@ lock: $(VENV)/.uv  ## Pin all requirements anew, by hash
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --extra dev -o requirements/dev.txt pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --extra web --extra postgres --extra s3 -c requirements/dev.txt -o requirements/team.txt pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate -o requirements/peft.txt requirements/peft.in
-	$(BIN)/uv pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_28 --generate-hashes --no-header --no-annotate --no-emit-package torchaudio --no-emit-package torchcodec -o requirements/vllm.txt requirements/vllm.in
+	$(BIN)/uv pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_28 --generate-hashes --no-header --no-annotate --no-emit-package torchaudio --no-emit-package torchcodec -o requirements/vllm.txt requirements/vllm.in pyproject.toml
 
 clean:  ## Remove what make made
 	rm -rf $(VENV) $(VENV)-azurite $(VENV)-bench $(VENV)-browser $(VENV)-peft $(VENV)-vllm demo-home build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -100,10 +100,11 @@ $(VENV)-peft/.peers: $(VENV)/.uv requirements/peft.txt
 	@touch $@
 
 # vLLM's build for a CPU, for Python 3.11 on Linux x86-64; PyTorch's is where pip is told to look, if it is.
-$(VENV)-vllm/.server: $(VENV)/.uv requirements/vllm.txt requirements/vllm_named.py
+$(VENV)-vllm/.server: $(VENV)/.uv requirements/vllm.txt requirements/vllm_named.py plugins/vllm/pyproject.toml
 	$(PYTHON) -m venv $(VENV)-vllm
 	links="$$($(PYTHON) -m pip config get global.find-links 2>/dev/null)"; \
 	$(BIN)/uv pip install --quiet --python $(VENV)-vllm/bin/python --no-deps --require-hashes --only-binary :all: $${links:+--find-links "$$links"} -r requirements/vllm.txt
+	$(BIN)/uv pip install --quiet --python $(VENV)-vllm/bin/python --no-deps --no-build-isolation --editable . --editable plugins/vllm
 	$(VENV)-vllm/bin/python requirements/vllm_named.py
 	@touch $@
 

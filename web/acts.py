@@ -11,6 +11,7 @@ from fusery.registry.errors import BadInputError
 from fusery.registry.record import Record
 from fusery.registry.records.adapter import Adapter
 from fusery.registry.records.alias import Moved
+from fusery.registry.records.deployment import Deployed
 from fusery.registry.records.token import Role
 from fusery.registry.registration.amend import Amended
 from fusery.registry.releases.approvals import Approval
@@ -132,6 +133,10 @@ def _tag(registry: Registry, values: Values) -> Amended:
     return registry.adapters.amend(values["adapter"], tags=tags, clear=clear, reason=values["reason"])
 
 
+def _record(registry: Registry, values: Values) -> Deployed:
+    return registry.deployments.record(values["adapter"], values["place"], note=values["note"])
+
+
 def _end(registry: Registry, values: Values) -> Ended:
     ended = registry.deployments.end([values["place"]], reason=values["reason"])
     return Ended(place=values["place"], ended=tuple(ended))
@@ -235,6 +240,20 @@ ACTS: Sequence[Act] = (
         _tag,
         lambda done: of_adapter(done.name),
         now={"tags": lambda adapter: "\n".join(f"{name}={value}" for name, value in adapter.tags.items())},
+    ),
+    Act(
+        "record-deployment",
+        "Record where it runs",
+        "Says that this adapter runs at a place from now on.",
+        "publisher",
+        (
+            _ADAPTER,
+            Field("place", "Place", required=True, said="such as prod-eu/ranker"),
+            Field("note", "Note", "text"),
+        ),
+        Deployed,
+        _record,
+        lambda _: "/places",
     ),
     Act(
         "end-deployment",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
 
@@ -20,15 +20,21 @@ if TYPE_CHECKING:
     from ..workspace import Workspace
 
 
+_SHAPE = ("config", "weights", "parameters", "dtype", "quantization", "written_by_mlx")
+
+
 def recorded_architecture(base: tables.BaseModel) -> Architecture:
     """Return a base's architecture from its record, without its files."""
+    return architecture_of({name: getattr(base, name) for name in _SHAPE})
+
+
+def architecture_of(values: Mapping[str, Any]) -> Architecture:
+    """Return a base's architecture from the columns of its record."""
     weights = {
         module: Weight(module, tuple(shape), dtype, bits)
-        for module, (shape, dtype, bits) in base.weights.items()
+        for module, (shape, dtype, bits) in values["weights"].items()
     }
-    return Architecture(
-        base.config, weights, base.parameters, base.dtype, base.quantization, base.written_by_mlx
-    )
+    return Architecture(weights=weights, **{name: values[name] for name in _SHAPE if name != "weights"})
 
 
 def locate_files(

@@ -34,7 +34,7 @@ _SERVERS = "servers"
 def write_adapter(
     workspace: Workspace, name: str, folder: Path, form: Form, *, base_name: str | None = None
 ) -> Manifest:
-    """Fill an empty folder with an adapter; the same adapter gives the same bytes.
+    """Fill an empty folder with an adapter and its record; the same adapter gives the same bytes.
 
     Args:
         workspace: the registry's parts.
@@ -57,16 +57,22 @@ def write_adapter(
         if form == "mlx":
             bundle.copy(source.adapters[0].files)
         else:
-            _write_plain(source, bundle, base_name)
+            write_plain(source, bundle, base_name)
         bundle.write(RECORD, sealed_bytes(_record(source, bundle), bundle.manifest()))
         return bundle.manifest()
 
 
-def _write_plain(source: BundleSource, bundle: BundleFolder, base_name: str | None) -> None:
+def write_plain(source: BundleSource, bundle: BundleFolder, base_name: str | None) -> int:
+    """Write an adapter's two files as every server computes them alike; return how many modules of the base it changes.
+
+    Raises:
+        BadInputError: it is one that servers pass over or compute otherwise, or has a module that the base does not have.
+    """
     base = base_architecture(source)
     require_shared_names(base, _SERVERS)
     (served,) = served_adapters(source, base)
     write_peft(bundle, served, named_base(source, base, base_name, _SERVERS).name, under="")
+    return len(served.plain.modules)
 
 
 def _record(source: BundleSource, bundle: BundleFolder) -> dict[str, Any]:

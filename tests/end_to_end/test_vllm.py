@@ -5,40 +5,21 @@ Part of `make soak`, which installs it where it installs (requirements/vllm.txt)
 
 from __future__ import annotations
 
-import os
-import subprocess
-import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import course_answers
 import llama_server
 import numpy as np
 import openai
 import pytest
+import vllm_server
 from consumers import mlx_logits
 from course_answers import NAMES
 from course_bundles import course_bundles, question_tokens
 from installation import Installation
-from peft_folders import ROOT
 from ports import free_port
 
-VLLM = ROOT / ".venv-vllm"
-SETTINGS = {
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-    "OMP_NUM_THREADS": "1",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "VLLM_NO_USAGE_STATS": "1",
-    "HF_HUB_OFFLINE": "1",
-}
-STARTING = 1200
-"""Seconds until a server that does not answer is given up."""
-
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not os.environ.get("FUSERY_SOAK"), reason="takes minutes to start: make soak"),
-    pytest.mark.skipif(not (VLLM / ".server").exists(), reason="vLLM's build for a CPU is not installed"),
-]
+pytestmark = vllm_server.MARKS
 
 
 @pytest.fixture(scope="module")
@@ -50,42 +31,10 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Installation:
 
 @pytest.fixture(scope="module")
 def client(shipped: Installation) -> Iterator[openai.OpenAI]:
-    port, words = free_port(), ["--enforce-eager", "--max-model-len", "512", "--max-num-seqs", "4"]
-    environment = {
-        **os.environ,
-        **SETTINGS,
-        "PATH": f"{VLLM / 'bin'}:{os.environ['PATH']}",
-        "BASE_MODEL": str(shipped.folder / "adapters" / "base"),
-    }
-    log = shipped.folder / "vllm.log"
-    with log.open("w") as file:
-        script = shipped.folder / "served" / "serve.sh"
-        server = subprocess.Popen(
-            ["sh", script, "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", *words],
-            env=environment,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        with openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", timeout=300) as found:
-            _await(server, found, log)
-            yield found
-    finally:
-        server.terminate()
-        server.wait(timeout=60)
-
-
-def _await(server: subprocess.Popen[bytes], client: openai.OpenAI, log: Path) -> None:
-    end = time.monotonic() + STARTING
-    while time.monotonic() < end:
-        try:
-            client.with_options(max_retries=0, timeout=10).models.list()
-        except openai.APIConnectionError:
-            assert server.poll() is None, log.read_text()[-3000:]
-            time.sleep(1)
-        else:
-            return
-    pytest.fail(f"vLLM did not answer within {STARTING} s")
+    script = shipped.folder / "served" / "serve.sh"
+    environment = {"BASE_MODEL": str(shipped.folder / "adapters" / "base")}
+    with vllm_server.started(["sh", script], free_port(), shipped.folder / "vllm.log", environment) as found:
+        yield found
 
 
 def test_a_plain_client_gets_what_it_names(client: openai.OpenAI) -> None:

@@ -1,0 +1,246 @@
+"""Adapters for servers that ask by name: found, refused or fetched, once for all servers of a machine.
+
+A server keeps what a name led to for its life.  So a name has to lead to the same bytes for ever: full names and versions
+do, aliases do not.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from fusery.storage.digest import digest_file, digest_json
+from fusery.storage.errors import FuseryError, StorageError
+from fusery.storage.failures import os_failures
+from fusery.storage.jsonfile import read_object
+
+from ..bundles.delivery.local import LocalFolder
+from ..bundles.writing import BundleFolder
+from ..documents import document_bytes
+from ..errors import BadInputError, UnknownReferenceError
+from ..names import Reference
+from .sources import AdapterSource, Found
+
+LOG = logging.getLogger(__name__)
+
+UNKNOWN_SECONDS = 10.0
+"""For which a name that nothing has is not asked for again."""
+
+MOST_UNKNOWN = 1_000
+"""Names that are kept for that."""
+
+_FILES = "adapter"
+_NOTE = "fusery.json"
+
+
+class NotServedError(BadInputError):
+    """An adapter is known, and not to be served."""
+
+    code = "not_served"
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """An adapter that a server can load.
+
+    Attributes:
+        name: its full name.
+        digest: that it is registered under.
+        folder: with its two files, which stay as they are.
+        modules: of the base that it changes.
+    """
+
+    name: str
+    digest: str
+    folder: Path
+    modules: int
+
+
+class Resolver:
+    """Finds adapters for one server.
+
+    Args:
+        source: the registry.
+        root: folder of this machine for their files; several servers may share it.
+        place: what deployments call the server; empty to record none.
+        via: what resolves, for deployments: `vllm`, `dynamo`.
+        aliases: an alias is taken for what it means when it is first asked for.
+        base: name or digest of the base that the server has, where what the server calls it is no name of it.
+    """
+
+    def __init__(
+        self,
+        source: AdapterSource,
+        root: Path,
+        *,
+        place: str = "",
+        via: str = "resolver",
+        aliases: bool = False,
+        base: str | None = None,
+    ) -> None:
+        self._source, self._root, self._place, self._via = source, root, place, via
+        self._aliases, self._base = aliases, base
+        self._unknown: dict[str, float] = {}
+        self._lock = threading.Lock()
+        self._begun = False
+
+    def resolve(self, asked: str, base_called: str) -> Resolved | None:
+        """Return the adapter that a name means; None if none is called so.
+
+        Args:
+            asked: what a request asks for.
+            base_called: what the server calls its base: a hub id, or a folder.
+
+        Raises:
+            NotServedError: it is yanked, an alias, of another base, or nothing that servers compute.
+            FuseryError: the registry or its files cannot be reached, or are damaged.
+        """
+        reference = self._reference(asked)
+        if reference is None or self._is_unknown(asked):
+            return None
+        try:
+            found = self._source.look(reference)
+        except UnknownReferenceError:
+            self._note_unknown(asked)
+            return None
+        self._require_servable(found, base_called)
+        resolved = self._fetched(found, base_called)
+        self._record(found)
+        return resolved
+
+    def close(self) -> None:
+        """Record that nothing of it runs any more, since the server ends."""
+        if self._begun:
+            self._end("the server ended")
+        self._source.close()
+
+    def _reference(self, asked: str) -> str | None:
+        try:
+            reference = Reference.parse(asked)
+        except BadInputError:
+            return None
+        if reference.kind in ("name", "version"):
+            return reference.text
+        if reference.kind in ("alias", "latest"):
+            if self._aliases:
+                return reference.text
+            raise NotServedError(
+                f"{asked} may mean another adapter tomorrow, and a server keeps what a name led to first: ask for the full"
+                " name or for TASK@VERSION, or resolve aliases before the server"
+            )
+        return None
+
+    def _is_unknown(self, asked: str) -> bool:
+        with self._lock:
+            since = self._unknown.get(asked)
+            return since is not None and time.monotonic() - since < UNKNOWN_SECONDS
+
+    def _note_unknown(self, asked: str) -> None:
+        with self._lock:
+            while len(self._unknown) >= MOST_UNKNOWN:
+                del self._unknown[next(iter(self._unknown))]
+            self._unknown.pop(asked, None)
+            self._unknown[asked] = time.monotonic()
+
+    def _require_servable(self, found: Found, base_called: str) -> None:
+        if found.yanked is not None:
+            raise NotServedError(f"{found.name} was withdrawn")
+        base = found.base
+        said = self._base is not None and self._base in (base.name, base.digest)
+        if not said and base_called not in base.called and not base.lies_in(base_called):
+            raise NotServedError(
+                f"{found.name} stands on {base.name}, and this server has {base_called[:200]!r}",
+                hint=f"if that is the same model: FUSERY_SERVED_BASE={base.name}",
+            )
+
+    def _fetched(self, found: Found, base_called: str) -> Resolved:
+        key = digest_json({"adapter": found.digest, "name": found.name, "base": base_called})[:32]
+        folder = self._root / key
+        with self._alone(key):
+            if (ready := _read(folder, found)) is not None:
+                return ready
+            LOG.info("fetching %s", found.name)
+            place = LocalFolder(folder)
+            with place.building() as work:
+                (work / _FILES).mkdir()
+                bundle = BundleFolder(work / _FILES)
+                modules = self._source.write(found, bundle, base_called)
+                files = [entry.to_dict() for entry in bundle.manifest()]
+                note = {"name": found.name, "digest": found.digest, "modules": modules, "files": files}
+                (work / _NOTE).write_bytes(document_bytes(note))
+                self._only(work)
+                place.publish(work, bundle.manifest(), replace=place.occupied())
+            ready = _read(folder, found)
+        if ready is None:
+            raise StorageError(f"{folder} does not hold what was written to it")
+        LOG.info("%s changes %d modules of %s", found.name, ready.modules, found.base.name)
+        return ready
+
+    @staticmethod
+    def _only(work: Path) -> None:
+        """Leave nothing beside the two files and the note: what a source worked with lies there too."""
+        for path in work.iterdir():
+            if path.name not in (_FILES, _NOTE):
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
+
+    @contextmanager
+    def _alone(self, key: str) -> Iterator[None]:
+        """Hold the right to write one adapter's folder on this machine."""
+        locks = self._root / ".locks"
+        with os_failures(f"write {locks}", near=self._root):
+            locks.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(locks / key, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _record(self, found: Found) -> None:
+        """Record that it runs; who cannot has a server that works all the same."""
+        if not self._place:
+            return
+        try:
+            if not self._begun:
+                # What an earlier life of the server has left.
+                self._end("the server began anew")
+                self._begun = True
+            self._source.record(found, self._place, self._via)
+        except FuseryError as error:
+            LOG.warning("that %s runs here is not on record: %s", found.name, error)
+
+    def _end(self, reason: str) -> None:
+        try:
+            self._source.end(self._place, self._via, reason)
+        except UnknownReferenceError:
+            return  # nothing ever ran there
+        except FuseryError as error:
+            LOG.warning("what ran here is not ended on record: %s", error)
+
+
+def _read(folder: Path, found: Found) -> Resolved | None:
+    """Return what a folder holds, every byte hashed; None if it is not the adapter."""
+    try:
+        note = read_object(folder / _NOTE)
+        files = {str(each["path"]): (each["sha256"], each["size"]) for each in note["files"]}
+        inside = folder / _FILES
+        if (note["name"], note["digest"]) != (found.name, found.digest):
+            return None
+        if {path.name for path in inside.iterdir()} != set(files):
+            return None
+        if any((inside / name).is_symlink() or digest_file(inside / name) != files[name] for name in files):
+            return None
+        return Resolved(found.name, found.digest, inside, int(note["modules"]))
+    except (OSError, StorageError, KeyError, TypeError, ValueError):
+        return None

@@ -1,0 +1,102 @@
+"""vLLM itself, up and running: adapters that a sync loads and unloads, and those that it asks the registry for.
+
+Part of `make soak`, which installs it where it installs (requirements/vllm.txt); it takes minutes to start.
+"""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from collections.abc import Iterator
+
+import course_answers
+import json_calls
+import llama_server
+import openai
+import pytest
+import vllm_server
+from course_answers import NAMES
+from course_bundles import course_bundles
+from installation import Installation
+from ports import free_port
+
+pytestmark = vllm_server.MARKS
+
+BASE, V1, V2 = NAMES
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Installation:
+    return course_bundles(tmp_path_factory.mktemp("live"))
+
+
+@pytest.fixture(scope="module")
+def client(made: Installation) -> Iterator[openai.OpenAI]:
+    base = made.folder / "adapters" / "base"
+    words = [vllm_server.VLLM / "bin" / "vllm", "serve", base, "--served-model-name", BASE, "--enable-lora"]
+    environment = {
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "true",
+        "VLLM_PLUGINS": "fusery",
+        "FUSERY_HOME": str(made.folder / "home"),
+        "FUSERY_USER": "vllm",
+        "FUSERY_SERVED_FILES": str(made.folder / "served-files"),
+    }
+    log = made.folder / "vllm.log"
+    with vllm_server.started([*words, "--max-lora-rank", "64"], free_port(), log, environment) as found:
+        yield found
+
+
+def models(client: openai.OpenAI) -> set[str]:
+    return {model.id for model in client.models.list()}
+
+
+def answers(client: openai.OpenAI, name: str) -> list[str]:
+    return llama_server.chats(client, name, course_answers.questions())
+
+
+def test_a_sync_loads_what_answers_as_it_should(made: Installation, client: openai.OpenAI) -> None:
+    to = f"vllm={str(client.base_url).removesuffix('/v1/')}"
+    found = made.json("sync", V1, "--to", to)
+    assert [(step["act"], step["done"]) for step in found["steps"]] == [("load", True)]
+    assert models(client) == {BASE, V1}
+    expected = course_answers.answers()
+    assert answers(client, V1) == expected[V1]
+    assert answers(client, BASE) == expected[BASE]
+    made.run("sync", V1, "--to", to, "--check")
+    # What it says itself when its state is changed behind the record's back, and what its sources say that it says.
+    url, folder = f"{client.base_url}", made.folder / "home" / "synced"
+    [path] = folder.glob(f"*/{V1}")
+    assert json_calls.post(f"{url}load_lora_adapter", {"lora_name": V1, "lora_path": str(path)}).status == 400
+    assert (
+        json_calls.post(f"{url}load_lora_adapter", {"lora_name": "x", "lora_path": "/nowhere/x"}).status
+        == 404
+    )
+    assert json_calls.post(f"{url}unload_lora_adapter", {"lora_name": "x"}).status == 404
+    assert json_calls.post(f"{url}unload_lora_adapter", {"lora_name": V1}).status == 200
+    made.run("sync", V1, "--to", to, "--check", code=1)
+    made.run("sync", V1, "--to", to)
+    assert answers(client, V1) == expected[V1]
+    made.run("sync", "--none", "--to", to)
+    assert models(client) == {BASE}
+    assert made.json("deploy", "list") == []
+
+
+def test_what_it_does_not_know_it_asks_the_registry_for(made: Installation, client: openai.OpenAI) -> None:
+    assert answers(client, V2) == course_answers.answers()[V2]
+    assert V2 in models(client)
+    [row] = made.json("deploy", "list")
+    port = client.base_url.port
+    assert (row["name"], row["place"], row["via"]) == (V2, f"vllm@{socket.gethostname()}:{port}", "vllm")
+    with pytest.raises(openai.NotFoundError):
+        llama_server.chat(client, "course_rec_v9_20270101", "Hello")
+    made.run("alias", "set", V2, "prod")
+    with pytest.raises(openai.BadRequestError, match="may mean another adapter tomorrow"):
+        llama_server.chat(client, "course_rec#prod", "Hello")
+    made.run("yank", V1, "--reason", "bad data")
+    with pytest.raises(openai.BadRequestError, match="was withdrawn"):
+        llama_server.chat(client, V1, "Hello")
+    made.run("yank", V1, "--undo", "--reason", "good data")
+    assert llama_server.chat(client, f"course_rec@{V1.split('_v')[1][0]}", course_answers.questions()[0])
+    # Files of the machine that are damaged are not handed over.
+    shutil.rmtree(made.folder / "served-files")
+    assert answers(client, V1) == course_answers.answers()[V1]

@@ -1,0 +1,271 @@
+"""Adapters for servers that ask by name, from a registry's own parts and from its server: found, refused, fetched once."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import lora_server
+import pytest
+import tiny_models
+from page_server import pages_of
+
+from fusery.registry import Registry
+from fusery.registry.errors import BadInputError, ServerUnavailableError
+from fusery.registry.sync import resolving
+from fusery.registry.sync.resolving import NotServedError, Resolver
+from fusery.registry.sync.served_from import resolver_of_environment
+from fusery.registry.sync.sources import AdapterSource, Found, OwnRegistry, RegistryOverHttp
+from fusery.registry.workspace import Workspace
+from fusery.storage.errors import FuseryError
+from fusery.web.doors import Proxies, TeamDoor
+
+from .conftest import V1, V2, running
+
+FILES = {"adapter_config.json", "adapter_model.safetensors"}
+
+
+@pytest.fixture(params=["own", "http"])
+def source(
+    request: pytest.FixtureRequest, stocked: Registry, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[AdapterSource]:
+    """The same registry, reached in both ways."""
+    if request.param == "own":
+        yield OwnRegistry(Workspace(stocked.workspace.settings))
+        return
+    monkeypatch.setenv("FUSERY_TOKEN", stocked.tokens.create("gpu-1", "publisher").secret)
+    with pages_of(stocked, TeamDoor(stocked, Proxies())) as url:
+        opened = RegistryOverHttp(url)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def resolver(source: AdapterSource, tmp_path: Path) -> Resolver:
+    return Resolver(source, tmp_path / "files", place="vllm@gpu-1:8000", via="vllm")
+
+
+def test_a_name_and_a_version(resolver: Resolver, stocked: Registry) -> None:
+    found = resolver.resolve(V1, "tiny")
+    assert found is not None
+    assert (found.name, found.modules) == (V1, 14)
+    assert {path.name for path in found.folder.iterdir()} == FILES
+    assert all(path.lstat().st_nlink == 1 for path in found.folder.iterdir()), "Dynamo takes no links"
+    lora_server.require_loadable(found.folder, 8)
+    config = json.loads((found.folder / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "tiny"
+    assert resolver.resolve("course_rec@1", "tiny") == found
+    assert running(stocked) == [V1]
+    [row] = stocked.deployments.list()
+    assert row.place == "vllm@gpu-1:8000"
+
+
+def test_the_same_bytes_in_both_ways(
+    stocked: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = Resolver(OwnRegistry(stocked.workspace), tmp_path / "own").resolve(V2, "tiny")
+    monkeypatch.setenv("FUSERY_TOKEN", stocked.tokens.create("gpu-1", "reader").secret)
+    with pages_of(stocked, TeamDoor(stocked, Proxies())) as url:
+        source = RegistryOverHttp(url)
+        theirs = Resolver(source, tmp_path / "theirs").resolve(V2, "tiny")
+        source.close()
+    assert own is not None and theirs is not None
+    for name in FILES:
+        assert (own.folder / name).read_bytes() == (theirs.folder / name).read_bytes()
+
+
+def test_what_is_refused_and_why(
+    resolver: Resolver, stocked: Registry, tmp_path: Path, tiny_base: Path
+) -> None:
+    stocked.aliases.set("prod", "course_rec@2")
+    for asked in ("course_rec#prod", "course_rec@latest"):
+        with pytest.raises(NotServedError, match="may mean another adapter tomorrow"):
+            resolver.resolve(asked, "tiny")
+    stocked.adapters.yank("course_rec@1", reason="bad data")
+    with pytest.raises(NotServedError, match="was withdrawn"):
+        resolver.resolve(V1, "tiny")
+    with pytest.raises(NotServedError, match="stands on tiny, and this server has 'Qwen/Qwen3-0.6B'"):
+        resolver.resolve(V2, "Qwen/Qwen3-0.6B")
+    tiny_models.make_adapter(tmp_path / "dora", tiny_base, seed=4, fine_tune_type="dora")
+    stocked.adapters.register(tmp_path / "dora", base="tiny", task="rerank", date="20260301")
+    with pytest.raises(BadInputError, match="is a DoRA"):
+        resolver.resolve("rerank@1", "tiny")
+    assert running(stocked) == []
+    assert not [path for path in (tmp_path / "files").glob("*") if path.name != ".locks"]
+
+
+@pytest.mark.parametrize(
+    "asked",
+    ["gpt-4", "", "../../etc/passwd", "course_rec", "a" * 5000, "x_v1_20260101", "deadbeef", "tiny", "a\0b"],
+)
+def test_what_is_no_adapter_is_somebody_else_s(resolver: Resolver, asked: str, tmp_path: Path) -> None:
+    assert resolver.resolve(asked, "tiny") is None
+    assert not (tmp_path / "files").exists()
+
+
+def test_the_base_by_its_files_and_by_what_is_said(
+    source: AdapterSource, stocked: Registry, tiny_base: Path, tmp_path: Path
+) -> None:
+    assert Resolver(source, tmp_path / "a").resolve(V1, str(tiny_base)) is not None
+    shutil.copytree(tiny_base, tmp_path / "other")
+    config = json.loads((tmp_path / "other" / "config.json").read_text())
+    (tmp_path / "other" / "config.json").write_text(json.dumps({**config, "rope_theta": 5.0}))
+    with pytest.raises(NotServedError):
+        Resolver(source, tmp_path / "a").resolve(V1, str(tmp_path / "other"))
+    assert Resolver(source, tmp_path / "a", base="tiny").resolve(V1, str(tmp_path / "other")) is not None
+    digest = stocked.bases.show("tiny").digest
+    assert Resolver(source, tmp_path / "a", base=digest).resolve(V1, "anything") is not None
+    with pytest.raises(NotServedError):
+        Resolver(source, tmp_path / "a", base="other").resolve(V1, "anything")
+
+
+def test_an_alias_is_pinned_where_that_is_asked_for(
+    source: AdapterSource, stocked: Registry, tmp_path: Path
+) -> None:
+    stocked.aliases.set("prod", "course_rec@2")
+    found = Resolver(source, tmp_path / "files", aliases=True).resolve("course_rec#prod", "tiny")
+    assert found is not None and found.name == V2
+
+
+def test_files_that_are_damaged_are_fetched_again(resolver: Resolver) -> None:
+    found = resolver.resolve(V1, "tiny")
+    assert found is not None
+    weights = found.folder / "adapter_model.safetensors"
+    data = weights.read_bytes()
+    for damage in (data[:-1], data[:-1] + bytes([data[-1] ^ 1])):
+        weights.write_bytes(damage)
+        assert resolver.resolve(V1, "tiny") == found
+        assert weights.read_bytes() == data
+    (found.folder / "more").write_text("x")
+    assert resolver.resolve(V1, "tiny") == found
+    assert {path.name for path in found.folder.iterdir()} == FILES
+
+
+class Counted(OwnRegistry):
+    """Counts what is fetched, and takes its time."""
+
+    fetched = 0
+
+    def write(self, found: Found, *arguments: object) -> int:
+        Counted.fetched += 1
+        return super().write(found, *arguments)  # type: ignore[arg-type]
+
+
+def test_several_servers_fetch_once(
+    stocked: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Counted, "fetched", 0)
+    results = []
+
+    def run() -> None:
+        with Registry(Workspace(stocked.workspace.settings)) as other:
+            results.append(Resolver(Counted(other.workspace), tmp_path / "files").resolve(V1, "tiny"))
+
+    threads = [threading.Thread(target=run) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 6 and len(set(results)) == 1
+    assert Counted.fetched == 1
+
+
+PROCESS = """
+import sys, os
+from pathlib import Path
+from fusery.registry.sync.served_from import resolver_of_environment
+found = resolver_of_environment(os.environ, "vllm", "-").resolve(sys.argv[1], "tiny")
+print(found.folder)
+"""
+
+
+@pytest.mark.slow
+def test_several_processes_and_one_that_is_killed(stocked: Registry, tmp_path: Path) -> None:
+    """Whoever comes after one that was killed while it fetched fetches, and all end up with one folder."""
+    import os
+
+    settings = stocked.workspace.settings
+    environment = {
+        **os.environ,
+        "FUSERY_HOME": str(settings.home),
+        "FUSERY_DATABASE_URL": settings.database,
+        "FUSERY_SERVED_FILES": str(tmp_path / "files"),
+    }
+    words = [sys.executable, "-c", PROCESS, V1]
+    started = [subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    started[0].kill()
+    said = {process.communicate()[0].strip() for process in started[1:]}
+    started[0].communicate()
+    assert len(said) == 1
+    assert {path.name for path in Path(said.pop()).iterdir()} == FILES
+
+
+def test_a_registry_that_is_away(stocked: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is neither a refusal nor nothing: the server says that it cannot tell."""
+    monkeypatch.setenv("FUSERY_TOKEN", stocked.tokens.create("gpu-1", "reader").secret)
+    with pages_of(stocked, TeamDoor(stocked, Proxies())) as url:
+        source = RegistryOverHttp(url)
+    with pytest.raises(ServerUnavailableError):
+        Resolver(source, tmp_path / "files").resolve(V1, "tiny")
+    source.close()
+
+
+def test_a_reader_s_token_serves_and_the_log_says_what_is_not_on_record(
+    stocked: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("FUSERY_TOKEN", stocked.tokens.create("gpu-1", "reader").secret)
+    with pages_of(stocked, TeamDoor(stocked, Proxies())) as url:
+        source = RegistryOverHttp(url)
+        found = Resolver(source, tmp_path / "files", place="vllm@gpu-1:8000").resolve(V1, "tiny")
+        source.close()
+    assert found is not None
+    assert running(stocked) == []
+    assert "is not on record" in caplog.text
+
+
+def test_a_server_s_life_on_record(source: AdapterSource, stocked: Registry, tmp_path: Path) -> None:
+    place = "vllm@gpu-1:8000"
+    stocked.deployments.record("course_rec@2", "elsewhere")
+    first = Resolver(source, tmp_path / "files", place=place, via="vllm")
+    first.resolve(V1, "tiny")
+    # It was killed; the next one on the same port knows that nothing of it runs.
+    second = Resolver(source, tmp_path / "files", place=place, via="vllm")
+    second.resolve(V2, "tiny")
+    assert [each.name for each in stocked.deployments.list(place=place)] == [V2]
+    second.close()
+    assert stocked.deployments.list(place=place) == []
+    assert [each.name for each in stocked.deployments.list()] == [V2]
+    reasons = [each.detail["reason"] for each in stocked.upkeep.log() if each.action == "deployment.ended"]
+    assert reasons == ["the server began anew", "the server ended"]
+
+
+def test_what_nothing_has_is_not_asked_for_again_at_once(
+    source: AdapterSource, stocked: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    look: Callable[[str], Found] = source.look
+    monkeypatch.setattr(source, "look", lambda name: (asked.append(name), look(name))[1])
+    monkeypatch.setattr(resolving, "MOST_UNKNOWN", 3)
+    resolver = Resolver(source, tmp_path / "files")
+    for _ in range(3):
+        assert resolver.resolve("rerank_v1_20260301", "tiny") is None
+    assert len(asked) == 1
+    for number in range(2, 6):
+        resolver.resolve(f"rerank_v{number}_20260301", "tiny")
+    assert resolver.resolve("rerank_v1_20260301", "tiny") is None
+    assert len(asked) == 6
+    monkeypatch.setattr(resolving, "UNKNOWN_SECONDS", 0)
+    resolver.resolve("rerank_v1_20260301", "tiny")
+    assert len(asked) == 7
+
+
+def test_what_the_environment_says(tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match="FUSERY_SERVED_ALIASES"):
+        resolver_of_environment({"FUSERY_SERVED_ALIASES": "yes"}, "vllm", "here")
+    with pytest.raises(FuseryError, match="token"):
+        resolver_of_environment({"FUSERY_SERVER": "https://fusery.example"}, "vllm", "here")
