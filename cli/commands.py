@@ -39,7 +39,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "materialize": ("materialize", "Write a deployable bundle of one adapter, or of several."),
         "serve": ("serve", "Serve adapters of one base with OpenAI's API."),
         "alias": ("alias", "Move names such as course_rec#prod; see who held them when."),
-        "sync": ("sync", "Bring a live server, or a folder, to the adapters it should have."),
+        "sync": ("sync", "Give a live server, or a folder, the adapters it should have."),
         "deploy": ("deploy", "Record where something runs; see what ran where when."),
         "path": ("path", "Print a folder of this machine with REF's files, to be loaded."),
         "export": ("export", "Write an adapter's folder, ready for git."),

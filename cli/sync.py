@@ -74,7 +74,7 @@ def sync_command(
     base_name: str | None,
     insecure_http: bool,
 ) -> int:
-    """Bring a live server, or a folder, to the adapters that it should have.
+    """Give a live server, or a folder, the adapters it should have.
 
     Loads what is wanted and not there, unloads what it has brought and is not wanted any more, and touches nothing else.  What
     is yanked goes.  Adapters are loaded under their full names, which never mean anything else; REF may be an alias, and is

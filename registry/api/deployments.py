@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -11,8 +12,6 @@ from fusery.storage.progress import SILENT, Reporter
 from .resource import Named, Resource, named, said
 
 if TYPE_CHECKING:
-    import threading
-
     from ..records.deployment import Deployed, Deployment
     from ..sync.outcome import Synced
     from ..sync.sync import SyncRequest

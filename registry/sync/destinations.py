@@ -6,19 +6,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..errors import BadInputError
 from .desired import Desired
 from .plan import Standing
 
-if TYPE_CHECKING:
-    from ..workspace import Workspace
-
 SERVERS = ("vllm", "sglang", "fusery")
 """Kinds of servers that take adapters while they run."""
 
-_HINT = "--to vllm=http://HOST:PORT, sglang=http://HOST:PORT, fusery=http://HOST:PORT, a folder, or s3://BUCKET/FOLDER"
+HINT = "--to vllm=http://HOST:PORT, sglang=http://HOST:PORT, fusery=http://HOST:PORT, a folder, or s3://BUCKET/FOLDER"
 
 
 class Destination(ABC):
@@ -106,26 +102,5 @@ class DestinationOptions:
         if not equals or "/" in kind or not url.startswith(("http://", "https://")):
             return None
         if kind not in SERVERS:
-            raise BadInputError(f"{kind[:40]!r} is no server that takes adapters while it runs", hint=_HINT)
+            raise BadInputError(f"{kind[:40]!r} is no server that takes adapters while it runs", hint=HINT)
         return kind
-
-
-def destination_of(workspace: Workspace, options: DestinationOptions) -> Destination:
-    """Return the destination that is meant; nothing is asked or written yet.
-
-    Raises:
-        BadInputError: there can be none.
-    """
-    if options.to.startswith(("http://", "https://")):
-        raise BadInputError("which kind of server is that?", hint=_HINT)
-    if (kind := options.kind) is not None:
-        from .servers import ModelServer
-
-        return ModelServer.at(workspace, kind, options)
-    if options.folder is not None or options.seen_as is not None:
-        raise BadInputError("--folder and --seen-as are for servers", hint=_HINT)
-    if not options.to.strip():
-        raise BadInputError("nowhere is no place", hint=_HINT)
-    from .folders import folders_at
-
-    return folders_at(workspace, options.to, base_name=options.base_name)

@@ -119,6 +119,7 @@ class Resolver:
     def close(self) -> None:
         """Record that nothing of it runs any more, since the server ends."""
         if self._begun:
+            self._begun = False
             self._end("the server ended")
         self._source.close()
 

@@ -21,9 +21,10 @@ from ..database import leases
 from ..errors import BadInputError, DatabaseUnavailableError, LeaseLostError
 from ..releases.deployments import end_deployments, list_deployments, record_deployment
 from .desired import Desired, desired
-from .destinations import Destination, DestinationOptions, destination_of
+from .destinations import Destination, DestinationOptions
 from .outcome import Synced, SyncStep
 from .plan import Step, plan
+from .reaching import destination_of
 
 if TYPE_CHECKING:
     from ..workspace import Workspace

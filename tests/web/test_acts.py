@@ -198,6 +198,12 @@ def test_each_act_is_done_under_the_name_and_leads_to_its_page(pages: Pages) -> 
         ),
         ("tags", {"adapter": newest, "tags": "stage="}, "adapter.amended", f"/adapters/{newest}"),
         (
+            "record-deployment",
+            {"adapter": newest, "place": "vllm@gpu-1:8000", "note": ""},
+            "deployment.recorded",
+            "/places",
+        ),
+        (
             "end-deployment",
             {"place": "https://edge.example/1", "reason": "moved"},
             "deployment.ended",
@@ -252,6 +258,8 @@ def test_what_is_wrong_keeps_what_was_written(pages: Pages) -> None:
         ("roll-back", {"alias": "course_rec#nope", "reason": "x"}, 404),
         ("roll-back", {"alias": "no alias at all", "reason": "x"}, 400),
         ("end-deployment", {"place": "nowhere", "reason": "x"}, 404),
+        ("record-deployment", {"adapter": newest, "place": " ", "note": ""}, 400),
+        ("record-deployment", {"adapter": "nope@1", "place": "here", "note": ""}, 404),
         ("promote", {"adapter": newest, "alias": "../..", "reason": "x"}, 400),
     ]:
         answer = pages.send(act, **fields)
