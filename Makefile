@@ -59,7 +59,7 @@ soak: $(VENV)/.dev $(VENV)-azurite/.server  ## Try a million damaged headers, a 
 	FUSERY_SOAK=1 $(BIN)/python -P -m pytest -q -p no:xdist tests/end_to_end/test_concurrency.py tests/fuzz tests/registry/collect/test_model.py tests/registry/audit/test_respellings.py tests/registry/audit/test_flips.py tests/registry/releases/test_history.py tests/registry/catalog/where/test_select.py tests/web/test_api.py tests/web/test_hostile.py
 	FUSERY_SOAK=1 $(BIN)/python -P -m pytest -q -p no:xdist tests/storage -k "beside_killed_and_slow_ones or never_yields_wrong_data"
 	@$(MAKE) --no-print-directory $(VENV)-vllm/.server || echo "vLLM does not install here, and is not compared with (see requirements/vllm.in)"
-	FUSERY_SOAK=1 $(BIN)/python -P -m pytest -q -rs -p no:xdist tests/end_to_end/test_vllm.py tests/end_to_end/test_vllm_live.py
+	FUSERY_SOAK=1 $(BIN)/python -P -m pytest -q -rs -p no:xdist tests/end_to_end/test_vllm.py tests/end_to_end/test_vllm_live.py tests/end_to_end/test_live_servers.py
 
 build: $(VENV)/.dev  ## Build the wheel and the source archive in dist/
 	$(BIN)/uv build --quiet --python $(BIN)/python --no-build-isolation --out-dir dist

@@ -118,7 +118,7 @@ def test_a_sync_that_is_killed_at_any_instant(stocked: Fusery, tmp_path: Path, k
         assert stocked_run("course_rec@1", "--to", to) == 0
         whole = time.monotonic() - began
         hit = 0
-        for turn in range(5):
+        for turn in range(int(os.environ.get("FUSERY_SOAK") or 0) * 20 or 4):
             wanted = V2 if turn % 2 == 0 else V1
             process = started(wanted, "--to", to)
             time.sleep(whole * dice.uniform(0.4, 1.0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,12 @@ from course_answers import NAMES
 from course_bundles import course_bundles
 from installation import PROGRAM, Installation
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not os.environ.get("FUSERY_SOAK"), reason="a minute and more for sixty answers: make soak"
+    ),
+]
 
 BASE, V1, V2 = NAMES
 QUESTIONS = course_answers.questions()[:10]
