@@ -18,13 +18,22 @@ _DONE = {
     "load": "loaded",
     "replace": "replaced",
     "unload": "unloaded",
+    "record": "recorded",
     "end": "gone",
     "keep": "there",
     "leave": "left alone",
     "blocked": "in the way",
     "withheld": "withheld",
 }
-_WOULD = {**_DONE, "load": "to load", "replace": "to replace", "unload": "to unload", "end": "gone already"}
+_BRINGS = ("load", "replace")
+_GOES = ("unload", "end")
+_WOULD = {
+    **_DONE,
+    "load": "to load",
+    "replace": "to replace",
+    "unload": "to unload",
+    "record": "not on record",
+}
 
 
 @command("sync")
@@ -32,6 +41,7 @@ _WOULD = {**_DONE, "load": "to load", "replace": "to replace", "unload": "to unl
 @click.option(
     "--to",
     required=True,
+    multiple=True,
     metavar="PLACE",
     help="vllm=URL, sglang=URL, fusery=URL, a folder, or one in a bucket: s3://BUCKET/FOLDER.",
 )
@@ -58,11 +68,16 @@ _WOULD = {**_DONE, "load": "to load", "replace": "to replace", "unload": "to unl
 @click.option(
     "--base-name", metavar="NAME", help="What the base is called there, if not as it is called here."
 )
+@click.option(
+    "--place",
+    metavar="NAME",
+    help="What the record calls it; default: PLACE, and this machine's name where it is on it.",
+)
 @click.option("--insecure-http", is_flag=True, help="Let the server's key go over a network as it is.")
 def sync_command(
     session: Session,
     references: tuple[str, ...],
-    to: str,
+    to: tuple[str, ...],
     where: str | None,
     task: str | None,
     nothing: bool,
@@ -72,6 +87,7 @@ def sync_command(
     folder: Path | None,
     seen_as: str | None,
     base_name: str | None,
+    place: str | None,
     insecure_http: bool,
 ) -> int:
     """Give a live server, or a folder, the adapters it should have.
@@ -87,54 +103,57 @@ def sync_command(
 
     if (dry_run + check + (watch is not None)) > 1:
         raise click.UsageError("--dry-run, --check and --watch exclude each other.")
-    destination = DestinationOptions(to, folder, seen_as, base_name, insecure_http)
+    if len(to) > 1:
+        raise click.UsageError("One place at a time.\nHint: fusery sync ... --to PLACE for each of them")
+    destination = DestinationOptions(to[0], folder, seen_as, base_name, insecure_http, place)
     request = SyncRequest(destination, references, where, task, nothing)
     if watch is not None:
         return _watched(session, request, watch)
-    looks = dry_run or check
-    found = session.registry.deployments.sync(request, dry_run=looks, reporter=session.reporter())
-    _emit(session, found, looks=looks)
+    found = session.registry.deployments.sync(request, dry_run=dry_run or check, reporter=session.reporter())
+    shown = [step for step in found.steps if step.is_drift or not check]
+    session.emit(
+        found,
+        names=[
+            step.adapter for step in shown if check or step.act == "keep" or step.act in _BRINGS and step.done
+        ],
+        human=lambda: _print(session, found, shown, looks=dry_run or check),
+    )
     if check:
         return 1 if found.drift else 0
-    return 0 if looks or found.ok else 1
+    return 0 if dry_run or found.ok else 1
 
 
 def _watched(session: Session, request: SyncRequest, every: float) -> int:
     import threading
     from contextlib import suppress
 
+    def told(found: Synced) -> None:
+        if session.json:
+            session.document(found, indent=None)
+        else:
+            _print(session, found, list(found.steps), looks=False)
+
     with suppress(KeyboardInterrupt):
         session.registry.deployments.watch(
-            request,
-            every=every,
-            told=lambda found: _emit(session, found, looks=False),
-            ended=threading.Event(),
-            reporter=session.reporter(),
+            request, every=every, told=told, ended=threading.Event(), reporter=session.reporter()
         )
     return 0
 
 
-def _emit(session: Session, found: Synced, *, looks: bool) -> None:
-    def human() -> None:
-        session.print(cell(found.place))
-        width = max((len(step.adapter) for step in found.steps), default=0)
-        for step in found.steps:
-            session.print("  " + _line(step, width, looks=looks).rstrip())
-        if not found.steps:
-            session.print("  nothing is there, and nothing is wanted")
-
-    session.emit(
-        found, names=[step.adapter for step in found.steps if step.act == "keep" or step.done], human=human
-    )
+def _print(session: Session, found: Synced, shown: list[SyncStep], *, looks: bool) -> None:
+    session.print(cell(found.place))
+    width = max((len(step.adapter) for step in shown), default=0)
+    for step in shown:
+        session.print("  " + _line(step, width, looks=looks).rstrip())
+    if not shown:
+        session.print(
+            "  all is as it should be" if found.steps else "  nothing is there, and nothing is wanted"
+        )
 
 
 def _line(step: SyncStep, width: int, *, looks: bool) -> str:
-    undone = step.is_drift and not step.done and not looks
-    word = (
-        "not " + _DONE[step.act]
-        if undone and step.act != "blocked"
-        else (_WOULD if looks else _DONE)[step.act]
-    )
-    # Of what went because nobody wants it any more, there is nothing to say.
-    said = step.reason if not step.done or step.references else None
-    return f"{word:<12}  {cell(step.adapter):<{width}}  {cell(said or ' '.join(step.references))}"
+    undone = step.act in _BRINGS + _GOES and not step.done and not looks
+    word = f"not {_DONE[step.act]}" if undone else (_WOULD if looks else _DONE)[step.act]
+    # Of what comes for the first time, and of what went because nobody wants it any more, there is nothing to say.
+    said = step.reason if not step.done or step.references or step.act in _BRINGS else None
+    return f"{word:<13}  {cell(step.adapter):<{width}}  {cell(said or ' '.join(step.references))}"

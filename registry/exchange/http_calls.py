@@ -99,6 +99,7 @@ class HttpCalls:
         address: of the server.
         token: sent with each; empty for none.
         patience: how often something is tried without getting further.
+        secret: what the token is called.
         hint: for whoever has no token, or another one.
         given_up: set when nobody wants an answer any more.
     """
@@ -106,6 +107,7 @@ class HttpCalls:
     address: ServerAddress
     token: str = field(repr=False)
     patience: int = ATTEMPTS
+    secret: str = "token"
     hint: str = "ask an admin for a new one"
     given_up: threading.Event = field(default_factory=threading.Event)
 
@@ -147,6 +149,7 @@ class HttpCalls:
         body: bytes | None = None,
         *,
         timeout: float = TIMEOUT,
+        whole: float | None = None,
         again: frozenset[str] = frozenset(),
     ) -> bytes:
         """Send a request, as often as it takes, and return the JSON that is answered.
@@ -156,18 +159,50 @@ class HttpCalls:
             path: below the server's address.
             body: JSON to send.
             timeout: seconds for which it may think.
+            whole: seconds for all of an answer, however it comes in pieces; None for no such bound.
             again: codes of refusals after which it is sent again.
         """
 
         def once(_: Patience) -> bytes:
             headers = {"Content-Type": "application/json"} if body is not None else {}
-            with self.answer(method, path, body, headers, timeout=timeout, again=again) as response:
+            with (
+                self._within(whole),
+                self.answer(method, path, body, headers, timeout=timeout, again=again) as response,
+            ):
                 data = response.read(_ANSWER + 1)
             if len(data) > _ANSWER:
                 raise ServerRefusedError(f"{self.address.url} answers with more than can be read")
             return data
 
         return self.tried(once)
+
+    @contextmanager
+    def _within(self, seconds: float | None) -> Iterator[None]:
+        """Hang up when an answer of this thread's takes too long in all, as one that comes byte by byte does."""
+        if seconds is None:
+            yield
+            return
+        connection, late = self._connection(), threading.Event()
+
+        def hang_up() -> None:
+            late.set()
+            with suppress(OSError):
+                if connection.sock is not None:
+                    connection.sock.shutdown(socket.SHUT_RDWR)
+
+        timer = threading.Timer(seconds, hang_up)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        except (PassingError, OSError, ValueError) as error:
+            if late.is_set():
+                raise PassingError(f"the answer did not come within {seconds:.0f} s") from error
+            raise
+        finally:
+            timer.cancel()
+        if late.is_set():
+            raise PassingError(f"the answer did not come within {seconds:.0f} s")
 
     def tried(self, once: Callable[[Patience], T]) -> T:
         """Return what a function returns, called again while it raises `PassingError` and there is patience.
@@ -314,7 +349,7 @@ class HttpCalls:
                 hint="give the address that it leads to",
             )
         if status == 401:
-            said = "does not take this token" if self.token else "wants a token"
+            said = f"does not take this {self.secret}" if self.token else f"wants a {self.secret}"
             return ServerRefusedError(f"{self.address.url} {said}", hint=self.hint)
         if code in _KNOWN:
             return _KNOWN[code](message, hint=hint or None)

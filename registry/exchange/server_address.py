@@ -38,12 +38,13 @@ class ServerAddress:
     secure: bool
 
     @classmethod
-    def parse(cls, text: str, *, insecure: bool = False) -> ServerAddress:
+    def parse(cls, text: str, *, insecure: bool = False, variable: str = "FUSERY_TOKEN") -> ServerAddress:
         """Return where a URL leads.
 
         Args:
             text: the URL.
             insecure: a token may go over a network as it is.
+            variable: the environment variable that the token is in.
 
         Raises:
             BadInputError: it is no such URL, has a password in it, or leads over a network without TLS.
@@ -59,7 +60,7 @@ class ServerAddress:
             # Not repeated: there may be a password in it.
             raise BadInputError(
                 "the URL of a server has no name, password or query in it",
-                hint="the token belongs into FUSERY_TOKEN or FUSERY_TOKEN_FILE",
+                hint=f"the token belongs into {variable} or {variable}_FILE",
             )
         secure = parts.scheme == "https"
         if not (secure or insecure or _is_loopback(host)):
@@ -69,6 +70,11 @@ class ServerAddress:
             )
         path = parts.path.rstrip("/")
         return cls(f"{parts.scheme}://{parts.netloc}{path}", host, port, path, secure)
+
+    @property
+    def loopback(self) -> bool:
+        """It is on this machine."""
+        return _is_loopback(self.host)
 
 
 def _is_loopback(host: str) -> bool:

@@ -44,7 +44,7 @@ def record_deployment(
     note: str = "",
     replace: bool = False,
     via: str | None = None,
-    anew: bool = False,
+    anew: str | None = None,
 ) -> Deployed:
     """Record that something runs at a place from now on; if it does already, nothing changes.
 
@@ -57,7 +57,7 @@ def record_deployment(
         note: for people.
         replace: everything that ran there until now has ended.
         via: what keeps the record up to date; None where somebody says so.
-        anew: if it is on record that it runs there, it has come anew, as after a restart.
+        anew: why it has come anew, if it is on record that it runs there already; None if it has not.
 
     Raises:
         UnknownReferenceError: nothing has that name.
@@ -68,11 +68,15 @@ def record_deployment(
         subject = shippable(find_things(session, reference, lies), reference)
         standing = [row for row in _at(session, where) if row.ended_at is None]
         known = [row for row in standing if _is(row, subject)]
-        same = None if anew else next((row for row in known if via is None or row.via == via), None)
+        same = (
+            None if anew is not None else next((row for row in known if via is None or row.via == via), None)
+        )
         given_way = [row for row in (standing if replace else known) if row is not same]
         now = workspace.database.utcnow(session)
         for row in given_way:
-            reason = "it begins anew" if row in known else f"replaced by {_title(session, subject)}"
+            reason = (
+                anew or f"from now on by {via}" if row in known else f"replaced by {_title(session, subject)}"
+            )
             _end(workspace, session, row, now, reason)
         row = same or _new(workspace, session, subject, where, said, now, via)
         facts, *ended = _facts(session, [row, *given_way])

@@ -74,10 +74,10 @@ def create_app(
     @app.get("/v1/models")
     async def models(request: Request) -> Response:
         tenant = access(request).tenant
-        if tenant is not None and tenant.loads:
-            tenant = None  # who changes what is served sees all of it
-        listed = [_model(service, name, created) for name in service.table.names(tenant)]
-        return JSONResponse({"object": "list", "data": listed})
+        # Who changes what is served sees all of it.
+        loads = loading is not None and (tenant is None or tenant.loads)
+        listed = [_model(service, name, created) for name in service.table.names(None if loads else tenant)]
+        return JSONResponse({"object": "list", "data": listed, "loads": loads})
 
     @app.get("/v1/models/{name:path}")
     async def model(name: str, request: Request) -> Response:

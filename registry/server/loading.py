@@ -2,26 +2,29 @@
 
 The two paths, their bodies and their answers are vLLM's (vllm/entrypoints/serve/lora/), so that what deploys adapters to
 vLLM deploys them here.  An adapter's folder is in mlx-lm's form and lies below one folder that the server was started
-with: a request must not make the server read what else is on the machine.
+with: a request must not make the server read what else is on the machine (`shelf`).
 """
 
 from __future__ import annotations
 
-import asyncio
+import logging
 from pathlib import Path
 from typing import TypeVar
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import PlainTextResponse
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
-from .bodies import read_object
+from .bodies import DEFAULT_MODEL, read_object
 from .calls import ClientGoneError
 from .completing import announced, received
 from .document import Adapter, Digest, Name, reason
 from .errors import AdapterError, DocumentError, Refusal
 from .keys import Keys
 from .reload import Reloader
+from .shelf import ShelfError, copied
+
+LOG = logging.getLogger(__name__)
 
 MOST_BYTES = 16 << 10
 """Of a request's body."""
@@ -32,6 +35,14 @@ B = TypeVar("B", bound="_Body")
 class _Body(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
     lora_name: Name
+
+    @field_validator("lora_name")
+    @classmethod
+    def _plain(cls, name: str) -> str:
+        # It is shown in logs and lists, and asked for by people.
+        if not name.isprintable() or not name.isascii() or name != name.strip() or name == DEFAULT_MODEL:
+            raise ValueError("it is no name for an adapter")
+        return name
 
 
 class _Load(_Body):
@@ -60,6 +71,8 @@ def add_loading(app: FastAPI, keys: Keys, reloader: Reloader, root: Path) -> Non
     """
 
     def require_allowed(request: Request) -> None:
+        if "origin" in request.headers:
+            raise Refusal(403, "web pages load no adapters, wherever they are from", code="forbidden")
         tenant = keys.authenticate(request.headers.get("authorization")).tenant
         if tenant is not None and not tenant.loads:
             raise Refusal(403, "this key may not load adapters", code="forbidden")
@@ -74,11 +87,16 @@ def add_loading(app: FastAPI, keys: Keys, reloader: Reloader, root: Path) -> Non
                 "an adapter is not replaced in place: a name stands for the same bytes",
                 param="load_inplace",
             )
-        folder = await asyncio.to_thread(_within, root, body.lora_path)
         try:
-            await reloader.stand_beside(Adapter(name=body.lora_name, folder=str(folder), digest=body.digest))
+            # Copied first, so that nothing changes, and nothing else is read, between the look and the loading.
+            async with copied(root, body.lora_path) as folder:
+                entry = Adapter(name=body.lora_name, folder=str(folder), digest=body.digest)
+                await reloader.stand_beside(entry)
+        except ShelfError as error:
+            raise Refusal(error.status, str(error), param="lora_path") from error
         except (AdapterError, DocumentError) as error:
             raise Refusal(400, str(error), param="lora_name") from error
+        LOG.info("%s was loaded by a request", body.lora_name)
         return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' added successfully.")
 
     @app.post("/v1/unload_lora_adapter")
@@ -92,22 +110,8 @@ def add_loading(app: FastAPI, keys: Keys, reloader: Reloader, root: Path) -> Non
                 param="lora_name",
                 code="model_not_found",
             )
+        LOG.info("%s was unloaded by a request", body.lora_name)
         return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' removed successfully.")
-
-
-def _within(root: Path, path: str) -> Path:
-    """Return a folder below another, links followed.
-
-    Raises:
-        Refusal: it is none; whether there is something elsewhere is not told.
-    """
-    try:
-        found, whole = (root / path).resolve(), root.resolve()
-        if found != whole and found.is_relative_to(whole) and found.is_dir():
-            return found
-    except (OSError, ValueError, RuntimeError):  # too long, a NUL, links in a circle
-        pass
-    raise Refusal(404, "there is no such folder where this server may load adapters from", param="lora_path")
 
 
 async def _body(request: Request, kind: type[B]) -> B:

@@ -20,6 +20,10 @@ SECONDS = 1.0
 """Between two looks at the file."""
 
 
+MOST_BESIDE = 1000
+"""Adapters that come by requests."""
+
+
 class Reloader:
     """Looks at the document's file and does what it says when it has changed."""
 
@@ -64,6 +68,8 @@ class Reloader:
         async with self._lock:
             if entry.name in self._service.table.names(None):
                 raise DocumentError(f"{entry.name[:100]!r} is served already")
+            if len(self._beside) >= MOST_BESIDE:
+                raise DocumentError(f"{MOST_BESIDE} adapters came by requests already: unload one")
             await self._follow(self._document, {**self._beside, entry.name: entry})
 
     async def put_away(self, name: str) -> bool:
@@ -91,9 +97,10 @@ class Reloader:
             residents[entry.name] = (
                 have[same] if same else await asyncio.wrap_future(self._service.read(entry))
             )
-        self._service.publish(whole, residents)
+        self._service.publish(whole, residents, beside.keys())
         self._document, self._beside = document, beside
-        LOG.info("what is served has changed: %s", ", ".join(residents) or "no adapters")
+        before, now = set(have), set(residents)
+        LOG.info("adapters came: %s; and went: %s", _some(now - before), _some(before - now))
 
     def _state(self) -> tuple[int, int, int] | None:
         try:
@@ -106,3 +113,8 @@ class Reloader:
 def _fixed(document: Document) -> tuple[object, ...]:
     limits = document.limits
     return document.base, limits.batch, limits.context, limits.prompt_cache_bytes
+
+
+def _some(names: set[str]) -> str:
+    shown = ", ".join(sorted(names)[:10]) or "none"
+    return shown if len(names) <= 10 else f"{shown} and {len(names) - 10} more"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import secrets
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from .document import Document, Tenant
@@ -31,14 +31,17 @@ class Target:
 class Table:
     """The names and the adapters of one document; it is replaced as a whole, never changed."""
 
-    def __init__(self, document: Document, residents: Mapping[str, Resident]) -> None:
+    def __init__(
+        self, document: Document, residents: Mapping[str, Resident], beside: Collection[str] = ()
+    ) -> None:
         """Make the table.
 
         Args:
             document: what is served.
             residents: the adapters in memory by name, all of the document's.
+            beside: names of those that came by a request: no request that names no model is meant for them.
         """
-        self.document = document
+        self.document, self._beside = document, frozenset(beside)
         self._targets = {document.base.name: Target(document.base.name, None, document.base.digest)}
         for adapter in document.adapters:
             self._targets[adapter.name] = Target(adapter.name, residents[adapter.name], adapter.digest)
@@ -49,7 +52,8 @@ class Table:
     @property
     def default(self) -> str | None:
         """The name of what answers requests that name no model: there is one where there is nothing to choose."""
-        return next(iter(self._targets)) if len(self._targets) == 1 else None
+        own = [name for name in self._targets if name not in self._beside]
+        return own[0] if len(own) == 1 else None
 
     @property
     def residents(self) -> list[Resident]:

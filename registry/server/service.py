@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -143,9 +143,11 @@ class Service:
         """Read an adapter into memory; return the future."""
         return self.engine.load(adapter.name, self.folder / adapter.folder, adapter.digest)
 
-    def publish(self, document: Document, residents: dict[str, Resident]) -> None:
+    def publish(
+        self, document: Document, residents: dict[str, Resident], beside: Collection[str] = ()
+    ) -> None:
         """Answer from now on by another document, whose adapters are all in memory; what is in progress goes on."""
-        self.table = Table(document, residents)
+        self.table = Table(document, residents, beside)
         self.metrics.adapters.set(len(residents))
         self.metrics.adapter_bytes.set(sum(resident.nbytes for resident in residents.values()))
         self.engine.sweep()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from sqlalchemy import select
 
 from fusery.storage.digest import digest_file
 from fusery.storage.errors import StorageError
@@ -13,10 +15,11 @@ from fusery.storage.manifest import Manifest
 
 from .. import tables
 from ..catalog.listing import list_adapters
+from ..database.batches import batches
 from ..errors import BadInputError
 from ..records.references import resolve_adapter
 from ..records.views import entries
-from ..records.withdrawals import standing_yank
+from ..records.withdrawals import is_yanked, standing_yank
 from ..registration.trained_on import known_as
 
 if TYPE_CHECKING:
@@ -77,7 +80,7 @@ class Desired:
 
     Attributes:
         adapters: by name, in the order in which they were asked for.
-        withdrawn: names of yanked adapters, each with the reason.
+        withdrawn: names of yanked adapters that were asked for, each with the reason.
         references: what was asked for, by the name of the adapter that it means.
     """
 
@@ -117,10 +120,15 @@ def desired(
     Raises:
         UnknownReferenceError: a reference, or the task, is not known: an alias that is gone is no reason to unload.
         WhereError: the expression is not one.
+        BadInputError: nothing fits: whoever wants nothing says so.
     """
     chosen: list[str] = []
     if where is not None or task is not None:
         chosen = [each.name for each in list_adapters(workspace, where=where, task=task)]
+    if not references and not chosen:
+        raise BadInputError(
+            "no adapter fits, and so all that was brought would go", hint="--none, if that is what is wanted"
+        )
     asked: dict[str, list[str]] = {}
     rows: dict[str, tables.Adapter] = {}
     withdrawn: dict[str, str] = {}
@@ -145,3 +153,16 @@ def desired(
             withdrawn,
             said,
         )
+
+
+def yanked_among(workspace: Workspace, names: Collection[str]) -> Mapping[str, str]:
+    """Return those of some names that are yanked adapters of this registry, each with the reason."""
+    adapter, found = tables.Adapter, {}
+    with workspace.database.read() as session:
+        for chosen in batches(sorted(names)):
+            for row in session.scalars(
+                select(adapter).where(adapter.name.in_(chosen), is_yanked(adapter.id))
+            ):
+                yank = standing_yank(session, row)
+                found[row.name] = yank.reason if yank is not None else ""
+    return found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import socket
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -13,6 +15,9 @@ from .plan import Standing
 
 SERVERS = ("vllm", "sglang", "fusery")
 """Kinds of servers that take adapters while they run."""
+
+_WORD = re.compile(r"[A-Za-z0-9_-]+")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 HINT = "--to vllm=http://HOST:PORT, sglang=http://HOST:PORT, fusery=http://HOST:PORT, a folder, or s3://BUCKET/FOLDER"
 
@@ -65,6 +70,10 @@ class Destination(ABC):
         """Take away what was brought; what is gone already is fine."""
 
     @abstractmethod
+    def in_the_way(self, name: str) -> str:
+        """Return what is said of something that has an adapter's name and is not what was brought under it."""
+
+    @abstractmethod
     def sweep(self, stay: Collection[str]) -> None:
         """Remove what is left of interrupted commands, and of what was taken away; `stay` are the adapters that stay."""
 
@@ -83,6 +92,7 @@ class DestinationOptions:
         seen_as: what the server calls that folder; None for the same.
         base_name: what the base is called there; None for one of its names here.
         insecure: a key may go over a network as it is.
+        place: what the record calls it; None for what `to` says, with the name of this machine where that is on it.
     """
 
     to: str
@@ -90,17 +100,31 @@ class DestinationOptions:
     seen_as: str | None = None
     base_name: str | None = None
     insecure: bool = False
+    place: str | None = None
 
     @property
     def kind(self) -> str | None:
         """The kind of server; None for a folder.
 
         Raises:
-            BadInputError: it is no kind that there is.
+            BadInputError: it is no kind that there is, or looks like a server or a URL and is none.
         """
         kind, equals, url = self.to.partition("=")
-        if not equals or "/" in kind or not url.startswith(("http://", "https://")):
-            return None
-        if kind not in SERVERS:
-            raise BadInputError(f"{kind[:40]!r} is no server that takes adapters while it runs", hint=HINT)
-        return kind
+        if equals and _WORD.fullmatch(kind):
+            if kind not in SERVERS:
+                raise BadInputError(
+                    f"{kind[:40]!r} is no server that takes adapters while it runs", hint=HINT
+                )
+            if not url.startswith(("http://", "https://")):
+                raise BadInputError(f"{self.to[:100]!r} has no address", hint=f"--to {kind}=http://HOST:PORT")
+            return kind
+        is_path = self.to.startswith(("/", "./", "../", "~"))
+        if not is_path and not _URL.match(self.to) and (":" in self.to or "//" in self.to):
+            # A folder by such a name is rather a URL that was mistyped.
+            raise BadInputError(f"{self.to[:100]!r} is no place", hint=HINT)
+        return None
+
+
+def on_this_machine(text: str) -> str:
+    """Return what a path or an address of this machine is called where there are several machines."""
+    return f"{socket.gethostname()}:{text}"

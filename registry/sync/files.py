@@ -28,7 +28,7 @@ TARGET = "adapter"
 MOST_RECORD = 4 << 20
 """Bytes of a `fusery.json` that are read."""
 
-_SERVERS = "servers"
+_SERVERS = "a server"
 
 
 def write_adapter(
@@ -86,7 +86,7 @@ def recorded_adapter(data: bytes) -> tuple[str, Manifest] | None:
 
     What it says is a claim: whoever can write to the folder can write it.
     """
-    with suppress(FuseryError, KeyError, TypeError, ValueError, IndexError):
+    with suppress(FuseryError, KeyError, TypeError, ValueError, IndexError, AttributeError):
         record = parse_json(data, RECORD)
         (adapter,) = record["adapters"]
         if record["target"] == TARGET and record[CHECKSUM] == checksum_of(record):

@@ -24,14 +24,15 @@ from fusery.storage.opening import opened
 from fusery.storage.stamps import is_tag_dead, process_tag
 
 from ..adapters.files import CONFIG, PEFT_WEIGHTS, WEIGHTS
-from ..adapters.render import Form
+from ..adapters.render import FORM_FILES, Form
 from ..bundles.delivery.local import LocalFolder
 from ..bundles.delivery.place import Place
 from ..bundles.delivery.remote import RemoteFolder
+from ..bundles.writing import FOLDER_MODE
 from ..documents import RECORD
 from ..errors import AlreadyExistsError
 from .desired import Desired
-from .destinations import Destination
+from .destinations import Destination, on_this_machine
 from .files import MOST_RECORD, recorded_adapter, write_adapter
 from .plan import Standing
 
@@ -48,25 +49,41 @@ Stamps = tuple[tuple[str, int, int, int], ...]
 class AdapterFolders(Destination):
     """What folders on this machine and in a bucket have in common."""
 
-    def __init__(self, workspace: Workspace, form: Form, base_name: str | None) -> None:
-        self._workspace, self._form, self._base_name = workspace, form, base_name
+    def __init__(self, workspace: Workspace, form: Form, base_name: str | None, text: str) -> None:
+        self._workspace, self._form, self._base_name, self.text = workspace, form, base_name, text
 
     def require_base(self, desired: Desired) -> None:
         """Take adapters of any bases: whoever reads the folders chooses."""
 
     def bring(self, name: str, digest: str, *, announce: Callable[[], None]) -> None:
         """Write the adapter's folder."""
+        self._make_room()
         place = self._place(name)
         with place.building() as folder:
             manifest = write_adapter(self._workspace, name, folder, self._form, base_name=self._base_name)
+            # Somebody may have put something there meanwhile.
+            occupied = place.occupied()
+            if occupied and not self._may_give_way(name):
+                raise AlreadyExistsError(f"something else has come to {self.text}/{name}")
             announce()
-            place.publish(folder, manifest, replace=place.occupied())
+            place.publish(folder, manifest, replace=occupied)
+
+    def in_the_way(self, name: str) -> str:
+        """Return what is said of another thing under an adapter's name."""
+        return "something else has its name there: other bytes, or without its fusery.json"
+
+    @abstractmethod
+    def _may_give_way(self, name: str) -> bool:
+        """Tell whether what has a name now may be what was brought."""
 
     def sweep(self, stay: Collection[str]) -> None:
         """Remove what is left of interrupted commands."""
 
     def close(self) -> None:
         """Hang up; a folder is no connection."""
+
+    def _make_room(self) -> None:
+        """Make what the folders lie in, where it has to be made."""
 
     @abstractmethod
     def _place(self, name: str) -> Place:
@@ -81,28 +98,41 @@ class DiskFolders(AdapterFolders):
     """
 
     def __init__(
-        self, workspace: Workspace, root: Path, form: Form = "peft", base_name: str | None = None
+        self,
+        workspace: Workspace,
+        root: Path,
+        form: Form = "peft",
+        base_name: str | None = None,
+        place: str | None = None,
     ) -> None:
-        super().__init__(workspace, form, base_name)
-        self.root, self.text = root, str(root)
+        super().__init__(workspace, form, base_name, place or on_this_machine(str(root)))
+        self.root = root
         self._proven: dict[str, tuple[Stamps, str]] = {}
 
     @classmethod
-    def at(cls, workspace: Workspace, path: Path, base_name: str | None = None) -> DiskFolders:
+    def at(
+        cls, workspace: Workspace, path: Path, base_name: str | None = None, place: str | None = None
+    ) -> DiskFolders:
         """Return those below a path.
 
         Raises:
             BadInputError: it is, or holds, what must not be changed.
         """
-        place = LocalFolder(path)
-        place.refuse_ours(workspace)
-        return cls(workspace, place.path, base_name=base_name)
+        folder = LocalFolder(path)
+        folder.refuse_ours(workspace)
+        return cls(workspace, folder.path, base_name=base_name, place=place)
 
     def _place(self, name: str) -> Place:
         path = self.root / name
         if path.is_symlink():  # what it leads to is somebody else's
             raise AlreadyExistsError(f"{path} is a symbolic link", hint=f"remove it: rm {path}")
         return LocalFolder(path)
+
+    def _make_room(self) -> None:
+        with os_failures(f"write {self.root}", near=self.root.parent):
+            if not self.root.exists():
+                self.root.mkdir(parents=True)
+                self.root.chmod(FOLDER_MODE)  # others read it, whatever this user's files are like
 
     def standing(self, names: Collection[str]) -> Mapping[str, Standing]:
         """Return the folders that hold adapters; the files of those that are named are hashed, once while they do not change."""
@@ -111,12 +141,17 @@ class DiskFolders(AdapterFolders):
             if not self.root.exists():
                 return {}
             for path in sorted(self.root.iterdir()):
-                if path.name.startswith(".") or not path.is_dir():
-                    continue
-                if path.name in names:
-                    found[path.name] = self._look(path)
-                elif (path / CONFIG).exists() or (path / RECORD).exists():
-                    found[path.name] = Standing(None, brought=False)
+                try:
+                    if path.name.startswith(".") or not path.is_dir():
+                        continue
+                    if path.name in names:
+                        found[path.name] = self._look(path)
+                    elif (path / CONFIG).exists() or (path / RECORD).exists():
+                        found[path.name] = Standing(None, brought=False)
+                except PermissionError:
+                    # What others have closed, such as lost+found, is theirs.
+                    if path.name in names:
+                        raise
         return found
 
     def digest_of(self, name: str) -> str | None:
@@ -130,17 +165,19 @@ class DiskFolders(AdapterFolders):
         if path.is_symlink() or not record.is_file():
             return Standing(None, brought=False)
         with opened(record) as file:
-            told = recorded_adapter(file.read(MOST_RECORD))
+            told = recorded_adapter(file.read(MOST_RECORD) or b"")
         if told is None:
             return Standing(None, brought=False)
         digest, manifest = told
+        if {entry.path for entry in manifest} - {RECORD} != set(FORM_FILES[self._form]):
+            return Standing(None, brought=True)  # as another kind of server takes it
         if self._base_name and not _is_for(path / CONFIG, self._base_name):
             return Standing(None, brought=True)
         stamps = _stamps(path)
         if self._proven.get(path.name) != (stamps, digest):
             listed = [entry for entry in manifest if entry.path != RECORD]
-            there = {name for name, *_ in stamps if name != RECORD}
-            if there != {entry.path for entry in listed} or not _holds(path, listed):
+            there = {name: size for name, size, *_ in stamps if name != RECORD}
+            if there != {entry.path: entry.size for entry in listed} or not _holds(path, listed):
                 return Standing(None, brought=True)
             self._proven[path.name] = stamps, digest
         return Standing(digest, brought=True)
@@ -152,9 +189,17 @@ class DiskFolders(AdapterFolders):
             try:
                 (self.root / name).rename(aside / "gone")
             except FileNotFoundError:
-                pass
-            finally:
                 shutil.rmtree(aside, ignore_errors=True)
+                return
+            if not self._look(aside / "gone").brought:
+                # Somebody has put something in its place since it was looked at.
+                (aside / "gone").rename(self.root / name)
+                aside.rmdir()
+                raise AlreadyExistsError(f"something else has come to {self.root / name}")
+            shutil.rmtree(aside, ignore_errors=True)
+
+    def _may_give_way(self, name: str) -> bool:
+        return self._look(self.root / name).brought
 
     def sweep(self, stay: Collection[str]) -> None:
         """Remove the folders that killed commands worked in."""
@@ -171,11 +216,13 @@ class BucketFolders(AdapterFolders):
     were written.
     """
 
-    def __init__(self, workspace: Workspace, url: str, base_name: str | None = None) -> None:
-        super().__init__(workspace, "peft", base_name)
+    def __init__(
+        self, workspace: Workspace, url: str, base_name: str | None = None, place: str | None = None
+    ) -> None:
         whole = RemoteFolder(workspace, url)
         whole.refuse_ours(workspace)
-        self._url, self.text = url.rstrip("/"), whole.text
+        super().__init__(workspace, "peft", base_name, place or whole.text)
+        self._url = url.rstrip("/")
         self._tree = open_tree(url, options=workspace.settings.options_at(url))
 
     def _place(self, name: str) -> Place:
@@ -214,6 +261,9 @@ class BucketFolders(AdapterFolders):
         there = {inner: size for inner, size in sizes.items() if inner != RECORD}
         return Standing(digest if there == listed else None, brought=True)
 
+    def _may_give_way(self, name: str) -> bool:
+        return self._look(name, self._listed().get(name, {})).brought
+
     def take_away(self, name: str) -> None:
         """Remove the files: the configuration first, by which servers know an adapter, and the record last."""
         inside = self._listed().get(name, {})
@@ -221,7 +271,9 @@ class BucketFolders(AdapterFolders):
             self._tree.remove(f"{name}/{inner}")
 
 
-def folders_at(workspace: Workspace, text: str, *, base_name: str | None = None) -> AdapterFolders:
+def folders_at(
+    workspace: Workspace, text: str, *, base_name: str | None = None, place: str | None = None
+) -> AdapterFolders:
     """Return the folders below a path or URL.
 
     Raises:
@@ -230,8 +282,8 @@ def folders_at(workspace: Workspace, text: str, *, base_name: str | None = None)
     """
     path = local_path(text)
     if path is None:
-        return BucketFolders(workspace, text, base_name)
-    return DiskFolders.at(workspace, path, base_name)
+        return BucketFolders(workspace, text, base_name, place)
+    return DiskFolders.at(workspace, path, base_name, place)
 
 
 def _stamps(folder: Path) -> Stamps:

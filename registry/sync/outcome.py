@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..record import Record
-from .plan import CHANGES, Act
+from .plan import CHANGES, UNMET, Act
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,7 +18,7 @@ class SyncStep(Record):
         adapter: its name.
         digest: of the adapter; None where it is not known here.
         references: what was asked for and means it.
-        reason: why it was not done, or is not wanted any more; None where there is nothing to say.
+        reason: why it is to be done, or was not; None where there is nothing to say.
         done: it was done; False where it failed, or was only looked at.
     """
 
@@ -32,7 +32,7 @@ class SyncStep(Record):
     @property
     def is_drift(self) -> bool:
         """What is there is not what should be there, or not what is on record."""
-        return self.act in CHANGES or self.act == "blocked"
+        return self.act in CHANGES or self.act in UNMET
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,21 +6,25 @@ what was brought is ever taken away.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-Act = Literal["load", "replace", "unload", "end", "leave", "keep", "blocked", "withheld"]
+Act = Literal["load", "replace", "unload", "record", "end", "leave", "keep", "blocked", "withheld"]
 """What is done about an adapter.
 
 `load`: it is wanted and not there.  `replace`: it was brought, and is not what it was.  `unload`: it was brought, and is not
-wanted any more.  `end`: it was brought and is neither there nor wanted, which only the record has yet to say.  `leave`: it is
-there, not wanted, and was not brought.  `keep`: it is wanted and there.  `blocked`: it is wanted, and something else has its name.
+wanted any more.  `record`: it is wanted, there and was brought, which only the record has yet to say.  `end`: it is not there
+any more, which only the record has yet to say.  `leave`: it is there, not wanted, and was not brought.  `keep`: it is wanted and
+there.  `blocked`: something has its name that is not what was brought, or that was not brought and is another one or yanked.
 `withheld`: it is wanted, and yanked.
 """
 
-CHANGES: frozenset[Act] = frozenset(("load", "replace", "unload", "end"))
+CHANGES: frozenset[Act] = frozenset(("load", "replace", "unload", "record", "end"))
 """Those after which something is otherwise than before."""
+
+UNMET: frozenset[Act] = frozenset(("blocked", "withheld"))
+"""Those that say of a wish that it cannot be met."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +34,12 @@ class Standing:
     Attributes:
         digest: that it is registered under, where the place tells or its files prove it; None where nobody knows.
         brought: it may be what a sync brought; False where it lies elsewhere than a sync puts things, or is something else.
+        ours: where it lies proves that a sync from this registry brought it.
     """
 
     digest: str | None
     brought: bool
+    ours: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +58,10 @@ class Step:
 
 
 def plan(
-    wanted: Mapping[str, str], standing: Mapping[str, Standing], brought: Mapping[str, str]
+    wanted: Mapping[str, str],
+    standing: Mapping[str, Standing],
+    brought: Mapping[str, str],
+    yanked: Collection[str] = (),
 ) -> tuple[Step, ...]:
     """Return what has to be done, adapters that come before those that go.
 
@@ -60,18 +69,14 @@ def plan(
         wanted: names of adapters, each with its digest.
         standing: what is there.
         brought: names of what is on record as brought there, each with its digest.
+        yanked: names of adapters that should be nowhere.
     """
     steps = [Step(_coming(name, digest, standing, brought), name, digest) for name, digest in wanted.items()]
     for name in dict.fromkeys([*brought, *standing]):
         if name not in wanted:
-            there, digest = standing.get(name), brought.get(name)
-            if digest is None:
-                steps.append(Step("leave", name, there.digest if there else None))
-            elif there is None or not there.brought or there.digest not in (None, digest):
-                # Whatever has the name there now is not what was brought.
-                steps.append(Step("end", name, digest))
-            else:
-                steps.append(Step("unload", name, digest))
+            there = standing.get(name)
+            digest = brought.get(name) or (there.digest if there else None)
+            steps.append(Step(_going(name, there, brought, yanked), name, digest))
     return tuple(steps)
 
 
@@ -80,6 +85,22 @@ def _coming(name: str, digest: str, standing: Mapping[str, Standing], brought: M
     if there is None:
         return "load"
     if there.digest == digest:
-        return "keep"
-    was = name in brought and there.brought and there.digest in (None, brought[name])
-    return "replace" if was else "blocked"
+        return "record" if there.ours and name not in brought else "keep"
+    if there.ours or (name in brought and _is_what_was_brought(there, brought[name])):
+        return "replace"
+    return "blocked"
+
+
+def _going(name: str, there: Standing | None, brought: Mapping[str, str], yanked: Collection[str]) -> Act:
+    if there is None:
+        return "end"
+    if there.ours:
+        return "unload"
+    if name in brought:
+        # Whatever has the name there now may be what was brought, and where nobody can tell it is not touched.
+        return "unload" if _is_what_was_brought(there, brought[name]) else "blocked"
+    return "blocked" if name in yanked else "leave"
+
+
+def _is_what_was_brought(there: Standing, digest: str) -> bool:
+    return there.brought and there.digest in (None, digest)

@@ -27,4 +27,4 @@ def destination_of(workspace: Workspace, options: DestinationOptions) -> Destina
         raise BadInputError("--folder and --seen-as are for servers", hint=HINT)
     if not options.to.strip():
         raise BadInputError("nowhere is no place", hint=HINT)
-    return folders_at(workspace, options.to, base_name=options.base_name)
+    return folders_at(workspace, options.to, base_name=options.base_name, place=options.place)

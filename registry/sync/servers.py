@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from fusery.storage.digest import digest_bytes
 from fusery.storage.errors import FuseryError
 from fusery.storage.failures import os_failures
 
@@ -39,6 +41,9 @@ LOADING = 600.0
 KEPT = 3600.0
 """Seconds for which the files of an adapter stay after a server was told to drop it, where it may yet read them again."""
 
+_LISTING = 30.0
+"""Seconds for which it may think of what it has."""
+
 _MOST = 100_000
 """Models that a server may name."""
 
@@ -50,10 +55,12 @@ class Kind:
     Attributes:
         form: of an adapter's files.
         prefix: of the paths that load and unload.
+        hint: for what it refuses without a word of why.
         rereads: it reads an adapter's files again while answers need it, also after it was told to drop it.
     """
 
     form: Form
+    hint: str
     prefix: str = "/v1"
     rereads: bool = False
 
@@ -61,10 +68,14 @@ class Kind:
 KINDS: Mapping[str, Kind] = {
     # An adapter that was pushed out of memory is read from its folder again in the middle of a step, also for answers
     # that are still being written when it has been unloaded; without its files the whole engine ends.
-    "vllm": Kind("peft", rereads=True),
+    "vllm": Kind(
+        "peft",
+        "it has to be started with VLLM_ALLOW_RUNTIME_LORA_UPDATING=true and --enable-lora",
+        rereads=True,
+    ),
     # Waits with unloading until nobody needs the adapter.  But a request for one that was unloaded reads it again.
-    "sglang": Kind("peft", prefix=""),
-    "fusery": Kind("mlx"),
+    "sglang": Kind("peft", "it has to be started with --enable-lora", prefix=""),
+    "fusery": Kind("mlx", "--folder has to be the folder that it was started with: --adapters-from FOLDER"),
 }
 
 
@@ -88,11 +99,17 @@ class ModelServer(Destination):
     """A server, and the folder that it loads adapters from."""
 
     def __init__(
-        self, kind: str, calls: HttpCalls, folders: DiskFolders, seen_as: str, base_name: str | None
+        self,
+        kind: str,
+        calls: HttpCalls,
+        folders: DiskFolders,
+        seen_as: str,
+        base_name: str | None,
+        text: str,
     ) -> None:
-        self.text = f"{kind}={calls.address.url}"
+        self.text, self._name = text, kind
         self._kind, self._calls, self._folders = KINDS[kind], calls, folders
-        self._seen_as, self._base_name = seen_as.rstrip("/"), base_name
+        self._seen_as, self._base_name = seen_as, base_name
 
     @classmethod
     def at(cls, workspace: Workspace, kind: str, options: DestinationOptions) -> ModelServer:
@@ -104,17 +121,25 @@ class ModelServer(Destination):
         key = bearer_token(variable=KEY)
         url = options.to.partition("=")[2].rstrip("/").removesuffix("/v1")
         # Without a key there is nothing on the way that others might use.
-        address = ServerAddress.parse(url, insecure=options.insecure or not key)
-        calls = HttpCalls(address, key, patience=3, hint=f"{KEY}, or {KEY}_FILE, has the key that it takes")
+        address = ServerAddress.parse(url, insecure=options.insecure or not key, variable=KEY)
+        calls = HttpCalls(
+            address, key, patience=3, secret="key", hint=f"{KEY}, or {KEY}_FILE, has the key that it takes"
+        )
         form = KINDS[kind].form
+        text = options.place or _place(kind, address)
+        # One for each registry and server: whatever lies in it was brought from here, and there.
+        own = f"{kind}-{digest_bytes(f'{workspace.identity} {text}'.encode())[:12]}"
+        if options.seen_as is not None and not options.seen_as.startswith("/"):
+            raise BadInputError(
+                "--seen-as is an absolute path", hint="as the server has it, such as /adapters"
+            )
         if options.folder is not None:
-            folders = DiskFolders.at(workspace, options.folder, options.base_name)
-            folders = DiskFolders(workspace, folders.root, form, options.base_name)
+            given = DiskFolders.at(workspace, options.folder).root
         else:
-            name = f"{kind}-{address.host}-{address.port or 0}"
-            root = workspace.settings.home.resolve() / "synced" / name.replace(":", "_")
-            folders = DiskFolders(workspace, root, form, options.base_name)
-        return cls(kind, calls, folders, options.seen_as or str(folders.root), options.base_name)
+            given = workspace.settings.home.resolve() / "synced"
+        folders = DiskFolders(workspace, given / own, form, options.base_name)
+        seen_as = f"{(options.seen_as or str(given)).rstrip('/')}/{own}"
+        return cls(kind, calls, folders, seen_as, options.base_name, text)
 
     def close(self) -> None:
         """Hang up."""
@@ -147,19 +172,30 @@ class ModelServer(Destination):
         """Return the adapters that the server names."""
         found = {}
         for name, (folder, digest) in self._listed().adapters.items():
-            # Ours tells the digest that it was given, others the folder; of that, the files tell.
-            brought = digest is not None if folder is None else folder.rstrip("/") == self._seen(name)
-            if name in names and brought and folder is not None:
-                digest = self._folders.digest_of(name)
-            found[name] = Standing(digest, brought)
+            if folder is None:
+                # Ours tells the digest that it was given when the adapter was loaded.
+                found[name] = Standing(digest, brought=digest is not None)
+                continue
+            # Others tell the folder; that is a name of this registry's and this server's, and of its files, they tell.
+            ours = folder.rstrip("/") == self._seen(name)
+            digest = self._folders.digest_of(name) if ours and name in names else None
+            found[name] = Standing(digest, brought=ours, ours=ours)
         return found
+
+    def in_the_way(self, name: str) -> str:
+        """Return what is said of another adapter of the same name."""
+        folder, _ = self._listed().adapters.get(name, (None, None))
+        if folder is None:
+            return "something else has its name there: other bytes"
+        return f"another --folder has brought it, or somebody else: it was loaded from {folder[:200]}"
 
     def _seen(self, name: str) -> str:
         return f"{self._seen_as}/{name}"
 
     def bring(self, name: str, digest: str, *, announce: Callable[[], None]) -> None:
         """Write the adapter's folder, and have it loaded from there."""
-        if self._folders.digest_of(name) != digest:
+        wrote = self._folders.digest_of(name) != digest
+        if wrote:
             self._folders.bring(name, digest, announce=lambda: None)
         self._touch(name)
         if name in self._listed().adapters:
@@ -170,15 +206,18 @@ class ModelServer(Destination):
             body["digest"] = digest
         try:
             self._post("load", body)
-        except FuseryError:
+        except ServerRefusedError:
             # The answer to the first attempt was lost, and to the second it says that it has it.
             if not self._has(name, digest):
+                if wrote:
+                    self._folders.take_away(name)
                 raise
         if not self._has(name, digest):
             raise ServerRefusedError(f"{self.text} says that it has loaded {name}, and does not name it")
 
     def _has(self, name: str, digest: str) -> bool:
-        return self.standing((name,)).get(name) == Standing(digest, brought=True)
+        there = self.standing((name,)).get(name)
+        return there is not None and there.brought and there.digest == digest
 
     def take_away(self, name: str) -> None:
         """Have it dropped; its files go at once, or later where the server may read them again."""
@@ -219,18 +258,38 @@ class ModelServer(Destination):
 
     def _post(self, act: str, body: Mapping[str, Any]) -> None:
         path = f"{self._kind.prefix}/{act}_lora_adapter"
-        self._calls.json("POST", path, json.dumps(body).encode(), timeout=LOADING)
+        try:
+            self._calls.json("POST", path, json.dumps(body).encode(), timeout=LOADING, whole=LOADING)
+        except ServerRefusedError as error:
+            # No such path, or no such folder: it was started otherwise than it has to be.
+            elsewise = error.message.endswith("(404)") or "may load adapters from" in error.message
+            raise ServerRefusedError(
+                error.message, hint=error.hint or (self._kind.hint if elsewise else None)
+            ) from error
 
     def _listed(self) -> Listed:
-        data = self._calls.json("GET", "/v1/models")
+        data = self._calls.json("GET", "/v1/models", timeout=_LISTING, whole=_LISTING)
         url = self._calls.address.url
         with _reading(url):
-            told = parsed(data, url, "no server of models")["data"]
+            answer = parsed(data, url, "no server of models")
+            told = answer["data"]
             if len(told) > _MOST:
                 raise ServerRefusedError(f"{url} names more than {_MOST:,} models")
-            if self._kind.form == "mlx":
-                return _listed_by_ours(told)
-            return _listed_by_others(told)
+            ours = any(each.get("owned_by") == "fusery" for each in told)
+            if self._kind.form != "mlx":
+                if ours:
+                    raise ServerRefusedError(f"{url} is fusery's own server", hint=f"--to fusery={url}")
+                return _listed_by_others(told)
+            if "loads" not in answer:
+                raise ServerRefusedError(
+                    f"{url} is no server of fusery's", hint="--to vllm=URL, or sglang=URL"
+                )
+            if answer["loads"] is not True:
+                raise ServerRefusedError(
+                    f"{url} takes no adapters from whoever asks so",
+                    hint=f"it has to be started with --adapters-from FOLDER, and with keys, {KEY} be one of loads = true",
+                )
+            return _listed_by_ours(told)
 
 
 def _listed_by_others(told: list[Any]) -> Listed:
@@ -270,6 +329,14 @@ def _reading(url: str) -> Iterator[None]:
         raise ServerRefusedError(
             f"{url}/v1/models answers what no server of models does", hint="is that its address?"
         ) from error
+
+
+def _place(kind: str, address: ServerAddress) -> str:
+    """Return what a server is called, by whatever name it was asked for here."""
+    if address.loopback:
+        path = f":{address.port or (443 if address.secure else 80)}{address.path}"
+        return f"{kind}={'https' if address.secure else 'http'}://{socket.gethostname()}{path}"
+    return f"{kind}={address.url.lower()}"
 
 
 def _text(told: Any) -> str:

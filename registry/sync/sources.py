@@ -115,7 +115,7 @@ class OwnRegistry(AdapterSource):
 
     def record(self, found: Found, place: str, via: str) -> None:
         """Record that it runs somewhere from now on."""
-        record_deployment(self._workspace, found.name, place, via=via)
+        record_deployment(self._workspace, f"adapter:{found.name}", place, via=via)
 
     def end(self, place: str, via: str, reason: str) -> None:
         """Record that what ran somewhere does not any more."""

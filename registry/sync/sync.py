@@ -18,9 +18,15 @@ from fusery.storage.errors import FuseryError
 from fusery.storage.progress import SILENT, Reporter
 
 from ..database import leases
-from ..errors import BadInputError, DatabaseUnavailableError, LeaseLostError
+from ..errors import (
+    BadInputError,
+    DatabaseUnavailableError,
+    LeaseLostError,
+    ServerUnavailableError,
+    UnknownReferenceError,
+)
 from ..releases.deployments import end_deployments, list_deployments, record_deployment
-from .desired import Desired, desired
+from .desired import Desired, desired, yanked_among
 from .destinations import Destination, DestinationOptions
 from .outcome import Synced, SyncStep
 from .plan import Step, plan
@@ -62,7 +68,7 @@ class SyncRequest:
         said = bool(self.references) or self.where is not None or self.task is not None
         if said == self.nothing:
             raise BadInputError(
-                "nothing is wanted, and something" if said else "which adapters are wanted there?",
+                "--none goes with no other wish" if said else "which adapters are wanted there?",
                 hint="fusery sync TASK#ALIAS... --to PLACE, --where EXPR, --task TASK; or --none, to take away all that was brought",
             )
 
@@ -71,7 +77,7 @@ def sync(workspace: Workspace, request: SyncRequest, *, reporter: Reporter = SIL
     """Bring a place to what it should have.
 
     What cannot be brought is told of and holds up nothing else, but then nothing is taken away that is not yanked: who moves
-    an alias to a version that a server refuses goes on with the one before.
+    an alias to a version that a server refuses, or that is yanked, goes on with the one before.
 
     Args:
         workspace: the registry's parts.
@@ -125,6 +131,7 @@ def watch(
 
     Raises:
         BadInputError: the request cannot be what is meant.
+        UnknownReferenceError: something that is wanted is not known at the beginning.
     """
     request.require_wish()
     before: Synced | None = None
@@ -139,10 +146,12 @@ def watch(
                     told(found)
                 before = found
             except (FuseryError, OSError) as error:
+                if before is None and isinstance(error, (UnknownReferenceError, BadInputError)):
+                    raise  # a mistyped name: waiting does not help
                 # A server that starts anew, a database that is away: the next try may do.
                 if str(error) != complaint:
                     complaint = str(error)
-                    reporter.say(f"{destination.text} is as it was: {error}")
+                    reporter.say(f"{destination.text} cannot be synced at the moment: {error}")
             ended.wait(every)
 
 
@@ -172,63 +181,86 @@ class _Sync:
     reporter: Reporter
     lease: leases.Lease | None
     _wanted: Desired = field(init=False)
+    _yanked: Mapping[str, str] = field(init=False)
     _brought: Mapping[str, str] = field(init=False)
+    _objection: BadInputError | None = None
 
     def _plan(self) -> tuple[Step, ...]:
+        request = self.request
         self._wanted = (
             Desired({})
-            if self.request.nothing
-            else desired(
-                self.workspace, self.request.references, where=self.request.where, task=self.request.task
-            )
+            if request.nothing
+            else desired(self.workspace, request.references, where=request.where, task=request.task)
         )
-        self.destination.require_base(self._wanted)
-        brought = {
+        self._brought = {
             each.name: each.digest
             for each in list_deployments(self.workspace, place=self.destination.text, via=VIA)
             if each.kind == "adapter"
         }
-        self._brought = brought
         wanted = {name: each.digest for name, each in self._wanted.adapters.items()}
-        standing = self.destination.standing({*wanted, *brought})
-        return plan(wanted, standing, brought)
+        standing = self.destination.standing({*wanted, *self._brought})
+        self._yanked = yanked_among(self.workspace, {*standing, *self._brought} - wanted.keys())
+        steps = plan(wanted, standing, self._brought, self._yanked)
+        try:
+            self.destination.require_base(self._wanted)
+        except BadInputError as error:
+            # What is yanked goes all the same, and then it is said.
+            self._objection = error
+            return tuple(step for step in steps if step.act == "unload" and step.name in self._yanked)
+        # Who asks for what is yanked is told of it, also where there is nothing to be done about it.
+        known = {step.name for step in steps}
+        asked = self._wanted.references
+        withheld = [name for name in self._wanted.withdrawn if asked.get(name) and name not in known]
+        return (*(Step("withheld", name, None) for name in withheld), *steps)
 
     def look(self) -> Synced:
         """Return what would be done."""
-        return self._told([self._step(step) for step in self._plan()])
+        steps = self._plan()
+        if self._objection is not None:
+            raise self._objection
+        return self._told([self._step(step, reason=self._why(step)) for step in steps])
 
     def run(self) -> Synced:
         """Do it."""
-        steps = self._plan()
         done: list[SyncStep] = []
-        held_up = False
+        steps = self._plan()
+        # An alias that was moved to what is yanked, or is refused, leaves what it meant before in service.
+        held_up = any(self._is_unmet(step) for step in steps)
         for step in steps:
             if step.act in ("load", "replace"):
                 done.append(self._bring(step))
-            elif step.act == "blocked":
-                done.append(self._give_up(step))
+                held_up = held_up or not done[-1].done
             elif step.act in ("unload", "end"):
-                held_up = held_up or any(each.is_drift and not each.done for each in done)
                 done.append(self._take_away(step, held_up=held_up))
             else:
-                done.append(self._step(step))
-        stay = {
-            *self._wanted.adapters,
-            *(each.adapter for each in done if each.act == "unload" and not each.done),
-        }
-        self.destination.sweep(stay)
+                if step.act == "record":
+                    self._check()
+                    self._record(step.name)
+                done.append(self._step(step, reason=self._why(step), done=step.act == "record"))
+        if self._objection is not None:
+            raise self._objection
+        self.destination.sweep(
+            {
+                *self._wanted.adapters,
+                *(each.adapter for each in done if each.act == "unload" and not each.done),
+            }
+        )
         return self._told(done)
 
+    def _is_unmet(self, step: Step) -> bool:
+        """Tell whether a step is about something that somebody asked for and does not get."""
+        if step.name in self._wanted.withdrawn:
+            return bool(self._wanted.references.get(step.name))
+        return step.act == "blocked" and step.name in self._wanted.adapters
+
     def _bring(self, step: Step) -> SyncStep:
-        name, place, wanted = step.name, self.destination.text, self._wanted.adapters[step.name]
+        name, wanted = step.name, self._wanted.adapters[step.name]
         announced = False
 
         def announce() -> None:
             nonlocal announced
             self._check()
-            record_deployment(
-                self.workspace, name, place, note=" ".join(wanted.references), via=VIA, anew=True
-            )
+            self._record(name, self._why(step) or "brought anew")
             announced = True
 
         self.reporter.say(f"bringing {name}")
@@ -238,45 +270,58 @@ class _Sync:
         except (LeaseLostError, DatabaseUnavailableError):
             raise
         except (FuseryError, OSError) as error:
-            if announced:
-                end_deployments(
-                    self.workspace, [place], reference=name, reason=f"not brought: {error}", via=VIA
-                )
+            # A server that did not answer may have loaded it all the same: then the next sync finds it there.
+            if announced and not isinstance(error, ServerUnavailableError):
+                self._end(name, f"not brought: {error}")
             hint = getattr(error, "hint", None)
             return self._step(step, reason=f"{error}" + (f" ({hint})" if hint else ""))
-        return self._step(step, done=True)
-
-    def _give_up(self, step: Step) -> SyncStep:
-        """Leave alone what has an adapter's name and is another; what was brought under it is not there any more."""
-        reason = "something else has its name there, which no sync from here has brought"
-        if step.name in self._brought:
-            end_deployments(
-                self.workspace, [self.destination.text], reference=step.name, reason=reason, via=VIA
-            )
-        return self._step(step, reason=reason)
+        return self._step(step, reason=self._why(step), done=True)
 
     def _take_away(self, step: Step, *, held_up: bool) -> SyncStep:
-        name, place = step.name, self.destination.text
-        reason = self._why(name)
         if step.act == "unload":
-            if held_up and name not in self._wanted.withdrawn:
+            if held_up and step.name not in self._yanked:
                 return self._step(step, reason="it stays until what is to come has come")
-            self.reporter.say(f"taking {name} away")
+            self.reporter.say(f"taking {step.name} away")
             try:
                 self._check()
-                self.destination.take_away(name)
+                self.destination.take_away(step.name)
             except (LeaseLostError, DatabaseUnavailableError):
                 raise
             except (FuseryError, OSError) as error:
                 return self._step(step, reason=str(error))
         self._check()
-        said = reason if step.act == "unload" else "it is not there any more"
-        end_deployments(self.workspace, [place], reference=name, reason=said, via=VIA)
-        return self._step(step, reason=said, done=True)
+        reason = self._why(step) or "not wanted any more"
+        self._end(step.name, reason)
+        return self._step(step, reason=reason, done=True)
 
-    def _why(self, name: str) -> str:
-        yanked = self._wanted.withdrawn.get(name)
-        return f"yanked: {yanked}" if yanked is not None else "not wanted any more"
+    def _record(self, name: str, anew: str | None = None) -> None:
+        note = " ".join(self._wanted.references.get(name, ()))
+        # By its kind: a bundle in the current folder may have the same name.
+        subject = f"adapter:{name}"
+        record_deployment(self.workspace, subject, self.destination.text, note=note, via=VIA, anew=anew)
+
+    def _end(self, name: str, reason: str) -> None:
+        place, subject = self.destination.text, f"adapter:{name}"
+        end_deployments(self.workspace, [place], reference=subject, reason=reason[:_REASON], via=VIA)
+
+    def _why(self, step: Step) -> str | None:
+        """Return why something is to be done, or cannot be; None where there is nothing to say."""
+        if (yanked := self._yanked.get(step.name) or self._wanted.withdrawn.get(step.name)) is not None:
+            stays = ": it was not brought from here, and stays" if step.act == "blocked" else ""
+            return f"yanked: {yanked}{stays}"
+        match step.act:
+            case "load" if step.name in self._brought:
+                return "it was not there any more"
+            case "replace":
+                return "what is there is not what was brought"
+            case "end":
+                return "it is not there any more"
+            case "unload":
+                return "not wanted any more"
+            case "blocked":
+                return self.destination.in_the_way(step.name)
+            case _:
+                return None
 
     def _check(self) -> None:
         if self.lease is not None:
@@ -293,10 +338,5 @@ class _Sync:
         )
 
     def _told(self, steps: list[SyncStep]) -> Synced:
-        known = {step.adapter for step in steps}
-        # What is yanked is told of even where it is not, since somebody asked for it.
-        for name, reason in self._wanted.withdrawn.items():
-            if name not in known and self._wanted.references.get(name):
-                steps.append(self._step(Step("withheld", name, None), reason=f"yanked: {reason}"))
         base = next((each.base.name for each in self._wanted.adapters.values()), None)
         return Synced(place=self.destination.text, base=base, steps=tuple(steps))

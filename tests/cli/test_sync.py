@@ -6,6 +6,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -40,13 +41,16 @@ def test_a_folder(stocked: Fusery, tmp_path: Path) -> None:
     assert stocked("alias", "set", "course_rec@1", "prod").code == 0
     words = ("sync", "course_rec#prod", "--to", root)
     ran = stocked(*words, "--dry-run")
-    assert (ran.code, lines(ran.out)) == (0, [str(root), f"to load {V1} course_rec#prod"])
+    place = f"{socket.gethostname()}:{root}"
+    assert (ran.code, lines(ran.out)) == (0, [place, f"to load {V1} course_rec#prod"])
     assert not root.exists()
     ran = stocked(*words, "--check")
     assert (ran.code, ran.err) == (1, "")
     ran = stocked(*words)
-    assert (ran.code, lines(ran.out)) == (0, [str(root), f"loaded {V1} course_rec#prod"])
-    assert (stocked(*words, "--check").code, stocked(*words, "-q").out) == (0, f"{V1}\n")
+    assert (ran.code, lines(ran.out)) == (0, [place, f"loaded {V1} course_rec#prod"])
+    ran = stocked(*words, "--check")
+    assert (ran.code, lines(ran.out)) == (0, [place, "all is as it should be"])
+    assert (stocked(*words, "--check", "-q").out, stocked(*words, "-q").out) == ("", f"{V1}\n")
     stocked("alias", "set", "course_rec@2", "prod")
     found = stocked(*words, "--json").json
     assert [(step["act"], step["adapter"], step["done"]) for step in found["steps"]] == [
@@ -55,8 +59,11 @@ def test_a_folder(stocked: Fusery, tmp_path: Path) -> None:
     ]
     assert (found["drift"], found["ok"], found["base"]) == (True, True, "tiny")
     stocked("yank", "course_rec@2", "--reason", "bad data")
+    assert lines(stocked(*words, "--check").out)[1:] == [f"to unload {V2} yanked: bad data"]
     assert lines(stocked(*words).out)[1:] == [f"unloaded {V2} yanked: bad data"]
-    assert lines(stocked(*words).out)[1:] == [f"withheld {V2} yanked: bad data"]
+    ran = stocked(*words, "--check")
+    assert (ran.code, lines(ran.out)[1:]) == (1, [f"withheld {V2} yanked: bad data"])
+    assert stocked(*words).code == 1
     ran = stocked("deploy", "list", "--all", "--json")
     assert [(row["name"], row["via"], row["ended_at"] is not None) for row in ran.json] == [
         (V1, "sync", True),
@@ -69,19 +76,23 @@ def test_a_folder(stocked: Fusery, tmp_path: Path) -> None:
 def test_what_is_refused(stocked: Fusery, tmp_path: Path) -> None:
     for words, said in [
         (("--to", tmp_path / "x"), "which adapters are wanted there?"),
-        (("course_rec@1", "--none", "--to", tmp_path / "x"), "nothing is wanted, and something"),
+        (("course_rec@1", "--none", "--to", tmp_path / "x"), "--none goes with no other wish"),
         (("course_rec#prod", "--to", tmp_path / "x"), "prod"),
         (("course_rec@1", "--to", "http://127.0.0.1:1"), "which kind of server is that?"),
         (("course_rec@1", "--to", "tgi=http://127.0.0.1:1"), "no server that takes adapters"),
         (("course_rec@1", "--to", "vllm=http://127.0.0.1:1"), "does not answer"),
         (("course_rec@1", "--to", "s3://u:p@bucket/x"), "a user"),
         (("--where", "rank >", "--to", tmp_path / "x"), "rank >"),
+        (("--where", "rank > 99", "--to", tmp_path / "x"), "no adapter fits"),
+        (("course_rec@1", "--to", "fusery=127.0.0.1:8080"), "has no address"),
     ]:
         ran = stocked("sync", *words)
         assert (ran.code, ran.out) == (2, ""), (words, ran.err)
         assert ran.err.startswith("Error: ") and said in ran.err and "Traceback" not in ran.err
     ran = stocked("sync", "course_rec@1", "--to", tmp_path / "x", "--check", "--watch", "5")
     assert ran.code == 2 and "exclude each other" in ran.err
+    ran = stocked("sync", "course_rec@1", "--to", tmp_path / "x", "--to", tmp_path / "y")
+    assert ran.code == 2 and "One place at a time" in ran.err
     assert stocked("sync", "course_rec@1").code == 2
     assert not (tmp_path / "x").exists()
     assert stocked("deploy", "list", "--all", "-q").out == ""
@@ -204,7 +215,8 @@ def test_the_server_of_our_own(stocked: Fusery, tmp_path: Path) -> None:
     try:
         url = document(process)["url"]
         words = ("sync", "course_rec@1", "course_rec@2", "--to", f"fusery={url}")
-        assert stocked(*words).code == 1  # the server may not read the default folder
+        refused = stocked(*words)  # the server may not read the default folder
+        assert refused.code == 1 and "--adapters-from FOLDER" in refused.out
         ran = stocked(*words, "--folder", shelf)
         assert ran.code == 0, ran.err
         with openai.OpenAI(base_url=url, api_key="none", max_retries=0) as client:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import json_calls
+import numpy as np
 import openai
 import pytest
 import shift_cipher_adapters
 from json_calls import Reply
+from safetensors.numpy import save_file
 from serving_server import Served, served
 from waiting import wait_until
 
@@ -119,8 +124,7 @@ def test_what_cannot_be_put_on_the_base(server: Served, shelf: Path) -> None:
     (broken / "adapters.safetensors").write_bytes(b"\0" * 100)
     for name in ("empty", "broken"):
         reply = post(server, "load", lora_name=name, lora_path=name)
-        assert reply.status == 400
-        assert name in reply.document["error"]["message"]
+        assert (reply.status, name in listed(server)) == (400, False)
     assert said(server, "caesar_v1") == shift_cipher_adapters.answer("a", 1, 3)
 
 
@@ -213,3 +217,89 @@ def test_many_at_once(server: Served, shelf: Path) -> None:
         thread.join()
     assert sorted(status for _, status in statuses) == [200] * 4 + [400] * 8
     assert {f"n{number}" for number in range(4)} < set(listed(server))
+
+
+NOT_AN_ADAPTER = (
+    400,
+    "the folder holds no adapter with adapter_config.json and adapters.safetensors that can be loaded",
+)
+
+
+@pytest.mark.parametrize(
+    "how", ["fifo", "linked config", "linked weights", "endless", "large", "deep", "rank", "no factors"]
+)
+def test_what_lies_there_may_be_anything(server: Served, shelf: Path, tmp_path: Path, how: str) -> None:
+    """It is refused at once, says nothing of what lies elsewhere, and stops nobody else's answers."""
+    folder = shelf / "odd"
+    shutil.copytree(shelf / "caesar_v5", folder)
+    config, weights = folder / "adapter_config.json", folder / "adapters.safetensors"
+    if how == "fifo":
+        config.unlink()
+        os.mkfifo(config)
+    elif how == "linked config":
+        (tmp_path / "secret.json").write_text('{"password": "hunter2"}')
+        config.unlink()
+        config.symlink_to(tmp_path / "secret.json")
+    elif how == "linked weights":
+        weights.unlink()
+        weights.symlink_to(tmp_path / "elsewhere" / "adapters.safetensors")
+    elif how == "endless":
+        config.unlink()
+        config.symlink_to("/dev/zero")
+    elif how == "large":
+        os.truncate(config, 400 << 20)
+    elif how == "deep":
+        config.write_text("[" * 200_000)
+    elif how == "rank":
+        document = json.loads(config.read_text())
+        document["lora_parameters"]["rank"] = 1_000_000
+        config.write_text(json.dumps(document))
+    else:
+        save_file({"lm_head.m": np.ones(27, np.float32)}, weights)
+    began = time.monotonic()
+    assert refused(post(server, "load", lora_name="odd", lora_path="odd")) == NOT_AN_ADAPTER
+    assert time.monotonic() - began < 10
+    assert said(server, "caesar_v1") == shift_cipher_adapters.answer("a", 1, 3)
+
+
+@pytest.mark.parametrize(
+    "name", ["default_model", " ", "echo ", "a\nb", "a\x1b[31mb", "caesar_v1\u200b", "caf\u00e9"]
+)
+def test_names_that_are_none(server: Served, name: str) -> None:
+    assert post(server, "load", lora_name=name, lora_path="caesar_v5").status == 400
+    assert set(listed(server)) == {"echo", "caesar_v1"}
+
+
+def test_web_pages_load_nothing_wherever_they_are_allowed_from(
+    echo_base: Path, tmp_path: Path, shelf: Path
+) -> None:
+    folder = shift_cipher_adapters.make_bundle(tmp_path / "open", (1,), base=echo_base)
+    with served(folder, adapters_from=shelf, origins=["*"]) as server:
+        headers = {"Content-Type": "application/json", "Origin": "http://page.example"}
+        text = json.dumps({"lora_name": "x", "lora_path": "caesar_v5"}).encode()
+        assert json_calls.ask(f"{server.url}/load_lora_adapter", text, headers).status == 403
+
+
+def test_who_names_no_model_gets_the_one_that_was_there(echo_base: Path, tmp_path: Path, shelf: Path) -> None:
+    (tmp_path / "base alone").mkdir()
+    folder = shift_cipher_adapters.make_bundle(tmp_path / "base alone", (), base=echo_base)
+    with served(folder, adapters_from=shelf) as server:
+        body = {"prompt": "a", "max_tokens": 1}
+        assert json_calls.post(f"{server.url}/completions", body).status == 200
+        assert post(server, "load", lora_name="caesar_v5", lora_path="caesar_v5").status == 200
+        assert json_calls.post(f"{server.url}/completions", body).document["model"] == "echo"
+
+
+def test_there_is_a_bound_on_how_many(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reload, "MOST_BESIDE", 2)
+    statuses = [
+        post(server, "load", lora_name=f"n{number}", lora_path="caesar_v5").status for number in range(3)
+    ]
+    assert statuses == [200, 200, 400]
+
+
+def test_the_list_says_who_may_load(server: Served, echo_base: Path, tmp_path: Path) -> None:
+    assert json_calls.ask(f"{server.url}/models").document["loads"] is True
+    folder = shift_cipher_adapters.make_bundle(tmp_path / "closed", (1,), base=echo_base)
+    with served(folder) as closed:
+        assert json_calls.ask(f"{closed.url}/models").document["loads"] is False

@@ -24,6 +24,7 @@ from fusery.registry.server.document import Base, Document
 from fusery.registry.serving.plan import document_bytes
 from fusery.registry.sync.destinations import DestinationOptions
 from fusery.registry.sync.outcome import Synced
+from fusery.registry.sync.servers import ModelServer
 from fusery.registry.sync.sync import SyncRequest
 
 V1, V2 = "course_rec_v1_20260115", "course_rec_v2_20260201"
@@ -120,7 +121,8 @@ def somewhere(kind: str, registry: Registry, base: Path, tmp_path: Path, opened:
     if kind == "fusery":
         return _ours(registry, base, tmp_path, opened)
     server, url = opened.enter_context(lora_server.serving(kind, "tiny"))  # type: ignore[arg-type]
-    root = registry.workspace.settings.home / "synced" / f"{kind}-127.0.0.1-{url.rpartition(':')[2]}"
+    options = DestinationOptions(f"{kind}={url}")
+    root = ModelServer.at(registry.workspace, kind, options)._folders.root
     return Somewhere(
         kind,
         f"{kind}={url}",

@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 
 import fsspec
 import pytest
 
 from fusery.registry import Registry
+from fusery.registry.documents import checksum_of
 from fusery.registry.errors import BadInputError
+from fusery.registry.sync import folders
 from fusery.registry.sync.destinations import DestinationOptions
 from fusery.registry.sync.sync import SyncRequest
+from fusery.registry.workspace import Workspace
+from fusery.storage.manifest import Manifest
 from fusery.storage.stamps import process_tag
 
 from .conftest import V1, V2, acts, names_in, running
@@ -193,3 +198,64 @@ def test_two_registries_with_one_folder(stocked: Registry, sqlite_template: Path
             "v2": "keep",
         }
         assert names_in(root) == {V1, V2}
+
+
+@pytest.mark.parametrize("how", ["path 5", "sparse", "fifo", "kmsg", "list", "deep"])
+def test_a_record_that_is_hostile(stocked: Registry, tmp_path: Path, how: str) -> None:
+    """It says nothing, takes no time, and holds up nothing else."""
+    root = tmp_path / "nim"
+    stocked.deployments.sync(request(root, "course_rec@1", "course_rec@2"))
+    record, weights = root / V1 / "fusery.json", root / V1 / "adapter_model.safetensors"
+    document = json.loads(record.read_text())
+    if how == "path 5":
+        document["contents"][0]["path"] = 5
+        document["checksum"] = checksum_of(document)
+        record.write_text(json.dumps(document))
+    elif how == "sparse":
+        os.truncate(weights, 1 << 40)
+    elif how == "fifo":
+        record.unlink()
+        os.mkfifo(record)
+    elif how == "kmsg":
+        record.unlink()
+        record.symlink_to("/dev/zero")
+    else:
+        record.write_text("[]" if how == "list" else "[" * 100_000)
+    began = time.monotonic()
+    found = stocked.deployments.sync(request(root, "course_rec@1", "course_rec@2"))
+    assert time.monotonic() - began < 30
+    assert acts(found)["v2"] == "keep"
+    assert acts(found)["v1"] == ("replace" if how == "sparse" else "not blocked")
+
+
+def test_what_comes_while_it_is_being_written_stays(
+    stocked: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, write = tmp_path / "nim", folders.write_adapter
+
+    def slowly(workspace: Workspace, name: str, *rest: object, **more: object) -> Manifest:
+        (root / name).mkdir(parents=True)
+        (root / name / "adapter_config.json").write_text("{}")
+        return write(workspace, name, *rest, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(folders, "write_adapter", slowly)
+    found = stocked.deployments.sync(request(root, "course_rec@1"))
+    assert acts(found) == {"v1": "not load"}
+    assert inside(root / V1) == {"adapter_config.json"}
+    assert running(stocked) == []
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is closed to root")
+def test_a_closed_folder_of_others(stocked: Registry, tmp_path: Path) -> None:
+    (tmp_path / "nim" / "lost+found").mkdir(parents=True)
+    (tmp_path / "nim" / "lost+found").chmod(0)
+    assert stocked.deployments.sync(request(tmp_path / "nim", "course_rec@1")).ok
+
+
+def test_others_can_read_what_was_made(stocked: Registry, tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        stocked.deployments.sync(request(tmp_path / "nim", "course_rec@1"))
+    finally:
+        os.umask(before)
+    assert oct((tmp_path / "nim").stat().st_mode & 0o777) == "0o755"

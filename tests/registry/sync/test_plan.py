@@ -10,7 +10,13 @@ from fusery.registry.sync.plan import CHANGES, Standing, plan
 NAMES = some.sampled_from("abcd")
 DIGESTS = some.sampled_from(["1" * 64, "2" * 64])
 KNOWN = some.dictionaries(NAMES, DIGESTS)
-STANDING = some.dictionaries(NAMES, some.builds(Standing, some.one_of(some.none(), DIGESTS), some.booleans()))
+STANDING = some.dictionaries(
+    NAMES,
+    some.builds(Standing, some.one_of(some.none(), DIGESTS), some.booleans())
+    # Where it lies proves it.
+    | some.builds(Standing, some.one_of(some.none(), DIGESTS), some.just(True), some.just(True)),
+)
+YANKED = some.frozensets(NAMES)
 
 
 def done(
@@ -21,10 +27,14 @@ def done(
     for step in plan(wanted, standing, brought):
         if step.act in ("load", "replace"):
             assert step.digest is not None
-            standing[step.name] = Standing(step.digest, brought=True)
+            standing[step.name] = Standing(step.digest, brought=True, ours=True)
             brought[step.name] = step.digest
         elif step.act == "unload":
-            del standing[step.name], brought[step.name]
+            del standing[step.name]
+            brought.pop(step.name, None)
+        elif step.act == "record":
+            assert step.digest is not None
+            brought[step.name] = step.digest
         elif step.act == "end":
             del brought[step.name]
     return standing, brought
@@ -40,9 +50,10 @@ def test_what_is_wanted_is_there_afterwards(
     for name, digest in wanted.items():
         if name not in blocked:
             assert after[name].digest == digest
-    # Nothing is left to do, and the record says of nothing that it is there which is not wanted.
+    # Nothing is left to do, and the record says of nothing that it is there which is not, or is not wanted.
     assert not [step for step in plan(wanted, after, record) if step.act in CHANGES]
-    assert {name for name in record if name not in wanted} == set()
+    assert record.keys() <= after.keys()
+    assert record.keys() <= wanted.keys() | blocked
 
 
 @given(KNOWN, STANDING, KNOWN)
@@ -51,8 +62,19 @@ def test_what_was_not_brought_is_not_touched(
 ) -> None:
     after, _ = done(wanted, standing, brought)
     for name, there in standing.items():
-        if name not in brought or not there.brought:
+        if not there.ours and (
+            name not in brought or not there.brought or there.digest not in (None, brought[name])
+        ):
             assert after[name] == there
+
+
+@given(KNOWN, STANDING, KNOWN, YANKED)
+def test_what_is_yanked_and_there_is_never_passed_over(
+    wanted: dict[str, str], standing: dict[str, Standing], brought: dict[str, str], yanked: frozenset[str]
+) -> None:
+    for step in plan(wanted, standing, brought, yanked - wanted.keys()):
+        if step.name in yanked - wanted.keys() and step.name in standing:
+            assert step.act in ("unload", "blocked")
 
 
 @given(KNOWN, STANDING, KNOWN)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import socket
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import lora_server
@@ -13,7 +15,7 @@ import pytest
 import safetensors
 import tiny_models
 
-from fusery.registry import Registry
+from fusery.registry import FuseRequest, Registry
 from fusery.registry.errors import BadInputError, ServerRefusedError, ServerUnavailableError
 from fusery.registry.sync import servers
 from fusery.registry.sync.destinations import DestinationOptions
@@ -45,11 +47,11 @@ def test_a_key_goes_to_the_server_and_nowhere_else(
 ) -> None:
     assert place.server is not None
     place.server.key = "s3cr3t"
-    with pytest.raises(ServerRefusedError, match="wants a token") as caught:
+    with pytest.raises(ServerRefusedError, match="wants a key") as caught:
         place.sync(stocked, "course_rec@1")
     assert caught.value.hint is not None and "FUSERY_SYNC_KEY" in caught.value.hint
     monkeypatch.setenv("FUSERY_SYNC_KEY", "wr0ng")
-    with pytest.raises(ServerRefusedError, match="does not take this token"):
+    with pytest.raises(ServerRefusedError, match="does not take this key"):
         place.sync(stocked, "course_rec@1")
     monkeypatch.delenv("FUSERY_SYNC_KEY")
     (tmp_path / "key").write_text("s3cr3t\n")
@@ -191,9 +193,16 @@ def test_a_folder_that_the_server_sees_elsewhere(stocked: Registry, tmp_path: Pa
         )
         request = SyncRequest(options, ["course_rec@1"])
         assert acts(stocked.deployments.sync(request)) == {"v1": "load"}
-        assert server.loaded == {V1: str(tmp_path / "mounted" / V1)}
+        [path] = server.loaded.values()
+        assert Path(path).parent.parent == tmp_path / "mounted" and Path(path).name == V1
         assert acts(stocked.deployments.sync(request)) == {"v1": "keep"}
-        assert [each.place for each in stocked.deployments.list()] == [f"vllm={url}"]
+        port = url.rpartition(":")[2]
+        assert [each.place for each in stocked.deployments.list()] == [
+            f"vllm=http://{socket.gethostname()}:{port}"
+        ]
+        with pytest.raises(BadInputError, match="absolute path"):
+            elsewhere = DestinationOptions(f"vllm={url}", seen_as="adapters")
+            stocked.deployments.sync(SyncRequest(elsewhere, ["course_rec@1"]))
 
 
 def test_a_dora_is_refused_before_it_is_loaded(
@@ -224,3 +233,136 @@ def test_an_adapter_that_fits_no_module_of_the_base_is_refused_before_it_is_load
     assert acts(found) == {"v1": "not load"}
     assert "its base has no such module of that shape" in str(found.steps[0].reason)
     assert place.server.asked == []
+
+
+def test_what_others_keep_in_the_folder_stays(stocked: Registry, tmp_path: Path) -> None:
+    """A folder may be anybody's: what is brought has one of its own in it, for each server."""
+    shared = tmp_path / "shared"
+    for name in (V1, "theirs"):
+        (shared / name).mkdir(parents=True)
+        (shared / name / "adapter_config.json").write_text("{}")
+        (shared / name / "my_only_copy.bin").write_text("x")
+        os.utime(shared / name, (0, 0))
+    with (
+        lora_server.serving("vllm", "tiny") as (one, first),
+        lora_server.serving("sglang", "tiny") as (two, second),
+    ):
+        for to in (f"vllm={first}", f"sglang={second}"):
+            options = DestinationOptions(to, folder=shared)
+            stocked.deployments.sync(SyncRequest(options, ["course_rec@1", "course_rec@2"]))
+        stocked.deployments.sync(
+            SyncRequest(DestinationOptions(f"sglang={second}", folder=shared), ["course_rec@1"])
+        )
+        assert (set(one.loaded), set(two.loaded)) == ({V1, V2}, {V1})
+        one.reread()
+        two.reread()
+    for name in (V1, "theirs"):
+        assert names_in(shared / name) == {"adapter_config.json", "my_only_copy.bin"}
+
+
+def test_the_machine_is_part_of_what_lies_on_it(
+    stocked: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two machines with one registry, each with a server beside it: each has what it was brought, and a yank reaches both."""
+    with lora_server.serving("vllm", "tiny") as (_, url):
+        port = url.rpartition(":")[2]
+        for host in ("gpu-1", "gpu-2"):
+            monkeypatch.setattr(socket, "gethostname", lambda host=host: host)
+            for name in ("127.0.0.1", "localhost"):
+                request = SyncRequest(DestinationOptions(f"vllm=http://{name}:{port}"), ["course_rec@1"])
+                found = stocked.deployments.sync(request, dry_run=True)
+                assert found.place == f"vllm=http://{host}:{port}"
+            folder = SyncRequest(DestinationOptions(str(tmp_path / "loras")), ["course_rec@1"])
+            assert stocked.deployments.sync(folder, dry_run=True).place == f"{host}:{tmp_path / 'loras'}"
+        named = SyncRequest(DestinationOptions(f"vllm={url}", place="prod-eu"), ["course_rec@1"])
+        assert stocked.deployments.sync(named).place == "prod-eu"
+        assert [each.place for each in stocked.deployments.list()] == ["prod-eu"]
+
+
+def test_another_folder_than_the_one_it_was_brought_by(
+    stocked: Registry, place: Somewhere, tmp_path: Path
+) -> None:
+    """It is neither unloaded nor said to be gone; whoever comes with the right folder goes on."""
+    place.sync(stocked, "course_rec@1", "course_rec@2")
+    other = SyncRequest(DestinationOptions(place.to, folder=tmp_path / "elsewhere"), ["course_rec@1"])
+    found = stocked.deployments.sync(other)
+    assert acts(found) == {"v1": "not blocked", "v2": "not blocked"}
+    assert "another --folder has brought it, or somebody else" in str(found.steps[0].reason)
+    assert (place.names(), running(stocked)) == ({V1, V2}, [V1, V2])
+    assert acts(place.sync(stocked, "course_rec@1")) == {"v1": "keep", "v2": "unload"}
+
+
+def test_what_was_loaded_though_nobody_answered(stocked: Registry, place: Somewhere) -> None:
+    """A gateway that gives up while the server goes on: the next sync finds it, and can take it away."""
+    assert place.server is not None
+    place.server.lost = 100
+    found = place.sync(stocked, "course_rec@1")
+    assert not found.ok or found.steps[0].done
+    place.server.lost = 0
+    assert acts(place.sync(stocked, "course_rec@1")) in ({"v1": "keep"}, {"v1": "record"})
+    assert running(stocked) == [V1]
+    assert acts(place.sync(stocked, nothing=True)) == {"v1": "unload"}
+
+
+def test_what_is_yanked_goes_also_where_the_base_has_another_name(
+    stocked: Registry, place: Somewhere
+) -> None:
+    assert place.server is not None
+    place.sync(stocked, "course_rec@1", "course_rec@2")
+    stocked.adapters.yank("course_rec@2", reason="bad data")
+    place.server.base = place.server.root = "another"
+    with pytest.raises(BadInputError, match="calls its base 'another'"):
+        place.sync(stocked, "course_rec@1")
+    assert (place.names(), running(stocked)) == ({V1}, [V1])
+
+
+def test_a_bundle_of_the_same_name_in_the_current_folder(
+    stocked: Registry, place: Somewhere, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    request = FuseRequest(precision="keep", accept_loss=True)
+    stocked.bundles.materialize(["course_rec@1"], V1, target="model", request=request)
+    place.sync(stocked, "course_rec@1")
+    assert [each.kind for each in stocked.deployments.list()] == ["adapter"]
+    assert acts(place.sync(stocked, nothing=True)) == {"v1": "unload"}
+
+
+def test_our_own_server_is_not_taken_for_another(stocked: Registry, tiny_base: Path, tmp_path: Path) -> None:
+    with ExitStack() as opened:
+        ours = somewhere("fusery", stocked, tiny_base, tmp_path, opened)
+        url = ours.to.partition("=")[2]
+        with pytest.raises(ServerRefusedError, match="is fusery's own server"):
+            stocked.deployments.sync(SyncRequest(DestinationOptions(f"vllm={url}"), ["course_rec@1"]))
+    with (
+        lora_server.serving("vllm", "tiny") as (_, url),
+        pytest.raises(ServerRefusedError, match="is no server of fusery's"),
+    ):
+        stocked.deployments.sync(SyncRequest(DestinationOptions(f"fusery={url}"), ["course_rec@1"]))
+
+
+def test_an_answer_that_comes_byte_by_byte(stocked: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that never comes to an end does not hold the place for ever."""
+    monkeypatch.setattr(servers, "_LISTING", 1.0)
+    ended = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def drip(connection: socket.socket) -> None:
+            with connection, suppress(OSError):
+                connection.recv(65_536)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
+                while not ended.wait(0.2):
+                    connection.sendall(b" ")
+
+        def accept() -> None:
+            with suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    threading.Thread(target=drip, args=(connection,), daemon=True).start()
+
+        threading.Thread(target=accept, daemon=True).start()
+        to = f"vllm=http://127.0.0.1:{listener.getsockname()[1]}"
+        began = time.monotonic()
+        with pytest.raises(ServerUnavailableError, match="did not come within"):
+            stocked.deployments.sync(SyncRequest(DestinationOptions(to), ["course_rec@1"]))
+        ended.set()
+    assert time.monotonic() - began < 60

@@ -37,26 +37,54 @@ def test_what_is_chosen_by_an_expression(stocked: Registry, place: Somewhere) ->
     assert acts(place.sync(stocked, where="val_loss < 0.5")) == {"v2": "load"}
     assert acts(place.sync(stocked, task="course_rec")) == {"v1": "load", "v2": "keep"}
     assert acts(place.sync(stocked, "course_rec@1", where="val_loss < 0.5")) == {"v1": "keep", "v2": "keep"}
-    assert acts(place.sync(stocked, where="val_loss > 5")) == {"v1": "unload", "v2": "unload"}
-    assert (place.names(), running(stocked)) == (set(), [])
+    with pytest.raises(BadInputError, match="no adapter fits, and so all that was brought would go"):
+        place.sync(stocked, where="val_loss > 5")
+    assert place.names() == {V1, V2}
 
 
 def test_what_is_yanked_goes_and_is_not_brought_again(stocked: Registry, place: Somewhere) -> None:
     stocked.aliases.set("prod", "course_rec@2")
     place.sync(stocked, "course_rec#prod", "course_rec@1")
     stocked.adapters.yank("course_rec@2", reason="bad data")
-    assert place.look(stocked, "course_rec#prod", "course_rec@1").drift
+    look = place.look(stocked, "course_rec#prod", "course_rec@1")
+    assert look.drift and "yanked: bad data" in [step.reason for step in look.steps]
     found = place.sync(stocked, "course_rec#prod", "course_rec@1")
     assert acts(found) == {"v1": "keep", "v2": "unload"}
     assert [step.reason for step in found.steps if step.act == "unload"] == ["yanked: bad data"]
     assert (place.names(), running(stocked)) == ({V1}, [V1])
+    # The alias still means it: that is said until it means something else.
     found = place.sync(stocked, "course_rec#prod", "course_rec@1")
-    assert acts(found) == {"v1": "keep", "v2": "withheld"}
+    assert (acts(found), found.ok) == ({"v1": "keep", "v2": "not withheld"}, False)
     log = [
         (each.action, each.detail.get("reason")) for each in stocked.upkeep.log() if each.kind == "deployment"
     ]
     assert log[-1] == ("deployment.ended", "yanked: bad data")
-    assert acts(place.sync(stocked, task="course_rec")) == {"v1": "keep"}
+    found = place.sync(stocked, task="course_rec")
+    assert (acts(found), found.ok) == ({"v1": "keep"}, True)
+
+
+def test_an_alias_that_is_moved_to_what_is_yanked_leaves_the_service_as_it_was(
+    stocked: Registry, place: Somewhere
+) -> None:
+    stocked.aliases.set("prod", "course_rec@1")
+    place.sync(stocked, "course_rec#prod")
+    stocked.aliases.set("prod", "course_rec@2")
+    stocked.adapters.yank("course_rec@2", reason="bad data")
+    found = place.sync(stocked, "course_rec#prod")
+    assert (acts(found), found.ok) == ({"v2": "not withheld", "v1": "not unload"}, False)
+    assert (place.names(), running(stocked)) == ({V1}, [V1])
+
+
+def test_what_is_yanked_and_was_not_brought_is_told_of(stocked: Registry, place: Somewhere) -> None:
+    place.seize(V2)
+    assert acts(place.sync(stocked, "course_rec@1"))["v2"] == "leave"
+    stocked.adapters.yank("course_rec@2", reason="bad data")
+    found = place.sync(stocked, "course_rec@1")
+    assert (acts(found)["v2"], found.ok) == ("not blocked", False)
+    assert "yanked: bad data: it was not brought from here, and stays" in [
+        step.reason for step in found.steps
+    ]
+    assert place.names() == {V1, V2}
 
 
 def test_what_others_have_put_there_stays(stocked: Registry, place: Somewhere) -> None:
@@ -82,18 +110,23 @@ def test_a_place_that_has_lost_what_it_had(stocked: Registry, place: Somewhere) 
 
 
 def test_a_name_that_somebody_else_has_taken(stocked: Registry, place: Somewhere) -> None:
-    """What was brought and is now another thing by its name is neither used nor taken away, and not said to run."""
+    """What was brought and is now another thing by its name is neither used nor taken away, and somebody has to look."""
     place.sync(stocked, "course_rec@1", "course_rec@2")
     place.forget()
     place.seize(V1)
     place.seize(V2)
-    assert acts(place.sync(stocked, "course_rec@1")) == {"v1": "not blocked", "v2": "end"}
-    assert (place.names(), running(stocked)) == ({V1, V2}, [])
+    found = place.sync(stocked, "course_rec@1")
+    assert (acts(found), found.ok) == ({"v1": "not blocked", "v2": "not blocked"}, False)
+    assert place.names() == {V1, V2}
+    assert all(step.reason for step in found.steps)
+    place.forget()
+    assert acts(place.sync(stocked, "course_rec@1")) == {"v1": "load", "v2": "end"}
+    assert running(stocked) == [V1]
 
 
 def test_what_a_person_has_said_is_not_taken_for_brought(stocked: Registry, place: Somewhere) -> None:
     place.seize(V2)
-    stocked.deployments.record("course_rec@2", place.to)
+    stocked.deployments.record("course_rec@2", place.look(stocked, "course_rec@1").place)
     assert acts(place.sync(stocked, "course_rec@1")) == {"v1": "load", "v2": "leave"}
     assert place.names() == {V1, V2}
     assert running(stocked) == [V1, V2]
@@ -102,22 +135,23 @@ def test_what_a_person_has_said_is_not_taken_for_brought(stocked: Registry, plac
 def test_what_is_there_already_by_the_same_bytes(
     stocked: Registry, place: Somewhere, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Brought by another registry, or one whose record is lost: it is used, and never taken away."""
+    """Where the place proves that it was brought from here, the record says so again; elsewhere it is used and stays."""
     place.sync(stocked, "course_rec@1")
     for each in stocked.deployments.list():
         stocked.deployments.end([each.place])
-    assert acts(place.sync(stocked, "course_rec@1")) == {"v1": "keep"}
-    assert running(stocked) == []
-    assert acts(place.sync(stocked, nothing=True)) == {"v1": "leave"}
-    assert place.names() == {V1}
+    proven = place.kind in ("vllm", "sglang")
+    assert acts(place.sync(stocked, "course_rec@1")) == {"v1": "record" if proven else "keep"}
+    assert running(stocked) == ([V1] if proven else [])
+    assert acts(place.sync(stocked, nothing=True)) == {"v1": "unload" if proven else "leave"}
+    assert place.names() == (set() if proven else {V1})
 
 
 def test_nothing_said_is_no_wish(stocked: Registry, place: Somewhere) -> None:
     place.sync(stocked, "course_rec@1")
     for words in ({}, {"nothing": True, "where": "rank > 1"}):
-        with pytest.raises(BadInputError, match="wanted"):
+        with pytest.raises(BadInputError, match="wanted|wish"):
             place.sync(stocked, **words)
-    with pytest.raises(BadInputError, match="nothing is wanted, and something"):
+    with pytest.raises(BadInputError, match="--none goes with no other wish"):
         place.sync(stocked, "course_rec@1", nothing=True)
     with pytest.raises(UnknownReferenceError):
         place.sync(stocked, "course_rec#prod")
@@ -219,6 +253,13 @@ def test_places_that_there_are_not(stocked: Registry, tmp_path: Path) -> None:
     from fusery.registry.sync.sync import SyncRequest
 
     for to, said in {
+        "vllm=127.0.0.1:8000": "has no address",
+        "fusery=localhost": "has no address",
+        "nim=/srv/loras": "no server that takes adapters",
+        "vllm:http://127.0.0.1:1": "is no place",
+        "s3:/bucket/x": "is no place",
+        "gs//bucket/x": "is no place",
+        "localhost:8000": "is no place",
         "http://127.0.0.1:1": "which kind of server",
         "ollama=http://127.0.0.1:1": "no server that takes adapters",
         "vllm=http://user:secret@127.0.0.1:1": "no name, password or query",
