@@ -18,6 +18,7 @@ from .text import foreign_fact, size
 if TYPE_CHECKING:
     from fusery.registry.bundles import Content
     from fusery.registry.bundles.built import BuiltImage
+    from fusery.registry.bundles.materialize import Materialized
 
 BUILDS = ("cpu", "nvidia")
 GGUF_TYPES = ("f32", "f16", "bf16", "q8_0")
@@ -75,12 +76,12 @@ TARGETS = (
 @click.option(
     "--base-image",
     metavar="IMAGE",
-    help="For docker: what the image is built on, Python 3.11 to 3.13 on glibc.",
+    help="For docker and adapters: what the image is built on, Python 3.11 to 3.13 on glibc.",
 )
 @click.option(
     "--build",
     type=click.Choice(BUILDS),
-    help="For docker: build the image now, by docker, podman or buildah, whichever is there.",
+    help="For docker and adapters: build the image now, by docker, podman or buildah, whichever is there.",
 )
 @click.option(
     "--card",
@@ -114,7 +115,8 @@ def materialize_command(
     model     a folder for mlx-lm and transformers
     archive   the same in one compressed file
     docker    a folder that builds an image with an OpenAI-compatible server
-    adapters  one base, several adapters, a server that chooses for each request
+    adapters  one base, several adapters, a server that chooses for each request;
+              in its folder or as an image
     vllm      adapters in PEFT's form, or a fused model, and how vLLM is started
     lorax     adapters in PEFT's form, with factors in every layer, for LoRAX
     ollama    a Modelfile and GGUF files: a fused model, or base and adapter
@@ -165,7 +167,7 @@ def materialize_command(
             reporter=session.reporter(progress),
         )
     if engine:
-        image = _built(session, engine, bundle.path, bundle.adapters[0], build)
+        image = _built(session, engine, bundle, build)
         bundle = replace(bundle, image=image)
 
     def human() -> None:
@@ -195,21 +197,23 @@ def materialize_command(
 def _engine(target: str, destination: str, *, bulk: bool) -> str:
     """Return the engine that will build the image; whatever stands in the way is said before anything is computed."""
     from fusery.registry.bundles.image import find_engine
+    from fusery.registry.bundles.image_files import REPOSITORIES
     from fusery.registry.errors import BadInputError
 
-    if target != "docker" or "://" in destination or bulk:
+    if target not in REPOSITORIES or "://" in destination or bulk:
         raise BadInputError(
-            "only an image of one docker bundle in a folder here can be built",
+            f"only an image of one bundle for {' or '.join(REPOSITORIES)} in a folder here can be built",
             hint="--target docker --build cpu",
         )
     return find_engine()
 
 
-def _built(session: Session, engine: str, path: str, name: str, build: str | None) -> BuiltImage:
+def _built(session: Session, engine: str, bundle: Materialized, build: str | None) -> BuiltImage:
     from fusery.registry.bundles.image import build_image
 
     session.say(f"building the image with {engine}")
-    return build_image(engine, Path(path), name, nvidia=build == "nvidia", say=session.say)
+    folder, nvidia = Path(bundle.path), build == "nvidia"
+    return build_image(engine, folder, bundle.name, target=bundle.target, nvidia=nvidia, say=session.say)
 
 
 def _next_step(target: str, path: str, unfound_base: str | None) -> str | None:
@@ -218,7 +222,7 @@ def _next_step(target: str, path: str, unfound_base: str | None) -> str | None:
     if target == "docker":
         return f"docker build -t NAME {path}   (or, without a container: cd {path} && python server.py)"
     if target == "adapters":
-        return f"cd {path} && python server.py"
+        return f"cd {path} && python server.py   (or, as an image: docker build -t NAME {path})"
     if target == "archive":
         return f"tar -xf {path}"
     if target == "vllm":

@@ -23,7 +23,7 @@ class Choices:
         models: further names of served adapters, `NAME=REF:WEIGHT,REF:WEIGHT`.
         base_name: name of the base for servers that bring it themselves; None for its own name.
         gguf_type: format of the matrices in GGUF files, `f32`, `f16`, `bf16` or `q8_0`; None to keep theirs.
-        base_image: of a docker bundle's image; None for the default.
+        base_image: that a bundle's own image is built on; None for the default.
         card: a team's own template for the model card; None for the built-in one.
     """
 

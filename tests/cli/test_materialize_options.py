@@ -73,13 +73,31 @@ def test_an_image_is_built_by_the_engine_that_is_there(
     assert "ARG BASE_IMAGE=localhost/python:3.12\n" in (tmp_path / "out" / "Dockerfile").read_text()
 
 
+def test_the_image_of_several_adapters_has_the_bundle_s_name(
+    stocked: Fusery, engines: Path, tmp_path: Path
+) -> None:
+    (engines / "podman").write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
+    (engines / "podman").chmod(0o755)
+    words = ("--target", "adapters", "--base-image", "localhost/python:3.12", "--build", "nvidia", "--json")
+    done = stocked("materialize", "course_rec@1", "course_rec@2", "out", *words)
+    assert done.code == 0, done.err
+    assert done.json["image"] == {"engine": "podman", "name": "adapters:tiny-adapters-nvidia"}
+    chosen = "--tag adapters:tiny-adapters-nvidia --build-arg REQUIREMENTS=requirements-nvidia.txt"
+    expected = f"build --format docker {chosen} {tmp_path / 'out'}"
+    assert (tmp_path / "asked").read_text().splitlines() == ["info", expected]
+    assert "ARG BASE_IMAGE=localhost/python:3.12\n" in (tmp_path / "out" / "Dockerfile").read_text()
+
+
 def test_what_cannot_be_built_is_said_before_anything_is_written(
     stocked: Fusery, engines: Path, tmp_path: Path
 ) -> None:
     for words, said in (
         (("out", "--target", "docker", "--build", "cpu"), "none of docker, podman and buildah is installed"),
-        (("out", "--build", "nvidia"), "only an image of one docker bundle"),
-        (("memory://x/out", "--target", "docker", "--build", "cpu"), "only an image of one docker bundle"),
+        (("out", "--build", "nvidia"), "only an image of one bundle for docker or adapters"),
+        (
+            ("memory://x/out", "--target", "docker", "--build", "cpu"),
+            "only an image of one bundle for docker or adapters",
+        ),
         (("out", "--target", "docker", "--base-image", "x\nRUN y"), "not the name of an image"),
         (("oci://host/x:y",), "takes bundles of the target oci"),
         (("hf://a/b",), "takes bundles of the target hub"),
