@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 BUILDS = ("cpu", "nvidia")
 GGUF_TYPES = ("f32", "f16", "bf16", "q8_0")
+ONNX_TYPES = ("f16", "f32")
 TARGETS = (
     "model",
     "archive",
@@ -32,6 +33,7 @@ TARGETS = (
     "ollama",
     "llamacpp",
     "gguf",
+    "onnx",
     "oci",
     "hub",
 )
@@ -74,6 +76,11 @@ TARGETS = (
     help="For GGUF files: the format of the matrices; default: what they have.",
 )
 @click.option(
+    "--onnx-type",
+    type=click.Choice(ONNX_TYPES),
+    help="For ONNX: the format of the numbers; default: f16.",
+)
+@click.option(
     "--base-image",
     metavar="IMAGE",
     help="For docker and adapters: what the image is built on, Python 3.11 to 3.13 on glibc.",
@@ -100,6 +107,7 @@ def materialize_command(
     models: tuple[str, ...],
     base_name: str | None,
     gguf_type: str | None,
+    onnx_type: str | None,
     base_image: str | None,
     build: str | None,
     card: Path | None,
@@ -122,6 +130,7 @@ def materialize_command(
     ollama    a Modelfile and GGUF files: a fused model, or base and adapter
     llamacpp  GGUF files for llama.cpp: the base and adapters, or a fused model
     gguf      a fused model as one GGUF file
+    onnx      a fused model for ONNX Runtime
     oci       a fused model as an OCI image layout;
               DEST oci://REGISTRY/REPOSITORY:TAG pushes it
     hub       a fused model, or an adapter in PEFT's form, as a repository;
@@ -137,6 +146,7 @@ def materialize_command(
         models=models,
         base_name=base_name,
         gguf_type=gguf_type,
+        onnx_type=onnx_type,
         base_image=base_image,
         card=card and card.expanduser().absolute(),  # workers may run elsewhere
     )
@@ -229,6 +239,6 @@ def _next_step(target: str, path: str, unfound_base: str | None) -> str | None:
         return f"{'BASE_MODEL=FOLDER ' if unfound_base else ''}sh {path}/serve.sh"
     if target == "llamacpp" and (Path(path) / "serve.sh").is_file():
         return f"sh {path}/serve.sh"
-    if target in ("lorax", "ollama", "llamacpp", "gguf", "oci", "hub"):
+    if target in ("lorax", "ollama", "llamacpp", "gguf", "onnx", "oci", "hub"):
         return f"see {path}/README.md"
     return f"mlx_lm.generate --model {path} --prompt TEXT"

@@ -23,6 +23,7 @@ class Choices:
         models: further names of served adapters, `NAME=REF:WEIGHT,REF:WEIGHT`.
         base_name: name of the base for servers that bring it themselves; None for its own name.
         gguf_type: format of the matrices in GGUF files, `f32`, `f16`, `bf16` or `q8_0`; None to keep theirs.
+        onnx_type: format of the numbers in an ONNX file, `f16` or `f32`; None for `f16`.
         base_image: that a bundle's own image is built on; None for the default.
         card: a team's own template for the model card; None for the built-in one.
     """
@@ -32,6 +33,7 @@ class Choices:
     models: tuple[str, ...] = ()
     base_name: str | None = None
     gguf_type: str | None = None
+    onnx_type: str | None = None
     base_image: str | None = None
     card: Path | None = None
 
@@ -42,6 +44,8 @@ class Choices:
             MissingFileError: the template cannot be read.
         """
         values = {name: value for name, value in asdict(self).items() if name != "link"}
+        if self.onnx_type is None:
+            del values["onnx_type"]  # as on record from before there was one
         if self.card is not None:
             with opened(self.card) as file:
                 values["card"] = digest_bytes(file.read(MAX_CARD))

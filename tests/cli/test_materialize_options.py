@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -107,3 +108,19 @@ def test_what_cannot_be_built_is_said_before_anything_is_written(
         assert said in done.err
         assert "Traceback" not in done.err
         assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("onnxruntime_genai") is not None, reason="the packages are installed here"
+)
+def test_onnx_without_its_packages_is_one_sentence(
+    stocked: Fusery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FUSERY_ONNX_PYTHON", raising=False)
+    before = set(tmp_path.iterdir())
+    words = ("--target", "onnx", "--precision", "keep", "--accept-loss", "--onnx-type", "f32")
+    done = stocked("materialize", "course_rec@1", "out", *words)
+    assert (done.code, done.out) == (2, "")
+    assert "Error: writing ONNX needs packages that are not installed\n" in done.err
+    assert "[onnx]" in done.err
+    assert set(tmp_path.iterdir()) == before
