@@ -20,8 +20,8 @@ from cryptography.hazmat.primitives.serialization import (
 from fusery.registry.bundles import TARGETS
 from fusery.registry.signing.sign import SigningKey
 
-FORMS = {**{name: name for name in TARGETS}, "vllm fused": "vllm", "hub adapter": "hub"}
-"""Bundles of every target, and of those that hold either, both."""
+FORMS = {**{name: name for name in TARGETS if name != "onnx"}, "vllm fused": "vllm", "hub adapter": "hub"}
+"""Bundles of every target, and of those that hold either, both; but for `onnx`, which takes long and has tests of its own."""
 
 CURVES = {"p256": ec.SECP256R1(), "p384": ec.SECP384R1(), "p521": ec.SECP521R1()}
 

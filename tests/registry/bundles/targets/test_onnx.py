@@ -24,6 +24,7 @@ from fusery.registry.bundles.layout import LayoutError
 from fusery.registry.bundles.onnx_files import PYTHON
 from fusery.registry.bundles.targets import onnx as target
 from fusery.registry.errors import BadInputError, MissingExtraError
+from fusery.registry.signing.verify import verify
 
 needs_no_packages = pytest.mark.skipif(
     importlib.util.find_spec("onnxruntime_genai") is not None, reason="the packages are installed here"
@@ -113,6 +114,7 @@ def test_the_bundle_is_whole_and_names_no_place(
     assert listed | {"fusery.json"} == {path.name for path in written.iterdir()}
     assert {"model.onnx", "model.onnx.data", "genai_config.json", "README.md"} < listed
     assert target.check(written).tensors > 10
+    assert verify(written).problems == []
     for path in written.iterdir():
         content = path.read_bytes()
         for text in ("canary-5f0e6c1d", str(written.parent), str(model_folder(plain_source)), sys.prefix):
