@@ -6,8 +6,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fusery.registry.bundles import BundleSource, Choices, Files, Written, find_target, write_bundle
+from fusery.registry.bundles import (
+    TARGETS,
+    BundleSource,
+    Choices,
+    Files,
+    Written,
+    find_target,
+    write_bundle,
+)
 from fusery.storage.manifest import Manifest
+
+WRITTEN_HERE = {name: target for name, target in TARGETS.items() if name != "onnx"}
+"""Targets that are written by this interpreter; the exporter to ONNX needs another and takes long, and has tests of its own."""
 
 
 class Imaged(NamedTuple):
