@@ -18,9 +18,11 @@ from .text import foreign_fact, size
 if TYPE_CHECKING:
     from fusery.registry.bundles import Content
     from fusery.registry.bundles.built import BuiltImage
+    from fusery.registry.bundles.materialize import Materialized
 
 BUILDS = ("cpu", "nvidia")
 GGUF_TYPES = ("f32", "f16", "bf16", "q8_0")
+ONNX_TYPES = ("f16", "f32")
 TARGETS = (
     "model",
     "archive",
@@ -32,6 +34,7 @@ TARGETS = (
     "ollama",
     "llamacpp",
     "gguf",
+    "onnx",
     "oci",
     "hub",
 )
@@ -74,9 +77,14 @@ TARGETS = (
     help="For GGUF files: the format of the matrices; default: what they have.",
 )
 @click.option(
+    "--onnx-type",
+    type=click.Choice(ONNX_TYPES),
+    help="For ONNX: the format of the numbers; default: f16.",
+)
+@click.option(
     "--base-image",
     metavar="IMAGE",
-    help="For docker: what the image is built on, Python 3.11 to 3.13 on glibc; for k8s: vLLM's image.",
+    help="For docker and adapters: what the image is built on, Python 3.11 to 3.13 on glibc; for k8s: vLLM's image.",
 )
 @click.option(
     "--location",
@@ -86,7 +94,7 @@ TARGETS = (
 @click.option(
     "--build",
     type=click.Choice(BUILDS),
-    help="For docker: build the image now, by docker, podman or buildah, whichever is there.",
+    help="For docker and adapters: build the image now, by docker, podman or buildah, whichever is there.",
 )
 @click.option(
     "--card",
@@ -105,6 +113,7 @@ def materialize_command(
     models: tuple[str, ...],
     base_name: str | None,
     gguf_type: str | None,
+    onnx_type: str | None,
     base_image: str | None,
     location: str | None,
     build: str | None,
@@ -121,7 +130,8 @@ def materialize_command(
     model     a folder for mlx-lm and transformers
     archive   the same in one compressed file
     docker    a folder that builds an image with an OpenAI-compatible server
-    adapters  one base, several adapters, a server that chooses for each request
+    adapters  one base, several adapters, a server that chooses for each request;
+              in its folder or as an image
     vllm      adapters in PEFT's form, or a fused model, and how vLLM is started
     k8s       adapters in PEFT's form, and manifests for KServe, the vLLM
               production stack, AIBrix and llm-d
@@ -129,6 +139,7 @@ def materialize_command(
     ollama    a Modelfile and GGUF files: a fused model, or base and adapter
     llamacpp  GGUF files for llama.cpp: the base and adapters, or a fused model
     gguf      a fused model as one GGUF file
+    onnx      a fused model for ONNX Runtime
     oci       a fused model as an OCI image layout;
               DEST oci://REGISTRY/REPOSITORY:TAG pushes it
     hub       a fused model, or an adapter in PEFT's form, as a repository;
@@ -144,6 +155,7 @@ def materialize_command(
         models=models,
         base_name=base_name,
         gguf_type=gguf_type,
+        onnx_type=onnx_type,
         base_image=base_image,
         location=location,
         card=card and card.expanduser().absolute(),  # workers may run elsewhere
@@ -175,7 +187,7 @@ def materialize_command(
             reporter=session.reporter(progress),
         )
     if engine:
-        image = _built(session, engine, bundle.path, bundle.adapters[0], build)
+        image = _built(session, engine, bundle, build)
         bundle = replace(bundle, image=image)
 
     def human() -> None:
@@ -205,21 +217,23 @@ def materialize_command(
 def _engine(target: str, destination: str, *, bulk: bool) -> str:
     """Return the engine that will build the image; whatever stands in the way is said before anything is computed."""
     from fusery.registry.bundles.image import find_engine
+    from fusery.registry.bundles.image_files import REPOSITORIES
     from fusery.registry.errors import BadInputError
 
-    if target != "docker" or "://" in destination or bulk:
+    if target not in REPOSITORIES or "://" in destination or bulk:
         raise BadInputError(
-            "only an image of one docker bundle in a folder here can be built",
+            f"only an image of one bundle for {' or '.join(REPOSITORIES)} in a folder here can be built",
             hint="--target docker --build cpu",
         )
     return find_engine()
 
 
-def _built(session: Session, engine: str, path: str, name: str, build: str | None) -> BuiltImage:
+def _built(session: Session, engine: str, bundle: Materialized, build: str | None) -> BuiltImage:
     from fusery.registry.bundles.image import build_image
 
     session.say(f"building the image with {engine}")
-    return build_image(engine, Path(path), name, nvidia=build == "nvidia", say=session.say)
+    folder, nvidia = Path(bundle.path), build == "nvidia"
+    return build_image(engine, folder, bundle.name, target=bundle.target, nvidia=nvidia, say=session.say)
 
 
 def _next_step(target: str, path: str, unfound_base: str | None) -> str | None:
@@ -228,13 +242,13 @@ def _next_step(target: str, path: str, unfound_base: str | None) -> str | None:
     if target == "docker":
         return f"docker build -t NAME {path}   (or, without a container: cd {path} && python server.py)"
     if target == "adapters":
-        return f"cd {path} && python server.py"
+        return f"cd {path} && python server.py   (or, as an image: docker build -t NAME {path})"
     if target == "archive":
         return f"tar -xf {path}"
     if target == "vllm":
         return f"{'BASE_MODEL=FOLDER ' if unfound_base else ''}sh {path}/serve.sh"
     if target == "llamacpp" and (Path(path) / "serve.sh").is_file():
         return f"sh {path}/serve.sh"
-    if target in ("k8s", "lorax", "ollama", "llamacpp", "gguf", "oci", "hub"):
+    if target in ("k8s", "lorax", "ollama", "llamacpp", "gguf", "onnx", "oci", "hub"):
         return f"see {path}/README.md"
     return f"mlx_lm.generate --model {path} --prompt TEXT"

@@ -35,6 +35,7 @@ USES = {
     "mlflow": "adapters of MLflow's runs, and runs that log theirs here",
     "eval": "measuring by lm-evaluation-harness",
     "gguf": "reading and writing GGUF files",
+    "onnx": "writing ONNX",
     "oci": "pushing images to a registry",
     "plot": "pictures as PNG",
     "serve": "serving adapters over HTTP",

@@ -23,7 +23,8 @@ class Choices:
         models: further names of served adapters, `NAME=REF:WEIGHT,REF:WEIGHT`.
         base_name: name of the base for servers that bring it themselves; None for its own name.
         gguf_type: format of the matrices in GGUF files, `f32`, `f16`, `bf16` or `q8_0`; None to keep theirs.
-        base_image: of a docker bundle's image, and the image of vLLM in a cluster; None for the default.
+        onnx_type: format of the numbers in an ONNX file, `f16` or `f32`; None for `f16`.
+        base_image: that a bundle's own image is built on, and the image of vLLM in a cluster; None for the default.
         location: where a cluster will find the bundle, a URL; None for its destination, if that is a bucket.
         card: a team's own template for the model card; None for the built-in one.
     """
@@ -33,6 +34,7 @@ class Choices:
     models: tuple[str, ...] = ()
     base_name: str | None = None
     gguf_type: str | None = None
+    onnx_type: str | None = None
     base_image: str | None = None
     location: str | None = None
     card: Path | None = None
@@ -52,6 +54,8 @@ class Choices:
         values = {name: value for name, value in asdict(self).items() if name != "link"}
         if self.location is None:
             del values["location"]  # bundles that were recorded before there was the option keep their value
+        if self.onnx_type is None:
+            del values["onnx_type"]  # as on record from before there was one
         if self.card is not None:
             with opened(self.card) as file:
                 values["card"] = digest_bytes(file.read(MAX_CARD))

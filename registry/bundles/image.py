@@ -1,4 +1,4 @@
-"""Building the image of a `docker` bundle with the container engine of this machine."""
+"""Building the image of a bundle with the container engine of this machine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import BadInputError, BuildFailedError
 from .built import BuiltImage
-from .targets.docker import image_tag
+from .image_files import image_name
 
 # docker's own format has the health check, which OCI's lacks; docker writes nothing else.
 _BUILD = {
@@ -60,22 +60,28 @@ def _answers(engine: str) -> bool:
 
 
 def build_image(
-    engine: str, folder: Path, name: str, *, nvidia: bool = False, say: Callable[[str], None] = lambda _: None
+    engine: str,
+    folder: Path,
+    name: str,
+    *,
+    target: str = "docker",
+    nvidia: bool = False,
+    say: Callable[[str], None] = lambda _: None,
 ) -> BuiltImage:
     """Build a bundle's image.
 
     Args:
         engine: as `find_engine` returned it.
         folder: the bundle.
-        name: what the bundle is called; the image is `fused:NAME`, or `fused:NAME-nvidia`.
+        name: what the bundle is called; the image is `fused:NAME`, or `fused:NAME-nvidia`, and `adapters:NAME` of adapters.
+        target: the bundle's.
         nvidia: with CUDA's libraries in place of the CPU's.
         say: called with each line that the engine prints.
 
     Raises:
         BuildFailedError: the engine failed.
     """
-    suffix = "-nvidia" if nvidia else ""
-    image = f"fused:{image_tag(name)[: 128 - len(suffix)]}{suffix}"
+    image = image_name(target, name, nvidia=nvidia)
     chosen = ["--build-arg", "REQUIREMENTS=requirements-nvidia.txt"] if nvidia else []
     command = [*_BUILD[engine], "--tag", image, *chosen, str(folder)]
     last = ""

@@ -50,6 +50,7 @@ class Materialized(Record):
         foreign: where the fused model comes from, if it was not made here.
         unfound_base: name of the base, if the bundle's server has to be given its location at start.
         image: what was built of it, where that was asked for.
+        name: of the bundle: the adapter's, or one made from the base's where there are several.
     """
 
     target: str
@@ -64,6 +65,7 @@ class Materialized(Record):
     foreign: Foreign | None = None
     unfound_base: str | None = None
     image: BuiltImage | None = left_out()
+    name: str = ""
     KEYS: ClassVar[tuple[str, ...]] = (
         "target",
         "path",
@@ -167,6 +169,7 @@ def materialize(
         told,
         gathered.foreign,
         unfound,
+        name=gathered.source.name,
     )
 
 

@@ -101,6 +101,7 @@ _ALL = (
     Target("ollama", "ollama", ("fused", "adapters"), form="peft"),
     Target("llamacpp", "llamacpp", ("adapters", "fused"), form="peft"),
     Target("gguf", "gguf"),
+    Target("onnx", "onnx"),
     Target("oci", "oci"),
     Target("hub", "hub", ("fused", "adapters"), form="peft", base=False, whole=True),
 )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from fusery.storage.copying import Method, copy_file
-from fusery.storage.digest import Digest, digest_bytes
+from fusery.storage.digest import Digest, digest_bytes, digest_file
 from fusery.storage.manifest import FileEntry, Manifest
 from fusery.storage.room import NOTES, Need, on_disk, require_rooms
 
@@ -112,6 +112,14 @@ class BundleFolder:
             if method is not Method.LINK:
                 destination.chmod(FILE_MODE)
             self._entries.append(FileEntry(path, entry.size, entry.sha256))
+
+    def take(self, file: Path, path: str) -> None:
+        """Move a file in that another program has written on the same file system."""
+        target = self._prepare(path)
+        digest, size = digest_file(file)
+        file.replace(target)
+        target.chmod(FILE_MODE)
+        self._entries.append(FileEntry(path, size, digest))
 
     @contextmanager
     def create(self, path: str) -> Iterator[HashedFile]:

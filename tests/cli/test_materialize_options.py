@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -73,13 +74,31 @@ def test_an_image_is_built_by_the_engine_that_is_there(
     assert "ARG BASE_IMAGE=localhost/python:3.12\n" in (tmp_path / "out" / "Dockerfile").read_text()
 
 
+def test_the_image_of_several_adapters_has_the_bundle_s_name(
+    stocked: Fusery, engines: Path, tmp_path: Path
+) -> None:
+    (engines / "podman").write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
+    (engines / "podman").chmod(0o755)
+    words = ("--target", "adapters", "--base-image", "localhost/python:3.12", "--build", "nvidia", "--json")
+    done = stocked("materialize", "course_rec@1", "course_rec@2", "out", *words)
+    assert done.code == 0, done.err
+    assert done.json["image"] == {"engine": "podman", "name": "adapters:tiny-adapters-nvidia"}
+    chosen = "--tag adapters:tiny-adapters-nvidia --build-arg REQUIREMENTS=requirements-nvidia.txt"
+    expected = f"build --format docker {chosen} {tmp_path / 'out'}"
+    assert (tmp_path / "asked").read_text().splitlines() == ["info", expected]
+    assert "ARG BASE_IMAGE=localhost/python:3.12\n" in (tmp_path / "out" / "Dockerfile").read_text()
+
+
 def test_what_cannot_be_built_is_said_before_anything_is_written(
     stocked: Fusery, engines: Path, tmp_path: Path
 ) -> None:
     for words, said in (
         (("out", "--target", "docker", "--build", "cpu"), "none of docker, podman and buildah is installed"),
-        (("out", "--build", "nvidia"), "only an image of one docker bundle"),
-        (("memory://x/out", "--target", "docker", "--build", "cpu"), "only an image of one docker bundle"),
+        (("out", "--build", "nvidia"), "only an image of one bundle for docker or adapters"),
+        (
+            ("memory://x/out", "--target", "docker", "--build", "cpu"),
+            "only an image of one bundle for docker or adapters",
+        ),
         (("out", "--target", "docker", "--base-image", "x\nRUN y"), "not the name of an image"),
         (("oci://host/x:y",), "takes bundles of the target oci"),
         (("hf://a/b",), "takes bundles of the target hub"),
@@ -89,3 +108,19 @@ def test_what_cannot_be_built_is_said_before_anything_is_written(
         assert said in done.err
         assert "Traceback" not in done.err
         assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("onnxruntime_genai") is not None, reason="the packages are installed here"
+)
+def test_onnx_without_its_packages_is_one_sentence(
+    stocked: Fusery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FUSERY_ONNX_PYTHON", raising=False)
+    before = set(tmp_path.iterdir())
+    words = ("--target", "onnx", "--precision", "keep", "--accept-loss", "--onnx-type", "f32")
+    done = stocked("materialize", "course_rec@1", "out", *words)
+    assert (done.code, done.out) == (2, "")
+    assert "Error: writing ONNX needs packages that are not installed\n" in done.err
+    assert "[onnx]" in done.err
+    assert set(tmp_path.iterdir()) == before

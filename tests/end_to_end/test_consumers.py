@@ -7,6 +7,7 @@ them.  Tiny models, each target: tests/registry/bundles.
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import shlex
 import subprocess
@@ -22,6 +23,7 @@ import pytest
 from consumers import (
     llama_cpp_logits,
     mlx_logits,
+    onnx_answers,
     peft_logits,
     transformers_answers,
     transformers_logits,
@@ -30,6 +32,8 @@ from course_answers import BASE, NAMES
 from course_bundles import course_bundles, question_tokens
 from installation import Installation
 from peft_folders import peers_python
+
+from fusery.registry.bundles.onnx_files import PYTHON
 
 pytestmark = [
     pytest.mark.slow,
@@ -139,6 +143,21 @@ def _ask_by_turns(client: openai.OpenAI) -> None:
         for name in names:
             found = llama_server.chat(client, "any", course_answers.questions()[number], **ways[name])
             assert found == answers[name][number], name
+
+
+@pytest.mark.parametrize("name", (V1, V2))
+def test_onnx_runtime_answers_the_same(shipped: Installation, name: str) -> None:
+    """In 16 bits, which is what is written if nothing is said."""
+    python = peers_python()
+    folder = shipped.folder / f"onnx-{name}"
+    shipped.run("materialize", name, folder, "--target", "onnx", variables={PYTHON: str(python)})
+    questions, expected = course_answers.questions(), course_answers.answers()[name]
+    assert onnx_answers(folder, questions, course_answers.MAX_TOKENS, by="genai") == expected
+    assert onnx_answers(folder, questions, course_answers.MAX_TOKENS, by="answers") == expected
+    (program,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    program = program.replace('"Hello"', json.dumps(questions[0]))
+    done = subprocess.run([python, "-c", program], cwd=folder, check=True, capture_output=True, text=True)
+    assert done.stdout.startswith(expected[0])
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -17,6 +17,7 @@ import peft_folders
 import pytest
 import tiny_models
 from broken_adapters import Spoil, edit_config, edit_tensors, without
+from bundle_cases import WRITTEN_HERE
 
 from fusery.registry import Registry
 from fusery.registry.adapters.finding import verdict
@@ -295,7 +296,7 @@ def test_what_is_admitted_with_whole_tensors_is_fused_or_refused_by_name(
     assert reference is not None
     model = registry.fused.fuse(reference, KEEP).path
     put_on(model, None)
-    for target, kind in TARGETS.items():
+    for target, kind in WRITTEN_HERE.items():
         for content in kind.contents:
             out = tmp_path / f"{target}-{content}{'.tar' if kind.single else ''}"
             request = {"request": KEEP} if content == "fused" else {}
@@ -362,7 +363,7 @@ def test_experts_of_peft_can_be_used(form: str, turned: bool, registry: Registry
 
 def targets(name: str) -> Iterator[tuple[str, str]]:
     """Yield the targets to try, with what they hold: of most adapters one for each form that a target takes."""
-    for target, kind in TARGETS.items():
+    for target, kind in WRITTEN_HERE.items():
         for content in kind.contents:
             if name in EVERYWHERE or (target, content) in (("adapters", "adapters"), ("vllm", "adapters")):
                 yield target, content
@@ -377,7 +378,7 @@ def used_in_every_way(
     loaded(registry, reference, base, whole=whole)
     registry.exchange.export(reference, scratch / "exported")
     for target, content in wanted:
-        out = scratch / f"{target}-{content}{'.tar' if TARGETS[target].single else ''}"
+        out = scratch / f"{target}-{content}{'.tar' if WRITTEN_HERE[target].single else ''}"
         request = {"request": KEEP} if content == "fused" else {}
         told = IN_A_CLUSTER if TARGETS[target].located else None
         try:
@@ -445,5 +446,5 @@ def test_what_is_admitted_on_a_model_that_sees_can_be_used(
     registry.bases.add(base, name=kind)
     name = registry.adapters.register(adapter, base=kind, task=kind).name
     with base_folder(registry.workspace, kind) as place:
-        everywhere = [(target, content) for target, each in TARGETS.items() for content in each.contents]
+        everywhere = [(target, content) for target, each in WRITTEN_HERE.items() for content in each.contents]
         used_in_every_way(registry, name, place, tmp_path, everywhere)

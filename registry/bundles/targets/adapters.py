@@ -1,4 +1,4 @@
-"""The target `adapters`: one base, any number of adapters beside it, and our server, which loads the base once."""
+"""The target `adapters`: one base, any number of adapters beside it, and our server, which loads the base once; also as an image."""
 
 from __future__ import annotations
 
@@ -16,27 +16,29 @@ from ...documents import provenance_part
 from ...server.document import read_document
 from ...server.errors import DocumentError
 from ..choices import Choices
+from ..image_files import check_image_files, image_names, write_image_files
 from ..layout import Layout, LayoutError, model_layout
 from ..record import bundle_record, sealed_bytes
-from ..rendering import render, server_files
+from ..rendering import render
 from ..source import BundleSource
 from ..writing import BundleFolder
 
-BASE = "base"
+BASE, ADAPTERS = "base", "adapters"
 
 
 def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
-    """Write `base/`, `adapters/`, the server with its pinned requirements and `serving.json`, and how to use them."""
+    """Write `base/`, `adapters/`, the server, what it needs and what builds its image, `serving.json`, and how to use them."""
     record = bundle_record(source, "adapters", BASE)
     assert source.model is not None
     if not choices.link:
         copied = [source.model, *(adapter.files for adapter in source.adapters)]
         bundle.require_room(*(entry.size for files in copied for entry in files.manifest))
+    write_image_files(
+        record, bundle, choices, folders=(BASE, ADAPTERS), served="a language model and adapters for it"
+    )
     bundle.copy(source.model, under=f"{BASE}/", link=choices.link)
     for adapter in source.adapters:
-        bundle.copy(adapter.files, under=f"adapters/{adapter.name}/", link=choices.link)
-    for name, content in server_files().items():
-        bundle.write(name, content)
+        bundle.copy(adapter.files, under=f"{ADAPTERS}/{adapter.name}/", link=choices.link)
     bundle.write("serving.json", json.dumps(serving_document(source, record), indent=2).encode() + b"\n")
     bundle.write("README.md", render("adapters_readme.md.j2", **readme_values(source, record)))
     bundle.write("fusery.json", sealed_bytes(record, bundle.manifest()))
@@ -49,7 +51,7 @@ def serving_document(source: BundleSource, record: Mapping[str, Any]) -> dict[st
         "format": 1,
         "base": {"name": base["name"], "folder": BASE, "digest": base["digest"]},
         "adapters": [
-            {"name": adapter.name, "folder": f"adapters/{adapter.name}", "digest": adapter.facts["digest"]}
+            {"name": adapter.name, "folder": f"{ADAPTERS}/{adapter.name}", "digest": adapter.facts["digest"]}
             for adapter in source.adapters
         ],
         "routes": dict(source.routes),
@@ -67,11 +69,13 @@ def readme_values(source: BundleSource, record: Mapping[str, Any]) -> dict[str, 
         "adapters": [adapter["facts"] for adapter in record["adapters"]],
         "routes": leads,
         "first": source.adapters[0].name,
+        **image_names(record),
     }
 
 
 def check(folder: Path) -> Layout:
-    """Read everything as the server does, and count the modules of the base that the adapters match."""
+    """Read everything as the server does, look for what the Dockerfile copies, and count the modules of the base that the adapters match."""
+    check_image_files(folder)
     try:
         document = read_document(folder / "serving.json")
         tensors = model_layout(folder / document.base.folder).tensors

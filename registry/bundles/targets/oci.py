@@ -23,12 +23,12 @@ from ...documents import provenance_part
 from ...models.architecture import Architecture, read_architecture
 from ..cards.card import card_values
 from ..choices import Choices
+from ..image_files import image_tag, spdx
 from ..layout import Layout, LayoutError
 from ..record import bundle_record, sealed_bytes
 from ..rendering import render
 from ..source import BundleSource, Files
 from ..writing import FILE_MODE, BundleFolder
-from .docker import image_tag, spdx
 from .model import own_files
 
 INDEX_TYPE = "application/vnd.oci.image.index.v1+json"

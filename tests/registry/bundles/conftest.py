@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import tiny_models
+from bundle_cases import Imaged, model_folder
 
-from fusery.registry.bundles import BundleSource, Files
+from fusery.registry.bundles import BundledAdapter, BundleSource, Files
 from fusery.storage.digest import digest_file
 from fusery.storage.manifest import FileEntry, Manifest
 
@@ -80,6 +81,27 @@ def evil_texts() -> dict[str, str]:
 def plain_source(fused_folder: Path) -> BundleSource:
     """A source to be left as it is."""
     return BundleSource(NAME, example_provenance(), Files.within(fused_folder, manifest_of(fused_folder)))
+
+
+@pytest.fixture(scope="session")
+def unfused(plain_source: BundleSource, tmp_path_factory: pytest.TempPathFactory) -> BundleSource:
+    """A base with two adapters, to be left as it is."""
+    scratch, base = tmp_path_factory.mktemp("unfused"), model_folder(plain_source)
+    adapters = []
+    for number, names in ((1, ("course_rec#prod", "course_rec")), (2, ())):
+        folder = tiny_models.make_adapter(scratch / f"adapter{number}", base, seed=number)
+        facts = {**example_provenance()["adapter"], "version": number}
+        files = Files.within(folder, manifest_of(folder))
+        adapters.append(BundledAdapter(f"course_rec_v{number}_20261124", names, files, facts))
+    routes = {"course_rec#prod": adapters[0].name, "mix": {each.name: 0.5 for each in adapters}}
+    provenance = {"base": plain_source.provenance["base"], "tool": "fusery 0.1.0"}
+    return BundleSource("tiny-adapters", provenance, plain_source.fused, tuple(adapters), routes)
+
+
+@pytest.fixture(scope="session", params=["docker", "adapters"])
+def imaged(request: pytest.FixtureRequest, plain_source: BundleSource, unfused: BundleSource) -> Imaged:
+    """Each target whose bundles build an image, and a source for it."""
+    return Imaged(request.param, plain_source if request.param == "docker" else unfused)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The `docker` bundle built for real by buildah, run as its user, and asked."""
+"""Bundles built as images for real by buildah, run as their user, and asked."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import containers
 import pytest
-from bundle_cases import make_bundle
-from openai import APIConnectionError, OpenAI
+from bundle_cases import Imaged
+from openai import APIConnectionError, NotFoundError, OpenAI
 from ports import free_port
 
-from fusery.registry.bundles import BundleSource
 from fusery.registry.bundles.image import BuiltImage, build_image, find_engine
 
 pytestmark = pytest.mark.slow
+
+CANARY = "canary-5f0e6c1d"
+SECRETS = ("HF_TOKEN", "FUSERY_STORE_OPTIONS", "PIP_INDEX_URL", "AWS_SECRET_ACCESS_KEY", "USER")
 
 
 @pytest.fixture(scope="module")
@@ -29,33 +32,66 @@ def builder(tmp_path_factory: pytest.TempPathFactory) -> containers.Builder:
 
 
 @pytest.fixture(scope="module")
+def base_image(builder: containers.Builder) -> str:
+    return builder.make_base()
+
+
+@pytest.fixture(scope="module")
+def packages(base_image: str, imaged: Imaged, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = imaged.write(tmp_path_factory.mktemp("bundle"))
+    return containers.wheels(folder / "requirements.txt", tmp_path_factory.mktemp("wheels"))
+
+
+@pytest.fixture(scope="module")
 def image(
-    builder: containers.Builder, plain_source: BundleSource, tmp_path_factory: pytest.TempPathFactory
+    builder: containers.Builder,
+    base_image: str,
+    packages: Path,
+    imaged: Imaged,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> BuiltImage:
-    """The image of a bundle, built as `--build cpu` does; the Dockerfile is the bundle's own."""
-    folder = tmp_path_factory.mktemp("bundle")
-    make_bundle(plain_source, "docker", folder, base_image=builder.make_base())
-    packages = containers.wheels(folder / "requirements.txt", tmp_path_factory.mktemp("wheels"))
+    """The image of a bundle, built as `--build cpu` does among secrets; the Dockerfile is the bundle's own."""
     with pytest.MonkeyPatch.context() as patch:
+        for name in SECRETS:
+            patch.setenv(name, CANARY)
+        folder = imaged.write(tmp_path_factory.mktemp("bundle"), base_image=base_image)
         for name, value in builder.environment(packages).items():
             patch.setenv(name, value)
         patch.setattr(
             "fusery.registry.bundles.image.shutil.which", lambda name: name if name == "buildah" else None
         )
         assert find_engine() == "buildah"
-        return build_image("buildah", folder, plain_source.name)
+        return build_image("buildah", folder, imaged.source.name, target=imaged.target)
 
 
-def test_the_image_says_what_it_is(
-    builder: containers.Builder, image: BuiltImage, plain_source: BundleSource
-) -> None:
+def test_the_image_says_what_it_is(builder: containers.Builder, image: BuiltImage, imaged: Imaged) -> None:
     shown = json.loads(builder.run("inspect", "--type", "image", image.name))["Docker"]["config"]
     assert shown["User"] == "10001:10001"
     assert shown["Entrypoint"] == ["python", "/app/server.py"]
     assert shown["Healthcheck"]["Test"] == ["CMD", "python", "/app/server.py", "--health"]
-    assert shown["Labels"]["org.opencontainers.image.title"] == plain_source.name
-    assert shown["Labels"]["org.opencontainers.image.base.name"] == containers.BASE
-    assert shown["Labels"]["fusery.model.digest"] == plain_source.fused.manifest.digest
+    labels = shown["Labels"]
+    assert labels["org.opencontainers.image.title"] == imaged.source.name
+    assert labels["org.opencontainers.image.base.name"] == containers.BASE
+    assert labels["fusery.base.digest"] == "b" * 64
+    if imaged.target == "docker":
+        assert labels["fusery.model.digest"] == imaged.source.fused.manifest.digest
+    else:
+        assert labels["fusery.adapters.names"].split() == [each.name for each in imaged.source.adapters]
+
+
+def test_no_secret_of_the_machine_is_in_the_image(builder: containers.Builder, image: BuiltImage) -> None:
+    assert CANARY not in builder.run("inspect", "--type", "image", image.name)
+    with builder.container(image.name) as container:
+        root = Path(builder.run("mount", container))
+        try:
+            searched = [
+                path for name in ("app", "etc", "opt", "tmp", "root") for path in (root / name).rglob("*")
+            ]
+            files = [path for path in searched if path.is_file() and not path.is_symlink()]
+            assert len(files) > 1000
+            assert not [path for path in files if CANARY.encode() in path.read_bytes()]
+        finally:
+            builder.run("umount", container)
 
 
 @contextmanager
@@ -74,31 +110,50 @@ def running(builder: containers.Builder, container: str, port: int) -> Iterator[
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def asked(client: OpenAI, model: str, process: subprocess.Popen[bytes]) -> str:
+def ready(client: OpenAI, process: subprocess.Popen[bytes]) -> set[str]:
+    """Wait for a server, and return what it says can be asked for."""
     for _ in range(240):
         if process.poll() is not None:
             assert process.stdout is not None
             raise AssertionError(process.stdout.read().decode(errors="replace")[-3000:])
         try:
-            answer = client.chat.completions.create(
-                model=model, messages=[{"role": "user", "content": "Hello"}], max_tokens=4
-            )
+            return {model.id for model in client.models.list()}
         except APIConnectionError:
             time.sleep(0.25)
-            continue
-        assert answer.usage is not None
-        assert answer.usage.completion_tokens > 0
-        return answer.model
     raise AssertionError("the container did not answer")
 
 
+def asked(client: OpenAI, model: str) -> str:
+    """Return the likelihoods of what a model says first, as text: each model has its own."""
+    answer = client.chat.completions.create(
+        model=model,
+        messages=[{"role": "user", "content": "Hello"}],
+        max_tokens=4,
+        temperature=0,
+        logprobs=True,
+    )
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens > 0
+    assert answer.choices[0].logprobs is not None
+    return str(answer.choices[0].logprobs.content)
+
+
 def test_the_container_answers_as_nobody_in_particular(
-    builder: containers.Builder, image: BuiltImage, plain_source: BundleSource
+    builder: containers.Builder, image: BuiltImage, imaged: Imaged
 ) -> None:
     port = free_port()
     with builder.container(image.name) as container, running(builder, container, port) as process:
         client = OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="-", max_retries=0, timeout=120)
-        assert asked(client, plain_source.name, process) == plain_source.name
+        models, routes = [imaged.source.name], []
+        if imaged.target == "adapters":
+            models = ["org/Tiny-1M", *(adapter.name for adapter in imaged.source.adapters)]
+            routes = list(imaged.source.routes)
+        assert ready(client, process) == {*models, *routes}
+        answers = [asked(client, model) for model in models]
+        assert len(set(answers)) == len(models), "the base and each adapter have answers of their own"
+        assert all(asked(client, route) in answers for route in routes)
+        with pytest.raises(NotFoundError):
+            asked(client, "another")
         inside = builder.inside(container, ["id", "-u"], user="10001:10001", port=port)
         assert subprocess.run(inside, check=True, capture_output=True, text=True).stdout.strip() == "10001"
         health = builder.inside(

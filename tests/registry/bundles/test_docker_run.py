@@ -1,4 +1,4 @@
-"""The command line of a docker bundle's server."""
+"""The command line of the server in a bundle that builds an image."""
 
 from __future__ import annotations
 
@@ -10,18 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from bundle_cases import make_bundle
-
-from fusery.registry.bundles import BundleSource
+from bundle_cases import Imaged
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture(scope="module")
-def bundle(plain_source: BundleSource, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("bundle")
-    make_bundle(plain_source, "docker", folder)
-    return folder
+def bundle(imaged: Imaged, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return imaged.write(tmp_path_factory.mktemp("bundle"))
 
 
 @pytest.fixture

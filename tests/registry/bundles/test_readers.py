@@ -1,4 +1,4 @@
-"""Every bundle that transformers or PEFT can read, read by them: the logits are those of mlx-lm with what went in."""
+"""Every bundle that transformers, PEFT or ONNX Runtime can read, read by them: the logits are those of mlx-lm with what went in."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 import tiny_models
 from bundle_cases import make_bundle
-from consumers import adapters_source, files_of, mlx_logits, peft_logits, transformers_logits
+from consumers import adapters_source, files_of, mlx_logits, onnx_logits, peft_logits, transformers_logits
+from peft_folders import peers_python
 
 from fusery.registry.bundles import TARGETS, BundledAdapter, BundleSource
+from fusery.registry.bundles.onnx_files import PYTHON
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("gguf")
@@ -36,13 +38,18 @@ def adapter(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("target", [name for name, target in TARGETS.items() if "fused" in target.contents])
-def test_transformers_reads_a_fused_model(
-    plain_source: BundleSource, base: Path, target: str, tmp_path: Path
+def test_others_read_a_fused_model(
+    plain_source: BundleSource, base: Path, target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv(PYTHON, str(peers_python()))
     (tmp_path / "bundle").mkdir()
-    make_bundle(replace(plain_source, model=files_of(base)), target, tmp_path / "bundle", compression="gz")
+    source = replace(plain_source, model=files_of(base))
+    make_bundle(source, target, tmp_path / "bundle", compression="gz", onnx_type="f32")
     ours = mlx_logits(base)
-    theirs = transformers_logits(_model(tmp_path / "bundle", target, tmp_path), tmp_path)
+    if target == "onnx":
+        theirs = onnx_logits(tmp_path / "bundle")
+    else:
+        theirs = transformers_logits(_model(tmp_path / "bundle", target, tmp_path), tmp_path)
     assert np.abs(theirs - ours).max() < 1e-5 * np.abs(ours).max()
 
 

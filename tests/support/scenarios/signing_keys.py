@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from bundle_cases import WRITTEN_HERE
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -17,10 +18,9 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from fusery.registry.bundles import TARGETS
 from fusery.registry.signing.sign import SigningKey
 
-FORMS = {**{name: name for name in TARGETS}, "vllm fused": "vllm", "hub adapter": "hub"}
+FORMS = {**{name: name for name in WRITTEN_HERE}, "vllm fused": "vllm", "hub adapter": "hub"}
 """Bundles of every target, and of those that hold either, both."""
 
 CURVES = {"p256": ec.SECP256R1(), "p384": ec.SECP384R1(), "p521": ec.SECP521R1()}

@@ -128,24 +128,38 @@ def transformers_answers(model: Path, questions: list[str], adapter: Path | None
     return real_peft("answers", model, adapter or "", json.dumps(questions))
 
 
-def _ask(*request: Any) -> Any:
-    """Ask the real llama.cpp, through `llamacpp_peer.py`; skip where there is none, fail where `make test` brings one."""
-    peer = _peer(peers_python())
+def onnx_logits(bundle: Path, tokens: np.ndarray = TOKENS) -> np.ndarray:
+    """Return what onnxruntime makes of a bundle's graph."""
+    return np.array(_ask("logits", str(bundle), tokens[0].tolist(), peer="onnx_peer.py"))
+
+
+def onnx_answers(bundle: Path, questions: list[str], most: int, *, by: str) -> list[str]:
+    """Return what a bundle's model answers: `by` onnxruntime alone (`answers`), or by `genai`."""
+    found: list[str] = _ask(by, str(bundle), questions, most, peer="onnx_peer.py")
+    return found
+
+
+def _ask(*request: Any, peer: str = "llamacpp_peer.py") -> Any:
+    """Ask the real llama.cpp, or another peer; skip where there is none, fail where `make test` brings one."""
+    return _reply(_peer(peers_python(), peer), request)
+
+
+def _reply(peer: subprocess.Popen[str], request: tuple[Any, ...]) -> Any:
     assert peer.stdin is not None
     assert peer.stdout is not None
     peer.stdin.write(json.dumps(request) + "\n")
     peer.stdin.flush()
     line = peer.stdout.readline()
-    assert line, f"llama.cpp ended with {peer.wait()}"
+    assert line, f"the peer ended with {peer.wait()}"
     reply = json.loads(line)
     assert "error" not in reply, reply["error"]
     return reply["result"]
 
 
 @cache
-def _peer(python: Path) -> subprocess.Popen[str]:
+def _peer(python: Path, name: str) -> subprocess.Popen[str]:
     peer = subprocess.Popen(
-        [python, Path(__file__).with_name("llamacpp_peer.py")],
+        [python, Path(__file__).with_name(name)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

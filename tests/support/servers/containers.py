@@ -118,14 +118,17 @@ class Builder:
     def read_only(self, container: str, arguments: Sequence[str], *, port: int) -> Iterator[list[str]]:
         """Yield the command line that runs something in a container as `--read-only --tmpfs /tmp` does, as the image's user.
 
-        buildah's own `run` has no such option, so the container's files are mounted here, read-only, and entered.
+        buildah's own `run` has no such option, so the container's files are mounted here, read-only, and entered, with
+        the devices that every container is given.
         """
         root = self.run("mount", container)
         config = json.loads(self.run("inspect", container))["Docker"]["config"]
         variables = [*config["Env"], f"PORT={port}", "HOST=127.0.0.1"]
         script = (
             'set -e; mount --bind "$1" "$1"; mount -o remount,bind,ro "$1"; mount -t tmpfs tmpfs "$1/tmp"; '
-            'mount -t proc proc "$1/proc"; root=$1; user=$2; shift 2; '
+            'mount -t proc proc "$1/proc"; mount -t tmpfs tmpfs "$1/dev"; '
+            'for name in null zero full random urandom; do touch "$1/dev/$name"; mount --bind "/dev/$name" "$1/dev/$name"; done; '
+            "root=$1; user=$2; shift 2; "
             'exec chroot --userspec="$user" "$root" /usr/bin/env -i "$@"'
         )
         command = ["unshare", "--mount", "sh", "-c", script, "sh", root, config["User"]]

@@ -6,8 +6,10 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 PROGRAM = Path(sys.executable).parent / "fusery"
@@ -28,20 +30,24 @@ class Installation:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("FUSERY_")}
         return {**kept, "FUSERY_HOME": str(self.folder / "home"), "FUSERY_USER": "tester", "COLUMNS": "200"}
 
-    def start(self, *words: str | Path) -> subprocess.Popen[str]:
-        """Start `fusery WORDS…`."""
+    def start(
+        self, *words: str | Path, variables: Mapping[str, str] = MappingProxyType({})
+    ) -> subprocess.Popen[str]:
+        """Start `fusery WORDS…`, with more variables in its environment."""
         return subprocess.Popen(
             [str(PROGRAM), *map(str, words)],
             cwd=self.folder,
-            env=self.environment,
+            env={**self.environment, **variables},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
 
-    def run(self, *words: str | Path, code: int = 0) -> str:
+    def run(
+        self, *words: str | Path, code: int = 0, variables: Mapping[str, str] = MappingProxyType({})
+    ) -> str:
         """Run `fusery WORDS…`, which must end with `code`; return its stdout."""
-        with self.start(*words) as process:
+        with self.start(*words, variables=variables) as process:
             out, err = process.communicate(timeout=300)
         assert process.returncode == code, f"{words}: {process.returncode}\n{out}\n{err}"
         assert "Traceback" not in err

@@ -13,34 +13,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import tiny_models
-from bundle_cases import make_bundle, model_folder
+from bundle_cases import make_bundle
 from openai import OpenAI
 from ports import free_port
 
 from fusery.registry import Registry
-from fusery.registry.bundles import BundledAdapter, BundleSource, Choices, Files, Written, find_target
+from fusery.registry.bundles import BundleSource, Choices, Written, find_target
 from fusery.registry.bundles.layout import LayoutError
 from fusery.registry.errors import BadInputError
 from fusery.registry.fusion.fuse import FuseRequest
-from fusery.storage.digest import digest_file
-from fusery.storage.manifest import FileEntry, Manifest
-
-
-@pytest.fixture
-def unfused(plain_source: BundleSource, tmp_path: Path) -> BundleSource:
-    """A base with two adapters."""
-    base = model_folder(plain_source)
-    adapters = []
-    for number, names in ((1, ("course_rec#prod", "course_rec")), (2, ())):
-        folder = tiny_models.make_adapter(tmp_path / f"adapter{number}", base, seed=number)
-        entries = [FileEntry(path.name, *reversed(digest_file(path))) for path in sorted(folder.iterdir())]
-        facts = {**plain_source.provenance["adapter"], "version": number}
-        files = Files.within(folder, Manifest.of(entries))
-        adapters.append(BundledAdapter(f"course_rec_v{number}_20261124", names, files, facts))
-    routes = {"course_rec#prod": adapters[0].name, "mix": {each.name: 0.5 for each in adapters}}
-    provenance = {"base": plain_source.provenance["base"], "tool": "fusery 0.1.0"}
-    return BundleSource("tiny-adapters", provenance, plain_source.fused, tuple(adapters), routes)
 
 
 def write(source: BundleSource, folder: Path) -> Written:
@@ -56,6 +37,7 @@ def test_the_same_bytes_and_all_modules(unfused: BundleSource, tmp_path: Path) -
     assert first.layout.tensors > 20
     paths = {entry.path for entry in first.manifest}
     assert paths > {"server.py", "serving/run.py", "requirements.txt", "serving.json", "README.md"}
+    assert paths > {"Dockerfile", "compose.yaml", ".dockerignore", "requirements-nvidia.txt"}
     record = json.loads((tmp_path / "a" / "fusery.json").read_bytes())
     assert (record["model"], [each["name"] for each in record["adapters"]]) == (
         "base",
@@ -87,7 +69,8 @@ def test_no_text_becomes_code(unfused: BundleSource, evil: str, tmp_path: Path) 
     assert document["base"]["name"] == base["name"]
     lines = [(tmp_path / each / "README.md").read_text().count("\n") for each in ("plain", "evil")]
     assert lines[1] == lines[0] - 1, "one route instead of two, and no line more"
-    for path in ("server.py", "requirements.txt", "serving/run.py"):
+    image = ("compose.yaml", ".dockerignore", "requirements-nvidia.txt")
+    for path in ("server.py", "requirements.txt", "serving/run.py", *image):
         assert (tmp_path / "evil" / path).read_bytes() == (tmp_path / "plain" / path).read_bytes()
 
 

@@ -1,21 +1,21 @@
-"""The `docker` bundle's file for compose, its labels and base image, and `--build` without an engine and with one that fails."""
+"""What builds the image of a bundle: its file for compose, labels and base image, and `--build` without an engine and with one that fails."""
 
 from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from bundle_cases import make_bundle
+from bundle_cases import Imaged, make_bundle
 from jsonschema import Draft202012Validator
 
-from fusery.registry.bundles import BundleSource
+from fusery.registry.bundles import BundleSource, find_target
 from fusery.registry.bundles.image import build_image, find_engine
 from fusery.registry.bundles.layout import LayoutError
-from fusery.registry.bundles.targets import docker as target
 from fusery.registry.errors import BadInputError, BuildFailedError
 
 COMPOSE = Path(__file__).parents[3] / "data" / "compose" / "compose-spec.json"
@@ -31,8 +31,8 @@ def labels_of(folder: Path) -> dict[str, str]:
     return dict(re.findall(r'^LABEL ([a-z.]+)="(.*)"$', (folder / "Dockerfile").read_text(), re.MULTILINE))
 
 
-def test_compose_takes_the_file(source: BundleSource, tmp_path: Path) -> None:
-    found = yaml.safe_load((written(source, tmp_path / "a") / "compose.yaml").read_text())
+def test_compose_takes_the_file(imaged: Imaged, tmp_path: Path) -> None:
+    found = yaml.safe_load((imaged.write(tmp_path / "a") / "compose.yaml").read_text())
     schema = json.loads(COMPOSE.read_text())
     assert [error.message for error in Draft202012Validator(schema).iter_errors(found)] == []
     assert list(Draft202012Validator(schema).iter_errors({"services": {"x": {"red_only": True}}}))
@@ -43,7 +43,8 @@ def test_compose_takes_the_file(source: BundleSource, tmp_path: Path) -> None:
         assert service["cap_drop"] == ["ALL"]
         assert service["security_opt"] == ["no-new-privileges:true"]
         assert service["ports"] == ["127.0.0.1:8080:8080"]
-    assert found["services"]["server"]["image"] == f"fused:{source.name}"
+    image = f"{'fused' if imaged.target == 'docker' else 'adapters'}:{imaged.source.name}"
+    assert [found["services"][name]["image"] for name in ("server", "nvidia")] == [image, f"{image}-nvidia"]
     nvidia = found["services"]["nvidia"]
     assert nvidia["profiles"] == ["nvidia"]
     assert nvidia["build"]["args"] == {"REQUIREMENTS": "requirements-nvidia.txt"}
@@ -69,6 +70,41 @@ def test_labels_have_oci_s_keys(source: BundleSource, provenance: dict[str, Any]
     assert "org.opencontainers.image.licenses" not in labels_of(written(source, tmp_path / "c"))
 
 
+def test_labels_of_several_adapters_name_them_all(unfused: BundleSource, tmp_path: Path) -> None:
+    labels = labels_of(Imaged("adapters", unfused).write(tmp_path / "a"))
+    first, second = unfused.adapters
+    assert labels["fusery.adapters.names"] == f"{first.name} {second.name}"
+    assert labels["fusery.adapters.digests"] == f"{'c' * 64} {'c' * 64}"
+    assert labels["fusery.base.digest"] == "b" * 64
+    assert labels["org.opencontainers.image.title"] == "tiny-adapters"
+    absent = {"fusery.adapter.name", "fusery.model.digest", "org.opencontainers.image.version"}
+    assert not absent & labels.keys(), "there is no such thing as the one of them"
+    alone = replace(unfused, name=first.name, adapters=(first,), routes={})
+    labels = labels_of(Imaged("adapters", alone).write(tmp_path / "b"))
+    assert (labels["fusery.adapter.name"], labels["fusery.adapter.digest"]) == (first.name, "c" * 64)
+    assert labels["org.opencontainers.image.version"] == "1"
+    assert "fusery.adapters.names" not in labels
+
+
+def test_a_licence_of_several_adapters_is_that_of_all_parts(unfused: BundleSource, tmp_path: Path) -> None:
+    key = "org.opencontainers.image.licenses"
+    base = {**unfused.provenance["base"], "licence": "apache-2.0"}
+    for number, (licences, expected) in enumerate(
+        (
+            (("apache-2.0", "apache-2.0"), "Apache-2.0"),
+            (("apache-2.0", "mit"), None),
+            (("apache-2.0", None), None),
+        )
+    ):
+        adapters = tuple(
+            replace(adapter, facts={**adapter.facts, "licence": licence})
+            for adapter, licence in zip(unfused.adapters, licences, strict=True)
+        )
+        licensed = replace(unfused, provenance={"base": base}, adapters=adapters)
+        labels = labels_of(Imaged("adapters", licensed).write(tmp_path / str(number)))
+        assert labels.get(key) == expected
+
+
 @pytest.fixture(scope="module")
 def plain(plain_source: BundleSource, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return written(plain_source, tmp_path_factory.mktemp("plain"))
@@ -85,21 +121,31 @@ def test_licences_and_notes_of_hostile_people_are_in_no_label(
         assert (hostile / name).read_bytes() == (plain / name).read_bytes()
 
 
-def test_another_base_image(source: BundleSource, tmp_path: Path) -> None:
+def test_nobody_s_text_is_in_a_label_of_adapters(unfused: BundleSource, evil: str, tmp_path: Path) -> None:
+    texts = dict.fromkeys(("name", "licence", "note", "task", "version"), evil)
+    adapters = tuple(replace(each, facts={**each.facts, **texts}) for each in unfused.adapters)
+    base = {**unfused.provenance["base"], "licence": evil}
+    hostile = Imaged("adapters", replace(unfused, provenance={"base": base}, adapters=adapters))
+    usual, found = Imaged("adapters", unfused).write(tmp_path / "a"), hostile.write(tmp_path / "evil")
+    for name in ("Dockerfile", "compose.yaml", ".dockerignore"):
+        assert (found / name).read_bytes() == (usual / name).read_bytes()
+
+
+def test_another_base_image(imaged: Imaged, tmp_path: Path) -> None:
     for number, image in enumerate(("python:3.13", "localhost:5000/a/b_c:1.0", f"x.io/p@sha256:{'a' * 64}")):
-        folder = written(source, tmp_path / str(number), base_image=image)
+        folder = imaged.write(tmp_path / str(number), base_image=image)
         assert f"ARG BASE_IMAGE={image}\n" in (folder / "Dockerfile").read_text()
 
 
-def test_what_is_no_image(source: BundleSource, evil: str, tmp_path: Path) -> None:
+def test_what_is_no_image(imaged: Imaged, evil: str, tmp_path: Path) -> None:
     if evil in ("yes", "null", "012e3", "") or evil.startswith("xxx"):
         return  # as good a name as any, or none
     with pytest.raises(BadInputError, match="not the name of an image"):
-        written(source, tmp_path / "a", base_image=evil)
+        imaged.write(tmp_path / "a", base_image=evil)
 
 
-def test_the_self_test_misses_what_the_dockerfile_copies(source: BundleSource, tmp_path: Path) -> None:
-    folder = written(source, tmp_path / "a")
+def test_the_self_test_misses_what_the_dockerfile_copies(imaged: Imaged, tmp_path: Path) -> None:
+    folder, target = imaged.write(tmp_path / "a"), find_target(imaged.target)
     assert target.check(folder).tensors > 0
     (folder / "requirements-nvidia.txt").unlink()
     with pytest.raises(LayoutError, match="requirements-nvidia"):
@@ -141,3 +187,6 @@ def test_what_the_engine_says_is_told(tmp_path: Path, monkeypatch: pytest.Monkey
         "build --format docker --tag fused:x_v1-nvidia --build-arg REQUIREMENTS=requirements-nvidia.txt"
     )
     assert told == [f"{arguments} {tmp_path / 'bundle'}", "no room"]
+    with pytest.raises(BuildFailedError):
+        build_image("podman", tmp_path, "x" * 200, target="adapters", nvidia=True, say=told.append)
+    assert f"--tag adapters:{'x' * 121}-nvidia " in told[2], "a tag has at most 128 characters"

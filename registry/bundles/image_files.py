@@ -1,0 +1,158 @@
+"""Files of a bundle that build an image with our server: a Dockerfile, a file for compose, labels; for the CPU or NVIDIA."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..documents import provenance_part
+from .cards.card import card_values
+from .cards.computed import sources
+from .cards.licence import licences
+from .choices import Choices
+from .image_names import checked_image
+from .layout import LayoutError
+from .rendering import render, resource, server_files
+from .writing import BundleFolder
+
+BASE_IMAGE = "docker.io/library/python:3.12-slim-bookworm"
+"""The default base image; any with Python 3.11 to 3.13 on glibc will do."""
+
+REPOSITORIES = {"docker": "fused", "adapters": "adapters"}
+"""Targets whose bundles build an image, and what the image is called before its tag."""
+
+_HARMLESS = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,198}[a-z0-9])?")
+_SPDX = {
+    "apache-2.0": "Apache-2.0",
+    "mit": "MIT",
+    "bsd-3-clause": "BSD-3-Clause",
+    "cc-by-4.0": "CC-BY-4.0",
+    "cc-by-sa-4.0": "CC-BY-SA-4.0",
+    "cc-by-nc-4.0": "CC-BY-NC-4.0",
+    "cc0-1.0": "CC0-1.0",
+    "mpl-2.0": "MPL-2.0",
+    "unlicense": "Unlicense",
+}
+"""Identifiers of SPDX for those of the hub; what has none becomes a LicenseRef (SPDX 2.3, annex D)."""
+
+
+def write_image_files(
+    record: Mapping[str, Any], bundle: BundleFolder, choices: Choices, *, folders: Sequence[str], served: str
+) -> None:
+    """Write the server, its requirements, pinned, and what builds an image of them and of the models.
+
+    Args:
+        record: from `bundle_record`.
+        bundle: the folder.
+        choices: `base_image` counts.
+        folders: of the bundle, with what is served.
+        served: what that is, in words of ours.
+
+    Raises:
+        BadInputError: the base image is not the name of one.
+    """
+    base_image = checked_image(choices.base_image or BASE_IMAGE, BASE_IMAGE)
+    for name, content in server_files().items():
+        bundle.write(name, content)
+    bundle.write("requirements-nvidia.txt", resource("requirements_nvidia.txt"))
+    said = labels(record, served)
+    bundle.write(
+        "Dockerfile",
+        render("Dockerfile.j2", served=served, folders=folders, labels=said, base_image=base_image),
+    )
+    bundle.write("compose.yaml", render("compose.yaml.j2", **image_names(record)))
+    bundle.write(".dockerignore", render("dockerignore.j2", folders=folders))
+
+
+def check_image_files(folder: Path) -> None:
+    """Look for what the Dockerfile copies.
+
+    Raises:
+        LayoutError: something of it is not there.
+    """
+    copied = re.findall(r"^COPY (?:--\S+ )?(.+) \S+$", (folder / "Dockerfile").read_text(), re.MULTILINE)
+    missing = [name for line in copied for name in line.split() if not (folder / name).exists()]
+    if missing or not copied:
+        raise LayoutError(
+            f"the bundle's Dockerfile copies {missing or 'nothing'}, which is not in the bundle"
+        )
+
+
+def image_names(record: Mapping[str, Any]) -> dict[str, str]:
+    """Return what a bundle's images are called, for templates: `image` and `nvidia_image`."""
+    target, name = record["target"], record["name"]
+    return {"image": image_name(target, name), "nvidia_image": image_name(target, name, nvidia=True)}
+
+
+def image_name(target: str, name: str, *, nvidia: bool = False) -> str:
+    """Return what the image of a bundle is called."""
+    return f"{REPOSITORIES[target]}:{image_tag(name, '-nvidia' if nvidia else '')}"
+
+
+def image_tag(name: str, suffix: str = "") -> str:
+    """Return a bundle's name as the tag of an image, which has at most 128 characters."""
+    return f"{name[: 128 - len(suffix)]}{suffix}"
+
+
+def labels(record: Mapping[str, Any], served: str) -> list[tuple[str, str]]:
+    """Return the image's labels: names and digests, and of those only what can be nothing but a name or a digest.
+
+    The keys `org.opencontainers.image.*` are those of the OCI image specification 1.1, annotations.md; `created` is not among
+    them, since it would make two images of one bundle differ, and `base.name` is set where the base is known.
+    Of several adapters there are the names, and the digests in the same order.  Everything else about the models is in
+    `fusery.json`, which is in the image as well.
+    """
+    provenance, adapters = record["provenance"], _adapters(record)
+    one = adapters[0] if len(adapters) == 1 else {}
+    found = {
+        "fusery.adapter.digest": one.get("digest"),
+        "fusery.adapter.name": one.get("name"),
+        "fusery.base.digest": provenance_part(provenance, "base").get("digest"),
+        "fusery.key": provenance.get("key"),
+        "fusery.model.digest": None if record["adapters"] else record["digest"],
+        "org.opencontainers.image.title": record["name"],
+        "org.opencontainers.image.version": _version(one.get("version")),
+    }
+    plain = [
+        (key, text) for key, text in found.items() if isinstance(text, str) and _HARMLESS.fullmatch(text)
+    ]
+    for key in ("digest", "name") if len(adapters) > 1 else ():
+        texts = [adapter.get(key) for adapter in adapters]
+        if all(isinstance(text, str) and _HARMLESS.fullmatch(text) for text in texts):
+            plain.append((f"fusery.adapters.{key}s", " ".join(map(str, texts))))
+    licence = spdx(_licence(record))
+    # The description is a text of ours, and says no more than that.
+    plain.append(("org.opencontainers.image.description", f"An OpenAI-compatible server for {served}"))
+    plain += [("org.opencontainers.image.licenses", licence)] if licence else []
+    return sorted(plain)
+
+
+def _adapters(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return facts of the adapters: of those that are not fused, or of the one that is."""
+    if not record["adapters"]:
+        return [provenance_part(record["provenance"], "adapter")]
+    return [{**each["facts"], "name": each["name"]} for each in record["adapters"]]
+
+
+def _licence(record: Mapping[str, Any]) -> str | None:
+    if not record["adapters"]:
+        found = card_values(record)["licence"]
+    else:
+        named = [
+            part for adapter in _adapters(record) for part in ((adapter["name"], adapter), *sources(adapter))
+        ]
+        found = licences(provenance_part(record["provenance"], "base"), named)
+    return None if found["id"] is None else str(found["id"])
+
+
+def spdx(licence: str | None) -> str | None:
+    """Return an SPDX expression for a licence that the hub knows; None for one that is not known."""
+    if licence in (None, "other", "unknown"):
+        return None
+    return _SPDX.get(licence, f"LicenseRef-{licence}")
+
+
+def _version(version: Any) -> str | None:
+    return str(version) if isinstance(version, int) and not isinstance(version, bool) else None

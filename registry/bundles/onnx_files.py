@@ -1,0 +1,197 @@
+"""A model as ONNX, written by the exporter of onnxruntime-genai in a process of its own, and held against the model."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from fusery.storage.watching import require_digests, watched
+
+from ..errors import BadInputError, MissingExtraError, ModelUnusableError
+from . import onnx_program
+from .layout import Layout, LayoutError
+from .servers import base_architecture, require_dense
+from .source import BundleSource, Files
+from .writing import BundleFolder
+
+PYTHON = "FUSERY_ONNX_PYTHON"
+"""Names the interpreter that has the packages, where it is not the one that runs this: PyTorch need not be beside MLX."""
+
+TYPES = {"f16": "fp16", "f32": "fp32"}
+"""Formats of the numbers, and what the exporter calls them."""
+
+DEFAULT_TYPE = "f16"
+
+FILES = ("model.onnx", "model.onnx.data", "genai_config.json", "tokenizer.json", "tokenizer_config.json")
+"""What must come of it; a chat template may come as well."""
+
+_OPTIONAL = ("chat_template.jinja", "special_tokens_map.json", "tokenizer.model")
+
+_GIVEN = {
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "model.safetensors.index.json",
+}
+"""What the exporter sees of a model, besides safetensors: nothing that is code or a pickle."""
+
+_KEPT = ("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "OMP_NUM_THREADS")
+"""What the process sees of the environment: where things are, and no credentials."""
+
+_SET = {
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "CUDA_VISIBLE_DEVICES": "",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+_CLOSE = {"f16": 0.03, "f32": 0.001}
+"""How far a logit may be from transformers', as a part of the largest.  SmolLM2-135M: 0.006 and 0.00002."""
+
+_GIB = 1 << 30
+
+
+def write_onnx(source: BundleSource, bundle: BundleFolder, kind: str) -> dict[str, Any]:
+    """Write the fused model's files as onnxruntime-genai finds them, and return what the record says of the export.
+
+    Args:
+        source: the bundle's.
+        bundle: the folder.
+        kind: of the numbers, one of `TYPES`.
+
+    Raises:
+        BadInputError: there is no such format, or the model is quantised, or of a class that the exporter does not know or gets wrong.
+        MissingExtraError: the packages are not installed.
+    """
+    if kind not in TYPES:
+        raise BadInputError(f"{kind[:20]!r} is no format for ONNX", hint=f"--onnx-type {'|'.join(TYPES)}")
+    require_dense(source, base_architecture(source), "ONNX")
+    _asked({"do": "packages"})
+    weights = sum(entry.size for entry in source.fused.manifest if entry.path.endswith(".safetensors"))
+    bundle.require_room(weights * (2 if kind == "f32" else 1))
+    # Beside the bundle: what the exporter writes is moved in, not copied.
+    with tempfile.TemporaryDirectory(dir=bundle.root.parent) as name:
+        scratch = Path(name)
+        model, made = _new(scratch / "model"), _new(scratch / "made")
+        with watched(source.fused.paths, source.fused.manifest):
+            require_digests(source.fused.paths, source.fused.manifest)
+            _show(source.fused, model)
+            job = {"model": str(model), "folder": str(made), "cache": str(scratch / "cache")}
+            found = _asked({"do": "export", "type": TYPES[kind], **job}, weights)
+        _require_close(source.name, {**found, "error": _named(found.get("error"), model, source.name)}, kind)
+        for file in (*FILES, *_OPTIONAL):
+            if (made / file).is_file():
+                bundle.take(made / file, file)
+    return {"type": kind, "exporter": "onnxruntime-genai", "packages": found["packages"]}
+
+
+def onnx_layout(folder: Path) -> Layout:
+    """Read the graph as onnxruntime does, and look for the data of each tensor.
+
+    Raises:
+        LayoutError: something of it is not there.
+    """
+    if missing := [name for name in FILES if not (folder / name).is_file()]:
+        raise LayoutError(f"the bundle has no {missing[0]}")
+    found = _asked({"do": "check", "folder": str(folder)})
+    if found.get("error") or found["wrong"] or not found["tensors"]:
+        raise LayoutError(f"the bundle's model.onnx cannot be read: {found.get('error') or found['wrong']}")
+    return Layout(tensors=found["tensors"])
+
+
+def _require_close(name: str, found: Mapping[str, Any], kind: str) -> None:
+    otherwise = "--target gguf, or --target model for who converts it otherwise"
+    if found["error"]:
+        raise BadInputError(f"onnxruntime-genai cannot export {name}: {found['error'][:300]}", hint=otherwise)
+    if found["difference"] > _CLOSE[kind]:
+        hint = (
+            otherwise if kind == "f32" else f"--onnx-type f32, for more range and precision; else {otherwise}"
+        )
+        raise BadInputError(
+            f"the ONNX file of {name} does not compute what the model computes: logits differ by "
+            f"{min(found['difference'], 10):.0%} of the largest",
+            hint=hint,
+        )
+
+
+def _named(error: str | None, folder: Path, name: str) -> str:
+    """Return a sentence of the exporter, with the model's name where it says the folder that it was shown."""
+    return (error or "").replace(str(folder), name)
+
+
+def _show(files: Files, folder: Path) -> None:
+    for path, place in files.paths.items():
+        if path in _GIVEN or (path.endswith(".safetensors") and "/" not in path):
+            (folder / path).symlink_to(place.absolute())
+
+
+def _asked(job: Mapping[str, Any], weights: int = 0) -> dict[str, Any]:
+    """Let a process do a job, within limits that leave room for so many bytes of weights; return its answer."""
+    limits = {
+        "RLIMIT_CORE": 0,
+        "RLIMIT_CPU": 1800 + 1800 * weights // _GIB,
+        "RLIMIT_DATA": 6 * _GIB + 12 * weights,
+        "RLIMIT_FSIZE": _GIB + 4 * weights,
+    }
+    python = os.environ.get(PYTHON) or sys.executable
+    with tempfile.TemporaryDirectory() as scratch, (Path(scratch) / "log").open("w+b") as log:
+        try:
+            process = subprocess.Popen(
+                [python, "-P", "-E", "-B", onnx_program.__file__, json.dumps({**job, "limits": limits})],
+                stdin=subprocess.PIPE,  # it ends with whoever holds the other end
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env={
+                    **{name: os.environ[name] for name in _KEPT if name in os.environ},
+                    **_SET,
+                    "HF_HOME": scratch,
+                },
+                start_new_session=True,  # Ctrl-C is for whoever started it
+            )
+        except OSError as error:
+            raise BadInputError(
+                f"no process for ONNX can be started by {python}: {error.strerror}",
+                hint=f"set {PYTHON} to a Python that has the packages of fusery[onnx]",
+            ) from error
+        with process:
+            try:
+                assert process.stdout is not None
+                said = process.stdout.read()
+                code = process.wait()
+            except BaseException:
+                process.kill()
+                raise
+        log.seek(0)
+        last = log.read()[-2000:].decode(errors="replace").strip().rpartition("\n")[2]
+    found: dict[str, Any] = {}
+    with suppress(ValueError):
+        found = json.loads(said)
+    if not found:
+        raise ModelUnusableError(f"the process for ONNX ended with {code}: {last[:300] or 'it said nothing'}")
+    if found.get("missing"):
+        if python != sys.executable:
+            lacks = ", ".join(found["missing"])
+            raise BadInputError(
+                f"{python} has no {lacks}", hint=f"pip install {lacks.replace(',', '')} there"
+            )
+        raise MissingExtraError("writing ONNX", "onnx")
+    return found
+
+
+def _new(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
