@@ -349,7 +349,7 @@ class HttpCalls:
                 hint="give the address that it leads to",
             )
         if status == 401:
-            said = f"does not take this {self.secret}" if self.token else f"wants a {self.secret}"
+            said = f"does not take this {self.secret}" if self.token else f"wants its {self.secret}"
             return ServerRefusedError(f"{self.address.url} {said}", hint=self.hint)
         if code in _KNOWN:
             return _KNOWN[code](message, hint=hint or None)

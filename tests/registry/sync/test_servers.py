@@ -47,7 +47,7 @@ def test_a_key_goes_to_the_server_and_nowhere_else(
 ) -> None:
     assert place.server is not None
     place.server.key = "s3cr3t"
-    with pytest.raises(ServerRefusedError, match="wants a key") as caught:
+    with pytest.raises(ServerRefusedError, match="wants its key") as caught:
         place.sync(stocked, "course_rec@1")
     assert caught.value.hint is not None and "FUSERY_SYNC_KEY" in caught.value.hint
     monkeypatch.setenv("FUSERY_SYNC_KEY", "wr0ng")
