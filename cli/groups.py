@@ -18,7 +18,7 @@ MEANT: Mapping[str, str] = {
     **dict.fromkeys(("log", "logs", "changelog"), "events"),
     **dict.fromkeys(("versions", "tasks"), "history"),
     **dict.fromkeys(("add", "create", "new", "save", "submit", "log-model", "log_model"), "register"),
-    **dict.fromkeys(("upload", "publish", "sync"), "push"),
+    **dict.fromkeys(("upload", "publish"), "push"),
     **dict.fromkeys(("download", "clone", "fetch"), "pull"),
     **dict.fromkeys(("validate", "lint"), "check"),
     **dict.fromkeys(("merge", "bake", "quantize"), "fuse"),
