@@ -14,6 +14,7 @@ from pathlib import Path
 
 import lora_server
 import pytest
+from interrupts import interrupts
 from waiting import wait_until
 
 from .conftest import Fusery
@@ -180,9 +181,10 @@ def test_watching_follows_an_alias_and_a_server_that_starts_anew(stocked: Fusery
     with told.open("w") as out:
         with lora_server.serving("sglang", "tiny") as (_, url):
             words = ("sync", "course_rec#prod", "--to", f"sglang={url}", "--watch", "0.2", "--json")
-            process = subprocess.Popen(
-                [sys.executable, "-c", MAIN, *words], stdout=out, stderr=subprocess.PIPE, text=True
-            )
+            with interrupts():
+                process = subprocess.Popen(
+                    [sys.executable, "-c", MAIN, *words], stdout=out, stderr=subprocess.PIPE, text=True
+                )
             try:
                 wait(1)
                 stocked("alias", "set", "course_rec@2", "prod")
