@@ -6,9 +6,10 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 import lora_server
 import pytest
@@ -366,3 +367,26 @@ def test_an_answer_that_comes_byte_by_byte(stocked: Registry, monkeypatch: pytes
             stocked.deployments.sync(SyncRequest(DestinationOptions(to), ["course_rec@1"]))
         ended.set()
     assert time.monotonic() - began < 60
+
+
+def test_a_server_that_starts_anew_in_the_middle(
+    stocked: Registry, place: Somewhere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it had loaded a moment ago is gone: a check says so, and the next sync brings it."""
+    assert place.server is not None
+    load = place.server.load
+
+    def load_and_lose(body: Mapping[str, Any]) -> tuple[int, Any]:
+        answer = load(body)
+        if body["lora_name"] == V2:
+            place.forget()
+            return load(body)
+        return answer
+
+    with monkeypatch.context() as patched:
+        patched.setattr(place.server, "load", load_and_lose)
+        place.sync(stocked, "course_rec@1", "course_rec@2")
+    assert place.names() == {V2}
+    assert acts(place.look(stocked, "course_rec@1", "course_rec@2")) == {"v1": "not load", "v2": "keep"}
+    assert acts(place.sync(stocked, "course_rec@1", "course_rec@2")) == {"v1": "load", "v2": "keep"}
+    assert (place.names(), running(stocked)) == ({V1, V2}, [V1, V2])

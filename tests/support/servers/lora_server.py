@@ -133,7 +133,7 @@ def serving(kind: Kind, base: str, *, root: str = "", port: int = 0) -> Iterator
     """Serve until the block ends; yield the server and its URL."""
     found = LoraServer(kind, base, root or base)
     prefix = "/v1" if kind == "vllm" else ""
-    acts = {f"{prefix}/load_lora_adapter": found.load, f"{prefix}/unload_lora_adapter": found.unload}
+    acts = {f"{prefix}/load_lora_adapter": "load", f"{prefix}/unload_lora_adapter": "unload"}
 
     connections: set[socket.socket] = set()
 
@@ -156,7 +156,7 @@ def serving(kind: Kind, base: str, *, root: str = "", port: int = 0) -> Iterator
                 self._answer(404, {"detail": "Not Found"})
                 return
             found.asked.append(f"{self.path.rpartition('/')[2].partition('_')[0]} {body['lora_name']}")
-            status, said = acts[self.path](body)
+            status, said = getattr(found, acts[self.path])(body)
             if found.lost:
                 found.lost -= 1
                 self.close_connection = True
