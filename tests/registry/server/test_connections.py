@@ -237,7 +237,7 @@ def test_no_more_is_read_than_was_let_in() -> None:
         return {"type": "http.request", "body": b"1234", "more_body": True}
 
     with pytest.raises(Refusal) as caught:
-        asyncio.run(completing._read(receive, 10))
+        asyncio.run(completing.received(receive, 10))
     assert caught.value.status == 413
 
 
