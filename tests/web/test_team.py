@@ -371,6 +371,7 @@ def test_each_act_says_which_role_it_needs() -> None:
         "lift": "approver",
         "note": "publisher",
         "tags": "publisher",
+        "record-deployment": "publisher",
         "end-deployment": "publisher",
     }
     assert {act.name: act.role for act in ACTS} == wanted
