@@ -42,6 +42,12 @@ class WantedBase:
     called: frozenset[str]
     files: Manifest
 
+    @classmethod
+    def of(cls, row: tables.BaseModel) -> WantedBase:
+        """Return the base of a row."""
+        called = known_as(row) | ({row.location} if row.location else set())
+        return cls(row.name, row.digest, called, Manifest.of(entries(row.manifest)))
+
     def lies_in(self, folder: str) -> bool:
         """Tell whether a folder of this machine has its files: all of them by their sizes, the configuration by its bytes."""
         root = Path(folder)
@@ -144,9 +150,7 @@ def desired(
                 continue
             rows[row.name] = row
             if row.base_id not in bases:
-                base, files = row.base, Manifest.of(entries(row.base.manifest))
-                called = known_as(base) | ({base.location} if base.location else set())
-                bases[row.base_id] = WantedBase(base.name, base.digest, called, files)
+                bases[row.base_id] = WantedBase.of(row.base)
         said = {name: tuple(each) for name, each in asked.items()}
         return Desired(
             {name: Wanted(name, row.digest, said[name], bases[row.base_id]) for name, row in rows.items()},

@@ -6,6 +6,7 @@ a disk by one rename, in a bucket with its configuration after its weights.  `fu
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from abc import abstractmethod
@@ -185,6 +186,8 @@ class DiskFolders(AdapterFolders):
     def take_away(self, name: str) -> None:
         """Take the folder away in one step."""
         with os_failures(f"remove {self.root / name}", near=self.root):
+            if not os.path.lexists(self.root / name):
+                return
             aside = Path(tempfile.mkdtemp(prefix=f".{name}{_BESIDE}{process_tag()}-", dir=self.root))
             try:
                 (self.root / name).rename(aside / "gone")

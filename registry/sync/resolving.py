@@ -89,7 +89,7 @@ class Resolver:
         self._source, self._root, self._place, self._via = source, root, place, via
         self._aliases, self._base = aliases, base
         self._unknown: dict[str, float] = {}
-        self._lock = threading.Lock()
+        self._lock, self._beginning = threading.Lock(), threading.Lock()
         self._begun = False
 
     def resolve(self, asked: str, base_called: str) -> Resolved | None:
@@ -213,10 +213,11 @@ class Resolver:
         if not self._place:
             return
         try:
-            if not self._begun:
-                # What an earlier life of the server has left.
-                self._end("the server began anew")
-                self._begun = True
+            with self._beginning:
+                # Of the first ones that come at once, one ends what an earlier life of the server has left.
+                if not self._begun:
+                    self._end("the server began anew")
+                    self._begun = True
             self._source.record(found, self._place, self._via)
         except FuseryError as error:
             LOG.warning("that %s runs here is not on record: %s", found.name, error)

@@ -24,7 +24,7 @@ def resolver_of_environment(
 
     `FUSERY_SERVER` and `FUSERY_TOKEN`, or the settings of a registry (`FUSERY_HOME`, `FUSERY_DATABASE_URL`, ...), say where from.
     `FUSERY_SERVED_FILES` is the folder for the adapters' files, one for all servers of a machine; `FUSERY_SERVED_BASE` the base in
-    the registry that the server has; `FUSERY_SERVED_ALIASES=pin` takes an alias for what it first means;
+    the registry that the server has; `FUSERY_VLLM_ALIASES=pin` (`FUSERY_DYNAMO_ALIASES`) takes an alias for what it first means;
     `FUSERY_SERVED_AT` is what deployments call the server, and `-` records none.
 
     Args:
@@ -36,11 +36,10 @@ def resolver_of_environment(
     Raises:
         BadInputError: a variable is not acceptable, or there is no token for the server.
     """
-    aliases = environment.get("FUSERY_SERVED_ALIASES", "")
+    variable = f"FUSERY_{via.upper()}_ALIASES"
+    aliases = environment.get(variable, "")
     if aliases not in ("", "pin"):
-        raise BadInputError(
-            f"FUSERY_SERVED_ALIASES is {aliases[:40]!r}", hint="FUSERY_SERVED_ALIASES=pin, or unset it"
-        )
+        raise BadInputError(f"{variable} is {aliases[:40]!r}", hint=f"{variable}=pin, or unset it")
     said = environment.get("FUSERY_SERVED_FILES")
     folder = (
         Path(said).expanduser() if said else root or Path(platformdirs.user_cache_dir("fusery")) / "served"

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusery.storage.digest import Digest
-from fusery.storage.manifest import Manifest
 
 from .. import tables
 from ..adapters.finding import WHOLE
@@ -28,7 +27,6 @@ from ..exchange.wire import read_document
 from ..records.bases import architecture_of
 from ..records.references import resolve_adapter
 from ..records.renderings import rendering_of
-from ..records.views import entries
 from ..records.withdrawals import standing_yank, stands
 from ..registration.trained_on import known_as
 from ..releases.deployments import end_deployments, list_deployments, record_deployment
@@ -103,10 +101,9 @@ class OwnRegistry(AdapterSource):
         """Return what a reference means now."""
         with self._workspace.database.read() as session:
             row = resolve_adapter(session, reference)
-            yank, base = standing_yank(session, row), row.base
-            called = known_as(base) | ({base.location} if base.location else set())
-            wanted = WantedBase(base.name, base.digest, called, Manifest.of(entries(base.manifest)))
-            return Found(row.name, row.digest, wanted, yank.reason if yank is not None else None)
+            yank = standing_yank(session, row)
+            reason = yank.reason if yank is not None else None
+            return Found(row.name, row.digest, WantedBase.of(row.base), reason)
 
     def write(self, found: Found, bundle: BundleFolder, base_name: str) -> int:
         """Write its files, fetched from the store."""

@@ -265,7 +265,43 @@ def test_what_nothing_has_is_not_asked_for_again_at_once(
 
 
 def test_what_the_environment_says(tmp_path: Path) -> None:
-    with pytest.raises(BadInputError, match="FUSERY_SERVED_ALIASES"):
-        resolver_of_environment({"FUSERY_SERVED_ALIASES": "yes"}, "vllm", "here")
+    with pytest.raises(BadInputError, match="FUSERY_VLLM_ALIASES"):
+        resolver_of_environment({"FUSERY_VLLM_ALIASES": "yes"}, "vllm", "here")
     with pytest.raises(FuseryError, match="token"):
         resolver_of_environment({"FUSERY_SERVER": "https://fusery.example"}, "vllm", "here")
+
+
+def test_the_first_ones_that_come_at_once_are_all_on_record(
+    stocked: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ending what an earlier life has left does not end what has just begun."""
+    resolver = Resolver(
+        OwnRegistry(stocked.workspace), tmp_path / "files", place="vllm@gpu-1:8000", via="vllm"
+    )
+    second, recorded, end = threading.Event(), threading.Event(), resolver._end
+    entered: list[str] = []
+
+    def slowly(reason: str) -> None:
+        entered.append(reason)
+        if len(entered) == 1:
+            second.wait(1)  # nobody else comes, if there is a lock
+            end(reason)
+        else:
+            second.set()
+            recorded.wait(5)
+            end(reason)
+
+    record = resolver._source.record
+
+    def recording(found: Found, place: str, via: str) -> None:
+        record(found, place, via)
+        recorded.set()
+
+    monkeypatch.setattr(resolver._source, "record", recording)
+    monkeypatch.setattr(resolver, "_end", slowly)
+    threads = [threading.Thread(target=resolver.resolve, args=(name, "tiny")) for name in (V1, V2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert running(stocked) == [V1, V2]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from fusery.registry import Registry
 from fusery.registry.errors import BadInputError, UnknownReferenceError
 from fusery.registry.sync import sync as module
 
-from .conftest import V1, V2, Somewhere, acts, running
+from .conftest import V1, V2, Somewhere, acts, running, somewhere
 
 
 def test_an_alias_moves(stocked: Registry, place: Somewhere) -> None:
@@ -213,6 +215,19 @@ def test_what_cannot_be_brought_takes_nothing_away(
     assert [step.reason for step in found.steps] == ["no", "it stays until what is to come has come"]
     assert (place.names(), running(stocked)) == ({V1}, [V1])
     assert acts(place.sync(stocked, "course_rec@2")) == {"v2": "load", "v1": "unload"}
+
+
+def test_a_server_whose_folder_is_gone_still_unloads(
+    stocked: Registry, tiny_base: Path, tmp_path: Path
+) -> None:
+    with ExitStack() as opened:
+        place = somewhere("fusery", stocked, tiny_base, tmp_path, opened)
+        place.sync(stocked, "course_rec@1")
+        shutil.rmtree(place.folder)
+        place.folder.mkdir()
+        found = place.sync(stocked, nothing=True)
+        assert (acts(found), found.ok) == ({"v1": "unload"}, True)
+        assert (place.names(), running(stocked)) == (set(), [])
 
 
 def test_watching(stocked: Registry, place: Somewhere) -> None:
