@@ -101,6 +101,7 @@ class HttpCalls:
         patience: how often something is tried without getting further.
         secret: what the token is called.
         hint: for whoever has no token, or another one.
+        away: for whoever gets no answer.
         given_up: set when nobody wants an answer any more.
     """
 
@@ -109,6 +110,7 @@ class HttpCalls:
     patience: int = ATTEMPTS
     secret: str = "token"
     hint: str = "ask an admin for a new one"
+    away: str = "run the command again: it goes on where it stopped"
     given_up: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
@@ -231,7 +233,7 @@ class HttpCalls:
         except PassingError as error:
             raise ServerUnavailableError(
                 f"{self.address.url} does not answer: {error}",
-                hint="run the command again: it goes on where it stopped",
+                hint=self.away,
             ) from error
 
     @contextmanager

@@ -123,7 +123,12 @@ class ModelServer(Destination):
         # Without a key there is nothing on the way that others might use.
         address = ServerAddress.parse(url, insecure=options.insecure or not key, variable=KEY)
         calls = HttpCalls(
-            address, key, patience=3, secret="key", hint=f"{KEY}, or {KEY}_FILE, has the key that it takes"
+            address,
+            key,
+            patience=3,
+            secret="key",
+            hint=f"{KEY}, or {KEY}_FILE, has the key that it takes",
+            away="does it run, and is that its address?",
         )
         form = KINDS[kind].form
         text = options.place or _place(kind, address)

@@ -207,10 +207,9 @@ class _Sync:
             # What is yanked goes all the same, and then it is said.
             self._objection = error
             return tuple(step for step in steps if step.act == "unload" and step.name in self._yanked)
-        # Who asks for what is yanked is told of it, also where there is nothing to be done about it.
-        known = {step.name for step in steps}
+        # Who asks for what is yanked does not get it, whatever is to be done about what is there.
         asked = self._wanted.references
-        withheld = [name for name in self._wanted.withdrawn if asked.get(name) and name not in known]
+        withheld = [name for name in self._wanted.withdrawn if asked.get(name)]
         return (*(Step("withheld", name, None) for name in withheld), *steps)
 
     def look(self) -> Synced:

@@ -60,8 +60,10 @@ def test_a_folder(stocked: Fusery, tmp_path: Path) -> None:
     ]
     assert (found["drift"], found["ok"], found["base"]) == (True, True, "tiny")
     stocked("yank", "course_rec@2", "--reason", "bad data")
-    assert lines(stocked(*words, "--check").out)[1:] == [f"to unload {V2} yanked: bad data"]
-    assert lines(stocked(*words).out)[1:] == [f"unloaded {V2} yanked: bad data"]
+    told = f"withheld {V2} yanked: bad data"
+    assert lines(stocked(*words, "--check").out)[1:] == [told, f"to unload {V2} yanked: bad data"]
+    ran = stocked(*words)
+    assert (ran.code, lines(ran.out)[1:]) == (1, [told, f"unloaded {V2} yanked: bad data"])
     ran = stocked(*words, "--check")
     assert (ran.code, lines(ran.out)[1:]) == (1, [f"withheld {V2} yanked: bad data"])
     assert stocked(*words).code == 1
@@ -81,7 +83,7 @@ def test_what_is_refused(stocked: Fusery, tmp_path: Path) -> None:
         (("course_rec#prod", "--to", tmp_path / "x"), "prod"),
         (("course_rec@1", "--to", "http://127.0.0.1:1"), "which kind of server is that?"),
         (("course_rec@1", "--to", "tgi=http://127.0.0.1:1"), "no server that takes adapters"),
-        (("course_rec@1", "--to", "vllm=http://127.0.0.1:1"), "does not answer"),
+        (("course_rec@1", "--to", "vllm=http://127.0.0.1:1"), "does it run, and is that its address?"),
         (("course_rec@1", "--to", "s3://u:p@bucket/x"), "a user"),
         (("--where", "rank >", "--to", tmp_path / "x"), "rank >"),
         (("--where", "rank > 99", "--to", tmp_path / "x"), "no adapter fits"),
