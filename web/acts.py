@@ -11,7 +11,7 @@ from fusery.registry.errors import BadInputError
 from fusery.registry.record import Record
 from fusery.registry.records.adapter import Adapter
 from fusery.registry.records.alias import Moved
-from fusery.registry.records.deployment import Deployed
+from fusery.registry.records.deployment import Deployed, Refused
 from fusery.registry.records.token import Role
 from fusery.registry.registration.amend import Amended
 from fusery.registry.releases.approvals import Approval
@@ -38,6 +38,7 @@ class Field:
         kind: what it takes.
         required: it may not be empty.
         said: what else people should know.
+        shown: in the form; what is not is for programs.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Field:
     kind: Kind = "line"
     required: bool = False
     said: str = ""
+    shown: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,7 @@ class Act:
 _ADAPTER = Field("adapter", "Adapter", required=True, said="a name, TASK@VERSION or a digest")
 _ALIAS = Field("alias", "Alias", required=True, said="such as prod, or TASK#prod")
 _WHY = Field("reason", "Reason", "text", required=True, said="for the log")
+_VIA = Field("via", "What keeps it up to date", said="a program's name, such as vllm", shown=False)
 
 
 def _promote(registry: Registry, values: Values) -> Promotion:
@@ -134,11 +137,19 @@ def _tag(registry: Registry, values: Values) -> Amended:
 
 
 def _record(registry: Registry, values: Values) -> Deployed:
-    return registry.deployments.record(values["adapter"], values["place"], note=values["note"])
+    return registry.deployments.record(
+        values["adapter"], values["place"], note=values["note"], via=values["via"]
+    )
+
+
+def _refuse(registry: Registry, values: Values) -> Refused:
+    return registry.deployments.refuse(
+        values["adapter"], values["place"], reason=values["reason"], via=values["via"]
+    )
 
 
 def _end(registry: Registry, values: Values) -> Ended:
-    ended = registry.deployments.end([values["place"]], reason=values["reason"])
+    ended = registry.deployments.end([values["place"]], reason=values["reason"], via=values["via"])
     return Ended(place=values["place"], ended=tuple(ended))
 
 
@@ -250,6 +261,7 @@ ACTS: Sequence[Act] = (
             _ADAPTER,
             Field("place", "Place", required=True, said="such as prod-eu/ranker"),
             Field("note", "Note", "text"),
+            _VIA,
         ),
         Deployed,
         _record,
@@ -260,10 +272,20 @@ ACTS: Sequence[Act] = (
         "End",
         "Says that nothing runs at this place any more.",
         "publisher",
-        (Field("place", "Place", required=True), _WHY),
+        (Field("place", "Place", required=True), _WHY, _VIA),
         Ended,
         _end,
         lambda _: "/places",
+    ),
+    Act(
+        "record-refusal",
+        "Record that it was refused",
+        "Says in the log that this adapter was asked for at a place, and was not let run there.",
+        "publisher",
+        (_ADAPTER, Field("place", "Place", required=True), _WHY, _VIA),
+        Refused,
+        _refuse,
+        lambda _: "/log",
     ),
 )
 

@@ -12,7 +12,7 @@ from fusery.storage.progress import SILENT, Reporter
 from .resource import Named, Resource, named, said
 
 if TYPE_CHECKING:
-    from ..records.deployment import Deployed, Deployment
+    from ..records.deployment import Deployed, Deployment, Refused
     from ..sync.outcome import Synced
     from ..sync.sync import SyncRequest
 
@@ -20,17 +20,37 @@ if TYPE_CHECKING:
 class Deployments(Resource):
     """What ran where, from when until when; and bringing servers and folders to what they should have."""
 
-    def record(self, reference: Named, place: str, *, note: str = "", replace: bool = False) -> Deployed:
+    def record(
+        self, reference: Named, place: str, *, note: str = "", replace: bool = False, via: str = ""
+    ) -> Deployed:
         """Say that something runs at a place, and return the deployment, with those that it replaced.
 
         See `fusery.registry.releases.deployments.record_deployment`.
         """
         from ..releases.deployments import record_deployment
 
-        return record_deployment(self.workspace, named(reference), place, note=said(note), replace=replace)
+        return record_deployment(
+            self.workspace, named(reference), place, note=said(note), replace=replace, via=said(via) or None
+        )
+
+    def refuse(self, reference: Named, place: str, *, reason: str, via: str = "") -> Refused:
+        """Say that something was asked for at a place and not let run there, for the log.
+
+        See `fusery.registry.releases.deployments.record_refusal`.
+        """
+        from ..releases.deployments import record_refusal
+
+        return record_refusal(
+            self.workspace, named(reference), place, reason=said(reason), via=said(via) or None
+        )
 
     def end(
-        self, places: Sequence[str], *, reference: Named | None = None, reason: str = ""
+        self,
+        places: Sequence[str],
+        *,
+        reference: Named | None = None,
+        reason: str = "",
+        via: str = "",
     ) -> builtins.list[Deployment]:
         """Say that nothing runs at places any more, and return what ran there until now.
 
@@ -43,6 +63,7 @@ class Deployments(Resource):
             places,
             reference=None if reference is None else named(reference),
             reason=said(reason),
+            via=said(via) or None,
         )
 
     def list(

@@ -31,6 +31,7 @@ ACTIONS: Mapping[str, str] = {
     "calibration.received": "it came from another registry",
     "deployment.ended": "nothing, or something else, runs at the place now",
     "deployment.recorded": "something runs at the place",
+    "deployment.refused": "something was asked for at the place, and was not let run there",
     "fuse.fitted": "what fits into a budget was worked out",
     "fuse.refused": "it was measured and not published",
     "fused.confirmed": "another registry's claim was true: the same bytes came out here",

@@ -55,3 +55,28 @@ class Deployed(Deployment):
 
     changed: bool
     ended: tuple[Deployment, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused(Record):
+    """That something was not let run somewhere, which only the log keeps.
+
+    Attributes:
+        place: where.
+        kind: what was refused: `adapter`, `fused` or `bundle`.
+        name: of that.
+        digest: of that.
+        reason: why.
+        via: what refused it; None where somebody said so.
+        at: when.
+        by: who recorded it.
+    """
+
+    place: str
+    kind: str
+    name: str
+    digest: str
+    reason: str
+    via: str | None
+    at: datetime
+    by: str

@@ -22,13 +22,13 @@ from ..parsing import parse_moment
 from ..provenance.graph import Node
 from ..provenance.nodes import key_of, nodes_of
 from ..provenance.relations import Key
-from ..records.deployment import Deployed, Deployment
+from ..records.deployment import Deployed, Deployment, Refused
 from ..records.things import find_things, places_of, shippable
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
 
-RECORDED, ENDED = "deployment.recorded", "deployment.ended"
+RECORDED, ENDED, REFUSED = "deployment.recorded", "deployment.ended", "deployment.refused"
 
 _LONGEST = 300
 """Characters of a place: as many as the log takes for the name of what an entry is about."""
@@ -122,6 +122,40 @@ def end_deployments(
                 _end(workspace, session, row, now, str(without_credentials(reason)))
             ended += found
         return deployment_records(session, ended)
+
+
+def record_refusal(
+    workspace: Workspace, reference: str, place: str, *, reason: str, via: str | None = None
+) -> Refused:
+    """Record that something was asked for at a place and not let run there.
+
+    Args:
+        workspace: the registry's parts.
+        reference: an adapter, a fused model or a bundle.
+        place: where it would have run.
+        reason: why it did not.
+        via: what refused it.
+
+    Raises:
+        UnknownReferenceError: nothing has that name.
+        BadInputError: the place is not valid, or the reference names something that cannot run.
+    """
+    where, said, lies = _place(place), str(without_credentials(reason)), places_of(reference)
+    with workspace.database.write() as session:
+        subject = shippable(find_things(session, reference, lies), reference)
+        now, of = workspace.database.utcnow(session), nodes_of(session, [key_of(subject)])[key_of(subject)]
+        told = {"reason": said, **({"via": via} if via else {})}
+        _tell(workspace, session, where, of, REFUSED, now, told)
+        return Refused(
+            place=where,
+            kind=of.kind,
+            name=of.name,
+            digest=of.digest,
+            reason=said,
+            via=via,
+            at=now,
+            by=workspace.actor,
+        )
 
 
 def list_deployments(
@@ -249,30 +283,32 @@ def _new(
     )
     session.add(row)
     session.flush()
-    _tell(workspace, session, row, RECORDED, now, {"note": note, **({"via": via} if via else {})})
+    of = nodes_of(session, [_which(row)])[_which(row)]
+    _tell(workspace, session, place, of, RECORDED, now, {"note": note, **({"via": via} if via else {})})
     return row
 
 
 def _end(workspace: Workspace, session: Session, row: tables.Deployment, now: datetime, reason: str) -> None:
     row.ended_at, row.ended_by = now, workspace.actor
     session.flush()
-    _tell(workspace, session, row, ENDED, now, {"reason": reason})
+    of = nodes_of(session, [_which(row)])[_which(row)]
+    _tell(workspace, session, row.place, of, ENDED, now, {"reason": reason})
 
 
 def _tell(
     workspace: Workspace,
     session: Session,
-    row: tables.Deployment,
+    place: str,
+    of: Node,
     action: str,
     now: datetime,
     said: dict[str, str],
 ) -> None:
-    of = nodes_of(session, [_which(row)])[_which(row)]
     events.record(
         session,
         action=action,
         kind="deployment",
-        subject=row.place,
+        subject=place,
         detail={
             "of": of.kind,
             "name": of.name,

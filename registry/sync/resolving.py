@@ -35,7 +35,7 @@ UNKNOWN_SECONDS = 10.0
 """For which a name that nothing has is not asked for again."""
 
 MOST_UNKNOWN = 1_000
-"""Names that are kept for that."""
+"""Names that are kept for that; and refusals that a server records."""
 
 _FILES = "adapter"
 _NOTE = "fusery.json"
@@ -91,6 +91,7 @@ class Resolver:
         self._unknown: dict[str, float] = {}
         self._lock, self._beginning = threading.Lock(), threading.Lock()
         self._begun = False
+        self._refused: set[tuple[str, str]] = set()
 
     def resolve(self, asked: str, base_called: str) -> Resolved | None:
         """Return the adapter that a name means; None if none is called so.
@@ -111,8 +112,12 @@ class Resolver:
         except UnknownReferenceError:
             self._note_unknown(asked)
             return None
-        self._require_servable(found, base_called)
-        resolved = self._fetched(found, base_called)
+        try:
+            self._require_servable(found, base_called)
+            resolved = self._fetched(found, base_called)
+        except BadInputError as error:
+            self._record_refusal(found, error)
+            raise
         self._record(found)
         return resolved
 
@@ -221,6 +226,18 @@ class Resolver:
             self._source.record(found, self._place, self._via)
         except FuseryError as error:
             LOG.warning("that %s runs here is not on record: %s", found.name, error)
+
+    def _record_refusal(self, found: Found, error: BadInputError) -> None:
+        """Record that it was not served, once for a reason: a client that asks again and again fills no log."""
+        with self._lock:
+            new = (found.digest, str(error)) not in self._refused and len(self._refused) < MOST_UNKNOWN
+            if not new or not self._place:
+                return
+            self._refused.add((found.digest, str(error)))
+        try:
+            self._source.refuse(found, self._place, self._via, str(error))
+        except FuseryError as problem:
+            LOG.warning("that %s was refused here is not on record: %s", found.name, problem)
 
     def _end(self, reason: str) -> None:
         try:

@@ -29,7 +29,7 @@ from ..records.references import resolve_adapter
 from ..records.renderings import rendering_of
 from ..records.withdrawals import standing_yank, stands
 from ..registration.trained_on import known_as
-from ..releases.deployments import end_deployments, list_deployments, record_deployment
+from ..releases.deployments import end_deployments, list_deployments, record_deployment, record_refusal
 from .desired import WantedBase
 from .files import write_plain
 
@@ -82,6 +82,10 @@ class AdapterSource(ABC):
         """Record that it runs somewhere from now on."""
 
     @abstractmethod
+    def refuse(self, found: Found, place: str, via: str, reason: str) -> None:
+        """Record that it was asked for somewhere, and not served."""
+
+    @abstractmethod
     def end(self, place: str, via: str, reason: str) -> None:
         """Record that what ran somewhere does not any more."""
 
@@ -113,6 +117,10 @@ class OwnRegistry(AdapterSource):
     def record(self, found: Found, place: str, via: str) -> None:
         """Record that it runs somewhere from now on."""
         record_deployment(self._workspace, f"adapter:{found.name}", place, via=via)
+
+    def refuse(self, found: Found, place: str, via: str, reason: str) -> None:
+        """Record that it was asked for somewhere, and not served."""
+        record_refusal(self._workspace, f"adapter:{found.name}", place, reason=reason, via=via)
 
     def end(self, place: str, via: str, reason: str) -> None:
         """Record that what ran somewhere does not any more."""
@@ -184,11 +192,15 @@ class RegistryOverHttp(AdapterSource):
 
     def record(self, found: Found, place: str, via: str) -> None:
         """Have it recorded under the token's name."""
-        self._server.act("record-deployment", adapter=found.name, place=place, note=f"via {via}")
+        self._server.act("record-deployment", adapter=found.name, place=place, via=via)
+
+    def refuse(self, found: Found, place: str, via: str, reason: str) -> None:
+        """Have it recorded that it was asked for somewhere, and not served."""
+        self._server.act("record-refusal", adapter=found.name, place=place, reason=reason, via=via)
 
     def end(self, place: str, via: str, reason: str) -> None:
         """Have it recorded that nothing of this server's runs there any more."""
-        self._server.act("end-deployment", place=place, reason=reason)
+        self._server.act("end-deployment", place=place, reason=reason, via=via)
 
     def close(self) -> None:
         """Hang up."""

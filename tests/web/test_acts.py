@@ -209,6 +209,12 @@ def test_each_act_is_done_under_the_name_and_leads_to_its_page(pages: Pages) -> 
             "deployment.ended",
             "/places",
         ),
+        (
+            "record-refusal",
+            {"adapter": newest, "place": "vllm@gpu-1:8000", "reason": "it was withdrawn"},
+            "deployment.refused",
+            "/log",
+        ),
     ]
     assert {name for name, *_ in steps} | {"promote"} == set(BY_NAME)
     for name, fields, action, then in steps:

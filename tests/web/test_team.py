@@ -373,6 +373,7 @@ def test_each_act_says_which_role_it_needs() -> None:
         "tags": "publisher",
         "record-deployment": "publisher",
         "end-deployment": "publisher",
+        "record-refusal": "publisher",
     }
     assert {act.name: act.role for act in ACTS} == wanted
 

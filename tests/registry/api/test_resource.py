@@ -29,6 +29,7 @@ CALLS: dict[tuple[str, str], Callable[[Any, dict[str, str]], Any]] = {
     ("aliases", "remove_rules"): lambda it, said: it("mail#prod", **said),
     ("deployments", "record"): lambda it, said: it(ADAPTER, "edge-1", **said),
     ("deployments", "end"): lambda it, said: it(["edge-1"], **said),
+    ("deployments", "refuse"): lambda it, said: it(ADAPTER, "edge-1", **said),
     ("evaluations", "withdraw"): lambda it, said: it(ADAPTER, "accuracy", **said),
     ("tokens", "revoke"): lambda it, said: it("ci", **said),
     ("trust", "revoke_key"): lambda it, said: it("team", **said),

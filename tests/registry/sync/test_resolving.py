@@ -62,7 +62,7 @@ def test_a_name_and_a_version(resolver: Resolver, stocked: Registry) -> None:
     assert resolver.resolve("course_rec@1", "tiny") == found
     assert running(stocked) == [V1]
     [row] = stocked.deployments.list()
-    assert row.place == "vllm@gpu-1:8000"
+    assert (row.place, row.via) == ("vllm@gpu-1:8000", "vllm")
 
 
 def test_the_same_bytes_in_both_ways(
@@ -97,6 +97,24 @@ def test_what_is_refused_and_why(
         resolver.resolve("rerank@1", "tiny")
     assert running(stocked) == []
     assert not [path for path in (tmp_path / "files").glob("*") if path.name != ".locks"]
+
+
+def test_what_is_refused_is_in_the_log_once_for_a_reason(resolver: Resolver, stocked: Registry) -> None:
+    stocked.adapters.yank("course_rec@1", reason="bad data")
+    for _ in range(3):
+        for asked in (V1, "course_rec@1"):
+            with pytest.raises(NotServedError):
+                resolver.resolve(asked, "tiny")
+    with pytest.raises(NotServedError):
+        resolver.resolve(V2, "Qwen/Qwen3-0.6B")
+    told = [each for each in stocked.upkeep.log() if each.action == "deployment.refused"]
+    assert sorted((each.subject, each.detail["name"], each.detail["via"]) for each in told) == [
+        ("vllm@gpu-1:8000", V1, "vllm"),
+        ("vllm@gpu-1:8000", V2, "vllm"),
+    ]
+    assert f"{V1} was withdrawn" in [each.detail["reason"] for each in told]
+    # It is found where somebody looks up what became of the adapter.
+    assert "deployment.refused" in [each.action for each in stocked.upkeep.log(reference="course_rec@1")]
 
 
 @pytest.mark.parametrize(
@@ -242,6 +260,18 @@ def test_a_server_s_life_on_record(source: AdapterSource, stocked: Registry, tmp
     assert [each.name for each in stocked.deployments.list()] == [V2]
     reasons = [each.detail["reason"] for each in stocked.upkeep.log() if each.action == "deployment.ended"]
     assert reasons == ["the server began anew", "the server ended"]
+
+
+def test_what_others_recorded_at_the_same_place_stays(
+    source: AdapterSource, stocked: Registry, tmp_path: Path
+) -> None:
+    place = "vllm@gpu-1:8000"
+    stocked.deployments.record("course_rec@2", place, note="by hand")
+    server = Resolver(source, tmp_path / "files", place=place, via="vllm")
+    server.resolve(V1, "tiny")
+    assert running(stocked) == [V1, V2]
+    server.close()
+    assert running(stocked) == [V2]
 
 
 def test_what_nothing_has_is_not_asked_for_again_at_once(
