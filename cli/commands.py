@@ -43,7 +43,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "deploy": ("deploy", "Record where something runs; see what ran where when."),
         "path": ("path", "Print a folder of this machine with REF's files, to be loaded."),
         "export": ("export", "Write an adapter's folder, ready for git."),
-        "import": ("export", "Take in a folder that export wrote, or MLflow's adapters."),
+        "import": ("export", "Take in what export wrote, or a tracker's adapters."),
     },
     "Prove": {
         "lineage": ("trail", "Show what a thing was made from, and what was made from it."),

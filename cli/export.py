@@ -50,15 +50,18 @@ def export_command(
 
 
 @command("import", table=True)
-@click.argument("source", metavar="DIR|URI")
+@click.argument("source", metavar="DIR|URI|PROJECT")
 @click.option(
-    "--from", "tracker", type=click.Choice(["mlflow"]), help="Take the adapters of a tracker's runs."
+    "--from",
+    "tracker",
+    type=click.Choice(["mlflow", "wandb"]),
+    help="Take the adapters of a tracker's runs.",
 )
 @click.option(
     "--base", metavar="NAME", help="Base model to register on; default: the one that the files name."
 )
-@click.option("--task", metavar="TASK", help="Of a tracker's runs; default: the experiment's name.")
-@click.option("--experiment", "experiments", metavar="NAME", multiple=True, help="Only its runs.")
+@click.option("--task", metavar="TASK", help="Of a tracker's runs; default: as their project.")
+@click.option("--experiment", "experiments", metavar="NAME", multiple=True, help="Only its runs (MLflow).")
 @click.option("--run", "runs", metavar="ID", multiple=True, help="Only this run.")
 @click.option("--metric", "metrics", metavar="GLOB", multiple=True, help="Record these as evaluations.")
 @click.option("--dry-run", is_flag=True, help="Show a tracker's adapters only; nothing is written.")
@@ -72,13 +75,13 @@ def import_command(
     base: str | None,
     **options: Any,
 ) -> None:
-    """Take in a folder that export wrote, or MLflow's adapters.
+    """Take in what export wrote, or a tracker's adapters.
 
-    Of a folder, DIR, digest, name, version and facts are the same again.
+    Of a folder that export wrote, DIR, digest, name, version and facts are the same again.
 
-    With --from mlflow, URI is where MLflow tracks: a server, sqlite:///FILE, or a folder. Each adapter among the
-    artifacts of a run is registered, with the run's losses, arguments, dataset and commit. One that is refused keeps no
-    other out.
+    With --from mlflow, URI is where MLflow tracks: a server, sqlite:///FILE, or a folder. With --from wandb, PROJECT is
+    ENTITY/PROJECT. Each adapter among the artifacts of a run is registered, with the run's losses, arguments, dataset
+    and commit. One that is refused keeps no other out.
     """
     if tracker is None:
         if any(options.values()):
@@ -87,7 +90,7 @@ def import_command(
     elif options["experiments"] and options["runs"]:
         raise click.UsageError("--experiment and --run are one or the other.")
     else:
-        context.exit(_import_runs(session, source, base, options))
+        context.exit(_import_runs(session, source, tracker, base, options))
 
 
 def _import_folder(session: Session, folder: Path, base: str | None) -> None:
@@ -101,9 +104,13 @@ def _import_folder(session: Session, folder: Path, base: str | None) -> None:
     session.emit(view, names=[view["name"]], human=human)
 
 
-def _import_runs(session: Session, source: str, base: str | None, options: dict[str, Any]) -> int:
+def _import_runs(
+    session: Session, source: str, tracker: str, base: str | None, options: dict[str, Any]
+) -> int:
     """Import a tracker's runs; return the exit code: 1 where one was refused."""
-    done = session.registry.exchange.import_runs(source, base=base, reporter=session.reporter(), **options)
+    done = session.registry.exchange.import_runs(
+        source, "wandb" if tracker == "wandb" else "mlflow", base=base, reporter=session.reporter(), **options
+    )
     failed = [each for each in done if each.error]
 
     def human() -> None:

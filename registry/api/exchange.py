@@ -168,7 +168,7 @@ class Exchange(Resource):
     def import_runs(
         self,
         source: str,
-        tracker: Literal["mlflow"] = "mlflow",
+        tracker: Literal["mlflow", "wandb"] = "mlflow",
         *,
         experiments: Sequence[str] = (),
         runs: Sequence[str] = (),
@@ -184,12 +184,12 @@ class Exchange(Resource):
         keeps no other out.
 
         Args:
-            source: where it keeps them: for MLflow a server's URL, `sqlite:///FILE`, or a folder.
+            source: where it keeps them: for MLflow a server's URL, `sqlite:///FILE`, or a folder; for W&B `ENTITY/PROJECT`.
             tracker: whose client reads them.
-            experiments: names of those to take; none for all.
+            experiments: of MLflow: names of those to take; none for all.
             runs: ids of single runs, instead.
             base: the base model that they stand on; None for the one that the files of each name.
-            task: what they are for; None for the name of the experiment.
+            task: what they are for; None for the name of the experiment or the project.
             metrics: patterns such as `mmlu*`; the last value of what they match is recorded as an evaluation.
             dry_run: only look what there is.
             reporter: hears of each.
@@ -199,10 +199,9 @@ class Exchange(Resource):
             BadInputError: there is nothing there, or it cannot be read.
             UnknownReferenceError: there is no such experiment or run.
         """
-        from ..exchange.import_runs import import_runs
-        from ..exchange.mlflow_runs import mlflow_runs
+        from ..exchange.import_runs import import_runs, tracked_runs
 
-        found = mlflow_runs(source, experiments=experiments, runs=runs)
+        found = tracked_runs(tracker, source, experiments=experiments, runs=runs)
         standing = named(base) if base is not None else None
         done = []
         for each in import_runs(

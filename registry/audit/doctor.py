@@ -33,6 +33,7 @@ USES = {
     "dask": "bulk work on several machines",
     "hub": "fetching bases from a hub, and uploading to it",
     "mlflow": "adapters of MLflow's runs, and runs that log theirs here",
+    "wandb": "adapters of W&B's runs",
     "eval": "measuring by lm-evaluation-harness",
     "gguf": "reading and writing GGUF files",
     "onnx": "writing ONNX",

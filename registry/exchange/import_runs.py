@@ -41,7 +41,7 @@ class ImportedRun(Record):
     Attributes:
         run: the tracker's id of the run.
         run_name: what it is called there.
-        project: what it belongs to: an experiment of MLflow.
+        project: what it belongs to: an experiment of MLflow, a project of W&B.
         path: of the adapter among the run's files; empty for all of them.
         adapter: its name here; None where it was refused, or is only looked at.
         created: it was not here before.
@@ -60,6 +60,27 @@ class ImportedRun(Record):
     error: str | None
     hint: str | None
     REFERENCE: ClassVar[str] = "adapter"
+
+
+def tracked_runs(
+    tracker: str, source: str, *, experiments: Sequence[str] = (), runs: Sequence[str] = ()
+) -> Iterator[TrackedRun]:
+    """Return the runs that a tracker has, oldest first; see `mlflow_runs` and `wandb_runs`.
+
+    Raises:
+        BadInputError: an experiment was asked for of a tracker that has none.
+    """
+    if tracker == "mlflow":
+        from .mlflow_runs import mlflow_runs
+
+        return mlflow_runs(source, experiments=experiments, runs=runs)
+    from .wandb_runs import wandb_runs
+
+    if experiments:
+        raise BadInputError(
+            "W&B has no experiments", hint="the project says what is taken, and --run ID takes single runs"
+        )
+    return wandb_runs(source, runs=runs)
 
 
 def import_runs(

@@ -9,13 +9,10 @@ from __future__ import annotations
 import logging
 import math
 import os
-import re
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
 
@@ -27,18 +24,23 @@ from fusery.storage.secrets import redact, without_secrets
 
 from ..errors import BadInputError, MissingExtraError, UnknownReferenceError
 from ..training.record import RecordedData, RecordedGit, RecordedPoint, RunRecord
-from .tracked_run import TrackedRun
+from .tracked_run import (
+    COMMIT,
+    FINGERPRINT,
+    LOSSES,
+    MOST_POINTS,
+    MOST_RUNS,
+    TEXT,
+    UNKNOWN,
+    TrackedRun,
+    moved_in,
+    without_secret,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-_TRAIN, _VAL, _RATE = (
-    ("loss", "train/loss", "train_loss"),
-    ("eval_loss", "eval/loss", "val_loss", "valid_loss", "validation_loss"),
-    ("learning_rate", "train/learning_rate", "lr"),
-)
-"""What trainers call a loss: transformers', mlx-lm's, and those that follow them.  The first that was measured counts."""
 _CALM = {
     # Who imports from a tracker has agreed to nothing that its client tells others, and has a bar already.
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -52,24 +54,14 @@ _CALM = {
 }
 """Settings of MLflow's client, where the user has said nothing else."""
 _TABLES = {"experiments", "runs", "metrics", "alembic_version"}
-_SECRET = re.compile(
-    r"(?i)(?:.*[_.-])?(?:passw(?:or)?d|passphrase|secret|(?:api|access|secret|private)_?key|(?:auth|access|hub|hf|api|bearer)_?token)|token|tok"
-)
-"""Names of parameters whose values are secrets; `pad_token` and `max_tokens` are none."""
 _STATES = {"FINISHED": "finished", "FAILED": "stopped", "KILLED": "stopped"}
 _PAGE = 1000
 _MOST_PAGES = 1_000
 _SAID = 200
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 _PLACES = "give what MLFLOW_TRACKING_URI is: http://HOST:5000, sqlite:///mlflow.db, or the folder mlruns"
-_UNKNOWN = RunRecord(started_at=datetime.fromtimestamp(0, UTC))
-_MOST_RUNS = 10_000
 _MOST_FOLDERS = 2_000
 _DEEPEST = 8
-_MOST_POINTS = 200_000
-_COMMIT = re.compile(r"[0-9a-f]{40,64}")
-_FINGERPRINT = re.compile(r"[0-9A-Za-z]{1,64}")
-_TEXT = 500
 
 
 def mlflow_runs(
@@ -209,8 +201,8 @@ def _search(client: MlflowClient, experiments: list[str]) -> Iterator[Run]:
         )
     )
     for number, run in enumerate(pages):
-        if number == _MOST_RUNS:
-            raise BadInputError(f"there are over {_MOST_RUNS:,} runs", hint="--experiment NAME takes some")
+        if number == MOST_RUNS:
+            raise BadInputError(f"there are over {MOST_RUNS:,} runs", hint="--experiment NAME takes some")
         yield run
 
 
@@ -246,16 +238,14 @@ def _run(client: MlflowClient, number: str) -> Run:
 
 def _tracked(client: MlflowClient, run: Run, project: str, uri: str) -> TrackedRun:
     """Return a run; one that is not what MLflow writes has a problem, and keeps no other out."""
-    number, name = str(run.info.run_id), str(run.info.run_name or run.info.run_id)[:_TEXT]
+    number, name = str(run.info.run_id), str(run.info.run_name or run.info.run_id)[:TEXT]
 
     def fetch(path: str, place: Path) -> None:
-        with _readable(uri), TemporaryDirectory(dir=place.parent, prefix=".fetched-") as scratch:
-            fetched = Path(client.download_artifacts(number, path, scratch)).resolve()
-            if not fetched.is_relative_to(Path(scratch).resolve()) or not fetched.is_file():
-                raise BadInputError(
-                    f"MLflow gave no file for {path[:200]}", hint="look at the run in MLflow's pages"
-                )
-            shutil.move(fetched, place)
+        def put(folder: Path) -> Path:
+            return Path(client.download_artifacts(number, path, str(folder)))
+
+        with _readable(uri):
+            moved_in(place, put, f"MLflow gave no file for {path[:200]}")
 
     try:
         with _readable(uri):
@@ -264,7 +254,7 @@ def _tracked(client: MlflowClient, run: Run, project: str, uri: str) -> TrackedR
             files = {} if here else _files(client, number)
             record = _record(client, run)
     except BadInputError as problem:
-        return TrackedRun(number, name, project, _UNKNOWN, {}, {}, fetch, problem)
+        return TrackedRun(number, name, project, UNKNOWN, {}, {}, fetch, problem)
     metrics = {key: float(value) for key, value in run.data.metrics.items()}
     return TrackedRun(number, name, project, record, metrics, files, fetch)
 
@@ -301,9 +291,7 @@ def _record(client: MlflowClient, run: Run) -> RunRecord:
             "state": _STATES.get(run.info.status, "running"),
             "started_at": datetime.fromtimestamp(began / 1000, UTC),
             "seconds": max(0.0, (ended - began) / 1000) if ended else 0.0,
-            "arguments": {
-                name: "***" if _SECRET.fullmatch(name) else value for name, value in run.data.params.items()
-            },
+            "arguments": {name: without_secret(name, value) for name, value in run.data.params.items()},
             "curve": _curve(client, run),
             "dataset": _dataset(run),
             "git": _git(run.data.tags),
@@ -313,14 +301,14 @@ def _record(client: MlflowClient, run: Run) -> RunRecord:
 
 def _curve(client: MlflowClient, run: Run) -> list[RecordedPoint]:
     points: dict[int, dict[str, float]] = {}
-    for field, names in (("train_loss", _TRAIN), ("val_loss", _VAL), ("learning_rate", _RATE)):
+    for field, names in LOSSES.items():
         name = next((each for each in names if each in run.data.metrics), None)
         for each in client.get_metric_history(run.info.run_id, name) if name else ():
             if math.isfinite(each.value) and 0 <= each.step < 2**31:
                 points.setdefault(each.step, {})[field] = each.value
-    if len(points) > _MOST_POINTS:
+    if len(points) > MOST_POINTS:
         raise BadInputError(
-            f"run {run.info.run_id} has {len(points):,} points", hint=f"at most {_MOST_POINTS:,} are taken"
+            f"run {run.info.run_id} has {len(points):,} points", hint=f"at most {MOST_POINTS:,} are taken"
         )
     return [
         RecordedPoint.model_validate({"iteration": step, **values})
@@ -341,12 +329,12 @@ def _dataset(run: Run) -> RecordedData | None:
     if not chosen:
         return None
     data = chosen[0].dataset
-    digest = data.digest if data.digest and _FINGERPRINT.fullmatch(data.digest) else None
-    return RecordedData(name=data.name[:_TEXT], fingerprint=digest)
+    digest = data.digest if data.digest and FINGERPRINT.fullmatch(data.digest) else None
+    return RecordedData(name=data.name[:TEXT], fingerprint=digest)
 
 
 def _git(tags: Mapping[str, str]) -> RecordedGit | None:
     commit = tags.get("mlflow.source.git.commit", "")
-    if not _COMMIT.fullmatch(commit):
+    if not COMMIT.fullmatch(commit):
         return None
     return RecordedGit(commit=commit, dirty=tags.get("mlflow.source.git.dirty", "").casefold() == "true")

@@ -1,0 +1,325 @@
+"""The runs of a Weights & Biases project, read with W&B's own client.
+
+Only what runs have said of themselves and their files are read: nothing is unpickled, and what an artifact merely refers to,
+anywhere else, is left out.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+from fusery.storage.errors import FuseryError
+from fusery.storage.secrets import redact, without_secrets
+
+from ..errors import BadInputError, MissingExtraError, UnknownReferenceError
+from ..training.record import RecordedData, RecordedGit, RecordedPoint, RunRecord
+from .tracked_run import (
+    COMMIT,
+    FINGERPRINT,
+    LOSSES,
+    MOST_POINTS,
+    MOST_RUNS,
+    TEXT,
+    UNKNOWN,
+    TrackedRun,
+    is_inside,
+    moved_in,
+    without_secret,
+)
+
+if TYPE_CHECKING:
+    from wandb import Api
+    from wandb.apis.public import Run
+
+_CALM = {
+    # Who imports from a tracker has agreed to nothing that its client tells others, and has a bar already.
+    "WANDB_ERROR_REPORTING": "false",
+    "WANDB_SILENT": "true",
+}
+"""Settings of W&B's client, where the user has said nothing else."""
+_PROJECT = re.compile(r"[A-Za-z0-9_.-]{1,128}/[^/\x00-\x1f\\]{1,128}")
+_CHECKPOINT = re.compile(r"checkpoint_global_step_([0-9]{1,12})")
+"""The alias of a checkpoint that transformers' own callback for W&B logs, each as a version of one artifact."""
+_STEP = "train/global_step"
+"""What transformers' callback calls the step of the training, beside W&B's own count of what was logged."""
+_STATES = {"finished": "finished", "failed": "stopped", "crashed": "stopped", "killed": "stopped"}
+_SECONDS = 30
+_PAGE = 100
+_SAMPLES = 10_000
+_MOST_FILES = 50_000
+_SAID = 200
+
+
+def wandb_runs(project: str, *, runs: Sequence[str] = ()) -> Iterator[TrackedRun]:
+    """Yield the runs of a project, oldest first.
+
+    Args:
+        project: `ENTITY/PROJECT`, on the server that `WANDB_BASE_URL` or W&B's own settings name.
+        runs: ids of single runs; none for all.
+
+    Raises:
+        MissingExtraError: W&B's client is not installed.
+        BadInputError: that is no project, nobody is logged in, it cannot be read, or there are absurdly many runs.
+        UnknownReferenceError: there is no such project or run.
+    """
+    if not _PROJECT.fullmatch(project):
+        raise BadInputError(
+            f"{project[:100]!r} is no project of W&B",
+            hint="give ENTITY/PROJECT, as the address of its page has it",
+        )
+    with _calm(), _readable():
+        api = _api()
+        found = [_run(api, project, each) for each in dict.fromkeys(runs)] if runs else _all(api, project)
+        for run in found:
+            yield _tracked(api, run, project)
+
+
+@contextmanager
+def _calm() -> Iterator[None]:
+    """Let W&B's client be calm for as long as it is read from: the process may be one that logs to W&B itself."""
+    given = {name: value for name, value in _CALM.items() if name not in os.environ}
+    logger = logging.getLogger("wandb")
+    level = logger.level
+    os.environ.update(given)
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for name in given:
+            os.environ.pop(name, None)
+        logger.setLevel(level)
+
+
+def _api() -> Api:
+    try:
+        from wandb import Api
+        from wandb.errors import UsageError
+    except ImportError as error:
+        raise MissingExtraError("W&B", "wandb") from error
+    try:
+        with _without_terminal():
+            return Api(timeout=_SECONDS)
+    except UsageError as error:
+        raise BadInputError(
+            "nobody is logged in to W&B here", hint="wandb login, or set WANDB_API_KEY"
+        ) from without_secrets(error)
+
+
+@contextmanager
+def _without_terminal() -> Iterator[None]:
+    """Keep the client from asking for a key and waiting for it."""
+    given = sys.stdin
+    with Path(os.devnull).open(encoding="utf-8") as nothing:
+        sys.stdin = nothing
+        try:
+            yield
+        finally:
+            sys.stdin = given
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    """Turn what W&B's client raises, which may be anything, into a sentence."""
+    try:
+        yield
+    except (FuseryError, GeneratorExit):
+        raise
+    except Exception as error:  # noqa: BLE001 -- whatever W&B's client raises, it is said and stops the import
+        said = redact(str(error)).partition("\n")[0][:_SAID]
+        raise BadInputError(
+            f"W&B cannot be read: {type(error).__name__}{f': {said}' if said else ''}",
+            hint="check WANDB_BASE_URL, WANDB_API_KEY and the network",
+        ) from without_secrets(error)
+
+
+def _all(api: Api, project: str) -> Iterator[Run]:
+    pages = iter(api.runs(project, order="+created_at", per_page=_PAGE, lazy=False))
+    number = 0
+    while True:
+        try:
+            run = next(pages, None)
+        except ValueError as error:
+            # What the client says where there is no such project, or one that this key may not see.
+            if "Could not find project" not in str(error):
+                raise
+            raise UnknownReferenceError(
+                f"W&B has no project {project}", hint="check the spelling, and that the key may see it"
+            ) from without_secrets(error)
+        if run is None:
+            return
+        if number == MOST_RUNS:
+            raise BadInputError(f"there are over {MOST_RUNS:,} runs", hint="--run ID takes some")
+        number += 1
+        yield run
+
+
+def _run(api: Api, project: str, number: str) -> Run:
+    unknown = UnknownReferenceError(
+        f"W&B has no run {number[:60]!r} in {project}", hint="give its id, as the address of its page has it"
+    )
+    if "/" in number or not number:
+        raise unknown
+    from wandb.errors import CommError
+
+    try:
+        return api.run(f"{project}/{number}")
+    except CommError as error:
+        if "Could not find run" not in str(error):
+            raise
+        raise unknown from without_secrets(error)
+
+
+def _tracked(api: Api, run: Run, project: str) -> TrackedRun:
+    """Return a run; one that is not what W&B writes has a problem, and keeps no other out."""
+    number, name = str(run.id), str(run.name or run.id)[:TEXT]
+    files: dict[str, _File] = {}
+
+    def fetch(path: str, place: Path) -> None:
+        with _readable():
+            moved_in(place, files[path].put, f"W&B gave no file for {path[:200]}")
+
+    try:
+        with _readable():
+            files |= _files(run)
+            record = _record(run, dirty="diff.patch" in files)
+            metrics = _metrics(run)
+    except BadInputError as problem:
+        return TrackedRun(number, name, project, UNKNOWN, {}, {}, fetch, problem)
+    sizes = {path: each.size for path, each in files.items()}
+    return TrackedRun(number, name, project.partition("/")[2], record, metrics, sizes, fetch)
+
+
+class _File:
+    """A file of a run or of an artifact, and how it is fetched into a folder."""
+
+    def __init__(self, size: int | None, put: Callable[[Path], Path]) -> None:
+        self.size, self.put = size, put
+
+
+def _files(run: Run) -> dict[str, _File]:
+    """Return the files of a run, and those of the artifacts that it has logged, below the name of each."""
+    found = {str(file.name): _File(int(file.size), _of_run(file)) for file in run.files(per_page=_PAGE)}
+    for artifact in run.logged_artifacts(per_page=_PAGE):
+        if artifact.state != "COMMITTED" or str(artifact.type).startswith("wandb-"):
+            continue
+        folder = _folder(artifact)
+        for path, entry in artifact.manifest.entries.items():
+            if entry.ref is None:
+                found[f"{folder}/{path}"] = _File(entry.size, _of_artifact(artifact, path))
+        if len(found) > _MOST_FILES:
+            raise BadInputError(
+                f"run {run.id} has over {_MOST_FILES:,} files", hint="--run ID takes other runs"
+            )
+    if outside := next((path for path in found if not is_inside(path)), None):
+        raise BadInputError(
+            f"run {run.id} has a file outside of its folder: {outside[:100]!r}",
+            hint="look at it in W&B's pages",
+        )
+    return found
+
+
+def _folder(artifact: Any) -> str:
+    """Return what an artifact's files lie below: versions that are checkpoints of one run are a trainer's output folder."""
+    steps = [match[1] for alias in artifact.aliases if (match := _CHECKPOINT.fullmatch(alias))]
+    if steps:
+        return f"{str(artifact.name).rpartition(':')[0]}/checkpoint-{steps[0]}"
+    return str(artifact.name)
+
+
+def _of_run(file: Any) -> Callable[[Path], Path]:
+    def put(folder: Path) -> Path:
+        with file.download(root=str(folder), replace=True) as opened:
+            return Path(opened.name)
+
+    return put
+
+
+def _of_artifact(artifact: Any, path: str) -> Callable[[Path], Path]:
+    def put(folder: Path) -> Path:
+        # The client's cache would keep a second copy of every weight for good.
+        return Path(artifact.get_entry(path).download(root=str(folder), skip_cache=True))
+
+    return put
+
+
+def _metrics(run: Run) -> dict[str, float]:
+    """Return the last value of each number that was logged."""
+    return {
+        str(name): float(value)
+        for name, value in dict(run.summary).items()
+        if _is_number(value) and not str(name).startswith("_")
+    }
+
+
+def _record(run: Run, *, dirty: bool) -> RunRecord:
+    """Return what W&B knows of a run, as a run would have recorded it itself."""
+    began = datetime.fromisoformat(str(run.created_at)).replace(tzinfo=UTC)
+    took = dict(run.summary).get("_runtime")
+    return RunRecord.model_validate(
+        {
+            "state": _STATES.get(str(run.state), "running"),
+            "started_at": began,
+            "seconds": max(0.0, float(took)) if _is_number(took) else 0.0,
+            "arguments": {name: without_secret(name, value) for name, value in _plain(run.config).items()},
+            "curve": _curve(run),
+            "dataset": _dataset(run),
+            "git": _git(run, dirty=dirty),
+        }
+    )
+
+
+def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {str(name): value for name, value in config.items() if not str(name).startswith("_")}
+
+
+def _curve(run: Run) -> list[RecordedPoint]:
+    known, points = dict(run.summary), dict[int, dict[str, float]]()
+    step = _STEP if _STEP in known else "_step"
+    for field, names in LOSSES.items():
+        name = next((each for each in names if each in known), None)
+        if name is None:
+            continue
+        keys = [name] if step == "_step" else [name, step]
+        for row in run.history(samples=_SAMPLES, keys=keys, pandas=False):
+            at, value = row.get(step), row.get(name)
+            if _is_number(at) and _is_number(value) and 0 <= at < 2**31:
+                points.setdefault(int(at), {})[field] = float(value)
+    if len(points) > MOST_POINTS:
+        raise BadInputError(
+            f"run {run.id} has {len(points):,} points", hint=f"at most {MOST_POINTS:,} are taken"
+        )
+    return [
+        RecordedPoint.model_validate({"iteration": at, **values})
+        for at, values in sorted(points.items())
+        if values.keys() & {"train_loss", "val_loss"}
+    ]
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _dataset(run: Run) -> RecordedData | None:
+    """Return what was trained on: the only artifact of the type `dataset` that the run has used."""
+    used = [each for each in run.used_artifacts(per_page=_PAGE) if str(each.type) == "dataset"]
+    if len(used) != 1:
+        return None
+    digest = str(used[0].digest)
+    return RecordedData(
+        name=str(used[0].name)[:TEXT], fingerprint=digest if FINGERPRINT.fullmatch(digest) else None
+    )
+
+
+def _git(run: Run, *, dirty: bool) -> RecordedGit | None:
+    """Return the commit; what differed from it is a file of the run."""
+    commit = str(run.commit or "")
+    return RecordedGit(commit=commit, dirty=dirty) if COMMIT.fullmatch(commit) else None
