@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -131,6 +132,7 @@ def _watched(session: Session, request: SyncRequest, every: float) -> int:
         if session.json:
             session.document(found, indent=None)
         else:
+            session.print(f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S}")
             _print(session, found, list(found.steps), looks=False)
 
     with suppress(KeyboardInterrupt):

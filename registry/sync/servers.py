@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import socket
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -170,7 +171,7 @@ class ModelServer(Destination):
         if not known & listed.bases and not any(base.lies_in(name) for name in listed.bases):
             raise BadInputError(
                 f"the adapters stand on {base.name}, and {self.text} calls its base {_some(listed.bases)}",
-                hint=f"if that is the same model: --base-name {min(listed.bases, key=len)}",
+                hint=f"if that is the same model: --base-name {shlex.quote(min(listed.bases, key=len))}",
             )
 
     def standing(self, names: Collection[str]) -> Mapping[str, Standing]:
@@ -274,7 +275,9 @@ class ModelServer(Destination):
 
     def _listed(self) -> Listed:
         data = self._calls.json("GET", "/v1/models", timeout=_LISTING, whole=_LISTING)
-        url = self._calls.address.url
+        url, key = self._calls.address.url, self._calls.token
+        if key and key.encode() in data:
+            raise ServerRefusedError(f"{url} repeats the key among the names of its models")
         with _reading(url):
             answer = parsed(data, url, "no server of models")
             told = answer["data"]

@@ -60,6 +60,11 @@ def test_a_key_goes_to_the_server_and_nowhere_else(
     assert acts(place.sync(stocked, "course_rec@1")) == {"v1": "load"}
     rest = [path.read_bytes() for path in stocked.workspace.settings.home.rglob("*") if path.is_file()]
     assert not any(b"s3cr3t" in data for data in rest)
+    # A server may say it again where something of it would be printed.
+    place.server.base = "s3cr3t"
+    with pytest.raises(ServerRefusedError, match="repeats the key") as said:
+        place.sync(stocked, "course_rec@1")
+    assert "s3cr3t" not in str(said.value) + str(said.value.hint)
     with pytest.raises(BadInputError, match="as it is"):
         stocked.deployments.sync(
             SyncRequest(DestinationOptions("vllm=http://10.1.2.3:8000"), ["course_rec@1"])
