@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -79,6 +80,16 @@ def times(module: Any, x: Matrix) -> Matrix:
     return _with_bias(module, out)
 
 
+def back_through(module: Any, gradient: Matrix) -> Matrix:
+    """Return what a gradient (n, out) of a layer's outputs says of its inputs, (n, in): the gradient times the weight."""
+    total: Matrix | None = None
+    for part, weight in blocks(module):
+        share: Matrix = gradient[:, part] @ weight
+        total = share if total is None else np.add(total, share, out=total)
+    assert total is not None
+    return total
+
+
 def adapted_times(module: Any, x: Matrix, factors: Factors) -> Matrix:
     """Return x times `W + scale * left @ right`, with the layer's bias."""
     left, right, scale = factors
@@ -107,6 +118,8 @@ def _with_bias(module: Any, out: Matrix) -> Matrix:
 
 def _applied(module: Any, x: Any, product: Callable[[Matrix], Matrix]) -> Any:
     """Return what a layer gives for x (..., in): `product` of its rows, or of those alone that are wanted of a head."""
+    if (heard := module.__dict__.get("_heard")) is not None:
+        return _differentiable(module, x, product, heard)
     values = matrix(x)
     if (told := module.__dict__.get("_told")) is not None:
         told(values)
@@ -115,6 +128,34 @@ def _applied(module: Any, x: Any, product: Callable[[Matrix], Matrix]) -> Any:
         return mx.array(product(rows[wanted])[None])
     out = product(rows)
     return mx.array(out.reshape(*values.shape[:-1], out.shape[-1]))
+
+
+def _differentiable(
+    module: Any, x: Any, product: Callable[[Matrix], Matrix], heard: Callable[[Matrix, Matrix], None]
+) -> Any:
+    """Return what a layer gives, so that mlx can go back through it.
+
+    Args:
+        module: a layer without an adapter.
+        x: its inputs (..., in).
+        product: of rows.
+        heard: called with the inputs (n, in) and the gradient of the outputs (n, out) on the way back.
+    """
+
+    @mx.custom_function
+    def forward(given: Any) -> Any:
+        values = matrix(given)
+        out = product(values.reshape(-1, values.shape[-1]))
+        return mx.array(out.reshape(*values.shape[:-1], out.shape[-1]))
+
+    @forward.vjp
+    def backward(given: Any, gradient: Any, _: Any) -> Any:
+        values, slopes = matrix(given), matrix(gradient)
+        rows = slopes.reshape(-1, slopes.shape[-1])
+        heard(values.reshape(-1, values.shape[-1]), rows)
+        return mx.array(back_through(module, rows).reshape(values.shape))
+
+    return forward(x)
 
 
 def _linear_factors(module: Any) -> Factors:
@@ -139,7 +180,9 @@ def _call_dora(module: Any, x: Any) -> Any:
 
 
 def _look_up(module: Any, ids: Any) -> Any:
-    return widened(module, ids)
+    found = widened(module, ids)
+    moved = module.__dict__.get("_moved")
+    return found if moved is None else found + moved
 
 
 def _look_up_lora(module: Any, ids: Any) -> Any:
@@ -162,6 +205,9 @@ def _as_dora(module: Any, x: Any) -> Any:
 
 
 def _call_switch(module: Any, x: Any, indices: Any, sorted_indices: bool = False) -> Any:
+    if "_heard" in module.__dict__:
+        # mlx goes back through its own layer; experts are not calibrated, so that nobody hears of them.
+        return type(module).__mro__[1].__call__(module, x, indices, sorted_indices)
     return _by_expert(module, x, indices, None)
 
 
@@ -240,6 +286,37 @@ def watch(module: Any, told: Callable[[Matrix], None] | None) -> None:
     module.__dict__.pop("_told", None)
     if told is not None:
         module.__dict__["_told"] = told
+
+
+@contextmanager
+def differentiable(model: Any, heard: Callable[[str, Matrix, Matrix], None], moved: Any) -> Iterator[None]:
+    """Have a model's layers be gone back through from what depends on a number that is added to its embeddings.
+
+    Args:
+        model: with its layers in NumPy, and without an adapter.
+        heard: called on the way back with a linear layer's path, its inputs (tokens, in) and the gradient of its
+            outputs (tokens, out).
+        moved: a scalar of mlx.
+    """
+    changed: list[tuple[Any, str]] = []
+
+    def put(module: Any, name: str, value: Any) -> None:
+        module.__dict__[name] = value
+        changed.append((module, name))
+
+    try:
+        for path, module in model.named_modules():
+            if isinstance(module, (nn.Embedding, nn.QuantizedEmbedding)):
+                put(module, "_moved", moved)
+                put(module, "_heard", lambda *_: None)
+            elif isinstance(module, LINEAR):
+                put(module, "_heard", partial(heard, path))
+            elif isinstance(module, (SwitchLinear, QuantizedSwitchLinear)):
+                put(module, "_heard", lambda *_: None)
+        yield
+    finally:
+        for module, name in changed:
+            del module.__dict__[name]
 
 
 @contextmanager

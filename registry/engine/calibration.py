@@ -1,17 +1,19 @@
-"""Calibration files: what goes into a base's linear layers, so that rounding can keep clear of it.
+"""Calibration files: what goes into a base's linear layers and what hangs on their outputs, so that rounding can keep clear.
 
 For an input x of n numbers, H is the mean of x x^T over some tokens.  A file holds H as a few directions and a rest,
 H ~ U U^T + diag(rest), where the columns of U are eigenvectors of H times the roots of their eigenvalues, the largest
 first, and the rest is what the diagonal of H has more.  Modules that multiply one and the same input share one set.
+For an output it is the mean of g g^T, where g is the gradient of the loss by that output.
 
-The format is safetensors.  Of each input, called `id` here, it has
+The format is safetensors.  Of each input and each output, called `id` here, it has
 
     {id}.directions   BF16 (K, n)   U^T
     {id}.rest         F32  (n,)     max(diag(H) - diag(U U^T), 0)
     {id}.mean         F32  (1,)     the mean of diag(H)
 
-and in the metadata `format` ("fusery.calibration.v1"), `modules` (a JSON object, module path to id), `base` (digest of
-the base), `tokens` (how many, as text) and `prompts` (digest of what the base read).
+and in the metadata `format` ("fusery.calibration.v2"), `modules` and `outputs` (JSON objects, module path to the id of
+its input and of its output), `base` (digest of the base), `tokens` (how many, as text) and `prompts` (digest of what the
+base read).  Where nothing is known of outputs the format is "fusery.calibration.v1", which has no `outputs`.
 """
 
 from __future__ import annotations
@@ -34,11 +36,13 @@ from .arithmetic import BF16, FORMATS, decode, encode
 
 Floats = NDArray[np.float32]
 
-FORMAT = "fusery.calibration.v1"
+FORMAT = "fusery.calibration.v2"
+OF_INPUTS = "fusery.calibration.v1"
 MAX_DIRECTIONS = 256
 MAX_INPUTS = 1 << 20
 """How many numbers an input may have."""
 _KEYS = {"format", "modules", "base", "tokens", "prompts"}
+_OUTPUTS = "outputs"
 _ID = re.compile(r"[a-z0-9_-]{1,64}")
 _MAX_PATH = 500
 _COUNT = re.compile(r"[1-9][0-9]{0,14}")
@@ -46,7 +50,7 @@ _COUNT = re.compile(r"[1-9][0-9]{0,14}")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Directions:
-    """What one input is made of.
+    """What one input is made of, or the gradient of one output.
 
     Attributes:
         directions: float32 (K, n), U^T.
@@ -66,6 +70,7 @@ class Calibration:
     Attributes:
         path: of the file, which has to stay where it is.
         modules: module path to the id of its input.
+        outputs: module path to the id of its output; empty where nothing is known of them.
         base: digest of the base.
         tokens: how many tokens the base read.
         prompts: digest of the prompts.
@@ -73,6 +78,7 @@ class Calibration:
 
     path: Path
     modules: Mapping[str, str]
+    outputs: Mapping[str, str]
     base: Digest
     tokens: int
     prompts: Digest
@@ -86,12 +92,18 @@ class Calibration:
             FormatError: it changed since it was opened, or a number in it is infinite, not a number, or negative
                 where it may not be.
         """
-        known = self.modules.get(module_path)
+        return self._directions(self.modules.get(module_path))
+
+    def of_outputs(self, module_path: str) -> Directions | None:
+        """Return what the gradient of a module's outputs is made of, as `of` does; None if the file does not know it."""
+        return self._directions(self.outputs.get(module_path))
+
+    def _directions(self, known: str | None) -> Directions | None:
         if known is None:
             return None
         directions, rest, mean = (self._numbers(f"{known}.{part}") for part in ("directions", "rest", "mean"))
         if rest.min() < 0 or mean[0] < 0:
-            raise FormatError(f"{self.path.name}: the input {known!r} has a negative square")
+            raise FormatError(f"{self.path.name}: {known!r} has a negative square")
         return Directions(directions, rest, float(mean[0]))
 
     def _numbers(self, name: str) -> Floats:
@@ -118,10 +130,16 @@ def read_calibration(path: Path) -> Calibration:
     try:
         header = read_header(path)
         meta = header.metadata
-        if meta.get("format") != FORMAT or meta.keys() != _KEYS:
+        both_sides = meta.get("format") == FORMAT
+        if meta.get("format") not in (FORMAT, OF_INPUTS) or meta.keys() != (
+            _KEYS | {_OUTPUTS} if both_sides else _KEYS
+        ):
             raise FormatError(f"its metadata is not that of the format {FORMAT}")
         modules = _modules(parse_json(meta["modules"].encode(), "its list of modules"))
-        _check_tensors(header, set(modules.values()))
+        outputs = _modules(parse_json(meta[_OUTPUTS].encode(), "its list of outputs")) if both_sides else {}
+        if both := set(modules.values()) & set(outputs.values()):
+            raise FormatError(f"{min(both)!r} is of an input and of an output")
+        _check_tensors(header, {*modules.values(), *outputs.values()})
         if not _COUNT.fullmatch(meta["tokens"]):
             raise FormatError("it does not say how many tokens it is made of")
         base, prompts = _digest(meta, "base"), _digest(meta, "prompts")
@@ -132,27 +150,30 @@ def read_calibration(path: Path) -> Calibration:
             f"{path.name} is not a calibration file: {error.message}",
             hint="fusery base calibrate BASE makes one",
         ) from None
-    return Calibration(path, modules, base, int(meta["tokens"]), prompts, header)
+    return Calibration(path, modules, outputs, base, int(meta["tokens"]), prompts, header)
 
 
 def write_calibration(
     path: Path,
-    inputs: Mapping[str, Directions],
+    parts: Mapping[str, Directions],
     modules: Mapping[str, str],
     *,
+    outputs: Mapping[str, str] | None = None,
     base: Digest,
     tokens: int,
     prompts: Digest,
 ) -> None:
     """Write a calibration file; the same arguments give the same bytes.
 
-    The law: `read_calibration(path)` has the arguments, and gives each module its input with the directions rounded to
-    bfloat16 (`rounded`) and everything else as it is.
+    The law: `read_calibration(path)` has the arguments, and gives each module its input and its output with the
+    directions rounded to bfloat16 (`rounded`) and everything else as it is.
 
     Args:
         path: a file that is not there yet.
-        inputs: by id (lower-case letters, digits, `-` and `_`).
-        modules: module path to id; every id is one of `inputs`, and every input belongs to a module.
+        parts: inputs and outputs by id (lower-case letters, digits, `-` and `_`).
+        modules: module path to the id of its input; every id is one of `parts`.
+        outputs: module path to the id of its output, which is no input's; every part is one or the other.  None where
+            nothing is known of outputs.
         base: digest of the base.
         tokens: how many tokens it read, at least 1.
         prompts: digest of the prompts.
@@ -161,20 +182,20 @@ def write_calibration(
         FormatError: the arguments do not make a file that can be read, numbers that are not finite included.
         StorageError: it cannot be written.
     """
-    _modules(modules)
     metadata = {
-        "format": FORMAT,
-        "modules": canonical_json(dict(modules)).decode("ascii"),
+        "format": FORMAT if outputs else OF_INPUTS,
+        "modules": canonical_json(_modules(modules)).decode("ascii"),
+        **({_OUTPUTS: canonical_json(_modules(outputs)).decode("ascii")} if outputs else {}),
         "base": base,
         "tokens": str(tokens),
         "prompts": prompts,
     }
-    parts = {name: part for known in sorted(inputs) for name, part in _parts(known, inputs[known])}
-    header = build_header([(name, dtype, data.shape) for name, (dtype, data) in parts.items()], metadata)
+    tensors = {name: part for known in sorted(parts) for name, part in _parts(known, parts[known])}
+    header = build_header([(name, dtype, data.shape) for name, (dtype, data) in tensors.items()], metadata)
     with os_failures(f"write {path}", near=path.parent):
         with path.open("xb") as file:
             file.write(header)
-            for _, data in parts.values():
+            for _, data in tensors.values():
                 file.write(data.tobytes())
         try:
             read_calibration(path)
@@ -193,9 +214,9 @@ def _parts(known: str, given: Directions) -> list[tuple[str, tuple[str, NDArray[
     stored = encode(given.directions, BF16)
     rest = given.rest.astype(np.float32)
     if not all(np.isfinite(part).all() for part in (decode(stored, BF16), rest, mean)):
-        raise FormatError(f"the input {known!r} holds a number that is not finite")
+        raise FormatError(f"{known!r} holds a number that is not finite")
     if (rest < 0).any() or mean[0] < 0:
-        raise FormatError(f"the input {known!r} has a negative square")
+        raise FormatError(f"{known!r} has a negative square")
     return [
         (f"{known}.directions", ("BF16", stored)),
         (f"{known}.rest", ("F32", rest)),
@@ -225,7 +246,7 @@ def _check_tensors(header: Header, ids: set[str]) -> None:
             header.tensors[f"{known}.{part}"] for part in ("directions", "rest", "mean")
         )
         if not _fit(directions, rest, mean):
-            raise FormatError(f"the tensors of the input {known!r} do not fit each other")
+            raise FormatError(f"the tensors of {known!r} do not fit each other")
 
 
 def _fit(directions: Tensor, rest: Tensor, mean: Tensor) -> bool:

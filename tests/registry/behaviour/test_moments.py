@@ -112,3 +112,40 @@ def test_a_model_that_gives_no_numbers(tmp_path: Path) -> None:
     layer.weight = layer.weight * mx.array(float("inf"))
     with pytest.raises(ModelUnusableError):
         moments(broken, samples(1), 4)
+
+
+def together(found: Moments, path: str) -> list[str]:
+    """Return the layers that have a layer's input."""
+    return [each for each, key in found.modules.items() if key == found.modules[path]]
+
+
+def test_the_gradients_of_outputs_beside_the_inputs(model: Model) -> None:
+    from fusery.registry.behaviour.moments import _LABELS
+    from fusery.registry.behaviour.output_gradients import gradients_of
+
+    asked, rank = samples(3, 60), 12
+    found = moments(model, asked, rank, outputs=True)
+    alone = moments(model, asked, rank)
+    # On the way back the last layer comes first, so that another one of those with the same input gives it its name.
+    assert {frozenset(together(found, path)) for path in found.modules} == {
+        frozenset(together(alone, path)) for path in alone.modules
+    }
+    assert found.tokens == alone.tokens
+    assert alone.outputs == {} and set(found.outputs) == set(found.modules) - {"lm_head"}
+    for key, moment in found.inputs.items():
+        same = alone.inputs[alone.modules[key]]
+        np.testing.assert_allclose(moment.diagonal, same.diagonal, rtol=1e-4, atol=1e-8)
+    path = "model.layers.1.mlp.up_proj"
+    total = np.zeros((len(found.outputs[path].diagonal),) * 2)
+
+    def add(layer: str, _: object, gradient: np.ndarray[tuple[int, int], np.dtype[np.float32]]) -> None:
+        if layer == path:
+            total[:] += gradient.astype(np.float64).T @ gradient
+
+    gradients_of(model, asked, add, seed=_LABELS)
+    given, whole = found.outputs[path], total / found.tokens
+    np.testing.assert_allclose(given.diagonal, np.diag(whole), rtol=1e-5)
+    # A random model's gradients have next to no direction of their own; what is found is never too much.
+    largest = float(np.linalg.eigvalsh(whole)[-1])
+    assert 0.9 * largest < np.square(given.directions[:, 0]).sum() <= largest * (1 + 1e-6)
+    assert np.linalg.eigvalsh(whole - given.directions @ given.directions.T)[0] > -1e-6 * largest
