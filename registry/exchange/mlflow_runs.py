@@ -34,7 +34,7 @@ from .tracked_run import (
     UNKNOWN,
     TrackedRun,
     moved_in,
-    without_secret,
+    parameters,
 )
 
 if TYPE_CHECKING:
@@ -245,7 +245,8 @@ def _tracked(client: MlflowClient, run: Run, project: str, uri: str) -> TrackedR
             return Path(client.download_artifacts(number, path, str(folder)))
 
         with _readable(uri):
-            moved_in(place, put, f"MLflow gave no file for {path[:200]}")
+            said = f"what MLflow gave for {path[:200]} is not the file that it lists"
+            moved_in(place, put, said, size=files[path], digest=lambda _: True)
 
     try:
         with _readable(uri):
@@ -291,7 +292,7 @@ def _record(client: MlflowClient, run: Run) -> RunRecord:
             "state": _STATES.get(run.info.status, "running"),
             "started_at": datetime.fromtimestamp(began / 1000, UTC),
             "seconds": max(0.0, (ended - began) / 1000) if ended else 0.0,
-            "arguments": {name: without_secret(name, value) for name, value in run.data.params.items()},
+            "arguments": parameters(run.data.params),
             "curve": _curve(client, run),
             "dataset": _dataset(run),
             "git": _git(run.data.tags),

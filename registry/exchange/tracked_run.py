@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from fusery.storage.errors import FuseryError
+from fusery.storage.plaintext import is_keepable
 
 from ..adapters.files import CONFIG, PEFT_WEIGHTS, WEIGHTS
 from ..errors import BadInputError
@@ -36,10 +37,55 @@ TEXT = 500
 COMMIT = re.compile(r"[0-9a-f]{40,64}")
 FINGERPRINT = re.compile(r"[0-9A-Za-z]{1,64}")
 
-_SECRET = re.compile(
-    r"(?i)(?:.*[_.-])?(?:passw(?:or)?d|passphrase|secret|(?:api|access|secret|private)_?key|(?:auth|access|hub|hf|api|bearer)_?token)|token|tok"
+_WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
+_SECRETS = frozenset(
+    [
+        "password",
+        "passwd",
+        "passphrase",
+        "pwd",
+        "secret",
+        "secrets",
+        "credential",
+        "credentials",
+        "apikey",
+        "accesskey",
+        "token",
+        "tok",
+    ]
 )
-"""Names of parameters whose values are secrets; `pad_token` and `max_tokens` are none."""
+_KEYS = frozenset({"api", "access", "secret", "private"})
+_OF_A_TOKENIZER = frozenset(
+    [
+        "pad",
+        "eos",
+        "bos",
+        "unk",
+        "sep",
+        "cls",
+        "mask",
+        "image",
+        "video",
+        "audio",
+        "start",
+        "end",
+        "stop",
+        "special",
+        "boi",
+        "eoi",
+        "new",
+        "next",
+        "first",
+        "last",
+    ]
+)
+"""What stands before `token` in the name of one that a tokenizer has."""
+
+_LONGEST = 10_000
+"""Characters of a text among a run's parameters."""
+
+_DEEPEST = 20
+"""Levels of lists and objects among a run's parameters."""
 
 _BEST = "best"
 _OF_CALLBACK = re.compile(r"(?:(?P<output>.*)/)?(?P<name>checkpoint-[0-9]+)/artifacts/(?P=name)")
@@ -104,36 +150,93 @@ def tracked_adapters(run: TrackedRun) -> list[TrackedAdapter]:
     return [found[path] for path in sorted(found)]
 
 
-def without_secret(name: str, value: Any) -> Any:
-    """Return the value of a parameter; what is called like a secret, in it too, loses its own."""
-    if _SECRET.fullmatch(name):
+def is_secret(name: str) -> bool:
+    """Tell whether a parameter is called like a secret: `hub_token`, `openaiApiKey`; `pad_token` and `max_tokens` are none."""
+    words = [word.casefold() for word in _WORDS.findall(name)]
+    if not words:
+        return False
+    before = words[-2] if len(words) > 1 else ""
+    if words[-1] == "key":
+        return before in _KEYS
+    return words[-1] in _SECRETS and not (words[-1] in ("token", "tok") and before in _OF_A_TOKENIZER)
+
+
+def parameters(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a run's parameters as they can be kept: without the values of secrets, and without what no record keeps."""
+    found = {}
+    for name, value in given.items():
+        key = str(name)
+        if is_keepable(key) and len(key) <= TEXT:
+            found[key] = _kept(key, value, _DEEPEST)
+    return found
+
+
+def _kept(name: str, value: Any, levels: int) -> Any:
+    if is_secret(name):
         return "***"
     if isinstance(value, Mapping):
-        return {str(key): without_secret(str(key), each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [without_secret("", each) for each in value]
-    return value
+        return _inner(value, levels) if levels else None
+    if isinstance(value, list | tuple):
+        return _items(value, levels) if levels else None
+    if isinstance(value, str):
+        return value if len(value) <= _LONGEST and is_keepable(value) else None
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value if abs(value) < 2**63 else None
+    return value if value is None or isinstance(value, bool | float) else str(value)[:TEXT]
+
+
+def _inner(value: Mapping[Any, Any], levels: int) -> dict[str, Any]:
+    names = ((str(key), each) for key, each in value.items())
+    return {key: _kept(key, each, levels - 1) for key, each in names if is_keepable(key) and len(key) <= TEXT}
+
+
+def _items(value: Sequence[Any], levels: int) -> list[Any]:
+    """Return the items of a list; what follows an option called like a secret, or stands behind its `=`, is one."""
+    found: list[Any] = []
+    hidden = False
+    for each in value:
+        option = each if isinstance(each, str) and each.startswith("-") else ""
+        name, equals, _ = option.partition("=")
+        if hidden and not option:
+            found.append("***")
+        elif equals and is_secret(name):
+            found.append(f"{name}=***")
+        else:
+            found.append(_kept("", each, levels - 1))
+        hidden = bool(option) and not equals and is_secret(name)
+    return found
 
 
 def is_inside(path: str) -> bool:
-    """Tell whether a path that a tracker gives stays below the folder that it is of."""
-    return not path.startswith("/") and ".." not in path.split("/") and "\\" not in path and "\0" not in path
+    """Tell whether a path that a tracker gives stays below the folder that it is of, and is its only spelling."""
+    plain = path == str(PurePosixPath(path)) and "\\" not in path and is_keepable(path)
+    return plain and not path.startswith("/") and ".." not in path.split("/") and path != "."
 
 
-def moved_in(place: Path, put: Callable[[Path], Path], missing: str) -> None:
+def moved_in(
+    place: Path,
+    put: Callable[[Path], Path],
+    missing: str,
+    *,
+    size: int | None,
+    digest: Callable[[Path], bool],
+) -> None:
     """Have a tracker's client put a file into a folder of its own, and move it to its place.
 
     Args:
         place: where the file is to be.
         put: puts it somewhere below a folder, and says where.
-        missing: the sentence, if that is no file of the folder.
+        missing: the sentence, if that is not the file that the tracker has listed.
+        size: that it is listed with; None if it is not said.
+        digest: tells whether a file's bytes are those that are listed.
 
     Raises:
         BadInputError: with that sentence.
     """
     with TemporaryDirectory(dir=place.parent, prefix=".fetched-") as scratch:
         fetched = put(Path(scratch)).resolve()
-        if not fetched.is_relative_to(Path(scratch).resolve()) or not fetched.is_file():
+        inside = fetched.is_relative_to(Path(scratch).resolve()) and fetched.is_file()
+        if not inside or size not in (None, fetched.stat().st_size) or not digest(fetched):
             raise BadInputError(missing, hint="look at the run in the tracker's own pages")
         shutil.move(fetched, place)
 

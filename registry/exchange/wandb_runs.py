@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import logging
 import math
+import netrc
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from fusery.storage.errors import FuseryError
-from fusery.storage.secrets import redact, without_secrets
+from fusery.storage.secrets import redact, remember, without_secrets
+from fusery.storage.temporary import temporary_folder
 
 from ..errors import BadInputError, MissingExtraError, UnknownReferenceError
 from ..training.record import RecordedData, RecordedGit, RecordedPoint, RunRecord
@@ -33,7 +35,7 @@ from .tracked_run import (
     TrackedRun,
     is_inside,
     moved_in,
-    without_secret,
+    parameters,
 )
 
 if TYPE_CHECKING:
@@ -46,6 +48,8 @@ _CALM = {
     "WANDB_SILENT": "true",
 }
 """Settings of W&B's client, where the user has said nothing else."""
+_PLACES = ("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR", "WANDB_ARTIFACT_DIR")
+"""Where the client would leave files, among them a second copy of every weight."""
 _PROJECT = re.compile(r"[A-Za-z0-9_.-]{1,128}/[^/\x00-\x1f\\]{1,128}")
 _CHECKPOINT = re.compile(r"checkpoint_global_step_([0-9]{1,12})")
 """The alias of a checkpoint that transformers' own callback for W&B logs, each as a version of one artifact."""
@@ -55,7 +59,8 @@ _STATES = {"finished": "finished", "failed": "stopped", "crashed": "stopped", "k
 _SECONDS = 30
 _PAGE = 100
 _SAMPLES = 10_000
-_MOST_FILES = 50_000
+_MOST = 10_000
+"""Files and artifacts of a run."""
 _SAID = 200
 
 
@@ -76,7 +81,7 @@ def wandb_runs(project: str, *, runs: Sequence[str] = ()) -> Iterator[TrackedRun
             f"{project[:100]!r} is no project of W&B",
             hint="give ENTITY/PROJECT, as the address of its page has it",
         )
-    with _calm(), _readable():
+    with _calm(), _readable("W&B"):
         api = _api()
         found = [_run(api, project, each) for each in dict.fromkeys(runs)] if runs else _all(api, project)
         for run in found:
@@ -85,18 +90,30 @@ def wandb_runs(project: str, *, runs: Sequence[str] = ()) -> Iterator[TrackedRun
 
 @contextmanager
 def _calm() -> Iterator[None]:
-    """Let W&B's client be calm for as long as it is read from: the process may be one that logs to W&B itself."""
-    given = {name: value for name, value in _CALM.items() if name not in os.environ}
+    """Let W&B's client be calm for as long as it is read from, and leave nothing.
+
+    The process may be one that logs to W&B itself: what that has set up is not ended.
+    """
+    ours = "wandb" not in sys.modules
     logger = logging.getLogger("wandb")
     level = logger.level
-    os.environ.update(given)
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for name in given:
-            os.environ.pop(name, None)
-        logger.setLevel(level)
+    with temporary_folder("wandb") as scratch:
+        changed = {name: value for name, value in _CALM.items() if name not in os.environ}
+        changed |= {name: str(scratch) for name in _PLACES}
+        before = {name: os.environ.get(name) for name in changed}
+        os.environ.update(changed)
+        logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            if ours and (wandb := sys.modules.get("wandb")) is not None:
+                wandb.teardown()
+            for name, value in before.items():
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value
+            logger.setLevel(level)
 
 
 def _api() -> Api:
@@ -105,6 +122,7 @@ def _api() -> Api:
         from wandb.errors import UsageError
     except ImportError as error:
         raise MissingExtraError("W&B", "wandb") from error
+    _remember_keys()
     try:
         with _without_terminal():
             return Api(timeout=_SECONDS)
@@ -112,6 +130,15 @@ def _api() -> Api:
         raise BadInputError(
             "nobody is logged in to W&B here", hint="wandb login, or set WANDB_API_KEY"
         ) from without_secrets(error)
+
+
+def _remember_keys() -> None:
+    """Note the keys that the client may find, so that no message has one."""
+    found = [os.environ.get("WANDB_API_KEY", "")]
+    with suppress(OSError, netrc.NetrcParseError):
+        known = netrc.netrc(os.environ.get("NETRC") or None)
+        found += [password or "" for _, _, password in known.hosts.values()]
+    remember({"key": found})
 
 
 @contextmanager
@@ -127,8 +154,8 @@ def _without_terminal() -> Iterator[None]:
 
 
 @contextmanager
-def _readable() -> Iterator[None]:
-    """Turn what W&B's client raises, which may be anything, into a sentence."""
+def _readable(what: str) -> Iterator[None]:
+    """Turn what W&B's client raises, which may be anything, into a sentence about what was read."""
     try:
         yield
     except (FuseryError, GeneratorExit):
@@ -136,13 +163,14 @@ def _readable() -> Iterator[None]:
     except Exception as error:  # noqa: BLE001 -- whatever W&B's client raises, it is said and stops the import
         said = redact(str(error)).partition("\n")[0][:_SAID]
         raise BadInputError(
-            f"W&B cannot be read: {type(error).__name__}{f': {said}' if said else ''}",
-            hint="check WANDB_BASE_URL, WANDB_API_KEY and the network",
+            f"{what} cannot be read: {type(error).__name__}{f': {said}' if said else ''}",
+            hint="check WANDB_BASE_URL, WANDB_API_KEY and the network, and the run in W&B's own pages",
         ) from without_secrets(error)
 
 
 def _all(api: Api, project: str) -> Iterator[Run]:
-    pages = iter(api.runs(project, order="+created_at", per_page=_PAGE, lazy=False))
+    # What is large of a run, and may be odd, is asked for one by one.
+    pages = iter(api.runs(project, order="+created_at", per_page=_PAGE, lazy=True))
     number = 0
     while True:
         try:
@@ -184,11 +212,13 @@ def _tracked(api: Api, run: Run, project: str) -> TrackedRun:
     files: dict[str, _File] = {}
 
     def fetch(path: str, place: Path) -> None:
-        with _readable():
-            moved_in(place, files[path].put, f"W&B gave no file for {path[:200]}")
+        file = files[path]
+        with _readable(f"{path[:200]} of W&B's run {number[:60]}"):
+            said = f"what W&B gave for {path[:200]} is not the file that it lists"
+            moved_in(place, file.put, said, size=file.size, digest=lambda got: _is(got, file.digest))
 
     try:
-        with _readable():
+        with _readable(f"W&B's run {number[:60]}"):
             files |= _files(run)
             record = _record(run, dirty="diff.patch" in files)
             metrics = _metrics(run)
@@ -199,32 +229,53 @@ def _tracked(api: Api, run: Run, project: str) -> TrackedRun:
 
 
 class _File:
-    """A file of a run or of an artifact, and how it is fetched into a folder."""
+    """A file of a run or of an artifact: its size, its digest as the client writes it, and how it is fetched into a folder."""
 
-    def __init__(self, size: int | None, put: Callable[[Path], Path]) -> None:
-        self.size, self.put = size, put
+    def __init__(self, size: int | None, digest: str | None, put: Callable[[Path], Path]) -> None:
+        self.size, self.digest, self.put = size, digest, put
+
+
+def _is(path: Path, digest: str | None) -> bool:
+    """Tell whether a file has a digest, in one of the two ways in which W&B's client makes them."""
+    if digest is None:
+        return True
+    from wandb.sdk.lib.hashutil import md5_file_b64, xxh128_file_b64
+
+    return digest in (md5_file_b64(path), xxh128_file_b64(path))
 
 
 def _files(run: Run) -> dict[str, _File]:
     """Return the files of a run, and those of the artifacts that it has logged, below the name of each."""
-    found = {str(file.name): _File(int(file.size), _of_run(file)) for file in run.files(per_page=_PAGE)}
-    for artifact in run.logged_artifacts(per_page=_PAGE):
+    found: dict[str, _File] = {}
+    for file in _few(run.files(per_page=_PAGE), run, "files"):
+        found[str(file.name)] = _File(int(file.size), None, _of_run(file))
+    for artifact in _few(run.logged_artifacts(per_page=_PAGE), run, "artifacts"):
         if artifact.state != "COMMITTED" or str(artifact.type).startswith("wandb-"):
             continue
         folder = _folder(artifact)
         for path, entry in artifact.manifest.entries.items():
             if entry.ref is None:
-                found[f"{folder}/{path}"] = _File(entry.size, _of_artifact(artifact, path))
-        if len(found) > _MOST_FILES:
-            raise BadInputError(
-                f"run {run.id} has over {_MOST_FILES:,} files", hint="--run ID takes other runs"
-            )
+                found[f"{folder}/{path}"] = _File(entry.size, entry.digest, _of_artifact(artifact, path))
+        if len(found) > _MOST:
+            raise _too_many(run, "files")
     if outside := next((path for path in found if not is_inside(path)), None):
         raise BadInputError(
             f"run {run.id} has a file outside of its folder: {outside[:100]!r}",
             hint="look at it in W&B's pages",
         )
     return found
+
+
+def _few(items: Iterable[Any], run: Run, what: str) -> Iterator[Any]:
+    """Yield what a server lists, which may be without an end."""
+    for number, each in enumerate(items):
+        if number == _MOST:
+            raise _too_many(run, what)
+        yield each
+
+
+def _too_many(run: Run, what: str) -> BadInputError:
+    return BadInputError(f"run {run.id} has over {_MOST:,} {what}", hint="--run ID takes other runs")
 
 
 def _folder(artifact: Any) -> str:
@@ -245,8 +296,10 @@ def _of_run(file: Any) -> Callable[[Path], Path]:
 
 def _of_artifact(artifact: Any, path: str) -> Callable[[Path], Path]:
     def put(folder: Path) -> Path:
-        # The client's cache would keep a second copy of every weight for good.
-        return Path(artifact.get_entry(path).download(root=str(folder), skip_cache=True))
+        entry = artifact.get_entry(path)
+        if entry.ref is not None:
+            raise BadInputError(f"{path[:200]} only refers to a file", hint="log the file itself")
+        return Path(entry.download(root=str(folder)))
 
     return put
 
@@ -262,14 +315,15 @@ def _metrics(run: Run) -> dict[str, float]:
 
 def _record(run: Run, *, dirty: bool) -> RunRecord:
     """Return what W&B knows of a run, as a run would have recorded it itself."""
-    began = datetime.fromisoformat(str(run.created_at)).replace(tzinfo=UTC)
+    began = datetime.fromisoformat(str(run.created_at))
+    began = began.replace(tzinfo=UTC) if began.tzinfo is None else began.astimezone(UTC)
     took = dict(run.summary).get("_runtime")
     return RunRecord.model_validate(
         {
             "state": _STATES.get(str(run.state), "running"),
             "started_at": began,
             "seconds": max(0.0, float(took)) if _is_number(took) else 0.0,
-            "arguments": {name: without_secret(name, value) for name, value in _plain(run.config).items()},
+            "arguments": parameters(_plain(run.config)),
             "curve": _curve(run),
             "dataset": _dataset(run),
             "git": _git(run, dirty=dirty),
@@ -310,7 +364,8 @@ def _is_number(value: object) -> TypeGuard[float]:
 
 def _dataset(run: Run) -> RecordedData | None:
     """Return what was trained on: the only artifact of the type `dataset` that the run has used."""
-    used = [each for each in run.used_artifacts(per_page=_PAGE) if str(each.type) == "dataset"]
+    listed = _few(run.used_artifacts(per_page=_PAGE), run, "artifacts that it has used")
+    used = [each for each in listed if str(each.type) == "dataset"]
     if len(used) != 1:
         return None
     digest = str(used[0].digest)

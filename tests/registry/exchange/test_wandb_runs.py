@@ -273,3 +273,92 @@ def test_the_client_is_calm_only_while_it_reads(with_base: Registry, tracker: Tr
     before = dict(os.environ)
     with_base.exchange.import_runs(SOURCE, "wandb")
     assert dict(os.environ) == before
+
+
+def test_a_reference_under_another_spelling_is_never_fetched(
+    with_base: Registry, tiny_base: Path, tracker: Tracker, tmp_path: Path
+) -> None:
+    """The client takes `./NAME` for NAME, which refers to a file of whoever imports."""
+    files = peft(tmp_path / "peft", tiny_base)
+    private = tmp_path / "private.safetensors"
+    private.write_bytes(files["adapter_model.safetensors"])
+    config = {"adapter_config.json": files["adapter_config.json"]}
+    listed = {"./adapter_model.safetensors": {"digest": "x", "size": private.stat().st_size}}
+    weights = {"adapter_model.safetensors": private.as_uri()}
+    tracker.runs = [WandbRun("abc", logged=[Artifact("adapter", config, references=weights, listed=listed)])]
+    [done] = with_base.exchange.import_runs(SOURCE, "wandb", base="tiny")
+    assert (done.adapter, "outside of its folder" in (done.error or "")) == (None, True)
+    assert with_base.adapters.list() == []
+
+
+@pytest.mark.parametrize(
+    "listed", [{"size": 1}, {"digest": "1B2M2Y8AsgTpgAmY7PhCfg=="}], ids=["size", "digest"]
+)
+def test_what_is_not_the_file_that_was_listed_is_refused(
+    with_base: Registry, tiny_base: Path, tracker: Tracker, tmp_path: Path, listed: dict[str, object]
+) -> None:
+    files = peft(tmp_path / "peft", tiny_base)
+    other = Artifact("adapter", files, listed={"adapter_config.json": listed})
+    fetch = tracker.data
+    # Whatever it is asked for under that digest, the server gives the configuration.
+    tracker.data = lambda path: fetch(path) or files["adapter_config.json"]  # type: ignore[method-assign]
+    tracker.runs = [WandbRun("abc", logged=[other])]
+    [done] = with_base.exchange.import_runs(SOURCE, "wandb", base="tiny")
+    assert done.adapter is None
+    assert "is not the file that it lists" in (done.error or "")
+
+
+def test_odd_parameters_keep_nothing_out(
+    with_base: Registry, tiny_base: Path, tracker: Tracker, tmp_path: Path
+) -> None:
+    deep: dict[str, object] = {}
+    inner = deep
+    for _ in range(300):
+        inner["a"] = inner = {}
+    odd = {
+        "deep": deep,
+        "nul": "a\0b",
+        "huge": 10**400,
+        "long": "x" * 100_000,
+        "argv": ["--hub_token", "S9", "--r", "8"],
+    }
+    run = WandbRun("abc", config={**odd, "lr": 1e-4}, began="2026-09-20T23:00:00-05:00")
+    run.logged = [Artifact("adapter", peft(tmp_path / "peft", tiny_base))]
+    tracker.runs = [run]
+    [done] = with_base.exchange.import_runs(SOURCE, "wandb", base="tiny")
+    assert (done.error, done.adapter) == (None, "lessons_v1_20260921"), "by the day in UTC"
+    kept = with_base.adapters.show(done.adapter or "").training_run
+    assert kept is not None and kept.arguments is not None
+    assert (kept.arguments["lr"], kept.arguments["argv"]) == (1e-4, ["--hub_token", "***", "--r", "8"])
+    assert [kept.arguments[name] for name in ("nul", "huge", "long")] == [None] * 3
+
+
+def test_a_run_that_cannot_be_read_keeps_no_other_out(
+    with_base: Registry, tiny_base: Path, tracker: Tracker, tmp_path: Path
+) -> None:
+    good = WandbRun("good", logged=[Artifact("adapter", peft(tmp_path / "peft", tiny_base))])
+    bad = WandbRun("bad", "bad", began="2026-09-20T10:00:00Z", summary=[1])  # type: ignore[arg-type]
+    tracker.runs = [bad, good]
+    refused, done = with_base.exchange.import_runs(SOURCE, "wandb", base="tiny")
+    assert (refused.run, refused.adapter, done.adapter) == ("bad", None, "lessons_v1_20260921")
+    assert "W&B's run bad cannot be read" in (refused.error or "")
+
+
+def test_a_key_that_the_server_says_again_is_in_no_message(with_base: Registry, tracker: Tracker) -> None:
+    tracker.error = f"the key {KEY} has no rights"
+    with pytest.raises(BadInputError) as refused:
+        with_base.exchange.import_runs(SOURCE, "wandb")
+    assert KEY not in refused.value.message + str(refused.value.hint)
+
+
+def test_lists_without_an_end(with_base: Registry, tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "_MOST", 5)
+    gone = [Artifact(f"gone{n}", {"x": b"x"}, state="DELETED") for n in range(9)]
+    tracker.runs = [
+        WandbRun("one", files={f"{n}.txt": b"x" for n in range(9)}),
+        WandbRun("two", logged=gone),
+        WandbRun("three", used=gone),
+    ]
+    for run, what in (("one", "files"), ("two", "artifacts"), ("three", "artifacts that it has used")):
+        [done] = with_base.exchange.import_runs(SOURCE, "wandb", runs=[run])
+        assert done.error == f"run {run} has over 5 {what}"

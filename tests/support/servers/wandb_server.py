@@ -32,6 +32,8 @@ class Artifact:
     aliases: Sequence[str] = ("latest",)
     references: Mapping[str, str] = field(default_factory=dict)
     state: str = "COMMITTED"
+    listed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """What the manifest says otherwise of a file, or of one that is not there."""
 
     @property
     def id(self) -> str:
@@ -79,9 +81,10 @@ class Artifact:
         entries: dict[str, dict[str, Any]] = {
             name: {"digest": _md5(data), "size": len(data)} for name, data in self.files.items()
         }
-        return entries | {
+        entries |= {
             name: {"digest": "x", "size": 3, "ref": reference} for name, reference in self.references.items()
         }
+        return entries | {name: {**entries.get(name, {}), **other} for name, other in self.listed.items()}
 
     def manifest(self) -> dict[str, Any]:
         entries = {
@@ -147,6 +150,7 @@ class Tracker:
     keys: set[str] = field(default_factory=set)
     asked: list[str] = field(default_factory=list)
     url: str = ""
+    error: str = ""
 
     def answer(self, operation: str, query: str, given: Mapping[str, Any]) -> dict[str, Any]:
         self.asked.append(operation)
@@ -161,20 +165,19 @@ class Tracker:
             return {"artifact": {"currentManifest": {"file": {"directUrl": url}}}}
         if (given.get("entity"), given.get("project")) != (ENTITY, PROJECT):
             return {"project": None}
-        if operation == "Runs":
-            return {"project": self._runs(int(given["perPage"]), given["cursor"])}
+        if operation in ("Runs", "LightweightRuns"):
+            return {"project": self._runs(int(given["perPage"]), given["cursor"], query)}
         name = given.get("name") or given.get("runName") or given.get("run")
         run = next((each for each in self.runs if each.id == name), None)
         return {
             "project": {"internalId": "1", "run": None if run is None else self._of(operation, run, given)}
         }
 
-    def _runs(self, count: int, cursor: str | None) -> dict[str, Any]:
+    def _runs(self, count: int, cursor: str | None, query: str) -> dict[str, Any]:
         first = int(cursor or 0)
         shown = sorted(self.runs, key=lambda run: run.began)[first : first + count]
-        edges = [
-            {"node": run.node(), "cursor": str(first + place)} for place, run in enumerate(shown, start=1)
-        ]
+        nodes = [{key: value for key, value in run.node().items() if key in query} for run in shown]
+        edges = [{"node": node, "cursor": str(first + place)} for place, node in enumerate(nodes, start=1)]
         more = first + count < len(self.runs)
         return {
             "internalId": "1",
@@ -261,8 +264,10 @@ def running_tracker(*runs: WandbRun) -> Iterator[Tracker]:
             basic = self.headers.get("authorization", "").removeprefix("Basic ")
             tracker.keys.add(base64.b64decode(basic).decode().partition(":")[2])
             operation = given.get("operationName") or given["query"].split("(")[0].split()[-1]
-            found = tracker.answer(operation, given["query"], given.get("variables") or {})
-            self._send(json.dumps({"data": found}).encode(), "application/json")
+            found: dict[str, Any] = {"data": None, "errors": [{"message": tracker.error}]}
+            if not tracker.error:
+                found = {"data": tracker.answer(operation, given["query"], given.get("variables") or {})}
+            self._send(json.dumps(found).encode(), "application/json")
 
         def do_GET(self) -> None:
             data = tracker.data(urlsplit(self.path).path)
