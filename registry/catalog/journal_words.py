@@ -276,7 +276,7 @@ _TELLS: Mapping[str, Callable[[Detail], str]] = {
     "calibration.received": _received,
     "deployment.ended": _runs,
     "deployment.recorded": _runs,
-    "deployment.refused": lambda detail: f"{_runs(detail)}: {detail.get('reason')}",
+    "deployment.refused": _runs,
     "fuse.fitted": lambda detail: f"into {detail.get('budget')} times the base's size",
     "fuse.refused": _not_made,
     "fused.confirmed": _proved,

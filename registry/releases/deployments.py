@@ -5,6 +5,7 @@ A place is any name: a host, a cluster and service, a device.  Several things ma
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,8 @@ RECORDED, ENDED, REFUSED = "deployment.recorded", "deployment.ended", "deploymen
 
 _LONGEST = 300
 """Characters of a place: as many as the log takes for the name of what an entry is about."""
+
+_VIA = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
 
 Subject = tables.Adapter | tables.Fused | tables.Bundle
 
@@ -64,6 +67,7 @@ def record_deployment(
         BadInputError: the place is not valid, or the reference names something that cannot run.
     """
     where, said, lies = _place(place), str(without_credentials(note)), places_of(reference)
+    _require_name(via)
     with workspace.database.write() as session:
         subject = shippable(find_things(session, reference, lies), reference)
         standing = [row for row in _at(session, where) if row.ended_at is None]
@@ -110,6 +114,7 @@ def end_deployments(
         UnknownReferenceError: nothing ever ran at one of the places.
     """
     names, lies = [_place(place) for place in places], places_of(reference or "")
+    _require_name(via)
     with workspace.database.write() as session:
         subject = shippable(find_things(session, reference, lies), reference) if reference else None
         now, ended = workspace.database.utcnow(session), []
@@ -141,6 +146,7 @@ def record_refusal(
         BadInputError: the place is not valid, or the reference names something that cannot run.
     """
     where, said, lies = _place(place), str(without_credentials(reason)), places_of(reference)
+    _require_name(via)
     with workspace.database.write() as session:
         subject = shippable(find_things(session, reference, lies), reference)
         now, of = workspace.database.utcnow(session), nodes_of(session, [key_of(subject)])[key_of(subject)]
@@ -322,6 +328,19 @@ def _tell(
 
 def _title(session: Session, subject: Subject) -> str:
     return nodes_of(session, [key_of(subject)])[key_of(subject)].name
+
+
+def _require_name(via: str | None) -> None:
+    """Refuse what is no name of a program.
+
+    Raises:
+        BadInputError: it is none.
+    """
+    if via is not None and not _VIA.fullmatch(via):
+        raise BadInputError(
+            f"{via[:60]!r} is not the name of what keeps a deployment up to date",
+            hint="at most 40 letters, digits, '.', '_' and '-', such as vllm",
+        )
 
 
 def _place(text: str) -> str:

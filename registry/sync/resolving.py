@@ -117,7 +117,10 @@ class Resolver:
             resolved = self._fetched(found, base_called)
         except BadInputError as error:
             self._record_refusal(found, error)
-            raise
+            if isinstance(error, NotServedError):
+                raise
+            # Servers do not compute it, or it fits no module: asking again changes nothing.
+            raise NotServedError(error.message, hint=error.hint) from error
         self._record(found)
         return resolved
 
@@ -221,31 +224,38 @@ class Resolver:
             with self._beginning:
                 # Of the first ones that come at once, one ends what an earlier life of the server has left.
                 if not self._begun:
-                    self._end("the server began anew")
-                    self._begun = True
+                    self._begun = self._end("the server began anew")
             self._source.record(found, self._place, self._via)
         except FuseryError as error:
             LOG.warning("that %s runs here is not on record: %s", found.name, error)
 
     def _record_refusal(self, found: Found, error: BadInputError) -> None:
         """Record that it was not served, once for a reason: a client that asks again and again fills no log."""
+        known = (found.digest, str(error))
         with self._lock:
-            new = (found.digest, str(error)) not in self._refused and len(self._refused) < MOST_UNKNOWN
-            if not new or not self._place:
+            if known in self._refused or not self._place:
                 return
-            self._refused.add((found.digest, str(error)))
+            if len(self._refused) >= MOST_UNKNOWN:
+                LOG.warning("that %s was refused here is not on record: there were too many", found.name)
+                return
+            self._refused.add(known)
         try:
             self._source.refuse(found, self._place, self._via, str(error))
         except FuseryError as problem:
             LOG.warning("that %s was refused here is not on record: %s", found.name, problem)
+            with self._lock:
+                self._refused.discard(known)
 
-    def _end(self, reason: str) -> None:
+    def _end(self, reason: str) -> bool:
+        """Record that nothing runs here any more; return whether that was done."""
         try:
             self._source.end(self._place, self._via, reason)
         except UnknownReferenceError:
-            return  # nothing ever ran there
+            return True  # nothing ever ran there
         except FuseryError as error:
             LOG.warning("what ran here is not ended on record: %s", error)
+            return False
+        return True
 
 
 def _read(folder: Path, found: Found) -> Resolved | None:

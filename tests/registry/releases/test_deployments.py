@@ -140,3 +140,16 @@ def test_what_ran_then_is_what_a_plain_list_of_facts_says(stocked: Registry) -> 
             if begin <= edge and (end is None or end > edge)
         )
         assert sorted(running(stocked, at=edge.isoformat())) == wanted
+
+
+@pytest.mark.parametrize("via", ["x" * 41, "a\nb", "https://u:pw@h/x", "-x", "vllm "])
+def test_what_is_no_name_of_a_program_is_refused(stocked: Registry, via: str) -> None:
+    before = stocked.upkeep.log(limit=1)
+    for act in (
+        lambda: stocked.deployments.record("course_rec@1", "here", via=via),
+        lambda: stocked.deployments.refuse("course_rec@1", "here", reason="no", via=via),
+        lambda: stocked.deployments.end(["eu/ranker"], via=via),
+    ):
+        with pytest.raises(BadInputError, match="keeps a deployment up to date"):
+            act()
+    assert stocked.upkeep.log(limit=1) == before

@@ -93,7 +93,7 @@ def test_what_is_refused_and_why(
         resolver.resolve(V2, "Qwen/Qwen3-0.6B")
     tiny_models.make_adapter(tmp_path / "dora", tiny_base, seed=4, fine_tune_type="dora")
     stocked.adapters.register(tmp_path / "dora", base="tiny", task="rerank", date="20260301")
-    with pytest.raises(BadInputError, match="is a DoRA"):
+    with pytest.raises(NotServedError, match="is a DoRA"):
         resolver.resolve("rerank@1", "tiny")
     assert running(stocked) == []
     assert not [path for path in (tmp_path / "files").glob("*") if path.name != ".locks"]
@@ -262,6 +262,32 @@ def test_a_server_s_life_on_record(source: AdapterSource, stocked: Registry, tmp
     assert reasons == ["the server began anew", "the server ended"]
 
 
+def test_what_could_not_be_recorded_is_recorded_the_next_time(
+    stocked: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = OwnRegistry(stocked.workspace)
+    place = "vllm@gpu-1:8000"
+    stocked.deployments.record("course_rec@2", place, via="vllm")
+    server = Resolver(source, tmp_path / "files", place=place, via="vllm")
+
+    def away(*_: object) -> None:
+        raise ServerUnavailableError("the registry is away")
+
+    stocked.adapters.yank("course_rec@2", reason="bad data")
+    with monkeypatch.context() as patch:
+        patch.setattr(source, "refuse", away)
+        patch.setattr(source, "end", away)
+        with pytest.raises(NotServedError):
+            server.resolve(V2, "tiny")
+        server.resolve(V1, "tiny")
+    assert running(stocked) == [V1, V2]
+    with pytest.raises(NotServedError):
+        server.resolve(V2, "tiny")
+    server.resolve(V1, "tiny")
+    assert running(stocked) == [V1]
+    assert [each.action for each in stocked.upkeep.log()].count("deployment.refused") == 1
+
+
 def test_what_others_recorded_at_the_same_place_stays(
     source: AdapterSource, stocked: Registry, tmp_path: Path
 ) -> None:
@@ -311,15 +337,14 @@ def test_the_first_ones_that_come_at_once_are_all_on_record(
     second, recorded, end = threading.Event(), threading.Event(), resolver._end
     entered: list[str] = []
 
-    def slowly(reason: str) -> None:
+    def slowly(reason: str) -> bool:
         entered.append(reason)
         if len(entered) == 1:
             second.wait(1)  # nobody else comes, if there is a lock
-            end(reason)
         else:
             second.set()
             recorded.wait(5)
-            end(reason)
+        return end(reason)
 
     record = resolver._source.record
 
