@@ -341,7 +341,7 @@ class _Layout:
 
     def _compute(self, module: Module, place: Place) -> Compute:
         parts = {part for part, _, _ in written_parts(module)}
-        if module.target.dither:
+        if module.target.dither and not module.target.fitted:
             parts = {"weight"}
         scales, biases = (
             self.places[f"{module.path}.{part}"] if part in parts else None for part in ("scales", "biases")
@@ -360,7 +360,7 @@ class _Layout:
     def _computed(self, module: Module) -> Iterator[_Tensor]:
         for part, dtype, shape in written_parts(module):
             name = f"{module.path}.{part}"
-            kept = module.target.dither and part != "weight"
+            kept = module.target.dither and not module.target.fitted and part != "weight"
             yield _Tensor(name, dtype, shape, self.base.tensors[name] if kept else module)
 
     def _header(self, shard: list[_Tensor]) -> bytes:

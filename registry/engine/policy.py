@@ -2,7 +2,8 @@
 
 - `keep` writes the base's own format with fresh scales, as `mlx_lm.fuse` does; with `biases` codes and scales stay as they
   are where an update is constant within each group, which a bias can take up whole (QA-LoRA, Xu et al., arXiv:2309.14717);
-- `dither` writes the base's own format on the base's own scales, rounding at random so that small updates survive;
+- `dither` writes the base's own format on the base's own scales, rounding at random so that small updates survive; with a
+  calibration codes are chosen instead, and `fitted` moves scales and biases a little after them;
 - `mixed` writes the touched modules with more bits and leaves the others as they are;
 - `dequantize` writes plain numbers, as `mlx_lm.fuse --dequantize` does;
 - with `quantize` every layer is quantised anew, as `mlx_lm.convert -q` does afterwards.
@@ -40,6 +41,7 @@ class Target:
         dither: codes move on the base's own scales; at random, unless they are shaped.
         shaped: they are rounded so that the error is small for the inputs of a calibration.
         biases: where the update is constant within each group, only the biases move.
+        fitted: with `dither` and `shaped`, scales and biases move a little once the codes are chosen.
     """
 
     grid: AnyGrid | None
@@ -47,6 +49,7 @@ class Target:
     dither: bool = False
     shaped: bool = False
     biases: bool = False
+    fitted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +101,7 @@ class Policy:
         rounding: of DoRA: `once`, or None as `mlx_lm.fuse` does.
         biases: with `keep`, an update that is constant within the base's groups moves their biases alone.
         aware: the format that the adapter was trained through, which what is written is measured against.
+        fitted: with `dither` and a calibration, scales and biases are fitted to what the codes are still off by.
 
     Raises:
         FusionUnsupportedError: there is no such precision, no such width, or no such rounding.
@@ -111,6 +115,7 @@ class Policy:
     rounding: str | None = None
     biases: bool = False
     aware: Quantize | None = None
+    fitted: bool = False
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -166,7 +171,7 @@ class Policy:
         sound = adapted and not rescaled and plain is grid.form and isinstance(grid, Grid)
         shaped = known and sound and self.aware is None
         if self.precision == DITHER:
-            return Target(grid, grid.form, dither=True, shaped=shaped)
+            return Target(grid, grid.form, dither=True, shaped=shaped, fitted=shaped and self.fitted)
         if self.precision == MIXED and adapted:
             bits, size = self.bits.get(path, self.bits.get("", 8)), max(grid.group_size, _LEAST)
             if columns % size:

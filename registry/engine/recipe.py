@@ -39,6 +39,7 @@ class Recipe:
         aware: the format that the adapter was trained through, as MLX writes it: what is written is measured against the sum in
             that format; None against the sum itself.
         biases: with `keep`, an update that is constant within the base's groups (QA-LoRA) moves their biases alone.
+        fitted: with `dither` and a calibration, scales and biases are fitted to what the codes are still off by.
         extras: further adapters of a linear combination: digest and weight of each, in order.
     """
 
@@ -51,6 +52,7 @@ class Recipe:
     calibration: str | None = None
     rounding: str | None = None
     biases: bool = False
+    fitted: bool = False
     aware: Mapping[str, Any] | None = None
     extras: tuple[tuple[str, float], ...] = ()
 
@@ -67,6 +69,7 @@ class Recipe:
             calibration=form.get("calibration"),
             rounding=form.get("rounding"),
             biases=form.get("biases", False),
+            fitted=form.get("fitted", False),
             aware=form.get("quantization_aware"),
             extras=tuple((part["adapter"], part["weight"]) for part in form.get("with", ())),
         )
@@ -88,6 +91,8 @@ class Recipe:
             form["rounding"] = self.rounding
         if self.biases:
             form["biases"] = True
+        if self.fitted:
+            form["fitted"] = True
         if self.aware is not None:
             form["quantization_aware"] = dict(self.aware)
         if self.extras:

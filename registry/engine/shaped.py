@@ -7,17 +7,26 @@ import numpy as np
 from .affine import Grid, dequantize, fit, pack, unpack
 from .arithmetic import Array, Update, decode, encode, multiply_out, round_sum
 from .fidelity import Sums, measure, measure_exactly
+from .fitting import MOST, Fit
 from .layouts import to_groups, to_rows
 from .rows import Kind, NotFiniteError, Rows
 from .shaping import Shaper
 
 
 def shape_rows(
-    rows: Rows, kind: Kind, update: Update, shaper: Shaper, chosen: Array, first: int, out: Rows
+    rows: Rows,
+    kind: Kind,
+    update: Update,
+    shaper: Shaper,
+    chosen: Array,
+    first: int,
+    out: Rows,
+    fitting: Fit | None = None,
 ) -> Sums:
     """Round the sum of some rows and their update, and return what they retain.
 
-    On the base's own grid its codes move; on a finer one the scales are those that the sum would be given anyway.
+    On the base's own grid its codes move, and with `fitting` scales and biases a little then; on a finer one the scales are
+    those that the sum would be given anyway.
 
     Args:
         rows: rows of the base that lie one behind the other.
@@ -27,6 +36,7 @@ def shape_rows(
         chosen: which rows of the module.
         first: number of the first of `rows` in the module.
         out: like `rows`; the chosen ones are written.
+        fitting: of the module, where its scales and biases are written too.
 
     Raises:
         NotFiniteError: a scale or the update is not finite.
@@ -47,15 +57,22 @@ def shape_rows(
     if not kind.target.dither:
         scales, biases = fit(_sum(before, intended, update, grid), target)
         places = (before - biases) / scales
-    new = _rounded(places, scales, delta, shaper, chosen, target)
+    if fitting is None:
+        new = _rounded(places, scales, delta, shaper, chosen, target)
+    else:
+        new, scales, biases = _fitted(places, scales, biases, delta, shaper, chosen, target, fitting)
     out.weight[some] = pack(new, target).reshape(len(some), -1)
-    if not kind.target.dither:
+    if fitting is not None or not kind.target.dither:
         assert out.scales is not None and out.biases is not None
         out.scales[some] = encode(scales, target.form).reshape(len(some), -1)
         out.biases[some] = encode(biases, target.form).reshape(len(some), -1)
     after = np.empty_like(before)
     dequantize(new, scales, biases, target.form, after, np.empty_like(after), exact=True)
     np.subtract(after, before, out=after)
+    if fitting is not None:
+        written = np.empty_like(delta)
+        to_rows(after, written)
+        shaper.settle(chosen, (written - delta).astype(np.float64))
     sums = measure(after, intended, before, np.empty_like(after), grouped=True)
     return sums if sums.finite else measure_exactly(after, intended, before)
 
@@ -79,6 +96,40 @@ def _sum(before: Array, intended: Array, update: Update, grid: Grid) -> Array:
 
 def _rounded(places: Array, scales: Array, delta: Array, shaper: Shaper, chosen: Array, grid: Grid) -> Array:
     """Return the new codes, in groups; nothing moves where a scale is 0."""
+    plain, steps, wanted = _laid_out(places, scales, delta)
+    return _as_codes(shaper.round(plain, steps, wanted, chosen, grid.top), grid)
+
+
+def _fitted(
+    places: Array,
+    scales: Array,
+    biases: Array,
+    delta: Array,
+    shaper: Shaper,
+    chosen: Array,
+    grid: Grid,
+    fitting: Fit,
+) -> tuple[Array, Array, Array]:
+    """Return the new codes, in groups, and the scales and biases that go with them, as they are stored."""
+    plain, steps, wanted = _laid_out(places, scales, delta)
+    new, aim = shaper.choose(plain, steps, wanted, chosen, grid.top)
+    by_scale, by_bias = fitting.changes(new, aim - (new - plain) * steps)
+    moves = (np.abs(by_scale) <= MOST * np.abs(scales).reshape(by_scale.shape)) & np.isfinite(by_bias)
+    moved = []
+    for known, change in ((scales, by_scale), (biases, by_bias)):
+        rounded = decode(encode((known + change.reshape(-1)).astype(np.float32), grid.form), grid.form)
+        moves &= np.isfinite(rounded).reshape(moves.shape)
+        moved.append(rounded)
+    still = ~moves.reshape(-1) | (scales == 0)
+    return (
+        _as_codes(new, grid),
+        np.where(still, scales, moved[0]),
+        np.where(still, biases, moved[1]),
+    )
+
+
+def _laid_out(places: Array, scales: Array, delta: Array) -> tuple[Array, Array, Array]:
+    """Return codes, steps and the change that is wanted, row by row; nothing is wanted where a scale is 0."""
     still = scales == 0
     plain, steps = np.empty_like(delta), np.empty_like(delta)
     to_rows(places, plain)
@@ -88,7 +139,7 @@ def _rounded(places: Array, scales: Array, delta: Array, shaper: Shaper, chosen:
         moving = np.empty_like(delta)
         to_rows(np.broadcast_to(np.where(still, np.float32(0), np.float32(1)), places.shape), moving)
         wanted = delta * moving
-    return _as_codes(shaper.round(plain, steps, wanted, chosen, grid.top), grid)
+    return plain, steps, wanted
 
 
 def _codes(words: Array, grid: Grid) -> Array:

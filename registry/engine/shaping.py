@@ -69,11 +69,7 @@ class Shape:
             left: float32 (rank, rows), as in `arithmetic.Update`.
             right: float32 (rank, columns).
         """
-        own = orthonormal(right)
-        rest = inputs.rest.astype(np.float64) + DAMPING * inputs.mean
-        columns, rank = len(rest), max(len(own), 1)
-        weight = np.sqrt(UPDATE_WEIGHT * DAMPING * inputs.mean * columns / rank)
-        directions = np.concatenate([inputs.directions.astype(np.float64), own * weight])
+        directions, rest = metric(inputs, right)
         energy = rest + np.add.reduce(directions * directions, axis=0)
         order = np.argsort(-energy, kind="stable")
         directions, rest = directions[:, order].T, rest[order]
@@ -83,6 +79,20 @@ class Shape:
             _gains(directions, rest)[:, :, None],
             np.ascontiguousarray(orthonormal(left).T),
         )
+
+
+def metric(inputs: Directions, right: Array) -> tuple[Array, Array]:
+    """Return in what errors of a row are small: U^T, float64 (K, columns), and d, float64 (columns,).
+
+    Args:
+        inputs: statistics of what comes in.
+        right: float32 (rank, columns), of the update.
+    """
+    own = orthonormal(right)
+    rest = inputs.rest.astype(np.float64) + DAMPING * inputs.mean
+    columns, rank = len(rest), max(len(own), 1)
+    weight = np.sqrt(UPDATE_WEIGHT * DAMPING * inputs.mean * columns / rank)
+    return np.concatenate([inputs.directions.astype(np.float64), own * weight]), rest
 
 
 def orthonormal(rows: Array) -> Array:
@@ -136,7 +146,7 @@ class Shaper:
         self._owed = np.zeros((shape.outputs.shape[1], columns))
 
     def round(self, codes: Array, steps: Array, delta: Array, rows: Array, top: int) -> Array:
-        """Return the new codes of a block.
+        """Return the new codes of a block, which are all that changes of it.
 
         Args:
             codes: float32 (rows, columns), the base's.
@@ -145,16 +155,33 @@ class Shaper:
             rows: which rows of the module they are.
             top: the largest code.
         """
+        new, _ = self.choose(codes, steps, delta, rows, top)
+        self.settle(rows, ((new - codes) * steps - delta).astype(np.float64))
+        return new
+
+    def choose(self, codes: Array, steps: Array, delta: Array, rows: Array, top: int) -> tuple[Array, Array]:
+        """Return the new codes of a block, and the change that they aim at: the intended one and what is owed.
+
+        The arguments are those of `round`; `settle` says then what was written.
+        """
         outputs = self._shape.outputs[rows]
         wanted = delta - self._still_owed(outputs).astype(np.float32)
         order = self._shape.order
         new = np.empty_like(codes)
         turned = [np.ascontiguousarray(part[:, order].T) for part in (codes, steps, wanted)]
         new[:, order] = self._round(*turned, top=top).T
-        error = ((new - codes) * steps - delta).astype(np.float64)
+        return new, wanted
+
+    def settle(self, rows: Array, error: Array) -> None:
+        """Note what the blocks to come have to take back.
+
+        Args:
+            rows: of the block.
+            error: float64 (rows, columns), what was written beyond the intended change.
+        """
+        outputs = self._shape.outputs[rows]
         for row in range(len(rows)):
             self._owed += outputs[row][:, None] * error[row]
-        return new
 
     def _still_owed(self, outputs: Array) -> Array:
         """Return what a block has to take back: the rows of its basis times what is owed, in the sense of least squares."""

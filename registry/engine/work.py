@@ -14,18 +14,20 @@ import numpy as np
 from fusery.storage.safetensors import Tensor
 
 from ..errors import FusionUnsupportedError
+from .affine import Grid
 from .arithmetic import Array, Update, decode
 from .blocks import fuse_rows
 from .dither import Thresholds
 from .fidelity import Sums
 from .files import copy_range, read_all, write_all
+from .fitting import Fit
 from .layouts import constant_in_groups
 from .modules import Module
 from .plan import Compute, Copy, Place, Step
 from .policy import Policy
 from .rows import Change, Kind, NotFiniteError, Rows
 from .shaped import shape_rows
-from .shaping import LEAST_STEPS, Shape, Shaper, blocks_of_rows, mean_steps
+from .shaping import LEAST_STEPS, Shape, Shaper, blocks_of_rows, mean_steps, metric
 from .updates import read_magnitudes, read_update
 from .workspace import Workspace, rows_per_block
 
@@ -181,6 +183,11 @@ class Worker:
         kind, rows = _kind(module), self._rows(module, block, work)
         change = self._change(module, expert) if module.touched else None
         out, sums = _room(step, block, work), Sums()
+        if module.target.fitted:
+            # Rounded at random after all: its scales and biases are the base's.
+            for kept, place in ((rows.scales, out.scales), (rows.biases, out.biases)):
+                assert kept is not None and place is not None
+                np.copyto(place, kept)
         for part in _parts(module, block):
             sums += fuse_rows(rows[part], kind, change, first + part.start, out[part], work)
         return self._write_all(step, block, out), sums if module.touched else None
@@ -194,6 +201,10 @@ class Worker:
         if module.target.dither and self._steps(module, change.update) < LEAST_STEPS:
             return self._scattered(step, work)
         shaper = Shaper(Shape.of(inputs, change.update.left, change.update.right), module.columns)
+        fit = None
+        if module.target.fitted:
+            assert isinstance(module.target.grid, Grid)
+            fit = Fit.of(*metric(inputs, change.update.right), module.target.grid.group_size)
         spans: list[Span] = []
         kind, size, sums = _kind(module), max(_CHUNK // module.columns, 1), Sums()
         for first in range(0, module.rows, size):
@@ -202,7 +213,7 @@ class Worker:
             for chosen in blocks_of_rows(first, block.count, change.thresholds.seed):
                 if self._stopped.is_set():
                     return spans, None
-                sums += shape_rows(rows, kind, change.update, shaper, chosen, first, out)
+                sums += shape_rows(rows, kind, change.update, shaper, chosen, first, out, fit)
             spans += self._write_all(step, block, out)
         return spans, sums
 

@@ -147,6 +147,7 @@ class Choice:
             bits={},
             calibration=None,
             biases=False,
+            fitted=False,
             quantization=None,
         )
         kept = self.inputs.sample(plain)

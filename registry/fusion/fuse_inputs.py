@@ -330,6 +330,7 @@ def policy_of(recipe: Recipe, seed: int) -> Policy:
         seed,
         rounding=recipe.rounding,
         biases=recipe.biases,
+        fitted=recipe.fitted,
         aware=Quantize(**recipe.aware) if recipe.aware else None,
     )
 

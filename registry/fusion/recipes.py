@@ -56,6 +56,7 @@ class _Form(_Strict):
     calibration: _Digest | None = None
     rounding: Literal["once"] | None = None
     biases: bool = False
+    fitted: bool = False
     quantization_aware: _Shape | None = None
     # JSON says it with a word that is none of Python's names.
     parts: Annotated[list[_Part], Field(alias="with", max_length=1000)] = []

@@ -223,10 +223,12 @@ def candidates(
         return _as_trained(fuse_inputs, once, engine, common)
     keep = Recipe("keep", rounding=once, biases=fuse_inputs.fits_biases, **common)
     # Always computed in float32 to the end.
-    dither = Recipe("dither", seed=request.seed, calibration=fuse_inputs.calibration, **common)
+    calibration = fuse_inputs.calibration
+    fitted = calibration is not None
+    dither = Recipe("dither", seed=request.seed, calibration=calibration, fitted=fitted, **common)
     least = int((fuse_inputs.quantization or {}).get("bits", 8))
     mixed = tuple(
-        Recipe("mixed", bits={"": bits}, calibration=fuse_inputs.calibration, rounding=once, **common)
+        Recipe("mixed", bits={"": bits}, calibration=calibration, rounding=once, **common)
         for bits in WIDER
         if bits > least
     )

@@ -19,6 +19,7 @@ from fusery.registry.behaviour.prompts import built_in, for_calibration
 from fusery.registry.database import events
 from fusery.registry.engine.calibration import Calibration, read_calibration
 from fusery.registry.errors import BadInputError, UnknownReferenceError
+from fusery.registry.fusion.fuse import FuseRequest
 from fusery.registry.records.calibrations import fetch_calibration, latest_calibration
 from fusery.registry.records.references import resolve_base
 from fusery.storage.digest import Digest
@@ -217,3 +218,32 @@ def test_the_built_in_texts_are_not_what_probe_asks() -> None:
     running = sum(len(prompt.text) for prompt in texts)
     assert 0.5 < dialogues / running < 2
     assert 8_000 < dialogues + running < 12_000
+
+
+def test_what_is_fused_with_it_has_fitted_scales_and_an_older_recipe_has_not(
+    registry: Registry, prompts: Path, tmp_path: Path
+) -> None:
+    base = tiny_models.make_base(tmp_path / "four", bits=4, group_size=32)
+    adapter = tiny_models.make_adapter(tmp_path / "adapter", base, update=0.02)
+    registry.bases.add(base, name="four")
+    registry.adapters.register(adapter, base="four", task="lessons")
+    random = registry.fused.fuse("lessons@1", FuseRequest("dither", seed=1, accept_loss=True))
+    assert "fitted" not in random.recipe and "calibration" not in random.recipe
+    made = registry.bases.calibrate("four", prompts=prompts)
+    fitted = registry.fused.fuse("lessons@1", FuseRequest("dither", seed=1, accept_loss=True))
+    assert (fitted.recipe["calibration"], fitted.recipe["fitted"]) == (made.digest, True)
+    older = {name: value for name, value in fitted.recipe.items() if name != "fitted"}
+    (tmp_path / "older.json").write_text(json.dumps(older), encoding="utf-8")
+    before = registry.fused.fuse(
+        "lessons@1", FuseRequest(recipe=str(tmp_path / "older.json"), accept_loss=True)
+    )
+    assert "fitted" not in before.recipe
+    scales = [
+        {
+            name: data
+            for name, data in tiny_models.read_tensors(Path(one.path)).items()
+            if name.endswith(".scales")
+        }
+        for one in (random, before, fitted)
+    ]
+    assert scales[0] == scales[1] != scales[2]

@@ -32,7 +32,9 @@ def database_url() -> str:
 
 
 @pytest.mark.parametrize(
-    "recipe", [FULL, Recipe("keep"), Recipe("dither", seed=7)], ids=lambda one: one.precision
+    "recipe",
+    [FULL, Recipe("keep"), Recipe("dither", seed=7), Recipe("dither", calibration="c" * 64, fitted=True)],
+    ids=lambda one: f"{one.precision}{' fitted' * one.fitted}",
 )
 @pytest.mark.parametrize("within", ["alone", "record", "bundle"])
 def test_a_file_gives_back_what_was_written(

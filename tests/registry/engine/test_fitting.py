@@ -1,0 +1,182 @@
+"""Scales and biases fitted to what codes are off by, against the least squares that they stand for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_models
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fusery.registry.engine.affine import Grid, Packed, unpack_rows
+from fusery.registry.engine.arithmetic import FORMATS, decode
+from fusery.registry.engine.calibration import Calibration, Directions, read_calibration, write_calibration
+from fusery.registry.engine.fitting import RIDGE, Fit
+from fusery.registry.engine.policy import Policy
+from fusery.registry.engine.precisions import DITHER
+from fusery.registry.engine.shaping import metric
+
+Numbers = np.ndarray[Any, np.dtype[np.float64]]
+
+
+def least_squares(codes: Numbers, lacking: Numbers, matrix: Numbers, size: int) -> tuple[Numbers, Numbers]:
+    """Return the changes of one row's scales and biases, by the whole matrix."""
+    groups = len(codes) // size
+    basis = np.zeros((2 * groups, len(codes)))
+    for group in range(groups):
+        part = slice(group * size, (group + 1) * size)
+        basis[group, part], basis[groups + group, part] = codes[part], 1.0
+    normal = basis @ matrix @ basis.T
+    right = basis @ matrix @ lacking
+    found = np.linalg.solve(normal + np.diag(RIDGE * np.diag(normal)), right)
+    return found[:groups], found[groups:]
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    seed=st.integers(0, 1 << 20),
+    rows=st.integers(1, 9),
+    groups=st.integers(1, 5),
+    count=st.integers(1, 12),
+    size=st.sampled_from([32, 64]),
+)
+def test_it_is_the_least_squares_of_the_metric(
+    seed: int, rows: int, groups: int, count: int, size: int
+) -> None:
+    random = np.random.default_rng(seed)
+    columns = groups * size
+    directions, rest = random.standard_normal((count, columns)), random.random(columns) + 0.1
+    codes = random.integers(0, 16, (rows, columns)).astype(np.float32)
+    lacking = (0.1 * random.standard_normal((rows, columns))).astype(np.float32)
+    by_scale, by_bias = Fit.of(directions, rest, size).changes(codes, lacking)
+    matrix = np.diag(rest) + directions.T @ directions
+    for row in range(rows):
+        scale, bias = least_squares(codes[row].astype(float), lacking[row].astype(float), matrix, size)
+        np.testing.assert_allclose(by_scale[row], scale, rtol=1e-6, atol=1e-9)
+        np.testing.assert_allclose(by_bias[row], bias, rtol=1e-6, atol=1e-9)
+
+
+def test_codes_that_are_all_the_same_and_nothing_lacking() -> None:
+    fit = Fit.of(np.ones((2, 64)), np.ones(64), 32)
+    for code in (0.0, 7.0):
+        by_scale, by_bias = fit.changes(np.full((3, 64), code, np.float32), np.full((3, 64), 0.5, np.float32))
+        assert np.isfinite(by_scale).all() and np.isfinite(by_bias).all()
+        np.testing.assert_allclose(by_scale * code + by_bias, 0.5, rtol=0.01)
+    nothing = fit.changes(np.zeros((1, 64), np.float32), np.zeros((1, 64), np.float32))
+    assert not any(part.any() for part in nothing)
+
+
+@pytest.fixture
+def calibrated(tmp_path: Path) -> tuple[Path, Path, Calibration]:
+    """Return a base of 4 bits, an adapter, and a calibration of all its layers."""
+    base = tiny_models.make_base(tmp_path / "base", bits=4, group_size=32)
+    adapter = tiny_models.make_adapter(tmp_path / "adapter", base, update=0.02)
+    paths = tiny_models.adapted_modules(json.loads((base / "config.json").read_text()), 4)
+    random, known, modules = np.random.default_rng(2), {}, {}
+    for path in paths:
+        width = 256 if path.endswith("down_proj") else 128
+        main = random.standard_normal((8, width)).astype(np.float32)
+        known[f"of-{width}"] = Directions(main, np.ones(width, np.float32), 9.0)
+        modules[path] = f"of-{width}"
+    file = tmp_path / "calibration.safetensors"
+    write_calibration(file, known, modules, base="a" * 64, tokens=1, prompts="b" * 64)
+    return base, adapter, read_calibration(file)
+
+
+OurFuse = Callable[..., Any]
+
+
+def numbers(folder: Path, name: str) -> Numbers:
+    dtype, shape, data = tiny_models.read_tensors(folder)[name]
+    form = FORMATS[dtype]
+    return decode(np.frombuffer(data, form.stored), form).astype(np.float64).reshape(shape)
+
+
+def weight(folder: Path, path: str) -> Numbers:
+    tensors = tiny_models.read_tensors(folder)
+    dtype, shape, _ = tensors[f"{path}.scales"]
+    grid = Grid(4, 32, FORMATS[dtype])
+    words, scales, biases = (
+        np.frombuffer(tensors[f"{path}.{part}"][2], kind)
+        for part, kind in (("weight", "<u4"), ("scales", grid.stored), ("biases", grid.stored))
+    )
+    packed = Packed(words.reshape(-1, grid.words_per_group), scales, biases)
+    return unpack_rows(packed, grid).astype(np.float64).reshape(shape[0], -1)
+
+
+def heard(base: Path, adapter: Path, fused: Path, calibration: Calibration, path: str) -> float:
+    """Return how much of a module's error is heard, as a share of its update."""
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    left, right = (
+        numbers(adapter / "adapters.safetensors", f"{path}.{part}") for part in ("lora_b", "lora_a")
+    )
+    update = config["lora_parameters"]["scale"] * left.T @ right.T
+    error = weight(fused, path) - weight(base, path) - update
+    inputs = calibration.of(path)
+    assert inputs is not None
+    directions, rest = metric(inputs, right.T.astype(np.float32))
+
+    def size(part: Numbers) -> float:
+        return float(((part @ directions.T) ** 2).sum() + (part * part * rest).sum())
+
+    return size(error) / size(update)
+
+
+def test_less_is_off_at_the_same_size(calibrated: tuple[Path, Path, Calibration], our_fuse: OurFuse) -> None:
+    base, adapter, calibration = calibrated
+    plain, without = our_fuse(base, adapter, Policy(DITHER, calibration=calibration), name="plain")
+    fitted, found = our_fuse(
+        base, adapter, Policy(DITHER, calibration=calibration, fitted=True), name="fitted"
+    )
+    tensors = tiny_models.read_tensors(adapter / "adapters.safetensors")
+    adapted = [path for path in calibration.modules if f"{path}.lora_b" in tensors]
+    assert len(adapted) >= 7
+    for path in adapted:
+        assert heard(base, adapter, fitted, calibration, path) < heard(
+            base, adapter, plain, calibration, path
+        )
+    assert found.fidelity.retained == pytest.approx(1, abs=0.03)
+    assert found.fidelity.noise == pytest.approx(without.fidelity.noise, rel=0.3)
+    sizes = [(folder / "model.safetensors").stat().st_size for folder in (plain, fitted)]
+    assert sizes[0] == sizes[1]
+    before, after = tiny_models.read_tensors(plain), tiny_models.read_tensors(fitted)
+    changed = {name.rpartition(".")[2] for name in before if before[name] != after[name]}
+    assert changed == {"weight", "scales", "biases"}
+
+
+def test_the_same_bytes_on_one_thread_and_on_two(
+    calibrated: tuple[Path, Path, Calibration], our_fuse: OurFuse
+) -> None:
+    base, adapter, calibration = calibrated
+    policy = Policy(DITHER, calibration=calibration, fitted=True)
+    folders = [our_fuse(base, adapter, policy, name=str(n), threads=n)[0] for n in (1, 2)]
+    assert tiny_models.read_tensors(folders[0]) == tiny_models.read_tensors(folders[1])
+
+
+def test_an_update_too_small_to_shape_leaves_scales_and_biases(
+    calibrated: tuple[Path, Path, Calibration], our_fuse: OurFuse, tmp_path: Path
+) -> None:
+    base, _, calibration = calibrated
+    small = tiny_models.make_adapter(tmp_path / "small", base, update=0.00001)
+    folder, _ = our_fuse(base, small, Policy(DITHER, calibration=calibration, fitted=True))
+    before, after = tiny_models.read_tensors(base), tiny_models.read_tensors(folder)
+    assert {name.rpartition(".")[2] for name in before if before[name] != after[name]} <= {"weight"}
+
+
+def test_mlx_reads_what_was_written(calibrated: tuple[Path, Path, Calibration], our_fuse: OurFuse) -> None:
+    mx = pytest.importorskip("mlx.core")
+    from mlx_lm.utils import load_model
+
+    base, adapter, calibration = calibrated
+    folder, _ = our_fuse(base, adapter, Policy(DITHER, calibration=calibration, fitted=True))
+    path = "model.layers.3.mlp.down_proj"
+    module = dict(load_model(folder)[0].named_modules())[path]
+    scales, biases = (part.astype(mx.float32) for part in (module.scales, module.biases))
+    values = mx.dequantize(module.weight, scales, biases, group_size=module.group_size, bits=module.bits)
+    # What is read here is rounded to bfloat16, as mlx-lm computes it.
+    np.testing.assert_allclose(np.array(values), weight(folder, path), rtol=0.01, atol=2e-3)
