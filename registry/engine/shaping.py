@@ -89,9 +89,11 @@ def metric(inputs: Directions, right: Array) -> tuple[Array, Array]:
         right: float32 (rank, columns), of the update.
     """
     own = orthonormal(right)
-    rest = inputs.rest.astype(np.float64) + DAMPING * inputs.mean
+    # Where nothing came in while the base read, all inputs count alike.
+    mean = inputs.mean if inputs.mean > 0 else 1.0
+    rest = inputs.rest.astype(np.float64) + DAMPING * mean
     columns, rank = len(rest), max(len(own), 1)
-    weight = np.sqrt(UPDATE_WEIGHT * DAMPING * inputs.mean * columns / rank)
+    weight = np.sqrt(UPDATE_WEIGHT * DAMPING * mean * columns / rank)
     return np.concatenate([inputs.directions.astype(np.float64), own * weight]), rest
 
 

@@ -149,6 +149,24 @@ def test_less_is_off_at_the_same_size(calibrated: tuple[Path, Path, Calibration]
     assert changed == {"weight", "scales", "biases"}
 
 
+@pytest.mark.parametrize("fitted", [False, True])
+def test_a_layer_that_nothing_came_into(
+    calibrated: tuple[Path, Path, Calibration], our_fuse: OurFuse, tmp_path: Path, fitted: bool
+) -> None:
+    """It was fused into garbage: everything was divided by nothing."""
+    base, adapter, calibration = calibrated
+    known = {
+        f"of-{width}": Directions(np.zeros((2, width), np.float32), np.zeros(width, np.float32), 0.0)
+        for width in (128, 256)
+    }
+    file = tmp_path / "dead.safetensors"
+    write_calibration(file, known, calibration.modules, base="a" * 64, tokens=1, prompts="b" * 64)
+    policy = Policy(DITHER, calibration=read_calibration(file), fitted=fitted)
+    _, found = our_fuse(base, adapter, policy)
+    assert found.fidelity.retained == pytest.approx(1, abs=0.1)
+    assert found.fidelity.noise < 0.3
+
+
 def test_the_same_bytes_on_one_thread_and_on_two(
     calibrated: tuple[Path, Path, Calibration], our_fuse: OurFuse
 ) -> None:
