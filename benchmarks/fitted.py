@@ -42,7 +42,7 @@ def main() -> None:
         seconds = write(options, folder)
         asked = ["--base", str(options.base), "--adapter", str(options.adapter), "--judge", str(folder)]
         done = subprocess.run(
-            [str(options.torch_python), "-P", __file__, *asked], check=True, capture_output=True, text=True
+            [str(options.torch_python), __file__, *asked], check=True, stdout=subprocess.PIPE, text=True
         )
     rows = json.loads(done.stdout.splitlines()[-1])
     print(
