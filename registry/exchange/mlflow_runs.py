@@ -28,11 +28,11 @@ from .tracked_run import (
     COMMIT,
     FINGERPRINT,
     LOSSES,
-    MOST_POINTS,
     MOST_RUNS,
     TEXT,
     UNKNOWN,
     TrackedRun,
+    curve_of,
     moved_in,
     parameters,
 )
@@ -307,15 +307,7 @@ def _curve(client: MlflowClient, run: Run) -> list[RecordedPoint]:
         for each in client.get_metric_history(run.info.run_id, name) if name else ():
             if math.isfinite(each.value) and 0 <= each.step < 2**31:
                 points.setdefault(each.step, {})[field] = each.value
-    if len(points) > MOST_POINTS:
-        raise BadInputError(
-            f"run {run.info.run_id} has {len(points):,} points", hint=f"at most {MOST_POINTS:,} are taken"
-        )
-    return [
-        RecordedPoint.model_validate({"iteration": step, **values})
-        for step, values in sorted(points.items())
-        if values.keys() & {"train_loss", "val_loss"}
-    ]
+    return curve_of(run.info.run_id, points)
 
 
 def _dataset(run: Run) -> RecordedData | None:

@@ -16,7 +16,7 @@ from fusery.storage.plaintext import is_keepable
 
 from ..adapters.files import CONFIG, PEFT_WEIGHTS, WEIGHTS
 from ..errors import BadInputError
-from ..training.record import RunRecord
+from ..training.record import RecordedPoint, RunRecord
 from ..training.trainer_folder import CHECKPOINT
 
 LOSSES: Mapping[str, Sequence[str]] = {
@@ -205,6 +205,23 @@ def _items(value: Sequence[Any], levels: int) -> list[Any]:
             found.append(_kept("", each, levels - 1))
         hidden = bool(option) and not equals and is_secret(name)
     return found
+
+
+def curve_of(run: str, points: Mapping[int, Mapping[str, float]]) -> list[RecordedPoint]:
+    """Return a run's points, by step, to what was measured there; those that have no loss are left out.
+
+    Raises:
+        BadInputError: there are absurdly many.
+    """
+    if len(points) > MOST_POINTS:
+        raise BadInputError(
+            f"run {run} has {len(points):,} points", hint=f"at most {MOST_POINTS:,} are taken"
+        )
+    return [
+        RecordedPoint.model_validate({"iteration": step, **values})
+        for step, values in sorted(points.items())
+        if values.keys() & {"train_loss", "val_loss"}
+    ]
 
 
 def is_inside(path: str) -> bool:

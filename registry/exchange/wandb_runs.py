@@ -28,11 +28,11 @@ from .tracked_run import (
     COMMIT,
     FINGERPRINT,
     LOSSES,
-    MOST_POINTS,
     MOST_RUNS,
     TEXT,
     UNKNOWN,
     TrackedRun,
+    curve_of,
     is_inside,
     moved_in,
     parameters,
@@ -85,7 +85,7 @@ def wandb_runs(project: str, *, runs: Sequence[str] = ()) -> Iterator[TrackedRun
         api = _api()
         found = [_run(api, project, each) for each in dict.fromkeys(runs)] if runs else _all(api, project)
         for run in found:
-            yield _tracked(api, run, project)
+            yield _tracked(run, project)
 
 
 @contextmanager
@@ -206,7 +206,7 @@ def _run(api: Api, project: str, number: str) -> Run:
         raise unknown from without_secrets(error)
 
 
-def _tracked(api: Api, run: Run, project: str) -> TrackedRun:
+def _tracked(run: Run, project: str) -> TrackedRun:
     """Return a run; one that is not what W&B writes has a problem, and keeps no other out."""
     number, name = str(run.id), str(run.name or run.id)[:TEXT]
     files: dict[str, _File] = {}
@@ -347,15 +347,7 @@ def _curve(run: Run) -> list[RecordedPoint]:
             at, value = row.get(step), row.get(name)
             if _is_number(at) and _is_number(value) and 0 <= at < 2**31:
                 points.setdefault(int(at), {})[field] = float(value)
-    if len(points) > MOST_POINTS:
-        raise BadInputError(
-            f"run {run.id} has {len(points):,} points", hint=f"at most {MOST_POINTS:,} are taken"
-        )
-    return [
-        RecordedPoint.model_validate({"iteration": at, **values})
-        for at, values in sorted(points.items())
-        if values.keys() & {"train_loss", "val_loss"}
-    ]
+    return curve_of(run.id, points)
 
 
 def _is_number(value: object) -> TypeGuard[float]:

@@ -107,6 +107,8 @@ def _words(recipe: Recipe) -> Iterator[str]:
         yield f"seed {recipe.seed}"
     if recipe.calibration is not None:
         yield f"calibration {recipe.calibration[:_DIGITS]}"
+    if recipe.fitted:
+        yield "fitted"
     if recipe.engine != ENGINE:
         yield f"by {recipe.engine.removeprefix(f'{ENGINE}; ')}"
 

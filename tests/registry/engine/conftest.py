@@ -11,8 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import tiny_models
 
+from fusery.registry.engine.calibration import Calibration, Directions, read_calibration, write_calibration
 from fusery.registry.engine.engine import Fused, fuse
 from fusery.registry.engine.plan import Plan, make_plan
 
@@ -83,3 +86,20 @@ def our_fuse(tmp_path: Path, planned: Planner) -> OurFuse:
         return folder, fuse(planned(base, adapter, precision, **options), folder, threads=threads)
 
     return run
+
+
+@pytest.fixture
+def calibrated(tmp_path: Path) -> tuple[Path, Path, Calibration]:
+    """Return a base of 4 bits, an adapter, and a calibration of all its layers."""
+    base = tiny_models.make_base(tmp_path / "base", bits=4, group_size=32)
+    adapter = tiny_models.make_adapter(tmp_path / "adapter", base, update=0.02)
+    paths = tiny_models.adapted_modules(json.loads((base / "config.json").read_text()), 4)
+    random, known, modules = np.random.default_rng(2), {}, {}
+    for path in paths:
+        width = 256 if path.endswith("down_proj") else 128
+        main = random.standard_normal((8, width)).astype(np.float32)
+        known[f"of-{width}"] = Directions(main, np.ones(width, np.float32), 9.0)
+        modules[path] = f"of-{width}"
+    file = tmp_path / "calibration.safetensors"
+    write_calibration(file, known, modules, base="a" * 64, tokens=1, prompts="b" * 64)
+    return base, adapter, read_calibration(file)

@@ -71,23 +71,6 @@ def test_codes_that_are_all_the_same_and_nothing_lacking() -> None:
     assert not any(part.any() for part in nothing)
 
 
-@pytest.fixture
-def calibrated(tmp_path: Path) -> tuple[Path, Path, Calibration]:
-    """Return a base of 4 bits, an adapter, and a calibration of all its layers."""
-    base = tiny_models.make_base(tmp_path / "base", bits=4, group_size=32)
-    adapter = tiny_models.make_adapter(tmp_path / "adapter", base, update=0.02)
-    paths = tiny_models.adapted_modules(json.loads((base / "config.json").read_text()), 4)
-    random, known, modules = np.random.default_rng(2), {}, {}
-    for path in paths:
-        width = 256 if path.endswith("down_proj") else 128
-        main = random.standard_normal((8, width)).astype(np.float32)
-        known[f"of-{width}"] = Directions(main, np.ones(width, np.float32), 9.0)
-        modules[path] = f"of-{width}"
-    file = tmp_path / "calibration.safetensors"
-    write_calibration(file, known, modules, base="a" * 64, tokens=1, prompts="b" * 64)
-    return base, adapter, read_calibration(file)
-
-
 OurFuse = Callable[..., Any]
 
 

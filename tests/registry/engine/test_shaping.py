@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusery.registry.engine.arithmetic import F32, Array, Update
-from fusery.registry.engine.calibration import Calibration, Directions, read_calibration, write_calibration
+from fusery.registry.engine.calibration import Calibration, Directions
 from fusery.registry.engine.files import open_input
 from fusery.registry.engine.plan import Compute
 from fusery.registry.engine.policy import Policy
@@ -140,23 +139,6 @@ def test_a_basis_is_orthonormal_whatever_the_rows(seed: int, rank: int, twice: b
     assert len(basis) == rank
     np.testing.assert_allclose(basis @ basis.T, np.eye(rank), atol=1e-9)
     np.testing.assert_allclose(rows @ basis.T @ basis, rows, atol=1e-5)
-
-
-@pytest.fixture
-def calibrated(tmp_path: Path) -> tuple[Path, Path, Calibration]:
-    """Return a base of 4 bits, an adapter, and a calibration of all its layers."""
-    base = tiny_models.make_base(tmp_path / "base", bits=4, group_size=32)
-    adapter = tiny_models.make_adapter(tmp_path / "adapter", base, update=0.02)
-    paths = tiny_models.adapted_modules(json.loads((base / "config.json").read_text()), 4)
-    random, known, modules = np.random.default_rng(2), {}, {}
-    for path in paths:
-        width = 256 if path.endswith("down_proj") else 128
-        main = random.standard_normal((8, width)).astype(np.float32)
-        known[f"of-{width}"] = Directions(main, np.ones(width, np.float32), 9.0)
-        modules[path] = f"of-{width}"
-    file = tmp_path / "calibration.safetensors"
-    write_calibration(file, known, modules, base="a" * 64, tokens=1, prompts="b" * 64)
-    return base, adapter, read_calibration(file)
 
 
 def test_dither_moves_codes_only_and_keeps_all_of_the_update(

@@ -24,3 +24,10 @@ def other(other_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registr
     with Registry.open(other_home) as opened:
         opened.init()
         yield opened
+
+
+@pytest.fixture
+def with_base(registry: Registry, tiny_base: Path) -> Registry:
+    """A registry that has a base, for what a tracker keeps."""
+    registry.bases.add(tiny_base, name="tiny")
+    return registry

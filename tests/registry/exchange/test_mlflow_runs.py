@@ -36,12 +36,6 @@ def database_url() -> str:
 
 
 @pytest.fixture
-def with_base(registry: Registry, tiny_base: Path) -> Registry:
-    registry.bases.add(tiny_base, name="tiny")
-    return registry
-
-
-@pytest.fixture
 def client(tracking: str, tmp_path: Path) -> MlflowClient:
     return MlflowClient(tracking_uri=tracking)
 

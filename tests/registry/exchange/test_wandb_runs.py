@@ -42,12 +42,6 @@ def database_url() -> str:
 
 
 @pytest.fixture
-def with_base(registry: Registry, tiny_base: Path) -> Registry:
-    registry.bases.add(tiny_base, name="tiny")
-    return registry
-
-
-@pytest.fixture
 def tracker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Tracker]:
     with running_tracker() as found:
         monkeypatch.setenv("WANDB_BASE_URL", found.url)

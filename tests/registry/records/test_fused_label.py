@@ -46,6 +46,7 @@ def recipes(draw: st.DrawFn) -> Recipe:
         seed=draw(st.integers(0, 5)) if precision == "dither" else None,
         bits=draw(modules) if precision == "mixed" else {},
         calibration=draw(st.none() | DIGESTS) if precision in ("dither", "mixed") else None,
+        fitted=draw(st.booleans()) if precision == "dither" else False,
         extras=tuple(draw(st.lists(st.tuples(st.sampled_from(list(ADAPTERS)), CLOSE), max_size=2))),
     )
 
@@ -73,7 +74,7 @@ def test_one_choice_is_enough_to_be_called_otherwise(recipe: Recipe, data: st.Da
         "extras": (*recipe.extras, (next(iter(ADAPTERS)), 0.5)),
     }
     if recipe.precision == "dither":
-        changes["seed"] = (recipe.seed or 0) + 1
+        changes |= {"seed": (recipe.seed or 0) + 1, "fitted": not recipe.fitted}
     if recipe.precision == "mixed":
         changes["bits"] = {**recipe.bits, "z": 8}
     name = data.draw(st.sampled_from(list(changes)))
@@ -92,6 +93,10 @@ def test_one_choice_is_enough_to_be_called_otherwise(recipe: Recipe, data: st.Da
         ),
         (Recipe("dither", seed=0), "dither"),
         (Recipe("dither", seed=3, calibration="1a2b3c4d" * 8), "dither, seed 3, calibration 1a2b3c4d"),
+        (
+            Recipe("dither", calibration="1a2b3c4d" * 8, fitted=True),
+            "dither, calibration 1a2b3c4d, fitted",
+        ),
         (Recipe("mixed", bits={"": 6}), "mixed, 6 bits where adapted"),
         (Recipe("keep", rounding="once"), "keep, rounded once"),
         (Recipe("keep", engine=f"{ENGINE}; mlx-lm 0.28.1, mlx 0.30.0"), "keep, by mlx-lm 0.28.1, mlx 0.30.0"),
