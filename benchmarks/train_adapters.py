@@ -50,6 +50,7 @@ class Spec:
         iterations: of `batch` dialogues each.
         keys: modules within a block; None for all linear ones.
         batch: dialogues in a step.
+        through: the base's bits and group size, to train through its quantiser as `fusery train --qat` does.
     """
 
     base: str = "SmolLM2-135M-Instruct-4bit"
@@ -61,6 +62,7 @@ class Spec:
     iterations: int = 45
     keys: tuple[str, ...] | None = None
     batch: int = 6
+    through: tuple[int, int] | None = None
 
 
 SPECS = {
@@ -80,16 +82,32 @@ SPECS = {
 class LoRA(nn.Module):
     """A linear layer with a low-rank update beside it, as mlx-lm's LoRALinear."""
 
-    def __init__(self, base: nn.Linear, rank: int, scale: float) -> None:
+    def __init__(
+        self, base: nn.Linear, rank: int, scale: float, through: tuple[int, int] | None = None
+    ) -> None:
         super().__init__()
+        self.through, self._rounded = through, (-1, base.weight)
         bound = 1 / math.sqrt(base.in_features)
         self.base, self.scale = base, scale
         self.lora_a = nn.Parameter(torch.empty(base.in_features, rank).uniform_(-bound, bound))
         self.lora_b = nn.Parameter(torch.zeros(rank, base.out_features))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return base(x) + scale * x A B."""
-        return self.base(x) + self.scale * (x @ self.lora_a @ self.lora_b)
+        """Return base(x) + scale * x A B, or the same of the quantised sum with the gradient straight through."""
+        if self.through is None:
+            return self.base(x) + self.scale * (x @ self.lora_a @ self.lora_b)
+        still = self.scale * (x.detach() @ self.lora_a @ self.lora_b)
+        return functional.linear(x, self.rounded(), self.base.bias) + (still - still.detach())
+
+    @torch.no_grad()
+    def rounded(self) -> Tensor:
+        """Return quantise(W + BA), computed once for each step."""
+        assert self.through is not None
+        step = self.lora_b._version
+        if self._rounded[0] != step:
+            update = (self.scale * (self.lora_a @ self.lora_b).T).bfloat16()
+            self._rounded = step, quantized(self.base.weight.bfloat16() + update, *self.through)
+        return self._rounded[1]
 
     @property
     def norms(self) -> tuple[float, float]:
@@ -200,6 +218,21 @@ def dequantize(packed: Tensor, scales: Tensor, biases: Tensor, *, bits: int, gro
     return values.reshape(len(packed), -1)
 
 
+def quantized(values: Tensor, bits: int, group: int) -> Tensor:
+    """Return bfloat16 numbers (out, in) as they are after MLX's affine quantisation, in float32 (mlx/backend/cpu/quantized.cpp)."""
+    top, groups = 2**bits - 1, values.float().reshape(len(values), -1, group)
+    high, low = groups.amax(dim=2, keepdim=True), groups.amin(dim=2, keepdim=True)
+    below = low.abs() > high.abs()
+    scale = ((high - low) / top).clamp(min=1e-7)
+    scale, edge = torch.where(below, scale, -scale), torch.where(below, low, high)
+    zero = torch.round(edge / scale)
+    scale = torch.where(zero == 0, scale, edge / zero)
+    bias = torch.where(zero == 0, torch.zeros_like(edge), edge)
+    codes = torch.round((groups - bias) / scale).clamp(0, top)
+    product = (codes * scale.bfloat16().float()).bfloat16().float()
+    return (product + bias).bfloat16().float().reshape(len(values), -1)
+
+
 @torch.no_grad()
 def prepare(model: Any, first: int, samples: Sequence[Sample]) -> list[Prepared]:
     """Run the blocks below `first` over samples, whose hidden states no training changes."""
@@ -229,7 +262,7 @@ def add_layers(model: Any, first: int, spec: Spec) -> dict[str, LoRA]:
         for path, module in list(block.named_modules()):
             parent, _, name = path.rpartition(".")
             if name in LINEAR and (spec.keys is None or path in spec.keys):
-                layer = LoRA(module, spec.rank, spec.scale)
+                layer = LoRA(module, spec.rank, spec.scale, spec.through)
                 setattr(block.get_submodule(parent), name, layer)
                 layers[f"model.layers.{first + index}.{path}"] = layer
     return layers
@@ -283,6 +316,8 @@ def evaluate(model: Any, prepared: Sequence[Prepared]) -> float:
 def configuration(spec: Spec, name: str) -> dict[str, Any]:
     """Return adapter_config.json as mlx_lm.lora 0.32 writes it: all of its arguments, sorted."""
     parameters = {"rank": spec.rank, "dropout": 0.0, "scale": spec.scale}
+    bits, size = spec.through or (0, 0)
+    aware = {"quantization_aware": {"bits": bits, "group_size": size}} if spec.through else {}
     return {
         "adapter_path": name,
         "batch_size": spec.batch,
@@ -303,6 +338,7 @@ def configuration(spec: Spec, name: str) -> dict[str, Any]:
         "optimizer": "adam",
         "optimizer_config": {"adafactor": {}, "adam": {}, "adamw": {}, "muon": {}, "sgd": {}},
         "project_name": None,
+        **aware,
         "report_to": None,
         "resume_adapter_file": None,
         "save_every": 100,

@@ -29,16 +29,23 @@ if TYPE_CHECKING:
 @TAGS
 @click.option("--note", metavar="TEXT", help="A note for people.")
 @click.option("--strict", is_flag=True, help="Refuse what only gives warnings, too.")
+@click.option(
+    "--qat",
+    "through",
+    is_flag=True,
+    help="Train through the base's quantiser, so that a fuse at its size loses nothing.",
+)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="-- ARGUMENTS")
 def train_command(
-    session: Session, arguments: tuple[str, ...], base: str | None, strict: bool, **facts: Any
+    session: Session, arguments: tuple[str, ...], base: str | None, strict: bool, through: bool, **facts: Any
 ) -> int:
     """Train with mlx_lm.lora, and register the best checkpoint.
 
     ARGUMENTS are those of mlx_lm.lora, and so are the output and the exit code.  The run is recorded in
     fusery_run.json in its folder while it goes on: arguments, curve, digest of the data, duration, machine, git commit.
     With --base that model is trained (or the one of --trained-on), unless ARGUMENTS name another, and the result
-    registered at the end; what would be refused then is refused before training.
+    registered at the end; what would be refused then is refused before training.  With --qat each layer computes with
+    quantise(W + BA), and adapter_config.json says so: `keep` writes that to the bit.
     """
     from fusery.registry.admission.submission import Submission
     from fusery.registry.recording.readiness import require_data, require_registrable
@@ -59,7 +66,7 @@ def train_command(
 
     with contextlib.redirect_stdout(sys.stderr if session.json or session.quiet else sys.stdout):
         try:
-            trained = train(arguments, ready=ready, base=model)
+            trained = train(arguments, ready=ready, base=model, through=through)
         except KeyboardInterrupt:
             for folder in filter(_has_weights, folders):
                 session.say(

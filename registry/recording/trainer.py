@@ -4,7 +4,7 @@ mlx-lm 0.32 passes no callback on: `mlx_lm.lora.run` sets its argument anew from
 are replaced while it runs, by ones that call them: `run`, to see the arguments once they are complete (command line over
 configuration file over defaults), `load`, so that a base is found by its name here and gets the keys that its configuration
 lacks, `load_dataset`, so that the base's chat template is rendered within limits, and `train_model`, to put the record in
-front of whatever callback there is.
+front of whatever callback there is.  A fifth, `linear_to_lora_layers`, is where training through a quantiser comes in.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from ..records.references import resolve_base
 from ..server.mlx_keys import mlx_keys
 from ..server.templates.chat import ChatTemplates
 from .callback import RecordRun
+from .quantized_training import require_trainable_through, set_format, train_through
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
@@ -71,15 +72,23 @@ def known_base(workspace: Workspace, reference: str) -> KnownBase:
     return KnownBase(names[0], frozenset(names), lambda: base_folder(workspace, names[0]))
 
 
-def train(words: Sequence[str], *, ready: Callable[[Any], None], base: KnownBase | None = None) -> Trained:
+def train(
+    words: Sequence[str],
+    *,
+    ready: Callable[[Any], None],
+    base: KnownBase | None = None,
+    through: bool = False,
+) -> Trained:
     """Run the trainer.
 
     Args:
         words: its command line.
         ready: called with its complete arguments before anything is loaded; what it raises ends the run.
         base: what is trained unless the arguments name another model.
+        through: train through the base's quantiser (`quantized_training`).
 
     Raises:
+        BadInputError: this cannot be trained through a quantiser.
         MissingExtraError: mlx-lm is not installed.
         TrainingFailedError: the trainer raised; the record says `stopped`.
     """
@@ -88,7 +97,7 @@ def train(words: Sequence[str], *, ready: Callable[[Any], None], base: KnownBase
     chats = ChatTemplates()
     with (
         contextlib.closing(chats),
-        _recorded(lora, ready, runs, chats),
+        _recorded(lora, ready, runs, chats, through=through),
         _based(lora, base),
         _command_line(words),
     ):
@@ -116,12 +125,14 @@ def _lora() -> ModuleType:
 
 @contextlib.contextmanager
 def _recorded(
-    lora: Any, ready: Callable[[Any], None], runs: list[RecordRun], chats: ChatTemplates
+    lora: Any, ready: Callable[[Any], None], runs: list[RecordRun], chats: ChatTemplates, *, through: bool
 ) -> Iterator[None]:
     before = lora.run, lora.load, lora.load_dataset, lora.train_model
     run, load, load_dataset, train_model = before
 
     def ready_then_run(args: Any, *rest: Any, **named: Any) -> Any:
+        if through:
+            require_trainable_through(args)
         ready(args)
         return run(args, *rest, **named)
 
@@ -137,6 +148,8 @@ def _recorded(
     def record_and_train(
         args: Any, model: Any, train_set: Any, valid_set: Any, training_callback: Any = None
     ) -> None:
+        if through:
+            set_format(args, model)  # before its arguments are recorded
         record = RecordRun(
             args.adapter_path,
             arguments=args,
@@ -145,7 +158,7 @@ def _recorded(
             wrapped=training_callback,
         )
         runs.append(record)
-        with record:
+        with record, _through(lora, args) if through else contextlib.nullcontext():
             train_model(args, model, train_set, valid_set, record)
 
     lora.run, lora.load = ready_then_run, complete_and_load
@@ -154,6 +167,21 @@ def _recorded(
         yield
     finally:
         lora.run, lora.load, lora.load_dataset, lora.train_model = before
+
+
+@contextlib.contextmanager
+def _through(lora: Any, args: Any) -> Iterator[None]:
+    before = lora.linear_to_lora_layers
+
+    def make_layers(model: Any, *rest: Any, **named: Any) -> None:
+        before(model, *rest, **named)
+        train_through(args, model)
+
+    lora.linear_to_lora_layers = make_layers
+    try:
+        yield
+    finally:
+        lora.linear_to_lora_layers = before
 
 
 def _model_folder(model: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ from interrupts import interrupts
 from waiting import wait_until
 
 from fusery.registry.adapters.files import RUN_RECORD
+from fusery.registry.recording.quantized_training import set_format, train_through
 from fusery.registry.training.record import read_record
 from fusery.storage.digest import digest_file
 
@@ -225,12 +227,69 @@ def test_a_chat_template_that_never_ends_ends_the_training(
 def test_nothing_of_mlx_lm_stays_replaced(ready: Fusery, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlx_lm import lora
 
-    names = ("run", "load", "load_dataset", "train_model", "CONFIG_DEFAULTS")
+    names = ("run", "load", "load_dataset", "train_model", "linear_to_lora_layers", "CONFIG_DEFAULTS")
     before, words = [getattr(lora, name) for name in names], list(sys.argv)
-    for base in ([], ["--base", "tiny", "--task", "t"]):
-        assert ready("train", *base, "--", *TRAIN, "--data", "nowhere").code == 2
+    for base, data in (([], "nowhere"), (["--base", "tiny", "--task", "t"], "nowhere"), (["--qat"], "data")):
+        assert ready("train", *base, "--", *TRAIN, "--data", data).code == 2
         assert [getattr(lora, name) for name in names] == before
     assert sys.argv == words
+
+
+def loss_of(model: Path, data: Path, adapter: Path | None = None, *, through: bool = False) -> float:
+    """Return a model's loss on data, as mlx-lm's trainer validates."""
+    from mlx_lm.tuner.datasets import CacheDataset, load_local_dataset
+    from mlx_lm.tuner.trainer import evaluate
+    from mlx_lm.utils import load
+
+    loaded, tokenizer = load(str(model), adapter_path=str(adapter) if adapter else None)[:2]
+    if through:
+        asked = argparse.Namespace()
+        set_format(asked, loaded)
+        train_through(asked, loaded)
+    valid = load_local_dataset(data, tokenizer, argparse.Namespace(mask_prompt=False))[1]
+    return float(evaluate(loaded, CacheDataset(valid), 4, -1, 2048))
+
+
+def test_what_was_trained_through_the_quantiser_is_what_the_fused_model_gives(
+    ready: Fusery, folder: Path
+) -> None:
+    four, run, data = tiny_models.make_base(folder / "four", bits=4), folder / "run", folder / "data"
+    assert ready("base", "add", "four", "--name", "four").code == 0
+    words = ("--iters", "6", "--val-batches", "-1")
+    ran = ready("train", "--qat", "--base", "four", "--task", "cats", "--", *without_model(TRAIN), *words)
+    assert ran.code == 0, ran.err
+    said = json.loads((run / "adapter_config.json").read_text())["quantization_aware"]
+    assert said == {"bits": 4, "group_size": 64}
+    assert read_record(run / RUN_RECORD).arguments["quantization_aware"] == said
+    shown = ready("show", "cats@1", "--json").json
+    assert [finding["code"] for finding in shown["findings"]] == ["quantization_aware"]
+    made = ready("fuse", "cats@1", "--json").json
+    assert made["recipe"]["precision"] == "keep", "auto"
+    assert (made["fidelity"]["retained"], made["fidelity"]["verdict"]) == (1.0, "PASS")
+    registered = Path(ready("path", "cats@1", "-q").out.strip())
+    trained = loss_of(four, data, registered, through=True)
+    assert trained < loss_of(four, data) - 0.1, "it learned something"
+    assert loss_of(Path(made["path"]), data) == trained
+    assert abs(loss_of(four, data, registered) - trained) > 1e-4, (
+        "base + adapter, unrounded, is something else"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ([], "trains through the base's quantiser, and it has none"),
+        (["--fine-tune-type", "dora"], "--qat trains a LoRA"),
+        (["--test"], "nothing is to be trained"),
+    ],
+)
+def test_what_cannot_be_trained_through_a_quantiser(
+    ready: Fusery, folder: Path, changed: list[str], said: str
+) -> None:
+    words = [word for word in TRAIN if word != "--train" or changed != ["--test"]]
+    ran = ready("train", "--qat", "--base", "tiny", "--task", "t", "--", *words, *changed)
+    assert (ran.code, said in ran.err) == (2, True), ran.err
+    assert not (folder / "run").exists()
 
 
 def start(folder: Path, *words: str) -> subprocess.Popen[str]:

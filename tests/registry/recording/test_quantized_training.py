@@ -1,0 +1,157 @@
+"""Layers that compute with quantise(W + BA): their outputs are those of the fused layer, their gradients those of the plain one."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fusery.registry.errors import BadInputError
+from fusery.registry.recording.quantized_training import (
+    require_trainable_through,
+    set_format,
+    train_through,
+)
+
+mx = pytest.importorskip("mlx.core")
+nn = pytest.importorskip("mlx.nn")
+mx.set_default_device(mx.cpu)
+
+
+def lora_layer(kind: str, *, mode: str = "affine", seed: int = 0) -> Any:
+    """Return one of mlx-lm's LoRA layers on a quantised one, with an update that moves about half of its codes."""
+    from mlx_lm.models.switch_layers import SwitchLinear
+    from mlx_lm.tuner.lora import LoRAEmbedding, LoRALinear, LoRASwitchLinear
+
+    mx.random.seed(seed)
+    size = {"affine": 64, "mxfp4": 32}[mode]
+    inner, lora = {
+        "linear": (lambda: nn.Linear(64, 96), LoRALinear),
+        "experts": (lambda: SwitchLinear(64, 96, 3, bias=False), LoRASwitchLinear),
+        "embedding": (lambda: nn.Embedding(96, 64), LoRAEmbedding),
+    }[kind]
+    dense = inner()
+    dense.set_dtype(mx.bfloat16)
+    layer = lora.from_base(dense.to_quantized(group_size=size, bits=4, mode=mode), r=4, scale=2.0)
+    layer.lora_b = 0.02 * mx.random.normal(layer.lora_b.shape)
+    if kind == "embedding":
+        layer.lora_a = mx.random.normal(layer.lora_a.shape)
+    return layer
+
+
+def as_model(layer: Any) -> Any:
+    """Return a model with one block of one layer."""
+    model = nn.Module()
+    block = nn.Module()
+    block.proj = layer
+    model.layers = [block]
+    return model
+
+
+def trained_through(layer: Any) -> Any:
+    """Return the layer, made to compute with its quantised sum."""
+    args, model = SimpleNamespace(), as_model(layer)
+    set_format(args, model)
+    train_through(args, model)
+    return layer
+
+
+def calls(kind: str) -> list[Any]:
+    """Return the ways in which a layer of a kind is used."""
+    x = mx.random.normal((5, 64)).astype(mx.bfloat16)
+    if kind == "linear":
+        return [lambda layer: layer(x)]
+    if kind == "experts":
+        chosen = mx.array([[0, 1], [2, 0], [1, 1], [0, 2], [2, 2]])
+        return [lambda layer: layer(mx.expand_dims(x, (-2, -3)), chosen)]
+    return [lambda layer: layer(mx.array([3, 95, 0])), lambda layer: layer.as_linear(x)]
+
+
+KINDS = [("linear", "affine"), ("experts", "affine"), ("embedding", "affine"), ("linear", "mxfp4")]
+
+
+@pytest.mark.parametrize(("kind", "mode"), KINDS)
+def test_what_it_computes_is_what_the_fused_layer_computes(kind: str, mode: str) -> None:
+    layer = lora_layer(kind, mode=mode)
+    fused, used = layer.fuse(), calls(kind)
+    plain = [call(layer) for call in used]
+    trained_through(layer)
+    for call, unrounded in zip(used, plain, strict=True):
+        assert mx.array_equal(call(layer), call(fused)), "to the bit"
+        assert not mx.array_equal(call(layer), unrounded), "which the unfused layer does not"
+
+
+@pytest.mark.parametrize(("kind", "mode"), KINDS)
+def test_the_gradient_of_the_update_goes_straight_through(kind: str, mode: str) -> None:
+    plain, through = lora_layer(kind, mode=mode), trained_through(lora_layer(kind, mode=mode))
+    for call in calls(kind):
+        shape = call(plain).shape
+        wanted = mx.random.normal(shape)
+
+        def loss(layer: Any, call: Any = call, wanted: Any = wanted) -> Any:
+            return (call(layer).astype(mx.float32) * wanted).sum()
+
+        found = []
+        for layer in (plain, through):
+            layer.freeze()
+            layer.unfreeze(keys=["lora_a", "lora_b"], recurse=False)
+            found.append(nn.value_and_grad(layer, loss)(layer)[1])
+        for name in ("lora_a", "lora_b"):
+            assert np.any(np.array(found[0][name])), "it has one"
+            assert np.allclose(np.array(found[1][name]), np.array(found[0][name]), rtol=1e-5, atol=1e-6), name
+
+
+def test_what_lies_before_gets_the_gradient_of_the_fused_layer() -> None:
+    layer = lora_layer("linear")
+    fused, through = layer.fuse(), trained_through(layer)
+    x, wanted = mx.random.normal((5, 64)), mx.random.normal((5, 96))
+    grads = [mx.grad(lambda x, of=of: (of(x) * wanted).sum())(x) for of in (fused, through)]
+    assert mx.array_equal(*grads)
+
+
+def test_the_format_goes_into_the_arguments() -> None:
+    for mode, said in (
+        ("affine", {"bits": 4, "group_size": 64}),
+        ("mxfp4", {"bits": 4, "group_size": 32, "mode": "mxfp4"}),
+    ):
+        args = SimpleNamespace()
+        set_format(args, as_model(lora_layer("linear", mode=mode)))
+        assert args.quantization_aware == said
+
+
+def test_layers_that_are_not_in_one_format_are_refused() -> None:
+    from mlx_lm.tuner.dora import DoRALinear
+    from mlx_lm.tuner.lora import LoRALinear
+
+    model = as_model(nn.Linear(64, 64))
+    with pytest.raises(BadInputError, match="it has none"):
+        set_format(SimpleNamespace(), model)
+    model.layers[0].first = nn.Linear(64, 64).to_quantized(64, 4)
+    args = SimpleNamespace()
+    set_format(args, model)
+    model.layers[0].proj = LoRALinear.from_base(nn.Linear(64, 64))
+    with pytest.raises(BadInputError, match=r"layers\.0\.proj is not quantised as the layers around it"):
+        train_through(args, model)
+    model.layers[0].proj = DoRALinear.from_base(nn.Linear(64, 64).to_quantized(64, 4))
+    with pytest.raises(BadInputError, match="how layers.0.proj is fused: DoRALinear"):
+        train_through(args, model)
+    model.layers[0].second = nn.Linear(64, 64).to_quantized(32, 8)
+    with pytest.raises(BadInputError, match="4 bits in groups of 64 .affine., 8 bits in groups of 32"):
+        set_format(SimpleNamespace(), model)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"train": False}, "nothing is to be trained"),
+        ({"fine_tune_type": "dora"}, "not --fine-tune-type dora"),
+        ({"lora_parameters": {"rank": 4, "dropout": 0.1}}, "no dropout"),
+    ],
+)
+def test_arguments_that_mean_nothing_here_are_refused(changed: dict[str, Any], said: str) -> None:
+    asked = {"train": True, "fine_tune_type": "lora", "lora_parameters": {"rank": 4, "dropout": 0.0}}
+    require_trainable_through(SimpleNamespace(**asked))
+    with pytest.raises(BadInputError, match=said):
+        require_trainable_through(SimpleNamespace(**(asked | changed)))
