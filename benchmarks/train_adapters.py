@@ -195,7 +195,8 @@ def load_torch(folder: Path) -> Any:
             continue
         if part == "weight" and f"{module}.scales" in tensors:
             parts = (value, tensors[f"{module}.scales"], tensors[f"{module}.biases"])
-            value = dequantize(*parts, bits=quantization["bits"], group=quantization["group_size"])
+            of_module = quantization.get(module, quantization)
+            value = dequantize(*parts, bits=of_module["bits"], group=of_module["group_size"])
         state[name] = value.float()
     config = AutoConfig.from_pretrained(folder)
     for name in ("quantization", "quantization_config"):

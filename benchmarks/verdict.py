@@ -5,9 +5,10 @@
     python benchmarks/verdict.py --report --plot docs/pictures/verdict.png
 
 The adapters are those of adapters/, really trained, two tasks; they are fused into bases of 2 to 16 bits, in each
-precision, also at other scales than their own.  FOLDER holds the bases (adapters/README.md says how to make them);
+precision, also at other scales than their own, and in sums.  FOLDER holds the bases (adapters/README.md says how to make them);
 cases whose base is not there are left out.  A row is kept as soon as it is measured, in `--rows`, and not measured
-again; `--report` prints what the rows say and writes results/verdict.json.  behaviour.py says how to make mlx fast.
+again; `--report` prints what the rows say and writes results/verdict.json.  behaviour.py says how to make mlx fast; where there
+is no mlx, PyTorch runs the models (behaviour_torch.py).
 """
 
 from __future__ import annotations
@@ -18,31 +19,26 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from itertools import groupby
+from importlib.util import find_spec
+from itertools import groupby, product
 from pathlib import Path
 from typing import Any
 
-from behaviour import (
-    Predictions,
-    Sample,
-    add_adapter,
-    compare,
-    dialogue_samples,
-    load_model,
-    load_tokenizer,
-    predict,
-    read_dialogues,
-    text_samples,
-)
+from behaviour import Predictions, Sample, compare, dialogue_samples, read_dialogues, text_samples
 from thresholds import Rule, draw, read_rows, report
 
 from fusery.registry import Registry
 from fusery.registry.engine.calibration import Calibration, read_calibration
 from fusery.registry.engine.engine import fuse
 from fusery.registry.engine.fidelity import DEGRADED_FROM, NOISE_TO, PASS_FROM
-from fusery.registry.engine.plan import make_plan
+from fusery.registry.engine.plan import Extra, make_plan
 from fusery.registry.engine.policy import Policy, Quantize
 from fusery.registry.records.calibrations import fetch_calibration
+
+if find_spec("mlx"):
+    from behaviour import add_adapter, load_model, load_tokenizer, predict
+else:
+    from behaviour_torch import add_adapter, load_model, load_tokenizer, predict
 
 HERE = Path(__file__).parent
 ADAPTERS = HERE / "adapters"
@@ -67,12 +63,14 @@ class Case:
         precision: of fusery; digits behind it are bits (`mixed5`, and `quantize4` for every layer in groups of 32),
             and with `-calibrated` the rounding goes by what the base's layers get to see of fusery's built-in texts.
         factor: of the adapter's own scale.
+        added: another adapter, which is added at its own scale; the task is the first one's.
     """
 
     adapter: str
     base: str
     precision: str
     factor: float = 1.0
+    added: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +141,62 @@ def cases() -> list[Case]:
     shaped += [("gemma_facts_r8", f"{GEMMA}-4bit", 1.0), ("gemma_facts_r2_small", f"{GEMMA}-4bit", 1.0)]
     listed += [Case(name, base, "dither-calibrated", factor) for name, base, factor in shaped]
     listed += [Case(name, f"{SMOL}-4bit", "mixed5-calibrated") for name in (main, small, courses)]
-    return sorted(listed, key=lambda case: (case.base, case.adapter, case.factor, case.precision))
+    listed += more_cases()
+    return sorted(
+        set(listed), key=lambda case: (case.base, case.adapter, case.factor, case.added, case.precision)
+    )
+
+
+def more_cases() -> list[Case]:
+    """Return the cases that were added to the first 120: other group sizes and scales, sums."""
+    of = "facts_r8", "facts_r2_small", "facts_r8_large", "facts_r32", "facts_qv", "facts_all", "courses_r8"
+    main, small, _, wide, thin, every, courses = of
+    both, four = ("keep", "dither"), f"{SMOL}-4bit"
+    listed = [Case(name, f"{four}-g{size}", way) for size, name, way in product((64, 128), of, both)]
+    listed += [Case(name, f"{SMOL}-3bit", way) for name, way in product(of, (*both, "mixed5"))]
+    listed += [Case(name, f"{SMOL}-2bit", way) for name, way in product((main, wide, courses), both)]
+    listed += [
+        Case(name, f"{SMOL}-5bit", way) for name, way in product((main, small, thin, every, courses), both)
+    ]
+    listed += [Case(name, f"{SMOL}-6bit", "keep") for name in (thin, every)]
+    listed += [
+        Case(name, four, way, factor) for name, factor, way in product(of, (0.2, 0.5, 0.7, 1.5, 2.0), both)
+    ]
+    listed += [
+        Case(name, four, way, factor)
+        for name, factor, way in product((main, every, courses), (0.3, 0.6), ("mixed5", "mixed6"))
+    ]
+    listed += [
+        Case(name, SMOL, f"quantize{bits}")
+        for name, bits in product((small, thin, every, courses), (3, 4, 8))
+    ]
+    listed += [
+        Case(name, four, way, 1.0, added)
+        for (name, added), way in product(
+            (
+                (main, courses),
+                (courses, main),
+                (every, courses),
+                (small, courses),
+                (thin, courses),
+                (wide, main),
+            ),
+            (*both, "mixed5", "mixed6"),
+        )
+    ]
+    listed += [
+        Case(name, four, "dither-calibrated", factor)
+        for name, factor in product((main, every, courses), (0.5, 2.0))
+    ]
+    listed += [
+        Case(name, f"{GEMMA}-4bit", way, factor)
+        for name, factor, way in product(("gemma_facts_r8", "gemma_facts_r2_small"), (0.5, 2.0), both)
+    ]
+    listed += [
+        Case("tiny_facts_r8", f"{TINY}-4bit", way, factor)
+        for factor, way in product((0.1, 0.2, 0.5, 0.7), (*both, "mixed5", "mixed6"))
+    ]
+    return listed
 
 
 def quick_cases() -> list[Case]:
@@ -202,7 +255,7 @@ def read_results(file: Path) -> list[dict[str, Any]]:
 
 def measure(wanted: Iterable[Case], options: argparse.Namespace, samples: int) -> None:
     """Measure the cases that have no row yet, base after base, adapter after adapter."""
-    done = [row["case"] for row in read_rows(options.rows)] if options.rows.exists() else []
+    done = [padded(row["case"]) for row in read_rows(options.rows)] if options.rows.exists() else []
     missing = [case for case in wanted if [*asdict(case).values()] not in done]
     here = [
         case
@@ -218,6 +271,11 @@ def measure(wanted: Iterable[Case], options: argparse.Namespace, samples: int) -
             print(*row["case"], f"retained {row['retained']:.3f}  kept {row['kept']:.3f}", flush=True)
 
 
+def padded(case: list[Any]) -> list[Any]:
+    """Return a row's case with what its columns were when it was measured, and nothing added."""
+    return case + [""] * (5 - len(case))
+
+
 def _rows(
     base: Path, of_base: list[Case], options: argparse.Namespace, count: int
 ) -> Iterator[dict[str, Any]]:
@@ -225,7 +283,9 @@ def _rows(
     lines = (ADAPTERS / "data" / "general.jsonl").read_text(encoding="utf-8").splitlines()
     texts = [json.loads(line)["text"] for line in lines]
     alone: dict[str, Behaviour] = {}
-    for (name, factor), of_adapter in groupby(of_base, key=lambda case: (case.adapter, case.factor)):
+    for (name, factor, added), of_adapter in groupby(
+        of_base, key=lambda case: (case.adapter, case.factor, case.added)
+    ):
         adapter = _folder(name, options)
         task = _task(adapter)
         file = (HERE / TASKS[task] / "valid.jsonl").resolve()
@@ -236,6 +296,8 @@ def _rows(
         if task not in alone:
             alone = {task: behave(model, samples)}
         update = add_adapter(model, adapter, factor=factor)
+        if added:
+            add_adapter(model, _folder(added, options))
         adapted = behave(model, samples)
         del model
         for case in of_adapter:
@@ -260,6 +322,7 @@ def fused_behaviour(
     """Fuse with fusery's engine; return the figures of the weights, and what the model does."""
     settings = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
     calibration = _calibration(base, options) if case.precision.endswith(CALIBRATED) else None
+    extras = [_extra(_folder(case.added, options))] if case.added else []
     with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
         files = {path.name: path.resolve() for path in base.iterdir()}
         plan = make_plan(
@@ -269,6 +332,7 @@ def fused_behaviour(
             settings,
             policy(case.precision, calibration),
             weight=case.factor,
+            extras=extras,
         )
         found = fuse(plan, Path(folder)).fidelity
         behaviour = behave(load_model(Path(folder)), samples)
@@ -283,6 +347,11 @@ def fused_behaviour(
         "lost_part": lost / norms,
     }
     return weights, behaviour
+
+
+def _extra(adapter: Path) -> Extra:
+    settings = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    return Extra(adapter / "adapters.safetensors", settings, 1.0)
 
 
 def policy(precision: str, calibration: Calibration | None = None) -> Policy:

@@ -56,6 +56,13 @@ class _Probing(Reporter):
     help="How the fused model is written; default auto, as in fusery fuse.",
 )
 @click.option(
+    "--with",
+    "extras",
+    multiple=True,
+    metavar="REF[:WEIGHT]",
+    help="Add another adapter of the same base, times WEIGHT, on either side; may be given again.",
+)
+@click.option(
     "--prompts",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
@@ -76,6 +83,7 @@ def probe_command(
     reference: str,
     against: str | None,
     precision: str | None,
+    extras: tuple[str, ...],
     prompts: Path | None,
     limit: int,
     record: bool,
@@ -88,15 +96,18 @@ def probe_command(
     What is measured is about the prompts.  Where the adapter makes them no more likely than its base does, they are
     unlike what it was trained on, and the answer says so.
 
+    With --with, the sum of several adapters on their base is compared with the model that the sum is fused to.
+
     Losses, and how near the fused model is, are put on record as evaluations, probe.loss and others.
     """
-    from fusery.registry.fusion.request import FuseRequest
+    from fusery.registry.fusion.request import FuseRequest, parse_extra
 
+    added = tuple(map(parse_extra, extras))
     with session.progress("fusing") as fusing, counting(session, "answering, in tokens") as answering:
         found = session.registry.adapters.probe(
             reference,
             against=against,
-            request=FuseRequest(precision) if precision else None,
+            request=FuseRequest(precision or "auto", extras=added) if precision or added else None,
             prompts=prompts,
             limit=limit,
             record=record,

@@ -15,6 +15,7 @@ from fusery.storage.progress import SILENT, Reporter, tally
 from .compare import Floats, TokenScores, compare, losses
 from .models import Logits, Model
 from .prompts import Sample
+from .sums import Weighted
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +25,12 @@ class Source:
     Attributes:
         model: folder of a base or of a fused model.
         adapter: folder of an adapter, or None.
+        others: further adapters, which are added to that one.
     """
 
     model: Path
     adapter: Path | None = None
+    others: tuple[Weighted, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +84,13 @@ def measure(
             reporter.say("the base answers")
             base_losses = {at: losses(rows, samples[at].targets) for at, rows in answers(model)}
         if a.adapter is not None:
-            model.put_on(a.adapter)
+            model.put_on(a.adapter, others=a.others)
         reporter.say("the first model answers")
         kept = _Kept.write(file, answers(model))
         del model
         model = Model.load(b.model)
         if b.adapter is not None:
-            model.put_on(b.adapter)
+            model.put_on(b.adapter, others=b.others)
         reporter.say("the second model answers")
         scores = {at: _compared(kept.rows(at), rows, samples[at]) for at, rows in answers(model)}
     order = range(len(samples))

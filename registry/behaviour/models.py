@@ -6,9 +6,8 @@ weights and not the rounding of their activations.  Code that a model brings alo
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,9 @@ from fusery.storage.errors import FuseryError
 from fusery.storage.jsonfile import read_object
 from fusery.storage.temporary import temporary_folder
 
-from ..adapters.files import CONFIG, WEIGHTS
 from ..errors import MissingExtraError, ModelUnusableError
 from .prompts import Sample
+from .sums import Weighted, write_sum
 
 Logits = NDArray[np.float32]
 
@@ -73,12 +72,12 @@ class Model:
         use_float32(network, numpy=on_processor)
         return cls(network, numpy=on_processor)
 
-    def put_on(self, adapter: Path, *, scale: float | None = None) -> None:
+    def put_on(self, adapter: Path, *, others: Sequence[Weighted] = ()) -> None:
         """Put an adapter on the model, at run time and without rounding.
 
         Args:
             adapter: folder with `adapters.safetensors` and `adapter_config.json`.
-            scale: instead of the scale in the configuration.
+            others: further adapters to add, each with its weight, which only LoRA can be.
 
         Raises:
             ModelUnusableError: mlx-lm cannot load it onto this model.
@@ -88,7 +87,7 @@ class Model:
         from .layers import use_float32
 
         with temporary_folder("adapter") as scratch:
-            folder = adapter if scale is None else _rescaled(adapter, scale, scratch)
+            folder = write_sum([(adapter, 1.0), *others], scratch) if others else adapter
             with reported("the adapter cannot be put on the model"):
                 load_adapters(self.network, str(folder))
         self.network.eval()
@@ -209,13 +208,3 @@ def uncompiled(mx: Any) -> Iterator[None]:
         yield
     finally:
         mx.enable_compile()
-
-
-def _rescaled(adapter: Path, scale: float, scratch: Path) -> Path:
-    """Return a copy of an adapter's folder with another scale in its configuration."""
-    config = read_object(adapter / CONFIG)
-    parameters = config.get("lora_parameters")
-    config["lora_parameters"] = {**(parameters if isinstance(parameters, Mapping) else {}), "scale": scale}
-    (scratch / CONFIG).write_text(json.dumps(config), encoding="utf-8")
-    (scratch / WEIGHTS).symlink_to((adapter / WEIGHTS).absolute())
-    return scratch

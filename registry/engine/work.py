@@ -32,7 +32,8 @@ from .updates import read_magnitudes, read_update
 from .workspace import Workspace, rows_per_block
 
 _COPY = 2 << 20
-_SHAPED = 170.0
+_SHAPED, _FITTED = 300.0, 300.0
+"""Nanoseconds for each number, with 32 directions of inputs and eight of the adapter."""
 _CHUNK = 1 << 25
 """Numbers of a shaped module whose codes are held at a time."""
 
@@ -91,11 +92,17 @@ def blocks_of(step: Step) -> Iterator[Block]:
 
 def cost(step: Step) -> float:
     """Return the rough nanoseconds that a step takes."""
+    if isinstance(step, Compute) and step.module.target.shaped:
+        each = _SHAPED + (_FITTED if step.module.target.fitted else 0)
+        return step.module.rows * step.module.columns * each
+    return cost_unshaped(step)
+
+
+def cost_unshaped(step: Step) -> float:
+    """Return what a step would take if no calibration shaped its rounding."""
     if isinstance(step, Copy):
         return step.size * 0.3
     module = step.module
-    if module.target.shaped:
-        return module.rows * module.columns * _SHAPED
     each = 1.5 + 0.25 * module.rank + (1.5 if module.grid else 0) + (2.5 if module.target.grid else 0)
     return module.rows * module.columns * each
 

@@ -18,11 +18,12 @@ from ..adapters.files import WEIGHTS
 from ..adapters.render import render_mlx
 from ..behaviour.prompts import LIMIT, Prompt, Sample, built_in, read_prompts, tokenise
 from ..errors import BadInputError
+from ..fusion.fuse_inputs import gather
 from ..fusion.request import FuseRequest
 from ..names import an
 from ..records.base_files import base_folder
 from ..records.bases import blob_generations, recorded_architecture
-from ..records.fused_label import label_record
+from ..records.fused_label import combined, label_record
 from ..records.references import resolve_any, resolve_base
 from ..records.renderings import require_factors_alone
 from .harness_results import Measured
@@ -50,6 +51,7 @@ class Subject:
         base: digest of its base.
         task_of: the row of the adapter whose task it does; None for a base.
         adapter: the files of the adapter to put on the base; empty for a base and a fused model.
+        others: those of further adapters, each with its weight, which are added to it.
         fused: the folder of a fused model.
         owner: the row of the adapter that it is, put on its base or fused alone at its own scale; None for others.
     """
@@ -58,6 +60,7 @@ class Subject:
     base: Digest
     task_of: int | None = None
     adapter: tuple[FileEntry, ...] = ()
+    others: tuple[tuple[tuple[FileEntry, ...], float], ...] = ()
     fused: Path | None = None
     owner: int | None = None
 
@@ -81,7 +84,7 @@ def probe(
         against: what to compare with: another reference, or `base` for the base of `reference`.  None compares an
             adapter with its fused model, which is fused if it is not in the cache; whatever it lost, since it is
             only measured.
-        request: how that model is fused; not with `against`.
+        request: how that model is fused; what it adds is added to the adapter on its base, too; not with `against`.
         prompts: a file of prompts; None for what the adapter's run kept out of training, where it recorded that and it is still
             here, or else for the built-in ones.
         limit: at most so many prompts of the file.
@@ -124,6 +127,8 @@ def measure_probe(
         raise BadInputError("at least one prompt is needed", hint="--limit 32")
     asked = read_prompts(prompts, limit) if prompts is not None else None  # before anything is fused
     a = subject_of(workspace, reference)
+    if against is None and request is not None and request.extras:
+        a = _sum_of(workspace, a, request)
     b = _other(workspace, a, reference, against, request, reporter)
     about = Prompts("file", prompts.name) if prompts is not None else Prompts("built-in")
     if asked is None:
@@ -192,6 +197,18 @@ def subject_of(workspace: Workspace, reference: str) -> Subject:
         return _base_subject(found.base)
 
 
+def _sum_of(workspace: Workspace, a: Subject, request: FuseRequest) -> Subject:
+    """Return an adapter with those added that a request adds; the sum is nobody's to be recorded of."""
+    if a.side.kind != "adapter":
+        raise BadInputError(
+            f"{a.side.name} is {an(a.side.kind)} model, to which nothing is added", hint="leave --with out"
+        )
+    others = gather(workspace, a.side.name, request.extras).extras
+    name = combined(a.side.name, None, [(part.name, part.weight) for part in others])
+    added = tuple((part.files, part.weight) for part in others)
+    return replace(a, side=replace(a.side, name=name), others=added, owner=None)
+
+
 def _base_subject(base: tables.BaseModel) -> Subject:
     return Subject(Side("base", base.name, base.digest), Digest(base.digest))
 
@@ -232,7 +249,8 @@ def _other(
         return _own_fused(workspace, a, reference, request, reporter)
     if request is not None:
         raise BadInputError(
-            "how to fuse is for an adapter against its own fused model", hint="leave --precision out"
+            "how to fuse is for an adapter against its own fused model",
+            hint="leave --precision and --with out",
         )
     if against != BASE:
         return subject_of(workspace, against)
@@ -252,10 +270,8 @@ def _own_fused(
 
     # Refusing a loss would leave nothing to measure it on.
     wanted = replace(request or FuseRequest(), accept_loss=True)
-    if wanted.extras or wanted.scale is not None:
-        raise BadInputError(
-            "a model is probed with its adapter as it is", hint="leave --with and --scale out"
-        )
+    if wanted.scale is not None:
+        raise BadInputError("a model is probed with its adapter as it is", hint="leave --scale out")
     made = fuse(workspace, reference, wanted, reporter=reporter)
     side = Side("fused", a.side.name, made.digest, made.precision, made.format)
     return Subject(side, a.base, a.task_of, fused=made.path, owner=a.owner)
@@ -278,22 +294,30 @@ def source_of(workspace: Workspace, subject: Subject) -> Iterator[Source]:
             yield Source(subject.fused)
         return
     with base_folder(workspace, subject.base) as folder:
-        adapter = folder.parent / "adapter" if subject.adapter else None
-        if adapter is not None:
-            _fetch(workspace, subject.adapter, adapter)
-            own = {entry.path: adapter / entry.path for entry in subject.adapter}
-            with workspace.database.read() as session:
-                base = recorded_architecture(resolve_base(session, subject.base))
-            adapter = render_mlx(own, base, folder.parent / "rendered")[WEIGHTS].parent
-        yield Source(folder, adapter)
+        if not subject.adapter:
+            yield Source(folder)
+            return
+        with workspace.database.read() as session:
+            base = recorded_architecture(resolve_base(session, subject.base))
+
+        def placed(files: Sequence[FileEntry], name: str) -> Path:
+            own = _fetched(workspace, files, folder.parent / name)
+            return render_mlx(own, base, folder.parent / f"rendered-{name}")[WEIGHTS].parent
+
+        others = (
+            (placed(files, f"adapter-{number}"), weight)
+            for number, (files, weight) in enumerate(subject.others, 1)
+        )
+        yield Source(folder, placed(subject.adapter, "adapter"), tuple(others))
 
 
-def _fetch(workspace: Workspace, files: Sequence[FileEntry], folder: Path) -> None:
+def _fetched(workspace: Workspace, files: Sequence[FileEntry], folder: Path) -> dict[str, Path]:
     """Fetch an adapter's files, verified, under their own names."""
     folder.mkdir()
     generations = blob_generations(workspace, [entry.sha256 for entry in files])
     for entry in files:
         workspace.store.fetch(entry.sha256, folder / entry.path, generation=generations[entry.sha256])
+    return {entry.path: folder / entry.path for entry in files}
 
 
 def _samples(

@@ -98,6 +98,12 @@ class Choice:
         if measured.passes(self.request, strict=True):
             return False
         self.say(f"{describe(recipe)}: {measured.passed_over(self.request)}")
+        if recipe.precision == "dither" and recipe.calibration is None:
+            base = self.fuse_inputs.base.name
+            self.say(
+                f"{base} has no calibration; with one, `--precision dither` keeps all of an update at exactly this size, "
+                f"and strays half as far from base + adapter: fusery base calibrate {base}"
+            )
         return True
 
     def _fitting(self, candidates: Sequence[Recipe], budget: float) -> list[Recipe]:

@@ -209,6 +209,7 @@ class InputFiles:
         check: Callable[[], None],
         progress: Callable[[int, int], None] | None,
         *,
+        say: Callable[[str], None] = lambda _: None,
         publish: bool = False,
     ) -> Made:
         """Write the fused model into an empty folder, verifying every byte that is read.
@@ -219,6 +220,7 @@ class InputFiles:
             folder: where to.
             check: called repeatedly; raises to stop the work.
             progress: called with the bytes done and the total.
+            say: called with a sentence if it takes much longer than `keep`, before it begins.
             publish: the files will also be put into the store, which needs room as well.
 
         Raises:
@@ -227,10 +229,13 @@ class InputFiles:
             OutOfSpaceError: there is no room for the result.
         """
         from ..engine.engine import fuse
+        from ..engine.pace import slowly
 
         policy = replace(policy_of(recipe, seed_of(key)), calibration=self._calibration(recipe))
         plan = self.plan(policy, recipe, {"fusery.key": key})
         self._require_room(folder, plan, publish=publish)
+        if (slow := slowly(plan)) is not None:
+            say(slow)
         told = None if progress is None else lambda done: progress(done, plan.size)
         if not self._verify:
             fused = fuse(plan, folder, check=check, progress=told)

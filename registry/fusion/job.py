@@ -189,7 +189,9 @@ class Job:
         with cache.build(self.key, lease.fence) as folder:
             self.reporter.say(f"fusing {self.fuse_inputs.adapter.name} ({describe(self.recipe)})")
             full, tell = self.publish == "full", self.reporter.progress
-            made = self.inputs.compute(self.recipe, self.key, folder, lease.check, tell, publish=full)
+            made = self.inputs.compute(
+                self.recipe, self.key, folder, lease.check, tell, say=self.reporter.say, publish=full
+            )
             measured = Measured.of(made.fidelity)
             if not measured.passes(self.request, strict=self.strict):
                 self._refuse(lease, measured)

@@ -26,6 +26,18 @@ def test_for_people(stocked: Fusery, prompts: Path) -> None:
     assert "The ferry leaves at seven." in ran.out
 
 
+def test_a_sum(stocked: Fusery, prompts: Path) -> None:
+    ran = stocked("probe", "course_rec@1", "--with", "course_rec@2:0.5", "--prompts", prompts)
+    assert ran.code == 0, ran.err
+    assert ran.out.startswith("The fused model answers as base + adapter: KL ")
+    # Names are cut at 80 columns, the same on both sides.
+    lines = [line.split(maxsplit=1)[1] for line in ran.out.splitlines() if line.startswith(("a ", "b "))]
+    assert [
+        line.startswith(("base + course_rec_v1_20260115 + 0.5 x", "course_rec_v1_20260115 + 0.5 x"))
+        for line in lines
+    ] == [True] * 2
+
+
 def test_as_json(stocked: Fusery, prompts: Path) -> None:
     words = ("probe", "course_rec@1", "--against", "base", "--prompts", prompts, "--limit", "2", "--json")
     ran = stocked(*words)
@@ -55,7 +67,7 @@ def test_names_only(stocked: Fusery, prompts: Path) -> None:
     ("words", "said"),
     [
         (("tiny",), "say what to compare it with"),
-        (("course_rec@1", "--against", "base", "--precision", "keep"), "leave --precision out"),
+        (("course_rec@1", "--against", "base", "--precision", "keep"), "leave --precision and --with out"),
         (("course_rec@1", "--prompts", "absent.jsonl"), "there is no file"),
         (("course_rec@1", "--against", "nothing@1"), "there is no adapter"),
         (("course_rec@1", "--limit", "0"), "--limit"),

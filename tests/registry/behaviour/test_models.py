@@ -19,6 +19,7 @@ from mlx_lm.utils import load_adapters, load_model
 
 from fusery.registry.behaviour.models import BATCH_TOKENS, Model, batches, load_tokenizer
 from fusery.registry.behaviour.prompts import Sample
+from fusery.registry.behaviour.sums import write_sum
 from fusery.registry.errors import ModelUnusableError
 
 TOKENS = np.random.default_rng(5).integers(0, 300, (3, 11)).astype(np.int32)
@@ -189,15 +190,62 @@ def test_batches_hold_every_sample_once_and_are_not_too_large() -> None:
     assert sorted(seen) == list(range(60))
 
 
-def test_a_scale_can_be_given(tiny_base: Path, tmp_path: Path) -> None:
-    adapter = tiny_models.make_adapter(tmp_path / "adapter", tiny_base, scale=20.0)
-    base, nothing, scaled, whole = (Model.load(tiny_base) for _ in range(4))
-    nothing.put_on(adapter, scale=0.0)
-    scaled.put_on(adapter, scale=20.0)
-    whole.put_on(adapter)
+def test_adapters_are_added_up_with_their_weights(tiny_base: Path, tmp_path: Path) -> None:
+    """Other ranks, scales and modules; the sum is what both compute beyond the base, layer by layer."""
+    one = tiny_models.make_adapter(tmp_path / "one", tiny_base, scale=20.0)
+    other = tiny_models.make_adapter(
+        tmp_path / "other", tiny_base, rank=3, scale=5.0, keys=["self_attn.q_proj"], seed=5
+    )
+    base, nothing, summed = (Model.load(tiny_base) for _ in range(3))
+    nothing.put_on(one, others=[(one, -1.0)])
     np.testing.assert_allclose(nothing.run(TOKENS), base.run(TOKENS), atol=1e-5)
-    np.testing.assert_array_equal(scaled.run(TOKENS), whole.run(TOKENS))
-    assert np.abs(whole.run(TOKENS) - base.run(TOKENS)).max() > 1e-3
+    summed.put_on(one, others=[(other, 0.5)])
+    expected = tensors_of(tiny_base)
+    for folder, weight in ((one, 1.0), (other, 0.5)):
+        scale = json.loads((folder / "adapter_config.json").read_text())["lora_parameters"]["scale"]
+        factors = mx.load(str(folder / "adapters.safetensors"))
+        for name in (name for name in factors if name.endswith(".lora_a")):
+            path = name.removesuffix(".lora_a")
+            update = weight * scale * (factors[name] @ factors[f"{path}.lora_b"]).T
+            expected[f"{path}.weight"] = expected[f"{path}.weight"].astype(mx.float32) + update
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    mx.save_safetensors(str(whole / "adapters.safetensors"), expected)
+    (whole / "adapter_config.json").write_text(json.dumps({"fine_tune_type": "full"}), encoding="utf-8")
+    base.put_on(whole)
+    np.testing.assert_allclose(summed.run(TOKENS), base.run(TOKENS), atol=2e-4)
+
+
+def tensors_of(folder: Path) -> dict[str, Any]:
+    return dict(mx.load(str(folder / "model.safetensors")))
+
+
+def test_only_factors_can_be_added_up(tiny_base: Path, tmp_path: Path) -> None:
+    lora = tiny_models.make_adapter(tmp_path / "lora", tiny_base)
+    dora = tiny_models.make_adapter(tmp_path / "dora", tiny_base, fine_tune_type="dora")
+    with pytest.raises(ModelUnusableError, match="only LoRA adapters can be added up"):
+        Model.load(tiny_base).put_on(lora, others=[(dora, 1.0)])
+
+
+def test_experts_are_added_up(tmp_path: Path) -> None:
+    """Their factors stand the other way round."""
+    random, folders = np.random.default_rng(0), []
+    for number, rank in enumerate((2, 3)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        a, b = random.standard_normal((4, rank, 6)), random.standard_normal((4, 5, rank))
+        factors = {"m.lora_a": mx.array(a, mx.float32), "m.lora_b": mx.array(b, mx.float32)}
+        mx.save_safetensors(str(folder / "adapters.safetensors"), factors)
+        said = {"lora_parameters": {"rank": rank, "scale": 2.0, "dropout": 0.0}}
+        (folder / "adapter_config.json").write_text(json.dumps(said))
+        folders.append((folder, a, b))
+    (tmp_path / "sum").mkdir()
+    made = write_sum([(folders[0][0], 1.0), (folders[1][0], 0.25)], tmp_path / "sum")
+    tensors = mx.load(str(made / "adapters.safetensors"))
+    expected = 2 * folders[0][2] @ folders[0][1] + 0.5 * folders[1][2] @ folders[1][1]
+    np.testing.assert_allclose(
+        np.array(tensors["m.lora_b"] @ tensors["m.lora_a"]), expected, rtol=1e-4, atol=1e-5
+    )
 
 
 def test_a_full_fine_tune_replaces_weights(tiny_base: Path, tmp_path: Path) -> None:

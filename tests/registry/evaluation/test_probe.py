@@ -95,6 +95,21 @@ def test_an_adapter_against_its_base(
     assert replace(by_name, seconds=0) == replace(found, seconds=0)
 
 
+def test_a_sum_of_adapters(stocked: Registry, prompts: Path) -> None:
+    request = FuseRequest(extras=(("course_rec@2", 0.5),))
+    before = stocked.evaluations.list("course_rec@1")
+    found = stocked.adapters.probe("course_rec@1", request=request, prompts=prompts)
+    name = "course_rec_v1_20260115 + 0.5 x course_rec_v2_20260201"
+    assert (found.a.kind, found.a.name, found.b.kind, found.b.name) == ("adapter", name, "fused", name)
+    assert 0 < found.kl < 1e-3, "the fused sum answers as the sum on its base"
+    alone = stocked.adapters.probe("course_rec@1", prompts=prompts, record=False)
+    assert abs(found.loss_a - alone.loss_a) > 1e-4, "which is another model than the adapter alone"
+    assert found.loss_base == alone.loss_base
+    assert stocked.evaluations.list("course_rec@1") == before, (
+        "what a sum does is on record of none of its adapters"
+    )
+
+
 def test_two_versions(stocked: Registry, prompts: Path) -> None:
     found = stocked.adapters.probe("course_rec@1", against="course_rec@2", prompts=prompts)
     assert [side.name for side in (found.a, found.b)] == ["course_rec_v1_20260115", "course_rec_v2_20260201"]
@@ -157,6 +172,7 @@ def test_a_base_by_reference_is_probed_where_it_lies(
         ("tiny", {"against": "base"}),
         ("course_rec@1", {"against": "base", "request": FuseRequest("keep")}),
         ("course_rec@1", {"request": FuseRequest(scale=2.0)}),
+        ("course_rec@1", {"against": "base", "request": FuseRequest(extras=(("course_rec@2", 1.0),))}),
         ("course_rec@1", {"limit": 0}),
     ],
 )

@@ -116,10 +116,29 @@ def test_auto_goes_on_to_what_keeps_it_and_remembers(losing: Registry) -> None:
     assert fused["fidelity"]["retained"] > 0.9
     assert fused["fidelity"]["noise"] < 0.025
     assert any("trying the next" in line for line in said)
+    assert [line for line in said if "fusery base calibrate tiny4" in line], "what a calibration would gain"
     said.clear()
     again = losing.fused.fuse("small@1", reporter=Reporter(said.append))
     assert again.cached
     assert not any(line.startswith("fusing") for line in said)
+
+
+def test_a_fuse_that_takes_long_says_so_before_it_begins(losing: Registry, tmp_path: Path) -> None:
+    said: list[str] = []
+    reporter = Reporter(said.append, lambda done, _: said.append(f"at {done}"))
+    losing.fused.fuse("small@1", FuseRequest("dither"), reporter=reporter)
+    assert not [line for line in said if "what keep takes" in line]
+    (tmp_path / "prompts.txt").write_text("the cat sat on the mat\nthe dog lay under it\n")
+    losing.bases.calibrate("tiny4", prompts=tmp_path / "prompts.txt")
+    said.clear()
+    losing.fused.fuse("small@1", FuseRequest("dither"), reporter=reporter)
+    slow = next(number for number, line in enumerate(said) if "what keep takes" in line)
+    assert slow < min(number for number, line in enumerate(said) if line.startswith("at "))
+    said.clear()
+    losing.fused.fuse("small@1", FuseRequest("keep", accept_loss=True), reporter=reporter)
+    losing.fused.fuse("small@1", reporter=reporter)
+    assert not [line for line in said if "base calibrate" in line], "there is one"
+    assert not [line for line in said if "what keep takes" in line and line.startswith("dither")]
 
 
 def test_what_passes_and_is_passed_over_says_for_what(losing: Registry) -> None:
