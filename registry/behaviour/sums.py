@@ -42,8 +42,8 @@ def write_sum(adapters: Sequence[Weighted], folder: Path) -> Path:
             strict=True,
         )
         experts = known[0].ndim == 3
-        tensors[f"{path}.lora_a"] = mx.concatenate(a, axis=1)
-        tensors[f"{path}.lora_b"] = mx.concatenate(b, axis=2 if experts else 0)
+        tensors[f"{path}.lora_a"] = mx.concatenate(list(a), axis=1)
+        tensors[f"{path}.lora_b"] = mx.concatenate(list(b), axis=2 if experts else 0)
     mx.save_safetensors(str(folder / WEIGHTS), tensors)
     parameters = {"rank": sum(ranks), "scale": 1.0, "dropout": 0.0, "keys": modules}
     config = {"fine_tune_type": "lora", "num_layers": 0, "lora_parameters": parameters}
@@ -59,7 +59,8 @@ def _scaled(adapter: Path, weight: float) -> dict[str, tuple[Any, Any]]:
     parameters = config.get("lora_parameters")
     if config.get("fine_tune_type", "lora") != "lora" or not isinstance(parameters, Mapping):
         raise ModelUnusableError("only LoRA adapters can be added up, since others have more than factors")
-    tensors: dict[str, Any] = dict(mx.load(str(adapter / WEIGHTS)))
+    tensors = mx.load(str(adapter / WEIGHTS))
+    assert isinstance(tensors, dict)
     times = weight * float(parameters.get("scale", 1.0))
     paths = [name.removesuffix(".lora_a") for name in tensors if name.endswith(".lora_a")]
     return {
