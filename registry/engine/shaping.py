@@ -21,6 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from . import kernel
 from .arithmetic import Array, Update
 from .calibration import Directions
 from .dither import mixed
@@ -202,10 +203,13 @@ class Shaper:
     def _round(self, codes: Array, steps: Array, wanted: Array, *, top: int) -> Array:
         """Round column after column; all arrays are (columns, rows), in the order of the shape."""
         directions, gains = self._shape.directions, self._shape.gains
+        new = np.empty_like(codes)
+        if kernel.shape(codes, steps, wanted, directions, gains, top, new):
+            return new
         state = np.zeros((directions.shape[1], codes.shape[1]), np.float32)
         products, shift = np.empty_like(state), np.empty(codes.shape[1], np.float32)
         error = np.empty_like(shift)
-        limit, new = np.float32(top), np.empty_like(codes)
+        limit = np.float32(top)
         for column in range(len(codes)):
             code, step, want, out = codes[column], steps[column], wanted[column], new[column]
             np.multiply(gains[column], state, out=products)

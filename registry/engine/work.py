@@ -14,6 +14,7 @@ import numpy as np
 from fusery.storage.safetensors import Tensor
 
 from ..errors import FusionUnsupportedError
+from . import kernel
 from .affine import Grid
 from .arithmetic import Array, Update, decode
 from .blocks import fuse_rows
@@ -32,7 +33,7 @@ from .updates import read_magnitudes, read_update
 from .workspace import Workspace, rows_per_block
 
 _COPY = 2 << 20
-_SHAPED, _FITTED = 300.0, 300.0
+_SHAPED, _FITTED = (60.0, 50.0) if kernel.compiled is not None else (300.0, 300.0)
 """Nanoseconds for each number, with 32 directions of inputs and eight of the adapter."""
 _CHUNK = 1 << 25
 """Numbers of a shaped module whose codes are held at a time."""

@@ -27,6 +27,6 @@ def test_only_what_a_calibration_shapes_is_said_to_be_slow(
     assert shaped is not None
     assert fitted is not None
     times = [int(re.search(r"about (\d+) times what keep takes", said)[1]) for said in (shaped, fitted)]  # type: ignore[index]
-    assert times[0] > 10
-    assert times[1] == pytest.approx(2 * times[0], rel=0.1)
+    assert times[0] > 5
+    assert times[1] == pytest.approx(2 * times[0], rel=0.2)
     assert "takes less than a second of a processor" in shaped
