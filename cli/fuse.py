@@ -10,6 +10,7 @@ import click
 from fusery.registry.engine.precisions import CHOICES
 
 from .bulk import bulk_options, choice, counting, report
+from .halves import Halves
 from .session import Session, command
 from .text import foreign_fact, share, size
 
@@ -106,7 +107,29 @@ def make_request(options: dict[str, Any]) -> Any:
     help="How to fuse, as it is on record: the key of what was made so, or a file that says it: what --json "
     "printed, or a bundle's fusery.json.",
 )
-def fuse_command(session: Session, reference: str | None, publish: str | None, **options: Any) -> int:
+@click.option(
+    "--probe",
+    type=click.Choice(["auto", "never"]),
+    default="never",
+    help="auto: where the weights alone are not sure that the base's own size keeps the adapter, ask the model, "
+    "with the data that the adapter's run kept out of training.",
+)
+@click.option(
+    "--probe-within",
+    type=click.FloatRange(min=0, min_open=True),
+    default=600.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="With --probe auto: how long that may take.",
+)
+def fuse_command(
+    session: Session,
+    reference: str | None,
+    publish: str | None,
+    probe: str,
+    probe_within: float,
+    **options: Any,
+) -> int:
     """Fuse an adapter into its base.
 
     A second time it comes from the cache.  With --all, many adapters are fused, each once; what fails is named, and the
@@ -121,14 +144,23 @@ def fuse_command(session: Session, reference: str | None, publish: str | None, *
             from fusery.registry.errors import BadInputError
 
             raise BadInputError("a recipe goes with one adapter", hint="fusery fuse REF --recipe KEY")
+        if probe == "auto":
+            from fusery.registry.errors import BadInputError
+
+            raise BadInputError("one adapter at a time is probed", hint="fusery fuse REF --probe auto")
         with counting(session, "fusing") as told:
             done = session.registry.fused.fuse_all(
                 request, publish=publish, **(chosen or {}), reporter=session.reporter(told)
             )
         return report(session, done, verb="fused", adapter=lambda fused: fused.adapter)
-    with session.progress("fusing") as progress:
+    with session.progress("fusing") as progress, counting(session, "answering, in tokens") as answering:
         fused = session.registry.fused.fuse(
-            reference, request, publish=publish, reporter=session.reporter(progress)
+            reference,
+            request,
+            publish=publish,
+            probe=probe == "auto",
+            within=probe_within,
+            reporter=Halves(session, progress, answering),
         )
 
     def human() -> None:

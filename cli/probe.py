@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,10 +9,10 @@ import click
 
 from fusery.registry.engine.precisions import CHOICES
 from fusery.registry.parsing import plural
-from fusery.storage.progress import Reporter
 
 from .bulk import counting
 from .evaluations import RECORD
+from .halves import Halves
 from .session import Session, command
 from .text import count, number, share
 
@@ -21,26 +20,6 @@ if TYPE_CHECKING:
     from fusery.registry.evaluation.probe_prompts import Prompts
 
 _WORST = 3
-
-
-_Bar = Callable[[int, int], None] | None
-
-
-class _Probing(Reporter):
-    """Hears of both halves of the work, each with a bar of its own."""
-
-    def __init__(self, session: Session, fusing: _Bar, answering: _Bar) -> None:
-        super().__init__(session.say)
-        self._bar, self._answering = fusing, answering
-
-    def begin(self, what: str) -> None:
-        """Go over to the bar of answers."""
-        self._bar = self._answering
-
-    def progress(self, done: int, total: int) -> None:
-        """Move the bar of what is being counted."""
-        if self._bar is not None:
-            self._bar(done, total)
 
 
 @command("probe", table=True)
@@ -111,7 +90,7 @@ def probe_command(
             prompts=prompts,
             limit=limit,
             record=record,
-            reporter=_Probing(session, fusing, answering),
+            reporter=Halves(session, fusing, answering),
         )
 
     def human() -> None:

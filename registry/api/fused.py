@@ -30,6 +30,8 @@ class FusedModels(Resource):
         *,
         precision: str | None = None,
         publish: str | None = None,
+        probe: bool = False,
+        within: float = 600.0,
         reporter: Reporter = SILENT,
     ) -> Fused:
         """Return the fused model of an adapter: cached, fetched or computed; see `fusery.registry.fusion.fuse.fuse`.
@@ -39,6 +41,9 @@ class FusedModels(Resource):
             request: how to fuse, in every detail.
             precision: how to write it, where nothing else is asked for: `auto`, `keep`, `dither`, `mixed`, `dequantize`.
             publish: `full` puts its files into the store for others, `recipe` does not; None for what the settings say.
+            probe: let `auto` ask the model where the weights alone are not sure; see
+                `fusery.registry.evaluation.second_opinion.fuse_asking`.
+            within: seconds that this may take.
             reporter: hears what is going on and how much is done.
 
         Raises:
@@ -53,6 +58,12 @@ class FusedModels(Resource):
         if request is not None and precision is not None:
             raise BadInputError("a request has its own precision", hint="FuseRequest(precision=...)")
         wanted = request or FuseRequest(precision or "auto")
+        if probe:
+            from ..evaluation.second_opinion import fuse_asking
+
+            return fuse_asking(
+                self.workspace, named(reference), wanted, within=within, publish=publish, reporter=reporter
+            )
         return fuse(
             self.workspace,
             named(reference),

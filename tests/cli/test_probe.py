@@ -78,3 +78,18 @@ def test_what_cannot_be_compared_is_exit_code_2(words: tuple[str, ...], said: st
     assert (ran.code, ran.out) == (2, "")
     assert said in ran.err
     assert "Traceback" not in ran.err
+
+
+def test_a_fuse_with_a_second_opinion(stocked: Fusery) -> None:
+    ran = stocked("fuse", "course_rec@1", "--probe", "auto")
+    assert ran.code == 0, ran.err
+    assert "no second opinion: the run of course_rec_v1_20260115 kept nothing out of training" in ran.err
+    assert ran.out.startswith("fused ")
+    for words, said in (
+        (("fuse", "course_rec@1", "--precision", "keep", "--probe", "auto"), "leave out --precision"),
+        (("fuse", "--all", "--probe", "auto"), "fusery fuse REF --probe auto"),
+        (("fuse", "course_rec@1", "--probe", "auto", "--probe-within", "0"), "--probe-within"),
+    ):
+        refused = stocked(*words)
+        assert (refused.code, refused.out) == (2, ""), words
+        assert said in refused.err

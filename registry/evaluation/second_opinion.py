@@ -1,0 +1,177 @@
+"""A second opinion on what `auto` is not sure of: the model is asked, where its weights alone cannot say.
+
+By the weights, `auto` takes the base's own size only where hardly anything is written beside the update; much of what it passes
+over answers as base + adapter all the same, and some does not (docs/measurements.md, "The verdict").  Here each of those
+is fused, and asked what the adapter's run kept out of training.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from fusery.storage.progress import SILENT, Reporter
+
+from ..engine.recipe import Recipe, artifact_key
+from ..errors import BadInputError
+from ..fusion.fuse import fuse
+from ..fusion.fuse_inputs import FuseInputs, gather
+from ..fusion.known import Measured, known_measurement
+from ..fusion.request import FuseRequest, candidates
+from ..records.fused import Fused
+from ..records.fused_label import describe
+from .held_out import held_out
+from .own import record_own
+from .probe import measure_probe
+
+if TYPE_CHECKING:
+    from ..workspace import Workspace
+    from .probe_report import ProbeReport
+
+WITHIN = 600.0
+"""Seconds for the opinion, if nobody says."""
+
+KEPT, NEAR = 0.95, 0.02
+"""A model passes that has this share of what the adapter gained, or is off by so many nats: the study's own measure."""
+
+LEAST_GAIN = 0.1
+"""An adapter that gains less on the held-out data, in nats, is not told from its base by them."""
+
+_OWN_SIZE = ("keep", "dither")
+"""The precisions of which one is asked: of those that are larger, the weights are enough to tell."""
+
+
+class _TimeIsUpError(Exception):
+    """The opinion takes longer than it may."""
+
+
+class _Timed(Reporter):
+    """Passes on what it hears, until the time is up."""
+
+    def __init__(self, reporter: Reporter, until: float) -> None:
+        super().__init__(reporter.say)
+        self._reporter, self._until = reporter, until
+
+    def begin(self, what: str) -> None:
+        """Pass it on."""
+        self._reporter.begin(what)
+
+    def progress(self, done: int, total: int) -> None:
+        """Pass it on, and give up when the time is up."""
+        if time.monotonic() > self._until:
+            raise _TimeIsUpError
+        self._reporter.progress(done, total)
+
+
+def fuse_asking(
+    workspace: Workspace,
+    reference: str,
+    request: FuseRequest,
+    *,
+    within: float = WITHIN,
+    publish: str | None = None,
+    reporter: Reporter = SILENT,
+) -> Fused:
+    """Fuse as `auto` does, but take the base's own size where the model answers there as base + adapter.
+
+    Asked are the models of `keep` and `dither` of which the weights are not sure, with the held-out data of the adapter's run;
+    what they answer is put on record as evaluations, `probe.*`.  Where nothing can be asked, it is `auto`.
+
+    Args:
+        workspace: the registry's parts.
+        reference: the adapter.
+        request: how to fuse, with the precision `auto`.
+        within: seconds for the opinion; what is not found out by then is left to the weights.
+        publish: as in `fuse`.
+        reporter: as in `probe`.
+
+    Raises:
+        BadInputError: the request leaves no choice, or there is no time.
+        MissingExtraError: mlx-lm is not installed.
+        FuseryError: as `fuse` and `probe`.
+    """
+    if request.precision != "auto" or request.quantize is not None or request.recipe is not None:
+        raise BadInputError(
+            "--probe is for what `auto` chooses, and another way to write it was asked for",
+            hint="leave out --precision, --quantize and --recipe",
+        )
+    if request.budget is not None or request.scale is not None:
+        raise BadInputError(
+            "--probe knows no budget and no other scale", hint="leave out --budget and --scale"
+        )
+    if not within > 0:
+        raise BadInputError("an opinion takes some time", hint="--probe-within 600")
+    request.check()
+    chosen = _smallest(workspace, reference, request, within, reporter)
+    reporter.begin("bytes")
+    return fuse(workspace, reference, chosen, publish=publish, reporter=reporter)
+
+
+def _smallest(
+    workspace: Workspace, reference: str, request: FuseRequest, within: float, reporter: Reporter
+) -> FuseRequest:
+    """Return the request for the smallest model that passes by what it answers, or what was asked for."""
+    inputs = gather(workspace, reference, request.extras)
+    with workspace.database.read() as session:
+        found = held_out(session, inputs.adapter.id)
+    if found is None or found.path is None:
+        reporter.say(
+            f"no second opinion: the run of {inputs.adapter.name} kept nothing out of training that is still here"
+        )
+        return request
+    timed = _Timed(reporter, time.monotonic() + within)
+    try:
+        for recipe in _unsure(workspace, inputs, request, timed):
+            trial = replace(request, precision=recipe.precision, accept_loss=False)
+            timed.begin("bytes")
+            report, values = measure_probe(workspace, reference, request=trial, reporter=timed)
+            record_own(workspace, values, reporter)
+            passed = passes(report)
+            reporter.say(f"{describe(recipe)}: {_in_words(report, passed=passed)}")
+            if passed:
+                return trial
+            if passed is None:
+                break
+    except _TimeIsUpError:
+        reporter.say(f"no second opinion: it takes longer than {within:g} s (--probe-within)")
+    return request
+
+
+def _unsure(
+    workspace: Workspace, inputs: FuseInputs, request: FuseRequest, reporter: Reporter
+) -> Iterator[Recipe]:
+    """Yield the recipes of the base's own size that the weights neither pass nor give up, before the first that they pass."""
+    with inputs.opened(reporter.progress) as files:
+        for recipe in candidates(request, inputs):
+            if recipe.precision not in _OWN_SIZE:
+                return
+            key = artifact_key(inputs.base_digest, inputs.adapter.digest, recipe)
+            measured = known_measurement(workspace, key) or Measured.of(files.sample(recipe).fidelity)
+            if measured.passes(request, strict=True):
+                return
+            if measured.passes(replace(request, accept_loss=False), strict=False):
+                yield recipe
+
+
+def passes(report: ProbeReport) -> bool | None:
+    """Tell whether a fused model does what base + adapter does; None where the questions cannot tell.
+
+    Args:
+        report: of base + adapter against it.
+    """
+    assert report.loss_base is not None
+    gained = report.loss_base - report.loss_a
+    if gained < LEAST_GAIN:
+        return None
+    return report.loss_b - report.loss_a <= NEAR or report.loss_base - report.loss_b >= KEPT * gained
+
+
+def _in_words(report: ProbeReport, *, passed: bool | None) -> str:
+    assert report.loss_base is not None
+    gained, lost = report.loss_base - report.loss_a, report.loss_b - report.loss_a
+    said = f"asked {report.prompts} questions, it loses {max(lost, 0.0):.3f} of {gained:.3f} nats that the adapter gained"
+    if passed is None:
+        return f"{said}, which is too little to tell anything by"
+    return f"{said}: {'it is taken' if passed else 'trying what is larger'}"

@@ -1,0 +1,151 @@
+"""Fusing with a second opinion: what the model answers, where its weights alone are not sure."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import shift_cipher_adapters
+
+from fusery.registry import RecordRun, Registry, Reporter
+from fusery.registry.errors import BadInputError
+from fusery.registry.evaluation import second_opinion
+from fusery.registry.evaluation.probe_report import ProbeReport
+from fusery.registry.evaluation.second_opinion import passes
+from fusery.registry.fusion.request import FuseRequest
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+OF_TASK = [f"{LETTERS[start:]}{LETTERS[:start]}" for start in range(6)]
+"""What the adapter of shift 1 says."""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A base in 4 bits, and an adapter that `dither` keeps, with more beside it than `auto` likes."""
+    folder = tmp_path_factory.mktemp("caesar")
+    base = shift_cipher_adapters.make_base(folder / "base", layers=1, bits=4)
+    return base, shift_cipher_adapters.make_adapter(folder / "adapter", base, 1)
+
+
+def registered(registry: Registry, made: tuple[Path, Path], folder: Path, texts: list[str] | None) -> Path:
+    """Register the adapter of a run, and return the folder of its data."""
+    base, adapter = made
+    run, data = folder / "run", folder / "data"
+    run.mkdir()
+    data.mkdir()
+    for path in adapter.iterdir():
+        (run / path.name).write_bytes(path.read_bytes())
+    if texts is not None:
+        for name in ("train", "valid"):
+            (data / f"{name}.jsonl").write_text("".join(f"{json.dumps({'text': text})}\n" for text in texts))
+        with RecordRun(run, arguments={"data": str(data)}):
+            pass
+    registry.bases.add(base, name="letters")
+    registry.adapters.register(run, base="letters", task="caesar", date="20260101")
+    return data
+
+
+def fused(registry: Registry, **options: Any) -> tuple[str, list[str]]:
+    """Fuse with a second opinion, and return the precision and what was said."""
+    said: list[str] = []
+    made = registry.fused.fuse("caesar@1", probe=True, reporter=Reporter(said.append), **options)
+    return made.precision, said
+
+
+def test_the_size_of_the_base_is_taken_where_the_model_answers_as_it_should(
+    registry: Registry, made: tuple[Path, Path], tmp_path: Path
+) -> None:
+    registered(registry, made, tmp_path, OF_TASK)
+    assert registry.fused.fuse("caesar@1").precision == "mixed", "by the weights alone"
+    precision, said = fused(registry)
+    assert precision == "dither"
+    assert [line for line in said if line.startswith("dither: asked 6 questions, it loses 0.00")], said
+    assert [line for line in said if line.endswith("it is taken")]
+    on_record = {each.metric for each in registry.evaluations.list("caesar@1")}
+    assert "probe.gain" in on_record
+    assert [metric for metric in on_record if "dither" in metric]
+    said_again = fused(registry)[1]
+    assert not [line for line in said_again if line.startswith("fusing")], "the second time it is cached"
+
+
+def test_what_does_not_answer_as_it_should_is_passed_over(
+    registry: Registry, made: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(second_opinion, "KEPT", 1.5)
+    monkeypatch.setattr(second_opinion, "NEAR", -1.0)
+    registered(registry, made, tmp_path, OF_TASK)
+    precision, said = fused(registry)
+    assert precision == "mixed"
+    assert [line for line in said if line.startswith("dither: ") and line.endswith("trying what is larger")]
+    assert not [line for line in said if line.startswith("keep: asked")], (
+        "the weights are sure that it is lost"
+    )
+
+
+def test_without_data_that_were_held_out_it_is_left_to_the_weights(
+    registry: Registry, made: tuple[Path, Path], tmp_path: Path
+) -> None:
+    registered(registry, made, tmp_path, None)
+    precision, said = fused(registry)
+    assert precision == "mixed"
+    assert "no second opinion: the run of caesar_v1_20260101 kept nothing out of training" in said[0]
+
+
+def test_questions_that_tell_nothing_leave_it_to_the_weights(
+    registry: Registry, made: tuple[Path, Path], tmp_path: Path
+) -> None:
+    registered(registry, made, tmp_path, ["0 1 2 3", "4 5 6 7 8"])
+    precision, said = fused(registry)
+    assert precision == "mixed"
+    assert [line for line in said if "too little to tell anything by" in line]
+
+
+def test_it_gives_up_when_the_time_is_up(registry: Registry, made: tuple[Path, Path], tmp_path: Path) -> None:
+    registered(registry, made, tmp_path, OF_TASK)
+    precision, said = fused(registry, within=1e-9)
+    assert precision == "mixed"
+    assert "no second opinion: it takes longer than 1e-09 s (--probe-within)" in said
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        FuseRequest("keep"),
+        FuseRequest(quantize=4),
+        FuseRequest(budget=1.5),
+        FuseRequest(scale=2.0),
+        FuseRequest(recipe="0" * 64),
+    ],
+    ids=str,
+)
+def test_where_there_is_nothing_to_choose_it_is_refused(registry: Registry, request_: FuseRequest) -> None:
+    with pytest.raises(BadInputError) as caught:
+        registry.fused.fuse("caesar@1", request_, probe=True)
+    assert caught.value.hint
+    with pytest.raises(BadInputError, match="some time"):
+        registry.fused.fuse("caesar@1", probe=True, within=0.0)
+
+
+def report(base: float, a: float, b: float) -> ProbeReport:
+    blank = ProbeReport.__new__(ProbeReport)
+    for name, value in {"loss_base": base, "loss_a": a, "loss_b": b}.items():
+        object.__setattr__(blank, name, value)
+    return blank
+
+
+@pytest.mark.parametrize(
+    ("base", "a", "b", "said"),
+    [
+        (3.0, 1.0, 1.1, True),  # 95 % of the gain
+        (3.0, 1.0, 1.11, False),
+        (1.2, 1.0, 1.019, True),  # within 0.02 nats, though 90.5 % of the gain
+        (1.2, 1.0, 1.03, False),
+        (3.0, 1.0, 0.9, True),
+        (1.09, 1.0, 1.0, None),  # nothing to tell by
+        (1.0, 1.5, 1.0, None),
+    ],
+)
+def test_when_a_model_passes(base: float, a: float, b: float, said: bool | None) -> None:
+    assert passes(report(base, a, b)) is said
