@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager, nullcontext, suppress
+from contextvars import ContextVar
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fusery.storage.errors import StorageError
 from fusery.storage.jsonfile import parse_json
@@ -40,6 +41,12 @@ _A_TOOL = {
     },
 }
 _ROLES = ("bos", "eos", "unk", "pad", "sep", "cls", "mask")
+
+if TYPE_CHECKING:
+    from ..server.templates.chat import ChatTemplates
+
+_STARTED: ContextVar[ChatTemplates | None] = ContextVar("started", default=None)
+"""What `rendering_soon` has started."""
 
 Read = Callable[[str], bytes | None]
 """Returns a file of a model, None where there is none."""
@@ -130,6 +137,28 @@ def _special_tokens(settings: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     return tuple(found)
 
 
+@contextmanager
+def rendering_soon() -> Iterator[None]:
+    """Let the process for templates start, while the block does what comes before they are rendered.
+
+    Once something was rendered, it most often need not be again.
+    """
+    if _tried.cache_info().currsize:
+        yield
+        return
+    from ..server.templates.chat import ChatTemplates
+    from ..server.templates.errors import NoProcess
+
+    with closing(ChatTemplates()) as chats:
+        with suppress(NoProcess):  # said where it is needed
+            chats.begin()
+        before = _STARTED.set(chats)
+        try:
+            yield
+        finally:
+            _STARTED.reset(before)
+
+
 @lru_cache(64)
 def _tried(source: str, tokens: tuple[tuple[str, str], ...], tools: bool) -> tuple[Code, str] | None:
     from ..server.templates.chat import ChatTemplates
@@ -143,7 +172,8 @@ def _tried(source: str, tokens: tuple[tuple[str, str], ...], tools: bool) -> tup
         "enable_thinking": False,
     }
     refused = ""
-    with closing(ChatTemplates()) as chats:
+    started = _STARTED.get()
+    with nullcontext(started) if started is not None else closing(ChatTemplates()) as chats:
         for conversation in _CONVERSATIONS:
             try:
                 text = chats.render(source, {**values, "messages": conversation})

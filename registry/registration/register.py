@@ -22,6 +22,7 @@ from ..adapters.files import WEIGHTS
 from ..adapters.folder import AdapterFolder, Take, on_base, read_adapter_folder, with_weights
 from ..admission import AdmissionError, Finding, examine, unreadable, verdict
 from ..admission.submission import Submission
+from ..admission.template_rules import rendering_soon
 from ..database import events
 from ..errors import AlreadyExistsError, BadInputError
 from ..names import AdapterName, parse_slug
@@ -151,7 +152,8 @@ def register(
     from ..records.deposit import Deposit
 
     with _staging(workspace) as staging:
-        seen = _see(workspace, path, submission, staging, strict=strict)
+        with rendering_soon():
+            seen = _see(workspace, path, submission, staging, strict=strict)
         _refuse_early(workspace, seen, submission)
         try:
             staging.require_unchanged()

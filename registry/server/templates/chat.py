@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -83,14 +83,25 @@ class ChatTemplates:
         except (TemplateTooMuch, NoProcess) as error:
             raise type(error)(f"the model's chat template {error}") from error
 
+    def begin(self) -> None:
+        """Let a process start while something else is done.
+
+        Raises:
+            NoProcess: it cannot.
+        """
+        self._begun(self._processes.begin)
+
     def start(self) -> None:
         """Start a process, to see that it can be done.
 
         Raises:
             NoProcess: it cannot.
         """
+        self._begun(self._processes.start)
+
+    def _begun(self, begin: Callable[[], None]) -> None:
         try:
-            self._processes.start()
+            begin()
         except NoProcess as error:
             raise NoProcess(f"the model's chat template {error}") from error
 

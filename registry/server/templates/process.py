@@ -66,12 +66,13 @@ class Process:
     """A process that renders."""
 
     def __init__(self, command: Sequence[str], limits: Limits) -> None:
-        """Start it and wait until it is there.
+        """Start it; `ready` waits until it is there.
 
         Raises:
             NoProcess: it cannot be started.
         """
-        self._limits = limits
+        self._limits, self._is_ready = limits, False
+        self._latest = time.monotonic() + START_SECONDS
         told = {"seconds": limits.seconds, "memory": limits.memory, "path": _jinja_path()}
         self._socket, theirs = socket.socketpair()
         try:
@@ -89,14 +90,24 @@ class Process:
             raise NoProcess(
                 f"cannot be rendered: no process for it can be started: {error.strerror}"
             ) from error
+
+    def ready(self) -> None:
+        """Wait until it is there.
+
+        Raises:
+            NoProcess: it did not start; it is of no more use.
+        """
+        if self._is_ready:
+            return
         try:
-            ready = self._receive(time.monotonic() + START_SECONDS, 1)
+            said = self._receive(self._latest, 1)
         except BaseException as error:  # also Ctrl-C
             self.close()
             if isinstance(error, OSError | EOFError):
                 raise NoProcess("cannot be rendered: the process for it did not start") from error
             raise
-        assert ready == program.READY
+        assert said == program.READY
+        self._is_ready = True
 
     @property
     def alive(self) -> bool:
@@ -206,6 +217,21 @@ class Processes:
         """Whether something can be rendered: they are not closed, and when one was needed last, it was there or could be started."""
         return self._startable and not self._closed
 
+    def begin(self) -> None:
+        """Let a process start while something else is done.
+
+        Raises:
+            NoProcess: it cannot.
+        """
+        process = self._take()
+        try:
+            if process is None or not process.alive:
+                self._drop(process)
+                process = None
+                process = self._made()
+        finally:
+            self._free.put(process)
+
     def start(self) -> None:
         """Start a process, to see that it can be done.
 
@@ -272,10 +298,22 @@ class Processes:
             raise NoProcess("was not rendered: too many wait for it; try again in a moment") from None
 
     def _living(self, process: Process | None) -> Process:
-        if process is not None and process.alive and not self._closed:
-            self._startable = True  # there is one, whatever became of another
-            return process
-        self._drop(process)
+        if process is None or not process.alive or self._closed:
+            self._drop(process)
+            process = self._made()
+        try:
+            process.ready()
+        except BaseException as error:
+            self._drop(process)
+            if isinstance(error, NoProcess):
+                self._startable = False
+                if self._closed:
+                    raise _stopped() from error
+            raise
+        self._startable = True  # there is one, whatever became of another
+        return process
+
+    def _made(self) -> Process:
         if self._closed:
             raise _stopped()
         try:
@@ -285,7 +323,6 @@ class Processes:
             raise
         with self._lock:
             self._all.add(made)
-            self._startable = True
             if not self._closed:
                 return made
         self._drop(made)

@@ -266,3 +266,38 @@ def test_a_collector_leaves_what_is_being_looked_at(
     monkeypatch.setattr(module, "examine", collect_then_examine)
     assert with_base.adapters.register(make_adapter(), base="tiny", task="one").created
     assert with_base.upkeep.audit().ok
+
+
+def test_the_process_for_templates_starts_while_the_rest_is_done(
+    with_base: Registry, make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes as long to start as the base takes to be found; once, since what was rendered is known."""
+    from fusery.registry.admission import template_rules
+    from fusery.registry.registration import register
+    from fusery.registry.server.templates.process import Process
+
+    template_rules._tried.cache_clear()
+    order: list[str] = []
+    started: list[Process] = []
+    begin, ready, ground = Process.__init__, Process.ready, register._ground
+
+    def begun(process: Process, *given: Any) -> None:
+        begin(process, *given)
+        order.append("started")
+        started.append(process)
+
+    def waited(process: Process) -> None:
+        order.append("waited")
+        ready(process)
+
+    def looked(*given: Any) -> Any:
+        order.append("looked")
+        return ground(*given)
+
+    monkeypatch.setattr(Process, "__init__", begun)
+    monkeypatch.setattr(Process, "ready", waited)
+    monkeypatch.setattr(register, "_ground", looked)
+    for seed in (1, 2):
+        with_base.adapters.register(make_adapter(seed=seed), base="tiny", task="course_rec")
+    assert order == ["started", "looked", "waited", "looked"]
+    assert not any(process.alive for process in started)
