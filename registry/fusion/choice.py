@@ -54,6 +54,7 @@ def record_refusal(
             "verdict": measured.verdict,
             "retained": measured.retained,
             "noise": measured.noise,
+            "cosine": measured.cosine,
             "sampled": sampled,
         },
         actor=workspace.actor,

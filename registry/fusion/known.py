@@ -33,16 +33,18 @@ class Measured:
         verdict: `PASS`, `DEGRADED` or `LOST`.
         retained: share of the update.
         noise: what was written beside the update, as a share of the weights; None if it is not known.
+        cosine: between the update and what changed; None if it is not known.
     """
 
     verdict: str
     retained: float | None
     noise: float | None = None
+    cosine: float | None = None
 
     @classmethod
     def of(cls, fidelity: Fidelity | tables.Fused) -> Measured:
         """Take the overall figures of a fuse, of a sample or of a record."""
-        return cls(fidelity.verdict, fidelity.retained, fidelity.noise)
+        return cls(fidelity.verdict, fidelity.retained, fidelity.noise, fidelity.cosine)
 
     @property
     def in_words(self) -> str:
@@ -52,26 +54,35 @@ class Measured:
 
     def passed_over(self, request: FuseRequest) -> str:
         """Say why the next candidate is tried, where there is one: the figures, and the one that is not good enough."""
-        from ..engine.fidelity import QUIET_TO
+        from ..engine.fidelity import CLEAR_FROM, QUIET_TO
 
         wanted = ""
         if request.min_fidelity is not None and (self.retained or 0.0) < request.min_fidelity:
             wanted = f"; at least {100 * request.min_fidelity:g} % retained is asked for"
-        elif self.verdict == "PASS":
+        elif self.verdict == "PASS" and not self._is_quiet:
             wanted = f"; at most {100 * QUIET_TO:g} % noise is wanted"
+        elif self.verdict == "PASS":
+            wanted = f"; a cosine of at least {CLEAR_FROM:g} is wanted, and it is {self.cosine:.2f}"
         return f"{self.in_words}{wanted}: trying the next larger format"
 
     def passes(self, request: FuseRequest, *, strict: bool) -> bool:
-        """Tell whether it may be published; `strict` asks for PASS and little noise, while there is an alternative."""
+        """Tell whether it may be published; `strict` asks for PASS, little noise and an update that stands out of it, while there is an alternative."""
         if request.accept_loss and not strict:
             return True
         if request.min_fidelity is not None and (self.retained or 0.0) < request.min_fidelity:
             return False
         if not strict:
             return self.verdict != "LOST"
+        from ..engine.fidelity import CLEAR_FROM
+
+        clear = self.cosine is None or self.cosine >= CLEAR_FROM
+        return self.verdict == "PASS" and self._is_quiet and clear
+
+    @property
+    def _is_quiet(self) -> bool:
         from ..engine.fidelity import QUIET_TO
 
-        return self.verdict == "PASS" and (self.noise or 0.0) <= QUIET_TO
+        return (self.noise or 0.0) <= QUIET_TO
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,4 +146,4 @@ def _refused(session: Session, key: str) -> Measured | None:
     if not refusals:
         return None
     detail = json.loads(refusals[0].detail)
-    return Measured(detail["verdict"], detail["retained"], detail.get("noise"))
+    return Measured(detail["verdict"], detail["retained"], detail.get("noise"), detail.get("cosine"))

@@ -146,6 +146,16 @@ def test_what_passes_and_is_passed_over_says_for_what(losing: Registry) -> None:
     assert Measured("PASS", 0.99, 0.031).passed_over(asked) == (
         "PASS, 99.0 % of the update retained, 3.1 % noise; at most 2.5 % noise is wanted: trying the next larger format"
     )
+    assert Measured("PASS", 0.96, 0.014, 0.077).passed_over(asked) == (
+        "PASS, 96.0 % of the update retained, 1.4 % noise; "
+        "a cosine of at least 0.1 is wanted, and it is 0.08: trying the next larger format"
+    )
+    passes = {
+        cosine: Measured("PASS", 0.96, 0.014, cosine).passes(asked, strict=True)
+        for cosine in (None, 0.1, 0.09)
+    }
+    assert passes == {None: True, 0.1: True, 0.09: False}
+    assert Measured("PASS", 0.96, 0.014, 0.09).passes(asked, strict=False)
     assert "wanted" not in Measured("LOST", 0.2, 0.031).passed_over(asked)
     assert " noise; at least 99.5 % retained is asked for:" in Measured("PASS", 0.99, 0.031).passed_over(
         FuseRequest(min_fidelity=0.995)
