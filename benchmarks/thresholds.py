@@ -10,6 +10,7 @@ to base + adapter the model's predictions have gone, 1 - KL(base + adapter || fu
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from fusery.registry.engine.fidelity import CLEAR_FROM, DEGRADED_FROM, PASS_FROM, QUIET_TO
 
 Row = dict[str, Any]
 Figure = Callable[[Row], float]
@@ -138,6 +141,52 @@ def _folds(rows: Sequence[Row]) -> Iterator[tuple[list[Row], list[Row]]]:
         yield own, [row for row in rows if row["case"][0] != adapter]
 
 
+def halves(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+    """Return the rows to fit thresholds to, and those to judge them by: by a digest of the case, the same each time."""
+    parts: tuple[list[Row], list[Row]] = [], []
+    for row in rows:
+        # A case was written in four columns before sums were added.
+        case = [*row["case"], *[""] * (5 - len(row["case"]))]
+        parts[hashlib.sha256(json.dumps(case).encode()).digest()[0] & 1].append(row)
+    return parts
+
+
+def taken(row: Row) -> bool:
+    """Return whether `auto` takes it by its weights."""
+    quiet = row["noise"] <= QUIET_TO and row["cosine"] >= CLEAR_FROM
+    return bool(row["retained"] >= PASS_FROM and quiet)
+
+
+def asked(row: Row) -> bool:
+    """Return whether `--probe auto` asks the model."""
+    own = row["case"][2].split("-")[0] in ("keep", "dither")
+    return own and not taken(row) and bool(row["retained"] >= DEGRADED_FROM)
+
+
+def judge_halves(rows: Sequence[Row], rule: Rule) -> dict[str, Any]:
+    """Print how rules do on the half that they were not fitted to, and what `auto` takes of it; return it."""
+    first, second = halves(rows)
+    fitted = fit_rule(first, by_loss)
+    wrong = {"in use": mistakes(second, rule, by_loss), "fitted": mistakes(second, fitted, by_loss)}
+    print(f"\n{len(first)} rows to fit to, {len(second)} others to judge by")
+    for name, count in wrong.items():
+        print(f"  verdict, {name}: {count} wrong, {count / max(1, len(second)):.1%}")
+    found: dict[str, Any] = {"fit": len(first), "judged": len(second), "wrong": wrong, "rule": asdict(fitted)}
+    sure = [row for row in second if not asked(row)]
+    left = mistakes(sure, rule, by_loss)
+    print(
+        f"  where the model is asked ({len(second) - len(sure)} rows) it cannot err; of the others {left} are wrong: {left / max(1, len(second)):.1%} of all"
+    )
+    for name, some in (("judged", second), ("all", list(rows))):
+        for way, chosen in (("by the weights", taken), ("asked", asked)):
+            real = {
+                verdict: sum(by_loss(row) == verdict for row in some if chosen(row)) for verdict in VERDICTS
+            }
+            print(f"  auto, {way}, {name}: {real}")
+            found[f"{way}, {name}"] = real
+    return found
+
+
 def confusion(rows: Sequence[Row], said: Judge, measure: Judge) -> dict[str, dict[str, int]]:
     """Return behaviour -> verdict on the weights -> how many."""
     table = {real: dict.fromkeys(VERDICTS, 0) for real in VERDICTS}
@@ -173,6 +222,7 @@ def report(rows: Sequence[Row], rule: Rule) -> dict[str, Any]:
         print(f"  {words:38}{rule.passes:10.3f}{rule.degraded:10.3f}{mistakes(rows, rule, measure):10}")
         summary[word] = _compared(rows, rule, measure) | {"fitted": fitted}
     print("* on the fuses of each adapter, with thresholds fitted to those of all others")
+    summary["halves"] = judge_halves(rows, rule)
     return summary
 
 

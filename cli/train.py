@@ -53,6 +53,10 @@ def train_command(
 
     if base is None:
         _require_base_for(strict=strict, **facts)
+    if through and facts.get("trained_on") not in (None, base):
+        raise click.UsageError(
+            "--qat trains through the quantiser of the base that it is fused onto: leave out --trained-on."
+        )
     submission = Submission(base=base, **facts) if base is not None else None
     trained_on = facts.get("trained_on") or base
     model = known_base(session.registry.workspace, trained_on) if trained_on is not None else None

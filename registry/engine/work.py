@@ -33,8 +33,10 @@ from .updates import read_magnitudes, read_update
 from .workspace import Workspace, rows_per_block
 
 _COPY = 2 << 20
-_SHAPED, _FITTED = (60.0, 50.0) if kernel.compiled is not None else (300.0, 300.0)
-"""Nanoseconds for each number, with 32 directions of inputs and eight of the adapter."""
+_SHAPED, _BY_DIRECTION, _FITTED = (45.0, 0.4, 0.034) if kernel.compiled is not None else (180.0, 3.0, 0.19)
+"""Nanoseconds for each number where a calibration shapes: in any case, for each direction, and fitted for the square of those."""
+_DIRECTIONS = 32
+"""Directions of inputs, besides which the adapter's own count."""
 _CHUNK = 1 << 25
 """Numbers of a shaped module whose codes are held at a time."""
 
@@ -94,7 +96,8 @@ def blocks_of(step: Step) -> Iterator[Block]:
 def cost(step: Step) -> float:
     """Return the rough nanoseconds that a step takes."""
     if isinstance(step, Compute) and step.module.target.shaped:
-        each = _SHAPED + (_FITTED if step.module.target.fitted else 0)
+        count = _DIRECTIONS + step.module.rank
+        each = _SHAPED + _BY_DIRECTION * count + (_FITTED * count**2 if step.module.target.fitted else 0)
         return step.module.rows * step.module.columns * each
     return cost_unshaped(step)
 

@@ -16,6 +16,7 @@ from fusery.storage.progress import SILENT, Reporter
 from .. import tables
 from ..adapters.files import WEIGHTS
 from ..adapters.render import render_mlx
+from ..adapters.trained_through import aware_of
 from ..behaviour.prompts import LIMIT, Prompt, Sample, built_in, read_prompts, tokenise
 from ..errors import BadInputError
 from ..fusion.fuse_inputs import gather
@@ -54,6 +55,7 @@ class Subject:
         others: those of further adapters, each with its weight, which are added to it.
         fused: the folder of a fused model.
         owner: the row of the adapter that it is, put on its base or fused alone at its own scale; None for others.
+        aware: it is an adapter that was trained through a quantiser.
     """
 
     side: Side
@@ -63,6 +65,7 @@ class Subject:
     others: tuple[tuple[tuple[FileEntry, ...], float], ...] = ()
     fused: Path | None = None
     owner: int | None = None
+    aware: bool = False
 
 
 def probe(
@@ -130,6 +133,11 @@ def measure_probe(
     if against is None and request is not None and request.extras:
         a = _sum_of(workspace, a, request)
     b = _other(workspace, a, reference, against, request, reporter)
+    if a.aware and b.fused is not None:
+        reporter.say(
+            f"{a.side.name} was trained through a quantiser: its fused model is what was trained, and base + adapter, unrounded, is not"
+        )
+        a = replace(a, owner=None)  # what that does is nobody's measure
     about = Prompts("file", prompts.name) if prompts is not None else Prompts("built-in")
     if asked is None:
         asked, about = _own_prompts(workspace, a, b, limit, reporter.say)
@@ -192,7 +200,10 @@ def subject_of(workspace: Workspace, reference: str) -> Subject:
             require_factors_alone(adapter, "and mlx-lm puts factors alone on a base")
             side = Side("adapter", adapter.name, adapter.digest)
             files = _entries(adapter.manifest)
-            return Subject(side, Digest(adapter.base.digest), adapter.id, files, owner=adapter.id)
+            aware = aware_of(adapter.method, adapter.training) is not None
+            return Subject(
+                side, Digest(adapter.base.digest), adapter.id, files, owner=adapter.id, aware=aware
+            )
         assert found.base is not None
         return _base_subject(found.base)
 

@@ -99,7 +99,7 @@ class Choice:
         if measured.passes(self.request, strict=True):
             return False
         self.say(f"{describe(recipe)}: {measured.passed_over(self.request)}")
-        if recipe.precision == "dither" and recipe.calibration is None:
+        if recipe.precision == "dither" and recipe.calibration is None and self.fuse_inputs.shaped:
             base = self.fuse_inputs.base.name
             self.say(
                 f"{base} has no calibration; with one, `--precision dither` keeps all of an update at exactly this size, "

@@ -105,6 +105,12 @@ class FuseInputs:
         """The format that the adapter was trained through; a sum of several was trained through none."""
         return None if self.extras else self.adapter.aware
 
+    @property
+    def shaped(self) -> bool:
+        """A calibration can shape the rounding: of LoRA on affine codes, and not of what was trained through a quantiser."""
+        affine = self.quantization is not None and self.quantization.get("mode", "affine") == "affine"
+        return affine and self.aware is None and all(part.method == "lora" for part in self.parts)
+
     def engine(self, *, quantize: bool = False) -> str:
         """Name the arithmetic that will run, before any file is read.
 
@@ -380,7 +386,6 @@ def gather(
         parts = tuple(part_of(adapter, weight) for adapter, weight in zip(adapters, weights, strict=True))
         assert base.names is not None
         assert base.manifest.files is not None
-        # What was trained through a quantiser is rounded as it was there, and nothing shapes that.
-        shapes = len(parts) > 1 or parts[0].aware is None
-        found = latest_calibration(session, base) if shapes else None
-        return FuseInputs(workspace, base, parts, Digest(found.digest) if found else None)
+        inputs = FuseInputs(workspace, base, parts)
+        found = latest_calibration(session, base) if inputs.shaped else None
+        return replace(inputs, calibration=Digest(found.digest)) if found else inputs

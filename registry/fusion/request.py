@@ -183,7 +183,8 @@ def require_own(recipe: Recipe, fuse_inputs: FuseInputs) -> None:
         BadInputError: it is one.
     """
     name = fuse_inputs.adapter.name
-    if recipe.aware != fuse_inputs.aware:
+    scaled = recipe.scale is not None and recipe.aware is None
+    if recipe.aware != fuse_inputs.aware and not scaled:
         raise BadInputError(
             f"the recipe is for an adapter that was trained through another format, or through none, than {name}",
             hint=f"fusery fuse {name}",
@@ -209,17 +210,19 @@ def candidates(
         BadInputError: the base is not quantised, and the request has no meaning for it.
         MissingExtraError: the base needs mlx-lm, which is not installed.
     """
+    # At another scale it was not trained, through a quantiser or otherwise.
+    aware = fuse_inputs.aware if request.scale is None else None
     common: dict[str, Any] = {
         "engine": engine or fuse_inputs.engine(quantize=request.quantize is not None),
         "scale": request.scale,
         "extras": tuple((part.digest, part.weight) for part in fuse_inputs.extras),
-        "aware": fuse_inputs.aware,
+        "aware": aware,
     }
     once = ONCE if request.rounds_once and fuse_inputs.adapter.method == "dora" else None
     if request.quantize is not None:
         return (Recipe("dequantize", quantization=request.quantization, rounding=once, **common),)
     require_meaning(request.precision, fuse_inputs)
-    if request.precision == "auto" and fuse_inputs.aware is not None:
+    if request.precision == "auto" and aware is not None:
         return _as_trained(fuse_inputs, once, engine, common)
     keep = Recipe("keep", rounding=once, biases=fuse_inputs.fits_biases, **common)
     # Always computed in float32 to the end.

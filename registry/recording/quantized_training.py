@@ -6,14 +6,13 @@ the outputs are those of the quantised sum, and what lies before the layer gets 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from copy import copy
 from functools import cache
 from typing import Any
 
 from ..adapters.trained_through import QUANTIZATION_AWARE
 from ..errors import BadInputError
-
-_BASE_HINT = "train on a quantised base: mlx_lm.convert -q makes one, and fusery base add takes it in"
 
 
 def require_trainable_through(args: Any) -> None:
@@ -37,53 +36,53 @@ def require_trainable_through(args: Any) -> None:
         )
 
 
-def set_format(args: Any, model: Any) -> None:
-    """Write the format of a model's layers into the arguments, from where it comes into the adapter's configuration.
-
-    Raises:
-        BadInputError: they are not quantised, or not all alike.
-    """
-    formats = {_format(layer) for block in model.layers for layer in _quantised_in(block)}
-    if not formats:
-        raise BadInputError("--qat trains through the base's quantiser, and it has none", hint=_BASE_HINT)
-    if len(formats) > 1:
-        said = ", ".join(f"{bits} bits in groups of {size} ({mode})" for bits, size, mode in sorted(formats))
-        raise BadInputError(
-            f"--qat trains through one quantiser, and the base has layers of several kinds: {said}",
-            hint=_BASE_HINT,
-        )
-    bits, size, mode = formats.pop()
-    found = {"bits": bits, "group_size": size} | ({} if mode == "affine" else {"mode": mode})
-    setattr(args, QUANTIZATION_AWARE, found)
+def without_format(args: Any) -> None:
+    """Take the format out of arguments that have it from somewhere, such as the configuration of an earlier run that is repeated."""
+    if hasattr(args, QUANTIZATION_AWARE):
+        delattr(args, QUANTIZATION_AWARE)
 
 
-def train_through(args: Any, model: Any) -> None:
-    """Let a model's LoRA layers compute with their sums as they are quantised.
+def make_layers(args: Any, model: Any, to_lora: Callable[..., None]) -> list[Any]:
+    """Put LoRA layers into a model that compute with their sums as they are quantised, and return them.
+
+    Their format goes into the arguments, from where it comes into the adapter's configuration and the record of the run.
 
     Args:
-        args: after `set_format`.
-        model: with its LoRA layers.
+        args: the trainer's.
+        model: as it was loaded.
+        to_lora: mlx-lm's way to make them, `linear_to_lora_layers`.
 
     Raises:
-        BadInputError: one of the layers is not in that format, or of a kind that mlx-lm's trainer has only for some models.
+        BadInputError: they are not quantised, or not all alike, or of a kind that mlx-lm has for some models alone.
     """
-    wanted = getattr(args, QUANTIZATION_AWARE)
-    for path, layer in model.named_modules():
-        if not hasattr(layer, "lora_a"):
-            continue
-        inner = _inner(layer)
+    import mlx.core as mx
+
+    mx.random.seed(args.seed)
+    model.freeze()
+    to_lora(model, args.num_layers, args.lora_parameters)
+    layers = {path: layer for path, layer in model.named_modules() if hasattr(layer, "lora_a")}
+    for path, layer in layers.items():
         if type(layer) not in _kinds():
             raise BadInputError(f"--qat does not know how {path} is fused: {type(layer).__name__}")
-        if not hasattr(inner, "bits") or _format(inner) != (
-            wanted["bits"],
-            wanted["group_size"],
-            wanted.get("mode", "affine"),
-        ):
-            raise BadInputError(
-                f"--qat trains through the base's quantiser, and {path} is not quantised as the layers around it are",
-                hint="leave it out of keys in lora_parameters",
-            )
+    formats = {_format(_inner(layer)) for layer in layers.values()}
+    found = formats.pop() if len(formats) == 1 else None
+    if found is None and not formats:
+        raise BadInputError(
+            "--qat trains through the base's quantiser, and the layers that are trained have none",
+            hint="train on a quantised base: mlx_lm.convert -q makes one, and fusery base add takes it in",
+        )
+    if found is None:
+        said = ", ".join(sorted(map(_in_words, formats)))
+        raise BadInputError(
+            f"--qat trains through one quantiser, and the layers that are trained are of several kinds: {said}",
+            hint="name those of one kind as keys in lora_parameters of the configuration file",
+        )
+    for layer in layers.values():
         layer.__class__ = _kinds()[type(layer)]
+    bits, size, mode = found
+    entry = {"bits": bits, "group_size": size} | ({} if mode == "affine" else {"mode": mode})
+    setattr(args, QUANTIZATION_AWARE, entry)
+    return list(layers.values())
 
 
 @cache
@@ -120,22 +119,38 @@ def _straight(
 
 
 def _quantised(layer: Any) -> Any:
-    """Return the layer that a fuse makes: mlx-lm's sum, quantised as the base is."""
+    """Return the layer that mlx-lm's `fuse` makes, without the random numbers with which that begins: each would keep the last alive."""
     import mlx.core as mx
 
     inner = _inner(layer)
-    fused = layer.fuse(dequantize=True)
-    fused.weight = mx.stop_gradient(fused.weight)
-    return fused.to_quantized(group_size=inner.group_size, bits=inner.bits, mode=inner.mode)
+    form = {"group_size": inner.group_size, "bits": inner.bits, "mode": inner.mode}
+    weight = mx.dequantize(inner.weight, inner.scales, inner.get("biases"), **form)
+    whole = mx.stop_gradient(weight + _update(layer).astype(weight.dtype))
+    made = copy(inner)
+    made.weight, made.scales, *biases = mx.quantize(whole, **form)
+    if biases:
+        (made.biases,) = biases
+    return made
+
+
+def _update(layer: Any) -> Any:
+    a, b, scale = layer.lora_a, layer.lora_b, layer.scale
+    if "embedding" in layer:
+        return (scale * a) @ b
+    return (scale * b) @ a if a.ndim == 3 else (scale * b.T) @ a.T
 
 
 def _inner(layer: Any) -> Any:
     return layer.embedding if "embedding" in layer else layer.get("linear")
 
 
-def _quantised_in(block: Any) -> Iterator[Any]:
-    return (layer for layer in block.modules() if hasattr(layer, "bits") and hasattr(layer, "group_size"))
+def _format(layer: Any) -> tuple[int, int, str] | None:
+    """Return how a layer is quantised, None where it is not."""
+    return (layer.bits, layer.group_size, layer.mode) if hasattr(layer, "bits") else None
 
 
-def _format(layer: Any) -> tuple[int, int, str]:
-    return layer.bits, layer.group_size, layer.mode
+def _in_words(found: tuple[int, int, str] | None) -> str:
+    if found is None:
+        return "plain numbers"
+    bits, size, mode = found
+    return f"{bits} bits in groups of {size}{'' if mode == 'affine' else f' ({mode})'}"

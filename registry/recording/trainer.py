@@ -27,7 +27,7 @@ from ..records.references import resolve_base
 from ..server.mlx_keys import mlx_keys
 from ..server.templates.chat import ChatTemplates
 from .callback import RecordRun
-from .quantized_training import require_trainable_through, set_format, train_through
+from .quantized_training import make_layers, require_trainable_through, without_format
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
@@ -133,6 +133,7 @@ def _recorded(
     def ready_then_run(args: Any, *rest: Any, **named: Any) -> Any:
         if through:
             require_trainable_through(args)
+        without_format(args)
         ready(args)
         return run(args, *rest, **named)
 
@@ -148,8 +149,8 @@ def _recorded(
     def record_and_train(
         args: Any, model: Any, train_set: Any, valid_set: Any, training_callback: Any = None
     ) -> None:
-        if through:
-            set_format(args, model)  # before its arguments are recorded
+        # Before its arguments are recorded, and before anything is written.
+        layers = make_layers(args, model, lora.linear_to_lora_layers) if through else []
         record = RecordRun(
             args.adapter_path,
             arguments=args,
@@ -158,7 +159,7 @@ def _recorded(
             wrapped=training_callback,
         )
         runs.append(record)
-        with record, _through(lora, args) if through else contextlib.nullcontext():
+        with record, _made(lora, layers) if through else contextlib.nullcontext():
             train_model(args, model, train_set, valid_set, record)
 
     lora.run, lora.load = ready_then_run, complete_and_load
@@ -170,14 +171,15 @@ def _recorded(
 
 
 @contextlib.contextmanager
-def _through(lora: Any, args: Any) -> Iterator[None]:
+def _made(lora: Any, layers: Sequence[Any]) -> Iterator[None]:
+    """Let the trainer find the layers that are in the model already, when it has frozen that."""
     before = lora.linear_to_lora_layers
 
-    def make_layers(model: Any, *rest: Any, **named: Any) -> None:
-        before(model, *rest, **named)
-        train_through(args, model)
+    def unfreeze(*_: Any, **__: Any) -> None:
+        for layer in layers:
+            layer.unfreeze(keys=["lora_a", "lora_b"], recurse=False)
 
-    lora.linear_to_lora_layers = make_layers
+    lora.linear_to_lora_layers = unfreeze
     try:
         yield
     finally:

@@ -141,6 +141,32 @@ def test_a_fuse_that_takes_long_says_so_before_it_begins(losing: Registry, tmp_p
     assert not [line for line in said if "what keep takes" in line and line.startswith("dither")]
 
 
+def test_only_what_a_calibration_shapes_has_it_in_its_recipe(
+    registry: Registry, small_update: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """DoRA is rescaled, and rounded by no calibration: neither its name nor its key says otherwise, and nobody is told to make one."""
+    base, _ = small_update
+    registry.bases.add(base, name="tiny4")
+    for number, kind in enumerate(("dora", "lora")):
+        made = tiny_models.make_adapter(tmp_path / kind, base, fine_tune_type=kind, update=0.02, seed=number)
+        registry.adapters.register(made, base="tiny4", task=kind)
+    said: dict[str, list[str]] = {"dora": [], "lora": []}
+    for kind, lines in said.items():
+        registry.fused.fuse(f"{kind}@1", reporter=Reporter(lines.append))
+    told = {kind: any("base calibrate" in line for line in lines) for kind, lines in said.items()}
+    assert told == {"dora": False, "lora": True}
+    (tmp_path / "prompts.txt").write_text("the cat sat on the mat\n")
+    registry.bases.calibrate("tiny4", prompts=tmp_path / "prompts.txt")
+    recipes = {
+        kind: registry.fused.fuse(f"{kind}@1", FuseRequest("dither", accept_loss=True)).recipe
+        for kind in said
+    }
+    assert {kind: bool(recipe.get("calibration")) for kind, recipe in recipes.items()} == {
+        "dora": False,
+        "lora": True,
+    }
+
+
 def test_what_passes_and_is_passed_over_says_for_what(losing: Registry) -> None:
     asked = FuseRequest()
     assert Measured("PASS", 0.99, 0.031).passed_over(asked) == (

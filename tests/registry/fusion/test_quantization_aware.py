@@ -13,7 +13,7 @@ from both_libraries import apart
 from quantiser_trainer import train_through
 from sqlalchemy import select
 
-from fusery.registry import AdmissionError, FuseRequest, Registry, tables
+from fusery.registry import AdmissionError, FuseRequest, Registry, Reporter, tables
 from fusery.registry.behaviour.models import Model
 from fusery.registry.errors import BadInputError
 
@@ -82,6 +82,32 @@ def test_on_a_dense_base_auto_quantises_as_it_was_trained(sqlite_registry: Regis
     assert again.digest == fused.digest
     explained = sqlite_registry.fused.explain(name)
     assert {model.status for model in explained.models if model.asked} == {"hit"}
+
+
+def test_at_another_scale_it_was_trained_through_nothing(sqlite_registry: Registry, tmp_path: Path) -> None:
+    name, _ = trained(sqlite_registry, tmp_path, "packed", bits=4, through=(4, 64), task="qat")
+    least = FuseRequest("keep", scale=0.01, accept_loss=True)
+    fused = sqlite_registry.fused.fuse(name, least)
+    assert "quantization_aware" not in fused.recipe
+    assert fused.fidelity.noise > 0.01, (
+        "so small an update is lost beside what rounding writes, and it says so"
+    )
+    again = sqlite_registry.fused.fuse(name, FuseRequest(recipe=fused.key, accept_loss=True))
+    assert again.key == fused.key
+
+
+def test_a_probe_says_that_the_unrounded_sum_was_not_trained(
+    sqlite_registry: Registry, tmp_path: Path
+) -> None:
+    name, _ = trained(sqlite_registry, tmp_path, "packed", bits=4, through=(4, 64), task="qat")
+    said: list[str] = []
+    sqlite_registry.adapters.probe(name, limit=2, reporter=Reporter(said.append))
+    assert [line for line in said if line.startswith(f"{name} was trained through a quantiser")]
+    metrics = {each.metric for each in sqlite_registry.evaluations.list(name)}
+    assert metrics
+    assert not [
+        metric for metric in metrics if metric in ("probe.loss", "probe.gain") or metric.endswith("kl")
+    ]
 
 
 def test_a_sum_of_several_was_trained_through_nothing(sqlite_registry: Registry, tmp_path: Path) -> None:

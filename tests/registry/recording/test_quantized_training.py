@@ -10,9 +10,9 @@ import pytest
 
 from fusery.registry.errors import BadInputError
 from fusery.registry.recording.quantized_training import (
+    make_layers,
     require_trainable_through,
-    set_format,
-    train_through,
+    without_format,
 )
 
 mx = pytest.importorskip("mlx.core")
@@ -50,11 +50,15 @@ def as_model(layer: Any) -> Any:
     return model
 
 
+def asked() -> Any:
+    """Return the arguments of a trainer."""
+    return SimpleNamespace(seed=0, num_layers=1, lora_parameters={})
+
+
 def trained_through(layer: Any) -> Any:
     """Return the layer, made to compute with its quantised sum."""
-    args, model = SimpleNamespace(), as_model(layer)
-    set_format(args, model)
-    train_through(args, model)
+    (made,) = make_layers(asked(), as_model(layer), lambda *_: None)
+    assert made is layer
     return layer
 
 
@@ -116,30 +120,48 @@ def test_the_format_goes_into_the_arguments() -> None:
         ("affine", {"bits": 4, "group_size": 64}),
         ("mxfp4", {"bits": 4, "group_size": 32, "mode": "mxfp4"}),
     ):
-        args = SimpleNamespace()
-        set_format(args, as_model(lora_layer("linear", mode=mode)))
+        args = asked()
+        make_layers(args, as_model(lora_layer("linear", mode=mode)), lambda *_: None)
         assert args.quantization_aware == said
+        without_format(args)
+        without_format(args)
+        assert not hasattr(args, "quantization_aware")
+
+
+def test_what_is_validated_keeps_nothing_alive() -> None:
+    """mlx makes a layer with random numbers, and each of its states would hold on to the one before."""
+    layer, x = trained_through(lora_layer("linear")), mx.zeros((1, 64))
+    before = mx.random.state[0]
+    mx.eval(layer(x))
+    assert mx.random.state[0] is before
 
 
 def test_layers_that_are_not_in_one_format_are_refused() -> None:
     from mlx_lm.tuner.dora import DoRALinear
     from mlx_lm.tuner.lora import LoRALinear
 
-    model = as_model(nn.Linear(64, 64))
-    with pytest.raises(BadInputError, match="it has none"):
-        set_format(SimpleNamespace(), model)
-    model.layers[0].first = nn.Linear(64, 64).to_quantized(64, 4)
-    args = SimpleNamespace()
-    set_format(args, model)
-    model.layers[0].proj = LoRALinear.from_base(nn.Linear(64, 64))
-    with pytest.raises(BadInputError, match=r"layers\.0\.proj is not quantised as the layers around it"):
-        train_through(args, model)
+    def lora(layer: Any) -> Any:
+        return LoRALinear.from_base(layer)
+
+    model = as_model(lora(nn.Linear(64, 64)))
+    with pytest.raises(BadInputError, match="the layers that are trained have none"):
+        make_layers(asked(), model, lambda *_: None)
+    model.layers[0].first = lora(nn.Linear(64, 64).to_quantized(64, 4))
+    with pytest.raises(BadInputError, match="several kinds: 4 bits in groups of 64, plain numbers"):
+        make_layers(asked(), model, lambda *_: None)
+    model.layers[0].proj = lora(nn.Linear(64, 64).to_quantized(32, 4, mode="mxfp4"))
+    with pytest.raises(BadInputError, match=r"kinds: 4 bits in groups of 32 .mxfp4., 4 bits in groups of 64"):
+        make_layers(asked(), model, lambda *_: None)
     model.layers[0].proj = DoRALinear.from_base(nn.Linear(64, 64).to_quantized(64, 4))
-    with pytest.raises(BadInputError, match="how layers.0.proj is fused: DoRALinear"):
-        train_through(args, model)
-    model.layers[0].second = nn.Linear(64, 64).to_quantized(32, 8)
-    with pytest.raises(BadInputError, match="4 bits in groups of 64 .affine., 8 bits in groups of 32"):
-        set_format(SimpleNamespace(), model)
+    with pytest.raises(BadInputError, match=r"how layers\.0\.proj is fused: DoRALinear"):
+        make_layers(asked(), model, lambda *_: None)
+
+
+def test_what_is_not_trained_may_be_in_another_format() -> None:
+    """A router in 8 bits, as mlx-lm writes those of models with experts."""
+    model = as_model(lora_layer("linear"))
+    model.layers[0].router = nn.Linear(64, 64).to_quantized(64, 8)
+    assert len(make_layers(asked(), model, lambda *_: None)) == 1
 
 
 @pytest.mark.parametrize(
@@ -151,7 +173,7 @@ def test_layers_that_are_not_in_one_format_are_refused() -> None:
     ],
 )
 def test_arguments_that_mean_nothing_here_are_refused(changed: dict[str, Any], said: str) -> None:
-    asked = {"train": True, "fine_tune_type": "lora", "lora_parameters": {"rank": 4, "dropout": 0.0}}
-    require_trainable_through(SimpleNamespace(**asked))
+    usual = {"train": True, "fine_tune_type": "lora", "lora_parameters": {"rank": 4, "dropout": 0.0}}
+    require_trainable_through(SimpleNamespace(**usual))
     with pytest.raises(BadInputError, match=said):
-        require_trainable_through(SimpleNamespace(**(asked | changed)))
+        require_trainable_through(SimpleNamespace(**(usual | changed)))
