@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from fusery.registry.engine.fidelity import CLEAR_FROM, DEGRADED_FROM, PASS_FROM, QUIET_TO
+from fusery.registry.engine.fidelity import CLEAR_FROM, DEGRADED_FROM, QUIET_TO, WHOLE_FROM
 
 Row = dict[str, Any]
 Figure = Callable[[Row], float]
@@ -154,7 +154,7 @@ def halves(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
 def taken(row: Row) -> bool:
     """Return whether `auto` takes it by its weights."""
     quiet = row["noise"] <= QUIET_TO and row["cosine"] >= CLEAR_FROM
-    return bool(row["retained"] >= PASS_FROM and quiet)
+    return bool(row["retained"] >= WHOLE_FROM and quiet)
 
 
 def asked(row: Row) -> bool:

@@ -42,6 +42,9 @@ NOISE_TO = 0.12
 QUIET_TO = 0.025
 """Noise up to which `auto` takes an output: answers to other questions stayed as they were (KL below 0.04)."""
 
+WHOLE_FROM = 0.9
+"""Share retained from which `auto` takes an output: between this and `PASS_FROM` one in three had lost a twentieth of the gain, or more."""
+
 CLEAR_FROM = 0.1
 """Cosine from which `auto` takes an output.  Below, the update is lost in what was written beside it, however quiet that is: a few
 percent of the gain went, which the share retained does not show."""

@@ -54,29 +54,34 @@ class Measured:
 
     def passed_over(self, request: FuseRequest) -> str:
         """Say why the next candidate is tried, where there is one: the figures, and the one that is not good enough."""
-        from ..engine.fidelity import CLEAR_FROM, QUIET_TO
+        return f"{self.in_words}{self._wanted(request)}: trying the next larger format"
 
-        wanted = ""
+    def _wanted(self, request: FuseRequest) -> str:
+        from ..engine.fidelity import CLEAR_FROM, QUIET_TO, WHOLE_FROM
+
         if request.min_fidelity is not None and (self.retained or 0.0) < request.min_fidelity:
-            wanted = f"; at least {100 * request.min_fidelity:g} % retained is asked for"
-        elif self.verdict == "PASS" and not self._is_quiet:
-            wanted = f"; at most {100 * QUIET_TO:g} % noise is wanted"
-        elif self.verdict == "PASS":
-            wanted = f"; a cosine of at least {CLEAR_FROM:g} is wanted, and it is {self.cosine:.2f}"
-        return f"{self.in_words}{wanted}: trying the next larger format"
+            return f"; at least {100 * request.min_fidelity:g} % retained is asked for"
+        if self.verdict != "PASS":
+            return ""
+        if not self._is_quiet:
+            return f"; at most {100 * QUIET_TO:g} % noise is wanted"
+        if (self.retained or 0.0) < WHOLE_FROM:
+            return f"; at least {100 * WHOLE_FROM:g} % retained is wanted"
+        return f"; a cosine of at least {CLEAR_FROM:g} is wanted, and it is {self.cosine:.2f}"
 
     def passes(self, request: FuseRequest, *, strict: bool) -> bool:
-        """Tell whether it may be published; `strict` asks for PASS, little noise and an update that stands out of it, while there is an alternative."""
+        """Tell whether it may be published; `strict` asks for nearly all of the update, little noise, and that it stands out of that, while there is an alternative."""
         if request.accept_loss and not strict:
             return True
         if request.min_fidelity is not None and (self.retained or 0.0) < request.min_fidelity:
             return False
         if not strict:
             return self.verdict != "LOST"
-        from ..engine.fidelity import CLEAR_FROM
+        from ..engine.fidelity import CLEAR_FROM, WHOLE_FROM
 
         clear = self.cosine is None or self.cosine >= CLEAR_FROM
-        return self.verdict == "PASS" and self._is_quiet and clear
+        whole = (self.retained or 0.0) >= WHOLE_FROM
+        return self.verdict == "PASS" and self._is_quiet and whole and clear
 
     @property
     def _is_quiet(self) -> bool:

@@ -176,6 +176,9 @@ def test_what_passes_and_is_passed_over_says_for_what(losing: Registry) -> None:
         "PASS, 96.0 % of the update retained, 1.4 % noise; "
         "a cosine of at least 0.1 is wanted, and it is 0.08: trying the next larger format"
     )
+    assert "; at least 90 % retained is wanted:" in Measured("PASS", 0.854, 0.018, 0.26).passed_over(asked)
+    assert not Measured("PASS", 0.899, 0.018, 0.26).passes(asked, strict=True)
+    assert Measured("PASS", 0.9, 0.018, 0.26).passes(asked, strict=True)
     passes = {
         cosine: Measured("PASS", 0.96, 0.014, cosine).passes(asked, strict=True)
         for cosine in (None, 0.1, 0.09)
