@@ -33,7 +33,7 @@ from .updates import read_magnitudes, read_update
 from .workspace import Workspace, rows_per_block
 
 _COPY = 2 << 20
-_SHAPED, _BY_DIRECTION, _FITTED = (45.0, 0.4, 0.034) if kernel.compiled is not None else (180.0, 3.0, 0.19)
+_SHAPED, _BY_DIRECTION, _FITTED = (100.0, 0.6, 0.02) if kernel.compiled is not None else (180.0, 3.0, 0.19)
 """Nanoseconds for each number where a calibration shapes: in any case, for each direction, and fitted for the square of those."""
 _DIRECTIONS = 32
 """Directions of inputs, besides which the adapter's own count."""

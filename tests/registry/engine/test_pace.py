@@ -25,7 +25,7 @@ def test_it_counts_the_directions(
         said = slowly(planned(base, adapter, Policy("dither", calibration=calibration, fitted=True)))
         assert said is not None
         times.append(int(re.search(r"about (\d+) times", said)[1]))  # type: ignore[index]
-    assert times[1] > 0.8 * times[0]
+    assert times[1] > 0.6 * times[0]
 
 
 def test_only_what_a_calibration_shapes_is_said_to_be_slow(
