@@ -42,6 +42,9 @@ NOISE_TO = 0.12
 QUIET_TO = 0.025
 """Noise up to which `auto` takes an output: answers to other questions stayed as they were (KL below 0.04)."""
 
+QUIET_SHAPED_TO = 0.035
+"""The same of `mixed` that a calibration shapes: there is more noise, in directions that inputs hardly have (KL below 0.04 as well)."""
+
 WHOLE_FROM = 0.9
 """Share retained from which `auto` takes an output: between this and `PASS_FROM` one in three had lost a twentieth of the gain, or more."""
 

@@ -55,6 +55,7 @@ def record_refusal(
             "retained": measured.retained,
             "noise": measured.noise,
             "cosine": measured.cosine,
+            "shaped": measured.shaped,
             "sampled": sampled,
         },
         actor=workspace.actor,

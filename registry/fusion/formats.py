@@ -188,7 +188,7 @@ class _Rows:
             times_base=line.times_base,
             fidelity=line.fidelity,
         )
-        return _Row(shown, Measured.of(fused))
+        return _Row(shown, Measured.of(fused, recipe))
 
     def _sampled(self, key: Digest, recipe: Recipe) -> _Row:
         self.say(f"sampling {describe(recipe)}")
@@ -204,7 +204,7 @@ class _Rows:
         # A fuse that was computed and refused is in the log, measured over all rows: it decides, as it does for `auto`.
         known = known_measurement(self.workspace, key)
         if known is not None:
-            fidelity = replace(fidelity, verdict=known.verdict, retained=known.retained)
+            fidelity = replace(fidelity, verdict=known.verdict, retained=known.retained, noise=known.noise)
         shown = replace(
             _format(recipe),
             key=key,

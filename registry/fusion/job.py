@@ -192,7 +192,7 @@ class Job:
             made = self.inputs.compute(
                 self.recipe, self.key, folder, lease.check, tell, say=self.reporter.say, publish=full
             )
-            measured = Measured.of(made.fidelity)
+            measured = Measured.of(made.fidelity, self.recipe)
             if not measured.passes(self.request, strict=self.strict):
                 self._refuse(lease, measured)
                 return None

@@ -12,6 +12,7 @@ from fusery.storage.digest import Digest
 
 from .. import tables
 from ..database import events
+from ..engine.recipe import Recipe
 from ..records.fused import FusedRecord
 from .foreign import counting
 from .published import is_published
@@ -34,17 +35,25 @@ class Measured:
         retained: share of the update.
         noise: what was written beside the update, as a share of the weights; None if it is not known.
         cosine: between the update and what changed; None if it is not known.
+        shaped: it is of `mixed`, shaped by a calibration.
     """
 
     verdict: str
     retained: float | None
     noise: float | None = None
     cosine: float | None = None
+    shaped: bool = False
 
     @classmethod
-    def of(cls, fidelity: Fidelity | tables.Fused) -> Measured:
-        """Take the overall figures of a fuse, of a sample or of a record."""
-        return cls(fidelity.verdict, fidelity.retained, fidelity.noise, fidelity.cosine)
+    def of(cls, fidelity: Fidelity | tables.Fused, recipe: Recipe | None = None) -> Measured:
+        """Take the overall figures of a fuse, of a record, or of a sample, which has no recipe: nothing shapes it.
+
+        Args:
+            fidelity: the figures.
+            recipe: how it was written.
+        """
+        shaped = recipe is not None and recipe.precision == "mixed" and recipe.calibration is not None
+        return cls(fidelity.verdict, fidelity.retained, fidelity.noise, fidelity.cosine, shaped)
 
     @property
     def in_words(self) -> str:
@@ -57,14 +66,14 @@ class Measured:
         return f"{self.in_words}{self._wanted(request)}: trying the next larger format"
 
     def _wanted(self, request: FuseRequest) -> str:
-        from ..engine.fidelity import CLEAR_FROM, QUIET_TO, WHOLE_FROM
+        from ..engine.fidelity import CLEAR_FROM, WHOLE_FROM
 
         if request.min_fidelity is not None and (self.retained or 0.0) < request.min_fidelity:
             return f"; at least {100 * request.min_fidelity:g} % retained is asked for"
         if self.verdict != "PASS":
             return ""
         if not self._is_quiet:
-            return f"; at most {100 * QUIET_TO:g} % noise is wanted"
+            return f"; at most {100 * self._quiet_to:g} % noise is wanted"
         if (self.retained or 0.0) < WHOLE_FROM:
             return f"; at least {100 * WHOLE_FROM:g} % retained is wanted"
         return f"; a cosine of at least {CLEAR_FROM:g} is wanted, and it is {self.cosine:.2f}"
@@ -85,9 +94,13 @@ class Measured:
 
     @property
     def _is_quiet(self) -> bool:
-        from ..engine.fidelity import QUIET_TO
+        return (self.noise or 0.0) <= self._quiet_to
 
-        return (self.noise or 0.0) <= QUIET_TO
+    @property
+    def _quiet_to(self) -> float:
+        from ..engine.fidelity import QUIET_SHAPED_TO, QUIET_TO
+
+        return QUIET_SHAPED_TO if self.shaped else QUIET_TO
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +147,7 @@ def look_up(
         row = counting(session, key, accept=request.accept_foreign)
         if row is None:
             return Known(_refused(session, key))
-        measured = Measured.of(row)
+        measured = Measured.of(row, Recipe.from_dict(row.recipe))
         passes = measured.passes(request, strict=strict)
         return Known(measured, fused_record(row, adapter, published=is_published(row)) if passes else None)
 
@@ -143,7 +156,7 @@ def known_measurement(workspace: Workspace, key: Digest) -> Measured | None:
     """Return what is on record about a key, or what the log says of a refused attempt."""
     with workspace.database.read() as session:
         row = counting(session, key, accept=False)
-        return _refused(session, key) if row is None else Measured.of(row)
+        return _refused(session, key) if row is None else Measured.of(row, Recipe.from_dict(row.recipe))
 
 
 def _refused(session: Session, key: str) -> Measured | None:
@@ -151,4 +164,10 @@ def _refused(session: Session, key: str) -> Measured | None:
     if not refusals:
         return None
     detail = json.loads(refusals[0].detail)
-    return Measured(detail["verdict"], detail["retained"], detail.get("noise"), detail.get("cosine"))
+    return Measured(
+        detail["verdict"],
+        detail["retained"],
+        detail.get("noise"),
+        detail.get("cosine"),
+        detail.get("shaped", False),
+    )

@@ -141,6 +141,24 @@ def test_a_fuse_that_takes_long_says_so_before_it_begins(losing: Registry, tmp_p
     assert not [line for line in said if "what keep takes" in line and line.startswith("dither")]
 
 
+def test_a_calibration_makes_what_auto_takes_no_larger(registry: Registry, tmp_path: Path) -> None:
+    """What is written beside the update grows with the shaping, and is heard less."""
+    base = tiny_models.make_base(tmp_path / "base", bits=4, group_size=32)
+    registry.bases.add(base, name="fine")
+    (tmp_path / "prompts.txt").write_text("the cat sat on the mat\nthe dog lay under it\n")
+    for seed in (1, 2):
+        made = tiny_models.make_adapter(tmp_path / f"a{seed}", base, update=0.2, seed=seed)
+        registry.adapters.register(made, base="fine", task=f"t{seed}")
+    first = registry.fused.fuse("t1@1")
+    assert first.recipe["bits"] == {"": 6}
+    registry.bases.calibrate("fine", prompts=tmp_path / "prompts.txt")
+    for task in ("t1", "t2"):
+        shaped = registry.fused.fuse(f"{task}@1")
+        assert shaped.recipe["bits"] == {"": 6}
+        assert shaped.recipe["calibration"]
+        assert shaped.bytes <= first.bytes
+
+
 def test_only_what_a_calibration_shapes_has_it_in_its_recipe(
     registry: Registry, small_update: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -179,6 +197,9 @@ def test_what_passes_and_is_passed_over_says_for_what(losing: Registry) -> None:
     assert "; at least 90 % retained is wanted:" in Measured("PASS", 0.854, 0.018, 0.26).passed_over(asked)
     assert not Measured("PASS", 0.899, 0.018, 0.26).passes(asked, strict=True)
     assert Measured("PASS", 0.9, 0.018, 0.26).passes(asked, strict=True)
+    shaped = [Measured("PASS", 1.0, noise, 0.5, shaped=True) for noise in (0.035, 0.036)]
+    assert [each.passes(asked, strict=True) for each in shaped] == [True, False]
+    assert "at most 3.5 % noise is wanted" in shaped[1].passed_over(asked)
     passes = {
         cosine: Measured("PASS", 0.96, 0.014, cosine).passes(asked, strict=True)
         for cosine in (None, 0.1, 0.09)
