@@ -107,6 +107,12 @@ def test_it_gives_up_when_the_time_is_up(registry: Registry, made: tuple[Path, P
     precision, said = fused(registry, within=1e-9)
     assert precision == "mixed"
     assert "no second opinion: it takes longer than 1e-09 s (--probe-within)" in said
+    assert [line for line in said if line == "fusing caesar_v1_20260101 (dither)"], "it was at it"
+    told: list[str] = []
+    made_now = registry.fused.fuse("caesar@1", FuseRequest("dither"), reporter=Reporter(told.append))
+    assert made_now.source == "computed"
+    assert not [line for line in told if "waiting" in line], "nobody holds what was given up"
+    assert not list((registry.workspace.settings.cache / "tmp").iterdir())
 
 
 @pytest.mark.parametrize(
