@@ -95,7 +95,8 @@ def _answers(request: FuseRequest, fused: tables.Fused) -> bool:
     recipe = Recipe.from_dict(fused.recipe)
     if request.extras or request.budget is not None or request.min_fidelity is not None or recipe.extras:
         return False
-    aware = aware_of(fused.adapter.method, fused.adapter.training)
+    # At another scale it was not trained, through a quantiser or otherwise.
+    aware = aware_of(fused.adapter.method, fused.adapter.training) if request.scale is None else None
     by_itself = request.precision == "auto" and request.quantize is None and aware is not None
     quantized = recipe.quantization if by_itself and recipe.quantization == aware else request.quantization
     if request.scale != recipe.scale or quantized != recipe.quantization or recipe.aware != aware:

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
 from .. import tables
+from ..adapters.trained_through import aware_of
 from ..errors import BadInputError
 from ..records.references import resolve_adapter
 from ..records.renderings import require_factors_alone
@@ -80,7 +81,7 @@ class ServingPlan:
         base: the base.
         adapters: each once, in the order of the references.
         routes: public name to a full name, or to full names with weights; full names need none.
-        told: sentences about yanks of the adapters' bytes under other names.
+        told: sentences about yanks of the adapters' bytes under other names, and about what is not served as it was trained.
     """
 
     base: tables.BaseModel
@@ -166,6 +167,12 @@ def plan_serving(
     withdrawals = of_adapters(session, unique)
     told = tuple(
         f"{unique[number].name}: {each.told}" for number in unique for each in withdrawals.get(number, ())
+    )
+    told += tuple(
+        f"{adapter.name} was trained through a quantiser: beside its base, unrounded, it is not what was trained; "
+        f"fusery fuse {adapter.name} makes that"
+        for adapter in unique.values()
+        if aware_of(adapter.method, adapter.training) is not None
     )
     return ServingPlan(base, tuple(unique.values()), routes, told)
 

@@ -16,6 +16,7 @@ from sqlalchemy import select
 from fusery.registry import AdmissionError, FuseRequest, Registry, Reporter, tables
 from fusery.registry.behaviour.models import Model
 from fusery.registry.errors import BadInputError
+from fusery.registry.serving.plan import plan_serving
 
 TOKENS = np.array([[72, 101, 108, 108, 111, 32, 119, 111, 114, 108, 100, 33]])
 SAID = {"val_loss": 1.0, "dataset": "greetings"}
@@ -108,6 +109,14 @@ def test_a_probe_says_that_the_unrounded_sum_was_not_trained(
     assert not [
         metric for metric in metrics if metric in ("probe.loss", "probe.gain") or metric.endswith("kl")
     ]
+
+
+def test_who_serves_it_unfused_is_told(sqlite_registry: Registry, tmp_path: Path) -> None:
+    name, _ = trained(sqlite_registry, tmp_path, "packed", bits=4, through=(4, 64), task="qat")
+    with sqlite_registry.workspace.database.read() as session:
+        (said,) = plan_serving(session, [name]).told
+    assert said.startswith(f"{name} was trained through a quantiser")
+    assert said.endswith(f"fusery fuse {name} makes that")
 
 
 def test_a_sum_of_several_was_trained_through_nothing(sqlite_registry: Registry, tmp_path: Path) -> None:
