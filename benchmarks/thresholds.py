@@ -23,13 +23,15 @@ from typing import Any
 import numpy as np
 
 from fusery.registry.engine.fidelity import CLEAR_FROM, DEGRADED_FROM, QUIET_TO, WHOLE_FROM
+from fusery.registry.evaluation.second_opinion import KEPT as KEPT_PASS
+from fusery.registry.evaluation.second_opinion import LEAST_GAIN, NEAR
 
 Row = dict[str, Any]
 Figure = Callable[[Row], float]
 Judge = Callable[[Row], str]
 
 VERDICTS = ("LOST", "DEGRADED", "PASS")
-KEPT_PASS, NEAR, KEPT_HALF, LEAST_GAIN = 0.95, 0.02, 0.5, 0.1
+KEPT_HALF = 0.5
 FIGURES: dict[str, Figure] = {
     "retained": lambda row: row["retained"],
     "retained of the worst module": lambda row: row["least"],

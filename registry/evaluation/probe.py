@@ -217,7 +217,8 @@ def _sum_of(workspace: Workspace, a: Subject, request: FuseRequest) -> Subject:
     others = gather(workspace, a.side.name, request.extras).extras
     name = combined(a.side.name, None, [(part.name, part.weight) for part in others])
     added = tuple((part.files, part.weight) for part in others)
-    return replace(a, side=replace(a.side, name=name), others=added, owner=None)
+    # Whatever its parts were trained through, the sum was not.
+    return replace(a, side=replace(a.side, name=name), others=added, owner=None, aware=False)
 
 
 def _base_subject(base: tables.BaseModel) -> Subject:

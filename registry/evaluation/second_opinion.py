@@ -118,7 +118,8 @@ def _smallest(
         found = held_out(session, inputs.adapter.id)
     if found is None or found.path is None:
         reporter.say(
-            f"no second opinion: the run of {inputs.adapter.name} kept nothing out of training that is still here"
+            f"no second opinion: the run of {inputs.adapter.name} kept nothing out of training that is still here; "
+            f"fusery probe {inputs.adapter.name} --precision dither --prompts FILE asks what you have"
         )
         return request
     timed = _Timed(reporter, time.monotonic() + within)

@@ -104,7 +104,7 @@ class Choice:
             base = self.fuse_inputs.base.name
             self.say(
                 f"{base} has no calibration; with one, `--precision dither` keeps all of an update at exactly this size, "
-                f"and strays half as far from base + adapter: fusery base calibrate {base}"
+                f"and strays about half as far from base + adapter: fusery base calibrate {base}"
             )
         return True
 

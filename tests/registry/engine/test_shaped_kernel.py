@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +12,12 @@ from hypothesis import strategies as st
 
 from fusery.registry.engine import kernel
 from fusery.registry.engine.arithmetic import Array
-from fusery.registry.engine.calibration import Directions
+from fusery.registry.engine.calibration import Calibration, Directions
 from fusery.registry.engine.fitting import Fit
+from fusery.registry.engine.policy import Policy
 from fusery.registry.engine.shaping import Shape, Shaper, metric
+
+from .conftest import OurFuse
 
 pytestmark = pytest.mark.skipif(kernel.compiled is None, reason="the compiled arithmetic was not built")
 
@@ -106,6 +110,23 @@ def test_scales_and_biases_are_fitted_alike(
     for one, other in zip(*both_ways(lambda: fit.changes(codes, wanted)), strict=True):
         assert one.shape == other.shape == (rows, groups)
         assert np.array_equal(one, other, equal_nan=True)
+
+
+@pytest.mark.parametrize("fitted", [False, True])
+def test_a_fuse_has_the_same_bytes_either_way(
+    calibrated: tuple[Path, Path, Calibration], our_fuse: OurFuse, fitted: bool
+) -> None:
+    """With the compiled half and without, on one thread and on two."""
+    base, adapter, calibration = calibrated
+    policy, made = Policy("dither", calibration=calibration, fitted=fitted), []
+    for compiled in (kernel.compiled, None):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(kernel, "compiled", compiled)
+            for threads in (1, 2):
+                name = f"{compiled is None}-{threads}"
+                made.append(our_fuse(base, adapter, policy, name=name, threads=threads)[1])
+    assert len({repr(sorted(fused.files, key=str)) for fused in made}) == 1
+    assert len({repr(fused.fidelity) for fused in made}) == 1
 
 
 @pytest.mark.parametrize("wrong", range(6))

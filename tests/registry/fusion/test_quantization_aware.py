@@ -106,6 +106,10 @@ def test_a_probe_says_that_the_unrounded_sum_was_not_trained(
     assert [line for line in said if line.startswith(f"{name} was trained through a quantiser")]
     metrics = {each.metric for each in sqlite_registry.evaluations.list(name)}
     assert metrics
+    said.clear()
+    twice = FuseRequest("dequantize", extras=((name, 0.5),))
+    sqlite_registry.adapters.probe(name, request=twice, limit=2, reporter=Reporter(said.append))
+    assert not [line for line in said if "through a quantiser" in line], "a sum was trained through nothing"
     assert not [
         metric for metric in metrics if metric in ("probe.loss", "probe.gain") or metric.endswith("kl")
     ]
