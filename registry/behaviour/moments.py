@@ -1,11 +1,10 @@
-"""The largest directions of the inputs of a model's linear layers, and of their outputs' gradients, without the matrices.
+"""The largest directions of the inputs of a model's linear layers, found without holding their matrix.
 
 For inputs x of n numbers, H is the mean of x x^T.  H itself would take n * n numbers for each input; a model of eight
 billion weights has some 130 inputs of up to 14336.  So H is only ever multiplied with a few vectors, as the model runs:
 once with random ones, whose images span the large directions, and once with a basis of those (the randomised range
 finder of Halko, Martinsson and Tropp, arXiv:0909.4061, algorithm 4.4 with one iteration).  From H Q the approximation of
-Nystroem follows, H ~ (H Q) (Q^T H Q)^-1 (H Q)^T, which is never larger than H (algorithm 5.5 there).  With what
-the loss says of the layers' outputs (`output_gradients`) the same is done.
+Nystroem follows, H ~ (H Q) (Q^T H Q)^-1 (H Q)^T, which is never larger than H (algorithm 5.5 there).
 """
 
 from __future__ import annotations
@@ -21,7 +20,6 @@ from numpy.typing import NDArray
 from ..errors import ModelUnusableError
 from .activation_capture import Inputs, inputs_of
 from .models import Model
-from .output_gradients import LONGEST, gradients_of
 from .prompts import Sample
 
 Matrix = NDArray[np.float64]
@@ -30,13 +28,12 @@ SPARE = 16
 """How many directions are followed besides those that are wanted, so that the last of those are right, too."""
 PASSES = 2
 _SEED = 1871
-_LABELS = 1872
 _NEGLIGIBLE = 1e-12
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Moment:
-    """What goes into one or several linear layers, or the gradient of what comes out of one.
+    """What goes into one or several linear layers.
 
     Attributes:
         directions: float64 (n, K), eigenvectors of about H, times the roots of their eigenvalues, largest first.
@@ -54,15 +51,10 @@ class Moments:
     Attributes:
         modules: path of a layer to the key of its input; layers with one input have one key.
         inputs: by key.
-        outputs: of the gradients of a layer's outputs, by its path; not of the head, and of none where the model was
-            not gone back through.
-        tokens: how many the model read.
     """
 
     modules: dict[str, str]
     inputs: dict[str, Moment]
-    outputs: dict[str, Moment]
-    tokens: int
 
 
 @dataclass(slots=True)
@@ -74,20 +66,16 @@ class _Pass:
         modules: path of a layer to the key of its input, which is the path of the first layer that has it.
         images: sum of x (x^T basis), by key.
         squares: sum of x * x, by key.
-        shared: layers may have one input.
     """
 
     basis: Callable[[str, int], NDArray[Any]]
     modules: dict[str, str]
     images: dict[str, NDArray[Any]] = field(default_factory=dict)
     squares: dict[str, Matrix] = field(default_factory=dict)
-    shared: bool = True
     _seen: dict[bytes, str] = field(default_factory=dict)
 
     def add(self, path: str, inputs: Inputs) -> None:
-        """Take in what a layer multiplies, or a gradient."""
-        if not self.shared:
-            self.modules.setdefault(path, path)
+        """Take in what a layer multiplies."""
         key = self.modules.get(path)
         if key is None:
             # Layers that share an input get the very same numbers, so that these tell which they are.
@@ -101,9 +89,7 @@ class _Pass:
         image = rows.T @ (rows @ basis)
         squares = np.einsum("ti,ti->i", exact, exact)
         if not np.isfinite(squares).all():
-            raise ModelUnusableError(
-                f"what {'goes into' if self.shared else 'is said of'} {path} is not finite"
-            )
+            raise ModelUnusableError(f"what goes into {path} is not finite")
         if key in self.images:
             self.images[key] += image
             self.squares[key] += squares
@@ -116,87 +102,44 @@ def moments(
     samples: Sequence[Sample],
     rank: int,
     *,
-    outputs: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Moments:
-    """Return the largest directions of each linear layer's inputs, and of the gradients of its outputs.
+    """Return the largest directions of each linear layer's inputs.
 
     The same model, samples and libraries give the same numbers: what is random has a fixed seed.
 
     Args:
         model: loaded with its large layers in NumPy (`Model.load(folder, numpy=True)`).
-        samples: what to run, twice; all their tokens count, with `outputs` at most `LONGEST` of each sample.
+        samples: what to run, twice; all their tokens count.
         rank: how many directions are wanted of each input; there are fewer where it has fewer numbers.
-        outputs: go back through the model, too, which takes about three times as long.
         progress: called with the tokens run and the total.
 
     Raises:
         ModelUnusableError: the model fails, its inputs are not finite, or it has no linear layers.
     """
-    tokens = sum(min(len(sample.tokens), LONGEST) if outputs else len(sample.tokens) for sample in samples)
+    tokens = sum(len(sample.tokens) for sample in samples)
     report = _Reporter(progress, PASSES * tokens)
     random = _random(rank + SPARE)
-    first = _Sides.at_random(random)
-    _run(model, samples, report.then(first.inputs.add), first.outputs.add if outputs else None)
-    if not first.inputs.images:
+    first = _Pass(lambda _, width: random(width), {})
+    _run(model, samples, report.then(first.add))
+    if not first.images:
         raise ModelUnusableError("the model has no linear layers that could be watched")
-    into, out_of = _bases(first.inputs), _bases(first.outputs)
-    second = _Sides(
-        _Pass(lambda key, _: into[key], first.inputs.modules),
-        _Pass(lambda key, _: out_of[key], first.outputs.modules, shared=False),
-    )
-    _run(model, samples, report.then(second.inputs.add), second.outputs.add if outputs else None)
-    return Moments(
-        first.inputs.modules,
-        _found(second.inputs, into, tokens, rank),
-        _found(second.outputs, out_of, tokens, rank),
-        tokens,
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class _Sides:
-    """One run, on both sides of the layers."""
-
-    inputs: _Pass
-    outputs: _Pass
-
-    @classmethod
-    def at_random(cls, random: Callable[[int], Inputs]) -> _Sides:
-        return cls(
-            _Pass(lambda _, width: random(width), {}), _Pass(lambda _, width: random(width), {}, shared=False)
+    bases = {key: _orthonormal(first.images.pop(key)) for key in list(first.images)}
+    second = _Pass(lambda key, _: bases[key], first.modules)
+    _run(model, samples, report.then(second.add))
+    found = {
+        key: Moment(
+            _directions(bases[key], second.images.pop(key) / tokens, rank), second.squares[key] / tokens
         )
-
-
-def _bases(run: _Pass) -> dict[str, Matrix]:
-    return {key: _orthonormal(run.images.pop(key)) for key in list(run.images)}
-
-
-def _found(run: _Pass, bases: dict[str, Matrix], tokens: int, rank: int) -> dict[str, Moment]:
-    return {
-        key: Moment(_directions(basis, run.images.pop(key) / tokens, rank), run.squares[key] / tokens)
-        for key, basis in bases.items()
+        for key in bases
     }
+    return Moments(first.modules, found)
 
 
-def _run(
-    model: Model,
-    samples: Sequence[Sample],
-    told: Callable[[str, Inputs], None],
-    told_back: Callable[[str, Inputs], None] | None,
-) -> None:
-    def both(path: str, inputs: Inputs, gradients: Inputs) -> None:
-        assert told_back is not None
-        told(path, inputs)
-        if path.rpartition(".")[2] != "lm_head":
-            told_back(path, gradients)
-
+def _run(model: Model, samples: Sequence[Sample], told: Callable[[str, Inputs], None]) -> None:
     # What is not finite is found in what a layer gets, so NumPy need not warn of it.
     with np.errstate(invalid="ignore", over="ignore"):
-        if told_back is None:
-            inputs_of(model, samples, told)
-        else:
-            gradients_of(model, samples, both, seed=_LABELS)
+        inputs_of(model, samples, told)
 
 
 class _Reporter:

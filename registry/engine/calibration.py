@@ -1,27 +1,35 @@
-"""Calibration files: what goes into a base's linear layers and what hangs on their outputs, so that rounding can keep clear.
+"""Calibration files: what goes into a base's linear layers, so that rounding can keep clear of it.
 
 For an input x of n numbers, H is the mean of x x^T over some tokens.  A file holds H as a few directions and a rest,
 H ~ U U^T + diag(rest), where the columns of U are eigenvectors of H times the roots of their eigenvalues, the largest
 first, and the rest is what the diagonal of H has more.  Modules that multiply one and the same input share one set.
-For an output it is the mean of g g^T, where g is the gradient of the loss by that output.
 
-The format is safetensors.  Of each input and each output, called `id` here, it has
+The format is safetensors.  Of each input, called `id` here, it has
 
     {id}.directions   BF16 (K, n)   U^T
     {id}.rest         F32  (n,)     max(diag(H) - diag(U U^T), 0)
     {id}.mean         F32  (1,)     the mean of diag(H)
 
-and in the metadata `format` ("fusery.calibration.v2"), `modules` and `outputs` (JSON objects, module path to the id of
-its input and of its output), `base` (digest of the base), `tokens` (how many, as text) and `prompts` (digest of what the
-base read).  Where nothing is known of outputs the format is "fusery.calibration.v1", which has no `outputs`.
+and in the metadata `format` ("fusery.calibration.v1"), `modules` (a JSON object, module path to id), `base` (digest of
+the base), `tokens` (how many, as text) and `prompts` (digest of what the base read).
+
+A calibration for one adapter ("fusery.calibration.v2") also has what the scales and biases of its fused model were learned to
+be, for the codes that `dither` chooses by the rest of the file and a seed.  Of each module that has them, by an id of its own,
+
+    {id}.scales       (rows, groups)   in the format in which the base has them: BF16, F16 or F32
+    {id}.biases       the same
+
+and in the metadata `learned`, a JSON object of `modules` (module path to that id), `adapter` (digest), `seed` (of `dither`),
+`steps`, and `tokens` and `prompts` of what was learned from.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,17 +40,19 @@ from fusery.storage.failures import os_failures
 from fusery.storage.jsonfile import parse_json
 from fusery.storage.safetensors import Header, Tensor, build_header, read_header
 
-from .arithmetic import BF16, FORMATS, decode, encode
+from .arithmetic import BF16, FORMATS, Format, decode, encode
 
 Floats = NDArray[np.float32]
 
-FORMAT = "fusery.calibration.v2"
-OF_INPUTS = "fusery.calibration.v1"
+FORMAT = "fusery.calibration.v1"
+FOR_ADAPTER = "fusery.calibration.v2"
 MAX_DIRECTIONS = 256
 MAX_INPUTS = 1 << 20
 """How many numbers an input may have."""
 _KEYS = {"format", "modules", "base", "tokens", "prompts"}
-_OUTPUTS = "outputs"
+_LEARNED = "learned"
+_LEARNED_KEYS = {"modules", "adapter", "seed", "steps", "tokens", "prompts"}
+_SEEDS = 1 << 64
 _ID = re.compile(r"[a-z0-9_-]{1,64}")
 _MAX_PATH = 500
 _COUNT = re.compile(r"[1-9][0-9]{0,14}")
@@ -50,7 +60,7 @@ _COUNT = re.compile(r"[1-9][0-9]{0,14}")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Directions:
-    """What one input is made of, or the gradient of one output.
+    """What one input is made of.
 
     Attributes:
         directions: float32 (K, n), U^T.
@@ -64,25 +74,54 @@ class Directions:
 
 
 @dataclass(frozen=True, slots=True)
+class Learned:
+    """What the scales and biases of one adapter's fused model were learned to be, but for the numbers.
+
+    Attributes:
+        adapter: its digest.
+        seed: of the codes that they go with.
+        steps: that were taken.
+        tokens: how many tokens were read for that, some of them more than once.
+        prompts: digest of what was read.
+    """
+
+    adapter: Digest
+    seed: int
+    steps: int
+    tokens: int
+    prompts: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """The scales and biases of a module as they are stored, (rows, groups) each, and in which format."""
+
+    form: Format
+    scales: NDArray[np.generic]
+    biases: NDArray[np.generic]
+
+
+@dataclass(frozen=True, slots=True)
 class Calibration:
     """A calibration file that was read; its tensors stay in the file until they are asked for.
 
     Attributes:
         path: of the file, which has to stay where it is.
         modules: module path to the id of its input.
-        outputs: module path to the id of its output; empty where nothing is known of them.
         base: digest of the base.
         tokens: how many tokens the base read.
         prompts: digest of the prompts.
+        learned: what was learned for one adapter, if it is for one.
     """
 
     path: Path
     modules: Mapping[str, str]
-    outputs: Mapping[str, str]
     base: Digest
     tokens: int
     prompts: Digest
+    learned: Learned | None
     _header: Header
+    _learned: Mapping[str, str]
 
     def of(self, module_path: str) -> Directions | None:
         """Return what goes into a module, read from the file now; None if the file does not know the module.
@@ -92,19 +131,36 @@ class Calibration:
             FormatError: it changed since it was opened, or a number in it is infinite, not a number, or negative
                 where it may not be.
         """
-        return self._directions(self.modules.get(module_path))
-
-    def of_outputs(self, module_path: str) -> Directions | None:
-        """Return what the gradient of a module's outputs is made of, as `of` does; None if the file does not know it."""
-        return self._directions(self.outputs.get(module_path))
-
-    def _directions(self, known: str | None) -> Directions | None:
+        known = self.modules.get(module_path)
         if known is None:
             return None
         directions, rest, mean = (self._numbers(f"{known}.{part}") for part in ("directions", "rest", "mean"))
         if rest.min() < 0 or mean[0] < 0:
-            raise FormatError(f"{self.path.name}: {known!r} has a negative square")
+            raise FormatError(f"{self.path.name}: the input {known!r} has a negative square")
         return Directions(directions, rest, float(mean[0]))
+
+    def scales_of(self, module_path: str, form: Format, shape: tuple[int, int]) -> Stored | None:
+        """Return the scales and biases that were learned for a module, read from the file now; None where there are none.
+
+        Args:
+            module_path: of the module.
+            form: in which the base has them.
+            shape: rows and groups.
+
+        Raises:
+            MissingFileError: the file is gone.
+            FormatError: it changed since it was opened, a number in it is not finite, or they are another module's.
+        """
+        known = self._learned.get(module_path)
+        if known is None:
+            return None
+        names = tuple(f"{known}.{part}" for part in ("scales", "biases"))
+        for name in names:
+            tensor = self._header.tensors[name]
+            if tensor.dtype != form.name or tensor.shape != shape:
+                raise FormatError(f"{self.path.name}: {name!r} does not fit {module_path[:80]}")
+        scales, biases = (encode(self._numbers(name), form) for name in names)
+        return Stored(form, scales, biases)
 
     def _numbers(self, name: str) -> Floats:
         tensor = self._header.tensors[name]
@@ -130,16 +186,14 @@ def read_calibration(path: Path) -> Calibration:
     try:
         header = read_header(path)
         meta = header.metadata
-        both_sides = meta.get("format") == FORMAT
-        if meta.get("format") not in (FORMAT, OF_INPUTS) or meta.keys() != (
-            _KEYS | {_OUTPUTS} if both_sides else _KEYS
+        for_adapter = meta.get("format") == FOR_ADAPTER
+        if not (for_adapter or meta.get("format") == FORMAT) or (
+            meta.keys() != (_KEYS | {_LEARNED} if for_adapter else _KEYS)
         ):
-            raise FormatError(f"its metadata is not that of the format {FORMAT}")
+            raise FormatError(f"its metadata is not that of the format {FORMAT} or {FOR_ADAPTER}")
         modules = _modules(parse_json(meta["modules"].encode(), "its list of modules"))
-        outputs = _modules(parse_json(meta[_OUTPUTS].encode(), "its list of outputs")) if both_sides else {}
-        if both := set(modules.values()) & set(outputs.values()):
-            raise FormatError(f"{min(both)!r} is of an input and of an output")
-        _check_tensors(header, {*modules.values(), *outputs.values()})
+        learned, of_modules = _learned(meta[_LEARNED]) if for_adapter else (None, {})
+        _check_tensors(header, set(modules.values()), set(of_modules.values()))
         if not _COUNT.fullmatch(meta["tokens"]):
             raise FormatError("it does not say how many tokens it is made of")
         base, prompts = _digest(meta, "base"), _digest(meta, "prompts")
@@ -150,47 +204,51 @@ def read_calibration(path: Path) -> Calibration:
             f"{path.name} is not a calibration file: {error.message}",
             hint="fusery base calibrate BASE makes one",
         ) from None
-    return Calibration(path, modules, outputs, base, int(meta["tokens"]), prompts, header)
+    return Calibration(path, modules, base, int(meta["tokens"]), prompts, learned, header, of_modules)
 
 
 def write_calibration(
     path: Path,
-    parts: Mapping[str, Directions],
+    inputs: Mapping[str, Directions],
     modules: Mapping[str, str],
     *,
-    outputs: Mapping[str, str] | None = None,
     base: Digest,
     tokens: int,
     prompts: Digest,
+    learned: tuple[Learned, Mapping[str, Stored]] | None = None,
 ) -> None:
     """Write a calibration file; the same arguments give the same bytes.
 
-    The law: `read_calibration(path)` has the arguments, and gives each module its input and its output with the
-    directions rounded to bfloat16 (`rounded`) and everything else as it is.
+    The law: `read_calibration(path)` has the arguments, and gives each module its input with the directions rounded to
+    bfloat16 (`rounded`) and everything else as it is.
 
     Args:
         path: a file that is not there yet.
-        parts: inputs and outputs by id (lower-case letters, digits, `-` and `_`).
-        modules: module path to the id of its input; every id is one of `parts`.
-        outputs: module path to the id of its output, which is no input's; every part is one or the other.  None where
-            nothing is known of outputs.
+        inputs: by id (lower-case letters, digits, `-` and `_`).
+        modules: module path to the id of its input; every id is used, and every one is in `inputs`.
         base: digest of the base.
         tokens: how many tokens it read, at least 1.
         prompts: digest of the prompts.
+        learned: of a calibration for one adapter, what was learned, and the numbers by module path.
 
     Raises:
         FormatError: the arguments do not make a file that can be read, numbers that are not finite included.
         StorageError: it cannot be written.
     """
     metadata = {
-        "format": FORMAT if outputs else OF_INPUTS,
+        "format": FORMAT if learned is None else FOR_ADAPTER,
         "modules": canonical_json(_modules(modules)).decode("ascii"),
-        **({_OUTPUTS: canonical_json(_modules(outputs)).decode("ascii")} if outputs else {}),
         "base": base,
         "tokens": str(tokens),
         "prompts": prompts,
     }
-    tensors = {name: part for known in sorted(parts) for name, part in _parts(known, parts[known])}
+    tensors = {name: part for known in sorted(inputs) for name, part in _parts(known, inputs[known])}
+    if learned is not None:
+        about, stored = learned
+        ids = {path: f"of-{number}" for number, path in enumerate(sorted(stored))}
+        metadata[_LEARNED] = canonical_json({**asdict(about), "modules": ids}).decode("ascii")
+        for module, known in ids.items():
+            tensors |= dict(_learned_parts(known, stored[module]))
     header = build_header([(name, dtype, data.shape) for name, (dtype, data) in tensors.items()], metadata)
     with os_failures(f"write {path}", near=path.parent):
         with path.open("xb") as file:
@@ -214,14 +272,36 @@ def _parts(known: str, given: Directions) -> list[tuple[str, tuple[str, NDArray[
     stored = encode(given.directions, BF16)
     rest = given.rest.astype(np.float32)
     if not all(np.isfinite(part).all() for part in (decode(stored, BF16), rest, mean)):
-        raise FormatError(f"{known!r} holds a number that is not finite")
+        raise FormatError(f"the input {known!r} holds a number that is not finite")
     if (rest < 0).any() or mean[0] < 0:
-        raise FormatError(f"{known!r} has a negative square")
+        raise FormatError(f"the input {known!r} has a negative square")
     return [
         (f"{known}.directions", ("BF16", stored)),
         (f"{known}.rest", ("F32", rest)),
         (f"{known}.mean", ("F32", mean)),
     ]
+
+
+def _learned_parts(known: str, stored: Stored) -> list[tuple[str, tuple[str, NDArray[np.generic]]]]:
+    for part in (stored.scales, stored.biases):
+        if not np.isfinite(decode(part, stored.form)).all():
+            raise FormatError(f"{known!r} holds a number that is not finite")
+    return [
+        (f"{known}.scales", (stored.form.name, stored.scales)),
+        (f"{known}.biases", (stored.form.name, stored.biases)),
+    ]
+
+
+def _learned(text: str) -> tuple[Learned, dict[str, str]]:
+    value = parse_json(text.encode(), "what was learned")
+    if not isinstance(value, dict) or value.keys() != _LEARNED_KEYS:
+        raise FormatError("what it says of what was learned is not that of the format")
+    numbers = [value[key] for key in ("seed", "steps", "tokens")]
+    if not all(type(number) is int and 0 <= number < _SEEDS for number in numbers):
+        raise FormatError("what it says of what was learned has numbers that are none")
+    seed, steps, tokens = numbers
+    about = Learned(_digest(value, "adapter"), seed, steps, tokens, _digest(value, "prompts"))
+    return about, _modules(value["modules"])
 
 
 def _modules(value: object) -> dict[str, str]:
@@ -235,9 +315,10 @@ def _modules(value: object) -> dict[str, str]:
     return dict(value)
 
 
-def _check_tensors(header: Header, ids: set[str]) -> None:
-    """Hold the tensors against the ids: three for each, of shapes that fit, and no others."""
+def _check_tensors(header: Header, ids: set[str], learned: set[str]) -> None:
+    """Hold the tensors against the ids: three for each input and two for each learned module, of shapes that fit, and no others."""
     expected = {f"{known}.{part}" for known in ids for part in ("directions", "rest", "mean")}
+    expected |= {f"{known}.{part}" for known in learned for part in ("scales", "biases")}
     if stray := header.tensors.keys() ^ expected:
         name = min(stray)
         raise FormatError(f"{name[:80]!r} is {'missing' if name in expected else 'of no module'}")
@@ -246,7 +327,12 @@ def _check_tensors(header: Header, ids: set[str]) -> None:
             header.tensors[f"{known}.{part}"] for part in ("directions", "rest", "mean")
         )
         if not _fit(directions, rest, mean):
-            raise FormatError(f"the tensors of {known!r} do not fit each other")
+            raise FormatError(f"the tensors of the input {known!r} do not fit each other")
+    for known in learned:
+        scales, biases = (header.tensors[f"{known}.{part}"] for part in ("scales", "biases"))
+        same = scales.dtype == biases.dtype and scales.shape == biases.shape
+        if not (same and scales.dtype in FORMATS and len(scales.shape) == 2):
+            raise FormatError(f"the scales and biases of {known!r} do not fit each other")
 
 
 def _fit(directions: Tensor, rest: Tensor, mean: Tensor) -> bool:
@@ -258,8 +344,8 @@ def _fit(directions: Tensor, rest: Tensor, mean: Tensor) -> bool:
     return within and rest.shape == (width,) and mean.shape == (1,)
 
 
-def _digest(meta: Mapping[str, str], key: str) -> Digest:
+def _digest(meta: Mapping[str, Any], key: str) -> Digest:
     try:
         return parse_digest(meta[key])
-    except ValueError:
+    except (ValueError, TypeError):
         raise FormatError(f"its {key} is not a SHA-256 digest") from None

@@ -6,6 +6,7 @@ import numpy as np
 
 from .affine import Grid, dequantize, fit, pack, unpack
 from .arithmetic import Array, Update, decode, encode, multiply_out, round_sum
+from .calibration import Stored
 from .fidelity import Sums, measure, measure_exactly
 from .fitting import MOST, Fit
 from .layouts import to_groups, to_rows
@@ -22,6 +23,7 @@ def shape_rows(
     first: int,
     out: Rows,
     fitting: Fit | None = None,
+    learned: Stored | None = None,
 ) -> Sums:
     """Round the sum of some rows and their update, and return what they retain.
 
@@ -37,6 +39,7 @@ def shape_rows(
         first: number of the first of `rows` in the module.
         out: like `rows`; the chosen ones are written.
         fitting: of the module, where its scales and biases are written too.
+        learned: of all rows of the module, what is written instead of those that were fitted.
 
     Raises:
         NotFiniteError: a scale or the update is not finite.
@@ -61,20 +64,33 @@ def shape_rows(
         new = _rounded(places, scales, delta, shaper, chosen, target)
     else:
         new, scales, biases = _fitted(places, scales, biases, delta, shaper, chosen, target, fitting)
+    after = _moved(new, scales, biases, target, before)
+    if fitting is not None:
+        # What these rows owe to the next is that of the fitted numbers, whatever was learned from there: codes depend on it.
+        written = np.empty_like(delta)
+        to_rows(after, written)
+        shaper.settle(chosen, (written - delta).astype(np.float64))
+    if learned is not None:
+        scales, biases = (
+            decode(np.ascontiguousarray(part[chosen]).reshape(-1), learned.form)
+            for part in (learned.scales, learned.biases)
+        )
+        after = _moved(new, scales, biases, target, before)
     out.weight[some] = pack(new, target).reshape(len(some), -1)
     if fitting is not None or not kind.target.dither:
         assert out.scales is not None and out.biases is not None
         out.scales[some] = encode(scales, target.form).reshape(len(some), -1)
         out.biases[some] = encode(biases, target.form).reshape(len(some), -1)
-    after = np.empty_like(before)
-    dequantize(new, scales, biases, target.form, after, np.empty_like(after), exact=True)
-    np.subtract(after, before, out=after)
-    if fitting is not None:
-        written = np.empty_like(delta)
-        to_rows(after, written)
-        shaper.settle(chosen, (written - delta).astype(np.float64))
     sums = measure(after, intended, before, np.empty_like(after), grouped=True)
     return sums if sums.finite else measure_exactly(after, intended, before)
+
+
+def _moved(codes: Array, scales: Array, biases: Array, grid: Grid, before: Array) -> Array:
+    """Return by how much numbers differ from what they were, in groups."""
+    after = np.empty_like(before)
+    dequantize(codes, scales, biases, grid.form, after, np.empty_like(after), exact=True)
+    np.subtract(after, before, out=after)
+    return after
 
 
 def _numbers(rows: Rows, some: Array, grid: Grid) -> tuple[Array, Array]:

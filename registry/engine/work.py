@@ -212,10 +212,12 @@ class Worker:
         if module.target.dither and self._steps(module, change.update) < LEAST_STEPS:
             return self._scattered(step, work)
         shaper = Shaper(Shape.of(inputs, change.update.left, change.update.right), module.columns)
-        fit = None
+        fit = learned = None
         if module.target.fitted:
-            assert isinstance(module.target.grid, Grid)
-            fit = Fit.of(*metric(inputs, change.update.right), module.target.grid.group_size)
+            assert isinstance(module.target.grid, Grid) and calibration is not None
+            size = module.target.grid.group_size
+            fit = Fit.of(*metric(inputs, change.update.right), size)
+            learned = calibration.scales_of(module.path, module.form, (module.rows, module.columns // size))
         spans: list[Span] = []
         kind, size, sums = _kind(module), max(_CHUNK // module.columns, 1), Sums()
         for first in range(0, module.rows, size):
@@ -224,7 +226,7 @@ class Worker:
             for chosen in blocks_of_rows(first, block.count, change.thresholds.seed):
                 if self._stopped.is_set():
                     return spans, None
-                sums += shape_rows(rows, kind, change.update, shaper, chosen, first, out, fit)
+                sums += shape_rows(rows, kind, change.update, shaper, chosen, first, out, fit, learned)
             spans += self._write_all(step, block, out)
         return spans, sums
 

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fusery.registry.engine.calibration import (
+    FORMAT,
     MAX_DIRECTIONS,
-    OF_INPUTS,
     Calibration,
     Directions,
     read_calibration,
@@ -26,7 +26,6 @@ from fusery.storage.errors import FormatError, FuseryError, MissingFileError
 from fusery.storage.safetensors import build_header
 
 BASE, PROMPTS = digest_bytes(b"base"), digest_bytes(b"prompts")
-ABOUT: dict[str, Any] = {"base": BASE, "tokens": 17, "prompts": PROMPTS}
 MODULES = {"model.layers.0.q_proj": "0", "model.layers.0.k_proj": "0", "model.layers.0.o_proj": "1"}
 
 
@@ -41,7 +40,7 @@ def make(count: int, width: int, seed: int = 0) -> Directions:
 
 def write(path: Path, **changed: Any) -> Path:
     given = {"inputs": {"0": make(3, 8), "1": make(2, 5, 1)}, "modules": MODULES} | changed
-    write_calibration(path, given.pop("inputs"), given.pop("modules"), **given, **ABOUT)
+    write_calibration(path, given.pop("inputs"), given.pop("modules"), base=BASE, tokens=17, prompts=PROMPTS)
     return path
 
 
@@ -63,53 +62,6 @@ def test_what_is_written_comes_back(tmp_path: Path) -> None:
         assert given is not None
         assert same(given, expected)
     assert found.of("model.layers.1.o_proj") is None
-    assert found.outputs == {} and found.of_outputs("model.layers.0.q_proj") is None
-
-
-def both_sides(path: Path, **changed: Any) -> Path:
-    parts = {"0": make(3, 8), "1": make(2, 5, 1), "2": make(4, 7, 2), "3": make(1, 3, 3)}
-    outputs = {"model.layers.0.q_proj": "2", "model.layers.0.o_proj": "3"}
-    return write(path, **{"inputs": parts, "outputs": outputs} | changed)
-
-
-def test_outputs_come_back_beside_inputs(tmp_path: Path) -> None:
-    found = read_calibration(both_sides(tmp_path / "c.safetensors"))
-    given, known = found.of_outputs("model.layers.0.o_proj"), found.of("model.layers.0.o_proj")
-    assert given is not None and same(given, make(1, 3, 3))
-    assert known is not None and same(known, make(2, 5, 1))
-    assert found.of_outputs("model.layers.0.k_proj") is None, "its input is known, and its output is not"
-
-
-@pytest.mark.parametrize(
-    "outputs",
-    [
-        {"model.layers.0.q_proj": "2", "model.layers.0.o_proj": "0"},
-        {"model.layers.0.q_proj": "2"},
-        {"model.layers.0.q_proj": "2", "model.layers.0.o_proj": "3", "model.layers.0.k_proj": "4"},
-    ],
-    ids=["an input's", "one of nothing", "one that is not there"],
-)
-def test_outputs_that_do_not_fit_are_not_written(tmp_path: Path, outputs: dict[str, str]) -> None:
-    with pytest.raises(FormatError):
-        both_sides(tmp_path / "c.safetensors", outputs=outputs)
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    "version", ["fusery.calibration.v1", "fusery.calibration.v2", "fusery.calibration.v3"]
-)
-@pytest.mark.parametrize("has_outputs", [False, True])
-def test_only_the_second_version_has_outputs(tmp_path: Path, version: str, has_outputs: bool) -> None:
-    path = both_sides(tmp_path / "c.safetensors") if has_outputs else write(tmp_path / "c.safetensors")
-    if version == f"fusery.calibration.v{2 if has_outputs else 1}":
-        assert bool(read_calibration(path).outputs) is has_outputs
-        return
-    data = path.read_bytes()
-    path.write_bytes(
-        data.replace(b"fusery.calibration.v" + str(2 if has_outputs else 1).encode(), version.encode())
-    )
-    with pytest.raises(FormatError, match="is not a calibration file"):
-        read_calibration(path)
 
 
 inputs = st.builds(make, st.integers(1, 9), st.integers(1, 40), st.integers(0, 1 << 32))
@@ -197,7 +149,7 @@ Spoil = Callable[[dict[str, str], dict[str, tuple[str, tuple[int, ...]]]], None]
 def spoilt(path: Path, spoil: Spoil, fill: float = 1.0) -> Path:
     """Write a calibration file of one input, spoilt."""
     metadata = {
-        "format": OF_INPUTS,
+        "format": FORMAT,
         "modules": '{"m":"0"}',
         "base": BASE,
         "tokens": "4",

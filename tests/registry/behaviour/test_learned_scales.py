@@ -1,0 +1,141 @@
+"""Scales and biases that are learned: the gradient is mlx's own, and what was put wrong finds back."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_models
+
+pytest.importorskip("mlx_lm")
+
+import mlx.core as mx
+from mlx.utils import tree_map
+from mlx_lm.utils import load_model
+
+from fusery.registry.behaviour import learned_scales
+from fusery.registry.behaviour.learned_scales import (
+    BATCH,
+    LONGEST,
+    _answers,
+    _batches,
+    _go_back,
+    _Layer,
+    _moved_layers,
+    _parted,
+    learn_scales,
+)
+from fusery.registry.behaviour.models import Model, uncompiled
+from fusery.registry.behaviour.prompts import Sample
+from fusery.registry.errors import ModelUnusableError
+
+PATHS = ("model.layers.0.mlp.down_proj", "model.layers.1.self_attn.q_proj")
+
+
+def samples(count: int, length: int, seed: int = 0) -> list[Sample]:
+    random = np.random.default_rng(seed)
+    return [Sample(str(n), tuple(random.integers(0, 250, length).tolist()), 1) for n in range(count)]
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path, Path]:
+    """A base, an adapter that does little, and a model whose scales and biases are off in two layers."""
+    base = tiny_models.make_base(tmp_path / "base", bits=4, group_size=32)
+    adapter = tiny_models.make_adapter(tmp_path / "adapter", base, update=0.001)
+    fused = tmp_path / "fused"
+    shutil.copytree(base, fused)
+    random = np.random.default_rng(1)
+    tensors: dict[str, Any] = dict(mx.load(str(fused / "model.safetensors")))
+    for path in PATHS:
+        for part in ("scales", "biases"):
+            known = tensors[f"{path}.{part}"]
+            off = mx.array(1 + 0.04 * random.standard_normal(known.shape).astype(np.float32))
+            tensors[f"{path}.{part}"] = (known.astype(mx.float32) * off).astype(known.dtype)
+    mx.save_safetensors(str(fused / "model.safetensors"), tensors, metadata={"format": "mlx"})
+    return base, adapter, fused
+
+
+def loaded(base: Path, adapter: Path, fused: Path) -> tuple[Model, Model]:
+    adapted = Model.load(base, numpy=True)
+    adapted.put_on(adapter)
+    return Model.load(fused, numpy=True), adapted
+
+
+def test_the_gradient_is_that_of_mlx(folders: tuple[Path, Path, Path]) -> None:
+    model, adapted = loaded(*folders)
+    (sample,) = samples(1, 30)
+    wanted = _answers(adapted, sample)
+    layers = {path: _Layer.of(module) for path, module in _moved_layers(model, adapted)}
+    assert set(layers) == set(PATHS), "those alone whose scales are not the base's"
+    _go_back(model, sample, wanted, layers)
+
+    network = load_model(folders[2], lazy=False)[0]
+    network.update(
+        tree_map(lambda x: x if x.dtype == mx.uint32 else x.astype(mx.float32), network.parameters())
+    )
+    modules = dict(network.named_modules())
+
+    def loss(given: dict[str, dict[str, Any]]) -> Any:
+        for path, parts in given.items():
+            modules[path]["scales"], modules[path]["biases"] = parts["scales"], parts["biases"]
+        logits = network(mx.array([sample.tokens]))[0]
+        found = logits - mx.logsumexp(logits, axis=1, keepdims=True)
+        return (mx.exp(mx.array(wanted)) * (mx.array(wanted) - found)).sum()
+
+    start = {path: {part: modules[path][part] for part in ("scales", "biases")} for path in PATHS}
+    with uncompiled(mx):
+        expected = mx.grad(loss)(start)
+    for path, layer in layers.items():
+        steps = layer.start.scales
+        for found, part in zip(layer.gradient, ("scales", "biases"), strict=True):
+            by_mlx = np.asarray(expected[path][part]) * steps
+            scale = np.abs(by_mlx).max()
+            assert scale > 0
+            np.testing.assert_allclose(found, by_mlx, atol=5e-3 * scale, err_msg=f"{path}.{part}")
+
+
+def test_what_was_off_comes_nearer_on_texts_that_were_put_aside(
+    folders: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(learned_scales, "BATCH", 96)
+    monkeypatch.setattr(learned_scales, "RATE", 5e-3)
+    model, adapted = loaded(*folders)
+    told: list[tuple[int, int]] = []
+    texts = samples(40, 32)
+    found = learn_scales(
+        model, adapted, texts, steps=12, progress=lambda done, total: told.append((done, total))
+    )
+    assert 0 < found.after < 0.75 * found.before
+    assert (told[0], told[-1], found.steps) == ((1, 12), (12, 12), 12)
+    assert found.tokens == 12 * 96
+    assert set(found.layers) == set(PATHS)
+    # The model has what is returned, and answers so.
+    module = dict(model.network.named_modules())[PATHS[0]]
+    assert np.array_equal(np.asarray(module["scales"]), found.layers[PATHS[0]].scales)
+    again = learn_scales(*loaded(*folders), texts, steps=12)
+    for path in PATHS:
+        assert np.array_equal(again.layers[path].scales, found.layers[path].scales)
+
+
+def test_a_model_with_the_bases_own_scales_has_nothing_to_learn(folders: tuple[Path, Path, Path]) -> None:
+    base, adapter, _ = folders
+    with pytest.raises(ModelUnusableError, match="nothing to learn"):
+        learn_scales(*loaded(base, adapter, base), samples(4, 20), steps=1)
+    with pytest.raises(ValueError, match="others to judge by"):
+        learn_scales(*loaded(*folders), samples(1, 20), steps=1)
+
+
+def test_each_sample_comes_once_before_one_comes_again_and_none_that_was_put_aside() -> None:
+    learned_from, aside = _parted(samples(50, 300))
+    assert [sample.label for sample in aside] == ["0", "16", "32", "48"]
+    assert not {sample.label for sample in learned_from} & {sample.label for sample in aside}
+    batches = list(_batches(learned_from, 23))
+    assert {sum(len(sample.tokens) for sample in batch) for batch in batches} == {BATCH}, (
+        f"of each sample {LONGEST} tokens"
+    )
+    seen = [sample.label for batch in batches for sample in batch]
+    assert len(set(seen[:46])) == 46 and set(seen) == {sample.label for sample in learned_from}
+    assert len(_parted(samples(2000, 300))[1]) == 2048 // LONGEST
