@@ -88,6 +88,7 @@ def show(session: Session, name: str) -> None:
         for made in view["calibrations"]:
             session.print(
                 f"  calibrated {made['digest'][:12]} on {cell(made['prompts'])}, {plural(made['tokens'], 'token')}"
+                + (f", for the adapter {made['adapter'][:12]}" if made["adapter"] else "")
             )
         for file in view["files"]:
             session.print(f"  {file['sha256'][:12]}  {size(file['size']):>12}  {file['path']}")

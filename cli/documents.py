@@ -20,7 +20,7 @@ DOCUMENTS: Mapping[str, str] = {
     "base add": "records.base:AddedBase",
     "base list": "[records.base:Base]",
     "base show": "records.base:BaseDetails",
-    "base calibrate": "bases.calibrate:CalibrationReport",
+    "base calibrate": "records.calibrations:CalibrationReport",
     "train": "recording.result:TrainingResult",
     "check": "admission.checked:Checked",
     "register": "records.adapter:Registered",

@@ -11,8 +11,8 @@ from fusery.storage.progress import SILENT, Reporter
 from .resource import Named, Resource, named
 
 if TYPE_CHECKING:
-    from ..bases.calibrate import CalibrationReport
     from ..records.base import AddedBase, Base, BaseDetails
+    from ..records.calibrations import CalibrationReport
 
 
 class Bases(Resource):
@@ -62,15 +62,21 @@ class Bases(Resource):
         base: str,
         *,
         prompts: str | Path | None = None,
+        adapter: Named | None = None,
         reporter: Reporter = SILENT,
     ) -> CalibrationReport:
         """Have a base read prompts, so that rounding can go by them, and return what was kept.
 
-        See `fusery.registry.bases.calibrate.calibrate`.
+        With `adapter` the scales and biases of that one's fused model are learned besides.
+        See `fusery.registry.bases.calibrate.calibrate` and `fusery.registry.evaluation.learning.learn`.
         """
+        place = Path(prompts) if prompts is not None else None
+        if adapter is not None:
+            from ..evaluation.learning import learn
+
+            return learn(self.workspace, base, named(adapter), prompts=place, reporter=reporter)
         from ..bases.calibrate import calibrate
 
-        place = Path(prompts) if prompts is not None else None
         return calibrate(self.workspace, base, prompts=place, reporter=reporter)
 
     def list(self) -> builtins.list[Base]:

@@ -7,28 +7,27 @@ with the digest of its manifest, so that whatever is fused with it can say which
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from sqlalchemy import select
-from sqlalchemy.orm import Session
 
-from fusery.storage.digest import Digest, digest_json
-from fusery.storage.errors import BlobCorruptError, BlobMissingError
+from fusery.storage.digest import Digest
 from fusery.storage.progress import SILENT, Reporter
 
-from .. import tables
-from ..behaviour.prompts import Prompt, for_calibration, read_prompts, tokenise
-from ..database import events
+from ..behaviour.prompts import Texts, tokenise
 from ..engine.calibration import MAX_DIRECTIONS, Directions, rounded, write_calibration
 from ..engine.fingerprint import fingerprint
 from ..errors import BadInputError
-from ..record import Record
 from ..records.base_files import base_folder
-from ..records.bases import blob_generations
+from ..records.calibrations import (
+    CALIBRATION,
+    CalibrationReport,
+    Reading,
+    calibration_report,
+    known_calibration,
+    record_calibration,
+)
 from ..records.deposit import Deposit
 from ..records.references import resolve_base
 from ..records.scratch import scratch_folder
@@ -37,60 +36,10 @@ if TYPE_CHECKING:
     from ..behaviour.moments import Moment
     from ..workspace import Workspace
 
-FILE = "calibration.safetensors"
-"""What the file is called in its manifest."""
-BUILT_IN = "built-in"
 LIMIT = 128
 """How many prompts of a file are read if nobody says."""
 RANK = 32
 """The number of directions stored per input."""
-
-
-@dataclass(frozen=True, slots=True)
-class CalibrationReport(Record):
-    """The result of `calibrate`.
-
-    Attributes:
-        base: name of the base.
-        digest: of the calibration.
-        prompts: `built-in`, or the name of the file it was made from.
-        tokens: number that the base read.
-        rank: most directions stored per input.
-        bytes: size of its file.
-        engine: which mlx-lm ran the base.
-        created: it did not exist before.
-        seconds: that it took.
-    """
-
-    base: str
-    digest: str
-    prompts: str
-    tokens: int
-    rank: int
-    bytes: int
-    engine: str
-    created: bool
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Texts:
-    """What a base is to read, and what that is called."""
-
-    prompts: Sequence[Prompt]
-    label: str
-    digest: Digest
-    strict: bool
-
-    @classmethod
-    def of(cls, path: Path | None, limit: int) -> _Texts:
-        prompts = for_calibration()[:limit] if path is None else read_prompts(path, limit)
-        parts = [
-            [prompt.text, [dict(message) for message in prompt.messages], prompt.tools] for prompt in prompts
-        ]
-        # A file may be called what no database keeps.
-        label = BUILT_IN if path is None else path.name.encode("utf-8", "replace").decode()[:200]
-        return cls(prompts, label, digest_json(parts), strict=path is not None)
 
 
 def calibrate(
@@ -123,54 +72,31 @@ def calibrate(
         raise BadInputError(
             f"at least one prompt is needed, and 1 to {MAX_DIRECTIONS} directions", hint="leave both out"
         )
-    texts, started = _Texts.of(prompts, limit), time.monotonic()
-    if (known := _known(workspace, base_reference, texts, rank)) is not None:
+    texts, started = Texts.of(prompts, limit), time.monotonic()
+    reading = Reading(texts.label, texts.digest, rank)
+    with workspace.database.read() as session:
+        found = resolve_base(session, base_reference)
+    if (known := known_calibration(workspace, found, reading)) is not None:
         return known
     engine = fingerprint()
     with scratch_folder(workspace) as scratch:
-        file = scratch / FILE
+        file = scratch / CALIBRATION
         digest, tokens = _write(workspace, base_reference, texts, rank, file, reporter)
         reporter.say("storing")
         deposit = Deposit(workspace.database, workspace.store, workspace.owner())
-        deposit.put({FILE: file})
+        deposit.put({CALIBRATION: file})
         with deposit.recording() as session:
             base = resolve_base(session, digest)
-            row, created = _record(
-                workspace, session, deposit.commit(session), base, texts, tokens, rank, engine
+            row, created = record_calibration(
+                workspace, session, deposit.commit(session), base, reading, tokens=tokens, engine=engine
             )
-            return _report(row, created=created, seconds=time.monotonic() - started)
-
-
-def _file(row: tables.Calibration) -> tables.ManifestFile:
-    return next(file for file in row.manifest.files if file.path == FILE)
-
-
-def _known(workspace: Workspace, reference: str, texts: _Texts, rank: int) -> CalibrationReport | None:
-    """Return what is there already; what the store has lost is not, and is made anew."""
-    table = tables.Calibration
-    with workspace.database.read() as session:
-        base = resolve_base(session, reference)
-        row = session.scalars(
-            select(table)
-            .where(table.base_id == base.id, table.prompts_digest == texts.digest, table.rank == rank)
-            .order_by(table.id.desc())
-        ).first()
-        if row is None:
-            return None
-        report, file = _report(row, created=False, seconds=0.0), _file(row)
-        blob, size = Digest(file.sha256), file.size
-    generation = blob_generations(workspace, [blob])[blob]
-    try:
-        workspace.store.verify(blob, size, generation=generation)
-    except (BlobMissingError, BlobCorruptError):
-        return None
-    return report
+            return calibration_report(row, created=created, seconds=time.monotonic() - started)
 
 
 def _write(
     workspace: Workspace,
     reference: str,
-    texts: _Texts,
+    texts: Texts,
     rank: int,
     file: Path,
     reporter: Reporter,
@@ -198,61 +124,3 @@ def _kept(moment: Moment) -> Directions:
     directions = rounded(np.ascontiguousarray(moment.directions.T, np.float32))
     rest = moment.diagonal - np.square(directions, dtype=np.float64).sum(axis=0)
     return Directions(directions, np.maximum(rest, 0).astype(np.float32), float(moment.diagonal.mean()))
-
-
-def _record(
-    workspace: Workspace,
-    session: Session,
-    manifest: tables.Manifest,
-    base: tables.BaseModel,
-    texts: _Texts,
-    tokens: int,
-    rank: int,
-    engine: str,
-) -> tuple[tables.Calibration, bool]:
-    """Return the calibration's record, and whether it is new."""
-    table = tables.Calibration
-    known = session.scalars(
-        select(table).where(table.base_id == base.id, table.digest == manifest.digest)
-    ).first()
-    if known is not None:
-        return known, False
-    now = workspace.database.utcnow(session)
-    row = table(
-        base=base,
-        digest=manifest.digest,
-        manifest=manifest,
-        prompts=texts.label,
-        prompts_digest=texts.digest,
-        tokens=tokens,
-        rank=rank,
-        engine=engine,
-        created_at=now,
-        created_by=workspace.actor,
-    )
-    session.add(row)
-    session.flush()
-    events.record(
-        session,
-        action="base.calibrated",
-        kind="base",
-        subject=base.digest,
-        detail={"calibration": row.digest, "prompts": row.prompts, "tokens": tokens, "rank": rank},
-        actor=workspace.actor,
-        at=now,
-    )
-    return row, True
-
-
-def _report(row: tables.Calibration, *, created: bool, seconds: float) -> CalibrationReport:
-    return CalibrationReport(
-        base=row.base.name,
-        digest=row.digest,
-        prompts=row.prompts,
-        tokens=row.tokens,
-        rank=row.rank,
-        bytes=_file(row).size,
-        engine=row.engine,
-        created=created,
-        seconds=round(seconds, 3),
-    )

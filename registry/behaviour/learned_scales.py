@@ -24,7 +24,6 @@ LONGEST = 256
 """Tokens of a sample that are learned from: what every layer computed is in memory until it was gone back through."""
 BATCH = 1024
 """Tokens of a step, at least."""
-STEPS = 120
 RATE = 5e-4
 """Of Adam, for scales as shares of themselves, and for biases as shares of scales."""
 _FIRST, _SECOND, _SMALL = 0.9, 0.98, 1e-8
@@ -131,7 +130,7 @@ def learn_scales(
     adapted: Model,
     samples: Sequence[Sample],
     *,
-    steps: int = STEPS,
+    steps: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> LearnedScales:
     """Learn the scales and biases of a fused model, which has them afterwards.

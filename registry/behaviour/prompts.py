@@ -11,17 +11,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fusery.storage.digest import Digest, digest_json
 from fusery.storage.errors import FormatError, MissingFileError, StoreDeniedError
 from fusery.storage.jsonfile import parse_json
 from fusery.storage.plaintext import is_keepable
 
 from ..errors import BadInputError
 
+BUILT_IN = "built-in"
 LIMIT = 32
 """How many prompts are read if nobody says."""
 LONGEST = 512
 """How many tokens of a prompt are looked at."""
 LINE_BYTES = 1 << 20
+_CHUNK = 1000
+"""Characters of a running text that is cut."""
 _MESSAGES = 1000
 _ROLES = 40
 
@@ -66,6 +70,43 @@ class Sample:
         return np.array(self.tokens[self.first :], np.int64)
 
 
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """What a base is to read, and what that is called.
+
+    Attributes:
+        prompts: the texts.
+        label: `built-in`, or the name of their file.
+        digest: of all of them.
+        strict: a dialogue is to be refused where the model has no chat template.
+    """
+
+    prompts: Sequence[Prompt]
+    label: str
+    digest: Digest
+    strict: bool
+
+    @classmethod
+    def of(cls, path: Path | None, limit: int) -> Texts:
+        """Read a file, or return what is built in.
+
+        Raises:
+            BadInputError, StorageError: as `read_prompts`.
+        """
+        prompts = for_calibration()[:limit] if path is None else read_prompts(path, limit)
+        # A file may be called what no database keeps.
+        label = BUILT_IN if path is None else path.name.encode("utf-8", "replace").decode()[:200]
+        return cls.called(label, prompts, strict=path is not None)
+
+    @classmethod
+    def called(cls, label: str, prompts: Sequence[Prompt], *, strict: bool) -> Texts:
+        """Return texts under a name."""
+        parts = [
+            [prompt.text, [dict(message) for message in prompt.messages], prompt.tools] for prompt in prompts
+        ]
+        return cls(prompts, label, digest_json(parts), strict=strict)
+
+
 def built_in() -> list[Prompt]:
     """Return the prompts that come with fusery: prose, code, dialogues, several languages."""
     return _shipped("prompts.jsonl")
@@ -74,6 +115,18 @@ def built_in() -> list[Prompt]:
 def for_calibration() -> list[Prompt]:
     """Return what a base reads to be calibrated: longer texts and dialogues, none of them in `built_in`."""
     return _shipped("calibration.jsonl")
+
+
+def for_learning() -> list[Prompt]:
+    """Return what scales and biases are learned from: `for_calibration`, and what Python's own help says of the language.
+
+    That is prose and code that lies on every machine; with another version of Python it is a little different.
+    """
+    from pydoc_data.topics import topics
+
+    texts = (topics[name] for name in sorted(topics))
+    cut = (text[at : at + _CHUNK] for text in texts for at in range(0, len(text), _CHUNK))
+    return for_calibration() + [Prompt(part) for part in cut if len(part) > _CHUNK // 4]
 
 
 def _shipped(name: str) -> list[Prompt]:

@@ -1,8 +1,8 @@
-"""The data that an adapter's run kept out of training, where they still lie on this machine with the bytes that were recorded."""
+"""The data that an adapter's run learned from or kept out of training, where they still lie on this machine with the bytes that were recorded."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,15 @@ from .. import tables
 
 _NAMES = ("test.jsonl", "valid.jsonl")
 """What is never looked at in training comes before what its checkpoints are chosen by."""
+LEARNED_FROM = ("train.jsonl",)
 
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """A file of held-out data that a run recorded.
+    """A file of data that a run recorded.
 
     Attributes:
-        name: `test.jsonl` or `valid.jsonl`.
+        name: `test.jsonl` or `valid.jsonl`, or of what it learned from.
         path: where it lies; None if it is not here any more, or holds other bytes.
         folder: where the run had it, as it was given then.
     """
@@ -33,8 +34,8 @@ class HeldOut:
     folder: str
 
 
-def held_out(session: Session, adapter_id: int) -> HeldOut | None:
-    """Return the held-out data of an adapter's run, None where none are on record.
+def held_out(session: Session, adapter_id: int, names: Sequence[str] = _NAMES) -> HeldOut | None:
+    """Return the held-out data of an adapter's run, or other data of it by name; None where none are on record.
 
     A folder that was given relative to where the training ran is looked for below the working folder.  Wherever a file is
     found, it counts only with the digest that the run recorded.
@@ -42,8 +43,8 @@ def held_out(session: Session, adapter_id: int) -> HeldOut | None:
     run = session.get(tables.TrainingRun, adapter_id)
     if run is None:
         return None
-    recorded = {name: file for file in run.dataset_files or () for name in _NAMES if file.get("path") == name}
-    wanted = [recorded[name] for name in _NAMES if name in recorded and recorded[name].get("examples")]
+    recorded = {name: file for file in run.dataset_files or () for name in names if file.get("path") == name}
+    wanted = [recorded[name] for name in names if name in recorded and recorded[name].get("examples")]
     folders = list(_folders(session, run))
     for file in wanted:
         for folder in folders:

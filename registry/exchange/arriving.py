@@ -129,7 +129,13 @@ def look_at_calibration(item: Calibration, paths: Mapping[str, Path]) -> Seen:
     found = read_calibration(path)
     if found.base != item.base.digest:
         raise BadInputError(f"{item.name} was made of another base: {found.base[:12]}", hint=_HINT)
-    values = {"tokens": found.tokens, "prompts_digest": found.prompts}
+    values = {"tokens": found.tokens, "prompts_digest": found.prompts, "adapter": None}
+    if (learned := found.learned) is not None:
+        values = {
+            "tokens": learned.tokens,
+            "prompts_digest": learned.prompts,
+            "adapter": learned.adapter,
+        }
     return Seen(values, tuple(differing(item.values, values)))
 
 

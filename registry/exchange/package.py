@@ -206,12 +206,18 @@ class _Reader:
             revisions=[values_of(revision) for revision in row.revisions],
         )
         self.items["base", row.id] = base
+        self._calibrations(row, base, None)
+        return base
+
+    def _calibrations(self, row: tables.BaseModel, base: Base, adapter: str | None) -> None:
+        """Read the calibrations that serve all adapters on a base, or those that are for one."""
         for made in row.calibrations:
+            if made.adapter != adapter:
+                continue
             require_few(self._session, "calibration", made.id, made.manifest_id)
             name = f"{base.name} calibrated ({made.prompts})"
             common = self._common(made, name, "calibration", made.digest, None)
             self.items["calibration", made.id] = Calibration(**common, base=base)
-        return base
 
     def adapter(self, row: tables.Adapter) -> Adapter:
         """Read an adapter after its parents and sources; without recursion, since a chain of them may be long."""
@@ -255,6 +261,7 @@ class _Reader:
 
     def _adapter(self, row: tables.Adapter) -> Adapter:
         base = self.base(row.base)
+        self._calibrations(row.base, base, row.digest)
         parent = self._known(row.parent_id) if row.parent_id is not None else None
         run = self._session.get(tables.TrainingRun, row.id)
         return Adapter(

@@ -21,8 +21,9 @@ from fusery.storage.watching import watched
 from .. import tables
 from ..adapters.files import CONFIG, WEIGHTS
 from ..adapters.render import form_of, render_mlx
+from ..engine.precisions import DITHER
 from ..engine.recipe import ENGINE, KEYS, SEEING, Recipe, seed_of
-from ..errors import BadInputError
+from ..errors import BadInputError, FusionUnsupportedError
 from ..records.base_files import base_manifest, unproven, vouch
 from ..records.bases import blob_generations, locate_files, recorded_architecture
 from ..records.calibrations import fetch_calibration, latest_calibration
@@ -56,13 +57,14 @@ class Made:
 class FuseInputs:
     """A base and adapters, read from the database once; the first adapter is the one to fuse.
 
-    `calibration` is the base's newest, if it has any.
+    `calibration` is the base's newest, if it has any, and `learned` the newest that is for this adapter alone.
     """
 
     workspace: Workspace
     base: tables.BaseModel
     parts: tuple[AdapterPart, ...]
     calibration: Digest | None = None
+    learned: Digest | None = None
 
     @property
     def base_id(self) -> int:
@@ -237,7 +239,11 @@ class InputFiles:
         from ..engine.engine import fuse
         from ..engine.pace import slowly
 
-        policy = replace(policy_of(recipe, seed_of(key)), calibration=self._calibration(recipe))
+        calibration = self._calibration(recipe)
+        policy = replace(policy_of(recipe, seed_of(key)), calibration=calibration)
+        if calibration is not None and calibration.learned is not None:
+            # The codes are those that the scales were learned for.
+            policy = replace(policy, seed=calibration.learned.seed)
         plan = self.plan(policy, recipe, {"fusery.key": key})
         self._require_room(folder, plan, publish=publish)
         if (slow := slowly(plan)) is not None:
@@ -295,9 +301,18 @@ class InputFiles:
         from ..engine.calibration import read_calibration
 
         digest = Digest(recipe.calibration)
-        return read_calibration(
+        found = read_calibration(
             fetch_calibration(self._workspace, digest, self._scratch / f"{digest}.safetensors")
         )
+        own = self._fuse_inputs.adapter
+        alone = recipe.scale is None and not recipe.extras and recipe.precision == DITHER
+        if found.learned is not None and (found.learned.adapter != own.digest or not alone):
+            raise FusionUnsupportedError(
+                f"the calibration {digest[:12]} was learned for another adapter than {own.name}, or for it alone at its own"
+                " scale, rounded by dither",
+                hint=f"fusery fuse {own.name} --precision dither",
+            )
+        return found
 
     def _fetched(self, number: int, part: AdapterPart) -> dict[str, Path]:
         digests = [entry.sha256 for entry in part.files]
@@ -388,4 +403,9 @@ def gather(
         assert base.manifest.files is not None
         inputs = FuseInputs(workspace, base, parts)
         found = latest_calibration(session, base) if inputs.shaped else None
-        return replace(inputs, calibration=Digest(found.digest)) if found else inputs
+        own = latest_calibration(session, base, parts[0].digest) if found and not extras else None
+        return replace(
+            inputs,
+            calibration=Digest(found.digest) if found else None,
+            learned=Digest(own.digest) if own else None,
+        )

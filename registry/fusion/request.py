@@ -228,7 +228,9 @@ def candidates(
     # Always computed in float32 to the end.
     calibration = fuse_inputs.calibration
     fitted = calibration is not None
-    dither = Recipe("dither", seed=request.seed, calibration=calibration, fitted=fitted, **common)
+    # What was learned goes with the codes of one draw.
+    own = fuse_inputs.learned if request.scale is None and request.seed == FuseRequest().seed else None
+    dither = Recipe("dither", seed=request.seed, calibration=own or calibration, fitted=fitted, **common)
     least = int((fuse_inputs.quantization or {}).get("bits", 8))
     mixed = tuple(
         Recipe("mixed", bits={"": bits}, calibration=calibration, rounding=once, **common)

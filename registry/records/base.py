@@ -34,12 +34,14 @@ class Calibration(Record):
         digest: of the statistics.
         prompts: digest of the prompts that they are from.
         tokens: how many these had.
+        adapter: digest of the adapter that it is for; None for all.
         created_at: when it was recorded.
     """
 
     digest: str
     prompts: str
     tokens: int
+    adapter: str | None
     created_at: datetime
 
 

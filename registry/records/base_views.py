@@ -32,7 +32,13 @@ def base_facts(base: tables.BaseModel) -> dict[str, Any]:
         "created_at": base.created_at,
         "created_by": base.created_by,
         "calibrations": tuple(
-            Calibration(digest=row.digest, prompts=row.prompts, tokens=row.tokens, created_at=row.created_at)
+            Calibration(
+                digest=row.digest,
+                prompts=row.prompts,
+                tokens=row.tokens,
+                adapter=row.adapter,
+                created_at=row.created_at,
+            )
             for row in base.calibrations
         ),
         "files": entries(base.manifest),

@@ -1,7 +1,8 @@
-"""Calibrations on record: the newest of a base, and the file of one."""
+"""Calibrations on record: the newest of a base, the file of one, and how one gets there."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,19 +10,183 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from fusery.storage.digest import Digest
+from fusery.storage.errors import BlobCorruptError, BlobMissingError
 
 from .. import tables
+from ..database import events
 from ..errors import UnknownReferenceError
+from ..record import Record
 from .bases import blob_generations
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
 
+CALIBRATION = "calibration.safetensors"
+"""What the file is called in its manifest."""
 
-def latest_calibration(session: Session, base: tables.BaseModel) -> tables.Calibration | None:
-    """Return the newest calibration of a base, or None if it has none."""
-    query = select(tables.Calibration).where(tables.Calibration.base_id == base.id)
-    return session.scalars(query.order_by(tables.Calibration.id.desc()).limit(1)).first()
+
+@dataclass(frozen=True, slots=True)
+class CalibrationReport(Record):
+    """A calibration that was made, or was there already.
+
+    Attributes:
+        base: name of the base.
+        digest: of the calibration.
+        prompts: `built-in`, or the name of the file it was made from.
+        tokens: number that were read.
+        rank: most directions stored per input.
+        bytes: size of its file.
+        engine: which mlx-lm ran the base.
+        created: it did not exist before.
+        seconds: that it took.
+        adapter: name of the adapter that it is for, where scales and biases were learned for that one's fused model.
+        before: how far that model's answers were from those of base + adapter, in nats per token, on texts put aside.
+        after: the same with what was learned.  Both are null of one that was there already.
+    """
+
+    base: str
+    digest: str
+    prompts: str
+    tokens: int
+    rank: int
+    bytes: int
+    engine: str
+    created: bool
+    seconds: float
+    adapter: str | None = None
+    before: float | None = None
+    after: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a calibration is made from, and for what.
+
+    Attributes:
+        prompts: name of the texts.
+        prompts_digest: of the texts.
+        rank: directions per input.
+        adapter: digest of the adapter that it is for; None for all on the base.
+    """
+
+    prompts: str
+    prompts_digest: Digest
+    rank: int
+    adapter: str | None = None
+
+
+def latest_calibration(
+    session: Session, base: tables.BaseModel, adapter: str | None = None
+) -> tables.Calibration | None:
+    """Return the newest calibration of a base, or None if it has none.
+
+    Args:
+        session: reads the database.
+        base: its row.
+        adapter: digest of the adapter that it is for; None for one that serves all.
+    """
+    table = tables.Calibration
+    query = select(table).where(table.base_id == base.id, table.adapter == adapter)
+    return session.scalars(query.order_by(table.id.desc()).limit(1)).first()
+
+
+def known_calibration(
+    workspace: Workspace, base: tables.BaseModel, reading: Reading
+) -> CalibrationReport | None:
+    """Return what is there already; what the store has lost is not, and is made anew."""
+    table = tables.Calibration
+    with workspace.database.read() as session:
+        row = session.scalars(
+            select(table)
+            .where(
+                table.base_id == base.id,
+                table.prompts_digest == reading.prompts_digest,
+                table.rank == reading.rank,
+                table.adapter == reading.adapter,
+            )
+            .order_by(table.id.desc())
+        ).first()
+        if row is None:
+            return None
+        report, file = calibration_report(row, created=False, seconds=0.0), _file(row)
+        blob, size = Digest(file.sha256), file.size
+    generation = blob_generations(workspace, [blob])[blob]
+    try:
+        workspace.store.verify(blob, size, generation=generation)
+    except (BlobMissingError, BlobCorruptError):
+        return None
+    return report
+
+
+def record_calibration(
+    workspace: Workspace,
+    session: Session,
+    manifest: tables.Manifest,
+    base: tables.BaseModel,
+    reading: Reading,
+    *,
+    tokens: int,
+    engine: str,
+) -> tuple[tables.Calibration, bool]:
+    """Return a calibration's record, and whether it is new."""
+    table = tables.Calibration
+    known = session.scalars(
+        select(table).where(table.base_id == base.id, table.digest == manifest.digest)
+    ).first()
+    if known is not None:
+        return known, False
+    now = workspace.database.utcnow(session)
+    row = table(
+        base=base,
+        digest=manifest.digest,
+        manifest=manifest,
+        prompts=reading.prompts,
+        prompts_digest=reading.prompts_digest,
+        tokens=tokens,
+        rank=reading.rank,
+        engine=engine,
+        adapter=reading.adapter,
+        created_at=now,
+        created_by=workspace.actor,
+    )
+    session.add(row)
+    session.flush()
+    own = {} if reading.adapter is None else {"adapter": reading.adapter}
+    events.record(
+        session,
+        action="base.calibrated",
+        kind="base",
+        subject=base.digest,
+        detail={
+            "calibration": row.digest,
+            "prompts": row.prompts,
+            "tokens": tokens,
+            "rank": reading.rank,
+            **own,
+        },
+        actor=workspace.actor,
+        at=now,
+    )
+    return row, True
+
+
+def calibration_report(row: tables.Calibration, *, created: bool, seconds: float) -> CalibrationReport:
+    """Return what is said of a calibration's record."""
+    return CalibrationReport(
+        base=row.base.name,
+        digest=row.digest,
+        prompts=row.prompts,
+        tokens=row.tokens,
+        rank=row.rank,
+        bytes=_file(row).size,
+        engine=row.engine,
+        created=created,
+        seconds=round(seconds, 3),
+    )
+
+
+def _file(row: tables.Calibration) -> tables.ManifestFile:
+    return next(file for file in row.manifest.files if file.path == CALIBRATION)
 
 
 def fetch_calibration(workspace: Workspace, digest: str, target: Path) -> Path:

@@ -85,7 +85,8 @@ class BaseRevision(Record):
 class Calibration(Record):
     """Statistics of the inputs of a base model's linear layers, as a file in the store (`fusery.registry.engine.calibration`).
 
-    `prompts` is the name of the texts it was made from, `prompts_digest` their digest.
+    `prompts` is the name of the texts it was made from, `prompts_digest` their digest.  `adapter` is the digest of the one
+    that it is for, where scales and biases were learned for that one's fused model; null of one for all adapters.
     """
 
     __tablename__ = "calibration"
@@ -104,6 +105,7 @@ class Calibration(Record):
     tokens: Mapped[int] = mapped_column(BigInteger)
     rank: Mapped[int]
     engine: Mapped[str] = mapped_column(String(200))
+    adapter: Mapped[str | None] = mapped_column(DIGEST)
     created_at: Mapped[datetime]
     created_by: Mapped[str] = mapped_column(String(200))
 

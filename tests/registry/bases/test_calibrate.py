@@ -14,13 +14,13 @@ from sqlalchemy import select
 pytest.importorskip("mlx_lm")
 
 from fusery.registry import Registry, Reporter, tables
-from fusery.registry.bases.calibrate import FILE, calibrate
+from fusery.registry.bases.calibrate import calibrate
 from fusery.registry.behaviour.prompts import built_in, for_calibration
 from fusery.registry.database import events
 from fusery.registry.engine.calibration import Calibration, read_calibration
 from fusery.registry.errors import BadInputError, UnknownReferenceError
 from fusery.registry.fusion.fuse import FuseRequest
-from fusery.registry.records.calibrations import fetch_calibration, latest_calibration
+from fusery.registry.records.calibrations import CALIBRATION, fetch_calibration, latest_calibration
 from fusery.registry.records.references import resolve_base
 from fusery.storage.digest import Digest
 from fusery.storage.errors import BlobCorruptError, FuseryError
@@ -166,7 +166,10 @@ def test_audit_finds_a_damaged_calibration(based: Registry, prompts: Path, tmp_p
     damage(based, made.digest)
     for report in (based.upkeep.audit(), based.upkeep.audit(("tiny",))):
         assert [problem.code for problem in report.problems] == ["blob_corrupt"]
-        assert report.problems[0].subject == f"tiny calibrated (prompts.jsonl, {made.digest[:12]}): {FILE}"
+        assert (
+            report.problems[0].subject
+            == f"tiny calibrated (prompts.jsonl, {made.digest[:12]}): {CALIBRATION}"
+        )
     with pytest.raises(BlobCorruptError):
         fetch_calibration(based.workspace, made.digest, tmp_path / "c")
 

@@ -1,0 +1,151 @@
+"""A calibration for one adapter: what its next fuse has, whom it serves, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import tiny_models
+from sqlalchemy import select
+
+pytest.importorskip("mlx_lm")
+
+from fusery.registry import Registry, tables
+from fusery.registry.behaviour import learned_scales
+from fusery.registry.errors import BadInputError, FusionUnsupportedError
+from fusery.registry.evaluation.learning import learn
+from fusery.registry.fusion.fuse import FuseRequest
+from fusery.registry.records.calibrations import CalibrationReport
+from fusery.registry.records.fused import Fused
+
+DITHER = FuseRequest("dither", accept_loss=True)
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    path = tmp_path / "texts.txt"
+    lines = (
+        f"On day {number} the ferry to the island leaves at {number % 12}, and it is full."
+        for number in range(40)
+    )
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def calibrated(
+    sqlite_registry: Registry, tmp_path: Path, texts: Path, monkeypatch: pytest.MonkeyPatch
+) -> Registry:
+    """A registry with a base of 4 bits that has a calibration, and two adapters on it."""
+    monkeypatch.setattr(learned_scales, "BATCH", 96)
+    monkeypatch.setattr(learned_scales, "RATE", 3e-3)
+    base = tiny_models.make_base(tmp_path / "base", bits=4, group_size=32)
+    sqlite_registry.bases.add(base, name="four")
+    for number, task in enumerate(("lessons", "others")):
+        made = tiny_models.make_adapter(tmp_path / task, base, update=0.05, seed=number)
+        sqlite_registry.adapters.register(made, base="four", task=task)
+    sqlite_registry.bases.calibrate("four", prompts=texts)
+    return sqlite_registry
+
+
+def learned(registry: Registry, texts: Path, adapter: str = "lessons@1") -> CalibrationReport:
+    return learn(registry.workspace, "four", adapter, prompts=texts, steps=12)
+
+
+def parts(fused: Fused, part: str) -> dict[str, bytes]:
+    found = tiny_models.read_tensors(Path(fused.path))
+    return {name: data for name, (_, _, data) in found.items() if name.rpartition(".")[2] == part}
+
+
+def test_the_next_fuse_has_what_was_learned_and_the_codes_that_it_had(
+    calibrated: Registry, texts: Path, tmp_path: Path
+) -> None:
+    before = calibrated.fused.fuse("lessons@1", DITHER)
+    made = learned(calibrated, texts)
+    assert made.created and made.adapter == "lessons_v1_" + made.adapter.rpartition("_")[2]
+    assert made.before is not None and made.after is not None and made.after < made.before
+    after = calibrated.fused.fuse("lessons@1", DITHER)
+    assert after.recipe["calibration"] == made.digest != before.recipe["calibration"]
+    assert parts(after, "weight") == parts(before, "weight")
+    changed = {name for name, data in parts(after, "scales").items() if data != parts(before, "scales")[name]}
+    assert len(changed) >= 7
+    assert after.bytes == before.bytes
+    assert after.fidelity.retained == pytest.approx(1, abs=0.1)
+    again = learned(calibrated, texts)
+    assert not again.created and again.digest == made.digest and again.before is None
+    # Whoever has the calibration gets the same bytes.
+    shutil.rmtree(after.path)
+    rebuilt = calibrated.fused.fuse("lessons@1", FuseRequest(recipe=after.key, accept_loss=True))
+    assert rebuilt.digest == after.digest
+    (shown,) = [each for each in calibrated.bases.show("four").calibrations if each.adapter is not None]
+    assert shown.digest == made.digest
+    with calibrated.workspace.database.read() as session:
+        told = [event for event in session.scalars(select(tables.Event)) if event.action == "base.calibrated"]
+    assert ["adapter" in json.loads(event.detail) for event in told] == [False, True]
+    assert calibrated.upkeep.audit().ok
+    # It goes along with its adapter, and with no other.
+    for adapter, expected in (
+        ("others@1", [None]),
+        ("lessons@1", [None, calibrated.adapters.show("lessons@1").digest]),
+    ):
+        with Registry.open(tmp_path / f"to-{adapter}") as there:
+            there.init()
+            calibrated.exchange.push(adapter, tmp_path / f"to-{adapter}")
+            assert [each.adapter for each in there.bases.show("four").calibrations] == expected
+            if len(expected) > 1:
+                assert there.fused.fuse(adapter, DITHER).digest == after.digest
+
+
+def test_nobody_else_gets_it(calibrated: Registry, texts: Path) -> None:
+    asked = {
+        "another adapter": ("others@1", DITHER),
+        "another draw": ("lessons@1", FuseRequest("dither", seed=3, accept_loss=True)),
+        "another scale": ("lessons@1", FuseRequest("dither", scale=0.5, accept_loss=True)),
+        "a sum": ("lessons@1", FuseRequest("dither", extras=(("others@1", 0.5),), accept_loss=True)),
+        "more bits": ("lessons@1", FuseRequest("mixed", budget=1.4, accept_loss=True)),
+    }
+
+    def calibrations() -> dict[str, object]:
+        return {name: calibrated.fused.fuse(*each).recipe["calibration"] for name, each in asked.items()}
+
+    plain = calibrations()
+    made = learned(calibrated, texts)
+    assert calibrations() == plain and made.digest not in plain.values()
+    fused = calibrated.fused.fuse("lessons@1", DITHER)
+    assert fused.recipe["calibration"] == made.digest
+    with pytest.raises(FusionUnsupportedError, match="was learned for another adapter"):
+        calibrated.fused.fuse("others@1", FuseRequest(recipe=fused.key, accept_loss=True))
+
+
+def test_what_cannot_be_learned(calibrated: Registry, texts: Path, tmp_path: Path) -> None:
+    dense = tiny_models.make_base(tmp_path / "dense")
+    calibrated.bases.add(dense, name="dense")
+    plain = tiny_models.make_adapter(tmp_path / "plain", dense, update=0.05)
+    calibrated.adapters.register(plain, base="dense", task="dense")
+    eight = tiny_models.make_base(tmp_path / "eight", bits=8, group_size=32)
+    calibrated.bases.add(eight, name="eight")
+    on_eight = tiny_models.make_adapter(tmp_path / "on_eight", eight, update=0.05)
+    calibrated.adapters.register(on_eight, base="eight", task="eight")
+    few = tmp_path / "few.txt"
+    few.write_text("One line only.\nAnd another.\n")
+    workspace = calibrated.workspace
+    for base, adapter, file, said in (
+        ("eight", "lessons@1", texts, "was trained on four, not on eight"),
+        ("dense", "dense@1", texts, "nothing can be learned for dense"),
+        ("eight", "eight@1", texts, "eight has no calibration to begin with"),
+        ("four", "lessons@1", few, "2 texts are too few"),
+    ):
+        with pytest.raises(BadInputError, match=said) as caught:
+            learn(workspace, base, adapter, prompts=file, steps=2)
+        assert caught.value.hint
+
+
+def test_what_makes_it_worse_is_not_kept(
+    calibrated: Registry, texts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(learned_scales, "RATE", 5.0)
+    with pytest.raises(BadInputError, match="nothing was learned"):
+        learned(calibrated, texts)
+    assert [each.adapter for each in calibrated.bases.show("four").calibrations] == [None]
