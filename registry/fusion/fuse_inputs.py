@@ -21,23 +21,22 @@ from fusery.storage.watching import watched
 from .. import tables
 from ..adapters.files import CONFIG, WEIGHTS
 from ..adapters.render import form_of, render_mlx
-from ..engine.precisions import DITHER
 from ..engine.recipe import ENGINE, KEYS, SEEING, Recipe, seed_of
-from ..errors import BadInputError, FusionUnsupportedError
+from ..errors import BadInputError
 from ..records.base_files import base_manifest, unproven, vouch
 from ..records.bases import blob_generations, locate_files, recorded_architecture
-from ..records.calibrations import fetch_calibration, latest_calibration
+from ..records.calibrations import latest_calibration
 from ..records.references import resolve_adapter
 from ..records.renderings import require_factors_alone
 from ..records.withdrawals import refuse_yanked
 from ..server.mlx_keys import mlx_keys
 from .adapter_part import AdapterPart, fits_biases, part_of
+from .calibrated import calibrated
 
 if TYPE_CHECKING:
     from fusery.storage.copying import Progress
 
     from ..engine.allocate import Sampled
-    from ..engine.calibration import Calibration
     from ..engine.fidelity import Fidelity
     from ..engine.plan import Extra, Plan
     from ..engine.policy import Policy
@@ -239,11 +238,8 @@ class InputFiles:
         from ..engine.engine import fuse
         from ..engine.pace import slowly
 
-        calibration = self._calibration(recipe)
-        policy = replace(policy_of(recipe, seed_of(key)), calibration=calibration)
-        if calibration is not None and calibration.learned is not None:
-            # The codes are those that the scales were learned for.
-            policy = replace(policy, seed=calibration.learned.seed)
+        policy = policy_of(recipe, seed_of(key))
+        policy = calibrated(self._workspace, policy, recipe, self._fuse_inputs.adapter, self._scratch)
         plan = self.plan(policy, recipe, {"fusery.key": key})
         self._require_room(folder, plan, publish=publish)
         if (slow := slowly(plan)) is not None:
@@ -294,25 +290,6 @@ class InputFiles:
                 sizes.remove(size)
             needs += needs_of(workspace.store, sizes)
         require_rooms(needs, hint="fusery cache prune, or set FUSERY_CACHE_DIR to a folder on another disk")
-
-    def _calibration(self, recipe: Recipe) -> Calibration | None:
-        if recipe.calibration is None:
-            return None
-        from ..engine.calibration import read_calibration
-
-        digest = Digest(recipe.calibration)
-        found = read_calibration(
-            fetch_calibration(self._workspace, digest, self._scratch / f"{digest}.safetensors")
-        )
-        own = self._fuse_inputs.adapter
-        alone = recipe.scale is None and not recipe.extras and recipe.precision == DITHER
-        if found.learned is not None and (found.learned.adapter != own.digest or not alone):
-            raise FusionUnsupportedError(
-                f"the calibration {digest[:12]} was learned for another adapter than {own.name}, or for it alone at its own"
-                " scale, rounded by dither",
-                hint=f"fusery fuse {own.name} --precision dither",
-            )
-        return found
 
     def _fetched(self, number: int, part: AdapterPart) -> dict[str, Path]:
         digests = [entry.sha256 for entry in part.files]

@@ -79,6 +79,7 @@ def test_a_base_is_calibrated_once(based: Registry, prompts: Path, tmp_path: Pat
             "digest": made.digest,
             "prompts": "prompts.jsonl",
             "tokens": made.tokens,
+            "adapter": None,
             "created_at": view["calibrations"][0]["created_at"],
         }
     ]

@@ -1,0 +1,56 @@
+"""What a recipe's calibration makes of a policy: how rounding is shaped, and for one adapter the draw that goes with what was learned."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fusery.storage.digest import Digest
+
+from ..engine.precisions import DITHER
+from ..engine.recipe import Recipe
+from ..errors import FusionUnsupportedError
+from ..records.calibrations import fetch_calibration
+
+if TYPE_CHECKING:
+    from ..engine.policy import Policy
+    from ..workspace import Workspace
+    from .adapter_part import AdapterPart
+
+
+def calibrated(
+    workspace: Workspace, policy: Policy, recipe: Recipe, adapter: AdapterPart, scratch: Path
+) -> Policy:
+    """Return a policy with the calibration of its recipe, if that has one.
+
+    Args:
+        workspace: the registry's parts.
+        policy: without it.
+        recipe: how a base and adapters are fused.
+        adapter: the first of them.
+        scratch: folder that the calibration's file is fetched into, and that it is read from as long as the policy is used.
+
+    Raises:
+        FusionUnsupportedError: the calibration is for another adapter, or for this one alone.
+        UnknownReferenceError: there is no such calibration.
+        BlobMissingError: the store lacks it.
+        BlobCorruptError: it is damaged in the store.
+    """
+    if recipe.calibration is None:
+        return policy
+    from ..engine.calibration import read_calibration
+
+    digest = Digest(recipe.calibration)
+    found = read_calibration(fetch_calibration(workspace, digest, scratch / f"{digest}.safetensors"))
+    if found.learned is None:
+        return replace(policy, calibration=found)
+    alone = recipe.scale is None and not recipe.extras and recipe.precision == DITHER
+    if found.learned.adapter != adapter.digest or not alone:
+        raise FusionUnsupportedError(
+            f"the calibration {digest[:12]} was learned for another adapter than {adapter.name}, or for it alone at its own"
+            " scale, rounded by dither",
+            hint=f"fusery fuse {adapter.name} --precision dither",
+        )
+    # The codes are those that the scales were learned for.
+    return replace(policy, calibration=found, seed=found.learned.seed)
