@@ -29,6 +29,8 @@ RATE = 5e-4
 _FIRST, _SECOND, _SMALL = 0.9, 0.98, 1e-8
 _WARM, _LAST = 10, 0.1
 """Steps in which the rate grows, and what share of it is left at the end."""
+_FARTHEST = 0.1
+"""How far anything goes, as a share of a scale: a fuse refuses what was learned for another."""
 _ASIDE, _MOST_ASIDE = 16, 2048
 """Every so manieth sample is put aside, up to so many tokens."""
 _SEED = 1873
@@ -121,6 +123,7 @@ class _Layer:
         self.square += np.float32(1 - _SECOND) * (slope * slope - self.square)
         size = rate * np.sqrt(1 - _SECOND**number) / (1 - _FIRST**number)
         self.moved -= np.float32(size) * self.mean / (np.sqrt(self.square) + np.float32(_SMALL))
+        np.clip(self.moved, -_FARTHEST, _FARTHEST, out=self.moved)
         self.gradient[:] = 0
         self.put()
 

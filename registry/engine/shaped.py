@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from fusery.storage.errors import FormatError
+
 from .affine import Grid, dequantize, fit, pack, unpack
 from .arithmetic import Array, Update, decode, encode, multiply_out, round_sum
 from .calibration import Stored
@@ -12,6 +14,9 @@ from .fitting import MOST, Fit
 from .layouts import to_groups, to_rows
 from .rows import Kind, NotFiniteError, Rows
 from .shaping import Shaper
+
+MOST_LEARNED = 0.25
+"""Learned scales and biases differ from fitted ones by this share of a scale at most, the rounding to 16 bits included."""
 
 
 def shape_rows(
@@ -43,6 +48,7 @@ def shape_rows(
 
     Raises:
         NotFiniteError: a scale or the update is not finite.
+        FormatError: what was learned is not of this fuse.
     """
     grid, target = kind.grid, kind.target.grid
     assert isinstance(grid, Grid) and isinstance(target, Grid) and rows.scales is not None
@@ -71,10 +77,7 @@ def shape_rows(
         to_rows(after, written)
         shaper.settle(chosen, (written - delta).astype(np.float64))
     if learned is not None:
-        scales, biases = (
-            decode(np.ascontiguousarray(part[chosen]).reshape(-1), learned.form)
-            for part in (learned.scales, learned.biases)
-        )
+        scales, biases = _learned(learned, chosen, scales, biases)
         after = _moved(new, scales, biases, target, before)
     out.weight[some] = pack(new, target).reshape(len(some), -1)
     if fitting is not None or not kind.target.dither:
@@ -83,6 +86,20 @@ def shape_rows(
         out.biases[some] = encode(biases, target.form).reshape(len(some), -1)
     sums = measure(after, intended, before, np.empty_like(after), grouped=True)
     return sums if sums.finite else measure_exactly(after, intended, before)
+
+
+def _learned(learned: Stored, chosen: Array, scales: Array, biases: Array) -> tuple[Array, Array]:
+    """Return what was learned for some rows, which is near what was fitted: nobody's file writes a model of its own."""
+    found = tuple(
+        decode(np.ascontiguousarray(part[chosen]).reshape(-1), learned.form)
+        for part in (learned.scales, learned.biases)
+    )
+    for fitted, other in zip((scales, biases), found, strict=True):
+        if (np.abs(other - fitted) > MOST_LEARNED * np.abs(scales)).any():
+            raise FormatError(
+                "what was learned for the fused model is too far from what was fitted, and not of this fuse"
+            )
+    return found[0], found[1]
 
 
 def _moved(codes: Array, scales: Array, biases: Array, grid: Grid, before: Array) -> Array:

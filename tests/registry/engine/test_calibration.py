@@ -12,18 +12,21 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fusery.registry.engine.arithmetic import BF16, F16, F32, Format, encode
 from fusery.registry.engine.calibration import (
     FORMAT,
     MAX_DIRECTIONS,
     Calibration,
     Directions,
+    Learned,
+    Stored,
     read_calibration,
     rounded,
     write_calibration,
 )
 from fusery.storage.digest import Digest, digest_bytes
 from fusery.storage.errors import FormatError, FuseryError, MissingFileError
-from fusery.storage.safetensors import build_header
+from fusery.storage.safetensors import build_header, read_header
 
 BASE, PROMPTS = digest_bytes(b"base"), digest_bytes(b"prompts")
 MODULES = {"model.layers.0.q_proj": "0", "model.layers.0.k_proj": "0", "model.layers.0.o_proj": "1"}
@@ -40,7 +43,8 @@ def make(count: int, width: int, seed: int = 0) -> Directions:
 
 def write(path: Path, **changed: Any) -> Path:
     given = {"inputs": {"0": make(3, 8), "1": make(2, 5, 1)}, "modules": MODULES} | changed
-    write_calibration(path, given.pop("inputs"), given.pop("modules"), base=BASE, tokens=17, prompts=PROMPTS)
+    inputs, modules = given.pop("inputs"), given.pop("modules")
+    write_calibration(path, inputs, modules, base=BASE, tokens=17, prompts=PROMPTS, **given)
     return path
 
 
@@ -237,3 +241,97 @@ def test_it_is_a_fact(tmp_path: Path) -> None:
     assert isinstance(found, Calibration)
     with pytest.raises(AttributeError):
         found.base = Digest("")  # type: ignore[misc]
+
+
+ADAPTER = digest_bytes(b"adapter")
+ABOUT = Learned(ADAPTER, (1 << 64) - 1, 120, 9000, digest_bytes(b"texts"))
+
+
+def stored(form: Format, rows: int = 4, groups: int = 2, seed: int = 0) -> Stored:
+    random = np.random.default_rng(seed)
+    scales, biases = (encode(random.normal(size=(rows, groups)).astype(np.float32), form) for _ in range(2))
+    return Stored(form, scales, biases)
+
+
+@pytest.mark.parametrize("form", [BF16, F16, F32], ids=lambda form: form.name)
+def test_what_was_learned_for_an_adapter_comes_back(tmp_path: Path, form: Format) -> None:
+    given = {"model.layers.0.q_proj": stored(form), "model.layers.0.o_proj": stored(form, 3, 5, 1)}
+    path = write(tmp_path / "c.safetensors", learned=(ABOUT, given))
+    found = read_calibration(path)
+    assert (found.learned, found.modules) == (ABOUT, MODULES)
+    for module, expected in given.items():
+        back = found.scales_of(module, form, expected.scales.shape)
+        assert back is not None and back.form is form
+        assert np.array_equal(back.scales, expected.scales) and np.array_equal(back.biases, expected.biases)
+    assert found.scales_of("model.layers.0.k_proj", form, (4, 2)) is None
+    of_inputs = found.of("model.layers.0.q_proj")
+    assert of_inputs is not None and same(of_inputs, make(3, 8))
+    again = write(tmp_path / "again.safetensors", learned=(ABOUT, given))
+    assert again.read_bytes() == path.read_bytes()
+    assert read_calibration(write(tmp_path / "plain.safetensors")).learned is None
+
+
+def test_scales_of_another_shape_or_format_are_not_given(tmp_path: Path) -> None:
+    path = write(tmp_path / "c.safetensors", learned=(ABOUT, {"model.layers.0.q_proj": stored(BF16)}))
+    found = read_calibration(path)
+    for form, shape in ((F16, (4, 2)), (BF16, (2, 4)), (BF16, (4, 3))):
+        with pytest.raises(FormatError, match="does not fit"):
+            found.scales_of("model.layers.0.q_proj", form, shape)
+
+
+def test_numbers_that_are_none_are_neither_written_nor_given(tmp_path: Path) -> None:
+    bad = stored(F32)
+    bad.scales[0, 0] = np.nan
+    with pytest.raises(FormatError, match="not finite"):
+        write(tmp_path / "c.safetensors", learned=(ABOUT, {"model.layers.0.q_proj": bad}))
+    assert not list(tmp_path.iterdir())
+    good = stored(F32)
+    path = write(tmp_path / "c.safetensors", learned=(ABOUT, {"model.layers.0.q_proj": good}))
+    data = path.read_bytes()
+    changed = good.biases.copy()
+    changed[1, 1] = np.inf
+    assert data.count(good.biases.tobytes()) == 1
+    path.write_bytes(data.replace(good.biases.tobytes(), changed.tobytes()))
+    with pytest.raises(FormatError, match="not finite"):
+        read_calibration(path).scales_of("model.layers.0.q_proj", F32, (4, 2))
+
+
+def learned_text(**changed: Any) -> str:
+    about = {
+        "modules": {"m": "of-0"},
+        "adapter": ADAPTER,
+        "seed": 1,
+        "steps": 1,
+        "tokens": 1,
+        "prompts": PROMPTS,
+    }
+    return json.dumps({name: value for name, value in (about | changed).items() if value is not None})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]",
+        "nonsense",
+        learned_text(adapter=None),
+        learned_text(more=1),
+        learned_text(adapter="short"),
+        learned_text(adapter=7),
+        learned_text(seed=-1),
+        learned_text(seed=1 << 64),
+        learned_text(steps=True),
+        learned_text(tokens="1"),
+        learned_text(modules={}),
+        learned_text(modules={"m": "../x"}),
+        learned_text(modules={"m": "of-1"}),
+    ],
+)
+def test_what_is_said_of_what_was_learned_has_to_be_of_the_format(tmp_path: Path, text: str) -> None:
+    path = write(tmp_path / "c.safetensors", learned=(ABOUT, {"m": stored(BF16)}))
+    header = read_header(path)
+    shapes = [(name, each.dtype, each.shape) for name, each in header.tensors.items()]
+    start = min(each.begin for each in header.tensors.values())
+    body = path.read_bytes()[start:]
+    path.write_bytes(build_header(shapes, {**header.metadata, "learned": text}) + body)
+    with pytest.raises(FormatError, match="is not a calibration file"):
+        read_calibration(path)

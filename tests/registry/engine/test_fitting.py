@@ -14,12 +14,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusery.registry.engine.affine import Grid, Packed, unpack_rows
-from fusery.registry.engine.arithmetic import FORMATS, decode
-from fusery.registry.engine.calibration import Calibration, Directions, read_calibration, write_calibration
+from fusery.registry.engine.arithmetic import FORMATS, decode, encode
+from fusery.registry.engine.calibration import (
+    Calibration,
+    Directions,
+    Learned,
+    Stored,
+    read_calibration,
+    write_calibration,
+)
 from fusery.registry.engine.fitting import RIDGE, Fit
 from fusery.registry.engine.policy import Policy
 from fusery.registry.engine.precisions import DITHER
 from fusery.registry.engine.shaping import metric
+from fusery.storage.errors import FormatError
 
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -181,3 +189,45 @@ def test_mlx_reads_what_was_written(calibrated: tuple[Path, Path, Calibration], 
     values = mx.dequantize(module.weight, scales, biases, group_size=module.group_size, bits=module.bits)
     # What is read here is rounded to bfloat16, as mlx-lm computes it.
     np.testing.assert_allclose(np.array(values), weight(folder, path), rtol=0.01, atol=2e-3)
+
+
+@pytest.mark.parametrize("part", ["scales", "biases"])
+@pytest.mark.parametrize("share", [0.05, 0.5])
+def test_what_was_learned_is_written_where_it_is_near_what_was_fitted(
+    calibrated: tuple[Path, Path, Calibration], our_fuse: OurFuse, tmp_path: Path, part: str, share: float
+) -> None:
+    """A file of a stranger can say that it is for this adapter, and would write any model it liked."""
+    base, adapter, calibration = calibrated
+    policy = Policy(DITHER, calibration=calibration, fitted=True)
+    fitted, _ = our_fuse(base, adapter, policy, name="fitted")
+    path = "model.layers.3.mlp.down_proj"
+    tensors = tiny_models.read_tensors(fitted)
+    found = {}
+    for name in ("scales", "biases"):
+        dtype, shape, data = tensors[f"{path}.{name}"]
+        found[name] = np.frombuffer(data, FORMATS[dtype].stored).reshape(shape).copy()
+    form = FORMATS[tensors[f"{path}.scales"][0]]
+    scales, moved = decode(found["scales"], form), decode(found[part], form)
+    moved[3, 1] += np.float32(share) * scales[3, 1]
+    found[part] = encode(moved, form)
+    known = {name: calibration.of(module) for module, name in calibration.modules.items()}
+    about = Learned("a" * 64, policy.seed, 1, 1, "b" * 64)
+    file = tmp_path / "learned.safetensors"
+    write_calibration(
+        file,
+        known,
+        calibration.modules,
+        base="a" * 64,
+        tokens=1,
+        prompts="b" * 64,
+        learned=(about, {path: Stored(form, found["scales"], found["biases"])}),
+    )
+    policy = Policy(DITHER, calibration=read_calibration(file), fitted=True)
+    if share > 0.25:
+        with pytest.raises(FormatError, match="too far from what was fitted"):
+            our_fuse(base, adapter, policy, name="learned")
+        return
+    folders = [our_fuse(base, adapter, policy, name=f"learned-{n}", threads=n)[0] for n in (1, 2)]
+    written = [tiny_models.read_tensors(folder) for folder in folders]
+    assert written[0] == written[1]
+    assert {name for name in tensors if tensors[name] != written[0][name]} == {f"{path}.{part}"}
