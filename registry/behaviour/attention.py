@@ -11,6 +11,8 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+Matrix = NDArray[np.float32]
+
 _NAME = "scaled_dot_product_attention"
 _ONE_AT_A_TIME = threading.RLock()
 
@@ -45,20 +47,54 @@ def _attend(
     sinks: Any = None,
     **others: Any,
 ) -> Any:
-    """Return softmax(scale * q k^T + mask) v for q (batch, heads, tokens, size) and k, v with as many heads or fewer."""
+    """Return softmax(scale * q k^T + mask) v for q (batch, heads, tokens, size) and k, v with as many heads or fewer, to be gone back through."""
     if sinks is not None or others or not queries.dtype == keys.dtype == values.dtype == mx.float32:
         return original(queries, keys, values, scale=scale, mask=mask, sinks=sinks, **others)
-    batch, heads, length, _ = queries.shape
-    groups, reach = keys.shape[1], keys.shape[2]
-    asked = np.asarray(queries).reshape(batch, groups, heads // groups, length, -1)
-    scores = asked @ np.swapaxes(np.asarray(keys), -1, -2)[:, :, None]
+
+    @mx.custom_function
+    def forward(queries: Any, keys: Any, values: Any) -> Any:
+        asked, known, found = _arrays(queries, keys, values)
+        out = _shares(asked, known, scale, mask) @ found
+        return mx.array(out.reshape(queries.shape[:3] + values.shape[-1:]))
+
+    @forward.vjp
+    def backward(given: Any, gradient: Any, _: Any) -> Any:
+        asked, known, found = _arrays(*given)
+        shares = _shares(asked, known, scale, mask)
+        slopes = np.asarray(gradient).reshape(asked.shape[:-1] + found.shape[-1:])
+        by_values = np.swapaxes(shares, -1, -2) @ slopes
+        by_scores = slopes @ np.swapaxes(found, -1, -2)
+        by_scores -= (by_scores * shares).sum(axis=-1, keepdims=True)
+        by_scores *= shares
+        by_scores *= np.float32(scale)
+        by_queries, by_keys = by_scores @ known, np.swapaxes(by_scores, -1, -2) @ asked
+        # Heads that share keys and values add up what they say of them.
+        return tuple(
+            mx.array(part.reshape(of.shape))
+            for part, of in zip((by_queries, by_keys.sum(axis=2), by_values.sum(axis=2)), given, strict=True)
+        )
+
+    return forward(queries, keys, values)
+
+
+def _arrays(queries: Any, keys: Any, values: Any) -> tuple[Matrix, Matrix, Matrix]:
+    """Return queries (batch, groups, heads of a group, tokens, size), and keys and values that are broadcast to that."""
+    batch, heads, length, size = queries.shape
+    groups = keys.shape[1]
+    asked = np.asarray(queries).reshape(batch, groups, heads // groups, length, size)
+    return asked, np.asarray(keys)[:, :, None], np.asarray(values)[:, :, None]
+
+
+def _shares(asked: Matrix, known: Matrix, scale: float, mask: Any) -> Matrix:
+    """Return how much of each value goes to each query."""
+    scores: Matrix = asked @ np.swapaxes(known, -1, -2)
     scores *= np.float32(scale)
-    _masked(scores.reshape(batch, heads, length, reach), mask)
+    batch, groups, each, length, reach = scores.shape
+    _masked(scores.reshape(batch, groups * each, length, reach), mask)
     scores -= scores.max(axis=-1, keepdims=True)
     np.exp(scores, out=scores)
     scores /= scores.sum(axis=-1, keepdims=True)
-    out = scores @ np.asarray(values)[:, :, None]
-    return mx.array(out.reshape(batch, heads, length, -1))
+    return scores
 
 
 def _masked(scores: NDArray[np.float32], mask: Any) -> None:

@@ -240,6 +240,7 @@ def _go_back(fused: Model, sample: Sample, wanted: Matrix, layers: Mapping[str, 
     """Run a sample, and back, so that the layers hear of it."""
     import mlx.core as mx
 
+    from .attention import attention_in_numpy
     from .layers import differentiable
 
     reference = mx.array(wanted)
@@ -254,5 +255,5 @@ def _go_back(fused: Model, sample: Sample, wanted: Matrix, layers: Mapping[str, 
         found = logits - mx.logsumexp(logits, axis=1, keepdims=True)
         return (mx.exp(reference) * (reference - found)).sum()
 
-    with uncompiled(mx), reported("the model cannot be gone back through"):
+    with uncompiled(mx), attention_in_numpy(), reported("the model cannot be gone back through"):
         mx.eval(mx.grad(loss)(mx.zeros(())))

@@ -39,6 +39,24 @@ def test_it_gives_what_mlx_gives(name: str, groups: int) -> None:
     np.testing.assert_allclose(got, expected, rtol=0, atol=2e-6)
 
 
+@pytest.mark.parametrize("name", MASKS)
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_mlx_goes_back_through_it_as_through_its_own(name: str, groups: int) -> None:
+    parts = inputs(groups=groups)
+    weights = mx.array(RANDOM.standard_normal((2, 4, LENGTH, 8)), mx.float32)
+
+    def loss(*given: mx.array) -> mx.array:
+        found = mx.fast.scaled_dot_product_attention(*given, scale=0.25, mask=MASKS[name])
+        return (found * weights).sum()
+
+    expected = mx.grad(loss, argnums=(0, 1, 2))(*parts)
+    with attention_in_numpy():
+        got = mx.grad(loss, argnums=(0, 1, 2))(*parts)
+        mx.eval(got)
+    for one, other in zip(got, expected, strict=True):
+        np.testing.assert_allclose(np.array(one), np.array(other), rtol=0, atol=5e-6)
+
+
 def test_what_it_does_not_know_is_left_to_mlx() -> None:
     cases: list[tuple[list[mx.array], dict[str, Any]]] = [
         (inputs(), {"sinks": mx.array(RANDOM.standard_normal(4), mx.float32)}),
