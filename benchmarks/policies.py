@@ -48,7 +48,7 @@ from behaviour import (
     text_samples,
 )
 from policies_report import Row, filled, tables
-from verdict import ADAPTERS, GEMMA, HERE, SMOL, TASKS, V2, Behaviour, Samples, _folder, _task, behave
+from verdict import ADAPTERS, GEMMA, HERE, SMOL, V2, Behaviour, Samples, _folder, behave, data_of
 
 from fusery.registry import Registry, Reporter
 from fusery.registry.fusion.fuse import FuseRequest
@@ -236,7 +236,7 @@ class Pair:
 
     def _samples(self) -> Samples:
         tokenizer = load_tokenizer(self.base)
-        held_out = read_dialogues((HERE / TASKS[_task(self.adapter)] / "valid.jsonl").resolve())
+        held_out = read_dialogues(data_of(self.adapter))
         texts = list(general_texts(tokenizer))
         held_out = held_out[:: max(1, len(held_out) // QUESTIONS)][:QUESTIONS]
         if self.quick:

@@ -29,7 +29,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 HERE = Path(__file__).parent
 ADAPTERS = HERE / "adapters"
-TASKS = {"facts": "adapters/data/facts", "courses": "../examples/course_rec/data"}
+TASKS = {
+    "facts": "adapters/data/facts",
+    "dates": "adapters/data/dates",
+    "courses": "../examples/course_rec/data",
+}
 VALIDATION = 40
 """Validation dialogues at most."""
 LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -69,6 +73,13 @@ SPECS = {
     "facts_r8": Spec(),
     "facts_r2_small": Spec(rank=2, rate=4e-4, iterations=40),
     "courses_r8": Spec(task="courses", layers=8, rate=2e-3, iterations=80, batch=5),
+    "dates_r4": Spec(task="dates", rank=4, layers=8, rate=2e-3, iterations=80),
+    "gemma_courses_r8": Spec(
+        base="gemma-3-270m-4bit", task="courses", layers=8, rate=2e-3, iterations=80, batch=5
+    ),
+    "gemma_dates_r4": Spec(
+        base="gemma-3-270m-4bit", task="dates", rank=4, layers=8, rate=2e-3, iterations=80
+    ),
     "gemma_facts_r8": Spec(base="gemma-3-270m-4bit", layers=8, rate=2e-3, iterations=45),
     "gemma_facts_r2_small": Spec(base="gemma-3-270m-4bit", rank=2, layers=8, rate=4e-4, iterations=45),
     "facts_r8_large": Spec(layers=8, rate=6e-3, iterations=60),
@@ -182,7 +193,7 @@ def train(spec: Spec, base: Path, folder: Path, dtype: torch.dtype) -> dict[str,
 
 
 def load_torch(folder: Path) -> Any:
-    """Load an MLX folder into transformers' model in float32; affine weights become the values they stand for."""
+    """Load an MLX folder into transformers' model in float32; quantised weights become the values they stand for."""
     tensors: dict[str, Tensor] = {}
     for file in sorted(folder.glob("model*.safetensors")):
         tensors |= load_file(file)
@@ -194,9 +205,13 @@ def load_torch(folder: Path) -> Any:
         if part in ("scales", "biases"):
             continue
         if part == "weight" and f"{module}.scales" in tensors:
-            parts = (value, tensors[f"{module}.scales"], tensors[f"{module}.biases"])
-            of_module = quantization.get(module, quantization)
-            value = dequantize(*parts, bits=of_module["bits"], group=of_module["group_size"])
+            scales, of_module = tensors[f"{module}.scales"], quantization.get(module, quantization)
+            size = of_module["group_size"]
+            if of_module.get("mode", "affine") == "affine":
+                biases = tensors[f"{module}.biases"]
+                value = dequantize(value, scales, biases, bits=of_module["bits"], group=size)
+            else:
+                value = dequantize_floats(value, scales, mode=of_module["mode"], group=size)
         state[name] = value.float()
     config = AutoConfig.from_pretrained(folder)
     for name in ("quantization", "quantization_config"):
@@ -216,6 +231,19 @@ def dequantize(packed: Tensor, scales: Tensor, biases: Tensor, *, bits: int, gro
     codes = np.unpackbits(data, axis=1, bitorder="little").reshape(len(packed), -1, bits)
     values = torch.from_numpy(codes @ (1 << np.arange(bits)).astype(np.float32))
     values = values.reshape(len(packed), -1, group) * scales.float()[..., None] + biases.float()[..., None]
+    return values.reshape(len(packed), -1)
+
+
+def dequantize_floats(packed: Tensor, scales: Tensor, *, mode: str, group: int) -> Tensor:
+    """Return (out, in) float32 numbers of mxfp4 or nvfp4: E2M1 codes, scales as E8M0 or E4M3 (OCP Microscaling Formats 1.0)."""
+    magnitudes = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6])
+    data = packed.contiguous().view(torch.uint8).reshape(len(packed), -1)
+    codes = torch.stack((data & 15, data >> 4), dim=2).reshape(len(packed), -1, group).long()
+    factors = {
+        "mxfp4": lambda: torch.exp2(scales.float() - 127),
+        "nvfp4": lambda: scales.view(torch.float8_e4m3fn).float(),
+    }[mode]()
+    values = magnitudes[codes & 7] * (1 - 2 * (codes >> 3)) * factors[..., None]
     return values.reshape(len(packed), -1)
 
 

@@ -43,7 +43,11 @@ else:
 HERE = Path(__file__).parent
 ADAPTERS = HERE / "adapters"
 EXAMPLE = HERE.parent / "examples" / "course_rec"
-TASKS = {"facts": "adapters/data/facts", "courses": "../examples/course_rec/data"}
+TASKS = {
+    "facts": "adapters/data/facts",
+    "dates": "adapters/data/dates",
+    "courses": "../examples/course_rec/data",
+}
 ROWS = Path(tempfile.gettempdir()) / "verdict-rows.jsonl"
 RESULTS = HERE / "results" / "verdict.json"
 SMOL, GEMMA, TINY = "SmolLM2-135M-Instruct", "gemma-3-270m", "tiny-bytes"
@@ -287,9 +291,7 @@ def _rows(
         of_base, key=lambda case: (case.adapter, case.factor, case.added)
     ):
         adapter = _folder(name, options)
-        task = _task(adapter)
-        file = (HERE / TASKS[task] / "valid.jsonl").resolve()
-        dialogues = read_dialogues(file)
+        task, dialogues = _task(adapter), read_dialogues(data_of(adapter))
         some = dialogues[:: max(1, len(dialogues) // count)][:count]
         samples = Samples(dialogue_samples(tokenizer, some), text_samples(tokenizer, texts, TEXT))
         model = load_model(base)
@@ -321,7 +323,11 @@ def fused_behaviour(
 ) -> tuple[dict[str, Any], Behaviour]:
     """Fuse with fusery's engine; return the figures of the weights, and what the model does."""
     settings = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
-    calibration = _calibration(base, options) if case.precision.endswith(CALIBRATED) else None
+    calibration = (
+        calibration_of(base, options.rows.parent, options.scratch)
+        if case.precision.endswith(CALIBRATED)
+        else None
+    )
     extras = [_extra(_folder(case.added, options))] if case.added else []
     with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
         files = {path.name: path.resolve() for path in base.iterdir()}
@@ -363,11 +369,11 @@ def policy(precision: str, calibration: Calibration | None = None) -> Policy:
     return Policy(word, bits={"": int(bits)} if bits else {}, calibration=calibration)
 
 
-def _calibration(base: Path, options: argparse.Namespace) -> Calibration:
-    """Calibrate a base as `fusery base calibrate` does; the file stays beside the rows for the next time."""
-    file = options.rows.with_name(f"{base.name}.calibration.safetensors")
+def calibration_of(base: Path, kept_in: Path, scratch: Path | None) -> Calibration:
+    """Calibrate a base as `fusery base calibrate` does; the file stays for the next time."""
+    file = kept_in / f"{base.name}.calibration.safetensors"
     if not file.exists():
-        with tempfile.TemporaryDirectory(dir=options.scratch) as home, Registry.open(Path(home)) as registry:
+        with tempfile.TemporaryDirectory(dir=scratch) as home, Registry.open(Path(home)) as registry:
             registry.bases.add(base, name="base")
             fetch_calibration(registry.workspace, registry.bases.calibrate("base").digest, file)
     return read_calibration(file)
@@ -400,6 +406,11 @@ def _base(name: str, options: argparse.Namespace) -> Path:
 
 def _folder(adapter: str, options: argparse.Namespace) -> Path:
     return (EXAMPLE if adapter in (V1, V2) else Path(options.adapters)) / adapter
+
+
+def data_of(adapter: Path) -> Path:
+    """Return the held-out questions of an adapter's task."""
+    return (HERE / TASKS[_task(adapter)] / "valid.jsonl").resolve()
 
 
 def _task(adapter: Path) -> str:
