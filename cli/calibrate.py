@@ -67,4 +67,4 @@ def _learned(found: CalibrationReport) -> Iterator[tuple[str, str]]:
     if found.adapter is not None:
         yield "for", cell(found.adapter)
     if found.before is not None and found.after is not None:
-        yield "off by", f"{found.after:.4f} nats a token, and {found.before:.4f} before"
+        yield "off by", f"{found.after:.3g} nats a token, and {found.before:.3g} before"

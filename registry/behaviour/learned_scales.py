@@ -29,8 +29,8 @@ RATE = 5e-4
 _FIRST, _SECOND, _SMALL = 0.9, 0.98, 1e-8
 _WARM, _LAST = 10, 0.1
 """Steps in which the rate grows, and what share of it is left at the end."""
-_FARTHEST = 0.1
-"""How far anything goes, as a share of a scale: a fuse refuses what was learned for another."""
+_FARTHEST = 0.5
+"""Steps of the grid by which no number moves farther: a fuse refuses what was learned for another."""
 _ASIDE, _MOST_ASIDE = 16, 2048
 """Every so manieth sample is put aside, up to so many tokens."""
 _SEED = 1873
@@ -53,7 +53,7 @@ class LearnedScales:
         steps: that were taken.
         tokens: that were read in them.
         before: mean divergence from base + adapter in nats per token, on the texts put aside.
-        after: the same of what was learned, before it is rounded to be stored.
+        after: the same of what was learned, as it will be stored.
     """
 
     layers: Mapping[str, Numbers]
@@ -69,6 +69,7 @@ class _Layer:
 
     Attributes:
         module: mlx-lm's.
+        form: mlx's, in which they are stored.
         start: as the fuse has written them.
         moved: by how much of a scale both have changed, (2, rows, groups).
         gradient: of this step's tokens so far, by `moved`.
@@ -77,6 +78,7 @@ class _Layer:
     """
 
     module: Any
+    form: Any
     start: Numbers
     moved: Matrix
     gradient: Matrix
@@ -89,7 +91,9 @@ class _Layer:
 
         start = Numbers(*(matrix(module[part]).copy() for part in ("scales", "biases")))
         shape = (2, *start.scales.shape)
-        made = cls(module, start, np.zeros(shape, np.float32), np.zeros(shape, np.float32))
+        made = cls(
+            module, module["scales"].dtype, start, np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+        )
         made.mean, made.square = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
         return made
 
@@ -97,10 +101,18 @@ class _Layer:
         scales, biases = self.start.scales, self.start.biases
         return Numbers(scales + scales * self.moved[0], biases + scales * self.moved[1])
 
-    def put(self) -> None:
+    def stored(self) -> Numbers:
+        """Return what will be stored: rounded to the format in which the fuse has written them."""
         import mlx.core as mx
 
-        numbers = self.now()
+        from .layers import matrix
+
+        now = self.now()
+        return Numbers(*(matrix(mx.array(part).astype(self.form)) for part in (now.scales, now.biases)))
+
+    def put(self, numbers: Numbers) -> None:
+        import mlx.core as mx
+
         self.module["scales"], self.module["biases"] = mx.array(numbers.scales), mx.array(numbers.biases)
 
     def hear(self, inputs: Matrix, gradient: Matrix) -> None:
@@ -123,9 +135,14 @@ class _Layer:
         self.square += np.float32(1 - _SECOND) * (slope * slope - self.square)
         size = rate * np.sqrt(1 - _SECOND**number) / (1 - _FIRST**number)
         self.moved -= np.float32(size) * self.mean / (np.sqrt(self.square) + np.float32(_SMALL))
-        np.clip(self.moved, -_FARTHEST, _FARTHEST, out=self.moved)
+        if not np.isfinite(self.moved).all():
+            raise ModelUnusableError(
+                "what the answers say of the scales is not finite, and nothing can be learned"
+            )
+        most = _FARTHEST / 2**self.module.bits
+        np.clip(self.moved, -most, most, out=self.moved)
         self.gradient[:] = 0
-        self.put()
+        self.put(self.now())
 
 
 def learn_scales(
@@ -170,7 +187,9 @@ def learn_scales(
         total += tokens
         if progress is not None:
             progress(number, steps)
-    found = {path: layer.now() for path, layer in layers.items()}
+    found = {path: layer.stored() for path, layer in layers.items()}
+    for path, layer in layers.items():
+        layer.put(found[path])
     return LearnedScales(found, steps, total, before, _divergence(fused, adapted, aside))
 
 

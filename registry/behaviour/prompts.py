@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -122,9 +123,11 @@ def for_learning() -> list[Prompt]:
 
     That is prose and code that lies on every machine; with another version of Python it is a little different.
     """
-    from pydoc_data.topics import topics
+    texts: list[str] = []
+    with suppress(ModuleNotFoundError):  # some who package Python leave it out
+        from pydoc_data.topics import topics
 
-    texts = (topics[name] for name in sorted(topics))
+        texts = [topics[name] for name in sorted(topics)]
     cut = (text[at : at + _CHUNK] for text in texts for at in range(0, len(text), _CHUNK))
     return for_calibration() + [Prompt(part) for part in cut if len(part) > _CHUNK // 4]
 

@@ -53,6 +53,7 @@ _KEYS = {"format", "modules", "base", "tokens", "prompts"}
 _LEARNED = "learned"
 _LEARNED_KEYS = {"modules", "adapter", "seed", "steps", "tokens", "prompts"}
 _SEEDS = 1 << 64
+_MOST_COUNT = 10**15
 _ID = re.compile(r"[a-z0-9_-]{1,64}")
 _MAX_PATH = 500
 _COUNT = re.compile(r"[1-9][0-9]{0,14}")
@@ -297,7 +298,8 @@ def _learned(text: str) -> tuple[Learned, dict[str, str]]:
     if not isinstance(value, dict) or value.keys() != _LEARNED_KEYS:
         raise FormatError("what it says of what was learned is not that of the format")
     numbers = [value[key] for key in ("seed", "steps", "tokens")]
-    if not all(type(number) is int and 0 <= number < _SEEDS for number in numbers):
+    most = (_SEEDS, _MOST_COUNT, _MOST_COUNT)
+    if not all(type(number) is int and 0 <= number < end for number, end in zip(numbers, most, strict=True)):
         raise FormatError("what it says of what was learned has numbers that are none")
     seed, steps, tokens = numbers
     about = Learned(_digest(value, "adapter"), seed, steps, tokens, _digest(value, "prompts"))

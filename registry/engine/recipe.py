@@ -19,6 +19,9 @@ KEYS = "mlx-keys-1"
 
 FORMAT = "fusery.key.v1"
 
+USUAL_SEED = 0
+"""Of random rounding, if nobody says."""
+
 ONCE = "once"
 """The rounding of DoRA that is not `mlx_lm.fuse`'s."""
 

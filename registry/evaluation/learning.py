@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fusery.storage.errors import FuseryError
 from fusery.storage.progress import SILENT, Reporter
 from fusery.storage.safetensors import read_header
 
@@ -35,7 +36,8 @@ from ..records.calibrations import (
     record_calibration,
 )
 from ..records.deposit import Deposit
-from ..records.references import resolve_base
+from ..records.references import resolve_adapter, resolve_base
+from ..records.renderings import require_factors_alone
 from ..records.scratch import scratch_folder
 from .held_out import LEARNED_FROM, held_out
 
@@ -81,12 +83,13 @@ def learn(
     """
     started = time.monotonic()
     inputs, recipe = _to_learn(workspace, base_reference, adapter_reference)
-    texts = _texts(workspace, inputs, prompts)
+    texts = _texts(workspace, inputs, prompts, reporter)
     with workspace.database.read() as session:
         row = latest_calibration(session, inputs.base)
         assert row is not None
         reading = Reading(texts.label, texts.digest, row.rank, inputs.adapter.digest)
-    if (known := known_calibration(workspace, inputs.base, reading)) is not None:
+    known = known_calibration(workspace, inputs.base, reading)
+    if known is not None and known.digest == inputs.learned:
         return _named(known, inputs)
     from ..engine.fingerprint import fingerprint
 
@@ -112,6 +115,9 @@ def _to_learn(workspace: Workspace, base_reference: str, adapter_reference: str)
     with workspace.database.read() as session:
         base = resolve_base(session, base_reference)
         asked = base.name
+        require_factors_alone(
+            resolve_adapter(session, adapter_reference), "and base + adapter is what is learned from"
+        )
     inputs = gather(workspace, adapter_reference)
     name = inputs.adapter.name
     if inputs.base_id != base.id:
@@ -133,14 +139,18 @@ def _to_learn(workspace: Workspace, base_reference: str, adapter_reference: str)
     return inputs, recipe
 
 
-def _texts(workspace: Workspace, inputs: FuseInputs, prompts: Path | None) -> Texts:
+def _texts(workspace: Workspace, inputs: FuseInputs, prompts: Path | None, reporter: Reporter) -> Texts:
     if prompts is not None:
         return Texts.of(prompts, LIMIT)
     with workspace.database.read() as session:
         own = held_out(session, inputs.adapter.id, LEARNED_FROM)
     if own is None or own.path is None:
         return Texts.called(BUILT_IN, for_learning(), strict=False)
-    texts = [*for_learning(), *read_prompts(own.path, LIMIT)]
+    try:
+        texts = [*for_learning(), *read_prompts(own.path, LIMIT)]
+    except FuseryError as error:
+        reporter.say(f"{own.name} is left out: {error}")
+        return Texts.called(BUILT_IN, for_learning(), strict=False)
     return Texts.called(f"{BUILT_IN} and {own.name}", texts, strict=False)
 
 
@@ -162,16 +172,17 @@ def _learned(
     model, adapter = scratch / "model", scratch / "adapter"
     for folder in (model, adapter):
         folder.mkdir()
-    with inputs.opened() as files:
-        files.compute(recipe, key, model, lambda: None, None, say=reporter.say)
-        for name in (WEIGHTS, CONFIG):
-            shutil.copyfile(files.adapters[0][name], adapter / name)
-    samples = tokenise(texts.prompts, load_tokenizer(model), strict=texts.strict)
-    if len(samples) < _LEAST:
-        raise BadInputError(
-            f"{len(samples)} texts are too few to learn from and to judge by", hint=f"give {_LEAST} or more"
-        )
     with base_folder(workspace, inputs.base_digest) as base:
+        samples = tokenise(texts.prompts, load_tokenizer(base), strict=texts.strict)
+        if len(samples) < _LEAST:
+            raise BadInputError(
+                f"{len(samples)} texts are too few to learn from and to judge by",
+                hint=f"give {_LEAST} or more",
+            )
+        with inputs.opened() as files:
+            files.compute(recipe, key, model, lambda: None, None, say=reporter.say)
+            for name in (WEIGHTS, CONFIG):
+                shutil.copyfile(files.adapters[0][name], adapter / name)
         adapted = Model.load(base, numpy=True)
         adapted.put_on(adapter)
         reporter.say("learning, from what base + adapter answers")
@@ -179,8 +190,8 @@ def _learned(
         found = learn_scales(fused, adapted, samples, steps=steps, progress=reporter.progress)
     if not found.after < found.before:
         raise BadInputError(
-            f"nothing was learned: answers are {found.after:.4f} nats a token from those of base + adapter on texts put aside,"
-            f" and were {found.before:.4f}",
+            f"nothing was learned: answers are {found.after:.3g} nats a token from those of base + adapter on texts put aside,"
+            f" and were {found.before:.3g}",
             hint="give more texts, or such as the model will answer: --prompts FILE",
         )
     _write(workspace, inputs, recipe, texts, found, _stored(found, model), file, seed_of(key))
@@ -213,7 +224,7 @@ def _write(
         file,
         directions,
         known.modules,
-        base=known.base,
+        base=inputs.base_digest,
         tokens=known.tokens,
         prompts=known.prompts,
         learned=(about, stored),

@@ -131,6 +131,10 @@ def look_at_calibration(item: Calibration, paths: Mapping[str, Path]) -> Seen:
         raise BadInputError(f"{item.name} was made of another base: {found.base[:12]}", hint=_HINT)
     values = {"tokens": found.tokens, "prompts_digest": found.prompts, "adapter": None}
     if (learned := found.learned) is not None:
+        if learned.adapter != item.values["adapter"]:
+            raise BadInputError(
+                f"{item.name} was learned for another adapter than it is said to be", hint=_HINT
+            )
         values = {
             "tokens": learned.tokens,
             "prompts_digest": learned.prompts,

@@ -136,6 +136,9 @@ def _read(document: Mapping[str, Any]) -> Package:
     items: list[Item] = []
     for written in _list(document["items"]):
         items.append(_item(written, items))
+    own = {item.digest for item in items if isinstance(item, Adapter)}
+    if any(isinstance(item, Calibration) and item.values["adapter"] not in own | {None} for item in items):
+        raise ValueError("for an adapter that is not in it")
     told = [tuple(read_withdrawal(each) for each in _list(one)) for one in _list(document["told"])]
     if len(told) != len(items):
         raise ValueError("not one for each")

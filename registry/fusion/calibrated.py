@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from fusery.storage.digest import Digest
 
 from ..engine.precisions import DITHER
-from ..engine.recipe import Recipe
+from ..engine.recipe import USUAL_SEED, Recipe
 from ..errors import FusionUnsupportedError
 from ..records.calibrations import fetch_calibration
 
@@ -45,11 +45,12 @@ def calibrated(
     found = read_calibration(fetch_calibration(workspace, digest, scratch / f"{digest}.safetensors"))
     if found.learned is None:
         return replace(policy, calibration=found)
-    alone = recipe.scale is None and not recipe.extras and recipe.precision == DITHER
+    plain = recipe.precision == DITHER and recipe.fitted and recipe.seed == USUAL_SEED
+    alone = plain and recipe.scale is None and not recipe.extras
     if found.learned.adapter != adapter.digest or not alone:
         raise FusionUnsupportedError(
             f"the calibration {digest[:12]} was learned for another adapter than {adapter.name}, or for it alone at its own"
-            " scale, rounded by dither",
+            " scale, by the usual draw of dither",
             hint=f"fusery fuse {adapter.name} --precision dither",
         )
     # The codes are those that the scales were learned for.

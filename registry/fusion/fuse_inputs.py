@@ -384,5 +384,6 @@ def gather(
         return replace(
             inputs,
             calibration=Digest(found.digest) if found else None,
-            learned=Digest(own.digest) if own else None,
+            # One that was made before the base's newest calibration was learned with an older one.
+            learned=Digest(own.digest) if own and found and own.id > found.id else None,
         )

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..engine.precisions import CHOICES
-from ..engine.recipe import ONCE, Recipe
+from ..engine.recipe import ONCE, USUAL_SEED, Recipe
 from ..errors import BadInputError
 from .adapter_part import in_format
 from .fuse_inputs import FuseInputs
@@ -58,7 +58,7 @@ class FuseRequest:
     scale: float | None = None
     extras: tuple[tuple[str, float], ...] = ()
     budget: float | None = None
-    seed: int = 0
+    seed: int = USUAL_SEED
     rounding: str | None = None
     min_fidelity: float | None = None
     accept_loss: bool = False
@@ -229,7 +229,7 @@ def candidates(
     calibration = fuse_inputs.calibration
     fitted = calibration is not None
     # What was learned goes with the codes of one draw.
-    own = fuse_inputs.learned if request.scale is None and request.seed == FuseRequest().seed else None
+    own = fuse_inputs.learned if request.scale is None and request.seed == USUAL_SEED else None
     dither = Recipe("dither", seed=request.seed, calibration=own or calibration, fitted=fitted, **common)
     least = int((fuse_inputs.quantization or {}).get("bits", 8))
     mixed = tuple(

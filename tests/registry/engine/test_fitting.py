@@ -192,7 +192,7 @@ def test_mlx_reads_what_was_written(calibrated: tuple[Path, Path, Calibration], 
 
 
 @pytest.mark.parametrize("part", ["scales", "biases"])
-@pytest.mark.parametrize("share", [0.05, 0.5])
+@pytest.mark.parametrize("share", [0.05, 2.0])
 def test_what_was_learned_is_written_where_it_is_near_what_was_fitted(
     calibrated: tuple[Path, Path, Calibration], our_fuse: OurFuse, tmp_path: Path, part: str, share: float
 ) -> None:
@@ -223,8 +223,8 @@ def test_what_was_learned_is_written_where_it_is_near_what_was_fitted(
         learned=(about, {path: Stored(form, found["scales"], found["biases"])}),
     )
     policy = Policy(DITHER, calibration=read_calibration(file), fitted=True)
-    if share > 0.25:
-        with pytest.raises(FormatError, match="too far from what was fitted"):
+    if share > 1:
+        with pytest.raises(FormatError, match="too far from what its fuse gives"):
             our_fuse(base, adapter, policy, name="learned")
         return
     folders = [our_fuse(base, adapter, policy, name=f"learned-{n}", threads=n)[0] for n in (1, 2)]

@@ -6,8 +6,11 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
+import peft_folders
 import pytest
 import tiny_models
+from safetensors.numpy import load_file, save_file
 from sqlalchemy import select
 
 pytest.importorskip("mlx_lm")
@@ -16,6 +19,8 @@ from fusery.registry import Registry, tables
 from fusery.registry.behaviour import learned_scales
 from fusery.registry.errors import BadInputError, FusionUnsupportedError
 from fusery.registry.evaluation.learning import learn
+from fusery.registry.exchange.served import package_document
+from fusery.registry.exchange.wire import bytes_of, read_document
 from fusery.registry.fusion.fuse import FuseRequest
 from fusery.registry.records.calibrations import CalibrationReport
 from fusery.registry.records.fused import Fused
@@ -98,7 +103,7 @@ def test_the_next_fuse_has_what_was_learned_and_the_codes_that_it_had(
                 assert there.fused.fuse(adapter, DITHER).digest == after.digest
 
 
-def test_nobody_else_gets_it(calibrated: Registry, texts: Path) -> None:
+def test_nobody_else_gets_it(calibrated: Registry, texts: Path, tmp_path: Path) -> None:
     asked = {
         "another adapter": ("others@1", DITHER),
         "another draw": ("lessons@1", FuseRequest("dither", seed=3, accept_loss=True)),
@@ -117,6 +122,18 @@ def test_nobody_else_gets_it(calibrated: Registry, texts: Path) -> None:
     assert fused.recipe["calibration"] == made.digest
     with pytest.raises(FusionUnsupportedError, match="was learned for another adapter"):
         calibrated.fused.fuse("others@1", FuseRequest(recipe=fused.key, accept_loss=True))
+    plain = {name: value for name, value in fused.recipe.items() if name != "fitted"}
+    for recipe in ({**fused.recipe, "seed": 5}, plain):
+        (tmp_path / "recipe.json").write_text(json.dumps(recipe))
+        with pytest.raises(FusionUnsupportedError, match="by the usual draw of dither"):
+            calibrated.fused.fuse("lessons@1", FuseRequest(recipe=str(tmp_path / "recipe.json")))
+    # What was learned with an older calibration gives way to a newer one, until it is learned anew.
+    (tmp_path / "newer.txt").write_text(texts.read_text().replace("ferry", "train"))
+    newer = calibrated.bases.calibrate("four", prompts=tmp_path / "newer.txt")
+    assert calibrated.fused.fuse("lessons@1", DITHER).recipe["calibration"] == newer.digest
+    anew = learned(calibrated, texts)
+    assert anew.created and anew.digest != made.digest
+    assert calibrated.fused.fuse("lessons@1", DITHER).recipe["calibration"] == anew.digest
 
 
 def test_what_cannot_be_learned(calibrated: Registry, texts: Path, tmp_path: Path) -> None:
@@ -128,6 +145,13 @@ def test_what_cannot_be_learned(calibrated: Registry, texts: Path, tmp_path: Pat
     calibrated.bases.add(eight, name="eight")
     on_eight = tiny_models.make_adapter(tmp_path / "on_eight", eight, update=0.05)
     calibrated.adapters.register(on_eight, base="eight", task="eight")
+    whole = peft_folders.make_peft(tmp_path / "whole", tmp_path / "base") or tmp_path / "whole"
+    tensors = load_file(whole / "adapter_model.safetensors")
+    tensors["base_model.model.model.norm.weight"] = np.full(128, 1.5, np.float32)
+    save_file(tensors, whole / "adapter_model.safetensors")
+    config = json.loads((whole / "adapter_config.json").read_text())
+    (whole / "adapter_config.json").write_text(json.dumps({**config, "modules_to_save": ["model.norm"]}))
+    calibrated.adapters.register(whole, base="four", task="whole")
     few = tmp_path / "few.txt"
     few.write_text("One line only.\nAnd another.\n")
     workspace = calibrated.workspace
@@ -136,6 +160,7 @@ def test_what_cannot_be_learned(calibrated: Registry, texts: Path, tmp_path: Pat
         ("dense", "dense@1", texts, "nothing can be learned for dense"),
         ("eight", "eight@1", texts, "eight has no calibration to begin with"),
         ("four", "lessons@1", few, "2 texts are too few"),
+        ("four", "whole@1", texts, "is what is learned from"),
     ):
         with pytest.raises(BadInputError, match=said) as caught:
             learn(workspace, base, adapter, prompts=file, steps=2)
@@ -146,6 +171,21 @@ def test_what_makes_it_worse_is_not_kept(
     calibrated: Registry, texts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(learned_scales, "RATE", 5.0)
+    monkeypatch.setattr(learned_scales, "_FARTHEST", 9.0)
     with pytest.raises(BadInputError, match="nothing was learned"):
         learned(calibrated, texts)
     assert [each.adapter for each in calibrated.bases.show("four").calibrations] == [None]
+
+
+def test_a_calibration_is_taken_with_its_adapter_and_for_no_other(
+    calibrated: Registry, texts: Path, tmp_path: Path
+) -> None:
+    """Whoever sends one adapter could decide how another is fused."""
+    learned(calibrated, texts)
+    other = calibrated.adapters.show("others@1").digest
+    document = package_document(calibrated.workspace, "lessons@1", fused=False)
+    assert read_document(bytes_of(document))
+    (own,) = [each for each in document["items"] if each["values"].get("adapter")]
+    own["values"]["adapter"] = other
+    with pytest.raises(BadInputError, match="cannot be read"):
+        read_document(bytes_of(document))
