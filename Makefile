@@ -19,7 +19,7 @@ demo: $(VENV)/.demo  ## Run the main job on a real language model, in a folder o
 	$(BIN)/fusery demo --folder demo-home
 
 test: $(VENV)/.dev $(VENV)-peft/.peers $(VENV)-azurite/.server $(VENV)-browser/.browser  ## Run every test, the slow ones too (fetches PyTorch and PEFT)
-	PEFT_PYTHON=$(VENV)-peft/bin/python $(BIN)/python -P -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+	OPENBLAS_NUM_THREADS=1 PEFT_PYTHON=$(VENV)-peft/bin/python $(BIN)/python -P -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 test-fast: $(VENV)/.dev  ## Run the tests that take seconds
 	$(BIN)/python -P -m pytest -n $(WORKERS) --dist worksteal -m "not slow" $(ARGS)
