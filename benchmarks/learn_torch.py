@@ -98,7 +98,7 @@ def main(base: Path, fused: Path, adapter: Path, texts: Path, out: Path) -> None
                 mean += (1 - about["first"]) * (slope - mean)
                 square += (1 - about["second"]) * (slope * slope - square)
                 each -= size * mean / (square.sqrt() + 1e-8)
-                each.clamp_(-about["farthest"], about["farthest"])
+                each.clamp_(-about["farthest"] / 2**bits, about["farthest"] / 2**bits)
                 each.grad = None
         if number % 10 == 0:
             print(
