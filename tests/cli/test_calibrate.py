@@ -36,6 +36,7 @@ def test_as_json(stocked: Fusery, prompts: Path) -> None:
     assert (ran.code, ran.err) == (0, "")
     assert ran.json.keys() == {
         "base", "digest", "prompts", "tokens", "rank", "bytes", "engine", "created", "seconds",
+        "adapter", "before", "after",
     }  # fmt: skip
     assert ran.json["created"]
     shown = stocked("base", "show", "tiny", "--json").json
