@@ -88,8 +88,12 @@ def learn(
         row = latest_calibration(session, inputs.base)
         assert row is not None
         reading = Reading(texts.label, texts.digest, row.rank, inputs.adapter.digest)
-    known = known_calibration(workspace, inputs.base, reading)
-    if known is not None and known.digest == inputs.learned:
+        since = row.created_at
+    known = known_calibration(workspace, inputs.base, reading, since=since)
+    if known is not None:
+        if known.digest != inputs.learned:
+            # Learned once more it would be the very same, and no newer.
+            reporter.say(f"a fuse takes what was learned from other texts since: {str(inputs.learned)[:12]}")
         return _named(known, inputs)
     from ..engine.fingerprint import fingerprint
 
@@ -185,7 +189,7 @@ def _learned(
                 shutil.copyfile(files.adapters[0][name], adapter / name)
         adapted = Model.load(base, numpy=True)
         adapted.put_on(adapter)
-        reporter.say("learning, from what base + adapter answers")
+        reporter.say(f"learning in {steps} steps, from what base + adapter answers to {len(samples):,} texts")
         fused = Model.load(model, numpy=True)
         found = learn_scales(fused, adapted, samples, steps=steps, progress=reporter.progress)
     if not found.after < found.before:

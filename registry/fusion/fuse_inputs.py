@@ -384,6 +384,7 @@ def gather(
         return replace(
             inputs,
             calibration=Digest(found.digest) if found else None,
-            # One that was made before the base's newest calibration was learned with an older one.
-            learned=Digest(own.digest) if own and found and own.id > found.id else None,
+            # One that was made before the base's newest calibration was learned with an older one; by the clock, since
+            # what came from another registry is numbered as it came.
+            learned=Digest(own.digest) if own and found and own.created_at > found.created_at else None,
         )

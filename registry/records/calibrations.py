@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -91,21 +92,27 @@ def latest_calibration(
 
 
 def known_calibration(
-    workspace: Workspace, base: tables.BaseModel, reading: Reading
+    workspace: Workspace, base: tables.BaseModel, reading: Reading, *, since: datetime | None = None
 ) -> CalibrationReport | None:
-    """Return what is there already; what the store has lost is not, and is made anew."""
+    """Return what is there already; what the store has lost is not, and is made anew.
+
+    Args:
+        workspace: the registry's parts.
+        base: its row.
+        reading: what it would be made from.
+        since: what was made before that does not count.
+    """
     table = tables.Calibration
+    query = select(table).where(
+        table.base_id == base.id,
+        table.prompts_digest == reading.prompts_digest,
+        table.rank == reading.rank,
+        table.adapter == reading.adapter,
+    )
+    if since is not None:
+        query = query.where(table.created_at > since)
     with workspace.database.read() as session:
-        row = session.scalars(
-            select(table)
-            .where(
-                table.base_id == base.id,
-                table.prompts_digest == reading.prompts_digest,
-                table.rank == reading.rank,
-                table.adapter == reading.adapter,
-            )
-            .order_by(table.id.desc())
-        ).first()
+        row = session.scalars(query.order_by(table.id.desc())).first()
         if row is None:
             return None
         report, file = calibration_report(row, created=False, seconds=0.0), _file(row)

@@ -138,4 +138,7 @@ def test_each_sample_comes_once_before_one_comes_again_and_none_that_was_put_asi
     )
     seen = [sample.label for batch in batches for sample in batch]
     assert len(set(seen[:46])) == 46 and set(seen) == {sample.label for sample in learned_from}
-    assert len(_parted(samples(2000, 300))[1]) == 2048 // LONGEST
+    many = _parted(samples(2000, 300))
+    # As many as fit into the tokens that are put aside, from the first to the last alike.
+    assert [int(sample.label) for sample in many[1]] == [250 * number for number in range(8)]
+    assert len(many[0]) == 1992

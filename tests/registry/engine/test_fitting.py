@@ -13,6 +13,7 @@ import tiny_models
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fusery.registry.engine import kernel
 from fusery.registry.engine.affine import Grid, Packed, unpack_rows
 from fusery.registry.engine.arithmetic import FORMATS, decode, encode
 from fusery.registry.engine.calibration import (
@@ -227,7 +228,13 @@ def test_what_was_learned_is_written_where_it_is_near_what_was_fitted(
         with pytest.raises(FormatError, match="too far from what its fuse gives"):
             our_fuse(base, adapter, policy, name="learned")
         return
-    folders = [our_fuse(base, adapter, policy, name=f"learned-{n}", threads=n)[0] for n in (1, 2)]
-    written = [tiny_models.read_tensors(folder) for folder in folders]
-    assert written[0] == written[1]
+    written = []
+    for compiled in (kernel.compiled, None):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(kernel, "compiled", compiled)
+            for threads in (1, 2):
+                name = f"learned-{compiled is None}-{threads}"
+                folder, _ = our_fuse(base, adapter, policy, name=name, threads=threads)
+                written.append(tiny_models.read_tensors(folder))
+    assert all(each == written[0] for each in written)
     assert {name for name in tensors if tensors[name] != written[0][name]} == {f"{path}.{part}"}

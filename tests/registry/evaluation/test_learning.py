@@ -15,7 +15,7 @@ from sqlalchemy import select
 
 pytest.importorskip("mlx_lm")
 
-from fusery.registry import Registry, tables
+from fusery.registry import Registry, Reporter, tables
 from fusery.registry.behaviour import learned_scales
 from fusery.registry.errors import BadInputError, FusionUnsupportedError
 from fusery.registry.evaluation.learning import learn
@@ -80,27 +80,36 @@ def test_the_next_fuse_has_what_was_learned_and_the_codes_that_it_had(
     assert after.fidelity.retained == pytest.approx(1, abs=0.1)
     again = learned(calibrated, texts)
     assert not again.created and again.digest == made.digest and again.before is None
+    # Other texts make another, which is taken from then on; to learn from the first ones again would be the same and no newer.
+    more = tmp_path / "more.txt"
+    more.write_text(texts.read_text().replace("island", "mainland"))
+    other, said = learned(calibrated, more), list[str]()
+    last = learn(calibrated.workspace, "four", "lessons@1", prompts=texts, reporter=Reporter(said.append))
+    assert other.created and (last.created, last.digest) == (False, made.digest)
+    assert said == [f"a fuse takes what was learned from other texts since: {other.digest[:12]}"]
+    newest = calibrated.fused.fuse("lessons@1", DITHER)
+    assert newest.recipe["calibration"] == other.digest
     # Whoever has the calibration gets the same bytes.
     shutil.rmtree(after.path)
     rebuilt = calibrated.fused.fuse("lessons@1", FuseRequest(recipe=after.key, accept_loss=True))
     assert rebuilt.digest == after.digest
-    (shown,) = [each for each in calibrated.bases.show("four").calibrations if each.adapter is not None]
-    assert shown.digest == made.digest
+    shown = [each.digest for each in calibrated.bases.show("four").calibrations if each.adapter is not None]
+    assert shown == [made.digest, other.digest]
     with calibrated.workspace.database.read() as session:
         told = [event for event in session.scalars(select(tables.Event)) if event.action == "base.calibrated"]
-    assert ["adapter" in json.loads(event.detail) for event in told] == [False, True]
+    assert ["adapter" in json.loads(event.detail) for event in told] == [False, True, True]
     assert calibrated.upkeep.audit().ok
     # It goes along with its adapter, and with no other.
     for adapter, expected in (
         ("others@1", [None]),
-        ("lessons@1", [None, calibrated.adapters.show("lessons@1").digest]),
+        ("lessons@1", [None, *[calibrated.adapters.show("lessons@1").digest] * 2]),
     ):
         with Registry.open(tmp_path / f"to-{adapter}") as there:
             there.init()
             calibrated.exchange.push(adapter, tmp_path / f"to-{adapter}")
             assert [each.adapter for each in there.bases.show("four").calibrations] == expected
             if len(expected) > 1:
-                assert there.fused.fuse(adapter, DITHER).digest == after.digest
+                assert there.fused.fuse(adapter, DITHER).digest == newest.digest
 
 
 def test_nobody_else_gets_it(calibrated: Registry, texts: Path, tmp_path: Path) -> None:
