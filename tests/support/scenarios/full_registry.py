@@ -17,7 +17,12 @@ from fusery.registry.dsse.keys import make_pair
 from fusery.registry.fusion.fuse import FuseRequest
 from fusery.registry.tables.values import kind_of
 
-_LATER = {("trusted_key", "fused"), ("approval", "authenticated"), ("deployment", "via")}
+_LATER = {
+    ("trusted_key", "fused"),
+    ("approval", "authenticated"),
+    ("deployment", "via"),
+    ("calibration", "adapter"),
+}
 """Columns that came after there were seals: null here, so that backups of older revisions can be made of these rows."""
 
 _TOLD = {
