@@ -30,13 +30,14 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "same_size.json"
-SMOL, GEMMA = "SmolLM2-135M-Instruct", "gemma-3-270m"
+SMOL, GEMMA, QWEN = "SmolLM2-135M-Instruct", "gemma-3-270m", "Qwen2.5-Coder-0.5B-Instruct"
 TASKS = "facts_r8", "courses_r8", "dates_r4"
 BASES = {
     f"{SMOL}-4bit": TASKS,
     f"{SMOL}-4bit-g64": TASKS,
     f"{GEMMA}-4bit-g32": tuple(f"gemma_{name}" for name in TASKS),
     f"{GEMMA}-4bit": tuple(f"gemma_{name}" for name in TASKS),
+    f"{QWEN}-4bit": ("qwen_facts_r8", "qwen_courses_r8"),
     f"{SMOL}-3bit": TASKS,
     f"{SMOL}-mxfp4": TASKS[:1],
     f"{SMOL}-nvfp4": TASKS[:1],

@@ -52,7 +52,7 @@ class Engine:
         Args:
             base: folder of the base.
             post: is called in the engine's thread with what each step brought.
-            width: answers that one adapter works on at a time.
+            width: answers that one pass works on at a time.
             prompt_cache_bytes: bytes of `prefixes`.
         """
         self.context, self.vocabulary = CONTEXT, 1
@@ -60,7 +60,8 @@ class Engine:
         self.prefixes = Prefixes(prompt_cache_bytes)
         self._base, self._post, self._width = base, post, width
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._lanes: dict[Resident | None, Lane] = {}  # whose step is longest ago comes first
+        # By the adapter that is on the base as a whole; whose step is longest ago comes first.
+        self._lanes: dict[Resident | None, Lane] = {}
         self._board: Switchboard | None = None
         self._owners: frozenset[str] = frozenset()
         self._rests = Rests(REST, lambda: self._owners)
@@ -95,7 +96,9 @@ class Engine:
 
     def load(self, name: str, folder: Path, digest: str | None = None) -> Future[Resident]:
         """Read an adapter between two steps; the future raises `AdapterError`."""
-        return self._call(lambda: self._require_board().load(name, folder, digest))
+        return self._call(
+            lambda: self._require_board().load(name, folder, digest, by_row=self._lane_class is BatchLane)
+        )
 
     def submit(self, job: Job) -> None:
         """Begin an answer; what becomes of it goes to `post`."""
@@ -177,12 +180,16 @@ class Engine:
         model, self.tokenizer = load(
             str(self._base), tokenizer_config={"trust_remote_code": False}, model_config=mlx_keys(config)
         )
-        self._board = Switchboard(model)
+        self._board = Switchboard(model, wake=lambda: self._inbox.put(self._sweep_board))
         if not all(hasattr(cache, "merge") for cache in make_prompt_cache(model)):
             self._lane_class = SoloLane
         text = config.get("text_config") or config
         self.context = int(text.get("max_position_embeddings") or CONTEXT)
         self.vocabulary = int(text.get("vocab_size") or len(self.tokenizer))
+
+    def _sweep_board(self) -> None:
+        if self._board is not None:
+            self._board.sweep()
 
     def _serve_inbox(self) -> bool:
         """Do what was asked for since; wait if there is nothing else to do.  False at the end."""
@@ -198,30 +205,31 @@ class Engine:
     def _insert(self, job: Job) -> None:
         if job.cancelled:
             return
-        lane = self._lanes.get(job.resident)
+        resident = _whole(job.resident)
+        lane = self._lanes.get(resident)
         try:
             if lane is None:
-                model = self._require_board().model
                 lane = self._lane_class(
-                    model,
+                    self._require_board(),
                     self.tokenizer,
                     width=self._width,
                     stream=self._stream,
                     rests=self._rests,
                     prefixes=self.prefixes,
                 )
-                self._lanes[job.resident] = lane
+                self._lanes[resident] = lane
             lane.insert(job)
         except Exception as error:  # noqa: BLE001 - one bad job must not end the others
             self._fail([job], error)
 
     def _drop(self, job: Job) -> None:
-        lane = self._lanes.get(job.resident)
+        resident = _whole(job.resident)
+        lane = self._lanes.get(resident)
         if lane is not None:
             began = time.perf_counter()
             lane.remove(job)
             self._rests.charge(job.owner, time.perf_counter() - began)
-            self._close_if_done(job.resident)
+            self._close_if_done(resident)
 
     def _due(self) -> list[Resident | None]:
         """Return what is stepped next: of each owner the lane that has waited longest, however many it has."""
@@ -257,3 +265,8 @@ class Engine:
         # Only the kind of error: its text may be made from the prompt.
         LOG.error("generation failed for %d answers: %s", len(jobs), type(error).__name__)
         self._post([(job, Piece("", 0, "error")) for job in jobs if not job.cancelled])
+
+
+def _whole(resident: Resident | None) -> Resident | None:
+    """Return the adapter that must be on the base as a whole, None where rows name theirs."""
+    return None if resident is None or resident.by_row else resident

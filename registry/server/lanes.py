@@ -1,4 +1,4 @@
-"""Answers in progress on one adapter, some tokens further at every step.
+"""Answers in progress, some tokens further at every step: of all adapters that rows can name, or of one that is on the base as a whole.
 
 Who has a place in a lane and who waits for one is up to `places`.
 """
@@ -12,11 +12,12 @@ from .fairness import Rests
 from .places import PREFILL_ANSWERS, PREFILL_TOKENS, Pace, Places
 from .prefixes import Prefixes
 from .sampling import make_sampler
+from .switching import Switchboard
 from .writing import Job, Piece, Writing
 
 
 class Lane(Protocol):
-    """The jobs of one adapter, which must be on the base while `step` runs.
+    """The jobs of one pass over the base, which must have its adapter on, if that is none that rows name, while `step` runs.
 
     Attributes:
         idle: the last step did nothing, since those who could read rest.
@@ -50,9 +51,11 @@ class BatchLane:
     """Continuous batching by mlx-lm's `BatchGenerator`, which gets what can begin at once and never has a queue."""
 
     def __init__(
-        self, model: Any, tokenizer: Any, *, width: int, stream: Any, rests: Rests, prefixes: Prefixes
+        self, board: Switchboard, tokenizer: Any, *, width: int, stream: Any, rests: Rests, prefixes: Prefixes
     ) -> None:
-        from mlx_lm.generate import BatchGenerator, make_stop_sequences
+        from mlx_lm.generate import make_stop_sequences
+
+        from .one_pass import OnePass
 
         self._tokenizer, self._prefixes = tokenizer, prefixes
         self._ends = make_stop_sequences(tokenizer)
@@ -61,8 +64,9 @@ class BatchLane:
         self._read: list[tuple[Job, list[int], list[Any]]] = []
         self._pace = Pace()
         self.idle = False
-        self._generator = BatchGenerator(
-            model,
+        self._generator = OnePass(
+            board.model,
+            board.rows,
             completion_batch_size=2 * width,
             prefill_batch_size=2 * min(width, PREFILL_ANSWERS),
             prefill_step_size=PREFILL_TOKENS,
@@ -156,7 +160,9 @@ class BatchLane:
             logits_processors=[job.processors()],
             stop_sequences=[self._ends],
         )
+        self._generator.numbers[uid] = job.resident.number if job.resident is not None else None
         self._writings[uid] = Writing(job, self._tokenizer)
 
     def _end(self, uid: int) -> None:
         self._places.end(self._writings.pop(uid))
+        del self._generator.numbers[uid]

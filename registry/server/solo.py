@@ -12,6 +12,7 @@ from .fairness import Rests
 from .places import PREFILL_TOKENS, Pace, Places
 from .prefixes import Prefixes
 from .sampling import make_sampler
+from .switching import Switchboard
 from .writing import Job, Piece, Writing
 
 Steps = Generator[tuple[int, Any] | None, None, None]
@@ -46,9 +47,9 @@ class SoloLane:
     """One answer beside the other, a token each in turn: for models whose caches do not make a batch."""
 
     def __init__(
-        self, model: Any, tokenizer: Any, *, width: int, stream: Any, rests: Rests, prefixes: Prefixes
+        self, board: Switchboard, tokenizer: Any, *, width: int, stream: Any, rests: Rests, prefixes: Prefixes
     ) -> None:
-        self._model, self._tokenizer, self._stream = model, tokenizer, stream
+        self._model, self._tokenizer, self._stream = board.model, tokenizer, stream
         self._prefixes = prefixes
         self._places, self._rests = Places(width, rests), rests
         self._pace, self._size = Pace(), PREFILL_TOKENS

@@ -1,8 +1,9 @@
 """Adapters in memory, and putting one of them on the base.
 
 An adapter is loaded by mlx-lm's own `load_adapters`, so that each layer computes what it computes under `mlx_lm.load`.
-What that call changed in the model is then taken out again and kept: a list of places in the model, each with the base's
-layer and the adapter's, which holds the base's within it.  Putting an adapter on means to set these places, a
+What that call changed in the model is then taken out again.  LoRA goes into layers that have the adapters of all rows of a batch
+beside them (`stacked`), and stays there.  Whatever those have no form for is kept as a list of places in the model, each with the
+base's layer and the adapter's, which holds the base's within it.  Putting such an adapter on means to set these places, a
 few hundred assignments; nothing is copied, nothing is read, and the base is in memory once.  A computation that has been
 built keeps the layers it was built with, so that a switch is safe while mlx is still at work.
 """
@@ -12,12 +13,17 @@ from __future__ import annotations
 import inspect
 import json
 import sys
-from collections.abc import Iterator
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from .errors import AdapterError, sentence
+from .rows import Rows
 
 WEIGHTS = "adapters.safetensors"
 CONFIG = "adapter_config.json"
@@ -36,105 +42,220 @@ class Place:
     adapted: Any
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Resident:
-    """An adapter in memory.
+    """An adapter in memory, as long as something refers to this.
 
     Attributes:
         name: its full name.
         digest: it is registered under.
-        places: the layers it changes.
+        number: that rows name it by.
+        modules: how many layers of the base it changes.
+        places: these layers, of one that is put on the base as a whole; none of one that has rows beside others.
         nbytes: of its tensors.
     """
 
     name: str
     digest: str | None
+    number: int
+    modules: int
     places: tuple[Place, ...] = field(repr=False)
     nbytes: int
 
     @property
-    def modules(self) -> int:
-        """How many layers of the base it changes."""
-        return len(self.places)
+    def by_row(self) -> bool:
+        """It answers rows of a batch beside other adapters."""
+        return not self.places
 
 
 class Switchboard:
-    """The base, and the adapter that is on it; to be used by one thread.
+    """The base, the adapters that rows of a batch name, and the one that is on it as a whole; to be used by one thread.
 
     Attributes:
         model: mlx-lm's.
-        switches: how often another adapter was put on.
+        rows: that the layers with several adapters go by.
+        switches: how often another adapter was put on as a whole.
     """
 
-    def __init__(self, model: Any) -> None:
-        self.model = model
+    def __init__(self, model: Any, *, wake: Callable[[], object] | None = None) -> None:
+        """Prepare.
+
+        Args:
+            model: mlx-lm's.
+            wake: is called, in any thread, when an adapter is gone and `sweep` has something to do.
+        """
+        self.model, self.rows = model, Rows()
         self.switches = 0
         self._current: Resident | None = None
+        self._numbers = count(1)
+        self._stacked: dict[str, Place] = {}
+        self._gone: deque[int] = deque()
+        self._wake = wake
 
     def use(self, resident: Resident | None) -> None:
-        """Put an adapter on the base; None for the base alone."""
+        """Put an adapter on the base as a whole; None for the base with what rows name."""
+        if resident is not None and resident.by_row:
+            resident = None
         if resident is self._current:
             return
         if self._current is not None:
+            standing = {(id(each.container), each.key): each.adapted for each in self._stacked.values()}
             for place in self._current.places:
-                place.container[place.key] = place.plain
+                place.container[place.key] = standing.get((id(place.container), place.key), place.plain)
         if resident is not None:
             for place in resident.places:
                 place.container[place.key] = place.adapted
         self._current = resident
         self.switches += 1
 
-    def load(self, name: str, folder: Path, digest: str | None = None) -> Resident:
+    def sweep(self) -> None:
+        """Give back what adapters had that nobody refers to any more."""
+        self.use(None)
+        while self._gone:
+            self._drop(self._gone.popleft())
+
+    def load(self, name: str, folder: Path, digest: str | None = None, *, by_row: bool = False) -> Resident:
         """Read an adapter; the base is left as it was.
 
         Args:
             name: its full name.
             folder: in mlx-lm's form.
             digest: it is registered under.
+            by_row: let it answer rows beside others, if its layers and the model's class have a form for that.
 
         Raises:
             AdapterError: it cannot be read, is no LoRA or DoRA, or does not fit the base.
         """
         import mlx.core as mx
         from mlx.utils import tree_flatten
-        from mlx_lm.tuner.utils import load_adapters
 
         _require_adapter(name, folder)
         if _keeps_layers(self.model):
             raise AdapterError(f"the adapter {name} cannot be put on a base of {type(self.model).__module__}")
-        self.use(None)
-        before = list(_slots("", self.model))
-        try:
-            load_adapters(self.model, str(folder))
-            tensors: Any = mx.load(str(folder / WEIGHTS))
-            given = {tensor.rpartition(".")[0] for tensor in tensors}
-        except _REFUSALS as error:
-            raise AdapterError(f"the adapter {name} does not fit the base: {sentence(error)}") from error
-        finally:
-            changed = [
-                (path, Place(container, key, plain, container[key]))
-                for path, container, key, plain in before
-                if container[key] is not plain
-            ]
-            for _, place in changed:
-                place.container[place.key] = place.plain
-        # mlx-lm also wraps layers for which the file has nothing: without tensors, they are the base's own.
-        places = tuple(place for path, place in changed if path in given)
-        if not places:
-            raise AdapterError(f"the adapter {name} changes no layer of the base")
+        self.sweep()
+        places = self._read(name, folder)
         values = [
             value
-            for place in places
+            for place in places.values()
             for key, value in tree_flatten(place.adapted.parameters())
             if key in ("lora_a", "lora_b", "m")
         ]
-        for place in places:
+        for place in places.values():
             place.adapted.eval()  # no dropout
         try:
             mx.eval(values)
         except _REFUSALS as error:
             raise AdapterError(f"the adapter {name} cannot be read: {sentence(error)}") from error
-        return Resident(name, digest, places, sum(int(value.nbytes) for value in values))
+        number = next(self._numbers)
+        stacked = by_row and self._stack(number, places)
+        resident = Resident(
+            name,
+            digest,
+            number,
+            len(places),
+            () if stacked else tuple(places.values()),
+            sum(int(value.nbytes) for value in values),
+        )
+        if stacked:
+            weakref.finalize(resident, self._let_go, number).atexit = False
+        return resident
+
+    def _read(self, name: str, folder: Path) -> dict[str, Place]:
+        """Return the places that an adapter changes, by their paths.
+
+        Raises:
+            AdapterError: it cannot be read, or changes nothing.
+        """
+        import mlx.core as mx
+        from mlx_lm.tuner.utils import load_adapters
+
+        with self._bare():
+            before = list(_slots("", self.model))
+            try:
+                load_adapters(self.model, str(folder))
+                tensors: Any = mx.load(str(folder / WEIGHTS))
+                given = {tensor.rpartition(".")[0] for tensor in tensors}
+            except _REFUSALS as error:
+                raise AdapterError(f"the adapter {name} does not fit the base: {sentence(error)}") from error
+            finally:
+                changed = {
+                    path: Place(container, key, plain, container[key])
+                    for path, container, key, plain in before
+                    if container[key] is not plain
+                }
+                for place in changed.values():
+                    place.container[place.key] = place.plain
+        # mlx-lm also wraps layers for which the file has nothing: without tensors, they are the base's own.
+        places = {path: place for path, place in changed.items() if path in given}
+        if not places:
+            raise AdapterError(f"the adapter {name} changes no layer of the base")
+        return places
+
+    @contextmanager
+    def _bare(self) -> Iterator[None]:
+        """Let the model have the base's own layers only."""
+        for place in self._stacked.values():
+            place.container[place.key] = place.plain
+        try:
+            yield
+        finally:
+            for place in self._stacked.values():
+                place.container[place.key] = place.adapted
+
+    def _stack(self, number: int, places: dict[str, Place]) -> bool:
+        """Let rows name an adapter; return whether they can."""
+        from .stacked import KINDS, SortedExperts, StackedExperts
+
+        if not all(type(place.adapted) in KINDS for place in places.values()):
+            return False
+        blocks = {}
+        if any(KINDS[type(place.adapted)] is StackedExperts for place in places.values()):
+            blocks = {
+                id(plain): Place(container, key, plain, plain)
+                for _, container, key, plain in _slots("", self.model)
+                if type(plain) in SortedExperts.KINDS and not isinstance(container, SortedExperts)
+            }
+        for path, place in places.items():
+            known = self._stacked.get(path)
+            if known is None:
+                layer = KINDS[type(place.adapted)](place.plain, self.rows)
+                known = self._stacked[path] = Place(place.container, place.key, place.plain, layer)
+                place.container[place.key] = layer
+            block = blocks.pop(id(place.container), None)
+            if block is not None:
+                around = SortedExperts(block.plain, self.rows)
+                self._stacked[f"{path} within"] = Place(block.container, block.key, block.plain, around)
+                block.container[block.key] = around
+            known.adapted.add(number, place.adapted)
+        if self._shows_rows(number):
+            return True
+        self._drop(number)
+        return False
+
+    def _shows_rows(self, number: int) -> bool:
+        """Tell whether every layer sees rows, by passes that are built and never computed, short and long."""
+        import mlx.core as mx
+
+        numbers = number, None, number
+        try:
+            for length in (1, 5, 67):
+                with self.rows.of(numbers):
+                    self.rows.require(len(numbers), length)
+                    self.model(mx.zeros((len(numbers), length), mx.int32))
+        except _REFUSALS:
+            return False
+        return True
+
+    def _let_go(self, number: int) -> None:
+        self._gone.append(number)
+        if self._wake is not None:
+            self._wake()
+
+    def _drop(self, number: int) -> None:
+        for path, place in list(self._stacked.items()):
+            if hasattr(place.adapted, "drop") and not place.adapted.drop(number):
+                del self._stacked[path]
+                place.container[place.key] = place.plain
 
 
 def _keeps_layers(model: Any) -> bool:

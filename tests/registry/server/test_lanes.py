@@ -40,7 +40,10 @@ def lane(request: pytest.FixtureRequest, made: Made) -> Iterator[BatchLane | Sol
     import mlx.core as mx
 
     stream = mx.default_stream(mx.default_device())
-    found = request.param(*made, width=WIDTH, stream=stream, rests=Rests(0, tuple), prefixes=Prefixes())
+    model, tokenizer = made
+    found = request.param(
+        Switchboard(model), tokenizer, width=WIDTH, stream=stream, rests=Rests(0, tuple), prefixes=Prefixes()
+    )
     yield found
     found.close()
 
