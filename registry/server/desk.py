@@ -38,7 +38,7 @@ class Desk:
             waits: the work waits for other processes, so that what it takes is told by the clock and not by the processor.
         """
         self._rests = Rests(REST, present)
-        self._turns: Turns[tuple[Future[Any], Callable[[], Any]]] = Turns()
+        self._turns: Turns[str, tuple[Future[Any], Callable[[], Any]]] = Turns()
         self._busy = Shares()
         self._threads, self._time = threads, time.monotonic if waits else time.thread_time
         self._changed = threading.Condition()

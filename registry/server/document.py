@@ -102,7 +102,7 @@ class Limits(_Part):
         context: tokens of prompt and answer together; None for what the base's configuration says.
         max_tokens: tokens of an answer.
         waiting: answers at once, in progress or waiting; more are told to come back.
-        batch: answers that one adapter works on at a time.
+        batch: answers that are written in one pass over the base, and half as many again for adapters that have none yet.
         body_bytes: bytes of a request; None for what the context can hold.
         prompt_cache_bytes: bytes of prompts that were read and are kept for later ones that begin alike; 0 for none.
     """

@@ -77,7 +77,7 @@ class Engine:
 
     @property
     def switches(self) -> int:
-        """How often another adapter was put on the base."""
+        """How often another adapter was put on the base as a whole."""
         return self._board.switches if self._board else 0
 
     def start(self) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from typing import Generic, TypeVar
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from typing import Any, Generic, TypeVar
 
 SPARE_SECONDS = 1.0
 """Of rest that an owner can be ahead."""
@@ -13,6 +13,7 @@ SPARE_SECONDS = 1.0
 AWAY_SECONDS = 2.0
 """For which somebody still counts as being there."""
 
+K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
 
@@ -68,11 +69,11 @@ class Shares:
         return self.of(owner) + count <= share and self.total + count <= 2 * room
 
 
-class Turns(Generic[T]):
+class Turns(Generic[K, T]):
     """A queue for each owner."""
 
     def __init__(self) -> None:
-        self._queues: dict[str, deque[T]] = {}  # in the order of turns
+        self._queues: dict[K, deque[T]] = {}  # in the order of turns
 
     def __len__(self) -> int:
         """Return how many wait, of all owners."""
@@ -83,26 +84,26 @@ class Turns(Generic[T]):
         for queue in self._queues.values():
             yield from queue
 
-    def owners(self) -> Iterator[str]:
+    def owners(self) -> Iterator[K]:
         """Yield those for whom something waits."""
         yield from self._queues
 
-    def push(self, owner: str, item: T) -> None:
+    def push(self, owner: K, item: T) -> None:
         """Put something at the end of an owner's queue."""
         self._queues.setdefault(owner, deque()).append(item)
 
     def pop(
-        self, held: Shares | None = None, may: Callable[[str], bool] | None = None
-    ) -> tuple[str, T] | None:
+        self, held: Callable[[K], Any] | None = None, may: Callable[[K], bool] | None = None
+    ) -> tuple[K, T] | None:
         """Return what is next with its owner: of who holds least, and of equals whose turn is longest ago.
 
         Args:
-            held: what the owners hold; None where that does not count.
+            held: returns what an owner holds; None where that does not count.
             may: whose turn it can be; None for anybody's.
         """
         owners = list(self._queues)
         if held is not None:
-            owners.sort(key=held.of)
+            owners.sort(key=held)
         for owner in owners:
             if may is None or may(owner):
                 queue = self._queues.pop(owner)
@@ -112,7 +113,7 @@ class Turns(Generic[T]):
                 return owner, item
         return None
 
-    def remove(self, owner: str, item: T) -> bool:
+    def remove(self, owner: K, item: T) -> bool:
         """Drop something; return whether it was there."""
         queue = self._queues.get(owner)
         if queue is None or item not in queue:

@@ -65,7 +65,9 @@ class Metrics:
             "fusery_keys_usable", "1 if the keys are known, 0 if nobody is let in.", registry=registry
         )
         self._switches = Gauge(
-            "fusery_adapter_switches", "How often another adapter was put on the base.", registry=registry
+            "fusery_adapter_switches",
+            "How often another adapter was put on the base as a whole.",
+            registry=registry,
         )
 
         self._prompts_kept = Gauge(

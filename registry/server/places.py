@@ -1,7 +1,8 @@
-"""Who has a place in a lane, by turns of the owners, and how much of their prompts is read at a step."""
+"""Who has a place in a lane, by turns of the owners and of their adapters, and how much of their prompts is read at a step."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,9 @@ PREFILL_LEAST = 8
 
 PREFILL_SECONDS = 0.02
 """How long a step may read while there are others: a computer that reads slowly reads less at a step."""
+
+_Line = tuple[str, object]
+"""An owner and an adapter: for each there is a queue."""
 
 PREFILL_ANSWERS = 8
 """How many prompts a lane reads at once, one of each owner while there are several."""
@@ -53,23 +57,25 @@ class Places:
     def __init__(self, width: int, rests: Rests) -> None:
         self._rests = rests
         self._width, self._readers = width, min(width, PREFILL_ANSWERS)
-        self._waiting: Turns[Job] = Turns()
+        self._waiting: Turns[_Line, Job] = Turns()
         self._running, self._reading = Shares(), Shares()
+        self._lines: Counter[_Line] = Counter()  # of those that run
 
     def wait(self, job: Job) -> None:
         """Let a job wait."""
-        self._waiting.push(job.owner, job)
+        self._waiting.push(_line(job), job)
 
     def leave(self, job: Job) -> bool:
         """Drop a job that waits; return whether it did."""
-        return self._waiting.remove(job.owner, job)
+        return self._waiting.remove(_line(job), job)
 
     def begin(self) -> Iterator[Job]:
         """Yield the jobs that can begin now, each with a place."""
-        while (found := self._waiting.pop(self._running, self._may_begin)) is not None:
-            owner, job = found
-            self._running.take(owner)
-            self._reading.take(owner)
+        while (found := self._waiting.pop(self._held, self._may_begin)) is not None:
+            line, job = found
+            self._running.take(job.owner)
+            self._reading.take(job.owner)
+            self._lines[line] += 1
             yield job
 
     def read(self, writing: Writing) -> None:
@@ -82,6 +88,10 @@ class Places:
         """Take a place back."""
         self.read(writing)
         self._running.give(writing.job.owner)
+        line = _line(writing.job)
+        self._lines[line] -= 1
+        if not self._lines[line]:
+            del self._lines[line]
 
     def readers(self) -> list[str]:
         """Return whose prompts are being read, each owner as often as it has some."""
@@ -99,14 +109,24 @@ class Places:
         """Return the jobs without a place."""
         return list(self._waiting)
 
-    def _may_begin(self, owner: str) -> bool:
+    def _held(self, line: _Line) -> tuple[int, int]:
+        return self._running.of(line[0]), self._lines[line]
+
+    def _may_begin(self, line: _Line) -> bool:
         """Return whether a prompt of an owner can be begun; while there are others, one at a time.
 
-        What is begun is read together, so an owner that rests is not waited for: it reads whenever another does.
+        What is begun is read together, so an owner that rests is not waited for: it reads whenever another does.  A full lane
+        takes in the first answer of an adapter, up to half as many again, so that long answers of one do not shut out the next.
         """
+        owner, _ = line
+        first = not self._lines[line] and 2 * self._running.total < 3 * self._width
         return (
             not self._rests.resting(owner)
-            and self._running.has_room(owner, self._width)
+            and (self._running.has_room(owner, self._width) or first)
             and self._reading.has_room(owner, self._readers)
             and not (self._reading.of(owner) and self._rests.has_others(owner))
         )
+
+
+def _line(job: Job) -> _Line:
+    return job.owner, job.resident

@@ -190,8 +190,9 @@ def test_nobody_starves(host: Host, adapter: Path) -> None:
         host.engine.cancel(job)
 
 
-def test_a_failure_ends_its_lane_and_nothing_else(host: Host, adapter: Path) -> None:
-    resident = host.engine.load("a", adapter).result()
+def test_a_failure_ends_its_lane_and_nothing_else(host: Host, base: Path, tmp_path: Path) -> None:
+    folder = tiny_models.make_adapter(tmp_path / "dora", base, update=0.5, fine_tune_type="dora")
+    resident = host.engine.load("a", folder).result()
 
     class Broken:
         """A layer that fails in the middle of an answer."""

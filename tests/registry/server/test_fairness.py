@@ -57,7 +57,7 @@ def test_no_room_is_more_than_twice_full(room: int, moves: list[tuple[str, int, 
 
 @given(st.lists(st.tuples(OWNERS, st.booleans()), max_size=60))
 def test_turns_go_round_and_lose_nothing(moves: list[tuple[str, bool]]) -> None:
-    turns: Turns[int] = Turns()
+    turns: Turns[str, int] = Turns()
     waiting: dict[str, list[int]] = {}
     passed: Counter[str] = Counter()  # how often somebody was passed over since they came
     for number, (owner, push) in enumerate(moves):
@@ -80,16 +80,16 @@ def test_turns_go_round_and_lose_nothing(moves: list[tuple[str, bool]]) -> None:
 
 
 def test_who_holds_least_is_next() -> None:
-    turns: Turns[str] = Turns()
+    turns: Turns[str, str] = Turns()
     held = Shares()
     for owner, item in (("a", "a1"), ("a", "a2"), ("b", "b1"), ("c", "c1")):
         turns.push(owner, item)
     held.take("a", 2)
     held.take("b", 1)
-    assert turns.pop(held) == ("c", "c1")
-    assert turns.pop(held, lambda owner: owner != "b") == ("a", "a1")
+    assert turns.pop(held.of) == ("c", "c1")
+    assert turns.pop(held.of, lambda owner: owner != "b") == ("a", "a1")
     assert turns.remove("b", "b1")
     assert not turns.remove("b", "b1")
-    assert turns.pop(held, lambda owner: owner == "b") is None
+    assert turns.pop(held.of, lambda owner: owner == "b") is None
     assert turns.pop() == ("a", "a2")
     assert turns.pop() is None

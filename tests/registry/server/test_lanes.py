@@ -18,7 +18,7 @@ from fusery.registry.server.places import PREFILL_TOKENS
 from fusery.registry.server.prefixes import Prefixes
 from fusery.registry.server.sampling import Sampling
 from fusery.registry.server.solo import SoloLane
-from fusery.registry.server.switching import Resident, Switchboard
+from fusery.registry.server.switching import Place, Resident, Switchboard
 from fusery.registry.server.writing import Job, Piece
 
 WIDTH = 4
@@ -146,14 +146,16 @@ def test_who_waits_or_is_read_can_be_dropped(lane: BatchLane | SoloLane) -> None
 
 
 def test_many_lanes_of_one_are_one_turn(made: Made) -> None:
-    """Who asks for twenty adapters at once gets no more steps than who asks for one."""
+    """Who asks for twenty adapters at once, each put on as a whole, gets no more steps than who asks for one."""
     engine = Engine(Path("nowhere"), lambda pieces: stepped.extend(found.owner for found, _ in pieces))
     import mlx.core as mx
 
     stepped: list[str] = []
     engine.tokenizer, engine._board = made[1], Switchboard(made[0])
     engine._stream = mx.default_stream(mx.default_device())
-    adapters = [Resident(f"a{number}", None, (), 0) for number in range(20)]
+    adapters = [
+        Resident(f"a{number}", None, number, 1, (Place({}, "", None, None),), 0) for number in range(20)
+    ]
     for resident in adapters:
         engine._insert(Job(resident, [97] * 3, 2000, ENDLESS, owner="flood"))
     engine._insert(Job(None, [97] * 3, 2000, ENDLESS, owner="other"))
@@ -169,3 +171,20 @@ def test_many_lanes_of_one_are_one_turn(made: Made) -> None:
     assert stepped.count("other") >= 35
     for lane in engine._lanes.values():
         lane.close()
+
+
+def test_the_first_answer_of_an_adapter_has_a_place_in_a_full_lane(lane: BatchLane | SoloLane) -> None:
+    """Long answers on one adapter shut out none of the same tenant's, up to half as many again."""
+    adapters = [Resident(f"a{number}", None, number, 1, (), 0) for number in range(WIDTH)]
+    for _ in range(5 * WIDTH):
+        lane.insert(job("acme"))
+    for _ in range(3):
+        lane.step()
+    firsts = [Job(resident, [97] * 3, 2000, ENDLESS, owner="acme") for resident in adapters for _ in range(2)]
+    for each in firsts:
+        lane.insert(each)
+    seen = {found for _ in range(10) for found, _ in lane.step()}
+    assert [each for each in firsts if each in seen] == [firsts[0], firsts[2]]
+    other = job("other")
+    lane.insert(other)
+    assert steps_until(lane, other) < 10

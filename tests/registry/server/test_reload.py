@@ -6,6 +6,7 @@ import gc
 import json
 import os
 import weakref
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from serving_server import Served, served
 from waiting import wait_until
 
 from fusery.registry.server import reload
+from fusery.registry.server.switching import Switchboard
 
 
 @pytest.fixture(autouse=True)
@@ -55,11 +57,19 @@ def said(server: Served, model: str) -> tuple[str, str]:
     return reply.model, reply.choices[0].text
 
 
+def held(board: Switchboard) -> Counter[int]:
+    """Return of each adapter that rows can name, by its number, in how many layers its factors lie."""
+    layers = (place.adapted for place in board._stacked.values())
+    return Counter(number for layer in layers for stack in layer._stacks.values() for number in stack.slots)
+
+
 def test_an_alias_moves_while_an_answer_is_written(server: Served) -> None:
     stream = server.client().completions.create(model="caesar#prod", prompt="z", max_tokens=300, stream=True)
     chunks = iter(stream)
     text = next(chunks).choices[0].text
-    old = weakref.ref(server.service.table.residents[0].places[0].adapted)
+    board = server.service.engine._require_board()
+    assert set(held(board)) == {1, 2}
+    old = weakref.ref(server.service.table.residents[0])
     adapters = json.loads(server.document.read_text())["adapters"]
     # Version 1 is dropped at once: its answer is still being written.
     change(server, adapters=adapters[1:], routes={"caesar#prod": "caesar_v2"})
@@ -72,6 +82,8 @@ def test_an_alias_moves_while_an_answer_is_written(server: Served) -> None:
     said(server, "caesar_v2")  # another turn of the engine
     gc.collect()
     assert old() is None, "what is dropped stays in memory"
+    said(server, "caesar_v2")  # which sweeps
+    assert set(held(board)) == {2}, "its factors stay in memory"
 
 
 def test_an_adapter_comes(server: Served, echo_base: Path) -> None:

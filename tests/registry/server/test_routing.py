@@ -28,7 +28,7 @@ def table(**more: Any) -> Table:
         "adapters": [{"name": name, "folder": name, "digest": digest(name)} for name in names],
         "routes": {"a#prod": "a_v1", "a": {"a_v1": 0.9, "a_v2": 0.1}, "plain": "tiny"},
     }
-    residents = {name: Resident(name, digest(name), (), 0) for name in names}
+    residents = {name: Resident(name, digest(name), number, 1, (), 0) for number, name in enumerate(names)}
     return Table(Document.model_validate(document | more), residents)
 
 
