@@ -1,6 +1,6 @@
 """Our server of adapters: many clients, many tenants, and what it costs to change the adapter.
 
-Four parts, each with its bounds:
+Five parts, each with its bounds:
 
 - `large_registry`: 64 clients over 8 adapters for a minute, each of which knows the answer it has to get.  No error, no mixed-up
   answer, and memory that grows by at most 1.5 times the adapters' own size over the same crowd on the base alone.
@@ -11,8 +11,11 @@ Four parts, each with its bounds:
   `mlx_lm.server` on the same model.  Both servers run all the time and are asked in turns, so that whatever else the machine does
   slows down both, and what each takes of the processor is told beside it; then the time to the first token of a second question
   after a long system prompt.
+- `adapters`: 8 clients on 8 adapters of the demo's model in bfloat16, against the same clients on one adapter (at least 0.85 of the
+  tokens a second; 0.8 with 64 adapters resident) and against lanes, in which each adapter has passes of its own (at least 1.5
+  times), in turns as well.
 
-Run it with `python benchmarks/serving.py [crowd] [tenants] [switching] [peer]`; it fails when a bound is missed.
+Run it with `python benchmarks/serving.py [crowd] [tenants] [switching] [peer] [adapters]`; it fails when a bound is missed.
 """
 
 from __future__ import annotations
@@ -42,6 +45,13 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = map(str, (ROOT / "tests" / "support").iterdir())
 
 SERVER = "import sys; from pathlib import Path; from fusery.registry.server.run import main; sys.exit(main(Path(sys.argv.pop(1))))"
+LANES = """
+from fusery.registry.server.switching import Switchboard
+load = Switchboard.load
+Switchboard.load = lambda self, *some, by_row=False: load(self, *some)
+"""
+"""Put before SERVER: each adapter is put on the base as a whole, and its answers are a batch of their own."""
+
 MIB = 1 << 20
 FAILED: list[str] = []
 
@@ -108,9 +118,9 @@ ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "MLX_DISABLE_COMPILE": "1"}
 """Compiling for the processor takes seconds, in both servers alike."""
 
 
-def ours(folder: Path) -> Any:
-    """Start our server on a folder with `serving.json`."""
-    return run(["-c", SERVER, str(folder)], "/health")
+def ours(folder: Path, before: str = "") -> Any:
+    """Start our server on a folder with `serving.json`; something may be run before."""
+    return run(["-c", before + SERVER, str(folder)], "/health")
 
 
 def bundle(folder: Path, base: Path, adapters: dict[str, Path], **more: Any) -> Path:
@@ -338,7 +348,7 @@ def peer(scratch: Path, rounds: int, each: int, numbers: list[int]) -> None:
     ):
         servers = {"ours": (mine, "base"), "mlx_lm.server": (theirs, str(base))}
         for server, model in servers.values():
-            asyncio.run(chats(server.url, model, [["Hello"]]))
+            asyncio.run(chats(server.url, [model], [["Hello"]]))
         for clients in numbers:
             speeds: dict[str, list[float]] = {name: [] for name in servers}
             spent = dict.fromkeys(servers, 0.0)
@@ -349,7 +359,7 @@ def peer(scratch: Path, rounds: int, each: int, numbers: list[int]) -> None:
                 for name in list(servers)[:: 1 if number % 2 else -1]:
                     server, model = servers[name]
                     before = processor_seconds(server)
-                    speeds[name].append(asyncio.run(chats(server.url, model, asked)))
+                    speeds[name].append(asyncio.run(chats(server.url, [model] * clients, asked)))
                     spent[name] += processor_seconds(server) - before
             ratios = [one / other for one, other in zip(*speeds.values(), strict=True)]
             told = ", ".join(f"{name} {statistics.median(found):.1f}" for name, found in speeds.items())
@@ -365,14 +375,73 @@ def peer(scratch: Path, rounds: int, each: int, numbers: list[int]) -> None:
             print(f"{name}: {first:.2f} s to the first token after a new system prompt, then {second:.2f} s")
 
 
+def adapters(scratch: Path, rounds: int, each: int) -> None:
+    """Let 8 clients ask on 8 adapters and on one, with 8 and with 64 in memory, and where each adapter has passes of its own."""
+    import course_answers
+    import tiny_models
+
+    base = real_base(scratch, "bfloat16")
+    many = {
+        f"tenant-{number}": tiny_models.make_adapter(
+            scratch / "adapters" / f"tenant-{number}", base, num_layers=16, seed=number
+        )
+        for number in range(64)
+    }
+    eight = dict(list(many.items())[:8])
+    questions = course_answers.questions()
+    with (
+        ours(bundle(scratch / "eight", base, eight)) as few,
+        ours(bundle(scratch / "many", base, many)) as full,
+        ours(bundle(scratch / "lanes", base, eight), LANES) as lanes,
+    ):
+        ways = {
+            "one adapter": (few, list(eight)[:1] * 8),
+            "8 adapters": (few, list(eight)),
+            "8 of 64 adapters": (full, list(many)[::8]),
+            "8 lanes": (lanes, list(eight)),
+        }
+        # Each adapter reads the system prompt once, whoever else has.
+        for server, models in list(ways.values())[1:]:
+            asyncio.run(chats(server.url, models, [["Hello"]] * 8))
+        speeds: dict[str, list[float]] = {name: [] for name in ways}
+        spent: dict[str, list[float]] = {name: [] for name in ways}
+        for number in range(rounds):
+            some = [f"{number + 1}. {question}" for question in questions]
+            asked = [some[client::8][:each] for client in range(8)]
+            for name in list(ways)[:: 1 if number % 2 else -1]:
+                server, models = ways[name]
+                before = processor_seconds(server)
+                speeds[name].append(asyncio.run(chats(server.url, models, asked)))
+                spent[name].append(processor_seconds(server) - before)
+    for name, found in speeds.items():
+        took = statistics.median(spent[name])
+        print(f"{name}: tokens/s {statistics.median(found):.1f}, {took:.1f} s of the processor a round")
+
+    def ratio(one: str, other: str) -> float:
+        return statistics.median(a / b for a, b in zip(speeds[one], speeds[other], strict=True))
+
+    for one, other, least in (
+        ("8 adapters", "one adapter", 0.85),
+        ("8 of 64 adapters", "one adapter", 0.8),
+        ("8 adapters", "8 lanes", 1.5),
+    ):
+        found = ratio(one, other)
+        saved = statistics.median(b / a for a, b in zip(spent[one], spent[other], strict=True))
+        check(
+            f"{one}: {found:.2f} times the tokens a second of {other}, at least {least}"
+            f" (seconds of the processor: {saved:.2f})",
+            found >= least,
+        )
+
+
 def processor_seconds(server: Running) -> float:
     """Return what a server and the processes that it has started took of the processor."""
     times = [each.cpu_times() for each in (server.process, *server.process.children(recursive=True))]
     return sum(float(each.user + each.system) for each in times)
 
 
-def real_base(scratch: Path) -> Path:
-    """Return the demo's model, in float32: a processor has no bfloat16, which would take most of the time."""
+def real_base(scratch: Path, dtype: str = "float32") -> Path:
+    """Return the demo's model: in float32, a processor's own type, or in bfloat16, in which mlx makes more of a batch there."""
     import importlib.util
 
     import mlx.core as mx
@@ -388,17 +457,19 @@ def real_base(scratch: Path) -> Path:
     package = Path(next(iter(spec.submodule_search_locations or ())))
     source = scratch / "bfloat16"
     convert_gguf(next(package.glob("*.gguf")), source)
+    if dtype == "bfloat16":
+        return source
     model, tokenizer, config = load(str(source), return_config=True)
     model.update(tree_map(lambda value: value.astype(mx.float32), model.parameters()))
     save(scratch / "float32", str(source), model, tokenizer, config)
     return scratch / "float32"
 
 
-async def chats(url: str, model: str, asked: list[list[str]]) -> float:
-    """Let clients ask one question after the other, and return how many tokens a second they get together."""
+async def chats(url: str, models: list[str], asked: list[list[str]]) -> float:
+    """Let clients, each with a model, ask one question after the other; return how many tokens a second they get together."""
     async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0, timeout=600) as client:
 
-        async def one(questions: list[str]) -> int:
+        async def one(model: str, questions: list[str]) -> int:
             written = 0
             for question in questions:
                 messages: Any = [{"role": "system", "content": RULES}, {"role": "user", "content": question}]
@@ -409,7 +480,7 @@ async def chats(url: str, model: str, asked: list[list[str]]) -> float:
             return written
 
         began = time.perf_counter()
-        written = sum(await asyncio.gather(*map(one, asked)))
+        written = sum(await asyncio.gather(*map(one, models, asked)))
         return written / (time.perf_counter() - began)
 
 
@@ -436,9 +507,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("parts", nargs="*", help="crowd, tenants, switching, peer; default: all")
+    parser.add_argument("parts", nargs="*", help="crowd, tenants, switching, peer, adapters; default: all")
     parser.add_argument("--seconds", type=float, default=60.0, help="of the crowd")
-    parser.add_argument("--rounds", type=int, default=3, help="of peer")
+    parser.add_argument("--rounds", type=int, default=3, help="of peer and adapters")
     parser.add_argument("--each", type=int, default=2, help="questions of each client in a round of peer")
     parser.add_argument(
         "--clients", type=int, nargs="*", default=[1, 4, 8], help="numbers of clients of peer"
@@ -448,6 +519,7 @@ def main() -> None:
         "crowd": lambda scratch: crowd(scratch, options.seconds),
         "tenants": tenants,
         "switching": switching,
+        "adapters": lambda scratch: adapters(scratch, options.rounds, options.each),
         "peer": lambda scratch: peer(scratch, options.rounds, options.each, options.clients),
     }
     for name in options.parts or parts:

@@ -305,10 +305,11 @@ def _shapes(
 def _module_shape(config: Mapping[str, Any], path: str) -> tuple[int, int]:
     hidden, middle = int(config["hidden_size"]), int(config["intermediate_size"])
     vocabulary = int(config["vocab_size"])
+    narrow = hidden * int(config["num_key_value_heads"]) // int(config["num_attention_heads"])
     return {
         "q_proj": (hidden, hidden),
-        "k_proj": (hidden // 2, hidden),
-        "v_proj": (hidden // 2, hidden),
+        "k_proj": (narrow, hidden),
+        "v_proj": (narrow, hidden),
         "o_proj": (hidden, hidden),
         "gate_proj": (middle, hidden),
         "up_proj": (middle, hidden),

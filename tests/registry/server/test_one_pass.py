@@ -1,0 +1,212 @@
+"""Many adapters in one pass: the answers of each alone, whoever joins, leaves, is cancelled or loaded meanwhile."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_models
+from mlx_lm import load
+from mlx_lm.generate import generate_step
+
+from fusery.registry.server.engine import Engine
+from fusery.registry.server.sampling import Sampling
+from fusery.registry.server.switching import Resident
+from fusery.registry.server.writing import Job, Piece
+
+RANKS = (8, 8, 8, 4, 16, 3, 8, 32)
+ENDLESS = Sampling(temperature=0, logit_bias={256: -100, 258: -100})
+"""Greedy, and never at its end before it has as many tokens as were asked for."""
+LENGTHS = (1, 3, 9, 24, 40)
+
+
+class Host:
+    """An engine, and the pieces of each job."""
+
+    def __init__(self, base: Path) -> None:
+        self.pieces: dict[Job, list[Piece]] = {}
+        self.ended: dict[Job, threading.Event] = {}
+        self.engine = Engine(base, self.post, width=16, prompt_cache_bytes=1 << 28)
+        self.engine.start()
+
+    def post(self, pieces: Sequence[tuple[Job, Piece]]) -> None:
+        for job, piece in pieces:
+            self.pieces[job].append(piece)
+            if piece.finish is not None:
+                self.ended[job].set()
+
+    def begin(self, resident: Resident | None, prompt: list[int], length: int, owner: str = "") -> Job:
+        job = Job(resident, prompt, length, ENDLESS, owner=owner, alternatives=0)
+        self.pieces[job], self.ended[job] = [], threading.Event()
+        self.engine.submit(job)
+        return job
+
+    def text(self, job: Job) -> str:
+        assert self.ended[job].wait(120)
+        assert self.pieces[job][-1].finish == "length"
+        return "".join(piece.text for piece in self.pieces[job])
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_models.make_base(
+        tmp_path_factory.mktemp("base") / "model", dtype="float32", layers=2, hidden=64, intermediate=128
+    )
+
+
+@pytest.fixture(scope="module")
+def folders(base: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    place = tmp_path_factory.mktemp("adapters")
+    return [
+        tiny_models.make_adapter(
+            place / f"a{number}",
+            base,
+            seed=number,
+            rank=rank,
+            update=0.5,
+            num_layers=1 + number % 2,
+            fine_tune_type="dora" if number == 6 else "lora",
+        )
+        for number, rank in enumerate(RANKS)
+    ]
+
+
+@pytest.fixture
+def host(base: Path) -> Iterator[Host]:
+    made = Host(base)
+    yield made
+    made.engine.stop()
+
+
+class Alone:
+    """What mlx-lm writes with one adapter, and nobody beside it."""
+
+    def __init__(self, base: Path, folders: list[Path]) -> None:
+        paths: list[Path | None] = [None, *folders]
+        self._loaded = [load(str(base), adapter_path=str(path) if path else None) for path in paths]
+        self._known: dict[tuple[int, tuple[int, ...]], list[int]] = {}
+
+    def text(self, number: int, prompt: list[int], length: int) -> str:
+        import mlx.core as mx
+
+        model, tokenizer = self._loaded[number]
+        key = number, tuple(prompt)
+        if key not in self._known:
+            from fusery.registry.server.sampling import make_processors
+
+            steps = generate_step(
+                mx.array(prompt), model, max_tokens=max(LENGTHS), logits_processors=make_processors(ENDLESS)
+            )
+            self._known[key] = [int(token) for token, _ in steps]
+        detokenizer: Any = tokenizer.detokenizer
+        detokenizer.reset()
+        for token in self._known[key][:length]:
+            detokenizer.add_token(token)
+        detokenizer.finalize()
+        return str(detokenizer.text)
+
+
+def prompt(rng: random.Random) -> list[int]:
+    beginning = [97 + number % 20 for number in range(40)] if rng.random() < 0.5 else []
+    return [*beginning, *(rng.randrange(97, 122) for _ in range(rng.randrange(1, 60)))]
+
+
+def test_64_requests_mixed_through_joins_leaves_cancels_and_reloads(
+    host: Host, base: Path, folders: list[Path]
+) -> None:
+    rng, alone = random.Random(18), Alone(base, folders)
+    # The last adapter comes while the others are at work, and one of them goes and comes back.
+    residents: list[Resident | None] = [None]
+    residents += [host.engine.load(folder.name, folder).result() for folder in folders[:-1]]
+    assert [each.by_row for each in residents if each is not None] == [True] * 6 + [False]
+    wanted: dict[Job, str] = {}
+    dropped = []
+    for number in range(64):
+        if number == 20:
+            residents.append(host.engine.load("late", folders[-1]).result())
+        if number == 40:
+            residents[2] = None
+            residents[2] = host.engine.load("again", folders[1]).result()
+        chosen, words, length = rng.randrange(len(residents)), prompt(rng), rng.choice(LENGTHS)
+        job = host.begin(residents[chosen], words, length, owner=rng.choice(["acme", "other"]))
+        if rng.random() < 0.2:
+            dropped.append(host.begin(residents[chosen], prompt(rng), 400))
+        if dropped and rng.random() < 0.5:
+            host.engine.cancel(dropped.pop(rng.randrange(len(dropped))))
+        if rng.random() < 0.3:
+            host.ended[job].wait(0.05)
+        wanted[job] = alone.text(chosen, words, length)
+    for job in dropped:
+        host.engine.cancel(job)
+    assert len(set(wanted.values())) > 40
+    for job, expected in wanted.items():
+        assert host.text(job) == expected
+    assert any(job.reused for job in wanted)
+
+
+def test_one_pass_for_all(host: Host, folders: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight answers on six adapters and the base take no more passes than eight on the base."""
+    some = [path for number, path in enumerate(folders) if number != 6][:6]
+    residents = [host.engine.load(path.name, path).result() for path in some]
+    kind: Any = type(host.engine._require_board().model)
+    call, passes = kind.__call__, []
+
+    def counted(self: Any, inputs: Any, *more: Any, **named: Any) -> Any:
+        passes.append(tuple(inputs.shape))
+        return call(self, inputs, *more, **named)
+
+    monkeypatch.setattr(kind, "__call__", counted)
+
+    def took(on: list[Resident | None]) -> int:
+        jobs = [host.begin(each, [97] * 5, 30, owner="acme") for each in on]
+        for job in jobs:
+            host.text(job)
+        found = len(passes)
+        passes.clear()
+        return found
+
+    alone = took([None] * 8)
+    assert took([*residents, None, residents[0]]) <= alone + 8
+    assert alone < 60
+
+
+def test_layers_of_the_base_alone_are_not_asked_for_more(host: Host, folders: list[Path]) -> None:
+    """Rows of the base add no product: what is built for them has nothing of any adapter in it."""
+    from fusery.registry.server.stacked import Part
+
+    residents = [host.engine.load(path.name, path).result() for path in folders[:3]]
+    made: list[tuple[int | None, ...]] = []
+    plain = Part.of.__func__  # type: ignore[attr-defined]
+
+    def noted(cls: Any, stack: Any, numbers: tuple[int | None, ...]) -> Any:
+        found = plain(cls, stack, numbers)
+        if found is not None:
+            made.append(numbers)
+        return found
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Part, "of", classmethod(noted))
+        host.text(host.begin(None, [97] * 5, 3))
+        assert made == []
+        host.text(host.begin(residents[0], [97] * 5, 3))
+        assert set(made) == {(residents[0].number,)}
+
+
+def test_nobody_s_prompt_is_told_by_another_s_time(host: Host, folders: list[Path]) -> None:
+    """The beginning of a prompt that another tenant, or another adapter, has read is read anew: nothing can be told from how long it takes."""
+    one, other = (host.engine.load(path.name, path).result() for path in folders[:2])
+    secret = [97 + number % 23 for number in range(60)]
+
+    def ask(resident: Resident | None, owner: str) -> int:
+        job = host.begin(resident, secret, 2, owner=owner)
+        host.text(job)
+        return job.reused
+
+    assert ask(one, "acme") == 0
+    assert ask(one, "acme") == len(secret) - 1
+    for resident, owner in ((one, "other"), (other, "acme"), (None, "acme"), (None, "other")):
+        assert ask(resident, owner) == 0
