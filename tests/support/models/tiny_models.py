@@ -305,7 +305,9 @@ def _shapes(
 def _module_shape(config: Mapping[str, Any], path: str) -> tuple[int, int]:
     hidden, middle = int(config["hidden_size"]), int(config["intermediate_size"])
     vocabulary = int(config["vocab_size"])
-    narrow = hidden * int(config["num_key_value_heads"]) // int(config["num_attention_heads"])
+    # Keys and values have half the heads in what `make_base` makes.
+    heads = int(config.get("num_attention_heads", 2)), int(config.get("num_key_value_heads", 1))
+    narrow = hidden * heads[1] // heads[0]
     return {
         "q_proj": (hidden, hidden),
         "k_proj": (narrow, hidden),
