@@ -43,7 +43,7 @@ class Stack:
         """Take in an adapter's."""
         if not self._free:
             have = self.first.shape[0]
-            more = 1 + have // 4
+            more = 1 + have // 8
             self.first, self.second = (
                 mx.concatenate([each, mx.zeros((more, *each.shape[1:]), each.dtype)])
                 for each in (self.first, self.second)

@@ -10,6 +10,7 @@ built keeps the layers it was built with, so that a switch is safe while mlx is 
 
 from __future__ import annotations
 
+import ctypes
 import inspect
 import json
 import sys
@@ -111,8 +112,10 @@ class Switchboard:
     def sweep(self) -> None:
         """Give back what adapters had that nobody refers to any more."""
         self.use(None)
-        while self._gone:
-            self._drop(self._gone.popleft())
+        if self._gone:
+            while self._gone:
+                self._drop(self._gone.popleft())
+            _give_back()
 
     def load(self, name: str, folder: Path, digest: str | None = None, *, by_row: bool = False) -> Resident:
         """Read an adapter; the base is left as it was.
@@ -158,6 +161,9 @@ class Switchboard:
         )
         if stacked:
             weakref.finalize(resident, self._let_go, number).atexit = False
+            # What was read lies in the stacks now.
+            del places, values
+            _give_back()
         return resident
 
     def _read(self, name: str, folder: Path) -> dict[str, Place]:
@@ -256,6 +262,17 @@ class Switchboard:
             if hasattr(place.adapted, "drop") and not place.adapted.drop(number):
                 del self._stacked[path]
                 place.container[place.key] = place.plain
+
+
+def _give_back() -> None:
+    """Give back the room of arrays that are gone: mlx keeps it for others, and glibc what lies between those that have grown."""
+    import mlx.core as mx
+
+    mx.clear_cache()
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
+        if trim is not None:
+            trim(0)
 
 
 def _keeps_layers(model: Any) -> bool:
