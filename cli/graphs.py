@@ -1,19 +1,45 @@
-"""A lineage graph as a tree for a terminal, as Mermaid, and as DOT for Graphviz."""
+"""A lineage graph as text: a tree for a terminal, Mermaid, DOT for Graphviz, JSON; written as it is read, however large."""
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from json.encoder import encode_basestring_ascii as _text
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fusery.registry.parsing import plural
 
 from .text import one_line
 
 if TYPE_CHECKING:
-    from rich.tree import Tree
-
     from fusery.registry.provenance import Edge, Graph, Node
+
+STREAMED = ("tree", "json", "mermaid", "dot")
+"""Formats of which a part can be written before the rest is known; a tree needs the names of all."""
+
+_DEEPEST = 1_000
+"""Steps that a tree is indented by: the margins of a line of 100,000 versions would take gigabytes."""
+
+
+class Traced(Protocol):
+    """What is written: a graph, or all of a lineage, whose things are read before what joins them."""
+
+    @property
+    def root(self) -> str:
+        """Id of the subject."""
+
+    @property
+    def roots(self) -> tuple[str, ...]:
+        """Ids of all subjects."""
+
+    @property
+    def nodes(self) -> Iterable[Node]:
+        """Its things."""
+
+    @property
+    def edges(self) -> Iterable[Edge]:
+        """What joins them."""
 
 
 def _label(node: Node) -> str:
@@ -22,109 +48,158 @@ def _label(node: Node) -> str:
     return one_line(f"{node.kind} {node.name}{over}{withdrawn}")
 
 
-def tree(graph: Graph) -> Tree:
-    """Return the graph as a tree: what the root was made from, then what was made from it and where that is."""
-    from rich.text import Text
-    from rich.tree import Tree
-
-    top = [Tree(Text(_line(graph.by_id[node_id]))) for node_id in graph.roots]
-    for node_id, branch in zip(graph.roots, top, strict=True):
-        for title, upwards in (("made from", True), ("made into", False)):
-            below = Tree(Text(title))
-            _grow(graph, below, node_id, upwards)
-            if below.children:
-                branch.children.append(below)
-    if len(top) == 1:
-        return top[0]
-    whole = Tree(Text(f"{plural(len(top), 'revision')} of {_label(graph.by_id[graph.root])}"))
-    whole.children.extend(top)
-    return whole
-
-
-def _line(node: Node) -> str:
-    return f"{_label(node)}  {node.digest[:12]}".rstrip()
-
-
-def _grow(graph: Graph, branch: Tree, node_id: str, upwards: bool) -> None:
-    """Add what is above or below a node; without recursion, since a line of versions may be long."""
-    from rich.text import Text
-
-    edges: dict[str, list[Edge]] = defaultdict(list)
-    for edge in graph.edges:
-        edges[edge.source if upwards else edge.target].append(edge)
-    waiting, grown = [(branch, node_id)], {node_id}
-    while waiting:
-        twig, here = waiting.pop()
-        leaves = []
-        for edge in edges[here]:
-            there = edge.target if upwards else edge.source
-            again = there in grown and bool(edges[there])
-            leaf = twig.add(
-                Text(f"{edge.relation}: {_line(graph.by_id[there])}{' (above)' if again else ''}")
-            )
-            if not again:
-                grown.add(there)
-                leaves.append((leaf, there))
-        waiting.extend(reversed(leaves))
-
-
-def mermaid(graph: Graph) -> str:
-    """Return the graph as a Mermaid flowchart; what was made points to what it was made from."""
-    ids = {node_id: f"n{index}" for index, node_id in enumerate(graph.by_id)}
-    lines = ["flowchart BT"]
+def tree(graph: Traced) -> Iterator[str]:
+    """Yield the lines of a tree: what the root was made from, then what was made from it and where that is."""
+    told: dict[str, str] = {}
+    labels: dict[str, str] = {}
     for node in graph.nodes:
+        label = _label(node)
+        told[node.id] = f"{label}  {node.digest[:12]}".rstrip()
+        if node.id in graph.roots:
+            labels[node.id] = label
+    above: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    below: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for edge in graph.edges:
+        above[edge.source].append((edge.relation, edge.target))
+        below[edge.target].append((edge.relation, edge.source))
+    several = len(graph.roots) > 1
+    if several:
+        yield f"{plural(len(graph.roots), 'revision')} of {labels[graph.root]}"
+    for at, root in enumerate(graph.roots, 1):
+        last = at == len(graph.roots)
+        yield (("└── " if last else "├── ") if several else "") + told[root]
+        margin = ("    " if last else "│   ") if several else ""
+        ways = [
+            (title, joined) for title, joined in (("made from", above), ("made into", below)) if joined[root]
+        ]
+        for number, (title, joined) in enumerate(ways, 1):
+            end = number == len(ways)
+            yield f"{margin}{'└── ' if end else '├── '}{title}"
+            yield from _grown(root, joined, told, margin + ("    " if end else "│   "))
+
+
+def _grown(
+    root: str, joined: Mapping[str, Sequence[tuple[str, str]]], told: Mapping[str, str], margin: str
+) -> Iterator[str]:
+    """Yield the lines below a thing; without recursion, since a line of versions may be long."""
+    grown = {root}
+
+    def twigs(node_id: str, margin: str, deep: int) -> list[tuple[str, int, str, str, bool, bool]]:
+        """Return what is right below a thing, the first one last; what has its own place elsewhere is not grown again."""
+        found = []
+        edges = joined.get(node_id, ())
+        for number, (relation, there) in enumerate(edges, 1):
+            again = there in grown and bool(joined.get(there))
+            grown.add(there)
+            found.append((margin, deep, relation, there, again, number == len(edges)))
+        return found[::-1]
+
+    waiting = twigs(root, margin, 1)
+    while waiting:
+        before, deep, relation, there, again, last = waiting.pop()
+        steps = "" if deep <= _DEEPEST else f"{deep:,} steps away, "
+        yield f"{before}{'└── ' if last else '├── '}{steps}{relation}: {told[there]}{' (above)' if again else ''}"
+        if not again:
+            further = "" if deep >= _DEEPEST else "    " if last else "│   "
+            waiting += twigs(there, before + further, deep + 1)
+
+
+def mermaid(graph: Traced) -> Iterator[str]:
+    """Yield the lines of a Mermaid flowchart; what was made points to what it was made from."""
+    yield "flowchart BT"
+    ids: dict[str, str] = {}
+    marks: dict[str, list[str]] = {"yanked": [], "told": []}
+    for node in graph.nodes:
+        ids[node.id] = own = f"n{len(ids)}"
         text = (
             _label(node).replace("#", "#35;").replace('"', "#quot;").replace("<", "#lt;").replace(">", "#gt;")
         )
-        lines.append(f'    {ids[node.id]}["{text}"]')
-    lines.extend(f"    {ids[edge.source]} -->|{edge.relation}| {ids[edge.target]}" for edge in graph.edges)
-    marks = {node.id: "yanked" if node.yanked is not None else "told" for node in graph.nodes if node.told}
+        if node.told:
+            marks["yanked" if node.yanked is not None else "told"].append(own)
+        yield f'    {own}["{text}"]'
+    for edge in graph.edges:
+        yield f"    {ids[edge.source]} -->|{edge.relation}| {ids[edge.target]}"
     for mark, colour in (("yanked", "#b91c1c"), ("told", "#b45309")):
-        if marked := [ids[node_id] for node_id, own in marks.items() if own == mark]:
-            lines.append(f"    classDef {mark} stroke:{colour},stroke-dasharray:6 3")
-            lines.append(f"    class {','.join(marked)} {mark}")
-    return "\n".join(lines)
+        if marked := marks[mark]:
+            yield f"    classDef {mark} stroke:{colour},stroke-dasharray:6 3"
+            yield f"    class {','.join(marked)} {mark}"
 
 
-def dot(graph: Graph) -> str:
-    """Return the graph in Graphviz's DOT language; names are quoted as JSON strings, which DOT accepts when they are UTF-8."""
-    lines = ["digraph lineage {", "    rankdir=BT;"]
+def dot(graph: Traced) -> Iterator[str]:
+    """Yield the lines of Graphviz's DOT language; names are quoted as JSON strings, which DOT accepts when they are UTF-8."""
+    yield "digraph lineage {"
+    yield "    rankdir=BT;"
     for node in graph.nodes:
         colour = "red" if node.yanked is not None else "orange"
         withdrawn = f", color={colour}, style=dashed" if node.told else ""
-        lines.append(f"    {_quoted(node.id)} [label={_quoted(_label(node))}{withdrawn}];")
-    lines.extend(
-        f"    {_quoted(edge.source)} -> {_quoted(edge.target)} [label={_quoted(edge.relation)}];"
-        for edge in graph.edges
-    )
-    return "\n".join([*lines, "}"])
+        yield f"    {_quoted(node.id)} [label={_quoted(_label(node))}{withdrawn}];"
+    for edge in graph.edges:
+        yield f"    {_quoted(edge.source)} -> {_quoted(edge.target)} [label={_quoted(edge.relation)}];"
+    yield "}"
 
 
 def _quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
+def document(graph: Traced) -> Iterator[str]:
+    """Yield the lines of the JSON document of a graph that has everything, as `json.dumps` indents it."""
+    yield "{"
+    yield f'  "root": {json.dumps(graph.root)},'
+    yield f'  "roots": {_value(list(graph.roots), "  ")},'
+    for name, records in (("nodes", map(_node, graph.nodes)), ("edges", map(_edge, graph.edges))):
+        if (record := next(records, None)) is None:
+            yield f'  "{name}": [],'
+            continue
+        yield f'  "{name}": ['
+        while record is not None:
+            following = next(records, None)
+            yield record if following is None else f"{record},"
+            record = following
+        yield "  ],"
+    yield '  "cut": false,'
+    yield '  "left_out": {}'
+    yield "}"
+
+
+def _node(node: Node) -> str:
+    return f"    {_value(node.to_dict(), '    ')}"
+
+
+def _edge(edge: Edge) -> str:
+    values = {"from": edge.source, "to": edge.target, "relation": edge.relation}
+    return f"    {_value(values, '    ')}"
+
+
+def _value(value: Any, margin: str) -> str:
+    """Return a value indented by two behind a margin; texts go to the encoder one by one, which is several times as fast."""
+    if isinstance(value, dict):
+        inner = ",\n".join(
+            f'{margin}  "{key}": {_text(each) if isinstance(each, str) else _value(each, margin + "  ")}'
+            for key, each in value.items()
+        )
+        return f"{{\n{inner}\n{margin}}}"
+    if not value:
+        return json.dumps(value)
+    return json.dumps(value, indent=2).replace("\n", f"\n{margin}")
+
+
+def lines(graph: Traced, form: str) -> Iterator[str]:
+    """Yield the lines of a file in one of the formats that can be written as they are read."""
+    return {"tree": tree, "json": document, "mermaid": mermaid, "dot": dot}[form](graph)
+
+
 def written(graph: Graph, form: str) -> str:
-    """Return the graph as the text of a file, in one of the formats of `lineage --format`."""
+    """Return the graph as the text of a file, in one of the formats of `lineage --format`; it ends with what is left out."""
     from fusery.registry import provenance as lineage
 
-    if form == "tree":
-        return _printed(tree(graph), 200 + 4 * len(graph.nodes))
     if form == "openlineage":
         return "".join(f"{json.dumps(event, sort_keys=True)}\n" for event in lineage.openlineage(graph))
     if form == "svg":
         return lineage.svg(graph)
     if form in ("json", "prov"):
-        document = lineage.prov(graph) if form == "prov" else graph.to_dict()
-        return json.dumps(document, indent=2, ensure_ascii=True, allow_nan=False) + "\n"
-    return (mermaid(graph) if form == "mermaid" else dot(graph)) + "\n"
-
-
-def _printed(grown: Tree, width: int) -> str:
-    from io import StringIO
-
-    from rich.console import Console
-
-    page = StringIO()
-    Console(file=page, width=width, highlight=False, markup=False, emoji=False).print(grown)
-    return "".join(f"{line.rstrip()}\n" for line in page.getvalue().splitlines())
+        whole = lineage.prov(graph) if form == "prov" else graph.to_dict()
+        return json.dumps(whole, indent=2, ensure_ascii=True, allow_nan=False) + "\n"
+    text = "".join(f"{line}\n" for line in lines(graph, form))
+    comment = {"tree": "", "mermaid": "%% ", "dot": "// "}[form]
+    return f"{text}{comment}{graph.more}: --complete shows all\n" if graph.more else text

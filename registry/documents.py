@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -109,17 +110,38 @@ def write_picture(place: Path, data: bytes, *, force: bool) -> None:
         return
     with os_failures(f"write {place}", near=place.parent), part_beside(place) as (part, descriptor):
         write_all(descriptor, data)
-        sync_file(descriptor)
-        if force:
-            part.replace(place)
-        else:
-            try:
-                link_exclusive(part, place)
-            except FileExistsError as taken:
-                raise AlreadyExistsError(
-                    f"there is a file {place} already", hint="give another name, or --force to replace it"
-                ) from taken
-        sync_folder(place.parent)
+        _publish(part, descriptor, place, force=force)
+
+
+def write_pieces(place: Path, pieces: Iterable[bytes], *, force: bool) -> int:
+    """Write a file as `write_picture` does, without all of it in memory; return its size.
+
+    Raises:
+        AlreadyExistsError: another file is there already, and `force` is not given.
+        StorageError: it cannot be written.
+    """
+    size = 0
+    with os_failures(f"write {place}", near=place.parent), part_beside(place) as (part, descriptor):
+        for piece in pieces:
+            write_all(descriptor, piece)
+            size += len(piece)
+        if force or not place.is_file() or not filecmp.cmp(part, place, shallow=False):
+            _publish(part, descriptor, place, force=force)
+    return size
+
+
+def _publish(part: Path, descriptor: int, place: Path, *, force: bool) -> None:
+    sync_file(descriptor)
+    if force:
+        part.replace(place)
+    else:
+        try:
+            link_exclusive(part, place)
+        except FileExistsError as taken:
+            raise AlreadyExistsError(
+                f"there is a file {place} already", hint="give another name, or --force to replace it"
+            ) from taken
+    sync_folder(place.parent)
 
 
 def _holds(place: Path, data: bytes) -> bool:

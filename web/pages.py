@@ -39,11 +39,11 @@ PAGE = 50
 TASKS = 25
 """Tasks, each with its newest version and its aliases."""
 
-DRAWN = 300
+DRAWN = 400
 """Things in a picture of lineage; more are listed alone."""
 
-THINGS = 400
-"""Things in a lineage: the nearest, and the newest of these."""
+THINGS = 60
+"""Things of a kind in a lineage, that something was made into or made from: the nearest, and the newest of these."""
 
 WIDE = 1060
 """Pixels across that a desktop has for it."""
@@ -170,17 +170,22 @@ def add_pages(routes: Routes, registry: Registry) -> None:
         found = registry.fused.fidelity(key)
         return answer(request, "fused.html.j2", found, picture=_map_of(found))
 
+    def lineage_of(reference: str) -> Graph:
+        # Nobody waits for a page until a hundred thousand adapters are counted.
+        found = registry.provenance.lineage(reference, limit=THINGS, ancestors=THINGS, count=False)
+        return _without_passwords(found)
+
     @routes.get("/pictures/lineage/{reference:path}", role="reader")
     def lineage_picture(reference: str) -> Response:
         """Draw the lineage of a thing, for pages that show it beside others."""
-        graph = _without_passwords(registry.provenance.lineage(reference, most=DRAWN))
-        if graph.cut:
+        graph = lineage_of(reference)
+        if len(graph.nodes) > DRAWN:
             raise BadInputError("there are too many things for a picture", hint="its page has them in words")
         return Response(svg(graph, width=WIDE, pans=True), media_type="image/svg+xml")
 
     @routes.page("/lineage/{reference:path}", Graph)
     def lineage(request: Request, reference: str) -> Response:
-        graph = _without_passwords(registry.provenance.lineage(reference, most=THINGS))
+        graph = lineage_of(reference)
         drawn = len(graph.nodes) <= DRAWN
         # In a frame that scrolls where it is wider than that; a phone gets one thing below the other.
         pictures = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from .resource import Named, Resource, named
 if TYPE_CHECKING:
     from ..identification import Begun
     from ..identification.identified import Identified
-    from ..provenance import Attested, Graph
+    from ..provenance import Attested, Graph, Whole
     from ..releases.impact import Impact
     from ..reporting import Written
 
@@ -27,13 +28,35 @@ class Provenance(Resource):
         *,
         up: bool = True,
         down: bool = True,
-        complete: bool = False,
-        most: int | None = None,
+        inputs: bool = False,
+        limit: int | None = 100,
+        ancestors: int = 1_000,
+        count: bool = True,
     ) -> Graph:
-        """Return what a thing was made from and what was made from it; see `fusery.registry.provenance.trace`."""
+        """Return what a thing was made from and what was made from it: of each kind the nearest, and how many more there are.
+
+        `limit=None` returns everything; see `fusery.registry.provenance.trace`.
+        """
         from ..provenance import trace
 
-        return trace(self.workspace, named(reference), up=up, down=down, complete=complete, most=most)
+        return trace(
+            self.workspace,
+            named(reference),
+            up=up,
+            down=down,
+            inputs=inputs,
+            limit=limit,
+            ancestors=ancestors,
+            count=count,
+        )
+
+    def whole_lineage(
+        self, reference: Named, *, up: bool = True, down: bool = True
+    ) -> AbstractContextManager[Whole]:
+        """Return a context in which everything is read a part at a time; see `fusery.registry.provenance.trace_whole`."""
+        from ..provenance import trace_whole
+
+        return trace_whole(self.workspace, named(reference), up=up, down=down)
 
     def impact(self, subject: Named) -> Impact:
         """Return everything that a base, a dataset or an adapter has reached; see `fusery.registry.releases.impact.impact`."""

@@ -9,18 +9,23 @@ from .drawing import svg
 from .graph import Edge, Graph, Node
 from .openlineage import openlineage
 from .prov import prov
-from .trace import trace, trace_things
+from .trace import ANCESTORS, LIMIT, trace, trace_things, trace_whole
+from .whole import Whole
 
 __all__ = [
+    "ANCESTORS",
     "FORMATS",
+    "LIMIT",
     "Attested",
     "Edge",
     "Graph",
     "Node",
+    "Whole",
     "attest",
     "openlineage",
     "prov",
     "svg",
     "trace",
     "trace_things",
+    "trace_whole",
 ]

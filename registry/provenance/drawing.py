@@ -30,6 +30,8 @@ _CLOSER = 40
 """Between columns that have to fit into a width."""
 _GUTTER = 64
 """Room for the lines where all stands in one column."""
+_SAID = 24
+"""Room for the line that says what is left out."""
 _SWEEPS = 4
 _NOTES = {"itself": "yanked", "same-bytes": "yanked twin", "contains": "yanked inside"}
 
@@ -184,7 +186,7 @@ def _document(
 ) -> Iterator[str]:
     margin = 2 if layout.column else _MARGIN
     width = max(x for x, _ in layout.places.values()) + layout.wide + margin
-    height = max(y for _, y in layout.places.values()) + layout.high + margin
+    height = max(y for _, y in layout.places.values()) + layout.high + margin + (_SAID if graph.more else 0)
     label = _text(f"lineage of {_name(graph.by_id[graph.root])}: {plural(len(graph.nodes), 'thing')}")
     yield (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
@@ -202,6 +204,8 @@ def _document(
         yield from _box(node, layout, node_id in roots)
         if place is not None:
             yield "</a>"
+    if graph.more:
+        yield f'<text class="fl-note" x="{margin}" y="{height - margin}">{_text(graph.more)}</text>'
     yield "</svg>"
 
 

@@ -116,7 +116,8 @@ class Graph(Record):
         by_id: its things, by their ids.
         edges: each once.
         starts: ids of all subjects, where these are several: a dataset may have several revisions.
-        cut: there is more than was asked for.
+        cut: there is more than it has: of descendants and ancestors of a kind, the nearest are in it and the newest of these.
+        left_out: how many things of each kind it does not have; None where it is cut and nobody counted.
     """
 
     root: str
@@ -124,7 +125,8 @@ class Graph(Record):
     edges: list[Edge] = field(default_factory=list)
     starts: tuple[str, ...] = ()
     cut: bool = False
-    KEYS: ClassVar[tuple[str, ...]] = ("root", "roots", "nodes", "edges", "cut")
+    left_out: Mapping[str, int] | None = field(default_factory=dict)
+    KEYS: ClassVar[tuple[str, ...]] = ("root", "roots", "nodes", "edges", "cut", "left_out")
 
     @property
     def roots(self) -> tuple[str, ...]:
@@ -135,3 +137,23 @@ class Graph(Record):
     def nodes(self) -> tuple[Node | DeploymentNode, ...]:
         """Its things."""
         return tuple(self.by_id.values())
+
+    @property
+    def more(self) -> str:
+        """What it does not have, in words, such as `and 99,900 more adapters`; empty if it has all."""
+        return more(self.left_out) if self.cut else ""
+
+
+_WORDS = {"fused": ("fused model", "fused models"), "alias": ("alias", "aliases")}
+
+
+def more(left_out: Mapping[str, int] | None) -> str:
+    """Return how many things of each kind are left out, in words; empty if none is."""
+    if left_out is None:
+        return "and more"
+    named = [
+        f"{number:,} more {_WORDS.get(kind, (kind, f'{kind}s'))[number != 1]}"
+        for kind, number in left_out.items()
+        if number
+    ]
+    return "and " + ", ".join(named) if named else ""

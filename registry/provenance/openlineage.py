@@ -24,7 +24,7 @@ _TYPES = {"base": "MODEL", "adapter": "MODEL", "fused": "MODEL", "bundle": "MODE
 def openlineage(graph: Graph) -> list[dict[str, Any]]:
     """Return the events, by the time of what they tell: of each run its START and its COMPLETE.
 
-    Runs that nothing in the graph went into have no inputs: trace with `complete` to have all of them.
+    Runs that nothing in the graph went into have no inputs: trace with `inputs` to have all of them.
     """
     own = computed(graph)
     runs = [node for node in graph.nodes if node.kind in _JOBS and node.at is not None]

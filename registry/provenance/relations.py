@@ -6,7 +6,7 @@ All that is asked of some things at once is one statement, whatever kinds they a
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,8 +27,12 @@ Asked = tuple[Key, bool]
 """A thing, and whether it is asked what it was made from: else what was made from it."""
 
 
+FUSED_FROM = "fused-from-base"
+"""The relation of a fused model to its base, which is followed upwards only."""
+
+
 @dataclass(frozen=True, slots=True)
-class _Relation:
+class Relation:
     """One way in which things are made from others.
 
     Attributes:
@@ -47,116 +51,115 @@ class _Relation:
         """Return the column with the number of what is asked about."""
         return self.pairs.selected_columns[0 if up else 1]
 
+    def ends(self, up: bool) -> tuple[str, str]:
+        """Return the table of what is asked about, and that of what it leads to."""
+        names = self.made.__tablename__, self.source.__tablename__
+        return names if up else names[::-1]
 
-def _relations() -> Iterator[_Relation]:
+
+def _relations() -> Iterator[Relation]:
     base, adapter, dataset = tables.BaseModel, tables.Adapter, tables.Dataset
     fused, extra, bundle, packed = tables.Fused, tables.FusedExtra, tables.Bundle, tables.BundleAdapter
     alias, runs, sources = tables.Alias, tables.Deployment, tables.AdapterSource
 
     # What the base that an adapter is registered for is to it: as a rule, the one that it was trained on.
     for_base = case((adapter.trained_on.is_(None), TRAINED_ON), else_=REGISTERED_FOR)
-    yield _Relation(select(adapter.id, adapter.base_id, for_base), adapter, base)
+    yield Relation(select(adapter.id, adapter.base_id, for_base), adapter, base)
     said = select(adapter.id, base.id, literal(TRAINED_ON)).join(base, base.digest == adapter.trained_on)
-    yield _Relation(said, adapter, base)
+    yield Relation(said, adapter, base)
     yield _plain(adapter.id, adapter.dataset_id, "trained-on-data", adapter, dataset)
     yield _plain(adapter.id, adapter.parent_id, "continued-from", adapter, adapter)
     yield _plain(sources.adapter_id, sources.source_id, COMPUTED_FROM, adapter, adapter)
 
     # A fused model is of bytes, alone or with others, under whichever name they are registered.
     part, twin = aliased(adapter), aliased(adapter)
-    same = and_(twin.digest == part.digest, twin.base_id == fused.base_id)
+    # The sums keep SQLite from going through all that there is for a base, which looks like little to it.
+    same = and_(twin.digest == part.digest, twin.base_id + 0 == fused.base_id + 0)
     made = select(fused.id, twin.id, literal("fused-from-adapter"))
     first = made.join(part, part.id == fused.adapter_id)
     further = made.join(extra, extra.fused_id == fused.id).join(part, part.id == extra.adapter_id)
-    yield _Relation(first.join(twin, same), fused, adapter)
-    yield _Relation(further.join(twin, same), fused, adapter)
-    onto = select(fused.id, fused.base_id, literal("fused-from-base"))
-    yield _Relation(onto, fused, base, upwards=True)
+    yield Relation(first.join(twin, same), fused, adapter)
+    yield Relation(further.join(twin, same), fused, adapter)
+    onto = select(fused.id, fused.base_id, literal(FUSED_FROM))
+    yield Relation(onto, fused, base, upwards=True)
 
     yield _plain(bundle.id, bundle.fused_id, "packed-from", bundle, fused)
     apart = select(packed.bundle_id, packed.adapter_id, literal("packed-from"))
-    alone = apart.join(bundle, bundle.id == packed.bundle_id).where(bundle.fused_id.is_(None))
-    yield _Relation(alone, bundle, adapter)
+    # And here from going through all bundles.
+    alone = apart.join(bundle, bundle.id == packed.bundle_id).where((bundle.fused_id + 0).is_(None))
+    yield Relation(alone, bundle, adapter)
     yield _plain(alias.id, alias.adapter_id, "holds", alias, adapter)
     yield _plain(runs.id, runs.adapter_id, "runs", runs, adapter)
     yield _plain(runs.id, runs.fused_id, "runs", runs, fused)
     yield _plain(runs.id, runs.bundle_id, "runs", runs, bundle)
 
 
-def _plain(made_id: Any, source_id: Any, name: str, made: Any, source: Any) -> _Relation:
+def _plain(made_id: Any, source_id: Any, name: str, made: Any, source: Any) -> Relation:
     """Return a relation that a column has; where that is null, there is none."""
-    return _Relation(select(made_id, source_id, literal(name)).where(source_id.is_not(None)), made, source)
+    return Relation(select(made_id, source_id, literal(name)).where(source_id.is_not(None)), made, source)
 
 
-_RELATIONS = tuple(_relations())
+RELATIONS = tuple(_relations())
+
+Within = Mapping[bool, Collection[Key]]
+"""What both ends of a link are to be among, where it was asked for upwards, and where downwards."""
 
 
-def links_of(session: Session, asked: Sequence[Asked], most: int | None) -> list[tuple[bool, Link]]:
+def links_of(
+    session: Session, asked: Sequence[Asked], most: int | None, *, within: Within | None = None
+) -> list[tuple[bool, Link]]:
     """Return what leads from some things to others, and which way it was asked for; what leads upwards comes first.
 
     Args:
         session: of any transaction.
         asked: the things.
         most: so many of each relation, the newest; None for all.
+        within: only what leads to one of these; they and the things are few enough for one statement.
     """
     found: list[Row[*tuple[Any, ...]]] = []
-    for chosen in batches(asked):
+    ends = {up: _by_table(keys) for up, keys in within.items()} if within is not None else None
+    for chosen in batches(asked, len(asked) or 1) if within is not None else batches(asked):
         numbers: dict[tuple[str, bool], list[int]] = defaultdict(list)
         for (table, number), up in chosen:
             numbers[table, up].append(number)
-        ways = list(_ways(numbers, most))
+        ways = list(_ways(numbers, most, ends))
         found += session.execute(union_all(*ways)).all() if ways else []
     newest = -1 if most is not None and len(found) > most else 1
     found.sort(key=lambda row: (row[0], newest * row[1], newest * row[2]))
     return [
-        (way < len(_RELATIONS), ((of.made.__tablename__, made), (of.source.__tablename__, source), name))
+        (way < len(RELATIONS), ((of.made.__tablename__, made), (of.source.__tablename__, source), name))
         for way, made, source, name in found
-        for of in (_RELATIONS[way % len(_RELATIONS)],)
+        for of in (RELATIONS[way % len(RELATIONS)],)
     ]
 
 
+def _by_table(keys: Iterable[Key]) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = defaultdict(list)
+    for table, number in keys:
+        found[table].append(number)
+    return found
+
+
 def _ways(
-    numbers: Mapping[tuple[str, bool], list[int]], most: int | None
+    numbers: Mapping[tuple[str, bool], list[int]],
+    most: int | None,
+    within: Mapping[bool, Mapping[str, list[int]]] | None,
 ) -> Iterator[Select[*tuple[Any, ...]]]:
     """Yield the queries that lead on from things, by their table and the direction: a number tells each, those that lead up first."""
     for up in (True, False):
-        for position, relation in enumerate(_RELATIONS):
-            table = (relation.made if up else relation.source).__tablename__
+        for position, relation in enumerate(RELATIONS):
+            table, other = relation.ends(up)
             if (relation.upwards and not up) or not (ids := numbers.get((table, up))):
                 continue
+            if within is not None and not within[up].get(other):
+                continue
             made, source, name = relation.pairs.selected_columns
-            way: ColumnElement[int] = literal_column(str(position + (0 if up else len(_RELATIONS))))
+            way: ColumnElement[int] = literal_column(str(position + (0 if up else len(RELATIONS))))
             query = relation.pairs.with_only_columns(way.label("way"), made, source, name.label("name"))
             query = query.where(relation.column(up).in_(ids))
+            if within is not None:
+                query = query.where(relation.column(not up).in_(within[up][other]))
             if most is not None:
                 newest = query.order_by(made.desc(), source.desc()).limit(most + 1).subquery()
                 query = select(*newest.c)
             yield query
-
-
-_FEW = 8
-"""Adapters whose lines are followed at once: of more, PostgreSQL expects so much that it would rather read the whole table."""
-
-
-def line_of(session: Session, asked: Sequence[Asked], most: int | None) -> list[Asked]:
-    """Return the adapters that some adapters were continued from, or were continued from them, however far away.
-
-    A line of a hundred versions is one statement so, not a hundred.  Of many adapters there is none: they are followed a
-    generation at a time.
-    """
-    adapter = tables.Adapter
-    ways = []
-    for up in (True, False):
-        ids = [
-            number for (table, number), upwards in asked if upwards is up and table == adapter.__tablename__
-        ]
-        if not 0 < len(ids) <= _FEW:
-            continue
-        line = select(adapter.id, adapter.parent_id).where(adapter.id.in_(ids)).cte(recursive=True)
-        onwards = adapter.id == line.c.parent_id if up else adapter.parent_id == line.c.id
-        line = line.union(select(adapter.id, adapter.parent_id).where(onwards))
-        reached = select(line.c.id, literal_column(str(int(up))).label("up"))
-        ways.append(reached if most is None else select(*reached.limit(most + 1).subquery().c))
-    if not ways:
-        return []
-    return [((adapter.__tablename__, number), bool(up)) for number, up in session.execute(union_all(*ways))]

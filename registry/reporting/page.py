@@ -52,6 +52,7 @@ def _pictures(key: str, section: dict[str, Any], facts: Facts) -> dict[str, Any]
             twice(heat_map_picture, f"{key}-map{at}-picture", view)
             for at, view in enumerate(section["maps"], 1)
         ],
+        "lineage_more": graph.more,
         # It escapes what it draws itself.
         "lineage": None
         if alone

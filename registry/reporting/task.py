@@ -40,6 +40,9 @@ MOST_FINDINGS = 60
 MOST_NODES = 60
 """Things in a picture of lineage; of more it starts from fewer versions."""
 
+MOST_OF_A_KIND = 10
+"""Things of a kind in it, where even one version leads to more: the nearest, and the newest of these."""
+
 
 @dataclass(frozen=True, slots=True)
 class Section:
@@ -277,17 +280,25 @@ def _lineage(
 ) -> tuple[Graph, bool]:
     """Return a graph that can be drawn, and whether it starts from all the versions that are shown."""
     if adapter is not None:
-        return trace_things(session, [adapter], most=MOST_NODES), True
+        return _bounded(session, [adapter]), True
     if not rows:
         return Graph(""), True
     held = select(tables.Alias.adapter_id).where(tables.Alias.adapter_id.in_([row.id for row in rows]))
     holders = set(session.scalars(held))
     wanted = [row for row in rows if row.id in holders or row is rows[-1]]
     for starts in (list(rows), wanted[-4:]):
-        graph = trace_things(session, starts, most=MOST_NODES)
-        if not graph.cut:
+        graph = trace_things(session, starts, limit=MOST_NODES, ancestors=MOST_NODES, count=False)
+        if not graph.cut and len(graph.nodes) <= MOST_NODES:
             return graph, len(starts) == len(rows)
-    return trace_things(session, [rows[-1]], most=MOST_NODES), len(rows) == 1
+    return _bounded(session, [rows[-1]]), len(rows) == 1
+
+
+def _bounded(session: Session, starts: Sequence[tables.Adapter]) -> Graph:
+    """Return a graph of few enough things to be drawn, with how many there are besides."""
+    graph = trace_things(session, starts, limit=MOST_NODES, ancestors=MOST_NODES, count=False)
+    if not graph.cut and len(graph.nodes) <= MOST_NODES:
+        return graph
+    return trace_things(session, starts, limit=MOST_OF_A_KIND, ancestors=MOST_OF_A_KIND)
 
 
 def _last_moment(session: Session) -> str | None:

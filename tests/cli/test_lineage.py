@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 from fixture_types import Fusery
+from printed_documents import require
 
 
 @pytest.fixture
@@ -31,6 +32,49 @@ def test_a_file_in_each_format(shipped: Fusery, tmp_path: Path) -> None:
         json.loads((tmp_path / "file.json").read_text()) == shipped("lineage", "course_rec@2", "--json").json
     )
     ElementTree.parse(tmp_path / "file.svg")
+
+
+def test_all_of_it_is_written_as_it_is_read(shipped: Fusery, tmp_path: Path) -> None:
+    for reference in ("tiny", "course_rec@1", "course_rec@2", "out"):
+        few, everything = (
+            shipped("lineage", reference, "--json", *words).json for words in ((), ("--complete",))
+        )
+        assert list(everything) == list(few) and everything["cut"] is False and everything["left_out"] == {}
+        for part in ("nodes", "edges"):
+            assert len(everything[part]) == len(few[part])
+            assert all(each in everything[part] for each in few[part])
+        require("lineage", everything)
+    for form in ("tree", "json", "mermaid", "dot", "svg", "prov", "openlineage"):
+        ran = shipped("lineage", "tiny", "--complete", "--format", form)
+        place = tmp_path / f"whole.{form}"
+        told = shipped("lineage", "tiny", "--complete", "--format", form, "-o", place, "--json").json
+        assert (ran.code, ran.err) == (0, "")
+        assert ran.out == place.read_text(encoding="utf-8")
+        assert told["bytes"] == place.stat().st_size
+    ids = [each["id"] for each in shipped("lineage", "tiny", "--complete", "--json").json["nodes"]]
+    assert shipped("lineage", "tiny", "--complete", "-q").out.splitlines() == ids
+    # As `json.dumps` would write it, and never over another file.
+    text = (tmp_path / "whole.json").read_text()
+    assert text == json.dumps(json.loads(text), indent=2) + "\n"
+    words = ("lineage", "tiny", "--complete", "-o", tmp_path / "whole.json")
+    assert shipped(*words).code == 0
+    refused = shipped("lineage", "course_rec@1", *words[2:])
+    assert (refused.code, "--force" in refused.err) == (2, True)
+
+
+def test_what_is_left_out_is_counted(
+    shipped: Fusery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fusery.registry.provenance.LIMIT", 1)
+    said = "and 1 more adapter: --complete shows all"
+    found = shipped("lineage", "tiny", "--json").json
+    assert (found["cut"], found["left_out"]) == (True, {"adapter": 1})
+    for form in ("tree", "mermaid", "dot"):
+        assert said in shipped("lineage", "tiny", "--format", form).out.splitlines()[-1]
+    assert "and 1 more adapter" in shipped("lineage", "tiny", "--format", "svg").out
+    for words in (("-q",), ("-o", "a.dot"), ("--format", "prov")):
+        assert said in shipped("lineage", "tiny", *words).err
+    assert "more" not in shipped("lineage", "tiny", "--complete").out
 
 
 def test_the_ending_says_the_format(shipped: Fusery, tmp_path: Path) -> None:

@@ -426,12 +426,12 @@ def test_a_base_shows_its_adapters_a_page_at_a_time(crowded: Registry) -> None:
             large_registry.name_of(69),
         )
         cut = ask(address, "/lineage/tiny", **JSON, cookie=cookie).json
-        assert cut["cut"] and len(cut["nodes"]) == pages.THINGS
-        assert {large_registry.name_of(19_999), large_registry.name_of(19_700)} <= {
+        assert cut["cut"] and len(cut["nodes"]) == pages.THINGS + 1
+        assert {large_registry.name_of(19_999), large_registry.name_of(19_940)} <= {
             node["name"] for node in cut["nodes"]
         }
         words = ask(address, "/lineage/tiny", **HTML, cookie=cookie).text
-        assert "There is more" in words and "fusery lineage tiny" in words
+        assert "There is more" in words and "fusery lineage tiny" in words and "--complete" in words
 
 
 def test_moves_and_places_are_shown_a_page_at_a_time(crowded: Registry) -> None:

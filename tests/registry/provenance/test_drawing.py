@@ -74,7 +74,7 @@ def test_any_graph_is_well_formed_and_no_two_boxes_overlap(graph: Graph, most: i
 def test_what_was_made_stands_to_the_right_of_what_it_was_made_from(
     withdrawn: tuple[Registry, dict[str, str]],
 ) -> None:
-    graph = withdrawn[0].provenance.lineage("tiny", complete=True)
+    graph = withdrawn[0].provenance.lineage("tiny", inputs=True)
     root = ElementTree.fromstring(svg(graph))
     titles = {}
     for group in root.iter(f"{SVG}g"):
@@ -133,3 +133,18 @@ def _luminance(colour: str) -> float:
         part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
     )
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def test_what_is_left_out_is_said_below() -> None:
+    """In the picture itself, since it is looked at alone; and within it."""
+    nodes = {each: Node(each, "base", each, "") for each in ("a", "b")}
+    for width in (None, 356):
+        whole = svg(Graph("a", nodes), width=width)
+        told = svg(Graph("a", nodes, cut=True, left_out={"adapter": 99_900, "alias": 1}), width=width)
+        assert "more" not in whole and "and 99,900 more adapters, 1 more alias" in told
+        box, wide = (
+            [float(each) for each in ElementTree.fromstring(text).attrib["viewBox"].split()]
+            for text in (told, whole)
+        )
+        [line] = [each for each in ElementTree.fromstring(told).iter() if "99,900" in (each.text or "")]
+        assert wide[3] < float(line.attrib["y"]) + 24 and float(line.attrib["y"]) < box[3]

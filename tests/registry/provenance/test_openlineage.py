@@ -26,7 +26,7 @@ def documents(registry: Registry, found: dict[str, str]) -> dict[str, list[dict[
         "dataset:courses",
         f"dataset:{lineage_registry.ODD}",
     ]
-    return {each: openlineage(registry.provenance.lineage(each, complete=True)) for each in references}
+    return {each: openlineage(registry.provenance.lineage(each, inputs=True)) for each in references}
 
 
 def test_each_run_starts_and_completes(withdrawn: tuple[Registry, dict[str, str]]) -> None:
@@ -48,7 +48,7 @@ def test_each_run_starts_and_completes(withdrawn: tuple[Registry, dict[str, str]
 
 def test_what_went_into_a_fuse(withdrawn: tuple[Registry, dict[str, str]]) -> None:
     registry, found = withdrawn
-    events = openlineage(registry.provenance.lineage(found["sum"], complete=True))
+    events = openlineage(registry.provenance.lineage(found["sum"], inputs=True))
     fuse = next(event for event in events if event["job"]["name"] == f"fusing/{found['sum'][:16]}")
     assert {each["name"] for each in fuse["inputs"]} == {
         "adapter/other_v1_20260301",
@@ -62,7 +62,7 @@ def test_what_went_into_a_fuse(withdrawn: tuple[Registry, dict[str, str]]) -> No
         for tag in each["facets"].get("tags", {}).get("tags", [])
     }
     assert tags == {"yanked": 'leaked <b> "x"'}
-    whole = openlineage(registry.provenance.lineage("course_rec@2", complete=True))
+    whole = openlineage(registry.provenance.lineage("course_rec@2", inputs=True))
     assert any(
         tag == {"key": "alias", "value": "course_rec#prod", "source": "fusery"}
         for event in whole

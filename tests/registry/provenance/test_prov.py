@@ -33,7 +33,7 @@ def documents(registry: Registry, found: dict[str, str]) -> dict[str, Any]:
         "dataset:courses",
         f"dataset:{lineage_registry.ODD}",
     ]
-    return {each: as_prov(registry.provenance.lineage(each, complete=True)) for each in references}
+    return {each: as_prov(registry.provenance.lineage(each, inputs=True)) for each in references}
 
 
 def test_documents_are_valid_and_round_trip(withdrawn: tuple[Registry, dict[str, str]], schema: Any) -> None:
@@ -50,7 +50,7 @@ def test_documents_are_valid_and_round_trip(withdrawn: tuple[Registry, dict[str,
 
 
 def test_the_schema_can_refuse(withdrawn: tuple[Registry, dict[str, str]], schema: Any) -> None:
-    document = as_prov(withdrawn[0].provenance.lineage("course_rec@2", complete=True))
+    document = as_prov(withdrawn[0].provenance.lineage("course_rec@2", inputs=True))
     assert list(schema.iter_errors({**document, "nonsense": {}}))
     assert list(schema.iter_errors({**document, "entity": {"fusery:x": {"prov:label": {"$": 1, "q": 2}}}}))
 
@@ -58,7 +58,7 @@ def test_the_schema_can_refuse(withdrawn: tuple[Registry, dict[str, str]], schem
 def test_who_made_what_of_what_and_when(withdrawn: tuple[Registry, dict[str, str]]) -> None:
     registry, found = withdrawn
     read = prov.model.ProvDocument.deserialize(
-        content=json.dumps(as_prov(registry.provenance.lineage(found["bundle"], complete=True))),
+        content=json.dumps(as_prov(registry.provenance.lineage(found["bundle"], inputs=True))),
         format="json",
     )
     labels = {

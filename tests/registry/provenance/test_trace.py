@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from pathlib import Path
 
 import lineage_registry
@@ -12,8 +13,9 @@ from sqlalchemy import select
 
 from fusery.cli import graphs
 from fusery.registry import Registry, tables
+from fusery.registry.api.provenance import Provenance
 from fusery.registry.errors import AmbiguousReferenceError, UnknownReferenceError
-from fusery.registry.provenance import Edge, Graph, Node, trace_things
+from fusery.registry.provenance import ANCESTORS, LIMIT, Edge, Graph, Node, trace_things
 
 
 @pytest.fixture
@@ -95,10 +97,10 @@ def _of_a_sum(registry: Registry, found: dict[str, str]) -> None:
         lineage_registry.DENSE,
         lineage_registry.CONTINUED,
     }
-    # From one part one sees the sum, and with `complete` the other parts of it.
+    # From one part one sees the sum, and with `inputs` the other parts of it.
     assert "other_v1_20260301" not in names(registry.provenance.lineage("course_rec@1", up=False), "adapter")
     assert "other_v1_20260301" in names(
-        registry.provenance.lineage("course_rec@1", up=False, complete=True), "adapter"
+        registry.provenance.lineage("course_rec@1", up=False, inputs=True), "adapter"
     )
 
 
@@ -125,7 +127,7 @@ def test_what_is_yanked_is_marked_everywhere(withdrawn: tuple[Registry, dict[str
     ended = next(node for node in graph.nodes if node.over)
     assert ended.yanked is None and ended.to_dict()["ended_at"] is not None
     for form in ("tree", "mermaid", "dot", "svg", "prov", "openlineage"):
-        complete = registry.provenance.lineage("tiny", up=False, complete=True)
+        complete = registry.provenance.lineage("tiny", up=False, inputs=True)
         text = graphs.written(complete, form)
         assert text.count("leaked") >= 7, form
         assert "yanked" in text
@@ -151,31 +153,34 @@ def test_a_long_line_of_versions(tmp_path: Path) -> None:
         folder = tiny_models.make_adapter(tmp_path / "a", base, seed=1, num_layers=1, keys=keys, rank=2)
         registry.adapters.register(folder, base="tiny", task="line", date="20260101")
         _lengthen(registry, 150)
-        graph = registry.provenance.lineage("line@1", up=False)
+        graph = registry.provenance.lineage("line@1", up=False, limit=None)
         assert len(graph.nodes) == 151
         assert graphs.written(graph, "tree").count("continued-from") == 150
         for reference in ("tiny", "line@1", "line@75", "line@151"):
             with query_plans.recorded() as queries:
-                assert len(names(registry.provenance.lineage(reference), "adapter")) == 151
-            assert len(queries) <= 9, reference
+                assert len(names(registry.provenance.lineage(reference, limit=151), "adapter")) == 151
+            assert len(queries) <= 11, reference
         _cut(registry)
 
 
 def _cut(registry: Registry) -> None:
-    """So many of the nearest things, the newest of these, and said to be cut; each is joined to what it is there for."""
-    whole = registry.provenance.lineage("line@75", most=153)
-    assert not whole.cut and relations(whole) == relations(registry.provenance.lineage("line@75"))
-    for reference, most in (("tiny", 20), ("line@75", 20), ("line@1", 151), ("line@151", 2), ("tiny", 1)):
-        graph = registry.provenance.lineage(reference, most=most)
-        assert (graph.cut, len(graph.nodes), graph.root in graph.by_id) == (True, most, True)
+    """So many of the nearest things each way, the newest of these, and how many there are besides."""
+    whole = registry.provenance.lineage("line@75", limit=76, ancestors=74)
+    assert not whole.cut and relations(whole) == relations(registry.provenance.lineage("line@75", limit=None))
+    wanted = (("tiny", 20, 131), ("line@75", 20, 56 + 54), ("line@1", 149, 1), ("line@151", 2, 148))
+    for reference, limit, left in wanted:
+        graph = registry.provenance.lineage(reference, limit=limit, ancestors=limit)
+        assert (graph.cut, graph.left_out, graph.root in graph.by_id) == (True, {"adapter": left}, True)
         joined = {edge.source for edge in graph.edges} | {edge.target for edge in graph.edges}
-        assert most == 1 or joined == set(graph.by_id)
-    newest = names(registry.provenance.lineage("tiny", most=20), "adapter")
+        assert joined == set(graph.by_id)
+    newest = names(registry.provenance.lineage("tiny", limit=19), "adapter")
     assert newest == {f"line_v{number}_20260101" for number in range(133, 152)}
+    nearest = names(registry.provenance.lineage("line@75", up=False, limit=19), "adapter")
+    assert nearest == {f"line_v{number}_20260101" for number in range(75, 95)}
 
 
-def test_very_many_versions_are_followed_a_generation_at_a_time(tmp_path: Path) -> None:
-    """More adapters than a statement takes numbers, and more beginnings than lines are followed of: all, and none twice."""
+def test_very_many_versions(tmp_path: Path) -> None:
+    """More adapters than a statement takes numbers: all, and none twice."""
     base = tiny_models.make_base(tmp_path / "tiny", layers=1)
     with Registry.open(tmp_path / "home") as registry:
         registry.bases.add(base, name="tiny")
@@ -184,14 +189,19 @@ def test_very_many_versions_are_followed_a_generation_at_a_time(tmp_path: Path) 
         )
         registry.adapters.register(folder, base="tiny", task="line", date="20260101")
         _lengthen(registry, 700)
-        graph = registry.provenance.lineage("tiny")
+        graph = registry.provenance.lineage("tiny", limit=None)
         assert len(graph.nodes) == 702 and len(graph.edges) == 701 + 700
-        assert names(registry.provenance.lineage("line@1"), "adapter") == names(graph, "adapter")
+        assert names(registry.provenance.lineage("line@1", limit=None), "adapter") == names(graph, "adapter")
         with registry.workspace.database.read() as session:
             starts = list(session.scalars(select(tables.Adapter).where(tables.Adapter.id % 50 == 1)))
             assert len(starts) > 8
-            many = trace_things(session, starts)
+            many = trace_things(session, starts, limit=None)
         assert names(many, "adapter") == names(graph, "adapter")
+
+
+def test_the_defaults_are_said_once() -> None:
+    said = signature(Provenance.lineage).parameters
+    assert (said["limit"].default, said["ancestors"].default) == (LIMIT, ANCESTORS)
 
 
 def test_a_tree_is_no_deeper_than_what_python_takes() -> None:
@@ -200,7 +210,10 @@ def test_a_tree_is_no_deeper_than_what_python_takes() -> None:
     graph = Graph("n0", nodes, edges)
     for form in ("mermaid", "dot", "prov"):
         assert "2999" in graphs.written(graph, form)
-    assert graphs.tree(graph).children
+    lines = list(graphs.tree(graph))
+    assert len(lines) == 3_001
+    # Its margins stop growing, or a long line would take gigabytes.
+    assert "2,999 steps away, continued-from: adapter x2999" in lines[-1] and len(lines[-1]) < 4_200
 
 
 def _lengthen(registry: Registry, count: int) -> None:

@@ -347,7 +347,7 @@ def test_documents_for_auditors_say_so(stocked: Registry, tmp_path: Path) -> Non
     assert "Amendments" in text
     assert "&lt;typo&gt;" in text
     assert "<typo>" not in text
-    document = json.dumps(prov(stocked.provenance.lineage(ONE, complete=True)))
+    document = json.dumps(prov(stocked.provenance.lineage(ONE, inputs=True)))
     assert '"fusery:amended": "examples, val_loss"' in document
     attested = json.dumps(stocked.provenance.attest(ONE).document)
     assert '"amended": [{"field": "val_loss", "from": 0.61, "to": 0.061' in attested

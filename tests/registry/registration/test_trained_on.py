@@ -170,7 +170,7 @@ def test_the_lineage_leads_to_both(registered: Registry) -> None:
 def test_documents_of_the_lineage_say_what_training_used(registered: Registry) -> None:
     from fusery.registry.provenance import openlineage, prov
 
-    graph = registered.provenance.lineage(NAME, complete=True)
+    graph = registered.provenance.lineage(NAME, inputs=True)
     used = [each["prov:entity"] for each in prov(graph)["used"].values()]
     tiny, twin = (f"fusery:base/{digest_of(registered, name)[:16]}" for name in ("tiny", "tiny4"))
     assert [name for name in used if name.startswith("fusery:base/")] == [tiny]

@@ -10,7 +10,7 @@ import query_plans
 from sqlalchemy import select, text
 
 from fusery.registry import Registry, tables
-from fusery.registry.reporting.task import task_section
+from fusery.registry.reporting.task import MOST_OF_A_KIND, task_section
 
 MANY = 20_000
 """Adapters, as in `tests/registry/test_scale.py`."""
@@ -38,3 +38,24 @@ def test_a_section_reads_no_whole_table(registry: Registry, tiny_base: Path) -> 
             assert section.facts["versions_total"] == large_registry.VERSIONS
             assert len(queries) > 10
             assert query_plans.whole_tables(database, queries) == []
+
+
+def test_a_version_that_led_to_very_many_is_drawn_with_the_nearest(
+    registry: Registry, tiny_base: Path, tmp_path: Path
+) -> None:
+    registry.bases.add(tiny_base, name="tiny", reference=True)
+    large_registry.fill(registry, 200)
+    with registry.workspace.database.write() as session:
+        first, *others = session.scalars(select(tables.Adapter).order_by(tables.Adapter.id))
+        for each in others:
+            each.parent_id = first.id
+        name = first.name
+    with registry.workspace.database.read() as session:
+        adapter = session.scalars(select(tables.Adapter).where(tables.Adapter.name == name)).one()
+        graph = task_section(session, adapter.task, adapter).graph
+    assert graph.cut and graph.left_out == {"adapter": 199 - MOST_OF_A_KIND}
+    assert len(graph.nodes) == 2 + MOST_OF_A_KIND
+    place = tmp_path / "report.html"
+    registry.provenance.report(name, html=place)
+    text = place.read_text(encoding="utf-8")
+    assert "and 189 more adapters" in text and "--complete" in text
