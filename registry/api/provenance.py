@@ -58,15 +58,18 @@ class Provenance(Resource):
 
         return trace_whole(self.workspace, named(reference), up=up, down=down)
 
-    def impact(self, subject: Named) -> Impact:
-        """Return everything that a base, a dataset or an adapter has reached; see `fusery.registry.releases.impact.impact`."""
+    def impact(self, subject: Named, *, limit: int | None = 100) -> Impact:
+        """Return what a base, a dataset or an adapter has reached: of each kind the newest, and how many there are.
+
+        `limit=None` returns everything; see `fusery.registry.releases.impact.impact`.
+        """
         from ..records.adapter import Adapter
         from ..records.base import Base
         from ..releases.impact import impact
 
         kinds = {Adapter: "adapter:", Base: "base:"}
         kind = next((said for each, said in kinds.items() if isinstance(subject, each)), "")
-        return impact(self.workspace, kind + named(subject))
+        return impact(self.workspace, kind + named(subject), limit=limit)
 
     def attest(
         self,

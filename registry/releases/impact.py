@@ -7,20 +7,21 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Select, or_, select
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy import CTE, ColumnElement, Select, func, literal, or_, select, union, union_all
+from sqlalchemy.orm import Session
 
 from .. import tables
 from ..database.batches import batches
 from ..engine.recipe import Recipe
 from ..errors import BadInputError, UnknownReferenceError
+from ..provenance.closure import adapters_from
 from ..record import Record
 from ..records.adapter_details import BundleLine
 from ..records.deployment import Deployment
 from ..records.fused import FusedLabel
 from ..records.fused_label import names as labels
 from ..records.references import resolve_adapter, resolve_base
-from ..records.withdrawals import Withdrawal, Withdrawals, of_adapters, of_bundles, of_fused, own
+from ..records.withdrawals import Withdrawal, of_adapters, of_bundles, of_fused, own
 from .deployments import deployment_records
 
 if TYPE_CHECKING:
@@ -31,8 +32,8 @@ KINDS = ("base", "dataset", "adapter")
 
 Query = Select[*tuple[Any, ...]]
 
-MANY = 5_000
-"""Of more adapters than this, what holds them is found by reading through what there is."""
+LIMIT = 100
+"""Things of a kind that are listed, the newest, where nobody asks for all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +86,8 @@ class Impact(Record):
         deployments: of any of these.
         yanked: reasons of yanked adapters among these, by name.
         withdrawals: the yanks that concern adapters among these, by name; what is none has its own.
+        totals: how many adapters, fused models, bundles, aliases and deployments there are.
+        cut: there are more than are listed; those are the newest.
     """
 
     kind: str
@@ -96,14 +99,17 @@ class Impact(Record):
     deployments: tuple[Deployment, ...]
     yanked: Mapping[str, str]
     withdrawals: Mapping[str, tuple[Withdrawal, ...]]
+    totals: Mapping[str, int]
+    cut: bool
 
 
-def impact(workspace: Workspace, subject: str) -> Impact:
-    """Return everything that depends on a subject, in a constant number of queries for each generation of computed adapters.
+def impact(workspace: Workspace, subject: str, *, limit: int | None = LIMIT) -> Impact:
+    """Return what depends on a subject, in a fixed number of statements.
 
     Args:
         workspace: the registry's parts.
         subject: `base:NAME`, `dataset:NAME` or `adapter:REF`; a dataset's name means all its revisions.
+        limit: things of each kind that are listed, the newest; None for all there are.
 
     Raises:
         BadInputError: the subject is none of these.
@@ -116,31 +122,22 @@ def impact(workspace: Workspace, subject: str) -> Impact:
         )
     with workspace.database.read() as session:
         name, roots = _roots(session, kind, reference.strip())
-        adapters = _descendants(session, roots)
-        fused = _fused(session, {row.digest for row in adapters.values()})
-        bundles = _bundles(session, adapters, fused)
+        totals, found = _reached(session, roots, limit, many=kind != "adapter")
+        adapters = _adapters(session, found["adapters"])
+        fused = _fused(session, found["fused"])
         told = of_adapters(session, adapters)
-        packed = of_bundles(session, bundles)
         return Impact(
             kind=kind,
             name=name,
-            adapters=tuple(row.name for row in adapters.values()),
-            fused=tuple(fused[number] for number in sorted(fused)),
-            bundles=tuple(
-                BundleLine(
-                    target=row.target,
-                    path=row.path,
-                    digest=row.digest,
-                    withdrawals=packed.get(number, ()),
-                )
-                for number, row in sorted(bundles.items())
-            ),
-            aliases=tuple(_aliases(session, adapters, told)),
-            deployments=tuple(_deployments(session, adapters, fused, bundles)),
-            yanked={
-                adapters[number].name: reason for number in sorted(told) if (reason := own(told[number]))
-            },
-            withdrawals={adapters[number].name: told[number] for number in sorted(told)},
+            adapters=tuple(adapters.values()),
+            fused=tuple(fused),
+            bundles=tuple(_bundles(session, found["bundles"])),
+            aliases=tuple(_aliases(session, found["aliases"])),
+            deployments=tuple(_deployments(session, found["deployments"])),
+            yanked={adapters[number]: reason for number in sorted(told) if (reason := own(told[number]))},
+            withdrawals={adapters[number]: told[number] for number in sorted(told)},
+            totals=totals,
+            cut=any(totals[name] > len(numbers) for name, numbers in found.items()),
         )
 
 
@@ -163,67 +160,102 @@ def _roots(session: Session, kind: str, reference: str) -> tuple[str, Select[int
     return reference, select(adapter.id).where(adapter.dataset_id.in_(numbers))
 
 
-def _descendants(session: Session, roots: Select[int]) -> dict[int, Any]:
-    """Return those adapters and all that were continued or computed from them: `id`, `name` and `digest`, by number."""
-    found = {row.id: row for row in session.execute(_continued(roots))}
-    source, adapter = tables.AdapterSource, tables.Adapter
-    new = dict(found) if session.scalar(select(source.adapter_id).limit(1)) is not None else {}
-    # Not in the one query: no recursive query of both databases follows two relations along their indexes.
-    while new:
-        made = {
-            number
-            for chosen in batches(new)
-            for number in session.scalars(select(source.adapter_id).where(source.source_id.in_(chosen)))
-        }
-        new = {
-            row.id: row
-            for chosen in batches(sorted(made - found.keys()))
-            for row in session.execute(_continued(select(adapter.id).where(adapter.id.in_(chosen))))
-            if row.id not in found
-        }
-        found |= new
-    return dict(sorted(found.items()))
+def _reached(
+    session: Session, roots: Select[int], limit: int | None, *, many: bool
+) -> tuple[dict[str, int], dict[str, list[int]]]:
+    """Return how many things of each kind are reached, and the numbers of those that are listed; in one statement.
 
-
-def _continued(roots: Select[int]) -> Query:
-    """Return the query for those adapters and all that were continued from them."""
-    reached = roots.cte("reached", recursive=True)
-    adapter, child = tables.Adapter, aliased(tables.Adapter)
-    line = reached.union(select(child.id).join(reached, child.parent_id == reached.c.id))
-    query = select(adapter.id, adapter.name, adapter.digest)
-    return query.where(adapter.id.in_(select(line.c.id))).order_by(adapter.id)
-
-
-def _among(session: Session, query: Query, column: Any, values: Collection[Any]) -> Iterator[Any]:
-    """Yield the rows of a query whose column has one of the values, as tuples that end with that column.
-
-    Of many values most rows have one, so the table is read as a whole; that is ten times as fast.
+    Args:
+        session: of any transaction.
+        roots: the query for the adapters that stand on the subject at once.
+        limit: as `impact` has it.
+        many: they are many, as those of a base are: what holds them is found by reading through what there is, since
+            SQLite would look up each of them everywhere.
     """
-    query = query.add_columns(column)
-    if len(values) > MANY:
-        yield from (row for row in session.execute(query) if row[-1] in values)
-        return
-    for chosen in batches(values):
-        yield from session.execute(query.where(column.in_(chosen)))
+    adapter, fused, extra = tables.Adapter, tables.Fused, tables.FusedExtra
+    bundle, packed, alias, place = tables.Bundle, tables.BundleAdapter, tables.Alias, tables.Deployment
+
+    def among(column: Any, query: Query) -> ColumnElement[bool]:
+        # No index has a sum.
+        unindexed = column + ("" if column is adapter.digest else 0)
+        held: ColumnElement[bool] = (unindexed if many else column).in_(query)
+        return held
+
+    line = adapters_from(session, roots)
+    numbers = select(line.c[0])
+    # A fused model is of bytes, alone or with others, under whichever name they are registered.
+    digests = select(adapter.digest).where(adapter.id.in_(numbers)).distinct().cte("digests")
+    part = select(adapter.id).where(among(adapter.digest, select(digests.c[0]))).distinct().cte("parts")
+    parts = select(part.c[0])
+    models = _each(
+        "models",
+        select(fused.id.label("id")).where(among(fused.adapter_id, parts)),
+        select(extra.fused_id).where(among(extra.adapter_id, parts)),
+    )
+    packages = _each(
+        "packages",
+        select(packed.bundle_id.label("id")).where(among(packed.adapter_id, numbers)),
+        select(bundle.id).where(among(bundle.fused_id, select(models.c[0]))),
+    )
+    held = (
+        among(place.adapter_id, numbers),
+        among(place.fused_id, select(models.c[0])),
+        among(place.bundle_id, select(packages.c[0])),
+    )
+    kinds = {
+        "adapters": numbers,
+        "fused": select(models.c[0]),
+        "bundles": select(packages.c[0]),
+        "aliases": select(alias.id).where(among(alias.adapter_id, numbers)),
+        "deployments": select(place.id).where(place.ended_at.is_(None), or_(*held)),
+    }
+    totals: dict[str, int] = {}
+    found: dict[str, list[int]] = {kind: [] for kind in kinds}
+    ways: list[Query] = []
+    for kind, query in kinds.items():
+        each = query.subquery()
+        listed = select(each.c[0].label("id")).order_by(each.c[0].desc()).limit(limit).subquery()
+        ways.append(select(literal(kind).label("kind"), literal(0).label("counted"), listed.c[0].label("n")))
+        ways.append(select(literal(kind), literal(1), func.count()).select_from(each))
+    for kind, counted, number in session.execute(union_all(*ways)):
+        if counted:
+            totals[kind] = number
+        else:
+            found[kind].append(number)
+    return totals, found
 
 
-def _fused(session: Session, digests: Collection[str]) -> dict[int, ReachedFused]:
-    """Return the fused models that hold these bytes, alone or with others, by the numbers of their rows."""
+def _each(name: str, *ways: Select[int]) -> CTE:
+    """Return the query for what any of some queries finds, each once; so said, SQLite makes it once for all who use it."""
+    each = union(*ways).subquery()
+    return select(each.c[0].label("id")).distinct().cte(name)
+
+
+def _adapters(session: Session, numbers: Collection[int]) -> dict[int, str]:
+    """Return the names of adapters by their numbers, in their order."""
+    adapter = tables.Adapter
+    rows = _rows(session, select(adapter.id, adapter.name), adapter.id, numbers)
+    return {row.id: row.name for row in rows}
+
+
+def _rows(session: Session, query: Query, column: Any, numbers: Collection[int]) -> Iterator[Any]:
+    """Yield the rows that have these numbers, in their order."""
+    for chosen in batches(sorted(numbers)):
+        yield from session.execute(query.where(column.in_(chosen)).order_by(column))
+
+
+def _fused(session: Session, numbers: Collection[int]) -> Iterator[ReachedFused]:
     fused, extra, adapter = tables.Fused, tables.FusedExtra, tables.Adapter
     query = select(fused.id, fused.key, fused.digest, adapter.name, fused.precision, fused.recipe)
     query = query.join(adapter, adapter.id == fused.adapter_id)
-    parts = select(extra.fused_id).join(adapter, adapter.id == extra.adapter_id)
-    found = list(_among(session, query, adapter.digest, digests))
-    alone = {row.id for row in found}
-    added = {row.fused_id for row in _among(session, parts, adapter.digest, digests)} - alone
-    found += _among(session, query, fused.id, added)
     further: dict[int, list[tuple[str, float]]] = defaultdict(list)
-    names = select(extra.position, adapter.name, extra.weight).join(adapter, adapter.id == extra.adapter_id)
-    for _, name, weight, number in sorted(_among(session, names, extra.fused_id, {row.id for row in found})):
+    names = select(extra.fused_id, extra.position, adapter.name, extra.weight)
+    names = names.join(adapter, adapter.id == extra.adapter_id).order_by(extra.fused_id, extra.position)
+    for number, _, name, weight in _rows(session, names, extra.fused_id, numbers):
         further[number].append((name, weight))
-    told = of_fused(session, {row.id for row in found})
-    return {
-        row.id: ReachedFused(
+    told = of_fused(session, numbers)
+    for row in _rows(session, query, fused.id, numbers):
+        yield ReachedFused(
             **labels(row.name, Recipe.from_dict(row.recipe), further[row.id]),
             key=row.key,
             digest=row[2],
@@ -231,46 +263,34 @@ def _fused(session: Session, digests: Collection[str]) -> dict[int, ReachedFused
             precision=row.precision,
             withdrawals=told.get(row.id, ()),
         )
-        for row in found
-    }
 
 
-def _bundles(session: Session, adapters: Collection[int], fused: Collection[int]) -> dict[int, tables.Bundle]:
-    """Return the bundles that hold one of the adapters or fused models, by the numbers of their rows."""
-    bundle, packed = tables.Bundle, tables.BundleAdapter
-    lying = _among(
-        session, select(bundle).join(packed, packed.bundle_id == bundle.id), packed.adapter_id, adapters
-    )
-    found = {row.id: row for row, _ in lying}
-    return found | {row.id: row for row, _ in _among(session, select(bundle), bundle.fused_id, fused)}
+def _bundles(session: Session, numbers: Collection[int]) -> Iterator[BundleLine]:
+    bundle, told = tables.Bundle, of_bundles(session, numbers)
+    for (row,) in _rows(session, select(bundle), bundle.id, numbers):
+        yield BundleLine(
+            target=row.target, path=row.path, digest=row.digest, withdrawals=told.get(row.id, ())
+        )
 
 
-def _aliases(
-    session: Session, adapters: Mapping[int, Any], told: Mapping[int, Withdrawals]
-) -> list[ReachedAlias]:
-    alias, task = tables.Alias, tables.Task
-    query = select(task.name, alias.name).join(task, task.id == alias.task_id)
-    found = sorted(tuple(row) for row in _among(session, query, alias.adapter_id, adapters))
+def _aliases(session: Session, numbers: Collection[int]) -> list[ReachedAlias]:
+    alias, task, adapter = tables.Alias, tables.Task, tables.Adapter
+    query = select(alias.id, task.name, alias.name, adapter.id, adapter.name)
+    query = query.join(task, task.id == alias.task_id).join(adapter, adapter.id == alias.adapter_id)
+    found = sorted(tuple(row)[1:] for row in _rows(session, query, alias.id, numbers))
+    told = of_adapters(session, {number for _, _, number, _ in found})
     return [
         ReachedAlias(
             alias=f"{of}#{name}",
-            adapter=adapters[number].name,
+            adapter=held,
             yanked=own(told.get(number, ())),
             withdrawals=told.get(number, ()),
         )
-        for of, name, number in found
+        for of, name, number, held in found
     ]
 
 
-def _deployments(
-    session: Session, adapters: Collection[int], fused: Collection[int], bundles: Collection[int]
-) -> list[Deployment]:
-    """Return what of these runs somewhere; there are fewer places than adapters, so one looks from there."""
+def _deployments(session: Session, numbers: Collection[int]) -> list[Deployment]:
     row = tables.Deployment
-    running = session.scalars(select(row).where(row.ended_at.is_(None)).order_by(row.place, row.id))
-    reached = (
-        each
-        for each in running
-        if each.adapter_id in adapters or each.fused_id in fused or each.bundle_id in bundles
-    )
-    return deployment_records(session, list(reached))
+    running = [each for (each,) in _rows(session, select(row), row.id, numbers)]
+    return deployment_records(session, sorted(running, key=lambda each: (each.place, each.id)))

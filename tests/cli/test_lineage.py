@@ -66,6 +66,7 @@ def test_what_is_left_out_is_counted(
     shipped: Fusery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fusery.registry.provenance.LIMIT", 1)
+    monkeypatch.setattr("fusery.registry.releases.impact.LIMIT", 1)
     said = "and 1 more adapter: --complete shows all"
     found = shipped("lineage", "tiny", "--json").json
     assert (found["cut"], found["left_out"]) == (True, {"adapter": 1})
@@ -75,6 +76,13 @@ def test_what_is_left_out_is_counted(
     for words in (("-q",), ("-o", "a.dot"), ("--format", "prov")):
         assert said in shipped("lineage", "tiny", *words).err
     assert "more" not in shipped("lineage", "tiny", "--complete").out
+    told = shipped("impact", "base:tiny", "--json").json
+    assert (told["cut"], told["totals"]["adapters"], len(told["adapters"])) == (True, 2, 1)
+    assert "and 1 more: --complete shows all" in shipped("impact", "base:tiny", "-q").err
+    assert len(shipped("impact", "base:tiny", "-q", "--complete").out.splitlines()) == 2
+    monkeypatch.setattr("fusery.cli.impact._SHOWN", 1)
+    assert "    and 1 more: --complete shows all" in shipped("impact", "base:tiny").out
+    assert "and 1 more" not in shipped("impact", "base:tiny", "--complete").out
 
 
 def test_the_ending_says_the_format(shipped: Fusery, tmp_path: Path) -> None:

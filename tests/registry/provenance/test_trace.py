@@ -16,6 +16,7 @@ from fusery.registry import Registry, tables
 from fusery.registry.api.provenance import Provenance
 from fusery.registry.errors import AmbiguousReferenceError, UnknownReferenceError
 from fusery.registry.provenance import ANCESTORS, LIMIT, Edge, Graph, Node, trace_things
+from fusery.registry.releases import impact
 
 
 @pytest.fixture
@@ -202,6 +203,7 @@ def test_very_many_versions(tmp_path: Path) -> None:
 def test_the_defaults_are_said_once() -> None:
     said = signature(Provenance.lineage).parameters
     assert (said["limit"].default, said["ancestors"].default) == (LIMIT, ANCESTORS)
+    assert signature(Provenance.impact).parameters["limit"].default == impact.LIMIT
 
 
 def test_a_tree_is_no_deeper_than_what_python_takes() -> None:

@@ -63,14 +63,19 @@ def test_the_number_of_queries_does_not_grow(family: Registry) -> None:
         assert len([text for text in told if text.startswith(("SELECT", "WITH"))]) <= 15
 
 
-def test_of_many_it_says_the_same(family: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What holds a few is looked up, what holds many is found by reading through everything."""
+def test_the_newest_of_each_kind_and_how_many_there_are(family: Registry) -> None:
     family.deployments.record("other@1", "eu/ranker")
+    family.deployments.record("course_rec@2", "asia/ranker")
     family.adapters.yank("course_rec@1", reason="bad data")
-    subjects = ("base:tiny", "dataset:courses", "adapter:course_rec@2", "adapter:other@1")
-    few = [family.provenance.impact(subject).to_dict() for subject in subjects]
-    monkeypatch.setattr("fusery.registry.releases.impact.MANY", 0)
-    assert [family.provenance.impact(subject).to_dict() for subject in subjects] == few
+    for subject in ("base:tiny", "dataset:courses", "adapter:course_rec@2", "adapter:other@1"):
+        found, everything = (family.provenance.impact(subject, limit=limit) for limit in (100, None))
+        assert found.to_dict() == everything.to_dict() and not found.cut
+    few = family.provenance.impact("base:tiny", limit=1)
+    kinds = {"adapters": 3, "fused": 1, "bundles": 1, "aliases": 2, "deployments": 2}
+    assert (few.cut, few.totals) == (True, kinds)
+    assert [len(few[kind]) for kind in kinds] == [1] * 5
+    assert few.adapters == ("other_v1_20260301",) and few.yanked == {}
+    assert [row["place"] for row in few.deployments] == ["asia/ranker"]
 
 
 @pytest.mark.parametrize("subject", ["tiny", "model:tiny", "base:", ":x", ""])

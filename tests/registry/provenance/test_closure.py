@@ -1,0 +1,162 @@
+"""What is reached, however far away: by queries the same as by going from one thing to the next; on both databases."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import large_registry
+import lineage_registry
+import pytest
+import query_plans
+from sqlalchemy import insert, select
+from sqlalchemy.orm import Session
+
+from fusery.registry import Registry, tables
+from fusery.registry.provenance import Graph, trace_things, trace_whole
+from fusery.registry.provenance.closure import ADAPTER, counts, nearest_adapters, numbers
+from fusery.registry.provenance.nodes import key_of
+from fusery.registry.provenance.relations import Key, Link, links_of
+from fusery.registry.records.things import find_things
+
+
+def walked(session: Session, starts: Sequence[Key], up: bool) -> tuple[dict[Key, int], set[Link]]:
+    """Return what is reached and how many steps away it is, and what joins it: one generation after the other."""
+    steps, links, new = dict.fromkeys(starts, 0), set(), list(starts)
+    while new:
+        found = [link for _, link in links_of(session, [(key, up) for key in new], None)]
+        links |= set(found)
+        met = dict.fromkeys(link[1] if up else link[0] for link in found)
+        deep = steps[new[0]] + 1
+        new = [key for key in met if key not in steps]
+        steps |= dict.fromkeys(new, deep)
+    return steps, links
+
+
+def compare(session: Session, starts: Sequence[Key]) -> None:
+    for up in (True, False):
+        steps, _ = walked(session, starts, up)
+        found = numbers(session, starts, up=up)
+        assert {(kind, number) for kind, each in found.items() for number in each} == set(steps)
+        for many in (False, True):
+            counted = counts(session, starts, up=up, many=many)
+            assert {kind: number for kind, number in counted.items() if number} == {
+                kind: len(each) for kind, each in found.items()
+            }
+        for limit in (1, 7, 1_000):
+            nearest = nearest_adapters(session, starts, up=up, limit=limit)
+            far = [(steps[ADAPTER, number], -number) for number in nearest]
+            wanted = sorted(
+                (deep, -number)
+                for (kind, number), deep in steps.items()
+                if kind == ADAPTER and (kind, number) not in starts
+            )
+            # Upwards it goes through adapters alone: those that a fused model holds are its starts.
+            if up and any(kind in ("fused", "bundle") for kind, _ in starts):
+                continue
+            assert far == wanted[: limit + 1]
+
+
+def drawn(graph: Graph) -> tuple[set[str], set[tuple[str, str, str]]]:
+    return set(graph.by_id), {(edge.source, edge.target, edge.relation) for edge in graph.edges}
+
+
+def test_of_everything_the_same_as_step_by_step(registry: Registry, tmp_path: Path) -> None:
+    found = lineage_registry.fill(registry, tmp_path)
+    references = ["tiny", "here", "few", "dataset:courses", "course_rec@1", *found.values()]
+    with registry.workspace.database.read() as session:
+        for reference in references:
+            things = find_things(session, reference)
+            compare(session, [key_of(each) for each in things])
+            few, all_of = trace_things(session, things), trace_things(session, things, limit=None)
+            assert not few.cut and few.more == "" and few.left_out == {}
+            assert drawn(few) == drawn(all_of)
+            assert drawn(trace_things(session, things, inputs=True)) == drawn(
+                trace_things(session, things, inputs=True, limit=None)
+            )
+            for ways in ({"up": False}, {"down": False}):
+                assert drawn(trace_things(session, things, **ways)) == drawn(
+                    trace_things(session, things, limit=None, **ways)
+                )
+    with trace_whole(registry.workspace, "tiny") as whole:
+        nodes, edges = list(whole.nodes), list(whole.edges)
+    graph = registry.provenance.lineage("tiny", limit=None)
+    assert [node.to_dict() for node in nodes] == [node.to_dict() for node in graph.nodes]
+    assert edges == graph.edges and len({node.id for node in nodes}) == len(nodes)
+
+
+@pytest.fixture
+def sums(registry: Registry, tiny_base: Path) -> Registry:
+    """A registry with 600 adapters, many computed from several others, in lines of sums of sums."""
+    registry.bases.add(tiny_base, name="tiny", reference=True)
+    large_registry.fill(registry, 600)
+    _add_sums(registry, 600)
+    return registry
+
+
+def _add_sums(registry: Registry, count: int) -> None:
+    chance, source = random.Random(5), tables.AdapterSource
+    with registry.workspace.database.write() as session:
+        ids = list(session.scalars(select(tables.Adapter.id).order_by(tables.Adapter.id)))
+        rows = [
+            {"adapter_id": ids[at], "position": position, "source_id": ids[of]}
+            for at in range(1, count)
+            for position, of in enumerate(chance.sample(range(max(0, at - 9), at), min(at, at % 3)))
+        ]
+        session.execute(insert(source), rows)
+
+
+def test_sums_of_sums(sums: Registry) -> None:
+    with sums.workspace.database.read() as session:
+        base = session.scalars(select(tables.BaseModel)).one()
+        ids = list(session.scalars(select(tables.Adapter.id).order_by(tables.Adapter.id)))
+        for starts in ([("adapter", ids[3])], [("adapter", ids[590])], [key_of(base)]):
+            compare(session, starts)
+        compare(session, [("adapter", ids[300]), ("adapter", ids[20])])
+
+
+def test_a_bounded_graph_is_joined_and_says_how_many_there_are_besides(sums: Registry) -> None:
+    for reference in ("tiny", large_registry.name_of(2), large_registry.name_of(595)):
+        everything = sums.provenance.lineage(reference, limit=None)
+        graph = sums.provenance.lineage(reference, limit=7, ancestors=5)
+        assert graph.cut
+        assert graph.left_out == {"adapter": len(everything.nodes) - len(graph.nodes)}
+        assert graph.more == f"and {graph.left_out['adapter']:,} more adapters"
+        joined = {edge.source for edge in graph.edges} | {edge.target for edge in graph.edges}
+        assert joined == set(graph.by_id) <= set(everything.by_id)
+        assert set(graph.edges) <= set(everything.edges)
+        uncounted = sums.provenance.lineage(reference, limit=7, ancestors=5, count=False)
+        assert (uncounted.cut, uncounted.left_out, uncounted.more) == (True, None, "and more")
+        assert drawn(uncounted) == drawn(graph)
+
+
+def test_so_many_statements_whatever_there_is(registry: Registry, tiny_base: Path) -> None:
+    registry.bases.add(tiny_base, name="tiny", reference=True)
+    large_registry.fill(registry, 300)
+    _add_sums(registry, 300)
+    oldest = large_registry.name_of(0)
+    asked = {
+        "base": lambda: registry.provenance.lineage("tiny"),
+        "adapter": lambda: registry.provenance.lineage(oldest, limit=20),
+        "impact of a base": lambda: registry.provenance.impact("base:tiny"),
+        "impact of an adapter": lambda: registry.provenance.impact(f"adapter:{oldest}"),
+    }
+
+    def counted() -> dict[str, int]:
+        found = {}
+        for name, ask in asked.items():
+            with query_plans.recorded() as queries:
+                assert ask().cut
+            found[name] = len(queries)
+        return found
+
+    few = counted()
+    large_registry.fill(registry, 1_700, start=300)
+    with registry.workspace.database.write() as session:
+        ids = list(session.scalars(select(tables.Adapter.id).order_by(tables.Adapter.id)))
+        later = [{"adapter_id": made, "position": 7, "source_id": of} for of, made in pairwise(ids[299:])]
+        session.execute(insert(tables.AdapterSource), later)  # one line of 1,700 sums
+    assert counted() == few
+    assert max(few.values()) <= 12
