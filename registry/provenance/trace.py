@@ -217,4 +217,8 @@ class _Reached:
             return {}
         shown = Counter(kind for kind, _ in self.keys)
         all_of = counts(self._session, self._starts, up=self._up, many=self._many)
-        return {kind: number - shown[kind] for kind, number in all_of.items() if number > shown[kind]}
+        return {
+            "base" if kind == tables.BaseModel.__tablename__ else kind: number - shown[kind]
+            for kind, number in all_of.items()
+            if number > shown[kind]
+        }

@@ -15,7 +15,7 @@ from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
 from fusery.registry import Registry, tables
-from fusery.registry.provenance import Graph, trace_things, trace_whole
+from fusery.registry.provenance import ANCESTORS, Graph, trace_things, trace_whole
 from fusery.registry.provenance.closure import ADAPTER, counts, nearest_adapters, numbers
 from fusery.registry.provenance.nodes import key_of
 from fusery.registry.provenance.relations import Key, Link, links_of
@@ -160,3 +160,7 @@ def test_so_many_statements_whatever_there_is(registry: Registry, tiny_base: Pat
         session.execute(insert(tables.AdapterSource), later)  # one line of 1,700 sums
     assert counted() == few
     assert max(few.values()) <= 12
+    newest = registry.provenance.lineage(large_registry.name_of(1_999))
+    everything = registry.provenance.lineage(large_registry.name_of(1_999), limit=None)
+    assert len(newest.nodes) == 1 + ANCESTORS + 1
+    assert newest.left_out == {"adapter": len(everything.nodes) - len(newest.nodes)}
