@@ -11,9 +11,12 @@ _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 def one_line(text: str) -> str:
     """Return text on one line: control and direction characters as escapes, passwords and tokens in URLs as stars."""
-    line = "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode() for char in str(text)
-    )
+    line = str(text)
+    # Looked at letter by letter, a table of a hundred rows takes a tenth of the time of a list.
+    if not line.isprintable():
+        line = "".join(
+            char if char.isprintable() else char.encode("unicode_escape").decode() for char in line
+        )
     if ":/" not in line:
         return line
     from fusery.storage.secrets import masked

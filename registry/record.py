@@ -101,6 +101,9 @@ def plain(value: Any) -> Any:
     """Return a value as JSON has it, with the records in it."""
     if value is None or isinstance(value, str | int | float):
         return value
+    # Before the questions below, which are slow: a table asks for the amendments at each of its cells.
+    if type(value) is tuple:
+        return [plain(each) for each in value]
     if isinstance(value, datetime):
         return value.isoformat(timespec="seconds")
     if isinstance(value, date):

@@ -300,23 +300,22 @@ def _check_metadata(value: Any) -> dict[str, str]:
 def _check_entry(name: str, entry: Any, data_start: int) -> Tensor:
     if problem := _name_problem(name):
         raise _Problem(problem)
-    shown = _shown(name)
     if not isinstance(entry, dict) or entry.keys() != _ENTRY_KEYS:
-        raise _Problem(f"the entry of {shown} is not exactly dtype, shape and data_offsets")
+        raise _Problem(f"the entry of {_shown(name)} is not exactly dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in BITS:
-        raise _Problem(f"{shown} has the unknown dtype {str(dtype)[:40]!r}")
-    if not isinstance(shape, list) or not all(_is_count(size) for size in shape):
-        raise _Problem(f"the shape of {shown} is not a list of whole numbers")
+        raise _Problem(f"{_shown(name)} has the unknown dtype {str(dtype)[:40]!r}")
+    if not isinstance(shape, list) or not _are_counts(shape):
+        raise _Problem(f"the shape of {_shown(name)} is not a list of whole numbers")
     if len(shape) > MAX_DIMENSIONS:
-        raise _Problem(f"{shown} has {len(shape)} dimensions, more than {MAX_DIMENSIONS}")
+        raise _Problem(f"{_shown(name)} has {len(shape)} dimensions, more than {MAX_DIMENSIONS}")
     if prod(size for size in shape if size) >= _COUNT_LIMIT:
-        raise _Problem(f"the shape of {shown} is beyond any memory")
-    if not isinstance(offsets, list) or len(offsets) != 2 or not all(_is_count(place) for place in offsets):
-        raise _Problem(f"the data_offsets of {shown} are not two whole numbers")
+        raise _Problem(f"the shape of {_shown(name)} is beyond any memory")
+    if not isinstance(offsets, list) or len(offsets) != 2 or not _are_counts(offsets):
+        raise _Problem(f"the data_offsets of {_shown(name)} are not two whole numbers")
     begin, end = offsets
     if begin > end or (end - begin) * 8 != prod(shape) * BITS[dtype]:
-        raise _Problem(f"the data_offsets of {shown} do not fit its shape and dtype")
+        raise _Problem(f"the data_offsets of {_shown(name)} do not fit its shape and dtype")
     return Tensor(name, dtype, tuple(shape), data_start + begin, data_start + end)
 
 
@@ -336,8 +335,9 @@ def _check_extent(tensors: list[Tensor], data_start: int, size: int) -> None:
         )
 
 
-def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value < _COUNT_LIMIT
+def _are_counts(values: list[Any]) -> bool:
+    # Asked twice of each tensor, of which there are thousands: no function is called for each number.
+    return not [value for value in values if type(value) is not int or not 0 <= value < _COUNT_LIMIT]
 
 
 def _name_problem(name: str) -> str:

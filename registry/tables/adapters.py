@@ -1,7 +1,5 @@
 """Tables of adapters: tasks, datasets, the adapters with what is known of their training, corrections and evaluations."""
 
-from __future__ import annotations
-
 from datetime import date, datetime
 from typing import Any
 
@@ -104,22 +102,22 @@ class Adapter(Record):
     base: Mapped[BaseModel] = relationship()
     manifest: Mapped[Manifest] = relationship()
     dataset: Mapped[Dataset | None] = relationship()
-    parent: Mapped[Adapter | None] = relationship(remote_side=[id])
-    tags: Mapped[list[AdapterTag]] = relationship(order_by="AdapterTag.key")
-    findings: Mapped[list[AdapterFinding]] = relationship(order_by="AdapterFinding.id")
-    renderings: Mapped[list[AdapterRendering]] = relationship(order_by="AdapterRendering.form")
-    amendments: Mapped[list[Amendment]] = relationship(order_by="Amendment.id")
-    sources: Mapped[list[AdapterSource]] = relationship(
+    parent: Mapped["Adapter | None"] = relationship(remote_side=[id])
+    tags: Mapped[list["AdapterTag"]] = relationship(order_by="AdapterTag.key")
+    findings: Mapped[list["AdapterFinding"]] = relationship(order_by="AdapterFinding.id")
+    renderings: Mapped[list["AdapterRendering"]] = relationship(order_by="AdapterRendering.form")
+    amendments: Mapped[list["Amendment"]] = relationship(order_by="Amendment.id")
+    sources: Mapped[list["AdapterSource"]] = relationship(
         order_by="AdapterSource.position", foreign_keys="AdapterSource.adapter_id"
     )
-    evaluations: Mapped[list[Evaluation]] = relationship(order_by="Evaluation.id")
-    run: Mapped[TrainingRun | None] = relationship(viewonly=True)
+    evaluations: Mapped[list["Evaluation"]] = relationship(order_by="Evaluation.id")
+    run: Mapped["TrainingRun | None"] = relationship(viewonly=True)
     signatures: Mapped[list[Signature]] = relationship(
         primaryjoin="foreign(Signature.subject_digest) == Adapter.digest",
         order_by="Signature.id",
         viewonly=True,
     )
-    curve: Mapped[list[CurvePoint]] = relationship(order_by="CurvePoint.iteration", viewonly=True)
+    curve: Mapped[list["CurvePoint"]] = relationship(order_by="CurvePoint.iteration", viewonly=True)
 
 
 class AdapterSource(Record):

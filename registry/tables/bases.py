@@ -1,7 +1,5 @@
 """Tables of base models: what they are, what they are called, where they came from, and their calibrations."""
 
-from __future__ import annotations
-
 from datetime import datetime
 from typing import Any
 
@@ -42,9 +40,9 @@ class BaseModel(Record):
     created_by: Mapped[str] = mapped_column(String(200))
 
     manifest: Mapped[Manifest] = relationship()
-    names: Mapped[list[BaseName]] = relationship(order_by="BaseName.id", back_populates="base")
-    revisions: Mapped[list[BaseRevision]] = relationship(order_by="BaseRevision.id")
-    calibrations: Mapped[list[Calibration]] = relationship(order_by="Calibration.id", back_populates="base")
+    names: Mapped[list["BaseName"]] = relationship(order_by="BaseName.id", back_populates="base")
+    revisions: Mapped[list["BaseRevision"]] = relationship(order_by="BaseRevision.id")
+    calibrations: Mapped[list["Calibration"]] = relationship(order_by="Calibration.id", back_populates="base")
 
     @property
     def name(self) -> str:

@@ -1,7 +1,5 @@
 """Tables about bytes: blobs, the intents that protect them, manifests and their files, leases."""
 
-from __future__ import annotations
-
 from datetime import datetime
 
 from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, String, UniqueConstraint
@@ -50,7 +48,7 @@ class Manifest(Record):
     id: Mapped[int] = mapped_column(primary_key=True)
     digest: Mapped[str] = mapped_column(DIGEST, unique=True)
     size: Mapped[int] = mapped_column(BigInteger)
-    files: Mapped[list[ManifestFile]] = relationship(order_by="ManifestFile.path", cascade="all")
+    files: Mapped[list["ManifestFile"]] = relationship(order_by="ManifestFile.path", cascade="all")
 
     @property
     def value(self) -> values.Manifest:

@@ -1,7 +1,5 @@
 """Tables of fused artifacts: what was computed from a base, adapters and a recipe, and how much of the update it holds."""
 
-from __future__ import annotations
-
 from datetime import datetime
 from typing import Any
 
@@ -52,8 +50,8 @@ class Fused(Record):
     base: Mapped[BaseModel] = relationship()
     adapter: Mapped[Adapter] = relationship()
     manifest: Mapped[Manifest] = relationship()
-    modules: Mapped[list[ModuleFidelity]] = relationship(order_by="ModuleFidelity.module")
-    extras: Mapped[list[FusedExtra]] = relationship(order_by="FusedExtra.position")
+    modules: Mapped[list["ModuleFidelity"]] = relationship(order_by="ModuleFidelity.module")
+    extras: Mapped[list["FusedExtra"]] = relationship(order_by="FusedExtra.position")
 
 
 class FusedExtra(Record):

@@ -1,7 +1,5 @@
 """Tables of signatures, and of the keys that count."""
 
-from __future__ import annotations
-
 from datetime import datetime
 
 from sqlalchemy import String, Text, UniqueConstraint

@@ -1,7 +1,5 @@
 """Tables about what happened: the registry itself, aliases and their moves, bundles, yanks, events."""
 
-from __future__ import annotations
-
 from datetime import datetime
 
 from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, Integer, String, Text, UniqueConstraint

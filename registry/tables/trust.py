@@ -1,7 +1,5 @@
 """Tables about who may decide what: rules of aliases, approvals, tokens that count, and where things were deployed."""
 
-from __future__ import annotations
-
 from datetime import datetime
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Tables about events that are sent out: whom they are sent to, and how far that has come."""
 
-from __future__ import annotations
-
 from datetime import datetime
 
 from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, String, Text
@@ -29,7 +27,7 @@ class Webhook(Record):
     created_at: Mapped[datetime]
     created_by: Mapped[str] = mapped_column(String(200))
 
-    delivery: Mapped[WebhookDelivery] = relationship(back_populates="webhook", cascade="all, delete-orphan")
+    delivery: Mapped["WebhookDelivery"] = relationship(back_populates="webhook", cascade="all, delete-orphan")
 
 
 class WebhookDelivery(Record):
