@@ -1,7 +1,8 @@
 """Registering a 6 MB adapter against a base that is there, in turn with what it cannot be faster than.
 
-The peers are the start of the interpreter and the SHA-256 of the file in it; what `fusery register` takes on top of the
-first is bounded by one second.  `--crowd` registers so many adapters before, for the look for near-duplicates.
+The peer is `import sqlalchemy.orm`, the largest part of it that is not fusery's own: `fusery register` is bounded by two and a
+half times that, as whole commands.  Shown besides are the start of the interpreter and the SHA-256 of the file in it.
+`--crowd` registers so many adapters before, for the look for near-duplicates.
 
 Run it with `python benchmarks/register.py --runs 5 --crowd 24`.
 """
@@ -21,7 +22,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
-BOUND = 1.0
+BOUND = 2.5
+"""Times of `import sqlalchemy.orm`, at most."""
+
 # Of SmolLM2-135M: 30 layers of 576, of which 18 are adapted at rank 8 on every linear layer.
 SHAPE = {"layers": 30, "hidden": 576, "intermediate": 1536, "vocab": 49152}
 ADAPTER = {"num_layers": 18, "rank": 8}
@@ -76,24 +79,27 @@ def main() -> None:
                 run([sys.executable, "-c", "pass"], home),
                 run([sys.executable, "-c", hashing, str(adapter / "adapters.safetensors")], home),
                 run([str(BIN / "fusery"), "check", str(adapter), "--base", "base"], home),
+                run([sys.executable, "-c", "import sqlalchemy.orm"], home),
                 run([str(BIN / "fusery"), "register", str(adapter), "--base", "base", "--task", "t"], home),
             )
             rows += [row] if number else []  # the first one warms the disk
-        wall = [statistics.median(row[place][0] for row in rows) for place in range(4)]
-        cores = [statistics.median(row[place][1] for row in rows) for place in range(4)]
-        on_top = statistics.median(row[3][0] - row[0][0] for row in rows)
+        wall = [statistics.median(row[place][0] for row in rows) for place in range(5)]
+        cores = [statistics.median(row[place][1] for row in rows) for place in range(5)]
+        ratio, busy_ratio = (statistics.median(row[4][of] / row[3][of] for row in rows) for of in (0, 1))
     print(f"adapter of {size / 1e6:.1f} MB, {options.crowd} registered before, median of {len(rows)} runs")
-    labels = ("python -c pass", "SHA-256 of the file", "fusery check", "fusery register")
+    labels = ("python -c pass", "SHA-256 of the file", "fusery check", "import sqlalchemy.orm", "fusery register")
     for label, seconds, busy in zip(labels, wall, cores, strict=True):
         print(f"  {label:<22} {seconds * 1000:7.0f} ms, {busy * 1000:7.0f} ms of processors")
-    verdict = "holds" if on_top <= BOUND else "MISSED"
-    print(f"  register on top of the interpreter's start: {on_top:.2f} s (at most {BOUND} s: {verdict})")
+    verdict = "holds" if ratio <= BOUND else "MISSED"
+    print(
+        f"  register / import sqlalchemy.orm: {ratio:.2f} (at most {BOUND}: {verdict}), {busy_ratio:.2f} of processors' time"
+    )
     load = os.getloadavg()[0]
     if load > (os.cpu_count() or 1):
         print(f"  this machine is busy (load {load:.1f}): the processors' time is what counts")
     if options.json:
-        measured = dict(zip(("start", "sha256", "check", "register"), wall, strict=True))
-        options.json.write_text(json.dumps({"bytes": size, **measured, "on_top": on_top}), encoding="utf-8")
+        measured = dict(zip(("start", "sha256", "check", "orm", "register"), wall, strict=True))
+        options.json.write_text(json.dumps({"bytes": size, **measured, "ratio": ratio}), encoding="utf-8")
 
 
 if __name__ == "__main__":
