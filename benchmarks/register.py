@@ -87,7 +87,13 @@ def main() -> None:
         cores = [statistics.median(row[place][1] for row in rows) for place in range(5)]
         ratio, busy_ratio = (statistics.median(row[4][of] / row[3][of] for row in rows) for of in (0, 1))
     print(f"adapter of {size / 1e6:.1f} MB, {options.crowd} registered before, median of {len(rows)} runs")
-    labels = ("python -c pass", "SHA-256 of the file", "fusery check", "import sqlalchemy.orm", "fusery register")
+    labels = (
+        "python -c pass",
+        "SHA-256 of the file",
+        "fusery check",
+        "import sqlalchemy.orm",
+        "fusery register",
+    )
     for label, seconds, busy in zip(labels, wall, cores, strict=True):
         print(f"  {label:<22} {seconds * 1000:7.0f} ms, {busy * 1000:7.0f} ms of processors")
     verdict = "holds" if ratio <= BOUND else "MISSED"

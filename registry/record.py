@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import field, fields
 from datetime import date, datetime
 from functools import cache
-from html import escape
 from os import PathLike, fspath
 from typing import Any, ClassVar, NamedTuple
 
@@ -65,6 +64,8 @@ class Record(Mapping[str, Any]):
 
     def _repr_html_(self) -> str:
         """Return a table of its values, for notebooks."""
+        from html import escape
+
         rows = "".join(
             f"<tr><th>{escape(key)}</th><td>{escape(str(value))}</td></tr>"
             for key, value in self.to_dict().items()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import shutil
@@ -192,6 +191,8 @@ def _swap(first: Path, second: Path) -> None:
 
 
 def _exchange(first: Path, second: Path) -> bool:
+    import ctypes
+
     libc = ctypes.CDLL(None, use_errno=True)
     if sys.platform == "darwin":
         call = getattr(libc, "renamex_np", None)

@@ -17,7 +17,8 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
@@ -36,6 +37,9 @@ MAX_DIMENSIONS = 8
 MAX_NAME = 512
 MAX_VALUES = 2_000_000
 """Values in a header, commas in its texts included: twenty for each of the most tensors that are accepted."""
+
+_REMEMBERED = 1 << 20
+"""Bytes of header up to which the last few are not parsed again: adapters of one shape have the same, byte by byte."""
 
 HOLLOW = 16 << 30
 """Bytes from which an adapter must really lie on the disk: holes cost nothing to send, and hours to read."""
@@ -213,11 +217,25 @@ def _read(file: BinaryIO, limit: int) -> Header:
     text = file.read(length)
     if len(text) < length:
         raise _Problem("it was cut short while being read")
+    if length > _REMEMBERED:
+        return _parsed(text, size)
+    known = _remembered(text, size)
+    # The mappings are the caller's own.
+    return replace(known, tensors=dict(known.tensors), metadata=dict(known.metadata))
+
+
+@lru_cache(maxsize=4)
+def _remembered(text: bytes, size: int) -> Header:
+    return _parsed(text, size)
+
+
+def _parsed(text: bytes, size: int) -> Header:
+    """Return what a header says of a file of this size."""
     document = _parse_json(text)
     metadata = _check_metadata(document.pop(METADATA, None))
     if len(document) > MAX_TENSORS:
         raise _Problem(f"it holds {len(document)} tensors, more than {MAX_TENSORS}")
-    data_start = 8 + length
+    data_start = 8 + len(text)
     tensors = [_check_entry(name, entry, data_start) for name, entry in document.items()]
     tensors.sort(key=lambda tensor: (tensor.begin, tensor.end))
     _check_extent(tensors, data_start, size)

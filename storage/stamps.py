@@ -7,7 +7,6 @@ what that takes).  A crash of the machine can lose bytes without that, so a stam
 
 from __future__ import annotations
 
-import ctypes
 import os
 import stat
 import sys
@@ -138,6 +137,8 @@ def boot_id() -> str:
 
 
 def _boot_session() -> str:
+    import ctypes
+
     libc = ctypes.CDLL(None)
     size = ctypes.c_size_t(64)
     text = ctypes.create_string_buffer(size.value)

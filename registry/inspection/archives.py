@@ -14,7 +14,6 @@ from typing import IO, Any, cast
 from fusery.storage.errors import FormatError, OutOfSpaceError, UnsafePathError
 from fusery.storage.failures import os_failures
 from fusery.storage.manifest import safe_relative_path
-from fusery.storage.opening import opened
 
 MOST_FILES = 10_000
 RATIO = 100
@@ -26,23 +25,9 @@ FREE = 64 << 20
 MOST_HEADER = 1 << 20
 _WINDOW = 1 << 27
 _PIECE = 1 << 20
-_MAGIC = {b"\x1f\x8b": "gz", b"\x28\xb5\x2f\xfd": "zst"}
 _LONG = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME) + (
     tarfile.GNUTYPE_LONGLINK,
 )
-
-
-def archive_kind(path: Path) -> str | None:
-    """Tell by its first bytes whether a file is an archive: `tar`, `gz` or `zst`; None if it is none of these.
-
-    Raises:
-        StorageError: it cannot be read.
-    """
-    with opened(path) as file:
-        start = file.read(512)
-    if start[257:262] == b"ustar":
-        return "tar"
-    return next((kind for magic, kind in _MAGIC.items() if start.startswith(magic)), None)
 
 
 def unpack(path: Path, kind: str, folder: Path) -> None:

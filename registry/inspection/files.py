@@ -17,8 +17,7 @@ from fusery.storage.safetensors import BASE_HEADER_LIMIT, HOLLOW, read_header
 
 from ..gguf.header import MAGIC
 from ..gguf.header import read_header as read_gguf_header
-from ..records.scratch import scratch_folder
-from .archives import archive_kind, unpack
+from .archive_kind import archive_kind
 from .views import View, header_digest, safetensors_views
 
 if TYPE_CHECKING:
@@ -156,6 +155,9 @@ def unpacked(workspace: Workspace, archive: Found) -> Iterator[Found]:
         FormatError: it is damaged.
         UnsafePathError: it holds something else than plain files, or too much.
     """
+    from ..records.scratch import scratch_folder
+    from .archives import unpack
+
     (own,) = archive.files
     with scratch_folder(workspace) as folder:
         unpack(own.file, archive_kind(own.file) or "tar", folder)

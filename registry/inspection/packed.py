@@ -15,7 +15,8 @@ from fusery.storage.errors import StorageError
 from fusery.storage.manifest import FileEntry
 
 from ..documents import RECORD
-from .archives import Member, archive_kind, decompressed
+from .archive_kind import archive_kind
+from .archives import Member, decompressed
 from .problem import Problem
 from .signed_claim import Claim, read_record
 

@@ -23,7 +23,14 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, Any]
 
 PIECE = 1 << 20
-"""Bytes that are read and hashed at a time: what stays in a processor's cache."""
+"""Bytes that are read and reckoned with at a time: what stays in a processor's cache."""
+
+_HASHED = 4 << 20
+"""Bytes that are read and only hashed at a time.
+
+A thread that hashes wants Python's lock before and after each, and waits for it while another one imports libraries; larger
+ones take no more of a processor, as far as this size.
+"""
 
 NUMBERS = {"BF16": 2, "F16": 2, "F32": 4, "F64": 8}
 """Bytes of the dtypes that can be rounded to float16."""
@@ -95,7 +102,7 @@ def exact_digest(view: View, told: Told | None = None) -> Digest:
         OSError: it cannot be read.
     """
     running = hashlib.sha256()
-    for piece in pieces(view):
+    for piece in pieces(view, _HASHED):
         running.update(piece)
         if told is not None:
             told(len(piece))
@@ -145,7 +152,7 @@ def whole(view: View) -> Array:
     return data.view(f"<u{width}").reshape(view.shape)
 
 
-def pieces(view: View) -> Iterator[memoryview | bytes]:
+def pieces(view: View, most: int = PIECE) -> Iterator[memoryview | bytes]:
     """Yield a tensor's bytes in order, at most a few MiB at a time; each piece is good until the next one is asked for.
 
     Raises:
@@ -153,7 +160,7 @@ def pieces(view: View) -> Iterator[memoryview | bytes]:
         OSError: it cannot be read.
     """
     if view.head is None:
-        yield from _read(view.path, view.begin, view.size)
+        yield from _read(view.path, view.begin, view.size, most)
         return
     import numpy as np
 
@@ -169,10 +176,10 @@ def pieces(view: View) -> Iterator[memoryview | bytes]:
         yield turned.tobytes()
 
 
-def _read(path: Path, begin: int, size: int) -> Iterator[memoryview]:
+def _read(path: Path, begin: int, size: int, most: int = PIECE) -> Iterator[memoryview]:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
-        buffer = memoryview(bytearray(min(PIECE, max(size, 1))))
+        buffer = memoryview(bytearray(min(most, max(size, 1))))
         while size:
             count = os.preadv(descriptor, [buffer[: min(len(buffer), size)]], begin)
             if not count:

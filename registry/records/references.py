@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVarTuple
@@ -123,6 +122,8 @@ def no_alias(session: Session, text: str) -> UnknownReferenceError:
     own = [name for _, name in session.execute(there.where(tables.Task.name == task).limit(1000))]
     if own:
         # What the names of a task have in common says nothing.
+        import difflib
+
         close = difflib.get_close_matches(wanted[:_LONGEST].casefold(), own, n=1, cutoff=0.5)
         those = f"there are: {', '.join(f'{task}#{name}' for name in own[:5])}"
         hint = f"did you mean {task}#{close[0]}?" if close else those
@@ -160,6 +161,8 @@ def _nearest(wanted: str, known: Iterable[str]) -> str | None:
     if len(wanted) > _LONGEST:
         return None
     folded = {name.casefold(): name for name in known}
+    import difflib
+
     close = difflib.get_close_matches(wanted, folded, n=3, cutoff=0.5)
     return f"did you mean {' or '.join(folded[name] for name in close)}?" if close else None
 

@@ -6,8 +6,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import platformdirs
-
 from ..errors import BadInputError
 
 CONFIG_NAME = "config.toml"
@@ -31,8 +29,11 @@ def expanded(path: Path) -> Path:
 
 def default_home() -> Path:
     """Return `FUSERY_HOME`, or the platform's user data folder."""
-    chosen = os.environ.get("FUSERY_HOME")
-    return expanded(Path(chosen)) if chosen else Path(platformdirs.user_data_dir("fusery", appauthor=False))
+    if chosen := os.environ.get("FUSERY_HOME"):
+        return expanded(Path(chosen))
+    import platformdirs
+
+    return Path(platformdirs.user_data_dir("fusery", appauthor=False))
 
 
 def said_in_file(home: str | None) -> dict[str, Any]:

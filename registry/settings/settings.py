@@ -6,12 +6,10 @@ Read by plain code: a library for it costs each command more than the database d
 from __future__ import annotations
 
 import errno
-import getpass
 import json
 import os
 import re
 import stat
-import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -184,6 +182,8 @@ def _toml(path: Path) -> dict[str, Any]:
         raise ValueError(f"{CONFIG_NAME} is a link that leads nowhere") from error
     if not stat.S_ISREG(kind.st_mode) or kind.st_size > _LARGEST:
         raise ValueError(f"{CONFIG_NAME} is no file of settings")
+    import tomllib
+
     try:
         return tomllib.loads(path.read_bytes().decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError):
@@ -277,6 +277,8 @@ _FROM_JSON = (_table, _admission)
 
 
 def _user() -> str:
+    import getpass
+
     try:
         return getpass.getuser()
     except (OSError, KeyError):  # no name for this number, as in many containers
@@ -307,6 +309,8 @@ _PLACES: dict[str, Callable[[Any, Path], Any]] = {
 
 
 def _problem(error: Exception) -> str:
+    import tomllib
+
     if isinstance(error, tomllib.TOMLDecodeError):
         place = re.search(r"\(at .*\)", str(error))
         return f"{CONFIG_NAME} is not TOML {place[0] if place else ''}".rstrip()
