@@ -65,6 +65,9 @@ class Workspace:
         Raises:
             BadInputError: the name is empty, or none that can be recorded.
         """
+        from . import tables
+
+        tables.metadata  # noqa: B018 -- a server has threads: all tables are mapped before any of them asks for some
         return ActingWorkspace(self, actor, authenticated=authenticated)
 
     @cached_property

@@ -1,39 +1,58 @@
 """The schema: every table as a typed class; docs/internals/data-model.md says what the rows mean and what may change.
 
-`bytes` holds blobs and manifests, `bases`, `adapters` and `fused` what the registry is for, `trail` what happened to them,
-`signatures` who signed them, `trust` who decides about them and where they run, `webhooks` who is told.
+`bytes` holds blobs and manifests, `bases`, `adapters` and `fused` what the registry is for, `aliases` which of it counts,
+`trail` what happened to it, `signatures` who signed it, `trust` who decides about it and where it runs, `webhooks` who is told.
+
+A module is imported when one of its tables is asked for, since SQLAlchemy takes a third as long to map all of them as to be
+imported itself; `metadata` has all.  So no module of a table postpones its annotations: SQLAlchemy would evaluate each.
+`__init__.pyi` has the names once more, for type checkers and editors.
 """
 
-from .adapters import (
-    SORTED,
-    Adapter,
-    AdapterFinding,
-    AdapterRendering,
-    AdapterSource,
-    AdapterTag,
-    Amendment,
-    CurvePoint,
-    Dataset,
-    Evaluation,
-    Task,
-    TrainingRun,
-)
-from .bases import BaseModel, BaseName, BaseRevision, Calibration
-from .bytes import Blob, Intent, Lease, Manifest, ManifestFile, Tensor
-from .fused import Fused, FusedExtra, ModuleFidelity
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import Any
+
+from sqlalchemy import event
+from sqlalchemy.orm import Mapper
+from sqlalchemy.orm.interfaces import EXT_SKIP
+
 from .record import Record
-from .signatures import Signature, TrustedKey
-from .trail import Alias, AliasMove, Bundle, BundleAdapter, Event, Registry, Yank
-from .trust import AliasRule, Approval, Deployment, Token
-from .webhooks import Webhook, WebhookDelivery
 
-metadata = Record.metadata
+_MODULES = {
+    "adapters": "SORTED Adapter AdapterFinding AdapterRendering AdapterSource AdapterTag Amendment CurvePoint Dataset Evaluation Task TrainingRun",
+    "aliases": "Alias AliasMove Yank",
+    "bases": "BaseModel BaseName BaseRevision Calibration",
+    "bytes": "Blob Intent Lease Manifest ManifestFile Tensor",
+    "fused": "Fused FusedExtra ModuleFidelity",
+    "signatures": "Signature TrustedKey",
+    "trail": "Bundle BundleAdapter Event Registry",
+    "trust": "AliasRule Approval Deployment Token",
+    "webhooks": "Webhook WebhookDelivery",
+}
+_PLACES = {name: module for module, names in _MODULES.items() for name in names.split()}
 
-__all__ = [
-    "SORTED", "Adapter", "AdapterFinding", "AdapterRendering", "AdapterSource", "AdapterTag", "Alias",
-    "AliasMove", "AliasRule", "Amendment", "Approval", "BaseModel", "BaseName", "BaseRevision",
-    "Blob", "Bundle", "BundleAdapter", "Calibration", "CurvePoint", "Dataset", "Deployment",
-    "Evaluation", "Event", "Fused", "FusedExtra", "Intent", "Lease", "Manifest", "ManifestFile",
-    "ModuleFidelity", "Record", "Registry", "Signature", "Task", "Tensor", "Token", "TrainingRun",
-    "TrustedKey", "Webhook", "WebhookDelivery", "Yank", "metadata",
-]  # fmt: skip
+__all__ = sorted([*_PLACES, "Record", "metadata"])  # noqa: PLE0605 -- a list, which the stub says name by name
+
+
+def __getattr__(name: str) -> Any:
+    if name == "metadata":
+        # Whoever goes through all tables gets all of them, whatever was asked for before.
+        for module in _MODULES:
+            import_module(f".{module}", __name__)
+        found: Any = Record.metadata
+    elif name in _PLACES:
+        found = getattr(import_module(f".{_PLACES[name]}", __name__), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = found
+    return found
+
+
+@event.listens_for(Record, "before_mapper_configured", retval=True, propagate=True)
+def _whole(_mapper: Mapper[Any], kind: type) -> Any:
+    """Leave a table alone while its module is being imported, by another thread: what it is related to may not be there yet."""
+    module = sys.modules[kind.__module__]
+    names = _MODULES.get(kind.__module__.rpartition(".")[2], "").split()
+    return None if all(hasattr(module, name) for name in names) else EXT_SKIP

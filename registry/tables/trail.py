@@ -1,11 +1,11 @@
-"""Tables about what happened: the registry itself, aliases and their moves, bundles, yanks, events."""
+"""Tables about what happened: the registry itself, bundles, events."""
 
 from datetime import datetime
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, Integer, String, Text, UniqueConstraint
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, Integer, String, Text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from .adapters import Adapter, Task
+from .adapters import Adapter
 from .bytes import Manifest
 from .fused import Fused
 from .record import DIGEST, Record
@@ -20,36 +20,6 @@ class Registry(Record):
     id: Mapped[int] = mapped_column(primary_key=True)
     store_id: Mapped[str] = mapped_column(String(36))
     created_at: Mapped[datetime]
-
-
-class Alias(Record):
-    """A movable name on a task, such as `prod`.  A null adapter means that it was taken away."""
-
-    __tablename__ = "alias"
-    __table_args__ = (UniqueConstraint("task_id", "name"),)
-
-    id: Mapped[int] = mapped_column(primary_key=True)
-    task_id: Mapped[int] = mapped_column(ForeignKey("task.id"))
-    name: Mapped[str] = mapped_column(String(128))
-    adapter_id: Mapped[int | None] = mapped_column(ForeignKey("adapter.id"), index=True)
-
-    task: Mapped[Task] = relationship()
-    adapter: Mapped[Adapter | None] = relationship()
-
-
-class AliasMove(Record):
-    """One move of an alias: from which adapter to which, when, by whom and why."""
-
-    __tablename__ = "alias_move"
-    __table_args__ = (Index("ix_alias_move_alias_id_at", "alias_id", "at"),)
-
-    id: Mapped[int] = mapped_column(primary_key=True)
-    alias_id: Mapped[int] = mapped_column(ForeignKey("alias.id"))
-    from_adapter_id: Mapped[int | None] = mapped_column(ForeignKey("adapter.id"))
-    to_adapter_id: Mapped[int | None] = mapped_column(ForeignKey("adapter.id"))
-    reason: Mapped[str] = mapped_column(Text, default="")
-    at: Mapped[datetime]
-    by: Mapped[str] = mapped_column(String(200))
 
 
 class Bundle(Record):
@@ -78,20 +48,6 @@ class BundleAdapter(Record):
 
     bundle_id: Mapped[int] = mapped_column(ForeignKey("bundle.id"), primary_key=True)
     adapter_id: Mapped[int] = mapped_column(ForeignKey("adapter.id"), primary_key=True, index=True)
-
-
-class Yank(Record):
-    """A withdrawal: the adapter stays on record, and is neither fused nor shipped until it is lifted."""
-
-    __tablename__ = "yank"
-
-    id: Mapped[int] = mapped_column(primary_key=True)
-    adapter_id: Mapped[int] = mapped_column(ForeignKey("adapter.id"), index=True)
-    reason: Mapped[str] = mapped_column(Text)
-    at: Mapped[datetime]
-    by: Mapped[str] = mapped_column(String(200))
-    lifted_at: Mapped[datetime | None]
-    lifted_by: Mapped[str | None] = mapped_column(String(200))
 
 
 class Event(Record):
