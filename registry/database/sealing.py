@@ -12,9 +12,10 @@ come, and the state of blobs (held against the store).  Values are hashed as the
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 from sqlalchemy import Table, event, inspect, select
 from sqlalchemy.orm import Session, UOWTransaction
@@ -75,22 +76,18 @@ class Kind:
     volatile: frozenset[str] = frozenset()
 
 
-def _table(model: type[tables.Record]) -> Table:
-    table = model.__table__
-    assert isinstance(table, Table)
-    return table
+class _Spec(NamedTuple):
+    """A kind by the names of its tables: its own, and those of its parts."""
 
+    table: str
+    parts: tuple[str, ...] = ()
+    label: str | Callable[[Row, Mapping[str, Sequence[Row]]], str] = "id"
+    volatile: tuple[str, ...] = ()
 
-def _kind(
-    name: str,
-    model: type[tables.Record],
-    *parts: type[tables.Record],
-    label: str | Callable[[Row, Mapping[str, Sequence[Row]]], str] = "id",
-    volatile: Collection[str] = (),
-) -> Kind:
-    column = f"{model.__tablename__.removesuffix('_model')}_id"
-    told = label if callable(label) else lambda row, _: str(row.get(label, "?"))
-    return Kind(name, _table(model), told, {_table(part): column for part in parts}, frozenset(volatile))
+    @property
+    def column(self) -> str:
+        """Return the column of a part with the number of the record."""
+        return f"{self.table.removesuffix('_model')}_id"
 
 
 def _base_label(row: Row, parts: Mapping[str, Sequence[Row]]) -> str:
@@ -98,52 +95,92 @@ def _base_label(row: Row, parts: Mapping[str, Sequence[Row]]) -> str:
     return str(names[0].get("name"))
 
 
-KINDS: Mapping[str, Kind] = {
-    kind.name: kind
-    for kind in (
-        _kind(
-            "registry", tables.Registry, volatile=["store_id"]
-        ),  # the store says the same, and is asked each time
-        _kind("base", tables.BaseModel, tables.BaseName, tables.BaseRevision, label=_base_label),
-        _kind("calibration", tables.Calibration, label="digest"),
-        _kind("task", tables.Task, label="name"),
-        _kind("dataset", tables.Dataset, label="name"),
-        _kind(
-            "adapter",
-            tables.Adapter,
-            tables.AdapterTag,
-            tables.AdapterFinding,
-            tables.AdapterRendering,
-            tables.CurvePoint,
-            tables.TrainingRun,
-            tables.AdapterSource,
-            label="name",
+_SPECS = {
+    "registry": _Spec("registry", volatile=("store_id",)),  # the store says the same, and is asked each time
+    "base": _Spec("base_model", ("base_name", "base_revision"), _base_label),
+    "calibration": _Spec("calibration", label="digest"),
+    "task": _Spec("task", label="name"),
+    "dataset": _Spec("dataset", label="name"),
+    "adapter": _Spec(
+        "adapter",
+        (
+            "adapter_tag",
+            "adapter_finding",
+            "adapter_rendering",
+            "curve_point",
+            "training_run",
+            "adapter_source",
         ),
-        _kind(
-            "fused", tables.Fused, tables.FusedExtra, tables.ModuleFidelity, label="key", volatile=["used_at"]
-        ),
-        _kind("manifest", tables.Manifest, tables.ManifestFile, tables.Tensor, label="digest"),
-        _kind("alias", tables.Alias, label="name"),
-        _kind("alias_move", tables.AliasMove),
-        _kind("bundle", tables.Bundle, tables.BundleAdapter, label="path"),
-        _kind("yank", tables.Yank),
-        _kind("amendment", tables.Amendment),
-        _kind("evaluation", tables.Evaluation, label="metric"),
-        _kind("signature", tables.Signature, label="key_id"),
-        _kind("alias_rule", tables.AliasRule, label="alias"),
-        _kind("approval", tables.Approval),
-        _kind("trusted_key", tables.TrustedKey, label="name"),
-        _kind("token", tables.Token, label="name"),
-        _kind("deployment", tables.Deployment, label="place"),
-        _kind("webhook", tables.Webhook, label="name"),
-    )
+        "name",
+    ),
+    "fused": _Spec("fused", ("fused_extra", "module_fidelity"), "key", ("used_at",)),
+    "manifest": _Spec("manifest", ("manifest_file", "tensor"), "digest"),
+    "alias": _Spec("alias", label="name"),
+    "alias_move": _Spec("alias_move"),
+    "bundle": _Spec("bundle", ("bundle_adapter",), "path"),
+    "yank": _Spec("yank"),
+    "amendment": _Spec("amendment"),
+    "evaluation": _Spec("evaluation", label="metric"),
+    "signature": _Spec("signature", label="key_id"),
+    "alias_rule": _Spec("alias_rule", label="alias"),
+    "approval": _Spec("approval"),
+    "trusted_key": _Spec("trusted_key", label="name"),
+    "token": _Spec("token", label="name"),
+    "deployment": _Spec("deployment", label="place"),
+    "webhook": _Spec("webhook", label="name"),
 }
+_KIND_OF = {table: name for name, spec in _SPECS.items() for table in (spec.table, *spec.parts)}
+
+
+def _table(name: str) -> Table:
+    """Return a table: its class is called as it is, in capitals."""
+    table = getattr(tables, name.title().replace("_", "")).__table__
+    assert isinstance(table, Table)
+    assert table.name == name
+    return table
+
+
+@cache
+def _kind(name: str) -> Kind:
+    spec = _SPECS[name]
+    label = spec.label
+    told = label if callable(label) else lambda row, _: str(row.get(label, "?"))
+    parts = {_table(part): spec.column for part in spec.parts}
+    return Kind(name, _table(spec.table), told, parts, frozenset(spec.volatile))
+
+
+class _Kinds(Mapping[str, Kind]):
+    """A kind is made when it is asked for: who writes one kind of record waits for the tables of no other."""
+
+    def __getitem__(self, name: str) -> Kind:
+        return _kind(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_SPECS)
+
+    def __len__(self) -> int:
+        return len(_SPECS)
+
+    def __contains__(self, name: object) -> bool:
+        return name in _SPECS
+
+
+class _Owners(Mapping[str, tuple[Kind, str]]):
+    def __getitem__(self, table: str) -> tuple[Kind, str]:
+        name = _KIND_OF[table]
+        return _kind(name), "id" if table == _SPECS[name].table else _SPECS[name].column
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_KIND_OF)
+
+    def __len__(self) -> int:
+        return len(_KIND_OF)
+
+
+KINDS: Mapping[str, Kind] = _Kinds()
 """Every kind of record that is audited."""
 
-OWNERS: Mapping[str, tuple[Kind, str]] = {
-    **{kind.table.name: (kind, "id") for kind in KINDS.values()},
-    **{part.name: (kind, column) for kind in KINDS.values() for part, column in kind.parts.items()},
-}
+OWNERS: Mapping[str, tuple[Kind, str]] = _Owners()
 """Of each audited table, the kind that its rows belong to, and the column with the record's number."""
 
 

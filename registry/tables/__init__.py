@@ -1,7 +1,7 @@
 """The schema: every table as a typed class; docs/internals/data-model.md says what the rows mean and what may change.
 
-`bytes` holds blobs and manifests, `bases`, `adapters` and `fused` what the registry is for, `aliases` which of it counts,
-`trail` what happened to it, `signatures` who signed it, `trust` who decides about it and where it runs, `webhooks` who is told.
+`bytes` holds blobs and manifests, `bases`, `adapters`, `fused` and `bundles` what the registry is for, `aliases` which of it
+counts, `trail` the log, `signatures` who signed it, `trust` who decides about it and where it runs, `webhooks` who is told.
 
 A module is imported when one of its tables is asked for, since SQLAlchemy takes a third as long to map all of them as to be
 imported itself; `metadata` has all.  So no module of a table postpones its annotations: SQLAlchemy would evaluate each.
@@ -25,9 +25,10 @@ _MODULES = {
     "aliases": "Alias AliasMove Yank",
     "bases": "BaseModel BaseName BaseRevision Calibration",
     "bytes": "Blob Intent Lease Manifest ManifestFile Tensor",
+    "bundles": "Bundle BundleAdapter",
     "fused": "Fused FusedExtra ModuleFidelity",
     "signatures": "Signature TrustedKey",
-    "trail": "Bundle BundleAdapter Event Registry",
+    "trail": "Event Registry",
     "trust": "AliasRule Approval Deployment Token",
     "webhooks": "Webhook WebhookDelivery",
 }

@@ -21,6 +21,8 @@ from .bases import BaseModel as BaseModel
 from .bases import BaseName as BaseName
 from .bases import BaseRevision as BaseRevision
 from .bases import Calibration as Calibration
+from .bundles import Bundle as Bundle
+from .bundles import BundleAdapter as BundleAdapter
 from .bytes import Blob as Blob
 from .bytes import Intent as Intent
 from .bytes import Lease as Lease
@@ -33,8 +35,6 @@ from .fused import ModuleFidelity as ModuleFidelity
 from .record import Record as Record
 from .signatures import Signature as Signature
 from .signatures import TrustedKey as TrustedKey
-from .trail import Bundle as Bundle
-from .trail import BundleAdapter as BundleAdapter
 from .trail import Event as Event
 from .trail import Registry as Registry
 from .trust import AliasRule as AliasRule

@@ -7,9 +7,9 @@ from sqlalchemy import CheckConstraint, FetchedValue, ForeignKey, Index, String,
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from .adapters import Adapter
+from .bundles import Bundle
 from .fused import Fused
 from .record import DIGEST, Record, one_of
-from .trail import Bundle
 
 
 class AliasRule(Record):
