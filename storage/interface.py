@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from .digest import Digest
 from .errors import StorageError, StoreMismatchError, StoreUnavailableError
 from .failures import AbsentBlobError, DigestMismatchError, os_failures
 from .layout import MAX_DOCUMENT_BYTES, parse_format
-from .manifest import FileEntry
+from .manifest import FileEntry, Outgoing
 from .publishing import part_beside, write_all
 from .staging import Staged
 
@@ -133,6 +133,14 @@ class BlobStore(ABC):
             StoreUnavailableError: the store failed.
         """
 
+    def put_files(self, files: Sequence[Outgoing], *, progress: Progress | None = None) -> None:
+        """Store many files; as `put_file` for one after the other, in less time where the backend can.
+
+        All of them are durable once this returns, and those before it may be there when it raises.
+        """
+        for one in files:
+            self.put_file(one.path, expected=one.entry, generation=one.generation, progress=progress)
+
     @property
     def staging_folder(self) -> Path | None:
         """Where copies lie that `put_staged` can take as they are, None if that is nowhere; made if it is needed."""
@@ -241,7 +249,13 @@ class BlobStore(ABC):
         return bytes(data)
 
     def fetch(
-        self, digest: Digest, destination: Path, *, generation: int = 0, progress: Progress | None = None
+        self,
+        digest: Digest,
+        destination: Path,
+        *,
+        generation: int = 0,
+        size: int | None = None,
+        progress: Progress | None = None,
     ) -> int:
         """Copy a blob to a file, verified before the file gets its name; return its size.
 
@@ -251,6 +265,7 @@ class BlobStore(ABC):
             digest: which blob.
             destination: the file's name, in a folder that exists.
             generation: the blob's generation.
+            size: what it must have, if that is on record: then the store need not be asked.
             progress: called with the number of bytes of each piece that arrives.
 
         Raises:
@@ -258,7 +273,8 @@ class BlobStore(ABC):
             DigestMismatchError: it is damaged; `destination` is as it was.
             OutOfSpaceError: there is no room for it.
         """
-        blob = Blob(digest, self._size(digest, generation), generation)
+        pour = self._pour_verified if size is None else self.pour
+        blob = Blob(digest, self._size(digest, generation) if size is None else size, generation)
         with os_failures(f"write {destination}", near=destination), part_beside(destination) as (part, fd):
 
             def begin() -> None:
@@ -270,10 +286,10 @@ class BlobStore(ABC):
                 if progress:
                     progress(len(piece))
 
-            self._pour_verified(blob, keep, begin)
-            size = os.fstat(fd).st_size
+            pour(blob, keep, begin)
+            written = os.fstat(fd).st_size
             part.replace(destination)
-        return size
+        return written
 
     def verify(
         self, digest: Digest, size: int, *, generation: int = 0, progress: Progress | None = None

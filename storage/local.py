@@ -165,7 +165,13 @@ class LocalStore(BlobStore):
         return stored
 
     def fetch(
-        self, digest: Digest, destination: Path, *, generation: int = 0, progress: Progress | None = None
+        self,
+        digest: Digest,
+        destination: Path,
+        *,
+        generation: int = 0,
+        size: int | None = None,
+        progress: Progress | None = None,
     ) -> int:
         """Copy a blob to a file; see `BlobStore.fetch`.  The copy shares its blocks on disk where possible."""
         with (
@@ -173,10 +179,12 @@ class LocalStore(BlobStore):
             os_failures(f"write {destination}", near=destination.parent),
             part_beside(destination) as (part, fd),
         ):
-            got, size = pump(source, fd, progress=progress)
+            if size not in (None, found := os.fstat(source).st_size):
+                raise self._damage(digest, f"{size} bytes", f"{found} bytes")
+            got, written = pump(source, fd, progress=progress)
             self._require(digest, got)
             part.replace(destination)
-        return size
+        return written
 
     def size(self, digest: Digest, *, generation: int = 0) -> int | None:
         """Return a blob's size in bytes, or None; see `BlobStore.size`."""

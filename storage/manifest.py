@@ -48,6 +48,15 @@ def safe_relative_path(text: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A file that is to be stored as a blob of a generation, and must have the size and the digest of the entry."""
+
+    path: Path
+    entry: FileEntry
+    generation: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """The files of one artifact, sorted by path, each path once.
 

@@ -8,18 +8,19 @@ decides.  What differs between backends is in `backends`.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from fsspec.spec import AbstractFileSystem
 
-from .backends.objects import UPLOAD_NAME, objects_for
+from .backends.objects import READ, UPLOAD_NAME, objects_for
 from .copying import Progress, Source, pump, reading
 from .digest import Digest
 from .errors import StorageError, StoreDeniedError, StoreUnavailableError
 from .failures import AbsentBlobError, os_failures
+from .hands import in_order
 from .interface import Blob, BlobStore, Capabilities, Leftover, Sink
 from .layout import (
     BLOBS,
@@ -33,10 +34,11 @@ from .layout import (
     parse_blob_name,
     quarantine_name,
 )
-from .manifest import FileEntry, require_expected, require_size
+from .manifest import FileEntry, Outgoing, require_expected, require_size
 from .probes import probe_name
 from .remote_calls import DEADLINE, RemoteCalls, StoreSilentError
 from .remote_errors import RemoteError
+from .sending import Arrived, content_of, not_kept, read_parts
 from .staging import Staged
 
 SMALL = 16 << 20
@@ -145,6 +147,36 @@ class FsspecStore(BlobStore):
         self._publish(blob, lambda exclusive: self._objects.write(name, data, exclusive=exclusive))
         return blob
 
+    def put_files(self, files: Sequence[Outgoing], *, progress: Progress | None = None) -> None:
+        """Store many files; see `BlobStore.put_files`.
+
+        Small ones are under way several at a time, each written as if its name were free, which most are: one listing tells
+        then what has arrived.  What has not, or was there before, is stored like any other, with all that is looked at there.
+        """
+        small = (
+            [one for one in files if one.entry.size <= SMALL] if len(files) > 1 and self._exclusive else []
+        )
+        written: dict[str, int] = {}
+        for one, is_new in zip(small, in_order(self._write_new, small), strict=True):
+            if is_new:
+                written[blob_name(one.entry.sha256, one.generation)] = one.entry.size
+        arrived = self._objects.sizes(list(written), BLOBS) if written else {}
+        for one in files:
+            name = blob_name(one.entry.sha256, one.generation)
+            if name in written and arrived.get(name) == one.entry.size:
+                if progress:
+                    progress(one.entry.size)
+            else:
+                super().put_files([one], progress=progress)
+
+    def _write_new(self, one: Outgoing) -> bool:
+        """Write a small blob unless its name is taken; tell whether it was free."""
+        with reading(one.path) as source:
+            require_size(one.path, one.entry, source.size)
+            data = content_of(source)
+            require_expected(one.path, one.entry, Digest(hashlib.sha256(data).hexdigest()), len(data))
+        return self._objects.write(blob_name(one.entry.sha256, one.generation), data, exclusive=True)
+
     def size(self, digest: Digest, *, generation: int = 0) -> int | None:
         """Return a blob's size in bytes as the backend reports it; see `BlobStore.size`."""
         return self._objects.size(blob_name(digest, generation))
@@ -230,6 +262,18 @@ class FsspecStore(BlobStore):
         except RemoteError:
             return None
 
+    def pour(self, blob: Blob, sink: Sink, begin: Callable[[], None]) -> None:
+        """Pass a blob's bytes on; see `BlobStore.pour`.  A small one that is as it should be takes one request."""
+        if blob.size <= READ:
+            data = None
+            with suppress(RemoteError):  # it is missing, or the bucket is
+                data = self._objects.whole(blob_name(blob.digest, blob.generation), blob.size)
+            if data is not None and hashlib.sha256(data).hexdigest() == blob.digest:
+                begin()
+                sink(data)
+                return
+        super().pour(blob, sink, begin)
+
     def _pour(self, blob: Blob, sink: Sink) -> None:
         for piece in self.span(blob, 0, blob.size):
             sink(piece)
@@ -253,9 +297,7 @@ class FsspecStore(BlobStore):
     def _put_from_memory(
         self, source: Source, expected: FileEntry | None, generation: int, progress: Progress | None
     ) -> Blob:
-        with os_failures(f"read {source.path}", near=source.path), os.fdopen(os.dup(source.fd), "rb") as file:
-            data = file.read(source.size)
-        source.require_unchanged()
+        data = content_of(source)
         digest = Digest(hashlib.sha256(data).hexdigest())
         require_expected(source.path, expected, digest, len(data))
         blob = self.put_bytes(data, generation=generation)
@@ -264,7 +306,7 @@ class FsspecStore(BlobStore):
         return blob
 
     def _put_in_parts(self, source: Source, blob: Blob, progress: Progress | None) -> Blob:
-        arrived = _Arrived(progress)
+        arrived = Arrived(progress)
         self._publish(blob, lambda exclusive: self._upload(source, blob, exclusive, arrived.once_more()))
         arrived.tell(blob.size)
         return blob
@@ -298,64 +340,3 @@ class FsspecStore(BlobStore):
                 return
             self.quarantine(blob.digest, generation=blob.generation)
         raise not_kept(f"the store {self.url}", aborted=aborted)
-
-
-class _Arrived:
-    """How much of a file has arrived: an upload that begins anew tells nothing until it is further than the last."""
-
-    def __init__(self, progress: Progress | None) -> None:
-        self._progress = progress
-        self._told = 0
-
-    def once_more(self) -> Progress:
-        """Return whom an upload from the beginning is to tell."""
-        reached = 0
-
-        def add(count: int) -> None:
-            nonlocal reached
-            reached += count
-            self.tell(reached)
-
-        return add
-
-    def tell(self, reached: int) -> None:
-        """Tell that so many bytes have arrived."""
-        if self._progress and reached > self._told:
-            count, self._told = reached - self._told, reached
-            self._progress(count)
-
-
-def not_kept(where: str, *, aborted: bool) -> StoreUnavailableError:
-    """Return the error for what could not be written, however often it was tried.
-
-    Args:
-        where: what was written to.
-        aborted: the last upload was gone before it was complete.
-    """
-    if not aborted:
-        return StoreUnavailableError(f"{where} does not keep what is written to it")
-    return StoreUnavailableError(
-        f"uploads to {where} are aborted before they are complete",
-        hint="find out who aborts them, such as a rule of the bucket, then run the command again",
-    )
-
-
-def read_parts(source: Source, digest: Digest, size: int) -> Iterator[bytes]:
-    """Read a file in parts of `size` bytes; the last is given out only if all of them have the digest.
-
-    Raises:
-        StorageError: the file is not any more what it was when it was hashed.
-    """
-    running = hashlib.sha256()
-    offset = 0
-    while offset < source.size:
-        with os_failures(f"read {source.path}", near=source.path):
-            data = os.pread(source.fd, min(size, source.size - offset), offset)
-        running.update(data)
-        offset += len(data)
-        if not data or offset >= source.size and running.hexdigest() != digest:
-            source.require_unchanged()
-            raise StorageError(
-                f"{source.path} changed while it was read", hint="run the command again when it is complete"
-            )
-        yield data

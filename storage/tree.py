@@ -16,9 +16,10 @@ from .copying import Progress, Source, reading
 from .digest import Digest
 from .errors import StoreUnavailableError
 from .manifest import FileEntry
-from .remote import ATTEMPTS, SMALL, not_kept, read_parts
+from .remote import ATTEMPTS, SMALL
 from .remote_calls import DEADLINE, RemoteCalls
 from .remote_errors import RemoteError
+from .sending import not_kept, read_parts
 
 
 class RemoteTree:

@@ -84,8 +84,9 @@ class Intents:
 def claim(session: Session, digests: Iterable[Digest], owner: str, ttl: float) -> None:
     """Insert intents on blobs for an owner, or extend them to so many seconds from now."""
     end = Database.clock() + ttl
-    for digest in sorted(set(digests)):
-        statement = insert(session, Intent).values(digest=digest, owner=owner, expires=end)
+    for batch in _batches(list(digests)):
+        rows = [{"digest": digest, "owner": owner, "expires": end} for digest in batch]
+        statement = insert(session, Intent).values(rows)
         session.execute(
             statement.on_conflict_do_update(index_elements=["digest", "owner"], set_={"expires": end})
         )

@@ -5,7 +5,7 @@ Everything here happens before anything is stored or recorded.  What comes out t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,6 +46,7 @@ from .package import Adapter, Base, Calibration, Fused, Item
 if TYPE_CHECKING:
     from ..admission.submission import Submission
     from ..models.architecture import Architecture
+    from ..registration.unrecorded import Unrecorded
     from ..workspace import Workspace
 
 ADAPTER_FILES = (WEIGHTS, CONFIG, METADATA, PEFT_WEIGHTS)
@@ -173,16 +174,19 @@ def look_at_adapter(
     base: str,
     parent: str | None,
     scratch: Path,
+    beside: Sequence[Unrecorded] = (),
 ) -> Seen:
     """Return what an adapter is by its bytes, and what admission finds about it here.
 
     Args:
         workspace: the registry that receives it.
         item: the adapter.
-        paths: its files, under their own names in a folder that is called nothing that means something.
+        paths: its files, hashed on their way, under their own names in a folder that is called nothing that means something
+            and that nobody else enters.
         base: the name of its base here.
         parent: the name of its parent here.
         scratch: an empty folder.
+        beside: adapters of its task that came before it and are recorded with it.
 
     Raises:
         AdmissionError: admission found an error, as it would if somebody registered it.
@@ -190,7 +194,6 @@ def look_at_adapter(
     """
     from ..registration.evidence import candidate_for, policy_of
 
-    _require_same(item, _manifest(paths))
     folder = _folder(workspace, item, paths, base)
     _require_kept(item, folder.kept)
     values = {**adapter_columns(folder, item.digest), "alpha": alpha_of(folder)}
@@ -199,7 +202,15 @@ def look_at_adapter(
     said = item.values["alpha"]
     alpha = None if said is None or said == values["alpha"] else said
     submission = _said(item, folder, submission_of(item, base=base, parent=parent, alpha=alpha))
-    candidate = candidate_for(workspace, folder, submission, training=_training(item, folder, submission))
+    hashed = {entry.path: entry.sha256 for entry in item.files.manifest}
+    candidate = candidate_for(
+        workspace,
+        folder,
+        submission,
+        weights=hashed.get(WEIGHTS) if folder.originals is None else None,
+        training=_training(item, folder, submission),
+        beside=beside,
+    )
     findings = examine(candidate, policy_of(workspace))
     if verdict(findings) == "fail":
         raise refusal(item.name, findings)

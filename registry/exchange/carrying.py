@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusery.storage.digest import Digest
 from fusery.storage.errors import BlobCorruptError, BlobMissingError, MissingFileError
+from fusery.storage.hands import in_order
 from fusery.storage.layout import MAX_GENERATION
+from fusery.storage.manifest import FileEntry
 
+from ..database.batches import batches
 from ..errors import BadInputError
-from ..records.bases import blob_generations
+from ..records.bases import Generations, blob_generations
 from ..records.deposit import Deposit
 from .package import Files
 
@@ -59,11 +63,7 @@ class Carrier:
                 raise kept_by_reference()
             return {entry.path: referenced(files.folder / entry.path) for entry in files.manifest}
         store = self._origin.store
-        generations = blob_generations(self._origin, [entry.sha256 for entry in files.manifest])
-        if any(not 0 <= generation <= MAX_GENERATION for generation in generations.values()):
-            raise BadInputError(
-                "a blob is on record in a generation that there is none of", hint="fusery audit, there"
-            )
+        generations = self._generations(entry.sha256 for entry in files.manifest)
         folder.mkdir()
         found: dict[str, Path] = {}
         for entry in files.manifest:
@@ -75,6 +75,51 @@ class Carrier:
                 place.parent.mkdir(parents=True, exist_ok=True)
                 store.fetch(entry.sha256, place, generation=generation)
             found[entry.path] = place
+        return found
+
+    def bring_many(self, wanted: Sequence[tuple[Files, Path]]) -> Generator[dict[str, Path]]:
+        """Yield where the files of many small things lie, in their order: each thing's in a folder of its own.
+
+        As `bring` with `copied`; what several of them have comes once, and a few files are on their way at a time.
+        """
+        store, first = self._origin.store, dict[Digest, tuple[FileEntry, Path]]()
+        for files, folder in wanted:
+            for entry in files.manifest:
+                first.setdefault(entry.sha256, (entry, folder / entry.path))
+                (folder / entry.path).parent.mkdir(parents=True, exist_ok=True)
+        generations = self._generations(first)
+
+        def fetch(one: tuple[FileEntry, Path]) -> None:
+            entry, place = one
+            store.fetch(entry.sha256, place, generation=generations[entry.sha256], size=entry.size)
+
+        coming, come = in_order(fetch, first.values()), set[Digest]()
+        arriving = iter(first)
+        for files, folder in wanted:
+            found = {entry.path: folder / entry.path for entry in files.manifest}
+            for entry in files.manifest:
+                while entry.sha256 not in come:
+                    next(coming)
+                    come.add(next(arriving))
+                if (place := first[entry.sha256][1]) != found[entry.path]:
+                    os.link(place, found[entry.path])
+            yield found
+
+    def store_many(self, things: Sequence[tuple[Files, Mapping[str, Path]]]) -> Deposit:
+        """Store the files of many small things; as `store`."""
+        there = self._destination
+        deposit = Deposit(there.database, there.store, there.owner())
+        deposit.put_many([(files.manifest, paths) for files, paths in things], progress=self._progress)
+        return deposit
+
+    def _generations(self, digests: Iterable[Digest]) -> Generations:
+        found = Generations()
+        for some in batches(digests):
+            found |= blob_generations(self._origin, some)
+        if any(not 0 <= generation <= MAX_GENERATION for generation in found.values()):
+            raise BadInputError(
+                "a blob is on record in a generation that there is none of", hint="fusery audit, there"
+            )
         return found
 
     def store(self, files: Files, paths: Mapping[str, Path]) -> Deposit:

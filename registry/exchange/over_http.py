@@ -7,7 +7,7 @@ recorded.  A pull reads a package, which is as little believed as a foreign data
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -248,6 +248,12 @@ class _Fetching(Carrier):
             if first[entry.sha256] is not entry:
                 os.link(found[first[entry.sha256].path], found[entry.path])
         return found
+
+    def bring_many(self, wanted: Sequence[tuple[Files, Path]]) -> Generator[dict[str, Path]]:
+        """Yield where the files of each thing lie; see `Carrier.bring_many`."""
+        for files, folder in wanted:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            yield self.bring(files, folder)
 
 
 def in_parallel(calls: HttpCalls, work: Callable[[T], None], things: Iterable[T]) -> None:

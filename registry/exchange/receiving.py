@@ -6,6 +6,7 @@ within one entry of our own: a chain is never continued for somebody else.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
@@ -14,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from .. import tables
 from ..database import Database, events
-from ..errors import BadInputError
+from ..errors import AlreadyExistsError, BadInputError
 from ..fusion.foreign import foreign_key
 from ..records.deposit import record_manifest
 from ..records.recipe import false_sources
@@ -61,18 +62,52 @@ def receive(
     Raises:
         AlreadyExistsError: its name was taken meanwhile.
     """
+    with deposit.recording() if deposit else workspace.database.write() as session:
+        added, name, recognised = _received(workspace, session, item, seen, deposit, origin)
+        if deposit is not None and not recognised:
+            deposit.finish(session)
+    if recognised and deposit is not None:
+        deposit.abandon()  # somebody added it meanwhile
+    return added, name
+
+
+def receive_many(
+    workspace: Workspace, things: Sequence[tuple[Item, Seen]], deposit: Deposit, origin: str
+) -> list[tuple[bool, str]]:
+    """Record some adapters in one transaction; as `receive` for each of them.
+
+    All of them are recorded or none.  Where one cannot be, those before it are recorded one by one, as they would have
+    been without it.
+
+    Args:
+        workspace: the registry that receives.
+        things: what has come, and what it is by its bytes.
+        deposit: of the files of all of them.
+        origin: the id of the registry they came from.
+
+    Raises:
+        AlreadyExistsError, BadInputError: as `receive`, of the first that cannot be recorded.
+    """
     try:
-        return _received(workspace, item, seen, deposit, origin)
-    except IntegrityError as error:
-        raise BadInputError(
-            f"{item.name} is on record with values that no registry takes", hint="fusery audit, there"
-        ) from error
+        with workspace.database.write() as session:
+            done = [_received(workspace, session, item, seen, deposit, origin)[:2] for item, seen in things]
+            deposit.finish(session)
+        return done
+    except (AlreadyExistsError, BadInputError):
+        done = []
+        for item, seen in things:
+            with workspace.database.write() as session:
+                done.append(_received(workspace, session, item, seen, deposit, origin)[:2])
+        return done
+    finally:
+        deposit.abandon()
 
 
 def _received(
-    workspace: Workspace, item: Item, seen: Seen, deposit: Deposit | None, origin: str
-) -> tuple[bool, str]:
-    with deposit.recording() if deposit else workspace.database.write() as session:
+    workspace: Workspace, session: Session, item: Item, seen: Seen, deposit: Deposit | None, origin: str
+) -> tuple[bool, str, bool]:
+    """Record a thing in a transaction; return whether anything was new, its name, and whether a base was there in other files."""
+    try:
         row = find(session, item, origin)
         if isinstance(item, Base) and row is None:
             row = with_content(session, seen.values["content"])
@@ -83,17 +118,19 @@ def _received(
         if row is not None and deposit is not None and not is_complete(row, item):
             added.append("files")
         if not recognised:
-            files = deposit.commit(session) if deposit else record_manifest(session, item.files.manifest)
+            manifest = item.files.manifest
+            files = deposit.record(session, manifest) if deposit else record_manifest(session, manifest)
         if row is None:
             row = _insert(session, item, seen, files, origin)
             session.flush()
         added += _attach(session, row, item, seen)
         if added:
             _tell(workspace, session, item, seen, row, origin, added)
-        name = row.name if isinstance(row, tables.BaseModel) else item.name
-    if recognised and deposit is not None:
-        deposit.abandon()  # somebody added it meanwhile
-    return bool(added), name
+    except IntegrityError as error:
+        raise BadInputError(
+            f"{item.name} is on record with values that no registry takes", hint="fusery audit, there"
+        ) from error
+    return bool(added), row.name if isinstance(row, tables.BaseModel) else item.name, recognised
 
 
 def _recognise(

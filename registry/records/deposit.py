@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import random
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -25,12 +25,13 @@ from fusery.storage.copying import Progress, pump, reading
 from fusery.storage.digest import Digest, digest_bytes
 from fusery.storage.failures import os_failures
 from fusery.storage.interface import BlobStore
-from fusery.storage.manifest import FileEntry, Manifest
+from fusery.storage.manifest import FileEntry, Manifest, Outgoing
 from fusery.storage.room import require_room
 from fusery.storage.staging import Staged
 
 from .. import tables
 from ..database import Database
+from ..database.batches import batches
 from ..database.intents import TTL, Intents, claim
 from ..database.owner import Owner
 from ..errors import DatabaseUnavailableError, DepositLostError
@@ -72,24 +73,53 @@ class Deposit:
         """
         if manifest is None:
             manifest = Manifest.of(_entry(path, source) for path, source in files.items())
-        contents = {entry.sha256: entry for entry in manifest}
+        self._store_all({entry.sha256: (entry, files[entry.path]) for entry in manifest}, progress)
+        self._manifest = manifest
+        return manifest
+
+    def put_many(
+        self, artifacts: Sequence[tuple[Manifest, Mapping[str, Path]]], *, progress: Progress | None = None
+    ) -> None:
+        """Store the bytes of many small artifacts, each content once; raises as `put`.
+
+        Args:
+            artifacts: the manifest of each, and where its files are.
+            progress: called with the bytes of each piece that is stored.
+        """
+        wanted = {
+            entry.sha256: (entry, files[entry.path]) for manifest, files in artifacts for entry in manifest
+        }
+        self._store_all(wanted, progress)
+
+    def _store_all(
+        self, wanted: Mapping[Digest, tuple[FileEntry, Source]], progress: Progress | None
+    ) -> None:
+        contents = {digest: entry for digest, (entry, _) in wanted.items()}
         try:
             ready = self._announce(contents)
             missing = [
                 one.size
                 for digest, one in contents.items()
                 if digest not in ready
-                and not isinstance(files[one.path], Staged)  # which has its room already
+                and not isinstance(wanted[digest][1], Staged)  # which has its room already
             ]
             require_room(self._store, missing)
             with self._intents.kept():
-                for digest, entry in contents.items():
-                    self._store_one(entry, files[entry.path], digest in ready, progress)
+                files: list[Outgoing] = []
+                for digest, (entry, source) in wanted.items():
+                    if digest in ready and self._is_there(entry):
+                        continue
+                    generation = self._generations[digest]
+                    if isinstance(source, bytes):
+                        self._store.put_bytes(source, generation=generation)
+                    elif isinstance(source, Staged):
+                        self._store.put_staged(source, generation=generation)
+                    else:
+                        files.append(Outgoing(source, entry, generation))
+                self._store.put_files(files, progress=progress)
         except BaseException:
             self.abandon()
             raise
-        self._manifest = manifest
-        return manifest
 
     def commit(self, session: Session) -> tables.Manifest:
         """Record the manifest and its blobs in the caller's write transaction; return its row, new or known.
@@ -97,12 +127,24 @@ class Deposit:
         Raises:
             DepositLostError: the blobs were not protected all the while; the transaction must not be committed.
         """
-        row = record_manifest(session, self._settle(session))
+        if self._manifest is None:
+            raise RuntimeError("commit comes after put")
+        row = self.record(session, self._manifest)
+        self.finish(session)
+        return row
+
+    def record(self, session: Session, manifest: Manifest) -> tables.Manifest:
+        """Record one of the artifacts in the caller's write transaction; as `commit`, but the others are still claimed."""
+        self._settle(session, {entry.sha256 for entry in manifest})
+        row = record_manifest(session, manifest)
         for file in row.files:
             file.blob = file.sha256
         session.flush()
-        self._intents.drop(session)
         return row
+
+    def finish(self, session: Session) -> None:
+        """Give up the claims in the transaction that has recorded what they were for."""
+        self._intents.drop(session)
 
     def hand_over(self, session: Session, owner: str, ttl: float) -> None:
         """Leave the blobs to another owner's claim, in the caller's write transaction: their record is still to come.
@@ -115,22 +157,24 @@ class Deposit:
         Raises:
             DepositLostError: as `commit`.
         """
-        self._settle(session)
+        self._settle(session, self._generations.keys())
         claim(session, self._generations, owner, ttl)
         self._intents.drop(session)
 
-    def _settle(self, session: Session) -> Manifest:
-        """Say that the blobs are there, and return their manifest."""
-        if self._manifest is None:
-            raise RuntimeError("commit comes after put")
-        if not self._intents.are_alive(session, list(self._generations)):
+    def _settle(self, session: Session, digests: Collection[Digest]) -> None:
+        """Say that blobs are there."""
+        if not self._intents.are_alive(session, list(digests)):
             raise _lost()
-        for digest, generation in self._generations.items():
-            blob = session.get(tables.Blob, digest, populate_existing=True)
-            if blob is None or blob.generation != generation or blob.state not in ("pending", "ready"):
+        rows = _blobs(session, digests)
+        for digest in digests:
+            row = rows.get(digest)
+            if (
+                row is None
+                or row.generation != self._generations.get(digest)
+                or row.state not in ("pending", "ready")
+            ):
                 raise _lost()
-            blob.state = "ready"
-        return self._manifest
+            row.state = "ready"
 
     def abandon(self) -> None:
         """Give up the claim on the bytes, when they will not be recorded; nothing refers to them then."""
@@ -161,8 +205,9 @@ class Deposit:
             with self._database.write() as session:
                 self._intents.claim(session, contents)
                 now = Database.utcnow(session)
+                rows = _blobs(session, (entry.sha256 for entry in waiting))
                 for entry in waiting:
-                    blob = _decide(session, entry, now)
+                    blob = _decide(session, rows.get(entry.sha256), entry, now)
                     if blob is not None:
                         self._generations[entry.sha256] = blob.generation
                         ready |= {entry.sha256} if blob.state == "ready" else set()
@@ -170,21 +215,14 @@ class Deposit:
                 time.sleep(pause * random.uniform(0.5, 1.5))
                 pause = min(pause * 2, 2.0)
 
-    def _store_one(self, entry: FileEntry, source: Source, ready: bool, progress: Progress | None) -> None:
-        """Bring the bytes into the store unless they are there.
+    def _is_there(self, entry: FileEntry) -> bool:
+        """Tell whether a blob that is on record need not be stored again.
 
         Where reading costs nothing, what is there is read through by `put_file` and replaced if it is damaged.
         """
-        generation = self._generations[entry.sha256]
-        trusted = ready and not self._store.capabilities.local
-        if trusted and self._store.size(entry.sha256, generation=generation) == entry.size:
-            return
-        if isinstance(source, bytes):
-            self._store.put_bytes(source, generation=generation)
-        elif isinstance(source, Staged):
-            self._store.put_staged(source, generation=generation)
-        else:
-            self._store.put_file(source, expected=entry, generation=generation, progress=progress)
+        if self._store.capabilities.local:
+            return False
+        return self._store.size(entry.sha256, generation=self._generations[entry.sha256]) == entry.size
 
 
 def record_manifest(session: Session, manifest: Manifest) -> tables.Manifest:
@@ -201,9 +239,20 @@ def record_manifest(session: Session, manifest: Manifest) -> tables.Manifest:
     return row
 
 
-def _decide(session: Session, entry: FileEntry, now: datetime) -> tables.Blob | None:
+def _blobs(session: Session, digests: Iterable[Digest]) -> dict[str, tables.Blob]:
+    """Return the rows of blobs as they are now, of those that are on record."""
+    blob, fresh = tables.Blob, {"populate_existing": True}
+    return {
+        row.digest: row
+        for some in batches(digests)
+        for row in session.scalars(select(blob).where(blob.digest.in_(some)), execution_options=fresh)
+    }
+
+
+def _decide(
+    session: Session, blob: tables.Blob | None, entry: FileEntry, now: datetime
+) -> tables.Blob | None:
     """Return a blob's row with the generation to store it under, or None while a collector is deleting it."""
-    blob = session.get(tables.Blob, entry.sha256, populate_existing=True)
     if blob is None:
         blob = tables.Blob(
             digest=entry.sha256, size=entry.size, generation=0, state="pending", created_at=now

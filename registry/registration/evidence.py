@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ..adapters.whole import WholeTensors
     from ..adapters.whole_fit import FittedWhole
     from ..workspace import Workspace
+    from .unrecorded import Unrecorded
 
 
 def candidate_for(
@@ -34,6 +35,7 @@ def candidate_for(
     ground: Ground | None = None,
     weights: str | None = None,
     training: Iterable[Finding] = (),
+    beside: Sequence[Unrecorded] = (),
 ) -> Candidate:
     """Return the candidate for the rules; expensive values are computed when a rule needs them.
 
@@ -44,6 +46,7 @@ def candidate_for(
         ground: what it is to stand on, if that was looked up already.
         weights: digest of the adapter's weights, if it is known already.
         training: findings about its training run.
+        beside: adapters that count as registered, since they are recorded with it.
 
     Raises:
         UnknownReferenceError: there is no such base or parent.
@@ -61,7 +64,15 @@ def candidate_for(
     def registered() -> Sequence[Neighbour]:
         from .neighbours import neighbours
 
-        return neighbours(workspace, folder, base=base, task=submission.task, parent=parent, digest=weights)
+        return neighbours(
+            workspace,
+            folder,
+            base=base,
+            task=submission.task,
+            parent=parent,
+            digest=weights,
+            beside=beside,
+        )
 
     today = dt.datetime.now(dt.UTC).date()
     trained = Trained(other.name, other.known_as | {other.name}) if other is not None else None

@@ -24,6 +24,7 @@ from ..adapters.folder import AdapterFolder
 from ..admission import Neighbour
 from ..errors import FusionUnsupportedError
 from ..records.renderings import is_a_part
+from .unrecorded import Unrecorded
 
 if TYPE_CHECKING:
     from ..comparison.modules import OpenAdapter
@@ -65,6 +66,7 @@ def neighbours(
     task: str | None,
     parent: str | None = None,
     digest: str | None = None,
+    beside: Sequence[Unrecorded] = (),
 ) -> list[Neighbour]:
     """Return the registered adapters that have the same weights, then those with nearly the same update.
 
@@ -75,6 +77,7 @@ def neighbours(
         task: of the new adapter, if known.
         parent: digest of the adapter whose training it continues, which it may well be like.
         digest: of its weights, if known.
+        beside: adapters of its task and on its base that are recorded with it.
     """
     file = folder.files.get(WEIGHTS)
     if file is None or folder.header is None:
@@ -87,7 +90,12 @@ def neighbours(
             Neighbour(name, of, on, same_bytes=True, same_file=registered == as_registered)
             for name, of, on, registered in session.execute(_with_weights(digest, as_registered))
         ]
-        near = list(_candidates(workspace, session, base, task, digest, parent))
+        same += [
+            Neighbour(each.name, each.task, base.name, same_bytes=True)
+            for each in beside
+            if digest in each.weights
+        ]
+        near = _candidates(workspace, session, base, task, digest, parent, beside)
     if same or not folder.modules or folder.scale is None or folder.config.method == "full":
         return same
     return _nearest(file, folder.scale, folder.config.method, near)
@@ -136,6 +144,7 @@ def _candidates(
     task: str | None,
     digest: str,
     parent: str | None,
+    beside: Sequence[Unrecorded],
 ) -> list[_Known]:
     every = (
         select(
@@ -143,6 +152,7 @@ def _candidates(
             tables.Adapter.digest,
             tables.Adapter.method,
             tables.Adapter.scale,
+            tables.Adapter.version,
             tables.Task.name.label("task"),
             tables.ManifestFile.sha256,
             tables.Blob.generation,
@@ -166,13 +176,24 @@ def _candidates(
     if len(rows) < READ:
         newest = every.order_by(tables.Adapter.id.desc())
         rows = {**rows, **{row.name: row for row in session.execute(newest) if row.name not in rows}}
+    together = [each for each in beside if digest not in each.weights and each.method != "full"]
+    if together and not workspace.store.capabilities.local:
+        together = []  # once they are on record, they would have to be fetched first
     found = []
-    for row in itertools.islice(rows.values(), READ):
-        # What would have to be fetched first is left out.
-        path = workspace.store.local_path(Digest(row.sha256), generation=row.generation)
+    # The versions of the task from the newest on, whether on record or about to be; after them the others, as they came.
+    ranked: list[Any] = sorted(
+        [*rows.values(), *together], key=lambda one: -one.version if one.task == task else 0
+    )
+    for row in itertools.islice(ranked, READ):
+        path = row.path if isinstance(row, Unrecorded) else _local(workspace, row)
         if path is not None and row.digest != parent and row.scale:
             found.append(_Known(row.name, row.task, base.name, row.method, row.scale, path))
     return found
+
+
+def _local(workspace: Workspace, row: Any) -> Path | None:
+    """Return where an adapter's weights can be read; what would have to be fetched first is left out."""
+    return workspace.store.local_path(Digest(row.sha256), generation=row.generation)
 
 
 def _nearest(file: Path, scale: float, method: str, known: Sequence[_Known]) -> list[Neighbour]:

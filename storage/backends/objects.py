@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
@@ -111,6 +111,19 @@ class Objects:
         if size is None:
             raise RemoteError(Kind.MISSING)
         return b"".join(piece for _, piece in self.pieces(name, min(size, limit)))
+
+    def whole(self, name: str, size: int) -> bytes | None:
+        """Return a small object of a known size by one request, where the backend can; None says nothing about the object.
+
+        Raises:
+            RemoteError: it is not there.
+        """
+        return None
+
+    def sizes(self, names: Sequence[str], folder: str) -> dict[str, int]:
+        """Return the sizes of objects below a folder, of those that are there."""
+        found = ((name, self.size(name)) for name in names)
+        return {name: size for name, size in found if size is not None}
 
     def pieces(self, name: str, size: int, first: int = 0) -> Iterator[tuple[int, bytes]]:
         """Return an object's bytes from `first` on with how many were asked for, some pieces ahead; raises RemoteError."""

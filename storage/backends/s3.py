@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
@@ -20,6 +20,12 @@ MAX_PARTS = 9_000
 
 RESUME_WITHIN = 20 * 3600.0
 """Seconds; an older upload is left to the collection, which may be about to abort it."""
+
+FEW = 8
+"""Objects up to which each is looked at by itself."""
+
+LISTED = 32
+"""Names that are listed at most for each object whose size is wanted: a thousand come in one reply."""
 
 _PIECE = 1 << 20
 
@@ -75,6 +81,24 @@ class S3Objects(Objects):
     def read(self, name: str, limit: int) -> bytes:
         """Return the beginning of an object, by one request."""
         return bytes(self.calls.run(self._begin_of, self._start + name, limit))
+
+    def whole(self, name: str, size: int) -> bytes | None:
+        """Return a small object by one request, None if it has another size."""
+        found = self.calls.run(self._all_of, self._start + name, size, self.calls.mark())
+        return None if found is None else bytes(found)
+
+    def sizes(self, names: Sequence[str], folder: str) -> dict[str, int]:
+        """Return sizes, by listing the folder as long as that takes fewer requests than a look at each."""
+        wanted, seen = set(names), dict[str, int]()
+        if len(wanted) < FEW:
+            return super().sizes(names, folder)
+        for number, entry in enumerate(self.entries(folder), start=1):
+            if entry.name in wanted:
+                seen[entry.name] = entry.size
+            # Names are spread over the folder: whoever has seen few of them by then would go on for long.
+            if len(seen) == len(wanted) or number >= LISTED * len(wanted):
+                break
+        return seen | super().sizes([name for name in names if name not in seen], folder)
 
     def start_read(self, name: str, start: int, end: int) -> Future[Any]:
         """Begin to read a range; what arrives counts as progress, however slow the line."""
@@ -150,19 +174,16 @@ class S3Objects(Objects):
     ) -> bytes:
         span = f"bytes={start}-{end - 1}"
         reply = await file_system._call_s3("get_object", Bucket=self._bucket, Key=key, Range=span)
-        pieces, count, body = [], 0, reply["Body"]
-        try:
-            # A server that ignores the range, or never ends, is noticed by what it sent too much.
-            while count <= end - start and (piece := await body.read(_PIECE)):
-                pieces.append(piece)
-                count += len(piece)
-                reached(count)
-        finally:
-            body.close()
-        if count < end - start:
-            # The connection ended early, and the client did not notice.
-            raise ConnectionResetError
-        return b"".join(pieces)
+        return await _read(reply["Body"], end - start, reached)
+
+    async def _all_of(
+        self, file_system: Any, key: str, size: int, reached: Callable[[int], None]
+    ) -> bytes | None:
+        reply = await file_system._call_s3("get_object", Bucket=self._bucket, Key=key)
+        if reply["ContentLength"] != size:
+            reply["Body"].close()
+            return None
+        return await _read(reply["Body"], size, reached)
 
     async def _begin_of(self, file_system: Any, key: str, limit: int) -> bytes:
         reply = await file_system._call_s3("get_object", Bucket=self._bucket, Key=key)
@@ -252,6 +273,26 @@ class S3Objects(Objects):
                 "KeyMarker": page["NextKeyMarker"],
                 "UploadIdMarker": page.get("NextUploadIdMarker", ""),
             }
+
+
+async def _read(body: Any, size: int, reached: Callable[[int], None]) -> bytes:
+    """Return a body of which so many bytes are expected.
+
+    Raises:
+        ConnectionResetError: it ended early, and the client did not notice.
+    """
+    pieces, count = [], 0
+    try:
+        # A server that ignores the range, or never ends, is noticed by what it sent too much.
+        while count <= size and (piece := await body.read(_PIECE)):
+            pieces.append(piece)
+            count += len(piece)
+            reached(count)
+    finally:
+        body.close()
+    if count < size:
+        raise ConnectionResetError
+    return b"".join(pieces)
 
 
 async def _look_for_bucket(file_system: Any, bucket: str) -> None:
