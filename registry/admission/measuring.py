@@ -16,6 +16,7 @@ from fusery.storage.opening import opened
 from fusery.storage.safetensors import Header, Tensor
 
 from ..adapters.mlx_config import LoraModule
+from ..engine.products import cross
 from .values import TensorValues, Values
 
 _BLOCK = 4 << 20
@@ -71,7 +72,7 @@ def update_norm(a: _Array, b: _Array) -> float:
     if a.ndim == 3:
         left, right = a @ a.swapaxes(1, 2), b.swapaxes(1, 2) @ b
     else:
-        left, right = a.T @ a, b @ b.T
+        left, right = cross(a, a), cross(b.T, b.T)
     return high_a * high_b * math.sqrt(max(float(np.vdot(left, right)), 0.0))
 
 

@@ -7,7 +7,7 @@ similar, and only these are compared further.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -198,16 +198,18 @@ def _local(workspace: Workspace, row: Any) -> Path | None:
 
 def _nearest(file: Path, scale: float, method: str, known: Sequence[_Known]) -> list[Neighbour]:
     from ..comparison.modules import open_adapter
+    from ..comparison.samples import rough_cosine
+    from ..comparison.similarity import cosine
 
     near: list[tuple[float, _Known]] = []
     try:
         with open_adapter(file, scale, method=method) as ours:
             for other in known:
-                found = _cosine(ours, other, SAMPLED)
+                found = _cosine(ours, other, SAMPLED, rough_cosine)
                 if found is not None and found >= MAYBE:
                     near.append((found, other))
             near.sort(key=lambda pair: pair[0], reverse=True)
-            closer = [(_cosine(ours, other, WHOLE), other) for _, other in near[:NEAREST]]
+            closer = [(_cosine(ours, other, WHOLE, cosine), other) for _, other in near[:NEAREST]]
     except FusionUnsupportedError:
         return []  # other rules say what is wrong with it
     return [
@@ -217,15 +219,20 @@ def _nearest(file: Path, scale: float, method: str, known: Sequence[_Known]) -> 
     ]
 
 
-def _cosine(ours: OpenAdapter, other: _Known, modules: int) -> float | None:
+def _cosine(
+    ours: OpenAdapter,
+    other: _Known,
+    modules: int,
+    found: Callable[[OpenAdapter, OpenAdapter, Sequence[str]], float | None],
+) -> float | None:
     """Return the cosine between two updates over some of their modules; None where they have too little in common."""
     from ..comparison.modules import open_adapter
-    from ..comparison.similarity import cosine, shared_modules
+    from ..comparison.similarity import shared_modules
 
     try:
         with open_adapter(other.path, other.scale, method=other.method) as theirs:
             shared = shared_modules(ours, theirs)
             step = max(1, len(shared) // modules)
-            return cosine(ours, theirs, shared[step // 2 :: step][:modules])
+            return found(ours, theirs, shared[step // 2 :: step][:modules])
     except (FuseryError, OSError, ValueError):
         return None  # it is damaged, which `audit` says
