@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from ..admission.submission import Submission
 from ..records.amendments import state_of, undone
 from ..records.bases import recorded_architecture
 from ..records.renderings import fetch_originals
+from ..registration.ground import Ground
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
@@ -34,7 +36,11 @@ def submission_of(row: tables.Adapter) -> Submission:
 
 
 def unfit(
-    workspace: Workspace, folder: AdapterFolder, submission: Submission, known: set[str]
+    workspace: Workspace,
+    folder: AdapterFolder,
+    submission: Submission,
+    known: Collection[str],
+    ground: Ground,
 ) -> list[Finding]:
     """Return the errors for which an adapter would not get in, and which nobody lets pass here.
 
@@ -43,15 +49,16 @@ def unfit(
         folder: the adapter's files.
         submission: what is on record of it.
         known: codes of the findings that are on record.
+        ground: what it stands on.
     """
     from ..registration.evidence import policy_of
 
-    candidate = _candidate(workspace, folder, submission)
+    candidate = _candidate(workspace, folder, submission, ground)
     here = {one.code for one in examine(candidate, policy_of(workspace)) if one.severity == "error"}
     return [
         finding
         for finding in examine(candidate, Policy())
-        if finding.severity == "error" and finding.code in here - known
+        if finding.severity == "error" and finding.code in here.difference(known)
     ]
 
 
@@ -82,10 +89,12 @@ def findings_today(workspace: Workspace, number: int) -> list[Finding]:
     return [one for one in found if ORDER[one.severity] < known.get(one.code, len(ORDER))]
 
 
-def _candidate(workspace: Workspace, folder: AdapterFolder, submission: Submission) -> Candidate:
+def _candidate(
+    workspace: Workspace, folder: AdapterFolder, submission: Submission, ground: Ground | None = None
+) -> Candidate:
     from ..registration.evidence import candidate_for
 
     # On which base it is was decided when it was registered; and it is its own neighbour.
     declared = (folder.config.model, folder.metadata.base_model)
     said = replace(submission, base_known_as=tuple(name for name in declared if name))
-    return replace(candidate_for(workspace, folder, said), neighbours=lambda: ())
+    return replace(candidate_for(workspace, folder, said, ground=ground), neighbours=lambda: ())

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
+
+from fusery.storage.digest import Digest
+from fusery.storage.hands import AT_ONCE
 
 from ..workers.cluster import Cluster, cluster_address
 from ..workers.executor import Outcome, Threads, Workers
@@ -24,6 +29,36 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+KEPT = 256 << 20
+"""Bytes of small blobs that are held on this machine from when they are read until what they are of is looked at."""
+
+SMALL = 8 << 20
+
+
+class Kept:
+    """Small blobs that were verified while they came, in a folder that only this audit enters.
+
+    Attributes:
+        blobs: where each lies.
+    """
+
+    def __init__(self, folder: Path, most: int = KEPT) -> None:
+        self.blobs: dict[Digest, Path] = {}
+        self._folder, self._left, self._lock = folder, most, threading.Lock()
+
+    def trouble_of(self, workspace: Workspace, damage: Damage) -> Trouble:
+        """Return what is wrong with a blob, and keep it if it is whole and there is room."""
+        place = self._folder / damage.digest
+        with self._lock:
+            room = damage.state == "ready" and 0 <= damage.size <= min(SMALL, self._left)
+            self._left -= damage.size if room else 0
+        if room and trouble_of(workspace, damage, place) is None:
+            self.blobs[damage.digest] = place
+            return None
+        # Also where it could not be written here, which says nothing about the blob.
+        return trouble_of(workspace, damage)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +80,12 @@ def read_ahead(
     *,
     anew: bool,
     reporter: Reporter,
+    kept: Kept | None = None,
 ) -> Reader:
     """Read blobs and folders, and return who knows what is wrong with each.
 
     Blobs are read by threads of this process or by the cluster of `FUSERY_CLUSTER`; folders, which are this machine's
-    own, always here.  See `audit.audit` for what it takes and raises.
+    own, always here.  See `audit.audit` for what it takes and raises.  What this machine reads of adapters goes to `kept`.
     """
     store = str(workspace.store.identify())
     blobs = {
@@ -66,7 +102,7 @@ def read_ahead(
     reports: defaultdict[AuditableItem, Report] = defaultdict(Report)
     with Journal(workspace.settings.private / "audits" / f"{store}.ndjson", store, anew=anew) as journal:
         tally = _Tally(journal, len(blobs) + len(folders), reporter)
-        for read in tally.run(*_hands(workspace, store, jobs), blobs):
+        for read in tally.run(*_hands(workspace, store, jobs, kept), blobs):
             # A store that cannot be asked is not a damaged blob, but nobody knows that it is whole.
             troubles[read.item] = ("blob_unreadable", read.failure.message) if read.failure else read.result
         for looked in tally.run(Threads(jobs), partial(_look, workspace), folders):
@@ -79,11 +115,14 @@ def read_ahead(
     return Reader(troubles.get, reports.__getitem__, (note,) if tally.skipped else ())
 
 
-def _hands(workspace: Workspace, store: str, jobs: int) -> tuple[Workers, Callable[[Damage], Trouble]]:
+def _hands(
+    workspace: Workspace, store: str, jobs: int, kept: Kept | None
+) -> tuple[Workers, Callable[[Damage], Trouble]]:
     address = cluster_address()
     if address is not None:
         return Cluster(address), BlobJob(Site(store))
-    return Threads(jobs), partial(trouble_of, workspace)
+    look = trouble_of if kept is None else kept.trouble_of
+    return Threads(max(jobs, AT_ONCE)), partial(look, workspace)
 
 
 def _look(workspace: Workspace, item: AuditableItem) -> Report | None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fusery.storage.locate import local_path
 from fusery.storage.progress import SILENT, Reporter
 
 from ..database.sealing import Key
@@ -22,6 +24,7 @@ from .checks import (
     trouble_of,
     with_blobs,
 )
+from .facts import Ahead
 from .recomputing import check_again
 from .report import Damage, Report
 
@@ -68,24 +71,19 @@ def audit(
         found = list(auditable_items(session, workspace, references, report))
     items: Iterable[tuple[AuditableItem, dict[Damage, str]]] = with_blobs(workspace, found)
     reader = Reader(partial(trouble_of, workspace), partial(check_folder, workspace))
-    if jobs is not None:
-        from .ahead import read_ahead
+    with ExitStack() as held:
+        ahead = Ahead(workspace, found)
+        if jobs is not None:
+            from .ahead import Kept, read_ahead
 
-        items = list(items)
-        report.checked.update(dict.fromkeys([*(item.kind for item in found), "blob"], 0))  # in this order
-        reader = read_ahead(workspace, items, jobs, anew=anew, reporter=reporter)
-    for item, blobs in items:
-        if jobs is None:
-            reporter.say(f"{item.kind} {item.name}")
-        report.checked[item.kind] += 1
-        for damage, subject in blobs.items():
-            check_blob(workspace, damage, subject, reader.blob(damage), report)
-        if item.folder is not None:
-            report.checked["file"] += len(item.manifest)
-            seen = reader.folder(item)
-            report.problems += seen.problems
-            report.notes += seen.notes
-        check_again(workspace, item, report)
+            items = list(items)
+            report.checked.update(dict.fromkeys([*(item.kind for item in found), "blob"], 0))  # in this order
+            kept = None
+            if local_path(workspace.settings.store) is None:
+                kept = Kept(held.enter_context(workspace.cache.scratch()))
+                ahead.kept = kept.blobs
+            reader = read_ahead(workspace, items, jobs, anew=anew, reporter=reporter, kept=kept)
+        _look(workspace, items, reader, ahead, report, reporter if jobs is None else SILENT)
     if repair:
         from .repairing import repair_all
 
@@ -99,6 +97,28 @@ def audit(
         note_garbage(workspace, report)
     report.notes += reader.notes
     return report
+
+
+def _look(
+    workspace: Workspace,
+    items: Iterable[tuple[AuditableItem, dict[Damage, str]]],
+    reader: Reader,
+    ahead: Ahead,
+    report: Report,
+    reporter: Reporter,
+) -> None:
+    """Note what is wrong with each record: its blobs, its folder, and what follows from its bytes."""
+    for item, blobs in items:
+        reporter.say(f"{item.kind} {item.name}")
+        report.checked[item.kind] += 1
+        for damage, subject in blobs.items():
+            check_blob(workspace, damage, subject, reader.blob(damage), report)
+        if item.folder is not None:
+            report.checked["file"] += len(item.manifest)
+            seen = reader.folder(item)
+            report.problems += seen.problems
+            report.notes += seen.notes
+        check_again(workspace, item, report, ahead)
 
 
 def audit_chain(workspace: Workspace, anchors: Sequence[Path] = (), keys: Sequence[Path] = ()) -> Report:

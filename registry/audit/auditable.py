@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, selectinload
+from sqlalchemy.sql.base import ExecutableOption
 
 from fusery.storage.digest import Digest
 from fusery.storage.errors import FuseryError
@@ -100,7 +101,8 @@ def _all(
     session: Session, workspace: Workspace, table: Any, numbers: Sequence[int], report: Report
 ) -> Iterator[AuditableItem]:
     try:
-        rows = session.scalars(select(table).where(table.id.in_(numbers)).order_by(table.id))
+        query = select(table).where(table.id.in_(numbers)).order_by(table.id)
+        rows = session.scalars(query.options(*_ahead(table)))
         found = [(item, item.manifest.digest) for item in (_item(row, workspace) for row in rows)]
     except (OSError, ValueError, TypeError, LookupError, AttributeError, FuseryError) as error:
         if len(numbers) == 1:
@@ -117,6 +119,15 @@ def _all(
         yield from _all(session, workspace, table, numbers[middle:], report)
     else:
         yield from _checked(found, report)
+
+
+def _ahead(table: Any) -> Sequence[ExecutableOption]:
+    """Return what is to be read with the rows of a table, in a few statements for all of them."""
+    files = [selectinload(table.manifest).selectinload(tables.Manifest.files)]
+    if table is not tables.Adapter:
+        return files
+    parts = (table.amendments, table.evaluations, table.renderings)
+    return [*files, *map(selectinload, parts)]
 
 
 def _checked(found: Iterable[tuple[AuditableItem, Digest]], report: Report) -> Iterator[AuditableItem]:

@@ -81,12 +81,15 @@ def check_blob(workspace: Workspace, damage: Damage, subject: str, trouble: Trou
         report.add(trouble[0], subject, trouble[1], damage=damage, dependants=relying)
 
 
-def trouble_of(workspace: Workspace, damage: Damage) -> Trouble:
-    """Return code and message of what is wrong with a blob, None if it is whole."""
+def trouble_of(workspace: Workspace, damage: Damage, place: Path | None = None) -> Trouble:
+    """Return code and message of what is wrong with a blob, None if it is whole, and then lies at a place if one is given."""
     if damage.state != "ready":
         return "blob_not_ready", f"blob {damage.digest} is recorded as {damage.state}"
     try:
-        workspace.store.verify(damage.digest, damage.size, generation=damage.generation)
+        if place is None:
+            workspace.store.verify(damage.digest, damage.size, generation=damage.generation)
+        else:
+            workspace.store.fetch(damage.digest, place, generation=damage.generation, size=damage.size)
     except BlobMissingError as error:
         return "blob_missing", error.message
     except BlobCorruptError as error:

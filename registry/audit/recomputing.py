@@ -21,12 +21,11 @@ from ..engine.naming import taken_by_name
 from ..fusion.foreign import foreign_key, foreign_record, recipe_key
 from ..fusion.records import in_words
 from ..models.identity import identify_base
-from ..records.bases import recorded_architecture
 from ..records.derived import LEARNED, adapter_columns, base_columns, describe_base, differing
-from ..records.recipe import false_sources
 from ..records.renderings import fetch_originals
-from .admitting import submission_of, unfit
+from .admitting import unfit
 from .auditable import AuditableItem
+from .facts import Ahead
 from .report import Report, in_order
 
 if TYPE_CHECKING:
@@ -51,22 +50,25 @@ class Untrue:
     table: str
 
 
-def check_again(workspace: Workspace, item: AuditableItem, report: Report) -> None:
+def check_again(workspace: Workspace, item: AuditableItem, report: Report, ahead: Ahead) -> None:
     """Compute again what is on record of something, and note what is not so; bytes that are damaged are not looked at."""
     if any(problem.subject.startswith(f"{item.name}: ") for problem in report.problems):
         return
     with in_order(report, item.name):
-        for found in recompute(workspace, item, report.notes):
+        for found in recompute(workspace, item, report.notes, ahead):
             report.add(found.code, found.subject, found.message)
 
 
-def recompute(workspace: Workspace, item: AuditableItem, notes: list[str]) -> Iterator[Untrue]:
+def recompute(
+    workspace: Workspace, item: AuditableItem, notes: list[str], ahead: Ahead | None = None
+) -> Iterator[Untrue]:
     """Yield what is on record of something and is not so.
 
     Args:
         workspace: the registry's parts.
         item: the base, adapter or fused artifact.
         notes: told what is worth knowing, and what could not be computed.
+        ahead: has read what is on record of it with others.
     """
     number = next((number for kind, number in item.records if kind == item.kind), None)
     if number is None:
@@ -75,7 +77,7 @@ def recompute(workspace: Workspace, item: AuditableItem, notes: list[str]) -> It
         if item.kind == "base":
             yield from _base(workspace, item, number, notes)
         elif item.kind == "adapter":
-            yield from _adapter(workspace, item, number)
+            yield from _adapter(workspace, item, number, ahead or Ahead(workspace, [item]))
         elif item.kind == "fused":
             yield from _fused(workspace, item, number, notes)
     except FuseryError as error:
@@ -123,35 +125,26 @@ def _paths(workspace: Workspace, item: AuditableItem) -> dict[str, Path] | None:
     return paths if len(paths) == len(found) else None
 
 
-def _adapter(workspace: Workspace, item: AuditableItem, number: int) -> Iterator[Untrue]:
-    with workspace.database.read() as session:
-        row = session.get_one(tables.Adapter, number)
-        base, forms = recorded_architecture(row.base), {form.form: form.digest for form in row.renderings}
-        known = {finding.code for finding in row.findings}
-        submission = submission_of(row)
-        said = {column: getattr(row, column) for column in _ADAPTER}
-        false = false_sources(row)
-        assert row.manifest.files is not None
-    if false:
+def _adapter(workspace: Workspace, item: AuditableItem, number: int, ahead: Ahead) -> Iterator[Untrue]:
+    facts = ahead.of(number)
+    base = facts.base
+    if facts.false:
         message = "it is on record as computed from other adapters than its own recipe names"
         yield Untrue("sources_differ", item.name, message, "adapter_source")
     with workspace.cache.scratch() as scratch:
-        files = fetch_originals(workspace, row, scratch / "arrived")
+        files = fetch_originals(workspace, facts.row, scratch / "arrived", ahead.kept)
         try:
             folder = read_adapter_folder(scratch / "arrived", base=base)
         except FuseryError as error:
             yield _unfit(item.name, [unreadable(error)])
             return
-        found = unfit(workspace, folder, submission, known)
+        found = unfit(workspace, folder, facts.submission, facts.known, facts.ground)
         if found:
             yield _unfit(item.name, found)
         if folder.problems:
             return  # what cannot be read says nothing
-        yield from _facts(item.name, differing(said, adapter_columns(folder, item.digest)), "adapter")
-        yield from _forms(item.name, files, base, forms, scratch)
-
-
-_ADAPTER = ("method", "rank", "scale", "layers", "target_modules", "trainable_parameters", "training")
+        yield from _facts(item.name, differing(facts.said, adapter_columns(folder, item.digest)), "adapter")
+        yield from _forms(item.name, files, base, facts.forms, scratch)
 
 
 def _unfit(name: str, found: list[Finding]) -> Untrue:

@@ -46,6 +46,7 @@ from .package import Adapter, Base, Calibration, Fused, Item
 if TYPE_CHECKING:
     from ..admission.submission import Submission
     from ..models.architecture import Architecture
+    from ..registration.ground import Ground
     from ..registration.unrecorded import Unrecorded
     from ..workspace import Workspace
 
@@ -175,6 +176,7 @@ def look_at_adapter(
     parent: str | None,
     scratch: Path,
     beside: Sequence[Unrecorded] = (),
+    ground: Ground | None = None,
 ) -> Seen:
     """Return what an adapter is by its bytes, and what admission finds about it here.
 
@@ -187,6 +189,7 @@ def look_at_adapter(
         parent: the name of its parent here.
         scratch: an empty folder.
         beside: adapters of its task that came before it and are recorded with it.
+        ground: what it is to stand on, where others before it were looked at on the same.
 
     Raises:
         AdmissionError: admission found an error, as it would if somebody registered it.
@@ -194,7 +197,7 @@ def look_at_adapter(
     """
     from ..registration.evidence import candidate_for, policy_of
 
-    folder = _folder(workspace, item, paths, base)
+    folder = _folder(workspace, item, paths, base, ground)
     _require_kept(item, folder.kept)
     values = {**adapter_columns(folder, item.digest), "alpha": alpha_of(folder)}
     if item.run is None:
@@ -207,6 +210,7 @@ def look_at_adapter(
         workspace,
         folder,
         submission,
+        ground=ground,
         weights=hashed.get(WEIGHTS) if folder.originals is None else None,
         training=_training(item, folder, submission),
         beside=beside,
@@ -254,9 +258,14 @@ def _forms(
     yield from other_forms(folder.kept, base, wanted, scratch)
 
 
-def _folder(workspace: Workspace, item: Adapter, paths: Mapping[str, Path], base: str) -> AdapterFolder:
-    with workspace.database.read() as session:
-        architecture = recorded_architecture(resolve_base(session, base))
+def _folder(
+    workspace: Workspace, item: Adapter, paths: Mapping[str, Path], base: str, ground: Ground | None
+) -> AdapterFolder:
+    if ground is not None:
+        architecture = recorded_architecture(ground.base)
+    else:
+        with workspace.database.read() as session:
+            architecture = recorded_architecture(resolve_base(session, base))
     try:
         return read_adapter_folder(next(iter(paths.values())).parent, base=architecture)
     except FuseryError as error:

@@ -16,7 +16,8 @@ MOST_BYTES = 64 << 20
 def batches_of(package: Iterable[Item]) -> Iterator[list[Item]]:
     """Yield a package in its order, in lists of what is taken in together; all but adapters are by themselves.
 
-    Adapters of other tasks are not together, since each is held against what is on record of another task.
+    Adapters of other tasks are not together, since each is held against what is on record of another task; nor are those on
+    other bases.
     """
     batch, size = list[Item](), 0
     for item in package:
@@ -34,4 +35,5 @@ def _goes_with(item: Item, batch: list[Item]) -> bool:
     if not isinstance(item, Adapter) or not isinstance(first, Adapter) or len(batch) >= MOST:
         return False
     needed = [item.parent, *(source for _, source in item.sources)]
-    return item.task == first.task and not any(other is each for other in needed for each in batch)
+    alike = item.task == first.task and item.base is first.base
+    return alike and not any(other is each for other in needed for each in batch)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fusery.storage.copying import copy_file
 from fusery.storage.digest import Digest
 from fusery.storage.errors import BlobCorruptError, BlobMissingError, MissingFileError
 from fusery.storage.hands import in_order
@@ -102,7 +102,7 @@ class Carrier:
                     next(coming)
                     come.add(next(arriving))
                 if (place := first[entry.sha256][1]) != found[entry.path]:
-                    os.link(place, found[entry.path])
+                    copy_file(place, found[entry.path], link=True)
             yield found
 
     def store_many(self, things: Sequence[tuple[Files, Mapping[str, Path]]]) -> Deposit:

@@ -5,10 +5,13 @@ What is refused here could not be sent either; the limits are far above what tra
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 from sqlalchemy import String, Table, cast, func, select
 from sqlalchemy.orm import Session
 
 from .. import tables
+from ..database.batches import batches
 from ..database.sealing import KINDS
 from ..errors import BadInputError
 from ..tables.values import kind_of
@@ -29,32 +32,53 @@ _ALSO: dict[str, dict[Table, str]] = {
 """What is read with a thing, and is a record of its own."""
 
 
-def require_few(session: Session, kind: str, number: int, manifest: int) -> None:
-    """Refuse a thing with more rows, or more text in them, than can be read.
+def require_few(session: Session, kind: str, manifests: Mapping[int, int]) -> None:
+    """Refuse things with more rows, or more text in them, than can be read.
 
     Args:
-        session: of any transaction of the registry it comes from.
-        kind: of the record.
-        number: primary key of its row.
-        manifest: that of its manifest's.
+        session: of any transaction of the registry they come from.
+        kind: of the records.
+        manifests: primary keys of their rows, each with that of its manifest's.
 
     Raises:
-        BadInputError: there are too many.
+        BadInputError: one of them has too many.
     """
     parts = {**KINDS[kind].parts, **_ALSO.get(kind, {})}
-    found = [(table, column, number) for table, column in parts.items()]
-    found += [(KINDS[kind].table, "id", number), (KINDS["manifest"].table, "id", manifest)]
-    found += [(table, column, manifest) for table, column in KINDS["manifest"].parts.items()]
-    for table, column, key in found:
+    found = [(table, column, manifests.keys()) for table, column in parts.items()]
+    found.append((KINDS[kind].table, "id", manifests.keys()))
+    theirs = dict.fromkeys(manifests.values())
+    found.append((KINDS["manifest"].table, "id", theirs.keys()))
+    found += [(table, column, theirs.keys()) for table, column in KINDS["manifest"].parts.items()]
+    for table, column, numbers in found:
         texts = [cast(one, String) for one in table.columns if kind_of(one) in ("text", "document")]
         lengths = [func.coalesce(func.sum(func.length(text)), 0) for text in texts]
-        counts = session.execute(select(func.count(), *lengths).where(table.c[column] == key)).one()
-        if counts[0] > MOST_ROWS or sum(counts[1:]) > MOST_TEXT:
-            raise BadInputError(
-                f"the {kind} in row {number} has more to say than can be read: {counts[0]:,} rows of {table.name} with "
-                f"{sum(counts[1:]):,} characters",
-                hint="ask the owner of that registry what is in it",
-            )
+        key = table.c[column]
+        for some in batches(numbers):
+            counted = select(key, func.count(), *lengths).where(key.in_(some)).group_by(key)
+            for number, count, *characters in session.execute(counted):
+                if count > MOST_ROWS or sum(characters) > MOST_TEXT:
+                    raise BadInputError(
+                        f"the {kind} with {table.name} {number} has more to say than can be read: {count:,} rows of "
+                        f"{table.name} with {sum(characters):,} characters",
+                        hint="ask the owner of that registry what is in it",
+                    )
+
+
+def have_short_logs(session: Session, kind: str, subjects: Iterable[str], entries: int) -> bool:
+    """Tell whether all that the log says of some things can be read at once: few entries of each, and little text."""
+    event, total = tables.Event, 0
+    length = func.length(event.detail) + func.length(func.coalesce(event.seals, ""))
+    for some in batches(subjects):
+        counted = (
+            select(func.count(), func.sum(length))
+            .where(event.subject_kind == kind, event.subject.in_(some))
+            .group_by(event.subject)
+        )
+        for count, characters in session.execute(counted):
+            total += characters
+            if count > entries or total > MOST_TEXT:
+                return False
+    return True
 
 
 def require_short_log(session: Session, kind: str, subject: str, entries: int) -> None:

@@ -7,7 +7,7 @@ a fused artifact its adapters.  In a package everything comes after what it need
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,12 @@ from ..errors import AmbiguousReferenceError, BadInputError, CheckFailedError
 from ..records.fused_label import label_by_key
 from ..records.references import fused_from, resolve_any
 from ..registration.trained_on import known_as, with_digest
+from .beside import MOST_EVENTS, Beside, read_beside
 from .counting import MOST_ADAPTERS, require_few, require_short_log
 
 Values = dict[str, Any]
-MOST_EVENTS = 200
-"""Entries of the log about one thing that travel with it; the newest count."""
+AHEAD = 100
+"""Adapters that are read at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +145,9 @@ def read_package(session: Session, reference: str, *, fused: bool, most: int = M
         )
     if base is not None:
         reader.base(base)
-    for adapter in adapters:
+    for number, adapter in enumerate(adapters):
+        if number % AHEAD == 0:
+            reader.look_ahead(adapters[number : number + AHEAD])
         reader.adapter(adapter)
         if fused:
             # What another registry says is passed on by that one, and not by hearsay.
@@ -188,13 +191,23 @@ class _Reader:
 
     def __init__(self, session: Session, most: int) -> None:
         self._session, self._most, self._adapters = session, most, 0
+        self._ahead: dict[int, Beside] = {}
         self.items: dict[tuple[str, int], Item] = {}
+
+    def look_ahead(self, rows: Sequence[tables.Adapter]) -> None:
+        """Count what there is to say of adapters, and read it all, in as many statements as for one of them.
+
+        Raises:
+            BadInputError: there is more to say of one than can be read.
+        """
+        require_few(self._session, "adapter", {row.id: row.manifest_id for row in rows})
+        self._ahead |= read_beside(self._session, rows)
 
     def base(self, row: tables.BaseModel) -> Base:
         known = self.items.get(("base", row.id))
         if isinstance(known, Base):
             return known
-        require_few(self._session, "base", row.id, row.manifest_id)
+        require_few(self._session, "base", {row.id: row.manifest_id})
         if not row.names:
             raise CheckFailedError(
                 f"the base {row.digest[:12]} has no name there", hint="fusery audit, there"
@@ -214,7 +227,7 @@ class _Reader:
         for made in row.calibrations:
             if made.adapter != adapter:
                 continue
-            require_few(self._session, "calibration", made.id, made.manifest_id)
+            require_few(self._session, "calibration", {made.id: made.manifest_id})
             name = f"{base.name} calibrated ({made.prompts})"
             common = self._common(made, name, "calibration", made.digest, None)
             self.items["calibration", made.id] = Calibration(**common, base=base)
@@ -255,7 +268,8 @@ class _Reader:
                 f"what {row.name} and others go with are more than {self._most:,} adapters",
                 hint="name fewer, or push and pull between the databases",
             )
-        require_few(self._session, "adapter", row.id, row.manifest_id)
+        if row.id not in self._ahead:
+            self.look_ahead([row])
         sources = (each.source for each in row.sources)
         return itertools.chain(sources, () if row.parent is None else (row.parent,))
 
@@ -263,9 +277,9 @@ class _Reader:
         base = self.base(row.base)
         self._calibrations(row.base, base, row.digest)
         parent = self._known(row.parent_id) if row.parent_id is not None else None
-        run = self._session.get(tables.TrainingRun, row.id)
+        run, beside = row.run, self._ahead.pop(row.id)
         return Adapter(
-            **self._common(row, row.name, "adapter", row.name, None),
+            **self._common(row, row.name, "adapter", row.name, None, beside),
             task=row.task.name,
             base=base,
             parent=parent,
@@ -273,10 +287,10 @@ class _Reader:
             dataset=values_of(row.dataset) if row.dataset is not None else None,
             tags=[values_of(tag) for tag in row.tags],
             findings=[values_of(finding) for finding in row.findings],
-            curve=self._of_adapter(tables.CurvePoint, row),
+            curve=[values_of(point) for point in row.curve],
             run=values_of(run) if run is not None else None,
             renderings=[(values_of(form), _manifest(form.manifest)) for form in row.renderings],
-            yanks=self._of_adapter(tables.Yank, row),
+            yanks=[values_of(yank) for yank in beside.yanks],
             amendments=[values_of(each) for each in row.amendments],
             evaluations=[values_of(each) for each in row.evaluations],
             trained_on=self._trained_on(row),
@@ -294,7 +308,7 @@ class _Reader:
     def fused(self, row: tables.Fused) -> None:
         if ("fused", row.id) in self.items:
             return
-        require_few(self._session, "fused", row.id, row.manifest_id)
+        require_few(self._session, "fused", {row.id: row.manifest_id})
         adapter = self.adapter(row.adapter)
         extras = [(values_of(extra), self.adapter(extra.adapter)) for extra in row.extras]
         self.items["fused", row.id] = Fused(
@@ -305,21 +319,26 @@ class _Reader:
             modules=[values_of(module) for module in row.modules],
         )
 
-    def _of_adapter(self, table: Any, row: tables.Adapter) -> list[Values]:
-        return [
-            values_of(found) for found in self._session.scalars(select(table).filter_by(adapter_id=row.id))
-        ]
-
-    def _common(self, row: Any, name: str, kind: str, subject: str, folder: Path | None) -> dict[str, Any]:
-        signatures = select(tables.Signature).where(tables.Signature.subject_digest == row.digest)
+    def _common(
+        self,
+        row: Any,
+        name: str,
+        kind: str,
+        subject: str,
+        folder: Path | None,
+        beside: Beside | None = None,
+    ) -> dict[str, Any]:
+        if beside is None:
+            query = select(tables.Signature).where(tables.Signature.subject_digest == row.digest)
+            beside = Beside(signatures=list(self._session.scalars(query)))
         files = row.manifest.files
         return {
             "name": name,
             "digest": row.digest,
             "values": values_of(row),
             "files": Files(_manifest(row.manifest), all(file.blob is not None for file in files), folder),
-            "events": list(_told(self._session, kind, subject)),
-            "signatures": [values_of(found) for found in self._session.scalars(signatures)],
+            "events": list(_told(self._session, kind, subject, beside.events)),
+            "signatures": [values_of(found) for found in beside.signatures],
         }
 
 
@@ -336,10 +355,14 @@ def _manifest(row: tables.Manifest) -> Manifest:
     return row.value
 
 
-def _told(session: Session, kind: str, subject: str) -> Iterable[Mapping[str, Any]]:
+def _told(
+    session: Session, kind: str, subject: str, known: Sequence[tables.Event] | None
+) -> Iterable[Mapping[str, Any]]:
     """Yield what the log says of a thing; who receives it can compute each hash again."""
-    require_short_log(session, kind, subject, MOST_EVENTS)
-    for event in events.history(session, kind=kind, subject=subject, limit=MOST_EVENTS):
+    if known is None:
+        require_short_log(session, kind, subject, MOST_EVENTS)
+        known = events.history(session, kind=kind, subject=subject, limit=MOST_EVENTS)
+    for event in known:
         if event.hash != events.event_hash(event):
             raise CheckFailedError(
                 f"entry {event.seq} of the log, about {subject[:80]}, was changed after it was written",

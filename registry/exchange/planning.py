@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -9,10 +10,11 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from .. import tables
+from ..database.batches import batches
 from ..record import Record
 from ..records.withdrawals import Withdrawal
 from .corrections import missing_corrections, why_kept
-from .finding import find, find_base, is_complete, known_fused, missing_yanks, require_name
+from .finding import Row, find_base, find_many, is_complete, known_fused, missing_yanks, require_name
 from .measurements import lacks_evaluations
 from .package import Adapter, Base, Fused, Item
 from .signed import is_missing
@@ -61,19 +63,25 @@ def plan(destination: Workspace, package: list[Item], origin: str, *, unmade: bo
     """
     counted: set[str] = set()
     if unmade:
-        return [moved_as(item, item.name, "copied", _bytes(None, item, counted)) for item in package]
+        return [moved_as(item, item.name, "copied", _bytes((), item, counted)) for item in package]
     with destination.database.read() as session:
-        return [_planned(session, item, origin, counted) for item in package]
+        rows = find_many(session, package, origin)
+        ready = _ready(session, package)
+        return [
+            _planned(session, item, row, origin, counted, ready)
+            for item, row in zip(package, rows, strict=True)
+        ]
 
 
-def _planned(session: Session, item: Item, origin: str, counted: set[str]) -> Moved:
-    row = find(session, item, origin)
+def _planned(
+    session: Session, item: Item, row: Row | None, origin: str, counted: set[str], ready: Collection[str]
+) -> Moved:
     if row is None:
         if isinstance(item, Base):
             require_name(session, item, item.values.get("content"))
         if (reason := _obstacle(session, item, origin)) is not None:
             return moved_as(item, item.name, "left out", 0, reason)
-        return moved_as(item, item.name, "copied", _bytes(session, item, counted))
+        return moved_as(item, item.name, "copied", _bytes(ready, item, counted))
     name = item.name
     if isinstance(row, tables.BaseModel | tables.Adapter):
         name = row.name
@@ -86,7 +94,7 @@ def _planned(session: Session, item: Item, origin: str, counted: set[str]) -> Mo
         kept = why_kept([*fields, *metrics])
     if complete:
         return moved_as(item, name, "present", 0, kept)
-    return moved_as(item, name, "completed", _bytes(session, item, counted), kept)
+    return moved_as(item, name, "completed", _bytes(ready, item, counted), kept)
 
 
 def _obstacle(session: Session, item: Item, origin: str) -> str | None:
@@ -115,26 +123,29 @@ def files_to_copy(
     counted: set[str] = set()
     coming = [item for item, moved in zip(package, planned, strict=True) if moved.bytes]
     if unmade:
-        return [size for item in coming for size in _missing(None, item, counted)]
+        return [size for item in coming for size in _missing((), item, counted)]
     with destination.database.read() as session:
-        return [size for item in coming for size in _missing(session, item, counted)]
+        ready = _ready(session, coming)
+    return [size for item in coming for size in _missing(ready, item, counted)]
 
 
-def _bytes(session: Session | None, item: Item, counted: set[str]) -> int:
-    return sum(_missing(session, item, counted))
+def _ready(session: Session, package: Iterable[Item]) -> set[str]:
+    """Return the digests of those files of some things that are in the store."""
+    blob, found = tables.Blob, set[str]()
+    wanted = (entry.sha256 for item in package if item.files.there for entry in item.files.manifest)
+    for some in batches(wanted):
+        found |= set(session.scalars(select(blob.digest).where(blob.digest.in_(some), blob.state == "ready")))
+    return found
 
 
-def _missing(session: Session | None, item: Item, counted: set[str]) -> list[int]:
-    """Return the sizes of an item's files that are neither there nor counted already."""
+def _bytes(ready: Collection[str], item: Item, counted: set[str]) -> int:
+    return sum(_missing(ready, item, counted))
+
+
+def _missing(ready: Collection[str], item: Item, counted: set[str]) -> list[int]:
+    """Return the sizes of an item's files that are neither in the store nor counted already."""
     if not item.files.there:
         return []
-    sizes: dict[str, int] = {
-        entry.sha256: entry.size for entry in item.files.manifest if entry.sha256 not in counted
-    }
+    sizes = {entry.sha256: entry.size for entry in item.files.manifest if entry.sha256 not in counted}
     counted |= sizes.keys()
-    if session is not None:
-        blob = tables.Blob
-        ready = select(blob.digest).where(blob.digest.in_(sizes), blob.state == "ready")
-        for digest in session.scalars(ready):
-            del sizes[digest]
-    return list(sizes.values())
+    return [size for digest, size in sizes.items() if digest not in ready]

@@ -6,8 +6,10 @@ within one entry of our own: a chain is never continued for somebody else.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections import Counter
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
@@ -29,6 +31,7 @@ from .finding import (
     find,
     find_adapter,
     find_base,
+    find_many,
     free_names,
     is_complete,
     missing_yanks,
@@ -42,6 +45,8 @@ from .signed import take_signature
 if TYPE_CHECKING:
     from ..records.deposit import Deposit
     from ..workspace import Workspace
+
+T = TypeVar("T")
 
 RECEIVED = "received"
 """The second word of the actions: `adapter.received`."""
@@ -63,7 +68,8 @@ def receive(
         AlreadyExistsError: its name was taken meanwhile.
     """
     with deposit.recording() if deposit else workspace.database.write() as session:
-        added, name, recognised = _received(workspace, session, item, seen, deposit, origin)
+        row, now = find(session, item, origin), Database.utcnow(session)
+        added, name, recognised = _received(workspace, session, item, seen, deposit, origin, row, now)
         if deposit is not None and not recognised:
             deposit.finish(session)
     if recognised and deposit is not None:
@@ -90,25 +96,38 @@ def receive_many(
     """
     try:
         with workspace.database.write() as session:
-            done = [_received(workspace, session, item, seen, deposit, origin)[:2] for item, seen in things]
+            deposit.settle(session)
+            items, now, done = [item for item, _ in things], Database.utcnow(session), []
+            met = Counter(item.digest for item in items)
+            for (item, seen), row in zip(things, find_many(session, items, origin), strict=True):
+                if met[item.digest] > 1:  # of two with the same bytes, the second finds the first
+                    row = find(session, item, origin)
+                done.append(_received(workspace, session, item, seen, deposit, origin, row, now)[:2])
             deposit.finish(session)
         return done
     except (AlreadyExistsError, BadInputError):
         done = []
         for item, seen in things:
             with workspace.database.write() as session:
-                done.append(_received(workspace, session, item, seen, deposit, origin)[:2])
+                row, now = find(session, item, origin), Database.utcnow(session)
+                done.append(_received(workspace, session, item, seen, deposit, origin, row, now)[:2])
         return done
     finally:
         deposit.abandon()
 
 
 def _received(
-    workspace: Workspace, session: Session, item: Item, seen: Seen, deposit: Deposit | None, origin: str
+    workspace: Workspace,
+    session: Session,
+    item: Item,
+    seen: Seen,
+    deposit: Deposit | None,
+    origin: str,
+    row: Row | None,
+    now: datetime,
 ) -> tuple[bool, str, bool]:
     """Record a thing in a transaction; return whether anything was new, its name, and whether a base was there in other files."""
     try:
-        row = find(session, item, origin)
         if isinstance(item, Base) and row is None:
             row = with_content(session, seen.values["content"])
             if row is not None:
@@ -121,11 +140,11 @@ def _received(
             manifest = item.files.manifest
             files = deposit.record(session, manifest) if deposit else record_manifest(session, manifest)
         if row is None:
-            row = _insert(session, item, seen, files, origin)
+            row = _insert(session, item, seen, files, origin, now)
             session.flush()
-        added += _attach(session, row, item, seen)
+        added += _attach(session, row, item, seen, now)
         if added:
-            _tell(workspace, session, item, seen, row, origin, added)
+            _tell(workspace, session, item, seen, row, origin, added, now)
     except IntegrityError as error:
         raise BadInputError(
             f"{item.name} is on record with values that no registry takes", hint="fusery audit, there"
@@ -152,7 +171,9 @@ def _recognise(
     )
 
 
-def _insert(session: Session, item: Item, seen: Seen, files: tables.Manifest, origin: str) -> Row:
+def _insert(
+    session: Session, item: Item, seen: Seen, files: tables.Manifest, origin: str, now: datetime
+) -> Row:
     row: Row
     values = {**item.values, **seen.values}
     if isinstance(item, Base):
@@ -165,14 +186,16 @@ def _insert(session: Session, item: Item, seen: Seen, files: tables.Manifest, or
     elif isinstance(item, Calibration):
         row = tables.Calibration(**values, manifest_id=files.id, base_id=_base(session, item.base).id)
     elif isinstance(item, Adapter):
-        return _insert_adapter(session, item, seen, files)
+        return _insert_adapter(session, item, seen, files, now)
     else:
         row = _fused(session, item, files, origin)
     session.add(row)
     return row
 
 
-def _insert_adapter(session: Session, item: Adapter, seen: Seen, files: tables.Manifest) -> tables.Adapter:
+def _insert_adapter(
+    session: Session, item: Adapter, seen: Seen, files: tables.Manifest, now: datetime
+) -> tables.Adapter:
     base = _base(session, item.base)
     row = tables.Adapter(
         **{**item.values, **seen.values, "name": item.name, "total_parameters": base.parameters},
@@ -183,7 +206,10 @@ def _insert_adapter(session: Session, item: Adapter, seen: Seen, files: tables.M
         parent_id=_adapter(session, item.parent).id if item.parent is not None else None,
         tags=[tables.AdapterTag(**tag) for tag in item.tags],
         findings=[tables.AdapterFinding(**finding.to_dict()) for finding in seen.findings],
-        amendments=rows_of(item, Database.utcnow(session)),
+        amendments=rows_of(item, now),
+        renderings=[],
+        evaluations=[],
+        **({} if item.sources else {"sources": []}),
     )
     session.add(row)
     session.flush()
@@ -219,20 +245,20 @@ def _fused(session: Session, item: Fused, files: tables.Manifest, origin: str) -
     )
 
 
-def _attach(session: Session, row: Row, item: Item, seen: Seen) -> list[str]:
+def _attach(session: Session, row: Row, item: Item, seen: Seen, now: datetime) -> list[str]:
     """Add what may have come later than the record; return what was added."""
     added = []
     if isinstance(item, Adapter) and isinstance(row, tables.Adapter):
         for form, manifest in seen.forms:
             if recorded_digest(row, form) is None:
-                record_rendering(session, row, form, manifest, Database.utcnow(session))
+                record_rendering(session, row, form, manifest, now)
                 added.append(f"form {form}")
         for values in missing_yanks(session, row, item):
             session.add(tables.Yank(**values, adapter_id=row.id))
             added.append("yank")
-        if bring_corrections(session, row, item, Database.utcnow(session)):
+        if bring_corrections(session, row, item, now):
             added.append("amendment")
-        added += bring_evaluations(row, item, Database.utcnow(session))
+        added += bring_evaluations(row, item, now)
     added += ["signature" for values in item.signatures if take_signature(session, item, values)]
     session.flush()
     return added
@@ -246,6 +272,7 @@ def _tell(
     row: Row,
     origin: str,
     added: list[str],
+    now: datetime,
 ) -> None:
     subject = row.digest
     if isinstance(row, tables.Adapter):
@@ -271,11 +298,13 @@ def _tell(
             },
         },
         actor=workspace.actor,
+        at=now,
     )
 
 
 def _task(session: Session, name: str) -> tables.Task:
-    task = session.scalar(select(tables.Task).where(tables.Task.name == name))
+    query = select(tables.Task).where(tables.Task.name == name)
+    task = _once(session, ("task", name), lambda: session.scalar(query))
     if task is None:
         task = tables.Task(name=name)
         session.add(task)
@@ -284,7 +313,7 @@ def _task(session: Session, name: str) -> tables.Task:
 
 
 def _base(session: Session, item: Base) -> tables.BaseModel:
-    row = find_base(session, item)
+    row = _once(session, ("base", item.digest), lambda: find_base(session, item))
     if row is None:
         raise _gone(item)
     return row
@@ -297,6 +326,14 @@ def _adapter(session: Session, item: Adapter) -> tables.Adapter:
     return row
 
 
+def _once(session: Session, key: tuple[str, ...], look: Callable[[], T | None]) -> T | None:
+    """Return what was found for a key in this transaction, which is the only writer; what is missing is looked for again."""
+    known: dict[tuple[str, ...], T] = session.info.setdefault("met while receiving", {})
+    if key not in known and (found := look()) is not None:
+        known[key] = found
+    return known.get(key)
+
+
 def _gone(item: Item) -> BadInputError:
     return BadInputError(f"{item.name}, which this needs, is gone there", hint="run the command again")
 
@@ -306,7 +343,8 @@ def _dataset(session: Session, values: dict[str, Any]) -> tables.Dataset:
     query = select(data).where(
         data.name == values["name"], data.revision == values["revision"], data.digest == values["digest"]
     )
-    found = session.scalar(query)
+    key = ("dataset", values["name"], values["revision"], values["digest"])
+    found: tables.Dataset | None = _once(session, key, lambda: session.scalar(query))
     if found is None:
         found = data(**values)
         session.add(found)

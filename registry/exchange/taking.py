@@ -16,6 +16,7 @@ from ..adapters.finding import WHOLE
 from ..adapters.other_forms import other_forms
 from ..records.bases import recorded_architecture
 from ..records.renderings import fetch_originals
+from ..registration.ground import Ground, ground_on
 from ..registration.unrecorded import Unrecorded
 from .arriving import Seen, look_at_adapter, look_at_base, look_at_calibration, look_at_fused
 from .batching import batches_of
@@ -96,12 +97,13 @@ class Receiver:
             places = [scratch / str(number) / "arrived" for number in range(len(pairs))]
             wanted = [(item.files, place) for (item, _), place in zip(pairs, places, strict=True)]
             coming = held.enter_context(closing(self.carrier.bring_many(wanted)))
-            come, failed = list[Come](), None
+            come, failed, ground = list[Come](), None, self._ground(pairs[0][0])
             try:
                 for (item, moved), place in zip(pairs, places, strict=True):
                     self.say(f"copying {item.kind} {item.name}")
                     paths = next(coming)
-                    come.append(Come(item, moved, paths, self._look(item, paths, place.parent, come)))
+                    seen = self._look(item, paths, place.parent, come, ground)
+                    come.append(Come(item, moved, paths, seen))
             except FuseryError as error:
                 failed = error
             if come:
@@ -135,7 +137,12 @@ class Receiver:
             return row is not None and is_complete(row, item)
 
     def _look(
-        self, item: Item, paths: Mapping[str, Path], scratch: Path, beside: Sequence[Come] = ()
+        self,
+        item: Item,
+        paths: Mapping[str, Path],
+        scratch: Path,
+        beside: Sequence[Come] = (),
+        ground: Ground | None = None,
     ) -> Seen:
         if isinstance(item, Base):
             return look_at_base(self.destination, item, paths, self.say)
@@ -143,6 +150,19 @@ class Receiver:
             return look_at_calibration(item, paths)
         if isinstance(item, Fused):
             return look_at_fused(item, paths)
+        others = [other for each in beside if (other := each.as_known()) is not None]
+        if ground is not None and item.parent is None and item.values["trained_on"] is None:
+            name = ground.base.name
+            return look_at_adapter(
+                self.destination,
+                item,
+                paths,
+                base=name,
+                parent=None,
+                scratch=scratch,
+                beside=others,
+                ground=ground,
+            )
         with self.destination.database.read() as session:
             base = find_base(session, item.base)
             parent = find_adapter(session, item.parent) if item.parent is not None else None
@@ -155,8 +175,16 @@ class Receiver:
             base=name,
             parent=parent_name,
             scratch=scratch,
-            beside=[other for each in beside if (other := each.as_known()) is not None],
+            beside=others,
         )
+
+    def _ground(self, item: Item) -> Ground | None:
+        """Return what an adapter stands on, and with it all that come together, unless it has a parent or another base."""
+        if not isinstance(item, Adapter):
+            return None
+        with self.destination.database.read() as session:
+            base = find_base(session, item.base)
+            return ground_on(session, base) if base is not None else None
 
     def _is_there(self, item: Item, seen: Seen) -> bool:
         """Tell whether a base is there in other files: then these are not stored."""

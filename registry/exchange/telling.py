@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from .. import tables
 from ..records.withdrawals import Withdrawal, Withdrawals, of_adapters, of_fused
 from ..workspace import Workspace
-from .finding import Row, find
+from .finding import Row, find_many
 from .package import Item
 
 
@@ -24,7 +24,7 @@ def told_of_yanks(places: Sequence[Workspace], package: Sequence[Item], origin: 
     told: list[dict[tuple[str, str], Withdrawal]] = [{} for _ in package]
     for place in places:
         with place.database.read() as session:
-            rows = [find(session, item, origin) for item in package]
+            rows = find_many(session, package, origin)
             for known, found in zip(told, _told(session, rows), strict=True):
                 for each in found:
                     known.setdefault((each.adapter, each.relation), each)

@@ -27,7 +27,8 @@ from ..errors import BadInputError, SchemaError
 from ..records.withdrawals import Withdrawal, Withdrawals
 from ..tables.bounds import problem_of
 from ..tables.values import from_json, kind_of, to_json
-from .package import MOST_EVENTS, Adapter, Base, Calibration, Files, Fused, Item, Values
+from .beside import MOST_EVENTS
+from .package import Adapter, Base, Calibration, Files, Fused, Item, Values
 
 FORM = "fusery.package.v1"
 """Name and version of the form of the document."""

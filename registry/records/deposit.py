@@ -36,6 +36,8 @@ from ..database.intents import TTL, Intents, claim
 from ..database.owner import Owner
 from ..errors import DatabaseUnavailableError, DepositLostError
 
+_SETTLED = "settled deposit"
+
 Source = Path | Staged | bytes
 """Where bytes are."""
 
@@ -133,9 +135,15 @@ class Deposit:
         self.finish(session)
         return row
 
+    def settle(self, session: Session) -> None:
+        """Say at once that all blobs are there, before artifacts are recorded in the same transaction; raises as `commit`."""
+        self._settle(session, self._generations.keys())
+        session.info[_SETTLED] = self
+
     def record(self, session: Session, manifest: Manifest) -> tables.Manifest:
         """Record one of the artifacts in the caller's write transaction; as `commit`, but the others are still claimed."""
-        self._settle(session, {entry.sha256 for entry in manifest})
+        if session.info.get(_SETTLED) is not self:
+            self._settle(session, {entry.sha256 for entry in manifest})
         row = record_manifest(session, manifest)
         for file in row.files:
             file.blob = file.sha256

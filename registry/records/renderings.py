@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
+from fusery.storage.copying import copy_file
 from fusery.storage.digest import Digest
 from fusery.storage.manifest import Manifest, manifest_of
 
@@ -80,19 +82,35 @@ def record_rendering(
         session.flush()
 
 
-def fetch_originals(workspace: Workspace, adapter: tables.Adapter, folder: Path) -> dict[str, Path]:
+def fetch_originals(
+    workspace: Workspace,
+    adapter: tables.Adapter,
+    folder: Path,
+    kept: Mapping[Digest, Path] = MappingProxyType({}),
+) -> dict[str, Path]:
     """Fetch an adapter's files as they were registered, by name.
+
+    Args:
+        workspace: the registry's parts.
+        adapter: with its manifest loaded.
+        folder: where they are to lie.
+        kept: blobs that were fetched, and verified, a moment ago.
 
     Raises:
         BlobMissingError: the store lacks one.
         BlobCorruptError: one is damaged.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    digests = {file.path: Digest(file.sha256) for file in adapter.manifest.files}
-    generations = blob_generations(workspace, list(digests.values()))
-    for name, digest in digests.items():
-        workspace.store.fetch(digest, folder / name, generation=generations[digest])
-    return {name: folder / name for name in digests}
+    entries = [file.entry for file in adapter.manifest.files]
+    missing = [entry for entry in entries if entry.sha256 not in kept]
+    generations = blob_generations(workspace, [entry.sha256 for entry in missing]) if missing else {}
+    for entry in entries:
+        place = folder / entry.path
+        if entry.sha256 in kept:
+            copy_file(kept[entry.sha256], place, link=True)
+        else:
+            workspace.store.fetch(entry.sha256, place, generation=generations[entry.sha256], size=entry.size)
+    return {entry.path: folder / entry.path for entry in entries}
 
 
 def fetch_form(

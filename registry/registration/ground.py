@@ -52,9 +52,18 @@ def ground_of(session: Session, folder: AdapterFolder, submission: Submission) -
     else:
         base = resolve_base(session, submission.base)
     parent = resolve_adapter(session, submission.parent) if submission.parent else None
+    return Ground(base, _others(session, base), parent, trained_on(session, base, submission.trained_on))
+
+
+def ground_on(session: Session, base: tables.BaseModel) -> Ground:
+    """Return what an adapter stands on of which nothing else is said than its base; see `ground_of`."""
+    return Ground(base, _others(session, base))
+
+
+def _others(session: Session, base: tables.BaseModel) -> dict[str, str]:
+    """Return the names of all other bases to their first names, and read what is asked of the base itself."""
     _loaded = base.names, base.revisions, base.manifest.files, base.weights
     names = tables.BaseName
     query = select(names.base_id, names.name).where(names.base_id != base.id).order_by(names.id)
     first: dict[int, str] = {}
-    others = {name: first.setdefault(number, name) for number, name in session.execute(query)}
-    return Ground(base, others, parent, trained_on(session, base, submission.trained_on))
+    return {name: first.setdefault(number, name) for number, name in session.execute(query)}
