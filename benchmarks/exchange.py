@@ -25,10 +25,17 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = map(str, (ROOT / "tests" / "support").iterdir())
 
-WANTED = 0.7
+WANTED = {
+    "push base": 0.7,
+    "audit base": 0.7,
+    "pull base": 0.7,
+    "push task": 0.5,
+    "audit task": 0.7,
+    "pull task": 0.5,
+}
 """Our throughput over that of s3fs, at least, in the median of the pairs.
 
-A task is shown and not judged: opening a registry and recording an adapter take the same time however many bytes it has.
+Less is wanted of a task: recording an adapter takes the same time however many bytes it has.
 """
 
 Pair = tuple[Callable[[], object], Callable[[], object]]
@@ -52,7 +59,7 @@ def both(pair: Pair, *, ours_first: bool) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Load:
-    """What is moved: a base model in two large files, or a task of adapters as large as those of rank 8 on 0.5B.
+    """What is moved: a base model in two large files, or a task of adapters of a megabyte.
 
     Attributes:
         kind: of what, for people.
@@ -95,7 +102,7 @@ def loads(here: Any, folder: Path, number: int, megabytes: int, adapters: int) -
     here.bases.add(small, name=small.name)
     made = [
         tiny_models.make_adapter(
-            folder / f"adapter{number}-{turn}", small, num_layers=1, rank=80, seed=100 * number + turn
+            folder / f"adapter{number}-{turn}", small, num_layers=1, rank=16, seed=100 * number + turn
         )
         for turn in range(adapters)
     ]
@@ -167,7 +174,7 @@ def main() -> None:
     """Measure, print medians and the median of the ratios, and fail if a bound is missed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--megabytes", type=int, default=256)
-    parser.add_argument("--adapters", type=int, default=16)
+    parser.add_argument("--adapters", type=int, default=80)
     parser.add_argument("--runs", type=int, default=6)
     parser.add_argument("--json", type=Path, help="write the numbers there too")
     options = parser.parse_args()
@@ -212,9 +219,9 @@ def report(times: dict[str, list[tuple[float, float]]], sizes: dict[str, int]) -
         ratios = sorted(theirs / ours for ours, theirs in pairs)
         ratio = statistics.median(ratios)
         speeds = [sizes[name] / 1e6 / statistics.median(pair[side] for pair in pairs) for side in (0, 1)]
-        judged = name.endswith(" base")
-        missed = missed or judged and ratio < WANTED
-        verdict = f"; at least {WANTED}: {'holds' if ratio >= WANTED else 'MISSED'}" if judged else ""
+        wanted = WANTED[name]
+        missed = missed or ratio < wanted
+        verdict = f"; at least {wanted}: {'holds' if ratio >= wanted else 'MISSED'}"
         print(
             f"{name}, {sizes[name] >> 20} MiB: fusery {speeds[0]:5.0f} MB/s, s3fs {speeds[1]:5.0f} MB/s, ratio {ratio:.2f} "
             f"({ratios[0]:.2f} to {ratios[-1]:.2f}{verdict})"
