@@ -2,7 +2,7 @@
 
 `place` opens the other registry, `package` reads what is to go, `claims` holds what people said to this registry's limits,
 `planning` says what of it is missing, `carrying` brings the bytes, `arriving` looks what they are, `receiving` records that,
-`taking` does these one after the other, and `exchange` all of it.
+`taking` does these one after the other, for small adapters in batches, and `exchange` all of it.
 
 Through a server, `wire` has a package as a document, `served` and `uploads` are what the server does, `over_http` is what the client
 does, and `registry_server`, `http_calls` and `server_address` how it asks.

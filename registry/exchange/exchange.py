@@ -1,6 +1,6 @@
 """Pushing and pulling: read a package, look what is missing, carry and record it piece by piece.
 
-Each thing is complete when it is recorded, and comes after what it needs.  So an interrupted push leaves whole things and,
+Each thing is complete when it is recorded, small adapters in batches of which all are recorded or none, and comes after what it needs.  So an interrupted push leaves whole things and,
 at worst, bytes that nobody refers to; the next one goes on with what is still missing.
 """
 
