@@ -31,7 +31,7 @@ class _Model:
         return self._rows.of(tuple(self._numbers[uid] for uid in uids))
 
 
-class _Prompts(PromptProcessingBatch):
+class _Prompts(PromptProcessingBatch):  # type: ignore[misc]
     def prompt(self, tokens: list[list[int]]) -> None:
         with self.model.of(self.uids):
             super().prompt(tokens)
@@ -41,13 +41,13 @@ class _Prompts(PromptProcessingBatch):
             return super().generate(tokens)
 
 
-class _Answers(GenerationBatch):
+class _Answers(GenerationBatch):  # type: ignore[misc]
     def _step(self) -> Any:
         with self.model.of(self.uids):
             return super()._step()
 
 
-class OnePass(BatchGenerator):
+class OnePass(BatchGenerator):  # type: ignore[misc]
     """A generator whose rows have adapters.
 
     Attributes:

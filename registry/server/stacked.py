@@ -9,7 +9,7 @@ products with `lora_a` and `lora_b`, times the scale, in the type of the input.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import mlx.core as mx
 from mlx import nn
@@ -91,13 +91,13 @@ class Part:
         found = [(row, number) for row, number in enumerate(numbers) if number in stack.slots]
         if not found:
             return None
-        slots = [stack.slots[cast(int, number)] for _, number in found]
+        slots = [stack.slots[number] for _, number in found]
         return cls(
             stack,
             None if len(found) == len(numbers) else mx.array([row for row, _ in found], mx.uint32),
             mx.array(slots, mx.uint32),
             slots[0] if len(set(slots)) == 1 else None,
-            mx.array([stack.scales[cast(int, number)] for _, number in found], mx.float32),
+            mx.array([stack.scales[number] for _, number in found], mx.float32),
         )
 
     def take(self, x: mx.array) -> mx.array:
@@ -124,7 +124,7 @@ def _gathers(x: mx.array, factors: mx.array) -> bool:
     return bool(mx.default_device() == mx.gpu or mx.float32 in (x.dtype, factors.dtype))
 
 
-class Stacked(nn.Module):
+class Stacked(nn.Module):  # type: ignore[misc]
     """A layer of the base with adapters beside it, each for the rows that name it.
 
     Attributes:
@@ -195,7 +195,7 @@ class StackedLinear(Stacked):
 
     def __call__(self, x: mx.array) -> mx.array:
         """Return (…, out) for (…, in)."""
-        y = self.plain(x)
+        y: mx.array = self.plain(x)
         parts = self.parts()
         if not parts:
             return y
@@ -225,7 +225,7 @@ class StackedEmbedding(StackedLinear):
 
     def __call__(self, x: mx.array) -> mx.array:
         """Return (rows, n, features) for words (rows, n)."""
-        y = self.plain(x)
+        y: mx.array = self.plain(x)
         for part in self.parts():
             if x.ndim != 2 or x.shape[0] != len(self._rows.numbers):
                 raise RowsError(f"an embedding gets {x.shape}")
@@ -235,7 +235,7 @@ class StackedEmbedding(StackedLinear):
 
     def as_linear(self, x: mx.array) -> mx.array:
         """Return (…, words) for (…, features)."""
-        y = self.plain.as_linear(x)
+        y: mx.array = self.plain.as_linear(x)
         parts = self.parts()
         if not parts:
             return y
@@ -254,7 +254,7 @@ class StackedExperts(Stacked):
 
     def __call__(self, x: mx.array, indices: mx.array, sorted_indices: bool = False) -> mx.array:
         """Return what the experts of `indices` make of x, as `SwitchLinear` does."""
-        y = self.plain(x, indices, sorted_indices=sorted_indices)
+        y: mx.array = self.plain(x, indices, sorted_indices=sorted_indices)
         count = len(self._rows.numbers)
         for part in self.parts():
             if sorted_indices:
@@ -298,7 +298,7 @@ class StackedExperts(Stacked):
         return (x @ first[which]) @ second[which]
 
 
-class SortedExperts(nn.Module):
+class SortedExperts(nn.Module):  # type: ignore[misc]
     """In the place of a block of experts, to tell its layers by which order it sorts what they get.
 
     Attributes:
@@ -326,9 +326,10 @@ class SortedExperts(nn.Module):
         # As mlx_lm/models/switch_layers.py does it; where it does not sort, nobody computes this.
         self._rows.order = mx.argsort(indices.flatten())
         try:
-            return self.plain(x, indices)
+            found: mx.array = self.plain(x, indices)
         finally:
             self._rows.order = None
+        return found
 
 
 KINDS: dict[type[nn.Module], type[Stacked]] = {
