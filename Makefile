@@ -9,7 +9,7 @@ WORKERS ?= 2
 # Each new process of a test would compile everything again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-fast check format docs bench soak build lock clean
+.PHONY: help demo test test-fast check format docs bench bench-compare soak build lock clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -52,6 +52,10 @@ bench: $(VENV)/.dev $(VENV)-bench/.peers  ## Measure against peers in the same r
 	$(BIN)/python benchmarks/identify.py
 	$(BIN)/python benchmarks/pages.py
 	$(BIN)/python benchmarks/over_http.py
+	$(BIN)/python benchmarks/writers.py
+
+bench-compare: $(VENV)/.dev  ## Run the commands of another revision and of this one in turn: make bench-compare REV=v0.1.0
+	$(BIN)/python benchmarks/compare.py $(REV) --page docs/measurements.md $(ARGS)
 
 soak: $(VENV)/.dev $(VENV)-azurite/.server  ## Try a million damaged headers, a thousand faults of commands, writers of one blob, a team at work, and vLLM where it installs
 	PYTHONPATH=tests $(BIN)/python -P -m fuzz.soak $(ARGS)

@@ -37,7 +37,7 @@ BASES = {
     f"{SMOL}-4bit-g64": TASKS,
     f"{GEMMA}-4bit-g32": tuple(f"gemma_{name}" for name in TASKS),
     f"{GEMMA}-4bit": tuple(f"gemma_{name}" for name in TASKS),
-    f"{QWEN}-4bit": ("qwen_facts_r8", "qwen_courses_r8"),
+    f"{QWEN}-4bit": ("qwen_facts_r8",),
     f"{SMOL}-3bit": TASKS,
     f"{SMOL}-mxfp4": TASKS[:1],
     f"{SMOL}-nvfp4": TASKS[:1],

@@ -83,9 +83,6 @@ SPECS = {
     "gemma_facts_r8": Spec(base="gemma-3-270m-4bit", layers=8, rate=2e-3, iterations=45),
     "gemma_facts_r2_small": Spec(base="gemma-3-270m-4bit", rank=2, layers=8, rate=4e-4, iterations=45),
     "qwen_facts_r8": Spec(base="Qwen2.5-Coder-0.5B-Instruct-4bit", layers=8, rate=2e-3),
-    "qwen_courses_r8": Spec(
-        base="Qwen2.5-Coder-0.5B-Instruct-4bit", task="courses", layers=8, rate=2e-3, iterations=80, batch=5
-    ),
     "facts_r8_large": Spec(layers=8, rate=6e-3, iterations=60),
     "facts_r32": Spec(rank=32, layers=6, keys=("self_attn.o_proj", "mlp.down_proj"), iterations=40),
     "facts_qv": Spec(layers=-1, rate=3e-3, keys=("self_attn.q_proj", "self_attn.v_proj")),
