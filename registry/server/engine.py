@@ -164,7 +164,6 @@ class Engine:
     def _load_base(self) -> None:
         import mlx.core as mx
         from mlx_lm import load
-        from mlx_lm.models.cache import make_prompt_cache
         from mlx_lm.utils import maybe_set_recommended_wired_limit
 
         if not (self._base / "config.json").is_file():
@@ -181,11 +180,29 @@ class Engine:
             str(self._base), tokenizer_config={"trust_remote_code": False}, model_config=mlx_keys(config)
         )
         self._board = Switchboard(model, wake=lambda: self._inbox.put(self._sweep_board))
-        if not all(hasattr(cache, "merge") for cache in make_prompt_cache(model)):
+        if not self._batches(model):
             self._lane_class = SoloLane
         text = config.get("text_config") or config
         self.context = int(text.get("max_position_embeddings") or CONTEXT)
         self.vocabulary = int(text.get("vocab_size") or len(self.tokenizer))
+
+    def _batches(self, model: Any) -> bool:
+        """Tell whether answers can be written beside each other in one batch."""
+        from mlx_lm.models.cache import make_prompt_cache
+
+        if not all(hasattr(cache, "merge") for cache in make_prompt_cache(model)):
+            return False
+        try:
+            from .one_pass import computes_batches
+        except ImportError:  # another mlx-lm, with other names within
+            LOG.warning(
+                "answers are written one beside the other: this mlx-lm has no batches that are known here"
+            )
+            return False
+        if computes_batches(model, self._require_board().rows, self._stream):
+            return True
+        LOG.warning("answers are written one beside the other: this model's class does not compute batches")
+        return False
 
     def _sweep_board(self) -> None:
         if self._board is not None:
@@ -200,7 +217,10 @@ class Engine:
                 return True
             if message is None:
                 return False
-            message()
+            try:
+                message()
+            except Exception as error:  # noqa: BLE001 - those who wait for other things are not given up
+                LOG.error("the engine could not do what it was asked to: %s", type(error).__name__)
 
     def _insert(self, job: Job) -> None:
         if job.cancelled:

@@ -5,6 +5,7 @@ Who has a place in a lane and who waits for one is up to `places`.
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import Any, Protocol
 
@@ -14,6 +15,8 @@ from .prefixes import Prefixes
 from .sampling import make_sampler
 from .switching import Switchboard
 from .writing import Job, Piece, Writing
+
+LOG = logging.getLogger(__name__)
 
 
 class Lane(Protocol):
@@ -88,8 +91,10 @@ class BatchLane:
 
     def step(self) -> list[tuple[Job, Piece]]:
         """Read a part of the prompts, and write a token of each answer."""
-        for job in self._places.begin():
-            self._begin(job)
+        pieces = self._begin_all()
+        if pieces:  # told at once, whatever becomes of the pass
+            self.idle = False
+            return pieces
         readers = self._places.readers()
         size = 0
         if any(not self._rests.resting(owner) for owner in readers):
@@ -98,17 +103,20 @@ class BatchLane:
         self._generator.prefill_step_size = size
         began = time.perf_counter()
         with self._generator.stats() as stats:
-            progress, answers = self._generator.next()
+            progress, answers = self._generator.next()  # what it raises is of all that are in it
         took = self._pace.note(time.perf_counter() - began, stats.prompt_tokens)
         for owner in readers:
             self._places.charge(owner, took / len(readers))
         self.idle = not (size or answers or any(part.end_of_prompt for part in progress))
         self._note_prompts([part.uid for part in progress if part.end_of_segment and not part.end_of_prompt])
-        pieces, over = [], {}
+        over = {}
         for answer in answers:
             writing = self._writings[answer.uid]
             self._places.read(writing)
-            piece = writing.add(answer.token, answer.finish_reason, answer.logprobs)
+            try:
+                piece = writing.add(answer.token, answer.finish_reason, answer.logprobs)
+            except Exception as error:  # noqa: BLE001 - one bad answer must not end the others
+                piece = _failed(error)
             if piece.finish is not None:
                 self._end(answer.uid)
                 if answer.finish_reason is None:
@@ -147,8 +155,19 @@ class BatchLane:
         for uid, (cache, tokens) in self._generator.extract_cache(uids).items():
             self._read.append((self._writings[uid].job, list(tokens), cache))
 
+    def _begin_all(self) -> list[tuple[Job, Piece]]:
+        """Begin whoever has got a place; return what there is to tell of those that cannot."""
+        failed = []
+        for job in self._places.begin():
+            try:
+                self._begin(job)
+            except Exception as error:  # noqa: BLE001 - one bad job must not end the others
+                self._places.give_up(job)
+                failed.append((job, _failed(error)))
+        return failed
+
     def _begin(self, job: Job) -> None:
-        found = self._prefixes.find(job)
+        writing, found = Writing(job, self._tokenizer), self._prefixes.find(job)
         job.reused = found.length
         cut = found.boundary or found.length
         (uid,) = self._generator.insert_segments(
@@ -161,8 +180,14 @@ class BatchLane:
             stop_sequences=[self._ends],
         )
         self._generator.numbers[uid] = job.resident.number if job.resident is not None else None
-        self._writings[uid] = Writing(job, self._tokenizer)
+        self._writings[uid] = writing
 
     def _end(self, uid: int) -> None:
         self._places.end(self._writings.pop(uid))
         del self._generator.numbers[uid]
+
+
+def _failed(error: Exception) -> Piece:
+    # Only the kind of error: its text may be made from the prompt.
+    LOG.error("generation failed for an answer: %s", type(error).__name__)
+    return Piece("", 0, "error")

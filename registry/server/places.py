@@ -87,8 +87,16 @@ class Places:
     def end(self, writing: Writing) -> None:
         """Take a place back."""
         self.read(writing)
-        self._running.give(writing.job.owner)
-        line = _line(writing.job)
+        self._give(writing.job)
+
+    def give_up(self, job: Job) -> None:
+        """Take back the place of a job that could not be begun."""
+        self._reading.give(job.owner)
+        self._give(job)
+
+    def _give(self, job: Job) -> None:
+        self._running.give(job.owner)
+        line = _line(job)
         self._lines[line] -= 1
         if not self._lines[line]:
             del self._lines[line]
@@ -116,10 +124,16 @@ class Places:
         """Return whether a prompt of an owner can be begun; while there are others, one at a time.
 
         What is begun is read together, so an owner that rests is not waited for: it reads whenever another does.  A full lane
-        takes in the first answer of an adapter, up to half as many again, so that long answers of one do not shut out the next.
+        takes in the first answer of an adapter, up to half as many again as the owner's share, so that long answers of one do not
+        shut out the next.
         """
         owner, _ = line
-        first = not self._lines[line] and 2 * self._running.total < 3 * self._width
+        owners = len(self._running) + (not self._running.of(owner))
+        first = (
+            not self._lines[line]
+            and 2 * self._running.total < 3 * self._width
+            and 2 * self._running.of(owner) < 3 * max(1, self._width // owners)
+        )
         return (
             not self._rests.resting(owner)
             and (self._running.has_room(owner, self._width) or first)

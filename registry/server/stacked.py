@@ -1,7 +1,7 @@
 """Layers with several adapters at once: y = W x for all rows, and s (x A) B for each with the factors of its own.
 
-The factors of all adapters of one rank lie one behind the other, and a product takes for each row those that it names
-(`mx.gather_mm`).  So the base is read once for all of them, rows of the base alone pay nothing, and an adapter whose numbers
+The factors of all adapters of about one rank lie one behind the other, and a product takes for each row those that it names
+(`mx.gather_mm`).  Ranks are filled up with zeros to the next power of two, so that adapters of many ranks are few products.  So the base is read once for all of them, rows of the base alone pay nothing, and an adapter whose numbers
 are no numbers spoils its own rows only.  What a row gets is what mlx-lm's layers compute (mlx_lm/tuner/lora.py of 0.32):
 products with `lora_a` and `lora_b`, times the scale, in the type of the input.
 """
@@ -18,12 +18,15 @@ from mlx_lm.tuner.lora import LoRAEmbedding, LoRALinear, LoRASwitchLinear
 
 from .rows import Numbers, Rows, RowsError
 
+LEAST_RANK = 8
+"""Ranks below are filled up to it."""
+
 KNOWN = 8
 """Compositions of a batch whose indices a layer remembers: prompts and answers, and what they were a moment ago."""
 
 
 class Stack:
-    """The factors that adapters of one rank have for one layer.
+    """The factors that adapters of about one rank have for one layer.
 
     Attributes:
         first: (slots, *shape of `lora_a`).
@@ -65,6 +68,14 @@ class Stack:
             mx.eval(self.first, self.second)
             self.slots = {number: slot for slot, number in enumerate(self.slots)}
             self._free = []
+
+
+def _filled(factor: mx.array, axis: int) -> mx.array:
+    """Return a factor with zeros up to the next power of two along its rank; they add nothing to a product."""
+    rank = factor.shape[axis]
+    widths = [(0, 0)] * factor.ndim
+    widths[axis] = 0, max(LEAST_RANK, 1 << (rank - 1).bit_length()) - rank
+    return mx.pad(factor, widths)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +145,9 @@ class Stacked(nn.Module):  # type: ignore[misc]
     kind: type[nn.Module]
     """mlx-lm's layer of one adapter."""
 
+    rank_axes: tuple[int, int] = (-1, 0)
+    """Where `lora_a` and `lora_b` have the rank."""
+
     def __init__(self, plain: nn.Module, rows: Rows) -> None:
         super().__init__()
         self.plain = plain
@@ -152,27 +166,30 @@ class Stacked(nn.Module):  # type: ignore[misc]
 
     def add(self, number: int, adapted: Any) -> None:
         """Take in what mlx-lm made of this layer for one adapter."""
-        plain = dict(self.plain.parameters())
-        dtype = plain["scales" if "scales" in plain else "weight"].dtype
         first, second = (
-            # The type of the product, so that it need not be made of all factors each time.
-            each.astype((mx.zeros(1, dtype) + mx.zeros(1, each.dtype)).dtype)
-            if mx.issubdtype(dtype, mx.floating)
-            else each
-            for each in (adapted.lora_a, adapted.lora_b)
+            _filled(self._as_computed(each), axis)
+            for each, axis in zip((adapted.lora_a, adapted.lora_b), self.rank_axes, strict=True)
         )
         key = first.shape, second.shape, first.dtype, second.dtype
         stack = self._stacks.setdefault(key, Stack(first, second))
         stack.add(number, first, second, float(adapted.scale))
         self._known.clear()
 
+    def _as_computed(self, factor: mx.array) -> mx.array:
+        """Return a factor in the type of its product with an input, so that it need not be made of all factors each time."""
+        plain = dict(self.plain.parameters())
+        dtype = plain["scales" if "scales" in plain else "weight"].dtype
+        if not mx.issubdtype(dtype, mx.floating):
+            return factor
+        return factor.astype((mx.zeros(1, dtype) + mx.zeros(1, factor.dtype)).dtype)
+
     def drop(self, number: int) -> bool:
         """Drop an adapter; return whether there are others."""
         for key, stack in list(self._stacks.items()):
             if number in stack.slots:
                 stack.drop(number)
-                if not stack.slots:
-                    del self._stacks[key]
+            if not stack.slots:
+                del self._stacks[key]
         self._known.clear()
         return bool(self._stacks)
 
@@ -223,6 +240,9 @@ class StackedEmbedding(StackedLinear):
 
     kind = LoRAEmbedding
 
+    def _as_computed(self, factor: mx.array) -> mx.array:
+        return factor  # the rows of words are multiplied in their own type
+
     def __call__(self, x: mx.array) -> mx.array:
         """Return (rows, n, features) for words (rows, n)."""
         y: mx.array = self.plain(x)
@@ -251,6 +271,7 @@ class StackedExperts(Stacked):
     """In the place of the experts' layers, which get with their inputs whose expert is asked."""
 
     kind = LoRASwitchLinear
+    rank_axes = 1, 2
 
     def __call__(self, x: mx.array, indices: mx.array, sorted_indices: bool = False) -> mx.array:
         """Return what the experts of `indices` make of x, as `SwitchLinear` does."""

@@ -29,7 +29,16 @@ from .rows import Rows
 WEIGHTS = "adapters.safetensors"
 CONFIG = "adapter_config.json"
 
-_REFUSALS = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError)
+_REFUSALS = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    IndexError,
+    RuntimeError,
+    AssertionError,
+)
 """What mlx and mlx-lm raise at a folder that is no adapter for this model."""
 
 
@@ -114,7 +123,8 @@ class Switchboard:
         self.use(None)
         if self._gone:
             while self._gone:
-                self._drop(self._gone.popleft())
+                self._drop(self._gone[0])
+                self._gone.popleft()
             _give_back()
 
     def load(self, name: str, folder: Path, digest: str | None = None, *, by_row: bool = False) -> Resident:
@@ -150,7 +160,11 @@ class Switchboard:
         except _REFUSALS as error:
             raise AdapterError(f"the adapter {name} cannot be read: {sentence(error)}") from error
         number = next(self._numbers)
-        stacked = by_row and self._stack(number, places)
+        try:
+            stacked = by_row and self._stack(number, places)
+        except _REFUSALS as error:
+            self._drop(number)
+            raise AdapterError(f"the adapter {name} does not fit the base: {sentence(error)}") from error
         resident = Resident(
             name,
             digest,
@@ -161,9 +175,8 @@ class Switchboard:
         )
         if stacked:
             weakref.finalize(resident, self._let_go, number).atexit = False
-            # What was read lies in the stacks now.
-            del places, values
-            _give_back()
+        del places, values  # of what answers by row, they lie in the stacks
+        _give_back()
         return resident
 
     def _read(self, name: str, folder: Path) -> dict[str, Place]:
@@ -212,7 +225,7 @@ class Switchboard:
         """Let rows name an adapter; return whether they can."""
         from .stacked import KINDS, SortedExperts, StackedExperts
 
-        if not all(type(place.adapted) in KINDS for place in places.values()):
+        if not all(type(place.adapted) in KINDS and _wraps(place) for place in places.values()):
             return False
         blocks = {}
         if any(KINDS[type(place.adapted)] is StackedExperts for place in places.values()):
@@ -242,12 +255,12 @@ class Switchboard:
         """Tell whether every layer sees rows, by passes that are built and never computed, short and long."""
         import mlx.core as mx
 
-        numbers = number, None, number
         try:
-            for length in (1, 5, 67):
-                with self.rows.of(numbers):
-                    self.rows.require(len(numbers), length)
-                    self.model(mx.zeros((len(numbers), length), mx.int32))
+            for numbers in ((number, None, number), (number, None, None, number, number)):
+                for length in (1, 7, 67):
+                    with self.rows.of(numbers):
+                        self.rows.require(len(numbers), length)
+                        self.model(mx.zeros((len(numbers), length), mx.int32))
         except _REFUSALS:
             return False
         return True
@@ -264,10 +277,18 @@ class Switchboard:
                 place.container[place.key] = place.plain
 
 
+def _wraps(place: Place) -> bool:
+    """Tell whether an adapter's layer holds the base's own, and not another adapter's."""
+    within = getattr(place.adapted, "linear", None) or getattr(place.adapted, "embedding", None)
+    return within is place.plain
+
+
 def _give_back() -> None:
     """Give back the room of arrays that are gone: mlx keeps it for others, and glibc what lies between those that have grown."""
     import mlx.core as mx
 
+    # mlx-lm's layers draw numbers that nobody looks at; the state of the generator would keep the way to all of them.
+    mx.eval(mx.random.state)
     mx.clear_cache()
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none

@@ -188,3 +188,43 @@ def test_the_first_answer_of_an_adapter_has_a_place_in_a_full_lane(lane: BatchLa
     other = job("other")
     lane.insert(other)
     assert steps_until(lane, other) < 10
+
+
+@pytest.mark.parametrize("lane", [BatchLane], indirect=True)
+def test_a_job_that_cannot_begin_is_told_so_and_no_other(
+    lane: BatchLane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, bad = job("acme", tokens=5), job("other", tokens=5)
+    find = lane._prefixes.find
+
+    def failing(asked: Job) -> Any:
+        if asked is bad:
+            raise RuntimeError("no memory for: hello")
+        return find(asked)
+
+    monkeypatch.setattr(lane._prefixes, "find", failing)
+    for each in (bad, good):
+        lane.insert(each)
+    pieces = [found for _ in range(12) for found in lane.step()]
+    assert [piece.finish for found, piece in pieces if found is bad] == ["error"]
+    assert [piece.finish for found, piece in pieces if found is good][-1] == "length"
+    assert lane.jobs() == []
+    assert lane._places.readers() == []
+
+
+@pytest.mark.parametrize("lane", [BatchLane], indirect=True)
+def test_an_answer_that_cannot_be_read_ends_alone(lane: BatchLane, monkeypatch: pytest.MonkeyPatch) -> None:
+    good, bad = job("acme", tokens=3), job("other", tokens=50)
+    for each in (bad, good):
+        lane.insert(each)
+    lane.step()
+    writing = next(each for each in lane._writings.values() if each.job is bad)
+
+    def failing(*some: Any) -> Any:
+        raise RuntimeError("a tokenizer failed at: hello")
+
+    monkeypatch.setattr(writing, "add", failing)
+    pieces = [found for _ in range(8) for found in lane.step()]
+    assert [piece.finish for found, piece in pieces if found is bad] == ["error"]
+    assert [piece.finish for found, piece in pieces if found is good][-1] == "length"
+    assert lane.jobs() == []

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_architectures
 import tiny_models
 from mlx_lm import load
 from mlx_lm.generate import generate_step
@@ -210,3 +211,46 @@ def test_nobody_s_prompt_is_told_by_another_s_time(host: Host, folders: list[Pat
     assert ask(one, "acme") == len(secret) - 1
     for resident, owner in ((one, "other"), (other, "acme"), (None, "acme"), (None, "other")):
         assert ask(resident, owner) == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "together"),
+    [
+        ("gemma2", False),  # its mask has no place for heads
+        ("baichuan_m1", False),
+        ("mamba", False),  # what was padded is in its state
+        ("llama", True),
+        ("qwen3_moe", True),
+        ("gemma3_text", True),
+        ("qwen3_next", True),
+    ],
+)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_class_that_computes_no_batches_is_asked_one_at_a_time(
+    kind: str, dtype: str, together: bool, tmp_path: Path
+) -> None:
+    import mlx.core as mx
+    from mlx_lm.utils import load_model
+
+    from fusery.registry.server.one_pass import computes_batches
+    from fusery.registry.server.rows import Rows
+
+    if dtype == "bfloat16" and kind in ("qwen3_moe", "qwen3_next"):
+        pytest.skip("mlx has no product for experts of that type on a processor")
+    base = tiny_architectures.make_architecture(tmp_path / "base", kind, dtype=dtype)
+    model, _ = load_model(base)
+    assert computes_batches(model, Rows(), mx.default_stream(mx.default_device())) == together
+
+
+def test_answers_of_a_class_that_computes_no_batches(tmp_path: Path) -> None:
+    base = tiny_architectures.make_architecture(tmp_path / "base", "gemma2", dtype="float32")
+    tiny_models.make_tokenizer(base)
+    host = Host(base)
+    try:
+        assert host.engine._lane_class.__name__ == "SoloLane"
+        prompts = [[97] * length for length in (1, 9, 4)]
+        alone = [host.text(host.begin(None, words, 6)) for words in prompts]
+        jobs = [host.begin(None, words, 6) for words in prompts]
+        assert [host.text(job) for job in jobs] == alone
+    finally:
+        host.engine.stop()

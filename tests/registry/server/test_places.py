@@ -69,3 +69,28 @@ def test_who_has_most_of_the_places_rests_longer(monkeypatch: pytest.MonkeyPatch
 
     assert 4 < rest("other") < 6
     assert 7.5 < rest("acme") < 9.5
+
+
+def test_many_adapters_are_no_second_share() -> None:
+    """The first answers of an owner's adapters go beyond its own share by half at most, and not beyond another's."""
+    from fusery.registry.server.switching import Resident
+
+    at = places("acme", "other")
+    running: dict[str, int] = {"acme": 0, "other": 0}
+    for number in range(64):
+        at.wait(Job(Resident(f"a{number}", None, number, 1, (), 0), [1], 1, owner="acme"))
+        at.wait(Job(None, [1], 1, owner="other"))
+    for _ in range(200):
+        for job in at.begin():
+            running[job.owner] += 1
+            at.read(writing(job))
+    assert running == {"acme": 24, "other": 16}
+    alone = places("acme")
+    for number in range(64):
+        alone.wait(Job(Resident(f"a{number}", None, number, 1, (), 0), [1], 1, owner="acme"))
+    begun = 0
+    for _ in range(100):
+        for job in alone.begin():
+            begun += 1
+            alone.read(writing(job))
+    assert begun == 48

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,14 @@ import numpy as np
 import pytest
 import tiny_architectures
 import tiny_models
+from mlx.utils import tree_flatten
 from mlx_lm import load
 from mlx_lm.models.switch_layers import SwitchGLU
 from mlx_lm.tuner.utils import load_adapters
 from mlx_lm.utils import load_model
 from safetensors.numpy import load_file, save_file
 
+from fusery.registry.server.errors import AdapterError
 from fusery.registry.server.rows import RowsError
 from fusery.registry.server.stacked import Stacked
 from fusery.registry.server.switching import Resident, Switchboard
@@ -221,3 +224,76 @@ def test_experts_block_is_wrapped_once(tmp_path: Path) -> None:
         board.load(folder.name, folder, by_row=True)
         kinds = [type(module).__name__ for module in board.model.modules()]
         assert kinds.count("SortedExperts") <= blocks
+
+
+def test_many_ranks_are_few_products(tmp_path: Path) -> None:
+    """Who registers adapters of all ranks makes a pass no slower for the others: ranks are filled up with zeros."""
+    base = tiny_models.make_base(tmp_path / "base", dtype="float32")
+    board = Switchboard(load(str(base))[0])
+    folders = [
+        tiny_models.make_adapter(tmp_path / str(rank), base, seed=rank, rank=rank, update=0.5)
+        for rank in range(1, 34)
+    ]
+    residents: list[Resident | None] = [board.load(folder.name, folder, by_row=True) for folder in folders]
+    tokens = words(len(residents))
+    found = rows_of(board, residents, tokens)
+    layer = next(module for module in board.model.modules() if isinstance(module, Stacked))
+    with board.rows.of(tuple(each.number for each in residents if each is not None)):
+        assert [len(part.scales.tolist()) for part in layer.parts()] == [8, 8, 16, 1]
+    for row in (0, 7, 8, 20, 32):
+        close(found[row : row + 1], load(str(base), adapter_path=str(folders[row]))[0](tokens[row : row + 1]))
+
+
+def test_an_adapter_on_an_adapter_is_put_on_as_a_whole(tmp_path: Path) -> None:
+    base = tiny_models.make_base(tmp_path / "base", dtype="float32", layers=2)
+    keys = ["self_attn.q_proj", "model.layers.1.self_attn.q_proj.linear"]
+    model, _ = load(str(base))
+    from mlx_lm.tuner.utils import linear_to_lora_layers
+
+    parameters = {"rank": 8, "scale": 2.0, "dropout": 0.0, "keys": keys}
+    linear_to_lora_layers(model, 2, parameters)
+    tensors = {
+        name: np.random.default_rng(len(name)).normal(0, 0.1, value.shape).astype(np.float32)
+        for name, value in tree_flatten(model.parameters())
+        if name.endswith(("lora_a", "lora_b"))
+    }
+    folder = tmp_path / "nested"
+    folder.mkdir()
+    save_file(tensors, folder / "adapters.safetensors")
+    config = {"fine_tune_type": "lora", "num_layers": 2, "lora_parameters": parameters}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    board, tokens = Switchboard(load(str(base))[0]), words(2)
+    resident = board.load("nested", folder, by_row=True)
+    assert not resident.by_row
+    board.use(resident)
+    close(
+        np.array(board.model(tokens).astype(mx.float32)), load(str(base), adapter_path=str(folder))[0](tokens)
+    )
+
+
+@pytest.mark.parametrize("scale", [None, "x", [1.0], {}])
+def test_a_scale_that_is_no_number_leaves_nothing_behind(scale: Any, tmp_path: Path) -> None:
+    base = tiny_models.make_base(tmp_path / "base", dtype="float32", layers=2)
+    folder = tiny_models.make_adapter(tmp_path / "a", base)
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text())
+    config["lora_parameters"]["scale"] = scale
+    path.write_text(json.dumps(config))
+    board = Switchboard(load(str(base))[0])
+    with pytest.raises(AdapterError, match="does not fit the base"):
+        board.load("a", folder, by_row=True)
+    assert not any(isinstance(module, Stacked) for module in board.model.modules())
+
+
+@pytest.mark.parametrize(("adapter", "kind"), [("bfloat16", "float32"), ("float32", "bfloat16")])
+def test_an_embedding_rounds_as_mlx_lm_does(adapter: Any, kind: str, tmp_path: Path) -> None:
+    base = tiny_models.make_base(tmp_path / "base", dtype=kind)  # type: ignore[arg-type]
+    folder = tiny_models.make_adapter(
+        tmp_path / "a", base, keys=["model.embed_tokens"], update=0.5, dtype=adapter
+    )
+    board, tokens = Switchboard(load(str(base))[0]), words(2)
+    resident = board.load("a", folder, by_row=True)
+    expected = load(str(base), adapter_path=str(folder))[0].model.embed_tokens(tokens)
+    with board.rows.of((resident.number, resident.number)):
+        board.rows.require(*tokens.shape)
+        assert mx.array_equal(board.model.model.embed_tokens(tokens), expected)
