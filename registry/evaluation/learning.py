@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -191,7 +191,7 @@ def _learned(
         adapted.put_on(adapter)
         reporter.say(f"learning in {steps} steps, from what base + adapter answers to {len(samples):,} texts")
         fused = Model.load(model, numpy=True)
-        found = learn_scales(fused, adapted, samples, steps=steps, progress=reporter.progress)
+        found = learn_scales(fused, adapted, samples, steps=steps, progress=_telling(reporter))
     if not found.after < found.before:
         raise BadInputError(
             f"nothing was learned: answers are {found.after:.3g} nats a token from those of base + adapter on texts put aside,"
@@ -200,6 +200,19 @@ def _learned(
         )
     _write(workspace, inputs, recipe, texts, found, _stored(found, model), file, seed_of(key))
     return found
+
+
+def _telling(reporter: Reporter) -> Callable[[int, int], None]:
+    """Return what passes progress on, and says now and then how long it goes on: a log shows no bar."""
+    began = time.monotonic()
+
+    def told(done: int, total: int) -> None:
+        reporter.progress(done, total)
+        if 0 < done < total and done % max(1, total // 8) == 0:
+            left = (time.monotonic() - began) / done * (total - done)
+            reporter.say(f"step {done} of {total}, about {max(1, round(left / 60))} min more")
+
+    return told
 
 
 def _write(

@@ -18,6 +18,7 @@ pytest.importorskip("mlx_lm")
 from fusery.registry import Registry, Reporter, tables
 from fusery.registry.behaviour import learned_scales
 from fusery.registry.errors import BadInputError, FusionUnsupportedError
+from fusery.registry.evaluation import learning
 from fusery.registry.evaluation.learning import learn
 from fusery.registry.exchange.served import package_document
 from fusery.registry.exchange.wire import bytes_of, read_document
@@ -198,3 +199,23 @@ def test_a_calibration_is_taken_with_its_adapter_and_for_no_other(
     own["values"]["adapter"] = other
     with pytest.raises(BadInputError, match="cannot be read"):
         read_document(bytes_of(document))
+
+
+def test_how_long_it_goes_on_is_said_where_no_bar_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter(range(0, 6000, 60))
+    monkeypatch.setattr(learning.time, "monotonic", lambda: float(next(now)))
+    said: list[str] = []
+    counted: list[tuple[int, int]] = []
+    told = learning._telling(Reporter(said.append, lambda done, of: counted.append((done, of))))
+    for step in range(1, 121):
+        told(step, 120)
+    assert counted == [(step, 120) for step in range(1, 121)]
+    assert said == [
+        "step 15 of 120, about 7 min more",
+        "step 30 of 120, about 6 min more",
+        "step 45 of 120, about 5 min more",
+        "step 60 of 120, about 4 min more",
+        "step 75 of 120, about 3 min more",
+        "step 90 of 120, about 2 min more",
+        "step 105 of 120, about 1 min more",
+    ]
