@@ -16,7 +16,7 @@ from fusery.storage.opening import opened
 from fusery.storage.safetensors import Header, Tensor
 
 from ..adapters.mlx_config import LoraModule
-from ..engine.products import cross
+from ..adapters.products import cross
 from .values import TensorValues, Values
 
 _BLOCK = 4 << 20

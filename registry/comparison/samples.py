@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..engine.products import cross
+from ..adapters.products import cross
 from .modules import OpenAdapter
 
 Array = NDArray[Any]

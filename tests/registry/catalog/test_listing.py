@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -11,7 +12,6 @@ from sqlalchemy import Engine, event
 
 from fusery.registry import Registry
 from fusery.registry.errors import BadInputError, UnknownReferenceError
-from fusery.registry.records import references
 
 
 @contextmanager
@@ -211,7 +211,7 @@ def test_nothing_is_guessed_from_a_text_that_is_no_name(
         looked.append(len(word))
         return get_close_matches(word, list(known), **how)
 
-    monkeypatch.setattr(references.difflib, "get_close_matches", near)
+    monkeypatch.setattr(difflib, "get_close_matches", near)
     for text in (f"a@{'9' * 55_000}", f"course_rec#{'x' * 55_000}", "x" * 55_000, "d" * 201):
         with pytest.raises(UnknownReferenceError) as caught:
             stocked.adapters.show(text)
