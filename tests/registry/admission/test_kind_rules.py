@@ -141,6 +141,7 @@ def test_it_is_said_what_it_is(kind: str, tiny_base: Path, tmp_path: Path) -> No
 def test_the_hint_for_npz_makes_an_adapter_of_it(
     tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    import signal
     import subprocess
     import sys
 
@@ -152,7 +153,9 @@ def test_the_hint_for_npz_makes_an_adapter_of_it(
     (folder / "adapters.safetensors").unlink()
     (found,) = look(folder, tiny_base)
     code = found.hint.partition('python -c "')[2].rstrip('"')
-    subprocess.run([sys.executable, "-c", code], cwd=folder, check=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, check=False)
+    # Once in some hundred processes mlx 0.32 aborts while the interpreter ends, when the file is there.
+    assert done.returncode in (0, -signal.SIGABRT)
     assert not [finding for finding in look(folder, tiny_base) if finding.severity == "error"]
     after = mx.load(str(folder / "adapters.safetensors"))
     assert all(mx.array_equal(after[name], value) for name, value in before.items())
