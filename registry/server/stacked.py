@@ -1,7 +1,7 @@
 """Layers with several adapters at once: y = W x for all rows, and s (x A) B for each with the factors of its own.
 
 The factors of all adapters of about one rank lie one behind the other, and a product takes for each row those that it names
-(`mx.gather_mm`).  Ranks are filled up with zeros to the next power of two, so that adapters of many ranks are few products.  So the base is read once for all of them, rows of the base alone pay nothing, and an adapter whose numbers
+(`mx.gather_mm`).  Ranks are filled up with zeros to about the next power of two, so that adapters of many ranks are few products.  So the base is read once for all of them, rows of the base alone pay nothing, and an adapter whose numbers
 are no numbers spoils its own rows only.  What a row gets is what mlx-lm's layers compute (mlx_lm/tuner/lora.py of 0.32):
 products with `lora_a` and `lora_b`, times the scale, in the type of the input.
 """
@@ -71,11 +71,17 @@ class Stack:
 
 
 def _filled(factor: mx.array, axis: int) -> mx.array:
-    """Return a factor with zeros up to the next power of two along its rank; they add nothing to a product."""
+    """Return a factor with zeros along its rank up to one of few; they add nothing to a product."""
     rank = factor.shape[axis]
     widths = [(0, 0)] * factor.ndim
-    widths[axis] = 0, max(LEAST_RANK, 1 << (rank - 1).bit_length()) - rank
+    widths[axis] = 0, _rounded(rank) - rank
     return mx.pad(factor, widths)
+
+
+def _rounded(rank: int) -> int:
+    """Return the next power of two, or three quarters of it where it is large: few ranks, and little memory for zeros."""
+    power = max(LEAST_RANK, 1 << (rank - 1).bit_length())
+    return power * 3 // 4 if power > 64 and rank <= power * 3 // 4 else power
 
 
 @dataclass(frozen=True, slots=True)

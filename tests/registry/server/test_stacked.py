@@ -20,6 +20,7 @@ from mlx_lm.tuner.utils import load_adapters
 from mlx_lm.utils import load_model
 from safetensors.numpy import load_file, save_file
 
+from fusery.registry.server import stacked
 from fusery.registry.server.errors import AdapterError
 from fusery.registry.server.rows import RowsError
 from fusery.registry.server.stacked import Stacked
@@ -242,6 +243,12 @@ def test_many_ranks_are_few_products(tmp_path: Path) -> None:
         assert [len(part.scales.tolist()) for part in layer.parts()] == [8, 8, 16, 1]
     for row in (0, 7, 8, 20, 32):
         close(found[row : row + 1], load(str(base), adapter_path=str(folders[row]))[0](tokens[row : row + 1]))
+
+
+def test_ranks_are_few_and_zeros_are_few() -> None:
+    rounded = {rank: stacked._rounded(rank) for rank in range(1, 513)}
+    assert sorted(set(rounded.values())) == [8, 16, 32, 64, 96, 128, 192, 256, 384, 512]
+    assert all(rank <= found <= max(8, 2 * rank - 1) for rank, found in rounded.items())
 
 
 def test_an_adapter_on_an_adapter_is_put_on_as_a_whole(tmp_path: Path) -> None:
