@@ -17,47 +17,22 @@ from .. import tables
 from .relations import RELATIONS, Key, Relation
 
 ADAPTER = tables.Adapter.__tablename__
-DOWN = tuple(
-    kind.__tablename__
-    for kind in (
-        tables.BaseModel,
-        tables.Dataset,
-        tables.Adapter,
-        tables.Fused,
-        tables.Bundle,
-        tables.Alias,
-        tables.Deployment,
-    )
+_KINDS = (
+    tables.BaseModel,
+    tables.Dataset,
+    tables.Adapter,
+    tables.Fused,
+    tables.Bundle,
+    tables.Alias,
+    tables.Deployment,
 )
+_TABLES: Mapping[str, Any] = {kind.__tablename__: kind for kind in _KINDS}
+
+DOWN = tuple(_TABLES)
 """Kinds, each after those that it is made from."""
 
-UP = tuple(
-    kind.__tablename__
-    for kind in (
-        tables.Deployment,
-        tables.Alias,
-        tables.Bundle,
-        tables.Fused,
-        tables.Adapter,
-        tables.BaseModel,
-        tables.Dataset,
-    )
-)
+UP = DOWN[::-1]
 """Kinds, each after those that are made from it."""
-
-_TABLES: Mapping[str, Any] = {
-    kind.__tablename__: kind
-    for kind in (
-        tables.BaseModel,
-        tables.Dataset,
-        tables.Adapter,
-        tables.Fused,
-        tables.Bundle,
-        tables.Alias,
-        tables.Deployment,
-    )
-}
-
 
 MANY = 5_000
 """Of more adapters than this, what holds them is found by reading through what there is."""
