@@ -137,16 +137,37 @@ class Part:
 
 
 def _gathers(x: mx.array, factors: mx.array) -> bool:
-    """Tell whether mlx has a kernel: on a processor `gather_mm` knows float32 only."""
-    return bool(mx.default_device() == mx.gpu or mx.float32 in (x.dtype, factors.dtype))
+    """Tell whether `gather_mm` takes the factors as they lie: in another type it would first make all of them anew.
+
+    On a processor it knows float32 only.
+    """
+    return bool(factors.dtype == mx.float32 or (mx.default_device() == mx.gpu and x.dtype == factors.dtype))
 
 
-class Stacked(nn.Module):  # type: ignore[misc]
-    """A layer of the base with adapters beside it, each for the rows that name it.
+class _InPlace(nn.Module):  # type: ignore[misc]
+    """What stands in the place of a module of the base.
 
     Attributes:
-        plain: the base's own layer.
+        plain: the base's own.
     """
+
+    def __init__(self, plain: nn.Module, rows: Rows) -> None:
+        super().__init__()
+        self.plain = plain
+        self._rows = rows
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what the base's layer has under other names; a model's class may look at a weight or bias."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "plain":
+                raise
+            return getattr(self.plain, name)
+
+
+class Stacked(_InPlace):
+    """A layer of the base with adapters beside it, each for the rows that name it."""
 
     kind: type[nn.Module]
     """mlx-lm's layer of one adapter."""
@@ -155,20 +176,9 @@ class Stacked(nn.Module):  # type: ignore[misc]
     """Where `lora_a` and `lora_b` have the rank."""
 
     def __init__(self, plain: nn.Module, rows: Rows) -> None:
-        super().__init__()
-        self.plain = plain
-        self._rows = rows
+        super().__init__(plain, rows)
         self._stacks: dict[Any, Stack] = {}
         self._known: dict[Numbers, list[Part]] = {}
-
-    def __getattr__(self, name: str) -> Any:
-        """Return what the base's layer has under other names; a model's class may look at its weight or bias."""
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            if name == "plain":
-                raise
-            return getattr(self.plain, name)
 
     def add(self, number: int, adapted: Any) -> None:
         """Take in what mlx-lm made of this layer for one adapter."""
@@ -325,28 +335,10 @@ class StackedExperts(Stacked):
         return (x @ first[which]) @ second[which]
 
 
-class SortedExperts(nn.Module):  # type: ignore[misc]
-    """In the place of a block of experts, to tell its layers by which order it sorts what they get.
-
-    Attributes:
-        plain: the base's own block.
-    """
+class SortedExperts(_InPlace):
+    """In the place of a block of experts, to tell its layers by which order it sorts what they get."""
 
     KINDS = (SwitchGLU, SwitchMLP)
-
-    def __init__(self, plain: nn.Module, rows: Rows) -> None:
-        super().__init__()
-        self.plain = plain
-        self._rows = rows
-
-    def __getattr__(self, name: str) -> Any:
-        """Return what the block has under other names."""
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            if name == "plain":
-                raise
-            return getattr(self.plain, name)
 
     def __call__(self, x: mx.array, indices: mx.array) -> mx.array:
         """Return what the block returns."""

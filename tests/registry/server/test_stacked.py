@@ -100,10 +100,7 @@ def test_other_architectures(kind: str, length: int, tmp_path: Path) -> None:
     ]
     board = Switchboard(load_model(base)[0])
     residents = [board.load(folder.name, folder, by_row=True) for folder in folders]
-    if kind in ("qwen3_moe", "gemma3_text"):
-        assert all(resident.by_row for resident in residents)
-    elif not all(resident.by_row for resident in residents):
-        pytest.skip(f"{kind} keeps its lanes")
+    assert all(resident.by_row for resident in residents)
     alone = [load_model(base)[0] for _ in range(3)]
     for model, folder in zip(alone[1:], folders, strict=True):
         load_adapters(model, str(folder)).eval()
@@ -243,6 +240,15 @@ def test_many_ranks_are_few_products(tmp_path: Path) -> None:
         assert [len(part.scales.tolist()) for part in layer.parts()] == [8, 8, 16, 1]
     for row in (0, 7, 8, 20, 32):
         close(found[row : row + 1], load(str(base), adapter_path=str(folders[row]))[0](tokens[row : row + 1]))
+
+
+def test_no_product_makes_all_factors_anew() -> None:
+    """Of factors in another type than the product's, those that are asked for are converted, and no others."""
+    half, single = mx.zeros(1, mx.bfloat16), mx.zeros(1, mx.float32)
+    assert stacked._gathers(half, single)
+    assert stacked._gathers(single, single)
+    assert not stacked._gathers(single, half)
+    assert not stacked._gathers(mx.zeros(1, mx.float16), half)
 
 
 def test_ranks_are_few_and_zeros_are_few() -> None:
