@@ -163,7 +163,8 @@ def test_it_can_be_cancelled(
 
     def check() -> None:
         calls.append(threading.current_thread().name)
-        if len(calls) == 3:
+        # Of several threads, one looks; the others may have ended all steps before it gets its second turn.
+        if len(calls) == (3 if threads == 1 else 1):
             raise GiveUp
 
     before = threading.active_count()
