@@ -10,7 +10,6 @@ built keeps the layers it was built with, so that a switch is safe while mlx is 
 
 from __future__ import annotations
 
-import ctypes
 import inspect
 import json
 import sys
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import AdapterError, sentence
+from .heap import give_back
 from .rows import Rows
 
 WEIGHTS = "adapters.safetensors"
@@ -125,7 +125,7 @@ class Switchboard:
             while self._gone:
                 self._drop(self._gone[0])
                 self._gone.popleft()
-            _give_back()
+            give_back()
 
     def load(self, name: str, folder: Path, digest: str | None = None, *, by_row: bool = False) -> Resident:
         """Read an adapter; the base is left as it was.
@@ -176,7 +176,7 @@ class Switchboard:
         if stacked:
             weakref.finalize(resident, self._let_go, number).atexit = False
         del places, values  # of what answers by row, they lie in the stacks
-        _give_back()
+        give_back()
         return resident
 
     def _read(self, name: str, folder: Path) -> dict[str, Place]:
@@ -281,19 +281,6 @@ def _wraps(place: Place) -> bool:
     """Tell whether an adapter's layer holds the base's own, and not another adapter's."""
     within = getattr(place.adapted, "linear", None) or getattr(place.adapted, "embedding", None)
     return within is place.plain
-
-
-def _give_back() -> None:
-    """Give back the room of arrays that are gone: mlx keeps it for others, and glibc what lies between those that have grown."""
-    import mlx.core as mx
-
-    # mlx-lm's layers draw numbers that nobody looks at; the state of the generator would keep the way to all of them.
-    mx.eval(mx.random.state)
-    mx.clear_cache()
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
-        if trim is not None:
-            trim(0)
 
 
 def _keeps_layers(model: Any) -> bool:
