@@ -1,4 +1,4 @@
-"""`fusery register`, `check`, `list`, `show` and `history`: adapters as records."""
+"""`fusery register`, `list`, `show` and `history`: adapters as records."""
 
 from __future__ import annotations
 
@@ -43,17 +43,18 @@ TRAINED_ON = click.option(
 )
 
 
-class _FolderOrUrl(click.Path):
+class FolderOrUrl(click.Path):
     """A folder as a path, and a URL as the text that it is."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return a URL as it is, and anything else as a path."""
         return value if isinstance(value, str) and "://" in value else super().convert(value, param, ctx)
 
 
-_FOLDER = click.argument("folder", type=_FolderOrUrl(path_type=Path))
+_FOLDER = click.argument("folder", type=FolderOrUrl(path_type=Path))
 
 
-def _facts_options(function: Callable[..., Any]) -> Callable[..., Any]:
+def facts_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """What a user can say about an adapter; a flag wins over what the files say."""
     options = [
         click.option(
@@ -85,10 +86,10 @@ def _pairs(context: click.Context, parameter: click.Parameter, values: tuple[str
 TAGS = click.option("--tag", "tags", multiple=True, metavar="K=V", callback=_pairs, help="A tag; repeatable.")
 
 
-_STRICT = click.option("--strict", is_flag=True, help="Refuse what only gives warnings, too.")
+STRICT = click.option("--strict", is_flag=True, help="Refuse what only gives warnings, too.")
 
 
-def _run_options(function: Callable[..., Any]) -> Callable[..., Any]:
+def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Which weights of a training run are meant, and where its output is."""
     checkpoint = click.option(
         "--checkpoint",
@@ -106,9 +107,9 @@ def _run_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @command("register")
 @_FOLDER
-@_facts_options
-@_run_options
-@_STRICT
+@facts_options
+@run_options
+@STRICT
 @click.option("--parent", metavar="REF", help="The adapter whose training was continued.")
 @TAGS
 @click.option("--note", metavar="TEXT", help="A note for people.")
@@ -153,43 +154,6 @@ def _summary(view: Adapter) -> str:
         f"{view['method']} rank {cell(view['rank'])} on {plural(view['layers'], 'layer')} of {view['base']}{other}: "
         f"{plural(view['trainable_parameters'], 'parameter')} ({view['trainable_percent']:.3f} %){loss}"
     )
-
-
-@command("check")
-@_FOLDER
-@_facts_options
-@_run_options
-@_STRICT
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["text", "sarif"]),
-    default="text",
-    show_default=True,
-    help="For people, or as SARIF 2.1.0 for CI.",
-)
-def check_command(session: Session, folder: str | Path, form: str, **facts: Any) -> int:
-    """Show what admission finds in a folder; nothing is written.
-
-    Exit code 1 when the adapter would be refused.
-    """
-    from fusery.registry.admission.checked import Checked
-
-    if form == "sarif" and (session.json or session.quiet):
-        raise click.UsageError("--format sarif, --json and -q exclude each other.")
-    checked = Checked.of(session.registry.adapters.check(folder, **facts))
-    if form == "sarif":
-        from fusery.registry.admission.sarif import sarif_log
-
-        session.document(sarif_log(checked.findings, Path(folder)))
-        return 1 if checked.verdict == "fail" else 0
-
-    def human() -> None:
-        print_findings(session, checked.findings)
-        session.print(f"Verdict: {checked.verdict}")
-
-    session.emit(checked, names=[finding.code for finding in checked.findings], human=human)
-    return 1 if checked.verdict == "fail" else 0
 
 
 @command("list", table=True)

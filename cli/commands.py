@@ -13,7 +13,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Track": {
         "base": ("base", "Add, list, show and calibrate base models."),
         "train": ("train", "Train with mlx_lm.lora, and register the best checkpoint."),
-        "check": ("adapters", "Show what admission finds in a folder; nothing is written."),
+        "check": ("check", "Show what admission finds in folders; nothing is recorded."),
         "register": ("adapters", "Register an adapter folder as the next version of its task."),
         "list": ("adapters", "List adapters."),
         "show": ("adapters", "Show one adapter in full, with the sizes people compare."),

@@ -22,7 +22,7 @@ DOCUMENTS: Mapping[str, str] = {
     "base show": "records.base:BaseDetails",
     "base calibrate": "records.calibrations:CalibrationReport",
     "train": "recording.result:TrainingResult",
-    "check": "admission.checked:Checked",
+    "check": "admission.checked:Checked | [admission.checked:CheckedFolder]",
     "register": "records.adapter:Registered",
     "list": "[records.adapter:Adapter]",
     "show": "records.adapter_details:AdapterDetails",

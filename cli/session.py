@@ -73,6 +73,10 @@ class Session:
 
     def document(self, document: Any, *, indent: int | None = 2) -> None:
         """Print one JSON document, without passwords and tokens in its URLs."""
+        click.echo(self.text_of(document, indent=indent))
+
+    def text_of(self, document: Any, *, indent: int | None = 2) -> str:
+        """Return a document as JSON, without passwords and tokens in its URLs."""
         from fusery.registry.record import plain
 
         text = json.dumps(
@@ -82,7 +86,7 @@ class Session:
             from fusery.storage.secrets import masked
 
             text = masked(text)
-        click.echo(text)
+        return text
 
     def say(self, text: str) -> None:
         """Tell what is going on, on stderr; silent with `-q` and `--json`."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
 
 from ..adapters.finding import Finding, Verdict, verdict
 from ..record import Record
@@ -22,7 +24,18 @@ class Checked(Record):
     findings: tuple[Finding, ...]
 
     @classmethod
-    def of(cls, findings: Iterable[Finding]) -> Checked:
-        """Sum findings up."""
+    def of(cls, findings: Iterable[Finding], **more: Any) -> Self:
+        """Sum findings up; `more` are the other attributes."""
         found = tuple(findings)
-        return cls(verdict=verdict(found), findings=found)
+        return cls(verdict=verdict(found), findings=found, **more)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckedFolder(Checked):
+    """What admission says of one of several folders.
+
+    Attributes:
+        folder: as it was given, or found.
+    """
+
+    folder: Path

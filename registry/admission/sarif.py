@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from ..adapters.files import CONFIG, WEIGHTS
+from ..adapters.files import CONFIG, PEFT_WEIGHTS, WEIGHTS
 from ..adapters.finding import Finding
+from .checked import CheckedFolder
 from .code import Code
 from .rules import CODES
 
@@ -21,16 +22,15 @@ SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sar
 _LEVELS: Mapping[str, str] = {"error": "error", "warning": "warning", "info": "note"}
 
 
-def sarif_log(findings: Iterable[Finding], folder: Path) -> dict[str, Any]:
+def sarif_log(checked: Iterable[CheckedFolder]) -> dict[str, Any]:
     """Return findings as a SARIF log of one run, with every code as a rule.
 
     Args:
-        findings: what was found.
-        folder: the adapter's folder, as the user gave it: places are relative to where the check runs.
+        checked: what was found, by folder as the user gave it: places are relative to where the check runs.
     """
-    listed = list(findings)
+    listed = [(each.folder, finding) for each in checked for finding in each.findings]
     names = list(CODES)
-    others = [finding.code for finding in listed if finding.code not in CODES]
+    others = [finding.code for _, finding in listed if finding.code not in CODES]
     rules = [_rule(CODES[name]) for name in names] + [{"id": name} for name in dict.fromkeys(others)]
     places = {rule["id"]: index for index, rule in enumerate(rules)}
     driver = {"name": "fusery", "semanticVersion": _version(), "rules": rules}
@@ -41,7 +41,7 @@ def sarif_log(findings: Iterable[Finding], folder: Path) -> dict[str, Any]:
             {
                 "tool": {"driver": driver},
                 "columnKind": "unicodeCodePoints",
-                "results": [_result(finding, folder, places[finding.code]) for finding in listed],
+                "results": [_result(finding, folder, places[finding.code]) for folder, finding in listed],
             }
         ],
     }
@@ -78,19 +78,23 @@ def _result(finding: Finding, folder: Path, index: int) -> dict[str, Any]:
 
 
 def _location(subject: str, folder: Path) -> dict[str, Any]:
-    """Return where a finding is: in a file of the folder, or, of a module or field, in the file that holds it."""
-    named = folder / subject
-    if subject and named.is_file():
-        file, within = subject, None
-    else:
-        file, within = (WEIGHTS if "." in subject else CONFIG), subject
-    if not (folder / file).is_file():
-        file = ""
-    uri = quote((folder / file).as_posix(), safe="/:")
-    place: dict[str, Any] = {"physicalLocation": {"artifactLocation": {"uri": uri}}}
-    if within and within != ".":
+    file, within = place_of(subject, folder)
+    uri = quote(file.as_posix(), safe="/:")
+    # Hosts of code show nothing that has no line, though a file of weights has none.
+    physical = {"artifactLocation": {"uri": uri}, "region": {"startLine": 1}}
+    place: dict[str, Any] = {"physicalLocation": physical}
+    if within:
         place["logicalLocations"] = [{"fullyQualifiedName": within}]
     return place
+
+
+def place_of(subject: str, folder: Path) -> tuple[Path, str]:
+    """Return the file that a finding is about, or else the folder, and the module or field within it, or nothing."""
+    if subject and (folder / subject).is_file():
+        return folder / subject, ""
+    names = (WEIGHTS, PEFT_WEIGHTS) if "." in subject else (CONFIG,)
+    file = next((folder / name for name in names if (folder / name).is_file()), folder)
+    return file, ("" if subject == "." else subject)
 
 
 def _version() -> str:

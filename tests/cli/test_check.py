@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import socket
 from collections.abc import Callable
@@ -122,6 +123,83 @@ def test_a_refused_adapter_is_an_error_in_sarif_and_exit_code_1(stocked: Fusery,
 
 def test_sarif_and_json_exclude_each_other(stocked: Fusery, adapter: Path) -> None:
     assert stocked("check", adapter, "--base", "tiny", "--format", "sarif", "--json").code == 2
+
+
+@pytest.fixture
+def others(tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with two adapters, of which the second would be refused."""
+    monkeypatch.chdir(tmp_path)
+    tiny_models.make_adapter(tmp_path / "good", tiny_base, seed=7)
+    (tiny_models.make_adapter(tmp_path / "bad", tiny_base, seed=8) / "adapters.safetensors").write_bytes(b"x")
+    return tmp_path
+
+
+def test_several_folders_are_checked_and_each_has_a_verdict(stocked: Fusery, others: Path) -> None:
+    done = stocked("check", "good", "bad", "good", "--base", "tiny", "--json")
+    assert (done.code, [(each["folder"], each["verdict"]) for each in done.json]) == (
+        1,
+        [("good", "pass"), ("bad", "fail")],
+    )
+    told = stocked("check", "good", "bad", "--base", "tiny").out.splitlines()
+    assert told[:3] == ["good", "Verdict: pass", "bad"]
+    assert told[-1] == "Verdict: fail"
+
+
+def test_changed_files_lead_to_their_adapters(stocked: Fusery, others: Path) -> None:
+    (others / "good" / "notes").mkdir()
+    files = ("README.md", "good/notes/read.me", "good/adapters.safetensors", "good/gone.txt", "far/away.py")
+    done = stocked("check", "--changed", *files, "--base", "tiny", "--json")
+    assert (done.code, [(each["folder"], each["verdict"]) for each in done.json]) == (0, [("good", "pass")])
+    (others / "good" / "adapters.safetensors").unlink()
+    done = stocked("check", "--changed", "good/adapters.safetensors", "--base", "tiny", "--json")
+    assert (done.code, [each["verdict"] for each in done.json]) == (1, ["fail"])
+
+
+def test_a_commit_without_adapters_needs_no_registry(fusery: Fusery, others: Path) -> None:
+    done = fusery("check", "--changed", "README.md", "--format", "sarif")
+    assert (done.code, done.json["runs"][0]["results"]) == (0, [])
+    assert fusery("check", "--changed", "--json").json == []
+    assert "No adapter is among them." in fusery("check", "--changed", "README.md").err
+
+
+def test_a_report_in_a_file_leaves_the_words_for_people(stocked: Fusery, others: Path) -> None:
+    words = ("check", "good", "bad", "--base", "tiny", "-o", "found.sarif")
+    done = stocked(*words, "--format", "sarif")
+    assert done.code == 1
+    assert "Verdict: fail" in done.out
+    log = json.loads((others / "found.sarif").read_bytes())
+    require_sarif(log)
+    (result,) = log["runs"][0]["results"]
+    assert result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] == "bad/adapters.safetensors"
+    (others / "found.sarif").write_text("of somebody else")
+    assert stocked(*words, "--format", "sarif").code == 2
+    assert (others / "found.sarif").read_text() == "of somebody else"
+    assert stocked(*words, "--format", "sarif", "--force").code == 1
+
+
+def test_gitlab_gets_a_code_quality_report(stocked: Fusery, others: Path) -> None:
+    for name in ("good", "bad"):
+        (others / name / "model.pkl").write_bytes(b"\x80\x02}q\0.")
+    done = stocked("check", "good", "bad", "--base", "tiny", "--format", "gitlab")
+    assert done.code == 1
+    for issue in done.json:
+        assert issue.keys() == {"description", "check_name", "fingerprint", "severity", "location"}
+        assert (others / issue["location"]["path"]).is_file()
+        assert issue["location"]["lines"] == {"begin": 1}
+        assert issue["check_name"] in CODES
+    found = {(each["location"]["path"], each["severity"]) for each in done.json}
+    assert {("good/model.pkl", "minor"), ("bad/adapters.safetensors", "critical")} <= found
+    assert len({each["fingerprint"] for each in done.json}) == len(done.json)
+
+
+@pytest.mark.parametrize(
+    "words", [(), ("good", "-o", "x"), ("good", "--force"), ("good", "--format", "gitlab", "-q")]
+)
+def test_options_that_do_not_go_together_are_said(
+    stocked: Fusery, others: Path, words: tuple[str, ...]
+) -> None:
+    assert stocked("check", *words, "--base", "tiny").code == 2
+    assert not (others / "x").exists()
 
 
 def out_of_the_folder(folder: Path) -> None:

@@ -62,6 +62,7 @@ def _result(result: Mapping[str, Any], ids: list[str]) -> None:
         _keys("location", location)
         place = location["physicalLocation"]["artifactLocation"]
         assert place.keys() == {"uri"}  # 3.4.3
+        assert location["physicalLocation"]["region"] == {"startLine": 1}  # 3.30.5; what GitHub demands
         assert " " not in place["uri"]
         assert place["uri"].isascii()
         for logical in location.get("logicalLocations", []):  # 3.33

@@ -1,0 +1,127 @@
+"""`fusery check`: what admission finds in folders, for people, for hooks and for CI."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .adapters import STRICT, FolderOrUrl, facts_options, run_options
+from .findings import print_findings
+from .session import Session, command
+
+if TYPE_CHECKING:
+    from fusery.registry.admission.checked import CheckedFolder
+
+
+@command("check")
+@click.argument("folders", metavar="FOLDER...", nargs=-1, type=FolderOrUrl(path_type=Path))
+@facts_options
+@run_options
+@STRICT
+@click.option(
+    "--changed", is_flag=True, help="FOLDER... are changed files: check the adapters that they belong to."
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "sarif", "gitlab"]),
+    default="text",
+    show_default=True,
+    help="For people, as SARIF 2.1.0, or as GitLab's Code Quality report.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write that to a file, and print for people.",
+)
+@click.option("--force", is_flag=True, help="With -o: replace the file.")
+def check_command(
+    session: Session,
+    folders: tuple[str | Path, ...],
+    changed: bool,
+    form: str,
+    output: Path | None,
+    force: bool,
+    **facts: Any,
+) -> int:
+    """Show what admission finds in folders; nothing is recorded.
+
+    Exit code 1 when an adapter would be refused.  With --changed, files of no adapter are passed over, so that a hook
+    can name every file of a commit, those that it removes included.
+    """
+    from fusery.registry.admission.checked import CheckedFolder
+
+    if not folders and not changed:
+        raise click.UsageError("Missing argument 'FOLDER...'.")
+    if output is None and form != "text" and (session.json or session.quiet):
+        raise click.UsageError(f"--format {form}, --json and -q exclude each other; -o FILE goes with both.")
+    if output is not None and form == "text":
+        raise click.UsageError("-o goes with --format sarif or gitlab.")
+    if force and output is None:
+        raise click.UsageError("--force goes with -o.")
+    wanted = adapter_folders(folders) if changed else list(dict.fromkeys(folders))
+    checked = [
+        CheckedFolder.of(session.registry.adapters.check(folder, **facts), folder=Path(folder))
+        for folder in wanted
+    ]
+    if form != "text":
+        _report(session, checked, form, output, force)
+    if form == "text" or output is not None:
+        _print(session, checked, alone=not changed and len(checked) == 1)
+    return 1 if any(each.verdict == "fail" for each in checked) else 0
+
+
+def adapter_folders(files: Iterable[str | Path]) -> list[Path]:
+    """Return the adapters' folders that files are in, each the nearest one above the file; the file may be gone."""
+    found = (next(filter(_holds_an_adapter, Path(file).parents), None) for file in files)
+    return list(dict.fromkeys(folder for folder in found if folder is not None))
+
+
+def _holds_an_adapter(folder: Path) -> bool:
+    from fusery.registry.adapters.files import CONFIG, PEFT_WEIGHTS, WEIGHTS
+
+    return any((folder / name).is_file() for name in (CONFIG, WEIGHTS, PEFT_WEIGHTS))
+
+
+def _report(
+    session: Session, checked: list[CheckedFolder], form: str, output: Path | None, force: bool
+) -> None:
+    """Print or write what was found, in the form of others."""
+    if form == "sarif":
+        from fusery.registry.admission.sarif import sarif_log
+
+        document: object = sarif_log(checked)
+    else:
+        from fusery.registry.admission.code_quality import code_quality
+
+        document = code_quality(checked)
+    if output is None:
+        session.document(document)
+        return
+    from fusery.registry.documents import write_picture
+
+    write_picture(output, (session.text_of(document) + "\n").encode(), force=force)
+
+
+def _print(session: Session, checked: list[CheckedFolder], *, alone: bool) -> None:
+    """Print what was found: the findings of one folder, or of several by folder."""
+
+    def human() -> None:
+        for each in checked:
+            if not alone:
+                session.print(f"{each.folder}")
+            print_findings(session, each.findings)
+            session.print(f"Verdict: {each.verdict}")
+        if not checked:
+            session.say("No adapter is among them.")
+
+    from fusery.registry.admission.checked import Checked
+
+    document = Checked.of(checked[0].findings) if alone else checked
+    codes = [finding.code for each in checked for finding in each.findings]
+    session.emit(document, names=codes, human=human)
