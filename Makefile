@@ -9,7 +9,7 @@ WORKERS ?= 2
 # Each new process of a test would compile everything again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-fast check format docs bench bench-compare soak build lock clean
+.PHONY: help demo test test-fast check format docs bench bench-compare soak build sdist sbom lock clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -31,7 +31,9 @@ check: $(VENV)/.dev  ## Format, lint, types, import contracts, generated pages a
 	$(BIN)/lint-imports
 	$(BIN)/python -P docs/make_reference.py --check
 	$(BIN)/python -P docs/make_architectures.py --check
-	$(BIN)/python -P -m pytest -q tests/docs
+	$(BIN)/actionlint -shellcheck $(BIN)/shellcheck
+	$(BIN)/zizmor --offline --quiet --persona=pedantic .github
+	$(BIN)/python -P -m pytest -q tests/docs tests/forge
 
 format: $(VENV)/.dev  ## Format the code and mend what the linter can mend
 	$(BIN)/ruff check --fix .
@@ -68,15 +70,25 @@ soak: $(VENV)/.dev $(VENV)-azurite/.server  ## Try a million damaged headers, a 
 build: $(VENV)/.dev  ## Build the wheel and the source archive in dist/
 	$(BIN)/uv build --quiet --python $(BIN)/python --no-build-isolation --out-dir dist
 
+sdist: $(VENV)/.uv  ## Build the source archive alone, with the build tools that are pinned
+	$(BIN)/uv build --quiet --sdist --require-hashes --build-constraints requirements/dev.txt --out-dir dist
+
+sbom: $(VENV)-release/.tools  ## Write what an installation of fusery needs as CycloneDX, in dist/
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(VENV)-release/needed
+	$(BIN)/uv pip install --quiet --python $(VENV)-release/needed/bin/python --constraints requirements/dev.txt --requirements pyproject.toml
+	mkdir -p dist
+	$(VENV)-release/bin/cyclonedx-py environment --pyproject pyproject.toml --mc-type application --output-reproducible --validate -o dist/fusery.cdx.json $(VENV)-release/needed/bin/python
+
 lock: $(VENV)/.uv  ## Pin all requirements anew, by hash
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --extra demo -o requirements/demo.txt pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --extra dev -o requirements/dev.txt pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --extra web --extra postgres --extra s3 -c requirements/dev.txt -o requirements/team.txt pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate -o requirements/peft.txt requirements/peft.in
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate -o requirements/release.txt requirements/release.in
 	$(BIN)/uv pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_28 --generate-hashes --no-header --no-annotate --no-emit-package torchaudio --no-emit-package torchcodec -o requirements/vllm.txt requirements/vllm.in pyproject.toml
 
 clean:  ## Remove what make made
-	rm -rf $(VENV) $(VENV)-azurite $(VENV)-bench $(VENV)-browser $(VENV)-peft $(VENV)-vllm demo-home build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-azurite $(VENV)-bench $(VENV)-browser $(VENV)-peft $(VENV)-release $(VENV)-vllm demo-home build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # `uv` resolves nothing here: it only installs what the files pin, much faster than an old pip.
 $(VENV)/.uv: requirements/uv.txt
@@ -101,6 +113,12 @@ $(VENV)/.dev: $(VENV)/.uv requirements/dev.txt requirements/model.txt pyproject.
 $(VENV)-peft/.peers: $(VENV)/.uv requirements/peft.txt
 	$(PYTHON) -m venv $(VENV)-peft
 	$(BIN)/uv pip install --quiet --python $(VENV)-peft/bin/python --require-hashes -r requirements/peft.txt
+	@touch $@
+
+# What describes a release.
+$(VENV)-release/.tools: $(VENV)/.uv requirements/release.txt
+	$(PYTHON) -m venv $(VENV)-release
+	$(BIN)/uv pip install --quiet --python $(VENV)-release/bin/python --require-hashes -r requirements/release.txt
 	@touch $@
 
 # vLLM's build for a CPU, for Python 3.11 on Linux x86-64; PyTorch's is where pip is told to look, if it is.

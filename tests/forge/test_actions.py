@@ -1,0 +1,110 @@
+"""The composite actions, their shell steps run for real."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from forge_steps import ROOT, TOOLS, Done, git, read_yaml, run_step
+from sarif_structure import require_sarif
+
+
+@pytest.fixture
+def check(repository: Path, tmp_path: Path) -> Callable[..., Done]:
+    """Run the action `check` in the repository."""
+    (tmp_path / "temp").mkdir()
+
+    def run(**inputs: str) -> Done:
+        said = {name.replace("_", "-"): value for name, value in {"base": "tiny", **inputs}.items()}
+        return run_step("check", "check", said, repository, tmp_path / "temp")
+
+    return run
+
+
+def places(done: Done) -> list[str]:
+    """Return where the findings are that a step leaves."""
+    log = json.loads(Path(done.outputs["sarif"]).read_bytes())
+    require_sarif(log)
+    return [
+        result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"]
+        for result in log["runs"][0]["results"]
+    ]
+
+
+def test_check_finds_every_adapter(
+    check: Callable[..., Done], repository: Path, spoiled: Callable[[Path], None]
+) -> None:
+    spoiled(repository / "courses" / "v 2")
+    done = check()
+    assert (done.code, places(done)) == (1, ["courses/v%202/adapters.safetensors"])
+    assert "courses/v1\nVerdict: pass" in done.printed
+    done = check(paths="courses/v1\n")
+    assert (done.code, places(done)) == (0, [])
+
+
+def test_check_of_a_change_looks_at_what_changed(
+    check: Callable[..., Done], repository: Path, spoiled: Callable[[Path], None]
+) -> None:
+    spoiled(repository / "courses" / "v 2")
+    (repository / "README.md").write_text("Other words.\n")
+    git(repository, "commit", "-qam", "x")
+    done = check(changed_since="HEAD^")
+    assert (done.code, places(done)) == (0, [])
+    assert "No adapter is among them." in done.printed
+    done = check(changed_since="HEAD~2")
+    assert (done.code, places(done)) == (1, ["courses/v%202/adapters.safetensors"])
+    assert "v1" not in done.printed
+
+
+def test_check_strictly(check: Callable[..., Done], repository: Path) -> None:
+    (repository / "courses" / "v1" / "model.pkl").write_bytes(b"\x80\x02}q\0.")
+    done = check(strict="true", paths="courses/v1")
+    assert (done.code, places(done)) == (1, ["courses/v1/model.pkl"])
+
+
+@pytest.mark.parametrize(
+    "inputs", [{"changed_since": "gone"}, {"changed_since": "--help"}, {"base": "gone"}, {"paths": ":(bad)x"}]
+)
+def test_what_cannot_be_checked_fails_and_uploads_nothing(
+    check: Callable[..., Done], inputs: dict[str, str]
+) -> None:
+    done = check(**inputs)
+    assert done.code > 1
+    assert "sarif" not in done.outputs
+
+
+def test_findings_are_uploaded_also_when_the_check_fails() -> None:
+    upload = read_yaml(".github/actions/check/action.yml")["runs"]["steps"][-1]
+    assert upload["if"].startswith("${{ !cancelled() && ")
+    assert upload["with"]["sarif_file"] == "${{ steps.check.outputs.sarif }}"
+
+
+@pytest.mark.slow
+def test_setup_installs_this_revision_beside_the_jobs_python(tmp_path: Path) -> None:
+    done = run_step(
+        "setup-fusery", "install", {"extras": "bom"}, tmp_path, tmp_path, PYTHON=str(TOOLS / "python")
+    )
+    assert done.code == 0, done.printed
+    [path] = done.paths
+    assert [each.name for each in Path(path).iterdir()] == ["fusery"]
+    said = subprocess.run([f"{path}/fusery", "--version"], capture_output=True, text=True, check=True).stdout
+    assert said.split()[-1] == done.outputs["version"]
+    # By hash and at the pinned versions; the extra is there.
+    lock = (ROOT / "requirements" / "dev.txt").read_text(encoding="utf-8")
+    listed = subprocess.run(
+        [tmp_path / "fusery" / "bin" / "uv", "pip", "freeze", "--python", tmp_path / "fusery" / "bin" / "python"],
+        capture_output=True, text=True, check=True,
+    ).stdout.splitlines()  # fmt: skip
+    names = [line.partition("==")[0] for line in listed]
+    assert {"cyclonedx-python-lib", "sqlalchemy"} <= set(names)
+    assert "mlx" not in names
+    pinned = [
+        line
+        for line in listed
+        if line.partition("==")[0] not in ("pip", "setuptools", "uv") and "@" not in line
+    ]
+    assert len(pinned) > 20
+    assert [line for line in pinned if f"{line} " not in lock] == []

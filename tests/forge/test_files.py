@@ -1,0 +1,84 @@
+"""What the forges read of a repository: each file is of the form that is laid down for it, and all say one version."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from forge_steps import ROOT, TOOLS, read_yaml
+
+VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+FORMS = {
+    "github-workflows": ".github/workflows/*.yml",
+    "github-actions": ".github/actions/*/action.yml",
+    "github-issue-config": ".github/ISSUE_TEMPLATE/config.yml",
+    "github-issue-forms": ".github/ISSUE_TEMPLATE/[!c]*.yml",
+    "dependabot": ".github/dependabot.yml",
+    "gitlab-ci": ".gitlab/*.yml",
+    "citation-file-format": "CITATION.cff",
+}
+"""Files by the schema that they have to fit."""
+
+
+@pytest.mark.parametrize("schema", FORMS)
+def test_files_fit_their_schemas(schema: str) -> None:
+    files = sorted(ROOT.glob(FORMS[schema]))
+    assert files
+    done = subprocess.run(
+        [TOOLS / "check-jsonschema", "--builtin-schema", f"vendor.{schema}", "--default-filetype", "yaml", *files],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def notes(tag: str) -> subprocess.CompletedProcess[str]:
+    """Ask for the notes of a release."""
+    return subprocess.run(
+        [sys.executable, "-P", ROOT / ".github" / "release_notes.py", tag],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_a_tag_publishes_its_section_of_the_changelog() -> None:
+    done = notes(f"v{VERSION}")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("### ")
+    assert "\n## " not in done.stdout
+    other = notes("v99.0.0")
+    assert (other.returncode, other.stdout) == (1, "")
+    assert VERSION in other.stderr
+
+
+def test_every_file_says_the_same_version() -> None:
+    citation = read_yaml("CITATION.cff")
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    released = re.findall(r"^## (\d+\.\d+\.\d+) - (\d{4}-\d\d-\d\d)$", changes, re.MULTILINE)
+    assert (citation["version"], str(citation["date-released"])) == released[0]
+    assert citation["version"] == VERSION
+    job = read_yaml(".gitlab/fusery-check.yml")["fusery-check"]
+    assert job["variables"]["FUSERY_PACKAGE"] == f"fusery=={VERSION}"
+    for page in [ROOT / "README.md", ROOT / "SECURITY.md", *(ROOT / "docs" / "guides").glob("*.md")]:
+        said = re.findall(r"fusery(?:==|[\w./-]*@v)(\d+\.\d+\.\d+)", page.read_text(encoding="utf-8"))
+        assert set(said) <= {VERSION}, page
+
+
+def test_changes_to_come_stand_above_those_that_are_out() -> None:
+    titles = re.findall(r"^## (.*)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert titles[0] == "Unreleased"
+    assert titles[1].startswith(f"{VERSION} - ")
+
+
+def test_actions_of_others_are_the_same_commit_everywhere() -> None:
+    """An action that is pinned twice, and moved on in one place, would be two programs."""
+    found: dict[str, set[str]] = {}
+    for path in [*ROOT.glob(".github/workflows/*.yml"), *ROOT.glob(".github/actions/*/action.yml")]:
+        for name, pin in re.findall(
+            r"uses: ([\w./-]+)@(\S+ # v[\d.]+)$", Path(path).read_text("utf-8"), re.MULTILINE
+        ):
+            found.setdefault(name, set()).add(pin)
+    assert len(found) > 6
+    assert {name: pins for name, pins in found.items() if len(pins) > 1} == {}

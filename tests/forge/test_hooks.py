@@ -1,0 +1,69 @@
+"""The hook for pre-commit, run by pre-commit, and the template for GitLab, run as a script."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from forge_steps import ROOT, TOOLS, git, read_yaml, run_shell
+
+from fusery.registry.admission.rules import CODES
+
+
+@pytest.fixture
+def hooked(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The repository with the hook as its users have it, but for the environment: it runs what is installed here."""
+    monkeypatch.setenv("PRE_COMMIT_HOME", str(tmp_path / "pre-commit"))
+    monkeypatch.setenv("PATH", f"{TOOLS}{os.pathsep}{os.environ['PATH']}")
+    hooks = tmp_path / "hooks"
+    hooks.mkdir()
+    shutil.copy(ROOT / ".pre-commit-hooks.yaml", hooks)
+    git(hooks, "init", "-q")
+    git(hooks, "add", ".pre-commit-hooks.yaml")
+    git(hooks, "commit", "-qm", "x")
+    hook = {"id": "fusery-check", "language": "system", "args": ["--base", "tiny"]}
+    repo = {"repo": str(hooks), "rev": git(hooks, "rev-parse", "HEAD"), "hooks": [hook]}
+    (repository / ".pre-commit-config.yaml").write_text(json.dumps({"repos": [repo]}))
+    subprocess.run([TOOLS / "pre-commit", "install"], cwd=repository, capture_output=True, check=True)
+    git(repository, "add", ".pre-commit-config.yaml")
+    return repository
+
+
+def test_a_commit_of_a_bad_adapter_is_refused(hooked: Path) -> None:
+    git(hooked, "commit", "-qm", "the hook itself")
+    (hooked / "courses" / "v 2" / "adapters.safetensors").write_bytes(b"x")
+    (hooked / "README.md").write_text("Other words.\n")
+    git(hooked, "add", "README.md")
+    git(hooked, "commit", "-qm", "what is not staged is no part of it")
+    git(hooked, "add", "-A")
+    with pytest.raises(subprocess.CalledProcessError) as refused:
+        git(hooked, "commit", "-qm", "x")
+    assert "courses/v 2\n" in refused.value.stderr
+    assert "Verdict: fail" in refused.value.stderr
+    assert "v1" not in refused.value.stderr
+
+
+def test_gitlab_runs_its_job(repository: Path, spoiled: Callable[[Path], None]) -> None:
+    job = read_yaml(".gitlab/fusery-check.yml")["fusery-check"]
+    [line] = job["script"]
+    options = {**job["variables"], "FUSERY_OPTIONS": "--base tiny"}
+    report = repository / job["artifacts"]["reports"]["codequality"]
+    spoiled(repository / "courses" / "v1")
+    done = run_shell(line, repository, **options)
+    assert done.returncode != 0
+    assert "courses/v 2\nVerdict: pass" in done.stdout
+    [issue] = json.loads(report.read_bytes())
+    assert issue["location"]["path"] == "courses/v1/adapters.safetensors"
+    assert issue["check_name"] in CODES
+
+
+def test_gitlab_reports_that_there_is_no_adapter(repository: Path) -> None:
+    git(repository, "rm", "-rq", "courses")
+    [line] = read_yaml(".gitlab/fusery-check.yml")["fusery-check"]["script"]
+    assert run_shell(line, repository, FUSERY_OPTIONS="").returncode == 0
+    assert json.loads((repository / "gl-code-quality-report.json").read_bytes()) == []
