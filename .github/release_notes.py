@@ -1,6 +1,6 @@
 """Print what CHANGELOG.md says of a release, and fail unless its tag, pyproject.toml and the changelog agree.
 
-    python .github/release_notes.py v0.1.0
+For example: python .github/release_notes.py v0.1.0
 """
 
 from __future__ import annotations
