@@ -9,7 +9,9 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from forge_steps import ROOT, TOOLS, read_yaml
+from check_jsonschema import main as check_jsonschema
+from click.testing import CliRunner
+from forge_steps import ROOT, read_yaml
 
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
 FORMS = {
@@ -28,11 +30,9 @@ FORMS = {
 def test_files_fit_their_schemas(schema: str) -> None:
     files = sorted(ROOT.glob(FORMS[schema]))
     assert files
-    done = subprocess.run(
-        [TOOLS / "check-jsonschema", "--builtin-schema", f"vendor.{schema}", "--default-filetype", "yaml", *files],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
+    words = ["--builtin-schema", f"vendor.{schema}", "--default-filetype", "yaml", *map(str, files)]
+    done = CliRunner().invoke(check_jsonschema, words)
+    assert done.exit_code == 0, done.output
 
 
 def notes(tag: str) -> subprocess.CompletedProcess[str]:
