@@ -1,0 +1,225 @@
+"""Make the golden artifacts of a release: what it wrote, for later versions to read.
+
+    PYTHONPATH=tests:tests/support/models .venv/bin/python -P -m golden.make    # on the tag of the release
+
+Writes `tests/golden/VERSION/` of the version that is checked out, by its own commands: a home with its database and store,
+a backup, a bundle of each target that needs no other interpreter, exports, signatures and an anchor, and
+`surface.json`, the names that others build on; all in `artifacts.tar.xz`, with its digest beside it.  A folder that is there
+already is left as it is: what was released is never made anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import shutil
+import sys
+import tarfile
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import tiny_models
+from golden import surface
+
+from fusery.cli.main import run
+
+HERE = Path(__file__).resolve().parent
+REF = "course_rec@2"
+SHAPE: dict[str, Any] = {"layers": 1, "hidden": 32, "intermediate": 64, "vocab": 260, "tied": True}
+
+FUSES: dict[str, tuple[str, ...]] = {
+    "keep": (REF, "--precision", "keep", "--accept-loss"),
+    "dither": (REF, "--precision", "dither", "--seed", "7", "--accept-loss"),
+    "mixed": (REF, "--precision", "mixed", "--accept-loss"),
+    "dequantize": (REF, "--precision", "dequantize"),
+    "quantize": (REF, "--quantize", "8", "--group-size", "32", "--accept-loss"),
+    "two": (REF, "--precision", "dequantize", "--with", "course_rec@1:0.5"),
+    "dora once": ("dora@1", "--precision", "dequantize", "--rounding", "once"),
+    "dora as mlx-lm": ("dora@1", "--precision", "dequantize", "--rounding", "mlx-lm"),
+}
+"""What is fused before the base is calibrated: each of these is a recipe of its own."""
+
+SHAPED: dict[str, tuple[str, ...]] = {
+    "shaped": ("course_rec@1", "--precision", "dither", "--accept-loss"),
+    "shaped mixed": ("course_rec@1", "--precision", "mixed", "--accept-loss"),
+}
+"""What is fused with the calibration."""
+
+BUNDLES: dict[str, tuple[str, ...]] = {
+    "model": (REF, "--target", "model"),
+    "archive.tar.zst": (REF, "--target", "archive"),
+    "docker": (REF, "--target", "docker"),
+    "adapters": ("course_rec@1", REF, "--target", "adapters"),
+    "vllm": ("course_rec@1", REF, "--target", "vllm", "--base-name", "org/tiny"),
+    "k8s": (
+        "course_rec@1",
+        REF,
+        "--target",
+        "k8s",
+        "--location",
+        "oci://team/adapters:v1",
+        "--base-name",
+        "org/tiny",
+    ),
+    "lorax": (REF, "--target", "lorax", "--base-name", "org/tiny"),
+    "ollama": (REF, "--target", "ollama"),
+    "llamacpp": (REF, "--target", "llamacpp"),
+    "gguf": (REF, "--target", "gguf"),
+    "oci": (REF, "--target", "oci"),
+    "hub": (REF, "--target", "hub"),
+}
+
+DOCUMENTS: dict[str, tuple[str, ...]] = {
+    "base list": ("base", "list"),
+    "list": ("list",),
+    "show": ("show", REF),
+    "history": ("history", "course_rec"),
+    "diff": ("diff", "course_rec@1", REF),
+    "alias list": ("alias", "list"),
+    "alias history": ("alias", "history", "course_rec#prod"),
+    "rules list": ("rules", "list"),
+    "eval list": ("eval", "list", REF),
+    "deploy list": ("deploy", "list", "--all"),
+    "lineage": ("lineage", REF),
+    "signature list": ("signature", "list", REF),
+    "trust list": ("trust", "list"),
+    "token list": ("token", "list"),
+    "webhook list": ("webhook", "list"),
+    "events": ("events", "--limit", "1000"),
+    "attest": ("attest", REF),
+}
+"""What is asked of the registry when all is made; each later version has to answer the same, and may say more."""
+
+
+def main() -> None:
+    """Make the artifacts of the version that is here."""
+    target = HERE / version("fusery")
+    if target.exists():
+        sys.exit(f"{target} is there already: what was released is never made anew")
+    # Paths are on record, so that they are to say nothing of the machine.
+    folder = Path(tempfile.gettempdir()) / "fusery-golden"
+    folder.mkdir()
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        fused = prepare(folder)
+        known = {
+            "version": version("fusery"),
+            "made in": str(folder),
+            "answers": {name: answer(*words) for name, words in DOCUMENTS.items()},
+            "fused": fused,
+        }
+        Path("expected.json").write_text(json.dumps(known, indent=1, sort_keys=True))
+        Path("surface.json").write_text(json.dumps(surface.surface(), indent=1, sort_keys=True))
+        # The cache is no part of what lasts, and what was registered is in the store.
+        for name in ("home/cache", "tiny", "adapter1", "adapter2", "adapter3"):
+            shutil.rmtree(folder / name)
+        target.mkdir()
+        with tarfile.open(target / "artifacts.tar.xz", "w:xz") as archive:
+            for path in sorted(folder.rglob("*")):
+                archive.add(path, path.relative_to(folder), recursive=False, filter=_plain)
+    finally:
+        os.chdir(before)
+        shutil.rmtree(folder)
+    digest = hashlib.sha256((target / "artifacts.tar.xz").read_bytes()).hexdigest()
+    (target / "SHA256SUMS").write_text(f"{digest}  artifacts.tar.xz\n")
+
+
+def prepare(folder: Path) -> dict[str, dict[str, str]]:
+    """Make a registry by its commands, and all that it writes for others; return the key and the digest of each fused model."""
+    os.environ.update(FUSERY_HOME=str(folder / "home"), FUSERY_USER="golden")
+    tiny_models.make_base(folder / "tiny", bits=4, group_size=32, **SHAPE)
+    for number, kind in enumerate(("lora", "lora", "dora"), 1):
+        tiny_models.make_adapter(
+            folder / f"adapter{number}",
+            folder / "tiny",
+            seed=number,
+            rank=4,
+            num_layers=1,
+            fine_tune_type=kind,
+        )
+    Path("prompts.txt").write_text(
+        "What is a golden artifact?\nWhat a release wrote, for later ones to read.\n"
+    )
+    answer("init")
+    answer("base", "add", "tiny", "--name", "tiny")
+    course = ("--base", "tiny", "--task", "course_rec", "--dataset", "courses", "--examples", "120")
+    answer("register", "adapter1", *course, "--date", "20260115", "--val-loss", "0.61", "--note", "Ünïcode")
+    answer(
+        "register",
+        "adapter2",
+        *course,
+        "--date",
+        "20260201",
+        "--val-loss",
+        "0.42",
+        "--parent",
+        "course_rec@1",
+        "--tag",
+        "team=search",
+    )
+    answer("register", "adapter3", "--base", "tiny", "--task", "dora", "--date", "20260202")
+    answer("amend", REF, "--examples", "121", "--reason", "typo")
+    answer("shrink", REF, "--rank", "2", "--task", "small")
+    Path("results.json").write_text('{"courses.acc": 0.75}')
+    answer("eval", "record", REF, "results.json", "--dataset", "courses", "--split", "test")
+    fused = {name: answer("fuse", *words, "--publish", "recipe") for name, words in FUSES.items()}
+    answer("base", "calibrate", "tiny", "--prompts", "prompts.txt")
+    fused |= {name: answer("fuse", *words, "--publish", "recipe") for name, words in SHAPED.items()}
+    answer("fuse", "course_rec@1", "--precision", "keep", "--accept-loss", "--publish", "full")
+    answer("trust", "keygen", "anna")
+    answer("trust", "add", "anna", "anna.pub", "--for", "*#prod")
+    answer("sign", REF, "--key", "anna.pem")
+    Path("bundles").mkdir()
+    for name, words in BUNDLES.items():
+        answer("materialize", *words, f"bundles/{name}")
+    answer("sign", "bundles/model", "--key", "anna.pem")
+    answer("sign", "bundles/archive.tar.zst", "--key", "anna.pem")
+    Path("exports").mkdir()
+    for form in ("mlx", "peft"):
+        Path(f"exports/{form}").mkdir()
+        answer("export", REF, f"exports/{form}", "--format", form)
+    answer("sign", f"exports/mlx/{next(Path('exports/mlx').iterdir()).name}", "--key", "anna.pem")
+    answer("rules", "set", "canary", "--admission", "no_errors")
+    answer("alias", "set", "course_rec@1", "prod", "--reason", "first")
+    answer("alias", "set", REF, "prod", "--reason", "better")
+    os.environ["FUSERY_USER"] = "ben"  # an author's own approval counts for nothing
+    answer("approve", REF, "canary")
+    os.environ["FUSERY_USER"] = "golden"
+    answer("promote", REF, "canary")
+    answer("deploy", "record", REF, "eu/ranker")
+    answer("deploy", "record", "course_rec@1", "lab")
+    answer("deploy", "end", "lab")
+    answer("yank", "small@1", "--reason", "worse")
+    answer("token", "create", "ci", "--role", "publisher")
+    answer("webhook", "add", "https://hooks.example.org/fusery", "--on", "alias.moved", "--name", "ci")
+    answer("attest", REF, "-o", "attestation.json", "--key", "anna.pem")
+    answer("signature", "anchor", "-o", "anchor.json", "--key", "anna.pem")
+    answer("backup", "backup")
+    Path("anna.pem").unlink()  # of no use, and those who look for lost keys would find it
+    return {name: {key: each[key] for key in ("key", "digest")} for name, each in fused.items()}
+
+
+def answer(*words: str) -> Any:
+    """Run a command and return its document."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        code = run([*words, "--json"])
+    if code:
+        sys.exit(f"fusery {' '.join(words)}: exit code {code}\n{out.getvalue()}")
+    return json.loads(out.getvalue())
+
+
+def _plain(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+    entry.uid = entry.gid = 0
+    entry.uname = entry.gname = ""
+    return entry
+
+
+if __name__ == "__main__":
+    main()

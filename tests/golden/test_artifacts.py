@@ -1,0 +1,173 @@
+"""What each release wrote is read by this version: its home, backup, bundles, exports, signatures and recipes.
+
+Other tests look at each revision of the schema by itself, with rows of today in the tables of then: `tests/migrations` at each
+step, `tests/registry/backup/test_older_backups.py` at backups.  Here are the very bytes that a release wrote, whatever
+today's code would write in their place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from golden import holding
+from golden.make import BUNDLES, DOCUMENTS, REF
+from golden.releases import HERE, RELEASES, unpacked
+
+from fusery.cli.main import run
+
+Ask = Callable[..., Any]
+
+
+@pytest.fixture(params=RELEASES)
+def release(request: pytest.FixtureRequest) -> str:
+    """The version that wrote what is read."""
+    return str(request.param)
+
+
+@pytest.fixture
+def artifacts(release: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of what it wrote."""
+    return Path(shutil.copytree(unpacked(release, tmp_path_factory), tmp_path / "artifacts"))
+
+
+@pytest.fixture
+def said(artifacts: Path) -> dict[str, Any]:
+    """What it said of that."""
+    read: dict[str, Any] = json.loads((artifacts / "expected.json").read_text(encoding="utf-8"))
+    return read
+
+
+@pytest.fixture
+def ask(artifacts: Path, monkeypatch: pytest.MonkeyPatch) -> Ask:
+    """Run a command of this version on a copy of its home, and return the document."""
+    monkeypatch.chdir(artifacts)
+    monkeypatch.setenv("FUSERY_USER", "tester")
+    return asking(artifacts / "home")
+
+
+def asking(home: Path) -> Ask:
+    """Return a function that runs a command in a home, and returns its document."""
+
+    def asked(*words: str | Path, code: int = 0) -> Any:
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out):
+            ended = run(["--home", str(home), *map(str, words), "--json"])
+        assert ended == code, (words, out.getvalue())
+        return json.loads(out.getvalue())
+
+    return asked
+
+
+def require_answers(ask: Ask, said: dict[str, Any]) -> None:
+    """Fail if a registry does not answer what it answered then."""
+    now = {name: ask(*words) for name, words in DOCUMENTS.items()}
+    events = said["answers"]["events"]
+    # An upgrade has an entry of its own, and so has a restore: the log goes on.
+    now["events"] = [each for each in now["events"] if each["seq"] <= events[-1]["seq"]]
+    assert list(holding.unanswered(said["answers"], now)) == []
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_nothing_that_was_released_is_changed(release: str) -> None:
+    lines = (HERE / release / "SHA256SUMS").read_text().splitlines()
+    sums = {name: digest for digest, name in (line.split("  ") for line in lines)}
+    files = [path for path in (HERE / release).iterdir() if path.name != "SHA256SUMS"]
+    assert sums == {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_its_home_is_whole_and_answers_as_it_did(ask: Ask, said: dict[str, Any]) -> None:
+    ask("db", "upgrade")
+    assert ask("db", "check")["differences"] == []
+    require_answers(ask, said)
+    report = ask("audit")
+    assert report["problems"] == []
+    assert report["checked"]["fused"] >= len(said["fused"])
+    assert ask("audit", "--chain", "--anchor", "anchor.json", "--key", "anna.pub")["problems"] == []
+
+
+def test_its_recipes_give_the_same_bits(ask: Ask, said: dict[str, Any]) -> None:
+    ask("db", "upgrade")
+    adapters = {"dora once": "dora@1", "dora as mlx-lm": "dora@1"}
+    assert said["fused"]
+    for name, made in said["fused"].items():
+        adapter = adapters.get(name, "course_rec@1" if name.startswith("shaped") else REF)
+        fused = ask("fuse", adapter, "--recipe", made["key"], "--accept-loss")
+        assert (fused["key"], fused["digest"]) == (made["key"], made["digest"]), name
+
+
+def test_its_backup_is_restored(
+    artifacts: Path,
+    said: dict[str, Any],
+    ask: Ask,
+    tmp_path: Path,
+    empty_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On PostgreSQL as well: these are the rows of a team's database, brought up by the same migrations."""
+    monkeypatch.setenv("FUSERY_HOME", str(tmp_path / "restored"))
+    monkeypatch.setenv("FUSERY_DATABASE_URL", empty_url)
+    restored = asking(tmp_path / "restored")
+    restored("restore", artifacts / "backup", "--own")
+    assert restored("db", "check")["differences"] == []
+    require_answers(restored, said)
+    assert restored("audit")["problems"] == []
+
+
+def test_another_home_pulls_from_it(artifacts: Path, said: dict[str, Any], ask: Ask, tmp_path: Path) -> None:
+    ask("db", "upgrade")  # both sides of a pull have the same schema
+    here = asking(tmp_path / "here")
+    here("init")
+    for reference in ("course_rec", "dora@1"):
+        here("pull", reference, "--from", artifacts / "home", "--fused")
+    facts = [
+        {key: each[key] for key in ("name", "digest", "rank", "val_loss", "tags")}
+        for each in said["answers"]["list"]
+        if each["task"] != "small"
+    ]
+    assert list(holding.unanswered(facts, list(here("list")))) == []
+    # A claim of another's, until it is made here.
+    assert here("fuse", REF, "--precision", "dequantize")["digest"] == said["fused"]["dequantize"]["digest"]
+    assert here("audit")["problems"] == []
+
+
+def test_its_bundles_are_read(ask: Ask) -> None:
+    ask("db", "upgrade")
+    for bundle in BUNDLES:
+        place = Path("bundles", bundle)
+        signed = Path("bundles", f"{bundle}.sig").exists()
+        checked = ask("verify", place, "--key", "anna.pub", code=0 if signed else 3)
+        assert checked["problems"] == [], bundle
+        assert ask("identify", place)["intact"], bundle
+
+
+def test_its_exports_are_taken_in(ask: Ask, said: dict[str, Any], tmp_path: Path) -> None:
+    ask("db", "upgrade")
+    here = asking(tmp_path / "here")
+    here("pull", "tiny", "--from", "home")
+    folders = {form: next(Path("exports", form).glob("adapters_*[!g]")) for form in ("mlx", "peft")}
+    taken = here("import", folders["mlx"])
+    then = next(each for each in said["answers"]["list"] if each["name"] == taken["name"])
+    kept = ("digest", "val_loss", "rank", "examples", "tags")
+    assert {key: taken[key] for key in kept} == {key: then[key] for key in kept}
+    assert here("verify", folders["mlx"], "--key", "anna.pub")["problems"] == []
+    assert ask("identify", folders["peft"])["verdict"] == "known"
+
+
+def test_its_attestation_is_signed_and_says_the_same(ask: Ask, said: dict[str, Any]) -> None:
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+    from securesystemslib.dsse import Envelope
+    from securesystemslib.signer import SSlibKey
+
+    envelope = Envelope.from_dict(json.loads(Path("attestation.json").read_text(encoding="utf-8")))
+    (key,) = ask("trust", "list")
+    public = SSlibKey.from_crypto(load_pem_public_key(Path("anna.pub").read_bytes()), keyid=key["key_id"])
+    assert list(envelope.verify([public], 1)) == [key["key_id"]]
+    assert list(holding.unanswered(json.loads(envelope.payload), ask("attest", REF))) == []
