@@ -13,7 +13,6 @@ untouched since lies elsewhere (see `vouchers`), and without it every entry is h
 from __future__ import annotations
 
 import os
-import stat
 import time
 import uuid
 from collections.abc import Collection, Iterator
@@ -142,11 +141,12 @@ class FusedCache:
         if folder.parent != self.root / "tmp":
             raise ValueError(f"{folder} was not made by build()")
         with os_failures(f"publish {folder}", near=self.root):
+            rights = folder.parent.stat().st_mode & 0o777  # of those for whom the cache was made
             for name, (size, *_) in (folder_state(folder) or {}).items():
                 if size != NOT_A_FILE:
-                    (folder / name).chmod(0o444)
+                    (folder / name).chmod(0o444 & rights)
             state, certain = self._require(folder, manifest, hashed=hashed)
-            folder.chmod(stat.S_IMODE(folder.parent.stat().st_mode) & 0o777)
+            folder.chmod(rights)
             # No fsync: the files are a cache of what can be rebuilt, and syncing gigabytes would double the time of a
             # fuse.  What a crash of the machine tears is found, since a voucher does not hold beyond it.
             for _ in range(ATTEMPTS):
@@ -396,5 +396,5 @@ class FusedCache:
 def _identity(folder: Path) -> tuple[int, int] | None:
     """Return what a name cannot be given to anything else without changing; None for what others can enter."""
     found = folder.lstat()
-    private = found.st_uid == os.geteuid() and stat.S_IMODE(found.st_mode) & 0o077 == 0
+    private = found.st_uid == os.geteuid() and found.st_mode & 0o077 == 0
     return (found.st_dev, found.st_ino) if private else None

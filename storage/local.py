@@ -40,6 +40,7 @@ from .publishing import (
     link_exclusive,
     make_folders,
     new_part,
+    open_as_folder,
     part_beside,
     sync_file,
     sync_folder,
@@ -255,6 +256,7 @@ class LocalStore(BlobStore):
                 return
             with self._part() as (part, fd):
                 write_all(fd, document)
+                open_as_folder(fd, 0o644, self.root)
                 sync_file(fd)
                 try:
                     link_exclusive(part, self.root / FORMAT_NAME)
@@ -327,10 +329,10 @@ class LocalStore(BlobStore):
 
     def _publish(self, part: Path, fd: int, blob: Blob) -> None:
         """Give a complete part file its blob's name, durably."""
-        os.fchmod(fd, 0o444)
-        sync_file(fd)
         final = self._path(blob.digest, blob.generation)
         make_folders(final.parent)
+        open_as_folder(fd, 0o444, final.parent)
+        sync_file(fd)
         for _ in range(ATTEMPTS):
             try:
                 link_exclusive(part, final)

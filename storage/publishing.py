@@ -81,6 +81,14 @@ def new_part(path: Path, mode: int = 0o666) -> Iterator[tuple[Path, int]]:
         path.unlink(missing_ok=True)
 
 
+def open_as_folder(fd: int, mode: int, folder: Path) -> None:
+    """Give a file a mode, without the rights that its folder gives nobody.
+
+    Whoever made the folder had said by the umask who is to have them; what many write to has many umasks.
+    """
+    os.fchmod(fd, mode & folder.stat().st_mode)
+
+
 def part_beside(destination: Path, mode: int = 0o666) -> AbstractContextManager[tuple[Path, int]]:
     """Return `new_part` under a fresh name in the folder of `destination`, so that a rename stays on one disk."""
     return new_part(destination.parent / f".{uuid.uuid4().hex}.part", mode)

@@ -146,3 +146,21 @@ def test_ages_are_those_of_the_last_write(backend: LocalBackend) -> None:
     backend.write("tmp/old.part", b"x")
     (leftover,) = backend.store.leftovers()
     assert leftover.age_seconds < 600
+
+
+@pytest.mark.parametrize(
+    ("umask", "blobs", "document"), [(0o022, 0o444, 0o644), (0o027, 0o440, 0o640), (0o077, 0o400, 0o600)]
+)
+def test_it_is_for_those_for_whom_its_folder_is(
+    tmp_path: Path, umask: int, blobs: int, document: int
+) -> None:
+    before = os.umask(umask)
+    try:
+        store = LocalStore(tmp_path / "store")
+        store.initialise("id")
+        made = [store.put_bytes(HELLO), store.put_file(file_with(tmp_path, LARGE))]
+    finally:
+        os.umask(before)
+    modes = [stat.S_IMODE((store.root / name_of(blob.digest)).stat().st_mode) for blob in made]
+    assert modes == [blobs, blobs]
+    assert stat.S_IMODE((store.root / "format.json").stat().st_mode) == document
