@@ -60,7 +60,8 @@ def _parameter(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]
         yield f"does not take {', '.join(sorted(missing))} any more"
     if "choices" in now and "choices" not in then:
         yield "does not take everything any more"
-    if "default" in then and now.get("default") != then["default"]:
+    # Libraries have several ways to say that a flag is not set.
+    if "default" in then and (now.get("default") or False) != (then["default"] or False):
         yield f"is {now.get('default')!r} by default, and was {then['default']!r}"
 
 
