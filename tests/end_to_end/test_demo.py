@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 from installation import PROGRAM, Installation
 
 README = Path(__file__).parents[2] / "README.md"
+HOOKS = Path(__file__).parents[1] / "promises" / "hooks"
 
 pytestmark = [
     pytest.mark.slow,
@@ -22,11 +24,21 @@ pytestmark = [
 ]
 
 
+def require_nothing_unasked(log: Path) -> None:
+    """Fail if any process of the demo connected to anything; `promises` looks at all other commands."""
+    noted = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    assert noted
+    assert [each for each in noted if each[0] == "network"] == []
+
+
 def test_one_sees_that_the_fused_model_learned_it_and_what_four_bits_would_drop(
     installation: Installation,
 ) -> None:
-    done = installation.json("demo", "--folder", "demo")
+    log = installation.folder / "noted"
+    watched = {"WATCHED_LOG": str(log), "PYTHONPATH": str(HOOKS)}
+    done = json.loads(installation.run("demo", "--folder", "demo", "--json", variables=watched))
     printed_documents.require("demo", done)
+    require_nothing_unasked(log)
     expected = {answer["expected"] for answer in done["answers"]}
     answers = {answer["model"]: answer["answer"] for answer in done["answers"]}
     assert {answers["base + adapter"], answers["fused"]} == expected
