@@ -9,7 +9,7 @@ WORKERS ?= 2
 # Each new process of a test would compile everything again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-fast check format docs bench bench-compare soak build sdist sbom lock clean
+.PHONY: help demo test test-fast check format docs site bench bench-compare soak build sdist sbom lock clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -18,13 +18,13 @@ help:  ## Show this list
 demo: $(VENV)/.demo  ## Run the main job on a real language model, in a folder of its own
 	$(BIN)/fusery demo --folder demo-home
 
-test: $(VENV)/.dev $(VENV)-peft/.peers $(VENV)-azurite/.server $(VENV)-browser/.browser  ## Run every test, the slow ones too (fetches PyTorch and PEFT)
+test: $(VENV)/.dev $(VENV)-peft/.peers $(VENV)-azurite/.server $(VENV)-browser/.browser $(VENV)-site/.site  ## Run every test, the slow ones too (fetches PyTorch and PEFT)
 	OPENBLAS_NUM_THREADS=1 PEFT_PYTHON=$(VENV)-peft/bin/python $(BIN)/python -P -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 test-fast: $(VENV)/.dev  ## Run the tests that take seconds
 	$(BIN)/python -P -m pytest -n $(WORKERS) --dist worksteal -m "not slow" $(ARGS)
 
-check: $(VENV)/.dev  ## Format, lint, types, import contracts, generated pages and the examples in the docs
+check: $(VENV)/.dev $(VENV)-site/.site  ## Format, lint, types, import contracts, generated pages, the site and the examples in the docs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -42,6 +42,9 @@ format: $(VENV)/.dev  ## Format the code and mend what the linter can mend
 docs: $(VENV)/.dev  ## Make the reference pages from the code
 	$(BIN)/python -P docs/make_reference.py
 	$(BIN)/python -P docs/make_architectures.py
+
+site: $(VENV)-site/.site  ## Build the documentation site in site/dev; make site ARGS=--release builds the version's
+	$(VENV)-site/bin/python -P docs/make_site.py $(ARGS)
 
 bench: $(VENV)/.dev $(VENV)-bench/.peers  ## Measure against peers in the same run (fetches PyTorch, PEFT and MLflow)
 	$(BIN)/python benchmarks/fuse.py --peft-python $(VENV)-bench/bin/python $(ARGS)
@@ -85,10 +88,11 @@ lock: $(VENV)/.uv  ## Pin all requirements anew, by hash
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --extra web --extra postgres --extra s3 -c requirements/dev.txt -o requirements/team.txt pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate -o requirements/peft.txt requirements/peft.in
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate -o requirements/release.txt requirements/release.in
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate -o requirements/site.txt requirements/site.in
 	$(BIN)/uv pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_28 --generate-hashes --no-header --no-annotate --no-emit-package torchaudio --no-emit-package torchcodec -o requirements/vllm.txt requirements/vllm.in pyproject.toml
 
 clean:  ## Remove what make made
-	rm -rf $(VENV) $(VENV)-azurite $(VENV)-bench $(VENV)-browser $(VENV)-peft $(VENV)-release $(VENV)-vllm demo-home build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-azurite $(VENV)-bench $(VENV)-browser $(VENV)-peft $(VENV)-release $(VENV)-site $(VENV)-vllm demo-home build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # `uv` resolves nothing here: it only installs what the files pin, much faster than an old pip.
 $(VENV)/.uv: requirements/uv.txt
@@ -119,6 +123,12 @@ $(VENV)-peft/.peers: $(VENV)/.uv requirements/peft.txt
 $(VENV)-release/.tools: $(VENV)/.uv requirements/release.txt
 	$(PYTHON) -m venv $(VENV)-release
 	$(BIN)/uv pip install --quiet --python $(VENV)-release/bin/python --require-hashes -r requirements/release.txt
+	@touch $@
+
+# What builds the documentation site: it needs nothing of fusery.
+$(VENV)-site/.site: $(VENV)/.uv requirements/site.txt
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(VENV)-site
+	$(BIN)/uv pip install --quiet --python $(VENV)-site/bin/python --require-hashes --only-binary :all: -r requirements/site.txt
 	@touch $@
 
 # vLLM's build for a CPU, for Python 3.11 on Linux x86-64; PyTorch's is where pip is told to look, if it is.

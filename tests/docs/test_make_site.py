@@ -1,0 +1,189 @@
+"""The documentation site: it says what the pages say, every link leads somewhere, and nothing comes from elsewhere."""
+
+from __future__ import annotations
+
+import json
+import posixpath
+from collections import Counter
+from functools import cache
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import built_site
+import make_site
+import pytest
+from markdown_it import MarkdownIt
+
+pytestmark = pytest.mark.skipif(not built_site.PYTHON.exists(), reason=built_site.MISSING)
+ROOT = built_site.ROOT
+BLOCKS = {"h1", "h2", "h3", "h4", "li", "table", "tr", "td", "th", "pre", "img", "a", "ul", "ol"}
+VOID = {"img", "br", "hr", "input", "meta", "link"}
+MEND = "leave an empty line before a list or a table, and indent what belongs to an item by four spaces"
+
+
+class Page(HTMLParser):
+    """What stands in a page: its words, how many blocks of each kind, where it leads and what it loads."""
+
+    def __init__(self, text: str, *, whole: bool) -> None:
+        super().__init__()
+        self.whole = self.inside = whole
+        self.skipped = self.items = 0
+        self.blocks: Counter[str] = Counter()
+        self.parts: list[str] = []
+        self.links: list[str] = []
+        self.loaded: list[str] = []
+        self.anchors: set[str] = set()
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = {name: value or "" for name, value in attrs}
+        self.anchors.add(given.get("id", ""))
+        if tag == "a" and "href" in given:
+            self.links.append(given["href"])
+        elif "src" in given or tag == "link":
+            self.loaded.append(given.get("src") or given.get("href", ""))
+        if tag == "article" and not self.whole:
+            self.inside = True
+        elif self.inside and (self.skipped or "headerlink" in given.get("class", "")):
+            self.skipped += tag not in VOID
+        elif self.inside and given.get("id") != "__skip":
+            self._count(tag)
+
+    def _count(self, tag: str) -> None:
+        self.items += tag == "li"
+        if tag in BLOCKS:
+            # A table that should belong to an item of a list is one beside it where it is indented too little.
+            self.blocks[f"{tag} in an item" if self.items and tag != "a" else tag] += 1
+            self.parts.append(" ")
+        elif tag in ("p", "br"):
+            self.parts.append(" ")
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "article" and not self.whole:
+            self.inside = False
+        elif self.inside and self.skipped:
+            self.skipped -= tag not in VOID
+        elif self.inside:
+            self.items -= tag == "li"
+
+    def handle_data(self, data: str) -> None:
+        if self.inside and not self.skipped:
+            self.parts.append(data)
+
+    @property
+    def words(self) -> list[str]:
+        return "".join(self.parts).split()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site of this repository."""
+    into = tmp_path_factory.mktemp("site")
+    built = built_site.build(ROOT, into)
+    assert built.returncode == 0, built.stderr
+    return into
+
+
+@cache
+def read(path: Path) -> Page:
+    return Page(path.read_text(encoding="utf-8"), whole=False)
+
+
+def test_the_site_says_what_the_pages_say(site: Path) -> None:
+    """Each is read by the rules of CommonMark, as a repository shows it, and compared with what the site made of it."""
+    pages = make_site.Pages(ROOT, site).places
+    reader = MarkdownIt("commonmark").enable("table")
+    for name, place in pages.items():
+        if name.endswith(".md"):
+            there = posixpath.dirname(place) if place.endswith("index.md") else place.removesuffix(".md")
+            made = read(site / "dev" / there / "index.html")
+            meant = Page(reader.render((ROOT / name).read_text(encoding="utf-8")), whole=True)
+            assert made.blocks == meant.blocks, f"{name}: {MEND}"
+            assert made.words == meant.words, name
+    assert len(pages) > 90
+
+
+def test_every_link_leads_somewhere_and_nothing_is_loaded_from_elsewhere(site: Path) -> None:
+    pages = sorted(site.rglob("*.html"))
+    assert len(pages) > 90
+    wrong = []
+    for path in pages:
+        for target in [*read(path).links, *read(path).loaded]:
+            parts = urlsplit(target)
+            if parts.scheme or parts.netloc:
+                continue
+            there = path.parent / unquote(parts.path) if parts.path else path
+            there = there / "index.html" if there.is_dir() else there
+            if not there.is_file():
+                wrong.append(f"{path.relative_to(site)}: {target}")
+            elif parts.fragment and there.suffix == ".html":
+                anchors = read(there.resolve()).anchors
+                wrong += [] if unquote(parts.fragment) in anchors else [f"{path.relative_to(site)}: {target}"]
+        wrong += [f"{path}: {each}" for each in read(path).loaded if urlsplit(each).netloc]
+    assert wrong == []
+
+
+@pytest.fixture(scope="module")
+def versions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small site of several versions."""
+    return built_site.versions(tmp_path_factory.mktemp("versions"))
+
+
+def test_a_file_is_shown_as_a_page_and_decisions_are_listed(versions: Path) -> None:
+    assert read(versions / "dev/examples/receiver.py/index.html").words == [
+        "examples/receiver.py",
+        'print("```")',
+    ]
+    assert read(versions / "dev/decisions/index.html").words[-3:] == ["First", "of", "all"]
+    assert "../../examples/receiver.py/" in read(versions / "dev/guides/one/index.html").links
+
+
+def test_versions_stand_beside_each_other_and_the_start_leads_to_the_latest(versions: Path) -> None:
+    listed = json.loads((versions / "versions.json").read_text(encoding="utf-8"))
+    assert [(each["version"], each["aliases"]) for each in listed] == [
+        ("0.10.0", ["latest"]),
+        ("0.9.0", []),
+        ("dev", []),
+    ]
+    assert read(versions / "index.html").links == ["0.10.0/"]
+    assert (versions / "0.9.0/guides/one/index.html").is_file()
+    assert not (versions / "0.10.0/gone").exists()
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (
+            {"README.md": "# start\n\n[x](docs/no.md)\n"},
+            "README.md links to docs/no.md: there is no such page",
+        ),
+        (
+            {"docs/guides/one.md": "# One\n\n[x](../../../etc/passwd)\n"},
+            "docs/guides/one.md links to ../../../etc/",
+        ),
+        ({"CHANGELOG.md": "# Changes\n\n[x](docs/guides/one.md#no)\n"}, "anchor does not exist"),
+        ({"docs/new.md": "# New\n"}, "The navigation lacks new.md: name it in docs/zensical.toml"),
+    ],
+    ids=["a page", "outside", "an anchor", "navigation"],
+)
+def test_what_leads_nowhere_ends_the_build(tmp_path: Path, changed: dict[str, str], said: str) -> None:
+    project = built_site.small_project(tmp_path / "project", {**built_site.SMALL, **changed})
+    built = built_site.build(project, tmp_path / "site")
+    assert built.returncode == 1
+    assert said in built.stderr
+    assert "Traceback" not in built.stderr
+    assert not (tmp_path / "site").exists()
+
+
+def test_a_page_that_the_navigation_names_and_nobody_wrote(tmp_path: Path) -> None:
+    with pytest.raises(make_site.SiteError, match=r"names gone\.md, which is not there"):
+        make_site.configure('nav = [\n "index.md", "gone.md",\n]\n', ["index.md"])
+
+
+def test_links_in_code_stay_as_they_are(tmp_path: Path) -> None:
+    text = "# One\n\n`[x](no.md)`, [`--to`](two.md#a)\n\n```text\n[x](no.md)\n```\n"
+    pages = {**built_site.SMALL, "docs/guides/one.md": text, "docs/guides/two.md": "# a\n"}
+    project = built_site.small_project(tmp_path / "project", pages)
+    make_site.Pages(project, tmp_path / "pages").gather()
+    assert (tmp_path / "pages/guides/one.md").read_text(encoding="utf-8") == text

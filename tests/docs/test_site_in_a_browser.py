@@ -1,0 +1,128 @@
+"""The documentation site in a real browser: alone, quiet and accessible, searched, in light and dark, on a phone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import browser
+import built_site
+import pytest
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not browser.is_complete(), reason=browser.MISSING),
+    pytest.mark.skipif(not built_site.PYTHON.exists(), reason=built_site.MISSING),
+]
+PAGES = (
+    "",
+    "guides/fuse/",
+    "reference/settings/",
+    "decisions/",
+    "measurements/",
+    "examples/webhooks/receiver.py/",
+)
+LOOKS: dict[str, dict[str, Any]] = {
+    "light": {"color_scheme": "light", "viewport": {"width": 1280, "height": 900}},
+    "dark": {"color_scheme": "dark", "viewport": {"width": 1280, "height": 900}},
+    "phone": {"color_scheme": "light", "viewport": {"width": 390, "height": 844}},
+}
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """A browser."""
+    with browser.running() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Where the site of this repository is."""
+    into = tmp_path_factory.mktemp("site")
+    built = built_site.build(built_site.ROOT, into)
+    assert built.returncode == 0, built.stderr
+    with built_site.serving(into) as served:
+        yield served
+
+
+class Reader:
+    """A page of a browser, what it asked for and what it complained about."""
+
+    def __init__(self, chromium: Any, **look: Any) -> None:
+        self.context = chromium.new_context(bypass_csp=True, **look)
+        self.asked: list[str] = []
+        self.said: list[str] = []
+        self.context.on("request", lambda request: self.asked.append(request.url))
+        self.page = self.context.new_page()
+        self.page.on("console", lambda message: self.said.append(message.text))
+        self.page.on("pageerror", lambda error: self.said.append(str(error)))
+
+    def ground(self) -> str:
+        """Return the colour on which the page is written."""
+        colour: str = self.page.evaluate("getComputedStyle(document.body).backgroundColor")
+        return colour
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_pages_are_alone_quiet_whole_and_accessible(chromium: Any, address: str, look: str) -> None:
+    reader = Reader(chromium, **LOOKS[look])
+    page = reader.page
+    for name in PAGES:
+        assert page.goto(f"{address}/dev/{name}").status == 200
+        page.wait_for_selector(".md-version__current")
+        assert page.evaluate("document.scrollingElement.scrollWidth") <= LOOKS[look]["viewport"]["width"]
+        page.add_script_tag(path=browser.AXE)
+        found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+        told = [(each["id"], each["help"], each["nodes"][0]["html"][:200]) for each in found["violations"]]
+        assert told == [], name
+        assert len(found["passes"]) > 30
+    light = sum(map(int, reader.ground().removeprefix("rgb(").rstrip(")").split(", "))) > 600
+    assert light == (look != "dark")
+    assert reader.said == []
+    assert {url for url in reader.asked if not url.startswith((address + "/", "data:", "blob:"))} == set()
+    reader.context.close()
+
+
+def test_the_search_finds_a_page_and_asks_nobody_else(chromium: Any, address: str) -> None:
+    reader = Reader(chromium, **LOOKS["light"])
+    page = reader.page
+    page.goto(address)
+    page.wait_for_url("**/dev/")
+    page.get_by_role("button", name="Search").first.click()
+    page.get_by_role("combobox").fill("webhook signature")
+    page.get_by_role("option", name="Receive", exact=True).click()
+    page.wait_for_url("**/guides/webhooks/**#receive")
+    assert any(url.endswith("/search.json") for url in reader.asked)
+    assert reader.said == []
+    assert {url for url in reader.asked if not url.startswith((address + "/", "data:", "blob:"))} == set()
+    reader.context.close()
+
+
+def test_a_reader_turns_the_light_off_and_it_stays_off(chromium: Any, address: str) -> None:
+    reader = Reader(chromium, **LOOKS["light"])
+    page = reader.page
+    page.goto(f"{address}/dev/")
+    before = reader.ground()
+    while page.evaluate("document.body.dataset.mdColorScheme") != "slate":
+        page.locator("label.md-header__button[title^='Switch to']:visible").click()
+    page.goto(f"{address}/dev/decisions/")
+    assert page.evaluate("document.body.dataset.mdColorScheme") == "slate"
+    assert reader.ground() != before
+    reader.context.close()
+
+
+def test_an_old_version_says_so_and_leads_to_the_latest(chromium: Any, tmp_path: Path) -> None:
+    with built_site.serving(built_site.versions(tmp_path)) as address:
+        reader = Reader(chromium, **LOOKS["light"])
+        page = reader.page
+        page.goto(f"{address}/0.9.0/guides/one/")
+        page.wait_for_selector(".md-version__current")
+        assert page.locator(".md-version__link").all_inner_texts() == ["0.10.0", "0.9.0", "dev"]
+        page.get_by_text("Read those that are").click()
+        page.wait_for_url("**/0.10.0/")
+        page.wait_for_selector(".md-version__current")
+        assert not page.get_by_text("Read those that are").is_visible()
+        assert reader.said == []
+        reader.context.close()

@@ -1,0 +1,83 @@
+"""The documentation site, built by its own command.  Import it as `import built_site`."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[3]
+PYTHON = ROOT / ".venv-site" / "bin" / "python"
+MISSING = "what builds the site is not here: `make .venv-site/.site` fetches it"
+SMALL = {
+    "README.md": "# start\n\n[A guide](docs/guides/one.md#part-two) and [decisions](docs/decisions).\n",
+    "CHANGELOG.md": "# Changes\n",
+    "CONTRIBUTING.md": "# Contributing\n",
+    "docs/guides/one.md": "# One\n\n## Part two\n\n[The receiver](../../examples/receiver.py)\n",
+    "docs/decisions/0001-a.md": "# 1. First of all\n\n2026-01-01\n",
+    "examples/receiver.py": 'print("```")\n',
+}
+"""The pages of a project that is no larger than it must be."""
+NAVIGATION = (
+    '  "index.md",\n  "guides/*.md",\n  "decisions/index.md",\n  "decisions/*.md",\n'
+    '  "changelog.md",\n  "contributing.md",\n'
+)
+
+
+def small_project(folder: Path, pages: Mapping[str, str] = SMALL) -> Path:
+    """Return a project that has the command and the theme of this one, and pages of its own."""
+    for name, text in pages.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
+    shutil.copy(ROOT / "docs" / "make_site.py", folder / "docs")
+    shutil.copytree(ROOT / "docs" / "theme", folder / "docs" / "theme")
+    before, _, rest = (ROOT / "docs" / "zensical.toml").read_text(encoding="utf-8").partition("nav = [\n")
+    after = rest.partition("\n]\n")[2]
+    assert after
+    (folder / "docs" / "zensical.toml").write_text(
+        f"{before}nav = [\n{NAVIGATION}]\n{after}", encoding="utf-8"
+    )
+    return folder
+
+
+def build(project: Path, into: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run the command of a project."""
+    command = [PYTHON, "-P", project / "docs" / "make_site.py", "--into", into, *options]
+    return subprocess.run(command, check=False, capture_output=True, encoding="utf-8")
+
+
+def versions(folder: Path) -> Path:
+    """Return a site of two releases and what came after them."""
+    project, into = small_project(folder / "project"), folder / "site"
+    (into / "0.10.0" / "gone").mkdir(parents=True)
+    for version, options in (("0.9.0", ["--release"]), ("0.10.0", ["--release"]), ("0.10.0", [])):
+        (project / "pyproject.toml").write_text(f'[project]\nversion = "{version}"\n', encoding="utf-8")
+        built = build(project, into, *options)
+        assert built.returncode == 0, built.stderr
+        assert str(into) in built.stdout
+    return into
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing is logged."""
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[str]:
+    """Yield the address at which the files of a folder are."""
+    handler = functools.partial(_Quiet, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
