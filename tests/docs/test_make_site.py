@@ -136,7 +136,7 @@ def test_a_file_is_shown_as_a_page_and_decisions_are_listed(versions: Path) -> N
         'print("```")',
     ]
     assert read(versions / "dev/decisions/index.html").words[-3:] == ["First", "of", "all"]
-    assert "../../examples/receiver.py/" in read(versions / "dev/guides/one/index.html").links
+    assert "../../examples/receiver.py/" in read(versions / "dev/guides/fuse/index.html").links
 
 
 def test_versions_stand_beside_each_other_and_the_start_leads_to_the_latest(versions: Path) -> None:
@@ -147,7 +147,7 @@ def test_versions_stand_beside_each_other_and_the_start_leads_to_the_latest(vers
         ("dev", []),
     ]
     assert read(versions / "index.html").links == ["0.10.0/"]
-    assert (versions / "0.9.0/guides/one/index.html").is_file()
+    assert (versions / "0.9.0/guides/fuse/index.html").is_file()
     assert not (versions / "0.10.0/gone").exists()
 
 
@@ -155,15 +155,18 @@ def test_versions_stand_beside_each_other_and_the_start_leads_to_the_latest(vers
     ("changed", "said"),
     [
         (
-            {"README.md": "# start\n\n[x](docs/no.md)\n"},
-            "README.md links to docs/no.md: there is no such page",
+            {"README.md": "# start\n\n[x](docs/no.png)\n"},
+            "README.md links to docs/no.png: there is no such page",
         ),
         (
-            {"docs/guides/one.md": "# One\n\n[x](../../../etc/passwd)\n"},
-            "docs/guides/one.md links to ../../../etc/",
+            {"docs/guides/fuse.md": "# One\n\n[x](../../../etc/passwd)\n"},
+            "docs/guides/fuse.md links to ../../../etc/",
         ),
-        ({"CHANGELOG.md": "# Changes\n\n[x](docs/guides/one.md#no)\n"}, "anchor does not exist"),
-        ({"docs/new.md": "# New\n"}, "The navigation lacks new.md: name it in docs/zensical.toml"),
+        ({"CHANGELOG.md": "# Changes\n\n[x](docs/guides/fuse.md#no)\n"}, "anchor does not exist"),
+        (
+            {"docs/precision.md": "# New\n"},
+            "The navigation lacks precision.md: name it in docs/zensical.toml",
+        ),
     ],
     ids=["a page", "outside", "an anchor", "navigation"],
 )
@@ -182,8 +185,8 @@ def test_a_page_that_the_navigation_names_and_nobody_wrote(tmp_path: Path) -> No
 
 
 def test_links_in_code_stay_as_they_are(tmp_path: Path) -> None:
-    text = "# One\n\n`[x](no.md)`, [`--to`](two.md#a)\n\n```text\n[x](no.md)\n```\n"
-    pages = {**built_site.SMALL, "docs/guides/one.md": text, "docs/guides/two.md": "# a\n"}
+    text = "# One\n\n`[x](no.md)`, [`--to`](track.md#a)\n\n```text\n[x](no.md)\n```\n"
+    pages = {**built_site.SMALL, "docs/guides/fuse.md": text, "docs/guides/track.md": "# a\n"}
     project = built_site.small_project(tmp_path / "project", pages)
     make_site.Pages(project, tmp_path / "pages").gather()
-    assert (tmp_path / "pages/guides/one.md").read_text(encoding="utf-8") == text
+    assert (tmp_path / "pages/guides/fuse.md").read_text(encoding="utf-8") == text

@@ -117,7 +117,7 @@ def test_an_old_version_says_so_and_leads_to_the_latest(chromium: Any, tmp_path:
     with built_site.serving(built_site.versions(tmp_path)) as address:
         reader = Reader(chromium, **LOOKS["light"])
         page = reader.page
-        page.goto(f"{address}/0.9.0/guides/one/")
+        page.goto(f"{address}/0.9.0/guides/fuse/")
         page.wait_for_selector(".md-version__current")
         assert page.locator(".md-version__link").all_inner_texts() == ["0.10.0", "0.9.0", "dev"]
         page.get_by_text("Read those that are").click()

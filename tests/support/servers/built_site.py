@@ -16,11 +16,11 @@ ROOT = Path(__file__).resolve().parents[3]
 PYTHON = ROOT / ".venv-site" / "bin" / "python"
 MISSING = "what builds the site is not here: `make .venv-site/.site` fetches it"
 SMALL = {
-    "README.md": "# start\n\n[A guide](docs/guides/one.md#part-two) and [decisions](docs/decisions).\n",
+    "README.md": "# start\n\n[A guide](docs/guides/fuse.md#part-two) and [decisions](docs/decisions).\n",
     "CHANGELOG.md": "# Changes\n",
     "CONTRIBUTING.md": "# Contributing\n",
-    "docs/guides/one.md": "# One\n\n## Part two\n\n[The receiver](../../examples/receiver.py)\n",
-    "docs/decisions/0001-a.md": "# 1. First of all\n\n2026-01-01\n",
+    "docs/guides/fuse.md": "# One\n\n## Part two\n\n[The receiver](../../examples/receiver.py)\n",
+    "docs/decisions/0001-root-folders-as-one-namespace.md": "# 1. First of all\n\n2026-01-01\n",
     "examples/receiver.py": 'print("```")\n',
 }
 """The pages of a project that is no larger than it must be."""
