@@ -11,7 +11,11 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).resolve().parent
-RELEASES = sorted(path.parent.name for path in HERE.glob("*/artifacts.tar.xz"))
+RELEASES = sorted(
+    (path.parent.name for path in HERE.glob("*/artifacts.tar.xz")),
+    key=lambda name: [int(part) for part in name.split(".")],
+)
+"""From the oldest to the newest."""
 
 _unpacked: dict[str, Path] = {}
 

@@ -18,11 +18,11 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import click
-import pytest
 import tiny_models
-from promises.commands import COMMANDS, ELSEWHERE, SERVERS
+from promises.commands import COMMANDS, ELSEWHERE, SERVERS, Asked
 
 from fusery.cli.main import cli
 
@@ -111,10 +111,8 @@ def environment(root: Path, log: Path) -> dict[str, str]:
 UMASKS = {"0077": 0o077, "0027": 0o027}
 
 
-@pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Ran]]:
-    """What every command did under the strictest umask, and what the quick ones that write did under the others."""
-    folder = tmp_path_factory.mktemp("promises")
+def run_all(folder: Path) -> dict[str, dict[str, Ran]]:
+    """Return what every command did under the strictest umask, and what the quick ones that write did under the other."""
     plans = []
     for name, umask in UMASKS.items():
         root = world(folder / name)
@@ -149,9 +147,6 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Ran]]:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    for name in UMASKS:
-        # Of what is made while they run, nothing is left.
-        assert [*(folder / name / "tmp").iterdir(), *(folder / name / "user").iterdir()] == []
     results = json.loads((folder / "results.json").read_text())
     if STRACE:
         text = (folder / "connects").read_text(errors="replace")
@@ -171,20 +166,32 @@ def test_every_command_is_in_the_table() -> None:
         assert "nothing_unasked" in (HERE.parents[1] / path).read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_nobody_is_connected_to_and_nothing_is_written_elsewhere(
-    ran: dict[str, dict[str, Ran]], name: str
-) -> None:
-    did, asked = ran["0077"][name], COMMANDS[name]
-    assert did.code == asked.code, did.err
-    assert did.all("network") == []
-    allowed = ["home", "tmp", *(f"work/{place}" for place in asked.made)]
-    others = {
-        path
-        for path in (*did.made, *did.changed, *did.gone)
-        if path != "work" and not any(is_within(path, place) for place in allowed)
-    }
-    assert others == set()
+def test_every_command_keeps_what_is_promised(tmp_path: Path) -> None:
+    """One test, since all that it holds is of the same minute of commands."""
+    ran = run_all(tmp_path)
+    found: dict[str, Any] = {}
+    for name, did in ran["0077"].items():
+        for what, problems in (
+            ("connects", did.all("network")),
+            ("writes", elsewhere(did, COMMANDS[name])),
+            ("writes", [path for (path,) in did.all("write") if is_outside(path, tmp_path)]),
+            ("starts", [said for _, said in did.all("program") if is_another(said)]),
+        ):
+            if problems:
+                found[f"{name} {what}"] = problems
+    for umask, commands in ran.items():
+        for name, did in commands.items():
+            if did.code != COMMANDS[name].code:
+                found[f"{name} under {umask} ends with {did.code}"] = did.err
+            if wrong := wrong_modes(did, UMASKS[umask]):
+                found[f"{name} makes under {umask}"] = wrong
+        # Of what is made while they run, nothing is left.
+        if left := [*(tmp_path / umask / "tmp").iterdir(), *(tmp_path / umask / "user").iterdir()]:
+            found[f"left under {umask}"] = left
+    for name in SERVERS:
+        if asked := asked_by_server(name, tmp_path / "0077"):
+            found[f"{name} connects"] = asked
+    assert found == {}
 
 
 def is_within(path: str, place: str) -> bool:
@@ -192,75 +199,79 @@ def is_within(path: str, place: str) -> bool:
     return path == place or path.startswith(f"{place}/")
 
 
-def test_no_process_writes_outside(
-    ran: dict[str, dict[str, Ran]], tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    root = str(tmp_path_factory.getbasetemp().resolve())
-    outside = {
-        (name, path)
-        for name, did in ran["0077"].items()
-        for (path,) in did.all("write")
-        if not path.startswith((root, "/dev/", "/proc/self/")) and "__pycache__" not in path
-    }
-    assert outside == set()
+def elsewhere(did: Ran, asked: Asked) -> list[str]:
+    """Return what a command made, changed or removed where nobody told it to."""
+    allowed = ["home", "tmp", *(f"work/{place}" for place in asked.made)]
+    return [
+        path
+        for path in (*did.made, *did.changed, *did.gone)
+        if path != "work" and not any(is_within(path, place) for place in allowed)
+    ]
 
 
-def test_only_programs_that_are_known_are_started(ran: dict[str, dict[str, Ran]]) -> None:
-    others = {
-        f"{name}: {said}"
-        for name, did in ran["0077"].items()
-        for _, said in did.all("program")
-        if sys.executable not in said and not any(each in said for each in OTHER_PROGRAMS)
-    }
-    assert others == set()
+def is_outside(path: str, folder: Path) -> bool:
+    """Tell whether a process writes to what is in none of the folders of the user."""
+    return not (is_within(path, str(folder.resolve())) or path.startswith(("/dev/", "/proc/self/")))
 
 
-@pytest.mark.parametrize("umask", UMASKS)
-def test_the_umask_is_obeyed(ran: dict[str, dict[str, Ran]], umask: str) -> None:
+def is_another(said: str) -> bool:
+    """Tell whether a program is neither this Python nor one that is known."""
+    return sys.executable not in said and not any(each in said for each in OTHER_PROGRAMS)
+
+
+def wrong_modes(did: Ran, umask: int) -> dict[str, str]:
+    """Return what a command made with rights that the umask keeps from others, or without one that a team needs."""
     open_places = [f"work/{place}" for asked in COMMANDS.values() if asked.open for place in asked.made]
     found = {}
-    for name, did in ran[umask].items():
-        assert did.code == COMMANDS[name].code, (name, did.err)
-        for path, mode in did.made.items():
-            if stat.S_ISLNK(mode) or any(is_within(path, place) for place in open_places):
-                continue
-            if mode & UMASKS[umask] or (SECRET.search(path) and mode & 0o077):
-                found[f"{name}: {path}"] = oct(mode)
-    assert found == {}
+    for path, mode in did.made.items():
+        if stat.S_ISLNK(mode):
+            continue
+        secret, open_to_all = SECRET.search(path), any(is_within(path, place) for place in open_places)
+        forbidden = 0o077 if secret else 0 if open_to_all else umask
+        needed = 0 if secret else 0o040 & ~umask
+        if mode & forbidden or needed & ~mode:
+            found[path] = oct(mode)
+    return found
 
 
-def test_what_is_not_secret_is_as_open_as_the_umask_lets_it_be(ran: dict[str, dict[str, Ran]]) -> None:
-    """Or a team could not share a folder."""
-    closed = {
-        f"{name}: {path}": oct(mode)
-        for name, did in ran["0027"].items()
-        for path, mode in did.made.items()
-        if not mode & 0o040 and not SECRET.search(path)
-    }
-    assert closed == {}
-
-
-@pytest.mark.parametrize("name", SERVERS)
-def test_a_server_connects_to_nobody(tmp_path: Path, name: str) -> None:
-    root = world(tmp_path / "root")
-    (tmp_path / "log").touch()
-    around = environment(root, tmp_path / "log")
-
-    def start(words: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-P", "-c", "from fusery.cli.main import main; main()", *words.split()]
-        return subprocess.Popen(command, cwd=root / "work", env=around, stdout=subprocess.PIPE, text=True)
-
-    for each in ("base add", "register") if name == "serve" else ("init",):
-        with start(COMMANDS[each].words) as process:
-            assert process.wait() == 0
-    with start(f"{SERVERS[name]} --json") as process:
+def asked_by_server(name: str, root: Path) -> list[list[str]]:
+    """Run a server until it is ready; return what it asked of the network beyond its own address."""
+    log = root.parent / f"{name}.log"
+    command = ["-P", "-c", "from fusery.cli.main import main; main()", *SERVERS[name].split(), "--json"]
+    with subprocess.Popen(
+        [sys.executable, *command],
+        cwd=root / "work",
+        env=environment(root, log),
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
         assert process.stdout is not None
         for line in process.stdout:
             if line == "}\n":
                 break
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) in (0, 143)
-    noted = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
-    asked = [said for kind, *said in noted if kind == "network" and "127.0.0.1" not in said[1]]
-    assert asked == []
-    assert list((root / "user").iterdir()) == list((root / "tmp").iterdir()) == []
+    noted = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    return [said for kind, *said in noted if kind == "network" and "127.0.0.1" not in said[1]]
+
+
+def test_what_is_not_to_be_would_be_noted(tmp_path: Path) -> None:
+    log, written = tmp_path / "log", tmp_path / "written"
+    code = (
+        "import os, socket, subprocess, sys; os.mkdir('made'); open('written', 'w').close(); open('written').close();"
+        "sys.argv[1:] and subprocess.run([sys.executable, '-c', sys.argv[1]]);"
+        "socket.socket().connect_ex(('127.0.0.1', 9)) if not sys.argv[1:] else socket.getaddrinfo('localhost', 9)"
+    )
+    inner = code.replace("'made'", "'inner'")
+    around = {**environment(tmp_path, log), "PATH": os.environ["PATH"]}
+    subprocess.run([sys.executable, "-c", code, inner], cwd=tmp_path, env=around, check=True)
+    noted = [tuple(json.loads(line)) for line in log.read_text().splitlines()]
+    assert written.exists()
+    assert [each[1] for each in noted if each[0] == "network"] == ["socket.connect", "socket.getaddrinfo"]
+    assert [Path(each[1]).name for each in noted if each[0] == "write"] == [
+        "made",
+        "written",
+        "inner",
+        "written",
+    ]
+    assert len([each for each in noted if each[0] == "program"]) == 1
