@@ -24,7 +24,7 @@ test: $(VENV)/.dev $(VENV)-peft/.peers $(VENV)-azurite/.server $(VENV)-browser/.
 test-fast: $(VENV)/.dev  ## Run the tests that take seconds
 	$(BIN)/python -P -m pytest -n $(WORKERS) --dist worksteal -m "not slow" $(ARGS)
 
-check: $(VENV)/.dev $(VENV)-site/.site  ## Format, lint, types, import contracts, generated pages, the site and the examples in the docs
+check: $(VENV)/.dev $(VENV)-site/.site  ## Format, lint, types, import contracts, workflows, generated pages, the site and the examples in the docs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -33,7 +33,7 @@ check: $(VENV)/.dev $(VENV)-site/.site  ## Format, lint, types, import contracts
 	$(BIN)/python -P docs/make_architectures.py --check
 	$(BIN)/actionlint -shellcheck $(BIN)/shellcheck
 	$(BIN)/zizmor --offline --quiet --persona=pedantic .github
-	$(BIN)/python -P -m pytest -q tests/docs tests/forge
+	$(BIN)/python -P -m pytest -q tests/docs
 
 format: $(VENV)/.dev  ## Format the code and mend what the linter can mend
 	$(BIN)/ruff check --fix .

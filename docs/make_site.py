@@ -29,6 +29,7 @@ BESIDE = {
     "README.md": "index.md",
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
+    "SECURITY.md": "security.md",
     DECISIONS: "decisions/index.md",
 }
 """Where on the site stands what is not simply in docs/."""

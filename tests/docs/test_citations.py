@@ -28,7 +28,12 @@ CODE = sorted(
     )
     for path in (ROOT / folder).rglob("*.py")
 )
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "SECURITY.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 UNPUBLISHED = "DESIGN|RELIABILITY|FUSION|FIDELITY|FORMATS|HOUSE|SERVERS|STYLE"
 """Notes from which fusery was built: whoever reads the code does not have them."""
 

@@ -97,7 +97,7 @@ def test_the_examples_of_a_page_run(page: Path, folder: Path, capsys: pytest.Cap
 
 
 def test_every_link_of_a_page_leads_somewhere() -> None:
-    for page in [*PAGES, ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]:
+    for page in [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *(ROOT / "docs").rglob("*.md")]:
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
