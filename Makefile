@@ -6,6 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python
 WORKERS ?= 2
+DIST ?= dist
 # Each new process of a test would compile everything again.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -71,16 +72,16 @@ soak: $(VENV)/.dev $(VENV)-azurite/.server  ## Try a million damaged headers, a 
 	FUSERY_SOAK=1 $(BIN)/python -P -m pytest -q -rs -p no:xdist tests/end_to_end/test_vllm.py tests/end_to_end/test_vllm_live.py tests/end_to_end/test_live_servers.py
 
 build: $(VENV)/.dev  ## Build the wheel and the source archive in dist/
-	$(BIN)/uv build --quiet --python $(BIN)/python --no-build-isolation --out-dir dist
+	$(BIN)/uv build --quiet --python $(BIN)/python --no-build-isolation --out-dir $(DIST)
 
 sdist: $(VENV)/.uv  ## Build the source archive alone, with the build tools that are pinned
-	$(BIN)/uv build --quiet --sdist --require-hashes --build-constraints requirements/dev.txt --out-dir dist
+	$(BIN)/uv build --quiet --sdist --require-hashes --build-constraints requirements/dev.txt --out-dir $(DIST)
 
 sbom: $(VENV)-release/.tools  ## Write what an installation of fusery needs as CycloneDX, in dist/
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(VENV)-release/needed
 	$(BIN)/uv pip install --quiet --python $(VENV)-release/needed/bin/python --constraints requirements/dev.txt --requirements pyproject.toml
-	mkdir -p dist
-	$(VENV)-release/bin/cyclonedx-py environment --pyproject pyproject.toml --mc-type application --output-reproducible --validate -o dist/fusery.cdx.json $(VENV)-release/needed/bin/python
+	mkdir -p $(DIST)
+	$(VENV)-release/bin/cyclonedx-py environment --pyproject pyproject.toml --mc-type application --output-reproducible --validate -o $(DIST)/fusery.cdx.json $(VENV)-release/needed/bin/python
 
 lock: $(VENV)/.uv  ## Pin all requirements anew, by hash
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --extra demo -o requirements/demo.txt pyproject.toml
