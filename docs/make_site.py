@@ -104,7 +104,7 @@ def _index_of(folder: Path) -> str:
         path.name: path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
         for path in sorted(folder.glob("*.md"))
     }
-    lines = [f"- [{title.partition('. ')[2]}]({name})" for name, title in titles.items()]
+    lines = [f"- [{title}]({name})" for name, title in titles.items()]
     return "\n".join(["# Decisions", "", "Why a way was chosen among others, newest last.", "", *lines, ""])
 
 

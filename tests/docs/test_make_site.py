@@ -135,7 +135,7 @@ def test_a_file_is_shown_as_a_page_and_decisions_are_listed(versions: Path) -> N
         "examples/receiver.py",
         'print("```")',
     ]
-    assert read(versions / "dev/decisions/index.html").words[-3:] == ["First", "of", "all"]
+    assert read(versions / "dev/decisions/index.html").words[-4:] == ["1.", "First", "of", "all"]
     assert "../../examples/receiver.py/" in read(versions / "dev/guides/fuse/index.html").links
 
 
