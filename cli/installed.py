@@ -20,7 +20,10 @@ def as_installed(text: str) -> str:
         return text
     said = _origin()
     return _INSTALL.sub(
-        lambda found: f"{pip()} install {found['options']}{_source(said, found['extras'] or '')}", text
+        lambda found: (
+            f"{pip()} install {found['options']}{_source(said, found['extras'] or '', built='--no-binary' in found['options'])}"
+        ),
+        text,
     )
 
 
@@ -36,13 +39,12 @@ def _origin() -> dict[str, Any]:
     return said
 
 
-def _source(said: dict[str, Any], extras: str) -> str:
+def _source(said: dict[str, Any], extras: str, *, built: bool) -> str:
     url = str(said.get("url", ""))
+    if built and url.endswith(".whl"):
+        url = _source_archive(url)
     if "dir_info" in said and url.startswith("file:"):
-        from urllib.parse import urlsplit
-        from urllib.request import url2pathname
-
-        folder = Path(url2pathname(urlsplit(url).path))
+        folder = _path(url)
         if folder.is_dir():
             place = "." if folder == Path.cwd() else str(folder)
             return ("--editable " if said["dir_info"].get("editable") else "") + shlex.quote(place + extras)
@@ -51,6 +53,20 @@ def _source(said: dict[str, Any], extras: str) -> str:
     elif url:
         return shlex.quote(f"fusery{extras} @ {url}")
     return shlex.quote(f"fusery{extras}")
+
+
+def _source_archive(wheel: str) -> str:
+    """Return the URL of the source archive, which is released beside a wheel; empty if no file is there."""
+    folder, _, name = wheel.rpartition("/")
+    archive = f"{folder}/{'-'.join(name.split('-')[:2])}.tar.gz"
+    return archive if not archive.startswith("file:") or _path(archive).is_file() else ""
+
+
+def _path(url: str) -> Path:
+    from urllib.parse import urlsplit
+    from urllib.request import url2pathname
+
+    return Path(url2pathname(urlsplit(url).path))
 
 
 def pip() -> str:

@@ -11,12 +11,10 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+from source_copy import copy_sources
 
 from fusery.cli import installed
 from fusery.cli.installed import as_installed
-
-ROOT = Path(__file__).parents[2]
-FOLDERS = ("cli", "docs", "examples", "fusery", "migrations", "registry", "storage", "web")
 
 
 @pytest.mark.parametrize(
@@ -43,6 +41,26 @@ def test_it_comes_from_where_it_came_from(
     monkeypatch.chdir(tmp_path)
     if "FOLDER" in source:
         assert as_installed("pip install 'fusery[mlx]'").endswith("'.[mlx]'")
+
+
+@pytest.mark.parametrize(
+    ("url", "source"),
+    [
+        ("https://x.org/d/fusery-1.0-py3-none-any.whl", "'fusery @ https://x.org/d/fusery-1.0.tar.gz'"),
+        ("file://FOLDER/fusery-1.0-py3-none-any.whl", "'fusery @ file://FOLDER/fusery-1.0.tar.gz'"),
+        ("file:///no/where/fusery-1.0-py3-none-any.whl", "fusery"),
+    ],
+)
+def test_what_is_to_be_compiled_is_no_wheel(
+    url: str, source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "fusery-1.0.tar.gz").touch()
+    said = {"url": url.replace("FOLDER", str(tmp_path)), "archive_info": {}}
+    monkeypatch.setattr(installed, "_origin", lambda: said)
+    options = as_installed("pip install --no-cache-dir --no-binary fusery fusery")
+    assert options.endswith(
+        f" install --no-cache-dir --no-binary fusery {source.replace('FOLDER', str(tmp_path))}"
+    )
 
 
 def test_other_instructions_are_left_alone() -> None:
@@ -91,27 +109,26 @@ class Environment:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("source", ["index", "folder"])
+@pytest.mark.parametrize("source", ["index", "folder", "wheel"])
 @pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 def test_what_doctor_says_of_the_compiled_half_works(source: str, tmp_path: Path) -> None:
-    clone = tmp_path / "clone"
-    for name in FOLDERS:
-        shutil.copytree(
-            ROOT / name, clone / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__", "*.so")
-        )
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, clone)
+    clone = copy_sources(tmp_path / "clone")
     environment = Environment(tmp_path / "env")
     pip = f"{environment.python} -m pip install --no-deps --ignore-installed"  # the packages of this one have it too
-    if source == "index":
-        index = tmp_path / "index"
-        index.mkdir()
-        build = "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])"
-        subprocess.run([sys.executable, "-c", build, index], cwd=clone, check=True, capture_output=True)
-        environment.variables["PIP_FIND_LINKS"] = str(index)
-        environment.shell(f"{pip} fusery", CC="false")
-    else:
+    archives = tmp_path / "archives"
+    archives.mkdir()
+    if source == "folder":
         environment.shell(f"{pip} {clone}", CC="false")
+    else:
+        build = "import sys; from setuptools import build_meta as b; to = sys.argv[1]; b.build_sdist(to)"
+        if source == "wheel":
+            build += "; b.build_wheel(to)"
+        variables = {**os.environ, "FUSERY_NO_EXTENSION": "1"}
+        command = [sys.executable, "-c", build, archives]
+        subprocess.run(command, cwd=clone, env=variables, check=True, capture_output=True)
+        environment.variables["PIP_FIND_LINKS"] = str(archives)
+        named = next(archives.glob("*.whl")) if source == "wheel" else "fusery"
+        environment.shell(f"{pip} {named}", CC="false")
     assert environment.fusion.is_dir()
     assert not environment.is_compiled
     engine = environment.engine()
