@@ -10,11 +10,11 @@ DIST ?= dist
 # Each new process of a test would compile everything again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-fast check format docs site bench bench-compare soak build sdist sbom lock clean
+.PHONY: help demo test test-fast check format docs site bench bench-compare soak build sdist sbom release-check lock clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "make %-10s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "make %-13s %s\n", $$1, $$2}'
 
 demo: $(VENV)/.demo  ## Run the main job on a real language model, in a folder of its own
 	$(BIN)/fusery demo --folder demo-home
@@ -73,6 +73,7 @@ soak: $(VENV)/.dev $(VENV)-azurite/.server  ## Try a million damaged headers, a 
 
 # The moment of the last commit, so that whoever builds the same commit gets the same bytes.
 build: $(VENV)/.dev  ## Build the source archive, the wheel for this platform and the one for any in dist/
+	rm -f $(DIST)/fusery-*
 	export SOURCE_DATE_EPOCH="$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)}"; \
 	for none in '' 1; do FUSERY_NO_EXTENSION=$$none $(BIN)/uv build --quiet --python $(BIN)/python --no-build-isolation --out-dir $(DIST) || exit 1; done
 
@@ -85,6 +86,9 @@ sbom: $(VENV)-release/.tools  ## Write what an installation of fusery needs as C
 	$(BIN)/uv pip install --quiet --python $(VENV)-release/needed/bin/python --constraints requirements/dev.txt --requirements pyproject.toml
 	mkdir -p $(DIST)
 	$(VENV)-release/bin/cyclonedx-py environment --pyproject pyproject.toml --mc-type application --output-reproducible --validate -o $(DIST)/fusery.cdx.json $(VENV)-release/needed/bin/python
+
+release-check: build  ## Try the archives in new environments on two Pythons, with and without a compiler, and print a table (hours)
+	$(BIN)/python -P .ci/release_check.py $(ARGS)
 
 lock: $(VENV)/.uv  ## Pin all requirements anew, by hash
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --extra demo -o requirements/demo.txt pyproject.toml

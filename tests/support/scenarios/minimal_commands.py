@@ -1,0 +1,76 @@
+"""The commands that need no extra, run by an installation that has none: from two trained adapters to a backup taken back."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tiny_models
+
+EXTRAS = ("mlx", "mlx_lm", "fastapi", "huggingface_hub", "s3fs", "gguf", "transformers", "torch")
+"""What an installation without extras cannot import."""
+
+
+class MinimalUser:
+    """Somebody with models and adapters on disk, who runs a program of which nothing but its requirements is installed."""
+
+    def __init__(self, program: Sequence[str | Path], folder: Path) -> None:
+        """Make the models: here, where mlx may be, and not where the commands run."""
+        self.program, self.folder = program, folder
+        for name, bits in (("dense", None), ("four", 4)):
+            base = tiny_models.make_base(folder / name, layers=2, bits=bits)
+            tiny_models.make_adapter(folder / f"{name}-1", base, seed=1)
+            tiny_models.make_adapter(folder / f"{name}-2", base, seed=2, rank=4)
+
+    def run(self, line: str, *, home: str = "home") -> Any:
+        """Run one command, which must succeed; return the document that it prints."""
+        kept = {
+            name: value for name, value in os.environ.items() if not name.startswith(("FUSERY_", "PYTHON"))
+        }
+        environment = {**kept, "FUSERY_HOME": str(self.folder / home), "FUSERY_USER": "tester"}
+        done = subprocess.run(
+            [*self.program, *line.split(), "--json"],
+            cwd=self.folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{line}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return json.loads(done.stdout)
+
+    def engine(self) -> str:
+        """Return what `doctor` says of the engine: ok if it is compiled."""
+        return str(next(each["status"] for each in self.run("doctor")["checks"] if each["name"] == "engine"))
+
+    def keep_promises(self) -> list[str]:
+        """Run all that needs no extra; return the digests of what was fused, the same on every machine."""
+        self.run("init")
+        for base in ("dense", "four"):
+            self.run(f"base add {base} --name {base}")
+            self.run(f"check {base}-1 --base {base}")
+            for version in ("1", "2"):
+                self.run(f"register {base}-{version} --base {base} --task {base} --version {version}")
+        assert len(self.run("list")) == 4
+        self.run("show dense@1")
+        self.run("diff dense@1 dense@2")
+        self.run("compare dense@1 dense@2")
+        self.run("combine dense@1 dense@2 --task sum")
+        fused = [self.run(f"fuse {base}@1") for base in ("dense", "four")]
+        self.run("materialize dense@1 plain")
+        self.run("materialize four@1 image --target docker")
+        self.run("alias set dense@1 prod")
+        self.run("lineage dense@1")
+        self.run("identify plain")
+        self.run("report --output page.html")
+        self.run("export dense@1 exported")
+        self.run("backup kept")
+        self.run("audit")
+        self.run("gc")
+        self.run("restore kept --own", home="other")
+        assert self.run("list", home="other") == self.run("list")
+        return [str(each["digest"]) for each in fused]
