@@ -66,7 +66,7 @@ class MinimalUser:
         self.run("alias set dense@1 prod")
         self.run("lineage dense@1")
         self.run("identify plain")
-        self.run("report --output page.html")
+        self.run("report --html page.html")
         self.run("export dense@1 exported")
         self.run("backup kept")
         self.run("audit")
