@@ -1,0 +1,176 @@
+"""Plugins: what other packages add to fusery, by the entry points of Python's packaging.
+
+A plugin is code that the user has installed.  It runs with all rights of the user, as everything else of the environment does;
+what is looked after here is only that its mistakes are called its own.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from .errors import FuseryError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+Group = Literal["fusery.targets", "fusery.rules", "fusery.sources", "fusery.backends", "fusery.notifiers"]
+"""The groups of entry points that are looked at (docs/guides/plugins.md)."""
+
+GROUPS: tuple[Group, ...] = get_args(Group)
+
+_KINDS: dict[Group, str] = {
+    "fusery.targets": "target",
+    "fusery.rules": "rule",
+    "fusery.sources": "source of runs",
+    "fusery.backends": "backend",
+    "fusery.notifiers": "notifier",
+}
+_NAME = re.compile(r"[a-z][a-z0-9+._-]{0,31}")
+_SAID = 200
+"""Characters of what an error of a plugin says."""
+
+
+class PluginError(FuseryError):
+    """A plugin cannot be imported, is not what its group asks for, failed, or has the name of another one."""
+
+    code = "plugin_failed"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Plugin:
+    """An entry point of an installed package.
+
+    Attributes:
+        group: what it adds: one of `GROUPS`.
+        name: what the user calls it.
+        package: the distribution that brings it.
+        version: of the distribution.
+        value: where it is: `module:attribute`.
+    """
+
+    group: Group
+    name: str
+    package: str
+    version: str
+    value: str
+
+    def __str__(self) -> str:
+        """Return the distribution and its version, as records name them."""
+        return f"{self.package} {self.version}"
+
+    @property
+    def kind(self) -> str:
+        """What it is, in a word or two."""
+        return _KINDS[self.group]
+
+    def wrong(self, what: str) -> PluginError:
+        """Return the error for a plugin that is not as it has to be.
+
+        Args:
+            what: how the sentence goes on.
+        """
+        return PluginError(
+            f"the {self.kind} {self.name} of {self} {what}",
+            hint=f"tell those who make {self.package}, or take it away: pip uninstall {self.package}",
+        )
+
+
+def plugins(group: Group | None = None) -> list[Plugin]:
+    """Return what is installed of a group, or of all, by name; nothing of it is imported.
+
+    Raises:
+        PluginError: the metadata of the installed packages cannot be read.
+    """
+    found = _installed(tuple(sys.path))
+    return [each for each in found if group is None or each.group == group]
+
+
+def find_plugin(group: Group, name: str) -> Plugin | None:
+    """Return the plugin of a name; None if there is none.
+
+    Whoever asks has looked among fusery's own first: their names are never a plugin's.
+
+    Raises:
+        PluginError: several packages have one of this name.
+    """
+    found = [each for each in plugins(group) if each.name == name]
+    if len(found) > 1:
+        raise taken_twice(found)
+    return found[0] if found else None
+
+
+def taken_twice(found: list[Plugin]) -> PluginError:
+    """Return the error for plugins of one name."""
+    packages = " and ".join(map(str, found))
+    return PluginError(
+        f"the {found[0].kind} {found[0].name} is brought by {packages}, and nobody can say which is meant",
+        hint=f"pip uninstall {found[-1].package}",
+    )
+
+
+def load_plugin(plugin: Plugin, *, own: Collection[str] = ()) -> Any:
+    """Import a plugin, and return what its entry point names.
+
+    Args:
+        plugin: from `plugins`.
+        own: the names of what fusery brings itself.
+
+    Raises:
+        PluginError: it cannot be imported, or has a name that it may not have.
+    """
+    from importlib.metadata import EntryPoint
+
+    if plugin.name in own:
+        raise plugin.wrong("has the name of one of fusery's own, which stays what it is")
+    if not _NAME.fullmatch(plugin.name):
+        raise plugin.wrong("has a name that is not of small letters, digits, and + . _ -, 32 at most")
+    with blaming(plugin, "cannot be imported"):
+        return EntryPoint(plugin.name, plugin.value, plugin.group).load()
+
+
+@contextmanager
+def blaming(plugin: Plugin | None, what: str = "failed") -> Iterator[None]:
+    """Turn whatever a plugin raises into a sentence that names it; what it says to the user in fusery's own way stays.
+
+    Args:
+        plugin: whose code runs in the block; None for fusery's own, of which nothing is caught.
+        what: how the sentence goes on.
+    """
+    try:
+        yield
+    except FuseryError:
+        raise
+    except (Exception, SystemExit) as error:
+        if plugin is None:
+            raise
+        from .secrets import redact  # it costs a short command a tenth of its time
+
+        said = redact(" ".join(str(error).split()))[:_SAID]
+        raise plugin.wrong(f"{what}: {type(error).__name__}{f': {said}' if said else ''}") from error
+
+
+@cache
+def _installed(path: tuple[str, ...]) -> list[Plugin]:
+    """Return all plugins on a path of modules; to look through the packages of an environment takes some milliseconds."""
+    from importlib.metadata import entry_points
+
+    try:
+        installed = entry_points()
+        found = [_plugin(group, each) for group in GROUPS for each in installed.select(group=group)]
+    except (OSError, ValueError, KeyError) as error:
+        raise PluginError(
+            f"the packages that are installed here cannot be listed: {type(error).__name__}", hint="pip check"
+        ) from error
+    return sorted(found)
+
+
+def _plugin(group: Group, entry: EntryPoint) -> Plugin:
+    package = entry.dist
+    assert package is not None
+    return Plugin(group, entry.name, package.name, package.version, entry.value)
