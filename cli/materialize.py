@@ -12,6 +12,7 @@ from fusery.registry.parsing import plural
 
 from .bulk import bulk_options, choice, counting, report
 from .fuse import make_request, request_options
+from .plugged import PluggedChoice
 from .session import Session, command
 from .text import foreign_fact, size
 
@@ -40,15 +41,21 @@ TARGETS = (
 )
 
 
+def _target_names() -> list[str]:
+    from fusery.registry.bundles import target_names
+
+    return target_names()
+
+
 @command("materialize")
 @click.argument("words", metavar="[REF...] DEST", nargs=-1, required=True)
 @bulk_options
 @click.option(
     "--target",
-    type=click.Choice(TARGETS),
+    type=PluggedChoice(TARGETS, _target_names),
     default="model",
     metavar="TARGET",
-    help="What to write: one of the above; default: model.",
+    help="What to write: one of the above, or a plugin's; default: model.",
 )
 @click.option(
     "--fused/--unfused",
@@ -251,4 +258,6 @@ def _next_step(target: str, path: str, unfound_base: str | None) -> str | None:
         return f"sh {path}/serve.sh"
     if target in ("k8s", "lorax", "ollama", "llamacpp", "gguf", "onnx", "oci", "hub"):
         return f"see {path}/README.md"
+    if target not in TARGETS:
+        return f"see {path}/README.md" if (Path(path) / "README.md").is_file() else None
     return f"mlx_lm.generate --model {path} --prompt TEXT"

@@ -3,7 +3,7 @@
 from ..documents import BUNDLE_FORMAT
 from .choices import Choices
 from .source import BundledAdapter, BundleSource, Files
-from .target import TARGETS, Content, Target, find_target
+from .target import TARGETS, Content, Target, find_target, target_names, target_of
 from .write import Written, write_bundle
 
 __all__ = [
@@ -17,5 +17,7 @@ __all__ = [
     "Target",
     "Written",
     "find_target",
+    "target_names",
+    "target_of",
     "write_bundle",
 ]

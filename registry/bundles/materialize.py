@@ -113,7 +113,7 @@ def materialize(
         workspace: the registry's parts.
         references: the adapters; exactly one if the target holds a fused model.
         destination: a path, or a URL of any kind that a store can have.
-        target: one of `bundles.TARGETS`.
+        target: one of `bundles.TARGETS`, or a plugin's.
         request: how to fuse.
         content: fused or not, if the target can hold either; None for its default.
         choices: options of the target.
@@ -244,6 +244,8 @@ def _record(
     names = list(gathered.adapters)
     which = {"adapter": names[0]} if len(names) == 1 else {"adapters": names}
     detail = {"fused": gathered.key, **which, "choices": choices.digest()}
+    if target.plugin is not None:
+        detail["plugin"] = str(target.plugin)
     if gathered.foreign is not None:
         detail["foreign"] = gathered.foreign.registry
     with workspace.database.write() as session:

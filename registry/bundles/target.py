@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, cast
 
+from fusery.storage.plugins import Plugin, blaming, find_plugin, load_plugin, plugins
+
 from ..adapters.render import Form
 from ..errors import BadInputError
+from .layout import Layout
 
 if TYPE_CHECKING:
     from .choices import Choices
-    from .layout import Layout
     from .source import BundleSource
     from .writing import BundleFolder
 
@@ -35,9 +37,11 @@ class Target:
     The module has two functions: `write(source, bundle, choices)` fills a folder, and `check(folder)` reads it again as
     the consumer would, counts what that finds, and raises `LayoutError` where it would find something else.
 
+    A plugin has one of these for each target that it adds (docs/guides/plugins.md).
+
     Attributes:
         name: for `--target`.
-        module: in `targets`.
+        module: its full name; with a dot before it, within this package.
         contents: what it can hold; the first is the default.
         form: of the adapters that are not fused.
         base: bundles of adapters include their base.
@@ -45,6 +49,7 @@ class Target:
         names_base: its server is given the location of the base at start.
         whole: who reads its adapters takes whole tensors beside the factors.
         located: its files say where it will be found.
+        plugin: that brings it; None for one of fusery's own.
     """
 
     name: str
@@ -56,6 +61,7 @@ class Target:
     names_base: bool = False
     whole: bool = False
     located: bool = False
+    plugin: Plugin | None = None
 
     def content(self, wanted: Content | None, adapters: int) -> Content:
         """Return what a bundle will hold.
@@ -79,43 +85,98 @@ class Target:
         return chosen
 
     def write(self, source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
-        """Fill a folder."""
-        self._module().write(source, bundle, choices)
+        """Fill a folder.
+
+        Raises:
+            PluginError: a plugin did not.
+        """
+        module = self._module()
+        with blaming(self.plugin):
+            module.write(source, bundle, choices)
 
     def check(self, folder: Path) -> Layout:
-        """Read what was written as its consumer would."""
-        return self._module().check(folder)
+        """Read what was written as its consumer would.
+
+        Raises:
+            LayoutError: it would find something else than is meant.
+            PluginError: a plugin did not.
+        """
+        module = self._module()
+        with blaming(self.plugin):
+            found = module.check(folder)
+        if self.plugin is not None and not isinstance(found, Layout):
+            raise self.plugin.wrong("returns no Layout from check(folder)")
+        return found
+
+    def require(self) -> None:
+        """Import the module.
+
+        Raises:
+            PluginError: a plugin's cannot be imported, or is no target's.
+        """
+        self._module()
 
     def _module(self) -> _Writer:
-        return cast("_Writer", import_module(f".targets.{self.module}", __package__))
+        with blaming(self.plugin, "cannot be imported"):
+            module = import_module(self.module, __package__)
+        if self.plugin is not None and not all(callable(getattr(module, each, None)) for each in _FUNCTIONS):
+            raise self.plugin.wrong(f"has no functions write and check in {self.module}")
+        return cast("_Writer", module)
 
 
+_FUNCTIONS = ("write", "check")
 _ALL = (
-    Target("model", "model"),
-    Target("archive", "archive", single=True),
-    Target("docker", "docker"),
-    Target("adapters", "adapters", ("adapters",)),
-    Target("vllm", "vllm", ("adapters", "fused"), form="peft", base=False, names_base=True),
-    Target("k8s", "k8s", ("adapters",), form="peft", base=False, located=True),
-    Target("lorax", "lorax", ("adapters",), form="peft", base=False, names_base=True),
-    Target("ollama", "ollama", ("fused", "adapters"), form="peft"),
-    Target("llamacpp", "llamacpp", ("adapters", "fused"), form="peft"),
-    Target("gguf", "gguf"),
-    Target("onnx", "onnx"),
-    Target("oci", "oci"),
-    Target("hub", "hub", ("fused", "adapters"), form="peft", base=False, whole=True),
+    Target("model", ".targets.model"),
+    Target("archive", ".targets.archive", single=True),
+    Target("docker", ".targets.docker"),
+    Target("adapters", ".targets.adapters", ("adapters",)),
+    Target("vllm", ".targets.vllm", ("adapters", "fused"), form="peft", base=False, names_base=True),
+    Target("k8s", ".targets.k8s", ("adapters",), form="peft", base=False, located=True),
+    Target("lorax", ".targets.lorax", ("adapters",), form="peft", base=False, names_base=True),
+    Target("ollama", ".targets.ollama", ("fused", "adapters"), form="peft"),
+    Target("llamacpp", ".targets.llamacpp", ("adapters", "fused"), form="peft"),
+    Target("gguf", ".targets.gguf"),
+    Target("onnx", ".targets.onnx"),
+    Target("oci", ".targets.oci"),
+    Target("hub", ".targets.hub", ("fused", "adapters"), form="peft", base=False, whole=True),
 )
 TARGETS = {target.name: target for target in _ALL}
-"""The targets by name."""
+"""Fusery's own targets by name."""
+
+_GROUP: Literal["fusery.targets"] = "fusery.targets"
 
 
 def find_target(name: str) -> Target:
-    """Return a target by its name.
+    """Return a target by its name: one of fusery's own, or a plugin's.
 
     Raises:
         BadInputError: there is none.
+        PluginError: there is one, and it is none that can be used.
     """
-    found = TARGETS.get(name)
-    if found is None:
-        raise BadInputError(f"there is no target {name[:40]!r}", hint=f"--target {'|'.join(TARGETS)}")
-    return found
+    if (own := TARGETS.get(name)) is not None:
+        return own
+    plugin = find_plugin(_GROUP, name)
+    if plugin is None:
+        raise BadInputError(f"there is no target {name[:40]!r}", hint=f"--target {'|'.join(target_names())}")
+    return target_of(plugin)
+
+
+def target_names() -> list[str]:
+    """Return the names of all targets, fusery's own first; no plugin is imported."""
+    return [*TARGETS, *dict.fromkeys(each.name for each in plugins(_GROUP) if each.name not in TARGETS)]
+
+
+def target_of(plugin: Plugin) -> Target:
+    """Return the target that a plugin adds.
+
+    Raises:
+        PluginError: it is none.
+    """
+    found = load_plugin(plugin, own=TARGETS)
+    if not isinstance(found, Target):
+        raise plugin.wrong(f"is no Target, which {plugin.value} has to be")
+    if found.name != plugin.name:
+        raise plugin.wrong(f"calls itself {found.name!r}")
+    made = replace(found, plugin=plugin)
+    made.require()
+    return made

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fusery.storage.manifest import Manifest
@@ -38,7 +38,10 @@ def write_bundle(source: BundleSource, target: Target, folder: Path, choices: Ch
         DigestMismatchError: a file of the model is not what its manifest says.
         MissingFileError: a file of the model is gone.
         LayoutError: the target's consumer would not find in it what is meant.
+        PluginError: the target is a plugin's, and failed.
     """
+    if target.plugin is not None:
+        source = replace(source, provenance={**source.provenance, "plugin": str(target.plugin)})
     source.check()
     bundle = BundleFolder(folder)
     target.write(source, bundle, choices)
