@@ -6,6 +6,7 @@ from fusery.storage.errors import FuseryError
 
 from ..adapters.finding import Finding, Severity, Verdict, by_severity, verdict
 from .candidate import BaseFacts, Candidate, Neighbour, Trained
+from .code import Look
 from .policy import Policy
 from .refusal import AdmissionError
 from .surroundings import look_around
@@ -36,15 +37,20 @@ def unreadable(error: FuseryError) -> Finding:
 
 
 def examine(candidate: Candidate, policy: Policy | None = None) -> list[Finding]:
-    """Run every rule on a candidate; return the findings, errors first.
+    """Run every rule on a candidate, those of plugins last; return the findings, errors first.
 
     Args:
         candidate: the adapter.
         policy: the severity of each finding; by default that of its code.
+
+    Raises:
+        PluginError: a plugin's rule failed, or is none.
     """
     from .kind_rules import kind_is_known
+    from .plugged import plugged_rules
     from .rules import RULES
 
+    rules: list[Look] = [*RULES, *plugged_rules()]
     # What is no adapter at all is said, and not what it lacks to be one.
-    found = list(kind_is_known(candidate)) or [finding for rule in RULES for finding in rule(candidate)]
+    found = list(kind_is_known(candidate)) or [finding for rule in rules for finding in rule(candidate)]
     return (policy or Policy()).apply(found)

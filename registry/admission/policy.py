@@ -31,6 +31,7 @@ class Policy:
 
         Raises:
             BadInputError: there is no such code or severity, or the code's severity cannot be lowered.
+            PluginError: a code is none of fusery's own, and the plugins cannot be asked.
         """
         if severities:
             _check(severities)
@@ -50,12 +51,14 @@ class Policy:
 
 def _check(severities: Mapping[str, str]) -> None:
     """Refuse what cannot be set."""
+    from .plugged import plugged_codes
     from .rules import CODES
 
+    known = CODES if severities.keys() <= CODES.keys() else {**CODES, **plugged_codes()}
     for name, setting in severities.items():
-        code = CODES.get(name)
+        code = known.get(name)
         if code is None:
-            raise _refused(f"there is no finding {name[:60]!r}{_nearest(name, CODES)}")
+            raise _refused(f"there is no finding {name[:60]!r}{_nearest(name, known)}")
         if setting not in get_args(Setting):
             raise _refused(f"{name} is set to {setting[:40]!r}, not to error, warning, info or off")
         if code.fixed and setting not in ("error", code.severity):

@@ -6,6 +6,7 @@ Source: https://docs.oasis-open.org/sarif/sarif/v2.1.0/os/sarif-v2.1.0-os.html
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,6 +17,7 @@ from ..adapters.files import CONFIG, PEFT_WEIGHTS, WEIGHTS
 from ..adapters.finding import Finding
 from .checked import CheckedFolder
 from .code import Code
+from .plugged import plugged_rules
 from .rules import CODES
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
@@ -23,23 +25,35 @@ _LEVELS: Mapping[str, str] = {"error": "error", "warning": "warning", "info": "n
 
 
 def sarif_log(checked: Iterable[CheckedFolder]) -> dict[str, Any]:
-    """Return findings as a SARIF log of one run, with every code as a rule.
+    """Return findings as a SARIF log of one run, with every code as a rule: those of plugins as the format's extensions.
 
     Args:
         checked: what was found, by folder as the user gave it: places are relative to where the check runs.
+
+    Raises:
+        PluginError: a plugin with rules cannot be used.
     """
     listed = [(each.folder, finding) for each in checked for finding in each.findings]
-    names = list(CODES)
-    others = [finding.code for _, finding in listed if finding.code not in CODES]
-    rules = [_rule(CODES[name]) for name in names] + [{"id": name} for name in dict.fromkeys(others)]
-    places = {rule["id"]: index for index, rule in enumerate(rules)}
-    driver = {"name": "fusery", "semanticVersion": _version(), "rules": rules}
+    extensions = _extensions()
+    rules = [_rule(code) for code in CODES.values()]
+    places: dict[str, dict[str, Any]] = {rule["id"]: {"ruleIndex": index} for index, rule in enumerate(rules)}
+    for number, extension in enumerate(extensions):
+        for index, rule in enumerate(extension["rules"]):
+            reference = {"id": rule["id"], "index": index, "toolComponent": {"index": number}}
+            places[rule["id"]] = {"rule": reference}
+    for name in dict.fromkeys(finding.code for _, finding in listed if finding.code not in places):
+        places[name] = {"ruleIndex": len(rules)}
+        rules.append({"id": name})
+    tool: dict[str, Any] = {
+        "driver": {"name": "fusery", "semanticVersion": _version(), "rules": rules},
+        **({"extensions": extensions} if extensions else {}),
+    }
     return {
         "$schema": SCHEMA,
         "version": "2.1.0",
         "runs": [
             {
-                "tool": {"driver": driver},
+                "tool": tool,
                 "columnKind": "unicodeCodePoints",
                 "results": [_result(finding, folder, places[finding.code]) for folder, finding in listed],
             }
@@ -47,11 +61,22 @@ def sarif_log(checked: Iterable[CheckedFolder]) -> dict[str, Any]:
     }
 
 
+def _extensions() -> list[dict[str, Any]]:
+    """Return the plugins that have rules, one of the format's tool components for each distribution."""
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for each in plugged_rules():
+        of = found.setdefault((each.plugin.package, each.plugin.version), [])
+        of += [_rule(code) for code in each.codes]
+    return [
+        {"name": name, "version": version, "rules": rules} for (name, version), rules in sorted(found.items())
+    ]
+
+
 def _rule(code: Code) -> dict[str, Any]:
     help_text = f"{_sentence(code.why)}  {_sentence(code.hint)}".strip()
     return {
         "id": code.name,
-        "name": "".join(part.capitalize() for part in code.name.split("_")),
+        "name": "".join(part.capitalize() for part in re.split("[_-]", code.name)),
         "shortDescription": {"text": _sentence(code.what)},
         "fullDescription": {"text": f"{_sentence(code.what)}  {_sentence(code.why)}"},
         "help": {"text": help_text},
@@ -63,13 +88,13 @@ def _sentence(text: str) -> str:
     return f"{text[0].upper()}{text[1:]}." if text else ""
 
 
-def _result(finding: Finding, folder: Path, index: int) -> dict[str, Any]:
+def _result(finding: Finding, folder: Path, place: Mapping[str, Any]) -> dict[str, Any]:
     hint = f"  Hint: {finding.hint}" if finding.hint else ""
     # What stays the same when the wording changes: CI systems tell old findings from new ones by it.
     print_ = hashlib.sha256(f"{finding.code}\0{finding.subject}".encode("utf-8", "replace")).hexdigest()
     return {
         "ruleId": finding.code,
-        "ruleIndex": index,
+        **place,
         "level": _LEVELS[finding.severity],
         "message": {"text": finding.message + hint},
         "locations": [_location(finding.subject, folder)],

@@ -16,6 +16,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from .. import tables
+from ..admission.plugged import took_part
 from ..database import Database, events
 from ..errors import AlreadyExistsError, BadInputError
 from ..fusion.foreign import foreign_key
@@ -290,6 +291,7 @@ def _tell(
             "added": added,
             # What it was said to be there, and is not.
             **({"corrected": list(seen.corrected)} if seen.corrected else {}),
+            **({"plugins": others} if isinstance(item, Adapter) and (others := took_part()) else {}),
             "origin": {
                 "registry": origin,
                 "name": item.name,

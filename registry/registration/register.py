@@ -21,6 +21,7 @@ from .. import tables
 from ..adapters.files import WEIGHTS
 from ..adapters.folder import AdapterFolder, Take, on_base, read_adapter_folder, with_weights
 from ..admission import AdmissionError, Finding, examine, unreadable, verdict
+from ..admission.plugged import took_part
 from ..admission.submission import Submission
 from ..admission.template_rules import rendering_soon
 from ..database import events
@@ -251,6 +252,7 @@ def _record(
                 "val_loss": adapter.val_loss,
                 # That it was computed here, and not only says so in its files.
                 **({"tool": f"fusery {installed('fusery')}"} if sources else {}),
+                **({"plugins": others} if (others := took_part()) else {}),
             },
             actor=workspace.actor,
             at=adapter.created_at,
