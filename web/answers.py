@@ -31,6 +31,7 @@ from fusery.registry.record import Record
 from fusery.registry.reporting.environment import environment, style
 from fusery.registry.reporting.facts import RecordsDamagedError
 from fusery.storage.errors import BlobMissingError, FuseryError, OutOfSpaceError, StoreUnavailableError
+from fusery.storage.plugins import PluginError
 from fusery.storage.secrets import masked
 
 from .acts import BY_NAME
@@ -64,6 +65,7 @@ STATUS = {
     SchemaError.code: 503,
     UnreadableRecordError.code: 500,
     RecordsDamagedError.code: 500,
+    PluginError.code: 500,
     NotSignedInError.code: 401,
     RoleError.code: 403,
     FormError.code: 403,

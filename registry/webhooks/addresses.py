@@ -7,9 +7,10 @@ import queue
 import socket
 import threading
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from fusery.storage.plugins import find_plugin
 from fusery.storage.secrets import without_credentials
 
 from ..errors import BadInputError
@@ -17,7 +18,9 @@ from ..errors import BadInputError
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _LONGEST = 2000
-_PORTS = {"http": 80, "https": 443}
+PORTS = {"http": 80, "https": 443}
+"""The schemes that fusery sends to itself, and their ports."""
+GROUP: Literal["fusery.notifiers"] = "fusery.notifiers"
 _HINT = "write it as https://hooks.example.org/fusery"
 _GLOBAL = ipaddress.ip_network("2000::/3")
 _NOT_PUBLIC = [
@@ -41,8 +44,8 @@ class Target:
     Attributes:
         url: all of it.
         secure: it is https.
-        host: name or address of the receiver, without brackets.
-        port: of the receiver.
+        host: name or address of the receiver, without brackets; of a plugin's URL it may be empty.
+        port: of the receiver; 0 where the URL of a plugin says none.
         path: with the query.
     """
 
@@ -52,12 +55,18 @@ class Target:
     port: int
     path: str
 
+    @property
+    def scheme(self) -> str:
+        """What stands before the host."""
+        return self.url.partition(":")[0].lower()
+
 
 def parse_url(text: str) -> Target:
-    """Read the URL of a webhook.
+    """Read the URL of a webhook: http or https, or of a scheme that a plugin sends to.
 
     Raises:
         BadInputError: it is none, or has a user, a password or a token in it, which would be on record then.
+        PluginError: several plugins send to its scheme.
     """
     url = text.strip()
     if len(url) > _LONGEST or not url.isascii() or not url.isprintable() or " " in url or "\\" in url:
@@ -69,7 +78,8 @@ def parse_url(text: str) -> Target:
         host, port = parts.hostname or "", parts.port
     except ValueError as error:
         raise BadInputError("the URL of a webhook is none", hint=_HINT) from error
-    if parts.scheme not in _PORTS or not host or parts.fragment or port == 0:
+    own = parts.scheme in PORTS
+    if parts.fragment or (not host or port == 0 if own else find_plugin(GROUP, parts.scheme) is None):
         raise BadInputError("the URL of a webhook is one of http or https, with a host", hint=_HINT)
     if "@" in parts.netloc or without_credentials(url) != url:
         raise BadInputError(
@@ -77,7 +87,7 @@ def parse_url(text: str) -> Target:
             hint="leave it out: what is sent is signed, and fusery webhook key NAME prints the key",
         )
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    return Target(url, parts.scheme == "https", host, port or _PORTS[parts.scheme], path)
+    return Target(url, parts.scheme == "https", host, port or PORTS.get(parts.scheme, 0), path)
 
 
 def is_named_private(host: str) -> bool:

@@ -25,14 +25,15 @@ from fusery.storage.progress import SILENT, Reporter
 from .. import tables
 from ..database import leases
 from ..database.leases import Busy
-from ..errors import BadInputError, LeaseLostError
+from ..errors import LeaseLostError
 from ..records.webhook import WebhookDeliveries
 from .addresses import Target, parse_url
 from .backoff import Backoff
 from .deliverer import Deliverer
 from .hooks import delivery_to, find, tell
+from .notifiers import notify
 from .payload import Delivery, body_of, delivery_of
-from .sending import SECONDS, Answer, post
+from .sending import SECONDS, Answer
 from .signing_key import derive, headers
 from .waiting import head, newest
 
@@ -68,7 +69,7 @@ class Manner:
     deliverer: Deliverer = field(default_factory=Deliverer.load)
     backoff: Backoff = field(default_factory=Backoff)
     seconds: float = SECONDS
-    post: Post = post
+    post: Post = notify
 
 
 def deliver(
@@ -297,7 +298,7 @@ def _send(case: _Case, how: Manner) -> Answer:
         return Answer("the entry of the log is not readable: fusery audit names it")
     try:
         target: Target = parse_url(case.hook.url)
-    except BadInputError as error:  # edited by other means
+    except FuseryError as error:  # edited by other means, or its plugin is gone
         return Answer(error.message)
     keys = [derive(secret, case.hook.uid, case.hook.url) for secret in how.deliverer.require_secrets()]
     body = body_of(case.delivery)

@@ -19,6 +19,7 @@ from ..records.webhook import AddedWebhook, State, Webhook, WebhookKey
 from .addresses import Target, is_named_private, parse_url
 from .deliverer import PRIVATE, Deliverer
 from .filters import parse_actions, parse_tasks, patterns_of
+from .notifiers import require_notifier
 from .signing_key import derive, key_text
 from .waiting import count, head, newest
 
@@ -42,7 +43,7 @@ def add(
 
     Args:
         workspace: the registry's parts.
-        url: of the receiver, http or https, without credentials: they would be on record.
+        url: of the receiver, http or https, or of a plugin's scheme, without credentials: they would be on record.
         actions: which events: actions of the log, and patterns with `*` and `?`.
         tasks: only about these tasks, or patterns of them; none for events of every task and of none.
         name: what it is called; by default its host.
@@ -52,9 +53,11 @@ def add(
     Raises:
         BadInputError: the URL, a pattern or the name is none, or private networks may not be reached from here.
         AlreadyExistsError: the name is another's.
+        PluginError: the plugin for the URL's scheme cannot be used.
     """
     known = deliverer or Deliverer.load()
     target = parse_url(url)
+    require_notifier(target)
     _require_reachable(target, private, known)
     values = {"actions": parse_actions(actions), "tasks": parse_tasks(tasks), "url": target.url}
     given = parse_slug(name, "webhook") if name is not None else None
