@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote, urlsplit
 
 from .errors import StorageError, StoreUnavailableError
 from .interface import BlobStore
 from .local import LocalStore
+from .plugins import Plugin, blaming, find_plugin, load_plugin, plugins
 
 if TYPE_CHECKING:
     from .tree import RemoteTree
@@ -28,13 +30,17 @@ class StoreUrlError(StorageError):
 class Protocol:
     """A kind of store beyond a local folder.
 
+    A plugin has one of these for each scheme that it adds (docs/guides/plugins.md).
+
     Attributes:
         package: what has to be installed for it.
         install: the command that installs it.
         options: for its fsspec file system, under those the user gives.
         needs_bucket: whether the URL's first part names a bucket or a host.
-        maker: the module of `backends` whose `file_system` makes it, where fsspec's own choice will not do.
+        maker: the module whose `file_system` makes it, where fsspec's own choice will not do: its full name; with a dot
+            before it, within this package.
         has_host: whether that first part is a host, perhaps with a port, and not a part of the path.
+        plugin: that brings it; None for one of fusery's own.
     """
 
     package: str
@@ -43,6 +49,7 @@ class Protocol:
     needs_bucket: bool = True
     maker: str = ""
     has_host: bool = False
+    plugin: Plugin | None = None
 
 
 # A cached listing is a stale answer, and fsspec shares instances with everybody else in the process.
@@ -60,15 +67,15 @@ _S3 = Protocol(
             "read_timeout": 20,
         },
     },
-    maker="s3",
+    maker=".backends.s3",
 )
-_GCS = Protocol("gcsfs", "pip install 'fusery[gcs]'", _FRESH, maker="gcs")
+_GCS = Protocol("gcsfs", "pip install 'fusery[gcs]'", _FRESH, maker=".backends.gcs")
 _AZURE = Protocol("adlfs", "pip install 'fusery[azure]'", {**_FRESH, "default_fill_cache": False})
 _SFTP = Protocol(
     "sshfs",
     "pip install 'fusery[sftp]'",
     {"connect_timeout": 10, "login_timeout": 20, "keepalive_interval": 10, "keepalive_count_max": 2},
-    maker="sftp",
+    maker=".backends.sftp",
     has_host=True,
 )
 
@@ -81,7 +88,35 @@ PROTOCOLS: Mapping[str, Protocol] = {
     "abfs": _AZURE,
     "sftp": _SFTP,
 }
-"""The protocols that a store's URL may have besides `file`."""
+"""Fusery's own protocols that a store's URL may have besides `file`."""
+
+_GROUP: Literal["fusery.backends"] = "fusery.backends"
+
+
+def find_protocol(scheme: str) -> Protocol | None:
+    """Return the protocol of a scheme: one of fusery's own, or a plugin's; None if there is none.
+
+    Raises:
+        PluginError: there is a plugin for it, and it cannot be used.
+    """
+    if scheme in PROTOCOLS or scheme == "file":
+        return PROTOCOLS.get(scheme)
+    plugin = find_plugin(_GROUP, scheme)
+    return None if plugin is None else protocol_of(plugin)
+
+
+@cache
+def protocol_of(plugin: Plugin) -> Protocol:
+    """Return the protocol that a plugin adds.
+
+    Raises:
+        PluginError: it is none.
+    """
+    found = load_plugin(plugin, own=("file", *PROTOCOLS))
+    if not isinstance(found, Protocol):
+        raise plugin.wrong(f"is no Protocol, which {plugin.value} has to be")
+    return replace(found, plugin=plugin)
+
 
 _SCHEME = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>.*)", re.DOTALL)
 _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]*")
@@ -146,7 +181,7 @@ def same_server(url: str, other: str) -> bool:
     one, two = _SCHEME.fullmatch(url), _SCHEME.fullmatch(other)
     if one is None or two is None:
         return False
-    protocols = [PROTOCOLS.get(match["scheme"].lower()) for match in (one, two)]
+    protocols = [find_protocol(match["scheme"].lower()) for match in (one, two)]
     if protocols[0] is None or protocols[0] is not protocols[1]:
         return False
     hosts = [match["rest"].partition("/")[0].casefold() for match in (one, two)]
@@ -264,9 +299,9 @@ def _parse(url: str) -> tuple[str, Protocol, str]:
     _require_plain(url)
     match = _SCHEME.fullmatch(url)
     scheme = match["scheme"].lower() if match else "file"
-    protocol = PROTOCOLS.get(scheme)
+    protocol = find_protocol(scheme)
     if match is None or protocol is None:
-        known = ", ".join(["file", *PROTOCOLS])
+        known = ", ".join(dict.fromkeys(["file", *PROTOCOLS, *(each.name for each in plugins(_GROUP))]))
         raise StoreUrlError(f"no store speaks {scheme[:20]!r}", hint=f"use a path or one of: {known}")
     return scheme, protocol, _bucket_and_prefix(scheme, protocol, match["rest"])
 
@@ -281,7 +316,20 @@ def _file_system(scheme: str, protocol: Protocol, place: str, options: Mapping[s
         if host and host["port"]:
             merged["port"] = int(host["port"])
     if protocol.maker:
-        return import_module(f".backends.{protocol.maker}", __package__).file_system(**merged)
+        return _made(protocol, merged)
     import fsspec
 
     return fsspec.filesystem(scheme, **merged)
+
+
+def _made(protocol: Protocol, options: Mapping[str, Any]) -> Any:
+    """Return what the module of a protocol makes."""
+    if protocol.plugin is None:
+        return import_module(protocol.maker, __package__).file_system(**options)
+    from fsspec import AbstractFileSystem
+
+    with blaming(protocol.plugin, "cannot be opened"):
+        found = import_module(protocol.maker).file_system(**options)
+    if not isinstance(found, AbstractFileSystem):
+        raise protocol.plugin.wrong("makes no file system of fsspec")
+    return found
