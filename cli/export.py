@@ -9,10 +9,18 @@ import click
 
 from fusery.registry.parsing import plural
 
+from .plugged import PluggedChoice
 from .session import Session, command
 from .text import cell, size
 
 _FORMATS = ("mlx", "peft")
+_TRACKERS = ("mlflow", "wandb")
+
+
+def _source_names() -> list[str]:
+    from fusery.registry.exchange.import_runs import source_names
+
+    return source_names()
 
 
 @command("export")
@@ -54,8 +62,8 @@ def export_command(
 @click.option(
     "--from",
     "tracker",
-    type=click.Choice(["mlflow", "wandb"]),
-    help="Take the adapters of a tracker's runs.",
+    type=PluggedChoice(_TRACKERS, _source_names),
+    help="Take the adapters of a tracker's runs: mlflow, wandb, or a plugin's.",
 )
 @click.option(
     "--base", metavar="NAME", help="Base model to register on; default: the one that the files name."
@@ -109,7 +117,7 @@ def _import_runs(
 ) -> int:
     """Import a tracker's runs; return the exit code: 1 where one was refused."""
     done = session.registry.exchange.import_runs(
-        source, "wandb" if tracker == "wandb" else "mlflow", base=base, reporter=session.reporter(), **options
+        source, tracker, base=base, reporter=session.reporter(), **options
     )
     failed = [each for each in done if each.error]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeGuard, Unpack
+from typing import TYPE_CHECKING, TypeGuard, Unpack
 
 from fusery.storage.progress import SILENT, Reporter
 
@@ -168,7 +168,7 @@ class Exchange(Resource):
     def import_runs(
         self,
         source: str,
-        tracker: Literal["mlflow", "wandb"] = "mlflow",
+        tracker: str = "mlflow",
         *,
         experiments: Sequence[str] = (),
         runs: Sequence[str] = (),
@@ -185,7 +185,7 @@ class Exchange(Resource):
 
         Args:
             source: where it keeps them: for MLflow a server's URL, `sqlite:///FILE`, or a folder; for W&B `ENTITY/PROJECT`.
-            tracker: whose client reads them.
+            tracker: `mlflow`, `wandb`, or the name of a plugin.
             experiments: of MLflow: names of those to take; none for all.
             runs: ids of single runs, instead.
             base: the base model that they stand on; None for the one that the files of each name.
@@ -198,6 +198,7 @@ class Exchange(Resource):
             MissingExtraError: the tracker's client is not installed.
             BadInputError: there is nothing there, or it cannot be read.
             UnknownReferenceError: there is no such experiment or run.
+            PluginError: the tracker is a plugin's, and that failed.
         """
         from ..exchange.import_runs import import_runs, tracked_runs
 

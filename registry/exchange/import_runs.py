@@ -5,17 +5,20 @@ from __future__ import annotations
 import fnmatch
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, cast
 
 from fusery.storage.errors import FuseryError
+from fusery.storage.plugins import Plugin, blaming, find_plugin, load_plugin, plugins
 
 from ..adapters.files import RUN_RECORD
 from ..admission.submission import Submission
 from ..errors import AlreadyExistsError, BadInputError
 from ..evaluation.measured import Setting, record_evaluations
-from ..names import parse_task
+from ..names import parse_slug, parse_task
 from ..record import Record
 from ..records.evaluations import parse_metric
 from ..records.references import resolve_base
@@ -23,7 +26,7 @@ from ..records.scratch import scratch_folder
 from ..registration.register import register
 from ..registration.sources import wanted
 from ..training.record import write_record
-from .tracked_run import TrackedAdapter, TrackedRun, tracked_adapters
+from .tracked_run import TrackedAdapter, TrackedRun, is_inside, tracked_adapters
 
 if TYPE_CHECKING:
     from ..records.adapter import Registered
@@ -62,25 +65,94 @@ class ImportedRun(Record):
     REFERENCE: ClassVar[str] = "adapter"
 
 
+class Source(Protocol):
+    """Reads the runs of a tracker."""
+
+    def __call__(
+        self, source: str, /, *, experiments: Sequence[str] = (), runs: Sequence[str] = ()
+    ) -> Iterator[TrackedRun]:
+        """Yield runs, oldest first.
+
+        Args:
+            source: where the tracker keeps them, as the user says it.
+            experiments: names of those to read; none for all.  A tracker that has none refuses them.
+            runs: ids of single runs, instead.
+
+        Raises:
+            BadInputError: there is nothing there, or it cannot be read.
+            UnknownReferenceError: there is no such experiment or run.
+        """
+
+
+SOURCES: Mapping[str, str] = {"mlflow": ".mlflow_runs:mlflow_runs", "wandb": ".wandb_runs:wandb_runs"}
+"""Fusery's own, by the tracker's name: a module within this package and its function."""
+
+_GROUP: Literal["fusery.sources"] = "fusery.sources"
+
+
 def tracked_runs(
     tracker: str, source: str, *, experiments: Sequence[str] = (), runs: Sequence[str] = ()
 ) -> Iterator[TrackedRun]:
-    """Return the runs that a tracker has, oldest first; see `mlflow_runs` and `wandb_runs`.
+    """Return the runs that a tracker has, oldest first: one of `SOURCES`, or a plugin's.
 
     Raises:
-        BadInputError: an experiment was asked for of a tracker that has none.
+        BadInputError: there is no such tracker.
+        PluginError: it is a plugin's, and that failed.
     """
-    if tracker == "mlflow":
-        from .mlflow_runs import mlflow_runs
-
-        return mlflow_runs(source, experiments=experiments, runs=runs)
-    from .wandb_runs import wandb_runs
-
-    if experiments:
+    if (own := SOURCES.get(tracker)) is not None:
+        module, _, name = own.partition(":")
+        read: Source = getattr(import_module(module, __package__), name)
+        return read(source, experiments=experiments, runs=runs)
+    plugin = find_plugin(_GROUP, tracker)
+    if plugin is None:
         raise BadInputError(
-            "W&B has no experiments", hint="the project says what is taken, and --run ID takes single runs"
+            f"there is no tracker {tracker[:40]!r}", hint=f"--from {'|'.join(source_names())}"
         )
-    return wandb_runs(source, runs=runs)
+    return _runs_of(plugin, source_of(plugin), source, experiments, runs)
+
+
+def source_names() -> list[str]:
+    """Return the names of all trackers, fusery's own first; no plugin is imported."""
+    return [*SOURCES, *dict.fromkeys(each.name for each in plugins(_GROUP) if each.name not in SOURCES)]
+
+
+def source_of(plugin: Plugin) -> Source:
+    """Return what a plugin reads runs with.
+
+    Raises:
+        PluginError: it is nothing that could.
+    """
+    parse_slug(plugin.name, "tracker")  # it begins the names of tags
+    found = load_plugin(plugin, own=SOURCES)
+    if not callable(found):
+        raise plugin.wrong(f"cannot be called, as {plugin.value} has to be")
+    return cast("Source", found)
+
+
+def _runs_of(
+    plugin: Plugin, read: Source, source: str, experiments: Sequence[str], runs: Sequence[str]
+) -> Iterator[TrackedRun]:
+    """Yield what a plugin finds, and look after what it does when its files are fetched."""
+    with blaming(plugin):
+        found = iter(read(source, experiments=experiments, runs=runs))
+    while True:
+        with blaming(plugin):
+            run: object = next(found, None)
+        if run is None:
+            return
+        if not isinstance(run, TrackedRun) or not all(map(is_inside, run.files)):
+            raise plugin.wrong("yields something else than runs, with paths of files that stay within them")
+        yield replace(run, fetch=_fetch_of(plugin, run))
+
+
+def _fetch_of(plugin: Plugin, run: TrackedRun) -> Callable[[str, Path], None]:
+    def fetch(path: str, place: Path) -> None:
+        with blaming(plugin):
+            run.fetch(path, place)
+        if place.is_symlink() or not place.is_file():
+            raise plugin.wrong(f"has not fetched {path[:100]}")
+
+    return fetch
 
 
 def import_runs(

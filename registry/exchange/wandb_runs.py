@@ -64,18 +64,25 @@ _MOST = 10_000
 _SAID = 200
 
 
-def wandb_runs(project: str, *, runs: Sequence[str] = ()) -> Iterator[TrackedRun]:
+def wandb_runs(
+    project: str, *, experiments: Sequence[str] = (), runs: Sequence[str] = ()
+) -> Iterator[TrackedRun]:
     """Yield the runs of a project, oldest first.
 
     Args:
         project: `ENTITY/PROJECT`, on the server that `WANDB_BASE_URL` or W&B's own settings name.
+        experiments: refused, since W&B has none.
         runs: ids of single runs; none for all.
 
     Raises:
         MissingExtraError: W&B's client is not installed.
-        BadInputError: that is no project, nobody is logged in, it cannot be read, or there are absurdly many runs.
+        BadInputError: that is no project, experiments are asked for, nobody is logged in, it cannot be read, or there are absurdly many runs.
         UnknownReferenceError: there is no such project or run.
     """
+    if experiments:
+        raise BadInputError(
+            "W&B has no experiments", hint="the project says what is taken, and --run ID takes single runs"
+        )
     if not _PROJECT.fullmatch(project):
         raise BadInputError(
             f"{project[:100]!r} is no project of W&B",
