@@ -26,10 +26,11 @@ class Upkeep(Resource):
     """Audits, backups, the collector, and the schema of the database."""
 
     def doctor(self) -> Sequence[Check]:
-        """Check settings, database, schema, store, cache and engine; return what was found of each."""
+        """Check settings, database, schema, store, cache, engine and plugins; return what was found of each."""
         from ..audit.doctor import examine
+        from .plugged import plugin_checks
 
-        return examine(self.workspace)
+        return [*examine(self.workspace), *plugin_checks()]
 
     def audit(
         self,
