@@ -1,6 +1,6 @@
 """The contract of a blob store: what every backend promises, its value types and its errors.
 
-The laws, which `tests/store_contract.py` checks on every backend (docs/internals/store.md says how they are kept):
+The laws, which `testing/stores.py` checks on every backend (docs/internals/store.md says how they are kept):
 
 - a name that is visible holds exactly the bytes of its digest, whatever happened while they were written;
 - writing the same bytes again changes nothing; bytes that do not match what was expected are never visible;

@@ -13,7 +13,7 @@ import grimp
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDERS = ("cli", "migrations", "registry", "storage", "web")
+FOLDERS = ("cli", "migrations", "registry", "storage", "testing", "web")
 MODULES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 
 
@@ -97,7 +97,7 @@ def test_the_root_of_the_registry_is_small() -> None:
     assert len(list((ROOT / "registry").glob("*.py"))) <= 8
 
 
-@pytest.mark.parametrize("folder", ("registry", "storage", "cli", "web"))
+@pytest.mark.parametrize("folder", ("registry", "storage", "testing", "cli", "web"))
 def test_packages_only_name_what_they_offer(folder: str) -> None:
     for path in (ROOT / folder).rglob("__init__.py"):
         assert len(path.read_text(encoding="utf-8").splitlines()) <= 60, path

@@ -44,6 +44,7 @@ USES = {
     "json": "answers of a server by a JSON schema",
     "sign": "signing, and verifying signatures",
     "bom": "bills of materials as CycloneDX",
+    "testing": "the contract suites for plugins",
     "demo": "what the demo needs beside its model",
     "dev": "the tests, and what checks the code",
 }

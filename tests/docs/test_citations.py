@@ -23,6 +23,7 @@ CODE = sorted(
         "migrations",
         "registry",
         "storage",
+        "testing",
         "tests",
         "web",
     )
@@ -137,7 +138,7 @@ def test_pages_of_internals_name_files_that_are_there() -> None:
     """A path in backticks is one from the root, or of a folder that the page has named."""
     for page in sorted((ROOT / "docs" / "internals").glob("*.md")):
         for name in re.findall(
-            r"`((?:registry|storage|cli|tests|migrations)/[\w./]+)`", page.read_text(encoding="utf-8")
+            r"`((?:registry|storage|cli|tests|testing|migrations)/[\w./]+)`", page.read_text(encoding="utf-8")
         ):
             assert (ROOT / name).exists(), f"{page.name}: {name}"
         for name in re.findall(r"`(\w+\.py)`", page.read_text(encoding="utf-8")):
@@ -155,7 +156,7 @@ def test_dotted_names_in_docstrings_lead_to_code() -> None:
     found = {}
     for path in CODE:
         names = re.findall(
-            r"`(fusery\.(?:cli|migrations|registry|storage|web)[\w.]*)`",
+            r"`(fusery\.(?:cli|migrations|registry|storage|testing|web)[\w.]*)`",
             prose(path),
         )
         if bad := [name for name in names if not leads_somewhere(name)]:

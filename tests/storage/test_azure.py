@@ -16,14 +16,14 @@ from azure_backend import AzureBackend
 from azure_server import KEY, AzureServer, find_server, running_server
 from contending_writers import ROUNDS, SEED, contend
 from fault_proxy import Fault, always, fault_proxy, times
-from store_contract import HELLO, StoreContract, file_with, name_of
-from tree_contract import check_tree
 
 from fusery.storage.backends.objects import AHEAD, PART
 from fusery.storage.digest import digest_bytes
 from fusery.storage.errors import StoreDeniedError, StoreUnavailableError
 from fusery.storage.interface import Blob
 from fusery.storage.locate import open_store, open_tree
+from fusery.testing.stores import HELLO, StoreContract, file_with, name_of
+from fusery.testing.trees import check_tree
 
 COMMAND = find_server()
 LARGE = os.urandom(1 << 20) * ((AHEAD + 1) * (PART >> 20) + 3)

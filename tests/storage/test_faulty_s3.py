@@ -20,7 +20,6 @@ import pytest
 from fault_proxy import Fault, FaultProxy, fault_proxy
 from s3_backend import S3Backend, file_system_of
 from s3_server import S3Server, find_server, running_server
-from store_contract import file_with
 
 from fusery.storage.backends.objects import PART
 from fusery.storage.digest import digest_bytes
@@ -28,6 +27,7 @@ from fusery.storage.errors import StorageError
 from fusery.storage.interface import Blob, BlobStore
 from fusery.storage.locate import PROTOCOLS
 from fusery.storage.remote_calls import DEADLINE
+from fusery.testing.stores import file_with
 
 WEED = find_server()
 

@@ -12,14 +12,14 @@ from contending_writers import ROUNDS, SEED, contend
 from fault_proxy import Fault, always, fault_proxy, times
 from gcs_backend import GcsBackend
 from gcs_server import GcsServer, find_server, running_server
-from store_contract import HELLO, StoreContract, file_with, name_of
-from tree_contract import check_tree
 
 from fusery.storage.digest import digest_bytes
 from fusery.storage.errors import StoreDeniedError, StoreUnavailableError
 from fusery.storage.interface import Blob
 from fusery.storage.locate import open_store, open_tree
 from fusery.storage.remote import SMALL
+from fusery.testing.stores import HELLO, StoreContract, file_with, name_of
+from fusery.testing.trees import check_tree
 
 BINARY = find_server()
 LARGE = os.urandom(1 << 20) * (2 * (SMALL >> 20) + 3)

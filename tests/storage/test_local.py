@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 from storage_backends import LocalBackend
-from store_contract import HELLO, LARGE, StoreContract, file_with, name_of
 
 from fusery.storage.digest import digest_bytes
 from fusery.storage.errors import StorageError, UnsafePathError
 from fusery.storage.failures import DigestMismatchError
 from fusery.storage.local import LocalStore
+from fusery.testing.stores import HELLO, LARGE, StoreContract, file_with, name_of
 
 
 @pytest.fixture

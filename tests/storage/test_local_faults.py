@@ -17,12 +17,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from store_contract import HELLO, LARGE, file_with, name_of
 
 from fusery.storage.digest import digest_bytes
 from fusery.storage.errors import OutOfSpaceError, StorageError, StoreDeniedError, StoreUnavailableError
 from fusery.storage.interface import Blob
 from fusery.storage.local import LocalStore
+from fusery.testing.stores import HELLO, LARGE, file_with, name_of
 
 CALLS = (
     "open", "close", "write", "readv", "fsync", "fdatasync", "fchmod", "link", "unlink", "mkdir", "rename", "replace",

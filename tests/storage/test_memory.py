@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from storage_backends import MemoryBackend
-from store_contract import HELLO, StoreContract
-from tree_contract import check_tree
 
 from fusery.storage.errors import StoreMismatchError
 from fusery.storage.interface import BlobStore
 from fusery.storage.locate import open_store, open_tree
 from fusery.storage.remote import FsspecStore
+from fusery.testing.stores import HELLO, StoreContract
+from fusery.testing.trees import check_tree
 
 
 @pytest.fixture

@@ -19,8 +19,6 @@ from contending_writers import ROUNDS, SEED, contend
 from fault_proxy import Fault, FaultProxy, always, fault_proxy, times
 from s3_backend import S3Backend, file_system_of
 from s3_server import BUCKET, S3Server, find_server, running_server
-from store_contract import HELLO, StoreContract, file_with, name_of
-from tree_contract import check_tree
 
 from fusery.storage import remote
 from fusery.storage.backends.objects import AHEAD, PART
@@ -32,6 +30,8 @@ from fusery.storage.locate import open_store, open_tree
 from fusery.storage.manifest import FileEntry
 from fusery.storage.remote import SMALL, FsspecStore
 from fusery.storage.staging import Staging
+from fusery.testing.stores import HELLO, StoreContract, file_with, name_of
+from fusery.testing.trees import check_tree
 
 WEED = find_server()
 MULTIPART = os.urandom(1 << 20) * ((SMALL >> 20) + 3)

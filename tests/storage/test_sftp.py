@@ -14,8 +14,6 @@ import pytest
 from contending_writers import ROUNDS, SEED, contend
 from sftp_backend import SftpBackend
 from sftp_server import SftpServer, running_server
-from store_contract import HELLO, StoreContract, file_with, name_of
-from tree_contract import check_tree
 
 from fusery.storage.backends.objects import PART
 from fusery.storage.digest import digest_bytes
@@ -24,6 +22,8 @@ from fusery.storage.interface import Blob
 from fusery.storage.locate import open_store, open_tree
 from fusery.storage.manifest import FileEntry
 from fusery.storage.remote import SMALL
+from fusery.testing.stores import HELLO, StoreContract, file_with, name_of
+from fusery.testing.trees import check_tree
 
 LARGE = os.urandom(1 << 20) * ((SMALL + 2 * PART >> 20) + 3)
 

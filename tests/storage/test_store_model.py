@@ -20,12 +20,12 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from storage_backends import LocalBackend, MemoryBackend
-from store_contract import Backend, name_of
 
 from fusery.storage.digest import Digest, digest_bytes
 from fusery.storage.failures import AbsentBlobError, DigestMismatchError
 from fusery.storage.interface import Blob
 from fusery.storage.manifest import FileEntry
+from fusery.testing.stores import Backend, name_of
 
 # Few enough that the same bytes come again and again.
 contents = st.sampled_from([b"", b"a", b"b", b"adapter" * 1000, bytes(range(256)), b"\x00" * 5000])

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 from storage_backends import LocalBackend, MemoryBackend
-from store_contract import Backend, name_of
 
 from fusery.storage import copying, local
 from fusery.storage.backends.objects import Objects
@@ -19,6 +18,7 @@ from fusery.storage.failures import AbsentBlobError, DigestMismatchError
 from fusery.storage.interface import Blob
 from fusery.storage.manifest import FileEntry
 from fusery.storage.transfer import transfer
+from fusery.testing.stores import Backend, name_of
 
 DATA = os.urandom(1 << 20) * 5 + b"tail"
 ENTRY = FileEntry("weights", len(DATA), digest_bytes(DATA))

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from ready_processes import CONTEXT
-from store_contract import Backend, name_of
 
 from fusery.storage.digest import digest_bytes
 from fusery.storage.errors import FuseryError
@@ -20,6 +19,7 @@ from fusery.storage.interface import Blob, BlobStore
 from fusery.storage.locate import open_store
 from fusery.storage.remote import SMALL
 from fusery.storage.remote_errors import RemoteError
+from fusery.testing.stores import Backend, name_of
 
 SOAK = bool(os.environ.get("FUSERY_SOAK"))
 ROUNDS = 300 if SOAK else 3

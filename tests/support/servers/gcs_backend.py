@@ -5,11 +5,11 @@ from __future__ import annotations
 import uuid
 
 from gcs_server import BUCKET, GcsServer
-from store_contract import Backend
 
 from fusery.storage.interface import BlobStore
 from fusery.storage.locate import open_store
 from fusery.storage.remote import FsspecStore
+from fusery.testing.stores import Backend
 
 
 class GcsBackend(Backend):

@@ -9,11 +9,11 @@ from typing import Any
 import fsspec
 from fault_proxy import FaultProxy
 from s3_server import BUCKET, S3Server
-from store_contract import Backend
 
 from fusery.storage.interface import BlobStore
 from fusery.storage.locate import PROTOCOLS, open_store
 from fusery.storage.remote import FsspecStore
+from fusery.testing.stores import Backend
 
 
 class S3Backend(Backend):

@@ -6,10 +6,10 @@ import uuid
 from typing import Any
 
 from sftp_server import SftpServer
-from store_contract import Backend
 
 from fusery.storage.interface import BlobStore
 from fusery.storage.locate import open_store
+from fusery.testing.stores import Backend
 
 
 class SftpBackend(Backend):

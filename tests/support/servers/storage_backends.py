@@ -6,11 +6,11 @@ import uuid
 from pathlib import Path
 
 import fsspec
-from store_contract import Backend
 
 from fusery.storage.interface import BlobStore
 from fusery.storage.local import LocalStore
 from fusery.storage.locate import open_store
+from fusery.testing.stores import Backend
 
 
 class LocalBackend(Backend):

@@ -1,4 +1,4 @@
-"""What a folder of files at a URL has to do on every backend.  Import as `from tree_contract import check_tree`."""
+"""What a folder of files at a URL has to do on every backend."""
 
 from __future__ import annotations
 
@@ -37,12 +37,14 @@ def check_tree(tree: RemoteTree, folder: Path) -> None:
 
 
 def put(tree: RemoteTree, folder: Path, name: str, data: bytes) -> FileEntry:
+    """Put a file with these bytes, and return what it is listed as."""
     entry = FileEntry(name, len(data), digest_bytes(data))
     tree.put(written(folder, "source", data), entry)
     return entry
 
 
 def written(folder: Path, name: str, data: bytes) -> Path:
+    """Write a file, and return its path."""
     path = folder / name
     path.write_bytes(data)
     return path
