@@ -11,7 +11,7 @@ from fusery.storage.plugins import Plugin, blaming, find_plugin, load_plugin, pl
 
 from ..adapters.render import Form
 from ..errors import BadInputError
-from .layout import Layout
+from .layout import Layout, LayoutError
 
 if TYPE_CHECKING:
     from .choices import Choices
@@ -102,9 +102,17 @@ class Target:
             PluginError: a plugin did not.
         """
         module = self._module()
+        if self.plugin is None:
+            try:
+                return module.check(folder)
+            except (
+                FileNotFoundError,
+                ValueError,
+            ) as error:  # a file that has to be there is not, or is another one
+                raise LayoutError(f"the bundle for {self.name} lacks what belongs in it") from error
         with blaming(self.plugin):
-            found = module.check(folder)
-        if self.plugin is not None and not isinstance(found, Layout):
+            found: object = module.check(folder)
+        if not isinstance(found, Layout):
             raise self.plugin.wrong("returns no Layout from check(folder)")
         return found
 

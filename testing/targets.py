@@ -1,0 +1,128 @@
+"""The contract of a target of `materialize`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fusery.registry.bundles import BundleSource, Choices, Content, Target, Written, find_target, write_bundle
+from fusery.registry.bundles.layout import LayoutError
+from fusery.registry.documents import CHECKSUM, RECORD, checksum_of
+from fusery.storage.digest import digest_file
+from fusery.storage.errors import BlobCorruptError
+
+from . import samples
+
+MakeSource = Callable[[Content], BundleSource]
+
+
+class TargetContract:
+    """All that a target promises, for each content that it can hold.
+
+    A subclass says its `name`; by the fixture `source` it may give other models than the samples.
+    """
+
+    name: str
+    """As `--target` takes it: the plugin has to be installed."""
+
+    choices = Choices()
+    """The options that bundles are written with."""
+
+    @pytest.fixture
+    def target(self) -> Target:
+        """The target."""
+        return find_target(self.name)
+
+    @pytest.fixture
+    def source(self, target: Target, tmp_path: Path) -> MakeSource:
+        """A function that makes the source of a bundle with that content."""
+
+        def make(content: Content) -> BundleSource:
+            if content == "fused":
+                return samples.fused_source(tmp_path / "source")
+            return samples.adapter_source(tmp_path / "source", target.form, base=target.base)
+
+        return make
+
+    def write(self, source: BundleSource, target: Target, folder: Path) -> Written:
+        """Write a bundle into a new folder."""
+        folder.mkdir(parents=True)
+        return write_bundle(source, target, folder, self.choices)
+
+    def test_its_manifest_is_what_lies_in_the_folder(
+        self, target: Target, source: MakeSource, tmp_path: Path
+    ) -> None:
+        for content in target.contents:
+            manifest = self.write(source(content), target, tmp_path / content).manifest
+            found = {path: digest_file(tmp_path / content / path) for path in files_of(tmp_path / content)}
+            assert found == {entry.path: (entry.sha256, entry.size) for entry in manifest}
+
+    def test_the_same_source_gives_the_same_bytes(
+        self, target: Target, source: MakeSource, tmp_path: Path
+    ) -> None:
+        for content in target.contents:
+            made = source(content)
+            first, second = (self.write(made, target, tmp_path / place / content) for place in ("a", "b"))
+            assert first.manifest == second.manifest
+
+    def test_its_consumer_finds_what_is_in_it(
+        self, target: Target, source: MakeSource, tmp_path: Path
+    ) -> None:
+        for content in target.contents:
+            made = source(content)
+            layout = self.write(made, target, tmp_path / content).layout
+            assert layout.adapters == len(made.adapters)
+            assert layout.tensors or content == "adapters" or target.single
+
+    def test_a_record_says_what_it_is_and_lists_every_file(
+        self, target: Target, source: MakeSource, tmp_path: Path
+    ) -> None:
+        for content in () if target.single else target.contents:
+            folder = tmp_path / content
+            self.write(source(content), target, folder)
+            record = json.loads((folder / RECORD).read_bytes())
+            assert (record["target"], record[CHECKSUM]) == (target.name, checksum_of(record))
+            assert {each["path"] for each in record["contents"]} == files_of(folder) - {RECORD}
+            assert record["provenance"].get("plugin") == (str(target.plugin) if target.plugin else None)
+
+    def test_nothing_of_this_machine_is_in_it(
+        self, target: Target, source: MakeSource, tmp_path: Path
+    ) -> None:
+        for content in target.contents:
+            folder = tmp_path / content
+            self.write(source(content), target, folder)
+            for name in files_of(folder):
+                assert str(tmp_path).encode() not in (folder / name).read_bytes(), name
+
+    def test_a_damaged_file_of_the_model_is_refused(
+        self, target: Target, source: MakeSource, tmp_path: Path
+    ) -> None:
+        if "fused" not in target.contents:
+            return
+        made = source("fused")
+        weights = made.fused.paths["model.safetensors"]
+        data = bytearray(weights.read_bytes())
+        data[-1] ^= 1
+        weights.write_bytes(data)
+        with pytest.raises(BlobCorruptError):
+            self.write(made, target, tmp_path / "bundle")
+
+    def test_a_bundle_that_lost_its_files_is_refused(
+        self, target: Target, source: MakeSource, tmp_path: Path
+    ) -> None:
+        for content in target.contents:
+            folder = tmp_path / content
+            self.write(source(content), target, folder)
+            shutil.rmtree(folder)
+            folder.mkdir()
+            with pytest.raises(LayoutError):
+                target.check(folder)
+
+
+def files_of(folder: Path) -> set[str]:
+    """Return the paths of all files in a folder."""
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
