@@ -21,6 +21,7 @@ from run_folders import make_run, plain_log
 from fusery.registry import Registry
 from fusery.registry.errors import BadInputError, MissingExtraError, UnknownReferenceError
 from fusery.registry.exchange import mlflow_runs as reading
+from fusery.testing.sources import SourceContract
 
 # MLflow's own tables ask SQLAlchemy for what that will leave out one day.
 pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
@@ -486,3 +487,16 @@ def test_the_process_is_as_it_was_afterwards(
     with pytest.raises(BadInputError):
         with_base.exchange.import_runs("gopher://nobody")
     assert (dict(os.environ), logger.level) == (before, level)
+
+
+class TestMlflow(SourceContract):
+    read = staticmethod(reading.mlflow_runs)
+    nowhere = "sqlite:///nowhere.db"
+
+    @pytest.fixture
+    def place(self, client: MlflowClient, tracking: str, tiny_base: Path, tmp_path: Path) -> str:
+        number = experiment(client, "lessons", tmp_path)
+        for seed in (2, 1):
+            folder = peft_folders.make_peft(tmp_path / f"peft{seed}", tiny_base, seed=seed)
+            logged(client, number, folder, name=f"run {seed}", began=DAY + seed)
+        return tracking

@@ -14,6 +14,7 @@ from wandb_server import ENTITY, KEY, PROJECT, Artifact, Tracker, WandbRun, runn
 from fusery.registry import Registry
 from fusery.registry.errors import BadInputError, MissingExtraError, UnknownReferenceError
 from fusery.registry.exchange import wandb_runs as reading
+from fusery.testing.sources import SourceContract
 
 SOURCE = f"{ENTITY}/{PROJECT}"
 CURVE = [
@@ -356,3 +357,16 @@ def test_lists_without_an_end(with_base: Registry, tracker: Tracker, monkeypatch
     for run, what in (("one", "files"), ("two", "artifacts"), ("three", "artifacts that it has used")):
         [done] = with_base.exchange.import_runs(SOURCE, "wandb", runs=[run])
         assert done.error == f"run {run} has over 5 {what}"
+
+
+class TestWandb(SourceContract):
+    read = staticmethod(reading.wandb_runs)
+    nowhere = "nobody/nothing"
+
+    @pytest.fixture(autouse=True)
+    def place(self, tracker: Tracker, tiny_base: Path, tmp_path: Path) -> str:
+        tracker.runs = [
+            WandbRun(number, logged=[Artifact(f"adapter{seed}", peft(tmp_path / number, tiny_base, seed))])
+            for seed, number in enumerate(("abc12345", "def67890"))
+        ]
+        return SOURCE

@@ -6,8 +6,8 @@ import ipaddress
 import socket
 import ssl
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -16,11 +16,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from ports import free_port
-from webhook_receiver import OK, Receiver
+from webhook_receiver import OK, Receiver, up
 
 from fusery.registry.webhooks import addresses
 from fusery.registry.webhooks.addresses import parse_url
 from fusery.registry.webhooks.sending import Answer, post
+from fusery.testing.notifiers import NotifierContract, Receiving
 
 BODY = b'{"data": {"seq": 1}}'
 
@@ -211,3 +212,28 @@ def test_a_byte_a_second_over_tls_is_not_waited_for(tmp_path: Path, monkeypatch:
 def test_errors_repeat_nothing_of_the_url() -> None:
     port = free_port()
     assert "s3cr3t" not in attempt(f"http://127.0.0.1:{port}/s3cr3t").error
+
+
+class HttpReceiving(Receiving):
+    def __init__(self, receiver: Receiver, listening: ExitStack) -> None:
+        self.url, self.receiver, self.listening = receiver.url, receiver, listening
+
+    def received(self) -> list[tuple[Mapping[str, str], bytes]]:
+        return [(each.headers, each.body) for each in self.receiver.requests]
+
+    def leave(self) -> None:
+        self.listening.close()
+
+    def stop_answering(self) -> None:
+        self.receiver.manner = "hang"
+
+
+class TestHttp(NotifierContract):
+    notifier = staticmethod(post)
+
+    @pytest.fixture
+    def receiving(self) -> Iterator[HttpReceiving]:
+        with ExitStack() as listening:
+            receiver = Receiver(free_port())
+            listening.enter_context(up(receiver))
+            yield HttpReceiving(receiver, listening)
