@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -105,7 +104,6 @@ def find_protocol(scheme: str) -> Protocol | None:
     return None if plugin is None else protocol_of(plugin)
 
 
-@cache
 def protocol_of(plugin: Plugin) -> Protocol:
     """Return the protocol that a plugin adds.
 
@@ -182,7 +180,7 @@ def same_server(url: str, other: str) -> bool:
     if one is None or two is None:
         return False
     protocols = [find_protocol(match["scheme"].lower()) for match in (one, two)]
-    if protocols[0] is None or protocols[0] is not protocols[1]:
+    if protocols[0] is None or protocols[0] != protocols[1]:
         return False
     hosts = [match["rest"].partition("/")[0].casefold() for match in (one, two)]
     return not protocols[0].has_host or hosts[0] == hosts[1]

@@ -82,7 +82,13 @@ def _tokenizer() -> dict[str, Any]:
     letters = {byte: chr(byte) for byte in shown} | {byte: chr(256 + n) for n, byte in enumerate(others)}
     level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
     vocabulary = {letters[byte]: byte for byte in range(256)}
-    model: dict[str, Any] = {"type": "BPE", "vocab": vocabulary, "merges": [], "unk_token": None, "byte_fallback": False}
+    model: dict[str, Any] = {
+        "type": "BPE",
+        "vocab": vocabulary,
+        "merges": [],
+        "unk_token": None,
+        "byte_fallback": False,
+    }
     return {
         "version": "1.0",
         "truncation": None,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
 from itertools import pairwise
 from typing import Literal
 
@@ -76,7 +75,6 @@ def plugged_rules() -> tuple[PluggedRule, ...]:
     return tuple(map(rule_of, found))
 
 
-@cache
 def rule_of(plugin: Plugin) -> PluggedRule:
     """Return the rule that a plugin adds.
 

@@ -15,7 +15,9 @@ KEYS = {
     "run": {"tool", "results", "columnKind"},
     "driver": {"name", "semanticVersion", "rules"},
     "rule": {"id", "name", "shortDescription", "fullDescription", "help", "defaultConfiguration"},
-    "result": {"ruleId", "ruleIndex", "level", "message", "locations", "partialFingerprints"},
+    "extension": {"name", "version", "rules"},
+    "reference": {"id", "index", "toolComponent"},
+    "result": {"ruleId", "ruleIndex", "rule", "level", "message", "locations", "partialFingerprints"},
     "location": {"physicalLocation", "logicalLocations"},
 }
 """The schema has `additionalProperties: false` everywhere."""
@@ -28,16 +30,25 @@ def require_sarif(log: Mapping[str, Any]) -> None:
     assert urlsplit(log["$schema"]).scheme == "https"  # 3.13.3
     for run in log["runs"]:  # 3.13.4
         _keys("run", run)
-        assert run["tool"].keys() == {"driver"}  # 3.18.2
-        driver = run["tool"]["driver"]
-        _keys("driver", driver)
-        assert driver["name"]  # 3.19.8
-        for rule in driver["rules"]:
-            _rule(rule)
-        ids = [rule["id"] for rule in driver["rules"]]
-        assert len(set(ids)) == len(ids)  # 3.19.23
+        assert {"driver"} <= run["tool"].keys() <= {"driver", "extensions"}  # 3.18.2, 3.18.3
+        _keys("driver", run["tool"]["driver"])
+        driver = _component(run["tool"]["driver"])
+        extensions = run["tool"].get("extensions", [])
+        for extension in extensions:
+            _keys("extension", extension)
+        others = [_component(extension) for extension in extensions]
         for result in run["results"]:
-            _result(result, ids)
+            _result(result, driver, others)
+
+
+def _component(component: Mapping[str, Any]) -> list[str]:
+    """Return the names of the rules of a tool or of an extension."""
+    assert component["name"]  # 3.19.8
+    for rule in component["rules"]:
+        _rule(rule)
+    ids = [rule["id"] for rule in component["rules"]]
+    assert len(set(ids)) == len(ids)  # 3.19.23
+    return ids
 
 
 def _rule(rule: Mapping[str, Any]) -> None:
@@ -51,9 +62,16 @@ def _rule(rule: Mapping[str, Any]) -> None:
         assert rule["defaultConfiguration"]["level"] in LEVELS
 
 
-def _result(result: Mapping[str, Any], ids: list[str]) -> None:
+def _result(result: Mapping[str, Any], ids: list[str], others: list[list[str]]) -> None:
     _keys("result", result)
-    assert ids[result["ruleIndex"]] == result["ruleId"]  # 3.27.5, 3.27.6
+    if "rule" in result:  # 3.27.7, 3.52.4 to 3.52.6, 3.54.4
+        reference = result["rule"]
+        _keys("reference", reference)
+        assert "ruleIndex" not in result
+        assert reference["id"] == result["ruleId"]
+        assert others[reference["toolComponent"]["index"]][reference["index"]] == result["ruleId"]
+    else:
+        assert ids[result["ruleIndex"]] == result["ruleId"]  # 3.27.5, 3.27.6
     assert result["level"] in LEVELS  # 3.27.10
     assert result["message"]["text"]  # 3.11.8
     for print_ in result["partialFingerprints"].values():  # 3.27.17

@@ -1,0 +1,121 @@
+"""Plugins are found by the entry points of packages on the path, and what is wrong with one is called its own."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from plugin_packages import write_package
+
+from fusery.storage.errors import StorageError
+from fusery.storage.plugins import (
+    Plugin,
+    PluginError,
+    blaming,
+    find_plugin,
+    load_plugin,
+    plugins,
+)
+
+TARGETS = "fusery.targets"
+
+
+@pytest.fixture
+def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder on the path of modules."""
+    monkeypatch.syspath_prepend(tmp_path / "packages")
+    return tmp_path / "packages"
+
+
+def test_what_is_installed_is_listed_by_name_and_nothing_is_imported(packages: Path) -> None:
+    entries = {"second": "some_plugin:THING", "first": "some_plugin:OTHER"}
+    write_package(
+        packages, "some-plugin", {TARGETS: entries, "fusery.rules": {"house": "some_plugin:X"}}, "1 / 0"
+    )
+    assert [(each.name, str(each)) for each in plugins(TARGETS)] == [
+        ("first", "some-plugin 1.2"),
+        ("second", "some-plugin 1.2"),
+    ]
+    assert {each.group for each in plugins()} == {TARGETS, "fusery.rules"}
+    assert "some_plugin" not in sys.modules
+
+
+def test_without_any_there_is_nothing() -> None:
+    assert plugins() == []
+    assert find_plugin(TARGETS, "nothing") is None
+
+
+def test_a_plugin_is_what_its_entry_point_names(packages: Path) -> None:
+    write_package(
+        packages, "some-thing", {TARGETS: {"thing": "some_thing:box.inner"}}, "class box: inner = 5"
+    )
+    found = find_plugin(TARGETS, "thing")
+    assert found is not None
+    assert load_plugin(found) == 5
+
+
+def test_two_of_one_name_are_refused_by_their_packages(tmp_path: Path, packages: Path) -> None:
+    for name in ("one-package", "other-package"):
+        write_package(packages, name, {TARGETS: {"same": "nowhere:X"}})
+    with pytest.raises(PluginError) as caught:
+        find_plugin(TARGETS, "same")
+    assert "one-package 1.2 and other-package 1.2" in caught.value.message
+    assert caught.value.hint == "pip uninstall other-package"
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("import nowhere_at_all", "ModuleNotFoundError: No module named 'nowhere_at_all'"),
+        ("THING = ", "SyntaxError"),
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("raise SystemExit(3)", "SystemExit: 3"),
+        ("", "AttributeError"),
+        ("raise ValueError('two\\nlines ' + 'x' * 5000)", "ValueError: two lines xxx"),
+    ],
+    ids=["needs what is not there", "no Python", "raises", "exits", "lacks it", "says much"],
+)
+def test_one_that_cannot_be_imported_is_named(packages: Path, source: str, said: str) -> None:
+    name = f"broken-{abs(hash(source))}"
+    write_package(packages, name, {TARGETS: {"broken": f"{name.replace('-', '_')}:THING"}}, source)
+    [plugin] = plugins(TARGETS)
+    with pytest.raises(PluginError) as caught:
+        load_plugin(plugin)
+    assert caught.value.message.startswith(f"the target broken of {name} 1.2 cannot be imported: {said}")
+    assert len(caught.value.message) < 400 and "\n" not in caught.value.message
+    assert f"pip uninstall {name}" in str(caught.value.hint)
+    assert caught.value.exit_code == 2
+
+
+PLUGIN = Plugin(TARGETS, "some", "some-package", "1.2", "some:X")
+
+
+def test_names_that_are_taken_or_none_are_refused() -> None:
+    with pytest.raises(PluginError, match="has the name of one of fusery's own"):
+        load_plugin(PLUGIN, own=("some",))
+    for name in ("Some", "", "a b", "x" * 33, "ü"):
+        with pytest.raises(PluginError, match="has a name that is not"):
+            load_plugin(Plugin(TARGETS, name, "some-package", "1.2", "some:X"))
+
+
+def test_what_a_plugin_tells_the_user_stays_as_it_is() -> None:
+    with pytest.raises(StorageError, match="^its own sentence$"), blaming(PLUGIN):
+        raise StorageError("its own sentence")
+
+
+def test_of_what_is_no_plugin_nothing_is_caught() -> None:
+    with pytest.raises(ZeroDivisionError), blaming(None):
+        raise ZeroDivisionError
+
+
+def test_an_interruption_is_nobody_s_fault() -> None:
+    with pytest.raises(KeyboardInterrupt), blaming(PLUGIN):
+        raise KeyboardInterrupt
+
+
+def test_metadata_that_cannot_be_read_are_a_sentence(packages: Path) -> None:
+    write_package(packages, "odd-package", {TARGETS: {"thing": "odd:X"}})
+    (packages / "odd_package-1.2.dist-info" / "entry_points.txt").write_bytes(b"[fusery.targets]\n\xff = x\n")
+    with pytest.raises(PluginError, match="cannot be listed: UnicodeDecodeError"):
+        plugins()
