@@ -13,9 +13,9 @@ from urllib.parse import unquote, urlsplit
 from .errors import StorageError, StoreUnavailableError
 from .interface import BlobStore
 from .local import LocalStore
-from .plugins import Plugin, blaming, find_plugin, load_plugin, plugins
 
 if TYPE_CHECKING:
+    from .plugins import Plugin
     from .tree import RemoteTree
 
 
@@ -100,6 +100,8 @@ def find_protocol(scheme: str) -> Protocol | None:
     """
     if scheme in PROTOCOLS or scheme == "file":
         return PROTOCOLS.get(scheme)
+    from .plugins import find_plugin  # here, since every command comes by, and few have one
+
     plugin = find_plugin(_GROUP, scheme)
     return None if plugin is None else protocol_of(plugin)
 
@@ -110,6 +112,8 @@ def protocol_of(plugin: Plugin) -> Protocol:
     Raises:
         PluginError: it is none.
     """
+    from .plugins import load_plugin
+
     found = load_plugin(plugin, own=("file", *PROTOCOLS))
     if not isinstance(found, Protocol):
         raise plugin.wrong(f"is no Protocol, which {plugin.value} has to be")
@@ -299,6 +303,8 @@ def _parse(url: str) -> tuple[str, Protocol, str]:
     scheme = match["scheme"].lower() if match else "file"
     protocol = find_protocol(scheme)
     if match is None or protocol is None:
+        from .plugins import plugins
+
         known = ", ".join(dict.fromkeys(["file", *PROTOCOLS, *(each.name for each in plugins(_GROUP))]))
         raise StoreUrlError(f"no store speaks {scheme[:20]!r}", hint=f"use a path or one of: {known}")
     return scheme, protocol, _bucket_and_prefix(scheme, protocol, match["rest"])
@@ -325,6 +331,8 @@ def _made(protocol: Protocol, options: Mapping[str, Any]) -> Any:
     if protocol.plugin is None:
         return import_module(protocol.maker, __package__).file_system(**options)
     from fsspec import AbstractFileSystem
+
+    from .plugins import blaming
 
     with blaming(protocol.plugin, "cannot be opened"):
         found = import_module(protocol.maker).file_system(**options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Literal, Protocol, cast, get_args
 
 from fusery.storage.plugins import Plugin, blaming, find_plugin, load_plugin, plugins
 
@@ -45,7 +45,7 @@ class Target:
         contents: what it can hold; the first is the default.
         form: of the adapters that are not fused.
         base: bundles of adapters include their base.
-        single: the bundle is one file.
+        single: the bundle is one file, an archive, whose name says how it is compressed.
         names_base: its server is given the location of the base at start.
         whole: who reads its adapters takes whole tensors beside the factors.
         located: its files say where it will be found.
@@ -103,12 +103,10 @@ class Target:
         """
         module = self._module()
         if self.plugin is None:
+            # A file that has to be there is not, or is another one than it should be.
             try:
                 return module.check(folder)
-            except (
-                FileNotFoundError,
-                ValueError,
-            ) as error:  # a file that has to be there is not, or is another one
+            except (FileNotFoundError, ValueError) as error:
                 raise LayoutError(f"the bundle for {self.name} lacks what belongs in it") from error
         with blaming(self.plugin):
             found: object = module.check(folder)
@@ -185,6 +183,8 @@ def target_of(plugin: Plugin) -> Target:
         raise plugin.wrong(f"is no Target, which {plugin.value} has to be")
     if found.name != plugin.name:
         raise plugin.wrong(f"calls itself {found.name!r}")
+    if not found.contents or not set(found.contents) <= set(get_args(Content)):
+        raise plugin.wrong("does not say that it holds what is fused, or adapters")
     made = replace(found, plugin=plugin)
     made.require()
     return made
