@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import pytest
 import tiny_models
 from promises.commands import COMMANDS, ELSEWHERE, SERVERS, Asked
 
@@ -166,6 +167,7 @@ def test_every_command_is_in_the_table() -> None:
         assert "nothing_unasked" in (HERE.parents[1] / path).read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_every_command_keeps_what_is_promised(tmp_path: Path) -> None:
     """One test, since all that it holds is of the same minute of commands."""
     ran = run_all(tmp_path)
