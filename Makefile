@@ -77,9 +77,9 @@ build: $(VENV)/.dev  ## Build the source archive, the wheel for this platform an
 	export SOURCE_DATE_EPOCH="$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)}"; \
 	for none in '' 1; do FUSERY_NO_EXTENSION=$$none $(BIN)/uv build --quiet --python $(BIN)/python --no-build-isolation --out-dir $(DIST) || exit 1; done
 
-sdist: $(VENV)/.uv  ## Build the source archive alone, with the build tools that are pinned
+sdist: $(VENV)/.uv  ## Build the source archive, and from it the wheel for any platform, with the build tools that are pinned
 	export SOURCE_DATE_EPOCH="$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)}"; \
-	$(BIN)/uv build --quiet --sdist --require-hashes --build-constraints requirements/dev.txt --out-dir $(DIST)
+	FUSERY_NO_EXTENSION=1 $(BIN)/uv build --quiet --python $(BIN)/python --require-hashes --build-constraints requirements/dev.txt --out-dir $(DIST)
 
 sbom: $(VENV)-release/.tools  ## Write what an installation of fusery needs as CycloneDX, in dist/
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(VENV)-release/needed

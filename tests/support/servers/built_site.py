@@ -19,6 +19,7 @@ SMALL = {
     "README.md": "# start\n\n[A guide](docs/guides/fuse.md#part-two) and [decisions](docs/decisions).\n",
     "CHANGELOG.md": "# Changes\n",
     "CONTRIBUTING.md": "# Contributing\n",
+    "SECURITY.md": "# Security\n",
     "docs/guides/fuse.md": "# One\n\n## Part two\n\n[The receiver](../../examples/receiver.py)\n",
     "docs/decisions/0001-root-folders-as-one-namespace.md": "# 1. First of all\n\n2026-01-01\n",
     "examples/receiver.py": 'print("```")\n',
@@ -26,7 +27,7 @@ SMALL = {
 """The pages of a project that is no larger than it must be."""
 NAVIGATION = (
     '  "index.md",\n  "guides/*.md",\n  "decisions/index.md",\n  "decisions/*.md",\n'
-    '  "changelog.md",\n  "contributing.md",\n'
+    '  "changelog.md",\n  "contributing.md",\n  "security.md",\n'
 )
 
 
