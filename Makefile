@@ -34,7 +34,7 @@ check: $(VENV)/.dev $(VENV)-site/.site  ## Format, lint, types, import contracts
 	$(BIN)/python -P docs/make_architectures.py --check
 	$(BIN)/actionlint -shellcheck $(BIN)/shellcheck
 	$(BIN)/zizmor --offline --quiet --persona=pedantic .github
-	$(BIN)/python -P -m pytest -q tests/docs
+	$(BIN)/python -P -m pytest -q -m "not slow" tests/docs
 
 format: $(VENV)/.dev  ## Format the code and mend what the linter can mend
 	$(BIN)/ruff check --fix .
