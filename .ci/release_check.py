@@ -35,6 +35,8 @@ ARCHIVES = {
     "any-oldest": "*-none-any.whl",
 }
 COMPILED = {"source", "wheel"}
+SOURCES_ALONE = ("rouge-score", "sqlitedict", "word2number")
+"""What has no wheels at all, and comes with the extra `eval`."""
 STEPS = ("install", "check", "minimal", "demo", "tests")
 
 sys.path[:0] = [str(ROOT / "tests" / "support" / each) for each in ("models", "scenarios")]
@@ -104,9 +106,9 @@ class Row:
         return folder
 
     def _oldest(self, *extra: str) -> Path:
-        """Write down the oldest versions that pyproject.toml allows."""
+        """Write down the oldest versions that pyproject.toml allows and that have wheels for this Python."""
         lines = self.folder / f"oldest{''.join(extra)}.txt"
-        how = (
+        how = [
             "--quiet",
             "--no-header",
             "--no-annotate",
@@ -114,7 +116,8 @@ class Row:
             "lowest-direct",
             "--python",
             self.python,
-        )
+        ]
+        how += ["--only-binary", ":all:", *(word for name in SOURCES_ALONE for word in ("--no-binary", name))]
         self.run(UV, "pip", "compile", *how, *extra, "-o", lines, ROOT / "pyproject.toml")
         return lines
 
