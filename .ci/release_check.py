@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -63,6 +64,13 @@ class Row:
             kept["CC"] = "false"
         subprocess.run(list(map(str, words)), cwd=cwd or self.folder, env={**kept, **variables}, check=True)
 
+    @cached_property
+    def user(self) -> MinimalUser:
+        """Somebody who has nothing but what was installed."""
+        folder = self.folder / "user"
+        folder.mkdir()
+        return MinimalUser([self.folder / "minimal" / "bin" / "fusery"], folder)
+
     def install(self) -> None:
         """Install it as a user does; the oldest requirements are for uv to find."""
         self.run(self.python, "-m", "venv", "minimal")
@@ -75,15 +83,14 @@ class Row:
     def check(self) -> None:
         """Hold the requirements together, and the compiled half against what should be."""
         self.run(self.folder / "minimal" / "bin" / "python", "-m", "pip", "check")
-        said = MinimalUser([self.folder / "minimal" / "bin" / "fusery"], self._new("looked")).engine()
+        said = self.user.engine()
         assert said == ("ok" if self.name in COMPILED else "note"), (
             f"the engine is not as it should be: {said}"
         )
 
     def minimal(self) -> None:
         """Run all that needs no extra."""
-        user = MinimalUser([self.folder / "minimal" / "bin" / "fusery"], self._new("user"))
-        self.digests = user.keep_promises()
+        self.digests = self.user.keep_promises()
 
     def demo(self) -> None:
         """Run the demo."""
@@ -99,11 +106,6 @@ class Row:
         self.run(python, "-c", here, cwd=clone, PYTHONSAFEPATH="1")
         line = (python, "-m", "pytest", "-q", "-n", "2", "--dist", "worksteal", "-m", "not slow")
         self.run(*line, cwd=clone, PYTHONSAFEPATH="1", OPENBLAS_NUM_THREADS="1")
-
-    def _new(self, name: str) -> Path:
-        folder = self.folder / name
-        folder.mkdir()
-        return folder
 
     def _oldest(self, *extra: str) -> Path:
         """Write down the oldest versions that pyproject.toml allows and that have wheels for this Python."""

@@ -40,12 +40,14 @@ class MinimalUser:
             text=True,
             check=False,
         )
-        assert done.returncode == 0, f"{line}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        assert done.returncode == 0, f"{line}: {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr}"
         return json.loads(done.stdout)
 
     def engine(self) -> str:
-        """Return what `doctor` says of the engine: ok if it is compiled."""
-        return str(next(each["status"] for each in self.run("doctor")["checks"] if each["name"] == "engine"))
+        """Return what `doctor` says of the engine, of a home of its own: ok if it is compiled."""
+        self.run("init", home="looked")
+        checks = self.run("doctor", home="looked")["checks"]
+        return str(next(each["status"] for each in checks if each["name"] == "engine"))
 
     def keep_promises(self) -> list[str]:
         """Run all that needs no extra; return the digests of what was fused, the same on every machine."""
