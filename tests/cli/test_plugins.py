@@ -300,7 +300,6 @@ def test_a_wrong_plugin_is_one_sentence_of_who_needs_it(
     assert stocked(*NEEDS[group], "--json").json["error"]["code"] == "plugin_failed"
     # Whoever needs none of it does not even hear of it.
     assert stocked("list").code == 0
-    assert stocked("show", "course_rec@2").code == 0
     monkeypatch.delitem(sys.modules, "odd", raising=False)
 
 
