@@ -80,7 +80,7 @@ def test_the_examples_of_a_page_run(page: Path, folder: Path, capsys: pytest.Cap
     found = list(examples(page))
     if not found:
         # Needs servers, which tests of their own start; has no commands; is run below.
-        assert page.stem in ("team", "security", "python", "mlflow", "wandb", "browse", "server")
+        assert page.stem in ("team", "security", "python", "mlflow", "wandb", "browse", "server", "plugins")
         return
     if found[0][0][:3] != ["fusery", "base", "add"]:
         assert run(["base", "add", BASE]) == 0
