@@ -125,8 +125,9 @@ class Row:
 
     def _full(self, extra: str) -> Path:
         """Make an environment with an extra, pinned or at its oldest, and the demo's model."""
-        python = self.folder / extra / "bin" / "python"
-        self.run(UV, "venv", "--quiet", "--python", self.python, self.folder / extra)
+        environment = self.folder / f"{extra}-environment"
+        python = environment / "bin" / "python"
+        self.run(UV, "venv", "--quiet", "--python", self.python, environment)
         pip = (UV, "pip", "install", "--quiet", "--python", python)
         if self.name == "any-oldest":
             self.run(*pip, "-r", self._oldest("--extra", extra))
