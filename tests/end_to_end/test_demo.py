@@ -95,7 +95,8 @@ def test_what_is_printed_and_what_the_readme_says_next_works_when_typed(tmp_path
     minutes = page[page.index("## Five minutes") : page.index("## What it promises")]
     setup = re.search(r"^```sh\n(.*?)^```", minutes, re.DOTALL | re.MULTILINE)
     assert setup is not None
-    begin = [line for line in setup[1].splitlines() if not line.startswith(("make ", ". .venv"))]
+    here = "make ", ". .venv", "pip "  # the environment of this test has all that
+    begin = [line for line in setup[1].splitlines() if not line.startswith(here)]
     commands = re.findall(r"^\$ (.*)$", minutes, re.MULTILINE)
     assert len(commands) > 10
     python = re.search(r"^```python\n(.*?)^```", minutes, re.DOTALL | re.MULTILINE)
