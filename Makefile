@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python
-WORKERS ?= 2
+WORKERS ?= 3
 DIST ?= dist
 # Each new process of a test would compile everything again.
 unexport PYTHONDONTWRITEBYTECODE

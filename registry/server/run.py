@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from .document import read_document
 from .errors import DocumentError, ServingError
-from .heap import share_one_heap
+from .heap import keep_little
 from .listening import DRAIN_SECONDS, Ready, bind, http_server
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def serve(
     Raises:
         ServingError: the document, the keys, the base or an adapter is not good, or the address is taken.
     """
-    share_one_heap()
+    keep_little()
     from .service import Service
 
     before = {number: signal.signal(number, _stop) for number in _wanted()}

@@ -10,10 +10,10 @@ pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc
 HEAPS = """
 import ctypes, sys, tempfile, threading
 from pathlib import Path
-from fusery.registry.server.heap import share_one_heap
+from fusery.registry.server.heap import keep_little
 
 if sys.argv[1] == "one":
-    share_one_heap()
+    keep_little()
 all_here = threading.Barrier(8)
 
 def work():
@@ -35,6 +35,42 @@ library.fclose(file)
 all_here.wait()
 print(Path(place).read_text().count("<heap nr="))
 """
+
+BLOCKS = """
+import ctypes, sys
+from fusery.registry.server.heap import keep_little
+
+if sys.argv[1] == "little":
+    keep_little()
+library = ctypes.CDLL(None)
+library.malloc.restype = ctypes.c_void_p
+library.free.argtypes = [ctypes.c_void_p]
+
+def block(size):
+    found = library.malloc(size)
+    ctypes.memset(found, 1, size)
+    return found
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096
+
+library.free(block(16 << 20))  # from here on glibc takes blocks as large from the heap
+before = resident()
+pairs = [(block(6 << 20), block(100_000)) for _ in range(16)]
+for large, _ in pairs[::2]:
+    library.free(large)
+print(round((resident() - before) / (1 << 20)))
+"""
+
+
+def test_large_blocks_are_given_back_when_they_are_freed() -> None:
+    def left(how: str) -> int:
+        command = [sys.executable, "-P", "-c", BLOCKS, how]
+        return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+    assert left("as it is") > 80
+    assert left("little") < 60
 
 
 def test_threads_share_one_heap(tmp_path: Path) -> None:
