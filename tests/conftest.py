@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 from collections.abc import Iterator
@@ -48,6 +49,13 @@ def documents_checked() -> Iterator[None]:
     """What commands print in this process is held against their schemas."""
     with printed_documents.checked():
         yield
+
+
+def pytest_collection_finish() -> None:
+    """Look for garbage less often: eighteen thousand tests and all libraries would be looked through again and again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
 
 
 @pytest.hookimpl(optionalhook=True)

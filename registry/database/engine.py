@@ -172,6 +172,8 @@ def _prepare_postgresql(engine: Engine, timeout: float, foreign: bool) -> None:
             f"SET LOCAL idle_in_transaction_session_timeout = {IDLE_SECONDS[purpose] * 1000}",
             f"SET LOCAL statement_timeout = {STATEMENT_SECONDS[purpose] * 1000}",
             f"SET LOCAL lock_timeout = {round(timeout * 1000)}",
+            # Tables that were not analysed yet look large: compiling for them takes longer than any statement here does.
+            "SET LOCAL jit = off",
         ]
         if purpose == "read":
             statements.append("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
