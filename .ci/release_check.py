@@ -7,7 +7,8 @@ the latter with the oldest requirements that it allows:
 - pip check, and whether the compiled half is there as it should be;
 - minimal: what needs no extra works without any, and fuses to the same digests in every row;
 - demo: `fusery demo` on the real model, with the pinned requirements;
-- tests: those of `make test-fast`, against what is installed and not the checkout.
+- tests: those of `make test-fast`, against what is installed and not the checkout; once for what is installed to the same bytes,
+  beside the same requirements, from several archives.
 
 Hours on two cores; `--only`, `--pythons` and `--steps` choose.
 """
@@ -15,6 +16,7 @@ Hours on two cores; `--only`, `--pythons` and `--steps` choose.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import shutil
 import subprocess
@@ -52,6 +54,7 @@ class Row:
     name: str
     folder: Path
     archive: Path
+    tested: dict[tuple[str, bool, str], str]
     took: dict[str, str] = field(default_factory=dict)
     digests: list[str] = field(default_factory=list)
 
@@ -97,15 +100,24 @@ class Row:
         python = self._full("demo")
         self.run(python.parent / "fusery", "demo", "--folder", self.folder / "demo")
 
-    def tests(self) -> None:
-        """Run the fast tests in a clone, whose `fusery` nothing imports: no Python looks in its working folder."""
+    def tests(self) -> str | None:
+        """Run the fast tests in a clone, whose `fusery` nothing imports: no Python looks in its working folder.
+
+        Returns:
+            The row in which the same files were tested beside the same requirements, if there is one.
+        """
         python = self._full("dev")
+        same = (self.python, self.name == "any-oldest", installed(python))
+        if same in self.tested:
+            return f"those of `{self.tested[same]}`"
         clone = self.folder / "clone"
         self.run("git", "clone", "--quiet", ROOT, clone)
         here = f"import fusery; assert {str(self.folder)!r} in fusery.__file__ and 'clone' not in fusery.__file__"
         self.run(python, "-c", here, cwd=clone, PYTHONSAFEPATH="1")
         line = (python, "-m", "pytest", "-q", "-n", "2", "--dist", "worksteal", "-m", "not slow")
         self.run(*line, cwd=clone, PYTHONSAFEPATH="1", OPENBLAS_NUM_THREADS="1")
+        self.tested[same] = self.name
+        return None
 
     def _oldest(self, *extra: str) -> Path:
         """Write down the oldest versions that pyproject.toml allows and that have wheels for this Python."""
@@ -140,6 +152,16 @@ class Row:
         return python
 
 
+def installed(python: Path) -> str:
+    """Return one digest of all that is installed as fusery, in the environment of an interpreter."""
+    (folder,) = python.parents[1].glob("lib/python3*/site-packages/fusery")
+    digest = hashlib.sha256()
+    for path in sorted(each for each in folder.rglob("*") if each.is_file() and each.suffix != ".pyc"):
+        digest.update(f"{path.relative_to(folder)}\0{path.stat().st_size}\0".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
 def main() -> int:
     """Try all rows, go on after one that fails, and print the table."""
     parser = argparse.ArgumentParser(description="Try the archives of a release in new environments.")
@@ -148,14 +170,15 @@ def main() -> int:
     parser.add_argument("--steps", nargs="+", choices=STEPS, default=list(STEPS))
     parser.add_argument("--dist", type=Path, default=ROOT / "dist", help="The folder of the archives.")
     asked = parser.parse_args()
-    rows = []
+    rows: list[Row] = []
+    tested: dict[tuple[str, bool, str], str] = {}
     with tempfile.TemporaryDirectory(prefix="release-") as folder:
         for python in asked.pythons:
             for name in asked.only:
                 place = Path(folder) / f"{Path(python).name}-{name}"
                 place.mkdir()
                 (archive,) = asked.dist.resolve().glob(ARCHIVES[name])
-                rows.append(Row(python, name, place, archive))
+                rows.append(Row(python, name, place, archive, tested))
                 attempt(rows[-1], asked.steps)
                 shutil.rmtree(place)
     print(table(rows, asked.steps))
@@ -167,17 +190,17 @@ def main() -> int:
 
 def attempt(row: Row, steps: list[str]) -> None:
     """Take the steps of a row, until one fails."""
-    actions: dict[str, Callable[[], None]] = {name: getattr(row, name) for name in steps}
+    actions: dict[str, Callable[[], str | None]] = {name: getattr(row, name) for name in steps}
     for name, action in actions.items():
         print(f"== {row.python}, {row.name}: {name}", flush=True)
         start = time.monotonic()
         try:
-            action()
+            said = action()
         except (subprocess.CalledProcessError, AssertionError) as error:
             print(error, flush=True)
             row.took[name] = "failed"
             return
-        row.took[name] = f"{time.monotonic() - start:.0f} s"
+        row.took[name] = said or f"{time.monotonic() - start:.0f} s"
 
 
 def table(rows: list[Row], steps: list[str]) -> str:

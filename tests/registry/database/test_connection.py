@@ -314,3 +314,16 @@ schema.require(Database.open(sys.argv[1]), may_create=True)
         other.close()
         assert count(database) == 1
         database.close()
+
+
+class TestPostgresql:
+    def test_the_settings_hold_in_every_transaction(self, postgres_url: str) -> None:
+        database = Database.open(postgres_url, timeout=7)
+        wanted = {"lock_timeout": "7s", "jit": "off", "transaction_isolation": "repeatable read"}
+        for _ in range(2):
+            with database.read() as session:
+                for name, value in wanted.items():
+                    assert session.scalar(text(f"SHOW {name}")) == value
+        with database.write() as session:
+            assert session.scalar(text("SHOW jit")) == "off"
+        database.close()
