@@ -170,15 +170,17 @@ def main() -> int:
     parser.add_argument("--steps", nargs="+", choices=STEPS, default=list(STEPS))
     parser.add_argument("--dist", type=Path, default=ROOT / "dist", help="The folder of the archives.")
     asked = parser.parse_args()
+    # Before hours go by: whether all that is asked for is there.
+    pythons = [shutil.which(each) or parser.error(f"there is no {each}") for each in asked.pythons]
+    archives = {name: the_one(asked.dist.resolve(), ARCHIVES[name]) for name in asked.only}
     rows: list[Row] = []
     tested: dict[tuple[str, bool, str], str] = {}
     with tempfile.TemporaryDirectory(prefix="release-") as folder:
-        for python in asked.pythons:
+        for python in map(os.path.abspath, pythons):
             for name in asked.only:
                 place = Path(folder) / f"{Path(python).name}-{name}"
                 place.mkdir()
-                (archive,) = asked.dist.resolve().glob(ARCHIVES[name])
-                rows.append(Row(python, name, place, archive, tested))
+                rows.append(Row(python, name, place, archives[name], tested))
                 attempt(rows[-1], asked.steps)
                 shutil.rmtree(place)
     print(table(rows, asked.steps))
@@ -188,15 +190,23 @@ def main() -> int:
     return int(len(fused) > 1 or any("failed" in row.took.values() for row in rows))
 
 
+def the_one(folder: Path, pattern: str) -> Path:
+    """Return the archive of a kind."""
+    found = list(folder.glob(pattern))
+    if len(found) != 1:
+        raise SystemExit(f"{folder} has {len(found)} of {pattern}, and one is wanted: make build")
+    return found[0]
+
+
 def attempt(row: Row, steps: list[str]) -> None:
     """Take the steps of a row, until one fails."""
     actions: dict[str, Callable[[], str | None]] = {name: getattr(row, name) for name in steps}
     for name, action in actions.items():
-        print(f"== {row.python}, {row.name}: {name}", flush=True)
+        print(f"== {Path(row.python).name}, {row.name}: {name}", flush=True)
         start = time.monotonic()
         try:
             said = action()
-        except (subprocess.CalledProcessError, AssertionError) as error:
+        except (subprocess.CalledProcessError, AssertionError, OSError, ValueError, LookupError) as error:
             print(error, flush=True)
             row.took[name] = "failed"
             return
@@ -206,7 +216,7 @@ def attempt(row: Row, steps: list[str]) -> None:
 def table(rows: list[Row], steps: list[str]) -> str:
     """Return what each row took, for a page."""
     lines = [["Python", "archive", *steps], ["---"] * (len(steps) + 2)]
-    lines += [[row.python, row.name, *(row.took.get(step, "") for step in steps)] for row in rows]
+    lines += [[Path(row.python).name, row.name, *(row.took.get(step, "") for step in steps)] for row in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

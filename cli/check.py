@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,19 @@ if TYPE_CHECKING:
     from fusery.registry.admission.checked import CheckedFolder
 
 
-@command("check")
+class _Hooked(click.Command):
+    """A command for whoever names files without looking at them, as hooks do: none of them is taken for an option."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Refuse what is an option and a file."""
+        if "--changed" in args and "--" not in args:
+            for each in args:
+                if each.startswith("-") and os.path.lexists(each):
+                    raise click.UsageError(f"{each!r} is an option and a file; put -- before the files.", ctx)
+        return super().parse_args(ctx, args)
+
+
+@command("check", kind=_Hooked)
 @click.argument("folders", metavar="FOLDER...", nargs=-1, type=FolderOrUrl(path_type=Path))
 @facts_options
 @run_options

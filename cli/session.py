@@ -194,12 +194,15 @@ class Session:
             self._drawn.remove(drawn)
 
 
-def command(name: str, *, table: bool = False) -> Callable[[Callable[..., Any]], click.Command]:
+def command(
+    name: str, *, table: bool = False, kind: type[click.Command] = click.Command
+) -> Callable[[Callable[..., Any]], click.Command]:
     """Make a function a command that takes the session first and has `--json` and `-q`.
 
     Args:
         name: what it is called.
         table: it prints a table, and so has `--wide`.
+        kind: its class.
     """
 
     def wrap(function: Callable[..., Any]) -> click.Command:
@@ -216,7 +219,7 @@ def command(name: str, *, table: bool = False) -> Callable[[Callable[..., Any]],
                     raise click.UsageError(f"The value for {parameter!r} is not UTF-8 text.")
             return function(session, *args, **options)
 
-        made: click.Command = click.command(name)(run)
+        made: click.Command = click.command(name, cls=kind)(run)
         for parameter in made.params:
             if type(parameter.type) is click.types.StringParamType:
                 parameter.type = Recorded()

@@ -169,6 +169,10 @@ def _list_versions(into: Path) -> None:
     if (into / DEV).is_dir():
         versions.append({"version": DEV, "title": DEV, "aliases": [] if names else ["latest"]})
     (into / "versions.json").write_text(json.dumps(versions, indent=2) + "\n", encoding="utf-8")
+    if not versions:
+        raise SiteError(
+            f"{into} has no release and no {DEV}: a version that is tried before a release is no version of the site"
+        )
     start = versions[0]["version"]
     (into / "index.html").write_text(
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>fusery</title>'

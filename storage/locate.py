@@ -112,15 +112,22 @@ def protocol_of(plugin: Plugin) -> Protocol:
     Raises:
         PluginError: it is none.
     """
-    from .plugins import load_plugin
+    from importlib.util import find_spec
+
+    from .plugins import blaming, load_plugin
 
     found = load_plugin(plugin, own=("file", *PROTOCOLS))
     if not isinstance(found, Protocol):
         raise plugin.wrong(f"is no Protocol, which {plugin.value} has to be")
+    with blaming(plugin, "cannot be imported"):
+        there = not found.maker or find_spec(found.maker) is not None
+    if not there:
+        raise plugin.wrong(f"names a module that is not there: {found.maker}")
     return replace(found, plugin=plugin)
 
 
 _SCHEME = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>.*)", re.DOTALL)
+_LETTERS = "a scheme has letters, digits, + . and -; a folder of that name is ./NAME:/..."
 _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]*")
 _HOST = re.compile(r"(?P<host>[A-Za-z0-9][A-Za-z0-9._-]*)(:(?P<port>[0-9]{1,5}))?")
 
@@ -170,6 +177,8 @@ def local_path(url: str) -> Path | None:
     _require_plain(url)
     match = _SCHEME.fullmatch(url)
     if match is None:
+        if re.match(r"[^/]+://", url):
+            raise StoreUrlError("the store's URL begins with no scheme that there could be", hint=_LETTERS)
         return Path(url)
     return _file_path(url) if match["scheme"].lower() == "file" else None
 
@@ -187,7 +196,9 @@ def same_server(url: str, other: str) -> bool:
     if protocols[0] is None or protocols[0] != protocols[1]:
         return False
     hosts = [match["rest"].partition("/")[0].casefold() for match in (one, two)]
-    return not protocols[0].has_host or hosts[0] == hosts[1]
+    # Of a plugin's, nobody knows what else the first part could be.
+    one_for_all = not protocols[0].has_host and protocols[0].plugin is None
+    return one_for_all or hosts[0] == hosts[1]
 
 
 def display_url(url: str) -> str:

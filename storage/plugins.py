@@ -32,6 +32,10 @@ _KINDS: dict[Group, str] = {
     "fusery.notifiers": "notifier",
 }
 _NAME = re.compile(r"[a-z][a-z0-9+._-]{0,31}")
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]{0,31}")
+_SCHEMES: tuple[Group, ...] = "fusery.backends", "fusery.notifiers"
+"""Groups whose names begin URLs."""
+
 _SAID = 200
 """Characters of what an error of a plugin says."""
 
@@ -130,6 +134,8 @@ def load_plugin(plugin: Plugin, *, own: Collection[str] = ()) -> Any:
         raise plugin.wrong("has the name of one of fusery's own, which stays what it is")
     if not _NAME.fullmatch(plugin.name):
         raise plugin.wrong("has a name that is not of small letters, digits, and + . _ -, 32 at most")
+    if plugin.group in _SCHEMES and not _SCHEME.fullmatch(plugin.name):
+        raise plugin.wrong("has a name with _ in it, which no URL begins with")
     with blaming(plugin, "cannot be imported"):
         return EntryPoint(plugin.name, plugin.value, plugin.group).load()
 
@@ -163,14 +169,31 @@ def _installed(path: tuple[str, ...]) -> list[Plugin]:
     try:
         installed = entry_points()
         found = [_plugin(group, each) for group in GROUPS for each in installed.select(group=group)]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        whose = _unreadable()
         raise PluginError(
-            f"the packages that are installed here cannot be listed: {type(error).__name__}", hint="pip check"
+            f"the packages that are installed here cannot be listed: {whose or type(error).__name__}",
+            hint="install it again, or remove its folder" if whose else "pip check",
         ) from error
     return sorted(found)
+
+
+def _unreadable() -> str:
+    """Return the packages whose entry points cannot be read, by the folders of their metadata."""
+    from importlib.metadata import distributions
+
+    found = []
+    for each in distributions():
+        try:
+            list(each.entry_points)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            found.append(str(getattr(each, "_path", each)))
+    return ", ".join(sorted(found))
 
 
 def _plugin(group: Group, entry: EntryPoint) -> Plugin:
     package = entry.dist
     assert package is not None
-    return Plugin(group, entry.name, package.name, package.version, entry.value)
+    metadata = package.metadata  # of a package that was half removed there is none
+    name, version = metadata["Name"] or entry.value.partition(":")[0], metadata["Version"] or "?"
+    return Plugin(group, entry.name, name, version, entry.value)

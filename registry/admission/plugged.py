@@ -82,16 +82,16 @@ def rule_of(plugin: Plugin) -> PluggedRule:
         PluginError: it is none, or has a code that is not its to give.
     """
     found = load_plugin(plugin)
-    if not isinstance(found, Rule):
-        raise plugin.wrong(f"is no Rule, which {plugin.value} has to be")
+    if not isinstance(found, Rule) or not isinstance(found.codes, tuple):
+        raise plugin.wrong(f"is no Rule with a tuple of codes, which {plugin.value} has to be")
     for code in found.codes:
         _require_own(plugin, code)
     return PluggedRule(found, plugin)
 
 
 def _require_own(plugin: Plugin, code: Code) -> None:
-    if not isinstance(code, Code) or code.severity not in ORDER:
-        raise plugin.wrong("has a code that is no Code with a severity")
+    if not isinstance(code, Code) or code.severity not in ORDER or not all(map(_is_text, _said(code))):
+        raise plugin.wrong("has a code that is no Code with a severity and texts")
     form = re.compile(rf"{re.escape(plugin.name)}-[a-z0-9]+(_[a-z0-9]+)*")
     if not form.fullmatch(code.name) or len(code.name) > _LONGEST:
         raise plugin.wrong(
@@ -99,6 +99,14 @@ def _require_own(plugin: Plugin, code: Code) -> None:
         )
     if code.fixed:
         raise plugin.wrong(f"has a fixed code {code.name}: whoever keeps a registry decides how severe it is")
+
+
+def _said(code: Code) -> tuple[object, ...]:
+    return code.name, code.what, code.why, code.hint
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
 
 
 def _can_be_kept(finding: Finding) -> bool:

@@ -6,6 +6,7 @@ Source: https://docs.oasis-open.org/sarif/sarif/v2.1.0/os/sarif-v2.1.0-os.html
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -96,7 +97,7 @@ def _result(finding: Finding, folder: Path, place: Mapping[str, Any]) -> dict[st
         "ruleId": finding.code,
         **place,
         "level": _LEVELS[finding.severity],
-        "message": {"text": finding.message + hint},
+        "message": {"text": _plain(finding.message + hint)},
         "locations": [_location(finding.subject, folder)],
         "partialFingerprints": {"finding/v1": print_},
     }
@@ -104,22 +105,40 @@ def _result(finding: Finding, folder: Path, place: Mapping[str, Any]) -> dict[st
 
 def _location(subject: str, folder: Path) -> dict[str, Any]:
     file, within = place_of(subject, folder)
-    uri = quote(file.as_posix(), safe="/:")
+    # Of a relative path, a colon would make all before it a scheme.
+    uri = quote(os.fsencode(file.as_posix()), safe="/")
     # Hosts of code show nothing that has no line, though a file of weights has none.
     physical = {"artifactLocation": {"uri": uri}, "region": {"startLine": 1}}
     place: dict[str, Any] = {"physicalLocation": physical}
     if within:
-        place["logicalLocations"] = [{"fullyQualifiedName": within}]
+        place["logicalLocations"] = [{"fullyQualifiedName": readable(within)}]
     return place
+
+
+def _plain(text: str) -> str:
+    """Return a message that shows what it says: what names have in them makes neither links nor placeholders of it (3.11)."""
+    return re.sub(r"\{(\d+)\}", r"{{\1}}", re.sub(r"\[(?=[^\]]*\]\()", r"\\[", readable(text)))
+
+
+def readable(text: str) -> str:
+    """Return text without what stands for bytes that are no UTF-8, which no reader of JSON has to take."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def place_of(subject: str, folder: Path) -> tuple[Path, str]:
     """Return the file that a finding is about, or else the folder, and the module or field within it, or nothing."""
-    if subject and (folder / subject).is_file():
+    if subject and _is_file(folder / subject):
         return folder / subject, ""
     names = (WEIGHTS, PEFT_WEIGHTS) if "." in subject else (CONFIG,)
     file = next((folder / name for name in names if (folder / name).is_file()), folder)
     return file, ("" if subject == "." else subject)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name of a module may be longer than any file's
+        return False
 
 
 def _version() -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, cast
 
 from fusery.storage.errors import FuseryError
-from fusery.storage.plugins import Plugin, blaming, find_plugin, load_plugin, plugins
+from fusery.storage.plugins import Plugin, PluginError, blaming, find_plugin, load_plugin, plugins
 
 from ..adapters.files import RUN_RECORD
 from ..admission.submission import Submission
@@ -129,6 +129,9 @@ def source_of(plugin: Plugin) -> Source:
     return cast("Source", found)
 
 
+_END = object()
+
+
 def _runs_of(
     plugin: Plugin, read: Source, source: str, experiments: Sequence[str], runs: Sequence[str]
 ) -> Iterator[TrackedRun]:
@@ -137,8 +140,8 @@ def _runs_of(
         found = iter(read(source, experiments=experiments, runs=runs))
     while True:
         with blaming(plugin):
-            run: object = next(found, None)
-        if run is None:
+            run: object = next(found, _END)
+        if run is _END:
             return
         if not isinstance(run, TrackedRun) or not all(map(is_inside, run.files)):
             raise plugin.wrong("yields something else than runs, with paths of files that stay within them")
@@ -195,6 +198,8 @@ def import_runs(
                 continue
             try:
                 done = _register(workspace, run, found, tracker, base, task)
+            except PluginError:
+                raise  # of all that it was asked for, and not this run's
             except FuseryError as error:
                 yield _imported(run, found, error=error)
                 continue

@@ -81,7 +81,10 @@ def parse_url(text: str) -> Target:
     own = parts.scheme in PORTS
     if parts.fragment or (not host or port == 0 if own else find_plugin(GROUP, parts.scheme) is None):
         raise BadInputError("the URL of a webhook is one of http or https, with a host", hint=_HINT)
-    if "@" in parts.netloc or without_credentials(url) != url:
+    if not own and not url[len(parts.scheme) :].startswith("://"):
+        raise BadInputError("the URL of a webhook has // after its scheme", hint=_HINT)
+    place = parts.netloc if own else url.partition("?")[0]  # what a plugin's path has in it, nobody knows
+    if "@" in place or without_credentials(url) != url:
         raise BadInputError(
             "the URL of a webhook has a user, a password or a token in it, and would be on record with it",
             hint="leave it out: what is sent is signed, and fusery webhook key NAME prints the key",

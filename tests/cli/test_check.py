@@ -5,16 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny_models
 from fixture_types import Fusery
 from sarif_structure import require_sarif
 
+from fusery.registry.adapters.finding import Finding
+from fusery.registry.admission.checked import CheckedFolder
+from fusery.registry.admission.code_quality import code_quality
 from fusery.registry.admission.rules import CODES
 
 
@@ -190,6 +195,48 @@ def test_gitlab_gets_a_code_quality_report(stocked: Fusery, others: Path) -> Non
     found = {(each["location"]["path"], each["severity"]) for each in done.json}
     assert {("good/model.pkl", "minor"), ("bad/adapters.safetensors", "critical")} <= found
     assert len({each["fingerprint"] for each in done.json}) == len(done.json)
+
+
+def test_what_names_say_is_shown_and_does_nothing_in_reports(stocked: Fusery, others: Path) -> None:
+    """A folder with a colon is no scheme, a tensor's name no link and no file, and bytes that are no UTF-8 keep no report away."""
+    names = ["javascript:x", os.fsdecode(b"a\xff")]
+    shutil.copytree(others / "good", others / names[1])
+    (others / "good").rename(others / names[0])
+    tensors = others / names[0] / "adapters.safetensors"
+    found: dict[str, tuple[str, np.ndarray]] = {
+        name: (kind, np.frombuffer(data, np.float32).reshape(shape))
+        for name, (kind, shape, data) in tiny_models.read_tensors(tensors).items()
+    }
+    evil = "[look here](https://evil.example/x){0}" + "a" * 300
+    found[f"model.{evil}.lora_a"] = next(iter(found.values()))
+    tiny_models.write_tensors(tensors, found, None)
+    log = stocked("check", *names, "--base", "tiny", "--format", "sarif").json
+    require_sarif(log)
+    results = log["runs"][0]["results"]
+    uris = {each["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] for each in results}
+    assert "javascript%3Ax/adapters.safetensors" in uris
+    text = next(each["message"]["text"] for each in results if "look here" in each["message"]["text"])
+    assert "\\[look here](https" in text and "{{0}}" in text
+    quality = stocked("check", *names, "--base", "tiny", "--format", "gitlab")
+    assert "\\ud" not in quality.out
+    assert len({each["fingerprint"] for each in quality.json}) == len(quality.json) > 0
+
+
+def test_findings_of_one_thing_have_fingerprints_of_their_own() -> None:
+    near = Finding("near_duplicate", "warning", "adapters.safetensors", "as another", "")
+    issues = code_quality([CheckedFolder.of([near, near], folder=Path("a"))])
+    assert len({each["fingerprint"] for each in issues}) == 2
+    assert issues[0] == code_quality([CheckedFolder.of([near], folder=Path("a"))])[0]
+
+
+def test_a_file_is_no_option(stocked: Fusery, others: Path) -> None:
+    """What hooks name after their options may be called like one."""
+    (others / "--help").touch()
+    done = stocked("check", "--changed", "--base", "tiny", "bad/adapters.safetensors", "--help")
+    assert (done.code, "is an option and a file; put -- before the files" in done.err) == (2, True)
+    done = stocked("check", "--changed", "--base", "tiny", "--", "bad/adapters.safetensors", "--help")
+    assert (done.code, "Verdict: fail" in done.out) == (1, True)
+    assert stocked("check", "--help").code == 0
 
 
 @pytest.mark.parametrize(

@@ -187,6 +187,9 @@ def test_a_webhook_of_a_plugin(stocked: Fusery, example: None, monkeypatch: pyte
     done = stocked("webhook", "deliver", "--json")
     assert (done.code, done.json[0]["error"]) == (1, "not reached: FileNotFoundError")
     assert stocked("webhook", "add", "ftp://nowhere", "--on", "*").code == 2
+    for secret in ("unix:user:hunter2@there/x", "unix://there/user:hunter2@x"):
+        done = stocked("webhook", "add", secret, "--on", "*")
+        assert (done.code, "hunter2" in done.err) == (2, False)
 
 
 # -- what is wrong -----------------------------------------------------------------------------------------------------
@@ -194,6 +197,11 @@ def test_a_webhook_of_a_plugin(stocked: Fusery, example: None, monkeypatch: pyte
 TARGET = "from fusery.registry.bundles import Target\n"
 RULE = "from fusery.registry.admission.code import Code, rule\n"
 BACKEND = "from fusery.storage.locate import Protocol\nX = Protocol('odd', '', {}, maker='odd')\n"
+TRACKED = """
+from fusery.registry.exchange.tracked_run import UNKNOWN, TrackedRun
+def fetch(path, place): 1 / 0
+def X(*_, **__): yield TrackedRun("r", "r", "p", UNKNOWN, {}, {"adapter_config.json": 2, "adapters.safetensors": 8}, fetch)
+"""
 WRONG: dict[str, tuple[Group, str, str]] = {
     "a target that is none": ("fusery.targets", "X = 5", "is no Target"),
     "a target of another name": (
@@ -237,6 +245,16 @@ WRONG: dict[str, tuple[Group, str, str]] = {
         f"{RULE}@rule(Code('odd-x', 'info', 'a', 'b', fixed=True))\ndef X(_): return iter(())",
         "has a fixed code odd-x",
     ),
+    "a rule whose codes are no tuple": (
+        "fusery.rules",
+        "from fusery.registry.admission.code import Code, Rule\nX = Rule(lambda _: iter(()), Code('odd-x', 'info', 'a', 'b'))",
+        "is no Rule with a tuple of codes",
+    ),
+    "a rule whose code says nothing": (
+        "fusery.rules",
+        f"{RULE}@rule(Code('odd-x', 'info', 'a', None))\ndef X(_): return iter(())",
+        "has a code that is no Code",
+    ),
     "a rule that fails": (
         "fusery.rules",
         f"{RULE}@rule(Code('odd-x', 'info', 'a', 'b'))\ndef X(candidate): yield candidate.nothing",
@@ -259,8 +277,23 @@ WRONG: dict[str, tuple[Group, str, str]] = {
         "def X(*_, **__):\n    yield 1 / 0",
         "failed: ZeroDivisionError",
     ),
+    "a source of nothing between runs": (
+        "fusery.sources",
+        "def X(*_, **__): yield None",
+        "yields something else",
+    ),
+    "a source whose files cannot be had": (
+        "fusery.sources",
+        TRACKED,
+        "failed: ZeroDivisionError",
+    ),
     "a source of something else": ("fusery.sources", "def X(*_, **__): yield 5", "yields something else"),
     "a backend that is none": ("fusery.backends", "X = 5", "is no Protocol"),
+    "a backend whose module is not there": (
+        "fusery.backends",
+        BACKEND.replace("maker='odd'", "maker='odd_nowhere'"),
+        "names a module that is not there: odd_nowhere",
+    ),
     "a backend that makes none": (
         "fusery.backends",
         f"{BACKEND}def file_system(**_): return 5",

@@ -45,6 +45,19 @@ def test_check_finds_every_adapter(
     assert (done.code, places(done)) == (0, [])
 
 
+def test_what_is_printed_is_no_command_to_the_runner(check: Callable[..., Done], repository: Path) -> None:
+    evil = "::set-output name=sarif::evil"
+    (repository / "courses" / "v1").rename(repository / evil)
+    git(repository, "add", "-A")
+    done = check()
+    lines = done.printed.splitlines()
+    stop = next(
+        line.removeprefix("::stop-commands::") for line in lines if line.startswith("::stop-commands::")
+    )
+    assert len(stop) == 32
+    assert lines.index(f"::stop-commands::{stop}") < lines.index(evil) < lines.index(f"::{stop}::")
+
+
 def test_check_of_a_change_looks_at_what_changed(
     check: Callable[..., Done], repository: Path, spoiled: Callable[[Path], None]
 ) -> None:

@@ -48,6 +48,15 @@ def test_a_commit_of_a_bad_adapter_is_refused(hooked: Path) -> None:
     assert "v1" not in refused.value.stderr
 
 
+def test_a_file_called_like_an_option_opens_no_gate(hooked: Path) -> None:
+    (hooked / "courses" / "v 2" / "adapters.safetensors").write_bytes(b"x")
+    (hooked / "--help").touch()
+    git(hooked, "add", "-A")
+    with pytest.raises(subprocess.CalledProcessError) as refused:
+        git(hooked, "commit", "-qm", "x")
+    assert "is an option and a file" in refused.value.stderr
+
+
 def test_gitlab_runs_its_job(repository: Path, spoiled: Callable[[Path], None]) -> None:
     job = read_yaml(".gitlab/fusery-check.yml")["fusery-check"]
     [line] = job["script"]

@@ -180,6 +180,7 @@ AREAS = {
     "JSON": _documents,
     "HTTP API": _routes,
     "Python API": _python,
+    "plugins": _python,
     "settings": _same,
     "findings": _listed,
     "log actions": _listed,

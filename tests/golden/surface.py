@@ -32,6 +32,46 @@ from fusery.registry.record import Record
 from fusery.registry.records.token import Role
 from fusery.registry.settings.settings import Settings
 from fusery.storage.errors import FuseryError
+from fusery.storage.plugins import GROUPS
+
+PLUGINS = (
+    "fusery.registry.adapters.finding.Finding",
+    "fusery.registry.admission.candidate.BaseFacts",
+    "fusery.registry.admission.candidate.Candidate",
+    "fusery.registry.admission.code.Code",
+    "fusery.registry.admission.code.rule",
+    "fusery.registry.bundles.BundleSource",
+    "fusery.registry.bundles.Choices",
+    "fusery.registry.bundles.Target",
+    "fusery.registry.bundles.layout.Layout",
+    "fusery.registry.bundles.layout.LayoutError",
+    "fusery.registry.bundles.layout.model_layout",
+    "fusery.registry.bundles.record.bundle_record",
+    "fusery.registry.bundles.record.sealed_bytes",
+    "fusery.registry.bundles.writing.BundleFolder",
+    "fusery.registry.exchange.tracked_run.TrackedRun",
+    "fusery.registry.training.record.RunRecord",
+    "fusery.registry.webhooks.addresses.Target",
+    "fusery.registry.webhooks.addresses.parse_url",
+    "fusery.registry.webhooks.sending.Answer",
+    "fusery.storage.digest.digest_file",
+    "fusery.storage.interface.BlobStore",
+    "fusery.storage.locate.Protocol",
+    "fusery.storage.locate.open_store",
+    "fusery.testing.notifiers.NotifierContract",
+    "fusery.testing.notifiers.Receiving",
+    "fusery.testing.rules.RuleContract",
+    "fusery.testing.samples.adapter_source",
+    "fusery.testing.samples.candidate",
+    "fusery.testing.samples.fused_source",
+    "fusery.testing.samples.make_adapter",
+    "fusery.testing.samples.make_base",
+    "fusery.testing.sources.SourceContract",
+    "fusery.testing.stores.Backend",
+    "fusery.testing.stores.StoreContract",
+    "fusery.testing.targets.TargetContract",
+)
+"""What plugins may import: all that the example does, and the suites."""
 
 _DEFINES = re.compile(r"^class \w+Error\(", re.MULTILINE)
 
@@ -44,6 +84,7 @@ def surface() -> dict[str, Any]:
         "JSON": {name: whole(schema_of(document_of(name))) for name in DOCUMENTS},
         "HTTP API": routes(),
         "Python API": python(),
+        "plugins": plugins(),
         "settings": {field.name: f"FUSERY_{field.name.upper()}" for field in fields(Settings)},
         "findings": sorted(CODES),
         "log actions": sorted(ACTIONS),
@@ -184,6 +225,21 @@ def python() -> dict[str, Any]:
     found = {name: _class(getattr(fusery, name)) for name in fusery.registry.__all__}
     for name, kind in resources().items():
         found[f"registry.{name}"] = _class(kind)
+    return found
+
+
+def plugins() -> dict[str, Any]:
+    """Return what plugins import, what each is made of, and how it is called; and the groups of their entry points."""
+    found: dict[str, Any] = {group: {"called": {}, "attributes": []} for group in GROUPS}
+    for place in PLUGINS:
+        module, _, name = place.rpartition(".")
+        value = getattr(importlib.import_module(module), name)
+        if name.endswith("Contract"):
+            found[place] = {"called": {}, "attributes": []}  # its tests may become others
+        elif inspect.isclass(value):
+            found[place] = _class(value)
+        else:
+            found[place] = {"called": {"": _parameters_of(value)}, "attributes": []}
     return found
 
 

@@ -5,6 +5,7 @@ What is taken away after its time is listed in `removed.toml`.
 
 from __future__ import annotations
 
+import ast
 import copy
 import json
 import re
@@ -125,6 +126,8 @@ def change(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
         ("Python API|registry.fused|called|fuse|names|publish", None, "takes no publish any more"),
         ("Python API|registry.fused|called|fuse|names|why", {"required": True}, "requires why"),
         ("Python API|registry.fused|called|fuse|positions", [], "by position, and took reference"),
+        ("plugins|fusery.rules", None, "fusery.rules is gone"),
+        ("plugins|fusery.storage.locate.Protocol|called|__init__|names|why", {"required": True}, "requires why"),
         ("settings|home", "FUSERY_DIR", "home is 'FUSERY_DIR'"),
         ("findings", [], "module_zero is gone"),
         ("log actions", [], "adapter.registered is gone"),
@@ -166,6 +169,20 @@ def test_the_page_names_everything_that_is_held() -> None:
         "Signatures",
         "Recipes and digests",
     }
+
+
+def test_all_that_the_example_of_a_plugin_imports_is_held() -> None:
+    found = {
+        f"{node.module}.{each.name}"
+        for path in (PAGE.parents[2] / "examples" / "plugin").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom)
+        and (node.module or "").startswith(("fusery.registry.", "fusery.storage."))
+        for each in node.names
+    }
+    # Errors are held as those of the Python API are.
+    named = {each for each in found if not each.startswith("fusery.registry.errors.")}
+    assert named and named <= {*surface.PLUGINS}
 
 
 def test_the_page_names_every_format() -> None:

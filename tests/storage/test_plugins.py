@@ -10,6 +10,7 @@ from plugin_packages import write_package
 
 from fusery.storage.errors import StorageError
 from fusery.storage.plugins import (
+    Group,
     Plugin,
     PluginError,
     blaming,
@@ -117,5 +118,27 @@ def test_an_interruption_is_nobody_s_fault() -> None:
 def test_metadata_that_cannot_be_read_are_a_sentence(packages: Path) -> None:
     write_package(packages, "odd-package", {TARGETS: {"thing": "odd:X"}})
     (packages / "odd_package-1.2.dist-info" / "entry_points.txt").write_bytes(b"[fusery.targets]\n\xff = x\n")
-    with pytest.raises(PluginError, match="cannot be listed: UnicodeDecodeError"):
+    with pytest.raises(PluginError, match="cannot be listed: .*odd_package-1.2.dist-info"):
         plugins()
+
+
+def test_a_line_that_is_no_entry_point_names_its_package(packages: Path) -> None:
+    """Of any group, also one that is nothing to fusery: importlib looks at all of them."""
+    write_package(packages, "odd-package", {"console_scripts": {"thing": "odd:X"}})
+    (packages / "odd_package-1.2.dist-info" / "entry_points.txt").write_text("[console_scripts]\nnonsense\n")
+    with pytest.raises(PluginError, match="cannot be listed: .*odd_package-1.2.dist-info") as caught:
+        plugins()
+    assert "remove its folder" in str(caught.value.hint)
+
+
+def test_a_package_that_was_half_removed_is_called_as_its_module(packages: Path) -> None:
+    write_package(packages, "odd-package", {TARGETS: {"thing": "odd:X"}})
+    (packages / "odd_package-1.2.dist-info" / "METADATA").unlink()
+    [found] = plugins(TARGETS)
+    assert str(found) == "odd ?"
+
+
+@pytest.mark.parametrize("group", ["fusery.backends", "fusery.notifiers"])
+def test_a_name_that_no_url_begins_with_is_refused(group: Group) -> None:
+    with pytest.raises(PluginError, match="has a name with _ in it"):
+        load_plugin(Plugin(group, "my_store", "some-package", "1.2", "some:X"))
