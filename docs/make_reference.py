@@ -14,12 +14,13 @@ import json
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
 import click
 
+import fusery.cli
 import fusery.registry
 import fusery.storage
 import fusery.web
@@ -129,11 +130,54 @@ def _first(kind: type[FuseryError]) -> str:
 def settings() -> str:
     """Return the page of settings."""
     parts = [NOTE, "# Settings\n", f"{(inspect.getdoc(Settings) or '').splitlines()[2]}\n"]
-    parts += ["| environment | `config.toml` | type |", "| --- | --- | --- |"]
+    parts += ["| environment | `config.toml` | default | |", "| --- | --- | --- | --- |"]
+    about = dict(re.findall(r"^    (\w+): (.*)$", inspect.getdoc(Settings) or "", re.MULTILINE))
     for field in fields(Settings):
-        kind = str(field.type).replace("|", "or")
-        parts.append(f"| `FUSERY_{field.name.upper()}` | `{field.name}` | `{kind}` |")
+        default = "" if field.default in (MISSING, None, "") else f"`{field.default}`"
+        parts.append(f"| `FUSERY_{field.name.upper()}` | `{field.name}` | {default} | {about[field.name]} |")
+    parts += [
+        "\n## Other variables\n",
+        "These are read from the environment alone: secrets, and what belongs to one command or server. Each can be left out.\n",
+    ]
+    parts += ["| environment | |", "| --- | --- |"]
+    parts += [f"| `{name}` | {what} |" for name, what in sorted(OTHER_VARIABLES.items())]
+    named = {f"FUSERY_{field.name.upper()}" for field in fields(Settings)} | OTHER_VARIABLES.keys()
+    for package in (fusery.cli, fusery.registry, fusery.storage, fusery.web):
+        for path in Path(package.__path__[0]).rglob("*.py"):
+            if (
+                missing := set(re.findall(r'"(FUSERY_[A-Z_]*[A-Z])"', path.read_text(encoding="utf-8")))
+                - named
+            ):
+                raise SystemExit(f"{path.name} reads {missing}, which OTHER_VARIABLES does not explain")
     return "\n".join([*parts, ""])
+
+
+OTHER_VARIABLES = {
+    "FUSERY_CA_FILE": "certificates to trust for a fusery server, in place of the system's",
+    "FUSERY_CLUSTER": "the scheduler of a dask cluster that does bulk work, `tcp://host:8786`",
+    "FUSERY_KEY_PASSPHRASE": "the passphrase of a signing key",
+    "FUSERY_OCI_PASSWORD": "with `FUSERY_OCI_USERNAME`: for a registry of OCI artifacts, in place of docker's own",
+    "FUSERY_OCI_USERNAME": "see `FUSERY_OCI_PASSWORD`",
+    "FUSERY_ONNX_PYTHON": "the interpreter that has the packages for ONNX, where that is another one",
+    "FUSERY_OTHER_DATABASE_URL": "the database of the other registry of `push`, `pull`, `backup` and `restore`",
+    "FUSERY_OTHER_STORE_OPTIONS": "options of its store, as JSON",
+    "FUSERY_OTHER_STORE_URL": "its store",
+    "FUSERY_PROXY_SECRET": "what a proxy before `fusery server` sends in `X-Fusery-Proxy`",
+    "FUSERY_SERVER": "in vLLM and Dynamo: the fusery server that adapters come from",
+    "FUSERY_SERVED_AT": "in vLLM and Dynamo: what deployments call the server; `-` records none",
+    "FUSERY_SERVED_BASE": "in vLLM and Dynamo: the base in the registry that the server has",
+    "FUSERY_SERVED_FILES": "in vLLM and Dynamo: the folder for the adapters' files",
+    "FUSERY_DYNAMO_ALIASES": "`pin`: Dynamo takes an alias for what it first means",
+    "FUSERY_VLLM_ALIASES": "`pin`: vLLM takes an alias for what it first means",
+    "FUSERY_SYNC_KEY": "the key of a live server, for `sync`",
+    "FUSERY_SYNC_KEY_FILE": "the file that has it",
+    "FUSERY_TOKEN": "the token for a fusery server",
+    "FUSERY_TOKEN_FILE": "the file that has it",
+    "FUSERY_WEBHOOK_PRIVATE": "`1`: webhooks may go to private networks",
+    "FUSERY_WEBHOOK_SECRET": "the secret that the keys of webhooks are made of",
+    "FUSERY_WEBHOOK_SECRET_FILE": "the file that has it",
+}
+"""What is no setting, by its variable."""
 
 
 def documents() -> str:

@@ -95,6 +95,7 @@ class Candidate:
         today: today's date in UTC.
         training: findings about its training run.
         trained_on: the base that it was trained on, if declared to be another one.
+        task: what it will be for, where only its files say so.
     """
 
     folder: AdapterFolder
@@ -105,6 +106,7 @@ class Candidate:
     today: date | None = None
     training: tuple[Finding, ...] = ()
     trained_on: Trained | None = None
+    task: str | None = None
 
     @cached_property
     def values(self) -> Values:

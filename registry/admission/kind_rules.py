@@ -134,7 +134,7 @@ def _by_names(candidate: Candidate, top: Collection[str]) -> Kind | None:
         return Kind(
             ".",
             f"a folder of adapters: {some(below)}",
-            f"give one of them: {candidate.surroundings.root.name}/{below[-1]}",
+            f"give one of them: {Path(candidate.surroundings.root.name, below[-1])}",
         )
     models = sorted(filter(_MODEL.fullmatch, top))
     if models and CONFIG not in top:

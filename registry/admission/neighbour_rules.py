@@ -31,7 +31,7 @@ NEAR_DUPLICATE = Code(
 @rule(DUPLICATE_WEIGHTS, NEAR_DUPLICATE)
 def not_there_yet(candidate: Candidate) -> Iterator[Finding]:
     """No registered adapter on the base has the same weights, or nearly the same update."""
-    task = candidate.declared.task
+    task = candidate.declared.task or candidate.task
     for other in candidate.neighbours():
         if other.same_bytes:
             # The same factors beside other whole tensors are another adapter.

@@ -36,6 +36,7 @@ def candidate_for(
     weights: str | None = None,
     training: Iterable[Finding] = (),
     beside: Sequence[Unrecorded] = (),
+    task: str | None = None,
 ) -> Candidate:
     """Return the candidate for the rules; expensive values are computed when a rule needs them.
 
@@ -47,6 +48,7 @@ def candidate_for(
         weights: digest of the adapter's weights, if it is known already.
         training: findings about its training run.
         beside: adapters that count as registered, since they are recorded with it.
+        task: what it will be for, where the user has not said it.
 
     Raises:
         UnknownReferenceError: there is no such base or parent.
@@ -68,7 +70,7 @@ def candidate_for(
             workspace,
             folder,
             base=base,
-            task=submission.task,
+            task=submission.task or task,
             parent=parent,
             digest=weights,
             beside=beside,
@@ -77,7 +79,7 @@ def candidate_for(
     today = dt.datetime.now(dt.UTC).date()
     trained = Trained(other.name, other.known_as | {other.name}) if other is not None else None
     around = look_around(folder.path)
-    return Candidate(folder, facts, submission, around, registered, today, tuple(training), trained)
+    return Candidate(folder, facts, submission, around, registered, today, tuple(training), trained, task)
 
 
 def policy_of(workspace: Workspace, *, strict: bool = False) -> Policy:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version as installed
 from pathlib import Path
@@ -68,7 +68,10 @@ def check(
         return list(error.findings)
     ground = _ground(workspace, found, submission)
     found = on_base(found, recorded_architecture(ground.base))
-    return _examine(workspace, found, submission, training, ground, strict=strict)
+    task = None
+    with suppress(BadInputError):  # nothing says what it is for: that is no matter of its bytes
+        task = proposed_name(folder, found, submission, training.day).task
+    return _examine(workspace, found, submission, training, ground, strict=strict, task=task)
 
 
 def _read(path: Path, submission: Submission, take: Take | None = None) -> tuple[AdapterFolder, Training]:
@@ -115,12 +118,15 @@ def _examine(
     ground: Ground,
     *,
     strict: bool,
+    task: str | None,
     weights: str | None = None,
 ) -> list[Finding]:
     from .evidence import candidate_for, policy_of
 
     said = training.findings(folder, submission)
-    candidate = candidate_for(workspace, folder, submission, ground=ground, weights=weights, training=said)
+    candidate = candidate_for(
+        workspace, folder, submission, ground=ground, weights=weights, training=said, task=task
+    )
     return examine(candidate, policy_of(workspace, strict=strict))
 
 
@@ -214,7 +220,9 @@ def _see(
     rendering = rendering_of(folder.files, "mlx") if peft else None
     manifest = manifest_of_staged(copies)
     weights = next((entry.sha256 for entry in rendering or manifest if entry.path == WEIGHTS), None)
-    findings = _examine(workspace, folder, submission, training, ground, strict=strict, weights=weights)
+    findings = _examine(
+        workspace, folder, submission, training, ground, strict=strict, task=name.task, weights=weights
+    )
     if verdict(findings) == "fail":
         raise _refusal(path, findings, f"fusery check {path} --base {ground.base.name}")
     assert folder.header is not None  # what that comes from is an error whatever the settings say

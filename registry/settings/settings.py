@@ -36,6 +36,18 @@ class Settings:
 
     A relative path in `config.toml` starts at the home folder, one in the environment at the current folder; an empty
     variable counts as not set.
+
+    Attributes:
+        home: the folder of the embedded database, store and cache, and of `config.toml`; `fusery doctor` shows it.
+        database_url: `postgresql://user@host/name` or `sqlite:////path`; empty for an SQLite file in the home.
+        store_url: a folder or a URL such as `s3://bucket/prefix`; empty for a folder in the home.
+        store_options: for the file system behind the store, a table (in the environment as JSON).
+        cache_dir: the folder of whole fused models; by default one in the home.
+        cache_limit: how large that may grow: bytes, or a size such as `20GB` or `500MiB`; `0` keeps nothing.
+        publish: what of a fused model goes to the store: `recipe`, from which it is computed again, or `full`, its weights.
+        card: a template for the cards of bundles, in place of fusery's own.
+        user: the name that records carry; by default account and machine, or who started CI.
+        admission: `severity.CODE` for findings, `error`, `warning`, `info` or `off`, a table (in the environment as JSON).
     """
 
     home: Path
@@ -230,12 +242,22 @@ def _path(value: Any) -> Path | None:
 def _count(value: Any) -> int:
     number = value
     if isinstance(value, str):
-        number = int(value.partition(".")[0]) if _NUMBER.fullmatch(value) else None
+        number = int(value.partition(".")[0]) if _NUMBER.fullmatch(value) else _size(value)
     elif isinstance(value, float) and value.is_integer():
         number = int(value)
     if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < 1 << 63:
-        raise ValueError("it should be a whole number of bytes, 0 or more")
+        raise ValueError("it should be a whole number of bytes, 0 or more, or a size such as 20GB")
     return number
+
+
+def _size(text: str) -> int | None:
+    """Return the bytes of a size with a unit; None for anything else."""
+    from ..parsing import parse_size
+
+    try:
+        return parse_size(text) if text.rstrip()[-1:].lower() in "bkmgti" else None
+    except BadInputError:
+        return None
 
 
 def _publish(value: Any) -> str:

@@ -69,6 +69,29 @@ def test_strict_makes_errors_of_warnings(stocked: Fusery, warned: Path) -> None:
     assert [f["severity"] for f in strict.json["findings"]] == ["error"]
 
 
+@pytest.mark.parametrize("said", ["in its metadata", "by its folder"])
+def test_what_is_registered_is_good_also_strictly(
+    stocked: Fusery, tiny_base: Path, tmp_path: Path, said: str
+) -> None:
+    """Whoever checks every adapter of a repository has registered most: what each is for, its files say."""
+    folder = tmp_path / ("first" if said == "in its metadata" else "adapters_mail_v1_20261120")
+    tiny_models.make_adapter(folder, tiny_base, seed=31)
+    if said == "in its metadata":
+        (folder / "adapter_metadata.json").write_text('{"adapter_name": "mail"}')
+    assert stocked("register", folder, "--base", "tiny").code == 0
+    done = stocked("check", folder, "--base", "tiny", "--strict")
+    assert (done.code, done.out) == (0, "Verdict: pass\n")
+    assert "lready registered" in stocked("register", folder, "--base", "tiny", "--strict").out
+    assert stocked("check", folder, "--base", "tiny", "--task", "other", "--strict").code == 1
+
+
+def test_a_folder_of_adapters_is_named_from_here(stocked: Fusery, others: Path) -> None:
+    (others / "many").mkdir()
+    shutil.copytree(others / "good", others / "many" / "good")
+    assert "give one of them: many/good" in stocked("check", "many", "--base", "tiny").out
+    assert "give one of them: second\n" in stocked("check", ".", "--base", "tiny").out
+
+
 def test_strict_keeps_a_warned_adapter_out(stocked: Fusery, warned: Path) -> None:
     words = ("register", warned, "--base", "tiny", "--task", "t")
     done = stocked(*words, "--strict")

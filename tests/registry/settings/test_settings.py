@@ -170,15 +170,20 @@ def test_what_the_environment_overrides_need_not_be_right(
     assert (settings.cache_limit, settings.user) == (5, "file")
 
 
-@pytest.mark.parametrize(("said", "bytes_"), [("1000.0", 1000), ("7", 7), ("0", 0)])
-def test_a_limit_is_a_whole_number(
+@pytest.mark.parametrize(
+    ("said", "bytes_"),
+    [("1000.0", 1000), ("7", 7), ("0", 0), ("20GB", 20 * 10**9), ("1.5 GiB", 3 << 29), ("5k", 5000)],
+)
+def test_a_limit_is_a_whole_number_or_a_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, bytes_: int
 ) -> None:
     monkeypatch.setenv("FUSERY_CACHE_LIMIT", said)
     assert Settings.load(tmp_path).cache_limit == bytes_
 
 
-@pytest.mark.parametrize("said", ["٣", "1.5", "-1", "true", "9" * 400, "9" * 5000, "1_0"])
+@pytest.mark.parametrize(
+    "said", ["٣", "1.5", "-1", "true", "9" * 400, "9" * 5000, "1_0", "GB", "20 bits", "1e3MB"]
+)
 def test_what_is_no_limit_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str) -> None:
     monkeypatch.setenv("FUSERY_CACHE_LIMIT", said)
     with pytest.raises(BadInputError, match="cache_limit: it should be a whole number of bytes"):
