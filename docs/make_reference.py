@@ -1,7 +1,7 @@
 """Make the reference pages from the code.
 
 They are the command line, the Python API, what commands print with `--json`, the findings of admission, the errors and
-the settings.
+the settings; and in the guide to Python, the table of resources.
 
 `python docs/make_reference.py` writes them; with `--check` it only says whether they are up to date.
 """
@@ -35,6 +35,8 @@ from fusery.web.answers import STATUS
 
 FOLDER = Path(__file__).resolve().parent / "reference"
 _DEFINES = re.compile(r"^class \w+Error\(", re.MULTILINE)
+GUIDE = FOLDER.parent / "guides" / "python.md"
+_TABLE = re.compile(r"^\| resource \|.*\n(?:\|.*\n)+", re.MULTILINE)
 NOTE = "<!-- Made by docs/make_reference.py from the code; do not edit. -->\n"
 
 
@@ -257,13 +259,30 @@ def resources() -> dict[str, type]:
     return {name: getattr(importlib.import_module(Registry.__module__), kind) for name, kind in found}
 
 
+def guide() -> str:
+    """Return the guide to Python with its table: each resource and the names of its methods."""
+    kinds: dict[str, type] = {"registry": Registry}
+    kinds |= {f"registry.{name}": kind for name, kind in resources().items()}
+    rows = ["| resource | verbs |", "| --- | --- |"]
+    for owner, kind in kinds.items():
+        rows.append(f"| `{owner}` | {', '.join(f'`{name}`' for name, _ in _functions(kind))} |")
+    text = GUIDE.read_text(encoding="utf-8")
+    [before, after] = _TABLE.split(text)
+    return before + "\n".join([*rows, ""]) + after
+
+
 def _methods(owner: str, kind: type) -> Iterator[str]:
+    for name, function in _functions(kind):
+        yield f"### {owner}.{name}\n"
+        yield f"```python\n{name}{_signature(function)}\n```\n"
+        yield f"{_paragraphs(function)}\n"
+
+
+def _functions(kind: type) -> Iterator[tuple[str, Any]]:
     for name, method in vars(kind).items():
         function = getattr(method, "__func__", method)
         if not name.startswith("_") and inspect.isfunction(function):
-            yield f"### {owner}.{name}\n"
-            yield f"```python\n{name}{_signature(function)}\n```\n"
-            yield f"{_paragraphs(function)}\n"
+            yield name, function
 
 
 def _signature(function: Any) -> str:
@@ -301,22 +320,23 @@ def _paragraphs(thing: Any) -> str:
 def main() -> int:
     """Write the pages, or say which are out of date."""
     pages = {
-        "command-line.md": command_line(),
-        "errors.md": errors(),
-        "findings.md": findings(),
-        "json.md": documents(),
-        "python.md": python(),
-        "settings.md": settings(),
+        FOLDER / "command-line.md": command_line(),
+        FOLDER / "errors.md": errors(),
+        FOLDER / "findings.md": findings(),
+        FOLDER / "json.md": documents(),
+        FOLDER / "python.md": python(),
+        FOLDER / "settings.md": settings(),
+        GUIDE: guide(),
     }
-    stale = [name for name, text in pages.items() if not _is(FOLDER / name, text)]
+    stale = [path for path, text in pages.items() if not _is(path, text)]
     if "--check" in sys.argv[1:]:
-        for name in stale:
-            click.echo(f"docs/reference/{name} is out of date; run: make docs", err=True)
+        for path in stale:
+            click.echo(f"docs/{path.parent.name}/{path.name} is out of date; run: make docs", err=True)
         return 1 if stale else 0
     FOLDER.mkdir(exist_ok=True)
-    for name in stale:
-        (FOLDER / name).write_text(pages[name], encoding="utf-8")
-        click.echo(f"wrote docs/reference/{name}")
+    for path in stale:
+        path.write_text(pages[path], encoding="utf-8")
+        click.echo(f"wrote docs/{path.parent.name}/{path.name}")
     return 0
 
 
