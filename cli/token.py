@@ -33,8 +33,9 @@ def create_command(session: Session, name: str, role: Role, expires: str) -> Non
     NAME is whose it is: what its bearer does is recorded under it, and one person's approvals under two names would
     count twice.  The registry keeps a digest of the secret alone, so that nobody can print it again.
 
-    A reader looks and fetches; a publisher registers, fuses and ships as well; an approver also approves, promotes and
-    yanks; an admin sets rules, trusts keys and makes tokens, too.
+    A reader looks and fetches; a publisher also pushes, sets open aliases, and writes notes and tags; an approver also
+    approves, promotes and yanks.  An admin may no more than that through a server: rules, keys and tokens take a login at
+    the database.
     """
     made = session.registry.tokens.create(name, role, expires=expires)
 

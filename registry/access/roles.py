@@ -17,9 +17,9 @@ ROLES: Sequence[Role] = get_args(Role)
 
 MEANINGS: Mapping[Role, str] = {
     "reader": "look at what is on record, and fetch files",
-    "publisher": "do what a reader may, and register, amend, evaluate, sign, fuse, ship, and move aliases that are open",
+    "publisher": "do what a reader may, and push what it has registered, set aliases that are open, and write notes and tags",
     "approver": "do what a publisher may, and approve, promote and yank",
-    "admin": "do what an approver may, and set rules, trust keys, and make and revoke tokens",
+    "admin": "do what an approver may",
 }
 """What each may do, in words."""
 

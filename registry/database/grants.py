@@ -53,9 +53,9 @@ DELETED = ("adapter_tag", "intent")
 
 _ABOUT = {
     "reader": "list, show, history, lineage, audit",
-    "publisher": "what a reader may, and base add, register, amend, fuse, materialize, alias, yank, webhook deliver",
+    "publisher": "what a reader may, and base add, register, amend, fuse, materialize, alias, approve, promote, yank, webhook deliver",
     "server": "what a publisher may, and record that a token says who approved",
-    "admin": "everything: db upgrade, gc, restore",
+    "admin": "everything: db upgrade, gc, restore, rules, keys, tokens",
 }
 
 

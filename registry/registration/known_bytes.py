@@ -77,7 +77,7 @@ def _refusal(
     other = f"without {field} {said}" if was is None else f"with {field} {str(was)[:100]} and not {said}"
     there = f"this adapter is already registered as {row.name}{state}, {other[:300]}"
     if fixed:
-        hint = f"fusery yank {row.name} --reason TEXT  withdraws that record, and the same again then makes a new version"
+        hint = f"give --task OTHER if it is one adapter for two uses; else fusery yank {row.name} --reason TEXT  withdraws that record, and the same again then makes a new version"
         return AlreadyExistsError(f"{there}; {fixed[0]} is never amended", hint=hint)
     options = [
         f"--tag {shlex.quote(f'{name.removeprefix(TAG)}={value}')}"
