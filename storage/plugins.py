@@ -194,6 +194,9 @@ def _unreadable() -> str:
 def _plugin(group: Group, entry: EntryPoint) -> Plugin:
     package = entry.dist
     assert package is not None
-    metadata = package.metadata  # of a package that was half removed there is none
-    name, version = metadata["Name"] or entry.value.partition(":")[0], metadata["Version"] or "?"
+    try:
+        metadata: Any = package.metadata or {}
+    except FileNotFoundError:  # it was half removed
+        metadata = {}
+    name, version = metadata.get("Name") or entry.value.partition(":")[0], metadata.get("Version") or "?"
     return Plugin(group, entry.name, name, version, entry.value)
