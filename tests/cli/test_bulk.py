@@ -186,7 +186,7 @@ def test_a_cluster_without_dask(stocked: Fusery, monkeypatch: pytest.MonkeyPatch
     ran = stocked("fuse", "--all")
 
     assert ran.code == 2
-    assert "pip install " in ran.err and "[dask]'" in ran.err
+    assert "pip install " in ran.err and "[dask]" in ran.err
 
 
 @pytest.mark.slow

@@ -108,5 +108,5 @@ def test_what_cannot_be_is_said_in_a_sentence_and_leaves_nothing(
     monkeypatch.setitem(sys.modules, "gguf", None)
     done = fusery("materialize", "t@1", "out", "--target", "llamacpp")
     assert done.code == 2
-    assert "pip install " in done.err and "[gguf]'" in done.err
+    assert "pip install " in done.err and "[gguf]" in done.err
     assert not (tmp_path / "out").exists()
