@@ -189,8 +189,8 @@ def check(session: Session) -> int:
 def grants(session: Session, role: str | None, user: str | None) -> None:
     """Print the SQL that gives roles their rights in PostgreSQL.
 
-    The roles are a reader, a publisher, a server for others and an admin.  Nothing is changed: give it to psql as the owner of the database,
-    and again after `fusery db upgrade`.
+    The roles are a reader, a publisher, a server for others and an admin.  Nothing is changed: give it to psql as the
+    owner of the database, and again after `fusery db upgrade`.
     """
     chosen = next((known for known in _ROLES if known == role), None)
     script = session.registry.upkeep.grants(chosen, user=user)

@@ -36,6 +36,9 @@ _SCHEME = re.compile(r"[a-z][a-z0-9+.-]{0,31}")
 _SCHEMES: tuple[Group, ...] = "fusery.backends", "fusery.notifiers"
 """Groups whose names begin URLs."""
 
+_UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError)
+"""What Python raises of metadata that are none."""
+
 _SAID = 200
 """Characters of what an error of a plugin says."""
 
@@ -169,7 +172,7 @@ def _installed(path: tuple[str, ...]) -> list[Plugin]:
     try:
         installed = entry_points()
         found = [_plugin(group, each) for group in GROUPS for each in installed.select(group=group)]
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except _UNREADABLE as error:
         whose = _unreadable()
         raise PluginError(
             f"the packages that are installed here cannot be listed: {whose or type(error).__name__}",
@@ -186,7 +189,7 @@ def _unreadable() -> str:
     for each in distributions():
         try:
             list(each.entry_points)
-        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        except _UNREADABLE:
             found.append(str(getattr(each, "_path", each)))
     return ", ".join(sorted(found))
 

@@ -90,7 +90,8 @@ def rule_of(plugin: Plugin) -> PluggedRule:
 
 
 def _require_own(plugin: Plugin, code: Code) -> None:
-    if not isinstance(code, Code) or code.severity not in ORDER or not all(map(_is_text, _said(code))):
+    good = isinstance(code, Code) and code.severity in ORDER
+    if not good or not all(isinstance(text, str) for text in (code.name, code.what, code.why, code.hint)):
         raise plugin.wrong("has a code that is no Code with a severity and texts")
     form = re.compile(rf"{re.escape(plugin.name)}-[a-z0-9]+(_[a-z0-9]+)*")
     if not form.fullmatch(code.name) or len(code.name) > _LONGEST:
@@ -99,14 +100,6 @@ def _require_own(plugin: Plugin, code: Code) -> None:
         )
     if code.fixed:
         raise plugin.wrong(f"has a fixed code {code.name}: whoever keeps a registry decides how severe it is")
-
-
-def _said(code: Code) -> tuple[object, ...]:
-    return code.name, code.what, code.why, code.hint
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
 
 
 def _can_be_kept(finding: Finding) -> bool:

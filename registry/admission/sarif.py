@@ -14,6 +14,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from fusery.storage.errors import UnsafePathError
+from fusery.storage.manifest import safe_relative_path
+
 from ..adapters.files import CONFIG, PEFT_WEIGHTS, WEIGHTS
 from ..adapters.finding import Finding
 from .checked import CheckedFolder
@@ -127,17 +130,17 @@ def readable(text: str) -> str:
 
 def place_of(subject: str, folder: Path) -> tuple[Path, str]:
     """Return the file that a finding is about, or else the folder, and the module or field within it, or nothing."""
-    if subject and _is_file(folder / subject):
+    if subject and _is_file_of(folder, subject):
         return folder / subject, ""
     names = (WEIGHTS, PEFT_WEIGHTS) if "." in subject else (CONFIG,)
     file = next((folder / name for name in names if (folder / name).is_file()), folder)
     return file, ("" if subject == "." else subject)
 
 
-def _is_file(path: Path) -> bool:
+def _is_file_of(folder: Path, subject: str) -> bool:
     try:
-        return path.is_file()
-    except (OSError, ValueError):  # a name of a module may be longer than any file's
+        return (folder / safe_relative_path(subject)).is_file()
+    except (UnsafePathError, OSError):  # a tensor may be called like a file elsewhere, or longer than any
         return False
 
 

@@ -21,6 +21,7 @@ from fusery.registry.adapters.finding import Finding
 from fusery.registry.admission.checked import CheckedFolder
 from fusery.registry.admission.code_quality import code_quality
 from fusery.registry.admission.rules import CODES
+from fusery.registry.admission.sarif import place_of
 
 
 @pytest.fixture
@@ -243,6 +244,15 @@ def test_what_names_say_is_shown_and_does_nothing_in_reports(stocked: Fusery, ot
     quality = stocked("check", *names, "--base", "tiny", "--format", "gitlab")
     assert "\\ud" not in quality.out
     assert len({each["fingerprint"] for each in quality.json}) == len(quality.json) > 0
+
+
+@pytest.mark.parametrize("subject", ["../beside.txt", "/etc/os.release"])
+def test_a_tensor_called_like_a_file_elsewhere_is_one_of_this_folder(tmp_path: Path, subject: str) -> None:
+    (tmp_path / "beside.txt").touch()
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    (folder / "adapters.safetensors").touch()
+    assert place_of(subject, folder) == (folder / "adapters.safetensors", subject)
 
 
 def test_findings_of_one_thing_have_fingerprints_of_their_own() -> None:
