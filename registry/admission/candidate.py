@@ -67,6 +67,7 @@ class Neighbour:
         base: the first name of its base.
         same_bytes: its weights are the same file, in the form of mlx-lm.
         same_file: so are those that were registered, with all whole tensors that may be in them.
+        same_adapter: so is every file that is kept: where its task is the same, it is this very adapter.
         similarity: cosine between the two updates, from -1 to 1.
     """
 
@@ -76,6 +77,7 @@ class Neighbour:
     same_bytes: bool
     similarity: float = 1.0
     same_file: bool = False
+    same_adapter: bool = False
 
 
 def _nobody() -> Sequence[Neighbour]:

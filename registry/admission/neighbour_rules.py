@@ -32,10 +32,13 @@ NEAR_DUPLICATE = Code(
 def not_there_yet(candidate: Candidate) -> Iterator[Finding]:
     """No registered adapter on the base has the same weights, or nearly the same update."""
     task = candidate.declared.task or candidate.task
-    for other in candidate.neighbours():
+    known = candidate.neighbours()
+    if any(other.same_adapter and other.task == task for other in known):
+        return  # it is on record already, and whoever gave the same to another task was told then
+    for other in known:
         if other.same_bytes:
             # The same factors beside other whole tensors are another adapter.
-            if other.task != task and (other.same_file or not candidate.whole):
+            if other.same_file or not candidate.whole:
                 message = f"these weights are registered as {other.name} on {other.base}"
                 yield DUPLICATE_WEIGHTS.found(
                     WEIGHTS, message, f"see what it was made for: fusery show {other.name}"

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from fusery.storage.digest import Digest, digest_file
 from fusery.storage.errors import FuseryError
+from fusery.storage.manifest import manifest_of
 
 from .. import tables
 from ..adapters.files import PEFT_WEIGHTS, WEIGHTS
@@ -86,9 +87,18 @@ def neighbours(
     with workspace.database.read() as session:
         originals = (folder.originals or {}).get(PEFT_WEIGHTS) if folder.whole else None
         as_registered = digest_file(originals)[0] if originals is not None else ""
+        rows = session.execute(_with_weights(digest, as_registered)).all()
+        ours = manifest_of(folder.kept).digest if rows else None
         same = [
-            Neighbour(name, of, on, same_bytes=True, same_file=registered == as_registered)
-            for name, of, on, registered in session.execute(_with_weights(digest, as_registered))
+            Neighbour(
+                row.adapter,
+                row.task,
+                row.base,
+                same_bytes=True,
+                same_file=row.file == as_registered,
+                same_adapter=row.digest == ours,
+            )
+            for row in rows
         ]
         same += [
             Neighbour(each.name, each.task, base.name, same_bytes=True)
@@ -102,7 +112,7 @@ def neighbours(
 
 
 def _with_weights(digest: str, as_registered: str) -> Any:
-    """Select name, task and base of the adapters with these weights, or with this file of PEFT's, and the digest of that file."""
+    """Select adapters with these weights, or with this file of PEFT's: name, digest, task and base, and the digest of that file."""
     files = select(tables.ManifestFile.manifest_id).where(
         tables.ManifestFile.sha256 == digest, tables.ManifestFile.path == WEIGHTS
     )
@@ -129,7 +139,13 @@ def _with_weights(digest: str, as_registered: str) -> Any:
         .scalar_subquery()
     )
     return (
-        select(tables.Adapter.name, tables.Task.name, first_name, theirs)
+        select(
+            tables.Adapter.name.label("adapter"),
+            tables.Adapter.digest,
+            tables.Task.name.label("task"),
+            first_name.label("base"),
+            theirs.label("file"),
+        )
         .join(tables.Task, tables.Adapter.task_id == tables.Task.id)
         .where(tables.Adapter.id.in_(union(stored, rendered, whole)))  # OR would read the whole table
         .order_by(tables.Adapter.id)

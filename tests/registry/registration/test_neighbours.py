@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -107,6 +108,36 @@ def test_the_same_weights_for_another_task_are_named(registry: Registry, known: 
 def test_the_same_weights_for_the_same_task_are_nothing_new(registry: Registry, known: Path) -> None:
     assert found(registry, known, task="course_rec") == {}
     assert not registry.adapters.register(known, base="tiny", task="course_rec", strict=True).created
+
+
+@pytest.mark.parametrize("task", ["course_rec", "other"])
+def test_one_that_is_registered_for_two_tasks_passes_for_either(
+    task: str, registry: Registry, known: Path
+) -> None:
+    registry.adapters.register(known, base="tiny", task="other")
+    assert found(registry, known, task=task) == {}
+    assert not registry.adapters.register(known, base="tiny", task=task, strict=True).created
+    assert found(registry, known, task="third").keys() == {"duplicate_weights"}
+
+
+def test_one_in_the_form_of_peft_is_itself_too(registry: Registry, known: Path, tmp_path: Path) -> None:
+    folder = registry.exchange.export("course_rec@1", tmp_path / "peft", form="peft").path
+    for task in "peft", "other":
+        registry.adapters.register(folder, base="tiny", task=task)
+        assert "duplicate_weights" not in found(registry, folder, task=task)
+    assert "duplicate_weights" in found(registry, folder, task="third")
+
+
+def test_the_same_weights_with_another_configuration_are_named(
+    registry: Registry, known: Path, tmp_path: Path
+) -> None:
+    other = shutil.copytree(known, tmp_path / "other")
+    config = json.loads((other / "adapter_config.json").read_text())
+    config["lora_parameters"]["scale"] *= 2
+    (other / "adapter_config.json").write_text(json.dumps(config))
+    assert found(registry, other, task="course_rec") == {
+        "duplicate_weights": "these weights are registered as course_rec_v1_20260115 on tiny"
+    }
 
 
 def test_the_nearest_of_many_is_found_with_few_reads(

@@ -172,6 +172,7 @@ BASE_TOKENIZER = {
 NEAR = Neighbour("course_rec_v3_20260101", "course_rec", "tiny", False, 0.98)
 FAR = Neighbour("course_rec_v3_20260101", "course_rec", "tiny", False, 0.6)
 THERE = Neighbour("other_v1_20260101", "other", "tiny", True)
+ITSELF = Neighbour("course_rec_v1_20260101", "course_rec", "tiny", True, same_adapter=True)
 UP = "model__layers__{}__mlp__up_proj__weight"
 RESIZED = {"model.embed_tokens.lora_a": np.ones((400, 8), np.float32)}
 
@@ -320,7 +321,9 @@ CASES: dict[str, Case] = {
     "not_trained": Case(edit_config(iters=0), edit_config(iters=1)),
     "dropout_implausible": Case(edit_config(dropout=1.0), edit_config(dropout=0.1)),
     "duplicate_weights": Case(
-        nothing, look={"neighbours": [THERE], "task": "course_rec"}, good_look={"task": "other"}
+        nothing,
+        look={"neighbours": [THERE], "task": "course_rec"},
+        good_look={"neighbours": [THERE, ITSELF]},
     ),
     "near_duplicate": Case(nothing, look={"neighbours": [NEAR]}, good_look={"neighbours": [FAR]}),
 }
