@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -46,7 +47,7 @@ def test_another_file_is_not_replaced(stocked: Fusery, tmp_path: Path) -> None:
 
 
 def test_exit_code_1_when_the_audit_in_it_finds_something(stocked: Fusery, tmp_path: Path) -> None:
-    with sqlite3.connect(tmp_path / "home" / "fusery.db") as database:
+    with closing(sqlite3.connect(tmp_path / "home" / "fusery.db")) as database, database:
         database.execute("UPDATE adapter SET val_loss = 0.1 WHERE version = 1")
     ran = stocked("report", "course_rec", "--html", "a.html")
     assert ran.code == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import html_tree
@@ -80,7 +81,7 @@ def test_signatures_say_whose_and_whether_they_hold(copied: Registry) -> None:
         ("course_rec_v3", "anna"): "good",
     }
     assert all(line["aliases"] == ["course_rec#*"] for line in section["signatures"] if line["signer"])
-    with sqlite3.connect(copied.workspace.settings.home / "fusery.db") as database:
+    with closing(sqlite3.connect(copied.workspace.settings.home / "fusery.db")) as database, database:
         database.execute(
             "UPDATE signature SET envelope = (SELECT envelope FROM signature WHERE id = 1) WHERE id = 2"
         )
@@ -174,7 +175,7 @@ def test_the_same_registry_gives_the_same_bytes(shown: Registry, tmp_path: Path)
 
 def test_a_database_that_was_edited_is_told_of(copied: Registry, tmp_path: Path) -> None:
     assert copied.provenance.report("course_rec", html=tmp_path / "a.html").ok
-    with sqlite3.connect(copied.workspace.settings.home / "fusery.db") as database:
+    with closing(sqlite3.connect(copied.workspace.settings.home / "fusery.db")) as database, database:
         database.execute("UPDATE adapter SET val_loss = 0.1 WHERE version = 6")
     written = copied.provenance.report("course_rec", html=tmp_path / "b.html")
     assert not written.ok
