@@ -20,6 +20,8 @@ from fusery.registry.database import engine, schema
 
 _PLAIN = (str, int, bool, tuple, type(None))
 _COMPILED: util.LRUCache[Hashable, Any] = util.LRUCache(1500)
+_DIALECTS: dict[Hashable, int] = {}
+"""A number for all that are alike: what they have in common is long to compare for every statement."""
 
 
 class SharedStatements:
@@ -28,13 +30,25 @@ class SharedStatements:
     Its own is of one engine: whoever opens a database pays for compiling each statement.
     """
 
+    def __init__(self) -> None:
+        self._of: tuple[Dialect, int] | None = None
+        self._number = 0
+
     def get(self, key: tuple[Any, ...]) -> Any:
         """Return what was compiled for a dialect like this one."""
-        return _COMPILED.get((_facts(key[0]), *key[1:]))
+        return _COMPILED.get(self._shared(key))
 
     def __setitem__(self, key: tuple[Any, ...], compiled: Any) -> None:
         """Keep it."""
-        _COMPILED[(_facts(key[0]), *key[1:])] = compiled
+        _COMPILED[self._shared(key)] = compiled
+
+    def _shared(self, key: tuple[Any, ...]) -> tuple[Hashable, ...]:
+        # An engine has one dialect, which has learned all of its server before a statement is compiled.
+        dialect: Dialect = key[0]
+        now = dialect, len(vars(dialect))
+        if self._of is None or self._of[0] is not dialect or self._of[1] != now[1]:
+            self._of, self._number = now, _DIALECTS.setdefault(_facts(dialect), len(_DIALECTS))
+        return self._number, *key[1:]
 
 
 def _facts(dialect: Dialect) -> Hashable:
