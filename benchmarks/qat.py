@@ -1,9 +1,9 @@
-"""What is left of an adapter at the base's 4 bits: trained as usual, and through the base's quantiser.
+"""What is left of an adapter at the base's 4 bits: trained as usual, through the base's quantiser, and as a QA-LoRA.
 
     python benchmarks/qat.py --base FOLDER --torch-python .venv-peft/bin/python
 
-A process with PyTorch trains each adapter twice from the same start, the same data and the same settings (train_adapters.py), since
-mlx is slow to train on a Linux CPU; fusery's engine fuses both with `keep`; PyTorch runs everything in float32 over the task's held-out
+A process with PyTorch trains each adapter three times from the same start, the same data and the same settings (train_adapters.py), since
+mlx is slow to train on a Linux CPU; fusery's engine fuses each with `keep`; PyTorch runs everything in float32 over the task's held-out
 questions.  *Gained* is by how much base + adapter, as it was trained, is below the base; *held* the part of it that the fused model has.
 """
 
@@ -66,25 +66,33 @@ def main() -> None:
     for row in rows:
         gained = row["base"] - row["trained"]
         print(
-            f"| {row['task']} | {'through the quantiser' if row['through'] else 'as usual'} | {row['base']:.3f} | {row['trained']:.3f} "
+            f"| {row['task']} | {row['way']} | {row['base']:.3f} | {row['trained']:.3f} "
             f"| {gained:.3f} | {row['fused']:.3f} | {(row['base'] - row['fused']) / gained:.1%} | {row['exact_trained']:.2f} | {row['exact_fused']:.2f} |"
         )
 
 
+def ways_of(base: Path) -> dict[str, dict[str, Any]]:
+    """Return the ways to train for a base, by their names, and what each changes in the settings."""
+    settings = json.loads((base / "config.json").read_text(encoding="utf-8"))["quantization"]
+    return {
+        "as usual": {},
+        "through the quantiser": {"through": (settings["bits"], settings["group_size"])},
+        "QA-LoRA": {"group": settings["group_size"]},
+    }
+
+
 def train(options: argparse.Namespace) -> None:
-    """Train each adapter both ways."""
+    """Train each adapter in each way."""
     import torch
     import train_adapters as trainer
 
     torch.set_num_threads(options.threads)
-    settings = json.loads((options.base / "config.json").read_text(encoding="utf-8"))["quantization"]
-    through = settings["bits"], settings["group_size"]
+    ways = ways_of(options.base)
     for name in options.only:
         spec = trainer.Spec(base=options.base.name, **SETTINGS[name])
-        for number, way in enumerate((None, through)):
-            row = trainer.train(
-                replace(spec, through=way), options.base, options.folder / f"{name}-{number}", torch.float32
-            )
+        for way, changes in ways.items():
+            folder = options.folder / f"{name}-{list(ways).index(way)}"
+            row = trainer.train(replace(spec, **changes), options.base, folder, torch.float32)
             print(name, way, json.dumps(row), flush=True)
 
 
@@ -100,7 +108,8 @@ def fuse_all(base: Path, folder: Path) -> None:
         out.mkdir()
         files = {path.name: path.resolve() for path in base.iterdir()}
         said = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
-        fuse(make_plan(files, config, adapter / "adapters.safetensors", said, Policy("keep")), out)
+        policy = Policy("keep", biases=adapter.name.endswith("-2"))
+        fuse(make_plan(files, config, adapter / "adapters.safetensors", said, policy), out)
 
 
 def judge(options: argparse.Namespace) -> None:
@@ -112,25 +121,22 @@ def judge(options: argparse.Namespace) -> None:
     torch.set_num_threads(options.threads)
     torch.set_grad_enabled(False)
     tokenizer = trainer.AutoTokenizer.from_pretrained(options.base)
-    settings = json.loads((options.base / "config.json").read_text(encoding="utf-8"))["quantization"]
     rows = []
     for name in options.only:
         spec = trainer.Spec(**SETTINGS[name])
         dialogues = trainer.read_dialogues((HERE / trainer.TASKS[spec.task]).resolve() / "valid.jsonl")
         samples = trainer.dialogue_samples(tokenizer, dialogues[: trainer.VALIDATION])
         base = _judged(trainer.load_torch(options.base), samples)
-        for number, through in enumerate((None, (settings["bits"], settings["group_size"]))):
+        for number, (way, changes) in enumerate(ways_of(options.base).items()):
             adapter = options.folder / f"{name}-{number}"
             model = trainer.load_torch(options.base)
-            layers = _with_layers(trainer, model, replace(spec, through=through))
+            layers = _with_layers(trainer, model, replace(spec, **changes))
             for key, value in load_file(adapter / "adapters.safetensors").items():
                 path, _, part = key.rpartition(".")
                 getattr(layers[path], part).data = value
             trained = _judged(model, samples)
             fused = _judged(trainer.load_torch(adapter.with_name(f"{adapter.name}-fused")), samples)
-            rows.append(
-                {"task": name, "through": through is not None, "base": base[0], "trained": trained[0]}
-            )
+            rows.append({"task": name, "way": way, "base": base[0], "trained": trained[0]})
             rows[-1] |= {"fused": fused[0], "exact_trained": trained[1], "exact_fused": fused[1]}
     (options.folder / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
 
@@ -142,7 +148,7 @@ def _with_layers(trainer: Any, model: Any, spec: Any) -> dict[str, Any]:
     for path, module in list(model.named_modules()):
         parts = path.split(".")
         if parts[-1] in trainer.LINEAR and int(parts[2]) >= first:
-            found[path] = trainer.LoRA(module, spec.rank, spec.scale, spec.through)
+            found[path] = trainer.LoRA(module, spec.rank, spec.scale, spec.through, spec.group)
             setattr(model.get_submodule(path.rpartition(".")[0]), parts[-1], found[path])
     return found
 

@@ -55,6 +55,7 @@ class Spec:
         keys: modules within a block; None for all linear ones.
         batch: dialogues in a step.
         through: the base's bits and group size, to train through its quantiser as `fusery train --qat` does.
+        group: inputs that share a row of A, as with `fusery train --qa-lora`.
     """
 
     base: str = "SmolLM2-135M-Instruct-4bit"
@@ -67,6 +68,7 @@ class Spec:
     keys: tuple[str, ...] | None = None
     batch: int = 6
     through: tuple[int, int] | None = None
+    group: int = 1
 
 
 SPECS = {
@@ -95,21 +97,35 @@ class LoRA(nn.Module):
     """A linear layer with a low-rank update beside it, as mlx-lm's LoRALinear."""
 
     def __init__(
-        self, base: nn.Linear, rank: int, scale: float, through: tuple[int, int] | None = None
+        self,
+        base: nn.Linear,
+        rank: int,
+        scale: float,
+        through: tuple[int, int] | None = None,
+        group: int = 1,
     ) -> None:
         super().__init__()
-        self.through, self._rounded = through, (-1, base.weight)
+        self.through, self._rounded, self.group = through, (-1, base.weight), group
         bound = 1 / math.sqrt(base.in_features)
         self.base, self.scale = base, scale
-        self.lora_a = nn.Parameter(torch.empty(base.in_features, rank).uniform_(-bound, bound))
+        rows = torch.empty(base.in_features // group, rank).uniform_(-bound, bound)
+        self.lora_a = nn.Parameter(rows.repeat_interleave(group, 0))
         self.lora_b = nn.Parameter(torch.zeros(rank, base.out_features))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return base(x) + scale * x A B, or the same of the quantised sum with the gradient straight through."""
         if self.through is None:
-            return self.base(x) + self.scale * (x @ self.lora_a @ self.lora_b)
+            return self.base(x) + self.scale * (x @ self.shared() @ self.lora_b)
         still = self.scale * (x.detach() @ self.lora_a @ self.lora_b)
         return functional.linear(x, self.rounded(), self.base.bias) + (still - still.detach())
+
+    def shared(self) -> Tensor:
+        """Return A, of whose rows those of a group are equal, and get the mean of their gradients, so that they stay it."""
+        if self.group == 1:
+            return self.lora_a
+        rows = self.lora_a.view(-1, self.group, self.lora_a.shape[1])
+        mean = rows.mean(1, keepdim=True)
+        return (rows.detach() + (mean - mean.detach())).view_as(self.lora_a)
 
     @torch.no_grad()
     def rounded(self) -> Tensor:
@@ -292,7 +308,7 @@ def add_layers(model: Any, first: int, spec: Spec) -> dict[str, LoRA]:
         for path, module in list(block.named_modules()):
             parent, _, name = path.rpartition(".")
             if name in LINEAR and (spec.keys is None or path in spec.keys):
-                layer = LoRA(module, spec.rank, spec.scale, spec.through)
+                layer = LoRA(module, spec.rank, spec.scale, spec.through, spec.group)
                 setattr(block.get_submodule(parent), name, layer)
                 layers[f"model.layers.{first + index}.{path}"] = layer
     return layers

@@ -14,6 +14,7 @@ from .session import Session, command
 
 if TYPE_CHECKING:
     from fusery.registry.recording.callback import RecordRun
+    from fusery.registry.recording.quantized_training import Way
 
 
 @command("train")
@@ -31,13 +32,24 @@ if TYPE_CHECKING:
 @click.option("--strict", is_flag=True, help="Refuse what only gives warnings, too.")
 @click.option(
     "--qat",
-    "through",
-    is_flag=True,
+    "way",
+    flag_value="qat",
     help="Train through the base's quantiser, so that a fuse at its size loses nothing.",
+)
+@click.option(
+    "--qa-lora",
+    "way",
+    flag_value="qa-lora",
+    help="Train an update that a fuse at the base's size takes up in its biases.",
 )
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="-- ARGUMENTS")
 def train_command(
-    session: Session, arguments: tuple[str, ...], base: str | None, strict: bool, through: bool, **facts: Any
+    session: Session,
+    arguments: tuple[str, ...],
+    base: str | None,
+    strict: bool,
+    way: Way | None,
+    **facts: Any,
 ) -> int:
     """Train with mlx_lm.lora, and register the best checkpoint.
 
@@ -45,7 +57,8 @@ def train_command(
     fusery_run.json in its folder while it goes on: arguments, curve, digest of the data, duration, machine, git commit.
     With --base that model is trained (or the one of --trained-on), unless ARGUMENTS name another, and the result
     registered at the end; what would be refused then is refused before training.  With --qat each layer computes with
-    quantise(W + BA), and adapter_config.json says so: `keep` writes that to the bit.
+    quantise(W + BA), and adapter_config.json says so: `keep` writes that to the bit.  With --qa-lora the update is
+    constant within the base's groups: `keep` leaves codes and scales as they are.
     """
     from fusery.registry.admission.submission import Submission
     from fusery.registry.recording.readiness import require_data, require_registrable
@@ -53,9 +66,9 @@ def train_command(
 
     if base is None:
         _require_base_for(strict=strict, **facts)
-    if through and facts.get("trained_on") not in (None, base):
+    if way and facts.get("trained_on") not in (None, base):
         raise click.UsageError(
-            "--qat trains through the quantiser of the base that it is fused onto: leave out --trained-on."
+            f"--{way} trains on the quantised base that it is fused onto: leave out --trained-on."
         )
     submission = Submission(base=base, **facts) if base is not None else None
     trained_on = facts.get("trained_on") or base
@@ -70,7 +83,7 @@ def train_command(
 
     with contextlib.redirect_stdout(sys.stderr if session.json or session.quiet else sys.stdout):
         try:
-            trained = train(arguments, ready=ready, base=model, through=through)
+            trained = train(arguments, ready=ready, base=model, way=way)
         except KeyboardInterrupt:
             for folder in filter(_has_weights, folders):
                 session.say(

@@ -133,7 +133,7 @@ def numbers_not_clipped(candidate: Candidate) -> Iterator[Finding]:
     if header is None:
         return
     # QA-LoRA has each number once for every input of a group.
-    repeated = (group_of(raw) if candidate.folder.form == "peft" else None) or 1
+    repeated = group_of(raw) or 1
     clipped = [
         values.name
         for values in candidate.values.tensors.values()

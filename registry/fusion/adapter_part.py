@@ -46,7 +46,7 @@ def part_of(adapter: tables.Adapter, weight: float) -> AdapterPart:
         weight,
         rendering,
         adapter.method,
-        None if rendering is None else group_of(adapter.training),
+        group_of(adapter.training),
         aware_of(adapter.method, adapter.training),
     )
 

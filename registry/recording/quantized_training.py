@@ -1,35 +1,43 @@
-"""Training through the base's own quantiser: a layer computes with quantise(W + BA), which is what a fused model is going to hold.
+"""Training for a fuse at the base's own size: through its quantiser, or of what its biases can hold (`grouped_training`).
 
-The gradient goes straight through (Bengio et al., arXiv:1308.3432): A and B get the one that x (W + BA)^T would give them where
+Through the quantiser a layer computes with quantise(W + BA), which is what a fused model is going to hold.  The gradient goes straight through (Bengio et al., arXiv:1308.3432): A and B get the one that x (W + BA)^T would give them where
 the outputs are those of the quantised sum, and what lies before the layer gets the one through the quantised sum itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from copy import copy
 from functools import cache
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 from ..adapters.trained_through import QUANTIZATION_AWARE
 from ..errors import BadInputError
+from .grouped_training import begin_grouped, grouped_kinds, require_grouped
+
+Way = Literal["qat", "qa-lora"]
+"""Through the base's quantiser, or with an update that is constant within its groups; each is an option of `fusery train`."""
+
+GROUPED = "use_qalora", "qalora_group_size"
+"""PEFT's entries of the configuration for an update that is constant within groups."""
 
 
-def require_trainable_through(args: Any) -> None:
-    """Refuse what cannot be trained through a quantiser.
+def require_trainable(args: Any, way: Way) -> None:
+    """Refuse what cannot be trained that way.
 
     Raises:
         BadInputError: the trainer's arguments are of that kind.
     """
     if not args.train:
-        raise BadInputError("--qat is about training, and nothing is to be trained", hint="-- --train ...")
+        raise BadInputError(f"--{way} is about training, and nothing is to be trained", hint="-- --train ...")
     if args.fine_tune_type != "lora":
         raise BadInputError(
-            f"--qat trains a LoRA, not --fine-tune-type {args.fine_tune_type}",
+            f"--{way} trains a LoRA, not --fine-tune-type {args.fine_tune_type}",
             hint="leave out --fine-tune-type",
         )
     parameters = args.lora_parameters
-    if isinstance(parameters, dict) and parameters.get("dropout"):
+    if way == "qat" and isinstance(parameters, dict) and parameters.get("dropout"):
         raise BadInputError(
             "--qat knows no dropout: what is dropped from an update cannot be quantised with it",
             hint="set dropout to 0 in lora_parameters of the configuration file",
@@ -38,22 +46,25 @@ def require_trainable_through(args: Any) -> None:
 
 def without_format(args: Any) -> None:
     """Take the format out of arguments that have it from somewhere, such as the configuration of an earlier run that is repeated."""
-    if hasattr(args, QUANTIZATION_AWARE):
-        delattr(args, QUANTIZATION_AWARE)
+    for name in (QUANTIZATION_AWARE, *GROUPED):
+        if hasattr(args, name):
+            delattr(args, name)
 
 
-def make_layers(args: Any, model: Any, to_lora: Callable[..., None]) -> list[Any]:
-    """Put LoRA layers into a model that compute with their sums as they are quantised, and return them.
+def make_layers(args: Any, model: Any, to_lora: Callable[..., None], way: Way = "qat") -> list[Any]:
+    """Put LoRA layers into a model that are trained for a fuse at its size, and return them.
 
-    Their format goes into the arguments, from where it comes into the adapter's configuration and the record of the run.
+    What they are goes into the arguments, from where it comes into the adapter's configuration and the record of the run.
 
     Args:
         args: the trainer's.
         model: as it was loaded.
         to_lora: mlx-lm's way to make them, `linear_to_lora_layers`.
+        way: how they compute.
 
     Raises:
-        BadInputError: they are not quantised, or not all alike, or of a kind that mlx-lm has for some models alone.
+        BadInputError: they are not quantised, or not all alike, or of a kind that mlx-lm has for some models alone; weights that
+            training is to go on with are of another kind.
     """
     import mlx.core as mx
 
@@ -61,28 +72,49 @@ def make_layers(args: Any, model: Any, to_lora: Callable[..., None]) -> list[Any
     model.freeze()
     to_lora(model, args.num_layers, args.lora_parameters)
     layers = {path: layer for path, layer in model.named_modules() if hasattr(layer, "lora_a")}
+    kinds = _kinds() if way == "qat" else grouped_kinds()
     for path, layer in layers.items():
-        if type(layer) not in _kinds():
-            raise BadInputError(f"--qat does not know how {path} is fused: {type(layer).__name__}")
-    formats = {_format(_inner(layer)) for layer in layers.values()}
+        if type(layer) not in kinds:
+            raise BadInputError(f"--{way} does not know how {path} is fused: {type(layer).__name__}")
+    bits, size, mode = _common_format(layers.values(), way)
+    if way == "qa-lora":
+        if mode != "affine":
+            raise BadInputError(
+                f"--qa-lora moves the biases of the base's groups, and {mode} has none",
+                hint="train on a base in affine codes, which mlx_lm.convert -q makes, or with --qat",
+            )
+        if file := getattr(args, "resume_adapter_file", None):
+            require_grouped(Path(file), size)
+    for layer in layers.values():
+        layer.__class__ = kinds[type(layer)]
+        if way == "qa-lora":
+            begin_grouped(layer)
+    if way == "qat":
+        entry = {"bits": bits, "group_size": size} | ({} if mode == "affine" else {"mode": mode})
+        setattr(args, QUANTIZATION_AWARE, entry)
+    else:
+        for name, value in zip(GROUPED, (True, size), strict=True):
+            setattr(args, name, value)
+    return list(layers.values())
+
+
+def _common_format(layers: Iterable[Any], way: Way) -> tuple[int, int, str]:
+    formats = {_format(_inner(layer)) for layer in layers}
     found = formats.pop() if len(formats) == 1 else None
     if found is None and not formats:
         raise BadInputError(
-            "--qat trains through the base's quantiser, and the layers that are trained have none",
+            f"--{way} trains through the base's quantiser, and the layers that are trained have none"
+            if way == "qat"
+            else f"--{way} trains for the base's groups, and the layers that are trained have none",
             hint="train on a quantised base: mlx_lm.convert -q makes one, and fusery base add takes it in",
         )
     if found is None:
         said = ", ".join(sorted(map(_in_words, formats)))
         raise BadInputError(
-            f"--qat trains through one quantiser, and the layers that are trained are of several kinds: {said}",
+            f"--{way} trains for one quantiser, and the layers that are trained are of several kinds: {said}",
             hint="name those of one kind as keys in lora_parameters of the configuration file",
         )
-    for layer in layers.values():
-        layer.__class__ = _kinds()[type(layer)]
-    bits, size, mode = found
-    entry = {"bits": bits, "group_size": size} | ({} if mode == "affine" else {"mode": mode})
-    setattr(args, QUANTIZATION_AWARE, entry)
-    return list(layers.values())
+    return found
 
 
 @cache

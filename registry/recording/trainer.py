@@ -4,7 +4,7 @@ mlx-lm 0.32 passes no callback on: `mlx_lm.lora.run` sets its argument anew from
 are replaced while it runs, by ones that call them: `run`, to see the arguments once they are complete (command line over
 configuration file over defaults), `load`, so that a base is found by its name here and gets the keys that its configuration
 lacks, `load_dataset`, so that the base's chat template is rendered within limits, and `train_model`, to put the record in
-front of whatever callback there is.  A fifth, `linear_to_lora_layers`, is where training through a quantiser comes in.
+front of whatever callback there is.  A fifth, `linear_to_lora_layers`, is where training for a fuse at the base's size comes in.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ..records.references import resolve_base
 from ..server.mlx_keys import mlx_keys
 from ..server.templates.chat import ChatTemplates
 from .callback import RecordRun
-from .quantized_training import make_layers, require_trainable_through, without_format
+from .quantized_training import Way, make_layers, require_trainable, without_format
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
@@ -77,7 +77,7 @@ def train(
     *,
     ready: Callable[[Any], None],
     base: KnownBase | None = None,
-    through: bool = False,
+    way: Way | None = None,
 ) -> Trained:
     """Run the trainer.
 
@@ -85,10 +85,10 @@ def train(
         words: its command line.
         ready: called with its complete arguments before anything is loaded; what it raises ends the run.
         base: what is trained unless the arguments name another model.
-        through: train through the base's quantiser (`quantized_training`).
+        way: train for a fuse at the base's size (`quantized_training`).
 
     Raises:
-        BadInputError: this cannot be trained through a quantiser.
+        BadInputError: this cannot be trained that way.
         MissingExtraError: mlx-lm is not installed.
         TrainingFailedError: the trainer raised; the record says `stopped`.
     """
@@ -97,7 +97,7 @@ def train(
     chats = ChatTemplates()
     with (
         contextlib.closing(chats),
-        _recorded(lora, ready, runs, chats, through=through),
+        _recorded(lora, ready, runs, chats, way),
         _based(lora, base),
         _command_line(words),
     ):
@@ -125,14 +125,14 @@ def _lora() -> ModuleType:
 
 @contextlib.contextmanager
 def _recorded(
-    lora: Any, ready: Callable[[Any], None], runs: list[RecordRun], chats: ChatTemplates, *, through: bool
+    lora: Any, ready: Callable[[Any], None], runs: list[RecordRun], chats: ChatTemplates, way: Way | None
 ) -> Iterator[None]:
     before = lora.run, lora.load, lora.load_dataset, lora.train_model
     run, load, load_dataset, train_model = before
 
     def ready_then_run(args: Any, *rest: Any, **named: Any) -> Any:
-        if through:
-            require_trainable_through(args)
+        if way is not None:
+            require_trainable(args, way)
         without_format(args)
         ready(args)
         return run(args, *rest, **named)
@@ -150,7 +150,7 @@ def _recorded(
         args: Any, model: Any, train_set: Any, valid_set: Any, training_callback: Any = None
     ) -> None:
         # Before its arguments are recorded, and before anything is written.
-        layers = make_layers(args, model, lora.linear_to_lora_layers) if through else []
+        layers = make_layers(args, model, lora.linear_to_lora_layers, way) if way else []
         record = RecordRun(
             args.adapter_path,
             arguments=args,
@@ -159,7 +159,7 @@ def _recorded(
             wrapped=training_callback,
         )
         runs.append(record)
-        with record, _made(lora, layers) if through else contextlib.nullcontext():
+        with record, _made(lora, layers) if way else contextlib.nullcontext():
             train_model(args, model, train_set, valid_set, record)
 
     lora.run, lora.load = ready_then_run, complete_and_load

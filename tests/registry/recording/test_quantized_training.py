@@ -11,7 +11,7 @@ import pytest
 from fusery.registry.errors import BadInputError
 from fusery.registry.recording.quantized_training import (
     make_layers,
-    require_trainable_through,
+    require_trainable,
     without_format,
 )
 
@@ -174,6 +174,6 @@ def test_what_is_not_trained_may_be_in_another_format() -> None:
 )
 def test_arguments_that_mean_nothing_here_are_refused(changed: dict[str, Any], said: str) -> None:
     usual = {"train": True, "fine_tune_type": "lora", "lora_parameters": {"rank": 4, "dropout": 0.0}}
-    require_trainable_through(SimpleNamespace(**usual))
+    require_trainable(SimpleNamespace(**usual), "qat")
     with pytest.raises(BadInputError, match=said):
-        require_trainable_through(SimpleNamespace(**(usual | changed)))
+        require_trainable(SimpleNamespace(**(usual | changed)), "qat")

@@ -1,0 +1,163 @@
+"""Layers whose update stays constant within the groups of their base, through any number of steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fusery.registry.errors import BadInputError
+from fusery.registry.recording.quantized_training import make_layers, require_trainable, without_format
+
+mx = pytest.importorskip("mlx.core")
+nn = pytest.importorskip("mlx.nn")
+mx.set_default_device(mx.cpu)
+
+SIZE = 32
+
+
+def lora_layer(kind: str, *, mode: str = "affine") -> Any:
+    """Return one of mlx-lm's LoRA layers on a quantised one, with an update."""
+    from mlx_lm.models.switch_layers import SwitchLinear
+    from mlx_lm.tuner.lora import LoRAEmbedding, LoRALinear, LoRASwitchLinear
+
+    mx.random.seed(3)
+    kinds: dict[str, Any] = {
+        "linear": (lambda: nn.Linear(96, 64), LoRALinear),
+        "experts": (lambda: SwitchLinear(96, 64, 3, bias=False), LoRASwitchLinear),
+        "embedding": (lambda: nn.Embedding(64, 96), LoRAEmbedding),
+    }
+    inner, lora = kinds[kind]
+    layer = lora.from_base(inner().to_quantized(group_size=SIZE, bits=4, mode=mode), r=4, scale=2.0)
+    layer.lora_b = 0.1 * mx.random.normal(layer.lora_b.shape)
+    return layer
+
+
+def as_model(layer: Any) -> Any:
+    model = nn.Module()
+    model.layers = [nn.Module()]
+    model.layers[0].proj = layer
+    return model
+
+
+def asked(**more: Any) -> Any:
+    """Return the arguments of a trainer."""
+    return SimpleNamespace(seed=0, num_layers=1, lora_parameters={}, **more)
+
+
+def grouped(layer: Any) -> Any:
+    (made,) = make_layers(asked(), as_model(layer), lambda *_: None, "qa-lora")
+    return made
+
+
+def by_group(layer: Any, values: Any) -> np.ndarray:
+    """Return numbers like A's as (groups, inputs of a group, everything else)."""
+    inputs_first = np.moveaxis(np.array(values), 0 if values.ndim == 2 else -1, 0)
+    return inputs_first.reshape(-1, SIZE, values.size // values.shape[0 if values.ndim == 2 else -1])
+
+
+def compute(layer: Any, x: Any, kind: str) -> Any:
+    if kind == "linear":
+        return layer(x)
+    return layer(mx.expand_dims(x, (-2, -3)), mx.array([[0, 2]] * x.shape[0]))
+
+
+@pytest.mark.parametrize("kind", ["linear", "experts"])
+def test_it_computes_what_a_lora_with_the_same_factors_does(kind: str) -> None:
+    plain, made = lora_layer(kind), grouped(lora_layer(kind))
+    parts = by_group(made, made.lora_a)
+    assert (parts == parts[:, :1]).all()
+    assert len(np.unique(parts[:, 0], axis=0)) == 96 // SIZE, "each group has a row of its own"
+    plain.lora_a = made.lora_a
+    x = mx.random.normal((5, 96))
+    assert mx.array_equal(compute(plain, x, kind), compute(made, x, kind))
+
+
+@pytest.mark.parametrize("kind", ["linear", "experts"])
+def test_what_a_group_shares_gets_the_mean_of_the_gradients(kind: str) -> None:
+    plain, made = lora_layer(kind), grouped(lora_layer(kind))
+    plain.lora_a = made.lora_a
+    x, wanted = mx.random.normal((5, 96)), mx.random.normal(compute(plain, mx.zeros((5, 96)), kind).shape)
+
+    def gradient(layer: Any) -> Any:
+        layer.freeze()
+        layer.unfreeze(keys=["lora_a", "lora_b"], recurse=False)
+        return nn.value_and_grad(layer, lambda given: (compute(layer, given, kind) * wanted).sum())(x)[1]
+
+    theirs, ours = gradient(plain), gradient(made)
+    assert mx.array_equal(theirs["lora_b"], ours["lora_b"])
+    parts = by_group(made, ours["lora_a"])
+    assert (parts == parts[:, :1]).all()
+    np.testing.assert_allclose(
+        parts[:, 0], by_group(made, theirs["lora_a"]).mean(axis=1), rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("kind", ["linear", "experts"])
+def test_after_many_steps_it_is_constant_to_the_bit_and_has_learned(kind: str) -> None:
+    from mlx import optimizers
+
+    layer = grouped(lora_layer(kind))
+    layer.unfreeze(keys=["lora_a", "lora_b"], recurse=False)
+    x = mx.random.normal((16, 96))
+    wanted = compute(layer, x, kind) + mx.random.normal(compute(layer, x, kind).shape)
+    optimizer = optimizers.AdamW(learning_rate=0.02)
+    step = nn.value_and_grad(layer, lambda: ((compute(layer, x, kind) - wanted) ** 2).mean())
+    before = layer.lora_a
+    losses = []
+    for _ in range(30):
+        loss, gradient = step()
+        optimizer.update(layer, gradient)
+        mx.eval(layer.parameters())
+        losses.append(loss.item())
+    assert losses[-1] < 0.9 * losses[0]
+    assert not mx.array_equal(before, layer.lora_a)
+    parts = by_group(layer, layer.lora_a)
+    assert (parts == parts[:, :1]).all()
+
+
+def test_it_is_written_down_in_the_words_of_peft_and_taken_out_again() -> None:
+    args = asked()
+    make_layers(args, as_model(lora_layer("linear")), lambda *_: None, "qa-lora")
+    assert (args.use_qalora, args.qalora_group_size) == (True, SIZE)
+    assert not hasattr(args, "quantization_aware")
+    without_format(args)
+    assert not {"use_qalora", "qalora_group_size"} & vars(args).keys()
+
+
+def test_what_has_no_biases_to_move_is_refused() -> None:
+    for kind, mode, said in (
+        ("linear", "mxfp4", "mxfp4 has none"),
+        ("embedding", "affine", r"does not know how layers\.0\.proj is fused: LoRAEmbedding"),
+    ):
+        with pytest.raises(BadInputError, match=said):
+            make_layers(asked(), as_model(lora_layer(kind, mode=mode)), lambda *_: None, "qa-lora")
+    plain = type(lora_layer("linear")).from_base(nn.Linear(96, 64))
+    with pytest.raises(BadInputError, match="--qa-lora trains for the base's groups, and .* have none"):
+        make_layers(asked(), as_model(plain), lambda *_: None, "qa-lora")
+    usual = {"train": True, "fine_tune_type": "lora", "lora_parameters": {"rank": 4, "dropout": 0.1}}
+    require_trainable(SimpleNamespace(**usual), "qa-lora")
+    with pytest.raises(BadInputError, match="--qa-lora trains a LoRA, not --fine-tune-type dora"):
+        require_trainable(SimpleNamespace(**usual | {"fine_tune_type": "dora"}), "qa-lora")
+
+
+@pytest.mark.parametrize("kind", ["linear", "experts"])
+def test_training_goes_on_from_its_own_kind_alone(kind: str, tmp_path: Path) -> None:
+    own, other = grouped(lora_layer(kind)), lora_layer(kind)
+    odd = mx.zeros((40, 4)) if kind == "linear" else mx.zeros((3, 4, 33))  # no whole number of groups
+    for name, a, fits in (("own", own.lora_a, True), ("other", other.lora_a, False), ("odd", odd, False)):
+        file = tmp_path / f"{name}.safetensors"
+        mx.save_safetensors(
+            str(file), {"layers.0.proj.lora_a": a, "layers.0.proj.lora_b": mx.ones_like(other.lora_b)}
+        )
+        args = asked(resume_adapter_file=str(file))
+        if fits:
+            make_layers(args, as_model(lora_layer(kind)), lambda *_: None, "qa-lora")
+            continue
+        with pytest.raises(
+            BadInputError, match=rf"{name}\.safetensors: layers.0.proj.lora_a is not constant"
+        ):
+            make_layers(args, as_model(lora_layer(kind)), lambda *_: None, "qa-lora")
