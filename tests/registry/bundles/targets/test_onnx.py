@@ -19,6 +19,7 @@ import tiny_models
 from bundle_cases import make_bundle, model_folder, with_model
 from consumers import files_of, mlx_logits, onnx_logits
 from peft_folders import peers_python
+from warm_python import warm_python
 
 from fusery.registry.bundles import BundleSource, onnx_program
 from fusery.registry.bundles.layout import LayoutError
@@ -37,8 +38,8 @@ SOAK = os.environ.get("FUSERY_SOAK")
 
 @pytest.fixture
 def exporter(monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The interpreter that has the packages."""
-    python = peers_python()
+    """The interpreter that has the packages, and has imported them; `written` is of one that is started as a user's is."""
+    python = warm_python()
     monkeypatch.setenv(PYTHON, str(python))
     return python
 
