@@ -13,7 +13,7 @@ import pytest
 import tiny_models
 from bundle_cases import make_bundle
 from consumers import adapters_source, files_of, mlx_logits, onnx_logits, peft_logits, transformers_logits
-from peft_folders import peers_python
+from warm_python import warm_python
 
 from fusery.registry.bundles import TARGETS, BundledAdapter, BundleSource
 from fusery.registry.bundles.onnx_files import PYTHON
@@ -41,7 +41,8 @@ def adapter(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_others_read_a_fused_model(
     plain_source: BundleSource, base: Path, target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(PYTHON, str(peers_python()))
+    if target == "onnx":
+        monkeypatch.setenv(PYTHON, str(warm_python()))
     (tmp_path / "bundle").mkdir()
     source = replace(plain_source, model=files_of(base))
     make_bundle(source, target, tmp_path / "bundle", compression="gz", onnx_type="f32")
