@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -63,7 +64,16 @@ def test_without_the_harness_it_is_said_how_to_get_it(
     assert caught.value.hint == "pip install 'fusery[eval]'"
 
 
+@pytest.fixture
+def read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The harness reads the files of its fourteen thousand tasks once, and not for each evaluation: that takes ten seconds."""
+    import lm_eval.tasks
+
+    monkeypatch.setattr(lm_eval.tasks, "TaskManager", cache(lm_eval.tasks.TaskManager))
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("read_once")
 @pytest.mark.parametrize("database_url", [""])  # what a harness measures has nothing to do with the database
 def test_a_task_of_the_harness(stocked: Registry, tasks: Path, capsys: pytest.CaptureFixture[str]) -> None:
     done = stocked.evaluations.run(ONE, tasks=["courses"], include=tasks, seed=7)
