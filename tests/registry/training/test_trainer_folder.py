@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,13 @@ from peft_folders import peers_python
 from fusery.registry import Registry
 from fusery.registry.admission import AdmissionError
 from fusery.registry.errors import BadInputError
+from fusery.registry.settings.settings import Settings
+from fusery.registry.workspace import Workspace
 from fusery.storage.digest import digest_file
 from fusery.storage.errors import MissingFileError
 
 PEER = Path(__file__).parents[2] / "support/models/trainer_peer.py"
 WEIGHTS = "adapter_model.safetensors"
-
-
-@pytest.fixture
-def database_url() -> str:
-    """What lies in a folder has nothing to do with the database: once is enough."""
-    return ""
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +45,28 @@ def runs(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "runs"))
 
 
+def opened(home: Path) -> Registry:
+    """What lies in a folder has nothing to do with the database: one of them is enough."""
+    given = {"home": home, "database_url": "", "store_url": "", "store_options": {}}
+    settings = Settings(**given, cache_dir=None, cache_limit=1 << 40, user="tester")  # type: ignore[arg-type]
+    return Registry(Workspace(settings))
+
+
+@pytest.fixture(scope="module")
+def stocked_home(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The home of a registry with the base, to be copied."""
+    home = tmp_path_factory.mktemp("stocked") / "home"
+    with opened(home) as registry:
+        registry.init()
+        registry.bases.add(base, name="tiny")
+    (home / "config.toml").unlink(missing_ok=True)  # it names the place
+    return home
+
+
 @pytest.fixture
-def with_base(registry: Registry, base: Path) -> Registry:
-    registry.bases.add(base, name="tiny")
-    return registry
+def with_base(stocked_home: Path, tmp_path: Path) -> Iterator[Registry]:
+    with opened(Path(shutil.copytree(stocked_home, tmp_path / "home"))) as registry:
+        yield registry
 
 
 def register(registry: Registry, folder: Path, **facts: Any) -> dict[str, Any]:
