@@ -29,9 +29,13 @@ def ask(place: str, words: list[str]) -> int:
 
 def serve(place: str) -> None:
     """Import what an export needs, and fork for each program."""
+    import gc
     import select
 
+    gc.disable()  # what is imported stays, and is not to be looked through, here or in each process
     _import()
+    gc.freeze()
+    gc.enable()
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(place)
         listener.listen()
