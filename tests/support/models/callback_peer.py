@@ -8,6 +8,7 @@ run, by the run's name, which is also that of its folder in OUT.
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 import warnings
@@ -73,6 +74,7 @@ def _breaks(*_: object, **__: object) -> None:
 def main() -> None:
     """Train."""
     torch.set_num_threads(1)
+    gc.freeze()  # each training looks for garbage at its end, through all libraries
     base, out, home = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
     told = {}
     for name, train, facts in (

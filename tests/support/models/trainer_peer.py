@@ -14,6 +14,7 @@ as what its name says leaves it:
 
 from __future__ import annotations
 
+import gc
 import shutil
 import sys
 from pathlib import Path
@@ -73,6 +74,7 @@ def train(base: str, out: Path, **how: Any) -> Trainer:
 def main() -> None:
     """Make the runs."""
     torch.set_num_threads(1)
+    gc.freeze()  # each training looks for garbage at its end, through all libraries
     base, out = sys.argv[1], Path(sys.argv[2])
     plain = train(base, out / "plain")
     plain.save_model()
