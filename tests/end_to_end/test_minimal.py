@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.metadata import Distribution, distribution
 from pathlib import Path
+from typing import Any
 
 import pytest
 from minimal_commands import EXTRAS, MinimalUser
@@ -13,6 +16,46 @@ from packaging.requirements import Requirement
 from packaging.utils import NormalizedName, canonicalize_name
 
 START = "from fusery.cli.start import start; start()"
+ONE_AFTER_THE_OTHER = """
+import contextlib, io, json, os, sys
+from fusery.cli.main import run
+for line in sys.stdin:
+    words, variables = json.loads(line)
+    os.environ.update(variables)
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = run(words)
+    print(json.dumps([code, out.getvalue(), err.getvalue()]), flush=True)
+"""
+
+
+class PatientUser(MinimalUser):
+    """Somebody whose commands are run by one interpreter, one after the other: thirty would import the same thirty times."""
+
+    def __init__(self, python: Path, folder: Path) -> None:
+        """Start it, without what is set for tests."""
+        super().__init__([python, "-P", "-c", START], folder)
+        self.interpreter = subprocess.Popen(
+            [python, "-P", "-c", ONE_AFTER_THE_OTHER],
+            cwd=folder,
+            env=self.environment("home"),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, line: str, *, home: str = "home") -> Any:
+        """Run one command there, which must succeed; return the document that it prints."""
+        assert self.interpreter.stdin is not None and self.interpreter.stdout is not None
+        asked = [[*line.split(), "--json"], {"FUSERY_HOME": str(self.folder / home)}]
+        print(json.dumps(asked), file=self.interpreter.stdin, flush=True)
+        code, out, err = json.loads(self.interpreter.stdout.readline())
+        assert code == 0, f"{line}: {code}\n{out[-2000:]}\n{err}"
+        return json.loads(out)
+
+    def run_alone(self, line: str) -> Any:
+        """Run one command in a process of its own, as the installed program does."""
+        return super().run(line)
 
 
 def required(name: str) -> dict[NormalizedName, Distribution]:
@@ -40,6 +83,18 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return python
 
 
-def test_what_needs_no_extra_works_without_any(python: Path, tmp_path: Path) -> None:
-    user = MinimalUser([python, "-P", "-c", START], tmp_path)
+@pytest.fixture
+def user(python: Path, tmp_path: Path) -> Iterator[PatientUser]:
+    """Somebody who has that interpreter."""
+    made = PatientUser(python, tmp_path)
+    with made.interpreter:
+        yield made
+        assert made.interpreter.stdin is not None
+        made.interpreter.stdin.close()
+        assert made.interpreter.wait(60) == 0
+
+
+def test_what_needs_no_extra_works_without_any(user: PatientUser) -> None:
     assert len(set(user.keep_promises())) == 2
+    assert user.run_alone("list") == user.run("list")
+    assert user.run_alone("audit")

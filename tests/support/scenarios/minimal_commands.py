@@ -34,16 +34,19 @@ class MinimalUser:
                     config.read_text(encoding="utf-8").replace(str(base), name), encoding="utf-8"
                 )
 
-    def run(self, line: str, *, home: str = "home") -> Any:
-        """Run one command, which must succeed; return the document that it prints."""
+    def environment(self, home: str) -> dict[str, str]:
+        """Return the environment of that user, with a home of that name."""
         kept = {
             name: value for name, value in os.environ.items() if not name.startswith(("FUSERY_", "PYTHON"))
         }
-        environment = {**kept, "FUSERY_HOME": str(self.folder / home), "FUSERY_USER": "tester"}
+        return {**kept, "FUSERY_HOME": str(self.folder / home), "FUSERY_USER": "tester"}
+
+    def run(self, line: str, *, home: str = "home") -> Any:
+        """Run one command, which must succeed; return the document that it prints."""
         done = subprocess.run(
             [*self.program, *line.split(), "--json"],
             cwd=self.folder,
-            env=environment,
+            env=self.environment(home),
             capture_output=True,
             text=True,
             check=False,
