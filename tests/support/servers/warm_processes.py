@@ -1,0 +1,146 @@
+"""Processes that begin with fusery's imports made: forks of one that has made them, which is most of what a short command takes.
+
+They are processes like any other, to be shown on a terminal or to be killed.  What is to be said of starting one takes one that is
+spawned.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Self
+
+from waiting import PATIENCE
+
+_IMPORTS = (
+    "mlx_lm.lora",
+    "fusery.cli.main",
+    "fusery.registry",
+    "fusery.registry.backup",
+    "fusery.registry.behaviour.measure",
+    "fusery.registry.database.schema",
+    "fusery.registry.fusion.fuse",
+    "fusery.registry.recording.trainer",
+    "fusery.registry.registration.register",
+    "rich.progress",
+    "rich.table",
+    "sqlalchemy.dialects.sqlite",
+)
+
+_PARENT = """
+import importlib, json, os, signal, socket, sys
+
+for name in sys.argv[2:]:
+    importlib.import_module(name)
+asking = socket.socket(fileno=int(sys.argv[1]))
+while True:
+    said, files, _, _ = socket.recv_fds(asking, 1 << 20, 3)
+    if not said:
+        break
+    child = os.fork()
+    if child:
+        for file in files:
+            os.close(file)
+        asking.send(b"%d" % child)
+        asking.send(b"%d" % os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        continue
+    asking.close()
+    for number, file in enumerate(files):
+        os.dup2(file, number)
+        os.close(file)
+    asked = json.loads(said)
+    os.chdir(asked["folder"])
+    os.environ.clear()
+    os.environ.update(asked["environment"])
+    # Whoever started the tests may have it ignored.
+    signal.signal(signal.SIGINT, signal.SIG_IGN if asked["deaf"] else signal.default_int_handler)
+    sys.stdout.reconfigure(line_buffering=os.isatty(1))
+    exec(asked["code"])
+    break
+"""
+
+
+@functools.cache
+def _parent() -> socket.socket:
+    """Start the process that has the imports, once for all tests here; return what to ask it through."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    # Both are looked at when the libraries are loaded: without the compiler mlx saves some seconds of g++.
+    early = {"MLX_DISABLE_COMPILE": "1", "OPENBLAS_NUM_THREADS": "1"}
+    parent = subprocess.Popen(
+        [sys.executable, "-P", "-c", _PARENT, str(theirs.fileno()), *_IMPORTS],
+        env={**os.environ, **early},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        pass_fds=[theirs.fileno()],
+    )
+    theirs.close()
+
+    def end() -> None:
+        ours.close()
+        parent.wait()
+
+    atexit.register(end)
+    return ours
+
+
+class WarmProcess:
+    """One of them, which ends with the block at the latest; there is one at a time.
+
+    Attributes:
+        pid: of the process.
+        returncode: that it ended with, below zero if a signal ended it; None until that is known.
+    """
+
+    def __init__(
+        self, code: str, streams: Sequence[int], environment: Mapping[str, str], *, deaf: bool = False
+    ) -> None:
+        """Start it.
+
+        Args:
+            code: of Python, to be run.
+            streams: file descriptors that become its stdin, stdout and stderr.
+            environment: all variables of its environment.
+            deaf: SIGINT is ignored, as in what a shell starts in the background.
+        """
+        asked = {"code": code, "folder": os.getcwd(), "environment": dict(environment), "deaf": deaf}
+        self._parent = _parent()
+        socket.send_fds(self._parent, [json.dumps(asked).encode()], streams)
+        self.pid = int(self._parent.recv(100))
+        self.returncode: int | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None and self.poll() is None:
+            self.send_signal(signal.SIGKILL)
+        self.wait()
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal."""
+        os.kill(self.pid, number)
+
+    def poll(self) -> int | None:
+        """Return its exit code, None if it has not ended."""
+        if self.returncode is None and select.select([self._parent], [], [], 0)[0]:
+            self.wait()
+        return self.returncode
+
+    def wait(self, seconds: float = PATIENCE) -> int:
+        """Wait until it has ended, and end it if it does not; return its exit code."""
+        if self.returncode is None:
+            if not select.select([self._parent], [], [], seconds)[0]:
+                self.send_signal(signal.SIGKILL)
+            self.returncode = int(self._parent.recv(100))
+        return self.returncode
