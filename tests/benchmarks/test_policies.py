@@ -58,7 +58,7 @@ def test_measures_each_way_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Every way has its row, fused through the registry; a second run adds none."""
-    base = tiny_models.make_base(tmp_path / "bases" / BASE, bits=4, group_size=32)
+    base = tiny_models.make_base(tmp_path / "bases" / BASE, bits=4, group_size=32, layers=3)
     adapter = tiny_models.make_adapter(tmp_path / "adapters" / "random", base, update=0.1)
     path = adapter / "adapter_config.json"
     settings = json.loads(path.read_text(encoding="utf-8"))
@@ -66,6 +66,7 @@ def test_measures_each_way_once(
     monkeypatch.setattr(policies, "PAIRS", {"random": BASE})
     monkeypatch.setattr(policies, "TEXTS", ())  # licences are where they are on Debian only
     monkeypatch.setattr(policies, "MODULES", ("heapq",))
+    monkeypatch.setattr(policies, "TOKENS", 64)  # a letter each
     monkeypatch.setattr(policies, "QUESTIONS", 3)
     monkeypatch.setattr(policies, "KEYS", 1)
     results = tmp_path / "policies.json"
