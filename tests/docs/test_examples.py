@@ -36,15 +36,13 @@ def examples(page: Path) -> Iterator[tuple[list[str], str]]:
             yield shlex.split(command), shown
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with what the pages speak of: a base and two adapters, tiny ones, and the questions of the demo."""
-    monkeypatch.setenv("FUSERY_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("FUSERY_WEBHOOK_SECRET", "of whoever delivers, at least 32 letters".replace(" ", "-"))
-    monkeypatch.chdir(tmp_path)
-    base = tiny_models.make_base(tmp_path / BASE)
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the pages speak of: a base and two adapters, tiny ones, and the questions of the demo; to be copied."""
+    place = tmp_path_factory.mktemp("template")
+    base = tiny_models.make_base(place / BASE)
     for name, version, rank in VERSIONS:
-        adapter = tiny_models.make_adapter(tmp_path / f"adapters_{name}", base, rank=rank, seed=version)
+        adapter = tiny_models.make_adapter(place / f"adapters_{name}", base, rank=rank, seed=version)
         metadata = {
             "base_model": BASE,
             "adapter_name": "course_rec",
@@ -54,17 +52,27 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (adapter / "adapter_metadata.json").write_text(json.dumps(metadata), encoding="utf-8")
         name_the_base(adapter)
     losses = {1: 5.0, 200: 2.0, 400: 1.2, 600: 1.5}
-    run_folder = tmp_path / "run"
+    run_folder = place / "run"
     make_run(run_folder, base, saved=(200, 400, 600), iters=600, log=plain_log(losses, {600: 1.1}))
     name_the_base(run_folder)
-    shutil.copy(ROOT / "tests/registry/evaluation/results/lm_eval_0.4.13.json", tmp_path / "results.json")
+    shutil.copy(ROOT / "tests/registry/evaluation/results/lm_eval_0.4.13.json", place / "results.json")
     measured = re.findall(
         r"^```json\n(.*?)^```",
         (ROOT / "docs/guides/evaluate.md").read_text("utf-8"),
         re.DOTALL | re.MULTILINE,
     )
-    (tmp_path / "courses.json").write_text(measured[0], encoding="utf-8")
-    shutil.copy(ROOT / "examples" / "course_rec" / "data" / "valid.jsonl", tmp_path / "questions.jsonl")
+    (place / "courses.json").write_text(measured[0], encoding="utf-8")
+    shutil.copy(ROOT / "examples" / "course_rec" / "data" / "valid.jsonl", place / "questions.jsonl")
+    return place
+
+
+@pytest.fixture
+def folder(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with what the pages speak of."""
+    monkeypatch.setenv("FUSERY_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("FUSERY_WEBHOOK_SECRET", "of whoever delivers, at least 32 letters".replace(" ", "-"))
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(template, tmp_path, dirs_exist_ok=True)
     return tmp_path
 
 
