@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 from fixture_types import Fusery
 from pseudoterminal import shown_on
+
+from fusery.cli.main import run
 
 ESCAPE = "\x1b"
 NAMES = ("course_rec_v1_20260115", "course_rec_v2_20260201")
@@ -46,21 +49,32 @@ TABLES = {
 CODE = re.compile(r"\x1b\[[?0-9;]*[a-zA-Z]")
 
 
+@pytest.fixture(scope="module")
+def busy_home(stocked_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the home of a registry with something in every table; to be copied."""
+    folder = shutil.copytree(stocked_home, tmp_path_factory.mktemp("busy"), dirs_exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FUSERY_HOME", str(folder / "home"))
+        patch.setenv("FUSERY_USER", "tester")
+        for words in (
+            ("alias", "set", "course_rec@2", "prod", "--reason", "won the A/B test of the spring, by a wide margin"),
+            ("alias", "set", "course_rec@1", "canary"),
+            ("amend", "course_rec@2", "--dataset", "courses_of_the_spring_without_duplicates", "--reason", "was wrong"),
+            ("deploy", "record", "course_rec@2", "eu/ranker"),
+            ("rules", "set", "prod", "--approvals", "1"),
+            ("fuse", "course_rec@2"),
+            ("yank", "course_rec@1", "--reason", "leaks what nobody should read"),
+        ):  # fmt: skip
+            assert run(list(words)) == 0, words
+    return folder
+
+
 @pytest.fixture
-def busy(stocked: Fusery, monkeypatch: pytest.MonkeyPatch) -> Fusery:
+def busy(fusery: Fusery, busy_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fusery:
     """A registry with something in every table."""
     monkeypatch.delenv("NO_COLOR", raising=False)
-    for words in (
-        ("alias", "set", "course_rec@2", "prod", "--reason", "won the A/B test of the spring, by a wide margin"),
-        ("alias", "set", "course_rec@1", "canary"),
-        ("amend", "course_rec@2", "--dataset", "courses_of_the_spring_without_duplicates", "--reason", "was wrong"),
-        ("deploy", "record", "course_rec@2", "eu/ranker"),
-        ("rules", "set", "prod", "--approvals", "1"),
-        ("fuse", "course_rec@2"),
-        ("yank", "course_rec@1", "--reason", "leaks what nobody should read"),
-    ):  # fmt: skip
-        assert stocked(*words).code == 0, words
-    return stocked
+    shutil.copytree(busy_home, tmp_path, dirs_exist_ok=True)
+    return fusery
 
 
 def table_in(shown: str) -> tuple[str, list[str]]:

@@ -1,7 +1,7 @@
 """Processes that begin with fusery's imports made: forks of one that has made them, which is most of what a short command takes.
 
 They are processes like any other, to be shown on a terminal or to be killed.  What is to be said of starting one takes one that is
-spawned.
+spawned; and so does macOS, whose libraries do not stand to be forked.
 """
 
 from __future__ import annotations
@@ -15,32 +15,51 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
+from interrupts import interrupts
 from waiting import PATIENCE
 
 _IMPORTS = (
-    "mlx_lm.lora",
+    "alembic.command",
+    "fusery.cli.adapters",
+    "fusery.cli.alias",
+    "fusery.cli.backup",
+    "fusery.cli.exchange",
+    "fusery.cli.fuse",
+    "fusery.cli.graphs",
     "fusery.cli.main",
-    "fusery.registry",
+    "fusery.cli.probe",
+    "fusery.cli.train",
+    "fusery.registry.admission.rules",
+    "fusery.registry.api.registry",
     "fusery.registry.backup",
+    "fusery.registry.bases.add",
+    "fusery.registry.behaviour.layers",
     "fusery.registry.behaviour.measure",
+    "fusery.registry.catalog.listing",
+    "fusery.registry.comparison.similarity",
     "fusery.registry.database.schema",
+    "fusery.registry.evaluation.probe",
     "fusery.registry.fusion.fuse",
     "fusery.registry.recording.trainer",
     "fusery.registry.registration.register",
+    "mlx_lm.lora",
     "rich.progress",
     "rich.table",
-    "sqlalchemy.dialects.sqlite",
+    "sqlalchemy.dialects.sqlite.pysqlite",
 )
 
 _PARENT = """
-import importlib, json, os, signal, socket, sys
+import gc, importlib, json, os, signal, socket, sys
 
 for name in sys.argv[2:]:
     importlib.import_module(name)
+gc.collect()
+gc.freeze()
 asking = socket.socket(fileno=int(sys.argv[1]))
 while True:
     said, files, _, _ = socket.recv_fds(asking, 1 << 20, 3)
@@ -63,7 +82,9 @@ while True:
     os.environ.update(asked["environment"])
     # Whoever started the tests may have it ignored.
     signal.signal(signal.SIGINT, signal.SIG_IGN if asked["deaf"] else signal.default_int_handler)
-    sys.stdout.reconfigure(line_buffering=os.isatty(1))
+    sys.stdin = open(0, closefd=False)
+    sys.stdout, sys.stderr = (open(number, "w", errors=how, closefd=False) for number, how in ((1, None), (2, "backslashreplace")))
+    sys.stderr.reconfigure(line_buffering=True)
     exec(asked["code"])
     break
 """
@@ -111,11 +132,20 @@ class WarmProcess:
             environment: all variables of its environment.
             deaf: SIGINT is ignored, as in what a shell starts in the background.
         """
-        asked = {"code": code, "folder": os.getcwd(), "environment": dict(environment), "deaf": deaf}
-        self._parent = _parent()
-        socket.send_fds(self._parent, [json.dumps(asked).encode()], streams)
-        self.pid = int(self._parent.recv(100))
         self.returncode: int | None = None
+        self._spawned: subprocess.Popen[bytes] | None = None
+        if sys.platform != "linux":
+            with interrupts(signal.SIG_IGN if deaf else signal.default_int_handler):
+                stdin, stdout, stderr = streams
+                command = [sys.executable, "-P", "-c", code]
+                self._spawned = subprocess.Popen(
+                    command, stdin=stdin, stdout=stdout, stderr=stderr, env=environment
+                )
+            self.pid = self._spawned.pid
+            return
+        asked = {"code": code, "folder": os.getcwd(), "environment": dict(environment), "deaf": deaf}
+        socket.send_fds(_parent(), [json.dumps(asked).encode()], streams)
+        self.pid = int(_parent().recv(100))
 
     def __enter__(self) -> Self:
         return self
@@ -133,14 +163,19 @@ class WarmProcess:
 
     def poll(self) -> int | None:
         """Return its exit code, None if it has not ended."""
-        if self.returncode is None and select.select([self._parent], [], [], 0)[0]:
-            self.wait()
+        if self.returncode is None:
+            if self._spawned is not None:
+                self.returncode = self._spawned.poll()
+            elif select.select([_parent()], [], [], 0)[0]:
+                self.returncode = int(_parent().recv(100))
         return self.returncode
 
     def wait(self, seconds: float = PATIENCE) -> int:
         """Wait until it has ended, and end it if it does not; return its exit code."""
-        if self.returncode is None:
-            if not select.select([self._parent], [], [], seconds)[0]:
+        end = time.monotonic() + seconds
+        while self.poll() is None:
+            if time.monotonic() > end:
                 self.send_signal(signal.SIGKILL)
-            self.returncode = int(self._parent.recv(100))
+            time.sleep(0.01)
+        assert self.returncode is not None
         return self.returncode
