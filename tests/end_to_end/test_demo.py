@@ -24,6 +24,12 @@ pytestmark = [
 ]
 
 
+@pytest.fixture
+def user(tmp_path: Path) -> Installation:
+    """A user who has no registry and no model: the demo makes its own."""
+    return Installation(tmp_path, tmp_path, tmp_path, tmp_path)
+
+
 def require_nothing_unasked(log: Path) -> None:
     """Fail if any process of the demo connected to anything; `promises` looks at all other commands."""
     noted = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
@@ -32,11 +38,11 @@ def require_nothing_unasked(log: Path) -> None:
 
 
 def test_one_sees_that_the_fused_model_learned_it_and_what_four_bits_would_drop(
-    installation: Installation,
+    user: Installation,
 ) -> None:
-    log = installation.folder / "noted"
+    log = user.folder / "noted"
     watched = {"WATCHED_LOG": str(log), "PYTHONPATH": str(HOOKS)}
-    done = json.loads(installation.run("demo", "--folder", "demo", "--json", variables=watched))
+    done = json.loads(user.run("demo", "--folder", "demo", "--json", variables=watched))
     printed_documents.require("demo", done)
     require_nothing_unasked(log)
     expected = {answer["expected"] for answer in done["answers"]}
@@ -53,10 +59,10 @@ def test_one_sees_that_the_fused_model_learned_it_and_what_four_bits_would_drop(
     assert (auto["verdict"], auto["retained"] > 0.98) == ("PASS", True)
     assert 1 <= auto["times_base"] < 1.5
     for name in ("home/fusery.db", "model/model.safetensors", "bundle/Dockerfile"):
-        assert (installation.folder / "demo" / name).is_file()
-    again = installation.json("--home", installation.folder / "demo" / "home", "fuse", "course_rec@2")
+        assert (user.folder / "demo" / name).is_file()
+    again = user.json("--home", user.folder / "demo" / "home", "fuse", "course_rec@2")
     assert again["cached"]
-    shown = installation.json("--home", installation.folder / "demo" / "home", "show", "course_rec_4bit@2")
+    shown = user.json("--home", user.folder / "demo" / "home", "show", "course_rec_4bit@2")
     assert (shown["base"], shown["trained_on"]) == ("SmolLM2-135M-Instruct-4bit", "SmolLM2-135M-Instruct")
 
 
@@ -105,8 +111,8 @@ def test_what_is_printed_and_what_the_readme_says_next_works_when_typed(tmp_path
     shell("\n".join(["set -e", *begin, *commands, "python -P ../script.py", "fusery show courses@latest"]))
 
 
-def test_what_no_demo_made_is_left_alone(installation: Installation) -> None:
-    precious = installation.folder / "mine" / "model"
+def test_what_no_demo_made_is_left_alone(user: Installation) -> None:
+    precious = user.folder / "mine" / "model"
     precious.mkdir(parents=True)
-    installation.run("demo", "--folder", "mine", code=2)
+    user.run("demo", "--folder", "mine", code=2)
     assert precious.is_dir()
