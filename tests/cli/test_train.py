@@ -250,13 +250,19 @@ def loss_of(model: Path, data: Path, adapter: Path | None = None, *, through: bo
     return float(evaluate(loaded, CacheDataset(valid), 4, -1, 2048))
 
 
+def four_bits(ready: Fusery, folder: Path) -> Path:
+    """Make a quantised base, and add it as `four`."""
+    # mlx multiplies by quantised weights slowly on a processor, and a layer that is not trained is wanted, too.
+    made = tiny_models.make_base(folder / "four", bits=4, layers=3, hidden=64, intermediate=128)
+    assert ready("base", "add", "four", "--name", "four").code == 0
+    return made
+
+
 def test_what_was_trained_through_the_quantiser_is_what_the_fused_model_gives(
     ready: Fusery, folder: Path
 ) -> None:
-    # mlx multiplies by quantised weights slowly on a processor, and a layer that is not trained is wanted, too.
-    four = tiny_models.make_base(folder / "four", bits=4, layers=3, hidden=64, intermediate=128)
+    four = four_bits(ready, folder)
     run, data = folder / "run", folder / "data"
-    assert ready("base", "add", "four", "--name", "four").code == 0
     words = ("--iters", "6", "--val-batches", "-1", "--learning-rate", "1e-3")
     ran = ready("train", "--qat", "--base", "four", "--task", "cats", "--", *without_model(TRAIN), *words)
     assert ran.code == 0, ran.err
@@ -281,6 +287,28 @@ def test_what_was_trained_through_the_quantiser_is_what_the_fused_model_gives(
     assert ran.code == 0, ran.err
     assert "quantization_aware" not in json.loads((folder / "again" / "adapter_config.json").read_text())
     assert ready("show", "cats@2", "--json").json["findings"] == []
+
+
+def test_what_is_constant_within_groups_is_taken_up_in_the_biases(ready: Fusery, folder: Path) -> None:
+    four, data = four_bits(ready, folder), folder / "data"
+    words = (*without_model(TRAIN), "--iters", "6", "--val-batches", "-1", "--learning-rate", "3e-4")
+    ran = ready("train", "--qa-lora", "--base", "four", "--task", "cats", "--", *words)
+    assert ran.code == 0, ran.err
+    said = {"use_qalora": True, "qalora_group_size": 64}
+    assert said.items() <= json.loads((folder / "run" / "adapter_config.json").read_text()).items()
+    assert said.items() <= read_record(folder / "run" / RUN_RECORD).arguments.items()
+    assert ready("show", "cats@1", "--json").json["findings"] == []
+    made = ready("fuse", "cats@1", "--json").json
+    assert (made["recipe"]["precision"], made["recipe"]["biases"]) == ("keep", True), "auto"
+    assert made["fidelity"]["verdict"] == "PASS"
+    files = (each / "model.safetensors" for each in (four, Path(made["path"])))
+    before, after = (tiny_models.read_tensors(file) for file in files)
+    changed = {name.rpartition(".")[2] for name, value in after.items() if value != before[name]}
+    assert changed == {"biases"}
+    alone, adapted = loss_of(four, data), loss_of(four, data, Path(ready("path", "cats@1", "-q").out.strip()))
+    assert adapted < alone - 0.1, "it learned something"
+    held = (alone - loss_of(Path(made["path"]), data)) / (alone - adapted)
+    assert 0.97 < held < 1.03
 
 
 @pytest.mark.parametrize(
