@@ -58,9 +58,16 @@ Build = Callable[..., Path]
 
 @pytest.fixture(scope="module")
 def build(python: Path, tools: Path) -> Build:
-    """Build an archive of a folder of sources."""
+    """Build an archive of a folder of sources, unless it has been built."""
+    known: dict[tuple[object, ...], Path] = {}
 
     def built(sources: Path, kind: str, **variables: str) -> Path:
+        asked = (sources, kind, *variables.items())
+        if asked not in known:
+            known[asked] = make(sources, kind, variables)
+        return known[asked]
+
+    def make(sources: Path, kind: str, variables: dict[str, str]) -> Path:
         shutil.rmtree(sources / "build", ignore_errors=True)  # what was compiled before would be taken again
         out = sources.parent / f"{sources.name}-{'-'.join([kind, *variables])}"
         environment = {"PATH": str(tools), "CC": "cc", "SOURCE_DATE_EPOCH": "1700000000", **variables}
