@@ -15,6 +15,7 @@ import database_workers
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ready_processes import CONTEXT
 from sqlalchemy import select, update
 
 from fusery.registry import tables
@@ -165,7 +166,9 @@ class TestLease:
 class TestProcesses:
     def test_each_key_is_built_once(self, database: Database, database_url: str) -> None:
         keys = [str(number) for number in range(1, 6)]
-        built = database_workers.run_all(database_workers.build_each_once, 8, database_url, keys)
+        built = database_workers.run_all(
+            database_workers.build_each_once, 8, database_url, keys, context=CONTEXT
+        )
         assert sorted(key for each in built for key in each) == keys
         with database.read() as session:
             assert set(session.scalars(select(tables.Task.name))) == set(keys)
@@ -190,7 +193,9 @@ class TestProcesses:
     def test_a_stopped_owner_is_waited_for_and_then_fenced(
         self, database: Database, database_url: str
     ) -> None:
-        process, talk = database_workers.start(database_workers.hold_lease, database_url, "k", 60.0)
+        process, talk = database_workers.start(
+            database_workers.hold_lease, database_url, "k", 60.0, context=CONTEXT
+        )
         assert talk.recv() == 1
         os.kill(process.pid or 0, signal.SIGSTOP)
         assert isinstance(leases.acquire(database, "k", Owner.current()), Busy)
