@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -13,12 +12,13 @@ from pathlib import Path
 import pytest
 import tiny_models
 from bulk_workers import work
+from commands_by_fork import run_silently
+from ready_processes import CONTEXT
 from store_shelf import open_workspace
 
 from fusery.registry import Registry
 from fusery.registry.errors import FuseryError
 
-SPAWN = multiprocessing.get_context("spawn")
 WORKERS = 4
 
 
@@ -30,9 +30,9 @@ def test_a_backup_while_four_processes_write_is_of_one_moment(
     with Registry(open_workspace(home, database_url, str(home / "store"))) as registry:
         registry.init()
         registry.bases.add(tiny_base, name="tiny")
-        stop = SPAWN.Event()
+        stop = CONTEXT.Event()
         arguments = (home, database_url, tmp_path, tiny_base)
-        workers = [SPAWN.Process(target=work, args=(*arguments, number, stop)) for number in range(WORKERS)]
+        workers = [CONTEXT.Process(target=work, args=(*arguments, number, stop)) for number in range(WORKERS)]
         for worker in workers:
             worker.start()
         counts = []
@@ -93,17 +93,14 @@ def _killed(home: Path, place: Path, delay: float) -> bool:
     """Begin a backup, kill it some time after it has stored something; tell whether it was still at it."""
     before = sum(1 for _ in place.rglob("*"))
     words = ["--home", str(home), "backup", str(place)]
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-c", "from fusery.cli.main import main; main()", *words],
-        env={**os.environ, "FUSERY_USER": "tester"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    while process.poll() is None and sum(1 for _ in place.rglob("*")) <= before:
+    process = CONTEXT.Process(target=run_silently, args=(words, {**os.environ, "FUSERY_USER": "tester"}))
+    process.start()
+    while process.is_alive() and sum(1 for _ in place.rglob("*")) <= before:
         time.sleep(0.001)
     time.sleep(delay)
-    process.send_signal(signal.SIGKILL)
-    return process.wait() == -signal.SIGKILL
+    process.kill()
+    process.join()
+    return process.exitcode == -signal.SIGKILL
 
 
 def test_two_backups_to_one_place_take_turns(tiny_base: Path, tmp_path: Path) -> None:
