@@ -20,9 +20,9 @@ class Expected:
 
     Attributes:
         command: its name.
-        before: what was there before it.
+        before: which records there were before it.
         files_before: and in which files.
-        after: what was there after it.
+        after: which records there were after it.
         settled: and after a collection.
         files_settled: in which files.
         seconds: that it took.

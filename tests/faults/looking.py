@@ -18,28 +18,31 @@ CHANGING = ("used", "vouchers", "store")
 """Folders whose own files hold times, or a registry's id; that they are there is compared."""
 
 
-def look(there: dict[str, str], collect: bool) -> None:
+def look(there: dict[str, str], collect: bool, records_alone: bool) -> None:
     """Print what is in the registry of the environment, and in the other one, as JSON.
 
     Args:
         there: the variables of the other one.
         collect: collect first, without grace.
+        records_alone: leave out what is wrong with it, and what its store holds.
     """
-    found = {"here": _registry(collect)}
+    found = {"here": _registry(collect, records_alone)}
     for name in [name for name in os.environ if name.startswith("FUSERY_") and name != "FUSERY_USER"]:
         del os.environ[name]
     os.environ.update(there)
-    found["there"] = _registry(collect) if there else {}
+    found["there"] = _registry(collect, records_alone) if there else {}
     print(json.dumps(found))  # noqa: T201  read by the process that asked
 
 
-def _registry(collect: bool) -> dict[str, Any]:
+def _registry(collect: bool, records_alone: bool) -> dict[str, Any]:
     """Return a registry's records, what is wrong with it, and what its store holds; nothing where there is none yet."""
     with Registry.open() as registry:
         try:
             _ = registry.workspace.identity
         except SchemaError:
             return {}
+        if records_alone:
+            return {"records": records(registry)}
         done = registry.upkeep.gc(grace=0.0) if collect else None
         if collect:
             registry.workspace.cache.sweep(older_than=0.0)

@@ -36,18 +36,21 @@ class Sweep:
         stack: database and store.
     """
 
-    def __init__(self, stack: Stack, template: Site, nursery: Nursery, folder: Path) -> None:
+    def __init__(
+        self, stack: Stack, template: Site, nursery: Nursery, looking: Nursery, folder: Path
+    ) -> None:
         self.stack = stack
         self._template = template
         self._nursery = nursery
+        self._looking = looking
         self._folder = folder
         self._expected: dict[str, Expected] = {}
         self._start_up = 0.0
         self._done = 0
 
-    def beside(self, nursery: Nursery, folder: Path) -> Sweep:
+    def beside(self, nursery: Nursery, looking: Nursery, folder: Path) -> Sweep:
         """Return another one, which knows what this one has found out."""
-        other = Sweep(self.stack, self._template, nursery, folder)
+        other = Sweep(self.stack, self._template, nursery, looking, folder)
         other._expected = self._expected
         return other
 
@@ -55,9 +58,9 @@ class Sweep:
         """Do a command without a fault, once, to know what comes of it and how long it takes."""
         if command not in self._expected:
             with self._site(command) as site:
-                before, files_before = self._look(site, collect=False), files(site.folder)
+                before, files_before = self._look(site, records_alone=True), files(site.folder)
                 self._do(site, command)
-                shown = self._look(site, collect=False)
+                shown = self._look(site, records_alone=True)
                 settled = self._look(site, collect=True)
                 settled_files = files(site.folder)
             with self._site(command) as site:
@@ -82,7 +85,7 @@ class Sweep:
         site = self.stack.copy(self._template, pushes=point.command == "push")
         try:
             self._fail(site, point, result, expected.seconds)
-            found = self._look(site, collect=False)
+            found = self._look(site)
             result.complaints += complaints_after(expected, found, files(site.folder))
             self._do(site, point.command, by_program=self._done % EVERY == 0)
             self._done += 1
@@ -160,10 +163,11 @@ class Sweep:
             said = job.said()
         assert code == 0 and "Traceback" not in said[1], f"the same command again ended with {code}: {said}"
 
-    def _look(self, site: Site, *, collect: bool) -> Look:
+    def _look(self, site: Site, *, collect: bool = False, records_alone: bool = False) -> Look:
         output = self._folder / "look"
-        job = Job(look, (dict(site.there), collect), site.environment(), site.folder, output)
-        code = self._nursery.run(job)
+        arguments = (dict(site.there), collect, records_alone)
+        job = Job(look, arguments, site.environment(), site.folder, output)
+        code = self._looking.run(job)
         out, err = job.said()
         assert code == 0, f"looking ended with {code}: {err[-3000:]}"
         found: Look = json.loads(out)
@@ -213,7 +217,12 @@ def sweeping(stack: Stack, folder: Path, workers: int = 1) -> Iterator[list[Swee
             own = folder / f"worker{number}"
             own.mkdir()
             nursery = running.enter_context(Nursery(modules))
-            sweeps.append(sweeps[0].beside(nursery, own) if sweeps else Sweep(stack, template, nursery, own))
+            looking = running.enter_context(Nursery(forks=False))
+            sweeps.append(
+                sweeps[0].beside(nursery, looking, own)
+                if sweeps
+                else Sweep(stack, template, nursery, looking, own)
+            )
         yield sweeps
 
 
