@@ -11,6 +11,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+from quick_compiler import make_quick_compiler
 from source_copy import copy_sources
 
 from fusery.cli import installed
@@ -68,20 +69,11 @@ def test_other_instructions_are_left_alone() -> None:
         assert as_installed(text) == text
 
 
-QUICK_COMPILER = """#!/bin/sh
-exec cc "$@" -O0
-"""
-"""That it gets compiled and can be loaded is what is asked here; how fast it then is takes ten times as long to compile."""
-
-
 class Environment:
     """An environment of its own, with the packages of this one and without its fusery."""
 
     def __init__(self, folder: Path) -> None:
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
-        compiler = folder / "bin" / "quick-cc"
-        compiler.write_text(QUICK_COMPILER, encoding="utf-8")
-        compiler.chmod(0o755)
         self.python = folder / "bin" / "python"
         site = next(folder.glob("lib/python3*/site-packages"))
         # A plain path: what makes the editable fusery importable there is not followed.
@@ -94,7 +86,7 @@ class Environment:
             "PIP_CACHE_DIR": str(folder / "cache"),
             "PIP_DISABLE_PIP_VERSION_CHECK": "1",
             "PIP_NO_COMPILE": "0",  # read as: no bytecode, which is for modules that are never imported here
-            "CC": str(compiler),
+            "CC": str(make_quick_compiler(folder / "bin")),
             "FUSERY_HOME": str(folder / "home"),
         }
 
