@@ -26,28 +26,26 @@ def running_server(python: Path, folder: Path, database: Path) -> Iterator[str]:
     """
     port = free_port()
     shutil.copy(database, folder / "mlflow.db")
-    command = [
-        *(
-            str(python),
-            "-m",
-            "mlflow",
-            "server",
-            "--host",
-            "127.0.0.1",
-            "--port",
-            str(port),
-            "--workers",
-            "1",
-        ),
-        *("--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"),
-        *("--artifacts-destination", str(folder / "artifacts"), "--serve-artifacts"),
-    ]
-    # Its jobs would be seven more processes.
-    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    environment = {**os.environ, **quiet}
+    # What `mlflow server` starts in the end: it would import all of MLflow once more, to say just this.
+    command = [str(python), "-m", "uvicorn", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    settings = {
+        "_MLFLOW_SERVER_FILE_STORE": f"sqlite:///{folder / 'mlflow.db'}",
+        "_MLFLOW_SERVER_ARTIFACT_ROOT": "mlflow-artifacts:/",
+        "_MLFLOW_SERVER_ARTIFACT_DESTINATION": str(folder / "artifacts"),
+        "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",
+        "_MLFLOW_SGI_NAME": "uvicorn",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        # Its jobs would be seven more processes.
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
     with (folder / "server.log").open("wb") as log:
         server = subprocess.Popen(
-            command, stdout=log, stderr=log, env=environment, cwd=folder, start_new_session=True
+            [*command, "mlflow.server.fastapi_app:app"],
+            stdout=log,
+            stderr=log,
+            env={**os.environ, **settings},
+            cwd=folder,
+            start_new_session=True,
         )
         try:
             wait_until(
@@ -57,7 +55,6 @@ def running_server(python: Path, folder: Path, database: Path) -> Iterator[str]:
             assert server.poll() is None, (folder / "server.log").read_text(encoding="utf-8")
             yield f"http://127.0.0.1:{port}"
         finally:
-            # The server's own worker is a process of its group.
             os.killpg(server.pid, signal.SIGTERM)
             server.wait()
 
