@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import random
 import resource
@@ -146,6 +147,7 @@ def fork(body: Callable[[], None]) -> int:
         warnings.simplefilter("ignore", DeprecationWarning)
         pid = os.fork()
     if pid == 0:
+        gc.disable()  # a collection would touch, and so copy, all that the tests' own process holds
         try:
             body()
         finally:
