@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from forge_steps import ROOT, TOOLS, Done, git, read_yaml, run_step
+from quick_compiler import make_quick_compiler
 from sarif_structure import require_sarif
 
 
@@ -96,7 +97,11 @@ def test_findings_are_uploaded_also_when_the_check_fails() -> None:
 
 
 @pytest.mark.slow
-def test_setup_installs_this_revision_beside_the_jobs_python(tmp_path: Path) -> None:
+def test_setup_installs_this_revision_beside_the_jobs_python(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CC", str(make_quick_compiler(tmp_path)))
+    monkeypatch.setenv("PIP_NO_COMPILE", "0")  # read as: no bytecode
     done = run_step(
         "setup-fusery", "install", {"extras": "bom"}, tmp_path, tmp_path, PYTHON=str(TOOLS / "python")
     )
