@@ -209,7 +209,7 @@ def test_an_interrupt_leaves_a_state_to_go_on_from(
     assert process.returncode == 128 + how
     assert "Traceback" not in err
     started = time.monotonic()
-    ran = stocked("fuse", "--all", "--jobs", "2", "--json")
+    ran = stocked("fuse", "--all", "--jobs", "1", "--json")
     assert ran.code == 0
     assert time.monotonic() - started < TTL, "it waited for leases of processes that are gone"
     cached = [document["cached"] for document in ran.json]
@@ -312,7 +312,7 @@ def test_a_cluster_that_is_lost_is_said_so_within_a_minute_and_the_next_run_goes
     assert (process.returncode, reason in err, "Traceback" in err) == (2, True, False), err
     # With the patience that it has otherwise, too.
     assert 2 * LOOK + max(ALONE, ANSWER) + GOODBYE < 60
-    again = stocked("fuse", "--all", "--json")
+    again = stocked("fuse", "--all", "--jobs", "1", "--json")
     assert again.code == 0
     assert len(again.json) == 8 and any(document["cached"] for document in again.json)
     assert stocked("audit", "--json").json["ok"]
