@@ -1,0 +1,85 @@
+"""Registries that are made once for all tests of a module, on each database.
+
+`module_url` is for what tests look at and leave as it was.  `KeptStates` is for what they change: a test finds
+everything as it was when it had been made, in the same folder, since registries remember the places of what they wrote.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import make_url
+from stocked_homes import Template
+from store_shelf import open_workspace
+
+from fusery.registry import Registry
+
+
+@contextmanager
+def module_url(request: pytest.FixtureRequest, backend: str, folder: Path) -> Iterator[str]:
+    """Yield the URL of a migrated, empty database that lasts as long as what asks for it."""
+    if backend == "sqlite":
+        path = folder / "database" / "fusery.db"
+        path.parent.mkdir()
+        shutil.copyfile(request.getfixturevalue("sqlite_template"), path)
+        yield f"sqlite:///{path}"
+        return
+    databases = request.getfixturevalue("postgres_databases")
+    url = databases.take()
+    yield url
+    databases.give_back(url)
+
+
+def emptied(folder: Path) -> Path:
+    """Empty the folder that every test of a module works in, and return it."""
+    for found in folder.iterdir():
+        if found.is_dir() and not found.is_symlink():
+            shutil.rmtree(found)
+        else:
+            found.unlink()
+    return folder
+
+
+class KeptStates:
+    """States of a registry and of the folder that it is in, by name and database."""
+
+    def __init__(self, folder: Path) -> None:
+        """Take a folder to keep them in."""
+        self._folder = folder
+        self._kept: dict[str, tuple[Template, Any]] = {}
+
+    @contextmanager
+    def opened(
+        self, name: str, database_url: str, folder: Path, make: Callable[[Registry], Any]
+    ) -> Iterator[tuple[Registry, Any]]:
+        """Open the registry in `folder`, in a state that `make` brings about if nobody has yet; yield what it told, too.
+
+        Args:
+            name: of the state.
+            database_url: of an empty database: if it is of SQLite, a file below `folder`.
+            folder: the same for every test; it has nothing in it, but such a file.
+            make: does to the registry and in the folder whatever leads to the state.
+        """
+        backend = make_url(database_url).get_backend_name()
+        if (key := f"{name}-{backend}") not in self._kept:
+            with Registry(open_workspace(folder / "home", database_url)) as registry:
+                registry.init()
+                told = make(registry)
+            made = Template(self._folder / key)
+            shutil.copytree(folder, made.folder, symlinks=True)
+            if backend == "postgresql":
+                made.read_rows(database_url)
+            self._kept[key] = made, told
+        else:
+            made, told = self._kept[key]
+            shutil.copytree(made.folder, folder, symlinks=True, dirs_exist_ok=True)
+            if backend == "postgresql":
+                made.write_rows(database_url)
+        with Registry(open_workspace(folder / "home", database_url)) as registry:
+            registry.init()
+            yield registry, told
