@@ -14,6 +14,7 @@ from typing import Any
 import peft_folders
 import pytest
 import tiny_models
+from kept_registries import KeptStates
 from sqlalchemy import select
 
 from fusery.registry import Registry, tables
@@ -76,8 +77,29 @@ class Family:
         self.aliases[f"{task}#{alias}"] = told
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> KeptStates:
+    return KeptStates(tmp_path_factory.mktemp("kept"))
+
+
 @pytest.fixture
-def family(registry: Registry, tiny_base: Path, tmp_path: Path) -> Family:
+def tmp_path(kept: KeptStates) -> Path:
+    """One folder for all tests, emptied for each: where bundles lie is on record."""
+    return kept.empty_place()
+
+
+@pytest.fixture
+def family(kept: KeptStates, database_url: str, tiny_base: Path, tmp_path: Path) -> Iterator[Family]:
+    """The family, made once on each database."""
+    with kept.opened("family", database_url, lambda made: make_family(made, tiny_base, tmp_path)) as (
+        registry,
+        known,
+    ):
+        yield Family(registry, tmp_path, *known)
+
+
+def make_family(registry: Registry, tiny_base: Path, tmp_path: Path) -> list[dict[str, Told]]:
+    """Make a family; return what each thing in it is to be told."""
     second = tiny_models.make_base(tmp_path / "second-base", seed=7)
     registry.bases.add(tiny_base, name="tiny")
     registry.bases.add(second, name="second")
@@ -115,7 +137,7 @@ def family(registry: Registry, tiny_base: Path, tmp_path: Path) -> Family:
     made.hold(ITSELF, "course_rec@1", "prod")
     made.hold(SAME, "other@1", "prod")
     made.hold([], "course_rec@2", "next")
-    return made
+    return [made.adapters, made.fused, made.bundles, made.places, made.aliases]
 
 
 def told(view: Mapping[str, Any]) -> Told:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -35,51 +36,50 @@ def module_url(request: pytest.FixtureRequest, backend: str, folder: Path) -> It
     databases.give_back(url)
 
 
-def emptied(folder: Path) -> Path:
-    """Empty the folder that every test of a module works in, and return it."""
-    for found in folder.iterdir():
-        if found.is_dir() and not found.is_symlink():
-            shutil.rmtree(found)
-        else:
-            found.unlink()
-    return folder
-
-
 class KeptStates:
-    """States of a registry and of the folder that it is in, by name and database."""
+    """States of a registry and of the folder that it is in, by name and database.
+
+    Attributes:
+        place: the folder that every test of the module works in.
+    """
 
     def __init__(self, folder: Path) -> None:
-        """Take a folder to keep them in."""
-        self._folder = folder
+        """Take a folder of the module's own."""
+        self.place, self._states = folder / "place", folder / "states"
         self._kept: dict[str, tuple[Template, Any]] = {}
+
+    def empty_place(self) -> Path:
+        """Make that folder anew, and return it."""
+        shutil.rmtree(self.place, ignore_errors=True)
+        self.place.mkdir()
+        return self.place
 
     @contextmanager
     def opened(
-        self, name: str, database_url: str, folder: Path, make: Callable[[Registry], Any]
+        self, name: str, database_url: str, make: Callable[[Registry], Any]
     ) -> Iterator[tuple[Registry, Any]]:
-        """Open the registry in `folder`, in a state that `make` brings about if nobody has yet; yield what it told, too.
+        """Open the registry in a state that `make` brings about if nobody has yet; yield what that returned, too.
 
         Args:
             name: of the state.
-            database_url: of an empty database: if it is of SQLite, a file below `folder`.
-            folder: the same for every test; it has nothing in it, but such a file.
-            make: does to the registry and in the folder whatever leads to the state.
+            database_url: of an empty database: if it is of SQLite, a file in the place, which has nothing else in it.
+            make: does whatever leads to the state, to the registry and in the place.
         """
         backend = make_url(database_url).get_backend_name()
         if (key := f"{name}-{backend}") not in self._kept:
-            with Registry(open_workspace(folder / "home", database_url)) as registry:
+            with Registry(open_workspace(self.place / "home", database_url)) as registry:
                 registry.init()
                 told = make(registry)
-            made = Template(self._folder / key)
-            shutil.copytree(folder, made.folder, symlinks=True)
+            made = Template(self._states / key)
+            shutil.copytree(self.place, made.folder, symlinks=True)
             if backend == "postgresql":
                 made.read_rows(database_url)
             self._kept[key] = made, told
         else:
             made, told = self._kept[key]
-            shutil.copytree(made.folder, folder, symlinks=True, dirs_exist_ok=True)
+            shutil.copytree(made.folder, self.place, symlinks=True, dirs_exist_ok=True)
             if backend == "postgresql":
                 made.write_rows(database_url)
-        with Registry(open_workspace(folder / "home", database_url)) as registry:
+        with Registry(open_workspace(self.place / "home", database_url)) as registry:
             registry.init()
-            yield registry, told
+            yield registry, deepcopy(told)
