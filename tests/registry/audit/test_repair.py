@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_models
+from kept_registries import KeptStates
 from sqlalchemy import update
 
 from fusery.registry import Registry, tables
@@ -21,11 +23,31 @@ Flip = Callable[[Path], None]
 KEEP = FuseRequest(precision="keep", accept_loss=True)
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> KeptStates:
+    return KeptStates(tmp_path_factory.mktemp("kept"))
+
+
 @pytest.fixture
-def shipped(stocked: Registry, tmp_path: Path) -> Registry:
-    stocked.bundles.materialize("course_rec@2", tmp_path / "out", request=KEEP)
-    stocked.aliases.set("prod", "course_rec@2")
-    return stocked
+def tmp_path(kept: KeptStates) -> Path:
+    """One folder for all tests, emptied for each: where bundles lie is on record."""
+    return kept.empty_place()
+
+
+@pytest.fixture
+def shipped(kept: KeptStates, database_url: str, tiny_base: Path, tmp_path: Path) -> Iterator[Registry]:
+    """A registry with a base, two adapters, a fused model and a bundle, made once on each database."""
+
+    def ship(registry: Registry) -> None:
+        registry.bases.add(tiny_base, name="tiny")
+        for version, (name, date) in enumerate((("first", "20260115"), ("second", "20260201")), 1):
+            folder = tiny_models.make_adapter(tmp_path / name, tiny_base, seed=version)
+            registry.adapters.register(folder, base="tiny", task="course_rec", date=date)
+        registry.bundles.materialize("course_rec@2", tmp_path / "out", request=KEEP)
+        registry.aliases.set("prod", "course_rec@2")
+
+    with kept.opened("shipped", database_url, ship) as (registry, _):
+        yield registry
 
 
 def digest_of(registry: Registry, reference: str, name: str) -> Digest:
