@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny_models
+from kept_registries import KeptStates
+from known_definitions import definitions_known
 from sqlalchemy import text
 
 from fusery.registry import Registry, tables
@@ -25,16 +27,46 @@ def found(registry: Registry) -> list[tuple[str, str]]:
         return [(each.code, each.subject) for each in (*check_records(session), *check_amendments(session))]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def known() -> Iterator[None]:
+    """What the tables should be is no matter here, and is asked of PostgreSQL once."""
+    with definitions_known():
+        yield
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> KeptStates:
+    return KeptStates(tmp_path_factory.mktemp("kept"))
+
+
 @pytest.fixture
-def amended(stocked: Registry) -> Registry:
+def tmp_path(kept: KeptStates) -> Path:
+    """One folder for all tests, emptied for each: what most begin with is made once, and copied there."""
+    return kept.empty_place()
+
+
+@pytest.fixture
+def amended(kept: KeptStates, database_url: str, tiny_base: Path, tmp_path: Path) -> Iterator[Registry]:
     """A registry in which everything that may be was amended, and some of it twice."""
-    stocked.adapters.amend(ONE, val_loss=0.061, tags={"team": "ads", "run": "1"}, note="first", reason="typo")
-    stocked.adapters.amend(
-        ONE, dataset="catalogue", dataset_revision="v2", examples=7, date="20260114", reason="sheet"
-    )
-    stocked.adapters.amend(ONE, val_loss=0.6, clear=["tag.run", "dataset"], reason="again")
-    stocked.adapters.amend(TWO, clear=["val_loss", "tag.team"], note="second", reason="wrong split")
-    return stocked
+
+    def amend(registry: Registry) -> None:
+        registry.bases.add(tiny_base, name="tiny")
+        for seed, (date, loss) in enumerate((("20260115", 0.61), ("20260201", 0.42)), 1):
+            folder = tiny_models.make_adapter(tmp_path / f"made{seed}", tiny_base, seed=seed)
+            registry.adapters.register(
+                folder, base="tiny", task="course_rec", date=date, val_loss=loss, dataset="courses",
+                examples=120 if seed == 1 else None, tags={"team": "search"} if seed == 2 else {},
+            )  # fmt: skip
+        adapters = registry.adapters
+        adapters.amend(ONE, val_loss=0.061, tags={"team": "ads", "run": "1"}, note="first", reason="typo")
+        adapters.amend(
+            ONE, dataset="catalogue", dataset_revision="v2", examples=7, date="20260114", reason="sheet"
+        )
+        adapters.amend(ONE, val_loss=0.6, clear=["tag.run", "dataset"], reason="again")
+        adapters.amend(TWO, clear=["val_loss", "tag.team"], note="second", reason="wrong split")
+
+    with kept.opened("amended", database_url, amend) as (registry, _):
+        yield registry
 
 
 def test_nothing_is_found_where_amend_did_it(amended: Registry) -> None:
