@@ -18,6 +18,7 @@ from fusery.registry.database import Database, schema
 from fusery.storage.digest import digest_json
 from fusery.storage.local import LocalStore
 
+Columns = dict[str, dict[str, set[str]]]
 OLDER = [f"{number:04}" for number in range(1, int(schema.HEAD))]
 
 
@@ -32,21 +33,25 @@ def made(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Iterator[
         yield registry, folder / "backup"
 
 
-def columns_at(revision: str, folder: Path) -> dict[str, set[str]]:
-    """Return the tables of a revision with their columns, as the migrations make them."""
-    database = Database.open(f"sqlite:///{folder / revision}.db")
-    with database.schema_change() as connection:
-        schema.move(connection, revision)
-        found = inspect(connection)
-        names = found.get_table_names()
-        tables = {name: {column["name"] for column in found.get_columns(name)} for name in names}
+@pytest.fixture(scope="module")
+def columns(tmp_path_factory: pytest.TempPathFactory) -> Columns:
+    """The tables of each older revision with their columns, as the migrations make them one after the other."""
+    database = Database.open(f"sqlite:///{tmp_path_factory.mktemp('revisions')}/fusery.db")
+    known: Columns = {}
+    for revision in OLDER:
+        with database.schema_change() as connection:
+            schema.move(connection, revision)
+            found = inspect(connection).get_multi_columns()
+            known[revision] = {
+                name: {column["name"] for column in columns} for (_, name), columns in found.items()
+            }
     database.close()
-    return tables
+    return known
 
 
-def as_made_at(revision: str, backup: Path, folder: Path) -> Path:
+def as_made_at(revision: str, columns: Columns, backup: Path, folder: Path) -> Path:
     """Write the backup that the version of fusery with this revision would have made of the same registry."""
-    known = columns_at(revision, folder)
+    known = columns[revision]
     older = Path(shutil.copytree(backup, folder / f"backup-{revision}"))
     store = LocalStore(older)
     document = json.loads((older / "backup.json").read_bytes())
@@ -85,10 +90,10 @@ def chain_without_seals(rows: list[dict[str, Any]]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("revision", OLDER)
 def test_a_backup_of_every_older_revision_is_restored(
-    made: tuple[Registry, Path], tmp_path: Path, revision: str
+    made: tuple[Registry, Path], columns: Columns, tmp_path: Path, revision: str
 ) -> None:
     registry, backup = made
-    older = as_made_at(revision, backup, tmp_path)
+    older = as_made_at(revision, columns, backup, tmp_path)
     with Registry(open_workspace(tmp_path / "restored")) as restored:
         restored.upkeep.restore(older, own=True)
         assert schema.check(restored.workspace.database) == []
@@ -101,10 +106,10 @@ def test_a_backup_of_every_older_revision_is_restored(
 
 @pytest.mark.slow
 def test_an_older_backup_goes_into_a_registry_that_is_made_already(
-    made: tuple[Registry, Path], tmp_path: Path, database_url: str
+    made: tuple[Registry, Path], columns: Columns, tmp_path: Path, database_url: str
 ) -> None:
     registry, backup = made
-    older = as_made_at("0001", backup, tmp_path)
+    older = as_made_at("0001", columns, backup, tmp_path)
     with Registry(open_workspace(tmp_path / "restored", database_url)) as restored:
         restored.init()
         restored.upkeep.restore(older, own=True)
