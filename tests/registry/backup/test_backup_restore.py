@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import tiny_models
 from full_registry import fill, used
+from kept_registries import module_url
 from sqlalchemy import select
 from store_shelf import open_workspace
 
@@ -30,20 +31,49 @@ def open_registry(home: Path, database_url: str = "") -> Registry:
     return Registry(open_workspace(home, database_url))
 
 
-@pytest.fixture
-def full(registry: Registry, tiny_base: Path, tmp_path: Path) -> Registry:
-    """A registry with rows in every table, once on each database."""
-    return fill(registry, tiny_base, tmp_path)
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def full(
+    request: pytest.FixtureRequest, tiny_base: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Registry]:
+    """A registry with rows in every table, one on each database: a backup changes nothing of it."""
+    folder = tmp_path_factory.mktemp("full")
+    with (
+        module_url(request, request.param, folder) as url,
+        open_registry(folder / "home", url) as registry,
+    ):
+        registry.init()
+        yield fill(registry, tiny_base, folder / "files")
 
 
-@pytest.fixture
-def small(tmp_path: Path, tiny_base: Path) -> Iterator[Registry]:
-    """A small registry on SQLite."""
-    with open_registry(tmp_path / "small") as opened:
+@pytest.fixture(scope="module")
+def small_once(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the home of a small registry, as it was before a backup and after, and with that; not to be changed."""
+    folder = tmp_path_factory.mktemp("small")
+    with open_registry(folder / "before") as opened:
         opened.init()
         opened.bases.add(tiny_base, name="tiny")
-        adapter = tiny_models.make_adapter(tmp_path / "adapter", tiny_base, seed=1)
+        adapter = tiny_models.make_adapter(folder / "adapter", tiny_base, seed=1)
         opened.adapters.register(adapter, base="tiny", task="course_rec", date="20260115")
+    shutil.copytree(folder / "before", folder / "after")
+    with open_registry(folder / "after") as opened:
+        opened.upkeep.backup(folder / "backup")
+    return folder
+
+
+@pytest.fixture
+def small(small_once: Path, tmp_path: Path) -> Iterator[Registry]:
+    """A small registry on SQLite."""
+    shutil.copytree(small_once / "before", tmp_path / "small")
+    with open_registry(tmp_path / "small") as opened:
+        yield opened
+
+
+@pytest.fixture
+def saved(small_once: Path, tmp_path: Path) -> Iterator[Registry]:
+    """The same registry after a backup to the folder `backup`."""
+    shutil.copytree(small_once / "after", tmp_path / "small")
+    shutil.copytree(small_once / "backup", tmp_path / "backup")
+    with open_registry(tmp_path / "small") as opened:
         yield opened
 
 
@@ -60,9 +90,9 @@ def file_path(place: Path, name: str) -> Path:
 
 
 @pytest.fixture
-def other_url(request: pytest.FixtureRequest, database_url: str) -> str:
+def other_url(request: pytest.FixtureRequest, full: Registry) -> str:
     """The URL of an empty database of the other kind."""
-    if not database_url.startswith("sqlite"):
+    if full.workspace.database.dialect != "sqlite":
         return ""
     return str(request.getfixturevalue("postgres_url"))
 
@@ -114,14 +144,13 @@ def test_only_new_blobs_are_copied(small: Registry, tiny_base: Path, tmp_path: P
         assert len(restored.adapters.list()) == 2
 
 
-def test_the_rows_of_the_backup_before_are_removed_and_nothing_else(small: Registry, tmp_path: Path) -> None:
-    small.upkeep.backup(tmp_path / "backup")
-    small.aliases.set("prod", "course_rec@1")
+def test_the_rows_of_the_backup_before_are_removed_and_nothing_else(saved: Registry, tmp_path: Path) -> None:
+    saved.aliases.set("prod", "course_rec@1")
 
-    small.upkeep.backup(tmp_path / "backup")
+    saved.upkeep.backup(tmp_path / "backup")
 
     present = {blob.digest for blob in LocalStore(tmp_path / "backup").blobs()}
-    with small.workspace.database.read() as session:
+    with saved.workspace.database.read() as session:
         blobs = set(session.scalars(select(tables.Blob.digest)))
     assert present == blobs | {file.sha256 for file in catalogue(tmp_path / "backup").files}
 
@@ -145,23 +174,21 @@ def test_a_blob_that_moved_on_to_another_generation_is_kept_under_it(small: Regi
 
 @pytest.mark.parametrize("keep_store", [True, False])
 def test_a_lost_database_is_restored_onto_its_own_store(
-    small: Registry, tmp_path: Path, keep_store: bool
+    saved: Registry, tmp_path: Path, keep_store: bool
 ) -> None:
-    small.upkeep.backup(tmp_path / "backup")
-    small.close()
+    saved.close()
     for file in (tmp_path / "small").glob("fusery.db*"):
         file.unlink()
     if not keep_store:
         shutil.rmtree(tmp_path / "small" / "store")
 
-    small.upkeep.restore(tmp_path / "backup")
+    saved.upkeep.restore(tmp_path / "backup")
 
-    assert small.upkeep.audit().ok
-    assert len(small.adapters.list()) == 1
+    assert saved.upkeep.audit().ok
+    assert len(saved.adapters.list()) == 1
 
 
-def test_a_new_registry_counts_as_empty(small: Registry, tmp_path: Path) -> None:
-    small.upkeep.backup(tmp_path / "backup")
+def test_a_new_registry_counts_as_empty(saved: Registry, tmp_path: Path) -> None:
     with open_registry(tmp_path / "new") as new:
         new.init()
         store = new.workspace.store.identify()
@@ -170,17 +197,16 @@ def test_a_new_registry_counts_as_empty(small: Registry, tmp_path: Path) -> None
 
         assert new.workspace.store.identify() == store
         assert new.upkeep.audit().ok
-        assert new.adapters.list() == small.adapters.list()
+        assert new.adapters.list() == saved.adapters.list()
 
 
-def test_a_registry_with_something_in_it_is_left_alone(small: Registry, tmp_path: Path) -> None:
-    small.upkeep.backup(tmp_path / "backup")
-    before = small.upkeep.log()
+def test_a_registry_with_something_in_it_is_left_alone(saved: Registry, tmp_path: Path) -> None:
+    before = saved.upkeep.log()
 
     with pytest.raises(NotEmptyError, match="is not empty"):
-        small.upkeep.restore(tmp_path / "backup")
+        saved.upkeep.restore(tmp_path / "backup")
 
-    assert small.upkeep.log() == before
+    assert saved.upkeep.log() == before
 
 
 def truncate(path: Path) -> None:
@@ -203,9 +229,8 @@ def flip(path: Path) -> None:
 @pytest.mark.parametrize("change", [truncate, edit, flip, Path.unlink])
 @pytest.mark.parametrize("name", ["adapter.ndjson", "event.ndjson", "blobs.ndjson"])
 def test_a_changed_file_is_named_and_nothing_is_restored(
-    small: Registry, tmp_path: Path, name: str, change: Change
+    saved: Registry, tmp_path: Path, name: str, change: Change
 ) -> None:
-    small.upkeep.backup(tmp_path / "backup")
     path = file_path(tmp_path / "backup", name)
     before = path.read_bytes()
     change(path)
@@ -220,8 +245,7 @@ def test_a_changed_file_is_named_and_nothing_is_restored(
 
 
 @pytest.mark.parametrize("change", [truncate, edit, flip, Path.unlink])
-def test_a_changed_catalogue_is_named(small: Registry, tmp_path: Path, change: Change) -> None:
-    small.upkeep.backup(tmp_path / "backup")
+def test_a_changed_catalogue_is_named(saved: Registry, tmp_path: Path, change: Change) -> None:
     path = tmp_path / "backup" / "backup.json"
     change(path)
     if change is edit:
@@ -235,9 +259,8 @@ def test_a_changed_catalogue_is_named(small: Registry, tmp_path: Path, change: C
 
 
 @pytest.mark.parametrize("change", [truncate, flip, Path.unlink])
-def test_a_changed_blob_is_named(small: Registry, tmp_path: Path, change: Change) -> None:
-    small.upkeep.backup(tmp_path / "backup")
-    digest = small.workspace.store.blobs().__iter__().__next__().digest
+def test_a_changed_blob_is_named(saved: Registry, tmp_path: Path, change: Change) -> None:
+    digest = saved.workspace.store.blobs().__iter__().__next__().digest
     change(tmp_path / "backup" / "blobs" / "sha256" / digest[:2] / digest)
 
     with open_registry(tmp_path / "restored") as restored:
@@ -308,9 +331,8 @@ def _nowhere(rows: list[dict[str, Any]]) -> None:
     ],
 )
 def test_a_forged_backup_is_refused(
-    small: Registry, tmp_path: Path, name: str, change: Callable[[list[dict[str, Any]]], None]
+    saved: Registry, tmp_path: Path, name: str, change: Callable[[list[dict[str, Any]]], None]
 ) -> None:
-    small.upkeep.backup(tmp_path / "backup")
     resign(tmp_path / "backup", name, change)
 
     with open_registry(tmp_path / "restored") as restored:
@@ -320,8 +342,7 @@ def test_a_forged_backup_is_refused(
             restored.adapters.list()
 
 
-def test_a_backup_of_a_newer_version_is_refused(small: Registry, tmp_path: Path) -> None:
-    small.upkeep.backup(tmp_path / "backup")
+def test_a_backup_of_a_newer_version_is_refused(saved: Registry, tmp_path: Path) -> None:
     path = tmp_path / "backup" / "backup.json"
     document = json.loads(path.read_bytes())
     document.pop("sha256")
@@ -335,27 +356,25 @@ def test_a_backup_of_a_newer_version_is_refused(small: Registry, tmp_path: Path)
         restored.upkeep.restore(tmp_path / "backup")
 
 
-def test_a_damaged_blob_of_the_registry_is_not_backed_up(small: Registry, tmp_path: Path) -> None:
-    small.upkeep.backup(tmp_path / "backup")
+def test_a_damaged_blob_of_the_registry_is_not_backed_up(saved: Registry, tmp_path: Path) -> None:
     before = (tmp_path / "backup" / "backup.json").read_bytes()
-    digest = next(iter(small.workspace.store.blobs())).digest
-    path = small.workspace.store.local_path(digest)
+    digest = next(iter(saved.workspace.store.blobs())).digest
+    path = saved.workspace.store.local_path(digest)
     assert path is not None
     flip(path)
 
     with pytest.raises(BlobCorruptError, match=digest):
-        small.upkeep.backup(tmp_path / "other")
+        saved.upkeep.backup(tmp_path / "other")
 
     assert not (tmp_path / "other" / "backup.json").exists()
     assert (tmp_path / "backup" / "backup.json").read_bytes() == before
 
 
-def test_a_damaged_blob_of_the_backup_is_replaced_on_request(small: Registry, tmp_path: Path) -> None:
-    small.upkeep.backup(tmp_path / "backup")
-    digest = next(iter(small.workspace.store.blobs())).digest
+def test_a_damaged_blob_of_the_backup_is_replaced_on_request(saved: Registry, tmp_path: Path) -> None:
+    digest = next(iter(saved.workspace.store.blobs())).digest
     flip(tmp_path / "backup" / "blobs" / "sha256" / digest[:2] / digest)
 
-    made = small.upkeep.backup(tmp_path / "backup", verify=True)
+    made = saved.upkeep.backup(tmp_path / "backup", verify=True)
 
     assert made.copied.count == 1
     LocalStore(tmp_path / "backup").verify(digest, LocalStore(tmp_path / "backup").size(digest) or 0)
