@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ready_processes
+from breaking_upgrades import upgrade, upgrade_with
 from database_facts import migrate_to, snapshot
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import IntegrityError
@@ -202,7 +204,7 @@ sys.exit(sorted(name for name in ("alembic", "tenacity", "mako", "fusery.registr
 def broken_migrations(folder: Path, body: str) -> Path:
     """Return a copy of the migrations with one more that does `body` after it has made a table."""
     copy = folder / "migrations"
-    shutil.copytree(MIGRATIONS, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(MIGRATIONS, copy)  # compiled as they may be
     following = f"{int(schema.HEAD) + 1:04}"
     (copy / "versions" / f"{following}_breaks.py").write_text(
         f"import sqlalchemy as sa\nfrom alembic import op\nimport os, signal\n"
@@ -213,53 +215,46 @@ def broken_migrations(folder: Path, body: str) -> Path:
     return copy
 
 
-UPGRADE = """
-import sys
-from alembic import command
-from fusery.registry.database import Database, schema
-database = Database.open(sys.argv[1])
-database.make_folder()
-with database.schema_change() as connection:
-    config = schema._config(connection)
-    config.set_main_option("script_location", sys.argv[2])
-    command.upgrade(config, "head")
-"""
+BREAKS = {
+    "raise RuntimeError('halfway')": "halfway",
+    "os.kill(os.getpid(), signal.SIGKILL)": "",
+    "op.execute('nonsense')": "nonsense",
+}
+"""What a migration does, and what is said then."""
 
 
 @pytest.mark.parametrize("start", ["empty", "older", "current"])
-@pytest.mark.parametrize(
-    "body",
-    ["raise RuntimeError('halfway')", "os.kill(os.getpid(), signal.SIGKILL)", "op.execute('nonsense')"],
-    ids=["exception", "kill -9", "SQL error"],
-)
 def test_a_migration_that_breaks_leaves_nothing(
-    empty: Database, empty_url: str, tmp_path: Path, start: str, body: str
+    empty: Database, empty_url: str, tmp_path: Path, start: str
 ) -> None:
     if start != "empty":
         migrate_to(empty, "0001" if start == "older" else schema.HEAD)
     before, tables_before = schema.state(empty), snapshot(empty)
     assert before.status == start
-    migrations = broken_migrations(tmp_path, body)
-    done = run_python(UPGRADE, empty_url, str(migrations))
-    assert done.returncode != 0
-    assert "halfway" in done.stderr or "nonsense" in done.stderr or done.returncode == -9
-    assert schema.state(empty) == before
-    assert snapshot(empty) == tables_before
+    for number, (body, words) in enumerate(BREAKS.items()):
+        migrations = broken_migrations(tmp_path / str(number), body)
+        said = tmp_path / f"said-{number}"
+        process = ready_processes.CONTEXT.Process(
+            target=upgrade_with, args=(empty_url, str(migrations), str(said))
+        )
+        process.start()
+        process.join()
+        assert process.exitcode == (1 if words else -9)
+        assert words in said.read_text()
+        assert schema.state(empty) == before, body
+        assert snapshot(empty) == tables_before, body
     assert schema.upgrade(empty).status == before.status
     assert schema.state(empty).status == "current"
 
 
-def test_upgrades_at_once_take_turns(empty: Database, empty_url: str) -> None:
-    code = """
-import sys
-from fusery.registry.database import Database, schema
-sys.stdout.write(schema.upgrade(Database.open(sys.argv[1])).status)
-"""
-    running = [
-        subprocess.Popen([sys.executable, "-P", "-c", code, empty_url], stdout=subprocess.PIPE, text=True)
-        for _ in range(4)
-    ]
-    assert sorted(process.communicate()[0] for process in running) == ["current"] * 3 + ["empty"]
+def test_upgrades_at_once_take_turns(empty: Database, empty_url: str, tmp_path: Path) -> None:
+    told = [tmp_path / f"told-{number}" for number in range(4)]
+    running = [ready_processes.CONTEXT.Process(target=upgrade, args=(empty_url, str(path))) for path in told]
+    for process in running:
+        process.start()
+    for process in running:
+        process.join()
+    assert sorted(path.read_text() for path in told) == ["current"] * 3 + ["empty"]
     assert schema.check(empty) == []
 
 
