@@ -12,6 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 import tiny_models
+from kept_registries import KeptStates
 from ports import free_port
 from sqlalchemy import make_url, select, text
 from sqlalchemy.exc import ProgrammingError
@@ -50,15 +51,16 @@ class Team:
 
     def __init__(self, folder: Path, url: str) -> None:
         self.home, self.url = folder / "home", url
-        self.base = tiny_models.make_base(folder / "tiny", layers=2)
-        self.folders = [
-            tiny_models.make_adapter(folder / f"adapter{seed}", self.base, seed=seed) for seed in (1, 2, 3)
-        ]
-        with opened(self.home, url) as registry:
-            registry.init()
-            registry.bases.add(self.base, name="tiny", reference=True)
-            registry.adapters.register(self.folders[0], base="tiny", task="course_rec", date="20260115")
+        self.folders = [folder / f"adapter{seed}" for seed in (1, 2, 3)]
         self.logins: dict[str, str] = {}
+
+    def fill(self, registry: Registry) -> None:
+        """Make a base and adapters, of which one is registered."""
+        base = tiny_models.make_base(self.home.parent / "tiny", layers=2)
+        for seed, folder in enumerate(self.folders, 1):
+            tiny_models.make_adapter(folder, base, seed=seed)
+        registry.bases.add(base, name="tiny", reference=True)
+        registry.adapters.register(self.folders[0], base="tiny", task="course_rec", date="20260115")
 
     def login(self, role: Role) -> str:
         """Return the URL of a login that is a member of a role, made with the SQL that is printed."""
@@ -92,9 +94,22 @@ class Team:
         return False
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> KeptStates:
+    return KeptStates(tmp_path_factory.mktemp("kept"))
+
+
 @pytest.fixture
-def team(tmp_path: Path, postgres_url: str) -> Iterator[Team]:
+def tmp_path(kept: KeptStates) -> Path:
+    """One folder for all tests, emptied for each: where the base lies is on record."""
+    return kept.empty_place()
+
+
+@pytest.fixture
+def team(kept: KeptStates, tmp_path: Path, postgres_url: str) -> Iterator[Team]:
     made = Team(tmp_path, postgres_url)
+    with kept.opened("team", postgres_url, made.fill):
+        pass
     yield made
     with psycopg.connect(postgres_url, autocommit=True) as connection:
         for url in made.logins.values():
