@@ -7,6 +7,7 @@ import math
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -77,10 +78,26 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="module")
+def published_once(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The home of the liar with a fused artifact, published; not to be changed."""
+    home = Path(shutil.copytree(made / "liar", tmp_path_factory.mktemp("published") / "liar"))
+    with opened(home) as liar:
+        liar.fused.fuse(ADAPTER, KEEP, publish="full")
+    return home
+
+
 @pytest.fixture
-def liar(made: Path, tmp_path: Path) -> Iterator[Registry]:
+def published() -> None:
+    """Let the liar have an artifact that it made and published before: for tests that begin by that."""
+
+
+@pytest.fixture
+def liar(request: pytest.FixtureRequest, made: Path, tmp_path: Path) -> Iterator[Registry]:
     """The registry that is going to lie."""
-    with opened(Path(shutil.copytree(made / "liar", tmp_path / "liar"))) as registry:
+    is_published = "published" in request.fixturenames
+    home: Path = request.getfixturevalue("published_once") if is_published else made / "liar"
+    with opened(Path(shutil.copytree(home, tmp_path / "liar"))) as registry:
         yield registry
 
 
@@ -352,6 +369,7 @@ def test_what_cannot_be_is_refused(
     assert genuine["digest"] == genuine_digest(made)
 
 
+@cache
 def genuine_digest(made: Path) -> str:
     with opened(made / "liar") as registry:
         return str(registry.bases.show("tiny")["digest"])
@@ -559,7 +577,7 @@ def test_a_forged_signature_that_came_first_gives_way_to_a_good_one(
 
 
 @pytest.fixture
-def forged(liar: Registry, ours: Registry, bring: Callable[..., Any]) -> str:
+def forged(published: None, liar: Registry, ours: Registry, bring: Callable[..., Any]) -> str:
     """Bring a fused artifact whose weights are others under the right key, and which says PASS; the key."""
     key = forged_fused(liar)
     bring(fused=True)
@@ -627,6 +645,7 @@ def test_it_is_fetched_on_request_only_and_never_taken_for_ours(ours: Registry, 
     assert (after.source, after["digest"]) == ("cache", own["digest"]), "what is ours comes first"
 
 
+@pytest.mark.usefixtures("published")
 def test_a_claim_that_is_true_is_confirmed(liar: Registry, ours: Registry, bring: Callable[..., Any]) -> None:
     liar.fused.fuse(ADAPTER, KEEP, publish="full")
     bring(fused=True)
@@ -642,6 +661,7 @@ def test_a_claim_that_is_true_is_confirmed(liar: Registry, ours: Registry, bring
     }
 
 
+@pytest.mark.usefixtures("published")
 def test_an_audit_that_makes_it_again_tells_what_is_true(
     liar: Registry, ours: Registry, bring: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -663,12 +683,14 @@ def test_an_audit_that_makes_a_forged_one_again_says_so(ours: Registry, forged: 
     ] == ["other"]
 
 
+@pytest.mark.usefixtures("published")
 def test_a_claimed_loss_blocks_nothing(liar: Registry, ours: Registry, bring: Callable[..., Any]) -> None:
     forged_fused(liar, altering=False, verdict="LOST", retained=0.0)
     bring(fused=True)
     assert ours.fused.fuse(ADAPTER, FuseRequest("keep"))["fidelity"]["verdict"] != "LOST"
 
 
+@pytest.mark.usefixtures("published")
 def test_a_contradicted_claim_stays_out_once_it_was_made_here(
     made: Path, liar: Registry, ours: Registry, bring: Callable[..., Any]
 ) -> None:
@@ -713,6 +735,7 @@ IMPOSSIBLE: dict[str, tuple[Forge, str]] = {
 }
 
 
+@pytest.mark.usefixtures("published")
 @pytest.mark.parametrize("case", IMPOSSIBLE)
 def test_a_fused_record_that_cannot_be_is_refused(
     case: str, liar: Registry, ours: Registry, bring: Callable[..., Any], tmp_path: Path
@@ -725,6 +748,7 @@ def test_a_fused_record_that_cannot_be_is_refused(
         assert session.scalars(select(tables.Fused)).all() == []
 
 
+@pytest.mark.usefixtures("published")
 def test_a_signature_for_that_purpose_makes_a_claim_count(
     liar: Registry, ours: Registry, bring: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -745,6 +769,7 @@ def test_a_signature_for_that_purpose_makes_a_claim_count(
     assert ours.fused.fuse(ADAPTER, KEEP).source == "computed"
 
 
+@pytest.mark.usefixtures("published")
 def test_a_signature_vouches_for_the_verdict_and_the_key_as_well(
     liar: Registry, ours: Registry, bring: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -774,18 +799,27 @@ def test_the_id_of_a_registry_is_one(liar: Registry, ours: Registry) -> None:
 # Backups.
 
 
+@pytest.fixture(scope="module")
+def saved_once(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a backup of the liar's registry, and with the key that it trusts; not to be changed."""
+    root = tmp_path_factory.mktemp("saved")
+    pair = write_pair(root, "eve")
+    with opened(Path(shutil.copytree(made / "liar", root / "liar"))) as liar:
+        liar.fused.fuse(ADAPTER, KEEP, publish="full")
+        liar.exchange.export(ADAPTER, root / "exported", form="peft")
+        liar.trust.add_key("eve", pair.public, ["*#*"], fused=True)
+        liar.trust.sign(ADAPTER, pair.signing())
+        with Registry(Workspace(replace(liar.workspace.settings, user="ann"))) as other:
+            other.aliases.approve(ADAPTER, "prod")
+        liar.upkeep.backup(root / "saved")
+    return root
+
+
 @pytest.fixture
-def saved(liar: Registry, tmp_path: Path) -> Path:
+def saved(saved_once: Path, tmp_path: Path) -> Path:
     """A backup of the liar's registry, with a fused artifact, a rendering, a trusted key and an approval."""
-    pair = write_pair(tmp_path, "eve")
-    liar.fused.fuse(ADAPTER, KEEP, publish="full")
-    liar.exchange.export(ADAPTER, tmp_path / "exported", form="peft")
-    liar.trust.add_key("eve", pair.public, ["*#*"], fused=True)
-    liar.trust.sign(ADAPTER, pair.signing())
-    other = Registry(Workspace(replace(liar.workspace.settings, user="ann")))
-    other.aliases.approve(ADAPTER, "prod")
-    liar.upkeep.backup(tmp_path / "saved")
-    return tmp_path / "saved"
+    shutil.copyfile(saved_once / "eve.pub", tmp_path / "eve.pub")
+    return Path(shutil.copytree(saved_once / "saved", tmp_path / "saved"))
 
 
 def _row(**values: Any) -> Callable[[list[dict[str, Any]]], None]:
