@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ready_processes
+from dying_pulls import pull_and_die
+from kept_registries import KeptStates
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 from tiny_models import make_adapter, make_base
@@ -45,15 +46,49 @@ def counted() -> Iterator[Counter[str]]:
         event.remove(Engine, "before_cursor_execute", stated)
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> KeptStates:
+    return KeptStates(tmp_path_factory.mktemp("kept"))
+
+
 @pytest.fixture
-def many(registry: Registry, tmp_path: Path) -> Registry:
-    """A registry with a task of small adapters."""
-    base = make_base(tmp_path / "small")
+def tmp_path(kept: KeptStates) -> Path:
+    """One folder for all tests, emptied for each: what they begin with is made once, and copied there."""
+    return kept.empty_place()
+
+
+def fill(registry: Registry, folder: Path) -> None:
+    """Add a base and a task of small adapters."""
+    base = make_base(folder / "small")
     registry.bases.add(base, name="small")
     for seed in range(MANY):
-        folder = make_adapter(tmp_path / f"made{seed}", base, seed=seed)
-        registry.adapters.register(folder, base="small", task="many")
-    return registry
+        adapter = make_adapter(folder / f"made{seed}", base, seed=seed)
+        registry.adapters.register(adapter, base="small", task="many")
+
+
+@pytest.fixture
+def many(kept: KeptStates, database_url: str, tmp_path: Path) -> Iterator[Registry]:
+    """A registry with a task of small adapters; it comes before the other one."""
+    with kept.opened("many", database_url, lambda made: fill(made, tmp_path)) as (registry, _):
+        yield registry
+
+
+@pytest.fixture
+def pushed(
+    kept: KeptStates, database_url: str, tmp_path: Path, other_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Registry]:
+    """The same, all of which the other one has too."""
+    for name in ("FUSERY_HOME", "FUSERY_DATABASE_URL", "FUSERY_STORE_URL"):
+        monkeypatch.delenv(name, raising=False)
+
+    def push(registry: Registry) -> None:
+        fill(registry, tmp_path)
+        with Registry.open(other_home) as there:
+            there.init()
+        registry.exchange.push("many", other_home)
+
+    with kept.opened("pushed", database_url, push) as (registry, _):
+        yield registry
 
 
 def names(registry: Registry) -> list[str]:
@@ -90,17 +125,17 @@ def test_what_an_adapter_costs_does_not_grow_with_their_number(
 
 @pytest.mark.parametrize("pulls", [False, True])
 def test_one_that_does_not_get_in_keeps_those_after_it_out_and_no_other(
-    many: Registry,
-    other: Registry,
+    request: pytest.FixtureRequest,
+    database_url: str,  # of the one of `many` and `pushed` that is asked for
     other_home: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     pulls: bool,
 ) -> None:
+    many: Registry = request.getfixturevalue("pushed" if pulls else "many")
+    other: Registry = request.getfixturevalue("other")
     refused = versions(many)[7]["name"]
     honest = taking.look_at_adapter
-    if pulls:
-        many.exchange.push("many", other_home)
 
     def look(workspace: Any, item: Any, paths: Any, **rest: Any) -> Any:
         if item.name == refused:
@@ -198,36 +233,23 @@ def test_batches_keep_the_order_and_what_is_needed_comes_before(
     assert other.upkeep.audit().ok
 
 
-KILLED = """
-import os, signal, sys
-from fusery.registry import Registry
-from fusery.registry.exchange import {module}
-honest, calls = {module}.{name}, []
-def dies(*args, **words):
-    calls.append(1)
-    if len(calls) == {turn}:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return honest(*args, **words)
-{module}.{name} = dies
-with Registry.open(sys.argv[1]) as registry:
-    registry.exchange.pull("many", sys.argv[2])
-"""
-
-
 @pytest.mark.parametrize(
     ("module", "name", "turn"),
     [("taking", "look_at_adapter", 6), ("receiving", "_tell", 6), ("taking", "receive_many", 1)],
 )
 def test_killed_in_the_middle_of_a_batch_nothing_is_half_there_and_the_next_finishes(
-    many: Registry, other: Registry, other_home: Path, tmp_path: Path, module: str, name: str, turn: int
+    pushed: Registry, other: Registry, other_home: Path, tmp_path: Path, module: str, name: str, turn: int
 ) -> None:
-    many.exchange.push("many", other_home)
     with Registry.open(tmp_path / "third") as third:
         third.init()
         third.exchange.pull("small", other_home)
-        code = KILLED.format(module=module, name=name, turn=turn)
-        command = [sys.executable, "-c", code, str(tmp_path / "third"), str(other_home)]
-        assert subprocess.run(command, env=os.environ, check=False).returncode == -signal.SIGKILL
+        process = ready_processes.CONTEXT.Process(
+            target=pull_and_die,
+            args=(str(tmp_path / "third"), str(other_home), module, name, turn, dict(os.environ)),
+        )
+        process.start()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
         assert names(third) == []
         assert third.upkeep.audit().ok
         done = third.exchange.pull("many", other_home)
