@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,8 +11,10 @@ import large_registry
 import lineage_registry
 import pytest
 import query_plans
+from kept_registries import module_url
 from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
+from store_shelf import open_workspace
 
 from fusery.registry import Registry, tables
 from fusery.registry.provenance import ANCESTORS, Graph, trace_things, trace_whole
@@ -87,13 +89,21 @@ def test_of_everything_the_same_as_step_by_step(registry: Registry, tmp_path: Pa
     assert edges == graph.edges and len({node.id for node in nodes}) == len(nodes)
 
 
-@pytest.fixture
-def sums(registry: Registry, tiny_base: Path) -> Registry:
-    """A registry with 600 adapters, many computed from several others, in lines of sums of sums."""
-    registry.bases.add(tiny_base, name="tiny", reference=True)
-    large_registry.fill(registry, 600)
-    _add_sums(registry, 600)
-    return registry
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def sums(
+    request: pytest.FixtureRequest, tiny_base: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Registry]:
+    """A registry with 600 adapters, many computed from several others, in lines of sums of sums: one on each database."""
+    folder = tmp_path_factory.mktemp("sums")
+    with (
+        module_url(request, request.param, folder) as url,
+        Registry(open_workspace(folder / "home", url)) as registry,
+    ):
+        registry.init()
+        registry.bases.add(tiny_base, name="tiny", reference=True)
+        large_registry.fill(registry, 600)
+        _add_sums(registry, 600)
+        yield registry
 
 
 def _add_sums(registry: Registry, count: int) -> None:
