@@ -14,7 +14,7 @@ from random import Random
 
 import pytest
 import tiny_models
-from page_process import running
+from forked_page import forked
 from page_server import ask, pages_of, post_json
 from waiting import wait_until
 
@@ -24,7 +24,7 @@ from fusery.registry.workspace import Workspace
 from fusery.web.doors import Proxies, TeamDoor
 
 SOAK = "FUSERY_SOAK" in os.environ
-SECONDS = 60 if SOAK else 8
+SECONDS = 60 if SOAK else 6
 READERS, WRITERS = 64, 8
 
 
@@ -113,7 +113,7 @@ def test_a_server_that_is_killed_has_lost_nothing_it_answered(
     for life in range(8 if SOAK else 4):
         words = ("server", "--port", "0", "--json")
         with (
-            running(tmp_path / "home", *words, FUSERY_DATABASE_URL=database_url) as (process, printed),
+            forked(tmp_path / "home", *words, FUSERY_DATABASE_URL=database_url) as (process, printed),
             ExitStack() as after,
         ):
             url = json.loads(printed)["url"]
