@@ -59,7 +59,7 @@ def test_a_year_of_thousands_of_events(registry: Registry, year: Year) -> None:
     Asked is about a part of what happened, by chance; about all of it in `make soak`.
     """
     sqlite = registry.workspace.database.dialect == "sqlite"
-    events = 1_000 if not sqlite else 10_000 if SOAK else 2_000
+    events = 1_000 if not sqlite else 10_000 if SOAK else 1_350
     year.live(events, batch=200)
     assert len(year.boundaries) == events
     asked = events if SOAK else events // 5
