@@ -29,7 +29,7 @@ FEW, MANY = (
         deadline=None,
         suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     )
-    for examples in (10, 1_000 if os.environ.get("FUSERY_SOAK") else 80)
+    for examples in (10, 1_000 if os.environ.get("FUSERY_SOAK") else 54)
 )
 
 
