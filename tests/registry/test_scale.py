@@ -10,7 +10,9 @@ import large_registry
 import pytest
 import query_plans
 import tiny_models
+from kept_registries import module_url
 from sqlalchemy import text
+from store_shelf import open_workspace
 
 from fusery.registry import Registry
 from fusery.registry.catalog.paging import SORTABLE
@@ -29,17 +31,28 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_models.make_base(tmp_path_factory.mktemp("crowd") / "tiny", layers=2)
 
 
-@pytest.fixture
-def crowded(registry: Registry, base: Path) -> Iterator[Registry]:
-    """A registry with many adapters, each of which was amended, and most of which were measured."""
-    registry.bases.add(base, name="tiny", reference=True)
-    large_registry.fill(registry, MANY)
-    with registry.workspace.database.write() as session:
-        session.execute(text(large_registry.AMENDED))
-        session.execute(text(large_registry.EVALUATED))
-        if registry.workspace.database.dialect == "postgresql":
-            session.execute(text("ANALYZE"))  # as autovacuum does by itself
-    yield registry
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def crowded(
+    request: pytest.FixtureRequest, base: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Registry]:
+    """A registry with many adapters, each of which was amended, and most of which were measured.
+
+    There is one for all tests on each database: a few more adapters or corrections are nothing to it.
+    """
+    folder = tmp_path_factory.mktemp("crowded")
+    with (
+        module_url(request, request.param, folder) as url,
+        Registry(open_workspace(folder / "home", url)) as registry,
+    ):
+        registry.init()
+        registry.bases.add(base, name="tiny", reference=True)
+        large_registry.fill(registry, MANY)
+        with registry.workspace.database.write() as session:
+            session.execute(text(large_registry.AMENDED))
+            session.execute(text(large_registry.EVALUATED))
+            if registry.workspace.database.dialect == "postgresql":
+                session.execute(text("ANALYZE"))  # as autovacuum does by itself
+        yield registry
 
 
 def commands(number: int) -> dict[str, Callable[[Registry], Any]]:
