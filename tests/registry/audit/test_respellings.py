@@ -29,7 +29,7 @@ from fusery.registry.workspace import Workspace
 pytestmark = pytest.mark.slow
 
 SOAK = bool(os.environ.get("FUSERY_SOAK"))
-COUNT = 10_000 if SOAK else 150
+COUNT = 10_000 if SOAK else 100
 SEED = random.SystemRandom().randrange(1 << 32) if SOAK else 20261126
 TOGETHER = 16
 """Values that one audit looks at, each of another column and another record, so that what it says can be told apart."""
