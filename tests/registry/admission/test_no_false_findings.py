@@ -21,7 +21,8 @@ from fusery.registry.workspace import Workspace
 PEFT = Path(__file__).resolve().parents[2] / "data" / "peft"
 """Adapters that PEFT itself trained on SmolLM2-135M-Instruct."""
 
-STEPS = 3
+STEPS = 2
+"""The first changes only what starts at nothing; the second changes both factors."""
 
 FORMS: Mapping[str, dict[str, Any]] = {
     "LoRA as it comes": {"fine_tune_type": "lora", "num_layers": -1},
@@ -73,9 +74,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where bases, data and adapters lie."""
     root = tmp_path_factory.mktemp("trained")
     (root / "data").mkdir()
-    for name, count in (("train", 8), ("valid", 4)):
-        rows = [json.dumps({"text": f"{name} {n}: the quick brown fox jumps"}) for n in range(count)]
-        (root / "data" / f"{name}.jsonl").write_text("\n".join(rows) + "\n")
+    # Without examples to validate with, the trainer does not measure a loss that nobody here asks for.
+    rows = [json.dumps({"text": f"train {n}: the quick brown fox jumps"}) for n in range(8)]
+    (root / "data" / "train.jsonl").write_text("\n".join(rows) + "\n")
     return root
 
 
@@ -124,8 +125,6 @@ def train(folder: Path, base: Path, name: str, form: Mapping[str, Any]) -> Path:
         "adapter_path": str(folder / name),
         "iters": form.get("iters", STEPS),
         "batch_size": 2,
-        "val_batches": 1,
-        "steps_per_eval": 2,
         "steps_per_report": 1,
         "max_seq_length": 64,
         "fine_tune_type": form["fine_tune_type"],
