@@ -89,24 +89,20 @@ class Alone:
     def __init__(self, base: Path, folders: list[Path]) -> None:
         paths: list[Path | None] = [None, *folders]
         self._loaded = [load(str(base), adapter_path=str(path) if path else None) for path in paths]
-        self._known: dict[tuple[int, tuple[int, ...]], list[int]] = {}
 
     def text(self, number: int, prompt: list[int], length: int) -> str:
         import mlx.core as mx
 
-        model, tokenizer = self._loaded[number]
-        key = number, tuple(prompt)
-        if key not in self._known:
-            from fusery.registry.server.sampling import make_processors
+        from fusery.registry.server.sampling import make_processors
 
-            steps = generate_step(
-                mx.array(prompt), model, max_tokens=max(LENGTHS), logits_processors=make_processors(ENDLESS)
-            )
-            self._known[key] = [int(token) for token, _ in steps]
+        model, tokenizer = self._loaded[number]
+        steps = generate_step(
+            mx.array(prompt), model, max_tokens=length, logits_processors=make_processors(ENDLESS)
+        )
         detokenizer: Any = tokenizer.detokenizer
         detokenizer.reset()
-        for token in self._known[key][:length]:
-            detokenizer.add_token(token)
+        for token, _ in steps:
+            detokenizer.add_token(int(token))
         detokenizer.finalize()
         return str(detokenizer.text)
 
