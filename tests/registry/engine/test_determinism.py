@@ -8,7 +8,9 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -111,10 +113,18 @@ def only_digests(found: Mapping[str, tuple[str, float]]) -> dict[str, str]:
     return {name: digest for name, (digest, _) in found.items()}
 
 
+@cache
+def here(name: str) -> tuple[str, float]:
+    """Carry a fuse out in this process, on two threads; return the digest and the share retained."""
+    case = next(case for case in GOLDEN if case.name == name)
+    with tempfile.TemporaryDirectory() as folder:
+        return golden_digests.run(case, Path(folder))
+
+
 @pytest.mark.parametrize("case", GOLDEN, ids=lambda case: case.name)
-def test_golden(case: Golden, tmp_path: Path) -> None:
+def test_golden(case: Golden) -> None:
     """If this fails and the new bits are right, the engine's version goes up and the digest here changes."""
-    assert golden_digests.run(case, tmp_path)[0] == case.digest
+    assert here(case.name)[0] == case.digest
 
 
 def test_names_are_unique() -> None:
@@ -124,8 +134,8 @@ def test_names_are_unique() -> None:
 @pytest.mark.parametrize("name", SOME)
 def test_threads(name: str, tmp_path: Path) -> None:
     case = next(case for case in GOLDEN if case.name == name)
-    results = set()
-    for threads in (1, 2, 3, 8):
+    results = {here(name)}
+    for threads in (1, 3, 8):
         folder = tmp_path / str(threads)
         folder.mkdir()
         results.add(golden_digests.run(case, folder, threads))
@@ -139,7 +149,7 @@ def test_without_mlx() -> None:
 
 def test_without_the_compiled_arithmetic() -> None:
     """What an installation without a compiler writes and measures."""
-    assert digests(code=NO_KERNEL) == digests()
+    assert digests(code=NO_KERNEL) == {name: here(name) for name in DIGESTS}
 
 
 def test_without_blas() -> None:

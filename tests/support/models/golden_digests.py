@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +191,7 @@ def _packed(
     yield f"{path}.scales", ("U8", near.astype(np.uint8).reshape(groups))
 
 
+@lru_cache(100)
 def _bytes(seed: str, count: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
     return np.frombuffer(hashlib.shake_256(seed.encode()).digest(count), np.uint8)
 
