@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -33,6 +34,9 @@ pytest.importorskip("mlx_lm")
 pytest.importorskip("gguf")
 
 _NUMBERS = count()
+_PUT_ON: set[tuple[Path, str, bool]] = set()
+_FUSED: dict[tuple[Path, str], dict[str, Any]] = {}
+"""By base and the adapter's bytes: most variants are, without what they are spoilt by, one adapter."""
 KEEP = FuseRequest(precision="keep", accept_loss=True)
 
 
@@ -403,7 +407,11 @@ def loaded(registry: Registry, reference: str, base: Path, *, whole: bool) -> No
 
 
 def put_on(base: Path, adapter: Path | None, *, serve: bool = True) -> None:
-    """Let the probe and the server load a model, and an adapter on it."""
+    """Let the probe and the server load a model, and an adapter on it; the same bytes once on one base."""
+    if adapter is not None:
+        if (key := (base, contents(adapter), serve)) in _PUT_ON:
+            return
+        _PUT_ON.add(key)
     from mlx_lm.utils import load_model
 
     from fusery.registry.behaviour.models import Model
@@ -419,8 +427,19 @@ def put_on(base: Path, adapter: Path | None, *, serve: bool = True) -> None:
     board.use(board.load("a", adapter))
 
 
+def contents(folder: Path) -> str:
+    """Return a digest of the files of a folder."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        data = path.read_bytes()
+        digest.update(f"{path.relative_to(folder)}\0{len(data)}\0".encode() + data)
+    return digest.hexdigest()
+
+
 def fused_by_engine(base: Path, adapter: Path, scratch: Path) -> dict[str, Any]:
     """Return the tensors that the engine makes of an adapter as mlx-lm's trainer writes it today."""
+    if (key := (base, contents(adapter))) in _FUSED:
+        return _FUSED[key]
     from fusery.registry.engine.engine import fuse
     from fusery.registry.engine.plan import make_plan
 
@@ -430,7 +449,7 @@ def fused_by_engine(base: Path, adapter: Path, scratch: Path) -> dict[str, Any]:
     files = {path.name: path for path in base.iterdir()}
     (scratch / "engine").mkdir()
     fuse(make_plan(files, config, adapter / "adapters.safetensors", settings, "keep"), scratch / "engine")
-    return tiny_models.read_tensors(scratch / "engine")
+    return _FUSED.setdefault(key, tiny_models.read_tensors(scratch / "engine"))
 
 
 @pytest.mark.slow
