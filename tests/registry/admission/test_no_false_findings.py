@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import io
 import json
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -131,8 +132,8 @@ def train(folder: Path, base: Path, name: str, form: Mapping[str, Any]) -> Path:
         "num_layers": form["num_layers"],
         "optimizer": form.get("optimizer", "adam"),
         "lora_parameters": parameters,
-        # Else all adapters of one base begin alike.
-        "seed": len(list(folder.iterdir())),
+        # Else all adapters of one base begin alike; whatever came before, each begins as it always does.
+        "seed": zlib.crc32(name.encode()),
     }
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         run(SimpleNamespace(**arguments))
