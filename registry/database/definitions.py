@@ -13,7 +13,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
 
-from sqlalchemy import Connection, create_engine, text
+from sqlalchemy import URL, Connection, create_engine, text
 
 from .. import tables
 from .connection import Database
@@ -73,9 +73,7 @@ def differences(database: Database) -> list[Difference]:
     else:
         with database.scratch() as connection:
             found = _postgresql_facts(connection, _OWN_SCHEMA)
-            translated = connection.execution_options(schema_translate_map={None: "pg_temp"})
-            tables.metadata.create_all(translated, checkfirst=False)
-            expected = _postgresql_facts(connection, "pg_my_temp_schema()")
+            expected = _postgresql_expected(connection)
     return list(_compared(found, expected))
 
 
@@ -92,6 +90,19 @@ def _compared(found: Facts, expected: Facts) -> Iterator[Difference]:
             yield Difference(table, f"{subject} is {is_!r}, and should be {should!r}")
         elif what == "table" or table in tables.metadata.tables:
             yield Difference(table, f"{subject} is not of this program: {is_!r}")
+
+
+_EXPECTED: dict[tuple[URL, object], Facts] = {}
+
+
+def _postgresql_expected(connection: Connection) -> Facts:
+    """Make the tables, and return what they are; once for a server as somebody, since they are many and depend on nothing else."""
+    known = connection.engine.url, connection.dialect.server_version_info
+    if known not in _EXPECTED:
+        translated = connection.execution_options(schema_translate_map={None: "pg_temp"})
+        tables.metadata.create_all(translated, checkfirst=False)
+        _EXPECTED[known] = _postgresql_facts(connection, "pg_my_temp_schema()")
+    return _EXPECTED[known]
 
 
 def _postgresql_facts(connection: Connection, schema: str) -> Facts:

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import tiny_models
 from kept_registries import KeptStates
-from known_definitions import definitions_known
 from sqlalchemy import text
 
 from fusery.registry import Registry, tables
@@ -25,13 +24,6 @@ ONE, TWO = "course_rec_v1_20260115", "course_rec_v2_20260201"
 def found(registry: Registry) -> list[tuple[str, str]]:
     with registry.workspace.database.read() as session:
         return [(each.code, each.subject) for each in (*check_records(session), *check_amendments(session))]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def known() -> Iterator[None]:
-    """What the tables should be is no matter here, and is asked of PostgreSQL once."""
-    with definitions_known():
-        yield
 
 
 @pytest.fixture(scope="module")

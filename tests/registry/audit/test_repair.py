@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import tiny_models
 from kept_registries import KeptStates
-from known_definitions import definitions_known
 from sqlalchemy import update
 
 from fusery.registry import Registry, tables
@@ -22,13 +21,6 @@ from fusery.storage.errors import MissingFileError
 
 Flip = Callable[[Path], None]
 KEEP = FuseRequest(precision="keep", accept_loss=True)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def known() -> Iterator[None]:
-    """What the tables should be is no matter here, and is asked of PostgreSQL once."""
-    with definitions_known():
-        yield
 
 
 @pytest.fixture(scope="module")

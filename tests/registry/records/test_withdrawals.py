@@ -15,7 +15,6 @@ import peft_folders
 import pytest
 import tiny_models
 from kept_registries import KeptStates
-from known_definitions import definitions_known
 from sqlalchemy import select
 
 from fusery.registry import Registry, tables
@@ -76,13 +75,6 @@ class Family:
         task = reference.partition("@")[0]
         self.registry.aliases.set(alias, reference)
         self.aliases[f"{task}#{alias}"] = told
-
-
-@pytest.fixture(scope="module", autouse=True)
-def known() -> Iterator[None]:
-    """What the tables should be is no matter here, and is asked of PostgreSQL once."""
-    with definitions_known():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import tiny_models
-from known_definitions import definitions_known
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -27,13 +26,6 @@ from fusery.registry.workspace import Workspace
 FIRST, SECOND = "course_rec_v1_20260115", "course_rec_v2_20260201"
 PROD = "course_rec#prod"
 Change = Callable[[Session, tables.Adapter], None]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def known() -> Iterator[None]:
-    """What the tables should be is no matter here, and is asked of PostgreSQL once."""
-    with definitions_known():
-        yield
 
 
 def as_user(registry: Registry, name: str) -> Registry:
