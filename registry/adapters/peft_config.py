@@ -74,9 +74,11 @@ class PeftConfig(BaseModel):
 
     def targets_parameter(self, name: str) -> bool:
         """Tell whether PEFT would adapt a parameter of the base, going by its path (`_inject_parameters`)."""
+        if not self.target_parameters:
+            return False  # nearly always, and asked for each module
         # No target is longer than this, and names in a file may be of any length.
         rest = name if len(name) <= _LONGEST else name[-_LONGEST - 1 :].partition(".")[2]
-        self._targets = self._targets or frozenset(self.target_parameters or ())
+        self._targets = self._targets or frozenset(self.target_parameters)
         while rest and rest not in self._targets:
             rest = rest.partition(".")[2]
         return bool(rest)
