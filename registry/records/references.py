@@ -53,6 +53,14 @@ def load_adapters(*, in_full: bool = False) -> Select[tables.Adapter]:
     )
 
 
+def _load_one() -> Select[tables.Adapter]:
+    """Return the query for one adapter: what is asked of it beside its own row comes with a statement each, and only if it is asked."""
+    adapter = tables.Adapter
+    return select(adapter).options(
+        *map(joinedload, (adapter.task, adapter.base, adapter.dataset, adapter.parent))
+    )
+
+
 def resolve_adapter(
     session: Session, text: str, among: Select[tables.Adapter] | None = None
 ) -> tables.Adapter:
@@ -61,7 +69,7 @@ def resolve_adapter(
     Args:
         session: of any transaction.
         text: the reference.
-        among: the query for adapters, with what is needed of them; None for what their views need.
+        among: the query for adapters, with what is needed of them; None where the rest may come as it is asked for.
 
     Raises:
         UnknownReferenceError: nothing has that name.
@@ -78,9 +86,8 @@ def _find_adapter(session: Session, text: str, among: Select[tables.Adapter] | N
         reference = Reference.parse(text)
     except BadInputError:
         return None
-    found = list(
-        session.scalars(named_by(reference, load_adapters() if among is None else among).limit(3)).unique()
-    )
+    query = _load_one() if among is None else among
+    found = list(session.scalars(named_by(reference, query).limit(3)).unique())
     if reference.kind == "digest" and len({adapter.digest for adapter in found}) > 1:
         names = ", ".join(adapter.name for adapter in found)
         raise AmbiguousReferenceError(
