@@ -87,11 +87,10 @@ def train(options: argparse.Namespace) -> None:
     import train_adapters as trainer
 
     torch.set_num_threads(options.threads)
-    ways = ways_of(options.base)
     for name in options.only:
         spec = trainer.Spec(base=options.base.name, **SETTINGS[name])
-        for way, changes in ways.items():
-            folder = options.folder / f"{name}-{list(ways).index(way)}"
+        for number, (way, changes) in enumerate(ways_of(options.base).items()):
+            folder = options.folder / f"{name}-{number}"
             row = trainer.train(replace(spec, **changes), options.base, folder, torch.float32)
             print(name, way, json.dumps(row), flush=True)
 
@@ -108,7 +107,7 @@ def fuse_all(base: Path, folder: Path) -> None:
         out.mkdir()
         files = {path.name: path.resolve() for path in base.iterdir()}
         said = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
-        policy = Policy("keep", biases=adapter.name.endswith("-2"))
+        policy = Policy("keep", biases=said.get("use_qalora", False))
         fuse(make_plan(files, config, adapter / "adapters.safetensors", said, policy), out)
 
 

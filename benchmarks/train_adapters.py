@@ -363,7 +363,8 @@ def configuration(spec: Spec, name: str) -> dict[str, Any]:
     """Return adapter_config.json as mlx_lm.lora 0.32 writes it: all of its arguments, sorted."""
     parameters = {"rank": spec.rank, "dropout": 0.0, "scale": spec.scale}
     bits, size = spec.through or (0, 0)
-    aware = {"quantization_aware": {"bits": bits, "group_size": size}} if spec.through else {}
+    aware: dict[str, Any] = {"quantization_aware": {"bits": bits, "group_size": size}} if spec.through else {}
+    aware |= {"use_qalora": True, "qalora_group_size": spec.group} if spec.group > 1 else {}
     return {
         "adapter_path": name,
         "batch_size": spec.batch,

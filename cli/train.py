@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 @click.option("--strict", is_flag=True, help="Refuse what only gives warnings, too.")
 @click.option(
     "--qat",
-    "way",
-    flag_value="qat",
+    "through",
+    is_flag=True,
     help="Train through the base's quantiser, so that a fuse at its size loses nothing.",
 )
 @click.option(
     "--qa-lora",
-    "way",
-    flag_value="qa-lora",
+    "grouped",
+    is_flag=True,
     help="Train an update that a fuse at the base's size takes up in its biases.",
 )
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="-- ARGUMENTS")
@@ -48,7 +48,8 @@ def train_command(
     arguments: tuple[str, ...],
     base: str | None,
     strict: bool,
-    way: Way | None,
+    through: bool,
+    grouped: bool,
     **facts: Any,
 ) -> int:
     """Train with mlx_lm.lora, and register the best checkpoint.
@@ -66,6 +67,9 @@ def train_command(
 
     if base is None:
         _require_base_for(strict=strict, **facts)
+    if through and grouped:
+        raise click.UsageError("--qat and --qa-lora are two ways to train: give one of them.")
+    way: Way | None = "qat" if through else "qa-lora" if grouped else None
     if way and facts.get("trained_on") not in (None, base):
         raise click.UsageError(
             f"--{way} trains on the quantised base that it is fused onto: leave out --trained-on."

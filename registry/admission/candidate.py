@@ -13,6 +13,7 @@ from pathlib import Path
 from ..adapters.files import PEFT_WEIGHTS, WEIGHTS
 from ..adapters.finding import Finding
 from ..adapters.folder import AdapterFolder
+from ..adapters.groups import group_of
 from ..adapters.whole import WholeTensors
 from ..adapters.whole_fit import FittedWhole
 from ..models.architecture import Architecture, Weight
@@ -118,7 +119,9 @@ class Candidate:
         folder = self.folder
         if folder.header is None or WEIGHTS not in folder.files:
             return Values()
-        return measure(folder.files[WEIGHTS], folder.header, folder.modules)
+        # In PEFT's form their shapes tell which modules are of that kind.
+        group = group_of(folder.raw_config) if folder.form == "mlx" else None
+        return measure(folder.files[WEIGHTS], folder.header, folder.modules, group)
 
     @cached_property
     def whole(self) -> FittedWhole | None:

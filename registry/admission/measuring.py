@@ -26,13 +26,22 @@ _WHOLE = 256 << 20
 _Array = NDArray[Any]
 
 
-def measure(path: Path, header: Header, modules: Mapping[str, LoraModule]) -> Values:
+def measure(
+    path: Path, header: Header, modules: Mapping[str, LoraModule], group: int | None = None
+) -> Values:
     """Read the numbers of an adapter once.
 
     Memory stays at the size of one module's factors, and at a few MiB for tensors that are no factors or over 256 MiB.
+
+    Args:
+        path: the file.
+        header: of it.
+        modules: that it adapts.
+        group: how many neighbouring inputs are said to share a row of A.
     """
     tensors: dict[str, TensorValues] = {}
     norms: dict[str, float] = {}
+    uneven: list[str] = []
     with opened(path) as file:
         fd = file.fileno()
         for module in modules.values():
@@ -43,10 +52,12 @@ def measure(path: Path, header: Header, modules: Mapping[str, LoraModule]) -> Va
                     tensors[tensor.name] = _look(tensor.name, values)
             if len(factors) == 2 and _multiply(*factors):
                 norms[module.path] = update_norm(*factors)
+                if group is not None and not _is_constant(factors[0], group):
+                    uneven.append(module.path)
         for name, tensor in header.tensors.items():
             if name not in tensors and _is_float(tensor):
                 tensors[name] = _look_in_blocks(fd, tensor)
-    return Values(tensors, norms)
+    return Values(tensors, norms, uneven)
 
 
 def measure_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, TensorValues]:
@@ -74,6 +85,14 @@ def update_norm(a: _Array, b: _Array) -> float:
     else:
         left, right = cross(a, a), cross(b.T, b.T)
     return high_a * high_b * math.sqrt(max(float(np.vdot(left, right)), 0.0))
+
+
+def _is_constant(a: _Array, group: int) -> bool:
+    # Imported where it is needed: next to no adapter says this.
+    from ..engine.layouts import constant_in_groups
+
+    right = a.T if a.ndim == 2 else a.reshape(-1, a.shape[-1])
+    return right.shape[1] % group == 0 and constant_in_groups(right, group)
 
 
 def _is_float(tensor: Tensor) -> bool:

@@ -52,6 +52,13 @@ CLIPPED = Code(
     "the numbers ran into the limits of a format, or of clipping",
     "train with a smaller learning rate, or save in a wider format",
 )
+GROUPS_UNEVEN = Code(
+    "qalora_uneven",
+    "error",
+    "the configuration says QA-LoRA, and A differs within the groups of inputs that would share its rows",
+    "a fuse would be said to be in the biases, which cannot hold such an update",
+    "leave use_qalora out of adapter_config.json: it may stand there from the configuration of another run",
+)
 UPDATE_LARGE = Code(
     "update_large",
     "warning",
@@ -124,6 +131,17 @@ def numbers_do_something(candidate: Candidate) -> Iterator[Finding]:
 
 def _is_m(name: str) -> bool:
     return name.endswith(".m")
+
+
+@rule(GROUPS_UNEVEN)
+def as_even_as_said(candidate: Candidate) -> Iterator[Finding]:
+    """An update that is said to be constant within groups of inputs is."""
+    if uneven := candidate.values.uneven:
+        size = group_of(candidate.folder.raw_config)
+        message = (
+            f"A of {plural(len(uneven), 'module')} differs within groups of {size} inputs: {some(uneven)}"
+        )
+        yield GROUPS_UNEVEN.found(WEIGHTS, message)
 
 
 @rule(CLIPPED)

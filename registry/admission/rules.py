@@ -60,6 +60,7 @@ RULES: tuple[Rule, ...] = (
     peft_rules.whole_peft_adapter,
     number_rules.numbers_finite,
     number_rules.numbers_do_something,
+    number_rules.as_even_as_said,
     number_rules.numbers_not_clipped,
     number_rules.updates_plausible,
     number_rules.magnitudes_positive,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 
@@ -34,7 +34,9 @@ class Values:
     Attributes:
         tensors: of each floating-point tensor, by name.
         norms: Frobenius norm of `B A`, without the scale, of each module with both factors, by path.
+        uneven: the modules whose A differs within the groups of inputs that it is said to be constant in.
     """
 
     tensors: Mapping[str, TensorValues] = field(default_factory=dict)
     norms: Mapping[str, float] = field(default_factory=dict)
+    uneven: Sequence[str] = ()

@@ -19,6 +19,8 @@ from .grouped_training import begin_grouped, grouped_kinds, require_grouped
 Way = Literal["qat", "qa-lora"]
 """Through the base's quantiser, or with an update that is constant within its groups; each is an option of `fusery train`."""
 
+_WHAT = {"qat": "through the base's quantiser", "qa-lora": "for the base's groups"}
+
 GROUPED = "use_qalora", "qalora_group_size"
 """PEFT's entries of the configuration for an update that is constant within groups."""
 
@@ -103,9 +105,7 @@ def _common_format(layers: Iterable[Any], way: Way) -> tuple[int, int, str]:
     found = formats.pop() if len(formats) == 1 else None
     if found is None and not formats:
         raise BadInputError(
-            f"--{way} trains through the base's quantiser, and the layers that are trained have none"
-            if way == "qat"
-            else f"--{way} trains for the base's groups, and the layers that are trained have none",
+            f"--{way} trains {_WHAT[way]}, and the layers that are trained have none",
             hint="train on a quantised base: mlx_lm.convert -q makes one, and fusery base add takes it in",
         )
     if found is None:

@@ -84,35 +84,38 @@ def neighbours(
     if file is None or folder.header is None:
         return []
     digest = digest or digest_file(file)[0]
+    originals = (folder.originals or {}).get(PEFT_WEIGHTS) if folder.whole else None
+    as_registered = digest_file(originals)[0] if originals is not None else ""
     with workspace.database.read() as session:
-        originals = (folder.originals or {}).get(PEFT_WEIGHTS) if folder.whole else None
-        as_registered = digest_file(originals)[0] if originals is not None else ""
-        rows = session.execute(_with_weights(digest, as_registered)).all()
-        ours = manifest_of(folder.kept).digest if rows else None
-        same = [
-            Neighbour(
-                row.adapter,
-                row.task,
-                row.base,
-                same_bytes=True,
-                same_file=row.file == as_registered,
-                same_adapter=row.digest == ours,
-            )
-            for row in rows
-        ]
-        same += [
-            Neighbour(each.name, each.task, base.name, same_bytes=True)
-            for each in beside
-            if digest in each.weights
-        ]
+        rows = session.execute(_with_weights(digest, as_registered, task)).all()
         near = _candidates(workspace, session, base, task, digest, parent, beside)
+    alike = [each for each in beside if digest in each.weights]
+    ours = manifest_of(folder.kept).digest if rows or alike else None
+    same = [
+        Neighbour(
+            row.adapter,
+            row.task,
+            row.base,
+            same_bytes=True,
+            same_file=row.file == as_registered,
+            same_adapter=row.digest == ours,
+        )
+        for row in rows
+    ]
+    same += [
+        Neighbour(each.name, each.task, base.name, same_bytes=True, same_adapter=each.digest == ours)
+        for each in alike
+    ]
     if same or not folder.modules or folder.scale is None or folder.config.method == "full":
         return same
     return _nearest(file, folder.scale, folder.config.method, near)
 
 
-def _with_weights(digest: str, as_registered: str) -> Any:
-    """Select adapters with these weights, or with this file of PEFT's: name, digest, task and base, and the digest of that file."""
+def _with_weights(digest: str, as_registered: str, task: str | None) -> Any:
+    """Select adapters with these weights, or with this file of PEFT's: name, digest, task and base, and the digest of that file.
+
+    Those of the task come first.
+    """
     files = select(tables.ManifestFile.manifest_id).where(
         tables.ManifestFile.sha256 == digest, tables.ManifestFile.path == WEIGHTS
     )
@@ -148,7 +151,7 @@ def _with_weights(digest: str, as_registered: str) -> Any:
         )
         .join(tables.Task, tables.Adapter.task_id == tables.Task.id)
         .where(tables.Adapter.id.in_(union(stored, rendered, whole)))  # OR would read the whole table
-        .order_by(tables.Adapter.id)
+        .order_by(tables.Task.name != (task or ""), tables.Adapter.id)
         .limit(READ)
     )
 

@@ -328,6 +328,13 @@ def test_what_cannot_be_trained_through_a_quantiser(
     assert not (folder / "run").exists()
 
 
+def test_one_way_to_train_is_given_and_on_the_base_that_it_is_for(ready: Fusery) -> None:
+    ran = ready("train", "--qat", "--qa-lora", "--base", "tiny", "--task", "t", "--", *TRAIN)
+    assert (ran.code, "give one of them" in ran.err) == (2, True), ran.err
+    ran = ready("train", "--qa-lora", "--base", "tiny", "--trained-on", "other", "--task", "t", "--", *TRAIN)
+    assert (ran.code, "leave out --trained-on" in ran.err) == (2, True), ran.err
+
+
 @contextmanager
 def started(folder: Path, *words: str, deaf: bool = False) -> Iterator[WarmProcess]:
     """Run a command in a process of its own, of which stderr goes to a file."""

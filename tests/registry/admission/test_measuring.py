@@ -17,10 +17,10 @@ from fusery.registry.admission.values import Values
 from fusery.storage.safetensors import read_header
 
 
-def measured(path: Path, tensors: dict[str, tuple[str, np.ndarray]]) -> Values:
+def measured(path: Path, tensors: dict[str, tuple[str, np.ndarray]], group: int | None = None) -> Values:
     tiny_models.write_tensors(path, tensors, None)
     header = read_header(path)
-    return measure(path, header, lora_modules(header)[0])
+    return measure(path, header, lora_modules(header)[0], group)
 
 
 @settings(max_examples=60, deadline=None)
@@ -43,6 +43,25 @@ def test_the_norm_is_that_of_the_whole_matrix(
         b = random.standard_normal((rank, columns)).astype(np.float32)
         dense = a.astype(np.float64) @ b.astype(np.float64)
     assert update_norm(a, b) == pytest.approx(float(np.linalg.norm(dense)), rel=1e-4)
+
+
+@pytest.mark.parametrize("experts", [0, 3])
+def test_modules_are_named_whose_inputs_do_not_share_what_they_should(experts: int, tmp_path: Path) -> None:
+    random = np.random.default_rng(3)
+    own = random.standard_normal((experts or 1, 2, 4)).astype(np.float32)
+    even = np.repeat(own, 8, axis=2)  # (experts, rank, inputs), in groups of 8
+    odd = even.copy()
+    odd[-1, 1, 9] += 1
+    shaped = {"even": even, "odd": odd} if experts else {"even": even[0].T, "odd": odd[0].T}
+    b = np.ones((experts, 5, 2) if experts else (2, 5), np.float32)
+    tensors = {f"{name}.lora_a": ("F32", np.ascontiguousarray(a)) for name, a in shaped.items()}
+    tensors |= {f"{name}.lora_b": ("F32", b) for name in shaped}
+    path = tmp_path / "a.safetensors"
+    assert list(measured(path, tensors, 8).uneven) == ["odd"]
+    assert list(measured(path, tensors, 4).uneven) == ["odd"]
+    assert list(measured(path, tensors, 16).uneven) == ["even", "odd"]
+    assert list(measured(path, tensors, 5).uneven) == ["even", "odd"], "no whole number of groups"
+    assert not measured(path, tensors).uneven
 
 
 @pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])

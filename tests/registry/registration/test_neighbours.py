@@ -120,6 +120,15 @@ def test_one_that_is_registered_for_two_tasks_passes_for_either(
     assert found(registry, known, task="third").keys() == {"duplicate_weights"}
 
 
+def test_however_many_tasks_have_the_same_weights_its_own_is_seen(
+    registry: Registry, known: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.adapters.register(known, base="tiny", task="other")
+    monkeypatch.setattr(module, "READ", 1)
+    for task in "course_rec", "other":
+        assert found(registry, known, task=task) == {}
+
+
 def test_one_in_the_form_of_peft_is_itself_too(registry: Registry, known: Path, tmp_path: Path) -> None:
     folder = registry.exchange.export("course_rec@1", tmp_path / "peft", form="peft").path
     for task in "peft", "other":
