@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import signing_keys
 import tiny_models
+from kept_registries import KeptStates
 from signing_keys import FORMS, Pair
 from sqlalchemy import make_url
 from stocked_homes import Template, Templates
@@ -225,6 +226,12 @@ def bundle(shelf: dict[str, Path], tmp_path: Path) -> Callable[[str], Path]:
         return Path(shutil.copytree(source, place))
 
     return copy
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> KeptStates:
+    """Registries that are made once for all tests of a module, which may change them."""
+    return KeptStates(tmp_path_factory.mktemp("kept"))
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,8 @@ import large_registry
 import pytest
 import query_plans
 import tiny_models
-from kept_registries import module_url
+from kept_registries import lasting_registry
 from sqlalchemy import text
-from store_shelf import open_workspace
 
 from fusery.registry import Registry
 from fusery.registry.catalog.paging import SORTABLE
@@ -40,11 +39,7 @@ def crowded(
     There is one for all tests on each database: a few more adapters or corrections are nothing to it.
     """
     folder = tmp_path_factory.mktemp("crowded")
-    with (
-        module_url(request, request.param, folder) as url,
-        Registry(open_workspace(folder / "home", url)) as registry,
-    ):
-        registry.init()
+    with lasting_registry(request, request.param, folder) as registry:
         registry.bases.add(base, name="tiny", reference=True)
         large_registry.fill(registry, MANY)
         with registry.workspace.database.write() as session:

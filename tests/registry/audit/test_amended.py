@@ -26,11 +26,6 @@ def found(registry: Registry) -> list[tuple[str, str]]:
         return [(each.code, each.subject) for each in (*check_records(session), *check_amendments(session))]
 
 
-@pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> KeptStates:
-    return KeptStates(tmp_path_factory.mktemp("kept"))
-
-
 @pytest.fixture
 def tmp_path(kept: KeptStates) -> Path:
     """One folder for all tests, emptied for each: what most begin with is made once, and copied there."""

@@ -12,10 +12,9 @@ from typing import Any
 
 import pytest
 from full_registry import fill
-from kept_registries import module_url
+from kept_registries import lasting_registry
 from sqlalchemy import Column, Connection, Table, select, text
 from sqlalchemy.orm import Session
-from store_shelf import open_workspace
 from tampered_database import forced, unguarded
 
 from fusery.registry import Registry, tables
@@ -54,11 +53,7 @@ def full(
 ) -> Iterator[Registry]:
     """A registry with rows in every table, one for all tests on each database: whatever they edit, they take back."""
     folder = tmp_path_factory.mktemp("all")
-    with (
-        module_url(request, request.param, folder) as url,
-        Registry(open_workspace(folder / "home", url)) as registry,
-    ):
-        registry.init()
+    with lasting_registry(request, request.param, folder) as registry:
         yield fill(registry, tiny_base, folder / "files")
 
 

@@ -23,11 +23,6 @@ Flip = Callable[[Path], None]
 KEEP = FuseRequest(precision="keep", accept_loss=True)
 
 
-@pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> KeptStates:
-    return KeptStates(tmp_path_factory.mktemp("kept"))
-
-
 @pytest.fixture
 def tmp_path(kept: KeptStates) -> Path:
     """One folder for all tests, emptied for each: where bundles lie is on record."""

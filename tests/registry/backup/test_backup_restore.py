@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import tiny_models
 from full_registry import fill, used
-from kept_registries import module_url
+from kept_registries import lasting_registry
 from sqlalchemy import select
 from store_shelf import open_workspace
 
@@ -37,11 +37,7 @@ def full(
 ) -> Iterator[Registry]:
     """A registry with rows in every table, one on each database: a backup changes nothing of it."""
     folder = tmp_path_factory.mktemp("full")
-    with (
-        module_url(request, request.param, folder) as url,
-        open_registry(folder / "home", url) as registry,
-    ):
-        registry.init()
+    with lasting_registry(request, request.param, folder) as registry:
         yield fill(registry, tiny_base, folder / "files")
 
 

@@ -94,11 +94,6 @@ class Team:
         return False
 
 
-@pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> KeptStates:
-    return KeptStates(tmp_path_factory.mktemp("kept"))
-
-
 @pytest.fixture
 def tmp_path(kept: KeptStates) -> Path:
     """One folder for all tests, emptied for each: where the base lies is on record."""

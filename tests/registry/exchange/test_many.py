@@ -46,11 +46,6 @@ def counted() -> Iterator[Counter[str]]:
         event.remove(Engine, "before_cursor_execute", stated)
 
 
-@pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> KeptStates:
-    return KeptStates(tmp_path_factory.mktemp("kept"))
-
-
 @pytest.fixture
 def tmp_path(kept: KeptStates) -> Path:
     """One folder for all tests, emptied for each: what they begin with is made once, and copied there."""

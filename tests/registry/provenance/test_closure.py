@@ -11,10 +11,9 @@ import large_registry
 import lineage_registry
 import pytest
 import query_plans
-from kept_registries import module_url
+from kept_registries import lasting_registry
 from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
-from store_shelf import open_workspace
 
 from fusery.registry import Registry, tables
 from fusery.registry.provenance import ANCESTORS, Graph, trace_things, trace_whole
@@ -95,11 +94,7 @@ def sums(
 ) -> Iterator[Registry]:
     """A registry with 600 adapters, many computed from several others, in lines of sums of sums: one on each database."""
     folder = tmp_path_factory.mktemp("sums")
-    with (
-        module_url(request, request.param, folder) as url,
-        Registry(open_workspace(folder / "home", url)) as registry,
-    ):
-        registry.init()
+    with lasting_registry(request, request.param, folder) as registry:
         registry.bases.add(tiny_base, name="tiny", reference=True)
         large_registry.fill(registry, 600)
         _add_sums(registry, 600)

@@ -1,6 +1,6 @@
 """Registries that are made once for all tests of a module, on each database.
 
-`module_url` is for what tests look at and leave as it was.  `KeptStates` is for what they change: a test finds
+`lasting_registry` is for what tests look at and leave as it was.  `KeptStates` is for what they change: a test finds
 everything as it was when it had been made, in the same folder, since registries remember the places of what they wrote.
 """
 
@@ -22,8 +22,18 @@ from fusery.registry import Registry
 
 
 @contextmanager
-def module_url(request: pytest.FixtureRequest, backend: str, folder: Path) -> Iterator[str]:
-    """Yield the URL of a migrated, empty database that lasts as long as what asks for it."""
+def lasting_registry(request: pytest.FixtureRequest, backend: str, folder: Path) -> Iterator[Registry]:
+    """Yield an initialised registry, on a migrated, empty database, that lasts as long as what asks for it."""
+    with (
+        _module_url(request, backend, folder) as url,
+        Registry(open_workspace(folder / "home", url)) as registry,
+    ):
+        registry.init()
+        yield registry
+
+
+@contextmanager
+def _module_url(request: pytest.FixtureRequest, backend: str, folder: Path) -> Iterator[str]:
     if backend == "sqlite":
         path = folder / "database" / "fusery.db"
         path.parent.mkdir()
