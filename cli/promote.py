@@ -22,7 +22,17 @@ _MARKS = {"passed": "passed", "failed": "FAILED", "unknown": "unknown"}
 @_ALIAS
 @click.option("--reason", default="", metavar="TEXT", help="Why, for the log.")
 @click.option("--dry-run", is_flag=True, help="Evaluate the rules only; nothing is moved or logged.")
-def promote_command(session: Session, reference: str, alias: str, reason: str, dry_run: bool) -> int:
+@click.option("--to", "url", metavar="URL", help="On a server, with what it has on record; see fusery push.")
+@click.option("--insecure-http", is_flag=True, help="Let the token go there over the network as it is.")
+def promote_command(
+    session: Session,
+    reference: str,
+    alias: str,
+    reason: str,
+    dry_run: bool,
+    url: str | None,
+    insecure_http: bool,
+) -> int:
     """Let an alias hold REF if REF fulfils its rules.
 
     It is said which rule REF does not fulfil.
@@ -30,7 +40,12 @@ def promote_command(session: Session, reference: str, alias: str, reason: str, d
     Exit code 0 when it does, 1 when a rule failed, 3 when one cannot be decided.  A refusal is in the log, with its
     reasons.
     """
-    promotion = session.registry.aliases.promote(reference, alias, reason=reason, dry_run=dry_run)
+    if url is None:
+        promotion = session.registry.aliases.promote(reference, alias, reason=reason, dry_run=dry_run)
+    else:
+        promotion = session.registry.exchange.promote(
+            reference, alias, url, reason=reason, dry_run=dry_run, insecure_http=insecure_http
+        )
 
     def human() -> None:
         for outcome in promotion.rules:
@@ -39,7 +54,7 @@ def promote_command(session: Session, reference: str, alias: str, reason: str, d
         session.print(_sentence(promotion))
         for outcome in promotion.rules:
             if outcome.state != "passed" and outcome.hint:
-                session.say(f"Hint: {outcome.hint}")
+                session.say(f"Hint: {cell(outcome.hint)}")
 
     # What the alias holds afterwards, as for `alias set`; nothing where it was refused.
     names = [promotion.adapter] if promotion.verdict == "passed" else []

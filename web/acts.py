@@ -81,11 +81,14 @@ class Act:
 _ADAPTER = Field("adapter", "Adapter", required=True, said="a name, TASK@VERSION or a digest")
 _ALIAS = Field("alias", "Alias", required=True, said="such as prod, or TASK#prod")
 _WHY = Field("reason", "Reason", "text", required=True, said="for the log")
+_DRY = Field("dry_run", "Evaluate the rules only", "flag", shown=False)
 _VIA = Field("via", "What keeps it up to date", said="a program's name, such as vllm", shown=False)
 
 
 def _promote(registry: Registry, values: Values) -> Promotion:
-    return registry.aliases.promote(values["adapter"], values["alias"], reason=values["reason"])
+    return registry.aliases.promote(
+        values["adapter"], values["alias"], reason=values["reason"], dry_run=values["dry_run"]
+    )
 
 
 def _approve(registry: Registry, values: Values) -> Approval:
@@ -159,7 +162,7 @@ ACTS: Sequence[Act] = (
         "Promote",
         "Lets an alias hold this adapter if all its rules hold.",
         "approver",
-        (_ADAPTER, _ALIAS, _WHY),
+        (_ADAPTER, _ALIAS, _WHY, _DRY),
         Promotion,
         _promote,
         lambda done: of_alias(done.alias),

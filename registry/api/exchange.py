@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeGuard, Unpack
 
 from fusery.storage.progress import SILENT, Reporter
 
-from .resource import Named, Resource, named
+from .resource import Named, Resource, named, said
 
 if TYPE_CHECKING:
     from ..admission.submission import Facts
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ..exchange.import_runs import ImportedRun
     from ..exchange.over_http import ServerPlace
     from ..records.adapter import Registered
+    from ..releases.promote import Promotion
 
 
 class Exchange(Resource):
@@ -142,6 +143,33 @@ class Exchange(Resource):
         return register_on_server(
             self.workspace, folder, place, Submission(**facts), strict=strict, reporter=reporter
         )
+
+    def promote(
+        self,
+        reference: Named,
+        alias: str,
+        url: str,
+        *,
+        reason: str,
+        dry_run: bool = False,
+        insecure_http: bool = False,
+    ) -> Promotion:
+        """Let an alias on a server hold an adapter that is there, if its rules allow it; there need be no registry here.
+
+        See `fusery.registry.exchange.promote_over_http.promote_on_server`.
+
+        Args:
+            reference: the adapter, as the server's registry calls it.
+            alias: as `aliases.promote` takes it.
+            url: of the server.
+            reason: why, for its log.
+            dry_run: evaluate the rules only.
+            insecure_http: the token may go to the server over a network as it is.
+        """
+        from ..exchange.promote_over_http import promote_on_server
+
+        place = _server(url, None, None, insecure_http)
+        return promote_on_server(named(reference), alias, place, reason=said(reason), dry_run=dry_run)
 
     def export(
         self,

@@ -45,9 +45,10 @@ IDLE = 3.0
 
 _PASSING = frozenset({429, 502, 503, 504})
 _ANSWER = 64 << 20
-_REFUSAL = 65_536
+_REFUSAL = 1 << 20
 _SAID = 1_000
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_ADVICE = re.compile(r"(?<![\w./-])(?P<command>fusery [^;:]*?)(?P<there>, there)?(?=[;:]|$)")
 _KNOWN: Mapping[str, type[FuseryError]] = {
     error.code: error
     for error in (
@@ -72,11 +73,13 @@ class RefusedError(ServerRefusedError):
 
     Attributes:
         said: its code there.
+        answer: what was sent, where it is no refusal of the usual form.
     """
 
-    def __init__(self, message: str, said: str, *, hint: str | None = None) -> None:
+    def __init__(self, message: str, said: str, *, hint: str | None = None, answer: bytes = b"") -> None:
         super().__init__(message, hint=hint)
         self.said = said
+        self.answer = answer
 
 
 @dataclass(slots=True)
@@ -342,7 +345,7 @@ class HttpCalls:
             code, message, hint = (str(told.get(key) or "") for key in ("code", "message", "hint"))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             code, message, hint = "", "", ""
-        message, hint = self._shown(message), self._shown(hint)
+        message, hint = self._shown(message), turned(self._shown(hint))
         if status in _PASSING or code in again:
             return PassingError(message or f"it says {status}")
         if 300 <= status < 400:
@@ -356,11 +359,21 @@ class HttpCalls:
         if code in _KNOWN:
             return _KNOWN[code](message, hint=hint or None)
         said = f": {message}" if message else f" ({status})"
-        return RefusedError(f"{self.address.url} refused this{said}", code, hint=hint or None)
+        return RefusedError(
+            f"{self.address.url} refused this{said}",
+            code,
+            hint=hint or None,
+            answer=b"" if code or message else data,
+        )
 
     def _shown(self, text: str) -> str:
         hidden = text.replace(self.token, "...") if self.token else text
         return _CONTROL.sub(" ", hidden)[:_SAID]
+
+
+def turned(hint: str) -> str:
+    """Return what a server advises as it is to be read here: its own registry is the one there, and the one there is ours."""
+    return _ADVICE.sub(lambda found: found["command"] + ("" if found["there"] else ", there"), hint)
 
 
 def parsed(data: bytes, where: str, what: str = "no server of fusery's") -> Any:

@@ -77,3 +77,44 @@ def test_register_on_a_server_from_a_machine_without_a_registry(
             parent = stocked(*words, *said, "--parent", "course_rec@1")
             assert (parent.code, "pull them" in parent.err) == (2, True)
             assert there.upkeep.audit().ok
+
+
+def test_promote_on_a_server_as_its_rules_have_it(
+    stocked: Fusery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Registry.open(tmp_path / "home") as there:
+        there.aliases.set_rules("prod", {"val_loss_within": 0.1, "fidelity": "PASS"}, reason="as agreed")
+        publisher, approver = (there.tokens.create(name, name).secret for name in ("publisher", "approver"))
+        with pages_of(there, TeamDoor(there, Proxies())) as url:
+            words = ["--home", tmp_path / "none", "promote", "course_rec@1", "prod", "--to", url]
+            monkeypatch.setenv("FUSERY_TOKEN", approver)
+            unsaid = stocked(*words)
+            assert (unsaid.code, "--reason TEXT" in unsaid.err) == (2, True), unsaid.err
+            words += ["--reason", "launch"]
+            undecided = stocked(*words)
+            assert undecided.code == 3, undecided.err
+            assert "Undecided: course_rec#prod stays with nobody." in undecided.out
+            assert undecided.err.strip().endswith("Hint: fusery fuse course_rec_v1_20260115, there")
+            there.aliases.set_rules("prod", {"val_loss_within": 0.1}, reason="less")
+            told = len(there.upkeep.log())
+            tried = stocked(*words, "--dry-run")
+            assert (tried.code, "would hold" in tried.out) == (0, True), tried.err
+            assert len(there.upkeep.log()) == told, "nothing was done"
+            done = stocked(*words, "--json")
+            assert (done.code, done.json["moved"], done.json["alias"]) == (0, True, "course_rec#prod"), (
+                done.err
+            )
+            assert done.json["adapter"] == there.aliases.show("course_rec#prod").adapter
+            assert {entry.actor for entry in there.upkeep.log(reference="course_rec#prod")} >= {"approver"}
+            again = stocked(*words, "-q")
+            assert (again.code, again.out.strip()) == (0, done.json["adapter"])
+            there.aliases.set_rules("prod", {"approvals": 1}, reason="more")
+            failed = stocked(*words[:3], "course_rec@2", *words[4:], "--json")
+            assert (failed.code, failed.json["verdict"], failed.json["moved"]) == (1, "failed", False)
+            assert failed.json["rules"][-1]["hint"].endswith(", there")
+            unknown = stocked(*words[:3], "nothing@1", *words[4:])
+            assert (unknown.code, "nothing" in unknown.err, "Traceback" in unknown.err) == (2, True, False)
+            monkeypatch.setenv("FUSERY_TOKEN", publisher)
+            refused = stocked(*words)
+            assert (refused.code, "approver" in refused.err) == (2, True), refused.err
+            assert not (tmp_path / "none").exists()
