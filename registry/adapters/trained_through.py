@@ -15,6 +15,12 @@ from ..errors import FusionUnsupportedError
 QUANTIZATION_AWARE = "quantization_aware"
 """The entry of the configuration."""
 
+ITS_WEIGHTS = "quantization_aware_weights"
+"""The entry with SHA-256 digests of the weights that were trained so.
+
+mlx-lm takes what stands in a configuration over into that of the next run (`mlx_lm.lora -c`), which is trained as usual.
+"""
+
 
 def trained_through(config: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the format that an adapter was trained through, as MLX writes it: `group_size`, `bits`, `mode`; None of any other.
@@ -56,3 +62,14 @@ def aware_of(method: str, config: Mapping[str, Any]) -> dict[str, Any] | None:
         return None if method == "full" else trained_through(config)
     except ValueError:
         return None
+
+
+def is_of_others(config: Mapping[str, Any], digest: str) -> bool:
+    """Tell whether an adapter's entry is about other weights than it has.
+
+    Args:
+        config: the adapter's, as it was parsed.
+        digest: of its weights, in the form that the trainer wrote.
+    """
+    theirs = config.get(ITS_WEIGHTS)
+    return theirs is not None and not (isinstance(theirs, list) and digest in theirs)

@@ -119,9 +119,7 @@ class Candidate:
         folder = self.folder
         if folder.header is None or WEIGHTS not in folder.files:
             return Values()
-        # In PEFT's form their shapes tell which modules are of that kind.
-        group = group_of(folder.raw_config) if folder.form == "mlx" else None
-        return measure(folder.files[WEIGHTS], folder.header, folder.modules, group)
+        return measure(folder.files[WEIGHTS], folder.header, folder.modules, group_of(folder.raw_config))
 
     @cached_property
     def whole(self) -> FittedWhole | None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..adapters.files import CONFIG
+from fusery.storage.digest import digest_file
+
+from ..adapters.files import CONFIG, WEIGHTS
 from ..adapters.finding import Finding
-from ..adapters.trained_through import QUANTIZATION_AWARE, trained_through
+from ..adapters.folder import AdapterFolder
+from ..adapters.trained_through import ITS_WEIGHTS, QUANTIZATION_AWARE, is_of_others, trained_through
 from .candidate import Candidate
 from .code import Code, rule
 
@@ -30,6 +33,13 @@ AWARE_INVALID = Code(
     "the format that the adapter was trained through is none of mlx",
     "it would be fused, and measured, as another one than was trained",
     'write "quantization_aware": {"bits": 4, "group_size": 64} of the run in adapter_config.json, or leave it out',
+)
+AWARE_OTHER = Code(
+    "quantization_aware_other",
+    "error",
+    "the configuration says that other weights were trained through a quantiser",
+    "measured as if these were, a fuse would pass that has lost what they learned",
+    f"leave {QUANTIZATION_AWARE} and {ITS_WEIGHTS} out of adapter_config.json: they stand there from the configuration of another run",
 )
 AWARE = Code(
     "quantization_aware",
@@ -71,7 +81,7 @@ def complete_pairs(candidate: Candidate) -> Iterator[Finding]:
             yield INCOMPLETE_MODULE.found(module.path, f"{module.path} has no {part}")
 
 
-@rule(AWARE_INVALID, AWARE)
+@rule(AWARE_INVALID, AWARE_OTHER, AWARE)
 def trained_through_a_format(candidate: Candidate) -> Iterator[Finding]:
     """The format that an adapter says it was trained through is one of mlx, and it has factors that were."""
     try:
@@ -90,6 +100,17 @@ def trained_through_a_format(candidate: Candidate) -> Iterator[Finding]:
             CONFIG, message, f"leave {QUANTIZATION_AWARE} out: quantise them afterwards"
         )
         return
+    if _is_of_others(candidate.folder):
+        message = f"{CONFIG} says other weights than these were trained through a quantiser"
+        yield AWARE_OTHER.found(CONFIG, message)
+        return
     bits, size, mode = format_["bits"], format_["group_size"], format_["mode"]
     message = f"the adapter was trained through {bits} bits in groups of {size} ({mode}), and is fused so"
     yield AWARE.found(CONFIG, message)
+
+
+def _is_of_others(folder: AdapterFolder) -> bool:
+    # Rendered from another form, the weights are other bytes.
+    if ITS_WEIGHTS not in folder.raw_config or folder.form != "mlx" or WEIGHTS not in folder.files:
+        return False
+    return is_of_others(folder.raw_config, digest_file(folder.files[WEIGHTS])[0])

@@ -160,7 +160,7 @@ class Policy:
             plain: format of the sum's numbers.
             columns: of its weight.
             adapted: an adapter has tensors for it.
-            rescaled: by DoRA, which no calibration shapes.
+            rescaled: by DoRA, which no calibration shapes and no biases hold.
 
         Raises:
             FusionUnsupportedError: with `mixed`, the columns cannot be cut into groups.
@@ -181,7 +181,7 @@ class Policy:
             return Target(Grid(bits, size, plain), plain, shaped=shaped and size == grid.group_size)
         if not isinstance(grid, Grid):
             return Target(grid, plain)
-        biases = self.biases and adapted and plain is grid.form and self.aware is None
+        biases = self.biases and adapted and not rescaled and plain is grid.form and self.aware is None
         return Target(Grid(grid.bits, grid.group_size, plain), plain, biases=biases)
 
 

@@ -56,13 +56,19 @@ def fits_biases(groups: Iterable[int | None], quantization: Mapping[str, Any] | 
 
     Args:
         groups: of each adapter, as `group_of` has it.
-        quantization: MLX's entry of the base.
+        quantization: MLX's entry of the base, with entries for modules that are quantised otherwise.
     """
     own = quantization or {}
-    size = own.get("group_size")
-    if type(size) is not int or size < 1 or own.get("mode", "affine") != "affine":
+    # Some modules may be quantised otherwise than the rest.
+    formats = [own, *({**own, **each} for each in own.values() if isinstance(each, Mapping))]
+    if any(each.get("mode", "affine") != "affine" for each in formats):
         return False
-    return all(group is not None and group % size == 0 for group in groups)
+    sizes = [each.get("group_size") for each in formats]
+    return all(
+        group is not None and type(size) is int and size > 0 and group % size == 0
+        for group in groups
+        for size in sizes
+    )
 
 
 def in_format(quantization: Mapping[str, Any] | None, aware: Mapping[str, Any] | None) -> bool:

@@ -98,7 +98,7 @@ class FuseInputs:
     @property
     def fits_biases(self) -> bool:
         """Every adapter's update is constant within the groups that the base is quantised in, so that biases can hold it."""
-        groups = [part.group for part in self.parts]
+        groups = [part.group if part.method == "lora" else None for part in self.parts]
         return self.aware is None and fits_biases(groups, self.quantization)
 
     @property

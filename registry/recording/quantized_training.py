@@ -6,13 +6,20 @@ the outputs are those of the quantised sum, and what lies before the layer gets 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import json
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from copy import copy
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from ..adapters.trained_through import QUANTIZATION_AWARE
+from fusery.storage.digest import digest_file
+from fusery.storage.jsonfile import read_object
+from fusery.storage.publishing import write_atomically
+
+from ..adapters.files import CONFIG
+from ..adapters.trained_through import ITS_WEIGHTS, QUANTIZATION_AWARE
 from ..errors import BadInputError
 from .grouped_training import begin_grouped, grouped_kinds, require_grouped
 
@@ -20,6 +27,8 @@ Way = Literal["qat", "qa-lora"]
 """Through the base's quantiser, or with an update that is constant within its groups; each is an option of `fusery train`."""
 
 _WHAT = {"qat": "through the base's quantiser", "qa-lora": "for the base's groups"}
+
+_SAVED = "*adapters.safetensors"
 
 GROUPED = "use_qalora", "qalora_group_size"
 """PEFT's entries of the configuration for an update that is constant within groups."""
@@ -48,7 +57,7 @@ def require_trainable(args: Any, way: Way) -> None:
 
 def without_format(args: Any) -> None:
     """Take the format out of arguments that have it from somewhere, such as the configuration of an earlier run that is repeated."""
-    for name in (QUANTIZATION_AWARE, *GROUPED):
+    for name in (QUANTIZATION_AWARE, ITS_WEIGHTS, *GROUPED):
         if hasattr(args, name):
             delattr(args, name)
 
@@ -98,6 +107,29 @@ def make_layers(args: Any, model: Any, to_lora: Callable[..., None], way: Way = 
         for name, value in zip(GROUPED, (True, size), strict=True):
             setattr(args, name, value)
     return list(layers.values())
+
+
+@contextmanager
+def bound_to_weights(folder: Path) -> Iterator[None]:
+    """Write into an adapter's configuration which weights were trained through the quantiser: those saved meanwhile.
+
+    Args:
+        folder: where the trainer saves them.
+    """
+    before = {path: _stamp(path) for path in folder.glob(_SAVED)}
+    try:
+        yield
+    finally:
+        saved = [path for path in folder.glob(_SAVED) if before.get(path) != _stamp(path)]
+        if saved:
+            config = read_object(folder / CONFIG)
+            config[ITS_WEIGHTS] = sorted({digest_file(path)[0] for path in saved})
+            write_atomically(folder / CONFIG, json.dumps(config, indent=4).encode())
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    found = path.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _common_format(layers: Iterable[Any], way: Way) -> tuple[int, int, str]:

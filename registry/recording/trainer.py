@@ -27,7 +27,7 @@ from ..records.references import resolve_base
 from ..server.mlx_keys import mlx_keys
 from ..server.templates.chat import ChatTemplates
 from .callback import RecordRun
-from .quantized_training import Way, make_layers, require_trainable, without_format
+from .quantized_training import Way, bound_to_weights, make_layers, require_trainable, without_format
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
@@ -159,7 +159,12 @@ def _recorded(
             wrapped=training_callback,
         )
         runs.append(record)
-        with record, _made(lora, layers) if way else contextlib.nullcontext():
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(record)
+            if way:
+                stack.enter_context(_made(lora, layers))
+            if way == "qat":
+                stack.enter_context(bound_to_weights(Path(args.adapter_path)))
             train_model(args, model, train_set, valid_set, record)
 
     lora.run, lora.load = ready_then_run, complete_and_load

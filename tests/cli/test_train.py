@@ -269,6 +269,9 @@ def test_what_was_trained_through_the_quantiser_is_what_the_fused_model_gives(
     said = json.loads((run / "adapter_config.json").read_text())["quantization_aware"]
     assert said == {"bits": 4, "group_size": 64}
     assert read_record(run / RUN_RECORD).arguments["quantization_aware"] == said
+    saved = {path.name: digest_file(path)[0] for path in run.glob("*adapters.safetensors")}
+    bound = json.loads((run / "adapter_config.json").read_text())["quantization_aware_weights"]
+    assert saved and set(bound) == set(saved.values())
     shown = ready("show", "cats@1", "--json").json
     assert [finding["code"] for finding in shown["findings"]] == ["quantization_aware"]
     made = ready("fuse", "cats@1", "--json").json
@@ -287,6 +290,11 @@ def test_what_was_trained_through_the_quantiser_is_what_the_fused_model_gives(
     assert ran.code == 0, ran.err
     assert "quantization_aware" not in json.loads((folder / "again" / "adapter_config.json").read_text())
     assert ready("show", "cats@2", "--json").json["findings"] == []
+    # And by the trainer itself, which takes the entries over: those weights are others.
+    shutil.copytree(folder / "again", folder / "plain")
+    shutil.copy(run / "adapter_config.json", folder / "plain")
+    refused = ready("register", "plain", "--base", "four", "--task", "plain")
+    assert (refused.code, "quantization_aware_other" in refused.err) == (2, True), refused.err
 
 
 def test_what_is_constant_within_groups_is_taken_up_in_the_biases(ready: Fusery, folder: Path) -> None:

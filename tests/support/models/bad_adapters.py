@@ -221,6 +221,10 @@ CASES: dict[str, Case] = {
     "quantization_aware_invalid": Case(
         edit_config(quantization_aware={"bits": 7, "group_size": 64}), edit_config(quantization_aware=None)
     ),
+    "quantization_aware_other": Case(
+        edit_config(quantization_aware={"bits": 4, "group_size": 64}, quantization_aware_weights=["0" * 64]),
+        edit_config(quantization_aware=None, quantization_aware_weights=["0" * 64]),
+    ),
     "qalora_uneven": Case(
         edit_config(use_qalora=True, qalora_group_size=32),
         edit_config(use_qalora=False, qalora_group_size=32),
