@@ -70,7 +70,8 @@ def probe_command(
     """Compare what two models answer to prompts.
 
     REF alone: base + adapter against its fused model, so that one sees what fusing lost.  With --against base:
-    whether the adapter changed anything.  With --against REF2: how two versions differ.
+    whether the adapter changed anything.  With --against REF2: how two versions differ.  Of an adapter that was trained
+    through a quantiser, its fused model is what was trained, and it is compared with the base.
 
     What is measured is about the prompts.  Where the adapter makes them no more likely than its base does, they are
     unlike what it was trained on, and the answer says so.

@@ -74,6 +74,8 @@ def train_command(
         raise click.UsageError(
             f"--{way} trains on the quantised base that it is fused onto: leave out --trained-on."
         )
+    if way and base is None and not _names_model(arguments):
+        raise click.UsageError(f"--{way} trains on a quantised base, and none is named: give --base NAME.")
     submission = Submission(base=base, **facts) if base is not None else None
     trained_on = facts.get("trained_on") or base
     model = known_base(session.registry.workspace, trained_on) if trained_on is not None else None
@@ -82,7 +84,7 @@ def train_command(
     def ready(args: Any) -> None:
         require_data(args)
         if submission is not None and args.train:
-            require_registrable(session.registry.workspace, submission, args)
+            require_registrable(session.registry.workspace, submission, args, same=way is not None)
         folders.extend([args.adapter_path] * bool(args.train))
 
     with contextlib.redirect_stdout(sys.stderr if session.json or session.quiet else sys.stdout):
@@ -104,6 +106,11 @@ def _require_base_for(**facts: Any) -> None:
         if value:
             option = {"tags": "tag"}.get(name, name).replace("_", "-")
             raise click.UsageError(f"--{option} is about registering: give --base too.")
+
+
+def _names_model(arguments: tuple[str, ...]) -> bool:
+    """Tell whether the trainer's own arguments, or its configuration, may name what is trained."""
+    return any(word.partition("=")[0] in ("--model", "--config", "-c") for word in arguments)
 
 
 def _has_weights(folder: str) -> bool:

@@ -59,6 +59,13 @@ GROUPS_UNEVEN = Code(
     "a fuse would be said to be in the biases, which cannot hold such an update",
     "leave use_qalora out of adapter_config.json: it may stand there from the configuration of another run",
 )
+GROUPS_EVEN = Code(
+    "qalora",
+    "info",
+    "the update is constant within groups of inputs (QA-LoRA)",
+    "a base in affine codes whose groups fit takes it up in its biases, and loses next to nothing; another base does not",
+    "",
+)
 UPDATE_LARGE = Code(
     "update_large",
     "warning",
@@ -133,15 +140,17 @@ def _is_m(name: str) -> bool:
     return name.endswith(".m")
 
 
-@rule(GROUPS_UNEVEN)
+@rule(GROUPS_UNEVEN, GROUPS_EVEN)
 def as_even_as_said(candidate: Candidate) -> Iterator[Finding]:
     """An update that is said to be constant within groups of inputs is."""
+    size = group_of(candidate.folder.raw_config)
     if uneven := candidate.values.uneven:
-        size = group_of(candidate.folder.raw_config)
         message = (
             f"A of {plural(len(uneven), 'module')} differs within groups of {size} inputs: {some(uneven)}"
         )
         yield GROUPS_UNEVEN.found(WEIGHTS, message)
+    elif size is not None and candidate.folder.config.method == "lora":
+        yield GROUPS_EVEN.found(WEIGHTS, f"the update is constant within groups of {size} inputs (QA-LoRA)")
 
 
 @rule(CLIPPED)

@@ -86,7 +86,7 @@ def probe(
         reference: an adapter, which stands for its base with the adapter put on; a fused model; or a base.
         against: what to compare with: another reference, or `base` for the base of `reference`.  None compares an
             adapter with its fused model, which is fused if it is not in the cache; whatever it lost, since it is
-            only measured.
+            only measured.  One that was trained through a quantiser is its fused model, and compared with the base.
         request: how that model is fused; what it adds is added to the adapter on its base, too; not with `against`.
         prompts: a file of prompts; None for what the adapter's run kept out of training, where it recorded that and it is still
             here, or else for the built-in ones.
@@ -132,12 +132,12 @@ def measure_probe(
     a = subject_of(workspace, reference)
     if against is None and request is not None and request.extras:
         a = _sum_of(workspace, a, request)
-    b = _other(workspace, a, reference, against, request, reporter)
-    if a.aware and b.fused is not None:
-        reporter.say(
-            f"{a.side.name} was trained through a quantiser: its fused model is what was trained, and base + adapter, unrounded, is not"
-        )
-        a = replace(a, owner=None)  # what that does is nobody's measure
+    if a.aware and against is None:
+        b = subject_of(workspace, a.base)  # what was trained is its fused model, which nothing can be lost of
+    else:
+        b = _other(workspace, a, reference, against, request, reporter)
+    a = _as_trained(workspace, a, reference, request, reporter)
+    b = _as_trained(workspace, b, against or BASE, None, reporter)
     about = Prompts("file", prompts.name) if prompts is not None else Prompts("built-in")
     if asked is None:
         asked, about = _own_prompts(workspace, a, b, limit, reporter.say)
@@ -153,6 +153,18 @@ def measure_probe(
     seconds = time.monotonic() - started
     found = report(a.side, b.side, samples, measured, seconds, about=about, one_base=a.base == b.base)
     return found, probed(found, asked, (a.owner, b.owner))
+
+
+def _as_trained(
+    workspace: Workspace, one: Subject, reference: str, request: FuseRequest | None, reporter: Reporter
+) -> Subject:
+    """Return a model as it was trained: of an adapter that was trained through a quantiser, its fused one."""
+    if not one.aware:
+        return one
+    reporter.say(
+        f"{one.side.name} was trained through a quantiser: its fused model is asked, which is what was trained, and base + adapter is not"
+    )
+    return _own_fused(workspace, one, reference, request, reporter)
 
 
 def _own_prompts(

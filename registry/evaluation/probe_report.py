@@ -90,7 +90,7 @@ class ProbeReport(Record):
         top1_agreement: share of the tokens for which both find the same token most likely.
         loss_a: mean of -log p of the text's own next token, in nats.
         loss_b: the same of b.
-        loss_base: the same of the base, where one of the two is a base + adapter; else None.
+        loss_base: the same of the base, where it was asked; else None.
         gain_kept: what share of the fall in loss from the base to a is in b; None where that has no meaning.
         seconds: the measuring took, without fusing.
         rows: each prompt.
@@ -143,8 +143,9 @@ class ProbeReport(Record):
     @property
     def _found(self) -> str:
         numbers = f"KL {short(self.kl)}, {100 * self.top1_agreement:.1f} % of next tokens the same"
-        if self.b.kind == "base" and self.a.kind == "adapter":
-            return f"The adapter {self._change}: {numbers}.{self._losses}"
+        if self.b.kind == "base" != self.a.kind:
+            fused = ", fused," if self.a.kind == "fused" else ""
+            return f"The adapter{fused} {self._change}: {numbers}.{self._losses}"
         who, whom = str(self.b), str(self.a)
         if self.b.kind == "fused" and self.a.kind == "adapter" and self.a.name == self.b.name:
             who, whom = "The fused model", "base + adapter"
@@ -170,7 +171,7 @@ class ProbeReport(Record):
     @property
     def _losses(self) -> str:
         base = f", of the base {short(self.loss_base)}" if self.loss_base is not None else ""
-        if self.b.kind == "base" and self.a.kind == "adapter":
+        if self.b.kind == "base" != self.a.kind:
             return f" The loss is {short(self.loss_a)}{base}."
         return f" The loss is {short(self.loss_b)} against {short(self.loss_a)}{base}."
 
@@ -200,7 +201,7 @@ def report(
     loss_a, loss_b = float(whole.loss_a.mean()), float(whole.loss_b.mean())
     loss_base = float(np.concatenate(measured.base_losses).mean()) if measured.base_losses else None
     kinds = (a.kind, b.kind)
-    if kinds == ("adapter", "base"):
+    if b.kind == "base" != a.kind and one_base:
         loss_base = loss_b
     gain = loss_base - loss_a if loss_base is not None and kinds == ("adapter", "fused") else 0.0
     return ProbeReport(

@@ -47,8 +47,16 @@ def require_data(args: Any) -> None:
         )
 
 
-def require_registrable(workspace: Workspace, submission: Submission, args: Any) -> None:
+def require_registrable(
+    workspace: Workspace, submission: Submission, args: Any, *, same: bool = False
+) -> None:
     """Refuse what `register` would refuse afterwards for what is known now.
+
+    Args:
+        workspace: the registry's parts.
+        submission: what the user said.
+        args: the trainer's arguments.
+        same: it is trained on the very base that it is registered for.
 
     Raises:
         UnknownReferenceError: there is no such base or parent.
@@ -57,7 +65,7 @@ def require_registrable(workspace: Workspace, submission: Submission, args: Any)
     """
     folder = _to_come(args)
     name = proposed_name(folder.path, folder, submission)
-    _require_base(workspace, submission, folder)
+    _require_base(workspace, submission, folder, same=same)
     if name.version:
         with workspace.database.read() as session:
             taken = session.scalar(
@@ -78,7 +86,7 @@ def _to_come(args: Any) -> AdapterFolder:
     return AdapterFolder(Path(args.adapter_path), {}, config, {}, AdapterMetadata(), None, {}, ())
 
 
-def _require_base(workspace: Workspace, submission: Submission, folder: AdapterFolder) -> None:
+def _require_base(workspace: Workspace, submission: Submission, folder: AdapterFolder, *, same: bool) -> None:
     from ..admission.base_rules import declared_base
     from ..registration.evidence import candidate_for, policy_of
 
@@ -87,5 +95,5 @@ def _require_base(workspace: Workspace, submission: Submission, folder: AdapterF
         if finding.severity == "error":
             raise BadInputError(
                 f"--model {folder.config.model} is not the base {candidate.base.name}",
-                hint=finding.hint or None,
+                hint=f"leave out --model: {candidate.base.name} is trained" if same else finding.hint or None,
             )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -168,13 +168,17 @@ def plan_serving(
     told = tuple(
         f"{unique[number].name}: {each.told}" for number in unique for each in withdrawals.get(number, ())
     )
-    told += tuple(
+    return ServingPlan(base, tuple(unique.values()), routes, (*told, *told_of_unfused(unique.values())))
+
+
+def told_of_unfused(adapters: Iterable[tables.Adapter]) -> tuple[str, ...]:
+    """Return a sentence about each adapter that is something else beside its base than it was trained to be."""
+    return tuple(
         f"{adapter.name} was trained through a quantiser: beside its base, unrounded, it is not what was trained; "
         f"fusery fuse {adapter.name} makes that"
-        for adapter in unique.values()
+        for adapter in adapters
         if aware_of(adapter.method, adapter.training) is not None
     )
-    return ServingPlan(base, tuple(unique.values()), routes, told)
 
 
 def _served(session: Session, reference: str, first: tables.Adapter | None) -> tables.Adapter:

@@ -305,7 +305,8 @@ def test_what_is_constant_within_groups_is_taken_up_in_the_biases(ready: Fusery,
     said = {"use_qalora": True, "qalora_group_size": 64}
     assert said.items() <= json.loads((folder / "run" / "adapter_config.json").read_text()).items()
     assert said.items() <= read_record(folder / "run" / RUN_RECORD).arguments.items()
-    assert ready("show", "cats@1", "--json").json["findings"] == []
+    shown = ready("show", "cats@1", "--json").json
+    assert [finding["code"] for finding in shown["findings"]] == ["qalora"]
     made = ready("fuse", "cats@1", "--json").json
     assert (made["recipe"]["precision"], made["recipe"]["biases"]) == ("keep", True), "auto"
     assert made["fidelity"]["verdict"] == "PASS"
@@ -341,6 +342,12 @@ def test_one_way_to_train_is_given_and_on_the_base_that_it_is_for(ready: Fusery)
     assert (ran.code, "give one of them" in ran.err) == (2, True), ran.err
     ran = ready("train", "--qa-lora", "--base", "tiny", "--trained-on", "other", "--task", "t", "--", *TRAIN)
     assert (ran.code, "leave out --trained-on" in ran.err) == (2, True), ran.err
+    ran = ready("train", "--qat", "--", *without_model(TRAIN))
+    assert (ran.code, "give --base NAME" in ran.err) == (2, True), ran.err
+    ran = ready(
+        "train", "--qat", "--base", "tiny", "--task", "t", "--", *without_model(TRAIN), "--model", "other"
+    )
+    assert (ran.code, "leave out --model: tiny is trained" in ran.err) == (2, True), ran.err
 
 
 @contextmanager

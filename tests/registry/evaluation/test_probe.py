@@ -128,7 +128,7 @@ def test_a_fused_model_by_its_digest(stocked: Registry, prompts: Path) -> None:
     other = stocked.adapters.probe("course_rec@1", against=digest, prompts=prompts)
     assert replace(one, seconds=0) == replace(other, seconds=0)
     base = stocked.adapters.probe(digest, against="base", prompts=prompts)
-    assert (base.a.kind, base.b.kind, base.loss_base) == ("fused", "base", None)
+    assert (base.a.kind, base.b.kind, base.loss_base) == ("fused", "base", base.loss_b)
     assert base.loss_b == one.loss_base
     with pytest.raises(BadInputError, match="say what to compare"):
         stocked.adapters.probe(digest)

@@ -97,22 +97,27 @@ def test_at_another_scale_it_was_trained_through_nothing(sqlite_registry: Regist
     assert again.key == fused.key
 
 
-def test_a_probe_says_that_the_unrounded_sum_was_not_trained(
+def test_a_probe_asks_what_was_trained_and_not_the_unrounded_sum(
     sqlite_registry: Registry, tmp_path: Path
 ) -> None:
     name, _ = trained(sqlite_registry, tmp_path, "packed", bits=4, through=(4, 64), task="qat")
     said: list[str] = []
-    sqlite_registry.adapters.probe(name, limit=2, reporter=Reporter(said.append))
+    found = sqlite_registry.adapters.probe(name, limit=2, reporter=Reporter(said.append))
     assert [line for line in said if line.startswith(f"{name} was trained through a quantiser")]
+    assert (found.a.kind, found.a.precision, found.b.kind) == ("fused", "keep", "base")
+    assert (found.loss_base, found.gain_kept) == (found.loss_b, None)
+    assert found.about.gain == pytest.approx(found.loss_b - found.loss_a, abs=1e-5)
+    assert found.conclusion.startswith("The adapter, fused, changed")
     metrics = {each.metric for each in sqlite_registry.evaluations.list(name)}
-    assert metrics
+    assert [each.startswith("probe.keep") and each.endswith(".loss") for each in metrics] == [True]
+    same = sqlite_registry.adapters.probe(name, against="base", limit=2)
+    assert (same.a, same.b, same.kl) == (found.a, found.b, found.kl)
+    other = sqlite_registry.adapters.probe("packed", against=name, limit=2)
+    assert (other.a.kind, other.b) == ("base", found.a)
     said.clear()
     twice = FuseRequest("dequantize", extras=((name, 0.5),))
     sqlite_registry.adapters.probe(name, request=twice, limit=2, reporter=Reporter(said.append))
     assert not [line for line in said if "through a quantiser" in line], "a sum was trained through nothing"
-    assert not [
-        metric for metric in metrics if metric in ("probe.loss", "probe.gain") or metric.endswith("kl")
-    ]
 
 
 def test_who_serves_it_unfused_is_told(sqlite_registry: Registry, tmp_path: Path) -> None:
@@ -121,6 +126,10 @@ def test_who_serves_it_unfused_is_told(sqlite_registry: Registry, tmp_path: Path
         (said,) = plan_serving(session, [name]).told
     assert said.startswith(f"{name} was trained through a quantiser")
     assert said.endswith(f"fusery fuse {name} makes that")
+    heard: list[str] = []
+    request = {"target": "adapters", "reporter": Reporter(heard.append)}
+    sqlite_registry.bundles.materialize(name, tmp_path / "bundle", **request)
+    assert said in heard
 
 
 def test_a_sum_of_several_was_trained_through_nothing(sqlite_registry: Registry, tmp_path: Path) -> None:

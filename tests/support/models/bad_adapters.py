@@ -93,6 +93,18 @@ def clipped(share: float) -> Spoil:
     return edit_tensors(change)
 
 
+def even(group: int) -> Spoil:
+    """Let neighbouring inputs share their row of A."""
+
+    def change(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {
+            name: np.repeat(value[::group], group, axis=0) if name.endswith("lora_a") else value
+            for name, value in tensors.items()
+        }
+
+    return edit_tensors(change)
+
+
 def of_rank(rank: int, fragment: str) -> Spoil:
     """Cut some modules down to a smaller rank."""
 
@@ -224,6 +236,10 @@ CASES: dict[str, Case] = {
     "quantization_aware_other": Case(
         edit_config(quantization_aware={"bits": 4, "group_size": 64}, quantization_aware_weights=["0" * 64]),
         edit_config(quantization_aware=None, quantization_aware_weights=["0" * 64]),
+    ),
+    "qalora": Case(
+        both(even(32), edit_config(use_qalora=True, qalora_group_size=32)),
+        both(even(32), edit_config(use_qalora=False, qalora_group_size=32)),
     ),
     "qalora_uneven": Case(
         edit_config(use_qalora=True, qalora_group_size=32),
