@@ -49,6 +49,8 @@ FOR_ADAPTER = "fusery.calibration.v2"
 MAX_DIRECTIONS = 256
 MAX_INPUTS = 1 << 20
 """How many numbers an input may have."""
+MOST_ENERGY = 1e30
+"""Mean square of a number that goes in, at most: what rounding makes of it in float32 would be infinite.  Models have some 1e4."""
 _KEYS = {"format", "modules", "base", "tokens", "prompts"}
 _LEARNED = "learned"
 _LEARNED_KEYS = {"modules", "adapter", "seed", "steps", "tokens", "prompts"}
@@ -129,16 +131,25 @@ class Calibration:
 
         Raises:
             MissingFileError: the file is gone.
-            FormatError: it changed since it was opened, or a number in it is infinite, not a number, or negative
-                where it may not be.
+            FormatError: it changed since it was opened, or a number in it is infinite, not a number, too large, or
+                negative where it may not be.
         """
         known = self.modules.get(module_path)
         if known is None:
             return None
         directions, rest, mean = (self._numbers(f"{known}.{part}") for part in ("directions", "rest", "mean"))
-        if rest.min() < 0 or mean[0] < 0:
-            raise FormatError(f"{self.path.name}: the input {known!r} has a negative square")
-        return Directions(directions, rest, float(mean[0]))
+        found = Directions(directions, rest, float(mean[0]))
+        if (problem := _problem(found)) is not None:
+            raise FormatError(
+                f"{self.path.name}: the input {known!r} {problem}",
+                hint="fusery base calibrate BASE makes one that can be used",
+            )
+        return found
+
+    def width_of(self, module_path: str) -> int | None:
+        """Return how many numbers go into a module, None if the file does not know the module."""
+        known = self.modules.get(module_path)
+        return None if known is None else self._header.tensors[f"{known}.rest"].shape[0]
 
     def scales_of(self, module_path: str, form: Format, shape: tuple[int, int]) -> Stored | None:
         """Return the scales and biases that were learned for a module, read from the file now; None where there are none.
@@ -274,13 +285,23 @@ def _parts(known: str, given: Directions) -> list[tuple[str, tuple[str, NDArray[
     rest = given.rest.astype(np.float32)
     if not all(np.isfinite(part).all() for part in (decode(stored, BF16), rest, mean)):
         raise FormatError(f"the input {known!r} holds a number that is not finite")
-    if (rest < 0).any() or mean[0] < 0:
-        raise FormatError(f"the input {known!r} has a negative square")
+    if (problem := _problem(Directions(decode(stored, BF16), rest, float(mean[0])))) is not None:
+        raise FormatError(f"the input {known!r} {problem}")
     return [
         (f"{known}.directions", ("BF16", stored)),
         (f"{known}.rest", ("F32", rest)),
         (f"{known}.mean", ("F32", mean)),
     ]
+
+
+def _problem(inputs: Directions) -> str | None:
+    """Say what is wrong with the numbers of an input, all of them finite."""
+    if (inputs.rest < 0).any() or inputs.mean < 0:
+        return "has a negative square"
+    along = np.square(inputs.directions, dtype=np.float64).sum(axis=0)
+    if max(inputs.mean, *(part.max(initial=0) for part in (along, inputs.rest))) > MOST_ENERGY:
+        return f"has a square of more than {MOST_ENERGY:.0e}"
+    return None
 
 
 def _learned_parts(known: str, stored: Stored) -> list[tuple[str, tuple[str, NDArray[np.generic]]]]:

@@ -113,6 +113,7 @@ def computed_modules(
     Raises:
         FusionUnsupportedError: an adapter does not belong to this base, or mlx-lm would write wrong weights.
         NeedsModelClassError: what mlx-lm would do cannot be told from names.
+        FormatError: the policy's calibration is of another base.
     """
     touched = set().union(*(_touched(base, adapter) for adapter, _ in adapters))
     modules = {}
@@ -262,7 +263,15 @@ def _module(
     if policy.quantize is not None:
         target = quantized_target(quantize, _declared(base) or plain, plain, columns, policy.quantize)
     else:
-        target = policy.target(path, grid, plain, columns, adapted=bool(parts), rescaled=m is not None)
+        target = policy.target(
+            path,
+            grid,
+            plain,
+            columns,
+            adapted=bool(parts),
+            rescaled=m is not None,
+            switch=len(weight.shape) > 2,
+        )
     rows = prod(weight.shape[:-1])
     return Module(
         path,

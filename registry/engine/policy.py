@@ -18,6 +18,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from fusery.storage.errors import FormatError
+
 from ..errors import FusionUnsupportedError
 from .affine import BITS, GROUP_SIZES, Grid
 from .arithmetic import Format
@@ -151,6 +153,7 @@ class Policy:
         *,
         adapted: bool,
         rescaled: bool = False,
+        switch: bool = False,
     ) -> Target:
         """Return what is written of a module; with `quantize`, `quantized_target` does.
 
@@ -161,15 +164,17 @@ class Policy:
             columns: of its weight.
             adapted: an adapter has tensors for it.
             rescaled: by DoRA, which no calibration shapes and no biases hold.
+            switch: its weight is that of several experts, which no calibration shapes either.
 
         Raises:
             FusionUnsupportedError: with `mixed`, the columns cannot be cut into groups.
+            FormatError: the calibration is not one of this module's inputs.
         """
         if grid is None or self.precision == DEQUANTIZE:
             return Target(None, plain)
-        known = self.calibration is not None and path in self.calibration.modules
         sound = adapted and not rescaled and plain is grid.form and isinstance(grid, Grid)
-        shaped = known and sound and self.aware is None
+        sound &= self.aware is None and self.precision in (DITHER, MIXED)
+        shaped = sound and self._knows(path, columns, switch=switch)
         if self.precision == DITHER:
             return Target(grid, grid.form, dither=True, shaped=shaped, fitted=shaped and self.fitted)
         if self.precision == MIXED and adapted:
@@ -183,6 +188,19 @@ class Policy:
             return Target(grid, plain)
         biases = self.biases and adapted and not rescaled and plain is grid.form and self.aware is None
         return Target(Grid(grid.bits, grid.group_size, plain), plain, biases=biases)
+
+    def _knows(self, path: str, columns: int, *, switch: bool) -> bool:
+        """Tell whether the calibration knows what goes into a module, and refuse one that knows it of another."""
+        width = None if self.calibration is None else self.calibration.width_of(path)
+        if width is None:
+            return False
+        if switch or width != columns:
+            fault = "which is a switch layer" if switch else f"which has {columns}"
+            raise FormatError(
+                f"the calibration does not fit the base: it knows {width} inputs of {path[:80]}, {fault}",
+                hint="fusery base calibrate BASE makes one that does",
+            )
+        return True
 
 
 def quantized_target(

@@ -47,7 +47,7 @@ def shape_rows(
         learned: of all rows of the module, what is written instead of those that were fitted.
 
     Raises:
-        NotFiniteError: a scale or the update is not finite.
+        NotFiniteError: a scale or the update is not finite, or what rounding makes of it.
         FormatError: what was learned is not of this fuse.
     """
     grid, target = kind.grid, kind.target.grid
@@ -184,6 +184,9 @@ def _codes(words: Array, grid: Grid) -> Array:
 
 
 def _as_codes(values: Array, grid: Grid) -> Array:
+    # As an integer, what is no number would be more than a code has bits for, and run over into those beside it.
+    if not np.isfinite(values).all():
+        raise NotFiniteError
     codes = np.empty((grid.group_size, values.size // grid.group_size), np.float32)
     to_groups(np.ascontiguousarray(values), codes)
     return codes.astype(np.int32).view(np.uint32)

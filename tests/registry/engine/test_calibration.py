@@ -16,6 +16,7 @@ from fusery.registry.engine.arithmetic import BF16, F16, F32, Format, encode
 from fusery.registry.engine.calibration import (
     FORMAT,
     MAX_DIRECTIONS,
+    MOST_ENERGY,
     Calibration,
     Directions,
     Learned,
@@ -66,6 +67,7 @@ def test_what_is_written_comes_back(tmp_path: Path) -> None:
         assert given is not None
         assert same(given, expected)
     assert found.of("model.layers.1.o_proj") is None
+    assert [found.width_of(path) for path in (*MODULES, "model.layers.1.o_proj")] == [8, 8, 5, None]
 
 
 inputs = st.builds(make, st.integers(1, 9), st.integers(1, 40), st.integers(0, 1 << 32))
@@ -131,6 +133,8 @@ def test_directions_are_rounded_to_bfloat16() -> None:
                 "1": Directions(np.full((2, 5), 3.4e38, np.float32), make(2, 5).rest, 1.0),
             }
         },
+        {"inputs": {"0": make(3, 8), "1": Directions(np.full((2, 5), 1e15, np.float32), make(2, 5).rest, 1)}},
+        {"inputs": {"0": make(3, 8), "1": Directions(make(2, 5).directions, make(2, 5).rest, 2e30)}},
     ],
 )
 def test_what_could_not_be_read_is_not_written(tmp_path: Path, changed: dict[str, Any]) -> None:
@@ -215,7 +219,7 @@ def test_what_is_not_a_calibration_file_is_refused(tmp_path: Path, name: str) ->
     assert caught.value.hint == "fusery base calibrate BASE makes one"
 
 
-@pytest.mark.parametrize("number", [float("nan"), float("inf"), -1.0])
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -1.0, 3e38, 2 * MOST_ENERGY**0.5])
 def test_wrong_numbers_are_refused_when_they_are_read(tmp_path: Path, number: float) -> None:
     found = read_calibration(spoilt(tmp_path / "c", lambda *_: None, number))
     with pytest.raises(FormatError):

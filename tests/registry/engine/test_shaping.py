@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny_architectures
 import tiny_models
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fusery.registry.engine import calibration as calibrations
 from fusery.registry.engine.arithmetic import F32, Array, Update
-from fusery.registry.engine.calibration import Calibration, Directions
+from fusery.registry.engine.calibration import Calibration, Directions, read_calibration, write_calibration
 from fusery.registry.engine.files import open_input
 from fusery.registry.engine.plan import Compute
 from fusery.registry.engine.policy import Policy
@@ -31,6 +33,8 @@ from fusery.registry.engine.shaping import (
 )
 from fusery.registry.engine.work import Worker, blocks_of
 from fusery.registry.engine.workspace import Workspace
+from fusery.registry.errors import FusionUnsupportedError
+from fusery.storage.errors import FormatError
 
 ROWS, COLUMNS, RANK, TOP = 192, 64, 4, 15
 
@@ -226,3 +230,71 @@ def test_keep_takes_no_notice_of_a_calibration(
     with_it, _ = our_fuse(base, adapter, Policy(KEEP, calibration=calibration))
     without, _ = our_fuse(base, adapter, KEEP, name="without")
     assert tiny_models.read_tensors(with_it) == tiny_models.read_tensors(without)
+
+
+def known(path: Path, modules: dict[str, int], *, size: float = 1.0) -> Calibration:
+    """Return a calibration of some modules, each with as many inputs as are given for it."""
+    signs = np.random.default_rng(3).choice([-1, 1], (8, max(modules.values())))
+    inputs = {
+        f"of-{width}": Directions(
+            np.float32(size) * signs[:, :width].astype(np.float32), np.ones(width, np.float32), 9.0
+        )
+        for width in modules.values()
+    }
+    names = {module: f"of-{width}" for module, width in modules.items()}
+    write_calibration(path, inputs, names, base="a" * 64, tokens=1, prompts="b" * 64)  # type: ignore[arg-type]
+    return read_calibration(path)
+
+
+@pytest.mark.parametrize("precision", [DITHER, MIXED])
+@pytest.mark.parametrize("width", [1, 96, 160])
+def test_a_calibration_of_other_inputs_shapes_nothing(
+    precision: str,
+    width: int,
+    calibrated: tuple[Path, Path, Calibration],
+    planned: Callable[..., Any],
+    tmp_path: Path,
+) -> None:
+    base, adapter, _ = calibrated
+    other = known(tmp_path / "other", {"model.layers.3.self_attn.q_proj": width})
+    said = f"it knows {width} inputs of model.layers.3.self_attn.q_proj, which has 128"
+    with pytest.raises(FormatError, match=said) as caught:
+        planned(base, adapter, Policy(precision, {"": 5}, calibration=other))
+    assert caught.value.hint
+    # What the adapter does not touch, and what is not shaped, are of no account.
+    planned(base, adapter, Policy(KEEP, calibration=other))
+    planned(
+        base, adapter, Policy(precision, {"": 5}, calibration=known(tmp_path / "strange", {"strange": width}))
+    )
+
+
+@pytest.mark.parametrize("precision", [DITHER, MIXED])
+def test_a_calibration_of_a_switch_layer_shapes_nothing(
+    precision: str, planned: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Each expert has inputs of its own, and a calibration has one set for a module."""
+    adapters_by_class = pytest.importorskip("adapters_by_class")
+    base = tiny_architectures.make_architecture(tmp_path / "base", "qwen3_moe", bits=4, group_size=32)
+    adapter = adapters_by_class.make_adapter(tmp_path / "adapter", base, keys=["mlp.switch_mlp.up_proj"])
+    plan = planned(base, adapter)
+    widths = {module.path: module.columns for module in plan.modules}
+    assert widths and all("switch_mlp" in path for path in widths)
+    with pytest.raises(FormatError, match="which is a switch layer"):
+        planned(base, adapter, Policy(precision, {"": 5}, calibration=known(tmp_path / "c", widths)))
+
+
+@pytest.mark.parametrize("precision", [DITHER, MIXED])
+def test_no_code_is_written_that_is_no_number(
+    precision: str,
+    calibrated: tuple[Path, Path, Calibration],
+    our_fuse: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As an integer it would run over into the codes beside it, and be measured as if it were what is written."""
+    monkeypatch.setattr(calibrations, "MOST_ENERGY", float("inf"))
+    base, adapter, sound = calibrated
+    widths = {path: 256 if path.endswith("down_proj") else 128 for path in sound.modules}
+    huge = known(tmp_path / "huge", widths, size=3e38)
+    with pytest.raises(FusionUnsupportedError, match="not finite"):
+        our_fuse(base, adapter, Policy(precision, {"": 5}, calibration=huge, fitted=precision == DITHER))
