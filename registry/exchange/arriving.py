@@ -45,6 +45,7 @@ from .package import Adapter, Base, Calibration, Fused, Item
 
 if TYPE_CHECKING:
     from ..admission.submission import Submission
+    from ..engine.calibration import Calibration as CalibrationFile
     from ..models.architecture import Architecture
     from ..registration.ground import Ground
     from ..registration.unrecorded import Unrecorded
@@ -117,12 +118,17 @@ def look_at_base(
     return Seen(values, tuple(differing(item.values, values)))
 
 
-def look_at_calibration(item: Calibration, paths: Mapping[str, Path]) -> Seen:
+def look_at_calibration(item: Calibration, paths: Mapping[str, Path], base: Architecture | None) -> Seen:
     """Return what a calibration is by its file.
+
+    Args:
+        item: the calibration.
+        paths: its file.
+        base: what is on record here of the base's layers, None where it is gone.
 
     Raises:
         BadInputError: it is of another base, or not what it is said to be.
-        FormatError: it is no calibration.
+        FormatError: it is no calibration, or holds numbers that none has.
     """
     from ..engine.calibration import read_calibration
 
@@ -131,6 +137,10 @@ def look_at_calibration(item: Calibration, paths: Mapping[str, Path]) -> Seen:
     found = read_calibration(path)
     if found.base != item.base.digest:
         raise BadInputError(f"{item.name} was made of another base: {found.base[:12]}", hint=_HINT)
+    if base is not None and (fault := _misfit(found, base)) is not None:
+        raise BadInputError(f"{item.name} does not fit its base: {fault}", hint=_HINT)
+    for path in {known: path for path, known in found.modules.items()}.values():
+        found.of(path)  # raises where its numbers cannot be used
     values = {"tokens": found.tokens, "prompts_digest": found.prompts, "adapter": None}
     if (learned := found.learned) is not None:
         if learned.adapter != item.values["adapter"]:
@@ -143,6 +153,20 @@ def look_at_calibration(item: Calibration, paths: Mapping[str, Path]) -> Seen:
             "adapter": learned.adapter,
         }
     return Seen(values, tuple(differing(item.values, values)))
+
+
+def _misfit(found: CalibrationFile, base: Architecture) -> str | None:
+    """Say of which module a calibration knows other inputs than it has, as far as rounding would be shaped by them."""
+    for path in found.modules:
+        width, weight = found.width_of(path), base.weights.get(path)
+        # Plain numbers are not rounded, and may lie in the file the other way round than in the model.
+        if weight is None or weight.bits is None:
+            continue
+        if len(weight.shape) != 2:
+            return f"{path[:80]} is no linear layer"
+        if weight.shape[1] != width:
+            return f"{path[:80]} has {weight.shape[1]} inputs, and not {width}"
+    return None
 
 
 def look_at_fused(item: Fused, paths: Mapping[str, Path]) -> Seen:

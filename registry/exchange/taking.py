@@ -147,7 +147,10 @@ class Receiver:
         if isinstance(item, Base):
             return look_at_base(self.destination, item, paths, self.say)
         if isinstance(item, Calibration):
-            return look_at_calibration(item, paths)
+            with self.destination.database.read() as session:
+                row = find_base(session, item.base)
+                architecture = recorded_architecture(row) if row is not None else None
+            return look_at_calibration(item, paths, architecture)
         if isinstance(item, Fused):
             return look_at_fused(item, paths)
         others = [other for each in beside if (other := each.as_known()) is not None]

@@ -14,13 +14,19 @@ from ..errors import FusionUnsupportedError
 from ..records.calibrations import fetch_calibration
 
 if TYPE_CHECKING:
+    from .. import tables
     from ..engine.policy import Policy
     from ..workspace import Workspace
     from .adapter_part import AdapterPart
 
 
 def calibrated(
-    workspace: Workspace, policy: Policy, recipe: Recipe, adapter: AdapterPart, scratch: Path
+    workspace: Workspace,
+    policy: Policy,
+    recipe: Recipe,
+    base: tables.BaseModel,
+    adapter: AdapterPart,
+    scratch: Path,
 ) -> Policy:
     """Return a policy with the calibration of its recipe, if that has one.
 
@@ -28,11 +34,13 @@ def calibrated(
         workspace: the registry's parts.
         policy: without it.
         recipe: how a base and adapters are fused.
+        base: its row.
         adapter: the first of them.
         scratch: folder that the calibration's file is fetched into, and that it is read from as long as the policy is used.
 
     Raises:
         FusionUnsupportedError: the calibration is for another adapter, or for this one alone.
+        BadInputError: it is one of another base.
         UnknownReferenceError: there is no such calibration.
         BlobMissingError: the store lacks it.
         BlobCorruptError: it is damaged in the store.
@@ -42,7 +50,8 @@ def calibrated(
     from ..engine.calibration import read_calibration
 
     digest = Digest(recipe.calibration)
-    found = read_calibration(fetch_calibration(workspace, digest, scratch / f"{digest}.safetensors"))
+    file = fetch_calibration(workspace, digest, scratch / f"{digest}.safetensors", base=base)
+    found = read_calibration(file)
     if found.learned is None:
         return replace(policy, calibration=found)
     plain = recipe.precision == DITHER and recipe.fitted and recipe.seed == USUAL_SEED

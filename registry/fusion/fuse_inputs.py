@@ -238,8 +238,8 @@ class InputFiles:
         from ..engine.engine import fuse
         from ..engine.pace import slowly
 
-        policy = policy_of(recipe, seed_of(key))
-        policy = calibrated(self._workspace, policy, recipe, self._fuse_inputs.adapter, self._scratch)
+        policy, inputs = policy_of(recipe, seed_of(key)), self._fuse_inputs
+        policy = calibrated(self._workspace, policy, recipe, inputs.base, inputs.adapter, self._scratch)
         plan = self.plan(policy, recipe, {"fusery.key": key})
         self._require_room(folder, plan, publish=publish)
         if (slow := slowly(plan)) is not None:

@@ -11,6 +11,7 @@ from typing import Any
 from ..engine.precisions import CHOICES
 from ..engine.recipe import ONCE, USUAL_SEED, Recipe
 from ..errors import BadInputError
+from ..records.calibrations import require_of_base
 from .adapter_part import in_format
 from .fuse_inputs import FuseInputs
 
@@ -177,7 +178,7 @@ def require_meaning(precision: str, fuse_inputs: FuseInputs) -> None:
 
 
 def require_own(recipe: Recipe, fuse_inputs: FuseInputs) -> None:
-    """Refuse a recipe of an adapter that was trained otherwise: what it measures would mean nothing for this one.
+    """Refuse a recipe of an adapter that was trained otherwise, or of another base: it would mean nothing for this one.
 
     Raises:
         BadInputError: it is one.
@@ -194,6 +195,9 @@ def require_own(recipe: Recipe, fuse_inputs: FuseInputs) -> None:
             f"the recipe is for a QA-LoRA with the groups of its base, which {name} is not",
             hint=f"fusery fuse {name}",
         )
+    if recipe.calibration is not None:
+        with fuse_inputs.workspace.database.read() as session:
+            require_of_base(session, recipe.calibration, fuse_inputs.base)
 
 
 def candidates(

@@ -15,7 +15,7 @@ from fusery.storage.errors import BlobCorruptError, BlobMissingError
 
 from .. import tables
 from ..database import events
-from ..errors import UnknownReferenceError
+from ..errors import BadInputError, UnknownReferenceError
 from ..record import Record
 from .bases import blob_generations
 
@@ -196,20 +196,52 @@ def _file(row: tables.Calibration) -> tables.ManifestFile:
     return next(file for file in row.manifest.files if file.path == CALIBRATION)
 
 
-def fetch_calibration(workspace: Workspace, digest: str, target: Path) -> Path:
+def require_of_base(session: Session, digest: str, base: tables.BaseModel) -> None:
+    """Refuse a calibration that is on record of other bases only: what it knows of their layers is not so of this one's.
+
+    The record says whose it is, and not its file, which has the digest that the base had where it was made.
+
+    Args:
+        session: reads the database.
+        digest: of the calibration, all of it.
+        base: the base's row, with its names loaded.
+
+    Raises:
+        BadInputError: it is one of another base, in which other numbers are.
+    """
+    made = tables.Calibration
+    owners = [
+        row.base for row in session.scalars(select(made).where(made.digest == digest).order_by(made.id))
+    ]
+    if owners and not any(
+        owner.id == base.id or owner.content == base.content is not None for owner in owners
+    ):
+        raise BadInputError(
+            f"the calibration {digest[:12]} is of the base {owners[0].name}, and not of {base.name}",
+            hint=f"fusery base calibrate {base.name}, and fuse without that recipe",
+        )
+
+
+def fetch_calibration(
+    workspace: Workspace, digest: str, target: Path, *, base: tables.BaseModel | None = None
+) -> Path:
     """Write the file of a calibration to `target`, verified, and return that.
 
     Args:
         workspace: the registry's parts.
         digest: of the calibration, all of it.
         target: a file that is not there yet.
+        base: whose calibration it has to be; None for anybody's.
 
     Raises:
         UnknownReferenceError: there is no such calibration.
+        BadInputError: it is one of another base.
         BlobMissingError: the store lacks it.
         BlobCorruptError: it is damaged in the store.
     """
     with workspace.database.read() as session:
+        if base is not None:
+            require_of_base(session, digest, base)
         query = select(tables.Calibration).where(tables.Calibration.digest == digest)
         row = session.scalars(query.order_by(tables.Calibration.id)).first()
         if row is None:
