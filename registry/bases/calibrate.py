@@ -28,6 +28,7 @@ from ..records.calibrations import (
     known_calibration,
     record_calibration,
 )
+from ..records.current_calibrations import choose_calibration, current_calibration
 from ..records.deposit import Deposit
 from ..records.references import resolve_base
 from ..records.scratch import scratch_folder
@@ -53,6 +54,8 @@ def calibrate(
 ) -> CalibrationReport:
     """Run a base over prompts and store statistics of its linear layers' inputs; once for the same prompts and rank.
 
+    From then on a fuse takes it, whether it was made now or was there already.
+
     Args:
         workspace: the registry's parts.
         base_reference: name or digest prefix of the base.
@@ -77,6 +80,7 @@ def calibrate(
     with workspace.database.read() as session:
         found = resolve_base(session, base_reference)
     if (known := known_calibration(workspace, found, reading)) is not None:
+        _take(workspace, found.digest, known, reporter)
         return known
     engine = fingerprint()
     with scratch_folder(workspace) as scratch:
@@ -90,7 +94,22 @@ def calibrate(
             row, created = record_calibration(
                 workspace, session, deposit.commit(session), base, reading, tokens=tokens, engine=engine
             )
-            return calibration_report(row, created=created, seconds=time.monotonic() - started)
+            report = calibration_report(row, created=created, seconds=time.monotonic() - started)
+    _take(workspace, digest, report, reporter)
+    return report
+
+
+def _take(workspace: Workspace, base: str, report: CalibrationReport, reporter: Reporter) -> None:
+    """Let a fuse take a calibration that was there already, if it takes another one."""
+    with workspace.database.read() as session:
+        current = current_calibration(session, resolve_base(session, base))
+    if current is None or current.digest == report.digest:
+        return
+    with workspace.database.write() as session:
+        made = {row.digest: row for row in resolve_base(session, base).calibrations}
+        before = choose_calibration(session, made[report.digest], actor=workspace.actor)
+    if before is not None:
+        reporter.say(f"a fuse takes it from now on, and no longer {before.digest[:12]} on {before.prompts}")
 
 
 def _write(

@@ -267,6 +267,9 @@ _TELLS: Mapping[str, Callable[[Detail], str]] = {
     "alias.refused": _not_moved,
     "base.added": lambda detail: f"{detail.get('name')} from {detail.get('source')}",
     "base.calibrated": lambda detail: f"{detail.get('prompts')}, {detail.get('tokens')} tokens",
+    "base.calibration_chosen": lambda detail: (
+        f"{detail.get('prompts')}, {str(detail.get('calibration'))[:12]}"
+    ),
     "base.received": _received,
     "base.recognised": _recognised,
     "blob.quarantined": lambda detail: f"moved to {detail.get('moved_to')}",

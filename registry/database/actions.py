@@ -22,6 +22,7 @@ ACTIONS: Mapping[str, str] = {
     "alias.refused": "it was not moved, because rules of it were not fulfilled",
     "base.added": "it was added, or given another name or source",
     "base.calibrated": "a calibration of it was made",
+    "base.calibration_chosen": "a calibration that was there is taken again, and not the newest",
     "base.recognised": "other files were found to hold the same",
     "base.received": "it came from another registry",
     "blob.quarantined": "a damaged blob was put aside",

@@ -32,9 +32,9 @@ from ..records.calibrations import (
     calibration_report,
     fetch_calibration,
     known_calibration,
-    latest_calibration,
     record_calibration,
 )
+from ..records.current_calibrations import current_calibration, learned_with
 from ..records.deposit import Deposit
 from ..records.references import resolve_adapter, resolve_base
 from ..records.renderings import require_factors_alone
@@ -85,15 +85,14 @@ def learn(
     inputs, recipe = _to_learn(workspace, base_reference, adapter_reference)
     texts = _texts(workspace, inputs, prompts, reporter)
     with workspace.database.read() as session:
-        row = latest_calibration(session, inputs.base)
+        row = current_calibration(session, inputs.base)
         assert row is not None
         reading = Reading(texts.label, texts.digest, row.rank, inputs.adapter.digest)
-        since = row.created_at
-    known = known_calibration(workspace, inputs.base, reading, since=since)
+    among = learned_with(workspace, inputs.adapter.digest, row)
+    known = known_calibration(workspace, inputs.base, reading, among=among)
     if known is not None:
-        if known.digest != inputs.learned:
-            # Learned once more it would be the very same, and no newer.
-            reporter.say(f"a fuse takes what was learned from other texts since: {str(inputs.learned)[:12]}")
+        # Learned once more it would be the very same, and no newer.
+        _tell_taken(workspace, inputs, known, reporter)
         return _named(known, inputs)
     from ..engine.fingerprint import fingerprint
 
@@ -111,7 +110,19 @@ def learn(
                 workspace, session, manifest, base, reading, tokens=found.tokens, engine=engine
             )
             report = calibration_report(made, created=created, seconds=time.monotonic() - started)
+    _tell_taken(workspace, inputs, report, reporter)
     return _named(report, inputs, found)
+
+
+def _tell_taken(
+    workspace: Workspace, inputs: FuseInputs, report: CalibrationReport, reporter: Reporter
+) -> None:
+    """Say so where a fuse of the adapter takes something else than what was learned."""
+    taken = gather(workspace, inputs.adapter.name)
+    if taken.calibration != inputs.calibration:
+        reporter.say("a fuse takes the other calibration that the base has since: learn again with that")
+    elif taken.learned != report.digest:
+        reporter.say(f"a fuse takes what was learned from other texts since: {str(taken.learned)[:12]}")
 
 
 def _to_learn(workspace: Workspace, base_reference: str, adapter_reference: str) -> tuple[FuseInputs, Recipe]:

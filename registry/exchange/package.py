@@ -20,6 +20,7 @@ from fusery.storage.manifest import Manifest
 from .. import tables
 from ..database import events
 from ..errors import AmbiguousReferenceError, BadInputError, CheckFailedError
+from ..records.current_calibrations import current_calibration
 from ..records.fused_label import label_by_key
 from ..records.references import fused_from, resolve_any
 from ..registration.trained_on import known_as, with_digest
@@ -224,7 +225,9 @@ class _Reader:
 
     def _calibrations(self, row: tables.BaseModel, base: Base, adapter: str | None) -> None:
         """Read the calibrations that serve all adapters on a base, or those that are for one."""
-        for made in row.calibrations:
+        # The one that is taken here comes last, and is then taken where they are all new.
+        taken = current_calibration(self._session, row) if adapter is None else None
+        for made in sorted(row.calibrations, key=lambda made: made is taken):
             if made.adapter != adapter:
                 continue
             require_few(self._session, "calibration", {made.id: made.manifest_id})

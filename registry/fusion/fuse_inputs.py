@@ -25,7 +25,7 @@ from ..engine.recipe import ENGINE, KEYS, SEEING, Recipe, seed_of
 from ..errors import BadInputError
 from ..records.base_files import base_manifest, unproven, vouch
 from ..records.bases import blob_generations, locate_files, recorded_architecture
-from ..records.calibrations import latest_calibration
+from ..records.current_calibrations import current_calibration, learned_with
 from ..records.references import resolve_adapter
 from ..records.renderings import require_factors_alone
 from ..records.withdrawals import refuse_yanked
@@ -56,7 +56,7 @@ class Made:
 class FuseInputs:
     """A base and adapters, read from the database once; the first adapter is the one to fuse.
 
-    `calibration` is the base's newest, if it has any, and `learned` the newest that is for this adapter alone.
+    `calibration` is the base's, if it has any, and `learned` the newest for this adapter alone that was learned with that.
     """
 
     workspace: Workspace
@@ -379,12 +379,8 @@ def gather(
         assert base.names is not None
         assert base.manifest.files is not None
         inputs = FuseInputs(workspace, base, parts)
-        found = latest_calibration(session, base) if inputs.shaped else None
-        own = latest_calibration(session, base, parts[0].digest) if found and not extras else None
-        return replace(
-            inputs,
-            calibration=Digest(found.digest) if found else None,
-            # One that was made before the base's newest calibration was learned with an older one; by the clock, since
-            # what came from another registry is numbered as it came.
-            learned=Digest(own.digest) if own and found and own.created_at > found.created_at else None,
-        )
+        found = current_calibration(session, base) if inputs.shaped else None
+    if found is None:
+        return inputs
+    own = [] if extras else learned_with(workspace, parts[0].digest, found)
+    return replace(inputs, calibration=Digest(found.digest), learned=own[0] if own else None)

@@ -64,7 +64,7 @@ class Base(Record):
         sources: where it was taken from.
         created_at: when it was added.
         created_by: who added it.
-        calibrations: for rounding.
+        calibrations: for rounding; of those that are for all adapters, a fuse takes the last one.
         files: path, size in bytes and SHA-256 of each.
     """
 

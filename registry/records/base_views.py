@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from sqlalchemy.orm import object_session
+
 from .. import tables
 from .base import Base, Calibration, Source
+from .current_calibrations import current_calibration
 from .views import entries
 
 
@@ -39,7 +42,14 @@ def base_facts(base: tables.BaseModel) -> dict[str, Any]:
                 adapter=row.adapter,
                 created_at=row.created_at,
             )
-            for row in base.calibrations
+            for row in _last_taken(base)
         ),
         "files": entries(base.manifest),
     }
+
+
+def _last_taken(base: tables.BaseModel) -> list[tables.Calibration]:
+    """Return the calibrations of a base; the last of those for all adapters is the one that a fuse takes."""
+    session = object_session(base)
+    taken = current_calibration(session, base) if session is not None else None
+    return sorted(base.calibrations, key=lambda row: row is taken)

@@ -1,9 +1,9 @@
-"""Calibrations on record: the newest of a base, the file of one, and how one gets there."""
+"""Calibrations on record: how one gets there, what is known of it, and its file."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,23 +76,8 @@ class Reading:
     adapter: str | None = None
 
 
-def latest_calibration(
-    session: Session, base: tables.BaseModel, adapter: str | None = None
-) -> tables.Calibration | None:
-    """Return the newest calibration of a base, or None if it has none.
-
-    Args:
-        session: reads the database.
-        base: its row.
-        adapter: digest of the adapter that it is for; None for one that serves all.
-    """
-    table = tables.Calibration
-    query = select(table).where(table.base_id == base.id, table.adapter == adapter)
-    return session.scalars(query.order_by(table.id.desc()).limit(1)).first()
-
-
 def known_calibration(
-    workspace: Workspace, base: tables.BaseModel, reading: Reading, *, since: datetime | None = None
+    workspace: Workspace, base: tables.BaseModel, reading: Reading, *, among: Collection[str] | None = None
 ) -> CalibrationReport | None:
     """Return what is there already; what the store has lost is not, and is made anew.
 
@@ -100,7 +85,7 @@ def known_calibration(
         workspace: the registry's parts.
         base: its row.
         reading: what it would be made from.
-        since: what was made before that does not count.
+        among: digests of those that count; None for all.
     """
     table = tables.Calibration
     query = select(table).where(
@@ -109,8 +94,8 @@ def known_calibration(
         table.rank == reading.rank,
         table.adapter == reading.adapter,
     )
-    if since is not None:
-        query = query.where(table.created_at > since)
+    if among is not None:
+        query = query.where(table.digest.in_(among))
     with workspace.database.read() as session:
         row = session.scalars(query.order_by(table.id.desc())).first()
         if row is None:

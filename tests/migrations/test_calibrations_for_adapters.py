@@ -11,7 +11,7 @@ from database_facts import snapshot
 
 from fusery.registry import Registry, tables
 from fusery.registry.database import schema
-from fusery.registry.records.calibrations import Reading, latest_calibration, record_calibration
+from fusery.registry.records.calibrations import Reading, record_calibration
 from fusery.registry.records.references import resolve_base
 from fusery.registry.settings.settings import Settings
 from fusery.registry.workspace import Workspace
@@ -48,8 +48,8 @@ def calibrate(registry: Registry, adapter: str | None) -> str:
 
 def newest(registry: Registry, adapter: str | None) -> str | None:
     with registry.workspace.database.read() as session:
-        found = latest_calibration(session, resolve_base(session, "tiny"), adapter)
-        return found.digest if found else None
+        made = resolve_base(session, "tiny").calibrations
+        return next((row.digest for row in reversed(made) if row.adapter == adapter), None)
 
 
 def test_up_and_down(made: Registry) -> None:

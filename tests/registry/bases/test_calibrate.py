@@ -20,7 +20,8 @@ from fusery.registry.database import events
 from fusery.registry.engine.calibration import Calibration, read_calibration
 from fusery.registry.errors import BadInputError, UnknownReferenceError
 from fusery.registry.fusion.fuse import FuseRequest
-from fusery.registry.records.calibrations import CALIBRATION, fetch_calibration, latest_calibration
+from fusery.registry.records.calibrations import CALIBRATION, fetch_calibration
+from fusery.registry.records.current_calibrations import current_calibration
 from fusery.registry.records.references import resolve_base
 from fusery.storage.digest import Digest
 from fusery.storage.errors import BlobCorruptError, FuseryError
@@ -85,7 +86,7 @@ def test_a_base_is_calibrated_once(based: Registry, prompts: Path, tmp_path: Pat
     ]
     with based.workspace.database.read() as session:
         base = resolve_base(session, "tiny")
-        row = latest_calibration(session, base)
+        row = current_calibration(session, base)
         assert row is not None
         assert (row.digest, row.engine, row.created_by) == (made.digest, made.engine, "tester")
         told = [event for event in session.scalars(select(tables.Event)) if event.action == "base.calibrated"]
@@ -134,16 +135,52 @@ def test_other_prompts_and_other_ranks_are_other_calibrations(
     assert fetched(based, fewer.digest, tmp_path / "c").of("lm_head").directions.shape == (4, 128)  # type: ignore[union-attr]
     assert len(based.bases.show("tiny")["calibrations"]) == 3
     with based.workspace.database.read() as session:
-        newest = latest_calibration(session, resolve_base(session, "tiny"))
+        newest = current_calibration(session, resolve_base(session, "tiny"))
         assert newest is not None
         assert newest.digest == fewer.digest
     renamed = prompts.rename(tmp_path / "renamed.jsonl")
     assert not based.bases.calibrate("tiny", prompts=renamed).created
 
 
+def test_the_one_that_was_asked_for_last_is_taken(registry: Registry, prompts: Path, tmp_path: Path) -> None:
+    base = tiny_models.make_base(tmp_path / "four", bits=4, group_size=32, layers=1)
+    adapter = tiny_models.make_adapter(tmp_path / "adapter", base, update=0.05, num_layers=1)
+    registry.bases.add(base, name="four")
+    registry.adapters.register(adapter, base="four", task="lessons")
+    plain = tmp_path / "plain.txt"
+    plain.write_text("Something else.\n", encoding="utf-8")
+
+    def taken() -> object:
+        return registry.fused.fuse("lessons@1", FuseRequest("dither", accept_loss=True)).recipe["calibration"]
+
+    one = registry.bases.calibrate("four", prompts=prompts)
+    other = registry.bases.calibrate("four", prompts=plain)
+    assert taken() == other.digest
+    for asked, file, before in ((one, prompts, other), (other, plain, one), (one, prompts, other)):
+        said: list[str] = []
+        again = registry.bases.calibrate("four", prompts=file, reporter=Reporter(said.append))
+        assert (again.digest, again.created) == (asked.digest, False)
+        assert said == [
+            f"a fuse takes it from now on, and no longer {before.digest[:12]} on {before.prompts}"
+        ]
+        assert taken() == asked.digest
+    # Asked for once more it is taken already, and nothing is said or recorded.
+    entries = len(registry.upkeep.log())
+    said = []
+    registry.bases.calibrate("four", prompts=prompts, reporter=Reporter(said.append))
+    assert (said, len(registry.upkeep.log())) == ([], entries)
+    third = tmp_path / "third.txt"
+    third.write_text("Something new.\n", encoding="utf-8")
+    assert registry.bases.calibrate("four", prompts=third).digest == taken()
+    # One that was lost in the store is made anew, and is then the one that was asked for last.
+    damage(registry, one.digest)
+    assert registry.bases.calibrate("four", prompts=prompts).digest == one.digest == taken()
+    assert registry.upkeep.audit().ok
+
+
 def test_a_base_without_a_calibration(based: Registry, tmp_path: Path) -> None:
     with based.workspace.database.read() as session:
-        assert latest_calibration(session, resolve_base(session, "tiny")) is None
+        assert current_calibration(session, resolve_base(session, "tiny")) is None
     with pytest.raises(UnknownReferenceError) as caught:
         fetch_calibration(based.workspace, "0" * 64, tmp_path / "c")
     assert caught.value.hint

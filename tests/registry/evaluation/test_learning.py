@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import peft_folders
 import pytest
 import tiny_models
+from hostile.forgery import forging
 from safetensors.numpy import load_file, save_file
 from sqlalchemy import select
 
@@ -144,6 +146,50 @@ def test_nobody_else_gets_it(calibrated: Registry, texts: Path, tmp_path: Path) 
     anew = learned(calibrated, texts)
     assert anew.created and anew.digest != made.digest
     assert calibrated.fused.fuse("lessons@1", DITHER).recipe["calibration"] == anew.digest
+
+
+def test_no_clock_says_what_it_was_learned_with(calibrated: Registry, texts: Path) -> None:
+    """The base's calibration may have come from a registry whose clock is ahead: what is learned with it is taken all the same."""
+    with forging(calibrated) as session:
+        row = session.scalars(select(tables.Calibration)).one()
+        row.created_at += timedelta(days=365)
+    said: list[str] = []
+    made = learn(
+        calibrated.workspace, "four", "lessons@1", prompts=texts, steps=12, reporter=Reporter(said.append)
+    )
+    assert not [line for line in said if "a fuse takes" in line]
+    assert calibrated.fused.fuse("lessons@1", DITHER).recipe["calibration"] == made.digest
+    again = learned(calibrated, texts)
+    assert (again.created, again.digest) == (False, made.digest)
+
+
+def test_with_the_base_s_earlier_calibration_comes_what_was_learned_with_that(
+    calibrated: Registry, texts: Path, tmp_path: Path
+) -> None:
+    first = learned(calibrated, texts)
+    (tmp_path / "newer.txt").write_text(texts.read_text().replace("ferry", "train"))
+    calibrated.bases.calibrate("four", prompts=tmp_path / "newer.txt")
+    second = learned(calibrated, texts)
+    assert calibrated.fused.fuse("lessons@1", DITHER).recipe["calibration"] == second.digest
+    calibrated.bases.calibrate("four", prompts=texts)
+    assert calibrated.fused.fuse("lessons@1", DITHER).recipe["calibration"] == first.digest
+    assert not learned(calibrated, texts).created
+
+
+def test_that_the_base_was_calibrated_meanwhile_is_said(
+    calibrated: Registry, texts: Path, tmp_path: Path
+) -> None:
+    """Learning takes hours, and whoever waited for it is told that a fuse does not take what came of it."""
+    (tmp_path / "newer.txt").write_text(texts.read_text().replace("ferry", "train"))
+    said: list[str] = []
+
+    def say(line: str) -> None:
+        if line == "storing":
+            calibrated.bases.calibrate("four", prompts=tmp_path / "newer.txt")
+        said.append(line)
+
+    learn(calibrated.workspace, "four", "lessons@1", prompts=texts, steps=12, reporter=Reporter(say))
+    assert said[-1] == "a fuse takes the other calibration that the base has since: learn again with that"
 
 
 def test_what_cannot_be_learned(calibrated: Registry, texts: Path, tmp_path: Path) -> None:
