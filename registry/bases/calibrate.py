@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 LIMIT = 128
 """How many prompts of a file are read if nobody says."""
+FEW = 1_000
+"""Tokens below which the directions say more of the texts than of the base."""
 RANK = 32
 """The number of directions stored per input."""
 
@@ -79,6 +81,9 @@ def calibrate(
     reading = Reading(texts.label, texts.digest, rank)
     with workspace.database.read() as session:
         found = resolve_base(session, base_reference)
+        name, quantization = found.name, found.quantization
+    if not isinstance(quantization, dict) or quantization.get("mode", "affine") != "affine":
+        reporter.say(f"{name} is not quantised in affine codes: no fuse on it takes a calibration")
     if (known := known_calibration(workspace, found, reading)) is not None:
         _take(workspace, found.digest, known, reporter)
         return known
@@ -130,6 +135,10 @@ def _write(
         samples = tokenise(texts.prompts, load_tokenizer(folder), strict=texts.strict)
         tokens = sum(len(sample.tokens) for sample in samples)
         reporter.say(f"the base reads {tokens:,} tokens, {PASSES} times")
+        if tokens < FEW:
+            reporter.say(
+                f"that is little: from some {FEW:,} tokens on, rounding is shaped by the base and not by the texts"
+            )
         found = moments(Model.load(folder, numpy=True), samples, rank, progress=reporter.progress)
     ids = {key: str(number) for number, key in enumerate(sorted(found.inputs))}
     inputs = {ids[key]: _kept(moment) for key, moment in found.inputs.items()}

@@ -137,8 +137,13 @@ def _to_learn(workspace: Workspace, base_reference: str, adapter_reference: str)
     name = inputs.adapter.name
     if inputs.base_id != base.id:
         raise BadInputError(
-            f"{name} was trained on {inputs.base.name}, not on {asked}",
+            f"{name} is registered for {inputs.base.name}, not for {asked}",
             hint=f"fusery base calibrate {inputs.base.name} --adapter {name}",
+        )
+    if inputs.fits_biases:
+        raise BadInputError(
+            f"nothing can be learned for {name}: the biases of its base hold its update as it is",
+            hint=f"fusery fuse {name}",
         )
     if not inputs.shaped:
         raise BadInputError(

@@ -11,6 +11,8 @@ import numpy as np
 import peft_folders
 import pytest
 import tiny_models
+from bad_adapters import both, even
+from broken_adapters import edit_config
 from hostile.forgery import forging
 from safetensors.numpy import load_file, save_file
 from sqlalchemy import select
@@ -208,12 +210,16 @@ def test_what_cannot_be_learned(calibrated: Registry, texts: Path, tmp_path: Pat
     config = json.loads((whole / "adapter_config.json").read_text())
     (whole / "adapter_config.json").write_text(json.dumps({**config, "modules_to_save": ["model.norm"]}))
     calibrated.adapters.register(whole, base="four", task="whole")
+    grouped = tiny_models.make_adapter(tmp_path / "grouped", tmp_path / "base", update=0.05)
+    both(even(32), edit_config(use_qalora=True, qalora_group_size=32))(grouped)
+    calibrated.adapters.register(grouped, base="four", task="grouped")
     few = tmp_path / "few.txt"
     few.write_text("One line only.\nAnd another.\n")
     workspace = calibrated.workspace
     for base, adapter, file, said in (
-        ("eight", "lessons@1", texts, "was trained on four, not on eight"),
+        ("eight", "lessons@1", texts, "is registered for four, not for eight"),
         ("dense", "dense@1", texts, "nothing can be learned for dense"),
+        ("four", "grouped@1", texts, "the biases of its base hold its update"),
         ("eight", "eight@1", texts, "eight has no calibration to begin with"),
         ("four", "lessons@1", few, "2 texts are too few"),
         ("four", "whole@1", texts, "is what is learned from"),
