@@ -338,7 +338,7 @@ class Writer:
     def _noise(self, view: Any) -> float | None:
         from fusery.registry.fusion.known import known_measurement
 
-        measured = known_measurement(self._registry.workspace, view["key"])
+        measured = known_measurement(self._registry.workspace, view["key"]).settled
         return None if measured is None else measured.noise
 
     def _calibrate(self) -> None:

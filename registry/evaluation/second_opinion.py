@@ -149,7 +149,8 @@ def _unsure(
             if recipe.precision not in _OWN_SIZE:
                 return
             key = artifact_key(inputs.base_digest, inputs.adapter.digest, recipe)
-            measured = known_measurement(workspace, key) or Measured.of(files.sample(recipe).fidelity)
+            known = known_measurement(workspace, key).settled
+            measured = known or Measured.of_sample(files.sample(recipe).fidelity)
             if measured.passes(request, strict=True):
                 return
             if measured.passes(replace(request, accept_loss=False), strict=False):

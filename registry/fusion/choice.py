@@ -36,8 +36,6 @@ def record_refusal(
     recipe: Recipe,
     key: Digest,
     measured: Measured,
-    *,
-    sampled: bool = False,
 ) -> None:
     """Log what was measured and not published."""
     events.record(
@@ -56,7 +54,7 @@ def record_refusal(
             "noise": measured.noise,
             "cosine": measured.cosine,
             "shaped": measured.shaped,
-            "sampled": sampled,
+            "sampled": measured.sampled,
         },
         actor=workspace.actor,
         at=workspace.database.utcnow(session),
@@ -91,12 +89,10 @@ class Choice:
 
     def _passed_over(self, recipe: Recipe, key: Digest, measured: Measured | None) -> bool:
         if measured is None:
-            measured = Measured.of(self.inputs.sample(recipe).fidelity)
+            measured = Measured.of_sample(self.inputs.sample(recipe).fidelity)
             if not measured.passes(self.request, strict=True):
                 with self.workspace.database.write() as session:
-                    record_refusal(
-                        self.workspace, session, self.fuse_inputs, recipe, key, measured, sampled=True
-                    )
+                    record_refusal(self.workspace, session, self.fuse_inputs, recipe, key, measured)
         if measured.passes(self.request, strict=True):
             return False
         self.say(f"{describe(recipe)}: {measured.passed_over(self.request)}")

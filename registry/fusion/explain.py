@@ -173,14 +173,15 @@ def _asked(workspace: Workspace, reference: str, request: FuseRequest) -> list[E
     request.check()
     fuse_inputs = gather(workspace, reference, request.extras)
     models = []
-    for recipe in candidates(request, fuse_inputs):
+    recipes = candidates(request, fuse_inputs)
+    for recipe in recipes:
         key = artifact_key(fuse_inputs.base_digest, fuse_inputs.adapter.digest, recipe)
         with workspace.database.read() as session:
             row = find_fused(session, key)
             if row is not None:
                 models.append(replace(_recorded(workspace, session, row), asked=True))
                 continue
-        models.append(_never_made(workspace, fuse_inputs, recipe, key))
+        models.append(_never_made(workspace, fuse_inputs, recipe, key, last=recipe is recipes[-1]))
     return models
 
 
@@ -261,8 +262,12 @@ def _to_be_had(workspace: Workspace, session: Session, row: tables.Fused) -> tup
     return f"{where}: it is made again, to the same digest", []
 
 
-def _never_made(workspace: Workspace, fuse_inputs: FuseInputs, recipe: Recipe, key: Digest) -> ExplainedModel:
-    measured = known_measurement(workspace, key)
+def _never_made(
+    workspace: Workspace, fuse_inputs: FuseInputs, recipe: Recipe, key: Digest, *, last: bool
+) -> ExplainedModel:
+    known = known_measurement(workspace, key)
+    # What was passed over by a sample is computed where there is nothing else to take.
+    measured = known.settled if last else known.measured
     reason = "never made under this key"
     if measured is not None:
         reason = f"looked at before and passed over: {measured.in_words}"

@@ -202,7 +202,8 @@ class _Rows:
             noise=found.noise,
         )
         # A fuse that was computed and refused is in the log, measured over all rows: it decides, as it does for `auto`.
-        known = known_measurement(self.workspace, key)
+        # What is in the log of a sample is no more than this one.
+        known = known_measurement(self.workspace, key).settled
         if known is not None:
             fidelity = replace(fidelity, verdict=known.verdict, retained=known.retained, noise=known.noise)
         shown = replace(
@@ -213,4 +214,4 @@ class _Rows:
             fidelity=fidelity,
             sampled=True,
         )
-        return _Row(shown, known or Measured.of(found))
+        return _Row(shown, known or Measured.of_sample(found))

@@ -63,7 +63,7 @@ class Job:
     def run(self) -> Fused | None:
         """Return the model, or None when it does not pass and there is another candidate."""
         known = self.found or self.look_up()
-        if known.measured is not None and not self._passes(known.measured):
+        if known.settled is not None and not self._passes(known.settled):
             return None
         if (model := self._cached(known)) is not None:
             return self.shared(model)
@@ -72,7 +72,7 @@ class Job:
     def at_hand(self) -> Fused | None:
         """Return the model if it need not be computed, None if it would have to be, or does not pass."""
         known = self.found or self.look_up()
-        if known.measured is not None and not self._passes(known.measured):
+        if known.settled is not None and not self._passes(known.settled):
             return None
         if (model := self._cached(known)) is not None:
             return model

@@ -36,6 +36,8 @@ class Measured:
         noise: what was written beside the update, as a share of the weights; None if it is not known.
         cosine: between the update and what changed; None if it is not known.
         shaped: it is of `mixed`, shaped by a calibration.
+        sampled: it is of a sample of the rows, which no calibration shapes: enough for `auto` to pass over what it would try
+            next to another, and to say nothing else by.
     """
 
     verdict: str
@@ -43,17 +45,23 @@ class Measured:
     noise: float | None = None
     cosine: float | None = None
     shaped: bool = False
+    sampled: bool = False
 
     @classmethod
-    def of(cls, fidelity: Fidelity | tables.Fused, recipe: Recipe | None = None) -> Measured:
-        """Take the overall figures of a fuse, of a record, or of a sample, which has no recipe: nothing shapes it.
+    def of(cls, fidelity: Fidelity | tables.Fused, recipe: Recipe) -> Measured:
+        """Take the overall figures of a fuse or of a record.
 
         Args:
             fidelity: the figures.
             recipe: how it was written.
         """
-        shaped = recipe is not None and recipe.precision == "mixed" and recipe.calibration is not None
+        shaped = recipe.precision == "mixed" and recipe.calibration is not None
         return cls(fidelity.verdict, fidelity.retained, fidelity.noise, fidelity.cosine, shaped)
+
+    @classmethod
+    def of_sample(cls, fidelity: Fidelity) -> Measured:
+        """Take the overall figures of a sample."""
+        return cls(fidelity.verdict, fidelity.retained, fidelity.noise, fidelity.cosine, sampled=True)
 
     @property
     def in_words(self) -> str:
@@ -116,6 +124,11 @@ class Known:
     view: FusedRecord | None = None
 
     @property
+    def settled(self) -> Measured | None:
+        """What it retained, where all of its rows were measured: only that can refuse what was asked for."""
+        return None if self.measured is None or self.measured.sampled else self.measured
+
+    @property
     def own(self) -> FusedRecord | None:
         """The record, if it was made here."""
         return self.view if self.view is not None and self.view.foreign is None else None
@@ -152,22 +165,29 @@ def look_up(
         return Known(measured, fused_record(row, adapter, published=is_published(row)) if passes else None)
 
 
-def known_measurement(workspace: Workspace, key: Digest) -> Measured | None:
-    """Return what is on record about a key, or what the log says of a refused attempt."""
+def known_measurement(workspace: Workspace, key: Digest) -> Known:
+    """Return what is on record about a key, or what the log says of a refused attempt, whatever is asked for."""
     with workspace.database.read() as session:
         row = counting(session, key, accept=False)
-        return _refused(session, key) if row is None else Measured.of(row, Recipe.from_dict(row.recipe))
+        return Known(
+            _refused(session, key) if row is None else Measured.of(row, Recipe.from_dict(row.recipe))
+        )
 
 
 def _refused(session: Session, key: str) -> Measured | None:
-    refusals = events.history(session, kind="fused", subject=key, action=REFUSED, limit=1)
-    if not refusals:
-        return None
-    detail = json.loads(refusals[0].detail)
-    return Measured(
-        detail["verdict"],
-        detail["retained"],
-        detail.get("noise"),
-        detail.get("cosine"),
-        detail.get("shaped", False),
-    )
+    """Return what the log says of refused attempts: the newest of which all rows were measured, else of a sample."""
+    found = None
+    for refusal in reversed(events.history(session, kind="fused", subject=key, action=REFUSED)):
+        detail = json.loads(refusal.detail)
+        measured = Measured(
+            detail["verdict"],
+            detail["retained"],
+            detail.get("noise"),
+            detail.get("cosine"),
+            detail.get("shaped", False),
+            detail.get("sampled", False),
+        )
+        if not measured.sampled:
+            return measured
+        found = found or measured
+    return found
