@@ -77,7 +77,8 @@ def fuse_asking(
     """Fuse as `auto` does, but take the base's own size where the model answers there as base + adapter.
 
     Asked are the models of `keep` and `dither` of which the weights are not sure, with the held-out data of the adapter's run;
-    what they answer is put on record as evaluations, `probe.*`.  Where nothing can be asked, it is `auto`.
+    what they answer is put on record as evaluations, `probe.*`.  Where nothing can be asked, it is `auto`; so it is of what was
+    trained through a quantiser, which base + adapter is not.
 
     Args:
         workspace: the registry's parts.
@@ -114,6 +115,12 @@ def _smallest(
 ) -> FuseRequest:
     """Return the request for the smallest model that passes by what it answers, or what was asked for."""
     inputs = gather(workspace, reference, request.extras)
+    if inputs.aware is not None:
+        # Answers are held against base + adapter unrounded, which is not what was trained (decision 37).
+        reporter.say(
+            f"no second opinion: {inputs.adapter.name} was trained through a quantiser, and is written as it was trained"
+        )
+        return request
     with workspace.database.read() as session:
         found = held_out(session, inputs.adapter.id)
     if found is None or found.path is None:

@@ -155,3 +155,22 @@ def report(base: float, a: float, b: float) -> ProbeReport:
 )
 def test_when_a_model_passes(base: float, a: float, b: float, said: bool | None) -> None:
     assert passes(report(base, a, b)) is said
+
+
+def test_what_was_trained_through_a_quantiser_is_written_as_it_was_trained(
+    registry: Registry, made: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Base + adapter is not what was trained, so that nothing is known by answering as they do (decision 37)."""
+    base = shift_cipher_adapters.make_base(tmp_path / "base8", layers=1, bits=8)
+    adapter = shift_cipher_adapters.make_adapter(tmp_path / "adapter", base, 1)
+    document = json.loads((adapter / "adapter_config.json").read_text())
+    document["quantization_aware"] = {"bits": 4, "group_size": 64}
+    (adapter / "adapter_config.json").write_text(json.dumps(document))
+    registered(registry, (base, adapter), tmp_path, OF_TASK)
+    precision, said = fused(registry)
+    assert precision == "dequantize"
+    assert [line for line in said if "no second opinion: caesar_v1_20260101 was trained through" in line]
+    assert not [line for line in said if "asked" in line]
+    plain = registry.fused.fuse("caesar@1")
+    assert plain.cached
+    assert plain.recipe["quantization"] == {"bits": 4, "group_size": 64, "mode": "affine"}
