@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
-from fusery.storage.safetensors import Tensor
+from fusery.storage.safetensors import Tensor, tensor_bytes
 
 from ..errors import FusionUnsupportedError
 from .adapter import DORA, FULL, Adapter, Factors
@@ -324,3 +324,8 @@ def written_parts(module: Module) -> Collection[tuple[str, str, tuple[int, ...]]
     if isinstance(grid, Grid):
         return [weight, ("scales", grid.form.name, groups), ("biases", grid.form.name, groups)]
     return [weight, ("scales", "U8", groups)]
+
+
+def written_bytes(module: Module) -> int:
+    """Return the bytes of the tensors that are written of a module."""
+    return sum(tensor_bytes(dtype, shape) for _, dtype, shape in written_parts(module))

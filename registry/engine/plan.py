@@ -15,6 +15,7 @@ from fusery.storage.safetensors import build_header, tensor_bytes
 from ..errors import MissingExtraError
 from ..server.mlx_keys import with_mlx_keys
 from .adapter import Adapter, read_adapter, require_linear
+from .affine import Grid
 from .base import Base, Source, read_base
 from .config import INDEX, copied_names, fused_config, has_vision, weight_index
 from .fidelity import Sums
@@ -193,16 +194,8 @@ def _by_class(
         loaded = load_by_class(files, config, scratch)
     except MissingExtraError as missing:
         raise MissingExtraError(f"{reason.message}; fusing it", "mlx") from missing
-    return Base(
-        {**files, **loaded.files},
-        loaded.config,
-        loaded.tensors,
-        True,
-        loaded.kinds,
-        loaded.blocks,
-        loaded.formats,
-        loaded.quantizable,
-    )
+    told = (loaded.kinds, loaded.blocks, loaded.formats, loaded.quantizable)
+    return Base({**files, **loaded.files}, loaded.config, loaded.tensors, True, *told)
 
 
 def _with_replaced(
@@ -248,7 +241,7 @@ def _quantization(base: Base, policy: Policy, modules: Mapping[str, Module]) -> 
     own = {
         path: Quantize(grid.bits, grid.group_size).to_dict()
         for path, module in modules.items()
-        if policy.mixes and (grid := module.target.grid) is not None
+        if policy.mixes and isinstance(grid := module.target.grid, Grid)
     }
     return {**base.config["quantization"], **own}
 

@@ -27,7 +27,7 @@ from .calibration import Calibration
 from .grids import AFFINE, AnyGrid
 from .microscaling import MODES
 from .precisions import DEQUANTIZE, DITHER, MIXED, PRECISIONS
-from .recipe import ONCE
+from .recipe import ONCE, OWN
 
 _LEAST = min(GROUP_SIZES)
 """MLX has no smaller affine groups; those of nvfp4 are 16 wide."""
@@ -96,7 +96,7 @@ class Policy:
 
     Attributes:
         precision: one of `PRECISIONS`.
-        bits: with `mixed`, of each touched module by path; under "" of all others.
+        bits: with `mixed`, of each touched module by path; under "" of all others; `OWN` where it keeps the base's format.
         quantize: quantise everything so.
         seed: with `dither`, of the thresholds.
         calibration: with `dither` and `mixed`, what is known of the inputs.
@@ -127,7 +127,8 @@ class Policy:
         if self.rounding not in (None, ONCE):
             raise FusionUnsupportedError(f"the rounding {self.rounding[:40]!r} is not known to this version")
         for bits in self.bits.values():
-            Quantize(bits, _LEAST)  # raises where mlx has no such width
+            if bits != OWN:
+                Quantize(bits, _LEAST)  # raises where mlx has no such width
 
     @property
     def dequantizes(self) -> bool:
@@ -177,8 +178,9 @@ class Policy:
         shaped = sound and self._knows(path, columns, switch=switch)
         if self.precision == DITHER:
             return Target(grid, grid.form, dither=True, shaped=shaped, fitted=shaped and self.fitted)
-        if self.precision == MIXED and adapted:
-            bits, size = self.bits.get(path, self.bits.get("", 8)), max(grid.group_size, _LEAST)
+        bits = self.bits.get(path, self.bits.get("", 8))
+        if self.precision == MIXED and adapted and bits != OWN:
+            size = max(grid.group_size, _LEAST)
             if columns % size:
                 raise FusionUnsupportedError(
                     f"{path} has {columns} columns, which {MIXED} cannot cut into groups of {size}"

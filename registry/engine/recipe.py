@@ -22,6 +22,9 @@ FORMAT = "fusery.key.v1"
 USUAL_SEED = 0
 """Of random rounding, if nobody says."""
 
+OWN = 0
+"""Among the bits of `mixed`: the format that the base has, where that is none of whole bits (mxfp4, nvfp4)."""
+
 ONCE = "once"
 """The rounding of DoRA that is not `mlx_lm.fuse`'s."""
 
@@ -36,7 +39,7 @@ class Recipe:
         quantization: MLX's parameters of a requantisation of every layer, None for none.
         scale: overrides the adapter's own scale, None to keep it.
         seed: of random rounding, None where nothing is random.
-        bits: with `mixed`, of each touched module by path; under "" of all others.
+        bits: with `mixed`, of each touched module by path; under "" of all others; `OWN` where it keeps the base's format.
         calibration: digest of the statistics that shape the rounding of `dither`; None for rounding at random.
         rounding: of DoRA: `once`, at the end; None as `mlx_lm.fuse` does, after each step (and of all else).
         aware: the format that the adapter was trained through, as MLX writes it: what is written is measured against the sum in

@@ -7,7 +7,7 @@ predicts it well.  A refusal by sample is logged, so that the sample is taken on
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from fusery.storage.digest import Digest, digest_json
 
 from ..database import events
-from ..engine.recipe import Recipe, artifact_key
+from ..engine.recipe import OWN, Recipe, artifact_key
 from ..errors import FidelityError
 from ..records.fused_label import describe, label
 from .fuse_inputs import FuseInputs, InputFiles
@@ -24,6 +24,7 @@ from .known import REFUSED, Known, Measured, look_up
 from .request import FuseRequest
 
 if TYPE_CHECKING:
+    from ..engine.allocate import Sampled
     from ..workspace import Workspace
 
 FITTED = "fuse.fitted"
@@ -118,6 +119,8 @@ class Choice:
                 "calibration": self.fuse_inputs.calibration,
                 "budget": budget,
                 "best": self.request.precision == "mixed",
+                # Where the base has other formats, what was noted before they were told apart counts no more.
+                **({} if self._all_affine else {"own": OWN}),
             }
         )
         with self.workspace.database.read() as session:
@@ -142,8 +145,6 @@ class Choice:
 
     def _within_budget(self, candidates: Sequence[Recipe], budget: float) -> list[Recipe]:
         """Keep what fits, and add what holds most of the update within the budget, bits module by module."""
-        from ..engine.allocate import allocate
-
         plain = replace(
             candidates[0],
             precision="keep",
@@ -155,7 +156,7 @@ class Choice:
             quantization=None,
         )
         kept = self.inputs.sample(plain)
-        samples = {int((self.fuse_inputs.quantization or {}).get("bits", 0)): kept}
+        samples = {OWN: kept}
         fitting = []
         for recipe in candidates:
             sampled = self.inputs.sample(recipe)
@@ -166,12 +167,38 @@ class Choice:
         if self.request.precision == "mixed":
             fitting = []  # not the smallest that passes, but the best that fits
         if len(samples) > 1:
-            bits = allocate(samples, (budget - 1) * kept.size)
-            calibration = self.fuse_inputs.calibration
-            fitting.append(replace(plain, precision="mixed", bits=bits, calibration=calibration))
+            if OWN in kept.own.values():  # as many affine bits are more than those of mxfp4 or nvfp4
+                least = int((self.fuse_inputs.quantization or {}).get("bits", 4))
+                samples[least] = self.inputs.sample(replace(plain, precision="mixed", bits={"": least}))
+            fitting += self._allocated(
+                replace(plain, precision="mixed", calibration=self.fuse_inputs.calibration), samples, budget
+            )
         if not fitting:
             raise FidelityError(
                 f"nothing that was asked for fits into {budget} times the base's size",
                 hint="allow more: --budget 1.5x",
             )
         return fitting
+
+    def _allocated(self, mixed: Recipe, samples: Mapping[int, Sampled], budget: float) -> Iterator[Recipe]:
+        """Yield the recipe of `mixed` that has bits module by module, if there is one that fits."""
+        from ..engine.allocate import allocate
+
+        kept = samples[OWN]
+        room = (budget - 1) * kept.size
+        while room >= 0:
+            recipe = replace(mixed, bits=allocate(samples, room))
+            # What a file says of tensors that its base has not (biases beside mxfp4) takes room as well.
+            over = 0.0 if self._all_affine else self.inputs.size(recipe) - budget * kept.size
+            if over <= 0:
+                yield recipe
+                return
+            room -= over
+
+    @property
+    def _all_affine(self) -> bool:
+        """The base has one affine format: whatever its modules are given, the files have the same tensors."""
+        said = self.fuse_inputs.quantization or {}
+        return said.get("mode", "affine") == "affine" and not any(
+            isinstance(value, Mapping) for value in said.values()
+        )

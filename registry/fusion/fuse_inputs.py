@@ -201,12 +201,18 @@ class InputFiles:
 
     def sample(self, recipe: Recipe) -> Sampled:
         """Estimate the fidelity of a recipe without writing anything."""
-        from ..engine.allocate import Sampled
+        from ..engine.allocate import Sampled, own_bits
+        from ..engine.modules import written_bytes
         from ..engine.sample import sample
 
         plan = self.plan(policy_of(recipe, 0), recipe)
-        numbers = {module.path: module.rows * module.columns for module in plan.modules}
-        return Sampled(sample(plan), plan.size, numbers)
+        sizes = {module.path: written_bytes(module) for module in plan.modules}
+        own = {module.path: own_bits(module.grid, self._fuse_inputs.quantization) for module in plan.modules}
+        return Sampled(sample(plan), plan.size, sizes, own)
+
+    def size(self, recipe: Recipe) -> int:
+        """Return the bytes of the weight files that a recipe would give, without reading a tensor."""
+        return self.plan(policy_of(recipe, 0), recipe).size
 
     def compute(
         self,

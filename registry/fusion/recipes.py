@@ -12,7 +12,7 @@ from sqlalchemy import select
 from fusery.storage.jsonfile import read_object
 
 from .. import tables
-from ..engine.recipe import Recipe
+from ..engine.recipe import OWN, Recipe
 from ..errors import AmbiguousReferenceError, BadInputError, UnknownReferenceError
 from ..records.references import begins_with
 
@@ -26,6 +26,7 @@ _HINT = "a key of `fusery show REF --json`, what `fusery fuse REF --json` printe
 
 _Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _Count = Annotated[int, Field(ge=1, le=1024)]
+_Width = Annotated[int, Field(ge=OWN, le=1024)]
 _Path = Annotated[str, Field(max_length=512)]
 
 
@@ -52,7 +53,7 @@ class _Form(_Strict):
     quantization: _Shape | None
     scale: FiniteFloat | None
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None
-    bits: Annotated[dict[_Path, _Count], Field(max_length=100_000)] = {}
+    bits: Annotated[dict[_Path, _Width], Field(max_length=100_000)] = {}
     calibration: _Digest | None = None
     rounding: Literal["once"] | None = None
     biases: bool = False

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from fusery.storage.digest import digest_json
 
-from ..engine.recipe import ENGINE, Recipe
+from ..engine.recipe import ENGINE, OWN, Recipe
 from .fused import FusedLabel
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def _words(recipe: Recipe) -> Iterator[str]:
 
 
 def _bits(bits: Mapping[str, int]) -> str:
-    wide = "/".join(str(number) for number in sorted(set(bits.values())))
+    wide = "/".join("own" if number == OWN else str(number) for number in sorted(set(bits.values())))
     if set(bits) == {""}:
         return f"{wide} bits where adapted"
     return f"{wide} bits by module ({digest_json(dict(bits))[:_DIGITS]})"

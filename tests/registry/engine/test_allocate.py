@@ -5,20 +5,29 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusery.registry.engine.allocate import Sampled, allocate
+from fusery.registry.engine.affine import Grid
+from fusery.registry.engine.allocate import Sampled, allocate, own_bits
+from fusery.registry.engine.arithmetic import BF16
 from fusery.registry.engine.fidelity import Fidelity, ModuleFidelity
+from fusery.registry.engine.microscaling import MODES
+from fusery.registry.engine.recipe import OWN
 
 
-def sampled(retained: dict[str, float], numbers: dict[str, int], error: float = 0.5) -> Sampled:
+def sampled(
+    retained: dict[str, float], numbers: dict[str, int], bits: int, error: float = 0.5, base: int = 4
+) -> Sampled:
+    """What a number of bits gives to a base of affine `base` bits; 0 what is there."""
     modules = tuple(ModuleFidelity(path, 1.0, share, 0.5, error) for path, share in retained.items())
-    return Sampled(Fidelity("PASS", 1.0, 1.0, 1.0, 0.0, 0.0, modules), 0, numbers)
+    sizes = {path: count * (bits or base) // 8 for path, count in numbers.items()}
+    fidelity = Fidelity("PASS", 1.0, 1.0, 1.0, 0.0, 0.0, modules)
+    return Sampled(fidelity, 0, sizes, dict.fromkeys(numbers, base))
 
 
 NUMBERS = {"large": 8000, "small": 800}
 SAMPLES = {
-    4: sampled({"large": 0.1, "small": 0.1}, NUMBERS),
-    5: sampled({"large": 0.05, "small": 0.05}, NUMBERS),  # worse than 4 bits: it must be stepped over
-    8: sampled({"large": 1.0, "small": 1.0}, NUMBERS),
+    OWN: sampled({"large": 0.1, "small": 0.1}, NUMBERS, OWN),
+    5: sampled({"large": 0.05, "small": 0.05}, NUMBERS, 5),  # worse than 4 bits: it must be stepped over
+    8: sampled({"large": 1.0, "small": 1.0}, NUMBERS, 8),
 }
 
 
@@ -33,9 +42,10 @@ def test_what_brings_most_per_byte_goes_first() -> None:
 
 
 def test_a_module_that_keeps_everything_gets_no_more_bits() -> None:
+    numbers = {"a": 800, "b": 800}
     samples = {
-        4: sampled({"a": 1.0, "b": 0.2}, {"a": 800, "b": 800}, 0.0),
-        8: sampled({"a": 1.0, "b": 0.9}, {}, 0.1),
+        OWN: sampled({"a": 1.0, "b": 0.2}, numbers, OWN, 0.0),
+        8: sampled({"a": 1.0, "b": 0.9}, numbers, 8, 0.1),
     }
     assert allocate(samples, 1e9) == {"a": 4, "b": 8}
 
@@ -51,10 +61,29 @@ def test_a_module_that_keeps_everything_gets_no_more_bits() -> None:
 def test_the_budget_is_never_exceeded(modules: dict[str, tuple[int, list[float]]], room: float) -> None:
     numbers = {path: count for path, (count, _) in modules.items()}
     samples = {
-        bits: sampled({path: shares[place] for path, (_, shares) in modules.items()}, numbers)
-        for place, bits in enumerate((4, 5, 6, 8))
+        bits: sampled({path: shares[place] for path, (_, shares) in modules.items()}, numbers, bits)
+        for place, bits in enumerate((OWN, 5, 6, 8))
     }
     bits = allocate(samples, room)
     assert bits.keys() == modules.keys()
-    spent = sum(numbers[path] * (wide - 4) // 8 for path, wide in bits.items())
-    assert spent <= room + 2 * len(bits)
+    spent = sum(
+        samples[OWN if wide == 4 else wide].sizes[path] - samples[OWN].sizes[path]
+        for path, wide in bits.items()
+    )
+    assert spent <= room
+
+
+def test_a_step_costs_what_it_writes_more() -> None:
+    """4.25 bits a number of mxfp4 are no affine 4: those have a scale and a bias in 16 bits each, 5 bits a number."""
+    rows = {"a": 320, "b": 320}
+    kept = Sampled(sampled({"a": 0.1, "b": 0.2}, rows, OWN).fidelity, 0, {"a": 170, "b": 170}, {"a": OWN})
+    wide = Sampled(sampled({"a": 1.0, "b": 1.0}, rows, 5).fidelity, 0, {"a": 240, "b": 240})
+    assert allocate({OWN: kept, 5: wide}, 69) == {"a": OWN, "b": OWN}
+    assert allocate({OWN: kept, 5: wide}, 70) == {"a": 5, "b": OWN}
+
+
+def test_what_a_recipe_calls_the_format_of_the_base() -> None:
+    affine, floats = {"bits": 4, "group_size": 64}, {"bits": 4, "group_size": 32, "mode": "mxfp4"}
+    assert own_bits(Grid(8, 32, BF16), affine) == own_bits(Grid(8, 32, BF16), floats) == 8
+    assert own_bits(MODES["mxfp4"], affine) == own_bits(MODES["mxfp4"], floats) == OWN
+    assert [own_bits(None, said) for said in (affine, floats, None)] == [4, OWN, OWN]

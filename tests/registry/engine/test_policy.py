@@ -25,6 +25,7 @@ from fusery.registry.engine.policy import (
     quantized_target,
 )
 from fusery.registry.engine.precisions import DEQUANTIZE, DITHER, KEEP, MIXED
+from fusery.registry.engine.recipe import OWN
 from fusery.registry.errors import FusionUnsupportedError
 
 OurFuse = Callable[..., Any]
@@ -134,7 +135,14 @@ def test_formats_that_mlx_does_not_have(bits: int, group_size: int, mode: str) -
     assert "nvfp4: 4 in 16" in str(caught.value.hint)
 
 
-@pytest.mark.parametrize("bits", [0, 1, 7, 16, -4])
+@pytest.mark.parametrize("grid", [FOUR, MX4], ids=["affine", "mxfp4"])
+def test_mixed_leaves_the_format_of_the_base_where_a_recipe_says_so(grid: AnyGrid) -> None:
+    for dora in (False, True):
+        own = target(Policy(MIXED, {"up_proj": OWN, "": 6}), grid, dora=dora, path="up_proj")
+        assert own == target(Policy(KEEP), grid, dora=dora)
+
+
+@pytest.mark.parametrize("bits", [1, 7, 16, -4])
 def test_bits_of_mixed_are_those_that_mlx_has(bits: int) -> None:
     for mapping in ({"": bits}, {"": 6, "up_proj": bits}):
         with pytest.raises(FusionUnsupportedError, match=f"no affine format of {bits} bits"):

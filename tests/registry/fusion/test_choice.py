@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import tiny_models
+from both_libraries import apart
 
 from fusery.registry import FuseRequest, Registry
+from fusery.registry.behaviour.models import Model
 from fusery.registry.errors import FidelityError
 from fusery.registry.fusion.known import REFUSED
 
@@ -65,3 +70,83 @@ def test_a_sample_spares_auto_another_one_and_is_no_refusal(calibrated: Registry
         calibrated.fused.fuse("task@1", FuseRequest("keep"))
     assert calibrated.fused.explain("task@1", FuseRequest("keep")).models[0].status == "refused"
     assert len(calibrated.upkeep.log(action=REFUSED)) == logged + 1, "all of its rows were measured"
+
+
+def packed(folder: Path, mode: str, group: int) -> Path:
+    """A base of 4 bits in one of MLX's formats without biases."""
+    import mlx.core as mx
+
+    base = tiny_models.make_base(folder, layers=2)
+    written = {}
+    for name, value in dict(mx.load(str(base / "model.safetensors"))).items():
+        if value.ndim == 2:
+            words, scales = mx.quantize(value, group_size=group, bits=4, mode=mode)
+            written |= {name: words, name.replace(".weight", ".scales"): scales}
+        else:
+            written[name] = value
+    mx.save_safetensors(str(base / "model.safetensors"), written, metadata={"format": "mlx"})
+    config = json.loads((base / "config.json").read_text())
+    config["quantization"] = {"group_size": group, "bits": 4, "mode": mode}
+    (base / "config.json").write_text(json.dumps(config))
+    return base
+
+
+def size(model: Path) -> int:
+    return (model / "model.safetensors").stat().st_size
+
+
+def logits(model: Path) -> np.ndarray[Any, Any]:
+    return Model.load(model, numpy=False).run(np.array([[72, 101, 108, 108, 111]], np.int32))
+
+
+@pytest.mark.parametrize(("mode", "group"), [("mxfp4", 32), ("nvfp4", 16)])
+def test_a_budget_holds_on_a_base_whose_bits_are_no_affine_ones(
+    sqlite_registry: Registry, tmp_path: Path, mode: str, group: int
+) -> None:
+    """4 affine bits take more than those of mxfp4: what has no more bits than the base keeps its format."""
+    base = packed(tmp_path / "base", mode, group)
+    sqlite_registry.bases.add(base, name="base")
+    adapter = tiny_models.make_adapter(tmp_path / "adapter", base, update=0.05, num_layers=2)
+    sqlite_registry.adapters.register(adapter, base="base", task="task")
+    kept = sqlite_registry.fused.fuse("task@1", FuseRequest("keep", accept_loss=True))
+    as_base = tiny_models.read_tensors(kept.path / "model.safetensors")
+    mixed, told = {}, set()
+    for budget in (1.0, 1.04, 1.3, 1.6):
+        request = FuseRequest("mixed", budget=budget, accept_loss=True)
+        made = mixed[budget] = sqlite_registry.fused.fuse("task@1", request)
+        assert size(made.path) <= budget * size(kept.path), budget
+        assert sqlite_registry.fused.fuse("task@1", FuseRequest(recipe=made.key, accept_loss=True)).cached
+        tensors = tiny_models.read_tensors(made.path / "model.safetensors")
+        bits = dict(made.recipe["bits"])
+        for path in (path for path, wide in bits.items() if wide == 0):
+            assert f"{path}.biases" not in tensors
+            assert tensors[f"{path}.weight"] == as_base[f"{path}.weight"]
+        told.add(made.format.split(" bits")[0])
+    assert set(mixed[1.0].recipe["bits"].values()) == {0}
+    assert {0, 4} <= set(mixed[1.04].recipe["bits"].values())
+    assert any(words.startswith("mixed, own/") for words in told), told
+    whole = logits(sqlite_registry.fused.fuse("task@1", FuseRequest("dequantize")).path)
+    off = [apart(logits(made.path), whole) for made in (kept, mixed[1.3], mixed[1.6])]
+    assert off == sorted(off, reverse=True), "mlx reads each module as it was written"
+
+
+def test_a_module_that_has_more_bits_than_its_base_keeps_them(
+    sqlite_registry: Registry, tmp_path: Path
+) -> None:
+    fine = "model.layers.1.self_attn.q_proj"
+    base = tiny_models.make_base(
+        tmp_path / "base", bits=4, layers=2, overrides={fine: {"bits": 8, "group_size": 64}}
+    )
+    sqlite_registry.bases.add(base, name="base")
+    adapter = tiny_models.make_adapter(tmp_path / "adapter", base, update=0.05, num_layers=2)
+    sqlite_registry.adapters.register(adapter, base="base", task="task")
+    made = sqlite_registry.fused.fuse("task@1", FuseRequest("mixed", budget=1.05, accept_loss=True))
+    kept = sqlite_registry.fused.fuse("task@1", FuseRequest("keep", accept_loss=True))
+    assert made.recipe["bits"][fine] == 8
+    assert 4 in made.recipe["bits"].values()
+    shapes = [
+        tiny_models.read_tensors(each.path / "model.safetensors")[f"{fine}.weight"][1]
+        for each in (made, kept)
+    ]
+    assert shapes[0] == shapes[1]
+    assert size(made.path) <= 1.05 * size(kept.path)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fusery.registry import Registry
-from fusery.registry.engine.recipe import Recipe
+from fusery.registry.engine.recipe import OWN, Recipe
 from fusery.registry.errors import BadInputError, FuseryError, FusionUnsupportedError, UnknownReferenceError
 from fusery.registry.fusion.fuse import FuseRequest
 from fusery.registry.fusion.recipes import find_recipe
@@ -33,8 +33,14 @@ def database_url() -> str:
 
 @pytest.mark.parametrize(
     "recipe",
-    [FULL, Recipe("keep"), Recipe("dither", seed=7), Recipe("dither", calibration="c" * 64, fitted=True)],
-    ids=lambda one: f"{one.precision}{' fitted' * one.fitted}",
+    [
+        FULL,
+        Recipe("mixed", bits={"a.b": OWN, "a.c": 5}),
+        Recipe("keep"),
+        Recipe("dither", seed=7),
+        Recipe("dither", calibration="c" * 64, fitted=True),
+    ],
+    ids=lambda one: f"{one.precision}{' fitted' * one.fitted}{' own' * (OWN in one.bits.values())}",
 )
 @pytest.mark.parametrize("within", ["alone", "record", "bundle"])
 def test_a_file_gives_back_what_was_written(
@@ -57,7 +63,7 @@ def test_a_file_gives_back_what_was_written(
         {"seed": True},
         {"scale": "2"},
         {"scale": 10**400},
-        {"bits": {"": 0}},
+        {"bits": {"": -1}},
         {"bits": [5]},
         {"quantization": {"bits": 4}},
         {"calibration": "x"},
