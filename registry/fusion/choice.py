@@ -63,6 +63,25 @@ def record_refusal(
 
 
 @dataclass(frozen=True, slots=True)
+class Candidate:
+    """A recipe that may answer a request.
+
+    Attributes:
+        recipe: it.
+        key: of what it makes.
+        known: what is on record about that.
+        strict: it is taken only if hardly anything is lost: there is a larger one.
+        sound: it is taken only if it has the verdict PASS: something else that fits has it.
+    """
+
+    recipe: Recipe
+    key: Digest
+    known: Known
+    strict: bool
+    sound: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Choice:
     """Iterates over the candidates of a request and skips those that lose the adapter according to a sample."""
 
@@ -72,31 +91,59 @@ class Choice:
     request: FuseRequest
     say: Callable[[str], None]
 
-    def recipes(self, candidates: Sequence[Recipe]) -> Iterator[tuple[Recipe, Known, bool]]:
-        """Yield the recipes worth computing, each with what is on record about it and whether it is the last.
+    def candidates(self, recipes: Sequence[Recipe]) -> Iterator[Candidate]:
+        """Yield what is worth computing, until one of them is taken.
 
         Raises:
             FidelityError: nothing fits into the budget.
         """
         if self.request.budget is not None:
-            candidates = self._fitting(candidates, self.request.budget)
-        for position, recipe in enumerate(candidates):
-            last = position + 1 == len(candidates)
-            ours = self.fuse_inputs
-            key = artifact_key(ours.base_digest, ours.adapter.digest, recipe)
-            known = look_up(self.workspace, key, ours.adapter.name, self.request, strict=not last)
-            if last or not self._passed_over(recipe, key, known.measured):
-                yield recipe, known, last
+            recipes = self._fitting(recipes, self.request.budget)
+        *others, last = recipes
+        for recipe in others:
+            each = self._candidate(recipe, strict=True)
+            if not self._passed_over(each):
+                yield each
+        if self.request.budget is not None:
+            yield from self._sound(others, last)
+        yield self._candidate(last)
 
-    def _passed_over(self, recipe: Recipe, key: Digest, measured: Measured | None) -> bool:
+    def _sound(self, others: Sequence[Recipe], last: Recipe) -> Iterator[Candidate]:
+        """Yield what has the verdict PASS within a budget, if there is such a thing beside the last candidate, which need only not be lost.
+
+        That one comes first, then what has the least noise.  Of what was trained through a quantiser, the last is that format.
+        """
+        passed_over = [(recipe, self._candidate(recipe).known.measured) for recipe in others]
+        rivals = [
+            (measured.noise or 0.0, recipe)
+            for recipe, measured in passed_over
+            if measured is not None and measured.passes(self.request, strict=False, sound=True)
+        ]
+        if not rivals or last.aware is not None:
+            return
+        # What a calibration shapes is better than its sample.
+        each = self._candidate(last, sound=True)
+        if last.calibration is not None or not self._passed_over(each):
+            yield each
+        for _, recipe in sorted(rivals, key=lambda rival: rival[0]):
+            yield self._candidate(recipe, sound=True)
+
+    def _candidate(self, recipe: Recipe, *, strict: bool = False, sound: bool = False) -> Candidate:
+        ours = self.fuse_inputs
+        key = artifact_key(ours.base_digest, ours.adapter.digest, recipe)
+        known = look_up(self.workspace, key, ours.adapter.name, self.request, strict=strict, sound=sound)
+        return Candidate(recipe, key, known, strict, sound)
+
+    def _passed_over(self, each: Candidate) -> bool:
+        recipe, measured, strict, sound = each.recipe, each.known.measured, each.strict, each.sound
         if measured is None:
             measured = Measured.of_sample(self.inputs.sample(recipe).fidelity)
-            if not measured.passes(self.request, strict=True):
+            if not measured.passes(self.request, strict=strict, sound=sound):
                 with self.workspace.database.write() as session:
-                    record_refusal(self.workspace, session, self.fuse_inputs, recipe, key, measured)
-        if measured.passes(self.request, strict=True):
+                    record_refusal(self.workspace, session, self.fuse_inputs, recipe, each.key, measured)
+        if measured.passes(self.request, strict=strict, sound=sound):
             return False
-        self.say(f"{describe(recipe)}: {measured.passed_over(self.request)}")
+        self.say(f"{describe(recipe)}: {measured.passed_over(self.request, sound=sound)}")
         if recipe.precision == "dither" and recipe.calibration is None and self.fuse_inputs.shaped:
             base = self.fuse_inputs.base.name
             self.say(

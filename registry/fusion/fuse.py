@@ -91,8 +91,9 @@ def fuse(
                 return model
             raise
         choice = Choice(workspace, fuse_inputs, inputs, request, reporter.say)
-        for recipe, known, last in choice.recipes(recipes):
-            if (model := job_of(recipe, last, known).run()) is not None:
+        for each in choice.candidates(recipes):
+            job = job_of(each.recipe, not each.strict, each.known)
+            if (model := replace(job, sound=each.sound).run()) is not None:
                 return model
     raise AssertionError("the last candidate either returns or raises")
 

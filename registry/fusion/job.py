@@ -42,7 +42,8 @@ class Job:
     """One candidate: a key, and how to get its model.
 
     What is on record about the key is looked up three times: before the lease, after it, and where the model is recorded.
-    `found` is what was found before the lease, if somebody has looked already.
+    `found` is what was found before the lease, if somebody has looked already.  `strict` and `sound` say what it has to be, as
+    `Measured.passes` takes them.
     """
 
     workspace: Workspace
@@ -54,6 +55,7 @@ class Job:
     publish: str
     reporter: Reporter
     found: Known | None = None
+    sound: bool = False
 
     @property
     def key(self) -> Digest:
@@ -81,14 +83,16 @@ class Job:
     def look_up(self) -> Known:
         """Return what is on record about the key."""
         name = self.fuse_inputs.adapter.name
-        return look_up(self.workspace, self.key, name, self.request, strict=self.strict)
+        return look_up(self.workspace, self.key, name, self.request, strict=self.strict, sound=self.sound)
 
     def _passes(self, measured: Measured) -> bool:
         """Return True to go on, False to try the next candidate; raise when there is none."""
-        if measured.passes(self.request, strict=self.strict):
+        if measured.passes(self.request, strict=self.strict, sound=self.sound):
             return True
-        if self.strict:
-            self.reporter.say(f"{describe(self.recipe)}: {measured.passed_over(self.request)}")
+        if self.strict or self.sound:
+            self.reporter.say(
+                f"{describe(self.recipe)}: {measured.passed_over(self.request, sound=self.sound)}"
+            )
             return False
         raise lost(self.fuse_inputs, self.recipe, measured, self.request)
 
@@ -193,7 +197,7 @@ class Job:
                 self.recipe, self.key, folder, lease.check, tell, say=self.reporter.say, publish=full
             )
             measured = Measured.of(made.fidelity, self.recipe)
-            if not measured.passes(self.request, strict=self.strict):
+            if not measured.passes(self.request, strict=self.strict, sound=self.sound):
                 self._refuse(lease, measured)
                 return None
             lease.check()

@@ -69,8 +69,10 @@ class Measured:
         noise = "" if self.noise is None else f", {100 * self.noise:.1f} % noise"
         return f"{self.verdict}, {100 * (self.retained or 0.0):.1f} % of the update retained{noise}"
 
-    def passed_over(self, request: FuseRequest) -> str:
+    def passed_over(self, request: FuseRequest, *, sound: bool = False) -> str:
         """Say why the next candidate is tried, where there is one: the figures, and the one that is not good enough."""
+        if sound:
+            return f"{self.in_words}: taking what passes within the budget"
         return f"{self.in_words}{self._wanted(request)}: trying the next larger format"
 
     def _wanted(self, request: FuseRequest) -> str:
@@ -86,14 +88,21 @@ class Measured:
             return f"; at least {100 * WHOLE_FROM:g} % retained is wanted"
         return f"; a cosine of at least {CLEAR_FROM:g} is wanted, and it is {self.cosine:.2f}"
 
-    def passes(self, request: FuseRequest, *, strict: bool) -> bool:
-        """Tell whether it may be published; `strict` asks for nearly all of the update, little noise, and that it stands out of that, while there is an alternative."""
-        if request.accept_loss and not strict:
+    def passes(self, request: FuseRequest, *, strict: bool, sound: bool = False) -> bool:
+        """Tell whether it may be published.
+
+        Args:
+            request: what was asked for.
+            strict: it asks for nearly all of the update, little noise, and that it stands out of that, while there is a larger
+                format.
+            sound: it asks for the verdict PASS, while something else that fits into the budget has it.
+        """
+        if request.accept_loss and not strict and not sound:
             return True
         if request.min_fidelity is not None and (self.retained or 0.0) < request.min_fidelity:
             return False
         if not strict:
-            return self.verdict != "LOST"
+            return self.verdict == "PASS" if sound else self.verdict != "LOST"
         from ..engine.fidelity import CLEAR_FROM, WHOLE_FROM
 
         clear = self.cosine is None or self.cosine >= CLEAR_FROM
@@ -145,7 +154,13 @@ class Known:
 
 
 def look_up(
-    workspace: Workspace, key: Digest, adapter: str, request: FuseRequest, *, strict: bool = False
+    workspace: Workspace,
+    key: Digest,
+    adapter: str,
+    request: FuseRequest,
+    *,
+    strict: bool = False,
+    sound: bool = False,
 ) -> Known:
     """Return what is on record about a key.
 
@@ -154,14 +169,15 @@ def look_up(
         key: of the fused artifact.
         adapter: the name that was asked for: the same bytes may be registered under another, too.
         request: what was asked for.
-        strict: there is an alternative.
+        strict: there is a larger format.
+        sound: something else that fits has the verdict PASS.
     """
     with workspace.database.read() as session:
         row = counting(session, key, accept=request.accept_foreign)
         if row is None:
             return Known(_refused(session, key))
         measured = Measured.of(row, Recipe.from_dict(row.recipe))
-        passes = measured.passes(request, strict=strict)
+        passes = measured.passes(request, strict=strict, sound=sound)
         return Known(measured, fused_record(row, adapter, published=is_published(row)) if passes else None)
 
 

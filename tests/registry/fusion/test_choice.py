@@ -11,10 +11,11 @@ import pytest
 import tiny_models
 from both_libraries import apart
 
-from fusery.registry import FuseRequest, Registry
+from fusery.registry import FuseRequest, Registry, Reporter
 from fusery.registry.behaviour.models import Model
 from fusery.registry.errors import FidelityError
 from fusery.registry.fusion.known import REFUSED
+from fusery.registry.records.fused import Fused
 
 
 @pytest.fixture(scope="session")
@@ -150,3 +151,56 @@ def test_a_module_that_has_more_bits_than_its_base_keeps_them(
     ]
     assert shapes[0] == shapes[1]
     assert size(made.path) <= 1.05 * size(kept.path)
+
+
+@pytest.fixture
+def tight(sqlite_registry: Registry, folders: tuple[Path, Path]) -> Registry:
+    """A registry with `task@1`, which `dither` alone keeps at the size of its base, with more noise than `auto` likes."""
+    base, adapter = folders
+    sqlite_registry.bases.add(base, name="tiny4")
+    sqlite_registry.adapters.register(adapter, base="tiny4", task="task")
+    return sqlite_registry
+
+
+def asked(registry: Registry, request: FuseRequest) -> tuple[Fused, list[str]]:
+    said: list[str] = []
+    return registry.fused.fuse("task@1", request, reporter=Reporter(said.append)), said
+
+
+@pytest.mark.parametrize("accept_loss", [False, True])
+def test_within_a_budget_what_passes_is_taken_before_what_does_not(
+    tight: Registry, accept_loss: bool
+) -> None:
+    with pytest.raises(FidelityError, match="would lose the adapter"):
+        tight.fused.fuse("task@1", FuseRequest("mixed", budget=1.0))
+    for budget in (1.0, 1.05):
+        request = FuseRequest(budget=budget, accept_loss=accept_loss)
+        made, said = asked(tight, request)
+        assert (made.precision, made.fidelity.verdict) == ("dither", "PASS")
+        assert [line for line in said if line.endswith(": taking what passes within the budget")], said
+        logged = len(tight.upkeep.log(action=REFUSED))
+        again, said = asked(tight, request)
+        assert (again.key, again.source) == (made.key, "cache")
+        assert not [line for line in said if line.startswith("fusing")]
+        assert len(tight.upkeep.log(action=REFUSED)) == logged, "each was looked at once"
+
+
+def test_bits_module_by_module_are_taken_where_they_pass(tight: Registry) -> None:
+    """Less noise is beside them than beside what is dithered."""
+    made, _ = asked(tight, FuseRequest(budget=1.12))
+    assert (made.precision, made.fidelity.verdict) == ("mixed", "PASS")
+    assert made.key == asked(tight, FuseRequest("mixed", budget=1.12))[0].key
+
+
+def test_where_nothing_passes_within_a_budget_the_last_need_only_not_be_lost(tight: Registry) -> None:
+    request = FuseRequest(budget=1.05, min_fidelity=0.995)
+    with pytest.raises(FidelityError, match=r"at least 0.995 was asked for"):
+        tight.fused.fuse("task@1", request)
+    made, _ = asked(tight, FuseRequest("mixed", budget=1.05))
+    assert made.fidelity.verdict == "DEGRADED"
+
+
+def test_what_a_calibration_shapes_is_not_given_up_for_its_sample(calibrated: Registry) -> None:
+    """Rounded at random as the base's own size is sampled, it would be lost."""
+    made, _ = asked(calibrated, FuseRequest(budget=1.0))
+    assert (made.precision, made.fidelity.verdict) == ("mixed", "PASS")
