@@ -112,7 +112,8 @@ def make_request(options: dict[str, Any]) -> Any:
     type=click.Choice(["auto", "never"]),
     default="never",
     help="auto: where the weights alone are not sure that the base's own size keeps the adapter, ask the model, "
-    "with the data that the adapter's run kept out of training.",
+    "with the data that the adapter's run kept out of training.  It goes by the task alone, of one adapter or the "
+    "first of a sum, and with neither --precision, --budget nor --scale.",
 )
 @click.option(
     "--probe-within",
@@ -120,7 +121,7 @@ def make_request(options: dict[str, Any]) -> Any:
     default=600.0,
     show_default=True,
     metavar="SECONDS",
-    help="With --probe auto: how long that may take.",
+    help="With --probe auto: how long asking may take; what is taken then is fused.",
 )
 def fuse_command(
     session: Session,

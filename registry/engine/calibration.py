@@ -10,6 +10,8 @@ The format is safetensors.  Of each input, called `id` here, it has
     {id}.rest         F32  (n,)     max(diag(H) - diag(U U^T), 0)
     {id}.mean         F32  (1,)     the mean of diag(H)
 
+where neither diag(U U^T) nor the rest nor the mean is more than 1e30.
+
 and in the metadata `format` ("fusery.calibration.v1"), `modules` (a JSON object, module path to id), `base` (digest of
 the base), `tokens` (how many, as text) and `prompts` (digest of what the base read).
 

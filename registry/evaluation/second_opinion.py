@@ -121,12 +121,16 @@ def _smallest(
             f"no second opinion: {inputs.adapter.name} was trained through a quantiser, and is written as it was trained"
         )
         return request
+    if not inputs.quantized:
+        reporter.say(f"no second opinion: {inputs.base.name} is not quantised, and hardly anything is lost")
+        return request
     with workspace.database.read() as session:
         found = held_out(session, inputs.adapter.id)
     if found is None or found.path is None:
+        added = "".join(f" --with {part.name}:{part.weight:g}" for part in inputs.extras)
         reporter.say(
-            f"no second opinion: the run of {inputs.adapter.name} kept nothing out of training that is still here; "
-            f"fusery probe {inputs.adapter.name} --precision dither --prompts FILE asks what you have"
+            f"no second opinion: the run of {inputs.adapter.name} kept nothing out of training that is still here as it was; "
+            f"fusery probe {inputs.adapter.name}{added} --precision dither --prompts FILE asks what you have"
         )
         return request
     timed = _Timed(reporter, time.monotonic() + within)
@@ -139,6 +143,10 @@ def _smallest(
             passed = passes(report)
             reporter.say(f"{describe(recipe)}: {_in_words(report, passed=passed)}")
             if passed:
+                reporter.say(
+                    "text that has nothing to do with the task was not asked; "
+                    f"other commands take this with --precision {recipe.precision}"
+                )
                 return trial
             if passed is None:
                 break

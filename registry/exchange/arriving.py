@@ -139,8 +139,8 @@ def look_at_calibration(item: Calibration, paths: Mapping[str, Path], base: Arch
         raise BadInputError(f"{item.name} was made of another base: {found.base[:12]}", hint=_HINT)
     if base is not None and (fault := _misfit(found, base)) is not None:
         raise BadInputError(f"{item.name} does not fit its base: {fault}", hint=_HINT)
-    for path in {known: path for path, known in found.modules.items()}.values():
-        found.of(path)  # raises where its numbers cannot be used
+    for module in {known: module for module, known in found.modules.items()}.values():
+        found.of(module)  # raises where its numbers cannot be used
     values = {"tokens": found.tokens, "prompts_digest": found.prompts, "adapter": None}
     if (learned := found.learned) is not None:
         if learned.adapter != item.values["adapter"]:

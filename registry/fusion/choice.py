@@ -143,7 +143,9 @@ class Choice:
                     record_refusal(self.workspace, session, self.fuse_inputs, recipe, each.key, measured)
         if measured.passes(self.request, strict=strict, sound=sound):
             return False
-        self.say(f"{describe(recipe)}: {measured.passed_over(self.request, sound=sound)}")
+        without = ", without the calibration" if recipe.calibration is not None else ""
+        seen = f" (an eighth of the rows{without})" if measured.sampled else ""
+        self.say(f"{describe(recipe)}{seen}: {measured.passed_over(self.request, sound=sound)}")
         if recipe.precision == "dither" and recipe.calibration is None and self.fuse_inputs.shaped:
             base = self.fuse_inputs.base.name
             self.say(

@@ -73,7 +73,7 @@ class Measured:
         """Say why the next candidate is tried, where there is one: the figures, and the one that is not good enough."""
         if sound:
             return f"{self.in_words}: taking what passes within the budget"
-        return f"{self.in_words}{self._wanted(request)}: trying the next larger format"
+        return f"{self.in_words}{self._wanted(request)}: trying the next format"
 
     def _wanted(self, request: FuseRequest) -> str:
         from ..engine.fidelity import CLEAR_FROM, WHOLE_FROM

@@ -49,7 +49,12 @@ def base_facts(base: tables.BaseModel) -> dict[str, Any]:
 
 
 def _last_taken(base: tables.BaseModel) -> list[tables.Calibration]:
-    """Return the calibrations of a base; the last of those for all adapters is the one that a fuse takes."""
-    session = object_session(base)
+    """Return the calibrations of a base, oldest first; the last of those for all adapters is the one that a fuse takes."""
+    session, rows = object_session(base), list(base.calibrations)
     taken = current_calibration(session, base) if session is not None else None
-    return sorted(base.calibrations, key=lambda row: row is taken)
+    if taken is not None:
+        newest = [row for row in rows if row.adapter is None][-1]
+        if newest is not taken:
+            rows.remove(taken)
+            rows.insert(rows.index(newest) + 1, taken)
+    return rows

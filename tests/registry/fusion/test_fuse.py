@@ -188,11 +188,11 @@ def test_only_what_a_calibration_shapes_has_it_in_its_recipe(
 def test_what_passes_and_is_passed_over_says_for_what(losing: Registry) -> None:
     asked = FuseRequest()
     assert Measured("PASS", 0.99, 0.031).passed_over(asked) == (
-        "PASS, 99.0 % of the update retained, 3.1 % noise; at most 2.5 % noise is wanted: trying the next larger format"
+        "PASS, 99.0 % of the update retained, 3.1 % noise; at most 2.5 % noise is wanted: trying the next format"
     )
     assert Measured("PASS", 0.96, 0.014, 0.077).passed_over(asked) == (
         "PASS, 96.0 % of the update retained, 1.4 % noise; "
-        "a cosine of at least 0.1 is wanted, and it is 0.08: trying the next larger format"
+        "a cosine of at least 0.1 is wanted, and it is 0.08: trying the next format"
     )
     assert "; at least 90 % retained is wanted:" in Measured("PASS", 0.854, 0.018, 0.26).passed_over(asked)
     assert not Measured("PASS", 0.899, 0.018, 0.26).passes(asked, strict=True)

@@ -76,8 +76,9 @@ def test_it_is_the_newest_until_an_older_one_is_asked_for_and_until_another_come
     assert (choose(based, one), current(based)) == (three, one)
     for shown in (based.bases.show("tiny"), *based.bases.list()):
         assert [each.digest for each in shown.calibrations] == [two, three, one]
-    put_learned(based, 1, 0.5)  # which serves one adapter, and is no newer calibration of the base
+    own = put_learned(based, 1, 0.5)  # which serves one adapter, and is no newer calibration of the base
     assert current(based) == one
+    assert [each.digest for each in based.bases.show("tiny").calibrations] == [two, three, one, own]
     four = put(based, 4)
     assert current(based) == four
     assert (choose(based, one), current(based)) == (four, one)
