@@ -72,9 +72,10 @@ class _Sampler:
 
 
 def _blocks(step: Compute) -> Iterator[Block]:
-    """Yield the middle eighth of the rows, of one expert if there are several."""
+    """Yield the middle eighth of the rows, of one expert if there are several; at once, where each block pays what others owe."""
     each = step.module.rows // step.module.experts
     count = min(each, max(each // _SHARE, _FEWEST))
     first = step.module.experts // 2 * each + (each - count) // 2
-    for start in range(first, first + count, _FEWEST):
-        yield Block(step, start, min(_FEWEST, first + count - start), 0.0)
+    size = count if step.module.target.shaped else _FEWEST
+    for start in range(first, first + count, size):
+        yield Block(step, start, min(size, first + count - start), 0.0)

@@ -93,6 +93,13 @@ def blocks_of(step: Step) -> Iterator[Block]:
             yield Block(step, first, count, each * count)
 
 
+def _cut(whole: Block, size: int) -> Iterator[Block]:
+    """Yield a block in pieces of so many rows."""
+    end = whole.first + whole.count
+    for first in range(whole.first, end, size):
+        yield Block(whole.step, first, min(size, end - first), 0.0)
+
+
 def cost(step: Step) -> float:
     """Return the rough nanoseconds that a step takes."""
     if isinstance(step, Compute) and step.module.target.shaped:
@@ -171,7 +178,7 @@ class Worker:
             return [self._copy(step, block, work)], None
         try:
             if step.module.target.shaped:
-                return self._shape(step, work)
+                return self._shape(step, block, work)
             return self._compute(step, block, work)
         except NotFiniteError:
             raise FusionUnsupportedError(
@@ -203,14 +210,14 @@ class Worker:
             sums += fuse_rows(rows[part], kind, change, first + part.start, out[part], work)
         return self._write_all(step, block, out), sums if module.touched else None
 
-    def _shape(self, step: Compute, work: Workspace) -> tuple[list[Span], Sums | None]:
-        """Round a whole module, one block of shuffled rows after the other."""
+    def _shape(self, step: Compute, whole: Block, work: Workspace) -> tuple[list[Span], Sums | None]:
+        """Round a whole module, or a sample of it, one block of shuffled rows after the other."""
         module, calibration = step.module, self._policy.calibration
         inputs = calibration.of(module.path) if calibration is not None else None
         change = self._change(module, 0)
         assert inputs is not None and change.thresholds is not None
         if module.target.dither and self._steps(module, change.update) < LEAST_STEPS:
-            return self._scattered(step, work)
+            return self._scattered(step, whole, work)
         shaper = Shaper(Shape.of(inputs, change.update.left, change.update.right), module.columns)
         fit = learned = None
         if module.target.fitted:
@@ -220,8 +227,8 @@ class Worker:
             learned = calibration.scales_of(module.path, module.form, (module.rows, module.columns // size))
         spans: list[Span] = []
         kind, size, sums = _kind(module), max(_CHUNK // module.columns, 1), Sums()
-        for first in range(0, module.rows, size):
-            block = Block(step, first, min(size, module.rows - first), 0.0)
+        for block in _cut(whole, size):
+            first = block.first
             rows, out = self._rows(module, block, work), _room(step, block, work)
             for chosen in blocks_of_rows(first, block.count, change.thresholds.seed):
                 if self._stopped.is_set():
@@ -230,11 +237,10 @@ class Worker:
             spans += self._write_all(step, block, out)
         return spans, sums
 
-    def _scattered(self, step: Compute, work: Workspace) -> tuple[list[Span], Sums | None]:
-        """Round a whole module at random after all."""
-        spans, sums, size = [], Sums(), _rows(step.module) * _PARTS
-        for first in range(0, step.module.rows, size):
-            block = Block(step, first, min(size, step.module.rows - first), 0.0)
+    def _scattered(self, step: Compute, whole: Block, work: Workspace) -> tuple[list[Span], Sums | None]:
+        """Round them at random after all."""
+        spans, sums = [], Sums()
+        for block in _cut(whole, _rows(step.module) * _PARTS):
             some, retained = self._compute(step, block, work)
             spans += some
             sums += retained or Sums()

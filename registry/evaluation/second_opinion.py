@@ -165,7 +165,7 @@ def _unsure(
                 return
             key = artifact_key(inputs.base_digest, inputs.adapter.digest, recipe)
             known = known_measurement(workspace, key).settled
-            measured = known or Measured.of_sample(files.sample(recipe).fidelity)
+            measured = known or Measured.of_sample(files.sample(recipe).fidelity, recipe)
             if measured.passes(request, strict=True):
                 return
             if measured.passes(replace(request, accept_loss=False), strict=False):

@@ -136,14 +136,14 @@ class Choice:
 
     def _passed_over(self, each: Candidate) -> bool:
         recipe, measured, strict, sound = each.recipe, each.known.measured, each.strict, each.sound
+        without = ""
         if measured is None:
-            measured = Measured.of_sample(self.inputs.sample(recipe).fidelity)
+            measured, without = self._sampled(each)
             if not measured.passes(self.request, strict=strict, sound=sound):
                 with self.workspace.database.write() as session:
                     record_refusal(self.workspace, session, self.fuse_inputs, recipe, each.key, measured)
         if measured.passes(self.request, strict=strict, sound=sound):
             return False
-        without = ", without the calibration" if recipe.calibration is not None else ""
         seen = f" (an eighth of the rows{without})" if measured.sampled else ""
         self.say(f"{describe(recipe)}{seen}: {measured.passed_over(self.request, sound=sound)}")
         if recipe.precision == "dither" and recipe.calibration is None and self.fuse_inputs.shaped:
@@ -153,6 +153,21 @@ class Choice:
                 f"and strays about half as far from base + adapter: fusery base calibrate {base}"
             )
         return True
+
+    def _sampled(self, each: Candidate) -> tuple[Measured, str]:
+        """Look at a sample, and return what was found and what was left out.
+
+        That is as the calibration shapes it only where it matters: what is too loud at random no calibration mends, and what
+        passes at random is measured whole.
+        """
+        recipe = each.recipe
+        measured = Measured.of_sample(self.inputs.sample(recipe).fidelity, recipe)
+        passes = measured.passes(self.request, strict=each.strict, sound=each.sound)
+        if recipe.calibration is None or passes:
+            return measured, ""
+        if not measured.is_quiet:
+            return measured, ", without the calibration"
+        return Measured.of_sample(self.inputs.sample(recipe, shaped=True).fidelity, recipe), ""
 
     def _fitting(self, candidates: Sequence[Recipe], budget: float) -> list[Recipe]:
         """Return what fits into the budget: as the log has it, so that what is published needs no byte of the base.

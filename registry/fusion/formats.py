@@ -214,4 +214,4 @@ class _Rows:
             fidelity=fidelity,
             sampled=True,
         )
-        return _Row(shown, known or Measured.of_sample(found))
+        return _Row(shown, known or Measured.of_sample(found, recipe))

@@ -199,15 +199,18 @@ class InputFiles:
         files = {entry.path: self._scratch / f"adapter-0-{entry.path}" for entry in part.files}
         return whole_of(part.name, files, self.base, self._scratch / "whole.safetensors")
 
-    def sample(self, recipe: Recipe) -> Sampled:
-        """Estimate the fidelity of a recipe without writing anything."""
+    def sample(self, recipe: Recipe, *, shaped: bool = False) -> Sampled:
+        """Estimate the fidelity of a recipe without writing anything; at random where its calibration is not to shape it."""
         from ..engine.allocate import Sampled, own_bits
         from ..engine.modules import written_bytes
         from ..engine.sample import sample
 
-        plan = self.plan(policy_of(recipe, 0), recipe)
+        policy, inputs = policy_of(recipe, 0), self._fuse_inputs
+        if shaped:
+            policy = calibrated(self._workspace, policy, recipe, inputs.base, inputs.adapter, self._scratch)
+        plan = self.plan(policy, recipe)
         sizes = {module.path: written_bytes(module) for module in plan.modules}
-        own = {module.path: own_bits(module.grid, self._fuse_inputs.quantization) for module in plan.modules}
+        own = {module.path: own_bits(module.grid, inputs.quantization) for module in plan.modules}
         return Sampled(sample(plan), plan.size, sizes, own)
 
     def size(self, recipe: Recipe) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from sqlalchemy.orm import Session
@@ -36,8 +36,8 @@ class Measured:
         noise: what was written beside the update, as a share of the weights; None if it is not known.
         cosine: between the update and what changed; None if it is not known.
         shaped: it is of `mixed`, shaped by a calibration.
-        sampled: it is of a sample of the rows, which no calibration shapes: enough for `auto` to pass over what it would try
-            next to another, and to say nothing else by.
+        sampled: it is of a sample of the rows: enough for `auto` to pass over what it would try next to another, and to say
+            nothing else by.
     """
 
     verdict: str
@@ -59,9 +59,9 @@ class Measured:
         return cls(fidelity.verdict, fidelity.retained, fidelity.noise, fidelity.cosine, shaped)
 
     @classmethod
-    def of_sample(cls, fidelity: Fidelity) -> Measured:
-        """Take the overall figures of a sample."""
-        return cls(fidelity.verdict, fidelity.retained, fidelity.noise, fidelity.cosine, sampled=True)
+    def of_sample(cls, fidelity: Fidelity, recipe: Recipe) -> Measured:
+        """Take the overall figures of a sample of what a recipe writes."""
+        return replace(cls.of(fidelity, recipe), sampled=True)
 
     @property
     def in_words(self) -> str:
@@ -82,7 +82,7 @@ class Measured:
             return f"; at least {100 * request.min_fidelity:g} % retained is asked for"
         if self.verdict != "PASS":
             return ""
-        if not self._is_quiet:
+        if not self.is_quiet:
             return f"; at most {100 * self._quiet_to:g} % noise is wanted"
         if (self.retained or 0.0) < WHOLE_FROM:
             return f"; at least {100 * WHOLE_FROM:g} % retained is wanted"
@@ -107,10 +107,11 @@ class Measured:
 
         clear = self.cosine is None or self.cosine >= CLEAR_FROM
         whole = (self.retained or 0.0) >= WHOLE_FROM
-        return self.verdict == "PASS" and self._is_quiet and whole and clear
+        return self.verdict == "PASS" and self.is_quiet and whole and clear
 
     @property
-    def _is_quiet(self) -> bool:
+    def is_quiet(self) -> bool:
+        """`auto` bears its noise."""
         return (self.noise or 0.0) <= self._quiet_to
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from fusery.registry.engine.files import open_input
 from fusery.registry.engine.plan import Compute
 from fusery.registry.engine.policy import Policy
 from fusery.registry.engine.precisions import DITHER, KEEP, MIXED
+from fusery.registry.engine.sample import sample
 from fusery.registry.engine.shaping import (
     DAMPING,
     UPDATE_WEIGHT,
@@ -143,6 +145,24 @@ def test_a_basis_is_orthonormal_whatever_the_rows(seed: int, rank: int, twice: b
     assert len(basis) == rank
     np.testing.assert_allclose(basis @ basis.T, np.eye(rank), atol=1e-9)
     np.testing.assert_allclose(rows @ basis.T @ basis, rows, atol=1e-5)
+
+
+@pytest.mark.parametrize("policy", [Policy(DITHER, fitted=True), Policy(MIXED, {"": 6})])
+def test_a_sample_is_shaped_as_the_whole_is(
+    policy: Policy,
+    calibrated: tuple[Path, Path, Calibration],
+    planned: Callable[..., Any],
+    our_fuse: Callable[..., Any],
+) -> None:
+    base, adapter, calibration = calibrated
+    shaped = replace(policy, calibration=calibration)
+    plan = planned(base, adapter, shaped)
+    found = sample(plan, threads=1)
+    assert found == sample(plan, threads=2)
+    whole = our_fuse(base, adapter, shaped)[1].fidelity
+    assert found.retained == pytest.approx(whole.retained, abs=0.02)
+    assert found.noise == pytest.approx(whole.noise, rel=0.15)
+    assert found != sample(planned(base, adapter, policy)), "which no calibration shapes"
 
 
 def test_dither_moves_codes_only_and_keeps_all_of_the_update(

@@ -37,8 +37,25 @@ def calibrated(registry: Registry, folders: tuple[Path, Path], tmp_path: Path) -
     return registry
 
 
+def test_a_quiet_sample_is_shaped_as_the_model_is(
+    calibrated: Registry, folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Rounded to nearest, 6 bits have too little of this update, and 8 would be taken."""
+    small = tiny_models.make_adapter(tmp_path / "small", folders[0], update=0.02)
+    calibrated.adapters.register(small, base="tiny4", task="small")
+    said: list[str] = []
+    most = FuseRequest(min_fidelity=0.99)
+    made = calibrated.fused.fuse("small@1", most, reporter=Reporter(said.append))
+    assert (made.precision, made.recipe["bits"]) == ("mixed", {"": 6})
+    assert (made.fidelity.retained or 0.0) > 0.99
+    refused = [log.detail for log in calibrated.upkeep.log(action=REFUSED)]
+    assert [each["sampled"] for each in refused] == [True] * 3, "of keep, dither and 5 bits"
+    loud = [line for line in said if "(an eighth of the rows, without the calibration)" in line]
+    assert [line.split()[0] for line in loud] == ["dither,", "mixed,"]
+
+
 def test_a_sample_decides_against_no_model_that_a_calibration_shapes(calibrated: Registry) -> None:
-    """`auto` looks at random rounding of an eighth of the rows: not at what is written."""
+    """`auto` looks at an eighth of the rows, at random where that is too loud: not at what is written."""
     assert calibrated.fused.fuse("task@1").precision == "mixed"
     (sample,) = [
         log.detail for log in calibrated.upkeep.log(action=REFUSED) if log.detail["precision"] == "dither"
