@@ -122,8 +122,16 @@ def _compare(session: Session, reference: str, wanted: dict[str, Any]) -> None:
             table.add_row(*_cells(row))
         session.print_table(table)
         session.say(_advice(found))
+        if any(row.sampled for row in found.formats):
+            session.say(_ESTIMATED)
 
     session.emit(found, names=[row.format for row in found.formats], human=human)
+
+
+_ESTIMATED = (
+    "What is not on record is an estimate: an eighth of the rows, and at random where a calibration shapes the model and would "
+    "not decide."
+)
 
 
 def _cells(row: Format) -> list[str]:

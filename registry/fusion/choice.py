@@ -22,6 +22,7 @@ from ..records.fused_label import describe, label
 from .fuse_inputs import FuseInputs, InputFiles
 from .known import REFUSED, Known, Measured, look_up
 from .request import FuseRequest
+from .sampling import look_at
 
 if TYPE_CHECKING:
     from ..engine.allocate import Sampled
@@ -138,7 +139,9 @@ class Choice:
         recipe, measured, strict, sound = each.recipe, each.known.measured, each.strict, each.sound
         without = ""
         if measured is None:
-            measured, without = self._sampled(each)
+            found, whole = look_at(self.inputs, recipe, self.request, strict=strict, sound=sound)
+            measured = Measured.of_sample(found.fidelity, recipe)
+            without = "" if whole else ", without the calibration"
             if not measured.passes(self.request, strict=strict, sound=sound):
                 with self.workspace.database.write() as session:
                     record_refusal(self.workspace, session, self.fuse_inputs, recipe, each.key, measured)
@@ -153,21 +156,6 @@ class Choice:
                 f"and strays about half as far from base + adapter: fusery base calibrate {base}"
             )
         return True
-
-    def _sampled(self, each: Candidate) -> tuple[Measured, str]:
-        """Look at a sample, and return what was found and what was left out.
-
-        That is as the calibration shapes it only where it matters: what is too loud at random no calibration mends, and what
-        passes at random is measured whole.
-        """
-        recipe = each.recipe
-        measured = Measured.of_sample(self.inputs.sample(recipe).fidelity, recipe)
-        passes = measured.passes(self.request, strict=each.strict, sound=each.sound)
-        if recipe.calibration is None or passes:
-            return measured, ""
-        if not measured.is_quiet:
-            return measured, ", without the calibration"
-        return Measured.of_sample(self.inputs.sample(recipe, shaped=True).fidelity, recipe), ""
 
     def _fitting(self, candidates: Sequence[Recipe], budget: float) -> list[Recipe]:
         """Return what fits into the budget: as the log has it, so that what is published needs no byte of the base.

@@ -18,6 +18,7 @@ from .fuse_inputs import FuseInputs, InputFiles, gather
 from .known import Measured, known_measurement
 from .records import find_fused
 from .request import FuseRequest, candidates
+from .sampling import look_at
 from .views import fused_line, weights_bytes
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ class Format(Record):
         bytes: of its weights.
         times_base: the same over that of the base.
         fidelity: what it holds of the update; None where the format does not fit this base.
-        sampled: that was measured on a sample of the rows; false where it is on record.
+        sampled: that was measured on a sample of the rows, rounded at random where its calibration would not decide; false
+            where it is on record.
         reason: why the format does not fit this base; None where it does.
         chosen: `fuse` would write it.
     """
@@ -109,7 +111,9 @@ def formats(
     fuse_inputs = gather(workspace, reference, request.extras)
     base_bytes = weights_bytes(fuse_inputs.base.manifest)
     with fuse_inputs.opened() as inputs:
-        rows = _Rows(workspace, fuse_inputs, inputs, base_bytes, say).of(candidates(request, fuse_inputs))
+        rows = _Rows(workspace, fuse_inputs, inputs, request, base_bytes, say).of(
+            candidates(request, fuse_inputs)
+        )
     chosen = _chosen(rows, request)
     return Formats(
         adapter=fuse_inputs.adapter.name,
@@ -151,6 +155,7 @@ class _Rows:
     workspace: Workspace
     fuse_inputs: FuseInputs
     inputs: InputFiles
+    request: FuseRequest
     base_bytes: int
     say: Callable[[str], None]
 
@@ -163,7 +168,7 @@ class _Rows:
         rows, refusals = [], []
         for recipe in recipes:
             try:
-                rows.append(self._row(recipe))
+                rows.append(self._row(recipe, strict=recipe is not recipes[-1]))
             except FusionUnsupportedError as error:
                 refusals.append(error)
                 rows.append(_Row(replace(_format(recipe), reason=error.message), None))
@@ -171,9 +176,9 @@ class _Rows:
             raise refusals[0]
         return rows
 
-    def _row(self, recipe: Recipe) -> _Row:
+    def _row(self, recipe: Recipe, *, strict: bool) -> _Row:
         key = artifact_key(self.fuse_inputs.base_digest, self.fuse_inputs.adapter.digest, recipe)
-        return self._recorded(key, recipe) or self._sampled(key, recipe)
+        return self._recorded(key, recipe) or self._sampled(key, recipe, strict=strict)
 
     def _recorded(self, key: Digest, recipe: Recipe) -> _Row | None:
         with self.workspace.database.read() as session:
@@ -190,9 +195,9 @@ class _Rows:
         )
         return _Row(shown, Measured.of(fused, recipe))
 
-    def _sampled(self, key: Digest, recipe: Recipe) -> _Row:
+    def _sampled(self, key: Digest, recipe: Recipe, *, strict: bool) -> _Row:
         self.say(f"sampling {describe(recipe)}")
-        sampled = self.inputs.sample(recipe)
+        sampled, _ = look_at(self.inputs, recipe, self.request, strict=strict)
         found = sampled.fidelity
         fidelity = Fidelity(
             verdict=found.verdict,
