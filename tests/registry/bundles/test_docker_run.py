@@ -36,6 +36,13 @@ def run(bundle: Path) -> Run:
     return start
 
 
+@pytest.mark.parametrize("safe", ["", "1"])
+def test_it_finds_its_own_files(run: Run, safe: str) -> None:
+    """Also where Python looks in no script's folder."""
+    done = run("--help", PYTHONSAFEPATH=safe)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
