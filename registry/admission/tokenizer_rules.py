@@ -63,7 +63,9 @@ def tokens_fit(candidate: Candidate) -> Iterator[Finding]:
 @rule(TOKENIZER_DIFFERS)
 def same_tokenizer(candidate: Candidate) -> Iterator[Finding]:
     """A tokenizer that came with the adapter has the base's ids, whatever its file looks like."""
-    ours, theirs = beside(candidate, TOKENIZER), candidate.base.tokenizer(TOKENIZER)
+    ours = beside(candidate, TOKENIZER)
+    # Next to no adapter has one, and where the base's lies is a question to the database.
+    theirs = candidate.base.tokenizer(TOKENIZER) if ours is not None else None
     if ours is None or theirs is None or ours == theirs:
         return
     here, there = token_ids(ours, TOKENIZER), token_ids(theirs, TOKENIZER)

@@ -53,13 +53,11 @@ def unfit(
     """
     from ..registration.evidence import policy_of
 
-    candidate = _candidate(workspace, folder, submission, ground)
-    here = {one.code for one in examine(candidate, policy_of(workspace)) if one.severity == "error"}
-    return [
-        finding
-        for finding in examine(candidate, Policy())
-        if finding.severity == "error" and finding.code in here.difference(known)
-    ]
+    candidate, ours, usual = _candidate(workspace, folder, submission, ground), policy_of(workspace), Policy()
+    found = examine(candidate, usual)
+    here = found if ours == usual else examine(candidate, ours)
+    kept_out = {one.code for one in here if one.severity == "error"}
+    return [one for one in found if one.severity == "error" and one.code in kept_out.difference(known)]
 
 
 def findings_today(workspace: Workspace, number: int) -> list[Finding]:
