@@ -225,6 +225,8 @@ def exported(registry: Registry, base: Path, tmp_path: Path) -> Path:
         for layer in (0, 1)
         for name in ("q_proj", "v_proj")
     ]
+    if "qwen2_vl" not in {each.name for each in registry.bases.list()}:
+        registry.bases.add(base, name="qwen2_vl", reference=True)
     weights = recorded(registry, "qwen2_vl").weights
     random = np.random.default_rng(5)
     tensors = {}

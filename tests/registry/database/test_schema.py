@@ -260,10 +260,9 @@ def test_upgrades_at_once_take_turns(empty: Database, empty_url: str, tmp_path: 
 
 def test_the_alembic_command_of_a_checkout_uses_the_same_hooks(empty: Database, empty_url: str) -> None:
     empty.make_folder()
-    root = MIGRATIONS.parent
     done = subprocess.run(
         [sys.executable, "-P", "-m", "alembic", "upgrade", "head"],
-        cwd=root,
+        cwd=Path(__file__).parents[3],
         env={"FUSERY_DATABASE_URL": empty_url, "PATH": ""},
         capture_output=True,
         text=True,

@@ -105,4 +105,4 @@ def test_wrong_and_missing_keys(elsewhere: Path) -> None:
 def test_what_is_missing_is_said_with_the_extra_to_install(elsewhere: Path) -> None:
     ran = run(elsewhere, "verify", "bundle", "--key", "anna.pub", without="cryptography")
     assert ran.returncode == 2
-    assert "pip install " in ran.stderr and "[sign]'" in ran.stderr
+    assert "pip install " in ran.stderr and "[sign]" in ran.stderr
