@@ -36,7 +36,9 @@ def source(
 ) -> Iterator[AdapterSource]:
     """The same registry, reached in both ways."""
     if request.param == "own":
-        yield OwnRegistry(Workspace(stocked.workspace.settings))
+        workspace = Workspace(stocked.workspace.settings)
+        yield OwnRegistry(workspace)
+        workspace.close()
         return
     monkeypatch.setenv("FUSERY_TOKEN", stocked.tokens.create("gpu-1", "publisher").secret)
     with pages_of(stocked, TeamDoor(stocked, Proxies())) as url:
