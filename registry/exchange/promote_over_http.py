@@ -35,17 +35,18 @@ def promote_on_server(
     how = {"dry_run": True} if dry_run else {}
     with place.asked() as calls:
         server = RegistryServer(calls)
+        refusal: RefusedError | None = None
         try:
             told = server.act("promote", adapter=reference, alias=alias, reason=reason, **how)
         except RefusedError as refused:
             # Where its rules say no, the answer is the same record.
             if not refused.answer:
                 raise
-            told = refused.answer
+            refusal, told = refused, refused.answer
         try:
             promotion = TypeAdapter(Promotion).validate_json(told, strict=True)
         except ValidationError as error:
-            raise ServerRefusedError(
+            raise refusal or ServerRefusedError(
                 f"{calls.address.url} answers what no server of this version does",
                 hint="is that its address?",
             ) from error

@@ -57,6 +57,7 @@ def record_refusal(
             "cosine": measured.cosine,
             "shaped": measured.shaped,
             "sampled": measured.sampled,
+            "at_random": measured.at_random,
         },
         actor=workspace.actor,
         at=workspace.database.utcnow(session),
@@ -137,16 +138,14 @@ class Choice:
 
     def _passed_over(self, each: Candidate) -> bool:
         recipe, measured, strict, sound = each.recipe, each.known.measured, each.strict, each.sound
-        without = ""
         if measured is None:
-            found, whole = look_at(self.inputs, recipe, self.request, strict=strict, sound=sound)
-            measured = Measured.of_sample(found.fidelity, recipe)
-            without = "" if whole else ", without the calibration"
+            _, measured = look_at(self.inputs, recipe, self.request, strict=strict, sound=sound)
             if not measured.passes(self.request, strict=strict, sound=sound):
                 with self.workspace.database.write() as session:
                     record_refusal(self.workspace, session, self.fuse_inputs, recipe, each.key, measured)
         if measured.passes(self.request, strict=strict, sound=sound):
             return False
+        without = ", without the calibration" if measured.at_random else ""
         seen = f" (an eighth of the rows{without})" if measured.sampled else ""
         self.say(f"{describe(recipe)}{seen}: {measured.passed_over(self.request, sound=sound)}")
         if recipe.precision == "dither" and recipe.calibration is None and self.fuse_inputs.shaped:

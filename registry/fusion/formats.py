@@ -197,7 +197,7 @@ class _Rows:
 
     def _sampled(self, key: Digest, recipe: Recipe, *, strict: bool) -> _Row:
         self.say(f"sampling {describe(recipe)}")
-        sampled, _ = look_at(self.inputs, recipe, self.request, strict=strict)
+        sampled, measured = look_at(self.inputs, recipe, self.request, strict=strict)
         found = sampled.fidelity
         fidelity = Fidelity(
             verdict=found.verdict,
@@ -219,4 +219,4 @@ class _Rows:
             fidelity=fidelity,
             sampled=True,
         )
-        return _Row(shown, known or Measured.of_sample(found, recipe))
+        return _Row(shown, known or measured)

@@ -38,6 +38,7 @@ class Measured:
         shaped: it is of `mixed`, shaped by a calibration.
         sampled: it is of a sample of the rows: enough for `auto` to pass over what it would try next to another, and to say
             nothing else by.
+        at_random: that sample is rounded at random, though a calibration shapes what is written.
     """
 
     verdict: str
@@ -46,6 +47,7 @@ class Measured:
     cosine: float | None = None
     shaped: bool = False
     sampled: bool = False
+    at_random: bool = False
 
     @classmethod
     def of(cls, fidelity: Fidelity | tables.Fused, recipe: Recipe) -> Measured:
@@ -59,9 +61,9 @@ class Measured:
         return cls(fidelity.verdict, fidelity.retained, fidelity.noise, fidelity.cosine, shaped)
 
     @classmethod
-    def of_sample(cls, fidelity: Fidelity, recipe: Recipe) -> Measured:
+    def of_sample(cls, fidelity: Fidelity, recipe: Recipe, *, at_random: bool = False) -> Measured:
         """Take the overall figures of a sample of what a recipe writes."""
-        return replace(cls.of(fidelity, recipe), sampled=True)
+        return replace(cls.of(fidelity, recipe), sampled=True, at_random=at_random)
 
     @property
     def in_words(self) -> str:
@@ -203,6 +205,7 @@ def _refused(session: Session, key: str) -> Measured | None:
             detail.get("cosine"),
             detail.get("shaped", False),
             detail.get("sampled", False),
+            detail.get("at_random", False),
         )
         if not measured.sampled:
             return measured

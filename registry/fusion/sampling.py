@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 def look_at(
     inputs: InputFiles, recipe: Recipe, request: FuseRequest, *, strict: bool, sound: bool = False
-) -> tuple[Sampled, bool]:
-    """Return a sample of what a recipe writes, and whether it is rounded as the whole will be.
+) -> tuple[Sampled, Measured]:
+    """Return a sample of what a recipe writes, and its overall figures.
 
     The recipe's calibration shapes it only where that matters: what is too loud at random no calibration mends, and what passes
     at random is measured whole.
@@ -29,9 +29,9 @@ def look_at(
         sound: likewise.
     """
     found = inputs.sample(recipe)
-    if recipe.calibration is None:
-        return found, True
-    measured = Measured.of_sample(found.fidelity, recipe)
-    if measured.passes(request, strict=strict, sound=sound) or not measured.is_quiet:
-        return found, False
-    return inputs.sample(recipe, shaped=True), True
+    measured = Measured.of_sample(found.fidelity, recipe, at_random=recipe.calibration is not None)
+    passes = measured.passes(request, strict=strict, sound=sound)
+    if recipe.calibration is None or passes or not measured.is_quiet:
+        return found, measured
+    found = inputs.sample(recipe, shaped=True)
+    return found, Measured.of_sample(found.fidelity, recipe)

@@ -53,6 +53,13 @@ def test_an_answer_that_is_none_is_one_sentence(
         promoted(module_registry, status, answer, monkeypatch)
 
 
+def test_a_refusal_of_whoever_stands_before_it_says_its_status(
+    module_registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ServerRefusedError, match=r"refused this \(403\)"):
+        promoted(module_registry, 403, b"<html>Forbidden</html>", monkeypatch)
+
+
 def test_a_refusal_has_the_form_of_a_promotion(
     module_registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:

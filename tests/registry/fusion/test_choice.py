@@ -52,6 +52,9 @@ def test_a_quiet_sample_is_shaped_as_the_model_is(
     assert [each["sampled"] for each in refused] == [True] * 3, "of keep, dither and 5 bits"
     loud = [line for line in said if "(an eighth of the rows, without the calibration)" in line]
     assert [line.split()[0] for line in loud] == ["dither,", "mixed,"]
+    said.clear()
+    assert calibrated.fused.fuse("small@1", most, reporter=Reporter(said.append)).cached
+    assert set(loud) <= set(said), "also where the log has it"
 
 
 def test_a_sample_decides_against_no_model_that_a_calibration_shapes(calibrated: Registry) -> None:
