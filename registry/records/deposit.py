@@ -51,6 +51,7 @@ class Deposit:
         self._store = store
         self._intents = Intents(database, owner, ttl=ttl)
         self._manifest: Manifest | None = None
+        self._together: Sequence[Manifest] = ()
         self._generations: dict[Digest, int] = {}
 
     def put(
@@ -91,6 +92,7 @@ class Deposit:
         wanted = {
             entry.sha256: (entry, files[entry.path]) for manifest, files in artifacts for entry in manifest
         }
+        self._together = [manifest for manifest, _ in artifacts]
         self._store_all(wanted, progress)
 
     def _store_all(
@@ -136,18 +138,21 @@ class Deposit:
         return row
 
     def settle(self, session: Session) -> None:
-        """Say at once that all blobs are there, before artifacts are recorded in the same transaction; raises as `commit`."""
+        """Say at once what many small artifacts consist of, before they are recorded in the same transaction; raises as `commit`."""
         self._settle(session, self._generations.keys())
-        session.info[_SETTLED] = self
+        rows = record_manifests(session, self._together)
+        _is_stored(session, rows.values())
+        session.info[_SETTLED] = (self, rows)
 
     def record(self, session: Session, manifest: Manifest) -> tables.Manifest:
         """Record one of the artifacts in the caller's write transaction; as `commit`, but the others are still claimed."""
-        if session.info.get(_SETTLED) is not self:
-            self._settle(session, {entry.sha256 for entry in manifest})
+        owner, rows = session.info.get(_SETTLED, (None, {}))
+        if owner is self and manifest.digest in rows:
+            settled: tables.Manifest = rows[manifest.digest]
+            return settled
+        self._settle(session, {entry.sha256 for entry in manifest})
         row = record_manifest(session, manifest)
-        for file in row.files:
-            file.blob = file.sha256
-        session.flush()
+        _is_stored(session, [row])
         return row
 
     def finish(self, session: Session) -> None:
@@ -235,16 +240,35 @@ class Deposit:
 
 def record_manifest(session: Session, manifest: Manifest) -> tables.Manifest:
     """Return the row of a manifest, inserted if it is new; the files of a new one have no bytes in the store."""
-    query = select(tables.Manifest).where(tables.Manifest.digest == manifest.digest)
-    row = session.scalars(query).first()
-    if row is None:
-        files = [
-            tables.ManifestFile(path=entry.path, size=entry.size, sha256=entry.sha256) for entry in manifest
-        ]
-        row = tables.Manifest(digest=manifest.digest, size=manifest.size, files=files)
-        session.add(row)
+    return record_manifests(session, [manifest])[manifest.digest]
+
+
+def record_manifests(session: Session, manifests: Iterable[Manifest]) -> dict[str, tables.Manifest]:
+    """Return the rows of manifests by digest; see `record_manifest`."""
+    wanted = {manifest.digest: manifest for manifest in manifests}
+    row = tables.Manifest
+    rows = {
+        found.digest: found
+        for some in batches(wanted)
+        for found in session.scalars(select(row).where(row.digest.in_(some)))
+    }
+    new = [_row_of(manifest) for digest, manifest in wanted.items() if digest not in rows]
+    if new:
+        session.add_all(new)
         session.flush()
-    return row
+    return rows | {one.digest: one for one in new}
+
+
+def _row_of(manifest: Manifest) -> tables.Manifest:
+    files = [tables.ManifestFile(path=entry.path, size=entry.size, sha256=entry.sha256) for entry in manifest]
+    return tables.Manifest(digest=manifest.digest, size=manifest.size, files=files)
+
+
+def _is_stored(session: Session, rows: Iterable[tables.Manifest]) -> None:
+    for row in rows:
+        for file in row.files:
+            file.blob = file.sha256
+    session.flush()
 
 
 def _blobs(session: Session, digests: Iterable[Digest]) -> dict[str, tables.Blob]:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from .. import tables
 from ..adapters.folder import AdapterFolder
+from ..admission import BaseFacts
 from ..admission.submission import Submission, TrainedOn
 from ..errors import BadInputError
 from ..records.references import resolve_adapter, resolve_base
+from .base_facts import base_facts
 from .trained_on import named_by_files, trained_on
+
+if TYPE_CHECKING:
+    from ..workspace import Workspace
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,18 +27,20 @@ class Ground:
 
     Attributes:
         base: the base that was said, or else the one that the files name.
-        others: the names of all other bases to their first names.
+        facts: what admission is told about it, and about all other bases.
         parent: the adapter whose training it continues, where that was said.
         trained_on: the base that it was trained on, if that was said to be another one.
     """
 
     base: tables.BaseModel
-    others: Mapping[str, str]
+    facts: BaseFacts
     parent: tables.Adapter | None = None
     trained_on: TrainedOn | None = None
 
 
-def ground_of(session: Session, folder: AdapterFolder, submission: Submission) -> Ground:
+def ground_of(
+    workspace: Workspace, session: Session, folder: AdapterFolder, submission: Submission
+) -> Ground:
     """Return what an adapter is to stand on.  What the base has can be read after the transaction, too.
 
     Raises:
@@ -52,18 +59,19 @@ def ground_of(session: Session, folder: AdapterFolder, submission: Submission) -
     else:
         base = resolve_base(session, submission.base)
     parent = resolve_adapter(session, submission.parent) if submission.parent else None
-    return Ground(base, _others(session, base), parent, trained_on(session, base, submission.trained_on))
+    other = trained_on(session, base, submission.trained_on)
+    return Ground(base, _facts(workspace, session, base), parent, other)
 
 
-def ground_on(session: Session, base: tables.BaseModel) -> Ground:
+def ground_on(workspace: Workspace, session: Session, base: tables.BaseModel) -> Ground:
     """Return what an adapter stands on of which nothing else is said than its base; see `ground_of`."""
-    return Ground(base, _others(session, base))
+    return Ground(base, _facts(workspace, session, base))
 
 
-def _others(session: Session, base: tables.BaseModel) -> dict[str, str]:
-    """Return the names of all other bases to their first names, and read what is asked of the base itself."""
-    _loaded = base.names, base.revisions, base.manifest.files, base.weights
+def _facts(workspace: Workspace, session: Session, base: tables.BaseModel) -> BaseFacts:
+    _loaded = base.weights  # what is asked of the base itself after the transaction
     names = tables.BaseName
     query = select(names.base_id, names.name).where(names.base_id != base.id).order_by(names.id)
     first: dict[int, str] = {}
-    return {name: first.setdefault(number, name) for number, name in session.execute(query)}
+    others = {name: first.setdefault(number, name) for number, name in session.execute(query)}
+    return base_facts(workspace, base, others)

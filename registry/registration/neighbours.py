@@ -9,10 +9,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import select, union
+from sqlalchemy import bindparam, select, union
 from sqlalchemy.orm import Session
 
 from fusery.storage.digest import Digest, digest_file
@@ -87,7 +88,8 @@ def neighbours(
     originals = (folder.originals or {}).get(PEFT_WEIGHTS) if folder.whole else None
     as_registered = digest_file(originals)[0] if originals is not None else ""
     with workspace.database.read() as session:
-        rows = session.execute(_with_weights(digest, as_registered, task)).all()
+        said = {"weights": digest, "file": as_registered, "task": task or ""}
+        rows = session.execute(_with_weights(), said).all()
         near = _candidates(workspace, session, base, task, digest, parent, beside)
     alike = [each for each in beside if digest in each.weights]
     ours = manifest_of(folder.kept).digest if rows or alike else None
@@ -111,13 +113,16 @@ def neighbours(
     return _nearest(file, folder.scale, folder.config.method, near)
 
 
-def _with_weights(digest: str, as_registered: str, task: str | None) -> Any:
-    """Select adapters with these weights, or with this file of PEFT's: name, digest, task and base, and the digest of that file.
+@cache
+def _with_weights() -> Any:
+    """Select adapters with the `weights`, or with this `file` of PEFT's: name, digest, task and base, and the digest of that file.
 
-    Those of the task come first.
+    Those of the `task` come first.
     """
+    weights: Any = bindparam("weights")
+    as_registered: Any = bindparam("file")
     files = select(tables.ManifestFile.manifest_id).where(
-        tables.ManifestFile.sha256 == digest, tables.ManifestFile.path == WEIGHTS
+        tables.ManifestFile.sha256 == weights, tables.ManifestFile.path == WEIGHTS
     )
     # What was registered in PEFT's form has these weights as its rendering in mlx-lm's.
     # Of one with whole tensors that is a part only.
@@ -151,20 +156,14 @@ def _with_weights(digest: str, as_registered: str, task: str | None) -> Any:
         )
         .join(tables.Task, tables.Adapter.task_id == tables.Task.id)
         .where(tables.Adapter.id.in_(union(stored, rendered, whole)))  # OR would read the whole table
-        .order_by(tables.Task.name != (task or ""), tables.Adapter.id)
+        .order_by(tables.Task.name != bindparam("task"), tables.Adapter.id)
         .limit(READ)
     )
 
 
-def _candidates(
-    workspace: Workspace,
-    session: Session,
-    base: tables.BaseModel,
-    task: str | None,
-    digest: str,
-    parent: str | None,
-    beside: Sequence[Unrecorded],
-) -> list[_Known]:
+@cache
+def _newest(*, of_task: bool) -> Any:
+    """Select what adapters on the `base` are compared by, the newest first, but for those with the `weights`."""
     every = (
         select(
             tables.Adapter.name,
@@ -180,21 +179,39 @@ def _candidates(
         .join(tables.ManifestFile, tables.ManifestFile.manifest_id == tables.Adapter.manifest_id)
         .join(tables.Blob, tables.Blob.digest == tables.ManifestFile.sha256)
         .where(
-            tables.Adapter.base_id == base.id,
+            tables.Adapter.base_id == bindparam("base"),
             tables.Adapter.method != "full",
             tables.Adapter.scale.is_not(None),
             tables.ManifestFile.path == WEIGHTS,
-            tables.ManifestFile.sha256 != digest,
+            tables.ManifestFile.sha256 != bindparam("weights"),
         )
         .limit(READ)
     )
-    ours = session.scalar(select(tables.Task.id).where(tables.Task.name == (task or "")))
     # Each along an index and not by sorting: however many there are, only the newest are looked at.
-    of_task = every.where(tables.Adapter.task_id == ours).order_by(tables.Adapter.version.desc())
-    rows = {row.name: row for row in session.execute(of_task)} if ours is not None else {}
+    if of_task:
+        return every.where(tables.Adapter.task_id == bindparam("task")).order_by(
+            tables.Adapter.version.desc()
+        )
+    return every.order_by(tables.Adapter.id.desc())
+
+
+def _candidates(
+    workspace: Workspace,
+    session: Session,
+    base: tables.BaseModel,
+    task: str | None,
+    digest: str,
+    parent: str | None,
+    beside: Sequence[Unrecorded],
+) -> list[_Known]:
+    ours = session.scalar(select(tables.Task.id).where(tables.Task.name == (task or "")))
+    said = {"base": base.id, "weights": digest}
+    rows: dict[str, Any] = {}
+    if ours is not None:
+        rows = {row.name: row for row in session.execute(_newest(of_task=True), {**said, "task": ours})}
     if len(rows) < READ:
-        newest = every.order_by(tables.Adapter.id.desc())
-        rows = {**rows, **{row.name: row for row in session.execute(newest) if row.name not in rows}}
+        newest = session.execute(_newest(of_task=False), said)
+        rows = {**rows, **{row.name: row for row in newest if row.name not in rows}}
     together = [each for each in beside if digest not in each.weights and each.method != "full"]
     if together and not workspace.store.capabilities.local:
         together = []  # once they are on record, they would have to be fetched first

@@ -28,7 +28,6 @@ from ..database import events
 from ..errors import AlreadyExistsError, BadInputError
 from ..names import AdapterName, parse_slug
 from ..records.adapter import Registered
-from ..records.bases import recorded_architecture
 from ..records.datasets import dataset_row
 from ..records.derived import adapter_columns, alpha_of
 from ..records.recipe import known_sources, recipe_in
@@ -67,7 +66,7 @@ def check(
     except AdmissionError as error:
         return list(error.findings)
     ground = _ground(workspace, found, submission)
-    found = on_base(found, recorded_architecture(ground.base))
+    found = on_base(found, ground.facts.architecture)
     task = None
     with suppress(BadInputError):  # nothing says what it is for: that is no matter of its bytes
         task = proposed_name(folder, found, submission, training.day).task
@@ -96,7 +95,7 @@ def _readable(path: Path) -> Iterator[None]:
 
 def _ground(workspace: Workspace, folder: AdapterFolder, submission: Submission) -> Ground:
     with workspace.database.read() as session:
-        return ground_of(session, folder, submission)
+        return ground_of(workspace, session, folder, submission)
 
 
 def _refusal(path: Path, findings: Sequence[Finding], hint: str) -> AdmissionError:
@@ -212,7 +211,7 @@ def _see(
 ) -> _Seen:
     folder, training = _read(path, submission, staging.take)
     ground = _ground(workspace, folder, submission)
-    folder = on_base(folder, recorded_architecture(ground.base))
+    folder = on_base(folder, ground.facts.architecture)
     name = proposed_name(path, folder, submission, training.day)
     # What has no readable header will be refused for that: a file of holes is not read to its end before.
     copies = staging.copies(folder.kept) if folder.header is not None else {}

@@ -51,6 +51,14 @@ def lora(seed: int, *modules: str, rank: int = 4, rows: int = 30, columns: int =
     return tensors
 
 
+def test_a_file_that_was_replaced_is_read_again(opened: Open) -> None:
+    few, more = lora(1, "model.layers.0.a"), lora(2, "model.layers.1.a", rank=3)
+    assert opened("a", few).rank("model.layers.0.a") == 4
+    again = opened("a", more)
+    assert (again.rank("model.layers.0.a"), again.rank("model.layers.1.a")) == (0, 3)
+    assert (again.read("model.layers.1.a").a == more["model.layers.1.a.lora_a"]).all()
+
+
 def test_norms_cosine_and_change_are_those_of_the_whole_matrices(opened: Open) -> None:
     mine, theirs = lora(1), lora(2, rank=3)
     changes = compare_adapters(opened("a", mine), opened("b", theirs, scale=3.0))
