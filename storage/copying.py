@@ -93,6 +93,12 @@ def _stamp(found: os.stat_result) -> tuple[int, ...]:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
+def source_of(path: Path, fd: int) -> Source:
+    """Return an open regular file as it is now."""
+    found = os.fstat(fd)
+    return Source(path, fd, found.st_size, _stamp(found))
+
+
 @contextmanager
 def reading(path: Path) -> Iterator[Source]:
     """Open a regular file for reading; what is a link, a pipe or a device now does not get in.
@@ -106,12 +112,11 @@ def reading(path: Path) -> Iterator[Source]:
         # Without O_NONBLOCK, opening a pipe waits for a writer.
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode):
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise UnsafePathError(
                 f"{path} is not a regular file", hint="name a file, not a folder or a device"
             )
-        yield Source(path, fd, found.st_size, _stamp(found))
+        yield source_of(path, fd)
     finally:
         os.close(fd)
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from .copying import Progress, flushing, pump, reading
+from .copying import Progress, pump, reading
 from .digest import CHUNK, Digest
 from .errors import StoreUnavailableError
 from .failures import AbsentBlobError, os_failures
@@ -36,6 +36,7 @@ from .layout import (
 )
 from .manifest import FileEntry, require_expected, require_size
 from .opening import opened
+from .pouring import pour_into
 from .publishing import (
     link_exclusive,
     make_folders,
@@ -149,19 +150,7 @@ class LocalStore(BlobStore):
                 self._sync_name(stored)
                 return stored
             with self._part() as (part, fd):
-                with flushing(fd) as written:
-
-                    def begin() -> None:
-                        os.ftruncate(fd, 0)
-                        os.lseek(fd, 0, os.SEEK_SET)
-
-                    def keep(piece: bytes | memoryview) -> None:
-                        write_all(fd, piece)
-                        written(len(piece))
-                        if progress:
-                            progress(len(piece))
-
-                    origin.pour(blob, keep, begin)
+                pour_into(origin, blob, fd, progress)
                 self._publish(part, fd, stored)
         return stored
 

@@ -1,6 +1,7 @@
 """Private copies of files that are to be stored, hashed while they are made: what is looked at then is what is stored.
 
-A copy lies where the store can give it its name without copying it again, if the store is on this machine.
+A copy lies where the store can give it its name without copying it again, if the store is on this machine.  So does what comes
+from another store to be looked at before it is stored here.
 """
 
 from __future__ import annotations
@@ -12,12 +13,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from .copying import Source, pump, reading
+from .copying import Source, copy_file, pump, reading, source_of
 from .digest import Digest
 from .failures import os_failures
 from .manifest import FileEntry, Manifest
 from .probes import staged_name
 from .publishing import new_part
+
+MOST = 64
+"""Files of other stores that are open at a time: some systems let a process open 256."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,35 @@ class Staging:
             source.require_unchanged()
         self._staged[path] = Staged(path, fd, size, digest, source)
         return path
+
+    def receive(self, entry: FileEntry, place: Path, pour: Callable[[int], object]) -> bool:
+        """Write what comes from elsewhere to a copy; where the disk has links, no second one is made for `place`.
+
+        Args:
+            entry: its size and digest.
+            place: a free name in a folder that nobody else enters: where it is looked at.
+            pour: writes the bytes to a file descriptor, and raises unless they are those.
+
+        Returns:
+            Whether it was done; False where too many files are open.
+
+        Raises:
+            OutOfSpaceError: there is no room for it.
+        """
+        if len(self._staged) >= MOST:
+            return False
+        with os_failures(f"write {place}", near=self._folder):
+            self._room(entry.size)
+            path, fd = self._parts.enter_context(new_part(self._folder / staged_name(), 0o600))
+            pour(fd)
+            source = source_of(path, fd)
+            copy_file(path, place, link=True)
+        self._staged[place] = Staged(path, fd, entry.size, entry.sha256, source)
+        return True
+
+    def sources(self, files: Mapping[str, Path]) -> dict[str, Path | Staged]:
+        """Return files by name, each as the copy that it is, if it is one."""
+        return {name: self._staged.get(path, path) for name, path in files.items()}
 
     def copies(self, files: Mapping[str, Path]) -> dict[str, Staged]:
         """Return the copies of files by name; what is no copy yet is taken."""

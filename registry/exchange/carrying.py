@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,17 +11,24 @@ from fusery.storage.copying import copy_file
 from fusery.storage.digest import Digest
 from fusery.storage.errors import BlobCorruptError, BlobMissingError, MissingFileError
 from fusery.storage.hands import in_order
+from fusery.storage.interface import Blob
 from fusery.storage.layout import MAX_GENERATION
 from fusery.storage.manifest import FileEntry
+from fusery.storage.pouring import pour_into
+from fusery.storage.room import require_room
+from fusery.storage.staging import Staging
 
 from ..database.batches import batches
 from ..errors import BadInputError
 from ..records.bases import Generations, blob_generations
-from ..records.deposit import Deposit
+from ..records.deposit import Deposit, Source
 from .package import Files
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
+
+_LARGE = 256 << 10
+"""Bytes of a file from which it is worth not to be copied."""
 
 
 class Carrier:
@@ -43,13 +51,28 @@ class Carrier:
         self._origin, self._destination, self._here = origin, destination, here
         self._progress = progress
 
-    def bring(self, files: Files, folder: Path, *, copied: bool = False) -> dict[str, Path]:
+    @contextmanager
+    def staging(self) -> Iterator[Staging | None]:
+        """Give the place where large files arrive so that they need not be copied to be stored; None where that is nowhere."""
+        store = self._destination.store
+        # From a folder they are copied faster than they are poured.
+        folder = None if self._origin.store.capabilities.local else store.staging_folder
+        if folder is None:
+            yield None
+            return
+        with Staging(folder, lambda size: require_room(store, [size])) as staging:
+            yield staging
+
+    def bring(
+        self, files: Files, folder: Path, *, copied: bool = False, staging: Staging | None = None
+    ) -> dict[str, Path]:
         """Return where files can be read on this machine, each as it was asked for.
 
         Args:
             files: which.
             folder: for those that have to be fetched; there is none yet.
             copied: all of them are to lie in the folder, under their own names.
+            staging: of this carrier, if they are to be stored as well.
 
         Raises:
             BadInputError: they are in a folder that the other registry names.
@@ -73,16 +96,27 @@ class Carrier:
             if place is None:
                 place = folder / entry.path
                 place.parent.mkdir(parents=True, exist_ok=True)
-                store.fetch(entry.sha256, place, generation=generation)
+                self._fetch(entry, generation, place, staging)
             found[entry.path] = place
         return found
 
-    def bring_many(self, wanted: Sequence[tuple[Files, Path]]) -> Generator[dict[str, Path]]:
+    def _fetch(self, entry: FileEntry, generation: int, place: Path, staging: Staging | None) -> None:
+        store, blob = self._origin.store, Blob(entry.sha256, entry.size, generation)
+        if staging is None or entry.size < _LARGE:
+            staged = False
+        else:
+            staged = staging.receive(entry, place, lambda fd: pour_into(store, blob, fd))
+        if not staged:
+            store.fetch(entry.sha256, place, generation=generation, size=entry.size)
+
+    def bring_many(
+        self, wanted: Sequence[tuple[Files, Path]], staging: Staging | None = None
+    ) -> Generator[dict[str, Path]]:
         """Yield where the files of many small things lie, in their order: each thing's in a folder of its own.
 
         As `bring` with `copied`; what several of them have comes once, and a few files are on their way at a time.
         """
-        store, first = self._origin.store, dict[Digest, tuple[FileEntry, Path]]()
+        first = dict[Digest, tuple[FileEntry, Path]]()
         for files, folder in wanted:
             for entry in files.manifest:
                 first.setdefault(entry.sha256, (entry, folder / entry.path))
@@ -91,7 +125,7 @@ class Carrier:
 
         def fetch(one: tuple[FileEntry, Path]) -> None:
             entry, place = one
-            store.fetch(entry.sha256, place, generation=generations[entry.sha256], size=entry.size)
+            self._fetch(entry, generations[entry.sha256], place, staging)
 
         coming, come = in_order(fetch, first.values()), set[Digest]()
         arriving = iter(first)
@@ -105,11 +139,14 @@ class Carrier:
                     copy_file(place, found[entry.path], link=True)
             yield found
 
-    def store_many(self, things: Sequence[tuple[Files, Mapping[str, Path]]]) -> Deposit:
+    def store_many(
+        self, things: Sequence[tuple[Files, Mapping[str, Path]]], staging: Staging | None = None
+    ) -> Deposit:
         """Store the files of many small things; as `store`."""
         there = self._destination
         deposit = Deposit(there.database, there.store, there.owner())
-        deposit.put_many([(files.manifest, paths) for files, paths in things], progress=self._progress)
+        where = [(files.manifest, _sources(paths, staging)) for files, paths in things]
+        deposit.put_many(where, progress=self._progress)
         return deposit
 
     def _generations(self, digests: Iterable[Digest]) -> Generations:
@@ -122,16 +159,25 @@ class Carrier:
             )
         return found
 
-    def store(self, files: Files, paths: Mapping[str, Path]) -> Deposit:
+    def store(self, files: Files, paths: Mapping[str, Path], staging: Staging | None = None) -> Deposit:
         """Store files; they count from the transaction that commits the deposit.
+
+        Args:
+            files: which.
+            paths: where they are.
+            staging: through which some of them came.
 
         Raises:
             StorageError: the store failed, or the bytes are not what is recorded.
         """
         there = self._destination
         deposit = Deposit(there.database, there.store, there.owner())
-        deposit.put(paths, manifest=files.manifest, progress=self._progress)
+        deposit.put(_sources(paths, staging), manifest=files.manifest, progress=self._progress)
         return deposit
+
+
+def _sources(paths: Mapping[str, Path], staging: Staging | None) -> Mapping[str, Source]:
+    return staging.sources(paths) if staging is not None else {**paths}
 
 
 def kept_by_reference() -> BadInputError:

@@ -18,6 +18,7 @@ from fusery.storage.digest import Digest
 from fusery.storage.manifest import FileEntry
 from fusery.storage.progress import SILENT, Reporter, tally
 from fusery.storage.room import Need, needs_of, require_rooms
+from fusery.storage.staging import Staging
 
 from ..errors import BadInputError, BlobsMissingError, ServerRefusedError
 from ..records.bases import blob_generations
@@ -229,9 +230,11 @@ class _Fetching(Carrier):
         self._server, self._calls, self._come = server, calls, progress
         self._parts = workspace.cache.root / "tmp"
 
-    def bring(self, files: Files, folder: Path, *, copied: bool = False) -> dict[str, Path]:
+    def bring(
+        self, files: Files, folder: Path, *, copied: bool = False, staging: Staging | None = None
+    ) -> dict[str, Path]:
         """Return where files lie that were fetched; see `Carrier.bring`."""
-        del copied  # each has its own name here in any case
+        del copied, staging  # each has its own name here in any case, and has to be copied
         if not files.stored:
             raise kept_by_reference()
         folder.mkdir()
@@ -249,8 +252,11 @@ class _Fetching(Carrier):
                 os.link(found[first[entry.sha256].path], found[entry.path])
         return found
 
-    def bring_many(self, wanted: Sequence[tuple[Files, Path]]) -> Generator[dict[str, Path]]:
+    def bring_many(
+        self, wanted: Sequence[tuple[Files, Path]], staging: Staging | None = None
+    ) -> Generator[dict[str, Path]]:
         """Yield where the files of each thing lie; see `Carrier.bring_many`."""
+        del staging
         for files, folder in wanted:
             folder.parent.mkdir(parents=True, exist_ok=True)
             yield self.bring(files, folder)

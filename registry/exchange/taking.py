@@ -96,7 +96,8 @@ class Receiver:
             scratch = held.enter_context(self.here.cache.scratch())
             places = [scratch / str(number) / "arrived" for number in range(len(pairs))]
             wanted = [(item.files, place) for (item, _), place in zip(pairs, places, strict=True)]
-            coming = held.enter_context(closing(self.carrier.bring_many(wanted)))
+            staging = held.enter_context(self.carrier.staging())
+            coming = held.enter_context(closing(self.carrier.bring_many(wanted, staging)))
             come, failed, ground = list[Come](), None, self._ground(pairs[0][0])
             try:
                 for (item, moved), place in zip(pairs, places, strict=True):
@@ -107,7 +108,8 @@ class Receiver:
             except FuseryError as error:
                 failed = error
             if come:
-                deposit = self.carrier.store_many([(each.item.files, each.paths) for each in come])
+                arrived = [(each.item.files, each.paths) for each in come]
+                deposit = self.carrier.store_many(arrived, staging)
                 things = [(each.item, each.seen) for each in come]
                 recorded = receive_many(self.destination, things, deposit, self.origin)
                 for each, (new, name) in zip(come, recorded, strict=True):
@@ -119,10 +121,12 @@ class Receiver:
         self.say(f"copying {item.kind} {item.name}")
         seen, deposit = Seen(), None
         if item.files.there and (moved.state == "copied" or not self._has_files(item)):
-            paths = self.carrier.bring(item.files, scratch / "arrived", copied=isinstance(item, Adapter))
-            seen = self._look(item, paths, scratch)
-            if not self._is_there(item, seen):
-                deposit = self.carrier.store(item.files, paths)
+            with self.carrier.staging() as staging:
+                arrived, copied = scratch / "arrived", isinstance(item, Adapter)
+                paths = self.carrier.bring(item.files, arrived, copied=copied, staging=staging)
+                seen = self._look(item, paths, scratch)
+                if not self._is_there(item, seen):
+                    deposit = self.carrier.store(item.files, paths, staging)
         elif isinstance(item, Adapter):
             seen = self._other_forms(item, scratch)
         new, name = receive(self.destination, item, seen, deposit, self.origin)

@@ -81,12 +81,12 @@ class Deposit:
         return manifest
 
     def put_many(
-        self, artifacts: Sequence[tuple[Manifest, Mapping[str, Path]]], *, progress: Progress | None = None
+        self, artifacts: Sequence[tuple[Manifest, Mapping[str, Source]]], *, progress: Progress | None = None
     ) -> None:
         """Store the bytes of many small artifacts, each content once; raises as `put`.
 
         Args:
-            artifacts: the manifest of each, and where its files are.
+            artifacts: the manifest of each, and where the bytes of its files are.
             progress: called with the bytes of each piece that is stored.
         """
         wanted = {
@@ -118,6 +118,8 @@ class Deposit:
                         self._store.put_bytes(source, generation=generation)
                     elif isinstance(source, Staged):
                         self._store.put_staged(source, generation=generation)
+                        if progress:
+                            progress(source.size)
                     else:
                         files.append(Outgoing(source, entry, generation))
                 self._store.put_files(files, progress=progress)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,8 +11,12 @@ import pytest
 
 from fusery.storage.digest import digest_bytes
 from fusery.storage.errors import MissingFileError, OutOfSpaceError, StorageError, UnsafePathError
+from fusery.storage.failures import DigestMismatchError
+from fusery.storage.interface import Blob
 from fusery.storage.local import LocalStore
-from fusery.storage.staging import Staging, manifest_of_staged
+from fusery.storage.manifest import FileEntry
+from fusery.storage.pouring import pour_into
+from fusery.storage.staging import MOST, Staged, Staging, manifest_of_staged
 
 DATA = b"weights" * 1000
 
@@ -104,3 +109,82 @@ def test_a_local_store_gives_the_copy_its_name(file: Path, tmp_path: Path) -> No
     assert path.read_bytes() == DATA
     assert path.stat().st_mode & 0o777 == 0o444
     assert list(store.leftovers()) == []
+
+
+@pytest.fixture
+def other(tmp_path: Path, file: Path) -> tuple[LocalStore, Blob]:
+    """Another store, and a blob in it."""
+    store = LocalStore(tmp_path / "other")
+    return store, store.put_file(file)
+
+
+def _receive(staging: Staging, other: tuple[LocalStore, Blob], place: Path) -> bool:
+    store, blob = other
+    entry = FileEntry("a", blob.size, blob.digest)
+    return staging.receive(entry, place, lambda fd: pour_into(store, blob, fd))
+
+
+def test_what_comes_from_another_store_is_written_once(
+    other: tuple[LocalStore, Blob], tmp_path: Path
+) -> None:
+    """It is looked at, stored, and the same file all the while."""
+    origin, blob = other
+    store, place = LocalStore(tmp_path / "store"), tmp_path / "arrived"
+    with Staging(store.staging_folder) as staging:
+        assert _receive(staging, (origin, blob), place)
+        assert place.read_bytes() == DATA
+        assert place.stat().st_mode & 0o777 == 0o600
+        sources = staging.sources({"a": place, "b": tmp_path / "elsewhere"})
+        assert sources["b"] == tmp_path / "elsewhere"
+        staged = sources["a"]
+        assert isinstance(staged, Staged)
+        assert staged.entry("a").sha256 == blob.digest
+        stored = store.local_path(store.put_staged(staged).digest)
+        assert stored is not None
+        assert stored.stat().st_ino == place.stat().st_ino
+    assert stored.read_bytes() == DATA
+    assert stored.stat().st_mode & 0o777 == 0o444
+    assert list(store.leftovers()) == []
+
+
+def test_what_comes_damaged_does_not_get_a_name(other: tuple[LocalStore, Blob], tmp_path: Path) -> None:
+    origin, blob = other
+    damaged = origin.local_path(blob.digest)
+    assert damaged is not None
+    damaged.chmod(0o600)
+    damaged.write_bytes(DATA[::-1])
+    store, place = LocalStore(tmp_path / "store"), tmp_path / "arrived"
+    with Staging(store.staging_folder) as staging:
+        with pytest.raises(DigestMismatchError):
+            _receive(staging, (origin, blob), place)
+        assert not place.exists()
+        assert staging.sources({"a": place}) == {"a": place}
+    assert list(store.leftovers()) == []
+
+
+def test_there_is_no_room_for_what_comes(
+    other: tuple[LocalStore, Blob], folder: Path, tmp_path: Path
+) -> None:
+    def full(size: int) -> None:
+        raise OutOfSpaceError(f"{size} bytes")
+
+    with Staging(folder, full) as staging, pytest.raises(OutOfSpaceError, match=str(len(DATA))):
+        _receive(staging, other, tmp_path / "arrived")
+    assert list(folder.iterdir()) == []
+
+
+def test_so_many_files_are_open_and_no_more(
+    other: tuple[LocalStore, Blob], folder: Path, tmp_path: Path
+) -> None:
+    with Staging(folder) as staging:
+        done = [_receive(staging, other, tmp_path / str(number)) for number in range(MOST + 1)]
+    assert done == [True] * MOST + [False]
+
+
+@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="there is no second file system")
+def test_a_place_on_another_disk_gets_a_copy(other: tuple[LocalStore, Blob], folder: Path) -> None:
+    with Staging(folder) as staging, tempfile.TemporaryDirectory(dir="/dev/shm") as elsewhere:
+        place = Path(elsewhere, "arrived")
+        assert _receive(staging, other, place)
+        assert place.read_bytes() == DATA
+        assert isinstance(staging.sources({"a": place})["a"], Staged)

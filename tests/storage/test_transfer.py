@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from storage_backends import LocalBackend, MemoryBackend
 
-from fusery.storage import copying, local
+from fusery.storage import copying, local, pouring, publishing
 from fusery.storage.backends.objects import Objects
 from fusery.storage.digest import digest_bytes
 from fusery.storage.errors import OutOfSpaceError
@@ -100,13 +100,14 @@ def test_from_objects_to_a_folder_the_bytes_are_written_once(
     origin, target = MemoryBackend(), LocalBackend(tmp_path / "target")
     origin.store.put_bytes(DATA)
     written: list[int] = []
-    write_all = local.write_all
+    write_all = publishing.write_all
 
     def counted(fd: int, data: bytes | memoryview) -> None:
         written.append(len(data))
         write_all(fd, data)
 
-    monkeypatch.setattr(local, "write_all", counted)
+    for module in (local, pouring):
+        monkeypatch.setattr(module, "write_all", counted)
     scratch.rmdir()  # it is not needed
     transfer(origin.store, target.store, ENTRY, scratch)
     assert sum(written) == len(DATA)

@@ -12,9 +12,11 @@ import pytest
 from s3_server import BUCKET, S3Server, find_server, running_server
 
 from fusery.registry import Registry
+from fusery.registry.exchange import carrying
 from fusery.storage.digest import Digest
 from fusery.storage.errors import BlobCorruptError
 from fusery.storage.layout import blob_name
+from fusery.storage.local import LocalStore
 
 pytestmark = pytest.mark.slow
 
@@ -29,8 +31,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
 
 def test_there_and_back_and_nothing_twice(
-    stocked: Registry, other: Registry, server: S3Server, tmp_path: Path
+    stocked: Registry, other: Registry, server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(carrying, "_LARGE", 0)
     prefix = uuid.uuid4().hex
     place = {
         "database": f"sqlite:///{tmp_path}/far.db",
@@ -40,7 +43,10 @@ def test_there_and_back_and_nothing_twice(
     first = stocked.exchange.push("course_rec", **place)
     assert [item.state for item in first.items_] == ["copied"] * 3
     assert stocked.exchange.push("course_rec", **place).moved == []
-    back = other.exchange.pull("course_rec", **place)
+    with monkeypatch.context() as patch:
+        # What arrives is what is stored: nothing of it is copied.
+        patch.setattr(LocalStore, "put_file", pytest.fail)
+        back = other.exchange.pull("course_rec", **place)
     assert back.bytes == first.bytes
     assert other.upkeep.audit().ok
     assert other.adapters.show("course_rec@2")["digest"] == stocked.adapters.show("course_rec@2")["digest"]
@@ -60,3 +66,4 @@ def test_there_and_back_and_nothing_twice(
             third.exchange.pull("course_rec", **place)
         assert third.bases.list() == []
         assert list((third.workspace.cache.root / "tmp").iterdir()) == []
+        assert list(third.workspace.store.leftovers()) == []
