@@ -51,9 +51,7 @@ def look_at_base(
     found = [*key_findings(config, failure), *template_findings(read)]
     findings = Policy.configured(workspace.settings.severities).apply(found)
     if verdict(findings) == "fail":
-        first = findings[0]
-        message = f"{name} was refused: {first.code}: {first.message}"
-        raise AdmissionError(message, findings, hint=first.hint)
+        raise AdmissionError.of(name, findings)
     return tuple(findings)
 
 

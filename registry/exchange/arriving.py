@@ -241,7 +241,7 @@ def look_at_adapter(
     )
     findings = examine(candidate, policy_of(workspace))
     if verdict(findings) == "fail":
-        raise refusal(item.name, findings)
+        raise AdmissionError.of(item.name, findings, _HINT)
     if alpha is not None:
         values["alpha"] = alpha  # as with --alpha: admission has said what it thinks of that
     architecture = candidate.base.architecture
@@ -262,19 +262,6 @@ def _said(item: Adapter, folder: AdapterFolder, submission: Submission) -> Submi
     return replace(submission, trained_on=replace(told, known_as=frozenset(filter(None, declared))))
 
 
-def refusal(name: str, findings: Iterable[Finding]) -> AdmissionError:
-    """Return the refusal of an adapter that did not get in."""
-    found = tuple(findings)
-    errors = [finding for finding in found if finding.severity == "error"]
-    more = (
-        f"; besides: {', '.join(dict.fromkeys(error.code for error in errors[1:]))}"
-        if len(errors) > 1
-        else ""
-    )
-    message = f"{name} was refused: {errors[0].code}: {errors[0].message}{more}"
-    return AdmissionError(message, found, hint=errors[0].hint or _HINT)
-
-
 def _forms(
     item: Adapter, folder: AdapterFolder, base: Architecture, scratch: Path
 ) -> Iterator[tuple[Form, Manifest]]:
@@ -293,7 +280,7 @@ def _folder(
     try:
         return read_adapter_folder(next(iter(paths.values())).parent, base=architecture)
     except FuseryError as error:
-        raise refusal(item.name, [unreadable(error)]) from error
+        raise AdmissionError.of(item.name, [unreadable(error)], _HINT) from error
 
 
 def _training(item: Adapter, folder: AdapterFolder, submission: Submission) -> list[Finding]:

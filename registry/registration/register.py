@@ -90,23 +90,12 @@ def _readable(path: Path) -> Iterator[None]:
     except (UnsafePathError, MissingFileError) as error:
         if not path.is_dir():
             raise
-        raise _refusal(path, [unreadable(error)], error.hint or "") from error
+        raise AdmissionError.of(path.name or str(path), [unreadable(error)], error.hint or "") from error
 
 
 def _ground(workspace: Workspace, folder: AdapterFolder, submission: Submission) -> Ground:
     with workspace.database.read() as session:
         return ground_of(workspace, session, folder, submission)
-
-
-def _refusal(path: Path, findings: Sequence[Finding], hint: str) -> AdmissionError:
-    errors = [finding for finding in findings if finding.severity == "error"]
-    more = (
-        f"; besides: {', '.join(dict.fromkeys(error.code for error in errors[1:]))}"
-        if len(errors) > 1
-        else ""
-    )
-    message = f"{path.name or path} was refused: {errors[0].code}: {errors[0].message}{more}"
-    return AdmissionError(message, findings, hint=errors[0].hint or hint)
 
 
 def _examine(
@@ -223,7 +212,9 @@ def _see(
         workspace, folder, submission, training, ground, strict=strict, task=name.task, weights=weights
     )
     if verdict(findings) == "fail":
-        raise _refusal(path, findings, f"fusery check {path} --base {ground.base.name}")
+        raise AdmissionError.of(
+            path.name or str(path), findings, f"fusery check {path} --base {ground.base.name}"
+        )
     assert folder.header is not None  # what that comes from is an error whatever the settings say
     return _Seen(folder, copies, manifest, rendering, training, ground, name, findings)
 

@@ -13,6 +13,7 @@ from bad_adapters import CASES, UNREADABLE
 from database_facts import all_rows
 
 from fusery.registry import Registry
+from fusery.registry.adapters.finding import Finding, Severity
 from fusery.registry.admission import AdmissionError
 from fusery.registry.admission.rules import CODES
 from fusery.registry.settings.settings import Settings
@@ -97,3 +98,14 @@ def test_a_good_adapter_is_taken_in_under_a_second(
     started = time.process_time()
     assert stocked.adapters.register(folder, base="tiny", task="another", strict=True).created
     assert time.process_time() - started < 1
+
+
+def test_a_refusal_names_what_else_is_wrong_once() -> None:
+    def found(code: str, severity: Severity, hint: str = "") -> Finding:
+        return Finding(code, severity, "x", f"{code} it is", hint)
+
+    errors = [found("a", "error"), found("b", "error"), found("a", "error"), found("b", "error")]
+    refused = AdmissionError.of("one", [*errors, found("c", "warning")], "look again")
+    assert (refused.message, refused.hint) == ("one was refused: a: a it is; besides: b", "look again")
+    refused = AdmissionError.of("one", [found("a", "error", "mend it"), found("a", "error")], "look again")
+    assert (refused.message, refused.hint) == ("one was refused: a: a it is", "mend it")
