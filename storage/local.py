@@ -106,15 +106,20 @@ class LocalStore(BlobStore):
         return self.root / TMP
 
     def put_staged(self, staged: Staged, *, generation: int = 0) -> Blob:
-        """Store a private copy; see `BlobStore.put_staged`.  One in `staging_folder` is not read again."""
+        """Store a private copy; see `BlobStore.put_staged`.  One in `staging_folder` is not read again.
+
+        Raises:
+            StorageError: it was removed, or written to after it was hashed.
+        """
         if staged.path.parent != self.root / TMP:
             return super().put_staged(staged, generation=generation)
         blob = Blob(staged.sha256, staged.size, generation)
-        with os_failures(f"store {staged.source.path} in {self.root}", near=self.root):
+        with os_failures(f"store a copy in {self.root}", near=self.root):
             if self._holds(blob):
                 self._sync_name(blob)
             else:
-                self._publish(staged.path, staged.fd, blob)
+                with staged.opened() as fd:
+                    self._publish(staged.path, fd, blob)
         return blob
 
     def put_bytes(self, data: bytes, *, generation: int = 0) -> Blob:

@@ -6,22 +6,21 @@ from another store to be looked at before it is stored here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from .copying import Source, copy_file, pump, reading, source_of
 from .digest import Digest
+from .errors import StoreUnavailableError
 from .failures import os_failures
 from .manifest import FileEntry, Manifest
 from .probes import staged_name
-from .publishing import new_part
-
-MOST = 64
-"""Files of other stores that are open at a time: some systems let a process open 256."""
+from .publishing import sync_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,17 +29,30 @@ class Staged:
 
     Attributes:
         path: of the copy.
-        fd: file descriptor of the copy.
         size: bytes.
         sha256: digest of the copy's bytes.
-        source: the file it was made of, as it was then.
+        stamp: of the copy, when its bytes were hashed.
     """
 
     path: Path
-    fd: int
     size: int
     sha256: Digest
-    source: Source
+    stamp: tuple[int, ...]
+
+    @contextmanager
+    def opened(self) -> Iterator[int]:
+        """Yield a file descriptor to read the copy by.
+
+        Raises:
+            StorageError: it was removed, or written to since it was hashed.
+        """
+        if not os.path.lexists(self.path):
+            raise StoreUnavailableError(
+                f"{self.path} was removed while it was needed", hint="run the command again"
+            )
+        with reading(self.path) as copy:
+            replace(copy, stamp=self.stamp).require_unchanged()
+            yield copy.fd
 
     def entry(self, path: str) -> FileEntry:
         """Return the manifest's entry for it, under a path within the artifact."""
@@ -61,6 +73,7 @@ class Staging:
         self._room = room
         self._parts = ExitStack()
         self._staged: dict[Path, Staged] = {}
+        self._sources: list[Source] = []
 
     def __enter__(self) -> Self:
         return self
@@ -81,14 +94,27 @@ class Staging:
         """
         with reading(file) as source, os_failures(f"copy {file} to {self._folder}", near=self._folder):
             self._room(source.size)
-            part = new_part(self._folder / staged_name(), 0o600)
-            path, fd = self._parts.enter_context(part)
-            digest, size = pump(source.fd, fd)
-            source.require_unchanged()
-        self._staged[path] = Staged(path, fd, size, digest, source)
+            with self._part() as (path, fd):
+                digest, size = pump(source.fd, fd)
+                source.require_unchanged()
+                self._staged[path] = _staged(path, fd, size, digest)
+            self._sources.append(source)
         return path
 
-    def receive(self, entry: FileEntry, place: Path, pour: Callable[[int], object]) -> bool:
+    @contextmanager
+    def _part(self) -> Iterator[tuple[Path, int]]:
+        """Give a new file; its name goes when this ends, and its bytes are on the disk before it is closed."""
+        path = self._folder / staged_name()
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        self._parts.callback(path.unlink, missing_ok=True)
+        try:
+            yield path, fd
+            # What is opened again would not be told of a write that failed before.
+            sync_file(fd)
+        finally:
+            os.close(fd)
+
+    def receive(self, entry: FileEntry, place: Path, pour: Callable[[int], object]) -> None:
         """Write what comes from elsewhere to a copy; where the disk has links, no second one is made for `place`.
 
         Args:
@@ -96,26 +122,21 @@ class Staging:
             place: a free name in a folder that nobody else enters: where it is looked at.
             pour: writes the bytes to a file descriptor, and raises unless they are those.
 
-        Returns:
-            Whether it was done; False where too many files are open.
-
         Raises:
             OutOfSpaceError: there is no room for it.
         """
-        if len(self._staged) >= MOST:
-            return False
-        with os_failures(f"write {place}", near=self._folder):
+        with os_failures(f"write to {self._folder}", near=self._folder):
             self._room(entry.size)
-            path, fd = self._parts.enter_context(new_part(self._folder / staged_name(), 0o600))
-            pour(fd)
-            source = source_of(path, fd)
-            copy_file(path, place, link=True)
-        self._staged[place] = Staged(path, fd, entry.size, entry.sha256, source)
-        return True
+            with self._part() as (path, fd):
+                pour(fd)
+                staged = _staged(path, fd, entry.size, entry.sha256)
+        copy_file(path, place, link=True)
+        self._staged[place] = staged
 
     def sources(self, files: Mapping[str, Path]) -> dict[str, Path | Staged]:
-        """Return files by name, each as the copy that it is, if it is one."""
-        return {name: self._staged.get(path, path) for name, path in files.items()}
+        """Return files by name, each as the copy that it is, if it is one; not if somebody removed that meanwhile."""
+        known = {place: copy for place, copy in self._staged.items() if os.path.lexists(copy.path)}
+        return {name: known.get(path, path) for name, path in files.items()}
 
     def copies(self, files: Mapping[str, Path]) -> dict[str, Staged]:
         """Return the copies of files by name; what is no copy yet is taken."""
@@ -130,8 +151,12 @@ class Staging:
         Raises:
             StorageError: one was written to since, replaced or removed.
         """
-        for staged in self._staged.values():
-            staged.source.require_still_there()
+        for source in self._sources:
+            source.require_still_there()
+
+
+def _staged(path: Path, fd: int, size: int, digest: Digest) -> Staged:
+    return Staged(path, size, digest, source_of(path, fd).stamp)
 
 
 def manifest_of_staged(copies: Mapping[str, Staged]) -> Manifest:

@@ -80,8 +80,7 @@ def audit(
             report.checked.update(dict.fromkeys([*(item.kind for item in found), "blob"], 0))  # in this order
             kept = None
             if local_path(workspace.settings.store) is None:
-                ahead.folder = held.enter_context(workspace.cache.scratch())
-                kept = Kept(ahead.folder)
+                kept = Kept(held.enter_context(workspace.cache.scratch()))
                 ahead.kept = kept.blobs
             reader = read_ahead(workspace, items, jobs, anew=anew, reporter=reporter, kept=kept)
         _look(workspace, items, reader, ahead, report, reporter if jobs is None else SILENT)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,6 @@ from sqlalchemy.orm import joinedload, selectinload
 
 from fusery.storage.digest import Digest
 from fusery.storage.errors import FuseryError
-from fusery.storage.publishing import remove_tree
 
 from .. import tables
 from ..admission.submission import Submission
@@ -61,30 +59,14 @@ class Ahead:
 
     Attributes:
         kept: blobs of theirs that were verified a moment ago, and where they lie.
-        folder: which only this audit enters, if there is one.
     """
 
     def __init__(self, workspace: Workspace, items: Sequence[AuditableItem]) -> None:
         self.kept: Mapping[Digest, Path] = {}
-        self.folder: Path | None = None
         self._workspace = workspace
         numbers = (_number(item) for item in items if item.kind == "adapter")
         self._left = list(reversed([number for number in numbers if number is not None]))
         self._facts: dict[int, Facts] = {}
-
-    @contextmanager
-    def scratch(self) -> Iterator[Path]:
-        """Give an empty folder for files that are looked at; it is removed afterwards."""
-        if self.folder is None:
-            with self._workspace.cache.scratch() as folder:
-                yield folder
-            return
-        folder = self.folder / "looked at"
-        folder.mkdir()
-        try:
-            yield folder
-        finally:
-            remove_tree(folder)
 
     def of(self, number: int) -> Facts:
         """Return what is on record of an adapter; each is asked for once.

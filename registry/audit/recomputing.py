@@ -131,7 +131,7 @@ def _adapter(workspace: Workspace, item: AuditableItem, number: int, ahead: Ahea
     if facts.false:
         message = "it is on record as computed from other adapters than its own recipe names"
         yield Untrue("sources_differ", item.name, message, "adapter_source")
-    with ahead.scratch() as scratch:
+    with workspace.cache.scratch() as scratch:
         files = fetch_originals(workspace, facts.row, scratch / "arrived", ahead.kept)
         try:
             folder = read_adapter_folder(scratch / "arrived", base=base)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING
+
+from fusery.storage.errors import StoreDeniedError
 
 from .. import tables
 from ..database import events
@@ -71,6 +74,9 @@ def collect(
                 known_since = started - timedelta(seconds=min(grace, 1e9)) if force else None
                 adopt(session, listing, known_since or database.utcnow(session))
         done.add(marking.run())
+        # What a killed pull left in the cache shares its bytes with what it left in the store.
+        with suppress(StoreDeniedError):
+            workspace.cache.sweep()
         done.add(delete_abandoned(store, abandoned(database, store, grace)))
         _record(workspace, done)
     _note(done, listing, force)

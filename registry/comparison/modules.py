@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusery.storage.safetensors import Tensor
+from fusery.storage.stamps import FileState, state_of
 
 from ..charts.heat_map import natural
 from ..engine.adapter import FULL, LORA, Factors, read_adapter
@@ -129,15 +130,14 @@ def open_adapter(path: Path, scale: float, *, method: str = LORA, name: str = ""
     file = open_input(path)
     try:
         found = os.fstat(file)
-        stamp = found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
         header = int.from_bytes(os.pread(file, 8, 0), "little")
         look = _factors_again if header <= _SMALL else _factors
-        yield OpenAdapter(name or str(path), scale, look(path, method, stamp), file)
+        yield OpenAdapter(name or str(path), scale, look(path, method, state_of(found)), file)
     finally:
         os.close(file)
 
 
-def _factors(path: Path, method: str, stamp: tuple[int, ...]) -> Mapping[str, Factors]:
+def _factors(path: Path, method: str, _state: FileState) -> Mapping[str, Factors]:
     return read_adapter(path, {"fine_tune_type": method, "num_layers": 0}, 1.0).factors
 
 

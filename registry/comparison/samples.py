@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fusery.storage.stamps import FileState, state_of
+
 from ..adapters.products import cross
 from .modules import OpenAdapter
 
@@ -59,16 +61,15 @@ def _updates(adapter: OpenAdapter, module: str) -> Sequence[_Update]:
     factors = adapter.factors[module]
     if factors.a.size + factors.b.size > _HELD:
         return _read(adapter, module)
-    found = os.fstat(adapter.file)
-    return _held(_Key(adapter, (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)), module)
+    return _held(_Key(adapter, state_of(os.fstat(adapter.file))), module)
 
 
 class _Key:
     """An open adapter that is the same as another one if its file is, and what is made of it."""
 
-    def __init__(self, adapter: OpenAdapter, stamp: tuple[int, ...]) -> None:
+    def __init__(self, adapter: OpenAdapter, state: FileState) -> None:
         self.adapter = adapter
-        self._same = (*stamp, adapter.scale)
+        self._same = (*state, adapter.scale)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Key) and self._same == other._same

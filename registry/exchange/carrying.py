@@ -103,11 +103,9 @@ class Carrier:
     def _fetch(self, entry: FileEntry, generation: int, place: Path, staging: Staging | None) -> None:
         store, blob = self._origin.store, Blob(entry.sha256, entry.size, generation)
         if staging is None or entry.size < _LARGE:
-            staged = False
-        else:
-            staged = staging.receive(entry, place, lambda fd: pour_into(store, blob, fd))
-        if not staged:
             store.fetch(entry.sha256, place, generation=generation, size=entry.size)
+        else:
+            staging.receive(entry, place, lambda fd: pour_into(store, blob, fd, self._progress))
 
     def bring_many(
         self, wanted: Sequence[tuple[Files, Path]], staging: Staging | None = None

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 
-from fusery.storage.copying import Source
+from fusery.storage.copying import source_of
 from fusery.storage.digest import CHUNK, Digest, digest_bytes
 from fusery.storage.errors import BlobCorruptError
 from fusery.storage.failures import os_failures
@@ -276,8 +276,8 @@ class Upload:
                 f"the bytes that came are not those of blob {self._digest[:12]}",
                 hint="nothing of them was kept",
             )
-        source = Source(self._path, self._fd, self._size, ())
-        staged = Staged(self._path, self._fd, self._size, self._digest, source)
+        stamp = source_of(self._path, self._fd).stamp
+        staged = Staged(self._path, self._size, self._digest, stamp)
         deposit = Deposit(self._workspace.database, self._workspace.store, self._workspace.owner())
         manifest = Manifest.of([FileEntry("blob", self._size, self._digest)])
         deposit.put({"blob": staged}, manifest=manifest)

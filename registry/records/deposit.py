@@ -118,8 +118,6 @@ class Deposit:
                         self._store.put_bytes(source, generation=generation)
                     elif isinstance(source, Staged):
                         self._store.put_staged(source, generation=generation)
-                        if progress:
-                            progress(source.size)
                     else:
                         files.append(Outgoing(source, entry, generation))
                 self._store.put_files(files, progress=progress)

@@ -10,13 +10,19 @@ from pathlib import Path
 import pytest
 
 from fusery.storage.digest import digest_bytes
-from fusery.storage.errors import MissingFileError, OutOfSpaceError, StorageError, UnsafePathError
+from fusery.storage.errors import (
+    MissingFileError,
+    OutOfSpaceError,
+    StorageError,
+    StoreUnavailableError,
+    UnsafePathError,
+)
 from fusery.storage.failures import DigestMismatchError
 from fusery.storage.interface import Blob
 from fusery.storage.local import LocalStore
 from fusery.storage.manifest import FileEntry
 from fusery.storage.pouring import pour_into
-from fusery.storage.staging import MOST, Staged, Staging, manifest_of_staged
+from fusery.storage.staging import Staged, Staging, manifest_of_staged
 
 DATA = b"weights" * 1000
 
@@ -118,10 +124,10 @@ def other(tmp_path: Path, file: Path) -> tuple[LocalStore, Blob]:
     return store, store.put_file(file)
 
 
-def _receive(staging: Staging, other: tuple[LocalStore, Blob], place: Path) -> bool:
+def _receive(staging: Staging, other: tuple[LocalStore, Blob], place: Path) -> None:
     store, blob = other
     entry = FileEntry("a", blob.size, blob.digest)
-    return staging.receive(entry, place, lambda fd: pour_into(store, blob, fd))
+    staging.receive(entry, place, lambda fd: pour_into(store, blob, fd))
 
 
 def test_what_comes_from_another_store_is_written_once(
@@ -131,7 +137,7 @@ def test_what_comes_from_another_store_is_written_once(
     origin, blob = other
     store, place = LocalStore(tmp_path / "store"), tmp_path / "arrived"
     with Staging(store.staging_folder) as staging:
-        assert _receive(staging, (origin, blob), place)
+        _receive(staging, (origin, blob), place)
         assert place.read_bytes() == DATA
         assert place.stat().st_mode & 0o777 == 0o600
         sources = staging.sources({"a": place, "b": tmp_path / "elsewhere"})
@@ -173,18 +179,54 @@ def test_there_is_no_room_for_what_comes(
     assert list(folder.iterdir()) == []
 
 
-def test_so_many_files_are_open_and_no_more(
-    other: tuple[LocalStore, Blob], folder: Path, tmp_path: Path
+@pytest.mark.parametrize("comes", [True, False], ids=["comes", "copied"])
+def test_what_is_written_to_while_it_is_looked_at_is_not_stored(
+    other: tuple[LocalStore, Blob], file: Path, tmp_path: Path, comes: bool
 ) -> None:
+    store, place = LocalStore(tmp_path / "store"), tmp_path / "arrived"
+    with Staging(store.staging_folder) as staging:
+        if comes:
+            _receive(staging, other, place)
+        else:
+            place = staging.take(file)
+        staged = staging.sources({"a": place})["a"]
+        assert isinstance(staged, Staged)
+        with place.open("r+b") as looked_at:
+            looked_at.write(b"other")
+        with pytest.raises(StorageError, match="changed while it was read"):
+            store.put_staged(staged)
+    assert list(store.blobs()) == []
+    assert list(store.leftovers()) == []
+
+
+def test_what_somebody_removed_meanwhile(other: tuple[LocalStore, Blob], tmp_path: Path) -> None:
+    """A collection elsewhere, after a day: what was looked at is still there."""
+    store, place = LocalStore(tmp_path / "store"), tmp_path / "arrived"
+    with Staging(store.staging_folder) as staging:
+        _receive(staging, other, place)
+        staged = staging.sources({"a": place})["a"]
+        assert isinstance(staged, Staged)
+        staged.path.unlink()
+        assert staging.sources({"a": place}) == {"a": place}
+        with pytest.raises(StoreUnavailableError, match="was removed") as told:
+            store.put_staged(staged)
+        assert told.value.hint == "run the command again"
+        store.put_file(place)
+
+
+def test_no_file_stays_open(other: tuple[LocalStore, Blob], folder: Path, tmp_path: Path) -> None:
+    """A base may have more files than a process may have open."""
+    before = len(os.listdir("/dev/fd"))
     with Staging(folder) as staging:
-        done = [_receive(staging, other, tmp_path / str(number)) for number in range(MOST + 1)]
-    assert done == [True] * MOST + [False]
+        for number in range(20):
+            _receive(staging, other, tmp_path / str(number))
+        assert len(os.listdir("/dev/fd")) == before
 
 
 @pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="there is no second file system")
 def test_a_place_on_another_disk_gets_a_copy(other: tuple[LocalStore, Blob], folder: Path) -> None:
     with Staging(folder) as staging, tempfile.TemporaryDirectory(dir="/dev/shm") as elsewhere:
         place = Path(elsewhere, "arrived")
-        assert _receive(staging, other, place)
+        _receive(staging, other, place)
         assert place.read_bytes() == DATA
         assert isinstance(staging.sources({"a": place})["a"], Staged)

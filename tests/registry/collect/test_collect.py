@@ -292,6 +292,36 @@ class TestWhatNoRowStandsFor:
         assert gc(shelf)["removed"] == 3
 
 
+def test_what_a_killed_pull_left_goes_with_its_other_name(shelf: Shelf) -> None:
+    """In the store, and in the cache under the name by which it was looked at."""
+    home = shelf.workspace.settings.home
+    code = f"""
+import os
+from pathlib import Path
+from fusery.registry import Registry
+from fusery.storage.manifest import FileEntry
+from fusery.storage.staging import Staging
+with Registry.open({str(home)!r}) as registry, registry.workspace.cache.scratch() as scratch:
+    with Staging(registry.workspace.store.staging_folder) as staging:
+        entry = FileEntry("a", 4, "{digest_bytes(b"come")}")
+        staging.receive(entry, scratch / "a", lambda fd: os.write(fd, b"come"))
+        print(scratch / "a", flush=True)
+        os._exit(9)
+"""
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code],
+        check=False,
+        env={**os.environ, "FUSERY_DATABASE_URL": shelf.workspace.settings.database_url},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 9, done.stderr
+    left = Path(done.stdout.strip())
+    assert left.read_bytes() == b"come"
+    assert gc(shelf)["freed_bytes"] == 4
+    assert not left.exists()
+
+
 def test_batches_cover_everything(shelf: Shelf, database: Database) -> None:
     for number in range(7):
         shelf.give_up(str(number).encode())
