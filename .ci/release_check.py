@@ -18,12 +18,14 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+import tomllib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -40,6 +42,8 @@ ARCHIVES = {
 COMPILED = {"source", "wheel"}
 SOURCES_ALONE = ("rouge-score", "sqlitedict", "word2number")
 """What has no wheels at all, and comes with the extra `eval`."""
+PINNED = "tests/registry/bundles/test_requirements.py"
+"""Tests that hold what is pinned against what is installed, which are not the same where that is old."""
 STEPS = ("install", "check", "minimal", "demo", "tests")
 
 sys.path[:0] = [str(ROOT / "tests" / "support" / each) for each in ("models", "scenarios")]
@@ -114,13 +118,15 @@ class Row:
         self.run("git", "clone", "--quiet", ROOT, clone)
         here = f"import fusery; assert {str(self.folder)!r} in fusery.__file__ and 'clone' not in fusery.__file__"
         self.run(python, "-c", here, cwd=clone, PYTHONSAFEPATH="1")
-        line = (python, "-m", "pytest", "-q", "-n", "2", "--dist", "worksteal", "-m", "not slow")
+        line = [python, "-m", "pytest", "-q", "-n", "2", "--dist", "worksteal", "-m", "not slow"]
+        if self.name == "any-oldest":
+            line += ["--deselect", PINNED]
         self.run(*line, cwd=clone, PYTHONSAFEPATH="1", OPENBLAS_NUM_THREADS="1")
         self.tested[same] = self.name
         return None
 
     def _oldest(self, *extra: str) -> Path:
-        """Write down the oldest versions that pyproject.toml allows and that have wheels for this Python."""
+        """Write down the oldest versions that pyproject.toml allows and that have wheels for this Python; of tools, the pinned ones."""
         lines = self.folder / f"oldest{''.join(extra)}.txt"
         how = [
             "--quiet",
@@ -132,6 +138,9 @@ class Row:
             self.python,
         ]
         how += ["--only-binary", ":all:", *(word for name in SOURCES_ALONE for word in ("--no-binary", name))]
+        tools = self.folder / "tools.txt"
+        tools.write_text("".join(f"{pin}\n" for pin in pinned_tools()))
+        how += ["-c", str(tools)]
         self.run(UV, "pip", "compile", *how, *extra, "-o", lines, ROOT / "pyproject.toml")
         return lines
 
@@ -150,6 +159,22 @@ class Row:
         # Tests of plugins build and install one.
         self.run(*pip, "--require-hashes", "-r", ROOT / "requirements" / "uv.txt")
         return python
+
+
+def pinned_tools() -> Iterator[str]:
+    """Yield name and version of what tests are run with, and users do not have."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    tools = {re.split(r"[>=\[]", line)[0] for line in project["dev"]}
+    used = {
+        re.split(r"[>=\[]", line)[0]
+        for name, lines in project.items()
+        if name not in ("dev", "testing")
+        for line in lines
+    }
+    for line in (ROOT / "requirements" / "dev.txt").read_text().splitlines():
+        pin = line.partition(" ")[0]
+        if pin.partition("==")[0] in tools - used - {"fusery"}:
+            yield pin
 
 
 def installed(python: Path) -> str:

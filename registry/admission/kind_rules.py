@@ -45,7 +45,7 @@ _VLM_AGAIN = (
 _VLM_ANEW = (
     "write it anew in its folder, and register that (alpha is there what scale is in mlx-lm):"
     ' python -c "import json, mlx.core as mx;'
-    f" c = json.load(open('{CONFIG}')); t = dict(mx.load('{WEIGHTS}'));"
+    f" c = json.load(open('{CONFIG}')); t = dict(mx.load('{WEIGHTS}')); mx.eval(t);"
     f" mx.save_safetensors('{WEIGHTS}', {{n[:-1] + 'lora_' + n[-1].lower(): t[n] for n in t}});"
     " p = dict(rank=c['rank'], scale=c['alpha'], dropout=c.get('dropout', 0.0), keys=sorted({n[:-2] for n in t}));"
     f" json.dump(dict(fine_tune_type='lora', num_layers=-1, lora_parameters=p), open('{CONFIG}', 'w'))\""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import uuid
 from pathlib import Path
 
 import pytest
@@ -24,9 +25,10 @@ TARGETS = "fusery.targets"
 
 @pytest.fixture
 def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder on the path of modules."""
-    monkeypatch.syspath_prepend(tmp_path / "packages")
-    return tmp_path / "packages"
+    """A folder on the path of modules, under a name that no test before had: what lies in one is remembered."""
+    folder = tmp_path / uuid.uuid4().hex
+    monkeypatch.syspath_prepend(folder)
+    return folder
 
 
 def test_what_is_installed_is_listed_by_name_and_nothing_is_imported(packages: Path) -> None:

@@ -165,6 +165,7 @@ def quantized_by_others(folder: Path, method: str) -> Path:
     name = {"fp8": "deepseek_v3", "pack-quantized": "deepseek_v3", "mxfp4": "gpt_oss"}.get(method, "llama")
     base = make_architecture(folder, name, layout="mlx" if name == "gpt_oss" else "hf")
     tensors: dict[str, Any] = dict(mx.load(str(base / "model.safetensors")))
+    mx.eval(tensors)
     config = json.loads((base / "config.json").read_text())
     linear = [
         key.removesuffix(".weight")

@@ -105,6 +105,7 @@ def packed(folder: Path, mode: str, group: int) -> Path:
             written |= {name: words, name.replace(".weight", ".scales"): scales}
         else:
             written[name] = value
+    mx.eval(written)
     mx.save_safetensors(str(base / "model.safetensors"), written, metadata={"format": "mlx"})
     config = json.loads((base / "config.json").read_text())
     config["quantization"] = {"group_size": group, "bits": 4, "mode": mode}
