@@ -152,6 +152,13 @@ def _unknown(session: Session, text: str, hint: str | None) -> UnknownReferenceE
         return UnknownReferenceError(
             f"there is no adapter {text!r}", hint=f"there are: {listed}" if listed else hint
         )
+    alias = tables.Alias
+    held = select(tables.Task.name).join(alias, alias.task_id == tables.Task.id)
+    if named := list(
+        session.scalars(held.where(alias.name == wanted, alias.adapter_id.is_not(None)).limit(3))
+    ):
+        meant = " or ".join(f"{one}#{wanted}" for one in named)
+        return UnknownReferenceError(f"there is no adapter {text!r}", hint=f"did you mean {meant}?")
     names = session.scalars(select(tables.Adapter.name).order_by(tables.Adapter.id.desc()).limit(1000))
     suffix = wanted[len(task) :][:_LONGEST] or "@latest"
     like_tasks = [f"{known}{suffix}" for known in known_tasks]

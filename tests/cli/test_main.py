@@ -170,6 +170,7 @@ def test_an_alias_that_is_not_there_names_the_nearest(stocked: Fusery) -> None:
         assert "Hint: did you mean course_rec#prod?" in done.err
     assert "Hint: did you mean course_rec#prod?" in stocked("show", "course_reg#prod").err
     assert "Hint: there are: course_rec#prod" in stocked("show", "course_rec#x").err
+    assert "Hint: did you mean course_rec#prod?" in stocked("show", "prod").err
     assert stocked("alias", "remove", "course_rec#prod").code == 0
     assert "Hint: fusery alias list" in stocked("show", "course_rec#pord").err
 
