@@ -103,14 +103,12 @@ class Staging:
 
     @contextmanager
     def _part(self) -> Iterator[tuple[Path, int]]:
-        """Give a new file; its name goes when this ends, and its bytes are on the disk before it is closed."""
+        """Give a new file, open; its name goes with all others'."""
         path = self._folder / staged_name()
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         self._parts.callback(path.unlink, missing_ok=True)
         try:
             yield path, fd
-            # What is opened again would not be told of a write that failed before.
-            sync_file(fd)
         finally:
             os.close(fd)
 
@@ -156,6 +154,8 @@ class Staging:
 
 
 def _staged(path: Path, fd: int, size: int, digest: Digest) -> Staged:
+    # Who opens it again would not be told of a write that failed before, and some file systems date it only now.
+    sync_file(fd)
     return Staged(path, size, digest, source_of(path, fd).stamp)
 
 
