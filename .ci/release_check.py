@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -29,6 +28,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[1]
 UV = ROOT / ".venv" / "bin" / "uv"
@@ -170,7 +171,7 @@ class Row:
 def pinned_tools() -> Iterator[str]:
     """Yield name and version of what tests are run with, and users do not have."""
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    names = {extra: {re.split(r"[>=\[]", line)[0] for line in lines} for extra, lines in extras.items()}
+    names = {extra: {Requirement(line).name for line in lines} for extra, lines in extras.items()}
     tools = names.pop("dev") | names.pop("testing")
     tools -= {"fusery"}.union(*names.values())
     for line in (ROOT / "requirements" / "dev.txt").read_text().splitlines():

@@ -66,6 +66,10 @@ def collect(
         left = abandoned(database, store, grace)
         done.add(Removed("leftover", found.name, found.size) for found in left)
     else:
+        # What a killed pull left in the cache shares its bytes with what it left in the store; a cache of others' is theirs.
+        # Before anything is removed that the log has to tell of: a cache that fails ends the collection here.
+        with suppress(StoreDeniedError):
+            workspace.cache.sweep()
         end_claims(database)
         drop_orphans(database)
         done.add(delete_dead(store, listing))
@@ -74,9 +78,6 @@ def collect(
                 known_since = started - timedelta(seconds=min(grace, 1e9)) if force else None
                 adopt(session, listing, known_since or database.utcnow(session))
         done.add(marking.run())
-        # What a killed pull left in the cache shares its bytes with what it left in the store.
-        with suppress(StoreDeniedError):
-            workspace.cache.sweep()
         done.add(delete_abandoned(store, abandoned(database, store, grace)))
         _record(workspace, done)
     _note(done, listing, force)
