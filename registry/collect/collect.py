@@ -8,11 +8,12 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from fusery.storage.errors import StoreDeniedError
+from fusery.storage.interface import Leftover
 
 from .. import tables
 from ..database import events
 from ..errors import BadInputError
-from ..parsing import plural
+from ..parsing import plural, shown_size
 from .collection import Collection, Removed
 from .liveness import count_live, drop_orphans, end_claims
 from .marking import Marking
@@ -63,7 +64,7 @@ def collect(
         unknown = listing.unknown if force else ()
         done.add(Removed("blob", stored.digest, stored.size) for stored in unknown)
         done.add([*planned_dead(listing), *marking.plan()])
-        left = abandoned(database, store, grace)
+        left, waiting = abandoned(database, store, grace)
         done.add(Removed("leftover", found.name, found.size) for found in left)
     else:
         # What a killed pull left in the cache shares its bytes with what it left in the store; a cache of others' is theirs.
@@ -78,9 +79,10 @@ def collect(
                 known_since = started - timedelta(seconds=min(grace, 1e9)) if force else None
                 adopt(session, listing, known_since or database.utcnow(session))
         done.add(marking.run())
-        done.add(delete_abandoned(store, abandoned(database, store, grace)))
+        left, waiting = abandoned(database, store, grace)
+        done.add(delete_abandoned(store, left))
         _record(workspace, done)
-    _note(done, listing, force)
+    _note(done, listing, waiting, force)
     for damaged in store.quarantined():
         done.quarantined += 1
         done.quarantined_bytes += damaged.size
@@ -96,7 +98,7 @@ def _refuse_foreign(workspace: Workspace, listing: Listing, live: int, force: bo
         )
 
 
-def _note(done: Collection, listing: Listing, force: bool) -> None:
+def _note(done: Collection, listing: Listing, waiting: list[Leftover], force: bool) -> None:
     if listing.unknown and not force:
         done.notes.append(
             f"{plural(len(listing.unknown), 'blob')} that the database did not know: kept until the next collection"
@@ -104,6 +106,11 @@ def _note(done: Collection, listing: Listing, force: bool) -> None:
     if listing.ahead:
         done.notes.append(
             f"{plural(len(listing.ahead), 'blob')} newer than the database; run: fusery audit --repair"
+        )
+    if waiting:
+        done.notes.append(
+            f"{plural(len(waiting), 'unfinished write')} of {shown_size(sum(left.size for left in waiting))}: kept, as "
+            "somebody may be at work; a day after its last byte it goes in any case"
         )
 
 

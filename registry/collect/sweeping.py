@@ -114,18 +114,22 @@ def adopt(session: Session, listing: Listing, at: datetime) -> None:
             )
 
 
-def abandoned(database: Database, store: BlobStore, grace: float) -> list[Leftover]:
-    """Return what interrupted writes left and nobody needs.
+def abandoned(database: Database, store: BlobStore, grace: float) -> tuple[list[Leftover], list[Leftover]]:
+    """Return what interrupted writes left and nobody needs, and what somebody may still be writing.
 
     While anybody has an intent, a part file may be theirs, and only what has not grown for a day goes.  So does what says
     who made it, while that process may run: a probe, a copy that is being looked at.
     """
     found = list(store.leftovers())
     if not found:
-        return []
+        return [], []
     with database.read() as session:
         busy = somebody_works(session, dead_owners(session))
-    return [left for left in found if left.age_seconds >= _patience(left, grace, busy=busy)]
+    going: list[Leftover] = []
+    waiting: list[Leftover] = []
+    for left in found:
+        (going if left.age_seconds >= _patience(left, grace, busy=busy) else waiting).append(left)
+    return going, waiting
 
 
 def _patience(left: Leftover, grace: float, *, busy: bool) -> float:

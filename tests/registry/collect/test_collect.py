@@ -112,7 +112,10 @@ class TestWhoWorksBeside:
     def test_a_deposit_that_is_under_way_is_spared(self, shelf: Shelf) -> None:
         deposit = shelf.begin(b"on its way")
         tear(shelf, b"a part file of theirs")
-        assert gc(shelf)["removed"] == 0
+        done = gc(shelf)
+        assert done["removed"] == 0
+        assert "1 unfinished write of 21 B: kept" in str(done["notes"])
+        assert gc(shelf, dry_run=True)["notes"] == done["notes"]
         shelf.commit(deposit)
         assert gc(shelf)["removed"] == 1
         assert shelf.files() == {b"on its way"}
@@ -286,10 +289,13 @@ class TestWhatNoRowStandsFor:
         for name in names.values():
             (folder / name).write_bytes(b"probe")
         shelf.begin(b"on its way")  # whoever works does not work for a dead process
-        assert gc(shelf)["removed"] == 1
+        done_with = gc(shelf)
+        assert done_with["removed"] == 1
+        assert "3 unfinished writes of 15 B: kept" in str(done_with["notes"])
         assert {path.name for path in folder.iterdir()} == set(names.values()) - {names["dead"]}
         monkeypatch.setattr(sweeping, "ABANDONED", 0.0)
-        assert gc(shelf)["removed"] == 3
+        done_with = gc(shelf)
+        assert (done_with["removed"], done_with["notes"]) == (3, [])
 
 
 def test_what_a_killed_pull_left_goes_with_its_other_name(shelf: Shelf) -> None:
