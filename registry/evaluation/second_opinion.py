@@ -20,7 +20,7 @@ from ..fusion.fuse import fuse
 from ..fusion.fuse_inputs import FuseInputs, gather
 from ..fusion.known import Measured, known_measurement
 from ..fusion.request import FuseRequest, candidates
-from ..records.fused import Fused
+from ..records.fused import Fused, Opinion
 from ..records.fused_label import describe
 from .held_out import held_out
 from .own import record_own
@@ -105,15 +105,22 @@ def fuse_asking(
     if not within > 0:
         raise BadInputError("an opinion takes some time", hint="--probe-within 600")
     request.check()
-    chosen = _smallest(workspace, reference, request, within, reporter)
+    opinions: list[Opinion] = []
+    chosen = _smallest(workspace, reference, request, within, reporter, opinions)
     reporter.begin("bytes")
-    return fuse(workspace, reference, chosen, publish=publish, reporter=reporter)
+    fused = fuse(workspace, reference, chosen, publish=publish, reporter=reporter)
+    return replace(fused, opinions=tuple(opinions))
 
 
 def _smallest(
-    workspace: Workspace, reference: str, request: FuseRequest, within: float, reporter: Reporter
+    workspace: Workspace,
+    reference: str,
+    request: FuseRequest,
+    within: float,
+    reporter: Reporter,
+    opinions: list[Opinion],
 ) -> FuseRequest:
-    """Return the request for the smallest model that passes by what it answers, or what was asked for."""
+    """Return the request for the smallest model that passes by what it answers, or what was asked for; note each opinion."""
     inputs = gather(workspace, reference, request.extras)
     if inputs.aware is not None:
         # Answers are held against base + adapter unrounded, which is not what was trained (decision 37).
@@ -140,15 +147,16 @@ def _smallest(
             timed.begin("bytes")
             report, values = measure_probe(workspace, reference, request=trial, reporter=timed)
             record_own(workspace, values, reporter)
-            passed = passes(report)
-            reporter.say(f"{describe(recipe)}: {_in_words(report, passed=passed)}")
-            if passed:
+            opinion = _opinion(recipe.precision, report)
+            opinions.append(opinion)
+            reporter.say(f"{describe(recipe)}: {_in_words(opinion)}")
+            if opinion.passed:
                 reporter.say(
                     "text that has nothing to do with the task was not asked; "
                     f"other commands take this with --precision {recipe.precision}"
                 )
                 return trial
-            if passed is None:
+            if opinion.passed is None:
                 break
     except _TimeIsUpError:
         reporter.say(f"no second opinion: it takes longer than {within:g} s (--probe-within)")
@@ -185,10 +193,22 @@ def passes(report: ProbeReport) -> bool | None:
     return report.loss_b - report.loss_a <= NEAR or report.loss_base - report.loss_b >= KEPT * gained
 
 
-def _in_words(report: ProbeReport, *, passed: bool | None) -> str:
+def _opinion(precision: str, report: ProbeReport) -> Opinion:
     assert report.loss_base is not None
-    gained, lost = report.loss_base - report.loss_a, report.loss_b - report.loss_a
-    said = f"asked {report.prompts} questions, it loses {max(lost, 0.0):.3f} of {gained:.3f} nats that the adapter gained"
-    if passed is None:
+    return Opinion(
+        precision=precision,
+        prompts=report.prompts,
+        gained=report.loss_base - report.loss_a,
+        lost=report.loss_b - report.loss_a,
+        passed=passes(report),
+    )
+
+
+def _in_words(opinion: Opinion) -> str:
+    said = (
+        f"asked {opinion.prompts} questions, it loses {max(opinion.lost, 0.0):.3f} of {opinion.gained:.3f} nats that the "
+        "adapter gained"
+    )
+    if opinion.passed is None:
         return f"{said}, which is too little to tell anything by"
-    return f"{said}: {'it is taken' if passed else 'trying what is larger'}"
+    return f"{said}: {'it is taken' if opinion.passed else 'trying what is larger'}"

@@ -187,6 +187,25 @@ class FusedRecord(FusedFacts):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Opinion(Record):
+    """What the model itself answers at a precision of which its weights are not sure.
+
+    Attributes:
+        precision: that it was written with.
+        prompts: questions that it was asked.
+        gained: nats by which base + adapter is better at them than the base.
+        lost: nats of those that the fused model lacks; negative where it is better.
+        passed: it answers as base + adapter does; None where the questions cannot tell.
+    """
+
+    precision: str
+    prompts: int
+    gained: float
+    lost: float
+    passed: bool | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Fused(FusedRecord):
     """A fused model on this machine.
 
@@ -194,11 +213,13 @@ class Fused(FusedRecord):
         path: its folder, which `mlx_lm.load` takes; read-only.
         source: it was in the `cache`, fetched from the `store`, or `computed`.
         cached: it was in the cache already.
+        opinions: what the model was asked before this was taken, in that order; none where nothing could be asked.
     """
 
     path: Path
     source: Literal["cache", "store", "computed"]
     cached: bool
+    opinions: tuple[Opinion, ...] | None = left_out()
 
     def __repr__(self) -> str:
         return f"<Fused {self.label} of {self.base} in {self.path}>"

@@ -15,6 +15,7 @@ from fusery.registry.evaluation import second_opinion
 from fusery.registry.evaluation.probe_report import ProbeReport
 from fusery.registry.evaluation.second_opinion import passes
 from fusery.registry.fusion.request import FuseRequest
+from fusery.registry.records.fused import Fused
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 OF_TASK = [f"{LETTERS[start:]}{LETTERS[:start]}" for start in range(6)]
@@ -47,20 +48,31 @@ def registered(registry: Registry, made: tuple[Path, Path], folder: Path, texts:
     return data
 
 
+def asked(registry: Registry, said: list[str], **options: Any) -> Fused:
+    """Fuse with a second opinion, and note what was said."""
+    return registry.fused.fuse("caesar@1", probe=True, reporter=Reporter(said.append), **options)
+
+
 def fused(registry: Registry, **options: Any) -> tuple[str, list[str]]:
     """Fuse with a second opinion, and return the precision and what was said."""
     said: list[str] = []
-    made = registry.fused.fuse("caesar@1", probe=True, reporter=Reporter(said.append), **options)
-    return made.precision, said
+    return asked(registry, said, **options).precision, said
 
 
 def test_the_size_of_the_base_is_taken_where_the_model_answers_as_it_should(
     registry: Registry, made: tuple[Path, Path], tmp_path: Path
 ) -> None:
     registered(registry, made, tmp_path, OF_TASK)
-    assert registry.fused.fuse("caesar@1").precision == "mixed", "by the weights alone"
-    precision, said = fused(registry)
-    assert precision == "dither"
+    by_weights = registry.fused.fuse("caesar@1")
+    assert by_weights.precision == "mixed"
+    assert "opinions" not in by_weights.to_dict()
+    said: list[str] = []
+    taken = asked(registry, said)
+    assert taken.precision == "dither"
+    [opinion] = taken.opinions or ()
+    assert (opinion.precision, opinion.prompts, opinion.passed) == ("dither", 6, True)
+    assert abs(opinion.lost) < 0.02
+    assert opinion.gained > 0.1
     assert [line for line in said if line.startswith("dither: asked 6 questions, it loses 0.00")], said
     assert [line for line in said if line.endswith("it is taken")]
     on_record = {each.metric for each in registry.evaluations.list("caesar@1")}
@@ -76,8 +88,10 @@ def test_what_does_not_answer_as_it_should_is_passed_over(
     monkeypatch.setattr(second_opinion, "KEPT", 1.5)
     monkeypatch.setattr(second_opinion, "NEAR", -1.0)
     registered(registry, made, tmp_path, OF_TASK)
-    precision, said = fused(registry)
-    assert precision == "mixed"
+    said: list[str] = []
+    taken = asked(registry, said)
+    assert taken.precision == "mixed"
+    assert [(each.precision, each.passed) for each in taken.opinions or ()] == [("dither", False)]
     assert [line for line in said if line.startswith("dither: ") and line.endswith("trying what is larger")]
     assert not [line for line in said if line.startswith("keep: asked")], (
         "the weights are sure that it is lost"
@@ -88,8 +102,10 @@ def test_without_data_that_were_held_out_it_is_left_to_the_weights(
     registry: Registry, made: tuple[Path, Path], tmp_path: Path
 ) -> None:
     registered(registry, made, tmp_path, None)
-    precision, said = fused(registry)
-    assert precision == "mixed"
+    said: list[str] = []
+    taken = asked(registry, said)
+    assert (taken.precision, taken.opinions) == ("mixed", ())
+    assert taken.to_dict()["opinions"] == []
     assert "no second opinion: the run of caesar_v1_20260101 kept nothing out of training" in said[0]
 
 
