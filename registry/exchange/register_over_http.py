@@ -7,6 +7,7 @@ server records it looks at itself.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -15,7 +16,7 @@ from fusery.storage.progress import SILENT, Reporter
 from fusery.storage.temporary import temporary_folder
 
 from .. import tables
-from ..errors import BadInputError, ServerRefusedError, UnknownReferenceError
+from ..errors import AlreadyExistsError, BadInputError, ServerRefusedError, UnknownReferenceError
 from ..names import AdapterName
 from ..records.adapter import Registered
 from ..records.deposit import record_manifest
@@ -54,6 +55,7 @@ def register_on_server(
         BadInputError: no base or no task is named, or a parent is.
         UnknownReferenceError: the server has no such base.
         AdmissionError: it was refused.
+        AlreadyExistsError: the version is taken there, or these bytes are there under another one than was asked for.
         ServerRefusedError, ServerUnavailableError: the server refused it, or did not answer.
     """
     from ..registration.register import register
@@ -77,11 +79,18 @@ def register_on_server(
         try:
             there.ensure()
             _record(there, item)
-            version = _next_version(calls, task) if submission.version is None else submission.version
-            said = replace(submission, base=item.name, version=version)
+            said = replace(submission, base=item.name)
             with adapter_at(there, folder) as path:
-                registered = register(there, path, said, strict=strict)
-            done = push_to_server(there, registered.name, place, reporter=reporter)
+                next_there = partial(_next_version, calls, task)
+                registered = register(there, path, said, strict=strict, next_elsewhere=next_there)
+            try:
+                done = push_to_server(there, registered.name, place, reporter=reporter)
+            except AlreadyExistsError as error:
+                # Its own hint is for somebody who has the adapter in a registry.
+                following = _next_version(calls, task)
+                raise AlreadyExistsError(
+                    str(error), hint=f"give --version {following} or another --task"
+                ) from error
         finally:
             there.close()
     (moved,) = (each for each in done.items_ if each.kind == "adapter")
@@ -89,17 +98,27 @@ def register_on_server(
         return registered
     # The same bytes were there before, perhaps under another version: as when a folder is registered twice.
     name = AdapterName.parse(moved.there)
+    if submission.version not in (None, name.version):
+        raise AlreadyExistsError(
+            f"this adapter is already registered there as {name}, and not as version {submission.version}",
+            hint="leave out --version, or give --task OTHER if it is one adapter for two uses",
+        )
     return replace(
         registered, name=moved.there, version=name.version, date=name.date.isoformat(), created=False
     )
 
 
 def _base(calls: HttpCalls, reference: str) -> Base:
-    package = read_document(RegistryServer(calls).package(reference, fused=False))
+    unknown = f"there is no base model {reference} at {calls.address.url}"
+    hint = f"{calls.address.url}/bases lists those that are there; fusery push NAME --to {calls.address.url} brings one from here"
+    try:
+        package = read_document(RegistryServer(calls).package(reference, fused=False))
+    except UnknownReferenceError as error:
+        raise UnknownReferenceError(unknown, hint=hint) from error
     require_believable(package.items)
     found = [item for item in package.items if isinstance(item, Base)]
     if len(found) != 1 or any(item.kind not in ("base", "calibration") for item in package.items):
-        raise UnknownReferenceError(f"there is no base model {reference} at {calls.address.url}")
+        raise UnknownReferenceError(unknown, hint=hint)
     return found[0]
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -125,6 +125,7 @@ def register(
     *,
     strict: bool = False,
     sources: Sequence[int] = (),
+    next_elsewhere: Callable[[], int] | None = None,
 ) -> Registered:
     """Register an adapter folder as the next version of its task.
 
@@ -137,6 +138,7 @@ def register(
         strict: warnings keep it out, as errors do.
         sources: numbers of the adapters that it was computed from, in the order of its recipe; where none are given, those
             on record that the recipe in its configuration names are meant.
+        next_elsewhere: asked for the version where neither the user nor the files say one: of the registry that it goes on to.
 
     Raises:
         AdmissionError: admission found an error; nothing was written.
@@ -149,6 +151,8 @@ def register(
     with _staging(workspace) as staging:
         with rendering_soon():
             seen = _see(workspace, path, submission, staging, strict=strict)
+        if next_elsewhere is not None and not seen.name.version:
+            seen = replace(seen, name=replace(seen.name, version=next_elsewhere()))
         _refuse_early(workspace, seen, submission)
         try:
             staging.require_unchanged()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -72,11 +73,40 @@ def test_register_on_a_server_from_a_machine_without_a_registry(
             assert (again.code, f"Already registered: {done.json['name']}" in again.out) == (0, True), (
                 again.err
             )
+            other = stocked(*words, *said, "--version", "7")
+            assert (other.code, f"as {done.json['name']}, and not as version 7" in other.err) == (2, True)
             none = stocked(*words, "--base", "nothing", "--task", "course_rec")
             assert (none.code, "Traceback" in none.err) == (2, False)
+            assert none.err.startswith(f"Error: there is no base model nothing at {url}\n")
+            # An adapter that happens to have that name is none either.
+            assert "no base model course_rec@1 at" in stocked(*words, *said, "--base", "course_rec@1").err
             parent = stocked(*words, *said, "--parent", "course_rec@1")
             assert (parent.code, "pull them" in parent.err) == (2, True)
             assert there.upkeep.audit().ok
+
+
+def test_the_files_say_the_version_on_a_server_as_they_do_here(
+    stocked: Fusery, tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trained(seed: int, version: int) -> Path:
+        folder = tiny_models.make_adapter(tmp_path / str(seed), tiny_base, seed=seed, rank=4)
+        (folder / "adapter_metadata.json").write_text(json.dumps({"version": version}))
+        return folder
+
+    with Registry.open(tmp_path / "home") as there:
+        monkeypatch.setenv("FUSERY_TOKEN", there.tokens.create("ci", "publisher").secret)
+        with pages_of(there, TeamDoor(there, Proxies())) as url:
+            words = ("--base", "tiny", "--task", "course_rec", "--strict", "--to", url)
+            done = stocked("register", trained(20, 5), *words, "--json")
+            assert (done.code, done.json["version"]) == (0, 5), done.err
+            earlier = stocked("register", trained(21, 4), *words, "--json")
+            assert (earlier.code, earlier.json["version"]) == (0, 4), earlier.err
+            assert there.adapters.show("course_rec@latest").name == done.json["name"]
+            assert not there.adapters.show("course_rec@4").findings
+            taken = stocked("register", trained(22, 2), *words)
+            assert (taken.code, taken.out) == (2, "")
+            assert "cannot take version 2 of course_rec" in taken.err
+            assert taken.err.strip().endswith("Hint: give --version 6 or another --task")
 
 
 def test_promote_on_a_server_as_its_rules_have_it(
