@@ -266,7 +266,7 @@ def _run(subject: Subject, prompt_tokens: int, tokens: int) -> dict[str, Any]:
     }
     try:
         done = subprocess.run(
-            [sys.executable, "-m", f"{__package__}.worker"],
+            [sys.executable, "-P", "-m", f"{__package__}.worker"],
             input=json.dumps(asked),
             capture_output=True,
             text=True,

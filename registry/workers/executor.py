@@ -21,6 +21,7 @@ from concurrent.futures import (
     wait,
 )
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.context import SpawnContext, SpawnProcess
 from types import ModuleType
@@ -151,7 +152,8 @@ class Processes(Workers):
 
     def _round(self, work: Callable[[T], R], items: Iterator[T], lost: list[T]) -> Iterator[Outcome[T, R]]:
         others = set(multiprocessing.active_children())
-        pool = ProcessPoolExecutor(self._jobs, mp_context=_Alone(), initializer=_stand_aside)
+        with _safe_path():  # which starts a process of Python's own beside them
+            pool = ProcessPoolExecutor(self._jobs, mp_context=_Alone(), initializer=_stand_aside)
         finished = False
         try:
             for _, future in _as_done(pool, work, items, self._jobs * AHEAD, lost):
@@ -175,9 +177,25 @@ class _Process(SpawnProcess):
         main = sys.modules["__main__"]
         sys.modules["__main__"] = ModuleType("__main__")
         try:
-            super().start()
+            with _safe_path():
+                super().start()
         finally:
             sys.modules["__main__"] = main
+
+
+@contextmanager
+def _safe_path() -> Iterator[None]:
+    """Let processes that begin import nothing from the folder that one is in, which may be anybody's: Python's own would."""
+    name = "PYTHONSAFEPATH"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = before
 
 
 class _Alone(SpawnContext):

@@ -30,7 +30,14 @@ def quantized(tmp_path: Path) -> Iterator[Registry]:
 
 
 @pytest.mark.slow
-def test_every_form_is_measured_drawn_and_kept(quantized: Registry, tmp_path: Path) -> None:
+def test_every_form_is_measured_drawn_and_kept(
+    quantized: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # In somebody's folder, whose modules are not taken for those that are installed.
+    (tmp_path / "theirs").mkdir()
+    for name in ("fusery", "mlx_lm", "json"):
+        (tmp_path / "theirs" / f"{name}.py").write_text("raise SystemExit('ran')\n")
+    monkeypatch.chdir(tmp_path / "theirs")
     assert quantized.adapters.last_bench("course_rec@1") is None
     found = quantized.adapters.bench(
         "course_rec@1",

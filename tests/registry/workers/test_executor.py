@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -112,3 +113,21 @@ def test_processes_do_not_run_the_script_of_the_caller_again(tmp_path: Path) -> 
             check=False,
         )
         assert (done.stdout, log.read_text()) == ("['A', 'B', 'C']\n", "ran\n"), done.stderr
+
+
+def test_processes_import_nothing_from_the_folder_that_one_is_in(tmp_path: Path) -> None:
+    for name in ("socket", "selectors", "multiprocessing", "pickle"):
+        (tmp_path / f"{name}.py").write_text("open('ran', 'w').close()\n")
+    script = tmp_path / "elsewhere" / "script.py"
+    script.parent.mkdir()
+    script.write_text(
+        "from fusery.registry.workers.executor import Processes\n"
+        "assert [each.result for each in Processes(1).run(len, ['ab'])] == [2]\n"
+    )
+    # As the command line is started: not by `-P`, which would go on to its processes.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
+    done = subprocess.run(
+        [sys.executable, script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not (tmp_path / "ran").exists()
