@@ -37,21 +37,47 @@ def versions(packages: Iterable[str] = ("mlx", "mlx-lm")) -> dict[str, str]:
 
 
 def git_commit(folder: Path) -> tuple[str, bool] | None:
-    """Return the commit that a folder is at and whether tracked files differ from it; None outside of a repository."""
+    """Return the commit that a folder is at and whether tracked files differ from it, or may; None outside of a repository.
+
+    No program that the repository's own configuration names is run, and nothing is fetched: it may be somebody else's, unpacked.
+    """
     commit = _git(folder, "rev-parse", "--verify", "HEAD")
     if commit is None:
         return None
-    changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    filters = _own_filters(folder)
+    if filters is None:
+        return commit.strip(), True
+    # What a filter would make of a file is not known then: one that it changes, and whose times differ, counts as changed.
+    without = (
+        f"filter.{name}.{field}" for name in filters for field in ("clean=", "process=", "required=false")
+    )
+    # Within a submodule its own configuration would count.
+    status = ("status", "--porcelain", "--untracked-files=no", "--ignore-submodules=dirty")
+    changes = _git(folder, *(word for setting in without for word in ("-c", setting)), *status)
     return commit.strip(), changes is None or bool(changes.strip())
 
 
+def _own_filters(folder: Path) -> set[str] | None:
+    """Return the filters that a repository's own configuration names, and not its user's; None if they cannot be told."""
+    # The second is in every repository, so that no answer is one, too.
+    wanted = r"^(filter\.|core\.repositoryformatversion$)"
+    told = _git(folder, "config", "--show-scope", "--null", "--name-only", "--get-regexp", wanted)
+    if told is None:
+        return None
+    words = told.split("\0")[:-1]
+    keys = (key for scope, key in zip(words[::2], words[1::2], strict=True) if scope in ("local", "worktree"))
+    names = {key.removeprefix("filter.").rpartition(".")[0] for key in keys if key.startswith("filter.")}
+    return None if any("=" in name for name in names) else names
+
+
 def _git(folder: Path, *arguments: str) -> str | None:
-    # No lock is taken, and no program that the repository's configuration names is run.
+    # No lock is taken, no program that the repository's configuration names is run, and no server asked.
     command = ["git", "-C", str(folder), "-c", "core.fsmonitor=false", *arguments]
+    alone = {"GIT_OPTIONAL_LOCKS": "0", "GIT_NO_LAZY_FETCH": "1", "GIT_ALLOW_PROTOCOL": "none"}
     try:
         done = subprocess.run(
             command,
-            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
+            env={**os.environ, **alone},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -1,0 +1,90 @@
+"""What a run took place in, in a repository that somebody else has made."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from fusery.registry.training.surroundings import git_commit
+
+
+def git(folder: Path, *words: str) -> str:
+    done = subprocess.run(
+        ["git", "-C", folder, "-c", "user.name=a", "-c", "user.email=a@b.example", *words],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def theirs(tmp_path: Path) -> Path:
+    """A repository with one commit, whose file has another time than git remembers."""
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    git(folder, "init", "--quiet")
+    (folder / ".gitattributes").write_text("*.jsonl filter=x\n")
+    (folder / "data.jsonl").write_text("{}\n")
+    git(folder, "add", ".")
+    git(folder, "commit", "--quiet", "--message", "all")
+    os.utime(folder / "data.jsonl", (1, 1))
+    return folder
+
+
+def test_the_commit_and_whether_files_differ(theirs: Path, tmp_path: Path) -> None:
+    head = git(theirs, "rev-parse", "HEAD")
+    assert git_commit(theirs) == (head, False)
+    (theirs / "new").write_text("not tracked\n")
+    assert git_commit(theirs) == (head, False)
+    (theirs / "data.jsonl").write_text("{}\n{}\n")
+    assert git_commit(theirs) == (head, True)
+    assert git_commit(tmp_path) is None
+
+
+@pytest.mark.parametrize("where", ["its own", "included", "of a work tree"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"filter.x.clean": "touch {ran}; cat"},
+        {"filter.x.process": "touch {ran}; false", "filter.x.required": "true"},
+        {"filter.x.clean": "touch {ran}; cat", "filter.a=b.clean": "cat"},
+        {"core.fsmonitor": "touch {ran}; false"},
+    ],
+    ids=["clean", "process", "a name with =", "fsmonitor"],
+)
+def test_no_program_that_the_repository_names_is_run(
+    theirs: Path, tmp_path: Path, settings: dict[str, str], where: str
+) -> None:
+    ran = tmp_path / "ran"
+    options: tuple[str, ...] = ()
+    if where == "included":
+        git(theirs, "config", "include.path", "more")
+        options = ("--file", str(theirs / ".git" / "more"))
+    elif where == "of a work tree":
+        git(theirs, "config", "extensions.worktreeConfig", "true")
+        options = ("--worktree",)
+    for name, value in settings.items():
+        git(theirs, "config", *options, name, value.format(ran=ran))
+    found = git_commit(theirs)
+    assert not ran.exists()
+    assert found == (git(theirs, "rev-parse", "HEAD"), "filter.a=b.clean" in settings)
+    os.utime(theirs / "data.jsonl", (1, 1))
+    subprocess.run(["git", "-C", theirs, "status"], check=False, capture_output=True)
+    assert ran.exists(), "git itself runs it"
+
+
+def test_no_program_that_a_submodule_names_is_run(theirs: Path, tmp_path: Path) -> None:
+    outer = tmp_path / "outer"
+    outer.mkdir()
+    git(outer, "init", "--quiet")
+    git(outer, "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(theirs), "inner")
+    git(outer, "commit", "--quiet", "--message", "all")
+    ran = tmp_path / "ran"
+    git(outer / "inner", "config", "filter.x.clean", f"touch {ran}; cat")
+    os.utime(outer / "inner" / "data.jsonl", (1, 1))
+    assert git_commit(outer) == (git(outer, "rev-parse", "HEAD"), False)
+    assert not ran.exists()
