@@ -99,8 +99,9 @@ lock: $(VENV)/.uv  ## Pin all requirements anew, by hash
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate -o requirements/site.txt requirements/site.in
 	$(BIN)/uv pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_28 --generate-hashes --no-header --no-annotate --no-emit-package torchaudio --no-emit-package torchcodec -o requirements/vllm.txt requirements/vllm.in pyproject.toml
 
-clean:  ## Remove what make made
-	rm -rf $(VENV) $(VENV)-azurite $(VENV)-bench $(VENV)-browser $(VENV)-peft $(VENV)-release $(VENV)-site $(VENV)-vllm demo-home build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
+clean:  ## Remove what make made; a registry of your own in demo-home stays
+	rm -rf $(VENV) $(VENV)-azurite $(VENV)-bench $(VENV)-browser $(VENV)-peft $(VENV)-release $(VENV)-site $(VENV)-vllm build dist site fusery.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@if [ -e demo-home/mine ]; then echo "demo-home stays: your registry is in demo-home/mine"; else rm -rf demo-home; fi
 
 # `uv` resolves nothing here: it only installs what the files pin, much faster than an old pip.
 $(VENV)/.uv: requirements/uv.txt

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fusery.storage.shell import typed
+
 from .session import Session, command
 from .text import size
 
@@ -46,7 +48,7 @@ def backup_command(session: Session, destination: str, verify: bool) -> None:
                 ("last event", _event(made.last_event)),
             ]
         )
-        session.say(f"Next: fusery --home NEW_HOME restore {made.path}")
+        session.say(f"Next: fusery --home NEW_HOME restore {typed(made.path)}")
 
     session.emit(made, names=[made.path], human=human)
 

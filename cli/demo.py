@@ -20,6 +20,7 @@ import click
 from fusery.registry.errors import AlreadyExistsError
 from fusery.registry.record import Record
 from fusery.storage.errors import MissingFileError
+from fusery.storage.shell import typed
 
 from .hints import program
 from .installed import pip
@@ -211,7 +212,7 @@ def _alone(script: Script) -> Iterator[None]:
     for name in others:
         if name != "FUSERY_HOME":
             script.show(f"unset {name}")
-    script.show(f"export FUSERY_HOME={shlex.quote(str(script.home))}")
+    script.show(f"export FUSERY_HOME={typed(script.home)}")
     os.environ["FUSERY_HOME"] = str(script.home)
     try:
         yield
@@ -343,8 +344,8 @@ def _where(session: Session, folder: Path) -> None:
             ("base, adapters", f"{folder / BASE}, {folder / _ADAPTERS}"),
         ]
     )
-    session.say(f"To remove it all afterwards: rm -rf {shlex.quote(str(folder))}")
-    session.say(f"Look around: fusery --home {shlex.quote(str(folder / 'home'))} list")
+    session.say(f"To remove it all afterwards: rm -rf {typed(folder)}")
+    session.say(f"Look around: fusery --home {typed(folder / 'home')} list")
 
 
 def _model_file() -> Path:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fusery.registry.parsing import plural
+from fusery.storage.shell import typed
 
 from .bulk import bulk_options, choice, counting, report
 from .fuse import make_request, request_options
@@ -246,18 +247,20 @@ def _built(session: Session, engine: str, bundle: Materialized, build: str | Non
 def _next_step(target: str, path: str, unfound_base: str | None) -> str | None:
     if "://" in path:
         return None
+    there = typed(path)
+    run = f"cd {there} && pip install -r requirements.txt && python server.py"
     if target == "docker":
-        return f"docker build -t NAME {path}   (or, without a container: cd {path} && python server.py)"
+        return f"docker build -t NAME {there}   (or, without a container: {run})"
     if target == "adapters":
-        return f"cd {path} && python server.py   (or, as an image: docker build -t NAME {path})"
+        return f"{run}   (or, as an image: docker build -t NAME {there})"
     if target == "archive":
-        return f"tar -xf {path}"
+        return f"tar -xf {there}"
     if target == "vllm":
-        return f"{'BASE_MODEL=FOLDER ' if unfound_base else ''}sh {path}/serve.sh"
+        return f"{'BASE_MODEL=FOLDER ' if unfound_base else ''}sh {typed(f'{path}/serve.sh')}"
     if target == "llamacpp" and (Path(path) / "serve.sh").is_file():
-        return f"sh {path}/serve.sh"
+        return f"sh {typed(f'{path}/serve.sh')}"
     if target in ("k8s", "lorax", "ollama", "llamacpp", "gguf", "onnx", "oci", "hub"):
-        return f"see {path}/README.md"
+        return f"see {typed(f'{path}/README.md')}"
     if target not in TARGETS:
-        return f"see {path}/README.md" if (Path(path) / "README.md").is_file() else None
-    return f"mlx_lm.generate --model {path} --prompt TEXT"
+        return f"see {typed(f'{path}/README.md')}" if (Path(path) / "README.md").is_file() else None
+    return f"mlx_lm.generate --model {there} --prompt TEXT"

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fusery.storage.shell import typed
+
 from .adapters import TAGS, TRAINED_ON, print_registered
 from .session import Session, command
 
@@ -93,7 +95,7 @@ def train_command(
         except KeyboardInterrupt:
             for folder in filter(_has_weights, folders):
                 session.say(
-                    f"What was saved can be registered: fusery register {folder} --base NAME --task T"
+                    f"What was saved can be registered: fusery register {typed(folder)} --base NAME --task T"
                 )
             raise
     if trained.code == 0 and trained.run is not None and trained.run.is_recorded:
@@ -132,6 +134,8 @@ def _finish(session: Session, run: RecordRun, base: str | None, **facts: Any) ->
         if made is not None:
             print_registered(session, made)
         else:
-            session.say(f"Recorded in {run.folder}. Next: fusery register {run.folder} --base NAME --task T")
+            session.say(
+                f"Recorded in {run.folder}. Next: fusery register {typed(run.folder)} --base NAME --task T"
+            )
 
     session.emit(result, names=[made.name if made else str(run.folder)], human=human)

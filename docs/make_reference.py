@@ -136,6 +136,8 @@ def settings() -> str:
     about = dict(re.findall(r"^    (\w+): (.*)$", inspect.getdoc(Settings) or "", re.MULTILINE))
     for field in fields(Settings):
         default = "" if field.default in (MISSING, None, "") else f"`{field.default}`"
+        if field.name == "home":
+            default = "your account's folder for data: `~/.local/share/fusery` on Linux"
         parts.append(f"| `FUSERY_{field.name.upper()}` | `{field.name}` | {default} | {about[field.name]} |")
     parts += [
         "\n## Other variables\n",

@@ -12,6 +12,7 @@ from pathlib import Path
 from .errors import StoreDeniedError
 from .failures import os_failures
 from .publishing import make_folders
+from .shell import typed
 
 _OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
@@ -41,7 +42,7 @@ def private_folder(folder: Path, *, make: bool = False) -> Iterator[int]:
         if not _is_ours(os.fstat(fd)):
             raise StoreDeniedError(
                 f"what is in {folder} may have been written by somebody else",
-                hint=f"remove it: it is made again, for you alone (rm -r {folder})",
+                hint=f"remove it: it is made again, for you alone (rm -r {typed(folder)})",
             )
         yield fd
     finally:

@@ -7,6 +7,8 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+from fusery.storage.shell import typed
+
 from ..errors import BadInputError, BuildFailedError
 from .built import BuiltImage
 from .image_files import image_name
@@ -101,6 +103,6 @@ def build_image(
     if process.returncode != 0:
         raise BuildFailedError(
             f"{engine} did not build the image of {name}: {last[:300] or 'it gave no reason'}",
-            hint=f"the bundle itself is complete: {' '.join(_BUILD[engine])} {folder}",
+            hint=f"the bundle itself is complete: {' '.join(_BUILD[engine])} {typed(folder)}",
         )
     return BuiltImage(engine, image)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
+from fusery.storage.shell import typed
+
 from .. import tables
 from ..database import events
 from ..errors import BadInputError, MetricOfOtherAdapterError, MetricRecordedTwiceError
@@ -265,7 +267,7 @@ def _require_own(session: Session, adapter: tables.Adapter, found: Results, name
         other = others[0].name
         raise MetricOfOtherAdapterError(
             f"{name} says that it is of {other}, and not of {adapter.name}",
-            hint=f"fusery eval record {other} {file}",
+            hint=f"fusery eval record {other} {typed(file)}",
         )
 
 

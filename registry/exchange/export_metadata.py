@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fusery.storage.manifest import FileEntry, Manifest
+from fusery.storage.shell import typed
 
 from ..adapters.files import METADATA
 from ..adapters.render import Form
@@ -217,7 +218,7 @@ def read_export_metadata(document: Mapping[str, Any], folder: Path) -> ExportMet
     if not isinstance(inner, Mapping) or inner.get("format") != FORMAT:
         raise BadInputError(
             f"{folder} was not exported by fusery: {METADATA} has no entry {KEY!r} of the form {FORMAT}",
-            hint=f"fusery register {folder} --base NAME --task TASK",
+            hint=f"fusery register {typed(folder)} --base NAME --task TASK",
         )
     try:
         return ExportMetadata.model_validate(inner)

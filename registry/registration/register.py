@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from fusery.storage.errors import MissingFileError, StorageError, UnsafePathError
 from fusery.storage.manifest import Manifest
 from fusery.storage.room import require_room
+from fusery.storage.shell import typed
 from fusery.storage.staging import Staged, Staging, manifest_of_staged
 
 from .. import tables
@@ -217,7 +218,7 @@ def _see(
     )
     if verdict(findings) == "fail":
         raise AdmissionError.of(
-            path.name or str(path), findings, f"fusery check {path} --base {ground.base.name}"
+            path.name or str(path), findings, f"fusery check {typed(path)} --base {ground.base.name}"
         )
     assert folder.header is not None  # what that comes from is an error whatever the settings say
     return _Seen(folder, copies, manifest, rendering, training, ground, name, findings)

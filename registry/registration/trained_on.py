@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from sqlalchemy import select
 from sqlalchemy.orm import Session, defer
 
+from fusery.storage.shell import typed
+
 from .. import tables
 from ..adapters.files import CONFIG, METADATA
 from ..adapters.folder import AdapterFolder
@@ -76,7 +78,7 @@ def named_by_files(session: Session, folder: AdapterFolder) -> tables.BaseModel:
         problem = folder.problems[0]
         raise BadInputError(
             f"it is not known which base {folder.path.name or folder.path} is on: {problem.message}",
-            hint=f"fusery check {folder.path} --base NAME  lists all that is wrong with it",
+            hint=f"fusery check {typed(folder.path)} --base NAME  lists all that is wrong with it",
         )
     bases = session.scalars(select(tables.BaseModel).options(defer(tables.BaseModel.weights)))
     known = [(base, known_as(base)) for base in bases]

@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from fusery.storage.shell import typed
+
 from ..errors import BadInputError
 
 STARTING = frozenset(
@@ -47,12 +49,12 @@ def require_allowed(folder: Path, said: Mapping[str, Any], *, own: bool) -> None
     if not own:
         raise BadInputError(
             f"{path} leads out of its folder ({names}), which counts in your own home only",
-            hint=f"if you trust it, make it yours: export FUSERY_HOME={folder}; or set {_variables(leading)}",
+            hint=f"if you trust it, make it yours: export FUSERY_HOME={typed(folder)}; or set {_variables(leading)}",
         )
     if (by := _written_by_others(folder, path)) is not None:
         raise BadInputError(
             f"{path} leads out of its folder ({names}), and {by}",
-            hint=f"make both yours alone: chmod go-w {folder} {path}; or set {_variables(leading)}",
+            hint=f"make both yours alone: chmod go-w {typed(folder)} {typed(path)}; or set {_variables(leading)}",
         )
 
 

@@ -11,6 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from fusery.storage.manifest import Manifest
+from fusery.storage.shell import typed
 
 from .. import tables
 from ..dsse.statement import LONE
@@ -136,7 +137,7 @@ def _at(workspace: Workspace, path: Path, progress: Progress | None) -> Subject:
     manifest = seen.found.manifest
     if seen.problems or not manifest:
         first = seen.problems[0].message if seen.problems else f"{path} has no files that can be listed"
-        raise CheckFailedError(f"{first}, and nothing was signed", hint=f"fusery verify {path}")
+        raise CheckFailedError(f"{first}, and nothing was signed", hint=f"fusery verify {typed(path)}")
     files = _listed(manifest, lone=seen.found.lone)
     with workspace.database.read() as session:
         digest = manifest.digest if not seen.found.lone else alone(session, files[LONE])

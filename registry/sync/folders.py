@@ -22,6 +22,7 @@ from fusery.storage.jsonfile import read_object
 from fusery.storage.locate import local_path, open_tree
 from fusery.storage.manifest import FileEntry
 from fusery.storage.opening import opened
+from fusery.storage.shell import typed
 from fusery.storage.stamps import is_tag_dead, process_tag
 
 from ..adapters.files import CONFIG, PEFT_WEIGHTS, WEIGHTS
@@ -126,7 +127,7 @@ class DiskFolders(AdapterFolders):
     def _place(self, name: str) -> Place:
         path = self.root / name
         if path.is_symlink():  # what it leads to is somebody else's
-            raise AlreadyExistsError(f"{path} is a symbolic link", hint=f"remove it: rm {path}")
+            raise AlreadyExistsError(f"{path} is a symbolic link", hint=f"remove it: rm {typed(path)}")
         return LocalFolder(path)
 
     def _make_room(self) -> None:
