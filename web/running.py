@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 from fusery.registry import Registry
 from fusery.registry.errors import BadInputError, MissingExtraError
 from fusery.registry.exchange.uploads import USUAL, UploadLimits
-from fusery.registry.server.errors import ServingError
+from fusery.registry.server.errors import AddressError
 from fusery.registry.server.listening import bind
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def serve_pages(
     registry.upkeep.log(limit=1)
     try:
         listener = bind(host, port)
-    except ServingError as error:
+    except AddressError as error:
         raise BadInputError(str(error), hint="--port 0 takes a free one") from error
     with listener:
         listener.listen()

@@ -106,7 +106,8 @@ def metadata_agrees(candidate: Candidate) -> Iterator[Finding]:
     ]
     for field, written, other, source in pairs:
         if written is not None and other is not None and written != other:
-            message = f"{METADATA} says {field} {written}, and {source} says {other}; {source} wins"
+            says, wins = ("say", "win") if source == "the tensors" else ("says", "wins")
+            message = f"{METADATA} says {field} {written}, and {source} {says} {other}; {source} {wins}"
             yield METADATA_CONFLICT.found(field, message)
     if metadata.adapter_name and declared.task:
         written_name = _name(metadata.adapter_name)

@@ -14,7 +14,7 @@ from fusery.storage.errors import MissingFileError
 
 from ..errors import BadInputError, MissingExtraError
 from ..names import is_hub_id
-from .hub import transport_errors
+from .hub import reason_of, transport_errors
 
 Scratch = Callable[[], AbstractContextManager[Path]]
 """What gives a folder for a while."""
@@ -111,7 +111,7 @@ def _from_hub(source: str, revision: str | None, say: Callable[[str], None]) -> 
         folder = Path(snapshot_download(source, revision=revision, allow_patterns=patterns))
     except transport_errors() as error:
         raise BadInputError(
-            f"{source} could not be fetched from the hub: {type(error).__name__}",
+            f"{source} could not be fetched from the hub: {reason_of(error)}",
             hint=f"if a local folder is meant, there is none at {source}; check the name, HF_TOKEN and the network",
         ) from error
     # A snapshot's folder is named by its commit.

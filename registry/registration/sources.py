@@ -17,7 +17,7 @@ from fusery.storage.room import Need, require_rooms
 from fusery.storage.secrets import remember, without_secrets
 
 from ..adapters.files import CONFIG, METADATA, PEFT_WEIGHTS, RUN_RECORD, WEIGHTS
-from ..bases.hub import transport_errors
+from ..bases.hub import reason_of, transport_errors
 from ..errors import BadInputError, MissingExtraError
 from ..records.scratch import scratch_folder
 from ..training.run_folder import LOG_NAME
@@ -95,7 +95,7 @@ def _from_hub(url: str, scratch: Path) -> Path:
         raise
     except transport_errors() as error:
         raise BadInputError(
-            f"{repository} could not be fetched from the hub: {type(error).__name__}",
+            f"{repository} could not be fetched from the hub: {reason_of(error)}",
             hint="check the name, the revision, HF_TOKEN and the network",
         ) from without_secrets(error)
     return folder

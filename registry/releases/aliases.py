@@ -50,7 +50,13 @@ def set_alias(workspace: Workspace, reference: str, alias: str, *, reason: str =
         AliasGuardedError: only a promotion moves it.
     """
     task, _, bare = alias.rpartition("#")
-    name = parse_alias(bare)
+    try:
+        name = parse_alias(bare)
+    except BadInputError as error:
+        if "#" in reference and "@" in alias:
+            hint = f"the adapter comes first: fusery alias set {alias} {reference.partition('#')[2]}"
+            raise BadInputError(str(error), hint=hint) from error
+        raise
     with workspace.database.write() as session:
         adapter = resolve_adapter(session, reference)
         if task and task != adapter.task.name:

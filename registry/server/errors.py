@@ -13,6 +13,10 @@ class DocumentError(ServingError):
     """`serving.json` is not as it must be."""
 
 
+class AddressError(ServingError):
+    """An address cannot be listened on."""
+
+
 class AdapterError(ServingError):
     """An adapter cannot be put on the base."""
 

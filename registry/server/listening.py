@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from .errors import Refusal, ServingError
+from .errors import AddressError, Refusal
 from .templates.errors import NoProcess
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def bind(host: str, port: int) -> socket.socket:
     """Take an address, which is done before the model is loaded, since that takes a while.
 
     Raises:
-        ServingError: somebody else has it, or there is no such address.
+        AddressError: somebody else has it, or there is no such address.
     """
     _allow_files()
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -53,7 +53,7 @@ def bind(host: str, port: int) -> socket.socket:
         listener.bind((host, port))
     except (OSError, OverflowError) as error:
         listener.close()
-        raise ServingError(f"cannot listen on {host} port {port}: {error}") from error
+        raise AddressError(f"cannot listen on {host} port {port}: {error}") from error
     return listener
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from fusery.storage.errors import FuseryError
 from fusery.storage.manifest import Manifest
 from fusery.storage.progress import Reporter
+from fusery.storage.shell import typed
 
 from .. import tables
 from ..errors import BadInputError, MissingExtraError, ModelUnusableError
@@ -22,7 +23,7 @@ from ..record import Record
 from ..records.base_files import lay_out, proven_files
 from ..records.renderings import fetch_form
 from ..server.document import Adapter, Base, Document, read_document
-from ..server.errors import DocumentError, ServingError
+from ..server.errors import AddressError, DocumentError, ServingError
 from .plan import ServingPlan, Split, document_bytes, plan_serving
 
 if TYPE_CHECKING:
@@ -105,15 +106,17 @@ def serve(workspace: Workspace, request: ServeRequest, *, ready: Callable[[Servi
     Raises:
         MissingExtraError: the packages for a server, or mlx-lm, are not installed.
         UnknownReferenceError: there is no such adapter.
-        BadInputError: one is yanked, they have different bases, or the file of keys is not as it must be.
-        ModelUnusableError: mlx-lm cannot load the base or an adapter, or the address is taken.
+        BadInputError: one is yanked, they have different bases, the file of keys is not as it must be, or the address is taken.
+        ModelUnusableError: mlx-lm cannot load the base or an adapter.
     """
     require_extras()
     from ..server import run
 
     _require_keys(request.api_keys)
     if request.adapters_from is not None and not request.adapters_from.is_dir():
-        raise BadInputError(f"{request.adapters_from} is no folder", hint=f"mkdir {request.adapters_from}")
+        raise BadInputError(
+            f"{request.adapters_from} is no folder", hint=f"mkdir {typed(request.adapters_from)}"
+        )
     if request.api_keys is None and request.host not in ("127.0.0.1", "::1", "localhost"):
         say(f"whoever reaches {request.host} may ask: there is no --api-keys")
 
@@ -141,6 +144,8 @@ def serve(workspace: Workspace, request: ServeRequest, *, ready: Callable[[Servi
             )
         except DocumentError as error:
             raise BadInputError(str(error)) from error
+        except AddressError as error:
+            raise BadInputError(str(error), hint="--port 0 takes a free one") from error
         except ServingError as error:
             raise ModelUnusableError(str(error)) from error
         finally:

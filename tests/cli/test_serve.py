@@ -112,6 +112,7 @@ def test_an_address_that_is_taken(stocked: Fusery) -> None:
         ran = stocked("serve", "course_rec@1", "--port", str(taken.getsockname()[1]))
     assert ran.code == 2
     assert "Error: cannot listen on 127.0.0.1 port" in ran.err
+    assert "Hint: --port 0" in ran.err
     assert signal.getsignal(signal.SIGINT) is before
 
 

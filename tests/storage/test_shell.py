@@ -31,8 +31,8 @@ def test_a_plain_path_is_itself() -> None:
 
 
 COMMAND = re.compile(
-    r"(?:fusery [a-z][a-z -]*|\b(?:rm|rm -r|mv|cat|cd|sh|tar -xf|chmod [\w-]+|NAME|--model) |export \w+=)"
-    r"\{(?!typed\()[^}]*(?:path|folder|file|home|destination)[^}]*\}",
+    r"(?:fusery [a-z][a-z -]*|\b(?:mkdir|rm|rm -r|mv|cat|cd|sh|tar -xf|chmod [\w-]+|NAME|--model) |export \w+=)"
+    r"\{(?!typed\()[^}]*(?:path|folder|file|home|destination|_from)[^}]*\}",
     re.IGNORECASE,
 )
 

@@ -212,3 +212,9 @@ def test_any_moves_are_told_as_they_were(moves: list[str], stocked: Registry) ->
     if held:
         assert [move["to"] for move in stocked.aliases.history(f"course_rec#{name}")] == held
         assert stocked.aliases.show(f"course_rec#{name}")["adapter"] == held[-1]
+
+
+def test_an_alias_before_its_adapter_is_told_the_order(stocked: Registry) -> None:
+    with pytest.raises(BadInputError, match="not an alias") as caught:
+        stocked.aliases.set("course_rec@2", "course_rec#prod")
+    assert caught.value.hint == "the adapter comes first: fusery alias set course_rec@2 prod"
