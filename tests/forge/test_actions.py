@@ -96,14 +96,24 @@ def test_findings_are_uploaded_also_when_the_check_fails() -> None:
     assert upload["with"]["sarif_file"] == "${{ steps.check.outputs.sarif }}"
 
 
+def set_traps(workspace: Path) -> None:
+    """Make a checkout in which what Python and uv would take from the current folder ends the step."""
+    workspace.mkdir()
+    for name in ("venv", "pip", "ensurepip", "setuptools"):
+        (workspace / f"{name}.py").write_text("raise SystemExit('code of the checkout ran')\n")
+    (workspace / "uv.toml").write_text("no = configuration")
+
+
 @pytest.mark.slow
 def test_setup_installs_this_revision_beside_the_jobs_python(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CC", str(make_quick_compiler(tmp_path)))
     monkeypatch.setenv("PIP_NO_COMPILE", "0")  # read as: no bytecode
+    workspace = tmp_path / "workspace"
+    set_traps(workspace)
     done = run_step(
-        "setup-fusery", "install", {"extras": "bom"}, tmp_path, tmp_path, PYTHON=str(TOOLS / "python")
+        "setup-fusery", "install", {"extras": "bom"}, workspace, tmp_path, PYTHON=str(TOOLS / "python")
     )
     assert done.code == 0, done.printed
     [path] = done.paths

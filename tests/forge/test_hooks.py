@@ -71,6 +71,13 @@ def test_gitlab_runs_its_job(repository: Path, spoiled: Callable[[Path], None]) 
     assert issue["check_name"] in CODES
 
 
+def test_gitlab_installs_with_no_module_of_the_checkout(tmp_path: Path) -> None:
+    (tmp_path / "pip.py").write_text("raise SystemExit('code of the checkout ran')\n")
+    [line] = read_yaml(".gitlab/fusery-check.yml")["fusery-check"]["before_script"]
+    done = run_shell(line, tmp_path, FUSERY_PACKAGE="--help")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_gitlab_reports_that_there_is_no_adapter(repository: Path) -> None:
     git(repository, "rm", "-rq", "courses")
     [line] = read_yaml(".gitlab/fusery-check.yml")["fusery-check"]["script"]
