@@ -90,15 +90,17 @@ def check_command(
 
 
 def adapter_folders(files: Iterable[str | Path]) -> list[Path]:
-    """Return the adapters' folders that files are in, each the nearest one above the file; the file may be gone."""
-    found = (next(filter(_holds_an_adapter, Path(file).parents), None) for file in files)
+    """Return the adapters' folders that files are in, each the nearest one; the file may be gone."""
+    # To git, a link to a folder is a file, and so is a repository in this one.
+    found = (next(filter(_holds_an_adapter, (Path(file), *Path(file).parents)), None) for file in files)
     return list(dict.fromkeys(folder for folder in found if folder is not None))
 
 
 def _holds_an_adapter(folder: Path) -> bool:
     from fusery.registry.adapters.files import CONFIG, PEFT_WEIGHTS, WEIGHTS
 
-    return any((folder / name).is_file() for name in (CONFIG, WEIGHTS, PEFT_WEIGHTS))
+    # A link that leads nowhere counts: the check has to see it.
+    return any(os.path.lexists(folder / name) for name in (CONFIG, WEIGHTS, PEFT_WEIGHTS))
 
 
 def _report(

@@ -184,6 +184,20 @@ def test_changed_files_lead_to_their_adapters(stocked: Fusery, others: Path) -> 
     assert (done.code, [each["verdict"] for each in done.json]) == (1, ["fail"])
 
 
+def test_links_that_lead_nowhere_are_an_adapter(stocked: Fusery, others: Path) -> None:
+    for file in ("adapter_config.json", "adapters.safetensors"):
+        (others / "good" / file).unlink()
+        (others / "good" / file).symlink_to("gone")
+    done = stocked("check", "--changed", "good/adapters.safetensors", "--base", "tiny", "--json")
+    assert (done.code, [f["code"] for f in done.json[0]["findings"]]) == (1, ["link_outside"])
+
+
+def test_a_link_to_a_folder_leads_to_the_adapter_in_it(stocked: Fusery, others: Path) -> None:
+    (others / "linked").symlink_to("bad")
+    done = stocked("check", "--changed", "linked", "--base", "tiny", "--json")
+    assert (done.code, [each["folder"] for each in done.json]) == (1, ["linked"])
+
+
 def test_a_commit_without_adapters_needs_no_registry(fusery: Fusery, others: Path) -> None:
     done = fusery("check", "--changed", "README.md", "--format", "sarif")
     assert (done.code, done.json["runs"][0]["results"]) == (0, [])
