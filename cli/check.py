@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
@@ -21,11 +22,13 @@ class _Hooked(click.Command):
     """A command for whoever names files without looking at them, as hooks do: none of them is taken for an option."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Refuse what is an option and a file."""
-        if "--changed" in args and "--" not in args:
+        """Refuse what is an option and a file, and a `--` that may be the name of one."""
+        guarded = "--" in args and not os.path.lexists("--")
+        if "--changed" in args and not guarded:
             for each in args:
                 if each.startswith("-") and os.path.lexists(each):
-                    raise click.UsageError(f"{each!r} is an option and a file; put -- before the files.", ctx)
+                    hint = "name the files by --files0-from" if "--" in args else "put -- before the files"
+                    raise click.UsageError(f"{each!r} is an option and a file; {hint}.", ctx)
         return super().parse_args(ctx, args)
 
 
@@ -36,6 +39,13 @@ class _Hooked(click.Command):
 @STRICT
 @click.option(
     "--changed", is_flag=True, help="FOLDER... are changed files: check the adapters that they belong to."
+)
+@click.option(
+    "--files0-from",
+    "listed",
+    type=click.File("rb"),
+    metavar="FILE",
+    help="With --changed: read their names from FILE, - for stdin, each with a NUL after it.",
 )
 @click.option(
     "--format",
@@ -57,6 +67,7 @@ def check_command(
     session: Session,
     folders: tuple[str | Path, ...],
     changed: bool,
+    listed: BinaryIO | None,
     form: str,
     output: Path | None,
     force: bool,
@@ -77,6 +88,10 @@ def check_command(
         raise click.UsageError("-o goes with --format sarif or gitlab.")
     if force and output is None:
         raise click.UsageError("--force goes with -o.")
+    if listed is not None:
+        if not changed:
+            raise click.UsageError("--files0-from goes with --changed.")
+        folders += tuple(_names_in(listed))
     wanted = adapter_folders(folders) if changed else list(dict.fromkeys(folders))
     checked = [
         CheckedFolder.of(session.registry.adapters.check(folder, **facts), folder=Path(folder))
@@ -89,10 +104,21 @@ def check_command(
     return 1 if any(each.verdict == "fail" for each in checked) else 0
 
 
+def _names_in(file: BinaryIO) -> list[Path]:
+    """Return the names that a file lists; without the last NUL it is cut off, or has them by lines."""
+    data = file.read()
+    if data and not data.endswith(b"\0"):
+        raise click.UsageError(
+            f"{file.name!r} does not end with NUL; list the files by git ls-files -z, git diff -z or find -print0."
+        )
+    return [Path(os.fsdecode(name)) for name in data.split(b"\0") if name]
+
+
 def adapter_folders(files: Iterable[str | Path]) -> list[Path]:
     """Return the adapters' folders that files are in, each the nearest one; the file may be gone."""
+    holds = cache(_holds_an_adapter)
     # To git, a link to a folder is a file, and so is a repository in this one.
-    found = (next(filter(_holds_an_adapter, (Path(file), *Path(file).parents)), None) for file in files)
+    found = (next(filter(holds, (Path(file), *Path(file).parents)), None) for file in files)
     return list(dict.fromkeys(folder for folder in found if folder is not None))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -284,6 +285,41 @@ def test_a_file_is_no_option(stocked: Fusery, others: Path) -> None:
     done = stocked("check", "--changed", "--base", "tiny", "--", "bad/adapters.safetensors", "--help")
     assert (done.code, "Verdict: fail" in done.out) == (1, True)
     assert stocked("check", "--help").code == 0
+    # A `--` that is a file's name guards nothing.
+    (others / "--").touch()
+    done = stocked("check", "--changed", "--base", "tiny", "--help", "--", "bad/adapters.safetensors")
+    assert (done.code, "name the files by --files0-from" in done.err) == (2, True)
+
+
+def test_files_can_be_named_by_a_file_or_a_pipe(
+    stocked: Fusery, others: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A list of any length, of names with anything in them; the list is all that is read from it."""
+    names = [f"gone/{number}" for number in range(20_000)]
+    evil = "--help\n"
+    (others / "bad").rename(others / evil)
+    data = "".join(f"{name}\0" for name in [*names, f"{evil}/adapters.safetensors"]).encode()
+    (others / "list").write_bytes(data)
+    done = stocked("check", "--changed", "--files0-from", "list", "--base", "tiny", "--json")
+    assert (done.code, [each["folder"] for each in done.json]) == (1, [evil])
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data)))
+    words = ("--changed", "--files0-from", "-", "good/adapters.safetensors")
+    done = stocked("check", *words, "--base", "tiny", "--json")
+    assert (done.code, [each["folder"] for each in done.json]) == (1, ["good", evil])
+
+
+@pytest.mark.parametrize("data", [b"bad/adapters.safetensors\n", b"good/x\0bad/adapt"])
+def test_a_list_that_is_cut_off_or_by_lines_is_refused(stocked: Fusery, others: Path, data: bytes) -> None:
+    (others / "list").write_bytes(data)
+    done = stocked("check", "--changed", "--files0-from", "list", "--base", "tiny")
+    assert (done.code, "'list' does not end with NUL; list the files by git ls-files -z" in done.err) == (
+        2,
+        True,
+    )
+    assert stocked("check", "--changed", "--files0-from", "gone", "--base", "tiny").code == 2
+    (others / "list").write_bytes(b"")
+    assert stocked("check", "--changed", "--files0-from", "list").code == 0
+    assert "goes with --changed" in stocked("check", "good", "--files0-from", "list").err
 
 
 @pytest.mark.parametrize(
