@@ -80,14 +80,46 @@ def test_check_strictly(check: Callable[..., Done], repository: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "inputs", [{"changed_since": "gone"}, {"changed_since": "--help"}, {"base": "gone"}, {"paths": ":(bad)x"}]
+    ("inputs", "said"),
+    [
+        (
+            {"changed_since": "gone"},
+            "The commit of changed-since, gone, is not in this checkout; check out with",
+        ),
+        ({"changed_since": "--help"}, "The commit of changed-since, --help, is not in this checkout"),
+        ({"base": "gone"}, "there is no base model 'gone'"),
+        ({"paths": ":(bad)x"}, "No file that git tracks is at :\\(bad\\)x, which paths names."),
+        ({"paths": "courses/v1\ncuorses/v2"}, "No file that git tracks is at cuorses/v2, which paths names."),
+        ({"paths": "gone", "changed_since": "HEAD"}, "No file that git tracks is at gone"),
+        ({"strict": "TRUE"}, "strict is true or false, not TRUE."),
+        ({"strict": ""}, "strict is true or false, not ''."),
+    ],
 )
 def test_what_cannot_be_checked_fails_and_uploads_nothing(
-    check: Callable[..., Done], inputs: dict[str, str]
+    check: Callable[..., Done], inputs: dict[str, str], said: str
 ) -> None:
     done = check(**inputs)
-    assert done.code > 1
+    assert done.code == 2
+    assert said in done.printed
     assert "sarif" not in done.outputs
+
+
+def test_a_folder_that_a_change_removes_can_be_named(check: Callable[..., Done], repository: Path) -> None:
+    git(repository, "rm", "-rq", "courses")
+    git(repository, "commit", "-qm", "x")
+    assert check(paths="courses", changed_since="HEAD^").code == 0
+    assert check(paths="courses").code == 2
+
+
+def test_check_takes_any_number_of_files(check: Callable[..., Done], repository: Path) -> None:
+    """More than the arguments of a program have room for."""
+    empty = git(repository, "hash-object", "-w", "README.md")
+    lines = "".join(f"100644 {empty}\t{'long' * 40}/{number}\n" for number in range(20_000))
+    subprocess.run(
+        ["git", "update-index", "--index-info"], cwd=repository, input=lines, text=True, check=True
+    )
+    done = check()
+    assert (done.code, done.printed.count("Verdict: pass")) == (0, 2)
 
 
 def test_findings_are_uploaded_also_when_the_check_fails() -> None:

@@ -59,16 +59,18 @@ def test_a_file_called_like_an_option_opens_no_gate(hooked: Path) -> None:
 
 def test_gitlab_runs_its_job(repository: Path, spoiled: Callable[[Path], None]) -> None:
     job = read_yaml(".gitlab/fusery-check.yml")["fusery-check"]
-    [line] = job["script"]
+    script = "\n".join(job["script"])
     options = {**job["variables"], "FUSERY_OPTIONS": "--base tiny"}
     report = repository / job["artifacts"]["reports"]["codequality"]
     spoiled(repository / "courses" / "v1")
-    done = run_shell(line, repository, **options)
-    assert done.returncode != 0
+    done = run_shell(script, repository, **options)
+    assert done.returncode == 1
     assert "courses/v 2\nVerdict: pass" in done.stdout
     [issue] = json.loads(report.read_bytes())
     assert issue["location"]["path"] == "courses/v1/adapters.safetensors"
     assert issue["check_name"] in CODES
+    options["FUSERY_OPTIONS"] = "--base gone"
+    assert run_shell(script, repository, **options).returncode == 2
 
 
 def test_gitlab_installs_with_no_module_of_the_checkout(tmp_path: Path) -> None:
@@ -80,6 +82,6 @@ def test_gitlab_installs_with_no_module_of_the_checkout(tmp_path: Path) -> None:
 
 def test_gitlab_reports_that_there_is_no_adapter(repository: Path) -> None:
     git(repository, "rm", "-rq", "courses")
-    [line] = read_yaml(".gitlab/fusery-check.yml")["fusery-check"]["script"]
-    assert run_shell(line, repository, FUSERY_OPTIONS="").returncode == 0
+    script = "\n".join(read_yaml(".gitlab/fusery-check.yml")["fusery-check"]["script"])
+    assert run_shell(script, repository, FUSERY_OPTIONS="").returncode == 0
     assert json.loads((repository / "gl-code-quality-report.json").read_bytes()) == []
