@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -48,6 +48,11 @@ class _Hooked(click.Command):
     help="With --changed: read their names from FILE, - for stdin, each with a NUL after it.",
 )
 @click.option(
+    "--staged",
+    is_flag=True,
+    help="With --changed, before a commit: also files that it removes; what git leaves out of an adapter fails.",
+)
+@click.option(
     "--format",
     "form",
     type=click.Choice(["text", "sarif", "gitlab"]),
@@ -68,6 +73,7 @@ def check_command(
     folders: tuple[str | Path, ...],
     changed: bool,
     listed: BinaryIO | None,
+    staged: bool,
     form: str,
     output: Path | None,
     force: bool,
@@ -88,11 +94,9 @@ def check_command(
         raise click.UsageError("-o goes with --format sarif or gitlab.")
     if force and output is None:
         raise click.UsageError("--force goes with -o.")
-    if listed is not None:
-        if not changed:
-            raise click.UsageError("--files0-from goes with --changed.")
-        folders += tuple(_names_in(listed))
-    wanted = adapter_folders(folders) if changed else list(dict.fromkeys(folders))
+    if (listed is not None or staged) and not changed:
+        raise click.UsageError("--files0-from and --staged go with --changed.")
+    wanted = _changed_folders(folders, listed, staged=staged) if changed else list(dict.fromkeys(folders))
     checked = [
         CheckedFolder.of(session.registry.adapters.check(folder, **facts), folder=Path(folder))
         for folder in wanted
@@ -102,6 +106,18 @@ def check_command(
     if form == "text" or output is not None:
         _print(session, checked, alone=not changed and len(checked) == 1)
     return 1 if any(each.verdict == "fail" for each in checked) else 0
+
+
+def _changed_folders(
+    files: Iterable[str | Path], listed: BinaryIO | None, *, staged: bool
+) -> Sequence[str | Path]:
+    named = [*files, *([] if listed is None else _names_in(listed))]
+    if not staged:
+        return adapter_folders(named)
+    from .staged import committed, tracked_and_removed
+
+    tracked, removed = tracked_and_removed()
+    return committed(adapter_folders([*named, *removed]), tracked)
 
 
 def _names_in(file: BinaryIO) -> list[Path]:

@@ -319,7 +319,7 @@ def test_a_list_that_is_cut_off_or_by_lines_is_refused(stocked: Fusery, others: 
     assert stocked("check", "--changed", "--files0-from", "gone", "--base", "tiny").code == 2
     (others / "list").write_bytes(b"")
     assert stocked("check", "--changed", "--files0-from", "list").code == 0
-    assert "goes with --changed" in stocked("check", "good", "--files0-from", "list").err
+    assert "go with --changed" in stocked("check", "good", "--files0-from", "list").err
 
 
 @pytest.mark.parametrize(

@@ -41,20 +41,66 @@ def test_a_commit_of_a_bad_adapter_is_refused(hooked: Path) -> None:
     git(hooked, "add", "README.md")
     git(hooked, "commit", "-qm", "what is not staged is no part of it")
     git(hooked, "add", "-A")
+    said = commit_refused(hooked)
+    assert "courses/v 2\n" in said
+    assert "Verdict: fail" in said
+    assert "v1" not in said
+
+
+def commit_refused(folder: Path) -> str:
+    """Try to commit what is staged, which the hook refuses; return what it says."""
     with pytest.raises(subprocess.CalledProcessError) as refused:
-        git(hooked, "commit", "-qm", "x")
-    assert "courses/v 2\n" in refused.value.stderr
-    assert "Verdict: fail" in refused.value.stderr
-    assert "v1" not in refused.value.stderr
+        git(folder, "commit", "-qm", "x")
+    return str(refused.value.stderr)
+
+
+@pytest.mark.parametrize("words", [("rm", "-q"), ("rm", "-q", "--cached"), ("mv",)])
+def test_a_commit_that_takes_a_file_from_an_adapter_is_refused(hooked: Path, words: tuple[str, ...]) -> None:
+    git(hooked, "commit", "-qm", "the hook itself")
+    config = "courses/v 2/adapter_config.json"
+    git(hooked, *words, config, *(["elsewhere.json"] if words == ("mv",) else []))
+    said = commit_refused(hooked)
+    assert ("git would leave out" if "--cached" in words else "error: file_missing") in said, said
+    git(hooked, "rm", "-rq", "--cached", "courses/v 2")
+    git(hooked, "commit", "-qm", "all of it can go, and stay on the disk")
+
+
+def test_an_adapter_whose_weights_git_ignores_is_no_commit(hooked: Path) -> None:
+    git(hooked, "commit", "-qm", "the hook itself")
+    shutil.copytree(hooked / "courses" / "v1", hooked / "v3")
+    (hooked / ".gitignore").write_text("*.safetensors\n")
+    git(hooked, "add", "-A")
+    said = commit_refused(hooked)
+    assert "git would leave out of the commit: v3/adapters.safetensors" in said
+    assert "git add --force -- v3/adapters.safetensors" in said
+    git(hooked, "add", "--force", "--", "v3/adapters.safetensors")
+    git(hooked, "commit", "-qm", "x")
+
+
+def test_links_are_checked_too(hooked: Path) -> None:
+    git(hooked, "commit", "-qm", "the hook itself")
+    weights = hooked / "courses" / "v1" / "adapters.safetensors"
+    weights.unlink()
+    weights.symlink_to("/gone")
+    git(hooked, "add", "-A")
+    assert "link_outside" in commit_refused(hooked)
+
+
+def test_every_file_can_be_checked(hooked: Path, spoiled: Callable[[Path], None]) -> None:
+    subprocess.run([TOOLS / "pre-commit", "uninstall"], cwd=hooked, capture_output=True, check=True)
+    spoiled(hooked / "courses" / "v1")
+    words = [TOOLS / "pre-commit", "run", "--all-files"]
+    done = subprocess.run(words, cwd=hooked, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "courses/v1\n" in done.stdout
+    assert "courses/v 2\nVerdict: pass" in done.stdout
 
 
 def test_a_file_called_like_an_option_opens_no_gate(hooked: Path) -> None:
     (hooked / "courses" / "v 2" / "adapters.safetensors").write_bytes(b"x")
     (hooked / "--help").touch()
     git(hooked, "add", "-A")
-    with pytest.raises(subprocess.CalledProcessError) as refused:
-        git(hooked, "commit", "-qm", "x")
-    assert "is an option and a file" in refused.value.stderr
+    assert "is an option and a file" in commit_refused(hooked)
 
 
 def test_gitlab_runs_its_job(repository: Path, spoiled: Callable[[Path], None]) -> None:
