@@ -10,7 +10,7 @@ DIST ?= dist
 # Each new process of a test would compile everything again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-fast check format docs site bench bench-compare soak build sdist sbom release-check lock clean
+.PHONY: help demo test test-fast check format docs site bench bench-compare soak build sdist wheels sbom release-check lock clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -80,6 +80,11 @@ build: $(VENV)/.dev  ## Build the source archive, the wheel for this platform an
 sdist: $(VENV)/.uv  ## Build the source archive, and from it the wheel for any platform, with the build tools that are pinned
 	export SOURCE_DATE_EPOCH="$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)}"; \
 	FUSERY_NO_EXTENSION=1 $(BIN)/uv build --quiet --python $(BIN)/python --require-hashes --build-constraints requirements/dev.txt --out-dir $(DIST)
+
+wheels: $(VENV)/.uv  ## Build and try the wheels of a release for this platform, with the build tools that are pinned (needs a container engine on Linux)
+	$(UV) --constraints requirements/dev.txt 'cibuildwheel[uv]'
+	export SOURCE_DATE_EPOCH="$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)}"; \
+	$(BIN)/cibuildwheel --output-dir $(DIST)
 
 sbom: $(VENV)-release/.tools  ## Write what an installation of fusery needs as CycloneDX, in dist/
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(VENV)-release/needed

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import tarfile
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
-from forge_steps import ROOT, TOOLS
+from forge_steps import ROOT, TOOLS, git, read_yaml, run_shell
+from quick_compiler import make_quick_compiler
 
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT = SETTINGS["project"]
 
 
 def make(target: str, folder: Path) -> None:
@@ -21,6 +25,60 @@ def make(target: str, folder: Path) -> None:
     command = ["make", "-o", f"{venv}/.uv", f"VENV={venv}", f"DIST={folder}", target]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_only_what_is_on_main_is_released(tmp_path: Path) -> None:
+    [step] = [
+        each for each in read_yaml(".github/workflows/release.yml")["jobs"]["main"]["steps"] if "run" in each
+    ]
+    there, here = tmp_path / "there", tmp_path / "here"
+    there.mkdir()
+    git(there, "init", "-q", "-b", "main")
+    git(there, "commit", "-q", "--allow-empty", "-m", "one")
+    git(tmp_path, "clone", "-q", "there", "here")
+    git(here, "commit", "-q", "--allow-empty", "-m", "of nobody's")
+
+    def released(commit: str) -> subprocess.CompletedProcess[str]:
+        return run_shell(step["run"], here, GITHUB_SHA=git(here, "rev-parse", commit), GITHUB_REF_NAME="v9")
+
+    assert released("HEAD^").returncode == 0
+    done = released("HEAD")
+    assert (done.returncode, "v9 is on a commit that is not on main" in done.stderr) == (1, True)
+
+
+def test_nothing_is_signed_before_all_is_tried_and_somebody_agrees() -> None:
+    jobs = read_yaml(".github/workflows/release.yml")["jobs"]
+    signing = {name for name, job in jobs.items() if job.get("permissions", {}).get("id-token")}
+    assert signing == {"attest", "publish"}
+    assert {jobs[name].get("environment") for name in signing} == {"release"}
+    assert {"main", "ci", "source", "wheels", "sbom"} <= set(jobs["attest"]["needs"])
+    assert jobs["publish"]["needs"] == "attest"
+    # `on` is a word for true, to YAML.
+    assert "workflow_call" in read_yaml(jobs["ci"]["uses"].removeprefix("$/"))[True]
+
+
+@pytest.mark.slow
+def test_wheels_are_built_by_pinned_tools(tmp_path: Path) -> None:
+    """As cibuildwheel builds them: it says so only in containers, and on macOS."""
+    frontend = SETTINGS["tool"]["cibuildwheel"]["build-frontend"]
+    assert frontend["name"] == "uv"
+    command = [
+        TOOLS / "uv",
+        "build",
+        f"--python={TOOLS / 'python'}",
+        ".",
+        f"--out-dir={tmp_path}",
+        *frontend["args"],
+    ]
+    env = {**os.environ, "CC": str(make_quick_compiler(tmp_path))}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    [wheel] = tmp_path.glob("*-abi3-*.whl")
+    with zipfile.ZipFile(wheel) as files:
+        said = files.read(f"fusery-{PROJECT['version']}.dist-info/WHEEL").decode()
+        assert "fusery/registry/engine/_kernel.abi3.so" in files.namelist()
+    [version] = re.findall(r"^Generator: setuptools \((\S+)\)$", said, re.MULTILINE)
+    assert f"\nsetuptools=={version} " in (ROOT / "requirements" / "dev.txt").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
