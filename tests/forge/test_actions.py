@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -144,9 +145,10 @@ def test_setup_installs_this_revision_beside_the_jobs_python(
     monkeypatch.setenv("PIP_NO_COMPILE", "0")  # read as: no bytecode
     workspace = tmp_path / "workspace"
     set_traps(workspace)
-    done = run_step(
-        "setup-fusery", "install", {"extras": "bom"}, workspace, tmp_path, PYTHON=str(TOOLS / "python")
-    )
+    plugin = tmp_path / "plugin"
+    shutil.copytree(ROOT / "examples" / "plugin", plugin)
+    inputs = {"extras": "bom", "plugins": f"{plugin}\n"}
+    done = run_step("setup-fusery", "install", inputs, workspace, tmp_path, PYTHON=str(TOOLS / "python"))
     assert done.code == 0, done.printed
     [path] = done.paths
     assert [each.name for each in Path(path).iterdir()] == ["fusery"]
@@ -160,6 +162,7 @@ def test_setup_installs_this_revision_beside_the_jobs_python(
     ).stdout.splitlines()  # fmt: skip
     names = [line.partition("==")[0] for line in listed]
     assert {"cyclonedx-python-lib", "sqlalchemy"} <= set(names)
+    assert any(line.startswith("fusery-example @ ") for line in listed)
     assert "mlx" not in names
     pinned = [
         line

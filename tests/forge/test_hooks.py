@@ -121,9 +121,14 @@ def test_gitlab_runs_its_job(repository: Path, spoiled: Callable[[Path], None]) 
 
 def test_gitlab_installs_with_no_module_of_the_checkout(tmp_path: Path) -> None:
     (tmp_path / "pip.py").write_text("raise SystemExit('code of the checkout ran')\n")
-    [line] = read_yaml(".gitlab/fusery-check.yml")["fusery-check"]["before_script"]
-    done = run_shell(line, tmp_path, FUSERY_PACKAGE="--help")
-    assert (done.returncode, done.stderr) == (0, "")
+    (tmp_path / "clicki").touch()
+    script = "\n".join(read_yaml(".gitlab/fusery-check.yml")["fusery-check"]["before_script"])
+    # Several, which are installed already, and one that the shell would make a file's name of.
+    done = run_shell(script, tmp_path, FUSERY_PACKAGE="packaging\nclick[i] >= 8\n", PIP_NO_INDEX="1")
+    assert done.returncode == 0, done.stderr
+    assert "code of the checkout ran" not in done.stderr
+    done = run_shell(script, tmp_path, FUSERY_PACKAGE="packaging\nno-such-plugin", PIP_NO_INDEX="1")
+    assert (done.returncode, "no-such-plugin" in done.stderr) == (1, True)
 
 
 def test_gitlab_reports_that_there_is_no_adapter(repository: Path) -> None:
