@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -135,6 +136,22 @@ def set_traps(workspace: Path) -> None:
     for name in ("venv", "pip", "ensurepip", "setuptools"):
         (workspace / f"{name}.py").write_text("raise SystemExit('code of the checkout ran')\n")
     (workspace / "uv.toml").write_text("no = configuration")
+
+
+def test_setup_refuses_extras_that_are_not_pinned(tmp_path: Path) -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"][
+        "optional-dependencies"
+    ]
+    pinned = set(extras["dev"][0].removeprefix("fusery[").removesuffix("]").split(","))
+    for extra in extras.keys() - pinned - {"demo", "dev"}:
+        for said in (extra, f"hub, {extra.upper()}", extra.replace("-", "_")):
+            done = run_step(
+                "setup-fusery", "install", {"extras": said}, tmp_path, tmp_path, PYTHON="no-python"
+            )
+            assert (done.code, f"{extra} " in done.printed) == (2, True), said
+    # What is pinned goes on, to the Python that is not there.
+    done = run_step("setup-fusery", "install", {"extras": "hub"}, tmp_path, tmp_path, PYTHON="no-python")
+    assert "no-python" in done.printed
 
 
 @pytest.mark.slow
