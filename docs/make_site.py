@@ -53,6 +53,7 @@ class Pages:
         self.places = dict(BESIDE)
         for path in sorted((root / "docs").rglob("*")):
             name = path.relative_to(root).as_posix()
+            self._file(name)
             if path.suffix in (".md", ".png", ".svg"):
                 self.places[name] = re.sub(r"\bREADME\.md$", "index.md", name.removeprefix("docs/"))
         self.shown: set[str] = set()
@@ -62,16 +63,23 @@ class Pages:
         """Write all pages, and return their names; raise `SiteError` for links that lead nowhere."""
         for name, place in self.places.items():
             if name.endswith(".md"):
-                self._write(place, self._led_anew(name, (self.root / name).read_text(encoding="utf-8")))
+                self._write(place, self._led_anew(name, self._file(name).read_text(encoding="utf-8")))
             elif name == DECISIONS:
                 self._write(place, _index_of(self.root / name))
             else:
                 self._write(place, (self.root / name).read_bytes())
         for name in sorted(self.shown):
-            self._write(f"{name}.md", _shown(name, (self.root / name).read_text(encoding="utf-8")))
+            self._write(f"{name}.md", _shown(name, self._file(name).read_text(encoding="utf-8")))
         if self.wrong:
             raise SiteError("\n".join(self.wrong))
         return sorted(place for place in self.places.values() if place.endswith(".md"))
+
+    def _file(self, name: str) -> Path:
+        """Return a file of the repository; raise `SiteError` for a link that would publish what is beside it."""
+        path = self.root / name
+        if not path.resolve().is_relative_to(self.root.resolve()):
+            raise SiteError(f"{name} leads out of the repository: put a copy of the file in its place")
+        return path
 
     def _write(self, place: str, content: str | bytes) -> None:
         path = self.folder / place

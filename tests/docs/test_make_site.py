@@ -179,6 +179,22 @@ def test_what_leads_nowhere_ends_the_build(tmp_path: Path, changed: dict[str, st
     assert not (tmp_path / "site").exists()
 
 
+@pytest.mark.parametrize(
+    "name", ["examples/receiver.py", "CHANGELOG.md", "docs/picture.svg", "docs/theme/x.html"]
+)
+def test_a_link_out_of_the_repository_is_no_page(tmp_path: Path, name: str) -> None:
+    project = built_site.small_project(tmp_path / "project")
+    (tmp_path / "beside").write_text("of this machine")
+    (project / name).unlink(missing_ok=True)
+    (project / name).symlink_to(tmp_path / "beside")
+    built = built_site.build(project, tmp_path / "site")
+    assert (built.returncode, built.stderr) == (
+        1,
+        f"{name} leads out of the repository: put a copy of the file in its place\n",
+    )
+    assert not (tmp_path / "site").exists()
+
+
 def test_a_page_that_the_navigation_names_and_nobody_wrote(tmp_path: Path) -> None:
     with pytest.raises(make_site.SiteError, match=r"names gone\.md, which is not there"):
         make_site.configure('nav = [\n "index.md", "gone.md",\n]\n', ["index.md"])
