@@ -76,6 +76,11 @@ build: $(VENV)/.dev  ## Build the source archive, the wheel for this platform an
 	rm -f $(DIST)/fusery-*
 	export SOURCE_DATE_EPOCH="$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)}"; \
 	for none in '' 1; do FUSERY_NO_EXTENSION=$$none $(BIN)/uv build --quiet --python $(BIN)/python --no-build-isolation --out-dir $(DIST) || exit 1; done
+	@# A compiler that fails leaves a wheel that says it is for this platform, and has nothing of it.
+	@for wheel in $$(ls $(DIST)/fusery-*.whl | grep -v -e '-any\.whl$$'); do \
+		$(BIN)/python -c 'import sys, zipfile; sys.exit(not any(name.endswith((".so", ".pyd")) for name in zipfile.ZipFile(sys.argv[1]).namelist()))' $$wheel || \
+			{ echo "$$wheel has no compiled half: see what the compiler says with $(BIN)/python setup.py build_ext" >&2; rm -f $(DIST)/fusery-*; exit 1; }; \
+	done
 
 sdist: $(VENV)/.uv  ## Build the source archive, and from it the wheel for any platform, with the build tools that are pinned
 	export SOURCE_DATE_EPOCH="$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)}"; \

@@ -21,10 +21,17 @@ PROJECT = SETTINGS["project"]
 
 def make(target: str, folder: Path) -> None:
     """Make a target of the release, with its results in a folder."""
-    venv = TOOLS.parent
-    command = ["make", "-o", f"{venv}/.uv", f"VENV={venv}", f"DIST={folder}", target]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = try_to_make(target, folder)
     assert done.returncode == 0, done.stderr
+
+
+def try_to_make(target: str, folder: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run make for a target, with what was installed before it."""
+    venv = TOOLS.parent
+    there = [word for made in (".uv", ".dev") for word in ("-o", f"{venv}/{made}")]
+    command = ["make", *there, f"VENV={venv}", f"DIST={folder}", target]
+    variables = {**os.environ, **env}
+    return subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, check=False)
 
 
 def test_only_what_is_on_main_is_released(tmp_path: Path) -> None:
@@ -99,6 +106,18 @@ def test_the_bill_of_materials_names_all_that_an_installation_needs(tmp_path: Pa
     assert str(ROOT) not in json.dumps(bill)
     assert "timestamp" not in bill["metadata"]
     assert "serialNumber" not in bill
+
+
+@pytest.mark.slow
+def test_a_wheel_for_this_platform_has_its_compiled_half(tmp_path: Path) -> None:
+    compiler = str(make_quick_compiler(tmp_path))
+    done = try_to_make("build", tmp_path, CC=compiler)
+    assert done.returncode == 0, done.stderr
+    assert len(list(tmp_path.glob("fusery-*"))) == 3
+    done = try_to_make("build", tmp_path, CC="/bin/false")
+    assert done.returncode != 0
+    assert "has no compiled half: see what the compiler says" in done.stderr
+    assert list(tmp_path.glob("fusery-*")) == []
 
 
 @pytest.mark.slow
