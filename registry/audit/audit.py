@@ -64,6 +64,7 @@ def audit(
     Raises:
         UnknownReferenceError: a reference names nothing.
         MissingFileError: a folder of `copies` is not there.
+        PluginError: a plugin cannot be used, a rule among them: none is passed over.
         MissingExtraError, ClusterError: with `jobs`, the cluster cannot be used.
     """
     report = Report()
@@ -149,6 +150,7 @@ def audit_rebuild(
 
     Raises:
         UnknownReferenceError: a reference names nothing.
+        PluginError: a plugin cannot be used.
     """
     from .rebuild import rebuild
 

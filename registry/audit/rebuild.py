@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session
 from fusery.storage.digest import Digest, digest_file
 from fusery.storage.errors import BlobCorruptError, BlobMissingError, FuseryError, StorageError
 from fusery.storage.manifest import FileEntry, Manifest
+from fusery.storage.plugins import PluginError
 
 from .. import tables
 from ..engine.recipe import Recipe
@@ -60,6 +61,7 @@ def rebuild(
 
     Raises:
         UnknownReferenceError: a reference names nothing.
+        PluginError: a plugin cannot be used.
     """
     with workspace.database.read() as session:
         keys = _keys(session, references)
@@ -144,6 +146,8 @@ def _rebuilt(workspace: Workspace, record: _Record) -> Rebuilt:
                 return answer("bit-identical", "every file has the recorded digest", made)
             with _recorded_bytes(workspace, record, scratch) as theirs:
                 return answer(*_compared(folder, theirs, made))
+    except PluginError:
+        raise  # of all that is made again, and not this one's
     except FuseryError as error:
         return answer("not-rebuilt", error.message)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusery.storage.errors import FuseryError
+from fusery.storage.plugins import PluginError
 
 from .. import tables
 from ..adapters.folder import read_adapter_folder
@@ -51,7 +52,11 @@ class Untrue:
 
 
 def check_again(workspace: Workspace, item: AuditableItem, report: Report, ahead: Ahead) -> None:
-    """Compute again what is on record of something, and note what is not so; bytes that are damaged are not looked at."""
+    """Compute again what is on record of something, and note what is not so; bytes that are damaged are not looked at.
+
+    Raises:
+        PluginError: a plugin cannot be used.
+    """
     if any(problem.subject.startswith(f"{item.name}: ") for problem in report.problems):
         return
     with in_order(report, item.name):
@@ -69,6 +74,9 @@ def recompute(
         item: the base, adapter or fused artifact.
         notes: told what is worth knowing, and what could not be computed.
         ahead: has read what is on record of it with others.
+
+    Raises:
+        PluginError: a plugin cannot be used: none is passed over.
     """
     number = next((number for kind, number in item.records if kind == item.kind), None)
     if number is None:
@@ -80,6 +88,8 @@ def recompute(
             yield from _adapter(workspace, item, number, ahead or Ahead(workspace, [item]))
         elif item.kind == "fused":
             yield from _fused(workspace, item, number, notes)
+    except PluginError:
+        raise  # of all that is looked at, and not this one's
     except FuseryError as error:
         notes.append(f"{item.name} could not be computed again: {error.message}")
 
