@@ -153,10 +153,11 @@ def blaming(plugin: Plugin | None, what: str = "failed") -> Iterator[None]:
     """
     try:
         yield
-    except FuseryError:
+    except (FuseryError, KeyboardInterrupt):  # which SIGTERM is, too
         raise
-    except (Exception, SystemExit) as error:
-        if plugin is None:
+    except BaseException as error:  # of some libraries, not all are an Exception
+        # Python 3.11 wraps whatever is raised while a class is being made, the user's Ctrl-C too.
+        if plugin is None or isinstance(error.__cause__, KeyboardInterrupt):
             raise
         from .secrets import redact  # it costs a short command a tenth of its time
 

@@ -15,6 +15,8 @@ from plugin_packages import write_package
 from fusery.storage.plugins import Group
 
 RULE = "from fusery.registry.admission.code import Code, rule\nC = Code('odd-x', 'info', 'a', 'b')\n"
+TARGET = "from fusery.registry.bundles import Target\nX = Target('odd', 'odd')\n"
+BACKEND = "from fusery.storage.locate import Protocol\nX = Protocol('odd', '', {}, maker='odd')\n"
 BROKEN = {
     "cannot be imported": ("raise RuntimeError('no luck')", "cannot be imported: RuntimeError: no luck"),
     "fails": (f"{RULE}@rule(C)\ndef X(_): raise RuntimeError('no luck')", "failed: RuntimeError: no luck"),
@@ -65,3 +67,72 @@ def test_nothing_is_made_again_while_a_backend_is_broken(
     done = stocked("audit", "--rebuild")
     assert done.code == 2
     assert "the backend odd of odd 1.2 cannot be imported: ZeroDivisionError" in done.err
+
+
+# -- what is no Exception ----------------------------------------------------------------------------------------------
+
+PANIC = "class Panic(BaseException): pass\n"
+PANICS: dict[str, tuple[Group, str, tuple[str, ...]]] = {
+    "a rule at its import": (
+        "fusery.rules",
+        f"{PANIC}raise Panic('no luck')",
+        ("check", "first", "--base", "tiny"),
+    ),
+    "a rule": (
+        "fusery.rules",
+        f"{PANIC}{RULE}@rule(C)\ndef X(_): raise Panic('no luck')",
+        ("check", "first", "--base", "tiny"),
+    ),
+    "a target": (
+        "fusery.targets",
+        f"{PANIC}{TARGET}def check(_): pass\ndef write(*_): raise Panic('no luck')",
+        ("materialize", "course_rec@2", "out", "--target", "odd"),
+    ),
+    "a source": (
+        "fusery.sources",
+        f"{PANIC}def X(*_, **__):\n    raise Panic('no luck')\n    yield",
+        ("import", "somewhere", "--from", "odd"),
+    ),
+    "a backend": (
+        "fusery.backends",
+        f"{PANIC}{BACKEND}def file_system(**_): raise Panic('no luck')",
+        ("gc",),
+    ),
+    "a notifier": (
+        "fusery.notifiers",
+        f"{PANIC}raise Panic('no luck')",
+        ("webhook", "add", "odd://somewhere", "--on", "*"),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", PANICS)
+def test_what_is_no_exception_is_a_sentence_as_well(
+    case: str, stocked: Fusery, install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group, source, words = PANICS[case]
+    install(group, source)
+    if group == "fusery.backends":
+        monkeypatch.setenv("FUSERY_STORE_URL", "odd://somewhere/x")
+    done = stocked(*words)
+    assert done.code == 2
+    assert "odd of odd 1.2" in done.err and "Panic: no luck" in done.err
+
+
+def test_doctor_goes_on_after_what_is_no_exception(stocked: Fusery, install: Install) -> None:
+    install("fusery.targets", f"{PANIC}raise Panic('no luck')")
+    done = stocked("doctor", "--json")
+    checks = {each["name"]: each for each in done.json["checks"]}
+    assert done.code == 1
+    assert "cannot be imported: Panic: no luck" in checks["plugin.targets.odd"]["detail"]
+
+
+def test_a_notifier_that_raises_no_exception_has_failed_at_one_attempt(
+    stocked: Fusery, install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FUSERY_WEBHOOK_SECRET", "0123456789abcdef0123456789abcdef")
+    install("fusery.notifiers", f"{PANIC}def X(*_, **__): raise Panic('no luck')")
+    assert stocked("webhook", "add", "odd://a", "--on", "alias.*", "--name", "odd").code == 0
+    stocked("alias", "set", "course_rec@2", "prod")
+    done = stocked("webhook", "deliver", "--json")
+    assert (done.code, done.json[0]["error"]) == (1, "the notifier odd of odd 1.2 failed: Panic: no luck")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import uuid
 from pathlib import Path
@@ -115,6 +116,25 @@ def test_of_what_is_no_plugin_nothing_is_caught() -> None:
 def test_an_interruption_is_nobody_s_fault() -> None:
     with pytest.raises(KeyboardInterrupt), blaming(PLUGIN):
         raise KeyboardInterrupt
+
+
+def test_an_interruption_stays_one_while_a_class_is_made() -> None:
+    """Python 3.11 wraps it, as this does."""
+    with pytest.raises(RuntimeError), blaming(PLUGIN):
+        raise RuntimeError from KeyboardInterrupt()
+
+
+class Panic(BaseException):
+    """What Rust's libraries and test runners raise is no Exception."""
+
+
+@pytest.mark.parametrize("kind", [Panic, GeneratorExit, asyncio.CancelledError, SystemExit, StopIteration])
+def test_whatever_is_raised_is_the_plugin_s(kind: type[BaseException]) -> None:
+    with (
+        pytest.raises(PluginError, match=f"some of some-package 1.2 failed: {kind.__name__}: no luck$"),
+        blaming(PLUGIN),
+    ):
+        raise kind("no luck")
 
 
 def test_metadata_that_cannot_be_read_are_a_sentence(packages: Path) -> None:
