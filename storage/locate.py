@@ -117,9 +117,9 @@ def protocol_of(plugin: Plugin) -> Protocol:
     from .plugins import blaming, load_plugin
 
     found = load_plugin(plugin, own=("file", *PROTOCOLS))
-    if not isinstance(found, Protocol):
-        raise plugin.wrong(f"is no Protocol, which {plugin.value} has to be")
     with blaming(plugin, "cannot be imported"):
+        if not isinstance(found, Protocol):
+            raise plugin.wrong(f"is no Protocol, which {plugin.value} has to be")
         there = not found.maker or find_spec(found.maker) is not None
     if not there:
         raise plugin.wrong(f"names a module that is not there: {found.maker}")
@@ -347,6 +347,6 @@ def _made(protocol: Protocol, options: Mapping[str, Any]) -> Any:
 
     with blaming(protocol.plugin, "cannot be opened"):
         found = import_module(protocol.maker).file_system(**options)
-    if not isinstance(found, AbstractFileSystem):
-        raise protocol.plugin.wrong("makes no file system of fsspec")
+        if not isinstance(found, AbstractFileSystem):
+            raise protocol.plugin.wrong("makes no file system of fsspec")
     return found

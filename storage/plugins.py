@@ -153,16 +153,32 @@ def blaming(plugin: Plugin | None, what: str = "failed") -> Iterator[None]:
     """
     try:
         yield
-    except (FuseryError, KeyboardInterrupt):  # which SIGTERM is, too
-        raise
     except BaseException as error:  # of some libraries, not all are an Exception
-        # Python 3.11 wraps whatever is raised while a class is being made, the user's Ctrl-C too.
-        if plugin is None or isinstance(error.__cause__, KeyboardInterrupt):
+        if plugin is None or _stays(error):
             raise
         from .secrets import redact  # it costs a short command a tenth of its time
 
-        said = redact(" ".join(str(error).split()))[:_SAID]
+        said = redact(_text(error))[:_SAID]
         raise plugin.wrong(f"{what}: {type(error).__name__}{f': {said}' if said else ''}") from error
+
+
+def _stays(error: BaseException) -> bool:
+    """Tell whether what was raised is for the user as it is: a sentence of its own, Ctrl-C, or SIGTERM, which is one too."""
+    if isinstance(error, FuseryError):
+        said = vars(error)  # a class of a plugin's may have made neither
+        return isinstance(said.get("message"), str) and isinstance(said.get("hint"), str | None)
+    # Python 3.11 wraps whatever is raised while a class is being made, the user's Ctrl-C too.
+    return isinstance(error, KeyboardInterrupt) or isinstance(error.__cause__, KeyboardInterrupt)
+
+
+def _text(error: BaseException) -> str:
+    """Return what an error says, on one line; nothing where it cannot even say that."""
+    try:
+        return " ".join(str(error).split())
+    except BaseException as failure:
+        if isinstance(failure, KeyboardInterrupt):
+            raise
+        return ""
 
 
 @cache

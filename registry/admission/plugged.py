@@ -7,7 +7,7 @@ fusery's own has in it: so a finding says by itself whose it is, and what fusery
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -54,8 +54,7 @@ class PluggedRule:
         names = {code.name for code in self.codes}
         with blaming(self.plugin):
             found = list(self.rule(candidate))
-        for finding in found:
-            if not isinstance(finding, Finding) or finding.code not in names or not _can_be_kept(finding):
+            if not all(_can_be_kept(finding, names) for finding in found):
                 raise self.plugin.wrong("yields something else than findings of its codes, in plain text")
         yield from found
 
@@ -82,10 +81,11 @@ def rule_of(plugin: Plugin) -> PluggedRule:
         PluginError: it is none, or has a code that is not its to give.
     """
     found = load_plugin(plugin)
-    if not isinstance(found, Rule) or not isinstance(found.codes, tuple):
-        raise plugin.wrong(f"is no Rule with a tuple of codes, which {plugin.value} has to be")
-    for code in found.codes:
-        _require_own(plugin, code)
+    with blaming(plugin):
+        if not isinstance(found, Rule) or not isinstance(found.codes, tuple):
+            raise plugin.wrong(f"is no Rule with a tuple of codes, which {plugin.value} has to be")
+        for code in found.codes:
+            _require_own(plugin, code)
     return PluggedRule(found, plugin)
 
 
@@ -102,7 +102,9 @@ def _require_own(plugin: Plugin, code: Code) -> None:
         raise plugin.wrong(f"has a fixed code {code.name}: whoever keeps a registry decides how severe it is")
 
 
-def _can_be_kept(finding: Finding) -> bool:
+def _can_be_kept(finding: object, names: Collection[str]) -> bool:
+    if not isinstance(finding, Finding) or finding.code not in names:
+        return False
     texts = (finding.subject, finding.message, finding.hint)
     good = all(isinstance(text, str) and is_keepable(text) and len(text) <= _TEXT for text in texts)
     return good and finding.severity in ORDER

@@ -110,8 +110,8 @@ class Target:
                 raise LayoutError(f"the bundle for {self.name} lacks what belongs in it") from error
         with blaming(self.plugin):
             found: object = module.check(folder)
-        if not isinstance(found, Layout):
-            raise self.plugin.wrong("returns no Layout from check(folder)")
+            if not isinstance(found, Layout):
+                raise self.plugin.wrong("returns no Layout from check(folder)")
         return found
 
     def require(self) -> None:
@@ -179,12 +179,13 @@ def target_of(plugin: Plugin) -> Target:
         PluginError: it is none.
     """
     found = load_plugin(plugin, own=TARGETS)
-    if not isinstance(found, Target):
-        raise plugin.wrong(f"is no Target, which {plugin.value} has to be")
-    if found.name != plugin.name:
-        raise plugin.wrong(f"calls itself {found.name!r}")
-    if not found.contents or not set(found.contents) <= set(get_args(Content)):
-        raise plugin.wrong("does not say that it holds what is fused, or adapters")
-    made = replace(found, plugin=plugin)
+    with blaming(plugin):
+        if not isinstance(found, Target):
+            raise plugin.wrong(f"is no Target, which {plugin.value} has to be")
+        if found.name != plugin.name:
+            raise plugin.wrong(f"calls itself {found.name!r}")
+        if not found.contents or not set(found.contents) <= set(get_args(Content)):
+            raise plugin.wrong("does not say that it holds what is fused, or adapters")
+        made = replace(found, plugin=plugin)
     made.require()
     return made

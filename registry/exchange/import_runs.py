@@ -141,10 +141,12 @@ def _runs_of(
     while True:
         with blaming(plugin):
             run: object = next(found, _END)
-        if run is _END:
-            return
-        if not isinstance(run, TrackedRun) or not all(map(is_inside, run.files)):
-            raise plugin.wrong("yields something else than runs, with paths of files that stay within them")
+            if run is _END:
+                return
+            if not isinstance(run, TrackedRun) or not all(map(is_inside, run.files)):
+                raise plugin.wrong(
+                    "yields something else than runs, with paths of files that stay within them"
+                )
         yield replace(run, fetch=_fetch_of(plugin, run))
 
 

@@ -51,12 +51,12 @@ def notify(
         call = notifier_of(plugin)
         with blaming(plugin):
             answer: object = call(target, headers, body, private=private, seconds=seconds)
-        if (
-            not isinstance(answer, Answer)
-            or not isinstance(answer.error, str)
-            or not is_keepable(answer.error)
-        ):
-            raise plugin.wrong("returns no Answer")
+            if (
+                not isinstance(answer, Answer)
+                or not isinstance(answer.error, str)
+                or not is_keepable(answer.error)
+            ):
+                raise plugin.wrong("returns no Answer")
     except FuseryError as error:
         return Answer(redact(error.message))
     return answer

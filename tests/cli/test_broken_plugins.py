@@ -17,6 +17,7 @@ from fusery.storage.plugins import Group
 RULE = "from fusery.registry.admission.code import Code, rule\nC = Code('odd-x', 'info', 'a', 'b')\n"
 TARGET = "from fusery.registry.bundles import Target\nX = Target('odd', 'odd')\n"
 BACKEND = "from fusery.storage.locate import Protocol\nX = Protocol('odd', '', {}, maker='odd')\n"
+TRACKED = "from fusery.registry.exchange.tracked_run import UNKNOWN, TrackedRun\n"
 BROKEN = {
     "cannot be imported": ("raise RuntimeError('no luck')", "cannot be imported: RuntimeError: no luck"),
     "fails": (f"{RULE}@rule(C)\ndef X(_): raise RuntimeError('no luck')", "failed: RuntimeError: no luck"),
@@ -136,3 +137,68 @@ def test_a_notifier_that_raises_no_exception_has_failed_at_one_attempt(
     stocked("alias", "set", "course_rec@2", "prod")
     done = stocked("webhook", "deliver", "--json")
     assert (done.code, done.json[0]["error"]) == (1, "the notifier odd of odd 1.2 failed: Panic: no luck")
+
+
+# -- what cannot be looked at ------------------------------------------------------------------------------------------
+
+MUTE = "class Mute(Exception):\n    def __str__(self): raise ValueError\n"
+ODD = "class Odd(str):\n    def __len__(self): raise ValueError('no luck')\n"
+UNBOUND = "class Unbound:\n    @property\n    def __class__(self): raise RuntimeError('no luck')\n"
+UNSEEN: dict[str, tuple[Group, str, str]] = {
+    "a rule whose error has no text": ("fusery.rules", f"{MUTE}raise Mute", "cannot be imported: Mute"),
+    "a rule whose text has no length": (
+        "fusery.rules",
+        f"{ODD}{RULE}@rule(C)\ndef X(_): yield C.found('.', Odd('a'))",
+        "failed: ValueError: no luck",
+    ),
+    "a rule that is a proxy of nothing": (
+        "fusery.rules",
+        f"{UNBOUND}X = Unbound()",
+        "failed: RuntimeError: no luck",
+    ),
+    "a target that is a proxy of nothing": (
+        "fusery.targets",
+        f"{UNBOUND}X = Unbound()",
+        "failed: RuntimeError: no luck",
+    ),
+    "a backend that is a proxy of nothing": (
+        "fusery.backends",
+        f"{UNBOUND}X = Unbound()",
+        "cannot be imported: RuntimeError: no luck",
+    ),
+    "a source that yields a proxy of nothing": (
+        "fusery.sources",
+        f"{UNBOUND}def X(*_, **__): yield Unbound()",
+        "failed: RuntimeError: no luck",
+    ),
+    "a source of a run without files": (
+        "fusery.sources",
+        f"{TRACKED}def X(*_, **__): yield TrackedRun('r', 'r', 'p', UNKNOWN, {{}}, None, print)",
+        "failed: TypeError",
+    ),
+}
+NEEDS: dict[Group, tuple[str, ...]] = {
+    "fusery.rules": ("check", "first", "--base", "tiny"),
+    "fusery.targets": ("materialize", "course_rec@2", "out", "--target", "odd"),
+    "fusery.backends": ("gc",),
+    "fusery.sources": ("import", "somewhere", "--from", "odd"),
+}
+
+
+@pytest.mark.parametrize("case", UNSEEN)
+def test_what_cannot_be_looked_at_is_the_plugin_s_mistake(
+    case: str, stocked: Fusery, install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group, source, said = UNSEEN[case]
+    install(group, source)
+    if group == "fusery.backends":
+        monkeypatch.setenv("FUSERY_STORE_URL", "odd://somewhere/x")
+    done = stocked(*NEEDS[group])
+    assert done.code == 2
+    assert f" odd of odd 1.2 {said}" in done.err
+
+
+def test_doctor_goes_on_after_an_error_without_a_text(stocked: Fusery, install: Install) -> None:
+    install("fusery.notifiers", f"{MUTE}raise Mute")
+    checks = {each["name"]: each for each in stocked("doctor", "--json").json["checks"]}
+    assert checks["plugin.notifiers.odd"]["detail"] == "the notifier odd of odd 1.2 cannot be imported: Mute"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from plugin_packages import write_package
 
-from fusery.storage.errors import StorageError
+from fusery.storage.errors import FuseryError, StorageError
 from fusery.storage.plugins import (
     Group,
     Plugin,
@@ -135,6 +135,30 @@ def test_whatever_is_raised_is_the_plugin_s(kind: type[BaseException]) -> None:
         blaming(PLUGIN),
     ):
         raise kind("no luck")
+
+
+class Speechless(Exception):
+    """Nobody can say what is wrong."""
+
+    def __str__(self) -> str:
+        """Fail."""
+        raise Panic
+
+
+class NoSentence(FuseryError):
+    """Has made neither the sentence nor the hint that such an error has."""
+
+    def __init__(self) -> None:
+        """Do nothing."""
+
+
+@pytest.mark.parametrize("kind", [Speechless, NoSentence])
+def test_what_cannot_even_say_what_is_wrong_is_called_by_its_kind(kind: type[Exception]) -> None:
+    with (
+        pytest.raises(PluginError, match=f"some of some-package 1.2 failed: {kind.__name__}$"),
+        blaming(PLUGIN),
+    ):
+        raise kind
 
 
 def test_metadata_that_cannot_be_read_are_a_sentence(packages: Path) -> None:
