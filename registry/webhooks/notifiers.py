@@ -5,7 +5,9 @@ All are called alike (docs/guides/plugins.md), within the same order, retries an
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
+from concurrent.futures import Future
 from typing import Protocol, cast
 
 from fusery.storage.errors import FuseryError
@@ -37,13 +39,39 @@ class Notifier(Protocol):
 OWN: Mapping[str, Notifier] = dict.fromkeys(PORTS, post)
 """Fusery's own, by scheme."""
 
+_MARGIN = 2.0
+"""Seconds that a plugin may take longer than it was told: it may have a timeout of its own, and say more than that."""
+
 
 def notify(
     target: Target, headers: Mapping[str, str], body: bytes, *, private: bool, seconds: float
 ) -> Answer:
-    """Make one attempt by what sends to URLs of this scheme; what is wrong with a plugin is an attempt that failed."""
+    """Make one attempt by what sends to URLs of this scheme; what is wrong with a plugin is an attempt that failed.
+
+    A plugin that takes longer than it may is given up, and nobody waits for it when the process ends.
+    """
     if (own := OWN.get(target.scheme)) is not None:
         return own(target, headers, body, private=private, seconds=seconds)
+    answer: Future[Answer] = Future()
+
+    def attempt() -> None:
+        try:
+            answer.set_result(_plugged(target, headers, body, private=private, seconds=seconds))
+        except BaseException as error:  # noqa: BLE001 - raised where the answer is awaited
+            answer.set_exception(error)
+
+    threading.Thread(target=attempt, name=f"notifier {target.scheme}", daemon=True).start()
+    try:
+        return answer.result(seconds + _MARGIN)
+    except TimeoutError:
+        return Answer(f"no answer within {seconds:g} s")
+    except KeyboardInterrupt:  # the user's comes to the main thread alone
+        return Answer(f"what sends to {target.scheme}:// has raised KeyboardInterrupt")
+
+
+def _plugged(
+    target: Target, headers: Mapping[str, str], body: bytes, *, private: bool, seconds: float
+) -> Answer:
     try:
         plugin = find_plugin(GROUP, target.scheme)
         if plugin is None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import sqlite3
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -10,7 +12,9 @@ from pathlib import Path
 
 import pytest
 from fixture_types import Fusery
+from interrupts import interrupts
 from plugin_packages import write_package
+from waiting import wait_until
 
 from fusery.storage.plugins import Group
 
@@ -202,3 +206,42 @@ def test_doctor_goes_on_after_an_error_without_a_text(stocked: Fusery, install: 
     install("fusery.notifiers", f"{MUTE}raise Mute")
     checks = {each["name"]: each for each in stocked("doctor", "--json").json["checks"]}
     assert checks["plugin.notifiers.odd"]["detail"] == "the notifier odd of odd 1.2 cannot be imported: Mute"
+
+
+# -- what hangs --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("how", "words", "code"),
+    [(signal.SIGTERM, (), 143), (signal.SIGINT, (), 130), (signal.SIGTERM, ("--follow",), 0)],
+)
+def test_a_notifier_that_hangs_keeps_nobody_from_ending(
+    how: signal.Signals,
+    words: tuple[str, ...],
+    code: int,
+    stocked: Fusery,
+    install: Install,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("FUSERY_WEBHOOK_SECRET", "0123456789abcdef0123456789abcdef")
+    source = (
+        "import pathlib, time\ndef X(*_, **__):\n    pathlib.Path('reached').touch()\n    time.sleep(1000)"
+    )
+    install("fusery.notifiers", source)
+    assert stocked("webhook", "add", "odd://a", "--on", "alias.*", "--name", "odd").code == 0
+    stocked("alias", "set", "course_rec@2", "prod")
+    program = f"import sys; sys.path.insert(0, {str(tmp_path / 'packages')!r})\n"
+    program += "from fusery.cli.start import start; start()"
+    with interrupts():
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-c", program, "webhook", "deliver", *words],
+            cwd=tmp_path,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        wait_until((tmp_path / "reached").exists)
+        process.send_signal(how)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert stocked("webhook", "show", "odd", "--json").json["error"] == "no answer within 10 s"

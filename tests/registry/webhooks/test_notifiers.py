@@ -1,0 +1,50 @@
+"""What sends to URLs of a plugin's scheme has its time, whatever it does in it."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from plugin_packages import write_package
+
+from fusery.registry.webhooks.addresses import parse_url
+from fusery.registry.webhooks.notifiers import _MARGIN, notify
+from fusery.registry.webhooks.sending import Answer
+
+Tried = Callable[[str], Answer]
+
+
+@pytest.fixture
+def tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tried:
+    """Make one attempt with a notifier of some Python, in a module that nobody else waits for the import of."""
+    name = f"odd{uuid.uuid4().hex}"
+
+    def attempt(source: str) -> Answer:
+        write_package(tmp_path / "packages", name, {"fusery.notifiers": {"odd": f"{name}:X"}}, source)
+        monkeypatch.syspath_prepend(tmp_path / "packages")
+        return notify(parse_url("odd://somewhere"), {}, b"{}", private=False, seconds=0.3)
+
+    return attempt
+
+
+def test_one_that_hangs_is_given_up(tried: Tried) -> None:
+    begun = time.monotonic()
+    assert tried("import time\ndef X(*_, **__): time.sleep(60)") == Answer("no answer within 0.3 s")
+    assert time.monotonic() - begun < 30
+
+
+def test_one_that_hangs_while_it_is_imported_is_given_up(tried: Tried) -> None:
+    assert tried("import time\ntime.sleep(60)") == Answer("no answer within 0.3 s")
+
+
+def test_one_that_answers_a_moment_too_late_is_heard(tried: Tried) -> None:
+    source = "import time\nfrom fusery.registry.webhooks.sending import Answer\n"
+    late = f"def X(*_, seconds, **__):\n    time.sleep(seconds + {_MARGIN / 10})\n    return Answer('it was busy')"
+    assert tried(source + late) == Answer("it was busy")
+
+
+def test_what_looks_like_ctrl_c_ends_nothing(tried: Tried) -> None:
+    assert "has raised KeyboardInterrupt" in tried("def X(*_, **__): raise KeyboardInterrupt").error
