@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from .aside import printing_aside
 from .errors import FuseryError
 
 if TYPE_CHECKING:
@@ -147,14 +148,20 @@ def load_plugin(plugin: Plugin, *, own: Collection[str] = ()) -> Any:
 def blaming(plugin: Plugin | None, what: str = "failed") -> Iterator[None]:
     """Turn whatever a plugin raises into a sentence that names it; what it says to the user in fusery's own way stays.
 
+    What it prints goes to stderr.
+
     Args:
         plugin: whose code runs in the block; None for fusery's own, of which nothing is caught.
         what: how the sentence goes on.
     """
-    try:
+    if plugin is None:
         yield
+        return
+    try:
+        with printing_aside():
+            yield
     except BaseException as error:  # of some libraries, not all are an Exception
-        if plugin is None or _stays(error):
+        if _stays(error):
             raise
         from .secrets import redact  # it costs a short command a tenth of its time
 

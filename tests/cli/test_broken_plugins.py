@@ -208,6 +208,41 @@ def test_doctor_goes_on_after_an_error_without_a_text(stocked: Fusery, install: 
     assert checks["plugin.notifiers.odd"]["detail"] == "the notifier odd of odd 1.2 cannot be imported: Mute"
 
 
+# -- what prints -------------------------------------------------------------------------------------------------------
+
+PRINTS = "print('hello')\n"
+
+
+def test_what_a_plugin_prints_is_no_part_of_a_document(stocked: Fusery, install: Install) -> None:
+    install(
+        "fusery.rules",
+        f"{PRINTS}{RULE}@rule(C)\ndef X(_):\n    print('looking')\n    yield C.found('.', 'a')",
+    )
+    done = stocked("check", "first", "--base", "tiny", "--json")
+    assert "odd-x" in {each["code"] for each in done.json["findings"]}
+    assert done.err.startswith("hello\nlooking\n")
+
+
+def test_doctor_s_document_has_nothing_of_it(stocked: Fusery, install: Install) -> None:
+    install("fusery.sources", f"{PRINTS}def X(*_, **__): return iter(())")
+    done = stocked("doctor", "--json")
+    assert "plugin.sources.odd" in {each["name"] for each in done.json["checks"]}
+    assert "hello\n" in done.err
+
+
+def test_a_notifier_that_prints_in_its_thread(
+    stocked: Fusery, install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FUSERY_WEBHOOK_SECRET", "0123456789abcdef0123456789abcdef")
+    answers = "from fusery.registry.webhooks.sending import Answer\n"
+    install("fusery.notifiers", f"{PRINTS}{answers}def X(*_, **__):\n    print('sent')\n    return Answer()")
+    assert stocked("webhook", "add", "odd://a", "--on", "alias.*", "--name", "odd").code == 0
+    stocked("alias", "set", "course_rec@2", "prod")
+    done = stocked("webhook", "deliver", "--json")
+    assert len(done.json[0]["delivered"]) == 1
+    assert "sent\n" in done.err
+
+
 # -- what hangs --------------------------------------------------------------------------------------------------------
 
 

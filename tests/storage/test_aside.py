@@ -1,0 +1,87 @@
+"""What is printed in a block goes to stderr, and what other threads print meanwhile where it did."""
+
+# ruff: noqa: T201 - it is what is tested
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+
+import pytest
+
+from fusery.storage.aside import printing_aside
+
+Captured = pytest.CaptureFixture[str]
+
+
+def test_what_is_printed_in_it_goes_to_stderr(capsys: Captured) -> None:
+    before = sys.stdout
+    with printing_aside():
+        print("one")
+        with printing_aside():
+            sys.stdout.write("two\n")
+        print("three", flush=True)
+    print("four")
+    assert capsys.readouterr() == ("four\n", "one\ntwo\nthree\n")
+    assert sys.stdout is before
+
+
+def test_other_threads_print_where_they_did(capsys: Captured) -> None:
+    within, told = threading.Event(), threading.Event()
+
+    def run() -> None:
+        with printing_aside():
+            print("a plugin")
+            within.set()
+            told.wait(60)
+            print("still a plugin")
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert within.wait(60)
+    print("data")
+    told.set()
+    thread.join()
+    print("more data")
+    assert capsys.readouterr() == ("data\nmore data\n", "a plugin\nstill a plugin\n")
+
+
+def test_blocks_of_two_threads_that_overlap_leave_it_as_it_was(capsys: Captured) -> None:
+    before, both, first = sys.stdout, threading.Barrier(2), threading.Event()
+
+    def run(*, leaves_first: bool) -> None:
+        with printing_aside():
+            both.wait(60)
+            assert leaves_first or first.wait(60)
+        first.set()
+
+    threads = [threading.Thread(target=run, kwargs={"leaves_first": each}) for each in (True, False)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert sys.stdout is before
+
+
+def test_what_was_bound_in_it_stays_aside(capsys: Captured) -> None:
+    with printing_aside():
+        handler = logging.StreamHandler(sys.stdout)
+    handler.emit(logging.LogRecord("odd", logging.INFO, "", 1, "loaded", (), None))
+    with printing_aside():
+        handler.emit(logging.LogRecord("odd", logging.INFO, "", 1, "at work", (), None))
+    assert capsys.readouterr() == ("", "loaded\nat work\n")
+
+
+def test_without_a_stdout_there_is_nothing_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    with printing_aside():
+        print("lost")
+    assert sys.stdout is None
+
+
+def test_it_is_left_as_it_was_when_something_is_raised(capsys: Captured) -> None:
+    before = sys.stdout
+    with pytest.raises(ZeroDivisionError), printing_aside():
+        raise ZeroDivisionError
+    assert sys.stdout is before
