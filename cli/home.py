@@ -109,7 +109,7 @@ def doctor_command(session: Session) -> int:
     """
     from fusery.registry.audit.doctor import Health
 
-    health = Health(tuple(session.registry.upkeep.doctor()))
+    health = Health(tuple(session.registry.upkeep.doctor(reporter=session.reporter())))
 
     def human() -> None:
         for check in health.checks:

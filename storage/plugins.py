@@ -115,7 +115,9 @@ def find_plugin(group: Group, name: str) -> Plugin | None:
 
 def taken_twice(found: list[Plugin]) -> PluginError:
     """Return the error for plugins of one name."""
-    packages = " and ".join(map(str, found))
+    packages = " and ".join(dict.fromkeys(map(str, found)))
+    if packages == str(found[0]):
+        return found[0].wrong("is more than once in its entry points, and nobody can say which is meant")
     return PluginError(
         f"the {found[0].kind} {found[0].name} is brought by {packages}, and nobody can say which is meant",
         hint=f"pip uninstall {found[-1].package}",

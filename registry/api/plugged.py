@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from itertools import groupby
 
 from fusery.storage.errors import FuseryError
 from fusery.storage.locate import protocol_of
 from fusery.storage.plugins import Group, Plugin, plugins, taken_twice
+from fusery.storage.progress import SILENT, Reporter
 
 from ..admission.plugged import rule_of
 from ..audit.doctor import Check
@@ -23,21 +25,28 @@ _LOADERS: Mapping[Group, Callable[[Plugin], object]] = {
 }
 
 
-def plugin_checks() -> Iterator[Check]:
-    """Import every plugin, and yield what is to be said of each: its distribution and version, or what is wrong with it."""
+def plugin_checks(reporter: Reporter = SILENT) -> Iterator[Check]:
+    """Import every plugin, and yield what is to be said of each name: its distribution and version, or what is wrong with it.
+
+    Args:
+        reporter: told of each before it is imported: nothing limits how long that takes.
+    """
     try:
         found = plugins()
     except FuseryError as error:
         yield Check("plugins", "problem", error.message, error.hint or "")
         return
-    for each in found:
-        same = [other for other in found if (other.group, other.name) == (each.group, each.name)]
-        name = f"plugin.{each.group.removeprefix('fusery.')}.{each.name}"
-        try:
-            if len(same) > 1:
-                raise taken_twice(same)
-            _LOADERS[each.group](each)
-        except FuseryError as error:
-            yield Check(name, "problem", error.message, error.hint or "")
-        else:
-            yield Check(name, "ok", f"{each}: {each.value}")
+    for (group, name), same in groupby(found, key=lambda each: (each.group, each.name)):
+        yield _check(f"plugin.{group.removeprefix('fusery.')}.{name}", list(same), reporter)
+
+
+def _check(name: str, found: list[Plugin], reporter: Reporter) -> Check:
+    try:
+        if len(found) > 1:
+            raise taken_twice(found)
+        [plugin] = found
+        reporter.say(f"importing the {plugin.kind} {plugin.name} of {plugin}")
+        _LOADERS[plugin.group](plugin)
+    except FuseryError as error:
+        return Check(name, "problem", error.message, error.hint or "")
+    return Check(name, "ok", f"{plugin}: {plugin.value}")

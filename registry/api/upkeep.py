@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 class Upkeep(Resource):
     """Audits, backups, the collector, and the schema of the database."""
 
-    def doctor(self) -> Sequence[Check]:
+    def doctor(self, *, reporter: Reporter = SILENT) -> Sequence[Check]:
         """Check settings, database, schema, store, cache, engine and plugins; return what was found of each."""
         from ..audit.doctor import examine
         from .plugged import plugin_checks
 
-        return [*examine(self.workspace), *plugin_checks()]
+        return [*examine(self.workspace), *plugin_checks(reporter)]
 
     def audit(
         self,

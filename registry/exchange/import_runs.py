@@ -122,7 +122,10 @@ def source_of(plugin: Plugin) -> Source:
     Raises:
         PluginError: it is nothing that could.
     """
-    parse_slug(plugin.name, "tracker")  # it begins the names of tags
+    try:
+        parse_slug(plugin.name, "tracker")
+    except BadInputError as error:
+        raise plugin.wrong("has a name that no tag can begin with, as those of imported runs do") from error
     found = load_plugin(plugin, own=SOURCES)
     if not callable(found):
         raise plugin.wrong(f"cannot be called, as {plugin.value} has to be")

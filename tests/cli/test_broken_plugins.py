@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import signal
 import sqlite3
 import subprocess
@@ -16,6 +17,7 @@ from interrupts import interrupts
 from plugin_packages import write_package
 from waiting import wait_until
 
+from fusery.storage import plugins
 from fusery.storage.plugins import Group
 
 RULE = "from fusery.registry.admission.code import Code, rule\nC = Code('odd-x', 'info', 'a', 'b')\n"
@@ -32,16 +34,25 @@ Install = Callable[[Group, str], None]
 
 
 @pytest.fixture
-def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
+def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder for packages that are wrong, on the path of modules."""
+    (tmp_path / "packages").mkdir()
+    monkeypatch.syspath_prepend(tmp_path / "packages")
+    sys.modules.pop("odd", None)
+    yield tmp_path / "packages"
+    sys.modules.pop("odd", None)
+
+
+@pytest.fixture
+def install(packages: Path) -> Install:
     """Install the package `odd` with one plugin `odd`, of a group and of some Python."""
 
     def put(group: Group, source: str) -> None:
-        write_package(tmp_path / "packages", "odd", {group: {"odd": "odd:X"}}, source)
-        monkeypatch.syspath_prepend(tmp_path / "packages")
+        write_package(packages, "odd", {group: {"odd": "odd:X"}}, source)
+        plugins._installed.cache_clear()
+        importlib.invalidate_caches()
 
-    sys.modules.pop("odd", None)
-    yield put
-    sys.modules.pop("odd", None)
+    return put
 
 
 # -- audits ------------------------------------------------------------------------------------------------------------
@@ -243,7 +254,54 @@ def test_a_notifier_that_prints_in_its_thread(
     assert "sent\n" in done.err
 
 
+# -- names -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["a+b", "a-", "con"])
+def test_a_source_whose_name_begins_no_tag(name: str, stocked: Fusery, packages: Path) -> None:
+    write_package(packages, "odd", {"fusery.sources": {name: "odd:X"}}, "def X(*_, **__): return iter(())")
+    done = stocked("import", "somewhere", "--from", name)
+    assert done.code == 2
+    assert f"the source of runs {name} of odd 1.2 has a name that no tag can begin with" in done.err
+
+
+def test_a_name_that_is_there_twice_is_one_line(stocked: Fusery, packages: Path) -> None:
+    for each in ("odd", "even"):
+        write_package(packages, each, {"fusery.rules": {"same": f"{each}:X"}})
+    about = packages / "odd-1.2.dist-info" / "entry_points.txt"
+    about.write_text("[fusery.targets]\nsame = odd:X\nsame = odd:Y\n[fusery.rules]\nsame = odd:X\n")
+    checks = [
+        each for each in stocked("doctor", "--json").json["checks"] if each["name"].startswith("plugin.")
+    ]
+    assert [(each["name"], each["detail"]) for each in checks] == [
+        (
+            "plugin.rules.same",
+            "the rule same is brought by even 1.2 and odd 1.2, and nobody can say which is meant",
+        ),
+        (
+            "plugin.targets.same",
+            "the target same of odd 1.2 is more than once in its entry points, and nobody can say which is meant",
+        ),
+    ]
+    assert (
+        "more than once in its entry points"
+        in stocked("materialize", "course_rec@2", "out", "--target", "same").err
+    )
+
+
 # -- what hangs --------------------------------------------------------------------------------------------------------
+
+
+def start(folder: Path, *words: str) -> subprocess.Popen[str]:
+    """Run the command line in a process of its own, in which the packages of a folder are installed."""
+    program = f"import sys; sys.path.insert(0, {str(folder / 'packages')!r})\n"
+    return subprocess.Popen(
+        [sys.executable, "-P", "-c", f"{program}from fusery.cli.start import start; start()", *words],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 @pytest.mark.parametrize(
@@ -266,17 +324,21 @@ def test_a_notifier_that_hangs_keeps_nobody_from_ending(
     install("fusery.notifiers", source)
     assert stocked("webhook", "add", "odd://a", "--on", "alias.*", "--name", "odd").code == 0
     stocked("alias", "set", "course_rec@2", "prod")
-    program = f"import sys; sys.path.insert(0, {str(tmp_path / 'packages')!r})\n"
-    program += "from fusery.cli.start import start; start()"
     with interrupts():
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-c", program, "webhook", "deliver", *words],
-            cwd=tmp_path,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        process = start(tmp_path, "webhook", "deliver", *words)
         wait_until((tmp_path / "reached").exists)
         process.send_signal(how)
         _, err = process.communicate(timeout=60)
     assert process.returncode == code, err
     assert stocked("webhook", "show", "odd", "--json").json["error"] == "no answer within 10 s"
+
+
+def test_doctor_says_which_it_imports(stocked: Fusery, install: Install, tmp_path: Path) -> None:
+    install("fusery.targets", "import time\ntime.sleep(1000)")
+    with interrupts():
+        process = start(tmp_path, "doctor")
+        assert process.stderr is not None
+        assert process.stderr.readline() == "importing the target odd of odd 1.2\n"
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=60) == ("", "\nInterrupted.\n")
+    assert process.returncode == 130
