@@ -215,6 +215,11 @@ def run(words: list[str]) -> int:
         # Python 3.11 wraps whatever is raised while a class is being made, the user's Ctrl-C too.
         if isinstance(error.__cause__, KeyboardInterrupt):
             return _interrupted(error)
+        from fusery.storage.plugins import unlisted
+
+        if (packages := unlisted(error)) is not None:
+            told = packages.message, packages.hint, packages.exit_code
+            return _failure(words, hints, packages.code, *told, error)
         if _RAISES in os.environ and "--debug" not in words:
             raise
         return _failure(words, hints, "unexpected", *_unexpected(error), 2, error)

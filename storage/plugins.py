@@ -40,6 +40,9 @@ _SCHEMES: tuple[Group, ...] = "fusery.backends", "fusery.notifiers"
 _UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError)
 """What Python raises of metadata that are none."""
 
+_METADATA = "importlib.metadata", "importlib_metadata"
+"""What reads them: Python's own module, and the package that it came from."""
+
 _SAID = 200
 """Characters of what an error of a plugin says."""
 
@@ -199,12 +202,28 @@ def _installed(path: tuple[str, ...]) -> list[Plugin]:
         installed = entry_points()
         found = [_plugin(group, each) for group in GROUPS for each in installed.select(group=group)]
     except _UNREADABLE as error:
-        whose = _unreadable()
-        raise PluginError(
-            f"the packages that are installed here cannot be listed: {whose or type(error).__name__}",
-            hint="install it again, or remove its folder" if whose else "pip check",
-        ) from error
+        raise _unlisted(error, _unreadable()) from error
     return sorted(found)
+
+
+def unlisted(error: Exception) -> PluginError | None:
+    """Return the error for packages that cannot be listed, if that is what a library has met: several look at all of them.
+
+    Args:
+        error: what was raised, wherever.
+    """
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_globals.get("__name__") not in _METADATA:
+        trace = trace.tb_next
+    whose = _unreadable() if trace is not None and isinstance(error, _UNREADABLE) else ""
+    return _unlisted(error, whose) if whose else None
+
+
+def _unlisted(error: Exception, whose: str) -> PluginError:
+    return PluginError(
+        f"the packages that are installed here cannot be listed: {whose or type(error).__name__}",
+        hint="install it again, or remove its folder" if whose else "pip check",
+    )
 
 
 def _unreadable() -> str:

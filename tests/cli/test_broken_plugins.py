@@ -342,3 +342,22 @@ def test_doctor_says_which_it_imports(stocked: Fusery, install: Install, tmp_pat
         process.send_signal(signal.SIGINT)
         assert process.communicate(timeout=60) == ("", "\nInterrupted.\n")
     assert process.returncode == 130
+
+
+# -- packages that cannot be listed ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("doctor",), ("show", "course_rec@2"), ("rules", "list"), ("check", "first", "--base", "tiny")],
+    ids=str,
+)
+def test_a_package_that_cannot_be_listed_is_named_whoever_meets_it(
+    words: tuple[str, ...], stocked: Fusery, install: Install, packages: Path, tmp_path: Path
+) -> None:
+    """Libraries that fusery is made of look at all packages before it does."""
+    install("fusery.targets", "")
+    (packages / "odd-1.2.dist-info" / "entry_points.txt").write_bytes(b"[console_scripts]\nodd = \xff:X\n")
+    out, err = start(tmp_path, *words).communicate(timeout=60)
+    said = f"Error: the packages that are installed here cannot be listed: {packages}/odd-1.2.dist-info\n"
+    assert (out, err) == ("", f"{said}Hint: install it again, or remove its folder\n")
