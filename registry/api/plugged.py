@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 from fusery.storage.errors import FuseryError
 from fusery.storage.locate import protocol_of
@@ -14,7 +15,11 @@ from ..admission.plugged import rule_of
 from ..audit.doctor import Check
 from ..bundles import target_of
 from ..exchange.import_runs import source_of
+from ..webhooks.hooks import unspoken
 from ..webhooks.notifiers import notifier_of
+
+if TYPE_CHECKING:
+    from ..workspace import Workspace
 
 _LOADERS: Mapping[Group, Callable[[Plugin], object]] = {
     "fusery.targets": target_of,
@@ -50,3 +55,12 @@ def _check(name: str, found: list[Plugin], reporter: Reporter) -> Check:
     except FuseryError as error:
         return Check(name, "problem", error.message, error.hint or "")
     return Check(name, "ok", f"{plugin}: {plugin.value}")
+
+
+def receiver_checks(workspace: Workspace) -> Iterator[Check]:
+    """Yield what is to be said of the webhooks that nothing here sends to; others may, where their plugin is installed."""
+    try:
+        for name, error in unspoken(workspace):
+            yield Check(f"webhook.{name}", "note", error.message, error.hint or "")
+    except FuseryError:
+        return  # the check of the database says what is wrong with it

@@ -26,11 +26,11 @@ class Upkeep(Resource):
     """Audits, backups, the collector, and the schema of the database."""
 
     def doctor(self, *, reporter: Reporter = SILENT) -> Sequence[Check]:
-        """Check settings, database, schema, store, cache, engine and plugins; return what was found of each."""
+        """Check settings, database, schema, store, cache, engine, plugins and receivers; return what was found of each."""
         from ..audit.doctor import examine
-        from .plugged import plugin_checks
+        from .plugged import plugin_checks, receiver_checks
 
-        return [*examine(self.workspace), *plugin_checks(reporter)]
+        return [*examine(self.workspace), *plugin_checks(reporter), *receiver_checks(self.workspace)]
 
     def audit(
         self,

@@ -22,6 +22,7 @@ PORTS = {"http": 80, "https": 443}
 """The schemes that fusery sends to itself, and their ports."""
 GROUP: Literal["fusery.notifiers"] = "fusery.notifiers"
 _HINT = "write it as https://hooks.example.org/fusery"
+_SPEAKERS = "install the plugin, or use http or https; fusery doctor lists those that are installed"
 _GLOBAL = ipaddress.ip_network("2000::/3")
 _NOT_PUBLIC = [
     ipaddress.ip_network(text)
@@ -79,6 +80,10 @@ def parse_url(text: str) -> Target:
     except ValueError as error:
         raise BadInputError("the URL of a webhook is none", hint=_HINT) from error
     own = parts.scheme in PORTS
+    if not own and url[len(parts.scheme) :].startswith("://") and find_plugin(GROUP, parts.scheme) is None:
+        raise BadInputError(
+            f"no webhook speaks {parts.scheme[:20]!r} here: no plugin for it is installed", hint=_SPEAKERS
+        )
     if parts.fragment or (not host or port == 0 if own else find_plugin(GROUP, parts.scheme) is None):
         raise BadInputError("the URL of a webhook is one of http or https, with a host", hint=_HINT)
     if not own and not url[len(parts.scheme) :].startswith("://"):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
+
+from fusery.storage.errors import FuseryError
 
 from .. import tables
 from ..database import events
@@ -108,6 +110,18 @@ def list_hooks(workspace: Workspace) -> list[Webhook]:
     with workspace.database.read() as session:
         rows = session.scalars(select(tables.Webhook).order_by(tables.Webhook.name)).all()
         return [hook_record(session, row) for row in rows]
+
+
+def unspoken(workspace: Workspace) -> Iterator[tuple[str, FuseryError]]:
+    """Yield the names of webhooks that nothing here sends to, such as those of a plugin that is gone, and what is in the way."""
+    hook = tables.Webhook
+    with workspace.database.read() as session:
+        found = session.execute(select(hook.name, hook.url).order_by(hook.name)).all()
+    for name, url in found:
+        try:
+            parse_url(str(url))
+        except FuseryError as error:
+            yield name, error
 
 
 def show(workspace: Workspace, name: str) -> Webhook:

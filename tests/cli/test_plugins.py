@@ -186,7 +186,8 @@ def test_a_webhook_of_a_plugin(stocked: Fusery, example: None, monkeypatch: pyte
     stocked("alias", "set", "course_rec@2", "prod")
     done = stocked("webhook", "deliver", "--json")
     assert (done.code, done.json[0]["error"]) == (1, "not reached: FileNotFoundError")
-    assert stocked("webhook", "add", "ftp://nowhere", "--on", "*").code == 2
+    refused = stocked("webhook", "add", "ftp://nowhere", "--on", "*")
+    assert (refused.code, "no webhook speaks 'ftp' here" in refused.err) == (2, True)
     for secret in ("unix:user:hunter2@there/x", "unix://there/user:hunter2@x"):
         done = stocked("webhook", "add", secret, "--on", "*")
         assert (done.code, "hunter2" in done.err) == (2, False)
@@ -416,7 +417,9 @@ def test_a_notifier_that_fails_is_an_attempt_that_failed(
     )
     monkeypatch.setattr(sys, "path", [each for each in sys.path if each != str(packages)])
     retried = stocked("webhook", "retry", "odd", "--json").json
-    assert retried["error"] == "the URL of a webhook is one of http or https, with a host"
+    assert retried["error"] == "no webhook speaks 'odd' here: no plugin for it is installed"
+    checks = {each["name"]: each for each in stocked("doctor", "--json").json["checks"]}
+    assert (checks["webhook.odd"]["status"], checks["webhook.odd"]["detail"]) == ("note", retried["error"])
 
 
 def test_nothing_is_scanned_by_commands_that_need_no_plugin(stocked: Fusery, tmp_path: Path) -> None:

@@ -119,7 +119,7 @@ def test_what_somebody_wrote_into_the_rows_ends_nothing(registry: Registry) -> N
     with registry.workspace.database.write() as session:
         session.execute(update(hook).values(url="ftp://nowhere", actions=["webhook.*"], tasks=[7, None]))
     [failed] = registry.webhooks.deliver()
-    assert failed.error == "the URL of a webhook is one of http or https, with a host"
+    assert failed.error == "no webhook speaks 'ftp' here: no plugin for it is installed"
     with registry.workspace.database.write() as session:
         session.execute(update(hook).values(actions={"a": 1}))
     assert registry.webhooks.show("ci").actions == ()
