@@ -149,7 +149,8 @@ def open_store(url: str, *, options: Mapping[str, Any] | None = None) -> BlobSto
         return LocalStore(local)
     from .remote import FsspecStore
 
-    return FsspecStore(*_open_remote(url, options or {}))
+    *place, plugin = _open_remote(url, options or {})
+    return FsspecStore(*place, plugin=plugin)
 
 
 def open_tree(url: str, *, options: Mapping[str, Any] | None = None) -> RemoteTree:
@@ -165,7 +166,8 @@ def open_tree(url: str, *, options: Mapping[str, Any] | None = None) -> RemoteTr
     """
     from .tree import RemoteTree
 
-    return RemoteTree(*_open_remote(url, options or {}))
+    *place, plugin = _open_remote(url, options or {})
+    return RemoteTree(*place, plugin=plugin)
 
 
 def local_path(url: str) -> Path | None:
@@ -260,8 +262,8 @@ def _bucket_and_prefix(scheme: str, protocol: Protocol, rest: str) -> str:
     return "/".join(parts)
 
 
-def _open_remote(url: str, options: Mapping[str, Any]) -> tuple[Any, str, str]:
-    """Return the file system at a URL, the prefix in it, and the URL for people."""
+def _open_remote(url: str, options: Mapping[str, Any]) -> tuple[Any, str, str, Plugin | None]:
+    """Return the file system at a URL, the prefix in it, the URL for people, and the plugin that brings it."""
     from .secrets import remember, without_secrets
 
     scheme, protocol, place = _parse(url)
@@ -287,7 +289,7 @@ def _open_remote(url: str, options: Mapping[str, Any]) -> tuple[Any, str, str]:
             hint="check the credentials in the environment, and FUSERY_STORE_OPTIONS",
         ) from without_secrets(error)
     prefix = place.partition("/")[2] if protocol.has_host else place
-    return file_system, prefix, f"{scheme}://{place}"
+    return file_system, prefix, f"{scheme}://{place}", protocol.plugin
 
 
 def _require_endpoint(options: Mapping[str, Any]) -> None:

@@ -150,7 +150,9 @@ def load_plugin(plugin: Plugin, *, own: Collection[str] = ()) -> Any:
 
 
 @contextmanager
-def blaming(plugin: Plugin | None, what: str = "failed") -> Iterator[None]:
+def blaming(
+    plugin: Plugin | None, what: str = "failed", *, besides: tuple[type[BaseException], ...] = ()
+) -> Iterator[None]:
     """Turn whatever a plugin raises into a sentence that names it; what it says to the user in fusery's own way stays.
 
     What it prints goes to stderr.
@@ -158,6 +160,7 @@ def blaming(plugin: Plugin | None, what: str = "failed") -> Iterator[None]:
     Args:
         plugin: whose code runs in the block; None for fusery's own, of which nothing is caught.
         what: how the sentence goes on.
+        besides: what stays as it is, too.
     """
     if plugin is None:
         yield
@@ -166,7 +169,7 @@ def blaming(plugin: Plugin | None, what: str = "failed") -> Iterator[None]:
         with printing_aside():
             yield
     except BaseException as error:  # of some libraries, not all are an Exception
-        if _stays(error):
+        if _stays(error) or isinstance(error, besides):
             raise
         from .secrets import redact  # it costs a short command a tenth of its time
 

@@ -35,6 +35,7 @@ from .layout import (
     quarantine_name,
 )
 from .manifest import FileEntry, Outgoing, require_expected, require_size
+from .plugins import Plugin
 from .probes import probe_name
 from .remote_calls import DEADLINE, RemoteCalls, StoreSilentError
 from .remote_errors import RemoteError
@@ -55,7 +56,13 @@ class FsspecStore(BlobStore):
     _readings = 4
 
     def __init__(
-        self, file_system: AbstractFileSystem, prefix: str, url: str, *, deadline: float = DEADLINE
+        self,
+        file_system: AbstractFileSystem,
+        prefix: str,
+        url: str,
+        *,
+        deadline: float = DEADLINE,
+        plugin: Plugin | None = None,
     ) -> None:
         """Wrap a file system; nothing is written, and nothing is read yet.
 
@@ -64,11 +71,12 @@ class FsspecStore(BlobStore):
             prefix: bucket and folder, without a slash at either end.
             url: the store's URL, without any secret.
             deadline: seconds without progress after which an operation is given up.
+            plugin: whose file system it is.
         """
         self.url = url
         self._fs = file_system
         self._probed: bool | None = None
-        self._objects = objects_for(file_system, prefix, RemoteCalls(file_system, url, deadline))
+        self._objects = objects_for(file_system, prefix, RemoteCalls(file_system, url, deadline, plugin))
 
     @property
     def capabilities(self) -> Capabilities:

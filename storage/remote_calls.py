@@ -17,6 +17,7 @@ import tenacity
 from fsspec.spec import AbstractFileSystem
 
 from .errors import StorageError, StoreUnavailableError
+from .plugins import Plugin, PluginError, blaming
 from .remote_errors import Kind, RemoteError, classify, describe, failure, foreign_errors
 from .secrets import without_secrets
 
@@ -28,6 +29,10 @@ ATTEMPTS = 8
 
 Call = str | Callable[..., Any]
 """The name of a method of the file system, or a coroutine function whose first argument is the file system."""
+
+
+_ENDED = (asyncio.CancelledError, GeneratorExit)
+"""What a call in an event loop meets that nobody waits for any more."""
 
 
 class StoreSilentError(StoreUnavailableError):
@@ -48,10 +53,18 @@ class RemoteCalls:
         file_system: the fsspec file system.
         where: the store's URL, for messages.
         deadline: seconds without progress after which an operation is given up.
+        plugin: whose file system it is; None for one that fusery knows.
     """
 
-    def __init__(self, file_system: AbstractFileSystem, where: str, deadline: float = DEADLINE) -> None:
+    def __init__(
+        self,
+        file_system: AbstractFileSystem,
+        where: str,
+        deadline: float = DEADLINE,
+        plugin: Plugin | None = None,
+    ) -> None:
         """Wrap a file system that nobody else uses."""
+        self.plugin = plugin
         self.file_system = file_system
         self.where = where
         self.deadline = deadline
@@ -83,6 +96,7 @@ class RemoteCalls:
             OutOfSpaceError: the store is full.
             StoreSilentError: it did not answer in time.
             StoreUnavailableError: it failed.
+            PluginError: it is a plugin's, and failed in a way that no file system may.
         """
         return self.wait(self.start(call, *arguments, **options))
 
@@ -92,7 +106,7 @@ class RemoteCalls:
         What stays is swept one day; what went wrong before is the failure to report, and in time.
         """
         if not self._silent:
-            with suppress(RemoteError, StorageError):
+            with suppress(RemoteError, StorageError, PluginError):
                 self.run(call, *arguments)
 
     def start(self, call: Call, *arguments: Any, **options: Any) -> Future[Any]:
@@ -167,17 +181,19 @@ class RemoteCalls:
 
     def _attempt(self, call: Call, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
         try:
-            if isinstance(call, str):
-                return getattr(self.file_system, call)(*arguments, **options)
-            return call(self.file_system, *arguments, **options)
+            with blaming(self.plugin, besides=foreign_errors()):
+                if isinstance(call, str):
+                    return getattr(self.file_system, call)(*arguments, **options)
+                return call(self.file_system, *arguments, **options)
         except foreign_errors() as error:
             raise self._meaning(error) from without_secrets(error)
 
     async def _attempt_async(self, call: Call, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
         try:
-            if isinstance(call, str):
-                return await getattr(self.file_system, f"_{call}")(*arguments, **options)
-            return await call(self.file_system, *arguments, **options)
+            with blaming(self.plugin, besides=(*foreign_errors(), *_ENDED)):
+                if isinstance(call, str):
+                    return await getattr(self.file_system, f"_{call}")(*arguments, **options)
+                return await call(self.file_system, *arguments, **options)
         except foreign_errors() as error:
             raise self._meaning(error) from without_secrets(error)
 

@@ -16,6 +16,7 @@ from .copying import Progress, Source, reading
 from .digest import Digest
 from .errors import StoreUnavailableError
 from .manifest import FileEntry
+from .plugins import Plugin
 from .remote import ATTEMPTS, SMALL
 from .remote_calls import DEADLINE, RemoteCalls
 from .remote_errors import RemoteError
@@ -30,11 +31,17 @@ class RemoteTree:
     """
 
     def __init__(
-        self, file_system: AbstractFileSystem, prefix: str, url: str, *, deadline: float = DEADLINE
+        self,
+        file_system: AbstractFileSystem,
+        prefix: str,
+        url: str,
+        *,
+        deadline: float = DEADLINE,
+        plugin: Plugin | None = None,
     ) -> None:
         """Wrap a file system that nobody else uses; the arguments are those of `FsspecStore`."""
         self.url = url
-        self._objects = objects_for(file_system, prefix, RemoteCalls(file_system, url, deadline))
+        self._objects = objects_for(file_system, prefix, RemoteCalls(file_system, url, deadline, plugin))
 
     def sizes(self) -> Mapping[str, int]:
         """Return the files there are and their sizes in bytes."""

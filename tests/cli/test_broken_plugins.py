@@ -219,6 +219,51 @@ def test_doctor_goes_on_after_an_error_without_a_text(stocked: Fusery, install: 
     assert checks["plugin.notifiers.odd"]["detail"] == "the notifier odd of odd 1.2 cannot be imported: Mute"
 
 
+# -- file systems of backends ------------------------------------------------------------------------------------------
+
+FILE_SYSTEM = f"""
+from fsspec.implementations.memory import MemoryFileSystem
+{BACKEND}{PANIC}
+class Odd(MemoryFileSystem):
+    protocol, cachable, store, pseudo_dirs = 'odd', False, {{}}, ['']
+    def pipe_file(self, path, value, mode='overwrite', **_):
+        %s
+        return super().pipe_file(path, value, mode=mode)
+def file_system(**_): return Odd()
+"""
+
+
+@pytest.mark.parametrize(
+    ("raised", "said"),
+    [("Panic('no luck')", "Panic: no luck"), ("AttributeError('no luck')", "AttributeError: no luck")],
+)
+def test_a_file_system_that_raises_what_none_may(
+    raised: str, said: str, fusery: Fusery, install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install("fusery.backends", FILE_SYSTEM % f"raise {raised}")
+    monkeypatch.setenv("FUSERY_STORE_URL", "odd://team/store")
+    done = fusery("init")
+    assert done.code == 2
+    assert f"the backend odd of odd 1.2 failed: {said}" in done.err
+
+
+def test_what_files_raise_is_for_the_store_to_understand(
+    fusery: Fusery, install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install("fusery.backends", FILE_SYSTEM % "raise PermissionError('no luck')")
+    monkeypatch.setenv("FUSERY_STORE_URL", "odd://team/store")
+    assert fusery("init", "--json").json["error"]["code"] == "permission_denied"
+
+
+def test_what_a_file_system_prints_is_no_data(
+    fusery: Fusery, install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install("fusery.backends", FILE_SYSTEM % "print('written')")
+    monkeypatch.setenv("FUSERY_STORE_URL", "odd://team/store")
+    done = fusery("init", "--json")
+    assert (done.code, "written\n" in done.err, bool(done.json)) == (0, True, True)
+
+
 # -- what prints -------------------------------------------------------------------------------------------------------
 
 PRINTS = "print('hello')\n"
