@@ -54,7 +54,7 @@ def _check(name: str, found: list[Plugin], reporter: Reporter) -> Check:
         _LOADERS[plugin.group](plugin)
     except FuseryError as error:
         return Check(name, "problem", error.message, error.hint or "")
-    return Check(name, "ok", f"{plugin}: {plugin.value}")
+    return Check(name, "ok", f"{plugin}: {plugin.value}, imported")
 
 
 def receiver_checks(workspace: Workspace) -> Iterator[Check]:

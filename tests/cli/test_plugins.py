@@ -365,6 +365,7 @@ def test_doctor_lists_plugins_with_their_versions(stocked: Fusery, example: None
         ("plugin.targets.checksums", "ok"),
     ]
     assert all(each["detail"].startswith(f"{OURS}: fusery_example.") for each in found)
+    assert all(each["detail"].endswith(", imported") for each in found), "whether it works is another matter"
 
 
 @pytest.mark.parametrize(
