@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
+from fusery.storage.errors import FuseryError
 from fusery.storage.plaintext import is_keepable
-from fusery.storage.plugins import Plugin, blaming, load_plugin, plugins, taken_twice
+from fusery.storage.plugins import Plugin, PluginError, blaming, load_plugin, plugins, taken_twice
 
 from ..adapters.finding import ORDER, Finding
 from .candidate import Candidate
@@ -49,11 +50,15 @@ class PluggedRule:
         """Let the rule look at a candidate.
 
         Raises:
-            PluginError: it failed, or found what it has no code for.
+            PluginError: it failed, or found what it has no code for; with its own sentence, where it has raised one.
         """
         names = {code.name for code in self.codes}
         with blaming(self.plugin):
-            found = list(self.rule(candidate))
+            try:
+                found = list(self.rule(candidate))
+            except FuseryError as error:
+                # It is not the adapter that cannot be looked at: no audit may pass over a rule that was not heard.
+                raise PluginError(error.message, hint=error.hint) from error
             if not all(_can_be_kept(finding, names) for finding in found):
                 raise self.plugin.wrong("yields something else than findings of its codes, in plain text")
         yield from found

@@ -74,6 +74,17 @@ def test_nothing_is_audited_while_a_rule_is_broken(
     assert stocked("audit", *words, "--json").json["error"]["code"] == "plugin_failed"
 
 
+def test_a_rule_that_says_itself_why_it_cannot_look_is_not_passed_over(
+    stocked: Fusery, install: Install
+) -> None:
+    source = f"from fusery import BadInputError\n{RULE}@rule(C)\ndef X(_): raise BadInputError('no list', hint='make one')"
+    install("fusery.rules", source)
+    for words in (("audit",), ("check", "first", "--base", "tiny")):
+        done = stocked(*words)
+        assert done.code == 2
+        assert done.err.endswith("Error: no list\nHint: make one\n")
+
+
 def test_nothing_is_made_again_while_a_backend_is_broken(
     stocked: Fusery, install: Install, monkeypatch: pytest.MonkeyPatch
 ) -> None:
