@@ -57,6 +57,8 @@ def notify(
     def attempt() -> None:
         try:
             answer.set_result(_plugged(target, headers, body, private=private, seconds=seconds))
+        except KeyboardInterrupt:  # its own: the user's comes to the main thread alone
+            answer.set_result(Answer(f"what sends to {target.scheme}:// has raised KeyboardInterrupt"))
         except BaseException as error:  # noqa: BLE001 - raised where the answer is awaited
             answer.set_exception(error)
 
@@ -65,8 +67,6 @@ def notify(
         return answer.result(seconds + _MARGIN)
     except TimeoutError:
         return Answer(f"no answer within {seconds:g} s")
-    except KeyboardInterrupt:  # the user's comes to the main thread alone
-        return Answer(f"what sends to {target.scheme}:// has raised KeyboardInterrupt")
 
 
 def _plugged(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,26 +19,35 @@ Tried = Callable[[str], Answer]
 
 
 @pytest.fixture
-def tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tried:
-    """Make one attempt with a notifier of some Python, in a module that nobody else waits for the import of."""
+def tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tried]:
+    """Make one attempt with a notifier of some Python, in a module that nobody else waits for the import of.
+
+    Where it says `hang()`, it waits until the test is over, and its thread has ended when the next one begins.
+    """
     name = f"odd{uuid.uuid4().hex}"
+    over = tmp_path / "over"
+    hang = f"import pathlib, time\ndef hang():\n    while not pathlib.Path({str(over)!r}).exists(): time.sleep(0.02)\n"
 
     def attempt(source: str) -> Answer:
-        write_package(tmp_path / "packages", name, {"fusery.notifiers": {"odd": f"{name}:X"}}, source)
+        write_package(tmp_path / "packages", name, {"fusery.notifiers": {"odd": f"{name}:X"}}, hang + source)
         monkeypatch.syspath_prepend(tmp_path / "packages")
         return notify(parse_url("odd://somewhere"), {}, b"{}", private=False, seconds=0.3)
 
-    return attempt
+    yield attempt
+    over.touch()
+    for thread in threading.enumerate():
+        if thread.name == "notifier odd":
+            thread.join(60)
 
 
 def test_one_that_hangs_is_given_up(tried: Tried) -> None:
     begun = time.monotonic()
-    assert tried("import time\ndef X(*_, **__): time.sleep(60)") == Answer("no answer within 0.3 s")
+    assert tried("def X(*_, **__): hang()") == Answer("no answer within 0.3 s")
     assert time.monotonic() - begun < 30
 
 
 def test_one_that_hangs_while_it_is_imported_is_given_up(tried: Tried) -> None:
-    assert tried("import time\ntime.sleep(60)") == Answer("no answer within 0.3 s")
+    assert tried("hang()") == Answer("no answer within 0.3 s")
 
 
 def test_one_that_answers_a_moment_too_late_is_heard(tried: Tried) -> None:
