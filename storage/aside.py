@@ -12,6 +12,8 @@ _here = threading.local()
 _lock = threading.Lock()
 _blocks = 0
 """How many there are in all threads."""
+_before: TextIO | None = None
+"""What stdout was when the first of them began."""
 
 
 class _Sorted:
@@ -24,18 +26,23 @@ class _Sorted:
         self.stdout = stdout
 
     def __getattr__(self, name: str) -> Any:
-        others = sys.stdout is cast("TextIO", self) and not getattr(_here, "blocks", 0)
+        others = _blocks and not getattr(_here, "blocks", 0)
         return getattr(self.stdout if others or sys.stderr is None else sys.stderr, name)
 
 
 @contextmanager
 def printing_aside() -> Iterator[None]:
-    """Let what this thread prints in the block go to stderr; it does nothing to other threads."""
-    global _blocks
+    """Let what this thread prints in the block go to stderr; it does nothing to other threads.
+
+    What a plugin puts in the place of stdout, such as a wrapper that colours it, does not stay: data would go there.
+    """
+    global _before, _blocks
     with _lock:
         _blocks += 1
-        if sys.stdout is not None and not isinstance(sys.stdout, _Sorted):
-            sys.stdout = cast("TextIO", _Sorted(sys.stdout))
+        if _blocks == 1:
+            _before = sys.stdout
+            if _before is not None:
+                sys.stdout = cast("TextIO", _Sorted(_before))
     _here.blocks = getattr(_here, "blocks", 0) + 1
     try:
         yield
@@ -43,5 +50,5 @@ def printing_aside() -> Iterator[None]:
         _here.blocks -= 1
         with _lock:
             _blocks -= 1
-            if not _blocks and isinstance(sys.stdout, _Sorted):
-                sys.stdout = sys.stdout.stdout
+            if not _blocks:
+                sys.stdout, _before = cast("TextIO", _before), None

@@ -44,10 +44,11 @@ def git_commit(folder: Path) -> tuple[str, bool] | None:
     commit = _git(folder, "rev-parse", "--verify", "HEAD")
     if commit is None:
         return None
-    filters = _own_filters(folder)
+    filters = _filters(folder)
     if filters is None:
         return commit.strip(), True
     # What a filter would make of a file is not known then: one that it changes, and whose times differ, counts as changed.
+    # The user's own are left out as well: the repository tells git-lfs, for one, what to run.
     without = (
         f"filter.{name}.{field}" for name in filters for field in ("clean=", "process=", "required=false")
     )
@@ -57,16 +58,15 @@ def git_commit(folder: Path) -> tuple[str, bool] | None:
     return commit.strip(), changes is None or bool(changes.strip())
 
 
-def _own_filters(folder: Path) -> set[str] | None:
-    """Return the filters that a repository's own configuration names, and not its user's; None if they cannot be told."""
+def _filters(folder: Path) -> set[str] | None:
+    """Return the filters that git knows in a repository; None if they cannot be told."""
     # The second is in every repository, so that no answer is one, too.
     wanted = r"^(filter\.|core\.repositoryformatversion$)"
-    told = _git(folder, "config", "--show-scope", "--null", "--name-only", "--get-regexp", wanted)
+    told = _git(folder, "config", "--null", "--name-only", "--get-regexp", wanted)
     if told is None:
         return None
-    words = told.split("\0")[:-1]
-    keys = (key for scope, key in zip(words[::2], words[1::2], strict=True) if scope in ("local", "worktree"))
-    names = {key.removeprefix("filter.").rpartition(".")[0] for key in keys if key.startswith("filter.")}
+    keys = [key for key in told.split("\0") if key.startswith("filter.")]
+    names = {key.removeprefix("filter.").rpartition(".")[0] for key in keys}
     return None if any("=" in name for name in names) else names
 
 

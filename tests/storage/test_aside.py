@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -85,3 +86,45 @@ def test_it_is_left_as_it_was_when_something_is_raised(capsys: Captured) -> None
     with pytest.raises(ZeroDivisionError), printing_aside():
         raise ZeroDivisionError
     assert sys.stdout is before
+
+
+class Wrapper:
+    """As colorama's: it writes to what stdout was when it was made."""
+
+    def __init__(self) -> None:
+        self.wrapped = sys.stdout
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.wrapped, name)
+
+
+@pytest.mark.parametrize("left", ["a wrapper", "None", "a file", "nothing"])
+def test_what_is_put_in_its_place_does_not_stay(left: str, capsys: Captured, tmp_path: Path) -> None:
+    before = sys.stdout
+    with (tmp_path / "file").open("w") as file:
+        with printing_aside():
+            if left == "nothing":
+                del sys.stdout
+            else:
+                sys.stdout = {"a wrapper": Wrapper(), "None": None, "a file": file}[left]  # type: ignore[assignment]
+        assert sys.stdout is before
+    print("data")
+    assert capsys.readouterr() == ("data\n", "")
+
+
+def test_others_print_through_what_is_put_in_its_place_while_it_lasts(capsys: Captured) -> None:
+    within, over = threading.Event(), threading.Event()
+
+    def run() -> None:
+        with printing_aside():
+            sys.stdout = Wrapper()  # type: ignore[assignment]
+            within.set()
+            over.wait(60)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert within.wait(60)
+    print("data")
+    over.set()
+    thread.join()
+    assert capsys.readouterr() == ("data\n", "")

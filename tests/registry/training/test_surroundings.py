@@ -45,7 +45,7 @@ def test_the_commit_and_whether_files_differ(theirs: Path, tmp_path: Path) -> No
     assert git_commit(tmp_path) is None
 
 
-@pytest.mark.parametrize("where", ["its own", "included", "of a work tree"])
+@pytest.mark.parametrize("where", ["its own", "included", "of a work tree", "the user's"])
 @pytest.mark.parametrize(
     "settings",
     [
@@ -57,9 +57,10 @@ def test_the_commit_and_whether_files_differ(theirs: Path, tmp_path: Path) -> No
     ids=["clean", "process", "a name with =", "fsmonitor"],
 )
 def test_no_program_that_the_repository_names_is_run(
-    theirs: Path, tmp_path: Path, settings: dict[str, str], where: str
+    theirs: Path, tmp_path: Path, settings: dict[str, str], where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran = tmp_path / "ran"
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "user"))
     options: tuple[str, ...] = ()
     if where == "included":
         git(theirs, "config", "include.path", "more")
@@ -67,6 +68,8 @@ def test_no_program_that_the_repository_names_is_run(
     elif where == "of a work tree":
         git(theirs, "config", "extensions.worktreeConfig", "true")
         options = ("--worktree",)
+    elif where == "the user's":  # of which git-lfs runs what a repository's configuration names
+        options = ("--global",)
     for name, value in settings.items():
         git(theirs, "config", *options, name, value.format(ran=ran))
     found = git_commit(theirs)
