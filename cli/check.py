@@ -131,11 +131,13 @@ def _names_in(file: BinaryIO) -> list[Path]:
 
 
 def adapter_folders(files: Iterable[str | Path]) -> list[Path]:
-    """Return the adapters' folders that files are in, each the nearest one; the file may be gone."""
+    """Return the adapters' folders that files are in, at any depth; the file may be gone."""
     holds = cache(_holds_an_adapter)
     # To git, a link to a folder is a file, and so is a repository in this one.
-    found = (next(filter(holds, (Path(file), *Path(file).parents)), None) for file in files)
-    return list(dict.fromkeys(folder for folder in found if folder is not None))
+    # One adapter may lie in another, with files that the outer one's are links to.
+    return list(
+        dict.fromkeys(place for file in files for place in (Path(file), *Path(file).parents) if holds(place))
+    )
 
 
 def _holds_an_adapter(folder: Path) -> bool:

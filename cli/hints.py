@@ -13,9 +13,11 @@ from .commands import COMMANDS, FORMER
 from .installed import as_installed
 
 _COMMAND = re.compile(
+    r"(?P<quoted>(?<=[\s=])'(?:[^']|'\"'\"')*'(?![^\s;)]))|"
     rf"(?<![\w./-])fusery (?=(?P<home>--home )|(?:--debug )?(?:{'|'.join((*COMMANDS, *FORMER))})(?![\w-]))(?![^;:]*, there\b)"
 )
-"""A command of this program; not one that is to be run at another registry, `fusery audit, there`."""
+"""A command of this program, or a word that is quoted for a shell, in which there is none; not a command that is to be run at
+another registry, `fusery audit, there`."""
 
 
 class Hints:
@@ -33,7 +35,12 @@ class Hints:
         text = as_installed(text)
         if "fusery " not in text:
             return text
-        return _COMMAND.sub(lambda found: f"{program() if found['home'] else self.call} ", text)
+        return _COMMAND.sub(self._spelled, text)
+
+    def _spelled(self, found: re.Match[str]) -> str:
+        if found["quoted"]:
+            return found["quoted"]
+        return f"{shlex.quote(program()) if found['home'] else self.call} "
 
     def in_document(self, document: Any) -> Any:
         """Return a JSON document with its hints as they work here."""

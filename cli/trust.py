@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fusery.registry.parsing import plural
+from fusery.storage.shell import typed
 
 from .groups import Group
 from .session import Session, command
@@ -84,7 +85,7 @@ def keygen_command(session: Session, name: str, passphrase_file: Path | None, lo
         session.print(f"{made.private}  the private key, {locked}")
         session.print(f"{made.public}  the public key, for whoever verifies")
         session.print(f"The key is {made.key_id}.")
-        session.say(f"Next: fusery trust add {made.public.stem} {made.public} --for '*#prod'")
+        session.say(f"Next: fusery trust add NAME {typed(made.public)} --for '*#prod'")
 
     session.emit(made, names=[str(made.private), str(made.public)], human=human)
 

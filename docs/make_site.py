@@ -77,7 +77,8 @@ class Pages:
     def _file(self, name: str) -> Path:
         """Return a file of the repository; raise `SiteError` for a link that would publish what is beside it."""
         path = self.root / name
-        if not path.resolve().is_relative_to(self.root.resolve()):
+        real, root = path.resolve(), self.root.resolve()
+        if not real.is_relative_to(root) or real.is_relative_to(root / ".git"):
             raise SiteError(f"{name} leads out of the repository: put a copy of the file in its place")
         return path
 

@@ -6,18 +6,20 @@ server records it looks at itself.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlencode
+
+from pydantic import TypeAdapter, ValidationError
 
 from fusery.storage.progress import SILENT, Reporter
 from fusery.storage.temporary import temporary_folder
 
 from .. import tables
 from ..errors import AlreadyExistsError, BadInputError, ServerRefusedError, UnknownReferenceError
-from ..names import AdapterName
 from ..records.adapter import Registered
 from ..records.deposit import record_manifest
 from .believing import require_believable
@@ -26,6 +28,9 @@ from .over_http import ServerPlace, push_to_server
 from .package import Base
 from .registry_server import API, RegistryServer
 from .wire import read_document
+
+_TRIES = 20
+"""Times that the next version is asked for, while others take it."""
 
 if TYPE_CHECKING:
     from ..admission.submission import Submission
@@ -58,10 +63,6 @@ def register_on_server(
         AlreadyExistsError: the version is taken there, or these bytes are there under another one than was asked for.
         ServerRefusedError, ServerUnavailableError: the server refused it, or did not answer.
     """
-    from ..registration.register import register
-    from ..registration.sources import adapter_at
-    from ..workspace import Workspace
-
     base, task = submission.base, submission.task
     if not base or not task:
         raise BadInputError("a server is told the base and the task", hint="--base NAME --task TASK")
@@ -70,8 +71,48 @@ def register_on_server(
             "an adapter with a parent or another training base is registered where these are",
             hint="pull them, register it here, and push it",
         )
-    with place.asked() as calls, temporary_folder("registering") as home:
+    with place.asked() as calls:
         item = _base(calls, base)
+        said = replace(submission, base=item.name)
+        for _ in range(_TRIES):
+            try:
+                return _register(
+                    workspace, folder, place, said, item, calls, strict=strict, reporter=reporter
+                )
+            except _OvertakenError as overtaken:
+                taken = overtaken
+        raise AlreadyExistsError(
+            str(taken), hint="others register there at the moment; the same again"
+        ) from taken
+
+
+class _OvertakenError(Exception):
+    """Another adapter got the version that was the next one."""
+
+
+def _register(
+    workspace: Workspace,
+    folder: Path | str,
+    place: ServerPlace,
+    said: Submission,
+    item: Base,
+    calls: HttpCalls,
+    *,
+    strict: bool,
+    reporter: Reporter,
+) -> Registered:
+    from ..registration.register import register
+    from ..registration.sources import adapter_at
+    from ..workspace import Workspace
+
+    numbered: list[int] = []
+
+    def next_there() -> int:
+        numbered.append(_next_version(calls, task))
+        return numbered[-1]
+
+    task = said.task or ""
+    with temporary_folder("registering") as home:
         settings = replace(
             workspace.settings, home=home, database_url="", store_url="", store_options={}, cache_dir=None
         )
@@ -79,33 +120,65 @@ def register_on_server(
         try:
             there.ensure()
             _record(there, item)
-            said = replace(submission, base=item.name)
             with adapter_at(there, folder) as path:
-                next_there = partial(_next_version, calls, task)
                 registered = register(there, path, said, strict=strict, next_elsewhere=next_there)
+            if (known := _known(calls, task, registered)) is not None:
+                _require_same(known, said)
+                return known
             try:
                 done = push_to_server(there, registered.name, place, reporter=reporter)
             except AlreadyExistsError as error:
+                if numbered:
+                    raise _OvertakenError(str(error)) from error
                 # Its own hint is for somebody who has the adapter in a registry.
-                following = _next_version(calls, task)
-                raise AlreadyExistsError(
-                    str(error), hint=f"give --version {following} or another --task"
-                ) from error
+                hint = f"give --version {_next_version(calls, task)} or another --task"
+                raise AlreadyExistsError(str(error), hint=hint) from error
         finally:
             there.close()
-    (moved,) = (each for each in done.items_ if each.kind == "adapter")
-    if moved.state == "copied":
-        return registered
-    # The same bytes were there before, perhaps under another version: as when a folder is registered twice.
-    name = AdapterName.parse(moved.there)
-    if submission.version not in (None, name.version):
+    copied = any(each.kind == "adapter" and each.state == "copied" for each in done.items_)
+    # Somebody else has just sent the same bytes.
+    return registered if copied else _known(calls, task, registered) or registered
+
+
+def _known(calls: HttpCalls, task: str, registered: Registered) -> Registered | None:
+    """Return the server's record of the same bytes for the same task, one that is not withdrawn before others."""
+    try:
+        known = [_read_record(each) for each in _versions(calls, task, f'digest == "{registered.digest}"')]
+    except (ValidationError, TypeError, ValueError, AttributeError) as error:
+        raise _other_answer(calls) from error
+    return next(iter(sorted(known, key=lambda record: (record.yanked, -record.version))), None)
+
+
+def _read_record(told: Mapping[str, Any]) -> Registered:
+    inner = {name: value for name, value in told.items() if name != "val_loss_change"}
+    inner["amendments"] = [
+        {**each, "from_": each.pop("from", None)} for each in inner.get("amendments") or ()
+    ]
+    return TypeAdapter(Registered).validate_json(json.dumps({**inner, "created": False}))
+
+
+def _require_same(known: Registered, said: Submission) -> None:
+    """Refuse what is said otherwise than on record there, as registering does here; what was on record once counts as well."""
+    once = {(each.field, str(each.from_)) for each in known.amendments}
+    told = {
+        "version": said.version,
+        "date": said.day,
+        "val_loss": said.val_loss,
+        "dataset": said.dataset,
+        "examples": said.examples,
+        "alpha": said.alpha,
+        "note": said.note,
+        **{f"tag.{name}": value for name, value in said.tags.items()},
+    }
+    for field, value in told.items():
+        was = known.tags.get(field.removeprefix("tag.")) if field.startswith("tag.") else known[field]
+        if value is None or str(value) == str(was) or (field, str(value)) in once:
+            continue
         raise AlreadyExistsError(
-            f"this adapter is already registered there as {name}, and not as version {submission.version}",
-            hint="leave out --version, or give --task OTHER if it is one adapter for two uses",
+            f"this adapter is already registered there as {known.name}, with {field} {str(was)[:100]} and not {value}; "
+            "registering changes no record",
+            hint=f"fusery show {known.name}, there; what people said is corrected by fusery amend, there",
         )
-    return replace(
-        registered, name=moved.there, version=name.version, date=name.date.isoformat(), created=False
-    )
 
 
 def _base(calls: HttpCalls, reference: str) -> Base:
@@ -135,15 +208,25 @@ def _record(there: Workspace, item: Base) -> None:
 
 def _next_version(calls: HttpCalls, task: str) -> int:
     """Return the version after the newest one there; the server refuses one that was taken meanwhile."""
-    query = "sort=version:desc&limit=1"
+    try:
+        newest = max((int(each["version"]) for each in _versions(calls, task)), default=0)
+    except (KeyError, TypeError, ValueError) as error:
+        raise _other_answer(calls) from error
+    return newest + 1
+
+
+def _versions(calls: HttpCalls, task: str, where: str = "") -> list[Any]:
+    """Return the newest adapters of a task there, some at least."""
+    query = urlencode({"sort": "version:desc", **({"where": where} if where else {})})
     try:
         told = parsed(calls.json("GET", f"{API}/tasks/{quote(task, safe='')}?{query}"), calls.address.url)
     except UnknownReferenceError:
-        return 1
-    try:
-        newest = max((int(each["version"]) for each in told["versions"]), default=0)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ServerRefusedError(
-            f"{calls.address.url} answers what no server of this version does"
-        ) from error
-    return newest + 1
+        return []
+    found = told.get("versions") if isinstance(told, dict) else None
+    if not isinstance(found, list):
+        raise _other_answer(calls)
+    return found
+
+
+def _other_answer(calls: HttpCalls) -> ServerRefusedError:
+    return ServerRefusedError(f"{calls.address.url} answers what no server of this version does")

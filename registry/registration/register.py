@@ -23,7 +23,7 @@ from ..adapters.files import WEIGHTS
 from ..adapters.folder import AdapterFolder, Take, on_base, read_adapter_folder, with_weights
 from ..admission import AdmissionError, Finding, examine, unreadable, verdict
 from ..admission.plugged import took_part
-from ..admission.submission import Submission
+from ..admission.submission import MAX_VERSION, Submission
 from ..admission.template_rules import rendering_soon
 from ..database import events
 from ..errors import AlreadyExistsError, BadInputError
@@ -283,8 +283,14 @@ def _task(session: Session, name: str) -> tables.Task:
 
 
 def _version(session: Session, task: tables.Task, wanted: int) -> int:
+    number = wanted or next_version(session, task)
+    if number > MAX_VERSION:
+        raise BadInputError(
+            f"there is no version after {MAX_VERSION}, which {task.name} has",
+            hint="give --version N, one that is free",
+        )
     if not wanted:
-        return next_version(session, task)
+        return number
     taken = session.scalar(
         select(tables.Adapter).where(tables.Adapter.task_id == task.id, tables.Adapter.version == wanted)
     )

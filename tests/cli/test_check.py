@@ -175,6 +175,14 @@ def test_several_folders_are_checked_and_each_has_a_verdict(stocked: Fusery, oth
     assert told[-1] == "Verdict: fail"
 
 
+def test_an_adapter_in_another_changes_both(stocked: Fusery, others: Path) -> None:
+    """The outer one's weights may be a link to the inner one's."""
+    shutil.copytree(others / "good", others / "outer")
+    shutil.copytree(others / "good", others / "outer" / "inner")
+    done = stocked("check", "--changed", "outer/inner/adapters.safetensors", "--base", "tiny", "--json")
+    assert [each["folder"] for each in done.json] == ["outer/inner", "outer"]
+
+
 def test_changed_files_lead_to_their_adapters(stocked: Fusery, others: Path) -> None:
     (others / "good" / "notes").mkdir()
     files = ("README.md", "good/notes/read.me", "good/adapters.safetensors", "good/gone.txt", "far/away.py")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -74,7 +75,23 @@ def test_register_on_a_server_from_a_machine_without_a_registry(
                 again.err
             )
             other = stocked(*words, *said, "--version", "7")
-            assert (other.code, f"as {done.json['name']}, and not as version 7" in other.err) == (2, True)
+            assert (other.code, f"as {done.json['name']}, with version 3 and not 7" in other.err) == (2, True)
+            for changed, told in (
+                (("--val-loss", "0.1"), "with val_loss 0.3 and not 0.1"),
+                (("--tag", "team=ads"), "with tag.team search and not ads"),
+                (("--dataset", "other"), "with dataset data and not other"),
+                (("--date", "2026-01-01"), "and not 2026-01-01"),
+            ):
+                differs = stocked(*words, *said[:4], *changed)
+                assert (differs.code, told in differs.err) == (2, True), differs.err
+            there.adapters.yank("course_rec@3", reason="bad")
+            yanked = stocked(*words, *said)
+            assert f"Already registered: {done.json['name']}" in yanked.out
+            assert "yanked: bad" in yanked.err
+            there.adapters.unyank("course_rec@3")
+            there.adapters.amend("course_rec@3", val_loss=0.25, reason="typo")
+            amended = stocked(*words, *said)
+            assert (amended.code, "0.25" in amended.out) == (0, True), amended.err
             none = stocked(*words, "--base", "nothing", "--task", "course_rec")
             assert (none.code, "Traceback" in none.err) == (2, False)
             assert none.err.startswith(f"Error: there is no base model nothing at {url}\n")
@@ -148,3 +165,22 @@ def test_promote_on_a_server_as_its_rules_have_it(
             refused = stocked(*words)
             assert (refused.code, "approver" in refused.err) == (2, True), refused.err
             assert not (tmp_path / "none").exists()
+
+
+def test_many_at_once_get_one_version_each(
+    stocked: Fusery, tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nobody says a version, whoever is overtaken takes the next."""
+    folders = [
+        tiny_models.make_adapter(tmp_path / str(seed), tiny_base, seed=seed, rank=4) for seed in range(30, 34)
+    ]
+    with Registry.open(tmp_path / "home") as there:
+        monkeypatch.setenv("FUSERY_TOKEN", there.tokens.create("ci", "publisher").secret)
+        with pages_of(there, TeamDoor(there, Proxies())) as url, Registry.open(tmp_path / "none") as own:
+
+            def register(folder: Path) -> int:
+                return own.exchange.register(folder, url, base="tiny", task="new").version
+
+            with ThreadPoolExecutor(len(folders)) as pool:
+                assert sorted(pool.map(register, folders)) == [1, 2, 3, 4]
+        assert there.upkeep.audit().ok

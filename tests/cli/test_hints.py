@@ -67,6 +67,12 @@ def test_a_hint_about_another_registry_does_not_name_this_home() -> None:
     assert (
         hints.spelled("fusery is not fusery-list, .fusery list") == "fusery is not fusery-list, .fusery list"
     )
+    quoted = """mkdir 'a fusery list $(x) fusery list'"'"'s fusery list b' && fusery list"""
+    assert hints.spelled(quoted) == f"{quoted.removesuffix('fusery list')}fusery --home here list"
+    assert (
+        hints.spelled("an adapter's fusery list isn't 'x'")
+        == "an adapter's fusery --home here list isn't 'x'"
+    )
     assert hints.spelled("--debug shows where: fusery --debug train ...") == (
         "--debug shows where: fusery --home here --debug train ..."
     )

@@ -10,6 +10,7 @@ from sqlalchemy import func, select
 
 from fusery.registry import Registry, tables
 from fusery.registry.admission import AdmissionError
+from fusery.registry.admission.submission import MAX_VERSION
 from fusery.registry.errors import AlreadyExistsError, BadInputError, UnknownReferenceError
 from fusery.storage.digest import digest_file
 from fusery.storage.errors import MissingFileError
@@ -301,3 +302,11 @@ def test_the_process_for_templates_starts_while_the_rest_is_done(
         with_base.adapters.register(make_adapter(seed=seed), base="tiny", task="course_rec")
     assert order == ["started", "looked", "waited", "looked"]
     assert not any(process.alive for process in started)
+
+
+def test_there_is_no_version_after_the_last(with_base: Registry, make_adapter: MakeAdapter) -> None:
+    folders = [make_adapter(str(seed), seed=seed) for seed in (70, 71)]
+    with_base.adapters.register(folders[0], base="tiny", task="last", version=MAX_VERSION)
+    with pytest.raises(BadInputError, match="there is no version after 999999999, which last has"):
+        with_base.adapters.register(folders[1], base="tiny", task="last")
+    assert with_base.adapters.register(folders[1], base="tiny", task="last", version=2).version == 2
