@@ -190,9 +190,9 @@ def _text(error: BaseException) -> str:
     """Return what an error says, on one line; nothing where it cannot even say that."""
     try:
         return " ".join(str(error).split())
-    except BaseException as failure:
-        if isinstance(failure, KeyboardInterrupt):
-            raise
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # noqa: BLE001 - the error itself is told by its type's name
         return ""
 
 

@@ -20,6 +20,7 @@ from fusery.storage.temporary import temporary_folder
 
 from .. import tables
 from ..errors import AlreadyExistsError, BadInputError, ServerRefusedError, UnknownReferenceError
+from ..names import compact_date
 from ..records.adapter import Registered
 from ..records.deposit import record_manifest
 from .believing import require_believable
@@ -146,23 +147,25 @@ def _known(calls: HttpCalls, task: str, registered: Registered) -> Registered | 
         known = [_read_record(each) for each in _versions(calls, task, f'digest == "{registered.digest}"')]
     except (ValidationError, TypeError, ValueError, AttributeError) as error:
         raise _other_answer(calls) from error
-    return next(iter(sorted(known, key=lambda record: (record.yanked, -record.version))), None)
+    return min(known, key=lambda record: (record.yanked, -record.version), default=None)
 
 
 def _read_record(told: Mapping[str, Any]) -> Registered:
     inner = {name: value for name, value in told.items() if name != "val_loss_change"}
     inner["amendments"] = [
-        {**each, "from_": each.pop("from", None)} for each in inner.get("amendments") or ()
+        {"from_" if name == "from" else name: value for name, value in each.items()}
+        for each in inner.get("amendments") or ()
     ]
     return TypeAdapter(Registered).validate_json(json.dumps({**inner, "created": False}))
 
 
 def _require_same(known: Registered, said: Submission) -> None:
     """Refuse what is said otherwise than on record there, as registering does here; what was on record once counts as well."""
-    once = {(each.field, str(each.from_)) for each in known.amendments}
+    once = [(each.field, each.from_) for each in known.amendments]
     told = {
+        "base": said.base,
         "version": said.version,
-        "date": said.day,
+        "date": compact_date(said.day) if said.day else None,
         "val_loss": said.val_loss,
         "dataset": said.dataset,
         "examples": said.examples,
@@ -172,7 +175,7 @@ def _require_same(known: Registered, said: Submission) -> None:
     }
     for field, value in told.items():
         was = known.tags.get(field.removeprefix("tag.")) if field.startswith("tag.") else known[field]
-        if value is None or str(value) == str(was) or (field, str(value)) in once:
+        if value is None or value == was or (field, value) in once:
             continue
         raise AlreadyExistsError(
             f"this adapter is already registered there as {known.name}, with {field} {str(was)[:100]} and not {value}; "

@@ -58,6 +58,7 @@ def test_register_on_a_server_from_a_machine_without_a_registry(
 ) -> None:
     trained = tiny_models.make_adapter(tmp_path / "trained", tiny_base, seed=9, rank=4)
     with Registry.open(tmp_path / "home") as there:
+        there.bases.add(tiny_models.make_base(tmp_path / "other", dtype="float32"), name="other")
         monkeypatch.setenv("FUSERY_TOKEN", there.tokens.create("ci", "publisher").secret)
         with pages_of(there, TeamDoor(there, Proxies())) as url:
             words = ["--home", tmp_path / "none", "register", trained, "--to", url]
@@ -80,10 +81,13 @@ def test_register_on_a_server_from_a_machine_without_a_registry(
                 (("--val-loss", "0.1"), "with val_loss 0.3 and not 0.1"),
                 (("--tag", "team=ads"), "with tag.team search and not ads"),
                 (("--dataset", "other"), "with dataset data and not other"),
-                (("--date", "2026-01-01"), "and not 2026-01-01"),
+                (("--date", "2026-01-01"), "and not 20260101"),
+                (("--base", "other"), "with base tiny and not other"),
             ):
                 differs = stocked(*words, *said[:4], *changed)
                 assert (differs.code, told in differs.err) == (2, True), differs.err
+            alike = stocked(*words, *said, "--date", shown.date, "--alpha", str(shown.alpha))
+            assert alike.code == 0, alike.err
             there.adapters.yank("course_rec@3", reason="bad")
             yanked = stocked(*words, *said)
             assert f"Already registered: {done.json['name']}" in yanked.out
@@ -92,6 +96,9 @@ def test_register_on_a_server_from_a_machine_without_a_registry(
             there.adapters.amend("course_rec@3", val_loss=0.25, reason="typo")
             amended = stocked(*words, *said)
             assert (amended.code, "0.25" in amended.out) == (0, True), amended.err
+            there.adapters.amend("course_rec@3", date="20260102", reason="typo")
+            dated = stocked(*words, *said, "--date", shown.date)
+            assert (dated.code, "Already registered" in dated.out) == (0, True), dated.err
             none = stocked(*words, "--base", "nothing", "--task", "course_rec")
             assert (none.code, "Traceback" in none.err) == (2, False)
             assert none.err.startswith(f"Error: there is no base model nothing at {url}\n")
