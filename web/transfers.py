@@ -18,6 +18,7 @@ from fusery.registry.exchange.served import PackagePlan, PackageTaken
 from fusery.registry.exchange.uploads import Arrived, Upload, UploadLimits
 from fusery.registry.exchange.wire import bytes_of
 from fusery.registry.record import Record
+from fusery.storage.errors import BlobCorruptError
 from fusery.storage.interface import Blob
 
 from .answers import presentable, refusal
@@ -70,7 +71,11 @@ def add_transfers(routes: Routes, registry: Registry, limits: UploadLimits) -> N
     @routes.get(f"{API}/blobs/{{digest}}", role="reader", sends=BYTES, head=True)
     def blob(request: Request, digest: str) -> Response:
         """Return a blob, or a range of it."""
-        return _sent(request, registry, registry.transfers.blob(digest))
+        try:
+            found = registry.transfers.blob(digest)
+        except BlobCorruptError as error:
+            return refusal(request, error, 500)  # of this server's store, not of the request
+        return _sent(request, registry, found)
 
     @routes.put(f"{API}/blobs/{{digest}}", Arrived, role="publisher", takes=BYTES)
     async def stored(request: Request, digest: str) -> Response:

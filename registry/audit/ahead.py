@@ -89,7 +89,10 @@ def read_ahead(
     """
     store = str(workspace.store.identify())
     blobs = {
-        damage: (f"blob {damage.digest} {damage.generation} {damage.state}", subject)
+        damage: (
+            f"blob {damage.digest} {damage.generation} {damage.state} {damage.recorded_size}",
+            subject,
+        )
         for _, found in items
         for damage, subject in found.items()
     }

@@ -67,8 +67,9 @@ def with_blobs(
             for entry in entries:
                 if entry.sha256 not in met:
                     met.add(entry.sha256)
-                    state, generation = known.get(entry.sha256, ("absent", 0))
-                    blobs[Damage(entry.sha256, entry.size, generation, state)] = f"{item.name}: {entry.path}"
+                    state, generation, size = known.get(entry.sha256, ("absent", 0, None))
+                    damage = Damage(entry.sha256, entry.size, generation, state, size)
+                    blobs[damage] = f"{item.name}: {entry.path}"
             yield item, blobs
 
 
@@ -98,17 +99,21 @@ def trouble_of(workspace: Workspace, damage: Damage, place: Path | None = None) 
         return "blob_unreadable", error.message
     except (ValueError, TypeError):  # SQLite keeps whatever somebody wrote there
         return "blob_unreadable", f"blob {damage.digest} is recorded as something that no store can have"
+    if damage.recorded_size not in (None, damage.size):
+        message = f"blob {damage.digest} has {damage.size} bytes, and its row says {damage.recorded_size}"
+        return "blob_size_differs", message
     return None
 
 
-def _blob_states(workspace: Workspace, digests: Sequence[Digest]) -> dict[str, tuple[str, int]]:
-    """Return state and generation of blobs, as they are recorded."""
-    found: dict[str, tuple[str, int]] = {}
+def _blob_states(workspace: Workspace, digests: Sequence[Digest]) -> dict[str, tuple[str, int, int]]:
+    """Return the recorded state, generation and size of blobs."""
+    found: dict[str, tuple[str, int, int]] = {}
+    blob = tables.Blob
     with workspace.database.read() as session:
         for start in range(0, len(digests), _BATCH):
-            chosen = tables.Blob.digest.in_(digests[start : start + _BATCH])
-            rows = session.scalars(select(tables.Blob).where(chosen))
-            found |= {row.digest: (row.state, row.generation) for row in rows}
+            query = select(blob.digest, blob.state, blob.generation, blob.size)
+            for row in session.execute(query.where(blob.digest.in_(digests[start : start + _BATCH]))):
+                found[row.digest] = (row.state, row.generation, row.size)
     return found
 
 

@@ -71,6 +71,8 @@ class _Repairer:
             return self._repair_blob(problem, problem.damage)
 
     def _repair_blob(self, problem: Problem, damage: Damage) -> Repair | Problem:
+        if problem.code == "blob_size_differs":
+            return self._repair_size(problem, damage)
         copy = self._copies.find(damage) or self._rebuilt(damage)
         if copy is None:
             name = self._workspace.store.quarantine(damage.digest, generation=damage.generation)
@@ -83,6 +85,12 @@ class _Repairer:
         detail = {"source": copy.source, "generation": generation, "moved_to": quarantined}
         self._record("blob.repaired", damage, detail, generation=generation)
         return Repair(problem, copy.source, quarantined)
+
+    def _repair_size(self, problem: Problem, damage: Damage) -> Repair:
+        """Correct the size in the row of a blob whose bytes are as the manifest says."""
+        detail = {"size": damage.size, "recorded_size": damage.recorded_size}
+        self._record("blob.repaired", damage, detail, generation=damage.generation)
+        return Repair(problem, "the blob's own bytes")
 
     def _rebuilt(self, damage: Damage) -> Copy | None:
         """Return the file of a published fused model that is made again by its recipe, None if it is of none."""
@@ -145,6 +153,7 @@ class _Repairer:
                     session.add(row)
                     row.generation = generation
                 row.state, row.generation, row.tomb_expires = "ready", max(row.generation, generation), None
+                row.size = damage.size
             events.record(
                 session,
                 action=action,

@@ -29,12 +29,14 @@ class Damage:
         size: bytes that it should have.
         generation: under which the blob is recorded.
         state: as it is recorded; `cached` for an entry of the cache.
+        recorded_size: size in the blob's row; None for an entry of the cache, or a blob without a row.
     """
 
     digest: Digest
     size: int = 0
     generation: int = 0
     state: str = "ready"
+    recorded_size: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import select
 
 from fusery.storage.digest import Digest
-from fusery.storage.errors import BlobMissingError
+from fusery.storage.errors import BlobCorruptError, BlobMissingError
+from fusery.storage.failures import AbsentBlobError
 from fusery.storage.interface import Blob
 from fusery.storage.room import require_rooms
 
@@ -84,7 +85,8 @@ def find_blob(workspace: Workspace, digest: Digest) -> Blob:
     """Return a blob that something refers to.
 
     Raises:
-        BlobMissingError: there is none.
+        BlobMissingError: nothing refers to it, or it is not in the store.
+        BlobCorruptError: the stored blob does not have the recorded size.
     """
     blob = tables.Blob
     with workspace.database.read() as session:
@@ -92,7 +94,13 @@ def find_blob(workspace: Workspace, digest: Digest) -> Blob:
         row = session.execute(query.where(blob.digest == digest, is_referenced())).one_or_none()
     if row is None:
         raise BlobMissingError(f"there is no blob {digest[:12]} here")
-    return Blob(digest, row.size, row.generation)
+    size = workspace.store.size(digest, generation=row.generation)
+    if size is None:
+        raise AbsentBlobError(digest, row.generation, workspace.store.url)
+    if size != row.size:
+        message = f"blob {digest[:12]} has {size} bytes in the store, and its row says {row.size}"
+        raise BlobCorruptError(message, hint="run: fusery audit --repair")
+    return Blob(digest, size, row.generation)
 
 
 def plan_package(workspace: Workspace, data: bytes, limits: UploadLimits) -> PackagePlan:

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import pytest
 import tiny_models
 from page_server import Answer, ask, pages_of
-from sqlalchemy import select
+from sqlalchemy import select, update
 from waiting import wait_until
 
 from fusery.registry import Registry, tables
@@ -155,6 +155,42 @@ def test_a_blob_comes_whole_or_in_a_range(server: Server, known: tuple[str, byte
         assert (none.status, none.headers["content-range"]) == (416, f"bytes */{size}"), asked
     for asked in ("bytes=0-1,3-4", "bytes=-", "bytes=x-y", "items=0-1", "bytes=" + "9" * 30 + "-"):
         assert server.get(digest, Range=asked).body == data, asked
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("change", [7, -3])
+def test_a_wrong_size_on_record_is_an_error_with_a_hint(
+    server: Server, known: tuple[str, bytes], method: str, change: int
+) -> None:
+    digest, data = known
+    with server.registry.workspace.database.write() as session:
+        session.execute(
+            update(tables.Blob).where(tables.Blob.digest == digest).values(size=len(data) + change)
+        )
+    answer = server.get(digest, method)
+    assert answer.status == 500
+    if method == "GET":
+        error = json.loads(answer.body)["error"]
+        assert (error["code"], "fusery audit" in error["hint"]) == ("blob_corrupt", True)
+
+
+@pytest.mark.parametrize("size", [0, 3, None])
+def test_a_blob_cut_short_in_the_store_is_an_error_before_the_first_byte(
+    server: Server, known: tuple[str, bytes], size: int | None
+) -> None:
+    digest, data = known
+    path = server.registry.workspace.store.local_path(digest)  # type: ignore[arg-type]
+    assert path is not None
+    path.chmod(0o644)
+    if size is None:
+        path.unlink()
+    else:
+        path.write_bytes(data[:size])
+    answer = server.get(digest)
+    error = json.loads(answer.body)["error"]
+    expected = (404, "blob_missing") if size is None else (500, "blob_corrupt")
+    assert (answer.status, error["code"]) == expected
+    assert "fusery audit" in error["hint"]
 
 
 @pytest.mark.parametrize(

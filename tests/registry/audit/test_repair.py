@@ -262,3 +262,30 @@ class TestFused:
         report = shipped.upkeep.audit(repair=True)
         assert codes(report) == ["bundle_changed"]
         assert (tmp_path / "out" / "config.json").read_text() == "{}"
+
+
+@pytest.mark.parametrize("change", [7, -3])
+def test_a_wrong_size_of_a_blob_is_found_and_set_right(shipped: Registry, change: int) -> None:
+    digest = digest_of(shipped, "course_rec@1", "adapters.safetensors")
+    path = path_of(shipped, "course_rec@1", "adapters.safetensors")
+    size = path.stat().st_size
+    with shipped.workspace.database.write() as session:
+        session.execute(update(tables.Blob).where(tables.Blob.digest == digest).values(size=size + change))
+    for report in (
+        shipped.upkeep.audit(),
+        shipped.upkeep.audit_all(),
+        shipped.upkeep.audit(("course_rec@1",)),
+    ):
+        assert codes(report) == ["blob_size_differs"]
+        [problem] = report.problems
+        assert problem.digest == digest
+        assert "adapter course_rec_v1_20260115" in problem.dependants
+    report = shipped.upkeep.audit(repair=True)
+    assert [one.code for one in report.repaired] == ["blob_size_differs"]
+    assert report.repaired[0].quarantined is None
+    assert shipped.upkeep.audit().ok
+    [detail] = actions(shipped, "blob.repaired")
+    assert detail["size"] == size
+    with shipped.workspace.database.read() as session:
+        assert session.get_one(tables.Blob, digest).size == size
+    assert path.stat().st_size == size
