@@ -69,6 +69,7 @@ class Upkeep(Resource):
     ) -> Report:
         from ..audit import audit
         from ..releases.rejudging import check_moves
+        from ..webhooks.checks import check_deliveries
 
         places = tuple(Path(place) for place in copies)
         report = audit(
@@ -82,6 +83,7 @@ class Upkeep(Resource):
         )
         if not names:
             check_moves(self.workspace, report)
+            check_deliveries(self.workspace, report)
         return report
 
     def audit_chain(self, *, anchors: Sequence[str | Path] = (), keys: Sequence[str | Path] = ()) -> Report:

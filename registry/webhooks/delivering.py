@@ -317,7 +317,8 @@ def _settle(workspace: Workspace, session: Session, case: _Case, answer: Answer,
     now = workspace.database.utcnow(session)
     seq, next_at = case.entry.seq, None
     if not answer.error:
-        good = moved(session, case.hook.id, case.position, seq, delivered_at=now)
+        # Not before the event, even if the clock was set back: the audit compares both.
+        good = moved(session, case.hook.id, case.position, seq, delivered_at=max(now, case.entry.at))
     else:
         attempts = case.hook.delivery.attempts + 1
         next_at = None if answer.gone else now + timedelta(seconds=how.backoff.after(attempts))
