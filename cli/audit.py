@@ -48,7 +48,7 @@ _SHOWN = 8
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="With --chain: the log must still have the entry of this anchor; may be given again.",
+    help="The log must still have the entry of this anchor; not with REF; may be given again.",
 )
 @click.option(
     "--key",
@@ -90,8 +90,8 @@ def audit_command(
     tensors, within tolerance (numbers two units in the last place apart), or different, with the first tensor that
     differs and the input that changed.  Exit code 3 when one cannot be made here.
     """
-    if (anchors and not chain) or (keys and not anchors):
-        raise click.UsageError("--anchor goes with --chain, and --key with --anchor.")
+    if keys and not anchors:
+        raise click.UsageError("--key goes with --anchor.")
     alone = {"--chain": chain, "--rebuild": again}
     _check_options(
         references,
@@ -99,6 +99,7 @@ def audit_command(
         copies=copies,
         whole={"--all": every, "--jobs": jobs is not None, "--anew": anew},
         alone=alone,
+        anchored=bool(anchors),
     )
     if chain:
         report = session.registry.upkeep.audit_chain(anchors=anchors, keys=keys)
@@ -111,7 +112,13 @@ def audit_command(
     else:
         with counting(session, "reading") as told:
             report = session.registry.upkeep.audit_all(
-                repair=repair, copies=copies, jobs=jobs, anew=anew, reporter=session.reporter(told)
+                repair=repair,
+                copies=copies,
+                jobs=jobs,
+                anew=anew,
+                anchors=anchors,
+                keys=keys,
+                reporter=session.reporter(told),
             )
     session.emit(
         report,
@@ -130,6 +137,7 @@ def _check_options(
     copies: Sequence[Path],
     whole: Mapping[str, bool],
     alone: Mapping[str, bool],
+    anchored: bool,
 ) -> None:
     if copies and not repair:
         raise click.UsageError("--from goes with --repair.")
@@ -140,6 +148,8 @@ def _check_options(
         raise click.UsageError(f"{_ALONE[chosen[0]]}: {others[0]} does not go with it.")
     if references and wide:
         raise click.UsageError(f"{wide[0]} is for an audit of everything, without REF.")
+    if anchored and (references or alone["--rebuild"]):
+        raise click.UsageError("--anchor is for an audit of everything, or with --chain.")
     if alone["--chain"] and references:
         raise click.UsageError("--chain follows the log, and nothing goes with it.")
 

@@ -72,4 +72,5 @@ def _checked(registry: Registry, reference: str | None, chain: bool) -> Report:
         report.checked.update(log.checked)
         report.problems += log.problems
         report.notes += log.notes
+        report.anchored = log.anchored
     return report

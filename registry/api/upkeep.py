@@ -50,12 +50,23 @@ class Upkeep(Resource):
         copies: Sequence[str | Path] = (),
         jobs: int | None = None,
         anew: bool = False,
+        anchors: Sequence[str | Path] = (),
+        keys: Sequence[str | Path] = (),
         reporter: Reporter = SILENT,
     ) -> Report:
-        """Audit everything with many hands, and return what was found; see `fusery.registry.audit.audit`."""
+        """Audit everything in parallel, and return what was found; see `fusery.registry.audit.audit`."""
         from ..workers.cluster import check_jobs
 
-        return self._audit((), repair, copies, reporter, jobs=check_jobs(jobs), anew=anew)
+        return self._audit(
+            (),
+            repair,
+            copies,
+            reporter,
+            jobs=check_jobs(jobs),
+            anew=anew,
+            anchors=tuple(Path(place) for place in anchors),
+            keys=tuple(Path(place) for place in keys),
+        )
 
     def _audit(
         self,
@@ -66,6 +77,8 @@ class Upkeep(Resource):
         *,
         jobs: int | None = None,
         anew: bool = False,
+        anchors: tuple[Path, ...] = (),
+        keys: tuple[Path, ...] = (),
     ) -> Report:
         from ..audit import audit
         from ..releases.rejudging import check_moves
@@ -79,6 +92,8 @@ class Upkeep(Resource):
             copies=places,
             jobs=jobs,
             anew=anew,
+            anchors=anchors,
+            keys=keys,
             reporter=reporter,
         )
         if not names:

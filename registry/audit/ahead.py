@@ -161,7 +161,7 @@ class _Tally:
             unit, name = things[outcome.item]
             if outcome.failure is None and outcome.result is None:
                 self._journal.note(unit)
-            self._reporter.say(name)
+            self._reporter.item(name)
             self._count()
             yield outcome
 

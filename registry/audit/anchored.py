@@ -1,7 +1,9 @@
-"""Anchors against the log: is the entry that was noted down elsewhere still in it?"""
+"""Compare the log with anchors: is the entry that was noted down elsewhere still in it?"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlalchemy import select
@@ -13,6 +15,44 @@ from .report import Report
 if TYPE_CHECKING:
     from ..signing.anchor import Anchor
     from ..workspace import Workspace
+
+NOT_ANCHORED = (
+    "the log is not anchored: this audit cannot tell an older copy of the database from the newest one "
+    "(make an anchor with: fusery signature anchor -o FILE, keep it elsewhere, and give it as --anchor FILE)"
+)
+
+
+def read_anchors(places: Sequence[Path], keys: Sequence[Path]) -> list[tuple[str, Anchor]]:
+    """Return anchors with the names of their files.
+
+    Args:
+        places: documents of `fusery signature anchor`.
+        keys: PEM files of public keys, one of which has to have signed each anchor.
+
+    Raises:
+        BadSignatureError: an anchor cannot be read, or none of the keys signed it.
+    """
+    from ..signing.anchor import read_anchor
+
+    return [(place.name, read_anchor(place, keys)) for place in places]
+
+
+def check_anchors(
+    workspace: Workspace, anchors: Sequence[tuple[str, Anchor]], report: Report, *, checked: bool
+) -> None:
+    """Look for the entry of each anchor in the log, or note that there is no anchor.
+
+    Args:
+        workspace: the registry's parts.
+        anchors: as `read_anchors` returns them.
+        report: receives the problems, and the note.
+        checked: their signatures were checked.
+    """
+    report.anchored = bool(anchors)
+    for name, anchor in anchors:
+        check_anchor(workspace, anchor, name, report, checked=checked)
+    if not anchors:
+        report.notes.append(NOT_ANCHORED)
 
 
 def check_anchor(workspace: Workspace, anchor: Anchor, name: str, report: Report, *, checked: bool) -> None:

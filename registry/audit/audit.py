@@ -12,6 +12,7 @@ from fusery.storage.locate import local_path
 from fusery.storage.progress import SILENT, Reporter
 
 from ..database.sealing import Key
+from .anchored import check_anchors, read_anchors
 from .auditable import AuditableItem, auditable_items
 from .checks import (
     Reader,
@@ -40,6 +41,8 @@ def audit(
     copies: tuple[Path, ...] = (),
     jobs: int | None = None,
     anew: bool = False,
+    anchors: Sequence[Path] = (),
+    keys: Sequence[Path] = (),
     reporter: Reporter = SILENT,
 ) -> Report:
     """Rehash and cross-check what is registered.
@@ -59,6 +62,8 @@ def audit(
         jobs: read so many blobs and folders at a time before all else, with a journal by which an audit that was interrupted
             is taken up; None to read one after the other, without a journal.
         anew: with `jobs`, read again what an interrupted audit has found right already.
+        anchors: without references, documents of `fusery signature anchor`; the log must still have the entry of each.
+        keys: PEM files of public keys, one of which has to have signed each anchor.
         reporter: hears what is being checked and, with `jobs`, how many blobs and folders are done, and how many there are.
 
     Raises:
@@ -66,8 +71,9 @@ def audit(
         MissingFileError: a folder of `copies` is not there.
         PluginError: a plugin cannot be used, a rule among them: none is passed over.
         MissingExtraError, ClusterError: with `jobs`, the cluster cannot be used.
+        BadSignatureError: an anchor cannot be read, or none of the keys signed it.
     """
-    report = Report()
+    report, known = Report(), read_anchors(anchors, keys)
     with workspace.database.read() as session:
         found = list(auditable_items(session, workspace, references, report))
     items: Iterable[tuple[AuditableItem, dict[Damage, str]]] = with_blobs(workspace, found)
@@ -92,6 +98,7 @@ def audit(
     if references:
         check_sealed(workspace, report, frozenset[Key]().union(*(item.records for item in found)))
     else:
+        check_anchors(workspace, known, report, checked=bool(keys))
         check_events(workspace, report)
         check_definitions(workspace, report)
         check_sealed(workspace, report)
@@ -110,7 +117,7 @@ def _look(
 ) -> None:
     """Note what is wrong with each record: its blobs, its folder, and what follows from its bytes."""
     for item, blobs in items:
-        reporter.say(f"{item.kind} {item.name}")
+        reporter.item(f"{item.kind} {item.name}")
         report.checked[item.kind] += 1
         for damage, subject in blobs.items():
             check_blob(workspace, damage, subject, reader.blob(damage), report)
@@ -133,12 +140,8 @@ def audit_chain(workspace: Workspace, anchors: Sequence[Path] = (), keys: Sequen
     Raises:
         BadSignatureError: an anchor cannot be read, or none of the keys signed it.
     """
-    from ..signing.anchor import read_anchor
-    from .anchored import check_anchor
-
     report = Report()
-    for place in anchors:
-        check_anchor(workspace, read_anchor(place, keys), place.name, report, checked=bool(keys))
+    check_anchors(workspace, read_anchors(anchors, keys), report, checked=bool(keys))
     check_events(workspace, report)
     return report
 

@@ -147,6 +147,7 @@ class Report(Record):
         quarantined: names of damaged blobs that were put aside in the store, now or earlier.
         notes: what is worth knowing and harms nobody.
         rebuilt: the fused models that were made again, and what that has shown.
+        anchored: the log was compared with an anchor; None where the log was not followed.
     """
 
     checked: Counter[str] = field(default_factory=Counter)
@@ -155,6 +156,7 @@ class Report(Record):
     quarantined: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     rebuilt: list[Rebuilt] = field(default_factory=list)
+    anchored: bool | None = None
     KEYS: ClassVar[tuple[str, ...]] = (
         "ok",
         "checked",
@@ -163,6 +165,7 @@ class Report(Record):
         "quarantined",
         "notes",
         "rebuilt",
+        "anchored",
     )
 
     @property

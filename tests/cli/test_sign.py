@@ -104,10 +104,16 @@ def test_an_anchor(keyed: Fusery, tmp_path: Path) -> None:
     assert keyed("anchor", "--key", "anna.pem", "-o", "head.json").code == 2
     newer = keyed("anchor", "--key", "anna.pem", "-o", "head.json", "--force", "--json").json
     assert newer["seq"] == made["seq"] + 1
+    everything = keyed("audit", "--anchor", "head.json", "--key", "anna.pub", "--json").json
+    assert everything["checked"]["anchor"] == 1 and everything["anchored"] is True
     (tmp_path / "head.json").write_text("{}")
     bad = keyed("audit", "--chain", "--anchor", "head.json")
     assert bad.code == 1 and bad.err.startswith("Error: head.json is not an anchor")
-    for words in (("--anchor", "head.json"), ("--chain", "--key", "anna.pub")):
+    for words in (
+        ("course_rec@1", "--anchor", "head.json"),
+        ("--rebuild", "--anchor", "head.json"),
+        ("--chain", "--key", "anna.pub"),
+    ):
         assert keyed("audit", *words).code == 2
 
 

@@ -86,6 +86,28 @@ def test_an_honest_log_goes_on(registry: Registry, key: Pair, tmp_path: Path) ->
     assert any("was not checked" in note for note in audit(registry, anchor).notes)
 
 
+def test_an_audit_without_an_anchor_says_so(registry: Registry, key: Pair, tmp_path: Path) -> None:
+    anchor = anchored(registry, key, tmp_path / "head.json")
+    for report in (registry.upkeep.audit_chain(), registry.upkeep.audit(), registry.upkeep.audit_all()):
+        assert report.ok and report.anchored is False
+        assert [note for note in report.to_dict()["notes"] if "fusery signature anchor" in note]
+    for report in (
+        audit(registry, anchor, key),
+        registry.upkeep.audit_all(anchors=[anchor], keys=[key.public]),
+    ):
+        assert report.ok and report.anchored is True and report.notes == []
+        assert report.checked["anchor"] == 1
+
+
+def test_an_older_copy_of_the_database_is_found_by_an_audit_of_everything(
+    registry: Registry, key: Pair, tmp_path: Path
+) -> None:
+    anchor = anchored(registry, key, tmp_path / "head.json")
+    with registry.workspace.database.write() as session, unguarded(session):
+        session.execute(delete(tables.Event).where(tables.Event.seq > 5))
+    assert codes(registry.upkeep.audit_all(anchors=[anchor])) == ["log_cut"]
+
+
 def test_a_log_whose_end_was_cut_off_is_found(registry: Registry, key: Pair, tmp_path: Path) -> None:
     anchor = anchored(registry, key, tmp_path / "head.json")
     last = json.loads(base64.b64decode(json.loads(anchor.read_text())["payload"]))["seq"]
