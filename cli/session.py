@@ -93,10 +93,13 @@ class Session:
         self._tell(self.hints.spelled(text))
 
     def reporter(self, progress: Callable[[int, int], None] | None = None) -> Reporter:
-        """Return what hears of long work: what it says goes to `say`, and how far it is to a bar."""
+        """Return what hears of long work: what it says goes to `say`, and how far it is to a bar.
+
+        The names of single items are shown on a terminal only.
+        """
         from fusery.storage.progress import Reporter
 
-        return Reporter(self.say, progress)
+        return Reporter(self.say, progress, self.say if sys.stderr.isatty() else lambda _: None)
 
     def note(self, text: str) -> None:
         """Tell what people said, who may have named commands too: their words stay as they are."""

@@ -14,14 +14,16 @@ class Reporter:
         say: hears what is going on, a line at a time; None for nothing.
         progress: hears how much is done, and of how much: bytes, answers or adapters, as the method says; None for
             nothing.
+        item: hears the name of each of many items; None to hear them by `say`.
     """
 
     def __init__(
         self,
         say: Callable[[str], None] | None = None,
         progress: Callable[[int, int], None] | None = None,
+        item: Callable[[str], None] | None = None,
     ) -> None:
-        self._say, self._progress = say, progress
+        self._say, self._progress, self._item = say, progress, item
 
     def __repr__(self) -> str:
         return "Reporter()" if self._say is None and self._progress is None else "Reporter(...)"
@@ -30,6 +32,13 @@ class Reporter:
         """Hear what is going on."""
         if self._say is not None:
             self._say(text)
+
+    def item(self, name: str) -> None:
+        """Hear which of many items is being worked on."""
+        if self._item is not None:
+            self._item(name)
+        else:
+            self.say(name)
 
     def begin(self, what: str) -> None:
         """Hear that something else is counted from now on: `probe` fuses first, and then answers `tokens`."""

@@ -77,6 +77,14 @@ def test_commands_that_run_models_show_what_is_left(stocked: Fusery, shown: Show
     assert "reading" in shown("calibrate", "tiny")
 
 
+@pytest.mark.parametrize("words", [("audit",), ("audit", "course_rec@1"), ("audit", "--jobs", "1")])
+def test_an_audit_names_single_items_on_a_terminal_only(
+    stocked: Fusery, shown: Shown, words: tuple[str, ...]
+) -> None:
+    assert "course_rec_v1" in shown(*words)
+    assert stocked(*words).err == ""
+
+
 def test_a_script_sees_no_bar(fusery: Fusery, tiny_base: Path) -> None:
     ran = fusery("base", "add", tiny_base, "--name", "tiny")
     assert (ran.code, SHARE in ran.err) == (0, False)
