@@ -181,6 +181,10 @@ class BlobStore(ABC):
         """List all blobs, in no order; other names are skipped."""
 
     @abstractmethod
+    def strays(self) -> Iterator[str]:
+        """List the names in the store's folder that no store writes, in no order."""
+
+    @abstractmethod
     def quarantined(self) -> Iterator[Leftover]:
         """List blobs in quarantine."""
 

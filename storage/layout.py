@@ -60,6 +60,14 @@ def parse_blob_name(name: str) -> tuple[Digest, int] | None:
     return Digest(match["digest"]), int(match["gen"] or 0)
 
 
+def is_store_name(name: str) -> bool:
+    """Return whether a store writes objects of this name."""
+    folder, slash, _ = name.partition("/")
+    if slash:
+        return folder in (TMP, QUARANTINE) or parse_blob_name(name) is not None
+    return name == FORMAT_NAME or _DOCUMENT.fullmatch(name) is not None
+
+
 def document_name(name: str) -> str:
     """Return the name of a document if it may be one.
 

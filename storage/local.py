@@ -31,6 +31,7 @@ from .layout import (
     blob_name,
     document_name,
     format_document,
+    is_store_name,
     parse_blob_name,
     quarantine_name,
 )
@@ -224,6 +225,17 @@ class LocalStore(BlobStore):
                 found = _lstat(entry)
                 if parsed and found and stat.S_ISREG(found.st_mode):
                     yield Blob(parsed[0], found.st_size, parsed[1])
+
+    def strays(self) -> Iterator[str]:
+        """List the names that no store writes, links and special files among them; see `BlobStore.strays`."""
+        folders = [self.root]
+        while folders:
+            for entry in self._entries(folders.pop()):
+                name = Path(entry.path).relative_to(self.root).as_posix()
+                if entry.is_dir(follow_symlinks=False):
+                    folders += [Path(entry.path)] if name not in (TMP, QUARANTINE) else []
+                elif not is_store_name(name) or not entry.is_file(follow_symlinks=False):
+                    yield name
 
     def quarantined(self) -> Iterator[Leftover]:
         """List what `quarantine` has put aside."""

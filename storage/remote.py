@@ -31,6 +31,7 @@ from .layout import (
     blob_name,
     document_name,
     format_document,
+    is_store_name,
     parse_blob_name,
     quarantine_name,
 )
@@ -215,6 +216,10 @@ class FsspecStore(BlobStore):
             parsed = parse_blob_name(entry.name)
             if parsed is not None:
                 yield Blob(parsed[0], entry.size, parsed[1])
+
+    def strays(self) -> Iterator[str]:
+        """List the names that no store writes; see `BlobStore.strays`."""
+        return (entry.name for entry in self._objects.entries("") if not is_store_name(entry.name))
 
     def quarantined(self) -> Iterator[Leftover]:
         """List what `quarantine` has put aside."""

@@ -130,7 +130,18 @@ class NamesContract:
         blob = backend.store.put_bytes(b"ours")
         assert list(backend.store.blobs()) == [blob]
         assert list(backend.store.leftovers()) == []
+        assert list(backend.store.strays()) == [stranger]
         assert backend.read(stranger) == b"stranger"
+
+    def test_names_of_a_store_are_no_strays(self, backend: Backend) -> None:
+        backend.store.initialise("registry-one")
+        backend.store.write_document("backup.json", b"{}")
+        blob = backend.store.put_bytes(HELLO, generation=2)
+        backend.write(name_of(blob.digest, 2), b"damaged")
+        assert backend.store.quarantine(blob.digest, generation=2) is not None
+        backend.store.put_bytes(HELLO, generation=3)
+        backend.write("tmp/0123456789abcdef.part", b"half a bl")
+        assert list(backend.store.strays()) == []
 
     def test_leftovers_are_listed_and_removed(self, backend: Backend) -> None:
         backend.write("tmp/0123456789abcdef.part", b"half a bl")

@@ -35,6 +35,9 @@ Trouble = tuple[str, str] | None
 """Code and message of what is wrong with a blob, None if it is whole."""
 
 _BATCH = 500
+_SHOWN = 8
+"""Names in one note."""
+
 _FOLDER_CODES = {"base": "reference", "fused": "cache", "bundle": "bundle"}
 
 
@@ -218,11 +221,18 @@ def note_garbage(workspace: Workspace, report: Report) -> None:
         known = dict(session.execute(select(tables.Blob.digest, tables.Blob.generation)).all())
         files = tables.ManifestFile
         referenced = set(session.scalars(select(files.blob).where(files.blob.is_not(None))))
-        ready = set(session.scalars(select(tables.Blob.digest).where(tables.Blob.state == "ready")))
-    for digest in sorted(ready - referenced, key=str):
+        blob = tables.Blob
+        ready = dict(session.execute(select(blob.digest, blob.size).where(blob.state == "ready")).all())
+    for digest in sorted(ready.keys() - referenced, key=str):
         with suppress(ValueError, TypeError):  # what is no digest was named before
-            if store.size(Digest(digest), generation=known[digest]) is None:
+            size = store.size(Digest(digest), generation=known[digest])
+            if size is None:
                 report.notes.append(f"blob {digest} belongs to nothing, and is gone")
+            elif size != ready[digest]:
+                message = (
+                    f"blob {digest} belongs to nothing, and has {size} bytes; its row says {ready[digest]}"
+                )
+                report.notes.append(message)
     unused = [
         blob
         for blob in store.blobs()
@@ -231,6 +241,11 @@ def note_garbage(workspace: Workspace, report: Report) -> None:
     if unused:
         total = sum(blob.size for blob in unused)
         report.notes.append(f"{plural(len(unused), 'blob')}, {shown_size(total)}, belong to nothing")
+    strays = sorted(store.strays())
+    if strays:
+        names = [one if one.isprintable() else repr(one) for one in strays[:_SHOWN]]
+        more = f" and {len(strays) - _SHOWN} more" if len(strays) > _SHOWN else ""
+        report.notes.append(f"not written by fusery, in the store: {', '.join(names)}{more}")
     leftovers = list(store.leftovers())
     if leftovers:
         report.notes.append(f"in the store: {plural(len(leftovers), 'part file')} of interrupted writes")

@@ -146,6 +146,17 @@ def test_garbage_is_a_note_and_no_problem(shipped: Registry) -> None:
     assert any("belong to nothing" in note for note in report.notes)
 
 
+def test_a_stray_file_in_the_store_is_named(shipped: Registry) -> None:
+    store = shipped.workspace.settings.home / "store"
+    (store / "blobs" / "sha256" / "ab").mkdir(exist_ok=True)
+    (store / "blobs" / "sha256" / "ab" / "run.sh").write_text("#!/bin/sh\n")
+    (store / "link").symlink_to(store)
+    report = shipped.upkeep.audit()
+    assert report.ok
+    [note] = [note for note in report.notes if "run.sh" in note]
+    assert "blobs/sha256/ab/run.sh, link" in note
+
+
 def test_a_changed_reference_is_found(registry: Registry, tiny_base: Path, tmp_path: Path) -> None:
     import shutil
 
