@@ -194,11 +194,7 @@ class BlobStore(ABC):
 
     @abstractmethod
     def remove_leftover(self, name: str) -> int:
-        """Remove something that `leftovers` or `quarantined` listed; return the bytes freed.
-
-        Raises:
-            ValueError: the name is not one of theirs.
-        """
+        """Remove what `leftovers` or `quarantined` listed, raise ValueError for another name; return the bytes freed."""
 
     @abstractmethod
     def initialise(self, store_id: str) -> None:

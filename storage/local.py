@@ -138,13 +138,7 @@ class LocalStore(BlobStore):
     def put_poured(
         self, origin: BlobStore, blob: Blob, *, generation: int = 0, progress: Progress | None = None
     ) -> Blob:
-        """Store a blob of another store, which pours it straight into the part file.
-
-        Args:
-            origin: the other store.
-            blob: the blob there.
-            generation: the generation to store it under.
-            progress: called with the number of bytes of each piece that arrives.
+        """Store a blob of `origin`, another store, which pours it straight into the part file.
 
         Raises:
             AbsentBlobError, DigestMismatchError: the other store does not have it as it should be; nothing was stored.

@@ -17,6 +17,7 @@ from .auditable import AuditableItem, auditable_items
 from .checks import (
     Reader,
     check_blob,
+    check_claims,
     check_definitions,
     check_events,
     check_folder,
@@ -102,6 +103,7 @@ def audit(
         check_events(workspace, report)
         check_definitions(workspace, report)
         check_sealed(workspace, report)
+        check_claims(workspace, report)
         note_garbage(workspace, report)
     report.notes += reader.notes
     return report

@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from fusery.storage.digest import Digest, digest_file
 from fusery.storage.errors import BlobCorruptError, BlobMissingError, StorageError
 
 from .. import tables
-from ..database import events
+from ..database import Database, events
 from ..database.definitions import differences
+from ..database.intents import LONGEST
 from ..database.protection import weaknesses
 from ..database.sealing import Key
 from ..errors import DatabaseUnavailableError
@@ -212,6 +213,18 @@ def check_sealed(workspace: Workspace, report: Report, only: Collection[Key] | N
         with in_order(report, "amendments"):
             for found in check_amendments(session, only):
                 report.add(found.code, found.subject, found.message)
+
+
+def check_claims(workspace: Workspace, report: Report) -> None:
+    """Add a problem for claims and leases that end later than any command lets them: they block all others."""
+    with workspace.database.read() as session:
+        for table in (tables.Intent, tables.Lease):
+            late = table.expires > Database.clock() + LONGEST
+            count = session.scalar(select(func.count()).select_from(table).where(late))
+            if count:
+                name = table.__tablename__
+                message = f"{plural(count, 'row')} of {name} end later than any command sets, and block others until then"
+                report.add("claim_too_long", name, message)
 
 
 def note_garbage(workspace: Workspace, report: Report) -> None:

@@ -23,6 +23,9 @@ from .connection import Database
 from .owner import Owner
 from .upsert import insert
 
+LONGEST = 86400.0
+"""Seconds after which every claim and every lease has ended, unless it is extended."""
+
 TTL = 3600.0
 """Seconds that an intent lasts without being renewed: generous, since it costs nobody anything but disk space."""
 

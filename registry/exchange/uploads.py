@@ -32,7 +32,7 @@ from fusery.storage.staging import Staged
 
 from .. import tables
 from ..database.batches import batches
-from ..database.intents import claim, release
+from ..database.intents import LONGEST, claim, release
 from ..errors import BadInputError, UploadBusyError, UploadOffsetError, UploadTooLargeError
 from ..record import Record
 from ..records.deposit import Deposit
@@ -40,7 +40,7 @@ from ..records.deposit import Deposit
 if TYPE_CHECKING:
     from ..workspace import Workspace
 
-HELD = 86400.0
+HELD = LONGEST
 """Seconds for which bytes that have arrived wait for their records, or for the rest of them."""
 
 _ENDING = ".upload"

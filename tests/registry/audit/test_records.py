@@ -22,6 +22,7 @@ from fusery.registry.audit.records import check_records
 from fusery.registry.database import Database, events
 from fusery.registry.database.sealing import KINDS, OWNERS, seal_rows
 from fusery.registry.tables.values import kind_of
+from fusery.storage.errors import FuseryError
 
 EVENT = tables.metadata.tables["event"]
 AUDITED = [tables.metadata.tables[name] for name in sorted(OWNERS)] + [EVENT]
@@ -31,6 +32,28 @@ EDITS = [
     for column in table.columns
     if table is EVENT or column.name not in OWNERS[table.name][0].volatile
 ]
+
+
+UNSEALED = [
+    (table.name, column.name)
+    for table in tables.metadata.sorted_tables
+    for column in table.columns
+    if (table.name, column.name) not in EDITS
+]
+NOT_NAMED = {
+    "blob.created_at": "it only says how long a blob without a reference is kept",
+    "blob.tomb_expires": "it counts while the state is deleting, and such a blob is named",
+    "fused.used_at": "it only orders what the cache evicts",
+    "intent.digest": "claims last as long as the commands that run",
+    "intent.expires": "as above; one that is too late is named",
+    "intent.id": "nothing refers to it",
+    "intent.owner": "claims last as long as the commands that run",
+    "lease.expires": "leases last as long as the commands that run; one that is too late is named",
+    "lease.fence": "who has the lease finds it lost, and the command runs again",
+    "lease.key": "as the fence",
+    "lease.owner": "as the fence",
+}
+"""Columns without a seal that an audit does not name an edit of, and why nothing on record follows from them."""
 
 
 class _UndoError(Exception):
@@ -171,9 +194,14 @@ class Edit:
         session.execute(text(self.statement), self.values)
 
 
-def edit_of(session: Session, table: Table, name: str, dice: random.Random) -> Edit:
+def edit_of(session: Session, table: Table, name: str, dice: random.Random, *, sealed: bool = True) -> Edit:
     """Return an edit of a column, in some row."""
     row = row_of(session, table, dice)
+    if not sealed:
+        condition, values = where(table, row)
+        value = other(table.columns[name], row[name], dice)
+        statement = f'UPDATE {table.name} SET "{name}" = {value} WHERE {condition}'
+        return Edit(f"{table.name}.{name}", "", None, statement, values)
     record = None if table is EVENT else (OWNERS[table.name][0].name, row[OWNERS[table.name][1]])
     condition, values = where(table, row)
     value = other(table.columns[name], row[name], dice)
@@ -227,6 +255,40 @@ def test_every_column_edited(full: Registry) -> None:
                 wrong.append((edit.column, edit.subject, found))
     assert missed == []
     assert wrong == []
+
+
+def named(home: Path) -> set[tuple[str, str]]:
+    """Return code and subject of everything that an audit of a home finds; of an error, its code."""
+    try:
+        with Registry.open(home=home) as registry:
+            return {(problem.code, problem.subject) for problem in registry.upkeep.audit().problems}
+    except FuseryError as error:
+        return {(error.code, "")}
+
+
+def test_every_column_without_a_seal_edited(template: Path, tmp_path: Path) -> None:
+    """An audit names each edit, but for those that nothing on record follows from."""
+    dice = random.Random(20261126)
+    before, missed = named(template), []
+    for number, (table, name) in enumerate(UNSEALED):
+        home = shutil.copytree(template, tmp_path / str(number))
+        with Registry.open(home=home) as registry, registry.workspace.database.read() as session:
+            edit = edit_of(session, tables.metadata.tables[table], name, dice, sealed=False)
+        with forced(home / "fusery.db") as connection:
+            assert connection.execute(edit.statement, edit.values).rowcount == 1, edit
+        if not named(home) - before:
+            missed.append(edit.column)
+        shutil.rmtree(home)
+    assert sorted(missed) == sorted(NOT_NAMED)
+
+
+@pytest.mark.parametrize("table", ["intent", "lease"])
+def test_a_claim_that_never_ends_is_named(template: Path, tmp_path: Path, table: str) -> None:
+    home = shutil.copytree(template, tmp_path / "home")
+    before = named(home)
+    with forced(home / "fusery.db") as connection:
+        connection.execute(f"UPDATE {table} SET expires = 99999999999.0")
+    assert {code for code, _ in named(home) - before} == {"claim_too_long"}
 
 
 def test_rows_removed(full: Registry) -> None:
