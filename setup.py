@@ -4,10 +4,14 @@ import gzip
 import os
 import sysconfig
 import tarfile
+from base64 import urlsafe_b64encode
+from hashlib import sha256
 from pathlib import Path
+from zipfile import ZipFile
 
 from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.editable_wheel import editable_wheel
 from setuptools.command.sdist import sdist
 
 LIMITED = not sysconfig.get_config_var("Py_GIL_DISABLED")
@@ -38,6 +42,27 @@ class Wheel(bdist_wheel):
             path.chmod(0o755 if path.stat().st_mode & 0o100 else 0o644)
 
 
+class Editable(editable_wheel):
+    """An editable installation in which type checkers find the package: they do not run its import hook.
+
+    A path file names `.types`, whose `fusery-stubs` is a link to `fusery`.  No import finds a name with a hyphen.
+    """
+
+    def run(self):
+        """Build the wheel, and add the path file."""
+        super().run()
+        [path] = Path(self.dist_dir).glob("*.whl")
+        name, content = "__editable__.fusery_types.pth", f"{Path('.types').resolve()}\n".encode()
+        digest = urlsafe_b64encode(sha256(content).digest()).decode().rstrip("=")
+        with ZipFile(path) as wheel:
+            files = {info: wheel.read(info) for info in wheel.infolist()}
+        with ZipFile(path, "w") as wheel:
+            wheel.writestr(name, content)
+            for info, data in files.items():
+                line = f"{name},sha256={digest},{len(content)}\n" if info.filename.endswith("/RECORD") else ""
+                wheel.writestr(info, line.encode() + data)
+
+
 class Source(sdist):
     """A source archive that says nothing of when and by whom it was made, if SOURCE_DATE_EPOCH is set."""
 
@@ -66,5 +91,5 @@ class Source(sdist):
 setup(
     ext_modules=[KERNEL] if COMPILED else [],
     options={"bdist_wheel": {"py_limited_api": "cp311"}} if COMPILED and LIMITED else {},
-    cmdclass={"bdist_wheel": Wheel, "sdist": Source},
+    cmdclass={"bdist_wheel": Wheel, "editable_wheel": Editable, "sdist": Source},
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -151,6 +152,33 @@ def test_without_a_compiler_the_build_goes_through(build: Build, first: Path) ->
         names = archive.namelist()
     assert "fusery/registry/engine/kernel.py" in names
     assert not [name for name in names if name.endswith(".so")]
+
+
+def test_type_checkers_find_an_editable_installation(build: Build, first: Path, tmp_path: Path) -> None:
+    environment = tmp_path / "environment"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
+    site = next(environment.glob("lib/python3*/site-packages"))
+    with zipfile.ZipFile(build(first, "editable", FUSERY_NO_EXTENSION="1")) as archive:
+        archive.extractall(site)
+        [record] = [archive.read(name).decode() for name in archive.namelist() if name.endswith("/RECORD")]
+    assert {line.split(",")[0] for line in record.split()} >= {path.name for path in site.glob("*.pth")}
+    script = tmp_path / "script.py"
+    script.write_text("import fusery\nfusery.__version__\nfusery.nothing\n")
+    python = environment / "bin" / "python"
+    command = [sys.executable, "-P", "-m", "mypy", "--config-file=", "--cache-dir", tmp_path / "cache"]
+    done = subprocess.run(
+        [*command, "--python-executable", python, script],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert re.findall(r":(\d+): error: .*\[(.*)\]", done.stdout) == [("3", "attr-defined")], done.stdout
+    code = "import fusery; print(fusery.__file__)"
+    found = subprocess.run(
+        [python, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    ).stdout
+    assert Path(found.strip()) == first / "fusery" / "__init__.py"
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
-FOLDERS = ("cli", "examples", "fusery", "migrations", "registry", "storage", "testing", "web")
+FOLDERS = (".types", "cli", "examples", "fusery", "migrations", "registry", "storage", "testing", "web")
 FILES = ("CHANGELOG.md", "LICENSE", "MANIFEST.in", "README.md", "pyproject.toml", "setup.py")
 
 
