@@ -41,9 +41,19 @@ def measure(tokenizer: Any, token: int, logprobs: Any, count: int) -> TokenLogpr
     wanted = logprobs[mx.array([token, *likeliest])].tolist()
     values = [max(float(value), IMPOSSIBLE) for value in wanted]
     top = sorted(zip(likeliest, values[1:], strict=True), key=lambda pair: (-pair[1], pair[0]))
-    return TokenLogprob(
-        tokenizer.decode([token]), values[0], tuple((tokenizer.decode([each]), value) for each, value in top)
+    anchor = anchor_tokens(tokenizer)
+    before = len(tokenizer.decode(anchor))
+    text, *others = (
+        tokenizer.decode([*anchor, each])[before:] for each in (token, *(each for each, _ in top))
     )
+    pairs = zip(others, (value for _, value in top), strict=True)
+    return TokenLogprob(text, values[0], tuple(pairs))
+
+
+def anchor_tokens(tokenizer: Any) -> list[int]:
+    """Return tokens of a short text: decoders drop the space before a text's first word, but not before the next."""
+    tokens: list[int] = tokenizer.encode("a", add_special_tokens=False)
+    return tokens
 
 
 def chat_form(tokens: Sequence[TokenLogprob]) -> dict[str, Any]:

@@ -236,6 +236,7 @@ class Service:
                         options,
                         tuple(body.stop),
                         owner=access.owner,
+                        continues=chat is None,
                         alternatives=body.alternatives,
                         constraint=matcher and Constraint(matcher, self.grammars.ends),
                         may_keep=partial(self._may_keep, access, body.model, target.resident),

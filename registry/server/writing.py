@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from .logprobs import TokenLogprob, measure
+from .logprobs import TokenLogprob, anchor_tokens, measure
 from .sampling import Sampling, make_processors
 from .stopping import StopWords
 from .structured import Constraint
@@ -28,6 +28,7 @@ class Job:
         stop: strings that end the answer.
         receiver: whatever the engine's `post` needs to hand the text on.
         owner: whose share it uses.
+        continues: the answer continues the prompt's text, as in `/v1/completions`.
         alternatives: of how many of the likeliest tokens to tell the probability at each; None for not even the chosen one's.
         constraint: what the answer must match, if that was asked for.
         cancelled: nobody wants the answer any more.
@@ -42,6 +43,7 @@ class Job:
     stop: tuple[str, ...] = ()
     receiver: Any = None
     owner: str = ""
+    continues: bool = False
     alternatives: int | None = None
     constraint: Constraint | None = None
     cancelled: bool = False
@@ -84,7 +86,7 @@ class Writing:
 
     def __init__(self, job: Job, tokenizer: Any) -> None:
         self.job, self.tokens, self.reading = job, 0, True
-        self._tokenizer, self._detokenizer = tokenizer, tokenizer.detokenizer
+        self._tokenizer, self._detokenizer = tokenizer, _make_detokenizer(tokenizer, continues=job.continues)
         self._stop = StopWords(job.stop)
 
     def add(self, token: int, finish: Finish | None, logprobs: Any) -> Piece:
@@ -109,3 +111,19 @@ class Writing:
         if self._stop.found:
             return Piece(text, 1, "stop", logprob)
         return Piece(text + self._stop.finish() if finish else text, 1, finish, logprob)
+
+
+def _make_detokenizer(tokenizer: Any, *, continues: bool) -> Any:
+    """Return a detokenizer for one answer.
+
+    mlx-lm's detokenizers drop a space before the first word.  After a piece of text they keep it.  A chat with a
+    SentencePiece tokenizer does without: there the space marks a word, as `decode` of the tokenizer has it.
+    """
+    from mlx_lm.tokenizer_utils import BPEStreamingDetokenizer
+
+    detokenizer = tokenizer.detokenizer
+    if continues or isinstance(detokenizer, BPEStreamingDetokenizer):
+        for token in anchor_tokens(tokenizer):
+            detokenizer.add_token(token)
+        _ = detokenizer.last_segment  # reading it marks the text as returned
+    return detokenizer

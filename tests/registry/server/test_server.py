@@ -70,6 +70,31 @@ def test_each_name_has_its_answer(server: Served) -> None:
     assert client(server).completions.create(model="echo", prompt="b", max_tokens=3).choices[0].text == "bbb"
 
 
+def test_text_completions_keep_the_leading_space(server: Served) -> None:
+    """An answer continues its prompt, so that a space before its first word is part of it."""
+    options = {"model": "echo", "prompt": "b ", "max_tokens": 3, "temperature": 0}
+    (choice,) = client(server).completions.create(**options, logprobs=1).choices
+    assert choice.text == "   "
+    assert choice.logprobs is not None
+    assert "".join(choice.logprobs.tokens or []) == choice.text
+    chunks = client(server).completions.create(**options, stream=True)
+    assert "".join(chunk.choices[0].text for chunk in chunks) == "   "
+    stopped = client(server).completions.create(**options, stop=["  "]).choices[0]
+    assert (stopped.text, stopped.finish_reason) == ("", "stop")
+
+
+def test_chat_text_is_that_of_its_tokens(server: Served) -> None:
+    (choice,) = (
+        client(server)
+        .chat.completions.create(
+            model="echo", messages=HELLO, max_tokens=3, temperature=0, logprobs=True, logit_bias={"32": 100}
+        )
+        .choices
+    )
+    assert choice.logprobs is not None
+    assert choice.message.content == "".join(each.token for each in choice.logprobs.content or []) == "   "
+
+
 def test_listing_tells_where_names_lead(server: Served) -> None:
     listed = {model.id: model.to_dict() for model in client(server).models.list()}
     assert list(listed)[:2] == ["echo", "caesar_v1"]
