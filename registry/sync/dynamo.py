@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -39,8 +40,8 @@ class Downloader:
             context: Dynamo's `ResolveContext`: where files may lie, and what the base is called.
 
         Raises:
-            RuntimeLoRANotFoundError: it is not to be served: yanked, an alias, of another base.
-            RuntimeLoRAResolverUnavailableError: the registry cannot be asked, or the adapter is larger than allowed.
+            RuntimeLoRANotFoundError: it is not to be served: yanked, an alias, of another base, above a limit of the worker.
+            RuntimeLoRAResolverUnavailableError: the registry cannot be asked.
         """
         return await asyncio.to_thread(self._resolved, source_uri, context)
 
@@ -54,28 +55,29 @@ class Downloader:
         from fusery.storage.errors import FuseryError
 
         from .resolving import NotServedError
+        from .served_from import max_lora_rank
 
         scheme, colon, rest = uri.partition(":")
         name = rest.removeprefix("//").strip("/")
         if not colon or scheme.lower() != SCHEME or not name:
             return None
         try:
-            found = self._opened(context).resolve(name, context.base_model_name)
+            found = self._opened(context).resolve(
+                name,
+                context.base_model_name,
+                max_rank=max_lora_rank(sys.argv),
+                max_bytes=context.max_download_bytes,
+            )
         except NotServedError as refused:
             raise RuntimeLoRANotFoundError(str(refused)) from refused
         except (FuseryError, OSError) as error:
             raise RuntimeLoRAResolverUnavailableError("the registry of adapters cannot be asked") from error
         if found is None:
             return None
-        size = sum(path.stat().st_size for path in found.folder.iterdir())
-        if size > context.max_download_bytes:
-            raise RuntimeLoRAResolverUnavailableError(
-                f"{found.name} has {size:,} bytes, more than there is room for"
-            )
         return ResolvedLoRA(
             local_path=found.folder,
             source_revision=f"sha256:{found.digest}",
-            size_bytes=size,
+            size_bytes=found.nbytes,
             metadata={"adapter": found.name, "modules": str(found.modules)},
         )
 

@@ -56,12 +56,16 @@ class Resolved:
         digest: that it is registered under.
         folder: with its two files, which stay as they are.
         modules: of the base that it changes.
+        rank: of its factors.
+        nbytes: of its two files.
     """
 
     name: str
     digest: str
     folder: Path
     modules: int
+    rank: int
+    nbytes: int
 
 
 class Resolver:
@@ -93,15 +97,19 @@ class Resolver:
         self._begun = False
         self._refused: set[tuple[str, str]] = set()
 
-    def resolve(self, asked: str, base_called: str) -> Resolved | None:
+    def resolve(
+        self, asked: str, base_called: str, *, max_rank: int | None = None, max_bytes: int | None = None
+    ) -> Resolved | None:
         """Return the adapter that a name means; None if none is called so.
 
         Args:
             asked: what a request asks for.
             base_called: what the server calls its base: a hub id, or a folder.
+            max_rank: the server's `--max-lora-rank`; None if it is not known.
+            max_bytes: the server's limit on an adapter's files; None for no limit.
 
         Raises:
-            NotServedError: it is yanked, an alias, of another base, or nothing that servers compute.
+            NotServedError: it is yanked, an alias, of another base, above a limit, or nothing that servers compute.
             FuseryError: the registry or its files cannot be reached, or are damaged.
         """
         reference = self._reference(asked)
@@ -115,6 +123,7 @@ class Resolver:
         try:
             self._require_servable(found, base_called)
             resolved = self._fetched(found, base_called)
+            _require_loadable(resolved, max_rank, max_bytes)
         except BadInputError as error:
             self._record_refusal(found, error)
             if isinstance(error, NotServedError):
@@ -258,6 +267,23 @@ class Resolver:
         return True
 
 
+def _require_loadable(resolved: Resolved, max_rank: int | None, max_bytes: int | None) -> None:
+    """Refuse an adapter that the server would refuse to load.
+
+    Raises:
+        NotServedError: its rank or its files are above the server's limit.
+    """
+    if max_rank is not None and resolved.rank > max_rank:
+        raise NotServedError(
+            f"{resolved.name}: rank {resolved.rank} is above --max-lora-rank {max_rank}",
+            hint=f"start the server with --max-lora-rank {resolved.rank} or the next larger value that it takes",
+        )
+    if max_bytes is not None and resolved.nbytes > max_bytes:
+        raise NotServedError(
+            f"{resolved.name}: {resolved.nbytes:,} bytes, and this server takes at most {max_bytes:,}"
+        )
+
+
 def _read(folder: Path, found: Found) -> Resolved | None:
     """Return what a folder holds, every byte hashed; None if it is not the adapter."""
     try:
@@ -270,6 +296,8 @@ def _read(folder: Path, found: Found) -> Resolved | None:
             return None
         if any((inside / name).is_symlink() or digest_file(inside / name) != files[name] for name in files):
             return None
-        return Resolved(found.name, found.digest, inside, int(note["modules"]))
+        rank = int(read_object(inside / "adapter_config.json")["r"])
+        nbytes = sum(size for _, size in files.values())
+        return Resolved(found.name, found.digest, inside, int(note["modules"]), rank, nbytes)
     except (OSError, StorageError, KeyError, TypeError, ValueError):
         return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import platformdirs
@@ -15,6 +15,9 @@ from .sources import AdapterSource, OwnRegistry, RegistryOverHttp
 
 SERVER = "FUSERY_SERVER"
 """URL of `fusery server`, which is asked with `FUSERY_TOKEN`; without it, the registry of the other settings."""
+
+_MAX_LORA_RANK = 16
+"""vLLM's default for `--max-lora-rank` (vllm/config/lora.py)."""
 
 
 def resolver_of_environment(
@@ -59,3 +62,14 @@ def _source(environment: Mapping[str, str]) -> AdapterSource:
     if url := environment.get(SERVER):
         return RegistryOverHttp(url)
     return OwnRegistry(Workspace(Settings.load()))
+
+
+def max_lora_rank(arguments: Sequence[str]) -> int | None:
+    """Return the largest rank that vLLM loads, from the arguments it was started with; None if they do not tell."""
+    words = [part for argument in arguments for part in argument.split("=", 1)]
+    names = [word.replace("_", "-") for word in words]
+    given = [value for name, value in zip(names, words[1:], strict=False) if name == "--max-lora-rank"]
+    if "--max-lora-rank" in names:
+        return int(given[-1]) if given and given[-1].isdecimal() else None
+    # A configuration file may have it.
+    return _MAX_LORA_RANK if "--enable-lora" in names and "--config" not in names else None

@@ -39,7 +39,8 @@ class FuseryResolver(LoRAResolver):
             lora_name: what a request asks for.
 
         Raises:
-            ValueError: it is not to be served: yanked, an alias, of another base; the client gets the sentence.
+            ValueError: it is not to be served: yanked, an alias, of another base, above `--max-lora-rank`; the client
+                gets the sentence.
             RuntimeError: the registry cannot be asked; the client gets a 500 without a word of why, and the log has it.
         """
         # Asking takes a while, and the loop is that of all answers.
@@ -47,10 +48,11 @@ class FuseryResolver(LoRAResolver):
 
     def _resolved(self, base: str, name: str) -> LoRARequest | None:
         from fusery.registry.sync.resolving import NotServedError
+        from fusery.registry.sync.served_from import max_lora_rank
         from fusery.storage.errors import FuseryError
 
         try:
-            found = self._opened().resolve(name, base)
+            found = self._opened().resolve(name, base, max_rank=max_lora_rank(sys.argv))
         except NotServedError as refused:
             hint = f" ({refused.hint})" if refused.hint else ""
             LOG.warning("%s%s", refused, hint)

@@ -122,7 +122,9 @@ def test_a_snapshot_as_dynamo_wants_it(downloader: Downloader, stocked: Registry
     assert stocked.deployments.list()[0].via == "dynamo"
 
 
-def test_what_is_refused(downloader: Downloader, stocked: Registry, tmp_path: Path) -> None:
+def test_what_is_refused(
+    downloader: Downloader, stocked: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     root = tmp_path / "dyn"
     stocked.aliases.set("prod", "course_rec@2")
     stocked.adapters.yank("course_rec@1", reason="bad data")
@@ -133,8 +135,12 @@ def test_what_is_refused(downloader: Downloader, stocked: Registry, tmp_path: Pa
     ):
         with pytest.raises(RuntimeLoRANotFoundError, match=said):
             ask(downloader, uri, context(root, base=base))
-    with pytest.raises(RuntimeLoRAResolverUnavailableError, match="more than there is room for"):
+    with pytest.raises(RuntimeLoRANotFoundError, match="at most 100"):
         ask(downloader, "fusery://course_rec@2", context(root, most=100))
+    monkeypatch.setattr(sys, "argv", ["dynamo.vllm", "--enable-lora", "--max-lora-rank", "2"])
+    with pytest.raises(RuntimeLoRANotFoundError, match="--max-lora-rank 2"):
+        ask(downloader, "fusery://course_rec@2", context(root))
+    assert running(stocked) == []
     for uri in ("fusery://", "s3://x/y", "fusery", "fusery://rerank@1", "fusery://../x"):
         assert ask(downloader, uri, context(root)) is None
 

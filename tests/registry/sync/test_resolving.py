@@ -19,7 +19,7 @@ from fusery.registry import Registry
 from fusery.registry.errors import BadInputError, ServerUnavailableError
 from fusery.registry.sync import resolving
 from fusery.registry.sync.resolving import NotServedError, Resolver
-from fusery.registry.sync.served_from import resolver_of_environment
+from fusery.registry.sync.served_from import max_lora_rank, resolver_of_environment
 from fusery.registry.sync.sources import AdapterSource, Found, OwnRegistry, RegistryOverHttp
 from fusery.registry.workspace import Workspace
 from fusery.storage.errors import FuseryError
@@ -99,6 +99,39 @@ def test_what_is_refused_and_why(
         resolver.resolve("rerank@1", "tiny")
     assert running(stocked) == []
     assert not [path for path in (tmp_path / "files").glob("*") if path.name != ".locks"]
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason"),
+    [({"max_rank": 4}, "rank 8 is above --max-lora-rank 4"), ({"max_bytes": 100}, "at most 100")],
+)
+def test_an_adapter_above_the_servers_limit_is_not_recorded_as_deployed(
+    resolver: Resolver, stocked: Registry, limits: dict[str, int], reason: str
+) -> None:
+    with pytest.raises(NotServedError, match=reason):
+        resolver.resolve(V1, "tiny", **limits)
+    assert running(stocked) == []
+    [refused] = [each for each in stocked.upkeep.log() if each.action == "deployment.refused"]
+    assert reason in refused.detail["reason"]
+    found = resolver.resolve(V1, "tiny", max_rank=8, max_bytes=1 << 30)
+    assert found is not None and found.rank == 8
+    assert running(stocked) == [V1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "rank"),
+    [
+        ("vllm serve tiny --enable-lora", 16),
+        ("vllm serve tiny --enable-lora --max-lora-rank 64", 64),
+        ("vllm serve tiny --enable-lora --max_lora_rank=8 --max-lora-rank=32", 32),
+        ("vllm serve tiny --enable-lora --config vllm.yaml", None),
+        ("vllm serve tiny --enable-lora --config=vllm.yaml --max-lora-rank 8", 8),
+        ("vllm serve tiny --enable-lora --max-lora-rank", None),
+        ("python -c pass", None),
+    ],
+)
+def test_the_largest_rank_comes_from_the_servers_arguments(arguments: str, rank: int | None) -> None:
+    assert max_lora_rank(arguments.split()) == rank
 
 
 def test_what_is_refused_is_in_the_log_once_for_a_reason(resolver: Resolver, stocked: Registry) -> None:
@@ -198,7 +231,7 @@ def test_several_servers_fetch_once(
 PROCESS = """
 import sys, os
 from pathlib import Path
-from fusery.registry.sync.served_from import resolver_of_environment
+from fusery.registry.sync.served_from import max_lora_rank, resolver_of_environment
 found = resolver_of_environment(os.environ, "vllm", "-").resolve(sys.argv[1], "tiny")
 print(found.folder)
 """
