@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fusery.storage.errors import FormatError
 from fusery.storage.safetensors import BASE_HEADER_LIMIT, Tensor, read_header
@@ -18,6 +18,9 @@ from .architectures import architecture_of
 from .arithmetic import FORMATS
 from .config import weight_names
 from .naming import NeedsModelClassError, require_by_name, require_plain_quantization
+
+if TYPE_CHECKING:
+    from .own_layout import OwnLayout
 
 _LAYER_LISTS = ("layers", "h", "blocks")
 _COPYABLE = {"BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64", "F16", "BF16", "F32"}
@@ -56,6 +59,7 @@ class Base:
         formats: how each quantised module is quantised, from the class; None where it was not asked.
         quantizable: what can be quantised, from the class: True, or parameters for `quantization`, or False.
         kept_plain: modules whose numbers an adapter replaced, which are not rounded any further.
+        own: the layout to write, where mlx-lm's class drops tensors that the model needs; None for mlx-lm's.
     """
 
     files: Mapping[str, Path]
@@ -67,6 +71,7 @@ class Base:
     formats: Mapping[str, Mapping[str, Any]] | None = None
     quantizable: Mapping[str, Any] | None = None
     kept_plain: frozenset[str] = frozenset()
+    own: OwnLayout | None = None
 
     def with_tensors(self, file: str, path: Path, tensors: Mapping[str, Tensor]) -> Base:
         """Return the base with some of its tensors taken from another file, as after full fine-tuning.

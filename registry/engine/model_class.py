@@ -30,6 +30,7 @@ from .base import Source
 from .computed import Computed, dtype_of, write_computed
 from .config import weight_names
 from .fingerprint import fingerprint
+from .own_layout import OwnLayout, is_droppable
 from .watch import Watch
 
 LINEAR, EMBEDDING, SWITCH = "linear", "embedding", "switch"
@@ -65,6 +66,7 @@ class Loaded:
         fingerprint: the versions and the machine that computed tensors depend on.
         computed: names of the tensors that were computed, sorted.
         config: `config.json` as mlx-lm has it after loading.
+        own: the layout on disk where the class drops tensors that the model needs; None where it drops none.
     """
 
     tensors: Mapping[str, Source]
@@ -76,6 +78,7 @@ class Loaded:
     fingerprint: str
     computed: tuple[str, ...]
     config: Mapping[str, Any]
+    own: OwnLayout | None = None
 
 
 def load_by_class(files: Mapping[str, Path], config: Mapping[str, Any], scratch: Path) -> Loaded:
@@ -97,6 +100,7 @@ def load_by_class(files: Mapping[str, Path], config: Mapping[str, Any], scratch:
     kinds = _kinds(model)
     blocks, formats, quantizable = _blocks(model, kinds), _formats(model), _quantizable(model)
     kept, wanted = _origins(model, watch, sources)
+    own = _own_layout(mx, model, watch, kept, sources, config)
     _let_go(mx, model)
     watch.forget()
     try:
@@ -113,6 +117,7 @@ def load_by_class(files: Mapping[str, Path], config: Mapping[str, Any], scratch:
         fingerprint=fingerprint(),
         computed=tuple(sorted(tensors)),
         config=result,
+        own=own,
     )
 
 
@@ -296,6 +301,40 @@ def _origins(
             computed[name] = Computed(array.dtype, tuple(array.shape), _pieces(array, watch, found))
     ordered = sorted(kept.items(), key=lambda item: (item[1].file, item[1].tensor.begin, item[0]))
     return dict(ordered), dict(sorted(computed.items()))
+
+
+def _own_layout(
+    mx: ModuleType,
+    model: Any,
+    watch: Watch,
+    kept: Mapping[str, Source],
+    sources: Mapping[str, Source],
+    config: Mapping[str, Any],
+) -> OwnLayout | None:
+    """Return the layout on disk if the class drops tensors that the model needs, else None."""
+    used = _used(mx, model, watch)
+    dropped = sorted(name for name in watch.loaded.keys() - used if not is_droppable(name, config))
+    if not dropped:
+        return None
+    on_disk = {(source.file, source.tensor.begin): name for name, source in sources.items()}
+    by_name: dict[str, str] = {}
+    for name, source in kept.items():
+        by_name.setdefault(on_disk[source.file, source.tensor.begin], name)
+    names = {name: own for own, name in by_name.items()}
+    copied = sources.keys() - by_name.keys()
+    return OwnLayout(names, {name: _renamed(name, sources[name]) for name in copied}, dropped)
+
+
+def _used(mx: ModuleType, model: Any, watch: Watch) -> set[str]:
+    """Return which tensors of the files the model's parameters are made from, as the graph of the lazy arrays has it."""
+    from mlx.utils import tree_flatten
+
+    numbered = {f"n{number}": name for number, name in enumerate(watch.loaded)}
+    arrays = {number: watch.loaded[name] for number, name in numbered.items()}
+    outputs = [mx.stop_gradient(array) for _, array in tree_flatten(model.parameters())]
+    graph = io.StringIO()
+    mx.export_to_dot(graph, *outputs, **arrays)
+    return {numbered[number] for number in re.findall(r'^"(n\d+)" -> ', graph.getvalue(), re.MULTILINE)}
 
 
 def _pieces(array: Any, watch: Watch, found: Mapping[int, Source]) -> list[Any]:

@@ -22,6 +22,7 @@ from .fidelity import Sums
 from .grids import bits_of
 from .modules import Module, computed_modules, part_names, written_parts
 from .naming import NeedsModelClassError
+from .own_layout import in_own_layout
 from .policy import Policy, Quantize
 from .whole import REPLACED, Whole
 
@@ -157,7 +158,7 @@ def make_plan(
         weight: factor of its update.
         extras: further adapters to add.
         whole: what it replaces in the base, beside its factors.
-        metadata: further entries for the metadata of the weight files, beside {"format": "mlx"}.
+        metadata: further entries for the metadata of the weight files, beside `format`.
         shard: bytes of tensors in one file at most.
         scratch: folder for tensors that mlx-lm's class of the model has to compute; None not to ask the class.
 
@@ -181,7 +182,8 @@ def make_plan(
         loaded = _by_class(base_files, config, scratch, reason)
         base, replaced = _with_replaced(loaded, adapters, whole)
         modules = computed_modules(base, adapters, policy)
-    plan = _plan(base, policy, modules, {"format": "mlx", **(metadata or {})}, shard)
+    form = "mlx" if base.own is None else "pt"
+    plan = _plan(in_own_layout(base, modules), policy, modules, {"format": form, **(metadata or {})}, shard)
     return replace(plan, replaced=replaced)
 
 
@@ -195,7 +197,7 @@ def _by_class(
     except MissingExtraError as missing:
         raise MissingExtraError(f"{reason.message}; fusing it", "mlx") from missing
     told = (loaded.kinds, loaded.blocks, loaded.formats, loaded.quantizable)
-    return Base({**files, **loaded.files}, loaded.config, loaded.tensors, True, *told)
+    return Base({**files, **loaded.files}, loaded.config, loaded.tensors, True, *told, own=loaded.own)
 
 
 def _with_replaced(
@@ -330,7 +332,7 @@ class _Layout:
 
     def where(self) -> dict[str, str]:
         """Return the file of each tensor."""
-        return {name: self._name(place.output) for name, place in self.places.items()}
+        return {self._written(name): self._name(place.output) for name, place in self.places.items()}
 
     def _compute(self, module: Module, place: Place) -> Compute:
         parts = {part for part, _, _ in written_parts(module)}
@@ -357,7 +359,11 @@ class _Layout:
             yield _Tensor(name, dtype, shape, self.base.tensors[name] if kept else module)
 
     def _header(self, shard: list[_Tensor]) -> bytes:
-        return build_header(((tensor.name, tensor.dtype, tensor.shape) for tensor in shard), self.metadata)
+        entries = ((self._written(tensor.name), tensor.dtype, tensor.shape) for tensor in shard)
+        return build_header(entries, self.metadata)
+
+    def _written(self, tensor: str) -> str:
+        return self.base.own.name_of(tensor) if self.base.own else tensor
 
     def _name(self, number: int) -> str:
         count = len(self.shards)

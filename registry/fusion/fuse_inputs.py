@@ -125,12 +125,12 @@ class FuseInputs:
 
         names = [file.path for file in self.base.manifest.files]
         keys = f"; {KEYS}" if mlx_keys(self.base.config) else ""
+        engine = SEEING if self.base.config.get("vision_config") else ENGINE
         if taken_by_name(self.base.config, names, written_by_mlx=self.base.written_by_mlx, quantize=quantize):
-            engine = SEEING if self.base.config.get("vision_config") else ENGINE
             return f"{engine}{keys}"
         from ..engine.fingerprint import fingerprint
 
-        return f"{ENGINE}{keys}; {fingerprint()}"
+        return f"{engine}{keys}; {fingerprint()}"
 
     @contextmanager
     def opened(

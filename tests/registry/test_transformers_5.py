@@ -221,7 +221,11 @@ def test_mlx_computes_what_transformers_computes(kind: str, shared: Registry, tm
     if kind in FAMILIES:
         dimensions = dimensions_of(read_object(fused.path / "config.json"))
         assert dimensions.theta == json.loads(rotary[0])["rope_theta"]
-    if taken_by_name(read_object(base / "config.json"), [], written_by_mlx=False):
+    sees = bool(read_object(base / "config.json").get("vision_config"))
+    if sees:
+        assert tiny_models.read_tensors(fused.path).keys() == tiny_models.read_tensors(base).keys()
+        assert read_object(fused.path / "config.json")["vision_config"]
+    if sees or taken_by_name(read_object(base / "config.json"), [], written_by_mlx=False):
         assert apart(of_transformers(fused.path, tmp_path), expected) < COMPUTED[kind]
 
 

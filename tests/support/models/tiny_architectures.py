@@ -371,6 +371,8 @@ def _latent_attention(tensors: dict[str, Any], config: Mapping[str, Any]) -> dic
 def _gemma3(tensors: dict[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
     import mlx.core as mx
 
+    if "vision_config" not in config:
+        return tensors
     extra = {
         "vision_tower.vision_model.embeddings.patch_embedding.weight": mx.ones((8, 4, 4, 3), mx.bfloat16),
         "multi_modal_projector.mm_soft_emb_norm.weight": mx.ones((8,), mx.bfloat16),
@@ -387,7 +389,8 @@ def _llama4(tensors: dict[str, Any], config: Mapping[str, Any]) -> dict[str, Any
         pair = [found.pop(f"{prefix}.{part}.weight").swapaxes(1, 2) for part in ("gate_proj", "up_proj")]
         found[f"{prefix}.gate_up_proj"] = mx.concatenate(pair, axis=-1)
         found[f"{prefix}.down_proj"] = found.pop(f"{prefix}.down_proj.weight").swapaxes(1, 2)
-    found["vision_model.class_embedding"] = mx.ones((8,), mx.bfloat16)
+    if "vision_config" in config:
+        found["vision_model.class_embedding"] = mx.ones((8,), mx.bfloat16)
     return found
 
 

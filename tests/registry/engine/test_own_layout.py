@@ -1,0 +1,71 @@
+"""Bases whose class in mlx-lm drops tensors: nothing of them is lost.  `test_transformers_5.py` has transformers read them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import adapters_by_class
+import pytest
+import tiny_architectures
+import tiny_models
+
+from fusery.registry.engine.own_layout import is_droppable
+from fusery.registry.engine.policy import Policy, Quantize
+from fusery.registry.engine.precisions import DEQUANTIZE, KEEP
+from fusery.registry.errors import FusionUnsupportedError
+
+pytest.importorskip("mlx_lm")
+
+OurFuse = Callable[..., Any]
+SEES = {"vision_config": {"hidden_size": 8}}
+
+
+@pytest.mark.parametrize("precision", [KEEP, DEQUANTIZE, Policy(KEEP, quantize=Quantize(4, 32))])
+def test_every_precision_keeps_the_tower_and_loads(
+    precision: str | Policy, tmp_path: Path, our_fuse: OurFuse
+) -> None:
+    base = tiny_architectures.make_architecture(tmp_path / "base", "gemma3", layout="hf", config=SEES)
+    adapter = adapters_by_class.make_adapter(tmp_path / "adapter", base)
+    folder, _ = our_fuse(base, adapter, precision)
+    assert json.loads((folder / "config.json").read_text())["vision_config"] == SEES["vision_config"]
+    before, after = tiny_models.read_tensors(base), tiny_models.read_tensors(folder)
+    tower = [name for name in before if name.startswith(("vision_tower.", "multi_modal_projector."))]
+    assert tower and {name: after[name] for name in tower} == {name: before[name] for name in tower}
+    assert before.keys() <= after.keys()
+    adapters_by_class.load_lazily(folder)
+
+
+def test_what_can_be_written_in_neither_layout_is_refused(tmp_path: Path, our_fuse: OurFuse) -> None:
+    base = tiny_architectures.make_architecture(tmp_path / "base", "llama4", layout="hf", config=SEES)
+    attention = adapters_by_class.make_adapter(tmp_path / "attention", base, keys=["self_attn.q_proj"])
+    folder, _ = our_fuse(base, attention)
+    assert tiny_models.read_tensors(folder).keys() == tiny_models.read_tensors(base).keys()
+    experts = adapters_by_class.make_adapter(tmp_path / "experts", base)
+    (tmp_path / "other").mkdir()
+    with pytest.raises(
+        FusionUnsupportedError, match=r"would lose 1 tensors.*vision_model\.class_embedding"
+    ) as caught:
+        our_fuse(base, experts, name="refused", scratch=tmp_path / "other")
+    assert "mlx_lm.convert" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("name", "droppable"),
+    [
+        ("model.layers.0.self_attn.rotary_emb.inv_freq", True),
+        ("transformer.h.0.attn.bias", True),
+        ("transformer.h.0.attn.c_attn.bias", False),
+        ("lm_head.weight", True),
+        ("mtp.layers.0.mlp.up_proj.weight", True),
+        ("model.layers.2.enorm.weight", True),
+        ("model.layers.1.enorm.weight", False),
+        ("model.visual.blocks.0.attn.qkv.weight", False),
+        ("model.audio_tower.layers.7.fc1.weight", False),
+    ],
+)
+def test_known_droppable_tensors(name: str, droppable: bool) -> None:
+    config = {"tie_word_embeddings": True, "text_config": {"num_hidden_layers": 2}}
+    assert is_droppable(name, config) is droppable
