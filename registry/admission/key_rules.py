@@ -12,6 +12,7 @@ from typing import Any
 
 from ..adapters.files import CONFIG as ADAPTER_CONFIG
 from ..adapters.finding import Finding
+from ..models.sliding_window import ignored_window
 from ..server.mlx_keys import added_keys, class_of
 from .candidate import Candidate
 from .code import Code, rule
@@ -42,6 +43,13 @@ BASE_NOT_LOADED = Code(
     "nothing can be fused into it, measured or served by mlx; adapters can be kept and given to other servers",
     "take the files as the model's authors published them, or a conversion by mlx_lm.convert",
 )
+BASE_WINDOW_IGNORED = Code(
+    "base_window_ignored",
+    "warning",
+    "the base has a sliding window that mlx-lm's class of the model ignores",
+    "mlx-lm attends to tokens before the window, so that it computes something else than transformers on longer texts",
+    "keep prompt and answer together within the window, or use a server that computes it: fusery materialize --target vllm",
+)
 TRAINED_ON_DEFAULTS = Code(
     "trained_on_defaults",
     "info",
@@ -51,7 +59,7 @@ TRAINED_ON_DEFAULTS = Code(
 )
 
 
-@rule(BASE_KEYS_ADDED, BASE_KEYS_LOST, BASE_NOT_LOADED, TRAINED_ON_DEFAULTS)
+@rule(BASE_KEYS_ADDED, BASE_KEYS_LOST, BASE_NOT_LOADED, BASE_WINDOW_IGNORED, TRAINED_ON_DEFAULTS)
 def trained_on_what_the_base_says(candidate: Candidate) -> Iterator[Finding]:
     """An adapter that mlx-lm trained was trained on the base with all that its configuration says."""
     config = candidate.base.architecture.config
@@ -81,6 +89,10 @@ def key_findings(config: Mapping[str, Any], failure: str | None = None) -> Itera
         )
     if failure:
         yield BASE_NOT_LOADED.found(FILE, failure)
+    if window := ignored_window(config):
+        yield BASE_WINDOW_IGNORED.found(
+            FILE, f"mlx-lm's class ignores the sliding window of {window} tokens that {FILE} asks for"
+        )
 
 
 def _told(added: Mapping[str, Any], known: Mapping[str, Any] | None) -> str:

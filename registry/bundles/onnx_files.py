@@ -12,9 +12,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from fusery.storage.jsonfile import read_object
 from fusery.storage.watching import require_digests, watched
 
 from ..errors import BadInputError, MissingExtraError, ModelUnusableError
+from ..models.sliding_window import EVERY_LAYER, ignored_window
 from . import onnx_program
 from .layout import Layout, LayoutError
 from .servers import base_architecture, require_dense
@@ -62,6 +64,9 @@ _SET = {
 _CLOSE = {"f16": 0.03, "f32": 0.001}
 """How far a logit may be from transformers', as a part of the largest.  SmolLM2-135M: 0.006 and 0.00002."""
 
+_TOKENS, _MOST_TOKENS = 24, 1024
+"""Tokens that the file and the model are compared on: more than a sliding window has, unless that takes too long."""
+
 _GIB = 1 << 30
 
 
@@ -89,8 +94,9 @@ def write_onnx(source: BundleSource, bundle: BundleFolder, kind: str) -> dict[st
         model, made = _new(scratch / "model"), _new(scratch / "made")
         with watched(source.fused.paths, source.fused.manifest):
             require_digests(source.fused.paths, source.fused.manifest)
-            _show(source.fused, model)
+            window = _show(source.fused, model)
             job = {"model": str(model), "folder": str(made), "cache": str(scratch / "cache")}
+            job["tokens"] = min(window + _TOKENS, _MOST_TOKENS)
             found = _asked({"do": "export", "type": TYPES[kind], **job}, weights)
         _require_close(source.name, {**found, "error": _named(found.get("error"), model, source.name)}, kind)
         for file in (*FILES, *_OPTIONAL):
@@ -133,10 +139,23 @@ def _named(error: str | None, folder: Path, name: str) -> str:
     return (error or "").replace(str(folder), name)
 
 
-def _show(files: Files, folder: Path) -> None:
+def _show(files: Files, folder: Path) -> int:
+    """Link the files that the exporter sees, and return the model's sliding window; 0 for none.
+
+    The exporter gives a window to layers that `layer_types` names.  Of some architectures transformers has no `layer_types`.
+    """
+    config = read_object(files.paths["config.json"])
+    window = ignored_window(config) or 0
+    count, kind = config.get("num_hidden_layers"), config.get("model_type")
+    layers = {}
+    if window and type(count) is int and (kind in EVERY_LAYER or kind == "qwen3_moe"):
+        layers = {"layer_types": ["sliding_attention"] * count}
     for path, place in files.paths.items():
-        if path in _GIVEN or (path.endswith(".safetensors") and "/" not in path):
+        if layers and path == "config.json":
+            (folder / path).write_text(json.dumps({**layers, **config}), encoding="utf-8")
+        elif path in _GIVEN or (path.endswith(".safetensors") and "/" not in path):
             (folder / path).symlink_to(place.absolute())
+    return window
 
 
 def _asked(job: Mapping[str, Any], weights: int = 0) -> dict[str, Any]:

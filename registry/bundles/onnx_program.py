@@ -26,9 +26,8 @@ PACKAGES = ("onnx", "onnx-ir", "onnxruntime", "onnxruntime-genai", "torch", "tra
 _PROVIDERS = {"fp16": "cuda", "fp32": "cpu"}
 """The processors that the exporter writes each type for; with `_OPTIONS`, it takes no operator that the CPU has not as well."""
 
-_OPTIONS = ("hf_token=false", "hf_remote=false", "fuse_qk_norm_gqa=false")
+_OPTIONS = ("hf_token=false", "hf_remote=false", "fuse_qk_norm_gqa=false", "windowed_kv_cache=false")
 
-_TOKENS = 24
 _STATES = "past_key_values."
 
 
@@ -82,14 +81,14 @@ def _export(job: Mapping[str, Any]) -> dict[str, Any]:
     # Who runs the file says on what: a provider that is named here and not there is an error.
     config["model"]["decoder"]["session_options"]["provider_options"] = []
     (folder / "genai_config.json").write_text(json.dumps(config, indent=4) + "\n", encoding="utf-8")
-    return {**_packages(job), "difference": _difference(model, folder, config["model"])}
+    return {**_packages(job), "difference": _difference(model, folder, config["model"], job["tokens"])}
 
 
-def _difference(model: str, folder: Path, config: Mapping[str, Any]) -> float:
+def _difference(model: str, folder: Path, config: Mapping[str, Any], count: int) -> float:
     """Return the largest difference of two logits, as a part of the largest logit: of transformers, and of the file in onnxruntime."""
     import numpy as np
 
-    tokens = np.array([[(number * 7919 + 11) % config["vocab_size"] for number in range(_TOKENS)]])
+    tokens = np.array([[(number * 7919 + 11) % config["vocab_size"] for number in range(count)]])
     expected = _expected(model, tokens)
     found = _found(folder, config, tokens)
     # Infinity and NaN are no small difference.

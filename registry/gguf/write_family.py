@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 
 from ..errors import BadInputError
+from ..models.sliding_window import ignored_window
 from .write_container import Value
 
 ROPE_FACTORS = "rope_freqs.weight"
 _CONVERTER = "--target model, and then llama.cpp's own convert_hf_to_gguf.py on the folder"
+_WINDOWED = "--target model --precision dequantize, for transformers or vLLM, which compute the window"
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,14 +180,14 @@ def _require_plain(config: Mapping[str, Any]) -> None:
     if config.get("model_file") is not None:
         raise _refusal("it brings its own code (model_file)")
     layers = config.get("layer_types")
-    if config.get("use_sliding_window") or (
-        isinstance(layers, list) and set(map(str, layers)) - {"full_attention"}
-    ):
-        raise _refusal("some of its layers have a sliding window")
+    if window := ignored_window(config):
+        raise _refusal(f"llama.cpp would ignore its sliding window of {window} tokens", _WINDOWED)
+    if isinstance(layers, list) and set(map(str, layers)) - {"full_attention"}:
+        raise _refusal("some of its layers have a sliding window", _WINDOWED)
 
 
-def _refusal(why: str) -> BadInputError:
-    return BadInputError(f"the model is not written as GGUF: {why}", hint=_CONVERTER)
+def _refusal(why: str, hint: str = _CONVERTER) -> BadInputError:
+    return BadInputError(f"the model is not written as GGUF: {why}", hint=hint)
 
 
 def _whole(config: Mapping[str, Any], key: str, default: int | None = None) -> int:

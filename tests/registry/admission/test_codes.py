@@ -16,7 +16,7 @@ from broken_adapters import (
 
 from fusery.registry.admission.rules import CODES, RULES
 
-NOT_OURS = ("peft_", "base_keys_", "base_not_loaded")
+NOT_OURS = ("peft_", "base_keys_", "base_not_loaded", "base_window_")
 """Codes of adapters in PEFT's form and of bases, whose cases are in tests of their own."""
 
 

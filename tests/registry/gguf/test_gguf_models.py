@@ -166,6 +166,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "rotary numbers": ({"rope_scaling": {"rope_type": "linear", "factor": "x"}}, "scaling is malformed"),
     "traditional": ({"rope_traditional": True}, "traditional"),
     "window": ({"layer_types": ["full_attention", "sliding_attention"]}, "sliding window"),
+    "mistral's window": ({"model_type": "mistral", "sliding_window": 8}, "sliding window of 8 tokens"),
+    "qwen2's window": (
+        {"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1},
+        "sliding window of 8 tokens",
+    ),
     "activation": ({"hidden_act": "gelu"}, "'gelu'"),
     "code": ({"model_file": "x.py"}, "its own code"),
     "layers": ({"num_hidden_layers": 3}, "no tensor model.layers.2.input_layernorm.weight"),
