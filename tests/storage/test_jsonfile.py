@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import pytest
 
 from fusery.storage.errors import FormatError, MissingFileError
-from fusery.storage.jsonfile import MAX_BYTES, MAX_DEPTH, MAX_VALUES, parse_json, read_json, read_object
+from fusery.storage.jsonfile import (
+    MAX_BYTES,
+    MAX_DEPTH,
+    MAX_VALUES,
+    holds_more_than,
+    parse_json,
+    read_json,
+    read_object,
+)
 
 
 @pytest.mark.parametrize(
@@ -67,6 +76,19 @@ def test_too_many_values_are_refused_before_they_are_built() -> None:
     assert len(parse_json(b"[1,1,1,1]", "config.json", most=4)) == 4
     with pytest.raises(FormatError, match="more than 3 values"):
         parse_json(b"[1,1,1,1]", "config.json", most=3)
+
+
+@pytest.mark.parametrize("text", ["," * 9, "[{" * 9, '\\",' * 9, "\\\\" + "," * 9, "é,\\u0022,,,,"])
+def test_commas_and_brackets_in_strings_are_no_values(text: str) -> None:
+    data = f'["{text}", {{"{text}": 2}}]'.encode()
+    assert holds_more_than(data, 2)
+    assert not holds_more_than(data, 3)
+    assert parse_json(data, "x", most=3) == json.loads(data)
+
+
+def test_strings_without_values_between_them_end_the_count() -> None:
+    data = b'""' * 100 + b"," * 5
+    assert holds_more_than(data, 4)
 
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
