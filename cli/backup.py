@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 @command("backup")
 @click.argument("destination", metavar="DEST")
 @click.option(
-    "--verify", is_flag=True, help="Read the blobs that are there already, and replace damaged ones."
+    "--verify",
+    is_flag=True,
+    help="Read the blobs that are there already, replace damaged ones, and prove that a restore works.",
 )
 def backup_command(session: Session, destination: str, verify: bool) -> None:
     """Copy the database and all blobs to another place.

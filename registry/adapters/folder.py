@@ -24,7 +24,7 @@ from fusery.storage.plaintext import is_keepable
 from fusery.storage.safetensors import Header, read_header
 from fusery.storage.secrets import without_credentials
 
-from .files import CONFIG, JSON_LIMIT, METADATA, PEFT_WEIGHTS, WEIGHTS
+from .files import CONFIG, JSON_LIMIT, JSON_VALUES, METADATA, PEFT_WEIGHTS, WEIGHTS
 from .mlx_config import AdapterConfig, AdapterMetadata, LoraModule, lora_modules
 from .whole import WholeTensors
 
@@ -282,7 +282,7 @@ def _object(
             problems.append(Problem(name, f"there is no {name}", absent=True))
         return {}
     try:
-        found = read_object(files[name], limit=JSON_LIMIT)
+        found = read_object(files[name], limit=JSON_LIMIT, most=JSON_VALUES)
     except FormatError as error:
         problems.append(Problem(name, error.message.replace(files[name].name, name)))
         return {}

@@ -16,7 +16,7 @@ from fusery.storage.safetensors import Header, read_header
 from fusery.storage.secrets import without_credentials
 
 from . import peft_methods
-from .files import CONFIG, JSON_LIMIT, PEFT_WEIGHTS
+from .files import CONFIG, JSON_LIMIT, JSON_VALUES, PEFT_WEIGHTS
 from .peft_config import PeftConfig, refused_fields
 from .peft_experts import ExpertFactors, split_experts
 from .peft_folder import PeftModule, check_ranks, sort_tensors
@@ -80,7 +80,7 @@ def _raw_config(files: Mapping[str, Path], problems: list[tuple[str, str, bool]]
         problems.append((CONFIG, f"there is no {CONFIG}", True))
         return None
     try:
-        raw = read_object(files[CONFIG], limit=JSON_LIMIT)
+        raw = read_object(files[CONFIG], limit=JSON_LIMIT, most=JSON_VALUES)
     except FormatError as error:
         problems.append((CONFIG, error.message.replace(files[CONFIG].name, CONFIG), False))
         return None

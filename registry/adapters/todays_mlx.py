@@ -20,7 +20,7 @@ from fusery.storage.jsonfile import read_object
 from fusery.storage.safetensors import read_header
 
 from ..documents import write_document
-from .files import CONFIG, JSON_LIMIT, WEIGHTS
+from .files import CONFIG, JSON_LIMIT, JSON_VALUES, WEIGHTS
 
 if TYPE_CHECKING:
     from .mlx_config import LoraModule
@@ -39,7 +39,7 @@ def for_todays_mlx(files: Mapping[str, Path], folder: Path) -> dict[str, Path]:
     """
     from .mlx_config import lora_modules
 
-    raw = read_object(files[CONFIG], limit=JSON_LIMIT)
+    raw = read_object(files[CONFIG], limit=JSON_LIMIT, most=JSON_VALUES)
     if raw.get("fine_tune_type") == "full":
         return dict(files)
     modules, _ = lora_modules(read_header(files[WEIGHTS]))

@@ -31,10 +31,12 @@ from ..database.schema import HEAD
 from ..errors import DatabaseUnavailableError
 from ..parsing import plural
 from ..record import Record
+from ..tables.bounds import row_problem
 from ..tables.values import kind_of
 from .catalogue import BLOBS, Amount, Catalogue, File, Position, line_of
 from .contents import LEASE, all_tables, needed_blobs, table_rows
 from .errors import BackupError
+from .examining import require_restorable
 from .places import carry, each, open_place
 
 if TYPE_CHECKING:
@@ -119,12 +121,14 @@ def backup(
     Args:
         workspace: the registry's parts.
         destination: a folder, or the URL of a place like a store.
-        verify: read the blobs that are there already, and replace damaged ones.
+        verify: read the blobs that are there already, replace damaged ones, and prove that the backup can be restored:
+            its rows are restored into a temporary database and compared with the bytes.
         store_options: for the file system there, as JSON; see `places.open_place`.
         reporter: hears what is going on, and the bytes of blobs done and the total.
 
     Raises:
         StoreMismatchError: there is something else at the destination, such as the backup of another registry.
+        BackupError: a restore would refuse the backup; the former backup still holds.
         BlobMissingError, BlobCorruptError: a blob of the registry is gone or damaged; the former backup still holds.
         StoreUnavailableError: one of the stores failed.
     """
@@ -147,23 +151,29 @@ def backup(
             require_room(place, [*coming, *(file.size for file in snapshot.files)])
             reporter.say(f"copying {len(missing)} of {plural(len(snapshot.blobs), 'blob')}")
             copied = _copy(workspace.store, place, missing, reporter.progress)
-        _store_files(place, snapshot)
-        made = Catalogue(
-            store=str(store_id),
-            schema=HEAD,
-            made_at=snapshot.made_at,
-            made_by=workspace.actor,
-            tool=f"fusery {version('fusery')}",
-            last_event=snapshot.last_event,
-            blobs=Amount(len(snapshot.blobs), sum(blob.size for blob in snapshot.blobs)),
-            files=snapshot.files,
-        )
+            _store_files(place, snapshot)
+            made = _catalogue(workspace, str(store_id), snapshot)
+            if verify:
+                require_restorable(workspace, place, made, reporter.say)
         lease.check()
         made.write(place)
         _drop_former(place, former, snapshot, lease)
         with workspace.database.write() as session:
             lease.release(session)
     return BackedUp(display_url(place.url), made, copied)
+
+
+def _catalogue(workspace: Workspace, store: str, snapshot: _Snapshot) -> Catalogue:
+    return Catalogue(
+        store=store,
+        schema=HEAD,
+        made_at=snapshot.made_at,
+        made_by=workspace.actor,
+        tool=f"fusery {version('fusery')}",
+        last_event=snapshot.last_event,
+        blobs=Amount(len(snapshot.blobs), sum(blob.size for blob in snapshot.blobs)),
+        files=snapshot.files,
+    )
 
 
 def _former(place: BlobStore, say: Callable[[str], None]) -> Catalogue | None:
@@ -245,6 +255,11 @@ def _write_lines(path: Path, rows: Iterable[Mapping[str, Any]], columns: Mapping
     with path.open("wb") as file:
         for row in rows:
             line = line_of(row)
+            if (problem := row_problem(line)) is not None:
+                raise BackupError(
+                    f"row {count + 1} of {path.stem} is too large to be restored: {problem}",
+                    hint="fusery audit; the backup before this one is kept",
+                )
             file.write(line)
             running.update(line)
             size, count = size + len(line), count + 1

@@ -16,6 +16,10 @@ from typing import TYPE_CHECKING
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from fusery.storage.interface import BlobStore
+from fusery.storage.room import Need, require_rooms
+from fusery.storage.temporary import temporary_folder
+
 from .. import tables
 from ..admission import Finding
 from ..audit.admitting import findings_today
@@ -26,12 +30,18 @@ from ..database import Database, events, log
 from ..database.sealing import KINDS, seal_rows
 from ..fusion.foreign import disown
 from ..record import Record
+from .catalogue import Catalogue
+from .errors import BackupError
+from .filling import fill
 from .reading import Backup
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
 
 Say = Callable[[str], None]
+
+_EMPTY, _TIMES = 4 << 20, 4
+"""Bytes of a database without rows, and of one with rows in bytes of theirs as text; with its log, which holds it twice."""
 
 ADOPTED = "registry.adopted"
 """The action of an entry of the log that says what of a backup does not count."""
@@ -93,6 +103,54 @@ def rehearsal(workspace: Workspace, folder: Path, fill: Callable[[Database], Non
         yield parts
     finally:
         parts.close()
+
+
+def require_restorable(workspace: Workspace, place: BlobStore, catalogue: Catalogue, say: Say) -> None:
+    """Restore a backup's rows into a temporary database, and compare them with the bytes in the registry's store.
+
+    The blobs are not copied: those at the backup's place have been verified, and have the same digests.
+
+    Args:
+        workspace: the registry that the backup is of.
+        place: the store that the backup is in.
+        catalogue: what it consists of.
+        say: called with each progress message.
+
+    Raises:
+        BackupError: a restore would refuse the backup.
+        OutOfSpaceError: there is no room for the temporary database.
+    """
+    say("restoring into a temporary database")
+    with temporary_folder("verify") as folder:
+        found = Backup(place, folder, catalogue)
+        require_rooms([Need(folder, [database_size(catalogue)])])
+
+        def write(target: Database) -> None:
+            blobs = found.file(tables.Blob.__tablename__)
+            with target.schema_change() as connection:
+                fill(
+                    connection,
+                    found,
+                    store_id=catalogue.store,
+                    generations={row["digest"]: row["generation"] for row in found.rows(blobs)},
+                    stored=set(found.blobs()),
+                    actor=workspace.actor,
+                )
+
+        try:
+            found.fetch()
+            with rehearsal(workspace, folder, write) as rehearsed:
+                examine_backup(rehearsed, found, own=True, say=say)
+        except BackupError as error:
+            raise BackupError(
+                f"the new backup cannot be restored: {error.message}",
+                hint="fusery audit; the backup before this one is kept",
+            ) from error
+
+
+def database_size(catalogue: Catalogue) -> int:
+    """Return the bytes that a database with a backup's rows takes at most."""
+    return _EMPTY + _TIMES * sum(file.size for file in catalogue.files)
 
 
 def examine_backup(workspace: Workspace, found: Backup, *, own: bool, say: Say) -> Doubts:

@@ -9,20 +9,18 @@ from typing import Any
 from fusery.storage.digest import Digest, parse_digest
 from fusery.storage.errors import BlobCorruptError, BlobMissingError, FormatError, UnsafePathError
 from fusery.storage.interface import BlobStore
-from fusery.storage.jsonfile import parse_json
+from fusery.storage.jsonfile import MAX_DEPTH, parse_json
 from fusery.storage.layout import MAX_GENERATION
 from fusery.storage.locate import display_url
 from fusery.storage.manifest import safe_relative_path
 from fusery.storage.room import Need, require_rooms
 
 from ..tables import metadata
+from ..tables.bounds import ROW_BYTES, ROW_VALUES
 from ..tables.values import from_json
 from .catalogue import NAME, Amount, Catalogue, File
 from .errors import BackupError
 from .rows import Row
-
-_LONGEST = 64 << 20
-"""Bytes of a line.  The largest is that of a base model, with what is known of each of its modules."""
 
 
 def _one_name(value: str) -> str:
@@ -62,16 +60,17 @@ class Backup:
     Args:
         place: the store that it is in.
         folder: for its files, while they are read.
+        catalogue: of a backup that is not published yet; by default the one that the place has.
 
     Raises:
         BackupError: there is none, or it is damaged.
     """
 
-    def __init__(self, place: BlobStore, folder: Path) -> None:
+    def __init__(self, place: BlobStore, folder: Path, catalogue: Catalogue | None = None) -> None:
         self.place = place
         self.where = display_url(place.url)
         self._folder = folder
-        catalogue = Catalogue.read(place)
+        catalogue = catalogue or Catalogue.read(place)
         if catalogue is None:
             raise BackupError(
                 f"there is no backup in {self.where}",
@@ -153,10 +152,11 @@ class Backup:
     def _lines(self, file: File) -> Iterator[tuple[int, dict[str, Any]]]:
         number = 0
         with (self._folder / file.name).open("rb") as lines:
-            while line := lines.readline(_LONGEST):
+            while line := lines.readline(ROW_BYTES + 1):
                 number += 1
                 try:
-                    document = parse_json(line, file.name)
+                    # A row holds documents, each of which may be as deep as a file.
+                    document = parse_json(line, file.name, most=ROW_VALUES, deepest=2 * MAX_DEPTH)
                 except FormatError as error:
                     raise self._broken(file, f"is not JSON in line {number}") from error
                 if not isinstance(document, dict):

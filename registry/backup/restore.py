@@ -26,7 +26,7 @@ from ..parsing import plural
 from ..record import Record
 from .catalogue import Amount, Position
 from .errors import BackupError, NotEmptyError
-from .examining import Doubt, adopt, examine_backup, rehearsal
+from .examining import Doubt, adopt, database_size, examine_backup, rehearsal
 from .filling import fill, first_used
 from .places import carry, each, open_place
 from .reading import Backup
@@ -35,10 +35,6 @@ if TYPE_CHECKING:
     from fusery.storage.copying import Progress
 
     from ..workspace import Workspace
-
-
-_EMPTY, _TIMES = 4 << 20, 4
-"""Bytes of a database without rows, and of one with rows in bytes of theirs as text; with its log, which holds it twice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +172,7 @@ def _require_room(
         missing = [
             size for one, size in blobs.items() if store.size(one, generation=generations[one]) is None
         ]
-    size = _EMPTY + _TIMES * sum(file.size for file in found.catalogue.files)
+    size = database_size(found.catalogue)
     needs = [Need(folder, [size], taken=on_disk(folder))]
     if database is not None:
         needs.append(Need(database, [size]))

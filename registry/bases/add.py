@@ -30,7 +30,7 @@ from ..models.identity import Identity, identify_base
 from ..names import parse_base_name
 from ..records.base import AddedBase
 from ..records.base_views import base_facts
-from ..records.derived import base_columns, describe_base, require_sensible
+from ..records.derived import base_columns, describe_base, require_recordable, require_sensible
 from ..records.scratch import scratch_folder
 from .contents import learn_contents, may_be
 from .fetch import FetchedBase, fetched
@@ -109,6 +109,7 @@ def add_base(
         require_sensible(files)
         failures: list[str] = []
         architecture = describe_base(files, failures.append)
+        require_recordable(architecture)
         _refuse_taken(workspace, called, files, architecture)
         findings = look_at_base(workspace, called, files, architecture.config, failures)
         reporter.say("hashing and copying" if not reference else "hashing")

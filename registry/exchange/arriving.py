@@ -33,6 +33,7 @@ from ..records.derived import (
     base_columns,
     describe_base,
     differing,
+    require_recordable,
     require_sensible,
 )
 from ..records.references import resolve_base
@@ -104,6 +105,7 @@ def look_at_base(
     """
     require_sensible(paths)
     architecture = describe_base(paths)
+    require_recordable(architecture)
     identity = identify_base(paths, architecture.config)
     _require_same(item, identity.manifest)
     said = item.values.get("content")

@@ -14,12 +14,14 @@ from typing import Any
 from fusery.storage.jsonfile import read_object
 from fusery.storage.safetensors import Header
 
+from .. import tables
 from ..adapters.folder import AdapterFolder
 from ..engine.naming import taken_by_name
 from ..engine.sizes import absurdity
 from ..errors import BadInputError, FusionUnsupportedError, MissingExtraError
 from ..models.architecture import Architecture, architecture_of, read_architecture
 from ..models.identity import Identity
+from ..tables.bounds import problem_of
 from ..tables.values import to_json
 
 LEARNED = frozenset({"architecture", "parameters", "dtype", "weights"})
@@ -71,6 +73,19 @@ def require_sensible(files: Mapping[str, Path]) -> None:
         )
 
 
+def require_recordable(architecture: Architecture) -> None:
+    """Refuse a base model whose record would be larger than what backups and other registries take.
+
+    Raises:
+        BadInputError: it has too many tensors, or its configuration is too long.
+    """
+    columns = {"config": dict(architecture.config), "weights": _weights(architecture)}
+    if (problem := problem_of(tables.metadata.tables["base_model"], columns)) is not None:
+        raise BadInputError(
+            f"the base model is too large to be recorded: {problem} ({len(architecture.weights):,} tensors)"
+        )
+
+
 def base_columns(architecture: Architecture, identity: Identity) -> dict[str, Any]:
     """Return the columns of a base that follow from its files."""
     return {
@@ -83,11 +98,15 @@ def base_columns(architecture: Architecture, identity: Identity) -> dict[str, An
         "quantization": dict(architecture.quantization) if architecture.quantization else None,
         "bytes": identity.manifest.size,
         "config": dict(architecture.config),
-        "weights": {
-            module: [list(weight.shape), weight.dtype, weight.bits]
-            for module, weight in architecture.weights.items()
-        },
+        "weights": _weights(architecture),
         "written_by_mlx": architecture.written_by_mlx,
+    }
+
+
+def _weights(architecture: Architecture) -> dict[str, Any]:
+    return {
+        module: [list(weight.shape), weight.dtype, weight.bits]
+        for module, weight in architecture.weights.items()
     }
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import BigInteger, Column, Table
 
 from fusery.storage.digest import parse_digest
-from fusery.storage.jsonfile import MAX_DEPTH
+from fusery.storage.jsonfile import MAX_DEPTH, holds_more_than
 from fusery.storage.plaintext import is_keepable
 
 from .record import DIGEST
@@ -26,6 +26,15 @@ LONGEST = 1 << 20
 
 LARGEST = 16 << 20
 """Characters of a document in JSON."""
+
+MOST_VALUES = 1_000_000
+"""Values in a document: a base model has about seven for each of its tensors."""
+
+ROW_BYTES = 64 << 20
+"""Bytes of a row in JSON, as a backup has it; what is written and what a restore reads keep to the same limits."""
+
+ROW_VALUES = 2_000_000
+"""Values in such a row."""
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 """What a terminal acts upon, and what changes the direction or the lines of a text."""
@@ -40,9 +49,39 @@ def problem_of(table: Table, values: Mapping[str, Any]) -> str | None:
         if value is None:
             if not column.nullable:
                 return f"nothing in {table.name}.{name}"
+        elif isinstance(value, dict | list) and _holds_too_many(value):
+            return f"more than {MOST_VALUES:,} values in {table.name}.{name}"
+        elif isinstance(value, dict | list) and _is_too_long(value):
+            return f"more than {LARGEST:,} characters of JSON in {table.name}.{name}"
         elif not _FITS[kind_of(column)](column, value):
             return f"an unfit value in {table.name}.{name}"
     return None
+
+
+def row_problem(line: bytes) -> str | None:
+    """Return why a restore cannot read a row in JSON, in a few words; None where it can."""
+    if len(line) > ROW_BYTES:
+        return f"{len(line):,} bytes (at most {ROW_BYTES:,})"
+    if len(line) > ROW_VALUES and holds_more_than(line, ROW_VALUES):
+        return f"more than {ROW_VALUES:,} values"
+    return None
+
+
+def _holds_too_many(document: Any) -> bool:
+    count, stack = 0, [document]
+    while stack and count <= MOST_VALUES:
+        node = stack.pop()
+        if isinstance(node, dict | list):
+            count += len(node)
+            stack.extend(node.values() if isinstance(node, dict) else node)
+    return count > MOST_VALUES
+
+
+def _is_too_long(document: Any) -> bool:
+    try:
+        return len(json.dumps(document)) > LARGEST
+    except (ValueError, TypeError, RecursionError):
+        return False  # refused for that by `_document`
 
 
 def _text(column: Column[Any], value: Any) -> bool:
@@ -83,9 +122,10 @@ def _document(column: Column[Any], value: Any) -> bool:
     if not is_keepable(value) or _depth(value) > MAX_DEPTH:
         return False
     try:
-        return len(json.dumps(value, allow_nan=False)) <= LARGEST
+        json.dumps(value, allow_nan=False)
     except (ValueError, RecursionError):
         return False
+    return True
 
 
 def _depth(value: Any) -> int:
