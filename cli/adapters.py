@@ -277,14 +277,14 @@ def _print_adapter(session: Session, view: AdapterDetails) -> None:
         session.print(f"  {file['sha256'][:12]}  {size(file['size']):>12}  {file['path']}")
     if view.get("fused"):
         session.print("fused")
-    for fused in view.get("fused", []):
+    for fused in session.newest(view.get("fused", []), "fused models"):
         session.print(_fused_line(fused))
-    for bundle in view.get("bundles", []):
+    for bundle in session.newest(view.get("bundles", []), "bundles"):
         session.print(f"bundle {bundle['target']} in {cell(bundle['path'])}{aside(bundle)}")
-    for running in view.get("deployments", []):
+    for running in session.newest(view.get("deployments", []), "deployments"):
         what = f"{running['kind']}{aside(running)}"
         session.print(f"runs at {cell(running['place'])} as {what}, since {running['at']}")
-    for signature in view.get("signatures", []):
+    for signature in session.newest(view.get("signatures", []), "signatures"):
         who = cell(signature["signer"] or signature["key_id"])
         revoked = ", a key that counts no more" if signature["revoked"] else ""
         session.print(f"signed by {who}{revoked}, {signature['scheme']}, {signature['at']}")

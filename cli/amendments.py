@@ -42,10 +42,10 @@ def explain_mark(session: Session, has_any: bool) -> None:
 
 
 def print_amendments(session: Session, view: Mapping[str, Any]) -> None:
-    """Print every amendment of an adapter, oldest first."""
+    """Print the newest amendments of an adapter, oldest first."""
     if view["amendments"]:
         session.print("amended")
-    for each in view["amendments"]:
+    for each in session.newest(view["amendments"], "amendments"):
         session.print(f"  {each['at']} by {cell(each['by'])}: {change_of(each)}")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -149,10 +149,9 @@ def list_command(session: Session, reference: str | None, metric: str | None, li
     session.emit(found, names=[each.metric for each in found], human=human)
 
 
-def print_evaluations(session: Session, found: Iterable[Evaluation]) -> None:
-    """Print what was measured of an adapter, a line each."""
-    rows = list(found)
-    if rows:
+def print_evaluations(session: Session, found: Sequence[Evaluation]) -> None:
+    """Print the newest evaluations of an adapter, a line each."""
+    if rows := session.newest(found, "evaluations"):
         session.print("measured")
         for line in _table(session, rows).laid(None).rows:
             session.print(f"  {line}")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property, wraps
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import click
 
@@ -24,6 +24,11 @@ if TYPE_CHECKING:
     from .hints import Hints
     from .tables import Table
     from .terminal import PlainBar, Told
+
+T = TypeVar("T")
+
+MOST_ROWS = 200
+"""Rows of a list within what `show` prints."""
 
 
 class Session:
@@ -119,6 +124,12 @@ class Session:
     def print(self, text: str = "") -> None:
         """Print one line of a result for people."""
         click.echo(one_line(text))
+
+    def newest(self, rows: Sequence[T], what: str) -> Sequence[T]:
+        """Return the last rows of a list that is printed; say so where there are more."""
+        if len(rows) > MOST_ROWS:
+            self.say(f"The newest {MOST_ROWS} of {len(rows):,} {what} are shown; --json has all.")
+        return rows[-MOST_ROWS:]
 
     def hint(self, text: str, margin: str = "") -> None:
         """Print a hint that belongs to a result, behind a margin."""

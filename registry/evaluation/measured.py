@@ -16,9 +16,9 @@ from fusery.storage.shell import typed
 from .. import tables
 from ..database import events
 from ..errors import BadInputError, MetricOfOtherAdapterError, MetricRecordedTwiceError
+from ..limits import EVALUATIONS, require_count, require_within
 from ..record import Record
 from ..records.evaluations import (
-    MOST,
     Evaluation,
     evaluation_records,
     key_of,
@@ -142,8 +142,7 @@ def adopt_evaluations(
         told = [(key_of(each.values()), each, source) for each, source in measured]
         sources = {key: (each, source) for key, each, source in told if (key, each.value) not in gone}
         new, _, _ = missing_evaluations(adapter, [each.values() for each, _ in sources.values()])
-        room = max(0, MOST - len(adapter.evaluations))
-        if rows := evaluation_rows(workspace, session, [sources[key_of(values)] for values in new[:room]]):
+        if rows := evaluation_rows(workspace, session, [sources[key_of(values)] for values in new]):
             write_evaluations(workspace, session, adapter, rows)
 
 
@@ -161,7 +160,12 @@ def evaluation_rows(
 def write_evaluations(
     workspace: Workspace, session: Session, adapter: tables.Adapter, rows: Sequence[tables.Evaluation]
 ) -> None:
-    """Record rows of an adapter, in the caller's write transaction, and say so in the log."""
+    """Record rows of an adapter, in the caller's write transaction, and say so in the log.
+
+    Raises:
+        BadInputError: the adapter would have too many evaluations.
+    """
+    require_within(adapter.name, "evaluations", EVALUATIONS, [*adapter.evaluations, *rows])
     adapter.evaluations.extend(rows)
     session.flush()
     events.record(
@@ -223,10 +227,7 @@ def _missing(adapter: tables.Adapter, measured: Sequence[Measured]) -> tuple[lis
             hint="of another measurement, say what is different: --seed N, --split or --dataset; "
             f"fusery eval list {adapter.name}",
         )
-    if len(adapter.evaluations) + len(new) > MOST:
-        raise BadInputError(
-            f"{adapter.name} would have more than {MOST:,} evaluations", hint="record totals, not each part"
-        )
+    require_count(adapter.name, "evaluations", EVALUATIONS, len(adapter.evaluations) + len(new))
     return [own[key_of(values)] for values in new], known
 
 

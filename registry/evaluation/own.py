@@ -20,7 +20,8 @@ from fusery.storage.progress import Reporter
 from .. import tables
 from ..behaviour.prompts import Prompt
 from ..errors import DatabaseReadOnlyError
-from ..records.evaluations import MOST, key_of, missing_evaluations
+from ..limits import EVALUATIONS
+from ..records.evaluations import key_of, missing_evaluations
 from .harness_results import Measured
 from .measured import evaluation_rows, write_evaluations
 from .withdrawing import withdraw_rows
@@ -69,7 +70,7 @@ def put_own(
     own = {key_of(each.values()): each for each in measured}
     new, known, others = missing_evaluations(adapter, [each.values() for each in own.values()])
     keys = [key_of(values) for values in new] + [key_of(row) for row in others]
-    if not keys or len(adapter.evaluations) + len(keys) > MOST:
+    if not keys or len(adapter.evaluations) + len(keys) > EVALUATIONS:
         return [], known
     rows = evaluation_rows(workspace, session, [(own[key], None) for key in keys])
     if others:

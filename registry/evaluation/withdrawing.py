@@ -15,6 +15,7 @@ from .. import tables
 from ..admission.submission import LIMITS, require_text
 from ..database import events
 from ..errors import BadInputError, UnknownReferenceError
+from ..limits import EVALUATIONS, require_within
 from ..record import Record
 from ..records.evaluations import SETTING, Evaluation, evaluation_records, parse_metric, stands
 from ..records.references import resolve_adapter
@@ -117,9 +118,14 @@ def withdraw_rows(
     at: datetime,
     by: str,
 ) -> None:
-    """Withdraw rows, in the caller's write transaction, and say in the log what they were."""
+    """Withdraw rows, in the caller's write transaction, and say in the log what they were.
+
+    Raises:
+        BadInputError: the reasons of the adapter's evaluations would be too long together.
+    """
     for row in rows:
         row.withdrawn_at, row.withdrawn_by, row.withdrawn_reason = at, by, reason
+    require_within(adapter.name, "evaluations", EVALUATIONS, adapter.evaluations)
     session.flush()
     events.record(
         session,

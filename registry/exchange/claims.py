@@ -5,11 +5,20 @@ from __future__ import annotations
 from ..admission.submission import Submission, TrainedOn
 from ..errors import BadInputError
 from ..fusion.foreign import recipe_key_of
+from ..limits import (
+    AMENDMENTS,
+    EVALUATIONS,
+    NAMES,
+    SIGNATURES,
+    YANKS,
+    require_count,
+    require_within,
+)
 from ..names import AdapterName
 from ..records.amendments import TAG
 from .corrections import first_date, first_said, require_fitting
 from .measurements import require_measured
-from .package import Adapter, Fused, Item
+from .package import Adapter, Base, Fused, Item
 
 _HINT = "fusery audit, there"
 _MOST_POINTS = 200_000
@@ -30,13 +39,19 @@ def check(item: Item) -> None:
             f"{item.name} is on record with the digest {item.digest[:12]}, which its files do not have",
             hint=_HINT,
         )
+    require_count(item.name, "signatures", SIGNATURES, len(item.signatures))
     if isinstance(item, Adapter):
         _check_adapter(item)
+    elif isinstance(item, Base):
+        require_count(item.name, "names and revisions", NAMES, len(item.names) + len(item.revisions))
     elif isinstance(item, Fused):
         _check_fused(item)
 
 
 def _check_adapter(item: Adapter) -> None:
+    require_within(item.name, "yanks", YANKS, item.yanks)
+    require_within(item.name, "amendments", AMENDMENTS, item.amendments)
+    require_within(item.name, "evaluations", EVALUATIONS, item.evaluations)
     require_fitting(item)
     require_measured(item)
     told = str(AdapterName(item.task, item.values["version"], first_date(item)))

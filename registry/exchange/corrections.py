@@ -19,12 +19,11 @@ from fusery.storage.errors import FuseryError
 
 from .. import tables
 from ..errors import BadInputError
+from ..limits import AMENDMENTS, require_within
 from ..names import compact_date, parse_date
 from ..records.amendments import COLUMNS, DATASET, TAG, State, amend_row, misfits, state_of, text_of, undone
 from ..registration.correction import accepted
 from .package import Adapter, Values
-
-_MOST = 10_000
 
 
 def require_fitting(item: Adapter) -> None:
@@ -33,10 +32,6 @@ def require_fitting(item: Adapter) -> None:
     Raises:
         BadInputError: they do.
     """
-    if len(item.amendments) > _MOST:
-        raise BadInputError(
-            f"{item.name} has {len(item.amendments):,} amendments", hint="fusery audit, there"
-        )
     rows = _rows(item)
     for row in rows:
         try:
@@ -71,10 +66,16 @@ def rows_of(item: Adapter, now: datetime) -> list[tables.Amendment]:
 
 
 def bring_corrections(session: Session, row: tables.Adapter, item: Adapter, now: datetime) -> bool:
-    """Amend an adapter that is here already as it was amended there; they count from now on.  Return whether any did."""
+    """Amend an adapter that is here already as it was amended there; they count from now on.  Return whether any did.
+
+    Raises:
+        BadInputError: the adapter would have too many amendments.
+    """
     rows, _ = missing_corrections(row, item)
     for each in rows:
         each.at, each.since = min(each.at, now), max([now, *(known.since for known in row.amendments)])
+    if rows:
+        require_within(row.name, "amendments", AMENDMENTS, [*row.amendments, *rows])
     amend_row(session, row, rows)
     return bool(rows)
 

@@ -26,8 +26,8 @@ from ..documents import (
     without_people,
 )
 from ..errors import BadInputError
+from ..limits import EVALUATIONS
 from ..names import parse_date
-from ..records.evaluations import MOST
 
 _Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _Name = Annotated[str, Field(max_length=500)]
@@ -125,7 +125,7 @@ class Facts(BaseModel):
     tags: Annotated[dict[str, str], Field(max_length=1000)] = {}
     note: str | None = None
     amendments: Annotated[list[Corrected], Field(max_length=10_000)] = []
-    evaluations: Annotated[list[MeasuredFact], Field(max_length=MOST)] = []
+    evaluations: Annotated[list[MeasuredFact], Field(max_length=EVALUATIONS)] = []
 
 
 class ExportMetadata(BaseModel):

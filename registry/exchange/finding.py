@@ -191,13 +191,17 @@ def is_complete(row: Row, item: Item) -> bool:
 
 
 def missing_yanks(session: Session, row: tables.Adapter, item: Adapter) -> list[dict[str, object]]:
-    """Return the withdrawals that stand and were never heard of there."""
+    """Return the yanks of a package that stand and are not on record.
+
+    A yank for the same reason as one that stands already is on record, whenever it was made.
+    """
     if not any(map(stands, item.yanks)):
         return []
-    known = {
-        (yank.at, yank.reason)
-        for yank in session.scalars(select(tables.Yank).where(tables.Yank.adapter_id == row.id))
-    }
-    return [
-        values for values in item.yanks if stands(values) and (values["at"], values["reason"]) not in known
-    ]
+    rows = session.scalars(select(tables.Yank).where(tables.Yank.adapter_id == row.id)).all()
+    known = {(yank.at, yank.reason) for yank in rows}
+    standing, missing = {yank.reason for yank in rows if yank.lifted_at is None}, []
+    for values in filter(stands, item.yanks):
+        if (values["at"], values["reason"]) not in known and values["reason"] not in standing:
+            standing.add(values["reason"])
+            missing.append(values)
+    return missing

@@ -15,7 +15,8 @@ from typing import Any
 from .. import tables
 from ..admission.submission import LIMITS
 from ..errors import BadInputError
-from ..records.evaluations import MOST, key_of, parse_metric, stands
+from ..limits import EVALUATIONS, require_within
+from ..records.evaluations import key_of, parse_metric, stands
 from .package import Adapter, Values
 
 _WITHDRAWN = ("withdrawn_at", "withdrawn_by", "withdrawn_reason")
@@ -40,12 +41,8 @@ def require_measured(item: Adapter) -> None:
     """Refuse evaluations that nobody could record here.
 
     Raises:
-        BadInputError: there are too many, one has no such name, or two say the same otherwise.
+        BadInputError: one has no such name, or two say the same otherwise.
     """
-    if len(item.evaluations) > MOST:
-        raise BadInputError(
-            f"{item.name} has {len(item.evaluations):,} evaluations", hint="fusery audit, there"
-        )
     keys = [key_of(values) for values in item.evaluations if values["withdrawn_at"] is None]
     if len(set(keys)) < len(keys):
         raise BadInputError(f"{item.name} has an evaluation twice", hint="fusery audit, there")
@@ -64,16 +61,21 @@ def require_measured(item: Adapter) -> None:
 
 
 def bring_evaluations(row: tables.Adapter, item: Adapter, now: datetime) -> list[str]:
-    """Record what is missing here, none of it of the time to come; return what was done, in words of the log."""
+    """Record what is missing here, none of it of the time to come; return what was done, in words of the log.
+
+    Raises:
+        BadInputError: the adapter would have too many evaluations.
+    """
     changes = _changes(row, item)
     for known, values in changes.withdrawn:
         known.withdrawn_at = min(values["withdrawn_at"], now)
         known.withdrawn_by, known.withdrawn_reason = values["withdrawn_by"], values["withdrawn_reason"]
-    room = max(0, MOST - len(row.evaluations))
     row.evaluations.extend(
         tables.Evaluation(**{**values, **{name: min(values[name], now) for name in _moments(values)}})
-        for values in changes.missing[:room]
+        for values in changes.missing
     )
+    if changes.missing or changes.withdrawn:
+        require_within(row.name, "evaluations", EVALUATIONS, row.evaluations)
     done = {"evaluation": bool(changes.missing), "withdrawn evaluation": bool(changes.withdrawn)}
     return [word for word, any_ in done.items() if any_]
 

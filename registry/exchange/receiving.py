@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -20,6 +20,7 @@ from ..admission.plugged import took_part
 from ..database import Database, events
 from ..errors import AlreadyExistsError, BadInputError
 from ..fusion.foreign import foreign_key
+from ..limits import CLAIMS, SIGNATURES, YANKS, require_count, require_within
 from ..records.deposit import record_manifest
 from ..records.recipe import false_sources
 from ..records.renderings import record_rendering, recorded_digest
@@ -232,12 +233,19 @@ def _insert_adapter(
 
 
 def _fused(session: Session, item: Fused, files: tables.Manifest, origin: str) -> tables.Fused:
-    """Return the record of what another registry says it has made: a claim, under a key of its own."""
+    """Return the record of what another registry says it has made: a claim, under a key of its own.
+
+    Raises:
+        BadInputError: there are too many claims about the adapter.
+    """
+    adapter, fused = _adapter(session, item.adapter), tables.Fused
+    counted = select(func.count()).where(fused.adapter_id == adapter.id, fused.origin.is_not(None))
+    require_count(adapter.name, "claims of fused models", CLAIMS, (session.scalar(counted) or 0) + 1)
     return tables.Fused(
         **{**item.values, "key": foreign_key(origin, item.values["key"]), "origin": origin},
         manifest_id=files.id,
         base_id=_base(session, item.base).id,
-        adapter_id=_adapter(session, item.adapter).id,
+        adapter_id=adapter.id,
         modules=[tables.ModuleFidelity(**module) for module in item.modules],
         extras=[
             tables.FusedExtra(**values, adapter_id=_adapter(session, extra).id)
@@ -254,13 +262,21 @@ def _attach(session: Session, row: Row, item: Item, seen: Seen, now: datetime) -
             if recorded_digest(row, form) is None:
                 record_rendering(session, row, form, manifest, now)
                 added.append(f"form {form}")
-        for values in missing_yanks(session, row, item):
-            session.add(tables.Yank(**values, adapter_id=row.id))
-            added.append("yank")
+        if yanks := missing_yanks(session, row, item):
+            rows = [tables.Yank(**values, adapter_id=row.id) for values in yanks]
+            known = session.scalars(select(tables.Yank).where(tables.Yank.adapter_id == row.id)).all()
+            require_within(row.name, "yanks", YANKS, [*known, *rows])
+            session.add_all(rows)
+            added += ["yank"] * len(rows)
         if bring_corrections(session, row, item, now):
             added.append("amendment")
         added += bring_evaluations(row, item, now)
-    added += ["signature" for values in item.signatures if take_signature(session, item, values)]
+    if signatures := [values for values in item.signatures if take_signature(session, item, values)]:
+        session.flush()
+        signature = tables.Signature
+        counted = select(func.count()).where(signature.subject_digest == item.digest)
+        require_count(item.name, "signatures", SIGNATURES, session.scalar(counted) or 0)
+        added += ["signature"] * len(signatures)
     session.flush()
     return added
 

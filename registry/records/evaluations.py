@@ -23,9 +23,6 @@ from ..record import Record
 METRIC = "metric."
 """What a field of a list begins with that is the value of a metric: `metric.mmlu.acc`."""
 
-MOST = 10_000
-"""Evaluations of one adapter."""
-
 LONGEST = 200
 """Characters of a metric's name."""
 

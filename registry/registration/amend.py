@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from .. import tables
 from ..database import events
 from ..errors import BadInputError
+from ..limits import AMENDMENTS, TAGS, require_count, require_within
 from ..record import Record
 from ..records.adapter import Amendment
 from ..records.amendments import TAG, State, amend_row, amendment_records, changes, is_free, state_of, text_of
@@ -54,7 +55,8 @@ def amend(workspace: Workspace, reference: str, correction: Correction) -> Amend
 
     Raises:
         UnknownReferenceError: there is no such adapter.
-        BadInputError: the correction is empty, a reason is missing, or a tag to remove does not exist.
+        BadInputError: the correction is empty, a reason is missing, a tag to remove does not exist, or the adapter would
+            have too many amendments or tags.
     """
     if correction.is_empty:
         raise BadInputError("it is not said what to amend", hint="fusery amend --help")
@@ -83,7 +85,9 @@ def amend(workspace: Workspace, reference: str, correction: Correction) -> Amend
             )
             for field, was, will in changed
         ]
+        require_within(adapter.name, "amendments", AMENDMENTS, [*adapter.amendments, *rows])
         amend_row(session, adapter, rows)
+        require_count(adapter.name, "tags", TAGS, len(adapter.tags))
         events.record(
             session,
             action=AMENDED,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from fusery.storage.plaintext import is_keepable
@@ -16,6 +16,7 @@ from .. import tables
 from ..actors import person
 from ..database import events
 from ..errors import BadInputError
+from ..limits import APPROVALS, require_count
 from ..names import parse_alias, parse_task
 from ..record import EXACT, Record, left_out
 from ..records.references import resolve_adapter
@@ -99,6 +100,8 @@ def approve(workspace: Workspace, reference: str, alias: str, *, note: str = "")
             )
             if workspace.authenticated:
                 made.authenticated = True
+            counted = select(func.count()).where(tables.Approval.adapter_id == adapter.id)
+            require_count(adapter.name, "approvals", APPROVALS, (session.scalar(counted) or 0) + 1)
             session.add(made)
             _tell(workspace, session, adapter, "adapter.approved", name, note)
         standing = given[0] if given else made

@@ -10,15 +10,17 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import or_, select
+from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
 from fusery.storage.secrets import without_credentials
 
 from .. import tables
+from ..admission.submission import LIMITS, require_text
 from ..database import events
 from ..database.batches import batches
 from ..errors import BadInputError, UnknownReferenceError
+from ..limits import DEPLOYMENTS, require_count
 from ..parsing import parse_moment
 from ..provenance.graph import Node
 from ..provenance.nodes import key_of, nodes_of
@@ -64,8 +66,10 @@ def record_deployment(
 
     Raises:
         UnknownReferenceError: nothing has that name.
-        BadInputError: the place is not valid, or the reference names something that cannot run.
+        BadInputError: the place is not valid, the reference names something that cannot run, or it has too many
+            deployments.
     """
+    require_text("note", note, LIMITS["note"])
     where, said, lies = _place(place), str(without_credentials(note)), places_of(reference)
     _require_name(via)
     with workspace.database.write() as session:
@@ -113,6 +117,7 @@ def end_deployments(
     Raises:
         UnknownReferenceError: nothing ever ran at one of the places.
     """
+    require_text("reason", reason, LIMITS["note"])
     names, lies = [_place(place) for place in places], places_of(reference or "")
     _require_name(via)
     with workspace.database.write() as session:
@@ -145,6 +150,7 @@ def record_refusal(
         UnknownReferenceError: nothing has that name.
         BadInputError: the place is not valid, or the reference names something that cannot run.
     """
+    require_text("reason", reason, LIMITS["note"])
     where, said, lies = _place(place), str(without_credentials(reason)), places_of(reference)
     _require_name(via)
     with workspace.database.write() as session:
@@ -277,6 +283,7 @@ def _new(
     now: datetime,
     via: str | None,
 ) -> tables.Deployment:
+    _require_few(session, subject)
     row = tables.Deployment(
         bundle_id=subject.id if isinstance(subject, tables.Bundle) else None,
         fused_id=subject.id if isinstance(subject, tables.Fused) else None,
@@ -292,6 +299,17 @@ def _new(
     of = nodes_of(session, [_which(row)])[_which(row)]
     _tell(workspace, session, place, of, RECORDED, now, {"note": note, **({"via": via} if via else {})})
     return row
+
+
+def _require_few(session: Session, subject: Subject) -> None:
+    """Refuse one deployment too many of the same thing.
+
+    Raises:
+        BadInputError: it has as many as it may have.
+    """
+    key = getattr(tables.Deployment, f"{subject.__tablename__}_id")
+    count = session.scalar(select(func.count()).where(key == subject.id)) or 0
+    require_count(_title(session, subject), "deployments", DEPLOYMENTS, count + 1)
 
 
 def _end(workspace: Workspace, session: Session, row: tables.Deployment, now: datetime, reason: str) -> None:

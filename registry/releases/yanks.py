@@ -13,8 +13,10 @@ from sqlalchemy.orm import Session
 from fusery.storage.secrets import without_credentials
 
 from .. import tables
+from ..admission.submission import LIMITS, require_text
 from ..database import events
 from ..errors import BadInputError
+from ..limits import YANKS, require_within
 from ..record import EXACT, Record
 from ..records.adapter_details import ShippedBundle
 from ..records.deployment import Deployment
@@ -81,8 +83,9 @@ def yank(workspace: Workspace, reference: str, *, reason: str) -> Yank:
 
     Raises:
         UnknownReferenceError: there is no such adapter.
-        BadInputError: no reason is given.
+        BadInputError: no reason is given, it is too long, or the adapter was yanked and unyanked too often.
     """
+    require_text("reason", reason, LIMITS["note"])
     if not reason.strip():
         raise BadInputError("a yank needs a reason", hint=f"fusery yank {reference} --reason TEXT")
     with workspace.database.write() as session:
@@ -93,6 +96,8 @@ def yank(workspace: Workspace, reference: str, *, reason: str) -> Yank:
             standing = tables.Yank(
                 adapter_id=adapter.id, reason=str(without_credentials(reason)), at=at, by=workspace.actor
             )
+            known = session.scalars(select(tables.Yank).where(tables.Yank.adapter_id == adapter.id)).all()
+            require_within(adapter.name, "yanks", YANKS, [*known, standing])
             session.add(standing)
             _tell(workspace, session, adapter, "adapter.yanked", reason)
             changed = True
@@ -114,7 +119,9 @@ def lift(workspace: Workspace, reference: str, *, reason: str = "") -> LiftedYan
 
     Raises:
         UnknownReferenceError: there is no such adapter.
+        BadInputError: the reason is too long.
     """
+    require_text("reason", reason, LIMITS["note"])
     with workspace.database.write() as session:
         adapter = resolve_adapter(session, reference)
         standing = _standing(session, adapter)

@@ -18,7 +18,7 @@ from fusery.registry.evaluation.harness_results import Measured
 from fusery.registry.evaluation.probe_prompts import Prompts
 from fusery.registry.evaluation.probe_report import ProbeReport, Side
 from fusery.registry.evaluation.subjects import FormCost, Held
-from fusery.registry.records.evaluations import MOST
+from fusery.registry.limits import EVALUATIONS
 from fusery.storage.progress import Reporter
 
 ONE, TWO = "course_rec_v1_20260115", "course_rec_v2_20260201"
@@ -125,8 +125,8 @@ def test_the_newer_value_takes_the_place_of_the_other(stocked: Registry) -> None
 
 
 def test_an_adapter_that_has_as_many_as_it_may(stocked: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert MOST > 1
-    monkeypatch.setattr(own, "MOST", 1)
+    assert EVALUATIONS > 1
+    monkeypatch.setattr(own, "EVALUATIONS", 1)
     put(stocked, 1.5)
     assert put(stocked, 1.25) == []
     assert [each.value for each in stocked.evaluations.list()] == [1.5]

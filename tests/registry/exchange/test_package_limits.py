@@ -1,0 +1,71 @@
+"""Limits of what a package may bring about one adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from many_rows import add_rows
+
+from fusery.registry import Registry, limits, tables
+from fusery.registry.errors import BadInputError
+from fusery.registry.limits import EVALUATIONS
+
+ONE = "course_rec_v1_20260115"
+
+
+@pytest.fixture
+def sound(other: Registry) -> Iterator[Registry]:
+    """The other registry, which has to be in order in the end."""
+    yield other
+    assert other.upkeep.audit().ok, other.upkeep.audit().problems
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        ("Yank", {"reason": "bad data", "lifted_by": "tester"}),
+        ("Amendment", {"field": "note"}),
+        ("Evaluation", {"value": 0.5}),
+    ],
+)
+def test_a_package_with_more_is_refused(
+    stocked: Registry, sound: Registry, other_home: Path, kind: str, values: dict[str, Any]
+) -> None:
+    limit = getattr(limits, f"{kind.upper()}S")
+    add_rows(stocked, kind, limit + 1, **values)
+    with pytest.raises(BadInputError) as caught:
+        stocked.exchange.push(ONE, other_home)
+    assert f"at most {limit:,}" in caught.value.message
+    assert sound.adapters.list() == []
+
+
+def test_packages_cannot_add_up_to_more(stocked: Registry, sound: Registry, other_home: Path) -> None:
+    stocked.exchange.push(ONE, other_home)
+    add_rows(sound, "Evaluation", EVALUATIONS, value=0.5)
+    stocked.evaluations.record(ONE, {"acc": 0.5})
+    with pytest.raises(BadInputError) as caught:
+        stocked.exchange.push(ONE, other_home)
+    assert f"at most {EVALUATIONS:,}" in caught.value.message
+
+
+def test_the_same_yank_with_another_date_is_on_record(
+    stocked: Registry, sound: Registry, other_home: Path
+) -> None:
+    stocked.exchange.push(ONE, other_home)
+    with stocked.workspace.database.write() as session:
+        adapter = session.get(tables.Adapter, 1)
+        assert adapter is not None
+        at = adapter.created_at
+        session.add_all(
+            tables.Yank(adapter_id=1, reason="bad data", at=at + timedelta(seconds=n), by="tester")
+            for n in range(10)
+        )
+    stocked.exchange.push(ONE, other_home)
+    with sound.workspace.database.read() as session:
+        assert session.query(tables.Yank).count() == 1
+    done = stocked.exchange.push(ONE, other_home)
+    assert {item.state for item in done.items_} == {"present"}

@@ -1,0 +1,65 @@
+"""Limits of what is on record about one adapter."""
+
+from __future__ import annotations
+
+import pytest
+from many_rows import add_rows
+
+from fusery.registry import Registry
+from fusery.registry.errors import BadInputError
+from fusery.registry.limits import AMENDMENTS, DEPLOYMENTS, EVALUATIONS, YANKS, require_within
+
+ONE = "course_rec_v1_20260115"
+
+
+def test_yanks_are_limited(stocked: Registry) -> None:
+    add_rows(stocked, "Yank", YANKS - 1, reason="bad data", lifted_by="tester")
+    assert stocked.adapters.yank(ONE, reason="bad data").changed
+    assert not stocked.adapters.yank(ONE, reason="bad data").changed
+    stocked.adapters.unyank(ONE)
+    with pytest.raises(BadInputError) as caught:
+        stocked.adapters.yank(ONE, reason="again")
+    assert f"at most {YANKS}" in caught.value.message
+    assert not stocked.adapters.show(ONE).yanked
+
+
+@pytest.mark.parametrize("text", ["x" * 10_001, " "])
+def test_a_reason_of_a_yank_is_limited(stocked: Registry, text: str) -> None:
+    with pytest.raises(BadInputError):
+        stocked.adapters.yank(ONE, reason=text)
+
+
+def test_amendments_are_limited(stocked: Registry) -> None:
+    add_rows(stocked, "Amendment", AMENDMENTS - 1, field="note")
+    assert stocked.adapters.amend(ONE, note="last").changed
+    assert not stocked.adapters.amend(ONE, note="last").changed
+    with pytest.raises(BadInputError) as caught:
+        stocked.adapters.amend(ONE, note="one more")
+    assert f"at most {AMENDMENTS:,}" in caught.value.message
+    assert stocked.adapters.show(ONE).note == "last"
+
+
+def test_evaluations_are_limited(stocked: Registry) -> None:
+    add_rows(stocked, "Evaluation", EVALUATIONS - 1, value=0.5)
+    stocked.evaluations.record(ONE, {"acc": 0.5})
+    assert stocked.evaluations.record(ONE, {"acc": 0.5}).known == ("acc",)
+    for dry_run in (True, False):
+        with pytest.raises(BadInputError) as caught:
+            stocked.evaluations.record(ONE, {"f1": 0.5}, dry_run=dry_run)
+        assert f"at most {EVALUATIONS:,}" in caught.value.message
+
+
+def test_deployments_are_limited(stocked: Registry) -> None:
+    add_rows(stocked, "Deployment", DEPLOYMENTS - 1, place="prod")
+    assert stocked.deployments.record(ONE, "prod").changed
+    assert not stocked.deployments.record(ONE, "prod").changed
+    with pytest.raises(BadInputError) as caught:
+        stocked.deployments.record(ONE, "staging")
+    assert f"at most {DEPLOYMENTS:,}" in caught.value.message
+
+
+def test_text_is_limited() -> None:
+    rows = [{"reason": "x" * 10_000}] * 420
+    with pytest.raises(BadInputError, match="too much text"):
+        require_within("a", "yanks", 1_000, rows)
+    require_within("a", "yanks", 1_000, rows[:400])
