@@ -89,6 +89,11 @@ def person(actor: str) -> str:
     return (match[1] if match else actor).strip().casefold()
 
 
+def sent_by(sender: str, claimed: str) -> str:
+    """Return the name to record for what a client sent and a package says that somebody else did."""
+    return claimed if person(claimed) == person(sender) else _written(sender, f"claim: {claimed}")
+
+
 def _written(who: str, where: str) -> str:
     name, place = _plain(who)[: LONGEST // 2] or "unknown", _plain(where)
     return f"{name} ({place[: LONGEST - len(name) - 3]})" if place else name

@@ -71,6 +71,12 @@ class InvalidTokenError(RegistryError):
         self.token = token
 
 
+class RoleError(RegistryError):
+    """The client is known, and its role does not allow the request."""
+
+    code = "role_not_enough"
+
+
 class AliasGuardedError(RegistryError):
     """An alias with rules is moved by a promotion only."""
 

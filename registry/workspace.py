@@ -41,9 +41,11 @@ class Workspace:
 
     Attributes:
         authenticated: a server knows by a token who is at work; False where a client says its own name.
+        role: of the client that a server works for; empty for a user of the database.
     """
 
     authenticated = False
+    role = ""
 
     def __init__(self, settings: Settings, *, foreign: str | None = None, shown: Path | None = None) -> None:
         self.settings = settings
@@ -55,12 +57,13 @@ class Workspace:
         """Under which name records are made."""
         return self.settings.actor
 
-    def acting(self, actor: str, *, authenticated: bool = True) -> Workspace:
+    def acting(self, actor: str, *, authenticated: bool = True, role: str = "") -> Workspace:
         """Return a view of this workspace for whoever asks a server: another name, and the same open parts.
 
         Args:
             actor: under which name records are made.
             authenticated: a token says so.
+            role: which packages are checked against; empty for no check.
 
         Raises:
             BadInputError: the name is empty, or none that can be recorded.
@@ -68,7 +71,7 @@ class Workspace:
         from . import tables
 
         tables.metadata  # noqa: B018 -- a server has threads: all tables are mapped before any of them asks for some
-        return ActingWorkspace(self, actor, authenticated=authenticated)
+        return ActingWorkspace(self, actor, authenticated=authenticated, role=role)
 
     @cached_property
     def database(self) -> Database:
@@ -279,11 +282,11 @@ class Workspace:
 class ActingWorkspace(Workspace):
     """A workspace under another name: what it opens is opened by the one it is a view of, for all its views."""
 
-    def __init__(self, origin: Workspace, actor: str, *, authenticated: bool) -> None:
+    def __init__(self, origin: Workspace, actor: str, *, authenticated: bool, role: str) -> None:
         if not actor.strip() or len(actor) > LONGEST or not is_keepable(actor):
             raise BadInputError(f"nobody acts under the name {actor[:60]!r}", hint="a name that can be read")
         super().__init__(replace(origin.settings, user=actor), foreign=origin.foreign)
-        self.authenticated = authenticated
+        self.authenticated, self.role = authenticated, role
         self._origin = origin
 
     @cached_property

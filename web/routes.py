@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from fastapi import Depends, FastAPI, Request, Response
 
+from fusery.registry.errors import RoleError
 from fusery.registry.records.token import Role
 
 from .limits import Pace
@@ -18,7 +19,6 @@ from .visitors import (
     Door,
     NotSignedInError,
     RefusedTokenError,
-    RoleError,
     TooOftenError,
     Visitor,
 )

@@ -41,7 +41,9 @@ def add_transfers(routes: Routes, registry: Registry, limits: UploadLimits) -> N
 
     def acting(request: Request) -> Registry:
         visitor = program_of(request)
-        return registry.acting(visitor.name, authenticated=visitor.authenticated)
+        return registry.acting(
+            visitor.name, authenticated=visitor.authenticated, role=visitor.role or "reader"
+        )
 
     @routes.get(f"{API}/packages/{{reference:path}}", role="reader", sends=_JSON)
     def package(reference: str, fused: bool = False) -> Response:

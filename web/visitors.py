@@ -89,12 +89,6 @@ class RefusedTokenError(NotSignedInError):
         self.why = why
 
 
-class RoleError(RegistryError):
-    """Who asks is known, and may not do this."""
-
-    code = "role_not_enough"
-
-
 class FormError(RegistryError):
     """A form was not sent from a page of this server that its sender had open."""
 

@@ -9,6 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import get_args
 
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from .. import tables
 from ..errors import BadInputError
 from ..records.token import Role
 
@@ -22,6 +26,19 @@ MEANINGS: Mapping[Role, str] = {
     "admin": "do what an approver may",
 }
 """What each may do, in words."""
+
+
+PARTS: Mapping[str, tuple[Role, Role]] = {
+    "note or tag": ("publisher", "publisher"),
+    "amendment": ("publisher", "approver"),
+    "evaluation": ("publisher", "approver"),
+    "withdrawn evaluation": ("publisher", "approver"),
+    "yank": ("approver", "approver"),
+}
+"""The role that a package's sender needs to change a part of an adapter on a server: of their own, and of others.
+
+A withdrawn evaluation is the sender's own if they recorded it; every other part, if they registered or first pushed the adapter.
+"""
 
 
 def allows(role: Role, needed: Role) -> bool:
@@ -39,3 +56,19 @@ def parse_role(text: str) -> Role:
         if role == text.strip().casefold():
             return role
     raise BadInputError(f"{text[:60]!r} is not a role", hint=f"one of {', '.join(ROLES)}")
+
+
+def owner_of(session: Session, adapter: tables.Adapter) -> str:
+    """Return who registered an adapter here, or first pushed or pulled it: its `created_by` may be another registry's claim.
+
+    Args:
+        session: of any transaction.
+        adapter: its row.
+    """
+    event = tables.Event
+    query = select(event.actor).where(
+        event.subject_kind == "adapter",
+        event.subject == adapter.name,
+        event.action.in_(("adapter.registered", "adapter.received")),
+    )
+    return session.scalars(query.order_by(event.seq).limit(1)).first() or adapter.created_by

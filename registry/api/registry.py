@@ -93,7 +93,7 @@ class Registry:
         """
         return cls(Workspace(Settings.load(Path(home) if home else None)))
 
-    def acting(self, name: str, *, authenticated: bool = True) -> Registry:
+    def acting(self, name: str, *, authenticated: bool = True, role: str = "") -> Registry:
         """Return this registry under another name, for a server that acts for whoever asks.
 
         It shares the open database, store and cache; closing it closes none of them.
@@ -101,8 +101,9 @@ class Registry:
         Args:
             name: under which records are made.
             authenticated: a token says so; approvals given through it count where a rule asks for such.
+            role: which the parts of a package are checked against; empty for no check.
         """
-        return Registry(self.workspace.acting(name, authenticated=authenticated))
+        return Registry(self.workspace.acting(name, authenticated=authenticated, role=role))
 
     def __repr__(self) -> str:
         return f"<Registry in {self.workspace.settings.home}>"

@@ -23,8 +23,8 @@ _WITHDRAWN = ("withdrawn_at", "withdrawn_by", "withdrawn_reason")
 
 
 @dataclass(frozen=True, slots=True)
-class _Changes:
-    """What has to change here.
+class EvaluationChanges:
+    """What a package changes in an adapter's evaluations here.
 
     Attributes:
         missing: values to record, withdrawn ones too.
@@ -66,7 +66,7 @@ def bring_evaluations(row: tables.Adapter, item: Adapter, now: datetime) -> list
     Raises:
         BadInputError: the adapter would have too many evaluations.
     """
-    changes = _changes(row, item)
+    changes = evaluation_changes(row, item)
     for known, values in changes.withdrawn:
         known.withdrawn_at = min(values["withdrawn_at"], now)
         known.withdrawn_by, known.withdrawn_reason = values["withdrawn_by"], values["withdrawn_reason"]
@@ -80,18 +80,13 @@ def bring_evaluations(row: tables.Adapter, item: Adapter, now: datetime) -> list
     return [word for word, any_ in done.items() if any_]
 
 
-def lacks_evaluations(row: tables.Adapter, item: Adapter) -> tuple[bool, list[str]]:
-    """Return whether any are missing here, and the metrics of which this registry keeps other values."""
-    changes = _changes(row, item)
-    return bool(changes.missing or changes.withdrawn), sorted({each.metric for each in changes.kept})
-
-
 def _moments(values: Values) -> Iterator[str]:
     return (name for name in ("at", "withdrawn_at") if values[name] is not None)
 
 
-def _changes(row: tables.Adapter, item: Adapter) -> _Changes:
-    changes = _Changes([], [], [])
+def evaluation_changes(row: tables.Adapter, item: Adapter) -> EvaluationChanges:
+    """Return what a package changes in the evaluations of an adapter that is here."""
+    changes = EvaluationChanges([], [], [])
     ended = [values for values in item.evaluations if values["withdrawn_at"] is not None]
     ended.sort(key=lambda values: values["withdrawn_at"])
     last_there = {_same(values): values for values in ended}

@@ -10,12 +10,16 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from .. import tables
+from ..access.roles import PARTS, allows, owner_of, parse_role
+from ..actors import person
 from ..database.batches import batches
+from ..errors import RoleError
 from ..record import Record
+from ..records.amendments import is_free
 from ..records.withdrawals import Withdrawal
 from .corrections import missing_corrections, why_kept
 from .finding import Row, find_base, find_many, is_complete, known_fused, missing_yanks, require_name
-from .measurements import lacks_evaluations
+from .measurements import evaluation_changes
 from .package import Adapter, Base, Fused, Item
 from .signed import is_missing
 
@@ -60,6 +64,7 @@ def plan(destination: Workspace, package: list[Item], origin: str, *, unmade: bo
 
     Raises:
         AlreadyExistsError: one cannot come in.
+        RoleError: one has changes that the sender's role does not allow.
     """
     counted: set[str] = set()
     if unmade:
@@ -68,13 +73,19 @@ def plan(destination: Workspace, package: list[Item], origin: str, *, unmade: bo
         rows = find_many(session, package, origin)
         ready = _ready(session, package)
         return [
-            _planned(session, item, row, origin, counted, ready)
+            _planned(destination, session, item, row, origin, counted, ready)
             for item, row in zip(package, rows, strict=True)
         ]
 
 
 def _planned(
-    session: Session, item: Item, row: Row | None, origin: str, counted: set[str], ready: Collection[str]
+    destination: Workspace,
+    session: Session,
+    item: Item,
+    row: Row | None,
+    origin: str,
+    counted: set[str],
+    ready: Collection[str],
 ) -> Moved:
     if row is None:
         if isinstance(item, Base):
@@ -89,12 +100,46 @@ def _planned(
     complete, kept = is_complete(row, item) and not signed, None
     if isinstance(row, tables.Adapter) and isinstance(item, Adapter):
         corrections, fields = missing_corrections(row, item)
-        lacks, metrics = lacks_evaluations(row, item)
-        complete = complete and not missing_yanks(session, row, item) and not corrections and not lacks
-        kept = why_kept([*fields, *metrics])
+        evaluations = evaluation_changes(row, item)
+        lacks = evaluations.missing or evaluations.withdrawn or corrections
+        complete = complete and not missing_yanks(session, row, item) and not lacks
+        kept = why_kept([*fields, *sorted({each.metric for each in evaluations.kept})])
+        if not complete:
+            require_allowed(destination, session, row, item)
     if complete:
         return moved_as(item, name, "present", 0, kept)
     return moved_as(item, name, "completed", _bytes(ready, item, counted), kept)
+
+
+def require_allowed(workspace: Workspace, session: Session, row: tables.Adapter, item: Adapter) -> None:
+    """Refuse a package that changes more of an adapter than its sender's role allows.
+
+    Args:
+        workspace: the registry that receives, with the sender's name and role.
+        session: of any transaction there.
+        row: the adapter there; one that is new comes with its whole history.
+        item: the adapter in the package.
+
+    Raises:
+        RoleError: it changes more.
+    """
+    if not workspace.role:
+        return
+    role, sender = parse_role(workspace.role), person(workspace.actor)
+    own, evaluations = person(owner_of(session, row)) == sender, evaluation_changes(row, item)
+    changed = [("yank", own) for _ in missing_yanks(session, row, item)]
+    for amendment in missing_corrections(row, item)[0]:
+        changed.append(("note or tag" if is_free(amendment.field) else "amendment", own))
+    changed += [("evaluation", own) for _ in evaluations.missing]
+    changed += [("withdrawn evaluation", person(known.by) == sender) for known, _ in evaluations.withdrawn]
+    for part, is_own in changed:
+        needed = PARTS[part][0 if is_own else 1]
+        if not allows(role, needed):
+            raise RoleError(
+                f"{workspace.actor} has the role {role}, and this package has a new {part} of {row.name}, "
+                f"which needs the role {needed}",
+                hint=f"ask somebody with the role {needed} to push it",
+            )
 
 
 def _obstacle(session: Session, item: Item, origin: str) -> str | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,6 +17,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from .. import tables
+from ..actors import sent_by
 from ..admission.plugged import took_part
 from ..database import Database, events
 from ..errors import AlreadyExistsError, BadInputError
@@ -41,7 +43,8 @@ from .finding import (
     with_content,
 )
 from .measurements import bring_evaluations
-from .package import Adapter, Base, Calibration, Fused, Item
+from .package import Adapter, Base, Calibration, Fused, Item, Values
+from .planning import require_allowed
 from .signed import take_signature
 
 if TYPE_CHECKING:
@@ -129,6 +132,9 @@ def _received(
     now: datetime,
 ) -> tuple[bool, str, bool]:
     """Record a thing in a transaction; return whether anything was new, its name, and whether a base was there in other files."""
+    item = _attributed(workspace, item)
+    if isinstance(item, Adapter) and isinstance(row, tables.Adapter):
+        require_allowed(workspace, session, row, item)
     try:
         if isinstance(item, Base) and row is None:
             row = with_content(session, seen.values["content"])
@@ -152,6 +158,26 @@ def _received(
             f"{item.name} is on record with values that no registry takes", hint="fusery audit, there"
         ) from error
     return bool(added), row.name if isinstance(row, tables.BaseModel) else item.name, recognised
+
+
+def _attributed(workspace: Workspace, item: Item) -> Item:
+    """Return an item with its sender, where a server knows that, as who made its yanks, amendments and evaluations."""
+    if not isinstance(item, Adapter) or not workspace.authenticated:
+        return item
+
+    def sent(row: Values) -> Values:
+        names = {key for key in row if key == "by" or key.endswith("_by")}
+        return {
+            key: sent_by(workspace.actor, value) if key in names and value is not None else value
+            for key, value in row.items()
+        }
+
+    return replace(
+        item,
+        yanks=[sent(row) for row in item.yanks],
+        amendments=[sent(row) for row in item.amendments],
+        evaluations=[sent(row) for row in item.evaluations],
+    )
 
 
 def _recognise(

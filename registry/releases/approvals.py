@@ -13,6 +13,7 @@ from fusery.storage.plaintext import is_keepable
 from fusery.storage.secrets import without_credentials
 
 from .. import tables
+from ..access.roles import owner_of
 from ..actors import person
 from ..database import events
 from ..errors import BadInputError
@@ -78,7 +79,7 @@ def approve(workspace: Workspace, reference: str, alias: str, *, note: str = "")
                 f"{adapter.name} was registered by {adapter.created_by}: its author's own approval does not count",
                 hint="somebody else runs the same command",
             )
-        if workspace.authenticated and _brought(session, adapter, workspace.actor):
+        if workspace.authenticated and person(owner_of(session, adapter)) == person(workspace.actor):
             raise BadInputError(
                 f"{adapter.name} was brought here by {workspace.actor}, and nothing proves who made it: "
                 "who brings an adapter does not approve of it",
@@ -180,12 +181,6 @@ def _standing(
 def _given_by(session: Session, adapter: tables.Adapter, alias: str, actor: str) -> list[tables.Approval]:
     standing = _standing(session, adapter, alias)
     return [approval for approval in standing if person(approval.by) == person(actor)]
-
-
-def _brought(session: Session, adapter: tables.Adapter, actor: str) -> bool:
-    """Tell whether somebody has sent an adapter here from another registry: who is its author was said by theirs."""
-    received = events.history(session, kind="adapter", subject=adapter.name, action="adapter.received")
-    return any(person(event.actor) == person(actor) for event in received)
 
 
 def _tell(
