@@ -1,11 +1,12 @@
 """Recording an item from another registry: facts from its bytes, and what was declared there.
 
-The log here says where it came from.  Times and people stay those of the registry it came from.  Its entries of the log come along as they are, hashes and all,
-within one entry of our own: a chain is never continued for somebody else.
+The log here says where it came from.  Times stay those of the registry it came from.  One entry of our own refers to the entries of that
+registry's log by their hashes, each once: their text would grow with every push in either direction.
 """
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -338,12 +339,23 @@ def _tell(
                 "registry": origin,
                 "name": item.name,
                 "event": last["hash"] if last else None,
-                "events": item.events,
+                "events": _new_events(session, item, subject, row_is_new="record" in added),
             },
         },
         actor=workspace.actor,
         at=now,
     )
+
+
+def _new_events(session: Session, item: Item, subject: str, *, row_is_new: bool) -> list[str]:
+    """Return the hashes of the other registry's entries about a thing that no entry here refers to yet, oldest first."""
+    earlier = (
+        []
+        if row_is_new
+        else events.history(session, kind=item.kind, subject=subject, action=f"{item.kind}.{RECEIVED}")
+    )
+    known = {str(each) for entry in earlier for each in json.loads(entry.detail)["origin"].get("events", ())}
+    return [entry["hash"] for entry in item.events if entry["hash"] not in known]
 
 
 def _task(session: Session, name: str) -> tables.Task:

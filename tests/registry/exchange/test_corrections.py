@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -212,3 +213,28 @@ def test_bytes_that_were_registered_anew_are_another_record_there_too(
         (3, False, 99.0),
     ]
     assert {item.state for item in stocked.exchange.push("course_rec", other_home).items_} == {"present"}
+
+
+def test_the_log_grows_by_the_same_with_each_round(
+    stocked: Registry, sound: Registry, other_home: Path
+) -> None:
+    """Two registries that amend and exchange in turns: each entry refers to the other's by hash, each once."""
+    sizes = []
+    stocked.exchange.push(ONE, other_home)
+    for number in range(8):
+        registry = (stocked, sound)[number % 2]
+        registry.adapters.amend(ONE, val_loss=number / 8, reason="typo")
+        (stocked.exchange.push if registry is stocked else stocked.exchange.pull)(ONE, other_home)
+        receiver = (sound, stocked)[number % 2]
+        entry = receiver.upkeep.log(reference=ONE)[-1]
+        assert entry["action"] == "adapter.received"
+        sizes.append(len(json.dumps(entry["detail"])))
+    assert max(sizes) < 1_500, sizes
+    referred = [
+        each
+        for entry in sound.upkeep.log(reference=ONE)
+        if entry["action"] == "adapter.received"
+        for each in entry["detail"]["origin"]["events"]
+    ]
+    assert len(referred) == len(set(referred))
+    assert stocked.adapters.show(ONE)["val_loss"] == sound.adapters.show(ONE)["val_loss"] == 7 / 8
