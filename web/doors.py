@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
+import threading
+import time
+from collections import OrderedDict
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_address
@@ -21,7 +24,13 @@ from .visitors import NOBODY, NotSignedInError, RefusedTokenError, Visitor
 
 _BEARER = "bearer "
 HALF_A_DAY = 43_200
-"""Seconds that a browser keeps a token."""
+"""Seconds that a session lasts."""
+
+SESSIONS = (10_000, 20)
+"""Sessions that a server keeps, of all tokens and of one; the oldest ends first."""
+
+_NAMES = 10_000
+"""Tokens whose names a server remembers."""
 
 _LONGEST = 200
 """Characters of a name that a proxy gives."""
@@ -109,8 +118,43 @@ class Proxies:
         return not self.secret or hmac.compare_digest(given.encode(), self.secret.encode())
 
 
+class Sessions:
+    """The browsers that are signed in, in the memory of one server: a session ends with its sign-out, and with the server."""
+
+    def __init__(self) -> None:
+        self._open: OrderedDict[str, tuple[str, float]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def begin(self, token: str) -> str:
+        """Begin a session for a token that was just authenticated, and return its id, which the browser keeps."""
+        session, ends = secrets.token_urlsafe(32), time.monotonic() + HALF_A_DAY
+        everyone, each = SESSIONS
+        with self._lock:
+            own = [digest for digest, (secret, _) in self._open.items() if secret == token]
+            for digest in own[: max(0, len(own) - each + 1)]:
+                del self._open[digest]
+            while len(self._open) >= everyone:
+                self._open.popitem(last=False)
+            self._open[_digest(session)] = token, ends
+        return session
+
+    def token_of(self, session: str) -> str | None:
+        """Return the token of a session; None where there is no such session any more."""
+        token, ends = self._open.get(_digest(session), (None, 0.0))
+        return token if time.monotonic() < ends else None
+
+    def end(self, session: str) -> None:
+        """End a session."""
+        with self._lock:
+            self._open.pop(_digest(session), None)
+
+
 class TeamDoor:
-    """Who asks has a token, or comes through a proxy that says who it is."""
+    """Who asks has a token, or comes through a proxy that says who it is.
+
+    Attributes:
+        sessions: of browsers.
+    """
 
     signs_in = True
     cookie, secure_cookie = "fusery_token", "__Host-fusery_token"
@@ -118,6 +162,9 @@ class TeamDoor:
     def __init__(self, registry: Registry, proxies: Proxies) -> None:
         self._registry, self._proxies = registry, proxies
         self._key = proxies.secret or secrets.token_urlsafe(32)
+        self.sessions = Sessions()
+        self._names: OrderedDict[str, str] = OrderedDict()
+        self._lock = threading.Lock()
 
     def visitor(self, request: Request) -> Visitor:
         """Return who asks; a token that is not valid is an error.
@@ -128,19 +175,42 @@ class TeamDoor:
         if borne is not None:
             return self.holder(borne, is_program=True)
         proxied = self._of_proxy(request)
-        kept = request.cookies.get(self.secure_cookie if self.is_secure(request) else self.cookie)
-        return self.holder(kept) if proxied is NOBODY and kept else proxied
+        session = self.session(request)
+        if proxied is not NOBODY or not session:
+            return proxied
+        token = self.sessions.token_of(session)
+        if token is None:
+            raise NotSignedInError("this sign-in has ended", hint="sign in again")
+        return self.holder(token, session=session)
+
+    def session(self, request: Request) -> str:
+        """Return the id of the session that a browser's cookie names; empty for none."""
+        return request.cookies.get(self.secure_cookie if self.is_secure(request) else self.cookie, "")
 
     def asker(self, request: Request) -> str:
-        """Return what tells a sender from others before anything is looked up: what they would be known by, or their address."""
-        peer = request.client.host if request.client else ""
-        proxied = request.headers.get(self._proxies.header, "") if self._proxies.believed(request) else ""
-        cookie = self.secure_cookie if self.is_secure(request) else self.cookie
-        given = request.headers.get("authorization") or proxied or request.cookies.get(cookie, "")
-        return hashlib.sha256(given.encode("utf-8", "surrogatepass")).hexdigest() if given else peer
+        """Return by whom a request is counted before anything is looked up: the principal, or else the peer's address.
 
-    def holder(self, secret: str, *, is_program: bool = False) -> Visitor:
+        A token that no request was authenticated with yet counts by the address: anybody can make one up.
+        """
+        try:
+            token = bearer(request)
+            if token is None:
+                proxied = self._of_proxy(request)
+                if proxied is not NOBODY:
+                    return f"name {proxied.name}"
+                token = self.sessions.token_of(self.session(request))
+        except NotSignedInError:
+            token = None
+        name = self._names.get(_digest(token)) if token else None
+        return f"name {name}" if name else f"peer {request.client.host if request.client else ''}"
+
+    def holder(self, secret: str, *, is_program: bool = False, session: str = "") -> Visitor:
         """Return whose token this is.
+
+        Args:
+            secret: of the token.
+            is_program: it came with the request itself.
+            session: that it came by; empty for none.
 
         Raises:
             NotSignedInError: nobody's, or it was revoked or has expired.
@@ -149,13 +219,17 @@ class TeamDoor:
             token = self._registry.tokens.authenticate(secret)
         except InvalidTokenError as error:
             raise RefusedTokenError(error.message, hint=error.hint, why=error.why) from error
+        with self._lock:
+            self._names[_digest(secret)] = token.name
+            while len(self._names) > _NAMES:
+                self._names.popitem(last=False)
         return Visitor(
             token.name,
             token.role,
             authenticated=True,
-            key=secret,
+            key=session,
             is_program=is_program,
-            signed_in=not is_program,
+            signed_in=bool(session),
         )
 
     def is_secure(self, request: Request) -> bool:
@@ -187,6 +261,10 @@ def _said(request: Request, name: str) -> str:
         return said[0].encode("latin-1").decode().strip() if said else ""
     except UnicodeDecodeError as error:
         raise NotSignedInError(f"the header {name} is no UTF-8") from error
+
+
+def _digest(secret: str) -> str:
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def bearer(request: Request) -> str | None:

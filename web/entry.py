@@ -42,15 +42,16 @@ def add_sign_in(routes: Routes, door: TeamDoor) -> None:
     @routes.post("/sign-in", role=None)
     def sign_in(request: Request, given: Form) -> Response:
         then = given.get("then", "/")
+        token = given.get("token", "").strip()
         try:
-            visitor = door.holder(given.get("token", "").strip())
+            door.holder(token)
         except NotSignedInError as error:
             routes.count_failure(request, error)
             return page(request, "sign_in.html.j2", {"then": then, "problem": error}, status_of(error))
         answer = RedirectResponse(_within(then), 303)
         answer.set_cookie(
             door.secure_cookie if door.is_secure(request) else door.cookie,
-            visitor.key,
+            door.sessions.begin(token),
             max_age=HALF_A_DAY,
             httponly=True,
             samesite="lax",  # whoever follows a link from a chat is signed in; no form of another site is
@@ -63,6 +64,7 @@ def add_sign_in(routes: Routes, door: TeamDoor) -> None:
         visitor = visitor_of(request)
         if visitor.key and not visitor.sent(given.get(TOKEN, "")):
             raise FormError("this form is not of this server, or of another time", hint="open the page again")
+        door.sessions.end(door.session(request))
         answer = RedirectResponse("/sign-in", 303)
         answer.delete_cookie(door.cookie)
         answer.delete_cookie(door.secure_cookie, secure=True, httponly=True)

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from page_server import Answer, ask, pages_of, post_form, post_json
+from starlette.requests import Request
 
 from fusery.registry import Registry
 from fusery.registry.access.roles import ROLES, allows
@@ -18,7 +19,7 @@ from fusery.registry.errors import BadInputError
 from fusery.registry.records.token import Role
 from fusery.web.acts import ACTS, BY_NAME
 from fusery.web.app import create_app
-from fusery.web.doors import OwnDoor, Proxies, TeamDoor
+from fusery.web.doors import SESSIONS, OwnDoor, Proxies, Sessions, TeamDoor
 from fusery.web.routes import API, Route
 from fusery.web.team import TeamRequest, serve_team
 
@@ -38,7 +39,14 @@ class Team:
         return {"authorization": f"Bearer {self.secrets[name]}"}
 
     def cookie(self, name: str) -> dict[str, str]:
-        return {"cookie": f"fusery_token={self.secrets[name]}"}
+        return {"cookie": signed_in(self.address, self.secrets[name])}
+
+
+def signed_in(address: str, secret: str, **headers: str) -> str:
+    """Sign in with a token, and return the cookie."""
+    entered = post_form(address, "/sign-in", {"token": secret}, **headers)
+    assert entered.status == 303, entered.text
+    return entered.headers["set-cookie"].split("; ")[0]
 
 
 @pytest.fixture
@@ -107,7 +115,7 @@ STRANGERS: Mapping[str, Any] = {
     "no secret": lambda team: {"authorization": "Bearer ' or 1=1 --"},
     "empty": lambda team: {"authorization": "Bearer "},
     "basic": lambda team: {"authorization": "Basic YWRtaW46YWRtaW4="},
-    "revoked cookie": lambda team: team.cookie("revoked"),
+    "a token in place of a session": lambda team: {"cookie": f"fusery_token={team.secrets['the-admin']}"},
     "proxy that nobody trusts": lambda team: {"x-forwarded-user": "root", "x-forwarded-for": "127.0.0.1"},
 }
 
@@ -178,6 +186,11 @@ def test_signing_in_and_out(team: Team) -> None:
     left = post_form(team.address, "/sign-out", {"form_token": token}, cookie=cookie)
     assert (left.status, left.headers["location"]) == (303, "/sign-in")
     assert 'fusery_token=""' in left.headers["set-cookie"]
+    assert team.secrets["the-publisher"] not in cookie
+    gone = ask(team.address, "/log", cookie=cookie, **HTML)
+    assert (gone.status, gone.headers["location"]) == (303, "/sign-in?then=/log"), "the session has ended"
+    other = ask(team.address, "/log", **team.cookie("the-publisher"), **HTML)
+    assert other.status == 200, "another browser's goes on"
 
 
 @pytest.mark.parametrize(
@@ -299,8 +312,8 @@ def test_a_proxy_s_headers_are_one_each_and_only_those_that_were_named(own: Regi
         assert ask(address, "/log", **{**named, "x-forwarded-user": "\xff"}).status == 401
         # A cookie that a neighbour of this host has set makes nobody somebody else, and keeps nobody out.
         secret = own.tokens.create("eve", "admin").secret
-        for cookie in ("zzz", secret):
-            page = ask(address, "/log", **{**named, **HTML, "cookie": f"fusery_token={cookie}"})
+        for cookie in ("fusery_token=zzz", signed_in(address, secret, **named)):
+            page = ask(address, "/log", **{**named, **HTML, "cookie": cookie})
             assert (page.status, "bob (reader)" in page.text) == (200, True)
 
 
@@ -331,9 +344,9 @@ def test_over_tls_the_cookie_is_this_host_s_alone(own: Registry) -> None:
     with pages_of(own, TeamDoor(own, Proxies(networks=[LOOPBACK]))) as address:
         entered = post_form(address, "/sign-in", {"token": secret}, **secure)
         cookie = entered.headers["set-cookie"].split("; ")[0]
-        assert cookie == f"__Host-fusery_token={secret}" and "Secure" in entered.headers["set-cookie"]
+        assert cookie.startswith("__Host-fusery_token=") and "Secure" in entered.headers["set-cookie"]
         assert ask(address, "/log", cookie=cookie, **secure, **JSON).status == 200
-        assert ask(address, "/log", cookie=f"fusery_token={secret}", **secure, **JSON).status == 401
+        assert ask(address, "/log", cookie=cookie.removeprefix("__Host-"), **secure, **JSON).status == 401
 
 
 def test_a_cookie_that_is_good_no_more_keeps_nobody_from_signing_in(own: Registry) -> None:
@@ -382,3 +395,35 @@ def test_a_key_of_one_s_own_pages_opens_no_others() -> None:
     one, two = OwnDoor("a"), OwnDoor("a")
     assert one.key != two.key and one.cookie != two.cookie
     assert not one.opens(two.key) and not one.opens("")
+
+
+def test_one_principal_has_one_share_however_it_is_named(own: Registry) -> None:
+    """Who has no valid token is counted by their address, whatever the header says."""
+    secret = own.tokens.create("ann", "reader").secret
+    door = TeamDoor(own, Proxies())
+
+    def asker(authorization: str = "", cookie: str = "") -> str:
+        headers = [(b"authorization", authorization.encode())] if authorization else []
+        headers += [(b"cookie", cookie.encode())] if cookie else []
+        scope = {
+            "type": "http", "method": "GET", "path": "/", "query_string": b"", "scheme": "http",
+            "server": ("localhost", 80), "client": ("192.0.2.7", 5), "headers": headers,
+        }  # fmt: skip
+        return door.asker(Request(scope))
+
+    anonymous = asker()
+    made_up = {asker(f"Bearer fusery_{n:043d}") for n in range(5)} | {asker("Basic eA=="), asker("Bearer")}
+    assert made_up == {anonymous}
+    door.holder(secret)
+    cookie = f"fusery_token={door.sessions.begin(secret)}"
+    named = {asker(f"{scheme} {secret}") for scheme in ("Bearer", "bearer", "BEARER", "bearer  ")}
+    assert named | {asker(cookie=cookie)} == {"name ann"} != {anonymous}
+    assert asker(cookie="fusery_token=made-up") == anonymous
+
+
+def test_sessions_of_one_token_are_bounded() -> None:
+    sessions = Sessions()
+    other = sessions.begin("another token")
+    begun = [sessions.begin("a token") for _ in range(SESSIONS[1] + 1)]
+    assert [sessions.token_of(each) for each in begun[:2]] == [None, "a token"]
+    assert sessions.token_of(other) == "another token"
