@@ -281,6 +281,7 @@ def _usage(words: list[str], error: click.ClickException, hints: Hints) -> int:
 
 def _without_secrets(words: list[str], text: str, error: Exception) -> str:
     """Return what is told of a failure without any secret that this run was given, whoever repeats it."""
+    from fusery.storage.plaintext import visible
     from fusery.storage.secrets import redact, remember_given
 
     settings: dict[str, Any] = {}
@@ -290,7 +291,7 @@ def _without_secrets(words: list[str], text: str, error: Exception) -> str:
         with contextlib.suppress(FuseryError):  # there is no such home, which is told elsewhere
             settings = said_in_file(_home_of(words))
     remember_given(words, os.environ, settings)
-    return redact(text)
+    return visible(redact(text))
 
 
 def _home_of(words: list[str]) -> str | None:

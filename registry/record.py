@@ -66,8 +66,10 @@ class Record(Mapping[str, Any]):
         """Return a table of its values, for notebooks."""
         from html import escape
 
+        from fusery.storage.plaintext import visible
+
         rows = "".join(
-            f"<tr><th>{escape(key)}</th><td>{escape(str(value))}</td></tr>"
+            f"<tr><th>{escape(key)}</th><td>{escape(visible(str(value)))}</td></tr>"
             for key, value in self.to_dict().items()
             if value is not None and value != []
         )

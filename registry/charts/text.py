@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+from fusery.storage.plaintext import visible
+
 LONGEST = 2_000
 """Characters of one text that are shown."""
 
@@ -13,10 +15,7 @@ _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 def shown(value: Any, most: int = LONGEST) -> str:
     """Return text with control and direction characters as escapes, lines kept, cut to a length."""
-    text = "".join(
-        char if char.isprintable() or char == "\n" else char.encode("unicode_escape").decode()
-        for char in str(value)[: most + 1]
-    )
+    text = visible(str(value)[: most + 1])
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 

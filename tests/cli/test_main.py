@@ -194,6 +194,13 @@ def test_control_characters_reach_no_terminal(fusery: Fusery) -> None:
     assert "\x1b" not in done.err
 
 
+def test_usage_errors_show_direction_characters_as_escapes(fusery: Fusery) -> None:
+    for words in (("sh\u202eow",), ("show", "--nope\u202e")):
+        done = fusery(*words)
+        assert done.code == 2
+        assert "\\u202e" in done.err and "\u202e" not in done.err, words
+
+
 @pytest.mark.parametrize("words", [("list",), ("list", "--json")], ids=str)
 def test_an_unexpected_error_of_the_system_is_a_sentence(fusery: Fusery, words: tuple[str, ...]) -> None:
     done = fusery("--home", "h" * 300, *words)
