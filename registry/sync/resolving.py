@@ -146,7 +146,9 @@ class Resolver:
         except BadInputError:
             return None
         if reference.kind in ("name", "version"):
-            return reference.text
+            # A server keeps what it loaded for each name: one adapter in other spellings would take its memory many times.
+            named = reference.value if reference.kind == "name" else f"{reference.task}@{reference.value}"
+            return named if asked == named else None
         if reference.kind in ("alias", "latest"):
             if self._aliases:
                 return reference.text

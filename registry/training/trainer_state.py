@@ -79,7 +79,7 @@ def read_trainer_state(path: Path) -> TrainerState:
 def _of_folder(found: Mapping[str, Any]) -> int | None:
     """Return the step that the name of the best checkpoint's folder has: all that was said before transformers 4.50."""
     name = found.get("best_model_checkpoint")
-    match = re.search(r"checkpoint-([0-9]{1,10})/?$", name[-40:]) if isinstance(name, str) else None
+    match = re.search(r"checkpoint-([0-9]{1,10})/?\Z", name[-40:]) if isinstance(name, str) else None
     return _step(int(match[1])) if match else None
 
 

@@ -58,7 +58,7 @@ class FuseryResolver(LoRAResolver):
             LOG.warning("%s%s", refused, hint)
             raise ValueError(str(refused)) from refused
         except (FuseryError, OSError) as error:
-            LOG.error("%s cannot be fetched: %s", name[:100], error)
+            LOG.error("%r cannot be fetched: %s", name[:100], error)
             raise RuntimeError("the registry of adapters cannot be asked at the moment") from None
         if found is None:
             return None

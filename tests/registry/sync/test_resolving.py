@@ -154,8 +154,9 @@ def test_what_is_refused_is_in_the_log_once_for_a_reason(resolver: Resolver, sto
 
 @pytest.mark.parametrize(
     "asked",
-    ["gpt-4", "", "../../etc/passwd", "course_rec", "a" * 5000, "x_v1_20260101", "deadbeef", "tiny", "a\0b"],
-)
+    ["gpt-4", "", "../../etc/passwd", "course_rec", "a" * 5000, "x_v1_20260101", "deadbeef", "tiny", "a\0b", "course_rec@1\n", " course_rec@1",
+     "COURSE_REC@1", "course_rec@v1", f"{V1}\n", V1.upper()],
+)  # fmt: skip
 def test_what_is_no_adapter_is_somebody_else_s(resolver: Resolver, asked: str, tmp_path: Path) -> None:
     assert resolver.resolve(asked, "tiny") is None
     assert not (tmp_path / "files").exists()
