@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from fusery.registry import Registry
 from fusery.registry.errors import BadInputError, UnknownReferenceError
 from fusery.registry.exchange.uploads import USUAL, UploadLimits
+from fusery.registry.server.request_ids import RequestIds
 from fusery.storage.errors import FuseryError
 
 from .answers import refusal, status_of, wants_json
@@ -48,6 +49,7 @@ def create_app(
     app.add_middleware(BodyLimit)
     app.add_middleware(OwnHost, hosts=hosts)
     app.add_middleware(Headers)
+    app.add_middleware(RequestIds)
     routes = Routes(app, door)
     app.state.routes = routes
     add_pages(routes, registry)

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fusery.registry.errors import BadInputError, RegistryError
 from fusery.registry.server.hosts import objection
+from fusery.registry.server.request_ids import NAME
 from fusery.storage.errors import FuseryError
 
 from .answers import UNEXPECTED, refusal
@@ -131,7 +132,7 @@ class Caught:
             await refusal(Request(scope), much)(scope, receive, send)
             return
         except ClientDisconnect:
-            LOG.info("%s %.200s: hung up before its turn", scope["method"], scope["path"])
+            LOG.info("%s %.200r: hung up before its turn", scope["method"], scope["path"])
             return
         await self._answer(scope, receive, send, partial(turns.release, asker))
 
@@ -152,9 +153,15 @@ class Caught:
         try:
             await self._app(scope, receive, sent)
         except ClientDisconnect:
-            LOG.info("%s %.200s: hung up", scope["method"], scope["path"])
+            LOG.info("%s %.200r: hung up", scope["method"], scope["path"])
         except Exception as problem:  # noqa: BLE001 -- whatever it is, who asks gets a sentence, and nobody a traceback
-            LOG.error("%s %.200s: %s", scope["method"], scope["path"], type(problem).__name__)
+            LOG.error(
+                "%s %.200r: %s (request %s)",
+                scope["method"],
+                scope["path"],
+                type(problem).__name__,
+                scope.get(NAME),
+            )
             if not begun:
                 error = UnexpectedError("these records cannot be shown", hint="fusery audit")
                 await refusal(Request(scope), error)(scope, receive, sent)

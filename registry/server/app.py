@@ -14,6 +14,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 from starlette.types import Lifespan
 
+from . import request_ids
 from .bodies import ChatBody, TextBody
 from .completing import Completions
 from .errors import Refusal
@@ -50,8 +51,13 @@ def create_app(
     app.add_middleware(HostCheck, hosts=hosts, origins=origins)
     if origins:
         app.add_middleware(
-            CORSMiddleware, allow_origins=list(origins), allow_methods=["*"], allow_headers=["*"]
+            CORSMiddleware,
+            allow_origins=list(origins),
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=[request_ids.NAME],
         )
+    app.add_middleware(request_ids.RequestIds)
     created = int(time.time())
     slow = Slowing()
 
@@ -108,7 +114,11 @@ def create_app(
     @app.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> Response:
         # Starlette logs the traceback; the client gets no word of it.
-        return JSONResponse(Refusal(500, "internal error").document, 500)
+        # It is sent past all middleware.
+        known = (
+            {request_ids.NAME: request.scope[request_ids.NAME]} if request_ids.NAME in request.scope else {}
+        )
+        return JSONResponse(Refusal(500, "internal error").document, 500, headers=known)
 
     return app
 

@@ -246,3 +246,12 @@ def test_a_refusal_of_the_host_is_like_all_others(address: str) -> None:
     assert set(refused.json["error"]) == {"code", "message", "hint"}
     page = ask(address, "/log", host="evil.example", accept="text/html")
     assert (page.status, "<h1>" in page.text) == (403, True)
+
+
+def test_every_response_carries_a_request_id(address: str) -> None:
+    for path, status in (("/", 200), ("/nothing", 404), ("/style.css", 200)):
+        own = ask(address, path, x_request_id="trace-1")
+        assert (own.status, own.headers["x-request-id"]) == (status, "trace-1")
+    made = ask(address, "/", x_request_id="a <b>").headers["x-request-id"]
+    assert len(made) == 32
+    assert ask(address, "/", host="evil.example", x_request_id="trace-2").headers["x-request-id"] == "trace-2"

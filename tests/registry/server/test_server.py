@@ -492,3 +492,24 @@ def test_draining(echo_base: Path, tmp_path: Path) -> None:
             answer = pool.submit(read)
             assert begun.wait(30)
         assert answer.result() == shift_cipher_adapters.answer("z", 1, 200)
+
+
+def test_responses_carry_a_request_id(server: Served) -> None:
+    import http.client
+    from urllib.parse import urlsplit
+
+    parts = urlsplit(server.root)
+
+    def identified(path: str, given: str | None = None) -> str:
+        connection = http.client.HTTPConnection(str(parts.hostname), parts.port, timeout=60)
+        connection.request("GET", path, headers={} if given is None else {"X-Request-ID": given})
+        response = connection.getresponse()
+        response.read()
+        connection.close()
+        return response.headers["x-request-id"]
+
+    assert identified("/v1/models", "trace-1:a.b_c") == "trace-1:a.b_c"
+    made = [identified(path) for path in ("/health", "/v1/models", "/nothing")]
+    assert len(set(made)) == 3 and all(len(each) == 32 for each in made)
+    for given in ("", "x" * 129, "a b", "<script>", "a\tb"):
+        assert identified("/health", given) != given

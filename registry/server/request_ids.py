@@ -1,0 +1,36 @@
+"""The header `x-request-id` on every response: a client's own, or a new one, for finding a request in logs."""
+
+from __future__ import annotations
+
+import re
+import uuid
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+NAME = "x-request-id"
+"""Of the header, and of the key in a request's scope."""
+
+_ACCEPTED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
+
+
+class RequestIds:
+    """Adds the request's id to its response; a client's own is kept if it is short and plain."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, with the header."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get(NAME, "")
+        scope[NAME] = given if _ACCEPTED.fullmatch(given) else uuid.uuid4().hex
+
+        async def sent(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)[NAME] = scope[NAME]
+            await send(message)
+
+        await self._app(scope, receive, sent)
