@@ -94,11 +94,17 @@ def held_by(view: Mapping[str, Any]) -> str:
     return " ".join(f"#{alias}" for alias in view["aliases"]) or "-"
 
 
+_STATES = {
+    "itself": "yanked",
+    "same-bytes": "same bytes yanked as {}",
+    "computed-from": "computed from yanked {}",
+}
+
+
 def state_of(view: Mapping[str, Any]) -> str:
-    """Return what is wrong with an adapter, in a table: that it is yanked, or as what else its bytes are."""
-    others = [each["adapter"] for each in view["withdrawals"] if each["relation"] != "itself"]
-    own = ["yanked"] if view["yanked"] else []
-    return ", ".join([*own, *(f"same bytes yanked as {name}" for name in others)]) or "-"
+    """Return what is wrong with an adapter, in a table: `yanked`, or how it relates to a yanked adapter."""
+    words = (_STATES[each["relation"]].format(each["adapter"]) for each in view["withdrawals"])
+    return ", ".join(words) or "-"
 
 
 def cell(value: Any) -> str:

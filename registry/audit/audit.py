@@ -8,10 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sqlalchemy.orm import Session
+
 from fusery.storage.locate import local_path
 from fusery.storage.progress import SILENT, Reporter
 
 from ..database.sealing import Key
+from ..records.withdrawals import of_adapters
 from .anchored import check_anchors, read_anchors
 from .auditable import AuditableItem, auditable_items
 from .checks import (
@@ -28,7 +31,7 @@ from .checks import (
 )
 from .facts import Ahead
 from .recomputing import check_again
-from .report import Damage, Report
+from .report import Damage, Report, in_order
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
@@ -77,6 +80,7 @@ def audit(
     report, known = Report(), read_anchors(anchors, keys)
     with workspace.database.read() as session:
         found = list(auditable_items(session, workspace, references, report))
+        _note_yanks(session, found, report)
     items: Iterable[tuple[AuditableItem, dict[Damage, str]]] = with_blobs(workspace, found)
     reader = Reader(partial(trouble_of, workspace), partial(check_folder, workspace))
     with ExitStack() as held:
@@ -107,6 +111,15 @@ def audit(
         note_garbage(workspace, report)
     report.notes += reader.notes
     return report
+
+
+def _note_yanks(session: Session, items: Sequence[AuditableItem], report: Report) -> None:
+    """Note the adapters that have the bytes of a yanked one or were computed from it: nothing refuses them."""
+    names = {number: item.name for item in items for kind, number in item.records if kind == "adapter"}
+    with in_order(report, "the yanks"):
+        for number, withdrawals in sorted(of_adapters(session, names).items()):
+            words = [each.told for each in withdrawals if each.relation != "itself"]
+            report.notes += [f"{names[number]}: {told}" for told in words]
 
 
 def _look(

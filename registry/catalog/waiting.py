@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from .. import tables
 from ..actors import person
 from ..record import Record
+from ..records.withdrawals import own
 from .tasks import Task
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def waiting_for_approval(workspace: Workspace, tasks: Sequence[Task]) -> list[Wa
         workspace: the registry's parts.
         tasks: as `list_tasks` returns them.
     """
-    newest = {task.task: task for task in tasks if not task.withdrawals}
+    newest = {task.task: task for task in tasks if own(task.withdrawals) is None}
     with workspace.database.read() as session:
         asked = _asked(session, newest)
         given = _given(session, [newest[name] for name in {task for task, _ in asked}])

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from sqlalchemy import inspect
 
@@ -24,7 +24,7 @@ from fusery.storage.plaintext import is_keepable
 from .. import tables
 from ..database.schema import HEAD
 from ..errors import BadInputError, SchemaError
-from ..records.withdrawals import Withdrawal, Withdrawals
+from ..records.withdrawals import Relation, Withdrawal, Withdrawals
 from ..tables.bounds import problem_of
 from ..tables.values import from_json, kind_of, to_json
 from .beside import MOST_EVENTS
@@ -325,7 +325,7 @@ def read_withdrawal(written: Any) -> Withdrawal:
     """
     yank = tables.Yank
     values = _mapping(written)
-    if values["relation"] not in ("itself", "same-bytes", "contains"):
+    if values["relation"] not in get_args(Relation):
         raise ValueError("no relation")
     found = {"reason": values["reason"], "by": values["by"], "at": from_json("moment", values["at"])}
     if problem_of(yank.__table__, found) is not None:  # type: ignore[arg-type]

@@ -33,7 +33,12 @@ _GUTTER = 64
 _SAID = 24
 """Room for the line that says what is left out."""
 _SWEEPS = 4
-_NOTES = {"itself": "yanked", "same-bytes": "yanked twin", "contains": "yanked inside"}
+_NOTES = {
+    "itself": "yanked",
+    "same-bytes": "yanked twin",
+    "contains": "yanked inside",
+    "computed-from": "yanked source",
+}
 
 STYLE = """
 .fl-line{fill:none;stroke:#6b7280;stroke-width:1.2}.fl-head{fill:#6b7280}

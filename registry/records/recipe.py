@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import CTE, Select, select
 from sqlalchemy.orm import Session
 
 from .. import tables
@@ -85,6 +85,30 @@ def known_sources(session: Session, recipe: CombinationRecipe, base_id: int) -> 
         for position, digest in enumerate(recipe.sources)
         if digest in first
     ]
+
+
+def source_pairs(first: Select[int], *, up: bool) -> CTE:
+    """Return the query for pairs of an adapter and one that it is or was computed from, through any number of others.
+
+    Args:
+        first: the query for the numbers of the adapters to start from.
+        up: these are the computed adapters; else they are the sources.
+    """
+    start, step = first.distinct().subquery(), tables.AdapterSource
+    pairs = select(start.c[0].label("adapter"), start.c[0].label("source")).cte("computed", recursive=True)
+    if up:
+        further = select(pairs.c.adapter, step.source_id).join(step, step.adapter_id == pairs.c.source)
+    else:
+        further = select(step.adapter_id, pairs.c.source).join(step, step.source_id == pairs.c.adapter)
+    return pairs.union(further)
+
+
+def inherited_dataset(session: Session, recipe: CombinationRecipe, sources: Sequence[int]) -> int | None:
+    """Return the number of the dataset that all sources of a recipe were trained on; None where they differ or one is unknown."""
+    adapter = tables.Adapter
+    query = select(adapter.dataset_id).where(adapter.id.in_(sources)).distinct()
+    datasets = session.scalars(query).all()
+    return datasets[0] if len(datasets) == 1 and len(sources) == len(recipe.sources) else None
 
 
 def false_sources(adapter: tables.Adapter) -> bool:

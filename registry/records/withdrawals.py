@@ -1,8 +1,8 @@
 """Withdrawals, and which records they concern: the single place for all views and refusals.
 
 A yank covers one record: an adapter under its name.  That record is refused wherever something would be made of it.  Who
-has the same bytes under another name, or holds them (fused models, sums, bundles), is told so and goes on; what was
-trained on from a yanked adapter has bytes of its own, and is neither.
+has the same bytes under another name, holds them (fused models, sums, bundles), or was computed from them by `combine` or
+`shrink`, however many steps away, is told so and goes on; what was trained on from a yanked adapter is neither.
 """
 
 from __future__ import annotations
@@ -32,12 +32,14 @@ from .. import tables
 from ..database.batches import BATCH
 from ..errors import BadInputError
 from ..record import Record
+from .recipe import source_pairs
 
-Relation = Literal["itself", "same-bytes", "contains"]
+Relation = Literal["itself", "same-bytes", "contains", "computed-from"]
 _WORDS: Mapping[Relation, str] = {
     "itself": "yanked: {reason}",
     "same-bytes": "the same bytes were yanked as {adapter}: {reason}",
     "contains": "contains the weights of {adapter}, which is yanked: {reason}",
+    "computed-from": "computed from {adapter}, which is yanked: {reason}",
 }
 
 
@@ -47,7 +49,8 @@ class Withdrawal(Record):
 
     Attributes:
         adapter: name of the record that is yanked.
-        relation: the thing is that record `itself`, has the `same-bytes` under another name, or `contains` them.
+        relation: the thing is that record `itself`, has the `same-bytes` under another name, `contains` them, or it or an
+            adapter in it is `computed-from` them.
         reason: of the yank.
         at: when it was yanked.
         by: who did that.
@@ -223,8 +226,9 @@ def _found(
     if not ids or session.scalar(_any(at is None), {"moment": at}) is None:
         return {}
     told: dict[int, dict[str, Withdrawal]] = defaultdict(dict)
-    for number, same, name, reason, since, by in _rows(session, ids, parts_of, at):
-        relation: Relation = "contains" if holding else "itself" if same else "same-bytes"
+    for number, computed, same, name, reason, since, by in _rows(session, ids, parts_of, at):
+        itself: Relation = "contains" if holding else "itself" if same else "same-bytes"
+        relation: Relation = "computed-from" if computed else itself
         told[number].setdefault(name, Withdrawal(name, relation, reason, since, by))
     return {
         number: tuple(sorted(found.values(), key=lambda each: each.relation != "itself"))
@@ -260,13 +264,28 @@ def _query(
 ) -> Select[*tuple[Any, ...]]:
     part, record, yank = aliased(tables.Adapter), aliased(tables.Adapter), tables.Yank
     asked: BindParameter[Sequence[int]] = bindparam("ids", expanding=True)
-    held = parts_of(lambda column: true() if many else column.in_(asked)).subquery()
+    standing = stands_at(None if now else _MOMENT)
+    held = parts_of(lambda column: true() if many else column.in_(asked)).cte("held")
     thing, adapter = held.c
+    if many:
+        same = select(part.id).join(record, record.digest == part.digest)
+        lines = source_pairs(same.join(yank, yank.adapter_id == record.id).where(standing), up=False)
+    else:
+        lines = source_pairs(select(adapter), up=True)
     return (
-        select(thing, part.id == record.id, record.name, yank.reason, yank.at, yank.by)
-        .join(part, part.id == adapter)
+        select(
+            thing,
+            lines.c.adapter != part.id,
+            part.id == record.id,
+            record.name,
+            yank.reason,
+            yank.at,
+            yank.by,
+        )
+        .join(lines, lines.c.adapter == adapter)
+        .join(part, part.id == lines.c.source)
         .join(record, record.digest == part.digest)
         .join(yank, yank.adapter_id == record.id)
-        .where(stands_at(None if now else _MOMENT))
-        .order_by(yank.id)
+        .where(standing)
+        .order_by(lines.c.adapter != part.id, yank.id)  # a thing is told of each yank by the nearest relation
     )

@@ -1,7 +1,8 @@
 """What a yank covers: the record.  Who has its bytes is told, in the same words by every view, and refused by none.
 
 The family: `course_rec@1` is yanked; `other@1` has its bytes, `there@1` has them on another base, `course_rec@2` was
-continued from it, `free@1` has nothing to do with it; fused models, sums, bundles, aliases and places of all of these.
+continued from it, `small@1` was shrunk from it and `mixed@1` combined from that, `shrunk_twin@1` was shrunk from
+`other@1`, `free@1` has nothing to do with it; fused models, sums, bundles, aliases and places of all of these.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ YANKED, CHILD = "course_rec_v1_20260115", "course_rec_v2_20260201"
 TWIN, AFAR, FREE = "other_v1_20260301", "there_v1_20260302", "free_v1_20260303"
 REASON = "trained on the test set"
 ITSELF, SAME, HOLDS = [(YANKED, "itself")], [(YANKED, "same-bytes")], [(YANKED, "contains")]
+COMPUTED = [(YANKED, "computed-from")]
 Told = list[tuple[str, str]]
 
 
@@ -109,14 +111,22 @@ def make_family(registry: Registry, tiny_base: Path, tmp_path: Path) -> list[dic
     registry.adapters.register(first, base="tiny", task="other", date="20260301")
     registry.adapters.register(first, base="second", task="there", date="20260302")
     registry.adapters.register(unlike, base="tiny", task="free", date="20260303")
+    shrunk = [
+        registry.adapters.shrink("course_rec@1", rank=2, task="small"),
+        registry.adapters.combine(["free@1", "small@1"], task="mixed"),
+        registry.adapters.shrink("other@1", rank=3, task="shrunk_twin"),
+    ]
     made = Family(registry, tmp_path)
     made.adapters |= {YANKED: ITSELF, TWIN: SAME, AFAR: SAME, CHILD: [], FREE: []}
+    made.adapters |= {str(each.name): COMPUTED for each in shrunk}
     of_it = made.fuse(HOLDS, "course_rec@1", keep())
     of_twin = made.fuse(HOLDS, "other@1", keep(scale=5.0))
     afar = made.fuse(HOLDS, "there@1", keep())
     of_child = made.fuse([], "course_rec@2", keep())
     in_sum = made.fuse(HOLDS, "free@1", keep(("course_rec@1", 0.5)))
     twin_in_sum = made.fuse(HOLDS, "free@1", keep(("other@1", 0.25)))
+    of_small = made.fuse(COMPUTED, "small@1", keep())
+    mixed_in_sum = made.fuse(COMPUTED, "free@1", keep(("mixed@1", 0.5)))
     places = {
         made.pack(HOLDS, "of-it", "course_rec@1", request=keep()): HOLDS,
         made.pack(HOLDS, "of-twin", "other@1", request=keep(scale=5.0)): HOLDS,
@@ -124,14 +134,19 @@ def make_family(registry: Registry, tiny_base: Path, tmp_path: Path) -> list[dic
         made.pack(HOLDS, "apart", ["course_rec@1", "course_rec@2"], target="adapters"): HOLDS,
         made.pack(HOLDS, "twin-apart", ["other@1", "free@1"], target="adapters"): HOLDS,
         made.pack([], "free-apart", ["free@1", "course_rec@2"], target="adapters"): [],
+        made.pack(COMPUTED, "of-small", "small@1", request=keep()): COMPUTED,
+        made.pack(COMPUTED, "mixed-apart", ["mixed@1", "free@1"], target="adapters"): COMPUTED,
+        made.pack(HOLDS, "both-apart", ["course_rec@1", "small@1"], target="adapters"): HOLDS,
     }
     subjects = {"course_rec@1": ITSELF, "other@1": SAME, "there@1": SAME, "course_rec@2": []}
     subjects |= {of_it: HOLDS, of_twin: HOLDS, afar: HOLDS, of_child: [], in_sum: HOLDS, twin_in_sum: HOLDS}
+    subjects |= {"mixed@1": COMPUTED, "shrunk_twin@1": COMPUTED, of_small: COMPUTED, mixed_in_sum: COMPUTED}
     for number, (subject, told) in enumerate({**subjects, **places}.items()):
         made.run(told, subject, f"place {number:02}")
     made.hold(ITSELF, "course_rec@1", "prod")
     made.hold(SAME, "other@1", "prod")
     made.hold([], "course_rec@2", "next")
+    made.hold(COMPUTED, "mixed@1", "prod")
     return [made.adapters, made.fused, made.bundles, made.places, made.aliases]
 
 
@@ -157,7 +172,7 @@ def listing(family: Family) -> Iterator[tuple[str, dict[str, Told], Mapping[str,
     yield "list", {row["name"]: told(row) for row in rows}, family.adapters
     chosen = family.registry.adapters.list(where="yanked")
     assert {row["name"] for row in chosen} == {row["name"] for row in rows if row["yanked"]}
-    for task in ("course_rec", "other", "there", "free"):
+    for task in ("course_rec", "other", "there", "free", "small", "mixed", "shrunk_twin"):
         yield (
             "history",
             {row["name"]: told(row) for row in family.registry.adapters.history(task)},
@@ -245,6 +260,15 @@ def documents(family: Family) -> Iterator[tuple[str, dict[str, Told], Mapping[st
                 yield "attest", {getattr(row, named): told({"withdrawals": found})}, expected
 
 
+def auditing(family: Family) -> Iterator[tuple[str, dict[str, Told], Mapping[str, Told]]]:
+    notes = family.registry.upkeep.audit().notes
+    told_of = {name: said for name, said in family.adapters.items() if said not in ([], ITSELF)}
+    known = {name: [note for note in notes if note.startswith(f"{name}: ")] for name in family.adapters}
+    assert {name for name, found in known.items() if found} == told_of.keys()
+    assert all(YANKED in note and REASON in note for found in known.values() for note in found)
+    yield "audit", {name: family.adapters[name] for name in told_of}, family.adapters
+
+
 def comparing(family: Family) -> Iterator[tuple[str, dict[str, Told], Mapping[str, Told]]]:
     registry = family.registry
     for found in (
@@ -279,7 +303,7 @@ def exchanging(family: Family) -> Iterator[tuple[str, dict[str, Told], Mapping[s
                 )
 
 
-VIEWS: list[View] = [listing, showing, graphs, reaching, holding, documents, comparing, exchanging]
+VIEWS: list[View] = [listing, showing, graphs, reaching, holding, documents, auditing, comparing, exchanging]
 
 
 def look(family: Family) -> int:
@@ -337,11 +361,17 @@ def test_only_the_record_itself_is_refused_and_the_others_are_told(family: Famil
         with pytest.raises(BadInputError, match=f"{YANKED} was yanked by tester on .*: {REASON}"):
             use("course_rec@1")
         # What is told of a thing that holds an adapter is that it contains it; of an adapter, that it has the same bytes.
-        references = {"other@1": SAME, "course_rec@2": [], "free@1": []}
+        references = {
+            "other@1": SAME,
+            "course_rec@2": [],
+            "free@1": [],
+            "small@1": COMPUTED,
+            "mixed@1": COMPUTED,
+        }
         if name != "sum":
             references["there@1"] = SAME
         for reference, said in references.items():
-            expected = words.get("same-bytes", said) if said else []
+            expected = words.get("same-bytes", said) if said == SAME else said
             assert told(use(reference)) == expected, (name, reference)
     assert registry.aliases.promote("course_rec@1", "never").to_dict()["verdict"] == "failed"
     promoted = registry.aliases.promote("other@1", "stable").to_dict()
