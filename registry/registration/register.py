@@ -31,7 +31,7 @@ from ..names import AdapterName, parse_slug
 from ..records.adapter import Registered
 from ..records.datasets import dataset_row
 from ..records.derived import adapter_columns, alpha_of
-from ..records.recipe import known_sources, recipe_in
+from ..records.recipe import inherited_dataset, known_sources, recipe_in
 from ..records.references import load_adapters, next_version
 from ..records.renderings import record_rendering, rendering_of
 from ..records.scratch import scratch_folder
@@ -370,6 +370,8 @@ def _add_sources(session: Session, adapter: tables.Adapter, sources: Sequence[in
     for row in rows:
         row.adapter_id = adapter.id
         session.add(row)
+    if adapter.dataset_id is None:
+        adapter.dataset_id = inherited_dataset(session, recipe, [row.source_id for row in rows])
 
 
 def _parent(session: Session, seen: _Seen) -> int | None:

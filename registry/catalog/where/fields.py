@@ -6,13 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Select, exists, false, func, select
+from sqlalchemy import ColumnElement, Select, and_, exists, false, func, or_, select
 from sqlalchemy.orm import aliased
 
 from ... import tables
 from ...errors import BadInputError
 from ...names import parse_slug
 from ...records.evaluations import METRIC, newest_value, parse_metric
+from ...records.recipe import source_pairs
 from ...records.withdrawals import is_yanked
 
 Kind = Literal["text", "choice", "whole", "real", "size", "day", "moment", "flag"]
@@ -45,6 +46,7 @@ class Field:
         rows: the query for its values, whose one column is tested, if there may be several.
         about: its meaning, for the documentation.
         choices: all values that it can have, if they are known.
+        inherited: the query for numbers of adapters and further values that these have from others.
     """
 
     kind: Kind
@@ -52,6 +54,7 @@ class Field:
     rows: Select[Any] | None
     about: str
     choices: tuple[str, ...] = ()
+    inherited: Select[Any] | None = None
 
     @property
     def operators(self) -> frozenset[str]:
@@ -66,6 +69,10 @@ class Field:
 
     def holds(self, condition: Condition) -> ColumnElement[bool]:
         """Return a condition that is true where one of its values matches, else false, never NULL."""
+        if self.inherited is not None:
+            adapter, value = self.inherited.selected_columns
+            having = self.inherited.with_only_columns(adapter).where(condition(value))
+            return or_(func.coalesce(condition(self.column), false()), tables.Adapter.id.in_(having))
         if self.rows is None:
             return func.coalesce(condition(self.column), false())
         (value,) = self.rows.selected_columns
@@ -73,6 +80,9 @@ class Field:
 
     def missing(self) -> ColumnElement[bool]:
         """Return a condition that is true where it has no value."""
+        if self.inherited is not None:
+            having = self.inherited.with_only_columns(self.inherited.selected_columns[0])
+            return and_(self.column.is_(None), tables.Adapter.id.not_in(having))
         if self.rows is None:
             found: ColumnElement[bool] = self.column.is_(None)
             return found
@@ -115,6 +125,12 @@ def _fields() -> dict[str, Field]:
     parent = aliased(adapter)
     task = _one(select(tables.Task.name).where(tables.Task.id == adapter.task_id))
     dataset = _one(select(tables.Dataset.name).where(tables.Dataset.id == adapter.dataset_id))
+    source, pairs = aliased(adapter), source_pairs(select(tables.AdapterSource.adapter_id), up=True)
+    of_sources = (
+        select(pairs.c.adapter, tables.Dataset.name)
+        .join(source, source.id == pairs.c.source)
+        .join(tables.Dataset, tables.Dataset.id == source.dataset_id)
+    )
     size = _one(select(tables.Manifest.size).where(tables.Manifest.id == adapter.manifest_id))
     parents = _one(select(parent.name).where(parent.id == adapter.parent_id))
     bases = select(base.name).where(base.base_id == adapter.base_id)
@@ -145,7 +161,13 @@ def _fields() -> dict[str, Field]:
         "bytes": Field("size", size, None, "the size of its files"),
         "val_loss": Field("real", adapter.val_loss, None, "the validation loss"),
         "iterations": Field("whole", adapter.iterations, None, "iterations of training"),
-        "dataset": Field("text", dataset, None, "what it was trained on"),
+        "dataset": Field(
+            "text",
+            dataset,
+            None,
+            "what it, or any adapter that it was computed from, was trained on",
+            inherited=of_sources,
+        ),
         "examples": Field("whole", adapter.examples, None, "how many training examples"),
         "parent": Field("text", parents, None, "the name of the adapter whose training it continues"),
         "note": Field("text", adapter.note, None, "the note"),

@@ -19,7 +19,7 @@ def counted_queries() -> Iterator[list[str]]:
     statements: list[str] = []
 
     def note(conn: Any, cursor: Any, statement: str, *rest: Any) -> None:
-        if statement.lstrip().upper().startswith("SELECT"):
+        if statement.lstrip().upper().startswith(("SELECT", "WITH")):
             statements.append(statement)
 
     event.listen(Engine, "before_cursor_execute", note)

@@ -136,7 +136,9 @@ def fill(session: Session, found: list[Facts]) -> None:
         one.values["parent"] = parent.name if parent else None
         base = bases.get(values["base"]) or _base(session, values["base"])
         bases[values["base"]] = base
-        text = values["dataset"]
+        text = values.setdefault(
+            "own dataset", values["dataset"]
+        )  # databases are filled with these one after the other
         if text is not None and text not in datasets:
             datasets[text] = tables.Dataset(name=text, revision="", digest="")
         plain = (
@@ -166,6 +168,11 @@ def fill(session: Session, found: list[Facts]) -> None:
         )
         session.add(adapter)
         session.flush()
+        datasets_of = frozenset() if text is None else frozenset({text})
+        if before is not None and number % 3:
+            session.add(tables.AdapterSource(adapter_id=adapter.id, position=0, source_id=before.id))
+            datasets_of |= found[number - 1].values["dataset"]
+        one.values["dataset"] = datasets_of
         before = adapter
         for alias in values["alias"]:
             known = session.query(tables.Alias).filter_by(task_id=task.id, name=alias).first()
