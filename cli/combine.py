@@ -69,6 +69,9 @@ def combine_command(session: Session, references: tuple[str, ...], **options: An
 
     All agree with PEFT's add_weighted_adapter (dare is its dare_linear).  The new adapter is registered, with the recipe in
     it: the same again gives the same bytes, and the adapter that is there.
+
+    The new adapter has the dataset of its sources if they all have the same one.  TASK@latest passes over it until it has a
+    validation loss (fusery amend REF --val-loss LOSS), unless the task has no other adapter.
     """
     _use_one_thread()
     _run(session, "combining", session.registry.adapters.combine, references, options)
@@ -83,6 +86,9 @@ def shrink_command(session: Session, reference: str, **options: Any) -> None:
 
     It is registered, with the recipe in it.  How much of the update that keeps is shown; with --dry-run before anything
     is made.
+
+    The new adapter has the dataset of REF.  TASK@latest passes over it until it has a validation loss (fusery amend REF
+    --val-loss LOSS), unless the task has no other adapter.
     """
     _use_one_thread()
     _run(session, "shrinking", session.registry.adapters.shrink, reference, options)

@@ -16,7 +16,7 @@ from ..parsing import parse_moment
 from ..records.adapter_details import AdapterDetails
 from ..records.amendments import FIELDS, TAG, amendment_records, state_then
 from ..records.evaluations import evaluation_records
-from ..records.references import load_adapters, resolve_adapter
+from ..records.references import latest_version, load_adapters, resolve_adapter
 from ..records.withdrawals import Withdrawals, of_adapters, own
 from ..releases.history import holder_then
 from .views import full_records
@@ -72,7 +72,7 @@ def resolve_then(session: Session, text: str, moment: datetime) -> tables.Adapte
             found = session.scalars(load_adapters().where(adapter.id == number)).one()
     elif kind.kind == "latest":
         query = load_adapters().join(adapter.task.of_type(tables.Task)).where(tables.Task.name == kind.task)
-        query = query.where(adapter.created_at <= moment).order_by(adapter.version.desc()).limit(1)
+        query = query.where(adapter.version == latest_version(moment))
         found = session.scalars(query).first()
     else:
         found = resolve_adapter(session, text)

@@ -1,4 +1,4 @@
-"""The tasks that adapters are for: of each the newest version, and what its aliases hold."""
+"""The tasks that adapters are for: of each the version that `@latest` means, and what its aliases hold."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from sqlalchemy import func, select
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from .. import tables
 from ..record import Record
+from ..records.references import latest_version
 from ..records.withdrawals import Withdrawal, of_adapters
 
 if TYPE_CHECKING:
@@ -39,8 +40,8 @@ class Task(Record):
 
     Attributes:
         task: its name.
-        adapter: name of the newest version.
-        version: number of the newest version.
+        adapter: name of the version that `@latest` means.
+        version: its number.
         val_loss: its validation loss.
         withdrawals: what it has to do with yanks that stand.
         created_at: when it was registered.
@@ -69,10 +70,8 @@ def list_tasks(
         limit: at most so many.
         holding: only those whose names have this in them.
     """
-    task, row, newer = tables.Task, tables.Adapter, aliased(tables.Adapter)
-    # One look into the index of (task, version) for each task, and none at its other versions.
-    newest = select(func.max(newer.version)).where(newer.task_id == task.id).scalar_subquery()
-    query = select(task, row).join(row, (row.task_id == task.id) & (row.version == newest))
+    task, row = tables.Task, tables.Adapter
+    query = select(task, row).join(row, (row.task_id == task.id) & (row.version == latest_version()))
     if after is not None:
         query = query.where(task.name > after)
     if holding:

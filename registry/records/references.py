@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, TypeVarTuple
 
-from sqlalchemy import ColumnElement, Select, and_, func, select, union
+from sqlalchemy import ColumnElement, Select, and_, case, exists, func, not_, or_, select, union
 from sqlalchemy.orm import Session, aliased, joinedload, selectinload
 
 from .. import tables
@@ -116,9 +117,36 @@ def named_by(reference: Reference, query: Select[*Values]) -> Select[*Values]:
     if reference.kind == "version":
         return query.where(adapter.version == int(reference.value))
     if reference.kind == "latest":
-        return query.order_by(adapter.version.desc())
+        return query.where(adapter.version == latest_version())
     alias = tables.Alias
     return query.join(alias, alias.adapter_id == adapter.id).where(alias.name == reference.value)
+
+
+def latest_version(at: datetime | None = None) -> ColumnElement[int]:
+    """Return the number of the version that `@latest` means, of the task in the query around it.
+
+    It is the newest one.  An adapter that `combine` or `shrink` computed is passed over as long as it has no validation loss,
+    unless the task has no other.
+
+    Args:
+        at: a moment; None for now.
+    """
+    version, source, change = aliased(tables.Adapter), tables.AdapterSource, tables.Amendment
+    versions = select(version.version).where(version.task_id == tables.Task.id)
+    measured: ColumnElement[bool] = version.val_loss.is_not(None)
+    if at is not None:
+        versions = versions.where(version.created_at <= at)
+        later = select(change.before).where(
+            change.adapter_id == version.id, change.field == "val_loss", change.since > at
+        )
+        first = later.order_by(change.id).limit(1).correlate(version).scalar_subquery()
+        measured = case((first.is_not(None), first != "null"), else_=measured)
+    computed = exists().where(source.adapter_id == version.id).correlate(version)
+    found, newest = (
+        query.order_by(version.version.desc()).limit(1).correlate(tables.Task).scalar_subquery()
+        for query in (versions.where(or_(measured, not_(computed))), versions)
+    )
+    return func.coalesce(found, newest)
 
 
 def no_alias(session: Session, text: str) -> UnknownReferenceError:

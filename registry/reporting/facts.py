@@ -19,7 +19,7 @@ from ..audit import Report
 from ..database import events
 from ..database.batches import batches
 from ..errors import BadInputError, RegistryError, UnknownReferenceError
-from ..records.references import resolve_any
+from ..records.references import latest_version, resolve_any
 from ..records.views import moment
 from ..records.withdrawals import of_adapters, own, shown
 from ..signing.trusted import list_keys
@@ -182,15 +182,11 @@ def _head(workspace: Workspace, session: Session) -> dict[str, Any]:
 def _overview(session: Session) -> list[dict[str, Any]]:
     """Return one line for each task: how many versions, the newest one, and who holds which alias."""
     adapter, task = tables.Adapter, tables.Task
-    counted = (
-        select(adapter.task_id, func.count().label("versions"), func.max(adapter.version).label("newest"))
-        .group_by(adapter.task_id)
-        .subquery()
-    )
+    counted = select(adapter.task_id, func.count().label("versions")).group_by(adapter.task_id).subquery()
     rows = session.execute(
         select(task, adapter, counted.c.versions)
         .join(counted, counted.c.task_id == task.id)
-        .join(adapter, (adapter.task_id == task.id) & (adapter.version == counted.c.newest))
+        .join(adapter, (adapter.task_id == task.id) & (adapter.version == latest_version()))
         .order_by(task.name)
         .limit(MOST_LISTED)
     ).all()

@@ -153,6 +153,46 @@ def test_lineage_impact_and_yank_know_what_was_computed(filled: Registry) -> Non
         filled.adapters.shrink("both@1", rank=2)
 
 
+def test_the_dataset_is_inherited_where_all_sources_have_one(filled: Registry) -> None:
+    filled.adapters.amend("course_rec@1", dataset="courses", reason="known")
+    assert filled.adapters.shrink("course_rec@1", rank=2, task="small").adapter["dataset"] == "courses"
+    filled.adapters.amend("course_rec@2", dataset="courses", reason="known")
+    alike = filled.adapters.combine(["course_rec@1", "course_rec@2"], task="alike")
+    assert alike.adapter["dataset"] == "courses"
+    filled.adapters.amend("third@1", dataset="reviews", reason="known")
+    mixed = filled.adapters.combine(BOTH, task="mixed")
+    smaller = filled.adapters.shrink("mixed@1", rank=2, task="smaller")
+    assert (mixed.adapter["dataset"], smaller.adapter["dataset"]) == (None, None)
+    for where in ("dataset = reviews", "dataset in (reviews)", 'dataset ~ "rev*"'):
+        names = {row.name for row in filled.adapters.list(where=where)}
+        assert names == {filled.adapters.show("third@1").name, mixed.name, smaller.name}
+    courses = {row.name for row in filled.adapters.list(where="dataset = courses")}
+    assert {alike.name, mixed.name, smaller.name} < courses
+    assert filled.adapters.list(where="dataset is null") == []
+    # What the sources are said to be trained on today makes no other adapter of it.
+    filled.adapters.amend("course_rec@1", dataset="lectures", reason="renamed")
+    again = filled.adapters.combine(["course_rec@1", "course_rec@2"], task="alike")
+    assert (again.name, again.adapter["created"]) == (alike.name, False)
+    assert filled.upkeep.audit().ok
+
+
+def test_a_computed_adapter_is_latest_only_with_a_validation_loss(filled: Registry) -> None:
+    before = filled.adapters.show("course_rec@latest").name
+    small = filled.adapters.shrink("course_rec@1", rank=3)
+    other = filled.adapters.shrink("course_rec@1", rank=2, task="small")
+    assert small.name == filled.adapters.show("course_rec@3").name
+    assert filled.adapters.show("course_rec@latest").name == before
+    assert filled.adapters.show("small@latest").name == other.name  # the task has no other
+    newest = {row.task: row.adapter for row in filled.adapters.tasks()}
+    assert (newest["course_rec"], newest["small"]) == (before, other.name)
+    listed = {row["task"]: row["newest"]["name"] for row in filled.provenance.report()["tasks_listed"]}
+    assert listed["course_rec"] == before
+    then = filled.upkeep.log()[-1]["at"]
+    filled.adapters.amend("course_rec@3", val_loss=1.5, reason="measured")
+    assert filled.adapters.show("course_rec@latest").name == small.name
+    assert filled.adapters.show("course_rec@latest", at=then).name == before
+
+
 def test_recipe_and_sources_travel(filled: Registry, tmp_path: Path) -> None:
     done = filled.adapters.combine(BOTH, task="both")
     home = tmp_path / "elsewhere"
