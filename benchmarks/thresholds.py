@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from fusery.registry.engine.fidelity import CLEAR_FROM, DEGRADED_FROM, QUIET_TO, WHOLE_FROM
+from fusery.registry.engine.verdict import CLEAR_FROM, DEGRADED_FROM, QUIET_TO, WHOLE_FROM, closeness
 from fusery.registry.evaluation.second_opinion import KEPT as KEPT_PASS
 from fusery.registry.evaluation.second_opinion import LEAST_GAIN, NEAR
 
@@ -33,13 +33,13 @@ Judge = Callable[[Row], str]
 VERDICTS = ("LOST", "DEGRADED", "PASS")
 KEPT_HALF = 0.5
 FIGURES: dict[str, Figure] = {
-    "retained": lambda row: row["retained"],
+    "retained": lambda row: closeness(row["retained"]),
     "retained of the worst module": lambda row: row["least"],
     "cosine": lambda row: row["cosine"],
     "minus |R - D| / |D|": lambda row: -row["relative_error"],
     "minus noise, |R - D| / |W|": lambda row: -row["noise"],
 }
-"""Figures of the weights; larger is better.  D is the intended update, R the real one, W the base's weight."""
+"""Figures of the weights; larger is better, and a share retained counts by its closeness to 1.  D is the intended update, R the real one, W the base's weight."""
 COLOURS = dict(zip(VERDICTS, ("#c0392b", "#e6a817", "#2e8b57"), strict=True))
 MARKS = {"keep": "o", "dither": "^", "dither-calibrated": "v", "mixed": "s", "mixed-calibrated": "P"}
 MARKS |= {"dequantize": "D", "quantize": "X"}
@@ -50,8 +50,8 @@ class Rule:
     """The verdict on the figures of the weights, as fusery gives it.
 
     Attributes:
-        passes: share retained from which a fuse passes.
-        degraded: share retained below which the adapter is lost.
+        passes: closeness of the share retained from which a fuse passes.
+        degraded: closeness below which the adapter is lost.
         noise: above it, a fuse is degraded at best.
     """
 
@@ -61,9 +61,10 @@ class Rule:
 
     def __call__(self, row: Row) -> str:
         """Return the verdict."""
-        if row["retained"] < self.degraded:
+        close = closeness(row["retained"])
+        if close < self.degraded:
             return "LOST"
-        return "PASS" if row["retained"] >= self.passes and row["noise"] <= self.noise else "DEGRADED"
+        return "PASS" if close >= self.passes and row["noise"] <= self.noise else "DEGRADED"
 
 
 def telling(rows: Sequence[Row]) -> list[Row]:
@@ -156,13 +157,13 @@ def halves(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
 def taken(row: Row) -> bool:
     """Return whether `auto` takes it by its weights."""
     quiet = row["noise"] <= QUIET_TO and row["cosine"] >= CLEAR_FROM
-    return bool(row["retained"] >= WHOLE_FROM and quiet)
+    return bool(closeness(row["retained"]) >= WHOLE_FROM and quiet)
 
 
 def asked(row: Row) -> bool:
     """Return whether `--probe auto` asks the model."""
     own = row["case"][2].split("-")[0] in ("keep", "dither")
-    return own and not taken(row) and bool(row["retained"] >= DEGRADED_FROM)
+    return own and not taken(row) and bool(closeness(row["retained"]) >= DEGRADED_FROM)
 
 
 def judge_halves(rows: Sequence[Row], rule: Rule) -> dict[str, Any]:

@@ -30,9 +30,9 @@ from thresholds import Rule, draw, read_rows, report
 from fusery.registry import Registry
 from fusery.registry.engine.calibration import Calibration, read_calibration
 from fusery.registry.engine.engine import fuse
-from fusery.registry.engine.fidelity import DEGRADED_FROM, NOISE_TO, PASS_FROM
 from fusery.registry.engine.plan import Extra, make_plan
 from fusery.registry.engine.policy import Policy, Quantize
+from fusery.registry.engine.verdict import DEGRADED_FROM, NOISE_TO, PASS_FROM
 from fusery.registry.records.calibrations import fetch_calibration
 
 if find_spec("mlx"):

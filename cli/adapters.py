@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fusery.registry.engine.verdict import in_words
 from fusery.registry.parsing import plural
 
 from .amendments import explain_mark, explain_marks, marked, print_amendments, tag_fields
@@ -23,7 +24,6 @@ from .text import (
     foreign_fact,
     held_by,
     number,
-    share,
     size,
     state_of,
     times,
@@ -317,7 +317,7 @@ def _fused_line(fused: dict[str, Any]) -> str:
     mixed = bool(fused["with"]) or fused["scale"] is not None
     return (
         f"  {fused['key'][:12]}  {size(fused['weights_bytes']):>12}  {times(fused['times_base'])} the base  "
-        f"{fused['format']}  fidelity {fidelity['verdict']} ({share(fidelity['retained'])} retained)"
+        f"{fused['format']}  fidelity {in_words(fidelity['verdict'], fidelity['retained'], None)}"
         + (f"  {cell(fused['combined'])}" if mixed else "")
         + (f"  {told(fused)}" if fused["withdrawals"] else "")
         + "".join(f"  {said}" for _, said in foreign_fact(fused))

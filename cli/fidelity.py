@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fusery.registry.engine.verdict import closeness
+
 from .session import Session, command
 from .text import cell, foreign_fact, number, share, size, times, told
 
@@ -44,7 +46,7 @@ _WITH_FORMATS = {"scale": "--scale", "extras": "--with", "min_fidelity": "--min-
     "--min-fidelity",
     type=click.FloatRange(0, 1),
     metavar="X",
-    help="With --formats: share of the update that must be retained.",
+    help="With --formats: share of the update that must be retained: 0.9 asks for 90 to 110 %.",
 )
 def fidelity_command(
     session: Session, reference: str, formats: bool, plot: Path | None, force: bool, **wanted: Any
@@ -93,10 +95,10 @@ def _print_record(session: Session, fused: FusedDetails) -> None:
 
 
 def _print_modules(session: Session, modules: Iterable[ModuleFidelity]) -> None:
-    """Print what each module retained, the worst first."""
+    """Print what each module retained, the furthest from 100 % first."""
     right = ("retained", "cosine", "relative error", "norm")
     table = session.table("module", *right, right=right)
-    for module in sorted(modules, key=lambda module: module.retained or 0.0):
+    for module in sorted(modules, key=lambda module: closeness(module.retained)):
         table.add_row(
             module.module,
             share(module.retained),

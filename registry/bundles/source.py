@@ -67,7 +67,7 @@ class BundleSource:
             `digest`, `adapter` (`name`, `digest`, `task`, `version`, `date`, `rank`, `alpha`, `scale`, `val_loss`,
             `dataset`), `with` (further adapters: `adapter`, `weight`, `digest`), `recipe`, `format` (the precision in
             words), `weights_bytes`, `times_base`, `rebuild` (a command), `fidelity` (`verdict`, `retained`, `cosine`,
-            `relative_error`, and of the modules that retained least `worst`), `created_at`.  Where a plugin writes the bundle,
+            `relative_error`, and of the modules furthest from 1 `worst`), `created_at`.  Where a plugin writes the bundle,
             `plugin` is its distribution and version.  They may hold any text.
         model: the fused model's files: safetensors, config.json, the tokenizer's files; or the base's, that the adapters
             stand on; None where the target only names the base.

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from .. import tables
 from ..database.actions import ACTIONS
 from ..database.batches import batches
+from ..engine.verdict import share_in_words
 from ..records.fused_label import label_of
 
 _NAMED = frozenset({"adapter", "alias", "deployment", "key", "webhook"})
@@ -206,7 +207,7 @@ def _name(stated: Any) -> str:
 
 def _measured(detail: Detail) -> str:
     share = detail.get("retained")
-    retained = "" if share is None else f", {100 * share:.1f} % of the update retained"
+    retained = "" if share is None else f", {share_in_words(share)}"
     return f"{detail.get('verdict')}{retained}"
 
 

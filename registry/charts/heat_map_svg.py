@@ -9,7 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from ..engine.fidelity import DEGRADED_FROM, PASS_FROM
+from ..engine.verdict import DEGRADED_FROM, PASS_FROM, closeness
 from . import svg
 from .files import rendered
 from .heat_map import HeatMap, Row
@@ -74,7 +74,8 @@ class Shades:
         """Return what is in a cell: a number where there is room for one, and a mark that tells what no colour has to."""
         if not self.shares:
             return "" if not wide else f"{value:z.2f}" if abs(value) < 10 else f"{min(value, 9999):.0f}"
-        mark = "×" if value < DEGRADED_FROM else "–" if value < PASS_FROM else ""
+        close = closeness(value)
+        mark = "×" if close < DEGRADED_FROM else "–" if close < PASS_FROM else ""
         return f"{100 * value:.0f} {mark}".rstrip() if wide else mark
 
 
@@ -109,8 +110,8 @@ def draw(picture: HeatMap, kind: str) -> bytes:
     left = room_for([*picture.rows, *picture.outside])
     made = drawn(picture.layers, picture.rows, picture.outside, RETAINED, left, FILE_WIDTH, 4)
     told = (
-        f"× below {100 * DEGRADED_FROM:.0f} %: lost; "
-        f"– below {100 * PASS_FROM:.0f} %: degraded; grey: not adapted"
+        f"× below {100 * DEGRADED_FROM:.0f} or above {100 * (2 - DEGRADED_FROM):.0f} %: lost; "
+        f"– below {100 * PASS_FROM:.0f} or above {100 * (2 - PASS_FROM):.0f} %: degraded; grey: not adapted"
     )
     return rendered(
         svg.document(
@@ -209,10 +210,10 @@ def touched(view: Mapping[str, Any]) -> tuple[list[int], list[dict[str, Any]]]:
 
 def _told(view: Mapping[str, Any]) -> str:
     cells = [cell for row in [*view["rows"], *view["outside"]] for cell in row["cells"] if cell is not None]
-    low = min(cells, default=None)
+    worst = min(cells, key=closeness, default=None)
     return (
         f"The share of the adapter's update that is in the written weights, by layer and module: "
-        f"{share(view['fidelity']['retained'])} overall, {share(low)} where it is least. "
+        f"{share(view['fidelity']['retained'])} overall, {share(worst)} where it is furthest from 100 %. "
         f"The table below has the numbers."
     )
 

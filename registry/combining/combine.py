@@ -16,6 +16,7 @@ from ..adapters.peft_config import PeftConfig
 from ..admission.submission import Submission
 from ..comparison.weights import open_registered
 from ..documents import write_document
+from ..engine.verdict import closeness
 from ..errors import BadInputError
 from ..names import parse_task
 from ..record import Record, left_out
@@ -48,7 +49,7 @@ class Combination(Record):
         retained: the share of S that the new update has: the inner product of the two over the squared norm of S.  For
             `svd` and `shrink` that is the share of the squared singular values, 0 to 1.  None where S is zero.
         relative_error: Frobenius norm of the difference of the two over that of S; None where S is zero.
-        least_module: the module with the smallest such share; None where S is zero.
+        least_module: the module whose share is furthest from 1; None where S is zero.
         least_retained: that share.
         bytes: of the new weights.
         dry_run: nothing was made.
@@ -229,7 +230,7 @@ def _result(
 ) -> Combination:
     whole = Figures.of(list(figures.values()))
     shares = [(share, path) for path, each in figures.items() if (share := each.retained) is not None]
-    least = min(shares, default=(None, None))
+    least = min(shares, key=lambda pair: (closeness(pair[0]), pair[1]), default=(None, None))
     return Combination(
         name=None if done is None else done.name,
         sources=names,

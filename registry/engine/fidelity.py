@@ -10,7 +10,8 @@ R is what the written weights hold (dequantised, where they are quantised) beyon
 The share retained predicts behaviour, the cosine does not (at 6 bits it is 0.49 and behaviour intact; docs/internals/fidelity.md).
 Overall numbers are those of all touched modules taken as one long vector.  Tensors that an adapter replaces whole are
 listed, and not in that vector: the change of a retrained embedding is so long that nothing else would count beside it.
-The verdict is the worse of both.
+The verdict is the worse of both.  It takes the distance from 1 of each module, so that a module that overshoots does not
+make up for another that lost its update.
 """
 
 from __future__ import annotations
@@ -23,34 +24,9 @@ from typing import Any
 import numpy as np
 
 from .arithmetic import Array
+from .verdict import closeness, judge
 
 _LANES = 8
-
-PASS = "PASS"
-DEGRADED = "DEGRADED"
-LOST = "LOST"
-
-PASS_FROM = 0.8
-"""Share retained from which a fuse passes: nine tenths and more of what the adapter gained were left."""
-
-DEGRADED_FROM = 0.3
-"""Share retained below which the adapter counts as lost: less than half of what it gained was left."""
-
-NOISE_TO = 0.12
-"""Noise up to which a fuse passes, whatever it retained: with more, the model itself suffers."""
-
-QUIET_TO = 0.025
-"""Noise up to which `auto` takes an output: answers to other questions stayed as they were (KL below 0.04)."""
-
-QUIET_SHAPED_TO = 0.035
-"""The same of `mixed` that a calibration shapes: there is more noise, in directions that inputs hardly have (KL below 0.04 as well)."""
-
-WHOLE_FROM = 0.9
-"""Share retained from which `auto` takes an output: between this and `PASS_FROM`, three of the four quiet ones in the study had lost 6 to 12 % of the gain."""
-
-CLEAR_FROM = 0.1
-"""Cosine from which `auto` takes an output.  Below, the update is lost in what was written beside it, however quiet that is: a few
-percent of the gain went, which the share retained does not show."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +63,11 @@ class Sums:
         """What was written beside the update, |R - D| / |W|."""
         return _digits(math.sqrt(self.error / self.weight)) if self.weight > 0 else 0.0
 
+    @property
+    def close(self) -> float:
+        """The closeness of the share retained, times <D, D>."""
+        return min(self.inner, 2 * self.intended - self.inner)
+
 
 @dataclass(frozen=True, slots=True)
 class ModuleFidelity:
@@ -95,7 +76,7 @@ class ModuleFidelity:
     Attributes:
         module: its path in the model.
         norm: Frobenius norm of the intended update.
-        retained: share of the update that is in the written weights; 1 if nothing was intended.
+        retained: share of the update that is in the written weights, above 1 if too much is; 1 if nothing was intended.
         cosine: between real change and intended update.
         relative_error: of the real change.
     """
@@ -141,7 +122,7 @@ class Fidelity:
     Attributes:
         verdict: `PASS`, `DEGRADED` or `LOST`.
         norm: Frobenius norm of the whole intended update.
-        retained: share of the update over all modules.
+        retained: share of the update over all modules; above 1 if too much was written.
         cosine: over all modules.
         relative_error: over all modules.
         noise: what was written beside the update, as a share of the touched weights: |R - D| / |W|.
@@ -166,9 +147,10 @@ class Fidelity:
             ModuleFidelity.of(module, value)
             for module, value in [*sums.items(), *((m, v) for m, v in replaced.items() if m not in sums)]
         )
-        kept = [ModuleFidelity.of("", value).retained for value in replaced.values()]
+        close = sum(value.close for value in sums.values()) / total.intended if total.intended > 0 else 1.0
+        kept = [closeness(ModuleFidelity.of("", value).retained) for value in replaced.values()]
         return cls(
-            judge(min([whole.retained, *kept]), total.noise),
+            judge(min([_digits(close), *kept]), total.noise),
             whole.norm,
             whole.retained,
             whole.cosine,
@@ -188,13 +170,6 @@ class Fidelity:
             "noise": self.noise,
             "modules": [module.to_dict() for module in self.modules],
         }
-
-
-def judge(retained: float, noise: float = 0.0) -> str:
-    """Return the verdict on a share retained, and on the noise that came with it."""
-    if retained < DEGRADED_FROM:
-        return LOST
-    return PASS if retained >= PASS_FROM and noise <= NOISE_TO else DEGRADED
 
 
 def measure(real: Array, intended: Array, base: Array, scratch: Array, *, grouped: bool) -> Sums:

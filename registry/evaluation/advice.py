@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..engine.verdict import in_words
 from .subjects import FormCost, Held
 
 NOTICEABLE = 0.05
@@ -87,9 +88,8 @@ def _why(chosen: FormCost, kept: Sequence[FormCost], rows: Sequence[FormCost], a
 
 
 def _loses(row: FormCost) -> str:
-    retained = _held(row).retained
-    share = f"{retained:.1%}" if isinstance(retained, float) else "too little"
-    return f"{row.label} is out: it holds {share} of the adapter's update ({_held(row).verdict})."
+    held = _held(row)
+    return f"{row.label} is out: {in_words(held.verdict, held.retained, None)}."
 
 
 def _memory(row: FormCost, rows: Sequence[FormCost], adapters: int) -> float:

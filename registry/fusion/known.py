@@ -13,6 +13,18 @@ from fusery.storage.digest import Digest
 from .. import tables
 from ..database import events
 from ..engine.recipe import Recipe
+from ..engine.verdict import (
+    CLEAR_FROM,
+    LOST,
+    PASS,
+    QUIET_SHAPED_TO,
+    QUIET_TO,
+    WHOLE_FROM,
+    closeness,
+    in_words,
+    range_in_words,
+    share_in_words,
+)
 from ..records.fused import FusedRecord
 from .foreign import counting
 from .published import is_published
@@ -68,27 +80,30 @@ class Measured:
     @property
     def in_words(self) -> str:
         """The verdict with its reason."""
-        noise = "" if self.noise is None else f", {100 * self.noise:.1f} % noise"
-        return f"{self.verdict}, {100 * (self.retained or 0.0):.1f} % of the update retained{noise}"
+        return in_words(self.verdict, self.retained, self.noise)
 
     def passed_over(self, request: FuseRequest, *, sound: bool = False) -> str:
-        """Say why the next candidate is tried, where there is one: the figures, and the one that is not good enough."""
+        """Return why `auto` goes on to the next candidate: the figures, and the limit that one of them missed."""
         if sound:
             return f"{self.in_words}: taking what passes within the budget"
-        return f"{self.in_words}{self._wanted(request)}: trying the next format"
+        if (limit := self._missed(request)) is None:
+            return f"{self.in_words}: trying the next format"
+        # The verdict would be PASS, and that is not the reason.
+        noise = "" if self.noise is None else f", {100 * self.noise:.1f} % noise"
+        return f"{share_in_words(self.retained)}{noise}, and {limit}: trying the next format"
 
-    def _wanted(self, request: FuseRequest) -> str:
-        from ..engine.fidelity import CLEAR_FROM, WHOLE_FROM
-
-        if request.min_fidelity is not None and (self.retained or 0.0) < request.min_fidelity:
-            return f"; at least {100 * request.min_fidelity:g} % retained is asked for"
-        if self.verdict != "PASS":
-            return ""
+    def _missed(self, request: FuseRequest) -> str | None:
+        """Return the limit beside the verdict that is missed, in words; None if the verdict is the reason."""
+        least = request.min_fidelity
+        if least is not None and closeness(self.retained) < least:
+            return f"--min-fidelity asks for {range_in_words(least)}"
+        if self.verdict != PASS:
+            return None
         if not self.is_quiet:
-            return f"; at most {100 * self._quiet_to:g} % noise is wanted"
-        if (self.retained or 0.0) < WHOLE_FROM:
-            return f"; at least {100 * WHOLE_FROM:g} % retained is wanted"
-        return f"; a cosine of at least {CLEAR_FROM:g} is wanted, and it is {self.cosine:.2f}"
+            return f"auto takes at most {100 * self._quiet_to:g} % noise"
+        if closeness(self.retained) < WHOLE_FROM:
+            return f"auto takes {range_in_words(WHOLE_FROM)}"
+        return f"the cosine is {self.cosine or 0.0:.2f}, where auto takes at least {CLEAR_FROM:g}"
 
     def passes(self, request: FuseRequest, *, strict: bool, sound: bool = False) -> bool:
         """Tell whether it may be published.
@@ -101,15 +116,13 @@ class Measured:
         """
         if request.accept_loss and not strict and not sound:
             return True
-        if request.min_fidelity is not None and (self.retained or 0.0) < request.min_fidelity:
+        if request.min_fidelity is not None and closeness(self.retained) < request.min_fidelity:
             return False
         if not strict:
-            return self.verdict == "PASS" if sound else self.verdict != "LOST"
-        from ..engine.fidelity import CLEAR_FROM, WHOLE_FROM
-
+            return self.verdict == PASS if sound else self.verdict != LOST
         clear = self.cosine is None or self.cosine >= CLEAR_FROM
-        whole = (self.retained or 0.0) >= WHOLE_FROM
-        return self.verdict == "PASS" and self.is_quiet and whole and clear
+        whole = closeness(self.retained) >= WHOLE_FROM
+        return self.verdict == PASS and self.is_quiet and whole and clear
 
     @property
     def is_quiet(self) -> bool:
@@ -118,8 +131,6 @@ class Measured:
 
     @property
     def _quiet_to(self) -> float:
-        from ..engine.fidelity import QUIET_SHAPED_TO, QUIET_TO
-
         return QUIET_SHAPED_TO if self.shaped else QUIET_TO
 
 

@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Any, Literal
 
 from .. import tables
+from ..engine.verdict import closeness
 from ..errors import BadInputError, MissingExtraError
 from ..record import Record, left_out
 from ..records.evaluations import comparable, mismatch, setting_of
@@ -120,7 +121,7 @@ def _fidelity(case: Case, rules: Rules) -> Said:
         if known:
             why = "it was fused in another registry only, and what that says of its fidelity was not measured here"
         return "unknown", why, f"fusery fuse {case.adapter.name}"
-    best = max(made, key=lambda fused: (_VERDICTS.index(fused.verdict), fused.retained or 0.0))
+    best = max(made, key=lambda fused: (_VERDICTS.index(fused.verdict), closeness(fused.retained)))
     enough = _VERDICTS.index(best.verdict) >= _VERDICTS.index(str(rules.fidelity))
     why = f"the best fuse of it on record, {best.key[:12]}, has {best.verdict}"
     return ("passed", why) if enough else ("failed", why, f"fusery fidelity {case.adapter.name} --formats")

@@ -11,6 +11,7 @@ from markupsafe import Markup
 from ..charts import svg, text
 from ..charts.curves import swatch
 from ..charts.heat_map_svg import touched
+from ..engine.verdict import share_in_words
 from ..parsing import plural
 from .cells import cells
 
@@ -47,7 +48,7 @@ def environment(others: Callable[[str], str | None] = lambda _: None) -> Environ
     )
     names = ("change", "number", "share", "short", "size", "when")
     made.filters |= {name: getattr(text, name) for name in names}
-    made.filters |= {"cells": cells, "plural": plural, "touched": touched}
+    made.filters |= {"cells": cells, "plural": plural, "retained": share_in_words, "touched": touched}
     made.filters |= {"version": lambda name, task: f"v{text.version_of(task, name)}"}
     made.globals |= {
         "states": _STATES,

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, TypeGuard
 
 from ...documents import provenance_part
+from ...engine.verdict import PASS_FROM
 from ...fusion.records import in_words
 from .computed import computed_rows, sources
 from .licence import licences
@@ -20,8 +21,8 @@ _ADAPTER = ("task", "version", "date", "rank", "alpha", "scale", "val_loss", "da
 _LABELS = {"val_loss": "validation loss", "created_at": "fused at"}
 _VERDICTS = {
     "PASS": "The weights hold what the adapter learned.",
-    "DEGRADED": "The weights hold a part of what the adapter learned.",
-    "LOST": "The weights do not hold what the adapter learned; they were published all the same, as was asked for.",
+    "DEGRADED": "The weights hold what the adapter learned in part only: expect fewer exact answers.",
+    "LOST": "The weights do not hold what the adapter learned; they were published with --accept-loss.",
 }
 _COMMAND = re.compile(r"fusery fuse [A-Za-z0-9 ._:@=+-]{1,2000}")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,199}")
@@ -136,7 +137,8 @@ def _fidelity(fidelity: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "verdict", f"{verdict}. {_VERDICTS.get(str(verdict), '')}".rstrip()
     if _is_number(retained):
         share = f"{100 * retained:.1f} % of the update that the adapter makes is in the written weights"
-        yield "share retained", f"{share}, measured along its own direction."
+        much = " That is too much: the fused model overshoots." if retained > 2 - PASS_FROM else ""
+        yield "share retained", f"{share}, measured along its own direction.{much}"
     if _is_number(cosine):
         noise = "rounding adds noise, which lowers it even where nothing of the update is missing"
         yield "cosine", f"Between the change that was written and the update it is {cosine:.3f}: {noise}."
@@ -146,7 +148,7 @@ def _fidelity(fidelity: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _worst(fidelity: Mapping[str, Any]) -> Iterator[tuple[Any, str, str, str]]:
-    """Yield the modules that retained least."""
+    """Yield the modules whose share retained is furthest from 1."""
     for module in _objects(fidelity.get("worst"))[:_WORST]:
         retained, cosine, error = (module.get(key) for key in ("retained", "cosine", "relative_error"))
         share = f"{100 * retained:.1f} %" if _is_number(retained) else "–"

@@ -79,7 +79,14 @@ def test_a_cell_says_what_it_holds_without_its_colour() -> None:
     ]
     narrow = texts(replace(MAP, layers=tuple(range(100)), rows=(Row("q", (0.1, 0.5, 0.9, *[None] * 97)),)))
     assert (narrow.count("×"), narrow.count("–")) == (1, 1)
-    assert any(re.match(r"× below 30 %: lost; – below 80 %: degraded; grey", text) for text in shown)
+    much = texts(replace(MAP, rows=(Row("q", (1.19, 1.3, 1.9, None, None, None)),), outside=()))
+    assert [text for text in much if re.fullmatch(r"\d+( [×–])?", text) and int(text.split()[0]) > 100] == [
+        "119",
+        "130 –",
+        "190 ×",
+    ]
+    legend = "× below 30 or above 170 %: lost; – below 80 or above 120 %: degraded; grey"
+    assert any(text.startswith(legend) for text in shown)
 
 
 def test_titles_and_labels_are_shown_as_they_are() -> None:

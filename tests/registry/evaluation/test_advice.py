@@ -37,7 +37,7 @@ def test_what_loses_the_adapter_is_out_however_fast() -> None:
     ]
     found = advise(rows, adapters=1)
     assert found.choice == "16"
-    assert "keep is out: it holds 20.0% of the adapter's update (LOST)." in found.reasons
+    assert "keep is out: LOST, 20.0 % of the update retained." in found.reasons
     assert any("on writes 25% fewer tokens a second" in reason for reason in found.reasons)
 
 

@@ -1,0 +1,68 @@
+"""The verdict on a fuse, from the share of the update that it retained and the noise beside it.
+
+A share is judged by its distance from 1: a fuse that retains 193 % of an update is as far from the adapter as one that
+retains 7 %.  Where the thresholds come from: docs/measurements.md.
+"""
+
+from __future__ import annotations
+
+PASS = "PASS"
+DEGRADED = "DEGRADED"
+LOST = "LOST"
+
+PASS_FROM = 0.8
+"""Closeness from which a fuse passes: nine tenths and more of what the adapter gained were left."""
+
+DEGRADED_FROM = 0.3
+"""Closeness below which the adapter counts as lost: less than half of what it gained was left."""
+
+NOISE_TO = 0.12
+"""Noise up to which a fuse passes, whatever it retained: with more, the model itself suffers."""
+
+QUIET_TO = 0.025
+"""Noise up to which `auto` takes an output: answers to other questions stayed as they were (KL below 0.04)."""
+
+QUIET_SHAPED_TO = 0.035
+"""The same of `mixed` that a calibration shapes: there is more noise, in directions that inputs hardly have (KL below 0.04 as well)."""
+
+WHOLE_FROM = 0.9
+"""Closeness from which `auto` takes an output: between this and `PASS_FROM`, three of the four quiet ones in the study had lost 6 to 12 % of the gain."""
+
+CLEAR_FROM = 0.1
+"""Cosine from which `auto` takes an output.  Below, the update is lost in what was written beside it, however quiet that is: a few
+percent of the gain went, which the share retained does not show."""
+
+
+def closeness(retained: float | None) -> float:
+    """Return 1 minus the distance of a share retained from 1: 0.07 for 0.07 and for 1.93; 0 if the share is not known."""
+    return 0.0 if retained is None else min(retained, round(2 - retained, 9))
+
+
+def judge(retained: float, noise: float = 0.0) -> str:
+    """Return the verdict on a share retained (or on a closeness), and on the noise that came with it."""
+    close = closeness(retained)
+    if close < DEGRADED_FROM:
+        return LOST
+    return PASS if close >= PASS_FROM and noise <= NOISE_TO else DEGRADED
+
+
+def share_in_words(retained: float | None) -> str:
+    """Return a share retained in words, which say when it is too much."""
+    value = retained or 0.0
+    share = f"{100 * value:.1f} % of the update"
+    return f"overshoots: {share}" if value > 2 - PASS_FROM else f"{share} retained"
+
+
+def range_in_words(least: float) -> str:
+    """Return the shares retained that are at least so close to 1, in words."""
+    return f"{100 * least:g} to {100 * (2 - least):g} % of the update"
+
+
+def in_words(verdict: str, retained: float | None, noise: float | None) -> str:
+    """Return a verdict with its reasons."""
+    reasons = [verdict, share_in_words(retained)]
+    if noise is not None:
+        reasons.append(f"{100 * noise:.1f} % noise")
+    if retained is not None and verdict != PASS and judge(retained, noise or 0.0) == PASS:
+        reasons.append("some modules retain too little or overshoot")
+    return ", ".join(reasons)

@@ -1,0 +1,51 @@
+"""The verdict is symmetric about a share of 1, and its words say when a fuse overshoots."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fusery.registry.engine.verdict import closeness, in_words, judge, share_in_words
+
+
+@pytest.mark.parametrize(
+    ("retained", "noise", "verdict"),
+    [
+        (1.0, 0.0, "PASS"),
+        (0.8, 0.12, "PASS"),
+        (1.2, 0.12, "PASS"),
+        (0.799, 0.0, "DEGRADED"),
+        (1.201, 0.0, "DEGRADED"),
+        (1.0, 0.121, "DEGRADED"),
+        (0.3, 0.0, "DEGRADED"),
+        (1.7, 0.0, "DEGRADED"),
+        (0.29, 0.0, "LOST"),
+        (1.71, 0.0, "LOST"),
+        (1.936, 0.04, "LOST"),
+        (2.67, 0.04, "LOST"),
+        (-0.2, 1.0, "LOST"),
+    ],
+)
+def test_verdicts(retained: float, noise: float, verdict: str) -> None:
+    assert judge(retained, noise) == verdict
+
+
+@given(st.integers(0, 1000), st.sampled_from([0.0, 0.1, 0.2]))
+def test_too_much_is_as_bad_as_too_little(thousandths: int, noise: float) -> None:
+    distance = thousandths / 512  # exact in binary, and so are both shares
+    assert judge(1 + distance, noise) == judge(1 - distance, noise)
+    assert closeness(1 + distance) == closeness(1 - distance) == 1 - distance
+
+
+def test_words_say_when_a_fuse_overshoots() -> None:
+    assert in_words("LOST", 1.936, 0.042) == "LOST, overshoots: 193.6 % of the update, 4.2 % noise"
+    assert share_in_words(1.03) == "103.0 % of the update retained"
+    assert share_in_words(None) == "0.0 % of the update retained"
+
+
+def test_words_give_the_reason_that_no_figure_shows() -> None:
+    reason = "some modules retain too little or overshoot"
+    assert in_words("DEGRADED", 0.95, 0.04).endswith(reason)
+    for verdict, retained, noise in (("DEGRADED", 0.95, 0.13), ("DEGRADED", 1.3, 0.04), ("PASS", 1.0, 0.04)):
+        assert reason not in in_words(verdict, retained, noise)
