@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from fusery.registry.engine.precisions import CHOICES
+from fusery.registry.engine.verdict import in_words
 
 from .bulk import bulk_options, choice, counting, report
 from .halves import Halves
 from .session import Session, command
-from .text import foreign_fact, share, size
-
-if TYPE_CHECKING:
-    from fusery.registry.records.fused import Fidelity
+from .text import foreign_fact, size, times
 
 _MODES = ("affine", "mxfp4", "nvfp4", "mxfp8")
 _ROUNDINGS = ("once", "mlx-lm")
@@ -68,7 +66,7 @@ def request_options(function: Callable[..., Any]) -> Callable[..., Any]:
             "--min-fidelity",
             type=click.FloatRange(0, 1),
             metavar="X",
-            help="Share of the update that must be retained; below it nothing is published.",
+            help="Share of the update that must be retained: 0.9 asks for 90 to 110 %; otherwise nothing is published.",
         ),
         click.option("--accept-loss", is_flag=True, help="Publish even when the adapter was lost."),
         click.option(
@@ -141,6 +139,8 @@ def fuse_command(
     chosen = choice(options, reference)
     request = make_request(options)
     if reference is None:
+        from fusery.registry.fusion.words import cautions
+
         if request.recipe is not None:
             from fusery.registry.errors import BadInputError
 
@@ -153,6 +153,9 @@ def fuse_command(
             done = session.registry.fused.fuse_all(
                 request, publish=publish, **(chosen or {}), reporter=session.reporter(told)
             )
+        for fused in done.made:
+            for sentence in cautions(fused, request):
+                session.say(sentence)
         return report(session, done, verb="fused", adapter=lambda fused: fused.adapter)
     with session.progress("fusing") as progress, counting(session, "answering, in tokens") as answering:
         fused = session.registry.fused.fuse(
@@ -165,14 +168,15 @@ def fuse_command(
         )
 
     def human() -> None:
+        fidelity = fused.fidelity
         session.facts(
             [
                 (_SOURCES[fused.source], fused.combined),
                 *foreign_fact(fused),
                 ("path", str(fused.path)),
                 ("precision", fused.format),
-                ("fidelity", _fidelity(fused.fidelity)),
-                ("size", size(fused.bytes)),
+                ("fidelity", in_words(fidelity.verdict, fidelity.retained, fidelity.noise)),
+                ("weights", f"{size(fused.weights_bytes)}, {times(fused.times_base)} the base's"),
                 ("seconds", f"{fused.seconds:.2f}"),
                 ("key", fused.key),
                 ("digest", fused.digest),
@@ -183,8 +187,3 @@ def fuse_command(
 
     session.emit(fused, names=[str(fused.path)], human=human)
     return 0
-
-
-def _fidelity(fidelity: Fidelity) -> str:
-    noise = "" if fidelity.noise is None else f", {share(fidelity.noise)} noise"
-    return f"{fidelity.verdict}, {share(fidelity.retained)} of the update retained{noise}"

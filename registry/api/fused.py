@@ -54,6 +54,7 @@ class FusedModels(Resource):
         from ..errors import BadInputError
         from ..fusion.fuse import fuse
         from ..fusion.request import FuseRequest
+        from ..fusion.words import cautions
 
         if request is not None and precision is not None:
             raise BadInputError("a request has its own precision", hint="FuseRequest(precision=...)")
@@ -61,16 +62,15 @@ class FusedModels(Resource):
         if probe:
             from ..evaluation.second_opinion import fuse_asking
 
-            return fuse_asking(
+            fused = fuse_asking(
                 self.workspace, named(reference), wanted, within=within, publish=publish, reporter=reporter
             )
-        return fuse(
-            self.workspace,
-            named(reference),
-            wanted,
-            publish=publish,
-            reporter=reporter,
-        )
+        else:
+            fused = fuse(self.workspace, named(reference), wanted, publish=publish, reporter=reporter)
+        if not any(opinion.passed for opinion in fused.opinions or ()):
+            for sentence in cautions(fused, wanted):
+                reporter.say(sentence)
+        return fused
 
     def fuse_all(
         self,

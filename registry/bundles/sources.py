@@ -17,8 +17,10 @@ from fusery.storage.progress import Reporter
 
 from .. import tables
 from ..adapters.render import Form
+from ..engine.verdict import closeness
 from ..fusion.fuse import FuseRequest, fuse_to_read
 from ..fusion.views import fused_line, module_record
+from ..fusion.words import cautions
 from ..records.bases import locate_files, recorded_architecture
 from ..records.fused import Foreign, Fused
 from ..records.licences import adapter_licence
@@ -73,6 +75,8 @@ def fused_source(
         FuseryError: as `fusery.registry.fusion.fuse.fuse`.
     """
     with fuse_to_read(workspace, reference, request, reporter=reporter) as fused:
+        for sentence in cautions(fused, request):
+            reporter.say(sentence)
         files = Files.within(fused.path, Manifest.of(fused.files))
         source = BundleSource(fused.adapter, _provenance(workspace, fused), files)
         yield Gathered(source, (fused.adapter,), fused.key, fused.digest, fused.label, fused.foreign)
@@ -169,10 +173,10 @@ def _part(extra: tables.FusedExtra) -> dict[str, Any]:
 
 
 def _worst(fused: tables.Fused) -> list[dict[str, Any]]:
-    """Return the modules that retained least."""
+    """Return the modules whose share retained is furthest from 1."""
     known = [module for module in fused.modules if module.retained is not None]
-    least = sorted(known, key=lambda module: (module.retained, module.module))[:_WORST]
-    return [module_record(module).to_dict() for module in least]
+    worst = sorted(known, key=lambda module: (closeness(module.retained), module.module))[:_WORST]
+    return [module_record(module).to_dict() for module in worst]
 
 
 def _tool() -> str:

@@ -70,10 +70,8 @@ def line_facts(fused: tables.Fused, adapter: str | None) -> dict[str, Any]:
     """Return the fields of a fused artifact's line; see `fused_line`."""
     facts = _facts(fused, adapter)
     accepted = " --accept-loss" if fused.verdict == "LOST" else ""
-    times = facts["weights_bytes"] / max(1, weights_bytes(fused.base.manifest))
     return {
         **facts,
-        "times_base": round(times, 4),
         "fidelity": _fidelity(fused, None),
         "rebuild": f"fusery fuse {facts['adapter']} --recipe {fused.key}{accepted}",
     }
@@ -84,7 +82,7 @@ def _facts(fused: tables.Fused, adapter: str | None) -> dict[str, Any]:
     from ..records.fused_label import label_record
     from .foreign import foreign_record
 
-    name = adapter or fused.adapter.name
+    name, weights = adapter or fused.adapter.name, weights_bytes(fused.manifest)
     return {
         "key": fused.key,
         "digest": fused.digest,
@@ -95,7 +93,8 @@ def _facts(fused: tables.Fused, adapter: str | None) -> dict[str, Any]:
         "precision": fused.precision,
         "quantization": fused.quantization,
         "bytes": fused.bytes,
-        "weights_bytes": weights_bytes(fused.manifest),
+        "weights_bytes": weights,
+        "times_base": round(weights / max(1, weights_bytes(fused.base.manifest)), 4),
         "engine": fused.engine,
         "created_at": fused.created_at,
         "created_by": fused.created_by,

@@ -1,11 +1,14 @@
-"""Messages of a fuse: whom it waits for, what came of claims, why it refuses."""
+"""Messages of a fuse: whom it waits for, what came of claims, why it refuses, what a user should know of the result."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ..engine.recipe import Recipe
+from ..engine.verdict import PASS, closeness, range_in_words, share_in_words
 from ..errors import DatabaseReadOnlyError, FidelityError, RebuildDiffersError
+from ..records.fused import Fused
 from ..records.fused_label import describe
 from .fuse_inputs import FuseInputs
 from .known import Measured
@@ -38,9 +41,11 @@ def differing(key: str, made: str, recorded: str) -> RebuildDiffersError:
 
 def lost(fuse_inputs: FuseInputs, recipe: Recipe, measured: Measured, request: FuseRequest) -> FidelityError:
     """Return the error for a model that would lose the adapter, with a hint."""
-    share, name = f"{100 * (measured.retained or 0.0):.1f} %", describe(recipe)
-    if request.min_fidelity is not None and (measured.retained or 0.0) < request.min_fidelity:
-        message = f"{name} retains {share} of the update, and at least {request.min_fidelity} was asked for"
+    name, least = describe(recipe), request.min_fidelity
+    if least is not None and closeness(measured.retained) < least:
+        message = (
+            f"{name}: {share_in_words(measured.retained)}, --min-fidelity asks for {range_in_words(least)}"
+        )
     else:
         message = f"{name} would lose the adapter: {measured.in_words}"
     larger = recipe.precision != "dequantize" and fuse_inputs.quantized
@@ -59,6 +64,24 @@ def lost(fuse_inputs: FuseInputs, recipe: Recipe, measured: Measured, request: F
             else "--accept-loss publishes it"
         )
     return FidelityError(message, hint=hint)
+
+
+def cautions(fused: Fused, request: FuseRequest) -> Iterator[str]:
+    """Yield what a user should know before shipping a fused model: that it lost something, or that it is large."""
+    verdict = fused.fidelity.verdict
+    scale = "" if fused.scale is None else f" --scale {fused.scale:g}"
+    added = "".join(f" --with {part.adapter}:{part.weight:g}" for part in fused.with_)
+    compare = f"fusery fidelity {fused.adapter}{scale}{added} --formats"
+    if verdict != PASS:
+        yield (
+            f"{verdict}: most answers that base + adapter gives word for word will be different. "
+            f"Compare the formats: {compare}"
+        )
+    if request.precision == "auto" and fused.precision == "dequantize" and fused.quantization is None:
+        yield (
+            f"16 bits take {fused.times_base:.2f} times the size of the base: `auto` found no smaller format that passes. "
+            f"Compare the formats: {compare}"
+        )
 
 
 def unpublished(

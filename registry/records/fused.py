@@ -21,7 +21,7 @@ class ModuleFidelity(Record):
     Attributes:
         module: name of the module.
         norm: Frobenius norm of the update.
-        retained: share of the update that is in the fused weights; None if there is no update.
+        retained: share of the update that is in the fused weights, above 1 if it overshoots; None if there is no update.
         cosine: of the angle between the update and what is in the weights.
         relative_error: norm of the difference, over that of the update.
     """
@@ -39,7 +39,7 @@ class Fidelity(Record):
 
     Attributes:
         verdict: `PASS`, `DEGRADED` or `LOST`.
-        retained: share of the update that is in the fused weights; None if there is no update.
+        retained: share of the update that is in the fused weights, above 1 if it overshoots; None if there is no update.
         cosine: of the angle between the update and what is in the weights.
         relative_error: norm of the difference, over that of the update.
         noise: what rounding added beside the update, over the update's norm; None if it is not known.
@@ -115,6 +115,7 @@ class FusedFacts(FusedLabel):
         quantization: group size, bits and mode; None if it is not quantised.
         bytes: of all files.
         weights_bytes: of its weights.
+        times_base: size of its weights over that of the base's.
         engine: what computed it.
         fidelity: what it holds of the update.
         created_at: when it was made.
@@ -130,6 +131,7 @@ class FusedFacts(FusedLabel):
     quantization: Mapping[str, object] | None
     bytes: int
     weights_bytes: int
+    times_base: float
     engine: str
     fidelity: Fidelity
     created_at: datetime
@@ -142,12 +144,10 @@ class FusedLine(FusedFacts):
     """A fused model, as what it was made of lists it.
 
     Attributes:
-        times_base: size of its weights over that of the base's.
         rebuild: the command that makes it again.
         withdrawals: what it has to do with yanks that stand.
     """
 
-    times_base: float
     rebuild: str
     withdrawals: tuple[Withdrawal, ...] | None = left_out()
 

@@ -232,18 +232,20 @@ def _fused_folder(
     from fusery.storage.watching import verified
 
     from ..fusion.fuse import FuseRequest, fuse_to_read
+    from ..fusion.words import cautions
 
     if len(request.references) != 1 or request.models:
         raise BadInputError(
             "a fused model is served alone", hint="fusery serve REF --fused, or several REFs without --fused"
         )
     (reference,) = request.references
+    wanted = FuseRequest(accept_foreign=request.accept_foreign)
     with (
         _kept_folder(workspace) as folder,
-        fuse_to_read(
-            workspace, reference, FuseRequest(accept_foreign=request.accept_foreign), reporter=Reporter(say)
-        ) as fused,
+        fuse_to_read(workspace, reference, wanted, reporter=Reporter(say)) as fused,
     ):
+        for sentence in cautions(fused, wanted):
+            say(sentence)
         manifest = Manifest.of(fused.files)
         files = {entry.path: fused.path / entry.path for entry in manifest}
         reading.enter_context(verified(files, manifest, near=workspace.vouchers.root))

@@ -61,6 +61,28 @@ def test_for_people(small: Fusery) -> None:
     assert shares == sorted(shares)
 
 
+def test_fuse_prints_one_size_and_how_often_it_is_the_base_s(small: Fusery) -> None:
+    ran = small("fuse", "one@1", "--precision", "dequantize")
+    made = small("fuse", "one@1", "--precision", "dequantize", "--json").json
+    (weights,) = re.findall(r"^weights  +(.*)$", ran.out, re.MULTILINE)
+    assert re.findall(r"[\d.]+ [KM]iB", ran.out) == re.findall(r"[\d.]+ [KM]iB", weights)
+    assert weights.endswith(f"{made['times_base']:.2f} x the base's")
+    assert made["times_base"] > 3
+    assert weights in small("fidelity", "one@1").out
+
+
+def test_fuse_says_what_a_lost_fuse_means_and_what_to_do(small: Fusery) -> None:
+    options = ("--precision", "keep", "--accept-loss", "--with", "two@1:0.5", "--scale", "10")
+    ran = small("fuse", "one@1", *options)
+    assert "LOST" in ran.out
+    (note,) = [line for line in ran.err.splitlines() if line.startswith("LOST: ")]
+    command = note[note.index("fusery fidelity ") :]
+    assert "LOST: " in small("fuse", "one@1", *options).err, "also from the cache"
+    assert "LOST: " not in small("fuse", "one@1").err
+    advised = small(*shlex.split(command)[1:], "--json")
+    assert (advised.code, advised.json["scale"], advised.json["with"][0]["weight"]) == (0, 10, 0.5)
+
+
 def test_as_json_and_as_names(small: Fusery) -> None:
     key = small("fuse", "one@1", "--json").json["key"]
     ran = small("fidelity", key[:10], "--json")
@@ -155,9 +177,10 @@ def test_show_lists_fused_models_in_full(small: Fusery) -> None:
         assert line["fidelity"].keys() == {"verdict", "retained", "cosine", "relative_error", "noise"}
     shown = small("show", "one@1").out
     assert re.search(
-        r"1\.\d\d x the base  mixed, \d bits where adapted  fidelity PASS \(\d\d\.\d % retained\)", shown
+        r"1\.\d\d x the base  mixed, \d bits where adapted  fidelity PASS, \d\d\.\d % of the update retained",
+        shown,
     )
-    assert re.search(r"keep  fidelity LOST .*one_v1_20260115 \+ 0\.5 x two_v1_20260115", shown)
+    assert re.search(r"keep  fidelity LOST, .*one_v1_20260115 \+ 0\.5 x two_v1_20260115", shown)
     # It is among those of the adapter that was added, too.
     assert [line["adapter"] for line in small("show", "two@1", "--json").json["fused"]] == ["one_v1_20260115"]
 

@@ -185,31 +185,45 @@ def test_only_what_a_calibration_shapes_has_it_in_its_recipe(
     }
 
 
-def test_what_passes_and_is_passed_over_says_for_what(losing: Registry) -> None:
+def test_auto_names_the_limit_that_a_candidate_missed() -> None:
+    """A candidate with the verdict PASS was not passed over for its verdict, so the message leaves it out."""
     asked = FuseRequest()
-    assert Measured("PASS", 0.99, 0.031).passed_over(asked) == (
-        "PASS, 99.0 % of the update retained, 3.1 % noise; at most 2.5 % noise is wanted: trying the next format"
-    )
-    assert Measured("PASS", 0.96, 0.014, 0.077).passed_over(asked) == (
-        "PASS, 96.0 % of the update retained, 1.4 % noise; "
-        "a cosine of at least 0.1 is wanted, and it is 0.08: trying the next format"
-    )
-    assert "; at least 90 % retained is wanted:" in Measured("PASS", 0.854, 0.018, 0.26).passed_over(asked)
-    assert not Measured("PASS", 0.899, 0.018, 0.26).passes(asked, strict=True)
-    assert Measured("PASS", 0.9, 0.018, 0.26).passes(asked, strict=True)
+    missed = {
+        "auto takes at most 2.5 % noise": Measured("PASS", 0.99, 0.031),
+        "auto takes at most 3.5 % noise": Measured("PASS", 1.0, 0.036, 0.5, shaped=True),
+        "the cosine is 0.08, where auto takes at least 0.1": Measured("PASS", 0.96, 0.014, 0.077),
+        "auto takes 90 to 110 % of the update": Measured("PASS", 0.854, 0.018, 0.26),
+    }
+    missed_above = Measured("PASS", 1.15, 0.018, 0.26)
+    for limit, measured in (*missed.items(), ("auto takes 90 to 110 % of the update", missed_above)):
+        message = measured.passed_over(asked)
+        assert not measured.passes(asked, strict=True)
+        assert limit in message
+        assert "PASS" not in message
+    least = FuseRequest(min_fidelity=0.995)
+    for retained in (0.99, 1.01):
+        message = Measured("PASS", retained, 0.031).passed_over(least)
+        assert "--min-fidelity asks for 99.5 to 100.5 % of the update" in message
+    lost = Measured("LOST", 0.2, 0.031).passed_over(asked)
+    assert lost.startswith("LOST, ")
+    assert "auto takes" not in lost
+
+
+def test_auto_takes_what_is_near_and_quiet_and_clear() -> None:
+    asked = FuseRequest()
+    takes = {
+        retained: Measured("PASS", retained, 0.018, 0.26).passes(asked, strict=True)
+        for retained in (0.899, 0.9, 1.1, 1.101)
+    }
+    assert takes == {0.899: False, 0.9: True, 1.1: True, 1.101: False}
     shaped = [Measured("PASS", 1.0, noise, 0.5, shaped=True) for noise in (0.035, 0.036)]
     assert [each.passes(asked, strict=True) for each in shaped] == [True, False]
-    assert "at most 3.5 % noise is wanted" in shaped[1].passed_over(asked)
-    passes = {
+    clear = {
         cosine: Measured("PASS", 0.96, 0.014, cosine).passes(asked, strict=True)
         for cosine in (None, 0.1, 0.09)
     }
-    assert passes == {None: True, 0.1: True, 0.09: False}
+    assert clear == {None: True, 0.1: True, 0.09: False}
     assert Measured("PASS", 0.96, 0.014, 0.09).passes(asked, strict=False)
-    assert "wanted" not in Measured("LOST", 0.2, 0.031).passed_over(asked)
-    assert " noise; at least 99.5 % retained is asked for:" in Measured("PASS", 0.99, 0.031).passed_over(
-        FuseRequest(min_fidelity=0.995)
-    )
 
 
 def test_auto_keeps_the_format_of_a_dense_base(stocked: Registry) -> None:
@@ -221,7 +235,7 @@ def test_a_minimum_can_be_asked_for(losing: Registry) -> None:
     assert 0.9 < retained < 1
     with pytest.raises(FidelityError) as caught:
         losing.fused.fuse("small@1", FuseRequest("dequantize", min_fidelity=1.0))
-    assert "1.0 was asked for" in caught.value.message
+    assert "--min-fidelity asks for 100 to 100 % of the update" in caught.value.message
 
 
 @pytest.mark.parametrize("share", [float("nan"), float("inf"), -0.1, 1.1])
