@@ -74,6 +74,7 @@ class PlainAdapter:
         Args:
             base: what the base is called where it is served.
         """
+        layers = self.raw.get("layers_to_transform")
         return {
             "alpha_pattern": {},
             "base_model_name_or_path": base,
@@ -82,8 +83,9 @@ class PlainAdapter:
             "fan_in_fan_out": False,
             "inference_mode": True,
             "init_lora_weights": True,
-            "layers_pattern": self.raw.get("layers_pattern"),
-            "layers_to_transform": self.raw.get("layers_to_transform"),
+            # PEFT refuses a pattern without layers.
+            "layers_pattern": None if layers is None else self.raw.get("layers_pattern"),
+            "layers_to_transform": layers,
             "lora_alpha": self.alpha,
             "lora_dropout": 0.0,
             "modules_to_save": None,

@@ -54,6 +54,8 @@ def _write_adapter(
     weights = [entry for entry in adapter.files.manifest if entry.path != CONFIG]
     # Who loads the adapter is told by this which base it is for; what the trainer called it means nothing elsewhere.
     config = {**read_object(adapter.files.paths[CONFIG]), "base_model_name_or_path": str(called)}
+    if config.get("layers_to_transform") is None:
+        config.pop("layers_pattern", None)  # PEFT refuses a pattern without layers; older versions saved it
     bundle.write(CONFIG, document_bytes(config))
     bundle.copy(adapter.files.only(entry.path for entry in weights), link=choices.link)
     written = [entry.to_dict() for entry in bundle.manifest()]

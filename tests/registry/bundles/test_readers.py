@@ -13,6 +13,7 @@ import pytest
 import tiny_models
 from bundle_cases import make_bundle
 from consumers import adapters_source, files_of, mlx_logits, onnx_logits, peft_logits, transformers_logits
+from peft_folders import make_peft
 from warm_python import warm_python
 
 from fusery.registry.bundles import TARGETS, BundledAdapter, BundleSource
@@ -85,6 +86,22 @@ def test_peft_reads_an_adapter(base: Path, adapter: Path, target: str, tmp_path:
     theirs = peft_logits(base, folder, tmp_path)
     assert np.abs(theirs - ours).max() < 1e-5 * np.abs(ours).max()
     assert np.abs(ours - mlx_logits(base)).max() > 0.1
+
+
+@pytest.mark.parametrize("target", ["vllm", "k8s", "lorax", "hub"])
+@pytest.mark.parametrize("layers", [[1], None], ids=["some layers", "all layers"])
+def test_peft_reads_an_adapter_with_a_layer_pattern(
+    base: Path, layers: list[int] | None, target: str, tmp_path: Path
+) -> None:
+    """PEFT refuses `layers_pattern` without `layers_to_transform`; older versions saved it."""
+    adapter = make_peft(tmp_path / ADAPTER, base, layers=layers, layers_pattern="layers")
+    make_peft(tmp_path / "plain" / ADAPTER, base, layers=layers)
+    (tmp_path / "bundle").mkdir()
+    choices = {"base_name": "org/Tiny-1M", "location": "pvc://adapters"} if target == "k8s" else {}
+    make_bundle(adapters_source(base, tmp_path / "rendered", adapter), target, tmp_path / "bundle", **choices)
+    folder = tmp_path / "bundle" if target == "hub" else tmp_path / "bundle" / "adapters" / ADAPTER
+    expected = peft_logits(base, tmp_path / "plain" / ADAPTER, tmp_path)
+    assert np.abs(peft_logits(base, folder, tmp_path) - expected).max() < 1e-5 * np.abs(expected).max()
 
 
 def test_transformers_reads_the_base_beside_adapters(base: Path, adapter: Path, tmp_path: Path) -> None:
