@@ -13,7 +13,7 @@ from fusery.storage.jsonfile import read_object
 from fusery.storage.safetensors import build_header, tensor_bytes
 
 from ..errors import MissingExtraError
-from ..server.mlx_keys import with_mlx_keys
+from ..server.mlx_keys import with_mlx_keys, written_config
 from .adapter import Adapter, read_adapter, require_linear
 from .affine import Grid
 from .base import Base, Source, read_base
@@ -217,7 +217,7 @@ def _plan(
     size = sum(output.size - len(output.header) for output in outputs)
     documents = {
         "config.json": fused_config(
-            base.config,
+            written_config(base.config),
             _generation(base.files),
             quantization=_quantization(base, policy, modules),
             dequantized=policy.dequantizes,

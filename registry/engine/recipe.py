@@ -14,8 +14,8 @@ ENGINE = "canonical-1"
 SEEING = "canonical-2"
 """The same on a base with a `vision_config`: it used to be lost beside most towers, so the bytes are others now."""
 
-KEYS = "mlx-keys-1"
-"""Follows the engine where the configuration got keys that mlx-lm needs; the number goes up when they would be others."""
+KEYS = "mlx-keys-2"
+"""Follows the engine where keys were added to the configuration; the number goes up when they would be others."""
 
 FORMAT = "fusery.key.v1"
 

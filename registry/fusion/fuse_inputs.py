@@ -29,7 +29,7 @@ from ..records.current_calibrations import current_calibration, learned_with
 from ..records.references import resolve_adapter
 from ..records.renderings import require_factors_alone
 from ..records.withdrawals import refuse_yanked
-from ..server.mlx_keys import mlx_keys
+from ..server.mlx_keys import written_config
 from .adapter_part import AdapterPart, fits_biases, part_of
 from .calibrated import calibrated
 
@@ -124,7 +124,7 @@ class FuseInputs:
         from ..engine.naming import taken_by_name
 
         names = [file.path for file in self.base.manifest.files]
-        keys = f"; {KEYS}" if mlx_keys(self.base.config) else ""
+        keys = f"; {KEYS}" if written_config(self.base.config) != self.base.config else ""
         engine = SEEING if self.base.config.get("vision_config") else ENGINE
         if taken_by_name(self.base.config, names, written_by_mlx=self.base.written_by_mlx, quantize=quantize):
             return f"{engine}{keys}"

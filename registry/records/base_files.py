@@ -12,7 +12,7 @@ from fusery.storage.jsonfile import read_object
 from fusery.storage.manifest import Manifest
 from fusery.storage.watching import require_digests, watched
 
-from ..server.mlx_keys import mlx_keys, with_mlx_keys
+from ..server.mlx_keys import mlx_keys, written_config
 from .bases import locate_files
 from .references import resolve_base
 from .scratch import scratch_folder
@@ -76,7 +76,7 @@ def completed_config(file: Path) -> bytes | None:
         MissingFileError: it cannot be read.
     """
     config = read_object(file)
-    return json.dumps(with_mlx_keys(config), indent=2).encode() + b"\n" if mlx_keys(config) else None
+    return json.dumps(written_config(config), indent=2).encode() + b"\n" if mlx_keys(config) else None
 
 
 def base_manifest(base: tables.BaseModel) -> Manifest:

@@ -59,6 +59,19 @@ def with_mlx_keys(config: Config) -> dict[str, Any]:
     return {**config, **mlx_keys(config)}
 
 
+def written_config(config: Config) -> dict[str, Any]:
+    """Return a configuration to write: with the keys that mlx-lm needs, and transformers 5's under their older names too.
+
+    transformers before version 5, and servers that are built on it, read `rope_theta`, `rope_scaling` and `torch_dtype`, and take
+    a default where these are missing.
+    """
+    found = with_mlx_keys(config)
+    text = found.get("text_config")
+    if isinstance(text, Mapping):
+        found["text_config"] = {**text, **_older_names(text)}
+    return {**found, **_older_names(found)}
+
+
 def mlx_keys(config: Config) -> dict[str, Any]:
     """Return what has to be laid over a configuration for mlx-lm; nothing for most.
 
@@ -120,17 +133,37 @@ def _rotary(name: str, rope: Mapping[str, Any]) -> dict[str, Any]:
     """Return what `rope_parameters` say, under the names of before; of layers that see everything where they differ."""
     if name in READ_ALL or name in _NAMED_OTHERWISE:
         return {}
-    kinds = {key: value for key, value in rope.items() if isinstance(value, Mapping)}
-    whole = kinds.get("full_attention", next(iter(kinds.values()), rope))
-    found: dict[str, Any] = {"partial_rotary_factor": whole.get("partial_rotary_factor")}
-    kind = whole.get("rope_type", whole.get("type", "default"))
-    if kind != "default" or "mrope_section" in whole:
-        found["rope_scaling"] = {**whole, "type": kind, "rope_type": kind}
-    if name not in READ_THETA:
-        found["rope_theta"] = whole.get("rope_theta")
+    kinds = _kinds_of_layers(rope)
+    found = _flat_rotary(kinds.get("full_attention", next(iter(kinds.values()), rope)))
+    if name in READ_THETA:
+        del found["rope_theta"]
     if name in _LOCAL:
         found["rope_local_base_freq"] = kinds.get("sliding_attention", {}).get("rope_theta")
     return found
+
+
+def _flat_rotary(rope: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the rotary embedding of one kind of layer under the names of transformers 4."""
+    found = {key: rope.get(key) for key in ("partial_rotary_factor", "rope_theta")}
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind != "default" or "mrope_section" in rope:
+        found["rope_scaling"] = {**rope, "type": kind, "rope_type": kind}
+    return found
+
+
+def _kinds_of_layers(rope: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    return {key: value for key, value in rope.items() if isinstance(value, Mapping)}
+
+
+def _older_names(config: Config) -> dict[str, Any]:
+    """Return the keys that transformers 4 had for what a configuration holds under transformers 5's keys only."""
+    rope, dtype = config.get("rope_parameters"), config.get("dtype")
+    older: dict[str, Any] = {"torch_dtype": dtype if isinstance(dtype, str) else None}
+    by_kind = isinstance(rope, Mapping) and _kinds_of_layers(rope)
+    # Version 4 has no name for a rotary embedding of each kind of layer.
+    if isinstance(rope, Mapping) and not by_kind and config.get("model_type") not in _NAMED_OTHERWISE:
+        older |= _flat_rotary(rope)
+    return {key: value for key, value in older.items() if value is not None and config.get(key) is None}
 
 
 def _rope(config: Config, key: str, default: Any = None) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from fusery.registry.engine.naming import taken_by_name
 from fusery.registry.fusion.fuse import FuseRequest
 from fusery.registry.gguf.write_family import FAMILIES, dimensions_of
 from fusery.registry.records.base_files import base_folder
-from fusery.registry.server.mlx_keys import mlx_keys
+from fusery.registry.server.mlx_keys import written_config
 from fusery.registry.settings.settings import Settings
 from fusery.registry.workspace import Workspace
 from fusery.storage.jsonfile import read_object
@@ -217,7 +218,13 @@ def test_mlx_computes_what_transformers_computes(kind: str, shared: Registry, tm
     assert apart(of_mlx(fused.path, tmp_path), expected) < 1e-4
     rotary = real_peft("rotary", base)
     assert real_peft("rotary", fused.path) == rotary
-    assert ("mlx-keys-1" in fused["engine"]) is bool(mlx_keys(read_object(base / "config.json")))
+    config, own = read_object(fused.path / "config.json"), read_object(base / "config.json")
+    assert ("mlx-keys" in fused["engine"]) is (written_config(own) != own)
+    assert written_config(config) == config
+    assert config.get("torch_dtype") == own.get("dtype")
+    flat = json.loads(rotary[0]) if len(rotary) == 1 else {}
+    if kind != "gpt_neox" and "rope_theta" in own.get("rope_parameters", {}):
+        assert config["rope_theta"] == flat["rope_theta"]
     if kind in FAMILIES:
         dimensions = dimensions_of(read_object(fused.path / "config.json"))
         assert dimensions.theta == json.loads(rotary[0])["rope_theta"]
@@ -237,7 +244,7 @@ def test_what_mlx_cannot_compute_is_told_when_it_comes_in(
     assert TOLD[kind] in {finding.code for finding in added.findings}
 
 
-@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
 @pytest.mark.parametrize(
     "scaling",
     [
@@ -256,7 +263,16 @@ def test_scaled_rotary_embeddings(
     expected = of_transformers(base, tmp_path)
     with base_folder(shared.workspace, name) as folder:
         assert apart(of_mlx(folder, tmp_path), expected) < 1e-4
-    assert apart(of_mlx(base, tmp_path), expected) > 1e-3, "mlx-lm by itself"
+    if kind != "qwen3":
+        assert apart(of_mlx(base, tmp_path), expected) > 1e-3, "mlx-lm by itself"
+    older = shutil.copytree(base, tmp_path / "older")
+    config = written_config(read_object(base / "config.json"))
+    (older / "config.json").write_text(json.dumps(config))
+    assert real_peft("rotary", older) == real_peft("rotary", base)
+    del config["rope_parameters"], config["dtype"]
+    (older / "config.json").write_text(json.dumps(config))
+    assert apart(of_transformers(older, tmp_path), expected) == 0
+    assert apart(of_mlx(older, tmp_path), expected) < 1e-4
 
 
 def test_a_scaling_that_the_class_has_no_place_for(shared: Registry, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from fusery.registry.server.mlx_keys import (
     class_of,
     mlx_keys,
     with_mlx_keys,
+    written_config,
 )
 
 FLAT = {"rope_type": "default", "rope_theta": 5e5}
@@ -70,6 +71,28 @@ def test_what_is_added(config: dict[str, Any], added: dict[str, Any]) -> None:
     assert config.keys() <= completed.keys()
 
 
+@pytest.mark.parametrize(
+    ("config", "older"),
+    [
+        ({"model_type": "qwen3", "rope_parameters": FLAT}, {"rope_theta": 5e5}),
+        (
+            {"model_type": "qwen3", "rope_parameters": LLAMA3},
+            {"rope_theta": 5e5, "rope_scaling": {**LLAMA3, "type": "llama3"}},
+        ),
+        ({"model_type": "qwen3", "rope_theta": 1e4, "rope_parameters": FLAT}, {}),
+        ({"model_type": "lfm2", "rope_parameters": FLAT, "block_dim": 64}, {"rope_theta": 5e5}),
+        ({"model_type": "gemma4_text", "rope_parameters": NESTED}, {}),
+        ({"model_type": "qwen3", "dtype": "bfloat16"}, {"torch_dtype": "bfloat16"}),
+        ({"model_type": "qwen3", "dtype": "bfloat16", "torch_dtype": "float16"}, {}),
+        ({"model_type": "qwen3", "dtype": {"a": 1}}, {}),
+    ],
+)
+def test_older_names_are_written_beside_the_new_ones(config: dict[str, Any], older: dict[str, Any]) -> None:
+    assert written_config(config) == {**config, **older}
+    text = {"model_type": "llava", "text_config": config}
+    assert written_config(text) == {"model_type": "llava", "text_config": {**config, **older}}
+
+
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
@@ -93,6 +116,8 @@ def test_whatever_a_configuration_says(value: Any, kind: str) -> None:
     wild = value if isinstance(value, dict) else {"rope_parameters": value, "layer_types": value}
     config = {**wild, "model_type": kind, "transformers_version": "5.0", "text_config": value}
     assert with_mlx_keys(config).items() >= {key: config[key] for key in ("model_type",)}.items()
+    once = written_config(config)
+    assert json.dumps(written_config(once)) == json.dumps(once)
 
 
 def test_the_classes_are_read_as_the_installed_mlx_lm_has_them() -> None:
