@@ -59,7 +59,7 @@ class Base:
         formats: how each quantised module is quantised, from the class; None where it was not asked.
         quantizable: what can be quantised, from the class: True, or parameters for `quantization`, or False.
         kept_plain: modules whose numbers an adapter replaced, which are not rounded any further.
-        own: the layout to write, where mlx-lm's class drops tensors that the model needs; None for mlx-lm's.
+        own: the layout on disk, where mlx-lm's class renames, stacks or drops tensors; None for mlx-lm's.
     """
 
     files: Mapping[str, Path]

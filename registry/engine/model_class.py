@@ -66,7 +66,7 @@ class Loaded:
         fingerprint: the versions and the machine that computed tensors depend on.
         computed: names of the tensors that were computed, sorted.
         config: `config.json` as mlx-lm has it after loading.
-        own: the layout on disk where the class drops tensors that the model needs; None where it drops none.
+        own: the layout on disk, where the class renames, stacks or drops tensors; None if the files have mlx-lm's.
     """
 
     tensors: Mapping[str, Source]
@@ -100,7 +100,7 @@ def load_by_class(files: Mapping[str, Path], config: Mapping[str, Any], scratch:
     kinds = _kinds(model)
     blocks, formats, quantizable = _blocks(model, kinds), _formats(model), _quantizable(model)
     kept, wanted = _origins(model, watch, sources)
-    own = _own_layout(mx, model, watch, kept, sources, config)
+    own = _own_layout(mx, model, watch, sources, config, written_by_mlx=_written_by_mlx(files))
     _let_go(mx, model)
     watch.forget()
     try:
@@ -199,6 +199,11 @@ def _sources(files: Mapping[str, Path]) -> dict[str, Source]:
                 raise FormatError(f"two weight files of the base hold the tensor {name!r}")
             found[name] = Source(file, tensor)
     return found
+
+
+def _written_by_mlx(files: Mapping[str, Path]) -> bool:
+    headers = (read_header(files[name], limit=BASE_HEADER_LIMIT) for name in weight_names(files))
+    return all(header.metadata.get("format") == "mlx" for header in headers)
 
 
 def _lay_out(folder: Path, files: Mapping[str, Path], config: Mapping[str, Any]) -> None:
@@ -307,22 +312,30 @@ def _own_layout(
     mx: ModuleType,
     model: Any,
     watch: Watch,
-    kept: Mapping[str, Source],
     sources: Mapping[str, Source],
     config: Mapping[str, Any],
+    *,
+    written_by_mlx: bool,
 ) -> OwnLayout | None:
-    """Return the layout on disk if the class drops tensors that the model needs, else None."""
+    """Return the layout on disk, None if mlx-lm wrote it and its class drops nothing that the model needs."""
+    from mlx.utils import tree_flatten
+
     used = _used(mx, model, watch)
     dropped = sorted(name for name in watch.loaded.keys() - used if not is_droppable(name, config))
-    if not dropped:
+    if written_by_mlx and not dropped:
         return None
-    on_disk = {(source.file, source.tensor.begin): name for name, source in sources.items()}
-    by_name: dict[str, str] = {}
-    for name, source in kept.items():
-        by_name.setdefault(on_disk[source.file, source.tensor.begin], name)
-    names = {name: own for own, name in by_name.items()}
-    copied = sources.keys() - by_name.keys()
-    return OwnLayout(names, {name: _renamed(name, sources[name]) for name in copied}, dropped)
+    found = {
+        id(array): sources[name] for name, array in watch.loaded.items() if id(array) not in watch.changed
+    }
+    names: dict[str, tuple[Tensor, ...]] = {}
+    copied = dict(sources)
+    for name, array in tree_flatten(model.parameters()):
+        tensors = [piece.tensor for piece in _pieces(array, watch, found) if isinstance(piece, Source)]
+        if tensors and all(tensor.name in copied and tensor.dtype not in _RENAMED for tensor in tensors):
+            names[name] = tuple(tensors)
+            for tensor in tensors:
+                del copied[tensor.name]
+    return OwnLayout(names, {name: _renamed(name, source) for name, source in copied.items()}, dropped)
 
 
 def _used(mx: ModuleType, model: Any, watch: Watch) -> set[str]:

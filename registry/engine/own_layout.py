@@ -1,15 +1,18 @@
-"""A base's own layout: the names that its tensors have on disk, for models whose class in mlx-lm drops some of them.
+"""A base's own layout: the names and shapes that its tensors have on disk, where mlx-lm's class of the model changes them.
 
-mlx-lm has the language model of a base that sees, and drops its tower.  Such a base is fused under its own names, with the
-adapted modules in place of the base's and every other tensor as it is, so that nothing is lost.
+mlx-lm stacks the experts of a base in transformers' layout, and drops the vision tower.  transformers cannot read mlx-lm's
+names.  Such a base is fused under its own names: adapted modules replace the base's, every other tensor is copied.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from typing import TYPE_CHECKING, Any
+
+from fusery.storage.safetensors import Tensor
 
 from ..errors import FusionUnsupportedError
 from .whole import REPLACED
@@ -33,20 +36,30 @@ class OwnLayout:
     """The layout that a base has on disk.
 
     Attributes:
-        names: the name on disk of each tensor that mlx-lm keeps as it is, by mlx-lm's.
-        copied: tensors that mlx-lm drops or computes others from, by their names on disk.
-        dropped: names of those that it drops.
+        names: the tensors on disk whose bytes each of mlx-lm's tensors holds, one after the other.
+        copied: tensors on disk that `names` lacks: mlx-lm drops them or computes others from them.
+        dropped: names of those that mlx-lm drops and the model needs; without any, mlx-lm's layout is complete, too.
     """
 
-    names: Mapping[str, str]
+    names: Mapping[str, Sequence[Tensor]]
     copied: Mapping[str, Source]
     dropped: Collection[str]
 
-    def name_of(self, tensor: str) -> str:
-        """Return the name on disk of a tensor that mlx-lm calls `tensor`; scales are called as their weight is."""
-        module, _, part = tensor.rpartition(".")
-        weight = self.names.get(f"{module}.weight")
-        return self.names.get(tensor) or (f"{weight.removesuffix('weight')}{part}" if weight else tensor)
+    def entries(
+        self, name: str, dtype: str, shape: tuple[int, ...]
+    ) -> list[tuple[str, str, tuple[int, ...]]]:
+        """Return name, dtype and shape of the tensors that one of mlx-lm's is written as, in the order of its bytes.
+
+        Scales and biases are named after their weight.
+        """
+        own = self.names.get(name, ())
+        if len(own) > 1:
+            return [(tensor.name, dtype, tensor.shape) for tensor in own]
+        if own:
+            return [(own[0].name, dtype, own[0].shape if prod(shape) == prod(own[0].shape) else shape)]
+        module, _, part = name.rpartition(".")
+        weight = self.names.get(f"{module}.weight", ())
+        return [(f"{weight[0].name.removesuffix('weight')}{part}" if weight else name, dtype, shape)]
 
 
 def is_droppable(name: str, config: Mapping[str, Any]) -> bool:
@@ -61,25 +74,31 @@ def is_droppable(name: str, config: Mapping[str, Any]) -> bool:
     return beyond or _DROPPABLE.fullmatch(name) is not None
 
 
-def in_own_layout(base: Base, computed: Collection[str]) -> Base:
-    """Return a base with the tensors that are written: mlx-lm's, or those of the base's own layout.
+def in_own_layout(base: Base, computed: Collection[str], *, quantized: bool) -> Base:
+    """Return a base with the tensors that are written, and the layout to write them in.
+
+    Quantised weights have mlx-lm's layout where that is complete: only mlx-lm reads them.
 
     Args:
         base: as mlx-lm's class has it.
         computed: paths of the modules that a fuse computes.
+        quantized: the result has quantised weights.
 
     Raises:
-        FusionUnsupportedError: a computed module has no tensor of its own on disk.
+        FusionUnsupportedError: mlx-lm's layout lacks tensors, and a computed module has no tensor of its own on disk.
     """
     own = base.own
     if own is None:
         return base
+    if not own.dropped:
+        return base if base.tensors.keys() <= own.names.keys() and not quantized else replace(base, own=None)
     changed = {f"{path}.weight" for path in computed}
     changed |= {name for name, source in base.tensors.items() if source.file == REPLACED}
-    if strange := sorted(changed - own.names.keys()):
+    stacked = {name for name, tensors in own.names.items() if len(tensors) > 1}
+    if unwritable := sorted(changed - own.names.keys() | (changed & stacked if quantized else set())):
         raise FusionUnsupportedError(
             f"the fused model would lose {len(own.dropped)} tensors of the base, such as {min(own.dropped)}: mlx-lm drops"
-            f" them, and {strange[0]} cannot be written in the base's own layout",
+            f" them, and {unwritable[0]} cannot be written in the base's own layout",
             hint="for the language model alone: mlx_lm.convert --hf-path BASE --mlx-path FOLDER, then fusery base add FOLDER",
         )
     kept = {name: source for name, source in base.tensors.items() if name in own.names}

@@ -182,9 +182,7 @@ def make_plan(
         loaded = _by_class(base_files, config, scratch, reason)
         base, replaced = _with_replaced(loaded, adapters, whole)
         modules = computed_modules(base, adapters, policy)
-    form = "mlx" if base.own is None else "pt"
-    plan = _plan(in_own_layout(base, modules), policy, modules, {"format": form, **(metadata or {})}, shard)
-    return replace(plan, replaced=replaced)
+    return replace(_plan(base, policy, modules, metadata or {}, shard), replaced=replaced)
 
 
 def _by_class(
@@ -212,14 +210,16 @@ def _with_replaced(
 def _plan(
     base: Base, policy: Policy, modules: Mapping[str, Module], metadata: Mapping[str, str], shard: int
 ) -> Plan:
-    layout = _Layout(base, modules, metadata, shard)
+    quantization = _quantization(base, policy, modules)
+    base = in_own_layout(base, modules, quantized=quantization is not None)
+    layout = _Layout(base, modules, {"format": "pt" if base.own else "mlx", **metadata}, shard)
     outputs, steps = layout.outputs(), layout.steps()
     size = sum(output.size - len(output.header) for output in outputs)
     documents = {
         "config.json": fused_config(
             written_config(base.config),
             _generation(base.files),
-            quantization=_quantization(base, policy, modules),
+            quantization=quantization,
             dequantized=policy.dequantizes,
             keep_vision=has_vision(base.tensors),
         ),
@@ -332,7 +332,7 @@ class _Layout:
 
     def where(self) -> dict[str, str]:
         """Return the file of each tensor."""
-        return {self._written(name): self._name(place.output) for name, place in self.places.items()}
+        return {name: self._name(n) for n, each in enumerate(self.shards) for name, *_ in self._entries(each)}
 
     def _compute(self, module: Module, place: Place) -> Compute:
         parts = {part for part, _, _ in written_parts(module)}
@@ -359,11 +359,12 @@ class _Layout:
             yield _Tensor(name, dtype, shape, self.base.tensors[name] if kept else module)
 
     def _header(self, shard: list[_Tensor]) -> bytes:
-        entries = ((self._written(tensor.name), tensor.dtype, tensor.shape) for tensor in shard)
-        return build_header(entries, self.metadata)
+        return build_header(self._entries(shard), self.metadata)
 
-    def _written(self, tensor: str) -> str:
-        return self.base.own.name_of(tensor) if self.base.own else tensor
+    def _entries(self, shard: list[_Tensor]) -> Iterator[tuple[str, str, tuple[int, ...]]]:
+        for tensor in shard:
+            entry = tensor.name, tensor.dtype, tensor.shape
+            yield from self.base.own.entries(*entry) if self.base.own else (entry,)
 
     def _name(self, number: int) -> str:
         count = len(self.shards)

@@ -14,6 +14,9 @@ ENGINE = "canonical-1"
 SEEING = "canonical-2"
 """The same on a base with a `vision_config`: it used to be lost beside most towers, so the bytes are others now."""
 
+BY_CLASS = "canonical-3"
+"""The same on a base that mlx-lm renames or stacks: it is written under its own names now."""
+
 KEYS = "mlx-keys-2"
 """Follows the engine where keys were added to the configuration; the number goes up when they would be others."""
 

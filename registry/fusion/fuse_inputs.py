@@ -21,7 +21,7 @@ from fusery.storage.watching import watched
 from .. import tables
 from ..adapters.files import CONFIG, WEIGHTS
 from ..adapters.render import form_of, render_mlx
-from ..engine.recipe import ENGINE, KEYS, SEEING, Recipe, seed_of
+from ..engine.recipe import BY_CLASS, ENGINE, KEYS, SEEING, Recipe, seed_of
 from ..errors import BadInputError
 from ..records.base_files import base_manifest, unproven, vouch
 from ..records.bases import blob_generations, locate_files, recorded_architecture
@@ -130,7 +130,8 @@ class FuseInputs:
             return f"{engine}{keys}"
         from ..engine.fingerprint import fingerprint
 
-        return f"{engine}{keys}; {fingerprint()}"
+        by_class = SEEING if engine == SEEING else BY_CLASS
+        return f"{by_class}{keys}; {fingerprint()}"
 
     @contextmanager
     def opened(

@@ -111,7 +111,7 @@ def test_what_mlx_lm_rearranges_is_fused_through_its_class(tmp_path: Path, plann
     import tiny_architectures
 
     base = tiny_architectures.make_architecture(tmp_path / "mixtral", "mixtral", layout="hf")
-    experts = "model.layers.1.block_sparse_moe.switch_mlp.up_proj"
+    experts = "model.layers.1.block_sparse_moe.experts"
     adapter = tiny_models.make_adapter(
         tmp_path / "adapter", base, num_layers=1, keys=["self_attn.q_proj", "self_attn.o_proj"]
     )
@@ -123,8 +123,8 @@ def test_what_mlx_lm_rearranges_is_fused_through_its_class(tmp_path: Path, plann
         "model.layers.1.self_attn.o_proj",
     }
     header = json.loads(plan.outputs[0].header[8:])
-    assert len(header[f"{experts}.weight"]["shape"]) == 3
-    assert not any(".experts." in name for name in header)
+    assert len(header[f"{experts}.0.w3.weight"]["shape"]) == 2
+    assert not any(".switch_mlp." in name for name in header)
 
 
 def test_what_mlx_lm_drops_is_not_written(tmp_path: Path, planned: Planner) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import combinations, product
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import adapters_by_class
@@ -20,6 +21,7 @@ import tiny_architectures
 import tiny_models
 
 from fusery.registry.engine.config import INDEX
+from fusery.storage.safetensors import read_header
 
 MOE = ("mixtral", "qwen3_moe", "deepseek_v2", "deepseek_v3", "gpt_oss", "glm4_moe", "llama4")
 """Architectures with experts."""
@@ -216,10 +218,30 @@ def quantize_mixed(folder: Path, dense: Path) -> Path:
 
 
 def assert_same(theirs: Path, ours: Path) -> None:
-    """Assert that two folders hold the same tensors, the same `config.json` and the same index."""
-    expected, found = tiny_models.read_tensors(theirs), tiny_models.read_tensors(ours)
+    """Assert that mlx-lm has the same tensors of two folders, and that `config.json` and the index are the same."""
+    expected, found = tiny_models.read_tensors(theirs), mlx_tensors(ours)
     assert found.keys() == expected.keys()
     assert {name: found[name][:2] for name in found} == {name: expected[name][:2] for name in expected}
     assert [name for name in expected if found[name] != expected[name]] == []
-    for name in ("config.json", INDEX):
-        assert (ours / name).read_bytes() == (theirs / name).read_bytes()
+    assert (ours / "config.json").read_bytes() == (theirs / "config.json").read_bytes()
+    index, theirs_index = (json.loads((folder / INDEX).read_text()) for folder in (ours, theirs))
+    assert index["metadata"] == theirs_index["metadata"]
+    assert index["weight_map"].keys() == tiny_models.read_tensors(ours).keys()
+    if in_mlx_layout(ours):
+        assert (ours / INDEX).read_bytes() == (theirs / INDEX).read_bytes()
+
+
+def in_mlx_layout(folder: Path) -> bool:
+    """Tell whether a model's tensors have the names of mlx-lm's modules."""
+    return all(read_header(path).metadata["format"] == "mlx" for path in folder.glob("model*.safetensors"))
+
+
+def mlx_tensors(folder: Path) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
+    """Return the tensors of a model by the names of mlx-lm's modules: one in the base's layout is loaded by mlx-lm."""
+    if in_mlx_layout(folder):
+        return tiny_models.read_tensors(folder)
+    from mlx_lm.utils import load_model, save_model
+
+    with TemporaryDirectory() as scratch:
+        save_model(Path(scratch), load_model(folder, lazy=True)[0])
+        return tiny_models.read_tensors(Path(scratch))
