@@ -8,9 +8,10 @@ configuration), the older files of mlx-lm (`adapters.npz`) and of PEFT (`adapter
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fusery.storage.errors import FuseryError
 from fusery.storage.safetensors import BASE_HEADER_LIMIT, read_header
@@ -32,6 +33,9 @@ OTHER_KIND = Code(
 _MOST_HEADERS = 4
 """Files whose tensors' names are looked at."""
 
+_MOST_RANK, _MOST_ALPHA = 65536, 1e30
+"""Larger numbers in a configuration are not computed with."""
+
 _IMAGES = "fusery keeps adapters of language models: use it with the program that it was trained for"
 _KOHYA = re.compile(r"(lora_(unet|te[0-9]?|transformer|prior|prior_te)_|lycoris_)\w+\.")
 _DIFFUSERS = re.compile(
@@ -39,16 +43,15 @@ _DIFFUSERS = re.compile(
 )
 _VLM = re.compile(r"(?!base_model\.).+\.([AB]|lora_[AB]\.\w+\.weight)")
 _VLM_PLAIN = re.compile(r".+\.[AB]")
-_VLM_AGAIN = (
-    "train it with today's mlx-vlm, which writes mlx-lm's form: alpha is there what scale is in mlx-lm"
-)
-_VLM_ANEW = (
-    "write it anew in its folder, and register that (alpha is there what scale is in mlx-lm):"
-    ' python -c "import json, mlx.core as mx;'
-    f" c = json.load(open('{CONFIG}')); t = dict(mx.load('{WEIGHTS}')); mx.eval(t);"
-    f" mx.save_safetensors('{WEIGHTS}', {{n[:-1] + 'lora_' + n[-1].lower(): t[n] for n in t}});"
-    " p = dict(rank=c['rank'], scale=c['alpha'], dropout=c.get('dropout', 0.0), keys=sorted({n[:-2] for n in t}));"
-    f" json.dump(dict(fine_tune_type='lora', num_layers=-1, lora_parameters=p), open('{CONFIG}', 'w'))\""
+_VLM_RETRAIN = "train it again with mlx-vlm 0.6.0 or later, which writes mlx-lm's form"
+_VLM_REWRITE = (
+    "rewrite the files in their folder, then register it."
+    " mlx-vlm 0.5.0 and later multiply by {divided}, earlier versions by {plain}; the files do not tell which."
+    ' Put one of the two instead of SCALE (pip show mlx-vlm prints the version): python -c "import sys, json, mlx.core as mx;'
+    f" scale = float(sys.argv[1]); c = json.load(open('{CONFIG}')); t = dict(mx.load('{WEIGHTS}')); mx.eval(t);"
+    f" mx.save_safetensors('{WEIGHTS}', {{{{n[:-1] + 'lora_' + n[-1].lower(): t[n] for n in t}}}});"
+    " p = dict(rank=c['rank'], scale=scale, dropout=c.get('dropout', 0.0), keys=sorted({{n[:-2] for n in t}}));"
+    f" json.dump(dict(fine_tune_type='lora', num_layers=-1, lora_parameters=p), open('{CONFIG}', 'w'))\" SCALE"
 )
 _MODEL = re.compile(r"(pytorch_)?model(-[0-9]+-of-[0-9]+)?\.(safetensors|bin)")
 _FACTORS = re.compile(r"(?:.*/)?(?:adapters|adapter_model)\.safetensors")
@@ -74,16 +77,15 @@ def other_kind(candidate: Candidate) -> Kind | None:
     if candidate.folder.modules:
         return None
     top = {entry.path for entry in candidate.surroundings.entries if "/" not in entry.path}
-    return _by_tensors(candidate.surroundings.root, top) or (
-        None if _weights(top) else _by_names(candidate, top)
-    )
+    return _by_tensors(candidate, top) or (None if _weights(top) else _by_names(candidate, top))
 
 
 def _weights(top: Collection[str]) -> set[str]:
     return {WEIGHTS, PEFT_WEIGHTS}.intersection(top)
 
 
-def _by_tensors(root: Path, top: Collection[str]) -> Kind | None:
+def _by_tensors(candidate: Candidate, top: Collection[str]) -> Kind | None:
+    root = candidate.surroundings.root
     for name in sorted(name for name in top if name.endswith(".safetensors"))[:_MOST_HEADERS]:
         try:
             names = list(read_header(root / name, limit=BASE_HEADER_LIMIT).tensors)
@@ -94,9 +96,22 @@ def _by_tensors(root: Path, top: Collection[str]) -> Kind | None:
         if any(map(_DIFFUSERS.match, names)):
             return Kind(name, "a LoRA of an image or video model in diffusers' form", _IMAGES)
         if names and all(map(_VLM.fullmatch, names)):
-            hint = _VLM_ANEW if name == WEIGHTS and all(map(_VLM_PLAIN.fullmatch, names)) else _VLM_AGAIN
+            plain = name == WEIGHTS and all(map(_VLM_PLAIN.fullmatch, names))
+            hint = _vlm_hint(candidate.folder.raw_config) if plain else _VLM_RETRAIN
             return Kind(name, "an adapter in the form that mlx-vlm wrote before it took mlx-lm's", hint)
     return None
+
+
+def _vlm_hint(config: Mapping[str, Any]) -> str:
+    """Return the command that rewrites mlx-vlm's older form, with the scale of each version.
+
+    Its layers multiply by `alpha` up to 0.4.4, and by `alpha / rank` in 0.5.0 (mlx_vlm/trainer/lora.py, commit 6b0ad8f).
+    """
+    rank, alpha = config.get("rank"), config.get("alpha")
+    numbers = type(rank) is int and isinstance(alpha, int | float)
+    if not (numbers and 1 <= rank <= _MOST_RANK and abs(alpha) <= _MOST_ALPHA):
+        return _VLM_REWRITE.format(divided="alpha / rank", plain="alpha")
+    return _VLM_REWRITE.format(divided=f"alpha / rank = {alpha / rank}", plain=f"alpha = {float(alpha)}")
 
 
 def _by_names(candidate: Candidate, top: Collection[str]) -> Kind | None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -90,14 +93,14 @@ KINDS: dict[str, tuple[Make, str, str]] = {
             files(**{"adapter_config.json": VLM}),
         ),
         "in the form that mlx-vlm wrote before",
-        "alpha is there what scale is",
+        "mlx-vlm 0.5.0 and later multiply by alpha / rank",
     ),
     "mlx-vlm's layers with names": (
         tensors(
             "adapter_model.safetensors", f"{MODULE}.lora_A.default.weight", f"{MODULE}.lora_B.default.weight"
         ),
         "in the form that mlx-vlm wrote before",
-        "today's mlx-vlm",
+        "mlx-vlm 0.6.0 or later",
     ),
     "PEFT's pickle": (
         files(**{"adapter_config.json": PEFT, "adapter_model.bin": b"\x80\x02}q\0."}),
@@ -142,8 +145,6 @@ def test_the_hint_for_npz_makes_an_adapter_of_it(
     tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import signal
-    import subprocess
-    import sys
 
     import mlx.core as mx
 
@@ -161,12 +162,12 @@ def test_the_hint_for_npz_makes_an_adapter_of_it(
     assert all(mx.array_equal(after[name], value) for name, value in before.items())
 
 
-def test_the_hint_for_mlx_vlm_makes_an_adapter_of_it(tiny_base: Path, tmp_path: Path) -> None:
-    """Its older layers computed (x @ A) @ B * alpha, as mlx-lm's do with `scale` (mlx_vlm/trainer/lora.py, 0.1)."""
-    import subprocess
-    import sys
-
-    folder = tiny_models.make_adapter(tmp_path / "folder", tiny_base, scale=20.0)
+@pytest.mark.parametrize(("version", "scale"), [("0.4.4", 20.0), ("0.5.0", 2.5)])
+def test_the_hint_for_mlx_vlm_has_the_scale_of_each_version(
+    tiny_base: Path, tmp_path: Path, version: str, scale: float
+) -> None:
+    """Layers multiply by alpha up to 0.4.4 and by alpha / rank in 0.5.0 (mlx_vlm/trainer/lora.py); the files are alike."""
+    folder = tiny_models.make_adapter(tmp_path / "folder", tiny_base, scale=scale)
     before = tiny_models.read_tensors(folder / "adapters.safetensors")
     raw = {
         name.replace("lora_a", "A").replace("lora_b", "B"): (
@@ -179,12 +180,21 @@ def test_the_hint_for_mlx_vlm_makes_an_adapter_of_it(tiny_base: Path, tmp_path: 
     tiny_models.write_tensors(folder / "adapters.safetensors", raw, None)
     (folder / "adapter_config.json").write_text(json.dumps({"rank": 8, "alpha": 20.0, "dropout": 0.0}))
     (found,) = look(folder, tiny_base)
-    code = found.hint.partition('python -c "')[2].rstrip('"')
-    subprocess.run([sys.executable, "-c", code], cwd=folder, check=True)
+    words = {
+        "0.5.0": r"0\.5\.0 and later multiply by alpha / rank = ([0-9.]+),",
+        "0.4.4": r"earlier versions by alpha = ([0-9.]+);",
+    }
+    (advised,) = re.findall(words[version], found.hint)
+    code, _, placeholder = found.hint.partition('python -c "')[2].rpartition('" ')
+    failed = subprocess.run(
+        [sys.executable, "-c", code, placeholder], cwd=folder, capture_output=True, check=False
+    )
+    assert failed.returncode, "nobody passes over the choice"
+    subprocess.run([sys.executable, "-c", code, advised], cwd=folder, check=True)
     assert not [finding for finding in look(folder, tiny_base) if finding.severity == "error"]
     assert tiny_models.read_tensors(folder / "adapters.safetensors") == before
     config = json.loads((folder / "adapter_config.json").read_text())
-    assert (config["lora_parameters"]["scale"], config["lora_parameters"]["rank"]) == (20.0, 8)
+    assert (config["lora_parameters"]["scale"], config["lora_parameters"]["rank"]) == (scale, 8)
 
 
 def test_what_lies_beside_an_adapter_does_not_matter(tiny_base: Path, tmp_path: Path) -> None:
