@@ -107,11 +107,13 @@ def _vlm_hint(config: Mapping[str, Any]) -> str:
 
     Its layers multiply by `alpha` up to 0.4.4, and by `alpha / rank` in 0.5.0 (mlx_vlm/trainer/lora.py, commit 6b0ad8f).
     """
-    rank, alpha = config.get("rank"), config.get("alpha")
-    numbers = type(rank) is int and isinstance(alpha, int | float)
-    if not (numbers and 1 <= rank <= _MOST_RANK and abs(alpha) <= _MOST_ALPHA):
-        return _VLM_REWRITE.format(divided="alpha / rank", plain="alpha")
-    return _VLM_REWRITE.format(divided=f"alpha / rank = {alpha / rank}", plain=f"alpha = {float(alpha)}")
+    rank: Any = config.get("rank")
+    alpha: Any = config.get("alpha")
+    numbers = isinstance(rank, int) and isinstance(alpha, int | float)
+    if numbers and 1 <= rank <= _MOST_RANK and abs(alpha) <= _MOST_ALPHA:
+        divided, plain = f"alpha / rank = {alpha / rank}", f"alpha = {float(alpha)}"
+        return _VLM_REWRITE.format(divided=divided, plain=plain)
+    return _VLM_REWRITE.format(divided="alpha / rank", plain="alpha")
 
 
 def _by_names(candidate: Candidate, top: Collection[str]) -> Kind | None:
