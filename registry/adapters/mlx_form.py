@@ -24,7 +24,7 @@ from .peft_experts import SwitchFactors
 from .peft_folder import PeftModule, some
 from .remark import Remark
 from .tensors import Stored, multiplied, padded, read_stored, repeated, transposed, widened, write_stored
-from .trained_through import QUANTIZATION_AWARE
+from .trained_through import kept_entries
 
 _PADDED = 16
 _BEARABLE = 256 << 20
@@ -112,8 +112,7 @@ def mlx_config(plan: MlxPlan) -> dict[str, Any]:
         },
         "num_layers": -1,
     }
-    if (said := (plan.config.model_extra or {}).get(QUANTIZATION_AWARE)) is not None:
-        document[QUANTIZATION_AWARE] = said
+    document |= kept_entries(plan.config.model_extra or {})
     if plan.config.base_model_name_or_path:
         document["model"] = plan.config.base_model_name_or_path
     return document

@@ -18,7 +18,7 @@ from .groups import group_of
 from .patterns import Budget, PatternError, full_match
 from .peft_methods import MERGE, TRAIN
 from .remark import Remark
-from .trained_through import QUANTIZATION_AWARE
+from .trained_through import MERGE_AWARE
 
 CONFIG = "adapter_config.json"
 _Value = TypeVar("_Value")
@@ -31,8 +31,6 @@ _Indexes = Annotated[list[Annotated[int, Field(ge=0, le=100_000)]], Field(max_le
 
 # Initialisations that subtract from the base what they put into the adapter.
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
-# Axolotl notes here how its own merge is to quantise the result; PEFT does not read it, and the factors are plain ones.
-_OTHERS_NOTES = frozenset({"nvfp4_merge_aware", QUANTIZATION_AWARE})
 _PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
 
 
@@ -267,7 +265,7 @@ def refused_fields(raw: Mapping[str, Any]) -> Iterator[Remark]:
     for name, value in raw.items():
         rule = FIELDS.get(name)
         if rule is None:
-            if name not in _OTHERS_NOTES and value not in (None, False, [], {}, ""):
+            if name not in MERGE_AWARE and value not in (None, False, [], {}, ""):
                 message = f"PEFT's {name[:60]!r} is not known here, and what it does to the weights neither"
                 hint = "if it does nothing to them, remove it from adapter_config.json"
                 yield Remark("peft_unknown_field", "error", CONFIG, message, hint)

@@ -19,7 +19,7 @@ from .peft_config import PeftConfig, targets
 from .peft_folder import PREFIX
 from .switch_layers import VERSION, expert_tensors, joined_rank, parameters_of, target_parameters
 from .tensors import Stored, read_stored, transposed, write_stored
-from .trained_through import QUANTIZATION_AWARE
+from .trained_through import kept_entries
 
 if TYPE_CHECKING:
     from ..models.architecture import Architecture
@@ -96,8 +96,7 @@ def peft_config(
         "use_dora": config.method == "dora",
         "use_rslora": False,
     }
-    if (said := (config.model_extra or {}).get(QUANTIZATION_AWARE)) is not None:
-        document[QUANTIZATION_AWARE] = said  # PEFT passes over it, with a warning
+    document |= kept_entries(config.model_extra or {})  # PEFT passes over them, with a warning
     if layout is not None and found:
         document["target_parameters"] = target_parameters(found, base, layout)
         document["peft_version"] = VERSION

@@ -23,6 +23,7 @@ from .patterns import PatternError
 from .peft_folder import PREFIX, PeftModule, some
 from .reading import read_peft
 from .tensors import Stored, multiplied, padded, read_stored, widened
+from .trained_through import kept_entries
 
 if TYPE_CHECKING:
     from ..models.architecture import Architecture, Weight
@@ -96,6 +97,7 @@ class PlainAdapter:
             "task_type": "CAUSAL_LM",
             "use_dora": False,
             "use_rslora": False,
+            **kept_entries(self.raw),
         }
 
     def tensors(self) -> Iterator[tuple[str, Stored]]:

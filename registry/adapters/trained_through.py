@@ -1,7 +1,11 @@
-"""Adapters that were trained through a quantiser: the forward pass computed with quantise(W + BA), and so should what is fused.
+"""Merge-aware adapters: the forward pass of their training computed with quantise(W + BA), so that only the fused model is right.
 
-No trainer says so in what it leaves (unsloth-zoo's `mlx/qat.py` does not), so that it is said by an entry of `adapter_config.json`
-in the words of MLX's own `quantization`: `"quantization_aware": {"bits": 4, "group_size": 64}`.
+Two entries of `adapter_config.json` declare it:
+
+- `"quantization_aware": {"bits": 4, "group_size": 64}`, in the words of MLX's own `quantization`: `fusery train --qat` writes it;
+- `"nvfp4_merge_aware": {...}`, which Axolotl writes (pull request 3822): NVFP4 with a scale for the whole tensor, a format that MLX lacks.
+
+Axolotl measured 0.7164 nats for the base, 0.5588 for the merged model, and 0.7354 for base + adapter.
 """
 
 from __future__ import annotations
@@ -10,10 +14,16 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from ..errors import FusionUnsupportedError
+from ..errors import BadInputError, FusionUnsupportedError
 
 QUANTIZATION_AWARE = "quantization_aware"
-"""The entry of the configuration."""
+"""The entry for a format of MLX."""
+
+NVFP4_MERGE_AWARE = "nvfp4_merge_aware"
+"""Axolotl's entry."""
+
+MERGE_AWARE = (QUANTIZATION_AWARE, NVFP4_MERGE_AWARE)
+"""The entries that every other form of an adapter keeps."""
 
 ITS_WEIGHTS = "quantization_aware_weights"
 """The entry with SHA-256 digests of the weights that were trained so.
@@ -62,6 +72,72 @@ def aware_of(method: str, config: Mapping[str, Any]) -> dict[str, Any] | None:
         return None if method == "full" else trained_through(config)
     except ValueError:
         return None
+
+
+def kept_entries(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries of a configuration that declare a merge-aware adapter; every other form keeps them."""
+    return {name: config[name] for name in MERGE_AWARE if config.get(name)}
+
+
+def format_in_words(method: str, config: Mapping[str, Any]) -> str | None:
+    """Return the format that an adapter must be fused into; None where it may be used unfused.
+
+    Args:
+        method: `lora`, `dora` or `full`.
+        config: the adapter's.
+    """
+    if config.get(NVFP4_MERGE_AWARE):
+        return "NVFP4 with a scale per tensor"
+    aware = aware_of(method, config)
+    return None if aware is None else in_words(aware)
+
+
+def in_words(aware: Mapping[str, Any]) -> str:
+    """Return a format of MLX in words."""
+    return "{bits} bits in groups of {group_size} ({mode})".format(**aware)
+
+
+def require_usable_unfused(
+    name: str, method: str, config: Mapping[str, Any], use: str = "used unfused"
+) -> None:
+    """Refuse a merge-aware adapter where it is not fused: beside its base it is worse than the base alone.
+
+    Args:
+        name: the adapter's.
+        method: `lora`, `dora` or `full`.
+        config: as it is on record.
+        use: what is asked for, for the error.
+
+    Raises:
+        BadInputError: it is merge-aware.
+    """
+    if (form := format_in_words(method, config)) is None:
+        return
+    hint = MERGE_WITH_AXOLOTL if config.get(NVFP4_MERGE_AWARE) else f"fusery fuse {name}"
+    raise BadInputError(f"{name} was trained to be fused into {form}, and cannot be {use}", hint=hint)
+
+
+def require_fusable(name: str, config: Mapping[str, Any]) -> None:
+    """Refuse an adapter that was trained for a format that cannot be written.
+
+    Args:
+        name: the adapter's.
+        config: as it is on record.
+
+    Raises:
+        FusionUnsupportedError: it was.
+    """
+    if config.get(NVFP4_MERGE_AWARE):
+        raise FusionUnsupportedError(
+            f"{name} was trained to be fused into NVFP4 with a scale per tensor, which cannot be written yet",
+            hint=MERGE_WITH_AXOLOTL,
+        )
+
+
+MERGE_WITH_AXOLOTL = (
+    "merge it where it was trained: axolotl merge-lora CONFIG.yml;"
+    f" if the run set nvfp4_merge_aware_latent_mix, remove {NVFP4_MERGE_AWARE} from adapter_config.json and register that"
+)
 
 
 def is_of_others(config: Mapping[str, Any], digest: str) -> bool:

@@ -9,7 +9,15 @@ from fusery.storage.digest import digest_file
 from ..adapters.files import CONFIG, WEIGHTS
 from ..adapters.finding import Finding
 from ..adapters.folder import AdapterFolder
-from ..adapters.trained_through import ITS_WEIGHTS, QUANTIZATION_AWARE, is_of_others, trained_through
+from ..adapters.trained_through import (
+    ITS_WEIGHTS,
+    MERGE_WITH_AXOLOTL,
+    NVFP4_MERGE_AWARE,
+    QUANTIZATION_AWARE,
+    in_words,
+    is_of_others,
+    trained_through,
+)
 from .candidate import Candidate
 from .code import Code, rule
 
@@ -45,8 +53,15 @@ AWARE = Code(
     "quantization_aware",
     "info",
     "the adapter was trained through a quantiser",
-    "it is fused to that format unless another is asked for, and measured against base + adapter in that format",
-    "",
+    "only the model that is fused into that format is what was trained: other formats and unfused use are refused",
+    "fuse it, and use the fused model",
+)
+NVFP4 = Code(
+    "nvfp4_merge_aware",
+    "warning",
+    "the adapter was trained to be fused into NVFP4 with a scale per tensor (Axolotl's nvfp4_merge_aware)",
+    "that format cannot be written yet; unfused, or fused into another, the model is worse than its base",
+    MERGE_WITH_AXOLOTL,
 )
 
 
@@ -81,9 +96,12 @@ def complete_pairs(candidate: Candidate) -> Iterator[Finding]:
             yield INCOMPLETE_MODULE.found(module.path, f"{module.path} has no {part}")
 
 
-@rule(AWARE_INVALID, AWARE_OTHER, AWARE)
+@rule(AWARE_INVALID, AWARE_OTHER, AWARE, NVFP4)
 def trained_through_a_format(candidate: Candidate) -> Iterator[Finding]:
     """The format that an adapter says it was trained through is one of mlx, and it has factors that were."""
+    if candidate.folder.raw_config.get(NVFP4_MERGE_AWARE):
+        message = f"{CONFIG} says {NVFP4_MERGE_AWARE}: the adapter can be kept and exported, and neither fused nor used unfused"
+        yield NVFP4.found(CONFIG, message)
     try:
         format_ = trained_through(candidate.folder.raw_config)
     except ValueError:
@@ -104,8 +122,7 @@ def trained_through_a_format(candidate: Candidate) -> Iterator[Finding]:
         message = f"{CONFIG} says other weights than these were trained through a quantiser"
         yield AWARE_OTHER.found(CONFIG, message)
         return
-    bits, size, mode = format_["bits"], format_["group_size"], format_["mode"]
-    message = f"the adapter was trained through {bits} bits in groups of {size} ({mode}), and is fused so"
+    message = f"the adapter was trained to be fused into {in_words(format_)}, and cannot be used unfused"
     yield AWARE.found(CONFIG, message)
 
 

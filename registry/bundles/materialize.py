@@ -153,8 +153,6 @@ def materialize(
             before_replacing=lambda: note_replaced(workspace, place.text),
             progress=reporter.progress,
         )
-    for sentence in gathered.told:
-        reporter.say(sentence)
     unfound = _unfound_base(gathered, options) if chosen.names_base else None
     told = _record(workspace, gathered, chosen, place, done.manifest, options)
     layout = written[-1].layout

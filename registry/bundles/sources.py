@@ -27,7 +27,7 @@ from ..records.licences import adapter_licence
 from ..records.references import resolve_adapter
 from ..records.renderings import fetch_form, rendering_of
 from ..records.views import entries, moment
-from ..serving.plan import ServingPlan, Split, plan_serving, told_of_unfused
+from ..serving.plan import ServingPlan, Split, plan_serving
 from . import BundledAdapter, BundleSource, Files
 from .facts import adapter_facts, base_facts
 
@@ -49,7 +49,6 @@ class Gathered:
         fused: digest of the fused model.
         label: of the fused model.
         foreign: where the fused model comes from, if it was not made here.
-        told: sentences about what is not as it was trained.
     """
 
     source: BundleSource
@@ -58,7 +57,6 @@ class Gathered:
     fused: str | None = None
     label: str | None = None
     foreign: Foreign | None = None
-    told: tuple[str, ...] = ()
 
 
 @contextmanager
@@ -104,7 +102,7 @@ def adapters_source(
 
     Raises:
         UnknownReferenceError: there is no such adapter.
-        BadInputError: one is yanked, or they stand on different bases, or one has no such form.
+        BadInputError: one is yanked or merge-aware, or they stand on different bases, or one has no such form.
     """
     splits = tuple(Split.parse(text) for text in models)
     with workspace.database.read() as session:
@@ -122,7 +120,7 @@ def adapters_source(
         )
         name = rows[0].name if len(rows) == 1 else _common_name(base.name)
         source = BundleSource(name, provenance, model, bundled, plan.routes, architecture)
-        yield Gathered(source, tuple(row.name for row in rows), told=told_of_unfused(rows))
+        yield Gathered(source, tuple(row.name for row in rows))
 
 
 def _bundled(

@@ -13,6 +13,7 @@ from fusery.storage.progress import SILENT, Reporter
 from .. import tables
 from ..adapters.files import CONFIG, RECIPE, WEIGHTS
 from ..adapters.peft_config import PeftConfig
+from ..adapters.trained_through import require_usable_unfused
 from ..admission.submission import Submission
 from ..comparison.weights import open_registered
 from ..documents import write_document
@@ -248,6 +249,7 @@ def _result(
 
 def _require_lora(adapter: tables.Adapter) -> None:
     require_factors_alone(adapter, "which are no sum of updates")
+    require_usable_unfused(adapter.name, adapter.method, adapter.training, "combined or shrunk")
     if adapter.method == "dora":
         raise BadInputError(
             f"{adapter.name} is a DoRA, whose magnitudes are no sum of updates",

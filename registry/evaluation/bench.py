@@ -22,6 +22,7 @@ from sqlalchemy.orm import Session
 from fusery.storage.progress import SILENT, Reporter
 
 from .. import tables
+from ..adapters.trained_through import format_in_words
 from ..charts.files import picture_kind
 from ..database import events
 from ..documents import write_picture
@@ -206,11 +207,13 @@ def _subjects(
         files = fetch_form(workspace, adapter, "mlx", scratch)
         own = files["adapters.safetensors"].parent
         bytes_of_it = files["adapters.safetensors"].stat().st_size
-        found = [
-            Subject("base", "base", folder, size),
-            Subject("adapter", "base + adapter", folder, size + bytes_of_it, (own,)),
-        ]
-        if resident > 1:
+        found = [Subject("base", "base", folder, size)]
+        form = format_in_words(adapter.method, adapter.training)
+        if form is not None:
+            say(f"base + adapter is left out: {adapter.name} was trained to be fused into {form}")
+        else:
+            found.append(Subject("adapter", "base + adapter", folder, size + bytes_of_it, (own,)))
+        if form is None and resident > 1:
             label = f"base + {resident} adapters"
             found.append(Subject("resident", label, folder, size + resident * bytes_of_it, (own,) * resident))
         for precision in precisions:

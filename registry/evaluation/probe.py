@@ -16,7 +16,7 @@ from fusery.storage.progress import SILENT, Reporter
 from .. import tables
 from ..adapters.files import WEIGHTS
 from ..adapters.render import render_mlx
-from ..adapters.trained_through import aware_of
+from ..adapters.trained_through import format_in_words
 from ..behaviour.prompts import LIMIT, Prompt, Sample, built_in, read_prompts, tokenise
 from ..errors import BadInputError
 from ..fusion.fuse_inputs import gather
@@ -55,7 +55,7 @@ class Subject:
         others: those of further adapters, each with its weight, which are added to it.
         fused: the folder of a fused model.
         owner: the row of the adapter that it is, put on its base or fused alone at its own scale; None for others.
-        aware: it is an adapter that was trained through a quantiser.
+        aware: it is an adapter that is only right fused.
     """
 
     side: Side
@@ -136,8 +136,8 @@ def measure_probe(
         b = subject_of(workspace, a.base)  # what was trained is its fused model, which nothing can be lost of
     else:
         b = _other(workspace, a, reference, against, request, reporter)
-    a = _as_trained(workspace, a, reference, request, reporter)
-    b = _as_trained(workspace, b, against or BASE, None, reporter)
+    a = as_trained(workspace, a, reference, request, reporter)
+    b = as_trained(workspace, b, against or BASE, None, reporter)
     about = Prompts("file", prompts.name) if prompts is not None else Prompts("built-in")
     if asked is None:
         asked, about = _own_prompts(workspace, a, b, limit, reporter.say)
@@ -155,7 +155,7 @@ def measure_probe(
     return found, probed(found, asked, (a.owner, b.owner))
 
 
-def _as_trained(
+def as_trained(
     workspace: Workspace, one: Subject, reference: str, request: FuseRequest | None, reporter: Reporter
 ) -> Subject:
     """Return a model as it was trained: of an adapter that was trained through a quantiser, its fused one."""
@@ -212,7 +212,7 @@ def subject_of(workspace: Workspace, reference: str) -> Subject:
             require_factors_alone(adapter, "and mlx-lm puts factors alone on a base")
             side = Side("adapter", adapter.name, adapter.digest)
             files = _entries(adapter.manifest)
-            aware = aware_of(adapter.method, adapter.training) is not None
+            aware = format_in_words(adapter.method, adapter.training) is not None
             return Subject(
                 side, Digest(adapter.base.digest), adapter.id, files, owner=adapter.id, aware=aware
             )
@@ -229,8 +229,7 @@ def _sum_of(workspace: Workspace, a: Subject, request: FuseRequest) -> Subject:
     others = gather(workspace, a.side.name, request.extras).extras
     name = combined(a.side.name, None, [(part.name, part.weight) for part in others])
     added = tuple((part.files, part.weight) for part in others)
-    # Whatever its parts were trained through, the sum was not.
-    return replace(a, side=replace(a.side, name=name), others=added, owner=None, aware=False)
+    return replace(a, side=replace(a.side, name=name), others=added, owner=None)
 
 
 def _base_subject(base: tables.BaseModel) -> Subject:

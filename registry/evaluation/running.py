@@ -28,7 +28,7 @@ from ..records.references import resolve_adapter
 from .harness_results import Measured, results_of
 from .measured import RecordedEvaluations
 from .own import put_own
-from .probe import BASE, measure_probe, source_of, subject_of
+from .probe import BASE, as_trained, measure_probe, source_of, subject_of
 
 if TYPE_CHECKING:
     from ..behaviour.measure import Source
@@ -83,7 +83,7 @@ def run_probe(
 def run_harness(
     workspace: Workspace, reference: str, run: HarnessRun, *, reporter: Reporter = SILENT
 ) -> RecordedEvaluations:
-    """Run tasks of lm-evaluation-harness on an adapter put on its base, and record what came out.
+    """Run tasks of lm-evaluation-harness on an adapter put on its base, and record what came out; of a merge-aware one, fused.
 
     Args:
         workspace: the registry's parts.
@@ -106,7 +106,8 @@ def run_harness(
     with redirect_stdout(sys.stderr):
         manager = _manager(run)
         reporter.say(f"running {', '.join(run.tasks)} of lm-evaluation-harness")
-        with source_of(workspace, subject_of(workspace, name)) as source:
+        subject = as_trained(workspace, subject_of(workspace, name), name, None, reporter)
+        with source_of(workspace, subject) as source:
             document = _evaluated(source, run, manager)
     found = results_of(document, "what lm-evaluation-harness found")
     return _recorded(workspace, number, found.form, found.measured)

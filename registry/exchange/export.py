@@ -16,7 +16,7 @@ from fusery.storage.manifest import FileEntry, Manifest
 from .. import tables
 from ..adapters.files import METADATA
 from ..adapters.render import FORMS, Form
-from ..adapters.trained_through import aware_of
+from ..adapters.trained_through import format_in_words
 from ..bundles.cards.computed import computed_rows
 from ..bundles.cards.measured import measured_rows
 from ..bundles.delivery import Place, deliver, place_at
@@ -187,7 +187,7 @@ def _fill(bundle: BundleFolder, facts: _Facts, files: Mapping[str, Path], render
         files=[entry.to_dict() for entry in rendering],
         computed=facts.computed,
         measured=list(measured_rows({"evaluations": facts.evaluations})),
-        aware=aware_of(facts.adapter.method, facts.adapter.training),
+        fused_into=format_in_words(facts.adapter.method, facts.adapter.training),
     )
     bundle.write("README.md", card)
     bundle.write(".gitattributes", resource("gitattributes.txt"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from fusery.storage.manifest import FileEntry
 from .. import tables
 from ..adapters.groups import group_of
 from ..adapters.trained_through import aware_of
+from ..records.derived import within_layer
 from ..records.renderings import recorded_digest
 
 
@@ -20,7 +21,7 @@ class AdapterPart:
     """An adapter and its weight in the sum; `rendering` is what its files become in mlx-lm's form, if they are PEFT's.
 
     `method` is `lora`, `dora` or `full`; `group` of QA-LoRA how many neighbouring inputs have one update, None of any other.
-    `aware` is the format that it was trained through, as MLX writes it.
+    `aware` is the format that it was trained through, as MLX writes it, and `target_modules` are the paths within a layer that it adapts.
     """
 
     id: int
@@ -32,6 +33,7 @@ class AdapterPart:
     method: str = "lora"
     group: int | None = None
     aware: Mapping[str, Any] | None = None
+    target_modules: frozenset[str] = frozenset()
 
 
 def part_of(adapter: tables.Adapter, weight: float) -> AdapterPart:
@@ -48,6 +50,7 @@ def part_of(adapter: tables.Adapter, weight: float) -> AdapterPart:
         adapter.method,
         group_of(adapter.training),
         aware_of(adapter.method, adapter.training),
+        frozenset(adapter.target_modules),
     )
 
 
@@ -71,13 +74,28 @@ def fits_biases(groups: Iterable[int | None], quantization: Mapping[str, Any] | 
     )
 
 
-def in_format(quantization: Mapping[str, Any] | None, aware: Mapping[str, Any] | None) -> bool:
-    """Tell whether a base is quantised throughout in the format that an adapter was trained through; so it is for no format.
+def keeps_format(
+    paths: Iterable[str],
+    targets: Collection[str],
+    quantization: Mapping[str, Any] | None,
+    aware: Mapping[str, Any],
+) -> bool:
+    """Tell whether the adapted modules of a base are all stored in the format that an adapter was trained through.
 
     Args:
+        paths: of the base's modules.
+        targets: paths within a layer that the adapter adapts; in layers that it leaves out they count as well.
         quantization: MLX's entry of the base, with entries for modules that are quantised otherwise.
         aware: as `aware_of` has it.
     """
-    own = {"mode": "affine", **(quantization or {})}
-    alike = aware is None or all(own.get(key) == value for key, value in aware.items())
-    return alike and (aware is None or not any(isinstance(each, Mapping) for each in own.values()))
+    own = quantization or {}
+    common = {
+        "mode": "affine",
+        **{key: value for key, value in own.items() if not isinstance(value, Mapping)},
+    }
+    for path in paths:
+        special = own.get(path, {})
+        form = {**common, **special} if isinstance(special, Mapping) else {}
+        if within_layer(path) in targets and any(form.get(key) != value for key, value in aware.items()):
+            return False
+    return True

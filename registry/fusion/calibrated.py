@@ -1,4 +1,4 @@
-"""What a recipe's calibration makes of a policy: how rounding is shaped, and for one adapter the draw that goes with what was learned."""
+"""The engine's policy for a recipe, and what its calibration makes of it: how rounding is shaped, and the draw that goes with what was learned."""
 
 from __future__ import annotations
 
@@ -18,6 +18,28 @@ if TYPE_CHECKING:
     from ..engine.policy import Policy
     from ..workspace import Workspace
     from .adapter_part import AdapterPart
+
+
+def policy_of(recipe: Recipe, seed: int) -> Policy:
+    """Return the engine's policy for a recipe.
+
+    Args:
+        recipe: how a base and adapters are fused.
+        seed: of random rounding.
+    """
+    from ..engine.policy import Policy, Quantize
+
+    quantize = Quantize(**recipe.quantization) if recipe.quantization else None
+    return Policy(
+        recipe.precision,
+        recipe.bits,
+        quantize,
+        seed,
+        rounding=recipe.rounding,
+        biases=recipe.biases,
+        fitted=recipe.fitted,
+        aware=Quantize(**recipe.aware) if recipe.aware else None,
+    )
 
 
 def calibrated(

@@ -77,8 +77,6 @@ def fuse(
         recipe = find_recipe(workspace, request.recipe)
         return _by_recipe(workspace, reference, recipe, request, wanted, reporter, said=True)
     fuse_inputs = gather(workspace, reference, request.extras)
-    for sentence in _told_of_untrained(fuse_inputs, request):
-        reporter.say(sentence)
     with fuse_inputs.opened(reporter.progress) as inputs:
 
         def job_of(recipe: Recipe, last: bool, known: Known | None = None) -> Job:
@@ -96,14 +94,6 @@ def fuse(
             if (model := replace(job, sound=each.sound).run()) is not None:
                 return model
     raise AssertionError("the last candidate either returns or raises")
-
-
-def _told_of_untrained(inputs: FuseInputs, request: FuseRequest) -> Iterator[str]:
-    """Yield a sentence about each adapter that was trained through a quantiser, where what is asked for was not."""
-    what = "this sum" if inputs.extras else "another scale" if request.scale is not None else None
-    for name in dict.fromkeys(part.name for part in inputs.parts if part.aware is not None):
-        if what is not None:
-            yield f"{name} was trained through a quantiser, and {what} was not: it may answer as nobody trained it to"
 
 
 def _made_elsewhere(

@@ -21,6 +21,7 @@ from fusery.storage.watching import watched
 from .. import tables
 from ..adapters.files import CONFIG, WEIGHTS
 from ..adapters.render import form_of, render_mlx
+from ..adapters.trained_through import require_fusable, require_usable_unfused
 from ..engine.recipe import BY_CLASS, ENGINE, KEYS, SEEING, Recipe, seed_of
 from ..errors import BadInputError
 from ..records.base_files import base_manifest, unproven, vouch
@@ -30,8 +31,8 @@ from ..records.references import resolve_adapter
 from ..records.renderings import require_factors_alone
 from ..records.withdrawals import refuse_yanked
 from ..server.mlx_keys import written_config
-from .adapter_part import AdapterPart, fits_biases, part_of
-from .calibrated import calibrated
+from .adapter_part import AdapterPart, fits_biases, keeps_format, part_of
+from .calibrated import calibrated, policy_of
 
 if TYPE_CHECKING:
     from fusery.storage.copying import Progress
@@ -103,8 +104,15 @@ class FuseInputs:
 
     @property
     def aware(self) -> Mapping[str, Any] | None:
-        """The format that the adapter was trained through; a sum of several was trained through none."""
-        return None if self.extras else self.adapter.aware
+        """The format that the adapter was trained through, and that it must be fused into; None for any."""
+        return self.adapter.aware
+
+    @property
+    def keeps_aware(self) -> bool:
+        """`keep` writes all that the adapter changes in the format that it was trained through."""
+        if self.aware is None:
+            return False
+        return keeps_format(self.base.weights, self.adapter.target_modules, self.quantization, self.aware)
 
     @property
     def shaped(self) -> bool:
@@ -326,28 +334,6 @@ class InputFiles:
         ]
 
 
-def policy_of(recipe: Recipe, seed: int) -> Policy:
-    """Return the engine's policy for a recipe.
-
-    Args:
-        recipe: how a base and adapters are fused.
-        seed: of random rounding.
-    """
-    from ..engine.policy import Policy, Quantize
-
-    quantize = Quantize(**recipe.quantization) if recipe.quantization else None
-    return Policy(
-        recipe.precision,
-        recipe.bits,
-        quantize,
-        seed,
-        rounding=recipe.rounding,
-        biases=recipe.biases,
-        fitted=recipe.fitted,
-        aware=Quantize(**recipe.aware) if recipe.aware else None,
-    )
-
-
 def gather(
     workspace: Workspace,
     reference: str,
@@ -365,15 +351,18 @@ def gather(
 
     Raises:
         UnknownReferenceError: there is no such adapter.
-        BadInputError: one is yanked.
+        BadInputError: one is yanked, or merge-aware where several are added.
         BadInputError: they were not trained on the same base.
+        FusionUnsupportedError: one was trained for a format that cannot be written.
     """
     with workspace.database.read() as session:
         adapters = [resolve_adapter(session, text) for text in (reference, *(text for text, _ in extras))]
         weights = [1.0, *(weight for _, weight in extras)]
         base = adapters[0].base
         for adapter in adapters:
+            require_fusable(adapter.name, adapter.training)
             if extras:
+                require_usable_unfused(adapter.name, adapter.method, adapter.training, "added to others")
                 require_factors_alone(
                     adapter, "and cannot be added to others: it replaces tensors of the base"
                 )

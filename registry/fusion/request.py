@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ..adapters.trained_through import in_words
 from ..engine.precisions import CHOICES
 from ..engine.recipe import ONCE, USUAL_SEED, Recipe
-from ..errors import BadInputError
+from ..errors import BadInputError, FusionUnsupportedError
 from ..records.calibrations import require_of_base
-from .adapter_part import in_format
 from .fuse_inputs import FuseInputs
 
 ROUNDINGS = ("once", "mlx-lm")
@@ -182,14 +182,19 @@ def require_own(recipe: Recipe, fuse_inputs: FuseInputs) -> None:
 
     Raises:
         BadInputError: it is one.
+        FusionUnsupportedError: it writes another format than the adapter was trained through.
     """
     name = fuse_inputs.adapter.name
-    scaled = recipe.scale is not None and recipe.aware is None
-    if recipe.aware != fuse_inputs.aware and not scaled:
+    if recipe.aware != fuse_inputs.aware:
         raise BadInputError(
             f"the recipe is for an adapter that was trained through another format, or through none, than {name}",
             hint=f"fusery fuse {name}",
         )
+    as_kept = recipe.precision == "keep" and fuse_inputs.keeps_aware
+    if recipe.aware is not None and (
+        recipe.scale is not None or not (as_kept or recipe.quantization == recipe.aware)
+    ):
+        raise _other_format(fuse_inputs)
     if recipe.biases and not fuse_inputs.fits_biases:
         raise BadInputError(
             f"the recipe is for a QA-LoRA with the groups of its base, which {name} is not",
@@ -212,10 +217,12 @@ def candidates(
 
     Raises:
         BadInputError: the base is not quantised, and the request has no meaning for it.
+        FusionUnsupportedError: the adapter was trained through another format, or not at this scale.
         MissingExtraError: the base needs mlx-lm, which is not installed.
     """
-    # At another scale it was not trained, through a quantiser or otherwise.
-    aware = fuse_inputs.aware if request.scale is None else None
+    aware = fuse_inputs.aware
+    if aware is not None and request.scale is not None:
+        raise _other_format(fuse_inputs)
     common: dict[str, Any] = {
         "engine": engine or fuse_inputs.engine(quantize=request.quantize is not None),
         "scale": request.scale,
@@ -224,10 +231,12 @@ def candidates(
     }
     once = ONCE if request.rounds_once and fuse_inputs.adapter.method == "dora" else None
     if request.quantize is not None:
+        if aware is not None and request.quantization != aware:
+            raise _other_format(fuse_inputs)
         return (Recipe("dequantize", quantization=request.quantization, rounding=once, **common),)
     require_meaning(request.precision, fuse_inputs)
-    if request.precision == "auto" and aware is not None:
-        return _as_trained(fuse_inputs, once, engine, common)
+    if aware is not None:
+        return (_as_trained(request, fuse_inputs, once, engine, common),)
     keep = Recipe("keep", rounding=once, biases=fuse_inputs.fits_biases, **common)
     # Always computed in float32 to the end.
     calibration = fuse_inputs.calibration
@@ -258,15 +267,25 @@ def candidates(
 
 
 def _as_trained(
-    fuse_inputs: FuseInputs, once: str | None, engine: str | None, common: Mapping[str, Any]
-) -> tuple[Recipe, ...]:
-    """Return the recipes for what was trained through a quantiser: `keep` where it passes, else every layer in that format.
-
-    Nothing else is what was trained, however many bits it has.
-    """
-    keep, aware = Recipe("keep", rounding=once, **common), fuse_inputs.aware
-    if in_format(fuse_inputs.quantization, aware):
-        return (keep,)
+    request: FuseRequest,
+    fuse_inputs: FuseInputs,
+    once: str | None,
+    engine: str | None,
+    common: Mapping[str, Any],
+) -> Recipe:
+    """Return the recipe that writes the format that an adapter was trained through: `keep`, or every layer in that format."""
+    if fuse_inputs.keeps_aware and request.precision in ("auto", "keep"):
+        return Recipe("keep", rounding=once, **common)
+    if request.precision != "auto":
+        raise _other_format(fuse_inputs)
     engine = engine or fuse_inputs.engine(quantize=True)
-    through = Recipe("dequantize", quantization=aware, rounding=once, **{**common, "engine": engine})
-    return (keep, through) if fuse_inputs.quantized else (through,)
+    return Recipe("dequantize", quantization=fuse_inputs.aware, rounding=once, **{**common, "engine": engine})
+
+
+def _other_format(fuse_inputs: FuseInputs) -> FusionUnsupportedError:
+    assert fuse_inputs.aware is not None
+    name = fuse_inputs.adapter.name
+    return FusionUnsupportedError(
+        f"{name} was trained to be fused into {in_words(fuse_inputs.aware)} at its own scale, and into nothing else",
+        hint=f"fusery fuse {name}",
+    )

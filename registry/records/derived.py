@@ -152,9 +152,11 @@ def _layer_count(folder: AdapterFolder) -> int:
 
 
 def _target_modules(folder: AdapterFolder) -> list[str]:
-    return sorted({_within_layer(path.split(".")) for path in folder.modules})
+    return sorted({within_layer(path) for path in folder.modules})
 
 
-def _within_layer(parts: list[str]) -> str:
+def within_layer(path: str) -> str:
+    """Return a module's path within its layer; the whole path where it is in none."""
+    parts = path.split(".")
     index = next((i for i, part in enumerate(parts) if part.isdigit()), -1)
     return ".".join(parts[index + 1 :])

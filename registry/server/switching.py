@@ -29,6 +29,9 @@ from .rows import Rows
 WEIGHTS = "adapters.safetensors"
 CONFIG = "adapter_config.json"
 
+_MERGE_AWARE = ("quantization_aware", "nvfp4_merge_aware")
+"""Entries of a configuration that declare an adapter which is only right fused."""
+
 _REFUSALS = (
     OSError,
     ValueError,
@@ -301,6 +304,8 @@ def _require_adapter(name: str, folder: Path) -> None:
     if kind not in ("lora", "dora"):
         # mlx-lm would write a full fine-tune over the base that the others need.
         raise AdapterError(f"the adapter {name} is neither LoRA nor DoRA but {kind!r}")
+    if any(config.get(entry) for entry in _MERGE_AWARE):
+        raise AdapterError(f"the adapter {name} was trained to be fused, and cannot be used unfused")
     if not (folder / WEIGHTS).is_file():
         raise AdapterError(f"the adapter {name} has no {WEIGHTS}")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
 from .. import tables
-from ..adapters.trained_through import aware_of
+from ..adapters.trained_through import require_usable_unfused
 from ..errors import BadInputError
 from ..records.references import resolve_adapter
 from ..records.renderings import require_factors_alone
@@ -81,7 +81,7 @@ class ServingPlan:
         base: the base.
         adapters: each once, in the order of the references.
         routes: public name to a full name, or to full names with weights; full names need none.
-        told: sentences about yanks of the adapters' bytes under other names, and about what is not served as it was trained.
+        told: sentences about yanks of the adapters' bytes under other names.
     """
 
     base: tables.BaseModel
@@ -137,8 +137,8 @@ def plan_serving(
 
     Raises:
         UnknownReferenceError: there is no such adapter.
-        BadInputError: there is none at all, one is yanked or replaces the base's weights, or they were trained on different
-            bases.
+        BadInputError: there is none at all, one is yanked, replaces the base's weights or is merge-aware, or they were trained
+            on different bases.
     """
     found: dict[str, tables.Adapter] = {}
     for reference in [*references, *(part for split in splits for part, _ in split.parts)]:
@@ -168,17 +168,7 @@ def plan_serving(
     told = tuple(
         f"{unique[number].name}: {each.told}" for number in unique for each in withdrawals.get(number, ())
     )
-    return ServingPlan(base, tuple(unique.values()), routes, (*told, *told_of_unfused(unique.values())))
-
-
-def told_of_unfused(adapters: Iterable[tables.Adapter]) -> tuple[str, ...]:
-    """Return a sentence about each adapter that is something else beside its base than it was trained to be."""
-    return tuple(
-        f"{adapter.name} was trained through a quantiser: beside its base, unrounded, it is not what was trained; "
-        f"fusery fuse {adapter.name} makes that"
-        for adapter in adapters
-        if aware_of(adapter.method, adapter.training) is not None
-    )
+    return ServingPlan(base, tuple(unique.values()), routes, told)
 
 
 def _served(session: Session, reference: str, first: tables.Adapter | None) -> tables.Adapter:
@@ -196,6 +186,7 @@ def _served(session: Session, reference: str, first: tables.Adapter | None) -> t
             " them",
             hint=f"fusery fuse {adapter.name}, and fusery serve {adapter.name} --fused",
         )
+    require_usable_unfused(adapter.name, adapter.method, adapter.training)
     assert adapter.manifest.files is not None  # loaded, for use after the session
     assert adapter.base.manifest.files is not None
     return adapter

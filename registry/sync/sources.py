@@ -13,6 +13,7 @@ from fusery.storage.digest import Digest
 from .. import tables
 from ..adapters.finding import WHOLE
 from ..adapters.render import FORM_FILES, render_peft
+from ..adapters.trained_through import require_usable_unfused
 from ..bundles.source import BundledAdapter, BundleSource, Files
 from ..bundles.sources import adapters_source
 from ..bundles.writing import BundleFolder
@@ -170,6 +171,7 @@ class RegistryOverHttp(AdapterSource):
             raise BadInputError(
                 f"{item.name} holds whole tensors beside its factors, which servers do not take"
             )
+        require_usable_unfused(item.name, item.values["method"], item.values["training"])
         beside = bundle.root.parent
         paths: dict[str, Path] = {}
         for entry in item.files.manifest:

@@ -121,6 +121,14 @@ def cut(folder: Path) -> None:
 
 BAD: dict[str, tuple[Any, str]] = {
     "full fine-tune": (lambda folder: change(folder, fine_tune_type="full"), "neither LoRA nor DoRA"),
+    "trained through a quantiser": (
+        lambda folder: change(folder, quantization_aware={"bits": 4, "group_size": 64}),
+        "cannot be used unfused",
+    ),
+    "trained for NVFP4": (
+        lambda folder: change(folder, nvfp4_merge_aware={"scale_mode": "fresh"}),
+        "cannot be used unfused",
+    ),
     "no configuration": (
         lambda folder: (folder / "adapter_config.json").unlink(),
         "no readable adapter_config",

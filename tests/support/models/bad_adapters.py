@@ -248,6 +248,9 @@ CASES: dict[str, Case] = {
     "quantization_aware": Case(
         edit_config(quantization_aware={"bits": 4, "group_size": 64}), edit_config(quantization_aware=False)
     ),
+    "nvfp4_merge_aware": Case(
+        edit_config(nvfp4_merge_aware={"scale_mode": "fresh"}), edit_config(nvfp4_merge_aware=None)
+    ),
     "unknown_module": Case(renamed("self_attn", "attention")),
     "shape_mismatch": Case(scalar("model.layers.3.mlp.up_proj.lora_a")),
     "vocabulary_mismatch": Case(
