@@ -17,6 +17,9 @@ _HUB_ID = re.compile(r"[A-Za-z0-9](?:[\w.-]{0,94}\w)?/[A-Za-z0-9](?:[\w.-]{0,94}
 _VERSION_ALIAS = re.compile(r"v?[0-9]+")
 _DEVICES = frozenset({"con", "prn", "aux", "nul", *(f"{p}{n}" for p in ("com", "lpt") for n in range(1, 10))})
 
+MAX_DECLARED_VERSION = 99_999_999
+"""The largest version that people or files declare; automatic numbering may go on for ten times as many."""
+
 RefKind = Literal["name", "version", "latest", "alias", "digest"]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 
 from .errors import BadInputError
 from .names import parse_date
@@ -64,6 +64,28 @@ def parse_expiry(text: str, *, now: datetime) -> datetime | None:
     if (until - now).total_seconds() > _LONGEST_AHEAD:
         raise BadInputError(f"{text[:40]!r} is more than a hundred years ahead", hint="write never")
     return until
+
+
+CLOCK_SKEW = timedelta(hours=24)
+"""How far the clocks of two machines may differ; it also covers a day that has begun elsewhere."""
+
+
+def require_past(what: str, moment: datetime | date, *, now: datetime | None = None) -> None:
+    """Refuse a date in the future, by more than clocks may differ.
+
+    Args:
+        what: the date is called.
+        moment: aware, or a day.
+        now: default: the clock of this machine.
+
+    Raises:
+        BadInputError: it is in the future.
+    """
+    latest = (now or datetime.now(UTC)) + CLOCK_SKEW
+    if moment > (latest if isinstance(moment, datetime) else latest.date()):
+        raise BadInputError(
+            f"invalid {what}: {moment:%Y-%m-%d} is in the future", hint="check the date and the clock"
+        )
 
 
 def is_ago(text: str) -> bool:

@@ -33,7 +33,7 @@ FOLDER_NAME_CONFLICT = Code(
 )
 DATE_IN_FUTURE = Code(
     "date_in_future",
-    "warning",
+    "error",
     "the day of training is not here yet",
     "the history of the task would be out of order",
     "give --date YYYYMMDD",
@@ -54,7 +54,7 @@ DATE_INVALID = Code(
 )
 VAL_LOSS_NEGATIVE = Code(
     "val_loss_negative",
-    "warning",
+    "error",
     "the validation loss is negative",
     "a cross-entropy cannot be: it is another number, or has lost its meaning",
     "give the validation loss that the trainer printed",

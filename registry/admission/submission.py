@@ -104,8 +104,8 @@ class Submission:
         require_examples(self.examples)
         if self.log is not None:
             require_text("path of the log", str(self.log), _PATH)
-        object.__setattr__(self, "alpha", finite(self.alpha, "alpha"))
-        object.__setattr__(self, "val_loss", finite(self.val_loss, "validation loss"))
+        object.__setattr__(self, "alpha", not_negative(self.alpha, "alpha"))
+        object.__setattr__(self, "val_loss", not_negative(self.val_loss, "validation loss"))
         object.__setattr__(self, "tags", checked_tags(self.tags))
         for name in ("dataset", "note"):
             object.__setattr__(self, name, without_credentials(getattr(self, name)))
@@ -149,11 +149,11 @@ def _require_whole(value: Any, what: str, low: int, high: int, hint: str) -> Non
         raise BadInputError(f"the {what} is not a whole number from {low} to {high}", hint=hint)
 
 
-def finite(value: Any, what: str) -> float | None:
-    """Return a number in its canonical form; None is allowed.
+def not_negative(value: Any, what: str) -> float | None:
+    """Return a number that is 0 or more in its canonical form; None is allowed.
 
     Raises:
-        BadInputError: it is no finite number.
+        BadInputError: it is no such number.
     """
     if value is None:
         return None
@@ -163,6 +163,8 @@ def finite(value: Any, what: str) -> float | None:
         number = math.inf
     if not math.isfinite(number):
         raise BadInputError(f"the {what} is not a finite number", hint="leave it out if it is not known")
+    if number < 0:
+        raise BadInputError(f"invalid {what}: {number:g} (0 or more)", hint="leave it out if it is not known")
     return number
 
 

@@ -32,6 +32,13 @@ LOSS_NOT_FINITE = Code(
     "training diverged there, or a batch had nothing to learn from",
     "train with a smaller learning rate",
 )
+LOSS_NEGATIVE = Code(
+    "loss_negative",
+    "warning",
+    "the validation loss of the checkpoint is negative, and is not recorded for the adapter",
+    "a cross-entropy is never negative: the number is another loss, such as that of reinforcement learning",
+    "--val-loss LOSS gives the cross-entropy on the validation set",
+)
 STALE_CHECKPOINT = Code(
     "stale_checkpoint",
     "info",
@@ -79,6 +86,7 @@ ALL = (
     BETTER_UNSAVED,
     WORSE_THAN_START,
     LOSS_NOT_FINITE,
+    LOSS_NEGATIVE,
     STALE_CHECKPOINT,
     CHECKPOINT_UNUSABLE,
     FINAL_WEIGHTS_UNCLEAR,

@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from fusery.storage.interface import BlobStore
@@ -29,7 +30,10 @@ from ..audit.report import Report
 from ..database import Database, events, log
 from ..database.sealing import KINDS, seal_rows
 from ..fusion.foreign import disown
+from ..limits import AMENDMENTS, DEPLOYMENTS, EVALUATIONS, YANKS
+from ..parsing import CLOCK_SKEW
 from ..record import Record
+from ..tables.values import kind_of
 from .catalogue import Catalogue
 from .errors import BackupError
 from .filling import fill
@@ -175,6 +179,8 @@ def examine_backup(workspace: Workspace, found: Backup, *, own: bool, say: Say) 
         _require_true(workspace, found, item, own=own)
     if own:
         return doubts
+    with workspace.database.read() as session:
+        _require_limits(session, found)
     for item in held:
         if item.kind == "adapter":
             say(f"looking at {item.name}")
@@ -184,6 +190,33 @@ def examine_backup(workspace: Workspace, found: Backup, *, own: bool, say: Say) 
                 codes = ", ".join(sorted({finding.code for finding in new}))
                 say(f"{item.name}: admission finds here what is not on record: {codes}")
     return doubts
+
+
+_LIMITED: tuple[tuple[Any, int], ...] = (
+    (tables.Yank, YANKS),
+    (tables.Amendment, AMENDMENTS),
+    (tables.Evaluation, EVALUATIONS),
+    (tables.Deployment, DEPLOYMENTS),
+)
+
+
+def _require_limits(session: Session, found: Backup) -> None:
+    """Refuse another party's backup with more about one adapter than may be recorded here, or with dates in the future."""
+    for model, limit in _LIMITED:
+        key = model.adapter_id
+        query = select(key).where(key.is_not(None)).group_by(key).having(func.count() > limit).limit(1)
+        if session.scalar(query) is not None:
+            table = model.__tablename__
+            raise found.refuse(f"{table}.ndjson", f"has over {limit:,} rows about one adapter")
+    latest = datetime.now(UTC) + CLOCK_SKEW
+    for table in tables.metadata.sorted_tables:
+        for column in table.columns:
+            # A token may expire later, and a delivery may be due later.
+            if kind_of(column) != "moment" or column.name in ("expires_at", "next_at"):
+                continue
+            newest = session.scalar(select(func.max(column)))
+            if newest is not None and newest > latest:
+                raise found.refuse(f"{table.name}.ndjson", f"has a date in the future: {newest:%Y-%m-%d}")
 
 
 def _require_true(workspace: Workspace, found: Backup, item: AuditableItem, *, own: bool) -> None:

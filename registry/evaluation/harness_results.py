@@ -29,7 +29,7 @@ from fusery.storage.opening import opened
 from .. import tables
 from ..errors import BadInputError, MetricNotFiniteError
 from ..names import is_hub_id
-from ..records.evaluations import LONGEST, key_of, parse_metric
+from ..records.evaluations import LONGEST, key_of, parse_metric, range_problem
 from ..tables.bounds import problem_of
 
 MOST_METRICS = 2_000
@@ -157,6 +157,7 @@ def require_measured(each: Measured, name: str) -> None:
     problem = problem_of(tables.metadata.tables["evaluation"], each.values())
     if problem is None and min(each.stderr or 0, each.shots or 0, each.samples or 0, each.seed or 0) < 0:
         problem = "a negative number"
+    problem = problem or range_problem(each.metric, each.value)
     if problem is not None:
         raise BadInputError(
             f"{name} has {problem.replace(' in evaluation.', ' of ')}, at {each.metric}", hint=_HINT

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from datetime import UTC, datetime
 
 from ..errors import BadInputError
 from .arriving import require_names
 from .bounds import require_sound
 from .claims import check
+from .moments import require_moments
 from .package import Item
 
 _ID = re.compile(r"[0-9A-Za-z.-]{1,36}")
@@ -21,8 +23,10 @@ def require_believable(package: Iterable[Item]) -> None:
     Raises:
         BadInputError: there is.
     """
+    now = datetime.now(UTC)
     for item in package:
         require_sound(item)
+        require_moments(item, now)
         check(item)
         require_names(item)
 

@@ -19,7 +19,7 @@ def require_sound(item: Item) -> None:
     Raises:
         BadInputError: it has one.
     """
-    for table, values in _parts(item):
+    for table, values in parts_of(item):
         if (problem := problem_of(table, values)) is not None:
             raise BadInputError(
                 f"{item.name[:200]} is on record with {problem}",
@@ -38,7 +38,8 @@ def require_sound(item: Item) -> None:
             parse_slug(tag["key"], "tag")
 
 
-def _parts(item: Item) -> Iterator[tuple[Table, Values]]:
+def parts_of(item: Item) -> Iterator[tuple[Table, Values]]:
+    """Yield the values of all rows of a thing, each with its table."""
     own, lists = _PARTS[type(item)]
     yield _table(own), {**item.values, "digest": item.digest}
     everything: list[tuple[str, type[tables.Record]]] = [

@@ -113,6 +113,8 @@ def _check_curve(item: Adapter) -> None:
     numbers = [point["iteration"] for point in item.curve]
     if len(numbers) > _MOST_POINTS or len(set(numbers)) < len(numbers) or min(numbers, default=0) < 0:
         raise BadInputError(f"{item.name} is on record with a training curve that is none", hint=_HINT)
+    if min((point["learning_rate"] or 0 for point in item.curve), default=0) < 0:
+        raise BadInputError(f"{item.name} has a negative learning rate in its training curve", hint=_HINT)
     end = item.run["checkpoint"] if item.run is not None else None
     if end is not None and max(numbers, default=0) > end:
         raise BadInputError(

@@ -201,6 +201,8 @@ def missing_yanks(session: Session, row: tables.Adapter, item: Adapter) -> list[
     known = {(yank.at, yank.reason) for yank in rows}
     standing, missing = {yank.reason for yank in rows if yank.lifted_at is None}, []
     for values in filter(stands, item.yanks):
+        # This registry may have registered the adapter later than the other one.
+        values = {**values, "at": max(values["at"], row.created_at)}
         if (values["at"], values["reason"]) not in known and values["reason"] not in standing:
             standing.add(values["reason"])
             missing.append(values)

@@ -16,7 +16,7 @@ from .. import tables
 from ..admission.submission import LIMITS
 from ..errors import BadInputError
 from ..limits import EVALUATIONS, require_within
-from ..records.evaluations import key_of, parse_metric, stands
+from ..records.evaluations import key_of, parse_metric, range_problem, stands
 from .package import Adapter, Values
 
 _WITHDRAWN = ("withdrawn_at", "withdrawn_by", "withdrawn_reason")
@@ -53,6 +53,7 @@ def require_measured(item: Adapter) -> None:
             len(said) > 1
             or len(values["withdrawn_reason"] or "") > LIMITS["note"]
             or min(values[name] or 0 for name in ("stderr", "shots", "samples")) < 0
+            or range_problem(values["metric"], values["value"]) is not None
         ):
             raise BadInputError(
                 f"{item.name} has an evaluation that is none: {values['metric'][:60]}",
@@ -71,13 +72,20 @@ def bring_evaluations(row: tables.Adapter, item: Adapter, now: datetime) -> list
         known.withdrawn_at = min(values["withdrawn_at"], now)
         known.withdrawn_by, known.withdrawn_reason = values["withdrawn_by"], values["withdrawn_reason"]
     row.evaluations.extend(
-        tables.Evaluation(**{**values, **{name: min(values[name], now) for name in _moments(values)}})
+        tables.Evaluation(
+            **{**values, **{name: _within(values[name], row, now) for name in _moments(values)}}
+        )
         for values in changes.missing
     )
     if changes.missing or changes.withdrawn:
         require_within(row.name, "evaluations", EVALUATIONS, row.evaluations)
     done = {"evaluation": bool(changes.missing), "withdrawn evaluation": bool(changes.withdrawn)}
     return [word for word, any_ in done.items() if any_]
+
+
+def _within(moment: datetime, row: tables.Adapter, now: datetime) -> datetime:
+    """Return a moment that is not before the record, which may have been made later here, nor in the future."""
+    return min(max(moment, row.created_at), now)
 
 
 def _moments(values: Values) -> Iterator[str]:

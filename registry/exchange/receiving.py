@@ -26,6 +26,7 @@ from ..fusion.foreign import foreign_key
 from ..limits import CLAIMS, SIGNATURES, YANKS, require_count, require_within
 from ..records.deposit import record_manifest
 from ..records.recipe import false_sources
+from ..records.references import require_version
 from ..records.renderings import record_rendering, recorded_digest
 from ..records.withdrawals import stands
 from .arriving import Seen
@@ -225,6 +226,7 @@ def _insert(
 def _insert_adapter(
     session: Session, item: Adapter, seen: Seen, files: tables.Manifest, now: datetime
 ) -> tables.Adapter:
+    require_version(session, item.task, item.values["version"])
     base = _base(session, item.base)
     row = tables.Adapter(
         **{**item.values, **seen.values, "name": item.name, "total_parameters": base.parameters},

@@ -91,6 +91,23 @@ def parse_metric(text: str) -> str:
     return text
 
 
+_PERPLEXITY = re.compile(r"(.*_)?(perplexity|ppl)")
+_ENTROPY = re.compile(r"bits_per_byte|((val|eval|test|validation)_)?loss")
+
+
+def range_problem(metric: str, value: float) -> str | None:
+    """Return why a metric cannot have a value, in a few words; None where it can, or where its range is not known.
+
+    A cross-entropy is 0 or more, and a perplexity 1 or more, but for rounding.
+    """
+    word = re.split(r"[.:@-]", metric)[-1].lower()
+    if _PERPLEXITY.fullmatch(word) and value < 1 - 1e-6:
+        return f"the value {value:g} (a perplexity is 1 or more)"
+    if _ENTROPY.fullmatch(word) and value < 0:
+        return f"the value {value:g} (a loss is 0 or more)"
+    return None
+
+
 def stands(row: tables.Evaluation, at: datetime | None = None) -> bool:
     """Tell whether an evaluation counts: it is on record and not withdrawn, today or at a moment."""
     if at is None:

@@ -12,7 +12,10 @@ from sqlalchemy.orm import Session, aliased, joinedload, selectinload
 
 from .. import tables
 from ..errors import AmbiguousReferenceError, BadInputError, UnknownReferenceError
-from ..names import Reference
+from ..names import MAX_DECLARED_VERSION, Reference
+
+_STEP = 1_000
+"""How far above the newest version of a task one from another registry may be, where both are over the limit."""
 
 Values = TypeVarTuple("Values")
 
@@ -287,6 +290,28 @@ def next_version(session: Session, task: tables.Task) -> int:
         select(func.max(tables.Adapter.version)).where(tables.Adapter.task_id == task.id)
     )
     return (highest or 0) + 1
+
+
+def require_version(session: Session, task: str, version: int) -> None:
+    """Refuse a version so large that automatic numbering could come to its end.
+
+    Args:
+        session: of any transaction.
+        task: the name of the task, which need not exist.
+        version: that was declared, or comes from another registry.
+
+    Raises:
+        BadInputError: it is over the limit, and far above the newest version of the task.
+    """
+    if version <= MAX_DECLARED_VERSION:
+        return
+    row = session.scalar(select(tables.Task).where(tables.Task.name == task))
+    newest = next_version(session, row) - 1 if row is not None else 0
+    if version > newest + _STEP:
+        raise BadInputError(
+            f"invalid version: {version} (at most {MAX_DECLARED_VERSION})",
+            hint="leave out --version to get the next one",
+        )
 
 
 def fused_from(adapter: tables.Adapter) -> Select[tables.Fused]:

@@ -9,9 +9,10 @@ from typing import Any
 
 from fusery.storage.secrets import without_credentials
 
-from ..admission.submission import LIMITS, checked_tags, finite, require_examples, require_text
+from ..admission.submission import LIMITS, checked_tags, not_negative, require_examples, require_text
 from ..errors import BadInputError
 from ..names import compact_date, parse_date, parse_slug
+from ..parsing import require_past
 from ..records.amendments import DATASET, FIELDS, TAG, State, is_amendable
 
 _MOST_REVISION = 200
@@ -54,9 +55,9 @@ class Correction:
             if getattr(self, name) == "":
                 raise BadInputError(f"the {name} is empty", hint=f"to take it off: --clear {name}")
         require_examples(self.examples)
-        object.__setattr__(self, "val_loss", finite(self.val_loss, "validation loss"))
+        object.__setattr__(self, "val_loss", not_negative(self.val_loss, "validation loss"))
         object.__setattr__(self, "dataset_digest", _digest(self.dataset_digest))
-        object.__setattr__(self, "date", None if self.date is None else compact_date(parse_date(self.date)))
+        object.__setattr__(self, "date", _past_date(self.date))
         object.__setattr__(self, "tags", checked_tags(self.tags))
         for name in ("dataset", "dataset_revision", "note", "reason"):
             object.__setattr__(self, name, without_credentials(getattr(self, name)))
@@ -103,6 +104,14 @@ def accepted(field: str, value: Any) -> Any:
         key = field.removeprefix(TAG)
         return Correction(tags={key: value}).tags[parse_slug(key, "tag")]
     return getattr(Correction(**{field: value}), field)
+
+
+def _past_date(text: str | None) -> str | None:
+    if text is None:
+        return None
+    day = parse_date(text)
+    require_past("date", day)
+    return compact_date(day)
 
 
 def _digest(said: Any) -> str | None:

@@ -9,6 +9,7 @@ from ..adapters.folder import AdapterFolder
 from ..admission.submission import Submission
 from ..errors import BadInputError
 from ..names import AdapterName, parse_date, parse_task
+from ..parsing import require_past
 from ..training.trainer_folder import CHECKPOINT
 
 
@@ -22,6 +23,9 @@ def proposed_name(
         folder: the adapter's files.
         submission: what the user declared.
         day: of the training run, if it was recorded; replaces today.
+
+    Raises:
+        BadInputError: nothing names the task, or the date is in the future.
     """
     metadata = folder.metadata
     task, written = submission.task, _written(metadata.adapter_name)
@@ -39,12 +43,14 @@ def proposed_name(
         raise BadInputError(
             "it is not known what the adapter is for", hint="give --task, for example --task course_rec"
         )
+    source = "--date" if submission.date else "date of training"
     if submission.date:
         date = parse_date(submission.date)
     elif folder.metadata.training_date:
         date = _date_or_none(folder.metadata.training_date) or (written.date if written else day or _today())
     else:
         date = written.date if written else day or _today()
+    require_past(source, date)
     version = submission.version or folder.metadata.version or (written.version if written else None) or 0
     if submission.version is not None and submission.version < 1:
         raise BadInputError("versions count from 1", hint="leave out --version to get the next one")

@@ -28,11 +28,12 @@ from ..admission.template_rules import rendering_soon
 from ..database import events
 from ..errors import AlreadyExistsError, BadInputError
 from ..names import AdapterName, parse_slug
+from ..parsing import require_past
 from ..records.adapter import Registered
 from ..records.datasets import dataset_row
 from ..records.derived import adapter_columns, alpha_of
 from ..records.recipe import inherited_dataset, known_sources, recipe_in
-from ..records.references import load_adapters, next_version
+from ..records.references import load_adapters, next_version, require_version
 from ..records.renderings import record_rendering, rendering_of
 from ..records.scratch import scratch_folder
 from ..records.views import registered_record, trained_on_view
@@ -144,7 +145,7 @@ def register(
     Raises:
         AdmissionError: admission found an error; nothing was written.
         AlreadyExistsError: the version is taken by another adapter.
-        BadInputError: the task is not given, and no file names it.
+        BadInputError: the task is not given, and no file names it; a date is in the future, or the version too large.
         MissingFileError, UnknownReferenceError: there is no such folder, base or parent.
     """
     from ..records.deposit import Deposit
@@ -207,6 +208,10 @@ def _see(
     ground = _ground(workspace, folder, submission)
     folder = on_base(folder, ground.facts.architecture)
     name = proposed_name(path, folder, submission, training.day)
+    if (record := training.run.record) is not None:
+        require_past("start of the training run", record.started())
+    with workspace.database.read() as session:
+        require_version(session, name.task, name.version)
     # What has no readable header will be refused for that: a file of holes is not read to its end before.
     copies = staging.copies(folder.kept) if folder.header is not None else {}
     peft = folder.form == "peft" and folder.header is not None

@@ -17,7 +17,13 @@ from typing import Literal
 
 from ..adapters.files import WEIGHTS
 from ..adapters.finding import Finding
-from ..admission.training_codes import BEST_NOT_LAST, BETTER_UNSAVED, LOSS_NOT_FINITE, WORSE_THAN_START
+from ..admission.training_codes import (
+    BEST_NOT_LAST,
+    BETTER_UNSAVED,
+    LOSS_NEGATIVE,
+    LOSS_NOT_FINITE,
+    WORSE_THAN_START,
+)
 from ..errors import BadInputError
 from .run_folder import Checkpoint, Run
 
@@ -141,6 +147,8 @@ def choice_findings(run: Run, choice: Choice) -> Iterator[Finding]:
     if loss is not None and start is not None and loss >= start:
         message = f"validation loss is {loss:.3f}, and was {start:.3f} before training: the run made the model worse"
         yield WORSE_THAN_START.found(name, message)
+    if loss is not None and loss < 0:
+        yield LOSS_NEGATIVE.found(name, f"the validation loss of the checkpoint is {loss:.3f}")
     if run.curve.not_finite:
         message = f"the loss was not finite at iteration {_numbers(run.curve.not_finite)}"
         yield LOSS_NOT_FINITE.found(name, message)

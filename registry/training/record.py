@@ -36,7 +36,7 @@ class RecordedPoint(BaseModel):
     iteration: _Iteration
     train_loss: _Finite | None = None
     val_loss: _Finite | None = None
-    learning_rate: _Finite | None = None
+    learning_rate: Annotated[_Finite, Field(ge=0)] | None = None
     trained_tokens: _Large | None = None
 
 

@@ -59,11 +59,14 @@ class Training:
     def val_loss(self, folder: AdapterFolder) -> float | None:
         """Return what was measured of these weights.
 
-        What somebody wrote down is of the last weights, and stands for them where nothing was measured.
+        What somebody wrote down is of the last weights, and stands for them where nothing was measured.  A negative loss,
+        as reinforcement learning may have, is no validation loss.
         """
         if self.choice.val_loss is not None or not self.choice.is_last:
-            return self.choice.val_loss
-        return folder.metadata.final_val_loss
+            loss = self.choice.val_loss
+        else:
+            loss = folder.metadata.final_val_loss
+        return None if loss is None or loss < 0 else loss
 
     def findings(self, folder: AdapterFolder, submission: Submission) -> Iterator[Finding]:
         """Yield what there is to say about the run and the choice."""

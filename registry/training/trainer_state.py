@@ -98,6 +98,7 @@ def _points(entries: list[dict[str, Any]], best: int | None) -> Iterator[Point]:
         if val_loss is not None:
             measured.add(step)
         rate, tokens = _number(entry.get("learning_rate")), _number(_tokens(entry))
+        rate = None if rate is not None and rate < 0 else rate
         train_loss = _number(entry.get("loss"))
         if (train_loss, val_loss) != (None, None):
             yield Point(

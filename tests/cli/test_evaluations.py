@@ -39,6 +39,16 @@ def test_record_and_list(stocked: Fusery, plain: Path) -> None:
     assert event["told"].endswith("and 3 more")
 
 
+def test_show_prints_the_newest_rows(stocked: Fusery, tmp_path: Path) -> None:
+    (tmp_path / "many.json").write_text(json.dumps({f"m{number:03}": 0.5 for number in range(300)}))
+    stocked("eval", "record", ONE, tmp_path / "many.json")
+    ran = stocked("show", ONE)
+    shown = [line.split()[0] for line in ran.out.splitlines() if line.startswith("  m")]
+    assert shown == [f"m{number:03}" for number in range(100, 300)]
+    assert "newest 200 of 300 evaluations" in ran.err
+    assert len(stocked("show", ONE, "--json").json["evaluations"]) == 300
+
+
 def test_nothing_was_measured(stocked: Fusery) -> None:
     assert "Hint: fusery eval record REF RESULTS.json" in stocked("eval", "list").err
 

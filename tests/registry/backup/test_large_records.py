@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny_models
+from many_rows import add_rows
 from page_server import pages_of
 from sqlalchemy import text
 from store_shelf import open_workspace
@@ -18,6 +19,7 @@ from fusery.registry import Registry
 from fusery.registry.admission import AdmissionError
 from fusery.registry.backup.errors import BackupError
 from fusery.registry.errors import BadInputError
+from fusery.registry.limits import YANKS
 from fusery.web.doors import Proxies, TeamDoor
 
 TENSORS = 88_200
@@ -142,6 +144,20 @@ def test_no_row_is_recorded_that_a_restore_could_not_read(
         else:
             session.add(tables.Yank(adapter_id=1, at=adapter.created_at, by="tester", **values))
     assert stocked.upkeep.audit().ok
+
+
+@pytest.mark.parametrize("row", ["many", "late"])
+def test_the_backup_of_somebody_else_keeps_the_limits(stocked: Registry, tmp_path: Path, row: str) -> None:
+    add_rows(stocked, "Yank", YANKS + 1 if row == "many" else 1, reason="bad data", lifted_by="tester")
+    if row == "late":
+        with stocked.workspace.database.write() as session:
+            session.execute(text("UPDATE yank SET lifted_at = '2999-01-01 00:00:00.000000'"))
+    stocked.upkeep.backup(tmp_path / "backup")
+    with Registry(open_workspace(tmp_path / "theirs")) as theirs:
+        with pytest.raises(BackupError) as caught:
+            theirs.upkeep.restore(tmp_path / "backup")
+        assert "yank.ndjson" in caught.value.message
+        theirs.upkeep.restore(tmp_path / "backup", own=True)
 
 
 @pytest.mark.parametrize(

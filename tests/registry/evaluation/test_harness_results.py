@@ -182,6 +182,8 @@ NO_RESULTS: dict[str, tuple[object, str]] = {
     "a dataset too long": ({"acc": 1, "dataset": "d" * 301}, "has an unfit value of dataset, at acc"),
     "a task that is no object": ({"results": {"mmlu": 1}}, "has no metrics at 'mmlu'"),
     "lighteval without results": ({"config_general": {}}, "has no results"),
+    "a perplexity under 1": ({"lambada.word_perplexity": 0.5}, "a perplexity is 1 or more"),
+    "a negative loss": ({"courses.eval_loss": -0.5}, "a loss is 0 or more"),
     "too many": ({f"m{number}": 1 for number in range(MOST_METRICS + 1)}, "has more than 2,000 metrics"),
 }
 

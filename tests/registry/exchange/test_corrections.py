@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -121,11 +121,8 @@ def test_a_promotion_is_overtaken_by_what_comes(stocked: Registry, other: Regist
     other.aliases.promote("course_rec@2", "prod")
     stocked.adapters.amend("course_rec@2", val_loss=0.9, reason="typo")
     with stocked.workspace.database.write() as session:
-        session.execute(
-            text(
-                "UPDATE amendment SET at = '2026-01-01 00:00:00.000000', since = '2026-01-01 00:00:00.000000'"
-            )
-        )
+        before = (datetime.now(UTC) - timedelta(hours=20)).strftime("%Y-%m-%d %H:%M:%S.%f")
+        session.execute(text(f"UPDATE amendment SET at = '{before}', since = '{before}'"))
     stocked.exchange.push("course_rec@2", other_home)
     assert [problem.code for problem in other.upkeep.audit().problems] == ["amended_after_promotion"]
 
@@ -162,21 +159,18 @@ def test_a_name_must_be_that_of_the_first_day(amended: Registry, sound: Registry
     assert sound.adapters.list() == []
 
 
-def test_nothing_of_the_time_to_come_is_believed(
+def test_amendments_by_a_clock_that_is_ahead_count_from_now_on(
     stocked: Registry, sound: Registry, other_home: Path
 ) -> None:
+    soon = (datetime.now(UTC) + timedelta(hours=20)).strftime("%Y-%m-%d %H:%M:%S.%f")
     stocked.adapters.amend(ONE, val_loss=0.061, reason="typo")
     with stocked.workspace.database.write() as session:
-        session.execute(
-            text(
-                "UPDATE amendment SET since = '2999-01-01 00:00:00.000000', at = '2999-01-01 00:00:00.000000'"
-            )
-        )
+        session.execute(text(f"UPDATE amendment SET since = '{soon}', at = '{soon}'"))
     stocked.exchange.push("course_rec@1", other_home)
     now = datetime.now(UTC).isoformat()
     assert sound.adapters.show(ONE, at=now)["val_loss"] == 0.061
     sound.adapters.amend(ONE, val_loss=0.07, reason="again")
-    assert sound.adapters.show(ONE)["amendments"][-1]["at"] < "2990"
+    assert sound.adapters.show(ONE).amendments[-1].at <= datetime.now(UTC)
 
 
 def test_an_exported_folder_keeps_the_day_that_was_corrected(

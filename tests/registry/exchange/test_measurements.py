@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import select, text
 
-from fusery.registry import Registry
+from fusery.registry import Registry, tables
 from fusery.registry.errors import BadInputError
 
 ONE, TWO = "course_rec_v1_20260115", "course_rec_v2_20260201"
@@ -78,12 +79,19 @@ def test_evaluations_that_are_none_keep_the_adapter_out(
     assert sound.adapters.list() == []
 
 
-def test_none_of_them_is_of_the_time_to_come(stocked: Registry, sound: Registry, other_home: Path) -> None:
+def soon() -> str:
+    """Return a moment that is still to come here, by no more than clocks may differ."""
+    return (datetime.now(UTC) + timedelta(hours=20)).strftime("%Y-%m-%d %H:%M:%S.%f")
+
+
+def test_a_clock_that_is_ahead_dates_nothing_later_than_now(
+    stocked: Registry, sound: Registry, other_home: Path
+) -> None:
     stocked.evaluations.record(ONE, {"acc": 0.5})
     with stocked.workspace.database.write() as session:
-        session.execute(text("UPDATE evaluation SET at = '2999-01-01 00:00:00.000000'"))
+        session.execute(text(f"UPDATE evaluation SET at = '{soon()}'"))
     stocked.exchange.push(ONE, other_home)
-    assert sound.evaluations.list()[0]["at"] < "2990"
+    assert sound.evaluations.list()[0].at <= datetime.now(UTC)
 
 
 def test_an_exported_folder_has_them(
@@ -139,17 +147,17 @@ def test_a_registry_that_never_had_it_learns_that_it_was_withdrawn(
     assert states(stocked.exchange.push(ONE, other_home)) == [("present", None)]
 
 
-def test_a_withdrawal_of_the_time_to_come_is_one_of_now(
+def test_a_withdrawal_by_a_clock_that_is_ahead_is_one_of_now(
     stocked: Registry, sound: Registry, other_home: Path
 ) -> None:
     stocked.evaluations.record(ONE, {"acc": 0.9})
     stocked.evaluations.withdraw(ONE, "acc", reason="wrong")
     with stocked.workspace.database.write() as session:
-        session.execute(text("UPDATE evaluation SET withdrawn_at = '2999-01-01 00:00:00.000000'"))
+        session.execute(text(f"UPDATE evaluation SET withdrawn_at = '{soon()}'"))
     for state in ("copied", "present", "present"):
         assert states(stocked.exchange.push(ONE, other_home)) == [(state, None)]
     with sound.workspace.database.read() as session:
-        assert str(session.scalar(text("SELECT max(withdrawn_at) FROM evaluation"))) < "2990"
+        assert session.scalars(select(tables.Evaluation.withdrawn_at)).one() <= datetime.now(UTC)  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("half", ["withdrawn_by", "withdrawn_reason"])

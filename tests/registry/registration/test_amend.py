@@ -126,6 +126,8 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"val_loss": float("inf")}, "not a finite number"),
     ({"val_loss": "0.3"}, "not a finite number"),
     ({"val_loss": True}, "not a finite number"),
+    ({"val_loss": -0.1}, "0 or more"),
+    ({"date": "29990101"}, "in the future"),
     ({"examples": -1}, "not a whole number"),
     ({"examples": 2**31}, "not a whole number"),
     ({"examples": 1.5}, "not a whole number"),

@@ -1,17 +1,20 @@
 from __future__ import annotations
 
+import json
 import os
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 
 from fusery.registry import Registry, tables
 from fusery.registry.admission import AdmissionError
 from fusery.registry.admission.submission import MAX_VERSION
 from fusery.registry.errors import AlreadyExistsError, BadInputError, UnknownReferenceError
+from fusery.registry.names import MAX_DECLARED_VERSION
 from fusery.storage.digest import digest_file
 from fusery.storage.errors import MissingFileError
 
@@ -304,9 +307,65 @@ def test_the_process_for_templates_starts_while_the_rest_is_done(
     assert not any(process.alive for process in started)
 
 
+@pytest.mark.parametrize("place", ["flag", "metadata", "folder"])
+def test_a_version_that_would_end_automatic_numbering_is_refused(
+    with_base: Registry, make_adapter: MakeAdapter, place: str
+) -> None:
+    far = MAX_DECLARED_VERSION + 1
+    metadata = {"version": far} if place == "metadata" else None
+    folder = make_adapter(f"last_v{far}_20260115" if place == "folder" else "far", seed=70, metadata=metadata)
+    with pytest.raises(BadInputError, match=f"at most {MAX_DECLARED_VERSION}"):
+        with_base.adapters.register(
+            folder, base="tiny", task="last", version=far if place == "flag" else None
+        )
+    with_base.adapters.register(folder, base="tiny", task="last", version=MAX_DECLARED_VERSION)
+    following = with_base.adapters.register(make_adapter("next", seed=71), base="tiny", task="last")
+    assert following.version == far
+
+
+@pytest.mark.parametrize("place", ["flag", "metadata", "folder", "run"])
+def test_a_date_in_the_future_is_refused(with_base: Registry, make_adapter: MakeAdapter, place: str) -> None:
+    day = date.today() + timedelta(days=3)
+    folder = make_adapter(
+        f"adapters_soon_v1_{day:%Y%m%d}" if place == "folder" else "soon",
+        seed=70,
+        metadata={"training_date": f"{day}"} if place == "metadata" else None,
+    )
+    if place == "run":
+        record = {"started_at": f"{day}T12:00:00+00:00", "state": "finished"}
+        (folder / "fusery_run.json").write_text(json.dumps(record), encoding="utf-8")
+    said = {"flag": {"date": f"{day}"}, "run": {"date": "20260115"}}.get(place, {})
+    with pytest.raises(BadInputError, match="in the future"):
+        with_base.adapters.register(folder, base="tiny", task="soon", **said)
+    assert with_base.adapters.list() == []
+
+
+def test_a_date_that_has_begun_elsewhere_is_recorded(with_base: Registry, make_adapter: MakeAdapter) -> None:
+    day = datetime.now(UTC).date() + timedelta(days=1)
+    found = with_base.adapters.register(make_adapter(seed=70), base="tiny", task="soon", date=f"{day}")
+    assert found.date == f"{day:%Y%m%d}"
+
+
+@pytest.mark.parametrize("said", [{"val_loss": -1.0}, {"alpha": -16.0}])
+def test_a_negative_number_is_refused(
+    with_base: Registry, make_adapter: MakeAdapter, said: dict[str, float]
+) -> None:
+    with pytest.raises(BadInputError, match="0 or more"):
+        with_base.adapters.register(make_adapter(seed=70), base="tiny", task="low", **said)
+
+
+def test_a_negative_loss_of_the_metadata_is_refused(with_base: Registry, make_adapter: MakeAdapter) -> None:
+    folder = make_adapter("low", seed=70, metadata={"final_val_loss": -1.0})
+    with pytest.raises(AdmissionError) as caught:
+        with_base.adapters.register(folder, base="tiny", task="low")
+    assert {finding.code for finding in caught.value.findings} == {"val_loss_negative"}
+
+
 def test_there_is_no_version_after_the_last(with_base: Registry, make_adapter: MakeAdapter) -> None:
     folders = [make_adapter(str(seed), seed=seed) for seed in (70, 71)]
-    with_base.adapters.register(folders[0], base="tiny", task="last", version=MAX_VERSION)
+    with_base.adapters.register(folders[0], base="tiny", task="last")
+    with with_base.workspace.database.write() as session:
+        session.execute(update(tables.Adapter).values(version=MAX_VERSION))
     with pytest.raises(BadInputError, match="there is no version after 999999999, which last has"):
         with_base.adapters.register(folders[1], base="tiny", task="last")
     assert with_base.adapters.register(folders[1], base="tiny", task="last", version=2).version == 2

@@ -330,6 +330,13 @@ def edit_state(folder: Path, shift: float = 0.0, **changes: Any) -> None:
     path.write_text(json.dumps({**state, **changes}))
 
 
+def test_a_negative_loss_is_not_recorded_for_the_adapter(with_base: Registry, runs: Path) -> None:
+    edit_state(runs / "plain/checkpoint-4", shift=-100.0)
+    found = register(with_base, runs / "plain/checkpoint-4")
+    assert "loss_negative" in codes(found)
+    assert found.val_loss is None
+
+
 def test_a_loss_that_is_not_finite(with_base: Registry, runs: Path) -> None:
     """Python's writer writes NaN, which JSON does not have."""
     path = runs / "plain/checkpoint-4/trainer_state.json"

@@ -340,7 +340,7 @@ CASES: dict[str, Case] = {
     ),
     "date_too_early": Case(metadata(training_date="2012-06-01"), metadata(training_date="2022-06-01")),
     "date_invalid": Case(metadata(training_date="last Tuesday"), metadata(training_date="2026-01-15T09:00")),
-    "val_loss_negative": Case(nothing, look={"val_loss": -0.1}, good_look={"val_loss": 0.1}),
+    "val_loss_negative": Case(metadata(final_val_loss=-0.1), metadata(final_val_loss=0.1)),
     "val_loss_above_chance": Case(nothing, look={"val_loss": 9.0}, good_look={"val_loss": 5.0}),
     "dataset_unknown": Case(
         edit_config(data=None), both(edit_config(data=None), metadata(dataset="courses"))
