@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from functools import cache
@@ -31,6 +32,7 @@ from fusery.registry.provenance.drawing import STYLE
 from fusery.registry.record import Record
 from fusery.registry.reporting.environment import environment, style
 from fusery.registry.reporting.facts import RecordsDamagedError
+from fusery.registry.server.request_ids import NAME
 from fusery.storage.errors import BlobMissingError, FuseryError, OutOfSpaceError, StoreUnavailableError
 from fusery.storage.plugins import PluginError
 from fusery.storage.secrets import masked
@@ -50,6 +52,8 @@ from .visitors import (
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+
+LOG = logging.getLogger(__name__)
 
 UNEXPECTED = "unexpected"
 """Code of what fusery does not know: an error of its own, or a database edited by other means."""
@@ -84,6 +88,16 @@ STATUS = {
 }
 """Status of an error by its code; what is not here is what the asker can do something about."""
 
+
+_NO_DATABASE = "the server cannot use its database"
+_UNAVAILABLE = {
+    DatabaseReadOnlyError.code: "the server cannot write to its database",
+    StoreUnavailableError.code: "the server cannot reach its store",
+}
+"""What clients are told of an error with the status 503, by its code."""
+
+RETRY_AFTER = {429: 1, 503: 5}
+"""Seconds after which a client is to come back, by status."""
 
 _SAID = 2_000
 """Characters of a sentence, in which what was asked may be repeated."""
@@ -139,10 +153,19 @@ def refusal(request: Request, error: FuseryError, status: int | None = None) -> 
     """Return an error as its sentence and its hint."""
     status = status or status_of(error)
     said, hint = (masked(text)[:_SAID] for text in (error.message, error.hint or ""))
+    if status == 503:
+        LOG.error("%s (request %s)", said, request.scope.get(NAME))
+        # Addresses and paths of databases and stores are for whoever runs the server.
+        said, hint = _UNAVAILABLE.get(error.code, _NO_DATABASE), "try again later; the server's log says why"
     told = {"code": error.code, "message": said, "hint": hint}
-    if wants_json(request):
-        return JSONResponse({"error": told}, status)
-    return page(request, "error.html.j2", {"error": told, "status": status}, status)
+    answer = (
+        JSONResponse({"error": told}, status)
+        if wants_json(request)
+        else page(request, "error.html.j2", {"error": told, "status": status}, status)
+    )
+    if status in RETRY_AFTER:
+        answer.headers["Retry-After"] = str(RETRY_AFTER[status])
+    return answer
 
 
 def status_of(error: FuseryError) -> int:

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 DRAIN_SECONDS = 5
 """Time to finish what is being answered."""
 
+OUTAGE_SECONDS = 3.0
+"""How long a request waits for a PostgreSQL server that does not answer; then its client is to come back."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tls:
@@ -86,6 +89,7 @@ def serve_pages(
         _require_pair(tls)
     # What cannot be read is an error now, and not on the first page.
     registry.upkeep.log(limit=1)
+    registry.workspace.database.outage_seconds = OUTAGE_SECONDS
     try:
         listener = bind(host, port)
     except AddressError as error:

@@ -51,6 +51,7 @@ class Database:
         shown: what messages call it: the file, or the URL with everything secret in it masked.
         dialect: `sqlite` or `postgresql`.
         actor: under whose name changes are logged that no use case tells of.
+        outage_seconds: how long a transaction waits for a PostgreSQL server that does not answer any more.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Database:
         self._engine, self._aside = engine, aside
         self._timeout = timeout
         self._answered = False
+        self.outage_seconds = timeout
         self.actor = "fusery"
         self.dialect = engine.dialect.name
         self.path = Path(engine.url.database or "") if self.dialect == "sqlite" else None
@@ -291,7 +293,7 @@ class Database:
         return connection
 
     def _start(self, begin: Callable[[], T]) -> T:
-        """Begin a transaction, waiting for others, or for a server that starts again, for as long as `timeout` says.
+        """Begin a transaction, waiting for others as long as `timeout` says, and for a server as long as `outage_seconds` does.
 
         Only the beginning is tried again: nothing has been read then, so nothing can be lost.
         """
@@ -299,7 +301,8 @@ class Database:
         try:
             begun = begin()
         except DBAPIError as error:
-            patience = self._timeout - (time.monotonic() - started)
+            most = min(self.outage_seconds, self._timeout) if is_outage(error) else self._timeout
+            patience = most - (time.monotonic() - started)
             if patience <= 0 or not self._may_pass(error):
                 raise
         else:

@@ -24,7 +24,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 WRITE_LOCK = int.from_bytes(b"fusery\x00\x01")
 """Key of the PostgreSQL advisory lock that makes write transactions exclusive, as BEGIN IMMEDIATE does on SQLite."""
 
-CONNECT_SECONDS = 10
+CONNECT_SECONDS = 5
 IDLE_SECONDS = {"read": 900, "write": 60, "schema": 300, "scratch": 60}
 STATEMENT_SECONDS = {"read": 300, "write": 120, "schema": 0, "scratch": 120}
 """What one statement may take; 0 is without end, since a migration of a large table takes what it takes."""

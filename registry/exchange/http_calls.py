@@ -37,6 +37,9 @@ ATTEMPTS = 8
 LONGEST_WAIT = 20.0
 """Seconds between two tries."""
 
+GIVE_UP = 60.0
+"""Seconds after a first failure, without getting further, after which nothing is tried again."""
+
 TIMEOUT = 60.0
 """Seconds without any byte after which a connection is given up."""
 
@@ -84,14 +87,21 @@ class RefusedError(ServerRefusedError):
 
 @dataclass(slots=True)
 class Patience:
-    """How long something is tried: so many times since it last got further."""
+    """How long something is tried: so many times, and for `GIVE_UP` seconds, since it last got further."""
 
     most: int
     tried: int = 0
+    failing_since: float = 0.0
 
     def progressed(self) -> None:
         """Tell that it got further."""
-        self.tried = 0
+        self.tried, self.failing_since = 0, 0.0
+
+    def failed(self, wait: float) -> bool:
+        """Count a failure; tell whether to give up instead of waiting so many seconds."""
+        self.tried += 1
+        self.failing_since = self.failing_since or time.monotonic()
+        return self.tried >= self.most or time.monotonic() + wait - self.failing_since > GIVE_UP
 
 
 @dataclass
@@ -219,10 +229,10 @@ class HttpCalls:
 
         patience = Patience(self.patience)
 
-        def is_over(_: tenacity.RetryCallState) -> bool:
-            patience.tried += 1
+        def is_over(state: tenacity.RetryCallState) -> bool:
             # One that cannot be reached at all is rather named wrongly than starting.
-            return self.given_up.is_set() or patience.tried >= (patience.most if self._reached else 2)
+            patience.most = self.patience if self._reached else 2
+            return patience.failed(state.upcoming_sleep) or self.given_up.is_set()
 
         again = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(PassingError),
@@ -234,10 +244,8 @@ class HttpCalls:
         try:
             return again(lambda: once(patience))
         except PassingError as error:
-            raise ServerUnavailableError(
-                f"{self.address.url} does not answer: {error}",
-                hint=self.away,
-            ) from error
+            message = f"{self.address.url} does not answer: {error}"
+            raise ServerUnavailableError(message, hint=self.away) from error
 
     @contextmanager
     def answer(
@@ -311,8 +319,6 @@ class HttpCalls:
             raise PassingError(f"the answer breaks off ({type(error).__name__})") from error
         except TimeoutError as error:
             raise PassingError("nothing comes any more") from error
-        except (ConnectionError, ssl.SSLError) as error:
-            raise PassingError((error.strerror or type(error).__name__).lower()) from error
         except OSError as error:
             if error.filename is not None:
                 raise  # of a file here
@@ -359,12 +365,8 @@ class HttpCalls:
         if code in _KNOWN:
             return _KNOWN[code](message, hint=hint or None)
         said = f": {message}" if message else f" ({status})"
-        return RefusedError(
-            f"{self.address.url} refused this{said}",
-            code,
-            hint=hint or None,
-            answer=b"" if code or message else data,
-        )
+        message, answer = f"{self.address.url} refused this{said}", b"" if code or message else data
+        return RefusedError(message, code, hint=hint or None, answer=answer)
 
     def _shown(self, text: str) -> str:
         hidden = text.replace(self.token, "...") if self.token else text

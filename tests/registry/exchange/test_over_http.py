@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,8 +23,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mounts import leave_free, small_disk
 from page_process import running
-from page_server import pages_of
+from page_server import ask, pages_of
+from postgres_server import RestartedServer
 from sqlalchemy import select
+from waiting import wait_until
 
 from fusery.registry import Registry, tables
 from fusery.registry.collect import collect
@@ -192,6 +196,58 @@ def test_a_server_that_does_not_answer_is_one_sentence(stocked: Registry, served
         assert "goes on" in str(caught.value.hint)
     with pytest.raises(ServerUnavailableError):
         stocked.exchange.push("course_rec", "http://127.0.0.1:1")
+
+
+def test_a_client_gives_up_within_a_time(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that answers 503 for ever is tried for `GIVE_UP` seconds, however many tries are left."""
+    monkeypatch.setattr(http_calls, "GIVE_UP", 2.0)
+    with fault_proxy(served.url) as proxy:
+        proxy.rule = always("POST", "/plan", Fault.ERROR_503)
+        address = ServerAddress.parse(proxy.endpoint, insecure=False)
+        begun = time.monotonic()
+        with (
+            http_calls.HttpCalls(address, served.token, patience=1_000) as calls,
+            pytest.raises(ServerUnavailableError) as caught,
+        ):
+            calls.json("POST", "/api/v1/packages/plan", b"{}")
+    assert 2 < len(proxy.seen) < 1_000
+    assert time.monotonic() - begun < 10
+    assert caught.value.hint
+
+
+@pytest.mark.slow
+def test_a_database_that_is_down_is_a_503_within_seconds(
+    stocked: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = RestartedServer()
+    try:
+        home = tmp_path / "team"
+        monkeypatch.setenv("FUSERY_DATABASE_URL", database.url)
+        with Registry.open(home) as team:
+            team.init()
+            secret = team.tokens.create("ci", "publisher").secret
+        with running(home, "server", "--port", "0", "--json", FUSERY_DATABASE_URL=database.url) as (_, said):
+            url = json.loads(said)["url"]
+            headers = {"authorization": f"Bearer {secret}"}
+            assert ask(url, "/api/v1/tasks", **headers).status == 200
+            database.crash()
+            for accept in ("application/json", "text/html"):
+                begun = time.monotonic()
+                down = ask(url, "/", accept=accept, **headers)
+                assert time.monotonic() - begun < 10
+                assert (down.status, down.headers.get("retry-after")) == (503, "5")
+                assert not re.search(r"postgres|127\.0\.0\.1|/tmp", down.text)
+            assert ask(url, "/api/v1/tasks", **headers).json["error"]["code"] == "database_unavailable"
+            monkeypatch.setattr(http_calls, "GIVE_UP", 4.0)
+            monkeypatch.setenv("FUSERY_TOKEN", secret)
+            begun = time.monotonic()
+            with pytest.raises(ServerUnavailableError) as caught:
+                stocked.exchange.push("course_rec", url)
+            assert time.monotonic() - begun < 30 and caught.value.hint
+            database.start()
+            wait_until(lambda: ask(url, "/api/v1/tasks", **headers).status == 200)
+    finally:
+        database.close()
 
 
 def test_bytes_that_change_on_the_way_are_refused(stocked: Registry, served: Served, tmp_path: Path) -> None:
