@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from .session import Session, command
 from .trust import passphrase_from, passphrase_option
+
+if TYPE_CHECKING:
+    from fusery.registry.provenance.attest import Attestation
 
 
 @command("attest")
@@ -32,7 +36,7 @@ from .trust import passphrase_from, passphrase_option
 def attest_command(
     session: Session,
     reference: str,
-    form: str,
+    form: Attestation,
     output: Path | None,
     force: bool,
     key: Path | None,

@@ -15,6 +15,7 @@ from .session import Session, command
 from .text import number, share, size
 
 if TYPE_CHECKING:
+    from fusery.registry.engine.precisions import Precision
     from fusery.registry.evaluation.bench import BenchReport
     from fusery.registry.evaluation.subjects import FormCost
 
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
 def bench_command(
     session: Session,
     reference: str,
-    precisions: tuple[str, ...],
+    precisions: tuple[Precision, ...],
     last: bool,
     plot: Path | None,
     force: bool,

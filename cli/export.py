@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,6 +12,9 @@ from fusery.registry.parsing import plural
 from .plugged import PluggedChoice
 from .session import Session, command
 from .text import cell, size
+
+if TYPE_CHECKING:
+    from fusery.registry.adapters.render import Form
 
 _FORMATS = ("mlx", "peft")
 _TRACKERS = ("mlflow", "wandb")
@@ -34,7 +37,7 @@ def _source_names() -> list[str]:
 )
 @click.option("--force", is_flag=True, help="Replace what is there.")
 def export_command(
-    session: Session, reference: str, destination: Path, form: str | None, force: bool
+    session: Session, reference: str, destination: Path, form: Form | None, force: bool
 ) -> None:
     """Write an adapter's folder, ready for git.
 

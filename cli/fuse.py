@@ -15,6 +15,9 @@ from .halves import Halves
 from .session import Session, command
 from .text import foreign_fact, size, times
 
+if TYPE_CHECKING:
+    from fusery.registry.fusion.published import Publish
+
 _MODES = ("affine", "mxfp4", "nvfp4", "mxfp8")
 _ROUNDINGS = ("once", "mlx-lm")
 _SOURCES = {"cache": "from the cache", "store": "from the store", "computed": "fused"}
@@ -124,7 +127,7 @@ def make_request(options: dict[str, Any]) -> Any:
 def fuse_command(
     session: Session,
     reference: str | None,
-    publish: str | None,
+    publish: Publish | None,
     probe: str,
     probe_within: float,
     **options: Any,

@@ -20,6 +20,7 @@ from .text import foreign_fact, size
 if TYPE_CHECKING:
     from fusery.registry.bundles import Content
     from fusery.registry.bundles.built import BuiltImage
+    from fusery.registry.bundles.choices import GgufType, OnnxType
     from fusery.registry.bundles.materialize import Materialized
 
 BUILDS = ("cpu", "nvidia")
@@ -120,8 +121,8 @@ def materialize_command(
     link: bool,
     models: tuple[str, ...],
     base_name: str | None,
-    gguf_type: str | None,
-    onnx_type: str | None,
+    gguf_type: GgufType | None,
+    onnx_type: OnnxType | None,
     base_image: str | None,
     location: str | None,
     build: str | None,

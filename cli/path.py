@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from .session import Session, command
+
+if TYPE_CHECKING:
+    from fusery.registry.adapters.render import Form
 
 
 @command("path")
@@ -12,7 +17,7 @@ from .session import Session, command
 @click.option(
     "--format", "form", type=click.Choice(["mlx", "peft"]), help="Of an adapter's files; default: mlx."
 )
-def path_command(session: Session, reference: str, form: str | None) -> None:
+def path_command(session: Session, reference: str, form: Form | None) -> None:
     """Print a folder of this machine with REF's files, to be loaded.
 
     REF is an adapter, a base model, or a fused model by its key. The folder is in the cache, where fused models are, and

@@ -17,6 +17,7 @@ from .session import Session, command
 from .text import count, number, share
 
 if TYPE_CHECKING:
+    from fusery.registry.engine.precisions import RequestedPrecision
     from fusery.registry.evaluation.probe_prompts import Prompts
 
 _WORST = 3
@@ -61,7 +62,7 @@ def probe_command(
     session: Session,
     reference: str,
     against: str | None,
-    precision: str | None,
+    precision: RequestedPrecision | None,
     extras: tuple[str, ...],
     prompts: Path | None,
     limit: int,

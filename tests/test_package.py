@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -52,15 +53,51 @@ def test_the_stub_has_the_same_names() -> None:
         assert registry._PLACES[name].lstrip(".") == module
 
 
-def test_a_name_that_is_none_is_an_error_of_types(tmp_path: Path) -> None:
-    script = tmp_path / "names.py"
-    script.write_text("from fusery import Adapter, Registri\nfrom fusery.registry import Nonsense\n")
+CHOICES = """
+from fusery import Choices, FuseRequest, Registry
+
+with Registry.open() as registry:
+    registry.fused.fuse("t@1", precision="kep")
+    registry.fused.fuse("t@1", precision="keep", publish="fulll")
+    registry.fused.fuse_all(FuseRequest("dither", mode="affin", rounding="once"), publish="recipe")
+    registry.adapters.combine(["t@1", "t@2"], method="tie")
+    registry.adapters.bench("t@1", precisions=["keep", "auto"])
+    registry.adapters.folder("t@1", format="pfet")
+    registry.folder("t@1", format="peft")
+    registry.exchange.export("t@1", "out", form="peftt")
+    registry.provenance.attest("t@1", form="slsaa")
+    registry.tokens.create("ci", "publisherr")
+    Choices(compression="gzip", gguf_type="q8_0", onnx_type="f8")
+"""
+"""Wrong words for closed choices, beside right ones."""
+
+
+def test_wrong_names_and_choices_are_errors_of_types(tmp_path: Path) -> None:
+    names, choices = tmp_path / "names.py", tmp_path / "choices.py"
+    names.write_text("from fusery import Adapter, Registri\nfrom fusery.registry import Nonsense\n")
+    choices.write_text(CHOICES)
     command = [sys.executable, "-P", "-m", "mypy", "--config-file=", "--explicit-package-bases",
-        "--ignore-missing-imports", "--follow-imports", "silent", "--cache-dir", str(tmp_path / "cache"), str(script)]  # fmt: skip
+        "--ignore-missing-imports", "--follow-imports", "silent", "--cache-dir", str(tmp_path / "cache"), str(names), str(choices)]  # fmt: skip
     environment, place = dict(os.environ), Path(fusery.__file__).parents[1]
     if place.name != "site-packages":  # where types are found by themselves
         command.append("--no-site-packages")
         environment["MYPYPATH"] = str(place)
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
-    said = [line.partition("error: ")[2] for line in done.stdout.splitlines() if "error: " in line]
-    assert [line.split('"')[3] for line in said] == ["Registri", "Nonsense"], done.stdout
+    errors = [line for line in done.stdout.splitlines() if "error: " in line]
+    assert [line.split('"')[3] for line in errors if "names.py" in line] == ["Registri", "Nonsense"], (
+        done.stdout
+    )
+    wrong = re.findall(r"""incompatible type.* "(?:list\[|Literal\[)?'?(\w+)'?\]?"; expected""", done.stdout)
+    assert wrong == [
+        "kep",
+        "fulll",
+        "affin",
+        "tie",
+        "auto",
+        "pfet",
+        "peftt",
+        "slsaa",
+        "publisherr",
+        "gzip",
+        "f8",
+    ], done.stdout

@@ -14,11 +14,14 @@ from .resource import Named, Resource, each_named, moment, named, said
 
 if TYPE_CHECKING:
     from ..adapters.finding import Finding
+    from ..adapters.render import Form
     from ..admission.submission import Facts
     from ..catalog.compare import ComparedAdapters
     from ..catalog.diff import Difference
     from ..catalog.tasks import Task
     from ..combining.combine import Combination
+    from ..combining.methods import Method
+    from ..engine.precisions import Precision
     from ..evaluation.bench import BenchReport
     from ..evaluation.probe import ProbeReport
     from ..fusion.request import FuseRequest
@@ -126,7 +129,7 @@ class Adapters(Resource):
         place = Path(plot) if plot is not None else None
         return show_adapter(self.workspace, named(reference), at=moment(at), plot=place, force=force)
 
-    def folder(self, reference: Named, *, format: str = "mlx") -> Path:
+    def folder(self, reference: Named, *, format: Form = "mlx") -> Path:
         """Return a folder of this machine with an adapter's files, to be loaded and not to be written to.
 
         Args:
@@ -216,7 +219,7 @@ class Adapters(Resource):
         self,
         references: Sequence[Named],
         *,
-        method: str = "svd",
+        method: Method = "svd",
         weights: Sequence[float] | None = None,
         density: float | None = None,
         seed: int | None = None,
@@ -315,7 +318,7 @@ class Adapters(Resource):
         self,
         reference: Named,
         *,
-        precisions: Sequence[str] = (),
+        precisions: Sequence[Precision] = (),
         resident: int = 8,
         prompt_tokens: int = 64,
         tokens: int = 32,

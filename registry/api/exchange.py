@@ -11,6 +11,7 @@ from fusery.storage.progress import SILENT, Reporter
 from .resource import Named, Resource, named, said
 
 if TYPE_CHECKING:
+    from ..adapters.render import Form
     from ..admission.submission import Facts
     from ..exchange import Exchanged
     from ..exchange.export import Exported
@@ -176,7 +177,7 @@ class Exchange(Resource):
         reference: Named,
         destination: str | Path,
         *,
-        form: str | None = None,
+        form: Form | None = None,
         force: bool = False,
         reporter: Reporter = SILENT,
     ) -> Exported:

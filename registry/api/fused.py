@@ -12,10 +12,12 @@ from .resource import Named, Resource, named
 
 if TYPE_CHECKING:
     from ..bulk.work import Done
+    from ..engine.precisions import RequestedPrecision
     from ..fusion.cache import CacheContents, Pinned, Pruned
     from ..fusion.explain import Explanation
     from ..fusion.formats import Formats
     from ..fusion.listing import ListedFused
+    from ..fusion.published import Publish
     from ..fusion.request import FuseRequest
     from ..records.fused import Fused, FusedDetails
 
@@ -28,8 +30,8 @@ class FusedModels(Resource):
         reference: Named,
         request: FuseRequest | None = None,
         *,
-        precision: str | None = None,
-        publish: str | None = None,
+        precision: RequestedPrecision | None = None,
+        publish: Publish | None = None,
         probe: bool = False,
         within: float = 600.0,
         reporter: Reporter = SILENT,
@@ -76,7 +78,7 @@ class FusedModels(Resource):
         self,
         request: FuseRequest | None = None,
         *,
-        publish: str | None = None,
+        publish: Publish | None = None,
         task: str | None = None,
         where: str | None = None,
         jobs: int | None = None,

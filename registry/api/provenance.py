@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ..identification import Begun
     from ..identification.identified import Identified
     from ..provenance import Attested, Graph, Whole
+    from ..provenance.attest import Attestation
     from ..releases.impact import Impact
     from ..reporting import Written
 
@@ -75,7 +76,7 @@ class Provenance(Resource):
         self,
         reference: Named,
         *,
-        form: str = "slsa",
+        form: Attestation = "slsa",
         key: str | Path | None = None,
         passphrase: Callable[[], bytes] = lambda: b"",
     ) -> Attested:

@@ -28,6 +28,7 @@ from .upkeep import Upkeep
 from .webhooks import Webhooks
 
 if TYPE_CHECKING:
+    from ..adapters.render import Form
     from ..catalog.search import Found
     from ..records.folders import LocalFolder
     from ..serving.serve import ServeRequest, Serving
@@ -134,7 +135,7 @@ class Registry:
 
         return search(self.workspace, text)
 
-    def folder(self, reference: Named, *, format: str | None = None) -> LocalFolder:
+    def folder(self, reference: Named, *, format: Form | None = None) -> LocalFolder:
         """Return where the files of an adapter, a base model or a fused model are on this machine.
 
         Args:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from fusery.storage.digest import Digest, digest_bytes, digest_json
 from fusery.storage.opening import opened
+
+Compression = Literal["zst", "gz"]
+GgufType = Literal["f32", "f16", "bf16", "q8_0"]
+OnnxType = Literal["f16", "f32"]
 
 MAX_CARD = 1 << 20
 """Bytes of a template for the model card, at most."""
@@ -30,11 +35,11 @@ class Choices:
     """
 
     link: bool = False
-    compression: str = "zst"
+    compression: Compression = "zst"
     models: tuple[str, ...] = ()
     base_name: str | None = None
-    gguf_type: str | None = None
-    onnx_type: str | None = None
+    gguf_type: GgufType | None = None
+    onnx_type: OnnxType | None = None
     base_image: str | None = None
     location: str | None = None
     card: Path | None = None

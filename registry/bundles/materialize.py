@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from ..records.references import resolve_adapter
 from ..records.withdrawals import Withdrawals, of_bundles
 from . import Choices, Content, Target, Written, find_target, write_bundle
 from .built import BuiltImage
+from .choices import Compression
 from .delivery import Place, deliver, place_at
 from .layout import Layout
 from .sources import Gathered, adapters_source, fused_source
@@ -30,7 +31,7 @@ from .sources import Gathered, adapters_source, fused_source
 if TYPE_CHECKING:
     from ..workspace import Workspace
 
-_ARCHIVES = {".tar.gz": "gz", ".tgz": "gz", ".tar.zst": "zst", ".tzst": "zst"}
+_ARCHIVES: Mapping[str, Compression] = {".tar.gz": "gz", ".tgz": "gz", ".tar.zst": "zst", ".tzst": "zst"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-KEEP, DITHER, MIXED, DEQUANTIZE = "keep", "dither", "mixed", "dequantize"
-PRECISIONS = (KEEP, DITHER, MIXED, DEQUANTIZE)
+from typing import Final, Literal
 
-AUTO = "auto"
+Precision = Literal["keep", "dither", "mixed", "dequantize"]
+RequestedPrecision = Literal["auto", "keep", "dither", "mixed", "dequantize"]
+
+KEEP: Final = "keep"
+DITHER: Final = "dither"
+MIXED: Final = "mixed"
+DEQUANTIZE: Final = "dequantize"
+PRECISIONS: tuple[Precision, ...] = (KEEP, DITHER, MIXED, DEQUANTIZE)
+
+AUTO: Final = "auto"
 """The smallest that passes: what may be asked for besides."""
 
-CHOICES = (AUTO, *PRECISIONS)
+CHOICES: tuple[RequestedPrecision, ...] = (AUTO, *PRECISIONS)

@@ -8,6 +8,8 @@ from typing import Any
 
 from fusery.storage.digest import Digest, digest_json
 
+from .precisions import Precision
+
 ENGINE = "canonical-1"
 """The arithmetic of this package; the number goes up when the same inputs would give other bytes."""
 
@@ -52,7 +54,7 @@ class Recipe:
         extras: further adapters of a linear combination: digest and weight of each, in order.
     """
 
-    precision: str
+    precision: Precision
     engine: str = ENGINE
     quantization: Mapping[str, Any] | None = None
     scale: float | None = None

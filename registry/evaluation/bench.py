@@ -26,7 +26,7 @@ from ..adapters.trained_through import format_in_words
 from ..charts.files import picture_kind
 from ..database import events
 from ..documents import write_picture
-from ..engine.precisions import KEEP, PRECISIONS
+from ..engine.precisions import KEEP, PRECISIONS, Precision
 from ..errors import BadInputError, DatabaseReadOnlyError, FusionUnsupportedError, MissingExtraError
 from ..fusion.fuse import FuseRequest, fuse_to_read
 from ..fusion.views import weights_bytes
@@ -57,7 +57,7 @@ def bench(
     workspace: Workspace,
     reference: str,
     *,
-    precisions: Sequence[str] = (),
+    precisions: Sequence[Precision] = (),
     resident: int = 8,
     prompt_tokens: int = 64,
     tokens: int = 32,
@@ -196,7 +196,7 @@ def _subjects(
     adapter: tables.Adapter,
     base: str,
     size: int,
-    precisions: Sequence[str],
+    precisions: Sequence[Precision],
     resident: int,
     say: Say,
 ) -> Iterator[list[Subject]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from sqlalchemy.orm import Session
 
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from ..records.deposit import Deposit
     from ..workspace import Workspace
 
-PUBLISH = ("full", "recipe")
+Publish = Literal["full", "recipe"]
+PUBLISH: tuple[Publish, ...] = ("full", "recipe")
 """What of a fused model goes to the store: its files, or its record alone, by which anybody can make it again."""
 
 

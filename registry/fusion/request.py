@@ -6,17 +6,20 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from ..adapters.trained_through import in_words
-from ..engine.precisions import CHOICES
+from ..engine.precisions import CHOICES, RequestedPrecision
 from ..engine.recipe import ONCE, USUAL_SEED, Recipe
 from ..errors import BadInputError, FusionUnsupportedError
 from ..records.calibrations import require_of_base
 from .fuse_inputs import FuseInputs
 
-ROUNDINGS = ("once", "mlx-lm")
-MODES: Mapping[str, tuple[int, int]] = {
+Rounding = Literal["once", "mlx-lm"]
+Mode = Literal["affine", "mxfp4", "nvfp4", "mxfp8"]
+
+ROUNDINGS: tuple[Rounding, ...] = ("once", "mlx-lm")
+MODES: Mapping[Mode, tuple[int, int]] = {
     "affine": (4, 64),
     "mxfp4": (4, 32),
     "nvfp4": (4, 16),
@@ -52,15 +55,15 @@ class FuseRequest:
             how to fuse.
     """
 
-    precision: str = "auto"
+    precision: RequestedPrecision = "auto"
     quantize: int | None = None
     group_size: int | None = None
-    mode: str | None = None
+    mode: Mode | None = None
     scale: float | None = None
     extras: tuple[tuple[str, float], ...] = ()
     budget: float | None = None
     seed: int = USUAL_SEED
-    rounding: str | None = None
+    rounding: Rounding | None = None
     min_fidelity: float | None = None
     accept_loss: bool = False
     accept_foreign: bool = False
@@ -78,7 +81,7 @@ class FuseRequest:
             )
         if self.rounding not in (None, *ROUNDINGS):
             raise BadInputError(
-                f"there is no rounding {self.rounding[:40]!r}", hint=f"--rounding {'|'.join(ROUNDINGS)}"
+                f"there is no rounding {str(self.rounding)[:40]!r}", hint=f"--rounding {'|'.join(ROUNDINGS)}"
             )
         if self.min_fidelity is not None and not 0 <= self.min_fidelity <= 1:
             raise BadInputError(

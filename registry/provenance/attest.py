@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import BadInputError
 from ..records.things import find_things, shippable
@@ -15,7 +15,8 @@ from .account import account_of
 if TYPE_CHECKING:
     from ..workspace import Workspace
 
-FORMATS = ("slsa", "cyclonedx")
+Attestation = Literal["slsa", "cyclonedx"]
+FORMATS: tuple[Attestation, ...] = ("slsa", "cyclonedx")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ def attest(
     workspace: Workspace,
     reference: str,
     *,
-    form: str = "slsa",
+    form: Attestation = "slsa",
     key: Path | None = None,
     passphrase: Callable[[], bytes] = lambda: b"",
 ) -> Attested:

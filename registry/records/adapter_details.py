@@ -8,6 +8,7 @@ from datetime import datetime
 
 from fusery.storage.manifest import FileEntry
 
+from ..adapters.render import Form
 from ..record import EXACT, Record, left_out
 from .adapter import Adapter
 from .deployment import Deployment
@@ -90,7 +91,7 @@ class AdapterDetails(Adapter):
     bytes: int
     base_bytes: int
     files: tuple[FileEntry, ...]
-    format: str
+    format: Form
     training: Mapping[str, object]
     computed_from: tuple[str, ...]
     recipe: CombinationRecipe | None
