@@ -39,6 +39,16 @@ class Record(Mapping[str, Any]):
     REFERENCE: ClassVar[str] = ""
     KEYS: ClassVar[tuple[str, ...]] = ()
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls.__hash__ = Record.__hash__  # type: ignore[method-assign]  # or `dataclass` would hash mappings
+
+    def __hash__(self) -> int:
+        if not type(self).__dataclass_params__.frozen:  # type: ignore[attr-defined]
+            raise TypeError(f"unhashable type: {type(self).__name__!r}")
+        values = (getattr(self, each.name) for each in fields(self) if each.compare)  # type: ignore[arg-type]
+        return hash((type(self).__name__, *map(_hashable, values)))
+
     def to_dict(self) -> dict[str, object]:
         """Return the record as `--json` prints it."""
         return {key: self[key] for key in self}
@@ -74,6 +84,15 @@ class Record(Mapping[str, Any]):
             if value is not None and value != []
         )
         return f"<table>{rows}</table>"
+
+
+def _hashable(value: Any) -> Any:
+    """Return a value that is hashable and equal wherever the given ones are."""
+    if isinstance(value, Mapping) and not isinstance(value, Record):
+        return frozenset((key, _hashable(each)) for key, each in value.items())
+    if isinstance(value, list | tuple):
+        return tuple(map(_hashable, value))
+    return value
 
 
 def names_of(kind: type) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ import pytest
 import fusery.registry
 from fusery.registry import BadInputError, Finding, FuseRequest, Registry
 from fusery.registry.api.resource import Resource
+from fusery.registry.record import Record
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -126,3 +127,47 @@ def test_records_and_moments_stand_for_their_texts(
     assert stocked.adapters.show(first, at=third.created_at).name == first.name
     alone, several = stocked.adapters.compare("course_rec"), stocked.adapters.compare(["course_rec"])
     assert alone.to_dict() == several.to_dict()
+
+
+def test_records_are_hashable(stocked: Registry) -> None:
+    stocked.adapters.amend("course_rec@1", tags={"team": "search"})
+    stocked.aliases.set_rules("prod", {"admission": "clean"})
+    fused = stocked.fused.fuse("course_rec@1")
+
+    def read() -> list[Record]:
+        adapter = stocked.adapters.show("course_rec@1")
+        assert adapter.tags and adapter.training
+        return [
+            adapter,
+            fused,
+            stocked.fused.fidelity(fused.key),
+            stocked.bases.show("tiny"),
+            stocked.provenance.impact("base:tiny"),
+            stocked.adapters.diff("course_rec@1", "course_rec@2"),
+            *stocked.adapters.list(),
+            *stocked.adapters.history("course_rec"),
+            *stocked.aliases.all_rules(),
+            *stocked.upkeep.log(),
+        ]
+
+    first, second = read(), read()
+    assert [hash(record) for record in first] == [hash(record) for record in second]
+    assert set(first) == set(second)
+    listed, shown = stocked.adapters.list(), stocked.adapters.show("course_rec@1")
+    assert len({*listed, *stocked.adapters.list(), shown}) == len(listed) + 1
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(stocked.upkeep.audit())
+
+
+def test_adapters_are_a_table(stocked: Registry, tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    adapters = stocked.adapters.list()
+    for chosen in ([each for each in adapters if not each.tags], adapters):
+        table = pandas.json_normalize([*map(dict, chosen)])
+        table.to_parquet(tmp_path / "adapters.parquet")
+        read = pandas.read_parquet(tmp_path / "adapters.parquet")
+        assert list(read["name"]) == [adapter.name for adapter in chosen] != []
+        assert {name for name in read if name.startswith("tags.")} == {
+            f"tags.{key}" for adapter in chosen for key in adapter.tags
+        }
