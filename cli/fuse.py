@@ -11,6 +11,7 @@ from fusery.registry.engine.precisions import CHOICES
 from fusery.registry.engine.verdict import in_words
 
 from .bulk import bulk_options, choice, counting, report
+from .cpu_cost import say_cost_of_fused
 from .halves import Halves
 from .session import Session, command
 from .text import foreign_fact, size, times
@@ -187,6 +188,7 @@ def fuse_command(
             ]
         )
         session.warn(fused)
+        say_cost_of_fused(session, fused)
 
     session.emit(fused, names=[str(fused.path)], human=human)
     return 0

@@ -12,6 +12,7 @@ from fusery.registry.parsing import plural
 from fusery.storage.shell import typed
 
 from .bulk import bulk_options, choice, counting, report
+from .cpu_cost import say_cost_of_bundle
 from .fuse import make_request, request_options
 from .plugged import PluggedChoice
 from .session import Session, command
@@ -209,6 +210,7 @@ def materialize_command(
         for _, said in foreign_fact(bundle):
             session.print(f"  {said}")
         session.warn(bundle)
+        say_cost_of_bundle(session, bundle)
         if base := bundle.unfound_base:
             session.say(
                 f"Note: the base model {base} is not in the bundle, and a server does not find it by that name;"

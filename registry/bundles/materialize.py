@@ -52,6 +52,7 @@ class Materialized(Record):
         unfound_base: name of the base, if the bundle's server has to be given its location at start.
         image: what was built of it, where that was asked for.
         name: of the bundle: the adapter's, or one made from the base's where there are several.
+        quantized: the fused model's weights are quantised.
     """
 
     target: str
@@ -67,6 +68,7 @@ class Materialized(Record):
     unfound_base: str | None = None
     image: BuiltImage | None = left_out()
     name: str = ""
+    quantized: bool = False
     KEYS: ClassVar[tuple[str, ...]] = (
         "target",
         "path",
@@ -171,6 +173,7 @@ def materialize(
         gathered.foreign,
         unfound,
         name=gathered.source.name,
+        quantized=gathered.quantized,
     )
 
 

@@ -96,8 +96,8 @@ def write_onnx(source: BundleSource, bundle: BundleFolder, kind: str) -> dict[st
             require_digests(source.fused.paths, source.fused.manifest)
             window = _show(source.fused, model)
             job = {"model": str(model), "folder": str(made), "cache": str(scratch / "cache")}
-            job["tokens"] = min(window + _TOKENS, _MOST_TOKENS)
-            found = _asked({"do": "export", "type": TYPES[kind], **job}, weights)
+            tokens = min(window + _TOKENS, _MOST_TOKENS)
+            found = _asked({"do": "export", "type": TYPES[kind], "tokens": tokens, **job}, weights)
         _require_close(source.name, {**found, "error": _named(found.get("error"), model, source.name)}, kind)
         for file in (*FILES, *_OPTIONAL):
             if (made / file).is_file():

@@ -49,6 +49,7 @@ class Gathered:
         fused: digest of the fused model.
         label: of the fused model.
         foreign: where the fused model comes from, if it was not made here.
+        quantized: the fused model's weights are quantised.
     """
 
     source: BundleSource
@@ -57,6 +58,7 @@ class Gathered:
     fused: str | None = None
     label: str | None = None
     foreign: Foreign | None = None
+    quantized: bool = False
 
 
 @contextmanager
@@ -77,7 +79,8 @@ def fused_source(
             reporter.say(sentence)
         files = Files.within(fused.path, Manifest.of(fused.files))
         source = BundleSource(fused.adapter, _provenance(workspace, fused), files)
-        yield Gathered(source, (fused.adapter,), fused.key, fused.digest, fused.label, fused.foreign)
+        made = (fused.key, fused.digest, fused.label, fused.foreign)
+        yield Gathered(source, (fused.adapter,), *made, quantized=fused.quantization is not None)
 
 
 @contextmanager

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fusery.storage.errors import FormatError
 from fusery.storage.safetensors import BASE_HEADER_LIMIT, Tensor, read_header
@@ -18,9 +19,6 @@ from .architectures import architecture_of
 from .arithmetic import FORMATS
 from .config import weight_names
 from .naming import NeedsModelClassError, require_by_name, require_plain_quantization
-
-if TYPE_CHECKING:
-    from .own_layout import OwnLayout
 
 _LAYER_LISTS = ("layers", "h", "blocks")
 _COPYABLE = {"BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64", "F16", "BF16", "F32"}
@@ -42,6 +40,37 @@ class Source:
     def shape(self) -> tuple[int, ...]:
         """Its shape as stored."""
         return self.tensor.shape
+
+
+@dataclass(frozen=True, slots=True)
+class OwnLayout:
+    """The layout that a base has on disk.
+
+    Attributes:
+        names: the tensors on disk whose bytes each of mlx-lm's tensors holds, one after the other.
+        copied: tensors on disk that `names` lacks: mlx-lm drops them or computes others from them.
+        dropped: names of those that mlx-lm drops and the model needs; without any, mlx-lm's layout is complete, too.
+    """
+
+    names: Mapping[str, Sequence[Tensor]]
+    copied: Mapping[str, Source]
+    dropped: Collection[str]
+
+    def entries(
+        self, name: str, dtype: str, shape: tuple[int, ...]
+    ) -> list[tuple[str, str, tuple[int, ...]]]:
+        """Return name, dtype and shape of the tensors that one of mlx-lm's is written as, in the order of its bytes.
+
+        Scales and biases are named after their weight.
+        """
+        own = self.names.get(name, ())
+        if len(own) > 1:
+            return [(tensor.name, dtype, tensor.shape) for tensor in own]
+        if own:
+            return [(own[0].name, dtype, own[0].shape if prod(shape) == prod(own[0].shape) else shape)]
+        module, _, part = name.rpartition(".")
+        weight = self.names.get(f"{module}.weight", ())
+        return [(f"{weight[0].name.removesuffix('weight')}{part}" if weight else name, dtype, shape)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,11 +26,11 @@ from fusery.storage.temporary import temporary_folder
 
 from ..errors import FusionUnsupportedError, MissingExtraError
 from ..server.mlx_keys import with_mlx_keys
-from .base import Source
+from .base import OwnLayout, Source
 from .computed import Computed, dtype_of, write_computed
 from .config import weight_names
 from .fingerprint import fingerprint
-from .own_layout import OwnLayout, is_droppable
+from .own_layout import is_droppable
 from .watch import Watch
 
 LINEAR, EMBEDDING, SWITCH = "linear", "embedding", "switch"

@@ -7,18 +7,13 @@ names.  Such a base is fused under its own names: adapted modules replace the ba
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
-from math import prod
-from typing import TYPE_CHECKING, Any
-
-from fusery.storage.safetensors import Tensor
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from typing import Any
 
 from ..errors import FusionUnsupportedError
+from .base import Base
 from .whole import REPLACED
-
-if TYPE_CHECKING:
-    from .base import Base, Source
 
 _DROPPABLE = re.compile(
     # Buffers, which every library computes anew.
@@ -29,37 +24,6 @@ _DROPPABLE = re.compile(
     r"|(.*\.)?(mtp|mtp_layers|mtp_block|nextn)\..*"
 )
 _LAYER = re.compile(r"(?:(?:model|language_model)\.)*layers\.(\d+)\..*")
-
-
-@dataclass(frozen=True, slots=True)
-class OwnLayout:
-    """The layout that a base has on disk.
-
-    Attributes:
-        names: the tensors on disk whose bytes each of mlx-lm's tensors holds, one after the other.
-        copied: tensors on disk that `names` lacks: mlx-lm drops them or computes others from them.
-        dropped: names of those that mlx-lm drops and the model needs; without any, mlx-lm's layout is complete, too.
-    """
-
-    names: Mapping[str, Sequence[Tensor]]
-    copied: Mapping[str, Source]
-    dropped: Collection[str]
-
-    def entries(
-        self, name: str, dtype: str, shape: tuple[int, ...]
-    ) -> list[tuple[str, str, tuple[int, ...]]]:
-        """Return name, dtype and shape of the tensors that one of mlx-lm's is written as, in the order of its bytes.
-
-        Scales and biases are named after their weight.
-        """
-        own = self.names.get(name, ())
-        if len(own) > 1:
-            return [(tensor.name, dtype, tensor.shape) for tensor in own]
-        if own:
-            return [(own[0].name, dtype, own[0].shape if prod(shape) == prod(own[0].shape) else shape)]
-        module, _, part = name.rpartition(".")
-        weight = self.names.get(f"{module}.weight", ())
-        return [(f"{weight[0].name.removesuffix('weight')}{part}" if weight else name, dtype, shape)]
 
 
 def is_droppable(name: str, config: Mapping[str, Any]) -> bool:

@@ -59,6 +59,7 @@ class Engine:
         self.tokenizer: Any = None
         self.prefixes = Prefixes(prompt_cache_bytes)
         self._base, self._post, self._width = base, post, width
+        self._say: Callable[[str], None] = LOG.info
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         # By the adapter that is on the base as a whole; whose step is longest ago comes first.
         self._lanes: dict[Resident | None, Lane] = {}
@@ -80,12 +81,13 @@ class Engine:
         """How often another adapter was put on the base as a whole."""
         return self._board.switches if self._board else 0
 
-    def start(self) -> None:
-        """Load the base and wait for it.
+    def start(self, say: Callable[[str], None] = LOG.info) -> None:
+        """Load the base and wait for it; `say` is called with each progress message, in the engine's thread.
 
         Raises:
             EngineError: it cannot be loaded.
         """
+        self._say = say
         self._thread.start()
         self._loaded.result()
 
@@ -199,6 +201,7 @@ class Engine:
                 "answers are written one beside the other: this mlx-lm has no batches that are known here"
             )
             return False
+        self._say("testing whether the model computes several answers at a time")
         if computes_batches(model, self._require_board().rows, self._stream):
             return True
         LOG.warning("answers are written one beside the other: this model's class does not compute batches")

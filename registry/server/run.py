@@ -87,6 +87,7 @@ def serve(
     adapters_from: Path | None = None,
     loaded: Callable[[], None] = lambda: None,
     ready: Ready | None = None,
+    say: Callable[[str], None] = LOG.info,
 ) -> int:
     """Serve what a document says until a signal comes; follow the document when it changes.
 
@@ -101,6 +102,7 @@ def serve(
         adapters_from: below which requests may have adapters loaded; None for nowhere.
         loaded: called when the base and the adapters are in memory, before anything is answered; may raise.
         ready: told the server's URL once it answers.
+        say: called with each progress message while the model is loaded.
 
     Returns:
         0 after a signal, 1 when generation died.
@@ -127,7 +129,7 @@ def serve(
             adapters_from=adapters_from,
             ready=ready,
         )
-        return _serve(service, listener, make, drain, loaded)
+        return _serve(service, listener, make, drain, loaded, say)
     except Stopped:
         return 0
     finally:
@@ -157,6 +159,7 @@ def _serve(
     make: Callable[..., uvicorn.Server],
     drain: int,
     loaded: Callable[[], None],
+    say: Callable[[str], None],
 ) -> int:
     outcome = [0]
     last = threading.Timer(drain + LAST_SECONDS, _leave, [outcome])
@@ -174,7 +177,7 @@ def _serve(
         for number in _wanted():
             signal.signal(number, stop)
         sys.setswitchinterval(SWITCH_SECONDS)
-        service.start()
+        service.start(say)
         gc.freeze()
         try:
             loaded()

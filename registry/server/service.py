@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -99,19 +99,26 @@ class Service:
         self.metrics.tell_prompt_cache(lambda: len(prefixes), lambda: prefixes.nbytes)
         keys.count = lambda outcome: self.metrics.key_changes.labels(outcome).inc()
 
-    def start(self) -> None:
+    def start(self, say: Callable[[str], None] = LOG.info) -> None:
         """Load the base and the adapters, wait for them, and follow the keys.
+
+        Args:
+            say: called with each progress message, in this thread or the engine's.
 
         Raises:
             EngineError: the base cannot be loaded, or its chat template not be rendered.
             AdapterError: an adapter cannot be put on it.
         """
         try:
-            self.engine.start()
-            self.metrics.count_switches(lambda: self.engine.switches)
             document = self._document
+            say(f"loading {document.base.name}")
+            self.engine.start(say)
+            self.metrics.count_switches(lambda: self.engine.switches)
+            if document.adapters:
+                say(f"loading adapters: {len(document.adapters)}")
             futures = {adapter.name: self.read(adapter) for adapter in document.adapters}
             self.publish(document, {name: future.result() for name, future in futures.items()})
+            say("preparing the tokenizer and the chat template")
             self.prompts = Prompts(
                 self.engine.tokenizer, context=self.context, vocabulary=self.engine.vocabulary
             )

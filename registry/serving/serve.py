@@ -141,6 +141,7 @@ def serve(workspace: Workspace, request: ServeRequest, *, ready: Callable[[Servi
                 adapters_from=request.adapters_from,
                 loaded=reading.close,
                 ready=tell,
+                say=say,
             )
         except DocumentError as error:
             raise BadInputError(str(error)) from error

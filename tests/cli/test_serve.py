@@ -92,6 +92,21 @@ def test_serving_and_following(stocked: Fusery) -> None:
         process.communicate()
 
 
+@pytest.mark.slow
+def test_progress_is_shown_while_the_model_is_loaded(stocked: Fusery) -> None:
+    process = start("course_rec@1", form=())
+    try:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.readline().startswith("Serving on http://")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+        lines = process.stderr.read().splitlines()
+        assert "loading tiny" in lines and "loading adapters: 1" in lines
+    finally:
+        process.kill()
+        process.communicate()
+
+
 def test_what_cannot_be_served(stocked: Fusery, tmp_path: Path) -> None:
     assert stocked("serve").code == 2
     ran = stocked("serve", "course_rec#nobody")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ...server.document import read_document
 from ...server.errors import DocumentError
+from ..cards.card import card_values
 from ..choices import Choices
 from ..image_files import check_image_files, image_names, write_image_files
 from ..layout import Layout, LayoutError, model_layout
@@ -26,7 +27,8 @@ def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
     write_model(source, bundle, choices, under=f"{MODEL}/")
     served = {"name": source.name, "folder": MODEL, "digest": record["digest"]}
     bundle.write("serving.json", json.dumps({"format": 1, "base": served}, indent=2).encode() + b"\n")
-    values = {"name": source.name, "first": source.name, **image_names(record)}
+    values = {"name": source.name, "first": source.name, "quantized": card_values(record)["quantized"]}
+    values |= image_names(record)
     bundle.write("README.md", render("docker_readme.md.j2", **values))
     bundle.write("fusery.json", sealed_bytes(record, bundle.manifest()))
 

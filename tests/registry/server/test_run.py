@@ -77,7 +77,7 @@ def test_what_fails_once_all_is_loaded_ends_it_before_anything_is_answered(
     echo_base: Path, tmp_path: Path
 ) -> None:
     folder = shift_cipher_adapters.make_bundle(tmp_path / "served", (1,), base=echo_base)
-    before = signal.getsignal(signal.SIGTERM)
+    before, said = signal.getsignal(signal.SIGTERM), list[str]()
 
     def refuse() -> None:
         raise StorageError("the base changed")
@@ -89,7 +89,10 @@ def test_what_fails_once_all_is_loaded_ends_it_before_anything_is_answered(
             port=0,
             loaded=refuse,
             ready=lambda url: pytest.fail(f"{url} answers"),
+            say=said.append,
         )
+    assert [text.split()[0] for text in said] == ["loading", "testing", "loading", "preparing"]
+    assert said[0] == "loading echo"
     assert signal.getsignal(signal.SIGTERM) is before
     assert not [thread for thread in threading.enumerate() if thread.name == "engine"]
 

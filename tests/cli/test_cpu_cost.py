@@ -1,0 +1,58 @@
+"""What quantised weights cost on a Linux CPU is said where it is true, with the command that avoids it."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+import tiny_models
+from fixture_types import Fusery
+
+from fusery.cli.cpu_cost import _computes_on_linux_cpu
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="mlx computes on other processors there")
+
+COST = "seven times slower with quantised weights"
+
+
+@pytest.fixture
+def quantised(fusery: Fusery, tmp_path: Path) -> Fusery:
+    """The command line on a registry with `small@1`, an adapter of a base of 4 bits."""
+    base = tiny_models.make_base(tmp_path / "tiny4", bits=4, layers=2)
+    adapter = tiny_models.make_adapter(tmp_path / "adapter", base, num_layers=2)
+    assert fusery("base", "add", base, "--name", "tiny4").code == 0
+    words = ("--base", "tiny4", "--task", "small", "--date", "20260115")
+    assert fusery("register", adapter, *words).code == 0
+    return fusery
+
+
+def test_fuse_and_materialize_name_the_command_for_16_bits(quantised: Fusery, tmp_path: Path) -> None:
+    ran = quantised("fuse", "small@1", "--precision", "mixed")
+    assert ran.code == 0 and COST in ran.err
+    command = shlex.split(ran.err.partition(COST)[2].partition(": ")[2])
+    dense = quantised(*command[1:])
+    assert dense.code == 0 and COST not in dense.err
+    assert COST not in quantised("fuse", "small@1", "--precision", "mixed", "--json").err
+    ran = quantised("materialize", "small@1", "docker", "--target", "docker", "--precision", "mixed")
+    assert ran.code == 0 and "--target docker --precision dequantize" in ran.err
+    assert (
+        COST
+        not in quantised("materialize", "small@1", "file", "--target", "gguf", "--precision", "mixed").err
+    )
+    assert COST in (tmp_path / "docker" / "README.md").read_text()
+    card = (tmp_path / "docker" / "model" / "README.md").read_text()
+    assert COST in card
+    assert "\nfusery materialize small_v1_20260115 DEST --precision dequantize\n" in card
+    dense = quantised("materialize", "small@1", "dense", "--precision", "dequantize")
+    assert dense.code == 0 and COST not in dense.err + (tmp_path / "dense" / "README.md").read_text()
+
+
+def test_it_is_true_of_mlx_on_a_linux_cpu_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _computes_on_linux_cpu()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "platform", "darwin")
+        assert not _computes_on_linux_cpu()
+    monkeypatch.setitem(sys.modules, "mlx.core", None)
+    assert not _computes_on_linux_cpu()
