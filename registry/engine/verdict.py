@@ -10,6 +10,9 @@ PASS = "PASS"
 DEGRADED = "DEGRADED"
 LOST = "LOST"
 
+VERDICTS = (LOST, DEGRADED, PASS)
+"""From the worst to the best."""
+
 PASS_FROM = 0.8
 """Closeness from which a fuse passes: nine tenths and more of what the adapter gained were left."""
 
@@ -44,6 +47,13 @@ def judge(retained: float, noise: float = 0.0) -> str:
     if close < DEGRADED_FROM:
         return LOST
     return PASS if close >= PASS_FROM and noise <= NOISE_TO else DEGRADED
+
+
+def recorded_verdict(verdict: str, retained: float | None, noise: float | None) -> str:
+    """Return a recorded verdict, or what its figures allow where that is worse: others may record too good a verdict."""
+    if retained is None:
+        return verdict
+    return min(verdict, judge(retained, noise or 0.0), key=VERDICTS.index)
 
 
 def share_in_words(retained: float | None) -> str:

@@ -23,6 +23,7 @@ from ..engine.verdict import (
     closeness,
     in_words,
     range_in_words,
+    recorded_verdict,
     share_in_words,
 )
 from ..records.fused import FusedRecord
@@ -70,7 +71,8 @@ class Measured:
             recipe: how it was written.
         """
         shaped = recipe.precision == "mixed" and recipe.calibration is not None
-        return cls(fidelity.verdict, fidelity.retained, fidelity.noise, fidelity.cosine, shaped)
+        verdict = recorded_verdict(fidelity.verdict, fidelity.retained, fidelity.noise)
+        return cls(verdict, fidelity.retained, fidelity.noise, fidelity.cosine, shaped)
 
     @classmethod
     def of_sample(cls, fidelity: Fidelity, recipe: Recipe, *, at_random: bool = False) -> Measured:

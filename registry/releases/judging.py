@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any, Literal
 
 from .. import tables
-from ..engine.verdict import closeness
+from ..engine.verdict import VERDICTS, closeness, recorded_verdict
 from ..errors import BadInputError, MissingExtraError
 from ..record import Record, left_out
 from ..records.evaluations import comparable, mismatch, setting_of
@@ -19,8 +19,6 @@ from .rules import MetricRule, Rules, make_rules
 State = Literal["passed", "failed", "unknown"]
 Said = tuple[State, str] | tuple[State, str, str | None] | tuple[State, str, str | None, str | None]
 """State, reason, the command that helps, and the code of what was found."""
-
-_VERDICTS = ("LOST", "DEGRADED", "PASS")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +119,10 @@ def _fidelity(case: Case, rules: Rules) -> Said:
         if known:
             why = "it was fused in another registry only, and what that says of its fidelity was not measured here"
         return "unknown", why, f"fusery fuse {case.adapter.name}"
-    best = max(made, key=lambda fused: (_VERDICTS.index(fused.verdict), closeness(fused.retained)))
-    enough = _VERDICTS.index(best.verdict) >= _VERDICTS.index(str(rules.fidelity))
-    why = f"the best fuse of it on record, {best.key[:12]}, has {best.verdict}"
+    verdicts = {fused: recorded_verdict(fused.verdict, fused.retained, fused.noise) for fused in made}
+    best = max(made, key=lambda fused: (VERDICTS.index(verdicts[fused]), closeness(fused.retained)))
+    enough = VERDICTS.index(verdicts[best]) >= VERDICTS.index(str(rules.fidelity))
+    why = f"the best fuse of it on record, {best.key[:12]}, has {verdicts[best]}"
     return ("passed", why) if enough else ("failed", why, f"fusery fidelity {case.adapter.name} --formats")
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusery.registry.engine.verdict import closeness, in_words, judge, share_in_words
+from fusery.registry.engine.verdict import closeness, in_words, judge, recorded_verdict, share_in_words
 
 
 @pytest.mark.parametrize(
@@ -49,3 +49,19 @@ def test_words_give_the_reason_that_no_figure_shows() -> None:
     assert in_words("DEGRADED", 0.95, 0.04).endswith(reason)
     for verdict, retained, noise in (("DEGRADED", 0.95, 0.13), ("DEGRADED", 1.3, 0.04), ("PASS", 1.0, 0.04)):
         assert reason not in in_words(verdict, retained, noise)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "retained", "noise", "expected"),
+    [
+        ("PASS", 1.936, 0.04, "LOST"),
+        ("PASS", 1.0, 0.2, "DEGRADED"),
+        ("LOST", 1.0, 0.04, "LOST"),
+        ("DEGRADED", 1.0, None, "DEGRADED"),
+        ("PASS", None, None, "PASS"),
+    ],
+)
+def test_a_recorded_verdict_is_no_better_than_its_figures(
+    verdict: str, retained: float | None, noise: float | None, expected: str
+) -> None:
+    assert recorded_verdict(verdict, retained, noise) == expected

@@ -231,6 +231,34 @@ def test_the_best_of_several_fuses_is_the_one_that_kept_most(
     assert more.key[:12] in why(registry.aliases.promote("loud@1", "prod", dry_run=True), "fidelity")
 
 
+@pytest.mark.parametrize(("retained", "exit_code"), [(1.936, 1), (0.064, 1), (1.1, 0)])
+def test_a_recorded_verdict_that_its_figures_contradict_does_not_count(
+    retained: float, exit_code: int, stocked: Registry
+) -> None:
+    """Earlier versions recorded PASS for a fuse that overshoots."""
+    stocked.aliases.set_rules("prod", {"fidelity": "PASS"})
+    assert stocked.fused.fuse("course_rec@1").fidelity.verdict == "PASS"
+    with stocked.workspace.database.write() as session:
+        session.scalars(select(tables.Fused)).one().retained = retained
+    assert stocked.aliases.promote("course_rec@1", "prod").exit_code == exit_code
+
+
+def test_of_two_fuses_the_best_is_the_one_nearest_to_the_update(
+    registry: Registry, tmp_path: Path, make_adapter: MakeAdapter
+) -> None:
+    base = tiny_models.make_base(tmp_path / "four", bits=4, layers=2)
+    registry.bases.add(base, name="four")
+    registry.adapters.register(make_adapter("large", base=base, update=0.2), base="four", task="loud")
+    registry.aliases.set_rules("prod", {"fidelity": "PASS"})
+    nearer, much = (
+        registry.fused.fuse("loud@1", FuseRequest(precision=way)) for way in ("keep", "dequantize")
+    )
+    with registry.workspace.database.write() as session:
+        for row in session.scalars(select(tables.Fused)):
+            row.retained = {nearer.key: 0.95, much.key: 1.15}[row.key]
+    assert nearer.key[:12] in why(registry.aliases.promote("loud@1", "prod", dry_run=True), "fidelity")
+
+
 def test_licences(registry: Registry, tmp_path: Path, make_adapter: MakeAdapter) -> None:
     cases = [
         ("apache-2.0", None, 0),
