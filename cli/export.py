@@ -140,8 +140,6 @@ def _import_runs(
             session.print(f"{cell(each.run_name)}: {cell(each.error or '')}")
             if each.hint:
                 session.hint(cell(each.hint), "  ")
-        if not done:
-            session.say("There is no adapter among the artifacts of these runs.")
 
     session.emit(done, names=[each.adapter for each in done if each.adapter], human=human)
     return 1 if failed else 0

@@ -225,7 +225,7 @@ class Exchange(Resource):
 
         Raises:
             MissingExtraError: the tracker's client is not installed.
-            BadInputError: there is nothing there, or it cannot be read.
+            BadInputError: there is nothing there, no run has an adapter, or it cannot be read.
             UnknownReferenceError: there is no such experiment or run.
             PluginError: the tracker is a plugin's, and that failed.
         """

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, cast
 from fusery.storage.errors import FuseryError
 from fusery.storage.plugins import Plugin, PluginError, blaming, find_plugin, load_plugin, plugins
 
-from ..adapters.files import RUN_RECORD
+from ..adapters.files import CONFIG, PEFT_WEIGHTS, RUN_RECORD, WEIGHTS
 from ..admission.submission import Submission
 from ..errors import AlreadyExistsError, BadInputError
 from ..evaluation.measured import Setting, record_evaluations
 from ..names import parse_slug, parse_task
+from ..parsing import plural
 from ..record import Record
 from ..records.evaluations import parse_metric
 from ..records.references import resolve_base
@@ -187,17 +188,21 @@ def import_runs(
         dry_run: only look what there is.
 
     Raises:
-        BadInputError: the task is no name, or the tracker cannot be read.
+        BadInputError: the task is no name, the tracker cannot be read, or no run has an adapter.
     """
     if task is not None:
         parse_task(task)
     if base is not None:
         with workspace.database.read() as session:
             resolve_base(session, base)
+    seen, empty = 0, True
     for run in runs:
+        seen += 1
         if run.problem is not None:
+            empty = False
             yield _imported(run, TrackedAdapter(""), error=run.problem)
         for found in tracked_adapters(run):
+            empty = False
             if dry_run:
                 yield _imported(run, found)
                 continue
@@ -215,6 +220,11 @@ def import_runs(
                 yield _imported(run, found, done, error=error)
                 continue
             yield _imported(run, found, done, chosen, problem)
+    if empty:
+        raise BadInputError(
+            f"no adapter found in {plural(seen, 'run')} of {tracker}",
+            hint=f"an adapter is a folder of a run's artifacts with {CONFIG} and {WEIGHTS} or {PEFT_WEIGHTS}",
+        )
 
 
 def _imported(

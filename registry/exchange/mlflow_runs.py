@@ -1,4 +1,4 @@
-"""The runs of an MLflow server, database or folder, read with MLflow's own client.
+"""The runs and logged models of an MLflow server, database or folder, read with MLflow's own client.
 
 Only metrics, parameters, tags, inputs and files are read.  Models that MLflow could load are never loaded, and pickles
 never opened.
@@ -9,9 +9,11 @@ from __future__ import annotations
 import logging
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
@@ -39,7 +41,8 @@ from .tracked_run import (
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import FileInfo, LoggedModel, Run
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 _CALM = {
     # Who imports from a tracker has agreed to nothing that its client tells others, and has a bar already.
@@ -82,17 +85,14 @@ def mlflow_runs(
     with _calm(), _readable(uri):
         _require_there(uri)
         client = _client(uri)
-        names: dict[str, str] = {}
-        found = (
-            [_run(client, each) for each in dict.fromkeys(runs)]
-            if runs
-            else _search(client, _experiments(client, experiments))
-        )
-        for run in found:
-            number = run.info.experiment_id
-            if number not in names:
-                names[number] = client.get_experiment(number).name
-            yield _tracked(client, run, names[number], uri)
+        chosen = [] if runs else _experiments(client, experiments)
+        known = _Experiments(client)
+        for run in map(partial(_run, client), dict.fromkeys(runs)) if runs else _search(client, chosen):
+            number, models = run.info.experiment_id, known.models(run.info.experiment_id)
+            yield _tracked(client, run, models.get(run.info.run_id, []), known.name(number), uri)
+        for number in chosen:
+            for model in known.models(number).get(None, []):
+                yield _tracked_model(model, known.name(number), uri)
 
 
 @contextmanager
@@ -192,6 +192,32 @@ def _experiments(client: MlflowClient, names: Sequence[str]) -> list[str]:
     return found
 
 
+class _Experiments:
+    """Names and logged models of experiments, each asked for once."""
+
+    def __init__(self, client: MlflowClient) -> None:
+        self._client = client
+        self._names: dict[str, str] = {}
+        self._models: dict[str, dict[str | None, list[LoggedModel]]] = {}
+
+    def name(self, number: str) -> str:
+        """Return the name of an experiment."""
+        if number not in self._names:
+            self._names[number] = self._client.get_experiment(number).name
+        return self._names[number]
+
+    def models(self, number: str) -> Mapping[str | None, list[LoggedModel]]:
+        """Return the models that MLflow 3 keeps beside the runs of an experiment, by run, oldest first; None is of no run."""
+        if number not in self._models:
+            found = list(_pages(lambda token: self._client.search_logged_models([number], page_token=token)))
+            found.sort(key=lambda model: model.creation_timestamp)
+            by_run: dict[str | None, list[LoggedModel]] = {}
+            for model in found:
+                by_run.setdefault(model.source_run_id or None, []).append(model)
+            self._models[number] = by_run
+        return self._models[number]
+
+
 def _search(client: MlflowClient, experiments: list[str]) -> Iterator[Run]:
     if not experiments:
         return
@@ -236,32 +262,96 @@ def _run(client: MlflowClient, number: str) -> Run:
     return run
 
 
-def _tracked(client: MlflowClient, run: Run, project: str, uri: str) -> TrackedRun:
+def _tracked(
+    client: MlflowClient, run: Run, models: Sequence[LoggedModel], project: str, uri: str
+) -> TrackedRun:
     """Return a run; one that is not what MLflow writes has a problem, and keeps no other out."""
     number, name = str(run.info.run_id), str(run.info.run_name or run.info.run_id)[:TEXT]
-
-    def fetch(path: str, place: Path) -> None:
-        def put(folder: Path) -> Path:
-            return Path(client.download_artifacts(number, path, str(folder)))
-
-        with _readable(uri):
-            said = f"what MLflow gave for {path[:200]} is not the file that it lists"
-            moved_in(place, put, said, size=files[path], digest=lambda _: True)
-
+    artifacts = _Artifacts(uri)
     try:
         with _readable(uri):
             # What a run has logged here already is no news.
-            here = run.info.artifact_uri.startswith("fusery://")
-            files = {} if here else _files(client, number)
+            if not run.info.artifact_uri.startswith("fusery://"):
+                artifacts.add(run.info.artifact_uri, f"run {number}")
+                artifacts.add_models(models)
             record = _record(client, run)
     except BadInputError as problem:
-        return TrackedRun(number, name, project, UNKNOWN, {}, {}, fetch, problem)
+        return TrackedRun(number, name, project, UNKNOWN, {}, {}, artifacts.fetch, problem)
     metrics = {key: float(value) for key, value in run.data.metrics.items()}
-    return TrackedRun(number, name, project, record, metrics, files, fetch)
+    return TrackedRun(number, name, project, record, metrics, artifacts.sizes, artifacts.fetch)
 
 
-def _files(client: MlflowClient, number: str) -> dict[str, int | None]:
-    """Return the artifacts of a run, those of the models that it logged among them."""
+def _tracked_model(model: LoggedModel, project: str, uri: str) -> TrackedRun:
+    """Return a model that was logged without a run, as a run of its own."""
+    number, name = str(model.model_id), str(model.name or model.model_id)[:TEXT]
+    artifacts = _Artifacts(uri)
+    try:
+        with _readable(uri):
+            if not model.artifact_location.startswith("fusery://"):
+                artifacts.add_models([model])
+            began = datetime.fromtimestamp((model.creation_timestamp or 0) / 1000, UTC)
+            record = RunRecord.model_validate(
+                {"state": "finished", "started_at": began, "arguments": parameters(model.params or {})}
+            )
+    except BadInputError as problem:
+        return TrackedRun(number, name, project, UNKNOWN, {}, {}, artifacts.fetch, problem)
+    metrics = {each.key: float(each.value) for each in model.metrics or ()}
+    return TrackedRun(number, name, project, record, metrics, artifacts.sizes, artifacts.fetch)
+
+
+class _Artifacts:
+    """The artifacts of a run, and those of the models that it logged, which MLflow 3 keeps beside the run.
+
+    Attributes:
+        sizes: path to size in bytes; a model's paths begin with its name, or with its id where two have one name.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+        self._places: dict[str, tuple[str, str]] = {}
+        self.sizes: dict[str, int | None] = {}
+
+    def add_models(self, models: Sequence[LoggedModel]) -> None:
+        """List the artifacts of models."""
+        names = Counter(model.name for model in models)
+        for model in models:
+            alone = model.name and names[model.name] == 1
+            prefix = f"{model.name if alone else model.model_id}/"
+            self.add(model.artifact_location, f"model {model.model_id}", prefix)
+
+    def add(self, location: str, owner: str, prefix: str = "") -> None:
+        """List the artifacts at the location that a run or a model has."""
+        for path, size in _files(self._repository(location).list_artifacts, owner).items():
+            self._places[prefix + path] = location, path
+            self.sizes[prefix + path] = size
+
+    def fetch(self, path: str, place: Path) -> None:
+        """Put an artifact at a place on this machine."""
+        location, inside = self._places[path]
+
+        def put(folder: Path) -> Path:
+            return Path(self._repository(location).download_artifacts(inside, str(folder)))
+
+        with _calm(), _readable(self._uri):
+            told = f"what MLflow gave for {path[:200]} is not the file that it lists"
+            moved_in(place, put, told, size=self.sizes[path], digest=lambda _: True)
+
+    def _repository(self, location: str) -> ArtifactRepository:
+        # Through `runs:/` and `models:/` MLflow asks the tracking store of its environment, and not always this one.
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+        from mlflow.utils.uri import add_databricks_profile_info_to_artifact_uri
+
+        root = add_databricks_profile_info_to_artifact_uri(location, self._uri)
+        return get_artifact_repository(root, tracking_uri=self._uri)
+
+
+def _files(ask: Callable[[str | None], Sequence[FileInfo]], owner: str) -> dict[str, int | None]:
+    """Return the artifacts of a run or a model, path to size in bytes.
+
+    Args:
+        ask: lists a folder, or the outermost one.
+        owner: whose they are, for messages.
+    """
     found: dict[str, int | None] = {}
     left: list[str | None] = [None]
     asked = 0
@@ -269,13 +359,13 @@ def _files(client: MlflowClient, number: str) -> dict[str, int | None]:
         folder, asked = left.pop(), asked + 1
         if asked > _MOST_FOLDERS:
             raise BadInputError(
-                f"run {number} has over {_MOST_FOLDERS:,} folders of artifacts", hint="--run ID takes others"
+                f"{owner} has over {_MOST_FOLDERS:,} folders of artifacts", hint="--run ID takes others"
             )
-        for each in client.list_artifacts(number, folder):
+        for each in ask(folder):
             inside = each.path.startswith(f"{folder}/") if folder else not each.path.startswith("/")
             if not inside or ".." in each.path.split("/"):
                 raise BadInputError(
-                    f"run {number} has an artifact outside of its folder", hint="look at it in MLflow's pages"
+                    f"{owner} has an artifact outside of its folder", hint="look at it in MLflow's pages"
                 )
             if not each.is_dir:
                 found[each.path] = each.file_size

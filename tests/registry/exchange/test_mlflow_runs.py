@@ -7,12 +7,14 @@ import logging
 import math
 import os
 import sqlite3
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import mlflow_server
 import peft_folders
 import pytest
+import tiny_models
 from mlflow import MlflowClient
 from mlflow.entities import Dataset as MlflowDataset
 from mlflow.entities import DatasetInput, InputTag
@@ -25,6 +27,8 @@ from fusery.testing.sources import SourceContract
 
 # MLflow's own tables ask SQLAlchemy for what that will leave out one day.
 pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
+
+PEER = peft_folders.ROOT / "tests/support/models/mlflow_peer.py"
 
 DAY = 1_790_000_000_000
 """When the first run began, in milliseconds since 1970: 2026-09-21."""
@@ -125,6 +129,86 @@ def test_a_run_becomes_an_adapter_with_all_that_mlflow_knows(
     ]
 
 
+def logged_model(
+    client: MlflowClient, number: str, folder: Path, *, name: str, run: str | None = None
+) -> str:
+    """Log a model as MLflow 3 does: beside the run that it names, if any."""
+    model = client.create_logged_model(number, name=name, source_run_id=run)
+    client.log_model_artifacts(model.model_id, str(folder))
+    client.finalize_logged_model(model.model_id, "READY")
+    return str(model.model_id)
+
+
+def test_models_that_mlflow_3_keeps_beside_the_run(
+    with_base: Registry,
+    tiny_base: Path,
+    client: MlflowClient,
+    tracking: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path / "tracking")  # nothing is to be made here
+    number = experiment(client, "lessons", tmp_path)
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    (notes / "README.md").write_text("of the run", encoding="utf-8")
+    run = logged(client, number, notes, path="model", metrics=CURVE)
+    for seed, name in enumerate(("model", "twice", "twice")):
+        folder = tmp_path / f"logged-{seed}"
+        peft_folders.make_peft(folder / "peft", tiny_base, seed=seed)
+        (folder / "MLmodel").write_text("flavors: {}", encoding="utf-8")
+        if seed:
+            (folder / "peft").rename(folder / "odd name")
+        logged_model(client, number, folder, name=name, run=run)
+    alone = logged_model(
+        client, number, peft_folders.make_peft(tmp_path / "alone", tiny_base, seed=7), name="of_no_run"
+    )
+    seen = with_base.exchange.import_runs(tracking, dry_run=True)
+    ids = {each.model_id for each in client.search_logged_models([number]) if each.name == "twice"}
+    assert {(each.run, each.path) for each in seen} == {
+        (run, "model/peft"),
+        *((run, f"{each}/odd name") for each in ids),
+        (alone, "of_no_run"),
+    }
+    done = with_base.exchange.import_runs(tracking, base="tiny")
+    assert [(each.error, each.created) for each in done] == [(None, True)] * 4
+    shown = {each.path: with_base.adapters.show(each.adapter or "") for each in done}
+    assert shown["model/peft"].val_loss == 2.2
+    direct = with_base.adapters.register(tmp_path / "logged-0" / "peft", base="tiny", task="direct")
+    assert shown["model/peft"].digest == direct.digest
+    assert len(with_base.exchange.import_runs(tracking, base="tiny", runs=[run], dry_run=True)) == 3
+    assert {path.name for path in Path.cwd().iterdir()} == {"mlflow.db"}
+
+
+@pytest.mark.slow
+def test_what_mlflow_and_transformers_log(with_base: Registry, tmp_path: Path) -> None:
+    """The two ways that MLflow's and transformers' documentation name, by their own code."""
+    base = tiny_models.make_base(tmp_path / "hf", layout="hf", dtype="float32")
+    with_base.bases.add(base, name="hf")
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    command = [peft_folders.peers_python(), PEER, base, tmp_path / "out", uri]
+    subprocess.run(list(map(str, command)), check=True, capture_output=True, cwd=tmp_path)
+    done = with_base.exchange.import_runs(uri, base="hf")
+    assert [(each.run_name, each.path, each.error) for each in done] == [
+        ("logged", "model/peft", None),
+        ("callback", "", None),
+    ]
+    found = with_base.adapters.show(done[1].adapter or "").training_run
+    assert found is not None
+    assert (found.checkpoint, found.seconds is not None) == (4, True)
+
+
+def test_a_place_where_no_run_has_an_adapter(
+    with_base: Registry, client: MlflowClient, tracking: str, tmp_path: Path
+) -> None:
+    number = experiment(client, "lessons", tmp_path)
+    with pytest.raises(BadInputError, match="no adapter found in 0 runs of mlflow"):
+        with_base.exchange.import_runs(tracking, base="tiny")
+    logged(client, number, Path(__file__).parent / "__pycache__")
+    with pytest.raises(BadInputError, match="no adapter found in 1 run of mlflow"):
+        with_base.exchange.import_runs(tracking, dry_run=True)
+
+
 def test_the_second_time_everything_is_known(
     with_base: Registry, tiny_base: Path, client: MlflowClient, tracking: str, tmp_path: Path
 ) -> None:
@@ -223,8 +307,11 @@ def test_a_real_server_that_gives_the_files_out_itself(
         client = MlflowClient(tracking_uri=url)
         number = client.create_experiment("lessons")
         folder = peft_folders.make_peft(tmp_path / "peft", tiny_base)
-        logged(client, number, folder, metrics=CURVE)
-        [done] = with_base.exchange.import_runs(url, base="tiny", metrics=["mmlu/acc"])
+        run = logged(client, number, folder, metrics=CURVE)
+        other = peft_folders.make_peft(tmp_path / "other", tiny_base, seed=3)
+        logged_model(client, number, other, name="model", run=run)
+        done, model = with_base.exchange.import_runs(url, base="tiny", metrics=["mmlu/acc"])
+    assert (model.path, model.error, model.created) == ("model", None, True)
     assert (done.adapter, done.error, done.metrics) == ("lessons_v1_20260921", None, ("mmlu.acc",))
     direct = with_base.adapters.register(folder, base="tiny", task="direct")
     assert with_base.adapters.show("lessons@1").digest == with_base.adapters.show(direct.name).digest
@@ -412,7 +499,8 @@ def test_what_was_logged_here_already_and_what_was_deleted(
     folder = peft_folders.make_peft(tmp_path / "peft", tiny_base, base_model_name_or_path="tiny")
     here = client.create_experiment("here", artifact_location="fusery://lessons")
     logged(client, str(here), folder)
-    assert with_base.exchange.import_runs(tracking, base="tiny") == ()
+    with pytest.raises(BadInputError, match="no adapter found in 1 run of mlflow"):
+        with_base.exchange.import_runs(tracking, base="tiny")
     run = logged(client, experiment(client, "gone", tmp_path), folder)
     client.delete_run(run)
     with pytest.raises(UnknownReferenceError, match="no run"):
@@ -460,12 +548,12 @@ def test_artifacts_that_lead_out_of_the_run(
 
 
 class Listing:
-    """A client whose server lists what it likes."""
+    """A repository of artifacts whose server lists what it likes."""
 
     def __init__(self, paths: list[str]) -> None:
         self.paths = paths
 
-    def list_artifacts(self, number: str, folder: str | None) -> list[Any]:
+    def list_artifacts(self, folder: str | None) -> list[Any]:
         from mlflow.entities import FileInfo
 
         return [FileInfo(path, False, 1) for path in self.paths]
@@ -474,7 +562,7 @@ class Listing:
 @pytest.mark.parametrize("path", ["../adapter/adapter_config.json", "/etc/passwd", "a/../../b"])
 def test_a_listing_that_leads_elsewhere(path: str) -> None:
     with pytest.raises(BadInputError, match="outside of its folder"):
-        reading._files(Listing([path]), "0")  # type: ignore[arg-type]
+        reading._files(Listing([path]).list_artifacts, "run 0")
 
 
 def test_the_process_is_as_it_was_afterwards(
@@ -483,7 +571,7 @@ def test_the_process_is_as_it_was_afterwards(
     """It may be one that trains, and logs to MLflow itself."""
     logger = logging.getLogger("mlflow")
     before, level = dict(os.environ), logger.level
-    with_base.exchange.import_runs(tracking, dry_run=True)
+    assert list(reading.mlflow_runs(tracking)) == []
     with pytest.raises(BadInputError):
         with_base.exchange.import_runs("gopher://nobody")
     assert (dict(os.environ), logger.level) == (before, level)
