@@ -184,7 +184,7 @@ BACKUPS: Mapping[str, Case] = {
         contents("task.ndjson", lambda _: b"[" * 100_000 + b"\n"), "is not JSON", RESTORE
     ),
     "a line of numbers": Case(
-        contents("task.ndjson", lambda _: b"[" + b"1," * 600_000 + b"1]\n"), "is not JSON", RESTORE
+        contents("task.ndjson", lambda _: b"[" + b"1," * 2_100_000 + b"1]\n"), "is not JSON", RESTORE
     ),
     "a file that climbs": Case(rows("manifest_file", each("path", "../../.bashrc")), NONE, RESTORE),
     "a file with an escape": Case(rows("manifest_file", each("path", "a\x1b[2J")), NONE, RESTORE),

@@ -181,11 +181,11 @@ def test_a_dataset_that_others_have_stays_theirs(stocked: Registry) -> None:
 
 def test_lists_filter_and_sort_by_what_is_right(stocked: Registry) -> None:
     stocked.adapters.amend(
-        ONE, val_loss=0.1, examples=7, date="20270101", tags={"team": "ads"}, dataset="x", reason="r"
+        ONE, val_loss=0.1, examples=7, date="20260301", tags={"team": "ads"}, dataset="x", reason="r"
     )
     assert [view["name"] for view in stocked.adapters.list(sort="val_loss")] == [ONE, TWO]
     assert [view["name"] for view in stocked.adapters.list(sort="date:desc")] == [ONE, TWO]
-    for where in ("val_loss < 0.2", "examples = 7", "date >= 2027-01-01", "tag.team = ads", "dataset = x"):
+    for where in ("val_loss < 0.2", "examples = 7", "date >= 2026-03-01", "tag.team = ads", "dataset = x"):
         assert [view["name"] for view in stocked.adapters.list(where=where)] == [ONE], where
     assert [view["name"] for view in stocked.adapters.list(tags={"team": "ads"})] == [ONE]
     assert stocked.adapters.list(where="val_loss = 0.61") == []
