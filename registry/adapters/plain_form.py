@@ -28,6 +28,9 @@ from .trained_through import kept_entries
 if TYPE_CHECKING:
     from ..models.architecture import Architecture, Weight
 
+OWN_SERVER = "--target adapters, which has a server of its own"
+"""The hint for what other people's servers do not compute: mlx-lm does."""
+
 _MOST = 1 << 20
 """A whole alpha up to which every server's arithmetic is exact."""
 
@@ -162,17 +165,17 @@ def read_plain(name: str, files: Mapping[str, Path]) -> PlainAdapter:
     if found.config.use_dora or any(module.m is not None for module in found.modules.values()):
         raise BadInputError(
             f"{name} is a DoRA, which this target's server does not compute",
-            hint="--fused, which needs no adapter",
+            hint=OWN_SERVER,
         )
     if found.config.use_qalora:
         raise BadInputError(
             f"{name} is a QA-LoRA, which this target's server does not compute",
-            hint="--fused, which needs no adapter",
+            hint=OWN_SERVER,
         )
     if found.config.target_parameters:
         raise BadInputError(
             f"{name} adapts experts or their router as parameters (target_parameters), which this target's server does not compute",
-            hint="--fused, which needs no adapter",
+            hint=OWN_SERVER,
         )
     bare = sorted(path for path, module in found.modules.items() if module.a is None or module.b is None)
     if bare or not found.modules:

@@ -34,7 +34,7 @@ BASE_KEYS_LOST = Code(
     "warning",
     "mlx-lm's class of the base has no place for something that its config.json says",
     "what mlx-lm computes differs from what transformers computes, whoever runs it",
-    "use it with servers that run transformers' classes: fusery materialize --target vllm",
+    "use it with transformers' own class of the model, not with mlx",
 )
 BASE_NOT_LOADED = Code(
     "base_not_loaded",

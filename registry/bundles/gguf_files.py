@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusery.storage.errors import FuseryError
 from fusery.storage.watching import require_digests, watched
 
+from ..adapters.plain_form import OWN_SERVER
+from ..errors import BadInputError
 from .layout import Layout, LayoutError
-from .servers import base_architecture, served_adapters
+from .servers import base_architecture, model_hint, served_adapters
 from .source import BundleSource
 from .writing import BundleFolder
 
@@ -32,7 +36,7 @@ def write_model(source: BundleSource, bundle: BundleFolder, record: dict[str, An
     from ..gguf.write_provenance import provenance_keys
 
     name, files = f"{source.name}.gguf", source.fused
-    with watched(files.paths, files.manifest):
+    with watched(files.paths, files.manifest), _hinting(model_hint(base_architecture(source))):
         model = read_model(files.paths)
         require_digests(files.paths, files.manifest)
         with bundle.create(name) as file:
@@ -50,7 +54,7 @@ def write_base_and_adapters(
 
     assert source.model is not None
     files, base = source.model, record["provenance"]
-    with watched(files.paths, files.manifest):
+    with watched(files.paths, files.manifest), _hinting(OWN_SERVER):
         model = read_model(files.paths)
         served = served_adapters(source, base_architecture(source))
         require_digests(files.paths, files.manifest)
@@ -62,6 +66,27 @@ def write_base_and_adapters(
         with bundle.create(f"adapters/{name}.gguf") as file:
             write_adapter_gguf(file, name, each.plain, model.dimensions, model.base.tensors, keys)
     return [each.adapter.name for each in served]
+
+
+@contextmanager
+def _hinting(hint: str) -> Iterator[None]:
+    """Give a refusal the hint, unless it has one of its own."""
+    try:
+        yield
+    except BadInputError as error:
+        error.hint = error.hint or hint
+        raise
+
+
+def writes_gguf(files: Mapping[str, Path]) -> bool:
+    """Tell whether a model can be written as a GGUF file here."""
+    from ..gguf.write_model import read_model, require_writable
+
+    try:
+        require_writable(read_model(files))
+    except FuseryError:
+        return False
+    return True
 
 
 def gguf_layout(model: Path, adapters: list[Path]) -> Layout:

@@ -19,7 +19,7 @@ from ..errors import BadInputError, MissingExtraError, ModelUnusableError
 from ..models.sliding_window import EVERY_LAYER, ignored_window
 from . import onnx_program
 from .layout import Layout, LayoutError
-from .servers import base_architecture, require_dense
+from .servers import base_architecture, model_hint, require_dense
 from .source import BundleSource, Files
 from .writing import BundleFolder
 
@@ -98,7 +98,7 @@ def write_onnx(source: BundleSource, bundle: BundleFolder, kind: str) -> dict[st
             job = {"model": str(model), "folder": str(made), "cache": str(scratch / "cache")}
             tokens = min(window + _TOKENS, _MOST_TOKENS)
             found = _asked({"do": "export", "type": TYPES[kind], "tokens": tokens, **job}, weights)
-        _require_close(source.name, {**found, "error": _named(found.get("error"), model, source.name)}, kind)
+        _require_close(source, {**found, "error": _named(found.get("error"), model, source.name)}, kind)
         for file in (*FILES, *_OPTIONAL):
             if (made / file).is_file():
                 bundle.take(made / file, file)
@@ -119,14 +119,14 @@ def onnx_layout(folder: Path) -> Layout:
     return Layout(tensors=found["tensors"])
 
 
-def _require_close(name: str, found: Mapping[str, Any], kind: str) -> None:
-    otherwise = "--target gguf, or --target model for who converts it otherwise"
+def _require_close(source: BundleSource, found: Mapping[str, Any], kind: str) -> None:
+    name, otherwise = source.name, model_hint(base_architecture(source))
     if found["error"]:
         raise BadInputError(f"onnxruntime-genai cannot export {name}: {found['error'][:300]}", hint=otherwise)
     if found["difference"] > _CLOSE[kind]:
-        hint = (
-            otherwise if kind == "f32" else f"--onnx-type f32, for more range and precision; else {otherwise}"
-        )
+        hint = otherwise
+        if kind == "f16":
+            hint = f"{otherwise}; or --onnx-type f32, where f16 has too little range or precision"
         raise BadInputError(
             f"the ONNX file of {name} does not compute what the model computes: logits differ by "
             f"{min(found['difference'], 10):.0%} of the largest",

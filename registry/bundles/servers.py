@@ -15,6 +15,7 @@ from fusery.storage.jsonfile import read_object
 from fusery.storage.safetensors import build_header, read_header
 
 from ..adapters.files import CONFIG, PEFT_WEIGHTS
+from ..adapters.plain_form import OWN_SERVER
 from ..documents import provenance_part
 from ..errors import BadInputError
 from ..models.architecture import Architecture, read_architecture
@@ -69,17 +70,38 @@ def require_dense(source: BundleSource, base: Architecture, server: str) -> None
     Raises:
         BadInputError: it is quantised as MLX does it, or mlx-lm gives its modules names of its own.
     """
-    if any(weight.bits is not None for weight in base.weights.values()):
-        raise BadInputError(
-            f"{source.name} is quantised in MLX's way, which {server} does not read",
-            hint="--precision dequantize",
-        )
-    require_shared_names(base, server)
+    if base.written_by_mlx:
+        require_shared_names(base, server)
     if not isinstance(base.config.get("architectures"), list):
         raise BadInputError(
             f"config.json of {source.name} has no architectures, which {server} finds the model's class by",
             hint='add "architectures" to the base model\'s config.json, and add it again: fusery base add',
         )
+    # Last: whoever follows its hint must meet no other refusal.
+    if is_packed(base):
+        raise BadInputError(
+            f"{source.name} is quantised in MLX's way, which {server} does not read",
+            hint="--precision dequantize",
+        )
+
+
+def is_packed(model: Architecture) -> bool:
+    """Tell whether a model is quantised as MLX does it, which only MLX reads."""
+    return any(weight.bits is not None for weight in model.weights.values())
+
+
+def transformers_reads(model: Architecture) -> bool:
+    """Tell whether transformers loads a model from its folder, with every tensor and without code from the hub."""
+    from ..adapters.peft_form import names_are_shared
+    from ..engine.architectures import NOT_IN_TRANSFORMERS
+
+    named = not model.written_by_mlx or names_are_shared(model)
+    return named and not is_packed(model) and model.model_type not in NOT_IN_TRANSFORMERS
+
+
+def model_hint(model: Architecture) -> str:
+    """Return the hint that leads to the target `model`, with the libraries that read what it writes."""
+    return f"--target model, which mlx-lm {'and transformers read' if transformers_reads(model) else 'reads'}"
 
 
 def require_shared_names(base: Architecture, server: str) -> None:
@@ -93,7 +115,7 @@ def require_shared_names(base: Architecture, server: str) -> None:
     if not names_are_shared(base):
         raise BadInputError(
             f"mlx-lm gives the modules of {base.model_type[:40]!r} other names than {server} does",
-            hint="--target adapters, which has a server of its own",
+            hint=OWN_SERVER,
         )
 
 
@@ -136,7 +158,7 @@ def named_base(source: BundleSource, base: Architecture, given: str | None, serv
     """
     if given:
         return NamedBase(given, found=True)
-    if any(weight.bits is not None for weight in base.weights.values()):
+    if is_packed(base):
         raise BadInputError(
             f"the adapters' base is quantised in MLX's way, which {server} does not read",
             hint="--base-name NAME: the model that it was quantised from, as the server is started with it",

@@ -109,6 +109,51 @@ OWN_QUANTISATION: Final = frozenset({"granite"})
 """Model types of the table whose class says for each layer how to quantise it (`quant_predicate`)."""
 
 
+NOT_IN_TRANSFORMERS: Final = frozenset(
+    (
+        "Klear",
+        "afm7",
+        "baichuan_m1",
+        "bailing_moe",
+        "bailing_moe_linear",
+        "bailing_moe_v3",
+        "deepseek",
+        "deepseek_v41",
+        "deepseek_v41_text",
+        "hunyuan",
+        "internlm2",
+        "iquestloopcoder",
+        "joyai_llm_flash",
+        "kimi_k2",
+        "kimi_k3",
+        "kimi_vl",
+        "lfm2-vl",
+        "lille-130m",
+        "longcat_flash_ngram",
+        "mimo",
+        "minicpm",
+        "nanbeige",
+        "nemotron-nas",
+        "openelm",
+        "phi-msft",
+        "phi3small",
+        "phixtral",
+        "plamo",
+        "plamo2",
+        "plamo3",
+        "prism_hadamard_qwen35",
+        "qwen",
+        "rwkv7",
+        "spark2_5",
+        "talkie",
+        "telechat3",
+        "xverse",
+        "youtu_llm",
+    )
+)
+"""Model types of mlx-lm that transformers reads by code from the hub only, which is never copied into a fused model."""
+
+
 def architecture_of(model_type: str) -> Architecture | None:
     """Return the entry of a `model_type`, None if it is not in the table."""
     return TABLE.get(REMAPPED.get(model_type, model_type))

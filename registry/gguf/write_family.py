@@ -18,7 +18,6 @@ from ..models.sliding_window import ignored_window
 from .write_container import Value
 
 ROPE_FACTORS = "rope_freqs.weight"
-_CONVERTER = "--target model, and then llama.cpp's own convert_hf_to_gguf.py on the folder"
 _WINDOWED = "--target model --precision dequantize, for transformers or vLLM, which compute the window"
 
 
@@ -75,8 +74,7 @@ def family_of(config: Mapping[str, Any]) -> Family:
     found = FAMILIES.get(kind) if isinstance(kind, str) else None
     if found is None:
         raise BadInputError(
-            f"a model of the architecture {str(kind)[:40]!r} is not written as GGUF, only {', '.join(FAMILIES)}",
-            hint=_CONVERTER,
+            f"a model of the architecture {str(kind)[:40]!r} is not written as GGUF, only {', '.join(FAMILIES)}"
         )
     return found
 
@@ -186,7 +184,7 @@ def _require_plain(config: Mapping[str, Any]) -> None:
         raise _refusal("some of its layers have a sliding window", _WINDOWED)
 
 
-def _refusal(why: str, hint: str = _CONVERTER) -> BadInputError:
+def _refusal(why: str, hint: str | None = None) -> BadInputError:
     return BadInputError(f"the model is not written as GGUF: {why}", hint=hint)
 
 

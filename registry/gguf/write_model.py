@@ -74,6 +74,16 @@ def read_model(files: Mapping[str, Path]) -> Model:
     return Model(files, config, dimensions_of(config), read_base(files, config))
 
 
+def require_writable(model: Model) -> None:
+    """Refuse a model whose tensors or tokenizer have no place in a GGUF file.
+
+    Raises:
+        BadInputError: it is one.
+    """
+    rows = model.base.tensors[next(iter(model.names))].shape[0]
+    tokenizer_keys(model.files, model.config, rows)
+
+
 def write_model_gguf(file: Output, model: Model, keys: Mapping[str, Value], wanted: str | None) -> int:
     """Write a model, and return the number of its tensors; the same model gives the same bytes.
 

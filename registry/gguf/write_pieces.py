@@ -18,7 +18,6 @@ UNKNOWN, BYTE = 2, 6
 """Kinds of tokens (`gguf.TokenType`)."""
 
 SPACE = "\u2581"
-_HINT = "--target model, and then llama.cpp's own convert_hf_to_gguf.py on the folder"
 _BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 _REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
 _PREPEND = {"type": "Prepend", "prepend": SPACE}
@@ -106,7 +105,7 @@ def _prefixed(document: Mapping[str, Any]) -> bool:
 
 
 def _refusal(why: str) -> BadInputError:
-    return BadInputError(f"the model is not written as GGUF: {why}", hint=_HINT)
+    return BadInputError(f"the model is not written as GGUF: {why}")
 
 
 _BYTES_SET = frozenset(_BYTES)

@@ -28,7 +28,6 @@ _PROBE = (
     "  Grüße aus Köln — “quoted”… naïve café Å\u030a e\u0301 ﬁ 世界、こんにちは。한국어 Привет, мир! שלום مرحبا नमस्ते ไทย "
     "\U0001f600\U0001f468\u200d\U0001f469\u200d\U0001f467 x=-3.14e-10; <b>bold</b> \u00a0\u2003 ١٢٣ ½ ² ∑∫ \u0001 ʼn ǆ İ    \n \n"
 )
-_HINT = "--target model, and then llama.cpp's own convert_hf_to_gguf.py on the folder"
 _JSON_LIMIT = 1 << 28
 _BYTES: Mapping[str, Value] = {
     "tokenizer.ggml.model": "gpt2",
@@ -210,4 +209,4 @@ def _optional(files: Mapping[str, Path], name: str) -> Mapping[str, Any]:
 
 
 def _refusal(why: str) -> BadInputError:
-    return BadInputError(f"the model is not written as GGUF: {why}", hint=_HINT)
+    return BadInputError(f"the model is not written as GGUF: {why}")

@@ -6,7 +6,7 @@ Texts may come from outside and are quoted by the template; a command is shown o
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, TypeGuard
 
 from ...documents import provenance_part
@@ -30,19 +30,29 @@ _WORST = 5
 SHIPS = (
     ("docker", "an image with an OpenAI-compatible server"),
     ("ollama", "Ollama"),
-    ("llamacpp", "llama.cpp"),
+    ("gguf", "llama.cpp"),
     ("vllm", "vLLM"),
     ("oci", "any OCI registry"),
 )
-"""Targets that the card shows, and what each is for."""
+"""Targets that the card shows where they take the model, and what each is for."""
+ALWAYS = ("docker", "oci")
+"""Those that take every model."""
 
 
-def card_values(record: Mapping[str, Any], *, base_name: str | None = None) -> dict[str, Any]:
+def card_values(
+    record: Mapping[str, Any],
+    *,
+    base_name: str | None = None,
+    transformers: bool = False,
+    targets: Collection[str] = ALWAYS,
+) -> dict[str, Any]:
     """Return the values that the model card is rendered from.
 
     Args:
         record: as `bundle_record` returns it.
         base_name: the base's name for readers of the card; None for its hub id, or else its name.
+        transformers: transformers loads the model, or the base of an adapter.
+        targets: names of the targets that take the model.
     """
     provenance = record["provenance"]
     base, adapter = provenance_part(provenance, "base"), provenance_part(provenance, "adapter")
@@ -58,9 +68,10 @@ def card_values(record: Mapping[str, Any], *, base_name: str | None = None) -> d
         "quantized": bool(
             provenance.get("quantization") or provenance_part(provenance, "recipe").get("bits")
         ),
+        "transformers": transformers,
         "adapter_name": name,
         # A sum of adapters needs more than a name to be made again; `rebuild` has it.
-        "ships": () if provenance.get("with") or not _is_name(name) else SHIPS,
+        "ships": [] if provenance.get("with") or not _is_name(name) else list(_ships(provenance, targets)),
         "licence": licences(base, [(name, adapter), *_further(adapter, provenance)]),
         "lineage": list(_lineage(record, base, adapter)),
         "parts": list(_parts(provenance, adapter)),
@@ -74,6 +85,15 @@ def card_values(record: Mapping[str, Any], *, base_name: str | None = None) -> d
         "files": record["files"],
         "provenance": provenance,
     }
+
+
+def _ships(provenance: Mapping[str, Any], targets: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Yield the options of each target that takes the model, and what it is for."""
+    dequantized = provenance_part(provenance, "recipe").get("precision") == "dequantize"
+    for target, what in SHIPS:
+        if target in targets:
+            options = " --fused --precision dequantize" if dequantized else " --fused"
+            yield (f"{target}{options}" if target == "vllm" else target), what
 
 
 def _lineage(

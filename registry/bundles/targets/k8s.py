@@ -56,11 +56,15 @@ def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
     """Write `adapters/`, a folder of manifests for each project, README.md and fusery.json; a Dockerfile for an image."""
     architecture = base_architecture(source)
     require_shared_names(architecture, _SERVER)
-    base = named_base(source, architecture, choices.base_name, _SERVER)
     served = served_adapters(source, architecture)
     for each in served:
-        require_adaptable(each, architecture)
-    rank = max_rank(max(each.plain.rank for each in served))
+        require_adaptable(source, each, architecture)
+    rank = max_rank(source, max(each.plain.rank for each in served))
+    try:
+        base = named_base(source, architecture, choices.base_name, _SERVER)
+    except BadInputError as error:
+        error.hint = _with_location(str(error.hint), choices)
+        raise
     deployed = _deployed(source, base, rank, choices)
     for each in served:
         write_peft(bundle, each, base.name)
@@ -86,7 +90,7 @@ def _deployed(source: BundleSource, base: NamedBase, rank: int, choices: Choices
     if not (base.found and _HUB_ID.fullmatch(base.name) and base.word):
         raise BadInputError(
             f"{base.name[:60]!r} is not the id of a model on the hub, by which a cluster finds the base",
-            hint="--base-name OWNER/NAME: the same model there",
+            hint=_with_location("--base-name OWNER/NAME: the same model there", choices),
         )
     if choices.location is None:
         raise BadInputError("manifests have to say where the cluster finds the adapters", hint=HINT)
@@ -111,6 +115,11 @@ def _deployed(source: BundleSource, base: NamedBase, rank: int, choices: Choices
         image_given=choices.base_image is not None,
         annotations=said,
     )
+
+
+def _with_location(hint: str, choices: Choices) -> str:
+    """Return a hint with the option that would be asked for next, where it is missing."""
+    return hint if choices.location is not None else f"{hint}; and {HINT}"
 
 
 def _readme(record: Mapping[str, Any], deployed: Deployed) -> dict[str, Any]:

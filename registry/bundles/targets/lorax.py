@@ -14,6 +14,7 @@ from fusery.storage.safetensors import read_header
 
 from ...adapters.files import PEFT_WEIGHTS
 from ...adapters.peft_folder import sort_tensors
+from ...adapters.plain_form import OWN_SERVER
 from ...errors import BadInputError
 from ...models.architecture import Architecture
 from ..choices import Choices
@@ -46,8 +47,8 @@ def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
     """Write `adapters/`, README.md and fusery.json."""
     base = base_architecture(source)
     _require_known(base)
-    named = named_base(source, base, choices.base_name, _SERVER)
     served = [_everywhere(each, base) for each in served_adapters(source, base)]
+    named = named_base(source, base, choices.base_name, _SERVER)
     for each in served:
         write_peft(bundle, each, named.name)
     record = written_adapters(bundle_record(source, "lorax", None), bundle)
@@ -94,7 +95,7 @@ def _require_known(base: Architecture) -> None:
     if base.model_type not in MODELS:
         raise BadInputError(
             f"LoRAX adapts no model of the architecture {base.model_type[:40]!r} that has these modules",
-            hint="--target adapters, which has a server of its own",
+            hint=OWN_SERVER,
         )
     require_shared_names(base, _SERVER)
 
@@ -105,7 +106,7 @@ def _everywhere(served: Served, base: Architecture) -> Served:
     if strange:
         raise BadInputError(
             f"{served.adapter.name} has an update of {strange[0]}, which LoRAX passes over",
-            hint="--target vllm",
+            hint=OWN_SERVER,
         )
     plain = served.plain.in_every_layer(base.layers(), base.layer_stem())
     return Served(served.adapter, plain)

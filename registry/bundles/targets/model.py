@@ -11,12 +11,15 @@ from fusery.storage.manifest import FileEntry
 
 from ...charts.curves import CURVE, curve_svg
 from ...documents import provenance_part
-from ..cards.card import card_values
+from ...models.architecture import Architecture, read_architecture
+from ..cards.card import ALWAYS, card_values
 from ..cards.measured import EVAL_RESULTS, eval_results
 from ..cards.template import render_card
 from ..choices import Choices
+from ..gguf_files import writes_gguf
 from ..layout import Layout, model_layout
 from ..record import bundle_record, sealed_bytes
+from ..servers import transformers_reads
 from ..source import BundleSource
 from ..writing import BundleFolder, Sink
 
@@ -39,7 +42,14 @@ def write_model(source: BundleSource, bundle: Sink, choices: Choices, *, under: 
 def own_files(source: BundleSource, choices: Choices, *, target: str = "model") -> dict[str, bytes]:
     """Return what a bundle adds to a fused model's files: its record, its card and the picture of its curve."""
     record = bundle_record(source, target, ".")
-    card = render_card(card_values(record, base_name=choices.base_name), choices.card)
+    model = read_architecture(source.fused.paths)
+    values = card_values(
+        record,
+        base_name=choices.base_name,
+        transformers=transformers_reads(model),
+        targets=_targets(source, model),
+    )
+    card = render_card(values, choices.card)
     own = {"README.md": card}
     if picture := curve_svg(provenance_part(record["provenance"], "adapter").get("curve")):
         own[CURVE] = picture
@@ -47,6 +57,13 @@ def own_files(source: BundleSource, choices: Choices, *, target: str = "model") 
         own[EVAL_RESULTS] = results
     made = [FileEntry(name, len(content), digest_bytes(content)) for name, content in own.items()]
     return {"fusery.json": sealed_bytes(record, [*source.fused.manifest, *made]), **own}
+
+
+def _targets(source: BundleSource, model: Architecture) -> set[str]:
+    """Return the targets of the card's list that take a fused model."""
+    found = {*ALWAYS, *(("ollama", "gguf") if writes_gguf(source.fused.paths) else ())}
+    named = isinstance(model.config.get("architectures"), list)
+    return {*found, "vllm"} if named and transformers_reads(model) else found
 
 
 def _eval_results(provenance: Mapping[str, Any]) -> bytes | None:

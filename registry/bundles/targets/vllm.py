@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ...adapters.plain_form import OWN_SERVER
 from ...errors import BadInputError
 from ...models.architecture import Architecture
 from ..cards.card import card_values
@@ -49,7 +50,7 @@ def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
     base = base_architecture(source)
     if source.adapters:
         require_shared_names(base, _SERVER)
-        _write_adapters(source, bundle, named_base(source, base, choices.base_name, _SERVER))
+        _write_adapters(source, bundle, choices)
         return
     require_dense(source, base, _SERVER)
     record = bundle_record(source, "vllm", "model")
@@ -59,12 +60,13 @@ def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
     bundle.write("fusery.json", sealed_bytes(record, bundle.manifest()))
 
 
-def _write_adapters(source: BundleSource, bundle: BundleFolder, base: NamedBase) -> None:
+def _write_adapters(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
     architecture = base_architecture(source)
     served = served_adapters(source, architecture)
     for each in served:
-        require_adaptable(each, architecture)
-    rank = max_rank(max(each.plain.rank for each in served))
+        require_adaptable(source, each, architecture)
+    rank = max_rank(source, max(each.plain.rank for each in served))
+    base = named_base(source, architecture, choices.base_name, _SERVER)
     for each in served:
         write_peft(bundle, each, base.name)
     names = [each.adapter.name for each in served]
@@ -77,7 +79,7 @@ def _write_adapters(source: BundleSource, bundle: BundleFolder, base: NamedBase)
     bundle.write("fusery.json", sealed_bytes(record, bundle.manifest()))
 
 
-def require_adaptable(served: Served, base: Architecture) -> None:
+def require_adaptable(source: BundleSource, served: Served, base: Architecture) -> None:
     """Refuse an update of the embedding or the head, where vLLM does not adapt them.
 
     Raises:
@@ -87,11 +89,11 @@ def require_adaptable(served: Served, base: Architecture) -> None:
     if ends and base.model_type not in WITH_ENDS:
         raise BadInputError(
             f"{served.adapter.name} has an update of {ends[0]}, which vLLM does not adapt in {base.model_type}",
-            hint="--target vllm --fused",
+            hint=_instead(source, base),
         )
 
 
-def max_rank(rank: int) -> int:
+def max_rank(source: BundleSource, rank: int) -> int:
     """Return the smallest `--max-lora-rank` that has room for a rank.
 
     Raises:
@@ -100,9 +102,19 @@ def max_rank(rank: int) -> int:
     found = next((each for each in RANKS if each >= rank), None)
     if found is None:
         raise BadInputError(
-            f"vLLM serves adapters up to rank {RANKS[-1]}, and one has {rank}", hint="--target vllm --fused"
+            f"vLLM serves adapters up to rank {RANKS[-1]}, and one has {rank}",
+            hint=_instead(source, base_architecture(source)),
         )
     return found
+
+
+def _instead(source: BundleSource, base: Architecture) -> str:
+    """Return the hint for adapters that vLLM does not serve beside their base."""
+    try:
+        require_dense(source, base, _SERVER)
+    except BadInputError:
+        return OWN_SERVER
+    return "--target vllm --fused" if len(source.adapters) == 1 else OWN_SERVER
 
 
 def check(folder: Path) -> Layout:

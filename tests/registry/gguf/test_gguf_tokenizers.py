@@ -169,9 +169,8 @@ def test_a_tokenizer_without_a_name_in_llama_cpp_is_refused(
     make_model: Callable[..., Path], change: Callable[[dict[str, Any]], Any], message: str
 ) -> None:
     base = edit(make_model("smollm"), change)
-    with pytest.raises(BadInputError, match=message) as caught:
+    with pytest.raises(BadInputError, match=message):
         keys_of(base)
-    assert "convert_hf_to_gguf.py" in str(caught.value.hint)
 
 
 def test_a_model_without_a_tokenizer_is_refused(make_model: Callable[..., Path]) -> None:

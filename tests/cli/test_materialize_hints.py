@@ -1,0 +1,196 @@
+"""Every recommendation of a refusal and of a card is followed, on the model that it was made for, and has to work."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import adapters_by_class
+import peft_folders
+import pytest
+import tiny_architectures
+import tiny_models
+from consumers import transformers_logits
+from fixture_types import Fusery
+from warm_python import warm_python
+
+from fusery.registry.bundles import TARGETS
+from fusery.registry.bundles.onnx_files import PYTHON
+from fusery.registry.models.architecture import read_architecture
+
+pytestmark = pytest.mark.slow
+pytest.importorskip("gguf")
+pytest.importorskip("mlx_lm")
+
+CLASSES = {
+    "gemma2": "Gemma2ForCausalLM",
+    "llama": "LlamaForCausalLM",
+    "mamba": "MambaForCausalLM",
+    "mixtral": "MixtralForCausalLM",
+    "qwen3_moe": "Qwen3MoeForCausalLM",
+}
+OPTION = re.compile(
+    r"--(?:target|precision|onnx-type|base-name|location) [^\s,;:]+(?:://[^\s,;]+)?|--fused|--unfused"
+)
+PLACES = {"OWNER/NAME": "org/tiny", "NAME": "org/tiny", "s3://BUCKET/PATH": "s3://bucket/path"}
+
+
+def _of_class(kind: str, layout: str = "hf", bits: int | None = None) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        config = {"architectures": [CLASSES[kind]]}
+        return tiny_architectures.make_architecture(
+            folder, kind, layout="mlx" if bits else layout, bits=bits, group_size=32, config=config
+        )
+
+    return make
+
+
+def _llama(folder: Path, **options: object) -> Path:
+    base = tiny_models.make_base(folder, layers=2, hidden=64, intermediate=128, **options)  # type: ignore[arg-type]
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | {"architectures": ["LlamaForCausalLM"]}))
+    return base
+
+
+def _unknown_tokenizer(folder: Path) -> Path:
+    base = _llama(folder)
+    tokenizer = json.loads((base / "tokenizer.json").read_text())
+    tokenizer["normalizer"] = {"type": "Lowercase"}
+    (base / "tokenizer.json").write_text(json.dumps(tokenizer))
+    return base
+
+
+BASES: dict[str, Callable[[Path], Path]] = {
+    "llama": _llama,
+    "llama in 4 bits": lambda folder: _llama(folder, bits=4, group_size=32),
+    "llama without its class": lambda folder: tiny_models.make_base(
+        folder, layers=2, hidden=64, intermediate=128
+    ),
+    "llama with an unknown tokenizer": _unknown_tokenizer,
+    "gemma2": _of_class("gemma2"),
+    "mamba": _of_class("mamba"),
+    "mixtral": _of_class("mixtral"),
+    "mixtral of mlx": _of_class("mixtral", "mlx"),
+    "mixtral in 4 bits": _of_class("mixtral", bits=4),
+    "qwen3_moe": _of_class("qwen3_moe"),
+}
+
+
+def _options(hint: str) -> list[list[str]]:
+    """Return the options of each alternative of a hint, none for a hint without options."""
+    found = []
+    for part in re.split(r"; or |, or ", hint):
+        options = [word for text in OPTION.findall(part) for word in shlex.split(text)]
+        found.append([PLACES.get(word, word) for word in options])
+    return [options for options in found if options]
+
+
+def _register(fusery: Fusery, tmp_path: Path, base: str, adapter: str) -> Path:
+    folder = BASES[base](tmp_path / "base")
+    if adapter == "dora":
+        made = adapters_by_class.make_adapter(tmp_path / "adapter", folder, rank=2, kind="dora")
+    elif adapter == "head":
+        made = peft_folders.make_peft(tmp_path / "adapter", folder)
+        _add_head(made, folder)
+    elif adapter == "rank 600":
+        made = peft_folders.make_peft(tmp_path / "adapter", folder, rank=600)
+    else:
+        made = adapters_by_class.make_adapter(tmp_path / "adapter", folder, rank=2)
+    assert fusery("init").code == 0
+    assert fusery("base", "add", folder, "--name", "tiny").code == 0
+    done = fusery("register", made, "--base", "tiny", "--task", "task", "--date", "20260115")
+    assert done.code == 0, done.err
+    return folder
+
+
+def _add_head(adapter: Path, base: Path) -> None:
+    import numpy as np
+
+    weight = read_architecture(base).weights["lm_head"].shape
+    tensors = tiny_models.read_tensors(adapter / "adapter_model.safetensors")
+    raw = {
+        name: (kind, np.frombuffer(data, "<f4").reshape(shape))
+        for name, (kind, shape, data) in tensors.items()
+    }
+    prefix = f"{peft_folders.PREFIX}lm_head"
+    raw[f"{prefix}.lora_A.weight"] = ("F32", np.full((4, weight[1]), 0.01, np.float32))
+    raw[f"{prefix}.lora_B.weight"] = ("F32", np.full((weight[0], 4), 0.01, np.float32))
+    tiny_models.write_tensors(adapter / "adapter_model.safetensors", raw, {"format": "pt"})
+    peft_folders.edit_config(adapter, target_modules=["q_proj", "v_proj", "lm_head"])
+
+
+def _follow(fusery: Fusery, words: list[str], destination: str) -> int:
+    """Run a command; where it is refused with a hint, run it again with each of the hint's options.  Return how many."""
+    done = fusery("materialize", "task@1", destination, *words)
+    if done.code == 0:
+        return 0
+    assert done.code == 2, done.err
+    hint = done.err.rpartition("\nHint: ")[2]
+    followed = 0
+    for number, options in enumerate(_options(hint)):
+        names = {word for word in options if word.startswith("--")}
+        # What the hint names takes the place of what was given; another target has options of its own.
+        kept = [] if "--target" in names else words
+        again = fusery("materialize", "task@1", f"{destination}-{number}", *kept, *options)
+        assert again.code == 0, f"{words} -> {options}: {again.err}"
+        followed += 1
+    return followed
+
+
+CASES = [
+    *((base, "lora") for base in BASES),
+    ("llama", "dora"),
+    ("llama", "head"),
+    ("gemma2", "rank 600"),
+    ("llama", "rank 600"),
+    ("llama in 4 bits", "rank 600"),
+]
+
+
+@pytest.mark.parametrize(("base", "adapter"), CASES, ids=[" with ".join(case) for case in CASES])
+def test_every_hint_of_a_refusal_works(base: str, adapter: str, fusery: Fusery, tmp_path: Path) -> None:
+    _register(fusery, tmp_path, base, adapter)
+    followed = 0
+    for name, target in TARGETS.items():
+        for content in target.contents if name != "onnx" else ():
+            words = ["--target", name, *(["--fused" if content == "fused" else "--unfused"])]
+            words = words if len(target.contents) > 1 else words[:2]
+            followed += _follow(fusery, words, f"out-{name}-{content}")
+    assert followed, "the case follows no hint"
+
+
+@pytest.mark.parametrize("base", ["llama in 4 bits", "mamba", "mixtral of mlx", "qwen3_moe", "gemma2"])
+def test_every_hint_of_onnx_works(
+    base: str, fusery: Fusery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(PYTHON, str(warm_python()))
+    _register(fusery, tmp_path, base, "lora")
+    _follow(fusery, ["--target", "onnx"], "out")
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_what_a_card_recommends_works(base: str, fusery: Fusery, tmp_path: Path) -> None:
+    folder = _register(fusery, tmp_path, base, "lora")
+    for name in ("model", "hub"):
+        options = [["--precision", "keep"], ["--precision", "dequantize"]]
+        for number, precision in enumerate(options):
+            out = f"{name}{number}"
+            done = fusery("materialize", "task@1", out, "--target", name, *precision, "--accept-loss")
+            assert done.code == 0, done.err
+            card = (tmp_path / out / "README.md").read_text()
+            commands = re.findall(r"^fusery (materialize .*?) +#", card, re.MULTILINE)
+            assert len(commands) >= 2
+            for place, command in enumerate(commands if name == "model" else ()):
+                words = [word if word != "DEST" else f"{out}-{place}" for word in command.split()]
+                done = fusery(*words)
+                assert done.code == 0, f"{command}: {done.err}"
+            quantized = read_architecture(tmp_path / out).quantization is not None
+            assert ("transformers" in card) is (
+                not quantized and base not in ("mamba", "mixtral of mlx", "mixtral in 4 bits")
+            )
+            if "transformers" in card:
+                transformers_logits(tmp_path / out, tmp_path)
+    assert folder.is_dir()
