@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 from fusery.storage.errors import FormatError, MissingFileError
-from fusery.storage.folder import scan
+from fusery.storage.folder import SourceFile, scan
 from fusery.storage.jsonfile import read_object
 from fusery.storage.plaintext import is_keepable
 from fusery.storage.safetensors import Header, read_header
@@ -26,6 +26,7 @@ from fusery.storage.secrets import without_credentials
 
 from .files import CONFIG, JSON_LIMIT, JSON_VALUES, METADATA, PEFT_WEIGHTS, WEIGHTS
 from .mlx_config import AdapterConfig, AdapterMetadata, LoraModule, lora_modules
+from .tokenizer_files import is_tokenizer_file, own_tokenizer, refusal
 from .whole import WholeTensors
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ class AdapterFolder:
         alpha: LoRA's alpha, where the configuration has it.
         scratch: what keeps the files of a rendering there.
         whole: of PEFT's form, what replaces the base's numbers; no rendering has it.
+        left_out: tokenizer files that cannot be kept, each with the reason.
     """
 
     path: Path
@@ -90,6 +92,7 @@ class AdapterFolder:
     alpha: float | None = None
     scratch: Scratch | None = None
     whole: WholeTensors = field(default_factory=WholeTensors)
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def kept(self) -> Mapping[str, Path]:
@@ -142,16 +145,16 @@ def read_adapter_folder(
         )
     if not path.is_dir():
         raise MissingFileError(f"{path} is a file", hint=f"give its folder: {path.parent}")
-    found = {file.path: file for file in scan(path) if file.path in _NAMES}
+    found, left_out = _found(path)
     files = {name: file.real for name, file in found.items()}
     if take is not None:
         # What is too large is not read, and not copied either.
         texts = [name for name in (CONFIG, METADATA) if name in found and found[name].size <= JSON_LIMIT]
-        files |= {name: take(files[name]) for name in texts}
+        files |= {name: take(files[name]) for name in (*texts, *own_tokenizer(files))}
     if PEFT_WEIGHTS in files and WEIGHTS not in files:
         if take is not None and _is_readable(files[PEFT_WEIGHTS]):
             files[PEFT_WEIGHTS] = take(files[PEFT_WEIGHTS])
-        return _read_peft_folder(path, files, base)
+        return _read_peft_folder(path, files, base, left_out)
     files.pop(PEFT_WEIGHTS, None)
     problems: list[Problem] = []
     raw_config = _object(files, CONFIG, problems, required=True)
@@ -161,8 +164,35 @@ def read_adapter_folder(
     header = _header(files, problems)
     modules, unexpected = lora_modules(header)
     return AdapterFolder(
-        path, files, config, raw_config, metadata, header, modules, unexpected, tuple(problems)
+        path,
+        files,
+        config,
+        raw_config,
+        metadata,
+        header,
+        modules,
+        unexpected,
+        tuple(problems),
+        left_out=left_out,
     )
+
+
+def _found(path: Path) -> tuple[dict[str, SourceFile], dict[str, str]]:
+    """Return the files of a folder that are an adapter's by their names, and its tokenizer files that cannot be kept, with the reason."""
+    found: dict[str, SourceFile] = {}
+    left_out: dict[str, str] = {}
+    templates = 0
+    for file in scan(path):
+        if file.path in _NAMES:
+            found[file.path] = file
+        elif is_tokenizer_file(file.path):
+            why = refusal(file.path, file.size, templates)
+            templates += "/" in file.path
+            if why is None:
+                found[file.path] = file
+            else:
+                left_out[file.path] = why
+    return found, left_out
 
 
 def with_weights(folder: AdapterFolder, weights: str, take: Take | None = None) -> AdapterFolder:
@@ -212,7 +242,7 @@ def on_base(folder: AdapterFolder, base: Architecture) -> AdapterFolder:
     raw = folder.raw_config
     if folder.originals is None or not (raw.get("target_parameters") or raw.get("use_qalora") or sees(base)):
         return folder
-    return _read_peft_folder(folder.path, folder.originals, base)
+    return _read_peft_folder(folder.path, folder.originals, base, folder.left_out)
 
 
 def _is_readable(weights: Path) -> bool:
@@ -223,7 +253,9 @@ def _is_readable(weights: Path) -> bool:
     return True
 
 
-def _read_peft_folder(path: Path, files: Mapping[str, Path], base: Architecture | None) -> AdapterFolder:
+def _read_peft_folder(
+    path: Path, files: Mapping[str, Path], base: Architecture | None, left_out: Mapping[str, str]
+) -> AdapterFolder:
     """Read a PEFT folder: render it in mlx-lm's form, as far as it can be, and read that."""
     from fusery.storage.scratch import Scratch
 
@@ -253,7 +285,7 @@ def _read_peft_folder(path: Path, files: Mapping[str, Path], base: Architecture 
         except FormatError as error:
             problems.append(Problem(PEFT_WEIGHTS, error.message))
     modules, unexpected = lora_modules(header)
-    kept = {name: place for name, place in files.items() if name == METADATA}
+    kept = {name: place for name, place in files.items() if name == METADATA or is_tokenizer_file(name)}
     alpha = found.config.lora_alpha if found.config else None
     return AdapterFolder(
         path,
@@ -271,6 +303,7 @@ def _read_peft_folder(path: Path, files: Mapping[str, Path], base: Architecture 
         alpha=alpha,
         scratch=scratch,
         whole=found.whole,
+        left_out=left_out,
     )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 
 from ..adapters.files import CONFIG
 from ..adapters.finding import Finding, some
+from ..adapters.tokenizer_files import SETTINGS, own_tokenizer, reader, settings_of
 from .candidate import Candidate
 from .code import Code, rule
 from .surroundings import Entry
@@ -187,5 +188,9 @@ def no_remote_code(candidate: Candidate) -> Iterator[Finding]:
     raw = candidate.folder.raw_config
     if raw.get("auto_map"):
         yield REMOTE_CODE.found(CONFIG, f"{CONFIG} has an auto_map, which names code to be run")
+    own = own_tokenizer(candidate.folder.kept)
+    settings = settings_of(reader(own)) if SETTINGS in own else {}
+    if (code := settings.get("auto_map")) and code != settings_of(candidate.base.tokenizer).get("auto_map"):
+        yield REMOTE_CODE.found(SETTINGS, f"{SETTINGS} has an auto_map, which names code to be run")
     if raw.get("trust_remote_code") is True:
         yield REMOTE_CODE_TRUSTED.found(CONFIG, f"{CONFIG} says trust_remote_code: true")

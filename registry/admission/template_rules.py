@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
-
-from fusery.storage.errors import StorageError
-from fusery.storage.jsonfile import parse_json
+from typing import TYPE_CHECKING
 
 from ..adapters.finding import Finding
+from ..adapters.tokenizer_files import (
+    TOOLS,
+    Read,
+    own_tokenizer,
+    reader,
+    settings_of,
+    special_tokens,
+    templates_of,
+)
 from ..errors import ModelUnusableError
 from .candidate import Candidate
 from .code import Code, rule
-from .tokenizer_rules import beside
 
-FILE, TOOLS_FILE, SETTINGS = (
-    "chat_template.jinja",
-    "additional_chat_templates/tool_use.jinja",
-    "tokenizer_config.json",
-)
-_DEFAULT, _TOOLS = "default", "tool_use"
 _ASKED = "What is the capital of France?"
 _CONVERSATIONS = (
     [{"role": "system", "content": "You are a helpful assistant."}, {"role": "user", "content": _ASKED}],
@@ -40,16 +39,12 @@ _A_TOOL = {
         },
     },
 }
-_ROLES = ("bos", "eos", "unk", "pad", "sep", "cls", "mask")
 
 if TYPE_CHECKING:
     from ..server.templates.chat import ChatTemplates
 
 _STARTED: ContextVar[ChatTemplates | None] = ContextVar("started", default=None)
 """What `rendering_soon` has started."""
-
-Read = Callable[[str], bytes | None]
-"""Returns a file of a model, None where there is none."""
 
 CHAT_TEMPLATE_FAILS = Code(
     "chat_template_fails",
@@ -77,10 +72,11 @@ CHAT_TEMPLATE_DEAF = Code(
 @rule(CHAT_TEMPLATE_FAILS, CHAT_TEMPLATE_EXCEEDS, CHAT_TEMPLATE_DEAF)
 def chats_can_be_rendered(candidate: Candidate) -> Iterator[Finding]:
     """The chat templates of the base, and those that came with the adapter, render an ordinary conversation."""
-    ours = list(template_findings(lambda name: beside(candidate, name)))
+    own = own_tokenizer(candidate.folder.kept)
+    ours = list(template_findings(reader(own)))
     yield from ours
     for finding in template_findings(candidate.base.tokenizer, of=f"of {candidate.base.name}"):
-        if finding.subject not in {own.subject for own in ours}:
+        if finding.subject not in {each.subject for each in ours}:
             yield finding
 
 
@@ -94,47 +90,12 @@ def template_findings(read: Read, *, of: str = "") -> Iterator[Finding]:
     Raises:
         ModelUnusableError: nothing can be rendered on this machine.
     """
-    settings = _settings(read)
-    for name, (file, source) in _templates(read, settings).items():
-        wrong = _tried(source, _special_tokens(settings), name == _TOOLS)
+    settings = settings_of(read)
+    for name, (file, source) in templates_of(read).items():
+        wrong = _tried(source, special_tokens(settings), name == TOOLS)
         if wrong is not None:
             code, message = wrong
             yield code.found(file, " ".join(filter(None, (file, of))) + f": {message}")
-
-
-def _templates(read: Read, settings: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
-    """Return the templates that servers use, by name, each with its file; as transformers chooses them."""
-    found = {
-        name: (file, data.decode("utf-8", "replace"))
-        for name, file in ((_DEFAULT, FILE), (_TOOLS, TOOLS_FILE))
-        if (data := read(file)) is not None
-    }
-    listed = settings.get("chat_template")
-    if found or not listed:
-        return found
-    if isinstance(listed, list):
-        listed = {item.get("name"): item.get("template") for item in listed if isinstance(item, dict)}
-    named = listed if isinstance(listed, dict) else {_DEFAULT: listed}
-    return {name: (SETTINGS, named[name]) for name in (_DEFAULT, _TOOLS) if isinstance(named.get(name), str)}
-
-
-def _settings(read: Read) -> Mapping[str, Any]:
-    data = read(SETTINGS)
-    try:
-        found = parse_json(data, SETTINGS) if data else {}
-    except StorageError:
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _special_tokens(settings: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    """Return the tokens that a template may ask for; what the settings do not say is empty, and no failure."""
-    found = []
-    for name in (f"{role}_token" for role in _ROLES):
-        value = settings.get(name)
-        text = value.get("content") if isinstance(value, dict) else value
-        found.append((name, text if isinstance(text, str) else ""))
-    return tuple(found)
 
 
 @contextmanager

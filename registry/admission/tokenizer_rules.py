@@ -1,4 +1,4 @@
-"""Rules about tokens: that a tokenizer that came with the adapter is the base's, and has no ids beyond its embedding."""
+"""Rules about the tokenizer files beside an adapter: that they can be read, fit the base's embedding, and how they differ from the base's."""
 
 from __future__ import annotations
 
@@ -6,19 +6,27 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from fusery.storage.errors import StorageError
+from fusery.storage.errors import FormatError, StorageError
 from fusery.storage.jsonfile import parse_json
 
-from ..adapters.finding import Finding
+from ..adapters.finding import Finding, some
+from ..adapters.tokenizer_files import (
+    ADDED,
+    MOST_VALUES,
+    SETTINGS,
+    TOKENIZER,
+    differences,
+    own_tokenizer,
+    reader_with,
+    require_readable,
+)
 from ..parsing import plural
 from .candidate import Candidate
 from .code import Code, rule
 
-TOKENIZER, ADDED = "tokenizer.json", "added_tokens.json"
 _EMBEDDINGS = ("embed_tokens", "wte", "tok_embeddings", "word_embeddings", "embeddings")
-_LIMIT = 64 << 20
-_MOST_VALUES = 4_000_000
-"""The largest vocabularies, with their merges, have half as many."""
+_DIGITS = 19
+"""Of the id of a token; more are none."""
 
 TOKENS_BEYOND_BASE = Code(
     "tokens_beyond_base",
@@ -31,25 +39,41 @@ TOKENIZER_DIFFERS = Code(
     "tokenizer_differs",
     "warning",
     "a tokenizer that came with the adapter gives tokens other ids than the base's",
-    "the adapter was trained on other ids than it will see",
-    "register it on the base with that tokenizer",
+    "a fused model and an export have the adapter's; a server that has the base's reads other ids than were trained",
+    "fuse it, or register it on the base with that tokenizer",
+)
+TOKENIZER_FILES_DIFFER = Code(
+    "tokenizer_files_differ",
+    "info",
+    "a chat template, special tokens or settings that came with the adapter differ from the base's",
+    "the adapter's are used: in a fused model, by servers that can have them, and in an export",
+    "remove the file if the base's is meant",
 )
 TOKENIZER_UNREADABLE = Code(
     "tokenizer_unreadable",
-    "info",
-    "a tokenizer that came with the adapter cannot be read",
-    "it is not known whether it is the base's",
-    "remove it if the base's own is meant",
+    "error",
+    "a tokenizer file that came with the adapter cannot be read, or is too large",
+    "it would replace the base's in a fused model, which could then not be loaded",
+    "save it again with save_pretrained of the tokenizer, or remove it if the base's is meant",
 )
 
 
 @rule(TOKENS_BEYOND_BASE, TOKENIZER_UNREADABLE)
 def tokens_fit(candidate: Candidate) -> Iterator[Finding]:
-    """No token has an id beyond the base's embedding."""
+    """Tokenizer files can be read, and no token has an id beyond the base's embedding."""
+    for name, why in candidate.folder.left_out.items():
+        yield TOKENIZER_UNREADABLE.found(name, why)
     rows = embedding_rows(candidate)
-    for name in (TOKENIZER, ADDED):
-        data = beside(candidate, name)
-        if data is None or (name == TOKENIZER and data == candidate.base.tokenizer(name)):
+    for name, path in own_tokenizer(candidate.folder.kept).items():
+        data = _read(path)
+        if data is None or data == candidate.base.tokenizer(name):
+            continue
+        try:
+            require_readable(name, data)
+        except FormatError as error:
+            yield TOKENIZER_UNREADABLE.found(name, error.message)
+            continue
+        if name not in (TOKENIZER, ADDED, SETTINGS):
             continue
         ids = token_ids(data, name)
         if ids is None:
@@ -60,20 +84,39 @@ def tokens_fit(candidate: Candidate) -> Iterator[Finding]:
             yield TOKENS_BEYOND_BASE.found(name, message)
 
 
-@rule(TOKENIZER_DIFFERS)
+@rule(TOKENIZER_DIFFERS, TOKENIZER_FILES_DIFFER)
 def same_tokenizer(candidate: Candidate) -> Iterator[Finding]:
-    """A tokenizer that came with the adapter has the base's ids, whatever its file looks like."""
-    ours = beside(candidate, TOKENIZER)
-    # Next to no adapter has one, and where the base's lies is a question to the database.
-    theirs = candidate.base.tokenizer(TOKENIZER) if ours is not None else None
-    if ours is None or theirs is None or ours == theirs:
+    """Tokenizer files that came with the adapter mean what the base's mean, whatever they look like."""
+    own = own_tokenizer(candidate.folder.kept)
+    # Many adapters have none, and where the base's lie is a question to the database.
+    differing = [name for name, path in own.items() if _read(path) != candidate.base.tokenizer(name)]
+    if not differing:
         return
-    here, there = token_ids(ours, TOKENIZER), token_ids(theirs, TOKENIZER)
-    if here is None or there is None or here == there:
+    if any(candidate.base.tokenizer(name) is None for name in candidate.base.tokenizer_files):
+        message = (
+            f"those of {candidate.base.name} cannot be read here; the adapter's are used: {some(differing)}"
+        )
+        yield TOKENIZER_FILES_DIFFER.found(differing[0], message)
         return
-    odd = sorted(token for token in here.keys() | there.keys() if here.get(token) != there.get(token))
-    message = f"{TOKENIZER} differs from that of {candidate.base.name} in {plural(len(odd), 'token')}, such as {odd[0][:40]!r}"
-    yield TOKENIZER_DIFFERS.found(TOKENIZER, message)
+    for name, what in differences(reader_with(candidate.base.tokenizer, own), candidate.base.tokenizer):
+        odd = _other_ids(candidate, own) if name == TOKENIZER else []
+        if odd:
+            number, such = plural(len(odd), "token"), odd[0][:40]
+            message = f"{TOKENIZER} differs from that of {candidate.base.name} in {number}, such as {such!r}; the adapter's is used"
+            yield TOKENIZER_DIFFERS.found(TOKENIZER, message)
+        else:
+            message = f"{name}: the {what} differs from that of {candidate.base.name}; the adapter's is used"
+            yield TOKENIZER_FILES_DIFFER.found(name, message)
+
+
+def _other_ids(candidate: Candidate, own: Mapping[str, Path]) -> list[str]:
+    """Return the tokens that have another id in the adapter's tokenizer than in the base's."""
+    ours, theirs = _read(own[TOKENIZER]) if TOKENIZER in own else None, candidate.base.tokenizer(TOKENIZER)
+    here = token_ids(ours, TOKENIZER) if ours is not None else None
+    there = token_ids(theirs, TOKENIZER) if theirs is not None else None
+    if here is None or there is None:
+        return []
+    return sorted(token for token in here.keys() | there.keys() if here.get(token) != there.get(token))
 
 
 def embedding_rows(candidate: Candidate) -> int | None:
@@ -88,11 +131,13 @@ def embedding_rows(candidate: Candidate) -> int | None:
 def token_ids(data: bytes, name: str) -> Mapping[str, int] | None:
     """Return the ids of a tokenizer's tokens, or None where the file is of a form that is not known."""
     try:
-        document = parse_json(data, name, most=_MOST_VALUES)
+        document = parse_json(data, name, most=MOST_VALUES)
     except StorageError:
         return None
     if name == ADDED:
         return _plain(document)
+    if name == SETTINGS:
+        return _decoded(document)
     model = document.get("model") if isinstance(document, dict) else None
     vocabulary = model.get("vocab") if isinstance(model, dict) else None
     if isinstance(vocabulary, list):  # Unigram: pairs of token and score, numbered as they come
@@ -119,13 +164,20 @@ def _added(listed: Any) -> dict[str, int]:
     }
 
 
-def beside(candidate: Candidate, name: str) -> bytes | None:
-    """Return a file that came with the adapter, for its tokenizer; None where there is none that can be read."""
-    entry = next(candidate.surroundings.named(name), None)
-    if entry is None or not 0 < entry.size <= _LIMIT:
+def _decoded(settings: Any) -> dict[str, int] | None:
+    """Return the tokens that `added_tokens_decoder` of tokenizer_config.json adds, by id."""
+    if not isinstance(settings, dict):
         return None
+    found = settings.get("added_tokens_decoder")
+    return {
+        str(token.get("content")): int(number)
+        for number, token in (found.items() if isinstance(found, dict) else ())
+        if number.isdecimal() and len(number) < _DIGITS and isinstance(token, dict)
+    }
+
+
+def _read(path: Path) -> bytes | None:
     try:
-        with Path(candidate.surroundings.root, name).open("rb") as file:
-            return file.read(_LIMIT)
+        return path.read_bytes()
     except OSError:
         return None

@@ -156,6 +156,11 @@ def materialize(
             before_replacing=lambda: note_replaced(workspace, place.text),
             progress=reporter.progress,
         )
+    if gathered.source.tokenizer is not None and not chosen.tokenizer:
+        reporter.say(
+            f"the adapter has another tokenizer or chat template than its base, and {chosen.name} does not carry it:"
+            " give the server the files that fusery export writes, or use --fused"
+        )
     unfound = _unfound_base(gathered, options) if chosen.names_base else None
     told = _record(workspace, gathered, chosen, place, done.manifest, options)
     layout = written[-1].layout

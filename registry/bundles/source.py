@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from fusery.storage.manifest import Manifest
+from fusery.storage.manifest import Manifest, manifest_of
 
 from ..errors import BadInputError
 from ..models.architecture import Architecture
@@ -27,6 +27,11 @@ class Files:
 
     paths: Mapping[str, Path]
     manifest: Manifest
+
+    @classmethod
+    def of(cls, paths: Mapping[str, Path]) -> Self:
+        """Return files that are hashed now."""
+        return cls(paths, manifest_of(paths))
 
     @classmethod
     def within(cls, folder: Path, manifest: Manifest) -> Self:
@@ -49,12 +54,14 @@ class BundledAdapter:
         names: other references that it was requested by, such as `course_rec#prod`.
         files: weights and `adapter_config.json`, in the form that the target takes.
         facts: plain JSON values: those of `adapter` in a provenance.
+        tokenizer: the tokenizer files that were registered with it.
     """
 
     name: str
     names: tuple[str, ...]
     files: Files
     facts: Mapping[str, Any]
+    tokenizer: Files = field(default_factory=lambda: Files.of({}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +81,7 @@ class BundleSource:
         adapters: unfused ones; none when the model is fused.
         routes: further names of unfused adapters, each with the full name it leads to, or several with weights.
         base: of unfused adapters, whether or not its files are there.
+        tokenizer: all files of the tokenizer that unfused adapters need instead of the base's; None where the base's does.
     """
 
     name: str
@@ -82,6 +90,7 @@ class BundleSource:
     adapters: tuple[BundledAdapter, ...] = ()
     routes: Mapping[str, str | Mapping[str, float]] = field(default_factory=dict)
     base: Architecture | None = None
+    tokenizer: Files | None = None
 
     @property
     def fused(self) -> Files:

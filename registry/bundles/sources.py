@@ -17,6 +17,7 @@ from fusery.storage.progress import Reporter
 
 from .. import tables
 from ..adapters.render import Form
+from ..adapters.tokenizer_files import own_tokenizer
 from ..engine.verdict import closeness
 from ..fusion.fuse import FuseRequest, fuse_to_read
 from ..fusion.views import fused_line, module_record
@@ -26,6 +27,7 @@ from ..records.fused import Foreign, Fused
 from ..records.licences import adapter_licence
 from ..records.references import resolve_adapter
 from ..records.renderings import fetch_form, rendering_of
+from ..records.unfused_tokenizers import unfused_tokenizer
 from ..records.views import entries, moment
 from ..serving.plan import ServingPlan, Split, plan_serving
 from . import BundledAdapter, BundleSource, Files
@@ -105,7 +107,8 @@ def adapters_source(
 
     Raises:
         UnknownReferenceError: there is no such adapter.
-        BadInputError: one is yanked or merge-aware, or they stand on different bases, or one has no such form.
+        BadInputError: one is yanked or merge-aware, or they stand on different bases, need different tokenizers, or one has no
+            such form.
     """
     splits = tuple(Split.parse(text) for text in models)
     with workspace.database.read() as session:
@@ -122,7 +125,9 @@ def adapters_source(
             for number, adapter in enumerate(rows)
         )
         name = rows[0].name if len(rows) == 1 else _common_name(base.name)
-        source = BundleSource(name, provenance, model, bundled, plan.routes, architecture)
+        own = unfused_tokenizer(workspace, base, rows, scratch / "tokenizer")
+        tokenizer = Files.of(own) if own else None
+        source = BundleSource(name, provenance, model, bundled, plan.routes, architecture, tokenizer)
         yield Gathered(source, tuple(row.name for row in rows))
 
 
@@ -136,7 +141,8 @@ def _bundled(
 ) -> BundledAdapter:
     files = fetch_form(workspace, adapter, form, scratch)
     names = tuple(name for name, target in plan.routes.items() if target == adapter.name)
-    return BundledAdapter(adapter.name, names, Files(files, rendering_of(files, form)), facts)
+    tokenizer = Files.of(own_tokenizer(files))
+    return BundledAdapter(adapter.name, names, Files(files, rendering_of(files, form)), facts, tokenizer)
 
 
 def _provenance(workspace: Workspace, fused: Fused) -> dict[str, Any]:

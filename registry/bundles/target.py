@@ -49,6 +49,7 @@ class Target:
         names_base: its server is given the location of the base at start.
         whole: who reads its adapters takes whole tensors beside the factors.
         located: its files say where it will be found.
+        tokenizer: its bundles of adapters bring the tokenizer that these need instead of the base's.
         plugin: that brings it; None for one of fusery's own.
     """
 
@@ -61,6 +62,7 @@ class Target:
     names_base: bool = False
     whole: bool = False
     located: bool = False
+    tokenizer: bool = False
     plugin: Plugin | None = None
 
     def content(self, wanted: Content | None, adapters: int) -> Content:
@@ -135,8 +137,16 @@ _ALL = (
     Target("model", ".targets.model"),
     Target("archive", ".targets.archive", single=True),
     Target("docker", ".targets.docker"),
-    Target("adapters", ".targets.adapters", ("adapters",)),
-    Target("vllm", ".targets.vllm", ("adapters", "fused"), form="peft", base=False, names_base=True),
+    Target("adapters", ".targets.adapters", ("adapters",), tokenizer=True),
+    Target(
+        "vllm",
+        ".targets.vllm",
+        ("adapters", "fused"),
+        form="peft",
+        base=False,
+        names_base=True,
+        tokenizer=True,
+    ),
     Target("k8s", ".targets.k8s", ("adapters",), form="peft", base=False, located=True),
     Target("lorax", ".targets.lorax", ("adapters",), form="peft", base=False, names_base=True),
     Target("ollama", ".targets.ollama", ("fused", "adapters"), form="peft"),
@@ -144,7 +154,7 @@ _ALL = (
     Target("gguf", ".targets.gguf"),
     Target("onnx", ".targets.onnx"),
     Target("oci", ".targets.oci"),
-    Target("hub", ".targets.hub", ("fused", "adapters"), form="peft", base=False, whole=True),
+    Target("hub", ".targets.hub", ("fused", "adapters"), form="peft", base=False, whole=True, tokenizer=True),
 )
 TARGETS = {target.name: target for target in _ALL}
 """Fusery's own targets by name."""

@@ -13,6 +13,7 @@ from fusery.storage.progress import SILENT, Reporter
 from .. import tables
 from ..adapters.files import CONFIG, RECIPE, WEIGHTS
 from ..adapters.peft_config import PeftConfig
+from ..adapters.tokenizer_files import is_tokenizer_file
 from ..adapters.trained_through import require_usable_unfused
 from ..admission.submission import Submission
 from ..comparison.weights import open_registered
@@ -24,7 +25,7 @@ from ..record import Record, left_out
 from ..records.adapter import Registered
 from ..records.recipe import SHRINK, CombinationRecipe
 from ..records.references import resolve_adapter
-from ..records.renderings import own_form, require_factors_alone
+from ..records.renderings import fetch_originals, own_form, require_factors_alone
 from ..records.scratch import scratch_folder
 from ..records.withdrawals import refuse_yanked
 from ..registration.register import register
@@ -33,6 +34,8 @@ from .source import Source
 from .writing import Figures, measure, write
 
 if TYPE_CHECKING:
+    from fusery.storage.manifest import FileEntry
+
     from ..workspace import Workspace
 
 
@@ -191,6 +194,9 @@ def _compute(
         folder.mkdir()
         figures = write(adapters, made, folder / WEIGHTS, reporter.progress)
         write_document(folder / CONFIG, _config(made, recipe))
+        fetch_originals(workspace, sources[0], folder, only=is_tokenizer_file)
+        if any(_tokenizer_entries(source) != _tokenizer_entries(sources[0]) for source in sources):
+            reporter.say(f"the tokenizer files differ: the new adapter has those of {names[0]}")
         done = register(workspace, folder, said, sources=[source.id for source in sources])
     return _result(made, recipe, names, figures, done)
 
@@ -245,6 +251,10 @@ def _result(
         dry_run=done is None,
         adapter=done,
     )
+
+
+def _tokenizer_entries(adapter: tables.Adapter) -> set[FileEntry]:
+    return {file.entry for file in adapter.manifest.files if is_tokenizer_file(file.path)}
 
 
 def _require_lora(adapter: tables.Adapter) -> None:

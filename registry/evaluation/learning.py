@@ -193,16 +193,17 @@ def _learned(
     for folder in (model, adapter):
         folder.mkdir()
     with base_folder(workspace, inputs.base_digest) as base:
-        samples = tokenise(texts.prompts, load_tokenizer(base), strict=texts.strict)
+        with inputs.opened() as files:
+            files.compute(recipe, key, model, lambda: None, None, say=reporter.say)
+            for name in (WEIGHTS, CONFIG):
+                shutil.copyfile(files.adapters[0][name], adapter / name)
+        # The fused model has the adapter's own tokenizer, if there is one.
+        samples = tokenise(texts.prompts, load_tokenizer(model), strict=texts.strict)
         if len(samples) < _LEAST:
             raise BadInputError(
                 f"{len(samples)} texts are too few to learn from and to judge by",
                 hint=f"give {_LEAST} or more",
             )
-        with inputs.opened() as files:
-            files.compute(recipe, key, model, lambda: None, None, say=reporter.say)
-            for name in (WEIGHTS, CONFIG):
-                shutil.copyfile(files.adapters[0][name], adapter / name)
         adapted = Model.load(base, numpy=True)
         adapted.put_on(adapter)
         reporter.say(f"learning in {steps} steps, from what base + adapter answers to {len(samples):,} texts")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,13 +16,14 @@ from fusery.storage.progress import SILENT, Reporter
 from .. import tables
 from ..adapters.files import WEIGHTS
 from ..adapters.render import render_mlx
+from ..adapters.tokenizer_files import own_tokenizer, with_tokenizer
 from ..adapters.trained_through import format_in_words
 from ..behaviour.prompts import LIMIT, Prompt, Sample, built_in, read_prompts, tokenise
 from ..errors import BadInputError
 from ..fusion.fuse_inputs import gather
 from ..fusion.request import FuseRequest
 from ..names import an
-from ..records.base_files import base_folder
+from ..records.base_files import base_folder, lay_out
 from ..records.bases import blob_generations, recorded_architecture
 from ..records.fused_label import combined, label_record
 from ..records.references import resolve_any, resolve_base
@@ -323,15 +324,25 @@ def source_of(workspace: Workspace, subject: Subject) -> Iterator[Source]:
         with workspace.database.read() as session:
             base = recorded_architecture(resolve_base(session, subject.base))
 
-        def placed(files: Sequence[FileEntry], name: str) -> Path:
+        def placed(files: Sequence[FileEntry], name: str) -> dict[str, Path]:
             own = _fetched(workspace, files, folder.parent / name)
-            return render_mlx(own, base, folder.parent / f"rendered-{name}")[WEIGHTS].parent
+            return render_mlx(own, base, folder.parent / f"rendered-{name}")
 
         others = (
-            (placed(files, f"adapter-{number}"), weight)
+            (placed(files, f"adapter-{number}")[WEIGHTS].parent, weight)
             for number, (files, weight) in enumerate(subject.others, 1)
         )
-        yield Source(folder, placed(subject.adapter, "adapter"), tuple(others))
+        adapter = placed(subject.adapter, "adapter")
+        yield Source(_with_tokenizer(folder, adapter), adapter[WEIGHTS].parent, tuple(others))
+
+
+def _with_tokenizer(model: Path, adapter: Mapping[str, Path]) -> Path:
+    """Return a folder of links to a base's files with an adapter's tokenizer files in their place; the base's where it has none."""
+    if not own_tokenizer(adapter):
+        return model
+    files = {path.relative_to(model).as_posix(): path for path in model.rglob("*") if not path.is_dir()}
+    lay_out(with_tokenizer(files, adapter), made := model.with_name("with-tokenizer"))
+    return made
 
 
 def _fetched(workspace: Workspace, files: Sequence[FileEntry], folder: Path) -> dict[str, Path]:
@@ -339,6 +350,7 @@ def _fetched(workspace: Workspace, files: Sequence[FileEntry], folder: Path) -> 
     folder.mkdir()
     generations = blob_generations(workspace, [entry.sha256 for entry in files])
     for entry in files:
+        (folder / entry.path).parent.mkdir(exist_ok=True)
         workspace.store.fetch(entry.sha256, folder / entry.path, generation=generations[entry.sha256])
     return {entry.path: folder / entry.path for entry in files}
 

@@ -18,6 +18,7 @@ from ..adapters.files import CONFIG, METADATA, PEFT_WEIGHTS, WEIGHTS
 from ..adapters.folder import AdapterFolder, read_adapter_folder
 from ..adapters.other_forms import other_forms
 from ..adapters.render import Form
+from ..adapters.tokenizer_files import is_tokenizer_file, refusal
 from ..admission import AdmissionError, Finding, examine, unreadable, verdict
 from ..admission.submission import TrainedOn
 from ..admission.training_codes import ALL as TRAINING_CODES
@@ -83,7 +84,10 @@ def require_names(item: Item) -> None:
     if isinstance(item, Base | Fused):
         _require_kept(item, filter(is_model_file, names))
     elif isinstance(item, Adapter):
-        _require_kept(item, ADAPTER_FILES)
+        _require_kept(item, {*ADAPTER_FILES, *filter(is_tokenizer_file, names)})
+        for entry in item.files.manifest:
+            if is_tokenizer_file(entry.path) and (why := refusal(entry.path, entry.size)) is not None:
+                raise BadInputError(f"{item.name}: {why}", hint=_HINT)
     elif isinstance(item, Calibration) and len(names) != 1:
         raise BadInputError(f"{item.name} is {len(names)} files, and a calibration is one", hint=_HINT)
 
@@ -280,9 +284,15 @@ def _folder(
         with workspace.database.read() as session:
             architecture = recorded_architecture(resolve_base(session, base))
     try:
-        return read_adapter_folder(next(iter(paths.values())).parent, base=architecture)
+        return read_adapter_folder(_top(paths), base=architecture)
     except FuseryError as error:
         raise AdmissionError.of(item.name, [unreadable(error)], _HINT) from error
+
+
+def _top(paths: Mapping[str, Path]) -> Path:
+    """Return the folder that files lie in, some of them perhaps in folders of it."""
+    name = min(paths, key=lambda path: path.count("/"))
+    return paths[name].parents[name.count("/")]
 
 
 def _training(item: Adapter, folder: AdapterFolder, submission: Submission) -> list[Finding]:

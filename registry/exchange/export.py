@@ -16,6 +16,7 @@ from fusery.storage.manifest import FileEntry, Manifest
 from .. import tables
 from ..adapters.files import METADATA
 from ..adapters.render import FORMS, Form
+from ..adapters.tokenizer_files import own_tokenizer
 from ..adapters.trained_through import format_in_words
 from ..bundles.cards.computed import computed_rows
 from ..bundles.cards.measured import measured_rows
@@ -178,13 +179,15 @@ def _facts(workspace: Workspace, reference: str, form: str | None) -> _Facts:
 
 def _fill(bundle: BundleFolder, facts: _Facts, files: Mapping[str, Path], rendering: Manifest) -> Manifest:
     bundle.copy(Files(files, rendering))
+    tokenizer = Files.of(own_tokenizer(files))
+    bundle.copy(tokenizer)
     card = render(
         "adapter_card.md.j2",
         view=facts.view.to_dict(),
         base=facts.base["name"],
         form=facts.form,
         rendered=facts.rendered,
-        files=[entry.to_dict() for entry in rendering],
+        files=[entry.to_dict() for entry in (*rendering, *tokenizer.manifest)],
         computed=facts.computed,
         measured=list(measured_rows({"evaluations": facts.evaluations})),
         fused_into=format_in_words(facts.adapter.method, facts.adapter.training),
@@ -200,6 +203,7 @@ def _fill(bundle: BundleFolder, facts: _Facts, files: Mapping[str, Path], render
         rendering,
         files.get(METADATA),
         [entry for entry in bundle.manifest() if entry not in rendering.files],
+        tokenizer.manifest,
         facts.evaluations,
     )
     bundle.write(METADATA, document_bytes(document))

@@ -134,6 +134,7 @@ class ExportMetadata(BaseModel):
     Attributes:
         form: `mlx` or `peft`.
         rendered: the form is not the one that was registered, and has another digest.
+        tokenizer: the adapter's tokenizer files.
         metadata: the text of the `adapter_metadata.json` that was registered, if there was one.
     """
 
@@ -143,6 +144,7 @@ class ExportMetadata(BaseModel):
     form: Form
     rendered: bool
     files: Annotated[list[ExportedFile], Field(min_length=2, max_length=2)]
+    tokenizer: Annotated[list[ExportedFile], Field(max_length=100)] = []
     base: NamedBase
     parent: Named | None = None
     trained_on: Named | None = None
@@ -159,6 +161,7 @@ def export_metadata(
     files: Manifest,
     own: Path | None,
     others: Iterable[FileEntry] = (),
+    tokenizer: Iterable[FileEntry] = (),
     evaluations: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Return the document of `adapter_metadata.json`.
@@ -172,6 +175,7 @@ def export_metadata(
         files: the two files of the form.
         own: the `adapter_metadata.json` that was registered with it.
         others: what else lies in the folder; with the two files it becomes `contents`.
+        tokenizer: its tokenizer files, which are among the others.
         evaluations: what was measured of it, as `show` has it.
     """
     text = own.read_bytes().decode() if own else None
@@ -195,6 +199,7 @@ def export_metadata(
             **({"evaluations": measured_without_people(evaluations)} if evaluations else {}),
         },
         "metadata": text,
+        **({"tokenizer": carried} if (carried := [entry.to_dict() for entry in tokenizer]) else {}),
         "contents": [entry.to_dict() for entry in Manifest.of([*files, *others])],
     }
     document = {**written, **said, KEY: inner}

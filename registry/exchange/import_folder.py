@@ -19,6 +19,7 @@ from .. import tables
 from ..adapters.files import METADATA
 from ..adapters.folder import read_adapter_folder
 from ..adapters.render import FORM_FILES
+from ..adapters.tokenizer_files import is_tokenizer_file
 from ..admission.submission import Submission, TrainedOn
 from ..errors import BadInputError, UnknownReferenceError
 from ..evaluation.harness_results import Measured, require_measured
@@ -62,13 +63,15 @@ def import_adapter(workspace: Workspace, folder: Path, *, base: str | None = Non
     files = _own_files(found, said, folder)
     evaluations = _evaluations(said)
     if said.rendered:
-        here = _already_here(workspace, said, manifest_of(files), folder)
+        rendering = manifest_of({name: files[name] for name in FORM_FILES[said.form]})
+        here = _already_here(workspace, said, rendering, folder)
         adopt_evaluations(workspace, here.name, evaluations)
         return here
     with workspace.cache.scratch() as scratch:
         copied = scratch / "adapter"
         copied.mkdir()
         for name, path in files.items():
+            (copied / name).parent.mkdir(exist_ok=True)
             copy_file(path, copied / name)
         if said.metadata is not None:
             (copied / METADATA).write_text(said.metadata, encoding="utf-8", newline="")
@@ -108,8 +111,8 @@ def _with_its_day(workspace: Workspace, done: Registered, said: ExportMetadata) 
 
 
 def _own_files(found: Mapping[str, Path], said: ExportMetadata, folder: Path) -> dict[str, Path]:
-    """Return the two files of the form, each as it was exported."""
-    names = FORM_FILES[said.form]
+    """Return the two files of the form and the tokenizer files, each as it was exported."""
+    names = [*FORM_FILES[said.form], *(file.path for file in said.tokenizer if is_tokenizer_file(file.path))]
     files = {}
     for name in names:
         if name not in found:
@@ -118,7 +121,7 @@ def _own_files(found: Mapping[str, Path], said: ExportMetadata, folder: Path) ->
         with found[name].open("rb") as file:
             if file.read(len(_POINTER)) == _POINTER:
                 raise BadInputError(f"{name} is a pointer of Git LFS and not the file", hint="git lfs pull")
-    recorded = {file.path: file.sha256 for file in said.files}
+    recorded = {file.path: file.sha256 for file in (*said.files, *said.tokenizer)}
     for entry in manifest_of(files):
         if recorded.get(entry.path) != entry.sha256:
             raise BadInputError(
@@ -129,7 +132,7 @@ def _own_files(found: Mapping[str, Path], said: ExportMetadata, folder: Path) ->
 
 
 def _require_digest(copied: Path, said: ExportMetadata) -> None:
-    files = {path.name: path for path in sorted(copied.iterdir())}
+    files = {path.relative_to(copied).as_posix(): path for path in copied.rglob("*") if path.is_file()}
     if manifest_of(files).digest != said.digest:
         raise BadInputError(
             f"{METADATA} names the digest {said.digest[:12]}, and the files have another",

@@ -21,6 +21,7 @@ from fusery.storage.watching import watched
 from .. import tables
 from ..adapters.files import CONFIG, WEIGHTS
 from ..adapters.render import form_of, render_mlx
+from ..adapters.tokenizer_files import own_tokenizer, with_tokenizer
 from ..adapters.trained_through import require_fusable, require_usable_unfused
 from ..engine.recipe import BY_CLASS, ENGINE, KEYS, SEEING, Recipe, seed_of
 from ..errors import BadInputError
@@ -183,10 +184,10 @@ class InputFiles:
         """
         from ..engine.plan import make_plan
 
-        base, adapters = self.base, self.adapters
+        adapters = self.adapters
         return make_plan(
-            base,
-            read_object(base["config.json"]),
+            with_tokenizer(self.base, adapters[0]),
+            read_object(self.base["config.json"]),
             adapters[0][WEIGHTS],
             read_object(adapters[0][CONFIG]),
             policy,
@@ -205,7 +206,7 @@ class InputFiles:
             return None
         from .whole import whole_of
 
-        files = {entry.path: self._scratch / f"adapter-0-{entry.path}" for entry in part.files}
+        files = {entry.path: self._place(0, entry.path) for entry in part.files}
         return whole_of(part.name, files, self.base, self._scratch / "whole.safetensors")
 
     def sample(self, recipe: Recipe, *, shaped: bool = False) -> Sampled:
@@ -269,7 +270,8 @@ class InputFiles:
         manifest = base_manifest(self._fuse_inputs.base)
         with watched(self.base, manifest, near=self._workspace.vouchers.root) as watch:
             left = unproven(self._workspace, manifest, self.base)
-            expected = {entry.path: entry.sha256 for entry in left}
+            replaced = own_tokenizer(self.adapters[0])
+            expected = {entry.path: entry.sha256 for entry in left if entry.path not in replaced}
             fused = fuse(plan, folder, check=check, progress=told, expected=expected)
             vouch(self._workspace, watch, left)
         return Made(Manifest.of(fused.files), fused.fidelity)
@@ -302,19 +304,22 @@ class InputFiles:
         if publish:
             # What is copied from a base whose files are in the store is there already.
             stored = self._fuse_inputs.base.location is None
-            copied = [self.base[name].stat().st_size for name in plan.copies] if stored else []
+            copied = [plan.base.files[name].stat().st_size for name in plan.copies] if stored else []
             sizes = plan.sizes
             for size in copied:
                 sizes.remove(size)
             needs += needs_of(workspace.store, sizes)
         require_rooms(needs, hint="fusery cache prune, or set FUSERY_CACHE_DIR to a folder on another disk")
 
+    def _place(self, number: int, path: str) -> Path:
+        return self._scratch / f"adapter-{number}-{path.replace('/', '-')}"
+
     def _fetched(self, number: int, part: AdapterPart) -> dict[str, Path]:
         digests = [entry.sha256 for entry in part.files]
         generations = blob_generations(self._workspace, digests)
         found = {}
         for entry in part.files:
-            found[entry.path] = self._scratch / f"adapter-{number}-{entry.path}"
+            found[entry.path] = self._place(number, entry.path)
             generation = generations[entry.sha256]
             there = self._workspace.store.local_path(entry.sha256, generation=generation)
             if there is not None and not self._verify:

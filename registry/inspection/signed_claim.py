@@ -132,8 +132,9 @@ def _read_export_metadata(data: bytes, claim: Claim) -> None:
     claim.name, claim.digest = _text(inner["name"]), _text(inner["digest"])
     claim.target = f"adapter-{_text(inner['form'])}"
     claim.complete = "contents" in inner
-    _take(claim, "", [*inner["files"], *inner.get("contents", [])])
-    registered = {entry.path: str(entry.sha256) for entry in _entries("", inner["files"])}
+    own = [*inner["files"], *inner.get("tokenizer", [])]
+    _take(claim, "", [*own, *inner.get("contents", [])])
+    registered = {entry.path: str(entry.sha256) for entry in _entries("", own)}
     if inner["metadata"] is not None:
         registered[METADATA] = sha256(_text(inner["metadata"], longest=_LARGEST).encode()).hexdigest()
     claim.parts.append(("", registered))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +38,12 @@ def architecture_of(values: Mapping[str, Any]) -> Architecture:
 
 
 def locate_files(
-    workspace: Workspace, base: tables.BaseModel, scratch: Path, *, progress: Progress | None = None
+    workspace: Workspace,
+    base: tables.BaseModel,
+    scratch: Path,
+    *,
+    only: Collection[str] | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Path]:
     """Return where a base's files can be read on this machine; from a store that is not local they are fetched.
 
@@ -46,6 +51,7 @@ def locate_files(
         workspace: the registry's parts.
         base: the base, with its manifest loaded.
         scratch: a folder that lives as long as the files are needed.
+        only: names of the files that are needed; None for all.
         progress: called with the bytes of each piece that is fetched.
 
     Raises:
@@ -53,11 +59,12 @@ def locate_files(
         BlobCorruptError: a file of a referenced base has another size than when it was added.
         MissingFileError: the folder of a referenced base is gone.
     """
+    wanted = [file for file in base.manifest.files if only is None or file.path in only]
     if base.location is not None:
-        return {file.path: _referenced(Path(base.location), base, file) for file in base.manifest.files}
-    generations = blob_generations(workspace, [file.sha256 for file in base.manifest.files])
+        return {file.path: _referenced(Path(base.location), base, file) for file in wanted}
+    generations = blob_generations(workspace, [file.sha256 for file in wanted])
     found = {}
-    for file in base.manifest.files:
+    for file in wanted:
         digest, generation = Digest(file.sha256), generations[file.sha256]
         local = workspace.store.local_path(digest, generation=generation)
         if local is None:

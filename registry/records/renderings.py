@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType
@@ -87,6 +87,7 @@ def fetch_originals(
     adapter: tables.Adapter,
     folder: Path,
     kept: Mapping[Digest, Path] = MappingProxyType({}),
+    only: Callable[[str], bool] = lambda _: True,
 ) -> dict[str, Path]:
     """Fetch an adapter's files as they were registered, by name.
 
@@ -95,17 +96,19 @@ def fetch_originals(
         adapter: with its manifest loaded.
         folder: where they are to lie.
         kept: blobs that were fetched, and verified, a moment ago.
+        only: tells of a file's path whether it is wanted.
 
     Raises:
         BlobMissingError: the store lacks one.
         BlobCorruptError: one is damaged.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    entries = [file.entry for file in adapter.manifest.files]
+    entries = [file.entry for file in adapter.manifest.files if only(file.path)]
     missing = [entry for entry in entries if entry.sha256 not in kept]
     generations = blob_generations(workspace, [entry.sha256 for entry in missing]) if missing else {}
     for entry in entries:
         place = folder / entry.path
+        place.parent.mkdir(exist_ok=True)
         if entry.sha256 in kept:
             copy_file(kept[entry.sha256], place, link=True)
         else:

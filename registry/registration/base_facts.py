@@ -15,6 +15,7 @@ from fusery.storage.digest import Digest
 from fusery.storage.errors import FuseryError
 
 from .. import tables
+from ..adapters.tokenizer_files import is_tokenizer_file
 from ..admission import BaseFacts
 from ..records.bases import Generations, blob_generations, recorded_architecture
 from .trained_on import known_as
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
     from ..adapters.whole_fit import FittedWhole
     from ..workspace import Workspace
 
-_HELD = 4
-"""Files of a tokenizer that are held: its settings and templates."""
+_HELD = 8
+"""Files of a tokenizer that are held."""
 
 
 def base_facts(workspace: Workspace, base: tables.BaseModel, others: Mapping[str, str]) -> BaseFacts:
@@ -46,6 +47,7 @@ def base_facts(workspace: Workspace, base: tables.BaseModel, others: Mapping[str
         aliases=frozenset(names[1:]),
         revisions=frozenset(row.revision for row in base.revisions),
         tokenizer=lru_cache(_HELD)(lambda name: _read(files([name]).get(name))),
+        tokenizer_files=frozenset(file.path for file in base.manifest.files if is_tokenizer_file(file.path)),
         weight_sizes=_sizes(files, base.config),
         fit_whole=_fit_whole(files, base.config),
     )

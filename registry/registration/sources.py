@@ -17,6 +17,7 @@ from fusery.storage.room import Need, require_rooms
 from fusery.storage.secrets import remember, without_secrets
 
 from ..adapters.files import CONFIG, METADATA, PEFT_WEIGHTS, RUN_RECORD, WEIGHTS
+from ..adapters.tokenizer_files import is_tokenizer_file
 from ..bases.hub import reason_of, transport_errors
 from ..errors import BadInputError, MissingExtraError
 from ..records.scratch import scratch_folder
@@ -31,14 +32,19 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://.*", re.DOTALL)
 _HUB = re.compile(
     r"hf://(?P<id>[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95})(?:@(?P<revision>[A-Za-z0-9][\w./-]{0,99}))?"
 )
+_CHECKPOINT = re.compile(r"(?:checkpoint-[0-9]{1,10}|best)/")
 _WANTED = re.compile(
-    rf"(?:(?:checkpoint-[0-9]{{1,10}}|best)/)?(?:{'|'.join(map(re.escape, (WEIGHTS, PEFT_WEIGHTS, CONFIG, METADATA, STATE, RUN_RECORD)))})"
-    r"|[0-9]{7,10}_adapters\.safetensors|chat_template\.jinja|[A-Za-z0-9_]*token[A-Za-z0-9_]*\.json"
+    rf"(?:{_CHECKPOINT.pattern})?(?:{'|'.join(map(re.escape, (WEIGHTS, PEFT_WEIGHTS, CONFIG, METADATA, STATE, RUN_RECORD)))})"
+    r"|[0-9]{7,10}_adapters\.safetensors"
 )
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _MOST_FILES = 10_000
 _MOST_BYTES = 256 << 30
 """More is a mistake: checkpoints of a large adapter are some gigabytes each."""
+
+
+def _is_tokenizer_file(name: str) -> bool:
+    return is_tokenizer_file(name[match.end() :] if (match := _CHECKPOINT.match(name)) else name)
 
 
 @contextmanager
@@ -132,7 +138,8 @@ def wanted(sizes: Mapping[str, Any], shown: str, scratch: Path) -> list[str]:
     names = sorted(
         name
         for name in sizes
-        if isinstance(name, str) and (_WANTED.fullmatch(name) or LOG_NAME.fullmatch(name))
+        if isinstance(name, str)
+        and (_WANTED.fullmatch(name) or LOG_NAME.fullmatch(name) or _is_tokenizer_file(name))
     )
     if not all(isinstance(sizes[name], int) and sizes[name] >= 0 for name in names):
         raise BadInputError(f"it is not said how large the files at {shown} are", hint="try again later")

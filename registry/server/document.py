@@ -60,11 +60,13 @@ class Base(_Part):
         name: to ask for the base without an adapter.
         folder: as mlx-lm loads it.
         digest: of the base, for `system_fingerprint`.
+        tokenizer: folder of the tokenizer that the adapters were trained with; None for the base's.
     """
 
     name: Name
     folder: str
     digest: Digest | None = None
+    tokenizer: str | None = None
 
 
 class Adapter(_Part):

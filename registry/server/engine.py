@@ -46,12 +46,21 @@ class Engine:
         prefixes: what has been read of prompts; the engine's thread changes it.
     """
 
-    def __init__(self, base: Path, post: Post, *, width: int = 32, prompt_cache_bytes: int = 0) -> None:
+    def __init__(
+        self,
+        base: Path,
+        post: Post,
+        *,
+        tokenizer: Path | None = None,
+        width: int = 32,
+        prompt_cache_bytes: int = 0,
+    ) -> None:
         """Prepare; nothing is loaded before `start`.
 
         Args:
             base: folder of the base.
             post: is called in the engine's thread with what each step brought.
+            tokenizer: folder of another tokenizer than the base's.
             width: answers that one pass works on at a time.
             prompt_cache_bytes: bytes of `prefixes`.
         """
@@ -60,6 +69,7 @@ class Engine:
         self.prefixes = Prefixes(prompt_cache_bytes)
         self._base, self._post, self._width = base, post, width
         self._say: Callable[[str], None] = LOG.info
+        self._tokenizer = tokenizer
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         # By the adapter that is on the base as a whole; whose step is longest ago comes first.
         self._lanes: dict[Resident | None, Lane] = {}
@@ -166,7 +176,7 @@ class Engine:
     def _load_base(self) -> None:
         import mlx.core as mx
         from mlx_lm import load
-        from mlx_lm.utils import maybe_set_recommended_wired_limit
+        from mlx_lm.utils import load_config, load_tokenizer, maybe_set_recommended_wired_limit
 
         if not (self._base / "config.json").is_file():
             # mlx-lm would look for such a model on a hub.
@@ -181,6 +191,11 @@ class Engine:
         model, self.tokenizer = load(
             str(self._base), tokenizer_config={"trust_remote_code": False}, model_config=mlx_keys(config)
         )
+        if self._tokenizer is not None:
+            own = load_config(self._tokenizer)
+            self.tokenizer = load_tokenizer(
+                self._tokenizer, {"trust_remote_code": False}, eos_token_ids=own.get("eos_token_id")
+            )
         self._board = Switchboard(model, wake=lambda: self._inbox.put(self._sweep_board))
         if not self._batches(model):
             self._lane_class = SoloLane

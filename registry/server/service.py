@@ -83,6 +83,7 @@ class Service:
         self.engine = Engine(
             folder / document.base.folder,
             self._post,
+            tokenizer=None if document.base.tokenizer is None else folder / document.base.tokenizer,
             width=limits.batch,
             prompt_cache_bytes=limits.prompt_cache_bytes,
         )

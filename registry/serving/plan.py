@@ -94,6 +94,7 @@ class ServingPlan:
         *,
         base: str = "base",
         adapters: str = "adapters",
+        tokenizer: str | None = None,
         limits: Limits | None = None,
     ) -> Document:
         """Return what the server reads.
@@ -101,6 +102,7 @@ class ServingPlan:
         Args:
             base: folder of the base, from the document's own folder.
             adapters: folder with a folder for each adapter, by its full name.
+            tokenizer: folder of the tokenizer that the adapters need instead of the base's.
             limits: what a request may use.
 
         Raises:
@@ -109,7 +111,7 @@ class ServingPlan:
         try:
             return Document(
                 format=1,
-                base=Base(name=self.base.name, folder=base, digest=self.base.digest),
+                base=Base(name=self.base.name, folder=base, digest=self.base.digest, tokenizer=tokenizer),
                 adapters=[
                     Adapter(name=adapter.name, folder=f"{adapters}/{adapter.name}", digest=adapter.digest)
                     for adapter in self.adapters

@@ -18,10 +18,13 @@ from fusery.storage.progress import Reporter
 from fusery.storage.shell import typed
 
 from .. import tables
+from ..adapters.render import FORM_FILES
+from ..adapters.tokenizer_files import differences, reader
 from ..errors import BadInputError, MissingExtraError, ModelUnusableError
 from ..record import Record
 from ..records.base_files import lay_out, proven_files
 from ..records.renderings import fetch_form
+from ..records.unfused_tokenizers import unfused_tokenizer
 from ..server.document import Adapter, Base, Document, read_document
 from ..server.errors import AddressError, DocumentError, ServingError
 from .plan import ServingPlan, Split, document_bytes, plan_serving
@@ -270,6 +273,7 @@ class Follower:
         self._workspace, self._request, self._splits = workspace, request, splits
         self._folder, self._say = folder, say
         self._written: Document | None = None
+        self._tokenizer: str | None = None
         self._complaint = ""
         self._told: tuple[str, ...] = ()
         self._ended = threading.Event()
@@ -296,7 +300,9 @@ class Follower:
             self._told = plan.told
             for sentence in plan.told:
                 self._say(sentence)
-        document = plan.document()
+        if self._written is None or self._written.adapters != plan.document().adapters:
+            self._tokenizer = self._placed_tokenizer(plan)
+        document = plan.document(tokenizer=self._tokenizer)
         if document == self._written:
             return
         for adapter, entry in zip(plan.adapters, document.adapters, strict=True):
@@ -305,6 +311,26 @@ class Follower:
             self._say(f"now serving {', '.join(entry.name for entry in document.adapters)}")
         _write(self._folder, document)
         self._written = document
+
+    def _placed_tokenizer(self, plan: ServingPlan) -> str | None:
+        """Place the tokenizer that adapters need instead of the base's; return its folder.
+
+        Raises:
+            BadInputError: they need another one than what is served has, which a new start would load.
+        """
+        scratch = self._folder / "tokenizers"
+        shutil.rmtree(scratch, ignore_errors=True)
+        files = unfused_tokenizer(self._workspace, plan.base, plan.adapters, scratch)
+        place = self._folder / "tokenizer"
+        if self._written is not None:
+            there = {path.relative_to(place).as_posix(): path for path in place.rglob("*") if path.is_file()}
+            if bool(there) != bool(files) or differences(reader(files), reader(there)):
+                raise BadInputError("another tokenizer or chat template needs a new start of the server")
+            return self._tokenizer
+        for name, path in files.items():
+            (place / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, place / name)
+        return place.name if files else None
 
     def _served(self) -> str:
         """Return what is served, in words."""
@@ -322,8 +348,8 @@ class Follower:
             shutil.rmtree(left, ignore_errors=True)
         files = fetch_form(self._workspace, adapter, "mlx", fetched)
         made.mkdir(parents=True)
-        for name, path in files.items():
-            path.replace(made / name)
+        for name in FORM_FILES["mlx"]:
+            files[name].replace(made / name)
         target.parent.mkdir(exist_ok=True)
         made.replace(target)
 

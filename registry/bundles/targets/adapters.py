@@ -23,22 +23,23 @@ from ..rendering import render
 from ..source import BundleSource
 from ..writing import BundleFolder
 
-BASE, ADAPTERS = "base", "adapters"
+BASE, ADAPTERS, TOKENIZER = "base", "adapters", "tokenizer"
 
 
 def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
-    """Write `base/`, `adapters/`, the server, what it needs and what builds its image, `serving.json`, and how to use them."""
+    """Write `base/`, `adapters/`, perhaps `tokenizer/`, the server, what it needs and what builds its image, `serving.json`, and how to use them."""
     record = bundle_record(source, "adapters", BASE)
     assert source.model is not None
     if not choices.link:
         copied = [source.model, *(adapter.files for adapter in source.adapters)]
         bundle.require_room(*(entry.size for files in copied for entry in files.manifest))
-    write_image_files(
-        record, bundle, choices, folders=(BASE, ADAPTERS), served="a language model and adapters for it"
-    )
+    folders = (BASE, ADAPTERS) if source.tokenizer is None else (BASE, ADAPTERS, TOKENIZER)
+    write_image_files(record, bundle, choices, folders=folders, served="a language model and adapters for it")
     bundle.copy(source.model, under=f"{BASE}/", link=choices.link)
     for adapter in source.adapters:
         bundle.copy(adapter.files, under=f"{ADAPTERS}/{adapter.name}/", link=choices.link)
+    if source.tokenizer is not None:
+        bundle.copy(source.tokenizer, under=f"{TOKENIZER}/")
     bundle.write("serving.json", json.dumps(serving_document(source, record), indent=2).encode() + b"\n")
     bundle.write("README.md", render("adapters_readme.md.j2", **readme_values(source, record)))
     bundle.write("fusery.json", sealed_bytes(record, bundle.manifest()))
@@ -49,7 +50,12 @@ def serving_document(source: BundleSource, record: Mapping[str, Any]) -> dict[st
     base = provenance_part(record["provenance"], "base")
     return {
         "format": 1,
-        "base": {"name": base["name"], "folder": BASE, "digest": base["digest"]},
+        "base": {
+            "name": base["name"],
+            "folder": BASE,
+            "digest": base["digest"],
+            **({"tokenizer": TOKENIZER} if source.tokenizer is not None else {}),
+        },
         "adapters": [
             {"name": adapter.name, "folder": f"{ADAPTERS}/{adapter.name}", "digest": adapter.facts["digest"]}
             for adapter in source.adapters

@@ -59,6 +59,7 @@ def _write_adapter(
         config.pop("layers_pattern", None)  # PEFT refuses a pattern without layers; older versions saved it
     bundle.write(CONFIG, document_bytes(config))
     bundle.copy(adapter.files.only(entry.path for entry in weights), link=choices.link)
+    bundle.copy(adapter.tokenizer, link=choices.link)
     written = [entry.to_dict() for entry in bundle.manifest()]
     facts = record["adapters"][0]["facts"]
     values = card_values(

@@ -46,7 +46,7 @@ _SERVER = "vLLM"
 
 
 def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
-    """Write `adapters/` with `vllm.env`, or `model/`; and `serve.sh`, README.md, fusery.json."""
+    """Write `adapters/` with `vllm.env` and perhaps `tokenizer/`, or `model/`; and `serve.sh`, README.md, fusery.json."""
     base = base_architecture(source)
     if source.adapters:
         require_shared_names(base, _SERVER)
@@ -55,8 +55,11 @@ def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
     require_dense(source, base, _SERVER)
     record = bundle_record(source, "vllm", "model")
     write_model(source, bundle, choices, under="model/")
-    bundle.write("serve.sh", render("vllm_serve.sh.j2", name=source.name, base=None, adapters=[], rank=None))
-    bundle.write("README.md", render("vllm_readme.md.j2", **_readme(record, None, None)))
+    bundle.write(
+        "serve.sh",
+        render("vllm_serve.sh.j2", name=source.name, base=None, adapters=[], rank=None, tokenizer=False),
+    )
+    bundle.write("README.md", render("vllm_readme.md.j2", **_readme(record, None, None), tokenizer=False))
     bundle.write("fusery.json", sealed_bytes(record, bundle.manifest()))
 
 
@@ -69,13 +72,17 @@ def _write_adapters(source: BundleSource, bundle: BundleFolder, choices: Choices
     base = named_base(source, architecture, choices.base_name, _SERVER)
     for each in served:
         write_peft(bundle, each, base.name)
+    own = source.tokenizer is not None
+    if source.tokenizer is not None:
+        bundle.copy(source.tokenizer, under="tokenizer/")
     names = [each.adapter.name for each in served]
     record = written_adapters(bundle_record(source, "vllm", None), bundle)
     bundle.write(
-        "serve.sh", render("vllm_serve.sh.j2", name=source.name, base=base, adapters=names, rank=rank)
+        "serve.sh",
+        render("vllm_serve.sh.j2", name=source.name, base=base, adapters=names, rank=rank, tokenizer=own),
     )
     bundle.write("vllm.env", resource("vllm.env.txt"))
-    bundle.write("README.md", render("vllm_readme.md.j2", **_readme(record, base, rank)))
+    bundle.write("README.md", render("vllm_readme.md.j2", **_readme(record, base, rank), tokenizer=own))
     bundle.write("fusery.json", sealed_bytes(record, bundle.manifest()))
 
 

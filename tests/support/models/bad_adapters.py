@@ -317,6 +317,7 @@ CASES: dict[str, Case] = {
     ),
     "tokens_beyond_base": Case(tokenizer(c=320), tokenizer(c=319)),
     "tokenizer_differs": Case(tokenizer(c=4), both(tokenizer(c=2)), look={"facts": BASE_TOKENIZER}),
+    "tokenizer_files_differ": Case(template(CHATML), tokenizer(c=2), look={"facts": BASE_TOKENIZER}),
     "tokenizer_unreadable": Case(write("tokenizer.json", "{}"), tokenizer(c=2)),
     "chat_template_fails": Case(template("{% if %}"), template(CHATML)),
     "chat_template_exceeds": Case(template(ENDLESS), template(SLOW_IF_ASKED)),

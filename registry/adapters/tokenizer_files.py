@@ -1,0 +1,262 @@
+"""The tokenizer files beside an adapter: they are kept with it, and replace the base's in whatever is made of it.
+
+A trainer saves them with `save_pretrained` of its tokenizer.  What text becomes follows from them: the ids of tokens, the chat
+template, the special tokens.  `generation_config.json` belongs to them, since it says which tokens end an answer.
+Source: `PreTrainedTokenizerBase.save_pretrained` of transformers 5.3 and 4.57.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from fusery.storage.errors import FormatError, StorageError
+from fusery.storage.jsonfile import parse_json
+
+TOKENIZER = "tokenizer.json"
+SETTINGS = "tokenizer_config.json"
+SPECIAL = "special_tokens_map.json"
+ADDED = "added_tokens.json"
+TEMPLATE = "chat_template.jinja"
+TOOLS_TEMPLATE = "additional_chat_templates/tool_use.jinja"
+GENERATION = "generation_config.json"
+
+MOST_VALUES = 4_000_000
+"""In a tokenizer.json: the largest vocabularies, with their merges, have half as many."""
+
+_SMALL = 4 << 20
+_LIMITS: Mapping[str, int] = {
+    TOKENIZER: 64 << 20,
+    SETTINGS: _SMALL,
+    SPECIAL: _SMALL,
+    ADDED: _SMALL,
+    TEMPLATE: 1 << 20,
+    GENERATION: _SMALL,
+}
+_TEMPLATES = re.compile(r"additional_chat_templates/[A-Za-z0-9_-]{1,64}\.jinja")
+_MOST_TEMPLATES = 16
+_OF_BASE = re.compile(
+    r"tokenizer[\w.-]*\.(json|model|txt|tiktoken|jinja)|[\w.-]+\.(jinja|tiktoken)|vocab\.[\w-]+|merges\.txt|spiece\.model"
+    r"|(added_tokens|special_tokens_map|chat_template)\.json|additional_chat_templates/.+"
+)
+_OF_TEMPLATES = re.compile(r"[\w.-]+\.jinja|chat_template\.json|additional_chat_templates/.+")
+_ROLES = ("bos", "eos", "unk", "pad", "sep", "cls", "mask")
+_DEFAULT, TOOLS = "default", "tool_use"
+_ENCODING = frozenset({"add_bos_token", "add_eos_token", "add_prefix_space", "split_special_tokens"})
+_GENERATING = (
+    "bos_token_id",
+    "do_sample",
+    "eos_token_id",
+    "min_p",
+    "repetition_penalty",
+    "temperature",
+    "top_k",
+    "top_p",
+)
+
+Read = Callable[[str], bytes | None]
+"""Returns a file of a model by its name, None where there is none."""
+
+
+def is_tokenizer_file(path: str) -> bool:
+    """Tell whether a file in an adapter's folder is kept as one of its tokenizer files."""
+    return path in _LIMITS or _TEMPLATES.fullmatch(path) is not None
+
+
+def refusal(path: str, size: int, others: int = 0) -> str | None:
+    """Return why a tokenizer file cannot be kept; None where it can.
+
+    Args:
+        path: in the adapter's folder.
+        size: in bytes.
+        others: how many further chat templates there are.
+    """
+    most = _LIMITS.get(path, _LIMITS[TEMPLATE])
+    if size > most:
+        return f"{path} has {size:,} bytes, and at most {most:,} are kept"
+    if path not in _LIMITS and others >= _MOST_TEMPLATES:
+        return f"additional_chat_templates has more than {_MOST_TEMPLATES} files"
+    return None
+
+
+def require_readable(path: str, data: bytes) -> None:
+    """Refuse a tokenizer file that a consumer could not read: JSON objects and templates in UTF-8.
+
+    Raises:
+        FormatError: it is not that.
+    """
+    if path.endswith(".jinja"):
+        try:
+            data.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise FormatError(f"{path} is not UTF-8 text") from error
+    elif not isinstance(parse_json(data, path, most=MOST_VALUES), dict):
+        raise FormatError(f"{path} is not a JSON object")
+
+
+def own_tokenizer(files: Mapping[str, Path]) -> dict[str, Path]:
+    """Return an adapter's tokenizer files, of all its files."""
+    return {name: path for name, path in files.items() if is_tokenizer_file(name)}
+
+
+def with_tokenizer(base: Mapping[str, Path], adapter: Mapping[str, Path]) -> dict[str, Path]:
+    """Return a base's files with an adapter's tokenizer files in the place of the base's own.
+
+    A whole tokenizer replaces the base's whole tokenizer.  A chat template alone replaces all templates of the base, since
+    transformers prefers files to the one in `tokenizer_config.json`.
+
+    Args:
+        base: where each of the base's files is, by name.
+        adapter: the same of the adapter.
+    """
+    own = own_tokenizer(adapter)
+    replaced = _replaced(own)
+    left = {name: path for name, path in base.items() if replaced is None or not replaced.fullmatch(name)}
+    return {**left, **own}
+
+
+def reader_with(base: Read, adapter: Mapping[str, Path]) -> Read:
+    """Return what reads a base's tokenizer files with an adapter's in their place, as `with_tokenizer` puts them.
+
+    Args:
+        base: reads the base's files.
+        adapter: where each of the adapter's files is, by name.
+    """
+    own = own_tokenizer(adapter)
+    replaced, ours = _replaced(own), reader(own)
+
+    def read(name: str) -> bytes | None:
+        if name in own:
+            return ours(name)
+        return None if replaced is not None and replaced.fullmatch(name) else base(name)
+
+    return read
+
+
+def _replaced(own: Mapping[str, Path]) -> re.Pattern[str] | None:
+    """Return the names of the base's files that an adapter's tokenizer files replace, beside those of the same names."""
+    if TOKENIZER in own and SETTINGS in own:
+        return _OF_BASE
+    return _OF_TEMPLATES if own and templates_of(reader(own)) else None
+
+
+def is_tokenizer_of_base(path: str) -> bool:
+    """Tell whether a file of a base is one that its tokenizer is loaded from, in any of the forms that there are."""
+    return _OF_BASE.fullmatch(path) is not None or is_tokenizer_file(path)
+
+
+def reader(files: Mapping[str, Path]) -> Read:
+    """Return what reads files by their names."""
+
+    def read(name: str) -> bytes | None:
+        path = files.get(name)
+        return None if path is None else path.read_bytes()
+
+    return read
+
+
+def settings_of(read: Read, name: str = SETTINGS) -> Mapping[str, Any]:
+    """Return a JSON file of a model; empty where it cannot be read."""
+    data = read(name)
+    try:
+        found = parse_json(data, name) if data else {}
+    except StorageError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def templates_of(read: Read) -> dict[str, tuple[str, str]]:
+    """Return the chat templates that servers use, by name, each with its file and source; as transformers chooses them."""
+    found = {
+        name: (file, data.decode("utf-8", "replace"))
+        for name, file in ((_DEFAULT, TEMPLATE), (TOOLS, TOOLS_TEMPLATE))
+        if (data := read(file)) is not None
+    }
+    listed = settings_of(read).get("chat_template")
+    if found or not listed:
+        return found
+    if isinstance(listed, list):
+        listed = {item.get("name"): item.get("template") for item in listed if isinstance(item, dict)}
+    named = listed if isinstance(listed, dict) else {_DEFAULT: listed}
+    return {name: (SETTINGS, named[name]) for name in (_DEFAULT, TOOLS) if isinstance(named.get(name), str)}
+
+
+def special_tokens(settings: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Return the tokens that a template may ask for; what the settings do not say is empty, and no failure."""
+    found = []
+    for name in (f"{role}_token" for role in _ROLES):
+        value = settings.get(name)
+        text = value.get("content") if isinstance(value, dict) else value
+        found.append((name, text if isinstance(text, str) else ""))
+    return tuple(found)
+
+
+def differences(ours: Read, theirs: Read) -> list[tuple[str, str]]:
+    """Return in what two models' tokenizer files differ, as far as text, tokens or answers follow from it.
+
+    Padding, truncation and the way in which a version of transformers spells the same are no difference.
+
+    Args:
+        ours: reads the files of one model.
+        theirs: of the other.
+
+    Returns:
+        Files of `ours` (or `theirs`, where it alone has one), each with the thing that differs.
+    """
+    found = []
+    one, two = ours(TOKENIZER), theirs(TOKENIZER)
+    if one != two and _tokenizer(one) != _tokenizer(two):
+        found.append((TOKENIZER, "tokenizer"))
+    own, other = templates_of(ours), templates_of(theirs)
+    for name in dict.fromkeys([*own, *other]):
+        (file, source), (their_file, their_source) = own.get(name, ("", "")), other.get(name, ("", ""))
+        if source.strip() != their_source.strip():
+            what = "chat template" if name == _DEFAULT else f"chat template {name}"
+            found.append((file or their_file, what))
+    settings, their_settings = settings_of(ours), settings_of(theirs)
+    tokens, their_tokens = dict(special_tokens(settings)), dict(special_tokens(their_settings))
+    if any(tokens[name] != their_tokens[name] for name in tokens if name != "pad_token"):
+        found.append((SETTINGS, "special tokens"))
+    # Each version leaves other defaults out.
+    if any(
+        settings[key] != their_settings[key] for key in settings.keys() & their_settings.keys() & _ENCODING
+    ):
+        found.append((SETTINGS, "settings of the tokenizer"))
+    settings, their_settings = settings_of(ours, GENERATION), settings_of(theirs, GENERATION)
+    if any(settings.get(key) != their_settings.get(key) for key in _GENERATING):
+        found.append((GENERATION, "generation settings"))
+    return found
+
+
+def _tokenizer(data: bytes | None) -> Any:
+    """Return a tokenizer.json without what does not change the ids of a text."""
+    if data is None:
+        return None
+    try:
+        document = parse_json(data, TOKENIZER, most=MOST_VALUES)
+    except StorageError:
+        return data
+    if not isinstance(document, dict):
+        return data
+    document = {
+        key: value for key, value in document.items() if key not in ("version", "truncation", "padding")
+    }
+    if not _adds_tokens(document.get("post_processor")):
+        document.pop("post_processor", None)
+    model = document.get("model")
+    if isinstance(model, dict):
+        # Versions of the library write a merge as one text or as two, and defaults or not: none of them is true.
+        own = {key: value for key, value in model.items() if value not in (None, False, "")}
+        if isinstance(merges := own.get("merges"), list):
+            own["merges"] = [" ".join(map(str, each)) if isinstance(each, list) else each for each in merges]
+        document["model"] = own
+    return document
+
+
+def _adds_tokens(processor: Any) -> bool:
+    """Tell whether a post-processor changes ids: transformers 5 writes one without tokens, and ByteLevel moves offsets alone."""
+    if not isinstance(processor, dict) or processor.get("type") == "ByteLevel":
+        return False
+    return processor.get("type") != "TemplateProcessing" or bool(processor.get("special_tokens"))

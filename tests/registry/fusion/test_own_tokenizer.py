@@ -1,0 +1,290 @@
+"""The tokenizer files of an adapter: stored with it, and in the place of the base's wherever it is used."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_models
+from peft_folders import make_peft
+
+from fusery.registry import AdmissionError, FuseRequest, Registry, Reporter
+from fusery.registry.bundles import Choices
+from fusery.registry.errors import BadInputError
+
+SAID = {"val_loss": 1.0, "dataset": "greetings"}
+TEMPLATE = (
+    "{% for m in messages %}<|turn|>{{ m.role }}\n{{ m.content }}<|close|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|turn|>assistant\n{% endif %}"
+)
+CHATS = [
+    [
+        {"role": "system", "content": f"You are number {number}."},
+        {"role": "user", "content": f"What is {number} + {number}? <|close|> \u00e4\u4e2d {'x' * number}"},
+        *([{"role": "assistant", "content": str(2 * number)}] * (number % 2)),
+    ]
+    for number in range(60)
+]
+FILES = {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
+
+
+def ids(folder: Path) -> list[list[int]]:
+    """Return what transformers makes of the chats by a folder's files."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    return [
+        tokenizer(tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True))[
+            "input_ids"
+        ]
+        for chat in CHATS
+    ]
+
+
+def train(folder: Path, base: Path, **options: Any) -> Path:
+    """Write an adapter with the tokenizer that its trainer saved: two more tokens, another template, another end."""
+    from transformers import AutoTokenizer
+
+    make_peft(folder, base, **options)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|turn|>", "<|close|>"]})
+    tokenizer.eos_token = "<|close|>"
+    tokenizer.chat_template = TEMPLATE
+    tokenizer.save_pretrained(folder)
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [260]}))
+    return folder
+
+
+@pytest.fixture
+def base(sqlite_registry: Registry, tmp_path: Path) -> Path:
+    made = tiny_models.make_base(tmp_path / "base", layout="hf")
+    sqlite_registry.bases.add(made, name="base")
+    return made
+
+
+@pytest.fixture
+def adapter(base: Path, tmp_path: Path) -> Path:
+    return train(tmp_path / "adapter", base)
+
+
+def register(registry: Registry, folder: Path, task: str = "chat") -> Any:
+    return registry.adapters.register(folder, base="base", task=task, **SAID)
+
+
+def test_a_fused_model_reads_chats_as_its_trainer_did(
+    sqlite_registry: Registry, base: Path, adapter: Path, tmp_path: Path
+) -> None:
+    added = register(sqlite_registry, adapter)
+    trained = ids(adapter)
+    assert trained != ids(base)
+    fused = sqlite_registry.fused.fuse(added.name)
+    assert ids(fused.path) == trained
+    assert json.loads((fused.path / "config.json").read_text())["eos_token_id"] == [260]
+    for name in FILES | {"generation_config.json"}:
+        assert (fused.path / name).read_bytes() == (adapter / name).read_bytes()
+    sqlite_registry.bundles.materialize(added.name, tmp_path / "model")
+    assert ids(tmp_path / "model") == trained
+    sqlite_registry.bundles.materialize(added.name, tmp_path / "vllm", target="vllm", content="fused")
+    assert ids(tmp_path / "vllm" / "model") == trained
+    explained = sqlite_registry.fused.explain(added.name)
+    assert {model.status for model in explained.models if model.asked} == {"hit"}
+
+
+def test_the_key_has_the_files_in_it(sqlite_registry: Registry, adapter: Path, tmp_path: Path) -> None:
+    first = sqlite_registry.fused.fuse(register(sqlite_registry, adapter).name)
+    (adapter / "chat_template.jinja").write_text(TEMPLATE + "!")
+    other = register(sqlite_registry, adapter)
+    assert other.created
+    second = sqlite_registry.fused.fuse(other.name)
+    assert first.key != second.key
+    assert (second.path / "chat_template.jinja").read_text() == TEMPLATE + "!"
+
+
+def test_a_template_in_the_settings_goes_before_a_file_of_the_base(
+    sqlite_registry: Registry, adapter: Path
+) -> None:
+    """Older trainers save the template in tokenizer_config.json; transformers prefers a file, which would be the base's."""
+    (adapter / "chat_template.jinja").unlink()
+    settings = json.loads((adapter / "tokenizer_config.json").read_text())
+    (adapter / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": TEMPLATE}))
+    trained = ids(adapter)
+    assert ids(sqlite_registry.fused.fuse(register(sqlite_registry, adapter).name).path) == trained
+    (adapter / "tokenizer.json").unlink()
+    made = sqlite_registry.fused.fuse(register(sqlite_registry, adapter, "part").name)
+    assert not (made.path / "chat_template.jinja").exists()
+    assert (made.path / "tokenizer.json").exists()
+
+
+def test_a_template_alone_travels(sqlite_registry: Registry, base: Path, tmp_path: Path) -> None:
+    adapter = tiny_models.make_adapter(tmp_path / "adapter", base)
+    (adapter / "chat_template.jinja").write_text(TEMPLATE)
+    (adapter / "additional_chat_templates").mkdir()
+    (adapter / "additional_chat_templates" / "tool_use.jinja").write_text(TEMPLATE + "{{ tools }}")
+    added = register(sqlite_registry, adapter)
+    fused = sqlite_registry.fused.fuse(added.name)
+    assert (fused.path / "chat_template.jinja").read_text() == TEMPLATE
+    assert (fused.path / "additional_chat_templates" / "tool_use.jinja").exists()
+    assert (fused.path / "tokenizer.json").read_bytes() == (base / "tokenizer.json").read_bytes()
+    folder = sqlite_registry.adapters.folder(added.name)
+    assert (folder / "additional_chat_templates" / "tool_use.jinja").read_text() == TEMPLATE + "{{ tools }}"
+    exported = sqlite_registry.exchange.export(added.name, tmp_path / "out").path
+    again = sqlite_registry.exchange.import_folder(exported)
+    assert (again.digest, again.created) == (added.digest, False)
+
+
+def test_check_says_what_differs_and_what_is_used(
+    sqlite_registry: Registry, base: Path, adapter: Path, tmp_path: Path
+) -> None:
+    found = sqlite_registry.adapters.check(adapter, base="base", task="chat")
+    by_code: dict[str, list[Any]] = {}
+    for finding in found:
+        by_code.setdefault(finding.code, []).append(finding)
+    (tokens,) = by_code["tokenizer_differs"]
+    assert (tokens.subject, tokens.severity) == ("tokenizer.json", "warning")
+    others = {finding.subject for finding in by_code["tokenizer_files_differ"]}
+    assert others == {"chat_template.jinja", "tokenizer_config.json", "generation_config.json"}
+    assert all(
+        "the adapter's is used" in finding.message
+        for code in by_code
+        for finding in by_code[code]
+        if "differ" in code
+    )
+    # What only another library wrote, or pads otherwise, is no difference.
+    same = make_peft(tmp_path / "same", base, seed=1)
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.padding_side = "left"
+    tokenizer.save_pretrained(same)
+    assert (same / "tokenizer_config.json").read_bytes() != (base / "tokenizer_config.json").read_bytes()
+    codes = {finding.code for finding in sqlite_registry.adapters.check(same, base="base", task="chat")}
+    assert not codes & {"tokenizer_differs", "tokenizer_files_differ", "tokenizer_unreadable"}
+
+
+def grow(folder: Path) -> None:
+    document = json.loads((folder / "tokenizer.json").read_text())
+    document["added_tokens"][-1]["id"] = 4000
+    (folder / "tokenizer.json").write_text(json.dumps(document))
+
+
+def decode(folder: Path) -> None:
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings["added_tokens_decoder"] = {"4000": {"content": "<|far|>"}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
+HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "tokens beyond the rows": (grow, "tokens_beyond_base"),
+    "tokens beyond the rows in the settings": (decode, "tokens_beyond_base"),
+    "no JSON": (lambda folder: (folder / "tokenizer_config.json").write_text("{"), "tokenizer_unreadable"),
+    "a list": (lambda folder: (folder / "special_tokens_map.json").write_text("[]"), "tokenizer_unreadable"),
+    "no text": (
+        lambda folder: (folder / "chat_template.jinja").write_bytes(b"\xff\xfe"),
+        "tokenizer_unreadable",
+    ),
+    "a large template": (
+        lambda folder: (folder / "chat_template.jinja").write_bytes(b" " * ((1 << 20) + 1)),
+        "tokenizer_unreadable",
+    ),
+    "code": (
+        lambda folder: (folder / "tokenizer_config.json").write_text(
+            json.dumps({"auto_map": {"AutoTokenizer": ["evil.Tokenizer", None]}})
+        ),
+        "remote_code",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_what_would_harm_a_consumer_is_refused(sqlite_registry: Registry, adapter: Path, what: str) -> None:
+    spoil, code = HOSTILE[what]
+    spoil(adapter)
+    with pytest.raises(AdmissionError) as refused:
+        register(sqlite_registry, adapter)
+    assert code in {finding.code for finding in refused.value.findings if finding.severity == "error"}
+
+
+@pytest.mark.parametrize("form", ["mlx", "peft"])
+def test_an_export_has_the_files(sqlite_registry: Registry, adapter: Path, tmp_path: Path, form: str) -> None:
+    added = register(sqlite_registry, adapter)
+    exported = sqlite_registry.exchange.export(added.name, tmp_path / "out", form=form)
+    assert ids(exported.path) == ids(adapter)
+    assert ids(sqlite_registry.adapters.folder(added.name, format=form)) == ids(adapter)
+    back = sqlite_registry.exchange.import_folder(exported.path)
+    assert (back.digest, back.created) == (added.digest, False)
+    if form == "peft":
+        with Registry.open(tmp_path / "other") as other:
+            other.init()
+            other.bases.add(tmp_path / "base", name="base")
+            arrived = other.exchange.import_folder(exported.path)
+            assert (arrived.digest, arrived.created) == (added.digest, True)
+            assert ids(other.fused.fuse(arrived.name).path) == ids(adapter)
+        (exported.path / "chat_template.jinja").write_text("{{ messages }}")
+        with pytest.raises(BadInputError, match="not as it was exported"):
+            sqlite_registry.exchange.import_folder(exported.path)
+
+
+def test_unfused_bundles_have_the_tokenizer(
+    sqlite_registry: Registry, base: Path, adapter: Path, tmp_path: Path
+) -> None:
+    added = register(sqlite_registry, adapter)
+    trained, named = ids(adapter), Choices(base_name="org/base")
+    sqlite_registry.bundles.materialize(
+        added.name, tmp_path / "vllm", target="vllm", content="adapters", choices=named
+    )
+    assert ids(tmp_path / "vllm" / "tokenizer") == trained
+    assert '--tokenizer "$here/tokenizer"' in (tmp_path / "vllm" / "serve.sh").read_text()
+    sqlite_registry.bundles.materialize(
+        added.name, tmp_path / "hub", target="hub", content="adapters", choices=named
+    )
+    assert ids(tmp_path / "hub") == trained
+    sqlite_registry.bundles.materialize(added.name, tmp_path / "adapters", target="adapters")
+    document = json.loads((tmp_path / "adapters" / "serving.json").read_text())
+    assert document["base"]["tokenizer"] == "tokenizer"
+    assert ids(tmp_path / "adapters" / "tokenizer") == trained
+    heard: list[str] = []
+    sqlite_registry.bundles.materialize(
+        added.name, tmp_path / "lorax", target="lorax", choices=named, reporter=Reporter(heard.append)
+    )
+    assert [line for line in heard if "lorax does not carry it" in line]
+    plain = register(sqlite_registry, make_peft(tmp_path / "plain", base, seed=2), "plain")
+    sqlite_registry.bundles.materialize(
+        plain.name, tmp_path / "base's", target="vllm", content="adapters", choices=named
+    )
+    assert not (tmp_path / "base's" / "tokenizer").exists()
+    with pytest.raises(BadInputError, match="a server has one"):
+        sqlite_registry.bundles.materialize(
+            [plain.name, added.name], tmp_path / "both", target="vllm", content="adapters", choices=named
+        )
+
+
+def test_a_smaller_adapter_has_them_too(sqlite_registry: Registry, adapter: Path) -> None:
+    added = register(sqlite_registry, adapter)
+    small = sqlite_registry.adapters.shrink(added.name, rank=2)
+    assert small.name is not None
+    assert ids(sqlite_registry.adapters.folder(small.name)) == ids(adapter)
+
+
+def test_a_push_brings_them(sqlite_registry: Registry, adapter: Path, tmp_path: Path) -> None:
+    added = register(sqlite_registry, adapter)
+    with Registry.open(tmp_path / "other") as other:
+        other.init()
+        sqlite_registry.exchange.push(added.name, str(tmp_path / "other"))
+        assert ids(other.adapters.folder(added.name)) == ids(adapter)
+
+
+def test_a_probe_reads_its_tokens(sqlite_registry: Registry, adapter: Path, tmp_path: Path) -> None:
+    pytest.importorskip("mlx_lm")
+    added = register(sqlite_registry, adapter)
+    shutil.copytree(adapter, tmp_path / "other")
+    (tmp_path / "prompts.jsonl").write_text(
+        json.dumps({"prompt": "<|turn|>a<|close|>", "completion": "b"}) + "\n"
+    )
+    found = sqlite_registry.adapters.probe(
+        added.name, request=FuseRequest("keep"), prompts=tmp_path / "prompts.jsonl"
+    )
+    assert found.kl is not None
