@@ -79,7 +79,7 @@ def run_command(
     """Measure REF put on its base, and record what came out.
 
     Without --task: its loss, and how much lower that is than its base's, on what its run kept out of training, test.jsonl
-    or valid.jsonl, or on --prompts FILE.  With --task: what lm-evaluation-harness measures, such as --task arc_easy;
+    or valid.jsonl, or on --prompts FILE.  Where the run's data are not found, --prompts has to be given.  With --task: what lm-evaluation-harness measures, such as --task arc_easy;
     tasks of a DIR may run code of their own.
 
     What was measured before, on and with the same, is withdrawn for the new value.

@@ -77,7 +77,7 @@ class Evaluations(Resource):
         Args:
             reference: the adapter.
             prompts: without tasks: a file of prompts, whose loss is measured; None for what the adapter's run kept out of
-                training, or else for the built-in ones.
+                training, which has to lie where the run recorded it.
             tasks: of lm-evaluation-harness, which the extra `eval` brings; none for the loss on prompts.
             include: a folder with further tasks, in the harness's YAML; what Python they name is run.
             shots: solved examples in each prompt of a task; None for what the task says.
@@ -87,7 +87,7 @@ class Evaluations(Resource):
 
         Raises:
             UnknownReferenceError: there is no such adapter.
-            BadInputError: there is no such task, folder or file, or it is not usable.
+            BadInputError: there is no such task, folder or file, or it is not usable; held-out data of the run are not found.
             MissingExtraError: mlx-lm, or with tasks lm-evaluation-harness, is not installed.
             ModelUnusableError: the model or a task cannot be run.
         """

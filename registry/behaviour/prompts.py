@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,8 +15,9 @@ from numpy.typing import NDArray
 
 from fusery.storage.digest import Digest, digest_json
 from fusery.storage.errors import FormatError, MissingFileError, StoreDeniedError
-from fusery.storage.jsonfile import parse_json
+from fusery.storage.jsonfile import MAX_BYTES, parse_json
 from fusery.storage.plaintext import is_keepable
+from fusery.storage.shell import typed
 
 from ..errors import BadInputError
 
@@ -149,11 +151,16 @@ def read_prompts(path: Path, limit: int = LIMIT) -> list[Prompt]:
         MissingFileError: there is no such file.
         StoreDeniedError: it may not be read.
         FormatError: a line is not what it should be, or is longer than 1 MiB.
-        BadInputError: there are no prompts in it.
+        BadInputError: there are no prompts in it, or it is a JSON array.
     """
     prompts: list[Prompt] = []
     is_json = path.name.endswith(".jsonl")
     for number, line in _lines(path):
+        if not prompts and line.startswith(b"[") and _is_array(path):
+            raise BadInputError(
+                f"{path.name} is a JSON array; prompts are one JSON object a line, or one text a line",
+                hint=f"jq -c '.[]' {typed(path)} > prompts.jsonl",
+            )
         subject = f"{path.name}:{number}"
         is_json = is_json or (not prompts and line.startswith(b"{"))
         prompts.append(_prompt(line, subject) if is_json else Prompt(_text(line, subject)))
@@ -162,6 +169,18 @@ def read_prompts(path: Path, limit: int = LIMIT) -> list[Prompt]:
     if not prompts:
         raise BadInputError(f"there are no prompts in {path}", hint="one a line, as text or as JSON")
     return prompts
+
+
+def _is_array(path: Path) -> bool:
+    """Tell whether a file is one JSON array; of a file above 16 MiB, whether it begins like one of objects."""
+    with path.open("rb") as file:
+        data = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        return data[1:LINE_BYTES].lstrip().startswith(b"{")
+    try:
+        return isinstance(json.loads(data), list)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:

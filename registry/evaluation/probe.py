@@ -124,9 +124,13 @@ def measure_probe(
     request: FuseRequest | None = None,
     prompts: Path | None = None,
     limit: int = LIMIT,
+    fallback: bool = True,
     reporter: Reporter = SILENT,
 ) -> tuple[ProbeReport, list[tuple[int, list[Measured]]]]:
-    """Return what `probe` returns, and what of it is to be recorded, by the number of the adapter's row; record nothing."""
+    """Return what `probe` returns, and what of it is to be recorded, by the number of the adapter's row; record nothing.
+
+    Without `fallback` the built-in prompts are not used: where there are no others, that is an error.
+    """
     if limit < 1:
         raise BadInputError("at least one prompt is needed", hint="--limit 32")
     asked = read_prompts(prompts, limit) if prompts is not None else None  # before anything is fused
@@ -141,7 +145,7 @@ def measure_probe(
     b = as_trained(workspace, b, against or BASE, None, reporter)
     about = Prompts("file", prompts.name) if prompts is not None else Prompts("built-in")
     if asked is None:
-        asked, about = _own_prompts(workspace, a, b, limit, reporter.say)
+        asked, about = _own_prompts(workspace, a, b, limit, reporter.say, fallback=fallback)
     about = replace(about, val_loss=_val_loss(workspace, a, b))
     started = time.monotonic()
     with _sources(workspace, a, b) as (first, second):
@@ -169,15 +173,27 @@ def as_trained(
 
 
 def _own_prompts(
-    workspace: Workspace, a: Subject, b: Subject, limit: int, say: Callable[[str], None]
+    workspace: Workspace, a: Subject, b: Subject, limit: int, say: Callable[[str], None], *, fallback: bool
 ) -> tuple[list[Prompt], Prompts]:
-    """Return prompts where nobody gave any: held-out data of the run, or else the built-in ones."""
+    """Return prompts where nobody gave any: held-out data of the run, or else the built-in ones.
+
+    Raises:
+        BadInputError: there are no held-out data, and the built-in prompts are not to be used.
+    """
     adapter = _task_of(a, b)
     with workspace.database.read() as session:
         found = held_out(session, adapter) if adapter is not None else None
     if found is not None and found.path is not None:
         say(f"asking what {found.name} of its run has")
         return read_prompts(found.path, limit), Prompts("held-out", found.name)
+    if not fallback:
+        missing = (
+            f"{found.name} of its run, in {found.folder}" if found else "test.jsonl or valid.jsonl of its run"
+        )
+        raise BadInputError(
+            f"held-out data of {a.side.name} not found: {missing}",
+            hint=f"give --prompts FILE; fusery probe {a.side.name} --against base  compares on built-in prompts",
+        )
     if found is not None:
         say(
             f"{found.name} of its run is not in {found.folder} any more, or has changed: "

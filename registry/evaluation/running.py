@@ -67,16 +67,19 @@ def run_probe(
     Args:
         workspace: the registry's parts.
         reference: the adapter.
-        prompts: as for `probe`; None for what its run kept out of training, or else the built-in ones.
+        prompts: as for `probe`; None for what its run kept out of training.
         limit: at most so many.
         reporter: as for `probe`.
 
     Raises:
         UnknownReferenceError: there is no such adapter.
-        BadInputError, ModelUnusableError, MissingExtraError: as for `probe`.
+        BadInputError: as for `probe`, or what its run kept out of training is not found.
+        ModelUnusableError, MissingExtraError: as for `probe`.
     """
     number, name = _adapter(workspace, reference)
-    _, found = measure_probe(workspace, name, against=BASE, prompts=prompts, limit=limit, reporter=reporter)
+    _, found = measure_probe(
+        workspace, name, against=BASE, prompts=prompts, limit=limit, fallback=False, reporter=reporter
+    )
     return _recorded(workspace, number, "probe", dict(found)[number])
 
 

@@ -154,6 +154,15 @@ def test_a_loss_is_measured_and_recorded(stocked: Fusery, tmp_path: Path) -> Non
     assert stocked(*words, "--task", "arc_easy").code == 2
 
 
+def test_nothing_is_measured_on_prompts_that_nobody_asked_for(stocked: Fusery, tmp_path: Path) -> None:
+    ran = stocked("eval", "run", "course_rec@1")
+    assert (ran.code, "--prompts FILE" in ran.err) == (2, True)
+    (tmp_path / "q.json").write_text('[{"text": "one"},\n{"text": "two"}]', encoding="utf-8")
+    ran = stocked("eval", "run", "course_rec@1", "--prompts", "q.json")
+    assert (ran.code, "jq -c" in ran.err) == (2, True)
+    assert stocked("eval", "list", "--json").json == []
+
+
 def test_a_metric_of_another_split_has_a_name(stocked: Fusery, plain: Path, tmp_path: Path) -> None:
     stocked("eval", "record", "course_rec@1", plain)
     (tmp_path / "two.json").write_text(

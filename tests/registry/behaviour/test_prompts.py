@@ -65,6 +65,32 @@ def test_json_is_recognised_by_its_first_line(tmp_path: Path) -> None:
     assert [prompt.text for prompt in read_prompts(path)] == ["one", "two"]
 
 
+@pytest.mark.parametrize("name", ["data.json", "data.txt", "data.jsonl"])
+@pytest.mark.parametrize("indent", [None, 2])
+def test_a_json_array_is_no_list_of_lines(name: str, indent: int | None, tmp_path: Path) -> None:
+    items = [{"prompt": f"question {number}", "completion": "answer"} for number in range(3)]
+    for value in (items, ["a question", "another"], [], [[1]]):
+        path = tmp_path / name
+        path.write_text(json.dumps(value, indent=indent), encoding="utf-8")
+        with pytest.raises(BadInputError, match="is a JSON array") as raised:
+            read_prompts(path)
+        assert "jq -c" in (raised.value.hint or "")
+
+
+def test_a_long_json_array_is_none_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_BYTES", 100)
+    path = tmp_path / "data.json"
+    path.write_text(json.dumps([{"text": "x" * 90}] * 3, indent=1), encoding="utf-8")
+    with pytest.raises(BadInputError, match="is a JSON array"):
+        read_prompts(path)
+
+
+def test_text_may_begin_with_a_bracket(tmp_path: Path) -> None:
+    path = tmp_path / "lines.txt"
+    path.write_text("[INST] hello [/INST]\n[1, 2] is a list\n", encoding="utf-8")
+    assert [prompt.text for prompt in read_prompts(path)] == ["[INST] hello [/INST]", "[1, 2] is a list"]
+
+
 @pytest.mark.parametrize(
     "line",
     [
