@@ -15,7 +15,7 @@ from .amendments import explain_mark, explain_marks, marked, print_amendments, t
 from .columns import adapter_table, chosen_columns, has_marks, metrics_in
 from .evaluations import print_evaluations
 from .findings import print_findings
-from .session import Session, command
+from .session import LocalPath, Session, command
 from .text import (
     ago,
     aside,
@@ -98,7 +98,7 @@ def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
     )
     log = click.option(
         "--log",
-        type=click.Path(path_type=Path),
+        type=LocalPath(path_type=Path),
         metavar="FILE",
         help="What mlx_lm.lora printed; default: a log in the folder.",
     )
@@ -213,7 +213,7 @@ def list_command(session: Session, columns: tuple[str, ...] | None, **filters: A
 )
 @click.option(
     "--plot",
-    type=click.Path(path_type=Path),
+    type=LocalPath(path_type=Path),
     metavar="FILE",
     help="Draw its training curve to a .svg or .png file; .png needs the extra `plot`.",
 )

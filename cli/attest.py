@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .session import Session, command
+from .session import LocalPath, Session, command
 from .trust import passphrase_from, passphrase_option
 
 if TYPE_CHECKING:
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     show_default=True,
     help="SLSA provenance in an in-toto statement, or a CycloneDX 1.6 bill of materials.",
 )
-@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write it to a file.")
+@click.option("-o", "--output", type=LocalPath(path_type=Path), metavar="FILE", help="Write it to a file.")
 @click.option("--force", is_flag=True, help="With -o: replace the file.")
 @click.option(
     "--key",
-    type=click.Path(path_type=Path),
+    type=LocalPath(path_type=Path),
     metavar="KEY.pem",
     help="Sign it with this private key, in a DSSE envelope.",
 )

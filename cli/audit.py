@@ -11,7 +11,7 @@ import click
 from fusery.registry.parsing import plural
 
 from .bulk import counting, jobs_option
-from .session import Session, command
+from .session import LocalPath, Session, command
 
 if TYPE_CHECKING:
     from fusery.registry.audit import Report
@@ -35,7 +35,7 @@ _SHOWN = 8
     "--from",
     "copies",
     multiple=True,
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=LocalPath(exists=True, file_okay=False, path_type=Path),
     metavar="DIR",
     help="With --repair: look for copies in this folder, too; may be given again.",
 )
@@ -46,7 +46,7 @@ _SHOWN = 8
     "--anchor",
     "anchors",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=LocalPath(path_type=Path),
     metavar="FILE",
     help="The log must still have the entry of this anchor; not with REF; may be given again.",
 )
@@ -54,7 +54,7 @@ _SHOWN = 8
     "--key",
     "keys",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=LocalPath(path_type=Path),
     metavar="KEY.pub",
     help="With --anchor: who may have signed it; may be given again.",
 )

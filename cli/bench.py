@@ -11,7 +11,7 @@ from fusery.registry.engine.precisions import PRECISIONS
 from fusery.registry.parsing import plural
 
 from .evaluations import RECORD
-from .session import Session, command
+from .session import LocalPath, Session, command
 from .text import number, share, size
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 @click.option("--last", is_flag=True, help="Show what was measured last instead of measuring.")
 @click.option(
     "--plot",
-    type=click.Path(path_type=Path),
+    type=LocalPath(path_type=Path),
     metavar="FILE",
     help="Draw the bars to a .svg or .png file; .png needs the extra `plot`.",
 )

@@ -11,7 +11,7 @@ import click
 from fusery.registry.parsing import plural
 
 from .bulk import counting
-from .session import Session, command
+from .session import LocalPath, Session, command
 from .text import cell, count, size
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.argument("base", metavar="BASE")
 @click.option(
     "--prompts",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=LocalPath(path_type=Path, dir_okay=False),
     metavar="FILE",
     help="JSON lines as mlx_lm.lora takes, or text with one prompt a line; default: a built-in set.",
 )

@@ -12,7 +12,7 @@ import click
 
 from .adapters import STRICT, FolderOrUrl, facts_options, run_options
 from .findings import print_findings
-from .session import Session, command
+from .session import LocalPath, Session, command
 
 if TYPE_CHECKING:
     from fusery.registry.admission.checked import CheckedFolder
@@ -63,7 +63,7 @@ class _Hooked(click.Command):
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
+    type=LocalPath(path_type=Path),
     metavar="FILE",
     help="Write that to a file, and print for people.",
 )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .amendments import MARK, explain_mark
-from .session import Session, command
+from .session import LocalPath, Session, command
 from .text import cell, count, number, share
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ _SHORT_DIGEST = 12
 @click.option("--weights", is_flag=True, help="Compare the weights too, module by module.")
 @click.option(
     "--plot",
-    type=click.Path(path_type=Path),
+    type=LocalPath(path_type=Path),
     metavar="FILE",
     help="With --weights: draw layer by module to a .svg or .png file; .png needs the extra `plot`.",
 )
@@ -62,7 +62,7 @@ def diff_command(session: Session, a: str, b: str, weights: bool, plot: Path | N
 @click.argument("references", metavar="TASK|REF...", nargs=-1, required=True)
 @click.option(
     "--plot",
-    type=click.Path(path_type=Path),
+    type=LocalPath(path_type=Path),
     metavar="FILE",
     help="Draw the training curves over one another to a .svg or .png file; .png needs the extra `plot`.",
 )

@@ -24,7 +24,7 @@ from fusery.storage.shell import typed
 
 from .hints import program
 from .installed import pip
-from .session import Session, command
+from .session import LocalPath, Session, command
 from .text import share, times
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ class Script:
 @command("demo")
 @click.option(
     "--folder",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=LocalPath(path_type=Path, file_okay=False),
     default=Path("fusery-demo"),
     show_default=True,
     help="Where everything is made; must not exist yet or be of an earlier demo.",

@@ -11,7 +11,7 @@ import click
 from fusery.registry.parsing import plural
 
 from .groups import Group
-from .session import Session, command
+from .session import LocalPath, Session, command
 from .tables import Table
 from .text import ago, cell, count, number
 
@@ -33,7 +33,7 @@ def eval_command() -> None:
 
 @command("record", table=True)
 @click.argument("reference", metavar="REF")
-@click.argument("results", type=click.Path(path_type=Path), metavar="RESULTS.json")
+@click.argument("results", type=LocalPath(path_type=Path), metavar="RESULTS.json")
 @click.option("--dataset", metavar="D", help="What was measured on, if the file does not say it.")
 @click.option("--split", metavar="S", help="Of the dataset, such as test.")
 @click.option("--harness", metavar="H", help="The program that measured.")
@@ -64,13 +64,13 @@ def record_command(session: Session, reference: str, results: Path, dry_run: boo
 @command("run", table=True)
 @click.argument("reference", metavar="REF")
 @click.option("--task", "tasks", multiple=True, metavar="T", help="Of the harness; may be given again.")
-@click.option("--include", type=click.Path(path_type=Path), metavar="DIR", help="Further tasks, as YAML.")
+@click.option("--include", type=LocalPath(path_type=Path), metavar="DIR", help="Further tasks, as YAML.")
 @click.option("--shots", type=click.IntRange(0, 1000), metavar="N", help="Solved examples in each prompt.")
 @click.option(
     "--seed", type=click.IntRange(0, _MOST), metavar="N", help="Of what a harness draws; default 0."
 )
 @click.option(
-    "--prompts", type=click.Path(path_type=Path), metavar="FILE", help="Without --task: as of fusery probe."
+    "--prompts", type=LocalPath(path_type=Path), metavar="FILE", help="Without --task: as of fusery probe."
 )
 @click.option("--limit", type=click.IntRange(min=1, max=_MOST), metavar="N", help="Only the first N of each.")
 def run_command(

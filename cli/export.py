@@ -10,7 +10,7 @@ import click
 from fusery.registry.parsing import plural
 
 from .plugged import PluggedChoice
-from .session import Session, command
+from .session import LocalPath, Session, command
 from .text import cell, size
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def _source_names() -> list[str]:
 
 @command("export")
 @click.argument("reference", metavar="REF")
-@click.argument("destination", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("destination", metavar="DIR", type=LocalPath(path_type=Path))
 @click.option(
     "--format",
     "form",

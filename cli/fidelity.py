@@ -10,7 +10,7 @@ import click
 
 from fusery.registry.engine.verdict import closeness
 
-from .session import Session, command
+from .session import LocalPath, Session, command
 from .text import cell, foreign_fact, number, share, size, times, told
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ _WITH_FORMATS = {"scale": "--scale", "extras": "--with", "min_fidelity": "--min-
 )
 @click.option(
     "--plot",
-    type=click.Path(path_type=Path),
+    type=LocalPath(path_type=Path),
     metavar="FILE",
     help="Draw layer by module to a .svg or .png file; .png needs the extra `plot`.",
 )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .session import Session, command
+from .session import LocalPath, Session, command
 from .text import cell
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ CODES = {"known": 0, "unknown": 1, "inconclusive": 3, "near": 3}
 
 
 @command("identify")
-@click.argument("path", type=click.Path())
+@click.argument("path", type=LocalPath())
 @click.option(
     "--strict", is_flag=True, help="Exit with 1 also if it was changed, or says something wrong of itself."
 )

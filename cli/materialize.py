@@ -15,7 +15,7 @@ from .bulk import bulk_options, choice, counting, report
 from .cpu_cost import say_cost_of_bundle
 from .fuse import make_request, request_options
 from .plugged import PluggedChoice
-from .session import Session, command
+from .session import LocalPath, Session, command
 from .text import foreign_fact, size
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def _target_names() -> list[str]:
 )
 @click.option(
     "--card",
-    type=click.Path(path_type=Path),
+    type=LocalPath(path_type=Path),
     metavar="FILE",
     help="A Jinja template for the model card, run in a sandbox; default: the setting card, or ours.",
 )

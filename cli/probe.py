@@ -13,7 +13,7 @@ from fusery.registry.parsing import plural
 from .bulk import counting
 from .evaluations import RECORD
 from .halves import Halves
-from .session import Session, command
+from .session import LocalPath, Session, command
 from .text import count, number, share
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ _WORST = 3
 )
 @click.option(
     "--prompts",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=LocalPath(path_type=Path, dir_okay=False),
     metavar="FILE",
     help="JSON lines as mlx_lm.lora takes, or text with one prompt a line; default: what the adapter's run kept out of "
     "training, test.jsonl or valid.jsonl, where it was recorded and still lies there, or else a built-in set.",

@@ -9,7 +9,7 @@ import click
 
 from fusery.registry.parsing import plural
 
-from .session import Session, command
+from .session import LocalPath, Session, command
 from .text import size
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.argument("subject", metavar="[TASK|REF]", required=False)
 @click.option(
     "--html",
-    type=click.Path(path_type=Path),
+    type=LocalPath(path_type=Path),
     metavar="FILE",
     help="The file to write; needed unless --json prints what would be in it.",
 )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .groups import Group
-from .session import Session, command
+from .session import LocalPath, Session, command
 from .text import ago, cell, when
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def rules_command() -> None:
 @click.option(
     "--file",
     "file",
-    type=click.Path(path_type=Path),
+    type=LocalPath(path_type=Path),
     metavar="FILE",
     help="Take rules from a TOML or JSON file; options win over it.",
 )

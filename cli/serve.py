@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .session import Session, command
+from .session import LocalPath, Session, command
 
 if TYPE_CHECKING:
     from fusery.registry.serving.serve import Serving
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--api-keys",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=LocalPath(path_type=Path, dir_okay=False),
     metavar="FILE",
     help="TOML file of tenants with digests of their keys, followed as it changes; default: everybody may ask.",
 )
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--adapters-from",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=LocalPath(path_type=Path, file_okay=False),
     metavar="FOLDER",
     help="Let requests load adapters that lie below FOLDER, as fusery sync does; with keys, those of loads = true.",
 )

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from .session import Session, command
+from .session import LocalPath, Session, command
 
-_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_FILE = LocalPath(exists=True, dir_okay=False, path_type=Path)
 _ROLES = ("reader", "publisher", "approver", "admin")
 
 

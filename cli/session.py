@@ -31,6 +31,21 @@ MOST_ROWS = 200
 """Rows of a list within what `show` prints."""
 
 
+class LocalPath(click.Path):
+    """A path of this machine, as which no URL is taken."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path.
+
+        Raises:
+            BadInputError: it is a URL.
+        """
+        from fusery.registry.settings.homes import require_path
+
+        require_path(value)
+        return super().convert(value, param, ctx)
+
+
 class Session:
     """One run of the command line."""
 

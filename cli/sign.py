@@ -9,11 +9,11 @@ import click
 from fusery.registry.parsing import plural
 
 from .groups import Group
-from .session import Session, command
+from .session import LocalPath, Session, command
 from .text import ago, cell, when
 from .trust import passphrase_from, passphrase_option
 
-_FILE = click.Path(path_type=Path)
+_FILE = LocalPath(path_type=Path)
 _FORCE = click.option("--force", is_flag=True, help="Replace FILE, whatever it is.")
 
 

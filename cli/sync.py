@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .session import Session, command
+from .session import LocalPath, Session, command
 from .text import cell
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ _WOULD = {
 )
 @click.option(
     "--folder",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=LocalPath(path_type=Path, file_okay=False),
     metavar="FOLDER",
     help="Where a server finds the files of its adapters; default: one in the home of the registry.",
 )

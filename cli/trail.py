@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypedDict
 import click
 
 from . import graphs
-from .session import Session, command
+from .session import LocalPath, Session, command
 from .text import one_line
 from .written import write_document
 
@@ -42,7 +42,7 @@ class _Ways(TypedDict):
     help="How to print it; default: tree, or by FILE's ending.",
 )
 @click.option("--complete", is_flag=True, help="All there is, not just the nearest and newest of each kind.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write it to a file.")
+@click.option("-o", "--output", type=LocalPath(path_type=Path), metavar="FILE", help="Write it to a file.")
 @click.option("--force", is_flag=True, help="With -o: replace the file.")
 def lineage_command(
     session: Session,

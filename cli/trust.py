@@ -14,7 +14,7 @@ from fusery.registry.parsing import plural
 from fusery.storage.shell import typed
 
 from .groups import Group
-from .session import Session, command
+from .session import LocalPath, Session, command
 from .text import ago, cell, when
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ PASSPHRASE = "FUSERY_KEY_PASSPHRASE"
 
 passphrase_option = click.option(
     "--passphrase-file",
-    type=click.Path(path_type=Path),
+    type=LocalPath(path_type=Path),
     metavar="FILE",
     help=f"Read the key's passphrase from a file; else from {PASSPHRASE}, else it is asked for.",
 )
@@ -92,7 +92,7 @@ def keygen_command(session: Session, name: str, passphrase_file: Path | None, lo
 
 @command("add")
 @click.argument("name", metavar="NAME")
-@click.argument("key", metavar="PUBKEY.pem", type=click.Path(path_type=Path))
+@click.argument("key", metavar="PUBKEY.pem", type=LocalPath(path_type=Path))
 @click.option(
     "--for",
     "aliases",

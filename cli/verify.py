@@ -9,13 +9,13 @@ import click
 
 from fusery.registry.parsing import plural
 
-from .session import Session, command
+from .session import LocalPath, Session, command
 
 if TYPE_CHECKING:
     from fusery.registry.signing.checking import Checker
     from fusery.registry.signing.verify import Verification
 
-_FILE = click.Path(path_type=Path)
+_FILE = LocalPath(path_type=Path)
 _CODES = {"verified": 0, "differs": 1, "unproven": 3}
 
 

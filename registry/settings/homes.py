@@ -13,12 +13,28 @@ EMBEDDED = "fusery.db"
 """The database, where none is set."""
 
 
+def require_path(path: str | Path) -> None:
+    """Refuse a URL where a path of this machine is expected: it would name a folder such as `https:`.
+
+    Raises:
+        BadInputError: it is a URL.
+    """
+    import re
+
+    if scheme := re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):  # a Path has one of the two slashes
+        # The rest is not repeated: there may be a password in it.
+        raise BadInputError(
+            f"invalid path: {scheme[0]}/... is a URL", hint="give a file or folder of this machine"
+        )
+
+
 def expanded(path: Path) -> Path:
     """Return a path with `~` replaced by the folder that it means.
 
     Raises:
-        BadInputError: it means none.
+        BadInputError: it means none, or is a URL.
     """
+    require_path(path)
     try:
         return path.expanduser()
     except RuntimeError as error:

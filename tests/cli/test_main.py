@@ -19,6 +19,7 @@ from tampered_database import forced
 
 from fusery.cli.commands import COMMANDS
 from fusery.cli.main import cli
+from fusery.cli.session import LocalPath
 
 HEAVY = ("sqlalchemy", "alembic", "mlx", "mlx_lm", "transformers", "numpy", "rich", "pydantic", "fsspec")
 UNASKED = (
@@ -485,3 +486,40 @@ def test_garbage_is_collected_rarely_while_a_command_starts_and_as_usual_later()
     )
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+URL_OPTIONS = {"push --to", "pull --from", "register folder", "check folders"}
+"""Paths that may be URLs as well."""
+
+
+def test_every_path_refuses_a_url() -> None:
+    """A URL as a path would become a folder called `https:`."""
+    accepting = {
+        f"{name} {max(each.opts, key=len)}"
+        for name, command in ALL.items()
+        for each in command.params
+        if isinstance(each.type, click.Path) and not isinstance(each.type, LocalPath)
+    }
+    assert accepting == URL_OPTIONS
+
+
+@pytest.mark.parametrize("url", ["http://host/home", "https:/host", "file:///tmp/home", "s3://bucket/home"])
+def test_a_home_that_is_a_url_is_refused_and_no_folder_made(
+    fusery: Fusery, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    for words in (("init",), ("list",), ("doctor",), ("register", "somewhere")):
+        ran = fusery("--home", url, *words)
+        assert (ran.code, "is a URL" in ran.err, "init" in ran.err) == (2, True, False), words
+    monkeypatch.setenv("FUSERY_HOME", url)
+    ran = fusery("init")
+    assert (ran.code, "is a URL" in ran.err) == (2, True)
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path / "empty")
+    monkeypatch.setenv("FUSERY_CACHE_DIR", url)
+    ran = fusery("--home", "here", "cache", "list")
+    assert (ran.code, "is a URL" in ran.err) == (2, True)
+    for words in (("demo", "--dir", url), ("export", "course_rec@1", url), ("report", "-o", url)):
+        assert fusery(*words).code == 2, words
+    assert list(Path.cwd().iterdir()) == []

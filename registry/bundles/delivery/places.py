@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,14 +9,12 @@ from typing import TYPE_CHECKING
 from fusery.storage.locate import local_path
 
 from ...errors import BadInputError
+from ...settings.homes import require_path
 from .local import LocalFile, LocalFolder
 from .place import Place
 
 if TYPE_CHECKING:
     from ...workspace import Workspace
-
-_URL_AS_PATH = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
-"""A path swallows one of the two slashes."""
 
 _SERVICES = {"oci": ("oci", ".oci", "RegistryPlace"), "hf": ("hub", ".hub", "HubPlace")}
 """Schemes of services that take one kind of bundle: the target, the module here and its class."""
@@ -47,12 +44,8 @@ def place_at(
             )
         service: type[Place] = getattr(import_module(module, __package__), name)
         return service(workspace, destination)  # type: ignore[call-arg]
-    if isinstance(destination, Path) and (scheme := _URL_AS_PATH.match(str(destination))):
-        # Of a folder by that name nobody would find the files, and a password in it would stay on the disk.
-        raise BadInputError(
-            f"{scheme[0]} is the beginning of a URL, where a folder is expected",
-            hint="give a folder of this machine",
-        )
+    if isinstance(destination, Path):
+        require_path(destination)
     path = destination if isinstance(destination, Path) else local_path(destination)
     if path is not None:
         return LocalFile(path) if single else LocalFolder(path)
