@@ -14,7 +14,6 @@ from fusery.storage.plaintext import is_keepable
 from fusery.storage.secrets import without_credentials
 
 from ..errors import BadInputError
-from ..limits import TAGS, require_count
 from ..names import parse_date, parse_slug, parse_task
 
 MAX_VERSION = 999_999_999
@@ -189,6 +188,8 @@ def checked_tags(said: Any) -> dict[str, str]:
     """
     if not isinstance(said, Mapping):
         raise BadInputError("the tags are not names with values", hint="write --tag KEY=VALUE")
+    from ..database.limits import TAGS, require_count
+
     require_count("the adapter", "tags", TAGS, len(said))
     tags: dict[str, str] = {}
     for name, value in said.items():

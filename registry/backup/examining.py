@@ -28,9 +28,9 @@ from ..audit.auditable import AuditableItem, auditable_items
 from ..audit.recomputing import recompute
 from ..audit.report import Report
 from ..database import Database, events, log
+from ..database.limits import AMENDMENTS, DEPLOYMENTS, EVALUATIONS, YANKS
 from ..database.sealing import KINDS, seal_rows
 from ..fusion.foreign import disown
-from ..limits import AMENDMENTS, DEPLOYMENTS, EVALUATIONS, YANKS
 from ..parsing import CLOCK_SKEW
 from ..record import Record
 from ..tables.values import kind_of

@@ -15,8 +15,8 @@ from fusery.storage.shell import typed
 
 from .. import tables
 from ..database import events
+from ..database.limits import EVALUATIONS, require_count, require_within
 from ..errors import BadInputError, MetricOfOtherAdapterError, MetricRecordedTwiceError
-from ..limits import EVALUATIONS, require_count, require_within
 from ..record import Record
 from ..records.evaluations import (
     Evaluation,

@@ -14,8 +14,8 @@ from fusery.storage.secrets import without_credentials
 from .. import tables
 from ..admission.submission import LIMITS, require_text
 from ..database import events
+from ..database.limits import EVALUATIONS, require_within
 from ..errors import BadInputError, UnknownReferenceError
-from ..limits import EVALUATIONS, require_within
 from ..record import Record
 from ..records.evaluations import SETTING, Evaluation, evaluation_records, parse_metric, stands
 from ..records.references import resolve_adapter

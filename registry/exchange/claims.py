@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from ..admission.submission import Submission, TrainedOn
-from ..errors import BadInputError
-from ..fusion.foreign import recipe_key_of
-from ..limits import (
+from ..database.limits import (
     AMENDMENTS,
     EVALUATIONS,
     NAMES,
@@ -14,6 +12,8 @@ from ..limits import (
     require_count,
     require_within,
 )
+from ..errors import BadInputError
+from ..fusion.foreign import recipe_key_of
 from ..names import AdapterName
 from ..records.amendments import TAG
 from .corrections import first_date, first_said, require_fitting

@@ -18,8 +18,8 @@ from sqlalchemy.orm import Session
 from fusery.storage.errors import FuseryError
 
 from .. import tables
+from ..database.limits import AMENDMENTS, require_within
 from ..errors import BadInputError
-from ..limits import AMENDMENTS, require_within
 from ..names import compact_date, parse_date
 from ..records.amendments import COLUMNS, DATASET, TAG, State, amend_row, misfits, state_of, text_of, undone
 from ..registration.correction import accepted

@@ -21,9 +21,9 @@ from .. import tables
 from ..actors import sent_by
 from ..admission.plugged import took_part
 from ..database import Database, events
+from ..database.limits import CLAIMS, SIGNATURES, YANKS, require_count, require_within
 from ..errors import AlreadyExistsError, BadInputError
 from ..fusion.foreign import foreign_key
-from ..limits import CLAIMS, SIGNATURES, YANKS, require_count, require_within
 from ..records.deposit import record_manifest
 from ..records.recipe import false_sources
 from ..records.references import require_version

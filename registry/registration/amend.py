@@ -10,8 +10,8 @@ from sqlalchemy.orm import Session
 
 from .. import tables
 from ..database import events
+from ..database.limits import AMENDMENTS, TAGS, require_count, require_within
 from ..errors import BadInputError
-from ..limits import AMENDMENTS, TAGS, require_count, require_within
 from ..record import Record
 from ..records.adapter import Amendment
 from ..records.amendments import TAG, State, amend_row, amendment_records, changes, is_free, state_of, text_of

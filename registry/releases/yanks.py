@@ -15,8 +15,8 @@ from fusery.storage.secrets import without_credentials
 from .. import tables
 from ..admission.submission import LIMITS, require_text
 from ..database import events
+from ..database.limits import YANKS, require_within
 from ..errors import BadInputError
-from ..limits import YANKS, require_within
 from ..record import EXACT, Record
 from ..records.adapter_details import ShippedBundle
 from ..records.deployment import Deployment

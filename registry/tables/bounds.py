@@ -49,9 +49,9 @@ def problem_of(table: Table, values: Mapping[str, Any]) -> str | None:
         if value is None:
             if not column.nullable:
                 return f"nothing in {table.name}.{name}"
-        elif isinstance(value, dict | list) and _holds_too_many(value):
+        elif kind_of(column) == "document" and _holds_too_many(value):
             return f"more than {MOST_VALUES:,} values in {table.name}.{name}"
-        elif isinstance(value, dict | list) and _is_too_long(value):
+        elif kind_of(column) == "document" and _is_too_long(value):
             return f"more than {LARGEST:,} characters of JSON in {table.name}.{name}"
         elif not _FITS[kind_of(column)](column, value):
             return f"an unfit value in {table.name}.{name}"

@@ -18,8 +18,8 @@ from store_shelf import open_workspace
 from fusery.registry import Registry
 from fusery.registry.admission import AdmissionError
 from fusery.registry.backup.errors import BackupError
+from fusery.registry.database.limits import YANKS
 from fusery.registry.errors import BadInputError
-from fusery.registry.limits import YANKS
 from fusery.web.doors import Proxies, TeamDoor
 
 TENSORS = 88_200

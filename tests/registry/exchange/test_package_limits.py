@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from many_rows import add_rows
 
-from fusery.registry import Registry, limits, tables
+from fusery.registry import Registry, tables
+from fusery.registry.database import limits
+from fusery.registry.database.limits import EVALUATIONS
 from fusery.registry.errors import BadInputError
-from fusery.registry.limits import EVALUATIONS
 
 ONE = "course_rec_v1_20260115"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from . import tables
-from .errors import BadInputError
+from .. import tables
+from ..errors import BadInputError
 
 YANKS = 100
 AMENDMENTS = 2_000

@@ -6,8 +6,8 @@ import pytest
 from many_rows import add_rows
 
 from fusery.registry import Registry
+from fusery.registry.database.limits import AMENDMENTS, DEPLOYMENTS, EVALUATIONS, YANKS, require_within
 from fusery.registry.errors import BadInputError
-from fusery.registry.limits import AMENDMENTS, DEPLOYMENTS, EVALUATIONS, YANKS, require_within
 
 ONE = "course_rec_v1_20260115"
 
