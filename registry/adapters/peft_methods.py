@@ -11,6 +11,8 @@ from typing import Any
 MERGE = "merge it with PEFT's merge_and_unload, and add the result as a base: fusery base add"
 TRAIN = "serve it with PEFT itself, or train a LoRA"
 
+BIASED = f"where the base's layers have biases, {MERGE}; otherwise train a LoRA: PEFT cannot merge it either"
+
 PROMPTS: Mapping[str, str] = {
     "PROMPT_TUNING": "prompt tuning",
     "MULTITASK_PROMPT_TUNING": "multitask prompt tuning",
@@ -86,6 +88,8 @@ def reason(method: Any) -> str | None:
         return f"is {PROMPTS[method]}: it puts something before the input and changes no weight, so there is nothing to fuse"
     if method in UNMERGED:
         return f"is {UNMERGED[method]}: no weights can hold that, so there is nothing to fuse"
+    if method == "BEFT":
+        return "is not LoRA: it trains biases, which mlx-lm's LoRA does not have"
     return "is not LoRA, and mlx-lm has no such method"
 
 
@@ -95,6 +99,8 @@ def advice(method: Any) -> str:
         return "restore adapter_config.json as PEFT saved it"
     if method in PROMPTS or method in UNMERGED:
         return TRAIN
+    if method == "BEFT":
+        return BIASED
     if method in LIKE_LORA:
         return (
             "save it as a LoRA that comes close with PEFT's save_as_lora(FOLDER, model, rank=32), and register that;"

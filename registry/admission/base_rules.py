@@ -56,6 +56,7 @@ BASE_QUANTISED = Code(
     "the update was learned beside rounded weights, which exist nowhere as a model",
     "add the base at that precision, and give it with --base; or with --trained-on, where the adapter is for the dense one",
 )
+_TIED = "the base's head is its embedding: name the base with a head of its own that it was trained on"
 UNKNOWN_MODULE = Code(
     "unknown_module",
     "error",
@@ -150,7 +151,11 @@ def modules_of_base(candidate: Candidate) -> Iterator[Finding]:
     """Every adapted module is a module of the base."""
     weights = candidate.base.architecture.weights
     unknown = {path for path in candidate.folder.modules if path not in weights}
+    if candidate.folder.form == "peft":
+        unknown -= candidate.tied_heads  # a rule of PEFT's form says so
     if unknown:
         message = f"{plural(len(unknown), 'adapted module')} not in {candidate.base.name}: {some(unknown)}"
         hint = _BLIND if has_vision(unknown) else UNKNOWN_MODULE.hint
+        if unknown <= candidate.tied_heads:
+            hint = _TIED
         yield UNKNOWN_MODULE.found(WEIGHTS, message, hint)

@@ -14,6 +14,7 @@ from ..adapters.files import PEFT_WEIGHTS, WEIGHTS
 from ..adapters.finding import Finding
 from ..adapters.folder import AdapterFolder
 from ..adapters.groups import group_of
+from ..adapters.peft_form import is_tied
 from ..adapters.whole import WholeTensors
 from ..adapters.whole_fit import FittedWhole
 from ..models.architecture import Architecture, Weight
@@ -216,6 +217,15 @@ class Candidate:
             if keys is None or key in keys
         }
         return promised | {key for key in keys or () if key in self.base.architecture.weights}
+
+    @property
+    def tied_heads(self) -> frozenset[str]:
+        """Adapted heads that the base does not have, because its embedding is its head."""
+        base = self.base.architecture
+        heads = {
+            path for path in self.folder.modules if path.rpartition(".")[2] == "lm_head"
+        } - base.weights.keys()
+        return frozenset(heads if heads and is_tied(base) else ())
 
     def missing_modules(self) -> set[str]:
         """Return the paths of modules that must have been adapted and are not in the file.

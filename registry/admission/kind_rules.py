@@ -30,6 +30,16 @@ OTHER_KIND = Code(
     fixed=True,
 )
 
+_CLASSIFIERS = {
+    "SEQ_CLS": "AutoModelForSequenceClassification",
+    "TOKEN_CLS": "AutoModelForTokenClassification",
+    "QUESTION_ANS": "AutoModelForQuestionAnswering",
+}
+"""PEFT's tasks whose models have another head than a language model, with the class of transformers that has it."""
+
+_FULL = """echo '{"fine_tune_type": "full", "num_layers": -1}' > adapter_config.json"""
+"""Writes what mlx-lm says of a full fine-tune; mlx-lm-lora writes the model's configuration instead."""
+
 _MOST_HEADERS = 4
 """Files whose tensors' names are looked at."""
 
@@ -74,10 +84,31 @@ class Kind:
 
 def other_kind(candidate: Candidate) -> Kind | None:
     """Return what a folder is that holds no adapter as it is read here; None if it does, or if nobody knows."""
+    task = candidate.folder.raw_config.get("task_type")
+    if candidate.folder.form == "peft" and task in _CLASSIFIERS:
+        hint = f"fusery keeps adapters of language models: load it with PEFT on transformers' {_CLASSIFIERS[task]}"
+        return Kind(CONFIG, f"of a classifier's adapter (task_type {task})", hint)
     if candidate.folder.modules:
         return None
     top = {entry.path for entry in candidate.surroundings.entries if "/" not in entry.path}
-    return _by_tensors(candidate, top) or (None if _weights(top) else _by_names(candidate, top))
+    return (
+        _by_tensors(candidate, top)
+        or _full_weights(candidate)
+        or (None if _weights(top) else _by_names(candidate, top))
+    )
+
+
+def _full_weights(candidate: Candidate) -> Kind | None:
+    """Return what a file with a model's own weights is whose configuration does not say that it is a full fine-tune."""
+    folder = candidate.folder
+    if folder.form != "mlx" or folder.header is None or folder.config.method == "full":
+        return None
+    known = candidate.base.architecture.weights
+    tensors = folder.header.tensors.items()
+    if not any(len(tensor.shape) == 2 and name.removesuffix(".weight") in known for name, tensor in tensors):
+        return None
+    hint = f"in its folder: {_FULL}; or add the merged model as a base: fusery base add FOLDER"
+    return Kind(WEIGHTS, "a full fine-tune, whole weights instead of an adapter", hint)
 
 
 def _weights(top: Collection[str]) -> set[str]:
@@ -154,7 +185,7 @@ def _by_names(candidate: Candidate, top: Collection[str]) -> Kind | None:
             f"give one of them: {Path(candidate.surroundings.root.name, below[-1])}",
         )
     models = sorted(filter(_MODEL.fullmatch, top))
-    if models and CONFIG not in top:
+    if models and (CONFIG not in top or "config.json" in top):
         return Kind(models[0], "a whole model", "add it as a base: fusery base add FOLDER")
     return None
 

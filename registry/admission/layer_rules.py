@@ -113,7 +113,7 @@ def keys_are_paths(candidate: Candidate) -> Iterator[Finding]:
                 f"the configuration's key {key!r} is a word, and matches no module of {candidate.base.name}"
             )
             yield KEY_PLACEHOLDER.found(CONFIG, message)
-        elif key not in known:
+        elif key not in known and key not in candidate.tied_heads:
             whole = sorted(path for path in known if path.endswith(f".{key}"))
             message = f"the configuration's key {key!r} matches no module of {candidate.base.name}"
             if whole:

@@ -216,6 +216,9 @@ def whole_peft_adapter(candidate: Candidate) -> Iterator[Finding]:
     if tied:
         message = f"{some(tied)} is tied to the head of {candidate.base.name}: PEFT changes one end of it, mlx-lm both"
         yield PEFT_TIED_EMBEDDING.found(PEFT_WEIGHTS, message)
+    if candidate.tied_heads:
+        message = f"{some(candidate.tied_heads)} is tied to the embedding of {candidate.base.name}, which has no other head"
+        yield PEFT_TIED_EMBEDDING.found(PEFT_WEIGHTS, message)
 
 
 def _prefix(candidate: Candidate) -> str:

@@ -71,6 +71,9 @@ def named_by_files(session: Session, folder: AdapterFolder) -> tables.BaseModel:
         BadInputError: they name none that is here.
         AmbiguousReferenceError: several are called so.
     """
+    for remark in folder.remarks:
+        if remark.code == "peft_method":  # no base will do
+            raise BadInputError(remark.message, hint=remark.hint)
     file, name = CONFIG, folder.config.model
     if not name:
         file, name = METADATA, folder.metadata.base_model

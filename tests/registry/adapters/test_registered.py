@@ -16,6 +16,7 @@ from sqlalchemy import func, select
 from fusery.registry import Registry, tables
 from fusery.registry.adapters.folder import read_adapter_folder
 from fusery.registry.admission import AdmissionError
+from fusery.registry.errors import BadInputError
 from fusery.storage.digest import digest_file
 from fusery.storage.errors import FormatError
 
@@ -200,6 +201,44 @@ def test_an_embedding_tied_to_the_head_is_refused(registry: Registry, tmp_path: 
     )(folder)
     with pytest.raises(AdmissionError, match="peft_tied_embedding"):
         registry.adapters.register(folder, base="tied", task="one")
+
+
+def test_a_head_that_the_base_does_not_have_is_named_as_tied(registry: Registry, tmp_path: Path) -> None:
+    base = tiny_models.make_base(tmp_path / "tied", tied=True)
+    registry.bases.add(base, name="tied")
+    folder = make_peft(tmp_path / "peft", base, base_model_name_or_path="tied")
+    head = "base_model.model.lm_head.lora_"
+    factors = {
+        f"{head}A.weight": ("F32", np.ones((4, 128), np.float32)),
+        f"{head}B.weight": ("F32", np.ones((320, 4), np.float32)),
+    }
+    rewrite(lambda raw: raw.update(factors))(folder)
+    config(target_modules=["q_proj", "v_proj", "lm_head"])(folder)
+    errors = [
+        each for each in registry.adapters.check(folder, base="tied", task="one") if each.severity == "error"
+    ]
+    assert [(each.code, "merging changes both ends" in each.hint) for each in errors] == [
+        ("peft_tied_embedding", True)
+    ]
+    untied = tiny_models.make_base(tmp_path / "untied")
+    mlx = tiny_models.make_adapter(tmp_path / "mlx", untied, keys=["self_attn.q_proj", "lm_head"])
+    errors = [
+        each for each in registry.adapters.check(mlx, base="tied", task="one") if each.severity == "error"
+    ]
+    assert [(each.code, "the base's head is its embedding" in each.hint) for each in errors] == [
+        ("unknown_module", True)
+    ]
+
+
+@pytest.mark.parametrize("base", [None, "somebody/elses"])
+@pytest.mark.parametrize(("method", "hint"), [("VERA", "save_as_lora"), ("BEFT", "have biases, merge")])
+def test_another_method_is_named_before_its_base(
+    with_base: Registry, tiny_base: Path, tmp_path: Path, base: str | None, method: str, hint: str
+) -> None:
+    folder = make_peft(tmp_path / "peft", tiny_base, base_model_name_or_path=base, peft_type=method)
+    with pytest.raises(BadInputError) as caught:
+        with_base.adapters.check(folder)
+    assert method in caught.value.message and hint in str(caught.value.hint)
 
 
 def test_good_ones_give_no_finding(with_base: Registry, tiny_base: Path, tmp_path: Path) -> None:

@@ -54,7 +54,52 @@ def npz(folder: Path) -> None:
 PEFT = json.dumps({"peft_type": "LORA", "r": 4, "target_modules": ["q_proj"]}).encode()
 VLM = json.dumps({"rank": 8, "alpha": 16, "dropout": 0.0}).encode()
 MODULE = "language_model.model.layers.0.self_attn.q_proj"
+CLASSIFIER = json.dumps(
+    {
+        "peft_type": "LORA",
+        "r": 4,
+        "lora_alpha": 8,
+        "target_modules": ["q_proj"],
+        "task_type": "SEQ_CLS",
+        "modules_to_save": ["classifier", "score"],
+    }
+).encode()
+WHOLE = ("model.embed_tokens", "model.layers.0.self_attn.q_proj", "model.layers.0.mlp.up_proj", "model.norm")
 KINDS: dict[str, tuple[Make, str, str]] = {
+    "a classifier": (
+        both(
+            tensors(
+                "adapter_model.safetensors",
+                "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight",
+                "base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight",
+                "base_model.model.score.weight",
+            ),
+            files(**{"adapter_config.json": CLASSIFIER}),
+        ),
+        "a classifier's adapter (task_type SEQ_CLS)",
+        "AutoModelForSequenceClassification",
+    ),
+    "a full fine-tune of mlx-lm-lora": (
+        both(
+            tensors("adapters.safetensors", *(f"{path}.weight" for path in WHOLE)),
+            files(**{"adapter_config.json": b'{"model_type": "llama", "hidden_size": 128}'}),
+        ),
+        "a full fine-tune",
+        '{"fine_tune_type": "full", "num_layers": -1}',
+    ),
+    "a full fine-tune without a configuration": (
+        tensors("adapters.safetensors", *(f"{path}.weight" for path in WHOLE)),
+        "a full fine-tune",
+        '{"fine_tune_type": "full", "num_layers": -1}',
+    ),
+    "a merged model beside its configuration": (
+        both(
+            tensors("model.safetensors", "model.embed_tokens.weight"),
+            files(**{"config.json": b"{}", "adapter_config.json": b"{}"}),
+        ),
+        "a whole model",
+        "fusery base add",
+    ),
     "kohya": (
         tensors(
             "style.safetensors",
@@ -195,6 +240,21 @@ def test_the_hint_for_mlx_vlm_has_the_scale_of_each_version(
     assert tiny_models.read_tensors(folder / "adapters.safetensors") == before
     config = json.loads((folder / "adapter_config.json").read_text())
     assert (config["lora_parameters"]["scale"], config["lora_parameters"]["rank"]) == (scale, 8)
+
+
+def test_the_hint_for_a_full_fine_tune_makes_an_adapter_of_it(tiny_base: Path, tmp_path: Path) -> None:
+    import subprocess
+
+    raw = {
+        name: (kind, (np.frombuffer(data, np.uint16) ^ 1).reshape(shape))
+        for name, (kind, shape, data) in tiny_models.read_tensors(tiny_base / "model.safetensors").items()
+    }
+    tiny_models.write_tensors(tmp_path / "adapters.safetensors", raw, None)
+    (tmp_path / "adapter_config.json").write_text((tiny_base / "config.json").read_text())
+    (found,) = look(tmp_path, tiny_base)
+    command = found.hint.partition("in its folder: ")[2].partition(";")[0]
+    subprocess.run(command, shell=True, cwd=tmp_path, check=True)
+    assert [each for each in look(tmp_path, tiny_base) if each.severity == "error"] == []
 
 
 def test_what_lies_beside_an_adapter_does_not_matter(tiny_base: Path, tmp_path: Path) -> None:
