@@ -120,6 +120,7 @@ NOT_IN_TRANSFORMERS: Final = frozenset(
         "deepseek",
         "deepseek_v41",
         "deepseek_v41_text",
+        "gear",
         "hunyuan",
         "internlm2",
         "iquestloopcoder",

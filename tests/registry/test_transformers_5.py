@@ -20,9 +20,10 @@ import tiny_models
 from peft_folders import real_peft
 
 from fusery.registry import Registry
-from fusery.registry.engine.naming import taken_by_name
+from fusery.registry.bundles.servers import transformers_reads
 from fusery.registry.fusion.fuse import FuseRequest
 from fusery.registry.gguf.write_family import FAMILIES, dimensions_of
+from fusery.registry.models.architecture import read_architecture
 from fusery.registry.records.base_files import base_folder
 from fusery.registry.server.mlx_keys import written_config
 from fusery.registry.settings.settings import Settings
@@ -232,7 +233,7 @@ def test_mlx_computes_what_transformers_computes(kind: str, shared: Registry, tm
     if sees:
         assert tiny_models.read_tensors(fused.path).keys() == tiny_models.read_tensors(base).keys()
         assert read_object(fused.path / "config.json")["vision_config"]
-    if sees or taken_by_name(read_object(base / "config.json"), [], written_by_mlx=False):
+    if sees or transformers_reads(read_architecture(fused.path)):
         assert apart(of_transformers(fused.path, tmp_path), expected) < COMPUTED[kind]
 
 

@@ -6,10 +6,17 @@ import dataclasses
 import importlib
 import inspect
 import re
+from pathlib import Path
 
 import pytest
+from peft_folders import real_peft
 
-from fusery.registry.engine.architectures import REMAPPED, TABLE, architecture_of
+from fusery.registry.engine.architectures import (
+    NOT_IN_TRANSFORMERS,
+    REMAPPED,
+    TABLE,
+    architecture_of,
+)
 
 pytest.importorskip("mlx_lm")
 
@@ -35,6 +42,18 @@ def test_the_entry_says_what_mlx_lm_does(name: str) -> None:
         fields = {field.name: field.default for field in dataclasses.fields(module.ModelArgs)}
         default = fields["tie_word_embeddings"]
         assert entry.tied is (False if default is dataclasses.MISSING else default)
+
+
+def test_model_types_that_transformers_lacks() -> None:
+    from mlx_lm import models
+    from mlx_lm.utils import MODEL_REMAPPING
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    files = Path(models.__path__[0]).glob("*.py")
+    classes = {path.stem for path in files if "class Model(" in path.read_text(encoding="utf-8")}
+    types = classes | set(MODEL_REMAPPING)
+    assert types - set(CONFIG_MAPPING_NAMES) == NOT_IN_TRANSFORMERS
+    assert set(real_peft("kinds")) >= types - NOT_IN_TRANSFORMERS
 
 
 def test_remapped_types_are_those_of_mlx_lm() -> None:

@@ -64,8 +64,13 @@ def save_logits(folder: str, tokens: str, out: str, **how: str) -> None:
     """Save what a model without an adapter answers."""
     torch.set_num_threads(1)
     with torch.no_grad():
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **how).eval()
-        np.save(out, model(input_ids=torch.from_numpy(np.load(tokens))).logits.float().numpy())
+        model, info = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, output_loading_info=True, **how
+        )
+        assert not any(info.values()), (
+            f"transformers misses weights of {folder}, or does not know them: {info}"
+        )
+        np.save(out, model.eval()(input_ids=torch.from_numpy(np.load(tokens))).logits.float().numpy())
 
 
 def follow(out: str, method: str, fields: str, base: str) -> list[str]:

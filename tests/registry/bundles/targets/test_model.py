@@ -1,0 +1,52 @@
+"""The targets `model` and `hub`: what transformers and mlx-lm load of a mixture of experts is the base with the adapter."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import adapters_by_class
+import numpy as np
+import pytest
+from consumers import TOKENS, mlx_logits, peft_logits, transformers_logits
+from peft_folders import make_experts, real_peft
+
+from fusery.registry import Registry
+from fusery.registry.fusion.fuse import FuseRequest
+from fusery.registry.server.mlx_keys import written_config
+
+pytestmark = pytest.mark.slow
+pytest.importorskip("mlx_lm")
+
+KINDS = ("qwen3_moe", "mixtral", "qwen2_moe")
+ADAPTERS = ("layers and experts of mlx-lm", "experts of PEFT", "full fine-tuning")
+
+
+@pytest.mark.parametrize("target", ["model", "hub"])
+@pytest.mark.parametrize("adapter", ADAPTERS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_experts_are_read_by_transformers_and_mlx_lm(
+    kind: str, adapter: str, target: str, registry: Registry, tmp_path: Path
+) -> None:
+    """`transformers_logits` accepts no missing, unknown or newly initialised weight."""
+    real_peft("tiny", kind, "null", tmp_path / "base")
+    base = tmp_path / "base"
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(written_config(config)))
+    if adapter == "experts of PEFT":
+        made = make_experts(tmp_path / "adapter", base)
+        expected = peft_logits(base, made, tmp_path)
+    else:
+        how = "full" if adapter == "full fine-tuning" else "lora"
+        made = adapters_by_class.make_adapter(tmp_path / "adapter", base, kind=how, rank=2, update=0.3)
+        expected = mlx_logits(base, made)
+    assert np.abs(expected - transformers_logits(base, tmp_path)).max() > 1e-3 * np.abs(expected).max()
+    registry.bases.add(str(base), name="experts")
+    registry.adapters.register(made, base="experts", task="experts")
+    bundle = tmp_path / "bundle"
+    request = FuseRequest("keep", accept_loss=True)
+    registry.bundles.materialize("experts@1", bundle, target=target, request=request)
+    assert "AutoModelForCausalLM" in (bundle / "README.md").read_text()
+    for found in (transformers_logits(bundle, tmp_path), mlx_logits(bundle)):
+        assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
+    assert TOKENS.max() < config["vocab_size"]
