@@ -122,7 +122,7 @@ def test_dora_is_refused(base: Path, tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match="peft is a DoRA") as caught:
         read(peft_folders.make_peft(tmp_path / "peft", base, dora=True))
     assert caught.value.hint is not None
-    assert "--fused" in caught.value.hint
+    assert "--target adapters" in caught.value.hint
 
 
 def test_a_module_that_the_base_lacks_is_refused(base: Path, tmp_path: Path) -> None:
