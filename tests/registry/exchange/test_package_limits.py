@@ -53,6 +53,14 @@ def test_packages_cannot_add_up_to_more(stocked: Registry, sound: Registry, othe
     assert f"at most {EVALUATIONS:,}" in caught.value.message
 
 
+def test_what_came_at_once_can_be_pulled(stocked: Registry, other: Registry, other_home: Path) -> None:
+    # The log entry of such a package has a seal for each evaluation.
+    add_rows(stocked, "Evaluation", EVALUATIONS, value=0.5)
+    stocked.exchange.push(ONE, other_home)
+    done = stocked.exchange.pull(ONE, other_home)
+    assert {item.state for item in done.items_} == {"present"}
+
+
 def test_the_same_yank_with_another_date_is_on_record(
     stocked: Registry, sound: Registry, other_home: Path
 ) -> None:
