@@ -35,10 +35,10 @@ class BaseFacts:
         aliases: further names that people gave to it.
         revisions: the hub's commits that its bytes are known to be of.
         tokenizer: its tokenizer's files as text, by name; those that can be read without fetching them.
-        tokenizer_files: names of all its tokenizer files.
         fit_whole: holds whole tensors in an adapter's file against the base's, whose files are fetched for it.
         weight_sizes: root mean square of the numbers of some of its weights, given the paths of their modules;
             those that can be read without fetching them.
+        tokenizer_files: names of all its tokenizer files.
     """
 
     name: str
@@ -48,9 +48,9 @@ class BaseFacts:
     aliases: frozenset[str] = frozenset()
     revisions: frozenset[str] = frozenset()
     tokenizer: Callable[[str], bytes | None] = lambda _: None
-    tokenizer_files: frozenset[str] = frozenset()
     weight_sizes: Callable[[Sequence[str]], Mapping[str, float]] = lambda _: {}
     fit_whole: Callable[[Path, WholeTensors], FittedWhole | None] = lambda _, __: None
+    tokenizer_files: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

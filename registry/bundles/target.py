@@ -49,8 +49,8 @@ class Target:
         names_base: its server is given the location of the base at start.
         whole: who reads its adapters takes whole tensors beside the factors.
         located: its files say where it will be found.
-        tokenizer: its bundles of adapters bring the tokenizer that these need instead of the base's.
         plugin: that brings it; None for one of fusery's own.
+        tokenizer: its bundles of adapters bring the tokenizer that these need instead of the base's.
     """
 
     name: str
@@ -62,8 +62,8 @@ class Target:
     names_base: bool = False
     whole: bool = False
     located: bool = False
-    tokenizer: bool = False
     plugin: Plugin | None = None
+    tokenizer: bool = False
 
     def content(self, wanted: Content | None, adapters: int) -> Content:
         """Return what a bundle will hold.

@@ -288,3 +288,27 @@ def test_a_probe_reads_its_tokens(sqlite_registry: Registry, adapter: Path, tmp_
         added.name, request=FuseRequest("keep"), prompts=tmp_path / "prompts.jsonl"
     )
     assert found.kl is not None
+
+
+def test_a_server_of_unfused_adapters_has_it(
+    sqlite_registry: Registry, base: Path, adapter: Path, tmp_path: Path
+) -> None:
+    from fusery.registry.server.document import read_document
+    from fusery.registry.server.engine import Engine
+    from fusery.registry.serving.serve import Follower, ServeRequest
+
+    added = register(sqlite_registry, adapter)
+    folder = tmp_path / "served"
+    folder.mkdir()
+    follower = Follower(sqlite_registry.workspace, ServeRequest([added.name]), [], folder, lambda _: None)
+    follower.follow(follower.plan())
+    document = read_document(folder / "serving.json")
+    assert document.base.tokenizer is not None
+    assert ids(folder / document.base.tokenizer) == ids(adapter)
+    engine = Engine(base, lambda _: None, tokenizer=folder / document.base.tokenizer)
+    engine.start()
+    try:
+        assert engine.tokenizer.encode("<|turn|>", add_special_tokens=False) == [259]
+        assert set(engine.tokenizer.eos_token_ids) == {260}
+    finally:
+        engine.stop()
