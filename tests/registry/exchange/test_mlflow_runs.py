@@ -23,6 +23,7 @@ from run_folders import make_run, plain_log
 from fusery.registry import Registry
 from fusery.registry.errors import BadInputError, MissingExtraError, UnknownReferenceError
 from fusery.registry.exchange import mlflow_runs as reading
+from fusery.registry.exchange.mlflow_client import list_files
 from fusery.testing.sources import SourceContract
 
 # MLflow's own tables ask SQLAlchemy for what that will leave out one day.
@@ -562,7 +563,7 @@ class Listing:
 @pytest.mark.parametrize("path", ["../adapter/adapter_config.json", "/etc/passwd", "a/../../b"])
 def test_a_listing_that_leads_elsewhere(path: str) -> None:
     with pytest.raises(BadInputError, match="outside of its folder"):
-        reading._files(Listing([path]).list_artifacts, "run 0")
+        list_files(Listing([path]).list_artifacts, "run 0")
 
 
 def test_the_process_is_as_it_was_afterwards(
