@@ -183,9 +183,9 @@ def _print(session: Session, shown: AliasRules) -> None:
 
 
 def _said(name: str, value: Any) -> str:
-    from fusery.registry.releases.rules import metric_texts
+    from fusery.registry.releases.rules import rule_words
 
-    return cell(metric_texts(value) if name == "metrics" else value)
+    return cell(rule_words(name, value))
 
 
 for _command in (set_command, show_command, list_command, remove_command):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from fusery.registry import Registry
-from fusery.registry.errors import BadInputError
+from fusery.registry.errors import AliasGuardedError, BadInputError
 from fusery.registry.record import Record
 from fusery.registry.records.adapter import Adapter
 from fusery.registry.records.alias import Moved
@@ -82,6 +82,7 @@ _ADAPTER = Field("adapter", "Adapter", required=True, said="a name, TASK@VERSION
 _ALIAS = Field("alias", "Alias", required=True, said="such as prod, or TASK#prod")
 _WHY = Field("reason", "Reason", "text", required=True, said="for the log")
 _DRY = Field("dry_run", "Evaluate the rules only", "flag", shown=False)
+_EMERGENCY = Field("emergency", "An emergency: also where the rules say no", "flag")
 _VIA = Field("via", "What keeps it up to date", said="a program's name, such as vllm", shown=False)
 
 
@@ -111,11 +112,20 @@ def _set(registry: Registry, values: Values) -> Moved:
     alias = values["alias"]
     if "#" not in alias:
         alias = f"{registry.adapters.show(values['adapter']).task}#{alias}"
-    return registry.aliases.set(alias, values["adapter"], reason=values["reason"])
+    try:
+        return registry.aliases.set(alias, values["adapter"], reason=values["reason"])
+    except AliasGuardedError as error:
+        raise AliasGuardedError(error.message, hint='choose "Promote" instead') from error
 
 
 def _roll_back(registry: Registry, values: Values) -> Moved:
-    return registry.aliases.roll_back(values["alias"], reason=values["reason"], emergency=values["emergency"])
+    try:
+        return registry.aliases.roll_back(
+            values["alias"], reason=values["reason"], emergency=values["emergency"]
+        )
+    except AliasGuardedError as error:
+        hint = f'tick "{_EMERGENCY.label}" to roll back at once; as JSON: {_EMERGENCY.name}: true'
+        raise AliasGuardedError(error.message, hint=hint) from error
 
 
 def _yank(registry: Registry, values: Values) -> Yank:
@@ -202,7 +212,7 @@ ACTS: Sequence[Act] = (
         "Roll back",
         "Gives the alias back to the adapter that held it before.",
         "approver",
-        (_ALIAS, _WHY, Field("emergency", "An emergency: also where the rules say no", "flag")),
+        (_ALIAS, _WHY, _EMERGENCY),
         Moved,
         _roll_back,
         lambda done: of_alias(done.alias),

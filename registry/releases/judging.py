@@ -14,7 +14,7 @@ from ..record import Record, left_out
 from ..records.evaluations import comparable, mismatch, setting_of
 from ..records.licences import adapter_licence
 from .facts import Facts
-from .rules import MetricRule, Rules, make_rules
+from .rules import MetricRule, Rules, bound_words, make_rules
 
 State = Literal["passed", "failed", "unknown"]
 Said = tuple[State, str] | tuple[State, str, str | None] | tuple[State, str, str | None, str | None]
@@ -150,11 +150,13 @@ def _metric(case: Case, name: str, rule: MetricRule) -> Said:
     ours, why, code = _measured(case, case.adapter, name, rule)
     if ours is None:
         return "unknown", why, f"fusery eval record {case.adapter.name} RESULTS.json", code
+    bounds = bound_words({"at_least": rule.at_least, "at_most": rule.at_most})
     said = f"{name} is {ours.value:g}"
-    if rule.at_least is not None and ours.value < rule.at_least:
-        return "failed", f"{said}, at least {rule.at_least:g} wanted"
-    if rule.at_most is not None and ours.value > rule.at_most:
-        return "failed", f"{said}, at most {rule.at_most:g} wanted"
+    if bounds:
+        said = f"{said}, {' and '.join(bounds)} wanted"
+    low = rule.at_least is not None and ours.value < rule.at_least
+    if low or (rule.at_most is not None and ours.value > rule.at_most):
+        return "failed", said
     if rule.within is None or case.holder is None:
         return "passed", said
     return _against_holder(case, ours, rule)

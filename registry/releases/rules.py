@@ -153,19 +153,44 @@ def metric_rules(said: Iterable[str]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def metric_texts(rules: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return rules about metrics as the texts that `metric_rules` reads, one for each demand."""
-    words = {name: word for word, name in _TESTS.items()}
-    found = []
-    for metric, rule in rules.items():
-        split, dataset = rule.get("split"), rule.get("dataset")
-        where = (
-            f" on {f'{dataset}/' if dataset else ''}{split}" if split else f" of {dataset}" if dataset else ""
+_BOUNDS = {
+    "at_least": "at least {}",
+    "at_most": "at most {}",
+    "within": "at most {} worse than the adapter that the alias holds",
+}
+
+
+def bound_words(rule: Mapping[str, Any]) -> list[str]:
+    """Return the bounds of a rule about a metric in words, such as `at least 0.6`."""
+    given = ((words, rule.get(name)) for name, words in _BOUNDS.items())
+    return [words.format(_number(bound)) for words, bound in given if bound is not None]
+
+
+def rule_words(name: str, wanted: Any) -> str:
+    """Return what a recorded rule demands in words; what no version of this program has recorded is shown as it is."""
+    if (
+        name == "metrics"
+        and isinstance(wanted, Mapping)
+        and all(isinstance(each, Mapping) for each in wanted.values())
+    ):
+        return "; ".join(
+            f"{metric} {' and '.join(bound_words(rule))}{_measured_on(rule)}"
+            for metric, rule in wanted.items()
         )
-        found += [
-            f"{metric} {words[name]} {rule[name]:.6g}{where}" for name in words if rule.get(name) is not None
-        ]
-    return found
+    if isinstance(wanted, bool):
+        return "yes" if wanted else "no"
+    if isinstance(wanted, list | tuple):
+        return ", ".join(map(str, wanted))
+    return str(wanted)
+
+
+def _measured_on(rule: Mapping[str, Any]) -> str:
+    where = "/".join(str(part) for part in (rule.get("dataset"), rule.get("split")) if part)
+    return f" on {where}" if where else ""
+
+
+def _number(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, int | float) else str(value)
 
 
 def read_rules(path: Path) -> tuple[dict[str, Any], bool | None]:

@@ -13,6 +13,7 @@ from ..charts.curves import swatch
 from ..charts.heat_map_svg import touched
 from ..engine.verdict import share_in_words
 from ..parsing import plural
+from ..releases.rules import rule_words
 from .cells import cells
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def environment(others: Callable[[str], str | None] = lambda _: None) -> Environ
     names = ("change", "number", "share", "short", "size", "when")
     made.filters |= {name: getattr(text, name) for name in names}
     made.filters |= {"cells": cells, "plural": plural, "retained": share_in_words, "touched": touched}
+    made.filters |= {"wanted": rule_words}
     made.filters |= {"version": lambda name, task: f"v{text.version_of(task, name)}"}
     made.globals |= {
         "states": _STATES,

@@ -99,8 +99,8 @@ def test_a_rule_about_a_metric(stocked: Fusery, plain: Path) -> None:
         "loss": {"within": 0.1},
     }
     again = stocked("rules", "set", "prod", *said[:2])
-    assert again.out.splitlines()[1] == "  metrics  accuracy >= 0.9 on courses/test"
-    assert "metrics=accuracy >= 0.9 on courses/test" in stocked("rules", "list").out
+    assert again.out.splitlines()[1] == "  metrics  accuracy at least 0.9 on courses/test"
+    assert "metrics=accuracy at least 0.9 on courses/test" in stocked("rules", "list").out
     assert stocked("promote", "course_rec@1", "prod").code == 3
     stocked("eval", "record", "course_rec@1", plain)
     assert stocked("promote", "course_rec@1", "prod").code == 0

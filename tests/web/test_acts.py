@@ -82,6 +82,24 @@ def test_who_has_not_the_key_reads_alone(pages: Pages) -> None:
     assert pages.registry.upkeep.log(limit=1) == before
 
 
+def test_a_page_offers_what_it_has_and_no_command(pages: Pages) -> None:
+    newest = pages.registry.adapters.list(task="course_rec", sort="version:desc", limit=1)[0].name
+    pages.registry.aliases.set_rules(
+        "course_rec#prod", {"metrics": {"acc": {"at_least": 0.75}}}, guarded=True, reason="x"
+    )
+    alias = ask(pages.address, "/aliases/course_rec/prod", cookie=pages.cookie, **HTML)
+    assert "acc at least 0.75" in alias.text and "at_least" not in alias.text
+    place = f"/acts/promote?adapter={newest}&alias=course_rec%23prod"
+    promotion = ask(pages.address, place, cookie=pages.cookie, **HTML)
+    assert "acc at least 0.75" in promotion.text and "at_least" not in promotion.text
+    back = pages.send("roll-back", alias="course_rec#prod", reason="it swears")
+    assert (back.status, "tick &#34;An emergency" in back.text, "fusery " in back.text) == (409, True, False)
+    moved = pages.send("set-alias", alias="course_rec#prod", adapter=newest, reason="x")
+    assert (moved.status, "Promote" in moved.text, "fusery promote" in moved.text) == (409, True, False)
+    forced = pages.send("roll-back", alias="course_rec#prod", reason="it swears", emergency="yes")
+    assert forced.status in (200, 303), forced.text[-900:]
+
+
 def test_a_form_of_another_page_does_nothing(pages: Pages) -> None:
     adapter = pages.registry.adapters.list(task="course_rec", limit=1)[0].name
     fields = {"adapter": adapter, "reason": "for no reason"}

@@ -13,7 +13,7 @@ from sqlalchemy import text
 
 from fusery.registry import Registry
 from fusery.registry.errors import BadInputError
-from fusery.registry.releases.rules import make_rules, metric_rules, metric_texts
+from fusery.registry.releases.rules import make_rules, metric_rules, rule_words
 
 ONE, TWO = "course_rec_v1_20260115", "course_rec_v2_20260201"
 
@@ -44,11 +44,11 @@ def measure(registry: Registry, tmp_path: Path, one: float, two: float, better: 
 def test_values_that_are_enough(stocked: Registry) -> None:
     assert outcome(stocked, {"at_least": 0.6}) == ("unknown", f"no acc is recorded for {TWO}")
     stocked.evaluations.record(TWO, {"acc": 0.6})
-    assert outcome(stocked, {"at_least": 0.6}) == ("passed", "acc is 0.6")
+    assert outcome(stocked, {"at_least": 0.6}) == ("passed", "acc is 0.6, at least 0.6 wanted")
     assert outcome(stocked, {"at_least": 0.61}) == ("failed", "acc is 0.6, at least 0.61 wanted")
     assert outcome(stocked, {"at_most": 0.5}) == ("failed", "acc is 0.6, at most 0.5 wanted")
     stocked.evaluations.record(TWO, {"acc": 0.7}, seed=2)  # the newest one counts
-    assert outcome(stocked, {"at_least": 0.61}) == ("passed", "acc is 0.7")
+    assert outcome(stocked, {"at_least": 0.61}) == ("passed", "acc is 0.7, at least 0.61 wanted")
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,28 @@ def test_an_audit_evaluates_by_what_was_measured_then(stocked: Registry) -> None
 def test_rules_from_texts(said: list[str], rules: dict[str, Any]) -> None:
     assert metric_rules(said) == rules
     assert make_rules({"metrics": rules}).to_dict() == {"metrics": rules}
-    assert metric_rules(metric_texts(rules)) == rules
+
+
+@pytest.mark.parametrize(
+    ("rules", "words"),
+    [
+        ({"acc": {"at_least": 0.6}}, "acc at least 0.6"),
+        (
+            {
+                "acc": {"at_least": 0.6, "at_most": 1, "split": "test"},
+                "loss": {"within": 0.01, "dataset": "a/b"},
+            },
+            (
+                "acc at least 0.6 and at most 1 on test; "
+                "loss at most 0.01 worse than the adapter that the alias holds on a/b"
+            ),
+        ),
+        ({"acc": 3}, "{'acc': 3}"),
+        ({"acc": {"at_least": "x"}}, "acc at least x"),
+    ],
+)
+def test_rules_in_words(rules: dict[str, Any], words: str) -> None:
+    assert rule_words("metrics", rules) == words
 
 
 @pytest.mark.parametrize(
