@@ -45,7 +45,7 @@ def not_there_yet(candidate: Candidate) -> Iterator[Finding]:
                 )
         elif other.similarity >= NEAR:
             message = f"the update is {_percent(other.similarity)} the same as that of {other.name}"
-            compare = f"fusery diff {other.name} {task}@latest --weights"
+            compare = f"fusery diff {other.name} {task}@{candidate.declared.version or 'latest'} --weights"
             hint = (
                 f"once it is registered, compare: {compare}"
                 if task

@@ -174,8 +174,9 @@ def no_alias(session: Session, text: str) -> UnknownReferenceError:
 def _unknown(session: Session, text: str, hint: str | None) -> UnknownReferenceError:
     wanted = text.strip().casefold()
     task = wanted.partition("@")[0].partition("#")[0]
-    known_tasks = list(session.scalars(select(tables.Task.name).limit(1000)))
-    if task in known_tasks:
+    tasks = session.execute(select(tables.Task.name, latest_version()).limit(1000))
+    newest = {name: version for name, version in tasks}  # noqa: C416 -- a row is no pair to mypy
+    if task in newest:
         versions = session.scalars(
             select(tables.Adapter.version).join(tables.Adapter.task).where(tables.Task.name == task)
         )
@@ -191,10 +192,10 @@ def _unknown(session: Session, text: str, hint: str | None) -> UnknownReferenceE
         meant = " or ".join(f"{one}#{wanted}" for one in named)
         return UnknownReferenceError(f"there is no adapter {text!r}", hint=f"did you mean {meant}?")
     names = session.scalars(select(tables.Adapter.name).order_by(tables.Adapter.id.desc()).limit(1000))
-    suffix = wanted[len(task) :][:_LONGEST] or "@latest"
-    like_tasks = [f"{known}{suffix}" for known in known_tasks]
+    suffix = wanted[len(task) :][:_LONGEST]
+    like_tasks = [f"{known}{suffix or f'@{version}'}" for known, version in newest.items() if version]
     return UnknownReferenceError(
-        f"there is no adapter {text!r}", hint=_nearest(task + suffix, [*like_tasks, *names]) or hint
+        f"there is no adapter {text!r}", hint=_nearest(task + (suffix or "@1"), [*like_tasks, *names]) or hint
     )
 
 

@@ -84,6 +84,13 @@ def test_latest_and_digest(stocked: Registry) -> None:
     assert stocked.adapters.show(latest["digest"][:8])["name"] == latest["name"]
 
 
+def test_a_hint_names_a_version_and_not_latest(stocked: Registry) -> None:
+    with pytest.raises(UnknownReferenceError) as caught:
+        stocked.adapters.show("course_rek")
+    assert caught.value.hint is not None
+    assert caught.value.hint.startswith("did you mean course_rec@2 or ")
+
+
 def test_an_unknown_version_lists_what_there_is(stocked: Registry) -> None:
     with pytest.raises(UnknownReferenceError) as caught:
         stocked.adapters.show("course_rec@9")
