@@ -150,21 +150,31 @@ for _command in (set_command, remove_command, rollback_command, list_command, sh
 
 
 @command("yank")
-@click.argument("reference", metavar="REF")
+@click.argument("references", metavar="REF...", nargs=-1, required=True)
 @_REASON
 @click.option("--undo", is_flag=True, help="Lift the yank.")
-def yank_command(session: Session, reference: str, reason: str, undo: bool) -> None:
-    """Withdraw an adapter: it is not fused or shipped any more.
+def yank_command(session: Session, references: tuple[str, ...], reason: str, undo: bool) -> None:
+    """Withdraw adapters: they are not fused or shipped any more.
 
-    It stays on record.  What was made with it before is listed, since that is about already.
+    All of them are withdrawn, or none.  They stay on record.  What was made with each before is listed, since that is about
+    already.
     """
     if undo:
-        lifted = session.registry.adapters.unyank(reference, reason=reason)
-        said = f"{lifted.name} {'may be used again' if lifted.changed else 'was not yanked'}."
-        session.emit(lifted, names=[lifted.name], human=lambda: session.print(said))
+        lifted = session.registry.adapters.unyank_all(references, reason=reason)
+
+        def told() -> None:
+            for each in lifted:
+                session.print(f"{each.name} {'may be used again' if each.changed else 'was not yanked'}.")
+
+        session.emit(lifted, names=[each.name for each in lifted], human=told)
         return
-    yank = session.registry.adapters.yank(reference, reason=reason)
-    session.emit(yank, names=[yank.name], human=lambda: _print_yank(session, yank))
+    yanks = session.registry.adapters.yank_all(references, reason=reason)
+
+    def human() -> None:
+        for yank in yanks:
+            _print_yank(session, yank)
+
+    session.emit(yanks, names=[yank.name for yank in yanks], human=human)
 
 
 def _print_yank(session: Session, yank: Yank) -> None:

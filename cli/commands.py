@@ -63,7 +63,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "rules": ("rules", "Say what an adapter has to fulfil to hold an alias."),
         "approve": ("promote", "Approve of an alias holding REF."),
         "promote": ("promote", "Let an alias hold REF if REF fulfils its rules."),
-        "yank": ("alias", "Withdraw an adapter: it is not fused or shipped any more."),
+        "yank": ("alias", "Withdraw adapters: they are not fused or shipped any more."),
         "token": ("token", "Say who may ask a server, and what they may do there."),
         "webhook": ("webhook", "Send entries of the log to other programs, as they come."),
         "impact": ("impact", "List what stands on a base, a dataset or an adapter."),

@@ -230,11 +230,7 @@ class Adapters(Resource):
         dry_run: bool = False,
         reporter: Reporter = SILENT,
     ) -> Combination:
-        """Combine two or more adapters on one base into a new one, which is registered with its recipe.
-
-        The same adapters and recipe give the same bytes, and the adapter that is there already.  See
-        `fusery.registry.combining.combine.combine`.
-        """
+        """Combine adapters into a new one, and register it; see `fusery.registry.combining.combine.combine`."""
         from ..combining.combine import combine
 
         return combine(
@@ -279,15 +275,23 @@ class Adapters(Resource):
 
     def yank(self, reference: Named, *, reason: str) -> Yank:
         """Withdraw an adapter, and return what depends on it still; see `fusery.registry.releases.yanks.yank`."""
+        return self.yank_all([reference], reason=reason)[0]
+
+    def yank_all(self, references: Sequence[Named], *, reason: str) -> tuple[Yank, ...]:
+        """Withdraw adapters for one reason, all of them or none; see `fusery.registry.releases.yanks.yank`."""
         from ..releases.yanks import yank
 
-        return yank(self.workspace, named(reference), reason=said(reason))
+        return yank(self.workspace, each_named(references), reason=said(reason))
 
     def unyank(self, reference: Named, *, reason: str = "") -> LiftedYank:
         """Take a yank back, and return whether there was one; see `fusery.registry.releases.yanks.lift`."""
+        return self.unyank_all([reference], reason=reason)[0]
+
+    def unyank_all(self, references: Sequence[Named], *, reason: str = "") -> tuple[LiftedYank, ...]:
+        """Take yanks back, all of them or none; see `fusery.registry.releases.yanks.lift`."""
         from ..releases.yanks import lift
 
-        return lift(self.workspace, named(reference), reason=said(reason))
+        return lift(self.workspace, each_named(references), reason=said(reason))
 
     def probe(
         self,

@@ -78,8 +78,8 @@ class LiftedYank(Record):
     changed: bool
 
 
-def yank(workspace: Workspace, reference: str, *, reason: str) -> Yank:
-    """Withdraw an adapter; a second time changes nothing.
+def yank(workspace: Workspace, references: Sequence[str], *, reason: str) -> tuple[Yank, ...]:
+    """Withdraw adapters, all of them or none; a second time changes nothing.
 
     Raises:
         UnknownReferenceError: there is no such adapter.
@@ -87,49 +87,58 @@ def yank(workspace: Workspace, reference: str, *, reason: str) -> Yank:
     """
     require_text("reason", reason, LIMITS["note"])
     if not reason.strip():
-        raise BadInputError("a yank needs a reason", hint=f"fusery yank {reference} --reason TEXT")
+        raise BadInputError("a yank needs a reason", hint=f"fusery yank {' '.join(references)} --reason TEXT")
     with workspace.database.write() as session:
-        adapter = resolve_adapter(session, reference)
-        standing = standing_yank(session, adapter)
-        if standing is None:
-            at = workspace.database.utcnow(session)
-            standing = tables.Yank(
-                adapter_id=adapter.id, reason=str(without_credentials(reason)), at=at, by=workspace.actor
-            )
-            known = session.scalars(select(tables.Yank).where(tables.Yank.adapter_id == adapter.id)).all()
-            require_within(adapter.name, "yanks", YANKS, [*known, standing])
-            session.add(standing)
-            _tell(workspace, session, adapter, "adapter.yanked", reason)
-            changed = True
-        else:
-            changed = False
-        return Yank(
-            name=adapter.name,
-            yanked=True,
-            changed=changed,
-            reason=standing.reason,
-            at=standing.at,
-            by=standing.by,
-            **_made_with(session, adapter),
+        return tuple(_yank(workspace, session, adapter, reason) for adapter in _resolved(session, references))
+
+
+def _yank(workspace: Workspace, session: Session, adapter: tables.Adapter, reason: str) -> Yank:
+    standing = standing_yank(session, adapter)
+    changed = standing is None
+    if standing is None:
+        at = workspace.database.utcnow(session)
+        standing = tables.Yank(
+            adapter_id=adapter.id, reason=str(without_credentials(reason)), at=at, by=workspace.actor
         )
+        known = session.scalars(select(tables.Yank).where(tables.Yank.adapter_id == adapter.id)).all()
+        require_within(adapter.name, "yanks", YANKS, [*known, standing])
+        session.add(standing)
+        _tell(workspace, session, adapter, "adapter.yanked", reason)
+    return Yank(
+        name=adapter.name,
+        yanked=True,
+        changed=changed,
+        reason=standing.reason,
+        at=standing.at,
+        by=standing.by,
+        **_made_with(session, adapter),
+    )
 
 
-def lift(workspace: Workspace, reference: str, *, reason: str = "") -> LiftedYank:
-    """Lift a yank.
+def lift(workspace: Workspace, references: Sequence[str], *, reason: str = "") -> tuple[LiftedYank, ...]:
+    """Lift yanks, all of them or none.
 
     Raises:
         UnknownReferenceError: there is no such adapter.
         BadInputError: the reason is too long.
     """
     require_text("reason", reason, LIMITS["note"])
+    lifted = []
     with workspace.database.write() as session:
-        adapter = resolve_adapter(session, reference)
-        standing = _standing(session, adapter)
-        for each in standing:
-            each.lifted_at, each.lifted_by = workspace.database.utcnow(session), workspace.actor
-        if standing:
-            _tell(workspace, session, adapter, "adapter.unyanked", reason)
-        return LiftedYank(name=adapter.name, yanked=False, changed=bool(standing))
+        for adapter in _resolved(session, references):
+            standing = _standing(session, adapter)
+            for each in standing:
+                each.lifted_at, each.lifted_by = workspace.database.utcnow(session), workspace.actor
+            if standing:
+                _tell(workspace, session, adapter, "adapter.unyanked", reason)
+            lifted.append(LiftedYank(name=adapter.name, yanked=False, changed=bool(standing)))
+    return tuple(lifted)
+
+
+def _resolved(session: Session, references: Sequence[str]) -> list[tables.Adapter]:
+    """Return the adapters that references name, each once."""
+    found = (resolve_adapter(session, reference) for reference in references)
+    return list({adapter.id: adapter for adapter in found}.values())
 
 
 def _standing(session: Session, adapter: tables.Adapter) -> Sequence[tables.Yank]:

@@ -38,6 +38,19 @@ def test_what_is_refused(stocked: Fusery) -> None:
         assert "Hint: " in ran.err
 
 
+def test_several_adapters_are_yanked_at_once(stocked: Fusery) -> None:
+    both = ("course_rec@1", "course_rec@2")
+    assert stocked("yank", *both, "course_rec@9", "--reason", "x").code == 2
+    assert stocked("list", "--where", "yanked", "--json").json == []
+    found = stocked("yank", *both, "--reason", "wrong licence", "--json").json
+    assert [(each["name"], each["changed"], each["reason"]) for each in found] == [
+        ("course_rec_v1_20260115", True, "wrong licence"),
+        ("course_rec_v2_20260201", True, "wrong licence"),
+    ]
+    assert stocked("yank", *both, "--undo", "-q").out.split() == [each["name"] for each in found]
+    assert stocked("yank", "--reason", "x").code == 2
+
+
 def test_yank_and_events(stocked: Fusery) -> None:
     assert stocked("yank", "course_rec@1").code == 2
     stocked("alias", "set", "course_rec@1", "prod")

@@ -19,6 +19,8 @@ CALLS: dict[tuple[str, str], Callable[[Any, dict[str, str]], Any]] = {
     ("adapters", "amend"): lambda it, said: it(ADAPTER, tags={"team": "x"}, **said),
     ("adapters", "yank"): lambda it, said: it(ADAPTER, **said),
     ("adapters", "unyank"): lambda it, said: it(ADAPTER, **said),
+    ("adapters", "yank_all"): lambda it, said: it([ADAPTER], **said),
+    ("adapters", "unyank_all"): lambda it, said: it([ADAPTER], **said),
     ("exchange", "promote"): lambda it, said: it(ADAPTER, "prod", "http://127.0.0.1:1", **said),
     ("aliases", "set"): lambda it, said: it("beta", ADAPTER, **said),
     ("aliases", "remove"): lambda it, said: it("mail#prod", **said),

@@ -50,6 +50,23 @@ def test_a_second_time_changes_nothing(stocked: Registry) -> None:
     assert [event["action"] for event in stocked.upkeep.log(reference="course_rec@1")][-1] == "adapter.yanked"
 
 
+def test_several_are_yanked_or_none(stocked: Registry) -> None:
+    with pytest.raises(UnknownReferenceError):
+        stocked.adapters.yank_all(["course_rec@1", "course_rec@9"], reason="wrong licence")
+    assert stocked.adapters.list(where="yanked") == []
+    done = stocked.adapters.yank_all(["course_rec@2", "course_rec@1", "course_rec@2"], reason="wrong licence")
+    assert [(each.name, each.changed) for each in done] == [
+        ("course_rec_v2_20260201", True),
+        ("course_rec_v1_20260115", True),
+    ]
+    with pytest.raises(UnknownReferenceError):
+        stocked.adapters.unyank_all(["course_rec@1", "course_rec@9"])
+    assert len(stocked.adapters.list(where="yanked")) == 2
+    lifted = stocked.adapters.unyank_all(["course_rec@1", "course_rec@2"], reason="cleared")
+    assert [each.changed for each in lifted] == [True, True]
+    assert stocked.upkeep.audit().ok
+
+
 def test_taken_back(stocked: Registry) -> None:
     stocked.adapters.yank("course_rec@1", reason="wrong licence")
     assert stocked.adapters.unyank("course_rec@1", reason="cleared")["changed"]
