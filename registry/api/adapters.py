@@ -79,8 +79,7 @@ class Adapters(Resource):
         Raises:
             AdmissionError: it was refused; the error has all that was found.
             AlreadyExistsError: name or version are taken by other bytes.
-            UnknownReferenceError: there is no such base or parent.
-            BadInputError: a value is not acceptable.
+            UnknownReferenceError, BadInputError: the base or parent does not exist, or a value is not acceptable.
         """
         from ..admission.submission import Submission
         from ..registration.register import register
@@ -130,15 +129,14 @@ class Adapters(Resource):
         return show_adapter(self.workspace, named(reference), at=moment(at), plot=place, force=force)
 
     def folder(self, reference: Named, *, format: Form = "mlx") -> Path:
-        """Return a folder of this machine with an adapter's files, to be loaded and not to be written to.
+        """Return a read-only local folder with an adapter's files.
 
         Args:
             reference: the adapter.
-            format: `mlx` for mlx-lm, `peft` for PEFT, vLLM and others.
+            format: `mlx` for mlx-lm; `peft` for PEFT, vLLM and others.
 
         Raises:
-            UnknownReferenceError: there is no such adapter.
-            BadInputError: it is yanked, or has no such form.
+            UnknownReferenceError, BadInputError: the adapter does not exist, is yanked, or has no such form.
         """
         from ..records.folders import adapter_folder
 
