@@ -182,7 +182,7 @@ class BlobStore(ABC):
 
     @abstractmethod
     def strays(self) -> Iterator[str]:
-        """List the names in the store's folder that no store writes, in no order."""
+        """List the names in the store's folder that fusery does not write, in no order."""
 
     @abstractmethod
     def quarantined(self) -> Iterator[Leftover]:
@@ -194,7 +194,7 @@ class BlobStore(ABC):
 
     @abstractmethod
     def remove_leftover(self, name: str) -> int:
-        """Remove what `leftovers` or `quarantined` listed, raise ValueError for another name; return the bytes freed."""
+        """Remove a name from `leftovers` or `quarantined`, and return the bytes freed; raise ValueError for other names."""
 
     @abstractmethod
     def initialise(self, store_id: str) -> None:

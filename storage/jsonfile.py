@@ -18,7 +18,7 @@ MAX_DEPTH = 64
 MAX_DIGITS = 40
 
 _TOKEN = re.compile(rb'"[^"]*"?|([,\[{])')
-"""A string, or the character before a value; in a text without escaped quotes."""
+"""Matches a string, or the character before a value, in a text without escaped quotes."""
 
 
 def holds_more_than(data: bytes, most: int) -> bool:
@@ -27,11 +27,11 @@ def holds_more_than(data: bytes, most: int) -> bool:
     Every value but the first has a comma before it, or is the first one in its list or object.  Commas and brackets in
     strings do not count.
     """
-    # This counts those in strings as well: a quick upper bound, which is enough for nearly every document.
+    # This upper bound also counts commas and brackets in strings; it is quick, and enough for nearly every document.
     if data.count(b",") + data.count(b"[") + data.count(b"{") <= most:
         return False
     values = 0
-    # Escaped backslashes first: the quote after one ends its string.
+    # Remove escaped backslashes first: a quote after one ends its string.
     tokens = _TOKEN.finditer(data.replace(b"\\\\", b"").replace(b'\\"', b""))
     for number, token in enumerate(tokens):
         values += token.lastindex is not None

@@ -61,7 +61,7 @@ def parse_blob_name(name: str) -> tuple[Digest, int] | None:
 
 
 def is_store_name(name: str) -> bool:
-    """Return whether a store writes objects of this name."""
+    """Return whether fusery writes objects with this name to a store."""
     folder, slash, _ = name.partition("/")
     if slash:
         return folder in (TMP, QUARANTINE) or parse_blob_name(name) is not None

@@ -138,7 +138,7 @@ class LocalStore(BlobStore):
     def put_poured(
         self, origin: BlobStore, blob: Blob, *, generation: int = 0, progress: Progress | None = None
     ) -> Blob:
-        """Store a blob of `origin`, another store, which pours it straight into the part file.
+        """Store a blob of `origin`, another store, which writes it straight to the temporary file.
 
         Raises:
             AbsentBlobError, DigestMismatchError: the other store does not have it as it should be; nothing was stored.
@@ -221,7 +221,7 @@ class LocalStore(BlobStore):
                     yield Blob(parsed[0], found.st_size, parsed[1])
 
     def strays(self) -> Iterator[str]:
-        """List the names that no store writes, links and special files among them; see `BlobStore.strays`."""
+        """List the names that fusery does not write, including links and special files; see `BlobStore.strays`."""
         folders = [self.root]
         while folders:
             for entry in self._entries(folders.pop()):

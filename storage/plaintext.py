@@ -1,4 +1,4 @@
-"""Text that every database can keep, with no NUL and no half of a surrogate pair, and text that is safe to show."""
+"""Check text that every database can store (no NUL, no lone surrogate), and escape text that is shown."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def is_keepable(value: Any) -> bool:
 
 
 def visible(text: str) -> str:
-    """Return text with control and direction characters as escapes; its lines stay."""
+    """Return text with control and direction characters escaped, except line breaks."""
     if text.isprintable():
         return text
     return "".join(

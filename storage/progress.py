@@ -14,7 +14,7 @@ class Reporter:
         say: hears what is going on, a line at a time; None for nothing.
         progress: hears how much is done, and of how much: bytes, answers or adapters, as the method says; None for
             nothing.
-        item: hears the name of each of many items; None to hear them by `say`.
+        item: receives the name of each item; None to pass the names to `say`.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Reporter:
             self._say(text)
 
     def item(self, name: str) -> None:
-        """Hear which of many items is being worked on."""
+        """Report the item that is being processed."""
         if self._item is not None:
             self._item(name)
         else:

@@ -218,7 +218,7 @@ class FsspecStore(BlobStore):
                 yield Blob(parsed[0], entry.size, parsed[1])
 
     def strays(self) -> Iterator[str]:
-        """List the names that no store writes; see `BlobStore.strays`."""
+        """List the names that fusery does not write; see `BlobStore.strays`."""
         return (entry.name for entry in self._objects.entries("") if not is_store_name(entry.name))
 
     def quarantined(self) -> Iterator[Leftover]:

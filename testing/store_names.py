@@ -133,7 +133,7 @@ class NamesContract:
         assert list(backend.store.strays()) == [stranger]
         assert backend.read(stranger) == b"stranger"
 
-    def test_names_of_a_store_are_no_strays(self, backend: Backend) -> None:
+    def test_store_names_are_not_strays(self, backend: Backend) -> None:
         backend.store.initialise("registry-one")
         backend.store.write_document("backup.json", b"{}")
         blob = backend.store.put_bytes(HELLO, generation=2)
