@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @click.option(
     "--verify",
     is_flag=True,
-    help="Read the blobs that are there already, replace damaged ones, and prove that a restore works.",
+    help="Verify the blobs already in the backup, replace damaged ones, and prove that a restore works.",
 )
 def backup_command(session: Session, destination: str, verify: bool) -> None:
     """Copy the database and all blobs to another place.

@@ -70,8 +70,8 @@ def combine_command(session: Session, references: tuple[str, ...], **options: An
     All agree with PEFT's add_weighted_adapter (dare is its dare_linear).  The new adapter is registered, with the recipe in
     it: the same again gives the same bytes, and the adapter that is there.
 
-    The new adapter has the dataset of its sources if they all have the same one.  TASK@latest passes over it until it has a
-    validation loss (fusery amend REF --val-loss LOSS), unless the task has no other adapter.
+    If all sources have the same dataset, so has the new adapter.  TASK@latest skips the new adapter until it has a validation
+    loss (fusery amend REF --val-loss LOSS), unless the task has no other adapter.
     """
     _use_one_thread()
     _run(session, "combining", session.registry.adapters.combine, references, options)
@@ -87,8 +87,8 @@ def shrink_command(session: Session, reference: str, **options: Any) -> None:
     It is registered, with the recipe in it.  How much of the update that keeps is shown; with --dry-run before anything
     is made.
 
-    The new adapter has the dataset of REF.  TASK@latest passes over it until it has a validation loss (fusery amend REF
-    --val-loss LOSS), unless the task has no other adapter.
+    The new adapter has the dataset of REF.  TASK@latest skips the new adapter until it has a validation loss (fusery amend
+    REF --val-loss LOSS), unless the task has no other adapter.
     """
     _use_one_thread()
     _run(session, "shrinking", session.registry.adapters.shrink, reference, options)

@@ -1,4 +1,4 @@
-"""What quantised weights cost where mlx computes on a Linux CPU, said once a model is made."""
+"""Print the cost of quantised weights on a Linux CPU, after a fused model or bundle is made."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ if TYPE_CHECKING:
     from .session import Session
 
 _RUN_BY_MLX = ("model", "archive", "docker", "oci", "hub")
-"""Targets whose weights mlx reads as they are."""
+"""Targets whose weights mlx reads without conversion."""
 
 
 def say_cost_of_fused(session: Session, fused: Fused) -> None:
-    """Say what a fused model's weights cost on this machine."""
+    """Print the cost of a fused model's quantised weights on this machine."""
     extras = "".join(f" --with {each.adapter}:{each.weight:g}" for each in fused.with_)
     command = f"fusery fuse {fused.adapter}{extras} --precision dequantize"
     _say(session, command, quantized=fused.quantization is not None)
 
 
 def say_cost_of_bundle(session: Session, bundle: Materialized) -> None:
-    """Say what a bundle's weights cost on this machine, if mlx reads them."""
+    """Print the cost of a bundle's quantised weights on this machine, if mlx reads them."""
     command = f"fusery materialize {bundle.adapters[0]} DEST --target {bundle.target} --precision dequantize"
     _say(session, command, quantized=bundle.quantized and bundle.target in _RUN_BY_MLX)
 
@@ -31,8 +31,8 @@ def say_cost_of_bundle(session: Session, bundle: Materialized) -> None:
 def _say(session: Session, command: str, *, quantized: bool) -> None:
     if quantized and _computes_on_linux_cpu():
         session.say(
-            "Note: on a Linux CPU, as here, mlx answers about seven times slower with quantised weights than with 16 bits;"
-            f" for such a machine: {command}"
+            "Note: on a Linux CPU such as this one, mlx answers about seven times slower with quantised weights than with"
+            f" 16 bits. For 16 bits: {command}"
         )
 
 

@@ -78,9 +78,9 @@ def run_command(
 ) -> None:
     """Measure REF put on its base, and record what came out.
 
-    Without --task: its loss, and how much lower that is than its base's, on what its run kept out of training, test.jsonl
-    or valid.jsonl, or on --prompts FILE.  Where the run's data are not found, --prompts has to be given.  With --task: what lm-evaluation-harness measures, such as --task arc_easy;
-    tasks of a DIR may run code of their own.
+    Without --task: measure the loss, and the gain over the base, on the run's held-out data (test.jsonl or valid.jsonl) or on
+    --prompts FILE.  If the held-out data are not found, --prompts is required.  With --task: run tasks of
+    lm-evaluation-harness, such as --task arc_easy; tasks of a DIR may run code of their own.
 
     What was measured before, on and with the same, is withdrawn for the new value.
     """
@@ -150,7 +150,7 @@ def list_command(session: Session, reference: str | None, metric: str | None, li
 
 
 def print_evaluations(session: Session, found: Sequence[Evaluation]) -> None:
-    """Print the newest evaluations of an adapter, a line each."""
+    """Print the newest evaluations of an adapter, one a line."""
     if rows := session.newest(found, "evaluations"):
         session.print("measured")
         for line in _table(session, rows).laid(None).rows:

@@ -46,7 +46,7 @@ _WITH_FORMATS = {"scale": "--scale", "extras": "--with", "min_fidelity": "--min-
     "--min-fidelity",
     type=click.FloatRange(0, 1),
     metavar="X",
-    help="With --formats: share of the update that must be retained: 0.9 asks for 90 to 110 %.",
+    help="With --formats: minimum share of the update to retain; 0.9 asks for 90 to 110 %.",
 )
 def fidelity_command(
     session: Session, reference: str, formats: bool, plot: Path | None, force: bool, **wanted: Any
@@ -95,7 +95,7 @@ def _print_record(session: Session, fused: FusedDetails) -> None:
 
 
 def _print_modules(session: Session, modules: Iterable[ModuleFidelity]) -> None:
-    """Print what each module retained, the furthest from 100 % first."""
+    """Print the retained share of each module, the furthest from 100 % first."""
     right = ("retained", "cosine", "relative error", "norm")
     table = session.table("module", *right, right=right)
     for module in sorted(modules, key=lambda module: closeness(module.retained)):

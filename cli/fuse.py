@@ -70,7 +70,7 @@ def request_options(function: Callable[..., Any]) -> Callable[..., Any]:
             "--min-fidelity",
             type=click.FloatRange(0, 1),
             metavar="X",
-            help="Share of the update that must be retained: 0.9 asks for 90 to 110 %; otherwise nothing is published.",
+            help="Minimum share of the update to retain: 0.9 asks for 90 to 110 %; otherwise nothing is published.",
         ),
         click.option("--accept-loss", is_flag=True, help="Publish even when the adapter was lost."),
         click.option(

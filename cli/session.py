@@ -28,17 +28,17 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MOST_ROWS = 200
-"""Rows of a list within what `show` prints."""
+"""The most rows that `show` prints of one list."""
 
 
 class LocalPath(click.Path):
-    """A path of this machine, as which no URL is taken."""
+    """A path on this machine; a URL is refused."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the path.
 
         Raises:
-            BadInputError: it is a URL.
+            BadInputError: the value is a URL.
         """
         from fusery.registry.settings.homes import require_path
 
@@ -113,9 +113,9 @@ class Session:
         self._tell(self.hints.spelled(text))
 
     def reporter(self, progress: Callable[[int, int], None] | None = None) -> Reporter:
-        """Return what hears of long work: what it says goes to `say`, and how far it is to a bar.
+        """Return a reporter for long work: it sends messages to `say`, and progress to a bar.
 
-        The names of single items are shown on a terminal only.
+        Names of single items appear only on a terminal.
         """
         from fusery.storage.progress import Reporter
 
@@ -141,9 +141,9 @@ class Session:
         click.echo(one_line(text))
 
     def newest(self, rows: Sequence[T], what: str) -> Sequence[T]:
-        """Return the last rows of a list that is printed; say so where there are more."""
+        """Return the last rows of a list, and print a note if there are more."""
         if len(rows) > MOST_ROWS:
-            self.say(f"The newest {MOST_ROWS} of {len(rows):,} {what} are shown; --json has all.")
+            self.say(f"Showing the newest {MOST_ROWS} of {len(rows):,} {what}; --json has all.")
         return rows[-MOST_ROWS:]
 
     def hint(self, text: str, margin: str = "") -> None:

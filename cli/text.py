@@ -102,7 +102,7 @@ _STATES = {
 
 
 def state_of(view: Mapping[str, Any]) -> str:
-    """Return what is wrong with an adapter, in a table: `yanked`, or how it relates to a yanked adapter."""
+    """Return an adapter's state for a table: `yanked`, or its relation to a yanked adapter."""
     words = (_STATES[each["relation"]].format(each["adapter"]) for each in view["withdrawals"])
     return ", ".join(words) or "-"
 
