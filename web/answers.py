@@ -94,10 +94,10 @@ _UNAVAILABLE = {
     DatabaseReadOnlyError.code: "the server cannot write to its database",
     StoreUnavailableError.code: "the server cannot reach its store",
 }
-"""What clients are told of an error with the status 503, by its code."""
+"""Messages for clients about errors with the status 503, by error code."""
 
 RETRY_AFTER = {429: 1, 503: 5}
-"""Seconds after which a client is to come back, by status."""
+"""Seconds in the header Retry-After, by status."""
 
 _SAID = 2_000
 """Characters of a sentence, in which what was asked may be repeated."""
@@ -155,7 +155,7 @@ def refusal(request: Request, error: FuseryError, status: int | None = None) -> 
     said, hint = (masked(text)[:_SAID] for text in (error.message, error.hint or ""))
     if status == 503:
         LOG.error("%s (request %s)", said, request.scope.get(NAME))
-        # Addresses and paths of databases and stores are for whoever runs the server.
+        # Only the operator may see addresses and paths of databases and stores.
         said, hint = _UNAVAILABLE.get(error.code, _NO_DATABASE), "try again later; the server's log says why"
     told = {"code": error.code, "message": said, "hint": hint}
     answer = (

@@ -27,10 +27,10 @@ HALF_A_DAY = 43_200
 """Seconds that a session lasts."""
 
 SESSIONS = (10_000, 20)
-"""Sessions that a server keeps, of all tokens and of one; the oldest ends first."""
+"""The most sessions of a server, and of one token; the oldest session ends first."""
 
 _NAMES = 10_000
-"""Tokens whose names a server remembers."""
+"""The most tokens whose names a server remembers."""
 
 _LONGEST = 200
 """Characters of a name that a proxy gives."""
@@ -119,27 +119,27 @@ class Proxies:
 
 
 class Sessions:
-    """The browsers that are signed in, in the memory of one server: a session ends with its sign-out, and with the server."""
+    """The browser sessions of one server, in its memory: a session ends with the sign-out, or with the server."""
 
     def __init__(self) -> None:
         self._open: OrderedDict[str, tuple[str, float]] = OrderedDict()
         self._lock = threading.Lock()
 
     def begin(self, token: str) -> str:
-        """Begin a session for a token that was just authenticated, and return its id, which the browser keeps."""
+        """Begin a session for an authenticated token, and return the session id for the browser's cookie."""
         session, ends = secrets.token_urlsafe(32), time.monotonic() + HALF_A_DAY
-        everyone, each = SESSIONS
+        most, most_of_token = SESSIONS
         with self._lock:
             own = [digest for digest, (secret, _) in self._open.items() if secret == token]
-            for digest in own[: max(0, len(own) - each + 1)]:
+            for digest in own[: max(0, len(own) - most_of_token + 1)]:
                 del self._open[digest]
-            while len(self._open) >= everyone:
+            while len(self._open) >= most:
                 self._open.popitem(last=False)
             self._open[_digest(session)] = token, ends
         return session
 
     def token_of(self, session: str) -> str | None:
-        """Return the token of a session; None where there is no such session any more."""
+        """Return the token of a session; None if the session has ended."""
         token, ends = self._open.get(_digest(session), (None, 0.0))
         return token if time.monotonic() < ends else None
 
@@ -150,10 +150,10 @@ class Sessions:
 
 
 class TeamDoor:
-    """Who asks has a token, or comes through a proxy that says who it is.
+    """Identify a client by its token, or by the user name that a trusted proxy sends.
 
     Attributes:
-        sessions: of browsers.
+        sessions: the browser sessions of this server.
     """
 
     signs_in = True
@@ -180,17 +180,17 @@ class TeamDoor:
             return proxied
         token = self.sessions.token_of(session)
         if token is None:
-            raise NotSignedInError("this sign-in has ended", hint="sign in again")
+            raise NotSignedInError("the session has ended", hint="sign in again")
         return self.holder(token, session=session)
 
     def session(self, request: Request) -> str:
-        """Return the id of the session that a browser's cookie names; empty for none."""
+        """Return the session id in the browser's cookie; empty without a cookie."""
         return request.cookies.get(self.secure_cookie if self.is_secure(request) else self.cookie, "")
 
     def asker(self, request: Request) -> str:
-        """Return by whom a request is counted before anything is looked up: the principal, or else the peer's address.
+        """Return the key that a request is counted by, before any lookup: the principal, or else the peer's address.
 
-        A token that no request was authenticated with yet counts by the address: anybody can make one up.
+        A token that has not been authenticated yet is counted by the address, since anybody can make one up.
         """
         try:
             token = bearer(request)
@@ -208,9 +208,9 @@ class TeamDoor:
         """Return whose token this is.
 
         Args:
-            secret: of the token.
-            is_program: it came with the request itself.
-            session: that it came by; empty for none.
+            secret: the secret of the token.
+            is_program: the token came in the request's header, not by a session.
+            session: id of the browser session with the token; empty without a session.
 
         Raises:
             NotSignedInError: nobody's, or it was revoked or has expired.

@@ -132,7 +132,7 @@ class Caught:
             await refusal(Request(scope), much)(scope, receive, send)
             return
         except ClientDisconnect:
-            LOG.info("%s %.200r: hung up before its turn", scope["method"], scope["path"])
+            LOG.info("%s %.200r: client disconnected while waiting", scope["method"], scope["path"])
             return
         await self._answer(scope, receive, send, partial(turns.release, asker))
 
@@ -153,7 +153,7 @@ class Caught:
         try:
             await self._app(scope, receive, sent)
         except ClientDisconnect:
-            LOG.info("%s %.200r: hung up", scope["method"], scope["path"])
+            LOG.info("%s %.200r: client disconnected", scope["method"], scope["path"])
         except Exception as problem:  # noqa: BLE001 -- whatever it is, who asks gets a sentence, and nobody a traceback
             LOG.error(
                 "%s %.200r: %s (request %s)",

@@ -32,7 +32,7 @@ DRAIN_SECONDS = 5
 """Time to finish what is being answered."""
 
 OUTAGE_SECONDS = 3.0
-"""How long a request waits for a PostgreSQL server that does not answer; then its client is to come back."""
+"""Seconds that a request waits for a PostgreSQL server that does not answer, before it fails with 503."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

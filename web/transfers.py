@@ -76,7 +76,7 @@ def add_transfers(routes: Routes, registry: Registry, limits: UploadLimits) -> N
         try:
             found = registry.transfers.blob(digest)
         except BlobCorruptError as error:
-            return refusal(request, error, 500)  # of this server's store, not of the request
+            return refusal(request, error, 500)  # a fault of this server's store, not of the request
         return _sent(request, registry, found)
 
     @routes.put(f"{API}/blobs/{{digest}}", Arrived, role="publisher", takes=BYTES)
