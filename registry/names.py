@@ -18,7 +18,7 @@ _VERSION_ALIAS = re.compile(r"v?[0-9]+")
 _DEVICES = frozenset({"con", "prn", "aux", "nul", *(f"{p}{n}" for p in ("com", "lpt") for n in range(1, 10))})
 
 MAX_DECLARED_VERSION = 99_999_999
-"""The largest version that people or files declare; automatic numbering may go on for ten times as many."""
+"""The largest version that users or files may declare; automatic numbering may reach ten times as many."""
 
 RefKind = Literal["name", "version", "latest", "alias", "digest"]
 

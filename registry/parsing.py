@@ -67,19 +67,19 @@ def parse_expiry(text: str, *, now: datetime) -> datetime | None:
 
 
 CLOCK_SKEW = timedelta(hours=24)
-"""How far the clocks of two machines may differ; it also covers a day that has begun elsewhere."""
+"""The most that two machines' clocks may differ; it also covers dates in time zones ahead of UTC."""
 
 
 def require_past(what: str, moment: datetime | date, *, now: datetime | None = None) -> None:
-    """Refuse a date in the future, by more than clocks may differ.
+    """Refuse a date that is further in the future than clocks may differ.
 
     Args:
-        what: the date is called.
-        moment: aware, or a day.
-        now: default: the clock of this machine.
+        what: the name of the date, for the message.
+        moment: a time with its time zone, or a day.
+        now: the current time; None for this machine's clock.
 
     Raises:
-        BadInputError: it is in the future.
+        BadInputError: the date is in the future.
     """
     latest = (now or datetime.now(UTC)) + CLOCK_SKEW
     if moment > (latest if isinstance(moment, datetime) else latest.date()):

@@ -87,7 +87,7 @@ class Record(Mapping[str, Any]):
 
 
 def _hashable(value: Any) -> Any:
-    """Return a value that is hashable and equal wherever the given ones are."""
+    """Return a hashable value; equal values give equal results."""
     if isinstance(value, Mapping) and not isinstance(value, Record):
         return frozenset((key, _hashable(each)) for key, each in value.items())
     if isinstance(value, list | tuple):

@@ -41,7 +41,7 @@ class Workspace:
 
     Attributes:
         authenticated: a server knows by a token who is at work; False where a client says its own name.
-        role: of the client that a server works for; empty for a user of the database.
+        role: role of the server's client; empty for a user of the database.
     """
 
     authenticated = False
@@ -63,7 +63,7 @@ class Workspace:
         Args:
             actor: under which name records are made.
             authenticated: a token says so.
-            role: which packages are checked against; empty for no check.
+            role: the role that changes in packages are checked against; empty for no check.
 
         Raises:
             BadInputError: the name is empty, or none that can be recorded.

@@ -35,7 +35,7 @@ PARTS: Mapping[str, tuple[Role, Role]] = {
     "withdrawn evaluation": ("publisher", "approver"),
     "yank": ("approver", "approver"),
 }
-"""The role that a package's sender needs to change a part of an adapter on a server: of their own, and of others.
+"""The roles that a sender needs to change a part of an adapter on a server: their own adapter, and another's.
 
 A withdrawn evaluation is the sender's own if they recorded it; every other part, if they registered or first pushed the adapter.
 """
@@ -59,11 +59,13 @@ def parse_role(text: str) -> Role:
 
 
 def owner_of(session: Session, adapter: tables.Adapter) -> str:
-    """Return who registered an adapter here, or first pushed or pulled it: its `created_by` may be another registry's claim.
+    """Return the principal who registered an adapter here, or first pushed or pulled it.
+
+    The column `created_by` may hold another registry's claim.
 
     Args:
         session: of any transaction.
-        adapter: its row.
+        adapter: the adapter's row.
     """
     event = tables.Event
     query = select(event.actor).where(

@@ -15,4 +15,4 @@ JSON_LIMIT = 4 << 20
 """Bytes of a JSON file that is read; the largest honest ones name every expert of a large mixture."""
 
 JSON_VALUES = 200_000
-"""Values in such a file: its values are part of the adapter's record."""
+"""The most values in such a file, since its values are part of the adapter's record."""

@@ -145,7 +145,7 @@ def read_adapter_folder(
         )
     if not path.is_dir():
         raise MissingFileError(f"{path} is a file", hint=f"give its folder: {path.parent}")
-    found, left_out = _found(path)
+    found, left_out = _find_files(path)
     files = {name: file.real for name, file in found.items()}
     if take is not None:
         # What is too large is not read, and not copied either.
@@ -177,8 +177,8 @@ def read_adapter_folder(
     )
 
 
-def _found(path: Path) -> tuple[dict[str, SourceFile], dict[str, str]]:
-    """Return the files of a folder that are an adapter's by their names, and its tokenizer files that cannot be kept, with the reason."""
+def _find_files(path: Path) -> tuple[dict[str, SourceFile], dict[str, str]]:
+    """Return the adapter's files in a folder, and the tokenizer files that cannot be kept, with the reason."""
     found: dict[str, SourceFile] = {}
     left_out: dict[str, str] = {}
     templates = 0

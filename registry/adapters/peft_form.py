@@ -96,7 +96,7 @@ def peft_config(
         "use_dora": config.method == "dora",
         "use_rslora": False,
     }
-    document |= kept_entries(config.model_extra or {})  # PEFT passes over them, with a warning
+    document |= kept_entries(config.model_extra or {})  # PEFT ignores them with a warning
     if layout is not None and found:
         document["target_parameters"] = target_parameters(found, base, layout)
         document["peft_version"] = VERSION

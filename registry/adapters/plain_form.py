@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ..models.architecture import Architecture, Weight
 
 OWN_SERVER = "--target adapters, which has a server of its own"
-"""The hint for what other people's servers do not compute: mlx-lm does."""
+"""The hint for adapters that other servers cannot compute, and mlx-lm can."""
 
 _MOST = 1 << 20
 """A whole alpha up to which every server's arithmetic is exact."""

@@ -1,7 +1,7 @@
-"""The tokenizer files beside an adapter: they are kept with it, and replace the base's in whatever is made of it.
+"""The tokenizer files of an adapter: they are stored with it, and replace the base's in fused models, bundles and exports.
 
-A trainer saves them with `save_pretrained` of its tokenizer.  What text becomes follows from them: the ids of tokens, the chat
-template, the special tokens.  `generation_config.json` belongs to them, since it says which tokens end an answer.
+A trainer saves them with its tokenizer's `save_pretrained`.  They define how text becomes tokens: token ids, chat template and
+special tokens.  `generation_config.json` is one of them, since it names the tokens that end an answer.
 Source: `PreTrainedTokenizerBase.save_pretrained` of transformers 5.3 and 4.57.
 """
 
@@ -24,7 +24,7 @@ TOOLS_TEMPLATE = "additional_chat_templates/tool_use.jinja"
 GENERATION = "generation_config.json"
 
 MOST_VALUES = 4_000_000
-"""In a tokenizer.json: the largest vocabularies, with their merges, have half as many."""
+"""The most values in a tokenizer.json; the largest vocabularies, with their merges, have half as many."""
 
 _SMALL = 4 << 20
 _LIMITS: Mapping[str, int] = {
@@ -57,7 +57,7 @@ _GENERATING = (
 )
 
 Read = Callable[[str], bytes | None]
-"""Returns a file of a model by its name, None where there is none."""
+"""Returns the bytes of a model's file by name; None if there is no such file."""
 
 
 def is_tokenizer_file(path: str) -> bool:
@@ -66,26 +66,26 @@ def is_tokenizer_file(path: str) -> bool:
 
 
 def refusal(path: str, size: int, others: int = 0) -> str | None:
-    """Return why a tokenizer file cannot be kept; None where it can.
+    """Return why a tokenizer file cannot be kept; None if it can.
 
     Args:
         path: in the adapter's folder.
         size: in bytes.
-        others: how many further chat templates there are.
+        others: number of additional chat templates before this one.
     """
     most = _LIMITS.get(path, _LIMITS[TEMPLATE])
     if size > most:
-        return f"{path} has {size:,} bytes, and at most {most:,} are kept"
+        return f"{path} is too large: {size:,} bytes (at most {most:,})"
     if path not in _LIMITS and others >= _MOST_TEMPLATES:
         return f"additional_chat_templates has more than {_MOST_TEMPLATES} files"
     return None
 
 
 def require_readable(path: str, data: bytes) -> None:
-    """Refuse a tokenizer file that a consumer could not read: JSON objects and templates in UTF-8.
+    """Refuse a tokenizer file that is neither a JSON object nor a chat template in UTF-8.
 
     Raises:
-        FormatError: it is not that.
+        FormatError: the file cannot be read.
     """
     if path.endswith(".jinja"):
         try:
@@ -97,35 +97,35 @@ def require_readable(path: str, data: bytes) -> None:
 
 
 def own_tokenizer(files: Mapping[str, Path]) -> dict[str, Path]:
-    """Return an adapter's tokenizer files, of all its files."""
+    """Return the tokenizer files among an adapter's files."""
     return {name: path for name, path in files.items() if is_tokenizer_file(name)}
 
 
 def with_tokenizer(base: Mapping[str, Path], adapter: Mapping[str, Path]) -> dict[str, Path]:
-    """Return a base's files with an adapter's tokenizer files in the place of the base's own.
+    """Return a base's files, with its tokenizer files replaced by an adapter's.
 
     A whole tokenizer replaces the base's whole tokenizer.  A chat template alone replaces all templates of the base, since
     transformers prefers files to the one in `tokenizer_config.json`.
 
     Args:
-        base: where each of the base's files is, by name.
-        adapter: the same of the adapter.
+        base: paths of the base's files, by name.
+        adapter: paths of the adapter's files, by name.
     """
     own = own_tokenizer(adapter)
-    replaced = _replaced(own)
+    replaced = _replaced_names(own)
     left = {name: path for name, path in base.items() if replaced is None or not replaced.fullmatch(name)}
     return {**left, **own}
 
 
 def reader_with(base: Read, adapter: Mapping[str, Path]) -> Read:
-    """Return what reads a base's tokenizer files with an adapter's in their place, as `with_tokenizer` puts them.
+    """Return a function that reads a base's tokenizer files, with an adapter's instead as in `with_tokenizer`.
 
     Args:
         base: reads the base's files.
-        adapter: where each of the adapter's files is, by name.
+        adapter: paths of the adapter's files, by name.
     """
     own = own_tokenizer(adapter)
-    replaced, ours = _replaced(own), reader(own)
+    replaced, ours = _replaced_names(own), reader(own)
 
     def read(name: str) -> bytes | None:
         if name in own:
@@ -135,20 +135,20 @@ def reader_with(base: Read, adapter: Mapping[str, Path]) -> Read:
     return read
 
 
-def _replaced(own: Mapping[str, Path]) -> re.Pattern[str] | None:
-    """Return the names of the base's files that an adapter's tokenizer files replace, beside those of the same names."""
+def _replaced_names(own: Mapping[str, Path]) -> re.Pattern[str] | None:
+    """Return the pattern of the base's files that an adapter's tokenizer files replace, besides those of the same name."""
     if TOKENIZER in own and SETTINGS in own:
         return _OF_BASE
     return _OF_TEMPLATES if own and templates_of(reader(own)) else None
 
 
 def is_tokenizer_of_base(path: str) -> bool:
-    """Tell whether a file of a base is one that its tokenizer is loaded from, in any of the forms that there are."""
+    """Tell whether a base's tokenizer is loaded from a file, in any tokenizer format."""
     return _OF_BASE.fullmatch(path) is not None or is_tokenizer_file(path)
 
 
 def reader(files: Mapping[str, Path]) -> Read:
-    """Return what reads files by their names."""
+    """Return a function that reads files by name."""
 
     def read(name: str) -> bytes | None:
         path = files.get(name)
@@ -158,7 +158,7 @@ def reader(files: Mapping[str, Path]) -> Read:
 
 
 def settings_of(read: Read, name: str = SETTINGS) -> Mapping[str, Any]:
-    """Return a JSON file of a model; empty where it cannot be read."""
+    """Return the contents of a model's JSON file; empty if it cannot be read."""
     data = read(name)
     try:
         found = parse_json(data, name) if data else {}
@@ -168,7 +168,7 @@ def settings_of(read: Read, name: str = SETTINGS) -> Mapping[str, Any]:
 
 
 def templates_of(read: Read) -> dict[str, tuple[str, str]]:
-    """Return the chat templates that servers use, by name, each with its file and source; as transformers chooses them."""
+    """Return the chat templates that servers use, by name, each with its file and source, in transformers' precedence."""
     found = {
         name: (file, data.decode("utf-8", "replace"))
         for name, file in ((_DEFAULT, TEMPLATE), (TOOLS, TOOLS_TEMPLATE))
@@ -184,7 +184,7 @@ def templates_of(read: Read) -> dict[str, tuple[str, str]]:
 
 
 def special_tokens(settings: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    """Return the tokens that a template may ask for; what the settings do not say is empty, and no failure."""
+    """Return the special tokens that a template may use; a token that the settings lack is empty."""
     found = []
     for name in (f"{role}_token" for role in _ROLES):
         value = settings.get(name)
@@ -194,16 +194,16 @@ def special_tokens(settings: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
 
 
 def differences(ours: Read, theirs: Read) -> list[tuple[str, str]]:
-    """Return in what two models' tokenizer files differ, as far as text, tokens or answers follow from it.
+    """Return the differences between two models' tokenizer files that change text, tokens or answers.
 
-    Padding, truncation and the way in which a version of transformers spells the same are no difference.
+    Padding, truncation and the spelling of different transformers versions do not count.
 
     Args:
         ours: reads the files of one model.
-        theirs: of the other.
+        theirs: reads the files of the other.
 
     Returns:
-        Files of `ours` (or `theirs`, where it alone has one), each with the thing that differs.
+        Pairs of a file and the setting that differs; a file of `theirs` only if `ours` has none.
     """
     found = []
     one, two = ours(TOKENIZER), theirs(TOKENIZER)
@@ -219,7 +219,7 @@ def differences(ours: Read, theirs: Read) -> list[tuple[str, str]]:
     tokens, their_tokens = dict(special_tokens(settings)), dict(special_tokens(their_settings))
     if any(tokens[name] != their_tokens[name] for name in tokens if name != "pad_token"):
         found.append((SETTINGS, "special tokens"))
-    # Each version leaves other defaults out.
+    # Each version of transformers omits different defaults.
     if any(
         settings[key] != their_settings[key] for key in settings.keys() & their_settings.keys() & _ENCODING
     ):
@@ -231,7 +231,7 @@ def differences(ours: Read, theirs: Read) -> list[tuple[str, str]]:
 
 
 def _tokenizer(data: bytes | None) -> Any:
-    """Return a tokenizer.json without what does not change the ids of a text."""
+    """Return the contents of a tokenizer.json, without entries that do not change token ids."""
     if data is None:
         return None
     try:
@@ -247,7 +247,7 @@ def _tokenizer(data: bytes | None) -> Any:
         document.pop("post_processor", None)
     model = document.get("model")
     if isinstance(model, dict):
-        # Versions of the library write a merge as one text or as two, and defaults or not: none of them is true.
+        # Versions of the library write a merge as one string or as two, and write or omit defaults, which are all false.
         own = {key: value for key, value in model.items() if value not in (None, False, "")}
         if isinstance(merges := own.get("merges"), list):
             own["merges"] = [" ".join(map(str, each)) if isinstance(each, list) else each for each in merges]
@@ -256,7 +256,10 @@ def _tokenizer(data: bytes | None) -> Any:
 
 
 def _adds_tokens(processor: Any) -> bool:
-    """Tell whether a post-processor changes ids: transformers 5 writes one without tokens, and ByteLevel moves offsets alone."""
+    """Tell whether a post-processor changes token ids.
+
+    transformers 5 writes one without tokens, and ByteLevel only changes offsets.
+    """
     if not isinstance(processor, dict) or processor.get("type") == "ByteLevel":
         return False
     return processor.get("type") != "TemplateProcessing" or bool(processor.get("special_tokens"))

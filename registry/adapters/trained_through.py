@@ -1,8 +1,8 @@
-"""Merge-aware adapters: the forward pass of their training computed with quantise(W + BA), so that only the fused model is right.
+"""Merge-aware adapters: their training computed with quantise(W + BA), so that only the fused model is correct.
 
 Two entries of `adapter_config.json` declare it:
 
-- `"quantization_aware": {"bits": 4, "group_size": 64}`, in the words of MLX's own `quantization`: `fusery train --qat` writes it;
+- `"quantization_aware": {"bits": 4, "group_size": 64}`, in the format of MLX's `quantization`; `fusery train --qat` writes it;
 - `"nvfp4_merge_aware": {...}`, which Axolotl writes (pull request 3822): NVFP4 with a scale for the whole tensor, a format that MLX lacks.
 
 Axolotl measured 0.7164 nats for the base, 0.5588 for the merged model, and 0.7354 for base + adapter.
@@ -23,7 +23,7 @@ NVFP4_MERGE_AWARE = "nvfp4_merge_aware"
 """Axolotl's entry."""
 
 MERGE_AWARE = (QUANTIZATION_AWARE, NVFP4_MERGE_AWARE)
-"""The entries that every other form of an adapter keeps."""
+"""The entries to keep when an adapter is converted to another form."""
 
 ITS_WEIGHTS = "quantization_aware_weights"
 """The entry with SHA-256 digests of the weights that were trained so.
@@ -75,7 +75,7 @@ def aware_of(method: str, config: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def kept_entries(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the entries of a configuration that declare a merge-aware adapter; every other form keeps them."""
+    """Return the entries of a configuration that declare a merge-aware adapter."""
     return {name: config[name] for name in MERGE_AWARE if config.get(name)}
 
 
@@ -100,16 +100,16 @@ def in_words(aware: Mapping[str, Any]) -> str:
 def require_usable_unfused(
     name: str, method: str, config: Mapping[str, Any], use: str = "used unfused"
 ) -> None:
-    """Refuse a merge-aware adapter where it is not fused: beside its base it is worse than the base alone.
+    """Refuse unfused use of a merge-aware adapter, since base + adapter is worse than the base.
 
     Args:
         name: the adapter's.
         method: `lora`, `dora` or `full`.
         config: as it is on record.
-        use: what is asked for, for the error.
+        use: the requested use, for the message.
 
     Raises:
-        BadInputError: it is merge-aware.
+        BadInputError: the adapter is merge-aware.
     """
     if (form := format_in_words(method, config)) is None:
         return
@@ -125,7 +125,7 @@ def require_fusable(name: str, config: Mapping[str, Any]) -> None:
         config: as it is on record.
 
     Raises:
-        FusionUnsupportedError: it was.
+        FusionUnsupportedError: the adapter was trained for such a format.
     """
     if config.get(NVFP4_MERGE_AWARE):
         raise FusionUnsupportedError(
@@ -136,7 +136,7 @@ def require_fusable(name: str, config: Mapping[str, Any]) -> None:
 
 MERGE_WITH_AXOLOTL = (
     "merge it where it was trained: axolotl merge-lora CONFIG.yml;"
-    f" if the run set nvfp4_merge_aware_latent_mix, remove {NVFP4_MERGE_AWARE} from adapter_config.json and register that"
+    f" if the run set nvfp4_merge_aware_latent_mix, remove {NVFP4_MERGE_AWARE} from adapter_config.json and register the adapter"
 )
 
 

@@ -56,7 +56,7 @@ BASE_QUANTISED = Code(
     "the update was learned beside rounded weights, which exist nowhere as a model",
     "add the base at that precision, and give it with --base; or with --trained-on, where the adapter is for the dense one",
 )
-_TIED = "the base's head is its embedding: name the base with a head of its own that it was trained on"
+_TIED = "the base's head is its embedding: name the base that it was trained on, which has a separate head"
 UNKNOWN_MODULE = Code(
     "unknown_module",
     "error",
@@ -152,7 +152,7 @@ def modules_of_base(candidate: Candidate) -> Iterator[Finding]:
     weights = candidate.base.architecture.weights
     unknown = {path for path in candidate.folder.modules if path not in weights}
     if candidate.folder.form == "peft":
-        unknown -= candidate.tied_heads  # a rule of PEFT's form says so
+        unknown -= candidate.tied_heads  # PEFT_TIED_EMBEDDING reports them
     if unknown:
         message = f"{plural(len(unknown), 'adapted module')} not in {candidate.base.name}: {some(unknown)}"
         hint = _BLIND if has_vision(unknown) else UNKNOWN_MODULE.hint

@@ -34,7 +34,7 @@ BASE_KEYS_LOST = Code(
     "warning",
     "mlx-lm's class of the base has no place for something that its config.json says",
     "what mlx-lm computes differs from what transformers computes, whoever runs it",
-    "use it with transformers' own class of the model, not with mlx",
+    "use the base with transformers' own class of the model, not with mlx",
 )
 BASE_NOT_LOADED = Code(
     "base_not_loaded",
@@ -47,7 +47,7 @@ BASE_WINDOW_IGNORED = Code(
     "base_window_ignored",
     "warning",
     "the base has a sliding window that mlx-lm's class of the model ignores",
-    "mlx-lm attends to tokens before the window, so that it computes something else than transformers on longer texts",
+    "on longer texts mlx-lm also attends to tokens before the window, so that its answers differ from those of transformers",
     "keep prompt and answer together within the window, or use a server that computes it: fusery materialize --target vllm",
 )
 TRAINED_ON_DEFAULTS = Code(

@@ -35,16 +35,16 @@ _CLASSIFIERS = {
     "TOKEN_CLS": "AutoModelForTokenClassification",
     "QUESTION_ANS": "AutoModelForQuestionAnswering",
 }
-"""PEFT's tasks whose models have another head than a language model, with the class of transformers that has it."""
+"""PEFT's tasks whose models have no language-model head, with the class of transformers for each."""
 
 _FULL = """echo '{"fine_tune_type": "full", "num_layers": -1}' > adapter_config.json"""
-"""Writes what mlx-lm says of a full fine-tune; mlx-lm-lora writes the model's configuration instead."""
+"""The command that writes mlx-lm's configuration of a full fine-tune; mlx-lm-lora writes the model's instead."""
 
 _MOST_HEADERS = 4
 """Files whose tensors' names are looked at."""
 
 _MOST_RANK, _MOST_ALPHA = 65536, 1e30
-"""Larger numbers in a configuration are not computed with."""
+"""The largest numbers in a configuration that hints compute with."""
 
 _IMAGES = "fusery keeps adapters of language models: use it with the program that it was trained for"
 _KOHYA = re.compile(r"(lora_(unet|te[0-9]?|transformer|prior|prior_te)_|lycoris_)\w+\.")
@@ -87,7 +87,7 @@ def other_kind(candidate: Candidate) -> Kind | None:
     task = candidate.folder.raw_config.get("task_type")
     if candidate.folder.form == "peft" and task in _CLASSIFIERS:
         hint = f"fusery keeps adapters of language models: load it with PEFT on transformers' {_CLASSIFIERS[task]}"
-        return Kind(CONFIG, f"of a classifier's adapter (task_type {task})", hint)
+        return Kind(CONFIG, f"the configuration of a classifier's adapter (task_type {task})", hint)
     if candidate.folder.modules:
         return None
     top = {entry.path for entry in candidate.surroundings.entries if "/" not in entry.path}
@@ -99,7 +99,7 @@ def other_kind(candidate: Candidate) -> Kind | None:
 
 
 def _full_weights(candidate: Candidate) -> Kind | None:
-    """Return what a file with a model's own weights is whose configuration does not say that it is a full fine-tune."""
+    """Return the kind of a folder with whole weights, if its configuration does not declare a full fine-tune."""
     folder = candidate.folder
     if folder.form != "mlx" or folder.header is None or folder.config.method == "full":
         return None

@@ -53,14 +53,14 @@ AWARE = Code(
     "quantization_aware",
     "info",
     "the adapter was trained through a quantiser",
-    "only the model that is fused into that format is what was trained: other formats and unfused use are refused",
+    "its training computed with the model in that format: other formats and unfused use are refused",
     "fuse it, and use the fused model",
 )
 NVFP4 = Code(
     "nvfp4_merge_aware",
     "warning",
     "the adapter was trained to be fused into NVFP4 with a scale per tensor (Axolotl's nvfp4_merge_aware)",
-    "that format cannot be written yet; unfused, or fused into another, the model is worse than its base",
+    "fusery cannot write that format yet; unfused or fused into another format, the model is worse than its base",
     MERGE_WITH_AXOLOTL,
 )
 
@@ -100,7 +100,7 @@ def complete_pairs(candidate: Candidate) -> Iterator[Finding]:
 def trained_through_a_format(candidate: Candidate) -> Iterator[Finding]:
     """The format that an adapter says it was trained through is one of mlx, and it has factors that were."""
     if candidate.folder.raw_config.get(NVFP4_MERGE_AWARE):
-        message = f"{CONFIG} says {NVFP4_MERGE_AWARE}: the adapter can be kept and exported, and neither fused nor used unfused"
+        message = f"{CONFIG} declares {NVFP4_MERGE_AWARE}: the adapter can be stored and exported, but neither fused nor used unfused"
         yield NVFP4.found(CONFIG, message)
     try:
         format_ = trained_through(candidate.folder.raw_config)

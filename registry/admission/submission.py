@@ -149,10 +149,10 @@ def _require_whole(value: Any, what: str, low: int, high: int, hint: str) -> Non
 
 
 def not_negative(value: Any, what: str) -> float | None:
-    """Return a number that is 0 or more in its canonical form; None is allowed.
+    """Return a number of 0 or more in its canonical form; None is allowed.
 
     Raises:
-        BadInputError: it is no such number.
+        BadInputError: the value is negative, or is not a number.
     """
     if value is None:
         return None

@@ -1,4 +1,4 @@
-"""Rules about the tokenizer files beside an adapter: that they can be read, fit the base's embedding, and how they differ from the base's."""
+"""Rules for an adapter's tokenizer files: they can be read, fit the base's embedding, and match the base's."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .code import Code, rule
 
 _EMBEDDINGS = ("embed_tokens", "wte", "tok_embeddings", "word_embeddings", "embeddings")
 _DIGITS = 19
-"""Of the id of a token; more are none."""
+"""Token ids have fewer digits; longer numbers are ignored."""
 
 TOKENS_BEYOND_BASE = Code(
     "tokens_beyond_base",
@@ -39,22 +39,22 @@ TOKENIZER_DIFFERS = Code(
     "tokenizer_differs",
     "warning",
     "a tokenizer that came with the adapter gives tokens other ids than the base's",
-    "a fused model and an export have the adapter's; a server that has the base's reads other ids than were trained",
+    "a fused model and an export have the adapter's tokenizer; a server with the base's gives the model other ids than the training",
     "fuse it, or register it on the base with that tokenizer",
 )
 TOKENIZER_FILES_DIFFER = Code(
     "tokenizer_files_differ",
     "info",
     "a chat template, special tokens or settings that came with the adapter differ from the base's",
-    "the adapter's are used: in a fused model, by servers that can have them, and in an export",
-    "remove the file if the base's is meant",
+    "a fused model, an export and servers that support them use the adapter's files",
+    "remove the file to use the base's",
 )
 TOKENIZER_UNREADABLE = Code(
     "tokenizer_unreadable",
     "error",
     "a tokenizer file that came with the adapter cannot be read, or is too large",
     "it would replace the base's in a fused model, which could then not be loaded",
-    "save it again with save_pretrained of the tokenizer, or remove it if the base's is meant",
+    "save it again with the tokenizer's save_pretrained, or remove it to use the base's",
 )
 
 
@@ -86,16 +86,14 @@ def tokens_fit(candidate: Candidate) -> Iterator[Finding]:
 
 @rule(TOKENIZER_DIFFERS, TOKENIZER_FILES_DIFFER)
 def same_tokenizer(candidate: Candidate) -> Iterator[Finding]:
-    """Tokenizer files that came with the adapter mean what the base's mean, whatever they look like."""
+    """The adapter's tokenizer files have the same effect as the base's."""
     own = own_tokenizer(candidate.folder.kept)
-    # Many adapters have none, and where the base's lie is a question to the database.
+    # Many adapters have none, and locating the base's files needs the database.
     differing = [name for name, path in own.items() if _read(path) != candidate.base.tokenizer(name)]
     if not differing:
         return
     if any(candidate.base.tokenizer(name) is None for name in candidate.base.tokenizer_files):
-        message = (
-            f"those of {candidate.base.name} cannot be read here; the adapter's are used: {some(differing)}"
-        )
+        message = f"the tokenizer files of {candidate.base.name} cannot be read here; the adapter's are used: {some(differing)}"
         yield TOKENIZER_FILES_DIFFER.found(differing[0], message)
         return
     for name, what in differences(reader_with(candidate.base.tokenizer, own), candidate.base.tokenizer):
@@ -110,7 +108,7 @@ def same_tokenizer(candidate: Candidate) -> Iterator[Finding]:
 
 
 def _other_ids(candidate: Candidate, own: Mapping[str, Path]) -> list[str]:
-    """Return the tokens that have another id in the adapter's tokenizer than in the base's."""
+    """Return the tokens whose ids differ between the adapter's tokenizer and the base's."""
     ours, theirs = _read(own[TOKENIZER]) if TOKENIZER in own else None, candidate.base.tokenizer(TOKENIZER)
     here = token_ids(ours, TOKENIZER) if ours is not None else None
     there = token_ids(theirs, TOKENIZER) if theirs is not None else None

@@ -37,7 +37,7 @@ LOSS_NEGATIVE = Code(
     "warning",
     "the validation loss of the checkpoint is negative, and is not recorded for the adapter",
     "a cross-entropy is never negative: the number is another loss, such as that of reinforcement learning",
-    "--val-loss LOSS gives the cross-entropy on the validation set",
+    "give the cross-entropy on the validation set with --val-loss LOSS",
 )
 STALE_CHECKPOINT = Code(
     "stale_checkpoint",

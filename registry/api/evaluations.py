@@ -76,8 +76,8 @@ class Evaluations(Resource):
 
         Args:
             reference: the adapter.
-            prompts: without tasks: a file of prompts, whose loss is measured; None for what the adapter's run kept out of
-                training, which has to lie where the run recorded it.
+            prompts: without tasks: a file of prompts, whose loss is measured; None for the run's
+                held-out data, which must be where the run recorded them.
             tasks: of lm-evaluation-harness, which the extra `eval` brings; none for the loss on prompts.
             include: a folder with further tasks, in the harness's YAML; what Python they name is run.
             shots: solved examples in each prompt of a task; None for what the task says.
@@ -87,7 +87,7 @@ class Evaluations(Resource):
 
         Raises:
             UnknownReferenceError: there is no such adapter.
-            BadInputError: there is no such task, folder or file, or it is not usable; held-out data of the run are not found.
+            BadInputError: a task, folder or file is missing or unusable, or the run's held-out data are not found.
             MissingExtraError: mlx-lm, or with tasks lm-evaluation-harness, is not installed.
             ModelUnusableError: the model or a task cannot be run.
         """

@@ -225,7 +225,7 @@ class Exchange(Resource):
 
         Raises:
             MissingExtraError: the tracker's client is not installed.
-            BadInputError: there is nothing there, no run has an adapter, or it cannot be read.
+            BadInputError: the source does not exist or cannot be read, or no run has an adapter.
             UnknownReferenceError: there is no such experiment or run.
             PluginError: the tracker is a plugin's, and that failed.
         """

@@ -102,7 +102,7 @@ class Registry:
         Args:
             name: under which records are made.
             authenticated: a token says so; approvals given through it count where a rule asks for such.
-            role: which the parts of a package are checked against; empty for no check.
+            role: the role that changes in packages are checked against; empty for no check.
         """
         return Registry(self.workspace.acting(name, authenticated=authenticated, role=role))
 

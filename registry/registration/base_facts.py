@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ..workspace import Workspace
 
 _HELD = 8
-"""Files of a tokenizer that are held."""
+"""The most tokenizer files to hold in memory."""
 
 
 def base_facts(workspace: Workspace, base: tables.BaseModel, others: Mapping[str, str]) -> BaseFacts:

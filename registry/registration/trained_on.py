@@ -72,7 +72,7 @@ def named_by_files(session: Session, folder: AdapterFolder) -> tables.BaseModel:
         AmbiguousReferenceError: several are called so.
     """
     for remark in folder.remarks:
-        if remark.code == "peft_method":  # no base will do
+        if remark.code == "peft_method":  # no base helps
             raise BadInputError(remark.message, hint=remark.hint)
     file, name = CONFIG, folder.config.model
     if not name:

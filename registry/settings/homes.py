@@ -17,7 +17,7 @@ def require_path(path: str | Path) -> None:
     """Refuse a URL where a path of this machine is expected: it would name a folder such as `https:`.
 
     Raises:
-        BadInputError: it is a URL.
+        BadInputError: the path is a URL.
     """
     import re
 
@@ -32,7 +32,7 @@ def expanded(path: Path) -> Path:
     """Return a path with `~` replaced by the folder that it means.
 
     Raises:
-        BadInputError: it means none, or is a URL.
+        BadInputError: `~` names no home folder, or the path is a URL.
     """
     require_path(path)
     try:

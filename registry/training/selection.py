@@ -59,8 +59,8 @@ class Training:
     def val_loss(self, folder: AdapterFolder) -> float | None:
         """Return what was measured of these weights.
 
-        What somebody wrote down is of the last weights, and stands for them where nothing was measured.  A negative loss,
-        as reinforcement learning may have, is no validation loss.
+        The loss in the metadata belongs to the last weights, and counts if no loss was measured.  A negative loss, as in
+        reinforcement learning, is not a validation loss.
         """
         if self.choice.val_loss is not None or not self.choice.is_last:
             loss = self.choice.val_loss

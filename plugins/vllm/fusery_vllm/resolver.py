@@ -39,8 +39,8 @@ class FuseryResolver(LoRAResolver):
             lora_name: what a request asks for.
 
         Raises:
-            ValueError: it is not to be served: yanked, an alias, of another base, above `--max-lora-rank`; the client
-                gets the sentence.
+            ValueError: the adapter must not be served: it is yanked, an alias, of another base, or above `--max-lora-rank`;
+                the client receives the message.
             RuntimeError: the registry cannot be asked; the client gets a 500 without a word of why, and the log has it.
         """
         # Asking takes a while, and the loop is that of all answers.
