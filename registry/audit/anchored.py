@@ -1,4 +1,4 @@
-"""Compare the log with anchors: is the entry that was noted down elsewhere still in it?"""
+"""Compare the log with anchors: the log must still have the entry of each anchor."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def read_anchors(places: Sequence[Path], keys: Sequence[Path]) -> list[tuple[str
 
     Args:
         places: documents of `fusery signature anchor`.
-        keys: PEM files of public keys, one of which has to have signed each anchor.
+        keys: PEM files of public keys, one of which must have signed each anchor.
 
     Raises:
         BadSignatureError: an anchor cannot be read, or none of the keys signed it.
@@ -46,7 +46,7 @@ def check_anchors(
         workspace: the registry's parts.
         anchors: as `read_anchors` returns them.
         report: receives the problems, and the note.
-        checked: their signatures were checked.
+        checked: the anchors' signatures were checked.
     """
     report.anchored = bool(anchors)
     for name, anchor in anchors:

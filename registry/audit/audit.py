@@ -114,12 +114,12 @@ def audit(
 
 
 def _note_yanks(session: Session, items: Sequence[AuditableItem], report: Report) -> None:
-    """Note the adapters that have the bytes of a yanked one or were computed from it: nothing refuses them."""
+    """Note the adapters that have the bytes of a yanked adapter, or were computed from it; they are not refused."""
     names = {number: item.name for item in items for kind, number in item.records if kind == "adapter"}
     with in_order(report, "the yanks"):
         for number, withdrawals in sorted(of_adapters(session, names).items()):
-            words = [each.told for each in withdrawals if each.relation != "itself"]
-            report.notes += [f"{names[number]}: {told}" for told in words]
+            others = [each for each in withdrawals if each.relation != "itself"]
+            report.notes += [f"{names[number]}: {withdrawal.told}" for withdrawal in others]
 
 
 def _look(

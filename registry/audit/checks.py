@@ -37,7 +37,7 @@ Trouble = tuple[str, str] | None
 
 _BATCH = 500
 _SHOWN = 8
-"""Names in one note."""
+"""The most names in one note."""
 
 _FOLDER_CODES = {"base": "reference", "fused": "cache", "bundle": "bundle"}
 
@@ -104,7 +104,7 @@ def trouble_of(workspace: Workspace, damage: Damage, place: Path | None = None) 
     except (ValueError, TypeError):  # SQLite keeps whatever somebody wrote there
         return "blob_unreadable", f"blob {damage.digest} is recorded as something that no store can have"
     if damage.recorded_size not in (None, damage.size):
-        message = f"blob {damage.digest} has {damage.size} bytes, and its row says {damage.recorded_size}"
+        message = f"blob {damage.digest} has {damage.size} bytes, and its row records {damage.recorded_size}"
         return "blob_size_differs", message
     return None
 
@@ -216,7 +216,7 @@ def check_sealed(workspace: Workspace, report: Report, only: Collection[Key] | N
 
 
 def check_claims(workspace: Workspace, report: Report) -> None:
-    """Add a problem for claims and leases that end later than any command lets them: they block all others."""
+    """Report claims and leases that end later than any command sets: until then they block others."""
     with workspace.database.read() as session:
         for table in (tables.Intent, tables.Lease):
             late = table.expires > Database.clock() + LONGEST
@@ -242,9 +242,7 @@ def note_garbage(workspace: Workspace, report: Report) -> None:
             if size is None:
                 report.notes.append(f"blob {digest} belongs to nothing, and is gone")
             elif size != ready[digest]:
-                message = (
-                    f"blob {digest} belongs to nothing, and has {size} bytes; its row says {ready[digest]}"
-                )
+                message = f"unreferenced blob {digest} has {size} bytes, and its row records {ready[digest]}"
                 report.notes.append(message)
     unused = [
         blob
@@ -258,7 +256,7 @@ def note_garbage(workspace: Workspace, report: Report) -> None:
     if strays:
         names = [one if one.isprintable() else repr(one) for one in strays[:_SHOWN]]
         more = f" and {len(strays) - _SHOWN} more" if len(strays) > _SHOWN else ""
-        report.notes.append(f"not written by fusery, in the store: {', '.join(names)}{more}")
+        report.notes.append(f"files in the store that fusery did not write: {', '.join(names)}{more}")
     leftovers = list(store.leftovers())
     if leftovers:
         report.notes.append(f"in the store: {plural(len(leftovers), 'part file')} of interrupted writes")

@@ -87,7 +87,7 @@ class _Repairer:
         return Repair(problem, copy.source, quarantined)
 
     def _repair_size(self, problem: Problem, damage: Damage) -> Repair:
-        """Correct the size in the row of a blob whose bytes are as the manifest says."""
+        """Correct the size in the row of a blob whose bytes match the manifest."""
         detail = {"size": damage.size, "recorded_size": damage.recorded_size}
         self._record("blob.repaired", damage, detail, generation=damage.generation)
         return Repair(problem, "the blob's own bytes")

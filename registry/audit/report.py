@@ -147,7 +147,7 @@ class Report(Record):
         quarantined: names of damaged blobs that were put aside in the store, now or earlier.
         notes: what is worth knowing and harms nobody.
         rebuilt: the fused models that were made again, and what that has shown.
-        anchored: the log was compared with an anchor; None where the log was not followed.
+        anchored: the log was compared with an anchor; None if the log was not checked.
     """
 
     checked: Counter[str] = field(default_factory=Counter)

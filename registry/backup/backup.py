@@ -121,14 +121,14 @@ def backup(
     Args:
         workspace: the registry's parts.
         destination: a folder, or the URL of a place like a store.
-        verify: read the blobs that are there already, replace damaged ones, and prove that the backup can be restored:
-            its rows are restored into a temporary database and compared with the bytes.
+        verify: verify the blobs already in the backup, replace damaged ones, and prove that a restore works: restore the
+            rows into a temporary database and compare them with the bytes.
         store_options: for the file system there, as JSON; see `places.open_place`.
         reporter: hears what is going on, and the bytes of blobs done and the total.
 
     Raises:
         StoreMismatchError: there is something else at the destination, such as the backup of another registry.
-        BackupError: a restore would refuse the backup; the former backup still holds.
+        BackupError: a restore would refuse the backup; the previous backup is kept.
         BlobMissingError, BlobCorruptError: a blob of the registry is gone or damaged; the former backup still holds.
         StoreUnavailableError: one of the stores failed.
     """
@@ -258,7 +258,7 @@ def _write_lines(path: Path, rows: Iterable[Mapping[str, Any]], columns: Mapping
             if (problem := row_problem(line)) is not None:
                 raise BackupError(
                     f"row {count + 1} of {path.stem} is too large to be restored: {problem}",
-                    hint="fusery audit; the backup before this one is kept",
+                    hint="fusery audit; the previous backup is kept",
                 )
             file.write(line)
             running.update(line)

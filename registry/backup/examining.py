@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 Say = Callable[[str], None]
 
 _EMPTY, _TIMES = 4 << 20, 4
-"""Bytes of a database without rows, and of one with rows in bytes of theirs as text; with its log, which holds it twice."""
+"""Bytes of an empty database, and further bytes for each byte of the rows as text; both include the write-ahead log."""
 
 ADOPTED = "registry.adopted"
 """The action of an entry of the log that says what of a backup does not count."""
@@ -115,9 +115,9 @@ def require_restorable(workspace: Workspace, place: BlobStore, catalogue: Catalo
     The blobs are not copied: those at the backup's place have been verified, and have the same digests.
 
     Args:
-        workspace: the registry that the backup is of.
-        place: the store that the backup is in.
-        catalogue: what it consists of.
+        workspace: the registry that was backed up.
+        place: the store that holds the backup.
+        catalogue: the backup's catalogue.
         say: called with each progress message.
 
     Raises:
@@ -148,12 +148,12 @@ def require_restorable(workspace: Workspace, place: BlobStore, catalogue: Catalo
         except BackupError as error:
             raise BackupError(
                 f"the new backup cannot be restored: {error.message}",
-                hint="fusery audit; the backup before this one is kept",
+                hint="fusery audit; the previous backup is kept",
             ) from error
 
 
 def database_size(catalogue: Catalogue) -> int:
-    """Return the bytes that a database with a backup's rows takes at most."""
+    """Return the most bytes that a database with a backup's rows takes."""
     return _EMPTY + _TIMES * sum(file.size for file in catalogue.files)
 
 
@@ -201,7 +201,7 @@ _LIMITED: tuple[tuple[Any, int], ...] = (
 
 
 def _require_limits(session: Session, found: Backup) -> None:
-    """Refuse another party's backup with more about one adapter than may be recorded here, or with dates in the future."""
+    """Refuse a foreign backup that exceeds the limits on one adapter, or has dates in the future."""
     for model, limit in _LIMITED:
         key = model.adapter_id
         query = select(key).where(key.is_not(None)).group_by(key).having(func.count() > limit).limit(1)
@@ -211,7 +211,7 @@ def _require_limits(session: Session, found: Backup) -> None:
     latest = datetime.now(UTC) + CLOCK_SKEW
     for table in tables.metadata.sorted_tables:
         for column in table.columns:
-            # A token may expire later, and a delivery may be due later.
+            # A token may expire, and a delivery may be due, in the future.
             if kind_of(column) != "moment" or column.name in ("expires_at", "next_at"):
                 continue
             newest = session.scalar(select(func.max(column)))

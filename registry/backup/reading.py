@@ -60,7 +60,7 @@ class Backup:
     Args:
         place: the store that it is in.
         folder: for its files, while they are read.
-        catalogue: of a backup that is not published yet; by default the one that the place has.
+        catalogue: the catalogue of an unpublished backup; None to read the published one.
 
     Raises:
         BackupError: there is none, or it is damaged.
@@ -155,7 +155,7 @@ class Backup:
             while line := lines.readline(ROW_BYTES + 1):
                 number += 1
                 try:
-                    # A row holds documents, each of which may be as deep as a file.
+                    # A row holds documents, each as deep as a file may be.
                     document = parse_json(line, file.name, most=ROW_VALUES, deepest=2 * MAX_DEPTH)
                 except FormatError as error:
                     raise self._broken(file, f"is not JSON in line {number}") from error

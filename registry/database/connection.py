@@ -51,7 +51,7 @@ class Database:
         shown: what messages call it: the file, or the URL with everything secret in it masked.
         dialect: `sqlite` or `postgresql`.
         actor: under whose name changes are logged that no use case tells of.
-        outage_seconds: how long a transaction waits for a PostgreSQL server that does not answer any more.
+        outage_seconds: seconds that a transaction waits for a PostgreSQL server that stopped answering.
     """
 
     def __init__(
@@ -293,17 +293,17 @@ class Database:
         return connection
 
     def _start(self, begin: Callable[[], T]) -> T:
-        """Begin a transaction, waiting for others as long as `timeout` says, and for a server as long as `outage_seconds` does.
+        """Begin a transaction; wait `timeout` seconds for other transactions, and `outage_seconds` for an unreachable server.
 
-        Only the beginning is tried again: nothing has been read then, so nothing can be lost.
+        Only the beginning is retried: nothing has been read then, so nothing can be lost.
         """
         started = time.monotonic()
         try:
             begun = begin()
         except DBAPIError as error:
             most = min(self.outage_seconds, self._timeout) if is_outage(error) else self._timeout
-            patience = most - (time.monotonic() - started)
-            if patience <= 0 or not self._may_pass(error):
+            remaining = most - (time.monotonic() - started)
+            if remaining <= 0 or not self._may_pass(error):
                 raise
         else:
             self._answered = True
@@ -313,7 +313,7 @@ class Database:
         again = tenacity.Retrying(
             retry=tenacity.retry_if_exception(self._may_pass),
             wait=tenacity.wait_random_exponential(multiplier=0.02, max=0.5),
-            stop=tenacity.stop_after_delay(patience),
+            stop=tenacity.stop_after_delay(remaining),
             reraise=True,
         )
         return again(begin)

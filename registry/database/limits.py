@@ -1,4 +1,4 @@
-"""How much may be on record about one adapter, whichever way it arrives."""
+"""Limits on the records about one adapter, however they arrive."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ AMENDMENTS = 2_000
 APPROVALS = 1_000
 EVALUATIONS = 10_000
 DEPLOYMENTS = 10_000
-"""Of one adapter, fused model or bundle, ended ones included."""
+"""Deployments of one adapter, fused model or bundle, including ended ones."""
 TAGS = 1_000
 SIGNATURES = 100
 CLAIMS = 1_000
@@ -22,19 +22,19 @@ NAMES = 1_000
 """Names or revisions of one base model in a package."""
 
 TEXT = 4 << 20
-"""Characters in all yanks, amendments or evaluations of one adapter together."""
+"""Characters in all yanks, in all amendments, or in all evaluations of one adapter."""
 
 
 def require_within(
     name: str, what: str, limit: int, rows: Sequence[Mapping[str, Any] | tables.Record]
 ) -> None:
-    """Refuse rows of one kind that are more, or hold more text, than one adapter may have.
+    """Refuse more rows of one kind, or more text in them, than one adapter may have.
 
     Args:
-        name: of the adapter.
-        what: the rows are, in the plural.
+        name: the adapter's name.
+        what: the kind of rows, in the plural.
         limit: the most rows.
-        rows: those on record, and those to be added.
+        rows: the rows on record, and the rows to add.
 
     Raises:
         BadInputError: the limit is exceeded.
@@ -48,7 +48,7 @@ def require_within(
 
 
 def require_count(name: str, what: str, limit: int, count: int) -> None:
-    """Refuse more of something than one adapter may have.
+    """Refuse more rows of one kind than one adapter may have.
 
     Raises:
         BadInputError: the limit is exceeded.

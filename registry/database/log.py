@@ -63,7 +63,7 @@ def _require_readable(entry: Event) -> None:
     if problem is not None:
         raise BadInputError(
             f"the log entry {entry.action} of {entry.subject[:80]} is too large to be recorded: {problem}",
-            hint="do it in smaller parts",
+            hint="repeat the command for fewer records at a time",
         )
 
 

@@ -5,8 +5,8 @@ adapter.  What is hashed, exactly: the canonical JSON (`storage.digest.canonical
 rows by table, each an object of its columns in the form of `tables.values`, without those that are null, and the lists
 by primary key.  So a column that a later version adds, null in what there is, changes no seal.
 
-Not sealed, because their rows are no statement about what exists: claims, leases, how far deliveries to webhooks have
-come (`webhooks.checks`), and the state of blobs (held against the store).  Values are hashed as they are read; `audit.spellings` looks at how they are stored.
+Not sealed, since they describe no record: claims, leases, positions of webhook deliveries (`webhooks.checks` compares them
+with the log), and the state of blobs (an audit compares it with the store).  Values are hashed as they are read; `audit.spellings` checks their stored form.
 """
 
 from __future__ import annotations

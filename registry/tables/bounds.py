@@ -28,13 +28,13 @@ LARGEST = 16 << 20
 """Characters of a document in JSON."""
 
 MOST_VALUES = 1_000_000
-"""Values in a document: a base model has about seven for each of its tensors."""
+"""The most values in a document; a base model has about seven for each tensor."""
 
 ROW_BYTES = 64 << 20
-"""Bytes of a row in JSON, as a backup has it; what is written and what a restore reads keep to the same limits."""
+"""The most bytes of a row in JSON, as in a backup; recording and restoring have the same limits."""
 
 ROW_VALUES = 2_000_000
-"""Values in such a row."""
+"""The most values in such a row."""
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 """What a terminal acts upon, and what changes the direction or the lines of a text."""
@@ -59,7 +59,7 @@ def problem_of(table: Table, values: Mapping[str, Any]) -> str | None:
 
 
 def row_problem(line: bytes) -> str | None:
-    """Return why a restore cannot read a row in JSON, in a few words; None where it can."""
+    """Return why a restore cannot read a row in JSON, in a few words; None if it can."""
     if len(line) > ROW_BYTES:
         return f"{len(line):,} bytes (at most {ROW_BYTES:,})"
     if len(line) > ROW_VALUES and holds_more_than(line, ROW_VALUES):
@@ -81,7 +81,7 @@ def _is_too_long(document: Any) -> bool:
     try:
         return len(json.dumps(document)) > LARGEST
     except (ValueError, TypeError, RecursionError):
-        return False  # refused for that by `_document`
+        return False  # `_document` refuses it
 
 
 def _text(column: Column[Any], value: Any) -> bool:
@@ -91,7 +91,7 @@ def _text(column: Column[Any], value: Any) -> bool:
         return _is_digest(value) or (value == "" and column.default is not None)
     length = getattr(column.type, "length", None)
     if length is None:
-        # An entry of the log has the seals of all that its transaction wrote.
+        # A log entry has the seals of all records that its transaction wrote.
         return len(value) <= (LARGEST if column.table.name == "event" else LONGEST)
     return len(value) <= length and not _CONTROL.search(value)
 

@@ -1,4 +1,4 @@
-"""Check how far each delivery has come against the log: the rows of `webhook_delivery` have no seal.
+"""Compare the position of each webhook with the log: the rows of `webhook_delivery` have no seal.
 
 A position may only pass an event that was delivered or skipped.  A skip is in the log; a delivery is not, but it is later
 than the event.  So an event up to the position that is newer than the last delivery was never delivered.
@@ -30,7 +30,7 @@ _STATES = ("webhook.added", "webhook.disabled", "webhook.enabled", "webhook.skip
 
 
 def check_deliveries(workspace: Workspace, report: Report) -> None:
-    """Add a problem for each webhook whose position, attempts or state the log does not bear out.
+    """Report each webhook whose position, attempts or state contradicts the log.
 
     Args:
         workspace: the registry's parts.
@@ -54,10 +54,10 @@ class _Log:
     """What the log says about one webhook.
 
     Attributes:
-        added: number of the entry that added it, 0 where there is none.
+        added: number of the entry that added it; 0 without such an entry.
         skipped: numbers of the entries that were skipped.
         disabled: an entry disabled it, and none enabled it since.
-        disabled_at: time of that entry; None where the restore of another party's backup disabled it.
+        disabled_at: time of that entry; None if the restore of a foreign backup disabled it.
         adopted: such a restore is in the log.
     """
 
@@ -88,7 +88,7 @@ def _read_log(session: Session, name: str) -> _Log:
 def _differences(session: Session, hook: tables.Webhook, log: _Log, now: datetime) -> Iterator[str]:
     row: tables.WebhookDelivery | None = hook.delivery
     if row is None:
-        yield "its row of webhook_delivery is gone"
+        yield "its row of webhook_delivery is missing"
         return
     last = newest(session)
     if row.position > last:
