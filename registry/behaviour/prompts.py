@@ -151,14 +151,14 @@ def read_prompts(path: Path, limit: int = LIMIT) -> list[Prompt]:
         MissingFileError: there is no such file.
         StoreDeniedError: it may not be read.
         FormatError: a line is not what it should be, or is longer than 1 MiB.
-        BadInputError: there are no prompts in it, or it is a JSON array.
+        BadInputError: the file has no prompts, or is a JSON array.
     """
     prompts: list[Prompt] = []
     is_json = path.name.endswith(".jsonl")
     for number, line in _lines(path):
         if not prompts and line.startswith(b"[") and _is_array(path):
             raise BadInputError(
-                f"{path.name} is a JSON array; prompts are one JSON object a line, or one text a line",
+                f"{path.name} is a JSON array, and prompts must be one JSON object or one text a line",
                 hint=f"jq -c '.[]' {typed(path)} > prompts.jsonl",
             )
         subject = f"{path.name}:{number}"
@@ -172,7 +172,7 @@ def read_prompts(path: Path, limit: int = LIMIT) -> list[Prompt]:
 
 
 def _is_array(path: Path) -> bool:
-    """Tell whether a file is one JSON array; of a file above 16 MiB, whether it begins like one of objects."""
+    """Tell whether a file is one JSON array; a file above 16 MiB only needs to begin like an array of objects."""
     with path.open("rb") as file:
         data = file.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:

@@ -36,7 +36,7 @@ def write_model(source: BundleSource, bundle: BundleFolder, record: dict[str, An
     from ..gguf.write_provenance import provenance_keys
 
     name, files = f"{source.name}.gguf", source.fused
-    with watched(files.paths, files.manifest), _hinting(model_hint(base_architecture(source))):
+    with watched(files.paths, files.manifest), _with_hint(model_hint(base_architecture(source))):
         model = read_model(files.paths)
         require_digests(files.paths, files.manifest)
         with bundle.create(name) as file:
@@ -54,7 +54,7 @@ def write_base_and_adapters(
 
     assert source.model is not None
     files, base = source.model, record["provenance"]
-    with watched(files.paths, files.manifest), _hinting(OWN_SERVER):
+    with watched(files.paths, files.manifest), _with_hint(OWN_SERVER):
         model = read_model(files.paths)
         served = served_adapters(source, base_architecture(source))
         require_digests(files.paths, files.manifest)
@@ -69,8 +69,8 @@ def write_base_and_adapters(
 
 
 @contextmanager
-def _hinting(hint: str) -> Iterator[None]:
-    """Give a refusal the hint, unless it has one of its own."""
+def _with_hint(hint: str) -> Iterator[None]:
+    """Add a hint to a refusal that has none."""
     try:
         yield
     except BadInputError as error:

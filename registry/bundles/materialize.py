@@ -158,8 +158,8 @@ def materialize(
         )
     if gathered.source.tokenizer is not None and not chosen.tokenizer:
         reporter.say(
-            f"the adapter has another tokenizer or chat template than its base, and {chosen.name} does not carry it:"
-            " give the server the files that fusery export writes, or use --fused"
+            f"the adapter has another tokenizer or chat template than its base, and {chosen.name} does not include it:"
+            " give the server the files from fusery export, or use --fused"
         )
     unfound = _unfound_base(gathered, options) if chosen.names_base else None
     told = _record(workspace, gathered, chosen, place, done.manifest, options)

@@ -65,7 +65,7 @@ _CLOSE = {"f16": 0.03, "f32": 0.001}
 """How far a logit may be from transformers', as a part of the largest.  SmolLM2-135M: 0.006 and 0.00002."""
 
 _TOKENS, _MOST_TOKENS = 24, 1024
-"""Tokens that the file and the model are compared on: more than a sliding window has, unless that takes too long."""
+"""Tokens to compare the file and the model on, beyond a sliding window; and the most in all, to save time."""
 
 _GIB = 1 << 30
 
@@ -142,7 +142,7 @@ def _named(error: str | None, folder: Path, name: str) -> str:
 def _show(files: Files, folder: Path) -> int:
     """Link the files that the exporter sees, and return the model's sliding window; 0 for none.
 
-    The exporter gives a window to layers that `layer_types` names.  Of some architectures transformers has no `layer_types`.
+    The exporter gives a window to layers that `layer_types` names, which transformers lacks for some architectures.
     """
     config = read_object(files.paths["config.json"])
     window = ignored_window(config) or 0

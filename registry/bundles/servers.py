@@ -77,16 +77,16 @@ def require_dense(source: BundleSource, base: Architecture, server: str) -> None
             f"config.json of {source.name} has no architectures, which {server} finds the model's class by",
             hint='add "architectures" to the base model\'s config.json, and add it again: fusery base add',
         )
-    # Last: whoever follows its hint must meet no other refusal.
+    # Check this last: a user who follows its hint must not meet another refusal.
     if is_packed(base):
         raise BadInputError(
-            f"{source.name} is quantised in MLX's way, which {server} does not read",
+            f"{source.name} is quantised in MLX's format, which {server} does not read",
             hint="--precision dequantize",
         )
 
 
 def is_packed(model: Architecture) -> bool:
-    """Tell whether a model is quantised as MLX does it, which only MLX reads."""
+    """Tell whether a model is quantised in MLX's format, which only MLX reads."""
     return any(weight.bits is not None for weight in model.weights.values())
 
 
@@ -100,7 +100,7 @@ def transformers_reads(model: Architecture) -> bool:
 
 
 def model_hint(model: Architecture) -> str:
-    """Return the hint that leads to the target `model`, with the libraries that read what it writes."""
+    """Return the hint to use the target `model`, with the libraries that read its files."""
     return f"--target model, which mlx-lm {'and transformers read' if transformers_reads(model) else 'reads'}"
 
 
@@ -160,7 +160,7 @@ def named_base(source: BundleSource, base: Architecture, given: str | None, serv
         return NamedBase(given, found=True)
     if is_packed(base):
         raise BadInputError(
-            f"the adapters' base is quantised in MLX's way, which {server} does not read",
+            f"the adapters' base is quantised in MLX's format, which {server} does not read",
             hint="--base-name NAME: the model that it was quantised from, as the server is started with it",
         )
     known = provenance_part(source.provenance, "base")

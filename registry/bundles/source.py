@@ -30,7 +30,7 @@ class Files:
 
     @classmethod
     def of(cls, paths: Mapping[str, Path]) -> Self:
-        """Return files that are hashed now."""
+        """Return files with newly computed digests."""
         return cls(paths, manifest_of(paths))
 
     @classmethod
@@ -54,7 +54,7 @@ class BundledAdapter:
         names: other references that it was requested by, such as `course_rec#prod`.
         files: weights and `adapter_config.json`, in the form that the target takes.
         facts: plain JSON values: those of `adapter` in a provenance.
-        tokenizer: the tokenizer files that were registered with it.
+        tokenizer: the tokenizer files that were registered with the adapter.
     """
 
     name: str
@@ -81,7 +81,7 @@ class BundleSource:
         adapters: unfused ones; none when the model is fused.
         routes: further names of unfused adapters, each with the full name it leads to, or several with weights.
         base: of unfused adapters, whether or not its files are there.
-        tokenizer: all files of the tokenizer that unfused adapters need instead of the base's; None where the base's does.
+        tokenizer: files of the tokenizer that unfused adapters need instead of the base's; None if they use the base's.
     """
 
     name: str

@@ -107,8 +107,8 @@ def adapters_source(
 
     Raises:
         UnknownReferenceError: there is no such adapter.
-        BadInputError: one is yanked or merge-aware, or they stand on different bases, need different tokenizers, or one has no
-            such form.
+        BadInputError: an adapter is yanked or merge-aware, or has no such form; or they have different bases or need
+            different tokenizers.
     """
     splits = tuple(Split.parse(text) for text in models)
     with workspace.database.read() as session:

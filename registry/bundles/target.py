@@ -50,7 +50,7 @@ class Target:
         whole: who reads its adapters takes whole tensors beside the factors.
         located: its files say where it will be found.
         plugin: that brings it; None for one of fusery's own.
-        tokenizer: its bundles of adapters bring the tokenizer that these need instead of the base's.
+        tokenizer: its bundles of adapters include the tokenizer that these need instead of the base's.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The tasks that adapters are for: of each the version that `@latest` means, and what its aliases hold."""
+"""List the tasks, each with the version that `@latest` means and the adapters of its aliases."""
 
 from __future__ import annotations
 

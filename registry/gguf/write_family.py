@@ -74,7 +74,7 @@ def family_of(config: Mapping[str, Any]) -> Family:
     found = FAMILIES.get(kind) if isinstance(kind, str) else None
     if found is None:
         raise BadInputError(
-            f"a model of the architecture {str(kind)[:40]!r} is not written as GGUF, only {', '.join(FAMILIES)}"
+            f"the architecture {str(kind)[:40]!r} cannot be written as GGUF, only {', '.join(FAMILIES)}"
         )
     return found
 

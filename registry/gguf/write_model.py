@@ -75,10 +75,10 @@ def read_model(files: Mapping[str, Path]) -> Model:
 
 
 def require_writable(model: Model) -> None:
-    """Refuse a model whose tensors or tokenizer have no place in a GGUF file.
+    """Refuse a model with tensors or a tokenizer that a GGUF file cannot hold.
 
     Raises:
-        BadInputError: it is one.
+        BadInputError: the model has such a tensor or tokenizer.
     """
     rows = model.base.tensors[next(iter(model.names))].shape[0]
     tokenizer_keys(model.files, model.config, rows)

@@ -1,4 +1,4 @@
-"""The tokenizer of a server that has adapters beside their base: one for all of them."""
+"""Choose the tokenizer of a server with unfused adapters: one for the base and all adapters."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ if TYPE_CHECKING:
     from ..workspace import Workspace
 
 CONFIG = "config.json"
-"""By which transformers finds a tokenizer's class; its end of an answer counts where no `generation_config.json` says another."""
+"""transformers finds a tokenizer's class by this file; its end token counts if `generation_config.json` names none."""
 
 
 def unfused_tokenizer(
     workspace: Workspace, base: tables.BaseModel, adapters: Sequence[tables.Adapter], scratch: Path
 ) -> dict[str, Path]:
-    """Return the tokenizer files that unfused adapters need instead of their base's; none where the base's do.
+    """Return the tokenizer files that unfused adapters need instead of their base's; empty if they use the base's.
 
     Args:
         workspace: the registry's parts.
-        base: of all of them, with its manifest loaded.
-        adapters: with their manifests loaded.
+        base: the adapters' base, with its manifest loaded.
+        adapters: adapters with their manifests loaded.
         scratch: a new folder for fetched files.
 
     Raises:
-        BadInputError: two adapters need different ones, which one server does not have.
+        BadInputError: two adapters need different tokenizers, and a server has only one.
         StorageError: files cannot be read.
     """
     if not any(is_tokenizer_file(file.path) for adapter in adapters for file in adapter.manifest.files):
@@ -54,7 +54,7 @@ def unfused_tokenizer(
     for adapter, own in zip(adapters[1:], found[1:], strict=True):
         for name, what in differences(reader(own), reader(found[0])):
             raise BadInputError(
-                f"{adapters[0].name} and {adapter.name} differ in their {what} ({name}), and a server has one",
-                hint=f"one server for each, or --fused: fusery serve {adapter.name} --fused",
+                f"{adapters[0].name} and {adapter.name} differ in their {what} ({name}), and a server has only one",
+                hint=f"start a server for each adapter, or serve a fused model: fusery serve {adapter.name} --fused",
             )
     return found[0] if differences(reader(found[0]), reader(theirs)) else {}

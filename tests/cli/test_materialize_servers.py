@@ -96,7 +96,7 @@ def test_what_cannot_be_is_said_in_a_sentence_and_leaves_nothing(
         (("--target", "lorax", "--fused"), "the target lorax takes no --fused", "leave out --fused"),
         (
             ("--target", "vllm", "--fused", "--precision", "keep", "--accept-loss"),
-            "is quantised in MLX's way",
+            "is quantised in MLX's format",
             "--precision dequantize",
         ),
     ):

@@ -21,8 +21,8 @@ _ADAPTER = ("task", "version", "date", "rank", "alpha", "scale", "val_loss", "da
 _LABELS = {"val_loss": "validation loss", "created_at": "fused at"}
 _VERDICTS = {
     "PASS": "The weights hold what the adapter learned.",
-    "DEGRADED": "The weights hold what the adapter learned in part only: expect fewer exact answers.",
-    "LOST": "The weights do not hold what the adapter learned; they were published with --accept-loss.",
+    "DEGRADED": "The weights hold only a part of the adapter's update: expect fewer exact answers.",
+    "LOST": "The weights do not hold the adapter's update; they were published with --accept-loss.",
 }
 _COMMAND = re.compile(r"fusery fuse [A-Za-z0-9 ._:@=+-]{1,2000}")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,199}")
@@ -34,9 +34,9 @@ SHIPS = (
     ("vllm", "vLLM"),
     ("oci", "any OCI registry"),
 )
-"""Targets that the card shows where they take the model, and what each is for."""
+"""Targets that the card lists if they accept the model, with the use of each."""
 ALWAYS = ("docker", "oci")
-"""Those that take every model."""
+"""The targets that accept every model."""
 
 
 def card_values(
@@ -52,7 +52,7 @@ def card_values(
         record: as `bundle_record` returns it.
         base_name: the base's name for readers of the card; None for its hub id, or else its name.
         transformers: transformers loads the model, or the base of an adapter.
-        targets: names of the targets that take the model.
+        targets: names of the targets that accept the model.
     """
     provenance = record["provenance"]
     base, adapter = provenance_part(provenance, "base"), provenance_part(provenance, "adapter")
@@ -88,7 +88,7 @@ def card_values(
 
 
 def _ships(provenance: Mapping[str, Any], targets: Collection[str]) -> Iterator[tuple[str, str]]:
-    """Yield the options of each target that takes the model, and what it is for."""
+    """Yield the options of each target that accepts the model, and its use."""
     dequantized = provenance_part(provenance, "recipe").get("precision") == "dequantize"
     for target, what in SHIPS:
         if target in targets:

@@ -27,7 +27,7 @@ BASE, ADAPTERS, TOKENIZER = "base", "adapters", "tokenizer"
 
 
 def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
-    """Write `base/`, `adapters/`, perhaps `tokenizer/`, the server, what it needs and what builds its image, `serving.json`, and how to use them."""
+    """Write `base/`, `adapters/`, `tokenizer/` if needed, the server and its image's files, `serving.json` and README.md."""
     record = bundle_record(source, "adapters", BASE)
     assert source.model is not None
     if not choices.link:

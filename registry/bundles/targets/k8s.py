@@ -118,7 +118,7 @@ def _deployed(source: BundleSource, base: NamedBase, rank: int, choices: Choices
 
 
 def _with_location(hint: str, choices: Choices) -> str:
-    """Return a hint with the option that would be asked for next, where it is missing."""
+    """Return a hint, with the option for the location if that is missing: the next error would ask for it."""
     return hint if choices.location is not None else f"{hint}; and {HINT}"
 
 

@@ -60,7 +60,7 @@ def own_files(source: BundleSource, choices: Choices, *, target: str = "model") 
 
 
 def _targets(source: BundleSource, model: Architecture) -> set[str]:
-    """Return the targets of the card's list that take a fused model."""
+    """Return the targets in the card's list that accept a fused model."""
     found = {*ALWAYS, *(("ollama", "gguf") if writes_gguf(source.fused.paths) else ())}
     named = isinstance(model.config.get("architectures"), list)
     return {*found, "vllm"} if named and transformers_reads(model) else found

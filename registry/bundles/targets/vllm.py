@@ -46,7 +46,7 @@ _SERVER = "vLLM"
 
 
 def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
-    """Write `adapters/` with `vllm.env` and perhaps `tokenizer/`, or `model/`; and `serve.sh`, README.md, fusery.json."""
+    """Write `adapters/`, `vllm.env` and `tokenizer/` if needed, or `model/`; and `serve.sh`, README.md, fusery.json."""
     base = base_architecture(source)
     if source.adapters:
         require_shared_names(base, _SERVER)
@@ -96,7 +96,7 @@ def require_adaptable(source: BundleSource, served: Served, base: Architecture) 
     if ends and base.model_type not in WITH_ENDS:
         raise BadInputError(
             f"{served.adapter.name} has an update of {ends[0]}, which vLLM does not adapt in {base.model_type}",
-            hint=_instead(source, base),
+            hint=_other_target(source, base),
         )
 
 
@@ -109,13 +109,13 @@ def max_rank(source: BundleSource, rank: int) -> int:
     found = next((each for each in RANKS if each >= rank), None)
     if found is None:
         raise BadInputError(
-            f"vLLM serves adapters up to rank {RANKS[-1]}, and one has {rank}",
-            hint=_instead(source, base_architecture(source)),
+            f"vLLM serves adapters up to rank {RANKS[-1]}, and an adapter has rank {rank}",
+            hint=_other_target(source, base_architecture(source)),
         )
     return found
 
 
-def _instead(source: BundleSource, base: Architecture) -> str:
+def _other_target(source: BundleSource, base: Architecture) -> str:
     """Return the hint for adapters that vLLM does not serve beside their base."""
     try:
         require_dense(source, base, _SERVER)

@@ -46,7 +46,7 @@ class Field:
         rows: the query for its values, whose one column is tested, if there may be several.
         about: its meaning, for the documentation.
         choices: all values that it can have, if they are known.
-        inherited: the query for numbers of adapters and further values that these have from others.
+        inherited: the query for adapter ids and the values that these adapters inherit from their sources.
     """
 
     kind: Kind
@@ -165,7 +165,7 @@ def _fields() -> dict[str, Field]:
             "text",
             dataset,
             None,
-            "what it, or any adapter that it was computed from, was trained on",
+            "dataset of the adapter, or of any adapter that it was computed from",
             inherited=of_sources,
         ),
         "examples": Field("whole", adapter.examples, None, "how many training examples"),

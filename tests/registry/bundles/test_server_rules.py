@@ -125,7 +125,7 @@ FOR_VLLM: dict[str, dict[str, str]] = {
 @pytest.mark.parametrize("target", FOR_VLLM)
 def test_a_rank_that_vllm_has_no_room_for_is_refused(base: Path, target: str, tmp_path: Path) -> None:
     adapter = tiny_models.make_adapter(tmp_path / "some_v1_20260115", base, num_layers=1, rank=513)
-    with pytest.raises(BadInputError, match="up to rank 512, and one has 513") as caught:
+    with pytest.raises(BadInputError, match="up to rank 512, and an adapter has rank 513") as caught:
         bundle(base, target, tmp_path, adapter, **FOR_VLLM[target])
     assert caught.value.hint == "--target vllm --fused"
 

@@ -250,13 +250,13 @@ def test_unfused_bundles_have_the_tokenizer(
     sqlite_registry.bundles.materialize(
         added.name, tmp_path / "lorax", target="lorax", choices=named, reporter=Reporter(heard.append)
     )
-    assert [line for line in heard if "lorax does not carry it" in line]
+    assert [line for line in heard if "lorax does not include it" in line]
     plain = register(sqlite_registry, make_peft(tmp_path / "plain", base, seed=2), "plain")
     sqlite_registry.bundles.materialize(
         plain.name, tmp_path / "base's", target="vllm", content="adapters", choices=named
     )
     assert not (tmp_path / "base's" / "tokenizer").exists()
-    with pytest.raises(BadInputError, match="a server has one"):
+    with pytest.raises(BadInputError, match="a server has only one"):
         sqlite_registry.bundles.materialize(
             [plain.name, added.name], tmp_path / "both", target="vllm", content="adapters", choices=named
         )

@@ -159,9 +159,9 @@ def test_the_same_model_gives_the_same_bytes(tmp_path: Path) -> None:
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "architecture": (
         {"model_type": "gemma"},
-        "'gemma' is not written as GGUF, only llama, mistral, qwen2, qwen3",
+        "'gemma' cannot be written as GGUF, only llama, mistral, qwen2, qwen3",
     ),
-    "no architecture": ({"model_type": None}, "'None' is not written"),
+    "no architecture": ({"model_type": None}, "'None' cannot be written"),
     "rotary": ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "scaled as 'yarn'"),
     "rotary numbers": ({"rope_scaling": {"rope_type": "linear", "factor": "x"}}, "scaling is malformed"),
     "traditional": ({"rope_traditional": True}, "traditional"),
