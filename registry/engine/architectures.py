@@ -152,7 +152,7 @@ NOT_IN_TRANSFORMERS: Final = frozenset(
         "youtu_llm",
     )
 )
-"""Model types of mlx-lm that transformers reads by code from the hub only, which is never copied into a fused model."""
+"""Model types of mlx-lm that transformers reads only with code from the hub, which a fused model never contains."""
 
 
 def architecture_of(model_type: str) -> Architecture | None:

@@ -47,9 +47,9 @@ class OwnLayout:
     """The layout that a base has on disk.
 
     Attributes:
-        names: the tensors on disk whose bytes each of mlx-lm's tensors holds, one after the other.
+        names: for each of mlx-lm's tensors, the tensors on disk whose bytes it holds, in order.
         copied: tensors on disk that `names` lacks: mlx-lm drops them or computes others from them.
-        dropped: names of those that mlx-lm drops and the model needs; without any, mlx-lm's layout is complete, too.
+        dropped: names of tensors that the model needs and mlx-lm drops; if empty, mlx-lm's layout is complete, too.
     """
 
     names: Mapping[str, Sequence[Tensor]]
@@ -59,7 +59,7 @@ class OwnLayout:
     def entries(
         self, name: str, dtype: str, shape: tuple[int, ...]
     ) -> list[tuple[str, str, tuple[int, ...]]]:
-        """Return name, dtype and shape of the tensors that one of mlx-lm's is written as, in the order of its bytes.
+        """Return name, dtype and shape of the tensors that replace one of mlx-lm's, in the order of its bytes.
 
         Scales and biases are named after their weight.
         """

@@ -10,7 +10,7 @@ R is what the written weights hold (dequantised, where they are quantised) beyon
 The share retained predicts behaviour, the cosine does not (at 6 bits it is 0.49 and behaviour intact; docs/internals/fidelity.md).
 Overall numbers are those of all touched modules taken as one long vector.  Tensors that an adapter replaces whole are
 listed, and not in that vector: the change of a retrained embedding is so long that nothing else would count beside it.
-The verdict is the worse of both.  It takes the distance from 1 of each module, so that a module that overshoots does not
+The verdict is the worse of both.  It counts each module's distance from 1, so that a module that overshoots does not
 make up for another that lost its update.
 """
 

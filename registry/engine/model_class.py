@@ -317,7 +317,7 @@ def _own_layout(
     *,
     written_by_mlx: bool,
 ) -> OwnLayout | None:
-    """Return the layout on disk, None if mlx-lm wrote it and its class drops nothing that the model needs."""
+    """Return the layout on disk; None if mlx-lm wrote it and its class drops no tensor that the model needs."""
     from mlx.utils import tree_flatten
 
     used = _used(mx, model, watch)
@@ -339,7 +339,7 @@ def _own_layout(
 
 
 def _used(mx: ModuleType, model: Any, watch: Watch) -> set[str]:
-    """Return which tensors of the files the model's parameters are made from, as the graph of the lazy arrays has it."""
+    """Return the tensors of the files that the model's parameters depend on, from the graph of lazy arrays."""
     from mlx.utils import tree_flatten
 
     numbered = {f"n{number}": name for number, name in enumerate(watch.loaded)}

@@ -27,7 +27,7 @@ _LAYER = re.compile(r"(?:(?:model|language_model)\.)*layers\.(\d+)\..*")
 
 
 def is_droppable(name: str, config: Mapping[str, Any]) -> bool:
-    """Tell whether a model without a tensor is the same model: a buffer, a tied head, or a layer that only predicts ahead."""
+    """Tell whether a model does not need a tensor: a buffer, a tied head, or a layer that only predicts ahead."""
     text = config.get("text_config")
     parts = [config, text] if isinstance(text, Mapping) else [config]
     if name.endswith("lm_head.weight") and any(part.get("tie_word_embeddings") for part in parts):
@@ -39,7 +39,7 @@ def is_droppable(name: str, config: Mapping[str, Any]) -> bool:
 
 
 def in_own_layout(base: Base, computed: Collection[str], *, quantized: bool) -> Base:
-    """Return a base with the tensors that are written, and the layout to write them in.
+    """Return a base with the tensors to write, and the layout to write them in.
 
     Quantised weights have mlx-lm's layout where that is complete: only mlx-lm reads them.
 

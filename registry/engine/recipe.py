@@ -17,10 +17,10 @@ SEEING = "canonical-2"
 """The same on a base with a `vision_config`: it used to be lost beside most towers, so the bytes are others now."""
 
 BY_CLASS = "canonical-3"
-"""The same on a base that mlx-lm renames or stacks: it is written under its own names now."""
+"""The same on a base whose tensors mlx-lm renames or stacks, and that is written under its own names."""
 
 KEYS = "mlx-keys-2"
-"""Follows the engine where keys were added to the configuration; the number goes up when they would be others."""
+"""Follows the engine's name if keys are added to the configuration; the number goes up when the keys change."""
 
 FORMAT = "fusery.key.v1"
 

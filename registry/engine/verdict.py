@@ -50,21 +50,21 @@ def judge(retained: float, noise: float = 0.0) -> str:
 
 
 def recorded_verdict(verdict: str, retained: float | None, noise: float | None) -> str:
-    """Return a recorded verdict, or what its figures allow where that is worse: others may record too good a verdict."""
+    """Return a recorded verdict, or the verdict of its figures if that is worse: another registry may overstate it."""
     if retained is None:
         return verdict
     return min(verdict, judge(retained, noise or 0.0), key=VERDICTS.index)
 
 
 def share_in_words(retained: float | None) -> str:
-    """Return a share retained in words, which say when it is too much."""
+    """Return a retained share in words, with a note if the fuse overshoots."""
     value = retained or 0.0
     share = f"{100 * value:.1f} % of the update"
     return f"overshoots: {share}" if value > 2 - PASS_FROM else f"{share} retained"
 
 
 def range_in_words(least: float) -> str:
-    """Return the shares retained that are at least so close to 1, in words."""
+    """Return the range of retained shares with a closeness of at least `least`, in words."""
     return f"{100 * least:g} to {100 * (2 - least):g} % of the update"
 
 

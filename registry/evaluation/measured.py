@@ -160,7 +160,7 @@ def evaluation_rows(
 def write_evaluations(
     workspace: Workspace, session: Session, adapter: tables.Adapter, rows: Sequence[tables.Evaluation]
 ) -> None:
-    """Record rows of an adapter, in the caller's write transaction, and say so in the log.
+    """Record evaluations of an adapter and their log entry, in the caller's write transaction.
 
     Raises:
         BadInputError: the adapter would have too many evaluations.

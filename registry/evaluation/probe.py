@@ -56,7 +56,7 @@ class Subject:
         others: those of further adapters, each with its weight, which are added to it.
         fused: the folder of a fused model.
         owner: the row of the adapter that it is, put on its base or fused alone at its own scale; None for others.
-        aware: it is an adapter that is only right fused.
+        aware: the subject is a merge-aware adapter, which must be fused.
     """
 
     side: Side
@@ -127,9 +127,9 @@ def measure_probe(
     fallback: bool = True,
     reporter: Reporter = SILENT,
 ) -> tuple[ProbeReport, list[tuple[int, list[Measured]]]]:
-    """Return what `probe` returns, and what of it is to be recorded, by the number of the adapter's row; record nothing.
+    """Return the report of `probe`, and the evaluations to record, by the id of the adapter's row; record nothing.
 
-    Without `fallback` the built-in prompts are not used: where there are no others, that is an error.
+    Without `fallback`, missing prompts are an error, and the built-in prompts are not used.
     """
     if limit < 1:
         raise BadInputError("at least one prompt is needed", hint="--limit 32")
@@ -175,10 +175,10 @@ def as_trained(
 def _own_prompts(
     workspace: Workspace, a: Subject, b: Subject, limit: int, say: Callable[[str], None], *, fallback: bool
 ) -> tuple[list[Prompt], Prompts]:
-    """Return prompts where nobody gave any: held-out data of the run, or else the built-in ones.
+    """Return the default prompts: the run's held-out data, or else the built-in prompts.
 
     Raises:
-        BadInputError: there are no held-out data, and the built-in prompts are not to be used.
+        BadInputError: there are no held-out data, and `fallback` is false.
     """
     adapter = _task_of(a, b)
     with workspace.database.read() as session:
@@ -353,7 +353,7 @@ def source_of(workspace: Workspace, subject: Subject) -> Iterator[Source]:
 
 
 def _with_tokenizer(model: Path, adapter: Mapping[str, Path]) -> Path:
-    """Return a folder of links to a base's files with an adapter's tokenizer files in their place; the base's where it has none."""
+    """Return a folder with links to a base's files and an adapter's tokenizer files; the base's folder without any."""
     if not own_tokenizer(adapter):
         return model
     files = {path.relative_to(model).as_posix(): path for path in model.rglob("*") if not path.is_dir()}

@@ -67,13 +67,13 @@ def run_probe(
     Args:
         workspace: the registry's parts.
         reference: the adapter.
-        prompts: as for `probe`; None for what its run kept out of training.
+        prompts: as for `probe`; None for the run's held-out data.
         limit: at most so many.
         reporter: as for `probe`.
 
     Raises:
         UnknownReferenceError: there is no such adapter.
-        BadInputError: as for `probe`, or what its run kept out of training is not found.
+        BadInputError: as for `probe`, or the run's held-out data are not found.
         ModelUnusableError, MissingExtraError: as for `probe`.
     """
     number, name = _adapter(workspace, reference)
@@ -86,7 +86,9 @@ def run_probe(
 def run_harness(
     workspace: Workspace, reference: str, run: HarnessRun, *, reporter: Reporter = SILENT
 ) -> RecordedEvaluations:
-    """Run tasks of lm-evaluation-harness on an adapter put on its base, and record what came out; of a merge-aware one, fused.
+    """Run tasks of lm-evaluation-harness on base + adapter, and record the results.
+
+    A merge-aware adapter is fused for it.
 
     Args:
         workspace: the registry's parts.

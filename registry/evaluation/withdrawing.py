@@ -118,10 +118,10 @@ def withdraw_rows(
     at: datetime,
     by: str,
 ) -> None:
-    """Withdraw rows, in the caller's write transaction, and say in the log what they were.
+    """Withdraw evaluations, and record their values in the log, in the caller's write transaction.
 
     Raises:
-        BadInputError: the reasons of the adapter's evaluations would be too long together.
+        BadInputError: the adapter's evaluations, with their reasons, would hold too much text.
     """
     for row in rows:
         row.withdrawn_at, row.withdrawn_by, row.withdrawn_reason = at, by, reason

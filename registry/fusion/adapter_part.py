@@ -83,7 +83,7 @@ def keeps_format(
     """Tell whether the adapted modules of a base are all stored in the format that an adapter was trained through.
 
     Args:
-        paths: of the base's modules.
+        paths: paths of the base's modules.
         targets: paths within a layer that the adapter adapts; in layers that it leaves out they count as well.
         quantization: MLX's entry of the base, with entries for modules that are quantised otherwise.
         aware: as `aware_of` has it.

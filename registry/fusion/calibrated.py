@@ -1,4 +1,4 @@
-"""The engine's policy for a recipe, and what its calibration makes of it: how rounding is shaped, and the draw that goes with what was learned."""
+"""Build the engine's policy for a recipe, with its calibration: statistics that shape rounding, or learned scales and their seed."""
 
 from __future__ import annotations
 

@@ -105,12 +105,12 @@ class FuseInputs:
 
     @property
     def aware(self) -> Mapping[str, Any] | None:
-        """The format that the adapter was trained through, and that it must be fused into; None for any."""
+        """The format that the adapter was trained through and must be fused into; None for any format."""
         return self.adapter.aware
 
     @property
     def keeps_aware(self) -> bool:
-        """`keep` writes all that the adapter changes in the format that it was trained through."""
+        """Whether `keep` writes all adapted modules in the format that the adapter was trained through."""
         if self.aware is None:
             return False
         return keeps_format(self.base.weights, self.adapter.target_modules, self.quantization, self.aware)

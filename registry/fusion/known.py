@@ -85,7 +85,7 @@ class Measured:
         return in_words(self.verdict, self.retained, self.noise)
 
     def passed_over(self, request: FuseRequest, *, sound: bool = False) -> str:
-        """Return why `auto` goes on to the next candidate: the figures, and the limit that one of them missed."""
+        """Return why `auto` tries the next candidate: the figures, and the limit that they missed."""
         if sound:
             return f"{self.in_words}: taking what passes within the budget"
         if (limit := self._missed(request)) is None:
@@ -95,7 +95,7 @@ class Measured:
         return f"{share_in_words(self.retained)}{noise}, and {limit}: trying the next format"
 
     def _missed(self, request: FuseRequest) -> str | None:
-        """Return the limit beside the verdict that is missed, in words; None if the verdict is the reason."""
+        """Return the missed limit in words; None if the verdict is the reason."""
         least = request.min_fidelity
         if least is not None and closeness(self.retained) < least:
             return f"--min-fidelity asks for {range_in_words(least)}"

@@ -81,7 +81,7 @@ class FuseRequest:
             )
         if self.rounding not in (None, *ROUNDINGS):
             raise BadInputError(
-                f"there is no rounding {str(self.rounding)[:40]!r}", hint=f"--rounding {'|'.join(ROUNDINGS)}"
+                f"unknown rounding {str(self.rounding)[:40]!r}", hint=f"--rounding {'|'.join(ROUNDINGS)}"
             )
         if self.min_fidelity is not None and not 0 <= self.min_fidelity <= 1:
             raise BadInputError(
@@ -185,7 +185,7 @@ def require_own(recipe: Recipe, fuse_inputs: FuseInputs) -> None:
 
     Raises:
         BadInputError: it is one.
-        FusionUnsupportedError: it writes another format than the adapter was trained through.
+        FusionUnsupportedError: the recipe writes another format than the adapter was trained through.
     """
     name = fuse_inputs.adapter.name
     if recipe.aware != fuse_inputs.aware:
@@ -289,6 +289,6 @@ def _other_format(fuse_inputs: FuseInputs) -> FusionUnsupportedError:
     assert fuse_inputs.aware is not None
     name = fuse_inputs.adapter.name
     return FusionUnsupportedError(
-        f"{name} was trained to be fused into {in_words(fuse_inputs.aware)} at its own scale, and into nothing else",
+        f"{name} was trained to be fused into {in_words(fuse_inputs.aware)} at its own scale, and cannot be fused otherwise",
         hint=f"fusery fuse {name}",
     )

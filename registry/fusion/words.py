@@ -1,4 +1,4 @@
-"""Messages of a fuse: whom it waits for, what came of claims, why it refuses, what a user should know of the result."""
+"""Messages of a fuse: waiting for other processes, results of claims, refusals, and cautions about the result."""
 
 from __future__ import annotations
 
@@ -67,14 +67,14 @@ def lost(fuse_inputs: FuseInputs, recipe: Recipe, measured: Measured, request: F
 
 
 def cautions(fused: Fused, request: FuseRequest) -> Iterator[str]:
-    """Yield what a user should know before shipping a fused model: that it lost something, or that it is large."""
+    """Yield cautions about a fused model: a verdict that is not PASS, or a large size."""
     verdict = fused.fidelity.verdict
     scale = "" if fused.scale is None else f" --scale {fused.scale:g}"
     added = "".join(f" --with {part.adapter}:{part.weight:g}" for part in fused.with_)
     compare = f"fusery fidelity {fused.adapter}{scale}{added} --formats"
     if verdict != PASS:
         yield (
-            f"{verdict}: most answers that base + adapter gives word for word will be different. "
+            f"{verdict}: expect most exact answers of base + adapter to change. "
             f"Compare the formats: {compare}"
         )
     if request.precision == "auto" and fused.precision == "dequantize" and fused.quantization is None:

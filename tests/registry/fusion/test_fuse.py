@@ -422,7 +422,7 @@ def test_auto_rounds_dora_once_and_keep_as_mlx_lm_does(
 
 
 def test_a_rounding_is_one_that_there_is(stocked: Registry) -> None:
-    with pytest.raises(BadInputError, match="there is no rounding 'twice'"):
+    with pytest.raises(BadInputError, match="unknown rounding 'twice'"):
         stocked.fused.fuse("course_rec@1", FuseRequest(rounding="twice"))
 
 
