@@ -89,8 +89,8 @@ def person(actor: str) -> str:
     return (match[1] if match else actor).strip().casefold()
 
 
-def sent_by(sender: str, claimed: str) -> str:
-    """Return the name to record for what a client sent and a package says that somebody else did."""
+def name_sender(sender: str, claimed: str) -> str:
+    """Return the name to record for a pushed change: the sender, with the package's name as a claim if that differs."""
     return claimed if person(claimed) == person(sender) else _written(sender, f"claim: {claimed}")
 
 

@@ -290,7 +290,7 @@ def _folder(
 
 
 def _top(paths: Mapping[str, Path]) -> Path:
-    """Return the folder that files lie in, some of them perhaps in folders of it."""
+    """Return the outermost folder of files."""
     name = min(paths, key=lambda path: path.count("/"))
     return paths[name].parents[name.count("/")]
 

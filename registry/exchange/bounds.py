@@ -39,7 +39,7 @@ def require_sound(item: Item) -> None:
 
 
 def parts_of(item: Item) -> Iterator[tuple[Table, Values]]:
-    """Yield the values of all rows of a thing, each with its table."""
+    """Yield the table and the values of each row of an item."""
     own, lists = _PARTS[type(item)]
     yield _table(own), {**item.values, "digest": item.digest}
     everything: list[tuple[str, type[tables.Record]]] = [

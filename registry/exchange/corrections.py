@@ -66,7 +66,7 @@ def rows_of(item: Adapter, now: datetime) -> list[tables.Amendment]:
 
 
 def bring_corrections(session: Session, row: tables.Adapter, item: Adapter, now: datetime) -> bool:
-    """Amend an adapter that is here already as it was amended there; they count from now on.  Return whether any did.
+    """Record a package's new amendments of an existing adapter, effective from now; return whether there were any.
 
     Raises:
         BadInputError: the adapter would have too many amendments.
@@ -110,7 +110,7 @@ def _rows(item: Adapter) -> list[tables.Amendment]:
 
 
 def _key(row: tables.Amendment) -> tuple[Any, ...]:
-    # Not who made it: a server records the sender in place of the name that a package claims.
+    # Leave out the author: a server records the sender instead of the name in the package.
     return row.field, row.before, row.after, row.reason, row.at
 
 

@@ -191,9 +191,9 @@ def is_complete(row: Row, item: Item) -> bool:
 
 
 def missing_yanks(session: Session, row: tables.Adapter, item: Adapter) -> list[dict[str, object]]:
-    """Return the yanks of a package that stand and are not on record.
+    """Return the active yanks of a package that are not on record.
 
-    A yank for the same reason as one that stands already is on record, whenever it was made.
+    A yank counts as on record if an active yank has the same reason, whatever its date.
     """
     if not any(map(stands, item.yanks)):
         return []

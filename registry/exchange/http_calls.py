@@ -38,7 +38,7 @@ LONGEST_WAIT = 20.0
 """Seconds between two tries."""
 
 GIVE_UP = 60.0
-"""Seconds after a first failure, without getting further, after which nothing is tried again."""
+"""Seconds without progress, from the first failure on, after which there is no further attempt."""
 
 TIMEOUT = 60.0
 """Seconds without any byte after which a connection is given up."""
@@ -87,7 +87,7 @@ class RefusedError(ServerRefusedError):
 
 @dataclass(slots=True)
 class Patience:
-    """How long something is tried: so many times, and for `GIVE_UP` seconds, since it last got further."""
+    """The retry budget of an operation: attempts, and `GIVE_UP` seconds, since its last progress."""
 
     most: int
     tried: int = 0
@@ -98,7 +98,7 @@ class Patience:
         self.tried, self.failing_since = 0, 0.0
 
     def failed(self, wait: float) -> bool:
-        """Count a failure; tell whether to give up instead of waiting so many seconds."""
+        """Count a failure; return whether to give up instead of waiting `wait` seconds."""
         self.tried += 1
         self.failing_since = self.failing_since or time.monotonic()
         return self.tried >= self.most or time.monotonic() + wait - self.failing_since > GIVE_UP

@@ -188,7 +188,7 @@ def import_runs(
         dry_run: only look what there is.
 
     Raises:
-        BadInputError: the task is no name, the tracker cannot be read, or no run has an adapter.
+        BadInputError: the task's name is invalid, the tracker cannot be read, or no run has an adapter.
     """
     if task is not None:
         parse_task(task)

@@ -38,10 +38,10 @@ class EvaluationChanges:
 
 
 def require_measured(item: Adapter) -> None:
-    """Refuse evaluations that nobody could record here.
+    """Refuse evaluations that cannot be recorded here.
 
     Raises:
-        BadInputError: one has no such name, or two say the same otherwise.
+        BadInputError: an evaluation is invalid, or is there twice.
     """
     keys = [key_of(values) for values in item.evaluations if values["withdrawn_at"] is None]
     if len(set(keys)) < len(keys):
@@ -62,7 +62,7 @@ def require_measured(item: Adapter) -> None:
 
 
 def bring_evaluations(row: tables.Adapter, item: Adapter, now: datetime) -> list[str]:
-    """Record what is missing here, none of it of the time to come; return what was done, in words of the log.
+    """Record missing evaluations and withdrawals, with no date in the future; return the kinds of changes for the log.
 
     Raises:
         BadInputError: the adapter would have too many evaluations.
@@ -73,7 +73,7 @@ def bring_evaluations(row: tables.Adapter, item: Adapter, now: datetime) -> list
         known.withdrawn_by, known.withdrawn_reason = values["withdrawn_by"], values["withdrawn_reason"]
     row.evaluations.extend(
         tables.Evaluation(
-            **{**values, **{name: _within(values[name], row, now) for name in _moments(values)}}
+            **{**values, **{name: _clamp_moment(values[name], row, now) for name in _moments(values)}}
         )
         for values in changes.missing
     )
@@ -83,8 +83,8 @@ def bring_evaluations(row: tables.Adapter, item: Adapter, now: datetime) -> list
     return [word for word, any_ in done.items() if any_]
 
 
-def _within(moment: datetime, row: tables.Adapter, now: datetime) -> datetime:
-    """Return a moment that is not before the record, which may have been made later here, nor in the future."""
+def _clamp_moment(moment: datetime, row: tables.Adapter, now: datetime) -> datetime:
+    """Return a moment, moved to between the creation of the record here and now."""
     return min(max(moment, row.created_at), now)
 
 

@@ -78,7 +78,7 @@ class Artifacts:
     """The artifacts of a run, and those of the models that it logged, which MLflow 3 keeps beside the run.
 
     Attributes:
-        sizes: path to size in bytes; a model's paths begin with its name, or with its id where two have one name.
+        sizes: path to size in bytes; a model's paths begin with its name, or with its id if two models have one name.
     """
 
     def __init__(self, uri: str) -> None:
@@ -101,14 +101,14 @@ class Artifacts:
             self.sizes[prefix + path] = size
 
     def fetch(self, path: str, place: Path) -> None:
-        """Put an artifact at a place on this machine."""
+        """Download an artifact to a path on this machine."""
         location, inside = self._places[path]
 
         def put(folder: Path) -> Path:
             return Path(self._repository(location).download_artifacts(inside, str(folder)))  # type: ignore[no-untyped-call]
 
         with calm(), readable(self._uri):
-            told = f"what MLflow gave for {path[:200]} is not the file that it lists"
+            told = f"MLflow returned another file for {path[:200]} than it lists"
             moved_in(place, put, told, size=self.sizes[path], digest=lambda _: True)
 
     def _repository(self, location: str) -> ArtifactRepository:
@@ -125,7 +125,7 @@ def list_files(ask: Callable[[str | None], Sequence[FileInfo]], owner: str) -> d
 
     Args:
         ask: lists a folder, or the outermost one.
-        owner: whose they are, for messages.
+        owner: the run or model, for messages.
     """
     found: dict[str, int | None] = {}
     left: list[str | None] = [None]
@@ -134,13 +134,15 @@ def list_files(ask: Callable[[str | None], Sequence[FileInfo]], owner: str) -> d
         folder, asked = left.pop(), asked + 1
         if asked > _MOST_FOLDERS:
             raise BadInputError(
-                f"{owner} has over {_MOST_FOLDERS:,} folders of artifacts", hint="--run ID takes others"
+                f"{owner} has over {_MOST_FOLDERS:,} folders of artifacts",
+                hint="choose other runs with --run ID",
             )
         for each in ask(folder):
             inside = each.path.startswith(f"{folder}/") if folder else not each.path.startswith("/")
             if not inside or ".." in each.path.split("/"):
                 raise BadInputError(
-                    f"{owner} has an artifact outside of its folder", hint="look at it in MLflow's pages"
+                    f"{owner} has an artifact outside of its folder",
+                    hint="look at it in MLflow's web interface",
                 )
             if not each.is_dir:
                 found[each.path] = each.file_size

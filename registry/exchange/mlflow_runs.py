@@ -136,7 +136,7 @@ def _experiments(client: MlflowClient, names: Sequence[str]) -> list[str]:
 
 
 class _Experiments:
-    """Names and logged models of experiments, each asked for once."""
+    """Names and logged models of experiments, each requested once."""
 
     def __init__(self, client: MlflowClient) -> None:
         self._client = client
@@ -150,7 +150,7 @@ class _Experiments:
         return self._names[number]
 
     def models(self, number: str) -> Mapping[str | None, list[LoggedModel]]:
-        """Return the models that MLflow 3 keeps beside the runs of an experiment, by run, oldest first; None is of no run."""
+        """Return the logged models of an experiment by run id, oldest first; those under None have no run."""
         if number not in self._models:
             found = list(_pages(lambda token: self._client.search_logged_models([number], page_token=token)))
             found.sort(key=lambda model: model.creation_timestamp)

@@ -1,4 +1,4 @@
-"""Dates in a package: none is in the future, and none is before the record that it belongs to."""
+"""Check the dates in a package: no date may be in the future, or before the record that it belongs to."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from .package import Adapter, Item
 
 
 def require_moments(item: Item, now: datetime) -> None:
-    """Refuse a thing with a date in the future, or before the record that it belongs to.
+    """Refuse an item with a date in the future, or before the record that it belongs to.
 
     Raises:
-        BadInputError: it has one.
+        BadInputError: the item has such a date.
     """
     for table, values in parts_of(item):
         for column in table.columns:
@@ -47,9 +47,9 @@ def _moment(text: str, item: Item) -> datetime:
 
 
 def _ordered(item: Adapter) -> Iterator[tuple[str, datetime, datetime]]:
-    """Yield what each date is called, the date that it may not be before, and the date.
+    """Yield the name of each date, the earliest date allowed, and the date itself.
 
-    An amendment that came from a third registry may have been made before this record was; it counts since later.
+    An amendment from a third registry may be older than this record, but it only takes effect later.
     """
     created = item.values["created_at"]
     for yank in item.yanks:

@@ -64,7 +64,7 @@ def plan(destination: Workspace, package: list[Item], origin: str, *, unmade: bo
 
     Raises:
         AlreadyExistsError: one cannot come in.
-        RoleError: one has changes that the sender's role does not allow.
+        RoleError: an item has changes that the sender's role does not allow.
     """
     counted: set[str] = set()
     if unmade:
@@ -117,11 +117,11 @@ def require_allowed(workspace: Workspace, session: Session, row: tables.Adapter,
     Args:
         workspace: the registry that receives, with the sender's name and role.
         session: of any transaction there.
-        row: the adapter there; one that is new comes with its whole history.
+        row: the adapter there; a new adapter may bring its whole history.
         item: the adapter in the package.
 
     Raises:
-        RoleError: it changes more.
+        RoleError: the role does not allow a change.
     """
     if not workspace.role:
         return

@@ -1,7 +1,7 @@
 """Recording an item from another registry: facts from its bytes, and what was declared there.
 
-The log here says where it came from.  Times stay those of the registry it came from.  One entry of our own refers to the entries of that
-registry's log by their hashes, each once: their text would grow with every push in either direction.
+The log here names the registry that it came from, and times stay those of that registry.  One log entry here refers to the
+entries of that registry's log by their hashes, each once: their text would grow with every push in either direction.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from .. import tables
-from ..actors import sent_by
+from ..actors import name_sender
 from ..admission.plugged import took_part
 from ..database import Database, events
 from ..database.limits import CLAIMS, SIGNATURES, YANKS, require_count, require_within
@@ -134,7 +134,7 @@ def _received(
     now: datetime,
 ) -> tuple[bool, str, bool]:
     """Record a thing in a transaction; return whether anything was new, its name, and whether a base was there in other files."""
-    item = _attributed(workspace, item)
+    item = _with_sender(workspace, item)
     if isinstance(item, Adapter) and isinstance(row, tables.Adapter):
         require_allowed(workspace, session, row, item)
     try:
@@ -162,15 +162,15 @@ def _received(
     return bool(added), row.name if isinstance(row, tables.BaseModel) else item.name, recognised
 
 
-def _attributed(workspace: Workspace, item: Item) -> Item:
-    """Return an item with its sender, where a server knows that, as who made its yanks, amendments and evaluations."""
+def _with_sender(workspace: Workspace, item: Item) -> Item:
+    """Return an item with its authenticated sender as the author of its yanks, amendments and evaluations."""
     if not isinstance(item, Adapter) or not workspace.authenticated:
         return item
 
     def sent(row: Values) -> Values:
         names = {key for key in row if key == "by" or key.endswith("_by")}
         return {
-            key: sent_by(workspace.actor, value) if key in names and value is not None else value
+            key: name_sender(workspace.actor, value) if key in names and value is not None else value
             for key, value in row.items()
         }
 
@@ -262,7 +262,7 @@ def _insert_adapter(
 
 
 def _fused(session: Session, item: Fused, files: tables.Manifest, origin: str) -> tables.Fused:
-    """Return the record of what another registry says it has made: a claim, under a key of its own.
+    """Return the record of a fused model that another registry claims to have made, under a separate key.
 
     Raises:
         BadInputError: there are too many claims about the adapter.
@@ -350,7 +350,7 @@ def _tell(
 
 
 def _new_events(session: Session, item: Item, subject: str, *, row_is_new: bool) -> list[str]:
-    """Return the hashes of the other registry's entries about a thing that no entry here refers to yet, oldest first."""
+    """Return the hashes of the other registry's entries about an item that no entry here refers to yet, oldest first."""
     earlier = (
         []
         if row_is_new

@@ -98,7 +98,7 @@ def find_blob(workspace: Workspace, digest: Digest) -> Blob:
     if size is None:
         raise AbsentBlobError(digest, row.generation, workspace.store.url)
     if size != row.size:
-        message = f"blob {digest[:12]} has {size} bytes in the store, and its row says {row.size}"
+        message = f"blob {digest[:12]} has {size} bytes in the store, and its row records {row.size}"
         raise BlobCorruptError(message, hint="run: fusery audit --repair")
     return Blob(digest, size, row.generation)
 

@@ -200,7 +200,7 @@ def test_no_text_becomes_code(
     plain = write(source, "docker", tmp_path / "plain")
     for key in ("name", "task", "dataset", "version", "date", "digest"):
         provenance["adapter"][key] = evil
-    provenance |= {"key": evil, "tool": evil, "created_at": evil, "recipe": {"note": evil}}
+    provenance |= {"key": evil, "tool": evil, "created_at": evil, "recipe": {"note": evil, "bits": {"": 6}}}
     provenance |= {
         "format": evil,
         "rebuild": f"fusery fuse {evil}",
