@@ -114,7 +114,7 @@ def create_app(
     @app.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> Response:
         # Starlette logs the traceback; the client gets no word of it.
-        # It is sent past all middleware.
+        # This response bypasses all middleware.
         known = (
             {request_ids.NAME: request.scope[request_ids.NAME]} if request_ids.NAME in request.scope else {}
         )

@@ -60,7 +60,7 @@ class Engine:
         Args:
             base: folder of the base.
             post: is called in the engine's thread with what each step brought.
-            tokenizer: folder of another tokenizer than the base's.
+            tokenizer: folder of the tokenizer; None for the base's.
             width: answers that one pass works on at a time.
             prompt_cache_bytes: bytes of `prefixes`.
         """

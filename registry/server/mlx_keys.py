@@ -60,7 +60,7 @@ def with_mlx_keys(config: Config) -> dict[str, Any]:
 
 
 def written_config(config: Config) -> dict[str, Any]:
-    """Return a configuration to write: with the keys that mlx-lm needs, and transformers 5's under their older names too.
+    """Return a configuration to write, with mlx-lm's keys, and with transformers 5's keys under their older names too.
 
     transformers before version 5, and servers that are built on it, read `rope_theta`, `rope_scaling` and `torch_dtype`, and take
     a default where these are missing.
@@ -156,7 +156,7 @@ def _kinds_of_layers(rope: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 
 
 def _older_names(config: Config) -> dict[str, Any]:
-    """Return the keys that transformers 4 had for what a configuration holds under transformers 5's keys only."""
+    """Return the keys of transformers 4 for settings that a configuration has only under transformers 5's keys."""
     rope, dtype = config.get("rope_parameters"), config.get("dtype")
     older: dict[str, Any] = {"torch_dtype": dtype if isinstance(dtype, str) else None}
     by_kind = isinstance(rope, Mapping) and _kinds_of_layers(rope)

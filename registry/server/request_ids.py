@@ -1,4 +1,4 @@
-"""The header `x-request-id` on every response: a client's own, or a new one, for finding a request in logs."""
+"""Add the header `x-request-id` to every response, to find requests in logs: the client's id, or a new one."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 NAME = "x-request-id"
-"""Of the header, and of the key in a request's scope."""
+"""Name of the header, and of the key in a request's scope."""
 
 _ACCEPTED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 
 
 class RequestIds:
-    """Adds the request's id to its response; a client's own is kept if it is short and plain."""
+    """Adds an id to each response; a client's own id is kept if it is valid."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer, with the header."""
+        """Handle a request, and add the header to its response."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

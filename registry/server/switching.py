@@ -30,7 +30,7 @@ WEIGHTS = "adapters.safetensors"
 CONFIG = "adapter_config.json"
 
 _MERGE_AWARE = ("quantization_aware", "nvfp4_merge_aware")
-"""Entries of a configuration that declare an adapter which is only right fused."""
+"""Entries of a configuration that declare a merge-aware adapter, which must be fused."""
 
 _REFUSALS = (
     OSError,

@@ -116,8 +116,8 @@ class Writing:
 def _make_detokenizer(tokenizer: Any, *, continues: bool) -> Any:
     """Return a detokenizer for one answer.
 
-    mlx-lm's detokenizers drop a space before the first word.  After a piece of text they keep it.  A chat with a
-    SentencePiece tokenizer does without: there the space marks a word, as `decode` of the tokenizer has it.
+    mlx-lm's detokenizers drop a space before the first word, but keep it after other text.  In a chat with a SentencePiece
+    tokenizer it is dropped, as by the tokenizer's `decode`: there the space only marks a word.
     """
     from mlx_lm.tokenizer_utils import BPEStreamingDetokenizer
 

@@ -139,8 +139,8 @@ def plan_serving(
 
     Raises:
         UnknownReferenceError: there is no such adapter.
-        BadInputError: there is none at all, one is yanked, replaces the base's weights or is merge-aware, or they were trained
-            on different bases.
+        BadInputError: there is no adapter; an adapter is yanked, replaces the base's weights or is merge-aware; or the
+            adapters were trained on different bases.
     """
     found: dict[str, tables.Adapter] = {}
     for reference in [*references, *(part for split in splits for part, _ in split.parts)]:

@@ -301,7 +301,7 @@ class Follower:
             for sentence in plan.told:
                 self._say(sentence)
         if self._written is None or self._written.adapters != plan.document().adapters:
-            self._tokenizer = self._placed_tokenizer(plan)
+            self._tokenizer = self._place_tokenizer(plan)
         document = plan.document(tokenizer=self._tokenizer)
         if document == self._written:
             return
@@ -312,11 +312,11 @@ class Follower:
         _write(self._folder, document)
         self._written = document
 
-    def _placed_tokenizer(self, plan: ServingPlan) -> str | None:
-        """Place the tokenizer that adapters need instead of the base's; return its folder.
+    def _place_tokenizer(self, plan: ServingPlan) -> str | None:
+        """Place the tokenizer that adapters need instead of the base's, and return its folder; None for the base's.
 
         Raises:
-            BadInputError: they need another one than what is served has, which a new start would load.
+            BadInputError: the adapters need another tokenizer than the running server has.
         """
         scratch = self._folder / "tokenizers"
         shutil.rmtree(scratch, ignore_errors=True)
@@ -325,7 +325,9 @@ class Follower:
         if self._written is not None:
             there = {path.relative_to(place).as_posix(): path for path in place.rglob("*") if path.is_file()}
             if bool(there) != bool(files) or differences(reader(files), reader(there)):
-                raise BadInputError("another tokenizer or chat template needs a new start of the server")
+                raise BadInputError(
+                    "cannot change the tokenizer or chat template of a running server: restart the server"
+                )
             return self._tokenizer
         for name, path in files.items():
             (place / name).parent.mkdir(parents=True, exist_ok=True)

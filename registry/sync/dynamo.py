@@ -40,7 +40,8 @@ class Downloader:
             context: Dynamo's `ResolveContext`: where files may lie, and what the base is called.
 
         Raises:
-            RuntimeLoRANotFoundError: it is not to be served: yanked, an alias, of another base, above a limit of the worker.
+            RuntimeLoRANotFoundError: the adapter must not be served: it is yanked, an alias, of another base, or above a
+                limit of the worker.
             RuntimeLoRAResolverUnavailableError: the registry cannot be asked.
         """
         return await asyncio.to_thread(self._resolved, source_uri, context)

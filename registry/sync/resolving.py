@@ -56,8 +56,8 @@ class Resolved:
         digest: that it is registered under.
         folder: with its two files, which stay as they are.
         modules: of the base that it changes.
-        rank: of its factors.
-        nbytes: of its two files.
+        rank: rank of the adapter.
+        nbytes: bytes of its two files.
     """
 
     name: str
@@ -109,7 +109,7 @@ class Resolver:
             max_bytes: the server's limit on an adapter's files; None for no limit.
 
         Raises:
-            NotServedError: it is yanked, an alias, of another base, above a limit, or nothing that servers compute.
+            NotServedError: the adapter is yanked, an alias, of another base, above a limit, or of an unsupported method.
             FuseryError: the registry or its files cannot be reached, or are damaged.
         """
         reference = self._reference(asked)
@@ -146,7 +146,7 @@ class Resolver:
         except BadInputError:
             return None
         if reference.kind in ("name", "version"):
-            # A server keeps what it loaded for each name: one adapter in other spellings would take its memory many times.
+            # A server loads an adapter once for each name: further spellings of one adapter would fill its memory.
             named = reference.value if reference.kind == "name" else f"{reference.task}@{reference.value}"
             return named if asked == named else None
         if reference.kind in ("alias", "latest"):
@@ -278,11 +278,11 @@ def _require_loadable(resolved: Resolved, max_rank: int | None, max_bytes: int |
     if max_rank is not None and resolved.rank > max_rank:
         raise NotServedError(
             f"{resolved.name}: rank {resolved.rank} is above --max-lora-rank {max_rank}",
-            hint=f"start the server with --max-lora-rank {resolved.rank} or the next larger value that it takes",
+            hint=f"start the server with --max-lora-rank {resolved.rank} or the next larger value that it accepts",
         )
     if max_bytes is not None and resolved.nbytes > max_bytes:
         raise NotServedError(
-            f"{resolved.name}: {resolved.nbytes:,} bytes, and this server takes at most {max_bytes:,}"
+            f"{resolved.name}: {resolved.nbytes:,} bytes, and this server accepts at most {max_bytes:,}"
         )
 
 

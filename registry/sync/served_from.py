@@ -65,11 +65,11 @@ def _source(environment: Mapping[str, str]) -> AdapterSource:
 
 
 def max_lora_rank(arguments: Sequence[str]) -> int | None:
-    """Return the largest rank that vLLM loads, from the arguments it was started with; None if they do not tell."""
+    """Return the largest rank that vLLM loads, from its command line; None if it is not known."""
     words = [part for argument in arguments for part in argument.split("=", 1)]
     names = [word.replace("_", "-") for word in words]
     given = [value for name, value in zip(names, words[1:], strict=False) if name == "--max-lora-rank"]
     if "--max-lora-rank" in names:
         return int(given[-1]) if given and given[-1].isdecimal() else None
-    # A configuration file may have it.
+    # A configuration file may set it.
     return _MAX_LORA_RANK if "--enable-lora" in names and "--config" not in names else None
