@@ -74,10 +74,10 @@ def require_sensible(files: Mapping[str, Path]) -> None:
 
 
 def require_recordable(architecture: Architecture) -> None:
-    """Refuse a base model whose record would be larger than what backups and other registries take.
+    """Refuse a base model whose record would be larger than backups and other registries accept.
 
     Raises:
-        BadInputError: it has too many tensors, or its configuration is too long.
+        BadInputError: the model has too many tensors, or its configuration is too long.
     """
     columns = {"config": dict(architecture.config), "weights": _weights(architecture)}
     if (problem := problem_of(tables.metadata.tables["base_model"], columns)) is not None:
@@ -156,7 +156,7 @@ def _target_modules(folder: AdapterFolder) -> list[str]:
 
 
 def within_layer(path: str) -> str:
-    """Return a module's path within its layer; the whole path where it is in none."""
+    """Return a module's path within its layer; the whole path outside of layers."""
     parts = path.split(".")
     index = next((i for i, part in enumerate(parts) if part.isdigit()), -1)
     return ".".join(parts[index + 1 :])

@@ -96,9 +96,9 @@ _ENTROPY = re.compile(r"bits_per_byte|((val|eval|test|validation)_)?loss")
 
 
 def range_problem(metric: str, value: float) -> str | None:
-    """Return why a metric cannot have a value, in a few words; None where it can, or where its range is not known.
+    """Return why a metric cannot have a value, in a few words; None if it can, or if its range is not known.
 
-    A cross-entropy is 0 or more, and a perplexity 1 or more, but for rounding.
+    A cross-entropy is 0 or more, and a perplexity is 1 or more, apart from rounding.
     """
     word = re.split(r"[.:@-]", metric)[-1].lower()
     if _PERPLEXITY.fullmatch(word) and value < 1 - 1e-6:

@@ -88,11 +88,11 @@ def known_sources(session: Session, recipe: CombinationRecipe, base_id: int) -> 
 
 
 def source_pairs(first: Select[int], *, up: bool) -> CTE:
-    """Return the query for pairs of an adapter and one that it is or was computed from, through any number of others.
+    """Return the query for pairs of an adapter and each direct or indirect source of it, itself included.
 
     Args:
-        first: the query for the numbers of the adapters to start from.
-        up: these are the computed adapters; else they are the sources.
+        first: the query for the ids of the adapters to start from.
+        up: start from computed adapters and find their sources; otherwise the reverse.
     """
     start, step = first.distinct().subquery(), tables.AdapterSource
     pairs = select(start.c[0].label("adapter"), start.c[0].label("source")).cte("computed", recursive=True)
@@ -104,7 +104,7 @@ def source_pairs(first: Select[int], *, up: bool) -> CTE:
 
 
 def inherited_dataset(session: Session, recipe: CombinationRecipe, sources: Sequence[int]) -> int | None:
-    """Return the number of the dataset that all sources of a recipe were trained on; None where they differ or one is unknown."""
+    """Return the id of the dataset that all sources of a recipe were trained on; None if they differ or one is unknown."""
     adapter = tables.Adapter
     query = select(adapter.dataset_id).where(adapter.id.in_(sources)).distinct()
     datasets = session.scalars(query).all()

@@ -15,7 +15,7 @@ from ..errors import AmbiguousReferenceError, BadInputError, UnknownReferenceErr
 from ..names import MAX_DECLARED_VERSION, Reference
 
 _STEP = 1_000
-"""How far above the newest version of a task one from another registry may be, where both are over the limit."""
+"""The most that a version above the limit may exceed its task's newest version."""
 
 Values = TypeVarTuple("Values")
 
@@ -126,10 +126,10 @@ def named_by(reference: Reference, query: Select[*Values]) -> Select[*Values]:
 
 
 def latest_version(at: datetime | None = None) -> ColumnElement[int]:
-    """Return the number of the version that `@latest` means, of the task in the query around it.
+    """Return the expression for the version that `@latest` means, for the task of the enclosing query.
 
-    It is the newest one.  An adapter that `combine` or `shrink` computed is passed over as long as it has no validation loss,
-    unless the task has no other.
+    It is the newest version.  An adapter from `combine` or `shrink` is skipped until it has a validation loss, unless the task
+    has no other adapter.
 
     Args:
         at: a moment; None for now.
@@ -294,15 +294,15 @@ def next_version(session: Session, task: tables.Task) -> int:
 
 
 def require_version(session: Session, task: str, version: int) -> None:
-    """Refuse a version so large that automatic numbering could come to its end.
+    """Refuse a version so large that automatic numbering could run out.
 
     Args:
         session: of any transaction.
         task: the name of the task, which need not exist.
-        version: that was declared, or comes from another registry.
+        version: the version that the user or another registry declares.
 
     Raises:
-        BadInputError: it is over the limit, and far above the newest version of the task.
+        BadInputError: the version is over the limit, and far above the task's newest version.
     """
     if version <= MAX_DECLARED_VERSION:
         return

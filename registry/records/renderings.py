@@ -96,7 +96,7 @@ def fetch_originals(
         adapter: with its manifest loaded.
         folder: where they are to lie.
         kept: blobs that were fetched, and verified, a moment ago.
-        only: tells of a file's path whether it is wanted.
+        only: returns whether to fetch the file with a path.
 
     Raises:
         BlobMissingError: the store lacks one.

@@ -1,8 +1,8 @@
 """Withdrawals, and which records they concern: the single place for all views and refusals.
 
-A yank covers one record: an adapter under its name.  That record is refused wherever something would be made of it.  Who
-has the same bytes under another name, holds them (fused models, sums, bundles), or was computed from them by `combine` or
-`shrink`, however many steps away, is told so and goes on; what was trained on from a yanked adapter is neither.
+A yank covers one record: an adapter under its name.  Commands refuse to make anything from that record.  They warn about
+adapters with the same bytes under another name, fused models, sums and bundles that contain these bytes, and adapters that
+`combine` or `shrink` computed from them in any number of steps.  Adapters whose training continued from a yanked one get no warning.
 """
 
 from __future__ import annotations
@@ -287,5 +287,5 @@ def _query(
         .join(record, record.digest == part.digest)
         .join(yank, yank.adapter_id == record.id)
         .where(standing)
-        .order_by(lines.c.adapter != part.id, yank.id)  # a thing is told of each yank by the nearest relation
+        .order_by(lines.c.adapter != part.id, yank.id)  # of each yank, the nearest relation counts
     )

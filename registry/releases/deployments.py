@@ -283,7 +283,7 @@ def _new(
     now: datetime,
     via: str | None,
 ) -> tables.Deployment:
-    _require_few(session, subject)
+    _require_limit(session, subject)
     row = tables.Deployment(
         bundle_id=subject.id if isinstance(subject, tables.Bundle) else None,
         fused_id=subject.id if isinstance(subject, tables.Fused) else None,
@@ -301,11 +301,11 @@ def _new(
     return row
 
 
-def _require_few(session: Session, subject: Subject) -> None:
-    """Refuse one deployment too many of the same thing.
+def _require_limit(session: Session, subject: Subject) -> None:
+    """Refuse one deployment too many of an adapter, fused model or bundle.
 
     Raises:
-        BadInputError: it has as many as it may have.
+        BadInputError: the limit is exceeded.
     """
     key = getattr(tables.Deployment, f"{subject.__tablename__}_id")
     count = session.scalar(select(func.count()).where(key == subject.id)) or 0
