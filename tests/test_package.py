@@ -69,10 +69,10 @@ with Registry.open() as registry:
     registry.tokens.create("ci", "publisherr")
     Choices(compression="gzip", gguf_type="q8_0", onnx_type="f8")
 """
-"""Wrong words for closed choices, beside right ones."""
+"""Wrong values for closed choices, beside right ones."""
 
 
-def test_wrong_names_and_choices_are_errors_of_types(tmp_path: Path) -> None:
+def test_wrong_names_and_choices_are_type_errors(tmp_path: Path) -> None:
     names, choices = tmp_path / "names.py", tmp_path / "choices.py"
     names.write_text("from fusery import Adapter, Registri\nfrom fusery.registry import Nonsense\n")
     choices.write_text(CHOICES)

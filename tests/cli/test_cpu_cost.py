@@ -1,4 +1,4 @@
-"""What quantised weights cost on a Linux CPU is said where it is true, with the command that avoids it."""
+"""The note on the cost of quantised weights appears only on a Linux CPU, with the command that avoids the cost."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_fuse_and_materialize_name_the_command_for_16_bits(quantised: Fusery, tm
     assert dense.code == 0 and COST not in dense.err + (tmp_path / "dense" / "README.md").read_text()
 
 
-def test_it_is_true_of_mlx_on_a_linux_cpu_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cost_is_printed_only_on_a_linux_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert _computes_on_linux_cpu()
     with monkeypatch.context() as patch:
         patch.setattr(sys, "platform", "darwin")

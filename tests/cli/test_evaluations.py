@@ -154,7 +154,7 @@ def test_a_loss_is_measured_and_recorded(stocked: Fusery, tmp_path: Path) -> Non
     assert stocked(*words, "--task", "arc_easy").code == 2
 
 
-def test_nothing_is_measured_on_prompts_that_nobody_asked_for(stocked: Fusery, tmp_path: Path) -> None:
+def test_run_without_held_out_data_requires_prompts(stocked: Fusery, tmp_path: Path) -> None:
     ran = stocked("eval", "run", "course_rec@1")
     assert (ran.code, "--prompts FILE" in ran.err) == (2, True)
     (tmp_path / "q.json").write_text('[{"text": "one"},\n{"text": "two"}]', encoding="utf-8")

@@ -61,7 +61,7 @@ def test_for_people(small: Fusery) -> None:
     assert shares == sorted(shares)
 
 
-def test_fuse_prints_one_size_and_how_often_it_is_the_base_s(small: Fusery) -> None:
+def test_fuse_prints_one_size_and_its_multiple_of_the_base(small: Fusery) -> None:
     ran = small("fuse", "one@1", "--precision", "dequantize")
     made = small("fuse", "one@1", "--precision", "dequantize", "--json").json
     (weights,) = re.findall(r"^weights  +(.*)$", ran.out, re.MULTILINE)
@@ -71,7 +71,7 @@ def test_fuse_prints_one_size_and_how_often_it_is_the_base_s(small: Fusery) -> N
     assert weights in small("fidelity", "one@1").out
 
 
-def test_fuse_says_what_a_lost_fuse_means_and_what_to_do(small: Fusery) -> None:
+def test_fuse_explains_a_lost_fuse_and_gives_a_hint(small: Fusery) -> None:
     options = ("--precision", "keep", "--accept-loss", "--with", "two@1:0.5", "--scale", "10")
     ran = small("fuse", "one@1", *options)
     assert "LOST" in ran.out

@@ -489,7 +489,7 @@ def test_garbage_is_collected_rarely_while_a_command_starts_and_as_usual_later()
 
 
 URL_OPTIONS = {"push --to", "pull --from", "register folder", "check folders"}
-"""Paths that may be URLs as well."""
+"""Parameters that also accept URLs."""
 
 
 def test_every_path_refuses_a_url() -> None:
@@ -504,7 +504,7 @@ def test_every_path_refuses_a_url() -> None:
 
 
 @pytest.mark.parametrize("url", ["http://host/home", "https:/host", "file:///tmp/home", "s3://bucket/home"])
-def test_a_home_that_is_a_url_is_refused_and_no_folder_made(
+def test_url_as_home_is_refused_without_making_a_folder(
     fusery: Fusery, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "empty").mkdir()

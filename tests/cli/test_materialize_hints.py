@@ -1,4 +1,4 @@
-"""Every recommendation of a refusal and of a card is followed, on the model that it was made for, and has to work."""
+"""Follow every recommendation of a refusal and of a card, on its own model: each must work."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def _add_head(adapter: Path, base: Path) -> None:
 
 
 def _follow(fusery: Fusery, words: list[str], destination: str) -> int:
-    """Run a command; where it is refused with a hint, run it again with each of the hint's options.  Return how many."""
+    """Run a command; if it is refused with a hint, run it with each of the hint's options.  Return their number."""
     done = fusery("materialize", "task@1", destination, *words)
     if done.code == 0:
         return 0
@@ -132,7 +132,7 @@ def _follow(fusery: Fusery, words: list[str], destination: str) -> int:
     followed = 0
     for number, options in enumerate(_options(hint)):
         names = {word for word in options if word.startswith("--")}
-        # What the hint names takes the place of what was given; another target has options of its own.
+        # Options of the hint replace the given ones; another target has its own options.
         kept = [] if "--target" in names else words
         again = fusery("materialize", "task@1", f"{destination}-{number}", *kept, *options)
         assert again.code == 0, f"{words} -> {options}: {again.err}"
@@ -172,7 +172,7 @@ def test_every_hint_of_onnx_works(
 
 
 @pytest.mark.parametrize("base", BASES)
-def test_what_a_card_recommends_works(base: str, fusery: Fusery, tmp_path: Path) -> None:
+def test_recommendations_of_a_card_work(base: str, fusery: Fusery, tmp_path: Path) -> None:
     folder = _register(fusery, tmp_path, base, "lora")
     for name in ("model", "hub"):
         options = [["--precision", "keep"], ["--precision", "dequantize"]]

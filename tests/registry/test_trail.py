@@ -146,7 +146,7 @@ def test_garbage_is_a_note_and_no_problem(shipped: Registry) -> None:
     assert any("belong to nothing" in note for note in report.notes)
 
 
-def test_a_stray_file_in_the_store_is_named(shipped: Registry) -> None:
+def test_stray_file_in_the_store_is_reported(shipped: Registry) -> None:
     store = shipped.workspace.settings.home / "store"
     (store / "blobs" / "sha256" / "ab").mkdir(exist_ok=True)
     (store / "blobs" / "sha256" / "ab" / "run.sh").write_text("#!/bin/sh\n")

@@ -79,14 +79,14 @@ def test_too_many_values_are_refused_before_they_are_built() -> None:
 
 
 @pytest.mark.parametrize("text", ["," * 9, "[{" * 9, '\\",' * 9, "\\\\" + "," * 9, "é,\\u0022,,,,"])
-def test_commas_and_brackets_in_strings_are_no_values(text: str) -> None:
+def test_commas_and_brackets_in_strings_do_not_count(text: str) -> None:
     data = f'["{text}", {{"{text}": 2}}]'.encode()
     assert holds_more_than(data, 2)
     assert not holds_more_than(data, 3)
     assert parse_json(data, "x", most=3) == json.loads(data)
 
 
-def test_strings_without_values_between_them_end_the_count() -> None:
+def test_adjacent_strings_end_the_count() -> None:
     data = b'""' * 100 + b"," * 5
     assert holds_more_than(data, 4)
 

@@ -397,8 +397,8 @@ def test_a_key_of_one_s_own_pages_opens_no_others() -> None:
     assert not one.opens(two.key) and not one.opens("")
 
 
-def test_one_principal_has_one_share_however_it_is_named(own: Registry) -> None:
-    """Who has no valid token is counted by their address, whatever the header says."""
+def test_one_principal_has_one_share_of_requests(own: Registry) -> None:
+    """A client without a valid token is counted by its address, whatever its header says."""
     secret = own.tokens.create("ann", "reader").secret
     door = TeamDoor(own, Proxies())
 

@@ -159,7 +159,7 @@ def test_a_blob_comes_whole_or_in_a_range(server: Server, known: tuple[str, byte
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 @pytest.mark.parametrize("change", [7, -3])
-def test_a_wrong_size_on_record_is_an_error_with_a_hint(
+def test_wrong_recorded_size_is_an_error_with_a_hint(
     server: Server, known: tuple[str, bytes], method: str, change: int
 ) -> None:
     digest, data = known
@@ -175,7 +175,7 @@ def test_a_wrong_size_on_record_is_an_error_with_a_hint(
 
 
 @pytest.mark.parametrize("size", [0, 3, None])
-def test_a_blob_cut_short_in_the_store_is_an_error_before_the_first_byte(
+def test_truncated_blob_is_an_error_before_the_first_byte(
     server: Server, known: tuple[str, bytes], size: int | None
 ) -> None:
     digest, data = known

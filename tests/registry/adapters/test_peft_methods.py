@@ -75,7 +75,7 @@ def test_the_hint_of_a_method_works(registry: Registry, tmp_path: Path, method: 
     assert ("save_as_lora" in found.hint) == ("lora" in done)
 
 
-def test_biases_are_not_merged_into_layers_without(tmp_path: Path) -> None:
+def test_biases_are_not_merged_into_layers_without_biases(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="no bias"):  # what PEFT says
         follow(tmp_path, "BEFT", PLAIN)
 

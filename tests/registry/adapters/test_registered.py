@@ -203,7 +203,7 @@ def test_an_embedding_tied_to_the_head_is_refused(registry: Registry, tmp_path: 
         registry.adapters.register(folder, base="tied", task="one")
 
 
-def test_a_head_that_the_base_does_not_have_is_named_as_tied(registry: Registry, tmp_path: Path) -> None:
+def test_head_missing_in_the_base_is_reported_as_tied(registry: Registry, tmp_path: Path) -> None:
     base = tiny_models.make_base(tmp_path / "tied", tied=True)
     registry.bases.add(base, name="tied")
     folder = make_peft(tmp_path / "peft", base, base_model_name_or_path="tied")

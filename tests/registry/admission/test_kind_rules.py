@@ -242,7 +242,7 @@ def test_the_hint_for_mlx_vlm_has_the_scale_of_each_version(
     assert (config["lora_parameters"]["scale"], config["lora_parameters"]["rank"]) == (scale, 8)
 
 
-def test_the_hint_for_a_full_fine_tune_makes_an_adapter_of_it(tiny_base: Path, tmp_path: Path) -> None:
+def test_hint_for_a_full_fine_tune_makes_it_an_adapter(tiny_base: Path, tmp_path: Path) -> None:
     import subprocess
 
     raw = {

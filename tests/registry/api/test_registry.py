@@ -159,7 +159,7 @@ def test_records_are_hashable(stocked: Registry) -> None:
         hash(stocked.upkeep.audit())
 
 
-def test_adapters_are_a_table(stocked: Registry, tmp_path: Path) -> None:
+def test_adapters_convert_to_a_table(stocked: Registry, tmp_path: Path) -> None:
     pandas = pytest.importorskip("pandas")
     pytest.importorskip("pyarrow")
     adapters = stocked.adapters.list()

@@ -53,7 +53,7 @@ NOT_NAMED = {
     "lease.key": "as the fence",
     "lease.owner": "as the fence",
 }
-"""Columns without a seal that an audit does not name an edit of, and why nothing on record follows from them."""
+"""Columns without a seal whose edits an audit does not report, and why no record depends on them."""
 
 
 class _UndoError(Exception):
@@ -258,7 +258,7 @@ def test_every_column_edited(full: Registry) -> None:
 
 
 def named(home: Path) -> set[tuple[str, str]]:
-    """Return code and subject of everything that an audit of a home finds; of an error, its code."""
+    """Return code and subject of each problem that an audit of a home finds; the code of an error."""
     try:
         with Registry.open(home=home) as registry:
             return {(problem.code, problem.subject) for problem in registry.upkeep.audit().problems}
@@ -266,8 +266,8 @@ def named(home: Path) -> set[tuple[str, str]]:
         return {(error.code, "")}
 
 
-def test_every_column_without_a_seal_edited(template: Path, tmp_path: Path) -> None:
-    """An audit names each edit, but for those that nothing on record follows from."""
+def test_edits_of_columns_without_a_seal_are_found(template: Path, tmp_path: Path) -> None:
+    """An audit reports each edit, except those that no record depends on."""
     dice = random.Random(20261126)
     before, missed = named(template), []
     for number, (table, name) in enumerate(UNSEALED):
@@ -283,7 +283,7 @@ def test_every_column_without_a_seal_edited(template: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("table", ["intent", "lease"])
-def test_a_claim_that_never_ends_is_named(template: Path, tmp_path: Path, table: str) -> None:
+def test_claim_that_never_ends_is_reported(template: Path, tmp_path: Path, table: str) -> None:
     home = shutil.copytree(template, tmp_path / "home")
     before = named(home)
     with forced(home / "fusery.db") as connection:

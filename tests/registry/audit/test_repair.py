@@ -265,7 +265,7 @@ class TestFused:
 
 
 @pytest.mark.parametrize("change", [7, -3])
-def test_a_wrong_size_of_a_blob_is_found_and_set_right(shipped: Registry, change: int) -> None:
+def test_wrong_blob_size_is_found_and_repaired(shipped: Registry, change: int) -> None:
     digest = digest_of(shipped, "course_rec@1", "adapters.safetensors")
     path = path_of(shipped, "course_rec@1", "adapters.safetensors")
     size = path.stat().st_size

@@ -49,7 +49,7 @@ def large_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_base_with_88200_tensors_goes_everywhere(
+def test_base_with_88200_tensors_is_restored_and_pushed(
     sqlite_registry: Registry, large_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     added = sqlite_registry.bases.add(str(large_base), name="large")
@@ -104,7 +104,7 @@ def test_a_configuration_with_half_a_million_values_is_refused(
         assert len(restored.adapters.list()) == 2
 
 
-def test_commas_in_a_text_do_not_keep_a_backup_from_being_restored(
+def test_backup_with_commas_in_text_is_restored(
     stocked: Registry, make_adapter: MakeAdapter, tmp_path: Path
 ) -> None:
     folder = write_config(make_adapter("commas", seed=7), extra="," * 2_100_000)
@@ -115,7 +115,7 @@ def test_commas_in_a_text_do_not_keep_a_backup_from_being_restored(
         assert len(restored.adapters.list()) == 3
 
 
-def test_a_configuration_as_deep_as_a_file_may_be_is_restored(
+def test_configuration_of_the_greatest_depth_is_restored(
     stocked: Registry, make_adapter: MakeAdapter, tmp_path: Path
 ) -> None:
     deep: object = 1
@@ -131,7 +131,7 @@ def test_a_configuration_as_deep_as_a_file_may_be_is_restored(
     ("table", "values"),
     [("adapter", {"training": {"extra": [0] * 2_000_000}}), ("yank", {"reason": "x" * (64 << 20)})],
 )
-def test_no_row_is_recorded_that_a_restore_could_not_read(
+def test_rows_too_large_for_a_restore_are_not_recorded(
     stocked: Registry, table: str, values: dict[str, object]
 ) -> None:
     from fusery.registry import tables
@@ -147,7 +147,7 @@ def test_no_row_is_recorded_that_a_restore_could_not_read(
 
 
 @pytest.mark.parametrize("row", ["many", "late"])
-def test_the_backup_of_somebody_else_keeps_the_limits(stocked: Registry, tmp_path: Path, row: str) -> None:
+def test_foreign_backup_over_the_limits_is_refused(stocked: Registry, tmp_path: Path, row: str) -> None:
     add_rows(stocked, "Yank", YANKS + 1 if row == "many" else 1, reason="bad data", lifted_by="tester")
     if row == "late":
         with stocked.workspace.database.write() as session:

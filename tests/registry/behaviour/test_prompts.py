@@ -67,7 +67,7 @@ def test_json_is_recognised_by_its_first_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["data.json", "data.txt", "data.jsonl"])
 @pytest.mark.parametrize("indent", [None, 2])
-def test_a_json_array_is_no_list_of_lines(name: str, indent: int | None, tmp_path: Path) -> None:
+def test_json_array_is_refused(name: str, indent: int | None, tmp_path: Path) -> None:
     items = [{"prompt": f"question {number}", "completion": "answer"} for number in range(3)]
     for value in (items, ["a question", "another"], [], [[1]]):
         path = tmp_path / name
@@ -77,7 +77,7 @@ def test_a_json_array_is_no_list_of_lines(name: str, indent: int | None, tmp_pat
         assert "jq -c" in (raised.value.hint or "")
 
 
-def test_a_long_json_array_is_none_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_json_array_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_BYTES", 100)
     path = tmp_path / "data.json"
     path.write_text(json.dumps([{"text": "x" * 90}] * 3, indent=1), encoding="utf-8")

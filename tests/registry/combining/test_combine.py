@@ -153,7 +153,7 @@ def test_lineage_impact_and_yank_know_what_was_computed(filled: Registry) -> Non
         filled.adapters.shrink("both@1", rank=2)
 
 
-def test_the_dataset_is_inherited_where_all_sources_have_one(filled: Registry) -> None:
+def test_dataset_shared_by_all_sources_is_inherited(filled: Registry) -> None:
     filled.adapters.amend("course_rec@1", dataset="courses", reason="known")
     assert filled.adapters.shrink("course_rec@1", rank=2, task="small").adapter["dataset"] == "courses"
     filled.adapters.amend("course_rec@2", dataset="courses", reason="known")
@@ -169,14 +169,14 @@ def test_the_dataset_is_inherited_where_all_sources_have_one(filled: Registry) -
     courses = {row.name for row in filled.adapters.list(where="dataset = courses")}
     assert {alike.name, mixed.name, smaller.name} < courses
     assert filled.adapters.list(where="dataset is null") == []
-    # What the sources are said to be trained on today makes no other adapter of it.
+    # An amended dataset of the sources does not make another adapter.
     filled.adapters.amend("course_rec@1", dataset="lectures", reason="renamed")
     again = filled.adapters.combine(["course_rec@1", "course_rec@2"], task="alike")
     assert (again.name, again.adapter["created"]) == (alike.name, False)
     assert filled.upkeep.audit().ok
 
 
-def test_a_computed_adapter_is_latest_only_with_a_validation_loss(filled: Registry) -> None:
+def test_latest_skips_computed_adapters_without_a_validation_loss(filled: Registry) -> None:
     before = filled.adapters.show("course_rec@latest").name
     small = filled.adapters.shrink("course_rec@1", rank=3)
     other = filled.adapters.shrink("course_rec@1", rank=2, task="small")

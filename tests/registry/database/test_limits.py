@@ -1,4 +1,4 @@
-"""Limits of what is on record about one adapter."""
+"""Limits on the records about one adapter."""
 
 from __future__ import annotations
 

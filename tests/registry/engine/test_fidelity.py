@@ -116,7 +116,7 @@ def test_modules_that_overshoot_do_not_make_up_for_others() -> None:
 @pytest.mark.parametrize(
     ("share", "verdict"), [(1.0, "PASS"), (1.5, "DEGRADED"), (1.9, "LOST"), (0.1, "LOST")]
 )
-def test_a_replaced_tensor_may_overshoot_as_well(share: float, verdict: str) -> None:
+def test_replaced_tensor_can_overshoot(share: float, verdict: str) -> None:
     replaced = {"embed": Sums(100.0, 100.0 * share, 100.0 * (share - 1) ** 2)}
     assert Fidelity.of({"m": Sums(1.0, 1.0, 0.0)}, replaced).verdict == verdict
 

@@ -1,4 +1,4 @@
-"""Bases whose class in mlx-lm drops tensors: nothing of them is lost.  `test_transformers_5.py` has transformers read them."""
+"""Bases whose class in mlx-lm drops tensors lose none of them; `test_transformers_5.py` reads them with transformers."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_every_precision_keeps_the_tower_and_loads(
     adapters_by_class.load_lazily(folder)
 
 
-def test_what_can_be_written_in_neither_layout_is_refused(tmp_path: Path, our_fuse: OurFuse) -> None:
+def test_base_that_fits_neither_layout_is_refused(tmp_path: Path, our_fuse: OurFuse) -> None:
     base = tiny_architectures.make_architecture(tmp_path / "base", "llama4", layout="hf", config=SEES)
     attention = adapters_by_class.make_adapter(tmp_path / "attention", base, keys=["self_attn.q_proj"])
     folder, _ = our_fuse(base, attention)

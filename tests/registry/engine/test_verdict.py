@@ -32,7 +32,7 @@ def test_verdicts(retained: float, noise: float, verdict: str) -> None:
 
 
 @given(st.integers(0, 1000), st.sampled_from([0.0, 0.1, 0.2]))
-def test_too_much_is_as_bad_as_too_little(thousandths: int, noise: float) -> None:
+def test_overshooting_is_judged_like_a_loss(thousandths: int, noise: float) -> None:
     distance = thousandths / 512  # exact in binary, and so are both shares
     assert judge(1 + distance, noise) == judge(1 - distance, noise)
     assert closeness(1 + distance) == closeness(1 - distance) == 1 - distance
@@ -44,7 +44,7 @@ def test_words_say_when_a_fuse_overshoots() -> None:
     assert share_in_words(None) == "0.0 % of the update retained"
 
 
-def test_words_give_the_reason_that_no_figure_shows() -> None:
+def test_words_give_a_reason_beyond_the_figures() -> None:
     reason = "some modules retain too little or overshoot"
     assert in_words("DEGRADED", 0.95, 0.04).endswith(reason)
     for verdict, retained, noise in (("DEGRADED", 0.95, 0.13), ("DEGRADED", 1.3, 0.04), ("PASS", 1.0, 0.04)):

@@ -40,7 +40,7 @@ def amended(stocked: Registry) -> Registry:
 
 @pytest.fixture
 def sound(other: Registry) -> Iterator[Registry]:
-    """The other registry, which has to be in order in the end."""
+    """The other registry, which must be sound at the end."""
     yield other
     assert other.upkeep.audit().ok, other.upkeep.audit().problems
 

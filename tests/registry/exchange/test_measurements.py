@@ -26,7 +26,7 @@ def states(done: Any) -> list[tuple[str, str | None]]:
 
 @pytest.fixture
 def sound(other: Registry) -> Iterator[Registry]:
-    """The other registry, which has to be in order in the end."""
+    """The other registry, which must be sound at the end."""
     yield other
     assert other.upkeep.audit().ok, other.upkeep.audit().problems
 
@@ -80,11 +80,11 @@ def test_evaluations_that_are_none_keep_the_adapter_out(
 
 
 def soon() -> str:
-    """Return a moment that is still to come here, by no more than clocks may differ."""
+    """Return a moment in the future, within the difference that clocks may have."""
     return (datetime.now(UTC) + timedelta(hours=20)).strftime("%Y-%m-%d %H:%M:%S.%f")
 
 
-def test_a_clock_that_is_ahead_dates_nothing_later_than_now(
+def test_evaluation_from_a_clock_ahead_is_not_in_the_future(
     stocked: Registry, sound: Registry, other_home: Path
 ) -> None:
     stocked.evaluations.record(ONE, {"acc": 0.5})
@@ -147,7 +147,7 @@ def test_a_registry_that_never_had_it_learns_that_it_was_withdrawn(
     assert states(stocked.exchange.push(ONE, other_home)) == [("present", None)]
 
 
-def test_a_withdrawal_by_a_clock_that_is_ahead_is_one_of_now(
+def test_withdrawal_from_a_clock_ahead_is_not_in_the_future(
     stocked: Registry, sound: Registry, other_home: Path
 ) -> None:
     stocked.evaluations.record(ONE, {"acc": 0.9})

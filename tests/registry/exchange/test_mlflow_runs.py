@@ -140,7 +140,7 @@ def logged_model(
     return str(model.model_id)
 
 
-def test_models_that_mlflow_3_keeps_beside_the_run(
+def test_logged_models_of_mlflow_3_are_imported(
     with_base: Registry,
     tiny_base: Path,
     client: MlflowClient,
@@ -148,7 +148,7 @@ def test_models_that_mlflow_3_keeps_beside_the_run(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.chdir(tmp_path / "tracking")  # nothing is to be made here
+    monkeypatch.chdir(tmp_path / "tracking")  # no file may be made here
     number = experiment(client, "lessons", tmp_path)
     notes = tmp_path / "notes"
     notes.mkdir()
@@ -182,8 +182,8 @@ def test_models_that_mlflow_3_keeps_beside_the_run(
 
 
 @pytest.mark.slow
-def test_what_mlflow_and_transformers_log(with_base: Registry, tmp_path: Path) -> None:
-    """The two ways that MLflow's and transformers' documentation name, by their own code."""
+def test_models_logged_by_mlflow_and_transformers(with_base: Registry, tmp_path: Path) -> None:
+    """The two ways from the documentation of MLflow and transformers, with their own code."""
     base = tiny_models.make_base(tmp_path / "hf", layout="hf", dtype="float32")
     with_base.bases.add(base, name="hf")
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
@@ -199,7 +199,7 @@ def test_what_mlflow_and_transformers_log(with_base: Registry, tmp_path: Path) -
     assert (found.checkpoint, found.seconds is not None) == (4, True)
 
 
-def test_a_place_where_no_run_has_an_adapter(
+def test_tracker_without_adapters_is_an_error(
     with_base: Registry, client: MlflowClient, tracking: str, tmp_path: Path
 ) -> None:
     number = experiment(client, "lessons", tmp_path)
@@ -549,7 +549,7 @@ def test_artifacts_that_lead_out_of_the_run(
 
 
 class Listing:
-    """A repository of artifacts whose server lists what it likes."""
+    """A repository of artifacts whose server lists wrong paths."""
 
     def __init__(self, paths: list[str]) -> None:
         self.paths = paths

@@ -1,4 +1,4 @@
-"""Dates, versions and numbers in packages that nobody could record here."""
+"""Dates, versions and numbers in packages that cannot be recorded here."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PAST = "1999-01-01 00:00:00.000000"
 
 
 def write(registry: Registry, *statements: str) -> None:
-    """Change the database of somebody who does not use fusery for that."""
+    """Change a database without fusery."""
     with registry.workspace.database.schema_change() as connection, lifted(connection):
         for statement in statements:
             connection.execute(text(statement))
@@ -29,7 +29,7 @@ def write(registry: Registry, *statements: str) -> None:
 
 @pytest.fixture
 def sound(other: Registry) -> Iterator[Registry]:
-    """The other registry, which has to be in order in the end, and empty."""
+    """The other registry, which must be sound and empty at the end."""
     yield other
     assert other.upkeep.audit().ok, other.upkeep.audit().problems
 
@@ -66,7 +66,7 @@ def full(stocked: Registry) -> Registry:
         "UPDATE evaluation SET metric = 'lambada.perplexity' WHERE metric = 'acc'",
     ],
 )
-def test_what_nobody_could_record_is_refused(
+def test_impossible_dates_and_values_are_refused(
     full: Registry, sound: Registry, other_home: Path, change: str
 ) -> None:
     write(full, *change.split("; "))
@@ -80,7 +80,7 @@ def test_what_nobody_could_record_is_refused(
     assert sound.adapters.list() == []
 
 
-def test_a_difference_of_clocks_is_no_fault(full: Registry, sound: Registry, other_home: Path) -> None:
+def test_small_clock_difference_is_accepted(full: Registry, sound: Registry, other_home: Path) -> None:
     soon = (datetime.now(UTC) + timedelta(hours=20)).strftime("%Y-%m-%d %H:%M:%S.%f")
     write(
         full,
@@ -90,7 +90,7 @@ def test_a_difference_of_clocks_is_no_fault(full: Registry, sound: Registry, oth
     assert {each.at <= datetime.now(UTC) for each in sound.evaluations.list()} == {True}
 
 
-def test_what_was_measured_before_it_was_registered_here_goes_on_from_here(
+def test_yank_and_evaluation_before_registration_are_accepted(
     stocked: Registry, sound: Registry, other_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Both registries registered the adapter, this one three days earlier, and measured and yanked it before the other had it.
@@ -113,7 +113,7 @@ def test_what_was_measured_before_it_was_registered_here_goes_on_from_here(
         assert not third.adapters.show(ONE).yanked
 
 
-def test_a_version_over_the_limit_follows_one_that_is_here(
+def test_version_over_the_limit_may_follow_an_existing_one(
     stocked: Registry, sound: Registry, other_home: Path, make_adapter: Any
 ) -> None:
     for seed, version in enumerate((MAX_DECLARED_VERSION, None, None), start=20):

@@ -198,8 +198,8 @@ def test_a_server_that_does_not_answer_is_one_sentence(stocked: Registry, served
         stocked.exchange.push("course_rec", "http://127.0.0.1:1")
 
 
-def test_a_client_gives_up_within_a_time(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server that answers 503 for ever is tried for `GIVE_UP` seconds, however many tries are left."""
+def test_client_gives_up_after_a_time_limit(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that always answers 503 is retried for `GIVE_UP` seconds, however many attempts are left."""
     monkeypatch.setattr(http_calls, "GIVE_UP", 2.0)
     with fault_proxy(served.url) as proxy:
         proxy.rule = always("POST", "/plan", Fault.ERROR_503)
@@ -216,7 +216,7 @@ def test_a_client_gives_up_within_a_time(served: Served, monkeypatch: pytest.Mon
 
 
 @pytest.mark.slow
-def test_a_database_that_is_down_is_a_503_within_seconds(
+def test_unavailable_database_gives_503_within_seconds(
     stocked: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database = RestartedServer()

@@ -1,4 +1,4 @@
-"""Limits of what a package may bring about one adapter."""
+"""Limits on the contents of a package about one adapter."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ONE = "course_rec_v1_20260115"
 
 @pytest.fixture
 def sound(other: Registry) -> Iterator[Registry]:
-    """The other registry, which has to be in order in the end."""
+    """The other registry, which must be sound at the end."""
     yield other
     assert other.upkeep.audit().ok, other.upkeep.audit().problems
 
@@ -33,7 +33,7 @@ def sound(other: Registry) -> Iterator[Registry]:
         ("Evaluation", {"value": 0.5}),
     ],
 )
-def test_a_package_with_more_is_refused(
+def test_package_over_a_limit_is_refused(
     stocked: Registry, sound: Registry, other_home: Path, kind: str, values: dict[str, Any]
 ) -> None:
     limit = getattr(limits, f"{kind.upper()}S")
@@ -44,7 +44,9 @@ def test_a_package_with_more_is_refused(
     assert sound.adapters.list() == []
 
 
-def test_packages_cannot_add_up_to_more(stocked: Registry, sound: Registry, other_home: Path) -> None:
+def test_packages_together_cannot_exceed_a_limit(
+    stocked: Registry, sound: Registry, other_home: Path
+) -> None:
     stocked.exchange.push(ONE, other_home)
     add_rows(sound, "Evaluation", EVALUATIONS, value=0.5)
     stocked.evaluations.record(ONE, {"acc": 0.5})
@@ -53,7 +55,7 @@ def test_packages_cannot_add_up_to_more(stocked: Registry, sound: Registry, othe
     assert f"at most {EVALUATIONS:,}" in caught.value.message
 
 
-def test_what_came_at_once_can_be_pulled(stocked: Registry, other: Registry, other_home: Path) -> None:
+def test_package_at_a_limit_can_be_pulled(stocked: Registry, other: Registry, other_home: Path) -> None:
     # The log entry of such a package has a seal for each evaluation.
     add_rows(stocked, "Evaluation", EVALUATIONS, value=0.5)
     stocked.exchange.push(ONE, other_home)

@@ -1,4 +1,4 @@
-"""What a package may change on a server depends on the sender's role, and is recorded under the sender's name."""
+"""The sender's role limits the changes of a package on a server, and the sender's name is recorded with them."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_publisher_changes_nobody_elses_adapter(team: Team, change: str) -> None:
+def test_publisher_cannot_change_another_persons_adapter(team: Team, change: str) -> None:
     before, log = team.facts(), len(team.there.upkeep.log())
     CHANGES[change](team.laptop)
     with pytest.raises(ServerRefusedError) as caught:
@@ -76,8 +76,8 @@ def test_a_publisher_changes_nobody_elses_adapter(team: Team, change: str) -> No
     assert team.facts() != before
 
 
-def test_a_publisher_withdraws_nobody_elses_evaluation(team: Team) -> None:
-    """Not even of the adapter that it has pushed itself: a rule that the value had failed would pass."""
+def test_publisher_cannot_withdraw_another_persons_evaluation(team: Team) -> None:
+    """This holds even for the publisher's own adapter: otherwise a failed rule would pass."""
     team.laptop.evaluations.record(ONE, {"acc": 0.1})
     team.push("rae")
     team.laptop.evaluations.withdraw(ONE, "acc", reason="wrong")
@@ -101,7 +101,7 @@ def test_a_publisher_completes_its_own_adapter(team: Team) -> None:
         team.push("ann")  # on the server's pages, too, an approver does that
 
 
-def test_notes_and_tags_are_every_publishers(team: Team) -> None:
+def test_every_publisher_may_change_notes_and_tags(team: Team) -> None:
     team.laptop.adapters.amend(ONE, note="see ticket 7", tags={"team": "ads"})
     team.push("bob")
     assert team.facts()["note"] == "see ticket 7"
@@ -115,8 +115,8 @@ def test_a_new_adapter_comes_with_its_history(team: Team, tmp_path: Path) -> Non
     assert team.there.adapters.show("course_rec@2")["yanked"]
 
 
-def test_the_sender_is_recorded_and_the_package_only_claims(team: Team) -> None:
-    """The laptop's user is `tester`: whatever a package says, the records name who sent it."""
+def test_sender_is_recorded_with_the_name_in_the_package_as_claim(team: Team) -> None:
+    """The laptop's user is `tester`: whatever the package claims, the records name the sender."""
     team.laptop.evaluations.record(ONE, {"acc": 0.5})
     team.laptop.adapters.amend(ONE, val_loss=0.2, reason="typo")
     team.laptop.adapters.yank(ONE, reason="poisoned")
@@ -132,9 +132,7 @@ def test_the_sender_is_recorded_and_the_package_only_claims(team: Team) -> None:
     assert team.laptop.exchange.pull(ONE, team.url).moved == []
 
 
-def test_a_name_in_a_package_that_is_the_senders_keeps_its_place(
-    team: Team, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_name_of_the_sender_in_a_package_is_kept(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
     team.laptop.acting("ann (laptop)").evaluations.record(ONE, {"acc": 0.5})
     team.push("ann")
     assert [each.by for each in team.there.evaluations.list(ONE)] == ["ann (laptop)"]

@@ -256,7 +256,7 @@ def five_bits(registry: Registry, reference: str, folder: Path) -> Path:
     return file
 
 
-def test_more_bits_than_a_coarse_base_has_may_overshoot(coarse: Registry, tmp_path: Path) -> None:
+def test_more_bits_on_a_coarse_base_can_overshoot(coarse: Registry, tmp_path: Path) -> None:
     """Half of the 3-bit grid lies between two points of the 5-bit one, where any update moves a weight by half a step."""
     found = coarse.fused.formats("small@1")
     verdicts = {
@@ -281,7 +281,7 @@ def test_more_bits_than_a_coarse_base_has_may_overshoot(coarse: Registry, tmp_pa
     assert refused["verdict"] == "LOST"
 
 
-def test_a_minimum_of_fidelity_has_an_upper_end(coarse: Registry, tmp_path: Path) -> None:
+def test_minimum_fidelity_has_an_upper_limit(coarse: Registry, tmp_path: Path) -> None:
     recipe = str(five_bits(coarse, "larger@1", tmp_path))
     with pytest.raises(FidelityError, match="--min-fidelity asks for 90 to 110 %"):
         coarse.fused.fuse("larger@1", FuseRequest(recipe=recipe, min_fidelity=0.9))
@@ -299,7 +299,7 @@ def test_modules_that_overshoot_and_others_that_are_lost_do_not_pass_together(co
     assert coarse.fused.fuse("larger@1", FuseRequest(budget=1.2)).precision == "dither"
 
 
-def test_a_result_of_auto_that_is_several_times_as_large_is_pointed_out(
+def test_auto_warns_of_a_result_several_times_the_base(
     coarse: Registry, coarse_folders: tuple[Path, dict[str, Path]], tmp_path: Path
 ) -> None:
     tiny = tiny_models.make_adapter(tmp_path / "tiny", coarse_folders[0], update=0.005)

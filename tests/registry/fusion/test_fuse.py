@@ -209,7 +209,7 @@ def test_auto_names_the_limit_that_a_candidate_missed() -> None:
     assert "auto takes" not in lost
 
 
-def test_auto_takes_what_is_near_and_quiet_and_clear() -> None:
+def test_auto_requires_closeness_low_noise_and_cosine() -> None:
     asked = FuseRequest()
     takes = {
         retained: Measured("PASS", retained, 0.018, 0.26).passes(asked, strict=True)

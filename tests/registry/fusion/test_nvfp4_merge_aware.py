@@ -31,7 +31,7 @@ def adapter(sqlite_registry: Registry, tmp_path: Path) -> str:
     ).name
 
 
-def test_check_says_so(sqlite_registry: Registry, adapter: str) -> None:
+def test_check_warns_of_nvfp4(sqlite_registry: Registry, adapter: str) -> None:
     shown = sqlite_registry.adapters.show(adapter)
     found = {finding.code: finding for finding in shown.findings}
     assert found["nvfp4_merge_aware"].severity == "warning"

@@ -1,4 +1,4 @@
-"""The tokenizer files of an adapter: stored with it, and in the place of the base's wherever it is used."""
+"""The tokenizer files of an adapter are stored with it, and replace the base's wherever it is used."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FILES = {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
 
 
 def ids(folder: Path) -> list[list[int]]:
-    """Return what transformers makes of the chats by a folder's files."""
+    """Return the token ids that transformers gives the chats with a folder's tokenizer."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -94,7 +94,7 @@ def test_a_fused_model_reads_chats_as_its_trainer_did(
     assert {model.status for model in explained.models if model.asked} == {"hit"}
 
 
-def test_the_key_has_the_files_in_it(sqlite_registry: Registry, adapter: Path, tmp_path: Path) -> None:
+def test_cache_key_covers_tokenizer_files(sqlite_registry: Registry, adapter: Path, tmp_path: Path) -> None:
     first = sqlite_registry.fused.fuse(register(sqlite_registry, adapter).name)
     (adapter / "chat_template.jinja").write_text(TEMPLATE + "!")
     other = register(sqlite_registry, adapter)
@@ -104,10 +104,8 @@ def test_the_key_has_the_files_in_it(sqlite_registry: Registry, adapter: Path, t
     assert (second.path / "chat_template.jinja").read_text() == TEMPLATE + "!"
 
 
-def test_a_template_in_the_settings_goes_before_a_file_of_the_base(
-    sqlite_registry: Registry, adapter: Path
-) -> None:
-    """Older trainers save the template in tokenizer_config.json; transformers prefers a file, which would be the base's."""
+def test_template_in_settings_replaces_a_file_of_the_base(sqlite_registry: Registry, adapter: Path) -> None:
+    """Older trainers save the template in tokenizer_config.json, but transformers prefers a file, here the base's."""
     (adapter / "chat_template.jinja").unlink()
     settings = json.loads((adapter / "tokenizer_config.json").read_text())
     (adapter / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": TEMPLATE}))
@@ -119,7 +117,7 @@ def test_a_template_in_the_settings_goes_before_a_file_of_the_base(
     assert (made.path / "tokenizer.json").exists()
 
 
-def test_a_template_alone_travels(sqlite_registry: Registry, base: Path, tmp_path: Path) -> None:
+def test_template_without_a_tokenizer_is_kept(sqlite_registry: Registry, base: Path, tmp_path: Path) -> None:
     adapter = tiny_models.make_adapter(tmp_path / "adapter", base)
     (adapter / "chat_template.jinja").write_text(TEMPLATE)
     (adapter / "additional_chat_templates").mkdir()
@@ -136,7 +134,7 @@ def test_a_template_alone_travels(sqlite_registry: Registry, base: Path, tmp_pat
     assert (again.digest, again.created) == (added.digest, False)
 
 
-def test_check_says_what_differs_and_what_is_used(
+def test_check_names_differences_and_the_tokenizer_in_use(
     sqlite_registry: Registry, base: Path, adapter: Path, tmp_path: Path
 ) -> None:
     found = sqlite_registry.adapters.check(adapter, base="base", task="chat")
@@ -153,7 +151,7 @@ def test_check_says_what_differs_and_what_is_used(
         for finding in by_code[code]
         if "differ" in code
     )
-    # What only another library wrote, or pads otherwise, is no difference.
+    # Another library's spelling or padding is not a difference.
     same = make_peft(tmp_path / "same", base, seed=1)
     from transformers import AutoTokenizer
 
@@ -200,7 +198,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("what", HOSTILE)
-def test_what_would_harm_a_consumer_is_refused(sqlite_registry: Registry, adapter: Path, what: str) -> None:
+def test_harmful_tokenizer_files_are_refused(sqlite_registry: Registry, adapter: Path, what: str) -> None:
     spoil, code = HOSTILE[what]
     spoil(adapter)
     with pytest.raises(AdmissionError) as refused:
@@ -209,7 +207,9 @@ def test_what_would_harm_a_consumer_is_refused(sqlite_registry: Registry, adapte
 
 
 @pytest.mark.parametrize("form", ["mlx", "peft"])
-def test_an_export_has_the_files(sqlite_registry: Registry, adapter: Path, tmp_path: Path, form: str) -> None:
+def test_export_has_tokenizer_files(
+    sqlite_registry: Registry, adapter: Path, tmp_path: Path, form: str
+) -> None:
     added = register(sqlite_registry, adapter)
     exported = sqlite_registry.exchange.export(added.name, tmp_path / "out", form=form)
     assert ids(exported.path) == ids(adapter)
@@ -262,14 +262,14 @@ def test_unfused_bundles_have_the_tokenizer(
         )
 
 
-def test_a_smaller_adapter_has_them_too(sqlite_registry: Registry, adapter: Path) -> None:
+def test_shrunk_adapter_has_tokenizer_files(sqlite_registry: Registry, adapter: Path) -> None:
     added = register(sqlite_registry, adapter)
     small = sqlite_registry.adapters.shrink(added.name, rank=2)
     assert small.name is not None
     assert ids(sqlite_registry.adapters.folder(small.name)) == ids(adapter)
 
 
-def test_a_push_brings_them(sqlite_registry: Registry, adapter: Path, tmp_path: Path) -> None:
+def test_push_includes_tokenizer_files(sqlite_registry: Registry, adapter: Path, tmp_path: Path) -> None:
     added = register(sqlite_registry, adapter)
     with Registry.open(tmp_path / "other") as other:
         other.init()
@@ -277,7 +277,7 @@ def test_a_push_brings_them(sqlite_registry: Registry, adapter: Path, tmp_path: 
         assert ids(other.adapters.folder(added.name)) == ids(adapter)
 
 
-def test_a_probe_reads_its_tokens(sqlite_registry: Registry, adapter: Path, tmp_path: Path) -> None:
+def test_probe_uses_the_adapters_tokenizer(sqlite_registry: Registry, adapter: Path, tmp_path: Path) -> None:
     pytest.importorskip("mlx_lm")
     added = register(sqlite_registry, adapter)
     shutil.copytree(adapter, tmp_path / "other")

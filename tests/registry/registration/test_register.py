@@ -308,7 +308,7 @@ def test_the_process_for_templates_starts_while_the_rest_is_done(
 
 
 @pytest.mark.parametrize("place", ["flag", "metadata", "folder"])
-def test_a_version_that_would_end_automatic_numbering_is_refused(
+def test_version_that_exhausts_automatic_numbering_is_refused(
     with_base: Registry, make_adapter: MakeAdapter, place: str
 ) -> None:
     far = MAX_DECLARED_VERSION + 1
@@ -340,7 +340,7 @@ def test_a_date_in_the_future_is_refused(with_base: Registry, make_adapter: Make
     assert with_base.adapters.list() == []
 
 
-def test_a_date_that_has_begun_elsewhere_is_recorded(with_base: Registry, make_adapter: MakeAdapter) -> None:
+def test_date_of_a_time_zone_ahead_is_recorded(with_base: Registry, make_adapter: MakeAdapter) -> None:
     day = datetime.now(UTC).date() + timedelta(days=1)
     found = with_base.adapters.register(make_adapter(seed=70), base="tiny", task="soon", date=f"{day}")
     assert found.date == f"{day:%Y%m%d}"

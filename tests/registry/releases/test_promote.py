@@ -232,7 +232,7 @@ def test_the_best_of_several_fuses_is_the_one_that_kept_most(
 
 
 @pytest.mark.parametrize(("retained", "exit_code"), [(1.936, 1), (0.064, 1), (1.1, 0)])
-def test_a_recorded_verdict_that_its_figures_contradict_does_not_count(
+def test_recorded_verdict_contradicted_by_its_figures_does_not_count(
     retained: float, exit_code: int, stocked: Registry
 ) -> None:
     """Earlier versions recorded PASS for a fuse that overshoots."""
@@ -243,7 +243,7 @@ def test_a_recorded_verdict_that_its_figures_contradict_does_not_count(
     assert stocked.aliases.promote("course_rec@1", "prod").exit_code == exit_code
 
 
-def test_of_two_fuses_the_best_is_the_one_nearest_to_the_update(
+def test_best_fuse_is_nearest_to_the_update(
     registry: Registry, tmp_path: Path, make_adapter: MakeAdapter
 ) -> None:
     base = tiny_models.make_base(tmp_path / "four", bits=4, layers=2)

@@ -83,7 +83,7 @@ def test_text_completions_keep_the_leading_space(server: Served) -> None:
     assert (stopped.text, stopped.finish_reason) == ("", "stop")
 
 
-def test_chat_text_is_that_of_its_tokens(server: Served) -> None:
+def test_chat_text_matches_its_tokens(server: Served) -> None:
     (choice,) = (
         client(server)
         .chat.completions.create(

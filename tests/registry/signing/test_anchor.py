@@ -86,7 +86,7 @@ def test_an_honest_log_goes_on(registry: Registry, key: Pair, tmp_path: Path) ->
     assert any("was not checked" in note for note in audit(registry, anchor).notes)
 
 
-def test_an_audit_without_an_anchor_says_so(registry: Registry, key: Pair, tmp_path: Path) -> None:
+def test_audit_without_an_anchor_prints_a_note(registry: Registry, key: Pair, tmp_path: Path) -> None:
     anchor = anchored(registry, key, tmp_path / "head.json")
     for report in (registry.upkeep.audit_chain(), registry.upkeep.audit(), registry.upkeep.audit_all()):
         assert report.ok and report.anchored is False

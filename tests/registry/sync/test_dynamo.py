@@ -122,7 +122,7 @@ def test_a_snapshot_as_dynamo_wants_it(downloader: Downloader, stocked: Registry
     assert stocked.deployments.list()[0].via == "dynamo"
 
 
-def test_what_is_refused(
+def test_refused_adapters(
     downloader: Downloader, stocked: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = tmp_path / "dyn"

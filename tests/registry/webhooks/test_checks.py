@@ -1,4 +1,4 @@
-"""An edit of how far deliveries have come is named by the audit, and normal deliveries never are."""
+"""The audit reports an edited position of deliveries, and never reports normal deliveries."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def add(registry: Registry, receiver: Receiver, **more: object) -> None:
 
 @pytest.fixture
 def delivered(registry: Registry, receiver: Receiver, happen: Happen) -> Registry:
-    """A registry with a webhook that has got two of four events."""
+    """A registry with a webhook that has received two of four events."""
     happen(2)
     add(registry, receiver)
     happen(2)
@@ -42,7 +42,7 @@ def delivered(registry: Registry, receiver: Receiver, happen: Happen) -> Registr
     return registry
 
 
-def test_deliveries_failures_and_skips_are_no_problem(
+def test_deliveries_failures_and_skips_pass_the_audit(
     registry: Registry, receiver: Receiver, happen: Happen
 ) -> None:
     quick = Manner(backoff=Backoff(first=0.01, most=0.02))
@@ -70,12 +70,12 @@ def test_deliveries_failures_and_skips_are_no_problem(
 
 
 @pytest.mark.parametrize("move", [1, 2, 1_000_000, -4])
-def test_a_moved_position(delivered: Registry, move: int) -> None:
+def test_moved_position_is_reported(delivered: Registry, move: int) -> None:
     edit(delivered, position=tables.WebhookDelivery.position + move)
     assert subjects(delivered) == ["webhook ci"]
 
 
-def test_a_position_before_a_skipped_event(delivered: Registry) -> None:
+def test_position_before_a_skipped_event_is_reported(delivered: Registry) -> None:
     delivered.webhooks.skip("ci", reason="it cannot read it")
     assert subjects(delivered) == []
     edit(delivered, position=tables.WebhookDelivery.position - 1)
@@ -94,12 +94,12 @@ def test_a_position_before_a_skipped_event(delivered: Registry) -> None:
         {"disabled_at": datetime.now(UTC)},
     ],
 )
-def test_another_edit(delivered: Registry, values: dict[str, object]) -> None:
+def test_other_edits_are_reported(delivered: Registry, values: dict[str, object]) -> None:
     edit(delivered, **values)
     assert subjects(delivered) == ["webhook ci"]
 
 
-def test_a_removed_row(delivered: Registry) -> None:
+def test_removed_row_is_reported(delivered: Registry) -> None:
     with delivered.workspace.database.write() as session:
         session.execute(delete(tables.WebhookDelivery))
     assert subjects(delivered) == ["webhook ci"]

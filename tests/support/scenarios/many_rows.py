@@ -10,7 +10,7 @@ from fusery.registry import Registry, tables
 
 
 def add_rows(registry: Registry, kind: str, count: int, **values: Any) -> None:
-    """Write rows about the first adapter into the database, as many as somebody wrote there by hand."""
+    """Write a number of rows about the first adapter into the database, as if by hand."""
     model: Any = getattr(tables, kind)
     with registry.workspace.database.write() as session:
         adapter = session.get(tables.Adapter, 1)

@@ -1,4 +1,4 @@
-"""The targets `model` and `hub`: what transformers and mlx-lm load of a mixture of experts is the base with the adapter."""
+"""The targets `model` and `hub`: transformers and mlx-lm load a mixture of experts as the base with the adapter."""
 
 from __future__ import annotations
 
