@@ -91,8 +91,8 @@ def test_what_cannot_be_is_said_in_a_sentence_and_leaves_nothing(
     assert fusery("base", "add", base, "--name", "four").code == 0
     assert fusery("register", adapter, "--base", "four", "--task", "t").code == 0
     for words, error, hint in (
-        (("--target", "vllm"), "quantised in MLX's way, which vLLM does not read", "--base-name NAME"),
-        (("--target", "lorax"), "quantised in MLX's way, which LoRAX does not read", "--base-name NAME"),
+        (("--target", "vllm"), "quantised in MLX's format, which vLLM does not read", "--base-name NAME"),
+        (("--target", "lorax"), "quantised in MLX's format, which LoRAX does not read", "--base-name NAME"),
         (("--target", "lorax", "--fused"), "the target lorax takes no --fused", "leave out --fused"),
         (
             ("--target", "vllm", "--fused", "--precision", "keep", "--accept-loss"),

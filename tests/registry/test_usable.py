@@ -310,7 +310,7 @@ def test_what_is_admitted_with_whole_tensors_is_fused_or_refused_by_name(
                 assert error.hint
                 assert (
                     content == "adapters" or bits
-                )  # what is quantised in MLX's way, other servers do not read
+                )  # what is quantised in MLX's format, other servers do not read
                 assert "whole tensors" in error.message or content == "fused"
             else:
                 assert content == "fused" or target == "hub"

@@ -309,7 +309,7 @@ def test_a_base_that_only_mlx_reads_needs_a_name(target: str, tmp_path: Path) ->
     base = tiny_models.make_base(tmp_path / "base", bits=4, layers=2, hidden=64, intermediate=128)
     adapter = tiny_models.make_adapter(tmp_path / "some_v1_20260115", base)
     source = adapters_source(base, tmp_path / "rendered", adapter)
-    with pytest.raises(BadInputError, match="quantised in MLX's way") as caught:
+    with pytest.raises(BadInputError, match="quantised in MLX's format") as caught:
         write(source, target, tmp_path / "refused")
     assert "--base-name" in str(caught.value.hint)
     files = write(source, target, tmp_path / "bundle", base_name="org/Original")

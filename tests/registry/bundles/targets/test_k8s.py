@@ -444,7 +444,7 @@ def test_what_vllm_cannot_serve_is_refused(tmp_path: Path) -> None:
     quantised = tiny_models.make_base(tmp_path / "four", bits=4, layers=2, hidden=64, intermediate=128)
     adapter = tiny_models.make_adapter(tmp_path / ONE, quantised)
     source = adapters_source(quantised, tmp_path / "b", adapter)
-    with pytest.raises(BadInputError, match="quantised in MLX's way") as caught:
+    with pytest.raises(BadInputError, match="quantised in MLX's format") as caught:
         write(source, tmp_path / "two", "s3")
     assert "--base-name" in str(caught.value.hint)
     found = manifests(write(source, tmp_path / "three", "s3", base_name="org/Original"))

@@ -91,7 +91,7 @@ def test_an_interpreter_without_them_is_named(
 
 def test_what_is_no_format_and_what_is_quantised_is_refused(source: BundleSource, tmp_path: Path) -> None:
     base = tiny_models.make_base(tmp_path / "base", layers=2, hidden=64, intermediate=128, bits=4)
-    with pytest.raises(BadInputError, match="quantised in MLX's way, which ONNX does not read") as caught:
+    with pytest.raises(BadInputError, match="quantised in MLX's format, which ONNX does not read") as caught:
         write(refreshed(source, base), tmp_path / "a")
     assert caught.value.hint == "--precision dequantize"
     with pytest.raises(BadInputError, match="'bf16' is no format for ONNX") as caught:
