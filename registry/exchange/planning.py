@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from .. import tables
 from ..access.roles import PARTS, allows, owner_of, parse_role
-from ..actors import person
+from ..actors import name_sender, person
 from ..database.batches import batches
 from ..errors import RoleError
 from ..record import Record
@@ -20,7 +20,7 @@ from ..records.withdrawals import Withdrawal
 from .corrections import missing_corrections, why_kept
 from .finding import Row, find_base, find_many, is_complete, known_fused, missing_yanks, require_name
 from .measurements import evaluation_changes
-from .package import Adapter, Base, Fused, Item
+from .package import Adapter, Base, Fused, Item, Values
 from .signed import is_missing
 
 if TYPE_CHECKING:
@@ -140,6 +140,26 @@ def require_allowed(workspace: Workspace, session: Session, row: tables.Adapter,
                 f"which needs the role {needed}",
                 hint=f"ask somebody with the role {needed} to push it",
             )
+
+
+def with_sender(workspace: Workspace, item: Item) -> Item:
+    """Return an item with its authenticated sender as the author of its yanks, amendments and evaluations."""
+    if not isinstance(item, Adapter) or not workspace.authenticated:
+        return item
+
+    def sent(row: Values) -> Values:
+        names = {key for key in row if key == "by" or key.endswith("_by")}
+        return {
+            key: name_sender(workspace.actor, value) if key in names and value is not None else value
+            for key, value in row.items()
+        }
+
+    return replace(
+        item,
+        yanks=[sent(row) for row in item.yanks],
+        amendments=[sent(row) for row in item.amendments],
+        evaluations=[sent(row) for row in item.evaluations],
+    )
 
 
 def _obstacle(session: Session, item: Item, origin: str) -> str | None:

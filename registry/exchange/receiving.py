@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,7 +17,6 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from .. import tables
-from ..actors import name_sender
 from ..admission.plugged import took_part
 from ..database import Database, events
 from ..database.limits import CLAIMS, SIGNATURES, YANKS, require_count, require_within
@@ -45,8 +43,8 @@ from .finding import (
     with_content,
 )
 from .measurements import bring_evaluations
-from .package import Adapter, Base, Calibration, Fused, Item, Values
-from .planning import require_allowed
+from .package import Adapter, Base, Calibration, Fused, Item
+from .planning import require_allowed, with_sender
 from .signed import take_signature
 
 if TYPE_CHECKING:
@@ -134,7 +132,7 @@ def _received(
     now: datetime,
 ) -> tuple[bool, str, bool]:
     """Record a thing in a transaction; return whether anything was new, its name, and whether a base was there in other files."""
-    item = _with_sender(workspace, item)
+    item = with_sender(workspace, item)
     if isinstance(item, Adapter) and isinstance(row, tables.Adapter):
         require_allowed(workspace, session, row, item)
     try:
@@ -160,26 +158,6 @@ def _received(
             f"{item.name} is on record with values that no registry takes", hint="fusery audit, there"
         ) from error
     return bool(added), row.name if isinstance(row, tables.BaseModel) else item.name, recognised
-
-
-def _with_sender(workspace: Workspace, item: Item) -> Item:
-    """Return an item with its authenticated sender as the author of its yanks, amendments and evaluations."""
-    if not isinstance(item, Adapter) or not workspace.authenticated:
-        return item
-
-    def sent(row: Values) -> Values:
-        names = {key for key in row if key == "by" or key.endswith("_by")}
-        return {
-            key: name_sender(workspace.actor, value) if key in names and value is not None else value
-            for key, value in row.items()
-        }
-
-    return replace(
-        item,
-        yanks=[sent(row) for row in item.yanks],
-        amendments=[sent(row) for row in item.amendments],
-        evaluations=[sent(row) for row in item.evaluations],
-    )
 
 
 def _recognise(
