@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from .text import ago, cell, told, when
 
 if TYPE_CHECKING:
     from fusery.registry.catalog.journal import Event
+    from fusery.registry.record import Record
     from fusery.registry.records.alias import Moved
     from fusery.registry.releases.yanks import Yank
 
@@ -156,8 +157,8 @@ for _command in (set_command, remove_command, rollback_command, list_command, sh
 def yank_command(session: Session, references: tuple[str, ...], reason: str, undo: bool) -> None:
     """Withdraw adapters: they are not fused or shipped any more.
 
-    All of them are withdrawn, or none.  They stay on record.  What was made with each before is listed, since that is about
-    already.
+    All of them are withdrawn, or none.  They stay on record.  What was made with each before is listed.  With --json,
+    several adapters give an array of the documents that one gives.
     """
     if undo:
         lifted = session.registry.adapters.unyank_all(references, reason=reason)
@@ -166,7 +167,7 @@ def yank_command(session: Session, references: tuple[str, ...], reason: str, und
             for each in lifted:
                 session.print(f"{each.name} {'may be used again' if each.changed else 'was not yanked'}.")
 
-        session.emit(lifted, names=[each.name for each in lifted], human=told)
+        session.emit(_one_or_all(lifted), names=[each.name for each in lifted], human=told)
         return
     yanks = session.registry.adapters.yank_all(references, reason=reason)
 
@@ -174,7 +175,11 @@ def yank_command(session: Session, references: tuple[str, ...], reason: str, und
         for yank in yanks:
             _print_yank(session, yank)
 
-    session.emit(yanks, names=[yank.name for yank in yanks], human=human)
+    session.emit(_one_or_all(yanks), names=[yank.name for yank in yanks], human=human)
+
+
+def _one_or_all(records: Sequence[Record]) -> Record | Sequence[Record]:
+    return records[0] if len(records) == 1 else records
 
 
 def _print_yank(session: Session, yank: Yank) -> None:

@@ -84,7 +84,7 @@ DOCUMENTS: Mapping[str, str] = {
     "rules remove": "releases.keeping:RemovedRules",
     "approve": "releases.approvals:Approval",
     "promote": "releases.promote:Promotion",
-    "yank": "[releases.yanks:Yank] | [releases.yanks:LiftedYank]",
+    "yank": "releases.yanks:Yank | releases.yanks:LiftedYank | [releases.yanks:Yank] | [releases.yanks:LiftedYank]",
     "token create": "records.token:NewToken",
     "token list": "[records.token:Token]",
     "token revoke": "records.token:Token",

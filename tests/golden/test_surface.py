@@ -58,6 +58,8 @@ def test_what_is_listed_as_removed_was_deprecated_for_long_enough() -> None:
 
 def early(said: dict[str, Any]) -> str:
     """Return why something may not be taken away yet; nothing if it may."""
+    if "unpublished" in said:
+        return ""
     began, ended = (tuple(map(int, said[key].split(".")))[:2] for key in ("deprecated", "removed"))
     if (said["on"] - said["since"]).days < 182:
         return "it was deprecated for less than half a year"

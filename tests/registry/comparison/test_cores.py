@@ -136,7 +136,9 @@ def test_spectra_and_angles_agree_with_whole_matrices(pair: tuple[LowRank, LowRa
     for side, angles in enumerate((found.angles_in, found.angles_out)):
         expected = angles_between(bases[0][side], bases[1][side])
         assert len(angles) == len(expected)
-        assert np.allclose(sorted(angles), sorted(expected), atol=1e-5)
+        # An angle near 0 is known to the square root of its cosine's error.
+        exact, found_angles = np.sort(expected), np.sort(angles)
+        assert (np.abs(found_angles - exact) <= np.where(exact < 1e-3, 1e-4, 1e-5)).all()
 
 
 def norm_of_terms(update: LowRank) -> float:
