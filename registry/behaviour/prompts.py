@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -176,9 +177,9 @@ def _is_array(path: Path) -> bool:
     with path.open("rb") as file:
         data = file.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
-        return data[1:LINE_BYTES].lstrip().startswith(b"{")
+        return data[:LINE_BYTES].removeprefix(BOM_UTF8).lstrip()[1:].lstrip().startswith(b"{")
     try:
-        return isinstance(json.loads(data), list)
+        return isinstance(json.loads(data.removeprefix(BOM_UTF8)), list)
     except (ValueError, RecursionError):
         return False
 
@@ -192,7 +193,8 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
                 number += 1
                 if len(line) > LINE_BYTES:
                     raise FormatError(f"{path.name}:{number} is longer than {LINE_BYTES >> 20} MiB")
-                if stripped := line.strip():
+                text = line.removeprefix(BOM_UTF8) if number == 1 else line
+                if stripped := text.strip():
                     yield number, stripped
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise MissingFileError(f"there is no file {path}") from error

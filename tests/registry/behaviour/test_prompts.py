@@ -77,6 +77,17 @@ def test_json_array_is_refused(name: str, indent: int | None, tmp_path: Path) ->
         assert "jq -c" in (raised.value.hint or "")
 
 
+@pytest.mark.parametrize("most", [1 << 24, 10])
+def test_byte_order_mark_hides_no_json(most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_BYTES", most)
+    path = tmp_path / "data.txt"
+    path.write_text('[{"text": "one"}, {"text": "two"}]', encoding="utf-8-sig")
+    with pytest.raises(BadInputError, match="is a JSON array"):
+        read_prompts(path)
+    path.write_text('{"text": "one"}\n', encoding="utf-8-sig")
+    assert [prompt.text for prompt in read_prompts(path)] == ["one"]
+
+
 def test_long_json_array_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_BYTES", 100)
     path = tmp_path / "data.json"
