@@ -237,7 +237,11 @@ def test_unfused_bundles_have_the_tokenizer(
         added.name, tmp_path / "vllm", target="vllm", content="adapters", choices=named
     )
     assert ids(tmp_path / "vllm" / "tokenizer") == trained
-    assert '--tokenizer "$here/tokenizer"' in (tmp_path / "vllm" / "serve.sh").read_text()
+    script = (tmp_path / "vllm" / "serve.sh").read_text()
+    assert '--tokenizer "$here/tokenizer" --generation-config "$here/tokenizer"' in script
+    assert (
+        "--tokenizer /tokenizer --generation-config /tokenizer" in (tmp_path / "vllm/README.md").read_text()
+    )
     sqlite_registry.bundles.materialize(
         added.name, tmp_path / "hub", target="hub", content="adapters", choices=named
     )
