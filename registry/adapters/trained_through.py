@@ -74,6 +74,11 @@ def aware_of(method: str, config: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
 
 
+def is_merge_aware(recipe: Mapping[str, Any]) -> bool:
+    """Tell whether a fused model's recipe is that of a merge-aware adapter, which no other precision may have."""
+    return bool(recipe.get(QUANTIZATION_AWARE))
+
+
 def kept_entries(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the entries of a configuration that declare a merge-aware adapter."""
     return {name: config[name] for name in MERGE_AWARE if config.get(name)}

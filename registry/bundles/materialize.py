@@ -53,6 +53,7 @@ class Materialized(Record):
         image: what was built of it, where that was asked for.
         name: of the bundle: the adapter's, or one made from the base's where there are several.
         quantized: the fused model's weights are quantised.
+        merge_aware: its adapter was trained for that format, and for no other.
     """
 
     target: str
@@ -69,6 +70,7 @@ class Materialized(Record):
     image: BuiltImage | None = left_out()
     name: str = ""
     quantized: bool = False
+    merge_aware: bool = False
     KEYS: ClassVar[tuple[str, ...]] = (
         "target",
         "path",
@@ -179,6 +181,7 @@ def materialize(
         unfound,
         name=gathered.source.name,
         quantized=gathered.quantized,
+        merge_aware=gathered.merge_aware,
     )
 
 

@@ -16,6 +16,7 @@ from fusery.storage.safetensors import build_header, read_header
 
 from ..adapters.files import CONFIG, PEFT_WEIGHTS
 from ..adapters.plain_form import OWN_SERVER
+from ..adapters.trained_through import is_merge_aware
 from ..documents import provenance_part
 from ..errors import BadInputError
 from ..models.architecture import Architecture, read_architecture
@@ -79,9 +80,10 @@ def require_dense(source: BundleSource, base: Architecture, server: str) -> None
         )
     # Check this last: a user who follows its hint must not meet another refusal.
     if is_packed(base):
+        recipe = provenance_part(source.provenance, "recipe")
         raise BadInputError(
             f"{source.name} is quantised in MLX's format, which {server} does not read",
-            hint="--precision dequantize",
+            hint=model_hint(base) if is_merge_aware(recipe) else "--precision dequantize",
         )
 
 
@@ -97,6 +99,14 @@ def transformers_reads(model: Architecture) -> bool:
 
     named = not model.written_by_mlx or names_are_shared(model)
     return named and not is_packed(model) and model.model_type not in NOT_IN_TRANSFORMERS
+
+
+def transformers_class(model: Architecture) -> str | None:
+    """Return the class by which transformers loads a model from its folder; None where it does not load it."""
+    if not transformers_reads(model):
+        return None
+    # Only some models with a vision tower are in the other class, and all of them are in this one.
+    return "AutoModelForImageTextToText" if "vision_config" in model.config else "AutoModelForCausalLM"
 
 
 def model_hint(model: Architecture) -> str:

@@ -18,6 +18,7 @@ from fusery.storage.progress import Reporter
 from .. import tables
 from ..adapters.render import Form
 from ..adapters.tokenizer_files import own_tokenizer
+from ..adapters.trained_through import is_merge_aware
 from ..engine.verdict import closeness
 from ..fusion.fuse import FuseRequest, fuse_to_read
 from ..fusion.views import fused_line, module_record
@@ -52,6 +53,7 @@ class Gathered:
         label: of the fused model.
         foreign: where the fused model comes from, if it was not made here.
         quantized: the fused model's weights are quantised.
+        merge_aware: its adapter was trained for that format, and for no other.
     """
 
     source: BundleSource
@@ -61,6 +63,7 @@ class Gathered:
     label: str | None = None
     foreign: Foreign | None = None
     quantized: bool = False
+    merge_aware: bool = False
 
 
 @contextmanager
@@ -82,7 +85,9 @@ def fused_source(
         files = Files.within(fused.path, Manifest.of(fused.files))
         source = BundleSource(fused.adapter, _provenance(workspace, fused), files)
         made = (fused.key, fused.digest, fused.label, fused.foreign)
-        yield Gathered(source, (fused.adapter,), *made, quantized=fused.quantization is not None)
+        aware = is_merge_aware(fused.recipe)
+        quantized = fused.quantization is not None
+        yield Gathered(source, (fused.adapter,), *made, quantized=quantized, merge_aware=aware)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from pathlib import Path
@@ -47,6 +48,30 @@ def test_fuse_and_materialize_name_the_command_for_16_bits(quantised: Fusery, tm
     assert "\nfusery materialize small_v1_20260115 DEST --precision dequantize\n" in card
     dense = quantised("materialize", "small@1", "dense", "--precision", "dequantize")
     assert dense.code == 0 and COST not in dense.err + (tmp_path / "dense" / "README.md").read_text()
+
+
+def test_no_command_where_the_format_is_the_only_one(fusery: Fusery, tmp_path: Path) -> None:
+    """A merge-aware adapter is refused any other precision."""
+    base = tiny_models.make_base(tmp_path / "tiny4", bits=4, layers=2)
+    adapter = tiny_models.make_adapter(tmp_path / "adapter", base, num_layers=2)
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    config["quantization_aware"] = {"bits": 4, "group_size": 64}
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+    assert fusery("base", "add", base, "--name", "tiny4").code == 0
+    assert fusery("register", adapter, "--base", "tiny4", "--task", "small").code == 0
+    for words in (("fuse",), ("materialize", "docker", "--target", "docker")):
+        ran = fusery(words[0], "small@1", *words[1:])
+        assert ran.code == 0 and COST in ran.err and "dequantize" not in ran.err
+    for card in ("README.md", "model/README.md"):
+        text = (tmp_path / "docker" / card).read_text()
+        assert COST in text and "dequantize" not in text
+    ran = fusery("materialize", "small@1", "vllm", "--target", "vllm", "--fused")
+    assert ran.code == 2 and "dequantize" not in ran.err
+
+
+def test_commands_for_16_bits_keep_the_scale(quantised: Fusery) -> None:
+    ran = quantised("fuse", "small@1", "--precision", "mixed", "--scale", "19")
+    assert ran.code == 0 and "--scale 19 --precision dequantize" in ran.err
 
 
 def test_cost_is_printed_only_on_a_linux_cpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, TypeGuard
 
+from ...adapters.trained_through import is_merge_aware
 from ...documents import provenance_part
 from ...engine.verdict import PASS_FROM
 from ...fusion.records import in_words
@@ -43,7 +44,7 @@ def card_values(
     record: Mapping[str, Any],
     *,
     base_name: str | None = None,
-    transformers: bool = False,
+    transformers: str | None = None,
     targets: Collection[str] = ALWAYS,
 ) -> dict[str, Any]:
     """Return the values that the model card is rendered from.
@@ -51,7 +52,7 @@ def card_values(
     Args:
         record: as `bundle_record` returns it.
         base_name: the base's name for readers of the card; None for its hub id, or else its name.
-        transformers: transformers loads the model, or the base of an adapter.
+        transformers: the class by which transformers loads the model, or the base of an adapter; None if it does not.
         targets: names of the targets that accept the model.
     """
     provenance = record["provenance"]
@@ -68,6 +69,7 @@ def card_values(
         "quantized": bool(
             provenance.get("quantization") or provenance_part(provenance, "recipe").get("bits")
         ),
+        "merge_aware": is_merge_aware(provenance_part(provenance, "recipe")),
         "transformers": transformers,
         "adapter_name": name,
         # A sum of adapters needs more than a name to be made again; `rebuild` has it.

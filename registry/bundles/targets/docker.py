@@ -27,7 +27,9 @@ def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
     write_model(source, bundle, choices, under=f"{MODEL}/")
     served = {"name": source.name, "folder": MODEL, "digest": record["digest"]}
     bundle.write("serving.json", json.dumps({"format": 1, "base": served}, indent=2).encode() + b"\n")
-    values = {"name": source.name, "first": source.name, "quantized": card_values(record)["quantized"]}
+    card = card_values(record)
+    values = {"name": source.name, "first": source.name}
+    values |= {key: card[key] for key in ("quantized", "merge_aware")}
     values |= image_names(record)
     bundle.write("README.md", render("docker_readme.md.j2", **values))
     bundle.write("fusery.json", sealed_bytes(record, bundle.manifest()))

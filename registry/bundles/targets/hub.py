@@ -23,7 +23,7 @@ from ..cards.template import ADAPTER_CARD, render_card
 from ..choices import Choices
 from ..layout import Layout, LayoutError, model_layout
 from ..record import bundle_record, sealed_bytes
-from ..servers import base_architecture, transformers_reads
+from ..servers import base_architecture, transformers_class
 from ..source import BundledAdapter, BundleSource
 from ..writing import BundleFolder
 from .model import own_files
@@ -70,7 +70,7 @@ def _write_adapter(
             "files": written,
         },
         base_name=str(called),
-        transformers=transformers_reads(base_architecture(source)),
+        transformers=transformers_class(base_architecture(source)),
     )
     bundle.write("README.md", render_card(values, choices.card, builtin=ADAPTER_CARD))
     if results := eval_results(facts, name=adapter.name):

@@ -19,7 +19,7 @@ from ..choices import Choices
 from ..gguf_files import writes_gguf
 from ..layout import Layout, model_layout
 from ..record import bundle_record, sealed_bytes
-from ..servers import transformers_reads
+from ..servers import transformers_class, transformers_reads
 from ..source import BundleSource
 from ..writing import BundleFolder, Sink
 
@@ -46,7 +46,7 @@ def own_files(source: BundleSource, choices: Choices, *, target: str = "model") 
     values = card_values(
         record,
         base_name=choices.base_name,
-        transformers=transformers_reads(model),
+        transformers=transformers_class(model),
         targets=_targets(source, model),
     )
     card = render_card(values, choices.card)

@@ -9,7 +9,8 @@ import adapters_by_class
 import numpy as np
 import pytest
 from consumers import TOKENS, mlx_logits, peft_logits, transformers_logits
-from peft_folders import make_experts, real_peft
+from peft_folders import PREFIX, edit_config, make_experts, real_peft
+from tiny_models import make_tokenizer, write_tensors
 
 from fusery.registry import Registry
 from fusery.registry.fusion.fuse import FuseRequest
@@ -50,3 +51,33 @@ def test_experts_are_read_by_transformers_and_mlx_lm(
     for found in (transformers_logits(bundle, tmp_path), mlx_logits(bundle)):
         assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
     assert TOKENS.max() < config["vocab_size"]
+
+
+@pytest.mark.parametrize("kind", ["qwen3_vl", "mistral3", "gemma3"])
+def test_card_names_the_class_that_loads_a_model_with_a_vision_tower(
+    kind: str, registry: Registry, tmp_path: Path
+) -> None:
+    """Most of them are unknown to `AutoModelForCausalLM`; the peer loads all by the class that the card names."""
+    base = tmp_path / "base"
+    real_peft("tiny", kind, "null", base)
+    make_tokenizer(base)
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    module, factor = (
+        f"{PREFIX}model.language_model.layers.0.self_attn.q_proj",
+        np.ones((2, 64), np.float32) / 50,
+    )
+    tensors = {
+        f"{module}.lora_A.weight": ("F32", factor),
+        f"{module}.lora_B.weight": ("F32", factor.T.copy()),
+    }
+    write_tensors(adapter / "adapter_model.safetensors", tensors, None)
+    edit_config(adapter, peft_type="LORA", r=2, lora_alpha=4, target_modules=["layers.0.self_attn.q_proj"])
+    registry.bases.add(str(base), name="sees")
+    registry.adapters.register(adapter, base="sees", task="sees")
+    registry.bundles.materialize("sees@1", tmp_path / "bundle", request=FuseRequest("keep", accept_loss=True))
+    card = (tmp_path / "bundle" / "README.md").read_text()
+    assert 'AutoModelForImageTextToText.from_pretrained(".")' in card and "AutoModelForCausalLM" not in card
+    np.save(tmp_path / "tokens.npy", np.array([[1, 2, 3]]))
+    real_peft("scores", tmp_path / "bundle", tmp_path / "tokens.npy", tmp_path / "logits.npy")
+    assert np.isfinite(np.load(tmp_path / "logits.npy")).all()
