@@ -218,6 +218,8 @@ class TeamDoor:
         try:
             token = self._registry.tokens.authenticate(secret)
         except InvalidTokenError as error:
+            with self._lock:
+                self._names.pop(_digest(secret), None)  # its requests count by their address again
             raise RefusedTokenError(error.message, hint=error.hint, why=error.why) from error
         with self._lock:
             self._names[_digest(secret)] = token.name

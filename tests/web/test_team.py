@@ -22,6 +22,7 @@ from fusery.web.app import create_app
 from fusery.web.doors import SESSIONS, OwnDoor, Proxies, Sessions, TeamDoor
 from fusery.web.routes import API, Route
 from fusery.web.team import TeamRequest, serve_team
+from fusery.web.visitors import NotSignedInError
 
 HTML, JSON = {"accept": "text/html"}, {"accept": "application/json"}
 LOOPBACK = ip_network("127.0.0.0/8")
@@ -419,6 +420,10 @@ def test_one_principal_has_one_share_of_requests(own: Registry) -> None:
     named = {asker(f"{scheme} {secret}") for scheme in ("Bearer", "bearer", "BEARER", "bearer  ")}
     assert named | {asker(cookie=cookie)} == {"name ann"} != {anonymous}
     assert asker(cookie="fusery_token=made-up") == anonymous
+    own.tokens.revoke("ann")
+    with pytest.raises(NotSignedInError):
+        door.holder(secret)
+    assert {asker(f"Bearer {secret}"), asker(cookie=cookie)} == {anonymous}, "a stolen token is not ann"
 
 
 def test_sessions_of_one_token_are_bounded() -> None:
