@@ -9,6 +9,7 @@ import json
 import math
 import sys
 from datetime import UTC, date, datetime
+from decimal import Decimal
 from typing import Any
 
 from sqlalchemy import JSON, Boolean, Column, Date, Float, Integer, String, TypeDecorator
@@ -119,6 +120,9 @@ def _settled(value: Any) -> Any:
         if value == 0:
             return 0.0
         return int(value) if _PLAIN <= abs(value) < _WIDEST else value
-    if isinstance(value, int) and _WIDEST <= abs(value) <= _LARGEST and float(value) == value:
-        return float(value)
+    if isinstance(value, int) and _WIDEST <= abs(value) <= _LARGEST:
+        number = float(value)
+        # JSONB hands 1e23 back as the whole number with the digits of Python's text, which 1e23 is not exactly.
+        if value in (number, Decimal(repr(number))):
+            return number
     return value

@@ -115,6 +115,37 @@ def test_backup_with_commas_in_text_is_restored(
         assert len(restored.adapters.list()) == 3
 
 
+NUMBERS = [
+    1e16,
+    1.5e19,
+    1e22,
+    1e23,
+    2.0**70,
+    3.4e38,
+    1e300,
+    -1e300,
+    1.5e-320,
+    -0.0,
+    2**53 + 1,
+    2**63,
+    2**70,
+    10**23 + 1,
+]
+
+
+def test_large_numbers_are_restored_as_they_are(
+    stocked: Registry, make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    """PostgreSQL hands 1e300 back as a whole number of 301 digits, which no file may have."""
+    folder = write_config(make_adapter("numbers", seed=7), extra=NUMBERS)
+    stocked.adapters.register(folder, base="tiny", task="numbers", date="20260115")
+    assert stocked.upkeep.audit().ok
+    stocked.upkeep.backup(tmp_path / "backup", verify=True)
+    with Registry(open_workspace(tmp_path / "restored")) as restored:
+        restored.upkeep.restore(tmp_path / "backup", own=True)
+        assert restored.upkeep.audit().ok
+
+
 def test_configuration_of_the_greatest_depth_is_restored(
     stocked: Registry, make_adapter: MakeAdapter, tmp_path: Path
 ) -> None:

@@ -57,8 +57,15 @@ def test_a_number_that_is_none_comes_back() -> None:
 
 
 def test_a_number_that_postgresql_writes_out_has_the_same_text() -> None:
-    for written, stored in ((1e16, 10**16), (1e22, 10**22), (1.5e300, int(1.5e300)), (-0.0, 0.0)):
+    for written, stored in (
+        (1e16, 10**16),
+        (1e22, 10**22),
+        (1.5e300, 15 * 10**299),
+        (-1e23, -(10**23)),
+        (-0.0, 0.0),
+    ):
         assert json.dumps(to_json("document", [written])) == json.dumps(to_json("document", [stored]))
+    assert to_json("document", [10**23 + 1]) == [10**23 + 1]
 
 
 @pytest.mark.parametrize(
