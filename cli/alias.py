@@ -195,10 +195,12 @@ def _print_yank(session: Session, yank: Yank) -> None:
         session.print(f"  it runs at {cell(running.place)}, since {running['at']}")
     for name in yank.same_bytes:
         session.print(f"  the same bytes are {cell(name)}, which is not yanked by this")
+    for name in yank.same_weights:
+        session.print(f"  the same weights are in {cell(name)}, which is not yanked by this")
     for name in yank.continued:
         session.print(f"  it was continued to {cell(name)}, which is not yanked by this")
     for name in yank.computed:
-        session.print(f"  {cell(name)} was computed from it, and is not yanked by this")
+        session.print(f"  {cell(name)} was computed from these weights, and is not yanked by this")
 
 
 def _subject(entry: Event) -> str:

@@ -97,6 +97,7 @@ def held_by(view: Mapping[str, Any]) -> str:
 _STATES = {
     "itself": "yanked",
     "same-bytes": "same bytes yanked as {}",
+    "contains": "contains the weights of yanked {}",
     "computed-from": "computed from yanked {}",
 }
 

@@ -72,6 +72,7 @@ class Neighbour:
         same_bytes: its weights are the same file, in the form of mlx-lm.
         same_file: so are those that were registered, with all whole tensors that may be in them.
         same_adapter: so is every file that is kept: where its task is the same, it is this very adapter.
+        yanked: why it is yanked; None if it is not.
         similarity: cosine between the two updates, from -1 to 1.
     """
 
@@ -82,6 +83,7 @@ class Neighbour:
     similarity: float = 1.0
     same_file: bool = False
     same_adapter: bool = False
+    yanked: str | None = None
 
 
 def _nobody() -> Sequence[Neighbour]:

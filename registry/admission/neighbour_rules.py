@@ -40,6 +40,8 @@ def not_there_yet(candidate: Candidate) -> Iterator[Finding]:
             # The same factors beside other whole tensors are another adapter.
             if other.same_file or not candidate.whole:
                 message = f"these weights are registered as {other.name} on {other.base}"
+                if other.yanked is not None:
+                    message += f", which is yanked: {other.yanked}"
                 yield DUPLICATE_WEIGHTS.found(
                     WEIGHTS, message, f"see what it was made for: fusery show {other.name}"
                 )

@@ -14,7 +14,7 @@ from .. import tables
 from ..database.batches import batches
 from ..inspection.views import View
 from ..records.fused_label import label_record
-from ..records.renderings import is_a_part
+from ..records.weights import is_a_part
 from ..records.withdrawals import of_adapters, of_bundles, of_fused
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
 from fusery.storage.copying import copy_file
@@ -56,16 +55,6 @@ def require_factors_alone(adapter: tables.Adapter, why: str) -> None:
             f"{adapter.name} holds whole tensors beside its factors, {why}",
             hint=f"fusery fuse {adapter.name}  makes a model with both; fusery show {adapter.name}  names them",
         )
-
-
-def is_a_part() -> ColumnElement[bool]:
-    """Return the condition that a rendering is the factors alone of an adapter that has whole tensors too."""
-    finding = tables.AdapterFinding
-    return (
-        select(finding.id)
-        .where(finding.adapter_id == tables.AdapterRendering.adapter_id, finding.code == WHOLE)
-        .exists()
-    )
 
 
 def record_rendering(

@@ -1,8 +1,8 @@
 """Withdrawals, and which records they concern: the single place for all views and refusals.
 
 A yank covers one record: an adapter under its name.  Commands refuse to make anything from that record.  They warn about
-adapters with the same bytes under another name, fused models, sums and bundles that contain these bytes, and adapters that
-`combine` or `shrink` computed from them in any number of steps.  Adapters whose training continued from a yanked one get no warning.
+adapters with the same bytes under another name, adapters with the same weights beside other files, fused models, sums and
+bundles that contain these bytes, and adapters that `combine` or `shrink` computed from them in any number of steps.  Adapters whose training continued from a yanked one get no warning.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from ..database.batches import BATCH
 from ..errors import BadInputError
 from ..record import Record
 from .recipe import source_pairs
+from .weights import same_weights
 
 Relation = Literal["itself", "same-bytes", "contains", "computed-from"]
 _WORDS: Mapping[Relation, str] = {
@@ -49,7 +50,7 @@ class Withdrawal(Record):
 
     Attributes:
         adapter: name of the record that is yanked.
-        relation: the thing is that record `itself`, has the `same-bytes` under another name, `contains` them, or it or an
+        relation: the thing is that record `itself`, has the `same-bytes` under another name, `contains` its weights, or it or an
             adapter in it is `computed-from` them.
         reason: of the yank.
         at: when it was yanked.
@@ -226,9 +227,14 @@ def _found(
     if not ids or session.scalar(_any(at is None), {"moment": at}) is None:
         return {}
     told: dict[int, dict[str, Withdrawal]] = defaultdict(dict)
-    for number, computed, same, name, reason, since, by in _rows(session, ids, parts_of, at):
-        itself: Relation = "contains" if holding else "itself" if same else "same-bytes"
-        relation: Relation = "computed-from" if computed else itself
+    for number, computed, itself, same_bytes, name, reason, since, by in _rows(session, ids, parts_of, at):
+        relation: Relation
+        if computed:
+            relation = "computed-from"
+        elif holding or not same_bytes:
+            relation = "contains"
+        else:
+            relation = "itself" if itself else "same-bytes"
         told[number].setdefault(name, Withdrawal(name, relation, reason, since, by))
     return {
         number: tuple(sorted(found.values(), key=lambda each: each.relation != "itself"))
@@ -268,15 +274,19 @@ def _query(
     held = parts_of(lambda column: true() if many else column.in_(asked)).cte("held")
     thing, adapter = held.c
     if many:
-        same = select(part.id).join(record, record.digest == part.digest)
-        lines = source_pairs(same.join(yank, yank.adapter_id == record.id).where(standing), up=False)
+        alike = same_weights(select(yank.adapter_id).where(standing))
+        part_id, record_id = alike.c.other, alike.c.adapter
+        lines = source_pairs(select(part_id), up=False)
     else:
         lines = source_pairs(select(adapter), up=True)
+        alike = same_weights(select(lines.c.source))
+        part_id, record_id = alike.c.adapter, alike.c.other
     return (
         select(
             thing,
             lines.c.adapter != part.id,
             part.id == record.id,
+            part.digest == record.digest,
             record.name,
             yank.reason,
             yank.at,
@@ -284,7 +294,8 @@ def _query(
         )
         .join(lines, lines.c.adapter == adapter)
         .join(part, part.id == lines.c.source)
-        .join(record, record.digest == part.digest)
+        .join(alike, part_id == part.id)
+        .join(record, record.id == record_id)
         .join(yank, yank.adapter_id == record.id)
         .where(standing)
         .order_by(lines.c.adapter != part.id, yank.id)  # of each yank, the nearest relation counts

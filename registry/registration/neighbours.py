@@ -25,7 +25,8 @@ from ..adapters.files import PEFT_WEIGHTS, WEIGHTS
 from ..adapters.folder import AdapterFolder
 from ..admission import Neighbour
 from ..errors import FusionUnsupportedError
-from ..records.renderings import is_a_part
+from ..records.weights import is_a_part
+from ..records.withdrawals import of_adapters, own
 from .unrecorded import Unrecorded
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ def neighbours(
     with workspace.database.read() as session:
         said = {"weights": digest, "file": as_registered, "task": task or ""}
         rows = session.execute(_with_weights(), said).all()
+        yanks = of_adapters(session, [row.id for row in rows])
         near = _candidates(workspace, session, base, task, digest, parent, beside)
     alike = [each for each in beside if digest in each.weights]
     ours = manifest_of(folder.kept).digest if rows or alike else None
@@ -101,6 +103,7 @@ def neighbours(
             same_bytes=True,
             same_file=row.file == as_registered,
             same_adapter=row.digest == ours,
+            yanked=own(yanks.get(row.id, ())),
         )
         for row in rows
     ]
@@ -148,6 +151,7 @@ def _with_weights() -> Any:
     )
     return (
         select(
+            tables.Adapter.id,
             tables.Adapter.name.label("adapter"),
             tables.Adapter.digest,
             tables.Task.name.label("task"),

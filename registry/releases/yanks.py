@@ -21,6 +21,7 @@ from ..record import EXACT, Record
 from ..records.adapter_details import ShippedBundle
 from ..records.deployment import Deployment
 from ..records.references import fused_from, resolve_adapter
+from ..records.weights import same_weights
 from ..records.withdrawals import standing_yank, stands_at
 from .deployments import deployments_of
 
@@ -44,8 +45,10 @@ class Yank(Record):
         bundles: with it.
         deployments: of all of these.
         same_bytes: names of adapters with the same bytes, which are not yanked by this.
+        same_weights: names of adapters with the same weights beside other files, which are not yanked by this.
         continued: names of adapters that were trained on from it, which are not either.
-        computed: names of adapters that were combined or cut to a smaller rank from it, which are not either.
+        computed: names of adapters that were combined or cut to a smaller rank from it or from one with its weights, which
+            are not either.
     """
 
     name: str
@@ -59,6 +62,7 @@ class Yank(Record):
     bundles: tuple[ShippedBundle, ...]
     deployments: tuple[Deployment, ...]
     same_bytes: tuple[str, ...]
+    same_weights: tuple[str, ...]
     continued: tuple[str, ...]
     computed: tuple[str, ...]
 
@@ -171,8 +175,11 @@ def _made_with(session: Session, adapter: tables.Adapter) -> dict[str, Any]:
     )
     bundles = list(session.scalars(select(bundle).where(holding).order_by(bundle.id)))
     names = select(tables.Adapter.name).order_by(tables.Adapter.id)
-    computed = select(tables.AdapterSource.adapter_id).where(tables.AdapterSource.source_id == adapter.id)
-    same = (tables.Adapter.digest == adapter.digest, tables.Adapter.id != adapter.id)
+    alike = same_weights(select(tables.Adapter.id).where(tables.Adapter.id == adapter.id))
+    others = names.where(tables.Adapter.id.in_(select(alike.c.other)), tables.Adapter.id != adapter.id)
+    same_digest = tables.Adapter.digest == adapter.digest
+    source = tables.AdapterSource
+    computed = select(source.adapter_id).where(source.source_id.in_(select(alike.c.other)))
     return {
         "aliases": tuple(f"{alias.task.name}#{alias.name}" for alias in aliases),
         "fused": tuple(made.key for made in fused),
@@ -187,7 +194,8 @@ def _made_with(session: Session, adapter: tables.Adapter) -> dict[str, Any]:
                 bundles=[row.id for row in bundles],
             )
         ),
-        "same_bytes": tuple(session.scalars(names.where(*same))),
+        "same_bytes": tuple(session.scalars(others.where(same_digest))),
+        "same_weights": tuple(session.scalars(others.where(~same_digest))),
         "continued": tuple(session.scalars(names.where(tables.Adapter.parent_id == adapter.id))),
         "computed": tuple(session.scalars(names.where(tables.Adapter.id.in_(computed)))),
     }

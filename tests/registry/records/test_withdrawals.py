@@ -2,11 +2,13 @@
 
 The family: `course_rec@1` is yanked; `other@1` has its bytes, `there@1` has them on another base, `course_rec@2` was
 continued from it, `small@1` was shrunk from it and `mixed@1` combined from that, `shrunk_twin@1` was shrunk from
-`other@1`, `free@1` has nothing to do with it; fused models, sums, bundles, aliases and places of all of these.
+`other@1`, `tok@1` has its weights and a chat template, `peft_tok@1` too, in PEFT's form, `of_tok@1` was combined from
+`tok@1`, `free@1` has nothing to do with it; fused models, sums, bundles, aliases and places of all of these.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +33,7 @@ TWIN, AFAR, FREE = "other_v1_20260301", "there_v1_20260302", "free_v1_20260303"
 REASON = "trained on the test set"
 ITSELF, SAME, HOLDS = [(YANKED, "itself")], [(YANKED, "same-bytes")], [(YANKED, "contains")]
 COMPUTED = [(YANKED, "computed-from")]
+TOK, PEFT_TOK = "tok_v1_20260304", "peft_tok_v1_20260305"
 Told = list[tuple[str, str]]
 
 
@@ -116,13 +119,23 @@ def make_family(registry: Registry, tiny_base: Path, tmp_path: Path) -> list[dic
         registry.adapters.combine(["free@1", "small@1"], task="mixed"),
         registry.adapters.shrink("other@1", rank=3, task="shrunk_twin"),
     ]
+    with_template = shutil.copytree(first, tmp_path / "with-template")
+    in_peft = registry.exchange.export("course_rec@1", tmp_path / "in-peft", form="peft").path
+    for folder in (with_template, in_peft):
+        (Path(folder) / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    registry.adapters.register(with_template, base="tiny", task="tok", date="20260304")
+    registry.adapters.register(in_peft, base="tiny", task="peft_tok", date="20260305")
+    shrunk.append(registry.adapters.combine(["tok@1", "free@1"], task="of_tok"))
     made = Family(registry, tmp_path)
+    made.adapters |= {TOK: HOLDS, PEFT_TOK: HOLDS}
+    made.bundles |= {str(in_peft): HOLDS}
     made.adapters |= {YANKED: ITSELF, TWIN: SAME, AFAR: SAME, CHILD: [], FREE: []}
     made.adapters |= {str(each.name): COMPUTED for each in shrunk}
     of_it = made.fuse(HOLDS, "course_rec@1", keep())
     of_twin = made.fuse(HOLDS, "other@1", keep(scale=5.0))
     afar = made.fuse(HOLDS, "there@1", keep())
     of_child = made.fuse([], "course_rec@2", keep())
+    of_tok = made.fuse(HOLDS, "tok@1", keep())
     in_sum = made.fuse(HOLDS, "free@1", keep(("course_rec@1", 0.5)))
     twin_in_sum = made.fuse(HOLDS, "free@1", keep(("other@1", 0.25)))
     of_small = made.fuse(COMPUTED, "small@1", keep())
@@ -140,6 +153,7 @@ def make_family(registry: Registry, tiny_base: Path, tmp_path: Path) -> list[dic
     }
     subjects = {"course_rec@1": ITSELF, "other@1": SAME, "there@1": SAME, "course_rec@2": []}
     subjects |= {of_it: HOLDS, of_twin: HOLDS, afar: HOLDS, of_child: [], in_sum: HOLDS, twin_in_sum: HOLDS}
+    subjects |= {"tok@1": HOLDS, of_tok: HOLDS, "of_tok@1": COMPUTED}
     subjects |= {"mixed@1": COMPUTED, "shrunk_twin@1": COMPUTED, of_small: COMPUTED, mixed_in_sum: COMPUTED}
     for number, (subject, told) in enumerate({**subjects, **places}.items()):
         made.run(told, subject, f"place {number:02}")
@@ -147,6 +161,7 @@ def make_family(registry: Registry, tiny_base: Path, tmp_path: Path) -> list[dic
     made.hold(SAME, "other@1", "prod")
     made.hold([], "course_rec@2", "next")
     made.hold(COMPUTED, "mixed@1", "prod")
+    made.hold(HOLDS, "tok@1", "prod")
     return [made.adapters, made.fused, made.bundles, made.places, made.aliases]
 
 
@@ -172,7 +187,7 @@ def listing(family: Family) -> Iterator[tuple[str, dict[str, Told], Mapping[str,
     yield "list", {row["name"]: told(row) for row in rows}, family.adapters
     chosen = family.registry.adapters.list(where="yanked")
     assert {row["name"] for row in chosen} == {row["name"] for row in rows if row["yanked"]}
-    for task in ("course_rec", "other", "there", "free", "small", "mixed", "shrunk_twin"):
+    for task in ("course_rec", "other", "there", "free", "small", "mixed", "shrunk_twin", "tok", "of_tok"):
         yield (
             "history",
             {row["name"]: told(row) for row in family.registry.adapters.history(task)},
@@ -320,6 +335,8 @@ def test_every_view_says_the_same_and_nothing_after_it_is_lifted(family: Family)
     registry = family.registry
     found = registry.adapters.yank("course_rec@1", reason=REASON)
     assert (found["same_bytes"], found["continued"]) == ([TWIN, AFAR], [CHILD])
+    assert found["same_weights"] == [TOK, PEFT_TOK]
+    assert {name.partition("_v")[0] for name in found["computed"]} == {"small", "shrunk_twin", "of_tok"}
     assert look(family) > 150
     registry.adapters.unyank("course_rec@1")
     for kind in (family.adapters, family.fused, family.bundles, family.places, family.aliases):
@@ -367,6 +384,8 @@ def test_only_the_record_itself_is_refused_and_the_others_are_told(family: Famil
             "free@1": [],
             "small@1": COMPUTED,
             "mixed@1": COMPUTED,
+            "tok@1": HOLDS,
+            "of_tok@1": COMPUTED,
         }
         if name != "sum":
             references["there@1"] = SAME

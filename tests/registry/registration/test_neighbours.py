@@ -119,6 +119,20 @@ def test_the_same_weights_for_another_task_are_named(registry: Registry, known: 
     assert registry.adapters.register(known, base="tiny", task="other").created
 
 
+@pytest.mark.parametrize("yanked", ["course_rec@1", "other@1"])
+def test_weights_that_were_yanked_are_named_as_yanked(registry: Registry, known: Path, yanked: str) -> None:
+    registry.adapters.register(known, base="tiny", task="other")
+    name = registry.adapters.yank(yanked, reason="trained on the test set")["name"]
+    messages = [
+        finding.message
+        for finding in registry.adapters.check(known, base="tiny", task="third")
+        if finding.code == "duplicate_weights"
+    ]
+    assert [message for message in messages if "yanked" in message] == [
+        f"these weights are registered as {name} on tiny, which is yanked: trained on the test set"
+    ]
+
+
 def test_the_same_weights_for_the_same_task_are_nothing_new(registry: Registry, known: Path) -> None:
     assert found(registry, known, task="course_rec") == {}
     assert not registry.adapters.register(known, base="tiny", task="course_rec", strict=True).created
