@@ -28,7 +28,7 @@ from ..database import Database, events, leases
 from ..database.events import FIRST_PREVIOUS
 from ..database.intents import Intents
 from ..database.schema import HEAD
-from ..errors import DatabaseUnavailableError
+from ..errors import BadInputError, DatabaseUnavailableError
 from ..parsing import plural
 from ..record import Record
 from ..tables.bounds import row_problem
@@ -127,6 +127,7 @@ def backup(
         reporter: hears what is going on, and the bytes of blobs done and the total.
 
     Raises:
+        BadInputError: the destination has files and is no backup.
         StoreMismatchError: there is something else at the destination, such as the backup of another registry.
         BackupError: a restore would refuse the backup; the previous backup is kept.
         BlobMissingError, BlobCorruptError: a blob of the registry is gone or damaged; the former backup still holds.
@@ -143,6 +144,7 @@ def backup(
     )
     with lease.keep(), temporary_folder("backup") as folder:
         store_id = workspace.store.identify()
+        _require_backup_or_empty(place)
         place.initialise(f"backup.{store_id}")
         former = _former(place, reporter.say)
         there = {blob.digest: blob.size for blob in place.blobs()}
@@ -161,6 +163,19 @@ def backup(
         with workspace.database.write() as session:
             lease.release(session)
     return BackedUp(display_url(place.url), made, copied)
+
+
+def _require_backup_or_empty(place: BlobStore) -> None:
+    """Refuse a destination that has files and is no backup.
+
+    Raises:
+        BadInputError: it has.
+    """
+    if place.identify() is None and (name := next(place.strays(), None)) is not None:
+        raise BadInputError(
+            f"the destination is not empty and is no backup: {display_url(place.url)} (it has {name})",
+            hint="give an empty folder or a new one, such as fusery backup NEW_FOLDER",
+        )
 
 
 def _catalogue(workspace: Workspace, store: str, snapshot: _Snapshot) -> Catalogue:

@@ -43,6 +43,19 @@ def test_a_registry_that_is_not_empty_is_refused(stocked: Fusery) -> None:
     assert "Hint: " in ran.err
 
 
+def test_a_folder_with_other_files_is_refused(stocked: Fusery, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    (other / "sub").mkdir(parents=True)
+    (other / "sub" / "config.json").write_text("{}")
+    ran = stocked("backup", "other")
+
+    assert (ran.code, "Hint: " in ran.err) == (2, True)
+    assert "sub/config.json" in ran.err
+    assert [path.name for path in other.iterdir()] == ["sub"]
+    (tmp_path / "empty").mkdir()
+    assert stocked("backup", "empty").code == stocked("backup", "empty").code == 0
+
+
 @pytest.mark.parametrize("place", ["nothing", "ftp://host/x", "s3://user:pw@bucket/x", "a::b"])
 def test_a_place_without_a_backup(fusery: Fusery, place: str) -> None:
     ran = fusery("restore", place)

@@ -52,7 +52,7 @@ def test_shrink(stocked: Fusery) -> None:
     assert stocked("list", "--task", "small", "--json").json[0]["rank"] == 2
     gone = stocked("yank", "course_rec@1", "--reason", "worse")
     assert "small_v1_" in gone.out
-    assert "was computed from it, and is not yanked by this" in gone.out
+    assert "was computed from these weights, and is not yanked by this" in gone.out
 
 
 @pytest.mark.parametrize(
