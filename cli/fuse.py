@@ -36,7 +36,10 @@ def request_options(function: Callable[..., Any]) -> Callable[..., Any]:
             "auto: the smallest that passes.",
         ),
         click.option(
-            "--quantize", type=int, metavar="BITS", help="Quantise every layer anew to so many bits."
+            "--quantize",
+            type=int,
+            metavar="BITS",
+            help="Quantise to BITS each layer whose row length is a multiple of the group size.",
         ),
         click.option(
             "--group-size", type=int, metavar="N", help="With --quantize: numbers that share a scale."

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING
+
+from fusery.storage.errors import MissingFileError
+from fusery.storage.safetensors import BASE_HEADER_LIMIT, Tensor, read_header
 
 from ..engine.recipe import Recipe
 from ..engine.verdict import PASS, closeness, range_in_words, share_in_words
@@ -16,6 +20,9 @@ from .request import FuseRequest
 
 if TYPE_CHECKING:
     from ..database.leases import Busy
+
+_GROUPS = (64, 32)
+"""Group sizes of MLX below the largest, the larger first."""
 
 
 def claim_in_words(registry: str, true: bool) -> str:
@@ -67,7 +74,7 @@ def lost(fuse_inputs: FuseInputs, recipe: Recipe, measured: Measured, request: F
 
 
 def cautions(fused: Fused, request: FuseRequest) -> Iterator[str]:
-    """Yield cautions about a fused model: a verdict that is not PASS, or a large size."""
+    """Yield cautions about a fused model: a verdict that is not PASS, matrices left unquantised, or a large size."""
     verdict = fused.fidelity.verdict
     scale = "" if fused.scale is None else f" --scale {fused.scale:g}"
     added = "".join(f" --with {part.adapter}:{part.weight:g}" for part in fused.with_)
@@ -77,11 +84,40 @@ def cautions(fused: Fused, request: FuseRequest) -> Iterator[str]:
             f"{verdict}: expect most exact answers of base + adapter to change. "
             f"Compare the formats: {compare}"
         )
+    yield from _unquantised(fused)
     if request.precision == "auto" and fused.precision == "dequantize" and fused.quantization is None:
         yield (
             f"16 bits take {fused.times_base:.2f} times the size of the base: `auto` found no smaller format that passes. "
             f"Compare the formats: {compare}"
         )
+
+
+def _unquantised(fused: Fused) -> Iterator[str]:
+    """Yield how many matrices of a requantised model have no group size that fits, and one that does."""
+    if fused.precision != "dequantize" or fused.quantization is None:
+        return
+    tensors: dict[str, Tensor] = {}
+    with suppress(MissingFileError):  # another process may evict the model from the cache
+        for path in fused.path.glob("*.safetensors"):
+            tensors |= read_header(path, limit=BASE_HEADER_LIMIT).tensors
+    paths = [name.removesuffix(".weight") for name, tensor in tensors.items() if len(tensor.shape) >= 2]
+    quantised = sum(f"{path}.scales" in tensors for path in paths)
+    size = int(str(fused.quantization["group_size"]))
+    # Convolutions have short rows, and no group size makes MLX quantise them.
+    rows = [
+        tensors[f"{path}.weight"].shape[-1]
+        for path in paths
+        if f"{path}.weight" in tensors and f"{path}.scales" not in tensors
+    ]
+    left = [columns for columns in rows if columns >= min(_GROUPS) and columns % size]
+    if not left:
+        return
+    fits = next((each for each in _GROUPS if each < size and not any(n % each for n in left)), None)
+    hint = "" if fits is None else f" Quantise them too: --group-size {fits}"
+    yield (
+        f"{len(left)} of {quantised + len(left)} matrices are not quantised: "
+        f"the length of their rows is not a multiple of the group size {size}.{hint}"
+    )
 
 
 def unpublished(

@@ -467,3 +467,19 @@ def test_of_several_formats_each_is_looked_up_three_times_at_most(losing: Regist
     asked = Counter(str(query.parameters) for query in cold if BY_KEY.search(query.statement))
     assert len(asked) > 1
     assert max(asked.values()) == 3
+
+
+def test_requantising_counts_the_matrices_that_stay_plain(registry: Registry, tmp_path: Path) -> None:
+    base = tiny_models.make_base(tmp_path / "odd", hidden=192)
+    registry.bases.add(base, name="odd")
+    registry.adapters.register(tiny_models.make_adapter(tmp_path / "a", base), base="odd", task="odd")
+    counts = {}
+    for size in (128, 32):
+        said: list[str] = []
+        request = FuseRequest(quantize=4, group_size=size, accept_loss=True)
+        registry.fused.fuse("odd@1", request, reporter=Reporter(said.append))
+        counts[size] = [line for line in said if "matrices are not quantised" in line]
+    assert counts[32] == []
+    (line,) = counts[128]
+    assert re.match(r"\d+ of \d+ matrices ", line)
+    assert re.search(r"--group-size (64|32)$", line)
