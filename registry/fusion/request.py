@@ -92,6 +92,11 @@ class FuseRequest:
             raise BadInputError(
                 "a scale or a weight is not a finite number", hint="--scale 10, --with REF:0.5"
             )
+        if self.scale == 0:
+            raise BadInputError(
+                "invalid scale: 0 (it would remove the adapter's update)",
+                hint="leave --scale out for the adapter's own scale",
+            )
         if self.budget is not None and not (math.isfinite(self.budget) and self.budget >= 1):
             raise BadInputError(
                 "the budget is a multiple of the base's size, at least 1", hint="--budget 1.2x"

@@ -244,6 +244,14 @@ def test_a_minimum_is_a_share(share: float, stocked: Registry) -> None:
         stocked.fused.fuse("course_rec@1", FuseRequest(min_fidelity=share))
 
 
+@pytest.mark.parametrize("scale", [0.0, -0.0])
+def test_scale_zero_is_refused(scale: float, stocked: Registry) -> None:
+    with pytest.raises(BadInputError) as caught:
+        stocked.fused.fuse("course_rec@1", FuseRequest(scale=scale))
+    assert "--scale" in (caught.value.hint or "")
+    assert stocked.upkeep.log(action="fused.made") == []
+
+
 def test_the_same_bytes_under_two_tasks_have_one_model_and_two_names(
     stocked: Registry, tmp_path: Path
 ) -> None:
