@@ -85,7 +85,7 @@ class Measured:
         return in_words(self.verdict, self.retained, self.noise)
 
     def passed_over(self, request: FuseRequest, *, sound: bool = False) -> str:
-        """Return why `auto` tries the next candidate: the figures, and the limit that they missed."""
+        """Return why the next candidate is tried: the figures, and the limit that they missed."""
         if sound:
             return f"{self.in_words}: taking what passes within the budget"
         if (limit := self._missed(request)) is None:
@@ -102,10 +102,12 @@ class Measured:
         if self.verdict != PASS:
             return None
         if not self.is_quiet:
-            return f"auto takes at most {100 * self._quiet_to:g} % noise"
+            return f"{request.precision} takes at most {100 * self._quiet_to:g} % noise"
         if closeness(self.retained) < WHOLE_FROM:
-            return f"auto takes {range_in_words(WHOLE_FROM)}"
-        return f"the cosine is {self.cosine or 0.0:.2f}, where auto takes at least {CLEAR_FROM:g}"
+            return f"{request.precision} takes {range_in_words(WHOLE_FROM)}"
+        return (
+            f"the cosine is {self.cosine or 0.0:.2f}, where {request.precision} takes at least {CLEAR_FROM:g}"
+        )
 
     def passes(self, request: FuseRequest, *, strict: bool, sound: bool = False) -> bool:
         """Tell whether it may be published.

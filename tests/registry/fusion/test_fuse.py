@@ -200,6 +200,9 @@ def test_auto_names_the_limit_that_a_candidate_missed() -> None:
         assert not measured.passes(asked, strict=True)
         assert limit in message
         assert "PASS" not in message
+    assert "mixed takes at most 2.5 % noise" in Measured("PASS", 0.99, 0.031).passed_over(
+        FuseRequest("mixed")
+    )
     least = FuseRequest(min_fidelity=0.995)
     for retained in (0.99, 1.01):
         message = Measured("PASS", retained, 0.031).passed_over(least)
