@@ -212,7 +212,7 @@ def _measured(detail: Detail) -> str:
 
 
 def _not_made(detail: Detail) -> str:
-    return f"not published: {_measured(detail)}"
+    return f"not published: {detail.get('reason') or _measured(detail)}"
 
 
 def _shipped(detail: Detail) -> str:

@@ -38,8 +38,9 @@ def record_refusal(
     recipe: Recipe,
     key: Digest,
     measured: Measured,
+    request: FuseRequest,
 ) -> None:
-    """Log what was measured and not published."""
+    """Log what was measured, and why it was not published."""
     events.record(
         session,
         action=REFUSED,
@@ -58,6 +59,7 @@ def record_refusal(
             "shaped": measured.shaped,
             "sampled": measured.sampled,
             "at_random": measured.at_random,
+            "reason": measured.reason(request),
         },
         actor=workspace.actor,
         at=workspace.database.utcnow(session),
@@ -142,7 +144,9 @@ class Choice:
             _, measured = look_at(self.inputs, recipe, self.request, strict=strict, sound=sound)
             if not measured.passes(self.request, strict=strict, sound=sound):
                 with self.workspace.database.write() as session:
-                    record_refusal(self.workspace, session, self.fuse_inputs, recipe, each.key, measured)
+                    record_refusal(
+                        self.workspace, session, self.fuse_inputs, recipe, each.key, measured, self.request
+                    )
         if measured.passes(self.request, strict=strict, sound=sound):
             return False
         without = ", without the calibration" if measured.at_random else ""

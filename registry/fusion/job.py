@@ -234,7 +234,9 @@ class Job:
 
     def _refuse(self, lease: leases.Lease, measured: Measured) -> None:
         with self.workspace.database.write() as session:
-            record_refusal(self.workspace, session, self.fuse_inputs, self.recipe, self.key, measured)
+            record_refusal(
+                self.workspace, session, self.fuse_inputs, self.recipe, self.key, measured, self.request
+            )
             lease.release(session)
         self._passes(measured)
 

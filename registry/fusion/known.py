@@ -88,11 +88,15 @@ class Measured:
         """Return why the next candidate is tried: the figures, and the limit that they missed."""
         if sound:
             return f"{self.in_words}: taking what passes within the budget"
+        return f"{self.reason(request)}: trying the next format"
+
+    def reason(self, request: FuseRequest) -> str:
+        """Return why a request does not take it: the figures, and the limit that they missed."""
         if (limit := self._missed(request)) is None:
-            return f"{self.in_words}: trying the next format"
+            return self.in_words
         # The verdict would be PASS, and that is not the reason.
         noise = "" if self.noise is None else f", {100 * self.noise:.1f} % noise"
-        return f"{share_in_words(self.retained)}{noise}, and {limit}: trying the next format"
+        return f"{share_in_words(self.retained)}{noise}, and {limit}"
 
     def _missed(self, request: FuseRequest) -> str | None:
         """Return the missed limit in words; None if the verdict is the reason."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_models
 
 from fusery.registry import Registry
 from fusery.registry.catalog.journal_words import told_of
@@ -155,6 +156,21 @@ def test_a_refused_fuse_says_why(stocked: Registry) -> None:
     (event,) = stocked.upkeep.log(action="fuse.refused")
     assert event["name"] == f"{FIRST} (scale 0.001) (requantised to 2 bits, affine, groups of 32)"
     assert event["told"].startswith("not published: ") and "% of the update retained" in event["told"]
+
+
+def test_refused_fuse_event_names_the_missed_limit(registry: Registry, tmp_path: Path) -> None:
+    base = tiny_models.make_base(tmp_path / "tiny4", bits=4)
+    registry.bases.add(base, name="tiny4")
+    registry.adapters.register(
+        tiny_models.make_adapter(tmp_path / "a", base, update=0.01), base="tiny4", task="small"
+    )
+    registry.fused.fuse("small@1")
+    passed = [
+        event for event in registry.upkeep.log(action="fuse.refused") if event["detail"]["verdict"] == "PASS"
+    ]
+    assert passed
+    for event in passed:
+        assert "auto takes" in event["told"] and "PASS" not in event["told"]
 
 
 def test_an_adapter_has_what_it_figures_in(eventful: tuple[Registry, dict[str, str]]) -> None:
