@@ -80,16 +80,32 @@ def cautions(fused: Fused, request: FuseRequest) -> Iterator[str]:
     added = "".join(f" --with {part.adapter}:{part.weight:g}" for part in fused.with_)
     compare = f"fusery fidelity {fused.adapter}{scale}{added} --formats"
     if verdict != PASS:
-        yield (
-            f"{verdict}: expect most exact answers of base + adapter to change. "
-            f"Compare the formats: {compare}"
-        )
+        hint = f" {advice}" if (advice := _better_format(fused, f"{scale}{added}", compare)) else ""
+        yield f"{verdict}: expect most exact answers of base + adapter to change.{hint}"
     yield from _unquantised(fused)
     if request.precision == "auto" and fused.precision == "dequantize" and fused.quantization is None:
         yield (
             f"16 bits take {fused.times_base:.2f} times the size of the base: `auto` found no smaller format that passes. "
             f"Compare the formats: {compare}"
         )
+
+
+def _better_format(fused: Fused, options: str, compare: str) -> str | None:
+    """Return how to find a format that retains more; None where there is no other."""
+    if fused.recipe.get("aware") is not None:
+        return None  # more bits are no nearer to what was trained
+    if fused.quantization is None:
+        return f"Compare the formats: {compare}" if fused.precision != "keep" else None
+    if fused.precision != "dequantize":
+        return f"Compare the formats: {compare}"
+    bits, size = int(str(fused.quantization["bits"])), int(str(fused.quantization["group_size"]))
+    more = next((each for each in (4, 6, 8) if each > bits), None)
+    if more is None and size <= min(_GROUPS):
+        return None
+    return (
+        "Use more bits or a smaller group: "
+        f"fusery fuse {fused.adapter}{options} --quantize {more or bits} --group-size {min(_GROUPS)}"
+    )
 
 
 def _unquantised(fused: Fused) -> Iterator[str]:

@@ -494,3 +494,13 @@ def test_requantising_counts_the_matrices_that_stay_plain(registry: Registry, tm
     (line,) = counts[128]
     assert re.match(r"\d+ of \d+ matrices ", line)
     assert re.search(r"--group-size (64|32)$", line)
+
+
+def test_degraded_requantised_model_names_a_finer_format(stocked: Registry) -> None:
+    said: list[str] = []
+    request = FuseRequest(quantize=2, accept_loss=True)
+    fused = stocked.fused.fuse("course_rec@1", request, reporter=Reporter(said.append))
+    assert fused.fidelity.verdict != "PASS"
+    (line,) = [line for line in said if line.startswith(fused.fidelity.verdict)]
+    assert "--formats" not in line
+    assert line.endswith("--quantize 4 --group-size 32")
