@@ -152,13 +152,19 @@ class Choice:
         without = ", without the calibration" if measured.at_random else ""
         seen = f" (an eighth of the rows{without})" if measured.sampled else ""
         self.say(f"{describe(recipe)}{seen}: {measured.passed_over(self.request, sound=sound)}")
-        if recipe.precision == "dither" and recipe.calibration is None and self.fuse_inputs.shaped:
+        if recipe.precision == "dither" and recipe.calibration is None and self._gains_from_calibration:
             base = self.fuse_inputs.base.name
             self.say(
-                f"{base} has no calibration; with one, `--precision dither` keeps all of an update at exactly this size, "
-                f"and strays about half as far from base + adapter: fusery base calibrate {base}"
+                f"{base} has no calibration. On a 4-bit SmolLM2-135M, one halved the KL divergence of `--precision dither` "
+                f"from base + adapter, at the base's size (docs/precision.md): fusery base calibrate {base}"
             )
         return True
+
+    @property
+    def _gains_from_calibration(self) -> bool:
+        """Whether a calibration reduces the noise: measured on 4 bits; on 3 bits it went from 18.7 to 18.3 % only."""
+        bits = int((self.fuse_inputs.quantization or {}).get("bits", 0))
+        return self.fuse_inputs.shaped and bits >= 4
 
     def _fitting(self, candidates: Sequence[Recipe], budget: float) -> list[Recipe]:
         """Return what fits into the budget: as the log has it, so that what is published needs no byte of the base.

@@ -504,3 +504,16 @@ def test_degraded_requantised_model_names_a_finer_format(stocked: Registry) -> N
     (line,) = [line for line in said if line.startswith(fused.fidelity.verdict)]
     assert "--formats" not in line
     assert line.endswith("--quantize 4 --group-size 32")
+
+
+@pytest.mark.parametrize(("bits", "suggested"), [(3, False), (4, True)])
+def test_calibration_is_suggested_from_4_bits(
+    bits: int, suggested: bool, registry: Registry, tmp_path: Path
+) -> None:
+    base = tiny_models.make_base(tmp_path / "low", bits=bits)
+    registry.bases.add(base, name="low")
+    adapter = tiny_models.make_adapter(tmp_path / "a", base, update=0.01)
+    registry.adapters.register(adapter, base="low", task="small")
+    said: list[str] = []
+    registry.fused.fuse("small@1", reporter=Reporter(said.append))
+    assert any("base calibrate low" in line for line in said) == suggested
