@@ -79,7 +79,8 @@ def probe_command(
 
     With --with, the sum of several adapters on their base is compared with the model that the sum is fused to.
 
-    Losses, and how near the fused model is, are put on record as evaluations, probe.loss and others.
+    Losses, and how near the fused model is, are recorded as evaluations (probe.loss and others), except on the built-in
+    prompts.
     """
     from fusery.registry.fusion.request import FuseRequest, parse_extra
 

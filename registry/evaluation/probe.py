@@ -92,7 +92,8 @@ def probe(
         prompts: a file of prompts; None for what the adapter's run kept out of training, where it recorded that and it is still
             here, or else for the built-in ones.
         limit: at most so many prompts of the file.
-        record: put what was measured of adapters on record, as evaluations, where the registry can be written.
+        record: record the measurements of adapters as evaluations, if the registry can be written; those on the built-in
+            prompts are never recorded.
         reporter: hears what is going on, and the bytes done and the total while fusing; then, from its `begin("tokens")` on,
             the tokens run and the total.
 
@@ -111,7 +112,9 @@ def probe(
         limit=limit,
         reporter=reporter,
     )
-    if record and values:
+    if record and values and found.about.origin == "built-in":
+        reporter.say("not recorded: the built-in prompts are not of the adapter's task; give --prompts FILE")
+    elif record and values:
         record_own(workspace, values, reporter)
     return found
 

@@ -143,8 +143,10 @@ def test_held_out_data_of_the_run_is_asked_by_default(
     assert registry.adapters.probe("caesar@1", against="base").about.file == "valid.jsonl"
     (data / "valid.jsonl").unlink()
     said.clear()
+    before = registry.evaluations.list("caesar@1")
     found = registry.adapters.probe("caesar@1", against="base", reporter=Reporter(said.append), limit=2)
     assert (found.about.origin, found.about.file) == ("built-in", None)
+    assert before and registry.evaluations.list("caesar@1") == before
     assert any("test.jsonl of its run is not in" in line for line in said)
 
 
