@@ -50,7 +50,7 @@ def backup_command(session: Session, destination: str, verify: bool) -> None:
                 ("last event", _event(made.last_event)),
             ]
         )
-        session.say(f"Next: fusery --home NEW_HOME restore {typed(made.path)}")
+        session.say(f"Next: fusery --home NEW_HOME restore {typed(made.path)} --own")
 
     session.emit(made, names=[made.path], human=human)
 
@@ -75,20 +75,25 @@ def restore_command(session: Session, source: str, own: bool) -> None:
         )
 
     def human() -> None:
-        rows = restored.rows
+        rows, foreign = restored.rows, _foreign(restored.foreign)
         session.facts(
             [
                 ("restored", f"{_count(rows, 'adapter')} on {_count(rows, 'base_model', 'base')}"),
                 ("of", restored.made_at),
                 ("blobs", _amount(restored.blobs)),
                 ("last event", _event(restored.last_event)),
-                *([("does not count", told)] if (told := _foreign(restored.foreign)) else []),
+                *([("does not count", foreign)] if foreign else []),
             ]
         )
         for doubt in restored.doubts:
             codes = sorted({finding.code for finding in doubt.findings})
             session.print(
                 f"{doubt.adapter}: admission finds here {', '.join(codes)}, which was not on record"
+            )
+        if foreign:
+            session.say(
+                "Note: if the backup is your own, restore it with --own, so that all of it counts: "
+                f"fusery --home NEW_HOME restore {typed(restored.source)} --own"
             )
         session.say("Next: fusery audit")
 

@@ -34,6 +34,16 @@ def test_for_people(stocked: Fusery) -> None:
     assert "fusery --home new audit" in restored.err
 
 
+def test_the_hints_name_the_option_for_an_own_backup(stocked: Fusery, tmp_path: Path) -> None:
+    assert stocked("token", "create", "ann", "--role", "reader").code == 0
+    command = f"restore {tmp_path / 'saved'} --own"
+    assert command in stocked("backup", "saved").err
+    foreign = stocked("--home", "new", "restore", "saved")
+    assert "1 tokens" in foreign.out and command in foreign.err
+    own = stocked("--home", "other", "restore", "saved", "--own")
+    assert "does not count" not in own.out and "--own" not in own.err
+
+
 def test_a_registry_that_is_not_empty_is_refused(stocked: Fusery) -> None:
     stocked("backup", "saved")
     ran = stocked("restore", "saved")
