@@ -12,6 +12,7 @@ from fusery.registry.engine.verdict import in_words
 
 from .bulk import bulk_options, choice, counting, report
 from .cpu_cost import say_cost_of_fused
+from .findings import warn_of_chat_templates
 from .halves import Halves
 from .session import Session, command
 from .text import foreign_fact, size, times
@@ -191,6 +192,7 @@ def fuse_command(
             ]
         )
         session.warn(fused)
+        warn_of_chat_templates(session, [fused.adapter])
         say_cost_of_fused(session, fused)
 
     session.emit(fused, names=[str(fused.path)], human=human)
