@@ -55,6 +55,21 @@ _GENERATING = (
     "top_k",
     "top_p",
 )
+_SPELLED = frozenset(
+    {
+        "added_tokens_decoder",
+        "additional_special_tokens",
+        "backend",
+        "chat_template",
+        "extra_special_tokens",
+        "is_local",
+        "name_or_path",
+        "special_tokens_map_file",
+        "tokenizer_file",
+        "transformers_version",
+    }
+)
+"""Keys that are compared elsewhere, or that versions of transformers write for the same tokenizer in different ways."""
 
 Read = Callable[[str], bytes | None]
 """Returns the bytes of a model's file by name; None if there is no such file."""
@@ -228,6 +243,38 @@ def differences(ours: Read, theirs: Read) -> list[tuple[str, str]]:
     if any(settings.get(key) != their_settings.get(key) for key in _GENERATING):
         found.append((GENERATION, "generation settings"))
     return found
+
+
+def differing_keys(ours: Read, theirs: Read, name: str) -> list[str]:
+    """Return the keys of `tokenizer_config.json` or `generation_config.json` whose values differ in two models.
+
+    A key that one file lacks counts only where `differences` counts it: each version of transformers omits different defaults.
+    Chat templates, padding, truncation and the spelling of different transformers versions do not count.
+    """
+    one, two = settings_of(ours, name), settings_of(theirs, name)
+    differing = {
+        key
+        for key in one.keys() & two.keys()
+        if one[key] != two[key] and key not in _SPELLED and not key.startswith(("padding", "truncation"))
+    }
+    if name == GENERATION:
+        return sorted(differing | {key for key in _GENERATING if one.get(key) != two.get(key)})
+    tokens, their_tokens = dict(special_tokens(one)), dict(special_tokens(two))
+    changed = {key for key in tokens if key != "pad_token" and tokens[key] != their_tokens[key]}
+    return sorted(
+        changed
+        | {
+            key
+            for key in differing - tokens.keys()
+            if key != "tokenizer_class" or _is_other_class(one[key], two[key])
+        }
+    )
+
+
+def _is_other_class(one: Any, two: Any) -> bool:
+    """Tell whether two tokenizer classes differ, but for the fast form; transformers 5 writes TokenizersBackend for any."""
+    names = {str(name).removesuffix("Fast") for name in (one, two)}
+    return len(names) > 1 and "TokenizersBackend" not in names
 
 
 def _tokenizer(data: bytes | None) -> Any:

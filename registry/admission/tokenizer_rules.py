@@ -12,10 +12,12 @@ from fusery.storage.jsonfile import parse_json
 from ..adapters.finding import Finding, some
 from ..adapters.tokenizer_files import (
     ADDED,
+    GENERATION,
     MOST_VALUES,
     SETTINGS,
     TOKENIZER,
     differences,
+    differing_keys,
     own_tokenizer,
     reader_with,
     require_readable,
@@ -27,6 +29,8 @@ from .code import Code, rule
 _EMBEDDINGS = ("embed_tokens", "wte", "tok_embeddings", "word_embeddings", "embeddings")
 _DIGITS = 19
 """Token ids have fewer digits; longer numbers are ignored."""
+_MOST_KEYS = 20
+"""Keys that one message names."""
 
 TOKENS_BEYOND_BASE = Code(
     "tokens_beyond_base",
@@ -96,7 +100,15 @@ def same_tokenizer(candidate: Candidate) -> Iterator[Finding]:
         message = f"the tokenizer files of {candidate.base.name} cannot be read here; the adapter's are used: {some(differing)}"
         yield TOKENIZER_FILES_DIFFER.found(differing[0], message)
         return
-    for name, what in differences(reader_with(candidate.base.tokenizer, own), candidate.base.tokenizer):
+    ours, theirs = reader_with(candidate.base.tokenizer, own), candidate.base.tokenizer
+    keys = {name: differing_keys(ours, theirs, name) for name in (SETTINGS, GENERATION)}
+    for name, listed in keys.items():
+        if listed:
+            message = f"{name}: these keys differ from those of {candidate.base.name}: {', '.join(listed[:_MOST_KEYS])}; the adapter's is used"
+            yield TOKENIZER_FILES_DIFFER.found(name, message)
+    for name, what in differences(ours, theirs):
+        if keys.get(name) and "chat template" not in what:
+            continue
         odd = _other_ids(candidate, own) if name == TOKENIZER else []
         if odd:
             number, such = plural(len(odd), "token"), odd[0][:40]

@@ -151,6 +151,22 @@ def test_check_names_differences_and_the_tokenizer_in_use(
         for finding in by_code[code]
         if "differ" in code
     )
+    # Every key that differs is named.
+    edited = make_peft(tmp_path / "edited", base, seed=1)
+    for name, keys in {
+        "tokenizer_config.json": {"model_max_length": 1234, "tokenizer_class": "BertTokenizer"},
+        "generation_config.json": {"temperature": 0.3, "max_length": 7},
+    }.items():
+        theirs = base / name
+        before = json.loads(theirs.read_text()) if theirs.exists() else {}
+        (edited / name).write_text(json.dumps(before | keys))
+    messages = {
+        finding.subject: finding.message
+        for finding in sqlite_registry.adapters.check(edited, base="base", task="chat")
+        if finding.code == "tokenizer_files_differ"
+    }
+    assert "model_max_length, tokenizer_class" in messages["tokenizer_config.json"]
+    assert "temperature" in messages["generation_config.json"]
     # Another library's spelling or padding is not a difference.
     same = make_peft(tmp_path / "same", base, seed=1)
     from transformers import AutoTokenizer
