@@ -157,10 +157,12 @@ def read_prompts(path: Path, limit: int = LIMIT) -> list[Prompt]:
     prompts: list[Prompt] = []
     is_json = path.name.endswith(".jsonl")
     for number, line in _lines(path):
-        if not prompts and line.startswith(b"[") and _is_array(path):
+        if not prompts and line.startswith(b"[") and (kind := _array_of(path)) is not None:
             raise BadInputError(
                 f"{path.name} is a JSON array, and prompts must be one JSON object or one text a line",
-                hint=f"jq -c '.[]' {typed(path)} > prompts.jsonl",
+                hint=f"jq -c '{_FILTERS[kind]}' {typed(path)} > prompts.jsonl"
+                if kind in _FILTERS
+                else "one a line, as text or as JSON",
             )
         subject = f"{path.name}:{number}"
         is_json = is_json or (not prompts and line.startswith(b"{"))
@@ -172,16 +174,28 @@ def read_prompts(path: Path, limit: int = LIMIT) -> list[Prompt]:
     return prompts
 
 
-def _is_array(path: Path) -> bool:
-    """Tell whether a file is one JSON array; a file above 16 MiB only needs to begin like an array of objects."""
+_FILTERS = {dict: ".[]", str: ".[] | {text: .}"}
+"""The jq filter that turns an array into prompts, by the type of its items.  A text may have several lines, so it stays JSON."""
+
+
+def _array_of(path: Path) -> type | None:
+    """Return the type of a JSON array's items (`object` if they have none or several); None if a file is no array.
+
+    A file above 16 MiB only needs to begin like an array of objects.
+    """
     with path.open("rb") as file:
         data = file.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
-        return data[:LINE_BYTES].removeprefix(BOM_UTF8).lstrip()[1:].lstrip().startswith(b"{")
+        start = data[:LINE_BYTES].removeprefix(BOM_UTF8).lstrip()
+        return dict if start[1:].lstrip().startswith(b"{") else None
     try:
-        return isinstance(json.loads(data.removeprefix(BOM_UTF8)), list)
+        items = json.loads(data.removeprefix(BOM_UTF8))
     except (ValueError, RecursionError):
-        return False
+        return None
+    if not isinstance(items, list):
+        return None
+    types = {type(item) for item in items}
+    return types.pop() if len(types) == 1 else object
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:

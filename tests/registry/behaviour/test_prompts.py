@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -69,12 +71,25 @@ def test_json_is_recognised_by_its_first_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize("indent", [None, 2])
 def test_json_array_is_refused(name: str, indent: int | None, tmp_path: Path) -> None:
     items = [{"prompt": f"question {number}", "completion": "answer"} for number in range(3)]
-    for value in (items, ["a question", "another"], [], [[1]]):
+    hints = {"jq -c '.[]' ": items, "jq -c '.[] | {text: .}' ": ["a question", "two\nlines"]}
+    for value in (*hints.values(), [], [[1]], ["a", {"text": "b"}]):
         path = tmp_path / name
         path.write_text(json.dumps(value, indent=indent), encoding="utf-8")
         with pytest.raises(BadInputError, match="is a JSON array") as raised:
             read_prompts(path)
-        assert "jq -c" in (raised.value.hint or "")
+        hint = next((hint for hint, array in hints.items() if array == value), "one a line")
+        assert (raised.value.hint or "").startswith(hint)
+
+
+@pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not installed")
+@pytest.mark.parametrize("value", [["a question", "two\nlines"], [{"text": "one"}, {"text": "two"}]], ids=str)
+def test_hint_for_a_json_array_makes_prompts(value: list[Any], tmp_path: Path) -> None:
+    path = tmp_path / "data.json"
+    path.write_text(json.dumps(value), encoding="utf-8")
+    with pytest.raises(BadInputError) as raised:
+        read_prompts(path)
+    subprocess.run(["sh", "-c", raised.value.hint or "false"], check=True, cwd=tmp_path)
+    assert len(read_prompts(tmp_path / "prompts.jsonl")) == len(value)
 
 
 @pytest.mark.parametrize("most", [1 << 24, 10])
