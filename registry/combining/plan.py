@@ -207,7 +207,9 @@ def plan(adapters: Sequence[Source], choice: Choice) -> Plan:
         return Plan(choice, sum(ranks), modules)
     rank = choice.rank if choice.rank is not None else max(ranks)
     if not _is_whole(rank) or rank < 1:
-        raise BadInputError(f"{rank} is no rank", hint="--rank 8")
+        # A rank is not larger than the adapters', and a smaller one is what `shrink` is for.
+        lower = max(1, ranks[0] // 2) if choice.method == SHRINK else max(ranks)
+        raise BadInputError(f"invalid rank: {rank} (1 or more)", hint=f"--rank {lower}")
     if choice.method == SHRINK and rank > ranks[0]:
         raise BadInputError(
             f"{adapters[0].name} has rank {ranks[0]}, and is not shrunk to {rank}",

@@ -69,7 +69,7 @@ def test_shrink(stocked: Fusery) -> None:
         (("combine",), "Missing argument"),
         (("shrink", "course_rec@1"), "Missing option '--rank'"),
         (("shrink", "course_rec@1", "--rank", "9"), "is not shrunk to 9"),
-        (("shrink", "course_rec@1", "--rank", "-1"), "-1 is no rank"),
+        (("shrink", "course_rec@1", "--rank", "-1"), "invalid rank: -1"),
         (("shrink", "course_rec@1", "--rank", "2", "--task", "a/b"), "a/b"),
     ],
 )

@@ -273,8 +273,8 @@ REFUSED: dict[str, tuple[Callable[..., list[str]] | list[str], dict[str, Any], s
         "--weights",
     ),
     "hardly any": (BOTH, {"method": "dare", "density": 1e-320}, "is no density", "0.5"),
-    "half a rank": (BOTH, {"rank": 1.5}, "1.5 is no rank", "--rank"),
-    "no whole rank": (BOTH, {"rank": True}, "True is no rank", "--rank"),
+    "half a rank": (BOTH, {"rank": 1.5}, "invalid rank: 1.5", "--rank"),
+    "no whole rank": (BOTH, {"rank": True}, "invalid rank: True", "--rank"),
     "half a seed": (BOTH, {"method": "dare", "density": 0.5, "seed": 1.5}, "1.5 is no seed", "--seed"),
     "no density": (BOTH, {"method": "ties"}, "not said which", "--density"),
     "density of nothing": (BOTH, {"method": "ties", "density": 0.0}, "0.0 is no density", "--density"),
@@ -282,7 +282,7 @@ REFUSED: dict[str, tuple[Callable[..., list[str]] | list[str], dict[str, Any], s
     "seed": (BOTH, {"seed": 1}, "no chance", "dare"),
     "other seed": (BOTH, {"method": "dare", "density": 0.5, "seed": -1}, "-1 is no seed", "--seed"),
     "rank": (BOTH, {"method": "cat", "rank": 3}, "follows from the adapters", "svd"),
-    "no rank": (BOTH, {"rank": 0}, "0 is no rank", "--rank"),
+    "no rank": (BOTH, {"rank": 0}, "invalid rank: 0", "--rank"),
     "large rank": (BOTH, {"rank": 17}, "has rank 16 at most", "--rank 16"),
     "ranks": (["course_rec@1", "course_rec@2"], {"method": "linear"}, "of one rank", "svd"),
     "tag": (BOTH, {"tags": {"": "x"}}, "tag", ""),
@@ -307,8 +307,10 @@ def test_what_makes_no_sense_is_refused_and_leaves_nothing(
 
 @pytest.mark.parametrize("rank", [0, 9])
 def test_a_rank_that_is_none_to_shrink_to_is_refused(filled: Registry, rank: int) -> None:
-    with pytest.raises(BadInputError, match=r"no rank|not shrunk"):
+    own = filled.adapters.show("course_rec@1").rank
+    with pytest.raises(BadInputError, match=r"invalid rank|not shrunk") as caught:
         filled.adapters.shrink("course_rec@1", rank=rank)
+    assert caught.value.hint == f"--rank {own // 2}"
 
 
 @pytest.mark.parametrize(
