@@ -114,7 +114,7 @@ class HttpCalls:
         patience: how often something is tried without getting further.
         secret: what the token is called.
         hint: for whoever has no token, or another one.
-        away: for whoever gets no answer.
+        away: the hint where the server does not answer; None for the usual one.
         given_up: set when nobody wants an answer any more.
     """
 
@@ -123,7 +123,7 @@ class HttpCalls:
     patience: int = ATTEMPTS
     secret: str = "token"
     hint: str = "ask an admin for a new one"
-    away: str = "run the command again: it goes on where it stopped"
+    away: str | None = None
     given_up: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
@@ -245,7 +245,14 @@ class HttpCalls:
             return again(lambda: once(patience))
         except PassingError as error:
             message = f"{self.address.url} does not answer: {error}"
-            raise ServerUnavailableError(message, hint=self.away) from error
+            raise ServerUnavailableError(message, hint=self.away or self._unavailable_hint) from error
+
+    @property
+    def _unavailable_hint(self) -> str:
+        again = "run the command again"
+        if self._reached:
+            return f"{again}: it goes on where it stopped"
+        return f"check that a server runs at {self.address.url} and can be reached from here, then {again}"
 
     @contextmanager
     def answer(
