@@ -245,14 +245,10 @@ class HttpCalls:
             return again(lambda: once(patience))
         except PassingError as error:
             message = f"{self.address.url} does not answer: {error}"
-            raise ServerUnavailableError(message, hint=self.away or self._unavailable_hint) from error
-
-    @property
-    def _unavailable_hint(self) -> str:
-        again = "run the command again"
-        if self._reached:
-            return f"{again}: it goes on where it stopped"
-        return f"check that a server runs at {self.address.url} and can be reached from here, then {again}"
+            if (hint := self.away) is None:
+                check = f"check that a server runs at {self.address.url}, then run the command again"
+                hint = "run the command again: it goes on where it stopped" if self._reached else check
+            raise ServerUnavailableError(message, hint=hint) from error
 
     @contextmanager
     def answer(
