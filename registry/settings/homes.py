@@ -13,7 +13,7 @@ EMBEDDED = "fusery.db"
 """The database, where none is set."""
 
 
-def require_path(path: str | Path) -> None:
+def require_path(path: str | Path, hint: str = "give a file or folder of this machine") -> None:
     """Refuse a URL where a path of this machine is expected: it would name a folder such as `https:`.
 
     Raises:
@@ -23,9 +23,7 @@ def require_path(path: str | Path) -> None:
 
     if scheme := re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):  # a Path has one of the two slashes
         # The rest is not repeated: there may be a password in it.
-        raise BadInputError(
-            f"invalid path: {scheme[0]}/... is a URL", hint="give a file or folder of this machine"
-        )
+        raise BadInputError(f"invalid path: {scheme[0]}/... is a URL", hint=hint)
 
 
 def expanded(path: Path) -> Path:
@@ -50,6 +48,24 @@ def default_home() -> Path:
     import platformdirs
 
     return Path(platformdirs.user_data_dir("fusery", appauthor=False))
+
+
+def home_folder(home: Path | None) -> Path:
+    """Return the absolute path of a home folder, `None` for the default one.
+
+    Raises:
+        BadInputError: the path is a URL or a file.
+    """
+    require_path(
+        home or os.environ.get("FUSERY_HOME", ""),
+        hint="give a folder of this machine; `pull --from URL` and `push --to URL` name a server",
+    )
+    folder = expanded(home or default_home()).absolute()
+    if folder.is_file():
+        raise BadInputError(
+            f"invalid home: {folder} is a file", hint="give a folder: --home DIR, or FUSERY_HOME"
+        )
+    return folder
 
 
 def said_in_file(home: str | None) -> dict[str, Any]:

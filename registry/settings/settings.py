@@ -20,7 +20,7 @@ from fusery.storage.plaintext import is_keepable
 
 from ..actors import actor_of
 from ..errors import BadInputError
-from .homes import CONFIG_NAME, EMBEDDED, default_home, expanded
+from .homes import CONFIG_NAME, EMBEDDED, default_home, expanded, home_folder
 from .reach import require_allowed
 
 _LARGEST = 1 << 20
@@ -76,7 +76,7 @@ class Settings:
                 folder and is not the user's.
             StoreDeniedError: the home folder may not be read.
         """
-        folder = expanded(home or default_home()).absolute()
+        folder = home_folder(home)
         try:
             from_environment = dict(_in_environment())
             from_file = _in_file(folder / CONFIG_NAME, from_environment)

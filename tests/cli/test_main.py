@@ -503,6 +503,21 @@ def test_every_path_refuses_a_url() -> None:
     assert accepting == URL_OPTIONS
 
 
+def test_file_as_home_is_refused(fusery: Fusery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path / "plain.txt"
+    home.write_text("kept")
+    for words in (("init",), ("list",), ("doctor",), ("register", "somewhere")):
+        ran = fusery("--home", str(home), *words)
+        assert (ran.code, "is a file" in ran.err, "fusery" in ran.err.partition("Hint")[2]) == (
+            2,
+            True,
+            False,
+        ), words
+    monkeypatch.setenv("FUSERY_HOME", str(home))
+    assert fusery("list").code == 2
+    assert home.read_text() == "kept"
+
+
 @pytest.mark.parametrize("url", ["http://host/home", "https:/host", "file:///tmp/home", "s3://bucket/home"])
 def test_url_as_home_is_refused_without_making_a_folder(
     fusery: Fusery, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -512,6 +527,7 @@ def test_url_as_home_is_refused_without_making_a_folder(
     for words in (("init",), ("list",), ("doctor",), ("register", "somewhere")):
         ran = fusery("--home", url, *words)
         assert (ran.code, "is a URL" in ran.err, "init" in ran.err) == (2, True, False), words
+        assert "pull --from URL" in ran.err
     monkeypatch.setenv("FUSERY_HOME", url)
     ran = fusery("init")
     assert (ran.code, "is a URL" in ran.err) == (2, True)
