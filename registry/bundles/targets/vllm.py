@@ -68,7 +68,8 @@ def _write_adapters(source: BundleSource, bundle: BundleFolder, choices: Choices
     served = served_adapters(source, architecture)
     for each in served:
         require_adaptable(source, each, architecture)
-    rank = max_rank(source, max(each.plain.rank for each in served))
+    largest = max(each.plain.rank for each in served)
+    rank = max_rank(source, largest)
     base = named_base(source, architecture, choices.base_name, _SERVER)
     for each in served:
         write_peft(bundle, each, base.name)
@@ -82,7 +83,9 @@ def _write_adapters(source: BundleSource, bundle: BundleFolder, choices: Choices
         render("vllm_serve.sh.j2", name=source.name, base=base, adapters=names, rank=rank, tokenizer=own),
     )
     bundle.write("vllm.env", resource("vllm.env.txt"))
-    bundle.write("README.md", render("vllm_readme.md.j2", **_readme(record, base, rank), tokenizer=own))
+    readme = _readme(record, base, rank)
+    ranks = {"largest": largest, "ranks": RANKS}
+    bundle.write("README.md", render("vllm_readme.md.j2", **readme, **ranks, tokenizer=own))
     bundle.write("fusery.json", sealed_bytes(record, bundle.manifest()))
 
 

@@ -67,9 +67,18 @@ def test_a_base_from_a_hub_is_served_at_the_commit_it_was_taken_from(
     assert config["base_model_name_or_path"] == "org/Tiny-1M"
     readme = (bundle / "README.md").read_text()
     assert f"vllm serve org/Tiny-1M --revision {COMMIT}`" in readme
+    assert "`--max-lora-rank` has to be at least 8.\n" in readme
     assert f"--model org/Tiny-1M --revision {COMMIT} --enable-lora" in readme
     lorax = written(source, tmp_path / "lorax", HUB, "lorax") / "README.md"
     assert f"--model-id org/Tiny-1M --revision {COMMIT}\n" in lorax.read_text()
+
+
+def test_readme_explains_a_maximum_above_the_rank(tmp_path: Path) -> None:
+    base = tiny_models.make_base(tmp_path / "tiny", layers=2, hidden=64, intermediate=128)
+    adapter = tiny_models.make_adapter(tmp_path / "course_rec_v1_20260115", base, rank=4)
+    bundle = written(adapters_source(base, tmp_path / "rendered", adapter), tmp_path / "bundle", HUB)
+    readme = (bundle / "README.md").read_text()
+    assert "has to be at least 8: the largest rank here is 4, and vLLM accepts only 1, 8, 16, " in readme
 
 
 def test_whoever_has_it_elsewhere_says_so(source: BundleSource, tmp_path: Path) -> None:
