@@ -115,7 +115,7 @@ def same_tokenizer(candidate: Candidate) -> Iterator[Finding]:
             message = f"{TOKENIZER} differs from that of {candidate.base.name} in {number}, such as {such!r}; the adapter's is used"
             yield TOKENIZER_DIFFERS.found(TOKENIZER, message)
         else:
-            message = f"{name}: the {what} differs from that of {candidate.base.name}; the adapter's is used"
+            message = f"{candidate.base.name} and the adapter differ in the {what} ({name}); the adapter's file is used"
             yield TOKENIZER_FILES_DIFFER.found(name, message)
 
 
