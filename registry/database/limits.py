@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,23 +11,32 @@ from ..errors import BadInputError
 
 YANKS = 100
 AMENDMENTS = 2_000
+REMARKS = 1_000
+"""Amendments of notes and tags, which every publisher may change: they leave room for corrections of facts."""
 APPROVALS = 1_000
 EVALUATIONS = 10_000
 DEPLOYMENTS = 10_000
 """Deployments of one adapter, fused model or bundle, including ended ones."""
 TAGS = 1_000
 SIGNATURES = 100
+CALIBRATIONS = 1_000
+"""Of one base model."""
 CLAIMS = 1_000
 """Fused models of one adapter that other registries claim to have made."""
 NAMES = 1_000
 """Names or revisions of one base model in a package."""
 
-TEXT = 4 << 20
-"""Characters in all yanks, in all amendments, or in all evaluations of one adapter."""
+TEXT = 2 << 20
+"""Bytes of text, as JSON has it, in all yanks, amendments, evaluations or signatures of one thing: a package holds them all."""
 
 
 def require_within(
-    name: str, what: str, limit: int, rows: Sequence[Mapping[str, Any] | tables.Record]
+    name: str,
+    what: str,
+    limit: int,
+    rows: Sequence[Mapping[str, Any] | tables.Record],
+    *,
+    text: int = TEXT,
 ) -> None:
     """Refuse more rows of one kind, or more text in them, than one adapter may have.
 
@@ -35,14 +45,15 @@ def require_within(
         what: the kind of rows, in the plural.
         limit: the most rows.
         rows: the rows on record, and the rows to add.
+        text: the most bytes of text.
 
     Raises:
         BadInputError: the limit is exceeded.
     """
     require_count(name, what, limit, len(rows))
-    if (length := sum(map(_characters, rows))) > TEXT:
+    if (length := sum(map(_text_bytes, rows))) > text:
         raise BadInputError(
-            f"too much text in the {what} of {name}: {length:,} characters (at most {TEXT:,})",
+            f"too much text in the {what} of {name}: {length:,} bytes as JSON (at most {text:,})",
             hint="shorten the notes and reasons",
         )
 
@@ -57,9 +68,9 @@ def require_count(name: str, what: str, limit: int, count: int) -> None:
         raise BadInputError(f"too many {what} of {name}: {count:,} (at most {limit:,})")
 
 
-def _characters(row: Mapping[str, Any] | tables.Record) -> int:
+def _text_bytes(row: Mapping[str, Any] | tables.Record) -> int:
     if isinstance(row, tables.Record):
         values: Sequence[Any] = [getattr(row, column.key) for column in row.__table__.columns]
     else:
         values = list(row.values())
-    return sum(len(value) for value in values if isinstance(value, str))
+    return sum(len(json.dumps(value)) for value in values if isinstance(value, str))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from ..admission.submission import Submission, TrainedOn
 from ..database.limits import (
-    AMENDMENTS,
     EVALUATIONS,
     NAMES,
     SIGNATURES,
@@ -39,7 +38,7 @@ def check(item: Item) -> None:
             f"{item.name} is on record with the digest {item.digest[:12]}, which its files do not have",
             hint=_HINT,
         )
-    require_count(item.name, "signatures", SIGNATURES, len(item.signatures))
+    require_within(item.name, "signatures", SIGNATURES, item.signatures)
     if isinstance(item, Adapter):
         _check_adapter(item)
     elif isinstance(item, Base):
@@ -50,7 +49,6 @@ def check(item: Item) -> None:
 
 def _check_adapter(item: Adapter) -> None:
     require_within(item.name, "yanks", YANKS, item.yanks)
-    require_within(item.name, "amendments", AMENDMENTS, item.amendments)
     require_within(item.name, "evaluations", EVALUATIONS, item.evaluations)
     require_fitting(item)
     require_measured(item)

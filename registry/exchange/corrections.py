@@ -18,10 +18,21 @@ from sqlalchemy.orm import Session
 from fusery.storage.errors import FuseryError
 
 from .. import tables
-from ..database.limits import AMENDMENTS, require_within
+from ..database.limits import TAGS, require_count
 from ..errors import BadInputError
 from ..names import compact_date, parse_date
-from ..records.amendments import COLUMNS, DATASET, TAG, State, amend_row, misfits, state_of, text_of, undone
+from ..records.amendments import (
+    COLUMNS,
+    DATASET,
+    TAG,
+    State,
+    amend_row,
+    misfits,
+    require_few_amendments,
+    state_of,
+    text_of,
+    undone,
+)
 from ..registration.correction import accepted
 from .package import Adapter, Values
 
@@ -30,9 +41,10 @@ def require_fitting(item: Adapter) -> None:
     """Refuse amendments that contradict one another, or the record that they come with.
 
     Raises:
-        BadInputError: they do.
+        BadInputError: they do, or there are too many.
     """
     rows = _rows(item)
+    require_few_amendments(item.name, rows)
     for row in rows:
         try:
             for text in (row.before, row.after):
@@ -69,14 +81,15 @@ def bring_corrections(session: Session, row: tables.Adapter, item: Adapter, now:
     """Record a package's new amendments of an existing adapter, effective from now; return whether there were any.
 
     Raises:
-        BadInputError: the adapter would have too many amendments.
+        BadInputError: the adapter would have too many amendments or tags.
     """
     rows, _ = missing_corrections(row, item)
     for each in rows:
         each.at, each.since = min(each.at, now), max([now, *(known.since for known in row.amendments)])
     if rows:
-        require_within(row.name, "amendments", AMENDMENTS, [*row.amendments, *rows])
+        require_few_amendments(row.name, [*row.amendments, *rows])
     amend_row(session, row, rows)
+    require_count(row.name, "tags", TAGS, len(row.tags))
     return bool(rows)
 
 

@@ -6,6 +6,7 @@ What is refused here could not be sent either; the limits are far above what tra
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import accumulate
 
 from sqlalchemy import String, Table, cast, func, select
 from sqlalchemy.orm import Session
@@ -21,6 +22,9 @@ MOST_ROWS = 200_000
 
 MOST_TEXT = 64 << 20
 """Characters in those rows."""
+
+MOST_LOG = 1 << 20
+"""Characters in the entries of the log that go with one thing; older entries stay behind."""
 
 MOST_ADAPTERS = 20_000
 """Adapters that go at once: versions of a task, and what they are derived from."""
@@ -81,24 +85,14 @@ def have_short_logs(session: Session, kind: str, subjects: Iterable[str], entrie
     return True
 
 
-def require_short_log(session: Session, kind: str, subject: str, entries: int) -> None:
-    """Refuse a thing of which the newest entries of the log hold more text than can be taken along.
-
-    Raises:
-        BadInputError: they do.
-    """
+def count_entries(session: Session, kind: str, subject: str, entries: int) -> int:
+    """Return how many entries of the log go with a thing: the newest ones, up to a number and a length of text."""
     event = tables.Event
-    newest = (
-        select(event.detail, event.seals)
-        .where(event.subject_kind == kind, event.subject == subject)
-        .order_by(event.seq.desc())
-        .limit(entries)
-        .subquery()
-    )
-    lengths = func.length(newest.c.detail) + func.length(func.coalesce(newest.c.seals, ""))
-    total = session.scalar(select(func.coalesce(func.sum(lengths), 0)))
-    if total is None or total > MOST_TEXT:
-        raise BadInputError(
-            f"the log says more of the {kind} {subject[:80]} than can be read: {total:,} characters",
-            hint="ask the owner of that registry what is in it",
-        )
+    length = func.length(event.detail) + func.length(func.coalesce(event.seals, ""))
+    query = select(length).where(event.subject_kind == kind, event.subject == subject)
+    return count_short(session.scalars(query.order_by(event.seq.desc()).limit(entries)))
+
+
+def count_short(lengths: Iterable[int]) -> int:
+    """Return how many entries of the log go with a thing, given the lengths of their texts, the newest first."""
+    return sum(total <= MOST_LOG for total in accumulate(lengths))

@@ -25,7 +25,7 @@ from ..records.fused_label import label_by_key
 from ..records.references import fused_from, resolve_any
 from ..registration.trained_on import known_as, with_digest
 from .beside import MOST_EVENTS, Beside, read_beside
-from .counting import MOST_ADAPTERS, require_few, require_short_log
+from .counting import MOST_ADAPTERS, count_entries, count_short, require_few
 
 Values = dict[str, Any]
 AHEAD = 100
@@ -363,8 +363,11 @@ def _told(
 ) -> Iterable[Mapping[str, Any]]:
     """Yield what the log says of a thing; who receives it can compute each hash again."""
     if known is None:
-        require_short_log(session, kind, subject, MOST_EVENTS)
-        known = events.history(session, kind=kind, subject=subject, limit=MOST_EVENTS)
+        count = count_entries(session, kind, subject, MOST_EVENTS)
+        known = events.history(session, kind=kind, subject=subject, limit=count)
+    else:
+        count = count_short(len(event.detail) + len(event.seals or "") for event in reversed(known))
+        known = known[len(known) - count :]
     for event in known:
         if event.hash != events.event_hash(event):
             raise CheckFailedError(

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 from fusery.storage.digest import canonical_json
 
 from .. import tables
+from ..database.limits import AMENDMENTS, REMARKS, TEXT, require_within
 from ..names import compact_date, parse_date
 from .adapter import Amendment
 from .datasets import dataset_row
@@ -47,6 +48,21 @@ def is_amendable(field: str) -> bool:
 def is_free(field: str) -> bool:
     """Tell whether a field may be changed without a reason: notes and tags are remarks, and no statement of fact."""
     return field in _FREE or field.startswith(TAG)
+
+
+def require_few_amendments(name: str, rows: Sequence[tables.Amendment]) -> None:
+    """Refuse more amendments than one adapter may have.
+
+    Args:
+        name: of the adapter.
+        rows: those on record, and those to be added.
+
+    Raises:
+        BadInputError: there are more, or more of notes and tags, or they hold too much text.
+    """
+    require_within(name, "amendments", AMENDMENTS, rows)
+    remarks = [row for row in rows if is_free(row.field)]
+    require_within(name, "changes of notes and tags", REMARKS, remarks, text=TEXT // 2)
 
 
 def state_of(adapter: tables.Adapter) -> State:

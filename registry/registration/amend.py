@@ -10,11 +10,21 @@ from sqlalchemy.orm import Session
 
 from .. import tables
 from ..database import events
-from ..database.limits import AMENDMENTS, TAGS, require_count, require_within
+from ..database.limits import TAGS, require_count
 from ..errors import BadInputError
 from ..record import Record
 from ..records.adapter import Amendment
-from ..records.amendments import TAG, State, amend_row, amendment_records, changes, is_free, state_of, text_of
+from ..records.amendments import (
+    TAG,
+    State,
+    amend_row,
+    amendment_records,
+    changes,
+    is_free,
+    require_few_amendments,
+    state_of,
+    text_of,
+)
 from ..records.references import resolve_adapter
 
 if TYPE_CHECKING:
@@ -85,7 +95,7 @@ def amend(workspace: Workspace, reference: str, correction: Correction) -> Amend
             )
             for field, was, will in changed
         ]
-        require_within(adapter.name, "amendments", AMENDMENTS, [*adapter.amendments, *rows])
+        require_few_amendments(adapter.name, [*adapter.amendments, *rows])
         amend_row(session, adapter, rows)
         require_count(adapter.name, "tags", TAGS, len(adapter.tags))
         events.record(

@@ -6,7 +6,7 @@ import pytest
 from many_rows import add_rows
 
 from fusery.registry import Registry
-from fusery.registry.database.limits import AMENDMENTS, DEPLOYMENTS, EVALUATIONS, YANKS, require_within
+from fusery.registry.database.limits import DEPLOYMENTS, EVALUATIONS, REMARKS, YANKS, require_within
 from fusery.registry.errors import BadInputError
 
 ONE = "course_rec_v1_20260115"
@@ -30,12 +30,12 @@ def test_a_reason_of_a_yank_is_limited(stocked: Registry, text: str) -> None:
 
 
 def test_amendments_are_limited(stocked: Registry) -> None:
-    add_rows(stocked, "Amendment", AMENDMENTS - 1, field="note")
+    add_rows(stocked, "Amendment", REMARKS - 1, field="note")
     assert stocked.adapters.amend(ONE, note="last").changed
     assert not stocked.adapters.amend(ONE, note="last").changed
     with pytest.raises(BadInputError) as caught:
         stocked.adapters.amend(ONE, note="one more")
-    assert f"at most {AMENDMENTS:,}" in caught.value.message
+    assert f"at most {REMARKS:,}" in caught.value.message
     assert stocked.adapters.show(ONE).note == "last"
 
 
@@ -59,7 +59,9 @@ def test_deployments_are_limited(stocked: Registry) -> None:
 
 
 def test_text_is_limited() -> None:
-    rows = [{"reason": "x" * 10_000}] * 420
+    rows = [{"reason": "x" * 10_000}] * 210
     with pytest.raises(BadInputError, match="too much text"):
         require_within("a", "yanks", 1_000, rows)
-    require_within("a", "yanks", 1_000, rows[:400])
+    require_within("a", "yanks", 1_000, rows[:200])
+    with pytest.raises(BadInputError, match="too much text"):
+        require_within("a", "yanks", 1_000, [{"reason": "\U0001f600" * 10_000}] * 20)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,9 @@ from many_rows import add_rows
 
 from fusery.registry import Registry, tables
 from fusery.registry.database import limits
-from fusery.registry.database.limits import EVALUATIONS
+from fusery.registry.database.limits import EVALUATIONS, REMARKS
 from fusery.registry.errors import BadInputError
+from fusery.registry.exchange.wire import bytes_of
 
 ONE = "course_rec_v1_20260115"
 
@@ -53,6 +54,45 @@ def test_packages_together_cannot_exceed_a_limit(
     with pytest.raises(BadInputError) as caught:
         stocked.exchange.push(ONE, other_home)
     assert f"at most {EVALUATIONS:,}" in caught.value.message
+
+
+def test_remarks_leave_room_for_corrections(stocked: Registry, sound: Registry, other_home: Path) -> None:
+    """Every publisher may change notes and tags."""
+    stocked.exchange.push(ONE, other_home)
+    add_rows(sound, "Amendment", REMARKS, field="note")
+    with pytest.raises(BadInputError, match="notes and tags"):
+        sound.adapters.amend(ONE, note="one more")
+    sound.adapters.amend(ONE, val_loss=0.2, reason="typo")
+
+
+def test_long_remarks_do_not_keep_an_adapter_from_being_pulled(stocked: Registry) -> None:
+    """Each of these characters has twelve bytes in a package, and each entry of the log has them once more."""
+    long = "\U0001f600" * 9_990
+    for number in range(300):
+        try:
+            stocked.adapters.amend(ONE, note=str(number), reason=long)
+        except BadInputError:
+            break
+    document = stocked.transfers.package(ONE)
+    assert len(bytes_of(document)) < 8 << 20
+    [adapter] = [item for item in document["items"] if item["kind"] == "adapter"]
+    assert adapter["amendments"]
+    assert [event["detail"].count(str(len(adapter["amendments"]) - 1)) for event in adapter["events"]][-1]
+
+
+def test_signatures_have_a_limit_together(stocked: Registry, sound: Registry, other_home: Path) -> None:
+    stocked.exchange.push(ONE, other_home)
+    with stocked.workspace.database.write() as session:
+        digest = session.get_one(tables.Adapter, 1).digest
+        session.add_all(
+            tables.Signature(
+                subject_kind="adapter", subject_digest=digest, scheme="model-signing", key_id=f"{number:064}",
+                envelope="x" * (1 << 20), at=datetime(2026, 1, 2, tzinfo=UTC), by="tester",
+            )
+            for number in range(3)
+        )  # fmt: skip
+    with pytest.raises(BadInputError, match="signatures of course_rec"):
+        stocked.exchange.push(ONE, other_home)
 
 
 def test_package_at_a_limit_can_be_pulled(stocked: Registry, other: Registry, other_home: Path) -> None:
