@@ -7,14 +7,20 @@ They are what a server holds a request against.  What a login of a PostgreSQL da
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from .. import tables
+from ..actors import person
 from ..errors import BadInputError
 from ..records.token import Role
+
+if TYPE_CHECKING:
+    from ..workspace import Workspace
+
+Thing = tables.Adapter | tables.BaseModel | tables.Calibration | tables.Fused
 
 ROLES: Sequence[Role] = get_args(Role)
 """From the one that may do least: each may do what those before it may."""
@@ -34,11 +40,22 @@ PARTS: Mapping[str, tuple[Role, Role]] = {
     "evaluation": ("publisher", "approver"),
     "withdrawn evaluation": ("publisher", "approver"),
     "yank": ("approver", "approver"),
+    "signature": ("publisher", "approver"),
+    "calibration": ("publisher", "approver"),
 }
-"""The roles that a sender needs to change a part of an adapter on a server: their own adapter, and another's.
+"""The roles that a sender needs to change a part of a record on a server: their own record, and another's.
 
-A withdrawn evaluation is the sender's own if they recorded it; every other part, if they registered or first pushed the adapter.
+A withdrawn evaluation is the sender's own if they recorded it; every other part, if they registered or first pushed the record.
+A signature by a trusted key needs the role of a publisher only.
 """
+
+_FIRST = {
+    "adapter": ("adapter.registered", "adapter.received"),
+    "base": ("base.added", "base.received"),
+    "calibration": ("calibration.received",),
+    "fused": ("fused.made", "fused.received"),
+}
+"""The log's actions by which a record enters a registry, by its kind."""
 
 
 def allows(role: Role, needed: Role) -> bool:
@@ -58,19 +75,37 @@ def parse_role(text: str) -> Role:
     raise BadInputError(f"{text[:60]!r} is not a role", hint=f"one of {', '.join(ROLES)}")
 
 
-def owner_of(session: Session, adapter: tables.Adapter) -> str:
-    """Return the principal who registered an adapter here, or first pushed or pulled it.
+def may_change(workspace: Workspace, session: Session, part: str, row: Thing) -> bool:
+    """Return whether a package's sender may change a part of an existing record.
+
+    Args:
+        workspace: the receiving registry, with the sender's name and role; without a role, everything is allowed.
+        session: of any transaction there.
+        part: a key of `PARTS`.
+        row: the record's row.
+    """
+    if not workspace.role:
+        return True
+    own = person(owner_of(session, row)) == person(workspace.actor)
+    return allows(parse_role(workspace.role), PARTS[part][0 if own else 1])
+
+
+def owner_of(session: Session, row: Thing) -> str:
+    """Return the principal who registered or made a record here, or first pushed or pulled it.
 
     The column `created_by` may hold another registry's claim.
 
     Args:
         session: of any transaction.
-        adapter: the adapter's row.
+        row: the record's row.
     """
+    subject, kind = row.digest, row.__tablename__.removesuffix("_model")
+    if isinstance(row, tables.Adapter):
+        subject = row.name
+    elif isinstance(row, tables.Fused):
+        subject = row.key
     event = tables.Event
     query = select(event.actor).where(
-        event.subject_kind == "adapter",
-        event.subject == adapter.name,
-        event.action.in_(("adapter.registered", "adapter.received")),
+        event.subject_kind == kind, event.subject == subject, event.action.in_(_FIRST[kind])
     )
-    return session.scalars(query.order_by(event.seq).limit(1)).first() or adapter.created_by
+    return session.scalars(query.order_by(event.seq).limit(1)).first() or row.created_by

@@ -148,11 +148,10 @@ def look_at_calibration(item: Calibration, paths: Mapping[str, Path], base: Arch
     for module in {known: module for module, known in found.modules.items()}.values():
         found.of(module)  # raises where its numbers cannot be used
     values = {"tokens": found.tokens, "prompts_digest": found.prompts, "adapter": None}
-    if (learned := found.learned) is not None:
-        if learned.adapter != item.values["adapter"]:
-            raise BadInputError(
-                f"{item.name} was learned for another adapter than it is said to be", hint=_HINT
-            )
+    learned = found.learned
+    if item.values["adapter"] != (learned.adapter if learned is not None else None):
+        raise BadInputError(f"{item.name} was learned for another adapter than it is said to be", hint=_HINT)
+    if learned is not None:
         values = {
             "tokens": learned.tokens,
             "prompts_digest": learned.prompts,

@@ -10,7 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from .. import tables
-from ..access.roles import PARTS, allows, owner_of, parse_role
+from ..access.roles import PARTS, allows, may_change, owner_of, parse_role
 from ..actors import name_sender, person
 from ..database.batches import batches
 from ..errors import RoleError
@@ -20,8 +20,8 @@ from ..records.withdrawals import Withdrawal
 from .corrections import missing_corrections, why_kept
 from .finding import Row, find_base, find_many, is_complete, known_fused, missing_yanks, require_name
 from .measurements import evaluation_changes
-from .package import Adapter, Base, Fused, Item, Values
-from .signed import is_missing
+from .package import Adapter, Base, Calibration, Fused, Item, Values
+from .signed import missing_signatures
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
@@ -90,20 +90,21 @@ def _planned(
     if row is None:
         if isinstance(item, Base):
             require_name(session, item, item.values.get("content"))
-        if (reason := _obstacle(session, item, origin)) is not None:
+        if (reason := _obstacle(destination, session, item, origin)) is not None:
             return moved_as(item, item.name, "left out", 0, reason)
         return moved_as(item, item.name, "copied", _bytes(ready, item, counted))
     name = item.name
     if isinstance(row, tables.BaseModel | tables.Adapter):
         name = row.name
-    signed = any(is_missing(session, item, values) for values in item.signatures)
-    complete, kept = is_complete(row, item) and not signed, None
+    signatures, kept = missing_signatures(destination, session, item, row)
+    complete = is_complete(row, item) and not signatures
     if isinstance(row, tables.Adapter) and isinstance(item, Adapter):
         corrections, fields = missing_corrections(row, item)
         evaluations = evaluation_changes(row, item)
         lacks = evaluations.missing or evaluations.withdrawn or corrections
         complete = complete and not missing_yanks(session, row, item) and not lacks
-        kept = why_kept([*fields, *sorted({each.metric for each in evaluations.kept})])
+        own = why_kept([*fields, *sorted({each.metric for each in evaluations.kept})])
+        kept = "; ".join(filter(None, (own, kept))) or None
         if not complete:
             require_allowed(destination, session, row, item)
     if complete:
@@ -143,8 +144,8 @@ def require_allowed(workspace: Workspace, session: Session, row: tables.Adapter,
 
 
 def with_sender(workspace: Workspace, item: Item) -> Item:
-    """Return an item with its authenticated sender as the author of its yanks, amendments and evaluations."""
-    if not isinstance(item, Adapter) or not workspace.authenticated:
+    """Return an item with its authenticated sender as the author of its yanks, amendments, evaluations and signatures."""
+    if not workspace.authenticated:
         return item
 
     def sent(row: Values) -> Values:
@@ -154,6 +155,9 @@ def with_sender(workspace: Workspace, item: Item) -> Item:
             for key, value in row.items()
         }
 
+    item = replace(item, signatures=[sent(row) for row in item.signatures])
+    if not isinstance(item, Adapter):
+        return item
     return replace(
         item,
         yanks=[sent(row) for row in item.yanks],
@@ -162,8 +166,19 @@ def with_sender(workspace: Workspace, item: Item) -> Item:
     )
 
 
-def _obstacle(session: Session, item: Item, origin: str) -> str | None:
-    """Say what keeps a fused artifact from meaning anything there: its key is made from the digest of its base."""
+def _obstacle(destination: Workspace, session: Session, item: Item, origin: str) -> str | None:
+    """Return why a new item is left out; None if it is not.
+
+    A fused model's key is made from the digest of its base, so it needs the same base there.  A calibration
+    changes later fuses of its base or its adapter.
+    """
+    if isinstance(item, Calibration):
+        of: Row | None = find_base(session, item.base)
+        if (adapter := item.values["adapter"]) is not None:
+            table = tables.Adapter
+            of = session.scalars(select(table).where(table.digest == adapter).order_by(table.id)).first()
+        if of is not None and not may_change(destination, session, "calibration", of):
+            return "later fuses there would take it: an approver may push it"
     if not isinstance(item, Fused):
         return None
     base = find_base(session, item.base)

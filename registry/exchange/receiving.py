@@ -1,12 +1,10 @@
 """Recording an item from another registry: facts from its bytes, and what was declared there.
 
-The log here names the registry that it came from, and times stay those of that registry.  One log entry here refers to the
-entries of that registry's log by their hashes, each once: their text would grow with every push in either direction.
+Times stay those of the registry it came from.
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -17,9 +15,8 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from .. import tables
-from ..admission.plugged import took_part
 from ..database import Database, events
-from ..database.limits import CLAIMS, SIGNATURES, YANKS, require_count, require_within
+from ..database.limits import CALIBRATIONS, CLAIMS, SIGNATURES, YANKS, require_count, require_within
 from ..errors import AlreadyExistsError, BadInputError
 from ..fusion.foreign import foreign_key
 from ..records.deposit import record_manifest
@@ -27,6 +24,7 @@ from ..records.recipe import false_sources
 from ..records.references import require_version
 from ..records.renderings import record_rendering, recorded_digest
 from ..records.withdrawals import stands
+from .arrival_log import record_arrival
 from .arriving import Seen
 from .corrections import bring_corrections, rows_of
 from .finding import (
@@ -45,16 +43,13 @@ from .finding import (
 from .measurements import bring_evaluations
 from .package import Adapter, Base, Calibration, Fused, Item
 from .planning import require_allowed, with_sender
-from .signed import take_signature
+from .signed import missing_signatures, take_signature
 
 if TYPE_CHECKING:
     from ..records.deposit import Deposit
     from ..workspace import Workspace
 
 T = TypeVar("T")
-
-RECEIVED = "received"
-"""The second word of the actions: `adapter.received`."""
 
 
 def receive(
@@ -141,7 +136,8 @@ def _received(
             if row is not None:
                 _recognise(workspace, session, item, seen, row, origin)
         recognised = isinstance(item, Base) and row is not None
-        added = ["record"] if row is None else []
+        row_is_new = row is None
+        added = ["record"] if row_is_new else []
         if row is not None and deposit is not None and not is_complete(row, item):
             added.append("files")
         if not recognised:
@@ -150,9 +146,9 @@ def _received(
         if row is None:
             row = _insert(session, item, seen, files, origin, now)
             session.flush()
-        added += _attach(session, row, item, seen, now)
+        added += _attach(workspace, session, row, item, seen, now, new=row_is_new)
         if added:
-            _tell(workspace, session, item, seen, row, origin, added, now)
+            record_arrival(workspace, session, item, seen, row, origin, added, now)
     except IntegrityError as error:
         raise BadInputError(
             f"{item.name} is on record with values that no registry takes", hint="fusery audit, there"
@@ -192,7 +188,9 @@ def _insert(
         row.names = [tables.BaseName(**name) for name in names]
         row.revisions = [tables.BaseRevision(**revision) for revision in item.revisions]
     elif isinstance(item, Calibration):
-        row = tables.Calibration(**values, manifest_id=files.id, base_id=_base(session, item.base).id)
+        base = _base(session, item.base)
+        require_count(base.name, "calibrations", CALIBRATIONS, len(base.calibrations) + 1)
+        row = tables.Calibration(**values, manifest_id=files.id, base_id=base.id)
     elif isinstance(item, Adapter):
         return _insert_adapter(session, item, seen, files, now)
     else:
@@ -261,7 +259,9 @@ def _fused(session: Session, item: Fused, files: tables.Manifest, origin: str) -
     )
 
 
-def _attach(session: Session, row: Row, item: Item, seen: Seen, now: datetime) -> list[str]:
+def _attach(
+    workspace: Workspace, session: Session, row: Row, item: Item, seen: Seen, now: datetime, *, new: bool
+) -> list[str]:
     """Add what may have come later than the record; return what was added."""
     added = []
     if isinstance(item, Adapter) and isinstance(row, tables.Adapter):
@@ -278,64 +278,16 @@ def _attach(session: Session, row: Row, item: Item, seen: Seen, now: datetime) -
         if bring_corrections(session, row, item, now):
             added.append("amendment")
         added += bring_evaluations(row, item, now)
-    if signatures := [values for values in item.signatures if take_signature(session, item, values)]:
+    signatures, _ = missing_signatures(workspace, session, item, None if new else row)
+    if signatures:
+        for values in signatures:
+            take_signature(session, values)
         session.flush()
-        signature = tables.Signature
-        counted = select(func.count()).where(signature.subject_digest == item.digest)
-        require_count(item.name, "signatures", SIGNATURES, session.scalar(counted) or 0)
+        query = select(tables.Signature).where(tables.Signature.subject_digest == item.digest)
+        require_within(item.name, "signatures", SIGNATURES, session.scalars(query).all())
         added += ["signature"] * len(signatures)
     session.flush()
     return added
-
-
-def _tell(
-    workspace: Workspace,
-    session: Session,
-    item: Item,
-    seen: Seen,
-    row: Row,
-    origin: str,
-    added: list[str],
-    now: datetime,
-) -> None:
-    subject = row.digest
-    if isinstance(row, tables.Adapter):
-        subject = row.name
-    elif isinstance(row, tables.Fused):
-        subject = row.key
-    last = item.events[-1] if item.events else None
-    events.record(
-        session,
-        action=f"{item.kind}.{RECEIVED}",
-        kind=item.kind,
-        subject=subject,
-        detail={
-            "digest": item.digest,
-            "added": added,
-            # What it was said to be there, and is not.
-            **({"corrected": list(seen.corrected)} if seen.corrected else {}),
-            **({"plugins": others} if isinstance(item, Adapter) and (others := took_part()) else {}),
-            "origin": {
-                "registry": origin,
-                "name": item.name,
-                "event": last["hash"] if last else None,
-                "events": _new_events(session, item, subject, row_is_new="record" in added),
-            },
-        },
-        actor=workspace.actor,
-        at=now,
-    )
-
-
-def _new_events(session: Session, item: Item, subject: str, *, row_is_new: bool) -> list[str]:
-    """Return the hashes of the other registry's entries about an item that no entry here refers to yet, oldest first."""
-    earlier = (
-        []
-        if row_is_new
-        else events.history(session, kind=item.kind, subject=subject, action=f"{item.kind}.{RECEIVED}")
-    )
-    known = {str(each) for entry in earlier for each in json.loads(entry.detail)["origin"].get("events", ())}
-    return [entry["hash"] for entry in item.events if entry["hash"] not in known]
 
 
 def _task(session: Session, name: str) -> tables.Task:

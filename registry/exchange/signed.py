@@ -2,35 +2,63 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from .. import tables
+from ..access.roles import Thing, may_change
 from ..errors import MissingExtraError, RegistryError
 from ..records.signatures import SCHEME, is_good, manifest_of
-from .package import Item, Values
+from .package import Adapter, Fused, Item, Values
+
+if TYPE_CHECKING:
+    from ..workspace import Workspace
 
 
-def take_signature(session: Session, item: Item, values: Values) -> bool:
-    """Record a signature over an item, unless it is on record or cannot be one; return whether it was recorded.
+def missing_signatures(
+    workspace: Workspace, session: Session, item: Item, row: Thing | None
+) -> tuple[list[Values], str | None]:
+    """Return the signatures over an item that are to be recorded, and why others are left out.
 
     What a trusted key is said to have signed is held against that key at once.  Of others it is only known that they
-    are about these files; whether they count is asked when somebody trusts their key.
+    are about these files; whether they count is asked when somebody trusts their key.  So their number is limited by
+    who may add them.
+
+    Args:
+        workspace: the registry that receives, with the sender's name and role.
+        session: of any transaction there.
+        item: with signatures.
+        row: of the same thing there; None where it is new.
     """
-    if not is_missing(session, item, values):
-        return False
+    missing = [values for values in item.signatures if _is_missing(session, item, values)]
+    if not missing or row is None or may_change(workspace, session, "signature", row):
+        return missing, None
+    key = tables.TrustedKey
+    query = select(key.key_id).where(key.key_id.in_([values["key_id"] for values in missing]))
+    trusted = set(session.scalars(query.where(key.revoked_at.is_(None))))
+    allowed = [values for values in missing if values["scheme"] == SCHEME and values["key_id"] in trusted]
+    if len(allowed) == len(missing):
+        return allowed, None
+    return allowed, "without signatures of keys that are not trusted there: an approver may push them"
+
+
+def take_signature(session: Session, values: Values) -> None:
+    """Record a signature that is missing."""
     known = _known(session, values)
     if known is None:
         session.add(tables.Signature(**values))
-        return True
+        return
     for name, value in values.items():
         setattr(known, name, value)
-    return True
 
 
-def is_missing(session: Session, item: Item, values: Values) -> bool:
+def _is_missing(session: Session, item: Item, values: Values) -> bool:
     """Tell whether a signature over an item may be one, and has no good one in its place on record."""
     if values["subject_digest"] != item.digest or values["subject_kind"] != item.kind:
+        return False
+    if not isinstance(item, Adapter | Fused):  # nothing else that travels is signed
         return False
     key = tables.TrustedKey
     public = session.scalar(select(key.public_key).where(key.key_id == values["key_id"]))

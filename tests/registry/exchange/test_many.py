@@ -230,7 +230,7 @@ def test_batches_keep_the_order_and_what_is_needed_comes_before(
 
 @pytest.mark.parametrize(
     ("module", "name", "turn"),
-    [("taking", "look_at_adapter", 6), ("receiving", "_tell", 6), ("taking", "receive_many", 1)],
+    [("taking", "look_at_adapter", 6), ("receiving", "record_arrival", 6), ("taking", "receive_many", 1)],
 )
 def test_killed_in_the_middle_of_a_batch_nothing_is_half_there_and_the_next_finishes(
     pushed: Registry, other: Registry, other_home: Path, tmp_path: Path, module: str, name: str, turn: int

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from made_calibrations import put_calibration
 from page_server import pages_of
+from signing_keys import write_pair
 
-from fusery.registry import Registry
-from fusery.registry.errors import ServerRefusedError
+from fusery.registry import Registry, tables
+from fusery.registry.errors import BadInputError, ServerRefusedError
 from fusery.registry.exchange import http_calls
 from fusery.web.doors import Proxies, TeamDoor
 
@@ -105,6 +108,62 @@ def test_every_publisher_may_change_notes_and_tags(team: Team) -> None:
     team.laptop.adapters.amend(ONE, note="see ticket 7", tags={"team": "ads"})
     team.push("bob")
     assert team.facts()["note"] == "see ticket 7"
+
+
+@pytest.mark.parametrize("token", ["ann", "rae"])
+def test_a_signature_of_a_strangers_key_is_the_owners_or_an_approvers(
+    team: Team, tmp_path: Path, token: str
+) -> None:
+    team.laptop.trust.sign(ONE, write_pair(tmp_path, "eve").signing())
+    [adapter] = [item for item in team.push("bob").items_ if item.name == ONE]
+    assert (adapter.state, bool(adapter.reason)) == ("present", True)
+    assert team.there.trust.signatures(ONE)["signatures"] == []
+    team.push(token)
+    with team.there.workspace.database.read() as session:
+        assert [row.by for row in session.query(tables.Signature)] == [f"{token} (claim: tester)"]
+
+
+def test_a_signature_of_a_base_is_not_recorded(team: Team, tiny_base: Path, tmp_path: Path) -> None:
+    """Bases are not signed: every adapter on a base would carry along what anybody adds to it."""
+    made = team.laptop.trust.sign(
+        str(tiny_base), write_pair(tmp_path, "eve").signing(), output=tmp_path / "sig"
+    )
+    with team.laptop.workspace.database.write() as session:
+        digest, at = session.get_one(tables.BaseModel, 1).digest, datetime(2026, 1, 2, tzinfo=UTC)
+        values = {"key_id": made.key_id, "scheme": made.scheme, "envelope": made.signature.decode()}
+        session.add(
+            tables.Signature(subject_kind="base", subject_digest=digest, at=at, by="tester", **values)
+        )
+    assert {item.state for item in team.push("rae").items_} == {"present"}
+    with team.there.workspace.database.read() as session:
+        assert session.query(tables.Signature).count() == 0
+
+
+def test_a_signature_of_a_trusted_key_is_every_publishers(team: Team, tmp_path: Path) -> None:
+    pair = write_pair(tmp_path, "ann")
+    team.there.trust.add_key("ann", pair.public, ["*#prod"])
+    team.laptop.trust.sign(ONE, pair.signing())
+    team.push("bob")
+    assert len(team.there.trust.signatures(ONE)["signatures"]) == 1
+
+
+@pytest.mark.parametrize(("token", "state"), [("bob", "left out"), ("ann", "copied"), ("rae", "copied")])
+def test_a_calibration_is_the_base_s_senders_or_an_approvers(team: Team, token: str, state: str) -> None:
+    """Later fuses take the newest calibration of a base."""
+    put_calibration(team.laptop, "tiny", {"model.layers.0.mlp.down_proj": 256})
+    [made] = [item for item in team.push(token).items_ if item.kind == "calibration"]
+    assert (made.state, bool(made.reason)) == (state, state == "left out")
+    assert len(team.there.bases.show("tiny").calibrations) == (state == "copied")
+
+
+def test_a_calibration_of_a_base_cannot_be_said_to_be_an_adapters(team: Team) -> None:
+    put_calibration(team.laptop, "tiny", {"model.layers.0.mlp.down_proj": 256})
+    with team.laptop.workspace.database.write() as session:
+        session.query(tables.Calibration).one().adapter = session.get_one(tables.Adapter, 2).digest
+    team.monkeypatch.setenv("FUSERY_TOKEN", team.secrets["bob"])
+    with pytest.raises(BadInputError):
+        team.laptop.exchange.push("course_rec@2", team.url)
+    assert not team.there.bases.show("tiny").calibrations
 
 
 def test_a_new_adapter_comes_with_its_history(team: Team, tmp_path: Path) -> None:
