@@ -47,7 +47,7 @@ def test_every_way_of_saying_it_names_the_home(stocked: Fusery, tmp_path: Path) 
     assert all(f"{call} show" in hint for hint in hints)
     assert hints[0] in stocked(*here, *words).out
     backed_up = stocked(*here, "backup", tmp_path / "copy")
-    assert hint_of(backed_up.err) == f"fusery --home NEW_HOME restore {tmp_path / 'copy'}"
+    assert hint_of(backed_up.err) == f"fusery --home NEW_HOME restore {tmp_path / 'copy'} --own"
     restored = stocked("--home", "new", "restore", tmp_path / "copy")
     assert (restored.code, hint_of(restored.err)) == (0, "fusery --home new audit")
     assert stocked(*shlex.split(hint_of(restored.err))[1:]).code == 0

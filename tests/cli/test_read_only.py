@@ -116,7 +116,9 @@ def test_a_probe_is_measured_and_not_put_on_record(
     stocked: Fusery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FUSERY_CACHE_DIR", str(tmp_path / "cache"))
-    ran = stocked("probe", "course_rec@1", "--against", "base", "--limit", "1")
+    texts = tmp_path / "texts.txt"
+    texts.write_text("One says what one means.\n")
+    ran = stocked("probe", "course_rec@1", "--against", "base", "--prompts", texts)
     assert (ran.code, ran.out.startswith("The adapter changed ")) == (0, True)
     assert "not put on record: this registry may only be read here" in ran.err
     assert stocked("eval", "list", "-q").out == ""

@@ -125,7 +125,9 @@ def test_a_probe_asks_what_was_trained_and_not_the_unrounded_sum(
 ) -> None:
     name, _ = trained(sqlite_registry, tmp_path, "packed", bits=4, through=(4, 64), task="qat")
     said: list[str] = []
-    found = sqlite_registry.adapters.probe(name, limit=2, reporter=Reporter(said.append))
+    texts = tmp_path / "texts.txt"
+    texts.write_text("One says what one means.\nNothing else is asked.\n")
+    found = sqlite_registry.adapters.probe(name, prompts=texts, reporter=Reporter(said.append))
     assert [line for line in said if line.startswith(f"{name} was trained through a quantiser")]
     assert (found.a.kind, found.a.precision, found.b.kind) == ("fused", "keep", "base")
     assert (found.loss_base, found.gain_kept) == (found.loss_b, None)
@@ -133,7 +135,7 @@ def test_a_probe_asks_what_was_trained_and_not_the_unrounded_sum(
     assert found.conclusion.startswith("The adapter, fused, changed")
     metrics = {each.metric for each in sqlite_registry.evaluations.list(name)}
     assert [each.startswith("probe.keep") and each.endswith(".loss") for each in metrics] == [True]
-    same = sqlite_registry.adapters.probe(name, against="base", limit=2)
+    same = sqlite_registry.adapters.probe(name, against="base", prompts=texts)
     assert (same.a, same.b, same.kl) == (found.a, found.b, found.kl)
     other = sqlite_registry.adapters.probe("packed", against=name, limit=2)
     assert (other.a.kind, other.b) == ("base", found.a)

@@ -63,7 +63,9 @@ def test_trl_s_run_is_registered_with_its_data_versions_and_curve(
     assert {"torch", "transformers", "peft", "trl", "datasets", "python"} <= run["versions"].keys()
     assert run["arguments"]["max_steps"] == 4
     assert run["seconds"] is not None
-    assert {file["path"] for file in view["files"]} == {"adapter_config.json", "adapter_model.safetensors"}
+    weights = {"adapter_config.json", "adapter_model.safetensors"}
+    tokenizer = {"chat_template.jinja", "tokenizer.json", "tokenizer_config.json"}
+    assert {file["path"] for file in view["files"]} == weights | tokenizer
 
 
 def test_what_the_trainer_does_not_save_the_callback_does(told: dict[str, Any], home: Path) -> None:
