@@ -19,6 +19,7 @@ from ..database import Database, events
 from ..database.limits import CALIBRATIONS, CLAIMS, SIGNATURES, YANKS, require_count, require_within
 from ..errors import AlreadyExistsError, BadInputError
 from ..fusion.foreign import foreign_key
+from ..records.datasets import require_short
 from ..records.deposit import record_manifest
 from ..records.recipe import false_sources
 from ..records.references import require_version
@@ -327,6 +328,7 @@ def _gone(item: Item) -> BadInputError:
 
 
 def _dataset(session: Session, values: dict[str, Any]) -> tables.Dataset:
+    require_short(values["name"], values["revision"])
     data = tables.Dataset
     query = select(data).where(
         data.name == values["name"], data.revision == values["revision"], data.digest == values["digest"]

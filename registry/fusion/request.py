@@ -181,7 +181,8 @@ def require_meaning(precision: str, fuse_inputs: FuseInputs) -> None:
     """
     if not fuse_inputs.quantized and precision in ("dither", "mixed"):
         raise BadInputError(
-            f"{precision} is for quantised bases, {fuse_inputs.base.name} is not", hint="--precision keep"
+            f"{precision} is for quantised bases, {fuse_inputs.base.name} is not",
+            hint=f"fusery fuse {fuse_inputs.adapter.name}" if fuse_inputs.aware else "--precision keep",
         )
 
 

@@ -85,7 +85,7 @@ def cautions(fused: Fused, request: FuseRequest) -> Iterator[str]:
     yield from _unquantised(fused)
     if request.precision == "auto" and fused.precision == "dequantize" and fused.quantization is None:
         yield (
-            f"16 bits take {fused.times_base:.2f} times the size of the base: `auto` found no smaller format that passes. "
+            f"16 bits take {fused.times_base:.2f} times the size of the base: `auto` took no smaller format. "
             f"Compare the formats: {compare}"
         )
 
