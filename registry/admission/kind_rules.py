@@ -85,7 +85,7 @@ class Kind:
 def other_kind(candidate: Candidate) -> Kind | None:
     """Return what a folder is that holds no adapter as it is read here; None if it does, or if nobody knows."""
     task = candidate.folder.raw_config.get("task_type")
-    if candidate.folder.form == "peft" and task in _CLASSIFIERS:
+    if candidate.folder.form == "peft" and isinstance(task, str) and task in _CLASSIFIERS:
         hint = f"fusery keeps adapters of language models: load it with PEFT on transformers' {_CLASSIFIERS[task]}"
         return Kind(CONFIG, f"the configuration of a classifier's adapter (task_type {task})", hint)
     if candidate.folder.modules:

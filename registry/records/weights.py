@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import CTE, ColumnElement, Select, select, union
+from sqlalchemy import CTE, ColumnElement, Select, func, select, union
 from sqlalchemy.orm import aliased
 
 from .. import tables
@@ -45,7 +45,9 @@ def same_weights(first: Select[int]) -> CTE:
         .where(is_weights, ~is_a_part())
     )
     weights = union(stored, rendered).cte("weights")
-    with_file = select(weights.c.adapter).join(file, file.sha256 == weights.c.sha256).where(is_weights)
+    # A function of the digest keeps SQLite from indexing `weights` and reading every file to look it up there.
+    with_file = select(weights.c.adapter).join(file, file.sha256 == func.lower(weights.c.sha256))
+    with_file = with_file.where(is_weights)
     storing = with_file.join(adapter, adapter.manifest_id == file.manifest_id).add_columns(
         adapter.id.label("other")
     )

@@ -24,7 +24,7 @@ from fusery.registry import Registry
 from fusery.registry.adapters.finding import verdict
 from fusery.registry.bundles.choices import Choices
 from fusery.registry.bundles.target import TARGETS
-from fusery.registry.errors import BadInputError
+from fusery.registry.errors import BadInputError, FusionUnsupportedError
 from fusery.registry.fusion.fuse import FuseRequest
 from fusery.registry.records.base_files import base_folder
 from fusery.registry.settings.settings import Settings
@@ -246,6 +246,11 @@ def test_what_is_admitted_can_be_used(
         assert name.startswith("finding: ") or name in REFUSED
         return
     assert name not in REFUSED
+    if name in MERGE_AWARE:
+        with pytest.raises(FusionUnsupportedError) as caught:
+            registry.fused.fuse(reference, KEEP)
+        assert caught.value.hint
+        return
     fused = used_in_every_way(registry, reference, place, tmp_path, targets(name))
     if variant.like:
         assert fused == fused_by_engine(place, plain, tmp_path)
@@ -325,6 +330,8 @@ IN_A_CLUSTER = Choices(base_name="org/base", location="oci://team/adapters:v1")
 """What has to be said for manifests."""
 
 REFUSED = {"one layer", "a stranger module less", "zero"}
+MERGE_AWARE = {"finding: quantization_aware", "finding: nvfp4_merge_aware"}
+"""Adapters that are right in one format only, which `keep` does not write on this base."""
 REFUSED_PEFT = {"alpha 0", "dropout null"}
 
 
