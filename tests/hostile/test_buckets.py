@@ -146,6 +146,7 @@ def test_a_backup_is_refused(bucket: Bucket, spoil: Spoil, says: str) -> None:
 def test_names_in_a_listing_lead_nowhere(bucket: Bucket) -> None:
     stage = bucket.stage
     digest = "ab" * 32
+    assert stage.command("backup", bucket.url).code == 0
     for name in (f"blobs/sha256/ab/{digest}/x/y", "blobs/sha256/ab/\x1b[2J", f"blobs/sha256/cd/{digest}"):
         bucket.put(name, b"x")
     ran = stage.command("backup", bucket.url)

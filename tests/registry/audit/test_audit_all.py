@@ -58,7 +58,7 @@ def test_what_something_came_from_is_checked_too(
 def test_what_has_more_to_say_than_a_statement_has_conditions(stocked: Registry) -> None:
     """Two requests of a publisher made an adapter that no audit of it could read."""
     for half in range(2):
-        tags = {f"tag{number}": str(half) for number in range(half * 600, half * 600 + 600)}
+        tags = {f"tag{number}": str(half) for number in range(half * 480, half * 480 + 480)}
         stocked.adapters.amend("course_rec@1", tags=tags)
     report = stocked.upkeep.audit(("course_rec@1",))
     assert report.ok and report.checked["record"] > 1_200
