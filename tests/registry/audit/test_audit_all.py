@@ -60,6 +60,7 @@ def test_what_has_more_to_say_than_a_statement_has_conditions(stocked: Registry)
     for half in range(2):
         tags = {f"tag{number}": str(half) for number in range(half * 480, half * 480 + 480)}
         stocked.adapters.amend("course_rec@1", tags=tags)
+    stocked.evaluations.record("course_rec@1", {f"metric{number}": 0.5 for number in range(300)})
     report = stocked.upkeep.audit(("course_rec@1",))
     assert report.ok and report.checked["record"] > 1_200
     with stocked.workspace.database.write() as session:
