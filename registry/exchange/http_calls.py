@@ -1,7 +1,6 @@
-"""Requests to a server for a registry: over connections that are kept, with a token, and again where that may help.
+"""Send requests to a registry's server over persistent connections, with a token and retries.
 
-Only what the standard library brings is needed.  A certificate is verified, a redirect is an error, and the token goes into
-one header and nowhere else: it is in no message, whatever the server repeats.
+Certificates are verified, and a redirect is an error.  The token is in one header and in no message.
 """
 
 from __future__ import annotations

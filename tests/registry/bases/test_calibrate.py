@@ -14,6 +14,7 @@ from sqlalchemy import select
 pytest.importorskip("mlx_lm")
 
 from fusery.registry import Registry, Reporter, tables
+from fusery.registry.audit.anchored import NOT_ANCHORED
 from fusery.registry.bases.calibrate import calibrate
 from fusery.registry.behaviour.prompts import built_in, for_calibration
 from fusery.registry.database import events
@@ -208,7 +209,7 @@ def test_audit_finds_a_damaged_calibration(based: Registry, prompts: Path, tmp_p
     made = based.bases.calibrate("tiny", prompts=prompts)
     before = based.upkeep.audit()
     assert (before.ok, before.checked["calibration"]) == (True, 1)
-    assert not before.notes
+    assert before.notes == [NOT_ANCHORED]
     damage(based, made.digest)
     for report in (based.upkeep.audit(), based.upkeep.audit(("tiny",))):
         assert [problem.code for problem in report.problems] == ["blob_corrupt"]
