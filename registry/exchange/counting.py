@@ -94,5 +94,8 @@ def count_entries(session: Session, kind: str, subject: str, entries: int) -> in
 
 
 def count_short(lengths: Iterable[int]) -> int:
-    """Return how many entries of the log go with a thing, given the lengths of their texts, the newest first."""
-    return sum(total <= MOST_LOG for total in accumulate(lengths))
+    """Return how many log entries about a record travel, given the lengths of their texts, newest first.
+
+    The newest entry always travels: its hash is checked, so that a forged one is reported and not left out.
+    """
+    return sum(number == 0 or total <= MOST_LOG for number, total in enumerate(accumulate(lengths)))
