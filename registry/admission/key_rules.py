@@ -32,8 +32,8 @@ BASE_KEYS_ADDED = Code(
 BASE_KEYS_LOST = Code(
     "base_keys_lost",
     "warning",
-    "mlx-lm's class of the base has no place for something that its config.json says",
-    "what mlx-lm computes differs from what transformers computes, whoever runs it",
+    "mlx-lm's class of the base ignores settings in config.json",
+    "mlx-lm and transformers compute different outputs",
     "use the base with transformers' own class of the model, not with mlx",
 )
 BASE_NOT_LOADED = Code(

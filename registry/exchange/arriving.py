@@ -150,7 +150,9 @@ def look_at_calibration(item: Calibration, paths: Mapping[str, Path], base: Arch
     values = {"tokens": found.tokens, "prompts_digest": found.prompts, "adapter": None}
     learned = found.learned
     if item.values["adapter"] != (learned.adapter if learned is not None else None):
-        raise BadInputError(f"{item.name} was learned for another adapter than it is said to be", hint=_HINT)
+        raise BadInputError(
+            f"{item.name} was learned for another adapter than the package declares", hint=_HINT
+        )
     if learned is not None:
         values = {
             "tokens": learned.tokens,

@@ -22,17 +22,17 @@ if TYPE_CHECKING:
     from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 _CALM = {
-    # Who imports from a tracker has agreed to nothing that its client tells others, and has a bar already.
+    # Users of an import have not agreed to telemetry; fusery shows its own progress.
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    # MLflow warns that folders are of the past; to read one they are good for.
+    # MLflow warns about file stores; reading one is safe.
     "MLFLOW_ALLOW_FILE_STORE": "true",
-    # A server that is away is said so within a minute.
+    # Report an unreachable server within a minute.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "MLFLOW_SQLALCHEMYSTORE_MAX_RETRIES": "1",
 }
-"""Settings of MLflow's client, where the user has said nothing else."""
+"""Settings of MLflow's client, unless the user sets them."""
 _SAID = 200
 _MOST_FOLDERS = 2_000
 _DEEPEST = 8
@@ -62,7 +62,7 @@ def readable(uri: str) -> Iterator[None]:
         yield
     except (FuseryError, GeneratorExit):
         raise
-    except Exception as error:  # noqa: BLE001 -- whatever MLflow and its plugins raise, it is said and stops the import
+    except Exception as error:  # noqa: BLE001 -- MLflow and its plugins raise any type; each error is reported and ends the import
         raise _refusal(uri, error) from without_secrets(error)
 
 

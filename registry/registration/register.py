@@ -243,7 +243,7 @@ def _record(
         adapter = _add(workspace, session, seen, submission, name, task, stored)
         _add_sources(session, adapter, sources)
         for finding in seen.findings:
-            # The version is known now; what is latest changes.
+            # Record the version: @latest names another adapter later.
             hint = finding.hint.replace(f"{name.task}@latest", f"{name.task}@{name.version}")
             session.add(tables.AdapterFinding(adapter_id=adapter.id, **{**finding.to_dict(), "hint": hint}))
         session.flush()

@@ -313,9 +313,7 @@ def test_what_is_admitted_with_whole_tensors_is_fused_or_refused_by_name(
                 registry.bundles.materialize(reference, out, target=target, content=content, **request)
             except BadInputError as error:
                 assert error.hint
-                assert (
-                    content == "adapters" or bits
-                )  # what is quantised in MLX's format, other servers do not read
+                assert content == "adapters" or bits  # only MLX reads its quantised format
                 assert "whole tensors" in error.message or content == "fused"
             else:
                 assert content == "fused" or target == "hub"

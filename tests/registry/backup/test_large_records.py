@@ -1,4 +1,4 @@
-"""Large records: what is recorded can be backed up, restored, pushed and pulled; what is larger is refused on arrival."""
+"""Records up to the limits can be backed up, restored, pushed and pulled; larger ones are refused on arrival."""
 
 from __future__ import annotations
 
