@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from .findings import warn_of_chat_templates
 from .session import Session
 from .text import cell
 
@@ -88,7 +87,6 @@ def report(session: Session, done: Done[_Made], *, verb: str, adapter: Callable[
         for document in good:
             session.print(f"{cell(adapter(document))}  {cell(document['path'])}")
             session.warn(document)
-            warn_of_chat_templates(session, [adapter(document)])
         for failed in done.failures:
             session.print(f"{cell(failed.adapter)}  failed: {cell(failed.error.message)}")
             if failed.error.hint:

@@ -14,13 +14,3 @@ def print_findings(session: Session, findings: Iterable[Any]) -> None:
         session.print(f"  {finding['severity']}: {finding['code']}: {finding['message']}")
         if finding["hint"]:
             session.hint(finding["hint"], "    ")
-
-
-def warn_of_chat_templates(session: Session, adapters: Iterable[str]) -> None:
-    """Print a note for each recorded problem of the chat templates that are shipped with adapters."""
-    if session.quiet or session.json:
-        return
-    for name in adapters:
-        for finding in session.registry.adapters.show(name).findings:
-            if finding.code.startswith("chat_template_"):
-                session.note(f"{name}: {finding.code}: {finding.message}")

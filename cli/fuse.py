@@ -12,7 +12,6 @@ from fusery.registry.engine.verdict import in_words
 
 from .bulk import bulk_options, choice, counting, report
 from .cpu_cost import say_cost_of_fused
-from .findings import warn_of_chat_templates
 from .halves import Halves
 from .session import Session, command
 from .text import foreign_fact, size, times
@@ -162,7 +161,7 @@ def fuse_command(
                 request, publish=publish, **(chosen or {}), reporter=session.reporter(told)
             )
         for fused in done.made:
-            for sentence in cautions(fused, request):
+            for sentence in cautions(session.registry.workspace, fused, request):
                 session.say(sentence)
         return report(session, done, verb="fused", adapter=lambda fused: fused.adapter)
     with session.progress("fusing") as progress, counting(session, "answering, in tokens") as answering:
@@ -192,7 +191,6 @@ def fuse_command(
             ]
         )
         session.warn(fused)
-        warn_of_chat_templates(session, [fused.adapter])
         say_cost_of_fused(session, fused)
 
     session.emit(fused, names=[str(fused.path)], human=human)

@@ -13,7 +13,6 @@ from fusery.storage.shell import typed
 
 from .bulk import bulk_options, choice, counting, report
 from .cpu_cost import say_cost_of_bundle
-from .findings import warn_of_chat_templates
 from .fuse import make_request, request_options
 from .plugged import PluggedChoice
 from .session import LocalPath, Session, command
@@ -211,7 +210,6 @@ def materialize_command(
         for _, said in foreign_fact(bundle):
             session.print(f"  {said}")
         session.warn(bundle)
-        warn_of_chat_templates(session, bundle.adapters)
         say_cost_of_bundle(session, bundle)
         if base := bundle.unfound_base:
             session.say(

@@ -70,7 +70,7 @@ class FusedModels(Resource):
         else:
             fused = fuse(self.workspace, named(reference), wanted, publish=publish, reporter=reporter)
         if not any(opinion.passed for opinion in fused.opinions or ()):
-            for sentence in cautions(fused, wanted):
+            for sentence in cautions(self.workspace, fused, wanted):
                 reporter.say(sentence)
         return fused
 

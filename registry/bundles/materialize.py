@@ -16,6 +16,7 @@ from fusery.storage.progress import SILENT, Reporter
 from .. import tables
 from ..errors import BadInputError
 from ..fusion.fuse import FuseRequest
+from ..fusion.words import chat_template_problems
 from ..record import Record, left_out
 from ..records.bundles import WRITTEN, note_replaced, record_bundle
 from ..records.fused import Foreign
@@ -158,6 +159,9 @@ def materialize(
             before_replacing=lambda: note_replaced(workspace, place.text),
             progress=reporter.progress,
         )
+    if gathered.fused is None:
+        for problem in chat_template_problems(workspace, gathered.adapters):
+            reporter.say(problem)
     if gathered.source.tokenizer is not None and not chosen.tokenizer:
         reporter.say(
             f"the adapter has another tokenizer or chat template than its base, and {chosen.name} does not include it:"

@@ -80,7 +80,7 @@ def fused_source(
         FuseryError: as `fusery.registry.fusion.fuse.fuse`.
     """
     with fuse_to_read(workspace, reference, request, reporter=reporter) as fused:
-        for sentence in cautions(fused, request):
+        for sentence in cautions(workspace, fused, request):
             reporter.say(sentence)
         files = Files.within(fused.path, Manifest.of(fused.files))
         source = BundleSource(fused.adapter, _provenance(workspace, fused), files)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING
+
+from sqlalchemy import select
 
 from fusery.storage.errors import MissingFileError
 from fusery.storage.safetensors import BASE_HEADER_LIMIT, Tensor, read_header
 
+from .. import tables
 from ..engine.recipe import Recipe
 from ..engine.verdict import PASS, closeness, range_in_words, share_in_words
 from ..errors import DatabaseReadOnlyError, FidelityError, RebuildDiffersError
@@ -20,6 +23,7 @@ from .request import FuseRequest
 
 if TYPE_CHECKING:
     from ..database.leases import Busy
+    from ..workspace import Workspace
 
 _GROUPS = (64, 32)
 """Group sizes of MLX below the largest, the larger first."""
@@ -73,8 +77,24 @@ def lost(fuse_inputs: FuseInputs, recipe: Recipe, measured: Measured, request: F
     return FidelityError(message, hint=hint)
 
 
-def cautions(fused: Fused, request: FuseRequest) -> Iterator[str]:
-    """Yield cautions about a fused model: a verdict that is not PASS, matrices left unquantised, or a large size."""
+def chat_template_problems(workspace: Workspace, adapters: Collection[str]) -> list[str]:
+    """Return the recorded problems of the chat templates of adapters, by their names."""
+    adapter, finding = tables.Adapter, tables.AdapterFinding
+    query = (
+        select(adapter.name, finding.code, finding.message)
+        .join(adapter, adapter.id == finding.adapter_id)
+        .where(adapter.name.in_(adapters), finding.code.startswith("chat_template_", autoescape=True))
+        .order_by(finding.id)
+    )
+    with workspace.database.read() as session:
+        return [f"{name}: {code}: {message}" for name, code, message in session.execute(query)]
+
+
+def cautions(workspace: Workspace, fused: Fused, request: FuseRequest) -> Iterator[str]:
+    """Yield cautions about a fused model.
+
+    Cautions are about a verdict that is not PASS, unquantised matrices, a large size, and a chat template with problems.
+    """
     verdict = fused.fidelity.verdict
     scale = "" if fused.scale is None else f" --scale {fused.scale:g}"
     added = "".join(f" --with {part.adapter}:{part.weight:g}" for part in fused.with_)
@@ -88,6 +108,7 @@ def cautions(fused: Fused, request: FuseRequest) -> Iterator[str]:
             f"16 bits take {fused.times_base:.2f} times the size of the base: `auto` took no smaller format. "
             f"Compare the formats: {compare}"
         )
+    yield from chat_template_problems(workspace, [fused.adapter])
 
 
 def _better_format(fused: Fused, options: str, compare: str) -> str | None:

@@ -248,7 +248,7 @@ def _fused_folder(
         _kept_folder(workspace) as folder,
         fuse_to_read(workspace, reference, wanted, reporter=Reporter(say)) as fused,
     ):
-        for sentence in cautions(fused, wanted):
+        for sentence in cautions(workspace, fused, wanted):
             say(sentence)
         manifest = Manifest.of(fused.files)
         files = {entry.path: fused.path / entry.path for entry in manifest}
