@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fusery.storage.errors import FormatError, StorageError
-from fusery.storage.jsonfile import parse_json
+from fusery.storage.jsonfile import MAX_VALUES, parse_json
 
 TOKENIZER = "tokenizer.json"
 SETTINGS = "tokenizer_config.json"
@@ -107,7 +107,7 @@ def require_readable(path: str, data: bytes) -> None:
             data.decode("utf-8")
         except UnicodeDecodeError as error:
             raise FormatError(f"{path} is not UTF-8 text") from error
-    elif not isinstance(parse_json(data, path, most=MOST_VALUES), dict):
+    elif not isinstance(parse_json(data, path, most=MOST_VALUES if path == TOKENIZER else MAX_VALUES), dict):
         raise FormatError(f"{path} is not a JSON object")
 
 

@@ -195,6 +195,10 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
     "tokens beyond the rows": (grow, "tokens_beyond_base"),
     "tokens beyond the rows in the settings": (decode, "tokens_beyond_base"),
     "no JSON": (lambda folder: (folder / "tokenizer_config.json").write_text("{"), "tokenizer_unreadable"),
+    "too many values": (
+        lambda folder: (folder / "generation_config.json").write_text(f'{{"a": [{"0," * 600_000}0]}}'),
+        "tokenizer_unreadable",
+    ),
     "a list": (lambda folder: (folder / "special_tokens_map.json").write_text("[]"), "tokenizer_unreadable"),
     "no text": (
         lambda folder: (folder / "chat_template.jinja").write_bytes(b"\xff\xfe"),
