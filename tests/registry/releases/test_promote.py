@@ -217,18 +217,22 @@ def test_a_fuse_that_lost_it_is_not_enough(
     assert registry.aliases.promote("quiet@1", "prod").exit_code == 0
 
 
-def test_the_best_of_several_fuses_is_the_one_that_kept_most(
-    registry: Registry, tmp_path: Path, make_adapter: MakeAdapter
-) -> None:
+@pytest.fixture
+def loud(registry: Registry, tmp_path: Path, make_adapter: MakeAdapter) -> Registry:
+    """A registry with an adapter that passes in two formats, and a rule that it passes."""
     base = tiny_models.make_base(tmp_path / "four", bits=4, layers=2)
     registry.bases.add(base, name="four")
     registry.adapters.register(make_adapter("large", base=base, update=0.2), base="four", task="loud")
     registry.aliases.set_rules("prod", {"fidelity": "PASS"})
-    less = registry.fused.fuse("loud@1", FuseRequest(precision="keep", accept_loss=True))
-    more = registry.fused.fuse("loud@1", FuseRequest(precision="dequantize"))
+    return registry
+
+
+def test_the_best_of_several_fuses_is_the_one_that_kept_most(loud: Registry) -> None:
+    less = loud.fused.fuse("loud@1", FuseRequest(precision="keep", accept_loss=True))
+    more = loud.fused.fuse("loud@1", FuseRequest(precision="dequantize"))
     assert (less.fidelity.verdict, more.fidelity.verdict) == ("PASS", "PASS")
     assert (less.fidelity.retained or 0) < (more.fidelity.retained or 0)
-    assert more.key[:12] in why(registry.aliases.promote("loud@1", "prod", dry_run=True), "fidelity")
+    assert more.key[:12] in why(loud.aliases.promote("loud@1", "prod", dry_run=True), "fidelity")
 
 
 @pytest.mark.parametrize(("retained", "exit_code"), [(1.936, 1), (0.064, 1), (1.1, 0)])
@@ -243,20 +247,12 @@ def test_recorded_verdict_contradicted_by_its_figures_does_not_count(
     assert stocked.aliases.promote("course_rec@1", "prod").exit_code == exit_code
 
 
-def test_best_fuse_is_nearest_to_the_update(
-    registry: Registry, tmp_path: Path, make_adapter: MakeAdapter
-) -> None:
-    base = tiny_models.make_base(tmp_path / "four", bits=4, layers=2)
-    registry.bases.add(base, name="four")
-    registry.adapters.register(make_adapter("large", base=base, update=0.2), base="four", task="loud")
-    registry.aliases.set_rules("prod", {"fidelity": "PASS"})
-    nearer, much = (
-        registry.fused.fuse("loud@1", FuseRequest(precision=way)) for way in ("keep", "dequantize")
-    )
-    with registry.workspace.database.write() as session:
+def test_best_fuse_is_nearest_to_the_update(loud: Registry) -> None:
+    nearer, much = (loud.fused.fuse("loud@1", FuseRequest(precision=way)) for way in ("keep", "dequantize"))
+    with loud.workspace.database.write() as session:
         for row in session.scalars(select(tables.Fused)):
             row.retained = {nearer.key: 0.95, much.key: 1.15}[row.key]
-    assert nearer.key[:12] in why(registry.aliases.promote("loud@1", "prod", dry_run=True), "fidelity")
+    assert nearer.key[:12] in why(loud.aliases.promote("loud@1", "prod", dry_run=True), "fidelity")
 
 
 def test_licences(registry: Registry, tmp_path: Path, make_adapter: MakeAdapter) -> None:
