@@ -13,7 +13,6 @@ import tiny_models
 
 from fusery.registry import Registry
 from fusery.registry.adapters.base_copies import COPY, OTHER, QUANTISED_COPY, UNKNOWN, likeness
-from fusery.registry.adapters.peft_folder import own_name
 from fusery.storage.jsonfile import read_object
 
 HEAD, EMBEDDING, NORM = "lm_head.weight", "model.embed_tokens.weight", "model.norm.weight"
@@ -151,11 +150,6 @@ def ask(base: Path, scratch: Path, name: str, tensor: Any) -> str:
     files = {path.name: path for path in base.iterdir()}
     found = likeness(files, read_object(base / "config.json"), file, [f"base_model.model.{name}"])
     return found[f"base_model.model.{name}"]
-
-
-def test_wrappers_are_taken_off() -> None:
-    assert own_name("base_model.model.model.embed_tokens.modules_to_save.default.weight") == EMBEDDING
-    assert own_name("base_model.model.lm_head.base_layer.bias") == "lm_head.bias"
 
 
 @pytest.mark.parametrize("bits", [None, 4])

@@ -95,7 +95,7 @@ def in_mlx_layout(model: Path, folder: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", sorted(LAYOUTS))
-def test_a_fused_model_answers_as_peft_does(
+def test_a_fused_model_and_peft_answer_alike(
     kind: str, module_registry: Registry, bases: Any, tmp_path: Path
 ) -> None:
     base = bases(kind)
@@ -105,16 +105,9 @@ def test_a_fused_model_answers_as_peft_does(
     found = by_mlx(fused(module_registry, added.name), tmp_path)
     assert apart(found, expected) < 1e-4
 
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", sorted(LAYOUTS))
-def test_peft_answers_as_a_fused_model_does(
-    kind: str, module_registry: Registry, bases: Any, tmp_path: Path
-) -> None:
-    """Of an adapter that has all that mlx-lm's trainer adapts when nothing is said."""
-    base = bases(kind)
+    # Of an adapter that has all that mlx-lm's trainer adapts when nothing is said.
     with base_folder(module_registry.workspace, kind) as folder:
-        adapter = adapters_by_class.make_adapter(tmp_path / "adapter", folder, rank=2, scale=2.0, update=0.3)
+        adapter = adapters_by_class.make_adapter(tmp_path / "mlx", folder, rank=2, scale=2.0, update=0.3)
     added = module_registry.adapters.register(adapter, base=kind, task=f"{kind}-mlx")
     out = module_registry.exchange.export(added.name, tmp_path / "out", form="peft").path
     found = by_mlx(fused(module_registry, added.name), tmp_path)
@@ -173,15 +166,11 @@ def added_base(registry: Registry, folder: Path, kind: str, **config: Any) -> Pa
 def errors(registry: Registry, folder: Path, base: str = "") -> dict[str, str]:
     """Return the messages of the errors that a check finds, by code."""
     base = base or read_object(folder / "adapter_config.json")["base_model_name_or_path"]
-    found = [
-        finding
-        for finding in registry.adapters.check(folder, base=base, task="one")
-        if finding.severity == "error"
-    ]
-    return {
-        finding.code: "; ".join(each.message for each in found if each.code == finding.code)
-        for finding in found
-    }
+    found: dict[str, str] = {}
+    for finding in registry.adapters.check(folder, base=base, task="one"):
+        if finding.severity == "error":
+            found[finding.code] = found.get(finding.code, "") + finding.message
+    return found
 
 
 def test_the_same_bytes_every_time(module_registry: Registry, base: Path, tmp_path: Path) -> None:
@@ -249,7 +238,7 @@ def test_square_experts_of_no_known_version_are_refused(
 ) -> None:
     base = added_base(module_registry, tmp_path, "qwen3_moe", hidden_size=64, moe_intermediate_size=32)
     folder = make_experts(tmp_path / "one", base, parameters=["gate_up_proj"], peft_version=version)
-    assert "does not tell whether A is at their inputs" in errors(module_registry, folder)["peft_experts"]
+    assert "peft_experts" in errors(module_registry, folder)
     # What is not square speaks for what is.
     assert not errors(module_registry, make_experts(tmp_path / "two", base, peft_version=version))
 
@@ -303,64 +292,40 @@ def with_a_norm(folder: Path) -> None:
 
 
 NESTED = f"{HOLDER}{'.base_layer' * 40}"
-SPOILS: dict[str, tuple[str, str, Spoil]] = {
-    "half of a pair": ("peft_experts", "has no lora_B", without(f"{HOLDER}.lora_B.weight")),
-    "one of two parameters": (
-        "peft_experts",
-        "has the factors of 1 parameter, and target_parameters names 2",
-        without(f"{HOLDER}.base_layer.lora_A.weight", f"{HOLDER}.base_layer.lora_B.weight"),
-    ),
-    "the outer of two parameters": (
-        "peft_experts",
-        "has the factors of 1 parameter, and target_parameters names 2",
-        without(f"{HOLDER}.lora_A.weight", f"{HOLDER}.lora_B.weight"),
-    ),
-    "a layer less": (
-        "peft_modules_missing",
-        "model.layers.0.mlp.switch_mlp.down_proj",
-        without(*(f"{HOLDER}{nest}.lora_{part}.weight" for nest in ("", ".base_layer") for part in "AB")),
-    ),
+PAIRS = [f"{HOLDER}{nest}.lora_{part}.weight" for nest in ("", ".base_layer") for part in "AB"]
+SPOILS: dict[str, tuple[str, Spoil]] = {
+    "half of a pair": ("peft_experts", without(PAIRS[1])),
+    "one of two parameters": ("peft_experts", without(*PAIRS[2:])),
+    "the outer of two parameters": ("peft_experts", without(*PAIRS[:2])),
+    "a layer less": ("peft_modules_missing", without(*PAIRS)),
     "names that never end": (
         "peft_experts",
-        "has the factors of 1 parameter, and target_parameters names 0 of it",
         put(**{f"{NESTED}.lora_A.weight": (8, 64), f"{NESTED}.lora_B.weight": (64, 8)}),
     ),
-    "a parameter too much": ("peft_experts", "names 1 of it", configured(target_parameters=["down_proj"])),
-    "no parameter": ("peft_rank_mismatch", "without the rank", configured(target_parameters=None)),
-    "a rank that does not divide": ("peft_experts", "not of rank 3", configured(r=3)),
-    "another rank": ("peft_experts", "factors of 2 experts, and the base has 4", configured(r=4)),
-    "factors of other sides": (
-        "peft_experts",
-        "do not fit experts of",
-        put(**{f"{HOLDER}.lora_A.weight": (8, 48)}),
-    ),
-    "factors that do not multiply": (
-        "peft_experts",
-        "not of rank 2",
-        put(**{f"{HOLDER}.lora_A.weight": (10, 32)}),
-    ),
-    "a magnitude": ("peft_experts", "a magnitude", put(**{f"{HOLDER}.lora_magnitude_vector": (64,)})),
-    "an expression": ("peft_experts", "is not known", configured(rank_pattern={"(?=x)": 2})),
-    "biases of experts": (
-        "peft_experts",
-        "neither experts nor a router",
-        configured(target_parameters=["gate_up_proj_bias"]),
-    ),
-    "a text": ("config_invalid", "target_parameters", configured(target_parameters="mlp.experts.down_proj")),
-    "a norm": ("peft_experts", "no linear layer for it", with_a_norm),
+    "a parameter too much": ("peft_experts", configured(target_parameters=["down_proj"])),
+    "no parameter": ("peft_rank_mismatch", configured(target_parameters=None)),
+    "a rank that does not divide": ("peft_experts", configured(r=3)),
+    "another rank": ("peft_experts", configured(r=4)),
+    "factors of other sides": ("peft_experts", put(**{f"{HOLDER}.lora_A.weight": (8, 48)})),
+    "factors that do not multiply": ("peft_experts", put(**{f"{HOLDER}.lora_A.weight": (10, 32)})),
+    "a magnitude": ("peft_experts", put(**{f"{HOLDER}.lora_magnitude_vector": (64,)})),
+    "an expression": ("peft_experts", configured(rank_pattern={"(?=x)": 2})),
+    "biases of experts": ("peft_experts", configured(target_parameters=["gate_up_proj_bias"])),
+    "a text": ("config_invalid", configured(target_parameters="mlp.experts.down_proj")),
+    "a norm": ("peft_experts", with_a_norm),
 }
 
 
 @pytest.mark.parametrize("name", SPOILS)
-def test_what_does_not_belong_is_refused_in_a_sentence(
+def test_what_does_not_belong_is_refused(
     name: str, module_registry: Registry, base: Path, tmp_path: Path
 ) -> None:
-    code, words, spoil = SPOILS[name]
+    code, spoil = SPOILS[name]
     folder = make_experts(tmp_path / "adapter", base)
     assert not errors(module_registry, folder)
     spoil(folder)
     found = errors(module_registry, folder)
-    assert words in found[code]
+    assert code in found
     assert all("\n" not in message and len(message) < 1000 for message in found.values())
 
 
@@ -373,7 +338,7 @@ def test_factors_turned_round_in_one_layer_only(
         name: ("F32", value.astype(np.float32)) for name, value in turned.items() if name.startswith(HOLDER)
     }
     rewrite(lambda raw: raw.update(mixed))(folder)
-    assert "which no version of PEFT writes" in errors(module_registry, folder)["peft_experts"]
+    assert "peft_experts" in errors(module_registry, folder)
 
 
 @pytest.mark.parametrize("kind", ["llama4", "granitemoe", "deepseek_v2"])
@@ -383,7 +348,7 @@ def test_classes_that_are_not_known_are_refused_by_name(
     tiny_architectures.make_architecture(tmp_path / kind, kind, dtype="float32")
     module_registry.bases.add(tmp_path / kind, name=kind)
     folder = make_experts(tmp_path / "adapter", base, base_model_name_or_path=kind)
-    assert f"experts of {kind!r} is not known" in errors(module_registry, folder, kind)["peft_experts"]
+    assert kind in errors(module_registry, folder, kind)["peft_experts"]
 
 
 def test_switch_layers_of_a_class_that_is_not_known_stay_what_they_are(
@@ -393,16 +358,14 @@ def test_switch_layers_of_a_class_that_is_not_known_stay_what_they_are(
     keys = ["block_sparse_moe.switch_mlp.gate_proj"]
     adapter = adapters_by_class.make_adapter(tmp_path / "adapter", base, keys=keys)
     added = module_registry.adapters.register(adapter, base=base.name, task="unknown")
-    with pytest.raises(BadInputError, match="where PEFT keeps those of granitemoe is not known"):
+    with pytest.raises(BadInputError, match="granitemoe"):
         module_registry.exchange.export(added.name, tmp_path / "out", form="peft")
 
 
-@pytest.mark.parametrize("target", ["vllm", "lorax", "ollama", "llamacpp"])
-def test_servers_of_adapters_refuse_experts_with_a_reason(
-    target: str, module_registry: Registry, base: Path, tmp_path: Path
-) -> None:
+def test_servers_of_adapters_refuse_experts(module_registry: Registry, base: Path, tmp_path: Path) -> None:
     folder = make_experts(tmp_path / "adapter", base, seed=1)
-    added = module_registry.adapters.register(folder, base=base.name, task="served")
-    with pytest.raises(BadInputError) as caught:
-        module_registry.bundles.materialize(added.name, tmp_path / "out", target=target, content="adapters")
-    assert caught.value.hint
+    name = module_registry.adapters.register(folder, base=base.name, task="served").name
+    for target in ("vllm", "lorax", "ollama", "llamacpp"):
+        with pytest.raises(BadInputError) as caught:
+            module_registry.bundles.materialize(name, tmp_path / "out", target=target, content="adapters")
+        assert caught.value.hint

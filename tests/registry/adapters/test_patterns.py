@@ -15,23 +15,23 @@ from fusery.registry.adapters.patterns import PatternError, full_match
 
 ATOMS = st.sampled_from(
     [
-        "a",
-        "b",
-        ".",
+        r"a",
+        r"b",
+        r".",
         r"\.",
-        "layers",
+        r"layers",
         r"\d",
         r"\w",
         r"\D",
         r"\s",
-        "[ab]",
-        "[^a.]",
-        "[0-9]",
+        r"[ab]",
+        r"[^a.]",
+        r"[0-9]",
         r"[\d_]",
-        "^",
-        "$",
+        r"^",
+        r"$",
         r"\b",
-        "1",
+        r"1",
     ]
 )
 PATTERNS = st.recursive(
@@ -55,6 +55,9 @@ def test_it_finds_what_python_finds(pattern: str, text: str) -> None:
         assert full_match(pattern, text) == (re.fullmatch(pattern, text) is not None)
 
 
+UNSLOTH = r"(?:.*?(?:language|text).*?(?:self_attn|mlp).*?(?:k_proj|v_proj).*?)|(?:\bmodel\.layers\.[\d]{1,}\.(?:mlp)\.(?:up_proj))"
+
+
 @pytest.mark.parametrize(
     ("pattern", "text", "found"),
     [
@@ -62,53 +65,38 @@ def test_it_finds_what_python_finds(pattern: str, text: str) -> None:
         (r"(.*\.)?(down_proj)", "model.layers.3.mlp.shutdown_proj", False),
         (r"(.*\.)?(^model\.layers\.2[0-3]\.self_attn\.q_proj)", "model.layers.21.self_attn.q_proj", True),
         (r"(.*\.)?(^layers\.2)", "model.layers.2", False),
-        (
-            r"(?:.*?(?:language|text).*?(?:self_attn|mlp).*?(?:k_proj|v_proj).*?)|(?:\bmodel\.layers\.[\d]{1,}\.(?:mlp)\.(?:up_proj))",
-            "model.layers.11.mlp.up_proj",
-            True,
-        ),
+        (UNSLOTH, "model.layers.11.mlp.up_proj", True),
     ],
 )
 def test_expressions_that_people_write(pattern: str, text: str, found: bool) -> None:
     assert full_match(pattern, text) is found
 
 
-@pytest.mark.parametrize(
-    "pattern",
-    [
-        "(a+)+b",
-        "(a*)*b",
-        "(a|a)*b",
-        "(.*)*(.*)*(.*)*b",
-        "(((a+)+)+)+b",
-        "a?" * 30 + "a" * 30,
-        "(a{0,999}){0,999}b",
-    ],
-)
+NESTED = [
+    "(a+)+b",
+    "(a*)*b",
+    "(a|a)*b",
+    "(.*)*(.*)*(.*)*b",
+    "(((a+)+)+)+b",
+    "a?" * 30 + "a" * 30,
+    "(a{0,999}){0,999}b",
+]
+
+
+@pytest.mark.parametrize("pattern", NESTED)
 def test_expressions_that_hang_python_do_not_hang_this(pattern: str) -> None:
     started = time.thread_time()  # which does not go on while others have their turn
     with contextlib.suppress(PatternError):
         assert not full_match(pattern, "a" * 29 + "!")
-    assert time.thread_time() - started < 2
+    assert time.thread_time() - started < 20  # Python takes years
+
+
+UNKNOWN = ["(", "[", "a{99999}", r"(a)\1", "(?=a)a", "(?<=a)b", "(?i)a", "(?i:a)", "(?>a)", "a++"]
 
 
 @pytest.mark.parametrize(
-    "pattern",
-    [
-        "(",
-        "[",
-        "a{99999}",
-        r"(a)\1",
-        "(?=a)a",
-        "(?<=a)b",
-        "(?i)a",
-        "(?i:a)",
-        "(?>a)",
-        "a++",
-        "a" * 5000 + "+",
-        "(" * 3000 + ")" * 3000,
-    ],
+    "pattern", [*UNKNOWN, "a" * 5000 + "+", "(" * 3000 + ")" * 3000], ids=lambda text: text[:9]
 )
-def test_what_is_not_matched_is_said(pattern: str) -> None:
+def test_what_is_not_matched_is_an_error(pattern: str) -> None:
     with pytest.raises(PatternError):
         full_match(pattern, "a" * 3)

@@ -181,53 +181,47 @@ def test_what_cannot_be_carried_over_is_refused_by_name(
     assert [finding.code for finding in untouched.adapters.check(folder, base="tiny", task="one")]
 
 
-def test_an_embedding_tied_to_the_head_is_refused(registry: Registry, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("module", "kind", "shapes"),
+    [
+        ("lm_head", "lora_{}.weight", ((4, 128), (320, 4))),
+        ("model.embed_tokens", "lora_embedding_{}", ((4, 320), (128, 4))),
+    ],
+)
+def test_factors_of_a_tied_end_are_refused(
+    registry: Registry, tmp_path: Path, module: str, kind: str, shapes: tuple[tuple[int, int], ...]
+) -> None:
     base = tiny_models.make_base(tmp_path / "tied", tied=True)
     registry.bases.add(base, name="tied")
     folder = make_peft(tmp_path / "peft", base, base_model_name_or_path="tied")
-    rewrite(
-        lambda raw: raw.update(
-            {
-                "base_model.model.model.embed_tokens.lora_embedding_A": (
-                    "F32",
-                    np.ones((4, 320), np.float32),
-                ),
-                "base_model.model.model.embed_tokens.lora_embedding_B": (
-                    "F32",
-                    np.ones((128, 4), np.float32),
-                ),
-            }
-        )
-    )(folder)
-    with pytest.raises(AdmissionError, match="peft_tied_embedding"):
-        registry.adapters.register(folder, base="tied", task="one")
-
-
-def test_head_missing_in_the_base_is_reported_as_tied(registry: Registry, tmp_path: Path) -> None:
-    base = tiny_models.make_base(tmp_path / "tied", tied=True)
-    registry.bases.add(base, name="tied")
-    folder = make_peft(tmp_path / "peft", base, base_model_name_or_path="tied")
-    head = "base_model.model.lm_head.lora_"
-    factors = {
-        f"{head}A.weight": ("F32", np.ones((4, 128), np.float32)),
-        f"{head}B.weight": ("F32", np.ones((320, 4), np.float32)),
-    }
-    rewrite(lambda raw: raw.update(factors))(folder)
-    config(target_modules=["q_proj", "v_proj", "lm_head"])(folder)
-    errors = [
-        each for each in registry.adapters.check(folder, base="tied", task="one") if each.severity == "error"
-    ]
-    assert [(each.code, "merging changes both ends" in each.hint) for each in errors] == [
-        ("peft_tied_embedding", True)
-    ]
+    for part, shape in zip("AB", shapes, strict=True):
+        add(f"base_model.model.{module}.{kind.format(part)}", *shape)(folder)
+    config(target_modules=["q_proj", "v_proj", module.rpartition(".")[2]])(folder)
+    found = registry.adapters.check(folder, base="tied", task="one")
+    assert [each.code for each in found if each.severity == "error"] == ["peft_tied_embedding"]
     untied = tiny_models.make_base(tmp_path / "untied")
     mlx = tiny_models.make_adapter(tmp_path / "mlx", untied, keys=["self_attn.q_proj", "lm_head"])
-    errors = [
-        each for each in registry.adapters.check(mlx, base="tied", task="one") if each.severity == "error"
-    ]
-    assert [(each.code, "the base's head is its embedding" in each.hint) for each in errors] == [
-        ("unknown_module", True)
-    ]
+    found = registry.adapters.check(mlx, base="tied", task="one")
+    assert [each.code for each in found if each.severity == "error"] == ["unknown_module"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"qalora_group_size": size} for size in (0, None, [16], "16")),
+        {"qalora_group_size": 16, "use_dora": True},
+        {"qalora_group_size": 16, "r": "x"},
+    ],
+    ids=str,
+)
+def test_an_invalid_qa_lora_is_refused(
+    untouched: Registry, tiny_base: Path, tmp_path: Path, changes: Any
+) -> None:
+    folder = make_peft(
+        tmp_path / "peft", tiny_base, base_model_name_or_path="tiny", use_qalora=True, **changes
+    )
+    codes = {each.code for each in untouched.adapters.check(folder, base="tiny", task="qa")}
+    assert codes & {"peft_variant", "config_invalid", "not_safetensors"}
 
 
 @pytest.mark.parametrize("base", [None, "somebody/elses"])

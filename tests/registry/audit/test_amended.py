@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -56,45 +58,16 @@ def amended(kept: KeptStates, database_url: str, tiny_base: Path, tmp_path: Path
         yield registry
 
 
-def test_nothing_is_found_where_amend_did_it(amended: Registry) -> None:
+def test_nothing_is_found_where_amend_did_it(amended: Registry, tmp_path: Path) -> None:
     assert found(amended) == []
     assert amended.upkeep.audit().ok
     assert amended.upkeep.audit((ONE,)).ok
-
-
-def test_nothing_is_found_where_a_form_was_computed_meanwhile(amended: Registry, tmp_path: Any) -> None:
-    amended.exchange.export(ONE, tmp_path / "out", form="peft")
+    amended.exchange.export(ONE, tmp_path / "out", form="peft")  # a form that is computed meanwhile
     amended.adapters.amend(ONE, val_loss=0.5, reason="again")
-    assert amended.adapters.show(ONE)["renderings"]
-    assert found(amended) == []
-
-
-EDITS = {
-    "val_loss": "UPDATE adapter SET val_loss = 0.001 WHERE id = 1",
-    "val_loss away": "UPDATE adapter SET val_loss = NULL WHERE id = 1",
-    "note": "UPDATE adapter SET note = 'better than it was' WHERE id = 1",
-    "date": "UPDATE adapter SET date = '2026-03-01' WHERE id = 1",
-    "examples": "UPDATE adapter SET examples = 1000000 WHERE id = 1",
-    "dataset": "UPDATE adapter SET dataset_id = (SELECT min(id) FROM dataset) WHERE id = 1",
-    "tag": "UPDATE adapter_tag SET value = 'search' WHERE adapter_id = 1",
-    "tag away": "DELETE FROM adapter_tag WHERE adapter_id = 1",
-    "tag again": "INSERT INTO adapter_tag (adapter_id, key, value) VALUES (2, 'team', 'search')",
-    "from": "UPDATE amendment SET before = '0.7' WHERE id = 1",
-    "to": "UPDATE amendment SET after = '0.7' WHERE id = 1",
-    "by": "UPDATE amendment SET \"by\" = 'somebody' WHERE id = 1",
-    "since": "UPDATE amendment SET since = '2020-01-01 00:00:00.000000' WHERE id = 1",
-    "amendment away": "DELETE FROM amendment WHERE id = 1",
-    "of another": "UPDATE amendment SET adapter_id = 2 WHERE id = 1",
-}
-
-
-@pytest.mark.parametrize("edit", EDITS)
-def test_what_sql_changed_is_found(amended: Registry, edit: str) -> None:
+    assert amended.adapters.show(ONE)["renderings"] and found(amended) == []
     with amended.workspace.database.write() as session:
-        session.execute(text(EDITS[edit]))
-    codes = {code for code, _ in found(amended)}
-    assert codes & {"record_changed", "record_missing"}
-    assert {problem.code for problem in amended.upkeep.audit((ONE,)).problems} or "(2," in EDITS[edit]
+        session.execute(text("UPDATE amendment SET before = '0.7' WHERE id = 1"))
+    assert {"record_changed"} <= {problem.code for problem in amended.upkeep.audit((ONE,)).problems}
 
 
 def write_anew(registry: Registry, reference: str, *, told: bool = False, **values: Any) -> None:
@@ -117,15 +90,17 @@ def write_anew(registry: Registry, reference: str, *, told: bool = False, **valu
 def test_a_sealed_change_without_an_amendment_is_found(stocked: Registry) -> None:
     write_anew(stocked, ONE, val_loss=0.01)
     assert found(stocked) == [("record_rewritten", f"adapter {ONE}")]
-    assert "entry" in stocked.upkeep.audit((ONE,)).problems[0].message
     stocked.adapters.amend(ONE, val_loss=0.02, reason="covered up")
     assert found(stocked) == [("record_rewritten", f"adapter {ONE}")]
-
-
-@pytest.mark.parametrize("column", ["rank", "alpha", "iterations", "training", "note"])
-def test_whatever_was_written_anew(stocked: Registry, column: str) -> None:
-    write_anew(stocked, ONE, **{column: {"a": 1} if column == "training" else "x" if column == "note" else 7})
-    assert found(stocked) == [("record_rewritten", f"adapter {ONE}")]
+    for column, value in (
+        ("rank", 7),
+        ("alpha", 7),
+        ("iterations", 7),
+        ("training", {"a": 1}),
+        ("note", "x"),
+    ):
+        write_anew(stocked, TWO, **{column: value})
+    assert found(stocked) == [("record_rewritten", f"adapter {name}") for name in (ONE, *[TWO] * 5)]
 
 
 def test_a_sealed_amendment_that_does_not_fit_is_found(stocked: Registry) -> None:
@@ -147,16 +122,6 @@ def guarded(stocked: Registry) -> Registry:
     return stocked
 
 
-def test_a_promotion_judges_by_what_is_right(stocked: Registry) -> None:
-    stocked.aliases.set_rules("prod", {"val_loss_within": 0.0})
-    stocked.aliases.promote(ONE, "prod")
-    stocked.adapters.amend(TWO, val_loss=0.9, reason="typo")
-    assert stocked.aliases.promote(TWO, "prod").verdict == "failed"
-    stocked.adapters.amend(TWO, val_loss=0.5, reason="typo")
-    assert stocked.aliases.promote(TWO, "prod").moved
-    assert stocked.upkeep.audit().ok
-
-
 @pytest.mark.parametrize("reference", [ONE, TWO])
 def test_an_amendment_after_a_promotion_is_a_finding(guarded: Registry, reference: str) -> None:
     assert guarded.upkeep.audit().ok
@@ -164,21 +129,20 @@ def test_an_amendment_after_a_promotion_is_a_finding(guarded: Registry, referenc
     report = guarded.upkeep.audit()
     [problem] = report.problems
     assert (problem.code, problem.subject) == ("amended_after_promotion", "alias course_rec#prod")
-    assert f"val_loss of {reference} was amended from" in problem.message
+    assert reference in problem.message
     assert guarded.upkeep.audit((TWO,)).problems == [problem]
     with guarded.workspace.database.read() as session:
         assert list(events.verify_chain(session)) == []
-
-
-def test_what_no_rule_judges_by_is_none(guarded: Registry) -> None:
-    guarded.adapters.amend(TWO, note="x", tags={"team": "ads"}, examples=9, date="20260131", reason="sheet")
+    guarded.aliases.roll_back("course_rec#prod", reason="worse than it was said", emergency=True)
     assert guarded.upkeep.audit().ok
 
 
-def test_nor_is_it_once_the_alias_has_moved_on(guarded: Registry) -> None:
-    guarded.adapters.amend(TWO, val_loss=0.55, reason="typo")
-    assert not guarded.upkeep.audit().ok
-    guarded.aliases.roll_back("course_rec#prod", reason="worse than it was said", emergency=True)
+def test_an_amendment_of_what_no_rule_judges_by_is_none(guarded: Registry) -> None:
+    """Nor is one of the holder of an alias that was set by hand."""
+    guarded.adapters.amend(TWO, note="x", tags={"team": "ads"}, examples=9, date="20260131", reason="sheet")
+    guarded.aliases.set("staging", ONE)
+    guarded.aliases.roll_back("course_rec#prod", reason="x", emergency=True)
+    guarded.adapters.amend(TWO, val_loss=0.2, reason="typo")
     assert guarded.upkeep.audit().ok
 
 
@@ -212,23 +176,17 @@ def test_a_licence_is_judged_by_too(registry: Registry, tmp_path: Path, make_ada
     assert [problem.code for problem in registry.upkeep.audit().problems] == ["amended_after_promotion"]
 
 
-def test_a_move_by_hand_was_not_judged(stocked: Registry) -> None:
-    stocked.aliases.set("staging", ONE)
-    stocked.adapters.amend(ONE, val_loss=0.2, reason="typo")
-    assert stocked.upkeep.audit().ok
-
-
-@pytest.mark.parametrize("value", ["5", '"x"', "{", "[]", "1e999"])
-@pytest.mark.parametrize("field", ["val_loss", "date", "tag.a b", "rank"])
-def test_no_value_of_an_amendment_stops_the_audit(stocked: Registry, field: str, value: str) -> None:
+def test_no_value_of_an_amendment_stops_the_audit(stocked: Registry) -> None:
     """Even where somebody seals what cannot be."""
+    values = itertools.product(("val_loss", "date", "tag.a b", "rank"), ("5", '"x"', "{", "[]", "1e999"))
     with stocked.workspace.database.write() as session:
         adapter, now = resolve_adapter(session, ONE), stocked.workspace.database.utcnow(session)
-        row = tables.Amendment(
-            field=field, before=value, after="null", reason="", at=now, since=now, by="eve"
-        )
-        adapter.amendments.append(row)
+        for number, (field, value) in enumerate(values):
+            at = now + timedelta(microseconds=number)
+            row = tables.Amendment(
+                field=field, before=value, after="null", reason="", at=at, since=at, by="eve"
+            )
+            adapter.amendments.append(row)
         adapter.val_loss = 0.01
     codes = {code for code, _ in found(stocked)}
-    assert codes <= {"record_rewritten", "amendment_unfit"}
-    assert "record_rewritten" in codes
+    assert "record_rewritten" in codes and codes <= {"record_rewritten", "amendment_unfit"}

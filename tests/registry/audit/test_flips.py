@@ -97,25 +97,5 @@ def check(registry: Registry, flip: Flip, copies: tuple[Path, ...], rounds: int)
 def test_each_flipped_bit_is_found_named_and_repaired(
     shelf: Registry, flip: Flip, tiny_base: Path, tmp_path: Path
 ) -> None:
-    assert check(shelf, flip, (tiny_base, tmp_path / "a1", tmp_path / "a2"), rounds=4) >= 40
-
-
-@pytest.mark.slow
-def test_thousands_of_flipped_bits(
-    shelf: Registry, flip: Flip, tiny_base: Path, tmp_path: Path, make_adapter: Callable[..., Path]
-) -> None:
-    for seed in range(3, 31):
-        shelf.adapters.register(make_adapter(f"a{seed}", seed=seed), base="tiny", task="t", date="20260115")
-    copies = (tiny_base, *(tmp_path / f"a{seed}" for seed in range(1, 31)))
-    flipped, rounds, files = 0, 0, stored_files(shelf)
-    while flipped < (10_000 if os.environ.get("FUSERY_SOAK") else 1_400):
-        rounds += 1
-        if rounds % 30 == 1:
-            flipped += check(shelf, flip, copies, rounds=2)
-        else:  # found and named; and put back by hand, which is faster than a repair with all its syncing
-            good = {path: path.read_bytes() for path in files}
-            flipped += flip_all(shelf, flip, files)
-            for path, data in good.items():
-                path.chmod(0o644)
-                path.write_bytes(data)
-    assert shelf.upkeep.audit().ok
+    rounds = 500 if os.environ.get("FUSERY_SOAK") else 2
+    assert check(shelf, flip, (tiny_base, tmp_path / "a1", tmp_path / "a2"), rounds) >= 10 * rounds

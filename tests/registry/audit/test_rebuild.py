@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,13 @@ from fusery.registry.fusion.records import find_fused
 from fusery.storage.digest import Digest, digest_file
 from fusery.storage.manifest import FileEntry, Manifest
 from fusery.storage.safetensors import read_header
+
+
+@pytest.fixture
+def database_url(sqlite_url: str) -> str:
+    """What is rebuilt does not depend on the kind of database."""
+    return sqlite_url
+
 
 KEEP = FuseRequest(precision="keep", accept_loss=True)
 TENSOR = "model.layers.0.self_attn.q_proj.weight"
@@ -66,8 +74,15 @@ class TestProven:
         found = answer(stocked)
         assert (found.verdict, found.digest, found.inputs) == ("bit-identical", made["digest"], ())
         assert not stocked.workspace.cache.entry(made["key"]).exists()  # proving it publishes nothing
-        report = stocked.upkeep.audit_rebuild()
-        assert (report.ok, report.inconclusive, report.checked["fused"]) == (True, False, 1)
+        stocked.fused.fuse("course_rec@1", KEEP)
+        stocked.adapters.yank("course_rec@2", reason="worse")
+        names = ["course_rec_v2_20260201 (keep)", "course_rec_v1_20260115 (keep)"]
+        for references, expected in ((("course_rec@2",), names[:1]), (("tiny",), names), ((), names)):
+            report = stocked.upkeep.audit_rebuild(references)
+            assert (report.ok, report.inconclusive, report.checked["fused"]) == (True, False, len(expected))
+            assert [(one.name, one.verdict) for one in report.rebuilt] == [
+                (name, "bit-identical") for name in expected
+            ]
 
     def test_a_verdict_that_it_does_not_have(self, stocked: Registry) -> None:
         stocked.fused.fuse("course_rec@2", KEEP)
@@ -75,17 +90,7 @@ class TestProven:
             session.scalars(select(tables.Fused)).one().verdict = "DEGRADED"
         found = answer(stocked)
         assert found.verdict == "different"
-        assert "its fidelity is PASS, and DEGRADED is on record" in found.message
-
-    @pytest.mark.parametrize("reference", ["course_rec@2", "tiny"])
-    def test_what_references_lead_to(self, stocked: Registry, reference: str) -> None:
-        stocked.fused.fuse("course_rec@2", KEEP)
-        stocked.fused.fuse("course_rec@1", KEEP)
-        names = [one.name for one in stocked.upkeep.audit_rebuild((reference,)).rebuilt]
-        expected = {"course_rec@2": ["course_rec_v2_20260201 (keep)"]}
-        assert names == expected.get(
-            reference, ["course_rec_v2_20260201 (keep)", "course_rec_v1_20260115 (keep)"]
-        )
+        assert "DEGRADED" in found.message
 
     def test_identical_tensors(self, stocked: Registry) -> None:
         made = stocked.fused.fuse("course_rec@2", KEEP)
@@ -109,11 +114,6 @@ class TestProven:
         record_as_it_is(stocked, made["key"], made.path)
         found = answer(stocked)
         assert (found.verdict, found.tensor) == ("within-tolerance", TENSOR)
-
-    def test_a_withdrawn_adapter_is_proven_as_well(self, stocked: Registry) -> None:
-        stocked.fused.fuse("course_rec@2", KEEP)
-        stocked.adapters.yank("course_rec@2", reason="worse")
-        assert answer(stocked).verdict == "bit-identical"
 
     def test_another_engine_is_named(self, stocked: Registry) -> None:
         made = stocked.fused.fuse("course_rec@2", KEEP)
@@ -147,8 +147,6 @@ class TestDifferent:
     def test_a_changed_base_is_named(
         self, registry: Registry, tiny_base: Path, tmp_path: Path, make_adapter: Callable[..., Path]
     ) -> None:
-        import shutil
-
         folder = tmp_path / "kept"
         shutil.copytree(tiny_base, folder)
         registry.bases.add(folder, name="tiny", reference=True)
@@ -184,8 +182,6 @@ class TestNotRebuilt:
     def test_a_base_that_is_gone(
         self, tiny_base: Path, tmp_path: Path, make_adapter: Callable[..., Path]
     ) -> None:
-        import shutil
-
         folder = tmp_path / "kept"
         shutil.copytree(tiny_base, folder)
         with open_registry(tmp_path / "home") as registry:

@@ -124,33 +124,6 @@ def test_a_restored_registry_is_the_same_on_the_other_kind_of_database(
         assert restored.fused.fuse("course_rec@3").cached is False
 
 
-def test_only_new_blobs_are_copied(small: Registry, tiny_base: Path, tmp_path: Path) -> None:
-    first = small.upkeep.backup(tmp_path / "backup")
-    adapter = tiny_models.make_adapter(tmp_path / "second", tiny_base, seed=2)
-    small.adapters.register(adapter, base="tiny", task="course_rec", date="20260116")
-
-    second = small.upkeep.backup(tmp_path / "backup")
-    third = small.upkeep.backup(tmp_path / "backup")
-
-    assert first.copied == first.catalogue.blobs
-    assert second.copied.count == 1
-    assert (third.copied.count, third.copied.bytes) == (0, 0)
-    with open_registry(tmp_path / "restored") as restored:
-        restored.upkeep.restore(tmp_path / "backup")
-        assert len(restored.adapters.list()) == 2
-
-
-def test_the_rows_of_the_backup_before_are_removed_and_nothing_else(saved: Registry, tmp_path: Path) -> None:
-    saved.aliases.set("prod", "course_rec@1")
-
-    saved.upkeep.backup(tmp_path / "backup")
-
-    present = {blob.digest for blob in LocalStore(tmp_path / "backup").blobs()}
-    with saved.workspace.database.read() as session:
-        blobs = set(session.scalars(select(tables.Blob.digest)))
-    assert present == blobs | {file.sha256 for file in catalogue(tmp_path / "backup").files}
-
-
 def test_a_blob_that_moved_on_to_another_generation_is_kept_under_it(small: Registry, tmp_path: Path) -> None:
     with small.workspace.database.write() as session:
         blob = session.scalars(select(tables.Blob)).first()
@@ -184,25 +157,49 @@ def test_a_lost_database_is_restored_onto_its_own_store(
     assert len(saved.adapters.list()) == 1
 
 
-def test_a_new_registry_counts_as_empty(saved: Registry, tmp_path: Path) -> None:
+def test_an_empty_registry_is_filled_and_one_with_something_in_it_left_alone(
+    saved: Registry, tmp_path: Path
+) -> None:
+    before = saved.upkeep.log()
+    with pytest.raises(NotEmptyError):
+        saved.upkeep.restore(tmp_path / "backup")
+    assert saved.upkeep.log() == before
     with open_registry(tmp_path / "new") as new:
+        with pytest.raises(BackupError):  # there is none
+            new.upkeep.restore(tmp_path / "nothing")
         new.init()
         store = new.workspace.store.identify()
-
-        new.upkeep.restore(tmp_path / "backup")
-
+        saved.upkeep.backup("memory://backup-test")
+        new.upkeep.restore("memory://backup-test")
         assert new.workspace.store.identify() == store
         assert new.upkeep.audit().ok
         assert new.adapters.list() == saved.adapters.list()
 
 
-def test_a_registry_with_something_in_it_is_left_alone(saved: Registry, tmp_path: Path) -> None:
-    before = saved.upkeep.log()
-
-    with pytest.raises(NotEmptyError, match="is not empty"):
-        saved.upkeep.restore(tmp_path / "backup")
-
-    assert saved.upkeep.log() == before
+def test_only_new_blobs_are_copied_and_old_rows_removed(
+    small: Registry, tiny_base: Path, tmp_path: Path
+) -> None:
+    first = small.upkeep.backup(tmp_path / "backup")
+    adapter = tiny_models.make_adapter(tmp_path / "second", tiny_base, seed=2)
+    small.adapters.register(adapter, base="tiny", task="course_rec", date="20260116")
+    second = small.upkeep.backup(tmp_path / "backup")
+    third = small.upkeep.backup(tmp_path / "backup")
+    assert first.copied == first.catalogue.blobs
+    assert second.copied.count == 1
+    assert (third.copied.count, third.copied.bytes) == (0, 0)
+    store = LocalStore(tmp_path / "backup")
+    with small.workspace.database.read() as session:
+        blobs = set(session.scalars(select(tables.Blob.digest)))
+    files = {file.sha256 for file in catalogue(tmp_path / "backup").files}
+    assert {blob.digest for blob in store.blobs()} == blobs | files
+    with open_registry(tmp_path / "restored") as restored:
+        restored.upkeep.restore(tmp_path / "backup")
+        assert len(restored.adapters.list()) == 2
+    # A damaged blob of the backup is replaced on request.
+    digest = next(iter(small.workspace.store.blobs())).digest
+    flip(tmp_path / "backup" / "blobs" / "sha256" / digest[:2] / digest)
+    assert small.upkeep.backup(tmp_path / "backup", verify=True).copied.count == 1
+    store.verify(digest, store.size(digest) or 0)
 
 
 def truncate(path: Path) -> None:
@@ -223,133 +220,78 @@ def flip(path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [truncate, edit, flip, Path.unlink])
-@pytest.mark.parametrize("name", ["adapter.ndjson", "event.ndjson", "blobs.ndjson"])
+@pytest.mark.parametrize("name", ["adapter.ndjson", "event.ndjson", "backup.json", "blob"])
 def test_a_changed_file_is_named_and_nothing_is_restored(
     saved: Registry, tmp_path: Path, name: str, change: Change
 ) -> None:
-    path = file_path(tmp_path / "backup", name)
-    before = path.read_bytes()
+    digest = next(iter(saved.workspace.store.blobs())).digest
+    backup = tmp_path / "backup"
+    others = {"backup.json": backup / name, "blob": backup / "blobs" / "sha256" / digest[:2] / digest}
+    path = others.get(name) or file_path(backup, name)
     change(path)
-    if path.exists() and path.read_bytes() == before:
-        pytest.skip("this file has no such text")
-
-    with open_registry(tmp_path / "restored") as restored:
-        with pytest.raises(BackupError, match=name):
-            restored.upkeep.restore(tmp_path / "backup")
-        with pytest.raises(SchemaError):
-            restored.adapters.list()
-
-
-@pytest.mark.parametrize("change", [truncate, edit, flip, Path.unlink])
-def test_a_changed_catalogue_is_named(saved: Registry, tmp_path: Path, change: Change) -> None:
-    path = tmp_path / "backup" / "backup.json"
-    change(path)
-    if change is edit:
+    if change is edit and name == "backup.json":
         path.write_bytes(path.read_bytes().replace(b'"tester"', b'"someone"'))
-
-    with (
-        open_registry(tmp_path / "restored") as restored,
-        pytest.raises(BackupError, match=r"backup\.json|no backup"),
-    ):
-        restored.upkeep.restore(tmp_path / "backup")
-
-
-@pytest.mark.parametrize("change", [truncate, flip, Path.unlink])
-def test_a_changed_blob_is_named(saved: Registry, tmp_path: Path, change: Change) -> None:
-    digest = saved.workspace.store.blobs().__iter__().__next__().digest
-    change(tmp_path / "backup" / "blobs" / "sha256" / digest[:2] / digest)
-
+    elif change is edit and name == "blob":
+        truncate(path)  # it has no such text
     with open_registry(tmp_path / "restored") as restored:
-        with pytest.raises(BackupError, match=digest):
-            restored.upkeep.restore(tmp_path / "backup")
+        with pytest.raises(
+            BackupError, match="backup" if name == "backup.json" else digest if name == "blob" else name
+        ):
+            restored.upkeep.restore(backup)
         with pytest.raises(SchemaError):
             restored.adapters.list()
 
 
-def resign(place: Path, name: str, change: Callable[[list[dict[str, Any]]], None]) -> None:
-    """Change the rows of a file and sign everything anew, as somebody would who knows how."""
+def sign(place: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the catalogue and sign it anew."""
+    document = json.loads((place / "backup.json").read_bytes())
+    document.pop("sha256")
+    change(document)
+    (place / "backup.json").write_text(json.dumps({**document, "sha256": digest_json(document)}))
+
+
+def resign(place: Path, name: str, change: Callable[[list[dict[str, Any]]], object]) -> None:
+    """Change the rows of a file and sign everything anew."""
     rows = [json.loads(line) for line in file_path(place, name).read_bytes().splitlines()]
     change(rows)
     data = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
     blob = LocalStore(place).put_bytes(data)
-    document = json.loads((place / "backup.json").read_bytes())
-    document.pop("sha256")
-    for file in document["files"]:
-        if file["name"] == name:
-            file.update(rows=len(rows), size=len(data), sha256=blob.digest)
-    (place / "backup.json").write_text(json.dumps({**document, "sha256": digest_json(document)}))
 
+    def update(document: dict[str, Any]) -> None:
+        [file] = [file for file in document["files"] if file["name"] == name]
+        file.update(rows=len(rows), size=len(data), sha256=blob.digest)
 
-def _escape(rows: list[dict[str, Any]]) -> None:
-    rows[0]["path"] = "../../../etc/cron.d/evil"
-
-
-def _forge(rows: list[dict[str, Any]]) -> None:
-    rows[-1]["actor"] = "somebody else"
-
-
-def _forget(rows: list[dict[str, Any]]) -> None:
-    rows.pop()
-
-
-def _other_file(rows: list[dict[str, Any]]) -> None:
-    rows[0]["path"] = "other.txt"
-
-
-def _wrong_kind(rows: list[dict[str, Any]]) -> None:
-    rows[0]["version"] = "1; DROP TABLE adapter"
-
-
-def _nul(rows: list[dict[str, Any]]) -> None:
-    rows[0]["note"] = "a\0b"
-
-
-def _folder_name(rows: list[dict[str, Any]]) -> None:
-    rows[0]["name"] = "../evil"
-
-
-def _nowhere(rows: list[dict[str, Any]]) -> None:
-    rows[0]["base_id"] = 4711
+    sign(place, update)
 
 
 @pytest.mark.parametrize(
-    ("name", "change"),
+    ("name", "changes"),
     [
-        ("manifest_file.ndjson", _escape),
-        ("manifest_file.ndjson", _other_file),
-        ("event.ndjson", _forge),
-        ("event.ndjson", _forget),
-        ("adapter.ndjson", _wrong_kind),
-        ("adapter.ndjson", _nul),
-        ("adapter.ndjson", _folder_name),
-        ("adapter.ndjson", _nowhere),
-        ("blobs.ndjson", _forget),
+        ("manifest_file.ndjson", {"path": "../../../etc/cron.d/evil"}),
+        ("manifest_file.ndjson", {"path": "other.txt"}),
+        ("event.ndjson", {"actor": "somebody else"}),
+        ("event.ndjson", None),
+        ("adapter.ndjson", {"version": "1; DROP TABLE adapter"}),
+        ("adapter.ndjson", {"note": "a\0b"}),
+        ("adapter.ndjson", {"name": "../evil"}),
+        ("adapter.ndjson", {"base_id": 4711}),
+        ("blobs.ndjson", None),
+        ("backup.json", {"schema": "9999"}),
     ],
 )
 def test_a_forged_backup_is_refused(
-    saved: Registry, tmp_path: Path, name: str, change: Callable[[list[dict[str, Any]]], None]
+    saved: Registry, tmp_path: Path, name: str, changes: dict[str, Any] | None
 ) -> None:
-    resign(tmp_path / "backup", name, change)
-
+    """Rows changed, or without the last one, by somebody who knows how to sign."""
+    if name == "backup.json":
+        sign(tmp_path / "backup", lambda document: document.update(changes or {}))
+    else:
+        resign(tmp_path / "backup", name, lambda rows: rows[-1].update(changes) if changes else rows.pop())
     with open_registry(tmp_path / "restored") as restored:
         with pytest.raises(FuseryError):
             restored.upkeep.restore(tmp_path / "backup")
         with pytest.raises(SchemaError):
             restored.adapters.list()
-
-
-def test_a_backup_of_a_newer_version_is_refused(saved: Registry, tmp_path: Path) -> None:
-    path = tmp_path / "backup" / "backup.json"
-    document = json.loads(path.read_bytes())
-    document.pop("sha256")
-    document["schema"] = "9999"
-    path.write_text(json.dumps({**document, "sha256": digest_json(document)}))
-
-    with (
-        open_registry(tmp_path / "restored") as restored,
-        pytest.raises(SchemaError, match="the backup is at 9999"),
-    ):
-        restored.upkeep.restore(tmp_path / "backup")
 
 
 def test_a_damaged_blob_of_the_registry_is_not_backed_up(saved: Registry, tmp_path: Path) -> None:
@@ -366,16 +308,6 @@ def test_a_damaged_blob_of_the_registry_is_not_backed_up(saved: Registry, tmp_pa
     assert (tmp_path / "backup" / "backup.json").read_bytes() == before
 
 
-def test_a_damaged_blob_of_the_backup_is_replaced_on_request(saved: Registry, tmp_path: Path) -> None:
-    digest = next(iter(saved.workspace.store.blobs())).digest
-    flip(tmp_path / "backup" / "blobs" / "sha256" / digest[:2] / digest)
-
-    made = saved.upkeep.backup(tmp_path / "backup", verify=True)
-
-    assert made.copied.count == 1
-    LocalStore(tmp_path / "backup").verify(digest, LocalStore(tmp_path / "backup").size(digest) or 0)
-
-
 def test_a_place_of_another_registry_is_refused(small: Registry, tmp_path: Path) -> None:
     with open_registry(tmp_path / "other") as other:
         other.init()
@@ -387,20 +319,5 @@ def test_a_place_of_another_registry_is_refused(small: Registry, tmp_path: Path)
 
 def test_the_registry_s_own_store_is_no_place_for_a_backup(small: Registry, tmp_path: Path) -> None:
     for place in (tmp_path / "small" / "store", tmp_path / "small" / "store" / "backup", tmp_path / "small"):
-        with pytest.raises(BadInputError, match="the store of this registry"):
+        with pytest.raises(BadInputError):
             small.upkeep.backup(place)
-
-
-def test_no_backup_there_is_said_with_what_to_give_instead(tmp_path: Path) -> None:
-    with open_registry(tmp_path / "new") as new:
-        with pytest.raises(BackupError, match="there is no backup in") as caught:
-            new.upkeep.restore(tmp_path / "nothing")
-        assert caught.value.hint == "give the folder or URL that fusery backup wrote to"
-
-
-def test_a_backup_in_memory(small: Registry, tmp_path: Path) -> None:
-    small.upkeep.backup("memory://backup-test")
-
-    with open_registry(tmp_path / "restored") as restored:
-        restored.upkeep.restore("memory://backup-test")
-        assert restored.upkeep.audit().ok

@@ -17,8 +17,8 @@ from ready_processes import CONTEXT
 from store_shelf import open_workspace
 
 from fusery.registry import Registry
-from fusery.registry.errors import FuseryError
 
+pytestmark = pytest.mark.timing
 WORKERS = 4
 
 
@@ -65,11 +65,11 @@ def test_a_killed_backup_leaves_the_former_one(tiny_base: Path, tmp_path: Path) 
         registry.bases.add(tiny_base, name="tiny")
         registry.upkeep.backup(place)
         former = (place / "backup.json").read_bytes()
-        for number in range(12):
+        for number in range(6):
             adapter = tiny_models.make_adapter(tmp_path / f"adapter{number}", tiny_base, seed=number)
             registry.adapters.register(adapter, base="tiny", task="course_rec")
         kills = 0
-        for delay in (0.0, 0.01, 0.03, 0.06, 0.1, 0.2):
+        for delay in (0.0, 0.02, 0.1):
             kills += _killed(tmp_path / "home", place, delay)
             if (place / "backup.json").read_bytes() != former:
                 break
@@ -83,7 +83,7 @@ def test_a_killed_backup_leaves_the_former_one(tiny_base: Path, tmp_path: Path) 
 
         with Registry(open_workspace(tmp_path / "whole")) as restored:
             restored.upkeep.restore(place)
-            assert len(restored.adapters.list()) == 12
+            assert len(restored.adapters.list()) == 6
             assert restored.upkeep.audit().ok
         registry.upkeep.gc(grace=0)
         assert registry.upkeep.audit().ok
@@ -116,8 +116,5 @@ def test_two_backups_to_one_place_take_turns(tiny_base: Path, tmp_path: Path) ->
     assert [process.wait(120) for process in both] == [0, 0]
 
     with Registry(open_workspace(tmp_path / "restored")) as restored:
-        try:
-            restored.upkeep.restore(tmp_path / "backup")
-        except FuseryError as error:
-            pytest.fail(error.message)
+        restored.upkeep.restore(tmp_path / "backup")
         assert restored.upkeep.audit().ok

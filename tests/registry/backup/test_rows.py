@@ -68,28 +68,23 @@ def test_a_number_that_postgresql_writes_out_has_the_same_text() -> None:
     assert to_json("document", [10**23 + 1]) == [10**23 + 1]
 
 
-@pytest.mark.parametrize(
-    ("kind", "value"),
-    [
-        ("moment", "2026-01-15T12:00:00"),
-        ("moment", 7),
-        ("date", "15.1.2026"),
-        ("boolean", 1),
-        ("integer", True),
-        ("integer", 2**63),
-        ("integer", 1.0),
-        ("number", "1.0"),
-        ("number", True),
-        ("text", "a\0b"),
-        ("text", "\ud800"),
-        ("text", 7),
-        ("document", {"a": "\0"}),
-        ("blob", "x"),
-    ],
-)
-def test_what_is_no_such_value_is_refused(kind: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=r"."):
-        from_json(kind, value)
+INVALID: dict[str, list[Any]] = {
+    "moment": ["2026-01-15T12:00:00", 7],
+    "date": ["15.1.2026"],
+    "boolean": [1],
+    "integer": [True, 2**63, 1.0],
+    "number": ["1.0", True],
+    "text": ["a\0b", "\ud800", 7],
+    "document": [{"a": "\0"}],
+    "blob": ["x"],
+}
+
+
+@pytest.mark.parametrize("kind", INVALID)
+def test_invalid_values_are_refused(kind: str) -> None:
+    for value in INVALID[kind]:
+        with pytest.raises(ValueError, match=r"."):
+            from_json(kind, value)
 
 
 def test_every_column_of_the_schema_has_a_kind() -> None:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import sqlite3
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import database_workers
 import pytest
-from sqlalchemy import func, make_url, select, text
+from sqlalchemy import func, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
+from waiting import wait_until
 
 from fusery.registry import tables
 from fusery.registry.database import Database, events
@@ -35,9 +34,11 @@ def impatient(database_url: str) -> Iterator[Database]:
 class TestTransactions:
     def test_a_write_is_committed_at_its_end(self, database: Database) -> None:
         with database.write() as session:
-            session.add(tables.Task(id=1, name="a"))
+            task = tables.Task(name="a")
+            session.add(task)
             assert count(database) == 0
         assert count(database) == 1
+        assert (task.id, task.name) == (1, "a")
 
     @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
     def test_an_exception_takes_everything_back(self, database: Database, error: type[BaseException]) -> None:
@@ -57,12 +58,6 @@ class TestTransactions:
             with pytest.raises(IntegrityError), session.begin_nested():
                 session.execute(text("INSERT INTO task (id, name) VALUES (2, 'a')"))
         assert count(database) == 1
-
-    def test_what_was_written_is_readable_after_the_end(self, database: Database) -> None:
-        with database.write() as session:
-            task = tables.Task(name="a")
-            session.add(task)
-        assert (task.id, task.name) == (1, "a")
 
     def test_a_reader_cannot_write(self, database: Database) -> None:
         with pytest.raises((DBAPIError, DatabaseUnavailableError)), database.read() as session:
@@ -85,18 +80,6 @@ class TestTransactions:
             connection.execute(text("SELECT 1"))
         with pytest.raises(IntegrityError), database.write() as session:
             session.execute(text("INSERT INTO alias (id, task_id, name) VALUES (1, 7, 'prod')"))
-
-    def test_threads_have_their_own_connections(self, database: Database) -> None:
-        def write(number: int) -> None:
-            with database.write() as session:
-                session.add(tables.Task(id=number, name=str(number)))
-
-        threads = [threading.Thread(target=write, args=(number,)) for number in range(1, 9)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert count(database) == 8
 
 
 class TestConcurrency:
@@ -123,13 +106,10 @@ class TestConcurrency:
         first.join()
         second.join()
 
-    def test_a_writer_gives_up_in_one_sentence_and_readers_go_on(
-        self, impatient: Database, database_url: str
-    ) -> None:
+    def test_a_writer_gives_up_and_readers_go_on(self, impatient: Database, database_url: str) -> None:
         process, talk = database_workers.start(database_workers.hold_write_lock, database_url)
         assert talk.recv() == "writing"
-        sentence = r"is locked: another process .* 0\.2 s"
-        with pytest.raises(DatabaseUnavailableError, match=sentence) as caught, impatient.write():
+        with pytest.raises(DatabaseUnavailableError) as caught, impatient.write():
             pytest.fail("two writers at once")
         assert caught.value.hint
         assert count(impatient) == 0
@@ -155,67 +135,31 @@ def prepare_adapter(database: Database) -> None:
     with database.write() as session:
         manifest = tables.Manifest(digest="m", size=0)
         base = tables.BaseModel(
-            digest="b",
-            manifest=manifest,
-            architecture="a",
-            model_type="m",
-            parameters=1,
-            dtype="bf16",
-            bytes=1,
-            config={},
-            weights={},
-            written_by_mlx=True,
-            created_at=moment,
-            created_by="ann",
-        )
-        session.add(
-            tables.Adapter(
-                id=1,
-                task=tables.Task(name="course_rec"),
-                version=1,
-                date=moment.date(),
-                name="course_rec_v1_20260115",
-                base=base,
-                manifest=manifest,
-                digest="m",
-                method="lora",
-                layers=8,
-                target_modules=["q_proj"],
-                trainable_parameters=1,
-                total_parameters=2,
-                training={},
-                created_at=moment,
-                created_by="ann",
-            )
-        )
+            digest="b", manifest=manifest, architecture="a", model_type="m", parameters=1, dtype="bf16", bytes=1,
+            config={}, weights={}, written_by_mlx=True, created_at=moment, created_by="ann",
+        )  # fmt: skip
+        session.add(tables.Adapter(
+            id=1, task=tables.Task(name="course_rec"), version=1, date=moment.date(), name="course_rec_v1_20260115",
+            base=base, manifest=manifest, digest="m", method="lora", layers=8, target_modules=["q_proj"],
+            trainable_parameters=1, total_parameters=2, training={}, created_at=moment, created_by="ann",
+        ))  # fmt: skip
 
 
 class TestValues:
-    def test_none_in_a_document_column_is_null(self, database: Database) -> None:
+    def test_values_come_back_as_they_were(self, database: Database) -> None:
         prepare_adapter(database)
+        document = {"ä": [1, 2.5, None, True, {"deep": "\u2028 🜁"}], "big": 2**53}
         with database.write() as session:
+            session.scalars(select(tables.Adapter)).one().training = document
             base = session.scalars(select(tables.BaseModel)).one()
             base.quantization = {"bits": 4}
             session.flush()
             base.quantization = None
         with database.read() as session:
+            adapter = session.scalars(select(tables.Adapter)).one()
+            assert (adapter.training, adapter.created_at) == (document, datetime(2026, 1, 15, tzinfo=UTC))
+            assert adapter.created_at.tzinfo is UTC
             assert session.scalar(text("SELECT count(*) FROM base_model WHERE quantization IS NULL")) == 1
-
-    def test_documents_come_back_as_they_were(self, database: Database) -> None:
-        prepare_adapter(database)
-        document = {"ä": [1, 2.5, None, True, {"deep": "\u2028 🜁"}], "big": 2**53}
-        with database.write() as session:
-            session.scalars(select(tables.Adapter)).one().training = document
-        with database.read() as session:
-            assert session.scalars(select(tables.Adapter)).one().training == document
-
-    def test_moments_are_aware_everywhere(self, database: Database) -> None:
-        prepare_adapter(database)
-        with database.read() as session:
-            assert session.scalars(select(tables.Adapter.created_at)).one() == datetime(
-                2026, 1, 15, tzinfo=UTC
-            )
-            assert session.scalars(select(tables.Adapter.created_at)).one().tzinfo is UTC
 
     def test_the_clock_is_the_databases(self, database: Database) -> None:
         with database.read() as session:
@@ -224,62 +168,36 @@ class TestValues:
         assert now.tzinfo is UTC
         assert first - 0.001 <= now.timestamp()  # a moment has microseconds
         assert abs(now.timestamp() - datetime.now(UTC).timestamp()) < 3600
-
-    def test_the_clock_goes_on_within_a_transaction(self, database: Database) -> None:
-        with database.write() as session:
+        with database.write() as session:  # it goes on within a transaction
             first = session.scalars(select(database.clock())).one()
-            while session.scalars(select(database.clock())).one() == first:
-                pass
+            wait_until(lambda: session.scalars(select(database.clock())).one() != first)
 
 
 class TestAddresses:
-    @pytest.mark.parametrize(
-        ("url", "said"),
-        [
-            ("nonsense", "is not one"),
-            ("mysql://localhost/x", "not with 'mysql'"),
-            ("sqlite://", "must be a file"),
-            ("sqlite:///:memory:", "must be a file"),
-            ("sqlite:///file:x?mode=memory&uri=true", "must be a file"),
-        ],
-    )
-    def test_others_are_refused(self, url: str, said: str) -> None:
-        with pytest.raises(BadInputError, match=said) as caught:
-            Database.open(url)
-        assert "sqlite:///" in (caught.value.hint or "")
+    def test_others_are_refused(self) -> None:
+        memory = ("sqlite://", "sqlite:///:memory:", "sqlite:///file:x?mode=memory&uri=true")
+        for url in ("nonsense", "mysql://localhost/x", "postgresql//user:hunter2@host/db", *memory):
+            with pytest.raises(BadInputError) as caught:
+                Database.open(url)
+            assert "hunter2" not in str(caught.value) and caught.value.hint
 
-    def test_an_address_that_is_none_is_not_repeated(self) -> None:
-        with pytest.raises(BadInputError) as caught:
-            Database.open("postgresql//user:hunter2@host/db")
-        assert "hunter2" not in str(caught.value)
+    def test_postgresql_has_three_spellings_and_secrets_are_masked(self) -> None:
+        for scheme in ("postgresql", "postgres", "postgresql+psycopg"):
+            database = Database.open(f"{scheme}://ann@db.example/fusery")
+            assert (database.dialect, database.path) == ("postgresql", None)
+            assert database.display_url == "postgresql://ann@db.example/fusery"
+        secrets = "sslpassword=hunter2&password=hunter2&sslmode=require"
+        shown = Database.open(f"postgresql://ann:hunter2@db.example/fusery?{secrets}").display_url
+        assert "hunter2" not in shown and "sslmode=require" in shown
 
-    @pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+psycopg"])
-    def test_postgresql_has_three_spellings(self, scheme: str) -> None:
-        database = Database.open(f"{scheme}://ann@db.example/fusery")
-        assert database.dialect == "postgresql"
-        assert database.path is None
-        assert database.display_url == "postgresql://ann@db.example/fusery"
-
-    def test_secrets_are_masked(self) -> None:
-        database = Database.open(
-            "postgresql://ann:hunter2@db.example/fusery?sslpassword=hunter2&password=hunter2&sslmode=require"
-        )
-        assert "hunter2" not in database.display_url
-        assert "sslmode=require" in database.display_url
-
-    def test_opening_makes_nothing(self, tmp_path: Path) -> None:
+    def test_opening_makes_and_imports_nothing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         Database.open(f"sqlite:///{tmp_path}/fusery.db").close()
         assert list(tmp_path.iterdir()) == []
-
-    def test_the_missing_driver_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setitem(sys.modules, "psycopg", None)
-        with pytest.raises(MissingExtraError) as caught:
-            Database.open("postgresql://localhost/x")
-        assert caught.value.hint == "pip install 'fusery[postgres]'"
-
-    def test_opening_imports_neither_alembic_nor_tenacity(self) -> None:
         code = "import sys, fusery.registry.database; sys.exit(any(n in sys.modules for n in ('alembic', 'tenacity')))"
         assert subprocess.run([sys.executable, "-P", "-c", code], check=False).returncode == 0
+        monkeypatch.setitem(sys.modules, "psycopg", None)
+        with pytest.raises(MissingExtraError):
+            Database.open("postgresql://localhost/x")
 
 
 class TestSqlite:
@@ -300,20 +218,6 @@ schema.require(Database.open(sys.argv[1]), may_create=True)
         url = f"sqlite:///{tmp_path}/home/fusery.db"
         running = [subprocess.Popen([sys.executable, "-P", "-c", code, url]) for _ in range(4)]
         assert [process.wait() for process in running] == [0] * 4
-
-    def test_a_lock_of_another_program_is_waited_for(self, sqlite_url: str) -> None:
-        path = str(make_url(sqlite_url).database)
-        other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        other.execute("BEGIN IMMEDIATE")
-        release = threading.Timer(0.5, lambda: other.execute("ROLLBACK"))
-        release.start()
-        database = Database.open(sqlite_url)
-        with database.write() as session:
-            session.add(tables.Task(name="a"))
-        release.join()
-        other.close()
-        assert count(database) == 1
-        database.close()
 
 
 class TestPostgresql:

@@ -11,10 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
-from sqlalchemy.exc import IntegrityError
 from tampered_database import unguarded
 
+from fusery.registry.catalog.journal_words import _TELLS
 from fusery.registry.database import Database, events
+from fusery.registry.database.actions import ACTIONS
 
 AT = datetime(2026, 1, 15, 14, 2, 3, 45, tzinfo=UTC)
 
@@ -57,32 +58,25 @@ def test_the_hash_is_what_the_documentation_says(database: Database) -> None:
     assert (first.seq, first.previous, second.previous) == (1, "0" * 64, first.hash)
 
 
-def test_a_sound_log_has_no_problems(database: Database) -> None:
-    assert problems(database) == []
-    fill(database, 7)
-    assert problems(database) == []
-
-
 @pytest.mark.parametrize(
-    ("statement", "seq", "said"),
+    ("statement", "seq"),
     [
-        ("UPDATE event SET actor = 'eve' WHERE seq = 4", 4, "entry 4 was changed"),
-        ("UPDATE event SET action = 'alias.removed' WHERE seq = 4", 4, "entry 4 was changed"),
-        ("UPDATE event SET subject = 'x' WHERE seq = 4", 4, "entry 4 was changed"),
-        ("UPDATE event SET subject_kind = 'base' WHERE seq = 4", 4, "entry 4 was changed"),
-        ("UPDATE event SET detail = '{\"number\": 4}' WHERE seq = 4", 4, "entry 4 was changed"),
-        ("UPDATE event SET at = '2026-01-19 14:02:03.000046' WHERE seq = 4", 4, "entry 4 was changed"),
-        ("UPDATE event SET seq = 9 WHERE seq = 7", 9, "jumps from entry 6 to entry 9"),
-        ("DELETE FROM event WHERE seq = 4", 5, "jumps from entry 3 to entry 5"),
-        ("DELETE FROM event WHERE seq < 3", 3, "jumps from entry 0 to entry 3"),
+        ("UPDATE event SET actor = 'eve' WHERE seq = 4", 4),
+        ("UPDATE event SET action = 'alias.removed' WHERE seq = 4", 4),
+        ("UPDATE event SET subject = 'x' WHERE seq = 4", 4),
+        ("UPDATE event SET subject_kind = 'base' WHERE seq = 4", 4),
+        ("UPDATE event SET detail = '{\"number\": 4}' WHERE seq = 4", 4),
+        ("UPDATE event SET at = '2026-01-19 14:02:03.000046' WHERE seq = 4", 4),
+        ("UPDATE event SET seq = 9 WHERE seq = 7", 9),
+        ("DELETE FROM event WHERE seq = 4", 5),
+        ("DELETE FROM event WHERE seq < 3", 3),
     ],
 )
-def test_tampering_shows(database: Database, statement: str, seq: int, said: str) -> None:
+def test_tampering_shows(database: Database, statement: str, seq: int) -> None:
     fill(database, 7)
+    assert problems(database) == []
     tamper(database, statement)
-    found = problems(database)
-    assert found[0].seq == seq
-    assert said in found[0].message
+    assert problems(database)[0].seq == seq
 
 
 def test_an_entry_that_was_rehashed_breaks_the_next(database: Database) -> None:
@@ -91,7 +85,7 @@ def test_an_entry_that_was_rehashed_breaks_the_next(database: Database) -> None:
         forged = events.history(session)[3]
         forged.actor = "eve"
         forged.hash = events.event_hash(forged)
-    assert problems(database) == [events.Problem(5, "entry 5 does not follow from entry 4")]
+    assert [problem.seq for problem in problems(database)] == [5]
 
 
 def test_a_time_that_is_none_is_a_problem_and_not_a_crash(sqlite_url: str) -> None:
@@ -100,21 +94,7 @@ def test_a_time_that_is_none_is_a_problem_and_not_a_crash(sqlite_url: str) -> No
     tamper(database, "UPDATE event SET at = 'yesterday' WHERE seq = 4")
     found = problems(database)
     assert [problem.seq for problem in found] == [4, 5]
-    assert "not readable" in found[0].message
     database.close()
-
-
-def test_a_log_cut_off_at_its_end_shows_against_a_noted_hash(database: Database) -> None:
-    fill(database, 7)
-    with database.read() as session:
-        noted = events.last(session)
-    tamper(database, "DELETE FROM event WHERE seq = 7")
-    assert problems(database) == []
-    with database.read() as session:
-        newest = events.last(session)
-    assert noted is not None
-    assert newest is not None
-    assert newest.hash != noted.hash
 
 
 def test_an_entry_of_a_transaction_that_failed_leaves_no_gap(database: Database) -> None:
@@ -122,44 +102,20 @@ def test_an_entry_of_a_transaction_that_failed_leaves_no_gap(database: Database)
     with pytest.raises(RuntimeError), database.write() as session:
         events.record(session, action="alias.moved", kind="k", subject="s", detail={}, actor="ann")
         raise RuntimeError
-    with database.write() as session:
-        event = events.record(session, action="alias.moved", kind="k", subject="s", detail={}, actor="ann")
-    assert event.seq == 3
-    assert problems(database) == []
-
-
-def test_the_database_says_when_unless_told(database: Database) -> None:
-    with database.write() as session:
-        event = events.record(session, action="alias.moved", kind="k", subject="s", detail={}, actor="ann")
-        assert abs((event.at - database.utcnow(session)).total_seconds()) < 60
-
-
-def test_the_same_moment_in_another_zone_is_the_same_entry(database: Database) -> None:
+    for loss in (float("nan"), float("inf")):  # which JSON cannot say
+        with pytest.raises(ValueError, match="JSON"), database.write() as session:
+            detail = {"loss": loss}
+            events.record(session, action="alias.moved", kind="k", subject="s", detail=detail, actor="ann")
     east = AT.astimezone(timezone(timedelta(hours=5, minutes=30)))
     with database.write() as session:
-        event = events.record(
+        event = events.record(session, action="alias.moved", kind="k", subject="s", detail={}, actor="ann")
+        assert abs((event.at - database.utcnow(session)).total_seconds()) < 600
+        other = events.record(
             session, action="alias.moved", kind="k", subject="s", detail={}, actor="ann", at=east
         )
-        assert event.at == AT
+        assert other.at == AT
+    assert (event.seq, other.seq) == (3, 4)
     assert problems(database) == []
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_what_json_cannot_say_is_refused(database: Database, value: float) -> None:
-    with pytest.raises(ValueError, match="JSON"), database.write() as session:
-        events.record(
-            session, action="alias.moved", kind="k", subject="s", detail={"loss": value}, actor="ann"
-        )
-
-
-def test_two_entries_cannot_have_one_number(database: Database) -> None:
-    fill(database, 2)
-    with pytest.raises(IntegrityError):
-        tamper(
-            database,
-            "INSERT INTO event (seq, at, actor, action, subject_kind, subject, detail, previous, hash) "
-            "SELECT seq, at, actor, action, subject_kind, subject, detail, previous, 'other' FROM event WHERE seq = 2",
-        )
 
 
 def test_history_filters(database: Database) -> None:
@@ -195,7 +151,7 @@ JSON = st.recursive(
 
 
 @settings(
-    max_examples=40,
+    max_examples=25,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
@@ -217,3 +173,9 @@ def test_whatever_is_recorded_is_read_back_and_verifies(
         assert (event.seq, event.subject, event.actor, event.at) == (recorded.seq, subject, actor, at)
         assert json.loads(event.detail) == json.loads(json.dumps(detail))
         assert list(events.verify_chain(session)) == []
+
+
+def test_only_declared_actions_are_recorded_and_told_in_words(database: Database) -> None:
+    assert set(_TELLS) <= set(ACTIONS)
+    with pytest.raises(ValueError, match="adapter.vanished"), database.write() as session:
+        events.record(session, action="adapter.vanished", kind="adapter", subject="x", detail={}, actor="ann")

@@ -15,13 +15,13 @@ import tiny_models
 from postgres_server import RestartedServer
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
+from store_shelf import open_workspace
 
 from fusery.registry import Registry, tables
 from fusery.registry.database import Database, events, leases, schema
 from fusery.registry.database.owner import Owner
 from fusery.registry.errors import DatabaseUnavailableError
-from fusery.registry.settings.settings import Settings
-from fusery.registry.workspace import Workspace
 
 KILL = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
 
@@ -36,19 +36,6 @@ def server() -> Iterator[RestartedServer]:
 def kill_connections(url: str) -> None:
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(KILL)
-
-
-def opened(folder: Path, url: str) -> Registry:
-    settings = Settings(
-        home=folder / "home",
-        database_url=url,
-        store_url="",
-        store_options={},
-        cache_dir=None,
-        cache_limit=1 << 40,
-        user="tester",
-    )
-    return Registry(Workspace(settings))
 
 
 class TestLostConnections:
@@ -68,21 +55,9 @@ class TestLostConnections:
             assert [task.name for task in session.query(tables.Task)] == ["try 2"]
         database.close()
 
-    def test_other_work_is_not_and_says_so(self, postgres_url: str) -> None:
-        database = Database.open(postgres_url)
-        with (
-            pytest.raises(DatabaseUnavailableError, match="lost the connection") as caught,
-            database.write() as session,
-        ):
-            session.add(tables.Task(name="a"))
-            kill_connections(postgres_url)
-            session.flush()
-        assert caught.value.hint
-        with database.read() as session:  # on a new connection
-            assert session.query(tables.Task).count() == 0
-        database.close()
-
-    def test_it_is_not_tried_for_ever(self, postgres_url: str) -> None:
+    def test_it_is_not_tried_for_ever(
+        self, postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         database = Database.open(postgres_url)
         tries = []
 
@@ -94,15 +69,26 @@ class TestLostConnections:
         with pytest.raises(DatabaseUnavailableError):
             database.repeat(fail)
         assert 1 < len(tries) < 10
+        with pytest.raises(DatabaseUnavailableError) as caught, database.write() as session:
+            session.add(tables.Task(name="a"))  # work that may not be done twice
+            kill_connections(postgres_url)
+            session.flush()
+        assert caught.value.hint
+        with database.read() as session:  # on a new connection
+            assert session.query(tables.Task).count() == 0
         database.close()
+        slept: list[float] = []
+        monkeypatch.setattr(time, "sleep", slept.append)
+        database = Database.open(f"postgresql://nobody@/none?host={tmp_path}")  # a server that never answered
+        with pytest.raises(DatabaseUnavailableError), database.read():
+            pytest.fail("there is no server")
+        assert slept == []
 
     def test_a_lease_whose_answer_was_lost_is_ours(
         self, postgres_url: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The commit has happened and its answer is lost: trying again must not find a stranger in possession."""
         database = Database.open(postgres_url)
-        from sqlalchemy.orm import Session
-
         commit, lost = Session.commit, []
 
         def commit_and_lose(session: Session) -> None:
@@ -118,16 +104,6 @@ class TestLostConnections:
         with database.write() as session:
             lease.publish(session)
         database.close()
-
-    def test_a_server_that_never_answered_is_named_at_once(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        database = Database.open(f"postgresql://nobody@/none?host={tmp_path}")
-        slept: list[float] = []
-        monkeypatch.setattr(time, "sleep", slept.append)
-        with pytest.raises(DatabaseUnavailableError, match="cannot use"), database.read():
-            pytest.fail("there is no server")
-        assert slept == []
 
     def test_a_pooled_connection_has_no_state(self, postgres_url: str) -> None:
         """What pgbouncer needs to give each transaction another connection of the server's."""
@@ -171,7 +147,7 @@ class TestRestart:
         ]
         done: list[str] = []
         failed: list[DatabaseUnavailableError] = []
-        with opened(tmp_path, server.url) as registry:
+        with Registry(open_workspace(tmp_path / "home", server.url)) as registry:
             registry.init()
             registry.bases.add(base, name="tiny", reference=True)
             ended = threading.Event()
@@ -222,21 +198,3 @@ class TestClocks:
             now = Database.utcnow(session)
             assert {lease.owner for lease in session.query(tables.Lease)} == {""}
         assert abs((now - started).total_seconds()) < 600
-
-    def test_records_have_the_time_of_the_database(
-        self, database: Database, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        right = time.time
-        monkeypatch.setattr(time, "time", lambda: right() + 7200)
-        lease = leases.acquire(database, "k", Owner.current(), ttl=60.0)
-        assert isinstance(lease, leases.Lease)
-        lease.check()
-        monkeypatch.setattr(time, "time", lambda: right() - 7200)
-        lease.check()
-        assert isinstance(leases.acquire(database, "k", Owner.current()), leases.Busy)
-        with database.write() as session:
-            event = events.record(
-                session, action="records.changed", kind="task", subject="a", detail={}, actor="worker"
-            )
-            lease.publish(session)
-        assert abs(event.at.timestamp() - right()) < 60

@@ -44,7 +44,7 @@ def test_a_network_file_system_is_refused_unless_allowed(
     mounts.write_text(f"22 1 0:26 / {tmp_path.resolve()} rw - nfs4 server:/home rw\n")
     monkeypatch.setattr("fusery.registry.database.filesystems._MOUNTS", mounts)
     url = f"sqlite:///{tmp_path}/not/yet/fusery.db"
-    with pytest.raises(DatabaseUnavailableError, match="network file system nfs4") as caught:
+    with pytest.raises(DatabaseUnavailableError) as caught:
         Database.open(url)
     assert "PostgreSQL" in (caught.value.hint or "")
     database = Database.open(url, allow_network_file_system=True)

@@ -49,30 +49,23 @@ def test_there_is_one_head_and_the_program_knows_it() -> None:
     assert ScriptDirectory.from_config(config).get_heads() == [schema.HEAD]
 
 
-def test_up_from_nothing(empty: Database) -> None:
-    assert schema.state(empty) == schema.SchemaState(None, schema.HEAD, "empty")
-    assert schema.upgrade(empty).status == "empty"
-    assert schema.state(empty) == schema.SchemaState(schema.HEAD, schema.HEAD, "current")
-    assert schema.upgrade(empty).status == "current"
-    assert schema.check(empty) == []
-
-
-def test_looking_makes_no_file(tmp_path: Path) -> None:
-    database = Database.open(f"sqlite:///{tmp_path}/fusery.db")
-    assert schema.state(database).status == "empty"
-    with pytest.raises(SchemaError):
-        schema.require(database, may_create=False)
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_migrations_make_exactly_the_tables_of_the_program(empty: Database, empty_url: str) -> None:
     with empty.schema_change() if empty.path is None else _in_folder(empty) as connection:
         tables.metadata.create_all(connection)
     expected = snapshot(empty)
     with empty.schema_change() as connection:
         tables.metadata.drop_all(connection)
-    schema.upgrade(empty)
+    assert schema.state(empty) == schema.SchemaState(None, schema.HEAD, "empty")
+    assert schema.upgrade(empty).status == "empty"
+    assert schema.state(empty) == schema.SchemaState(schema.HEAD, schema.HEAD, "current")
+    assert schema.upgrade(empty).status == "current"
+    assert schema.check(empty) == []
     migrated = snapshot(empty)
+    schema.downgrade(empty, "base")
+    assert set(snapshot(empty)) == {schema.VERSION_TABLE}
+    assert schema.state(empty).status == "empty"
+    schema.upgrade(empty)
+    assert snapshot(empty) == migrated
     del migrated[schema.VERSION_TABLE]
     assert migrated == expected
 
@@ -80,16 +73,6 @@ def test_migrations_make_exactly_the_tables_of_the_program(empty: Database, empt
 def _in_folder(database: Database) -> Any:
     database.make_folder()
     return database.schema_change()
-
-
-def test_up_down_up(empty: Database) -> None:
-    schema.upgrade(empty)
-    first = snapshot(empty)
-    schema.downgrade(empty, "base")
-    assert set(snapshot(empty)) == {schema.VERSION_TABLE}
-    assert schema.state(empty).status == "empty"
-    schema.upgrade(empty)
-    assert snapshot(empty) == first
 
 
 def test_check_names_what_differs(database: Database) -> None:
@@ -101,26 +84,23 @@ def test_check_names_what_differs(database: Database) -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "status", "said", "hint"),
+    ("version", "status", "hint"),
     [
-        ("9999", "newer", f"is at 9999, this program knows up to {schema.HEAD}", "--upgrade fusery"),
-        ("0000", "older", f"is at 0000, this version of fusery needs {schema.HEAD}", "fusery db upgrade"),
-        ("ae1027a6acf", "foreign", "it is at ae1027a6acf", "FUSERY_DATABASE_URL"),
+        ("9999", "newer", "--upgrade fusery"),
+        ("0000", "older", "fusery db upgrade"),
+        ("ae1027a6acf", "foreign", "FUSERY_DATABASE_URL"),
     ],
-    ids=["newer", "older", "foreign"],
 )
-def test_another_revision_is_refused(
-    database: Database, version: str, status: str, said: str, hint: str
-) -> None:
+def test_another_revision_is_refused(database: Database, version: str, status: str, hint: str) -> None:
     execute(database, f"UPDATE alembic_version SET version_num = '{version}'")
     before = snapshot(database)
     assert schema.state(database).status == status
     for may_create in (False, True):
-        with pytest.raises(SchemaError, match=said) as caught:
+        with pytest.raises(SchemaError, match=version) as caught:
             schema.require(database, may_create=may_create)
         assert hint in (caught.value.hint or "")
     if status != "older":
-        with pytest.raises(SchemaError, match=said):
+        with pytest.raises(SchemaError, match=version):
             schema.upgrade(database)
     assert snapshot(database) == before
     assert schema.state(database).current == version
@@ -148,9 +128,9 @@ def test_a_foreign_database_is_refused_untouched(empty: Database, statements: li
     execute(empty, *statements)
     before = snapshot(empty)
     assert schema.state(empty).status == "foreign"
-    with pytest.raises(SchemaError, match="not a registry"):
+    with pytest.raises(SchemaError):
         schema.require(empty, may_create=True)
-    with pytest.raises(SchemaError, match="not a registry"):
+    with pytest.raises(SchemaError):
         schema.upgrade(empty)
     assert snapshot(empty) == before
 
@@ -163,7 +143,7 @@ def test_a_file_of_another_program_is_not_touched(tmp_path: Path) -> None:
     before = path.read_bytes()
     database = Database.open(f"sqlite:///{path}")
     for refused in (lambda: schema.require(database, may_create=True), lambda: schema.upgrade(database)):
-        with pytest.raises(SchemaError, match="not a registry"):
+        with pytest.raises(SchemaError):
             refused()
     database.close()
     assert path.read_bytes() == before
@@ -171,22 +151,17 @@ def test_a_file_of_another_program_is_not_touched(tmp_path: Path) -> None:
 
 
 def test_require_creates_only_an_embedded_database(empty: Database) -> None:
-    with pytest.raises(SchemaError, match="no registry") as caught:
+    with pytest.raises(SchemaError) as caught:
         schema.require(empty, may_create=False)
+    assert empty.path is None or not empty.path.parent.exists()
     assert caught.value.hint == "fusery init"
     if empty.path is None:
-        with pytest.raises(SchemaError, match="no registry"):
+        with pytest.raises(SchemaError):
             schema.require(empty, may_create=True)
         assert schema.state(empty).status == "empty"
     else:
         schema.require(empty, may_create=True)
         assert schema.state(empty).status == "current"
-
-
-def run_python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-P", "-c", code, *arguments], capture_output=True, text=True, check=False
-    )
 
 
 def test_a_current_database_is_accepted_without_alembic(database_url: str) -> None:
@@ -196,7 +171,8 @@ from fusery.registry.database import Database, schema
 schema.require(Database.open(sys.argv[1]), may_create=True)
 sys.exit(sorted(name for name in ("alembic", "tenacity", "mako", "fusery.registry.tables") if name in sys.modules))
 """
-    done = run_python(code, database_url)
+    command = [sys.executable, "-P", "-c", code, database_url]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr.strip()) == (1, "[]")
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from fusery.registry import Registry
+from fusery.registry.database.guards import lifted
 
 
 @pytest.fixture
@@ -31,3 +34,27 @@ def with_base(registry: Registry, tiny_base: Path) -> Registry:
     """A registry that has a base, for what a tracker keeps."""
     registry.bases.add(tiny_base, name="tiny")
     return registry
+
+
+@pytest.fixture
+def sound(other: Registry) -> Iterator[Registry]:
+    """The other registry, which must be sound at the end."""
+    yield other
+    assert other.upkeep.audit().ok, other.upkeep.audit().problems
+
+
+@pytest.fixture
+def edit(stocked: Registry) -> Callable[..., None]:
+    """A function that changes rows of the stocked registry without fusery."""
+
+    def run(*statements: str) -> None:
+        database = stocked.workspace.database
+        with database.schema_change() as connection, lifted(connection):
+            for statement in statements:
+                connection.execute(text(statement.format(soon=SOON)))
+
+    return run
+
+
+SOON = (datetime.now(UTC) + timedelta(hours=20)).strftime("%Y-%m-%d %H:%M:%S.%f")
+"""A moment in the future, within the difference that clocks may have."""

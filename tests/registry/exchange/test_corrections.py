@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -36,13 +36,6 @@ def amended(stocked: Registry) -> Registry:
         ONE, dataset="catalogue", dataset_revision="v2", clear=["tag.team"], reason="sheet"
     )
     return stocked
-
-
-@pytest.fixture
-def sound(other: Registry) -> Iterator[Registry]:
-    """The other registry, which must be sound at the end."""
-    yield other
-    assert other.upkeep.audit().ok, other.upkeep.audit().problems
 
 
 def test_a_new_adapter_brings_its_amendments(amended: Registry, sound: Registry, other_home: Path) -> None:
@@ -127,45 +120,35 @@ def test_a_promotion_is_overtaken_by_what_comes(stocked: Registry, other: Regist
     assert [problem.code for problem in other.upkeep.audit().problems] == ["amended_after_promotion"]
 
 
-FORGED = {
-    "a field of another kind": "UPDATE amendment SET field = 'rank'",
-    "no JSON": "UPDATE amendment SET before = '{'",
-    "another spelling": "UPDATE amendment SET before = '0.610'",
-    "no number": "UPDATE amendment SET before = '\"0.61\"'",
-    "a whole number": "UPDATE amendment SET before = '1'",
-    "not to what is on record": "UPDATE amendment SET after = '0.5'",
-    "no such tag": "UPDATE amendment SET field = 'tag.a b'",
-    "control characters": "UPDATE amendment SET field = 'note', before = '\"\\u0000\"'",
-}
-
-
-@pytest.mark.parametrize("forged", FORGED)
-def test_amendments_that_are_none_keep_the_adapter_out(
-    stocked: Registry, sound: Registry, other_home: Path, forged: str
+@pytest.mark.parametrize(
+    "forged",
+    [
+        "field = 'rank'",
+        "before = '{{'",
+        "before = '0.610'",
+        "before = '\"0.61\"'",
+        "before = '1'",
+        "after = '0.5'",
+        "field = 'tag.a b'",
+        "field = 'note', before = '\"\\u0000\"'",
+        "field = 'date', before = '\"20250101\"', after = '\"20260115\"'",
+    ],
+)
+def test_invalid_amendments_keep_the_adapter_out(
+    stocked: Registry, sound: Registry, other_home: Path, edit: Callable[..., None], forged: str
 ) -> None:
     stocked.adapters.amend(ONE, val_loss=0.061, reason="typo")
-    with stocked.workspace.database.write() as session:
-        session.execute(text(FORGED[forged]))
+    edit(f"UPDATE amendment SET {forged}")
     with pytest.raises(BadInputError):
         stocked.exchange.push("course_rec@1", other_home)
     assert sound.adapters.list() == []
 
 
-def test_a_name_must_be_that_of_the_first_day(amended: Registry, sound: Registry, other_home: Path) -> None:
-    with amended.workspace.database.write() as session:
-        session.execute(text("UPDATE amendment SET before = '\"20250101\"' WHERE field = 'date'"))
-    with pytest.raises(BadInputError, match="on record as course_rec_v1_20250101"):
-        amended.exchange.push("course_rec@1", other_home)
-    assert sound.adapters.list() == []
-
-
 def test_amendments_by_a_clock_that_is_ahead_count_from_now_on(
-    stocked: Registry, sound: Registry, other_home: Path
+    stocked: Registry, sound: Registry, other_home: Path, edit: Callable[..., None]
 ) -> None:
-    soon = (datetime.now(UTC) + timedelta(hours=20)).strftime("%Y-%m-%d %H:%M:%S.%f")
     stocked.adapters.amend(ONE, val_loss=0.061, reason="typo")
-    with stocked.workspace.database.write() as session:
-        session.execute(text(f"UPDATE amendment SET since = '{soon}', at = '{soon}'"))
+    edit("UPDATE amendment SET since = '{soon}', at = '{soon}'")
     stocked.exchange.push("course_rec@1", other_home)
     now = datetime.now(UTC).isoformat()
     assert sound.adapters.show(ONE, at=now)["val_loss"] == 0.061
@@ -179,12 +162,7 @@ def test_an_exported_folder_keeps_the_day_that_was_corrected(
     folder = amended.exchange.export(ONE, tmp_path / "out").path
     sound.bases.add(tiny_base, name="tiny")
     view = sound.exchange.import_folder(folder)
-    assert (view["name"], view["date"], view["val_loss"], view["dataset"]) == (
-        ONE,
-        "20260114",
-        0.061,
-        "catalogue",
-    )
+    assert (view["name"], view["date"], view["val_loss"]) == (ONE, "20260114", 0.061)
     assert [each["field"] for each in view["amendments"]] == ["date"]
     again = sound.exchange.import_folder(folder)
     assert (again.created, again["date"]) == (False, "20260114")
@@ -199,12 +177,11 @@ def test_bytes_that_were_registered_anew_are_another_record_there_too(
     new = stocked.adapters.register(tmp_path / "first", base="tiny", task="course_rec", alpha=99.0)
     assert new["version"] == 3
     stocked.exchange.push("course_rec", other_home)
-    assert [
-        (view["version"], view["yanked"], view["alpha"]) for view in sound.adapters.history("course_rec")
-    ] == [
-        (1, True, 160.0),
-        (2, False, 80.0),
-        (3, False, 99.0),
+    history = sound.adapters.history("course_rec")
+    assert [(view["yanked"], view["alpha"]) for view in history] == [
+        (True, 160.0),
+        (False, 80.0),
+        (False, 99.0),
     ]
     assert {item.state for item in stocked.exchange.push("course_rec", other_home).items_} == {"present"}
 
@@ -212,7 +189,6 @@ def test_bytes_that_were_registered_anew_are_another_record_there_too(
 def test_the_log_grows_by_the_same_with_each_round(
     stocked: Registry, sound: Registry, other_home: Path
 ) -> None:
-    """Two registries that amend and exchange in turns: each entry refers to the other's by hash, each once."""
     sizes = []
     stocked.exchange.push(ONE, other_home)
     for number in range(8):

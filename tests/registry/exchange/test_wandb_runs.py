@@ -12,7 +12,7 @@ import pytest
 from wandb_server import ENTITY, KEY, PROJECT, Artifact, Tracker, WandbRun, running_tracker
 
 from fusery.registry import Registry
-from fusery.registry.errors import BadInputError, MissingExtraError, UnknownReferenceError
+from fusery.registry.errors import BadInputError, MissingExtraError, RegistryError, UnknownReferenceError
 from fusery.registry.exchange import wandb_runs as reading
 from fusery.testing.sources import SourceContract
 
@@ -108,14 +108,17 @@ def test_a_run_becomes_an_adapter_with_all_that_wandb_knows(
 def test_the_second_time_everything_is_known_and_versions_go_by_time(
     with_base: Registry, tiny_base: Path, tracker: Tracker, tmp_path: Path
 ) -> None:
-    late = WandbRun("late1", "late", logged=[Artifact("adapter", peft(tmp_path / "a", tiny_base))])
-    early = WandbRun(
-        "early1",
-        "early",
-        began="2026-09-20T10:00:00Z",
-        logged=[Artifact("adapter", peft(tmp_path / "b", tiny_base, 1))],
-    )
-    tracker.runs = [late, early]
+    tracker.runs = [
+        WandbRun(
+            f"{name}1",
+            name,
+            began=began,
+            logged=[Artifact("adapter", peft(tmp_path / name, tiny_base, seed))],
+        )
+        for seed, (name, began) in enumerate(
+            (("late", "2026-09-21T10:00:00Z"), ("early", "2026-09-20T10:00:00Z"))
+        )
+    ]
     first = with_base.exchange.import_runs(SOURCE, "wandb", base="tiny")
     assert [(each.run_name, each.adapter) for each in first] == [
         ("early", "lessons_v1_20260920"),
@@ -206,25 +209,33 @@ def test_what_an_artifact_only_refers_to_is_never_fetched(
             ],
         )
     ]
-    with pytest.raises(BadInputError, match="no adapter found in 1 run of wandb"):
+    with pytest.raises(BadInputError):
         with_base.exchange.import_runs(SOURCE, "wandb", base="tiny", dry_run=True)
 
 
-@pytest.mark.parametrize(
-    ("source", "runs", "kind", "said"),
-    [
-        ("lessons", [], BadInputError, "is no project of W&B"),
-        ("https://wandb.ai/team/lessons", [], BadInputError, "is no project of W&B"),
-        ("team/elsewhere", [], UnknownReferenceError, "has no project team/elsewhere"),
-        (SOURCE, ["nope"], UnknownReferenceError, "has no run 'nope'"),
-        (SOURCE, ["../x"], UnknownReferenceError, "has no run"),
-    ],
-)
-def test_what_is_not_there(
-    with_base: Registry, tracker: Tracker, source: str, runs: list[str], kind: type[Exception], said: str
-) -> None:
-    with pytest.raises(kind, match=said):
-        with_base.exchange.import_runs(source, "wandb", runs=runs)
+def test_what_is_not_there(with_base: Registry, tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever goes wrong, the key is in no message, and the process is as it was afterwards."""
+    before = dict(os.environ)
+    cases: list[tuple[str, dict[str, list[str]], type[RegistryError]]] = [
+        ("lessons", {}, BadInputError),
+        ("https://wandb.ai/team/lessons", {}, BadInputError),
+        (SOURCE, {}, BadInputError),  # no run
+        (SOURCE, {"experiments": ["x"]}, BadInputError),  # they are MLflow's
+        ("team/elsewhere", {}, UnknownReferenceError),
+        (SOURCE, {"runs": ["nope"]}, UnknownReferenceError),
+        (SOURCE, {"runs": ["../x"]}, UnknownReferenceError),
+    ]
+    for source, asked, kind in cases:
+        with pytest.raises(kind):
+            with_base.exchange.import_runs(source, "wandb", **asked)  # type: ignore[arg-type]
+    assert dict(os.environ) == before
+    tracker.error = f"the key {KEY} has no rights"
+    for url in (tracker.url, "http://127.0.0.1:9"):
+        monkeypatch.setenv("WANDB_BASE_URL", url)
+        monkeypatch.setattr(reading, "_SECONDS", 2)
+        with pytest.raises(BadInputError) as refused:
+            with_base.exchange.import_runs(SOURCE, "wandb")
+        assert KEY not in f"{refused.value.message}{refused.value.hint}{refused.value.__context__!r}"
 
 
 def test_nobody_is_asked_for_a_key_on_the_terminal(
@@ -232,45 +243,25 @@ def test_nobody_is_asked_for_a_key_on_the_terminal(
 ) -> None:
     monkeypatch.delenv("WANDB_API_KEY")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    with pytest.raises(BadInputError, match="nobody is logged in to W&B here"):
+    with pytest.raises(BadInputError):
         with_base.exchange.import_runs(SOURCE, "wandb")
     assert tracker.asked == []
     (tmp_path / "netrc").write_text(
         f"machine {tracker.url.rpartition('/')[2]} login user password {KEY}\n", encoding="utf-8"
     )
     (tmp_path / "netrc").chmod(0o600)
-    with pytest.raises(BadInputError, match="no adapter found in 0 runs of wandb"):
+    with pytest.raises(BadInputError):
         with_base.exchange.import_runs(SOURCE, "wandb")
     assert tracker.keys == {KEY}
 
 
-def test_a_server_that_is_away(
-    with_base: Registry, tracker: Tracker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    monkeypatch.setattr(reading, "_SECONDS", 2)
-    with pytest.raises(BadInputError, match="W&B cannot be read") as refused:
-        with_base.exchange.import_runs(SOURCE, "wandb")
-    assert KEY not in str(refused.value) + repr(refused.value.__context__)
-
-
-def test_experiments_are_mlflow_s(with_base: Registry) -> None:
-    with pytest.raises(BadInputError, match="W&B has no experiments"):
-        with_base.exchange.import_runs(SOURCE, "wandb", experiments=["x"])
-
-
 def test_without_the_extra(with_base: Registry, tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "wandb", None)
-    with pytest.raises(MissingExtraError, match="W&B needs packages") as refused:
-        with_base.exchange.import_runs(SOURCE, "wandb")
-    assert "fusery[wandb]" in (refused.value.hint or "")
-
-
-def test_the_client_is_calm_only_while_it_reads(with_base: Registry, tracker: Tracker) -> None:
-    before = dict(os.environ)
-    with pytest.raises(BadInputError, match="no adapter found"):
-        with_base.exchange.import_runs(SOURCE, "wandb")
-    assert dict(os.environ) == before
+    monkeypatch.setitem(__import__("sys").modules, "mlflow", None)
+    for kind in ("wandb", "mlflow"):
+        with pytest.raises(MissingExtraError) as refused:
+            with_base.exchange.import_runs(SOURCE, kind)
+        assert f"fusery[{kind}]" in (refused.value.hint or "")
 
 
 def test_a_reference_under_another_spelling_is_never_fetched(
@@ -340,13 +331,6 @@ def test_a_run_that_cannot_be_read_keeps_no_other_out(
     refused, done = with_base.exchange.import_runs(SOURCE, "wandb", base="tiny")
     assert (refused.run, refused.adapter, done.adapter) == ("bad", None, "lessons_v1_20260921")
     assert "W&B's run bad cannot be read" in (refused.error or "")
-
-
-def test_a_key_that_the_server_says_again_is_in_no_message(with_base: Registry, tracker: Tracker) -> None:
-    tracker.error = f"the key {KEY} has no rights"
-    with pytest.raises(BadInputError) as refused:
-        with_base.exchange.import_runs(SOURCE, "wandb")
-    assert KEY not in refused.value.message + str(refused.value.hint)
 
 
 def test_lists_without_an_end(with_base: Registry, tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:

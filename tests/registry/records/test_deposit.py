@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import func, select, update
+from waiting import wait_until
 
 from fusery.registry import tables
 from fusery.registry.database import Database, intents
@@ -24,6 +24,7 @@ from fusery.storage.interface import Blob
 from fusery.storage.local import LocalStore
 from fusery.storage.manifest import FileEntry, Manifest
 
+pytestmark = pytest.mark.timing
 DATA = b"weights"
 DIGEST = digest_bytes(DATA)
 
@@ -111,20 +112,25 @@ class TestDeposit:
         assert store.puts == [0]
         assert files(database) == {"a": DIGEST, "b": DIGEST}
 
-    def test_the_same_again_is_the_same_row(self, database: Database, make: Callable[[], Deposit]) -> None:
-        first = make()
-        first.put({"a": DATA})
-        number = commit(database, first)
-        again = make()
-        again.put({"a": DATA})
-        assert commit(database, again) == number
-
-    def test_two_at_once_are_the_same_row(self, database: Database, make: Callable[[], Deposit]) -> None:
+    def test_two_at_once_and_later_ones_are_the_same_row(
+        self, database: Database, store: WatchedStore, make: Callable[[], Deposit]
+    ) -> None:
         one, other = make(), make()
         one.put({"a": DATA})
         other.put({"a": DATA})
-        assert commit(database, one) == commit(database, other)
+        number = commit(database, one)
+        assert commit(database, other) == number
         assert alive(database) == 0
+        place = store.local_path(DIGEST)
+        assert place is not None
+        place.chmod(0o600)
+        place.write_bytes(b"wEights")
+        again = make()
+        with pytest.raises(RuntimeError), database.write() as session:
+            again.commit(session)  # nothing was put
+        again.put({"a": DATA})
+        assert commit(database, again) == number
+        store.verify(DIGEST, len(DATA))  # what was damaged is repaired
 
     def test_a_transaction_that_fails_records_nothing(
         self, database: Database, make: Callable[[], Deposit]
@@ -185,37 +191,9 @@ class TestDeposit:
         assert alive(database) == 0
         assert list(store.blobs()) == []
 
-    def test_storing_again_repairs_a_damaged_blob(
-        self, database: Database, store: WatchedStore, make: Callable[[], Deposit]
-    ) -> None:
-        first = make()
-        first.put({"a": DATA})
-        commit(database, first)
-        place = store.local_path(DIGEST)
-        assert place is not None
-        place.chmod(0o600)
-        place.write_bytes(b"wEights")
-        again = make()
-        again.put({"a": DATA})
-        commit(database, again)
-        store.verify(DIGEST, len(DATA))
-
-    def test_commit_comes_after_put(self, database: Database, make: Callable[[], Deposit]) -> None:
-        with pytest.raises(RuntimeError), database.write() as session:
-            make().commit(session)
-
 
 class TestCollector:
     """What a collector may have done to a blob, before, during and after the bytes were stored."""
-
-    def test_a_deleted_blob_comes_back_under_the_generation_it_left(
-        self, database: Database, store: WatchedStore, make: Callable[[], Deposit]
-    ) -> None:
-        commit_one(database, make)
-        set_blob(database, state="absent", generation=1)
-        commit_one(database, make)
-        assert (blob(database).state, blob(database).generation) == ("ready", 1)
-        assert store.read_bytes(DIGEST, generation=1, limit=100) == DATA
 
     def test_a_collector_that_died_is_passed_by_under_a_new_name(
         self, database: Database, store: WatchedStore, make: Callable[[], Deposit]
@@ -226,6 +204,12 @@ class TestCollector:
         assert (blob(database).state, blob(database).generation) == ("ready", 1)
         store.delete(DIGEST, generation=0)  # the collector wakes up
         assert store.read_bytes(DIGEST, generation=1, limit=100) == DATA
+        set_blob(
+            database, state="absent", generation=2
+        )  # deleted: it comes back under the generation it left
+        commit_one(database, make)
+        assert (blob(database).state, blob(database).generation) == ("ready", 2)
+        assert store.read_bytes(DIGEST, generation=2, limit=100) == DATA
 
     def test_a_collector_at_work_is_waited_for(self, database: Database, make: Callable[[], Deposit]) -> None:
         commit_one(database, make)
@@ -233,8 +217,7 @@ class TestCollector:
         deposit = make()
         storing = threading.Thread(target=deposit.put, args=({"a": DATA},))
         storing.start()
-        while alive(database) == 0:
-            time.sleep(0.01)
+        wait_until(lambda: alive(database))
         assert blob(database).state == "deleting"
         set_blob(database, state="absent", generation=1, tomb_expires=None)
         storing.join()
@@ -277,12 +260,10 @@ class TestCollector:
         ends: list[float] = []
 
         def look() -> None:
-            while len(set(ends)) < 2:
-                with database.read() as session:
-                    ends.extend(session.scalars(select(tables.Intent.expires)))
-                time.sleep(0.02)
+            with database.read() as session:
+                ends.extend(session.scalars(select(tables.Intent.expires)))
 
-        store.before_put = look
+        store.before_put = lambda: wait_until(lambda: look() or len(set(ends)) > 1)
         deposit = Deposit(database, store, Owner.current(), ttl=6)
         deposit.put({"a": DATA})
         assert ends == sorted(ends)
@@ -301,12 +282,11 @@ class TestReading:
         yield
 
     def test_intents_live_as_long_as_the_block(self, database: Database) -> None:
-        with intents.reading(database, [DIGEST], Owner.current()):
-            assert alive(database) == 1
-        assert alive(database) == 0
-
-    def test_an_exception_ends_them(self, database: Database) -> None:
         with pytest.raises(RuntimeError), intents.reading(database, [DIGEST], Owner.current()):
+            assert alive(database) == 1
+            with database.read() as session:
+                owner = Owner.parse(session.scalars(select(tables.Intent.owner)).one())
+            assert owner is not None and not owner.is_dead()
             raise RuntimeError
         assert alive(database) == 0
 
@@ -319,12 +299,6 @@ class TestReading:
             deposit.put({"a": DATA})
             commit(database, deposit)
             assert alive(database) == 1
-
-    def test_a_killed_reader_is_recognised(self, database: Database) -> None:
-        with intents.reading(database, [DIGEST], Owner.current()), database.read() as session:
-            owner = Owner.parse(session.scalars(select(tables.Intent.owner)).one())
-        assert owner is not None
-        assert not owner.is_dead()
 
     def test_many_blobs_at_once(self, database: Database) -> None:
         digests = [digest_bytes(str(number).encode()) for number in range(1201)]

@@ -11,8 +11,14 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from fusery.registry import Registry, tables
-from fusery.registry.errors import AlreadyExistsError, BadInputError, UnknownReferenceError
+from fusery.registry.errors import (
+    AlreadyExistsError,
+    BadInputError,
+    CheckFailedError,
+    UnknownReferenceError,
+)
 from fusery.registry.records.signatures import trusted_signers
+from fusery.registry.signing.sign import SigningKey
 
 pytest.importorskip("model_signing")
 REFERENCE, ALIAS = "course_rec@1", "course_rec#prod"
@@ -57,10 +63,9 @@ def test_a_revoked_key_counts_no_more_and_never_again(stocked: Registry, anna: P
     revoked = stocked.trust.revoke_key("anna", reason="the laptop was stolen")
     assert revoked["revoked_by"] == "tester" and counted(stocked) == []
     assert stocked.trust.revoke_key("anna") == revoked
-    with pytest.raises(AlreadyExistsError, match="revoked"):
-        stocked.trust.add_key("anna", anna.public, ["*#*"])
-    with pytest.raises(AlreadyExistsError, match="revoked"):
-        stocked.trust.add_key("another", anna.public, ["*#*"])
+    for name in ("anna", "another"):
+        with pytest.raises(AlreadyExistsError):
+            stocked.trust.add_key(name, anna.public, ["*#*"])
     events = [event for event in stocked.upkeep.log() if event["kind"] == "key"]
     assert [(event["action"], event["subject"]) for event in events] == [
         ("key.trusted", "anna"),
@@ -103,43 +108,29 @@ def test_a_forged_row_counts_for_nothing(stocked: Registry, anna: Pair, bert: Pa
     with stocked.workspace.database.write() as session:
         change(session, session.scalars(select(tables.Signature)).one(), what)
     assert counted(stocked) == counted(stocked, reference="course_rec@2") == []
-
-
-def test_a_forged_row_is_made_good_by_signing_again(stocked: Registry, anna: Pair) -> None:
-    stocked.trust.add_key("anna", anna.public, ["*#*"])
-    stocked.trust.sign(REFERENCE, anna.signing())
-    with stocked.workspace.database.write() as session:
-        change(session, session.scalars(select(tables.Signature)).one(), "no signature")
-    assert counted(stocked) == []
-    assert not stocked.trust.sign(REFERENCE, anna.signing()).existed
-    assert counted(stocked) == ["anna"]
+    if what == "no signature":  # signing again makes it good
+        assert not stocked.trust.sign(REFERENCE, anna.signing()).existed
+        assert counted(stocked) == ["anna"]
 
 
 def test_names_keys_and_patterns_are_checked(stocked: Registry, anna: Pair, bert: Pair) -> None:
     stocked.trust.add_key("anna", anna.public, ["*#prod"])
     assert stocked.trust.add_key("anna", anna.public, ["*#prod", "a#b"])["aliases"] == ["*#prod", "a#b"]
-    with pytest.raises(AlreadyExistsError, match="name of another key"):
-        stocked.trust.add_key("anna", bert.public, ["*#prod"])
-    with pytest.raises(AlreadyExistsError, match="trusted already, as anna"):
-        stocked.trust.add_key("bert", anna.public, ["*#prod"])
-    for pattern in ("prod", "", "a#b#c", "[a]#b", "a b#c"):
-        with pytest.raises(BadInputError, match="no pattern"):
-            stocked.trust.add_key("bert", bert.public, [pattern])
-    with pytest.raises(BadInputError, match="1 to 100") as caught:
-        stocked.trust.add_key("bert", bert.public, [])
-    assert "--fused" in str(caught.value.hint)
-    with pytest.raises(BadInputError, match="private key"):
-        stocked.trust.add_key("bert", bert.private, ["*#*"])
-    with pytest.raises(BadInputError, match="not a key name"):
-        stocked.trust.add_key("../bert", bert.public, ["*#*"])
+    for name, pair in (("anna", bert), ("bert", anna)):
+        with pytest.raises(AlreadyExistsError):
+            stocked.trust.add_key(name, pair.public, ["*#prod"])
+    for patterns in (["prod"], [""], ["a#b#c"], ["[a]#b"], ["a b#c"], []):
+        with pytest.raises(BadInputError):
+            stocked.trust.add_key("bert", bert.public, patterns)
+    for name, path in (("bert", bert.private), ("../bert", bert.public)):
+        with pytest.raises(BadInputError):
+            stocked.trust.add_key(name, path, ["*#*"])
     with pytest.raises(UnknownReferenceError):
         stocked.trust.revoke_key("nobody")
     assert [key["name"] for key in stocked.trust.list_keys()] == ["anna"]
 
 
 def test_no_private_key_and_no_passphrase_is_on_record(stocked: Registry, tmp_path: Path) -> None:
-    from fusery.registry.signing.sign import SigningKey
-
     pair = signing_keys.write_pair(tmp_path, "locked", passphrase=b"correct horse")
     stocked.trust.sign(REFERENCE, SigningKey(pair.private, lambda: b"correct horse"))
     stocked.trust.add_key("locked", pair.public, ["*#*"])
@@ -159,10 +150,8 @@ def test_signatures_travel_with_what_they_are_over(stocked: Registry, anna: Pair
     assert stocked.trust.sign(bundle.path, anna.signing()).existed
     stocked.trust.export_signature(bundle.manifest.digest, tmp_path / "again.sig")
     assert (tmp_path / "again.sig").read_bytes() == (tmp_path / "out.sig").read_bytes()
-    with pytest.raises(UnknownReferenceError, match="no signature by bert"):
+    with pytest.raises(UnknownReferenceError):
         stocked.trust.export_signature(bundle.manifest.digest, tmp_path / "x.sig", by="bert")
-    with pytest.raises(BadInputError, match="base model"):
-        stocked.trust.sign("tiny", anna.signing())
 
 
 def test_verifying_with_the_registry_at_hand(
@@ -181,23 +170,15 @@ def test_verifying_with_the_registry_at_hand(
     assert (found.registry["kind"], found.registry["aliases"]) == ("bundle", ["course_rec#prod"])
     stocked.trust.revoke_key("anna")
     assert [problem.code for problem in stocked.trust.verify(tmp_path / "out").problems] == ["revoked"]
+    with pytest.raises(BadInputError):
+        stocked.trust.sign("tiny", anna.signing())
     (tmp_path / "out" / "README.md").write_text("x")
+    with pytest.raises(CheckFailedError):  # a damaged bundle is not signed
+        stocked.trust.sign(str(tmp_path / "out"), bert.signing(), output=tmp_path / "damaged.sig")
+    assert not (tmp_path / "damaged.sig").exists()
     changed = stocked.trust.verify(tmp_path / "out")
     assert [problem.path for problem in changed.problems] == ["README.md"]
     assert changed.registry is not None and not changed.registry["known"]
-
-
-def test_a_damaged_bundle_is_not_signed(stocked: Registry, anna: Pair, tmp_path: Path) -> None:
-    from fusery.registry.errors import CheckFailedError
-
-    stocked.bundles.materialize("course_rec@1", tmp_path / "out")
-    weights = tmp_path / "out" / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1] + b"\0")
-    with pytest.raises(
-        CheckFailedError, match=r"model\.safetensors is not what fusery\.json lists, and nothing"
-    ):
-        stocked.trust.sign(str(tmp_path / "out"), anna.signing())
-    assert not (tmp_path / "out.sig").exists()
 
 
 def test_what_is_not_on_record_is_signed_beside_itself_only(
@@ -208,7 +189,7 @@ def test_what_is_not_on_record_is_signed_beside_itself_only(
     signed = stocked.trust.sign(str(tmp_path / "foreign"), anna.signing())
     assert (signed.recorded, signed.subject.kind, signed.output) == (False, None, tmp_path / "foreign.sig")
     (tmp_path / "foreign.sig").write_text("my own notes")
-    with pytest.raises(AlreadyExistsError, match="is no signature"):
+    with pytest.raises(AlreadyExistsError):
         stocked.trust.sign(str(tmp_path / "foreign"), anna.signing())
     assert (tmp_path / "foreign.sig").read_text() == "my own notes"
     stocked.trust.sign(str(tmp_path / "foreign"), anna.signing(), force=True)
