@@ -1,11 +1,9 @@
-"""Experts that PEFT adapts as one parameter, and mlx-lm's switch layers: computed by both libraries, on models of transformers."""
+"""Experts that PEFT adapts as one parameter, and mlx-lm's switch layers."""
 
 from __future__ import annotations
 
-import json
 import re
-import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -15,130 +13,18 @@ import numpy as np
 import pytest
 import tiny_architectures
 import tiny_models
-from both_libraries import apart, by_mlx, by_peft, fused
 from broken_adapters import Spoil
-from peft_folders import edit_config, make_experts, numbers, real_peft
+from peft_folders import edit_config, make_experts, numbers
 
 from fusery.registry import Registry
 from fusery.registry.adapters.folder import read_adapter_folder
 from fusery.registry.errors import BadInputError
 from fusery.registry.models.architecture import read_architecture
 from fusery.registry.models.experts import LAYOUTS
-from fusery.registry.records.base_files import base_folder
 from fusery.storage.jsonfile import read_object
 from fusery.storage.manifest import manifest_of
 
 pytest.importorskip("mlx_lm")
-
-EXPERTS = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
-ADAPTERS: Mapping[str, dict[str, Any]] = {
-    "both": {"target_parameters": EXPERTS, "target_modules": []},
-    "gate_up": {"target_parameters": EXPERTS[:1], "target_modules": []},
-    "down": {"target_parameters": EXPERTS[1:], "target_modules": []},
-    "mixed": {
-        "target_parameters": EXPERTS,
-        "target_modules": ["q_proj", "v_proj"],
-        "rank_pattern": {"down_proj": 2, "experts.gate_up_proj": 8},
-        "alpha_pattern": {"v_proj": 3},
-        "use_rslora": True,
-    },
-}
-"""Fields of what is trained."""
-
-
-@pytest.fixture(scope="module")
-def bases(module_registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Give the folder of a model of one class, which is made and added once."""
-    made: dict[str, Path] = {}
-
-    def get(kind: str) -> Path:
-        if kind not in made:
-            made[kind] = tmp_path_factory.mktemp(kind)
-            # mlx-lm's YaRN truncates, which transformers does unless it is told otherwise, as gpt_oss is.
-            scaling = {"truncate": True} if kind == "gpt_oss" else None
-            real_peft("tiny", kind, json.dumps(scaling), made[kind])
-            ours = in_mlx_layout(made[kind], made[kind] / "mlx") if kind == "gpt_oss" else made[kind]
-            module_registry.bases.add(ours, name=kind)
-        return made[kind]
-
-    return get
-
-
-def trained(base: Path, out: Path, **fields: Any) -> Path:
-    """Train an adapter with PEFT."""
-    real_peft("train", base, json.dumps({"r": 4, "lora_alpha": 16, **fields}), out)
-    return out
-
-
-def in_mlx_layout(model: Path, folder: Path) -> Path:
-    """Write a gpt_oss of transformers as mlx-lm has it, which loads such a model from its 4-bit blocks only."""
-    tensors = {}
-    for name, value in numbers(model / "model.safetensors").items():
-        stem, _, part = name.rpartition(".")
-        if part in ("gate_up_proj", "gate_up_proj_bias"):
-            rows = value.swapaxes(1, 2) if value.ndim == 3 else value
-            kind = "bias" if part.endswith("bias") else "weight"
-            tensors[f"{stem}.gate_proj.{kind}"] = rows[:, ::2]
-            tensors[f"{stem}.up_proj.{kind}"] = rows[:, 1::2]
-        elif part == "down_proj":
-            tensors[f"{stem}.down_proj.weight"] = value.swapaxes(1, 2)
-        elif part == "down_proj_bias":
-            tensors[f"{stem}.down_proj.bias"] = value
-        else:
-            tensors[name] = value
-    folder.mkdir()
-    stored = {name: ("F32", np.ascontiguousarray(value, np.float32)) for name, value in tensors.items()}
-    tiny_models.write_tensors(folder / "model.safetensors", stored, {"format": "mlx"})
-    shutil.copyfile(model / "config.json", folder / "config.json")
-    return folder
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", sorted(LAYOUTS))
-def test_a_fused_model_and_peft_answer_alike(
-    kind: str, module_registry: Registry, bases: Any, tmp_path: Path
-) -> None:
-    base = bases(kind)
-    adapter = trained(base, tmp_path / "adapter", **ADAPTERS["mixed"])
-    expected = by_peft(base, adapter, tmp_path)
-    added = module_registry.adapters.register(adapter, base=kind, task=f"{kind}-mixed")
-    found = by_mlx(fused(module_registry, added.name), tmp_path)
-    assert apart(found, expected) < 1e-4
-
-    # Of an adapter that has all that mlx-lm's trainer adapts when nothing is said.
-    with base_folder(module_registry.workspace, kind) as folder:
-        adapter = adapters_by_class.make_adapter(tmp_path / "mlx", folder, rank=2, scale=2.0, update=0.3)
-    added = module_registry.adapters.register(adapter, base=kind, task=f"{kind}-mlx")
-    out = module_registry.exchange.export(added.name, tmp_path / "out", form="peft").path
-    found = by_mlx(fused(module_registry, added.name), tmp_path)
-    assert apart(found, by_peft(base, Path(out), tmp_path)) < 1e-4
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(ADAPTERS.keys() - {"mixed"}))
-def test_whatever_is_adapted_of_experts(
-    name: str, module_registry: Registry, bases: Any, tmp_path: Path
-) -> None:
-    base = bases("mixtral")
-    adapter = trained(base, tmp_path / "adapter", **ADAPTERS[name])
-    added = module_registry.adapters.register(adapter, base="mixtral", task=name)
-    assert (
-        apart(by_mlx(fused(module_registry, added.name), tmp_path), by_peft(base, adapter, tmp_path)) < 1e-4
-    )
-
-
-@pytest.mark.slow
-def test_experts_named_as_linear_layers(module_registry: Registry, bases: Any, tmp_path: Path) -> None:
-    """PEFT makes parameters of the names that experts had in transformers 4, with the router among them."""
-    base = bases("mixtral")
-    adapter = trained(base, tmp_path / "adapter", target_modules=["gate", "w1", "w2", "w3", "q_proj"])
-    said = read_object(adapter / "adapter_config.json")
-    assert set(said["target_parameters"]) == {"gate.weight", "gate_up_proj", "down_proj"}
-    added = module_registry.adapters.register(adapter, base="mixtral", task="renamed")
-    assert "block_sparse_moe.gate" in added["target_modules"]
-    assert (
-        apart(by_mlx(fused(module_registry, added.name), tmp_path), by_peft(base, adapter, tmp_path)) < 1e-4
-    )
 
 
 @pytest.fixture(scope="module")

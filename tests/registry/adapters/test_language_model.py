@@ -1,4 +1,4 @@
-"""Adapters of models that see, which PEFT and mlx-lm name otherwise: computed by both libraries, on models of transformers."""
+"""Adapters of models that see, whose modules PEFT and mlx-lm name otherwise."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import adapters_by_class
 import numpy as np
 import pytest
 import tiny_models
-from both_libraries import apart, by_mlx, by_peft, fused
 from peft_folders import edit_config, numbers, real_peft
 
 from fusery.registry import Registry
@@ -24,7 +22,6 @@ from fusery.registry.adapters.peft_form import write_peft
 from fusery.registry.errors import BadInputError
 from fusery.registry.models.architecture import Architecture
 from fusery.registry.models.language_model import ALIKE
-from fusery.registry.records.base_files import base_folder
 from fusery.registry.records.bases import recorded_architecture
 from fusery.registry.records.references import resolve_base
 from fusery.storage.digest import digest_file
@@ -32,65 +29,14 @@ from fusery.storage.jsonfile import read_object
 
 pytest.importorskip("mlx_lm")
 
-LANGUAGE = r".*language_model.*\.(q_proj|v_proj|up_proj|in_proj_qkv)"
-"""What Unsloth writes, in short: only modules of the language model."""
-
 
 @pytest.fixture(scope="module")
-def bases(module_registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Give the folder of a model of one class, which is made and added once."""
-    made: dict[str, Path] = {}
-
-    def get(kind: str) -> Path:
-        if kind not in made:
-            folder = tmp_path_factory.mktemp(kind)
-            real_peft("tiny", kind, "null", folder)  # skips where PEFT is not
-            module_registry.bases.add(folder, name=kind)
-            made[kind] = folder
-        return made[kind]
-
-    return get
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", sorted(ALIKE))
-def test_a_fused_model_answers_as_peft_does(
-    kind: str, module_registry: Registry, bases: Any, tmp_path: Path
-) -> None:
-    base = bases(kind)
-    real_peft(
-        "train",
-        base,
-        json.dumps({"r": 4, "lora_alpha": 16, "target_modules": LANGUAGE, "use_dora": True}),
-        tmp_path / "adapter",
-    )
-    expected = by_peft(base, tmp_path / "adapter", tmp_path)
-    added = module_registry.adapters.register(tmp_path / "adapter", base=kind, task=f"{kind}-peft")
-    assert not {each["code"] for each in added["findings"] if each["severity"] != "info"}
-    found = by_mlx(fused(module_registry, added.name), tmp_path)
-    assert apart(found, expected) < 1e-4
-    with base_folder(module_registry.workspace, kind) as folder:
-        assert apart(found, by_mlx(folder, tmp_path)) > 1e-3, "nothing was learned"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", sorted(ALIKE))
-def test_peft_answers_as_a_fused_model_does(
-    kind: str, module_registry: Registry, bases: Any, tmp_path: Path
-) -> None:
-    """Of an adapter that has all that mlx-lm's trainer adapts when nothing is said; the tower has modules of the same names."""
-    base = bases(kind)
-    with base_folder(module_registry.workspace, kind) as folder:
-        adapter = adapters_by_class.make_adapter(tmp_path / "adapter", folder, rank=2, scale=2.0, update=0.3)
-    added = module_registry.adapters.register(adapter, base=kind, task=f"{kind}-mlx")
-    out = Path(module_registry.exchange.export(added.name, tmp_path / "out", form="peft").path)
-    found = by_mlx(fused(module_registry, added.name), tmp_path)
-    assert apart(found, by_peft(base, out, tmp_path)) < 1e-4
-    # And back it is the same.
-    edit_config(out, base_model_name_or_path=kind)
-    module_registry.adapters.register(out, base=kind, task=f"{kind}-back")
-    difference = module_registry.adapters.diff(f"{kind}-mlx@1", f"{kind}-back@1", weights=True)
-    assert min(module["cosine"] for module in difference["modules"]) > 0.999999
+def base(module_registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a model that sees."""
+    folder = tmp_path_factory.mktemp("qwen2_vl")
+    real_peft("tiny", "qwen2_vl", "null", folder)  # skips where PEFT is not
+    module_registry.bases.add(folder, name="qwen2_vl")
+    return folder
 
 
 def renamed(adapter: Path, out: Path, change: Callable[[str], str]) -> Path:
@@ -109,10 +55,10 @@ def renamed(adapter: Path, out: Path, change: Callable[[str], str]) -> Path:
 
 
 def test_names_of_other_years_are_the_same_modules(
-    module_registry: Registry, bases: Any, tmp_path: Path
+    module_registry: Registry, base: Path, tmp_path: Path
 ) -> None:
     """transformers before 4.52 had the language model elsewhere, and PEFT's files of those days say so."""
-    adapter = exported(module_registry, bases("qwen2_vl"), tmp_path)
+    adapter = exported(module_registry, base, tmp_path)
     digests = set()
     for number, old in enumerate(("model.language_model.", "language_model.model.", "model.")):
         folder = renamed(
@@ -126,8 +72,8 @@ def test_names_of_other_years_are_the_same_modules(
     assert len(digests) == 1
 
 
-def test_one_module_under_two_names_is_refused(module_registry: Registry, bases: Any, tmp_path: Path) -> None:
-    adapter = exported(module_registry, bases("qwen2_vl"), tmp_path)
+def test_one_module_under_two_names_is_refused(module_registry: Registry, base: Path, tmp_path: Path) -> None:
+    adapter = exported(module_registry, base, tmp_path)
     folder = renamed(
         adapter,
         tmp_path / "twice",
@@ -141,10 +87,10 @@ def test_one_module_under_two_names_is_refused(module_registry: Registry, bases:
 
 @pytest.mark.parametrize("old", ["model.", "language_model.model."])
 def test_the_configuration_has_the_names_of_its_file(
-    old: str, module_registry: Registry, bases: Any, tmp_path: Path
+    old: str, module_registry: Registry, base: Path, tmp_path: Path
 ) -> None:
     """What it promises is looked for, and what it leaves out is not missed, by the names of that day."""
-    adapter = exported(module_registry, bases("qwen2_vl"), tmp_path)
+    adapter = exported(module_registry, base, tmp_path)
 
     def check(folder: Path, **config: Any) -> set[str]:
         edit_config(folder, **config)
@@ -167,24 +113,8 @@ def test_the_configuration_has_the_names_of_its_file(
     assert check(whole, **left) == set()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["qwen2_vl", "gemma3"])
-def test_peft_s_copy_of_the_embedding_is_left_out(
-    kind: str, module_registry: Registry, bases: Any, tmp_path: Path
-) -> None:
-    base = bases(kind)
-    words = {"r": 4, "target_modules": LANGUAGE}
-    real_peft("train", base, json.dumps(words), tmp_path / "adapter")
-    real_peft("copied", base, tmp_path / "adapter", tmp_path / "copied")
-    assert any("embed_tokens" in name for name in tiny_models.read_tensors(tmp_path / "copied" / WEIGHTS))
-    edit_config(tmp_path / "copied", base_model_name_or_path=kind)
-    found = module_registry.adapters.check(tmp_path / "copied", base=kind, task="copied")
-    assert [finding.code for finding in found if finding.severity == "error"] == []
-    assert "peft_copies" in {finding.code for finding in found}
-
-
-def test_what_sees_is_not_adapted(module_registry: Registry, bases: Any, tmp_path: Path) -> None:
-    adapter = exported(module_registry, bases("qwen2_vl"), tmp_path)
+def test_what_sees_is_not_adapted(module_registry: Registry, base: Path, tmp_path: Path) -> None:
+    adapter = exported(module_registry, base, tmp_path)
     folder = renamed(
         adapter,
         tmp_path / "sees",
@@ -198,9 +128,8 @@ def test_what_sees_is_not_adapted(module_registry: Registry, bases: Any, tmp_pat
 
 
 def test_a_class_that_is_not_known_is_not_written_for_peft(
-    module_registry: Registry, bases: Any, tmp_path: Path
+    module_registry: Registry, base: Path, tmp_path: Path
 ) -> None:
-    base = bases("qwen2_vl")
     adapter = exported(module_registry, base, tmp_path)
     read = read_adapter_folder(adapter, base=recorded(module_registry, "qwen2_vl"))
     unknown = replace(recorded(module_registry, "qwen2_vl"), config={"model_type": "kimi_vl"})

@@ -13,7 +13,8 @@ import numpy as np
 import peft_folders
 import pytest
 import tiny_models
-from peft_folders import PREFIX, numbers, real_peft
+from both_libraries import by_mlx
+from peft_folders import PREFIX, numbers
 
 from fusery.registry import Registry
 from fusery.registry.adapters.whole import read_whole
@@ -27,63 +28,6 @@ EMBEDDING, HEAD, NORM = "model.embed_tokens.weight", "lm_head.weight", "model.no
 ROWS, COLUMNS = 320, 128
 LAYER = "model.layers.0"
 DELTA = "model.embed_tokens.token_adapter.trainable_tokens_delta"
-TRAINED: dict[str, tuple[str, int, dict[str, Any]]] = {
-    "embedding and head": ("", 128, {"modules_to_save": ["embed_tokens", "lm_head"]}),
-    "embedding and head, tied before": ("tied", 128, {"modules_to_save": ["embed_tokens", "lm_head"]}),
-    "embedding, tied before": ("tied", 128, {"modules_to_save": ["embed_tokens"]}),
-    "head and norms, tied before": ("tied", 128, {"modules_to_save": ["lm_head", "norm"]}),
-    "tied, and kept so": ("tied", 128, {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True}),
-    "a head that is among the targets, too": (
-        "",
-        128,
-        {"target_modules": ["q_proj", "lm_head"], "modules_to_save": ["lm_head"]},
-    ),
-    "a whole linear layer": ("", 128, {"modules_to_save": ["down_proj"]}),
-    "tokens": ("", 128, {"trainable_token_indices": [5, 3, 9]}),
-    "tokens at both ends": ("", 128, {"trainable_token_indices": {"embed_tokens": [5, 3], "lm_head": [1]}}),
-    "tokens, tied": ("tied", 128, {"trainable_token_indices": [5, 3, 9]}),
-    "tokens added": ("", 132, {}),
-    "tokens added, tied": ("tied", 132, {}),
-    "tokens taken away": ("", 120, {}),
-    "tokens added and trained": ("", 132, {"trainable_token_indices": [128, 129, 130, 131]}),
-    "tokens added and trained, tied": ("tied", 132, {"trainable_token_indices": [128, 129, 130, 131]}),
-    "tokens added, all trained": ("", 132, {"modules_to_save": ["embed_tokens", "lm_head"]}),
-    "tokens added, all trained, tied before": ("tied", 132, {"modules_to_save": ["embed_tokens", "lm_head"]}),
-    "tokens added, with factors": ("", 132, {"target_modules": ["q_proj", "embed_tokens", "lm_head"]}),
-}
-
-
-def logits(model: Path, end: int = 100, count: int = 100) -> np.ndarray:
-    """Return what mlx-lm's model answers to the first of the 100 tokens before `end`."""
-    mx = pytest.importorskip("mlx.core")
-    from mlx_lm.utils import load_model
-
-    found, _ = load_model(model)
-    return np.array(found(mx.arange(end - 100, end - 100 + count)[None]).astype(mx.float32)).astype(
-        np.float64
-    )
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("case", TRAINED)
-def test_a_fuse_answers_as_what_peft_merges(module_registry: Registry, tmp_path: Path, case: str) -> None:
-    tied, rows, fields = TRAINED[case]
-    assert real_peft("whole", tmp_path, tied, str(rows), json.dumps(fields)) == ["same"]
-    name = f"t{list(TRAINED).index(case)}"
-    module_registry.bases.add(tmp_path / "base", name=name)
-    made = module_registry.adapters.register(tmp_path / "adapter", base=name, task=name)
-    fused = module_registry.fused.fuse(made["name"])
-    known = min(100, 228 - rows)  # tokens that the base has
-    theirs, before = np.load(tmp_path / "logits.npy"), logits(tmp_path / "base", rows, known)
-    assert np.abs(logits(fused.path, rows) - theirs).max() < 1e-4
-    assert np.abs(before[..., :120] - theirs[:, :known, :120]).max() > 1e-2
-    ours, merged = (
-        json.loads((path / "config.json").read_text()) for path in (fused.path, tmp_path / "merged")
-    )
-    for key in ("vocab_size", "tie_word_embeddings"):
-        assert ours.get(key) == merged.get(key)
-    assert fused.fidelity.verdict == "PASS"
-    assert "peft_whole_tensors" in codes(module_registry.adapters.show(made["name"])["findings"])
 
 
 def codes(findings: Any) -> set[str]:
@@ -197,9 +141,16 @@ def held(tiny: Registry, tiny_base: Path, tmp_path_factory: pytest.TempPathFacto
     return tiny.adapters.register(folder, base="tiny", task="held")["name"]
 
 
-def test_the_rendering_is_that_of_the_factors(tiny: Registry, held: str) -> None:
+def test_whole_tensors_go_where_they_are_known(tiny: Registry, held: str, tmp_path: Path) -> None:
+    """The rendering is that of the factors."""
     mine, plain = (tiny.adapters.show(name)["renderings"][0]["digest"] for name in (held, "plain@1"))
     assert mine == plain
+    with pytest.raises(FusionUnsupportedError):
+        tiny.fused.fuse(held, FuseRequest(scale=0.5))
+    tiny.bundles.materialize(held, tmp_path / "hub", target="hub", content="adapters")
+    exported = tiny.exchange.export(held, tmp_path / "exported").path
+    for folder in (tmp_path / "hub", Path(exported)):
+        assert f"{PREFIX}{HEAD}" in tiny_models.read_tensors(folder / "adapter_model.safetensors")
 
 
 USES: dict[str, Callable[[Registry, str, Path], object]] = {
@@ -229,19 +180,6 @@ def test_where_factors_alone_would_count_it_is_refused(
     assert caught.value.hint
     assert caught.value.exit_code == 2
     assert not list(tmp_path.iterdir())
-
-
-def test_it_has_no_scale(tiny: Registry, held: str) -> None:
-    with pytest.raises(FusionUnsupportedError, match="cannot be scaled"):
-        tiny.fused.fuse(held, FuseRequest(scale=0.5))
-
-
-def test_who_knows_whole_tensors_gets_them(tiny: Registry, held: str, tmp_path: Path) -> None:
-    tiny.bundles.materialize(held, tmp_path / "hub", target="hub", content="adapters")
-    tiny.exchange.export(held, tmp_path / "exported")
-    (exported,) = (tmp_path / "exported").iterdir()
-    for folder in (tmp_path / "hub", exported):
-        assert f"{PREFIX}{HEAD}" in tiny_models.read_tensors(folder / "adapter_model.safetensors")
 
 
 def test_the_same_factors_beside_other_whole_tensors_are_another_adapter(
@@ -336,7 +274,7 @@ def test_on_a_quantised_base_what_is_replaced_is_written_plain(
     config = json.loads((fused.path / "config.json").read_text())
     if precision != "dequantize":
         assert config["quantization"]["lm_head"] is config["quantization"]["model.embed_tokens"] is False
-    assert logits(fused.path).shape[-1] == ROWS
+    assert by_mlx(fused.path, tmp_path).shape[-1] == ROWS
 
 
 def rounded(values: np.ndarray) -> np.ndarray:
@@ -410,7 +348,7 @@ def test_a_tied_base_of_four_bits_comes_apart(sqlite_registry: Registry, tmp_pat
             name = f"{kept.removesuffix('.weight')}.{part}"
             assert tensors[name] == before[f"model.embed_tokens.{part}"]
         assert json.loads((fused / "config.json").read_text())["tie_word_embeddings"] is False
-        assert logits(fused).shape[-1] == ROWS
+        assert by_mlx(fused, tmp_path).shape[-1] == ROWS
 
 
 def test_a_token_that_was_added_needs_no_row_of_the_base(

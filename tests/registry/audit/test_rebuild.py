@@ -21,13 +21,8 @@ from fusery.storage.digest import Digest, digest_file
 from fusery.storage.manifest import FileEntry, Manifest
 from fusery.storage.safetensors import read_header
 
-
-@pytest.fixture
-def database_url(sqlite_url: str) -> str:
-    """What is rebuilt does not depend on the kind of database."""
-    return sqlite_url
-
-
+# What is rebuilt does not depend on the kind of database.
+pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 KEEP = FuseRequest(precision="keep", accept_loss=True)
 TENSOR = "model.layers.0.self_attn.q_proj.weight"
 

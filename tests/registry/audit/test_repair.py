@@ -69,6 +69,7 @@ def codes(report: Report) -> list[str]:
     return [problem.code for problem in report.problems]
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 class TestDependants:
     def test_an_adapter_with_all_that_was_made_from_it(
         self, shipped: Registry, flip: Flip, tmp_path: Path
@@ -194,6 +195,7 @@ class TestBlobs:
         assert shipped.upkeep.audit().ok
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 class TestFused:
     def test_it_is_made_again_by_its_recipe(self, shipped: Registry, flip: Flip) -> None:
         made = shipped.fused.fuse("course_rec@2", KEEP)

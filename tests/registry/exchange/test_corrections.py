@@ -46,19 +46,6 @@ def test_a_new_adapter_brings_its_amendments(amended: Registry, sound: Registry,
     assert states(amended.exchange.push("course_rec@1", other_home)) == [("adapter", "present", None)]
 
 
-def test_what_is_held_against_the_files_is_what_was_said_with_them(
-    stocked: Registry, sound: Registry, other_home: Path, make_adapter: Callable[..., Path]
-) -> None:
-    folder = make_adapter("told", metadata={"final_val_loss": 0.5}, seed=9)
-    name = stocked.adapters.register(folder, base="tiny", task="told", date="20260115")["name"]
-    stocked.adapters.amend(name, val_loss=0.33, reason="typo")
-    before = [finding["code"] for finding in stocked.adapters.show(name)["findings"]]
-    stocked.exchange.push(name, other_home)
-    shown = sound.adapters.show(name)
-    assert shown["val_loss"] == 0.33
-    assert [finding["code"] for finding in shown["findings"]] == before
-
-
 def test_later_ones_come_later(stocked: Registry, sound: Registry, other_home: Path) -> None:
     stocked.exchange.push("course_rec@1", other_home)
     stocked.adapters.amend(ONE, val_loss=0.061, clear=["examples"], dataset="catalogue", reason="typo")
@@ -93,17 +80,6 @@ def test_each_keeps_what_it_amended_itself(stocked: Registry, sound: Registry, o
     stocked.adapters.amend(ONE, val_loss=0.05, reason="again")
     stocked.exchange.push("course_rec@1", other_home)
     assert sound.adapters.show(ONE)["val_loss"] == 0.3
-
-
-def test_a_dataset_without_its_name_does_not_come(
-    stocked: Registry, sound: Registry, other_home: Path
-) -> None:
-    stocked.exchange.push("course_rec@1", other_home)
-    sound.adapters.amend(ONE, clear=["dataset"], reason="none")
-    stocked.adapters.amend(ONE, dataset_revision="v2", reason="forgotten")
-    done = stocked.exchange.push("course_rec@1", other_home)
-    assert states(done) == [("adapter", "present", "keeps its own dataset_revision")]
-    assert sound.adapters.show(ONE)["dataset"] is None
 
 
 def test_a_promotion_is_overtaken_by_what_comes(stocked: Registry, other: Registry, other_home: Path) -> None:

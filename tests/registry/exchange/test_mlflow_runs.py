@@ -212,32 +212,6 @@ def test_a_real_server_that_gives_the_files_out_itself(
     assert with_base.adapters.show("lessons@1").digest == with_base.adapters.show(direct.name).digest
 
 
-def test_a_folder_of_runs(
-    with_base: Registry, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
-    client = MlflowClient(tracking_uri=str(tmp_path / "mlruns"))
-    number = client.create_experiment("lessons")
-    logged(client, number, peft_folders.make_peft(tmp_path / "peft", tiny_base), metrics=CURVE)
-    monkeypatch.delenv("MLFLOW_ALLOW_FILE_STORE")
-    [done] = with_base.exchange.import_runs(str(tmp_path / "mlruns"), base="tiny")
-    assert (done.adapter, done.error) == ("lessons_v1_20260921", None)
-
-
-def test_the_same_weights_in_two_runs_are_known(
-    with_base: Registry, tiny_base: Path, client: MlflowClient, tracking: str, tmp_path: Path
-) -> None:
-    number = experiment(client, "lessons", tmp_path)
-    folder = peft_folders.make_peft(tmp_path / "peft", tiny_base)
-    for name in ("first", "second"):
-        logged(client, number, folder, name=name)
-    done = with_base.exchange.import_runs(tracking, base="tiny")
-    assert [(each.adapter, each.created, each.error) for each in done] == [
-        ("lessons_v1_20260921", True, None),
-        ("lessons_v1_20260921", False, None),
-    ]
-
-
 def test_metrics_that_cannot_be_recorded_are_named_and_the_others_are(
     with_base: Registry, tiny_base: Path, client: MlflowClient, tracking: str, tmp_path: Path
 ) -> None:

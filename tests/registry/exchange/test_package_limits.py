@@ -14,7 +14,6 @@ from fusery.registry import Registry, tables
 from fusery.registry.database.limits import EVALUATIONS
 from fusery.registry.errors import BadInputError, RegistryError
 from fusery.registry.exchange import claims, measurements
-from fusery.registry.exchange.wire import bytes_of
 from fusery.registry.names import MAX_DECLARED_VERSION
 from fusery.registry.records import amendments
 
@@ -54,21 +53,6 @@ def test_packages_together_cannot_exceed_a_limit(
     with pytest.raises(BadInputError) as caught:
         stocked.exchange.push(ONE, other_home)
     assert "at most 20" in caught.value.message
-
-
-def test_long_remarks_do_not_keep_an_adapter_from_being_pulled(stocked: Registry) -> None:
-    """Each of these characters has twelve bytes in a package, and each entry of the log has them once more."""
-    long = "\U0001f600" * 9_990
-    for number in range(300):
-        try:
-            stocked.adapters.amend(ONE, note=str(number), reason=long)
-        except BadInputError:
-            break
-    document = stocked.transfers.package(ONE)
-    assert len(bytes_of(document)) < 8 << 20
-    [adapter] = [item for item in document["items"] if item["kind"] == "adapter"]
-    assert adapter["amendments"]
-    assert [event["detail"].count(str(len(adapter["amendments"]) - 1)) for event in adapter["events"]][-1]
 
 
 def test_signatures_have_a_limit_together(stocked: Registry, sound: Registry, other_home: Path) -> None:

@@ -14,7 +14,7 @@ from page_server import pages_of
 from signing_keys import write_pair
 
 from fusery.registry import Registry, tables
-from fusery.registry.errors import BadInputError, ServerRefusedError
+from fusery.registry.errors import ServerRefusedError
 from fusery.registry.exchange import http_calls
 from fusery.web.doors import Proxies, TeamDoor
 
@@ -154,16 +154,6 @@ def test_a_calibration_is_the_base_s_senders_or_an_approvers(team: Team, token: 
     [made] = [item for item in team.push(token).items_ if item.kind == "calibration"]
     assert (made.state, bool(made.reason)) == (state, state == "left out")
     assert len(team.there.bases.show("tiny").calibrations) == (state == "copied")
-
-
-def test_a_calibration_of_a_base_cannot_be_said_to_be_an_adapters(team: Team) -> None:
-    put_calibration(team.laptop, "tiny", {"model.layers.0.mlp.down_proj": 256})
-    with team.laptop.workspace.database.write() as session:
-        session.query(tables.Calibration).one().adapter = session.get_one(tables.Adapter, 2).digest
-    team.monkeypatch.setenv("FUSERY_TOKEN", team.secrets["bob"])
-    with pytest.raises(BadInputError):
-        team.laptop.exchange.push("course_rec@2", team.url)
-    assert not team.there.bases.show("tiny").calibrations
 
 
 def test_a_new_adapter_comes_with_its_history(team: Team, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import tiny_models
 
 from fusery.registry import BadInputError, FuseRequest, Registry, UnknownReferenceError
 
+pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 LOADED = """
 import sys
 from fusery import Registry

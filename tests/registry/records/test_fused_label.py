@@ -132,6 +132,7 @@ def several(registry: Registry, tmp_path: Path) -> tuple[Registry, set[str]]:
     return registry, set(labels)
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_every_view_calls_them_so(several: tuple[Registry, set[str]], tmp_path: Path) -> None:
     registry, labels = several
     places: list[Callable[[], list[dict[str, Any]]]] = [

@@ -14,6 +14,8 @@ from fusery.registry import Registry
 from fusery.registry.records.scratch import scratch_folder
 from fusery.registry.workspace import Workspace
 
+pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
 
 def test_where_the_cache_may_not_be_written_the_system_s_own_place_is_taken(
     stocked: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

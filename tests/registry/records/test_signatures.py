@@ -23,6 +23,8 @@ from fusery.registry.signing.sign import SigningKey
 pytest.importorskip("model_signing")
 REFERENCE, ALIAS = "course_rec@1", "course_rec#prod"
 
+pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
 
 @pytest.fixture
 def anna(tmp_path: Path) -> Pair:

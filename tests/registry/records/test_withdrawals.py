@@ -272,6 +272,7 @@ def test_every_view_says_the_same_and_nothing_after_it_is_lifted(family: Family)
     assert look(family) > 150
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_only_the_record_itself_is_refused_and_the_others_are_told(family: Family) -> None:
     registry, folder = family.registry, family.folder
     registry.adapters.yank("course_rec@1", reason=REASON)
