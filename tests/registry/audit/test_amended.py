@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +99,10 @@ def test_a_sealed_change_without_an_amendment_is_found(stocked: Registry) -> Non
         ("note", "x"),
     ):
         write_anew(stocked, TWO, **{column: value})
-    assert found(stocked) == [("record_rewritten", f"adapter {name}") for name in (ONE, *[TWO] * 5)]
+        with stocked.workspace.database.read() as session:
+            [problem] = [each for each in check_amendments(session) if TWO in each.subject]
+            entry = events.last(session)
+        assert entry is not None and f"entry {entry.seq} " in problem.message
 
 
 def test_a_sealed_amendment_that_does_not_fit_is_found(stocked: Registry) -> None:
@@ -179,14 +181,13 @@ def test_a_licence_is_judged_by_too(registry: Registry, tmp_path: Path, make_ada
 def test_no_value_of_an_amendment_stops_the_audit(stocked: Registry) -> None:
     """Even where somebody seals what cannot be."""
     values = itertools.product(("val_loss", "date", "tag.a b", "rank"), ("5", '"x"', "{", "[]", "1e999"))
-    with stocked.workspace.database.write() as session:
-        adapter, now = resolve_adapter(session, ONE), stocked.workspace.database.utcnow(session)
-        for number, (field, value) in enumerate(values):
-            at = now + timedelta(microseconds=number)
+    for number, (field, value) in enumerate(values):
+        with stocked.workspace.database.write() as session:
+            adapter, at = resolve_adapter(session, ONE), stocked.workspace.database.utcnow(session)
             row = tables.Amendment(
                 field=field, before=value, after="null", reason="", at=at, since=at, by="eve"
             )
             adapter.amendments.append(row)
-        adapter.val_loss = 0.01
-    codes = {code for code, _ in found(stocked)}
-    assert "record_rewritten" in codes and codes <= {"record_rewritten", "amendment_unfit"}
+            adapter.val_loss = number / 100
+        codes = {code for code, _ in found(stocked)}
+        assert "record_rewritten" in codes and codes <= {"record_rewritten", "amendment_unfit"}
