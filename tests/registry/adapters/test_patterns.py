@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from fusery.registry.adapters.patterns import PatternError, full_match
 
+pytestmark = pytest.mark.timing
+
 ATOMS = st.sampled_from(
     [
         r"a",

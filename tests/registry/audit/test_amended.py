@@ -18,6 +18,11 @@ from fusery.registry.audit.records import check_records
 from fusery.registry.database import events
 from fusery.registry.records.references import resolve_adapter
 
+# What depends on PostgreSQL itself is tested in `registry/database`.
+pytestmark = pytest.mark.parametrize(
+    "database_url", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)], indirect=True
+)
+
 MakeAdapter = Callable[..., Path]
 ONE, TWO = "course_rec_v1_20260115", "course_rec_v2_20260201"
 
@@ -139,13 +144,14 @@ def test_an_amendment_after_a_promotion_is_a_finding(guarded: Registry, referenc
     assert guarded.upkeep.audit().ok
 
 
-def test_an_amendment_of_what_no_rule_judges_by_is_none(guarded: Registry) -> None:
+def test_an_amendment_of_what_no_rule_judges_by_is_none(stocked: Registry) -> None:
     """Nor is one of the holder of an alias that was set by hand."""
-    guarded.adapters.amend(TWO, note="x", tags={"team": "ads"}, examples=9, date="20260131", reason="sheet")
-    guarded.aliases.set("staging", ONE)
-    guarded.aliases.roll_back("course_rec#prod", reason="x", emergency=True)
-    guarded.adapters.amend(TWO, val_loss=0.2, reason="typo")
-    assert guarded.upkeep.audit().ok
+    stocked.aliases.set("staging", ONE)
+    stocked.adapters.amend(ONE, val_loss=0.2, reason="typo")
+    stocked.aliases.set_rules("prod", {"val_loss_within": 0.0, "admission": "no_errors"})
+    assert stocked.aliases.promote(TWO, "prod").moved
+    stocked.adapters.amend(TWO, note="x", tags={"team": "ads"}, examples=9, date="20260131", reason="sheet")
+    assert stocked.upkeep.audit().ok
 
 
 def test_the_holder_is_judged_once_more(guarded: Registry) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from registry.conftest import open_registry
 from sqlalchemy import select
 
 from fusery.registry import Registry, tables
@@ -175,17 +174,13 @@ class TestDifferent:
 
 class TestNotRebuilt:
     def test_a_base_that_is_gone(
-        self, tiny_base: Path, tmp_path: Path, make_adapter: Callable[..., Path]
+        self, registry: Registry, tiny_base: Path, tmp_path: Path, make_adapter: Callable[..., Path]
     ) -> None:
-        folder = tmp_path / "kept"
-        shutil.copytree(tiny_base, folder)
-        with open_registry(tmp_path / "home") as registry:
-            registry.init()
-            registry.bases.add(folder, name="tiny", reference=True)
-            registry.adapters.register(make_adapter("one", seed=1), base="tiny", task="t", date="20260115")
-            registry.fused.fuse("t@1", KEEP)
-            shutil.rmtree(folder)
-            report = registry.upkeep.audit_rebuild()
+        folder = shutil.copytree(tiny_base, tmp_path / "kept")
+        registry.bases.add(folder, name="tiny", reference=True)
+        registry.adapters.register(make_adapter("one", seed=1), base="tiny", task="t", date="20260115")
+        registry.fused.fuse("t@1", KEEP)
+        shutil.rmtree(folder)
+        report = registry.upkeep.audit_rebuild()
         assert (report.ok, report.inconclusive) == (True, True)
         assert [one.verdict for one in report.rebuilt] == ["not-rebuilt"]
-        assert "gone" in report.rebuilt[0].message

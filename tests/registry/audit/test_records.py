@@ -71,7 +71,7 @@ def template(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Itera
     yield folder / "home"
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+@pytest.fixture(scope="module", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 def full(
     request: pytest.FixtureRequest, tiny_base: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Registry]:

@@ -19,6 +19,11 @@ from fusery.registry.fusion.fuse import FuseRequest
 from fusery.storage.digest import Digest, digest_bytes
 from fusery.storage.errors import MissingFileError
 
+# What depends on PostgreSQL itself is tested in `registry/database`.
+pytestmark = pytest.mark.parametrize(
+    "database_url", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)], indirect=True
+)
+
 Flip = Callable[[Path], None]
 KEEP = FuseRequest(precision="keep", accept_loss=True)
 
@@ -69,7 +74,6 @@ def codes(report: Report) -> list[str]:
     return [problem.code for problem in report.problems]
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 class TestDependants:
     def test_an_adapter_with_all_that_was_made_from_it(
         self, shipped: Registry, flip: Flip, tmp_path: Path
@@ -195,7 +199,6 @@ class TestBlobs:
         assert shipped.upkeep.audit().ok
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 class TestFused:
     def test_it_is_made_again_by_its_recipe(self, shipped: Registry, flip: Flip) -> None:
         made = shipped.fused.fuse("course_rec@2", KEEP)

@@ -18,6 +18,8 @@ from fusery.registry import tables
 from fusery.registry.database import Database, events
 from fusery.registry.errors import BadInputError, DatabaseUnavailableError, MissingExtraError
 
+pytestmark = pytest.mark.timing
+
 
 def count(database: Database) -> int:
     with database.read() as session:

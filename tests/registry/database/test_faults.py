@@ -23,6 +23,8 @@ from fusery.registry.database import Database, events, leases, schema
 from fusery.registry.database.owner import Owner
 from fusery.registry.errors import DatabaseUnavailableError
 
+pytestmark = pytest.mark.timing
+
 KILL = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
 
 

@@ -14,6 +14,8 @@ from fusery.registry.database import Database
 from fusery.registry.database.files import copy_aside, require_files
 from fusery.registry.errors import DatabaseUnavailableError, SchemaError
 
+pytestmark = pytest.mark.timing
+
 
 def test_a_copy_has_what_is_not_merged_yet(tmp_path: Path) -> None:
     path, folder = tmp_path / "fusery.db", tmp_path / "copy"

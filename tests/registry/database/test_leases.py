@@ -23,6 +23,8 @@ from fusery.registry.database.leases import Busy, Lease
 from fusery.registry.database.owner import Owner
 from fusery.registry.errors import LeaseLostError
 
+pytestmark = pytest.mark.timing
+
 
 def take(database: Database, key: str = "k", ttl: float = leases.TTL) -> Lease:
     lease = leases.acquire(database, key, Owner.current(), ttl=ttl)

@@ -22,7 +22,7 @@ from fusery.registry import tables
 from fusery.registry.database import Database, schema
 from fusery.registry.errors import SchemaError
 
-pytestmark = pytest.mark.usefixtures("every_migration")
+pytestmark = [pytest.mark.usefixtures("every_migration"), pytest.mark.timing]
 MIGRATIONS = Path(fusery.migrations.__path__[0]).resolve()
 
 

@@ -8,6 +8,7 @@ import math
 import os
 import sqlite3
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,16 @@ from mlflow.entities import Dataset as MlflowDataset
 from mlflow.entities import DatasetInput, FileInfo, InputTag
 
 from fusery.registry import Registry
-from fusery.registry.errors import BadInputError, UnknownReferenceError
+from fusery.registry.errors import BadInputError, MissingExtraError, UnknownReferenceError
 from fusery.registry.exchange import mlflow_runs as reading
 from fusery.registry.exchange.mlflow_client import list_files
 from fusery.testing.sources import SourceContract
 
 # MLflow's own tables ask SQLAlchemy for what that will leave out one day.
-pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning"),
+    pytest.mark.timing,
+]
 
 PEER = peft_folders.ROOT / "tests/support/models/mlflow_peer.py"
 
@@ -309,6 +313,9 @@ def test_what_the_tracker_does_not_have(
     for asked in ({"runs": [run]}, {"runs": ["0123"]}, {"experiments": ["nothing"]}, {"base": "nobase"}):
         with pytest.raises(UnknownReferenceError):
             with_base.exchange.import_runs(tracking, dry_run=True, **asked)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    with pytest.raises(MissingExtraError):
+        with_base.exchange.import_runs(tracking)
 
 
 def test_a_dry_run_lists_and_writes_nothing(

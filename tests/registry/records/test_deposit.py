@@ -259,11 +259,12 @@ class TestCollector:
     ) -> None:
         ends: list[float] = []
 
-        def look() -> None:
+        def is_renewed() -> bool:
             with database.read() as session:
                 ends.extend(session.scalars(select(tables.Intent.expires)))
+            return len(set(ends)) > 1
 
-        store.before_put = lambda: wait_until(lambda: look() or len(set(ends)) > 1)
+        store.before_put = lambda: wait_until(is_renewed)
         deposit = Deposit(database, store, Owner.current(), ttl=6)
         deposit.put({"a": DATA})
         assert ends == sorted(ends)
