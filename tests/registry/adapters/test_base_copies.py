@@ -104,16 +104,6 @@ def test_a_copy_beside_something_trained_is_left_out_alone(
     assert HEAD not in said["peft_whole_tensors"]
 
 
-def test_what_was_to_be_saved_and_is_not_there_is_no_copy(
-    sqlite_registry: Registry, tiny_base: Path, adapter: Path
-) -> None:
-    add(adapter, {"base_model.model.lm_head.weight": stored(tiny_base, HEAD)})
-    peft_folders.edit_config(adapter, modules_to_save=["lm_head", "embed_tokens"])
-    sqlite_registry.bases.add(tiny_base, name="tiny")
-    found = sqlite_registry.adapters.check(adapter, base="tiny", task="other")
-    assert [finding.code for finding in found if finding.severity == "error"] == ["peft_full_modules"]
-
-
 @pytest.mark.parametrize("bits", [3, 4, 8])
 def test_a_quantised_base_knows_what_it_was_quantised_from(bits: int, tmp_path: Path) -> None:
     dense, packed = (

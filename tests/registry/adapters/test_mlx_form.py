@@ -101,24 +101,6 @@ def test_every_update_is_the_same(
         assert max(error(found[path], wanted[path]) for path in wanted) < limit
 
 
-def test_a_plain_adapter_keeps_every_bit(base: Path, tmp_path: Path) -> None:
-    for dtype in ("float32", "float16", "bfloat16"):
-        peft = make_peft(tmp_path / dtype, base, dtype=dtype, dora=True)
-        folder = read_adapter_folder(peft)
-        before = tiny_models.read_tensors(peft / "adapter_model.safetensors")
-        after = tiny_models.read_tensors(folder.files["adapters.safetensors"])
-        assert len(after) == len(before)
-        for name, (kind, shape, data) in before.items():
-            path, _, part = name.removeprefix(PREFIX).partition(".lora_")
-            theirs = after[
-                f"{path}.{ {'A.weight': 'lora_a', 'B.weight': 'lora_b', 'magnitude_vector': 'm'}[part] }"
-            ]
-            item = np.uint32 if kind == "F32" else np.uint16
-            turned = np.frombuffer(data, item).reshape(shape).T
-            assert (theirs[0], theirs[1]) == (kind, turned.shape)
-            assert theirs[2] == turned.tobytes()
-
-
 @pytest.mark.parametrize(
     ("alpha", "other", "code", "dtype"),
     [(16, 32, "peft_scale_folded", "BF16"), (3, 10, "peft_scale_rounded", "F32")],

@@ -184,24 +184,6 @@ def test_from_peft_and_back_is_the_same(
         assert config_of(place)["use_dora"] is dora
 
 
-def test_from_peft_and_back_with_patterns_is_the_same_update(bases: dict[str, Path], tmp_path: Path) -> None:
-    folder = peft_folders.make_peft(
-        tmp_path / "first",
-        bases["plain"],
-        ranks={"model.layers.0.self_attn.q_proj": 8},
-        alpha_pattern={"v_proj": 32},
-    )
-    first = read_adapter_folder(folder)
-    place = there(first.files["adapters.safetensors"].parent, bases["plain"], tmp_path / "again")
-    before, after = (peft_folders.numbers(each / "adapter_model.safetensors") for each in (folder, place))
-    config = PeftConfig.model_validate(config_of(folder))
-    scale = PeftConfig.model_validate(config_of(place)).scale_of("any")
-    for path in first.modules:
-        a, b = f"{peft_folders.PREFIX}{path}.lora_A.weight", f"{peft_folders.PREFIX}{path}.lora_B.weight"
-        wanted = config.scale_of(path) * (before[b] @ before[a])
-        assert np.array_equal(np.float32(scale * (after[b] @ after[a])), np.float32(wanted))
-
-
 @pytest.mark.parametrize(
     ("base", "keys", "method", "kind"),
     [
