@@ -212,14 +212,9 @@ class TestSqlite:
         database.close()
 
     def test_many_processes_may_meet_a_new_file(self, tmp_path: Path) -> None:
-        code = """
-import sys
-from fusery.registry.database import Database, schema
-schema.require(Database.open(sys.argv[1]), may_create=True)
-"""
         url = f"sqlite:///{tmp_path}/home/fusery.db"
-        running = [subprocess.Popen([sys.executable, "-P", "-c", code, url]) for _ in range(4)]
-        assert [process.wait() for process in running] == [0] * 4
+        running = [database_workers.start(database_workers.create, url) for _ in range(4)]
+        assert [talk.recv() for _, talk in running] == ["done"] * 4
 
 
 class TestPostgresql:

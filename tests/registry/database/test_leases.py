@@ -7,15 +7,13 @@ import os
 import signal
 import subprocess
 import threading
-import time
-from collections.abc import Callable
 
 import database_workers
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ready_processes import CONTEXT
 from sqlalchemy import select, update
+from waiting import wait_until
 
 from fusery.registry import tables
 from fusery.registry.database import Database, leases
@@ -43,11 +41,6 @@ def let_run_out(database: Database, key: str = "k") -> None:
         session.execute(
             update(tables.Lease).where(tables.Lease.key == key).values(expires=Database.clock() - 1)
         )
-
-
-def until(condition: Callable[[], bool]) -> None:
-    while not condition():
-        time.sleep(0.02)
 
 
 class TestLease:
@@ -107,7 +100,7 @@ class TestLease:
         lease = take(database, ttl=6)
         first = row(database).expires
         with lease.keep():
-            until(lambda: row(database).expires > first)
+            wait_until(lambda: row(database).expires > first)
             lease.check()
             assert isinstance(leases.acquire(database, "k", Owner.current()), Busy)
         assert not [thread for thread in threading.enumerate() if thread.name.startswith("lease")]
@@ -117,17 +110,13 @@ class TestLease:
         with lease.keep():
             let_run_out(database)
             take(database)
-            with pytest.raises(LeaseLostError, match="was lost"):
-                while True:
-                    lease.check()
-                    time.sleep(0.02)
+            with pytest.raises(LeaseLostError):
+                wait_until(lease.check)
 
     def test_a_lease_that_cannot_be_renewed_is_given_up_before_it_ends(self, database: Database) -> None:
         lease = take(database, ttl=0.6)
         with pytest.raises(LeaseLostError):
-            while True:  # nobody keeps it
-                lease.check()
-                time.sleep(0.01)
+            wait_until(lease.check)  # nobody keeps it
 
     @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
     def test_an_exception_gives_it_back(self, database: Database, error: type[BaseException]) -> None:
@@ -161,9 +150,7 @@ class TestLease:
 class TestProcesses:
     def test_each_key_is_built_once(self, database: Database, database_url: str) -> None:
         keys = [str(number) for number in range(1, 6)]
-        built = database_workers.run_all(
-            database_workers.build_each_once, 8, database_url, keys, context=CONTEXT
-        )
+        built = database_workers.run_all(database_workers.build_each_once, 8, database_url, keys)
         assert sorted(key for each in built for key in each) == keys
         with database.read() as session:
             assert set(session.scalars(select(tables.Task.name))) == set(keys)
@@ -174,7 +161,9 @@ class TestProcesses:
     def test_a_killed_owner_is_taken_over_at_once(
         self, database: Database, database_url: str, reaped: bool
     ) -> None:
-        process, talk = database_workers.start(database_workers.hold_lease, database_url, "k", 3600.0)
+        process, talk = database_workers.start(
+            database_workers.hold_lease, database_url, "k", 3600.0, context=database_workers.SPAWN
+        )
         assert talk.recv() == 1
         assert isinstance(leases.acquire(database, "k", Owner.current()), Busy)
         process.kill()
@@ -191,9 +180,7 @@ class TestProcesses:
     def test_a_stopped_owner_is_waited_for_and_then_fenced(
         self, database: Database, database_url: str
     ) -> None:
-        process, talk = database_workers.start(
-            database_workers.hold_lease, database_url, "k", 60.0, context=CONTEXT
-        )
+        process, talk = database_workers.start(database_workers.hold_lease, database_url, "k", 60.0)
         assert talk.recv() == 1
         os.kill(process.pid or 0, signal.SIGSTOP)
         assert isinstance(leases.acquire(database, "k", Owner.current()), Busy)

@@ -1,6 +1,6 @@
 """What the concurrency tests run in other processes.
 
-Each function is started by `spawn` with a database URL first and a connection to the test last; what it sends back is
+Each function is started with a database URL first and a connection to the test last; what it sends back is
 its result.  They live outside of the test modules because a new process must be able to import them.
 """
 
@@ -16,18 +16,20 @@ from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Barrier
 from typing import Any
 
+from ready_processes import CONTEXT
 from sqlalchemy import func, select, text
 
 from fusery.registry import tables
-from fusery.registry.database import Database, events, leases
+from fusery.registry.database import Database, events, leases, schema
 from fusery.registry.database.owner import Owner
 from fusery.registry.errors import FuseryError, LeaseLostError
 
 SPAWN = multiprocessing.get_context("spawn")
+"""For a process that must be this one's own child."""
 
 
 def start(
-    work: Callable[..., None], *arguments: Any, context: BaseContext = SPAWN
+    work: Callable[..., None], *arguments: Any, context: BaseContext = CONTEXT
 ) -> tuple[BaseProcess, Connection]:
     """Start one process; return it and the connection that talks to it."""
     ours, theirs = context.Pipe()
@@ -38,7 +40,7 @@ def start(
 
 
 def run_all(
-    work: Callable[..., None], count: int, url: str, *arguments: Any, context: BaseContext = SPAWN
+    work: Callable[..., None], count: int, url: str, *arguments: Any, context: BaseContext = CONTEXT
 ) -> list[Any]:
     """Run one function in so many processes that begin together; return what each sends back."""
     barrier = context.Barrier(count)
@@ -47,6 +49,12 @@ def run_all(
     for process, _ in running:
         process.join()
     return results
+
+
+def create(url: str, test: Connection) -> None:
+    """Make a registry's database, unless there is one."""
+    schema.require(Database.open(url), may_create=True)
+    test.send("done")
 
 
 def hand_out_versions(url: str, rounds: int, barrier: Barrier, test: Connection) -> None:
