@@ -13,7 +13,7 @@ DIST ?= dist
 # Each new process of a test would compile everything again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-fast mutants check check-fast format docs site bench bench-compare soak build sdist wheels sbom release-check lock clean
+.PHONY: help demo test test-fast mutants shuffled check check-fast format docs site bench bench-compare soak build sdist wheels sbom release-check lock clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -34,7 +34,12 @@ mutants: $(VENV)/.dev  ## Change N places at random and see whether fast tests n
 check-fast: $(VENV)/.dev  ## Format, lint, types (by mypy's daemon) and import contracts, in seconds
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/ruff check --quiet .
-	$(BIN)/lint-imports --no-timestamps & imports=$$!; $(BIN)/dmypy run; types=$$?; wait $$imports && exit $$types
+	$(BIN)/dmypy run & types=$$!; $(BIN)/lint-imports --no-logo && wait $$types
+
+shuffled: $(VENV)/.dev $(VENV)-peft/.peers $(VENV)-azurite/.server $(VENV)-browser/.browser $(VENV)-site/.site  ## Run the tests that use threads, processes, sockets or clocks N times in random order: make shuffled N=20
+	@for run in $$(seq $(or $(N),20)); do \
+		OPENBLAS_NUM_THREADS=1 PEFT_PYTHON=$(VENV)-peft/bin/python $(BIN)/python -P -m pytest -q -m timing -p pytest_randomly --randomly-seed=$$run -n $(WORKERS) --dist worksteal $(ARGS) || exit 1; \
+	done
 
 check: $(VENV)/.dev $(VENV)-site/.site  ## Format, lint, types, import contracts, workflows, generated pages, the site and the examples in the docs
 	$(BIN)/ruff format --check .
