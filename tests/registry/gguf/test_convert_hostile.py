@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gguf_llama import HEAD_DIM, HIDDEN, VOCAB, bf16_values, gguf_tensors, hf_weights, write_gguf
 
 from fusery.registry.errors import BadInputError
 from fusery.registry.gguf.convert import convert_gguf, is_gguf
 from fusery.storage.errors import FormatError, FuseryError, MissingFileError
-
-from .conftest import HEAD_DIM, HIDDEN, VOCAB, bf16_values, gguf_tensors, hf_weights, write_gguf
 
 
 def patched(data: bytes, old: bytes, new: bytes) -> bytes:

@@ -7,11 +7,10 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from gguf_llama import PROSE, SPECIAL, tokenizers, vocabulary, write_gguf
 
 from fusery.registry.gguf.convert import convert_gguf
 from fusery.registry.gguf.read_tokenizer import STYLES
-
-from .conftest import PROSE, SPECIAL, tokenizers, vocabulary, write_gguf
 
 regex = pytest.importorskip("regex")
 

@@ -90,9 +90,7 @@ def test_our_own_reader_gives_the_same_model_back(settings: dict[str, Any], tmp_
     [({"bits": 4, "dtype": "bfloat16"}, "BF16"), ({"bits": 8, "group_size": 32, "dtype": "float16"}, "F16")],
     ids=["4 bits", "8 bits"],
 )
-def test_what_mlx_quantised_comes_out_as_mlx_dequantises_it(
-    settings: dict[str, Any], kind: str, tmp_path: Path
-) -> None:
+def test_quantised_models_are_dequantised(settings: dict[str, Any], kind: str, tmp_path: Path) -> None:
     import mlx.core as mx
 
     base = make_base(tmp_path / "base", **settings)
@@ -167,7 +165,7 @@ def test_what_llama_cpp_would_compute_differently_is_refused(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("package", ["gguf", "tokenizers"])
-def test_a_missing_package_is_said_before_anything_is_read(
+def test_missing_package_is_named_first(
     package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)

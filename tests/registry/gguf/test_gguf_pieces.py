@@ -146,7 +146,7 @@ REFUSED: tuple[tuple[Callable[[dict[str, Any]], Any], str], ...] = (
 )  # fmt: skip
 
 
-def test_what_scores_cannot_say_is_refused(
+def test_unsupported_tokenizers(
     make_model: Callable[..., Path], document: dict[str, Any], tmp_path: Path
 ) -> None:
     base = make_model()

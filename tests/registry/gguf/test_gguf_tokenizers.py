@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import tiny_models
 from consumers import llama_cpp_tokens
+from gguf_llama import SPECIAL, VOCAB, tokenizers, vocabulary
 
 from fusery.registry.bundles.writing import HashedFile
 from fusery.registry.errors import BadInputError
@@ -17,8 +18,6 @@ from fusery.registry.gguf.read_tokenizer import STYLES, convert_tokenizer
 from fusery.registry.gguf.write_model import read_model, write_model_gguf
 from fusery.registry.gguf.write_tokenizer import tokenizer_keys
 from fusery.storage.errors import FormatError
-
-from .conftest import SPECIAL, VOCAB, tokenizers, vocabulary
 
 pytest.importorskip("gguf")
 
@@ -90,9 +89,7 @@ def test_llama_cpp_numbers_texts_as_the_model_s_tokenizer(
     assert ids == [1, 2, 0, 0]
 
 
-def test_the_chat_template_goes_along_whatever_it_holds(
-    make_model: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_chat_template_is_kept(make_model: Callable[..., Path], tmp_path: Path) -> None:
     base = make_model("gpt-2")
     assert keys_of(base)["tokenizer.chat_template"] == tiny_models.CHAT_TEMPLATE
     (base / "chat_template.jinja").unlink()
