@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import getpass
 import json
-import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,10 +16,8 @@ import yaml
 from bundle_cases import make_bundle
 from consumers import adapters_source
 
-from fusery.registry import Registry
-from fusery.registry.bundles import TARGETS, BundleSource, Choices, find_target
+from fusery.registry.bundles import TARGETS, BundleSource
 from fusery.registry.bundles.cluster.manifest_text import read_manifests
-from fusery.registry.bundles.cluster.object_names import object_name
 from fusery.registry.bundles.layout import LayoutError
 from fusery.registry.errors import BadInputError
 
@@ -42,8 +38,6 @@ FOLDERS = {
     "pvc": {"production-stack", "aibrix", "llm-d"},
 }
 
-everywhere = pytest.mark.parametrize("kind", PLACES)
-
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> BundleSource:
@@ -56,11 +50,17 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> BundleSource:
     return adapters_source(base, scratch / "rendered", *adapters)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def source(made: BundleSource) -> BundleSource:
     """Two adapters of a base from a hub; an alias leads to the one, and a split to both."""
     routes = {"course_rec#prod": ONE, "mix": {ONE: 0.9, TWO: 0.1}}
     return replace(made, provenance={**made.provenance, "base": HUB}, routes=routes)
+
+
+@pytest.fixture(scope="module")
+def bundles(source: BundleSource, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Path]]:
+    """The files of a bundle for each kind of location, to be left as they are."""
+    return {kind: write(source, tmp_path_factory.mktemp(kind) / "bundle", kind) for kind in PLACES}
 
 
 def write(source: BundleSource, folder: Path, kind: str, **choices: Any) -> dict[str, Path]:
@@ -83,30 +83,45 @@ def objects(files: dict[str, Path]) -> Iterator[dict[str, Any]]:
             yield from documents
 
 
-def pods(files: dict[str, Path]) -> list[dict[str, Any]]:
-    return [each["spec"]["template"]["spec"] for each in objects(files) if each["kind"] == "Deployment"]
-
-
-@everywhere
-@pytest.mark.parametrize("choices", [{}, {"base_image": "team/vllm:v1"}, {"base_name": "org/Mine"}], ids=str)
-def test_manifests_hold_to_the_rules_of_who_reads_them(
-    source: BundleSource, kind: str, choices: dict[str, str], tmp_path: Path
+def test_manifests_keep_the_rules(
+    source: BundleSource, bundles: dict[str, dict[str, Path]], tmp_path: Path
 ) -> None:
-    files = write(source, tmp_path / "bundle", kind, **choices)
-    found = manifests(files)
-    assert {name.partition("/")[0] for name in found} == FOLDERS[kind]
-    for each in objects(files):
-        rules.hold(each)
-    if "production-stack/values.yaml" in found:
-        (values,) = found["production-stack/values.yaml"]
-        jsonschema.validate(values, rules.VALUES)
-    kinds = {(each["apiVersion"], each["kind"]) for each in objects(files)}
-    assert kinds <= rules.RULES.keys()
+    for kind, files in bundles.items():
+        assert {name.partition("/")[0] for name in manifests(files)} == FOLDERS[kind]
+        for name, documents in manifests(files).items():
+            assert read_manifests(files[name].read_bytes()) == documents
+        deployments = [each for each in objects(files) if each["kind"] == "Deployment"]
+        assert deployments
+        for each in deployments:
+            require_few_rights(each["spec"]["template"]["spec"])
+        more = {"base_image": "team/vllm:v1", "base_name": "org/Mine"}
+        for written in (files, write(source, tmp_path / kind, kind, **more)):
+            for each in objects(written):
+                rules.hold(each)
+                assert each["kind"] != "Secret"
+            if "production-stack/values.yaml" in written:
+                (values,) = manifests(written)["production-stack/values.yaml"]
+                jsonschema.validate(values, rules.VALUES)
+                engine = values["servingEngineSpec"]
+                assert engine["securityContext"]["runAsNonRoot"] is True
+                assert engine["containerSecurityContext"]["allowPrivilegeEscalation"] is False
 
 
-def test_the_rules_would_find_what_is_wrong(source: BundleSource, tmp_path: Path) -> None:
-    files = write(source, tmp_path / "bundle", "s3")
-    (service,) = manifests(files)["kserve/service.yaml"]
+def require_few_rights(pod: dict[str, Any]) -> None:
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["runAsUser"] > 0
+    for container in pod["containers"]:
+        security = container["securityContext"]
+        assert (security["allowPrivilegeEscalation"], security["readOnlyRootFilesystem"]) == (False, True)
+        assert security["capabilities"] == {"drop": ["ALL"]}
+        assert container["resources"]["requests"]
+        writable = {mount["mountPath"] for mount in container["volumeMounts"] if not mount.get("readOnly")}
+        assert {each["value"] for each in container["env"] if each["name"] == "HOME"} <= writable
+
+
+def test_the_rules_would_find_what_is_wrong(bundles: dict[str, dict[str, Path]]) -> None:
+    (service,) = manifests(bundles["s3"])["kserve/service.yaml"]
     for spoil in (
         lambda each: each["spec"].update(modle={}),
         lambda each: each["spec"]["model"]["lora"]["adapters"][0].update(uri="oci://x"),
@@ -130,39 +145,19 @@ def test_the_published_definitions_have_every_kind_that_is_no_kubernetes_own() -
     assert old["properties"]["spec"] == new["properties"]["spec"]
 
 
-@everywhere
-def test_the_same_adapters_give_the_same_bytes_which_any_library_reads(
-    source: BundleSource, kind: str, tmp_path: Path
+def test_kserve_fetches_adapters(
+    source: BundleSource, bundles: dict[str, dict[str, Path]], tmp_path: Path
 ) -> None:
-    first, second = (write(source, tmp_path / name, kind) for name in ("a", "elsewhere"))
-    assert {p: f.read_bytes() for p, f in first.items()} == {p: f.read_bytes() for p, f in second.items()}
-    for name, documents in manifests(first).items():
-        assert read_manifests(first[name].read_bytes()) == documents
-
-
-def test_the_adapters_are_those_that_vllm_is_given_elsewhere(source: BundleSource, tmp_path: Path) -> None:
-    """What vLLM answers with them is held against the trainer's own library by tests/end_to_end/test_vllm.py."""
-    files = write(source, tmp_path / "bundle", "pvc")
-    (tmp_path / "vllm").mkdir()
-    make_bundle(source, "vllm", tmp_path / "vllm")
-    adapters = [path for path in files if path.startswith("adapters/")]
-    assert len(adapters) == 4
-    for path in adapters:
-        assert files[path].read_bytes() == (tmp_path / "vllm" / path).read_bytes()
-
-
-def test_kserve_fetches_each_adapter_from_the_bucket(source: BundleSource, tmp_path: Path) -> None:
-    found = manifests(write(source, tmp_path / "bundle", "s3"))
+    found = manifests(bundles["s3"])
     (service,) = found["kserve/service.yaml"]
     model = service["spec"]["model"]
     assert (model["uri"], model["name"]) == (f"hf://org/Tiny-1M:{COMMIT}", "org/Tiny-1M")
+    place = "s3://bucket/models/course_rec/adapters"
     assert model["lora"] == {
         "maxRank": 8,
         "maxAdapters": 2,
         "maxCpuAdapters": 4,
-        "adapters": [
-            {"name": name, "uri": f"s3://bucket/models/course_rec/adapters/{name}"} for name in (ONE, TWO)
-        ],
+        "adapters": [{"name": name, "uri": f"{place}/{name}"} for name in (ONE, TWO)],
     }
     assert service["spec"]["template"]["containers"][0].keys() == {"name", "resources"}
     (rewrite,) = found["kserve/rewrite.yaml"]
@@ -172,64 +167,58 @@ def test_kserve_fetches_each_adapter_from_the_bucket(source: BundleSource, tmp_p
     assert service["spec"]["template"]["containers"][0]["image"] == "team/vllm:v1"
 
 
-@pytest.mark.parametrize(
-    ("kind", "url"),
-    [
+def test_aibrix_loads_each_adapter_on_the_pods_that_have_it(bundles: dict[str, dict[str, Path]]) -> None:
+    """A container that fetches takes no path, and vLLM no URL; a URL without a slash at its end would be one file."""
+    for kind, url in (
         ("s3", "s3://bucket/models/course_rec/adapters/{}/"),
         ("gs", "gcs://bucket/adapters/{}/"),
         ("oci", "/adapters/{}"),
         ("pvc", "/adapters/{}"),
-    ],
-)
-def test_aibrix_loads_each_adapter_on_the_pods_that_have_it(
-    source: BundleSource, kind: str, url: str, tmp_path: Path
-) -> None:
-    """A container that fetches takes no path, and vLLM no URL; a URL without a slash at its end would be one file."""
-    found = manifests(write(source, tmp_path / "bundle", kind))
-    deployment, service = found["aibrix/base.yaml"]
-    names = [container["name"] for container in deployment["spec"]["template"]["spec"]["containers"]]
-    assert ("aibrix-runtime" in names) == (kind in ("s3", "gs"))
-    for name, each in zip((ONE, TWO), found["aibrix/adapters.yaml"], strict=True):
-        assert each["spec"]["artifactURL"] == url.format(name)
-        assert ("credentialsSecretRef" in each["spec"]) == (kind in ("s3", "gs"))
-        assert each["metadata"]["name"] == name.replace("_", "-")
-        labels = deployment["spec"]["template"]["metadata"]["labels"]
-        assert each["spec"]["podSelector"]["matchLabels"].items() <= labels.items()
-    container = deployment["spec"]["template"]["spec"]["containers"][0]
-    served = container["args"][container["args"].index("--served-model-name") + 1]
-    assert served == service["metadata"]["name"] == labels["model.aibrix.ai/name"] == "tiny-1m"
-    assert service["metadata"]["name"] not in {
-        each["metadata"]["name"] for each in found["aibrix/adapters.yaml"]
-    }
+    ):
+        found = manifests(bundles[kind])
+        deployment, service = found["aibrix/base.yaml"]
+        template, fetches = deployment["spec"]["template"], kind in ("s3", "gs")
+        containers, labels = template["spec"]["containers"], template["metadata"]["labels"]
+        assert ("aibrix-runtime" in [container["name"] for container in containers]) == fetches
+        for name, each in zip((ONE, TWO), found["aibrix/adapters.yaml"], strict=True):
+            assert each["spec"]["artifactURL"] == url.format(name)
+            assert ("credentialsSecretRef" in each["spec"]) == fetches
+            assert each["metadata"]["name"] == name.replace("_", "-") != service["metadata"]["name"]
+            assert each["spec"]["podSelector"]["matchLabels"].items() <= labels.items()
+        served = containers[0]["args"][containers[0]["args"].index("--served-model-name") + 1]
+        assert served == service["metadata"]["name"] == labels["model.aibrix.ai/name"] == "tiny-1m"
 
 
-def test_aibrix_has_a_service_for_the_base_that_is_not_an_adapters(
-    made: BundleSource, tmp_path: Path
-) -> None:
-    """AIBrix makes a service for each adapter, called like its object."""
+def test_names_of_objects_are_apart_and_have_room_behind_them(made: BundleSource, tmp_path: Path) -> None:
+    # AIBrix makes a service for each adapter, called like its object.
     adapter = replace(made.adapters[0], name="tiny")
-    base = {**HUB, "hub_id": "org/Tiny"}
-    source = replace(made, name="tiny", adapters=(adapter,), provenance={"base": base})
-    _, service = manifests(write(source, tmp_path / "bundle", "s3"))["aibrix/base.yaml"]
-    assert service["metadata"]["name"].startswith("tiny-")
-
-
-def test_what_is_for_all_adapters_has_a_name_with_room_behind_it(made: BundleSource, tmp_path: Path) -> None:
-    """KServe and the production stack's chart make longer names of it."""
-    base = {**HUB, "hub_id": "org/" + "Long-Name-" * 9}
-    source = replace(
-        made, name="n" * 200, provenance={"base": {**base, "hub_id": base["hub_id"].rstrip("-")}}
+    named = replace(
+        made, name="tiny", adapters=(adapter,), provenance={"base": {**HUB, "hub_id": "org/Tiny"}}
     )
+    _, service = manifests(write(named, tmp_path / "alike", "s3"))["aibrix/base.yaml"]
+    assert service["metadata"]["name"].startswith("tiny-")
+    # KServe and the production stack's chart make longer names of what is for all adapters.
+    base = {**HUB, "hub_id": "org/" + ("Long-Name-" * 9).rstrip("-")}
+    source = replace(made, name="n" * 200, provenance={"base": base})
     (service,) = manifests(write(source, tmp_path / "s3", "s3"))["kserve/service.yaml"]
     assert len(service["metadata"]["name"] + "-inference-pool") <= 63
     (values,) = manifests(write(source, tmp_path / "oci", "oci"))["production-stack/values.yaml"]
     assert len(values["servingEngineSpec"]["modelSpec"][0]["name"]) <= 40
+    # Adapters whose names look alike are objects of their own.
+    names = ["a.b_v1", "a-b_v1", "a_b_v1", "1_v1", "x" * 80 + "_v1"]
+    adapters = tuple(replace(made.adapters[0], name=f"{name}_20260115") for name in names)
+    found = manifests(write(replace(made, adapters=adapters, provenance={"base": HUB}), tmp_path / "b", "s3"))
+    objects = [each["metadata"]["name"] for each in found["aibrix/adapters.yaml"]]
+    assert len(set(objects)) == len(names)
+    assert all(rules.is_label_name(name) for name in objects)
+    assert objects[2] == "a-b-v1-20260115"
+    (service,) = found["kserve/service.yaml"]
+    served = [each["name"] for each in service["spec"]["model"]["lora"]["adapters"]]
+    assert served == [adapter.name for adapter in adapters]
 
 
 @pytest.mark.parametrize("kind", ["oci", "pvc"])
-def test_the_production_stack_finds_adapters_as_paths_of_its_pods(
-    source: BundleSource, kind: str, tmp_path: Path
-) -> None:
+def test_production_stack_finds_adapters_by_path(source: BundleSource, kind: str, tmp_path: Path) -> None:
     found = manifests(write(source, tmp_path / "bundle", kind, base_image="team/vllm@sha256:" + "a" * 64))
     (values,) = found["production-stack/values.yaml"]
     (model,) = values["servingEngineSpec"]["modelSpec"]
@@ -239,17 +228,12 @@ def test_the_production_stack_finds_adapters_as_paths_of_its_pods(
     assert "/adapters" in [mount["mountPath"] for mount in model["extraVolumeMounts"]]
     for name, each in zip((ONE, TWO), found["production-stack/adapters.yaml"], strict=True):
         assert each["spec"]["baseModel"] == model["name"]
-        assert each["spec"]["adapterSource"] == {
-            "type": "local",
-            "adapterName": name,
-            "adapterPath": f"/adapters/{name}",
-        }
+        place = {"type": "local", "adapterName": name, "adapterPath": f"/adapters/{name}"}
+        assert each["spec"]["adapterSource"] == place
 
 
-def test_in_an_image_adapters_are_named_at_the_start_and_none_is_loaded_later(
-    source: BundleSource, tmp_path: Path
-) -> None:
-    files = write(source, tmp_path / "bundle", "oci")
+def test_image_names_adapters_at_the_start(bundles: dict[str, dict[str, Path]]) -> None:
+    files = bundles["oci"]
     (server,) = manifests(files)["llm-d/server.yaml"]
     name = server["metadata"]["name"]
     assert server["spec"]["selector"]["matchLabels"] == {"app": name}
@@ -259,20 +243,19 @@ def test_in_an_image_adapters_are_named_at_the_start_and_none_is_loaded_later(
     options = pod["containers"][0]["args"]
     assert options[:3] == ["org/Tiny-1M", "--revision", COMMIT]
     assert options[options.index("--max-lora-rank") + 1] == "8"
-    assert options[options.index("--lora-modules") + 1 :] == [
-        f"{name}=/adapters/{name}" for name in (ONE, TWO)
-    ]
+    named = options[options.index("--lora-modules") + 1 :]
+    assert named == [f"{name}=/adapters/{name}" for name in (ONE, TWO)]
     assert "VLLM_ALLOW_RUNTIME_LORA_UPDATING" not in {each["name"] for each in pod["containers"][0]["env"]}
     assert pod["volumes"][-1]["image"]["reference"] == "registry.example.com/team/adapters:v1"
     # Another image is another pod.
     assert server["spec"]["template"]["metadata"]["annotations"].keys() == {"fusery.adapters"}
     assert files["Dockerfile"].read_text().endswith("FROM scratch\nCOPY adapters /\n")
-    assert "Dockerfile" not in write(source, tmp_path / "other", "pvc")
 
 
-def test_in_a_claim_vllm_looks_for_what_it_is_asked_for(source: BundleSource, tmp_path: Path) -> None:
-    files = write(source, tmp_path / "bundle", "pvc")
-    (server,) = manifests(files)["llm-d/server.yaml"]
+def test_in_a_claim_vllm_looks_for_what_it_is_asked_for(bundles: dict[str, dict[str, Path]]) -> None:
+    files = bundles["pvc"]
+    found = manifests(files)
+    (server,) = found["llm-d/server.yaml"]
     container = server["spec"]["template"]["spec"]["containers"][0]
     variables = {each["name"]: each.get("value") for each in container["env"]}
     assert variables["VLLM_PLUGINS"] == "lora_filesystem_resolver"
@@ -283,34 +266,8 @@ def test_in_a_claim_vllm_looks_for_what_it_is_asked_for(source: BundleSource, tm
         config = json.loads(files[f"adapters/{name}/adapter_config.json"].read_text())
         assert config["base_model_name_or_path"] == container["args"][0] == "org/Tiny-1M"
     assert "/v1/load_lora_adapter" in files["README.md"].read_text()
-
-
-@everywhere
-def test_pods_may_do_no_more_than_they_have_to(source: BundleSource, kind: str, tmp_path: Path) -> None:
-    found = pods(write(source, tmp_path / "bundle", kind))
-    assert found
-    for pod in found:
-        assert pod["automountServiceAccountToken"] is False
-        assert pod["securityContext"]["runAsNonRoot"] is True
-        assert pod["securityContext"]["runAsUser"] > 0
-        for container in pod["containers"]:
-            security = container["securityContext"]
-            assert (security["allowPrivilegeEscalation"], security["readOnlyRootFilesystem"]) == (False, True)
-            assert security["capabilities"] == {"drop": ["ALL"]}
-            assert container["resources"]["requests"]
-            writable = {
-                mount["mountPath"] for mount in container["volumeMounts"] if not mount.get("readOnly")
-            }
-            homes = {each["value"] for each in container["env"] if each["name"] == "HOME"}
-            assert homes <= writable
-    values = manifests(write(source, tmp_path / "chart", "pvc"))["production-stack/values.yaml"][0]
-    engine = values["servingEngineSpec"]
-    assert engine["securityContext"]["runAsNonRoot"] is True
-    assert engine["containerSecurityContext"]["allowPrivilegeEscalation"] is False
-
-
-def test_objects_say_which_adapter_and_which_base(source: BundleSource, tmp_path: Path) -> None:
-    found = manifests(write(source, tmp_path / "bundle", "pvc"))
+    assert "Dockerfile" not in files
+    # Objects say which adapter and which base they are of.
     for path in ("aibrix/adapters.yaml", "production-stack/adapters.yaml"):
         for name, each in zip((ONE, TWO), found[path], strict=True):
             assert each["metadata"]["annotations"] == {
@@ -320,35 +277,14 @@ def test_objects_say_which_adapter_and_which_base(source: BundleSource, tmp_path
                 "fusery.base.name": "tiny",
                 "fusery.base.digest": "b" * 64,
             }
-    (server,) = found["llm-d/server.yaml"]
-    assert json.loads(server["metadata"]["annotations"]["fusery.adapters"]) == {ONE: "c" * 64, TWO: "c" * 64}
-
-
-def test_adapters_whose_names_look_alike_are_objects_of_their_own(made: BundleSource, tmp_path: Path) -> None:
-    names = [
-        "a.b_v1_20260115",
-        "a-b_v1_20260115",
-        "a_b_v1_20260115",
-        "1_v1_20260115",
-        "x" * 80 + "_v1_20260115",
-    ]
-    adapters = tuple(replace(made.adapters[0], name=name) for name in names)
-    source = replace(made, adapters=adapters, provenance={"base": HUB})
-    found = manifests(write(source, tmp_path / "bundle", "s3"))
-    objects = [each["metadata"]["name"] for each in found["aibrix/adapters.yaml"]]
-    assert len(set(objects)) == len(names)
-    assert all(rules.is_label_name(name) for name in objects)
-    assert objects[2] == "a-b-v1-20260115"
-    (service,) = found["kserve/service.yaml"]
-    assert [each["name"] for each in service["spec"]["model"]["lora"]["adapters"]] == names
+    annotation = server["metadata"]["annotations"]["fusery.adapters"]
+    assert json.loads(annotation) == {ONE: "c" * 64, TWO: "c" * 64}
 
 
 @pytest.mark.parametrize("kind", ["s3", "pvc"])
-def test_hostile_texts_are_texts(
-    source: BundleSource, evil_texts: dict[str, str], kind: str, tmp_path: Path
-) -> None:
+def test_hostile_texts(source: BundleSource, evil_in_bundles: list[str], kind: str, tmp_path: Path) -> None:
     plain = write(source, tmp_path / "plain", kind)
-    for number, evil in enumerate(evil_texts.values()):
+    for number, evil in enumerate(evil_in_bundles):
         facts = dict.fromkeys(("task", "dataset", "val_loss", "version", "digest", "note"), evil)
         adapters = tuple(replace(each, facts={**each.facts, **facts}) for each in source.adapters)
         name = evil[:200].encode("utf-8", "replace").decode() or "empty"  # a database holds no lone surrogate
@@ -366,85 +302,35 @@ def test_hostile_texts_are_texts(
         assert set(fences[1::2]) == {"```"}
 
 
-@everywhere
-def test_nothing_of_the_machine_is_in_them(
-    source: BundleSource, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    canary = "canary-5f0e6c1d"
-    for variable in (
-        "HF_TOKEN",
-        "AWS_SECRET_ACCESS_KEY",
-        "FUSERY_STORE_OPTIONS",
-        "HOSTNAME",
-        "LOGNAME",
-        "USER",
-    ):
-        monkeypatch.setenv(variable, canary)
-    files = write(source, tmp_path / "bundle", kind)
-    monkeypatch.undo()
-    here = {canary, str(tmp_path), str(Path.cwd()), str(Path.home())}
-    here |= {name for name in (getpass.getuser(), socket.gethostname()) if len(name) > 4}
-    for path, file in files.items():
-        content = file.read_bytes()
-        assert not [text for text in here if text.encode() in content], path
-    assert not [each for each in objects(files) if each["kind"] == "Secret"]
-
-
-@pytest.mark.parametrize(
-    "location",
-    [
-        "s3://key:hunter2@bucket/path",
-        "s3://bucket/path?token=hunter2",
-        "s3://bucket/../hunter2",
-        "s3://",
-        "s3:/bucket",
-        "https://hunter2.example.com/x",
-        "oci://user:hunter2@registry/x:v1",
-        "oci://registry/x:v1 --hunter2",
-        "oci://Hunter2/X Y",
-        "pvc://Claim_hunter2/x",
-        "pvc://claim/hunter2\n",
-        "hunter2",
-        "",
-    ],
-)
-def test_what_is_no_location_is_refused_and_not_repeated(
-    source: BundleSource, location: str, tmp_path: Path
-) -> None:
-    with pytest.raises(BadInputError, match="none that a manifest can name") as caught:
-        write(source, tmp_path / "bundle", "s3", location=location)
-    assert "hunter2" not in str(caught.value) + str(caught.value.hint)
-    assert "pvc://CLAIM/PATH" in str(caught.value.hint)
-
-
 def test_what_has_to_be_said_is_asked_for(made: BundleSource, source: BundleSource, tmp_path: Path) -> None:
-    (tmp_path / "a").mkdir()
-    with pytest.raises(BadInputError, match="where the cluster finds the adapters") as caught:
-        make_bundle(source, "k8s", tmp_path / "a")
-    assert "--location s3://BUCKET/PATH" in str(caught.value.hint)
-    for base in ({"name": "tiny"}, {"name": "two words"}, {}):
-        nameless = replace(made, provenance={"base": base})
-        with pytest.raises(BadInputError, match="not the id of a model on the hub") as caught:
-            write(nameless, tmp_path / f"b{len(str(base))}", "s3")
-        assert "--base-name OWNER/NAME" in str(caught.value.hint)
-    for name in ("/models/tiny", "tiny", "org/tiny/x", "org/ti ny", "s3://bucket/tiny"):
-        with pytest.raises(BadInputError, match="not the id of a model on the hub"):
-            write(source, tmp_path / name.replace("/", "."), "s3", base_name=name)
-    with pytest.raises(BadInputError, match="not the name of an image") as caught:
-        write(source, tmp_path / "image", "s3", base_image="x\ny")
-    assert "vllm/vllm-openai" in str(caught.value.hint)
+    nameless = [
+        (replace(made, provenance={"base": base}), {})
+        for base in ({"name": "tiny"}, {"name": "two words"}, {})
+    ]
+    unknown = ("/models/tiny", "tiny", "org/tiny/x", "org/ti ny", "s3://bucket/tiny")
+    for number, (wrong, choices, hint) in enumerate(
+        (
+            (source, {"location": None}, "--location s3://BUCKET/PATH"),
+            *((wrong, choices, "--base-name OWNER/NAME") for wrong, choices in nameless),
+            *((source, {"base_name": name}, "--base-name OWNER/NAME") for name in unknown),
+            (source, {"base_image": "x\ny"}, "vllm/vllm-openai"),
+        )
+    ):
+        with pytest.raises(BadInputError) as caught:
+            write(wrong, tmp_path / str(number), "s3", **choices)
+        assert hint in str(caught.value.hint)
 
 
 def test_what_vllm_cannot_serve_is_refused(tmp_path: Path) -> None:
     base = tiny_models.make_base(tmp_path / "base", layers=2, hidden=64, intermediate=128)
     dora = tiny_models.make_adapter(tmp_path / "dora_v1_20260115", base, fine_tune_type="dora")
     source = adapters_source(base, tmp_path / "a", dora)
-    with pytest.raises(BadInputError, match="dora_v1_20260115 is a DoRA"):
+    with pytest.raises(BadInputError, match="dora_v1_20260115"):
         write(source, tmp_path / "one", "s3", base_name="org/Tiny")
     quantised = tiny_models.make_base(tmp_path / "four", bits=4, layers=2, hidden=64, intermediate=128)
     adapter = tiny_models.make_adapter(tmp_path / ONE, quantised)
     source = adapters_source(quantised, tmp_path / "b", adapter)
-    with pytest.raises(BadInputError, match="quantised in MLX's format") as caught:
+    with pytest.raises(BadInputError) as caught:
         write(source, tmp_path / "two", "s3")
     assert "--base-name" in str(caught.value.hint)
     found = manifests(write(source, tmp_path / "three", "s3", base_name="org/Original"))
@@ -470,73 +356,18 @@ SPOILS = {
 }
 
 
-@pytest.mark.parametrize("what", SPOILS)
-def test_the_bundle_is_read_again(source: BundleSource, what: str, tmp_path: Path) -> None:
-    name, old, new = SPOILS[what]
+def test_the_bundle_is_read_again(source: BundleSource, tmp_path: Path) -> None:
     files = write(source, tmp_path / "bundle", "oci")
     assert TARGETS["k8s"].check(tmp_path / "bundle").adapters == 2
-    text = files[name].read_text()
-    assert old in text
-    files[name].write_text(text.replace(old, new, 1))
-    with pytest.raises(LayoutError):
-        TARGETS["k8s"].check(tmp_path / "bundle")
-
-
-def test_a_bundle_without_a_manifest_is_a_defect(source: BundleSource, tmp_path: Path) -> None:
-    files = write(source, tmp_path / "bundle", "gs")
+    for name, old, new in SPOILS.values():
+        text = files[name].read_text()
+        assert old in text
+        files[name].write_text(text.replace(old, new, 1))
+        with pytest.raises(LayoutError):
+            TARGETS["k8s"].check(tmp_path / "bundle")
+        files[name].write_text(text)
+    files = write(source, tmp_path / "without", "gs")
     for path in [path for name, path in files.items() if name.startswith("aibrix/")]:
         path.unlink()
     with pytest.raises(LayoutError):
-        find_target("k8s").check(tmp_path / "bundle")
-
-
-def test_aliases_and_splits_of_a_registry_become_rules(stocked: Registry, tmp_path: Path) -> None:
-    stocked.aliases.set("prod", "course_rec@1")
-    choices = Choices(
-        models=("course_rec=v1:0.9,v2:0.1", "beta=course_rec@2"),
-        base_name="org/Tiny-1M",
-        location=PLACES["pvc"],
-    )
-    bundle = stocked.bundles.materialize(
-        ["course_rec#prod"], tmp_path / "bundle", target="k8s", choices=choices
-    )
-    assert (bundle.adapters, bundle.fused) == ((ONE, TWO), None)
-    (rewrite,) = yaml.safe_load_all((tmp_path / "bundle" / "llm-d" / "rewrite.yaml").read_text())
-    rules.hold(rewrite)
-    leads = {rule["matches"][0]["model"]["value"]: rule["targets"] for rule in rewrite["spec"]["rules"]}
-    split = [{"modelRewrite": ONE, "weight": 9}, {"modelRewrite": TWO, "weight": 1}]
-    assert leads == {
-        "course_rec#prod": [{"modelRewrite": ONE}],
-        "course_rec": split,
-        "beta": [{"modelRewrite": TWO}],
-    }
-    served = yaml.safe_load((tmp_path / "bundle" / "llm-d" / "server.yaml").read_text())
-    assert not [word for word in leads if word in json.dumps(served["spec"]["template"]["spec"]).split('"')]
-    assert {object_name(name) for name in bundle.adapters} == {
-        each["metadata"]["name"]
-        for each in yaml.safe_load_all((tmp_path / "bundle" / "aibrix" / "adapters.yaml").read_text())
-    }
-    assert stocked.upkeep.audit().ok
-
-
-def test_adapters_asked_for_by_their_names_need_no_rules(stocked: Registry, tmp_path: Path) -> None:
-    choices = Choices(base_name="org/Tiny-1M", location=PLACES["oci"])
-    stocked.bundles.materialize([ONE, TWO], tmp_path / "bundle", target="k8s", choices=choices)
-    assert (tmp_path / "bundle" / "llm-d" / "server.yaml").is_file()
-    (rewrite,) = yaml.safe_load_all((tmp_path / "bundle" / "llm-d" / "rewrite.yaml").read_text())
-    # The task is a name of its own, which leads to the first.
-    assert [rule["targets"] for rule in rewrite["spec"]["rules"]] == [[{"modelRewrite": ONE}]]
-
-
-def test_one_bundle_is_where_its_adapter_is(stocked: Registry, tmp_path: Path) -> None:
-    choices = Choices(base_name="org/Tiny-1M", location="s3://bucket/{name}")
-    done = stocked.bundles.materialize_all(f"{tmp_path}/{{name}}", target="k8s", choices=choices)
-    assert done.ok and len(done.made) == 2
-    for name in (ONE, TWO):
-        service = yaml.safe_load((tmp_path / name / "kserve" / "service.yaml").read_text())
-        (adapter,) = service["spec"]["model"]["lora"]["adapters"]
-        assert adapter == {"name": name, "uri": f"s3://bucket/{name}/adapters/{name}"}
-    with pytest.raises(BadInputError, match=r"the location has no \{name\} in it"):
-        stocked.bundles.materialize_all(
-            f"{tmp_path}/{{name}}", target="k8s", choices=replace(choices, location="s3://bucket/x")
-        )
+        TARGETS["k8s"].check(tmp_path / "without")
