@@ -22,15 +22,9 @@ from fusery.registry.record import plain
 from fusery.storage.errors import StoreDeniedError, StoreUnavailableError
 
 # huggingface_hub's own way of sending a large file without Xet.
-pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+pytestmark = [pytest.mark.timing, pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")]
 
 TOKEN = "hf_canary5f0e6c1d"
-
-
-@pytest.fixture
-def database_url() -> str:
-    """Where bundles go has nothing to do with the database: once is enough."""
-    return ""
 
 
 @pytest.fixture

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import logging
-import threading
 import time
 import traceback
 from collections import Counter
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import mlx_lm
 import pytest
-from image_registry import PASSWORD, USER, running_registry
+from image_registry import PASSWORD, USER, StubRegistry, running_registry
 from oras.client import OrasClient
 
 from fusery.registry import Registry
@@ -26,17 +25,13 @@ from fusery.registry.record import plain
 from fusery.storage.digest import digest_file
 from fusery.storage.errors import StoreDeniedError, StoreUnavailableError
 
+pytestmark = pytest.mark.timing
+
 
 @pytest.fixture(scope="module")
 def registry_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with running_registry(tmp_path_factory.mktemp("registry")) as host:
         yield host
-
-
-@pytest.fixture
-def database_url() -> str:
-    """Where bundles go has nothing to do with the database: once is enough."""
-    return ""
 
 
 @pytest.fixture(autouse=True)
@@ -157,66 +152,23 @@ def test_wrong_places(registry: Registry, tmp_path: Path, monkeypatch: pytest.Mo
             place_at(registry.workspace, "oci://host/x:y", target=target)
 
 
-class Flaky(BaseHTTPRequestHandler):
-    """A registry that fails as often as it is told to before it takes something."""
-
-    failures: Counter[str]
-    asked: list[str]
-
-    def _answer(self, status: int, **headers: str) -> None:
-        length = int(self.headers.get("Content-Length") or 0)
-        self.rfile.read(length)
-        self.asked.append(self.command)
-        if self.failures[self.command]:
-            self.failures[self.command] -= 1
-            status, headers = 503, {}
-        self.send_response(status)
-        for name, value in {"Content-Length": "0", **headers}.items():
-            self.send_header(name, value)
-        self.end_headers()
-
-    def do_GET(self) -> None:
-        self._answer(200)
-
-    def do_HEAD(self) -> None:
-        self._answer(404)
-
-    def do_POST(self) -> None:
-        self._answer(202, Location="/v2/x/blobs/uploads/1")
-
-    def do_PUT(self) -> None:
-        self._answer(201)
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
-
-
-@pytest.fixture
-def flaky(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def test_what_a_registry_fails_at_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "sleep", lambda _: None)
-    Flaky.failures, Flaky.asked = Counter(), []
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Flaky)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield f"127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-def test_what_a_registry_fails_at_is_tried_again(flaky: str, tmp_path: Path) -> None:
     (tmp_path / "blob").write_bytes(b"bytes")
-    blob, client = {"digest": f"sha256:{'a' * 64}", "size": 5}, RegistryClient(flaky, "x")
-    for failures in ({"PUT": 3}, {"POST": 3}, {"PUT": 1, "POST": 2}):
-        Flaky.failures, Flaky.asked = Counter(failures), []
-        client.upload(tmp_path / "blob", blob)
-        # An upload is begun anew each time, and never gone on with.
-        puts = Flaky.asked.count("PUT")
-        assert puts == failures.get("PUT", 0) + 1
-        assert Flaky.asked.count("POST") == puts + failures.get("POST", 0)
-    Flaky.failures, Flaky.asked = Counter(PUT=99, HEAD=99), []
-    with pytest.raises(StoreUnavailableError, match="503"):
-        client.upload(tmp_path / "blob", blob)
-    with pytest.raises(StoreUnavailableError, match="503"):
-        client.has("sha256:" + "b" * 64)
-    assert (Flaky.asked.count("PUT"), Flaky.asked.count("HEAD")) == (4, 4)
+    blob, stub = {"digest": f"sha256:{hashlib.sha256(b'bytes').hexdigest()}", "size": 5}, StubRegistry()
+    with stub.running() as host:
+        client = RegistryClient(host, "x")
+        for failures in ({"PUT": 3}, {"POST": 3}, {"PUT": 1, "POST": 2}):
+            stub.failures, stub.asked = Counter(failures), []
+            client.upload(tmp_path / "blob", blob)
+            # An upload is begun anew each time, and never gone on with.
+            puts = stub.asked.count("PUT")
+            assert puts == failures.get("PUT", 0) + 1
+            assert stub.asked.count("POST") == puts + failures.get("POST", 0)
+        assert client.has(blob["digest"])
+        stub.failures, stub.asked = Counter(PUT=99, HEAD=99), []
+        with pytest.raises(StoreUnavailableError, match="503"):
+            client.upload(tmp_path / "blob", blob)
+        with pytest.raises(StoreUnavailableError, match="503"):
+            client.has(blob["digest"])
+        assert (stub.asked.count("PUT"), stub.asked.count("HEAD")) == (4, 4)
