@@ -13,6 +13,8 @@ from bundle_cases import Imaged
 
 from fusery.registry.server.run import main
 
+pytestmark = pytest.mark.timing
+
 
 @pytest.fixture(scope="module")
 def bundle(imaged: Imaged, tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -97,7 +97,7 @@ def test_modules_are_counted(unfused_source: BundleSource, target: str, tmp_path
 def test_hostile_texts_are_texts_with_adapters(
     unfused_source: BundleSource, target: str, evil_in_bundles: list[str], tmp_path: Path
 ) -> None:
-    for number, evil in enumerate(evil_in_bundles if target != "k8s" else ()):  # see targets/test_k8s.py
+    for number, evil in enumerate(evil_in_bundles if target != "k8s" else ()):  # see cluster/test_projects.py
         facts = dict.fromkeys(("task", "dataset", "val_loss"), evil)
         adapters = tuple(replace(each, facts={**each.facts, **facts}) for each in unfused_source.adapters)
         base = {"name": evil, "digest": evil, "hub_id": evil if number % 2 else None, "revision": evil}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tarfile
 from copy import deepcopy
 from dataclasses import replace
@@ -32,12 +31,6 @@ CURVE = [
     {"iteration": 200, "train_loss": 1.0, "val_loss": 0.5, "learning_rate": 1e-5},
     {"iteration": 400, "train_loss": 0.5, "val_loss": 0.75, "learning_rate": 1e-5},
 ]
-
-
-@pytest.fixture
-def database_url() -> str:
-    """Cards have nothing to do with the database: once is enough."""
-    return ""
 
 
 @pytest.fixture
@@ -242,10 +235,11 @@ def test_a_wrong_template_is_one_sentence(told: BundleSource, tmp_path: Path) ->
         assert "\n" not in caught.value.message
 
 
-def test_licences_notes_and_training_are_found(registry: Registry, tiny_base: Path, tmp_path: Path) -> None:
+def test_licences_notes_and_training_are_found(registry: Registry, tmp_path: Path) -> None:
     readme = "---\nlicense: gemma\n---\n# Gemma\n"
-    for name, reference, expected in (("copied", False, "apache-2.0"), ("referenced", True, "gemma")):
-        base = shutil.copytree(tiny_base, tmp_path / name / "base")
+    for seed, (name, expected) in enumerate((("copied", "apache-2.0"), ("referenced", "gemma"))):
+        reference = name == "referenced"
+        base = tiny_models.make_base(tmp_path / name / "base", seed=seed)
         if reference:
             (base / "README.md").write_text(readme)
         (base / "LICENSE").write_text("\n   Apache License\n   Version 2.0, January 2004\n")

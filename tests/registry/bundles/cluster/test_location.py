@@ -61,7 +61,6 @@ class Bucket(LocalFolder):
         self.text = "s3://bucket/models"
 
 
-@pytest.mark.parametrize("database_url", [""])
 def test_bucket_is_the_location(stocked: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def place_at(*_: object, **__: object) -> Bucket:
         return Bucket(tmp_path / "out")

@@ -19,7 +19,6 @@ from consumers import adapters_source
 from fusery.registry.bundles import TARGETS, BundleSource
 from fusery.registry.bundles.cluster.manifest_text import read_manifests
 from fusery.registry.bundles.layout import LayoutError
-from fusery.registry.errors import BadInputError
 
 COMMIT = "5f0b02c75b57c5855da9ae460ce51323ea669d8a"
 HUB = {"name": "tiny", "digest": "b" * 64, "hub_id": "org/Tiny-1M", "revision": COMMIT}
@@ -300,41 +299,6 @@ def test_hostile_texts(source: BundleSource, evil_in_bundles: list[str], kind: s
                 assert rule["targets"] == [{"modelRewrite": TWO}]
         fences = [line for line in files["README.md"].read_text().splitlines() if line.startswith("```")]
         assert set(fences[1::2]) == {"```"}
-
-
-def test_what_has_to_be_said_is_asked_for(made: BundleSource, source: BundleSource, tmp_path: Path) -> None:
-    nameless = [
-        (replace(made, provenance={"base": base}), {})
-        for base in ({"name": "tiny"}, {"name": "two words"}, {})
-    ]
-    unknown = ("/models/tiny", "tiny", "org/tiny/x", "org/ti ny", "s3://bucket/tiny")
-    for number, (wrong, choices, hint) in enumerate(
-        (
-            (source, {"location": None}, "--location s3://BUCKET/PATH"),
-            *((wrong, choices, "--base-name OWNER/NAME") for wrong, choices in nameless),
-            *((source, {"base_name": name}, "--base-name OWNER/NAME") for name in unknown),
-            (source, {"base_image": "x\ny"}, "vllm/vllm-openai"),
-        )
-    ):
-        with pytest.raises(BadInputError) as caught:
-            write(wrong, tmp_path / str(number), "s3", **choices)
-        assert hint in str(caught.value.hint)
-
-
-def test_what_vllm_cannot_serve_is_refused(tmp_path: Path) -> None:
-    base = tiny_models.make_base(tmp_path / "base", layers=2, hidden=64, intermediate=128)
-    dora = tiny_models.make_adapter(tmp_path / "dora_v1_20260115", base, fine_tune_type="dora")
-    source = adapters_source(base, tmp_path / "a", dora)
-    with pytest.raises(BadInputError, match="dora_v1_20260115"):
-        write(source, tmp_path / "one", "s3", base_name="org/Tiny")
-    quantised = tiny_models.make_base(tmp_path / "four", bits=4, layers=2, hidden=64, intermediate=128)
-    adapter = tiny_models.make_adapter(tmp_path / ONE, quantised)
-    source = adapters_source(quantised, tmp_path / "b", adapter)
-    with pytest.raises(BadInputError) as caught:
-        write(source, tmp_path / "two", "s3")
-    assert "--base-name" in str(caught.value.hint)
-    found = manifests(write(source, tmp_path / "three", "s3", base_name="org/Original"))
-    assert found["kserve/service.yaml"][0]["spec"]["model"]["uri"] == "hf://org/Original"
 
 
 SPOILS = {
