@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 import query_plans
 import tiny_models
-from sqlalchemy import delete
 
-from fusery.registry import FuseRequest, Registry, tables
+from fusery.registry import FuseRequest, Registry
 from fusery.registry.errors import BadInputError
 
 
@@ -94,7 +93,7 @@ def test_pins_are_set_by_key_and_by_adapter(known: Registry) -> None:
     held = {entry.key: entry.pinned for entry in known.cache.contents().entries}
     assert held == {first: True, second: True}
     assert [(each.key, each.changed) for each in known.cache.unpin(second[:12])] == [(second, True)]
-    # An entry of the cache that is not on record is found by its key as well.
-    with known.workspace.database.write() as session:
-        session.execute(delete(tables.Fused).where(tables.Fused.key == first))
-    assert [(each.key, each.changed) for each in known.cache.unpin(first[:12])] == [(first, True)]
+    # An entry of the cache that is no fused model is found by its key as well.
+    known.folder("mail@2")
+    [other] = {entry.key for entry in known.workspace.cache.entries()} - {first, second}
+    assert [(each.key, each.changed) for each in known.cache.pin(other[:12])] == [(other, True)]

@@ -25,12 +25,6 @@ FULL = Recipe(
 )
 
 
-@pytest.fixture
-def database_url() -> str:
-    """What a file says has nothing to do with the database: once is enough."""
-    return ""
-
-
 def write(folder: Path, document: object) -> str:
     (folder / "recipe.json").write_text(json.dumps(document))
     return str(folder / "recipe.json")

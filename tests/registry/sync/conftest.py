@@ -43,7 +43,7 @@ class Somewhere:
         names: return what is there now.
         seize: put something else under a name.
         forget: lose everything, as a server does that starts anew.
-        server: the stand-in of vLLM and SGLang.
+        server: the stand-in of vLLM and SGLang; there is none elsewhere.
     """
 
     kind: str
@@ -52,7 +52,7 @@ class Somewhere:
     names: Callable[[], set[str]]
     seize: Callable[[str], None]
     forget: Callable[[], None]
-    server: LoraServer | None = None
+    server: LoraServer = None  # type: ignore[assignment]
     options: dict[str, Any] = field(default_factory=dict)
 
     def request(self, *references: str, **more: Any) -> SyncRequest:

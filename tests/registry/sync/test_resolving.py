@@ -26,6 +26,8 @@ from fusery.web.doors import Proxies, TeamDoor
 
 from .conftest import V1, V2, running
 
+pytestmark = pytest.mark.timing
+
 FILES = {"adapter_config.json", "adapter_model.safetensors"}
 
 
@@ -182,7 +184,6 @@ class Counted(OwnRegistry):
         return super().write(found, *arguments)  # type: ignore[arg-type]
 
 
-@pytest.mark.timing
 def test_servers_fetch_once(stocked: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Counted, "fetched", 0)
 
@@ -289,7 +290,6 @@ def test_what_the_environment_says(tmp_path: Path) -> None:
         resolver_of_environment({"FUSERY_SERVER": "https://fusery.example"}, "vllm", "here")
 
 
-@pytest.mark.timing
 def test_simultaneous_loads_are_recorded(
     stocked: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,6 +26,7 @@ from fusery.registry.sync.sync import SyncRequest
 
 from .conftest import V1, V2, Somewhere, acts, config_of, names_in, running, somewhere
 
+pytestmark = pytest.mark.timing
 vllm_only = pytest.mark.parametrize("place", ["vllm"], indirect=True)
 
 
@@ -49,14 +50,12 @@ def test_a_server_loads_what_every_server_computes_alike(stocked: Registry, plac
     assert (config["peft_type"], config["r"], config["base_model_name_or_path"]) == ("LORA", 8, "tiny")
     with safetensors.safe_open(str(place.folder / V1 / "adapter_model.safetensors"), "np") as tensors:
         assert any(name.endswith("q_proj.lora_A.weight") for name in tensors.keys())  # noqa: SIM118
-    assert place.server is not None
     assert place.server.loaded == {V1: str(place.folder / V1)}
 
 
 def test_a_key_goes_to_the_server_and_nowhere_else(
     stocked: Registry, place: Somewhere, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    assert place.server is not None
     place.server.key = "s3cr3t"
     with pytest.raises(ServerRefusedError) as caught:
         place.sync(stocked, "course_rec@1")
@@ -104,7 +103,6 @@ def test_two_bases_on_one_server_are_refused(stocked: Registry, place: Somewhere
 
 
 def test_what_the_server_refuses(stocked: Registry, place: Somewhere) -> None:
-    assert place.server is not None
     place.server.max_rank = 4  # version 1 has 8
     place.sync(stocked, "course_rec@2")
     found = place.sync(stocked, "course_rec@1")
@@ -117,7 +115,6 @@ def test_what_the_server_refuses(stocked: Registry, place: Somewhere) -> None:
 
 def test_an_answer_that_is_lost(stocked: Registry, place: Somewhere) -> None:
     """The server did what it was asked, and nobody heard: what it lists counts."""
-    assert place.server is not None
     for wanted, done in (
         (("course_rec@1",), {"v1": "load"}),
         (("course_rec@2",), {"v2": "load", "v1": "unload"}),
@@ -161,7 +158,6 @@ def test_a_server_that_is_away_and_what_is_none(
 
 def test_files_stay_for_a_while(stocked: Registry, place: Somewhere, monkeypatch: pytest.MonkeyPatch) -> None:
     """vLLM reads an adapter again in the middle of a step, also one that was just unloaded; without files it ends."""
-    assert place.server is not None
     place.sync(stocked, "course_rec@1", "course_rec@2")
     place.sync(stocked, "course_rec@2")
     place.server.reread()
@@ -177,7 +173,6 @@ def test_files_stay_for_a_while(stocked: Registry, place: Somewhere, monkeypatch
 
 
 def test_files_that_are_gone_or_damaged_are_brought_again(stocked: Registry, place: Somewhere) -> None:
-    assert place.server is not None
     place.sync(stocked, "course_rec@1")
     weights = place.folder / V1 / "adapter_model.safetensors"
     data = bytearray(weights.read_bytes())
@@ -209,7 +204,6 @@ def test_a_folder_that_the_server_sees_elsewhere(stocked: Registry, tmp_path: Pa
 def test_what_no_server_computes_is_refused_before_it_is_loaded(
     stocked: Registry, place: Somewhere, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert place.server is not None
     tiny_models.make_adapter(tmp_path / "dora", tiny_base, seed=4, fine_tune_type="dora")
     stocked.adapters.register(tmp_path / "dora", base="tiny", task="rerank")
     found = place.sync(stocked, "rerank@1", "course_rec@1")
@@ -276,7 +270,6 @@ def test_another_folder_changes_nothing(stocked: Registry, place: Somewhere, tmp
 
 @vllm_only
 def test_yanked_adapters_go_whatever_the_base_is_called(stocked: Registry, place: Somewhere) -> None:
-    assert place.server is not None
     place.sync(stocked, "course_rec@1", "course_rec@2")
     stocked.adapters.yank("course_rec@2", reason="bad data")
     place.server.base = place.server.root = "another"
@@ -297,7 +290,6 @@ def test_a_bundle_of_the_same_name_in_the_current_folder(
     assert acts(place.sync(stocked, nothing=True)) == {"v1": "unload"}
 
 
-@pytest.mark.timing
 def test_an_answer_that_comes_byte_by_byte(stocked: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that never comes to an end does not hold the place for ever."""
     monkeypatch.setattr(servers, "_LISTING", 0.5)
@@ -327,7 +319,6 @@ def test_server_restarts_meanwhile(
     stocked: Registry, place: Somewhere, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What it had loaded a moment ago is gone: a check says so, and the next sync brings it."""
-    assert place.server is not None
     load = place.server.load
 
     def load_and_lose(body: Mapping[str, Any]) -> tuple[int, Any]:

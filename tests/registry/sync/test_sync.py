@@ -20,6 +20,7 @@ from fusery.registry.workspace import Workspace
 
 from .conftest import V1, V2, Somewhere, acts, running, somewhere
 
+pytestmark = pytest.mark.timing
 folder_only = pytest.mark.parametrize("place", ["folder"], indirect=True)
 
 
@@ -153,7 +154,6 @@ def test_same_bytes_are_there_already(
     assert place.names() == (set() if proven else {V1})
 
 
-@pytest.mark.timing
 def test_several_at_once(stocked: Registry, place: Somewhere) -> None:
     """Syncs of one place take turns, and what the last one wants is there."""
     wanted = (("course_rec@1",), ("course_rec@2",), ("course_rec@1", "course_rec@2"), ("course_rec@2",))
@@ -201,7 +201,6 @@ def test_server_without_its_folder_unloads(stocked: Registry, tiny_base: Path, t
         assert (place.names(), running(stocked)) == (set(), [])
 
 
-@pytest.mark.timing
 def test_watching(stocked: Registry, place: Somewhere) -> None:
     """Aliases are followed, what a place has lost comes again, and each change is told of once."""
     stocked.aliases.set("prod", "course_rec@1")
