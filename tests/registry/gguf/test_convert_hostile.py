@@ -34,8 +34,6 @@ NAN = struct.pack("<f", float("nan"))
 BAD_FILES: dict[str, Callable[[bytes], bytes]] = {
     "empty": lambda data: b"",
     "other magic": lambda data: b"GGML" + data[4:],
-    "version 1": lambda data: data[:4] + struct.pack("<I", 1) + data[8:],
-    "big-endian": lambda data: data[:4] + struct.pack(">I", 3) + data[8:],
     "cut in counts": lambda data: data[:20],
     "cut in metadata": lambda data: data[:300],
     "cut in weights": lambda data: data[:-4096],
@@ -63,6 +61,13 @@ def test_bad_file_is_refused(tmp_path: Path, good_bytes: bytes, spoil: Callable[
         convert_gguf(tmp_path / "bad.gguf", tmp_path / "folder")
     assert "\n" not in caught.value.message
     assert not (tmp_path / "folder").exists()
+
+
+def test_other_versions_and_byte_orders_are_named(tmp_path: Path, good_bytes: bytes) -> None:
+    for form, number, named in (("<I", 1, "version 1"), (">I", 3, "big-endian")):
+        (tmp_path / "bad.gguf").write_bytes(good_bytes[:4] + struct.pack(form, number) + good_bytes[8:])
+        with pytest.raises(FormatError, match=named):
+            convert_gguf(tmp_path / "bad.gguf", tmp_path / "folder")
 
 
 def test_every_shortened_file_is_refused(tmp_path: Path, good_bytes: bytes) -> None:

@@ -229,12 +229,15 @@ def test_a_server_s_life_on_record(source: AdapterSource, stocked: Registry, tmp
     assert [each.name for each in stocked.deployments.list()] == [V2]
     reasons = [each.detail["reason"] for each in stocked.upkeep.log() if each.action == "deployment.ended"]
     assert reasons == ["the server began anew", "the server ended"]
-    # What others recorded at the same place stays.
-    stocked.deployments.record("course_rec@2", place, note="by hand")
-    third = Resolver(source, tmp_path / "files", place=place, via="vllm")
-    third.resolve(V1, "tiny")
-    third.close()
-    assert [each.name for each in stocked.deployments.list(place=place)] == [V2]
+
+
+def test_deployments_of_others_stay(source: AdapterSource, stocked: Registry, tmp_path: Path) -> None:
+    stocked.deployments.record("course_rec@2", "vllm@gpu-1:8000", note="by hand")
+    server = Resolver(source, tmp_path / "files", place="vllm@gpu-1:8000", via="vllm")
+    server.resolve(V1, "tiny")
+    assert running(stocked) == [V1, V2]
+    server.close()
+    assert running(stocked) == [V2]
 
 
 def test_failed_records_are_repeated(

@@ -73,6 +73,9 @@ def test_what_arrives_is_the_bundle_in_one_commit(hub: Hub, stocked: Registry, t
     assert (data.base_model, data.to_dict()["base_model_relation"]) == ("org/tiny", "finetune")
     assert put(stocked, "course_rec@1", "hf://team/x").existed
     assert len(hub.commits["team/x"]) == 1
+    hub.repositories["team/x"]["README.md"] += b"edited"
+    with pytest.raises(AlreadyExistsError):
+        put(stocked, "course_rec@1", "hf://team/x")
     # Another model takes its place by force only.
     hub.repositories["team/x"]["old.txt"] = b"left over"
     with pytest.raises(AlreadyExistsError):

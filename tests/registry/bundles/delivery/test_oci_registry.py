@@ -24,6 +24,7 @@ from fusery.registry.errors import AlreadyExistsError, BadInputError
 from fusery.registry.record import plain
 from fusery.storage.digest import digest_file
 from fusery.storage.errors import StoreDeniedError, StoreUnavailableError
+from fusery.storage.secrets import redact
 
 pytestmark = pytest.mark.timing
 
@@ -111,8 +112,9 @@ def test_a_guarded_registry(
         pushed = stocked.bundles.materialize("course_rec@1", f"{url}:v2", target="oci")
     assert not pushed.existed
     shown = caplog.text + json.dumps(plain(stocked.upkeep.log())) + json.dumps(pushed.to_dict())
-    assert PASSWORD not in shown
-    assert basic not in shown
+    for secret in (PASSWORD, basic):
+        assert secret not in shown
+        assert secret not in redact(f"the server says {secret}")
 
 
 def test_a_blob_that_is_other_than_it_says_is_not_taken(registry_host: str, tmp_path: Path) -> None:
@@ -172,3 +174,18 @@ def test_what_a_registry_fails_at_is_tried_again(tmp_path: Path, monkeypatch: py
         with pytest.raises(StoreUnavailableError, match="503"):
             client.has(blob["digest"])
         assert (stub.asked.count("PUT"), stub.asked.count("HEAD")) == (4, 4)
+
+
+def test_a_denial_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+
+    def deny(*words: object, **_: object) -> None:
+        asked.append(words)
+        raise ValueError("Issue with authentication")  # as oras says it
+
+    with StubRegistry().running() as host:
+        client = RegistryClient(host, "x")
+        monkeypatch.setattr(client, "_request", deny)
+        with pytest.raises(StoreDeniedError):
+            client.has("sha256:" + "b" * 64)
+    assert len(asked) == 1
