@@ -76,32 +76,32 @@ def _model(bundle: Path, target: str, scratch: Path) -> Path:
     return bundle / "model" if (bundle / "model").is_dir() else bundle
 
 
-@pytest.mark.parametrize("target", ["vllm", "k8s", "lorax", "hub"])
-def test_peft_reads_an_adapter(base: Path, adapter: Path, target: str, tmp_path: Path) -> None:
-    (tmp_path / "bundle").mkdir()
+def _adapter(base: Path, adapter: Path, target: str, scratch: Path) -> Path:
+    """Return what a user of a bundle with an adapter would give to PEFT."""
+    bundle = scratch / "bundle" / target
+    bundle.mkdir(parents=True)
     choices = {"base_name": "org/Tiny-1M", "location": "pvc://adapters"} if target == "k8s" else {}
-    make_bundle(adapters_source(base, tmp_path / "rendered", adapter), target, tmp_path / "bundle", **choices)
-    folder = tmp_path / "bundle" if target == "hub" else tmp_path / "bundle" / "adapters" / ADAPTER
+    make_bundle(adapters_source(base, scratch / f"rendered-{target}", adapter), target, bundle, **choices)
+    return bundle if target == "hub" else bundle / "adapters" / ADAPTER
+
+
+def test_peft_reads_an_adapter(base: Path, adapter: Path, tmp_path: Path) -> None:
     ours = mlx_logits(base, adapter)
-    theirs = peft_logits(base, folder, tmp_path)
-    assert np.abs(theirs - ours).max() < 1e-5 * np.abs(ours).max()
     assert np.abs(ours - mlx_logits(base)).max() > 0.1
+    for target in ("vllm", "k8s", "lorax", "hub"):
+        theirs = peft_logits(base, _adapter(base, adapter, target, tmp_path), tmp_path)
+        assert np.abs(theirs - ours).max() < 1e-5 * np.abs(ours).max()
 
 
-@pytest.mark.parametrize("target", ["vllm", "k8s", "lorax", "hub"])
 @pytest.mark.parametrize("layers", [[1], None], ids=["some layers", "all layers"])
-def test_peft_reads_an_adapter_with_a_layer_pattern(
-    base: Path, layers: list[int] | None, target: str, tmp_path: Path
-) -> None:
+def test_peft_reads_layer_patterns(base: Path, layers: list[int] | None, tmp_path: Path) -> None:
     """PEFT refuses `layers_pattern` without `layers_to_transform`; older versions saved it."""
     adapter = make_peft(tmp_path / ADAPTER, base, layers=layers, layers_pattern="layers")
-    make_peft(tmp_path / "plain" / ADAPTER, base, layers=layers)
-    (tmp_path / "bundle").mkdir()
-    choices = {"base_name": "org/Tiny-1M", "location": "pvc://adapters"} if target == "k8s" else {}
-    make_bundle(adapters_source(base, tmp_path / "rendered", adapter), target, tmp_path / "bundle", **choices)
-    folder = tmp_path / "bundle" if target == "hub" else tmp_path / "bundle" / "adapters" / ADAPTER
-    expected = peft_logits(base, tmp_path / "plain" / ADAPTER, tmp_path)
-    assert np.abs(peft_logits(base, folder, tmp_path) - expected).max() < 1e-5 * np.abs(expected).max()
+    plain = make_peft(tmp_path / "plain" / ADAPTER, base, layers=layers)
+    expected = peft_logits(base, plain, tmp_path)
+    for target in ("vllm", "lorax", "hub"):
+        found = peft_logits(base, _adapter(base, adapter, target, tmp_path), tmp_path)
+        assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
 
 
 def test_transformers_reads_the_base_beside_adapters(base: Path, adapter: Path, tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 import tiny_models
-import yaml
 from bundle_cases import make_bundle
 from consumers import adapters_source
 from peft_folders import make_peft
@@ -35,7 +34,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def bundle(base: Path, target: str, tmp_path: Path, *adapters: Path, **choices: Any) -> Path:
     folder = tmp_path / f"bundle-{target}"
-    folder.mkdir()
+    folder.mkdir(parents=True)
     make_bundle(adapters_source(base, tmp_path / f"rendered-{target}", *adapters), target, folder, **choices)
     return folder
 
@@ -45,75 +44,35 @@ def keys(adapter: Path) -> dict[str, tuple[int, ...]]:
     return {name: shape for name, (_, shape, _) in found.items()}
 
 
-def vllm_modules(adapters: Path, name: str, served: str, max_rank: int) -> set[str] | None:
-    """The modules that vLLM 0.32.0 adapts in a llama; None where it finds no adapter; ValueError where it refuses one."""
-    # vllm/plugins/lora_resolvers/filesystem_resolver.py, _get_lora_req_from_path
-    config = json.loads((adapters / name / "adapter_config.json").read_text())
-    if config["peft_type"] != "LORA" or config["base_model_name_or_path"] != served:
-        return None
-    # vllm/lora/peft_helper.py, validate_legal; other fields are left unread
-    if config["use_dora"] or config["modules_to_save"] or config["bias"] != "none" or config["r"] > max_rank:
-        raise ValueError("not legal")
-    # vllm/lora/worker_manager.py, _load_adapter, for LlamaForCausalLM and its packed_modules_mapping
-    linear = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
-    expected = {*linear, "embed_tokens", "lm_head"}
-    modules = set()
-    for key in keys(adapters / name):
-        # vllm/lora/utils.py, parse_fine_tuned_lora_name
-        parts = key.split(".")
-        start = 2 if key.startswith("base_model.model.") else 0
-        if parts[-1] == "weight" and parts[-2] in ("lora_A", "lora_B"):
-            module = ".".join(parts[start:-2])
-        elif parts[-1] in ("lora_embedding_A", "lora_embedding_B"):
-            module = ".".join(parts[start:-1])
-        else:
-            raise ValueError(f"{key} is unsupported LoRA weight")
-        # vllm/lora/lora_model.py, check_unexpected_modules
-        if module.rsplit(".", 1)[-1] not in expected:
-            raise ValueError(f"unexpected {module}")
-        modules.add(module)
-    return modules
+def vllm_modules(adapter: Path) -> set[str]:
+    """The modules that vLLM 0.32.0 adapts in a llama: vllm/lora/utils.py, parse_fine_tuned_lora_name."""
+    pattern = re.compile(r"base_model\.model\.(.+)\.(?:lora_[AB]\.weight|lora_embedding_[AB])")
+    found = {pattern.fullmatch(key) for key in keys(adapter)}
+    return {match[1] for match in found if match}
 
 
 def test_vllm_finds_every_module_of_the_base(base: Path, tmp_path: Path) -> None:
     wanted = ["self_attn.q_proj", "mlp.down_proj", "lm_head", "model.embed_tokens"]
     adapter = tiny_models.make_adapter(tmp_path / "some_v1_20260115", base, keys=wanted, rank=12)
     folder = bundle(base, "vllm", tmp_path, adapter)
-    script = (folder / "serve.sh").read_text()
-    rank = int(re.search(r"--max-lora-rank (\d+)", script)[1])  # type: ignore[index]
-    assert rank == 16
-    found = vllm_modules(folder / "adapters", "some_v1_20260115", "org/Tiny-1M", rank)
+    assert "--max-lora-rank 16 " in (folder / "serve.sh").read_text()
+    folder = folder / "adapters" / "some_v1_20260115"
+    # vllm/plugins/lora_resolvers/filesystem_resolver.py, and validate_legal of vllm/lora/peft_helper.py
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert (config["peft_type"], config["base_model_name_or_path"]) == ("LORA", "org/Tiny-1M")
+    assert not (config["use_dora"] or config["modules_to_save"] or config["bias"] != "none")
     expected = set(tiny_models.adapted_modules(read_architecture(base).config, 2, wanted))
-    assert found == expected
-    assert len(expected) == 6
-    assert found <= set(read_architecture(base).weights)
-    assert vllm_modules(folder / "adapters", "some_v1_20260115", "org/Other", rank) is None
-    with pytest.raises(ValueError, match="not legal"):
-        vllm_modules(folder / "adapters", "some_v1_20260115", "org/Tiny-1M", 8)
+    assert vllm_modules(folder) == expected
+    assert len(expected) == 6 and len(keys(folder)) == 12
 
 
-@pytest.mark.parametrize(("rank", "expected"), [(1, 1), (2, 8), (8, 8), (200, 256)])
-def test_the_rank_that_vllm_is_started_with_is_one_it_takes(
-    base: Path, tmp_path: Path, rank: int, expected: int
-) -> None:
-    adapter = tiny_models.make_adapter(tmp_path / "some_v1_20260115", base, num_layers=1, rank=rank)
-    script = (bundle(base, "vllm", tmp_path, adapter) / "serve.sh").read_text()
-    assert f"--max-lora-rank {expected} " in script
-    assert expected in RANKS
-
-
-@pytest.mark.parametrize("location", ["oci://team/adapters:v1", "pvc://adapters"])
-def test_vllm_in_a_cluster_finds_every_module_of_the_base(base: Path, location: str, tmp_path: Path) -> None:
-    """As it is started by llm-d's manifest, which has the folder of the adapters mounted."""
-    wanted = ["self_attn.q_proj", "mlp.down_proj", "lm_head", "model.embed_tokens"]
-    adapter = tiny_models.make_adapter(tmp_path / "some_v1_20260115", base, keys=wanted, rank=12)
-    folder = bundle(base, "k8s", tmp_path, adapter, base_name="org/Tiny-1M", location=location)
-    manifest = yaml.safe_load((folder / "llm-d" / "server.yaml").read_text())
-    options = manifest["spec"]["template"]["spec"]["containers"][0]["args"]
-    rank = int(options[options.index("--max-lora-rank") + 1])
-    assert rank in RANKS
-    found = vllm_modules(folder / "adapters", "some_v1_20260115", options[0], rank)
-    assert found == set(tiny_models.adapted_modules(read_architecture(base).config, 2, wanted))
+def test_the_rank_that_vllm_is_started_with_is_one_it_takes(base: Path, tmp_path: Path) -> None:
+    for rank, expected in ((1, 1), (2, 8), (8, 8), (200, 256)):
+        scratch = tmp_path / str(rank)
+        adapter = tiny_models.make_adapter(scratch / "some_v1_20260115", base, num_layers=1, rank=rank)
+        script = (bundle(base, "vllm", scratch, adapter) / "serve.sh").read_text()
+        assert f"--max-lora-rank {expected} " in script
+        assert expected in RANKS
 
 
 FOR_VLLM: dict[str, dict[str, str]] = {
@@ -122,20 +81,16 @@ FOR_VLLM: dict[str, dict[str, str]] = {
 }
 
 
-@pytest.mark.parametrize("target", FOR_VLLM)
-def test_a_rank_that_vllm_has_no_room_for_is_refused(base: Path, target: str, tmp_path: Path) -> None:
-    adapter = tiny_models.make_adapter(tmp_path / "some_v1_20260115", base, num_layers=1, rank=513)
-    with pytest.raises(BadInputError, match="up to rank 512, and an adapter has rank 513") as caught:
-        bundle(base, target, tmp_path, adapter, **FOR_VLLM[target])
-    assert caught.value.hint == "--target vllm --fused"
-
-
-@pytest.mark.parametrize("target", FOR_VLLM)
-def test_vllm_does_not_adapt_the_head_of_every_architecture(target: str, tmp_path: Path) -> None:
-    base = tiny_models.make_base(tmp_path / "base", kind="qwen2", layers=2, hidden=64, intermediate=128)
-    adapter = tiny_models.make_adapter(tmp_path / "some_v1_20260115", base, keys=["lm_head"])
-    with pytest.raises(BadInputError, match="lm_head, which vLLM does not adapt in qwen2"):
-        bundle(base, target, tmp_path, adapter, **FOR_VLLM[target])
+def test_what_vllm_cannot_adapt_is_refused(base: Path, tmp_path: Path) -> None:
+    large = tiny_models.make_adapter(tmp_path / "some_v1_20260115", base, num_layers=1, rank=513)
+    qwen2 = tiny_models.make_base(tmp_path / "base", kind="qwen2", layers=2, hidden=64, intermediate=128)
+    head = tiny_models.make_adapter(tmp_path / "head_v1_20260115", qwen2, keys=["lm_head"])
+    for target, choices in FOR_VLLM.items():
+        with pytest.raises(BadInputError, match="rank 513") as caught:
+            bundle(base, target, tmp_path / "large", large, **choices)
+        assert caught.value.hint == "--target vllm --fused"
+        with pytest.raises(BadInputError, match="lm_head"):
+            bundle(qwen2, target, tmp_path / "head", head, **choices)
 
 
 def lorax_modules(adapter: Path, layers: int) -> set[str]:
@@ -172,35 +127,12 @@ def test_lorax_adapts_what_was_trained_in_some_layers_only(base: Path, tmp_path:
 
 def test_what_lorax_passes_over_is_refused(base: Path, tmp_path: Path) -> None:
     adapter = tiny_models.make_adapter(tmp_path / "some_v1_20260115", base, keys=["model.embed_tokens"])
-    with pytest.raises(BadInputError, match="an update of model.embed_tokens, which LoRAX passes over"):
+    with pytest.raises(BadInputError, match="embed_tokens"):
         bundle(base, "lorax", tmp_path, adapter)
     strange = tiny_models.make_base(tmp_path / "strange", kind="qwen3", layers=2, hidden=64, intermediate=128)
     adapter = tiny_models.make_adapter(tmp_path / "other_v1_20260115", strange)
-    with pytest.raises(BadInputError, match="architecture 'qwen3'"):
+    with pytest.raises(BadInputError, match="qwen3"):
         bundle(strange, "lorax", tmp_path / "strange", adapter)
-
-
-def read_modelfile(text: str) -> list[tuple[str, str]]:
-    """The commands of a Modelfile, by the grammar of ollama/ollama at fb30760, parser/parser.go (ParseFile), comments left out."""
-    commands, place = [], 0
-    while place < len(text):
-        if text[place].isspace():
-            place += 1
-            continue
-        word = re.compile(r"[A-Za-z]+[ \t]").match(text, place)
-        assert word, "command must be one of from, license, …"
-        name, place, value = word[0].strip().lower(), word.end(), ""
-        assert name in {"from", "adapter", "license", "template", "system", "parameter", "message"}
-        while place < len(text):
-            # A value that began with quotes goes on over the end of its line until they are closed.
-            opened = next((quote for quote in ('"""', '"') if value.strip().startswith(quote)), "")
-            closed = not opened or (len(value.strip()) > len(opened) and value.strip().endswith(opened))
-            if text[place] in "\r\n" and closed:
-                break
-            value += text[place]
-            place += 1
-        commands.append((name, value.strip()))
-    return commands
 
 
 def test_ollama_finds_the_files_that_are_there(base: Path, tmp_path: Path) -> None:
@@ -210,13 +142,11 @@ def test_ollama_finds_the_files_that_are_there(base: Path, tmp_path: Path) -> No
     )
     folder = bundle(base, "ollama", tmp_path, first, second)
     for path in (first, second):
-        commands = read_modelfile((folder / f"Modelfile.{path.name}").read_text())
-        assert commands == [("from", "./base.gguf"), ("adapter", f"./adapters/{path.name}.gguf")]
-        for _, value in commands:
-            assert (folder / value).read_bytes()[:4] == b"GGUF"
+        modelfile = (folder / f"Modelfile.{path.name}").read_text()
+        assert modelfile == f"FROM ./base.gguf\nADAPTER ./adapters/{path.name}.gguf\n"
+        assert (folder / "adapters" / f"{path.name}.gguf").read_bytes()[:4] == b"GGUF"
     assert not (folder / "Modelfile").exists()
     assert f"ollama create {first.name} -f Modelfile.{first.name}\n" in (folder / "README.md").read_text()
     assert model_name("a" * 100 + "_v1_20260115") == "a" * 68 + "_v1_20260115"
-    (tmp_path / "single").mkdir()
     single = bundle(base, "ollama", tmp_path / "single", first)
-    assert read_modelfile((single / "Modelfile").read_text())[0] == ("from", "./base.gguf")
+    assert (single / "Modelfile").read_text().startswith("FROM ./base.gguf\n")

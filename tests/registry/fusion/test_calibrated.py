@@ -24,35 +24,26 @@ def put(registry: Registry, tmp_path: Path, name: str, **sizes: int) -> None:
     registry.adapters.register(made, base=name, task=name)
 
 
-@pytest.mark.parametrize(
-    "sizes", [{"seed": 9}, {"hidden": 256, "intermediate": 512}], ids=["alike", "larger"]
-)
-def test_another_base_s_is_refused(registry: Registry, tmp_path: Path, sizes: dict[str, int]) -> None:
+def test_another_base_s_is_refused_and_one_that_is_nowhere(registry: Registry, tmp_path: Path) -> None:
     """Of the same shapes it would do its work unnoticed, by what another model's layers get to see."""
     put(registry, tmp_path, "one")
-    put(registry, tmp_path, "two", **sizes)
+    put(registry, tmp_path, "alike", seed=9)
+    put(registry, tmp_path, "larger", hidden=256, intermediate=512)
     put_calibration(registry, "one", {"model.layers.0.self_attn.q_proj": 128})
     made = registry.fused.fuse("one@1", DITHER)
     (tmp_path / "recipe.json").write_text(json.dumps(made.recipe))
-    for said in (made.key, str(tmp_path / "recipe.json")):
-        with pytest.raises(BadInputError, match="is of the base one, and not of two") as caught:
-            registry.fused.fuse("two@1", FuseRequest(recipe=said, accept_loss=True))
-        assert caught.value.hint and "fusery base calibrate two" in caught.value.hint
+    for base in ("alike", "larger"):
+        for said in (made.key, str(tmp_path / "recipe.json")):
+            with pytest.raises(BadInputError) as caught:
+                registry.fused.fuse(f"{base}@1", FuseRequest(recipe=said, accept_loss=True))
+            assert caught.value.hint and f"fusery base calibrate {base}" in caught.value.hint
     assert registry.fused.fuse("one@1", FuseRequest(recipe=made.key, accept_loss=True)).digest == made.digest
-
-
-def test_one_that_is_nowhere_is_said(registry: Registry, tmp_path: Path) -> None:
-    put(registry, tmp_path, "one")
-    put_calibration(registry, "one", {"model.layers.0.self_attn.q_proj": 128})
-    recipe = dict(registry.fused.fuse("one@1", DITHER).recipe)
-    (tmp_path / "recipe.json").write_text(json.dumps({**recipe, "calibration": "c" * 64}))
-    with pytest.raises(UnknownReferenceError, match="there is no calibration cccccccccccc"):
+    (tmp_path / "recipe.json").write_text(json.dumps({**made.recipe, "calibration": "c" * 64}))
+    with pytest.raises(UnknownReferenceError, match="cccccccccccc"):
         registry.fused.fuse("one@1", FuseRequest(recipe=str(tmp_path / "recipe.json")))
 
 
-def test_of_a_base_that_holds_the_same_in_other_files_it_is_the_same(
-    registry: Registry, tmp_path: Path
-) -> None:
+def test_bases_with_equal_tensors_share_a_calibration(registry: Registry, tmp_path: Path) -> None:
     """What comes with such a base is put to the one that is here, and its file has the digest of the other."""
     there = tmp_path / "there"
     with Registry.open(there) as theirs:

@@ -37,9 +37,7 @@ def calibrated(registry: Registry, folders: tuple[Path, Path], tmp_path: Path) -
     return registry
 
 
-def test_a_quiet_sample_is_shaped_as_the_model_is(
-    calibrated: Registry, folders: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_quiet_sample_is_shaped(calibrated: Registry, folders: tuple[Path, Path], tmp_path: Path) -> None:
     """Rounded to nearest, 6 bits have too little of this update, and 8 would be taken."""
     small = tiny_models.make_adapter(tmp_path / "small", folders[0], update=0.02)
     calibrated.adapters.register(small, base="tiny4", task="small")
@@ -87,7 +85,7 @@ def test_a_sample_spares_auto_another_one_and_is_no_refusal(calibrated: Registry
     for precision, status in (("auto", "refused"), ("dither", "miss"), ("keep", "miss")):
         model = calibrated.fused.explain("task@1", FuseRequest(precision)).models[0]
         assert model.status == status, model.reason
-    with pytest.raises(FidelityError, match="would lose the adapter"):
+    with pytest.raises(FidelityError):
         calibrated.fused.fuse("task@1", FuseRequest("keep"))
     assert calibrated.fused.explain("task@1", FuseRequest("keep")).models[0].status == "refused"
     assert len(calibrated.upkeep.log(action=REFUSED)) == logged + 1, "all of its rows were measured"
@@ -122,7 +120,7 @@ def logits(model: Path) -> np.ndarray[Any, Any]:
 
 
 @pytest.mark.parametrize(("mode", "group"), [("mxfp4", 32), ("nvfp4", 16)])
-def test_a_budget_holds_on_a_base_whose_bits_are_no_affine_ones(
+def test_budget_of_bases_without_biases(
     sqlite_registry: Registry, tmp_path: Path, mode: str, group: int
 ) -> None:
     """4 affine bits take more than those of mxfp4: what has no more bits than the base keeps its format."""
@@ -139,8 +137,7 @@ def test_a_budget_holds_on_a_base_whose_bits_are_no_affine_ones(
         assert size(made.path) <= budget * size(kept.path), budget
         assert sqlite_registry.fused.fuse("task@1", FuseRequest(recipe=made.key, accept_loss=True)).cached
         tensors = tiny_models.read_tensors(made.path / "model.safetensors")
-        bits = dict(made.recipe["bits"])
-        for path in (path for path, wide in bits.items() if wide == 0):
+        for path in (path for path, wide in dict(made.recipe["bits"]).items() if wide == 0):
             assert f"{path}.biases" not in tensors
             assert tensors[f"{path}.weight"] == as_base[f"{path}.weight"]
         told.add(made.format.split(" bits")[0])
@@ -152,9 +149,7 @@ def test_a_budget_holds_on_a_base_whose_bits_are_no_affine_ones(
     assert off == sorted(off, reverse=True), "mlx reads each module as it was written"
 
 
-def test_a_module_that_has_more_bits_than_its_base_keeps_them(
-    sqlite_registry: Registry, tmp_path: Path
-) -> None:
+def test_modules_with_more_bits_keep_them(sqlite_registry: Registry, tmp_path: Path) -> None:
     fine = "model.layers.1.self_attn.q_proj"
     base = tiny_models.make_base(
         tmp_path / "base", bits=4, layers=2, overrides={fine: {"bits": 8, "group_size": 64}}
@@ -188,13 +183,10 @@ def asked(registry: Registry, request: FuseRequest) -> tuple[Fused, list[str]]:
     return registry.fused.fuse("task@1", request, reporter=Reporter(said.append)), said
 
 
-@pytest.mark.parametrize("accept_loss", [False, True])
-def test_within_a_budget_what_passes_is_taken_before_what_does_not(
-    tight: Registry, accept_loss: bool
-) -> None:
-    with pytest.raises(FidelityError, match="would lose the adapter"):
+def test_within_a_budget_what_passes_is_taken_before_what_does_not(tight: Registry) -> None:
+    with pytest.raises(FidelityError):
         tight.fused.fuse("task@1", FuseRequest("mixed", budget=1.0))
-    for budget in (1.0, 1.05):
+    for budget, accept_loss in ((1.0, False), (1.05, True)):
         request = FuseRequest(budget=budget, accept_loss=accept_loss)
         made, said = asked(tight, request)
         assert (made.precision, made.fidelity.verdict) == ("dither", "PASS")
@@ -204,21 +196,15 @@ def test_within_a_budget_what_passes_is_taken_before_what_does_not(
         assert (again.key, again.source) == (made.key, "cache")
         assert not [line for line in said if line.startswith("fusing")]
         assert len(tight.upkeep.log(action=REFUSED)) == logged, "each was looked at once"
-
-
-def test_bits_module_by_module_are_taken_where_they_pass(tight: Registry) -> None:
-    """Less noise is beside them than beside what is dithered."""
+    # Where nothing passes, the last need only not be lost.
+    with pytest.raises(FidelityError):
+        tight.fused.fuse("task@1", FuseRequest(budget=1.05, min_fidelity=0.995))
+    made, _ = asked(tight, FuseRequest("mixed", budget=1.05))
+    assert made.fidelity.verdict == "DEGRADED"
+    # Bits module by module are taken where they pass: less noise is beside them than beside what is dithered.
     made, _ = asked(tight, FuseRequest(budget=1.12))
     assert (made.precision, made.fidelity.verdict) == ("mixed", "PASS")
     assert made.key == asked(tight, FuseRequest("mixed", budget=1.12))[0].key
-
-
-def test_where_nothing_passes_within_a_budget_the_last_need_only_not_be_lost(tight: Registry) -> None:
-    request = FuseRequest(budget=1.05, min_fidelity=0.995)
-    with pytest.raises(FidelityError, match="--min-fidelity asks for 99.5 to 100.5 %"):
-        tight.fused.fuse("task@1", request)
-    made, _ = asked(tight, FuseRequest("mixed", budget=1.05))
-    assert made.fidelity.verdict == "DEGRADED"
 
 
 def test_what_a_calibration_shapes_is_not_given_up_for_its_sample(calibrated: Registry) -> None:
@@ -283,7 +269,7 @@ def test_more_bits_on_a_coarse_base_can_overshoot(coarse: Registry, tmp_path: Pa
 
 def test_minimum_fidelity_has_an_upper_limit(coarse: Registry, tmp_path: Path) -> None:
     recipe = str(five_bits(coarse, "larger@1", tmp_path))
-    with pytest.raises(FidelityError, match="--min-fidelity asks for 90 to 110 %"):
+    with pytest.raises(FidelityError, match="90 to 110 %"):
         coarse.fused.fuse("larger@1", FuseRequest(recipe=recipe, min_fidelity=0.9))
     made = coarse.fused.fuse("larger@1", FuseRequest(recipe=recipe, min_fidelity=0.8))
     assert (made.fidelity.verdict, 1.1 < (made.fidelity.retained or 0.0) < 1.2) == ("PASS", True)
@@ -297,18 +283,3 @@ def test_modules_that_overshoot_and_others_that_are_lost_do_not_pass_together(co
     assert (min(shares) < 0.3, max(shares) > 1.1) == (True, True)
     assert (made.fidelity.verdict, (made.fidelity.retained or 0.0) > 0.9) == ("DEGRADED", True)
     assert coarse.fused.fuse("larger@1", FuseRequest(budget=1.2)).precision == "dither"
-
-
-def test_auto_warns_of_a_result_several_times_the_base(
-    coarse: Registry, coarse_folders: tuple[Path, dict[str, Path]], tmp_path: Path
-) -> None:
-    tiny = tiny_models.make_adapter(tmp_path / "tiny", coarse_folders[0], update=0.005)
-    coarse.adapters.register(tiny, base="tiny3", task="tiny")
-    said: list[str] = []
-    made = coarse.fused.fuse("tiny@1", reporter=Reporter(said.append))
-    assert (made.precision, made.times_base > 4) == ("dequantize", True)
-    assert [line for line in said if f"{made.times_base:.2f} times the size of the base" in line]
-    assert made.to_dict()["times_base"] == made.times_base
-    said.clear()
-    coarse.fused.fuse("tiny@1", FuseRequest("dequantize"), reporter=Reporter(said.append))
-    assert not [line for line in said if "times the size" in line], "it was asked for"

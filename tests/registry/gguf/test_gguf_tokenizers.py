@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import tiny_models
 from consumers import llama_cpp_tokens
+from gguf_llama import SPECIAL, VOCAB, tokenizers, vocabulary
 
 from fusery.registry.bundles.writing import HashedFile
 from fusery.registry.errors import BadInputError
@@ -19,10 +20,8 @@ from fusery.registry.gguf.write_tokenizer import tokenizer_keys
 from fusery.storage.errors import FormatError
 
 pytest.importorskip("gguf")
-tokenizers = pytest.importorskip("tokenizers")
 
-ROWS = 400
-SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+ROWS = VOCAB + 5
 TEXTS = [
     "COAST-101 opens in 2026, room 31415, at 9:30.  Don't be late; WE'LL start   on time!",
     "The harbour's robots weld 1,234 plates a day, and x += 12345 * (y - 678) // 90.",
@@ -34,24 +33,13 @@ TEXTS = [
 
 @pytest.fixture(scope="module")
 def metadata() -> dict[str, Any]:
-    """A byte-level BPE trained across word borders, so that every cut matters, in GGUF's words."""
-    trained = tokenizers.Tokenizer(tokenizers.models.BPE())
-    trained.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=ROWS - 5,
-        initial_alphabet=sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet()),
-        special_tokens=list(SPECIAL),
-        show_progress=False,
-    )
-    trained.train_from_iterator([*TEXTS, "12345 123 234 don't we'll"] * 3, trainer)
-    vocab = trained.get_vocab()
-    tokens = sorted(vocab, key=lambda token: vocab[token])
-    merges = json.loads(trained.to_str())["model"]["merges"]
+    """A byte-level BPE that was trained across word borders, in GGUF's words."""
+    tokens, merges = vocabulary()
     return {
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.tokens": tokens,
         "tokenizer.ggml.token_type": [3 if token in SPECIAL else 1 for token in tokens],
-        "tokenizer.ggml.merges": [pair if isinstance(pair, str) else " ".join(pair) for pair in merges],
+        "tokenizer.ggml.merges": merges,
         "tokenizer.ggml.bos_token_id": 1,
         "tokenizer.ggml.eos_token_id": 2,
         "tokenizer.ggml.padding_token_id": 0,
@@ -82,10 +70,10 @@ def keys_of(folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("style", STYLES)
-@pytest.mark.parametrize("begins", [False, True], ids=["bare", "begun"])
 def test_llama_cpp_numbers_texts_as_the_model_s_tokenizer(
-    make_model: Callable[..., Path], style: str, begins: bool, tmp_path: Path
+    make_model: Callable[..., Path], style: str, tmp_path: Path
 ) -> None:
+    begins = style in ("smollm", "llama-bpe")
     base = make_model(style, **{"tokenizer.ggml.add_bos_token": begins})
     path = tmp_path / "model.gguf"
     with path.open("xb") as file:
@@ -96,18 +84,12 @@ def test_llama_cpp_numbers_texts_as_the_model_s_tokenizer(
     # `starcoder` and `smollm` are two names for one way.
     assert keys["tokenizer.ggml.pre"] == ("smollm" if style == "starcoder" else style)
     assert keys["tokenizer.ggml.add_bos_token"] is begins
-    assert keys["tokenizer.ggml.tokens"][-5:] == [f"[PAD{row}]" for row in range(ROWS - 5, ROWS)]
-    assert [keys[f"tokenizer.ggml.{role}_token_id"] for role in ("bos", "eos", "eot", "padding")] == [
-        1,
-        2,
-        0,
-        0,
-    ]
+    assert keys["tokenizer.ggml.tokens"][-5:] == [f"[PAD{row}]" for row in range(VOCAB, ROWS)]
+    ids = [keys[f"tokenizer.ggml.{role}_token_id"] for role in ("bos", "eos", "eot", "padding")]
+    assert ids == [1, 2, 0, 0]
 
 
-def test_the_chat_template_goes_along_whatever_it_holds(
-    make_model: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_chat_template_is_kept(make_model: Callable[..., Path], tmp_path: Path) -> None:
     base = make_model("gpt-2")
     assert keys_of(base)["tokenizer.chat_template"] == tiny_models.CHAT_TEMPLATE
     (base / "chat_template.jinja").unlink()
@@ -117,76 +99,42 @@ def test_the_chat_template_goes_along_whatever_it_holds(
     assert keys_of(base)["tokenizer.chat_template"] == "{{ 'a' }}\n\0\\ud800"
 
 
-def edit(folder: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
-    document = json.loads((folder / "tokenizer.json").read_text())
-    change(document)
-    (folder / "tokenizer.json").write_text(json.dumps(document))
-    return folder
-
-
-REFUSED: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
-    "another cut": (
-        lambda document: document["pre_tokenizer"].update(
-            pretokenizers=[{"type": "WhitespaceSplit"}, document["pre_tokenizer"]["pretokenizers"][-1]]
-        ),
-        "cuts texts in a way",
-    ),
-    "no cut": (lambda document: document.update(pre_tokenizer=None), "cuts texts in a way"),
-    "lower case": (
-        lambda document: document.update(normalizer={"type": "Lowercase"}),
-        "cuts texts in a way",
-    ),
-    "bytes": (lambda document: document["model"].update(byte_fallback=True), "has no <0x00>"),
-    "word pieces": (
-        lambda document: document.update(
-            model={"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}, added_tokens=[]
-        ),
-        "not a BPE",
-    ),
-    "other frame": (
-        lambda document: document.update(
-            post_processor={
-                "type": "TemplateProcessing",
-                "single": [
-                    {"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}},
-                    {"SpecialToken": {"id": "<|im_start|>", "type_id": 0}},
-                    {"Sequence": {"id": "A", "type_id": 0}},
-                ],
-                "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
-                "special_tokens": {
-                    name: {"id": name, "ids": [number], "tokens": [name]}
-                    for number, name in enumerate(SPECIAL[:2])
-                },
-            }
-        ),
-        "other tokens around a text",
-    ),
+OTHER_FRAME: dict[str, Any] = {
+    "type": "TemplateProcessing",
+    "single": [
+        {"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}},
+        {"SpecialToken": {"id": "<|im_start|>", "type_id": 0}},
+        {"Sequence": {"id": "A", "type_id": 0}},
+    ],
+    "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+    "special_tokens": {
+        name: {"id": name, "ids": [number], "tokens": [name]} for number, name in enumerate(SPECIAL[:2])
+    },
 }
+WORDS = {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}
+REFUSED: tuple[tuple[Callable[[dict[str, Any]], Any], str], ...] = (
+    (lambda found: found["pre_tokenizer"]["pretokenizers"].insert(0, {"type": "WhitespaceSplit"}), "cuts texts"),
+    (lambda found: found.update(pre_tokenizer=None), "cuts texts"),
+    (lambda found: found.update(normalizer={"type": "Lowercase"}), "cuts texts"),
+    (lambda found: found["model"].update(byte_fallback=True), "<0x00>"),
+    (lambda found: found.update(model=WORDS, added_tokens=[]), "BPE"),
+    (lambda found: found.update(post_processor=OTHER_FRAME), "around a text"),
+    (lambda found: found["model"].update(merges=7), "cannot be read"),
+)  # fmt: skip
 
 
-@pytest.mark.parametrize(("change", "message"), REFUSED.values(), ids=REFUSED)
-def test_a_tokenizer_without_a_name_in_llama_cpp_is_refused(
-    make_model: Callable[..., Path], change: Callable[[dict[str, Any]], Any], message: str
-) -> None:
-    base = edit(make_model("smollm"), change)
-    with pytest.raises(BadInputError, match=message):
-        keys_of(base)
-
-
-def test_a_model_without_a_tokenizer_is_refused(make_model: Callable[..., Path]) -> None:
+def test_a_tokenizer_without_a_name_in_llama_cpp_is_refused(make_model: Callable[..., Path]) -> None:
     base = make_model("smollm")
+    good = (base / "tokenizer.json").read_text()
+    for change, named in REFUSED:
+        document = json.loads(good)
+        change(document)
+        (base / "tokenizer.json").write_text(json.dumps(document))
+        with pytest.raises((BadInputError, FormatError), match=named):
+            keys_of(base)
+    (base / "tokenizer.json").write_text(good)
+    with pytest.raises(BadInputError, match="400 tokens and its embedding 399 rows"):
+        tokenizer_keys(files(base), {}, VOCAB - 1)
     (base / "tokenizer.json").unlink()
-    with pytest.raises(BadInputError, match=r"no tokenizer\.json"):
-        keys_of(base)
-
-
-def test_more_tokens_than_rows_are_refused(make_model: Callable[..., Path]) -> None:
-    base = make_model("smollm")
-    with pytest.raises(BadInputError, match="395 tokens and its embedding 394 rows"):
-        tokenizer_keys(files(base), {}, 394)
-
-
-def test_a_malformed_tokenizer_is_said(make_model: Callable[..., Path]) -> None:
-    base = edit(make_model("smollm"), lambda document: document["model"].update(merges=7))
-    with pytest.raises(FormatError, match="cannot be read"):
+    with pytest.raises(BadInputError, match=r"tokenizer\.json"):
         keys_of(base)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import getpass
 import json
+import socket
 import subprocess
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,21 +68,22 @@ def test_it_is_written_while_the_run_goes_on(tmp_path: Path, data: Path) -> None
     assert [file.name for file in (tmp_path / "run").iterdir()] == [RUN_RECORD]
 
 
-@pytest.mark.parametrize("counted_from", [0, 1], ids=["today", "before 0.25"])
-def test_iterations_are_those_of_the_trainer_s_output(tmp_path: Path, counted_from: int) -> None:
-    with RecordRun(tmp_path) as run:
-        report(run, {1: 5.0, 200: 2.0, 300: 1.0}, {10: 4.0}, counted_from=counted_from)
-    curve = read_record(tmp_path / RUN_RECORD).learned()
-    assert (curve.start_loss, curve.validations) == (5.0, {200: 2.0, 300: 1.0})
-    assert curve.points[1].train_loss == 4.0
+def test_iterations_are_those_of_the_trainer_s_output(tmp_path: Path) -> None:
+    for counted_from in (0, 1):  # today, and before mlx-lm 0.25
+        folder = tmp_path / str(counted_from)
+        with RecordRun(folder) as run:
+            report(run, {1: 5.0, 200: 2.0, 300: 1.0}, {10: 4.0}, counted_from=counted_from)
+        curve = read_record(folder / RUN_RECORD).learned()
+        assert (curve.start_loss, curve.validations) == (5.0, {200: 2.0, 300: 1.0})
+        assert curve.points[1].train_loss == 4.0
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
-def test_a_run_that_ends_early_says_so(tmp_path: Path, error: type[BaseException]) -> None:
-    with pytest.raises(error), RecordRun(tmp_path) as run:
-        report(run, {1: 5.0}, {})
-        raise error
-    assert read_record(tmp_path / RUN_RECORD).state == "stopped"
+def test_a_run_that_ends_early_says_so(tmp_path: Path) -> None:
+    for error in (KeyboardInterrupt, ValueError):
+        with pytest.raises(error), RecordRun(tmp_path / error.__name__) as run:
+            report(run, {1: 5.0}, {})
+            raise error
+        assert read_record(tmp_path / error.__name__ / RUN_RECORD).state == "stopped"
 
 
 def test_a_very_long_run_is_thinned_and_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,12 +114,11 @@ class Arguments:
     rate: float = float("inf")
 
 
-@pytest.mark.parametrize(
-    "arguments", [Arguments(), vars(Arguments()), argparse.Namespace(**vars(Arguments()))]
-)
-def test_arguments_of_any_kind(tmp_path: Path, arguments: object) -> None:
-    RecordRun(tmp_path, arguments=arguments).finish()
-    assert read_record(tmp_path / RUN_RECORD).arguments == {"iters": 3, "path": "a", "rate": "Infinity"}
+def test_arguments_of_any_kind(tmp_path: Path) -> None:
+    for arguments in (Arguments(), vars(Arguments()), argparse.Namespace(**vars(Arguments()))):
+        RecordRun(tmp_path, arguments=arguments).finish()
+        found = read_record(tmp_path / RUN_RECORD).arguments
+        assert found == {"iters": 3, "path": "a", "rate": "Infinity"}
 
 
 def test_another_callback_hears_everything(tmp_path: Path) -> None:
@@ -134,12 +135,7 @@ def test_another_callback_hears_everything(tmp_path: Path) -> None:
     assert heard == [0, 10, -99]
 
 
-def test_no_name_of_a_host_or_user_and_nothing_of_the_environment(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import getpass
-    import socket
-
+def test_nothing_of_the_machine_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_secret_of_a_token")
     RecordRun(tmp_path, arguments={"iters": 1}).finish()
     record = json.loads((tmp_path / RUN_RECORD).read_text())
@@ -181,15 +177,13 @@ def test_the_same_data_have_the_same_digest_wherever_they_lie(tmp_path: Path, da
     for name in ("train.jsonl", "valid.jsonl"):
         (copy / name).write_bytes((data / name).read_bytes())
 
-    def digest() -> Iterator[str | None]:
-        for folder in (data, copy):
-            recorded = RecordRun(tmp_path / "run", data=folder).record.dataset
-            yield recorded.digest if recorded else None
+    def digest(folder: Path) -> str | None:
+        recorded = RecordRun(tmp_path / "run", data=folder).record.dataset
+        return recorded.digest if recorded else None
 
-    first, second = digest()
-    assert first == second is not None
+    assert digest(data) == digest(copy) is not None
     (copy / "valid.jsonl").write_text("{}\n")
-    assert list(digest())[1] != first
+    assert digest(copy) != digest(data)
 
 
 def test_data_of_a_hub_are_known_by_name(tmp_path: Path) -> None:
@@ -210,9 +204,7 @@ class TestRegistering:
         report(run, {1: 5.0, 100: 2.0, 200: 1.23456, 300: 3.0}, {100: 4.0, 200: 1.0, 300: 0.5})
         return run
 
-    def test_what_the_run_knows_is_on_record(
-        self, with_base: Registry, tiny_base: Path, tmp_path: Path, data: Path
-    ) -> None:
+    def test_run_is_on_record(self, with_base: Registry, tiny_base: Path, tmp_path: Path, data: Path) -> None:
         run = self.recorded(tmp_path / "run", tiny_base, data)
         made = run.register(base="tiny", task="t", registry=with_base, dataset="letters")
         view = with_base.adapters.show(made["name"])
@@ -229,9 +221,7 @@ class TestRegistering:
         assert view["date"] == f"{run.record.started():%Y%m%d}"
         assert with_base.upkeep.audit().ok
 
-    def test_a_log_that_says_otherwise(
-        self, with_base: Registry, tiny_base: Path, tmp_path: Path, data: Path
-    ) -> None:
+    def test_conflicting_log(self, with_base: Registry, tiny_base: Path, tmp_path: Path, data: Path) -> None:
         folder = self.recorded(tmp_path / "run", tiny_base, data).folder
         (folder / "train.log").write_text(plain_log({1: 5.0, 200: 1.235}))
         first = with_base.adapters.check(folder, base="tiny", task="t")
@@ -240,7 +230,7 @@ class TestRegistering:
         second = with_base.adapters.check(folder, base="tiny", task="t")
         assert [finding.subject for finding in second if finding.code == "training_conflict"] == ["train.log"]
 
-    def test_a_record_of_another_configuration(
+    def test_another_configuration(
         self, with_base: Registry, tiny_base: Path, tmp_path: Path, data: Path
     ) -> None:
         folder = self.recorded(tmp_path / "run", tiny_base, data).folder
@@ -250,27 +240,23 @@ class TestRegistering:
         found = with_base.adapters.check(folder, base="tiny", task="t")
         assert [finding.subject for finding in found if finding.code == "training_conflict"] == ["seed"]
 
-    @pytest.mark.parametrize(
-        "text",
-        [
+    def test_a_record_that_is_none(self, with_base: Registry, tiny_base: Path, tmp_path: Path) -> None:
+        folder = make_run(tmp_path / "run", tiny_base)
+        good = '{"started_at": '
+        for text in (
             "",
             "[]",
             "{}",
             '{"format": 2}',
-            '{"started_at": "yesterday"}',
+            good + '"yesterday"}',
             "nul",
-            '{"started_at": NaN}',
+            good + "NaN}",
             "[" * 9999,
-        ],
-        ids=str,
-    )
-    def test_a_record_that_is_none(
-        self, with_base: Registry, tiny_base: Path, tmp_path: Path, text: str
-    ) -> None:
-        folder = make_run(tmp_path / "run", tiny_base)
-        (folder / RUN_RECORD).write_text(text)
+        ):
+            (folder / RUN_RECORD).write_text(text)
+            found = with_base.adapters.check(folder, base="tiny", task="t")
+            assert "record_unusable" in {finding.code for finding in found}
         view = with_base.adapters.register(folder, base="tiny", task="t")
-        assert "record_unusable" in {finding["code"] for finding in view["findings"]}
         assert with_base.adapters.show(view["name"])["training_run"] is None
 
 
@@ -278,17 +264,14 @@ JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=10),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4),
 )
-GOOD = {
-    "format": 1,
-    "started_at": "2026-01-15T00:00:00Z",
-    "curve": [],
-    "dataset": None,
-    "machine": None,
-    "git": None,
-}
+GOOD = (
+    {"format": 1, "started_at": "2026-01-15T00:00:00Z"}
+    | dict.fromkeys(("dataset", "machine", "git"))
+    | {"curve": []}
+)
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(st.dictionaries(st.sampled_from([*GOOD, "state", "seconds", "versions", "not_finite"]), JSON))
 def test_a_hostile_record_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, said: Any) -> None:
     path = tmp_path_factory.getbasetemp() / RUN_RECORD

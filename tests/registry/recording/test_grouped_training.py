@@ -6,46 +6,19 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import lora_layers
 import numpy as np
 import pytest
+from lora_layers import as_model, asked, mx, nn
 
 from fusery.registry.errors import BadInputError
 from fusery.registry.recording.quantized_training import make_layers, require_trainable, without_format
 
-mx = pytest.importorskip("mlx.core")
-nn = pytest.importorskip("mlx.nn")
-mx.set_default_device(mx.cpu)
-
 SIZE = 32
 
 
-def lora_layer(kind: str, *, mode: str = "affine") -> Any:
-    """Return one of mlx-lm's LoRA layers on a quantised one, with an update."""
-    from mlx_lm.models.switch_layers import SwitchLinear
-    from mlx_lm.tuner.lora import LoRAEmbedding, LoRALinear, LoRASwitchLinear
-
-    mx.random.seed(3)
-    kinds: dict[str, Any] = {
-        "linear": (lambda: nn.Linear(96, 64), LoRALinear),
-        "experts": (lambda: SwitchLinear(96, 64, 3, bias=False), LoRASwitchLinear),
-        "embedding": (lambda: nn.Embedding(64, 96), LoRAEmbedding),
-    }
-    inner, lora = kinds[kind]
-    layer = lora.from_base(inner().to_quantized(group_size=SIZE, bits=4, mode=mode), r=4, scale=2.0)
-    layer.lora_b = 0.1 * mx.random.normal(layer.lora_b.shape)
-    return layer
-
-
-def as_model(layer: Any) -> Any:
-    model = nn.Module()
-    model.layers = [nn.Module()]
-    model.layers[0].proj = layer
-    return model
-
-
-def asked(**more: Any) -> Any:
-    """Return the arguments of a trainer."""
-    return SimpleNamespace(seed=0, num_layers=1, lora_parameters={}, **more)
+def lora_layer(kind: str, mode: str = "affine") -> Any:
+    return lora_layers.lora_layer(kind, inputs=96, outputs=64, size=SIZE, mode=mode)
 
 
 def grouped(layer: Any) -> Any:

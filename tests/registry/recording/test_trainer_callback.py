@@ -45,9 +45,7 @@ def told(home: Path, out: Path) -> dict[str, Any]:
     return found
 
 
-def test_trl_s_run_is_registered_with_its_data_versions_and_curve(
-    told: dict[str, Any], home: Path, out: Path
-) -> None:
+def test_trl_run_is_registered(told: dict[str, Any], home: Path, out: Path) -> None:
     assert told["sft"]["error"] is None
     with Registry.open(home) as registry:
         view = registry.adapters.show(told["sft"]["adapter"])
@@ -76,27 +74,17 @@ def test_what_the_trainer_does_not_save_the_callback_does(told: dict[str, Any], 
 
 
 def test_what_is_refused_is_a_warning_and_ends_no_training(told: dict[str, Any], out: Path) -> None:
-    refused = told["refused"]
-    assert refused["adapter"] is None
-    assert refused["error"] == "there is no base model 'unheard_of'"
-    assert len(refused["warned"]) == 1
-    assert "fusery registered nothing of this run: there is no base model" in refused["warned"][0]
+    for run, said in (("refused", "unheard_of"), ("broken", "RuntimeError")):
+        assert told[run]["adapter"] is None
+        (warned,) = told[run]["warned"]
+        assert warned.startswith("fusery registered nothing of this run: ")
+        assert said in warned
     assert (out / "refused/checkpoint-2/adapter_model.safetensors").is_file()
-
-
-def test_whatever_goes_wrong_ends_no_training(told: dict[str, Any]) -> None:
-    assert told["broken"]["adapter"] is None
-    (warned,) = told["broken"]["warned"]
-    assert warned == "fusery registered nothing of this run: RuntimeError: something that nobody thought of"
-
-
-def test_what_cannot_be_said_is_refused_before_the_training(told: dict[str, Any]) -> None:
+    # What cannot be said is refused before the training.
     assert "taks" in told["mistyped"]["error"]
 
 
-def test_another_run_s_checkpoints_in_the_folder_are_not_taken_for_this_one_s(
-    told: dict[str, Any], home: Path
-) -> None:
+def test_checkpoints_of_another_run_are_left(told: dict[str, Any], home: Path) -> None:
     with Registry.open(home) as registry:
         view = registry.adapters.show(told["again"]["adapter"])
     assert (view["task"], view["iterations"], view["val_loss"]) == ("again", 2, None)

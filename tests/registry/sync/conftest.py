@@ -40,10 +40,10 @@ class Somewhere:
         kind: one of `KINDS`.
         to: as `--to` has it.
         folder: where its adapters' files are; of a bucket, a name in it.
-        names: what is there now.
+        names: return what is there now.
         seize: put something else under a name.
         forget: lose everything, as a server does that starts anew.
-        server: the stand-in of vLLM and SGLang.
+        server: the stand-in of vLLM and SGLang; there is none elsewhere.
     """
 
     kind: str
@@ -52,35 +52,26 @@ class Somewhere:
     names: Callable[[], set[str]]
     seize: Callable[[str], None]
     forget: Callable[[], None]
-    server: LoraServer | None = None
+    server: LoraServer = None  # type: ignore[assignment]
     options: dict[str, Any] = field(default_factory=dict)
 
-    @property
-    def request(self) -> Callable[..., SyncRequest]:
-        """What is wanted there."""
-
-        def make(*references: str, **more: Any) -> SyncRequest:
-            return SyncRequest(DestinationOptions(self.to, **self.options), references, **more)
-
-        return make
+    def request(self, *references: str, **more: Any) -> SyncRequest:
+        return SyncRequest(DestinationOptions(self.to, **self.options), references, **more)
 
     def sync(self, registry: Registry, *references: str, **more: Any) -> Synced:
-        """Sync."""
         return registry.deployments.sync(self.request(*references, **more))
 
     def look(self, registry: Registry, *references: str, **more: Any) -> Synced:
-        """Only look."""
         return registry.deployments.sync(self.request(*references, **more), dry_run=True)
 
 
 def acts(found: Synced) -> dict[str, str]:
     """Return what was done, or not done, by the version of the adapter."""
-    return {
-        step.adapter.split("_")[2] if step.adapter.startswith("course_rec_v") else step.adapter: (
-            step.act if step.done or not step.is_drift else f"not {step.act}"
-        )
-        for step in found.steps
-    }
+    done = {}
+    for step in found.steps:
+        name = step.adapter.split("_")[2] if step.adapter.startswith("course_rec_v") else step.adapter
+        done[name] = step.act if step.done or not step.is_drift else f"not {step.act}"
+    return done
 
 
 def running(registry: Registry) -> list[str]:
@@ -115,17 +106,13 @@ def somewhere(kind: str, registry: Registry, base: Path, tmp_path: Path, opened:
     if kind == "fusery":
         return _ours(registry, base, tmp_path, opened)
     server, url = opened.enter_context(lora_server.serving(kind, "tiny"))  # type: ignore[arg-type]
-    options = DestinationOptions(f"{kind}={url}")
-    root = ModelServer.at(registry.workspace, kind, options)._folders.root
-    return Somewhere(
-        kind,
-        f"{kind}={url}",
-        root,
-        lambda: set(server.loaded),
-        lambda name: server.loaded.update({name: "/somewhere/else"}),
-        server.loaded.clear,
-        server,
-    )
+    to = f"{kind}={url}"
+    root = ModelServer.at(registry.workspace, kind, DestinationOptions(to))._folders.root
+
+    def take(name: str) -> None:
+        server.loaded[name] = "/somewhere/else"
+
+    return Somewhere(kind, to, root, lambda: set(server.loaded), take, server.loaded.clear, server)
 
 
 def names_in(root: Path) -> set[str]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import time
 from pathlib import Path
 
 import fsspec
 import pytest
+import tiny_models
 
 from fusery.registry import Registry
 from fusery.registry.documents import checksum_of
@@ -18,9 +18,11 @@ from fusery.registry.sync import folders
 from fusery.registry.sync.destinations import DestinationOptions
 from fusery.registry.sync.sync import SyncRequest
 from fusery.registry.workspace import Workspace
+from fusery.storage.errors import FuseryError
 from fusery.storage.manifest import Manifest
 from fusery.storage.stamps import process_tag
 
+from ..conftest import fill, open_registry
 from .conftest import V1, V2, acts, names_in, running
 
 FILES = {"adapter_config.json", "adapter_model.safetensors", "fusery.json"}
@@ -35,7 +37,12 @@ def inside(folder: Path) -> set[str]:
 
 
 def test_a_folder_for_each_and_nothing_else(stocked: Registry, tmp_path: Path) -> None:
-    stocked.deployments.sync(request(tmp_path / "nim", "course_rec@1"))
+    before = os.umask(0o077)
+    try:
+        stocked.deployments.sync(request(tmp_path / "nim", "course_rec@1"))
+    finally:
+        os.umask(before)
+    assert oct((tmp_path / "nim").stat().st_mode & 0o777) == "0o755"
     assert inside(tmp_path / "nim") == {V1, *(f"{V1}/{name}" for name in FILES)}
     modes = {oct(path.stat().st_mode & 0o777) for path in (tmp_path / "nim" / V1).iterdir()}
     assert modes == {"0o644"}, "others read it, in a container"
@@ -58,27 +65,28 @@ def test_what_vllm_calls_the_base(stocked: Registry, tmp_path: Path) -> None:
     assert acts(stocked.deployments.sync(named)) == {"v1": "keep"}
 
 
-@pytest.mark.parametrize("how", ["flip", "cut", "gone", "more", "link"])
-def test_a_folder_that_is_damaged_is_brought_again(stocked: Registry, tmp_path: Path, how: str) -> None:
+def test_a_folder_that_is_damaged_is_brought_again(stocked: Registry, tmp_path: Path) -> None:
     root = tmp_path / "nim"
     stocked.deployments.sync(request(root, "course_rec@1"))
     weights = root / V1 / "adapter_model.safetensors"
     data = weights.read_bytes()
-    if how == "flip":
-        weights.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    elif how == "cut":
-        weights.write_bytes(data[:-1])
-    elif how == "gone":
-        weights.unlink()
-    elif how == "more":
-        (root / V1 / "adapter_model.bin").write_bytes(b"pickle")
-    else:
+
+    def link() -> None:
         shutil.move(weights, tmp_path / "elsewhere")
         weights.symlink_to(tmp_path / "elsewhere")
-    assert stocked.deployments.sync(request(root, "course_rec@1"), dry_run=True).drift
-    assert acts(stocked.deployments.sync(request(root, "course_rec@1"))) == {"v1": "replace"}
-    assert inside(root / V1) == FILES
-    assert weights.read_bytes() == data and not weights.is_symlink()
+
+    for harm in (
+        lambda: weights.write_bytes(data[:-1] + bytes([data[-1] ^ 1])),
+        lambda: weights.write_bytes(data[:-1]),
+        weights.unlink,
+        lambda: (root / V1 / "adapter_model.bin").write_bytes(b"pickle"),
+        link,
+    ):
+        harm()
+        assert stocked.deployments.sync(request(root, "course_rec@1"), dry_run=True).drift
+        assert acts(stocked.deployments.sync(request(root, "course_rec@1"))) == {"v1": "replace"}
+        assert inside(root / V1) == FILES
+        assert weights.read_bytes() == data and not weights.is_symlink()
 
 
 def test_links_lead_nowhere(stocked: Registry, tmp_path: Path) -> None:
@@ -107,43 +115,34 @@ def test_what_killed_commands_leave_is_swept(stocked: Registry, tmp_path: Path) 
     assert (dead.exists(), alive.exists(), own.exists()) == (False, True, True)
 
 
-def test_a_folder_that_cannot_be_written(stocked: Registry, tmp_path: Path) -> None:
+def test_places_that_cannot_be_written(stocked: Registry, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(Exception, match="file") as caught:
+    with pytest.raises(FuseryError):
         stocked.deployments.sync(request(tmp_path / "file", "course_rec@1"))
-    assert "Traceback" not in str(caught.value)
+    home = stocked.workspace.settings.home
+    for place in (home, home / "store", home.parent, stocked.workspace.store.url):
+        with pytest.raises(BadInputError):
+            stocked.deployments.sync(request(place, "course_rec@1"))
     assert running(stocked) == []
 
 
-def test_the_registry_s_own_folders_are_no_place(stocked: Registry) -> None:
-    home = stocked.workspace.settings.home
-    for place in (home, home / "store", home.parent, stocked.workspace.store.url):
-        with pytest.raises(BadInputError, match="the registry's home"):
-            stocked.deployments.sync(request(place, "course_rec@1"))
-
-
-@pytest.mark.parametrize(
-    "left", [["adapter_model.safetensors"], ["adapter_model.safetensors", "adapter_config.json"]]
-)
-def test_a_bucket_in_which_a_command_was_killed(stocked: Registry, left: list[str]) -> None:
+def test_a_bucket_in_which_a_command_was_killed(stocked: Registry) -> None:
     """What was being uploaded is on record, and is brought whole or taken away by the next."""
     files = fsspec.filesystem("memory")
-    for wanted in (("course_rec@1",), ("course_rec@2",)):
+    weights, config = "adapter_model.safetensors", "adapter_config.json"
+    for left, name in (({weights}, V1), ({weights}, V2), ({weights, config}, V1), ({weights, config}, V2)):
         url = f"memory://{os.urandom(8).hex()}/loras"
-        stocked.deployments.sync(request(url, "course_rec@1"))
+        stocked.deployments.sync(request(url, V1))
         path = url.removeprefix("memory:/")
-        for name in FILES - set(left):
-            files.rm(f"{path}/{V1}/{name}")
-        assert stocked.deployments.sync(request(url, *wanted), dry_run=True).drift
-        stocked.deployments.sync(request(url, *wanted))
-        name = V1 if wanted == ("course_rec@1",) else V2
+        for inner in FILES - left:
+            files.rm(f"{path}/{V1}/{inner}")
+        assert stocked.deployments.sync(request(url, name), dry_run=True).drift
+        stocked.deployments.sync(request(url, name))
         found = {each.removeprefix(f"{path}/") for each in files.find(path)}
         assert found == {f"{name}/{inner}" for inner in FILES}
 
 
-def test_the_configuration_comes_after_the_weights(
-    stocked: Registry, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_configuration_is_written_last(stocked: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray Serve takes a folder with a configuration for an adapter, and keeps what it then finds for good."""
     from fusery.storage.tree import RemoteTree
 
@@ -170,33 +169,20 @@ def test_the_configuration_comes_after_the_weights(
     ]
 
 
-def test_two_registries_with_one_folder(stocked: Registry, sqlite_template: Path, tmp_path: Path) -> None:
+def test_two_registries_with_one_folder(stocked: Registry, tmp_path: Path) -> None:
     """Each takes away what it has brought, and nothing of the other's."""
-    from ..conftest import fill, open_registry
-
-    (tmp_path / "b").mkdir()
-    with open_registry(tmp_path / "b" / "home") as other:
+    root, there = tmp_path / "nim", tmp_path / "b"
+    there.mkdir()
+    with open_registry(there / "home") as other:
         other.init()
-        base = tmp_path / "b" / "base"
-        import tiny_models
-
-        tiny_models.make_base(base, seed=3)
-        fill(other, base, tmp_path / "b" / "first", tmp_path / "b" / "second")
-        root = tmp_path / "nim"
+        fill(other, tiny_models.make_base(there / "base", seed=3), there / "first", there / "second")
+        both = request(root, "course_rec@1", "course_rec@2")
         stocked.deployments.sync(request(root, "course_rec@1"))
         # Another adapter of the same name.
-        assert acts(other.deployments.sync(request(root, "course_rec@1", "course_rec@2"))) == {
-            "v1": "not blocked",
-            "v2": "load",
-        }
-        assert acts(stocked.deployments.sync(SyncRequest(DestinationOptions(str(root)), nothing=True))) == {
-            "v1": "unload",
-            "v2": "leave",
-        }
-        assert acts(other.deployments.sync(request(root, "course_rec@1", "course_rec@2"))) == {
-            "v1": "load",
-            "v2": "keep",
-        }
+        assert acts(other.deployments.sync(both)) == {"v1": "not blocked", "v2": "load"}
+        nothing = SyncRequest(DestinationOptions(str(root)), nothing=True)
+        assert acts(stocked.deployments.sync(nothing)) == {"v1": "unload", "v2": "leave"}
+        assert acts(other.deployments.sync(both)) == {"v1": "load", "v2": "keep"}
         assert names_in(root) == {V1, V2}
 
 
@@ -221,14 +207,11 @@ def test_a_record_that_is_hostile(stocked: Registry, tmp_path: Path, how: str) -
         record.symlink_to("/dev/zero")
     else:
         record.write_text("[]" if how == "list" else "[" * 100_000)
-    began = time.monotonic()
-    found = stocked.deployments.sync(request(root, "course_rec@1", "course_rec@2"))
-    assert time.monotonic() - began < 30
-    assert acts(found)["v2"] == "keep"
-    assert acts(found)["v1"] == ("replace" if how == "sparse" else "not blocked")
+    found = acts(stocked.deployments.sync(request(root, "course_rec@1", "course_rec@2")))
+    assert found == {"v1": "replace" if how == "sparse" else "not blocked", "v2": "keep"}
 
 
-def test_what_comes_while_it_is_being_written_stays(
+def test_folders_made_meanwhile_stay(
     stocked: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root, write = tmp_path / "nim", folders.write_adapter
@@ -250,12 +233,3 @@ def test_a_closed_folder_of_others(stocked: Registry, tmp_path: Path) -> None:
     (tmp_path / "nim" / "lost+found").mkdir(parents=True)
     (tmp_path / "nim" / "lost+found").chmod(0)
     assert stocked.deployments.sync(request(tmp_path / "nim", "course_rec@1")).ok
-
-
-def test_others_can_read_what_was_made(stocked: Registry, tmp_path: Path) -> None:
-    before = os.umask(0o077)
-    try:
-        stocked.deployments.sync(request(tmp_path / "nim", "course_rec@1"))
-    finally:
-        os.umask(before)
-    assert oct((tmp_path / "nim").stat().st_mode & 0o777) == "0o755"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from fusery.registry.sync.plan import CHANGES, Standing, plan
@@ -40,9 +40,10 @@ def done(
     return standing, brought
 
 
-@given(KNOWN, STANDING, KNOWN)
-def test_what_is_wanted_is_there_afterwards(
-    wanted: dict[str, str], standing: dict[str, Standing], brought: dict[str, str]
+@settings(max_examples=300)
+@given(KNOWN, STANDING, KNOWN, YANKED)
+def test_what_is_wanted_is_there_afterwards_and_nothing_else_is_touched(
+    wanted: dict[str, str], standing: dict[str, Standing], brought: dict[str, str], yanked: frozenset[str]
 ) -> None:
     steps = plan(wanted, standing, brought)
     after, record = done(wanted, standing, brought)
@@ -54,34 +55,17 @@ def test_what_is_wanted_is_there_afterwards(
     assert not [step for step in plan(wanted, after, record) if step.act in CHANGES]
     assert record.keys() <= after.keys()
     assert record.keys() <= wanted.keys() | blocked
-
-
-@given(KNOWN, STANDING, KNOWN)
-def test_what_was_not_brought_is_not_touched(
-    wanted: dict[str, str], standing: dict[str, Standing], brought: dict[str, str]
-) -> None:
-    after, _ = done(wanted, standing, brought)
+    # What was not brought is not touched.
     for name, there in standing.items():
         if not there.ours and (
             name not in brought or not there.brought or there.digest not in (None, brought[name])
         ):
             assert after[name] == there
-
-
-@given(KNOWN, STANDING, KNOWN, YANKED)
-def test_what_is_yanked_and_there_is_never_passed_over(
-    wanted: dict[str, str], standing: dict[str, Standing], brought: dict[str, str], yanked: frozenset[str]
-) -> None:
-    for step in plan(wanted, standing, brought, yanked - wanted.keys()):
-        if step.name in yanked - wanted.keys() and step.name in standing:
-            assert step.act in ("unload", "blocked")
-
-
-@given(KNOWN, STANDING, KNOWN)
-def test_each_adapter_has_one_step_and_what_comes_is_first(
-    wanted: dict[str, str], standing: dict[str, Standing], brought: dict[str, str]
-) -> None:
-    steps = plan(wanted, standing, brought)
+    # Each adapter has one step, and what comes is first.
     assert sorted(step.name for step in steps) == sorted({*wanted, *standing, *brought})
     coming = [step.name in wanted for step in steps]
     assert coming == sorted(coming, reverse=True)
+    # What is yanked and there is never passed over.
+    for step in plan(wanted, standing, brought, yanked - wanted.keys()):
+        if step.name in yanked - wanted.keys() and step.name in standing:
+            assert step.act in ("unload", "blocked")

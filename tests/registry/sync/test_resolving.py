@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import lora_server
@@ -26,6 +25,8 @@ from fusery.storage.errors import FuseryError
 from fusery.web.doors import Proxies, TeamDoor
 
 from .conftest import V1, V2, running
+
+pytestmark = pytest.mark.timing
 
 FILES = {"adapter_config.json", "adapter_model.safetensors"}
 
@@ -67,71 +68,50 @@ def test_a_name_and_a_version(resolver: Resolver, stocked: Registry) -> None:
     assert (row.place, row.via) == ("vllm@gpu-1:8000", "vllm")
 
 
-def test_the_same_bytes_in_both_ways(
-    stocked: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    own = Resolver(OwnRegistry(stocked.workspace), tmp_path / "own").resolve(V2, "tiny")
-    monkeypatch.setenv("FUSERY_TOKEN", stocked.tokens.create("gpu-1", "reader").secret)
-    with pages_of(stocked, TeamDoor(stocked, Proxies())) as url:
-        source = RegistryOverHttp(url)
-        theirs = Resolver(source, tmp_path / "theirs").resolve(V2, "tiny")
-        source.close()
-    assert own is not None and theirs is not None
-    for name in FILES:
-        assert (own.folder / name).read_bytes() == (theirs.folder / name).read_bytes()
-
-
-def test_what_is_refused_and_why(
-    resolver: Resolver, stocked: Registry, tmp_path: Path, tiny_base: Path
-) -> None:
+def test_what_is_refused(resolver: Resolver, stocked: Registry, tmp_path: Path, tiny_base: Path) -> None:
     stocked.aliases.set("prod", "course_rec@2")
-    for asked in ("course_rec#prod", "course_rec@latest"):
-        with pytest.raises(NotServedError, match="may mean another adapter tomorrow"):
-            resolver.resolve(asked, "tiny")
     stocked.adapters.yank("course_rec@1", reason="bad data")
-    with pytest.raises(NotServedError, match="was withdrawn"):
-        resolver.resolve(V1, "tiny")
-    with pytest.raises(NotServedError, match="stands on tiny, and this server has 'Qwen/Qwen3-0.6B'"):
-        resolver.resolve(V2, "Qwen/Qwen3-0.6B")
     tiny_models.make_adapter(tmp_path / "dora", tiny_base, seed=4, fine_tune_type="dora")
     stocked.adapters.register(tmp_path / "dora", base="tiny", task="rerank", date="20260301")
-    with pytest.raises(NotServedError, match="is a DoRA"):
-        resolver.resolve("rerank@1", "tiny")
+    for asked, base in (
+        ("course_rec#prod", "tiny"),
+        ("course_rec@latest", "tiny"),
+        (V1, "tiny"),
+        (V2, "Qwen/Qwen3-0.6B"),
+        ("rerank@1", "tiny"),
+    ):
+        with pytest.raises(NotServedError):
+            resolver.resolve(asked, base)
     assert running(stocked) == []
     assert not [path for path in (tmp_path / "files").glob("*") if path.name != ".locks"]
 
 
-@pytest.mark.parametrize(
-    ("limits", "reason"),
-    [({"max_rank": 4}, "rank 8 is above --max-lora-rank 4"), ({"max_bytes": 100}, "at most 100")],
-)
-def test_an_adapter_above_the_servers_limit_is_not_recorded_as_deployed(
-    resolver: Resolver, stocked: Registry, limits: dict[str, int], reason: str
-) -> None:
-    with pytest.raises(NotServedError, match=reason):
-        resolver.resolve(V1, "tiny", **limits)
-    assert running(stocked) == []
-    [refused] = [each for each in stocked.upkeep.log() if each.action == "deployment.refused"]
-    assert reason in refused.detail["reason"]
+def test_adapter_above_the_limit_is_not_deployed(resolver: Resolver, stocked: Registry) -> None:
+    for limits in ({"max_rank": 4}, {"max_bytes": 100}):
+        with pytest.raises(NotServedError) as caught:
+            resolver.resolve(V1, "tiny", **limits)
+        assert running(stocked) == []
+        logged = [
+            each.detail["reason"] for each in stocked.upkeep.log() if each.action == "deployment.refused"
+        ]
+        assert logged[-1] in caught.value.message
     found = resolver.resolve(V1, "tiny", max_rank=8, max_bytes=1 << 30)
     assert found is not None and found.rank == 8
     assert running(stocked) == [V1]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "rank"),
-    [
-        ("vllm serve tiny --enable-lora", 16),
-        ("vllm serve tiny --enable-lora --max-lora-rank 64", 64),
-        ("vllm serve tiny --enable-lora --max_lora_rank=8 --max-lora-rank=32", 32),
-        ("vllm serve tiny --enable-lora --config vllm.yaml", None),
-        ("vllm serve tiny --enable-lora --config=vllm.yaml --max-lora-rank 8", 8),
-        ("vllm serve tiny --enable-lora --max-lora-rank", None),
+def test_the_largest_rank_comes_from_the_servers_arguments() -> None:
+    serve = "vllm serve tiny --enable-lora"
+    for arguments, rank in (
+        (serve, 16),
+        (f"{serve} --max-lora-rank 64", 64),
+        (f"{serve} --max_lora_rank=8 --max-lora-rank=32", 32),
+        (f"{serve} --config vllm.yaml", None),
+        (f"{serve} --config=vllm.yaml --max-lora-rank 8", 8),
+        (f"{serve} --max-lora-rank", None),
         ("python -c pass", None),
-    ],
-)
-def test_the_largest_rank_comes_from_the_servers_arguments(arguments: str, rank: int | None) -> None:
-    assert max_lora_rank(arguments.split()) == rank
+    ):
+        assert max_lora_rank(arguments.split()) == rank
 
 
 def test_what_is_refused_is_in_the_log_once_for_a_reason(resolver: Resolver, stocked: Registry) -> None:
@@ -152,17 +132,16 @@ def test_what_is_refused_is_in_the_log_once_for_a_reason(resolver: Resolver, sto
     assert "deployment.refused" in [each.action for each in stocked.upkeep.log(reference="course_rec@1")]
 
 
-@pytest.mark.parametrize(
-    "asked",
-    ["gpt-4", "", "../../etc/passwd", "course_rec", "a" * 5000, "x_v1_20260101", "deadbeef", "tiny", "a\0b", "course_rec@1\n", " course_rec@1",
-     "COURSE_REC@1", "course_rec@v1", f"{V1}\n", V1.upper()],
-)  # fmt: skip
-def test_what_is_no_adapter_is_somebody_else_s(resolver: Resolver, asked: str, tmp_path: Path) -> None:
-    assert resolver.resolve(asked, "tiny") is None
+def test_what_is_no_adapter_is_somebody_else_s(resolver: Resolver, tmp_path: Path) -> None:
+    for asked in (
+        "gpt-4", "", "../../etc/passwd", "course_rec", "a" * 5000, "x_v1_20260101", "deadbeef", "tiny", "a\0b", "course_rec@1\n",
+        " course_rec@1", "COURSE_REC@1", "course_rec@v1", f"{V1}\n", V1.upper(),
+    ):  # fmt: skip
+        assert resolver.resolve(asked, "tiny") is None
     assert not (tmp_path / "files").exists()
 
 
-def test_the_base_by_its_files_and_by_what_is_said(
+def test_base_by_files_and_name(
     source: AdapterSource, stocked: Registry, tiny_base: Path, tmp_path: Path
 ) -> None:
     assert Resolver(source, tmp_path / "a").resolve(V1, str(tiny_base)) is not None
@@ -176,13 +155,8 @@ def test_the_base_by_its_files_and_by_what_is_said(
     assert Resolver(source, tmp_path / "a", base=digest).resolve(V1, "anything") is not None
     with pytest.raises(NotServedError):
         Resolver(source, tmp_path / "a", base="other").resolve(V1, "anything")
-
-
-def test_an_alias_is_pinned_where_that_is_asked_for(
-    source: AdapterSource, stocked: Registry, tmp_path: Path
-) -> None:
     stocked.aliases.set("prod", "course_rec@2")
-    found = Resolver(source, tmp_path / "files", aliases=True).resolve("course_rec#prod", "tiny")
+    found = Resolver(source, tmp_path / "b", aliases=True).resolve("course_rec#prod", "tiny")
     assert found is not None and found.name == V2
 
 
@@ -210,76 +184,35 @@ class Counted(OwnRegistry):
         return super().write(found, *arguments)  # type: ignore[arg-type]
 
 
-def test_several_servers_fetch_once(
-    stocked: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_servers_fetch_once(stocked: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Counted, "fetched", 0)
-    results = []
 
-    def run() -> None:
+    def run(_: int) -> object:
         with Registry(Workspace(stocked.workspace.settings)) as other:
-            results.append(Resolver(Counted(other.workspace), tmp_path / "files").resolve(V1, "tiny"))
+            return Resolver(Counted(other.workspace), tmp_path / "files").resolve(V1, "tiny")
 
-    threads = [threading.Thread(target=run) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(results) == 6 and len(set(results)) == 1
+    with ThreadPoolExecutor(6) as pool:
+        assert len(set(pool.map(run, range(6)))) == 1
     assert Counted.fetched == 1
 
 
-PROCESS = """
-import sys, os
-from pathlib import Path
-from fusery.registry.sync.served_from import max_lora_rank, resolver_of_environment
-found = resolver_of_environment(os.environ, "vllm", "-").resolve(sys.argv[1], "tiny")
-print(found.folder)
-"""
-
-
-@pytest.mark.slow
-def test_several_processes_and_one_that_is_killed(stocked: Registry, tmp_path: Path) -> None:
-    """Whoever comes after one that was killed while it fetched fetches, and all end up with one folder."""
-    import os
-
-    settings = stocked.workspace.settings
-    environment = {
-        **os.environ,
-        "FUSERY_HOME": str(settings.home),
-        "FUSERY_DATABASE_URL": settings.database,
-        "FUSERY_SERVED_FILES": str(tmp_path / "files"),
-    }
-    words = [sys.executable, "-c", PROCESS, V1]
-    started = [subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    started[0].kill()
-    said = {process.communicate()[0].strip() for process in started[1:]}
-    started[0].communicate()
-    assert len(said) == 1
-    assert {path.name for path in Path(said.pop()).iterdir()} == FILES
-
-
-def test_a_registry_that_is_away(stocked: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is neither a refusal nor nothing: the server says that it cannot tell."""
-    monkeypatch.setenv("FUSERY_TOKEN", stocked.tokens.create("gpu-1", "reader").secret)
-    with pages_of(stocked, TeamDoor(stocked, Proxies())) as url:
-        source = RegistryOverHttp(url)
-    with pytest.raises(ServerUnavailableError):
-        Resolver(source, tmp_path / "files").resolve(V1, "tiny")
-    source.close()
-
-
-def test_a_reader_s_token_serves_and_the_log_says_what_is_not_on_record(
+def test_a_reader_s_token_serves_and_a_registry_that_is_away_is_said(
     stocked: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("FUSERY_TOKEN", stocked.tokens.create("gpu-1", "reader").secret)
+    own = Resolver(OwnRegistry(stocked.workspace), tmp_path / "own").resolve(V1, "tiny")
     with pages_of(stocked, TeamDoor(stocked, Proxies())) as url:
         source = RegistryOverHttp(url)
         found = Resolver(source, tmp_path / "files", place="vllm@gpu-1:8000").resolve(V1, "tiny")
-        source.close()
-    assert found is not None
+    assert own is not None and found is not None
+    for name in FILES:  # the same bytes in both ways
+        assert (own.folder / name).read_bytes() == (found.folder / name).read_bytes()
     assert running(stocked) == []
     assert "is not on record" in caplog.text
+    # It is neither a refusal nor nothing: the server says that it cannot tell.
+    with pytest.raises(ServerUnavailableError):
+        Resolver(source, tmp_path / "other").resolve(V1, "tiny")
+    source.close()
 
 
 def test_a_server_s_life_on_record(source: AdapterSource, stocked: Registry, tmp_path: Path) -> None:
@@ -298,7 +231,16 @@ def test_a_server_s_life_on_record(source: AdapterSource, stocked: Registry, tmp
     assert reasons == ["the server began anew", "the server ended"]
 
 
-def test_what_could_not_be_recorded_is_recorded_the_next_time(
+def test_deployments_of_others_stay(source: AdapterSource, stocked: Registry, tmp_path: Path) -> None:
+    stocked.deployments.record("course_rec@2", "vllm@gpu-1:8000", note="by hand")
+    server = Resolver(source, tmp_path / "files", place="vllm@gpu-1:8000", via="vllm")
+    server.resolve(V1, "tiny")
+    assert running(stocked) == [V1, V2]
+    server.close()
+    assert running(stocked) == [V2]
+
+
+def test_failed_records_are_repeated(
     stocked: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = OwnRegistry(stocked.workspace)
@@ -324,18 +266,6 @@ def test_what_could_not_be_recorded_is_recorded_the_next_time(
     assert [each.action for each in stocked.upkeep.log()].count("deployment.refused") == 1
 
 
-def test_what_others_recorded_at_the_same_place_stays(
-    source: AdapterSource, stocked: Registry, tmp_path: Path
-) -> None:
-    place = "vllm@gpu-1:8000"
-    stocked.deployments.record("course_rec@2", place, note="by hand")
-    server = Resolver(source, tmp_path / "files", place=place, via="vllm")
-    server.resolve(V1, "tiny")
-    assert running(stocked) == [V1, V2]
-    server.close()
-    assert running(stocked) == [V2]
-
-
 def test_what_nothing_has_is_not_asked_for_again_at_once(
     source: AdapterSource, stocked: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -357,13 +287,13 @@ def test_what_nothing_has_is_not_asked_for_again_at_once(
 
 
 def test_what_the_environment_says(tmp_path: Path) -> None:
-    with pytest.raises(BadInputError, match="FUSERY_VLLM_ALIASES"):
+    with pytest.raises(BadInputError):
         resolver_of_environment({"FUSERY_VLLM_ALIASES": "yes"}, "vllm", "here")
-    with pytest.raises(FuseryError, match="token"):
+    with pytest.raises(FuseryError):
         resolver_of_environment({"FUSERY_SERVER": "https://fusery.example"}, "vllm", "here")
 
 
-def test_the_first_ones_that_come_at_once_are_all_on_record(
+def test_simultaneous_loads_are_recorded(
     stocked: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ending what an earlier life has left does not end what has just begun."""

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
-
-import pytest
 
 from fusery.registry.bundles import BundleSource
 from fusery.registry.bundles.cards.card import card_values
@@ -25,80 +24,56 @@ def table(text: str, first: str) -> list[list[str]]:
     return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in body]
 
 
-def test_fidelity_is_said_in_sentences(source: BundleSource) -> None:
-    rows = dict(table(card(source), "measure"))
-    assert list(rows) == ["verdict", "share retained", "cosine", "relative error"]
-    assert rows["verdict"] == "PASS. The weights hold what the adapter learned."
-    assert rows["share retained"].startswith("98.8 % of the update")
-    assert "it is 0.500" in rows["cosine"]
-    assert "is 0.1 times as large as the update" in rows["relative error"]
-
-
-@pytest.mark.parametrize("verdict", ["PASS", "DEGRADED", "LOST"])
-def test_every_verdict_has_its_sentence(
-    verdict: str, source: BundleSource, provenance: dict[str, Any]
-) -> None:
-    provenance["fidelity"]["verdict"] = verdict
-    assert len(dict(table(card(source), "measure"))["verdict"]) > len(verdict) + 20
-
-
-def test_the_precision_comes_with_its_size(source: BundleSource) -> None:
-    said = "Precision: mixed, 6 bits where adapted, 1,234,567 bytes of weights, 1.17 times the base model's."
-    assert said in card(source)
-
-
-def test_the_worst_modules_are_named(source: BundleSource, provenance: dict[str, Any]) -> None:
+def test_fidelity_size_and_parts_are_shown(source: BundleSource, provenance: dict[str, Any]) -> None:
     provenance["fidelity"]["worst"] *= 3
-    rows = table(card(source), "module")
-    assert len(rows) == 5
-    assert rows[0] == ["model.layers.0.mlp.up_proj", "90.0 %", "0.25", "2.5"]
-
-
-def test_combined_adapters_are_listed_with_their_weights(
-    source: BundleSource, provenance: dict[str, Any]
-) -> None:
-    assert table(card(source), "adapter | weight") == [
+    text = card(source)
+    rows = dict(table(text, "measure"))
+    assert list(rows) == ["verdict", "share retained", "cosine", "relative error"]
+    for row, words in zip(rows.values(), ("PASS. ", "98.8 %", "0.500", "0.1 times"), strict=True):
+        assert words in row
+    assert "mixed, 6 bits where adapted, 1,234,567 bytes of weights, 1.17 times the base model's" in text
+    modules = table(text, "module")
+    assert len(modules) == 5
+    assert modules[0] == ["model.layers.0.mlp.up_proj", "90.0 %", "0.25", "2.5"]
+    assert table(text, "adapter | weight") == [
         [source.name, "1.0", "c" * 64],
         ["courses_v1_20261101", "0.5", "e" * 64],
     ]
     provenance["with"] = []
     assert "weight in the sum" not in card(source)
+    for verdict in ("DEGRADED", "LOST"):
+        provenance["fidelity"]["verdict"] = verdict
+        assert len(dict(table(card(source), "measure"))["verdict"]) > len(verdict) + 20
 
 
-def test_the_command_to_make_it_again_is_shown(source: BundleSource) -> None:
-    assert f"```sh\n{source.provenance['rebuild']}\n```" in card(source)
-
-
-@pytest.mark.parametrize(
-    "command",
-    [
+def test_only_the_plain_command_to_rebuild_is_shown(source: BundleSource, provenance: dict[str, Any]) -> None:
+    assert f"```sh\n{provenance['rebuild']}\n```" in card(source)
+    wrong = (
         "rm -rf .",
-        "fusery fuse a; rm -rf .",
+        "fusery fuse a; rm",
         "fusery fuse a\nrm -rf .",
         "fusery fuse a | sh",
         "fusery fuse $(x)",
         7,
-    ],
-)
-def test_what_is_not_plainly_that_command_is_left_out(
-    command: object, source: BundleSource, provenance: dict[str, Any]
-) -> None:
-    provenance["rebuild"] = command
-    assert "To make it again" not in card(source)
+    )
+    for command in wrong:
+        provenance["rebuild"] = command
+        assert "To make it again" not in card(source)
 
 
-@pytest.mark.parametrize("part", ["with", "fidelity", "rebuild", "format", "recipe"])
-@pytest.mark.parametrize("value", [None, [], {}, 7, "text", [None, 1]], ids=repr)
-def test_a_part_of_any_kind_is_no_error(part: str, value: object, source: BundleSource) -> None:
-    assert card(replace(source, provenance={**source.provenance, part: value})).startswith("---\n")
+def test_a_part_of_any_kind_is_no_error(source: BundleSource) -> None:
+    for part in ("with", "fidelity", "rebuild", "format", "recipe"):
+        for value in (None, [], {}, 7, "text", [None, 1]):
+            assert card(replace(source, provenance={**source.provenance, part: value})).startswith("---\n")
 
 
-def test_texts_from_outside_stay_texts(source: BundleSource, provenance: dict[str, Any], evil: str) -> None:
+def test_hostile_texts(source: BundleSource, provenance: dict[str, Any], evil_texts: list[str]) -> None:
     plain = card(source)
-    provenance["with"][0] = {"adapter": evil, "weight": evil, "digest": evil}
-    provenance["format"] = evil
-    provenance["fidelity"] |= {"verdict": evil, "worst": [{"module": evil}] * 5}
-    shown = card(source)
-    assert len(shown.splitlines()) == len(plain.splitlines())
-    assert [line[:2] for line in shown.splitlines()] == [line[:2] for line in plain.splitlines()]
-    assert len(table(shown, "module")[0]) == 4
+    for evil in evil_texts:
+        spoiled = deepcopy(provenance)
+        spoiled["with"][0] = {"adapter": evil, "weight": evil, "digest": evil}
+        spoiled["format"] = evil
+        spoiled["fidelity"] |= {"verdict": evil, "worst": [{"module": evil}] * 5}
+        shown = card(replace(source, provenance=spoiled))
+        assert [line[:2] for line in shown.splitlines()] == [line[:2] for line in plain.splitlines()]
+        assert len(table(shown, "module")[0]) == 4

@@ -10,25 +10,37 @@ from fusery.registry import Registry
 from fusery.registry.bundles import Choices
 from fusery.registry.bundles.cluster.location import Location
 from fusery.registry.bundles.delivery.local import LocalFolder
+from fusery.registry.errors import BadInputError
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
+def test_a_url_reads_back_as_itself() -> None:
+    for text in (
         "s3://bucket",
         "s3://bucket/a/b-c_d.e/x=1",
         "gs://my.bucket/x",
         "oci://team/adapters:v1",
         "oci://registry.example.com:5000/team/adapters",
         "oci://team/adapters@sha256:" + "a" * 64,
-        "pvc://claim",
         "pvc://claim/a/b",
-    ],
-)
-def test_a_url_reads_back_as_itself(text: str) -> None:
-    assert Location.parse(text).text == text
-    if "oci" not in text:
-        assert Location.parse(f"{text}/").text == text
+    ):
+        assert Location.parse(text).text == text
+        if "oci" not in text:
+            assert Location.parse(f"{text}/").text == text
+
+
+WRONG = (
+    "s3://key:hunter2@bucket/path", "s3://bucket/path?token=hunter2", "s3://bucket/../hunter2", "s3://", "s3:/bucket",
+    "https://hunter2.example.com/x", "oci://user:hunter2@registry/x:v1", "oci://registry/x:v1 --hunter2", "oci://Hunter2/X Y",
+    "pvc://Claim_hunter2/x", "pvc://claim/hunter2\n", "hunter2", "",
+)  # fmt: skip
+
+
+def test_what_is_no_location_is_refused_and_not_repeated() -> None:
+    for text in WRONG:
+        with pytest.raises(BadInputError) as caught:
+            Location.parse(text)
+        assert "hunter2" not in str(caught.value) + str(caught.value.hint)
+        assert "pvc://CLAIM/PATH" in str(caught.value.hint)
 
 
 def test_an_image_is_mounted_as_it_is_and_a_claim_by_its_path() -> None:
@@ -49,10 +61,7 @@ class Bucket(LocalFolder):
         self.text = "s3://bucket/models"
 
 
-@pytest.mark.parametrize("database_url", [""])
-def test_a_destination_that_is_a_bucket_is_the_location(
-    stocked: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bucket_is_the_location(stocked: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def place_at(*_: object, **__: object) -> Bucket:
         return Bucket(tmp_path / "out")
 

@@ -29,9 +29,8 @@ def test_weights_are_whole_and_in_proportion(parts: dict[str, float]) -> None:
         assert weight / sum(found.values()) == pytest.approx(parts[target] / total, abs=3 / MOST)
 
 
-@pytest.mark.parametrize(
-    ("parts", "found"),
-    [
+def test_weights_are_as_small_as_they_can_be() -> None:
+    for parts, found in (
         ({"a": 0.9, "b": 0.1}, {"a": 9, "b": 1}),
         ({"a": 95.0, "b": 5.0}, {"a": 19, "b": 1}),
         ({"a": 1.0, "b": 0.0}, {"a": 1}),
@@ -39,12 +38,7 @@ def test_weights_are_whole_and_in_proportion(parts: dict[str, float]) -> None:
         ({"a": 1 / 3, "b": 2 / 3}, {"a": 1, "b": 2}),
         ({"a": 1 / 3, "b": 1 / 7}, {"a": 700000, "b": 300000}),
         ({"a": 1e-300, "b": 1e-300}, {"a": 1, "b": 1}),
-    ],
-)
-def test_weights_are_as_small_as_they_can_be(parts: dict[str, float], found: dict[str, int]) -> None:
-    assert whole_weights("mix", parts) == found
-
-
-def test_what_a_rule_cannot_say_is_refused() -> None:
-    with pytest.raises(BadInputError, match="less than a millionth of all"):
+    ):
+        assert whole_weights("mix", parts) == found
+    with pytest.raises(BadInputError):
         whole_weights("mix", {"a": 1.0, "b": 1e-9})

@@ -60,18 +60,13 @@ def read(url: str) -> Files:
     }
 
 
-def test_a_folder_is_put_there_and_left_as_it_is(registry: Registry, folder_url: str) -> None:
+def test_a_folder_gives_way_by_force_only(registry: Registry, folder_url: str) -> None:
     place = place_at(registry.workspace, folder_url)
     assert place.text == folder_url
     assert not put(place, ONE)
     assert read(folder_url) == ONE
     assert put(place, ONE), "the same again is not written again"
-
-
-def test_a_folder_gives_way_by_force_only(registry: Registry, folder_url: str) -> None:
-    place = place_at(registry.workspace, folder_url)
-    put(place, ONE)
-    with pytest.raises(AlreadyExistsError, match="already"):
+    with pytest.raises(AlreadyExistsError):
         put(place, TWO)
     assert read(folder_url) == ONE
     put(place, TWO, force=True)
@@ -97,9 +92,7 @@ def test_a_build_that_fails_leaves_nothing(registry: Registry, folder_url: str) 
     assert read(folder_url) == {}
 
 
-def test_an_upload_that_is_cut_short_is_no_bundle(
-    registry: Registry, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_interrupted_upload_is_no_bundle(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     from fusery.storage.tree import RemoteTree
 
     url = f"memory://{uuid.uuid4().hex}/out"
@@ -137,11 +130,11 @@ def test_one_file(registry: Registry, file_url: str) -> None:
         assert Path(file_url).read_bytes() == b"2"
 
 
-@pytest.mark.parametrize("url", ["s3://user:secret@bucket/x", "ftp://host/x", "memory://a::b"])
-def test_urls_that_nothing_can_be_at(url: str, registry: Registry) -> None:
-    with pytest.raises(StoreUrlError) as caught:
-        place_at(registry.workspace, url)
-    assert "secret" not in str(caught.value)
+def test_urls_that_nothing_can_be_at(registry: Registry) -> None:
+    for url in ("s3://user:secret@bucket/x", "ftp://host/x", "memory://a::b"):
+        with pytest.raises(StoreUrlError) as caught:
+            place_at(registry.workspace, url)
+        assert "secret" not in str(caught.value)
 
 
 def test_the_store_of_the_registry_is_no_place(tmp_path: Path) -> None:

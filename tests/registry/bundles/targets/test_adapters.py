@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from bundle_cases import make_bundle
+from bundle_server import running_bundle
 from openai import OpenAI
-from ports import free_port
 
 from fusery.registry import Registry
 from fusery.registry.bundles import BundleSource, Choices, Written, find_target
@@ -29,20 +24,17 @@ def write(source: BundleSource, folder: Path) -> Written:
     return make_bundle(source, "adapters", folder)
 
 
-def test_the_same_bytes_and_all_modules(unfused: BundleSource, tmp_path: Path) -> None:
-    first, second = write(unfused, tmp_path / "a"), write(unfused, tmp_path / "b")
-    assert first.manifest == second.manifest
-    assert first.layout.adapters == 2
-    assert first.layout.modules == 2 * 2 * 7, "two adapters, two layers, seven modules in each"
-    assert first.layout.tensors > 20
-    paths = {entry.path for entry in first.manifest}
+def test_all_modules_are_counted(unfused: BundleSource, tmp_path: Path) -> None:
+    written = write(unfused, tmp_path / "a")
+    assert written.layout.adapters == 2
+    assert written.layout.modules == 2 * 2 * 7, "two adapters, two layers, seven modules in each"
+    assert written.layout.tensors > 20
+    paths = {entry.path for entry in written.manifest}
     assert paths > {"server.py", "serving/run.py", "requirements.txt", "serving.json", "README.md"}
     assert paths > {"Dockerfile", "compose.yaml", ".dockerignore", "requirements-nvidia.txt"}
     record = json.loads((tmp_path / "a" / "fusery.json").read_bytes())
-    assert (record["model"], [each["name"] for each in record["adapters"]]) == (
-        "base",
-        [adapter.name for adapter in unfused.adapters],
-    )
+    assert record["model"] == "base"
+    assert [each["name"] for each in record["adapters"]] == [adapter.name for adapter in unfused.adapters]
 
 
 def test_adapters_that_match_nothing_are_found(unfused: BundleSource, tmp_path: Path) -> None:
@@ -54,28 +46,29 @@ def test_adapters_that_match_nothing_are_found(unfused: BundleSource, tmp_path: 
         find_target("adapters").check(tmp_path / "a")
 
 
-def test_no_text_becomes_code(unfused: BundleSource, evil: str, tmp_path: Path) -> None:
+def test_no_text_becomes_code(unfused: BundleSource, evil_in_bundles: list[str], tmp_path: Path) -> None:
     """What is a name has been checked; all else ends as text in JSON and in a table."""
-    facts = dict.fromkeys(("task", "dataset", "val_loss", "version", "rank"), evil)
-    adapters = tuple(replace(each, facts={**each.facts, **facts}) for each in unfused.adapters)
-    name = evil[:200].encode("utf-8", "replace").decode()  # a database holds no lone surrogate
-    routes = {f"route {name}": unfused.adapters[0].name}
-    base = {"name": name or "base", "digest": unfused.provenance["base"]["digest"]}
-    source = replace(unfused, adapters=adapters, routes=routes, provenance={"base": base})
     write(unfused, tmp_path / "plain")
-    write(source, tmp_path / "evil")
-    document = json.loads((tmp_path / "evil" / "serving.json").read_bytes())
-    assert document["routes"] == routes
-    assert document["base"]["name"] == base["name"]
-    lines = [(tmp_path / each / "README.md").read_text().count("\n") for each in ("plain", "evil")]
-    assert lines[1] == lines[0] - 1, "one route instead of two, and no line more"
-    image = ("compose.yaml", ".dockerignore", "requirements-nvidia.txt")
-    for path in ("server.py", "requirements.txt", "serving/run.py", *image):
-        assert (tmp_path / "evil" / path).read_bytes() == (tmp_path / "plain" / path).read_bytes()
+    for number, evil in enumerate(evil_in_bundles):
+        facts = dict.fromkeys(("task", "dataset", "val_loss", "version", "rank"), evil)
+        adapters = tuple(replace(each, facts={**each.facts, **facts}) for each in unfused.adapters)
+        name = evil[:200].encode("utf-8", "replace").decode()  # a database holds no lone surrogate
+        routes = {f"route {name}": unfused.adapters[0].name}
+        base = {"name": name or "base", "digest": unfused.provenance["base"]["digest"]}
+        folder = tmp_path / str(number)
+        write(replace(unfused, adapters=adapters, routes=routes, provenance={"base": base}), folder)
+        document = json.loads((folder / "serving.json").read_bytes())
+        assert document["routes"] == routes
+        assert document["base"]["name"] == base["name"]
+        lines = [(each / "README.md").read_text().count("\n") for each in (tmp_path / "plain", folder)]
+        assert lines[1] == lines[0] - 1, "one route instead of two, and no line more"
+        image = ("compose.yaml", ".dockerignore", "requirements-nvidia.txt")
+        for path in ("server.py", "requirements.txt", "serving/run.py", *image):
+            assert (folder / path).read_bytes() == (tmp_path / "plain" / path).read_bytes()
 
 
 @pytest.fixture
-def shipped(stocked: Registry, tmp_path: Path) -> Iterator[Path]:
+def shipped(stocked: Registry, tmp_path: Path) -> Path:
     stocked.aliases.set("prod", "course_rec@1")
     stocked.aliases.set("canary", "course_rec@1")
     choices = Choices(models=("mix=course_rec@1:0.5,course_rec@2:0.5",))
@@ -88,60 +81,34 @@ def shipped(stocked: Registry, tmp_path: Path) -> Iterator[Path]:
     assert bundle.adapters == ("course_rec_v1_20260115", "course_rec_v2_20260201")
     assert bundle.fused is None
     assert stocked.upkeep.audit().ok
-    yield tmp_path / "bundle"
+    return tmp_path / "bundle"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("database_url", [""])
 def test_its_server_serves_it_far_from_home(shipped: Path, tmp_path: Path) -> None:
     elsewhere = Path(shutil.move(shipped, tmp_path / "elsewhere"))
-    port = free_port()
-    log = (tmp_path / "log").open("wb")
-    process = subprocess.Popen(
-        [sys.executable, "server.py", "--port", str(port)],
-        cwd=elsewhere,
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        env={**os.environ, "MLX_DISABLE_COMPILE": "1"},
-    )
-    try:
-        with OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0) as client:
-            wait(client, process, tmp_path / "log")
-            names = {model.id for model in client.models.list()}
-            assert names >= {"course_rec#prod", "course_rec#canary", "course_rec", "mix", "tiny"}
-            messages: list[object] = [{"role": "user", "content": "hi"}]
-            for name in ("course_rec#prod", "course_rec_v2_20260201", "tiny", "mix"):
-                reply = client.chat.completions.create(model=name, messages=messages, max_tokens=3)  # type: ignore[arg-type]
-                assert reply.usage is not None and reply.usage.completion_tokens <= 3
-    finally:
-        process.terminate()
-        assert process.wait(60) == 0, (tmp_path / "log").read_text()
-        log.close()
-
-
-def wait(client: OpenAI, process: subprocess.Popen[bytes], log: Path) -> None:
-    from openai import APIConnectionError
-
-    for _ in range(300):
-        assert process.poll() is None, log.read_text()
-        try:
-            client.models.list()
-            return
-        except APIConnectionError:
-            time.sleep(0.1)
-    pytest.fail(log.read_text())
+    with (
+        running_bundle(elsewhere, tmp_path / "log") as server,
+        OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client,
+    ):
+        names = {model.id for model in client.models.list()}
+        assert names >= {"course_rec#prod", "course_rec#canary", "course_rec", "mix", "tiny"}
+        messages: list[object] = [{"role": "user", "content": "hi"}]
+        for name in ("course_rec#prod", "course_rec_v2_20260201", "tiny", "mix"):
+            reply = client.chat.completions.create(model=name, messages=messages, max_tokens=3)  # type: ignore[arg-type]
+            assert reply.usage is not None and reply.usage.completion_tokens <= 3
+        server.process.terminate()
+        assert server.process.wait(60) == 0, server.log.read_text()
 
 
 def test_what_makes_no_sense_is_refused(stocked: Registry, tmp_path: Path) -> None:
     place = tmp_path / "out"
-    with pytest.raises(BadInputError, match="nothing is fused"):
-        stocked.bundles.materialize(
-            "course_rec@1", place, target="adapters", request=FuseRequest(precision="keep")
-        )
-    with pytest.raises(BadInputError, match="holds one fused model"):
-        stocked.bundles.materialize(["course_rec@1", "course_rec@2"], place, target="model")
-    with pytest.raises(BadInputError, match="takes no --fused"):
-        stocked.bundles.materialize("course_rec@1", place, target="adapters", content="fused")
-    with pytest.raises(BadInputError, match="they are fused"):
-        stocked.bundles.materialize("course_rec@1", place, choices=Choices(models=("a=course_rec@1",)))
+    for references, options in (
+        ("course_rec@1", {"target": "adapters", "request": FuseRequest(precision="keep")}),
+        (["course_rec@1", "course_rec@2"], {"target": "model"}),
+        ("course_rec@1", {"target": "adapters", "content": "fused"}),
+        ("course_rec@1", {"choices": Choices(models=("a=course_rec@1",))}),
+    ):
+        with pytest.raises(BadInputError):
+            stocked.bundles.materialize(references, place, **options)  # type: ignore[arg-type]
     assert not place.exists()

@@ -41,10 +41,6 @@ def test_a_fused_model_is_a_finetune_of_its_base(source: BundleSource, tmp_path:
     assert (data["base_model"], data["base_model_relation"]) == ("org/Base", "finetune")
     record = json.loads((folder / "fusery.json").read_bytes())
     assert (record["target"], record["model"]) == ("hub", ".")
-    again = written(source, tmp_path / "b", base_name="org/Base")
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
-        path.name: path.read_bytes() for path in again.iterdir()
-    }
 
 
 def test_an_adapter_keeps_its_numbers_and_names_its_base(unfused: BundleSource, tmp_path: Path) -> None:
@@ -59,9 +55,6 @@ def test_an_adapter_keeps_its_numbers_and_names_its_base(unfused: BundleSource, 
     assert all(np.array_equal(before[name], after[name]) for name in before)
     data = ModelCard.load(folder / "README.md").data.to_dict()
     assert (data["base_model"], data["base_model_relation"]) == ("org/Base", "adapter")
-    assert {path.name for path in written(unfused, tmp_path / "b", base_name="org/Base").iterdir()} == {
-        path.name for path in folder.iterdir()
-    }
 
 
 def test_two_adapters_are_two_repositories(unfused: BundleSource, tmp_path: Path) -> None:
@@ -69,15 +62,17 @@ def test_two_adapters_are_two_repositories(unfused: BundleSource, tmp_path: Path
         written(replace(unfused, adapters=unfused.adapters * 2), tmp_path / "a")
 
 
-def test_texts_stay_texts(unfused: BundleSource, evil: str, tmp_path: Path) -> None:
-    facts = dict.fromkeys(("digest", "task", "dataset", "note", "licence", "parent", "method"), evil)
-    unfused.adapters[0].facts.update(facts)  # type: ignore[attr-defined]
-    unfused.provenance["base"]["name"] = evil
-    folder = written(unfused, tmp_path / "evil")
-    data = ModelCard((folder / "README.md").read_bytes().decode()).data.to_dict()
-    assert data.get("base_model", "") == evil
-    assert data["tags"] == ["fusery", "lora", *([evil] if evil else [])]
-    assert json.loads((folder / "adapter_config.json").read_bytes())["base_model_name_or_path"] == evil
+def test_texts_stay_texts(unfused: BundleSource, evil_in_bundles: list[str], tmp_path: Path) -> None:
+    for number, evil in enumerate(evil_in_bundles):
+        facts = dict.fromkeys(("digest", "task", "dataset", "note", "licence", "parent", "method"), evil)
+        unfused.adapters[0].facts.update(facts)  # type: ignore[attr-defined]
+        unfused.provenance["base"]["name"] = evil
+        folder = written(unfused, tmp_path / str(number))
+        data = ModelCard((folder / "README.md").read_bytes().decode()).data.to_dict()
+        assert data.get("base_model", "") == evil
+        assert data["tags"] == ["fusery", "lora", *([evil] if evil else [])]
+        config = json.loads((folder / "adapter_config.json").read_bytes())
+        assert config["base_model_name_or_path"] == evil
 
 
 def test_the_self_test_finds_an_adapter_that_does_nothing(unfused: BundleSource, tmp_path: Path) -> None:

@@ -23,11 +23,10 @@ KINDS = ("qwen3_moe", "mixtral", "qwen2_moe")
 ADAPTERS = ("layers and experts of mlx-lm", "experts of PEFT", "full fine-tuning")
 
 
-@pytest.mark.parametrize("target", ["model", "hub"])
-@pytest.mark.parametrize("adapter", ADAPTERS)
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("adapter", "target"), list(zip(ADAPTERS, ("model", "hub", "model"), strict=True)))
 def test_experts_are_read_by_transformers_and_mlx_lm(
-    kind: str, adapter: str, target: str, registry: Registry, tmp_path: Path
+    kind: str, adapter: str, target: str, sqlite_registry: Registry, tmp_path: Path
 ) -> None:
     """`transformers_logits` accepts no missing, unknown or newly initialised weight."""
     real_peft("tiny", kind, "null", tmp_path / "base")
@@ -42,11 +41,11 @@ def test_experts_are_read_by_transformers_and_mlx_lm(
         made = adapters_by_class.make_adapter(tmp_path / "adapter", base, kind=how, rank=2, update=0.3)
         expected = mlx_logits(base, made)
     assert np.abs(expected - transformers_logits(base, tmp_path)).max() > 1e-3 * np.abs(expected).max()
-    registry.bases.add(str(base), name="experts")
-    registry.adapters.register(made, base="experts", task="experts")
+    sqlite_registry.bases.add(str(base), name="experts")
+    sqlite_registry.adapters.register(made, base="experts", task="experts")
     bundle = tmp_path / "bundle"
     request = FuseRequest("keep", accept_loss=True)
-    registry.bundles.materialize("experts@1", bundle, target=target, request=request)
+    sqlite_registry.bundles.materialize("experts@1", bundle, target=target, request=request)
     assert "AutoModelForCausalLM" in (bundle / "README.md").read_text()
     for found in (transformers_logits(bundle, tmp_path), mlx_logits(bundle)):
         assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
@@ -55,7 +54,7 @@ def test_experts_are_read_by_transformers_and_mlx_lm(
 
 @pytest.mark.parametrize("kind", ["qwen3_vl", "mistral3", "gemma3"])
 def test_card_names_the_class_that_loads_a_model_with_a_vision_tower(
-    kind: str, registry: Registry, tmp_path: Path
+    kind: str, sqlite_registry: Registry, tmp_path: Path
 ) -> None:
     """Most of them are unknown to `AutoModelForCausalLM`; the peer loads all by the class that the card names."""
     base = tmp_path / "base"
@@ -73,9 +72,11 @@ def test_card_names_the_class_that_loads_a_model_with_a_vision_tower(
     }
     write_tensors(adapter / "adapter_model.safetensors", tensors, None)
     edit_config(adapter, peft_type="LORA", r=2, lora_alpha=4, target_modules=["layers.0.self_attn.q_proj"])
-    registry.bases.add(str(base), name="sees")
-    registry.adapters.register(adapter, base="sees", task="sees")
-    registry.bundles.materialize("sees@1", tmp_path / "bundle", request=FuseRequest("keep", accept_loss=True))
+    sqlite_registry.bases.add(str(base), name="sees")
+    sqlite_registry.adapters.register(adapter, base="sees", task="sees")
+    sqlite_registry.bundles.materialize(
+        "sees@1", tmp_path / "bundle", request=FuseRequest("keep", accept_loss=True)
+    )
     card = (tmp_path / "bundle" / "README.md").read_text()
     assert 'AutoModelForImageTextToText.from_pretrained(".")' in card and "AutoModelForCausalLM" not in card
     np.save(tmp_path / "tokens.npy", np.array([[1, 2, 3]]))

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import pickle
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +15,8 @@ import numpy as np
 import pytest
 import tiny_models
 from bundle_cases import make_bundle, model_folder, with_model
-from consumers import files_of, mlx_logits, onnx_logits
-from peft_folders import peers_python, real_peft
+from consumers import files_of, mlx_logits, onnx_logits, transformers_logits
+from peft_folders import peers_python
 from warm_python import warm_python
 
 from fusery.registry.bundles import BundleSource, onnx_program
@@ -31,9 +29,6 @@ from fusery.registry.signing.verify import verify
 needs_no_packages = pytest.mark.skipif(
     importlib.util.find_spec("onnxruntime_genai") is not None, reason="the packages are installed here"
 )
-
-SOAK = os.environ.get("FUSERY_SOAK")
-"""All architectures: `make soak`."""
 
 
 @pytest.fixture
@@ -61,40 +56,33 @@ def refreshed(source: BundleSource, folder: Path) -> BundleSource:
 
 
 @needs_no_packages
-def test_missing_packages_are_one_sentence(
+def test_missing_packages(
     plain_source: BundleSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(PYTHON, raising=False)
-    with pytest.raises(MissingExtraError, match="writing ONNX needs packages") as caught:
+    with pytest.raises(MissingExtraError) as missing:
         write(plain_source, tmp_path / "a")
-    assert caught.value.hint == "pip install 'fusery[onnx]'"
-    assert list(tmp_path.iterdir()) == [tmp_path / "a"]
+    assert missing.value.hint == "pip install 'fusery[onnx]'"
     assert list((tmp_path / "a").iterdir()) == []
-
-
-@needs_no_packages
-def test_an_interpreter_without_them_is_named(
-    plain_source: BundleSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
     python = tmp_path / "python"
     python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     python.chmod(0o755)
     monkeypatch.setenv(PYTHON, str(python))
     with pytest.raises(BadInputError, match=f"{python} has no .*onnxruntime-genai, torch") as caught:
-        write(plain_source, tmp_path / "a")
+        write(plain_source, tmp_path / "b")
     assert "pip install" in str(caught.value.hint)
     monkeypatch.setenv(PYTHON, str(tmp_path / "missing"))
-    with pytest.raises(BadInputError, match="no process for ONNX can be started .*: No such file") as caught:
-        write(plain_source, tmp_path / "b")
+    with pytest.raises(BadInputError) as caught:
+        write(plain_source, tmp_path / "c")
     assert PYTHON in str(caught.value.hint)
 
 
 def test_what_is_no_format_and_what_is_quantised_is_refused(source: BundleSource, tmp_path: Path) -> None:
     base = tiny_models.make_base(tmp_path / "base", layers=2, hidden=64, intermediate=128, bits=4)
-    with pytest.raises(BadInputError, match="quantised in MLX's format, which ONNX does not read") as caught:
+    with pytest.raises(BadInputError) as caught:
         write(refreshed(source, base), tmp_path / "a")
     assert caught.value.hint == "--precision dequantize"
-    with pytest.raises(BadInputError, match="'bf16' is no format for ONNX") as caught:
+    with pytest.raises(BadInputError) as caught:
         write(source, tmp_path / "b", onnx_type="bf16")
     assert caught.value.hint == "--onnx-type f16|f32"
 
@@ -109,7 +97,7 @@ def written(plain_source: BundleSource, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.mark.slow
-def test_the_bundle_is_whole_and_names_no_place(
+def test_bundle_is_complete(
     written: Path, plain_source: BundleSource, tmp_path: Path, exporter: Path
 ) -> None:
     record = json.loads((written / "fusery.json").read_bytes())
@@ -130,53 +118,25 @@ def test_the_bundle_is_whole_and_names_no_place(
 
 
 @pytest.mark.slow
-def test_what_lacks_its_data_is_found(written: Path, tmp_path: Path, exporter: Path) -> None:
-    folder = tmp_path / "cut"
-    shutil.copytree(written, folder)
-    data = (folder / "model.onnx.data").read_bytes()
-    (folder / "model.onnx.data").write_bytes(data[:-4096])
-    with pytest.raises(LayoutError, match="model.onnx cannot be read"):
-        target.check(folder)
-    (folder / "model.onnx.data").unlink()
-    with pytest.raises(LayoutError, match="no model.onnx.data"):
-        target.check(folder)
-
-
-@pytest.mark.slow
-def test_in_16_bits_onnxruntime_is_near_what_mlx_lm_computes(
-    written: Path, plain_source: BundleSource, exporter: Path
+def test_logits_and_missing_data(
+    written: Path, plain_source: BundleSource, tmp_path: Path, exporter: Path
 ) -> None:
     expected, found = mlx_logits(model_folder(plain_source)), onnx_logits(written)
     assert np.abs(found - expected).max() < 0.01 * np.abs(expected).max()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("kind", "numbers", "within"),
-    [
-        *((kind, "f16", 0.01) for kind in (("mistral", "qwen2", "qwen3") if SOAK else ())),
-        *((kind, "f32", 1e-4) for kind in (("llama", "qwen3") if SOAK else ("qwen3",))),
-    ],
-)
-def test_onnxruntime_computes_what_mlx_lm_does(
-    source: BundleSource,
-    kind: tiny_models.Kind,
-    numbers: str,
-    within: float,
-    exporter: Path,
-    tmp_path: Path,
-) -> None:
-    base = tiny_models.make_base(tmp_path / "base", kind=kind, layers=2, hidden=64, intermediate=128)
-    bundle = write(refreshed(source, base), tmp_path / "a", onnx_type=numbers)
-    expected, found = mlx_logits(base), onnx_logits(bundle)
-    assert np.abs(found - expected).max() < within * np.abs(expected).max()
+    folder = shutil.copytree(written, tmp_path / "cut")
+    data = (folder / "model.onnx.data").read_bytes()
+    (folder / "model.onnx.data").write_bytes(data[:-4096])
+    with pytest.raises(LayoutError, match="model.onnx"):
+        target.check(folder)
+    (folder / "model.onnx.data").unlink()
+    with pytest.raises(LayoutError, match="model.onnx.data"):
+        target.check(folder)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "more", "numbers", "within"),
     [
-        ("mistral", {}, "f32", 1e-4),
         ("mistral", {}, "f16", 0.01),
         ("qwen2", {"use_sliding_window": True, "max_window_layers": 1}, "f32", 1e-4),
     ],
@@ -194,18 +154,14 @@ def test_a_sliding_window_is_in_the_file(
     edit_json(base / "config.json", sliding_window=16, max_position_embeddings=128, **more)
     bundle = write(refreshed(source, base), tmp_path / "a", onnx_type=numbers)
     tokens = np.random.default_rng(3).integers(3, 200, (1, 60))
-    np.save(tmp_path / "tokens.npy", tokens)
-    real_peft("plain", base, tmp_path / "tokens.npy", tmp_path / "logits.npy")
-    expected = np.load(tmp_path / "logits.npy")[0]
+    expected = transformers_logits(base, tmp_path, tokens)
     ignored = mlx_logits(base, None, tokens)
     assert np.abs(onnx_logits(bundle, tokens) - expected).max() < within * np.abs(expected).max()
     assert np.abs(ignored - expected).max() > 0.05 * np.abs(expected).max()
 
 
 @pytest.mark.slow
-def test_numbers_that_16_bits_cannot_hold_are_found(
-    plain_source: BundleSource, exporter: Path, tmp_path: Path
-) -> None:
+def test_overflow_in_16_bits_is_found(plain_source: BundleSource, exporter: Path, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     changed(plain_source, folder)
     weights = folder / "model.safetensors"
@@ -220,7 +176,7 @@ def test_numbers_that_16_bits_cannot_hold_are_found(
     whole[offset : offset + len(data)] = huge.tobytes()
     weights.write_bytes(whole)
     source = refreshed(plain_source, folder)
-    with pytest.raises(BadInputError, match="does not compute what the model computes") as caught:
+    with pytest.raises(BadInputError) as caught:
         write(source, tmp_path / "a")
     assert "--onnx-type f32" in str(caught.value.hint)
     assert [path.name for path in tmp_path.iterdir() if path != folder] == ["a"]
@@ -239,9 +195,7 @@ class Bomb:
 
 
 @pytest.mark.slow
-def test_no_code_and_no_pickle_of_a_model_is_run(
-    plain_source: BundleSource, exporter: Path, tmp_path: Path
-) -> None:
+def test_no_code_of_a_model_is_run(plain_source: BundleSource, exporter: Path, tmp_path: Path) -> None:
     folder, mark = tmp_path / "model", tmp_path / "mark"
     changed(plain_source, folder)
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb(mark)))
@@ -254,8 +208,7 @@ def test_no_code_and_no_pickle_of_a_model_is_run(
     assert not list(bundle.glob("*.py")) and not list(bundle.glob("*.bin"))
     # What only that code could compute is refused.
     edit_json(folder / "config.json", architectures=["EvilForCausalLM"])
-    expected = f"onnxruntime-genai cannot export {plain_source.name}: .* not currently supported"
-    with pytest.raises(BadInputError, match=expected) as caught:
+    with pytest.raises(BadInputError, match=f"cannot export {plain_source.name}: ") as caught:
         write(refreshed(plain_source, folder), tmp_path / "b")
     assert str(tmp_path) not in caught.value.message
     assert "\n" not in caught.value.message
@@ -266,24 +219,30 @@ def edit_json(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
-def start(python: Path, job: dict[str, Any]) -> subprocess.Popen[bytes]:
-    command = [python, "-P", "-E", "-B", onnx_program.__file__, json.dumps(job)]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-
-
 @pytest.mark.slow
-def test_the_process_ends_with_who_started_it_and_keeps_its_limits(
-    plain_source: BundleSource, tmp_path: Path
-) -> None:
+@pytest.mark.timing
+def test_process_ends_with_its_parent_and_keeps_limits(plain_source: BundleSource, tmp_path: Path) -> None:
     job = {"do": "export", "model": str(model_folder(plain_source)), "folder": str(tmp_path / "made")}
     job |= {"cache": str(tmp_path / "cache"), "type": "fp16"}
-    with start(peers_python(), {**job, "limits": {}}) as process:
+
+    def start(limits: dict[str, int]) -> subprocess.Popen[bytes]:
+        command = [
+            peers_python(),
+            "-P",
+            "-E",
+            "-B",
+            onnx_program.__file__,
+            json.dumps(job | {"limits": limits}),
+        ]
+        return subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+
+    with start({}) as process:
         assert process.stdin is not None
-        time.sleep(1)
-        assert process.poll() is None
         process.stdin.close()
-        assert process.wait(30) == 1
-    with start(peers_python(), {**job, "limits": {"RLIMIT_DATA": 64 << 20}}) as process:
+        assert process.wait(120) == 1
+    with start({"RLIMIT_DATA": 64 << 20}) as process:
         said, _ = process.communicate(timeout=120)
         assert process.returncode != 0 or b"error" in said
     assert not (tmp_path / "made" / "model.onnx").exists()
