@@ -7,7 +7,7 @@ import io
 import json
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,31 @@ from fusery.registry.engine.plan import Plan, make_plan
 MlxFuse = Callable[..., Path]
 Planner = Callable[..., Plan]
 OurFuse = Callable[..., tuple[Path, Fused]]
+
+
+@pytest.fixture
+def no_warnings() -> Iterator[None]:
+    """Let NumPy compute with NaN and infinity without a warning."""
+    with np.errstate(all="ignore"):
+        yield
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    """A base of 4 bits with three blocks."""
+    return tiny_models.make_base(tmp_path / "base", bits=4, layers=3)
+
+
+@pytest.fixture
+def dense(tmp_path: Path) -> Path:
+    """A base in bfloat16 with three blocks."""
+    return tiny_models.make_base(tmp_path / "dense", layers=3)
+
+
+@pytest.fixture
+def adapter(tmp_path: Path, base: Path) -> Path:
+    """An adapter of the last block of the base."""
+    return tiny_models.make_adapter(tmp_path / "adapter", base, num_layers=1)
 
 
 @pytest.fixture

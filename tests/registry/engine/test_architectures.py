@@ -53,7 +53,13 @@ def test_model_types_that_transformers_lacks() -> None:
     classes = {path.stem for path in files if "class Model(" in path.read_text(encoding="utf-8")}
     types = classes | set(MODEL_REMAPPING)
     assert types - set(CONFIG_MAPPING_NAMES) == NOT_IN_TRANSFORMERS
-    assert set(real_peft("kinds")) >= types - NOT_IN_TRANSFORMERS
+
+
+@pytest.mark.slow
+def test_peft_knows_the_other_model_types() -> None:
+    from mlx_lm.utils import MODEL_REMAPPING
+
+    assert set(real_peft("kinds")) >= {*TABLE, *MODEL_REMAPPING} - NOT_IN_TRANSFORMERS
 
 
 def test_remapped_types_are_those_of_mlx_lm() -> None:

@@ -1,13 +1,11 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from mlx_numbers import from_mlx, mlx_type, to_mlx
+from mlx_numbers import from_mlx, to_mlx
 
 from fusery.registry.engine.arithmetic import (
     BF16,
@@ -28,48 +26,23 @@ from fusery.registry.engine.arithmetic import (
 )
 
 mx = pytest.importorskip("mlx.core")
+pytestmark = pytest.mark.usefixtures("no_warnings")
 HALVES = (BF16, F16)
-AWKWARD = np.array(
-    [
-        0,
-        0x80000000,
-        0x7F800000,
-        0xFF800000,
-        0x7FC00000,
-        0xFFC00001,
-        0x7F800001,
-        0x7F7FFFFF,
-        0x477FEFFF,
-        0x477FF000,
-    ]
-    + [
-        0x33000000,
-        0x33000001,
-        0xB3000000,
-        0x387FC000,
-        0x38800000,
-        0x00000001,
-        0x807FFFFF,
-        0x00008000,
-        0x3F808000,
-    ],
-    np.uint32,
-).view(np.float32)
-
-bits32 = arrays(np.uint32, st.integers(1, 64), elements=st.integers(0, 2**32 - 1))
-
-
-@pytest.fixture(autouse=True)
-def _no_warnings() -> Iterator[None]:
-    with np.errstate(all="ignore"):
-        yield
+halves = pytest.mark.parametrize("form", HALVES, ids=lambda form: form.name)
+# Zeros, infinities, NaN, the ends of each format, ties, and subnormal numbers.
+AWKWARD = [
+    *(0, 0x80000000, 0x7F800000, 0xFF800000, 0x7FC00000, 0xFFC00001, 0x7F800001, 0x7F7FFFFF),
+    *(0x477FEFFF, 0x477FF000, 0x33000000, 0x33000001, 0xB3000000, 0x387FC000, 0x38800000),
+    *(0x00000001, 0x807FFFFF, 0x00008000, 0x3F808000),
+]
+bits32 = arrays(np.uint32, st.integers(1, 64), elements=st.integers(0, 2**32 - 1) | st.sampled_from(AWKWARD))
 
 
 def rounded(values: Array, form: Format) -> Array:
     return decode(encode(values, form), form)
 
 
-@pytest.mark.parametrize("form", HALVES, ids=lambda form: form.name)
+@halves
 def test_every_stored_number_is_read_as_mlx_reads_it(form: Format) -> None:
     stored = np.arange(1 << 16, dtype=np.uint16)
     theirs = np.array(to_mlx(stored, form).astype(mx.float32))
@@ -79,22 +52,15 @@ def test_every_stored_number_is_read_as_mlx_reads_it(form: Format) -> None:
     np.testing.assert_array_equal(encode(ours, form)[~np.isnan(ours)], stored[~np.isnan(ours)])
 
 
-@pytest.mark.parametrize("form", HALVES, ids=lambda form: form.name)
-def test_awkward_numbers_are_stored_as_mlx_stores_them(form: Format) -> None:
-    kind = mlx_type(form)
-    np.testing.assert_array_equal(encode(AWKWARD, form), from_mlx(mx.array(AWKWARD).astype(kind)))
-
-
-@settings(deadline=None)
 @given(bits=bits32)
+@example(np.array(AWKWARD, np.uint32))
 def test_any_number_is_stored_as_mlx_stores_it(bits: Array) -> None:
     values = bits.view(np.float32)
     for form, kind in ((BF16, mx.bfloat16), (F16, mx.float16)):
-        with np.errstate(all="ignore"):
-            np.testing.assert_array_equal(encode(values, form), from_mlx(mx.array(values).astype(kind)))
+        np.testing.assert_array_equal(encode(values, form), from_mlx(mx.array(values).astype(kind)))
 
 
-@pytest.mark.parametrize("form", HALVES, ids=lambda form: form.name)
+@halves
 def test_fast_rounding_is_right_for_every_mantissa(form: Format) -> None:
     for begin in range(0, 1 << 23, 1 << 21):
         mantissas = np.arange(begin, begin + (1 << 21), dtype=np.uint32)
@@ -109,7 +75,6 @@ def test_fast_rounding_is_right_for_every_mantissa(form: Format) -> None:
                 assert np.array_equal(out, expected), (way, exponent)
 
 
-@settings(deadline=None)
 @given(bits=bits32)
 def test_fast_rounding_of_anything_within_the_bounds(bits: Array) -> None:
     values = bits.view(np.float32)
@@ -121,23 +86,20 @@ def test_fast_rounding_of_anything_within_the_bounds(bits: Array) -> None:
             usable[np.abs(usable) < 2.0**-126] = 0
         out = np.empty_like(usable)
         round_any(usable, form, np.empty_like(usable), out, exact=False)
-        with np.errstate(all="ignore"):
-            expected = rounded(usable, form)
+        expected = rounded(usable, form)
         np.testing.assert_array_equal(out.view(np.uint32), expected.view(np.uint32))  # signs of zeros too
 
 
-@settings(deadline=None)
 @given(left=arrays(np.uint16, 32), right=arrays(np.uint16, 32))
 def test_fast_rounding_of_sums_even_of_subnormal_numbers(left: Array, right: Array) -> None:
     for form in HALVES:
-        with np.errstate(all="ignore"):
-            a, b = decode(left, form), decode(right, form)
-            limit = 30000 if form is F16 else 2.0**99
-            a[~(np.abs(a) < limit)], b[~(np.abs(b) < limit)] = 0, 0
-            total = a + b
-            out = np.empty_like(total)
-            round_sum(total, form, np.empty_like(total), out, exact=False)
-            np.testing.assert_array_equal(out.view(np.uint32), rounded(total, form).view(np.uint32))
+        a, b = decode(left, form), decode(right, form)
+        limit = 30000 if form is F16 else 2.0**99
+        a[~(np.abs(a) < limit)], b[~(np.abs(b) < limit)] = 0, 0
+        total = a + b
+        out = np.empty_like(total)
+        round_sum(total, form, np.empty_like(total), out, exact=False)
+        np.testing.assert_array_equal(out.view(np.uint32), rounded(total, form).view(np.uint32))
 
 
 @pytest.mark.parametrize("form", FORMATS.values(), ids=lambda form: form.name)
@@ -155,19 +117,16 @@ def test_fast_widening_and_narrowing_of_every_finite_number(form: Format) -> Non
         bits = np.empty(stored.shape, np.uint32)
         low_halves(wide, form, bits, exact=True)
         np.testing.assert_array_equal(bits, stored)
-
-
-def test_fast_widening_of_float16_shows_what_is_not_finite() -> None:
-    stored = np.array([0x7C00, 0xFC00, 0x7E00, 0xFFFF], np.uint16)
-    wide = np.empty(4, np.float32)
-    widen(stored, F16, wide, exact=False)
-    assert (np.abs(wide) > F16.limit + 16).all()
+    if form is F16:  # what is not finite lies beyond the limit
+        widen(np.array([0x7C00, 0xFC00, 0x7E00, 0xFFFF], np.uint16), F16, wide[:4], exact=False)
+        assert (np.abs(wide[:4]) > F16.limit + 16).all()
 
 
 def test_products_are_added_one_by_one_from_zero() -> None:
     random = np.random.default_rng(0)
     left = random.standard_normal((7, 5)).astype(np.float32)
     right = random.standard_normal((7, 33)).astype(np.float32)
+    left[:, 0] = -0.0  # of negative zeros the sum is positive zero
     out, scratch = np.empty((5, 33), np.float32), np.empty((5, 33), np.float32)
     multiply_out(left[:, :, None], right[:, None, :], out, scratch)
     expected = np.zeros((5, 33), np.float32)
@@ -178,53 +137,14 @@ def test_products_are_added_one_by_one_from_zero() -> None:
     np.testing.assert_array_equal(out.view(np.uint32), expected.view(np.uint32))
 
 
-def test_products_of_negative_zero_add_up_to_positive_zero() -> None:
-    left, right = np.full((2, 1), -0.0, np.float32), np.ones((2, 1), np.float32)
-    out, scratch = np.empty((1, 1), np.float32), np.empty((1, 1), np.float32)
-    multiply_out(left[:, :, None], right[:, None, :], out, scratch)
-    assert not np.signbit(out[0, 0])
-
-
-def test_the_bits_are_not_those_of_a_blas() -> None:
-    random = np.random.default_rng(1)
-    left = random.standard_normal((16, 200)).astype(np.float32)
-    right = random.standard_normal((16, 300)).astype(np.float32)
-    out, scratch = np.empty((200, 300), np.float32), np.empty((200, 300), np.float32)
-    multiply_out(left[:, :, None], right[:, None, :], out, scratch)
-    fused = left.T @ right
-    assert not np.array_equal(out, fused)
-    np.testing.assert_allclose(out, fused, rtol=0, atol=1e-4)
-
-
-@pytest.mark.parametrize("embedding", [False, True])
-@pytest.mark.parametrize("b_form", FORMATS.values(), ids=lambda form: f"b-{form.name}")
-@pytest.mark.parametrize("a_form", FORMATS.values(), ids=lambda form: f"a-{form.name}")
-def test_updates_have_the_bits_of_mlx(a_form: Format, b_form: Format, embedding: bool) -> None:
-    random = np.random.default_rng(2)
-    a = encode(random.standard_normal((24, 5)).astype(np.float32) * np.float32(1e-3), a_form)
-    b = encode(random.standard_normal((5, 40)).astype(np.float32) * np.float32(1e-2), b_form)
-    scale = 0.1  # not a float32, and rounded differently in each format
-    update = Update.of(a, b, a_form, b_form, scale, embedding=embedding)
-    theirs_a, theirs_b = to_mlx(a, a_form), to_mlx(b, b_form)
-    for form in FORMATS.values():
-        kind = mlx_type(form)
-        product = (scale * theirs_a) @ theirs_b if embedding else (scale * theirs_b.T) @ theirs_a.T
-        expected = from_mlx(product.astype(kind))
-        delta, scratch = np.empty(expected.shape, np.float32), np.empty(expected.shape, np.float32)
-        for exact in (True, False):
-            multiply_out(update.left[:, :, None], update.right[:, None, :], delta, scratch)
-            update.round_to(delta, form, scratch, delta, exact=exact)
-            np.testing.assert_array_equal(encode(delta, form), expected)
-
-
 def test_an_update_that_is_not_finite_is_refused() -> None:
     a, b = np.ones((4, 2), np.float32), np.ones((2, 3), np.float32)
     for damaged in (np.nan, np.inf):
         b[1, 1] = damaged
-        with pytest.raises(ValueError, match="finite"):
+        with pytest.raises(ValueError):
             Update.of(a, b, F32, F32, 1.0, embedding=False)
     b[1, 1] = 1e30
-    with pytest.raises(ValueError, match="finite"):
+    with pytest.raises(ValueError):
         Update.of(a, b, F32, F32, 1e30, embedding=False)
 
 

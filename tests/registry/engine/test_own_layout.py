@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import adapters_by_class
 import pytest
@@ -17,9 +15,10 @@ from fusery.registry.engine.policy import Policy, Quantize
 from fusery.registry.engine.precisions import DEQUANTIZE, KEEP
 from fusery.registry.errors import FusionUnsupportedError
 
+from .conftest import OurFuse
+
 pytest.importorskip("mlx_lm")
 
-OurFuse = Callable[..., Any]
 SEES = {"vision_config": {"hidden_size": 8}}
 
 
@@ -45,27 +44,21 @@ def test_base_that_fits_neither_layout_is_refused(tmp_path: Path, our_fuse: OurF
     assert tiny_models.read_tensors(folder).keys() == tiny_models.read_tensors(base).keys()
     experts = adapters_by_class.make_adapter(tmp_path / "experts", base)
     (tmp_path / "other").mkdir()
-    with pytest.raises(
-        FusionUnsupportedError, match=r"would lose 1 tensors.*vision_model\.class_embedding"
-    ) as caught:
+    with pytest.raises(FusionUnsupportedError, match=r"vision_model\.class_embedding"):
         our_fuse(base, experts, name="refused", scratch=tmp_path / "other")
-    assert "mlx_lm.convert" in (caught.value.hint or "")
 
 
-@pytest.mark.parametrize(
-    ("name", "droppable"),
-    [
-        ("model.layers.0.self_attn.rotary_emb.inv_freq", True),
-        ("transformer.h.0.attn.bias", True),
-        ("transformer.h.0.attn.c_attn.bias", False),
-        ("lm_head.weight", True),
-        ("mtp.layers.0.mlp.up_proj.weight", True),
-        ("model.layers.2.enorm.weight", True),
-        ("model.layers.1.enorm.weight", False),
-        ("model.visual.blocks.0.attn.qkv.weight", False),
-        ("model.audio_tower.layers.7.fc1.weight", False),
-    ],
-)
-def test_known_droppable_tensors(name: str, droppable: bool) -> None:
+def test_known_droppable_tensors() -> None:
     config = {"tie_word_embeddings": True, "text_config": {"num_hidden_layers": 2}}
-    assert is_droppable(name, config) is droppable
+    for name, droppable in {
+        "model.layers.0.self_attn.rotary_emb.inv_freq": True,
+        "transformer.h.0.attn.bias": True,
+        "transformer.h.0.attn.c_attn.bias": False,
+        "lm_head.weight": True,
+        "mtp.layers.0.mlp.up_proj.weight": True,
+        "model.layers.2.enorm.weight": True,
+        "model.layers.1.enorm.weight": False,
+        "model.visual.blocks.0.attn.qkv.weight": False,
+        "model.audio_tower.layers.7.fc1.weight": False,
+    }.items():
+        assert is_droppable(name, config) is droppable, name

@@ -3,71 +3,43 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tiny_models
+from tensor_files import load_raw
 
-OurFuse = Callable[..., Any]
+from .conftest import OurFuse
 
 # Names and entries as transformers 5.24 makes them of tiny configurations, and as mlx-vlm saves such models.
-LAYOUTS: dict[str, tuple[str, str, dict[str, Any], dict[str, tuple[int, ...]]]] = {
+LAYOUTS: dict[str, tuple[str, dict[str, Any], dict[str, tuple[int, ...]]]] = {
     "gemma3": (
-        "gemma3",
         "language_model.",
         {"model_type": "siglip_vision_model", "hidden_size": 32, "patch_size": 14},
         {
             "vision_tower.vision_model.embeddings.patch_embedding.weight": (32, 14, 14, 3),
-            "vision_tower.vision_model.encoder.layers.0.mlp.fc1.weight": (64, 32),
             "multi_modal_projector.mm_input_projection_weight": (32, 128),
         },
     ),
-    "qwen2_vl": (
-        "qwen2_vl",
-        "language_model.",
-        {"depth": 1, "embed_dim": 32, "hidden_size": 128, "num_heads": 2},
-        {"visual.blocks.0.attn.qkv.weight": (96, 32), "visual.merger.mlp.0.weight": (128, 128)},
-    ),
-    "qwen3_vl, transformers": (
-        "qwen3_vl",
+    "qwen3_vl": (
         "model.language_",
         {"depth": 1, "hidden_size": 32, "deepstack_visual_indexes": [0]},
         {"model.visual.blocks.0.attn.qkv.weight": (96, 32)},
     ),
-    "llava": (
-        "llava",
-        "language_model.",
-        {"model_type": "clip_vision_model", "hidden_size": 32, "image_size": 28},
-        {
-            "vision_tower.vision_model.pre_layrnorm.weight": (32,),
-            "multi_modal_projector.linear_1.weight": (128, 32),
-        },
-    ),
-    "llama4": (
-        "llama4",
-        "language_model.",
-        {"hidden_size": 32, "vision_output_dim": 32},
-        {"vision_model.patch_embedding.linear.weight": (32, 588)},
-    ),
     "idefics3": (
-        "idefics3",
         "language_model.",
         {"hidden_size": 32, "image_size": 28},
-        {
-            "vision_model.embeddings.position_embedding.weight": (4, 32),
-            "connector.modality_projection.proj.weight": (128, 128),
-        },
+        {"connector.modality_projection.proj.weight": (128, 128)},
     ),
 }
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_it_keeps_its_tower_and_the_configuration(name: str, tmp_path: Path, our_fuse: OurFuse) -> None:
-    model_type, prefix, vision, tower = LAYOUTS[name]
-    base, adapter = seeing(tmp_path, model_type, prefix, vision, tower)
+    prefix, vision, tower = LAYOUTS[name]
+    base, adapter = seeing(tmp_path, name, prefix, vision, tower)
     folder, _ = our_fuse(base, adapter)
     before, after = tiny_models.read_tensors(base), tiny_models.read_tensors(folder)
     assert {part: after[part] for part in tower} == {part: before[part] for part in tower}
@@ -89,10 +61,7 @@ def seeing(
     base = tiny_models.make_base(scratch / "base")
     adapter = tiny_models.make_adapter(scratch / "adapter", base, num_layers=-1)
     for file in (base / "model.safetensors", adapter / "adapters.safetensors"):
-        tensors: dict[str, Any] = {}
-        for path, (dtype, shape, data) in tiny_models.read_tensors(file).items():
-            kind = {"BF16": "<u2", "F32": "<f4"}[dtype]
-            tensors[prefix + path] = (dtype, np.frombuffer(data, kind).reshape(shape))
+        tensors = {prefix + path: raw for path, raw in load_raw(file).items()}
         if file.parent == base:
             tensors |= {path: ("BF16", np.ones(shape, np.uint16)) for path, shape in tower.items()}
         tiny_models.write_tensors(file, tensors, {"format": "mlx"} if file.parent == base else None)
