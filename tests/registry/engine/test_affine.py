@@ -18,6 +18,8 @@ from fusery.registry.engine.affine import (
     unpack_rows,
 )
 from fusery.registry.engine.arithmetic import BF16, F16, F32, FORMATS, Array, Format, decode, encode
+from fusery.registry.engine.grids import AnyGrid
+from fusery.registry.engine.microscaling import MODES
 
 mx = pytest.importorskip("mlx.core")
 pytestmark = pytest.mark.usefixtures("no_warnings")
@@ -79,11 +81,14 @@ def test_dequantising_any_codes_and_scales_has_the_bits_of_mlx_both_ways(grid: G
     np.testing.assert_array_equal(fast.T, ours)
 
 
-@given(grid=grids, seed=st.integers(0, 1 << 30), groups=st.integers(1, 9))
-def test_unpacking_undoes_packing(grid: Grid, seed: int, groups: int) -> None:
+@given(
+    grid=grids | st.sampled_from(list(MODES.values())), seed=st.integers(0, 1 << 30), groups=st.integers(1, 9)
+)
+def test_unpacking_undoes_packing(grid: AnyGrid, seed: int, groups: int) -> None:
     codes = np.random.default_rng(seed).integers(0, grid.top + 1, (grid.group_size, groups), dtype=np.uint32)
-    back = np.empty_like(codes)
-    unpack(pack(codes, grid), grid, back)
+    back, words = np.empty_like(codes), pack(codes, grid)
+    assert words.shape == (groups, grid.words_per_group)
+    unpack(words, grid, back)
     np.testing.assert_array_equal(back, codes)
 
 

@@ -101,23 +101,6 @@ def test_a_bias_that_its_format_cannot_hold_is_refused() -> None:
         fuse(base(grid, 3), grid, update(64, 3, 1e8))
 
 
-def test_blocks_make_no_difference() -> None:
-    grid = Grid(4, 32, FORMATS["BF16"])
-    rows, change = base(grid, 4), update(32, 4)
-    whole, sums = fuse(rows, grid, change)
-    kind = Kind(COLUMNS, grid.form, grid.form, grid, Target(grid, grid.form, biases=True))
-    assert whole.scales is not None and whole.biases is not None
-    parts = Rows(*(np.empty_like(part) for part in (whole.weight, whole.scales, whole.biases)))
-    total = Sums()
-    for first in (0, 3, 4):
-        part = slice(first, {0: 3, 3: 4, 4: ROWS}[first])
-        total += fuse_rows(
-            rows[part], kind, Change(change, None, THRESHOLDS, True), first, parts[part], Workspace()
-        )
-    assert np.array_equal(parts.biases, whole.biases)  # type: ignore[arg-type]
-    assert total.inner == pytest.approx(sums.inner, rel=1e-6)
-
-
 @pytest.mark.parametrize("precision", [KEEP, DITHER, MIXED, DEQUANTIZE])
 def test_only_keep_moves_biases_and_only_where_an_adapter_is(precision: str) -> None:
     policy = Policy(precision, biases=True)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from fusery.registry.engine.config import copied_names, fused_config, has_vision, weight_index, weight_names
+from fusery.registry.engine.config import copied_names, fused_config, has_vision, weight_names
 
 COPIED = [
     *("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "tokenizer.model.v3.json"),
@@ -27,16 +27,8 @@ LEFT = [
 
 def test_copied_files() -> None:
     assert copied_names(COPIED + LEFT) == sorted(COPIED)
-
-
-def test_weights_are_what_mlx_lm_globs() -> None:
-    names = [
-        "model.safetensors",
-        "model-00001-of-00002.safetensors",
-        "consolidated.safetensors",
-        "adapters.safetensors",
-    ]
-    assert weight_names(names) == ["model-00001-of-00002.safetensors", "model.safetensors"]
+    weights = ["model-00001-of-00002.safetensors", "model.safetensors"]  # what mlx-lm globs
+    assert weight_names([*weights, "consolidated.safetensors", "adapters.safetensors"]) == weights
 
 
 def test_the_configuration_of_a_dequantised_model_says_nothing_of_quantisation() -> None:
@@ -63,12 +55,6 @@ def test_the_quantisation_is_written_twice_as_mlx_lm_does() -> None:
     assert json.loads(written({"a": 1})) == {"a": 1}
 
 
-def test_a_vision_tower_keeps_its_configuration() -> None:
-    config = {"vision_config": {"depth": 2}, "_name_or_path": "x"}
-    assert json.loads(written(config, keep_vision=True)) == {"vision_config": {"depth": 2}}
-    assert json.loads(written(config)) == {}
-
-
 def written(
     config: dict[str, Any],
     generation: dict[str, Any] | None = None,
@@ -84,14 +70,6 @@ def written(
         dequantized=dequantized,
         keep_vision=keep_vision,
     )
-
-
-def test_the_index() -> None:
-    document = json.loads(weight_index({"b": "two", "a": "one"}, 10, 5))
-    assert document == {
-        "metadata": {"total_size": 10, "total_parameters": 5},
-        "weight_map": {"a": "one", "b": "two"},
-    }
 
 
 TOWERS = [

@@ -10,16 +10,15 @@ import pytest
 import tiny_models
 from hypothesis import given
 from hypothesis import strategies as st
-from tensor_files import load_raw
 
 from fusery.registry.engine.affine import Grid, Packed, pack, unpack, unpack_rows
-from fusery.registry.engine.arithmetic import BF16, F16, F32, FORMATS, Array, Format, Update, decode, encode
+from fusery.registry.engine.arithmetic import BF16, F16, F32, FORMATS, Array, Format, Update, encode
 from fusery.registry.engine.blocks import fuse_rows
 from fusery.registry.engine.dither import Thresholds, round_steps
 from fusery.registry.engine.fidelity import Sums
 from fusery.registry.engine.layouts import to_rows
 from fusery.registry.engine.policy import Policy, Target
-from fusery.registry.engine.precisions import DEQUANTIZE, DITHER, KEEP
+from fusery.registry.engine.precisions import DITHER, KEEP, MIXED
 from fusery.registry.engine.rows import Change, Kind, NotFiniteError, Rows
 from fusery.registry.engine.workspace import Workspace
 
@@ -50,7 +49,7 @@ def chi_square(values: Array, bins: int = 64) -> float:
 LIMIT = 140.0
 
 
-@pytest.mark.parametrize("seed", [0, 1, 12345, -1, 1 << 80])
+@pytest.mark.parametrize("seed", [0, 12345, -1, 1 << 80])
 def test_thresholds_are_uniform_as_a_whole_and_along_rows_and_columns(seed: int) -> None:
     values = thresholds(Thresholds.of(seed, "model.layers.0.mlp.up_proj/0"), 0, 512, 512)
     assert values.min() >= 0
@@ -61,22 +60,22 @@ def test_thresholds_are_uniform_as_a_whole_and_along_rows_and_columns(seed: int)
     assert np.mean(along) == pytest.approx(63, rel=0.1)
 
 
-def test_neighbours_are_not_alike() -> None:
+def test_neighbours_other_seeds_and_other_modules_are_not_alike() -> None:
     source = Thresholds.of(7, "a")
     values = thresholds(source, 0, 512, 512)
+    for other in (Thresholds.of(8, "a"), Thresholds.of(7, "b")):
+        theirs = thresholds(other, 0, 512, 512)
+        assert (values == theirs).mean() < 1e-3
+        assert abs(correlation(values, theirs)) < 5 / 512
+    assert Thresholds.of(1, "2:a") != Thresholds.of(12, ":a")  # seed and module are told apart
     limit = 5 / 512  # five standard errors
     for step in (1, 2, 16, 32, 64):
         assert abs(correlation(values[step:], values[:-step])) < limit
         assert abs(correlation(values[:, step:], values[:, :-step])) < limit
     assert len(np.unique(values)) > 0.98 * values.size  # 24 bits leave some pairs alike, as chance does
-
-
-@pytest.mark.parametrize("other", [Thresholds.of(8, "a"), Thresholds.of(7, "b")], ids=["seed", "module"])
-def test_other_seeds_and_modules_have_other_thresholds(other: Thresholds) -> None:
-    ours, theirs = (thresholds(source, 0, 256, 256) for source in (Thresholds.of(7, "a"), other))
-    assert (ours == theirs).mean() < 1e-3
-    assert abs(correlation(ours, theirs)) < 5 / 256
-    assert Thresholds.of(1, "2:a") != Thresholds.of(12, ":a")  # seed and module are told apart
+    # A rebuild years later must find the same numbers: these are not to change without a new engine version.
+    pinned = thresholds(Thresholds.of(3, "model.layers.0.mlp.up_proj/0"), 2, 1, 32)[0]
+    assert (pinned[:3] * 2**24).astype(int).tolist() == [11402706, 7897058, 11058254]
 
 
 @given(
@@ -90,15 +89,6 @@ def test_thresholds_depend_on_row_and_column_alone(cuts: list[int], group: int, 
     edges = [0, *sorted(cuts), 40]
     parts = [thresholds(source, start, stop - start, 256, group) for start, stop in itertools.pairwise(edges)]
     np.testing.assert_array_equal(np.concatenate(parts), whole)
-
-
-def test_the_thresholds_stay_what_they_are() -> None:
-    # A rebuild years later must find the same numbers: these are not to change without a new engine version.
-    values = thresholds(Thresholds.of(3, "model.layers.0.mlp.up_proj/0"), 2, 1, 32)[0]
-    assert (values[:3] * 2**24).astype(int).tolist() == PINNED
-
-
-PINNED = [11402706, 7897058, 11058254]
 
 
 @given(
@@ -241,19 +231,9 @@ def test_what_is_not_finite_is_refused_and_never_written() -> None:
         dithered(rows, grid, *factors(0, 1e-3), 1)
 
 
-@pytest.fixture
-def base(tmp_path: Path) -> Path:
-    return tiny_models.make_base(tmp_path / "base", bits=4, hidden=256, intermediate=1024)
-
-
-@pytest.fixture
-def adapter(tmp_path: Path, base: Path) -> Path:
-    return tiny_models.make_adapter(tmp_path / "adapter", base, update=0.01)
-
-
-def test_a_file_has_the_size_of_keep_and_the_scales_of_the_base(
-    base: Path, adapter: Path, our_fuse: OurFuse
-) -> None:
+def test_a_file_has_the_size_of_keep_and_the_scales_of_the_base(tmp_path: Path, our_fuse: OurFuse) -> None:
+    base = tiny_models.make_base(tmp_path / "base", bits=4, hidden=256, intermediate=1024)
+    adapter = tiny_models.make_adapter(tmp_path / "adapter", base, update=0.01)
     kept, before = our_fuse(base, adapter, KEEP, name="kept")
     folder, after = our_fuse(base, adapter, Policy(DITHER, seed=1), name="dithered")
     assert (folder / "model.safetensors").stat().st_size == (kept / "model.safetensors").stat().st_size
@@ -269,71 +249,17 @@ def test_a_file_has_the_size_of_keep_and_the_scales_of_the_base(
     assert all(0.9 < module.retained < 1.05 for module in after.fidelity.modules)
 
 
-def test_one_seed_is_one_digest_whatever_the_threads(base: Path, adapter: Path, our_fuse: OurFuse) -> None:
-    runs = {
-        (seed, threads): our_fuse(
-            base, adapter, Policy(DITHER, seed=seed), threads=threads, name=f"{seed}-{threads}"
-        )[1]
-        for seed, threads in ((1, 1), (1, 2), (1, 5), (2, 2))
-    }
-    assert runs[1, 1].files == runs[1, 2].files == runs[1, 5].files
-    assert runs[1, 1].fidelity == runs[1, 2].fidelity == runs[1, 5].fidelity
-    digests = {key: {entry.path: entry.sha256 for entry in run.files} for key, run in runs.items()}
-    differing = {name for name in digests[1, 2] if digests[1, 2][name] != digests[2, 2][name]}
-    assert differing == {"model.safetensors"}
-
-
 def test_modules_without_tensors_and_dense_modules(tmp_path: Path, our_fuse: OurFuse) -> None:
     up, down = "model.layers.3.mlp.up_proj", "model.layers.3.mlp.down_proj"
     base = tiny_models.make_base(tmp_path / "partly", bits=4, overrides={down: False})
-    adapter = tiny_models.make_adapter(tmp_path / "partial", base, skip=[up])
-    folder, _ = our_fuse(base, adapter, Policy(DITHER, seed=1), name="dithered")
-    kept, _ = our_fuse(base, adapter, KEEP, name="kept")
-    theirs, ours, plain = (tiny_models.read_tensors(path) for path in (base, folder, kept))
+    partial = tiny_models.make_adapter(tmp_path / "partial", base, skip=[up])
+    fused = [our_fuse(base, partial, Policy(name, {"": 6}), name=name)[0] for name in (KEEP, DITHER, MIXED)]
+    theirs, kept, ours, mixed = (tiny_models.read_tensors(path) for path in (base, *fused))
     assert ours[f"{up}.weight"] == theirs[f"{up}.weight"]  # nothing to round
-    assert ours[f"{down}.weight"] == plain[f"{down}.weight"] != theirs[f"{down}.weight"]
-
-
-def test_dora_is_dithered_as_a_whole(tmp_path: Path, base: Path, our_fuse: OurFuse) -> None:
-    # The rescaling moves every weight of a row, by far more than the product of the factors.
-    adapter = tiny_models.make_adapter(tmp_path / "dora", base, fine_tune_type="dora")
-    norms = row_norms(our_fuse, base, tmp_path)
-    raw = load_raw(adapter / "adapters.safetensors")
-    for name, value in norms.items():
-        raw[f"{name}.m"] = ("F32", value * raw[f"{name}.m"][1])  # 0.9 to 1.1 of what the base has
-    tiny_models.write_tensors(adapter / "adapters.safetensors", raw, None)
-    folder, fused = our_fuse(base, adapter, Policy(DITHER, seed=1), name="dithered")
-    theirs, ours = tiny_models.read_tensors(base), tiny_models.read_tensors(folder)
-    assert {name: value[:2] for name, value in ours.items()} == {
-        name: value[:2] for name, value in theirs.items()
-    }
-    assert all(ours[name] == theirs[name] for name in theirs if name.endswith(("scales", "biases")))
-    assert fused.fidelity.retained == pytest.approx(0.95, abs=0.07)
-
-
-def row_norms(our_fuse: OurFuse, base: Path, folder: Path) -> dict[str, Array]:
-    nothing = tiny_models.make_adapter(folder / "nothing", base, update=0.0)
-    plain = load_raw(our_fuse(base, nothing, DEQUANTIZE, name="plain")[0])
-    return {
-        name.removesuffix(".weight"): np.linalg.norm(decode(value, BF16), axis=1)
-        for name, (_, value) in plain.items()
-        if name.startswith(("model.layers.2.", "model.layers.3.")) and value.ndim == 2
-    }
-
-
-@pytest.mark.parametrize(("mode", "bits", "size"), [("mxfp4", 4, 32), ("nvfp4", 4, 16), ("mxfp8", 8, 32)])
-def test_formats_of_small_floats(mode: str, bits: int, size: int, tmp_path: Path, our_fuse: OurFuse) -> None:
-    pytest.importorskip("mlx_lm")
-    import adapters_by_class
-    import tiny_architectures
-
-    base = tiny_architectures.make_architecture(
-        tmp_path / "base", "llama", bits=bits, group_size=size, mode=mode
+    # A dense module has no grid to dither on and no width to raise.
+    assert (
+        ours[f"{down}.weight"]
+        == mixed[f"{down}.weight"]
+        == kept[f"{down}.weight"]
+        != theirs[f"{down}.weight"]
     )
-    adapter = adapters_by_class.make_adapter(tmp_path / "adapter", base, update=0.02)
-    kept, _ = our_fuse(base, adapter, KEEP, name="kept")
-    folder, fused = our_fuse(base, adapter, Policy(DITHER, seed=1), name="dithered")
-    assert (folder / "model.safetensors").stat().st_size == (kept / "model.safetensors").stat().st_size
-    theirs, ours = tiny_models.read_tensors(base), tiny_models.read_tensors(folder)
-    assert all(ours[name] == theirs[name] for name in theirs if name.endswith("scales"))
-    assert fused.fidelity.retained == pytest.approx(0.95, abs=0.08)

@@ -84,23 +84,6 @@ def test_same_bits(
     assert_same(theirs, ours)
 
 
-def test_modules_that_the_configuration_does_not_list_are_told_by_their_shapes(
-    tmp_path: Path, mlx_fuse: MlxFuse, our_fuse: OurFuse
-) -> None:
-    overrides = {
-        f"model.layers.3.mlp.{name}": {"bits": 8, "group_size": 32} for name in ("up_proj", "down_proj")
-    }
-    base = tiny_models.make_base(tmp_path / "base", bits=4, group_size=64, overrides=overrides)
-    config = json.loads((base / "config.json").read_text())
-    plain = {"group_size": 64, "bits": 4, "mode": "affine"}
-    config |= {"quantization": plain, "quantization_config": plain}
-    (base / "config.json").write_text(json.dumps(config))
-    adapter = tiny_models.make_adapter(tmp_path / "adapter", base)
-    for precision in ("keep", "dequantize"):
-        theirs = mlx_fuse(base, adapter, dequantize=precision == "dequantize", name=f"theirs-{precision}")
-        assert_same(theirs, our_fuse(base, adapter, precision, name=f"ours-{precision}")[0])
-
-
 def test_configuration_entries_that_mlx_lm_changes(
     tmp_path: Path, mlx_fuse: MlxFuse, our_fuse: OurFuse
 ) -> None:
@@ -119,18 +102,3 @@ def test_configuration_entries_that_mlx_lm_changes(
     ours, _ = our_fuse(base, adapter)
     assert_same(theirs, ours)
     assert "vision_config" not in json.loads((ours / "config.json").read_text())
-
-
-def test_the_result_is_loaded_and_speaks(tmp_path: Path, our_fuse: OurFuse) -> None:
-    import warnings
-
-    base = tiny_models.make_base(tmp_path / "base", kind="qwen2", bits=4, tied=True)
-    adapter = tiny_models.make_adapter(tmp_path / "adapter", base, update=0.5)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from mlx_lm import generate, load
-
-        model, tokenizer = load(str(our_fuse(base, adapter)[0]))
-        assert isinstance(generate(model, tokenizer, "hello", max_tokens=4), str)
-    assert tokenizer.eos_token_ids == {256, 258}
-    assert tokenizer.chat_template == tiny_models.CHAT_TEMPLATE

@@ -99,6 +99,10 @@ def made(
     return base, adapters_by_class.make_adapter(folder / "adapter", base, **options)
 
 
+def given(*words: str, **options: Any) -> Setup:
+    return lambda folder: made(folder, *words, **options)
+
+
 def with_global_scale(folder: Path, keys: list[str] | None = None) -> tuple[Path, Path]:
     """Write a base of nvfp4 experts that have one more scale each: mlx-lm drops it, and the numbers mean nothing."""
     from mlx.utils import tree_flatten
@@ -144,13 +148,15 @@ def several_updates(folder: Path) -> tuple[Path, Path]:
     return base, adapters_by_class.make_adapter(folder / "adapter", base)
 
 
-def configured(folder: Path, place: str, **entries: Any) -> tuple[Path, Path]:
-    base, adapter = made(
-        folder, form="bf16" if "model_file" in entries else "nvfp4", keys=["self_attn.q_proj"]
-    )
-    (base / "model.py").write_text("raise SystemExit('this must never run')\n")
-    set_config(base if place == "config.json" else adapter, place, **entries)
-    return base, adapter
+def configured(place: str, **entries: Any) -> Setup:
+    def setup(folder: Path) -> tuple[Path, Path]:
+        form = "bf16" if "model_file" in entries else "nvfp4"
+        base, adapter = made(folder, form=form, keys=["self_attn.q_proj"])
+        (base / "model.py").write_text("raise SystemExit('this must never run')\n")
+        set_config(base if place == "config.json" else adapter, place, **entries)
+        return base, adapter
+
+    return setup
 
 
 def renamed(old: str, new: str) -> Setup:
@@ -184,22 +190,14 @@ UNKNOWN, MISSHAPEN = "not an adapter parameter", "does not match"
 REFUSED: dict[str, tuple[Setup, str, str]] = {
     "a global scale": (with_global_scale, "", "global_scale"),
     "DoRA on a quantised embedding": (
-        lambda folder: made(folder, "qwen2", "8bit", "dora", kind="dora", keys=["model.embed_tokens"]),
+        given("qwen2", "8bit", "dora", kind="dora", keys=["model.embed_tokens"]),
         "",  # mlx-lm takes packed words for numbers
         "model.embed_tokens",
     ),
     "DoRA on experts": (dora_on_experts, "doesn't support DoRA", "block_sparse_moe"),
-    "DoRA on bits that do not divide 32": (
-        lambda folder: made(folder, "llama", "3bit", "dora", kind="dora"),
-        "broadcast",
-        "model.layers.",
-    ),
+    "DoRA on 3 bits": (given("llama", "3bit", "dora", kind="dora"), "broadcast", "model.layers."),
     "the head of a base that has none": (head_of_a_tied_base, r"lm_head\.lora_a", "lm_head"),
-    "quantised activations": (
-        lambda folder: configured(folder, "config.json", quantize_activations=True),
-        "QQLinear",
-        "activations",
-    ),
+    "activations": (configured("config.json", quantize_activations=True), "QQLinear", "activations"),
     "layers of several updates": (several_updates, UNKNOWN, "qkv_proj.lora_"),
     "an unknown part": (renamed(f"{_QUERY}.lora_a", f"{_QUERY}.lora_c"), UNKNOWN, "lora_c"),
     "an unknown module": (renamed(_QUERY, "model.layers.0.self_attn.x_proj"), UNKNOWN, "x_proj"),
@@ -207,7 +205,7 @@ REFUSED: dict[str, tuple[Setup, str, str]] = {
     "another root": (renamed("model.layers.0.", "base_model.model.layers.0."), UNKNOWN, "base_model."),
     "a norm": (renamed(_QUERY, "model.layers.0.input_layernorm"), UNKNOWN, "input_layernorm"),
     "blocks beyond num_layers, of mlx-lm 0.19 to 0.21": (
-        lambda folder: configured(folder, "adapter_config.json", num_layers=1),
+        configured("adapter_config.json", num_layers=1),
         UNKNOWN,
         "model.layers.0",
     ),
@@ -235,11 +233,7 @@ REFUSED: dict[str, tuple[Setup, str, str]] = {
         UNKNOWN,
         "model.layers.9.norm.weight",
     ),
-    "a file of code": (
-        lambda folder: configured(folder, "config.json", model_file="model.py"),
-        "",
-        "model_file",
-    ),
+    "a file of code": (configured("config.json", model_file="model.py"), "", "model_file"),
 }
 """How a base and an adapter are made, what mlx-lm says of them, and what our refusal names."""
 

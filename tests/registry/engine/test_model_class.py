@@ -20,7 +20,7 @@ from tiny_architectures import ARCHITECTURES, make_architecture, write_base
 
 from fusery.registry.engine.fingerprint import fingerprint
 from fusery.registry.engine.model_class import Loaded, load_by_class
-from fusery.registry.errors import FusionUnsupportedError, MissingExtraError
+from fusery.registry.errors import FusionUnsupportedError
 from fusery.storage.errors import FormatError, MissingFileError, OutOfSpaceError
 from fusery.storage.safetensors import build_header, tensor_bytes
 
@@ -149,7 +149,7 @@ def test_layout_of_the_hub(name: str, tmp_path: Path, load: Load) -> None:
 
 
 def test_shards_and_odd_folders(tmp_path: Path, load: Load) -> None:
-    base = tiny_models.make_base(tmp_path / "base [1]*", shards=3, layout="hf", tied=True)
+    base = tiny_models.make_base(tmp_path / "base", shards=3, layout="hf", tied=True)
     loaded = load(base)
     assert len({source.file for source in loaded.tensors.values()}) == 3
     assert_as_mlx_lm(base, loaded, tmp_path / "theirs")
@@ -161,72 +161,47 @@ def test_shards_and_odd_folders(tmp_path: Path, load: Load) -> None:
     assert len(loaded.computed) == 6
 
 
-class OtherTools:
-    """What other tools make of a base: each method changes tensors, and returns the entry of `config.json`."""
-
-    def __init__(self, tensors: dict[str, Any], config: dict[str, Any]) -> None:
-        self.tensors, self.config, self.random = tensors, config, np.random.default_rng(0)
-        self.linear = [
-            name.removesuffix(".weight")
-            for name, value in tensors.items()
-            if name.endswith("_proj.weight") and value.ndim == 2 and "layers.61" not in name
-        ]
-
-    def codes(self, *shape: int, dtype: type = np.uint32) -> Any:
-        return mx.array(self.random.integers(0, np.iinfo(dtype).max, shape, dtype=dtype))
-
-    def scales(self, *shape: int, dtype: str = "bfloat16") -> Any:
-        return mx.array(self.random.uniform(0.01, 0.1, shape)).astype(getattr(mx, dtype))
-
-    def fp8(self) -> dict[str, Any]:
-        for name in self.linear:
-            rows, columns = self.tensors[f"{name}.weight"].shape
-            self.tensors[f"{name}.weight"] = self.codes(rows, columns, dtype=np.uint8) & 0x3F
-            blocks = -(-rows // 128), -(-columns // 128)
-            self.tensors[f"{name}.weight_scale_inv"] = self.scales(*blocks, dtype="float32")
-        return {"quant_method": "fp8", "weight_block_size": [128, 128]}
-
-    def mxfp4(self) -> dict[str, Any]:
-        for name in [name for name in self.tensors if ".experts." in name and name.endswith(".weight")]:
-            packed, scales = mx.quantize(self.tensors[name], 32, 4, mode="mxfp4")
-            self.tensors |= {name: packed, name.replace(".weight", ".scales"): scales}
-        self.tensors = tiny_architectures.hf_tensors("gpt_oss", self.tensors, self.config)
-        return {"quant_method": "mxfp4"}
-
-    def modelopt(self) -> None:
-        for name in self.linear:
-            packed, scales = mx.quantize(self.tensors[f"{name}.weight"], 16, 4, mode="nvfp4")
-            self.tensors |= {f"{name}.weight": packed, f"{name}.scales": scales}
-
-    def bitnet(self) -> dict[str, Any]:
-        for name in self.linear:
-            rows, columns = self.tensors[f"{name}.weight"].shape
-            self.tensors[f"{name}.weight"] = self.codes(rows // 4, columns, dtype=np.uint8)
-            self.tensors[f"{name}.weight_scale"] = self.scales(1)
-        return {"quant_method": "bitnet", "modules_to_not_convert": ["lm_head"]}
-
-    def awq(self) -> dict[str, Any]:
-        for name in self.linear:
-            rows, columns = self.tensors.pop(f"{name}.weight").shape
-            self.tensors[f"{name}.qweight"] = self.codes(columns, rows // 8)
-            self.tensors[f"{name}.qzeros"] = self.codes(columns // 32, rows // 8)
-            self.tensors[f"{name}.scales"] = self.scales(columns // 32, rows, dtype="float16")
-        return {"quant_method": "awq", "bits": 4, "group_size": 32}
-
-
 def quantized_by_others(folder: Path, method: str) -> Path:
     """Write a base as another tool quantises it."""
+    random = np.random.default_rng(0)
+
+    def codes(*shape: int, dtype: type = np.uint32) -> Any:
+        return mx.array(random.integers(0, np.iinfo(dtype).max, shape, dtype=dtype))
+
+    def scales(*shape: int, dtype: Any) -> Any:
+        return mx.array(random.uniform(0.01, 0.1, shape)).astype(dtype)
+
     name = {"fp8": "deepseek_v3", "mxfp4": "gpt_oss"}.get(method, "llama")
     base = make_architecture(folder, name, layout="mlx" if name == "gpt_oss" else "hf")
     tensors: dict[str, Any] = dict(mx.load(str(base / "model.safetensors")))
     mx.eval(tensors)
-    tools = OtherTools(tensors, json.loads((base / "config.json").read_text()))
-    if entry := getattr(tools, method)():
-        tools.config["quantization_config"] = entry
-    else:
-        settings = {"quantization": {"quant_algo": "NVFP4", "group_size": 16}, "quant_method": "modelopt"}
-        (base / "hf_quant_config.json").write_text(json.dumps(settings))
-    write_base(base, tools.tensors, tools.config, "pt")
+    config = json.loads((base / "config.json").read_text()) | {
+        "quantization_config": {"quant_method": method}
+    }
+    if method == "mxfp4":
+        for path in [path for path in tensors if ".experts." in path and path.endswith(".weight")]:
+            packed, scale = mx.quantize(tensors[path], 32, 4, mode="mxfp4")
+            tensors |= {path: packed, path.replace(".weight", ".scales"): scale}
+        tensors = tiny_architectures.hf_tensors("gpt_oss", tensors, config)
+    for path in [path.removesuffix(".weight") for path in tensors if path.endswith("_proj.weight")]:
+        if method == "mxfp4" or tensors[f"{path}.weight"].ndim != 2 or "layers.61" in path:
+            continue
+        rows, columns = tensors.pop(f"{path}.weight").shape
+        if method == "fp8":
+            config["quantization_config"]["weight_block_size"] = [128, 128]
+            blocks = -(-rows // 128), -(-columns // 128)
+            tensors[f"{path}.weight"] = codes(rows, columns, dtype=np.uint8) & 0x3F
+            tensors[f"{path}.weight_scale_inv"] = scales(*blocks, dtype=mx.float32)
+        elif method == "awq":
+            config["quantization_config"] |= {"bits": 4, "group_size": 32}
+            tensors[f"{path}.qweight"] = codes(columns, rows // 8)
+            tensors[f"{path}.qzeros"] = codes(columns // 32, rows // 8)
+            tensors[f"{path}.scales"] = scales(columns // 32, rows, dtype=mx.float16)
+        else:
+            config["quantization_config"]["modules_to_not_convert"] = ["lm_head"]
+            tensors[f"{path}.weight"] = codes(rows // 4, columns, dtype=np.uint8)
+            tensors[f"{path}.weight_scale"] = scales(1, dtype=mx.bfloat16)
+    write_base(base, tensors, config, "pt")
     return base
 
 
@@ -236,7 +211,6 @@ def quantized_by_others(folder: Path, method: str) -> Path:
         ("fp8", True, {"linear", "embedding", "switch"}),
         ("mxfp4", True, {"linear", "embedding", "switch"}),
         ("awq", True, {"linear", "embedding"}),
-        ("modelopt", False, {"linear", "embedding"}),
         ("bitnet", False, {"embedding"}),
     ],
 )
@@ -252,7 +226,7 @@ def test_quantized_by_another_tool(
 
 
 def test_numbers_of_eight_bits_are_bytes_to_mlx(tmp_path: Path, load: Load) -> None:
-    base = quantized_by_others(tmp_path / "base", "modelopt")
+    base = make_architecture(tmp_path / "base", "llama", bits=4, mode="mxfp4")
     rewrite(base, lambda t: t.update({n: ("F8_E4M3", v) for n, (d, v) in t.items() if d == "U8"}), "pt")
     loaded = load(base)
     assert {source.tensor.dtype for source in loaded.tensors.values()} == {"U8", "U32", "BF16"}
@@ -289,30 +263,6 @@ def test_nothing_is_read_of_tensors_that_stay(tmp_path: Path) -> None:
     assert size > 3_000_000_000
     assert int(done.stdout) * 1024 < 500_000_000
     assert done.stderr == ""
-
-
-def test_experts_are_written_one_by_one(tmp_path: Path, load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fusery.registry.engine import computed
-
-    evaluated: list[tuple[int, ...]] = []
-    original = computed._evaluated
-
-    def counted(module: Any, array: Any) -> memoryview:
-        evaluated.append(tuple(array.shape))
-        return original(module, array)
-
-    monkeypatch.setattr(computed, "_evaluated", counted)
-    load(make_architecture(tmp_path / "mixtral", "mixtral", layout="hf"))
-    assert evaluated == []  # the experts are copied, nothing is computed
-    mx.synchronize()
-    base = quantized_by_others(tmp_path / "deepseek", "fp8")
-    load(base)
-    assert not [
-        shape
-        for shape in evaluated
-        if len(shape) == 3 and shape[-1] == 64 and shape[0] == 4 and shape[1] == 64
-    ]
-    assert evaluated.count((64, 64)) >= 3 * 4  # three matrices of each of four experts
 
 
 def test_configurations_that_mlx_lm_refuses(
@@ -370,14 +320,6 @@ def test_damaged_files_and_a_full_disk(tmp_path: Path, load: Load, monkeypatch: 
     monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_bavail=1, f_frsize=4096))
     with pytest.raises(OutOfSpaceError):
         load(computed)
-
-
-def test_without_mlx_lm(tmp_path: Path, load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
-    base = make_architecture(tmp_path / "base", "llama")
-    monkeypatch.setitem(sys.modules, "mlx_lm.utils", None)
-    with pytest.raises(MissingExtraError) as caught:
-        load(base)
-    assert caught.value.extra == "mlx"
 
 
 def test_watching_changes_in_place() -> None:

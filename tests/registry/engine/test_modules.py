@@ -117,21 +117,6 @@ def test_an_adapter_of_root_modules_alone_needs_no_blocks(
     assert found == {"model.embed_tokens": True, "lm_head": False}
 
 
-def test_dora_on_a_quantised_embedding_is_refused(
-    tmp_path: Path, base: Path, dense: Path, planned: Planner
-) -> None:
-    keys = ["model.embed_tokens", "self_attn.q_proj"]
-    adapter = tiny_models.make_adapter(tmp_path / "dora", base, keys=keys, fine_tune_type="dora")
-    rewrite(
-        adapter,
-        lambda t: t.update({"model.embed_tokens.m": ("F32", np.ones(320, np.float32))}),
-    )
-    for precision in ("keep", "dequantize", "dither", "mixed"):
-        with pytest.raises(FusionUnsupportedError, match="embed_tokens"):
-            planned(base, adapter, precision)
-    assert len(planned(dense, adapter).modules) == 3
-
-
 def test_experts_are_rows_one_behind_the_other(dense: Path, adapter: Path, planned: Planner) -> None:
     experts, a, b = (np.zeros(shape, np.float32) for shape in ((4, 256, 128), (4, 8, 128), (4, 256, 8)))
     rewrite(dense, lambda t: t.update({f"{_W}.weight": ("F32", experts)}))

@@ -96,39 +96,6 @@ def test_mixed_widths_are_written_into_the_configuration(base: Path, adapter: Pa
     assert header[f"{up}.weight"] == header[f"{up}.weight"] | {"dtype": "U32", "shape": [256, 128 * 8 // 32]}
 
 
-def test_a_requantised_model_has_one_entry_for_all(
-    base: Path, dense: Path, adapter: Path, planned: Planner
-) -> None:
-    policy = Policy("keep", quantize=Quantize(8, 32))
-    for source in (base, dense):
-        config = json.loads(planned(source, adapter, policy).documents["config.json"])
-        assert config["quantization"] == {"group_size": 32, "bits": 8, "mode": "affine"}
-        assert config["quantization_config"] == config["quantization"]
-
-
-def test_dora_writes_float32_where_mlx_lm_does(
-    tmp_path: Path, base: Path, dense: Path, planned: Planner
-) -> None:
-    adapter = tiny_models.make_adapter(tmp_path / "dora", base, num_layers=1, fine_tune_type="dora")
-    up, other = "model.layers.2.mlp.up_proj", "model.layers.1.mlp.up_proj"
-    formats = {
-        (name, precision): {
-            key: entry["dtype"]
-            for key, entry in json.loads(planned(folder, adapter, precision).outputs[0].header[8:]).items()
-            if key.startswith((up, other))
-        }
-        for name, folder in (("base", base), ("dense", dense))
-        for precision in ("keep", "dequantize", "dither")
-    }
-    assert formats["dense", "keep"] == {f"{up}.weight": "F32", f"{other}.weight": "BF16"}
-    assert formats["base", "dequantize"] == {f"{up}.weight": "F32", f"{other}.weight": "BF16"}
-    assert formats["base", "keep"] == formats["base", "dither"] | {
-        f"{up}.scales": "F32",
-        f"{up}.biases": "F32",
-    }
-    assert set(formats["base", "dither"].values()) == {"U32", "BF16"}
-
-
 def test_shards_are_named_and_indexed_as_mlx_lm_does(dense: Path, adapter: Path, planned: Planner) -> None:
     one, many = planned(dense, adapter), planned(dense, adapter, shard=300_000)
     assert [output.name for output in one.outputs] == ["model.safetensors"]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import tiny_models
 
+from fusery.registry.engine.calibration import Calibration
 from fusery.registry.engine.policy import Policy
 from fusery.registry.engine.sample import sample
 
@@ -29,3 +30,14 @@ def test_a_sample_is_near_the_whole_and_writes_nothing(
     assert found.noise == pytest.approx(fused.fidelity.noise, rel=0.1)
     assert [module.module for module in found.modules] == [module.module for module in fused.fidelity.modules]
     assert sample(planned(base, adapter, policy), threads=3) == found
+
+
+def test_a_sample_is_shaped_as_the_whole_is(
+    calibrated: tuple[Path, Path, Calibration], planned: Planner, our_fuse: OurFuse
+) -> None:
+    base, adapter, calibration = calibrated
+    shaped = Policy("dither", fitted=True, calibration=calibration)
+    found, whole = sample(planned(base, adapter, shaped)), our_fuse(base, adapter, shaped)[1].fidelity
+    assert found.retained == pytest.approx(whole.retained, abs=0.02)
+    assert found.noise == pytest.approx(whole.noise, rel=0.15)
+    assert found != sample(planned(base, adapter, Policy("dither", fitted=True)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,6 @@ from fusery.registry.engine.arithmetic import F32, Array, Update
 from fusery.registry.engine.calibration import Calibration, Directions, read_calibration, write_calibration
 from fusery.registry.engine.policy import Policy
 from fusery.registry.engine.precisions import DITHER, KEEP, MIXED
-from fusery.registry.engine.sample import sample
 from fusery.registry.engine.shaping import (
     DAMPING,
     UPDATE_WEIGHT,
@@ -134,24 +132,6 @@ def test_a_basis_is_orthonormal_whatever_the_rows(seed: int, rank: int, twice: b
     np.testing.assert_allclose(rows @ basis.T @ basis, rows, atol=1e-5)
 
 
-@pytest.mark.parametrize("policy", [Policy(DITHER, fitted=True), Policy(MIXED, {"": 6})])
-def test_a_sample_is_shaped_as_the_whole_is(
-    policy: Policy,
-    calibrated: tuple[Path, Path, Calibration],
-    planned: Planner,
-    our_fuse: OurFuse,
-) -> None:
-    base, adapter, calibration = calibrated
-    shaped = replace(policy, calibration=calibration)
-    plan = planned(base, adapter, shaped)
-    found = sample(plan, threads=1)
-    assert found == sample(plan, threads=2)
-    whole = our_fuse(base, adapter, shaped)[1].fidelity
-    assert found.retained == pytest.approx(whole.retained, abs=0.02)
-    assert found.noise == pytest.approx(whole.noise, rel=0.15)
-    assert found != sample(planned(base, adapter, policy)), "which no calibration shapes"
-
-
 def test_dither_moves_codes_only_and_keeps_all_of_the_update(
     calibrated: tuple[Path, Path, Calibration], our_fuse: OurFuse
 ) -> None:
@@ -247,6 +227,7 @@ def test_a_calibration_of_other_inputs_or_of_experts_shapes_nothing(
     others = [
         known(tmp_path / f"{width}", {"model.layers.3.self_attn.q_proj": width}) for width in (1, 96, 160)
     ]
+    strange = known(tmp_path / "strange", {"strange": 96})
     for precision in (DITHER, MIXED):
         with pytest.raises(FormatError):
             planned(mixture, of_experts, Policy(precision, {"": 5}, calibration=experts))
@@ -255,7 +236,6 @@ def test_a_calibration_of_other_inputs_or_of_experts_shapes_nothing(
                 planned(base, adapter, Policy(precision, {"": 5}, calibration=other))
             assert caught.value.hint
         # What the adapter does not touch, and what is not shaped, are of no account.
-        strange = known(tmp_path / "strange", {"strange": 96})
         planned(base, adapter, Policy(precision, {"": 5}, calibration=strange))
     planned(base, adapter, Policy(KEEP, calibration=others[0]))
 

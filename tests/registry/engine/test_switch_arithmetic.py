@@ -9,8 +9,6 @@ import pytest
 from mlx_numbers import from_mlx, mlx_type, to_mlx
 
 from fusery.registry.engine.arithmetic import (
-    BF16,
-    F32,
     FORMATS,
     Array,
     Format,
@@ -70,19 +68,3 @@ def test_updates_of_any_rank_have_the_bits_of_mlx(embedding: bool, a_form: Forma
         update = Update.of(a, b, a_form, b_form, SCALE, embedding=embedding)
         for form in FORMATS.values():
             np.testing.assert_array_equal(delta_of(update, form), from_mlx(whole.astype(mlx_type(form))))
-
-
-def test_fused_experts_have_the_bits_of_the_switch_layer() -> None:
-    switch = pytest.importorskip("mlx_lm.models.switch_layers")
-    lora = pytest.importorskip("mlx_lm.tuner.lora")
-    linear = switch.SwitchLinear(48, 32, 3, bias=False)
-    linear.weight = linear.weight.astype(mx.bfloat16)
-    layer = lora.LoRASwitchLinear.from_base(linear, r=6, scale=3.0)
-    a, b = factor(5, (3, 6, 48), F32), factor(6, (3, 32, 6), F32)
-    layer.lora_a, layer.lora_b = mx.array(a), mx.array(b)
-    fused = from_mlx(layer.fuse().weight)
-    for expert in range(3):
-        factors = np.ascontiguousarray(a[expert].T), np.ascontiguousarray(b[expert].T)
-        delta = delta_of(Update.of(*factors, F32, F32, 3.0, embedding=False), BF16)
-        expected = from_mlx(linear.weight[expert] + to_mlx(delta, BF16))
-        np.testing.assert_array_equal(fused[expert], expected)
