@@ -109,3 +109,15 @@ def test_another_store_is_not_adopted(registry: Registry, tiny_base: Path, tmp_p
     with other, pytest.raises(StoreMismatchError):
         other.bases.add(tiny_base, name="again")
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_hub_that_is_away_is_said_in_plain_words(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    with pytest.raises(BadInputError) as caught:
+        registry.bases.add("team/no-such-model")
+    assert "team/no-such-model" in caught.value.message

@@ -10,11 +10,9 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
+import tiny_architectures
 import tiny_models
-from mlx import nn
-from mlx.utils import tree_flatten
-from mlx_lm.models import gemma, gemma2, mixtral
-from mlx_lm.tuner.utils import linear_to_lora_layers
+from adapters_by_class import make_adapter
 from mlx_lm.utils import load_adapters, load_model
 from tensor_files import rewrite
 
@@ -24,57 +22,6 @@ from fusery.registry.behaviour.sums import write_sum
 from fusery.registry.errors import ModelUnusableError
 
 TOKENS = np.random.default_rng(5).integers(0, 300, (3, 11)).astype(np.int32)
-SIZES: dict[str, Any] = {
-    "hidden_size": 64,
-    "num_hidden_layers": 2,
-    "intermediate_size": 96,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "rms_norm_eps": 1e-6,
-    "vocab_size": 320,
-}
-MADE: dict[str, tuple[Any, dict[str, Any]]] = {
-    "gemma": (gemma, {"head_dim": 16}),
-    "gemma2": (gemma2, {"head_dim": 16}),
-    "mixtral": (mixtral, {"num_local_experts": 4, "num_experts_per_tok": 2}),
-}
-
-
-def write_model(folder: Path, kind: str, bits: int | None = None, mode: str = "affine") -> Path:
-    """Write a random model of an architecture that `tiny_models` does not know."""
-    folder.mkdir()
-    module, more = MADE[kind]
-    config = {"model_type": kind, **SIZES, **more}
-    mx.random.seed(3)
-    network = module.Model(module.ModelArgs.from_dict(config))
-    network.set_dtype(mx.bfloat16)
-    if bits is not None:
-        nn.quantize(network, 32, bits, mode=mode)
-        config["quantization"] = {"group_size": 32, "bits": bits, "mode": mode}
-    mx.save_safetensors(
-        str(folder / "model.safetensors"), dict(tree_flatten(network.parameters())), {"format": "mlx"}
-    )
-    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    return folder
-
-
-def write_adapter(folder: Path, base: Path, keys: list[str] | None = None, *, dora: bool = False) -> Path:
-    """Write an adapter for any model, by mlx-lm's own layers."""
-    parameters: dict[str, Any] = {"rank": 4, "scale": 3.0, "dropout": 0.0}
-    if keys is not None:
-        parameters["keys"] = keys
-    network, _ = load_model(base)
-    network.freeze()
-    linear_to_lora_layers(network, 2, parameters, use_dora=dora)
-    random = np.random.default_rng(4)
-    tensors = {
-        name: mx.array(0.1 * random.standard_normal(value.shape) + (name.endswith(".m")), mx.float32)
-        for name, value in tree_flatten(network.parameters())
-        if name.rpartition(".")[2] in ("lora_a", "lora_b", "m")
-    }
-    assert tensors
-    kind = "dora" if dora else "lora"
-    return written(folder, tensors, fine_tune_type=kind, num_layers=2, lora_parameters=parameters)
 
 
 def plain(folder: Path, adapter: Path | None = None) -> np.ndarray[Any, Any]:
@@ -116,16 +63,21 @@ def test_a_model_gives_what_mlx_lm_gives(kind: Any, form: Any, numpy: bool, tmp_
 @pytest.mark.parametrize(
     ("kind", "bits", "mode"),
     [
-        *((kind, bits, "affine") for kind in MADE for bits in (None, 4)),
+        *((kind, bits, "affine") for kind in ("gemma", "gemma2", "mixtral") for bits in (None, 4)),
         *(("mixtral", 3, "affine"), ("mixtral", 4, "mxfp4"), ("gemma", 8, "mxfp8")),
     ],
 )
 def test_other_architectures_and_formats(kind: str, bits: int | None, mode: str, tmp_path: Path) -> None:
-    """With an adapter on every layer where the base is affine or dense, among them the experts of mixtral."""
-    base = write_model(tmp_path / "base", kind, bits, mode)
+    """With an adapter on every layer where the base is affine or dense, among them the experts of mixtral.
+
+    In 16 bits gemma adds 1 to its norms in 16 bits, and the model to compare with has every number in float32.
+    """
+    base = tiny_architectures.make_architecture(
+        tmp_path / "base", kind, bits=bits, mode=mode, dtype="float32"
+    )
     check(base)
     if mode == "affine":
-        check(base, write_adapter(tmp_path / "adapter", base))
+        check(base, make_adapter(tmp_path / "adapter", base))
 
 
 @pytest.mark.parametrize("dora", [False, True], ids=["lora", "dora"])
@@ -141,7 +93,11 @@ def test_adapters_on_linear_layers_and_the_embedding(
         keys = ["self_attn.q_proj", "mlp.down_proj", "model.embed_tokens", *([] if tied else ["lm_head"])]
     dtype: Any = "float32" if dora else "bfloat16"  # in 16 bits mlx takes DoRA's norms in 16 bits
     base = tiny_models.make_base(tmp_path / "base", layers=2, tied=tied, bias=True, bits=bits, dtype=dtype)
-    check(base, write_adapter(tmp_path / "adapter", base, keys, dora=dora), numpy=numpy)
+    check(
+        base,
+        make_adapter(tmp_path / "adapter", base, keys=keys, kind="dora" if dora else "lora"),
+        numpy=numpy,
+    )
 
 
 def test_blocks_of_a_weight_make_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,9 +105,9 @@ def test_blocks_of_a_weight_make_the_whole(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(layers, "BLOCK_BYTES", 4 * 128 * 10)
     base = tiny_models.make_base(tmp_path / "base", layers=2, bits=4)
-    check(base, write_adapter(tmp_path / "adapter", base))
+    check(base, make_adapter(tmp_path / "adapter", base))
     dense = tiny_models.make_base(tmp_path / "dense", layers=2, dtype="float32")
-    check(dense, write_adapter(tmp_path / "dora", dense, dora=True))
+    check(dense, make_adapter(tmp_path / "dora", dense, kind="dora"))
 
 
 def test_a_head_answers_only_where_it_is_asked(tmp_path: Path) -> None:

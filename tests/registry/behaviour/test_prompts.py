@@ -67,7 +67,7 @@ def test_plain_text_is_one_prompt_a_line(tmp_path: Path) -> None:
     assert [prompt.text for prompt in read_prompts(path)] == ["one", "two"]
 
 
-@pytest.mark.parametrize("most", [1 << 24, 100, 10])
+@pytest.mark.parametrize("most", [1 << 24, 100])
 def test_json_arrays_are_refused(most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_BYTES", most)
     long = [{"text": "x" * 90}] * 3

@@ -12,6 +12,7 @@ from processes import measure
 from weights_diff import KINDS, MAKE, RANK
 
 pytestmark = [
+    pytest.mark.timing,
     pytest.mark.slow,
     pytest.mark.skipif(sys.platform != "linux", reason="anonymous memory is read from /proc"),
 ]

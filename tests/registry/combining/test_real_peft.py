@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tiny_models
 from peft_folders import make_peft, real_peft
+from tensor_files import load_raw
 
 from fusery.registry import Registry
 from fusery.registry.combining.combine import Combination
@@ -81,10 +82,7 @@ def theirs(base: Path, folders: list[Path], asked: dict[str, Any], masks: Path |
 
 
 def read(path: Path) -> dict[str, Array]:
-    return {
-        name: np.frombuffer(data, np.float32).reshape(shape)
-        for name, (_, shape, data) in tiny_models.read_tensors(path).items()
-    }
+    return {name: value for name, (_, value) in load_raw(path).items()}
 
 
 def ours(registry: Registry, made: Combination) -> Factors:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import pytest
 import tiny_models
+from tensor_files import load_raw
 
 from fusery.registry.combining import methods, writing
 from fusery.registry.combining.plan import Choice, plan
@@ -51,10 +52,7 @@ def tensors(seed: int, *, rank: int = 4, wide: int = 3000) -> dict[str, Array]:
 
 
 def read(path: Path) -> dict[str, Array]:
-    return {
-        name: np.frombuffer(data, np.float32).reshape(shape)
-        for name, (_, shape, data) in tiny_models.read_tensors(path).items()
-    }
+    return {name: value for name, (_, value) in load_raw(path).items()}
 
 
 CHOICES = {

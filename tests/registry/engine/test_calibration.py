@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny_models
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tensor_files import load_raw
 
-from fusery.registry.engine.arithmetic import BF16, F16, F32, Format, encode
+from fusery.registry.engine.arithmetic import BF16, F16, F32, FORMATS, Format, encode
 from fusery.registry.engine.calibration import (
     FORMAT,
     MAX_DIRECTIONS,
@@ -27,7 +29,7 @@ from fusery.registry.engine.calibration import (
 )
 from fusery.storage.digest import digest_bytes
 from fusery.storage.errors import FormatError, FuseryError, MissingFileError
-from fusery.storage.safetensors import build_header, read_header
+from fusery.storage.safetensors import read_header
 
 BASE, PROMPTS = digest_bytes(b"base"), digest_bytes(b"prompts")
 MODULES = {"model.layers.0.q_proj": "0", "model.layers.0.k_proj": "0", "model.layers.0.o_proj": "1"}
@@ -139,28 +141,18 @@ Spoil = Callable[[dict[str, str], dict[str, tuple[str, tuple[int, ...]]]], None]
 
 def spoilt(path: Path, spoil: Spoil, fill: float = 1.0) -> Path:
     """Write a calibration file of one input, spoilt."""
-    metadata = {
-        "format": FORMAT,
-        "modules": '{"m":"0"}',
-        "base": BASE,
-        "tokens": "4",
-        "prompts": PROMPTS,
-    }
+    about = {"format": FORMAT, "modules": '{"m":"0"}', "base": BASE, "tokens": "4", "prompts": PROMPTS}
     tensors: dict[str, tuple[str, tuple[int, ...]]] = {
         "0.directions": ("BF16", (2, 4)),
         "0.rest": ("F32", (4,)),
         "0.mean": ("F32", (1,)),
     }
-    spoil(metadata, tensors)
-    data = build_header([(name, *rest) for name, rest in tensors.items()], metadata)
-    for dtype, shape in tensors.values():
-        number = np.full(shape, fill, np.float32)
-        data += (
-            (number.view(np.uint32) >> 16).astype(np.uint16).tobytes()
-            if dtype == "BF16"
-            else number.tobytes()
-        )
-    path.write_bytes(data)
+    spoil(about, tensors)
+    raw = {
+        name: (dtype, encode(np.full(shape, fill, np.float32), FORMATS[dtype]))
+        for name, (dtype, shape) in tensors.items()
+    }
+    tiny_models.write_tensors(path, raw, about)
     return path
 
 
@@ -301,11 +293,7 @@ def test_learned_scales_have_to_be_of_the_format(tmp_path: Path, changed: dict[s
     about = {"modules": {"m": "of-0"}, "adapter": ADAPTER, "prompts": PROMPTS, **numbers, **(changed or {})}
     text = json.dumps({name: value for name, value in about.items() if value is not None})
     path = write(tmp_path / "c.safetensors", learned=(ABOUT, {"m": stored(BF16)}))
-    header = read_header(path)
-    shapes = [(name, each.dtype, each.shape) for name, each in header.tensors.items()]
-    start = min(each.begin for each in header.tensors.values())
-    body = path.read_bytes()[start:]
-    metadata = {**header.metadata, "learned": "[]" if changed is None else text}
-    path.write_bytes(build_header(shapes, metadata) + body)
+    metadata = {**read_header(path).metadata, "learned": "[]" if changed is None else text}
+    tiny_models.write_tensors(path, load_raw(path), metadata)
     with pytest.raises(FormatError):
         read_calibration(path)

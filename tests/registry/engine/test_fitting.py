@@ -17,7 +17,6 @@ from fusery.registry.engine import kernel
 from fusery.registry.engine.arithmetic import FORMATS, decode, encode
 from fusery.registry.engine.calibration import (
     Calibration,
-    Directions,
     Learned,
     Stored,
     read_calibration,
@@ -29,7 +28,7 @@ from fusery.registry.engine.precisions import DITHER
 from fusery.registry.engine.shaping import metric
 from fusery.storage.errors import FormatError
 
-from .conftest import OurFuse
+from .conftest import OurFuse, known
 
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -125,13 +124,9 @@ def test_a_layer_that_nothing_came_into(
 ) -> None:
     """It was fused into garbage: everything was divided by nothing."""
     base, adapter, calibration = calibrated
-    known = {
-        f"of-{width}": Directions(np.zeros((2, width), np.float32), np.zeros(width, np.float32), 0.0)
-        for width in (128, 256)
-    }
-    file = tmp_path / "dead.safetensors"
-    write_calibration(file, known, calibration.modules, base="a" * 64, tokens=1, prompts="b" * 64)
-    policy = Policy(DITHER, calibration=read_calibration(file), fitted=fitted)
+    widths = {path: calibration.width_of(path) or 0 for path in calibration.modules}
+    dead = known(tmp_path / "dead.safetensors", widths, size=0.0, rest=0.0)
+    policy = Policy(DITHER, calibration=dead, fitted=fitted)
     _, found = our_fuse(base, adapter, policy)
     assert found.fidelity.retained == pytest.approx(1, abs=0.1)
     assert found.fidelity.noise < 0.3
@@ -165,12 +160,12 @@ def test_what_was_learned_is_written_where_it_is_near_what_was_fitted(
     scales, moved = decode(found["scales"], form), decode(found[part], form)
     moved[3, 1] += np.float32(share) * scales[3, 1]
     found[part] = encode(moved, form)
-    known = {name: calibration.of(module) for module, name in calibration.modules.items()}
+    inputs = {name: calibration.of(module) for module, name in calibration.modules.items()}
     about = Learned("a" * 64, policy.seed, 1, 1, "b" * 64)
     file = tmp_path / "learned.safetensors"
     write_calibration(
         file,
-        known,
+        inputs,
         calibration.modules,
         base="a" * 64,
         tokens=1,

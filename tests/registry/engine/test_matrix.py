@@ -13,11 +13,15 @@ from typing import Any
 
 import adapters_by_class
 import fuse_cases
+import numpy as np
 import pytest
 import tiny_architectures
 import tiny_models
 from fuse_cases import DENSE, DEQUANTIZE, KEEP, LAYOUTS, MOE, Case, all_pairs, assert_same, cover
+from tensor_files import load_raw, rewrite
+from tiny_models import Raw
 
+from fusery.registry.engine.arithmetic import FORMATS, encode
 from fusery.registry.errors import FusionUnsupportedError
 
 from .conftest import MlxFuse, OurFuse
@@ -80,17 +84,6 @@ def set_config(folder: Path, name: str = "config.json", **entries: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | entries))
 
 
-def rewrite(adapter: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-    """Change the tensors of an adapter."""
-    import mlx.core as mx
-
-    file = str(adapter / "adapters.safetensors")
-    held: Any = mx.load(file)
-    changed = change(dict(held))
-    mx.eval(changed)
-    mx.save_safetensors(file, changed)
-
-
 def made(
     folder: Path, architecture: str = "llama", form: str = "bf16", adapter: str = "lora", **options: Any
 ) -> tuple[Path, Path]:
@@ -119,13 +112,12 @@ def with_global_scale(folder: Path, keys: list[str] | None = None) -> tuple[Path
 
 
 def dora_on_experts(folder: Path) -> tuple[Path, Path]:
-    import mlx.core as mx
-
     base, adapter = made(folder, "mixtral")
 
-    def to_dora(tensors: dict[str, Any]) -> dict[str, Any]:
-        outs = {name: value.shape[-1] for name, value in tensors.items() if name.endswith("lora_b")}
-        return tensors | {name.replace("lora_b", "m"): mx.ones((out,)) for name, out in outs.items()}
+    def to_dora(tensors: dict[str, Raw]) -> None:
+        for name in [name for name in tensors if name.endswith("lora_b")]:
+            ones = np.ones(tensors[name][1].shape[-1], np.float32)
+            tensors[name.replace("lora_b", "m")] = ("F32", ones)
 
     rewrite(adapter, to_dora)
     parameters = {"rank": 8, "scale": 20.0, "dropout": 0.0}
@@ -162,26 +154,25 @@ def configured(place: str, **entries: Any) -> Setup:
 def renamed(old: str, new: str) -> Setup:
     def setup(folder: Path) -> tuple[Path, Path]:
         base, adapter = made(folder)
-        rewrite(adapter, lambda tensors: {name.replace(old, new): value for name, value in tensors.items()})
+        path = adapter / "adapters.safetensors"
+        tensors = {name.replace(old, new): raw for name, raw in load_raw(path).items()}
+        tiny_models.write_tensors(path, tensors, None)
         return base, adapter
 
     return setup
 
 
-def changed(name: str, change: Callable[[Any], Any], *words: str, **options: Any) -> Setup:
+def changed(
+    name: str, change: Callable[[Any], Any], *words: str, like: str | None = None, **options: Any
+) -> Setup:
+    """Write an adapter of which one tensor is made of another one, or of itself."""
+
     def setup(folder: Path) -> tuple[Path, Path]:
         base, adapter = made(folder, *words, **options)
-        rewrite(adapter, lambda tensors: tensors | {name: change(tensors)})
+        rewrite(adapter, lambda t: t.update({name: (t[like or name][0], change(t[like or name][1]))}))
         return base, adapter
 
     return setup
-
-
-def doubled(part: str, axis: int) -> Setup:
-    import mlx.core as mx
-
-    name = f"{_UP}.{part}"
-    return changed(name, lambda tensors: mx.concatenate([tensors[name]] * 2, axis=axis))
 
 
 _QUERY, _UP = "model.layers.0.self_attn.q_proj", "model.layers.1.mlp.up_proj"
@@ -209,12 +200,12 @@ REFUSED: dict[str, tuple[Setup, str, str]] = {
         UNKNOWN,
         "model.layers.0",
     ),
-    "a wider lora_a": (doubled("lora_a", 0), MISSHAPEN, _UP),
-    "a wider lora_b": (doubled("lora_b", 1), MISSHAPEN, _UP),
+    "a wider lora_a": (changed(f"{_UP}.lora_a", lambda a: np.concatenate([a, a])), MISSHAPEN, _UP),
+    "a wider lora_b": (changed(f"{_UP}.lora_b", lambda b: np.concatenate([b, b], axis=1)), MISSHAPEN, _UP),
     "experts in one matrix, of before October 2025": (
         changed(
             _EXPERTS,
-            lambda tensors: tensors[_EXPERTS].reshape(-1, tensors[_EXPERTS].shape[-1]),
+            lambda a: a.reshape(-1, a.shape[-1]),
             *("qwen3_moe", "4bit", "experts"),
             keys=["mlp.switch_mlp.up_proj"],
         ),
@@ -224,11 +215,10 @@ REFUSED: dict[str, tuple[Setup, str, str]] = {
     "a whole tensor that the base does not have": (
         changed(
             "model.layers.9.norm.weight",
-            lambda t: next(iter(t.values())),
-            "llama",
-            "bf16",
-            "full",
+            lambda value: value,
+            *("llama", "bf16", "full"),
             kind="full",
+            like="model.layers.0.input_layernorm.weight",
         ),
         UNKNOWN,
         "model.layers.9.norm.weight",
@@ -271,11 +261,12 @@ def test_magnitudes_in_the_format_of_the_base(
     form: str, tmp_path: Path, mlx_fuse: MlxFuse, our_fuse: OurFuse
 ) -> None:
     """The trainer writes float32; a converted adapter may not, and then the result is not float32 either."""
-    import mlx.core as mx
-
     base, adapter = made(tmp_path, "llama", form, "dora", kind="dora")
-    dtype = mx.float16 if form == "f16" else mx.bfloat16
-    rewrite(adapter, lambda tensors: {name: value.astype(dtype) for name, value in tensors.items()})
+    kind = FORMATS["F16" if form == "f16" else "BF16"]
+    rewrite(
+        adapter,
+        lambda t: t.update({name: (kind.name, encode(value, kind)) for name, (_, value) in t.items()}),
+    )
     ours, _ = our_fuse(base, adapter)
     assert_same(mlx_fuse(base, adapter), ours)
 

@@ -19,6 +19,7 @@ from shapes import Shape, write_base
 from fusery.registry.engine.workspace import BLOCK
 
 pytestmark = [
+    pytest.mark.timing,
     pytest.mark.slow,
     pytest.mark.skipif(sys.platform != "linux", reason="anonymous memory is read from /proc"),
 ]

@@ -28,7 +28,10 @@ mx = pytest.importorskip("mlx.core")
 pytest.importorskip("mlx_lm")
 
 NAMES = sorted(ARCHITECTURES.keys() - {"afm7"})
-FEW = ("baichuan_m1", "deepseek_v3", "gpt_oss", "llama", "mixtral", "qwen3_next")
+FEW = ("baichuan_m1", "deepseek_v3", "gemma3", "gpt2", "gpt_oss", "llama", "llama4", "mixtral", "qwen3_next")
+names = pytest.mark.parametrize(
+    "name", [name if name in FEW else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
+)
 Stored = dict[str, tuple[str, tuple[int, ...], bytes]]
 Load = Callable[..., Loaded]
 
@@ -115,9 +118,7 @@ def test_formats(name: str, options: dict[str, Any], tmp_path: Path, load: Load)
     assert_as_mlx_lm(base, load(base), tmp_path / "theirs")
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in FEW else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
-)
+@names
 def test_layout_of_mlx_and_quantised_by_it(name: str, tmp_path: Path, load: Load) -> None:
     for bits in (None, 4):
         base = make_architecture(tmp_path / f"base-{bits}", name, bits=bits)
@@ -126,7 +127,7 @@ def test_layout_of_mlx_and_quantised_by_it(name: str, tmp_path: Path, load: Load
         assert_as_mlx_lm(base, loaded, tmp_path / f"theirs-{bits}")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@names
 def test_layout_of_the_hub(name: str, tmp_path: Path, load: Load) -> None:
     sees = name in ("gemma3", "llama4")
     config = {"vision_config": {"hidden_size": 8}} if sees else {}

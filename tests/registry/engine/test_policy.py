@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -138,14 +134,6 @@ def test_mixed_leaves_the_format_of_the_base_where_a_recipe_says_so(grid: AnyGri
         assert own == target(Policy(KEEP), grid, dora=dora)
 
 
-@pytest.fixture
-def _quiet() -> Iterator[None]:
-    output, errors = contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO())
-    with warnings.catch_warnings(), output, errors:
-        warnings.simplefilter("ignore")
-        yield
-
-
 def logits(folder: Path, adapter: Path | None = None) -> np.ndarray[Any, Any]:
     import mlx.core as mx
     from mlx_lm import load
@@ -155,7 +143,7 @@ def logits(folder: Path, adapter: Path | None = None) -> np.ndarray[Any, Any]:
     return np.array(model(tokens).astype(mx.float32))
 
 
-@pytest.mark.usefixtures("_quiet")
+@pytest.mark.usefixtures("quiet")
 @pytest.mark.parametrize(
     ("policy", "limit"),
     [

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +16,7 @@ from fusery.registry.engine.precisions import KEEP
 from .conftest import MlxFuse, OurFuse
 
 pytest.importorskip("mlx_lm")
-
-
-@pytest.fixture(autouse=True)
-def _quiet() -> Iterator[None]:
-    output, errors = contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO())
-    with warnings.catch_warnings(), output, errors:
-        warnings.simplefilter("ignore")
-        yield
+pytestmark = pytest.mark.usefixtures("quiet")
 
 
 REQUANTISED: dict[str, tuple[dict[str, Any], dict[str, Any], Quantize]] = {
@@ -85,6 +74,7 @@ def test_quantising_dora(
     assert_same(converted(tmp_path, mlx_fuse(base, adapter, dequantize=True), Quantize(8, 32)), ours)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gemma2", "qwen3_moe", "gpt_oss", "deepseek_v3"])
 def test_architectures(name: str, tmp_path: Path, mlx_fuse: MlxFuse, our_fuse: OurFuse) -> None:
     import adapters_by_class

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fusery.registry.engine import calibration as calibrations
 from fusery.registry.engine.arithmetic import F32, Array, Update
-from fusery.registry.engine.calibration import Calibration, Directions, read_calibration, write_calibration
+from fusery.registry.engine.calibration import Calibration, Directions
 from fusery.registry.engine.policy import Policy
 from fusery.registry.engine.precisions import DITHER, KEEP, MIXED
 from fusery.registry.engine.shaping import (
@@ -28,7 +28,7 @@ from fusery.registry.engine.shaping import (
 from fusery.registry.errors import FusionUnsupportedError
 from fusery.storage.errors import FormatError
 
-from .conftest import OurFuse, Planner
+from .conftest import OurFuse, Planner, known
 
 ROWS, COLUMNS, RANK, TOP = 192, 64, 4, 15
 
@@ -195,20 +195,6 @@ def test_the_mean_of_an_update_in_steps() -> None:
     both = Update(left, right, F32, 1.0, 1.0)
     expected = np.sqrt(np.mean((left.T.astype(np.float64) @ right) ** 2)) / 2.0
     assert mean_steps(both, np.array([2.0, -2.0, 1.0, 3.0], np.float32)) == pytest.approx(expected, rel=1e-9)
-
-
-def known(path: Path, modules: dict[str, int], *, size: float = 1.0) -> Calibration:
-    """Return a calibration of some modules, each with as many inputs as are given for it."""
-    signs = np.random.default_rng(3).choice([-1, 1], (8, max(modules.values())))
-    inputs = {
-        f"of-{width}": Directions(
-            np.float32(size) * signs[:, :width].astype(np.float32), np.ones(width, np.float32), 9.0
-        )
-        for width in modules.values()
-    }
-    names = {module: f"of-{width}" for module, width in modules.items()}
-    write_calibration(path, inputs, names, base="a" * 64, tokens=1, prompts="b" * 64)  # type: ignore[arg-type]
-    return read_calibration(path)
 
 
 def test_a_calibration_of_other_inputs_or_of_experts_shapes_nothing(

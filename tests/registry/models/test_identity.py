@@ -8,12 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import tiny_models
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import update
+from tensor_files import load_raw, rewrite
 
 from fusery.registry import Registry, Reporter, tables
 from fusery.registry.bases.add import model_files
@@ -32,30 +32,15 @@ def content(folder: Path) -> str:
     return identify_base(model_files(folder), read_object(folder / "config.json")).content
 
 
-def tensors_of(folder: Path) -> dict[str, Any]:
-    return {
-        name: (dtype, np.frombuffer(data, np.uint8).reshape(-1), shape)
-        for file in sorted(folder.glob("model*.safetensors"))
-        for name, (dtype, shape, data) in tiny_models.read_tensors(file).items()
-    }
-
-
-def write_weights(path: Path, tensors: dict[str, Any], metadata: dict[str, str] | None) -> None:
-    header = build_header(
-        [(name, dtype, tuple(shape)) for name, (dtype, _, shape) in tensors.items()], metadata
-    )
-    path.write_bytes(header + b"".join(data.tobytes() for _, data, _ in tensors.values()))
-
-
 def resharded(folder: Path, shards: int, stem: str = "model", metadata: dict[str, str] | None = None) -> None:
     """Spread the tensors over other files, in another order."""
-    tensors = dict(reversed(tensors_of(folder).items()))
+    tensors = dict(reversed(load_raw(folder).items()))
     for file in folder.glob("model*.safetensors*"):
         file.unlink()
     names = list(tensors)
     for number in range(shards):
-        part = {name: tensors[name] for name in names[number::shards]}
-        write_weights(folder / f"{stem}-{number + 1:05d}-of-{shards:05d}.safetensors", part, metadata)
+        path = folder / f"{stem}-{number + 1:05d}-of-{shards:05d}.safetensors"
+        tiny_models.write_tensors(path, {name: tensors[name] for name in names[number::shards]}, metadata)
 
 
 def edit_json(name: str, **changes: Any) -> Change:
@@ -66,13 +51,12 @@ def edit_json(name: str, **changes: Any) -> Change:
     return change
 
 
-def edit_tensor(change: Callable[..., tuple[Any, ...]], name: str = "model.norm.weight") -> Change:
-    def edit(folder: Path) -> None:
-        tensors = tensors_of(folder)
-        tensors[name] = change(*tensors.pop("model.norm.weight"))
-        write_weights(folder / "model.safetensors", tensors, {"format": "mlx"})
+def edit_tensor(change: Callable[[Any], Any], name: str = "model.norm.weight", dtype: str = "BF16") -> Change:
+    def edit(tensors: dict[str, tiny_models.Raw]) -> None:
+        _, value = tensors.pop("model.norm.weight")
+        tensors[name] = (dtype, change(value))
 
-    return edit
+    return lambda folder: rewrite(folder, edit)
 
 
 @pytest.fixture
@@ -92,10 +76,10 @@ SAME: dict[str, Change] = {
 }
 
 OTHER: dict[str, Change] = {
-    "a bit": edit_tensor(lambda dtype, data, shape: (dtype, data ^ 1, shape)),
-    "a shape": edit_tensor(lambda dtype, data, shape: (dtype, data, (2, shape[0] // 2))),
-    "a dtype": edit_tensor(lambda dtype, data, shape: ("F16", data, shape)),
-    "a name": edit_tensor(lambda *tensor: tensor, "model.norm2.weight"),
+    "a bit": edit_tensor(lambda value: value ^ 1),
+    "a shape": edit_tensor(lambda value: value.reshape(2, -1)),
+    "a dtype": edit_tensor(lambda value: value, dtype="F16"),
+    "a name": edit_tensor(lambda value: value, "model.norm2.weight"),
     "the configuration": edit_json("config.json", rope_theta=1e6),
     "the tokenizer": edit_json("tokenizer_config.json", model_max_length=17),
     "a tokenizer file more": lambda folder: (folder / "added_tokens.json").write_text('{"<x>": 1}'),
