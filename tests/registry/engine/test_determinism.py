@@ -17,14 +17,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import fuse_cases
 import golden_digests
 import pytest
 from golden_digests import GOLDEN, Golden
 
 import fusery.registry.engine
-
-from .conftest import OurFuse
 
 pytestmark = pytest.mark.timing
 ROOT = Path(__file__).parents[3]
@@ -205,17 +202,3 @@ def test_under_another_python_and_the_oldest_numpy(tmp_path: Path) -> None:
         pytest.skip(f"the environment cannot be made: {error}")
     assert run(inside, "-c", "import numpy; print(numpy.__version__)").strip() == "2.0.2" != version("numpy")
     assert {name: found[0] for name, found in digests(python=inside).items()} == DIGESTS
-
-
-def test_by_the_class_of_the_model(tmp_path: Path, our_fuse: OurFuse) -> None:
-    """Where mlx computes tensors of the base, the digest holds for one mlx on one machine."""
-    pytest.importorskip("mlx_lm")
-    case = fuse_cases.Case("deepseek_v3", "f16", "lora", layout="hf")
-    base = fuse_cases.make_base(tmp_path / "base", case)
-    adapter = fuse_cases.make_adapter(tmp_path / "adapter", base, case)
-    results = set()
-    for threads in (1, 3):
-        scratch = tmp_path / f"scratch-{threads}"
-        scratch.mkdir()
-        results.add(our_fuse(base, adapter, name=str(threads), threads=threads, scratch=scratch)[1].files)
-    assert len(results) == 1

@@ -74,18 +74,6 @@ def test_quantising_dora(
     assert_same(converted(tmp_path, mlx_fuse(base, adapter, dequantize=True), Quantize(8, 32)), ours)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["gemma2", "qwen3_moe", "gpt_oss", "deepseek_v3"])
-def test_architectures(name: str, tmp_path: Path, mlx_fuse: MlxFuse, our_fuse: OurFuse) -> None:
-    import adapters_by_class
-    import tiny_architectures
-
-    base = tiny_architectures.make_architecture(tmp_path / "base", name)
-    adapter = adapters_by_class.make_adapter(tmp_path / "adapter", base)
-    ours, _ = our_fuse(base, adapter, Policy(KEEP, quantize=Quantize(4, 32)))
-    assert_same(converted(tmp_path, mlx_fuse(base, adapter, dequantize=True), Quantize(4, 32)), ours)
-
-
 def converted(folder: Path, plain: Path, quantize: Quantize) -> Path:
     """Return what `mlx_lm.convert -q` makes of a model."""
     from mlx_lm.convert import convert
