@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from fusery.registry.comparison.modules import (
     open_adapter,
     overall,
 )
+from fusery.registry.comparison.picture import draw
 from fusery.registry.comparison.similarity import similarity, sketch, sketch_cosine
 from fusery.registry.errors import BadInputError, FusionUnsupportedError
 from fusery.storage.errors import BlobCorruptError
@@ -204,3 +206,14 @@ def test_a_sketch_is_the_same_for_other_factors_of_the_same_update(opened: Open)
     plain = lora(1)
     other = {name: value * np.float32(4 if name.endswith("a") else 0.25) for name, value in plain.items()}
     assert np.allclose(sketch(opened("a", plain)), sketch(opened("b", other)))
+
+
+def test_picture_of_changes(opened: Open) -> None:
+    nothing = {name: value * np.float32(name.endswith("a")) for name, value in lora(2).items()}
+    changes = compare_adapters(opened("a", lora(1)), opened("b", nothing))
+    picture = draw("first", "second", changes, "svg")
+    assert picture == draw("first", "second", changes, "svg")
+    texts = [element.text for element in ElementTree.fromstring(picture).iter() if element.text]
+    assert "first" in texts and "second" not in texts, (
+        "of an update that is zero there are no singular values"
+    )

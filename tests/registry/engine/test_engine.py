@@ -45,8 +45,11 @@ def sha256(path: Path) -> str:
 
 
 def test_the_report_lists_every_file_with_its_digest(base: Path, adapter: Path, our_fuse: OurFuse) -> None:
+    (base / "additional_chat_templates").mkdir()
+    (base / "additional_chat_templates" / "tool.jinja").write_text("x")
     folder, fused = our_fuse(base, adapter)
-    assert [entry.path for entry in fused.files] == sorted(path.name for path in folder.iterdir())
+    written = (str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    assert [entry.path for entry in fused.files] == sorted(written)
     for entry in fused.files:
         assert entry.size == (folder / entry.path).stat().st_size
         assert entry.sha256 == sha256(folder / entry.path)
