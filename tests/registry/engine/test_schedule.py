@@ -110,6 +110,7 @@ def test_nothing_is_handed_out_after_a_stop_and_an_empty_plan_still_hashes() -> 
     assert schedule.finished
     assert schedule.take(10) is None
     output = Chain(0, 6, reach=6)
-    assert [type(task) for task in run_all(Schedule([], [output], {}, 2), 2)] == [Hash]
+    empty = Schedule([], [output], {"base": Chain(1, 6)}, 2)
+    assert [type(task) for task in run_all(empty, 2)] == [Hash, Hash]
     output.running.update(b"header")
     assert output.digest == hashlib.sha256(b"header").hexdigest()
