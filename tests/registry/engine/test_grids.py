@@ -118,6 +118,8 @@ def test_of_two_formats_with_the_same_shapes_the_likely_one_is_meant(tmp_path: P
     wide = base.config | {"intermediate_size": 512, "hidden_size": 100}
     with_512 = read_base(base.files, wide)
     assert grid_of(with_512, _W) == Grid(4, 64, BF16)
+    by_heads = {"intermediate_size": 100, "num_attention_heads": 8, "head_dim": 64}
+    assert grid_of(read_base(base.files, wide | by_heads), _W) == Grid(4, 64, BF16)
     neither = read_base(
         base.files, wide | {"intermediate_size": 1, "quantization": {"bits": 3, "group_size": 9}}
     )

@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import adapters_by_class
 import pytest
+import tiny_architectures
 import tiny_models
 from fuse_cases import assert_same
 
@@ -72,6 +74,16 @@ def test_quantising_dora(
     adapter = tiny_models.make_adapter(tmp_path / "adapter", base, fine_tune_type="dora")
     ours, _ = our_fuse(base, adapter, Policy(KEEP, quantize=Quantize(8, 32)))
     assert_same(converted(tmp_path, mlx_fuse(base, adapter, dequantize=True), Quantize(8, 32)), ours)
+
+
+@pytest.mark.parametrize("name", ["qwen3_moe", "gpt_oss"])
+def test_modules_for_which_the_class_asks_otherwise(
+    name: str, tmp_path: Path, mlx_fuse: MlxFuse, our_fuse: OurFuse
+) -> None:
+    base = tiny_architectures.make_architecture(tmp_path / "base", name)
+    adapter = adapters_by_class.make_adapter(tmp_path / "adapter", base)
+    ours, _ = our_fuse(base, adapter, Policy(KEEP, quantize=Quantize(4, 32)))
+    assert_same(converted(tmp_path, mlx_fuse(base, adapter, dequantize=True), Quantize(4, 32)), ours)
 
 
 def converted(folder: Path, plain: Path, quantize: Quantize) -> Path:
