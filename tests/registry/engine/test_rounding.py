@@ -45,7 +45,8 @@ def test_every_number_is_the_nearest_of_the_base_s_format(
     base = tiny_models.make_base(tmp_path / "base", dtype=dtype)
     keys = [_EMBEDDING, "mlp.up_proj"]
     adapter = tiny_models.make_adapter(tmp_path / "adapter", base, fine_tune_type="dora", keys=keys)
-    folder, _ = our_fuse(base, adapter, Policy(KEEP, rounding=ONCE))
+    folder, fused = our_fuse(base, adapter, Policy(KEEP, rounding=ONCE))
+    assert fused.fidelity.retained == pytest.approx(1, abs=0.02)
     form = FORMATS[{"bfloat16": "BF16", "float16": "F16", "float32": "F32"}[dtype]]
     for module in (_UP, _EMBEDDING):
         assert tiny_models.read_tensors(folder)[f"{module}.weight"][0] == form.name
