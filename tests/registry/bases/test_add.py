@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,9 +10,9 @@ import pytest
 import tiny_models
 
 from fusery.registry import Registry
-from fusery.registry.errors import AlreadyExistsError, BadInputError, UnknownReferenceError
+from fusery.registry.errors import BadInputError, UnknownReferenceError
 from fusery.registry.workspace import Workspace
-from fusery.storage.errors import FormatError, FuseryError, MissingFileError, StoreMismatchError
+from fusery.storage.errors import FuseryError, MissingFileError, StoreMismatchError
 
 
 def test_a_base_is_stored_with_its_facts(registry: Registry, tiny_base: Path) -> None:
@@ -26,55 +27,29 @@ def test_a_base_is_stored_with_its_facts(registry: Registry, tiny_base: Path) ->
         store.verify(file["sha256"], file["size"])
 
 
-@pytest.mark.parametrize("bits", [None, 4, 8])
-def test_parameters_are_counted_unpacked(bits: int | None, registry: Registry, tmp_path: Path) -> None:
-    dense = registry.bases.add(tiny_models.make_base(tmp_path / "dense"))["parameters"]
-    base = tiny_models.make_base(tmp_path / "base", bits=bits)
-    view = registry.bases.add(base, name="packed")
-    assert view["parameters"] == dense
-    assert (view["quantization"] or {}).get("bits") == bits
-
-
-def test_parameters_are_what_mlx_lm_counts(registry: Registry, tmp_path: Path) -> None:
+def test_parameters_are_those_that_mlx_lm_counts(registry: Registry, tmp_path: Path) -> None:
     import mlx_lm
     from mlx.utils import tree_flatten
 
-    base = tiny_models.make_base(tmp_path / "base", kind="qwen2", tied=True, bias=True)
-    model = mlx_lm.load(str(base))[0]
-    counted = sum(value.size for _, value in tree_flatten(model.parameters()))
-    assert registry.bases.add(base)["parameters"] == counted
-
-
-def test_the_same_bytes_under_another_name_are_one_base(registry: Registry, tiny_base: Path) -> None:
-    first = registry.bases.add(tiny_base, name="tiny")
-    second = registry.bases.add(tiny_base, name="Org/Tiny-Model")
-    assert (first.created, second.created) == (True, False)
-    assert second["names"] == ["tiny", "Org/Tiny-Model"]
-    assert len(registry.bases.list()) == 1
-    assert registry.bases.show("org/tiny-model")["digest"] == first["digest"]
-
-
-def test_another_model_under_a_taken_name_is_refused(
-    registry: Registry, tiny_base: Path, tmp_path: Path
-) -> None:
-    registry.bases.add(tiny_base, name="tiny")
-    other = tiny_models.make_base(tmp_path / "other", seed=5)
-    with pytest.raises(AlreadyExistsError) as caught:
-        registry.bases.add(other, name="TINY")
-    assert caught.value.hint == "give another one with --name"
-    assert len(registry.bases.list()) == 1
+    tied = tiny_models.make_base(tmp_path / "tied", kind="qwen2", tied=True, bias=True)
+    counted = sum(value.size for _, value in tree_flatten(mlx_lm.load(str(tied))[0].parameters()))
+    assert registry.bases.add(tied)["parameters"] == counted
+    made = [tiny_models.make_base(tmp_path / f"{bits}", bits=bits) for bits in (None, 4, 8)]
+    views = [registry.bases.add(base) for base in made]
+    assert len({view["parameters"] for view in views}) == 1, "packed ones are counted unpacked"
+    assert [(view["quantization"] or {}).get("bits") for view in views] == [None, 4, 8]
 
 
 def test_a_base_by_reference_stays_where_it_is(registry: Registry, tiny_base: Path) -> None:
     view = registry.bases.add(tiny_base, reference=True)
     assert view["reference"] == str(tiny_base.resolve())
     assert list(registry.workspace.store.blobs()) == []
-
-
-def test_a_reference_becomes_a_copy_when_it_is_added_again(registry: Registry, tiny_base: Path) -> None:
-    registry.bases.add(tiny_base, reference=True)
-    assert registry.bases.add(tiny_base)["reference"] is None
+    assert registry.bases.add(tiny_base)["reference"] is None  # added again, it becomes a copy
     assert registry.upkeep.audit().ok
+    assert registry.bases.show(view["digest"][:8])["name"] == view["name"]
+    with pytest.raises(UnknownReferenceError) as caught:
+        registry.bases.show(f"{view['name']}x")
+    assert caught.value.hint and view["name"] in caught.value.hint
 
 
 def test_only_what_makes_up_the_model_is_taken(registry: Registry, tiny_base: Path, tmp_path: Path) -> None:
@@ -85,78 +60,37 @@ def test_only_what_makes_up_the_model_is_taken(registry: Registry, tiny_base: Pa
     assert paths == {file["path"] for file in registry.bases.add(tiny_base)["files"]}
 
 
-def spoil_header(folder: Path) -> None:
-    (folder / "model.safetensors").write_bytes(b"\xff" * 64)
+SPOILT: dict[str, Callable[[Path], object]] = {
+    "header": lambda folder: (folder / "model.safetensors").write_bytes(b"\xff" * 64),
+    "no configuration": lambda folder: (folder / "config.json").unlink(),
+    "no weights": lambda folder: (folder / "model.safetensors").unlink(),
+    "every tensor twice": lambda folder: shutil.copy(
+        folder / "model.safetensors", folder / "model-2.safetensors"
+    ),
+    "a configuration that is a list": lambda folder: (folder / "config.json").write_text("[]"),
+    "a named pipe": lambda folder: os.mkfifo(folder / "tokenizer_extra.json"),
+}
 
 
-def without_config(folder: Path) -> None:
-    (folder / "config.json").unlink()
-
-
-def without_weights(folder: Path) -> None:
-    (folder / "model.safetensors").unlink()
-
-
-def twice_the_tensors(folder: Path) -> None:
-    shutil.copy(folder / "model.safetensors", folder / "model-2.safetensors")
-
-
-def config_is_a_list(folder: Path) -> None:
-    (folder / "config.json").write_text("[]")
-
-
-@pytest.mark.parametrize(
-    ("spoil", "error"),
-    [
-        (spoil_header, FormatError),
-        (without_config, MissingFileError),
-        (without_weights, FormatError),
-        (twice_the_tensors, FormatError),
-        (config_is_a_list, FormatError),
-    ],
-)
-def test_what_is_no_model_is_refused_and_nothing_stored(
-    spoil: object, error: type[FuseryError], registry: Registry, tiny_base: Path, tmp_path: Path
+@pytest.mark.parametrize("name", SPOILT)
+def test_damaged_models_are_refused_and_nothing_is_stored(
+    name: str, registry: Registry, tiny_base: Path, tmp_path: Path
 ) -> None:
     folder = shutil.copytree(tiny_base, tmp_path / "copy")
-    spoil(folder)  # type: ignore[operator]
-    with pytest.raises(error):
+    SPOILT[name](folder)
+    with pytest.raises(MissingFileError if name == "no configuration" else FuseryError):
         registry.bases.add(folder)
     assert registry.bases.list() == []
     assert list(registry.workspace.store.blobs()) == []
 
 
-def test_a_path_that_is_not_there_is_one_sentence(registry: Registry) -> None:
+def test_other_paths_are_refused(registry: Registry, tmp_path: Path) -> None:
     with pytest.raises(MissingFileError) as caught:
         registry.bases.add("no/such/folder")
     assert caught.value.hint
-
-
-def test_a_file_that_is_no_gguf_is_refused(registry: Registry, tmp_path: Path) -> None:
-    path = tmp_path / "model.gguf"
-    path.write_bytes(b"not a model")
+    (tmp_path / "model.gguf").write_bytes(b"not a model")
     with pytest.raises(BadInputError):
-        registry.bases.add(path)
-
-
-def test_an_unknown_base_names_the_nearest(registry: Registry, tiny_base: Path) -> None:
-    registry.bases.add(tiny_base, name="SmolLM2-135M")
-    with pytest.raises(UnknownReferenceError) as caught:
-        registry.bases.show("smollm2-135")
-    assert caught.value.hint == "did you mean SmolLM2-135M?"
-
-
-def test_a_digest_prefix_means_the_base(registry: Registry, tiny_base: Path) -> None:
-    view = registry.bases.add(tiny_base)
-    assert registry.bases.show(view["digest"][:8])["name"] == view["name"]
-
-
-@pytest.mark.skipif(os.geteuid() != 0 and not hasattr(os, "mkfifo"), reason="needs named pipes")
-def test_a_pipe_in_the_folder_is_refused(registry: Registry, tiny_base: Path, tmp_path: Path) -> None:
-    folder = shutil.copytree(tiny_base, tmp_path / "copy")
-    os.mkfifo(folder / "tokenizer_extra.json")
-    with pytest.raises(FuseryError):
-        registry.bases.add(folder)
+        registry.bases.add(tmp_path / "model.gguf")
 
 
 def test_a_base_by_reference_can_be_moved(registry: Registry, tiny_base: Path, tmp_path: Path) -> None:
@@ -175,3 +109,15 @@ def test_another_store_is_not_adopted(registry: Registry, tiny_base: Path, tmp_p
     with other, pytest.raises(StoreMismatchError):
         other.bases.add(tiny_base, name="again")
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_hub_that_is_away_is_said_in_plain_words(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    with pytest.raises(BadInputError) as caught:
+        registry.bases.add("team/no-such-model")
+    assert "team/no-such-model" in caught.value.message

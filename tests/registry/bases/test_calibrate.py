@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ pytest.importorskip("mlx_lm")
 from fusery.registry import Registry, Reporter, tables
 from fusery.registry.audit.anchored import NOT_ANCHORED
 from fusery.registry.bases.calibrate import calibrate
-from fusery.registry.behaviour.prompts import built_in, for_calibration
+from fusery.registry.behaviour.activation_capture import second_moments
+from fusery.registry.behaviour.models import Model, load_tokenizer
+from fusery.registry.behaviour.prompts import built_in, for_calibration, read_prompts, tokenise
 from fusery.registry.database import events
 from fusery.registry.engine.calibration import Calibration, read_calibration
-from fusery.registry.errors import BadInputError, UnknownReferenceError
+from fusery.registry.errors import BadInputError, MissingExtraError, UnknownReferenceError
 from fusery.registry.fusion.fuse import FuseRequest
 from fusery.registry.records.calibrations import CALIBRATION, fetch_calibration
 from fusery.registry.records.current_calibrations import current_calibration
@@ -31,13 +34,11 @@ from fusery.storage.errors import BlobCorruptError, FuseryError
 @pytest.fixture
 def prompts(tmp_path: Path) -> Path:
     """A few short ones."""
-    path = tmp_path / "prompts.jsonl"
     rows: list[dict[str, Any]] = [
         {"prompt": "Which course?", "completion": "KITE-120, of course."},
         {"text": "The ferry leaves at seven, and when the sea is calm it reaches the island before noon."},
     ]
-    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
-    return path
+    return write(tmp_path / "prompts.jsonl", "".join(f"{json.dumps(row)}\n" for row in rows))
 
 
 @pytest.fixture
@@ -45,6 +46,11 @@ def based(registry: Registry, tiny_base: Path) -> Registry:
     """A registry with the base `tiny`."""
     registry.bases.add(tiny_base, name="tiny")
     return registry
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
 
 
 def fetched(registry: Registry, digest: str, target: Path) -> Calibration:
@@ -70,27 +76,16 @@ def test_a_base_is_calibrated_once(based: Registry, prompts: Path, tmp_path: Pat
         "tiny", prompts=prompts, reporter=Reporter(said.append, lambda *at: done.append(at))
     )
     assert (made.base, made.prompts, made.rank, made.created) == ("tiny", "prompts.jsonl", 32, True)
-    assert said == [
-        "tiny is not quantised in affine codes: no fuse on it takes a calibration",
-        f"the base reads {made.tokens:,} tokens, 2 times",
-        "that is little: from some 1,000 tokens on, rounding is shaped by the base and not by the texts",
-        "storing",
-    ]
+    assert len(said) == 4 and "not quantised" in said[0] and f"{made.tokens:,} tokens" in said[1]
     said.clear()
     assert done[-1] == (2 * made.tokens, 2 * made.tokens)
     again = based.bases.calibrate("tiny", prompts=prompts, reporter=Reporter(said.append))
     assert again.to_dict() == {**made.to_dict(), "created": False, "seconds": 0.0}
     assert len(said) == 1, "nothing was read"
     view = based.bases.show("tiny")
-    assert view["calibrations"] == [
-        {
-            "digest": made.digest,
-            "prompts": "prompts.jsonl",
-            "tokens": made.tokens,
-            "adapter": None,
-            "created_at": view["calibrations"][0]["created_at"],
-        }
-    ]
+    (shown,) = view["calibrations"]
+    expected = {"digest": made.digest, "prompts": "prompts.jsonl", "tokens": made.tokens, "adapter": None}
+    assert {name: value for name, value in shown.items() if name != "created_at"} == expected
     with based.workspace.database.read() as session:
         base = resolve_base(session, "tiny")
         row = current_calibration(session, base)
@@ -110,8 +105,10 @@ def test_what_is_kept(based: Registry, prompts: Path, tmp_path: Path, tiny_base:
     blocks = [f"model.layers.{layer}.{name}" for layer in range(4) for name in tiny_models.LINEAR]
     assert set(found.modules) == {*blocks, "lm_head"}
     assert len(set(found.modules.values())) == 4 * 4 + 1
-    whole = second_moment(tiny_base, prompts, "model.layers.2.mlp.down_proj")
-    given = found.of("model.layers.2.mlp.down_proj")
+    module = "model.layers.2.mlp.down_proj"
+    samples = tokenise(read_prompts(prompts), load_tokenizer(tiny_base))
+    whole = second_moments(Model.load(tiny_base, numpy=True), samples)[module].mean.astype(np.float64)
+    given = found.of(module)
     assert given is not None
     assert given.directions.shape == (32, 256)
     assert given.mean == pytest.approx(np.diag(whole).mean(), rel=1e-4)
@@ -121,21 +118,11 @@ def test_what_is_kept(based: Registry, prompts: Path, tmp_path: Path, tiny_base:
     assert np.square(given.directions[0]).sum() == pytest.approx(largest, rel=0.02)
 
 
-def second_moment(folder: Path, prompts: Path, module: str) -> Any:
-    from fusery.registry.behaviour.activation_capture import second_moments
-    from fusery.registry.behaviour.models import Model, load_tokenizer
-    from fusery.registry.behaviour.prompts import read_prompts, tokenise
-
-    samples = tokenise(read_prompts(prompts), load_tokenizer(folder))
-    return second_moments(Model.load(folder, numpy=True), samples)[module].mean.astype(np.float64)
-
-
 def test_other_prompts_and_other_ranks_are_other_calibrations(
     based: Registry, prompts: Path, tmp_path: Path
 ) -> None:
     one = based.bases.calibrate("tiny", prompts=prompts)
-    plain = tmp_path / "plain.txt"
-    plain.write_text("Something else.\n", encoding="utf-8")
+    plain = write(tmp_path / "plain.txt", "Something else.\n")
     other = based.bases.calibrate("tiny", prompts=plain)
     fewer = calibrate(based.workspace, "tiny", prompts=prompts, rank=4)
     assert len({one.digest, other.digest, fewer.digest}) == 3
@@ -151,15 +138,15 @@ def test_other_prompts_and_other_ranks_are_other_calibrations(
 
 def test_the_one_that_was_asked_for_last_is_taken(registry: Registry, prompts: Path, tmp_path: Path) -> None:
     base = tiny_models.make_base(tmp_path / "four", bits=4, group_size=32, layers=1)
-    adapter = tiny_models.make_adapter(tmp_path / "adapter", base, update=0.05, num_layers=1)
-    registry.bases.add(base, name="four")
-    registry.adapters.register(adapter, base="four", task="lessons")
-    plain = tmp_path / "plain.txt"
-    plain.write_text("Something else.\n", encoding="utf-8")
+    registry.bases.add(base, name="four", reference=True)
+    plain = write(tmp_path / "plain.txt", "Something else.\n")
 
     def taken() -> object:
-        return registry.fused.fuse("lessons@1", FuseRequest("dither", accept_loss=True)).recipe["calibration"]
+        with registry.workspace.database.read() as session:
+            row = current_calibration(session, resolve_base(session, "four"))
+            return row and row.digest
 
+    assert taken() is None
     one = registry.bases.calibrate("four", prompts=prompts)
     other = registry.bases.calibrate("four", prompts=plain)
     assert taken() == other.digest
@@ -167,42 +154,19 @@ def test_the_one_that_was_asked_for_last_is_taken(registry: Registry, prompts: P
         said: list[str] = []
         again = registry.bases.calibrate("four", prompts=file, reporter=Reporter(said.append))
         assert (again.digest, again.created) == (asked.digest, False)
-        assert said == [
-            f"a fuse takes it from now on, and no longer {before.digest[:12]} on {before.prompts}"
-        ]
+        assert len(said) == 1 and before.digest[:12] in said[0]
         assert taken() == asked.digest
     # Asked for once more it is taken already, and nothing is said or recorded.
     entries = len(registry.upkeep.log())
     said = []
     registry.bases.calibrate("four", prompts=prompts, reporter=Reporter(said.append))
     assert (said, len(registry.upkeep.log())) == ([], entries)
-    third = tmp_path / "third.txt"
-    third.write_text("Something new.\n", encoding="utf-8")
+    third = write(tmp_path / "third.txt", "Something new.\n")
     assert registry.bases.calibrate("four", prompts=third).digest == taken()
     # One that was lost in the store is made anew, and is then the one that was asked for last.
     damage(registry, one.digest)
     assert registry.bases.calibrate("four", prompts=prompts).digest == one.digest == taken()
     assert registry.upkeep.audit().ok
-
-
-def test_a_base_without_a_calibration(based: Registry, tmp_path: Path) -> None:
-    with based.workspace.database.read() as session:
-        assert current_calibration(session, resolve_base(session, "tiny")) is None
-    with pytest.raises(UnknownReferenceError) as caught:
-        fetch_calibration(based.workspace, "0" * 64, tmp_path / "c")
-    assert caught.value.hint
-
-
-def test_a_quantised_base_and_one_kept_by_reference(
-    registry: Registry, prompts: Path, tmp_path: Path
-) -> None:
-    folder = tiny_models.make_base(tmp_path / "tiny4", bits=4, layers=2)
-    registry.bases.add(folder, name="tiny4", reference=True)
-    said: list[str] = []
-    made = registry.bases.calibrate("tiny4", prompts=prompts, reporter=Reporter(said.append))
-    assert not [line for line in said if "no fuse" in line]
-    found = fetched(registry, made.digest, tmp_path / "c")
-    assert found.of("model.layers.1.mlp.up_proj") is not None
 
 
 def test_audit_finds_a_damaged_calibration(based: Registry, prompts: Path, tmp_path: Path) -> None:
@@ -213,61 +177,33 @@ def test_audit_finds_a_damaged_calibration(based: Registry, prompts: Path, tmp_p
     damage(based, made.digest)
     for report in (based.upkeep.audit(), based.upkeep.audit(("tiny",))):
         assert [problem.code for problem in report.problems] == ["blob_corrupt"]
-        assert (
-            report.problems[0].subject
-            == f"tiny calibrated (prompts.jsonl, {made.digest[:12]}): {CALIBRATION}"
-        )
+        assert CALIBRATION in report.problems[0].subject and made.digest[:12] in report.problems[0].subject
     with pytest.raises(BlobCorruptError):
         fetch_calibration(based.workspace, made.digest, tmp_path / "c")
-
-
-def test_a_damaged_calibration_is_made_anew(based: Registry, prompts: Path) -> None:
-    made = based.bases.calibrate("tiny", prompts=prompts)
-    damage(based, made.digest)
-    again = based.bases.calibrate("tiny", prompts=prompts)
+    again = based.bases.calibrate("tiny", prompts=prompts)  # it is made anew
     assert again.digest == made.digest
     assert based.upkeep.audit().ok
     assert len(based.bases.show("tiny")["calibrations"]) == 1
 
 
-@pytest.mark.parametrize("options", [{"limit": 0}, {"rank": 0}, {"rank": 257}])
-def test_what_has_no_meaning_is_refused(options: dict[str, int], based: Registry, prompts: Path) -> None:
-    with pytest.raises(BadInputError) as caught:
-        calibrate(based.workspace, "tiny", prompts=prompts, **options)
-    assert caught.value.hint
-
-
-def test_what_is_not_there(based: Registry, tmp_path: Path) -> None:
+def test_refused_calibrations(
+    based: Registry, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for options in ({"limit": 0}, {"rank": 0}, {"rank": 257}):
+        with pytest.raises(BadInputError) as caught:
+            calibrate(based.workspace, "tiny", prompts=prompts, **options)
+        assert caught.value.hint
     with pytest.raises(UnknownReferenceError):
         based.bases.calibrate("nothing")
     with pytest.raises(FuseryError):
         based.bases.calibrate("tiny", prompts=tmp_path / "absent.jsonl")
-
-
-def test_a_prompt_file_with_a_name_that_is_no_text(based: Registry, tmp_path: Path) -> None:
-    path = tmp_path / "odd\udcff.txt"
-    path.write_text("Some text.\n", encoding="utf-8")
-    assert based.bases.calibrate("tiny", prompts=path).prompts == "odd?.txt"
-
-
-def test_without_mlx_it_says_what_to_install(based: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
+    with pytest.raises(UnknownReferenceError):
+        fetch_calibration(based.workspace, "0" * 64, tmp_path / "c")
+    odd = write(tmp_path / "odd\udcff.txt", "Some text.\n")
+    assert based.bases.calibrate("tiny", prompts=odd).prompts == "odd?.txt"
     monkeypatch.setitem(sys.modules, "mlx_lm", None)
-    with pytest.raises(FuseryError) as caught:
+    with pytest.raises(MissingExtraError):
         based.bases.calibrate("tiny")
-    assert caught.value.hint == "pip install 'fusery[mlx]'"
-
-
-def test_the_built_in_texts_are_not_what_probe_asks() -> None:
-    texts = for_calibration()
-    asked = {prompt.label for prompt in built_in()}
-    assert len(texts) > 10
-    assert not asked & {prompt.label for prompt in texts}
-    dialogues = sum(len(message["content"]) for prompt in texts for message in prompt.messages)
-    running = sum(len(prompt.text) for prompt in texts)
-    assert 0.5 < dialogues / running < 2
-    assert 8_000 < dialogues + running < 12_000
 
 
 def test_what_is_fused_with_it_has_fitted_scales_and_an_older_recipe_has_not(
@@ -288,12 +224,15 @@ def test_what_is_fused_with_it_has_fitted_scales_and_an_older_recipe_has_not(
         "lessons@1", FuseRequest(recipe=str(tmp_path / "older.json"), accept_loss=True)
     )
     assert "fitted" not in before.recipe
-    scales = [
-        {
-            name: data
-            for name, data in tiny_models.read_tensors(Path(one.path)).items()
-            if name.endswith(".scales")
-        }
-        for one in (random, before, fitted)
-    ]
-    assert scales[0] == scales[1] != scales[2]
+
+    def scales(fused: Any) -> dict[str, Any]:
+        tensors = tiny_models.read_tensors(Path(fused.path))
+        return {name: data for name, data in tensors.items() if name.endswith(".scales")}
+
+    assert scales(random) == scales(before) != scales(fitted)
+
+
+def test_the_built_in_texts_are_not_what_probe_asks() -> None:
+    texts = for_calibration()
+    assert len(texts) > 10
+    assert not {prompt.label for prompt in built_in()} & {prompt.label for prompt in texts}

@@ -18,17 +18,15 @@ LOGITS = arrays(np.float32, SHAPE, elements=st.floats(-60, 60, width=32))
 TARGETS = arrays(np.int64, SHAPE[0], elements=st.integers(0, SHAPE[1] - 1))
 
 
-@given(LOGITS)
-def test_probabilities_sum_to_one(logits: Any) -> None:
-    np.testing.assert_allclose(np.exp(log_softmax(logits)).sum(axis=-1), 1, rtol=1e-12)
-
-
 @given(LOGITS, LOGITS, TARGETS)
 def test_a_divergence_is_that_of_the_definition_and_never_negative(a: Any, b: Any, targets: Any) -> None:
     scores = compare(a, b, targets)
     p = np.exp(log_softmax(a))
+    np.testing.assert_allclose(p.sum(axis=-1), 1, rtol=1e-12)
+    np.testing.assert_allclose(scores.loss_a, -log_softmax(a)[np.arange(len(a)), targets], rtol=1e-9)
     expected = (p * (log_softmax(a) - log_softmax(b))).sum(axis=-1)
     assert (scores.kl >= 0).all()
+    np.testing.assert_array_equal(scores.loss_b, losses(b, targets))
     np.testing.assert_allclose(scores.kl, expected, rtol=1e-9, atol=1e-12)
 
 
@@ -39,24 +37,6 @@ def test_a_model_is_as_itself_also_with_all_logits_shifted(logits: Any, targets:
     assert same.same.all()
     shifted = compare(logits.astype(np.float32), (logits + np.float32(shift)).astype(np.float32), targets)
     assert shifted.kl.max() < 1e-4
-
-
-@given(LOGITS, LOGITS, TARGETS)
-def test_exchanging_the_models_exchanges_the_losses(a: Any, b: Any, targets: Any) -> None:
-    one, other = compare(a, b, targets), compare(b, a, targets)
-    np.testing.assert_array_equal(one.loss_a, other.loss_b)
-    np.testing.assert_array_equal(one.same, other.same)
-    np.testing.assert_array_equal(one.loss_a, losses(a, targets))
-
-
-def test_known_numbers() -> None:
-    a = np.log(np.array([[0.5, 0.25, 0.25]], np.float32))
-    b = np.log(np.array([[0.25, 0.5, 0.25]], np.float32))
-    scores = compare(a, b, np.array([1]))
-    np.testing.assert_allclose(scores.kl, [0.25 * np.log(2)], rtol=1e-6)
-    np.testing.assert_allclose(scores.loss_a, [np.log(4)], rtol=1e-6)
-    np.testing.assert_allclose(scores.loss_b, [np.log(2)], rtol=1e-6)
-    assert not scores.same[0]
 
 
 def test_a_small_divergence_is_not_lost_to_cancellation() -> None:

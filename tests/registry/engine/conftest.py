@@ -7,7 +7,7 @@ import io
 import json
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,45 @@ import tiny_models
 from fusery.registry.engine.calibration import Calibration, Directions, read_calibration, write_calibration
 from fusery.registry.engine.engine import Fused, fuse
 from fusery.registry.engine.plan import Plan, make_plan
+from fusery.storage.digest import Digest
 
 MlxFuse = Callable[..., Path]
 Planner = Callable[..., Plan]
 OurFuse = Callable[..., tuple[Path, Fused]]
+
+
+@pytest.fixture
+def no_warnings() -> Iterator[None]:
+    """Let NumPy compute with NaN and infinity without a warning."""
+    with np.errstate(all="ignore"):
+        yield
+
+
+@pytest.fixture
+def quiet() -> Iterator[None]:
+    """Hide what mlx-lm prints, and its warnings."""
+    output, errors = contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO())
+    with warnings.catch_warnings(), output, errors:
+        warnings.simplefilter("ignore")
+        yield
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    """A base of 4 bits with three blocks."""
+    return tiny_models.make_base(tmp_path / "base", bits=4, layers=3)
+
+
+@pytest.fixture
+def dense(tmp_path: Path) -> Path:
+    """A base in bfloat16 with three blocks."""
+    return tiny_models.make_base(tmp_path / "dense", layers=3)
+
+
+@pytest.fixture
+def adapter(tmp_path: Path, base: Path) -> Path:
+    """An adapter of the last block of the base."""
+    return tiny_models.make_adapter(tmp_path / "adapter", base, num_layers=1)
 
 
 @pytest.fixture
@@ -94,12 +129,21 @@ def calibrated(tmp_path: Path) -> tuple[Path, Path, Calibration]:
     base = tiny_models.make_base(tmp_path / "base", bits=4, group_size=32)
     adapter = tiny_models.make_adapter(tmp_path / "adapter", base, update=0.02)
     paths = tiny_models.adapted_modules(json.loads((base / "config.json").read_text()), 4)
-    random, known, modules = np.random.default_rng(2), {}, {}
-    for path in paths:
-        width = 256 if path.endswith("down_proj") else 128
-        main = random.standard_normal((8, width)).astype(np.float32)
-        known[f"of-{width}"] = Directions(main, np.ones(width, np.float32), 9.0)
-        modules[path] = f"of-{width}"
-    file = tmp_path / "calibration.safetensors"
-    write_calibration(file, known, modules, base="a" * 64, tokens=1, prompts="b" * 64)
-    return base, adapter, read_calibration(file)
+    modules = {path: 256 if path.endswith("down_proj") else 128 for path in paths}
+    return base, adapter, known(tmp_path / "calibration.safetensors", modules)
+
+
+def known(path: Path, modules: dict[str, int], *, size: float = 1.0, rest: float = 1.0) -> Calibration:
+    """Return a calibration of some modules, each with as many inputs as are given for it."""
+    random = np.random.default_rng(2)
+    inputs = {
+        f"of-{width}": Directions(
+            (size * random.standard_normal((8, width)).clip(-1, 1)).astype(np.float32),
+            np.full(width, rest, np.float32),
+            9.0 * rest,
+        )
+        for width in sorted(set(modules.values()))
+    }
+    names = {module: f"of-{width}" for module, width in modules.items()}
+    write_calibration(path, inputs, names, base=Digest("a" * 64), tokens=1, prompts=Digest("b" * 64))
+    return read_calibration(path)

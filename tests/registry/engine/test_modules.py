@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,27 +15,13 @@ from fusery.registry.engine.policy import Policy, Quantize
 from fusery.registry.engine.precisions import KEEP
 from fusery.registry.errors import FusionUnsupportedError
 
-Planner = Callable[..., Plan]
+from .conftest import Planner
+
 _W = "model.layers.2.mlp.up_proj"
 _ALL = {f"model.layers.{n}.{key}" for n in range(3) for key in tiny_models.LINEAR} | {
     "model.embed_tokens",
     "lm_head",
 }
-
-
-@pytest.fixture
-def base(tmp_path: Path) -> Path:
-    return tiny_models.make_base(tmp_path / "base", bits=4, layers=3)
-
-
-@pytest.fixture
-def dense(tmp_path: Path) -> Path:
-    return tiny_models.make_base(tmp_path / "dense", layers=3)
-
-
-@pytest.fixture
-def adapter(tmp_path: Path, base: Path) -> Path:
-    return tiny_models.make_adapter(tmp_path / "adapter", base, num_layers=1)
 
 
 def computed(plan: Plan) -> set[str]:
@@ -69,54 +54,39 @@ def test_what_cannot_be_cut_into_groups_is_not_quantised(tmp_path: Path, planned
 
 
 def test_layers_that_may_or_may_not_be_wrapped_need_the_class(
-    base: Path, tmp_path: Path, planned: Planner
+    base: Path, dense: Path, adapter: Path, tmp_path: Path, planned: Planner
 ) -> None:
     partial = tiny_models.make_adapter(tmp_path / "partial", base, num_layers=1, skip=[_W])
     assert len(planned(base, partial).modules) == 7
     unknown = {"model_type": "some_mixture"}
-    with pytest.raises(NeedsModelClassError, match=f"whether mlx-lm adapts {_W}"):
+    with pytest.raises(NeedsModelClassError):
         planned(base, partial, config=unknown, scratch=None)
     explicit = {"lora_parameters": {"rank": 8, "scale": 20.0, "keys": list(tiny_models.LINEAR)}}
     assert len(planned(base, partial, config=unknown, adapter_config=explicit).modules) == 7
-
-
-def test_of_a_partial_dora_the_other_layers_stay_as_they_are(
-    base: Path, tmp_path: Path, planned: Planner
-) -> None:
-    """Admission tells a file that was cut short from one of the years when only some layers were adapted by default."""
-    partial = tiny_models.make_adapter(
-        tmp_path / "partial", base, num_layers=1, skip=[_W], fine_tune_type="dora"
-    )
-    assert _W not in {module.path for module in planned(base, partial).modules}
-
-
-def test_what_could_be_quantised_cannot_be_told_of_an_unknown_architecture(
-    dense: Path, adapter: Path, planned: Planner
-) -> None:
-    anew = Policy(KEEP, quantize=Quantize(4, 64))
-    with pytest.raises(NeedsModelClassError, match="which layers can be quantised"):
-        planned(dense, adapter, anew, config={"model_type": "some_mixture"}, scratch=None)
+    # Of a partial DoRA the other layers stay as they are: some years only some layers were adapted by default.
+    dora = tiny_models.make_adapter(tmp_path / "dora", base, num_layers=1, skip=[_W], fine_tune_type="dora")
+    assert _W not in {module.path for module in planned(base, dora).modules}
+    with pytest.raises(NeedsModelClassError):  # which layers can be quantised is not known either
+        planned(dense, adapter, Policy(KEEP, quantize=Quantize(4, 64)), config=unknown, scratch=None)
 
 
 def test_an_adapter_of_another_base_is_refused(tmp_path: Path, base: Path, planned: Planner) -> None:
     other = tiny_models.make_base(tmp_path / "other", hidden=64, layers=3)
-    with pytest.raises(FusionUnsupportedError, match="do not fit") as caught:
+    with pytest.raises(FusionUnsupportedError):
         planned(base, tiny_models.make_adapter(tmp_path / "narrow", other, num_layers=1))
-    assert caught.value.hint == "was it trained on another base?"
     deeper = tiny_models.make_base(tmp_path / "deeper", layers=5)
-    with pytest.raises(FusionUnsupportedError, match="which the base does not have"):
+    with pytest.raises(FusionUnsupportedError):
         planned(base, tiny_models.make_adapter(tmp_path / "deep", deeper, num_layers=1))
 
 
-def test_a_dense_weight_of_whole_numbers_is_refused(dense: Path, adapter: Path, planned: Planner) -> None:
-    rewrite(dense, lambda t: t.update({f"{_W}.weight": ("U32", np.zeros((256, 128), np.uint32))}))
-    with pytest.raises(FusionUnsupportedError, match="not in a float format"):
-        planned(dense, adapter)
-
-
-def test_a_weight_of_one_or_four_dimensions_is_refused(dense: Path, adapter: Path, planned: Planner) -> None:
-    rewrite(dense, lambda t: t.update({f"{_W}.weight": ("BF16", np.zeros((256, 4, 4, 8), np.uint16))}))
-    with pytest.raises(FusionUnsupportedError, match="not a linear layer, an embedding or a switch layer"):
+@pytest.mark.parametrize(
+    "raw", [("U32", np.zeros((256, 128), np.uint32)), ("BF16", np.zeros((256, 4, 4, 8), np.uint16))]
+)
+def test_a_dense_weight_of_another_kind_is_refused(
+    raw: tiny_models.Raw, dense: Path, adapter: Path, planned: Planner
+) -> None:
+    rewrite(dense, lambda t: t.update({f"{_W}.weight": raw}))
+    with pytest.raises(FusionUnsupportedError):
         planned(dense, adapter)
 
 
@@ -134,7 +104,7 @@ def test_of_several_lists_of_blocks_the_adapted_one_is_meant(
             {f"vision_tower.blocks.0.proj.{part}": t[f"{_W}.{part}"] for part in ("lora_a", "lora_b")}
         ),
     )
-    with pytest.raises(NeedsModelClassError, match="blocks of the model cannot be told"):
+    with pytest.raises(NeedsModelClassError):
         planned(dense, both, scratch=None)
 
 
@@ -147,22 +117,6 @@ def test_an_adapter_of_root_modules_alone_needs_no_blocks(
     assert found == {"model.embed_tokens": True, "lm_head": False}
 
 
-def test_dora_on_a_quantised_embedding_is_refused(
-    tmp_path: Path, base: Path, dense: Path, planned: Planner
-) -> None:
-    keys = ["model.embed_tokens", "self_attn.q_proj"]
-    adapter = tiny_models.make_adapter(tmp_path / "dora", base, keys=keys, fine_tune_type="dora")
-    rewrite(
-        adapter,
-        lambda t: t.update({"model.embed_tokens.m": ("F32", np.ones(320, np.float32))}),
-    )
-    for precision in ("keep", "dequantize", "dither", "mixed"):
-        with pytest.raises(FusionUnsupportedError, match="embed_tokens is a quantised embedding") as caught:
-            planned(base, adapter, precision)
-    assert caught.value.hint is not None
-    assert len(planned(dense, adapter).modules) == 3
-
-
 def test_experts_are_rows_one_behind_the_other(dense: Path, adapter: Path, planned: Planner) -> None:
     experts, a, b = (np.zeros(shape, np.float32) for shape in ((4, 256, 128), (4, 8, 128), (4, 256, 8)))
     rewrite(dense, lambda t: t.update({f"{_W}.weight": ("F32", experts)}))
@@ -171,5 +125,5 @@ def test_experts_are_rows_one_behind_the_other(dense: Path, adapter: Path, plann
     assert (module.experts, module.rows, module.columns) == (4, 1024, 128)
     assert (module.lead, module.rank, module.embedding) == ((4, 256), 8, False)
     rewrite(dense, lambda t: t.update({f"{_W}.weight": ("F32", experts[:3])}))
-    with pytest.raises(FusionUnsupportedError, match="do not fit its weight"):
+    with pytest.raises(FusionUnsupportedError):
         planned(dense, adapter)

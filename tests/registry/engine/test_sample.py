@@ -2,37 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import tiny_models
 
-from fusery.registry.engine.plan import Plan
+from fusery.registry.engine.calibration import Calibration
 from fusery.registry.engine.policy import Policy
 from fusery.registry.engine.sample import sample
+
+from .conftest import OurFuse, Planner
 
 POLICIES = [Policy("keep"), Policy("dither", seed=3), Policy("mixed", {"": 6}), Policy("dequantize")]
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.precision)
 def test_a_sample_is_near_the_whole_and_writes_nothing(
-    policy: Policy, tmp_path: Path, planned: Callable[..., Plan], our_fuse: Callable[..., Any]
+    policy: Policy, tmp_path: Path, planned: Planner, our_fuse: OurFuse
 ) -> None:
     base = tiny_models.make_base(tmp_path / "base", bits=4, group_size=32, hidden=256, intermediate=512)
     adapter = tiny_models.make_adapter(tmp_path / "adapter", base, update=0.05, num_layers=-1)
     before = sorted(tmp_path.rglob("*.safetensors"))
-    found = sample(planned(base, adapter, policy))
+    found = sample(planned(base, adapter, policy), threads=1)
     assert sorted(tmp_path.rglob("*.safetensors")) == before
     _, fused = our_fuse(base, adapter, policy)
     assert found.retained == pytest.approx(fused.fidelity.retained, abs=0.03)
     assert found.noise == pytest.approx(fused.fidelity.noise, rel=0.1)
     assert [module.module for module in found.modules] == [module.module for module in fused.fidelity.modules]
+    assert sample(planned(base, adapter, policy), threads=3) == found
 
 
-def test_the_number_of_threads_does_not_matter(tmp_path: Path, planned: Callable[..., Plan]) -> None:
-    base = tiny_models.make_base(tmp_path / "base", bits=4)
-    adapter = tiny_models.make_adapter(tmp_path / "adapter", base)
-    plan = planned(base, adapter)
-    assert sample(plan, threads=1) == sample(plan, threads=3)
+def test_a_sample_is_shaped_as_the_whole_is(
+    calibrated: tuple[Path, Path, Calibration], planned: Planner, our_fuse: OurFuse
+) -> None:
+    base, adapter, calibration = calibrated
+    shaped = Policy("dither", fitted=True, calibration=calibration)
+    found, whole = sample(planned(base, adapter, shaped)), our_fuse(base, adapter, shaped)[1].fidelity
+    assert found.retained == pytest.approx(whole.retained, abs=0.02)
+    assert found.noise == pytest.approx(whole.noise, rel=0.15)
+    assert found != sample(planned(base, adapter, Policy("dither", fitted=True)))

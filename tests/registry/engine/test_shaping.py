@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,12 +13,9 @@ from hypothesis import strategies as st
 
 from fusery.registry.engine import calibration as calibrations
 from fusery.registry.engine.arithmetic import F32, Array, Update
-from fusery.registry.engine.calibration import Calibration, Directions, read_calibration, write_calibration
-from fusery.registry.engine.files import open_input
-from fusery.registry.engine.plan import Compute
+from fusery.registry.engine.calibration import Calibration, Directions
 from fusery.registry.engine.policy import Policy
 from fusery.registry.engine.precisions import DITHER, KEEP, MIXED
-from fusery.registry.engine.sample import sample
 from fusery.registry.engine.shaping import (
     DAMPING,
     UPDATE_WEIGHT,
@@ -33,10 +25,10 @@ from fusery.registry.engine.shaping import (
     mean_steps,
     orthonormal,
 )
-from fusery.registry.engine.work import Worker, blocks_of
-from fusery.registry.engine.workspace import Workspace
 from fusery.registry.errors import FusionUnsupportedError
 from fusery.storage.errors import FormatError
+
+from .conftest import OurFuse, Planner, known
 
 ROWS, COLUMNS, RANK, TOP = 192, 64, 4, 15
 
@@ -105,6 +97,7 @@ def test_errors_are_small_where_inputs_point_and_along_the_update() -> None:
     random = at_random(codes, delta)
     assert heard(new) < heard(random) / 3
     assert heard(new) < heard(codes) / 3
+    assert new.min() >= 0 and new.max() <= TOP and (new == np.floor(new)).all()
     retained = ((new - codes) * delta).sum() / (delta**2).sum()
     assert retained == pytest.approx(1, abs=0.02)
 
@@ -119,15 +112,7 @@ def test_what_is_owed_to_the_outputs_is_taken_back() -> None:
     assert owed < 0.7 * owed_without
 
 
-def test_codes_stay_in_range_and_move_little() -> None:
-    codes, new, _ = rounded(inputs(), *update(size=0.3))
-    assert new.min() >= 0
-    assert new.max() <= TOP
-    assert (new == np.floor(new)).all()
-    assert (new != codes).any()
-
-
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(first=st.integers(0, 1000), count=st.integers(1, 700), seed=st.integers(0, (1 << 32) - 1))
 def test_blocks_take_every_row_once(first: int, count: int, seed: int) -> None:
     blocks = blocks_of_rows(first, count, seed)
@@ -137,7 +122,7 @@ def test_blocks_take_every_row_once(first: int, count: int, seed: int) -> None:
     assert all((one == other).all() for one, other in zip(blocks, again, strict=True))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 1 << 20), rank=st.integers(1, 12), twice=st.booleans())
 def test_a_basis_is_orthonormal_whatever_the_rows(seed: int, rank: int, twice: bool) -> None:
     rows = np.random.default_rng(seed).standard_normal((rank, 40)).astype(np.float32)
@@ -147,26 +132,8 @@ def test_a_basis_is_orthonormal_whatever_the_rows(seed: int, rank: int, twice: b
     np.testing.assert_allclose(rows @ basis.T @ basis, rows, atol=1e-5)
 
 
-@pytest.mark.parametrize("policy", [Policy(DITHER, fitted=True), Policy(MIXED, {"": 6})])
-def test_a_sample_is_shaped_as_the_whole_is(
-    policy: Policy,
-    calibrated: tuple[Path, Path, Calibration],
-    planned: Callable[..., Any],
-    our_fuse: Callable[..., Any],
-) -> None:
-    base, adapter, calibration = calibrated
-    shaped = replace(policy, calibration=calibration)
-    plan = planned(base, adapter, shaped)
-    found = sample(plan, threads=1)
-    assert found == sample(plan, threads=2)
-    whole = our_fuse(base, adapter, shaped)[1].fidelity
-    assert found.retained == pytest.approx(whole.retained, abs=0.02)
-    assert found.noise == pytest.approx(whole.noise, rel=0.15)
-    assert found != sample(planned(base, adapter, policy)), "which no calibration shapes"
-
-
 def test_dither_moves_codes_only_and_keeps_all_of_the_update(
-    calibrated: tuple[Path, Path, Calibration], our_fuse: Callable[..., Any]
+    calibrated: tuple[Path, Path, Calibration], our_fuse: OurFuse
 ) -> None:
     base, adapter, calibration = calibrated
     folder, fused = our_fuse(base, adapter, Policy(DITHER, calibration=calibration))
@@ -177,10 +144,16 @@ def test_dither_moves_codes_only_and_keeps_all_of_the_update(
     assert fused.fidelity.retained == pytest.approx(1, abs=0.05)
     _, random = our_fuse(base, adapter, Policy(DITHER), name="random")
     assert abs(1 - fused.fidelity.retained) <= abs(1 - random.fidelity.retained)
+    # `keep` takes no notice of it.
+    kept = [
+        our_fuse(base, adapter, Policy(KEEP, calibration=given), name=str(given is None))[1]
+        for given in (None, calibration)
+    ]
+    assert kept[0].files == kept[1].files
 
 
 def test_mixed_has_the_scales_it_would_have_anyway(
-    calibrated: tuple[Path, Path, Calibration], our_fuse: Callable[..., Any]
+    calibrated: tuple[Path, Path, Calibration], our_fuse: OurFuse
 ) -> None:
     base, adapter, calibration = calibrated
     shaped, fused = our_fuse(base, adapter, Policy(MIXED, {"": 5}, calibration=calibration))
@@ -195,19 +168,18 @@ def test_mixed_has_the_scales_it_would_have_anyway(
 
 @pytest.mark.parametrize("precision", [DITHER, MIXED])
 def test_the_same_bits_with_any_number_of_threads_and_others_with_another_seed(
-    precision: str, calibrated: tuple[Path, Path, Calibration], our_fuse: Callable[..., Any]
+    precision: str, calibrated: tuple[Path, Path, Calibration], our_fuse: OurFuse
 ) -> None:
     base, adapter, calibration = calibrated
-    digests = []
-    for threads, seed in ((1, 0), (2, 0), (3, 0), (2, 1)):
+    files = []
+    for threads, seed in ((1, 0), (3, 0), (2, 1)):
         policy = Policy(precision, {"": 6}, seed=seed, calibration=calibration)
-        folder, _ = our_fuse(base, adapter, policy, threads=threads, name=f"{threads}-{seed}")
-        digests.append(hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest())
-    assert digests[0] == digests[1] == digests[2] != digests[3]
+        files.append(our_fuse(base, adapter, policy, threads=threads, name=f"{threads}-{seed}")[1].files)
+    assert files[0] == files[1] != files[2]
 
 
 def test_the_smallest_updates_are_rounded_at_random(
-    calibrated: tuple[Path, Path, Calibration], our_fuse: Callable[..., Any]
+    calibrated: tuple[Path, Path, Calibration], our_fuse: OurFuse
 ) -> None:
     base, adapter, calibration = calibrated
     options = {"scale": 0.2}
@@ -225,89 +197,40 @@ def test_the_mean_of_an_update_in_steps() -> None:
     assert mean_steps(both, np.array([2.0, -2.0, 1.0, 3.0], np.float32)) == pytest.approx(expected, rel=1e-9)
 
 
-def test_an_interrupted_fuse_leaves_a_module_unfinished(
-    calibrated: tuple[Path, Path, Calibration], planned: Callable[..., Any]
-) -> None:
-    base, adapter, calibration = calibrated
-    plan = planned(base, adapter, Policy(DITHER, calibration=calibration))
-    step = next(step for step in plan.steps if isinstance(step, Compute))
-    inputs = {
-        name: open_input(path) for name, path in plan.base.files.items() if name.endswith(".safetensors")
-    }
-    factors = {part.path: open_input(part.path) for part in step.module.parts}
-    worker, (block,) = Worker(plan.policy, inputs, None, factors, 2), list(blocks_of(step))
-    assert worker.run(block, Workspace())[1] is not None
-    worker.stop()
-    assert worker.run(block, Workspace()) == ([], None)
-    for descriptor in (*inputs.values(), *factors.values()):
-        os.close(descriptor)
-
-
-def test_keep_takes_no_notice_of_a_calibration(
-    calibrated: tuple[Path, Path, Calibration], our_fuse: Callable[..., Any]
-) -> None:
-    base, adapter, calibration = calibrated
-    with_it, _ = our_fuse(base, adapter, Policy(KEEP, calibration=calibration))
-    without, _ = our_fuse(base, adapter, KEEP, name="without")
-    assert tiny_models.read_tensors(with_it) == tiny_models.read_tensors(without)
-
-
-def known(path: Path, modules: dict[str, int], *, size: float = 1.0) -> Calibration:
-    """Return a calibration of some modules, each with as many inputs as are given for it."""
-    signs = np.random.default_rng(3).choice([-1, 1], (8, max(modules.values())))
-    inputs = {
-        f"of-{width}": Directions(
-            np.float32(size) * signs[:, :width].astype(np.float32), np.ones(width, np.float32), 9.0
-        )
-        for width in modules.values()
-    }
-    names = {module: f"of-{width}" for module, width in modules.items()}
-    write_calibration(path, inputs, names, base="a" * 64, tokens=1, prompts="b" * 64)  # type: ignore[arg-type]
-    return read_calibration(path)
-
-
-@pytest.mark.parametrize("precision", [DITHER, MIXED])
-@pytest.mark.parametrize("width", [1, 96, 160])
-def test_a_calibration_of_other_inputs_shapes_nothing(
-    precision: str,
-    width: int,
-    calibrated: tuple[Path, Path, Calibration],
-    planned: Callable[..., Any],
-    tmp_path: Path,
-) -> None:
-    base, adapter, _ = calibrated
-    other = known(tmp_path / "other", {"model.layers.3.self_attn.q_proj": width})
-    said = f"it knows {width} inputs of model.layers.3.self_attn.q_proj, which has 128"
-    with pytest.raises(FormatError, match=said) as caught:
-        planned(base, adapter, Policy(precision, {"": 5}, calibration=other))
-    assert caught.value.hint
-    # What the adapter does not touch, and what is not shaped, are of no account.
-    planned(base, adapter, Policy(KEEP, calibration=other))
-    planned(
-        base, adapter, Policy(precision, {"": 5}, calibration=known(tmp_path / "strange", {"strange": width}))
-    )
-
-
-@pytest.mark.parametrize("precision", [DITHER, MIXED])
-def test_a_calibration_of_a_switch_layer_shapes_nothing(
-    precision: str, planned: Callable[..., Any], tmp_path: Path
+def test_a_calibration_of_other_inputs_or_of_experts_shapes_nothing(
+    calibrated: tuple[Path, Path, Calibration], planned: Planner, tmp_path: Path
 ) -> None:
     """Each expert has inputs of its own, and a calibration has one set for a module."""
     adapters_by_class = pytest.importorskip("adapters_by_class")
-    base = tiny_architectures.make_architecture(tmp_path / "base", "qwen3_moe", bits=4, group_size=32)
-    adapter = adapters_by_class.make_adapter(tmp_path / "adapter", base, keys=["mlp.switch_mlp.up_proj"])
-    plan = planned(base, adapter)
-    widths = {module.path: module.columns for module in plan.modules}
+    base, adapter, _ = calibrated
+    mixture = tiny_architectures.make_architecture(tmp_path / "moe", "qwen3_moe", bits=4, group_size=32)
+    of_experts = adapters_by_class.make_adapter(
+        tmp_path / "experts", mixture, keys=["mlp.switch_mlp.up_proj"]
+    )
+    widths = {module.path: module.columns for module in planned(mixture, of_experts).modules}
     assert widths and all("switch_mlp" in path for path in widths)
-    with pytest.raises(FormatError, match="which is a switch layer"):
-        planned(base, adapter, Policy(precision, {"": 5}, calibration=known(tmp_path / "c", widths)))
+    experts = known(tmp_path / "c", widths)
+    others = [
+        known(tmp_path / f"{width}", {"model.layers.3.self_attn.q_proj": width}) for width in (1, 96, 160)
+    ]
+    strange = known(tmp_path / "strange", {"strange": 96})
+    for precision in (DITHER, MIXED):
+        with pytest.raises(FormatError):
+            planned(mixture, of_experts, Policy(precision, {"": 5}, calibration=experts))
+        for other in others:
+            with pytest.raises(FormatError) as caught:
+                planned(base, adapter, Policy(precision, {"": 5}, calibration=other))
+            assert caught.value.hint
+        # What the adapter does not touch, and what is not shaped, are of no account.
+        planned(base, adapter, Policy(precision, {"": 5}, calibration=strange))
+    planned(base, adapter, Policy(KEEP, calibration=others[0]))
 
 
 @pytest.mark.parametrize("precision", [DITHER, MIXED])
 def test_no_code_is_written_that_is_no_number(
     precision: str,
     calibrated: tuple[Path, Path, Calibration],
-    our_fuse: Callable[..., Any],
+    our_fuse: OurFuse,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -316,5 +239,5 @@ def test_no_code_is_written_that_is_no_number(
     base, adapter, sound = calibrated
     widths = {path: 256 if path.endswith("down_proj") else 128 for path in sound.modules}
     huge = known(tmp_path / "huge", widths, size=3e38)
-    with pytest.raises(FusionUnsupportedError, match="not finite"):
+    with pytest.raises(FusionUnsupportedError):
         our_fuse(base, adapter, Policy(precision, {"": 5}, calibration=huge, fitted=precision == DITHER))

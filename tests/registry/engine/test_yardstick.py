@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -20,15 +18,10 @@ from fusery.registry.engine.precisions import DITHER, KEEP, MIXED
 from fusery.registry.engine.rows import Change, Kind, NotFiniteError, Rows
 from fusery.registry.engine.workspace import Workspace
 
+pytestmark = pytest.mark.usefixtures("no_warnings")
 ROWS, COLUMNS = 6, 256
 FORMS = st.sampled_from([F32, BF16, F16])
 AFFINE = st.tuples(st.sampled_from([2, 3, 4, 8]), st.sampled_from(GROUP_SIZES))
-
-
-@pytest.fixture(autouse=True)
-def _no_warnings() -> Iterator[None]:
-    with np.errstate(all="ignore"):
-        yield
 
 
 def weights(form: Format, seed: int) -> Array:
@@ -112,25 +105,22 @@ def test_a_base_that_is_quantised_is_taken_as_it_is_on_its_own_grid_only(
     assert sums.intended == pytest.approx((real**2).sum(), rel=1e-5)
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_formats_with_scales_of_one_byte(mode: str) -> None:
-    grid = MODES[mode]
-    _, sums = fuse(Rows(weights(BF16, 1)), BF16, None, Target(grid, BF16), grid, 1)
-    assert (sums.inner, sums.error) == (sums.intended, 0.0)
-    _, plain = fuse(Rows(weights(BF16, 1)), BF16, None, Target(None, BF16), grid, 1)
-    assert plain.error > 0
-
-
-def test_a_sum_that_the_grid_cannot_hold_is_refused() -> None:
+def test_formats_with_scales_of_one_byte_and_sums_beyond_the_grid() -> None:
+    for grid in MODES.values():
+        _, sums = fuse(Rows(weights(BF16, 1)), BF16, None, Target(grid, BF16), grid, 1)
+        assert (sums.inner, sums.error) == (sums.intended, 0.0)
+        _, plain = fuse(Rows(weights(BF16, 1)), BF16, None, Target(None, BF16), grid, 1)
+        assert plain.error > 0
     stored = decode(weights(F32, 1), F32)
     stored[0, 0] = np.inf
-    grid = Grid(4, 64, F32)
+    affine = Grid(4, 64, F32)
     with pytest.raises(NotFiniteError):
-        fuse(Rows(stored), F32, None, Target(grid, F32), grid, 1)
+        fuse(Rows(stored), F32, None, Target(affine, F32), affine, 1)
 
 
-@pytest.mark.parametrize("precision", [KEEP, DITHER, MIXED])
-def test_rounding_is_not_shaped_and_biases_alone_do_not_move(precision: str) -> None:
+def test_rounding_is_not_shaped_and_biases_alone_do_not_move() -> None:
     grid = Grid(4, 64, BF16)
-    target = Policy(precision, biases=True, aware=Quantize(4, 64)).target("m", grid, BF16, 256, adapted=True)
-    assert not target.shaped and not target.biases
+    for precision in (KEEP, DITHER, MIXED):
+        policy = Policy(precision, biases=True, aware=Quantize(4, 64))
+        target = policy.target("m", grid, BF16, 256, adapted=True)
+        assert not target.shaped and not target.biases

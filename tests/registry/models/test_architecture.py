@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -31,19 +32,13 @@ def sharded(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_model_in_parts_is_read(sharded: Path) -> None:
-    assert len(read_architecture(sharded).layers()) == 4
-
-
 def test_a_part_that_its_number_promises_is_missing(sharded: Path) -> None:
-    (sharded / "model-00002-of-00003.safetensors").unlink()
-    with pytest.raises(MissingFileError, match="a weight file is missing: model is in 3 parts"):
-        read_architecture(sharded)
-
-
-def test_parts_may_count_from_zero(sharded: Path) -> None:
-    (sharded / "model-00003-of-00003.safetensors").rename(sharded / "model-00000-of-00003.safetensors")
     assert len(read_architecture(sharded).layers()) == 4
+    (sharded / "model-00003-of-00003.safetensors").rename(sharded / "model-00000-of-00003.safetensors")
+    assert len(read_architecture(sharded).layers()) == 4, "parts may count from zero"
+    (sharded / "model-00002-of-00003.safetensors").unlink()
+    with pytest.raises(MissingFileError):
+        read_architecture(sharded)
 
 
 def test_a_file_that_the_index_names_is_missing(tmp_path: Path) -> None:
@@ -53,35 +48,33 @@ def test_a_file_that_the_index_names_is_missing(tmp_path: Path) -> None:
         read_architecture(folder)
     write_index(folder, {"weight_map": {"a": "model.safetensors"}})
     assert read_architecture(folder).model_type == "llama"
+    for content in ({}, {"weight_map": []}, {"weight_map": {"a": 1}}):
+        write_index(folder, content)
+        with pytest.raises(FormatError):
+            read_architecture(folder)
 
 
-@pytest.mark.parametrize("content", [{}, {"weight_map": []}, {"weight_map": {"a": 1}}], ids=str)
-def test_a_malformed_index_is_refused(content: object, tmp_path: Path) -> None:
-    folder = tiny_models.make_base(tmp_path / "tiny")
-    write_index(folder, content)
-    with pytest.raises(FormatError, match="weight_map"):
-        read_architecture(folder)
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
+def test_configurations_that_fit_no_record_are_refused(tmp_path: Path) -> None:
+    changes: list[dict[str, Any]] = [
         {"architectures": ["A" * 201]},
         {"architectures": [{"a": 1}]},
         {"model_type": "m" * 101},
-        {"model_type": 7},
-        {"note": "a\0b"},
-        {"note": ["\ud800"]},
-        {"deep": {"a\0b": 1}},
-    ],
-    ids=ascii,
-)
-def test_a_configuration_that_fits_no_record_is_refused(changes: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(FormatError, match=r"config\.json"):
-        read_architecture(edit(tiny_models.make_base(tmp_path / "tiny"), **changes))
-
-
-def test_names_of_the_greatest_length_are_kept(tmp_path: Path) -> None:
-    folder = edit(tiny_models.make_base(tmp_path / "tiny"), architectures=["A" * 200], model_type="m" * 100)
+    ]
+    changes += [{"model_type": 7}, {"note": "a\0b"}, {"note": ["\ud800"]}, {"deep": {"a\0b": 1}}]
+    for number, change in enumerate(changes):
+        folder = edit(tiny_models.make_base(tmp_path / f"{number}"), **change)
+        with pytest.raises(FormatError, match=r"config\.json"):
+            read_architecture(folder)
+    folder = edit(
+        tiny_models.make_base(tmp_path / "longest"), architectures=["A" * 200], model_type="m" * 100
+    )
     found = read_architecture(folder)
     assert (len(found.name), len(found.model_type)) == (200, 100)
+
+
+def test_packed_weights_count_as_the_numbers_they_hold(tmp_path: Path) -> None:
+    bases = [tiny_models.make_base(tmp_path / f"{bits}", layers=1, bits=bits) for bits in (None, 4, 8)]
+    found = [read_architecture(base) for base in bases]
+    assert len({(each.parameters, each.dtype) for each in found}) == 1
+    tensors = tiny_models.read_tensors(bases[0])
+    assert found[0].parameters == sum(math.prod(shape) for _, shape, _ in tensors.values())

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import tiny_models
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import update
+from tensor_files import load_raw, rewrite
 
 from fusery.registry import Registry, Reporter, tables
 from fusery.registry.bases.add import model_files
@@ -32,30 +32,15 @@ def content(folder: Path) -> str:
     return identify_base(model_files(folder), read_object(folder / "config.json")).content
 
 
-def tensors_of(folder: Path) -> dict[str, Any]:
-    return {
-        name: (dtype, np.frombuffer(data, np.uint8).reshape(-1), shape)
-        for file in sorted(folder.glob("model*.safetensors"))
-        for name, (dtype, shape, data) in tiny_models.read_tensors(file).items()
-    }
-
-
-def write_weights(path: Path, tensors: dict[str, Any], metadata: dict[str, str] | None) -> None:
-    header = build_header(
-        [(name, dtype, tuple(shape)) for name, (dtype, _, shape) in tensors.items()], metadata
-    )
-    path.write_bytes(header + b"".join(data.tobytes() for _, data, _ in tensors.values()))
-
-
 def resharded(folder: Path, shards: int, stem: str = "model", metadata: dict[str, str] | None = None) -> None:
     """Spread the tensors over other files, in another order."""
-    tensors = dict(reversed(tensors_of(folder).items()))
+    tensors = dict(reversed(load_raw(folder).items()))
     for file in folder.glob("model*.safetensors*"):
         file.unlink()
     names = list(tensors)
     for number in range(shards):
-        part = {name: tensors[name] for name in names[number::shards]}
-        write_weights(folder / f"{stem}-{number + 1:05d}-of-{shards:05d}.safetensors", part, metadata)
+        path = folder / f"{stem}-{number + 1:05d}-of-{shards:05d}.safetensors"
+        tiny_models.write_tensors(path, {name: tensors[name] for name in names[number::shards]}, metadata)
 
 
 def edit_json(name: str, **changes: Any) -> Change:
@@ -66,33 +51,12 @@ def edit_json(name: str, **changes: Any) -> Change:
     return change
 
 
-def edit_tensor(change: Callable[[dict[str, Any]], object]) -> Change:
-    def edit(folder: Path) -> None:
-        tensors = {
-            name: (dtype, data.copy(), shape) for name, (dtype, data, shape) in tensors_of(folder).items()
-        }
-        change(tensors)
-        write_weights(folder / "model.safetensors", tensors, {"format": "mlx"})
+def edit_tensor(change: Callable[[Any], Any], name: str = "model.norm.weight", dtype: str = "BF16") -> Change:
+    def edit(tensors: dict[str, tiny_models.Raw]) -> None:
+        _, value = tensors.pop("model.norm.weight")
+        tensors[name] = (dtype, change(value))
 
-    return edit
-
-
-def flip_a_bit(tensors: dict[str, Any]) -> None:
-    tensors["model.norm.weight"][1][0] ^= 1
-
-
-def reshape(tensors: dict[str, Any]) -> None:
-    dtype, data, shape = tensors["model.norm.weight"]
-    tensors["model.norm.weight"] = (dtype, data, (2, shape[0] // 2))
-
-
-def retype(tensors: dict[str, Any]) -> None:
-    _, data, shape = tensors["model.norm.weight"]
-    tensors["model.norm.weight"] = ("F16", data, shape)
-
-
-def rename(tensors: dict[str, Any]) -> None:
-    tensors["model.norm2.weight"] = tensors.pop("model.norm.weight")
+    return lambda folder: rewrite(folder, edit)
 
 
 @pytest.fixture
@@ -112,10 +76,10 @@ SAME: dict[str, Change] = {
 }
 
 OTHER: dict[str, Change] = {
-    "a bit": edit_tensor(flip_a_bit),
-    "a shape": edit_tensor(reshape),
-    "a dtype": edit_tensor(retype),
-    "a name": edit_tensor(rename),
+    "a bit": edit_tensor(lambda value: value ^ 1),
+    "a shape": edit_tensor(lambda value: value.reshape(2, -1)),
+    "a dtype": edit_tensor(lambda value: value, dtype="F16"),
+    "a name": edit_tensor(lambda value: value, "model.norm2.weight"),
     "the configuration": edit_json("config.json", rope_theta=1e6),
     "the tokenizer": edit_json("tokenizer_config.json", model_max_length=17),
     "a tokenizer file more": lambda folder: (folder / "added_tokens.json").write_text('{"<x>": 1}'),
@@ -143,7 +107,7 @@ def test_who_wrote_it_counts_where_mlx_lm_goes_by_it(tmp_path: Path) -> None:
     assert content(folders[0]) != content(folders[1])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20)
 @given(
     sizes=st.lists(st.integers(0, 5), max_size=6),
     unit=st.sampled_from([1, 7, 4096, 300_000]),
@@ -158,21 +122,18 @@ def test_digests_of_one_pass_are_those_of_the_bytes(
     found = digest_tensors(path, read_header(path))
     assert (found.digest, found.size) == digest_file(path)
     assert found.tensors == {name: digest_bytes(data) for name, data in blocks.items()}
-
-
-def test_a_file_that_is_not_the_one_of_the_header_is_refused(tiny_base: Path, copy: Path) -> None:
-    header = read_header(tiny_base / "model.safetensors")
-    with (copy / "model.safetensors").open("ab") as file:
+    whole = read_header(path)
+    with path.open("ab") as file:  # not the file of the header any more
         file.write(b"more")
     with pytest.raises(FormatError):
-        digest_tensors(copy / "model.safetensors", header)
+        digest_tensors(path, whole)
 
 
 def test_a_base_in_other_files_gets_a_further_name(registry: Registry, tiny_base: Path, copy: Path) -> None:
     first = registry.bases.add(tiny_base, name="tiny")
     blobs = set(registry.workspace.store.blobs())
     resharded(copy, 3, "model_part")
-    second = registry.bases.add(copy, name="org/tiny-resharded")
+    second = registry.bases.add(copy, name="org/tiny-resharded", reference=True)
     assert (first.created, first.same_as) == (True, None)
     assert (second.created, second.same_as) == (False, "tiny")
     assert second["names"] == ["tiny", "org/tiny-resharded"]
@@ -182,33 +143,16 @@ def test_a_base_in_other_files_gets_a_further_name(registry: Registry, tiny_base
     assert registry.upkeep.audit().ok
 
 
-@pytest.mark.parametrize("change", OTHER.values(), ids=OTHER)
-def test_a_taken_name_is_refused_for_other_bytes(
-    change: Change, registry: Registry, tiny_base: Path, copy: Path
-) -> None:
+def test_a_taken_name_is_refused_for_other_bytes(registry: Registry, tiny_base: Path, copy: Path) -> None:
     registry.bases.add(tiny_base, name="tiny")
     blobs = set(registry.workspace.store.blobs())
-    change(copy)
-    with pytest.raises(AlreadyExistsError, match="other bytes"):
+    resharded(copy, 2)
+    assert registry.bases.add(copy, name="tiny")["names"] == ["tiny"]
+    OTHER["where generation ends"](copy)
+    with pytest.raises(AlreadyExistsError):
         registry.bases.add(copy, name="Tiny")
     assert set(registry.workspace.store.blobs()) == blobs
     assert [base["names"] for base in registry.bases.list()] == [["tiny"]]
-
-
-def test_the_same_name_for_the_same_content_is_nothing_new(
-    registry: Registry, tiny_base: Path, copy: Path
-) -> None:
-    registry.bases.add(tiny_base, name="tiny")
-    resharded(copy, 2)
-    assert registry.bases.add(copy, name="tiny")["names"] == ["tiny"]
-
-
-def test_a_base_by_reference_is_found_in_other_files(registry: Registry, tiny_base: Path, copy: Path) -> None:
-    registry.bases.add(tiny_base, name="tiny", reference=True)
-    resharded(copy, 2)
-    added = registry.bases.add(copy, name="again", reference=True)
-    assert added.same_as == "tiny"
-    assert added["reference"] == str(tiny_base.resolve())
 
 
 def forget_contents(registry: Registry) -> None:
@@ -226,27 +170,17 @@ def test_an_older_record_is_read_when_it_may_be_the_same(
     resharded(copy, 2)
     said: list[str] = []
     assert registry.bases.add(copy, name="again", reporter=Reporter(said.append)).same_as == "tiny"
-    assert [text for text in said if text.startswith("reading")] == [
-        "reading tiny, to tell whether it is the same model"
-    ]
+    assert len([text for text in said if text.startswith("reading")]) == 1
     assert registry.bases.show("tiny")["content"] == content(tiny_base)
     assert registry.bases.show("other")["content"] is None
-
-
-def test_an_older_record_that_cannot_be_read_is_another_base(
-    registry: Registry, tiny_base: Path, copy: Path, tmp_path: Path
-) -> None:
-    moved = shutil.copytree(tiny_base, tmp_path / "moved")
-    registry.bases.add(moved, name="tiny", reference=True)
-    forget_contents(registry)
-    shutil.rmtree(moved)
-    resharded(copy, 2)
-    said: list[str] = []
-    assert registry.bases.add(copy, name="again", reporter=Reporter(said.append)).created
-    assert any("cannot be read" in text for text in said)
-
-
-def test_adding_an_older_record_again_fills_in_its_content(registry: Registry, tiny_base: Path) -> None:
-    registry.bases.add(tiny_base, name="tiny")
     forget_contents(registry)
     assert registry.bases.add(tiny_base, name="tiny")["content"] == content(tiny_base)
+    # One that cannot be read is another base.
+    moved = shutil.copytree(tmp_path / "other", tmp_path / "moved")
+    edit_json("config.json", rope_theta=5.0)(moved)
+    registry.bases.add(moved, name="moved", reference=True)
+    forget_contents(registry)
+    again = shutil.copytree(moved, tmp_path / "again")
+    shutil.rmtree(moved)
+    resharded(again, 2)
+    assert registry.bases.add(again, name="moved-again").created
