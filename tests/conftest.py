@@ -27,8 +27,13 @@ BACKENDS = ("sqlite", "postgresql")
 ON_EACH_DATABASE = ("hostile", "migrations", "registry/audit", "registry/database", "registry/records")
 """The rooms whose tests depend on the database; those of other rooms run on SQLite."""
 
-# What an example takes says how busy the machine is, and no more.
-settings.register_profile("fusery", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# The time of an example depends on how busy the machine is.  `make soak` draws new examples, `make test` the same ones.
+settings.register_profile(
+    "fusery",
+    deadline=None,
+    derandomize="FUSERY_SOAK" not in os.environ,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("fusery")
 
 
