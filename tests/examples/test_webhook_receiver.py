@@ -31,12 +31,7 @@ BODY = json.dumps(
 
 @dataclass
 class Sample:
-    """The program while it runs.
-
-    Attributes:
-        port: that it listens at.
-        printed: the file that it prints to.
-    """
+    """The program while it runs."""
 
     port: int
     printed: Path

@@ -1,7 +1,4 @@
-"""What must still hold of what a release promised: each function names what does not, in words that say where.
-
-Import it as `from golden import holding`.
-"""
+"""What must still hold of what a release promised: each function names what does not, in words that say where."""
 
 from __future__ import annotations
 

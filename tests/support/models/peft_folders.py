@@ -1,4 +1,4 @@
-"""Adapters in PEFT's form, as `save_pretrained` writes them, and the real PEFT.  Import it as `import peft_folders`.
+"""Adapters in PEFT's form, as `save_pretrained` writes them, and the real PEFT.
 
 `PEFT_PYTHON` names an interpreter with torch, transformers and peft (requirements/peft.txt); `make test` sets it.
 """
@@ -39,20 +39,7 @@ def make_peft(
     seed: int = 0,
     **config: Any,
 ) -> Path:
-    """Write a PEFT adapter for a base of `tiny_models`, and return its folder.
-
-    Args:
-        folder: made if it does not exist.
-        base: a folder of `make_base`.
-        modules: last names of the adapted modules.
-        layers: numbers of the adapted layers; all by default.
-        rank: `r`.
-        ranks: rank by full module path, where it is another; `rank_pattern` says so.
-        dtype: of the factors.
-        dora: add magnitudes.
-        seed: of the numbers.
-        config: more fields of the configuration, over the usual ones.
-    """
+    """Write a PEFT adapter for a base of `tiny_models`, and return its folder."""
     folder.mkdir(parents=True, exist_ok=True)
     settings = json.loads((base / "config.json").read_text())
     random = np.random.default_rng(seed)
@@ -105,17 +92,7 @@ def make_experts(
     seed: int = 0,
     **config: Any,
 ) -> Path:
-    """Write a PEFT adapter of the experts of a base, and return its folder.
-
-    Args:
-        folder: made if it does not exist.
-        base: a folder of a base all of whose layers have experts in `mlp.experts`.
-        parameters: what is adapted, in the order of the class.
-        rank: `r`.
-        turned: A is at the outputs, as PEFT before 0.19.1 has it of most classes.
-        seed: of the numbers.
-        config: more fields of the configuration, over the usual ones.
-    """
+    """Write a PEFT adapter of the experts of a base, and return its folder."""
     folder.mkdir(parents=True, exist_ok=True)
     said = json.loads((base / "config.json").read_text())
     outer, experts = said["hidden_size"], said.get("num_experts") or said["num_local_experts"]

@@ -1,4 +1,4 @@
-"""Changing the tensors of a model or of an adapter on disk.  Import it as `from tensor_files import rewrite`."""
+"""Changing the tensors of a model or of an adapter on disk."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 `make_architecture` writes a base as `mlx_lm.convert` does (names are module names, `{"format": "mlx"}`) or as it lies
 on the Hub (`layout="hf"`: one tensor for each expert, fused projections, transposed convolutions, other prefixes).
-Needs mlx-lm.  Import it as `import tiny_architectures`.
+Needs mlx-lm.
 """
 
 from __future__ import annotations
@@ -255,19 +255,7 @@ def make_architecture(
     layout: Layout = "mlx",
     config: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write a random base with a working tokenizer, and return its folder.
-
-    Args:
-        folder: made if it does not exist.
-        model_type: a key of `ARCHITECTURES`.
-        dtype: of every number (of scales and biases when quantised).
-        bits: quantise as `mlx_lm.convert` would, with the per-module choices of the class; None for a dense base.
-        group_size: of the quantisation.
-        mode: of the quantisation: `affine`, `mxfp4`, `mxfp8`, `nvfp4`.
-        seed: of the numbers.
-        layout: `mlx`, or `hf` for the names and shapes on the Hub (dense only).
-        config: further entries of `config.json`.
-    """
+    """Write a random base with a working tokenizer, and return its folder."""
     import mlx.core as mx
     from mlx.utils import tree_flatten
     from mlx_lm.utils import quantize_model
@@ -285,14 +273,7 @@ def make_architecture(
 
 
 def write_base(folder: Path, tensors: Mapping[str, Any], config: Mapping[str, Any], form: str) -> None:
-    """Write a base in one weight file, with a working tokenizer.
-
-    Args:
-        folder: made if it does not exist.
-        tensors: mlx arrays by name.
-        config: `config.json`.
-        form: the metadata's `format`, `mlx` or `pt`.
-    """
+    """Write a base in one weight file, with a working tokenizer."""
     import mlx.core as mx
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
 """Tiny random models and adapters, as mlx-lm writes them: real files to test with, made in well under a second.
 
-Needs NumPy only; mlx is imported where a quantised base is asked for.  Import it as `import tiny_models`.
+Needs NumPy only; mlx is imported where a quantised base is asked for.
 """
 
 from __future__ import annotations
@@ -104,13 +104,7 @@ def make_base(
 
 
 def respell(folder: Path, base: Path, theta: float = 777.0) -> tuple[Path, Path]:
-    """Return two copies of a base with another theta: one as of old, one whose configuration transformers 5 saved.
-
-    Args:
-        folder: where to put them.
-        base: a folder of `make_base`.
-        theta: of its rotary embeddings; nobody's default.
-    """
+    """Return two copies of a base with another theta: one as of old, one whose configuration transformers 5 saved."""
     old, new = (shutil.copytree(base, folder / name) for name in ("old", "new"))
     config = json.loads((base / "config.json").read_text()) | {"rope_theta": theta}
     _write_json(old / "config.json", config)

@@ -166,12 +166,7 @@ _KEPT = ("A_log", "dt_bias", "e_score_correction", "recurrent_param")
 
 
 def small_config(kind: str | type, scaling: dict[str, Any] | None = None) -> Any:
-    """Return a small configuration of an architecture, with rotary embeddings that are nobody's default.
-
-    Args:
-        kind: its `model_type`, or the class of its configuration.
-        scaling: put into its `rope_parameters`.
-    """
+    """Return a small configuration of an architecture, with rotary embeddings that are nobody's default."""
     chosen: Any = CONFIG_MAPPING[kind] if isinstance(kind, str) else kind
     usual = chosen()
     known = usual.to_dict()

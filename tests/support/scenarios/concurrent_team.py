@@ -3,7 +3,7 @@
 Beside them another one collects all the time, without grace: what is live must not depend on it.
 
 A host has a home and a cache of its own, and another name, kernel and process namespace in what its processes say about
-themselves: none can tell whether a process of the other one is alive.  Import it as `import concurrent_team`.
+themselves: none can tell whether a process of the other one is alive.
 """
 
 from __future__ import annotations
@@ -39,14 +39,7 @@ HOSTS = ("one", "two")
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a team works.
-
-    Attributes:
-        folder: with the base and what the processes make; each host has its home in it.
-        database_url: the shared database.
-        store_url: the shared store.
-        store_options: how to reach it.
-    """
+    """Where a team works."""
 
     folder: Path
     database_url: str
@@ -216,11 +209,7 @@ def collect(place: Place, test: Connection) -> None:
 
 
 def at_work(place: Place, processes: int, operations: int) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    """Let so many processes do so many operations in all, with a collector beside them; return what each did.
-
-    Raises:
-        AssertionError: one of them failed with something that is no error of fusery's.
-    """
+    """Let so many processes do so many operations in all, with a collector beside them; return what each did."""
     each = operations // processes
     collector, line = database_workers.start(collect, place, context=CONTEXT)
     try:

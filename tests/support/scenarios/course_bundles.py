@@ -1,4 +1,4 @@
-"""A registry with the real language model and the example's two adapters, to write bundles from.  Import as `import course_bundles`."""
+"""A registry with the real language model and the example's two adapters, to write bundles from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A home that is filled by `report_registry` with half a year of history.  Import it as `from report_home import filled, open_at`."""
+"""A home that is filled by `report_registry` with half a year of history."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A registry with a history of half a year, for reports.  Import it as `import report_registry`.
+"""A registry with a history of half a year, for reports.
 
 showcase.fill(registry, folder, clock)
 """

@@ -1,4 +1,4 @@
-"""The documentation site, built by its own command.  Import it as `import built_site`."""
+"""The documentation site, built by its own command."""
 
 from __future__ import annotations
 

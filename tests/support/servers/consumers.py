@@ -1,4 +1,4 @@
-"""Other people's programs reading what is written for them.  Import as `import consumers`.
+"""Other people's programs reading what is written for them.
 
 `PEFT_PYTHON` names an interpreter with what requirements/peft.txt lists; `make test` sets it.
 """
@@ -26,14 +26,7 @@ TOKENS = np.array([[72, 101, 108, 108, 111, 32, 119, 111, 114, 108, 100]])
 
 
 def adapters_source(base: Path, adapters: Path, *folders: Path, **facts: Any) -> BundleSource:
-    """Return a source of unfused adapters for targets that take PEFT's form.
-
-    Args:
-        base: the base's folder.
-        adapters: a folder for what is rendered.
-        folders: of adapters, in either form; each is called after its folder.
-        facts: more facts on each adapter.
-    """
+    """Return a source of unfused adapters for targets that take PEFT's form."""
     architecture = read_architecture(base)
     found = []
     for folder in folders:

@@ -29,17 +29,7 @@ LARGE = re.compile(r".*\.safetensors|tokenizer\.json")
 
 @dataclass
 class Hub:
-    """What is on the hub.
-
-    Attributes:
-        endpoint: its URL.
-        token: the one that may write.
-        repositories: content by path, by repository.
-        private: repositories that were made private.
-        commits: summaries, by repository.
-        requests: method and path of each request.
-        answer: what it says of every repository, instead of the truth.
-    """
+    """What is on the hub."""
 
     endpoint: str = ""
     token: str = ""

@@ -1,4 +1,4 @@
-"""A real OCI registry for tests: Debian's `docker-registry`, which is CNCF Distribution.  Import as `image_registry`."""
+"""A real OCI registry for tests: Debian's `docker-registry`, which is CNCF Distribution."""
 
 from __future__ import annotations
 

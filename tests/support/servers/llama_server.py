@@ -1,4 +1,4 @@
-"""The real llama-server, as a bundle starts it.  Import as `import llama_server`.
+"""The real llama-server, as a bundle starts it.
 
 `PEFT_PYTHON` names an interpreter with what requirements/peft.txt lists; on Linux x86-64 llama-server is among it, elsewhere
 the one on the PATH is taken.

@@ -2,7 +2,7 @@
 
 Paths, bodies, states and sentences are those of vllm/entrypoints/serve/lora/ and openai/models/serving.py, and of SGLang's
 srt/entrypoints/http_server.py and srt/managers/tokenizer_manager.py.  An adapter's files are read as their loaders read them:
-the configuration, then every tensor.  `make soak` asks the same of vLLM itself.  Import it as `import lora_server`.
+the configuration, then every tensor.  `make soak` asks the same of vLLM itself.
 """
 
 from __future__ import annotations
@@ -22,19 +22,7 @@ Kind = Literal["vllm", "sglang"]
 
 
 class LoraServer:
-    """A server of one base.
-
-    Attributes:
-        kind: whose answers it gives.
-        base: `--served-model-name`.
-        root: `--model`.
-        key: that it wants; empty for none.
-        max_rank: `--max-lora-rank`.
-        loaded: names of adapters, each with the folder it was loaded from.
-        asked: what it was asked, in order.
-        seconds: that loading takes.
-        lost: answers to changes that are not sent, from the next on.
-    """
+    """A server of one base."""
 
     def __init__(self, kind: Kind, base: str, root: str) -> None:
         self.kind, self.base, self.root = kind, base, root
@@ -112,12 +100,7 @@ class LoraServer:
 
 
 def require_loadable(folder: Path, max_rank: int) -> None:
-    """Read an adapter as both servers do.
-
-    Raises:
-        FileNotFoundError: a file is not there.
-        ValueError: it is nothing that they load.
-    """
+    """Read an adapter as both servers do."""
     config = json.loads((folder / "adapter_config.json").read_text())
     if config["r"] > max_rank:
         raise ValueError(f"LoRA rank {config['r']} is greater than max_lora_rank {max_rank}.")

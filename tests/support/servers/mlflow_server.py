@@ -17,13 +17,7 @@ from waiting import wait_until
 
 @contextmanager
 def running_server(python: Path, folder: Path, database: Path) -> Iterator[str]:
-    """Run a server that keeps its database and artifacts in `folder`, and gives artifacts out itself; yield its URL.
-
-    Args:
-        python: the interpreter.
-        folder: an empty one.
-        database: what the server's is at first: its tables take sixty migrations.
-    """
+    """Run a server that keeps its database and artifacts in `folder`, and gives artifacts out itself; yield its URL."""
     port = free_port()
     shutil.copy(database, folder / "mlflow.db")
     # What `mlflow server` starts in the end: it would import all of MLflow once more, to say just this.

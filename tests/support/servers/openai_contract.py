@@ -16,15 +16,7 @@ HELLO = [{"role": "user", "content": "hi"}]
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where a server is.
-
-    Attributes:
-        url: its `base_url`.
-        model: a name to ask for.
-        answers_as: the name that the reply has.
-        context: tokens of prompt and answer together.
-        plain: a bias that makes the model say letters: of what a random one says, parts are no text.
-    """
+    """Where a server is."""
 
     url: str
     model: str

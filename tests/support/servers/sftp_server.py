@@ -46,14 +46,7 @@ asyncio.run(serve(int(sys.argv[1]), sys.argv[2], sys.argv[3]))
 
 @dataclass(frozen=True, slots=True)
 class SftpServer:
-    """A running server.
-
-    Attributes:
-        name: which one it is.
-        port: on this machine.
-        folder: where its keys are, and `data`, where stores may be.
-        process: its own.
-    """
+    """A running server."""
 
     name: str
     port: int

@@ -1,4 +1,4 @@
-"""vLLM itself, on a CPU, where `make .venv-vllm/.server` has installed it.  Import it as `import vllm_server`."""
+"""vLLM itself, on a CPU, where `make .venv-vllm/.server` has installed it."""
 
 from __future__ import annotations
 
