@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections import Counter
 from pathlib import Path
 
@@ -55,18 +54,3 @@ def test_pairs_are_run_in_turn_and_the_ratio_is_of_pairs(monkeypatch: pytest.Mon
     assert Counter(ran) == {"old": 8, "new": 8}
     assert set(ran[::2]) == {"old", "new"}
     assert (found["ratio"], found["processors"]) == (2.0, 1.0)
-
-
-def test_no_turn_repeats_what_is_to_be_new(tmp_path: Path) -> None:
-    inputs = compare.Inputs(tmp_path, [tmp_path / str(n) for n in range(2 * compare.ADAPTERS)], tmp_path, [])
-    for name in ("register", "fuse, keep", "diff"):
-        words = compare.cases(inputs)[name]
-        assert len({tuple(words(turn)) for turn in range(compare.VERSIONS - 2)}) == compare.VERSIONS - 2
-
-
-def test_the_other_revision_is_the_one_that_git_names(tmp_path: Path) -> None:
-    git = ["git", "-C", str(compare.ROOT), "rev-parse", "HEAD"]
-    if subprocess.run(git, capture_output=True, check=False).returncode:
-        pytest.skip("not a clone")
-    with pytest.raises(subprocess.CalledProcessError), compare.both("no-such-revision", tmp_path):
-        pytest.fail("there is none")

@@ -10,39 +10,10 @@ import policies
 import policies_report
 import pytest
 import tiny_models
-from policies_report import MARKS, Row
+from policies_report import MARKS
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = "tiny-4bit"
-
-
-def row(output: str, excess: float, *, seed: int | None = None, **other: object) -> Row:
-    """A row as the benchmark writes it."""
-    known = {"calibrated": False, "wrote": output, "size": 1.0, "verdict": "PASS", "retained": 1.0}
-    numbers = {"noise": 0.05, "loss": 0.25 + excess, "excess": excess, "exact": 0.5, "kl_task": 0.0}
-    numbers |= {"kl_general": 0.1, "top1_general": 0.9}
-    return {"output": output, "seed": seed, **known, **numbers, **other}
-
-
-def test_seeds_are_one_line_with_mean_least_and_most() -> None:
-    """What differs only in the seed is one line; what was calibrated is another."""
-    rows = [row("dither", excess, seed=seed) for seed, excess in enumerate((0.01, 0.03, 0.02))]
-    rows += [row("dither", 0.004, seed=0, calibrated=True), row("base + adapter", 0.0, verdict=None)]
-    lines = policies_report.table(rows).splitlines()
-    assert [line.split(" | ")[0] for line in lines[2:]] == [
-        "| base + adapter",
-        "| dither (3 seeds)",
-        "| dither, calibrated",
-    ]
-    assert "+0.020 (+0.010 to +0.030)" in lines[3]
-    assert "+0.004" in lines[4]
-    assert lines[3].split(" | ")[2] == "PASS"
-
-
-def test_a_page_without_marks_is_left_alone() -> None:
-    """Nothing is written where there is no place for it."""
-    with pytest.raises(SystemExit, match="no place for tables"):
-        policies_report.filled("# A page", [row("keep", 1.0)])
 
 
 def test_the_page_shows_what_was_measured() -> None:

@@ -28,17 +28,6 @@ def test_a_line_for_each_way_with_the_spread_of_its_seeds() -> None:
     assert "| `dither`, learned | -0.001 |" in learned
 
 
-def test_every_pair_is_there_and_the_main_one_also_without_the_fit() -> None:
-    main = same_size.outputs("SmolLM2-135M-Instruct-4bit", "facts_r8", 5, learn=True)
-    assert [each.way for each in main] == ["keep", *["codes"] * 5, *["dither"] * 5, "learned"]
-    assert {each.way for each in same_size.outputs("gemma-3-270m-4bit", "x", 2, learn=False)} == {
-        "keep",
-        "dither",
-    }
-    listed = {name for names in same_size.BASES.values() for name in names}
-    assert all((same_size.HERE / "adapters" / name).is_dir() for name in listed)
-
-
 def test_the_dates_are_those_that_lie_there_and_none_is_in_both_parts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

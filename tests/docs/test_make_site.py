@@ -195,11 +195,6 @@ def test_a_link_out_of_the_repository_is_no_page(tmp_path: Path, name: str) -> N
     assert not (tmp_path / "site").exists()
 
 
-def test_a_page_that_the_navigation_names_and_nobody_wrote(tmp_path: Path) -> None:
-    with pytest.raises(make_site.SiteError, match=r"names gone\.md, which is not there"):
-        make_site.configure('nav = [\n "index.md", "gone.md",\n]\n', ["index.md"])
-
-
 def test_links_in_code_stay_as_they_are(tmp_path: Path) -> None:
     text = "# One\n\n`[x](no.md)`, [`--to`](track.md#a)\n\n```text\n[x](no.md)\n```\n"
     pages = {**built_site.SMALL, "docs/guides/fuse.md": text, "docs/guides/track.md": "# a\n"}

@@ -5,16 +5,14 @@
 
 from __future__ import annotations
 
-import atexit
 import json
 import math
 import os
-import subprocess
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
+import json_peers
 import numpy as np
 import pytest
 import tiny_models
@@ -158,39 +156,6 @@ def peers_python() -> Path:
     return python
 
 
-def real_peft(*request: str | Path) -> list[str]:
+def real_peft(*request: str | Path) -> Any:
     """Ask the real PEFT, through `peft_peer.py`, and return its answer; skip where there is none."""
-    peer = _peer(peers_python())
-    assert peer.stdin is not None
-    assert peer.stdout is not None
-    peer.stdin.write(json.dumps([str(word) for word in request]) + "\n")
-    peer.stdin.flush()
-    line = peer.stdout.readline()
-    assert line, f"PEFT ended with {peer.wait()}"
-    reply = json.loads(line)
-    assert "error" not in reply, reply["error"]
-    result: list[str] = reply["result"]
-    return result
-
-
-@cache
-def _peer(python: Path) -> subprocess.Popen[str]:
-    peer = subprocess.Popen(
-        [python, Path(__file__).with_name("peft_peer.py")],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
-    )
-    atexit.register(_end, peer)
-    return peer
-
-
-def _end(peer: subprocess.Popen[str]) -> None:
-    """End it by closing what it reads from."""
-    if peer.stdin is not None:
-        peer.stdin.close()
-    if peer.stdout is not None:
-        peer.stdout.close()
-    peer.wait()
+    return json_peers.ask(peers_python(), "peft_peer.py", *map(str, request))
