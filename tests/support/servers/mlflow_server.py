@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import socket
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from ports import free_port
-from waiting import wait_until
+from programs import running_program
 
 
 @contextmanager
@@ -32,25 +30,12 @@ def running_server(python: Path, folder: Path, database: Path) -> Iterator[str]:
         # Its jobs would be seven more processes.
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }
-    with (folder / "server.log").open("wb") as log:
-        server = subprocess.Popen(
-            [*command, "mlflow.server.fastapi_app:app"],
-            stdout=log,
-            stderr=log,
-            env={**os.environ, **settings},
-            cwd=folder,
-            start_new_session=True,
-        )
-        try:
-            wait_until(
-                lambda: server.poll() is not None or _answers(port),
-                lambda: (folder / "server.log").read_text(encoding="utf-8"),
-            )
-            assert server.poll() is None, (folder / "server.log").read_text(encoding="utf-8")
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            os.killpg(server.pid, signal.SIGTERM)
-            server.wait()
+    command.append("mlflow.server.fastapi_app:app")
+    log = folder / "server.log"
+    with running_program(
+        command, log, lambda: _answers(port), environment=settings, folder=folder, how=signal.SIGTERM
+    ):
+        yield f"http://127.0.0.1:{port}"
 
 
 def _answers(port: int) -> bool:

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -14,6 +13,8 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from programs import running_program
 
 KEY, SECRET = "test-access", "test-secret"
 BUCKET = "fusery-test"
@@ -76,17 +77,16 @@ def running_server(binary: str, folder: Path) -> Iterator[S3Server]:
         f"-s3.config={config}",
         *(f"-{name}={port}" for name, port in ports.items()),
     ]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
-        try:
-            server = S3Server(f"http://127.0.0.1:{ports['s3.port']}")
-            wait_until_up(server, process, folder / "log")
-            yield server
-        finally:
+    server = S3Server(f"http://127.0.0.1:{ports['s3.port']}")
+    try:
+        with (
+            closing(server.client()) as client,
             # On SIGTERM it takes half a minute to say goodbye.
-            process.kill()
-            process.wait()
-            remove_sockets(set(ports.values()))
+            running_program(command, folder / "log", lambda: _takes_an_object(client), folder=folder),
+        ):
+            yield server
+    finally:
+        remove_sockets(set(ports.values()))
 
 
 def remove_sockets(ports: set[int]) -> None:
@@ -97,22 +97,11 @@ def remove_sockets(ports: set[int]) -> None:
             path.unlink(missing_ok=True)
 
 
-def wait_until_up(server: S3Server, process: subprocess.Popen[bytes], log: Path) -> None:
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    give_up = time.monotonic() + 60
-    with closing(server.client()) as client:
-        while True:
-            try:
-                client.create_bucket(Bucket=BUCKET)
-                client.put_object(Bucket=BUCKET, Key="probe", Body=b"probe")
-                client.delete_object(Bucket=BUCKET, Key="probe")
-                return
-            except (BotoCoreError, ClientError) as error:
-                if process.poll() is not None or time.monotonic() > give_up:
-                    tail = log.read_text(errors="replace")[-2000:]
-                    raise RuntimeError(f"the S3 server did not come up: {error}\n{tail}") from error
-                time.sleep(0.1)
+def _takes_an_object(client: Any) -> bool:
+    client.create_bucket(Bucket=BUCKET)
+    client.put_object(Bucket=BUCKET, Key="probe", Body=b"probe")
+    client.delete_object(Bucket=BUCKET, Key="probe")
+    return True
 
 
 def free_ports(count: int) -> list[int]:
