@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import uuid
 
-import fsspec
 from gcs_server import BUCKET, GcsServer
 
 from fusery.storage.interface import BlobStore
@@ -16,22 +15,19 @@ from fusery.testing.stores import Backend
 class GcsBackend(Backend):
     def __init__(self, server: GcsServer) -> None:
         self.server = server
-        self.root = f"{BUCKET}/{uuid.uuid4().hex}"
-        self.url = f"gs://{self.root}"
-        self.files = fsspec.filesystem("gs", use_listings_cache=False, **server.options())
+        self.prefix = uuid.uuid4().hex
+        self.url = f"gs://{BUCKET}/{self.prefix}"
         self.store = self.reopen()
 
     def read(self, name: str) -> bytes | None:
-        try:
-            return bytes(self.files.cat_file(f"{self.root}/{name}"))
-        except FileNotFoundError:
-            return None
+        return self.server.read(f"{self.prefix}/{name}")
 
     def write(self, name: str, data: bytes) -> None:
-        self.files.pipe_file(f"{self.root}/{name}", data)
+        self.server.write(f"{self.prefix}/{name}", data)
 
     def names(self) -> set[str]:
-        return {path.removeprefix(f"{self.root}/") for path in self.files.find(self.root)}
+        start = f"{self.prefix}/"
+        return {name.removeprefix(start) for name in self.server.names(start)}
 
     def reopen(self) -> BlobStore:
         return open_store(self.url, options=self.server.options())
@@ -42,7 +38,7 @@ class GcsBackend(Backend):
         options = {**self.server.options(), "endpoint_url": endpoint, "skip_instance_cache": True}
         return FsspecStore(
             file_system(use_listings_cache=False, **options),
-            self.root,
+            f"{BUCKET}/{self.prefix}",
             self.url,
             deadline=deadline,
         )

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, urlencode
 
 from ports import free_port
 from programs import running_program
@@ -35,12 +36,29 @@ class GcsServer:
         """Options for `open_store`."""
         return {"token": "anon", "project": "test", "endpoint_url": self.endpoint}
 
-    def create_bucket(self) -> bool:
-        url = f"{self.endpoint}/storage/v1/b?project=test"
-        headers = {"Content-Type": "application/json"}
-        request = urllib.request.Request(url, json.dumps({"name": BUCKET}).encode(), headers)
-        with urllib.request.urlopen(request, timeout=30):
-            return True
+    def ask(self, method: str, path: str, data: bytes | None = None, **query: str) -> bytes | None:
+        """Make a request without any library of Google's; None if there is no such object."""
+        url = f"{self.endpoint}{path}?{urlencode(query)}" if query else f"{self.endpoint}{path}"
+        headers = {"Content-Type": "application/json" if path.endswith("/b") else "application/octet-stream"}
+        request = urllib.request.Request(url, data=data, method=method, headers=headers)
+        try:
+            with urllib.request.urlopen(request, timeout=30) as reply:
+                return bytes(reply.read())
+        except urllib.error.HTTPError as error:
+            error.close()
+            if error.code == 404:
+                return None
+            raise
+
+    def read(self, key: str) -> bytes | None:
+        return self.ask("GET", f"/storage/v1/b/{BUCKET}/o/{quote(key, safe='')}", alt="media")
+
+    def write(self, key: str, data: bytes) -> None:
+        self.ask("POST", f"/upload/storage/v1/b/{BUCKET}/o", data, uploadType="media", name=key)
+
+    def names(self, prefix: str) -> set[str]:
+        reply = self.ask("GET", f"/storage/v1/b/{BUCKET}/o", prefix=prefix, maxResults="5000")
+        return {str(item["name"]) for item in json.loads(reply or b"{}").get("items", [])}
 
 
 @contextmanager
@@ -51,5 +69,8 @@ def running_server(binary: Path, folder: Path) -> Iterator[GcsServer]:
     command = [binary, "-scheme", "http", "-host", "127.0.0.1", "-port", str(port), "-backend", "filesystem"]
     command += ["-filesystem-root", folder / "data", "-external-url", server.endpoint]
     (folder / "data").mkdir()
-    with running_program(command, folder / "log", server.create_bucket):
+    bucket = json.dumps({"name": BUCKET}).encode()
+    with running_program(
+        command, folder / "log", lambda: server.ask("POST", "/storage/v1/b", bucket, project="test")
+    ):
         yield server
