@@ -11,8 +11,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
-from quick_compiler import make_quick_compiler
-from source_copy import copy_sources
+from source_copy import copy_sources, make_quick_compiler
 
 from fusery.cli import installed
 from fusery.cli.installed import as_installed
