@@ -100,19 +100,6 @@ def test_the_search_finds_a_page_and_asks_nobody_else(chromium: Any, address: st
     reader.context.close()
 
 
-def test_a_reader_turns_the_light_off_and_it_stays_off(chromium: Any, address: str) -> None:
-    reader = Reader(chromium, **LOOKS["light"])
-    page = reader.page
-    page.goto(f"{address}/dev/")
-    before = reader.ground()
-    while page.evaluate("document.body.dataset.mdColorScheme") != "slate":
-        page.locator("label.md-header__button[title^='Switch to']:visible").click()
-    page.goto(f"{address}/dev/decisions/")
-    assert page.evaluate("document.body.dataset.mdColorScheme") == "slate"
-    assert reader.ground() != before
-    reader.context.close()
-
-
 def test_an_old_version_says_so_and_leads_to_the_latest(chromium: Any, tmp_path: Path) -> None:
     with built_site.serving(built_site.versions(tmp_path)) as address:
         reader = Reader(chromium, **LOOKS["light"])

