@@ -11,6 +11,7 @@ import built_site
 import pytest
 
 pytestmark = [
+    pytest.mark.timing,
     pytest.mark.slow,
     pytest.mark.skipif(not browser.is_complete(), reason=browser.MISSING),
     pytest.mark.skipif(not built_site.PYTHON.exists(), reason=built_site.MISSING),

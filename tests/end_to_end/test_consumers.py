@@ -35,7 +35,7 @@ from peft_folders import peers_python
 
 from fusery.registry.bundles.onnx_files import PYTHON
 
-pytestmark = MARKS
+pytestmark = [pytest.mark.timing, *MARKS]
 V1, V2 = NAMES[1:]
 COUNT = 20 if os.environ.get("FUSERY_SOAK") else 6
 QUESTIONS = course_answers.questions()[:COUNT]

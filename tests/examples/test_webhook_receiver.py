@@ -22,6 +22,8 @@ from fusery.registry.settings.settings import Settings
 from fusery.registry.webhooks.signing_key import derive, headers, key_text
 from fusery.registry.workspace import Workspace
 
+pytestmark = pytest.mark.timing
+
 PROGRAM = Path(__file__).resolve().parents[2] / "examples" / "webhooks" / "receiver.py"
 KEY = derive(b"0123456789abcdef0123456789abcdef", "ab" * 16, "https://hooks.example.org/")
 BODY = json.dumps(

@@ -27,6 +27,8 @@ from promises.commands import COMMANDS, ELSEWHERE, SERVERS, Asked
 
 from fusery.cli.main import cli
 
+pytestmark = pytest.mark.timing
+
 HERE = Path(__file__).resolve().parent
 STRACE = shutil.which("strace")
 
