@@ -11,7 +11,8 @@ import sysconfig
 from pathlib import Path
 
 import pytest
-from source_copy import copy_sources, make_quick_compiler
+from quick_compiler import make_quick_compiler
+from source_copy import copy_sources
 
 from fusery.cli import installed
 from fusery.cli.installed import as_installed

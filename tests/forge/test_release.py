@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from forge_steps import ROOT, TOOLS, git, read_yaml, run_shell
-from source_copy import make_quick_compiler
+from quick_compiler import make_quick_compiler
 
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT = SETTINGS["project"]

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from azure_server import KEY, AzureBackend, AzureServer, find_server, running_server
+from azure_backend import AzureBackend
+from azure_server import KEY, AzureServer, find_server, running_server
 from contending_writers import ROUNDS, SEED, contend
 from fault_proxy import Fault, always, fault_proxy, times
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from contending_writers import ROUNDS, SEED, contend
 from fault_proxy import Fault, always, fault_proxy, times
-from gcs_server import GcsBackend, GcsServer, find_server, running_server
+from gcs_backend import GcsBackend
+from gcs_server import GcsServer, find_server, running_server
 
 from fusery.storage.digest import digest_bytes
 from fusery.storage.errors import StoreDeniedError, StoreUnavailableError

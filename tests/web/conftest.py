@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from page_server import pages_of
-from report_registry import filled, open_at
+from report_home import filled, open_at
 
 from fusery.registry import Registry
 from fusery.web.doors import OwnDoor

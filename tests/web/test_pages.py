@@ -20,7 +20,7 @@ import report_registry
 import tiny_models
 from page_addresses import places
 from page_server import Answer, ask, pages_of
-from report_registry import open_at
+from report_home import open_at
 
 from fusery.registry import Registry
 from fusery.registry.charts.text import shown as shown_text

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import tiny_models
 from bulk_workers import work
-from ready_processes import CONTEXT, run_silently
+from commands_by_fork import run_silently
+from ready_processes import CONTEXT
 from store_shelf import open_workspace
 
 from fusery.registry import Registry

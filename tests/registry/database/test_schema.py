@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 import ready_processes
+from breaking_upgrades import upgrade, upgrade_with
 from database_facts import migrate_to, snapshot
-from ready_processes import upgrade, upgrade_with
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import IntegrityError
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 import ready_processes
+from dying_pulls import pull_and_die
 from kept_registries import KeptStates
-from ready_processes import pull_and_die
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 from tiny_models import make_adapter, make_base

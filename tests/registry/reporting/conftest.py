@@ -8,7 +8,7 @@ from pathlib import Path
 
 import html_tree
 import pytest
-from report_registry import filled, open_at
+from report_home import filled, open_at
 
 from fusery.registry import Registry
 

@@ -11,12 +11,10 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import pytest
 import signing_keys
 import tiny_models
 from alias_year import Clock
 from run_folders import plain_log
-from store_shelf import open_workspace
 
 from fusery.registry import Registry
 from fusery.registry.fusion.fuse import FuseRequest
@@ -202,18 +200,3 @@ def _mail(show: Show) -> None:
     show.registry.deployments.record(
         "mail@1", HOSTILE.replace("\u202e", "").replace("\u202c", ""), note=HOSTILE
     )
-
-
-def open_at(home: Path) -> Registry:
-    """Open a registry that was made."""
-    return Registry(open_workspace(home, user="anna"))
-
-
-def filled(folder: Path) -> Path:
-    """Make the registry in a folder, and return its home."""
-    with pytest.MonkeyPatch.context() as patch, open_at(folder / "home") as registry:
-        clock = Clock()
-        clock.put_in(patch)
-        registry.init()
-        fill(registry, folder, clock)
-    return folder / "home"

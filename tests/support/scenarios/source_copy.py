@@ -1,4 +1,4 @@
-"""Sources of this project, copied, and a compiler for them that is quick."""
+"""The sources of the package alone, in a folder of their own: what a build may need, and nothing beside."""
 
 from __future__ import annotations
 
@@ -20,17 +20,3 @@ def copy_sources(folder: Path) -> Path:
     for name in FILES:
         shutil.copy(ROOT / name, folder)
     return folder
-
-
-# The last of such options counts.
-_SCRIPT = """#!/bin/sh
-exec cc "$@" -O0
-"""
-
-
-def make_quick_compiler(folder: Path) -> Path:
-    """Write it to a folder, as a program for the variable CC; return its path."""
-    program = folder / "quick-cc"
-    program.write_text(_SCRIPT, encoding="utf-8")
-    program.chmod(0o755)
-    return program

@@ -1,4 +1,4 @@
-"""A store on a real SFTP server, OpenSSH's sshd or else asyncssh's in a process of its own, and the way past it."""
+"""A real SFTP server for tests: OpenSSH's sshd where it is installed, else asyncssh's, in a process of its own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,10 +16,6 @@ from typing import Any
 
 from ports import free_port
 from programs import running_program
-from storage_backends import FolderBackend
-
-from fusery.storage.interface import BlobStore
-from fusery.storage.locate import open_store
 
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin:/sbin")
 
@@ -109,14 +104,3 @@ def _asyncssh(folder: Path, port: int) -> list[str]:
 def _greets(port: int) -> bool:
     with socket.create_connection(("127.0.0.1", port), timeout=1) as probe:
         return probe.recv(4) == b"SSH-"
-
-
-class SftpBackend(FolderBackend):
-    def __init__(self, server: SftpServer) -> None:
-        self.server = server
-        self.root = server.folder / "data" / uuid.uuid4().hex
-        self.url = f"sftp://127.0.0.1:{server.port}{self.root}"
-        self.store = self.reopen()
-
-    def reopen(self, **options: Any) -> BlobStore:
-        return open_store(self.url, options={**self.server.options(), **options})
