@@ -119,6 +119,17 @@ def test_the_rules_would_find_what_is_wrong(source: BundleSource, tmp_path: Path
             rules.hold(spoiled)
 
 
+def test_the_published_definitions_have_every_kind_that_is_no_kubernetes_own() -> None:
+    if not rules.crds():
+        pytest.skip("FUSERY_CRDS names no folder with resource definitions")
+    own = {"Deployment", "Service"}
+    assert {kind for version, kind in rules.RULES if kind not in own} <= rules.crd_names()
+    # The group of before has the same fields.
+    new = rules.crds()["llm-d.ai/v1alpha2", "InferenceModelRewrite"]
+    old = rules.crds().get(("inference.networking.x-k8s.io/v1alpha2", "InferenceModelRewrite"), new)
+    assert old["properties"]["spec"] == new["properties"]["spec"]
+
+
 @everywhere
 def test_the_same_adapters_give_the_same_bytes_which_any_library_reads(
     source: BundleSource, kind: str, tmp_path: Path
