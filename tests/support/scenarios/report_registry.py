@@ -28,8 +28,6 @@ HOSTILE = (
 )
 """What breaks pages that do not escape."""
 
-_MONTH = timedelta(days=30)
-
 
 @dataclass(slots=True)
 class Show:
