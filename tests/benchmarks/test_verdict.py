@@ -59,25 +59,6 @@ def test_measures_weights_and_behaviour_and_measures_no_case_twice(
     assert (folder / "rows.jsonl").read_bytes() == before
 
 
-def test_an_adapter_added_to_the_weights_does_what_mlx_does_with_it(folder: Path) -> None:
-    """The reference of the study is base + adapter as mlx-lm runs it."""
-    import mlx.core as mx
-    from mlx_lm.tuner.utils import load_adapters
-
-    base, adapter = folder / "bases" / BASE, folder / "adapters" / "random"
-    tokenizer = behaviour.load_tokenizer(base)
-    samples = behaviour.text_samples(tokenizer, ["A lighthouse stands on a rock."], 30)
-    added, beside = behaviour.load_model(base), behaviour.load_model(base)
-    alone = behaviour.predict(added, samples)
-    behaviour.add_adapter(added, adapter)
-    beside = load_adapters(beside, str(adapter))
-    mx.eval(beside.parameters())
-    expected, found = behaviour.predict(beside, samples), behaviour.predict(added, samples)
-    assert behaviour.compare(expected, found).kl < 1e-6
-    assert behaviour.compare(expected, found).top1 == 1
-    assert behaviour.compare(expected, alone).kl > 1e-3
-
-
 def test_loss_and_exact_answers_are_those_of_the_judged_tokens(folder: Path) -> None:
     """The judged part is the answer; samples come back in no particular order but each with its own tokens."""
     base = folder / "bases" / BASE
@@ -113,20 +94,6 @@ def test_behaviour_is_judged_by_the_gain_kept_or_a_near_loss(kept: float, gain: 
     assert thresholds.by_loss(row(kept, gain=gain)) == expected
 
 
-def test_an_adapter_that_gains_next_to_nothing_is_not_counted() -> None:
-    """Its task cannot tell what is lost."""
-    rows = [row(1.0, gain=gain) for gain in (-1.0, 0.05, 0.1, 2.0)]
-    assert thresholds.telling(rows) == rows[2:]
-
-
-def test_predictions_are_judged_by_the_way_gone_from_the_base() -> None:
-    """Half of the divergence left is just DEGRADED."""
-    verdicts = [
-        thresholds.by_predictions({"kl_task": kl, "kl_base_task": 2.0}) for kl in (0.1, 0.2, 1.0, 1.1)
-    ]
-    assert verdicts == ["PASS", "DEGRADED", "DEGRADED", "LOST"]
-
-
 def test_a_boundary_makes_the_fewest_mistakes_and_lies_in_the_widest_gap() -> None:
     """One value is on the wrong side whatever the threshold; 0.5 is the middle of the gap."""
     values, above = [0.1, 0.2, 0.3, 0.7, 0.8, 0.15], [False, False, False, True, True, True]
@@ -148,42 +115,3 @@ def test_thresholds_that_separate_the_rows_make_no_mistake() -> None:
     assert [table[verdict][verdict] for verdict in thresholds.VERDICTS] == [1, 2, 2]
     assert sum(sum(line.values()) for line in table.values()) == 5
     assert thresholds.mistakes(rows, thresholds.by_figure(figure, (0.85, 0.25)), thresholds.by_loss) == 1
-
-
-def test_noise_is_limited_where_that_saves_mistakes() -> None:
-    """A noisy fuse that retains everything and still degrades is told by its noise; nothing else changes."""
-    rows = [
-        row(kept, retained=retained, noise=noise)
-        for kept, retained, noise in (
-            (1.0, 0.9, 0.02),
-            (0.97, 0.8, 0.1),
-            (0.7, 1.0, 0.2),
-            (0.8, 0.5, 0.02),
-            (0.2, 0.1, 0.02),
-        )
-    ]
-    rule = thresholds.fit_rule(rows, thresholds.by_loss)
-    assert (rule.passes, rule.degraded, rule.noise) == pytest.approx((0.65, 0.3, 0.15))
-    assert thresholds.mistakes(rows, rule, thresholds.by_loss) == 0
-    assert thresholds.mistakes(rows, thresholds.Rule(0.65, 0.3), thresholds.by_loss) == 1
-
-
-def test_the_report_names_what_is_said_wrongly(capsys: pytest.CaptureFixture[str]) -> None:
-    """One of three is said to pass and does not."""
-    figures = {"least": 0.5, "cosine": 0.5, "relative_error": 1.0, "noise": 0.01, "kl_base_task": 1.0}
-    rows = [
-        row(kept, retained=retained, kl_task=1 - kept, **figures) | {"case": [adapter, "base", "keep", 1.0]}
-        for adapter, kept, retained in (("a", 1.0, 0.95), ("b", 0.8, 0.9), ("c", 0.1, 0.1))
-    ]
-    summary = thresholds.report(rows, thresholds.Rule(0.85, 0.3, 0.1))
-    assert summary["loss"]["mistakes"] == summary["predictions"]["mistakes"] == 1
-    assert summary["loss"]["confusion"]["DEGRADED"] == {"LOST": 0, "DEGRADED": 0, "PASS": 1}
-    assert summary["loss"]["fitted"]["retained"]["mistakes"] == 0
-    assert "b base keep 1.0: said PASS, is DEGRADED" in capsys.readouterr().out
-
-
-def test_the_published_rows_are_read_back_as_they_were(tmp_path: Path) -> None:
-    """A table in the file, dictionaries in the program."""
-    rows = [{"case": ["a", "b", "keep", 1.0], "kept": 0.5}, {"case": ["a", "b", "dither", 1.0], "kept": 1.0}]
-    verdict.write_results(tmp_path / "results" / "verdict.json", {"fuses": 2}, rows)
-    assert verdict.read_results(tmp_path / "results" / "verdict.json") == rows

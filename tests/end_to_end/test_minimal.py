@@ -15,6 +15,8 @@ from minimal_commands import EXTRAS, MinimalUser
 from packaging.requirements import Requirement
 from packaging.utils import NormalizedName, canonicalize_name
 
+pytestmark = pytest.mark.timing
+
 START = "from fusery.cli.start import start; start()"
 ONE_AFTER_THE_OTHER = """
 import contextlib, io, json, os, sys

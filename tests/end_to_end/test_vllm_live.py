@@ -20,7 +20,7 @@ from course_bundles import course_bundles
 from installation import Installation
 from ports import free_port
 
-pytestmark = vllm_server.MARKS
+pytestmark = [pytest.mark.timing, *vllm_server.MARKS]
 
 BASE, V1, V2 = NAMES
 

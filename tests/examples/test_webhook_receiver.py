@@ -22,6 +22,8 @@ from fusery.registry.settings.settings import Settings
 from fusery.registry.webhooks.signing_key import derive, headers, key_text
 from fusery.registry.workspace import Workspace
 
+pytestmark = pytest.mark.timing
+
 PROGRAM = Path(__file__).resolve().parents[2] / "examples" / "webhooks" / "receiver.py"
 KEY = derive(b"0123456789abcdef0123456789abcdef", "ab" * 16, "https://hooks.example.org/")
 BODY = json.dumps(
@@ -31,12 +33,7 @@ BODY = json.dumps(
 
 @dataclass
 class Sample:
-    """The program while it runs.
-
-    Attributes:
-        port: that it listens at.
-        printed: the file that it prints to.
-    """
+    """The program while it runs."""
 
     port: int
     printed: Path
@@ -105,9 +102,8 @@ def test_either_of_two_signatures_is_enough(sample: Sample) -> None:
     assert sample.post(both) == 204
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
+def test_what_is_not_genuine_or_not_recent_is_refused(sample: Sample) -> None:
+    for wrong in (
         signed(key=b"x" * 32),
         signed(age=3600),
         signed(age=-3600),
@@ -115,12 +111,8 @@ def test_either_of_two_signatures_is_enough(sample: Sample) -> None:
         {**signed(), "Webhook-Timestamp": "soon"},
         {**signed(), "Webhook-Signature": ""},
         {},
-    ],
-    ids=["key", "old", "not yet", "id", "no time", "no signature", "nothing"],
-)
-def test_what_is_not_genuine_or_not_recent_is_refused(sample: Sample, wrong: dict[str, str]) -> None:
-    # Made when the tests were collected: what was right then is recent for minutes only.
-    assert sample.post(wrong) == 401
+    ):
+        assert sample.post(wrong) == 401, wrong
     assert sample.lines == []
 
 

@@ -68,12 +68,6 @@ def test_every_file_says_the_same_version() -> None:
     assert set(said) == {VERSION}
 
 
-def test_changes_to_come_stand_above_those_that_are_out() -> None:
-    titles = re.findall(r"^## (.*)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
-    assert titles[0] == "Unreleased"
-    assert titles[1].startswith(f"{VERSION} - ")
-
-
 def test_actions_of_others_are_the_same_commit_everywhere() -> None:
     """An action that is pinned twice, and moved on in one place, would be two programs."""
     found: dict[str, set[str]] = {}

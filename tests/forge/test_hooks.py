@@ -31,54 +31,36 @@ def hooked(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     (repository / ".pre-commit-config.yaml").write_text(json.dumps({"repos": [repo]}))
     subprocess.run([TOOLS / "pre-commit", "install"], cwd=repository, capture_output=True, check=True)
     git(repository, "add", ".pre-commit-config.yaml")
+    git(repository, "commit", "-qm", "the hook itself")
     return repository
 
 
 def test_a_commit_of_a_bad_adapter_is_refused(hooked: Path) -> None:
-    git(hooked, "commit", "-qm", "the hook itself")
     (hooked / "courses" / "v 2" / "adapters.safetensors").write_bytes(b"x")
     (hooked / "README.md").write_text("Other words.\n")
     git(hooked, "add", "README.md")
     git(hooked, "commit", "-qm", "what is not staged is no part of it")
     git(hooked, "add", "-A")
-    said = commit_refused(hooked)
-    assert "courses/v 2\n" in said
-    assert "Verdict: fail" in said
-    assert "v1" not in said
+    printed = commit_refused(hooked)
+    assert "courses/v 2\n" in printed
+    assert "v1" not in printed
 
 
 def commit_refused(folder: Path) -> str:
-    """Try to commit what is staged, which the hook refuses; return what it says."""
+    """Try to commit what is staged, which the hook refuses; return what it prints."""
     with pytest.raises(subprocess.CalledProcessError) as refused:
         git(folder, "commit", "-qm", "x")
     return str(refused.value.stderr)
 
 
-@pytest.mark.parametrize("words", [("rm", "-q"), ("rm", "-q", "--cached"), ("mv",)])
-def test_a_commit_that_takes_a_file_from_an_adapter_is_refused(hooked: Path, words: tuple[str, ...]) -> None:
-    git(hooked, "commit", "-qm", "the hook itself")
-    config = "courses/v 2/adapter_config.json"
-    git(hooked, *words, config, *(["elsewhere.json"] if words == ("mv",) else []))
-    said = commit_refused(hooked)
-    assert ("git would leave out" if "--cached" in words else "error: file_missing") in said, said
+def test_a_commit_that_takes_a_file_from_an_adapter_is_refused(hooked: Path) -> None:
+    git(hooked, "rm", "-q", "courses/v 2/adapter_config.json")
+    assert "file_missing" in commit_refused(hooked)
     git(hooked, "rm", "-rq", "--cached", "courses/v 2")
     git(hooked, "commit", "-qm", "all of it can go, and stay on the disk")
 
 
-def test_an_adapter_whose_weights_git_ignores_is_no_commit(hooked: Path) -> None:
-    git(hooked, "commit", "-qm", "the hook itself")
-    shutil.copytree(hooked / "courses" / "v1", hooked / "v3")
-    (hooked / ".gitignore").write_text("*.safetensors\n")
-    git(hooked, "add", "-A")
-    said = commit_refused(hooked)
-    assert "git would leave out of the commit: v3/adapters.safetensors" in said
-    assert "git add --force -- v3/adapters.safetensors" in said
-    git(hooked, "add", "--force", "--", "v3/adapters.safetensors")
-    git(hooked, "commit", "-qm", "x")
-
-
 def test_links_are_checked_too(hooked: Path) -> None:
-    git(hooked, "commit", "-qm", "the hook itself")
     weights = hooked / "courses" / "v1" / "adapters.safetensors"
     weights.unlink()
     weights.symlink_to("/gone")
@@ -117,6 +99,9 @@ def test_gitlab_runs_its_job(repository: Path, spoiled: Callable[[Path], None]) 
     assert issue["check_name"] in CODES
     options["FUSERY_OPTIONS"] = "--base gone"
     assert run_shell(script, repository, **options).returncode == 2
+    git(repository, "rm", "-rq", "courses")
+    assert run_shell(script, repository, **options | {"FUSERY_OPTIONS": ""}).returncode == 0
+    assert json.loads(report.read_bytes()) == []
 
 
 def test_gitlab_installs_with_no_module_of_the_checkout(tmp_path: Path) -> None:
@@ -130,10 +115,3 @@ def test_gitlab_installs_with_no_module_of_the_checkout(tmp_path: Path) -> None:
     assert "code of the checkout ran" not in done.stderr
     done = run_shell(script, tmp_path, FUSERY_PACKAGE="packaging\nno-such-plugin", PIP_NO_INDEX="1")
     assert (done.returncode, "no-such-plugin" in done.stderr) == (1, True)
-
-
-def test_gitlab_reports_that_there_is_no_adapter(repository: Path) -> None:
-    git(repository, "rm", "-rq", "courses")
-    script = "\n".join(read_yaml(".gitlab/fusery-check.yml")["fusery-check"]["script"])
-    assert run_shell(script, repository, FUSERY_OPTIONS="").returncode == 0
-    assert json.loads((repository / "gl-code-quality-report.json").read_bytes()) == []

@@ -1,15 +1,25 @@
-"""What must still hold of what a release promised: each function names what does not, in words that say where.
-
-Import it as `from golden import holding`.
-"""
+"""What must still hold of what a release promised."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 ROLES = ("reader", "publisher", "approver", "admin")
 """From the one that may least."""
+
+AREAS = (
+    "commands",
+    "exit codes",
+    "JSON",
+    "HTTP API",
+    "Python API",
+    "plugins",
+    "settings",
+    "findings",
+    "log actions",
+)
+"""Parts of `surface` that are held; what lies on disks is read instead."""
 
 
 def unanswered(then: Any, now: Any, where: str = "") -> Iterator[str]:
@@ -27,162 +37,120 @@ def unanswered(then: Any, now: Any, where: str = "") -> Iterator[str]:
         yield f"{where}: {then!r} became {now!r}"
 
 
-def broken(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what one surface promised and another does not keep, each by a name that stays the same."""
-    for area, check in AREAS.items():
-        for what in check(then[area], now[area]):
-            yield f"{area}: {what}"
+def broken(then: Mapping[str, Any], now: Mapping[str, Any]) -> set[str]:
+    """Return what one surface promised and another does not keep, each by a name that stays the same."""
+    promised, offered = set(_promises(then)), set(_promises(now))
+    gone = {
+        line
+        for line in promised - offered
+        if f"{line.rpartition(' takes ')[0]} takes anything" not in offered
+    }
+    # Of what is gone altogether, nothing else is told.
+    gone = {line for line in gone if not any(line.startswith(f"{other} ") for other in gone)}
+    before = set(_demands(then))
+    asked = {
+        line
+        for owner, line in set(_demands(now)) - before
+        if owner in promised and (owner, f"{owner} may be any") not in before
+    }
+    return {f"{line} is gone" for line in gone} | asked
 
 
-def _commands(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
-    for name in _gone(then, now):
-        yield f"fusery {name} is gone"
-    for name in then.keys() & now.keys():
-        before, after = then[name]["parameters"], now[name]["parameters"]
-        for each in _gone(before, after):
-            yield f"fusery {name} {each} is gone"
-        for each in after.keys() - before.keys():
-            if after[each]["required"]:
-                yield f"fusery {name} {each} is required, and was not there"
-        for each in before.keys() & after.keys():
-            for problem in _parameter(before[each], after[each]):
-                yield f"fusery {name} {each} {problem}"
+def _promises(surface: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what callers may rely on, a line each."""
+    for name, command in surface["commands"].items():
+        yield f"commands: fusery {name}"
+        for flag, facts in command["parameters"].items():
+            where = f"commands: fusery {name} {flag}"
+            yield where
+            yield f"{where} by default {facts.get('default') or False!r}"
+            yield f"{where} with a value: {facts.get('takes a value')}"
+            yield from [f"{where} many times"] * facts.get("many", False)
+            yield from (f"{where} takes {choice}" for choice in facts.get("choices", ["anything"]))
+    for area in ("exit codes", "settings"):
+        yield from (f"{area}: {name} = {value!r}" for name, value in surface[area].items())
+    for area in ("findings", "log actions"):
+        yield from (f"{area}: {name}" for name in surface[area])
+    for name, document in surface["JSON"].items():
+        yield from _printed(f"JSON: {name}:", document)
+    for name, route in surface["HTTP API"].items():
+        where = f"HTTP API: {name}"
+        yield where
+        yield from (f"{where} {each}" for each in route["parameters"])
+        for kind, schema in route["takes"].items():
+            yield from _taken(f"{where} takes {kind}", schema)
+        for kind, schema in route["returns"].items():
+            yield from _printed(f"{where} returns {kind}", schema)
+    for area, name, facts in _classes(surface):
+        where = f"{area}: {name}"
+        yield where
+        yield from (f"{where}.{each}" for each in (*facts["attributes"], *facts["called"]))
+        yield from (f"{where} is a {each}" for each in facts.get("is a", ()))
+        for each, call in facts["called"].items():
+            yield f"{where}.{each}()"
+            yield from (f"{where}.{each}() with {argument}" for argument in call["names"])
+            yield from (f"{where}.{each}() at {at}: {one}" for at, one in enumerate(call["positions"]))
 
 
-def _parameter(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
-    if now["required"] and not then["required"]:
-        yield "is required now"
-    if then["many"] and not now["many"]:
-        yield "may be given once only"
-    if then.get("takes a value") != now.get("takes a value"):
-        yield "takes a value, or takes none any more"
-    if "choices" in now and (missing := {*then.get("choices", ())} - {*now["choices"]}):
-        yield f"does not take {', '.join(sorted(missing))} any more"
-    if "choices" in now and "choices" not in then:
-        yield "does not take everything any more"
-    # Libraries have several ways to say that a flag is not set.
-    if "default" in then and (now.get("default") or False) != (then["default"] or False):
-        yield f"is {now.get('default')!r} by default, and was {then['default']!r}"
+def _printed(where: str, schema: Mapping[str, Any]) -> Iterator[str]:
+    yield where
+    for key, each in schema.get("keys", {}).items():
+        yield from _printed(f"{where} {key}", each)
+    yield from (f"{where} always {key}" for key in schema.get("always", ()))
+    for part in {"items", "additionalProperties"} & schema.keys():
+        yield from _printed(f"{where} {part}", schema[part])
 
 
-def _same(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
-    for name in _gone(then, now):
-        yield f"{name} is gone"
-    for name in then.keys() & now.keys():
-        if then[name] != now[name]:
-            yield f"{name} is {now[name]!r}, and was {then[name]!r}"
+def _taken(where: str, schema: Mapping[str, Any]) -> Iterator[str]:
+    yield where
+    yield from (f"{where} takes {'anything' if kind == 'any' else kind}" for kind in schema["types"])
+    for key, each in schema.get("keys", {}).items():
+        yield from _taken(f"{where} {key}", each)
 
 
-def _documents(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
-    for name in _gone(then, now):
-        yield f"the document of {name} is gone"
-    for name in then.keys() & now.keys():
-        yield from _printed(then[name], now[name], f"{name}:")
+def _classes(surface: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    for area in ("Python API", "plugins"):
+        for name, facts in surface[area].items():
+            yield area, name, facts
 
 
-def _printed(then: Mapping[str, Any], now: Mapping[str, Any], where: str) -> Iterator[str]:
-    """Yield what readers of a document cannot rely on any more."""
-    for kind in now["types"]:
-        if (
-            kind not in then["types"]
-            and "any" not in then["types"]
-            and (kind, "number") != ("integer", *then["types"])
-        ):
-            yield f"{where} may be {kind}"
-    for key in _gone(then.get("keys", {}), now.get("keys", {})):
-        yield f"{where} {key} is gone"
-    for key in {*then.get("always", ())} - {*now.get("always", ())}:
-        if key in now.get("keys", {}):
-            yield f"{where} {key} is not always there"
-    for key, each in then.get("keys", {}).items():
-        if key in now.get("keys", {}):
-            yield from _printed(each, now["keys"][key], f"{where} {key}")
-    for part in ("items", "additionalProperties"):
-        if part in then and part in now:
-            yield from _printed(then[part], now[part], f"{where} {part}")
+def _demands(surface: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield what callers have to reckon with, a line each, and what has to be there for it to matter."""
+    for name, command in surface["commands"].items():
+        for flag, facts in command["parameters"].items():
+            if facts["required"]:
+                yield f"commands: fusery {name}", f"commands: fusery {name} {flag} is required"
+    for name, document in surface["JSON"].items():
+        yield from _kinds(f"JSON: {name}:", document)
+    for name, route in surface["HTTP API"].items():
+        where = f"HTTP API: {name}"
+        for role in ROLES[: ROLES.index(route["role"]) + 1 if route["role"] else 0]:
+            yield where, f"{where} needs the role of {role}"
+        yield from (
+            (where, f"{where} {each} is required") for each, must in route["parameters"].items() if must
+        )
+        for kind, schema in route["takes"].items():
+            yield from _required(f"{where} takes {kind}", schema)
+        for kind, schema in route["returns"].items():
+            yield from _kinds(f"{where} returns {kind}", schema)
+    for area, name, facts in _classes(surface):
+        for each, call in facts["called"].items():
+            where = f"{area}: {name}.{each}()"
+            yield from (
+                (where, f"{where} requires {one}") for one, its in call["names"].items() if its["required"]
+            )
 
 
-def _taken(then: Mapping[str, Any], now: Mapping[str, Any], where: str) -> Iterator[str]:
-    """Yield what is refused now of what a request could say."""
-    if missing := {*then["types"]} - {*now["types"]} - ({"any"} if "any" in now["types"] else set()):
-        yield f"{where} may not be {', '.join(sorted(missing))} any more"
-    for key in _gone(then.get("keys", {}), now.get("keys", {})):
-        yield f"{where} {key} is gone"
-    for key in {*now.get("always", ())} - {*then.get("always", ())}:
-        yield f"{where} {key} is required now"
-    for key, each in then.get("keys", {}).items():
-        if key in now.get("keys", {}):
-            yield from _taken(each, now["keys"][key], f"{where} {key}")
+def _kinds(where: str, schema: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    integers = {"integer"} if "number" in schema["types"] else set()
+    yield from ((where, f"{where} may be {kind}") for kind in {*schema["types"], *integers})
+    for key, each in schema.get("keys", {}).items():
+        yield from _kinds(f"{where} {key}", each)
+    for part in {"items", "additionalProperties"} & schema.keys():
+        yield from _kinds(f"{where} {part}", schema[part])
 
 
-def _routes(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
-    for name in _gone(then, now):
-        yield f"{name} is gone"
-    for name in then.keys() & now.keys():
-        before, after = then[name], now[name]
-        if _rank(after["role"]) > _rank(before["role"]):
-            yield f"{name} needs the role of {after['role']}, and needed {before['role'] or 'none'}"
-        for each in _gone(before["parameters"], after["parameters"]):
-            yield f"{name} {each} is gone"
-        for each, required in after["parameters"].items():
-            if required and not before["parameters"].get(each):
-                yield f"{name} {each} is required now"
-        for side, check in (("takes", _taken), ("returns", _printed)):
-            for kind in _gone(before[side], after[side]):
-                yield f"{name} {side} no {kind} any more"
-            for kind in before[side].keys() & after[side].keys():
-                yield from check(before[side][kind], after[side][kind], f"{name} {side}")
-
-
-def _rank(role: str | None) -> int:
-    return ROLES.index(role) if role else -1
-
-
-def _python(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
-    for name in _gone(then, now):
-        yield f"{name} is gone"
-    for name in then.keys() & now.keys():
-        before, after = then[name], now[name]
-        members = {*after["attributes"], *after["called"]}
-        for each in _gone(before["attributes"], members):
-            yield f"{name}.{each} is gone"
-        for each in _gone(before.get("is a", ()), after.get("is a", ())):
-            yield f"{name} is no {each} any more"
-        for each in _gone(before["called"], after["called"]):
-            yield f"{name}.{each}() is gone"
-        for each in before["called"].keys() & after["called"].keys():
-            for problem in _call(before["called"][each], after["called"][each]):
-                yield f"{name}.{each}() {problem}"
-
-
-def _call(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
-    for each in _gone(then["names"], now["names"]):
-        yield f"takes no {each} any more"
-    for each, facts in now["names"].items():
-        if facts["required"] and not then["names"].get(each, {}).get("required"):
-            yield f"requires {each}"
-    if now["positions"][: len(then["positions"])] != then["positions"]:
-        yield f"takes {', '.join(now['positions'])} by position, and took {', '.join(then['positions'])}"
-
-
-def _listed(then: Iterable[str], now: Iterable[str]) -> Iterator[str]:
-    for name in _gone(then, now):
-        yield f"{name} is gone"
-
-
-def _gone(then: Iterable[str], now: Iterable[str]) -> list[str]:
-    return sorted({*then} - {*now})
-
-
-AREAS = {
-    "commands": _commands,
-    "exit codes": _same,
-    "JSON": _documents,
-    "HTTP API": _routes,
-    "Python API": _python,
-    "plugins": _python,
-    "settings": _same,
-    "findings": _listed,
-    "log actions": _listed,
-}
-"""Parts of `surface` to what checks them; what lies on disks is read instead."""
+def _required(where: str, schema: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    yield from ((where, f"{where} {key} is required") for key in schema.get("always", ()))
+    for key, each in schema.get("keys", {}).items():
+        yield from _required(f"{where} {key}", each)

@@ -1,7 +1,4 @@
-"""The releases whose artifacts are here, unpacked once for a run of the tests.
-
-Import it as `from golden import releases`.
-"""
+"""The releases whose artifacts are here, unpacked once for a run of the tests."""
 
 from __future__ import annotations
 

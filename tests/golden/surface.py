@@ -1,7 +1,4 @@
-"""What others build on, as one JSON document: commands, exit codes, keys of documents, routes, the Python API, names of formats.
-
-Import it as `from golden import surface`.
-"""
+"""What others build on, as one JSON document: commands, exit codes, keys of documents, routes, the Python API, names of formats."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Every command of the command line with words that ask for no connection, in an order in which each has something to do.
-
-Import it as `from promises.commands import COMMANDS`.
-"""
+"""Every command of the command line with words that ask for no connection, in an order in which each has something to do."""
 
 from __future__ import annotations
 
@@ -10,16 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A command as it is asked for.
-
-    Attributes:
-        words: of the command line.
-        made: the places that it is told to write, in the folder of the user.
-        open: what it makes there is for others as well, whatever the umask.
-        quick: it takes a fraction of a second, and makes files.
-        user: who asks for it.
-        code: that it ends with.
-    """
+    """A command as it is asked for."""
 
     words: str
     made: tuple[str, ...] = ()

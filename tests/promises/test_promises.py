@@ -27,6 +27,8 @@ from promises.commands import COMMANDS, ELSEWHERE, SERVERS, Asked
 
 from fusery.cli.main import cli
 
+pytestmark = pytest.mark.timing
+
 HERE = Path(__file__).resolve().parent
 STRACE = shutil.which("strace")
 
@@ -40,17 +42,7 @@ SECRET = re.compile(r"\.pem$|^home/private-\d+/")
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """What a command did.
-
-    Attributes:
-        code: its exit code.
-        seconds: of the processor that it took.
-        err: what it told people.
-        noted: by the audit hook.
-        made: modes of what it made, by path from the root.
-        changed: what was there and changed.
-        gone: what was there and is not.
-    """
+    """What a command did."""
 
     code: int
     seconds: float

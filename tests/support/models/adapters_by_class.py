@@ -1,7 +1,7 @@
 """Adapters for any base that mlx-lm can load, made by mlx-lm's own classes and saved as its trainer saves them.
 
 `make_adapter` of `tiny_models` knows four architectures and needs no mlx; this one asks the model which modules it has.
-Needs mlx-lm.  Import it as `import adapters_by_class`.
+Needs mlx-lm.
 """
 
 from __future__ import annotations
@@ -30,24 +30,7 @@ def make_adapter(
     seed: int = 0,
     update: float = 0.05,
 ) -> Path:
-    """Write an adapter, and return its folder.
-
-    Args:
-        folder: made if it does not exist.
-        base: a folder with a base.
-        kind: `fine_tune_type`.  `full` writes what the trainer can train: of a quantised base, norms and biases only.
-        rank: rank of every update.
-        scale: `lora_parameters.scale`.
-        num_layers: blocks from the end, -1 or 0 for all.
-        keys: as in `lora_parameters`, None for every layer that mlx-lm adapts.
-        dtype: of `lora_a` and `lora_b`, which the trainer writes in float32; a full fine-tune has the base's own.
-        skip: paths of modules whose tensors are left out of the file.
-        seed: of the numbers.
-        update: rough size of an update over that of the weight.
-
-    Raises:
-        ValueError: mlx-lm cannot make such an adapter, or `skip` names a module that is not adapted.
-    """
+    """Write an adapter, and return its folder."""
     import mlx.core as mx
     from mlx_lm.lora import CONFIG_DEFAULTS
     from mlx_lm.utils import save_config

@@ -1,4 +1,4 @@
-"""A bad case and a good one for every code of admission.  Import it as `from bad_adapters import CASES`."""
+"""A bad case and a good one for every code of admission."""
 
 from __future__ import annotations
 
@@ -40,15 +40,7 @@ def nothing(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Case:
-    """How to make a folder bad, and how to make one that is nearly so and good.
-
-    Attributes:
-        bad: spoils a folder.
-        good: does something like it that is allowed.
-        make: how the adapter is made.
-        look: keywords of `broken_adapters.look`, for both.
-        good_look: keywords that differ for the good one.
-    """
+    """How to make a folder bad, and how to make one that is nearly so and good."""
 
     bad: Spoil
     good: Spoil = nothing

@@ -1,4 +1,4 @@
-"""Spoiling adapter folders in every way, and letting admission look at them.  Import it as `from broken_adapters import …`."""
+"""Spoiling adapter folders in every way, and letting admission look at them."""
 
 from __future__ import annotations
 

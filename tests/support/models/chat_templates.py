@@ -1,4 +1,4 @@
-"""Chat templates in the manner of the families of models, and hostile ones.  Import it as `import chat_templates`.
+"""Chat templates in the manner of the families of models, and hostile ones.
 
 They are written for these tests, and use what the families' own use: macros, namespaces, loop controls, dates, tools.
 """

@@ -1,7 +1,7 @@
 """What the example's adapters answer in mlx-lm, which they were trained with: 20 held-out questions, and the base's answers.
 
 Recorded in `data/course_rec/answers.json`, since mlx-lm takes minutes for them here: greedy, in float32, at most 24 tokens.  To
-make it anew: `python tests/support/models/course_answers.py BASE_FOLDER`.  Import as `import course_answers`.
+make it anew: `python tests/support/models/course_answers.py BASE_FOLDER`.
 """
 
 from __future__ import annotations

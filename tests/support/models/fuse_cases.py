@@ -1,6 +1,6 @@
 """Fuses to try: a base of some architecture and format, an adapter of some kind, and what is to come out.
 
-A case is made by name, so that a list of cases is a list of words.  Import it as `import fuse_cases`.
+A case is made by name, so that a list of cases is a list of words.
 """
 
 from __future__ import annotations
@@ -89,15 +89,7 @@ Pair = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One fuse.
-
-    Attributes:
-        architecture: a key of `architectures.ARCHITECTURES`.
-        form: a key of `FORMATS`.
-        adapter: a key of `ADAPTERS`.
-        precision: `keep` or `dequantize`.
-        layout: `mlx` or `hf`.
-    """
+    """One fuse."""
 
     architecture: str
     form: str

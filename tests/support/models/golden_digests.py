@@ -4,7 +4,6 @@
 
 Needs NumPy and this project only.  The numbers come from SHAKE-256 and from nothing that a library may change.
 Prints one JSON object: the name of each fuse, the SHA-256 of the weight file, and how much of the adapter is in it.
-Import it as `import golden_digests`.
 """
 
 from __future__ import annotations
@@ -45,14 +44,7 @@ _UNTOUCHED = "model.layers.1.self_attn.k_proj"
 
 @dataclass(frozen=True, slots=True)
 class Golden:
-    """A fuse and the digest of what it writes.
-
-    Attributes:
-        base: format of the base: a float format, bits of affine quantisation (`4bit`), or a mode.
-        adapter: `lora`, `lora-bf16` or `dora`.
-        policy: what is written.
-        digest: SHA-256 of `model.safetensors`.
-    """
+    """A fuse and the digest of what it writes."""
 
     base: str
     adapter: str

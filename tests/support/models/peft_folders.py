@@ -1,20 +1,18 @@
-"""Adapters in PEFT's form, as `save_pretrained` writes them, and the real PEFT.  Import it as `import peft_folders`.
+"""Adapters in PEFT's form, as `save_pretrained` writes them, and the real PEFT.
 
 `PEFT_PYTHON` names an interpreter with torch, transformers and peft (requirements/peft.txt); `make test` sets it.
 """
 
 from __future__ import annotations
 
-import atexit
 import json
 import math
 import os
-import subprocess
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
+import json_peers
 import numpy as np
 import pytest
 import tiny_models
@@ -39,20 +37,7 @@ def make_peft(
     seed: int = 0,
     **config: Any,
 ) -> Path:
-    """Write a PEFT adapter for a base of `tiny_models`, and return its folder.
-
-    Args:
-        folder: made if it does not exist.
-        base: a folder of `make_base`.
-        modules: last names of the adapted modules.
-        layers: numbers of the adapted layers; all by default.
-        rank: `r`.
-        ranks: rank by full module path, where it is another; `rank_pattern` says so.
-        dtype: of the factors.
-        dora: add magnitudes.
-        seed: of the numbers.
-        config: more fields of the configuration, over the usual ones.
-    """
+    """Write a PEFT adapter for a base of `tiny_models`, and return its folder."""
     folder.mkdir(parents=True, exist_ok=True)
     settings = json.loads((base / "config.json").read_text())
     random = np.random.default_rng(seed)
@@ -105,17 +90,7 @@ def make_experts(
     seed: int = 0,
     **config: Any,
 ) -> Path:
-    """Write a PEFT adapter of the experts of a base, and return its folder.
-
-    Args:
-        folder: made if it does not exist.
-        base: a folder of a base all of whose layers have experts in `mlp.experts`.
-        parameters: what is adapted, in the order of the class.
-        rank: `r`.
-        turned: A is at the outputs, as PEFT before 0.19.1 has it of most classes.
-        seed: of the numbers.
-        config: more fields of the configuration, over the usual ones.
-    """
+    """Write a PEFT adapter of the experts of a base, and return its folder."""
     folder.mkdir(parents=True, exist_ok=True)
     said = json.loads((base / "config.json").read_text())
     outer, experts = said["hidden_size"], said.get("num_experts") or said["num_local_experts"]
@@ -181,39 +156,6 @@ def peers_python() -> Path:
     return python
 
 
-def real_peft(*request: str | Path) -> list[str]:
+def real_peft(*request: str | Path) -> Any:
     """Ask the real PEFT, through `peft_peer.py`, and return its answer; skip where there is none."""
-    peer = _peer(peers_python())
-    assert peer.stdin is not None
-    assert peer.stdout is not None
-    peer.stdin.write(json.dumps([str(word) for word in request]) + "\n")
-    peer.stdin.flush()
-    line = peer.stdout.readline()
-    assert line, f"PEFT ended with {peer.wait()}"
-    reply = json.loads(line)
-    assert "error" not in reply, reply["error"]
-    result: list[str] = reply["result"]
-    return result
-
-
-@cache
-def _peer(python: Path) -> subprocess.Popen[str]:
-    peer = subprocess.Popen(
-        [python, Path(__file__).with_name("peft_peer.py")],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
-    )
-    atexit.register(_end, peer)
-    return peer
-
-
-def _end(peer: subprocess.Popen[str]) -> None:
-    """End it by closing what it reads from."""
-    if peer.stdin is not None:
-        peer.stdin.close()
-    if peer.stdout is not None:
-        peer.stdout.close()
-    peer.wait()
+    return json_peers.ask(peers_python(), "peft_peer.py", *map(str, request))

@@ -1,4 +1,4 @@
-"""Training through a quantiser with mlx, on mlx-lm's model.  Import it as `from quantiser_trainer import train_through`.
+"""Training through a quantiser with mlx, on mlx-lm's model.
 
 The forward pass is quantise(W + BA), with a straight-through gradient: what unsloth-zoo's `mlx/qat.py` computes.
 """
@@ -15,16 +15,7 @@ import numpy as np
 def train_through(
     base: Path, adapter: Path, tokens: np.ndarray[Any, Any], *, bits: int, group_size: int, steps: int = 4
 ) -> np.ndarray[Any, Any]:
-    """Train a fresh LoRA for a few steps, write it as mlx-lm does, and return the logits that it was trained to give.
-
-    Args:
-        base: folder of a model that mlx-lm loads; its weights may be quantised.
-        adapter: folder to write, with the entry that says what it was trained through.
-        tokens: int (1, length), read and to be predicted.
-        bits: of the quantiser.
-        group_size: of the quantiser.
-        steps: of the training.
-    """
+    """Train a fresh LoRA for a few steps, write it as mlx-lm does, and return the logits that it was trained to give."""
     import mlx.core as mx
     from mlx import nn, optimizers
     from mlx.utils import tree_flatten

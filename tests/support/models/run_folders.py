@@ -1,4 +1,4 @@
-"""Run folders as mlx-lm's trainer leaves them, made from tiny adapters.  Import it as `from run_folders import make_run`."""
+"""Run folders as mlx-lm's trainer leaves them, made from tiny adapters."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 The base is a model of one-hot vectors that says the last letter again and again.  An adapter of rank r knows the first
 r - 1 letters and answers each with the one `shift` further, in a circle, and a line's end with the letter at `shift`; so
-whatever is asked, the answer tells which adapter gave it, and to which prompt.  Import it as `import shift_cipher_adapters`.
+whatever is asked, the answer tells which adapter gave it, and to which prompt.
 """
 
 from __future__ import annotations
@@ -25,14 +25,7 @@ _IDLE = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gate_p
 
 
 def make_base(folder: Path, *, layers: int = 2, intermediate: int = 256, bits: int | None = None) -> Path:
-    """Write the base, in float32, and return its folder.
-
-    Args:
-        folder: made if it does not exist.
-        layers: transformer blocks, which compute and add nothing.
-        intermediate: size of their MLP.
-        bits: quantise the blocks to so many bits.
-    """
+    """Write the base, in float32, and return its folder."""
     overrides = {"model.embed_tokens": False, "lm_head": False} if bits else None
     tiny_models.make_base(
         folder,
@@ -59,16 +52,7 @@ def make_base(folder: Path, *, layers: int = 2, intermediate: int = 256, bits: i
 def make_adapter(
     folder: Path, base: Path, shift: int, *, rank: int = 27, idle: Sequence[str] = _IDLE[:1], seed: int = 0
 ) -> Path:
-    """Write an adapter for the base of `make_base`, and return its folder.
-
-    Args:
-        folder: made if it does not exist.
-        base: folder of the base.
-        shift: how far it moves a letter.
-        rank: 2 to 27; more for more memory.
-        idle: further layers that it adapts.
-        seed: of their numbers.
-    """
+    """Write an adapter for the base of `make_base`, and return its folder."""
     tiny_models.make_adapter(folder, base, rank=rank, num_layers=-1, keys=[*idle, "lm_head"], seed=seed)
     letters = min(rank - 1, 26)
     a, b = np.zeros((HIDDEN, rank), np.float32), np.zeros((rank, HIDDEN), np.float32)
@@ -97,15 +81,7 @@ def chat_answer(shift: int, length: int, *, rank: int = 27) -> str:
 def make_bundle(
     folder: Path, shifts: Sequence[int], *, base: Path | None = None, ranks: Sequence[int] = (), **more: Any
 ) -> Path:
-    """Write `serving.json` with a base and an adapter `caesar_vN` for each shift, and return the folder.
-
-    Args:
-        folder: made if it does not exist.
-        shifts: of the adapters, in the order of their versions.
-        base: an existing base to serve; None for a new one.
-        ranks: of the adapters, taken in turn.
-        more: further parts of the document: `routes`, `tenants`, `limits`.
-    """
+    """Write `serving.json` with a base and an adapter `caesar_vN` for each shift, and return the folder."""
     if base is None:
         base = make_base(folder / "base")
     document = {"format": 1, "base": {"name": "echo", "folder": str(base)}, "adapters": [], **more}

@@ -13,85 +13,44 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-SMALL: dict[str, Any] = {
-    "attention_chunk_size": 64,
-    "attention_window_size": 64,
-    "block_dim": 64,
-    "block_ff_dim": 128,
-    "bos_token_id": 1,
-    "dense_intermediate_size": 128,
-    "eos_token_id": 2,
-    "expert_ffn_hidden_size": 32,
-    "ffn_hidden_size": 64,
-    "first_k_dense_replace": 1,
-    "global_head_dim": 16,
-    "head_dim": 16,
-    "hidden_size": 64,
-    "hidden_size_per_layer_input": 8,
-    "index_head_dim": 16,
-    "index_n_heads": 2,
-    "index_topk": 64,
-    "intermediate_size": 128,
-    "intermediate_size_mlp": 128,
-    "kv_lora_rank": 32,
-    "linear_key_head_dim": 16,
-    "linear_num_key_heads": 2,
-    "linear_num_value_heads": 4,
-    "linear_value_head_dim": 16,
-    "lru_width": 64,
-    "mamba_d_head": 16,
-    "mamba_d_ssm": 64,
-    "mamba_d_state": 16,
-    "mamba_dt_rank": 8,
-    "mamba_expand": 2,
-    "mamba_head_dim": 16,
-    "mamba_n_groups": 1,
-    "mamba_n_heads": 8,
-    "mamba_num_heads": 4,
-    "max_position_embeddings": 512,
-    "moe_intermediate_size": 32,
-    "moe_k": 2,
-    "moe_num_experts": 4,
-    "moe_num_shared_experts": 1,
-    "moe_topk": 2,
-    "n_embd": 64,
-    "n_group": 1,
-    "n_groups": 1,
-    "n_head": 4,
-    "n_inner": 128,
-    "n_layer": 2,
-    "n_positions": 512,
-    "n_routed_experts": 4,
-    "n_shared_experts": 1,
-    "num_attention_heads": 4,
-    "num_experts": 4,
-    "num_experts_per_tok": 2,
-    "num_experts_per_token": 2,
-    "num_heads": 4,
-    "num_hidden_layers": 2,
-    "num_key_value_heads": 2,
-    "num_kv_shared_layers": 0,
-    "num_layers": 2,
-    "num_local_experts": 4,
-    "num_shared_experts": 1,
-    "original_max_position_embeddings": 512,
-    "pad_token_id": 0,
-    "q_lora_rank": 32,
-    "qk_nope_head_dim": 16,
-    "qk_rope_head_dim": 16,
-    "rotary_dim": 8,
-    "shared_expert_intermediate_size": 64,
-    "shared_intermediate_size": 64,
-    "sliding_window": 64,
-    "ssm_state_size": 16,
-    "state_size": 16,
-    "time_step_rank": 8,
-    "topk_group": 1,
-    "v_head_dim": 16,
-    "vocab_size": 320,
-    "vocab_size_per_layer_input": 320,
-    "zero_expert_num": 0,
-}
+_KEYS = {
+    0: ("num_kv_shared_layers", "pad_token_id", "zero_expert_num"),
+    1: (
+        "bos_token_id", "first_k_dense_replace", "mamba_n_groups", "moe_num_shared_experts",
+        "n_group", "n_groups", "n_shared_experts", "num_shared_experts", "topk_group"
+    ),
+    2: (
+        "eos_token_id", "index_n_heads", "linear_num_key_heads", "mamba_expand", "moe_k",
+        "moe_topk", "n_layer", "num_experts_per_tok", "num_experts_per_token", "num_hidden_layers",
+        "num_key_value_heads", "num_layers"
+    ),
+    4: (
+        "linear_num_value_heads", "mamba_num_heads", "moe_num_experts", "n_head",
+        "n_routed_experts", "num_attention_heads", "num_experts", "num_heads", "num_local_experts"
+    ),
+    8: (
+        "hidden_size_per_layer_input", "mamba_dt_rank", "mamba_n_heads", "rotary_dim",
+        "time_step_rank"
+    ),
+    16: (
+        "global_head_dim", "head_dim", "index_head_dim", "linear_key_head_dim",
+        "linear_value_head_dim", "mamba_d_head", "mamba_d_state", "mamba_head_dim",
+        "qk_nope_head_dim", "qk_rope_head_dim", "ssm_state_size", "state_size", "v_head_dim"
+    ),
+    32: ("expert_ffn_hidden_size", "kv_lora_rank", "moe_intermediate_size", "q_lora_rank"),
+    64: (
+        "attention_chunk_size", "attention_window_size", "block_dim", "ffn_hidden_size",
+        "hidden_size", "index_topk", "lru_width", "mamba_d_ssm", "n_embd",
+        "shared_expert_intermediate_size", "shared_intermediate_size", "sliding_window"
+    ),
+    128: (
+        "block_ff_dim", "dense_intermediate_size", "intermediate_size", "intermediate_size_mlp",
+        "n_inner"
+    ),
+    320: ("vocab_size", "vocab_size_per_layer_input"),
+    512: ("max_position_embeddings", "n_positions", "original_max_position_embeddings"),
+}  # fmt: skip
+SMALL = {key: value for value, keys in _KEYS.items() for key in keys}
 """Values of keys that an architecture has."""
 
 _LATENT = {"num_key_value_heads": 4}
@@ -166,12 +125,7 @@ _KEPT = ("A_log", "dt_bias", "e_score_correction", "recurrent_param")
 
 
 def small_config(kind: str | type, scaling: dict[str, Any] | None = None) -> Any:
-    """Return a small configuration of an architecture, with rotary embeddings that are nobody's default.
-
-    Args:
-        kind: its `model_type`, or the class of its configuration.
-        scaling: put into its `rope_parameters`.
-    """
+    """Return a small configuration of an architecture, with rotary embeddings that are nobody's default."""
     chosen: Any = CONFIG_MAPPING[kind] if isinstance(kind, str) else kind
     usual = chosen()
     known = usual.to_dict()

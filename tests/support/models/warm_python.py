@@ -1,4 +1,4 @@
-"""A Python with the exporter's packages in which they are imported already.  Import it as `import warm_python`.
+"""A Python with the exporter's packages in which they are imported already.
 
 An export of a tiny model takes a second, and importing PyTorch, transformers and the exporter for it eight.  So they are
 imported once, in a process that forks for each program that it is asked to run: what the tests name as the interpreter

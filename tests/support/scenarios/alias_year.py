@@ -120,12 +120,7 @@ class Year:
         """When something happened, and an alias that it could have to do with."""
 
     def live(self, events: int, *, batch: int = 1) -> None:
-        """Let so many things happen, spread over the year, of which the first are that every alias is made.
-
-        Args:
-            events: how many.
-            batch: how many of them are committed together, which is faster.
-        """
+        """Let so many things happen, spread over the year, of which the first are that every alias is made."""
         for alias in self.aliases:
             self._set(alias, self._versions[alias.partition("#")[0]][0], "first")
         mean = (END - BEGIN).total_seconds() / events
@@ -150,12 +145,7 @@ class Year:
         }
 
     def questions(self, random: int, boundaries: int | None = None) -> Iterator[tuple[str, datetime]]:
-        """Yield what to ask: so many random moments, and at, just before and a second before what happened.
-
-        Args:
-            random: how many random moments.
-            boundaries: of how many things, by chance; all if it is not given.
-        """
+        """Yield what to ask: so many random moments, and at, just before and a second before what happened."""
         names = sorted(self.aliases)
         for _ in range(random):
             second = self._random.randrange(int((END - BEGIN).total_seconds()))

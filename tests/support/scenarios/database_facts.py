@@ -1,4 +1,4 @@
-"""What is in a database, and putting one at an older revision.  Import it as `from database_facts import migrate_to`."""
+"""What is in a database, and putting one at an older revision."""
 
 from __future__ import annotations
 

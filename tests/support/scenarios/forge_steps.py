@@ -1,4 +1,4 @@
-"""Steps of workflow files, run as the forges' runners run them.  Import it as `from forge_steps import …`."""
+"""Steps of workflow files, run as the forges' runners run them."""
 
 from __future__ import annotations
 
@@ -35,16 +35,7 @@ def read_yaml(path: str) -> Any:
 def run_step(
     action: str, step: str, inputs: Mapping[str, str], workspace: Path, temp: Path, **values: str
 ) -> Done:
-    """Run one shell step of a composite action in a workspace.
-
-    Args:
-        action: its folder below .github/actions.
-        step: the step's id.
-        inputs: what the job gives; the rest has its defaults.
-        workspace: the checkout.
-        temp: the runner's folder for the job.
-        values: of other expressions in the step's `env`, such as outputs of earlier steps, by variable.
-    """
+    """Run one shell step of a composite action in a workspace."""
     said = read_yaml(f".github/actions/{action}/action.yml")
     [found] = [each for each in said["runs"]["steps"] if each.get("id") == step]
     assert found["shell"] == "bash"

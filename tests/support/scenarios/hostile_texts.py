@@ -1,4 +1,4 @@
-"""Texts that break what does not expect them.  Import it as `from hostile_texts import TEXTS`."""
+"""Texts that break what does not expect them."""
 
 from __future__ import annotations
 

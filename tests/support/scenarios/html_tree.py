@@ -1,4 +1,4 @@
-"""HTML as a tree, read strictly: what browsers would mend is an error here.  Import it as `import html_tree`."""
+"""HTML as a tree, read strictly: what browsers would mend is an error here."""
 
 from __future__ import annotations
 

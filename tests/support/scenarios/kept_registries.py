@@ -47,11 +47,7 @@ def _module_url(request: pytest.FixtureRequest, backend: str, folder: Path) -> I
 
 
 class KeptStates:
-    """States of a registry and of the folder that it is in, by name and database.
-
-    Attributes:
-        place: the folder that every test of the module works in.
-    """
+    """States of a registry and of the folder that it is in, by name and database."""
 
     def __init__(self, folder: Path) -> None:
         """Take a folder of the module's own."""
@@ -68,13 +64,7 @@ class KeptStates:
     def opened(
         self, name: str, database_url: str, make: Callable[[Registry], Any]
     ) -> Iterator[tuple[Registry, Any]]:
-        """Open the registry in a state that `make` brings about if nobody has yet; yield what that returned, too.
-
-        Args:
-            name: of the state.
-            database_url: of an empty database: if it is of SQLite, a file in the place, which has nothing else in it.
-            make: does whatever leads to the state, to the registry and in the place.
-        """
+        """Open the registry in a state that `make` brings about if nobody has yet; yield what that returned, too."""
         backend = make_url(database_url).get_backend_name()
         if (key := f"{name}-{backend}") not in self._kept:
             with Registry(open_workspace(self.place / "home", database_url)) as registry:

@@ -1,4 +1,4 @@
-"""A registry with one of everything that a document tells of.  Import it as `import lineage_registry`."""
+"""A registry with one of everything that a document tells of."""
 
 from __future__ import annotations
 

@@ -34,16 +34,7 @@ def put_calibration(
     seed: int = 0,
     learned: Numbers | None = None,
 ) -> str:
-    """Record a calibration, and return its digest.
-
-    Args:
-        registry: where.
-        base: its base's name.
-        widths: how many inputs it says that each module has.
-        size: of the numbers.
-        seed: of the numbers, and of the texts that it says it is from.
-        learned: of one for an adapter.
-    """
+    """Record a calibration, and return its digest."""
     texts = digest_bytes(f"texts {seed}".encode())
     with registry.workspace.database.read() as session:
         digest = Digest(resolve_base(session, base).digest)

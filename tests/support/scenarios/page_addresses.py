@@ -1,4 +1,4 @@
-"""An address of every kind of page, for a registry of `report_registry`.  Import it as `from page_addresses import places, acts`."""
+"""An address of every kind of page, for a registry of `report_registry`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""How a database goes about the queries of a command: which of them read a whole table.
-
-Import it as `import query_plans`.
-"""
+"""How a database goes about the queries of a command: which of them read a whole table."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Processes that have a registry's imports when they begin: forks of a server, which come without the two seconds that those take.
-
-Import as `import ready_processes`.
-"""
+"""Processes that have a registry's imports when they begin: forks of a server, which come without the two seconds that those take."""
 
 from __future__ import annotations
 

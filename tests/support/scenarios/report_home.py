@@ -1,4 +1,4 @@
-"""A home that is filled by `report_registry` with half a year of history.  Import it as `from report_home import filled, open_at`."""
+"""A home that is filled by `report_registry` with half a year of history."""
 
 from __future__ import annotations
 
@@ -7,24 +7,14 @@ from pathlib import Path
 import pytest
 import report_registry
 from alias_year import Clock
+from store_shelf import open_workspace
 
 from fusery.registry import Registry
-from fusery.registry.settings.settings import Settings
-from fusery.registry.workspace import Workspace
 
 
 def open_at(home: Path) -> Registry:
     """Open a registry that was made."""
-    settings = Settings(
-        home=home,
-        database_url="",
-        store_url="",
-        store_options={},
-        cache_dir=None,
-        cache_limit=1 << 40,
-        user="anna",
-    )
-    return Registry(Workspace(settings))
+    return Registry(open_workspace(home, user="anna"))
 
 
 def filled(folder: Path) -> Path:

@@ -1,4 +1,4 @@
-"""A registry with a history of half a year, for reports.  Import it as `import report_registry`.
+"""A registry with a history of half a year, for reports.
 
 showcase.fill(registry, folder, clock)
 """
@@ -27,8 +27,6 @@ HOSTILE = (
     "<a href='javascript:alert(4)'>x</a> {{ 7*7 }} {% raw %} &lt; \u202egnp.\u202c </textarea>--><!--"
 )
 """What breaks pages that do not escape."""
-
-_MONTH = timedelta(days=30)
 
 
 @dataclass(slots=True)

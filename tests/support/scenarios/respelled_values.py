@@ -1,7 +1,4 @@
-"""Respellings: the same value stored in another way, as whoever can write to the database file might.
-
-Import it as `import respelled_values`.
-"""
+"""Respellings: the same value stored in another way, as whoever can write to the database file might."""
 
 from __future__ import annotations
 
@@ -182,16 +179,7 @@ _ABSENT: Mapping[str, Any] = {"document": "null", "text": ""}
 
 @dataclass(frozen=True, slots=True)
 class Respelling:
-    """One value that was stored in another way.
-
-    Attributes:
-        table: it is in.
-        column: it is of.
-        row: all of its row, as it was stored.
-        number: of the row, or what else it is found by.
-        way: how it was respelled.
-        new: what is stored now.
-    """
+    """One value that was stored in another way."""
 
     table: Table
     column: str

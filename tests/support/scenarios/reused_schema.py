@@ -1,6 +1,4 @@
-"""What tests would make again in each new home: the schema of an SQLite file, and statements compiled to SQL.
-
-Import it as `import reused_schema`; `conftest.py` does, and everything else is as users have it.  Programs that tests start as
+"""What tests would make again in each new home: the schema of an SQLite file, and statements compiled to SQL.; `conftest.py` does, and everything else is as users have it.  Programs that tests start as
 processes have nothing of it.
 """
 

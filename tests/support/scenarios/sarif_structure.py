@@ -1,4 +1,4 @@
-"""What SARIF 2.1.0 demands of a log, for the properties that fusery writes.  Import it as `from sarif_structure import …`.
+"""What SARIF 2.1.0 demands of a log, for the properties that fusery writes.
 
 Source: https://docs.oasis-open.org/sarif/sarif/v2.1.0/os/sarif-v2.1.0-os.html, the sections in brackets.
 """

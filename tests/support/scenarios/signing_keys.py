@@ -1,4 +1,4 @@
-"""Keys and certificates for tests, made anew each time.  Import as `signing_keys`."""
+"""Keys and certificates for tests, made anew each time."""
 
 from __future__ import annotations
 

@@ -18,13 +18,7 @@ _SEQUENCES = "SELECT sequencename, last_value FROM pg_sequences WHERE schemaname
 
 @dataclass
 class Template:
-    """What was made once: folders as they lie under a test's own, and the rows of a database on PostgreSQL.
-
-    Attributes:
-        folder: holds what is copied, by name.
-        rows: of each table, as COPY writes them.
-        sequences: what each has handed out.
-    """
+    """What was made once: folders as they lie under a test's own, and the rows of a database on PostgreSQL."""
 
     folder: Path
     rows: Mapping[str, bytes] = field(default_factory=dict)

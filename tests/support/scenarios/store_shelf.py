@@ -25,6 +25,7 @@ def open_workspace(
     store_url: str = "",
     store_options: dict[str, object] | None = None,
     cache_limit: int = 1 << 40,
+    user: str = "tester",
 ) -> Workspace:
     """Open a registry's parts, with its own home."""
     settings = Settings(
@@ -34,7 +35,7 @@ def open_workspace(
         store_options=store_options or {},
         cache_dir=None,
         cache_limit=cache_limit,
-        user="tester",
+        user=user,
     )
     return Workspace(settings)
 

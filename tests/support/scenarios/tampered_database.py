@@ -1,4 +1,4 @@
-"""Changing a database as somebody would who has all rights and leaves no other trace.  Import it as `import tampered_database`."""
+"""Changing a database as somebody would who has all rights and leaves no other trace."""
 
 from __future__ import annotations
 

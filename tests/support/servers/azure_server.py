@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ports import free_port
+from programs import running_program
 
 # Azurite's own, documented and the same everywhere.
 ACCOUNT = "devstoreaccount1"
@@ -51,32 +48,12 @@ class AzureServer:
 @contextmanager
 def running_server(command: list[str], folder: Path) -> Iterator[AzureServer]:
     """Run a server that keeps its data in `folder`, with one container."""
-    from azure.core.exceptions import AzureError
-
     port = free_port()
     options = ["--blobHost", "127.0.0.1", "--blobPort", str(port), "-l", str(folder / "data")]
     options += ["--skipApiVersionCheck", "--silent", "--disableTelemetry"]
+    server = AzureServer(f"http://127.0.0.1:{port}")
     with (
-        (folder / "log").open("wb") as log,
-        subprocess.Popen(
-            [*command, *options], stdout=log, stderr=log, cwd=folder, start_new_session=True
-        ) as process,
+        server.client() as client,
+        running_program([*command, *options], folder / "log", client.create_container, folder=folder),
     ):
-        try:
-            server = AzureServer(f"http://127.0.0.1:{port}")
-            give_up = time.monotonic() + 60
-            with server.client() as client:
-                while True:
-                    try:
-                        client.create_container()
-                        break
-                    except AzureError as error:
-                        if process.poll() is not None or time.monotonic() > give_up:
-                            raise RuntimeError(
-                                (folder / "log").read_text(errors="replace")[-2000:]
-                            ) from error
-                        time.sleep(0.1)
-            yield server
-        finally:
-            # `node` may be a program that runs the real one, which would go on.
-            os.killpg(process.pid, signal.SIGKILL)
+        yield server

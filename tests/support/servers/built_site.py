@@ -1,16 +1,17 @@
-"""The documentation site, built by its own command.  Import it as `import built_site`."""
+"""The documentation site, built by its own command."""
 
 from __future__ import annotations
 
 import functools
 import shutil
 import subprocess
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 from typing import Any
+
+from stub_server import serving_stub
 
 ROOT = Path(__file__).resolve().parents[3]
 PYTHON = ROOT / ".venv-site" / "bin" / "python"
@@ -73,12 +74,5 @@ class _Quiet(SimpleHTTPRequestHandler):
 @contextmanager
 def serving(folder: Path) -> Iterator[str]:
     """Yield the address at which the files of a folder are."""
-    handler = functools.partial(_Quiet, directory=str(folder))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving_stub(functools.partial(_Quiet, directory=str(folder))) as address:
+        yield address

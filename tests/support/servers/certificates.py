@@ -1,4 +1,4 @@
-"""A certificate for this machine, for servers of tests.  Import it as `from certificates import certificate`."""
+"""A certificate for this machine, for servers of tests."""
 
 from __future__ import annotations
 

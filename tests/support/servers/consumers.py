@@ -1,19 +1,17 @@
-"""Other people's programs reading what is written for them.  Import as `import consumers`.
+"""Other people's programs reading what is written for them.
 
 `PEFT_PYTHON` names an interpreter with what requirements/peft.txt lists; `make test` sets it.
 """
 
 from __future__ import annotations
 
-import atexit
 import json
-import subprocess
-from functools import cache
 from pathlib import Path
 from typing import Any
 
+import json_peers
 import numpy as np
-from peft_folders import _end, peers_python, real_peft
+from peft_folders import peers_python, real_peft
 
 from fusery.registry.adapters.render import render_peft
 from fusery.registry.bundles import BundledAdapter, BundleSource, Files
@@ -26,14 +24,7 @@ TOKENS = np.array([[72, 101, 108, 108, 111, 32, 119, 111, 114, 108, 100]])
 
 
 def adapters_source(base: Path, adapters: Path, *folders: Path, **facts: Any) -> BundleSource:
-    """Return a source of unfused adapters for targets that take PEFT's form.
-
-    Args:
-        base: the base's folder.
-        adapters: a folder for what is rendered.
-        folders: of adapters, in either form; each is called after its folder.
-        facts: more facts on each adapter.
-    """
+    """Return a source of unfused adapters for targets that take PEFT's form."""
     architecture = read_architecture(base)
     found = []
     for folder in folders:
@@ -141,29 +132,4 @@ def onnx_answers(bundle: Path, questions: list[str], most: int, *, by: str) -> l
 
 def _ask(*request: Any, peer: str = "llamacpp_peer.py") -> Any:
     """Ask the real llama.cpp, or another peer; skip where there is none, fail where `make test` brings one."""
-    return _reply(_peer(peers_python(), peer), request)
-
-
-def _reply(peer: subprocess.Popen[str], request: tuple[Any, ...]) -> Any:
-    assert peer.stdin is not None
-    assert peer.stdout is not None
-    peer.stdin.write(json.dumps(request) + "\n")
-    peer.stdin.flush()
-    line = peer.stdout.readline()
-    assert line, f"the peer ended with {peer.wait()}"
-    reply = json.loads(line)
-    assert "error" not in reply, reply["error"]
-    return reply["result"]
-
-
-@cache
-def _peer(python: Path, name: str) -> subprocess.Popen[str]:
-    peer = subprocess.Popen(
-        [python, Path(__file__).with_name(name)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    atexit.register(_end, peer)
-    return peer
+    return json_peers.ask(peers_python(), peer, *request)

@@ -1,4 +1,4 @@
-"""Container images for tests, built by buildah without a daemon, a registry or the network.  Import as `containers`.
+"""Container images for tests, built by buildah without a daemon, a registry or the network.
 
 The base image is made of what is on this machine: the essential packages of its Debian, and the Python that runs the
 tests under /usr/local, as the images called python:slim have it.  Nothing else of the machine gets into it: no compiler,

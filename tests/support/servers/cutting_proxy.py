@@ -1,4 +1,4 @@
-"""A proxy that cuts connections, or changes a byte, wherever a test says.  Import it as `from cutting_proxy import cutting_proxy`."""
+"""A proxy that cuts connections, or changes a byte, wherever a test says."""
 
 from __future__ import annotations
 
@@ -12,16 +12,7 @@ from urllib.parse import urlsplit
 
 @dataclass
 class CuttingProxy:
-    """What it does, and what it has passed on.
-
-    Attributes:
-        endpoint: its URL.
-        up: for each connection that sends so many bytes and more: it is cut after these; one after the other.
-        down: the same of bytes that come back.
-        flip: the byte that is changed of what each connection sends; None for none.
-        sent: bytes that were passed on to the server.
-        back: bytes that were passed back.
-    """
+    """What it does, and what it has passed on."""
 
     endpoint: str
     up: list[int] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""A real dask scheduler and real workers, each a process of its own.  Import it as `from dask_cluster import cluster`."""
+"""A real dask scheduler and real workers, each a process of its own."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""`fusery server` in a process that has its imports when it begins, for what is killed and started again and again.
-
-Import as `from forked_page import forked`.  What is to be said of the command as a whole takes `page_process`.
-"""
+"""`fusery server` in a process that has its imports when it begins, for what is killed and started again and again.  What is to be said of the command as a whole takes `page_process`."""
 
 from __future__ import annotations
 

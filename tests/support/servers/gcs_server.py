@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import subprocess
-import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +14,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from ports import free_port
+from programs import running_program
 
 BUCKET = "fusery-test"
 
@@ -70,17 +69,8 @@ def running_server(binary: Path, folder: Path) -> Iterator[GcsServer]:
     command = [binary, "-scheme", "http", "-host", "127.0.0.1", "-port", str(port), "-backend", "filesystem"]
     command += ["-filesystem-root", folder / "data", "-external-url", server.endpoint]
     (folder / "data").mkdir()
-    with (folder / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
-        try:
-            give_up = time.monotonic() + 30
-            while True:
-                try:
-                    server.ask("POST", "/storage/v1/b", json.dumps({"name": BUCKET}).encode(), project="test")
-                    break
-                except urllib.error.URLError as error:
-                    if process.poll() is not None or time.monotonic() > give_up:
-                        raise RuntimeError((folder / "log").read_text(errors="replace")[-2000:]) from error
-                    time.sleep(0.05)
-            yield server
-        finally:
-            process.kill()
+    bucket = json.dumps({"name": BUCKET}).encode()
+    with running_program(
+        command, folder / "log", lambda: server.ask("POST", "/storage/v1/b", bucket, project="test")
+    ):
+        yield server

@@ -11,15 +11,14 @@ import base64
 import hashlib
 import json
 import re
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote
 
 import yaml
+from stub_server import StubHandler, serving_stub
 
 HEAD = "c0ffee" * 6 + "c0ff"
 """The one commit that every repository is at."""
@@ -29,17 +28,7 @@ LARGE = re.compile(r".*\.safetensors|tokenizer\.json")
 
 @dataclass
 class Hub:
-    """What is on the hub.
-
-    Attributes:
-        endpoint: its URL.
-        token: the one that may write.
-        repositories: content by path, by repository.
-        private: repositories that were made private.
-        commits: summaries, by repository.
-        requests: method and path of each request.
-        answer: what it says of every repository, instead of the truth.
-    """
+    """What is on the hub."""
 
     endpoint: str = ""
     token: str = ""
@@ -51,37 +40,20 @@ class Hub:
     answer: dict[str, Any] | None = None
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(StubHandler):
     hub: Hub
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-    def _reply(self, status: int, value: Any, **headers: str) -> None:
-        content = json.dumps(value).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(content)))
-        for name, text in headers.items():
-            self.send_header(name.replace("_", "-"), text)
-        self.end_headers()
-        self.wfile.write(content)
-
-    def _body(self) -> bytes:
-        return self.rfile.read(int(self.headers.get("Content-Length") or 0))
 
     def _allowed(self) -> bool:
         return self.headers.get("Authorization") == f"Bearer {self.hub.token}"
 
     def _missing(self) -> None:
-        self._reply(404, {"error": "Repository not found"}, X_Error_Code="RepoNotFound")
+        self.reply_json(404, {"error": "Repository not found"}, X_Error_Code="RepoNotFound")
 
     def do_GET(self) -> None:
         self.hub.requests.append(f"GET {self.path}")
         if found := re.fullmatch(r"/api/models/([^/?]+/[^/?]+)(?:/revision/([^?]+))?(?:\?.*)?", self.path):
             return self._model(found[1], unquote(found[2] or "main"))
-        if self._file(with_content=True):
+        if self._file():
             return None
         match = re.fullmatch(rf"/api/models/([^/]+/[^/]+)/tree/(?:main|{HEAD})/?(\?.*)?", self.path)
         if match is None or match[1] not in self.hub.repositories:
@@ -92,12 +64,12 @@ class _Handler(BaseHTTPRequestHandler):
             lfs = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 134}
             oid = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
             tree.append({**size, "oid": oid, **({"lfs": lfs} if LARGE.fullmatch(path) else {})})
-        return self._reply(200, tree)
+        return self.reply_json(200, tree)
 
     def do_HEAD(self) -> None:
         self.hub.requests.append(f"HEAD {self.path}")
-        if not self._file(with_content=False):
-            self._reply(404, {})
+        if not self._file():
+            self.reply_json(404, {})
 
     def _model(self, repository: str, revision: str) -> None:
         if repository not in self.hub.repositories or (
@@ -105,40 +77,35 @@ class _Handler(BaseHTTPRequestHandler):
         ):
             return self._missing()
         if revision not in ("main", HEAD):
-            return self._reply(404, {"error": "Invalid rev id"}, X_Error_Code="RevisionNotFound")
+            return self.reply_json(404, {"error": "Invalid rev id"}, X_Error_Code="RevisionNotFound")
         files = self.hub.repositories[repository].items()
         siblings = [{"rfilename": path, "size": len(content), "blobId": "0" * 40} for path, content in files]
-        return self._reply(200, self.hub.answer or {"id": repository, "sha": HEAD, "siblings": siblings})
+        return self.reply_json(200, self.hub.answer or {"id": repository, "sha": HEAD, "siblings": siblings})
 
-    def _file(self, *, with_content: bool) -> bool:
+    def _file(self) -> bool:
         match = re.fullmatch(rf"/([^/]+/[^/]+)/resolve/(?:main|{HEAD})/([^?]+)", self.path)
         content = self.hub.repositories.get(match[1], {}).get(unquote(match[2])) if match else None
         if content is None:
             return False
-        self.send_response(200)
-        self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
-        self.send_header("X-Repo-Commit", HEAD)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        if with_content:
-            self.wfile.write(content)
+        etag = f'"{hashlib.sha256(content).hexdigest()}"'
+        self.reply(200, content, ETag=etag, X_Repo_Commit=HEAD)
         return True
 
     def do_PUT(self) -> None:
         self.hub.requests.append(f"PUT {self.path}")
-        content, oid = self._body(), self.path.rpartition("/")[2]
+        content, oid = self.body(), self.path.rpartition("/")[2]
         if self.headers.get("Authorization"):
-            return self._reply(400, {"error": "a token was sent to the storage"})
+            return self.reply_json(400, {"error": "a token was sent to the storage"})
         if hashlib.sha256(content).hexdigest() != oid:
-            return self._reply(400, {"error": "other content"})
+            return self.reply_json(400, {"error": "other content"})
         self.hub.large[oid] = content
-        return self._reply(200, {})
+        return self.reply_json(200, {})
 
     def do_POST(self) -> None:
         self.hub.requests.append(f"POST {self.path}")
-        body = self._body()
+        body = self.body()
         if not self._allowed():
-            return self._reply(401, {"error": "Invalid username or password."})
+            return self.reply_json(401, {"error": "Invalid username or password."})
         if self.path == "/api/repos/create":
             return self._create(json.loads(body))
         if self.path == "/api/validate-yaml":
@@ -153,29 +120,29 @@ class _Handler(BaseHTTPRequestHandler):
             return self._batch(json.loads(body))
         if action == "commit/main":
             return self._commit(repository, [json.loads(line) for line in body.splitlines()])
-        return self._reply(404, {"error": "no such endpoint"})
+        return self.reply_json(404, {"error": "no such endpoint"})
 
     def _create(self, wanted: dict[str, Any]) -> None:
         name = f"{wanted['organization']}/{wanted['name']}"
         url = {"url": f"{self.hub.endpoint}/{name}", "name": name, "id": "1"}
         if name in self.hub.repositories:
-            return self._reply(409, {"error": "You already created this model repo", **url})
+            return self.reply_json(409, {"error": "You already created this model repo", **url})
         self.hub.repositories[name] = {".gitattributes": b"*.safetensors filter=lfs\n"}
         if wanted.get("visibility") == "private" or wanted.get("private"):
             self.hub.private.add(name)
-        return self._reply(200, url)
+        return self.reply_json(200, url)
 
     def _validate(self, content: str) -> None:
         data = yaml.safe_load(content.split("---\n", 2)[1])
         errors = [] if isinstance(data.get("base_model"), str) else [{"message": "base_model"}]
-        self._reply(400 if errors else 200, {"errors": errors, "warnings": []})
+        self.reply_json(400 if errors else 200, {"errors": errors, "warnings": []})
 
     def _modes(self, repository: str, wanted: dict[str, Any]) -> None:
         files = []
         for each in wanted["files"]:
             mode = "lfs" if LARGE.fullmatch(each["path"]) else "regular"
             files.append({"path": each["path"], "uploadMode": mode, "shouldIgnore": False, "oid": None})
-        self._reply(200, {"files": files})
+        self.reply_json(200, {"files": files})
 
     def _batch(self, wanted: dict[str, Any]) -> None:
         objects = []
@@ -183,7 +150,7 @@ class _Handler(BaseHTTPRequestHandler):
             place = {"href": f"{self.hub.endpoint}/storage/{each['oid']}"}
             known = each["oid"] in self.hub.large
             objects.append({**each, **({} if known else {"actions": {"upload": place}})})
-        self._reply(200, {"transfer": "basic", "objects": objects})
+        self.reply_json(200, {"transfer": "basic", "objects": objects})
 
     def _commit(self, repository: str, lines: list[dict[str, Any]]) -> None:
         files = dict(self.hub.repositories[repository])
@@ -194,27 +161,19 @@ class _Handler(BaseHTTPRequestHandler):
             elif line["key"] == "lfsFile":
                 content = self.hub.large.get(value["oid"])
                 if content is None or len(content) != value["size"]:
-                    return self._reply(400, {"error": "a large file was not sent"})
+                    return self.reply_json(400, {"error": "a large file was not sent"})
                 files[value["path"]] = content
             elif line["key"] == "deletedFile":
                 del files[value["path"]]
         self.hub.repositories[repository] = files
         self.hub.commits.setdefault(repository, []).append(lines[0]["value"]["summary"])
         url = f"{self.hub.endpoint}/{repository}/commit/{'0' * 40}"
-        return self._reply(200, {"success": True, "commitUrl": url, "commitOid": "0" * 40})
+        return self.reply_json(200, {"success": True, "commitUrl": url, "commitOid": "0" * 40})
 
 
 @contextmanager
 def running_hub(token: str) -> Iterator[Hub]:
     """Run a hub with one user's token."""
     hub = Hub(token=token)
-    handler = type("Handler", (_Handler,), {"hub": hub})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        hub.endpoint = f"http://127.0.0.1:{server.server_port}"
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        try:
-            yield hub
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving_stub(type("Handler", (_Handler,), {"hub": hub})) as hub.endpoint:
+        yield hub

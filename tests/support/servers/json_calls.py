@@ -1,4 +1,4 @@
-"""Requests with JSON to servers of tests, refusals being answers like others.  Import it as `import json_calls`."""
+"""Requests with JSON to servers of tests, refusals being answers like others."""
 
 from __future__ import annotations
 

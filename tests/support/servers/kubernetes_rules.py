@@ -2,7 +2,7 @@
 
 Written down from the sources that are named, as small as they are there; a field that is not listed is an error, as it is with
 `kubectl apply` (strict validation of fields).  With `FUSERY_CRDS`, a folder with the resource definitions as the projects
-publish them, manifests are held against those as well.  Import as `kubernetes_rules`.
+publish them, manifests are held against those as well.
 
 - kserve/kserve, config/crd/full/llmisvc/serving.kserve.io_llminferenceservices.yaml and
   pkg/apis/serving/v1alpha2/llm_inference_service_types.go, at aaac4e294dae of 2026-08-21

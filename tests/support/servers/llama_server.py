@@ -1,4 +1,4 @@
-"""The real llama-server, as a bundle starts it.  Import as `import llama_server`.
+"""The real llama-server, as a bundle starts it.
 
 `PEFT_PYTHON` names an interpreter with what requirements/peft.txt lists; on Linux x86-64 llama-server is among it, elsewhere
 the one on the PATH is taken.
@@ -10,25 +10,24 @@ import json
 import os
 import platform
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
-import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import openai
 import pytest
 from peft_folders import ROOT
 from ports import free_port
+from programs import running_program
 
 STARTING = 120
-"""Seconds until a server that does not answer is given up."""
+"""Seconds after which an answer is given up."""
 
 SLOTS = 4
 """Requests that llama-server answers at a time if it is told nothing else."""
@@ -56,37 +55,24 @@ def started(*command: str | Path, cwd: Path | None = None) -> Iterator[openai.Op
     port = free_port()
     folder = llama_server_folder()
     # What it computes on is for the machine to say; a test's is the processor.
-    environment = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", "GGML_VK_VISIBLE_DEVICES": ""}
+    environment = {"PATH": f"{folder}:{os.environ['PATH']}", "GGML_VK_VISIBLE_DEVICES": ""}
     # More threads wait for each other in a loop, and for long where other tests have the processors.
-    words = [*map(str, command), "--host", "127.0.0.1", "--port", str(port), "--threads", "1", "--offline"]
-    with tempfile.TemporaryFile("w+") as log:  # a pipe that nobody reads would fill, and the server wait
-        server = subprocess.Popen(words, cwd=cwd, env=environment, stdout=log, stderr=subprocess.STDOUT)
-        try:
-            _await(server, port, log)
-            # A plain client asks again where a connection breaks, as the router's do now and then when it is busy.
-            with openai.OpenAI(
-                base_url=f"http://127.0.0.1:{port}/v1", api_key="none", timeout=STARTING
-            ) as client:
-                yield client
-        finally:
-            server.terminate()
-            server.wait(timeout=60)
+    words = [*command, "--host", "127.0.0.1", "--port", str(port), "--threads", "1", "--offline"]
+    url = f"http://127.0.0.1:{port}"
 
+    def is_up() -> bool:
+        with urllib.request.urlopen(f"{url}/health", timeout=5) as reply:
+            return bool(reply.status == 200)
 
-def _await(server: subprocess.Popen[bytes], port: int, log: TextIO) -> None:
-    end = time.monotonic() + STARTING
-    while time.monotonic() < end:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as reply:
-                if reply.status == 200:
-                    return
-        except (urllib.error.URLError, OSError):
-            pass
-        if server.poll() is not None:
-            log.seek(0)
-            pytest.fail(f"llama-server ended with {server.returncode}: {log.read()[-2000:]}")
-        time.sleep(0.1)
-    pytest.fail(f"llama-server did not answer within {STARTING} s")
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        running_program(
+            words, Path(scratch, "log"), is_up, environment=environment, folder=cwd, how=signal.SIGTERM
+        ),
+        # A plain client asks again where a connection breaks, as the router's do now and then when it is busy.
+        openai.OpenAI(base_url=f"{url}/v1", api_key="none", timeout=STARTING) as client,
+    ):
+        yield client
 
 
 def scales(client: openai.OpenAI, model: str = "") -> list[tuple[str, float]]:

@@ -2,7 +2,7 @@
 
 Paths, bodies, states and sentences are those of vllm/entrypoints/serve/lora/ and openai/models/serving.py, and of SGLang's
 srt/entrypoints/http_server.py and srt/managers/tokenizer_manager.py.  An adapter's files are read as their loaders read them:
-the configuration, then every tensor.  `make soak` asks the same of vLLM itself.  Import it as `import lora_server`.
+the configuration, then every tensor.  `make soak` asks the same of vLLM itself.
 """
 
 from __future__ import annotations
@@ -12,29 +12,17 @@ import socket
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Literal
 
 import safetensors
+from stub_server import StubHandler, serving_stub
 
 Kind = Literal["vllm", "sglang"]
 
 
 class LoraServer:
-    """A server of one base.
-
-    Attributes:
-        kind: whose answers it gives.
-        base: `--served-model-name`.
-        root: `--model`.
-        key: that it wants; empty for none.
-        max_rank: `--max-lora-rank`.
-        loaded: names of adapters, each with the folder it was loaded from.
-        asked: what it was asked, in order.
-        seconds: that loading takes.
-        lost: answers to changes that are not sent, from the next on.
-    """
+    """A server of one base."""
 
     def __init__(self, kind: Kind, base: str, root: str) -> None:
         self.kind, self.base, self.root = kind, base, root
@@ -112,12 +100,7 @@ class LoraServer:
 
 
 def require_loadable(folder: Path, max_rank: int) -> None:
-    """Read an adapter as both servers do.
-
-    Raises:
-        FileNotFoundError: a file is not there.
-        ValueError: it is nothing that they load.
-    """
+    """Read an adapter as both servers do."""
     config = json.loads((folder / "adapter_config.json").read_text())
     if config["r"] > max_rank:
         raise ValueError(f"LoRA rank {config['r']} is greater than max_lora_rank {max_rank}.")
@@ -137,65 +120,43 @@ def serving(kind: Kind, base: str, *, root: str = "", port: int = 0) -> Iterator
 
     connections: set[socket.socket] = set()
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
+    class Handler(StubHandler):
         def setup(self) -> None:
             super().setup()
             connections.add(self.connection)
 
         def do_GET(self) -> None:
             if self._is_let_in():
-                self._answer(200, found.cards() if self.path == "/v1/models" else {"detail": "Not Found"})
+                self.reply_json(200, found.cards() if self.path == "/v1/models" else {"detail": "Not Found"})
 
         def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            body = json.loads(self.body())
             if not self._is_let_in():
                 return
             if self.path not in acts:
-                self._answer(404, {"detail": "Not Found"})
+                self.reply_json(404, {"detail": "Not Found"})
                 return
             found.asked.append(f"{self.path.rpartition('/')[2].partition('_')[0]} {body['lora_name']}")
-            status, said = getattr(found, acts[self.path])(body)
+            status, answer = getattr(found, acts[self.path])(body)
             if found.lost:
                 found.lost -= 1
                 self.close_connection = True
                 self.connection.shutdown(socket.SHUT_RDWR)
-                return
-            self._answer(status, said)
+            elif isinstance(answer, str):
+                self.reply(status, answer.encode())
+            else:
+                self.reply_json(status, answer)
 
         def _is_let_in(self) -> bool:
-            if found.key and self.headers.get("Authorization") != f"Bearer {found.key}":
-                self._answer(401, {"error": "Unauthorized"})
-                return False
-            return True
+            let_in = not found.key or self.headers.get("Authorization") == f"Bearer {found.key}"
+            if not let_in:
+                self.reply_json(401, {"error": "Unauthorized"})
+            return let_in
 
-        def _answer(self, status: int, said: Any) -> None:
-            data = (said if isinstance(said, str) else json.dumps(said)).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(data)))
-            if not isinstance(said, str):
-                self.send_header("Content-Type", "application/json")
-            self.end_headers()
-            self.wfile.write(data)
-
-        def handle(self) -> None:
-            with suppress(ConnectionError):  # whoever was there has gone
-                super().handle()
-
-        def log_message(self, *_: Any) -> None:
-            """Say nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
-        yield found, f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        for connection in connections:  # who kept one is hung up on, as by a process that ends
-            with suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-        thread.join()
+    with serving_stub(Handler, port) as url:
+        try:
+            yield found, url
+        finally:
+            for connection in connections:  # who kept one is hung up on, as by a process that ends
+                with suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import socket
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from ports import free_port
-from waiting import wait_until
+from programs import running_program
 
 
 @contextmanager
 def running_server(python: Path, folder: Path, database: Path) -> Iterator[str]:
-    """Run a server that keeps its database and artifacts in `folder`, and gives artifacts out itself; yield its URL.
-
-    Args:
-        python: the interpreter.
-        folder: an empty one.
-        database: what the server's is at first: its tables take sixty migrations.
-    """
+    """Run a server that keeps its database and artifacts in `folder`, and gives artifacts out itself; yield its URL."""
     port = free_port()
     shutil.copy(database, folder / "mlflow.db")
     # What `mlflow server` starts in the end: it would import all of MLflow once more, to say just this.
@@ -38,25 +30,12 @@ def running_server(python: Path, folder: Path, database: Path) -> Iterator[str]:
         # Its jobs would be seven more processes.
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }
-    with (folder / "server.log").open("wb") as log:
-        server = subprocess.Popen(
-            [*command, "mlflow.server.fastapi_app:app"],
-            stdout=log,
-            stderr=log,
-            env={**os.environ, **settings},
-            cwd=folder,
-            start_new_session=True,
-        )
-        try:
-            wait_until(
-                lambda: server.poll() is not None or _answers(port),
-                lambda: (folder / "server.log").read_text(encoding="utf-8"),
-            )
-            assert server.poll() is None, (folder / "server.log").read_text(encoding="utf-8")
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            os.killpg(server.pid, signal.SIGTERM)
-            server.wait()
+    command.append("mlflow.server.fastapi_app:app")
+    log = folder / "server.log"
+    with running_program(
+        command, log, lambda: _answers(port), environment=settings, folder=folder, how=signal.SIGTERM
+    ):
+        yield f"http://127.0.0.1:{port}"
 
 
 def _answers(port: int) -> bool:

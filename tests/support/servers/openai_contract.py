@@ -16,15 +16,7 @@ HELLO = [{"role": "user", "content": "hi"}]
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where a server is.
-
-    Attributes:
-        url: its `base_url`.
-        model: a name to ask for.
-        answers_as: the name that the reply has.
-        context: tokens of prompt and answer together.
-        plain: a bias that makes the model say letters: of what a random one says, parts are no text.
-    """
+    """Where a server is."""
 
     url: str
     model: str
@@ -46,12 +38,8 @@ class OpenAIContract:
         assert endpoint.model in [model.id for model in client.models.list()]
 
     def test_chat(self, client: openai.OpenAI, endpoint: Endpoint) -> None:
-        reply = client.chat.completions.create(
-            model=endpoint.model,
-            messages=HELLO,
-            max_tokens=4,
-            temperature=0,
-        )
+        asked = {"model": endpoint.model, "messages": HELLO, "max_tokens": 4, "temperature": 0}
+        reply = client.chat.completions.create(**asked)
         (choice,) = reply.choices
         assert (reply.object, reply.model) == ("chat.completion", endpoint.answers_as)
         assert (choice.index, choice.message.role) == (0, "assistant")
@@ -69,95 +57,81 @@ class OpenAIContract:
         assert reply.usage.prompt_tokens == 5
 
     def test_streaming_says_the_same(self, client: openai.OpenAI, endpoint: Endpoint) -> None:
-        options = {"model": endpoint.model, "messages": HELLO, "max_tokens": 12, "temperature": 0}
-        whole = client.chat.completions.create(**options)
-        chunks = list(
-            client.chat.completions.create(**options, stream=True, stream_options={"include_usage": True})
-        )
+        asked = {"model": endpoint.model, "messages": HELLO, "max_tokens": 12, "temperature": 0}
+        whole = client.chat.completions.create(**asked)
+        asked |= {"stream": True, "stream_options": {"include_usage": True}}
+        chunks = list(client.chat.completions.create(**asked))
         assert {chunk.object for chunk in chunks if chunk.choices} == {"chat.completion.chunk"}
-        said = "".join(choice.delta.content or "" for chunk in chunks for choice in chunk.choices)
-        assert said == (whole.choices[0].message.content or "")
-        reasons = [choice.finish_reason for chunk in chunks for choice in chunk.choices]
+        choices = [choice for chunk in chunks for choice in chunk.choices]
+        assert "".join(each.delta.content or "" for each in choices) == whole.choices[0].message.content
+        reasons = [choice.finish_reason for choice in choices]
         assert reasons[-1] == whole.choices[0].finish_reason
         assert set(reasons[:-1]) <= {None}
-        assert whole.usage is not None
-        assert chunks[-1].usage is not None
-        assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
+        assert chunks[-1].usage == whole.usage
 
     def test_stop(self, client: openai.OpenAI, endpoint: Endpoint) -> None:
-        options = {"model": endpoint.model, "prompt": "hello b", "max_tokens": 12, "temperature": 0}
-        options["logit_bias"] = endpoint.plain
-        whole = client.completions.create(**options).choices[0].text
+        asked = {"model": endpoint.model, "prompt": "hello b", "max_tokens": 12, "temperature": 0}
+        asked["logit_bias"] = endpoint.plain
+        whole = client.completions.create(**asked).choices[0].text
         stop = whole[2:4]
-        ended = client.completions.create(**options, stop=[stop]).choices[0]
+        ended = client.completions.create(**asked, stop=[stop]).choices[0]
         assert len(whole) == 12
         assert (ended.text, ended.finish_reason) == (whole[: whole.index(stop)], "stop")
 
     def test_probabilities_of_a_chat(self, client: openai.OpenAI, endpoint: Endpoint) -> None:
-        options = {"model": endpoint.model, "messages": HELLO, "max_tokens": 6, "temperature": 0}
-        options |= {"logit_bias": endpoint.plain, "logprobs": True, "top_logprobs": 3}
-        (choice,) = client.chat.completions.create(**options).choices
-        assert choice.logprobs is not None
-        told = choice.logprobs.content or []
-        assert "".join(each.token for each in told) == choice.message.content
-        for each in told:
-            assert [other.logprob for other in each.top_logprobs] == sorted(
-                (other.logprob for other in each.top_logprobs), reverse=True
-            )
-            assert (each.top_logprobs[0].token, each.top_logprobs[0].logprob) == (each.token, each.logprob)
-            assert len(each.top_logprobs) == 3
+        asked = {"model": endpoint.model, "messages": HELLO, "max_tokens": 6, "temperature": 0}
+        asked["logit_bias"] = endpoint.plain
+        assert client.chat.completions.create(**asked).choices[0].logprobs is None
+        asked |= {"logprobs": True, "top_logprobs": 3}
+        (choice,) = client.chat.completions.create(**asked).choices
+        tokens = choice.logprobs.content
+        assert "".join(each.token for each in tokens) == choice.message.content
+        for each in tokens:
+            values = [other.logprob for other in each.top_logprobs]
+            assert len(values) == 3 and values == sorted(values, reverse=True)
+            assert (each.top_logprobs[0].token, values[0]) == (each.token, each.logprob)
             assert each.logprob <= 0
-            assert bytes(each.bytes or []).decode() == each.token
-        chunks = client.chat.completions.create(**options, stream=True)
-        streamed = [
-            each
-            for chunk in chunks
-            for part in chunk.choices
-            for each in (part.logprobs and part.logprobs.content) or []
+            assert bytes(each.bytes).decode() == each.token
+        parts = [
+            part for chunk in client.chat.completions.create(**asked, stream=True) for part in chunk.choices
         ]
+        streamed = [each for part in parts if part.logprobs for each in part.logprobs.content or ()]
         assert [(each.token, round(each.logprob, 4)) for each in streamed] == [
-            (each.token, round(each.logprob, 4)) for each in told
+            (each.token, round(each.logprob, 4)) for each in tokens
         ]
-        del options["logprobs"], options["top_logprobs"]
-        assert client.chat.completions.create(**options).choices[0].logprobs is None
 
     def test_probabilities_of_a_text(self, client: openai.OpenAI, endpoint: Endpoint) -> None:
-        options = {"model": endpoint.model, "prompt": "hello b", "max_tokens": 6, "temperature": 0}
-        (choice,) = client.completions.create(**options, logit_bias=endpoint.plain, logprobs=2).choices
-        told = choice.logprobs
-        assert told is not None
-        assert told.tokens and told.top_logprobs and told.token_logprobs
-        assert "".join(told.tokens) == choice.text
-        assert told.text_offset == list(range(6))
-        assert all(len(each) == 2 for each in told.top_logprobs)
-        assert all(
-            each[token] == value == max(each.values())
-            for token, value, each in zip(told.tokens, told.token_logprobs, told.top_logprobs, strict=True)
-        )
-        with pytest.raises(openai.BadRequestError):
-            client.completions.create(**options, logprobs=99)
+        asked = {"model": endpoint.model, "prompt": "hello b", "max_tokens": 6, "temperature": 0}
+        (choice,) = client.completions.create(**asked, logit_bias=endpoint.plain, logprobs=2).choices
+        found = choice.logprobs
+        assert "".join(found.tokens) == choice.text
+        assert found.text_offset == list(range(6))
+        assert all(len(each) == 2 for each in found.top_logprobs)
+        for token, value, each in zip(found.tokens, found.token_logprobs, found.top_logprobs, strict=True):
+            assert each[token] == value == max(each.values())
+
+    @pytest.mark.parametrize(
+        ("asked", "param"),
+        [({"temperature": -1}, "temperature"), ({"logprobs": 99}, "logprobs"), ({"prompt": None}, None)],
+        ids=["temperature", "logprobs", "too long"],
+    )
+    def test_a_bad_option(
+        self, client: openai.OpenAI, endpoint: Endpoint, asked: dict[str, object], param: str | None
+    ) -> None:
+        prompt = "a" if "prompt" not in asked else "a" * endpoint.context
+        with pytest.raises(openai.BadRequestError) as caught:
+            client.completions.create(**{"model": endpoint.model, **asked, "prompt": prompt})
+        assert param in (None, caught.value.param)
 
     def test_wrong_model(self, client: openai.OpenAI) -> None:
         with pytest.raises(openai.NotFoundError) as caught:
             client.chat.completions.create(model="no/such-model", messages=HELLO)
-        assert caught.value.code == "model_not_found"
-        assert caught.value.param == "model"
-
-    def test_too_long(self, client: openai.OpenAI, endpoint: Endpoint) -> None:
-        with pytest.raises(openai.BadRequestError) as caught:
-            client.completions.create(model=endpoint.model, prompt="a" * endpoint.context)
-        assert str(endpoint.context) in caught.value.message
-
-    def test_a_bad_option(self, client: openai.OpenAI, endpoint: Endpoint) -> None:
-        with pytest.raises(openai.BadRequestError) as caught:
-            client.completions.create(model=endpoint.model, prompt="a", temperature=-1)
-        assert caught.value.param == "temperature"
+        assert (caught.value.code, caught.value.param) == ("model_not_found", "model")
 
     def test_cancelled_in_mid_stream(self, client: openai.OpenAI, endpoint: Endpoint) -> None:
+        asked = {"model": endpoint.model, "prompt": "hello b"}
         for _ in range(3):
-            stream = client.completions.create(
-                model=endpoint.model, prompt="hello b", max_tokens=500, stream=True
-            )
+            stream = client.completions.create(**asked, max_tokens=500, stream=True)
             next(iter(stream))
             stream.close()
-        assert client.completions.create(model=endpoint.model, prompt="hello b", max_tokens=1).choices
+        assert client.completions.create(**asked, max_tokens=1).choices

@@ -1,4 +1,4 @@
-"""What a browser measures of a page.  Import it as `from page_measures import CUT, BROKEN`."""
+"""What a browser measures of a page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`fusery ui` and `fusery server` as processes.  Import it as `from page_process import running`."""
+"""`fusery ui` and `fusery server` as processes."""
 
 from __future__ import annotations
 

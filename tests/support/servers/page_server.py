@@ -1,4 +1,4 @@
-"""The pages of a registry, served by the real server in a thread.  Import it as `from page_server import pages_of, ask`."""
+"""The pages of a registry, served by the real server in a thread."""
 
 from __future__ import annotations
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import socket
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from ports import free_ports
+from programs import running_program
 
 KEY, SECRET = "test-access", "test-secret"
 BUCKET = "fusery-test"
@@ -62,7 +61,7 @@ def running_server(binary: str, folder: Path) -> Iterator[S3Server]:
     config.write_text(json.dumps({"identities": [{**identity, "actions": actions}]}))
     (folder / "data").mkdir()
     names = ("master.port", "volume.port", "filer.port", "s3.port", "webdav.port", "admin.port")
-    ports = dict(zip(names, free_ports(len(names)), strict=True))
+    ports = dict(zip(names, free_ports(len(names), and_higher=10_000), strict=True))
     command = [
         binary,
         "mini",
@@ -76,17 +75,16 @@ def running_server(binary: str, folder: Path) -> Iterator[S3Server]:
         f"-s3.config={config}",
         *(f"-{name}={port}" for name, port in ports.items()),
     ]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
-        try:
-            server = S3Server(f"http://127.0.0.1:{ports['s3.port']}")
-            wait_until_up(server, process, folder / "log")
-            yield server
-        finally:
+    server = S3Server(f"http://127.0.0.1:{ports['s3.port']}")
+    try:
+        with (
+            closing(server.client()) as client,
             # On SIGTERM it takes half a minute to say goodbye.
-            process.kill()
-            process.wait()
-            remove_sockets(set(ports.values()))
+            running_program(command, folder / "log", lambda: _takes_an_object(client), folder=folder),
+        ):
+            yield server
+    finally:
+        remove_sockets(set(ports.values()))
 
 
 def remove_sockets(ports: set[int]) -> None:
@@ -97,44 +95,8 @@ def remove_sockets(ports: set[int]) -> None:
             path.unlink(missing_ok=True)
 
 
-def wait_until_up(server: S3Server, process: subprocess.Popen[bytes], log: Path) -> None:
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    give_up = time.monotonic() + 60
-    with closing(server.client()) as client:
-        while True:
-            try:
-                client.create_bucket(Bucket=BUCKET)
-                client.put_object(Bucket=BUCKET, Key="probe", Body=b"probe")
-                client.delete_object(Bucket=BUCKET, Key="probe")
-                return
-            except (BotoCoreError, ClientError) as error:
-                if process.poll() is not None or time.monotonic() > give_up:
-                    tail = log.read_text(errors="replace")[-2000:]
-                    raise RuntimeError(f"the S3 server did not come up: {error}\n{tail}") from error
-                time.sleep(0.1)
-
-
-def free_ports(count: int) -> list[int]:
-    """Return ports that are free, and free 10,000 higher too, where SeaweedFS puts its gRPC.
-
-    Workers of the tests that begin in the same moment look in different places.
-    """
-    found: list[int] = []
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 2
-    for port in range(21_000 + 4_500 * worker + (time.time_ns() // 1_000_000) % 4_400, 50_000):
-        if all(is_free(number) for number in (port, port + 10_000)):
-            found.append(port)
-        if len(found) == count:
-            return found
-    raise RuntimeError("no free ports")
-
-
-def is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
+def _takes_an_object(client: Any) -> bool:
+    client.create_bucket(Bucket=BUCKET)
+    client.put_object(Bucket=BUCKET, Key="probe", Body=b"probe")
+    client.delete_object(Bucket=BUCKET, Key="probe")
     return True

@@ -1,7 +1,4 @@
-"""Clients of a server with Caesar's adapters: many at once, each of which knows what it has to be told.
-
-Import it as `import serving_clients`.
-"""
+"""Clients of a server with Caesar's adapters: many at once, each of which knows what it has to be told."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A server of adapters in a thread of the test's own process.  Import it as `import serving_server`."""
+"""A server of adapters in a thread of the test's own process."""
 
 from __future__ import annotations
 
@@ -19,15 +19,7 @@ from fusery.registry.server.service import Service
 
 @dataclass(frozen=True)
 class Served:
-    """A server that answers.
-
-    Attributes:
-        url: for OpenAI's clients.
-        root: of the server.
-        service: what it serves.
-        document: the file it follows.
-        clients: those that were asked for, by key.
-    """
+    """A server that answers."""
 
     url: str
     root: str

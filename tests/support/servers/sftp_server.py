@@ -8,7 +8,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ports import free_port
+from programs import running_program
 
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin:/sbin")
 
@@ -46,14 +46,7 @@ asyncio.run(serve(int(sys.argv[1]), sys.argv[2], sys.argv[3]))
 
 @dataclass(frozen=True, slots=True)
 class SftpServer:
-    """A running server.
-
-    Attributes:
-        name: which one it is.
-        port: on this machine.
-        folder: where its keys are, and `data`, where stores may be.
-        process: its own.
-    """
+    """A running server."""
 
     name: str
     port: int
@@ -79,12 +72,8 @@ def running_server(folder: Path) -> Iterator[SftpServer]:
     host_key = (folder / "host.pub").read_text().split()[:2]
     (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {' '.join(host_key)}\n")
     command = _openssh(folder, port) if SSHD else _asyncssh(folder, port)
-    with (folder / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
-        try:
-            _wait_until_up(port, process, folder / "log")
-            yield SftpServer("OpenSSH" if SSHD else "asyncssh", port, folder, process)
-        finally:
-            process.kill()
+    with running_program(command, folder / "log", lambda: _greets(port)) as process:
+        yield SftpServer("OpenSSH" if SSHD else "asyncssh", port, folder, process)
 
 
 def _openssh(folder: Path, port: int) -> list[str]:
@@ -112,14 +101,6 @@ def _asyncssh(folder: Path, port: int) -> list[str]:
     return [sys.executable, "-P", "-c", _SERVER, str(port), str(folder / "host"), str(folder / "user.pub")]
 
 
-def _wait_until_up(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    give_up = time.monotonic() + 30
-    while True:
-        try:
-            with socket.create_connection(("127.0.0.1", port), timeout=1) as probe:
-                if probe.recv(4) == b"SSH-":
-                    return
-        except OSError as error:
-            if process.poll() is not None or time.monotonic() > give_up:
-                raise RuntimeError(f"no SFTP server: {log.read_text(errors='replace')[-2000:]}") from error
-            time.sleep(0.05)
+def _greets(port: int) -> bool:
+    with socket.create_connection(("127.0.0.1", port), timeout=1) as probe:
+        return probe.recv(4) == b"SSH-"

@@ -13,10 +13,10 @@ from fusery.storage.locate import open_store
 from fusery.testing.stores import Backend
 
 
-class LocalBackend(Backend):
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.store = LocalStore(root)
+class FolderBackend(Backend):
+    """Files of this machine."""
+
+    root: Path
 
     def read(self, name: str) -> bytes | None:
         path = self.root / name
@@ -30,6 +30,12 @@ class LocalBackend(Backend):
 
     def names(self) -> set[str]:
         return {str(path.relative_to(self.root)) for path in self.root.rglob("*") if not path.is_dir()}
+
+
+class LocalBackend(FolderBackend):
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.store = LocalStore(root)
 
     def reopen(self) -> LocalStore:
         return LocalStore(self.root)

@@ -1,10 +1,9 @@
-"""vLLM itself, on a CPU, where `make .venv-vllm/.server` has installed it.  Import it as `import vllm_server`."""
+"""vLLM itself, on a CPU, where `make .venv-vllm/.server` has installed it."""
 
 from __future__ import annotations
 
 import os
-import subprocess
-import time
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import openai
 import pytest
 from peft_folders import ROOT
+from programs import running_program
 
 VLLM = ROOT / ".venv-vllm"
 SETTINGS = {
@@ -37,33 +37,18 @@ def started(
     command: Sequence[str | Path], port: int, log: Path, environment: Mapping[str, str]
 ) -> Iterator[openai.OpenAI]:
     """Start it by a command, to which port and options are added; yield a client, and end it."""
-    whole = {**os.environ, **SETTINGS, "PATH": f"{VLLM / 'bin'}:{os.environ['PATH']}", **environment}
-    with log.open("w") as file:
-        server = subprocess.Popen(
-            [*map(str, command), "--host", "127.0.0.1", "--port", str(port), *OPTIONS],
-            env=whole,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        with openai.OpenAI(
-            base_url=f"http://127.0.0.1:{port}/v1", api_key="none", timeout=300, max_retries=0
-        ) as client:
-            _await(server, client, log)
-            yield client
-    finally:
-        server.terminate()
-        server.wait(timeout=60)
-
-
-def _await(server: subprocess.Popen[bytes], client: openai.OpenAI, log: Path) -> None:
-    end = time.monotonic() + STARTING
-    while time.monotonic() < end:
-        try:
-            client.with_options(timeout=10).models.list()
-        except openai.APIConnectionError:
-            assert server.poll() is None, log.read_text()[-3000:]
-            time.sleep(1)
-        else:
-            return
-    pytest.fail(f"vLLM did not answer within {STARTING} s")
+    words = [*command, "--host", "127.0.0.1", "--port", str(port), *OPTIONS]
+    whole = {**SETTINGS, "PATH": f"{VLLM / 'bin'}:{os.environ['PATH']}", **environment}
+    url = f"http://127.0.0.1:{port}/v1"
+    with (
+        openai.OpenAI(base_url=url, api_key="none", timeout=300, max_retries=0) as client,
+        running_program(
+            words,
+            log,
+            client.with_options(timeout=10).models.list,
+            environment=whole,
+            how=signal.SIGTERM,
+            patience=STARTING,
+        ),
+    ):
+        yield client

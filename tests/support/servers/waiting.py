@@ -16,13 +16,7 @@ def wait_until(
     what: Callable[[], str] | str = "it did not happen",
     seconds: float = PATIENCE,
 ) -> None:
-    """Wait until a function returns something true.
-
-    Args:
-        condition: asked fifty times a second.
-        what: did not happen, where it does not.
-        seconds: to wait at most.
-    """
+    """Wait until a function returns something true."""
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from stub_server import StubHandler, serving_stub
 
 ENTITY, PROJECT = "team", "lessons"
 KEY = "a1b2c3d4e5" * 4
@@ -254,11 +254,11 @@ def running_tracker(*runs: WandbRun) -> Iterator[Tracker]:
     """Serve runs until the block ends."""
     tracker = Tracker(list(runs))
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(StubHandler):
         def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers.get("content-length", 0)))
+            body = self.body()
             if self.path != "/graphql":
-                self._send(b"")
+                self.reply(200, b"")
                 return
             given = json.loads(body)
             basic = self.headers.get("authorization", "").removeprefix("Basic ")
@@ -267,29 +267,11 @@ def running_tracker(*runs: WandbRun) -> Iterator[Tracker]:
             found: dict[str, Any] = {"data": None, "errors": [{"message": tracker.error}]}
             if not tracker.error:
                 found = {"data": tracker.answer(operation, given["query"], given.get("variables") or {})}
-            self._send(json.dumps(found).encode(), "application/json")
+            self.reply_json(200, found)
 
         def do_GET(self) -> None:
             data = tracker.data(urlsplit(self.path).path)
-            self._send(data or b"", status=404 if data is None else 200)
+            self.reply(404 if data is None else 200, data or b"", Content_Type="application/octet-stream")
 
-        def _send(self, data: bytes, kind: str = "application/octet-stream", status: int = 200) -> None:
-            self.send_response(status)
-            self.send_header("content-type", kind)
-            self.send_header("content-length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, *_: object) -> None:
-            """Say nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    tracker.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with serving_stub(Handler) as tracker.url:
         yield tracker
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

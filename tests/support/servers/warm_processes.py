@@ -114,24 +114,12 @@ def _parent() -> socket.socket:
 
 
 class WarmProcess:
-    """One of them, which ends with the block at the latest; there is one at a time.
-
-    Attributes:
-        pid: of the process.
-        returncode: that it ended with, below zero if a signal ended it; None until that is known.
-    """
+    """One of them, which ends with the block at the latest; there is one at a time."""
 
     def __init__(
         self, code: str, streams: Sequence[int], environment: Mapping[str, str], *, deaf: bool = False
     ) -> None:
-        """Start it.
-
-        Args:
-            code: of Python, to be run.
-            streams: file descriptors that become its stdin, stdout and stderr.
-            environment: all variables of its environment.
-            deaf: SIGINT is ignored, as in what a shell starts in the background.
-        """
+        """Start it."""
         self.returncode: int | None = None
         self._spawned: subprocess.Popen[bytes] | None = None
         if sys.platform != "linux":

@@ -30,13 +30,7 @@ ANSWERS = {
 
 @dataclass(frozen=True)
 class Request:
-    """What arrived.
-
-    Attributes:
-        path: that was asked for.
-        headers: by their names in lower case.
-        body: as it was sent.
-    """
+    """What arrived."""
 
     path: str
     headers: dict[str, str]
@@ -56,14 +50,7 @@ class Request:
 
 @dataclass
 class Receiver:
-    """A server on a port of its own.
-
-    Attributes:
-        port: of it; it stays while it is down.
-        manner: how it answers: one of `ANSWERS`, `hang` or `a byte at a time`.
-        requests: everything that arrived.
-        taken: numbers of the entries that it has answered well, in order.
-    """
+    """A server on a port of its own."""
 
     port: int
     manner: str = "well"

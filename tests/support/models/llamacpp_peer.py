@@ -1,23 +1,14 @@
-"""What the real llama.cpp makes of a GGUF file: run by an interpreter that has llama-cpp-py-sync, its C library in a wheel.
-
-It takes one request a line on stdin, a JSON list, and answers each with one JSON object on stdout, `result` or `error`:
-
-    ["logits", MODEL, ADAPTERS, TOKENS, OUT]    logits (float32) of a model with adapters for token numbers
-    ["tokens", MODEL, TEXTS]                    the token numbers of texts, as llama.cpp cuts them
-    ["quantize", MODEL, KIND, OUT]              the model in another type, as llama-quantize writes it: a name of `FTYPES`
-
-TOKENS and OUT are .npy files, TOKENS one row of numbers.
-"""
+"""The real llama.cpp, run by an interpreter that has llama-cpp-py-sync, its C library in a wheel."""
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+from json_peers import serve
 from llama_cpp_py_sync._cffi_bindings import get_ffi, get_lib
 
 FFI, LIB = get_ffi(), get_lib()
@@ -39,6 +30,11 @@ def loaded(path: str, *, vocab_only: bool = False) -> Iterator[Any]:
         yield model
     finally:
         LIB.llama_model_free(model)
+
+
+def save_logits(path: str, adapters: list[str], tokens: str, out: str) -> None:
+    """Save the logits of a model with adapters for a file of token numbers."""
+    np.save(out, logits(path, adapters, [int(token) for token in np.load(tokens).reshape(-1)]))
 
 
 def logits(path: str, adapters: list[str], tokens: list[int]) -> np.ndarray:
@@ -86,24 +82,13 @@ def tokenize(path: str, texts: list[str]) -> list[list[int]]:
     return answers
 
 
-def answer(request: list[Any]) -> Any:
-    """Do what is asked."""
-    match request:
-        case ["logits", model, adapters, tokens, out]:
-            np.save(out, logits(model, adapters, [int(token) for token in np.load(tokens).reshape(-1)]))
-            return None
-        case ["tokens", model, texts]:
-            return tokenize(model, texts)
-        case ["quantize", model, kind, out]:
-            settings = LIB.llama_model_quantize_default_params()
-            settings.ftype, settings.nthread, settings.allow_requantize = FTYPES[kind], 1, True
-            code = LIB.llama_model_quantize(
-                model.encode(), out.encode(), FFI.new("llama_model_quantize_params *", settings)
-            )
-            if code:
-                raise ValueError(f"llama_model_quantize returned {code}")
-            return None
-    raise ValueError(f"no such request: {request}")
+def quantize(model: str, kind: str, out: str) -> None:
+    """Write a model in another type of `FTYPES`, as llama-quantize does."""
+    settings = LIB.llama_model_quantize_default_params()
+    settings.ftype, settings.nthread, settings.allow_requantize = FTYPES[kind], 1, True
+    given = FFI.new("llama_model_quantize_params *", settings)
+    if code := LIB.llama_model_quantize(model.encode(), out.encode(), given):
+        raise ValueError(f"llama_model_quantize returned {code}")
 
 
 @FFI.callback("void(enum ggml_log_level, const char *, void *)")
@@ -112,20 +97,7 @@ def _quiet(_level: int, text: Any, _data: Any) -> None:
     sys.stderr.write(FFI.string(text).decode(errors="replace"))
 
 
-def main() -> None:
-    """Answer requests until there are no more."""
-    answers = sys.stdout
-    sys.stdout = sys.stderr
+if __name__ == "__main__":
     LIB.llama_log_set(_quiet, FFI.NULL)
     LIB.llama_backend_init()
-    for line in sys.stdin:
-        try:
-            reply = {"result": answer(json.loads(line))}
-        except Exception as error:  # noqa: BLE001 -- whatever llama.cpp refuses is for the test to see
-            reply = {"error": f"{type(error).__name__}: {error}"}
-        answers.write(json.dumps(reply) + "\n")
-        answers.flush()
-
-
-if __name__ == "__main__":
-    main()
+    serve({"logits": save_logits, "tokens": tokenize, "quantize": quantize})

@@ -1,20 +1,14 @@
-"""ONNX Runtime: run by an interpreter that has it, one request after another, a line of JSON each.
-
-["logits", FOLDER, [TOKEN...]]                   onnxruntime alone, all tokens but the last at once, then that
-["genai", FOLDER, [QUESTION...], MOST_TOKENS]    onnxruntime-genai, greedy, with the bundle's own settings and tokenizer
-["answers", FOLDER, [QUESTION...], MOST_TOKENS]  onnxruntime alone, greedy, with transformers' tokenizer
-"""
+"""ONNX Runtime, run by an interpreter that has it."""
 
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
+from json_peers import serve
 
 
 class Decoder:
@@ -101,20 +95,5 @@ def genai(folder: str, questions: list[str], most: int) -> list[str]:
     return found
 
 
-DO: dict[str, Callable[..., Any]] = {"logits": logits, "answers": answers, "genai": genai}
-
-
-def main() -> None:
-    """Answer requests until nobody asks any more."""
-    for line in sys.stdin:
-        what, *given = json.loads(line)
-        try:
-            reply = {"result": DO[what](*given)}
-        except Exception as error:  # noqa: BLE001 - the test that asked shows it
-            reply = {"error": f"{type(error).__name__}: {error}"}
-        sys.stdout.write(json.dumps(reply) + "\n")
-        sys.stdout.flush()
-
-
 if __name__ == "__main__":
-    main()
+    serve({"logits": logits, "answers": answers, "genai": genai})
