@@ -15,6 +15,7 @@ from fusery.registry import Registry
 from fusery.web.doors import Proxies, TeamDoor
 
 
+@pytest.mark.slow
 def test_push_and_pull_by_command(stocked: Fusery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Registry.open(tmp_path / "there") as there:
         there.init()
@@ -47,12 +48,7 @@ def test_push_and_pull_by_command(stocked: Fusery, tmp_path: Path, monkeypatch: 
     assert all(token.encode() not in path.read_bytes() for path in left)
 
 
-def test_over_a_network_only_with_tls(stocked: Fusery, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FUSERY_TOKEN", "fusery_" + "a" * 43)
-    ran = stocked("push", "course_rec", "--to", "http://192.0.2.1:1")
-    assert (ran.code, "--insecure-http" in ran.err) == (2, True), ran.err
-
-
+@pytest.mark.slow
 def test_register_on_a_server_from_a_machine_without_a_registry(
     stocked: Fusery, tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,15 +89,12 @@ def test_register_on_a_server_from_a_machine_without_a_registry(
             assert f"Already registered: {done.json['name']}" in yanked.out
             assert "yanked: bad" in yanked.err
             there.adapters.unyank("course_rec@3")
-            there.adapters.amend("course_rec@3", val_loss=0.25, reason="typo")
-            amended = stocked(*words, *said)
+            there.adapters.amend("course_rec@3", val_loss=0.25, date="20260102", reason="typo")
+            amended = stocked(*words, *said, "--date", shown.date)
             assert (amended.code, "0.25" in amended.out) == (0, True), amended.err
-            there.adapters.amend("course_rec@3", date="20260102", reason="typo")
-            dated = stocked(*words, *said, "--date", shown.date)
-            assert (dated.code, "Already registered" in dated.out) == (0, True), dated.err
             none = stocked(*words, "--base", "nothing", "--task", "course_rec")
             assert (none.code, "Traceback" in none.err) == (2, False)
-            assert none.err.startswith(f"Error: there is no base model nothing at {url}\n")
+            assert f"nothing at {url}\n" in none.err
             # An adapter that happens to have that name is none either.
             assert "no base model course_rec@1 at" in stocked(*words, *said, "--base", "course_rec@1").err
             parent = stocked(*words, *said, "--parent", "course_rec@1")
@@ -109,6 +102,7 @@ def test_register_on_a_server_from_a_machine_without_a_registry(
             assert there.upkeep.audit().ok
 
 
+@pytest.mark.slow
 def test_the_files_say_the_version_on_a_server_as_they_do_here(
     stocked: Fusery, tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,6 +160,8 @@ def test_promote_on_a_server_as_its_rules_have_it(
             failed = stocked(*words[:3], "course_rec@2", *words[4:], "--json")
             assert (failed.code, failed.json["verdict"], failed.json["moved"]) == (1, "failed", False)
             assert failed.json["rules"][-1]["hint"].endswith(", there")
+            plain = stocked("push", "course_rec", "--to", "http://192.0.2.1:1")
+            assert (plain.code, "--insecure-http" in plain.err) == (2, True), "only with TLS"
             unknown = stocked(*words[:3], "nothing@1", *words[4:])
             assert (unknown.code, "nothing" in unknown.err, "Traceback" in unknown.err) == (2, True, False)
             monkeypatch.setenv("FUSERY_TOKEN", publisher)
@@ -174,12 +170,14 @@ def test_promote_on_a_server_as_its_rules_have_it(
             assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.timing
 def test_many_at_once_get_one_version_each(
     stocked: Fusery, tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where nobody says a version, whoever is overtaken takes the next."""
+    """Where nobody declares a version, whoever is overtaken takes the next."""
     folders = [
-        tiny_models.make_adapter(tmp_path / str(seed), tiny_base, seed=seed, rank=4) for seed in range(30, 34)
+        tiny_models.make_adapter(tmp_path / str(seed), tiny_base, seed=seed, rank=4) for seed in (30, 31, 32)
     ]
     with Registry.open(tmp_path / "home") as there:
         monkeypatch.setenv("FUSERY_TOKEN", there.tokens.create("ci", "publisher").secret)
@@ -189,5 +187,5 @@ def test_many_at_once_get_one_version_each(
                 return own.exchange.register(folder, url, base="tiny", task="new").version
 
             with ThreadPoolExecutor(len(folders)) as pool:
-                assert sorted(pool.map(register, folders)) == [1, 2, 3, 4]
+                assert sorted(pool.map(register, folders)) == [1, 2, 3]
         assert there.upkeep.audit().ok

@@ -10,8 +10,13 @@ from fixture_types import Fusery
 from mlflow import MlflowClient
 from wandb_server import ENTITY, KEY, PROJECT, Artifact, WandbRun, running_tracker
 
+from .conftest import require_refusals
+
 # MLflow's own tables ask SQLAlchemy for what that will leave out one day.
-pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning"),
+]
 
 
 @pytest.fixture
@@ -35,8 +40,7 @@ def test_what_is_taken_and_what_is_refused(stocked: Fusery, runs: str) -> None:
     ran = stocked("import", "--from", "mlflow", runs, "--base", "tiny", "--metric", "mm*")
     assert ran.code == 1
     assert "lessons_v1_20260921" in ran.out
-    assert "second: adapter was refused: not_safetensors: adapter_model.safetensors is not" in ran.out
-    assert "Hint:" in ran.out
+    assert "second: adapter was refused: not_safetensors: " in ran.out
     again = stocked("import", "--from", "mlflow", runs, "--base", "tiny", "--json")
     assert again.code == 1
     first, second = again.json
@@ -47,12 +51,14 @@ def test_what_is_taken_and_what_is_refused(stocked: Fusery, runs: str) -> None:
     assert stocked("audit").code == 0
 
 
-def test_options_of_the_other_kind(stocked: Fusery, tmp_path: Path) -> None:
-    ran = stocked("import", tmp_path, "--metric", "mmlu")
-    assert (ran.code, "go with --from" in ran.err) == (2, True)
-    ran = stocked("import", "--from", "mlflow", f"sqlite:///{tmp_path}/none.db")
-    assert (ran.code, ran.err.startswith("Error: there is no ")) == (2, True)
-    assert "Hint: give what MLFLOW_TRACKING_URI is" in ran.err
+def test_options_of_the_other_kind(stocked: Fusery) -> None:
+    require_refusals(
+        stocked,
+        (
+            ("import . --metric mmlu", "--from"),
+            ("import --from mlflow sqlite:///none.db", "MLFLOW_TRACKING_URI"),
+        ),
+    )
 
 
 def test_wandb_s_runs(
