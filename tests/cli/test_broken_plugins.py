@@ -164,6 +164,7 @@ def test_a_broken_plugin_is_one_error_of_the_command_that_needs_it(
 def test_nothing_is_audited_while_a_rule_or_backend_is_broken(
     stocked: Fusery, install: Install, tmp_path: Path
 ) -> None:
+    assert stocked("fuse", "course_rec@2", "-q").code == 0
     with closing(sqlite3.connect(tmp_path / "home" / "fusery.db")) as database, database:
         database.execute("UPDATE adapter SET rank = rank + 1")
     ways = ((), ("course_rec@2",), ("--all", "--jobs", "2"))

@@ -130,7 +130,7 @@ def test_a_metric_is_withdrawn(stocked: Fusery, plain: Path) -> None:
         (
             (words, "nothing like that"),
             ("eval withdraw course_rec@1 accuracy", "--reason"),
-            ("eval withdraw course_rec@1 --reason wrong", "METRIC"),
+            ("eval withdraw course_rec@1 --reason wrong", "--dataset"),
         ),
     )
 
