@@ -53,8 +53,12 @@ def test_several_adapters_are_yanked_at_once(stocked: Fusery) -> None:
 def test_yank_and_events(stocked: Fusery) -> None:
     require_refusals(stocked, (("yank course_rec@1", "--reason"), ("yank --reason x", "usage")))
     stocked("alias", "set", "course_rec@1", "prod")
+    moment = stocked("alias", "show", "course_rec#prod", "--json").json["since"]
     out = stocked("yank", "course_rec@1", "--reason", "wrong\nlicence").out
     assert "course_rec#prod" in out and "wrong\\nlicence" in out
+    then = stocked("alias", "show", "course_rec#prod", "--at", moment, "--json").json
+    assert (then["adapter"], then["yanked"], len(then["digest"])) == (FIRST, False, 64)
+    assert "it is yanked" in stocked("alias", "show", "course_rec#prod").out
     assert stocked("fuse", "course_rec@1").code == 2
     assert stocked("yank", "course_rec@1", "--undo").code == 0
     shown = stocked("events").out

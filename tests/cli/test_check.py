@@ -7,8 +7,6 @@ import io
 import json
 import os
 import shutil
-import socket
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -283,42 +281,26 @@ def test_files_can_be_named_by_a_file_or_a_pipe(
     assert stocked("check", "--changed", "--files0-from", "list").code == 0
 
 
-def bind_socket(folder: Path) -> None:
-    """Leave a socket in a folder."""
-    with socket.socket(socket.AF_UNIX) as made, pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        made.bind("notes")
-
-
-def link(target: str) -> Callable[[Path], None]:
-    """Return what puts a link into a folder."""
-    return lambda folder: (folder / "notes.txt").symlink_to(target)
-
-
-def write(*names: str) -> Callable[[Path], None]:
-    """Return what writes files into a folder."""
-    return lambda folder: [(folder / name).write_text("x") for name in names] and None
-
-
-@pytest.mark.parametrize(
-    ("spoil", "code"),
-    [
-        (link("../home/config.toml"), "link_outside"),
-        (link("gone.txt"), "link_outside"),
-        (link("notes.txt"), "link_outside"),
-        (lambda folder: os.mkfifo(folder / "notes.txt"), "special_file"),
-        (bind_socket, "special_file"),
-        (write("Notes.txt", "notes.txt"), "unsafe_path"),
-        (write("no\ntes.txt"), "unsafe_path"),
-    ],
-)
-def test_a_folder_that_cannot_be_read_is_a_finding(
-    spoil: Callable[[Path], None], code: str, stocked: Fusery, others: Path
-) -> None:
-    spoil(others / "good")
+def test_a_folder_that_cannot_be_read_is_a_finding(stocked: Fusery, others: Path) -> None:
+    folder = others / "good"
     before = snapshot(others / "home" / "store")
-    done = stocked("check", "good", "--base", "tiny", "--json")
-    assert (done.code, [f["code"] for f in done.json["findings"]]) == (1, [code])
-    refused = stocked("register", "good", "--base", "tiny", "--task", "t", "--json")
-    assert (refused.code, refused.json["error"]["findings"][0]["code"]) == (2, code)
+    names = {
+        "link_outside": ["../home/config.toml", "gone.txt", "notes.txt"],
+        "special_file": ["pipe"],
+        "unsafe_path": ["no\ntes.txt", "Adapter_config.json"],
+    }
+    for code, each in names.items():
+        for name in each:
+            path = folder / (name if code == "unsafe_path" else "notes.txt")
+            if code == "link_outside":
+                path.symlink_to(name)
+            elif code == "special_file":
+                os.mkfifo(path)
+            else:
+                path.write_text("x")
+            done = stocked("check", "good", "--base", "tiny", "--json")
+            assert (done.code, [f["code"] for f in done.json["findings"]]) == (1, [code]), name
+            refused = stocked("register", "good", "--base", "tiny", "--task", "t", "--json")
+            assert (refused.code, refused.json["error"]["findings"][0]["code"]) == (2, code)
+            path.unlink()
     assert snapshot(others / "home" / "store") == before

@@ -14,6 +14,8 @@ from page_server import pages_of
 from fusery.registry import Registry
 from fusery.web.doors import Proxies, TeamDoor
 
+from .conftest import require_refusals
+
 
 @pytest.mark.slow
 def test_push_and_pull_by_command(stocked: Fusery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,32 +73,24 @@ def test_register_on_a_server_from_a_machine_without_a_registry(
             assert (again.code, f"Already registered: {done.json['name']}" in again.out) == (0, True), (
                 again.err
             )
-            other = stocked(*words, *said, "--version", "7")
-            assert (other.code, f"as {done.json['name']}, with version 3 and not 7" in other.err) == (2, True)
-            for changed, told in (
+            for changed, named in (
+                (("--version", "7"), "with version 3 and not 7"),
                 (("--val-loss", "0.1"), "with val_loss 0.3 and not 0.1"),
                 (("--tag", "team=ads"), "with tag.team search and not ads"),
-                (("--dataset", "other"), "with dataset data and not other"),
                 (("--date", "2026-01-01"), "and not 20260101"),
                 (("--base", "other"), "with base tiny and not other"),
             ):
                 differs = stocked(*words, *said[:4], *changed)
-                assert (differs.code, told in differs.err) == (2, True), differs.err
+                assert (differs.code, named in differs.err) == (2, True), differs.err
             alike = stocked(*words, *said, "--date", shown.date, "--alpha", str(shown.alpha))
             assert alike.code == 0, alike.err
             there.adapters.yank("course_rec@3", reason="bad")
             yanked = stocked(*words, *said)
             assert f"Already registered: {done.json['name']}" in yanked.out
             assert "yanked: bad" in yanked.err
-            there.adapters.unyank("course_rec@3")
-            there.adapters.amend("course_rec@3", val_loss=0.25, date="20260102", reason="typo")
-            amended = stocked(*words, *said, "--date", shown.date)
-            assert (amended.code, "0.25" in amended.out) == (0, True), amended.err
             none = stocked(*words, "--base", "nothing", "--task", "course_rec")
             assert (none.code, "Traceback" in none.err) == (2, False)
             assert f"nothing at {url}\n" in none.err
-            # An adapter that happens to have that name is none either.
-            assert "no base model course_rec@1 at" in stocked(*words, *said, "--base", "course_rec@1").err
             parent = stocked(*words, *said, "--parent", "course_rec@1")
             assert (parent.code, "pull them" in parent.err) == (2, True)
             assert there.upkeep.audit().ok
@@ -140,33 +134,26 @@ def test_promote_on_a_server_as_its_rules_have_it(
             assert (unsaid.code, "--reason TEXT" in unsaid.err) == (2, True), unsaid.err
             words += ["--reason", "launch"]
             undecided = stocked(*words)
-            assert undecided.code == 3, undecided.err
-            assert "Undecided: course_rec#prod stays with nobody." in undecided.out
-            assert undecided.err.strip().endswith("Hint: fusery fuse course_rec_v1_20260115, there")
+            assert (undecided.code, ", there" in undecided.err) == (3, True), undecided.err
             there.aliases.set_rules("prod", {"val_loss_within": 0.1}, reason="less")
-            told = len(there.upkeep.log())
             tried = stocked(*words, "--dry-run")
-            assert (tried.code, "would hold" in tried.out) == (0, True), tried.err
-            assert len(there.upkeep.log()) == told, "nothing was done"
+            assert (tried.code, there.aliases.list()) == (0, []), tried.err
             done = stocked(*words, "--json")
             assert (done.code, done.json["moved"], done.json["alias"]) == (0, True, "course_rec#prod"), (
                 done.err
             )
             assert done.json["adapter"] == there.aliases.show("course_rec#prod").adapter
             assert {entry.actor for entry in there.upkeep.log(reference="course_rec#prod")} >= {"approver"}
-            again = stocked(*words, "-q")
-            assert (again.code, again.out.strip()) == (0, done.json["adapter"])
+            assert stocked(*words, "-q").out.strip() == done.json["adapter"]
             there.aliases.set_rules("prod", {"approvals": 1}, reason="more")
             failed = stocked(*words[:3], "course_rec@2", *words[4:], "--json")
             assert (failed.code, failed.json["verdict"], failed.json["moved"]) == (1, "failed", False)
-            assert failed.json["rules"][-1]["hint"].endswith(", there")
-            plain = stocked("push", "course_rec", "--to", "http://192.0.2.1:1")
-            assert (plain.code, "--insecure-http" in plain.err) == (2, True), "only with TLS"
-            unknown = stocked(*words[:3], "nothing@1", *words[4:])
-            assert (unknown.code, "nothing" in unknown.err, "Traceback" in unknown.err) == (2, True, False)
+            plain = ("push", "course_rec", "--to", "http://192.0.2.1:1")
+            require_refusals(
+                stocked, ((plain, "--insecure-http"), ((*words[:3], "nothing@1", *words[4:]), "nothing"))
+            )
             monkeypatch.setenv("FUSERY_TOKEN", publisher)
-            refused = stocked(*words)
-            assert (refused.code, "approver" in refused.err) == (2, True), refused.err
+            require_refusals(stocked, ((tuple(words), "approver"),))
             assert not (tmp_path / "none").exists()
 
 

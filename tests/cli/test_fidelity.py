@@ -108,17 +108,12 @@ def test_formats_are_compared(small: Fusery, tmp_path: Path) -> None:
     ]
     assert ["<- auto" in line for line in lines] == [False, False, False, True, False, False]
     assert "`auto` writes mixed, 6 bits where adapted" in ran.err
+    words = ("fidelity", "one@1", "--formats", "--scale", "30", "--with", "two@1:0.5", "--json")
+    document = small(*words).json
+    assert (document["scale"], document["with"]) == (30.0, [{"adapter": "two_v1_20260115", "weight": 0.5}])
+    assert [row["format"] for row in document["formats"] if row["chosen"]] == [document["chosen"]]
     found = {path for path in (tmp_path / "home" / "cache").rglob("*") if path.is_file()}
     assert not [path for path in found - set(before) if path.suffix == ".safetensors"]
-
-
-def test_formats_as_json(small: Fusery) -> None:
-    words = ("fidelity", "one@1", "--formats", "--scale", "30", "--with", "two@1:0.5", "--json")
-    ran = small(*words)
-    assert (ran.code, ran.err) == (0, "")
-    assert (ran.json["scale"], ran.json["with"]) == (30.0, [{"adapter": "two_v1_20260115", "weight": 0.5}])
-    assert [row["format"] for row in ran.json["formats"] if row["chosen"]] == [ran.json["chosen"]]
-    assert small("fidelity", "one@1", "--formats", "-q").out.splitlines()[:2] == ["keep", "dither"]
 
 
 def test_refusals(stocked: Fusery) -> None:

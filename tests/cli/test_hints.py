@@ -99,18 +99,3 @@ def test_a_hint_names_a_program_that_the_shell_finds(tmp_path: Path, on_the_path
     used = shell(f"{typed} show")
     assert f"Try '{typed} show --help'" in used.stderr
     assert shell(f"{typed} show --help").returncode == 0
-
-
-@pytest.mark.slow
-def test_completion_works_by_whatever_path_the_program_was_started(tmp_path: Path) -> None:
-    environment = {
-        **os.environ,
-        "_FUSERY_COMPLETE": "bash_complete",
-        "COMP_WORDS": "fusery mater",
-        "COMP_CWORD": "1",
-    }
-    for name in (str(PROGRAM), str(tmp_path / "fusery")):
-        if not Path(name).exists():
-            Path(name).symlink_to(PROGRAM)
-        ran = subprocess.run([name], env=environment, capture_output=True, text=True, check=False)
-        assert "plain,materialize" in ran.stdout

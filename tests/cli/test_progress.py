@@ -70,12 +70,13 @@ def test_commands_that_move_bytes_show_a_bar(
     assert "from the store" in bar and SHARE in bar
 
 
-def test_commands_that_run_models_show_what_is_left(stocked: Fusery, shown: Shown) -> None:
-    bar = shown("probe", "course_rec@1", "--limit", "4")
+def test_commands_that_run_models_show_what_is_left(stocked: Fusery, shown: Shown, tmp_path: Path) -> None:
+    (tmp_path / "q.txt").write_text("The ferry leaves at seven.\n")
+    bar = shown("probe", "course_rec@1", "--prompts", "q.txt", "--against", "base")
     assert "answering, in tokens" in bar
     assert re.search(r"\d+/\d+", bar)
     assert re.search(r"\d:\d\d:\d\d", bar)  # the time that is left
-    assert "reading" in shown("calibrate", "tiny")
+    assert "reading" in shown("calibrate", "tiny", "--prompts", "q.txt")
 
 
 def test_an_audit_names_single_items_on_a_terminal_only(stocked: Fusery, shown: Shown) -> None:

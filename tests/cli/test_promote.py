@@ -95,13 +95,3 @@ def test_what_is_refused(stocked: Fusery, tmp_path: Path) -> None:
         "promote course_rec@9 prod", "promote course_rec@1 latest",
     )  # fmt: skip
     require_refusals(stocked, ((words, "") for words in cases))
-
-
-def test_what_was_held_then_and_yanked(stocked: Fusery) -> None:
-    stocked("alias", "set", "course_rec@1", "prod")
-    moment = stocked("alias", "show", "course_rec#prod", "--json").json["since"]
-    stocked("yank", "course_rec@1", "--reason", "bad")
-    assert "it is yanked" in stocked("alias", "show", "course_rec#prod").out
-    then = stocked("alias", "show", "course_rec#prod", "--at", moment, "--json").json
-    assert (then["adapter"], then["yanked"], len(then["digest"])) == (FIRST, False, 64)
-    assert "was yanked at that time" in stocked("alias", "show", "course_rec#prod", "--at", "2999-01-01").out

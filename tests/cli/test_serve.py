@@ -235,18 +235,3 @@ def test_a_key_is_taken_back_while_the_database_is_away(
             wait_for_statuses(url, t0=401, t1=200)
     finally:
         server.close()
-
-
-@pytest.mark.slow
-@pytest.mark.timing
-def test_keys_of_a_fused_model_are_followed(stocked: Fusery, tmp_path: Path) -> None:
-    keys = tmp_path / "keys.toml"
-    put(keys, keys_of("t0", "t1"))
-    process = start("course_rec@1", "--fused", "--api-keys", keys)
-    url = document(process)["url"]
-    with ended(process):
-        wait_for_statuses(url, t0=200, t1=200)
-        put(keys, keys_of("t1"))
-        wait_for_statuses(url, t0=401, t1=200)
-        put(keys, "")
-        wait_for_statuses(url, t0=503, t1=503)

@@ -76,7 +76,7 @@ def test_every_view_says_which(twins: Fusery) -> None:
         assert HOLDS in " ".join(twins(*words.split()).out.split()), words
 
 
-def test_a_fuse_says_what_was_made(stocked: Fusery, tmp_path: Path) -> None:
+def test_a_fuse_says_what_was_made(stocked: Fusery) -> None:
     common = ("fuse", "course_rec@2", "--accept-loss")
     ran = stocked(*common, "--quantize", "4", "--group-size", "32")
     lines = dict(line.split(maxsplit=1) for line in ran.out.splitlines())
@@ -85,8 +85,6 @@ def test_a_fuse_says_what_was_made(stocked: Fusery, tmp_path: Path) -> None:
     assert f"course_rec_v2_20260201 (scale 3) + 0.5 x {YANKED}" in ran.out
     shown = stocked("show", "course_rec@2").out
     assert f"course_rec_v2_20260201 (scale 3) + 0.5 x {YANKED}" in shown
-    ran = stocked("materialize", "course_rec@2", tmp_path / "out", "--quantize", "4", "--group-size", "32")
-    assert "course_rec_v2_20260201 (requantised to 4 bits, affine, groups of 32)" in ran.out
     listed = stocked("cache", "list").out
     assert "requantised to 4 bits" in listed and "+ 0.5 x" in listed
     explained = stocked("cache", "explain", "course_rec@2").out
@@ -103,7 +101,6 @@ def test_the_log_in_words(stocked: Fusery) -> None:
     out = " ".join(stocked("events").out.split())
     assert f"course_rec#prod nobody -> {YANKED}; first" in out
     assert "refused: approvals: 0 of 1 approved" in out
-    assert "tiny" in out
     require_refusals(stocked, (("events --action adapter.yankd", "did you mean adapter.yanked?"),))
     digest = stocked("show", "course_rec@1", "--json").json["digest"]
     named = stocked("events", "--ref", digest[:12], "--json").json

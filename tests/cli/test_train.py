@@ -339,19 +339,6 @@ def test_a_run_that_is_ended_from_outside_can_be_registered(
 
 
 @pytest.mark.slow
-def test_a_base_that_transformers_5_saved_is_trained_as_it_is(
-    ready: Fusery, folder: Path, tiny_base: Path
-) -> None:
-    old, new = tiny_models.respell(folder, tiny_base)
-    trained = []
-    for base in (old, new):
-        words = [*TRAIN, "--model", str(base), "--iters", "2", "--adapter-path", base.name + "-run"]
-        assert ready("train", "--", *words).code == 0
-        trained.append(digest_file(folder / f"{base.name}-run" / "adapters.safetensors"))
-    assert trained[0] == trained[1]
-
-
-@pytest.mark.slow
 @pytest.mark.timing
 def test_a_run_in_the_background_goes_on_after_ctrl_c_and_ends_at_sigterm(
     ready: Fusery, folder: Path

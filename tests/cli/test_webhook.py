@@ -32,7 +32,6 @@ def test_from_adding_to_delivery(stocked: Fusery) -> None:
     assert made.out.startswith(f"ci gets alias.* of course_*, at {receiver.url}.\n")
     key = made.out.split()[-1]
     assert stocked("webhook", "key", "ci").out.strip() == key
-    assert stocked("webhook", "key", "ci", "-q").out.strip() == key
     assert stocked("webhook", "key", "ci", "--json").json == {"name": "ci", "key": key}
     assert "Nothing is due." in stocked("webhook", "deliver").err
     stocked("alias", "set", "course_rec@1", "prod")

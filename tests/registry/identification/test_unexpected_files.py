@@ -82,8 +82,6 @@ def companions(folder: Path) -> Path:
 UNKNOWN: dict[str, Callable[[Path], Path]] = {
     "same shapes": foreign_model,
     "qwen": lambda folder: foreign_model(folder / "x", kind="qwen2", dtype="float32", tied=True),
-    "float16": lambda folder: foreign_model(folder / "x", dtype="float16"),
-    "more layers": lambda folder: foreign_model(folder / "x", layers=5),
     "sharded": lambda folder: foreign_model(folder / "x", shards=3),
     "hf": lambda folder: foreign_model(folder / "x", layout="hf"),
     "other sizes": lambda folder: foreign_model(folder / "x", hidden=64, intermediate=96),
@@ -127,10 +125,8 @@ def huge_header() -> bytes:
 
 HOSTILE: dict[str, tuple[bytes, str]] = {
     "link": (tar_of(("x", tarfile.SYMTYPE, b"")), "no plain file"),
-    "hard link": (tar_of(("x", tarfile.LNKTYPE, b"")), "no plain file"),
     "device": (tar_of(("x", tarfile.CHRTYPE, b"")), "no plain file"),
     "outside": (tar_of(("../x", tarfile.REGTYPE, b"x")), "not a plain path"),
-    "absolute": (tar_of(("/tmp/x", tarfile.REGTYPE, b"x")), "not a plain path"),
     "twice": (tar_of(("x", tarfile.REGTYPE, b"x"), ("x", tarfile.REGTYPE, b"y")), "twice"),
     "a file as folder": (tar_of(("x", tarfile.REGTYPE, b"x"), ("x/y", tarfile.REGTYPE, b"y")), "x"),
     "huge header": (huge_header() + bytes(1024), "larger than any name"),
@@ -138,7 +134,6 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
         gzip.compress(tar_of(("x", tarfile.REGTYPE, random.Random(5).randbytes(9999))))[:5000],
         "cannot be read",
     ),
-    "gz of nothing": (gzip.compress(b"hello"), "cannot be read"),
     "bomb": (gzip.compress(tar_of(("x", tarfile.REGTYPE, bytes(FREE + (1 << 20))))), "unpacks to more than"),
     "zst bomb": (
         zstandard.compress(tar_of(("x", tarfile.REGTYPE, bytes(FREE + (1 << 20))))),
@@ -148,7 +143,6 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "safetensors": (struct.pack("<Q", 1 << 62) + b"{}", "longer than the file"),
     "safetensors deep": (struct.pack("<Q", 40000) + b'{"' + b"[" * 40000, "safetensors"),
     "gguf": (b"GGUF" + struct.pack("<IQQ", 3, 1 << 60, 1 << 60), "tensors, more than"),
-    "gguf short": (b"GGUF" + struct.pack("<IQQ", 3, 1, 0), "cut short"),
     "gguf outside": (
         b"GGUF"
         + struct.pack("<IQQ", 3, 1, 0)

@@ -78,32 +78,19 @@ def test_signatures_say_whose_and_whether_they_hold(copied: Registry) -> None:
     assert [line["state"] for line in section["signatures"]] == ["revoked"]
 
 
-def test_what_runs_stands_before_what_ran(shown: Registry) -> None:
+def test_deployments_bundles_and_the_overview(shown: Registry) -> None:
     (section,) = shown.provenance.report("course_rec")["tasks"]
     places = [(line["place"], line["kind"], line["ended_at"] is None) for line in section["deployments"]]
-    assert places == [
-        ("lab", "adapter", True),
-        ("prod-eu/ranker", "bundle", True),
-        ("prod-eu/ranker", "adapter", False),
-    ]
+    ranker = "prod-eu/ranker"
+    assert places == [("lab", "adapter", True), (ranker, "bundle", True), (ranker, "adapter", False)]
     assert section["deployments"][0]["yanked"] == "trained on the test set"
-    assert [(bundle["target"], bundle["adapters"]) for bundle in section["bundles"]] == [
-        ("model", [section["versions"][4]["name"]])
-    ]
-
-
-def test_the_overview_has_every_task(shown: Registry) -> None:
+    bundles = [(bundle["target"], bundle["adapters"]) for bundle in section["bundles"]]
+    assert bundles == [("model", [section["versions"][4]["name"]])]
     found = shown.provenance.report()
-    assert [
-        (line["task"], line["versions"], line["newest"]["version"]) for line in found["tasks_listed"]
-    ] == [
-        ("course_rec", 7, 7),
-        ("mail", 1, 1),
-    ]
-    assert found["tasks_listed"][0]["aliases"] == [
-        {"alias": "prod", "version": 5},
-        {"alias": "staging", "version": 6},
-    ]
+    listed = [(line["task"], line["versions"], line["newest"]["version"]) for line in found["tasks_listed"]]
+    assert listed == [("course_rec", 7, 7), ("mail", 1, 1)]
+    aliases = [(each["alias"], each["version"]) for each in found["tasks_listed"][0]["aliases"]]
+    assert aliases == [("prod", 5), ("staging", 6)]
     assert found["registry"]["counts"] == {"tasks": 2, "bases": 2, "adapters": 8, "fused": 2, "bundles": 1}
     assert found["registry"]["log"]["hash"] == shown.upkeep.log(limit=1)[-1]["hash"]
 
@@ -125,10 +112,8 @@ def test_a_page_says_what_it_leaves_out(
     assert [section["task"] for section in written["tasks"]] == ["mail"]
     shown.provenance.report("course_rec", html=tmp_path / "b.html")
     page = (tmp_path / "b.html").read_text(encoding="utf-8")
-    assert "The newest 3 of 7 versions are shown." in page
-    assert "The newest 2 of 3 curves are shown." in page
-    assert "The newest 2 of 5 moves are shown." in page
-    assert "The newest 2 of 3 deployments are shown." in page
+    for words in ("3 of 7 versions", "2 of 3 curves", "2 of 5 moves", "2 of 3 deployments"):
+        assert f"The newest {words} are shown." in page
     assert re.search(r"\d of 61 points are shown, in the picture too", page)
     # The adapter that is asked for is there, however old it is.
     (section,) = shown.provenance.report("course_rec@1")["tasks"]
