@@ -60,6 +60,7 @@ def test_all_that_lies_in_the_cache_is_rewritten(cache: Path, stocked: Fusery, t
     assert weights(stocked(*FUSE)).read_bytes() == data
 
 
+@pytest.mark.slow
 def test_a_fused_model_with_a_voucher_that_is_wrong_is_neither_shipped_nor_served(
     cache: Path, stocked: Fusery, tmp_path: Path
 ) -> None:
@@ -82,6 +83,7 @@ def test_a_fused_model_with_a_voucher_that_is_wrong_is_neither_shipped_nor_serve
     assert stocked("audit", "-q").code == 0
 
 
+@pytest.mark.slow
 def test_an_audit_is_not_talked_out_of_looking(stocked: Fusery, tmp_path: Path) -> None:
     """By a journal of an interrupted audit in the cache, which names everything as found right."""
     path = weights(stocked(*FUSE))

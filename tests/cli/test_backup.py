@@ -31,6 +31,7 @@ def test_a_backup_is_restored_and_holds_no_secret(
     assert not [path for path in files if CANARY.encode() in path.read_bytes()]
 
 
+@pytest.mark.slow
 def test_hints_name_the_restore_and_the_option_for_an_own_backup(stocked: Fusery, tmp_path: Path) -> None:
     assert stocked("token", "create", "ann", "--role", "reader").code == 0
     command = f"restore {tmp_path / 'saved'} --own"

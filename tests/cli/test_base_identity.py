@@ -40,6 +40,7 @@ def test_a_chat_template_that_never_ends_is_named(fusery: Fusery, tmp_path: Path
     assert (finding["code"], finding["subject"]) == ("chat_template_exceeds", "chat_template.jinja")
 
 
+@pytest.mark.slow
 def test_a_broken_chat_template_is_noted(stocked: Fusery, tmp_path: Path) -> None:
     (tmp_path / "first" / "chat_template.jinja").write_text("{% if messages %}")
     assert stocked("register", "first", "--base", "tiny", "--task", "broken").code == 0

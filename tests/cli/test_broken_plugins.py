@@ -129,7 +129,13 @@ def plugin_checks(stocked: Fusery) -> dict[str, tuple[str, str]]:
     return {each["name"]: (each["status"], each["detail"]) for each in checks if "plugin." in each["name"]}
 
 
-@pytest.mark.parametrize("group", NEEDS)
+@pytest.mark.parametrize(
+    "group",
+    [
+        pytest.param(group, marks=() if group in ("fusery.sources", "fusery.notifiers") else pytest.mark.slow)
+        for group in NEEDS
+    ],
+)
 def test_a_broken_plugin_is_one_error_of_the_command_that_needs_it(
     group: Group, stocked: Fusery, install: Install, packages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip
@@ -161,6 +167,7 @@ def test_a_broken_plugin_is_one_error_of_the_command_that_needs_it(
     assert "even 1.2 and odd 1.2" in checks[f"plugin.{kind}.twice"][1]
 
 
+@pytest.mark.slow
 def test_nothing_is_audited_while_a_rule_or_backend_is_broken(
     stocked: Fusery, install: Install, tmp_path: Path
 ) -> None:

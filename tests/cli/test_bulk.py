@@ -73,6 +73,7 @@ def test_one_failure_does_not_stop_the_others(stocked: Fusery) -> None:
     assert (len(quiet.out.splitlines()), FIRST in quiet.err) == (1, True)
 
 
+@pytest.mark.slow
 def test_only_missing_bundles_are_written_the_second_time(stocked: Fusery, tmp_path: Path) -> None:
     words = ("materialize", "--all", "--jobs", "1", "--json", "out/{name}")
     first = stocked(*words)

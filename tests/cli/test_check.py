@@ -53,6 +53,7 @@ def uri_of(result: Any) -> str:
     return str(result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"])
 
 
+@pytest.mark.slow
 def test_check_leaves_every_byte_as_it_was(stocked: Fusery, others: Path) -> None:
     before = snapshot(others)
     for folder in ("good", "bad"):
@@ -195,6 +196,7 @@ def test_gitlab_gets_a_code_quality_report(stocked: Fusery, others: Path) -> Non
     assert len({each["fingerprint"] for each in done.json}) == len(done.json)
 
 
+@pytest.mark.slow
 def test_hostile_names_do_nothing_in_reports(stocked: Fusery, others: Path) -> None:
     """A folder with a colon is no scheme, a tensor's name no link and no file, and bytes may be no UTF-8."""
     names = ["javascript:x", os.fsdecode(b"a\xff")]
@@ -281,6 +283,7 @@ def test_files_can_be_named_by_a_file_or_a_pipe(
     assert stocked("check", "--changed", "--files0-from", "list").code == 0
 
 
+@pytest.mark.slow
 def test_a_folder_that_cannot_be_read_is_a_finding(stocked: Fusery, others: Path) -> None:
     folder = others / "good"
     before = snapshot(others / "home" / "store")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from fixture_types import Fusery
 
 from fusery.cli import combine
@@ -15,6 +16,7 @@ KEYS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_combine_for_people_scripts_and_once_more(stocked: Fusery) -> None:
     assert combine.METHODS == methods.METHODS
     words = ("combine", "course_rec@1", "course_rec@2", "--weights", "0.7,0.3")

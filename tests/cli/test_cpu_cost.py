@@ -30,6 +30,7 @@ def register_small(fusery: Fusery, tmp_path: Path, **config: object) -> Fusery:
     return fusery
 
 
+@pytest.mark.slow
 def test_fuse_and_materialize_name_the_command_for_16_bits(fusery: Fusery, tmp_path: Path) -> None:
     quantised = register_small(fusery, tmp_path)
     ran = quantised("fuse", "small@1", "--precision", "mixed")

@@ -81,6 +81,7 @@ def test_every_command_asks_for_the_upgrade(older: Fusery, tmp_path: Path) -> No
     assert (checks["database"]["status"], checks["database"]["hint"]) == ("problem", "fusery db upgrade")
 
 
+@pytest.mark.slow
 def test_after_the_upgrade_everything_works(stocked: Fusery, tmp_path: Path) -> None:
     fused = stocked("fuse", "course_rec@1", "--json").json
     listed, shown = (stocked(*words, "--json").json for words in (["list"], ["show", "course_rec@1"]))

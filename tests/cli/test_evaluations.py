@@ -79,6 +79,7 @@ def test_files_that_hold_no_results_are_refused(stocked: Fusery, tmp_path: Path)
     assert stocked("events", "-q").out == before
 
 
+@pytest.mark.slow
 def test_columns_filters_order_and_reports(stocked: Fusery, plain: Path, tmp_path: Path) -> None:
     stocked("eval", "record", "course_rec@1", plain)
     stocked("eval", "record", "course_rec@2", write(tmp_path / "two.json", accuracy=0.5))

@@ -41,6 +41,7 @@ def test_push_and_pull(stocked: Fusery, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_environment_names_the_other_side_only_where_no_home_is_given(
     stocked: Fusery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -121,6 +121,7 @@ def test_the_files_say_the_version_on_a_server_as_they_do_here(
             assert taken.err.strip().endswith("Hint: give --version 6 or another --task")
 
 
+@pytest.mark.slow
 def test_promote_on_a_server_as_its_rules_have_it(
     stocked: Fusery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

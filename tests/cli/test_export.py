@@ -100,6 +100,7 @@ def test_another_registry_reads_it_back(stocked: Fusery, exported: Path, tiny_ba
     assert stocked(*HOME, "audit").code == 0
 
 
+@pytest.mark.slow
 def test_a_metadata_file_of_the_user_s_own_comes_back_to_the_byte(
     stocked: Fusery, tmp_path: Path, tiny_base: Path
 ) -> None:
@@ -120,6 +121,7 @@ def test_a_metadata_file_of_the_user_s_own_comes_back_to_the_byte(
     assert stocked(*HOME, "show", "mine@4", "--json").json["parent"] is None
 
 
+@pytest.mark.slow
 def test_peft_s_form_goes_out_and_its_own_comes_back(
     stocked: Fusery, tmp_path: Path, tiny_base: Path
 ) -> None:
@@ -141,6 +143,7 @@ def test_peft_s_form_goes_out_and_its_own_comes_back(
     require_same(stocked, "theirs@1", "renderings")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["mlx", "peft"])
 def test_the_other_form_is_on_record_and_knows_its_adapter(
     stocked: Fusery, tmp_path: Path, tiny_base: Path, form: str
@@ -204,6 +207,7 @@ SPOILED: tuple[tuple[Callable[[Path], object], str], ...] = (
 )
 
 
+@pytest.mark.slow
 def test_a_folder_that_was_changed_is_refused(
     stocked: Fusery, exported: Path, tmp_path: Path, tiny_base: Path
 ) -> None:

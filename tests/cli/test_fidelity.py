@@ -64,6 +64,7 @@ def test_for_people(small: Fusery) -> None:
     assert shares == sorted(shares)
 
 
+@pytest.mark.slow
 def test_fuse_explains_a_lost_fuse_and_gives_a_hint(small: Fusery) -> None:
     options = ("--precision", "keep", "--accept-loss", "--with", "two@1:0.5", "--scale", "10")
     ran = small("fuse", "one@1", *options)
@@ -76,6 +77,7 @@ def test_fuse_explains_a_lost_fuse_and_gives_a_hint(small: Fusery) -> None:
     assert (advised.code, advised.json["scale"], advised.json["with"][0]["weight"]) == (0, 10, 0.5)
 
 
+@pytest.mark.slow
 def test_as_json_as_names_and_as_a_picture(small: Fusery, tmp_path: Path) -> None:
     key = small("fuse", "one@1", "--json").json["key"]
     ran = small("fidelity", key[:10], "--json")

@@ -77,6 +77,7 @@ def test_prune_takes_the_oldest_first(fused: Fusery, monkeypatch: pytest.MonkeyP
     assert fused("cache", "prune", "--json").json["removed"] == 1, "the setting is the limit"
 
 
+@pytest.mark.slow
 def test_pinned_and_aliased_models_stay(fused: Fusery) -> None:
     assert fused("cache", "pin", "course_rec@1").code == 0
     assert fused("alias", "set", "course_rec@2", "prod").code == 0
@@ -118,6 +119,7 @@ def test_explain(fused: Fusery, tmp_path: Path) -> None:
     assert "adapters.safetensors" in fused("cache", "explain", model["key"]).out
 
 
+@pytest.mark.slow
 def test_exit_codes_of_a_repair(stocked: Fusery, tmp_path: Path) -> None:
     files = stocked("show", "course_rec@1", "--json").json["files"]
     digest = next(file["sha256"] for file in files if file["path"] == "adapters.safetensors")

@@ -32,6 +32,7 @@ def test_a_hint_names_the_home_that_was_given(fusery: Fusery, tmp_path: Path) ->
     assert not (tmp_path / "home").exists()
 
 
+@pytest.mark.slow
 def test_every_way_of_saying_it_names_the_home(stocked: Fusery, tmp_path: Path) -> None:
     here = ("--home", "home")
     call = "fusery --home home"

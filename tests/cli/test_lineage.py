@@ -24,6 +24,7 @@ def shipped(stocked: Fusery, tmp_path: Path) -> Fusery:
 FORMS = ("tree", "json", "mermaid", "dot", "svg", "prov", "openlineage")
 
 
+@pytest.mark.slow
 def test_a_file_in_each_format(shipped: Fusery, tmp_path: Path) -> None:
     for words in (("course_rec@2",), ("tiny", "--complete")):
         for form in FORMS:
@@ -103,6 +104,7 @@ def test_deployments(shipped: Fusery) -> None:
     assert shipped("deploy", "list", "--at", "2026-01-01", "--all").code == 2
 
 
+@pytest.mark.slow
 def test_attestations(shipped: Fusery, tmp_path: Path) -> None:
     for form in ("slsa", "cyclonedx"):
         shown = shipped("attest", "out", "--format", form)

@@ -103,7 +103,7 @@ _JSON = st.recursive(
         st.sampled_from([*MOST, "rope_theta", "rms_norm_eps", "quantization", "text_config"]), _JSON
     )
 )
-@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow], deadline=None)
 def test_any_configuration_is_sensible_or_told_of(config: dict[str, Any]) -> None:
     found = absurdity(config)
     assert found is None or len(found) < 200

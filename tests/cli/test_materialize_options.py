@@ -18,6 +18,7 @@ def test_the_targets_are_those_of_the_package() -> None:
     assert tuple(bundles.TARGETS) == TARGETS
 
 
+@pytest.mark.slow
 def test_a_card_by_option_and_by_setting(
     stocked: Fusery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -48,6 +49,7 @@ def engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("engine", "words", "name", "options"),
     [

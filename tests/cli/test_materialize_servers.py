@@ -15,6 +15,7 @@ from .conftest import require_refusals
 pytest.importorskip("gguf")
 
 
+@pytest.mark.slow
 def test_options_arrive_and_modules_are_counted(stocked: Fusery, tmp_path: Path) -> None:
     words = ("course_rec@1", "course_rec@2", "served", "--target", "vllm", "--base-name", "org/Served")
     done = stocked("materialize", *words, "--json")

@@ -76,7 +76,7 @@ def test_mistakes_are_one_error_with_a_hint(
         lines = [line for line in done.err.splitlines() if line.startswith(("Error: ", "Hint: "))]
         assert (done.code, [line.partition(":")[0] for line in lines]) == (2, ["Error", "Hint"]), done.err
         assert named in " ".join(lines), words
-        assert state(tmp_path) == before, words
+    assert state(tmp_path) == before
     (adapter / "adapters.safetensors").write_bytes(b"")
     error = stocked("register", adapter, "--base", "tiny", "--task", "t", "--json").json["error"]
     assert error["code"] == "refused"

@@ -47,6 +47,7 @@ def test_the_trackers_are_those_of_the_package() -> None:
     assert tuple(SOURCES) == _TRACKERS
 
 
+@pytest.mark.slow
 def test_a_target_of_a_plugin(
     stocked: Fusery, example: None, tmp_path: Path, installed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -102,6 +103,7 @@ def test_a_rule_of_a_plugin(stocked: Fusery, example: None, of_great_rank: Path,
     assert (extension["rules"][0]["id"], "ruleIndex" in result) == (CODE, False)
 
 
+@pytest.mark.slow
 def test_runs_of_a_plugin_are_imported(stocked: Fusery, example: None, tmp_path: Path) -> None:
     samples.make_adapter(tmp_path / "runs" / "first" / "adapter")
     about = {"name": "first", "project": "lessons", "started_at": "2026-01-15T10:00:00+00:00"}
@@ -142,6 +144,7 @@ def test_a_store_and_a_webhook_of_a_plugin(
     assert "'shell'" in fusery("gc").err
 
 
+@pytest.mark.slow
 def test_fusery_s_own_names_stay_its_own(
     stocked: Fusery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -45,6 +45,7 @@ def shown(fusery: Fusery, monkeypatch: pytest.MonkeyPatch) -> Shown:
     return call
 
 
+@pytest.mark.slow
 def test_commands_that_move_bytes_show_a_bar(
     fusery: Fusery, shown: Shown, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -70,6 +71,7 @@ def test_commands_that_move_bytes_show_a_bar(
     assert "from the store" in bar and SHARE in bar
 
 
+@pytest.mark.slow
 def test_commands_that_run_models_show_what_is_left(stocked: Fusery, shown: Shown, tmp_path: Path) -> None:
     (tmp_path / "q.txt").write_text("The ferry leaves at seven.\n")
     bar = shown("probe", "course_rec@1", "--prompts", "q.txt", "--against", "base")
@@ -80,6 +82,6 @@ def test_commands_that_run_models_show_what_is_left(stocked: Fusery, shown: Show
 
 
 def test_an_audit_names_single_items_on_a_terminal_only(stocked: Fusery, shown: Shown) -> None:
-    for words in (("audit",), ("audit", "course_rec@1"), ("audit", "--jobs", "1")):
+    for words in (("audit", "course_rec@1"), ("audit", "--jobs", "1")):
         assert "course_rec_v1" in shown(*words)
         assert stocked(*words).err == ""

@@ -12,6 +12,7 @@ from .conftest import require_refusals
 FIRST, SECOND = "course_rec_v1_20260115", "course_rec_v2_20260201"
 
 
+@pytest.mark.slow
 def test_from_rules_to_a_promotion(stocked: Fusery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert stocked("rules", "set", "canary", "--fidelity", "PASS").code == 0
     undecided = stocked("promote", "course_rec@1", "canary")

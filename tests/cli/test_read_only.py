@@ -38,6 +38,7 @@ def disk(stocked: Fusery, tmp_path: Path) -> Iterator[Path]:
         yield folder
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("disk")
 def test_reading_works_and_writing_is_refused(stocked: Fusery, tmp_path: Path) -> None:
     before = snapshot(tmp_path / "home")
@@ -70,6 +71,7 @@ def test_a_model_that_is_at_hand_is_fused_and_another_is_not(
     assert list((tmp_path / "cache" / "tmp").iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("disk")
 def test_a_probe_is_measured_and_not_put_on_record(
     stocked: Fusery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -41,11 +41,11 @@ def test_exit_code_1_when_the_audit_in_it_finds_something(stocked: Fusery, tmp_p
 
 
 def test_refusals(stocked: Fusery, tmp_path: Path) -> None:
+    assert stocked("report").code == 2, "--html FILE is needed"
     (tmp_path / "folder.html").mkdir()
     require_refusals(
         stocked,
         (
-            ("report", "--html FILE"),
             ("report --force", "--html"),
             ("report --html a.pdf", ".html"),
             ("report --html .", ".html"),

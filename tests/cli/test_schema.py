@@ -35,6 +35,7 @@ def test_every_command_has_a_schema_and_nothing_else_has() -> None:
     assert {name for name, said in DOCUMENTS.items() if said == OTHERS_FORMAT} == FREE
 
 
+@pytest.mark.slow
 def test_schemas_are_valid_and_describe_each_key() -> None:
     for command in DOCUMENTS:
         schema = schema_of(document_of(command))

@@ -153,6 +153,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(remote.FsspecStore.__init__.__kwdefaults__, "deadline", 0.2)
 
 
+@pytest.mark.slow
 def test_no_argument_is_repeated_with_its_secret(
     stocked: Fusery, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -198,6 +199,7 @@ def test_no_variable_of_the_environment_is_repeated(
     assert kept(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_nothing_in_the_settings_is_repeated(
     stocked: Fusery, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

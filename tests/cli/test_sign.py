@@ -20,6 +20,7 @@ def keyed(stocked: Fusery) -> Fusery:
     return stocked
 
 
+@pytest.mark.slow
 def test_from_a_key_to_a_verified_bundle(keyed: Fusery, tmp_path: Path) -> None:
     assert keyed("materialize", "course_rec@1", "out").code == 0
     before = keyed("verify", "out")
@@ -84,6 +85,7 @@ def test_a_locked_key(stocked: Fusery, tmp_path: Path, monkeypatch: pytest.Monke
     assert not [path for path in files if b"correct horse" in path.read_bytes()]
 
 
+@pytest.mark.slow
 def test_an_anchor(keyed: Fusery, tmp_path: Path) -> None:
     printed = keyed("anchor").out
     assert json.loads(printed)["signatures"] == []

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 import tiny_models
 from fixture_types import Fusery
 from sqlalchemy import Engine, event
@@ -58,6 +59,7 @@ def _sent() -> Iterator[list[str]]:
         event.remove(Engine, "before_cursor_execute", note)
 
 
+@pytest.mark.slow
 def test_no_command_asks_more_than_before(stocked: Fusery, tmp_path: Path, tiny_base: Path) -> None:
     tiny_models.make_adapter(tmp_path / "third", tiny_base, seed=3)
     more = []
@@ -71,6 +73,7 @@ def test_no_command_asks_more_than_before(stocked: Fusery, tmp_path: Path, tiny_
     assert more == []
 
 
+@pytest.mark.slow
 def test_what_registering_asks_does_not_grow_with_the_bases(
     stocked: Fusery, tmp_path: Path, tiny_base: Path
 ) -> None:

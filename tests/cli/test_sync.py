@@ -82,6 +82,7 @@ def test_refusals(stocked: Fusery, tmp_path: Path) -> None:
     assert stocked("deploy", "list", "--all", "-q").out == ""
 
 
+@pytest.mark.slow
 @pytest.mark.timing
 def test_a_server_s_refusal_ends_with_1(stocked: Fusery, tmp_path: Path) -> None:
     with lora_server.serving("vllm", "tiny") as (server, url):

@@ -140,6 +140,7 @@ def test_a_pipe_gets_everything_and_no_escape_code(busy: Fusery, monkeypatch: py
 COLOURED = (("list",), ("lineage", "course_rec@2"), ("--help",), ("list", "--help"), ("nonsense",))
 
 
+@pytest.mark.slow
 def test_colours_are_for_terminals(busy: Fusery) -> None:
     listed, *_ = shown_on(80, *COLOURED)
     assert listed.startswith(f"{ESCAPE}[1mname ")
@@ -200,6 +201,7 @@ def test_every_column_of_list_has_something_to_show(busy: Fusery) -> None:
     assert set(COLUMNS) - known == {"state", "age"}
 
 
+@pytest.mark.slow
 def test_ages_and_relative_times(busy: Fusery) -> None:
     tables = (
         "list",

@@ -30,6 +30,7 @@ def twins(stocked: Fusery, tiny_base: Path, tmp_path: Path) -> Fusery:
     return stocked
 
 
+@pytest.mark.slow
 def test_a_twin_may_be_used_and_its_user_is_told(twins: Fusery) -> None:
     ways = {
         "fuse other@1": HOLDS,
@@ -54,6 +55,7 @@ def test_a_twin_may_be_used_and_its_user_is_told(twins: Fusery) -> None:
     assert (refused.code, f"{YANKED} was yanked by tester" in refused.err) == (2, True)
 
 
+@pytest.mark.slow
 def test_every_view_says_which(twins: Fusery) -> None:
     twins("fuse", "other@1")
     twins("alias", "set", "other@1", "prod")

@@ -196,6 +196,7 @@ def test_a_chat_template_that_never_ends_ends_the_training(
     assert "Traceback" not in ran.err
 
 
+@pytest.mark.slow
 def test_nothing_of_mlx_lm_stays_replaced(ready: Fusery, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlx_lm import lora
 

@@ -28,6 +28,7 @@ def test_the_best_with_a_word_when_it_is_not_the_last(stocked: Fusery, run: Path
     assert stocked("check", run, *WORDS, "--checkpoint", "200", "--json").json["findings"] == []
 
 
+@pytest.mark.slow
 def test_the_curve_is_shown_and_drawn(stocked: Fusery, run: Path, tmp_path: Path) -> None:
     stocked("register", run, *WORDS)
     shown = stocked("show", "t@1")
