@@ -81,20 +81,3 @@ def test_a_fused_model_with_a_voucher_that_is_wrong_is_neither_shipped_nor_serve
         assert not (tmp_path / "out").exists()
     assert stocked("materialize", "course_rec@1", tmp_path / "out").code == 0
     assert stocked("audit", "-q").code == 0
-
-
-@pytest.mark.slow
-def test_an_audit_is_not_talked_out_of_looking(stocked: Fusery, tmp_path: Path) -> None:
-    """By a journal of an interrupted audit in the cache, which names everything as found right."""
-    path = weights(stocked(*FUSE))
-    store = json.loads((tmp_path / "home" / "store" / "format.json").read_text())["store"]
-    units = [f"folder fused {stocked(*FUSE).json['digest']} {path.parent}"]
-    folder = tmp_path / "home" / "cache" / "audits"
-    folder.mkdir()
-    lines = [{"store": store, "begun": path.stat().st_ctime}, *({"done": unit} for unit in units)]
-    (folder / f"{store}.ndjson").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-    path.chmod(0o644)
-    path.write_bytes(path.read_bytes()[::-1])
-    ran = stocked("audit", "--json")
-    assert ran.code == 1
-    assert "cache_changed" in {problem["code"] for problem in ran.json["problems"]}

@@ -164,25 +164,6 @@ def test_names_that_others_have_just_written(known: Fusery, complete: Complete, 
 
 
 @pytest.mark.slow
-def test_heavy_parts_are_not_imported(known: Fusery, tmp_path: Path) -> None:
-    code = (
-        "import sys\nfrom fusery.cli.main import run\n"
-        "try:\n    run([])\nexcept SystemExit:\n    pass\n"
-        "print(sorted({'sqlalchemy', 'pydantic', 'mlx', 'numpy', 'psycopg'} & set(sys.modules)))"
-    )
-    environment = {
-        **os.environ,
-        "_FUSERY_COMPLETE": "bash_complete",
-        "COMP_WORDS": "fusery show course_rec_v1",
-        "COMP_CWORD": "2",
-    }
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", code], env=environment, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.splitlines() == [f"plain,{FIRST}", "[]"]
-
-
-@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 def test_in_bash_itself(known: Fusery, tmp_path: Path) -> None:
     script = (

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 from fixture_types import Fusery
-from sqlalchemy import NullPool, create_engine, make_url, text
 
 from .conftest import require_refusals
 
@@ -85,38 +83,6 @@ def test_no_refusal_repeats_a_secret(
                 assert done.code == 2, done.out + done.err
                 assert CANARY not in done.out + done.err + caplog.text
     assert [path for path in files(tmp_path) if CANARY.encode() in path.read_bytes()] == []
-
-
-@pytest.mark.slow
-def test_a_secret_is_in_nothing_that_a_push_writes(
-    stocked: Fusery,
-    tmp_path: Path,
-    postgres_url: str,
-    caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    caplog.set_level("DEBUG")
-    url = make_url(postgres_url).set(password=CANARY)
-    monkeypatch.setenv("FUSERY_OTHER_STORE_OPTIONS", json.dumps({"secret": CANARY}))
-    place = ("--database", url.render_as_string(hide_password=False), "--store", tmp_path / "store-there")
-    # The database has its schema; an empty one would be refused with the command that makes it.
-    for form in ((), ("--json",), ("--dry-run",), ("-q",)):
-        done = stocked("push", "course_rec", *place, *form)
-        assert done.code == 0, done.err
-        assert CANARY not in done.out + done.err + caplog.text
-    pulled = stocked("--home", tmp_path / "third", "pull", "course_rec", *place, "--json")
-    assert pulled.json["copied"] == 3
-    assert CANARY not in pulled.out + pulled.err + caplog.text
-    assert [path for path in files(tmp_path) if CANARY.encode() in path.read_bytes()] == []
-    engine = create_engine(make_url(postgres_url).set(drivername="postgresql+psycopg"), poolclass=NullPool)
-    with engine.connect() as connection:
-        names = connection.scalars(
-            text("SELECT tablename FROM pg_tables WHERE schemaname = current_schema()")
-        ).all()
-        assert "event" in names
-        for name in names:
-            rows = connection.scalars(text(f'SELECT t::text FROM "{name}" AS t')).all()
-            assert [row for row in rows if CANARY in row] == [], name
 
 
 def files(folder: Path) -> list[Path]:

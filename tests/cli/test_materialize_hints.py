@@ -93,9 +93,6 @@ def _register(fusery: Fusery, tmp_path: Path, base: str, adapter: str) -> Path:
     folder = BASES[base](tmp_path / "base")
     if adapter == "dora":
         made = adapters_by_class.make_adapter(tmp_path / "adapter", folder, rank=2, kind="dora")
-    elif adapter == "head":
-        made = peft_folders.make_peft(tmp_path / "adapter", folder)
-        _add_head(made, folder)
     elif adapter == "rank 600":
         made = peft_folders.make_peft(tmp_path / "adapter", folder, rank=600)
     else:
@@ -105,22 +102,6 @@ def _register(fusery: Fusery, tmp_path: Path, base: str, adapter: str) -> Path:
     done = fusery("register", made, "--base", "tiny", "--task", "task", "--date", "20260115")
     assert done.code == 0, done.err
     return folder
-
-
-def _add_head(adapter: Path, base: Path) -> None:
-    import numpy as np
-
-    weight = read_architecture(base).weights["lm_head"].shape
-    tensors = tiny_models.read_tensors(adapter / "adapter_model.safetensors")
-    raw = {
-        name: (kind, np.frombuffer(data, "<f4").reshape(shape))
-        for name, (kind, shape, data) in tensors.items()
-    }
-    prefix = f"{peft_folders.PREFIX}lm_head"
-    raw[f"{prefix}.lora_A.weight"] = ("F32", np.full((4, weight[1]), 0.01, np.float32))
-    raw[f"{prefix}.lora_B.weight"] = ("F32", np.full((weight[0], 4), 0.01, np.float32))
-    tiny_models.write_tensors(adapter / "adapter_model.safetensors", raw, {"format": "pt"})
-    peft_folders.edit_config(adapter, target_modules=["q_proj", "v_proj", "lm_head"])
 
 
 def _follow(fusery: Fusery, words: list[str], destination: str) -> int:
@@ -148,7 +129,6 @@ USUAL = [
 CASES = [
     *((base, "lora") for base in USUAL),
     ("llama", "dora"),
-    ("llama", "head"),
     ("gemma2", "rank 600"),
     ("llama in 4 bits", "rank 600"),
 ]

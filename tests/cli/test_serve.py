@@ -109,7 +109,7 @@ def test_refusals(stocked: Fusery) -> None:
     require_refusals(
         stocked,
         (
-            ("serve", "usage"),
+            ("serve", "nothing to serve"),
             ("serve course_rec#nobody", "unknown_reference"),
             ("serve course_rec@1 --model x=course_rec@1:no", "bad_input"),
         ),

@@ -70,7 +70,7 @@ def test_refusals(stocked: Fusery, tmp_path: Path) -> None:
         ("sync course_rec@1 --to tgi=http://127.0.0.1:1", "no server that takes adapters"),
         ("sync course_rec@1 --to vllm=http://127.0.0.1:1", "does it run"),
         ("sync course_rec@1 --to s3://u:p@bucket/x", "a user"),
-        (("sync", "--where", "rank >", "--to", tmp_path / "x"), "rank >"),
+        (("sync", "--where", "rank >", "--to", tmp_path / "x"), "bad_expression"),
         (("sync", "--where", "rank > 99", "--to", tmp_path / "x"), "no adapter fits"),
         ("sync course_rec@1 --to fusery=127.0.0.1:8080", "has no address"),
         (f"sync course_rec@1 {to} --check --watch 5", "--watch"),

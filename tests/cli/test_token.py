@@ -55,7 +55,7 @@ def test_tokens_are_listed_and_revoked(fusery: Fusery) -> None:
     require_refusals(
         fusery,
         (
-            ("token create anna --role admin", "already"),
+            ("token create bob --role admin", "already"),
             (("token", "create", "a b", "--role", "admin"), "'a b'"),
             ("token create bob2 --role admin --expires soon", "'soon'"),
             ("token create bob2 --role root", "'root'"),

@@ -78,25 +78,14 @@ def test_every_view_says_which(twins: Fusery) -> None:
         assert HOLDS in " ".join(twins(*words.split()).out.split()), words
 
 
-def test_a_fuse_says_what_was_made(stocked: Fusery) -> None:
-    common = ("fuse", "course_rec@2", "--accept-loss")
-    ran = stocked(*common, "--quantize", "4", "--group-size", "32")
-    lines = dict(line.split(maxsplit=1) for line in ran.out.splitlines())
-    assert lines["precision"] == "requantised to 4 bits, affine, groups of 32"
-    ran = stocked(*common, "--precision", "keep", "--with", "course_rec@1:0.5", "--scale", "3")
-    assert f"course_rec_v2_20260201 (scale 3) + 0.5 x {YANKED}" in ran.out
-    shown = stocked("show", "course_rec@2").out
-    assert f"course_rec_v2_20260201 (scale 3) + 0.5 x {YANKED}" in shown
-    listed = stocked("cache", "list").out
-    assert "requantised to 4 bits" in listed and "+ 0.5 x" in listed
-    explained = stocked("cache", "explain", "course_rec@2").out
-    assert f"(scale 3) + 0.5 x {YANKED} (keep)" in explained
-    document = stocked(*common, "--precision", "keep", "--json").json
-    keys = "precision quantization adapter with recipe label format combined scale"
-    assert set(keys.split()) <= document.keys()
-
-
-def test_the_log_in_words(stocked: Fusery) -> None:
+def test_a_fuse_and_the_log_in_words(stocked: Fusery) -> None:
+    words = ("fuse", "course_rec@2", "--accept-loss")
+    ran = stocked(*words, "--quantize", "4", "--group-size", "32")
+    assert "requantised to 4 bits, affine, groups of 32" in ran.out
+    stocked(*words, "--precision", "keep", "--with", "course_rec@1:0.5", "--scale", "3")
+    label = f"course_rec_v2_20260201 (scale 3) + 0.5 x {YANKED}"
+    for each in ("show course_rec@2", "cache list --wide", "cache explain course_rec@2"):
+        assert label in stocked(*each.split()).out, each
     stocked("alias", "set", "course_rec@1", "prod", "--reason", "first")
     stocked("rules", "set", "prod", "--approvals", "1", "--open")
     stocked("promote", "course_rec@2", "prod")

@@ -116,7 +116,7 @@ def test_refusals_come_before_the_training(ready: Fusery, folder: Path) -> None:
     for options, changed, said in (
         ("--base nowhere --task t", "", "'nowhere'"),
         ("--base tiny", "", "what the adapter is for"),
-        ("--base tiny --task NotATask", "--data nowhere", "task"),
+        ("--base tiny --task a/b", "", "a/b"),
         (f"{named} --parent t@7", "", "t"),
         (f"{named} --checkpoint first", "", "best, last or an iteration"),
         (named, "--model org/other", "--model org/other"),

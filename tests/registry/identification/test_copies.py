@@ -106,7 +106,7 @@ def the_one(found: Identified, kind: str, name: str) -> dict[str, object]:
     return dict(best[0])
 
 
-@pytest.mark.parametrize(("number", "way"), enumerate(SAME))
+@pytest.mark.parametrize(("number", "way"), list(enumerate(SAME)))
 def test_a_copy_of_a_model_is_identified(museum: Museum, tmp_path: Path, number: int, way: str) -> None:
     make, evidence = SAME[way]
     for model in PAIRS[number % 2]:
@@ -119,7 +119,7 @@ def test_a_copy_of_a_model_is_identified(museum: Museum, tmp_path: Path, number:
         assert (match["changed"], match["missing"], match["extra"]) == ([], [], [])
 
 
-@pytest.mark.parametrize(("number", "way"), enumerate(ALTERED))
+@pytest.mark.parametrize(("number", "way"), list(enumerate(ALTERED)))
 def test_a_changed_tensor_is_named(museum: Museum, tmp_path: Path, number: int, way: str) -> None:
     make, what, name = ALTERED[way]
     for model in PAIRS[number % 2]:
