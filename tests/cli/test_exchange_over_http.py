@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -94,31 +93,6 @@ def test_register_on_a_server_from_a_machine_without_a_registry(
             parent = stocked(*words, *said, "--parent", "course_rec@1")
             assert (parent.code, "pull them" in parent.err) == (2, True)
             assert there.upkeep.audit().ok
-
-
-@pytest.mark.slow
-def test_the_files_say_the_version_on_a_server_as_they_do_here(
-    stocked: Fusery, tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def trained(seed: int, version: int) -> Path:
-        folder = tiny_models.make_adapter(tmp_path / str(seed), tiny_base, seed=seed, rank=4)
-        (folder / "adapter_metadata.json").write_text(json.dumps({"version": version}))
-        return folder
-
-    with Registry.open(tmp_path / "home") as there:
-        monkeypatch.setenv("FUSERY_TOKEN", there.tokens.create("ci", "publisher").secret)
-        with pages_of(there, TeamDoor(there, Proxies())) as url:
-            words = ("--base", "tiny", "--task", "course_rec", "--strict", "--to", url)
-            done = stocked("register", trained(20, 5), *words, "--json")
-            assert (done.code, done.json["version"]) == (0, 5), done.err
-            earlier = stocked("register", trained(21, 4), *words, "--json")
-            assert (earlier.code, earlier.json["version"]) == (0, 4), earlier.err
-            assert there.adapters.show("course_rec@latest").name == done.json["name"]
-            assert not there.adapters.show("course_rec@4").findings
-            taken = stocked("register", trained(22, 2), *words)
-            assert (taken.code, taken.out) == (2, "")
-            assert "cannot take version 2 of course_rec" in taken.err
-            assert taken.err.strip().endswith("Hint: give --version 6 or another --task")
 
 
 @pytest.mark.slow

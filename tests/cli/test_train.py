@@ -270,30 +270,6 @@ def test_what_was_trained_through_the_quantiser_is_what_the_fused_model_gives(
     assert (refused.code, "quantization_aware_other" in refused.err) == (2, True), refused.err
 
 
-@pytest.mark.slow
-def test_what_is_constant_within_groups_is_taken_up_in_the_biases(ready: Fusery, folder: Path) -> None:
-    four, data = four_bits(ready, folder), folder / "data"
-    words = (*without_model(TRAIN), "--iters", "6", "--val-batches", "-1", "--learning-rate", "3e-4")
-    ran = ready("train", "--qa-lora", "--base", "four", "--task", "cats", "--", *words)
-    assert ran.code == 0, ran.err
-    said = {"use_qalora": True, "qalora_group_size": 64}
-    assert said.items() <= json.loads((folder / "run" / "adapter_config.json").read_text()).items()
-    assert said.items() <= read_record(folder / "run" / RUN_RECORD).arguments.items()
-    shown = ready("show", "cats@1", "--json").json
-    assert [finding["code"] for finding in shown["findings"]] == ["qalora"]
-    made = ready("fuse", "cats@1", "--json").json
-    assert (made["recipe"]["precision"], made["recipe"]["biases"]) == ("keep", True), "auto"
-    assert made["fidelity"]["verdict"] == "PASS"
-    files = (each / "model.safetensors" for each in (four, Path(made["path"])))
-    before, after = (tiny_models.read_tensors(file) for file in files)
-    changed = {name.rpartition(".")[2] for name, value in after.items() if value != before[name]}
-    assert changed == {"biases"}
-    alone, adapted = loss_of(four, data), loss_of(four, data, Path(ready("path", "cats@1", "-q").out.strip()))
-    assert adapted < alone - 0.1, "it learned something"
-    held = (alone - loss_of(Path(made["path"]), data)) / (alone - adapted)
-    assert 0.97 < held < 1.03
-
-
 @contextmanager
 def started(folder: Path, *words: str, deaf: bool = False) -> Iterator[WarmProcess]:
     """Run a command in a process of its own, of which stderr goes to a file."""

@@ -15,7 +15,6 @@ from sqlalchemy import event, select
 from fusery.registry import Registry, Reporter, tables
 from fusery.registry.identification import Begun
 from fusery.registry.identification.identified import Identified
-from fusery.registry.identification.index import Index
 from fusery.registry.inspection.views import exact_digest
 
 
@@ -183,25 +182,3 @@ def test_an_index_that_was_tampered_with_is_not_trusted_when_asked_not_to(
     found = stocked.provenance.identify(copy, fresh=True)
     assert (found.intact, found.matches[0].to_dict()["changed"]) == (False, [name])
     assert not stocked.provenance.identify(copy).intact
-
-
-def test_a_registry_that_may_only_be_read_is_enough(
-    museum: Museum, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from fusery.registry.errors import DatabaseUnavailableError
-
-    def refuse(self: Index, *_: object) -> None:
-        raise DatabaseUnavailableError("attempt to write a readonly database")
-
-    home = shutil.copytree(museum.registry.workspace.settings.home, tmp_path / "home")
-    monkeypatch.setattr(Index, "_write", refuse)
-    with Registry.open(home) as registry:
-        with registry.workspace.database.write() as session:
-            for row in session.scalars(select(tables.Tensor)):
-                session.delete(row)
-        half = altered_models.saved_anew(
-            museum.originals[f"fused {SECOND}"], tmp_path / "x", altered_models.converted("F16")
-        )
-        assert registry.provenance.identify(half).matches[0].name == SECOND
-        with registry.workspace.database.read() as session:
-            assert session.scalars(select(tables.Tensor)).first() is None
