@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ class Ran:
 Fusery = Callable[..., Ran]
 
 
-def require_refusals(fusery: Fusery, cases: Iterable[tuple[str | tuple[str | Path, ...], str]]) -> None:
+def require_refusals(fusery: Fusery, *cases: tuple[str | tuple[str | Path, ...], str]) -> None:
     """Require that each command is refused with one error, which has a given code or names a given thing."""
     for words, named in cases:
         split = words.split() if isinstance(words, str) else words

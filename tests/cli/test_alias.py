@@ -12,12 +12,10 @@ FIRST, SECOND = "course_rec_v1_20260115", "course_rec_v2_20260201"
 def test_a_release_and_its_rollback(stocked: Fusery) -> None:
     require_refusals(
         stocked,
-        (
-            ("alias set course_rec@1 latest", "bad_input"),
-            ("alias set course_rec@9 prod", "unknown_reference"),
-            ("alias show course_rec#prod", "unknown_reference"),
-            ("alias rollback course_rec@1", "bad_input"),
-        ),
+        ("alias set course_rec@1 latest", "bad_input"),
+        ("alias set course_rec@9 prod", "unknown_reference"),
+        ("alias show course_rec#prod", "unknown_reference"),
+        ("alias rollback course_rec@1", "bad_input"),
     )
     assert stocked("alias", "list").code == 0
     assert f"course_rec#prod holds {FIRST}" in stocked("alias", "set", "course_rec@1", "prod").out
@@ -51,7 +49,7 @@ def test_several_adapters_are_yanked_at_once(stocked: Fusery) -> None:
 
 
 def test_yank_and_events(stocked: Fusery) -> None:
-    require_refusals(stocked, (("yank course_rec@1", "--reason"), ("yank --reason x", "usage")))
+    require_refusals(stocked, ("yank course_rec@1", "--reason"), ("yank --reason x", "usage"))
     stocked("alias", "set", "course_rec@1", "prod")
     moment = stocked("alias", "show", "course_rec#prod", "--json").json["since"]
     out = stocked("yank", "course_rec@1", "--reason", "wrong\nlicence").out

@@ -46,17 +46,15 @@ def test_tables_mark_amended_values_and_earlier_ones_can_be_looked_up(stocked: F
 def test_refusals_change_nothing(stocked: Fusery) -> None:
     require_refusals(
         stocked,
-        (
-            (f"amend {ONE} --val-loss 0.1", "val_loss"),
-            (f"amend {ONE}", "bad_input"),
-            (f"amend {ONE} --clear digest --reason x", "digest"),
-            (f"amend {ONE} --val-loss nan --reason x", "finite"),
-            ("amend course_rec@9 --note x", "unknown_reference"),
-            (f"amend {ONE} --clear tag.nope --note y", "'nope'"),
-        ),
+        (f"amend {ONE} --val-loss 0.1", "val_loss"),
+        (f"amend {ONE}", "bad_input"),
+        (f"amend {ONE} --clear digest --reason x", "digest"),
+        (f"amend {ONE} --val-loss nan --reason x", "finite"),
+        ("amend course_rec@9 --note x", "unknown_reference"),
+        (f"amend {ONE} --clear tag.nope --note y", "'nope'"),
     )
     assert stocked("show", ONE, "--json").json["amendments"] == []
     stocked("amend", ONE, "--tag", "team=search", "--tag", "stage=trial")
-    require_refusals(stocked, ((f"amend {ONE} --clear tag.teem --clear tag.stage", "stage, team"),))
+    require_refusals(stocked, (f"amend {ONE} --clear tag.teem --clear tag.stage", "stage, team"))
     assert stocked("amend", ONE, "--clear", "tag.stage").code == 0
     assert stocked("show", ONE, "--json").json["tags"] == {"team": "search"}

@@ -50,11 +50,9 @@ def test_refusals(stocked: Fusery, tmp_path: Path) -> None:
     assert stocked("backup", "empty").code == stocked("backup", "empty").code == 0
     require_refusals(
         stocked,
-        (
-            ("backup other", "sub/config.json"),
-            ("restore empty", "not empty"),
-            *((f"--home new restore {place}", "") for place in ("nothing", "ftp://host/x", "a::b")),
-        ),
+        ("backup other", "sub/config.json"),
+        ("restore empty", "not empty"),
+        *((f"--home new restore {place}", "") for place in ("nothing", "ftp://host/x", "a::b")),
     )
     assert [path.name for path in (tmp_path / "other").iterdir()] == ["sub"]
     assert "pw" not in stocked("--home", "new", "restore", "s3://user:pw@bucket/x").err

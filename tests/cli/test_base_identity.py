@@ -25,7 +25,7 @@ def test_known_models_and_taken_names(fusery: Fusery, tmp_path: Path) -> None:
     assert (done.code, done.out.splitlines()[0]) == (0, "Already there: tiny")
     view = fusery("base", "add", two, "--name", "org/tiny", "--json").json
     assert (view["created"], view["same_as"], view["names"]) == (False, "tiny", ["tiny", "org/tiny"])
-    require_refusals(fusery, ((("base", "add", other, "--name", "tiny"), "'tiny'"),))
+    require_refusals(fusery, (("base", "add", other, "--name", "tiny"), "'tiny'"))
     assert len(fusery("base", "list", "--json").json) == 1
 
 

@@ -15,12 +15,10 @@ def test_without_a_measurement_it_is_inconclusive(stocked: Fusery) -> None:
     assert stocked("bench", "course_rec@1", "--last", "--json").json is None
     require_refusals(
         stocked,
-        (
-            ("bench course_rec@1 --last --plot x.svg", "--last"),
-            ("bench course_rec@1 --force", "--force goes with --plot"),
-            ("bench course_rec@1 --tokens 1", "measure nothing"),
-            ("bench course_rec@1 --plot x.txt", ".svg"),
-        ),
+        ("bench course_rec@1 --last --plot x.svg", "--last"),
+        ("bench course_rec@1 --force", "--force goes with --plot"),
+        ("bench course_rec@1 --tokens 1", "measure nothing"),
+        ("bench course_rec@1 --plot x.txt", ".svg"),
     )
 
 

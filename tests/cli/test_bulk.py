@@ -109,32 +109,30 @@ def test_a_bundle_by_other_choices_does_not_count_as_done(stocked: Fusery, tmp_p
 def test_refusals(stocked: Fusery, monkeypatch: pytest.MonkeyPatch) -> None:
     require_refusals(
         stocked,
-        (
-            ("fuse", "--all"),
-            (f"fuse {FIRST} --all", "no REF"),
-            (("fuse", FIRST, "--where", "rank > 1"), "--all"),
-            (f"fuse {FIRST} --jobs 2", "--all"),
-            ("fuse --all --jobs 0", "--jobs"),
-            (("fuse", "--all", "--where", "rnk > 1"), "rnk"),
-            ("fuse --all --task nobody", "nobody"),
-            ("materialize --all out", "{name}"),
-            (f"materialize {FIRST}", "usage"),
-            ("materialize --all", "usage"),
-            (f"audit {FIRST} --jobs 2", "without REF"),
-        ),
+        ("fuse", "--all"),
+        (f"fuse {FIRST} --all", "no REF"),
+        (("fuse", FIRST, "--where", "rank > 1"), "--all"),
+        (f"fuse {FIRST} --jobs 2", "--all"),
+        ("fuse --all --jobs 0", "--jobs"),
+        (("fuse", "--all", "--where", "rnk > 1"), "rnk"),
+        ("fuse --all --task nobody", "nobody"),
+        ("materialize --all out", "{name}"),
+        (f"materialize {FIRST}", "usage"),
+        ("materialize --all", "usage"),
+        (f"audit {FIRST} --jobs 2", "without REF"),
     )
     monkeypatch.setenv("FUSERY_CLUSTER", "http://somewhere")
-    require_refusals(stocked, (("fuse --all", "tcp://"),))
+    require_refusals(stocked, ("fuse --all", "tcp://"))
     monkeypatch.setenv("FUSERY_CLUSTER", "tcp://127.0.0.1:9")
     monkeypatch.setitem(sys.modules, "distributed", None)
-    require_refusals(stocked, (("fuse --all", "[dask]"),))
+    require_refusals(stocked, ("fuse --all", "[dask]"))
 
 
 @pytest.mark.slow
 def test_a_cluster_that_is_not_there(stocked: Fusery, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FUSERY_CLUSTER", "tcp://127.0.0.1:9")
     monkeypatch.setattr("fusery.registry.workers.cluster.PATIENCE", 1)
-    require_refusals(stocked, (("fuse --all", "no scheduler answers"),))
+    require_refusals(stocked, ("fuse --all", "no scheduler answers"))
 
 
 @pytest.fixture

@@ -12,10 +12,8 @@ from .conftest import require_refusals
 def test_a_base_is_calibrated_once(stocked: Fusery, tmp_path: Path) -> None:
     require_refusals(
         stocked,
-        (
-            ("calibrate nothing", "unknown_reference"),
-            ("calibrate tiny --prompts absent.jsonl", "absent.jsonl"),
-        ),
+        ("calibrate nothing", "unknown_reference"),
+        ("calibrate tiny --prompts absent.jsonl", "absent.jsonl"),
     )
     (tmp_path / "prompts.txt").write_text("The ferry leaves at seven.\nA second line.\n", encoding="utf-8")
     words = ("calibrate", "tiny", "--prompts", "prompts.txt")

@@ -101,7 +101,7 @@ def test_a_severity_from_config_toml_counts(stocked: Fusery, others: Path) -> No
     checks = {check["name"]: check["detail"] for check in stocked("doctor", "--json").json["checks"]}
     assert checks["setting.admission"] == "severities: pickle_file = off (config.toml)"
     config.write_text(f'{before}\n[admission.severity]\npickel_file = "off"\n')
-    require_refusals(stocked, (("check warned --base tiny", "did you mean 'pickle_file'?"),))
+    require_refusals(stocked, ("check warned --base tiny", "did you mean 'pickle_file'?"))
 
 
 def test_sarif(stocked: Fusery, others: Path, tiny_base: Path) -> None:
@@ -240,16 +240,11 @@ def test_options_and_files(stocked: Fusery, others: Path) -> None:
     (others / "--help").touch()
     require_refusals(
         stocked,
-        (
-            *(
-                (f"check --changed --files0-from {name} --base tiny", name)
-                for name in ("cut", "lines", "gone")
-            ),
-            ("check good --files0-from cut", "--changed"),
-            ("check --base tiny", "usage"),
-            ("check good -o x --base tiny", "--format"),
-            ("check good --force --base tiny", "--force"),
-        ),
+        *((f"check --changed --files0-from {name} --base tiny", name) for name in ("cut", "lines", "gone")),
+        ("check good --files0-from cut", "--changed"),
+        ("check --base tiny", "usage"),
+        ("check good -o x --base tiny", "--format"),
+        ("check good --force --base tiny", "--force"),
     )
     assert stocked("check", "good", "--format", "gitlab", "-q", "--base", "tiny").code == 2
     assert stocked("check", "good", "--format", "sarif", "--json", "--base", "tiny").code == 2

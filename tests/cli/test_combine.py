@@ -50,20 +50,18 @@ def test_refusals_register_nothing(stocked: Fusery) -> None:
     both = "combine course_rec@1 course_rec@2"
     require_refusals(
         stocked,
-        (
-            ("combine course_rec@1", "one adapter alone"),
-            (f"{both} --weights 1,x", "commas"),
-            (f"{both} --weights 1,2,3", "3 weights for 2 adapters"),
-            (f"{both} --method ties", "density"),
-            (f"{both} --method ties --density nan", "density"),
-            (f"{both} --method mean", "usage"),
-            (f"{both} --method linear", "rank"),
-            ("combine course_rec@1 nothing@1", "unknown_reference"),
-            ("combine", "usage"),
-            ("shrink course_rec@1", "'--rank'"),
-            ("shrink course_rec@1 --rank 9", "9"),
-            ("shrink course_rec@1 --rank -1", "invalid rank"),
-            ("shrink course_rec@1 --rank 2 --task a/b", "a/b"),
-        ),
+        ("combine course_rec@1", "one adapter alone"),
+        (f"{both} --weights 1,x", "commas"),
+        (f"{both} --weights 1,2,3", "3 weights for 2 adapters"),
+        (f"{both} --method ties", "density"),
+        (f"{both} --method ties --density nan", "density"),
+        (f"{both} --method mean", "usage"),
+        (f"{both} --method linear", "rank"),
+        ("combine course_rec@1 nothing@1", "unknown_reference"),
+        ("combine", "usage"),
+        ("shrink course_rec@1", "'--rank'"),
+        ("shrink course_rec@1 --rank 9", "9"),
+        ("shrink course_rec@1 --rank -1", "invalid rank"),
+        ("shrink course_rec@1 --rank 2 --task a/b", "a/b"),
     )
     assert stocked("list", "-q").out == before

@@ -42,21 +42,19 @@ def test_refusals(stocked: Fusery, tmp_path: Path) -> None:
     assert stocked("register", "first", "--base", "tiny", "--task", "alone").code == 0
     require_refusals(
         stocked,
-        (
-            (f"diff {both} --plot x.png", "--weights"),
-            (f"diff {both} --weights --force", "--force goes with --plot"),
-            (f"diff {both} --weights --plot x.gif", ".svg"),
-            ("compare course_rec@1", "two different adapters"),
-            (f"compare {both} --force", "--force goes with --plot"),
-            (f"compare {both} --plot x.png", "no training curve"),
-            ("compare", "usage"),
-            ("compare course_rek", "did you mean"),
-            ("compare alone", "fusery show REF"),
-            (("list", "--where", ""), "bad_expression"),
-            ("list --limit 0", "--limit"),
-            ("list --offset -1", "--offset"),
-            ("list --sort val_loss,nothing", "'nothing'"),
-        ),
+        (f"diff {both} --plot x.png", "--weights"),
+        (f"diff {both} --weights --force", "--force goes with --plot"),
+        (f"diff {both} --weights --plot x.gif", ".svg"),
+        ("compare course_rec@1", "two different adapters"),
+        (f"compare {both} --force", "--force goes with --plot"),
+        (f"compare {both} --plot x.png", "no training curve"),
+        ("compare", "usage"),
+        ("compare course_rek", "did you mean"),
+        ("compare alone", "fusery show REF"),
+        (("list", "--where", ""), "bad_expression"),
+        ("list --limit 0", "--limit"),
+        ("list --offset -1", "--offset"),
+        ("list --sort val_loss,nothing", "'nothing'"),
     )
     assert not list(Path.cwd().glob("x.*"))
 
@@ -74,7 +72,7 @@ def test_compare(stocked: Fusery, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = stocked("compare", *BOTH).out
     assert all(text in shown for text in (FIRST, SECOND, "0.61"))
     monkeypatch.setattr("fusery.registry.catalog.compare.MOST", 1)
-    require_refusals(stocked, (("compare course_rec", "TASK@1 TASK@2"),))
+    require_refusals(stocked, ("compare course_rec", "TASK@1 TASK@2"))
 
 
 def test_list_filters_and_pages(stocked: Fusery) -> None:

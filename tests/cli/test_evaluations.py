@@ -64,17 +64,15 @@ def test_files_that_hold_no_results_are_refused(stocked: Fusery, tmp_path: Path)
         (b'{"acc": 1, "acc": 2}', "twice"),
     ):
         (tmp_path / "bad.json").write_bytes(content)
-        require_refusals(stocked, (("eval record course_rec@1 bad.json", named),))
+        require_refusals(stocked, ("eval record course_rec@1 bad.json", named))
     (tmp_path / "q.json").write_text('[{"text": "one"},\n{"text": "two"}]', encoding="utf-8")
     require_refusals(
         stocked,
-        (
-            ("eval record course_rec@1 missing.json", "missing.json"),
-            ("eval run course_rec@1", "--prompts FILE"),
-            ("eval run course_rec@1 --prompts q.json", "jq -c"),
-            ("eval run course_rec@1 --shots 2", "--shots"),
-            ("eval run course_rec@1 --prompts q.json --task arc_easy", "--prompts"),
-        ),
+        ("eval record course_rec@1 missing.json", "missing.json"),
+        ("eval run course_rec@1", "--prompts FILE"),
+        ("eval run course_rec@1 --prompts q.json", "jq -c"),
+        ("eval run course_rec@1 --shots 2", "--shots"),
+        ("eval run course_rec@1 --prompts q.json --task arc_easy", "--prompts"),
     )
     assert stocked("events", "-q").out == before
 
@@ -87,7 +85,7 @@ def test_columns_filters_order_and_reports(stocked: Fusery, plain: Path, tmp_pat
     assert [line.split() for line in ran.out.splitlines()[2:]] == [[TWO, "0.5", "-"], [ONE, "0.91", "-"]]
     assert stocked("list", "--where", "metric.accuracy > 0.6", "-q").out == f"{ONE}\n"
     assert stocked("list", "--columns", "metric.a..b").code == 2
-    require_refusals(stocked, ((("list", "--where", "metrics.x > 1"), "metric.NAME"),))
+    require_refusals(stocked, (("list", "--where", "metrics.x > 1"), "metric.NAME"))
     found = stocked("compare", "course_rec", "--json").json["differs"]
     assert found["metric.accuracy (courses/test)"] == [0.91, None]
     assert "measured" in stocked("show", "course_rec@1").out
@@ -128,11 +126,9 @@ def test_a_metric_is_withdrawn(stocked: Fusery, plain: Path) -> None:
     assert event["told"] == "accuracy 0.91; wrong"
     require_refusals(
         stocked,
-        (
-            (words, "nothing like that"),
-            ("eval withdraw course_rec@1 accuracy", "--reason"),
-            ("eval withdraw course_rec@1 --reason wrong", "--dataset"),
-        ),
+        (words, "nothing like that"),
+        ("eval withdraw course_rec@1 accuracy", "--reason"),
+        ("eval withdraw course_rec@1 --reason wrong", "--dataset"),
     )
 
 
@@ -151,4 +147,4 @@ def test_a_metric_of_another_split_is_not_compared(stocked: Fusery, plain: Path,
     rules = stocked("promote", "course_rec@2", "prod", "--dry-run", "--json").json["rules"]
     assert [each.get("code") for each in rules] == [None, "metric_other_dataset"]
     write(two, accuracy=0.6, dataset="courses", split="dev")
-    require_refusals(stocked, (("eval record course_rec@2 two.json", "metric_recorded_twice"),))
+    require_refusals(stocked, ("eval record course_rec@2 two.json", "metric_recorded_twice"))

@@ -31,11 +31,9 @@ def test_push_and_pull(stocked: Fusery, tmp_path: Path) -> None:
     assert stocked(*home, "list", "--json").json == stocked("list", "--json").json
     require_refusals(
         stocked,
-        (
-            ("push course_rec", "--database and --store"),
-            (("push", "nothing", "--to", tmp_path / "x"), "unknown_reference"),
-            (("pull", "course_rec", "--from", tmp_path / "x"), "is that where the other registry is?"),
-        ),
+        ("push course_rec", "--database and --store"),
+        (("push", "nothing", "--to", tmp_path / "x"), "unknown_reference"),
+        (("pull", "course_rec", "--from", tmp_path / "x"), "is that where the other registry is?"),
     )
 
 

@@ -125,10 +125,10 @@ def test_promote_on_a_server_as_its_rules_have_it(
             assert (failed.code, failed.json["verdict"], failed.json["moved"]) == (1, "failed", False)
             plain = ("push", "course_rec", "--to", "http://192.0.2.1:1")
             require_refusals(
-                stocked, ((plain, "--insecure-http"), ((*words[:3], "nothing@1", *words[4:]), "nothing"))
+                stocked, (plain, "--insecure-http"), ((*words[:3], "nothing@1", *words[4:]), "nothing")
             )
             monkeypatch.setenv("FUSERY_TOKEN", publisher)
-            require_refusals(stocked, ((tuple(words), "approver"),))
+            require_refusals(stocked, (tuple(words), "approver"))
             assert not (tmp_path / "none").exists()
 
 

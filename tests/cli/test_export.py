@@ -69,7 +69,7 @@ def test_an_export_is_repeated_only_where_it_destroys_nothing(
     assert stocked("import", exported, "-q").out == "course_rec_v1_20260115\n"
     assert stocked("import", exported, "--json").json["created"] is False
     (exported / "README.md").write_text("my own words")
-    require_refusals(stocked, ((words, "already_exists"), (words, "--force")))
+    require_refusals(stocked, (words, "already_exists"), (words, "--force"))
     assert (exported / "README.md").read_text() == "my own words"
     assert stocked(*words, "--force").code == 0
     assert (digests(exported), list((tmp_path / "out").iterdir())) == (before, [exported])
@@ -163,7 +163,7 @@ def test_the_other_form_is_on_record_and_knows_its_adapter(
     forms = [line for line in stocked("show", reference).out.splitlines() if line.startswith("format")]
     assert f"{form} (rendered)" in forms[0]
     add_elsewhere(stocked, tiny_base)
-    require_refusals(stocked, (((*HOME, "import", made["path"]), "computed from"),))
+    require_refusals(stocked, ((*HOME, "import", made["path"]), "computed from"))
     # A rendering is an adapter like any other to somebody who wants it.
     assert stocked(*HOME, "register", made["path"], "--base", "tiny").code == 0
 
@@ -215,18 +215,16 @@ def test_a_folder_that_was_changed_is_refused(
     for number, (spoil, named) in enumerate(SPOILED):
         copy = shutil.copytree(exported, tmp_path / f"copy{number}" / exported.name)
         spoil(copy)
-        require_refusals(stocked, (((*HOME, "import", copy), named),))
+        require_refusals(stocked, ((*HOME, "import", copy), named))
     assert stocked(*HOME, "list", "--json").json == []
 
 
 def test_the_base_must_be_there(stocked: Fusery, exported: Path, tmp_path: Path) -> None:
     assert stocked(*HOME, "init").code == 0
     words = (*HOME, "import", exported)
-    require_refusals(
-        stocked, ((words, "unknown_reference"), (words, "elsewhere base add SOURCE --name tiny"))
-    )
+    require_refusals(stocked, (words, "unknown_reference"), (words, "elsewhere base add SOURCE --name tiny"))
     add_elsewhere(stocked, tiny_models.make_base(tmp_path / "another", seed=7))
-    require_refusals(stocked, ((words, "--base tiny"),))
+    require_refusals(stocked, (words, "--base tiny"))
     assert stocked(*words, "--base", "tiny").code == 0, "another base of that name"
 
 
@@ -235,11 +233,9 @@ def test_refusals_write_nothing(stocked: Fusery, tmp_path: Path) -> None:
     stocked("yank", "course_rec@1", "--reason", "leaked")
     require_refusals(
         stocked,
-        (
-            ("export course_rec@2 file", "file"),
-            ("export course_rec@2 home/store", "store"),
-            ("export course_rec@9 out", "unknown_reference"),
-            ("export course_rec@1 out", "leaked"),
-        ),
+        ("export course_rec@2 file", "file"),
+        ("export course_rec@2 home/store", "store"),
+        ("export course_rec@9 out", "unknown_reference"),
+        ("export course_rec@1 out", "leaked"),
     )
     assert not (tmp_path / "out").exists()

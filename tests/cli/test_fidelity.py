@@ -51,7 +51,7 @@ def small(fusery: Fusery, small_home: Path, tmp_path: Path) -> Fusery:
 
 
 def test_for_people(small: Fusery) -> None:
-    require_refusals(small, (("fidelity one@1", "fusery fuse one_v1_20260115"),))
+    require_refusals(small, ("fidelity one@1", "fusery fuse one_v1_20260115"))
     made = small("fuse", "one@1", "--json").json
     ran = small("fidelity", "one@1")
     assert ran.code == 0
@@ -90,7 +90,7 @@ def test_as_json_as_names_and_as_a_picture(small: Fusery, tmp_path: Path) -> Non
     assert (ran.code, ran.out) == (0, f"{tmp_path / 'a.svg'}\n")
     assert (tmp_path / "a.svg").read_text(encoding="utf-8").startswith("<?xml")
     small("fuse", "one@1", "--scale", "3")
-    require_refusals(small, (("fidelity one@1 --plot a.svg", "--force"),))
+    require_refusals(small, ("fidelity one@1 --plot a.svg", "--force"))
     assert small("fidelity", "one@1", "--plot", "a.svg", "--force").code == 0
 
 
@@ -129,7 +129,7 @@ def test_refusals(stocked: Fusery) -> None:
         ("--formats --with two@1:x", "number"),
         ("--plot a.gif", ".svg"),
     )
-    require_refusals(stocked, ((f"fidelity course_rec@1 {words}", named) for words, named in cases))
+    require_refusals(stocked, *((f"fidelity course_rec@1 {words}", named) for words, named in cases))
 
 
 def test_show_lists_fused_models_in_full(small: Fusery) -> None:

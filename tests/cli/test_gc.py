@@ -34,7 +34,7 @@ def test_gc_removes_unreferenced_blobs(stocked: Fusery, tmp_path: Path) -> None:
         ("gc --grace soon", "soon"),
         ("cache pin course_rec@1", "fusery fuse"),
     )
-    require_refusals(stocked, cases)
+    require_refusals(stocked, *cases)
     litter(tmp_path)
     assert "Would remove 1, 7 B" in stocked("gc", "--dry-run", "--grace", "0").out
     assert "Removed 0" in stocked("gc").out, "it is young"
@@ -88,13 +88,7 @@ def test_pinned_and_aliased_models_stay(fused: Fusery) -> None:
     unpinned = fused("cache", "unpin", first["key"][:12], "--json").json
     assert unpinned == [{"key": first["key"], "changed": True}]
     assert fused("cache", "prune", "0", "--json").json["removed"] == 1
-    require_refusals(
-        fused,
-        (
-            ("cache pin nothing@1", "unknown_reference"),
-            ("cache explain tiny", "tiny"),
-        ),
-    )
+    require_refusals(fused, ("cache pin nothing@1", "unknown_reference"), ("cache explain tiny", "tiny"))
 
 
 def test_explain(fused: Fusery, tmp_path: Path) -> None:

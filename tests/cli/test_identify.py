@@ -55,7 +55,7 @@ def test_a_stranger_exits_with_one_and_an_evicted_model_with_three(
 
 def test_hostile_files(stocked: Fusery, tmp_path: Path) -> None:
     (tmp_path / "x.gguf").write_bytes(b"GGUF\x03\0\0\0")
-    require_refusals(stocked, (("identify x.gguf", "x.gguf"), ("identify nowhere", "not_found")))
+    require_refusals(stocked, ("identify x.gguf", "x.gguf"), ("identify nowhere", "not_found"))
     folder = tiny_models.make_adapter(tmp_path / "x", tiny_models.make_base(tmp_path / "b"), seed=4)
     document = {"format": "fusery.export.v1", "name": "\x1b[31mred", "digest": "a" * 64}
     (folder / "adapter_metadata.json").write_text(json.dumps({"fusery": document}))

@@ -12,10 +12,7 @@ from mlflow import MlflowClient
 from .conftest import require_refusals
 
 # MLflow's own tables ask SQLAlchemy for what that will leave out one day.
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")]
 
 
 @pytest.fixture
@@ -53,8 +50,6 @@ def test_what_is_taken_and_what_is_refused(stocked: Fusery, runs: str) -> None:
 def test_options_of_the_other_kind(stocked: Fusery) -> None:
     require_refusals(
         stocked,
-        (
-            ("import . --metric mmlu", "--from"),
-            ("import --from mlflow sqlite:///none.db", "MLFLOW_TRACKING_URI"),
-        ),
+        ("import . --metric mmlu", "--from"),
+        ("import --from mlflow sqlite:///none.db", "MLFLOW_TRACKING_URI"),
     )

@@ -76,11 +76,9 @@ def test_the_suffix_chooses_the_format(shipped: Fusery, tmp_path: Path) -> None:
     assert (tmp_path / "a.svg").read_text().startswith("<svg")
     require_refusals(
         shipped,
-        (
-            ("lineage course_rec@1 -o a.svg", "--force"),
-            (("lineage", "course_rec@1", "-o", tmp_path, "--force"), str(tmp_path)),
-            ("lineage course_rec@1 --force", "--force"),
-        ),
+        ("lineage course_rec@1 -o a.svg", "--force"),
+        (("lineage", "course_rec@1", "-o", tmp_path, "--force"), str(tmp_path)),
+        ("lineage course_rec@1 --force", "--force"),
     )
     assert shipped("lineage", "course_rec@1", "-o", "a.svg", "--force").code == 0
 
@@ -100,7 +98,7 @@ def test_deployments(shipped: Fusery) -> None:
     assert [row["name"] for row in ended] == ["course_rec_v1_20260115"]
     assert "until" in shipped("deploy", "list", "--all").out
     assert shipped("deploy", "end", "eu/ranker").code == 0
-    require_refusals(shipped, (("deploy end eu/rankr", "fusery deploy list"),))
+    require_refusals(shipped, ("deploy end eu/rankr", "fusery deploy list"))
     assert shipped("deploy", "list", "--at", "2026-01-01", "--all").code == 2
 
 
@@ -118,4 +116,4 @@ def test_attestations(shipped: Fusery, tmp_path: Path) -> None:
     signed = shipped("attest", "out", "--key", "anna.pem", "--passphrase-file", "secret").json
     assert signed["payloadType"] == "application/vnd.in-toto+json" and len(signed["signatures"]) == 1
     for words in ("tiny", "nothing@1", "out --key no.pem", "out --force"):
-        require_refusals(shipped, ((f"attest {words}", ""),))
+        require_refusals(shipped, (f"attest {words}", ""))

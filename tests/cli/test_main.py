@@ -116,11 +116,9 @@ def test_errors_as_text_and_as_json(stocked: Fusery, monkeypatch: pytest.MonkeyP
     monkeypatch.delenv("_FUSERY_RAISES")
     require_refusals(
         stocked,
-        (
-            ("list --home there", "fusery --home DIR list"),
-            ("alias list --debug", "fusery --debug alias list"),
-            ("show a\udcff@1", "usage"),
-        ),
+        ("list --home there", "fusery --home DIR list"),
+        ("alias list --debug", "fusery --debug alias list"),
+        ("show a\udcff@1", "usage"),
     )
     for words in (("base", "add", "no\x1b[31mfile"), ("sh\u202eow",), ("show", "--nope\u202e")):
         ran = stocked(*words)
@@ -134,7 +132,7 @@ def test_a_current_folder_that_is_gone(
     gone.mkdir()
     monkeypatch.chdir(gone)
     gone.rmdir()
-    require_refusals(fusery, (("--home relative list", "current folder"),))
+    require_refusals(fusery, ("--home relative list", "current folder"))
 
 
 @pytest.mark.slow
@@ -197,7 +195,7 @@ def test_a_database_that_was_edited_is_no_traceback(
     ):
         with forced(tmp_path / "home" / "fusery.db") as connection:
             connection.execute(statement)
-        require_refusals(stocked, ((words, code), (words, "fusery audit")))
+        require_refusals(stocked, (words, code), (words, "fusery audit"))
         if code == "unexpected":
             assert "\nTypeError: " in stocked("--debug", *words).err
 
@@ -231,12 +229,12 @@ def test_a_file_or_a_url_as_home_is_refused(
     urls = ("http://host/home", "https:/host", "file:///tmp/home", "s3://bucket/home")
     for home, named in (("plain.txt", "is a file"), *((url, "is a URL") for url in urls)):
         for words in (("init",), ("list",), ("doctor",), ("register", "somewhere")):
-            require_refusals(fusery, ((("--home", home, *words), named),))
+            require_refusals(fusery, (("--home", home, *words), named))
         monkeypatch.setenv("FUSERY_HOME", home)
-        require_refusals(fusery, (("init", named),))
+        require_refusals(fusery, ("init", named))
     monkeypatch.setenv("FUSERY_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("FUSERY_CACHE_DIR", urls[0])
-    require_refusals(fusery, (("cache list", "is a URL"),))
+    require_refusals(fusery, ("cache list", "is a URL"))
     for words in (("demo", "--dir", urls[0]), ("export", "course_rec@1", urls[0]), ("report", "-o", urls[0])):
         assert fusery(*words).code == 2, words
     assert [path.name for path in tmp_path.iterdir()] == ["plain.txt"]

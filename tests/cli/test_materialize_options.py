@@ -32,7 +32,7 @@ def test_a_card_by_option_and_by_setting(
     assert "card.md.j2 (config.toml)" in stocked("doctor").out.replace("\n", " ")
     (tmp_path / "wrong.j2").write_text("{% if %}")
     words = "materialize course_rec@1 c --card"
-    require_refusals(stocked, ((f"{words} missing.j2", "missing.j2"), (f"{words} wrong.j2", "line 1")))
+    require_refusals(stocked, (f"{words} missing.j2", "missing.j2"), (f"{words} wrong.j2", "line 1"))
     assert not (tmp_path / "c").exists()
 
 
@@ -84,9 +84,9 @@ def test_refusals_write_nothing(stocked: Fusery, engines: Path, tmp_path: Path) 
         ("oci://host/x:y", "target oci"),
         ("hf://a/b", "target hub"),
     )
-    require_refusals(stocked, ((f"materialize course_rec@1 {words}", named) for words, named in cases))
+    require_refusals(stocked, *((f"materialize course_rec@1 {words}", named) for words, named in cases))
     injected = ("materialize", "course_rec@1", "out", "--target", "docker", "--base-image", "x\nRUN y")
-    require_refusals(stocked, ((injected, "not the name of an image"),))
+    require_refusals(stocked, (injected, "not the name of an image"))
     assert not (tmp_path / "out").exists()
 
 
@@ -98,5 +98,5 @@ def test_onnx_without_its_packages_is_one_sentence(
 ) -> None:
     monkeypatch.delenv("FUSERY_ONNX_PYTHON", raising=False)
     words = "materialize course_rec@1 out --target onnx --precision keep --accept-loss --onnx-type f32"
-    require_refusals(stocked, ((words, "[onnx]"),))
+    require_refusals(stocked, (words, "[onnx]"))
     assert not (tmp_path / "out").exists()

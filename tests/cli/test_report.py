@@ -24,7 +24,7 @@ def test_a_page_and_a_document(stocked: Fusery, tmp_path: Path) -> None:
     assert page.startswith("<!doctype html>") and "course_rec" in page
     assert stocked("report", "course_rec", "--html", "task.HTM", "-q").out == f"{tmp_path / 'task.HTM'}\n"
     place.write_text("mine")
-    require_refusals(stocked, (("report --html a.html", "--force"),))
+    require_refusals(stocked, ("report --html a.html", "--force"))
     assert place.read_text() == "mine"
     ran = stocked("report", "--html", "a.html", "--force", "--json")
     assert (ran.code, ran.json["bytes"]) == (0, place.stat().st_size)
@@ -45,15 +45,13 @@ def test_refusals(stocked: Fusery, tmp_path: Path) -> None:
     (tmp_path / "folder.html").mkdir()
     require_refusals(
         stocked,
-        (
-            ("report --force", "--html"),
-            ("report --html a.pdf", ".html"),
-            ("report --html .", ".html"),
-            ("report --html folder.html", "is a folder"),
-            ("report --html nowhere/a.html", "nowhere"),
-            ("report nothing --html a.html", "unknown_reference"),
-            ("report tiny --html a.html", "is a base model"),
-            ("--home none report --html a.html", "init"),
-        ),
+        ("report --force", "--html"),
+        ("report --html a.pdf", ".html"),
+        ("report --html .", ".html"),
+        ("report --html folder.html", "is a folder"),
+        ("report --html nowhere/a.html", "nowhere"),
+        ("report nothing --html a.html", "unknown_reference"),
+        ("report tiny --html a.html", "is a base model"),
+        ("--home none report --html a.html", "init"),
     )
     assert not (tmp_path / "a.html").exists()

@@ -64,12 +64,10 @@ def test_schemas_are_printed(stocked: Any) -> None:
     assert stocked("schema", "--json").json.keys() == DOCUMENTS.keys()
     require_refusals(
         stocked,
-        (
-            ("schema alias", "schema alias set or alias remove"),
-            ("schema lits", "schema list"),
-            ("schema alias lst", "schema alias list"),
-            ("schema zzzz", "fusery schema"),
-        ),
+        ("schema alias", "schema alias set or alias remove"),
+        ("schema lits", "schema list"),
+        ("schema alias lst", "schema alias list"),
+        ("schema zzzz", "fusery schema"),
     )
 
 

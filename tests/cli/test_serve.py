@@ -108,17 +108,15 @@ def test_refusals(stocked: Fusery) -> None:
     before = signal.getsignal(signal.SIGINT)  # a shell's background process ignores it
     require_refusals(
         stocked,
-        (
-            ("serve", "nothing to serve"),
-            ("serve course_rec#nobody", "unknown_reference"),
-            ("serve course_rec@1 --model x=course_rec@1:no", "bad_input"),
-        ),
+        ("serve", "nothing to serve"),
+        ("serve course_rec#nobody", "unknown_reference"),
+        ("serve course_rec@1 --model x=course_rec@1:no", "bad_input"),
     )
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        require_refusals(stocked, ((f"serve course_rec@1 --port {taken.getsockname()[1]}", "--port 0"),))
+        require_refusals(stocked, (f"serve course_rec@1 --port {taken.getsockname()[1]}", "--port 0"))
     assert signal.getsignal(signal.SIGINT) is before
     assert stocked("yank", "course_rec@1", "--reason", "bad data").code == 0
-    require_refusals(stocked, (("serve course_rec@1", "was yanked"),))
+    require_refusals(stocked, ("serve course_rec@1", "was yanked"))
 
 
 def keys_of(*tenants: str, **models: str) -> str:

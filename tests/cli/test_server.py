@@ -74,7 +74,7 @@ def test_refusals(fusery: Fusery, tmp_path: Path) -> None:
         (f"--certificate {public}", "go together"),
         ("--certificate none.pem --key none.pem", "none.pem"),
     )
-    require_refusals(fusery, ((f"server --port 0 {words}", named) for words, named in cases))
+    require_refusals(fusery, *((f"server --port 0 {words}", named) for words, named in cases))
 
 
 @pytest.mark.slow

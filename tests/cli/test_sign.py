@@ -76,7 +76,7 @@ def test_a_locked_key(stocked: Fusery, tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "pass.txt").write_text("guessed")
     words = "sign course_rec@2 --key locked.pem"
     require_refusals(
-        stocked, ((words, "FUSERY_KEY_PASSPHRASE"), (f"{words} --passphrase-file pass.txt", "is wrong"))
+        stocked, (words, "FUSERY_KEY_PASSPHRASE"), (f"{words} --passphrase-file pass.txt", "is wrong")
     )
     wrong = stocked(*words.split(), "--passphrase-file", "pass.txt")
     everything = f"{wrong.out}{wrong.err}{stocked('events', '--json').out}"
@@ -102,7 +102,7 @@ def test_an_anchor(keyed: Fusery, tmp_path: Path) -> None:
     bad = keyed("audit", "--chain", "--anchor", "head.json")
     assert (bad.code, "head.json" in bad.err) == (1, True)
     words = ("course_rec@1 --anchor head.json", "--rebuild --anchor head.json", "--chain --key anna.pub")
-    require_refusals(keyed, ((f"audit {each}", "") for each in words))
+    require_refusals(keyed, *((f"audit {each}", "") for each in words))
 
 
 def test_refusals(keyed: Fusery, tmp_path: Path) -> None:
@@ -110,10 +110,10 @@ def test_refusals(keyed: Fusery, tmp_path: Path) -> None:
         "", "--key anna.pem --sigstore", "--sigstore --certificate x", "--key anna.pem --chain x",
         "--key anna.pem --identity-token-file x", "--key nothing.pem", "--key anna.pub",
     )  # fmt: skip
-    require_refusals(keyed, ((f"sign course_rec@1 {each}", "") for each in options))
+    require_refusals(keyed, *((f"sign course_rec@1 {each}", "") for each in options))
     cases = ("verify out --identity me", "sign nothing@1 --key anna.pem", "trust keygen anna")
-    require_refusals(keyed, ((words, "") for words in cases))
+    require_refusals(keyed, *((words, "") for words in cases))
     (tmp_path / "course_rec@1").mkdir()
     (tmp_path / "course_rec@1" / "x").write_text("x")
-    require_refusals(keyed, (("sign course_rec@1 --key anna.pem", "./course_rec@1"),))
+    require_refusals(keyed, ("sign course_rec@1 --key anna.pem", "./course_rec@1"))
     assert keyed("sign", "./course_rec@1", "--key", "anna.pem").code == 0

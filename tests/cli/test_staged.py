@@ -70,7 +70,7 @@ def test_a_link_needs_what_it_leads_to(fusery: Fusery, repository: Path) -> None
 
 
 def test_refusals(fusery: Fusery, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    require_refusals(fusery, (("check --staged x", "--changed"), (STAGED, "not a git repository")))
+    require_refusals(fusery, ("check --staged x", "--changed"), (STAGED, "not a git repository"))
     monkeypatch.setenv("PATH", str(tmp_path))
     assert shutil.which("git") is None
-    require_refusals(fusery, ((STAGED, os.strerror(2)),))
+    require_refusals(fusery, (STAGED, os.strerror(2)))

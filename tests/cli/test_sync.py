@@ -77,7 +77,7 @@ def test_refusals(stocked: Fusery, tmp_path: Path) -> None:
         (f"sync course_rec@1 {to} --to y", "One place at a time"),
         ("sync course_rec@1", "usage"),
     ]
-    require_refusals(stocked, cases)
+    require_refusals(stocked, *cases)
     assert not (tmp_path / "x").exists()
     assert stocked("deploy", "list", "--all", "-q").out == ""
 

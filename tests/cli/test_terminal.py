@@ -223,4 +223,4 @@ def test_ages_and_relative_times(busy: Fusery) -> None:
     assert busy("deploy", "list", "--at", "0s", "-q").out == "eu/ranker\n"
     assert busy("deploy", "list", "--at", "12h", "-q").out == ""
     assert busy("show", "course_rec@1", "--at", "0s", "-q").code == 0
-    require_refusals(busy, ((("events", "--since", "7 days"), "or 7d for seven days ago"),))
+    require_refusals(busy, (("events", "--since", "7 days"), "or 7d for seven days ago"))

@@ -54,12 +54,10 @@ def test_tokens_are_listed_and_revoked(fusery: Fusery) -> None:
     assert re.search(r"token\.revoked +anna +left", fusery("events", "--wide").out)
     require_refusals(
         fusery,
-        (
-            ("token create bob --role admin", "already"),
-            (("token", "create", "a b", "--role", "admin"), "'a b'"),
-            ("token create bob2 --role admin --expires soon", "'soon'"),
-            ("token create bob2 --role root", "'root'"),
-            ("token create bob2", "--role"),
-            ("token revoke bob2", "bob2"),
-        ),
+        ("token create bob --role admin", "already"),
+        (("token", "create", "a b", "--role", "admin"), "'a b'"),
+        ("token create bob2 --role admin --expires soon", "'soon'"),
+        ("token create bob2 --role root", "'root'"),
+        ("token create bob2", "--role"),
+        ("token revoke bob2", "bob2"),
     )

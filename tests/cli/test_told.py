@@ -92,7 +92,7 @@ def test_a_fuse_and_the_log_in_words(stocked: Fusery) -> None:
     out = " ".join(stocked("events").out.split())
     assert f"course_rec#prod nobody -> {YANKED}; first" in out
     assert "refused: approvals: 0 of 1 approved" in out
-    require_refusals(stocked, (("events --action adapter.yankd", "did you mean adapter.yanked?"),))
+    require_refusals(stocked, ("events --action adapter.yankd", "did you mean adapter.yanked?"))
     digest = stocked("show", "course_rec@1", "--json").json["digest"]
     named = stocked("events", "--ref", digest[:12], "--json").json
     actions = ["adapter.registered", "alias.moved", "alias.refused"]

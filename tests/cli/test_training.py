@@ -53,14 +53,12 @@ def test_refusals(stocked: Fusery, run: Path, tmp_path: Path) -> None:
     (tmp_path / "taken.png").write_bytes(b"mine")
     require_refusals(
         stocked,
-        (
-            (f"{register} --checkpoint 500", "200, 400, 600"),
-            (f"{register} --log nowhere.log", "nowhere.log"),
-            ("show course_rec@1 --plot x.png", "no training curve"),
-            ("show t@1 --plot x.gif", ".png or .svg"),
-            ("show t@1 --force", "--force goes with --plot"),
-            ("show t@1 --plot taken.png", "taken.png"),
-        ),
+        (f"{register} --checkpoint 500", "200, 400, 600"),
+        (f"{register} --log nowhere.log", "nowhere.log"),
+        ("show course_rec@1 --plot x.png", "no training curve"),
+        ("show t@1 --plot x.gif", ".png or .svg"),
+        ("show t@1 --force", "--force goes with --plot"),
+        ("show t@1 --plot taken.png", "taken.png"),
     )
     assert (tmp_path / "taken.png").read_bytes() == b"mine"
     assert not (tmp_path / "x.png").exists()

@@ -40,14 +40,14 @@ def test_it_answers_until_it_is_ended(fusery: Fusery, tmp_path: Path, number: si
 
 
 def test_refusals(fusery: Fusery, monkeypatch: pytest.MonkeyPatch) -> None:
-    require_refusals(fusery, (("ui --no-browser --port 1", "init"),))
+    require_refusals(fusery, ("ui --no-browser --port 1", "init"))
     assert fusery("init").code == 0
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        require_refusals(fusery, ((f"ui --no-browser --port {taken.getsockname()[1]}", "--port 0"),))
+        require_refusals(fusery, (f"ui --no-browser --port {taken.getsockname()[1]}", "--port 0"))
     monkeypatch.setitem(sys.modules, "uvicorn", None)
-    require_refusals(fusery, (("ui --no-browser", "[web]"),))
+    require_refusals(fusery, ("ui --no-browser", "[web]"))
 
 
 @pytest.mark.slow

@@ -70,13 +70,11 @@ def test_an_event_is_skipped_for_a_reason(stocked: Fusery) -> None:
 def test_refusals(stocked: Fusery, monkeypatch: pytest.MonkeyPatch) -> None:
     require_refusals(
         stocked,
-        (
-            ("webhook add http://127.0.0.1/ --on alias.moved", "127.0.0.1 is in a private network"),
-            ("webhook add https://ann:s3cr3t@a.example --on alias.moved", "a password"),
-            ("webhook add https://a.example --on alias.mved", "'alias.mved'"),
-            ("webhook add https://a.example", "'--on'"),
-            ("webhook deliver ci --follow", "--follow"),
-        ),
+        ("webhook add http://127.0.0.1/ --on alias.moved", "127.0.0.1 is in a private network"),
+        ("webhook add https://ann:s3cr3t@a.example --on alias.moved", "a password"),
+        ("webhook add https://a.example --on alias.mved", "'alias.mved'"),
+        ("webhook add https://a.example", "'--on'"),
+        ("webhook deliver ci --follow", "--follow"),
     )
     assert (
         "s3cr3t" not in stocked("webhook", "add", "https://ann:s3cr3t@a.example", "--on", "alias.moved").err
@@ -84,7 +82,7 @@ def test_refusals(stocked: Fusery, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FUSERY_WEBHOOK_SECRET")
     made = stocked("webhook", "add", "https://a.example", "--on", "alias.moved", "--name", "ci")
     assert (made.code, "fusery webhook key ci" in made.err) == (0, True)
-    require_refusals(stocked, (("webhook deliver", "no_webhook_secret"),))
+    require_refusals(stocked, ("webhook deliver", "no_webhook_secret"))
 
 
 @pytest.mark.slow
@@ -108,9 +106,7 @@ def test_events_are_delivered_as_they_come_until_somebody_interrupts(
 
 @pytest.mark.slow
 @pytest.mark.timing
-def test_the_log_is_followed_a_line_for_each_entry_until_somebody_interrupts(
-    stocked: Fusery,
-) -> None:
+def test_the_log_is_followed_a_line_for_each_entry_until_somebody_interrupts(stocked: Fusery) -> None:
     with interrupts():
         process = started("events", "--follow", "--json", "--limit", "1")
         assert process.stdout is not None

@@ -100,10 +100,7 @@ def test_rules_approvals_and_what_came_of_them(shown: Registry, pages: dict[str 
     assert refused["rules"][-1]["why"] == "0 of 1 approved"
     assert [
         (line["adapter"][:13], line["by"], line["withdrawn_at"] is None) for line in section["approvals"]
-    ] == [
-        ("course_rec_v4", "ben", False),
-        ("course_rec_v5", "ben", True),
-    ]
+    ] == [("course_rec_v4", "ben", False), ("course_rec_v5", "ben", True)]
     assert (section["decisions_total"], section["approvals_total"]) == (3, 2)
     text = html_tree.parse(pages["course_rec"].read_text(encoding="utf-8")).text
     for words in ("0 of 1 approved", "read 40 answers", "val_loss_within: 0.02"):
