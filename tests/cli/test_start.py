@@ -9,7 +9,7 @@ import sys
 import pytest
 from interrupts import interrupts
 
-pytestmark = [pytest.mark.slow, pytest.mark.timing]
+pytestmark = pytest.mark.timing
 
 AT_AN_IMPORT = """
 import os, signal, sys
