@@ -54,6 +54,7 @@ def test_an_adapter(keyed: Fusery, tmp_path: Path) -> None:
 
 
 def test_keys(keyed: Fusery) -> None:
+    assert "fusery trust add NAME KEY.pub" in keyed("trust", "list").err
     keyed("trust", "add", "anna", "anna.pub", "--for", "course_rec#*", "--for", "*#prod")
     (listed,) = keyed("trust", "list", "--json").json
     about = (listed["name"], listed["aliases"], listed["revoked_at"])
