@@ -79,13 +79,6 @@ def test_every_view_says_which(twins: Fusery) -> None:
 
 
 def test_a_fuse_and_the_log_in_words(stocked: Fusery) -> None:
-    words = ("fuse", "course_rec@2", "--accept-loss")
-    ran = stocked(*words, "--quantize", "4", "--group-size", "32")
-    assert "requantised to 4 bits, affine, groups of 32" in ran.out
-    stocked(*words, "--precision", "keep", "--with", "course_rec@1:0.5", "--scale", "3")
-    label = f"course_rec_v2_20260201 (scale 3) + 0.5 x {YANKED}"
-    for each in ("show course_rec@2", "cache list --wide", "cache explain course_rec@2"):
-        assert label in stocked(*each.split()).out, each
     stocked("alias", "set", "course_rec@1", "prod", "--reason", "first")
     stocked("rules", "set", "prod", "--approvals", "1", "--open")
     stocked("promote", "course_rec@2", "prod")
@@ -98,3 +91,11 @@ def test_a_fuse_and_the_log_in_words(stocked: Fusery) -> None:
     actions = ["adapter.registered", "alias.moved", "alias.refused"]
     assert [event["action"] for event in named] == actions
     assert stocked("events", "--ref", "tiny", "--json").json[0]["name"] == "tiny"
+    words = ("fuse", "course_rec@2", "--accept-loss")
+    ran = stocked(*words, "--quantize", "4", "--group-size", "32")
+    assert "requantised to 4 bits, affine, groups of 32" in ran.out
+    label = f"(scale 3) + 0.5 x {YANKED}"
+    assert label in stocked(*words, "--precision", "keep", "--with", "course_rec@1:0.5", "--scale", "3").out
+    for each in ("show course_rec@2", "cache explain course_rec@2"):
+        assert label in stocked(*each.split()).out, each
+    assert "+ 0.5 x" in stocked("cache", "list").out
