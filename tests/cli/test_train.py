@@ -284,7 +284,7 @@ def started(folder: Path, *words: str, deaf: bool = False) -> Iterator[WarmProce
 
 def wait_for_checkpoint(folder: Path, process: WarmProcess, number: int) -> None:
     wanted = folder / "run" / f"{number + 4:07d}_adapters.safetensors"
-    wait_until(lambda: wanted.exists() or process.poll() is not None)
+    wait_until(lambda: wanted.exists() or process.poll() is not None, seconds=600)
     assert process.poll() is None, (folder / "said").read_text()
 
 
