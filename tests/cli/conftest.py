@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +16,8 @@ import pytest
 import tiny_models
 
 from fusery.cli.main import run
+
+MAIN = "from fusery.cli.start import start; start()"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +35,31 @@ class Ran:
 
 
 Fusery = Callable[..., Ran]
+
+
+def require_refusals(fusery: Fusery, *cases: tuple[str | tuple[str | Path, ...], str]) -> None:
+    """Require that each command is refused with one error, which has a given code or names a given thing."""
+    for words, named in cases:
+        split = words.split() if isinstance(words, str) else words
+        ran = fusery(*split)
+        assert (ran.code, ran.out, "Traceback" in ran.err) == (2, "", False), (words, ran)
+        error = fusery(*split, "--json").json["error"]
+        told = f"{error['message']}\n{error['hint']}"
+        assert named == error["code"] or named in told, (words, error)
+
+
+def started(
+    *words: str | Path, cwd: Path | None = None, main: str = MAIN, **environment: str
+) -> subprocess.Popen[str]:
+    """Start `fusery WORDS…` in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-P", "-c", main, *map(str, words)],
+        cwd=cwd,
+        env=os.environ | {"PYTHONUNBUFFERED": "1", "MLX_DISABLE_COMPILE": "1"} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 @pytest.fixture

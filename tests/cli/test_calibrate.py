@@ -3,57 +3,33 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-import pytest
+from fixture_types import Fusery
 
-Fusery = Any
-
-
-@pytest.fixture
-def prompts(tmp_path: Path) -> Path:
-    path = tmp_path / "prompts.txt"
-    path.write_text("The ferry leaves at seven.\nA second line.\n", encoding="utf-8")
-    return path
+from .conftest import require_refusals
 
 
-def test_for_people(stocked: Fusery, prompts: Path) -> None:
-    ran = stocked("calibrate", "tiny", "--prompts", prompts)
+def test_a_base_is_calibrated_once(stocked: Fusery, tmp_path: Path) -> None:
+    require_refusals(
+        stocked,
+        ("calibrate nothing", "unknown_reference"),
+        ("calibrate tiny --prompts absent.jsonl", "absent.jsonl"),
+    )
+    (tmp_path / "prompts.txt").write_text("The ferry leaves at seven.\nA second line.\n", encoding="utf-8")
+    words = ("calibrate", "tiny", "--prompts", "prompts.txt")
+    ran = stocked(*words)
     assert ran.code == 0
-    assert ran.out.startswith("Calibrated: tiny\n")
     for text in ("prompts.txt, 42 tokens", "32 of each input", "KiB", "mlx-lm"):
         assert text in ran.out, text
-    assert "the base reads 42 tokens" in ran.err
-    again = stocked("calibrate", "tiny", "--prompts", prompts)
-    assert (again.code, again.err) == (
-        0,
-        "tiny is not quantised in affine codes: no fuse on it takes a calibration\n",
-    )
-    assert again.out == ran.out.replace("Calibrated", "Already there")
-    shown = stocked("base", "show", "tiny")
-    assert " on prompts.txt, 42 tokens\n" in shown.out
-
-
-def test_as_json(stocked: Fusery, prompts: Path) -> None:
-    ran = stocked("calibrate", "tiny", "--prompts", prompts, "--json")
-    assert (ran.code, ran.err) == (0, "")
-    assert ran.json.keys() == {
-        "base", "digest", "prompts", "tokens", "rank", "bytes", "engine", "created", "seconds",
-        "adapter", "before", "after",
+    again = stocked(*words)
+    assert (again.code, again.out) == (0, ran.out.replace("Calibrated", "Already there"))
+    assert " on prompts.txt, 42 tokens\n" in stocked("base", "show", "tiny").out
+    document = stocked(*words, "--json")
+    assert document.json.keys() == {
+        "base", "digest", "prompts", "tokens", "rank", "bytes", "engine", "created", "seconds", "adapter",
+        "before", "after",
     }  # fmt: skip
-    assert ran.json["created"]
+    assert (document.code, document.err, document.json["created"]) == (0, "", False)
     shown = stocked("base", "show", "tiny", "--json").json
-    assert [row["digest"] for row in shown["calibrations"]] == [ran.json["digest"]]
-    quiet = stocked("calibrate", "tiny", "--prompts", prompts, "-q")
-    assert (quiet.out, quiet.err) == (f"{ran.json['digest']}\n", "")
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [(("nothing",), "there is no base"), (("tiny", "--prompts", "absent.jsonl"), "there is no file")],
-)
-def test_what_is_not_there_is_exit_code_2(words: tuple[str, ...], said: str, stocked: Fusery) -> None:
-    ran = stocked("calibrate", *words)
-    assert (ran.code, ran.out) == (2, "")
-    assert said in ran.err
-    assert "Traceback" not in ran.err
+    assert [row["digest"] for row in shown["calibrations"]] == [document.json["digest"]]
+    assert stocked(*words, "-q").out == f"{document.json['digest']}\n"

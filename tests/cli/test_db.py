@@ -65,44 +65,23 @@ def older(stocked: Fusery, tmp_path: Path) -> Fusery:
     return stocked
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        "list",
-        "init",
-        "show course_rec@1",
-        "fuse course_rec@1",
-        "base list",
-        "base add tiny",
-        "audit",
-        "db check",
-    ],
-)
-def test_every_command_asks_for_the_upgrade(older: Fusery, tmp_path: Path, words: str) -> None:
+def test_every_command_asks_for_the_upgrade(older: Fusery, tmp_path: Path) -> None:
     database = Database.open(f"sqlite:///{tmp_path}/home/fusery.db")
     before = all_rows(database)
-    ran = older(*words.split())
-    assert (ran.code, ran.out, ran.err) == (2, "", OLDER)
+    for words in ("list", "init", "fuse course_rec@1", "base add tiny", "audit", "db check"):
+        ran = older(*words.split())
+        assert (ran.code, ran.out, ran.err) == (2, "", OLDER), words
     assert all_rows(database) == before
     assert schema.state(database).current == "0001"
     database.close()
+    assert older("list", "--json").json["error"]["hint"] == "fusery db upgrade"
+    current = older("db", "current", "--json").json
+    assert current == {"current": "0001", "head": schema.HEAD, "status": "older"}
+    checks = {check["name"]: check for check in older("doctor", "--json").json["checks"]}
+    assert (checks["database"]["status"], checks["database"]["hint"]) == ("problem", "fusery db upgrade")
 
 
-def test_as_json(older: Fusery) -> None:
-    ran = older("list", "--json")
-    assert (ran.code, ran.err) == (2, "")
-    assert ran.json["error"]["hint"] == "fusery db upgrade"
-    assert older("db", "current", "--json").json == {
-        "current": "0001",
-        "head": schema.HEAD,
-        "status": "older",
-    }
-    database = next(
-        check for check in older("doctor", "--json").json["checks"] if check["name"] == "database"
-    )
-    assert (database["status"], database["hint"]) == ("problem", "fusery db upgrade")
-
-
+@pytest.mark.slow
 def test_after_the_upgrade_everything_works(stocked: Fusery, tmp_path: Path) -> None:
     fused = stocked("fuse", "course_rec@1", "--json").json
     listed, shown = (stocked(*words, "--json").json for words in (["list"], ["show", "course_rec@1"]))
@@ -123,58 +102,37 @@ def test_after_the_upgrade_everything_works(stocked: Fusery, tmp_path: Path) -> 
     audited = stocked("audit", "--json").json
     assert (audited["ok"], audited["problems"]) == (True, [])
 
-    other = stocked("fuse", "course_rec@1", "--with", "course_rec@2:0.5", "--json")
-    assert other.code == 0
-    assert not other.json["cached"]
-    assert stocked("show", "course_rec@1").code == 0
+
+def test_hints_lead_from_an_empty_database_to_a_registry(fusery: Fusery) -> None:
+    """Each hint is typed until nothing is wrong any more."""
+    for upgrade_first in (False, True):
+        here = ("--home", f"home{upgrade_first}")
+        if upgrade_first:
+            ran = fusery(*here, "db", "upgrade")
+            assert (ran.code, f"Next: fusery {' '.join(here)} init" in ran.err) == (0, True)
+        typed = []
+        for words in (["list"], ["audit"], ["doctor"]):
+            while (ran := fusery(*here, *words)).code:
+                printed = ran.out if words == ["doctor"] else ran.err
+                line = next(line for line in printed.splitlines() if "Hint: fusery " in line)
+                typed.append(line.partition("Hint: ")[2])
+                assert fusery(*typed[-1].split()[1:]).code == 0
+                assert len(typed) < 5, typed
+        assert typed == [f"fusery {' '.join(here)} init"]
+        again = fusery(*here, "db", "upgrade")
+        assert (again.out.startswith("Already at"), again.err) == (True, "")
 
 
-def test_hints_lead_from_an_empty_database_to_a_registry(
-    fusery: Fusery, empty_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What is said of an empty PostgreSQL database is followed to the letter until nothing is wrong any more."""
-    monkeypatch.setenv("FUSERY_DATABASE_URL", empty_url)
-    typed = []
-    for words in (["list"], ["audit"], ["doctor"]):
-        while (ran := fusery(*words)).code:
-            said = ran.out if words == ["doctor"] else ran.err
-            hint = next(line for line in said.splitlines() if "Hint: fusery " in line).partition("Hint: ")[2]
-            typed.append(hint)
-            assert fusery(*hint.split()[1:]).code == 0
-            assert len(typed) < 5, typed
-    assert typed == ["fusery init"]
-
-
-def test_a_schema_without_a_registry_is_one_that_init_makes(
-    fusery: Fusery, empty_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("FUSERY_DATABASE_URL", empty_url)
-    ran = fusery("db", "upgrade")
-    assert (ran.code, "Next: fusery init" in ran.err) == (0, True)
-    for words in (["audit"], ["doctor"]):
-        ran = fusery(*words)
-        assert "there is no registry in" in ran.out + ran.err
-        assert "Hint: fusery init" in ran.out + ran.err
-    assert fusery("init").code == 0
-    assert fusery("audit").code == 0
-    again = fusery("db", "upgrade")
-    assert (again.out.startswith("Already at"), again.err) == (True, "")
-
-
-@pytest.mark.parametrize(
-    ("words", "roles"),
-    [
-        ([], ["fusery_reader", "fusery_publisher", "fusery_server", "fusery_admin"]),
-        (["--role", "reader", "--user", "ann"], ["fusery_reader"]),
-    ],
-)
+@pytest.mark.slow
 def test_grants_are_printed_as_sql_as_names_and_as_a_document(
-    fusery: Fusery, postgres_url: str, monkeypatch: pytest.MonkeyPatch, words: list[str], roles: list[str]
+    fusery: Fusery, postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FUSERY_DATABASE_URL", postgres_url)
-    found = fusery("db", "grants", *words, "--json").json
-    printed_documents.require("db grants", found)
-    assert (found["roles"], found["user"]) == (roles, "ann" if words else None)
-    assert fusery("db", "grants", *words).out == found["sql"]
-    assert fusery("db", "grants", *words, "-q").out.split() == roles
-    assert all(f"TO {role}" in found["sql"] for role in roles)
+    everyone = ["fusery_reader", "fusery_publisher", "fusery_server", "fusery_admin"]
+    for words, roles in (([], everyone), (["--role", "reader", "--user", "ann"], ["fusery_reader"])):
+        found = fusery("db", "grants", *words, "--json").json
+        printed_documents.require("db grants", found)
+        assert (found["roles"], found["user"]) == (roles, "ann" if words else None)
+        assert fusery("db", "grants", *words).out == found["sql"]
+        assert fusery("db", "grants", *words, "-q").out.split() == roles
+        assert all(f"TO {role}" in found["sql"] for role in roles)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,7 +13,10 @@ from page_server import pages_of
 from fusery.registry import Registry
 from fusery.web.doors import Proxies, TeamDoor
 
+from .conftest import require_refusals
 
+
+@pytest.mark.slow
 def test_push_and_pull_by_command(stocked: Fusery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Registry.open(tmp_path / "there") as there:
         there.init()
@@ -47,12 +49,7 @@ def test_push_and_pull_by_command(stocked: Fusery, tmp_path: Path, monkeypatch: 
     assert all(token.encode() not in path.read_bytes() for path in left)
 
 
-def test_over_a_network_only_with_tls(stocked: Fusery, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FUSERY_TOKEN", "fusery_" + "a" * 43)
-    ran = stocked("push", "course_rec", "--to", "http://192.0.2.1:1")
-    assert (ran.code, "--insecure-http" in ran.err) == (2, True), ran.err
-
-
+@pytest.mark.slow
 def test_register_on_a_server_from_a_machine_without_a_registry(
     stocked: Fusery, tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -75,64 +72,30 @@ def test_register_on_a_server_from_a_machine_without_a_registry(
             assert (again.code, f"Already registered: {done.json['name']}" in again.out) == (0, True), (
                 again.err
             )
-            other = stocked(*words, *said, "--version", "7")
-            assert (other.code, f"as {done.json['name']}, with version 3 and not 7" in other.err) == (2, True)
-            for changed, told in (
+            for changed, named in (
+                (("--version", "7"), "with version 3 and not 7"),
                 (("--val-loss", "0.1"), "with val_loss 0.3 and not 0.1"),
                 (("--tag", "team=ads"), "with tag.team search and not ads"),
-                (("--dataset", "other"), "with dataset data and not other"),
                 (("--date", "2026-01-01"), "and not 20260101"),
                 (("--base", "other"), "with base tiny and not other"),
             ):
                 differs = stocked(*words, *said[:4], *changed)
-                assert (differs.code, told in differs.err) == (2, True), differs.err
+                assert (differs.code, named in differs.err) == (2, True), differs.err
             alike = stocked(*words, *said, "--date", shown.date, "--alpha", str(shown.alpha))
             assert alike.code == 0, alike.err
             there.adapters.yank("course_rec@3", reason="bad")
             yanked = stocked(*words, *said)
             assert f"Already registered: {done.json['name']}" in yanked.out
             assert "yanked: bad" in yanked.err
-            there.adapters.unyank("course_rec@3")
-            there.adapters.amend("course_rec@3", val_loss=0.25, reason="typo")
-            amended = stocked(*words, *said)
-            assert (amended.code, "0.25" in amended.out) == (0, True), amended.err
-            there.adapters.amend("course_rec@3", date="20260102", reason="typo")
-            dated = stocked(*words, *said, "--date", shown.date)
-            assert (dated.code, "Already registered" in dated.out) == (0, True), dated.err
             none = stocked(*words, "--base", "nothing", "--task", "course_rec")
             assert (none.code, "Traceback" in none.err) == (2, False)
-            assert none.err.startswith(f"Error: there is no base model nothing at {url}\n")
-            # An adapter that happens to have that name is none either.
-            assert "no base model course_rec@1 at" in stocked(*words, *said, "--base", "course_rec@1").err
+            assert f"nothing at {url}\n" in none.err
             parent = stocked(*words, *said, "--parent", "course_rec@1")
             assert (parent.code, "pull them" in parent.err) == (2, True)
             assert there.upkeep.audit().ok
 
 
-def test_the_files_say_the_version_on_a_server_as_they_do_here(
-    stocked: Fusery, tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def trained(seed: int, version: int) -> Path:
-        folder = tiny_models.make_adapter(tmp_path / str(seed), tiny_base, seed=seed, rank=4)
-        (folder / "adapter_metadata.json").write_text(json.dumps({"version": version}))
-        return folder
-
-    with Registry.open(tmp_path / "home") as there:
-        monkeypatch.setenv("FUSERY_TOKEN", there.tokens.create("ci", "publisher").secret)
-        with pages_of(there, TeamDoor(there, Proxies())) as url:
-            words = ("--base", "tiny", "--task", "course_rec", "--strict", "--to", url)
-            done = stocked("register", trained(20, 5), *words, "--json")
-            assert (done.code, done.json["version"]) == (0, 5), done.err
-            earlier = stocked("register", trained(21, 4), *words, "--json")
-            assert (earlier.code, earlier.json["version"]) == (0, 4), earlier.err
-            assert there.adapters.show("course_rec@latest").name == done.json["name"]
-            assert not there.adapters.show("course_rec@4").findings
-            taken = stocked("register", trained(22, 2), *words)
-            assert (taken.code, taken.out) == (2, "")
-            assert "cannot take version 2 of course_rec" in taken.err
-            assert taken.err.strip().endswith("Hint: give --version 6 or another --task")
-
-
+@pytest.mark.slow
 def test_promote_on_a_server_as_its_rules_have_it(
     stocked: Fusery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -146,40 +109,37 @@ def test_promote_on_a_server_as_its_rules_have_it(
             assert (unsaid.code, "--reason TEXT" in unsaid.err) == (2, True), unsaid.err
             words += ["--reason", "launch"]
             undecided = stocked(*words)
-            assert undecided.code == 3, undecided.err
-            assert "Undecided: course_rec#prod stays with nobody." in undecided.out
-            assert undecided.err.strip().endswith("Hint: fusery fuse course_rec_v1_20260115, there")
+            assert (undecided.code, ", there" in undecided.err) == (3, True), undecided.err
             there.aliases.set_rules("prod", {"val_loss_within": 0.1}, reason="less")
-            told = len(there.upkeep.log())
             tried = stocked(*words, "--dry-run")
-            assert (tried.code, "would hold" in tried.out) == (0, True), tried.err
-            assert len(there.upkeep.log()) == told, "nothing was done"
+            assert (tried.code, there.aliases.list()) == (0, []), tried.err
             done = stocked(*words, "--json")
             assert (done.code, done.json["moved"], done.json["alias"]) == (0, True, "course_rec#prod"), (
                 done.err
             )
             assert done.json["adapter"] == there.aliases.show("course_rec#prod").adapter
             assert {entry.actor for entry in there.upkeep.log(reference="course_rec#prod")} >= {"approver"}
-            again = stocked(*words, "-q")
-            assert (again.code, again.out.strip()) == (0, done.json["adapter"])
+            assert stocked(*words, "-q").out.strip() == done.json["adapter"]
             there.aliases.set_rules("prod", {"approvals": 1}, reason="more")
             failed = stocked(*words[:3], "course_rec@2", *words[4:], "--json")
             assert (failed.code, failed.json["verdict"], failed.json["moved"]) == (1, "failed", False)
-            assert failed.json["rules"][-1]["hint"].endswith(", there")
-            unknown = stocked(*words[:3], "nothing@1", *words[4:])
-            assert (unknown.code, "nothing" in unknown.err, "Traceback" in unknown.err) == (2, True, False)
+            plain = ("push", "course_rec", "--to", "http://192.0.2.1:1")
+            require_refusals(
+                stocked, (plain, "--insecure-http"), ((*words[:3], "nothing@1", *words[4:]), "nothing")
+            )
             monkeypatch.setenv("FUSERY_TOKEN", publisher)
-            refused = stocked(*words)
-            assert (refused.code, "approver" in refused.err) == (2, True), refused.err
+            require_refusals(stocked, (tuple(words), "approver"))
             assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.timing
 def test_many_at_once_get_one_version_each(
     stocked: Fusery, tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where nobody says a version, whoever is overtaken takes the next."""
+    """Where nobody declares a version, whoever is overtaken takes the next."""
     folders = [
-        tiny_models.make_adapter(tmp_path / str(seed), tiny_base, seed=seed, rank=4) for seed in range(30, 34)
+        tiny_models.make_adapter(tmp_path / str(seed), tiny_base, seed=seed, rank=4) for seed in (30, 31, 32)
     ]
     with Registry.open(tmp_path / "home") as there:
         monkeypatch.setenv("FUSERY_TOKEN", there.tokens.create("ci", "publisher").secret)
@@ -189,5 +149,5 @@ def test_many_at_once_get_one_version_each(
                 return own.exchange.register(folder, url, base="tiny", task="new").version
 
             with ThreadPoolExecutor(len(folders)) as pool:
-                assert sorted(pool.map(register, folders)) == [1, 2, 3, 4]
+                assert sorted(pool.map(register, folders)) == [1, 2, 3]
         assert there.upkeep.audit().ok

@@ -1,48 +1,35 @@
-"""What people type who know other tools is answered with the command that does it."""
+"""A word of another tool is answered with the command that does the same."""
 
 from __future__ import annotations
 
 import click
-import pytest
 from fixture_types import Fusery
 
 from fusery.cli.commands import COMMANDS
 from fusery.cli.groups import _WITHIN, MEANT
 from fusery.cli.main import cli
 
-
-@pytest.mark.parametrize(
-    ("words", "meant"),
-    [
-        ("edit", "fusery amend"),
-        ("rm", "fusery yank"),
-        ("DELETE", "fusery yank"),
-        ("ls", "fusery list"),
-        ("describe", "fusery show"),
-        ("regster", "fusery register"),
-        ("rollback", "fusery alias rollback"),
-        ("upgrade", "fusery db upgrade"),
-        ("version", "fusery --version"),
-        ("alias rm", "fusery alias remove"),
-        ("base ls", "fusery base list"),
-        ("base ad", "fusery base add"),
-        ("trust delete", "fusery trust revoke"),
-        ("token delete", "fusery token revoke"),
-        ("cache clean", "fusery cache prune"),
-        ("deploy stop", "fusery deploy end"),
-        ("db migrate", "fusery db upgrade"),
-    ],
-)
-def test_the_command_that_is_meant(fusery: Fusery, words: str, meant: str) -> None:
-    ran = fusery(*words.split())
-    last = words.split()[-1]
-    assert (ran.code, ran.out) == (2, "")
-    assert f"There is no command '{last}'." in ran.err
-    assert f"Hint: did you mean '{meant}'?" in ran.err
-    assert fusery(*words.split(), "--json").json["error"]["hint"] == f"did you mean '{meant}'?"
+EXPECTED = {
+    "edit": "amend",
+    "rm": "yank",
+    "DELETE": "yank",
+    "regster": "register",
+    "rollback": "alias rollback",
+    "upgrade": "db upgrade",
+    "version": "--version",
+    "alias rm": "alias remove",
+    "base ad": "base add",
+    "trust delete": "trust revoke",
+    "cache clean": "cache prune",
+    "deploy stop": "deploy end",
+}
 
 
-def test_what_nobody_means(fusery: Fusery) -> None:
+def test_the_command_that_is_meant(fusery: Fusery) -> None:
+    for words, meant in EXPECTED.items():
+        ran = fusery(*words.split(), "--json")
+        assert (ran.code, ran.json["error"]["hint"]) == (2, f"did you mean 'fusery {meant}'?")
+        assert f"'{words.split()[-1]}'" in ran.json["error"]["message"]
     assert "Hint: fusery --help" in fusery("xyzzy").err
     assert "Hint: fusery base --help" in fusery("base", "xyzzy").err
 

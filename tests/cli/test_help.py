@@ -40,22 +40,20 @@ def found(*words: str) -> click.Command:
     return command
 
 
-@pytest.mark.parametrize("words", [*all_commands(), *((name,) for name in FORMER)], ids=" ".join)
-def test_help_fits_80_columns(
-    fusery: Fusery, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
-) -> None:
+def test_help_fits_80_columns(fusery: Fusery, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", str(WIDTH))
-    printed = fusery(*words, "--help").out
-    assert [line for line in printed.splitlines() if len(line) > WIDTH] == []
-    command = found(*words)
-    said = " ".join(printed.split())
-    for option in command.params:
-        if isinstance(option, click.Option):
-            assert " ".join((option.help or "").split()) in said
-    if isinstance(command, click.Group):
-        for name in command.list_commands(click.Context(command)):
-            first = (found(*words, name).help or "").splitlines()[0]
-            assert re.search(rf"^  {name} +{re.escape(first)}$", printed, re.MULTILINE), name
+    for words in (*all_commands(), *((name,) for name in FORMER)):
+        printed = fusery(*words, "--help").out
+        assert [line for line in printed.splitlines() if len(line) > WIDTH] == []
+        command = found(*words)
+        told = " ".join(printed.split())
+        for option in command.params:
+            if isinstance(option, click.Option):
+                assert " ".join((option.help or "").split()) in told
+        if isinstance(command, click.Group):
+            for name in command.list_commands(click.Context(command)):
+                first = (found(*words, name).help or "").splitlines()[0]
+                assert re.search(rf"^  {name} +{re.escape(first)}$", printed, re.MULTILINE), name
 
 
 def test_sections_come_in_the_order_of_a_day(fusery: Fusery, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,14 +67,15 @@ def test_sections_come_in_the_order_of_a_day(fusery: Fusery, monkeypatch: pytest
     assert len({line.index(line.split()[1], 2) for line in table.splitlines() if line.startswith("  ")}) == 1
 
 
-@pytest.mark.parametrize(("former", "now"), [(name, now) for name, (_, now) in FORMER.items()])
-def test_an_old_spelling_works_and_no_help_shows_it(fusery: Fusery, former: str, now: str) -> None:
-    assert found(former) is found(*now.split())
-    assert f"Usage: fusery {former} " in fusery(former, "--help").out
-    assert not re.search(rf"^  {former} ", fusery("--help").out, re.MULTILINE)
+def test_an_old_spelling_works_and_no_help_shows_it(fusery: Fusery) -> None:
     hints = Hints()
     hints.home = "here"
-    assert hints.spelled(f"fusery {former} X") == f"fusery --home here {former} X"
+    shown = fusery("--help").out
+    for former, (_, now) in FORMER.items():
+        assert found(former) is found(*now.split())
+        assert f"Usage: fusery {former} " in fusery(former, "--help").out
+        assert not re.search(rf"^  {former} ", shown, re.MULTILINE)
+        assert hints.spelled(f"fusery {former} X") == f"fusery --home here {former} X"
 
 
 WITH_TABLES = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import shutil
@@ -33,13 +32,13 @@ def test_a_hint_names_the_home_that_was_given(fusery: Fusery, tmp_path: Path) ->
     assert not (tmp_path / "home").exists()
 
 
+@pytest.mark.slow
 def test_every_way_of_saying_it_names_the_home(stocked: Fusery, tmp_path: Path) -> None:
     here = ("--home", "home")
     call = "fusery --home home"
     assert f"'{call} list'" in stocked(*here, "lits").err  # a usage error
     assert hint_of(stocked(*here, "rules", "set", "prod").err) == f"{call} rules set prod --approvals 1"
     assert stocked(*here, "show", "nope@1", "--json").json["error"]["hint"] == f"{call} list"
-    assert f"Hint: {call} alias set REF ALIAS" in stocked(*here, "alias", "list").err
     words = ("check", tmp_path / "first", "--base", "tiny", "--task", "other")
     findings = stocked(*here, *words, "--json").json["findings"]
     hints = [finding["hint"] for finding in findings if "fusery" in finding["hint"]]
@@ -54,10 +53,12 @@ def test_every_way_of_saying_it_names_the_home(stocked: Fusery, tmp_path: Path) 
 
 
 def test_words_of_people_stay_as_they_are(stocked: Fusery) -> None:
-    stocked("--home", "home", "amend", "course_rec@1", "--note", "made by fusery fuse, as fusery list says")
-    assert "made by fusery fuse, as fusery list says" in stocked("--home", "home", "show", "course_rec@1").out
-    stocked("--home", "home", "yank", "course_rec@1", "--reason", "see fusery list")
-    assert "see fusery list" in stocked("--home", "home", "diff", "course_rec@1", "course_rec@2").err
+    here = ("--home", "home")
+    stocked(*here, "amend", "course_rec@1", "--note", "made by fusery fuse, as fusery list says")
+    assert "made by fusery fuse, as fusery list says" in stocked(*here, "show", "course_rec@1").out
+    document = {"error": {"hint": "fusery init"}}
+    assert Hints().in_document(document) == document
+    assert Path(sys.argv[0]).stem != "fusery"  # or this would be another program's
 
 
 def test_a_hint_about_another_registry_does_not_name_this_home() -> None:
@@ -78,6 +79,7 @@ def test_a_hint_about_another_registry_does_not_name_this_home() -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("on_the_path", [True, False])
 def test_a_hint_names_a_program_that_the_shell_finds(tmp_path: Path, on_the_path: bool) -> None:
     (tmp_path / "bin").mkdir()
@@ -98,23 +100,3 @@ def test_a_hint_names_a_program_that_the_shell_finds(tmp_path: Path, on_the_path
     used = shell(f"{typed} show")
     assert f"Try '{typed} show --help'" in used.stderr
     assert shell(f"{typed} show --help").returncode == 0
-
-
-def test_completion_works_by_whatever_path_the_program_was_started(tmp_path: Path) -> None:
-    environment = {
-        **os.environ,
-        "_FUSERY_COMPLETE": "bash_complete",
-        "COMP_WORDS": "fusery mater",
-        "COMP_CWORD": "1",
-    }
-    for name in (str(PROGRAM), str(tmp_path / "fusery")):
-        if not Path(name).exists():
-            Path(name).symlink_to(PROGRAM)
-        ran = subprocess.run([name], env=environment, capture_output=True, text=True, check=False)
-        assert "plain,materialize" in ran.stdout
-
-
-def test_hints_of_a_long_document_are_left_alone_where_nothing_is_to_be_said(fusery: Fusery) -> None:
-    document = json.loads('{"error": {"hint": "fusery init"}}')
-    assert Hints().in_document(document) == document
-    assert Path(sys.argv[0]).stem != "fusery"  # or this would be another program's

@@ -1,4 +1,4 @@
-"""`fusery import --from`: what it prints of the runs of MLflow and of W&B, and how it ends."""
+"""`fusery import --from`: what it prints of the runs of MLflow, and how it ends."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import peft_folders
 import pytest
 from fixture_types import Fusery
 from mlflow import MlflowClient
-from wandb_server import ENTITY, KEY, PROJECT, Artifact, WandbRun, running_tracker
+
+from .conftest import require_refusals
 
 # MLflow's own tables ask SQLAlchemy for what that will leave out one day.
-pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")]
 
 
 @pytest.fixture
@@ -35,8 +36,7 @@ def test_what_is_taken_and_what_is_refused(stocked: Fusery, runs: str) -> None:
     ran = stocked("import", "--from", "mlflow", runs, "--base", "tiny", "--metric", "mm*")
     assert ran.code == 1
     assert "lessons_v1_20260921" in ran.out
-    assert "second: adapter was refused: not_safetensors: adapter_model.safetensors is not" in ran.out
-    assert "Hint:" in ran.out
+    assert "second: adapter was refused: not_safetensors: " in ran.out
     again = stocked("import", "--from", "mlflow", runs, "--base", "tiny", "--json")
     assert again.code == 1
     first, second = again.json
@@ -47,28 +47,9 @@ def test_what_is_taken_and_what_is_refused(stocked: Fusery, runs: str) -> None:
     assert stocked("audit").code == 0
 
 
-def test_options_of_the_other_kind(stocked: Fusery, tmp_path: Path) -> None:
-    ran = stocked("import", tmp_path, "--metric", "mmlu")
-    assert (ran.code, "go with --from" in ran.err) == (2, True)
-    ran = stocked("import", "--from", "mlflow", f"sqlite:///{tmp_path}/none.db")
-    assert (ran.code, ran.err.startswith("Error: there is no ")) == (2, True)
-    assert "Hint: give what MLFLOW_TRACKING_URI is" in ran.err
-
-
-def test_wandb_s_runs(
-    stocked: Fusery, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = peft_folders.make_peft(tmp_path / "peft", tiny_base)
-    files = {path.name: path.read_bytes() for path in folder.iterdir()}
-    with running_tracker(WandbRun("abc", "owl", logged=[Artifact("adapter", files)])) as tracker:
-        monkeypatch.setenv("WANDB_BASE_URL", tracker.url)
-        monkeypatch.setenv("WANDB_API_KEY", KEY)
-        ran = stocked("import", "--from", "wandb", f"{ENTITY}/{PROJECT}", "--base", "tiny")
-        assert (ran.code, "lessons_v1_20260921" in ran.out, "adapter:v0" in ran.out) == (0, True, True)
-        again = stocked("import", "--from", "wandb", f"{ENTITY}/{PROJECT}", "--base", "tiny", "--json")
-        assert [(each["adapter"], each["created"]) for each in again.json] == [("lessons_v1_20260921", False)]
-        wrong = stocked("import", "--from", "wandb", f"{ENTITY}/{PROJECT}", "--experiment", "x")
-        assert (wrong.code, wrong.err.startswith("Error: W&B has no experiments")) == (2, True)
-        nowhere = stocked("import", "--from", "wandb", tracker.url)
-        assert nowhere.code == 2 and "give ENTITY/PROJECT" in nowhere.err
-    assert KEY not in ran.out + ran.err + again.out
+def test_options_of_the_other_kind(stocked: Fusery) -> None:
+    require_refusals(
+        stocked,
+        ("import . --metric mmlu", "--from"),
+        ("import --from mlflow sqlite:///none.db", "MLFLOW_TRACKING_URI"),
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 from collections.abc import Callable
@@ -92,9 +93,6 @@ def _register(fusery: Fusery, tmp_path: Path, base: str, adapter: str) -> Path:
     folder = BASES[base](tmp_path / "base")
     if adapter == "dora":
         made = adapters_by_class.make_adapter(tmp_path / "adapter", folder, rank=2, kind="dora")
-    elif adapter == "head":
-        made = peft_folders.make_peft(tmp_path / "adapter", folder)
-        _add_head(made, folder)
     elif adapter == "rank 600":
         made = peft_folders.make_peft(tmp_path / "adapter", folder, rank=600)
     else:
@@ -104,22 +102,6 @@ def _register(fusery: Fusery, tmp_path: Path, base: str, adapter: str) -> Path:
     done = fusery("register", made, "--base", "tiny", "--task", "task", "--date", "20260115")
     assert done.code == 0, done.err
     return folder
-
-
-def _add_head(adapter: Path, base: Path) -> None:
-    import numpy as np
-
-    weight = read_architecture(base).weights["lm_head"].shape
-    tensors = tiny_models.read_tensors(adapter / "adapter_model.safetensors")
-    raw = {
-        name: (kind, np.frombuffer(data, "<f4").reshape(shape))
-        for name, (kind, shape, data) in tensors.items()
-    }
-    prefix = f"{peft_folders.PREFIX}lm_head"
-    raw[f"{prefix}.lora_A.weight"] = ("F32", np.full((4, weight[1]), 0.01, np.float32))
-    raw[f"{prefix}.lora_B.weight"] = ("F32", np.full((weight[0], 4), 0.01, np.float32))
-    tiny_models.write_tensors(adapter / "adapter_model.safetensors", raw, {"format": "pt"})
-    peft_folders.edit_config(adapter, target_modules=["q_proj", "v_proj", "lm_head"])
 
 
 def _follow(fusery: Fusery, words: list[str], destination: str) -> int:
@@ -140,12 +122,14 @@ def _follow(fusery: Fusery, words: list[str], destination: str) -> int:
     return followed
 
 
+SOAK = bool(os.environ.get("FUSERY_SOAK"))
+USUAL = [
+    base for base in BASES if SOAK or base not in ("gemma2", "mixtral", "mixtral in 4 bits", "qwen3_moe")
+]
 CASES = [
-    *((base, "lora") for base in BASES),
+    *((base, "lora") for base in USUAL),
     ("llama", "dora"),
-    ("llama", "head"),
     ("gemma2", "rank 600"),
-    ("llama", "rank 600"),
     ("llama in 4 bits", "rank 600"),
 ]
 
@@ -162,7 +146,9 @@ def test_every_hint_of_a_refusal_works(base: str, adapter: str, fusery: Fusery, 
     assert followed, "the case follows no hint"
 
 
-@pytest.mark.parametrize("base", ["llama in 4 bits", "mamba", "mixtral of mlx", "qwen3_moe", "gemma2"])
+@pytest.mark.parametrize(
+    "base", ["llama in 4 bits", "mamba", *(["mixtral of mlx", "gemma2"] if SOAK else [])]
+)
 def test_every_hint_of_onnx_works(
     base: str, fusery: Fusery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -171,26 +157,22 @@ def test_every_hint_of_onnx_works(
     _follow(fusery, ["--target", "onnx"], "out")
 
 
-@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize("base", USUAL)
 def test_recommendations_of_a_card_work(base: str, fusery: Fusery, tmp_path: Path) -> None:
-    folder = _register(fusery, tmp_path, base, "lora")
-    for name in ("model", "hub"):
-        options = [["--precision", "keep"], ["--precision", "dequantize"]]
-        for number, precision in enumerate(options):
-            out = f"{name}{number}"
-            done = fusery("materialize", "task@1", out, "--target", name, *precision, "--accept-loss")
-            assert done.code == 0, done.err
-            card = (tmp_path / out / "README.md").read_text()
-            commands = re.findall(r"^fusery (materialize .*?) +#", card, re.MULTILINE)
-            assert len(commands) >= 2
-            for place, command in enumerate(commands if name == "model" else ()):
-                words = [word if word != "DEST" else f"{out}-{place}" for word in command.split()]
-                done = fusery(*words)
-                assert done.code == 0, f"{command}: {done.err}"
-            quantized = read_architecture(tmp_path / out).quantization is not None
-            assert ("transformers" in card) is (
-                not quantized and base not in ("mamba", "mixtral of mlx", "mixtral in 4 bits")
-            )
-            if "transformers" in card:
-                transformers_logits(tmp_path / out, tmp_path)
-    assert folder.is_dir()
+    _register(fusery, tmp_path, base, "lora")
+    for name, precision in (("model", "keep"), ("model", "dequantize"), ("hub", "keep")):
+        out = f"{name}-{precision}"
+        words = ("--target", name, "--precision", precision, "--accept-loss")
+        done = fusery("materialize", "task@1", out, *words)
+        assert done.code == 0, done.err
+        card = (tmp_path / out / "README.md").read_text()
+        commands = re.findall(r"^fusery (materialize .*?) +#", card, re.MULTILINE)
+        assert len(commands) >= 2
+        for place, command in enumerate(commands if name == "model" else ()):
+            done = fusery(*(word if word != "DEST" else f"{out}-{place}" for word in command.split()))
+            assert done.code == 0, f"{command}: {done.err}"
+        quantized = read_architecture(tmp_path / out).quantization is not None
+        unknown = base in ("mamba", "mixtral of mlx", "mixtral in 4 bits")
+        assert ("transformers" in card) is (not quantized and not unknown)
+        if "transformers" in card and precision == "dequantize":
+            transformers_logits(tmp_path / out, tmp_path)

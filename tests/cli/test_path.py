@@ -3,6 +3,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 
 def test_a_folder_is_printed_and_nothing_else(stocked: Any) -> None:
     done = stocked("path", "course_rec@1")
@@ -19,6 +21,7 @@ def test_a_base_has_one_as_well(stocked: Any) -> None:
     assert (Path(stocked("path", "tiny").out.strip()) / "config.json").is_file()
 
 
+@pytest.mark.slow
 def test_what_is_not_here_says_how_to_get_it(stocked: Any) -> None:
     made = stocked("fuse", "course_rec@1", "--accept-loss", "--json").json
     assert stocked("path", made["key"]).out.strip() == made["path"]

@@ -12,50 +12,19 @@ from mounts import mounted_read_only, read_only
 
 from fusery.registry import Registry
 
-READS: tuple[list[str], ...] = (
-    ["list"],
-    ["list", "--json"],
-    ["show", "course_rec@1"],
-    ["history", "course_rec"],
-    ["lineage", "course_rec@1"],
-    ["diff", "course_rec@1", "course_rec@2"],
-    ["compare", "course_rec@1", "course_rec@2"],
-    ["events"],
-    ["base", "list"],
-    ["base", "show", "tiny"],
-    ["alias", "list"],
-    ["alias", "history", "course_rec#prod"],
-    ["rules", "list"],
-    ["trust", "list"],
-    ["token", "list", "--all"],
-    ["deploy", "list"],
-    ["impact", "base:tiny"],
-    ["fidelity", "course_rec@1"],
-    ["cache", "list"],
-    ["check", "first", "--base", "tiny"],
-    ["identify", "first"],
-    ["attest", "course_rec@1"],
-    ["db", "check"],
-    ["audit"],
-    ["gc", "--dry-run"],
-    ["doctor"],
-)
-
-WRITES: tuple[list[str], ...] = (
-    ["init"],
-    ["register", "first", "--base", "tiny", "--task", "other"],
-    ["base", "add", "first", "--name", "other"],
-    ["amend", "course_rec@1", "--note", "x"],
-    ["alias", "set", "course_rec@2", "prod"],
-    ["yank", "course_rec@1", "--reason", "x"],
-    ["materialize", "course_rec@1", "bundle"],
-    ["export", "course_rec@1", "exported"],
-    ["backup", "copy"],
-    ["deploy", "record", "course_rec@1", "there"],
-    ["token", "create", "anna", "--role", "reader"],
-    ["eval", "run", "course_rec@1"],
-    ["eval", "withdraw", "course_rec@1", "acc", "--reason", "x"],
-)
+READS = (
+    "list", "list --json", "show course_rec@1", "history course_rec", "lineage course_rec@1",
+    "diff course_rec@1 course_rec@2", "compare course_rec@1 course_rec@2", "events", "base list", "base show tiny",
+    "alias list", "alias history course_rec#prod", "rules list", "trust list", "token list --all", "deploy list",
+    "impact base:tiny", "fidelity course_rec@1", "cache list", "check first --base tiny", "identify first",
+    "attest course_rec@1", "db check", "audit", "gc --dry-run", "doctor",
+)  # fmt: skip
+WRITES = (
+    "init", "register first --base tiny --task other", "base add first --name other", "amend course_rec@1 --note x",
+    "alias set course_rec@2 prod", "yank course_rec@1 --reason x", "materialize course_rec@1 bundle",
+    "export course_rec@1 exported", "backup copy", "deploy record course_rec@1 there",
+    "token create anna --role reader", "eval run course_rec@1", "eval withdraw course_rec@1 acc --reason x",
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -69,26 +38,20 @@ def disk(stocked: Fusery, tmp_path: Path) -> Iterator[Path]:
         yield folder
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("disk")
-def test_what_reads_works(stocked: Fusery, tmp_path: Path) -> None:
+def test_reading_works_and_writing_is_refused(stocked: Fusery, tmp_path: Path) -> None:
     before = snapshot(tmp_path / "home")
     for words in READS:
-        ran = stocked(*words)
+        ran = stocked(*words.split())
         assert ran.code == 0, (words, ran.out, ran.err)
     assert "course_rec_v2_20260201" in stocked("list").out
     assert snapshot(tmp_path / "home") == before
-
-
-@pytest.mark.usefixtures("disk")
-@pytest.mark.parametrize("words", WRITES, ids=" ".join)
-def test_what_writes_says_what_is_the_case(stocked: Fusery, tmp_path: Path, words: list[str]) -> None:
-    ran = stocked(*words)
-    assert ran.code == 2, ran.out
-    assert ran.err.splitlines()[-2].startswith("Error: ")
-    assert "may only be read" in ran.err or "read-only" in ran.err or "holds no config.json" in ran.err, (
-        ran.err
-    )
-    assert "permission denied" not in ran.err
+    for words in WRITES:
+        ran = stocked(*words.split())
+        assert (ran.code, ran.err.splitlines()[-2][:7]) == (2, "Error: "), (words, ran)
+        assert any(part in ran.err for part in ("may only be read", "read-only", "holds no config.json")), ran
+        assert "permission denied" not in ran.err
     assert not any((tmp_path / name).exists() for name in ("bundle", "exported"))
 
 
@@ -104,13 +67,11 @@ def test_a_model_that_is_at_hand_is_fused_and_another_is_not(
     assert Path(ran.json["path"]).parent.parent == tmp_path / "cache"
     ran = stocked("fuse", "course_rec@2")
     assert ran.code == 2
-    assert "course_rec_v2_20260201 (keep) is not published" in ran.err
-    assert (
-        "Hint: have somebody who may write run: fusery fuse course_rec_v2_20260201 --publish full" in ran.err
-    )
+    assert "fusery fuse course_rec_v2_20260201 --publish full" in ran.err
     assert list((tmp_path / "cache" / "tmp").iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("disk")
 def test_a_probe_is_measured_and_not_put_on_record(
     stocked: Fusery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -33,62 +34,50 @@ def told_nothing(text: str) -> bool:
     return not any(part in text for part in (CANARY, ENCODED, CANARY[:10], "S3cr3t@Va1u"))
 
 
-WORDS: dict[str, list[str]] = {
-    "base add": ["base", "add", URL],
-    "base add, a token": ["base", "add", TOKEN],
-    "base add, signed": ["base", "add", SIGNED],
-    "base add, encoded": ["base", "add", f"https://ann:{ENCODED}@models.example/tiny"],
-    "base add, a slash": ["base", "add", f"https://ann:x/{CANARY}@models.example/tiny"],
-    "base add, a name": ["base", "add", "first", "--name", URL],
-    "base add, revision": ["base", "add", "first", "--revision", URL],
-    "base show": ["base", "show", URL],
-    "register": ["register", URL, "--base", "tiny"],
-    "register, base": ["register", "first", "--base", URL],
-    "register, task": ["register", "first", "--base", "tiny", "--task", URL],
-    "register, parent": ["register", "first", "--base", "tiny", "--parent", URL],
-    "register, log": ["register", "first", "--base", "tiny", "--log", URL],
-    "register, alpha": ["register", "first", "--base", "tiny", "--alpha", URL],
-    "check": ["check", URL, "--base", "tiny"],
-    "show": ["show", URL],
-    "list": ["list", "--base", URL],
-    "list, where": ["list", "--where", f"note = {URL}"],
-    "list, sort": ["list", "--sort", URL],
-    "diff": ["diff", URL, "course_rec@1"],
-    "fuse": ["fuse", URL],
-    "fuse, add": ["fuse", "course_rec@1", "--with", f"{URL}:0.5"],
-    "probe": ["probe", "course_rec@1", "--prompts", URL],
-    "materialize": ["materialize", "course_rec@1", f"s3://ann:{CANARY}@bucket/bundle"],
-    "materialize, unknown": ["materialize", "course_rec@1", f"ftp://ann:{CANARY}@host/bundle"],
-    "materialize, oci": ["materialize", "course_rec@1", f"oci://ann:{CANARY}@127.0.0.1:9/bundle"],
-    "materialize, hub": ["materialize", "course_rec@1", f"hf://ann:{CANARY}@team/tiny"],
-    "export": ["export", "course_rec@1", URL],
-    "import": ["import", URL],
-    "push, home": ["push", "course_rec@1", "--to", URL],
-    "push": ["push", "course_rec@1", "--database", DATABASE, "--store", f"s3://ann:{CANARY}@bucket/x"],
-    "push, port": ["push", "course_rec@1", "--database", DATABASE.replace(":9/", ":nine/"), "--store", "s3://bucket/x"],
-    "pull": ["pull", "course_rec@1", "--database", DATABASE, "--store", f"s3://bucket/x?sig={CANARY}"],
-    "backup": ["backup", f"s3://ann:{CANARY}@bucket/x"],
-    "restore": ["restore", f"sftp://ann:{CANARY}@127.0.0.1/x"],
-    "alias set": ["alias", "set", URL, "prod"],
-    "promote": ["promote", "course_rec@1", URL],
-    "rules": ["rules", "set", URL, "--approvals", "1"],
-    "identify": ["identify", URL],
-    "verify": ["verify", URL],
-    "report": ["report", URL],
-    "lineage": ["lineage", URL],
-    "serve": ["serve", URL],
-    "bench": ["bench", URL],
-    "no such command": [URL],
-    "no such option": ["list", f"--{URL}"],
-    "home": ["--home", URL, "list"],
-    "calibrate": ["calibrate", URL],
-    "impact": ["impact", URL],
-    "audit": ["audit", URL],
-    "deploy": ["deploy", "record", URL, "there"],
-    "cache": ["cache", "explain", URL],
-    "trust": ["trust", "add", URL, "ann.pub"],
-    "db": ["db", "check", URL],
-}  # fmt: skip
+WORDS: tuple[tuple[str, ...], ...] = (
+    ("base", "add", URL),
+    ("base", "add", TOKEN),
+    ("base", "add", SIGNED),
+    ("base", "add", f"https://ann:{ENCODED}@models.example/tiny"),
+    ("base", "add", f"https://ann:x/{CANARY}@models.example/tiny"),
+    ("base", "add", "first", "--name", URL),
+    ("base", "add", "first", "--revision", URL),
+    ("base", "show", URL),
+    ("register", URL, "--base", "tiny"),
+    ("register", "first", "--base", URL),
+    ("register", "first", "--base", "tiny", "--task", URL),
+    ("register", "first", "--base", "tiny", "--parent", URL),
+    ("register", "first", "--base", "tiny", "--log", URL),
+    ("register", "first", "--base", "tiny", "--alpha", URL),
+    ("check", URL, "--base", "tiny"),
+    ("list", "--base", URL),
+    ("list", "--where", f"note = {URL}"),
+    ("list", "--sort", URL),
+    ("diff", URL, "course_rec@1"),
+    ("fuse", "course_rec@1", "--with", f"{URL}:0.5"),
+    ("probe", "course_rec@1", "--prompts", URL),
+    *(("materialize", "course_rec@1", f"{scheme}://ann:{CANARY}@bucket/bundle") for scheme in ("s3", "ftp", "hf")),
+    ("materialize", "course_rec@1", f"oci://ann:{CANARY}@127.0.0.1:9/bundle"),
+    ("export", "course_rec@1", URL),
+    ("push", "course_rec@1", "--to", URL),
+    ("push", "course_rec@1", "--database", DATABASE, "--store", f"s3://ann:{CANARY}@bucket/x"),
+    ("push", "course_rec@1", "--database", DATABASE.replace(":9/", ":nine/"), "--store", "s3://bucket/x"),
+    ("pull", "course_rec@1", "--database", DATABASE, "--store", f"s3://bucket/x?sig={CANARY}"),
+    ("backup", f"s3://ann:{CANARY}@bucket/x"),
+    ("restore", f"sftp://ann:{CANARY}@127.0.0.1/x"),
+    ("alias", "set", URL, "prod"),
+    ("promote", "course_rec@1", URL),
+    ("rules", "set", URL, "--approvals", "1"),
+    *((command, URL) for command in ("show", "fuse", "import", "identify", "verify", "report", "lineage", "serve")),
+    *((command, URL) for command in ("bench", "calibrate", "impact", "audit")),
+    (URL,),
+    ("list", f"--{URL}"),
+    ("--home", URL, "list"),
+    ("deploy", "record", URL, "there"),
+    ("cache", "explain", URL),
+    ("trust", "add", URL, "ann.pub"),
+    ("db", "check", URL),
+)  # fmt: skip
 """A secret among the arguments, in commands that fail."""
 
 S3 = {"FUSERY_STORE_URL": "s3://bucket/prefix"}
@@ -97,9 +86,7 @@ OPTIONS = json.dumps(
 )
 ENVIRONMENTS: dict[str, dict[str, str]] = {
     "options that are no JSON": {"FUSERY_STORE_OPTIONS": OPTIONS[:-1]},
-    "options that are a list": {"FUSERY_STORE_OPTIONS": f'["key", "{CANARY}"]'},
     "options that are a text": {"FUSERY_STORE_OPTIONS": f'"{CANARY}"'},
-    "options that are long": {"FUSERY_STORE_OPTIONS": f'["{"x" * 40}{CANARY}{"y" * 400}"]'},
     "options that s3 refuses": S3 | {"FUSERY_STORE_OPTIONS": json.dumps({"config_kwargs": {CANARY: CANARY}})},
     "an endpoint with a password": S3
     | {"FUSERY_STORE_OPTIONS": json.dumps({"client_kwargs": {"endpoint_url": f"http://ann:{CANARY}@[bad"}})},
@@ -108,16 +95,12 @@ ENVIRONMENTS: dict[str, dict[str, str]] = {
     "a store with a token": {"FUSERY_STORE_URL": f"s3://bucket/x?token={CANARY}"},
     "a database that is not there": {"FUSERY_DATABASE_URL": DATABASE},
     "a database with a bad port": {"FUSERY_DATABASE_URL": DATABASE.replace(":9/", ":nine/")},
-    "a database with a port too large": {"FUSERY_DATABASE_URL": DATABASE.replace(":9/", ":99999/")},
     "a database of another kind": {"FUSERY_DATABASE_URL": DATABASE.replace("postgresql", "mysql")},
     "a database with an unknown option": {"FUSERY_DATABASE_URL": f"{DATABASE}&secret_thing={CANARY}"},
     "a database with a password option": {
         "FUSERY_DATABASE_URL": f"postgresql://ann@127.0.0.1:9/x?password={CANARY}&connect_timeout=1"
     },
-    "a database with an encoded password": {"FUSERY_DATABASE_URL": DATABASE.replace(CANARY, ENCODED)},
     "a database that is no URL": {"FUSERY_DATABASE_URL": f"ann:{CANARY}@host"},
-    "a limit that is a secret": {"FUSERY_CACHE_LIMIT": URL},
-    "a way of publishing": {"FUSERY_PUBLISH": URL},
     "severities": {"FUSERY_ADMISSION": f'{{"severity": {{"a": "{URL}"}}}}'},
     "a template": {"FUSERY_CARD": URL},
     "a cache": {"FUSERY_CACHE_DIR": f"/dev/null/https://ann:{CANARY}@host"},
@@ -130,16 +113,16 @@ ENVIRONMENTS: dict[str, dict[str, str]] = {
 }
 """A secret in the environment, of a command that fails or does not."""
 
-FILES: dict[str, str] = {
-    "options": f'[store_options]\nsecret = "{CANARY}"\n',
-    "options that are a text": f'store_options = "{CANARY}"\n',
-    "options that are a list": f'store_options = ["{CANARY}"]\n',
-    "a database": f'database_url = "{DATABASE}"\n',
-    "a store": f'store_url = "s3://ann:{CANARY}@bucket/x"\n',
-    "a key that is unknown": f'[store_optionz]\nsecret = "{CANARY}"\n',
-    "no TOML": f'store_options = {{secret = "{CANARY}"\n',
-    "a key twice": f'store_options = {{secret = "{CANARY}"}}\nstore_options = {{secret = "{CANARY}"}}\n',
-}
+FILES = (
+    f'[store_options]\nsecret = "{CANARY}"\n',
+    f'store_options = "{CANARY}"\n',
+    f'store_options = ["{CANARY}"]\n',
+    f'database_url = "{DATABASE}"\n',
+    f'store_url = "s3://ann:{CANARY}@bucket/x"\n',
+    f'[store_optionz]\nsecret = "{CANARY}"\n',
+    f'store_options = {{secret = "{CANARY}"\n',
+    f'store_options = {{secret = "{CANARY}"}}\nstore_options = {{secret = "{CANARY}"}}\n',
+)
 """A secret in `config.toml`."""
 
 COMMANDS = (["init"], ["list"], ["doctor"], ["base", "add", "nothing"], ["audit"], ["pull", "course_rec@1"],
@@ -147,7 +130,7 @@ COMMANDS = (["init"], ["list"], ["doctor"], ["base", "add", "nothing"], ["audit"
 HOW = ([], ["--debug"], ["--json"], ["--debug", "--json"])
 
 
-def spelled(words: list[str], how: list[str]) -> list[str]:
+def spelled(words: Sequence[str], how: list[str]) -> list[str]:
     """Return words with `--debug` before them and `--json` behind them."""
     return [*(["--debug"] if "--debug" in how else []), *words, *(["--json"] if "--json" in how else [])]
 
@@ -170,19 +153,31 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(remote.FsspecStore.__init__.__kwdefaults__, "deadline", 0.2)
 
 
-@pytest.mark.parametrize("case", sorted(WORDS))
+@pytest.mark.slow
 def test_no_argument_is_repeated_with_its_secret(
-    case: str, stocked: Fusery, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    stocked: Fusery, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for how in HOW:
-        ran = stocked(*spelled(WORDS[case], how))
-        assert ran.code == 2, ran.out + ran.err
-        assert told_nothing(ran.out + ran.err + caplog.text), ran.out + ran.err
-        misspelled = ran.err.startswith("Usage: ") or '"code": "usage"' in ran.out
-        assert ("Traceback" in ran.err) == ("--debug" in how and not misspelled)
+    for words in WORDS:
+        monkeypatch.setattr(secrets, "_known", set())
+        for how in HOW[::3]:
+            ran = stocked(*spelled(words, how))
+            assert ran.code == 2, ran.out + ran.err
+            assert told_nothing(ran.out + ran.err + caplog.text), ran.out + ran.err
+            misspelled = ran.err.startswith("Usage: ") or '"code": "usage"' in ran.out
+            assert ("Traceback" in ran.err) == ("--debug" in how and not misspelled)
+    for url in (
+        "s3://u:2024/s3cretpw@h/x",
+        "https://u:hunter@s3cretpw@h/x",
+        "postgresql://u:hunter@s3cretpw@h/x",
+    ):
+        for words in (("show",), ("base", "add")):  # a password that ought to be escaped
+            ran = stocked(*words, url)
+            assert (ran.code, "s3cretpw" in ran.out + ran.err) == (2, False)
+    assert stocked("show", 'https://x/?token=a"b', "--json").json["error"]["message"]
     assert kept(tmp_path) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", sorted(ENVIRONMENTS))
 def test_no_variable_of_the_environment_is_repeated(
     case: str,
@@ -204,20 +199,22 @@ def test_no_variable_of_the_environment_is_repeated(
     assert kept(tmp_path) == []
 
 
-@pytest.mark.parametrize("case", sorted(FILES))
+@pytest.mark.slow
 def test_nothing_in_the_settings_is_repeated(
-    case: str, stocked: Fusery, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    stocked: Fusery, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tmp_path / "home" / "config.toml"
-    config.write_text(FILES[case])
-    for words in COMMANDS:
-        for how in HOW[1:3]:
-            ran = stocked(*spelled(words, how))
-            assert told_nothing(ran.out + ran.err + caplog.text), ran.out + ran.err
+    for text in FILES:
+        monkeypatch.setattr(secrets, "_known", set())
+        config.write_text(text)
+        for words in COMMANDS[1:4]:
+            for how in HOW[1:3]:
+                ran = stocked(*spelled(words, how))
+                assert told_nothing(ran.out + ran.err + caplog.text), ran.out + ran.err
     assert kept(tmp_path) == [str(config)]
 
 
-def test_what_people_say_is_recorded_without_credentials(stocked: Fusery, tmp_path: Path) -> None:
+def test_notes_are_recorded_without_credentials(stocked: Fusery, tmp_path: Path) -> None:
     said = f"see {URL} and {SIGNED}"
     key = tmp_path / "ann.pem"
     done = [
@@ -242,6 +239,7 @@ def test_what_people_say_is_recorded_without_credentials(stocked: Fusery, tmp_pa
     assert kept(tmp_path) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [["base", "add", URL], ["list"]])
 def test_a_program_of_its_own_shows_none(words: list[str], tmp_path: Path) -> None:
     """The true streams, with whatever Python itself writes to them."""
@@ -251,7 +249,7 @@ def test_a_program_of_its_own_shows_none(words: list[str], tmp_path: Path) -> No
         "FUSERY_DATABASE_URL": DATABASE,
         "FUSERY_STORE_OPTIONS": OPTIONS,
     }
-    for how in HOW:
+    for how in HOW[::3]:
         ran = subprocess.run(
             [sys.executable, "-P", "-m", "fusery.cli.main", *spelled(words, how)],
             env=environment, capture_output=True, text=True, check=False,
@@ -259,40 +257,15 @@ def test_a_program_of_its_own_shows_none(words: list[str], tmp_path: Path) -> No
         assert told_nothing(ran.stdout + ran.stderr), ran.stdout + ran.stderr
 
 
-def test_an_error_of_the_library_has_no_password_in_its_sentence() -> None:
+def test_redaction() -> None:
     error = FuseryError(f"there is nothing at {URL}", hint=f"look at {SIGNED}")
     assert told_nothing(f"{error} {error!r} {error.message} {error.hint}")
     assert "ann:***@models.example/team/tiny" in error.message
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
+    for text in (
         "postgresql://ann@host:5432/fusery",
         "http://127.0.0.1:8000/v1/models/course_rec@2",
         "sftp://ann@host/folder and course_rec@2",
         "https://host/a?page=2",
         "s3://bucket/prefix",
-    ],
-)
-def test_a_url_without_a_secret_is_shown_as_it_is(text: str) -> None:
-    assert secrets.redact(text) == text
-
-
-@pytest.mark.parametrize(
-    "url",
-    ["s3://u:2024/s3cretpw@h/x", "https://u:hunter@s3cretpw@h/x", "postgresql://u:hunter@s3cretpw@h/x"],
-)
-@pytest.mark.parametrize("command", [("show",), ("base", "add")])
-def test_a_password_that_ought_to_be_spelled_otherwise_is_not_repeated(
-    fusery: Fusery, command: tuple[str, ...], url: str
-) -> None:
-    ran = fusery(*command, url)
-    assert ran.code == 2
-    assert "s3cretpw" not in ran.out + ran.err
-
-
-def test_an_error_without_its_secrets_is_still_json(fusery: Fusery) -> None:
-    ran = fusery("show", 'https://x/?token=a"b', "--json")
-    assert ran.code == 2
-    assert ran.json["error"]["message"]
+    ):
+        assert secrets.redact(text) == text, "nothing in it is secret"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -81,11 +80,6 @@ def test_a_stream_without_such_letters_gets_others() -> None:
     assert "~" in found.rows[0]
 
 
-def test_a_row_of_another_length_is_a_mistake() -> None:
-    with pytest.raises(ValueError, match="3 cells for 4 columns"):
-        laid(None, ("a", "b", "c"))
-
-
 CELLS = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=30) | st.just("-")
 
 
@@ -98,10 +92,7 @@ def test_whatever_is_in_it_a_row_is_one_line_of_the_terminal(rows: list[tuple[st
     assert all(width_of(line) <= max(width, len("name"), *map(width_of, names), 0) for line in lines)
     assert len(found.rows) == len(rows)
     assert all(line.startswith(name.rstrip()) for name, line in zip(names, found.rows, strict=True))
+    assert {width_of(mark) for mark in (*DRAWN, *PLAIN)} == {1}
     shown = set(found.head.split())
     assert "name" in shown
     assert not shown & set(found.left_out)
-
-
-def test_the_marks_are_one_column_each() -> None:
-    assert {width_of(mark) for mark in (*DRAWN, *PLAIN)} == {1}

@@ -27,28 +27,10 @@ from fusery.storage.digest import digest_file
 from .conftest import Fusery
 
 TRAIN = [
-    "--model",
-    "tiny",
-    "--train",
-    "--data",
-    "data",
-    "--num-layers",
-    "2",
-    "--batch-size",
-    "4",
-    "--iters",
-    "12",
-    "--steps-per-eval",
-    "4",
-    "--steps-per-report",
-    "2",
-    "--save-every",
-    "4",
-    "--learning-rate",
-    "1e-4",
-    "--adapter-path",
-    "run",
-]
+    "--model", "tiny", "--train", "--data", "data", "--num-layers", "2", "--batch-size", "4", "--iters", "12",
+    "--steps-per-eval", "4", "--steps-per-report", "2", "--save-every", "4", "--learning-rate", "1e-4",
+    "--adapter-path", "run",
+]  # fmt: skip
 
 
 @pytest.fixture
@@ -97,33 +79,31 @@ def test_a_run_from_its_start_to_its_record(ready: Fusery, folder: Path) -> None
     assert f"checkpoint      {best} (best)" in shown
 
 
-def test_json_and_quiet_keep_stdout_to_themselves(ready: Fusery, folder: Path) -> None:
+@pytest.mark.slow
+def test_json_quiet_and_a_continued_run(ready: Fusery, folder: Path) -> None:
     ran = ready("train", "--json", "--", *TRAIN, "--iters", "4")
     assert ran.code == 0, ran.err
     assert (ran.json["state"], ran.json["registered"]) == ("finished", None)
-    assert ran.json["folder"] == str(folder / "run")
-    assert "train_loss" in ran.err
-    ran = ready("train", "-q", "--base", "tiny", "--task", "cats", "--", *TRAIN, "--iters", "4")
-    assert (ran.code, ran.out[:8]) == (0, "cats_v1_")
-
-
-def test_a_continued_run_knows_its_parent(ready: Fusery, folder: Path) -> None:
-    words = ("--base", "tiny", "--task", "cats", "-q", "--", *TRAIN, "--iters", "4")
-    assert ready("train", *words).code == 0
-    # mlx-lm writes over the file that it went on from.
-    ran = ready("train", *words, "--seed", "7", "--resume-adapter-file", "run/adapters.safetensors")
-    assert ran.code == 0, ran.err
+    assert (ran.json["folder"], "train_loss" in ran.err) == (str(folder / "run"), True)
+    words = ("train", "-q", "--base", "tiny", "--task", "cats")
+    # mlx-lm writes over the file that it goes on from.
+    resume = ("--resume-adapter-file", "run/adapters.safetensors", "--seed", "7")
+    for version, more in ((3, ()), (4, resume)):
+        ran = ready(*words, "--version", str(version), "--", *TRAIN, "--iters", "4", *more)
+        assert (ran.code, ran.out[:8]) == (0, f"cats_v{version}_"), ran.err
     first, second = ready("list", "--json").json
     assert (first["parent"], second["parent"]) == (None, first["name"])
+    taken = ready(*words, "--version", "3", "--", *TRAIN, "--adapter-path", "again")
+    assert (taken.code, "version 3 of cats is taken" in taken.err) == (2, True)
+    assert not (folder / "again").exists(), "it is refused before"
 
 
+@pytest.mark.slow
 def test_arguments_from_a_configuration_file(ready: Fusery, folder: Path) -> None:
     (folder / "run.yaml").write_text(
         "model: tiny\ntrain: true\ndata: nowhere\nnum_layers: 1\nbatch_size: 4\niters: 4\nadapter_path: adapters_cats_v7_20260115\n"
         "lora_parameters: {rank: 2, dropout: 0.0, scale: 10.0}\n"
     )
-    refused = ready("train", "--base", "tiny", "--", "--config", "run.yaml")
-    assert (refused.code, "there is no data folder nowhere" in refused.err) == (2, True)
     ran = ready("train", "--base", "tiny", "-q", "--", "--config", "run.yaml", "--data", "data")
     assert (ran.code, ran.out) == (0, "cats_v7_20260115\n"), ran.err
     view = ready("show", "cats@7", "--json").json
@@ -131,44 +111,49 @@ def test_arguments_from_a_configuration_file(ready: Fusery, folder: Path) -> Non
     assert view["training_run"]["arguments"]["lora_parameters"]["rank"] == 2
 
 
-@pytest.mark.parametrize(
-    ("options", "changed", "said"),
-    [
-        (["--base", "nowhere", "--task", "t"], [], "there is no base model 'nowhere'"),
-        (["--base", "tiny"], [], "it is not known what the adapter is for"),
-        (["--base", "tiny", "--task", "Not A Task"], [], "task"),
-        (["--base", "tiny", "--task", "t", "--parent", "t@7"], [], "t"),
-        (["--base", "tiny", "--task", "t", "--checkpoint", "first"], [], "best, last or an iteration"),
-        (
-            ["--base", "tiny", "--task", "t"],
-            ["--model", "org/other"],
-            "--model org/other is not the base tiny",
-        ),
-        (["--base", "tiny", "--task", "t"], ["--data", "nowhere"], "there is no data folder nowhere"),
-        (["--base", "tiny", "--task", "t"], ["--data", "tiny"], "no train.jsonl"),
-        ([], ["--data", "./no/where"], "there is no data folder ./no/where"),
-        (["--task", "t"], [], "give --base too"),
-    ],
-)
-def test_what_would_be_refused_afterwards_is_refused_before(
-    ready: Fusery, folder: Path, options: list[str], changed: list[str], said: str
-) -> None:
-    ran = ready("train", *options, "--", *TRAIN, *changed)
-    assert (ran.code, ran.out) == (2, "")
-    assert said in ran.err
+def test_refusals_come_before_the_training(ready: Fusery, folder: Path) -> None:
+    named = "--base tiny --task t"
+    for options, changed, said in (
+        ("--base nowhere --task t", "", "'nowhere'"),
+        ("--base tiny", "", "what the adapter is for"),
+        ("--base tiny --task a/b", "", "a/b"),
+        (f"{named} --parent t@7", "", "t"),
+        (f"{named} --checkpoint first", "", "best, last or an iteration"),
+        (named, "--model org/other", "--model org/other"),
+        (named, "--data nowhere", "nowhere"),
+        (named, "--data tiny", "train.jsonl"),
+        ("", "--data ./no/where", "./no/where"),
+        ("--task t", "", "--base"),
+        (f"--qat {named}", "", "quantiser"),
+        (f"--qat {named}", "--fine-tune-type dora", "LoRA"),
+        (f"--qat --qa-lora {named}", "", "give one of them"),
+        (f"--qa-lora {named} --trained-on other", "", "leave out --trained-on"),
+        (f"--qat {named}", "--model other", "leave out --model"),
+    ):
+        ran = ready("train", *options.split(), "--", *TRAIN, *changed.split())
+        assert (ran.code, said in ran.err) == (2, True), (options, changed, ran.err)
+        assert "--qa" in options or ran.out == "", "it is refused before the model is loaded"
+    for words, said in ((f"--qat {named}", "nothing is to be trained"), ("--qat", "give --base NAME")):
+        trained = [word for word in without_model(TRAIN) if word != "--train" or "--base" not in words]
+        ran = ready("train", *words.split(), "--", *trained)
+        assert (ran.code, said in ran.err) == (2, True), ran.err
     assert not (folder / "run").exists()
+    assert ready("train", "--", "--help").code == 0
+    ran = ready("train", "--", "--no-such-option")
+    assert (ran.code, "--no-such-option" in ran.err) == (2, True)
 
 
 def without_model(words: list[str]) -> list[str]:
     return words[: words.index("--model")] + words[words.index("--model") + 2 :]
 
 
+@pytest.mark.slow
 def test_the_base_is_the_model_unless_another_is_named(ready: Fusery, folder: Path) -> None:
     """mlx-lm's own default is a model that nobody named; the base's bytes are in the store, and no folder is needed."""
     assert ready("base", "add", "tiny", "--name", "cats-base").code == 0
     (folder / "tiny").unlink()
     words = ("--task", "cats", "-q", "--", *without_model(TRAIN), "--iters", "4")
-    for number, name in enumerate(("tiny", "cats-base", "TINY"), 1):
+    for number, name in enumerate(("cats-base", "TINY"), 1):
         ran = ready("train", "--base", name, *words, "--seed", str(number), "--adapter-path", f"run{number}")
         assert (ran.code, ran.out[:8]) == (0, f"cats_v{number}_"), ran.err
         view = ready("show", f"cats@{number}", "--json").json
@@ -177,35 +162,22 @@ def test_the_base_is_the_model_unless_another_is_named(ready: Fusery, folder: Pa
     named = ready(
         "train", "--base", "tiny", *words, "--model", "cats-base", "--seed", "9", "--adapter-path", "run9"
     )
-    assert (named.code, named.out[:8]) == (0, "cats_v4_"), named.err
+    assert (named.code, named.out[:8]) == (0, "cats_v3_"), named.err
     digest = ready("base", "show", "tiny", "--json").json["digest"]
     tested = ready("train", "--base", digest[:12], "--", "--test", "--data", "data", "--adapter-path", "run1")
     assert (tested.code, "Test set not found" in tested.err) == (1, True)  # the model was found and loaded
 
 
-def test_a_taken_version_is_refused_before(ready: Fusery, folder: Path) -> None:
-    words = ("--base", "tiny", "--task", "t", "--version", "3", "--")
-    assert ready("train", *words, *TRAIN, "--iters", "2").code == 0
-    ran = ready("train", *words, *TRAIN, "--adapter-path", "again")
-    assert ran.code == 2
-    assert "version 3 of t is taken" in ran.err
-    assert not (folder / "again").exists()
-
-
-def test_the_trainer_s_own_help_and_errors(ready: Fusery) -> None:
-    assert ready("train", "--", "--help").code == 0
-    ran = ready("train", "--", "--no-such-option")
-    assert (ran.code, "unrecognized arguments: --no-such-option" in ran.err) == (2, True)
-
-
+@pytest.mark.slow
 def test_a_trainer_that_raises(ready: Fusery, folder: Path) -> None:
     ran = ready("train", "--", *TRAIN, "--batch-size", "25")
     assert ran.code == 1
-    assert "Error: the trainer stopped: ValueError: Dataset must have at least batch_size=25" in ran.err
+    assert "ValueError" in ran.err and "batch_size=25" in ran.err
     assert "Traceback" not in ran.err
     assert read_record(folder / "run" / RUN_RECORD).state == "stopped"
 
 
+@pytest.mark.slow
 def test_a_chat_template_that_never_ends_ends_the_training(
     ready: Fusery, folder: Path, tiny_base: Path
 ) -> None:
@@ -221,10 +193,11 @@ def test_a_chat_template_that_never_ends_ends_the_training(
     (folder / "data" / "train.jsonl").write_text(f"{json.dumps({'messages': slow})}\n" * 8)
     ran = ready("train", "--base", "tiny", "--task", "cats", "--", *TRAIN)
     assert ran.code == 1
-    assert "the trainer stopped: TemplateTooMuch: the model's chat template needed more than" in ran.err
+    assert "TemplateTooMuch" in ran.err
     assert "Traceback" not in ran.err
 
 
+@pytest.mark.slow
 def test_nothing_of_mlx_lm_stays_replaced(ready: Fusery, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlx_lm import lora
 
@@ -258,6 +231,7 @@ def four_bits(ready: Fusery, folder: Path) -> Path:
     return made
 
 
+@pytest.mark.slow
 def test_what_was_trained_through_the_quantiser_is_what_the_fused_model_gives(
     ready: Fusery, folder: Path
 ) -> None:
@@ -297,59 +271,6 @@ def test_what_was_trained_through_the_quantiser_is_what_the_fused_model_gives(
     assert (refused.code, "quantization_aware_other" in refused.err) == (2, True), refused.err
 
 
-def test_what_is_constant_within_groups_is_taken_up_in_the_biases(ready: Fusery, folder: Path) -> None:
-    four, data = four_bits(ready, folder), folder / "data"
-    words = (*without_model(TRAIN), "--iters", "6", "--val-batches", "-1", "--learning-rate", "3e-4")
-    ran = ready("train", "--qa-lora", "--base", "four", "--task", "cats", "--", *words)
-    assert ran.code == 0, ran.err
-    said = {"use_qalora": True, "qalora_group_size": 64}
-    assert said.items() <= json.loads((folder / "run" / "adapter_config.json").read_text()).items()
-    assert said.items() <= read_record(folder / "run" / RUN_RECORD).arguments.items()
-    shown = ready("show", "cats@1", "--json").json
-    assert [finding["code"] for finding in shown["findings"]] == ["qalora"]
-    made = ready("fuse", "cats@1", "--json").json
-    assert (made["recipe"]["precision"], made["recipe"]["biases"]) == ("keep", True), "auto"
-    assert made["fidelity"]["verdict"] == "PASS"
-    files = (each / "model.safetensors" for each in (four, Path(made["path"])))
-    before, after = (tiny_models.read_tensors(file) for file in files)
-    changed = {name.rpartition(".")[2] for name, value in after.items() if value != before[name]}
-    assert changed == {"biases"}
-    alone, adapted = loss_of(four, data), loss_of(four, data, Path(ready("path", "cats@1", "-q").out.strip()))
-    assert adapted < alone - 0.1, "it learned something"
-    held = (alone - loss_of(Path(made["path"]), data)) / (alone - adapted)
-    assert 0.97 < held < 1.03
-
-
-@pytest.mark.parametrize(
-    ("changed", "said"),
-    [
-        ([], "trains through the base's quantiser, and the layers that are trained have none"),
-        (["--fine-tune-type", "dora"], "--qat trains a LoRA"),
-        (["--test"], "nothing is to be trained"),
-    ],
-)
-def test_what_cannot_be_trained_through_a_quantiser(
-    ready: Fusery, folder: Path, changed: list[str], said: str
-) -> None:
-    words = [word for word in TRAIN if word != "--train" or changed != ["--test"]]
-    ran = ready("train", "--qat", "--base", "tiny", "--task", "t", "--", *words, *changed)
-    assert (ran.code, said in ran.err) == (2, True), ran.err
-    assert not (folder / "run").exists()
-
-
-def test_one_way_to_train_is_given_and_on_the_base_that_it_is_for(ready: Fusery) -> None:
-    ran = ready("train", "--qat", "--qa-lora", "--base", "tiny", "--task", "t", "--", *TRAIN)
-    assert (ran.code, "give one of them" in ran.err) == (2, True), ran.err
-    ran = ready("train", "--qa-lora", "--base", "tiny", "--trained-on", "other", "--task", "t", "--", *TRAIN)
-    assert (ran.code, "leave out --trained-on" in ran.err) == (2, True), ran.err
-    ran = ready("train", "--qat", "--", *without_model(TRAIN))
-    assert (ran.code, "give --base NAME" in ran.err) == (2, True), ran.err
-    ran = ready(
-        "train", "--qat", "--base", "tiny", "--task", "t", "--", *without_model(TRAIN), "--model", "other"
-    )
-    assert (ran.code, "leave out --model: tiny is trained" in ran.err) == (2, True), ran.err
-
-
 @contextmanager
 def started(folder: Path, *words: str, deaf: bool = False) -> Iterator[WarmProcess]:
     """Run a command in a process of its own, of which stderr goes to a file."""
@@ -364,11 +285,12 @@ def started(folder: Path, *words: str, deaf: bool = False) -> Iterator[WarmProce
 
 def wait_for_checkpoint(folder: Path, process: WarmProcess, number: int) -> None:
     wanted = folder / "run" / f"{number + 4:07d}_adapters.safetensors"
-    wait_until(lambda: wanted.exists() or process.poll() is not None)
+    wait_until(lambda: wanted.exists() or process.poll() is not None, seconds=600)
     assert process.poll() is None, (folder / "said").read_text()
 
 
 @pytest.mark.slow
+@pytest.mark.timing
 @pytest.mark.parametrize(
     ("how", "state", "code"),
     [(signal.SIGINT, "stopped", 130), (signal.SIGTERM, "stopped", 143), (signal.SIGKILL, "running", -9)],
@@ -394,19 +316,8 @@ def test_a_run_that_is_ended_from_outside_can_be_registered(
     assert view["training_run"]["state"] == ("stopped" if state == "stopped" else "unknown")
 
 
-def test_a_base_that_transformers_5_saved_is_trained_as_it_is(
-    ready: Fusery, folder: Path, tiny_base: Path
-) -> None:
-    old, new = tiny_models.respell(folder, tiny_base)
-    trained = []
-    for base in (old, new):
-        words = [*TRAIN, "--model", str(base), "--iters", "2", "--adapter-path", base.name + "-run"]
-        assert ready("train", "--", *words).code == 0
-        trained.append(digest_file(folder / f"{base.name}-run" / "adapters.safetensors"))
-    assert trained[0] == trained[1]
-
-
 @pytest.mark.slow
+@pytest.mark.timing
 def test_a_run_in_the_background_goes_on_after_ctrl_c_and_ends_at_sigterm(
     ready: Fusery, folder: Path
 ) -> None:

@@ -16,12 +16,14 @@ from page_process import MAIN, running
 from page_server import ask
 from waiting import wait_until
 
-from .conftest import Fusery
+from .conftest import Fusery, require_refusals
 
 SLOW = f"import time, fusery.registry.api.bases as b; b.Bases.list = lambda self: time.sleep(60); {MAIN}"
 """Its page of base models takes a minute."""
 
 
+@pytest.mark.slow
+@pytest.mark.timing
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_it_answers_until_it_is_ended(fusery: Fusery, tmp_path: Path, number: signal.Signals) -> None:
     assert fusery("init").code == 0
@@ -37,37 +39,28 @@ def test_it_answers_until_it_is_ended(fusery: Fusery, tmp_path: Path, number: si
         assert (process.returncode, said) == (0, "")
 
 
-def test_people_are_told_where_it_is_and_how_it_ends(fusery: Fusery, tmp_path: Path) -> None:
-    assert fusery("init").code == 0
-    with running(tmp_path / "home", "ui", "--no-browser") as (_, line):
-        assert re.match(r"The registry is at http://127\.0\.0\.1:\d+/enter/[\w-]{43};", line)
-        assert line.endswith("; Ctrl-C ends it.\n")
-
-
-def test_a_port_that_is_taken_is_one_sentence(fusery: Fusery) -> None:
+def test_refusals(fusery: Fusery, monkeypatch: pytest.MonkeyPatch) -> None:
+    require_refusals(fusery, ("ui --no-browser --port 1", "init"))
     assert fusery("init").code == 0
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        ran = fusery("ui", "--no-browser", "--port", str(taken.getsockname()[1]))
-    assert (ran.code, "cannot listen on 127.0.0.1 port" in ran.err, "--port 0" in ran.err) == (2, True, True)
-
-
-def test_without_a_registry_it_says_how_to_make_one(fusery: Fusery) -> None:
-    ran = fusery("ui", "--no-browser", "--port", "1")
-    assert ran.code == 2
-    assert "Hint:" in ran.err
-
-
-def test_without_its_packages_it_says_what_to_install(
-    fusery: Fusery, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert fusery("init").code == 0
+        require_refusals(fusery, (f"ui --no-browser --port {taken.getsockname()[1]}", "--port 0"))
     monkeypatch.setitem(sys.modules, "uvicorn", None)
-    ran = fusery("ui", "--no-browser")
-    assert (ran.code, "[web]" in ran.err) == (2, True), ran.err
+    require_refusals(fusery, ("ui --no-browser", "[web]"))
 
 
+@pytest.mark.slow
+@pytest.mark.timing
+def test_the_address_is_printed_for_people(fusery: Fusery, tmp_path: Path) -> None:
+    assert fusery("init").code == 0
+    with running(tmp_path / "home", "ui", "--no-browser") as (_, line):
+        assert re.search(r" http://127\.0\.0\.1:\d+/enter/[\w-]{43};", line)
+        assert line.endswith("; Ctrl-C ends it.\n")
+
+
+@pytest.mark.slow
+@pytest.mark.timing
 def test_it_ends_although_a_page_is_being_made(fusery: Fusery, tmp_path: Path) -> None:
     assert fusery("init").code == 0
     with running(tmp_path / "home", "ui", "--json", main=SLOW) as (process, printed):

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from fixture_types import Fusery
@@ -15,6 +11,8 @@ from interrupts import interrupts
 from ports import free_port
 from waiting import wait_until
 from webhook_receiver import Receiver, up
+
+from .conftest import require_refusals, started
 
 SECRET = "0123456789abcdef0123456789abcdef"
 
@@ -26,25 +24,15 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FUSERY_WEBHOOK_PRIVATE", "1")
 
 
+@pytest.mark.slow
 def test_from_adding_to_delivery(stocked: Fusery) -> None:
     receiver = Receiver(free_port())
-    made = stocked(
-        "webhook",
-        "add",
-        receiver.url,
-        "--on",
-        "alias.*",
-        "--task",
-        "course_*",
-        "--name",
-        "ci",
-        "--allow-private",
-    )
+    words = ("--on", "alias.*", "--task", "course_*", "--name", "ci", "--allow-private")
+    made = stocked("webhook", "add", receiver.url, *words)
     assert made.code == 0
     assert made.out.startswith(f"ci gets alias.* of course_*, at {receiver.url}.\n")
     key = made.out.split()[-1]
     assert stocked("webhook", "key", "ci").out.strip() == key
-    assert stocked("webhook", "key", "ci", "-q").out.strip() == key
     assert stocked("webhook", "key", "ci", "--json").json == {"name": "ci", "key": key}
     assert "Nothing is due." in stocked("webhook", "deliver").err
     stocked("alias", "set", "course_rec@1", "prod")
@@ -69,68 +57,44 @@ def test_from_adding_to_delivery(stocked: Fusery) -> None:
     assert stocked("audit").code == 0
 
 
-def test_an_event_is_passed_over_for_a_reason(stocked: Fusery) -> None:
+def test_an_event_is_skipped_for_a_reason(stocked: Fusery) -> None:
     stocked("webhook", "add", "https://hooks.example.org", "--on", "alias.moved", "--name", "ci")
     stocked("alias", "set", "course_rec@1", "prod")
     assert stocked("webhook", "skip", "ci").code == 2
     skipped = stocked("webhook", "skip", "ci", "--reason", "old")
-    assert "ci does not get entry" in skipped.out
-    assert "alias.moved course_rec#prod" in skipped.out
-    assert "waits for no event" in stocked("webhook", "skip", "ci", "--reason", "old").err
-    removed = stocked("webhook", "remove", "ci", "--json").json
-    assert removed["waiting"] == 0
+    assert (skipped.code, "alias.moved course_rec#prod" in skipped.out) == (0, True)
+    assert stocked("webhook", "skip", "ci", "--reason", "old").code == 2
+    assert stocked("webhook", "remove", "ci", "--json").json["waiting"] == 0
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["http://127.0.0.1/", "--on", "alias.moved"], "127.0.0.1 is in a private network"),
-        (["https://ann:s3cr3t@a.example", "--on", "alias.moved"], "has a user, a password or a token in it"),
-        (["https://a.example", "--on", "alias.mved"], "nothing that the log says is 'alias.mved'"),
-        (["https://a.example"], "Missing option '--on'"),
-    ],
-)
-def test_what_cannot_be_added_is_told_in_a_sentence(words: list[str], message: str, stocked: Fusery) -> None:
-    refused = stocked("webhook", "add", *words)
-    assert refused.code == 2
-    assert message in refused.err
-    assert "s3cr3t" not in refused.err
-
-
-def test_without_the_secret_the_ways_to_it_are_told(stocked: Fusery, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refusals(stocked: Fusery, monkeypatch: pytest.MonkeyPatch) -> None:
+    require_refusals(
+        stocked,
+        ("webhook add http://127.0.0.1/ --on alias.moved", "127.0.0.1 is in a private network"),
+        ("webhook add https://ann:s3cr3t@a.example --on alias.moved", "a password"),
+        ("webhook add https://a.example --on alias.mved", "'alias.mved'"),
+        ("webhook add https://a.example", "'--on'"),
+        ("webhook deliver ci --follow", "--follow"),
+    )
+    assert (
+        "s3cr3t" not in stocked("webhook", "add", "https://ann:s3cr3t@a.example", "--on", "alias.moved").err
+    )
     monkeypatch.delenv("FUSERY_WEBHOOK_SECRET")
     made = stocked("webhook", "add", "https://a.example", "--on", "alias.moved", "--name", "ci")
-    assert made.code == 0
-    assert "fusery webhook key ci" in made.err
-    refused = stocked("webhook", "deliver", "--json")
-    assert (refused.code, refused.json["error"]["code"]) == (2, "no_webhook_secret")
+    assert (made.code, "fusery webhook key ci" in made.err) == (0, True)
+    require_refusals(stocked, ("webhook deliver", "no_webhook_secret"))
 
 
-def test_follow_is_for_all(stocked: Fusery) -> None:
-    assert "--follow is for all webhooks" in stocked("webhook", "deliver", "ci", "--follow").err
-
-
-def start(folder: Path, *words: str) -> subprocess.Popen[str]:
-    environment = {**os.environ, "FUSERY_HOME": str(folder / "home"), "PYTHONUNBUFFERED": "1"}
-    program = "from fusery.cli.start import start; start()"
-    return subprocess.Popen(
-        [sys.executable, "-P", "-c", program, *words],
-        env=environment,
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
+@pytest.mark.slow
+@pytest.mark.timing
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_events_are_delivered_as_they_come_until_somebody_interrupts(
-    how: signal.Signals, stocked: Fusery, tmp_path: Path
+    how: signal.Signals, stocked: Fusery
 ) -> None:
     receiver = Receiver(free_port())
     stocked("webhook", "add", receiver.url, "--on", "alias.moved", "--name", "ci", "--allow-private")
     with up(receiver), interrupts():
-        process = start(tmp_path, "webhook", "deliver", "--follow")
+        process = started("webhook", "deliver", "--follow")
         stocked("alias", "set", "course_rec@1", "prod")
         wait_until(lambda: len(receiver.taken) == 1)
         stocked("alias", "set", "course_rec@2", "prod")
@@ -140,11 +104,11 @@ def test_events_are_delivered_as_they_come_until_somebody_interrupts(
     assert (process.returncode, out, err) == (0, "", "Stopped.\n")
 
 
-def test_the_log_is_followed_a_line_for_each_entry_until_somebody_interrupts(
-    stocked: Fusery, tmp_path: Path
-) -> None:
+@pytest.mark.slow
+@pytest.mark.timing
+def test_the_log_is_followed_a_line_for_each_entry_until_somebody_interrupts(stocked: Fusery) -> None:
     with interrupts():
-        process = start(tmp_path, "events", "--follow", "--json", "--limit", "1")
+        process = started("events", "--follow", "--json", "--limit", "1")
         assert process.stdout is not None
         assert json.loads(process.stdout.readline())["action"] == "adapter.registered"
         stocked("alias", "set", "course_rec@1", "prod")
@@ -153,14 +117,3 @@ def test_the_log_is_followed_a_line_for_each_entry_until_somebody_interrupts(
         process.send_signal(signal.SIGINT)
         assert process.communicate(timeout=60) == ("", "")
     assert process.returncode == 0
-
-
-def test_the_log_is_followed_in_words(stocked: Fusery, tmp_path: Path) -> None:
-    with interrupts():
-        process = start(tmp_path, "events", "--follow", "--action", "alias.moved")
-        assert process.stdout is not None
-        wait_until(lambda: stocked("alias", "set", "course_rec@1", "prod").code == 0)
-        line = process.stdout.readline()
-        process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=60)
-    assert "alias.moved  course_rec#prod  nobody -> course_rec_v1_20260115" in line

@@ -27,26 +27,16 @@ def picture(*words: str) -> str:
     return svg.document("", "", 200, 60, [svg.text(4, 20 * at, word) for at, word in enumerate(words, 1)])
 
 
-def test_a_png_is_its_svg_at_150_dots_an_inch() -> None:
+def test_a_png_is_its_svg_with_the_package_s_own_letters() -> None:
     root = ElementTree.fromstring(picture("a"))
     size, _ = shape(rendered(picture("a"), "png"))
     assert size == tuple(int(float(root.attrib[side]) * 150 / 96 + 0.5) for side in ("width", "height"))
-
-
-def test_text_is_drawn_with_the_package_s_own_letters() -> None:
-    blank = shape(rendered(picture(), "png"))[1]
-    assert blank == 0
+    assert shape(rendered(picture(), "png"))[1] == 0
     for word in ("course_rec", "– × … \N{MINUS SIGN}", "ΔΩ", "Привет"):
         assert shape(rendered(picture(word), "png"))[1] > 40, word
     assert rendered(picture("a"), "png") != rendered(picture("b"), "png")
-
-
-def test_the_style_has_colours_in_place_of_variables() -> None:
-    (style,) = [
-        node.text or "" for node in ElementTree.fromstring(picture()).iter() if node.tag.endswith("}style")
-    ]
-    assert "var(" not in style
-    assert "--" not in style
+    (style,) = [node.text or "" for node in root.iter() if node.tag.endswith("}style")]
+    assert not re.search(r"var\(|--", style), "colours replace variables"
     assert re.search(r"\.label, \.flagged \{ fill: #565e68; \}", style)  # of the light scheme
 
 
@@ -85,15 +75,12 @@ def test_one_curve_alone_is_the_bundle_s() -> None:
     kinds = [
         [node.get("class") for node in each.iter() if node.tag.endswith("}path")] for each in (root, alone)
     ]
-    assert kinds[0][:-2] == kinds[1] == ["thin s0", "curve s0", *["dot s0"] * 3]
-
-
-def test_iterations_are_whole_numbers() -> None:
-    root = ElementTree.fromstring(
+    whole = ElementTree.fromstring(
         curves.curve_svg([{"iteration": at, "val_loss": 1.0} for at in (0, 1)]) or b""
     )
-    below = [node.text for node in root.iter() if node.tag.endswith("}text") and node.get("y") == "266"]
+    below = [node.text for node in whole.iter() if node.tag.endswith("}text") and node.get("y") == "266"]
     assert below == ["0", "1"]
+    assert kinds[0][:-2] == kinds[1] == ["thin s0", "curve s0", *["dot s0"] * 3]
 
 
 def test_bars_are_as_long_as_their_numbers() -> None:
@@ -116,4 +103,7 @@ def test_bars_are_as_long_as_their_numbers() -> None:
     shown = [node.text for node in root.iter() if node.tag.endswith("}text")]
     assert {"fused, <q4>", "4,000", "tokens a second"} <= set(shown)
     assert "failed" not in shown
+    (name,) = [node for node in root.iter() if node.text == "tokens a second"]
+    end = max(float(bar.attrib["y"]) + float(bar.attrib["height"]) for bar in found)
+    assert float(name.attrib["y"]) > end, "it stands below the bars"
     assert bars.draw({**view, "rows": [failed]}, "svg")

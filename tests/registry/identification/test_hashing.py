@@ -1,4 +1,4 @@
-"""Digests in the background: who gives up does not wait, and whole files do not wait for tensors."""
+"""Digests in the background: nobody waits for a cancelled one, and whole files do not wait for tensors."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from fusery.registry.identification.hashing import Hasher
 from fusery.registry.inspection.views import View
 from fusery.storage.digest import CHUNK, Digest
 
+pytestmark = pytest.mark.timing
+
 LARGE = 64 * CHUNK
-"""Bytes that take much longer to hash than it takes to give up."""
 
 
 @pytest.fixture

@@ -33,40 +33,33 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Registry,
         yield registry, base, shutil.copytree(fused.path, root / "fused")
 
 
-@pytest.mark.parametrize("kind", ["f16", "f32", "bf16", "q8_0"])
-def test_a_quantised_base_is_known_in_gguf(
-    packed: tuple[Registry, Path, Path], tmp_path: Path, kind: str
+def test_gguf_files_of_the_base_and_of_a_fused_model_are_told_apart(
+    packed: tuple[Registry, Path, Path], tmp_path: Path
 ) -> None:
-    registry, base, _ = packed
-    (match,) = registry.provenance.identify(altered_models.as_gguf(base, tmp_path / "x.gguf", kind)).matches
-    assert (match.kind, match.name, match.identical) == ("base", "packed", True)
+    registry, base, fused = packed
+    for number, (source, kind, expected) in enumerate(
+        (
+            (base, "f16", ("base", "packed", True)),
+            (base, "bf16", ("base", "packed", True)),
+            (base, "q8_0", ("base", "packed", True)),
+            (fused, "f16", ("fused", NAME, True)),
+            (fused, None, ("fused", NAME, True)),
+        )
+    ):
+        file = altered_models.as_gguf(source, tmp_path / f"{number}.gguf", kind)
+        (match,) = registry.provenance.identify(file).matches
+        assert (match.kind, match.name, match.identical) == expected, (source, kind)
 
 
-@pytest.mark.parametrize("kind", ["f16", None])
-def test_what_was_fused_onto_it_is_told_from_it(
-    packed: tuple[Registry, Path, Path], tmp_path: Path, kind: str | None
-) -> None:
-    registry, _, fused = packed
-    (match,) = registry.provenance.identify(altered_models.as_gguf(fused, tmp_path / "x.gguf", kind)).matches
-    assert (match.kind, match.name, match.identical) == ("fused", NAME, True)
-
-
-@pytest.mark.parametrize("part", ["weight", "scales", "biases"])
 def test_a_changed_part_of_a_quantised_matrix_is_named(
-    packed: tuple[Registry, Path, Path], tmp_path: Path, part: str
+    packed: tuple[Registry, Path, Path], tmp_path: Path
 ) -> None:
     registry, base, _ = packed
-    copy = altered_models.saved_anew(
-        base, tmp_path / "x", altered_models.touched(f"{PACKED}.{part}"), shards=2
-    )
-    (match,) = registry.provenance.identify(copy).matches
-    told = match.to_dict()
-    assert (told["name"], told["changed"], told["layers"]) == ("packed", [f"{PACKED}.{part}"], [1])
-
-
-def test_a_stranger_of_the_same_bits_is_unknown(packed: tuple[Registry, Path, Path], tmp_path: Path) -> None:
-    registry, _, _ = packed
-    assert (
-        registry.provenance.identify(tiny_models.make_base(tmp_path / "x", bits=4, layers=2, seed=3)).matches
-        == ()
-    )
+    for part in ("weight", "scales", "biases"):
+        touched = altered_models.touched(f"{PACKED}.{part}")
+        copy = altered_models.saved_anew(base, tmp_path / part, touched, shards=2)
+        (match,) = registry.provenance.identify(copy).matches
+        told = match.to_dict()
+        assert (told["name"], told["changed"], told["layers"]) == ("packed", [f"{PACKED}.{part}"], [1])
+    stranger = tiny_models.make_base(tmp_path / "x", bits=4, layers=2, seed=3)
+    assert registry.provenance.identify(stranger).matches == ()

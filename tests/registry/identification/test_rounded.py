@@ -60,7 +60,7 @@ def nearest(found: Identified) -> tuple[str, str]:
     return match.kind, match.name
 
 
-@pytest.mark.parametrize("kind", ["Q4_0", "Q5_0", "Q2_K", "Q4_K_M", "Q6_K"])
+@pytest.mark.parametrize("kind", ["Q4_0", "Q2_K", "Q6_K"])
 def test_what_llama_quantize_writes_is_nearest_to_its_model(shop: Shop, tmp_path: Path, kind: str) -> None:
     for folder, expected in ((shop.base, ("base", "base")), (shop.first, ("fused", FIRST))):
         dense = altered_models.as_gguf(folder, tmp_path / f"{expected[0]}.gguf", "f16", {"fusery.note": "x"})
@@ -83,18 +83,17 @@ def test_what_the_file_says_of_itself_is_not_proven_and_not_false(shop: Shop, tm
     assert False not in truths.values()
 
 
-@pytest.mark.parametrize("dtype", [None, "F16", "BF16"])
-def test_a_model_that_peft_merged_names_its_adapter(shop: Shop, tmp_path: Path, dtype: str | None) -> None:
-    peft_folders.real_peft("merge", shop.base, shop.peft, tmp_path / "merged")
-    model = tmp_path / "merged"
-    if dtype is not None:
-        model = altered_models.saved_anew(model, tmp_path / "saved", altered_models.converted(dtype))
-    found = shop.registry.provenance.identify(model)
-    match = found.matches[0]
-    assert (match.kind, match.name, match.evidence) == ("adapter", PEFT, "nearest")
-    assert match.sentence.startswith(f"nearest to {PEFT} put onto base: ")
-    assert match.distance is not None and match.from_base is not None
-    assert match.distance < match.from_base / 2
+def test_a_model_that_peft_merged_names_its_adapter(shop: Shop, tmp_path: Path) -> None:
+    merged = tmp_path / "merged"
+    peft_folders.real_peft("merge", shop.base, shop.peft, merged)
+    for dtype in (None, "F16", "BF16"):
+        model = merged
+        if dtype is not None:
+            model = altered_models.saved_anew(merged, tmp_path / dtype, altered_models.converted(dtype))
+        match = shop.registry.provenance.identify(model).matches[0]
+        assert (match.kind, match.name, match.evidence) == ("adapter", PEFT, "nearest")
+        assert match.distance is not None and match.from_base is not None
+        assert match.distance < match.from_base / 2
 
 
 def test_a_stranger_is_near_nothing(shop: Shop, tmp_path: Path) -> None:
@@ -132,24 +131,3 @@ def test_a_base_that_was_converted_is_known_by_its_source(tmp_path: Path) -> Non
     (match,) = found.matches
     assert (match.kind, match.evidence, found.verdict) == ("base", "source", "known")
     assert match.sentence == "the file that the base model smollm2 was converted from"
-
-
-def test_a_pickle_is_said_not_to_be_read(shop: Shop, tmp_path: Path) -> None:
-    folder = tmp_path / "model"
-    folder.mkdir()
-    shutil.copy(shop.base / "config.json", folder)
-    (folder / "pytorch_model.bin").write_bytes(b"PK\x03\x04" + bytes(4096))
-    found = shop.registry.provenance.identify(folder)
-    assert found.verdict == "inconclusive"
-    assert found.problems[0].startswith("pytorch_model.bin is a pickle, which runs code")
-    assert shop.registry.provenance.identify(folder / "pytorch_model.bin").verdict == "inconclusive"
-
-
-def test_a_matrix_without_rows_is_passed_over(shop: Shop, tmp_path: Path) -> None:
-    def changed(tensors: altered_models.Tensors) -> altered_models.Tensors:
-        rounded = altered_models.converted("BF16")(tensors)
-        noisy = {name: (dtype, bits ^ 1) for name, (dtype, bits) in rounded.items()}
-        return {**noisy, "model.layers.0.none.weight": ("BF16", np.zeros((0, 8), np.uint16))}
-
-    found = shop.registry.provenance.identify(altered_models.saved_anew(shop.first, tmp_path / "x", changed))
-    assert ("fused", FIRST) in {(match.kind, match.name) for match in found.matches}

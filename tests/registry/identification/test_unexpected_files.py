@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import os
+import random
 import struct
 import tarfile
 from collections.abc import Callable
@@ -80,24 +81,16 @@ def companions(folder: Path) -> Path:
 
 UNKNOWN: dict[str, Callable[[Path], Path]] = {
     "same shapes": foreign_model,
-    "another seed": lambda folder: foreign_model(folder, seed=1234),
-    "qwen": lambda folder: foreign_model(folder, kind="qwen2", dtype="float32", tied=True),
-    "float16": lambda folder: foreign_model(folder, dtype="float16"),
-    "more layers": lambda folder: foreign_model(folder, layers=5),
-    "sharded": lambda folder: foreign_model(folder, shards=3),
-    "hf": lambda folder: foreign_model(folder, layout="hf"),
-    "other sizes": lambda folder: foreign_model(folder, hidden=64, intermediate=96),
+    "qwen": lambda folder: foreign_model(folder / "x", kind="qwen2", dtype="float32", tied=True),
+    "sharded": lambda folder: foreign_model(folder / "x", shards=3),
+    "hf": lambda folder: foreign_model(folder / "x", layout="hf"),
+    "other sizes": lambda folder: foreign_model(folder / "x", hidden=64, intermediate=96),
     "flat norms": flat_norms,
     "adapter": lambda folder: tiny_models.make_adapter(folder / "a", foreign_model(folder / "b"), seed=55),
-    "adapter of rank 4": lambda folder: tiny_models.make_adapter(
-        folder / "a", foreign_model(folder / "b"), seed=56, rank=4
-    ),
     "gguf f16": lambda folder: foreign_gguf(folder, "f16"),
     "gguf q8_0": lambda folder: foreign_gguf(folder, "q8_0"),
-    "gguf bf16": lambda folder: foreign_gguf(folder, "bf16"),
     "archive": packed,
-    "random": written(os.urandom(10_000)),
-    "random and large": written(os.urandom(9 << 20)),
+    "random": written(random.Random(5).randbytes(10_000)),
     "text": written(b"hello\n", "README.md"),
     "no bytes": written(b""),
     "empty folder": empty,
@@ -105,10 +98,11 @@ UNKNOWN: dict[str, Callable[[Path], Path]] = {
 }
 
 
-@pytest.mark.parametrize("kind", UNKNOWN)
-def test_what_is_not_on_record_is_unknown(museum: Museum, tmp_path: Path, kind: str) -> None:
-    found = museum.registry.provenance.identify(UNKNOWN[kind](tmp_path))
-    assert (found.verdict, found.matches, found.intact) == ("unknown", (), False)
+def test_models_that_are_not_on_record_are_unknown(museum: Museum, tmp_path: Path) -> None:
+    for kind, make in UNKNOWN.items():
+        (tmp_path / kind).mkdir()
+        found = museum.registry.provenance.identify(make(tmp_path / kind))
+        assert (found.verdict, found.matches, found.intact) == ("unknown", (), False), kind
 
 
 def tar_of(*members: tuple[str, bytes, bytes], size: int | None = None) -> bytes:
@@ -131,25 +125,24 @@ def huge_header() -> bytes:
 
 HOSTILE: dict[str, tuple[bytes, str]] = {
     "link": (tar_of(("x", tarfile.SYMTYPE, b"")), "no plain file"),
-    "hard link": (tar_of(("x", tarfile.LNKTYPE, b"")), "no plain file"),
     "device": (tar_of(("x", tarfile.CHRTYPE, b"")), "no plain file"),
     "outside": (tar_of(("../x", tarfile.REGTYPE, b"x")), "not a plain path"),
-    "absolute": (tar_of(("/tmp/x", tarfile.REGTYPE, b"x")), "not a plain path"),
     "twice": (tar_of(("x", tarfile.REGTYPE, b"x"), ("x", tarfile.REGTYPE, b"y")), "twice"),
     "a file as folder": (tar_of(("x", tarfile.REGTYPE, b"x"), ("x/y", tarfile.REGTYPE, b"y")), "x"),
     "huge header": (huge_header() + bytes(1024), "larger than any name"),
-    "cut short": (gzip.compress(tar_of(("x", tarfile.REGTYPE, os.urandom(9999))))[:5000], "cannot be read"),
-    "gz of nothing": (gzip.compress(b"hello"), "cannot be read"),
+    "cut short": (
+        gzip.compress(tar_of(("x", tarfile.REGTYPE, random.Random(5).randbytes(9999))))[:5000],
+        "cannot be read",
+    ),
     "bomb": (gzip.compress(tar_of(("x", tarfile.REGTYPE, bytes(FREE + (1 << 20))))), "unpacks to more than"),
     "zst bomb": (
         zstandard.compress(tar_of(("x", tarfile.REGTYPE, bytes(FREE + (1 << 20))))),
         "unpacks to more than",
     ),
-    "damaged zst": (b"\x28\xb5\x2f\xfd" + os.urandom(100), "cannot be read"),
+    "damaged zst": (b"\x28\xb5\x2f\xfd" + random.Random(6).randbytes(100), "cannot be read"),
     "safetensors": (struct.pack("<Q", 1 << 62) + b"{}", "longer than the file"),
     "safetensors deep": (struct.pack("<Q", 40000) + b'{"' + b"[" * 40000, "safetensors"),
     "gguf": (b"GGUF" + struct.pack("<IQQ", 3, 1 << 60, 1 << 60), "tensors, more than"),
-    "gguf short": (b"GGUF" + struct.pack("<IQQ", 3, 1, 0), "cut short"),
     "gguf outside": (
         b"GGUF"
         + struct.pack("<IQQ", 3, 1, 0)
@@ -162,9 +155,7 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_what_is_made_to_break_a_reader_is_refused_in_one_sentence(
-    museum: Museum, tmp_path: Path, kind: str
-) -> None:
+def test_hostile_files_are_refused_and_leave_nothing(museum: Museum, tmp_path: Path, kind: str) -> None:
     data, why = HOSTILE[kind]
     path = tmp_path / ("x.safetensors" if kind.startswith("safetensors") else "x")
     path.write_bytes(data)
@@ -172,13 +163,6 @@ def test_what_is_made_to_break_a_reader_is_refused_in_one_sentence(
         museum.registry.provenance.identify(path)
     assert "\n" not in refused.value.message
     assert [item.name for item in tmp_path.iterdir()] == [path.name]
-
-
-def test_nothing_of_a_refused_archive_stays(museum: Museum, tmp_path: Path) -> None:
-    path = tmp_path / "x.tar"
-    path.write_bytes(tar_of(("model/a", tarfile.REGTYPE, b"x" * 1000), ("b", tarfile.SYMTYPE, b"")))
-    with pytest.raises(UnsafePathError):
-        museum.registry.provenance.identify(path)
     assert list((museum.registry.workspace.settings.cache / "tmp").iterdir()) == []
 
 
@@ -201,15 +185,11 @@ def test_a_file_of_holes_is_not_hashed(museum: Museum, tmp_path: Path) -> None:
         museum.registry.provenance.identify(path)
 
 
-def test_nothing_at_the_path(museum: Museum, tmp_path: Path) -> None:
-    with pytest.raises(MissingFileError):
-        museum.registry.provenance.identify(tmp_path / "nowhere")
+def test_nothing_at_the_path_and_a_link_out_of_a_folder(museum: Museum, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(MissingFileError):
-        museum.registry.provenance.identify(tmp_path / "pipe")
-
-
-def test_a_link_out_of_a_folder_is_not_followed(museum: Museum, tmp_path: Path) -> None:
+    for name in ("nowhere", "pipe"):
+        with pytest.raises(MissingFileError):
+            museum.registry.provenance.identify(tmp_path / name)
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / "model.safetensors").symlink_to(museum.originals[LLAMA] / "model.safetensors")
     with pytest.raises(UnsafePathError):

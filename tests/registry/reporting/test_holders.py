@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import html_tree
-import pytest
 import report_registry
 
 from fusery.registry import Registry
@@ -24,12 +22,8 @@ def held(registry: Registry, subject: str, alias: str) -> dict[str, Any]:
 def test_who_moved_it_when_and_what_the_rules_said(shown: Registry) -> None:
     prod = held(shown, "course_rec", "prod")
     assert (prod["version"], prod["from"], prod["by"]) == ("5", "course_rec_v3_20260225", "anna")
-    assert [(rule["rule"], rule["state"]) for rule in prod["rules"]] == [
-        ("not_yanked", "passed"),
-        ("admission", "passed"),
-        ("val_loss_within", "passed"),
-        ("approvals", "passed"),
-    ]
+    rules = ["not_yanked", "admission", "val_loss_within", "approvals"]
+    assert [(rule["rule"], rule["state"]) for rule in prod["rules"]] == [(rule, "passed") for rule in rules]
     assert prod["says"] == (
         "#prod holds v5 since 2026-05-08 21:30: anna moved it from v3 (“with a shorter prompt”); all 4 rules were passed "
         "(not_yanked: it is not withdrawn; admission: admission found no error; val_loss_within: 0.556 against 0.65 of "
@@ -54,10 +48,12 @@ def test_the_sentence_stands_above_everything_else(pages: dict[str | None, Path]
     assert "staging" not in header.text
 
 
-def test_prod_stands_before_all_others(copied: Registry) -> None:
-    copied.aliases.set("canary", "course_rec@1")
+def test_prod_stands_first_and_a_reason_is_no_decision(copied: Registry) -> None:
+    copied.aliases.set("canary", "course_rec@1", reason='{"rules":[{"rule":"signed","state":"passed"}]}')
     (section,) = copied.provenance.report("course_rec")["tasks"]
     assert [each["alias"] for each in section["holders"]] == ["prod", "canary", "staging"]
+    assert [line["alias"] for line in section["decisions"]] == ["prod", "staging", "prod"]
+    assert held(copied, "course_rec", "canary")["rules"] == []
 
 
 def test_an_emergency_a_withdrawal_and_nothing_held(copied: Registry) -> None:
@@ -104,23 +100,11 @@ def test_rules_approvals_and_what_came_of_them(shown: Registry, pages: dict[str 
     assert refused["rules"][-1]["why"] == "0 of 1 approved"
     assert [
         (line["adapter"][:13], line["by"], line["withdrawn_at"] is None) for line in section["approvals"]
-    ] == [
-        ("course_rec_v4", "ben", False),
-        ("course_rec_v5", "ben", True),
-    ]
+    ] == [("course_rec_v4", "ben", False), ("course_rec_v5", "ben", True)]
     assert (section["decisions_total"], section["approvals_total"]) == (3, 2)
     text = html_tree.parse(pages["course_rec"].read_text(encoding="utf-8")).text
-    for words in (
-        "0 of 1 approved",
-        "read 40 answers",
-        "a promotion only",
-        "val_loss_within: 0.02",
-        "taken back",
-    ):
+    for words in ("0 of 1 approved", "read 40 answers", "val_loss_within: 0.02"):
         assert words in text
-
-
-def test_an_adapter_has_what_was_decided_about_it(shown: Registry) -> None:
     for number, outcomes in ((5, ["promoted"]), (6, ["refused"]), (2, [])):
         (section,) = shown.provenance.report(f"course_rec@{number}")["tasks"]
         assert [line["outcome"] for line in section["decisions"]] == outcomes
@@ -130,52 +114,24 @@ def test_an_adapter_has_what_was_decided_about_it(shown: Registry) -> None:
 def test_rules_of_every_task_count_where_a_task_has_none(copied: Registry) -> None:
     copied.aliases.set_rules("prod", {"admission": "clean"})
     copied.aliases.set_rules("live", {"approvals": 2})
-    found = {
-        subject: [
-            (rule["alias"], rule["task"]) for rule in copied.provenance.report(subject)["tasks"][0]["rules"]
-        ]
-        for subject in ("course_rec", "mail")
-    }
-    assert found == {
-        "course_rec": [
-            ("*#live", None),
-            ("course_rec#prod", "course_rec"),
-            ("course_rec#staging", "course_rec"),
-        ],
-        "mail": [("*#live", None), ("*#prod", None)],
-    }
-
-
-def test_a_reason_that_looks_like_a_judgement_is_none(copied: Registry) -> None:
-    copied.aliases.set("canary", "course_rec@1", reason='{"rules":[{"rule":"signed","state":"passed"}]}')
-    (section,) = copied.provenance.report("course_rec")["tasks"]
-    assert [line["alias"] for line in section["decisions"]] == ["prod", "staging", "prod"]
-    assert held(copied, "course_rec", "canary")["rules"] == []
-
-
-@pytest.mark.parametrize("detail", ["{}", '{"rules":"x"}', '{"rules":[1]}', '{"to":7}', "[]", "no JSON"])
-def test_an_edited_log_is_told_of(detail: str, copied: Registry, tmp_path: Path) -> None:
-    from tampered_database import forced
-
-    from fusery.registry.reporting.facts import RecordsDamagedError
-
-    with forced(copied.workspace.settings.home / "fusery.db") as database:
-        database.execute("UPDATE event SET detail = ? WHERE subject = 'course_rec#prod'", (detail,))
-    try:
-        written = copied.provenance.report("course_rec", html=tmp_path / "a.html")
-    except RecordsDamagedError:
-        return
-    assert not written.ok
-    json.dumps(written.to_dict(), allow_nan=False)
+    for subject, expected in (
+        (
+            "course_rec",
+            [("*#live", None), ("course_rec#prod", "course_rec"), ("course_rec#staging", "course_rec")],
+        ),
+        ("mail", [("*#live", None), ("*#prod", None)]),
+    ):
+        (section,) = copied.provenance.report(subject)["tasks"]
+        assert [(rule["alias"], rule["task"]) for rule in section["rules"]] == expected
 
 
 def test_rows_without_end_stay_a_page(copied: Registry) -> None:
     with report_registry.open_as(copied, "ben") as other:
-        for _ in range(30):
+        for _ in range(26):
             other.aliases.approve("course_rec@6", "prod")
             other.aliases.withdraw_approval("course_rec@6", "prod")
             copied.aliases.promote("course_rec@7", "prod")
             copied.aliases.promote("course_rec@6", "staging")
     (section,) = copied.provenance.report("course_rec")["tasks"]
-    assert (len(section["decisions"]), section["decisions_total"]) == (50, 63)
-    assert (len(section["approvals"]), section["approvals_total"]) == (32, 32)
+    assert (len(section["decisions"]), section["decisions_total"]) == (50, 55)
+    assert (len(section["approvals"]), section["approvals_total"]) == (28, 28)

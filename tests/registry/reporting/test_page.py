@@ -38,23 +38,15 @@ def test_a_document_has_a_language_a_title_and_landmarks(tree: Element) -> None:
     assert names["viewport"] == "width=device-width, initial-scale=1"
     assert names["color-scheme"] == "light dark"
 
-
-def test_headings_are_in_order(tree: Element) -> None:
     levels = [int(each.name[1]) for each in tree.all("h1", "h2", "h3", "h4", "h5", "h6")]
-    assert levels[0] == 1
-    assert levels.count(1) == 1
+    assert (levels[0], levels.count(1)) == (1, 1)
     assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
     assert all(each.text.strip() for each in tree.all("h1", "h2", "h3"))
-
-
-def test_ids_are_unique_and_what_is_referred_to_is_there(tree: Element) -> None:
     ids = [each.attributes["id"] for each in tree.walk() if "id" in each.attributes]
     assert len(ids) == len(set(ids))
-    wanted = [name for each in tree.walk() for name in each.attributes.get("aria-labelledby", "").split()] + [
-        each.attributes["href"].removeprefix("#") for each in tree.all("a")
-    ]
-    assert len(wanted) > 20
-    assert set(wanted) <= set(ids)
+    wanted = {name for each in tree.walk() for name in each.attributes.get("aria-labelledby", "").split()}
+    wanted |= {each.attributes["href"].removeprefix("#") for each in tree.all("a")}
+    assert len(wanted) > 10 and wanted <= set(ids)
 
 
 def test_tables_have_captions_and_heads(tree: Element) -> None:
@@ -101,21 +93,12 @@ def test_nothing_runs_and_nothing_is_loaded(tree: Element) -> None:
     assert policy.startswith("default-src 'none'; style-src 'unsafe-inline'; img-src data:")
 
 
-def test_a_page_about_one_task_has_every_section(pages: dict[str | None, Path]) -> None:
+def test_every_section_is_there(pages: dict[str | None, Path]) -> None:
     for subject in ("course_rec", "course_rec#prod", "mail"):
         tree = html_tree.parse(pages[subject].read_text(encoding="utf-8"))
         assert tuple(each.text for each in tree.all("h2")) == (*SECTIONS, "Audit", "Who is trusted")
-
-
-def test_a_page_about_everything_has_a_section_for_each_task(pages: dict[str | None, Path]) -> None:
     tree = html_tree.parse(pages[None].read_text(encoding="utf-8"))
-    assert [each.text for each in tree.all("h2")] == [
-        "Overview",
-        "course_rec",
-        "mail",
-        "Audit",
-        "Who is trusted",
-    ]
+    assert " ".join(each.text for each in tree.all("h2")) == "Overview course_rec mail Audit Who is trusted"
     assert tuple(each.text for each in tree.all("h3")) == SECTIONS * 2
 
 

@@ -35,7 +35,7 @@ def write_package(
     folder.mkdir(exist_ok=True)
     (folder / f"{module}.py").write_text(source, encoding="utf-8")
     about = folder / f"{module}-{version}.dist-info"
-    about.mkdir()
+    about.mkdir(exist_ok=True)
     (about / "METADATA").write_text(
         f"Metadata-Version: 2.4\nName: {name}\nVersion: {version}\n", encoding="utf-8"
     )
