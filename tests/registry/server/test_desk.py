@@ -13,6 +13,9 @@ from fusery.registry.server import fairness
 from fusery.registry.server.desk import Desk
 
 
+pytestmark = pytest.mark.timing
+
+
 def burn(seconds: float) -> None:
     """Take time of the processor, as reading a request does."""
     end = time.thread_time() + seconds
