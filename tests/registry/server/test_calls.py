@@ -163,21 +163,6 @@ def test_while_nobody_is_let_in(server: Served, path: Path, caplog: pytest.LogCa
     assert levels == [logging.ERROR, logging.WARNING]
 
 
-def test_models_that_tenants_have_lost_are_told_once(
-    server: Served, path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    path.write_text(keys_of("acme", "other", acme=["caesar", "caesar_v0"]))
-    server.service.keys.look()
-    wait_until(lambda: "acme may use caesar_v0" in caplog.text, "the log does not tell")
-    for _ in range(3):
-        server.service.check()
-    assert caplog.text.count("caesar_v0") == 1
-    assert [model.id for model in server.client("sk-acme").models.list()] == ["caesar"]
-    with pytest.raises(openai.NotFoundError):
-        server.client("sk-acme").completions.create(model="caesar_v0", prompt="a")
-    assert server.client("sk-other").completions.create(model="caesar", prompt="a", max_tokens=1).choices
-
-
 def test_who_goes_in_the_middle_of_a_request(server: Served, caplog: pytest.LogCaptureFixture) -> None:
     host, _, port = server.root.removeprefix("http://").partition(":")
     head = (

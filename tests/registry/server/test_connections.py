@@ -227,15 +227,3 @@ def _gone(client: socket.socket) -> bool:
     except ConnectionError:
         return True
     return False
-
-
-@pytest.mark.parametrize("size", [70_000, 1_000_000])
-def test_a_head_without_end(server: Served, size: int) -> None:
-    with connect(server) as client:
-        try:
-            client.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * size)
-            assert client.recv(4096)[:12] in (b"HTTP/1.1 400", b"HTTP/1.1 431")
-        except ConnectionError:
-            pass
-        wait_until_closed(client)
-    assert answers(server)

@@ -135,16 +135,6 @@ def test_cancelled_at_any_stage(host: EngineHost) -> None:
     assert host.engine._lanes == {}
 
 
-def test_nobody_starves(host: EngineHost, small_adapter: Path) -> None:
-    resident = host.engine.load("a", small_adapter).result()
-    bias = Sampling(temperature=0, logit_bias={256: -100, 258: -100})
-    long = [host.begin(Job(None, host.tokens("hello"), 2000, bias)) for _ in range(12)]
-    say(host, Job(resident, host.tokens("hello"), 5, GREEDY))
-    assert not any(host.has_ended(job) for job in long)
-    for job in long:
-        host.engine.cancel(job)
-
-
 def test_a_failure_ends_its_lane_and_nothing_else(host: EngineHost, small_base: Path, tmp_path: Path) -> None:
     folder = tiny_models.make_adapter(tmp_path / "dora", small_base, update=0.5, fine_tune_type="dora")
     resident = host.engine.load("a", folder).result()

@@ -16,7 +16,7 @@ from waiting import wait_until
 from fusery.registry.server import keys as module
 from fusery.registry.server.document import MAX_BYTES
 from fusery.registry.server.errors import DocumentError, Refusal
-from fusery.registry.server.keys import Access, Keys
+from fusery.registry.server.keys import Keys
 
 pytestmark = pytest.mark.timing
 
@@ -67,12 +67,6 @@ def test_a_key_opens_what_is_its_tenant_s(keys: Keys) -> None:
             keys.authenticate(header)
         assert caught.value.status == 401
         assert caught.value.document["error"]["code"] == "invalid_api_key"
-
-
-def test_what_a_key_is_found_by_is_this_process_s_alone(path: Path) -> None:
-    marks = {Keys.of_file(path).authenticate("Bearer one").mark for _ in range(3)}
-    assert len(marks) == 3
-    assert not any(digest("one") in repr(Access(None, mark)) for mark in marks)
 
 
 def spoil_by(way: str) -> Callable[[Path], None]:

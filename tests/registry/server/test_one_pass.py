@@ -167,22 +167,6 @@ def test_layers_of_the_base_alone_are_not_asked_for_more(host: EngineHost, folde
         assert set(made) == {(residents[0].number,)}
 
 
-def test_nobody_s_prompt_is_told_by_another_s_time(host: EngineHost, folders: list[Path]) -> None:
-    """The beginning of a prompt that another tenant, or another adapter, has read is read anew: nothing can be told from how long it takes."""
-    one, other = (host.engine.load(path.name, path).result() for path in folders[:2])
-    secret = [97 + number % 23 for number in range(60)]
-
-    def ask(resident: Resident | None, owner: str) -> int:
-        job = begin(host, resident, secret, 2, owner=owner)
-        host.text(job)
-        return job.reused
-
-    assert ask(one, "acme") == 0
-    assert ask(one, "acme") == len(secret) - 1
-    for resident, owner in ((one, "other"), (other, "acme"), (None, "acme"), (None, "other")):
-        assert ask(resident, owner) == 0
-
-
 BATCHES = {
     "gemma2": False,  # its mask has no place for heads
     "baichuan_m1": False,

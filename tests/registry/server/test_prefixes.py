@@ -128,19 +128,6 @@ def test_nobody_gets_what_is_not_theirs(host: Host, small_adapter: Path) -> None
     assert host.ask(job(prompt, other, owner="acme"))[0][1] == 0
 
 
-def test_adapters_in_turn_answer_as_without_a_cache(host: Host, plain: Host, small_adapter: Path) -> None:
-    residents = [host.engine.load("a", small_adapter).result(), None]
-    expected = [
-        plain.ask(job(SYSTEM + [99], resident))[0][0]
-        for resident in (plain.engine.load("a", small_adapter).result(), None)
-    ]
-    assert expected[0] != expected[1]
-    for _ in range(2):
-        said = [host.ask(job(SYSTEM + [99], resident))[0] for resident in residents]
-        assert [each for each, _ in said] == expected
-    assert [reused for _, reused in said] == [700, 700]
-
-
 def test_what_may_not_be_kept_goes(host: Host) -> None:
     good = [True, True]
     kept = [
