@@ -249,10 +249,12 @@ def test_other_names_beside_checkpoints_are_none(with_base: Registry, runs: Path
 
 def test_a_log_that_cannot_be_read_is_the_user_s(with_base: Registry, runs: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.log")
-    for log in (tmp_path / "nope.json", tmp_path / "pipe.log", Path("/dev/zero")):
-        for folder in (runs / "bare", runs / "bare/checkpoint-4"):
-            with pytest.raises(MissingFileError):
-                with_base.adapters.check(folder, base="tiny", task="t", log=log)
+    nowhere, checkpoint = tmp_path / "nope.json", runs / "bare/checkpoint-4"
+    for log in (nowhere, tmp_path / "pipe.log", Path("/dev/zero")):
+        with pytest.raises(MissingFileError):
+            with_base.adapters.check(checkpoint, base="tiny", task="t", log=log)
+    with pytest.raises(MissingFileError):
+        with_base.adapters.check(runs / "bare", base="tiny", task="t", log=nowhere)
     with pytest.raises(BadInputError):
         with_base.adapters.check(runs / "bare", base="tiny", task="t", log="a\0b")
 
