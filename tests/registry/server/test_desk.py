@@ -12,7 +12,6 @@ from fusery.registry.server import desk as module
 from fusery.registry.server import fairness
 from fusery.registry.server.desk import Desk
 
-
 pytestmark = pytest.mark.timing
 
 
