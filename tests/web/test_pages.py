@@ -164,38 +164,40 @@ def test_a_search_leads_to_what_it_means(shown: Registry, address: str) -> None:
     assert ask(address, "/search?q=", **HTML).status == 200
 
 
-WRONG: dict[str, int] = {
-    "/tasks/nope": 404,
-    "/tasks/nope?where=val_loss+%3C": 404,
-    "/tasks/course_rec?where=foo(": 400,
-    "/tasks/course_rec?where=" + "x" * 3000: 400,
-    "/tasks/course_rec?sort=nothing": 400,
-    "/tasks/course_rec?offset=-1": 400,
-    "/tasks/course_rec?offset=999999999": 200,
-    "/tasks/course_rec?offset=99999999999999999999": 400,
-    "/adapters/..%2f..%2fetc%2fpasswd": 404,
-    "/adapters/%00": 404,
-    "/adapters/%ff": 404,
-    "/bases/nope": 404,
-    "/fused/zz": 404,
-    "/fused/" + "0" * 64: 404,
-    "/aliases/course_rec/nope": 404,
-    "/aliases/nope/prod": 404,
-    "/log?before=0": 400,
-    "/log?since=yesterdayish": 400,
-    "/log?action=nothing.done": 400,
-    "/log?reference=nope": 404,
-    "/compare?ref=course_rec@1": 400,
-    "/compare?" + "&".join(["ref=x"] * 60): 400,
-    "/search?q=" + "x" * 600: 400,
-    "/search?q=%00": 200,
-    "/static/../app.py": 404,
-    "/style.css": 200,
+WRONG: dict[int, list[str]] = {
+    404: [
+        "/tasks/nope",
+        "/tasks/nope?where=val_loss+%3C",
+        "/adapters/..%2f..%2fetc%2fpasswd",
+        "/adapters/%00",
+        "/adapters/%ff",
+        "/bases/nope",
+        "/fused/zz",
+        "/fused/" + "0" * 64,
+        "/aliases/course_rec/nope",
+        "/aliases/nope/prod",
+        "/log?reference=nope",
+        "/static/../app.py",
+    ],
+    400: [
+        "/tasks/course_rec?where=foo(",
+        "/tasks/course_rec?where=" + "x" * 3000,
+        "/tasks/course_rec?sort=nothing",
+        "/tasks/course_rec?offset=-1",
+        "/tasks/course_rec?offset=99999999999999999999",
+        "/log?before=0",
+        "/log?since=yesterdayish",
+        "/log?action=nothing.done",
+        "/compare?ref=course_rec@1",
+        "/compare?" + "&".join(["ref=x"] * 60),
+        "/search?q=" + "x" * 600,
+    ],
+    200: ["/tasks/course_rec?offset=999999999", "/search?q=%00", "/style.css"],
 }
 
 
 def test_what_is_wrong_is_one_sentence(address: str) -> None:
-    for path, status in WRONG.items():
+    for status, path in ((status, path) for status, paths in WRONG.items() for path in paths):
         page, document = ask(address, path, **HTML), ask(address, path, **JSON)
         assert (page.status, document.status) == (status, status), (path, page.text)
         if status >= 400:

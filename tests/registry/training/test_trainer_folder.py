@@ -296,11 +296,17 @@ def test_losses_that_can_be_none(with_base: Registry, runs: Path) -> None:
 
 
 NO_STATES = [
-    "", "[]", "{}", '{"global_step": -1, "log_history": []}', '{"global_step": 1e3, "log_history": []}',
-    '{"global_step": true, "log_history": []}', '{"global_step": 4, "log_history": {}}', "[" * 100_000,
+    "",
+    "[]",
+    "{}",
+    '{"global_step": -1, "log_history": []}',
+    '{"global_step": 1e3, "log_history": []}',
+    '{"global_step": true, "log_history": []}',
+    '{"global_step": 4, "log_history": {}}',
+    "[" * 100_000,
     '{"global_step": 4, "log_history": [' + "1," * 200_001 + "1]}",
     '{"global_step": 4, "log_history": [' + "[[]]," * 400_000 + "1]}",
-]  # fmt: skip
+]
 
 
 def test_a_state_that_is_none_is_said_and_not_used(with_base: Registry, runs: Path) -> None:
