@@ -178,9 +178,13 @@ FUSED, OTHER = Side("fused", "t_v1", "2" * 64, "keep"), Side("adapter", "t_v2", 
 SAID: list[tuple[tuple[Any, ...], list[str], list[str]]] = [
     # a, b, KL, agreement, losses of a, b and base, gain kept; what is said, and what is not.
     ((ADAPTER, FUSED, 0.003, 0.991, 0.219, 0.22, 3.8, 0.99), ["answers as", "99.1 %", "99.0 %"], ["nearly"]),
-    ((ADAPTER, FUSED, 0.094, 0.93, 2.0, 2.1, None, None), ["nearly", "0.094", "2.100"], ["gain", "base 3"]),
+    (
+        (ADAPTER, FUSED, 0.094, 0.93, 2.0, 2.1, None, None),
+        ["nearly", "0.094", "2.100"],
+        ["'s gain", "of the base"],
+    ),
     ((ADAPTER, FUSED, 0.49, 0.71, 0.2, 1.7, 3.8, 0.58), ["does not answer", "58.0 %", "3.800"], ["nearly"]),
-    ((ADAPTER, BASE, 0.0, 1.0, 3.8, 3.8, 3.8, None), ["changed nothing", "0.000"], ["gain"]),
+    ((ADAPTER, BASE, 0.0, 1.0, 3.8, 3.8, 3.8, None), ["changed nothing", "0.000"], ["'s gain"]),
     ((ADAPTER, BASE, 0.0005, 0.99, 3.7, 3.8, 3.8, None), ["changed little", "5.0e-04"], ["nothing"]),
     ((OTHER, FUSED, 0.5, 0.5, 1.0, 2.0, None, None), ["t_v1 fused (keep) does not", "base + t_v2"], []),
 ]
