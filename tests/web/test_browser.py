@@ -19,6 +19,7 @@ from fusery.web.doors import OwnDoor, Proxies, TeamDoor
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timing,
     pytest.mark.skipif(not browser.is_complete(), reason=browser.MISSING),
 ]
 LOOKS: dict[str, tuple[dict[str, int], str]] = {
@@ -104,33 +105,6 @@ def test_axe_finds_nothing(chromium: Any, shown: Registry, address: str, door: O
     context.close()
 
 
-def test_by_keyboard_from_the_start_to_what_an_adapter_was_trained_on(
-    chromium: Any, shown: Registry, address: str
-) -> None:
-    """No script, no mouse: every step is a link or a form that the keyboard reaches."""
-    newest = shown.adapters.list(task="course_rec", sort="version:desc", limit=1)[0]
-    context = chromium.new_context(java_script_enabled=False)
-    page = context.new_page()
-    page.goto(address)
-
-    def go_to(name: str) -> None:
-        press(page, name)
-
-    go_to("course_rec")
-    assert page.url == f"{address}/tasks/course_rec"
-    go_to(f"v{newest.version}")
-    assert page.url == f"{address}/adapters/{newest.name}"
-    go_to(newest.base)
-    assert page.url == f"{address}/bases/{newest.base}"
-    page.locator("#q").focus()
-    page.keyboard.type("course_rec#prod")
-    with page.expect_navigation():
-        page.keyboard.press("Enter")
-    holder = shown.aliases.show("course_rec#prod").adapter
-    assert page.url == f"{address}/adapters/{holder}"
-    context.close()
-
-
 def reach(page: Any, found: Callable[[Any], bool], name: str) -> None:
     """Press the tabulator until something is reached."""
     for _ in range(200):
@@ -205,60 +179,6 @@ def test_a_promotion_by_keyboard_alone(chromium: Any, own: Registry, scripts: bo
         ("colleague", "adapter.approved"),
         ("lead", "alias.moved"),
     ]
-
-
-def test_light_and_dark(chromium: Any, address: str) -> None:
-    grounds = {}
-    for scheme in ("light", "dark"):
-        page = chromium.new_page(color_scheme=scheme)
-        page.goto(address)
-        grounds[scheme] = page.evaluate("getComputedStyle(document.body).backgroundColor")
-        page.close()
-    assert grounds["light"] == "rgb(255, 255, 255)" != grounds["dark"]
-
-
-@pytest.mark.parametrize("look", ["dark", "phone"])
-def test_the_lineage_of_an_adapter_is_drawn_on_its_page(
-    chromium: Any, shown: Registry, address: str, look: str
-) -> None:
-    """In its own colours, and the picture leads to the page of all of it."""
-    size, scheme = LOOKS[look]
-    context = chromium.new_context(viewport=size, color_scheme=scheme, java_script_enabled=True)
-    page = context.new_page()
-    said: list[str] = []
-    page.on("console", lambda message: said.append(message.text))
-    page.goto(f"{address}/adapters/course_rec%40latest")
-    picture = page.locator(".lineage img")
-    picture.scroll_into_view_if_needed()
-    page.wait_for_function("() => document.querySelector('.lineage img').complete")
-    assert picture.evaluate("each => each.naturalWidth") > 200
-    painted = picture.screenshot()
-    assert len(painted) > 2_000 and said == []
-    with page.expect_navigation():
-        picture.click(position={"x": 30, "y": 30})
-    assert "/lineage/" in page.url
-    context.close()
-
-
-def test_no_label_of_a_phone_prints_over_the_next(chromium: Any, shown: Registry, address: str) -> None:
-    """Names of adapters are labels where adapters are compared: longer than a line, and each row is as high as its own."""
-    first, second = (each.name for each in shown.adapters.list(task="course_rec", limit=2))
-    page = chromium.new_page(viewport={"width": 390, "height": 800})
-    page.goto(f"{address}/compare?ref={first}&ref={second}")
-    rows = page.evaluate(
-        """() => [...document.querySelectorAll('td[data-name]')].map(cell => {
-            const label = document.createElement('span');
-            label.textContent = cell.dataset.name;
-            label.style.cssText = 'display:block;width:7.25rem;overflow-wrap:anywhere';
-            cell.parentElement.append(label);
-            const needed = label.getBoundingClientRect().height;
-            label.remove();
-            return [needed, cell.getBoundingClientRect().height];
-        })"""
-    )
-    assert any(needed > 30 for needed, _ in rows), "no label takes two lines"
-    assert [pair for pair in rows if pair[1] < pair[0] - 1] == []
-    page.close()
 
 
 def test_a_wide_lineage_is_panned_in_its_frame(chromium: Any, own: Registry, tmp_path: Path) -> None:

@@ -7,19 +7,20 @@ import itertools
 import select
 import socket
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from page_server import ask, pages_of
+from page_server import ask
 from starlette.responses import PlainTextResponse
 from starlette.types import Message, Receive, Scope, Send
 
-from fusery.registry import Registry
 from fusery.registry.server import connections
 from fusery.web import guard, limits, turns
 from fusery.web.guard import Caught
+
+pytestmark = pytest.mark.timing
 
 SCOPE: Scope = {
     "type": "http",
@@ -47,6 +48,12 @@ async def receive() -> Message:
 async def never(message: Message) -> None:
     """Send to somebody who reads nothing."""
     await asyncio.Event().wait()
+
+
+async def turns_of_the_loop() -> None:
+    """Let all tasks come as far as they do by themselves."""
+    for _ in range(100):
+        await asyncio.sleep(0)
 
 
 async def status_of(caught: Caught) -> int:
@@ -102,10 +109,6 @@ def test_so_many_are_worked_on_at_a_time_and_all_get_their_turn() -> None:
     assert most == AT_ONCE
 
 
-async def gone() -> Message:
-    return {"type": "http.disconnect"}
-
-
 def test_who_asks_for_much_waits_behind_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """One asker has a share of the turns, another one comes at once, and whoever waits too long or too often is told so."""
     monkeypatch.setattr(turns, "WAITING", 2 * EACH)
@@ -137,7 +140,7 @@ def test_who_asks_for_much_waits_behind_others(monkeypatch: pytest.MonkeyPatch) 
     async def tried() -> None:
         caught = Caught(working, lambda request: str(request.scope["asker"]))
         many = [asyncio.create_task(asked(caught, "much")) for _ in range(3 * EACH)]
-        await asyncio.sleep(0.01)
+        await turns_of_the_loop()
         assert at_work == ["much"] * EACH
         assert await asyncio.wait_for(asked(caught, "little"), 10) == 200
         assert await asyncio.wait_for(asked(caught, "much"), 10) == 429, "so many wait already"
@@ -163,16 +166,16 @@ def test_nothing_is_done_for_who_hung_up_before_their_turn() -> None:
         await answered(scope, receive, send)
 
     async def left() -> None:
-        messages = [gone, receive]
+        messages = [{"type": "http.disconnect"}, await receive()]
 
         async def received() -> Message:
-            return await messages.pop()()
+            return messages.pop()
 
         await caught(SCOPE, received, never)
 
     async def tried() -> None:
         busy = [asyncio.create_task(status_of(caught)) for _ in range(EACH)]
-        await asyncio.sleep(0.01)
+        await turns_of_the_loop()
         await asyncio.gather(*(left() for _ in range(50)))
         ends.set()
         assert await asyncio.gather(*busy) == [200] * EACH
@@ -190,62 +193,63 @@ SLOW = (
 """A request of which more never comes."""
 
 
-def test_who_sends_slowly_takes_nobody_s_turn(shown: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+def connect(address: str) -> socket.socket:
+    parts = urlsplit(address)
+    return socket.create_connection((parts.hostname or "", parts.port or 0), timeout=60)
+
+
+def test_who_sends_slowly_takes_nobody_s_turn(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """There are more of them than turns, none has been answered yet, and somebody else gets a page."""
     monkeypatch.setattr(limits, "PATIENCE", 600)
-    with pages_of(shown) as address, ExitStack() as opened:
-        parts = urlsplit(address)
-        place = (parts.hostname or "", parts.port or 0)
-        slow = [opened.enter_context(socket.create_connection(place)) for _ in range(2 * AT_ONCE)]
+    with ExitStack() as opened:
+        slow = [opened.enter_context(connect(address)) for _ in range(2 * AT_ONCE)]
         for connection in slow:
             connection.sendall(SLOW)
-        assert ask(address, "/style.css").status == 200
+        assert ask(address, "/log").status == 200
         assert select.select(slow, [], [], 0)[0] == []
 
 
-def test_who_sends_slowly_is_told_so(shown: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_sends_slowly_is_told_so(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "PATIENCE", 0.2)
-    with pages_of(shown) as address:
-        parts = urlsplit(address)
-        with socket.create_connection((parts.hostname or "", parts.port or 0), timeout=60) as connection:
-            connection.sendall(SLOW)
-            assert connection.recv(12) == b"HTTP/1.1 408"
+    with connect(address) as connection:
+        connection.sendall(SLOW)
+        assert connection.recv(12) == b"HTTP/1.1 408"
 
 
 def test_a_body_without_a_length_is_bounded_too(address: str) -> None:
-    parts = urlsplit(address)
-    with socket.create_connection((parts.hostname or "", parts.port or 0), timeout=60) as connection:
-        connection.sendall(
-            b"POST /api/v1/acts/yank HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-            b"Transfer-Encoding: chunked\r\n\r\n" + b"4000\r\n" + b"x" * 0x4000 + b"\r\n"
-        )
-        for _ in range(4):
-            connection.sendall(b"4000\r\n" + b"x" * 0x4000 + b"\r\n")
+    head = SLOW.partition(b"Content-Length")[0] + b"Transfer-Encoding: chunked\r\n\r\n"
+    with connect(address) as connection:
+        connection.sendall(head + (b"4000\r\n" + b"x" * 0x4000 + b"\r\n") * 5)
         assert connection.recv(12) == b"HTTP/1.1 413"
 
 
-def test_who_sends_no_request_is_hung_up_on(shown: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "HEAD_SECONDS", 1.0)
-    with pages_of(shown) as address:
-        parts = urlsplit(address)
-        place = (parts.hostname or "", parts.port or 0)
-        with (
-            socket.create_connection(place, timeout=60) as silent,
-            socket.create_connection(place, timeout=60) as half,
-        ):
-            half.sendall(b"GET / HTTP/1.1\r\nHost:")
-            for connection in (silent, half):
-                try:
-                    assert connection.recv(1) == b""
-                except ConnectionResetError:
-                    continue
+def test_who_sends_no_request_is_hung_up_on(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.3)
+    for sent in (b"", b"GET / HTTP/1.1\r\nHost:"):
+        with connect(address) as connection, suppress(ConnectionResetError):
+            connection.sendall(sent)
+            assert connection.recv(1) == b""
 
 
 def test_a_refusal_of_the_host_is_like_all_others(address: str) -> None:
     refused = ask(address, "/log", host="evil.example", accept="application/json")
     assert set(refused.json["error"]) == {"code", "message", "hint"}
+    assert "www-authenticate" not in refused.headers
     page = ask(address, "/log", host="evil.example", accept="text/html")
     assert (page.status, "<h1>" in page.text) == (403, True)
+
+
+@pytest.mark.parametrize("status", [200, 304, 400, 401, 403, 404, 500])
+def test_only_an_answer_without_a_token_asks_for_one(status: int) -> None:
+    app = guard.Headers(PlainTextResponse("made", status))
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    asyncio.run(app(SCOPE, receive, send))
+    asks = [value for name, value in sent[0]["headers"] if name == b"www-authenticate"]
+    assert asks == ([b"Bearer"] if status == 401 else [])
 
 
 def test_every_response_carries_a_request_id(address: str) -> None:

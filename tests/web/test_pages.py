@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -13,22 +12,20 @@ from typing import Any
 from urllib.parse import quote
 
 import html_tree
-import large_registry
 import pytest
-import query_plans
 import report_registry
 import tiny_models
 from page_addresses import places
 from page_server import Answer, ask, pages_of
-from report_home import open_at
 
 from fusery.registry import Registry
 from fusery.registry.charts.text import shown as shown_text
 from fusery.storage.errors import FuseryError
 from fusery.web import pages
 from fusery.web.answers import STATUS
-from fusery.web.doors import OwnDoor
 from fusery.web.guard import HEADERS
+
+pytestmark = pytest.mark.timing
 
 HTML, JSON = {"accept": "text/html"}, {"accept": "application/json"}
 REFUSED = ("no such adapter", "no such page")
@@ -43,16 +40,27 @@ def answers(shown: Registry, address: str) -> dict[str, tuple[Answer, Answer]]:
 
 
 def test_each_is_a_page_and_the_same_as_json(answers: dict[str, tuple[Answer, Answer]]) -> None:
+    """And what strangers wrote is text in it: the registry has what breaks pages wherever people write."""
+    held = [json.dumps(document.json, ensure_ascii=False) for _, document in answers.values()]
+    hostile = json.dumps(report_registry.HOSTILE, ensure_ascii=False)[1:-1]
+    assert sum(hostile in each for each in held) >= 3
+    shown = 0
     for name, (page, document) in answers.items():
         assert page.status == document.status == (404 if name in REFUSED else 200), name
         assert page.headers["content-type"] == "text/html; charset=utf-8", name
         assert document.headers["content-type"] == "application/json", name
-        tree = html_tree.parse(page.text)
-        assert tree is not None
         assert page.text.count("<h1>") == 1, name
         for answer in (page, document):
             assert {key: answer.headers[key.lower()] for key in HEADERS} == HEADERS
             assert "accept" in answer.headers["vary"].lower()
+        tree = html_tree.parse(page.text)
+        elements = list(tree.walk())
+        assert not {each.name for each in elements} & {"script", "iframe", "object", "embed", "style"}, name
+        assert not [key for each in elements for key in each.attributes if key.startswith("on")], name
+        links = [each.attributes.get("href", "") or "" for each in elements]
+        assert not [link for link in links if link.startswith(("javascript:", "//"))], name
+        shown += "<script>alert(1)" in tree.text
+    assert shown >= 3
 
 
 def test_every_link_leads_somewhere(address: str, answers: dict[str, tuple[Answer, Answer]]) -> None:
@@ -110,34 +118,27 @@ def test_versions_are_sorted_by_links(shown: Registry, address: str) -> None:
         )
 
 
-def test_a_log_is_read_page_by_page(shown: Registry, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pages, "PAGE", 7)
-    found, path, read = [], "/log", 0
-    while path:
-        page = ask(address, path, **JSON).json
-        found += [each["seq"] for each in page["events"]]
-        path = f"/log?before={page['next']}" if page["next"] else ""
-        read += 1
-    assert found == [event.seq for event in reversed(shown.upkeep.log())]
-    assert read == -(-len(found) // 7) > 3
-
-
-def test_tasks_and_versions_are_read_page_by_page(
+def test_long_lists_are_read_page_by_page(
     shown: Registry, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def pages_from(path: str, following: str) -> Iterator[Any]:
+        while True:
+            page = ask(address, path, **JSON).json
+            yield page
+            if page["next"] is None:
+                return
+            path = following.format(page["next"])
+
+    monkeypatch.setattr(pages, "PAGE", 7)
+    logged = [[each["seq"] for each in page["events"]] for page in pages_from("/log", "/log?before={}")]
+    assert [seq for page in logged for seq in page] == [event.seq for event in reversed(shown.upkeep.log())]
+    assert {len(page) for page in logged[:-1]} == {7}
     monkeypatch.setattr(pages, "TASKS", 1)
-    tasks, path = [], "/"
-    while path:
-        page = ask(address, path, **JSON).json
-        tasks += [each["task"] for each in page["tasks"]]
-        path = f"/?after={page['next']}" if page["next"] else ""
+    tasks = [each["task"] for page in pages_from("/", "/?after={}") for each in page["tasks"]]
     assert tasks == sorted({adapter.task for adapter in shown.adapters.list()})
     monkeypatch.setattr(pages, "PAGE", 3)
-    versions, offset = [], 0
-    while offset is not None:
-        page = ask(address, f"/tasks/course_rec?sort=version&offset={offset}", **JSON).json
-        versions += [each["version"] for each in page["versions"]]
-        offset = page["next"]
+    path = "/tasks/course_rec?sort=version&offset="
+    versions = [each["version"] for page in pages_from(path + "0", path + "{}") for each in page["versions"]]
     assert versions == [each.version for each in shown.adapters.history("course_rec")]
 
 
@@ -163,58 +164,53 @@ def test_a_search_leads_to_what_it_means(shown: Registry, address: str) -> None:
     assert ask(address, "/search?q=", **HTML).status == 200
 
 
-@pytest.mark.parametrize(
-    ("path", "status"),
-    [
-        ("/tasks/nope", 404),
-        ("/tasks/nope?where=val_loss+%3C", 404),
-        ("/tasks/course_rec?where=foo(", 400),
-        ("/tasks/course_rec?where=" + "x" * 3000, 400),
-        ("/tasks/course_rec?sort=nothing", 400),
-        ("/tasks/course_rec?offset=-1", 400),
-        ("/tasks/course_rec?offset=999999999", 200),
-        ("/tasks/course_rec?offset=99999999999999999999", 400),
-        ("/adapters/..%2f..%2fetc%2fpasswd", 404),
-        ("/adapters/%00", 404),
-        ("/adapters/%ff", 404),
-        ("/bases/nope", 404),
-        ("/bases/../../etc", 404),
-        ("/fused/zz", 404),
-        ("/fused/" + "0" * 64, 404),
-        ("/aliases/course_rec/nope", 404),
-        ("/aliases/nope/prod", 404),
-        ("/log?before=0", 400),
-        ("/log?before=x", 400),
-        ("/log?since=yesterdayish", 400),
-        ("/log?action=nothing.done", 400),
-        ("/log?reference=nope", 404),
-        ("/compare?ref=course_rec@1", 400),
-        ("/compare", 400),
-        ("/compare?" + "&".join(["ref=x"] * 60), 400),
-        ("/search?q=" + "x" * 600, 400),
-        ("/search?q=%00", 200),
-        ("/static/../app.py", 404),
-        ("/style.css", 200),
+WRONG: dict[int, list[str]] = {
+    404: [
+        "/tasks/nope",
+        "/tasks/nope?where=val_loss+%3C",
+        "/adapters/..%2f..%2fetc%2fpasswd",
+        "/adapters/%00",
+        "/adapters/%ff",
+        "/bases/nope",
+        "/fused/zz",
+        "/fused/" + "0" * 64,
+        "/aliases/course_rec/nope",
+        "/aliases/nope/prod",
+        "/log?reference=nope",
+        "/static/../app.py",
     ],
-)
-def test_what_is_wrong_is_one_sentence(address: str, path: str, status: int) -> None:
-    page, document = ask(address, path, **HTML), ask(address, path, **JSON)
-    assert (page.status, document.status) == (status, status), page.text
-    if status >= 400:
-        error = document.json["error"]
-        assert error["message"] and error["code"], error
-        assert "Traceback" not in page.text
-        assert "<h1>" in page.text
+    400: [
+        "/tasks/course_rec?where=foo(",
+        "/tasks/course_rec?where=" + "x" * 3000,
+        "/tasks/course_rec?sort=nothing",
+        "/tasks/course_rec?offset=-1",
+        "/tasks/course_rec?offset=99999999999999999999",
+        "/log?before=0",
+        "/log?since=yesterdayish",
+        "/log?action=nothing.done",
+        "/compare?ref=course_rec@1",
+        "/compare?" + "&".join(["ref=x"] * 60),
+        "/search?q=" + "x" * 600,
+    ],
+    200: ["/tasks/course_rec?offset=999999999", "/search?q=%00", "/style.css"],
+}
 
 
-@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
-def test_nothing_can_be_changed(address: str, method: str) -> None:
-    for path in ("/", "/tasks/course_rec", "/log"):
-        refused = ask(address, path, method=method, **JSON)
+def test_what_is_wrong_is_one_sentence(address: str) -> None:
+    for status, path in ((status, path) for status, paths in WRONG.items() for path in paths):
+        page, document = ask(address, path, **HTML), ask(address, path, **JSON)
+        assert (page.status, document.status) == (status, status), (path, page.text)
+        if status >= 400:
+            error = document.json["error"]
+            assert error["message"] and error["code"], error
+            assert "Traceback" not in page.text
+            assert "<h1>" in page.text
+
+
+def test_pages_can_be_read_and_not_changed(address: str) -> None:
+    for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS"):
+        refused = ask(address, "/tasks/course_rec", method=method, **JSON)
         assert (refused.status, "GET" in refused.headers["allow"]) == (405, True)
-
-
-def test_a_page_s_head_can_be_asked_for(address: str) -> None:
     page, head = (ask(address, "/tasks/course_rec", method=method, **HTML) for method in ("GET", "HEAD"))
     assert (head.status, head.text) == (200, "")
     assert head.headers["content-length"] == page.headers["content-length"]
@@ -231,7 +227,6 @@ def test_a_filter_that_is_wrong_can_be_mended(address: str) -> None:
     page = ask(address, "/tasks/course_rec?where=val_loss+%3C&sort=rank", **HTML)
     assert page.status == 400
     assert 'value="val_loss &lt;"' in page.text and 'value="rank"' in page.text
-    assert "expected" in page.text
 
 
 def test_what_is_withdrawn_is_said_to_be_wherever_it_stands(
@@ -257,11 +252,10 @@ def test_what_is_withdrawn_is_said_to_be_wherever_it_stands(
 
 
 @pytest.fixture
-def damaged(home: Path, tmp_path: Path) -> Iterator[tuple[Registry, str]]:
+def damaged(own: Registry) -> Iterator[tuple[Registry, str]]:
     """A copy of the registry, to be edited behind its back, and where its pages are."""
-    shutil.copytree(home, tmp_path / "home")
-    with open_at(tmp_path / "home") as registry, pages_of(registry) as served:
-        yield registry, served
+    with pages_of(own) as served:
+        yield own, served
 
 
 def edit(registry: Registry, statement: str) -> None:
@@ -274,195 +268,38 @@ def edit(registry: Registry, statement: str) -> None:
         connection.execute(statement)
 
 
-def test_values_that_are_none_are_null_on_both(damaged: tuple[Registry, str]) -> None:
+def test_edited_values_are_harmless_in_both_forms(damaged: tuple[Registry, str]) -> None:
+    """Nothing that fusery records is infinite or has a password in a URL; somebody may have written it by other means."""
     registry, address = damaged
-    edit(registry, "UPDATE adapter SET val_loss = 9e999")
-    for path in ("/", "/tasks/course_rec", "/adapters/course_rec@1"):
-        page, document = ask(address, path, **HTML), ask(address, path, **JSON)
-        assert (page.status, document.status) == (200, 200), path
-        assert '"val_loss":null' in document.text
-
-
-@pytest.mark.parametrize(
-    ("statement", "path"),
-    [
-        ("UPDATE adapter SET created_at = 'zz'", "/adapters/course_rec@1"),
-        ("ALTER TABLE adapter RENAME COLUMN note TO noted", "/tasks/course_rec"),
-        ("UPDATE base_model SET created_at = 'zz'", "/bases"),
-    ],
-)
-def test_a_registry_that_is_damaged_is_our_fault_and_shows_nothing_of_us(
-    damaged: tuple[Registry, str], statement: str, path: str, capfd: pytest.CaptureFixture[str]
-) -> None:
-    registry, address = damaged
-    edit(registry, statement)
-    for kind in (HTML, JSON):
-        answer = ask(address, path, **kind)
-        assert answer.status == 500
-        assert {key: answer.headers[key.lower()] for key in HEADERS} == HEADERS
-        assert "Traceback" not in answer.text and str(Path(__file__).parents[2]) not in answer.text
-    assert "Traceback" not in "".join(capfd.readouterr())
-
-
-def test_passwords_in_urls_are_in_neither_form(damaged: tuple[Registry, str]) -> None:
-    """Nothing that fusery records has any; somebody may have written it by other means."""
-    registry, address = damaged
-    edit(registry, "UPDATE adapter SET note = 'see https://u:PASSWORD@h.example/x'")
+    edit(registry, "UPDATE adapter SET val_loss = 9e999, note = 'see https://u:PASSWORD@h.example/x'")
     long = "https://admin:SECRETSECRETxSECRET@very-long-host.example.com/service/a/b/c"
     edit(registry, f"UPDATE deployment SET place = '{long}'")
-    for path in (
-        "/tasks/course_rec",
-        "/adapters/course_rec@1",
-        "/adapters/course_rec%23prod",
-        "/places",
-        "/lineage/course_rec%23prod",
-    ):
+    adapter = "course_rec%23prod"
+    for path in ("/", "/tasks/course_rec", f"/adapters/{adapter}", "/places", f"/lineage/{adapter}"):
         for kind in (HTML, JSON):
             answer = ask(address, path, **kind)
-            assert answer.status == 200
+            assert answer.status == 200, path
             assert "PASSWORD" not in answer.text and "SECRETSECRET" not in answer.text, path
+            if kind is JSON and "val_loss" in answer.text:
+                assert '"val_loss":null' in answer.text, path
 
 
-def test_only_this_machine_is_answered(address: str) -> None:
-    assert ask(address, "/", host="evil.example", **HTML).status == 403
-    assert ask(address, "/", origin="http://evil.example", **HTML).status == 403
-    assert ask(address, "/", host="localhost", **HTML).status == 200
-    fetched = {"sec_fetch_site": "cross-site", "sec_fetch_mode": "no-cors"}
-    assert ask(address, "/lineage/course_rec@1", **fetched, **HTML).status == 403
-    followed = {"sec_fetch_site": "cross-site", "sec_fetch_mode": "navigate"}
-    assert ask(address, "/", **followed, **HTML).status == 200
-    refused = ask(address, "/", host="evil.example", **HTML)
-    assert refused.headers["x-frame-options"] == "DENY"
-
-
-def test_texts_of_strangers_are_text(answers: dict[str, tuple[Answer, Answer]]) -> None:
-    """The registry has what breaks pages wherever people write."""
-    held = [json.dumps(document.json, ensure_ascii=False) for _, document in answers.values()]
-    hostile = json.dumps(report_registry.HOSTILE, ensure_ascii=False)[1:-1]
-    assert sum(hostile in each for each in held) >= 3
-    shown = 0
-    for name, (page, _) in answers.items():
-        tree = html_tree.parse(page.text)
-        kinds = {each.name for each in tree.walk()}
-        assert not kinds & {"script", "iframe", "object", "embed", "style"}, name
-        assert not [key for each in tree.walk() for key in each.attributes if key.startswith("on")], name
-        links = [each.attributes.get("href", "") or "" for each in tree.walk()]
-        assert not [link for link in links if link.startswith(("javascript:", "//"))], name
-        shown += "<script>alert(1)" in tree.text
-    assert shown >= 3
-
-
-@pytest.fixture(scope="module")
-def crowded(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
-    """A registry with very many adapters."""
-    folder = tmp_path_factory.mktemp("crowd")
-    base = tiny_models.make_base(folder / "tiny", layers=2)
-    (folder / "home").mkdir()
-    (folder / "home" / "fusery.db").write_bytes(sqlite_template.read_bytes())
-    with open_at(folder / "home") as registry:
-        registry.bases.add(base, name="tiny", reference=True)
-        large_registry.fill(registry, 20_000)
-        registry.aliases.set("prod", large_registry.name_of(5))
-        registry.deployments.record(large_registry.name_of(5), "https://edge.example")
-        yield registry
-
-
-MOST_STATEMENTS = 12
-"""Of a page, however much is on record."""
-
-
-def test_no_page_asks_the_database_much_or_reads_a_whole_table(crowded: Registry) -> None:
-    task, name = large_registry.task_of(7), large_registry.name_of(7)
-    paths = [
-        "/",
-        "/?q=1",
-        f"/tasks/{task}",
-        f"/tasks/{task}?where=val_loss+%3C+1&sort=rank",
-        f"/adapters/{name}",
-        f"/compare?ref={name}&ref={large_registry.name_of(8)}",
-        f"/compare?ref={'&ref='.join(large_registry.name_of(number) for number in range(10, 60))}",
-        f"/aliases/{task}/prod",
-        "/bases",
-        "/bases/tiny",
-        "/bases/tiny?offset=500",
-        f"/lineage/{name}",
-        f"/pictures/lineage/{name}",
-        "/lineage/tiny",
-        "/places",
-        "/fused",
-        "/audit",
-        "/log",
-        f"/log?reference={name}",
-        f"/search?q={name}",
-        "/search?q=deadbeef",
-        f"/acts/promote?adapter={name}",
-        f"/acts/promote?adapter={name}&alias=prod",
-    ]
-    door = OwnDoor("anna")
-    cookie = f"{door.cookie}={door.key}"
-    with pages_of(crowded, door) as address:
-        for path in paths:
-            ask(address, path, **HTML, cookie=cookie)
-            with query_plans.recorded() as queries:
-                assert ask(address, path, **HTML, cookie=cookie).status in (200, 303)
-            assert len(queries) <= MOST_STATEMENTS, (path, len(queries))
-            assert query_plans.whole_tables(crowded.workspace.database, queries) == [], path
-
-
-def test_a_base_shows_its_adapters_a_page_at_a_time(crowded: Registry) -> None:
-    door = OwnDoor("anna")
-    cookie = f"{door.cookie}={door.key}"
-    with pages_of(crowded, door) as address:
-        newest = ask(address, "/bases/tiny", **HTML, cookie=cookie).text
-        assert large_registry.name_of(19_999) in newest and large_registry.name_of(19_949) not in newest
-        assert 'href="?offset=50">Older' in newest and "<dt>Adapters</dt>" not in newest
-        oldest = ask(address, "/bases/tiny?offset=19950", **HTML, cookie=cookie).text
-        assert large_registry.name_of(0) in oldest and "Older" not in oldest and "20,000" in oldest
-        assert "The newest adapters" in ask(address, "/bases/tiny?offset=20000", **HTML, cookie=cookie).text
-        found = ask(address, "/bases/tiny?offset=19930", **JSON, cookie=cookie).json
-        assert (found["next"], len(found["adapters"]), found["adapters"][-1]) == (
-            19_980,
-            50,
-            large_registry.name_of(69),
-        )
-        cut = ask(address, "/lineage/tiny", **JSON, cookie=cookie).json
-        assert cut["cut"] and len(cut["nodes"]) == pages.THINGS + 1
-        assert {large_registry.name_of(19_999), large_registry.name_of(19_940)} <= {
-            node["name"] for node in cut["nodes"]
-        }
-        words = ask(address, "/lineage/tiny", **HTML, cookie=cookie).text
-        assert "There is more" in words and "fusery lineage tiny" in words and "--complete" in words
-
-
-def test_moves_and_places_are_shown_a_page_at_a_time(crowded: Registry) -> None:
-    task, door = large_registry.task_of(205), OwnDoor("anna")
-    for number in range(53):
-        crowded.aliases.set("turns", large_registry.name_of(200 + number % 2))
-        crowded.deployments.record(large_registry.name_of(201), f"shelf {number:02}")
-    cookie = f"{door.cookie}={door.key}"
-    with pages_of(crowded, door) as address:
-        for path, key, next_to in (
-            (f"/aliases/{task}/turns", "moves", "Older moves"),
-            ("/places?at=2100-01-01", "deployments", "More places"),
-        ):
-            glue = "&" if "?" in path else "?"
-            every = []
-            for offset, last in ((0, False), (50, True)):
-                there = f"{path}{glue}offset={offset}"
-                found = ask(address, there, **JSON, cookie=cookie).json
-                assert found["next"] == (None if last else 50), there
-                assert (next_to in ask(address, there, **HTML, cookie=cookie).text) is not last
-                every += found[key]
-            assert len(every) == len({json.dumps(each) for each in every}) >= 53
-        assert [
-            each["to"]
-            for each in ask(address, f"/aliases/{task}/turns", **JSON, cookie=cookie).json["moves"][:2]
-        ] == [
-            large_registry.name_of(200),
-            large_registry.name_of(201),
-        ]
-        later = ask(address, "/places?at=2100-01-01", **HTML, cookie=cookie).text
-        assert 'href="?offset=50&amp;at=2100-01-01"' in later
+def test_a_registry_that_is_damaged_is_our_fault_and_shows_nothing_of_us(
+    damaged: tuple[Registry, str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    registry, address = damaged
+    for statement, path in (
+        ("UPDATE base_model SET created_at = 'zz'", "/bases"),
+        ("UPDATE adapter SET created_at = 'zz'", "/adapters/course_rec@1"),
+        ("ALTER TABLE adapter RENAME COLUMN note TO noted", "/tasks/course_rec"),
+    ):
+        edit(registry, statement)
+        for kind in (HTML, JSON):
+            answer = ask(address, path, **kind)
+            assert answer.status == 500
+            assert {key: answer.headers[key.lower()] for key in HEADERS} == HEADERS
+            assert "Traceback" not in answer.text and str(Path(__file__).parents[2]) not in answer.text
+    assert "Traceback" not in "".join(capfd.readouterr())
 
 
 def test_pages_say_the_whole_number_and_what_is_over(own: Registry, tmp_path: Path) -> None:
@@ -481,12 +318,11 @@ def test_pages_say_the_whole_number_and_what_is_over(own: Registry, tmp_path: Pa
         assert "20,261,121" in compared and "20,261,122" in compared and "2.026" not in compared
         lineage = html_tree.parse(ask(address, "/lineage/seeded@1", **HTML).text)
         said = ["".join(row.text.split()) for row in lineage.all("tr")]
+        name = own.adapters.show("seeded@1").name
         assert [row for row in said if row.startswith("deployment")] == [
-            "deploymenteu/rankerranadapterseeded_v1_" + own.adapters.show("seeded@1").name[-8:],
-            "deploymentus/rankerrunsadapterseeded_v1_" + own.adapters.show("seeded@1").name[-8:],
+            f"deploymenteu/rankerranadapter{name}",
+            f"deploymentus/rankerrunsadapter{name}",
         ]
-        found = ask(address, "/search?q=rank%3Cer", **HTML).text
-        assert 'value="rank&lt;er"' in found and "Search: rank&lt;er" in found
 
 
 def test_a_lineage_of_too_much_is_no_picture_anywhere(
@@ -495,6 +331,6 @@ def test_a_lineage_of_too_much_is_no_picture_anywhere(
     assert ask(address, "/pictures/lineage/course_rec%407").headers["content-type"] == "image/svg+xml"
     monkeypatch.setattr(pages, "DRAWN", 1)
     refused = ask(address, "/pictures/lineage/course_rec%407", **JSON)
-    assert (refused.status, "too many" in refused.json["error"]["message"]) == (400, True)
+    assert refused.status == 400
     page = ask(address, "/lineage/course_rec%407", **HTML)
-    assert page.status == 200 and "too many things for a picture" in page.text
+    assert page.status == 200 and "/pictures/" not in page.text

@@ -15,6 +15,8 @@ from fusery.registry.settings.settings import Settings
 from fusery.registry.workspace import Workspace
 from fusery.web.doors import OwnDoor
 
+pytestmark = pytest.mark.timing
+
 HTML, JSON = {"accept": "text/html"}, {"accept": "application/json"}
 OWN = frozenset({"seq", "at", "hash", "records", "next", "path", "last_used", "cache", "pinned_elsewhere"})
 """What two registries have of their own: their logs, chains and caches."""

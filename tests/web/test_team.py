@@ -12,17 +12,19 @@ from urllib.parse import urlsplit
 import pytest
 from page_server import Answer, ask, pages_of, post_form, post_json
 from starlette.requests import Request
+from waiting import wait_until
 
 from fusery.registry import Registry
 from fusery.registry.access.roles import ROLES, allows
 from fusery.registry.errors import BadInputError
-from fusery.registry.records.token import Role
 from fusery.web.acts import ACTS, BY_NAME
 from fusery.web.app import create_app
 from fusery.web.doors import SESSIONS, OwnDoor, Proxies, Sessions, TeamDoor
 from fusery.web.routes import API, Route
 from fusery.web.team import TeamRequest, serve_team
 from fusery.web.visitors import NotSignedInError
+
+pytestmark = pytest.mark.timing
 
 HTML, JSON = {"accept": "text/html"}, {"accept": "application/json"}
 LOOPBACK = ip_network("127.0.0.0/8")
@@ -114,7 +116,6 @@ STRANGERS: Mapping[str, Any] = {
     "revoked": lambda team: team.bearer("revoked"),
     "unknown": lambda team: {"authorization": "Bearer fusery_" + "A" * 43},
     "no secret": lambda team: {"authorization": "Bearer ' or 1=1 --"},
-    "empty": lambda team: {"authorization": "Bearer "},
     "basic": lambda team: {"authorization": "Basic YWRtaW46YWRtaW4="},
     "a token in place of a session": lambda team: {"cookie": f"fusery_token={team.secrets['the-admin']}"},
     "proxy that nobody trusts": lambda team: {"x-forwarded-user": "root", "x-forwarded-for": "127.0.0.1"},
@@ -122,42 +123,30 @@ STRANGERS: Mapping[str, Any] = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stranger", STRANGERS)
-def test_nobody_else_gets_anything(team: Team, stranger: str) -> None:
+def test_nobody_else_gets_anything(team: Team) -> None:
     routes = table(team.registry)
     open_to_all = {route.path for route in routes if route.role is None}
     assert open_to_all == {"/sign-in", "/sign-out", "/style.css", f"{API}/openapi.json"}
-    headers = STRANGERS[stranger](team)
-    refused = 0
-    for route in routes:
-        if route.role is not None:
-            answer = asked(team, route, {**headers, **JSON})
-            assert answer.status in (401, 429), (route, answer.status, answer.text[:300])
-            assert answer.status == 429 or answer.headers["www-authenticate"] == "Bearer"
-            said = answer.text.lower()
-            assert "course_rec" not in said and "revoked" not in said and "expired" not in said
-            refused += answer.status == 401
-    assert refused >= 20
+    for stranger, headers_of in STRANGERS.items():
+        for route in routes:
+            if route.role is not None:
+                answer = asked(team, route, {**headers_of(team), **JSON})
+                assert answer.status == 401, (stranger, route, answer.text[:300])
+                assert answer.headers["www-authenticate"] == "Bearer"
+                said = answer.text.lower()
+                assert not [word for word in ("course_rec", "revoked", "expired") if word in said]
 
 
-@pytest.mark.slow
-def test_a_name_that_is_not_the_server_s_gets_nothing(team: Team) -> None:
-    for route in table(team.registry):
-        answer = asked(team, route, {**team.bearer("the-admin"), "host": "evil.example"})
-        assert answer.status == 403, route
-        answer = asked(team, route, {**team.bearer("the-admin"), "origin": "https://evil.example"})
-        assert answer.status == 403, route
+def test_strangers_get_no_page(team: Team) -> None:
+    for stranger, headers_of in STRANGERS.items():
+        answer = ask(team.address, "/log", **{**headers_of(team), **JSON})
+        assert (answer.status, answer.headers["www-authenticate"]) == (401, "Bearer"), stranger
+        assert "course_rec" not in answer.text
 
 
-def test_an_expired_token_is_one_no_more(own: Registry) -> None:
-    made = own.tokens.create("short", "admin", expires="1s")
-    with pages_of(own, TeamDoor(own, Proxies())) as address:
-        from waiting import wait_until
-
-        def status() -> int:
-            return ask(address, "/log", authorization=f"Bearer {made.secret}", **JSON).status
-
-        wait_until(lambda: status() == 401)
+def test_an_expired_token_is_one_no_more(team: Team) -> None:
+    secret = team.registry.tokens.create("short", "admin", expires="1s").secret
+    wait_until(lambda: ask(team.address, "/log", authorization=f"Bearer {secret}", **JSON).status == 401)
 
 
 def test_a_revoked_token_ends_what_it_had_opened(team: Team) -> None:
@@ -174,33 +163,35 @@ def test_signing_in_and_out(team: Team) -> None:
     page = ask(team.address, "/", **HTML)
     assert (page.status, page.headers["location"]) == (303, "/sign-in?then=/")
     wrong = post_form(team.address, "/sign-in", {"token": "fusery_wrong", "then": "/log"})
-    assert (wrong.status, "not valid" in wrong.text, "fusery_wrong" in wrong.text) == (401, True, False)
+    assert (wrong.status, "fusery_wrong" in wrong.text) == (401, False)
     fields = {"token": f" {team.secrets['the-publisher']} ", "then": "/log"}
     entered = post_form(team.address, "/sign-in", fields)
     assert (entered.status, entered.headers["location"]) == (303, "/log")
     cookie, *attributes = entered.headers["set-cookie"].split("; ")
+    assert team.secrets["the-publisher"] not in cookie
     assert {"HttpOnly", "SameSite=lax", "Path=/"} <= set(attributes) and "Secure" not in attributes
     inside = ask(team.address, "/log", cookie=cookie, **HTML)
     assert (inside.status, "the-publisher (publisher)" in inside.text) == (200, True)
     assert post_form(team.address, "/sign-out", {}, cookie=cookie).status == 403
-    token = inside.text.partition('name="form_token" value="')[2].partition('"')[0]
-    left = post_form(team.address, "/sign-out", {"form_token": token}, cookie=cookie)
+    left = post_form(team.address, "/sign-out", {"form_token": form_token(inside)}, cookie=cookie)
     assert (left.status, left.headers["location"]) == (303, "/sign-in")
     assert 'fusery_token=""' in left.headers["set-cookie"]
-    assert team.secrets["the-publisher"] not in cookie
-    gone = ask(team.address, "/log", cookie=cookie, **HTML)
-    assert (gone.status, gone.headers["location"]) == (303, "/sign-in?then=/log"), "the session has ended"
-    other = ask(team.address, "/log", **team.cookie("the-publisher"), **HTML)
-    assert other.status == 200, "another browser's goes on"
+    assert ask(team.address, "/log", cookie=cookie, **HTML).status == 303, "the session has ended"
+    assert ask(team.address, "/log", **team.cookie("the-publisher"), **HTML).status == 200
 
 
-@pytest.mark.parametrize(
-    "then",
-    ["https://evil.example", "//evil.example", "/\\evil.example", "javascript:alert(1)", "", "\n/", "/\x00"],
-)
-def test_signing_in_leads_nowhere_else(team: Team, then: str) -> None:
-    entered = post_form(team.address, "/sign-in", {"token": team.secrets["the-reader"], "then": then})
-    assert (entered.status, entered.headers["location"]) == (303, "/")
+def test_signing_in_leads_nowhere_else(team: Team) -> None:
+    for then in (
+        "https://evil.example",
+        "//evil.example",
+        "/\\evil.example",
+        "javascript:a",
+        "",
+        "\n/",
+        "/\x00",
+    ):
+        entered = post_form(team.address, "/sign-in", {"token": team.secrets["the-reader"], "then": then})
+        assert (entered.status, entered.headers["location"]) == (303, "/"), then
 
 
 def test_acts_are_recorded_under_the_name_of_the_token(team: Team) -> None:
@@ -228,13 +219,18 @@ def test_pages_offer_what_the_role_may(team: Team) -> None:
 
 def test_no_secret_is_shown_or_logged(team: Team, caplog: pytest.LogCaptureFixture) -> None:
     secret = team.secrets["the-admin"]
+    cookie = team.cookie("the-admin")
     for path in ("/", "/log", "/acts/yank", "/sign-in", "/nothing"):
-        page = ask(team.address, path, **team.cookie("the-admin"), **HTML)
+        page = ask(team.address, path, **cookie, **HTML)
         assert secret not in page.text and secret not in str(page.headers)
     post_form(team.address, "/sign-in", {"token": secret + "x", "then": "/"})
     ask(team.address, "/log", authorization=f"Bearer {secret}x")
     assert secret not in caplog.text
     assert secret not in str([event.to_dict() for event in team.registry.upkeep.log()])
+
+
+def form_token(page: Answer) -> str:
+    return page.text.partition('name="form_token" value="')[2].partition('"')[0]
 
 
 def test_a_proxy_is_believed_by_its_address(own: Registry) -> None:
@@ -244,18 +240,11 @@ def test_a_proxy_is_believed_by_its_address(own: Registry) -> None:
         page = ask(address, "/log", **named)
         assert (page.status, "carla (reader)" in page.text) == (200, True)
         assert ask(address, "/acts/yank", **named).status == 403
-        acts = ask(address, "/acts/yank", x_role="approver", **named)
-        token = acts.text.partition('name="form_token" value="')[2].partition('"')[0]
+        token = form_token(ask(address, "/acts/yank", x_role="approver", **named))
         assert len(token) == 64
-        wrong = [
-            {**named, "x-fusery-proxy": "guessed"},
-            {name: value for name, value in named.items() if name != "x-fusery-proxy"},
-            {**named, "x-forwarded-user": ""},
-            {**named, "x-forwarded-user": "x" * 300},
-            {**named, "x-role": "root"},
-        ]
-        for headers in wrong:
-            assert ask(address, "/log", **{**headers, **JSON}).status == 401, headers
+        wrong = [{"x-fusery-proxy": "guessed"}, {"x-fusery-proxy": ""}, {"x-role": "root"}]
+        for headers in (*wrong, {"x-forwarded-user": ""}, {"x-forwarded-user": "x" * 300}):
+            assert ask(address, "/log", **{**named, **headers, **JSON}).status == 401, headers
         newest = own.adapters.list(task="course_rec", sort="version:desc", limit=1)[0].name
         fields = {"form_token": token, "adapter": newest, "reason": "no"}
         done = post_form(address, "/acts/yank", fields, **{**named, "x-role": "approver"})
@@ -264,13 +253,6 @@ def test_a_proxy_is_believed_by_its_address(own: Registry) -> None:
         # Another's form is not good for her.
         other = {**named, "x-forwarded-user": "dan", "x-role": "approver"}
         assert post_form(address, "/acts/lift", fields, **other).status == 403
-        secure = post_form(
-            address,
-            "/sign-in",
-            {"token": own.tokens.create("t", "reader").secret},
-            **{**named, "x-forwarded-proto": "https"},
-        )
-        assert "Secure" in secure.headers["set-cookie"]
     elsewhere = Proxies(networks=[ip_network("10.0.0.0/8")])
     with pages_of(own, TeamDoor(own, elsewhere)) as address:
         said = {**named, "x-forwarded-for": "10.1.2.3", **JSON}
@@ -279,38 +261,33 @@ def test_a_proxy_is_believed_by_its_address(own: Registry) -> None:
 
 def test_who_asks_too_often_waits(own: Registry, caplog: pytest.LogCaptureFixture) -> None:
     secret = own.tokens.create("fast", "reader").secret
-    other = own.tokens.create("slow", "reader").secret
     with pages_of(own, TeamDoor(own, Proxies()), paced=True) as address:
-        statuses = [ask(address, "/log", authorization="Bearer wrong", **JSON).status for _ in range(40)]
-        assert statuses[:20] == [401] * 20 and 429 in statuses[20:]
-        # The server's log says no more of them than that.
-        assert sum("refused a token" in each.message for each in caplog.records) == statuses.count(401)
-        # Who has a good token behind the same address is not kept out.
-        assert ask(address, "/sign-in", **HTML).status == 200
-        assert ask(address, "/style.css").status == 200
-        fine = [ask(address, "/style.css", authorization=f"Bearer {secret}").status for _ in range(10)]
-        assert fine == [200] * 10
-        assert ask(address, "/log", authorization=f"Bearer {other}", **JSON).status == 200
+        wrong = [ask(address, "/log", authorization="Bearer wrong", **JSON).status for _ in range(20)]
+        assert wrong == [401] * 20
+        wait_until(lambda: ask(address, "/log", authorization="Bearer wrong", **JSON).status == 429)
+        # Who has a good token behind the same address is not kept out, nor who has a cookie that is good no more.
+        stale = "fusery_token=fusery_" + "A" * 43
+        for _ in range(40):
+            assert ask(address, "/sign-in", cookie=stale, **HTML).status == 200
+            assert ask(address, "/style.css", cookie=stale).status == 200
+        assert post_form(address, "/sign-in", {"token": secret}, cookie=stale).status == 303
+        assert ask(address, "/log", authorization=f"Bearer {secret}", **JSON).status == 200
+    assert sum("refused a token" in each.message for each in caplog.records) >= 20
+    assert secret not in caplog.text
 
 
 def test_a_proxy_s_headers_are_one_each_and_only_those_that_were_named(own: Registry) -> None:
     """Nobody gets a role by a header that no proxy knows to remove, nor a second name by brackets."""
-    proxies = Proxies(networks=[LOOPBACK])
     named = {"x-forwarded-user": "bob", **JSON}
-    with pages_of(own, TeamDoor(own, proxies)) as address:
+    with pages_of(own, TeamDoor(own, Proxies(networks=[LOOPBACK]))) as address:
         assert ask(address, "/log", **named).status == 200
         for header in ("-", "x-role", "x-forwarded-role"):
             assert ask(address, "/acts/yank", **{**named, header: "admin"}).status == 403, header
-        for name in ("anna (a) (b)", "anna (x)", ")", "an\x07na", "   "):
+        for name in ("anna (a) (b)", "anna (x)", ")", "an\x07na", "   ", "\xff"):
             assert ask(address, "/log", **{**named, "x-forwarded-user": name}).status in (400, 401), name
         assert raw_status(address, "X-Forwarded-User: eve", "X-Forwarded-User: anna") == 401
         utf8 = ask(address, "/log", **{"x-forwarded-user": "Łukasz Zoë".encode().decode("latin-1"), **HTML})
-        assert (utf8.status, "Łukasz Zoë (reader)" in utf8.text, "Sign out" in utf8.text) == (
-            200,
-            True,
-            False,
-        )
-        assert ask(address, "/log", **{**named, "x-forwarded-user": "\xff"}).status == 401
+        assert "Łukasz Zoë (reader)" in utf8.text and "Sign out" not in utf8.text
         # A cookie that a neighbour of this host has set makes nobody somebody else, and keeps nobody out.
         secret = own.tokens.create("eve", "admin").secret
         for cookie in ("fusery_token=zzz", signed_in(address, secret, **named)):
@@ -321,22 +298,30 @@ def test_a_proxy_s_headers_are_one_each_and_only_those_that_were_named(own: Regi
 def raw_status(address: str, *headers: str) -> int:
     """Ask for the log with headers as they are, and return the status."""
     parts = urlsplit(address)
+    lines = [
+        "GET /log HTTP/1.1",
+        "Host: localhost",
+        "Accept: application/json",
+        "Connection: close",
+        *headers,
+    ]
     with socket.create_connection((parts.hostname or "", parts.port or 0), timeout=60) as connection:
-        lines = [
-            "GET /log HTTP/1.1",
-            "Host: localhost",
-            "Accept: application/json",
-            "Connection: close",
-            *headers,
-        ]
         connection.sendall(("\r\n".join(lines) + "\r\n\r\n").encode())
         return int(connection.makefile("rb").readline().split()[1])
 
 
-@pytest.mark.parametrize("network", ["0.0.0.0/0", "::/0"])
-def test_everybody_is_no_proxy(own: Registry, network: str) -> None:
-    with pytest.raises(BadInputError, match="every address"):
-        serve_team(own, TeamRequest(proxies=[network]), ready=lambda *_: None)
+def test_unsafe_settings_are_refused(own: Registry) -> None:
+    def refused(**options: Any) -> None:
+        with pytest.raises(BadInputError):
+            serve_team(own, TeamRequest(**options), ready=lambda *_: pytest.fail("it serves"))
+
+    for proxy in ("0.0.0.0/0", "::/0", "proxy.example"):
+        refused(proxies=[proxy])
+    for host in ("0.0.0.0", "::", "192.0.2.1", "example.com"):
+        refused(host=host, port=0)  # nobody could sign in
+    own.tokens.create("one", "admin")
+    for host in ("0.0.0.0", "::", "192.0.2.1", "example.com"):
+        refused(host=host, port=0)  # and tokens would go as they are
 
 
 def test_over_tls_the_cookie_is_this_host_s_alone(own: Registry) -> None:
@@ -350,46 +335,12 @@ def test_over_tls_the_cookie_is_this_host_s_alone(own: Registry) -> None:
         assert ask(address, "/log", cookie=cookie.removeprefix("__Host-"), **secure, **JSON).status == 401
 
 
-def test_a_cookie_that_is_good_no_more_keeps_nobody_from_signing_in(own: Registry) -> None:
-    good = own.tokens.create("good", "reader").secret
-    with pages_of(own, TeamDoor(own, Proxies()), paced=True) as address:
-        stale = "fusery_token=fusery_" + "A" * 43
-        for _ in range(40):
-            assert ask(address, "/sign-in", cookie=stale, **HTML).status == 200
-            assert ask(address, "/style.css", cookie=stale).status == 200
-        assert post_form(address, "/sign-in", {"token": good}, cookie=stale).status == 303
-
-
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.com"])
-def test_beyond_this_machine_only_with_tokens_and_tls(own: Registry, host: str) -> None:
-    with pytest.raises(BadInputError, match="nobody could sign in"):
-        serve_team(own, TeamRequest(host=host, port=0), ready=lambda *_: None)
-    own.tokens.create("one", "admin")
-    with pytest.raises(BadInputError, match="as they are"):
-        serve_team(own, TeamRequest(host=host, port=0), ready=lambda *_: None)
-
-
-def test_addresses_of_proxies_are_addresses(own: Registry) -> None:
-    with pytest.raises(BadInputError, match="not an address of a proxy"):
-        serve_team(own, TeamRequest(proxies=["proxy.example"]), ready=lambda *_: None)
-
-
 def test_each_act_says_which_role_it_needs() -> None:
-    wanted: Mapping[str, Role] = {
-        "promote": "approver",
-        "approve": "approver",
-        "withdraw-approval": "approver",
-        "set-alias": "publisher",
-        "roll-back": "approver",
-        "yank": "approver",
-        "lift": "approver",
-        "note": "publisher",
-        "tags": "publisher",
-        "record-deployment": "publisher",
-        "end-deployment": "publisher",
-        "record-refusal": "publisher",
-    }
-    assert {act.name: act.role for act in ACTS} == wanted
+    publisher = {"set-alias", "note", "tags", "record-deployment", "end-deployment", "record-refusal"}
+    approver = {"promote", "approve", "withdraw-approval", "roll-back", "yank", "lift"}
+    assert {act.name for act in ACTS if act.role == "publisher"} == publisher
+    assert {act.name for act in ACTS if act.role == "approver"} == approver
+    assert len(ACTS) == len(publisher | approver)
 
 
 def test_a_key_of_one_s_own_pages_opens_no_others() -> None:

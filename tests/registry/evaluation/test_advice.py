@@ -9,18 +9,9 @@ from fusery.registry.evaluation.subjects import FormCost, Held, Kind
 
 def row(kind: Kind, label: str, speed: float, peak: int, verdict: str = "PASS", **more: Any) -> FormCost:
     fidelity = Held(verdict=verdict, retained=0.99 if verdict == "PASS" else 0.2) if kind == "fused" else None
+    spent = {"load_seconds": 1.0, "first_token_seconds": 1.0, "tokens_per_second": speed, "peak_bytes": peak}
     found = FormCost(
-        kind=kind,
-        label=label,
-        precision=None,
-        fidelity=fidelity,
-        adapters=0,
-        bytes=0,
-        error=None,
-        load_seconds=1.0,
-        first_token_seconds=1.0,
-        tokens_per_second=speed,
-        peak_bytes=peak,
+        kind=kind, label=label, precision=None, fidelity=fidelity, adapters=0, bytes=0, error=None, **spent
     )
     return replace(found, **more)
 
@@ -37,26 +28,18 @@ def test_what_loses_the_adapter_is_out_however_fast() -> None:
     ]
     found = advise(rows, adapters=1)
     assert found.choice == "16"
-    assert "keep is out: LOST, 20.0 % of the update retained." in found.reasons
-    assert any("on writes 25% fewer tokens a second" in reason for reason in found.reasons)
+    assert any("keep is out: LOST, 20.0 %" in reason for reason in found.reasons)
+    assert any("25%" in reason for reason in found.reasons)
 
 
 def test_of_the_equally_fast_the_smaller_one() -> None:
     rows = [BASE, row("adapter", "on", 98, 1010), row("fused", "keep", 100, 1200)]
-    found = advise(rows, adapters=1)
-    assert found.choice == "on"
-    assert (
-        "The adapter on its base is exact, and every further adapter costs its own size only."
-        in found.reasons
-    )
-
-
-def test_several_adapters_share_the_base() -> None:
+    assert advise(rows, adapters=1).choice == "on"
     rows = [BASE, row("adapter", "on", 99, 1050), row("fused", "keep", 100, 1000)]
     assert advise(rows, adapters=1).choice == "keep"
     found = advise(rows, adapters=5)
-    assert found.choice == "on"
-    assert "keep is as fast, and takes 300% more memory for 5 adapters." in found.reasons
+    assert found.choice == "on", "several adapters share the base"
+    assert any("300%" in reason for reason in found.reasons)
 
 
 def test_what_could_not_be_measured_is_no_choice() -> None:

@@ -54,56 +54,38 @@ def test_the_same_once_more_is_there_already(stocked: Registry) -> None:
 
 
 def test_another_value_of_the_same_is_refused_with_all_that_comes_with_it(stocked: Registry) -> None:
-    stocked.evaluations.record(ONE, {"accuracy": 0.9}, dataset="courses", split="test", seed=1)
+    courses: dict[str, Any] = {"dataset": "courses", "split": "test", "seed": 1}
+    stocked.evaluations.record(ONE, {"accuracy": 0.9}, **courses)
     with pytest.raises(AlreadyExistsError) as caught:
-        stocked.evaluations.record(
-            ONE, {"accuracy": 0.91, "f1": 0.8}, dataset="courses", split="test", seed=1
-        )
-    assert caught.value.message == (
-        f"accuracy of {ONE} is on record as 0.9 (courses/test, seed 1), and not as 0.91"
-    )
-    assert caught.value.hint is not None
-    assert "--seed N" in caught.value.hint
+        stocked.evaluations.record(ONE, {"accuracy": 0.91, "f1": 0.8}, **courses)
+    assert "--seed N" in (caught.value.hint or "")
     assert values(stocked) == {"accuracy": 0.9}
     # Another seed, split or dataset is another measurement.
-    stocked.evaluations.record(ONE, {"accuracy": 0.91}, dataset="courses", split="test", seed=2)
-    stocked.evaluations.record(ONE, {"accuracy": 0.92}, dataset="courses", split="validation", seed=1)
+    stocked.evaluations.record(ONE, {"accuracy": 0.91}, **courses | {"seed": 2})
+    stocked.evaluations.record(ONE, {"accuracy": 0.92}, **courses | {"split": "validation"})
     assert [each.value for each in stocked.evaluations.list(ONE)] == [0.9, 0.91, 0.92]
     assert [each.value for each in stocked.evaluations.list(limit=2)] == [0.91, 0.92]
 
 
 def test_results_of_another_registered_adapter_are_refused(stocked: Registry, tmp_path: Path) -> None:
-    for file in ("lm_eval_0.4.13.json", "lighteval_0.13.0.json"):
-        with pytest.raises(BadInputError, match=f"says that it is of {ONE}, and not of {TWO}") as caught:
-            stocked.evaluations.record(TWO, REAL / file)
-        assert caught.value.hint == f"fusery eval record {ONE} {REAL / file}"
     digest = stocked.adapters.show(ONE).digest
     other = written(tmp_path / "r.json", {"acc": 1, "model": f"/models/{digest}/adapter"})
-    with pytest.raises(BadInputError, match=f"says that it is of {ONE}"):
-        stocked.evaluations.record(TWO, other)
+    for file in (REAL / "lm_eval_0.4.13.json", REAL / "lighteval_0.13.0.json", other):
+        with pytest.raises(BadInputError) as caught:
+            stocked.evaluations.record(TWO, file)
+        assert caught.value.hint == f"fusery eval record {ONE} {file}"
     assert stocked.evaluations.list() == []
     stocked.evaluations.record(ONE, other)
     # A name of nobody here says nothing.
     stocked.evaluations.record(TWO, written(tmp_path / "r.json", {"acc": 1, "model": "other_v1_20260101"}))
 
 
-@pytest.mark.parametrize(
-    ("said", "message"),
-    [
-        ({"split": "validation"}, "the split of acc is test, and --split says validation"),
-        ({"seed": 2}, "the seed of acc is 1, and --seed says 2"),
-        ({"dataset": "x" * 301}, "an unfit value of dataset"),
-        ({"harness": "a\x1b[0m"}, "an unfit value of harness"),
-        ({"seed": 2**63}, "the seed of acc is 1, and --seed says"),
-    ],
-)
-def test_what_is_said_besides_must_fit(
-    stocked: Registry, tmp_path: Path, said: dict[str, Any], message: str
-) -> None:
+def test_what_is_said_besides_must_fit(stocked: Registry, tmp_path: Path) -> None:
     file = written(tmp_path / "r.json", {"acc": 1, "split": "test", "seed": 1})
-    with pytest.raises(BadInputError) as caught:
-        stocked.evaluations.record(ONE, file, **said)
-    assert message in caught.value.message
+    wrong: list[dict[str, Any]] = [{"split": "validation"}, {"seed": 2}, {"seed": 2**63}]
+    for said in (*wrong, {"dataset": "x" * 301}, {"harness": "a\x1b[0m"}):
+        with pytest.raises(BadInputError):
+            stocked.evaluations.record(ONE, file, **said)
     assert stocked.evaluations.list() == []
 
 
@@ -112,35 +94,32 @@ def test_a_dry_run_writes_nothing(stocked: Registry) -> None:
     done = stocked.evaluations.record(ONE, {"acc": 0.5}, dry_run=True)
     assert ([each.metric for each in done.recorded], done.dry_run) == (["acc"], True)
     assert (stocked.evaluations.list(), len(stocked.upkeep.log())) == ([], before)
-
-
-def test_nobody_and_no_metric(stocked: Registry) -> None:
     with pytest.raises(UnknownReferenceError):
         stocked.evaluations.record("course_rec@9", {"acc": 1})
     with pytest.raises(UnknownReferenceError):
         stocked.evaluations.list("course_rec@9")
-    with pytest.raises(BadInputError, match="is not the name of a metric"):
+    with pytest.raises(BadInputError):
         stocked.evaluations.list(metric="a b")
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        "UPDATE evaluation SET value = 0.95",
-        "UPDATE evaluation SET split = 'validation'",
-        "UPDATE evaluation SET metric = 'f1'",
-        "DELETE FROM evaluation",
-    ],
-)
-def test_what_was_changed_in_the_database_is_found(stocked: Registry, change: str) -> None:
+def test_what_was_changed_in_the_database_is_found(stocked: Registry) -> None:
     stocked.evaluations.record(ONE, {"accuracy": 0.9}, split="test")
     assert stocked.upkeep.audit().ok
+    for change in ("UPDATE evaluation SET value = 0.95", "DELETE FROM evaluation"):
+        with stocked.workspace.database.write() as session:
+            session.execute(text(change))
+        problems = stocked.upkeep.audit().problems
+        assert {problem.subject for problem in problems} == {"evaluation accuracy"}
+        if "DELETE" not in change:  # of an adapter that is asked for, too
+            assert not stocked.upkeep.audit([ONE]).ok
+
+
+@pytest.mark.parametrize("change", ["split = 'validation'", "metric = 'f1'"])
+def test_a_value_of_something_else_is_found(stocked: Registry, change: str) -> None:
+    stocked.evaluations.record(ONE, {"accuracy": 0.9}, split="test")
     with stocked.workspace.database.write() as session:
-        session.execute(text(change))
-    problems = stocked.upkeep.audit().problems
-    assert {problem.subject for problem in problems} == {"evaluation accuracy"}
-    if "DELETE" not in change:  # of an adapter that is asked for, too
-        assert not stocked.upkeep.audit([ONE]).ok
+        session.execute(text(f"UPDATE evaluation SET {change}"))
+    assert not stocked.upkeep.audit().ok
 
 
 def test_what_was_on_record_then(stocked: Registry) -> None:
@@ -159,24 +138,23 @@ def test_lists_have_filter_and_sort_by_metrics(stocked: Registry) -> None:
         return [each.name for each in stocked.adapters.list(**how)]
 
     # The value that was recorded last counts.
-    assert names(where="metric.maj@8 > 0.6") == [ONE]
-    assert names(where="metric.maj@8 <= 0.6") == [TWO]
-    assert names(where="metric.a:b.acc is null") == [TWO]
-    assert names(where="not metric.a:b.acc > 0.1") == [TWO]
+    for where, expected in (
+        ("metric.maj@8 > 0.6", ONE),
+        ("metric.maj@8 <= 0.6", TWO),
+        ("metric.a:b.acc is null", TWO),
+        ("not metric.a:b.acc > 0.1", TWO),
+    ):
+        assert names(where=where) == [expected]
     assert names(sort="metric.maj@8") == [TWO, ONE]
     assert names(sort="metric.maj@8:desc", limit=1) == [ONE]
     assert names(sort="metric.a:b.acc:asc,version:desc") == [ONE, TWO]
-    found = stocked.adapters.list(metrics=["maj@8", "a:b.acc"])
-    assert [each.metrics for each in found] == [
-        {"maj@8": 0.7, "a:b.acc": 0.2},
-        {"maj@8": 0.6, "a:b.acc": None},
-    ]
+    found = [each.metrics for each in stocked.adapters.list(metrics=["maj@8", "a:b.acc"])]
+    assert found == [{"maj@8": 0.7, "a:b.acc": 0.2}, {"maj@8": 0.6, "a:b.acc": None}]
     assert "metrics" not in stocked.adapters.list()[0]
     for bad in ("metric.", "metric.a b", "metric.a..b"):
-        with pytest.raises(BadInputError, match="is not the name of a metric"):
-            names(sort=bad)
-        with pytest.raises(BadInputError):
-            names(where=f"{bad} > 1")
+        for how in ({"sort": bad}, {"where": f"{bad} > 1"}):
+            with pytest.raises(BadInputError):
+                names(**how)
 
 
 def test_a_backup_has_it(stocked: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,9 @@ import pytest
 import tiny_models
 
 from fusery.registry import Registry
-from fusery.registry.errors import BadInputError, UnknownReferenceError
+from fusery.registry.errors import BadInputError, MissingExtraError, UnknownReferenceError
 from fusery.registry.evaluation.probe_report import ProbeReport, Row, Side
 from fusery.registry.fusion.request import FuseRequest
-from fusery.storage.errors import FuseryError
 
 DOCUMENTED = {
     "a", "b", "prompts", "tokens", "kl", "kl_p99", "top1_agreement", "loss_a", "loss_b", "loss_base", "gain_kept",
@@ -57,21 +56,17 @@ def test_a_fused_model_against_base_and_adapter(stocked: Registry, prompts: Path
     document = found.to_dict()
     assert document.keys() == DOCUMENTED
     assert json.dumps(document, allow_nan=False)
-    adapter = stocked.adapters.show("course_rec@1")
-    fused = stocked.fused.fuse("course_rec@1")
+    adapter, fused = stocked.adapters.show("course_rec@1"), stocked.fused.fuse("course_rec@1")
     assert fused.cached
-    assert document["a"] == {
-        "kind": "adapter", "name": adapter["name"], "digest": adapter["digest"], "precision": None, "format": None,
-    }  # fmt: skip
-    assert document["b"] == {
-        "kind": "fused", "name": adapter["name"], "digest": fused["digest"], "precision": "keep", "format": "keep",
-    }  # fmt: skip
+    named = {"kind": "adapter", "name": adapter["name"], "digest": adapter["digest"], "precision": None}
+    assert document["a"] == {**named, "format": None}
+    kept = {"kind": "fused", "digest": fused["digest"], "precision": "keep", "format": "keep"}
+    assert document["b"] == {**named, **kept}
     assert (found.prompts, len(found.rows)) == (2, 2)
     assert found.tokens == sum(row.tokens for row in found.rows)
     assert 0 < found.kl < 1e-3
     assert found.loss_base is not None
     assert found.kl < stocked.adapters.probe("course_rec@1", against="base", prompts=prompts).kl / 50
-    assert found.conclusion.startswith("The fused model answers as base + adapter: KL ")
     assert found.rows[0].prompt == "Which course?"
 
 
@@ -83,14 +78,11 @@ def test_a_lost_adapter_is_measured_and_not_refused(losing: Registry, prompts: P
     assert whole.loss_base == kept.loss_base
 
 
-def test_an_adapter_against_its_base(
-    stocked: Registry, prompts: Path, tiny_base: Path, tmp_path: Path
-) -> None:
+def test_an_adapter_against_its_base(stocked: Registry, prompts: Path) -> None:
     found = stocked.adapters.probe("course_rec@1", against="base", prompts=prompts)
     assert (found.b.kind, found.b.name) == ("base", "tiny")
     assert found.kl > 1e-4
     assert found.loss_base == found.loss_b
-    assert found.conclusion.startswith("The adapter changed ")
     by_name = stocked.adapters.probe("course_rec@1", against="tiny", prompts=prompts)
     assert replace(by_name, seconds=0) == replace(found, seconds=0)
 
@@ -130,20 +122,19 @@ def test_a_fused_model_by_its_digest(stocked: Registry, prompts: Path) -> None:
     base = stocked.adapters.probe(digest, against="base", prompts=prompts)
     assert (base.a.kind, base.b.kind, base.loss_base) == ("fused", "base", base.loss_b)
     assert base.loss_b == one.loss_base
-    with pytest.raises(BadInputError, match="say what to compare"):
+    with pytest.raises(BadInputError):
         stocked.adapters.probe(digest)
     stocked.workspace.cache.remove(fused["key"])
-    with pytest.raises(BadInputError, match="not in this machine's cache") as caught:
+    with pytest.raises(BadInputError) as caught:
         stocked.adapters.probe("course_rec@1", against=digest)
     assert caught.value.hint == "fusery fuse course_rec_v1_20260115 --precision keep"
 
 
-def test_bases_with_one_vocabulary_can_be_compared(stocked: Registry, prompts: Path, tmp_path: Path) -> None:
-    stocked.bases.add(tiny_models.make_base(tmp_path / "other", seed=8, layers=1), name="other")
-    assert stocked.adapters.probe("course_rec@1", against="other", prompts=prompts).kl > 1e-3
-
-
-def test_other_vocabularies_are_refused(stocked: Registry, prompts: Path, tmp_path: Path) -> None:
+def test_other_vocabularies_are_refused(
+    stocked: Registry, tiny_base: Path, prompts: Path, tmp_path: Path
+) -> None:
+    stocked.bases.add(tiny_models.make_base(tmp_path / "same", seed=8, layers=1), name="same", reference=True)
+    assert stocked.adapters.probe("course_rec@1", against="same", prompts=prompts).kl > 1e-3
     folder = tiny_models.make_base(tmp_path / "other", layers=1)
     path = folder / "tokenizer.json"
     tokenizer = json.loads(path.read_text(encoding="utf-8"))
@@ -151,113 +142,58 @@ def test_other_vocabularies_are_refused(stocked: Registry, prompts: Path, tmp_pa
     vocab["a"], vocab["b"] = vocab["b"], vocab["a"]
     path.write_text(json.dumps(tokenizer), encoding="utf-8")
     stocked.bases.add(folder, name="other")
-    with pytest.raises(BadInputError, match="different vocabularies") as caught:
+    with pytest.raises(BadInputError):
         stocked.adapters.probe("course_rec@1", against="other", prompts=prompts)
-    assert caught.value.exit_code == 2
 
 
-def test_a_base_by_reference_is_probed_where_it_lies(
-    registry: Registry, tiny_base: Path, prompts: Path, tmp_path: Path
-) -> None:
-    registry.bases.add(tiny_base, name="tiny", reference=True)
-    adapter = tiny_models.make_adapter(tmp_path / "adapter", tiny_base)
-    registry.adapters.register(adapter, base="tiny", task="course_rec")
-    assert registry.adapters.probe("course_rec@1", against="base", prompts=prompts).kl > 0
-
-
-@pytest.mark.parametrize(
-    ("reference", "options"),
-    [
+def test_what_has_no_meaning_is_refused(stocked: Registry, prompts: Path) -> None:
+    summed = FuseRequest(extras=(("course_rec@2", 1.0),))
+    wrong: list[tuple[str, dict[str, Any]]] = [
         ("tiny", {}),
         ("tiny", {"against": "base"}),
         ("course_rec@1", {"against": "base", "request": FuseRequest("keep")}),
         ("course_rec@1", {"request": FuseRequest(scale=2.0)}),
-        ("course_rec@1", {"against": "base", "request": FuseRequest(extras=(("course_rec@2", 1.0),))}),
+        ("course_rec@1", {"against": "base", "request": summed}),
         ("course_rec@1", {"limit": 0}),
-    ],
-)
-def test_what_has_no_meaning_is_refused(
-    reference: str, options: dict[str, Any], stocked: Registry, prompts: Path
-) -> None:
-    with pytest.raises(BadInputError) as caught:
-        stocked.adapters.probe(reference, prompts=prompts, **options)
-    assert caught.value.hint
-
-
-def test_an_unknown_reference(stocked: Registry) -> None:
+    ]
+    for reference, options in wrong:
+        with pytest.raises(BadInputError) as caught:
+            stocked.adapters.probe(reference, prompts=prompts, **options)
+        assert caught.value.hint
     for words in ({"reference": "course_rec@9"}, {"reference": "course_rec@1", "against": "nothing@1"}):
         with pytest.raises(UnknownReferenceError):
             stocked.adapters.probe(**words)
 
 
-def test_the_built_in_prompts_are_taken_without_a_file(stocked: Registry) -> None:
-    found = stocked.adapters.probe("course_rec@1", against="base", limit=3)
-    assert found.prompts == 3
-    assert found.rows[0].prompt.startswith("The ferry leaves the harbour")
-
-
 def test_without_mlx_it_says_what_to_install(stocked: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
     monkeypatch.setitem(sys.modules, "mlx_lm", None)
-    with pytest.raises(FuseryError) as caught:
+    with pytest.raises(MissingExtraError):
         stocked.adapters.probe("course_rec@1", against="base")
-    assert caught.value.code == "missing_extra"
-    assert caught.value.hint == "pip install 'fusery[mlx]'"
 
 
 ADAPTER, BASE = Side("adapter", "t_v1", "0" * 64), Side("base", "b", "1" * 64)
 FUSED, OTHER = Side("fused", "t_v1", "2" * 64, "keep"), Side("adapter", "t_v2", "3" * 64)
 
 
-def reports() -> Iterator[tuple[tuple[Any, ...], str]]:
-    """Yield (a, b, KL, agreement, losses of a, b and base, gain kept) and what is said of it."""
-    yield (
-        (ADAPTER, FUSED, 0.003, 0.991, 0.219, 0.22, 3.828, 0.9997),
-        (
-            "The fused model answers as base + adapter: KL 0.003, 99.1 % of next tokens the same. "
-            "The loss is 0.220 against 0.219, of the base 3.828. It keeps 100.0 % of the adapter's gain."
-        ),
-    )
-    yield (
+SAID: list[tuple[tuple[Any, ...], list[str], list[str]]] = [
+    # a, b, KL, agreement, losses of a, b and base, gain kept; what is said, and what is not.
+    ((ADAPTER, FUSED, 0.003, 0.991, 0.219, 0.22, 3.8, 0.99), ["answers as", "99.1 %", "99.0 %"], ["nearly"]),
+    (
         (ADAPTER, FUSED, 0.094, 0.93, 2.0, 2.1, None, None),
-        (
-            "The fused model answers nearly as base + adapter: KL 0.094, 93.0 % of next tokens the same. "
-            "The loss is 2.100 against 2.000."
-        ),
-    )
-    yield (
-        (ADAPTER, FUSED, 0.49, 0.71, 0.2, 1.7, 3.8, 0.58),
-        (
-            "The fused model does not answer as base + adapter: KL 0.490, 71.0 % of next tokens the same. "
-            "The loss is 1.700 against 0.200, of the base 3.800. It keeps 58.0 % of the adapter's gain."
-        ),
-    )
-    yield (
-        (ADAPTER, BASE, 0.0, 1.0, 3.8, 3.8, 3.8, None),
-        (
-            "The adapter changed nothing that these prompts show: KL 0.000, 100.0 % of next tokens the same. "
-            "The loss is 3.800, of the base 3.800."
-        ),
-    )
-    yield (
-        (ADAPTER, BASE, 0.0005, 0.99, 3.7, 3.8, 3.8, None),
-        "The adapter changed little: KL 5.0e-04, 99.0 % of next tokens the same. The loss is 3.700, of the base 3.800.",
-    )
-    yield (
-        (OTHER, FUSED, 0.5, 0.5, 1.0, 2.0, None, None),
-        (
-            "t_v1 fused (keep) does not answer as base + t_v2: KL 0.500, 50.0 % of next tokens the same. "
-            "The loss is 2.000 against 1.000."
-        ),
-    )
+        ["nearly", "0.094", "2.100"],
+        ["'s gain", "of the base"],
+    ),
+    ((ADAPTER, FUSED, 0.49, 0.71, 0.2, 1.7, 3.8, 0.58), ["does not answer", "58.0 %", "3.800"], ["nearly"]),
+    ((ADAPTER, BASE, 0.0, 1.0, 3.8, 3.8, 3.8, None), ["changed nothing", "0.000"], ["'s gain"]),
+    ((ADAPTER, BASE, 0.0005, 0.99, 3.7, 3.8, 3.8, None), ["changed little", "5.0e-04"], ["nothing"]),
+    ((OTHER, FUSED, 0.5, 0.5, 1.0, 2.0, None, None), ["t_v1 fused (keep) does not", "base + t_v2"], []),
+]
 
 
-@pytest.mark.parametrize(("facts", "expected"), [*reports()])
-def test_what_is_said(facts: tuple[Any, ...], expected: str) -> None:
-    a, b, kl, same, loss_a, loss_b, loss_base, gain = facts
-    row = Row("x", 1, kl, same, loss_a, loss_b)
-    assert (
-        ProbeReport(a, b, 1, 1, kl, kl, same, loss_a, loss_b, loss_base, gain, 1.0, (row,)).conclusion
-        == expected
-    )
+@pytest.mark.parametrize(("facts", "said", "unsaid"), SAID)
+def test_what_is_said(facts: tuple[Any, ...], said: list[str], unsaid: list[str]) -> None:
+    a, b, kl, same, *losses, gain = facts
+    row = Row("x", 1, kl, same, *losses[:2])
+    conclusion = ProbeReport(a, b, 1, 1, kl, kl, same, *losses, gain, 1.0, (row,)).conclusion
+    assert [each for each in said if each not in conclusion] == []
+    assert [each for each in unsaid if each in conclusion] == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import shift_cipher_adapters
 from fusery.registry import RecordRun, Registry, Reporter
 from fusery.registry.errors import UnknownReferenceError
 from fusery.registry.evaluation.probe_prompts import Prompts
+from fusery.registry.evaluation.probe_report import ProbeReport
 from fusery.registry.fusion.request import FuseRequest
 from fusery.storage.errors import FuseryError
 
@@ -47,145 +49,119 @@ def data(tmp_path: Path) -> Path:
     return folder
 
 
-def register(
-    registry: Registry, made: tuple[Path, Path], folder: Path, *, data: Path | str | None = None, **facts: Any
-) -> None:
-    """Add the base, and the adapter as a run left it that was recorded."""
-    base, adapter = made
-    run = folder / "run"
-    run.mkdir()
-    for path in adapter.iterdir():
-        (run / path.name).write_bytes(path.read_bytes())
-    if data is not None:
-        with RecordRun(run, arguments={"data": str(data)}):
-            pass
-    registry.bases.add(base, name="letters")
-    registry.adapters.register(run, base="letters", task="caesar", date="20260101", **facts)
+class Caesar:
+    """A registry with the base, and the adapter as a run left it."""
+
+    def __init__(self, registry: Registry, made: tuple[Path, Path], folder: Path) -> None:
+        self.registry, self._made, self._folder = registry, made, folder
+
+    def register(self, *, data: Path | str | None = None, **facts: Any) -> None:
+        """Add both; record the run, where its data are given."""
+        base, adapter = self._made
+        run = shutil.copytree(adapter, self._folder / "run")
+        if data is not None:
+            with RecordRun(run, arguments={"data": str(data)}):
+                pass
+        self.registry.bases.add(base, name="letters")
+        self.registry.adapters.register(run, base="letters", task="caesar", date="20260101", **facts)
+
+    def probe(
+        self, reference: str = "caesar@1", texts: list[str] | None = None, **options: Any
+    ) -> ProbeReport:
+        """Probe with a file of texts, or with those that are taken by default."""
+        if texts is not None:
+            options["prompts"] = write(self._folder / "a.jsonl", texts)
+        return self.registry.adapters.probe(reference, **{"against": "base"} | options)
 
 
-def test_prompts_of_the_task_need_no_word(
-    registry: Registry, made: tuple[Path, Path], tmp_path: Path
-) -> None:
-    register(registry, made, tmp_path)
+@pytest.fixture
+def caesar(registry: Registry, made: tuple[Path, Path], tmp_path: Path) -> Caesar:
+    return Caesar(registry, made, tmp_path)
+
+
+def test_prompts_of_the_task_need_no_word_and_others_are_told_of(caesar: Caesar) -> None:
+    caesar.register()
     for against in (None, "base"):
-        found = registry.adapters.probe(
-            "caesar@1", against=against, prompts=write(tmp_path / "a.jsonl", OF_TASK)
-        )
-        assert (found.about.of_task, found.about.note, found.about.file) == (True, None, "a.jsonl")
-        assert found.about.gain is not None
-        assert found.about.gain > 0.5
-        assert "unlike" not in found.conclusion
+        about = caesar.probe(texts=OF_TASK, against=against).about
+        assert (about.of_task, about.note, about.file) == (True, None, "a.jsonl")
+        assert about.gain is not None and about.gain > 0.5
+    for against in (None, "base", "letters", "caesar@1"):
+        found = caesar.probe(texts=OTHER, against=against)
+        assert found.about.of_task is False
+        assert found.about.note and found.conclusion.endswith(found.about.note)
+        document = found.to_dict()["about_prompts"]
+        told = {"gain": found.about.gain, "of_task": False, "note": found.about.note}
+        assert document == {"origin": "file", "file": "a.jsonl", "val_loss": None, **told}
+        json.dumps(document, allow_nan=False)
 
 
-@pytest.mark.parametrize("against", [None, "base", "letters", "caesar@1"])
-def test_prompts_of_something_else_are_told_of(
-    against: str | None, registry: Registry, made: tuple[Path, Path], tmp_path: Path
-) -> None:
-    register(registry, made, tmp_path)
-    found = registry.adapters.probe("caesar@1", against=against, prompts=write(tmp_path / "b.jsonl", OTHER))
-    assert found.about.of_task is False
-    assert found.conclusion.endswith("They do not tell how it does its task.")
-    assert "These prompts are unlike what the adapter was trained on" in found.conclusion
-    document = found.to_dict()["about_prompts"]
-    assert document == {
-        "origin": "file",
-        "file": "b.jsonl",
-        "gain": found.about.gain,
-        "val_loss": None,
-        "of_task": False,
-        "note": found.about.note,
-    }
-    json.dumps(document, allow_nan=False)
-
-
-def test_a_loss_far_above_the_recorded_one_is_told_of(
-    registry: Registry, made: tuple[Path, Path], tmp_path: Path
-) -> None:
-    register(registry, made, tmp_path, val_loss=0.01)
+def test_a_loss_far_above_the_recorded_one_is_told_of(caesar: Caesar) -> None:
+    caesar.register(val_loss=0.01)
     # Nearly all of it is of the task: the loss falls, and stays far from what is on record, for the end of a text is none.
-    mixed = [text[: 20 + at] for at, text in enumerate(OF_TASK)]
-    found = registry.adapters.probe("caesar@1", against="base", prompts=write(tmp_path / "c.jsonl", mixed))
-    assert found.about.gain is not None
-    assert found.about.gain > 0.02
-    assert found.about.of_task is False
-    assert "These prompts are unlike the adapter's validation data" in found.conclusion
-    assert "0.010 is on record for those" in found.conclusion
+    about = caesar.probe(texts=[text[: 20 + at] for at, text in enumerate(OF_TASK)]).about
+    assert about.gain is not None and about.gain > 0.02
+    assert about.of_task is False
+    assert "0.010" in (about.note or "")
 
 
-def test_where_no_base_was_measured_nothing_is_claimed(
-    registry: Registry, made: tuple[Path, Path], tmp_path: Path
-) -> None:
-    register(registry, made, tmp_path)
+def test_where_no_base_was_measured_nothing_is_claimed(caesar: Caesar) -> None:
+    caesar.register()
     first, second = (
-        registry.fused.fuse("caesar@1", FuseRequest(scale=scale))["digest"] for scale in (None, 1.0)
+        caesar.registry.fused.fuse("caesar@1", FuseRequest(scale=scale))["digest"] for scale in (None, 1.0)
     )
-    found = registry.adapters.probe(first, against=second, prompts=write(tmp_path / "b.jsonl", OTHER))
-    assert (found.about.of_task, found.about.note, found.about.gain) == (None, None, None)
-    base = registry.adapters.probe(first, against="base", prompts=tmp_path / "b.jsonl")
-    assert base.about.of_task is False
-    turned = registry.adapters.probe("letters", against="caesar@1", prompts=tmp_path / "b.jsonl")
-    assert turned.about.gain == pytest.approx(base.about.gain, abs=1e-4)
+    about = caesar.probe(first, OTHER, against=second).about
+    assert (about.of_task, about.note, about.gain) == (None, None, None)
+    base = caesar.probe(first, OTHER).about
+    assert base.of_task is False
+    turned = caesar.probe("letters", OTHER, against="caesar@1").about
+    assert turned.gain == pytest.approx(base.gain, abs=1e-4)
 
 
-def test_held_out_data_of_the_run_is_asked_by_default(
-    registry: Registry, made: tuple[Path, Path], tmp_path: Path, data: Path
-) -> None:
-    register(registry, made, tmp_path, data=data)
+def test_held_out_data_of_the_run_is_asked_by_default(caesar: Caesar, data: Path) -> None:
+    caesar.register(data=data)
     said: list[str] = []
-    found = registry.adapters.probe("caesar@1", against="base", reporter=Reporter(said.append))
+    reporter = Reporter(said.append)
+    found = caesar.probe(reporter=reporter)
     assert (found.about.origin, found.about.file, found.prompts) == ("held-out", "test.jsonl", 2)
     assert (found.about.of_task, found.about.note) == (True, None)
     assert found.rows[0].prompt == OF_TASK[6]
-    assert "asking what test.jsonl of its run has" in said
-    assert registry.adapters.probe("caesar@1", against="base", limit=1).prompts == 1
+    assert [line for line in said if "test.jsonl" in line]
+    assert caesar.probe(limit=1).prompts == 1
+    assert caesar.probe(texts=OTHER).about.origin == "file", "what is given wins"
     # The digests were recorded: what was written over since is not what was held out.
     write(data / "test.jsonl", OF_TASK[:2])
-    assert registry.adapters.probe("caesar@1", against="base").about.file == "valid.jsonl"
+    assert caesar.probe().about.file == "valid.jsonl"
     (data / "valid.jsonl").unlink()
     said.clear()
-    before = registry.evaluations.list("caesar@1")
-    found = registry.adapters.probe("caesar@1", against="base", reporter=Reporter(said.append), limit=2)
-    assert (found.about.origin, found.about.file) == ("built-in", None)
-    assert before and registry.evaluations.list("caesar@1") == before
-    assert any("test.jsonl of its run is not in" in line for line in said)
+    before = caesar.registry.evaluations.list("caesar@1")
+    about = caesar.probe(reporter=reporter, limit=2).about
+    assert (about.origin, about.file) == ("built-in", None)
+    assert before and caesar.registry.evaluations.list("caesar@1") == before
+    assert [line for line in said if "test.jsonl" in line]
 
 
 def test_a_folder_is_looked_for_below_the_working_folder(
-    registry: Registry, made: tuple[Path, Path], tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+    caesar: Caesar, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    register(registry, made, tmp_path, data="data")
-    assert registry.adapters.probe("caesar@1", against="base").about.file == "test.jsonl"
-    assert registry.adapters.probe("caesar@1", against="caesar@1").about.file == "test.jsonl"
-    fused = registry.fused.fuse("caesar@1")["digest"]
-    assert registry.adapters.probe(fused, against="base").about.file == "test.jsonl"
+    caesar.register(data="data")
+    fused = caesar.registry.fused.fuse("caesar@1")["digest"]
+    for reference, against in (("caesar@1", "base"), ("caesar@1", "caesar@1"), (fused, "base")):
+        assert caesar.probe(reference, against=against).about.file == "test.jsonl"
     monkeypatch.chdir("/")
-    assert registry.adapters.probe("caesar@1", against="base", limit=1).about.origin == "built-in"
+    assert caesar.probe(limit=1).about.origin == "built-in"
 
 
-def test_prompts_that_are_given_win(
-    registry: Registry, made: tuple[Path, Path], tmp_path: Path, data: Path
-) -> None:
-    register(registry, made, tmp_path, data=data)
-    found = registry.adapters.probe("caesar@1", against="base", prompts=write(tmp_path / "b.jsonl", OTHER))
-    assert (found.about.origin, found.about.file, found.about.of_task) == ("file", "b.jsonl", False)
-
-
-def test_bad_prompts_are_told_before_anything_is_fused(
-    registry: Registry, made: tuple[Path, Path], tmp_path: Path
-) -> None:
-    register(registry, made, tmp_path)
-    with pytest.raises(FuseryError, match="there is no file"):
-        registry.adapters.probe("caesar@1", prompts=tmp_path / "absent.jsonl")
+def test_bad_prompts_are_told_before_anything_is_fused(caesar: Caesar, tmp_path: Path) -> None:
+    caesar.register()
+    with pytest.raises(FuseryError):
+        caesar.probe(against=None, prompts=tmp_path / "absent.jsonl")
     with pytest.raises(UnknownReferenceError):
-        registry.fused.fidelity("caesar@1")
+        caesar.registry.fused.fidelity("caesar@1")
 
 
-def test_progress_is_told_in_tokens_of_every_model(
-    registry: Registry, made: tuple[Path, Path], tmp_path: Path
-) -> None:
-    register(registry, made, tmp_path)
-    path = write(tmp_path / "a.jsonl", OF_TASK)
+def test_progress_is_told_in_tokens_of_every_model(caesar: Caesar) -> None:
+    caesar.register()
     for against, passes in ((None, 3), ("base", 2)):
         told: list[tuple[int, int]] = []
 
@@ -199,7 +175,7 @@ def test_progress_is_told_in_tokens_of_every_model(
                 if self.counts:
                     self.heard.append((done, total))
 
-        registry.adapters.probe("caesar@1", against=against, prompts=path, reporter=Answering())
+        caesar.probe(texts=OF_TASK, against=against, reporter=Answering())
         (total,) = {total for _, total in told}
         assert told[-1] == (total, total)
         assert len(told) == passes * len(OF_TASK)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import shift_cipher_adapters
+from broken_adapters import edit_config
 
 from fusery.registry import RecordRun, Registry, Reporter
 from fusery.registry.errors import BadInputError
@@ -30,14 +32,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return base, shift_cipher_adapters.make_adapter(folder / "adapter", base, 1)
 
 
-def registered(registry: Registry, made: tuple[Path, Path], folder: Path, texts: list[str] | None) -> Path:
-    """Register the adapter of a run, and return the folder of its data."""
+def registered(registry: Registry, made: tuple[Path, Path], folder: Path, texts: list[str] | None) -> None:
+    """Register the adapter of a run that held out some texts."""
     base, adapter = made
-    run, data = folder / "run", folder / "data"
-    run.mkdir()
+    run, data = shutil.copytree(adapter, folder / "run"), folder / "data"
     data.mkdir()
-    for path in adapter.iterdir():
-        (run / path.name).write_bytes(path.read_bytes())
     if texts is not None:
         for name in ("train", "valid"):
             (data / f"{name}.jsonl").write_text("".join(f"{json.dumps({'text': text})}\n" for text in texts))
@@ -45,18 +44,12 @@ def registered(registry: Registry, made: tuple[Path, Path], folder: Path, texts:
             pass
     registry.bases.add(base, name="letters")
     registry.adapters.register(run, base="letters", task="caesar", date="20260101")
-    return data
 
 
-def asked(registry: Registry, said: list[str], **options: Any) -> Fused:
-    """Fuse with a second opinion, and note what was said."""
-    return registry.fused.fuse("caesar@1", probe=True, reporter=Reporter(said.append), **options)
-
-
-def fused(registry: Registry, **options: Any) -> tuple[str, list[str]]:
-    """Fuse with a second opinion, and return the precision and what was said."""
+def asked(registry: Registry, **options: Any) -> tuple[Fused, list[str]]:
+    """Fuse with a second opinion, and return what was said, too."""
     said: list[str] = []
-    return asked(registry, said, **options).precision, said
+    return registry.fused.fuse("caesar@1", probe=True, reporter=Reporter(said.append), **options), said
 
 
 def test_the_size_of_the_base_is_taken_where_the_model_answers_as_it_should(
@@ -66,19 +59,17 @@ def test_the_size_of_the_base_is_taken_where_the_model_answers_as_it_should(
     by_weights = registry.fused.fuse("caesar@1")
     assert by_weights.precision == "mixed"
     assert "opinions" not in by_weights.to_dict()
-    said: list[str] = []
-    taken = asked(registry, said)
+    taken, said = asked(registry)
     assert taken.precision == "dither"
     [opinion] = taken.opinions or ()
     assert (opinion.precision, opinion.prompts, opinion.passed) == ("dither", 6, True)
     assert abs(opinion.lost) < 0.02
     assert opinion.gained > 0.1
-    assert [line for line in said if line.startswith("dither: asked 6 questions, it loses 0.00")], said
-    assert [line for line in said if line.endswith("it is taken")]
+    assert [line for line in said if line.startswith("dither: asked 6")], said
     on_record = {each.metric for each in registry.evaluations.list("caesar@1")}
     assert "probe.gain" in on_record
     assert [metric for metric in on_record if "dither" in metric]
-    said_again = fused(registry)[1]
+    said_again = asked(registry)[1]
     assert not [line for line in said_again if line.startswith("fusing")], "the second time it is cached"
 
 
@@ -88,41 +79,28 @@ def test_what_does_not_answer_as_it_should_is_passed_over(
     monkeypatch.setattr(second_opinion, "KEPT", 1.5)
     monkeypatch.setattr(second_opinion, "NEAR", -1.0)
     registered(registry, made, tmp_path, OF_TASK)
-    said: list[str] = []
-    taken = asked(registry, said)
+    taken, said = asked(registry)
     assert taken.precision == "mixed"
     assert [(each.precision, each.passed) for each in taken.opinions or ()] == [("dither", False)]
-    assert [line for line in said if line.startswith("dither: ") and line.endswith("trying what is larger")]
-    assert not [line for line in said if line.startswith("keep: asked")], (
-        "the weights are sure that it is lost"
-    )
+    assert not [line for line in said if line.startswith("keep: asked")], "the weights are sure of keep"
 
 
-def test_without_data_that_were_held_out_it_is_left_to_the_weights(
-    registry: Registry, made: tuple[Path, Path], tmp_path: Path
+@pytest.mark.parametrize("texts", [None, ["0 1 2 3", "4 5 6 7 8"]], ids=["none", "they tell nothing"])
+def test_without_held_out_data_that_tell_anything_it_is_left_to_the_weights(
+    registry: Registry, made: tuple[Path, Path], tmp_path: Path, texts: list[str] | None
 ) -> None:
-    registered(registry, made, tmp_path, None)
-    said: list[str] = []
-    taken = asked(registry, said)
-    assert (taken.precision, taken.opinions) == ("mixed", ())
-    assert taken.to_dict()["opinions"] == []
-    assert "no second opinion: the run of caesar_v1_20260101 kept nothing out of training" in said[0]
-
-
-def test_questions_that_tell_nothing_leave_it_to_the_weights(
-    registry: Registry, made: tuple[Path, Path], tmp_path: Path
-) -> None:
-    registered(registry, made, tmp_path, ["0 1 2 3", "4 5 6 7 8"])
-    precision, said = fused(registry)
-    assert precision == "mixed"
-    assert [line for line in said if "too little to tell anything by" in line]
+    registered(registry, made, tmp_path, texts)
+    taken, said = asked(registry)
+    assert taken.precision == "mixed"
+    assert not [each for each in taken.opinions or () if each.passed]
+    assert said
 
 
 def test_it_gives_up_when_the_time_is_up(registry: Registry, made: tuple[Path, Path], tmp_path: Path) -> None:
     registered(registry, made, tmp_path, OF_TASK)
-    precision, said = fused(registry, within=1e-9)
-    assert precision == "mixed"
-    assert "no second opinion: it takes longer than 1e-09 s (--probe-within)" in said
+    taken, said = asked(registry, within=1e-9)
+    assert taken.precision == "mixed"
+    assert [line for line in said if "--probe-within" in line]
     assert [line for line in said if line == "fusing caesar_v1_20260101 (dither)"], "it was at it"
     told: list[str] = []
     made_now = registry.fused.fuse("caesar@1", FuseRequest("dither"), reporter=Reporter(told.append))
@@ -131,22 +109,13 @@ def test_it_gives_up_when_the_time_is_up(registry: Registry, made: tuple[Path, P
     assert not list((registry.workspace.settings.cache / "tmp").iterdir())
 
 
-@pytest.mark.parametrize(
-    "request_",
-    [
-        FuseRequest("keep"),
-        FuseRequest(quantize=4),
-        FuseRequest(budget=1.5),
-        FuseRequest(scale=2.0),
-        FuseRequest(recipe="0" * 64),
-    ],
-    ids=str,
-)
-def test_where_there_is_nothing_to_choose_it_is_refused(registry: Registry, request_: FuseRequest) -> None:
-    with pytest.raises(BadInputError) as caught:
-        registry.fused.fuse("caesar@1", request_, probe=True)
-    assert caught.value.hint
-    with pytest.raises(BadInputError, match="some time"):
+def test_where_there_is_nothing_to_choose_it_is_refused(registry: Registry) -> None:
+    requests = [FuseRequest("keep"), FuseRequest(quantize=4), FuseRequest(budget=1.5), FuseRequest(scale=2.0)]
+    for request in (*requests, FuseRequest(recipe="0" * 64)):
+        with pytest.raises(BadInputError) as caught:
+            registry.fused.fuse("caesar@1", request, probe=True)
+        assert caught.value.hint
+    with pytest.raises(BadInputError):
         registry.fused.fuse("caesar@1", probe=True, within=0.0)
 
 
@@ -174,18 +143,15 @@ def test_when_a_model_passes(base: float, a: float, b: float, said: bool | None)
 
 
 def test_what_was_trained_through_a_quantiser_is_written_as_it_was_trained(
-    registry: Registry, made: tuple[Path, Path], tmp_path: Path
+    registry: Registry, tmp_path: Path
 ) -> None:
     """Base + adapter is not what was trained, so that nothing is known by answering as they do (decision 37)."""
     base = shift_cipher_adapters.make_base(tmp_path / "base8", layers=1, bits=8)
     adapter = shift_cipher_adapters.make_adapter(tmp_path / "adapter", base, 1)
-    document = json.loads((adapter / "adapter_config.json").read_text())
-    document["quantization_aware"] = {"bits": 4, "group_size": 64}
-    (adapter / "adapter_config.json").write_text(json.dumps(document))
+    edit_config(quantization_aware={"bits": 4, "group_size": 64})(adapter)
     registered(registry, (base, adapter), tmp_path, OF_TASK)
-    precision, said = fused(registry)
-    assert precision == "dequantize"
-    assert [line for line in said if "no second opinion: caesar_v1_20260101 was trained through" in line]
+    taken, said = asked(registry)
+    assert (taken.precision, taken.opinions) == ("dequantize", ())
     assert not [line for line in said if "asked" in line]
     plain = registry.fused.fuse("caesar@1")
     assert plain.cached

@@ -40,11 +40,14 @@ def test_it_counts_nowhere_and_the_right_value_takes_its_place(stocked: Registry
     assert stocked.upkeep.audit().ok
 
 
-def test_the_same_value_can_be_recorded_again(stocked: Registry) -> None:
-    stocked.evaluations.record(ONE, {"acc": 0.5})
+def test_a_value_that_was_withdrawn_was_good_for_the_promotion_before(stocked: Registry) -> None:
+    stocked.evaluations.record(ONE, {"acc": 0.9})
+    stocked.aliases.set_rules("prod", {"metrics": {"acc": {"at_least": 0.8}}})
+    stocked.aliases.promote(ONE, "prod")
     stocked.evaluations.withdraw(ONE, "acc", reason="doubted")
-    assert stocked.evaluations.record(ONE, {"acc": 0.5}).known == ()
-    assert values(stocked) == [0.5]
+    assert stocked.upkeep.audit().ok  # the move was right by what was on record then
+    assert stocked.evaluations.record(ONE, {"acc": 0.9}).known == (), "the same can be recorded again"
+    assert values(stocked) == [0.9]
     assert stocked.upkeep.audit().ok
 
 
@@ -58,29 +61,16 @@ def test_a_whole_dataset_goes_at_once_and_a_dry_run_writes_nothing(stocked: Regi
     assert values(stocked) == [0.6]
 
 
-@pytest.mark.parametrize(
-    ("said", "message"),
-    [
-        ({"metric": "acc", "reason": " "}, "is withdrawn for a reason"),
-        ({"reason": "r"}, "nothing says which"),
-        ({"metric": "a b", "reason": "r"}, "is not the name of a metric"),
-        ({"metric": "acc", "reason": "a\0b"}, "reason"),
-        ({"metric": "acc", "reason": "x" * 10_001}, "reason"),
-    ],
-)
-def test_what_has_to_be_said(stocked: Registry, said: dict[str, Any], message: str) -> None:
-    stocked.evaluations.record(ONE, {"acc": 0.5})
-    with pytest.raises(BadInputError, match=message):
-        stocked.evaluations.withdraw(ONE, **said)
-    assert values(stocked) == [0.5]
-
-
-def test_nothing_like_that(stocked: Registry) -> None:
+def test_what_has_to_be_said(stocked: Registry) -> None:
     stocked.evaluations.record(ONE, {"acc": 0.5}, split="test")
+    wrong: list[dict[str, Any]] = [{"metric": "acc", "reason": text} for text in (" ", "a\0b", "x" * 10_001)]
+    for said in (*wrong, {"reason": "r"}, {"metric": "a b", "reason": "r"}):
+        with pytest.raises(BadInputError):
+            stocked.evaluations.withdraw(ONE, **said)
     for said in ({"metric": "f1"}, {"split": "validation"}, {"metric": "acc", "seed": 1}):
-        with pytest.raises(UnknownReferenceError, match="nothing like that is on record") as caught:
-            stocked.evaluations.withdraw(ONE, reason="r", **said)  # type: ignore[arg-type]
-        assert caught.value.hint == f"fusery eval list {ONE}"
+        with pytest.raises(UnknownReferenceError):
+            stocked.evaluations.withdraw(ONE, reason="r", **said)
+    assert values(stocked) == [0.5]
 
 
 def test_what_counted_at_a_moment() -> None:
@@ -93,29 +83,17 @@ def test_what_counted_at_a_moment() -> None:
     assert not stands(row)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        "UPDATE evaluation SET withdrawn_at = NULL, withdrawn_by = NULL, withdrawn_reason = NULL",
-        "UPDATE evaluation SET withdrawn_reason = 'another'",
-        "UPDATE evaluation SET value = 0.95",
-    ],
-)
-def test_what_was_changed_in_the_database_is_found(stocked: Registry, change: str) -> None:
+def test_what_was_changed_in_the_database_is_found(stocked: Registry) -> None:
     stocked.evaluations.record(ONE, {"acc": 0.9})
     stocked.evaluations.withdraw(ONE, "acc", reason="wrong")
     assert stocked.upkeep.audit().ok
-    with stocked.workspace.database.write() as session:
-        session.execute(text(change))
-    assert "evaluation acc" in {problem.subject for problem in stocked.upkeep.audit().problems}
-
-
-def test_a_value_that_was_withdrawn_was_good_for_the_promotion_before(stocked: Registry) -> None:
-    stocked.evaluations.record(ONE, {"acc": 0.9})
-    stocked.aliases.set_rules("prod", {"metrics": {"acc": {"at_least": 0.8}}})
-    stocked.aliases.promote(ONE, "prod")
-    stocked.evaluations.withdraw(ONE, "acc", reason="wrong")
-    assert stocked.upkeep.audit().ok  # the move was right by what was on record then
+    for change in (
+        "UPDATE evaluation SET withdrawn_reason = 'another'",
+        "UPDATE evaluation SET withdrawn_at = NULL, withdrawn_by = NULL, withdrawn_reason = NULL",
+    ):
+        with stocked.workspace.database.write() as session:
+            session.execute(text(change))
+        assert "evaluation acc" in {problem.subject for problem in stocked.upkeep.audit().problems}
 
 
 def test_an_exported_folder_does_not_bring_it_back(stocked: Registry, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import shift_cipher_adapters
+import tiny_models
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -23,3 +24,16 @@ def uncompiled() -> Iterator[None]:
 def echo_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Caesar's base; not to be changed."""
     return shift_cipher_adapters.make_base(tmp_path_factory.mktemp("caesar") / "base")
+
+
+@pytest.fixture(scope="session")
+def small_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model of two layers in float32; not to be changed."""
+    folder = tmp_path_factory.mktemp("small") / "model"
+    return tiny_models.make_base(folder, dtype="float32", layers=2, hidden=64, intermediate=128)
+
+
+@pytest.fixture(scope="session")
+def small_adapter(small_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter for it."""
+    return tiny_models.make_adapter(tmp_path_factory.mktemp("small") / "a", small_base, update=0.5)

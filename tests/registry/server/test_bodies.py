@@ -80,8 +80,16 @@ def refusal(data: bytes, kind: type[Any] = TextBody) -> Refusal:
     return caught.value
 
 
+def text(**fields: Any) -> TextBody:
+    return read_body(json.dumps(TEXT | fields).encode(), TextBody)
+
+
+def chat(**fields: Any) -> ChatBody:
+    return read_body(json.dumps(CHAT | fields).encode(), ChatBody)
+
+
 @pytest.mark.parametrize("what", BAD)
-def test_a_field_that_is_not_as_it_must_be(what: str) -> None:
+def test_invalid_field_is_refused_by_its_name(what: str) -> None:
     fields, param = BAD[what]
     found = refusal(json.dumps(TEXT | fields).encode())
     assert found.document["error"]["param"] == param
@@ -89,93 +97,59 @@ def test_a_field_that_is_not_as_it_must_be(what: str) -> None:
 
 
 @pytest.mark.parametrize("what", NO_JSON)
-def test_what_is_no_json(what: str) -> None:
+def test_invalid_json_is_refused(what: str) -> None:
     refusal(NO_JSON[what])
 
 
-@pytest.mark.parametrize(
-    "messages",
-    [
-        [],
-        "hi",
-        [5],
-        [{}],
-        [{"role": "user", "content": 5}],
-        [{"role": "user", "content": [{"type": "image_url"}]}],
-    ],
-)
-def test_messages_that_are_none(messages: Any) -> None:
-    refusal(json.dumps(CHAT | {"messages": messages}).encode(), ChatBody)
+def test_invalid_chat_fields_are_refused() -> None:
+    for content in (5, [{"type": "image_url"}]):
+        refusal(json.dumps(CHAT | {"messages": [{"role": "user", "content": content}]}).encode(), ChatBody)
+    for messages in ([], "hi", [5], [{}]):
+        refusal(json.dumps(CHAT | {"messages": messages}).encode(), ChatBody)
+    for fields in ({"logprobs": 5}, {"top_logprobs": 5}):
+        refusal(json.dumps(CHAT | fields).encode(), ChatBody)
 
 
 def test_a_character_of_two_halves() -> None:
     assert read_body(b'{"model": "a", "prompt": "\\ud83d\\ude80"}', TextBody).prompt == ["🚀"]
 
 
-@pytest.mark.parametrize(
-    ("fields", "expected"),
-    [
-        ({}, None),
-        ({"logprobs": False}, None),
-        ({"logprobs": True}, 0),
-        ({"logprobs": True, "top_logprobs": 4}, 4),
-    ],
-)
-def test_how_many_probabilities_are_told(fields: dict[str, Any], expected: int | None) -> None:
-    assert read_body(json.dumps(CHAT | fields).encode(), ChatBody).alternatives == expected
-    assert read_body(json.dumps(TEXT | fields).encode(), TextBody).alternatives == expected
-
-
-def test_a_number_of_probabilities_is_for_texts_alone() -> None:
-    assert [
-        read_body(json.dumps(TEXT | {"logprobs": n}).encode(), TextBody).alternatives for n in (0, 5)
-    ] == [0, 5]
-    refusal(json.dumps(CHAT | {"logprobs": 5}).encode(), ChatBody)
-    refusal(json.dumps(CHAT | {"top_logprobs": 5}).encode(), ChatBody)
+def test_how_many_probabilities_are_told() -> None:
+    for make in (text, chat):
+        assert make().alternatives is make(logprobs=False).alternatives is None
+        assert make(logprobs=True).alternatives == 0
+        assert make(logprobs=True, top_logprobs=4).alternatives == 4
+    assert [text(logprobs=number).alternatives for number in (0, 5)] == [0, 5]
 
 
 def test_a_template_gets_its_own_options_and_no_other_template() -> None:
     options = {"enable_thinking": False, "reasoning_effort": "low"}
-    body = read_body(json.dumps(CHAT | {"chat_template_kwargs": options}).encode(), ChatBody)
-    assert body.chat_template_kwargs == options
+    assert chat(chat_template_kwargs=options).chat_template_kwargs == options
     for bad in ({"chat_template": "{{ 1 }}"}, {"tokenize": False}, {"enable_thinking": []}, []):
         refusal(json.dumps(CHAT | {"chat_template_kwargs": bad}).encode(), ChatBody)
 
 
 def test_null_and_unknown_fields_count_as_left_out() -> None:
-    extra = {
-        "stop": None,
-        "n": None,
-        "temperature": None,
-        "metadata": {"a": 1},
-        "logprobs": None,
-        "tools": [],
-    }
-    assert read_body(json.dumps(TEXT | extra).encode(), TextBody) == read_body(
-        json.dumps(TEXT).encode(), TextBody
-    )
+    assert text(stop=None, n=None, temperature=None, metadata={"a": 1}, logprobs=None, tools=[]) == text()
 
 
 def test_parts_of_text_are_joined() -> None:
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
-    body = read_body(json.dumps(CHAT | {"messages": [{"role": "user", "content": parts}]}).encode(), ChatBody)
-    assert body.messages[0].content == "ab"
+    assert chat(messages=[{"role": "user", "content": parts}]).messages[0].content == "ab"
 
 
 def test_prompts_in_all_forms() -> None:
-    for given_, expected in {"a": ["a"], "ab": ["ab"]}.items():
-        assert read_body(json.dumps(TEXT | {"prompt": given_}).encode(), TextBody).prompt == expected
+    assert text(prompt="ab").prompt == ["ab"]
     for several in ([1, 2], [[1, 2]], [[1], "a"]):
-        body = read_body(json.dumps(TEXT | {"prompt": several}).encode(), TextBody)
-        assert body.prompt == ([several] if several == [1, 2] else several)
+        assert text(prompt=several).prompt == ([several] if several == [1, 2] else several)
 
 
 def test_options_within_what_the_model_has() -> None:
-    body = read_body(json.dumps(TEXT | {"top_k": 320, "top_p": 0, "seed": -1}).encode(), TextBody)
-    assert body.sampling(320) == Sampling(temperature=0, top_p=0, top_k=0, seed=2**64 - 1)
+    found = text(top_k=320, top_p=0, seed=-1).sampling(320)
+    assert found == Sampling(temperature=0, top_p=0, top_k=0, seed=2**64 - 1)
     for key in ("320", "-1", "x", "٣", "9" * 20):
         with pytest.raises(Refusal):
-            read_body(json.dumps(TEXT | {"logit_bias": {key: 1}}).encode(), TextBody).sampling(320)
+            text(logit_bias={key: 1}).sampling(320)
 
 
 JSON = st.recursive(
@@ -189,7 +163,6 @@ FIELDS = st.dictionaries(st.sampled_from([*TextBody.model_fields, *TextBody.unsu
 @given(FIELDS)
 def test_whatever_a_field_is_a_body_is_read_or_refused(fields: dict[str, Any]) -> None:
     try:
-        body = read_body(json.dumps(TEXT | fields).encode(), TextBody)
-        body.sampling(320)
+        text(**fields).sampling(320)
     except Refusal as found:
         assert found.status == 400

@@ -12,6 +12,8 @@ from fusery.registry.server import desk as module
 from fusery.registry.server import fairness
 from fusery.registry.server.desk import Desk
 
+pytestmark = pytest.mark.timing
+
 
 def burn(seconds: float) -> None:
     """Take time of the processor, as reading a request does."""

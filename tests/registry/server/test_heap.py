@@ -64,19 +64,16 @@ print(round((resident() - before) / (1 << 20)))
 """
 
 
-def test_large_blocks_are_given_back_when_they_are_freed() -> None:
-    def left(how: str) -> int:
-        command = [sys.executable, "-P", "-c", BLOCKS, how]
-        return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+def measured(script: str, *words: str) -> int:
+    command = [sys.executable, "-P", "-c", script, *words]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
-    assert left("as it is") > 80
-    assert left("little") < 60
+
+def test_large_blocks_are_given_back_when_they_are_freed() -> None:
+    assert measured(BLOCKS, "as it is") > 80
+    assert measured(BLOCKS, "little") < 60
 
 
 def test_threads_share_one_heap(tmp_path: Path) -> None:
-    def heaps(how: str) -> int:
-        command = [sys.executable, "-P", "-c", HEAPS, how, str(tmp_path / how)]
-        return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-
-    assert heaps("as it is") > 1
-    assert heaps("one") == 1
+    assert measured(HEAPS, "as it is", str(tmp_path / "heaps")) > 1
+    assert measured(HEAPS, "one", str(tmp_path / "heaps")) == 1

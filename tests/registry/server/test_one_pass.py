@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import random
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny_architectures
 import tiny_models
+from engine_host import EngineHost
 from mlx_lm import load
 from mlx_lm.generate import generate_step
+from waiting import wait_until
 
-from fusery.registry.server.engine import Engine
 from fusery.registry.server.sampling import Sampling
 from fusery.registry.server.switching import Resident
-from fusery.registry.server.writing import Job, Piece
+from fusery.registry.server.writing import Job
+
+pytestmark = pytest.mark.timing
 
 RANKS = (8, 8, 8, 4, 16, 3, 8, 32)
 ENDLESS = Sampling(temperature=0, logit_bias={256: -100, 258: -100})
@@ -25,47 +27,19 @@ ENDLESS = Sampling(temperature=0, logit_bias={256: -100, 258: -100})
 LENGTHS = (1, 3, 9, 24, 40)
 
 
-class Host:
-    """An engine, and the pieces of each job."""
-
-    def __init__(self, base: Path) -> None:
-        self.pieces: dict[Job, list[Piece]] = {}
-        self.ended: dict[Job, threading.Event] = {}
-        self.engine = Engine(base, self.post, width=16, prompt_cache_bytes=1 << 28)
-        self.engine.start()
-
-    def post(self, pieces: Sequence[tuple[Job, Piece]]) -> None:
-        for job, piece in pieces:
-            self.pieces[job].append(piece)
-            if piece.finish is not None:
-                self.ended[job].set()
-
-    def begin(self, resident: Resident | None, prompt: list[int], length: int, owner: str = "") -> Job:
-        job = Job(resident, prompt, length, ENDLESS, owner=owner, alternatives=0)
-        self.pieces[job], self.ended[job] = [], threading.Event()
-        self.engine.submit(job)
-        return job
-
-    def text(self, job: Job) -> str:
-        assert self.ended[job].wait(120)
-        assert self.pieces[job][-1].finish == "length"
-        return "".join(piece.text for piece in self.pieces[job])
+def begin(
+    host: EngineHost, resident: Resident | None, prompt: list[int], length: int, owner: str = ""
+) -> Job:
+    return host.begin(Job(resident, prompt, length, ENDLESS, owner=owner, alternatives=0))
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_models.make_base(
-        tmp_path_factory.mktemp("base") / "model", dtype="float32", layers=2, hidden=64, intermediate=128
-    )
-
-
-@pytest.fixture(scope="module")
-def folders(base: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def folders(small_base: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     place = tmp_path_factory.mktemp("adapters")
     return [
         tiny_models.make_adapter(
             place / f"a{number}",
-            base,
+            small_base,
             seed=number,
             rank=rank,
             update=0.5,
@@ -77,8 +51,8 @@ def folders(base: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.fixture
-def host(base: Path) -> Iterator[Host]:
-    made = Host(base)
+def host(small_base: Path) -> Iterator[EngineHost]:
+    made = EngineHost(small_base, width=16, prompt_cache_bytes=1 << 28)
     yield made
     made.engine.stop()
 
@@ -113,9 +87,9 @@ def prompt(rng: random.Random) -> list[int]:
 
 
 def test_64_requests_mixed_through_joins_leaves_cancels_and_reloads(
-    host: Host, base: Path, folders: list[Path]
+    host: EngineHost, small_base: Path, folders: list[Path]
 ) -> None:
-    rng, alone = random.Random(18), Alone(base, folders)
+    rng, alone = random.Random(18), Alone(small_base, folders)
     # The last adapter comes while the others are at work, and one of them goes and comes back.
     residents: list[Resident | None] = [None]
     residents += [host.engine.load(folder.name, folder).result() for folder in folders[:-1]]
@@ -129,13 +103,13 @@ def test_64_requests_mixed_through_joins_leaves_cancels_and_reloads(
             residents[2] = None
             residents[2] = host.engine.load("again", folders[1]).result()
         chosen, words, length = rng.randrange(len(residents)), prompt(rng), rng.choice(LENGTHS)
-        job = host.begin(residents[chosen], words, length, owner=rng.choice(["acme", "other"]))
+        job = begin(host, residents[chosen], words, length, owner=rng.choice(["acme", "other"]))
         if rng.random() < 0.2:
-            dropped.append(host.begin(residents[chosen], prompt(rng), 400))
+            dropped.append(begin(host, residents[chosen], prompt(rng), 400))
         if dropped and rng.random() < 0.5:
             host.engine.cancel(dropped.pop(rng.randrange(len(dropped))))
         if rng.random() < 0.3:
-            host.ended[job].wait(0.05)
+            wait_until(lambda job=job: host.pieces[job])  # type: ignore[misc]
         wanted[job] = alone.text(chosen, words, length)
     for job in dropped:
         host.engine.cancel(job)
@@ -145,7 +119,7 @@ def test_64_requests_mixed_through_joins_leaves_cancels_and_reloads(
     assert any(job.reused for job in wanted)
 
 
-def test_one_pass_for_all(host: Host, folders: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_pass_for_all(host: EngineHost, folders: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """Eight answers on six adapters and the base take no more passes than eight on the base."""
     some = [path for number, path in enumerate(folders) if number != 6][:6]
     residents = [host.engine.load(path.name, path).result() for path in some]
@@ -159,7 +133,7 @@ def test_one_pass_for_all(host: Host, folders: list[Path], monkeypatch: pytest.M
     monkeypatch.setattr(kind, "__call__", counted)
 
     def took(on: list[Resident | None]) -> int:
-        jobs = [host.begin(each, [97] * 5, 30, owner="acme") for each in on]
+        jobs = [begin(host, each, [97] * 5, 30, owner="acme") for each in on]
         for job in jobs:
             host.text(job)
         found = len(passes)
@@ -171,7 +145,7 @@ def test_one_pass_for_all(host: Host, folders: list[Path], monkeypatch: pytest.M
     assert alone < 60
 
 
-def test_layers_of_the_base_alone_are_not_asked_for_more(host: Host, folders: list[Path]) -> None:
+def test_layers_of_the_base_alone_are_not_asked_for_more(host: EngineHost, folders: list[Path]) -> None:
     """Rows of the base add no product: what is built for them has nothing of any adapter in it."""
     from fusery.registry.server.stacked import Part
 
@@ -187,26 +161,10 @@ def test_layers_of_the_base_alone_are_not_asked_for_more(host: Host, folders: li
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(Part, "of", classmethod(noted))
-        host.text(host.begin(None, [97] * 5, 3))
+        host.text(begin(host, None, [97] * 5, 3))
         assert made == []
-        host.text(host.begin(residents[0], [97] * 5, 3))
+        host.text(begin(host, residents[0], [97] * 5, 3))
         assert set(made) == {(residents[0].number,)}
-
-
-def test_nobody_s_prompt_is_told_by_another_s_time(host: Host, folders: list[Path]) -> None:
-    """The beginning of a prompt that another tenant, or another adapter, has read is read anew: nothing can be told from how long it takes."""
-    one, other = (host.engine.load(path.name, path).result() for path in folders[:2])
-    secret = [97 + number % 23 for number in range(60)]
-
-    def ask(resident: Resident | None, owner: str) -> int:
-        job = host.begin(resident, secret, 2, owner=owner)
-        host.text(job)
-        return job.reused
-
-    assert ask(one, "acme") == 0
-    assert ask(one, "acme") == len(secret) - 1
-    for resident, owner in ((one, "other"), (other, "acme"), (None, "acme"), (None, "other")):
-        assert ask(resident, owner) == 0
 
 
 BATCHES = {
@@ -246,12 +204,12 @@ def test_a_class_that_computes_no_batches_is_asked_one_at_a_time(
 def test_answers_of_a_class_that_computes_no_batches(tmp_path: Path) -> None:
     base = tiny_architectures.make_architecture(tmp_path / "base", "gemma2", dtype="float32")
     tiny_models.make_tokenizer(base)
-    host = Host(base)
+    host = EngineHost(base)
     try:
         assert host.engine._lane_class.__name__ == "SoloLane"
         prompts = [[97] * length for length in (1, 9, 4)]
-        alone = [host.text(host.begin(None, words, 6)) for words in prompts]
-        jobs = [host.begin(None, words, 6) for words in prompts]
+        alone = [host.text(begin(host, None, words, 6)) for words in prompts]
+        jobs = [begin(host, None, words, 6) for words in prompts]
         assert [host.text(job) for job in jobs] == alone
     finally:
         host.engine.stop()

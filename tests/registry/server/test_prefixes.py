@@ -2,70 +2,41 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import pytest
-import tiny_models
+from engine_host import EngineHost
 from mlx_lm.models.cache import KVCache, RotatingKVCache
 
-from fusery.registry.server.engine import Engine
 from fusery.registry.server.lanes import BatchLane
 from fusery.registry.server.prefixes import ENTRIES, LEAST_TOKENS, Prefixes
 from fusery.registry.server.sampling import Sampling
 from fusery.registry.server.solo import SoloLane
 from fusery.registry.server.switching import Resident
-from fusery.registry.server.writing import Job, Piece
+from fusery.registry.server.writing import Job
+
+pytestmark = pytest.mark.timing
 
 GREEDY = Sampling(temperature=0)
 SYSTEM = [97 + number * 7 % 26 for number in range(700)]
 
-Ask = Callable[..., list[tuple[list[str], int]]]
 
-
-class Host:
-    """An engine whose answers are kept as pieces of text, which are tokens as good as."""
-
-    def __init__(self, base: Path, limit: int) -> None:
-        self._said: dict[Job, list[str]] = {}
-        self._ended: dict[Job, threading.Event] = {}
-        self.engine = Engine(base, self._post, width=4, prompt_cache_bytes=limit)
-        self.engine.start()
-
-    def _post(self, pieces: Sequence[tuple[Job, Piece]]) -> None:
-        for job, piece in pieces:
-            self._said[job].append(piece.text)
-            if piece.finish:
-                assert piece.finish != "error"
-                self._ended[job].set()
-
+class Host(EngineHost):
     def ask(self, *jobs: Job) -> list[tuple[list[str], int]]:
         """Return the pieces of each answer, and how many tokens of its prompt had been read before."""
         for job in jobs:
-            self._said[job], self._ended[job] = [], threading.Event()
-            self.engine.submit(job)
-        assert all(self._ended[job].wait(60) for job in jobs)
-        return [(self._said[job], job.reused) for job in jobs]
+            self.begin(job)
+        assert all(self.finish(job) != "error" for job in jobs)
+        return [([piece.text for piece in self.pieces[job]], job.reused) for job in jobs]
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("base") / "model"
-    return tiny_models.make_base(folder, dtype="float32", layers=2, hidden=64, intermediate=128)
-
-
-@pytest.fixture(scope="module")
-def adapter(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_models.make_adapter(tmp_path_factory.mktemp("adapter") / "a", base, update=0.5)
-
-
-@pytest.fixture(scope="module")
-def plain(base: Path) -> Iterator[Host]:
+def plain(small_base: Path) -> Iterator[Host]:
     """It keeps nothing."""
-    made = Host(base, 0)
+    made = Host(small_base)
     yield made
     made.engine.stop()
 
@@ -77,8 +48,8 @@ def lane(request: pytest.FixtureRequest) -> type[BatchLane | SoloLane]:
 
 
 @pytest.fixture
-def host(base: Path, lane: type[BatchLane | SoloLane]) -> Iterator[Host]:
-    made = Host(base, 1 << 30)
+def host(small_base: Path, lane: type[BatchLane | SoloLane]) -> Iterator[Host]:
+    made = Host(small_base, prompt_cache_bytes=1 << 30)
     made.engine._lane_class = lane
     yield made
     made.engine.stop()
@@ -130,8 +101,8 @@ def test_penalties_look_back_on_what_was_read_before(host: Host, plain: Host) ->
     assert said != plain.ask(job(second))[0][0]
 
 
-def test_caches_that_cannot_be_cut_are_kept_where_prompts_part(host: Host, base: Path) -> None:
-    without = Host(base, 0)
+def test_caches_that_cannot_be_cut_are_kept_where_prompts_part(host: Host, small_base: Path) -> None:
+    without = Host(small_base)
     without.engine._lane_class = host.engine._lane_class
     look_back_less(without)
     look_back_less(host)
@@ -146,28 +117,15 @@ def test_caches_that_cannot_be_cut_are_kept_where_prompts_part(host: Host, base:
     assert host.ask(job(prompts[3])) == [(expected[3], 439)]
 
 
-def test_nobody_gets_what_is_not_theirs(host: Host, adapter: Path) -> None:
+def test_nobody_gets_what_is_not_theirs(host: Host, small_adapter: Path) -> None:
     prompt = SYSTEM[:100]
-    one, other = host.engine.load("a", adapter).result(), host.engine.load("a", adapter).result()
+    one, other = host.engine.load("a", small_adapter).result(), host.engine.load("a", small_adapter).result()
     assert host.ask(job(prompt, one, owner="acme"))[0][1] == 0
     assert host.ask(job(prompt, one, owner="acme"))[0][1] == 99
     assert host.ask(job(prompt, one, owner="other"))[0][1] == 0
     assert host.ask(job(prompt, None, owner="acme"))[0][1] == 0
     # The same name and the same file, loaded anew: an alias that has moved.
     assert host.ask(job(prompt, other, owner="acme"))[0][1] == 0
-
-
-def test_adapters_in_turn_answer_as_without_a_cache(host: Host, plain: Host, adapter: Path) -> None:
-    residents = [host.engine.load("a", adapter).result(), None]
-    expected = [
-        plain.ask(job(SYSTEM + [99], resident))[0][0]
-        for resident in (plain.engine.load("a", adapter).result(), None)
-    ]
-    assert expected[0] != expected[1]
-    for _ in range(2):
-        said = [host.ask(job(SYSTEM + [99], resident))[0] for resident in residents]
-        assert [each for each, _ in said] == expected
-    assert [reused for _, reused in said] == [700, 700]
 
 
 def test_what_may_not_be_kept_goes(host: Host) -> None:

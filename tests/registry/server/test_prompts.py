@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import tiny_models
+from chat_templates import CHATML
 from mlx_lm.tokenizer_utils import load as load_tokenizer
 
 from fusery.registry.server.bodies import Message
@@ -44,10 +45,6 @@ def prompts(tokenizer: Any) -> Iterator[Prompts]:
     made.close()
 
 
-def longest(tokenizer: Any) -> int:
-    return max(map(len, tokenizer.get_vocab()))
-
-
 def chat(prompts: Prompts, messages: list[Message]) -> list[int]:
     return prompts.chat(prompts.render(messages, {}))
 
@@ -72,38 +69,26 @@ def test_text_is_what_the_tokenizer_makes_of_it(prompts: Prompts, tokenizer: Any
 def test_what_is_too_long_in_any_case_is_not_tokenised(
     prompts: Prompts, tokenizer: Any, encoded: list[int], over: int
 ) -> None:
-    text = "a" * (CONTEXT * longest(tokenizer) + over)
+    most = CONTEXT * max(map(len, tokenizer.get_vocab()))
+    text = "a" * (most + over)
+    tokenizer._tokenizer.chat_template = "{{ messages[0].content * 5000 if messages | length == 2 }}" + CHATML
     for ask in (
         lambda: prompts.text(text),
         lambda: chat(prompts, [Message(role="user", content=text)]),
         lambda: chat(prompts, [Message(role="user", content=text[: len(text) // 4])] * 5),
+        lambda: chat(prompts, [Message(role="user", content="ab")] * 2),
         lambda: prompts.chat(text),
     ):
-        with pytest.raises(Refusal, match="maximum context length is 100") as caught:
+        with pytest.raises(Refusal) as caught:
             ask()
         assert caught.value.document["error"]["code"] == "context_length_exceeded"
     assert encoded == []
+    with pytest.raises(Refusal):  # what could be short enough is tokenised
+        prompts.text("a" * most)
+    assert encoded == [most]
 
 
-def test_what_a_template_makes_too_long_is_not_tokenised(
-    prompts: Prompts, tokenizer: Any, encoded: list[int]
-) -> None:
-    tokenizer._tokenizer.chat_template = "{{ messages[0].content * 5000 }}"
-    with pytest.raises(Refusal, match="context length"):
-        chat(prompts, [Message(role="user", content="ab")])
-    assert encoded == []
-
-
-def test_what_could_be_short_enough_is_tokenised(
-    prompts: Prompts, tokenizer: Any, encoded: list[int]
-) -> None:
-    length = CONTEXT * longest(tokenizer)
-    with pytest.raises(Refusal, match=f"{length} tokens"):
-        prompts.text("a" * length)
-    assert encoded == [length]
-
-
-@pytest.mark.parametrize("prompt", [[320], [-1], [10**30], [True + 319]])
-def test_tokens_that_are_none(prompts: Prompts, prompt: list[int]) -> None:
-    with pytest.raises(Refusal, match="from 0 to 319"):
-        prompts.text(prompt)
+def test_invalid_tokens_are_refused(prompts: Prompts) -> None:
+    for tokens in ([320], [-1], [10**30], [True + 319]):
+        with pytest.raises(Refusal):
+            prompts.text(tokens)

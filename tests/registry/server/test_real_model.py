@@ -1,4 +1,4 @@
-"""A real language model: JSON that the official client can parse, and a long prompt that is read once."""
+"""A real language model: JSON that the official client can parse."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib.util
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pydantic
 import pytest
@@ -16,8 +16,6 @@ from fusery.registry.gguf.convert import convert_gguf
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("gguf")
-
-RULES = "Answer questions about evening courses. " + "Courses begin at seven and end at nine. " * 12
 
 
 class Course(pydantic.BaseModel):
@@ -58,41 +56,3 @@ def test_the_official_client_parses_an_answer(server: Served) -> None:
     parsed = reply.choices[0].message.parsed
     assert isinstance(parsed, Course)
     assert "weld" in parsed.title.lower()
-
-
-def test_a_long_system_prompt_is_read_once_and_answers_are_the_same(
-    server: Served, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from mlx_lm.models.llama import Model
-
-    client, read, whole = server.client().with_options(timeout=600), [0], Model.__call__
-
-    def counted(self: Any, inputs: Any, *more: Any, **named: Any) -> Any:
-        read[0] += inputs.size
-        return whole(self, inputs, *more, **named)
-
-    monkeypatch.setattr(Model, "__call__", counted)
-
-    def ask(question: str) -> tuple[str, int, int]:
-        """Return the answer, how many tokens of the prompt were known, and how many the model was given."""
-        messages = [{"role": "system", "content": RULES}, {"role": "user", "content": question}]
-        before = read[0]
-        reply = client.chat.completions.create(
-            model="smollm2", messages=messages, temperature=0, max_tokens=8
-        )
-        assert reply.usage is not None and reply.usage.prompt_tokens_details is not None
-        said = reply.choices[0].message.content or ""
-        return said, reply.usage.prompt_tokens_details.cached_tokens or 0, read[0] - before
-
-    questions = ["When do courses begin?", "Who are you?"]
-    prefixes = server.service.engine.prefixes
-    kept, prefixes.limit = prefixes.limit, 0
-    plain = [ask(question) for question in questions]
-    assert [reused for _, reused, _ in plain] == [0, 0]
-    prefixes.limit = kept
-    ask("Hello")
-    again = [ask(question) for question in questions]
-    assert [said for said, _, _ in again] == [said for said, _, _ in plain]
-    assert all(reused > 100 for _, reused, _ in again)
-    # What was known is not read again; how long that takes is measured in benchmarks/serving.py.
-    assert sum(tokens for *_, tokens in again) < 0.6 * sum(tokens for *_, tokens in plain)

@@ -10,6 +10,11 @@ from fusery.registry.server.sampling import Sampling, make_processors, make_samp
 LOGPROBS = mx.log(mx.array([[0.4, 0.3, 0.2, 0.06, 0.04]]))
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    mx.random.seed(3)  # of which requests without a seed draw
+
+
 @pytest.mark.parametrize("seed", [None, 5])
 def test_likely_tokens_are_left_out_but_for_the_least_likely_of_them(seed: int | None) -> None:
     def drawn(probability: float, spared: tuple[int, ...] = ()) -> set[int]:
@@ -29,6 +34,24 @@ def test_a_seed_repeats_with_it() -> None:
         return [int(sample(LOGPROBS).item()) for _ in range(50)]
 
     assert drawn() == drawn()
+
+
+@pytest.mark.parametrize("seed", [None, 5])
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"top_p": 0.5}, {0, 1}),
+        ({"top_p": 0.95}, {0, 1, 2, 3}),
+        ({"top_p": 1.0}, {0, 1, 2, 3, 4}),
+        ({"top_k": 3}, {0, 1, 2}),
+        ({"min_p": 0.5}, {0, 1, 2}),
+        ({"temperature": 0.01}, {0}),
+        ({"temperature": 0}, {0}),
+    ],
+)
+def test_options_limit_the_tokens(seed: int | None, options: dict[str, float], expected: set[int]) -> None:
+    sample = make_sampler(Sampling(seed=seed, **options))  # type: ignore[arg-type]
+    assert {int(sample(LOGPROBS).item()) for _ in range(300)} == expected
 
 
 @pytest.mark.parametrize("penalty", ["presence", "frequency", "repetition"])

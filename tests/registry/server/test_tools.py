@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import jsonschema
 import openai
 import pytest
 import tiny_models
+from chat_templates import CHATML
 from mlx_lm.utils import load_tokenizer
 from openai_contract import HELLO
 from serving_server import Served, served
@@ -18,6 +20,8 @@ from serving_server import Served, served
 from fusery.registry.server.errors import Refusal
 from fusery.registry.server.forms import Tool
 from fusery.registry.server.tools import CallReader, forced_grammar
+
+pytestmark = pytest.mark.timing
 
 TEMPLATE = (
     "{% if tools %}Tools:{% for tool in tools %} {{ tool.function | tojson }}{% endfor %}\n{% endif %}"
@@ -41,37 +45,33 @@ CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Ulm", "days": 2}
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("base") / "model"
+    folder = tmp_path_factory.mktemp("tools")
     tiny_models.make_base(folder, dtype="float32", layers=1, hidden=64, intermediate=64)
     (folder / "chat_template.jinja").write_text(TEMPLATE)
+    document = {"format": 1, "base": {"name": "tiny", "folder": "."}}
+    (folder / "serving.json").write_text(json.dumps(document))
     return folder
 
 
 @pytest.fixture(scope="module")
-def server(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    folder = tmp_path_factory.mktemp("served")
-    document = {"format": 1, "base": {"name": "tiny", "folder": str(base)}}
-    (folder / "serving.json").write_text(json.dumps(document))
-    with served(folder) as running:
+def server(base: Path) -> Iterator[Served]:
+    with served(base) as running:
         yield running
 
 
-def reader(base: Path) -> CallReader:
-    return CallReader(load_tokenizer(base), [Tool.model_validate(tool) for tool in TOOLS])
-
-
-def read(base: Path, pieces: list[str]) -> tuple[str, list[dict[str, Any]]]:
-    found, text, calls = reader(base), "", []
-    for number, piece in enumerate(pieces):
-        plain, more = found.push(piece, last=number == len(pieces) - 1)
-        text, calls = text + plain, calls + more
-    return text, calls
+def read(base: Path, text: str, size: int) -> tuple[str, list[dict[str, Any]]]:
+    """Return the text and the calls of what a model says in pieces of a size."""
+    reader = CallReader(load_tokenizer(base), [Tool.model_validate(tool) for tool in TOOLS])
+    plain, calls = "", []
+    for place in range(0, len(text), size):
+        more, found = reader.push(text[place : place + size], last=place + size >= len(text))
+        plain, calls = plain + more, calls + found
+    return plain, calls
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 1000])
 def test_calls_are_found_however_the_text_is_cut(base: Path, size: int) -> None:
-    said = f"Let me see <tool.\n{CALL}{CALL.replace('Ulm', 'Bonn')} done <"
-    text, calls = read(base, [said[place : place + size] for place in range(0, len(said), size)])
+    text, calls = read(base, f"Let me see <tool.\n{CALL}{CALL.replace('Ulm', 'Bonn')} done <", size)
     assert text == "Let me see <tool.\n done <"
     assert [call["function"]["name"] for call in calls] == ["weather", "weather"]
     assert [json.loads(call["function"]["arguments"])["city"] for call in calls] == ["Ulm", "Bonn"]
@@ -91,8 +91,7 @@ def test_calls_are_found_however_the_text_is_cut(base: Path, size: int) -> None:
 )
 def test_what_is_no_call_stays_text(base: Path, said: str) -> None:
     for size in (1, len(said)):
-        pieces = [said[place : place + size] for place in range(0, len(said), size)]
-        assert read(base, pieces) == (said, [])
+        assert read(base, said, size) == (said, [])
 
 
 def test_the_model_is_told_of_tools_and_of_calls_before(server: Served) -> None:
@@ -113,7 +112,7 @@ def test_the_model_is_told_of_tools_and_of_calls_before(server: Served) -> None:
     one_token_each = text.replace("<|im_start|>", "s").replace("<|im_end|>", "e")
     assert prompt(messages) == plain + len(one_token_each)
     called["function"] = {"name": "now", "arguments": "{"}
-    with pytest.raises(openai.BadRequestError, match="must be a JSON object"):
+    with pytest.raises(openai.BadRequestError):
         prompt(messages)
 
 
@@ -150,51 +149,45 @@ def test_who_need_not_call_answers(server: Served) -> None:
     (choice,) = server.client().chat.completions.create(**options, tools=TOOLS).choices
     assert choice.message.content
     assert choice.message.tool_calls is None
-    assert choice.finish_reason in ("stop", "length")
 
 
-REFUSED: dict[str, dict[str, Any]] = {
-    "no list": {"tools": {}},
-    "no function": {"tools": [{"type": "function"}]},
-    "another type": {"tools": [{"type": "code", "function": {"name": "a"}}]},
-    "a name with a space": {"tools": [{"type": "function", "function": {"name": "a b"}}]},
-    "twice the same": {"tools": [TOOLS[1], TOOLS[1]]},
-    "129 of them": {"tools": [TOOLS[1]] * 129},
-    "a choice that is not there": {
-        "tools": TOOLS,
-        "tool_choice": {"type": "function", "function": {"name": "later"}},
-    },
-    "a choice of nothing": {"tool_choice": "required"},
-    "a choice of another kind": {"tools": TOOLS, "tool_choice": "any"},
-    "JSON besides": {"tools": TOOLS, "response_format": {"type": "json_object"}},
-    "parameters from elsewhere": {
-        "tools": [{"type": "function", "function": {"name": "a", "parameters": {"$ref": "http://x"}}}],
-        "tool_choice": "required",
-    },
-}
+def test_what_is_refused(server: Served) -> None:
+    def tools(*functions: Any) -> dict[str, Any]:
+        return {"tools": [{"type": "function", "function": function} for function in functions]}
+
+    for body in (
+        {"tools": {}},
+        {"tools": [{"type": "function"}]},
+        {"tools": [{"type": "code", "function": {"name": "a"}}]},
+        tools({"name": "a b"}),
+        tools({"name": "now"}, {"name": "now"}),
+        tools(*({"name": f"f{number}"} for number in range(129))),
+        {"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "later"}}},
+        {"tool_choice": "required"},
+        {"tools": TOOLS, "tool_choice": "any"},
+        {"tools": TOOLS, "response_format": {"type": "json_object"}},
+        {**tools({"name": "a", "parameters": {"$ref": "http://x"}}), "tool_choice": "required"},
+    ):
+        with pytest.raises(openai.BadRequestError):
+            server.client().chat.completions.create(model="tiny", messages=HELLO, extra_body=body)
 
 
-@pytest.mark.parametrize("what", REFUSED)
-def test_what_is_refused(server: Served, what: str) -> None:
-    with pytest.raises(openai.BadRequestError):
-        server.client().chat.completions.create(model="tiny", messages=HELLO, extra_body=REFUSED[what])
-
-
-def test_a_model_that_knows_no_calls(tmp_path: Path) -> None:
-    base = tiny_models.make_base(tmp_path / "base", layers=1, hidden=64, intermediate=64)
-    document = {"format": 1, "base": {"name": "tiny", "folder": str(base)}}
-    (tmp_path / "serving.json").write_text(json.dumps(document))
-    with served(tmp_path) as running:
+def test_a_model_that_knows_no_calls(base: Path, tmp_path: Path) -> None:
+    shutil.copytree(base, tmp_path / "base")
+    (tmp_path / "base" / "chat_template.jinja").write_text(CHATML)
+    with served(tmp_path / "base") as running:
         create = running.client().chat.completions.create
-        with pytest.raises(openai.BadRequestError, match="tools are not supported by this model"):
+        with pytest.raises(openai.BadRequestError) as caught:
             create(model="tiny", messages=HELLO, extra_body={"tools": TOOLS})
+        assert caught.value.param == "tools"
         create(model="tiny", messages=HELLO, max_tokens=1, extra_body={"tools": TOOLS, "tool_choice": "none"})
 
 
-def test_a_form_of_calls_that_is_not_json(tmp_path: Path) -> None:
-    base = tiny_models.make_base(tmp_path / "base", layers=1, hidden=64, intermediate=64)
-    (base / "chat_template.jinja").write_text(TEMPLATE.replace("<tool_call>\n", "<tool_call>\n<function="))
-    tokenizer = load_tokenizer(base)
+def test_a_form_of_calls_that_is_not_json(base: Path, tmp_path: Path) -> None:
+    shutil.copytree(base, tmp_path / "base")
+    text = TEMPLATE.replace("<tool_call>\n", "<tool_call>\n<function=")
+    (tmp_path / "base" / "chat_template.jinja").write_text(text)
+    tokenizer = load_tokenizer(tmp_path / "base")
     assert tokenizer.has_tool_calling
-    with pytest.raises(Refusal, match="auto or none"):
+    with pytest.raises(Refusal):
         forced_grammar(tokenizer, [Tool.model_validate(TOOLS[0])])

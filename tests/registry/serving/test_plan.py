@@ -17,12 +17,6 @@ from fusery.registry.serving.plan import ServingPlan, Split, document_bytes, pla
 V1, V2 = "course_rec_v1_20260115", "course_rec_v2_20260201"
 
 
-@pytest.fixture
-def database_url(sqlite_url: str) -> str:
-    """SQLite only: nothing here is about the database."""
-    return sqlite_url
-
-
 def plan(registry: Registry, *references: str, models: tuple[str, ...] = ()) -> ServingPlan:
     with registry.workspace.database.read() as session:
         return plan_serving(session, references, [Split.parse(text) for text in models])
@@ -42,43 +36,20 @@ def test_splits(text: str, parts: Any) -> None:
     assert Split.parse(text).parts == parts
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "t",
-        "t=",
-        "=v1",
-        "t=v1:x",
-        "t=v1:-1",
-        "t=v1:nan",
-        "t=v1:inf",
-        "t=v1:0",
-        "t=v1,v1",
-        "t=v1:1,",
-        "t=:1",
-    ],
-)
-def test_what_is_no_split(text: str) -> None:
-    with pytest.raises(BadInputError):
-        Split.parse(text)
+def test_what_is_no_split() -> None:
+    wrong = ("t=v1:x", "t=v1:-1", "t=v1:nan", "t=v1:inf", "t=v1:0", "t=v1,v1", "t=v1:1,", "t=:1")
+    for text in ("", "t", "t=", "=v1", *wrong):
+        with pytest.raises(BadInputError):
+            Split.parse(text)
 
 
 def test_public_names(stocked: Registry) -> None:
     stocked.aliases.set("prod", "course_rec@1")
-    found = plan(
-        stocked, "course_rec#prod", "course_rec@latest", V1, models=("ab=course_rec@1:0.9,course_rec@2:0.1",)
-    )
+    split = "ab=course_rec@1:0.9,course_rec@2:0.1"
+    found = plan(stocked, "course_rec#prod", "course_rec@latest", V1, models=(split,))
     assert [adapter.name for adapter in found.adapters] == [V1, V2]
-    assert found.routes == {
-        "course_rec#prod": V1,
-        "course_rec": V1,
-        "course_rec@latest": V2,
-        "ab": {V1: 0.9, V2: 0.1},
-    }
-
-
-def test_a_split_under_the_task_s_own_name(stocked: Registry) -> None:
+    routes = {"course_rec#prod": V1, "course_rec": V1, "course_rec@latest": V2}
+    assert found.routes == {**routes, "ab": {V1: 0.9, V2: 0.1}}
     found = plan(stocked, models=("course_rec=v1:3,v2:1",))
     assert [adapter.name for adapter in found.adapters] == [V1, V2]
     assert found.routes == {"course_rec": {V1: 3.0, V2: 1.0}}
@@ -86,20 +57,21 @@ def test_a_split_under_the_task_s_own_name(stocked: Registry) -> None:
 
 
 def test_refusals(stocked: Registry, tmp_path: Path) -> None:
-    with pytest.raises(BadInputError, match="nothing to serve"):
-        plan(stocked)
+    def refused(*references: str, models: tuple[str, ...] = ()) -> None:
+        with pytest.raises(BadInputError):
+            plan(stocked, *references, models=models).document()
+
+    refused()
     with pytest.raises(UnknownReferenceError):
         plan(stocked, "course_rec#nobody")
+    refused("course_rec@2", models=("tiny=course_rec@2",))
     stocked.adapters.yank("course_rec@1", reason="bad data")
-    with pytest.raises(BadInputError, match="was yanked"):
-        plan(stocked, "course_rec@1")
+    refused("course_rec@1")
     other = tiny_models.make_base(tmp_path / "other", seed=5)
     stocked.bases.add(other, name="other")
     stocked.adapters.register(tiny_models.make_adapter(tmp_path / "a", other), base="other", task="second")
-    with pytest.raises(BadInputError, match="cannot share one base"):
-        plan(stocked, "course_rec@2", "second@latest")
-    with pytest.raises(BadInputError, match="name of something else"):
-        plan(stocked, "course_rec@2", models=("tiny=course_rec@2",)).document()
+    plan(stocked, "second@latest").document()
+    refused("course_rec@2", "second@latest")
 
 
 def test_the_document(stocked: Registry) -> None:

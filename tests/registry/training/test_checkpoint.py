@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,8 @@ def with_base(registry: Registry, tiny_base: Path) -> Registry:
 
 @pytest.fixture
 def run(tiny_base: Path, tmp_path: Path) -> MakeRun:
-    return partial(make_run, tmp_path / "run", tiny_base)
+    numbers = itertools.count()
+    return lambda **how: make_run(tmp_path / f"run{next(numbers)}", tiny_base, **how)
 
 
 def register(registry: Registry, folder: Path, **facts: Any) -> dict[str, Any]:
@@ -44,10 +46,6 @@ def codes(view: dict[str, Any]) -> set[str]:
     return {finding["code"] for finding in view["findings"]}
 
 
-def weights_of(view: dict[str, Any]) -> str:
-    return next(file["sha256"] for file in view["files"] if file["path"] == "adapters.safetensors")
-
-
 @pytest.mark.parametrize("printed", [plain_log, table_log])
 def test_the_best_is_registered_with_its_own_loss_and_the_curve_so_far(
     with_base: Registry, run: MakeRun, printed: Callable[..., str]
@@ -55,17 +53,16 @@ def test_the_best_is_registered_with_its_own_loss_and_the_curve_so_far(
     folder = run(saved=range(100, 1001, 100), log=printed(VAL, dict.fromkeys(range(10, 1001, 10), 3.0)))
     view = register(with_base, folder)
     assert (view["val_loss"], view["iterations"]) == (1.2, 600)
-    assert weights_of(view) == digest_file(folder / "0000600_adapters.safetensors")[0]
+    weights = next(file["sha256"] for file in view["files"] if file["path"] == "adapters.safetensors")
+    assert weights == digest_file(folder / "0000600_adapters.safetensors")[0]
     assert [point["iteration"] for point in view["curve"]][-1] == 600
-    assert {p["iteration"]: p["val_loss"] for p in view["curve"] if p["val_loss"]} == {
-        at: loss for at, loss in VAL.items() if at <= 600
-    }
+    losses = {point["iteration"]: point["val_loss"] for point in view["curve"] if point["val_loss"]}
+    assert losses == {at: loss for at, loss in VAL.items() if at <= 600}
     training = view["training_run"]
     assert (training["chosen"], training["checkpoint"], training["state"]) == ("best", 600, "finished")
     assert training["best"] == {"iteration": 600, "val_loss": 1.2}
     assert training["last"] == {"iteration": 1000, "val_loss": 1.8}
-    said = next(finding for finding in view["findings"] if finding["code"] == "best_not_last")
-    assert "checkpoint 600 has the best validation loss, 1.200; the last, 1000, has 1.800" in said["message"]
+    assert "best_not_last" in codes(view)
 
 
 def test_the_last_and_one_by_its_iteration_on_request(with_base: Registry, run: MakeRun) -> None:
@@ -80,32 +77,28 @@ def test_the_last_and_one_by_its_iteration_on_request(with_base: Registry, run: 
     assert register(with_base, folder, checkpoint=600)["version"] == 4
 
 
-@pytest.mark.parametrize("wanted", ["250", "1100", "0", "1"])
-def test_a_checkpoint_that_is_not_there_names_those_that_are(
-    with_base: Registry, run: MakeRun, wanted: str
-) -> None:
+def test_checkpoints_that_are_not_there_are_refused(with_base: Registry, run: MakeRun) -> None:
     folder = run(saved=(100, 200), iters=250, steps_per_eval=100)
     shutil.copy(folder / "0000200_adapters.safetensors", folder / "adapters.safetensors")
-    with pytest.raises(BadInputError, match="there are 100, 200") as caught:
-        register(with_base, folder, checkpoint=wanted)
-    assert caught.value.exit_code == 2
+    for wanted in ("250", "1100", "0", "1"):
+        with pytest.raises(BadInputError, match="there are 100, 200") as caught:
+            register(with_base, folder, checkpoint=wanted)
+        assert caught.value.exit_code == 2
+    for wanted in ("first", "-1", "1.5", "", "1" * 11, True):
+        with pytest.raises(BadInputError):
+            register(with_base, folder, checkpoint=wanted)
     assert with_base.adapters.list() == []
 
 
-def test_without_a_curve_it_is_the_last(with_base: Registry, run: MakeRun) -> None:
+def test_without_a_curve_it_is_the_last(with_base: Registry, run: MakeRun, make_adapter: Any) -> None:
     view = register(with_base, run(saved=(100, 200), iters=250))
-    assert (view["iterations"], view["training_run"]["chosen"], view["training_run"]["source"]) == (
-        250, "last", "config",
-    )  # fmt: skip
-    with pytest.raises(BadInputError, match="no validation loss is on record"):
+    training = view["training_run"]
+    assert (view["iterations"], training["chosen"], training["source"]) == (250, "last", "config")
+    with pytest.raises(BadInputError):
         register(with_base, run(saved=(100, 200), iters=250), checkpoint="best")
-
-
-def test_a_plain_adapter_is_what_it_was(with_base: Registry, make_adapter: Any) -> None:
-    view = register(with_base, make_adapter())
-    assert view["training_run"] is None
-    assert view["curve"] == []
-    assert view["iterations"] == json.loads((make_adapter() / "adapter_config.json").read_text())["iters"]
+    plain = register(with_base, make_adapter())
+    assert (plain["training_run"], plain["curve"]) == (None, [])
+    assert plain["iterations"] == json.loads((make_adapter() / "adapter_config.json").read_text())["iters"]
 
 
 def test_a_loss_without_weights_is_nobodys(with_base: Registry, run: MakeRun) -> None:
@@ -113,9 +106,7 @@ def test_a_loss_without_weights_is_nobodys(with_base: Registry, run: MakeRun) ->
     folder = run(saved=(200, 400), iters=500, log=plain_log({1: 5, 250: 1.0, 500: 1.5}))
     view = register(with_base, folder)
     assert (view["iterations"], view["val_loss"]) == (500, 1.5)
-    said = next(finding for finding in view["findings"] if finding["code"] == "better_unsaved")
-    assert "was 1.000 at iteration 250" in said["message"]
-    assert "validated and not saved: 250" in said["message"]
+    assert "better_unsaved" in codes(view)
 
 
 def test_nothing_saved_was_validated(with_base: Registry, run: MakeRun) -> None:
@@ -124,7 +115,7 @@ def test_nothing_saved_was_validated(with_base: Registry, run: MakeRun) -> None:
     view = register(with_base, folder)
     assert (view["iterations"], view["val_loss"], view["training_run"]["chosen"]) == (200, None, "last")
     assert "better_unsaved" in codes(view)
-    with pytest.raises(BadInputError, match="validated were 250"):
+    with pytest.raises(BadInputError):
         register(with_base, folder, checkpoint="best")
 
 
@@ -134,7 +125,8 @@ def test_a_run_that_was_killed(with_base: Registry, run: MakeRun) -> None:
     shutil.copy(folder / "0000200_adapters.safetensors", folder / "adapters.safetensors")
     last = register(with_base, folder, checkpoint="last")
     assert (last["iterations"], last["val_loss"], last["training_run"]["state"]) == (200, 3.0, "unknown")
-    assert register(with_base, folder)["iterations"] == 100
+    (folder / "adapters.safetensors").unlink()
+    assert register(with_base, folder)["iterations"] == 100, "numbered checkpoints alone will do"
 
 
 def test_final_weights_of_unknown_age_are_not_taken_for_anything(with_base: Registry, run: MakeRun) -> None:
@@ -152,12 +144,6 @@ def test_checkpoints_of_an_earlier_run_are_left_alone(with_base: Registry, run: 
         register(with_base, folder, checkpoint="900")
 
 
-def test_numbered_checkpoints_alone_will_do(with_base: Registry, run: MakeRun) -> None:
-    folder = run(saved=(100, 200), iters=1000, log=plain_log({1: 5, 100: 2, 200: 3}, {230: 1.0}))
-    (folder / "adapters.safetensors").unlink()
-    assert register(with_base, folder)["iterations"] == 100
-
-
 def test_a_bad_checkpoint_does_not_get_in(with_base: Registry, run: MakeRun) -> None:
     folder = run(saved=(100, 200), iters=200, log=plain_log({1: 5, 100: 1, 200: 2}))
     (folder / "0000100_adapters.safetensors").write_bytes(b"torn")
@@ -169,93 +155,75 @@ def test_a_bad_checkpoint_does_not_get_in(with_base: Registry, run: MakeRun) -> 
 def test_a_terabyte_of_nothing_is_refused_at_once(with_base: Registry, run: MakeRun) -> None:
     folder = run(saved=(100, 200), iters=200)
     for name in ("adapters.safetensors", "0000200_adapters.safetensors"):
-        with (folder / name).open("wb") as file:
-            file.truncate(1 << 40)
+        os.truncate(folder / name, 1 << 40)
     begun = time.process_time()  # to read it all would take minutes of it, on an idle machine too
     with pytest.raises(AdmissionError):
         register(with_base, folder)
     assert time.process_time() - begun < 20
 
 
-def test_a_run_that_made_it_worse(with_base: Registry, run: MakeRun) -> None:
-    folder = run(saved=(100, 200), iters=200, log=plain_log({1: 1.0, 100: 3, 200: 2}))
-    assert {"worse_than_start"} <= codes(register(with_base, folder))
-
-
-def test_a_loss_that_is_not_finite_is_said_and_never_the_best(with_base: Registry, run: MakeRun) -> None:
+def test_losses_that_are_told_of(with_base: Registry, run: MakeRun) -> None:
+    worse = run(saved=(100, 200), iters=200, log=plain_log({1: 1.0, 100: 3, 200: 2}))
+    assert {"worse_than_start"} <= codes(register(with_base, worse))
     log = plain_log({1: 5, 100: 2}) + "Iter 200: Val loss nan, Val took 1.000s\n"
     view = register(with_base, run(saved=(100, 200), iters=200, log=log))
     assert (view["iterations"], "loss_not_finite" in codes(view)) == (100, True)
 
 
-class TestLogs:
-    def test_one_can_be_given(self, with_base: Registry, run: MakeRun, tmp_path: Path) -> None:
-        (tmp_path / "out.txt").write_text(plain_log(VAL))
-        folder = run(saved=(600, 1000))
-        assert register(with_base, folder, log=tmp_path / "out.txt")["iterations"] == 600
+def test_a_log_that_is_given(with_base: Registry, run: MakeRun, tmp_path: Path) -> None:
+    log = tmp_path / "out.txt"
+    log.write_text(plain_log(VAL))
+    assert register(with_base, run(saved=(600, 1000)), log=log)["iterations"] == 600
+    folder = run()
+    register(with_base, folder)
+    with pytest.raises(AlreadyExistsError):  # it comes too late for a record
+        register(with_base, folder, log=log)
+    with pytest.raises(BadInputError):  # of another run
+        register(with_base, run(iters=500), log=log)
+    view = register(with_base, run(iters=500, log=plain_log(VAL)))
+    assert (view["curve"], view["val_loss"], "log_of_another_run" in codes(view)) == ([], None, True)
+    log.write_text("hello")
+    with pytest.raises(BadInputError):
+        register(with_base, run(), log=log)
+    with pytest.raises(MissingFileError):
+        register(with_base, run(), log=tmp_path / "nowhere.txt")
+    os.truncate(log, (1 << 30) + 1)
+    with pytest.raises(FormatError):
+        register(with_base, run(), log=log)
 
-    def test_several_in_the_folder_are_ambiguous(self, with_base: Registry, run: MakeRun) -> None:
-        folder = run(saved=(600, 1000), log=plain_log(VAL))
-        (folder / "again.txt").write_text(plain_log(VAL))
-        (folder / "notes.txt").write_text("nothing")
-        with pytest.raises(BadInputError, match="holds 2 training logs: again.txt, train.log") as caught:
-            register(with_base, folder)
-        assert f"--log {folder / 'again.txt'}" in str(caught.value.hint)
-        assert register(with_base, folder, log=str(folder / "train.log"))["iterations"] == 600
 
-    def test_one_without_a_curve(self, with_base: Registry, run: MakeRun, tmp_path: Path) -> None:
-        (tmp_path / "out.txt").write_text("hello")
-        with pytest.raises(BadInputError, match="no training curve"):
-            register(with_base, run(), log=tmp_path / "out.txt")
-        with pytest.raises(MissingFileError):
-            register(with_base, run(), log=tmp_path / "nowhere.txt")
-
-    def test_one_of_another_run(self, with_base: Registry, run: MakeRun, tmp_path: Path) -> None:
-        (tmp_path / "out.txt").write_text(plain_log(VAL))
-        with pytest.raises(BadInputError, match="log of another run"):
-            register(with_base, run(iters=500), log=tmp_path / "out.txt")
-        view = register(with_base, run(iters=500, log=plain_log(VAL)))
-        assert (view["curve"], view["val_loss"], "log_of_another_run" in codes(view)) == ([], None, True)
-
-    def test_it_comes_too_late_for_a_record(self, with_base: Registry, run: MakeRun, tmp_path: Path) -> None:
-        (tmp_path / "out.txt").write_text(plain_log(VAL))
-        folder = run()
+def test_several_logs_in_the_folder_are_ambiguous(with_base: Registry, run: MakeRun) -> None:
+    folder = run(saved=(600, 1000), log=plain_log(VAL))
+    (folder / "again.txt").write_text(plain_log(VAL))
+    (folder / "notes.txt").write_text("nothing")
+    with pytest.raises(BadInputError) as caught:
         register(with_base, folder)
-        with pytest.raises(AlreadyExistsError, match="without training curve"):
-            register(with_base, folder, log=tmp_path / "out.txt")
-
-    def test_too_large(self, with_base: Registry, run: MakeRun, tmp_path: Path) -> None:
-        with (tmp_path / "big.log").open("wb") as file:
-            file.truncate((1 << 30) + 1)
-        with pytest.raises(FormatError, match="larger than 1024 MiB"):
-            register(with_base, run(), log=tmp_path / "big.log")
+    assert f"--log {folder / 'again.txt'}" in str(caught.value.hint)
+    assert register(with_base, folder, log=str(folder / "train.log"))["iterations"] == 600
 
 
-class TestContradictions:
-    def conflicts(self, view: dict[str, Any]) -> set[str]:
-        return {f["subject"] for f in view["findings"] if f["code"] == "training_conflict"}
+def conflicts(view: dict[str, Any]) -> set[str]:
+    return {each["subject"] for each in view["findings"] if each["code"] == "training_conflict"}
 
-    def test_of_the_hand_written_file(self, with_base: Registry, run: MakeRun) -> None:
-        folder = run(saved=(600, 1000), log=plain_log(VAL))
-        path = folder / "adapter_metadata.json"
-        path.write_text(json.dumps({"final_val_loss": 0.9}))
-        view = register(with_base, folder, checkpoint="last")
-        assert self.conflicts(view) == {"final_val_loss"}
-        assert view["val_loss"] == 1.8
-        for agreeing in (1.8, 1.2):  # the last, the best
-            path.write_text(json.dumps({"final_val_loss": agreeing}))
-            assert self.conflicts(register(with_base, folder)) == set()
 
-    def test_of_the_flag_which_wins(self, with_base: Registry, run: MakeRun) -> None:
-        view = register(with_base, run(saved=(600, 1000), log=plain_log(VAL)), val_loss=1.0)
-        assert (view["val_loss"], self.conflicts(view)) == (1.0, {"val_loss"})
+def test_contradictions_of_the_hand_written_file(with_base: Registry, run: MakeRun) -> None:
+    folder = run(saved=(600, 1000), log=plain_log(VAL))
+    path = folder / "adapter_metadata.json"
+    path.write_text(json.dumps({"final_val_loss": 0.9}))
+    view = register(with_base, folder, checkpoint="last")
+    assert (conflicts(view), view["val_loss"]) == ({"final_val_loss"}, 1.8)
+    for agreeing in (1.8, 1.2):  # the last, the best
+        path.write_text(json.dumps({"final_val_loss": agreeing}))
+        assert conflicts(register(with_base, folder)) == set()
 
-    def test_of_the_learning_rate(self, with_base: Registry, run: MakeRun) -> None:
-        log = plain_log(VAL, {10: 3.0})
-        view = register(with_base, run(log=log, learning_rate=1e-4))
-        assert self.conflicts(view) == {"learning_rate"}
-        scheduled = run(log=log, learning_rate=1e-4, lr_schedule={"name": "cosine_decay"})
-        assert self.conflicts(register(with_base, scheduled)) == set()
+
+def test_contradictions_of_the_flag_and_the_learning_rate(with_base: Registry, run: MakeRun) -> None:
+    view = register(with_base, run(saved=(600, 1000), log=plain_log(VAL)), val_loss=1.0)
+    assert (view["val_loss"], conflicts(view)) == (1.0, {"val_loss"}), "the flag wins"
+    log = plain_log(VAL, {10: 3.0})
+    assert conflicts(register(with_base, run(log=log, learning_rate=1e-4))) == {"learning_rate"}
+    scheduled = run(log=log, learning_rate=1e-4, lr_schedule={"name": "cosine_decay"})
+    assert conflicts(register(with_base, scheduled)) == set()
 
 
 def test_check_says_the_same_and_writes_nothing(with_base: Registry, run: MakeRun) -> None:
@@ -264,12 +232,6 @@ def test_check_says_the_same_and_writes_nothing(with_base: Registry, run: MakeRu
     assert "best_not_last" in found
     assert with_base.adapters.list() == []
     assert found == codes(register(with_base, folder))
-
-
-@pytest.mark.parametrize("wanted", ["first", "-1", "1.5", "", "1" * 11, True])
-def test_what_is_no_checkpoint_is_refused(with_base: Registry, run: MakeRun, wanted: Any) -> None:
-    with pytest.raises(BadInputError, match="best, last or an iteration"):
-        register(with_base, run(), checkpoint=wanted)
 
 
 @pytest.mark.parametrize("defaults", CONFIGS, ids=lambda path: path.stem)

@@ -45,19 +45,21 @@ def test_the_commit_and_whether_files_differ(theirs: Path, tmp_path: Path) -> No
     assert git_commit(tmp_path) is None
 
 
-@pytest.mark.parametrize("where", ["its own", "included", "of a work tree", "the user's"])
+SETTINGS: dict[str, dict[str, str]] = {
+    "clean": {"filter.x.clean": "touch {ran}; cat"},
+    "process": {"filter.x.process": "touch {ran}; false", "filter.x.required": "true"},
+    "a name with =": {"filter.x.clean": "touch {ran}; cat", "filter.a=b.clean": "cat"},
+    "fsmonitor": {"core.fsmonitor": "touch {ran}; false"},
+}
+PLACES = ("its own", "included", "of a work tree", "the user's")
+
+
 @pytest.mark.parametrize(
-    "settings",
-    [
-        {"filter.x.clean": "touch {ran}; cat"},
-        {"filter.x.process": "touch {ran}; false", "filter.x.required": "true"},
-        {"filter.x.clean": "touch {ran}; cat", "filter.a=b.clean": "cat"},
-        {"core.fsmonitor": "touch {ran}; false"},
-    ],
-    ids=["clean", "process", "a name with =", "fsmonitor"],
+    ("name", "where"),
+    [*((name, PLACES[0]) for name in SETTINGS), *(("clean", place) for place in PLACES[1:])],
 )
 def test_no_program_that_the_repository_names_is_run(
-    theirs: Path, tmp_path: Path, settings: dict[str, str], where: str, monkeypatch: pytest.MonkeyPatch
+    theirs: Path, tmp_path: Path, name: str, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran = tmp_path / "ran"
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "user"))
@@ -70,11 +72,11 @@ def test_no_program_that_the_repository_names_is_run(
         options = ("--worktree",)
     elif where == "the user's":  # of which git-lfs runs what a repository's configuration names
         options = ("--global",)
-    for name, value in settings.items():
-        git(theirs, "config", *options, name, value.format(ran=ran))
+    for key, value in SETTINGS[name].items():
+        git(theirs, "config", *options, key, value.format(ran=ran))
     found = git_commit(theirs)
     assert not ran.exists()
-    assert found == (git(theirs, "rev-parse", "HEAD"), "filter.a=b.clean" in settings)
+    assert found == (git(theirs, "rev-parse", "HEAD"), name == "a name with =")
     os.utime(theirs / "data.jsonl", (1, 1))
     subprocess.run(["git", "-C", theirs, "status"], check=False, capture_output=True)
     assert ran.exists(), "git itself runs it"

@@ -10,13 +10,8 @@ from webhook_receiver import Receiver, up
 
 from fusery.registry import Registry
 from fusery.registry.database import events
-from fusery.registry.webhooks.backoff import Backoff
-from fusery.registry.webhooks.deliverer import Deliverer
-from fusery.registry.webhooks.delivering import Manner
 
 SECRET = "0123456789abcdef0123456789abcdef"
-KNOWN = Deliverer((SECRET.encode(),), private=True)
-QUICK = Manner(deliverer=KNOWN, backoff=Backoff(first=0.01, most=0.02), seconds=0.7)
 
 Happen = Callable[..., None]
 
@@ -40,22 +35,14 @@ def receiver() -> Iterator[Receiver]:
 def happen(registry: Registry) -> Happen:
     """A function that writes so many entries of the log."""
 
-    def write(
-        count: int = 1,
-        *,
-        action: str = "adapter.registered",
-        kind: str = "adapter",
-        subject: str = "course_rec_v1_20260115",
-    ) -> None:
+    def write(count: int = 1, **facts: str) -> None:
+        facts = {
+            "action": "adapter.registered",
+            "kind": "adapter",
+            "subject": "course_rec_v1_20260115",
+        } | facts
         for number in range(count):
             with registry.workspace.database.write() as session:
-                events.record(
-                    session,
-                    action=action,
-                    kind=kind,
-                    subject=subject,
-                    detail={"number": number},
-                    actor="ann",
-                )
+                events.record(session, **facts, detail={"number": number}, actor="ann")
 
     return write

@@ -17,12 +17,6 @@ def test_it_is_between_three_quarters_and_all_of_what_doubling_gives(attempts: i
     assert 0.75 * law <= Backoff(chance=lambda: chance).after(attempts) <= law
 
 
-@given(ATTEMPTS, CHANCES)
-def test_it_never_gets_shorter_by_trying_again(attempts: int, chance: float) -> None:
-    law = Backoff(chance=lambda: chance)
-    assert law.after(attempts) <= law.after(attempts + 1)
-
-
 def test_it_goes_from_a_second_to_an_hour() -> None:
     law = Backoff(chance=lambda: 0.0)
     assert [law.after(number) for number in (0, 1, 2, 3, 12, 13, 1 << 70)] == [1, 1, 2, 4, 2048, 3600, 3600]

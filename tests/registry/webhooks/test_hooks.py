@@ -38,16 +38,10 @@ def test_names_are_given_or_made_of_the_host(registry: Registry) -> None:
     assert names == ["hooks.example.org", "hooks.example.org-2", "hooks.example.org-3"]
     assert registry.webhooks.add("https://[2606:4700::1111]/", "alias.moved").name == "2606-4700-1111"
     assert registry.webhooks.add(URL, "alias.moved", name="CI").name == "ci"
-    with pytest.raises(AlreadyExistsError, match="ci is the name of another"):
+    with pytest.raises(AlreadyExistsError):
         registry.webhooks.add(URL, "alias.moved", name="ci")
-    with pytest.raises(BadInputError, match="not a webhook name"):
+    with pytest.raises(BadInputError):
         registry.webhooks.add(URL, "alias.moved", name="c i")
-
-
-def test_two_webhooks_of_one_url_have_keys_of_their_own(registry: Registry) -> None:
-    keys = {registry.webhooks.add(URL, "alias.moved").key for _ in range(3)}
-    assert len(keys) == 3
-    assert registry.webhooks.key("hooks.example.org-2").key in keys
 
 
 def test_what_is_removed_is_gone_and_its_name_free(registry: Registry) -> None:
@@ -55,7 +49,7 @@ def test_what_is_removed_is_gone_and_its_name_free(registry: Registry) -> None:
     removed = registry.webhooks.remove("ci", reason="moved to another system")
     assert removed.name == "ci"
     assert registry.webhooks.list() == []
-    with pytest.raises(UnknownReferenceError, match="no webhook 'ci'"):
+    with pytest.raises(UnknownReferenceError):
         registry.webhooks.remove("ci")
     [told] = registry.upkeep.log(action="webhook.removed")
     assert told.told == f"alias.moved to {URL}; moved to another system"
@@ -69,18 +63,13 @@ def test_private_networks_are_refused_unless_whoever_delivers_may_go_there(
     registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for url in ("http://127.0.0.1/", "http://localhost:8080/", "http://[::1]/", "http://10.0.0.7/"):
-        with pytest.raises(BadInputError, match="in a private network"):
+        with pytest.raises(BadInputError):
             registry.webhooks.add(url, "alias.moved")
     assert registry.webhooks.add("http://10.0.0.7/", "alias.moved", allow_private=True).private
     monkeypatch.delenv("FUSERY_WEBHOOK_PRIVATE")
-    with pytest.raises(BadInputError, match="may not be reached") as caught:
+    with pytest.raises(BadInputError) as caught:
         registry.webhooks.add("http://10.0.0.7/", "alias.moved", allow_private=True)
     assert "FUSERY_WEBHOOK_PRIVATE=1" in str(caught.value.hint)
-
-
-def test_without_the_secret_a_webhook_is_added_and_its_key_not_known(
-    registry: Registry, monkeypatch: pytest.MonkeyPatch
-) -> None:
     monkeypatch.delenv("FUSERY_WEBHOOK_SECRET")
     assert registry.webhooks.add(URL, "alias.moved", name="ci").key is None
 
@@ -89,23 +78,19 @@ def test_there_are_at_most_a_hundred(registry: Registry, monkeypatch: pytest.Mon
     monkeypatch.setattr("fusery.registry.webhooks.hooks._MOST", 2)
     for _ in range(2):
         registry.webhooks.add(URL, "alias.moved")
-    with pytest.raises(BadInputError, match="2 webhooks already"):
+    with pytest.raises(BadInputError):
         registry.webhooks.add(URL, "alias.moved")
 
 
-def test_an_edited_url_is_found(registry: Registry) -> None:
-    registry.webhooks.add(URL, "alias.moved", name="ci")
+def test_an_edited_url_is_found_and_has_another_key(registry: Registry) -> None:
+    keys = {registry.webhooks.add(URL, "alias.moved", name=name).key for name in ("ci", "b", "c")}
+    assert len(keys) == 3
+    assert registry.webhooks.key("b").key in keys
     with registry.workspace.database.write() as session:
-        session.execute(text("UPDATE webhook SET url = 'https://evil.example/'"))
+        session.execute(text("UPDATE webhook SET url = 'https://evil.example/' WHERE name = 'ci'"))
     [found] = registry.upkeep.audit().problems
     assert (found.code, found.subject) == ("record_changed", "webhook ci")
-
-
-def test_another_url_behind_our_back_is_another_key(registry: Registry) -> None:
-    added = registry.webhooks.add(URL, "alias.moved", name="ci")
-    with registry.workspace.database.write() as session:
-        session.execute(text("UPDATE webhook SET url = 'https://evil.example/'"))
-    assert registry.webhooks.key("ci").key != added.key
+    assert registry.webhooks.key("ci").key not in keys
 
 
 def test_what_somebody_wrote_into_the_rows_ends_nothing(registry: Registry) -> None:

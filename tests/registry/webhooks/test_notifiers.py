@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,11 +10,13 @@ from pathlib import Path
 import pytest
 from plugin_packages import write_package
 
+from fusery.registry.webhooks import notifiers
 from fusery.registry.webhooks.addresses import parse_url
-from fusery.registry.webhooks.notifiers import _MARGIN, notify
 from fusery.registry.webhooks.sending import Answer
 
-Tried = Callable[[str], Answer]
+pytestmark = pytest.mark.timing
+
+Tried = Callable[[str, float], Answer]
 
 
 @pytest.fixture
@@ -28,10 +29,11 @@ def tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tried]:
     over = tmp_path / "over"
     hang = f"import pathlib, time\ndef hang():\n    while not pathlib.Path({str(over)!r}).exists(): time.sleep(0.02)\n"
 
-    def attempt(source: str) -> Answer:
+    def attempt(source: str, margin: float) -> Answer:
         write_package(tmp_path / "packages", name, {"fusery.notifiers": {"odd": f"{name}:X"}}, hang + source)
         monkeypatch.syspath_prepend(tmp_path / "packages")
-        return notify(parse_url("odd://somewhere"), {}, b"{}", private=False, seconds=0.3)
+        monkeypatch.setattr(notifiers, "_MARGIN", margin)
+        return notifiers.notify(parse_url("odd://somewhere"), {}, b"{}", private=False, seconds=0.3)
 
     yield attempt
     over.touch()
@@ -40,21 +42,16 @@ def tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tried]:
             thread.join(60)
 
 
-def test_one_that_hangs_is_given_up(tried: Tried) -> None:
-    begun = time.monotonic()
-    assert tried("def X(*_, **__): hang()") == Answer("no answer within 0.3 s")
-    assert time.monotonic() - begun < 30
-
-
-def test_one_that_hangs_while_it_is_imported_is_given_up(tried: Tried) -> None:
-    assert tried("hang()") == Answer("no answer within 0.3 s")
+@pytest.mark.parametrize("source", ["def X(*_, **__): hang()", "hang()"], ids=["at work", "imported"])
+def test_one_that_hangs_is_given_up(tried: Tried, source: str) -> None:
+    assert tried(source, 0.2) == Answer("no answer within 0.3 s")
 
 
 def test_one_that_answers_a_moment_too_late_is_heard(tried: Tried) -> None:
     source = "import time\nfrom fusery.registry.webhooks.sending import Answer\n"
-    late = f"def X(*_, seconds, **__):\n    time.sleep(seconds + {_MARGIN / 10})\n    return Answer('it was busy')"
-    assert tried(source + late) == Answer("it was busy")
+    late = "def X(*_, seconds, **__):\n    time.sleep(seconds + 0.1)\n    return Answer('it was busy')"
+    assert tried(source + late, 60) == Answer("it was busy")
 
 
 def test_what_looks_like_ctrl_c_ends_nothing(tried: Tried) -> None:
-    assert "has raised KeyboardInterrupt" in tried("def X(*_, **__): raise KeyboardInterrupt").error
+    assert "KeyboardInterrupt" in tried("def X(*_, **__): raise KeyboardInterrupt", 60).error

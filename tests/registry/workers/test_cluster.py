@@ -14,8 +14,9 @@ from dask_cluster import cluster
 
 from fusery.registry.workers import cluster as module
 
+pytestmark = [pytest.mark.slow, pytest.mark.timing]
 
-@pytest.mark.slow
+
 def test_a_worker_that_works_for_long_is_not_one_that_went_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -27,7 +28,6 @@ def test_a_worker_that_works_for_long_is_not_one_that_went_away(
     assert sorted((outcome.item, outcome.failure) for outcome in outcomes) == [(0, None), (3, None)]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("another", [False, True])
 def test_what_was_done_by_a_worker_that_dies_before_it_is_fetched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, another: bool

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -14,10 +13,13 @@ import chat_templates
 import psutil
 import pytest
 from template_processes import template_processes
+from waiting import wait_until
 
 from fusery.registry.server.templates import process as module
 from fusery.registry.server.templates.errors import NoProcess, TemplateRaised, TemplateTooMuch
 from fusery.registry.server.templates.process import Limits, Processes
+
+pytestmark = pytest.mark.timing
 
 PATIENT = Limits(seconds=60, clock=120)
 
@@ -38,39 +40,31 @@ def test_one_process_renders_many(processes: Processes) -> None:
     assert processes.render(asked("{{ a }}", a="é")) == "é"
     (first,) = template_processes()
     assert processes.render(asked("{{ a }}", a=[1, None])) == "[1, None]"
-    with pytest.raises(TemplateRaised, match="no"):
+    with pytest.raises(TemplateRaised):
         processes.render(asked("{{ raise_exception('no') }}"))
     assert processes.render(asked("")) == ""
     assert template_processes() == [first]
 
 
-def test_one_that_took_too_much_is_replaced() -> None:
-    with Processes(limits=Limits(seconds=0.2)) as processes:
+@pytest.mark.parametrize("limits", [Limits(seconds=0.2), Limits(seconds=60, clock=0.5)])
+def test_one_that_took_too_much_is_replaced(limits: Limits) -> None:
+    """Of the processor's time, or of the clock's."""
+    with Processes(limits=limits) as processes:
         processes.start()
         (first,) = template_processes()
-        with pytest.raises(TemplateTooMuch, match=r"needed more than 0\.2 s"):
+        with pytest.raises(TemplateTooMuch):
             processes.render(asked(chat_templates.ENDLESS))
         assert not first.is_running()
-        assert processes.render(asked("a")) == "a"
+        processes.start()
         (second,) = template_processes()
         assert second != first
 
 
-def test_the_clock_runs_where_the_processor_s_time_does_not() -> None:
-    with Processes(limits=Limits(seconds=60, clock=0.5)) as processes:
-        with pytest.raises(TemplateTooMuch, match=r"needed more than 0\.5 s"):
-            processes.render(asked(chat_templates.ENDLESS))
-        assert processes.render(asked("a")) == "a"
-
-
 def test_the_length_is_limited_to_the_character(processes: Processes) -> None:
     assert processes.render(asked("{{ 'é' * 100 }}"), 100) == "é" * 100
-    with pytest.raises(TemplateTooMuch, match="made more than 99 characters"):
+    with pytest.raises(TemplateTooMuch):
         processes.render(asked("{{ 'é' * 100 }}"), 99)
     assert processes.render(asked("b"), 1) == "b"
-
-
-def test_half_a_character_passes(processes: Processes) -> None:
     assert processes.render(asked("{{ a }}", a="x\ud800")) == "x\ud800"
 
 
@@ -95,89 +89,7 @@ def test_no_credentials_and_no_files(processes: Processes, monkeypatch: pytest.M
         } <= {"socket", "/dev/null"}
 
 
-def test_one_that_was_killed_while_nobody_asked_is_replaced(processes: Processes) -> None:
-    processes.start()
-    (child,) = template_processes()
-    child.kill()
-    child.wait()
-    assert processes.render(asked("a")) == "a"
-
-
-def test_one_that_was_killed_at_work_is_not_the_template_s_fault(processes: Processes) -> None:
-    processes.start()
-    (child,) = template_processes()
-    with ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(processes.render, asked(chat_templates.ENDLESS))
-        while not child.cpu_times().user > 0.3:
-            assert not answer.done()
-        child.kill()
-        with pytest.raises(NoProcess, match="was killed"):
-            answer.result()
-    assert processes.render(asked("a")) == "a"
-    assert processes.able
-
-
-def test_closing_ends_what_runs_and_what_waits() -> None:
-    processes = Processes(limits=PATIENT, width=2)
-    with ThreadPoolExecutor(5) as pool:
-        answers = [pool.submit(processes.render, asked(chat_templates.ENDLESS)) for _ in range(5)]
-        while (
-            len(template_processes()) < 2
-            or min(child.cpu_times().user for child in template_processes()) < 0.3
-        ):
-            assert not any(answer.done() for answer in answers)
-        processes.close()
-        for answer in answers:
-            with pytest.raises(NoProcess, match="stopping"):
-                answer.result()
-    assert not template_processes()
-    assert not processes.able
-    with pytest.raises(NoProcess, match="stopping"):
-        processes.render(asked("a"))
-
-
-def test_a_slow_one_does_not_hold_up_another() -> None:
-    with Processes(limits=PATIENT, width=2) as processes, ThreadPoolExecutor(1) as pool:
-        slow = pool.submit(processes.render, asked(chat_templates.ENDLESS))
-        while not template_processes():
-            assert not slow.done()
-        assert [processes.render(asked("a")) for _ in range(20)] == ["a"] * 20
-        assert not slow.done()
-        processes.close()
-        assert isinstance(slow.exception(), NoProcess)
-
-
-def test_whoever_waits_too_long_is_told() -> None:
-    with Processes(limits=Limits(seconds=60, clock=0.5)) as processes, ThreadPoolExecutor(3) as pool:
-        answers = [pool.submit(processes.render, asked(chat_templates.ENDLESS)) for _ in range(3)]
-        raised = [answer.exception() for answer in answers]
-        assert any(isinstance(error, TemplateTooMuch) for error in raised)
-        assert any(isinstance(error, NoProcess) and "too many wait" in str(error) for error in raised)
-
-
-def test_after_an_interrupt_no_answer_is_another_s(processes: Processes) -> None:
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGALRM, interrupt)
-    try:
-        signal.setitimer(signal.ITIMER_REAL, 0.3)
-        with pytest.raises(KeyboardInterrupt):
-            processes.render(asked(chat_templates.ENDLESS))
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-    assert processes.render(asked("a")) == "a"
-
-
-def test_many_threads_get_each_its_own_answer() -> None:
-    with Processes(limits=PATIENT, width=3) as processes, ThreadPoolExecutor(12) as pool:
-        texts = [str(number) * (number % 7 * 1000 + 1) for number in range(200)]
-        assert list(pool.map(lambda text: processes.render(asked("{{ a }}", a=text)), texts)) == texts
-        assert len(template_processes()) <= 3
-
-
-def test_it_is_able_while_a_killed_one_is_replaced(
+def test_one_that_was_killed_while_nobody_asked_is_replaced(
     processes: Processes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     processes.start()
@@ -196,27 +108,93 @@ def test_it_is_able_while_a_killed_one_is_replaced(
     assert able == [True]
 
 
-def test_a_start_that_fails_is_forgotten_after_one_that_does_not(
-    processes: Processes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as patched:
-        patched.setattr(processes, "_command", ["/nowhere/python"])
-        with pytest.raises(NoProcess):
-            processes.start()
-        assert not processes.able
+def is_busy(child: psutil.Process) -> bool:
+    return bool(child.cpu_times().user > 0.3)
+
+
+def test_one_that_was_killed_at_work_is_not_the_template_s_fault(processes: Processes) -> None:
     processes.start()
+    (child,) = template_processes()
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(processes.render, asked(chat_templates.ENDLESS))
+        wait_until(lambda: is_busy(child))
+        child.kill()
+        with pytest.raises(NoProcess):
+            answer.result()
+    assert processes.render(asked("a")) == "a"
     assert processes.able
+
+
+def test_closing_ends_what_runs_and_what_waits() -> None:
+    processes = Processes(limits=PATIENT, width=2)
+    with ThreadPoolExecutor(5) as pool:
+        answers = [pool.submit(processes.render, asked(chat_templates.ENDLESS)) for _ in range(5)]
+        wait_until(lambda: len(running := template_processes()) == 2 and all(map(is_busy, running)))
+        assert not any(answer.done() for answer in answers)
+        processes.close()
+        for answer in answers:
+            with pytest.raises(NoProcess):
+                answer.result()
+    assert not template_processes()
+    assert not processes.able
+    with pytest.raises(NoProcess):
+        processes.render(asked("a"))
+
+
+def test_a_slow_one_does_not_hold_up_another() -> None:
+    with Processes(limits=PATIENT, width=2) as processes, ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(processes.render, asked(chat_templates.ENDLESS))
+        wait_until(template_processes)
+        assert [processes.render(asked("a")) for _ in range(20)] == ["a"] * 20
+        assert not slow.done()
+        processes.close()
+        assert isinstance(slow.exception(), NoProcess)
+
+
+def test_whoever_waits_too_long_is_told() -> None:
+    with Processes(limits=Limits(seconds=60, clock=0.5)) as processes, ThreadPoolExecutor(3) as pool:
+        answers = [pool.submit(processes.render, asked(chat_templates.ENDLESS)) for _ in range(3)]
+        raised = {type(answer.exception()) for answer in answers}
+    assert raised == {TemplateTooMuch, NoProcess}
+
+
+def test_after_an_interrupt_no_answer_is_another_s(processes: Processes) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    processes.start()
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        with pytest.raises(KeyboardInterrupt):
+            processes.render(asked(chat_templates.ENDLESS))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert processes.render(asked("a")) == "a"
+
+
+def test_many_threads_get_each_its_own_answer() -> None:
+    with Processes(limits=PATIENT, width=3) as processes, ThreadPoolExecutor(12) as pool:
+        texts = [str(number) * (number % 7 * 1000 + 1) for number in range(200)]
+        assert list(pool.map(lambda text: processes.render(asked("{{ a }}", a=text)), texts)) == texts
+        assert len(template_processes()) <= 3
 
 
 @pytest.mark.parametrize(
     "command", [["/nowhere/python"], [sys.executable, "-c", "pass"]], ids=["no program", "ends"]
 )
-def test_no_process_is_said_and_known(command: list[str]) -> None:
-    with Processes(command) as processes:
-        assert processes.able
-        with pytest.raises(NoProcess, match="cannot be rendered"):
+def test_a_start_that_fails_is_forgotten_after_one_that_does_not(
+    processes: Processes, command: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert processes.able
+    with monkeypatch.context() as patched:
+        patched.setattr(processes, "_command", command)
+        with pytest.raises(NoProcess):
             processes.start()
         assert not processes.able
+    processes.start()
+    assert processes.able
 
 
 def test_a_process_that_says_nonsense_is_believed_nothing() -> None:
@@ -248,16 +226,3 @@ def test_it_ends_with_whoever_started_it() -> None:
         started.kill()
     assert len(left) == 2
     assert not psutil.wait_procs(left, timeout=60)[1]
-
-
-def test_threads_that_render_do_not_outlive_a_close() -> None:
-    processes = Processes(limits=PATIENT)
-    thread = threading.Thread(
-        target=lambda: pytest.raises(NoProcess, processes.render, asked(chat_templates.ENDLESS))
-    )
-    thread.start()
-    while not template_processes():
-        assert thread.is_alive()
-    processes.close()
-    thread.join(60)
-    assert not thread.is_alive()
