@@ -43,9 +43,6 @@ GITHUB = {
 )
 def test_who_is_named(environment: dict[str, str], expected: str) -> None:
     assert actor_of(environment, "root", "laptop") == expected
-
-
-def test_a_machine_without_a_name_and_an_account_without_one() -> None:
     assert actor_of({}, "ann", "") == "ann"
     assert actor_of({}, "\n", "laptop") == "unknown (laptop)"
 
@@ -55,9 +52,6 @@ def test_a_machine_without_a_name_and_an_account_without_one() -> None:
 )
 def test_the_same_person_everywhere(actor: str) -> None:
     assert person(actor) == "ann"
-
-
-def test_addresses_stay_apart() -> None:
     assert person("ann@a.example (laptop)") != person("ann@b.example (laptop)")
 
 

@@ -1,4 +1,4 @@
-"""Any sequence of amendments against a model: what is on record now and was at any moment, and that nothing else may change it."""
+"""Any sequence of amendments against a model: what is on record now and was at any moment; other edits are found."""
 
 from __future__ import annotations
 
@@ -92,19 +92,13 @@ def problems(registry: Registry, edit: str | None = None) -> list[str]:
     return found
 
 
-@settings(
-    max_examples=12,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     steps=st.lists(st.tuples(_SAID, _CLEARED), min_size=1, max_size=5), edit=st.sampled_from(sorted(EDITS))
 )
 def test_any_amendments(stocked: Registry, steps: list[tuple[dict[str, Any], set[str]]], edit: str) -> None:
-    state, moments = (
-        said_of(stocked.adapters.show(ONE)),
-        [(stocked.upkeep.log(limit=1)[0]["at"], said_of(stocked.adapters.show(ONE)))],
-    )
+    state = said_of(stocked.adapters.show(ONE))
+    moments = [(stocked.upkeep.log(limit=1)[0]["at"], state)]
     for said, chosen in steps:
         clear = {
             field
@@ -112,7 +106,7 @@ def test_any_amendments(stocked: Registry, steps: list[tuple[dict[str, Any], set
             if field not in said and field.removeprefix("tag.") not in said.get("tags", {})
         }
         if {field.removeprefix("tag.") for field in clear if field.startswith("tag.")} - state["tags"].keys():
-            with pytest.raises(BadInputError, match="has no tag"):
+            with pytest.raises(BadInputError):
                 stocked.adapters.amend(ONE, **said, clear=clear, reason="because")
             continue
         after = model_of(state, said, clear)

@@ -27,8 +27,6 @@ from fusery.registry.bundles.target import TARGETS
 from fusery.registry.errors import BadInputError, FusionUnsupportedError
 from fusery.registry.fusion.fuse import FuseRequest
 from fusery.registry.records.base_files import base_folder
-from fusery.registry.settings.settings import Settings
-from fusery.registry.workspace import Workspace
 
 pytest.importorskip("mlx_lm")
 pytest.importorskip("gguf")
@@ -54,18 +52,15 @@ def drop(*names: str) -> Spoil:
     return spoil
 
 
-def both(*spoils: Spoil) -> Spoil:
-    """Do one after the other."""
-    return bad_adapters.both(*spoils)
+def tensors_of(path: Path) -> dict[str, np.ndarray]:
+    read = tiny_models.read_tensors(path).items()
+    return {name: np.frombuffer(data, np.float32).reshape(shape) for name, (_, shape, data) in read}
 
 
 def in_bf16(folder: Path) -> None:
     """Store every tensor as bfloat16."""
     path = folder / "adapters.safetensors"
-    tensors = {
-        name: ("BF16", tiny_models.encode(np.frombuffer(data, np.float32).reshape(shape), "bfloat16"))
-        for name, (_, shape, data) in tiny_models.read_tensors(path).items()
-    }
+    tensors = {name: ("BF16", tiny_models.encode(v, "bfloat16")) for name, v in tensors_of(path).items()}
     tiny_models.write_tensors(path, tensors, None)
 
 
@@ -92,23 +87,20 @@ _ALL = {"num_layers": -1}
 
 VARIANTS: dict[str, Variant] = {
     "as it is": Variant(),
-    "lora_layers": Variant(both(drop("num_layers"), edit_config(lora_layers=2))),
+    "lora_layers": Variant(bad_adapters.both(drop("num_layers"), edit_config(lora_layers=2))),
     "num_layers null": Variant(edit_config(num_layers=None)),
-    "num_layers null, lora_layers": Variant(edit_config(num_layers=None, lora_layers=2)),
     "no num_layers": Variant(drop("num_layers")),
-    "no num_layers, of all": Variant(drop("num_layers"), _ALL),
     "no num_layers, 4 bits": Variant(drop("num_layers"), base={"bits": 4}),
     "no num_layers, no keys, query and value": Variant(
-        both(drop("num_layers", "keys")), {"keys": _QV, "num_layers": 2}, base={"bits": 4}
+        bad_adapters.both(drop("num_layers", "keys")), {"keys": _QV, "num_layers": 2}, base={"bits": 4}
     ),
     "num_layers as text": Variant(edit_config(num_layers="2")),
-    "num_layers 2.0": Variant(edit_config(num_layers=2.0)),
     "num_layers -1": Variant(make=_ALL),
-    "num_layers 0": Variant(edit_config(num_layers=0), _ALL),
     "num_layers -7": Variant(edit_config(num_layers=-7), _ALL),
     "mlx-lm 0.21, 2 layers": Variant(edit_config(num_layers=2, mask_prompt=None), _ALL),
     "mlx-lm 0.21, 2 layers, no keys, query and value": Variant(
-        both(edit_config(num_layers=2, mask_prompt=None), drop("keys")), {"keys": _QV, "num_layers": -1}
+        bad_adapters.both(edit_config(num_layers=2, mask_prompt=None), drop("keys")),
+        {"keys": _QV, "num_layers": -1},
     ),
     # mlx-lm quantises anew what its configuration adapts, the first layer too, of which there is nothing to add.
     "mlx-lm 0.21, all layers, 4 bits": Variant(
@@ -127,28 +119,22 @@ VARIANTS: dict[str, Variant] = {
     "embedding": Variant(make={"keys": ["model.embed_tokens", *_QV]}),
     "no rank": Variant(drop("rank")),
     "rank as text": Variant(edit_config(rank="8")),
-    "rank 8.0": Variant(edit_config(rank=8.0)),
     "scale as text": Variant(edit_config(scale="20")),
-    "scale 20": Variant(edit_config(scale=20)),
     "scale true": Variant(edit_config(scale=True), {"scale": 1.0}),
     "alpha beside scale": Variant(edit_config(alpha=16)),
     "negative scale": Variant(edit_config(scale=-20.0), like=False),
-    "no dropout": Variant(drop("dropout")),
     "dropout null": Variant(edit_config(dropout=None)),
-    "dropout 1": Variant(edit_config(dropout=1.0)),
     "no kind": Variant(drop("fine_tune_type")),
-    "kind null": Variant(edit_config(fine_tune_type=None)),
     "bf16": Variant(in_bf16, like=False),
     "rank too large": Variant(make={"rank": 65}),
     "dora": Variant(make=_DORA),
     "dora of old": Variant(
-        both(drop("fine_tune_type", "num_layers"), edit_config(use_dora=True, lora_layers=2)), _DORA
+        bad_adapters.both(drop("fine_tune_type", "num_layers"), edit_config(use_dora=True, lora_layers=2)),
+        _DORA,
     ),
     "dora, no num_layers, no keys, query and value": Variant(
         drop("num_layers", "keys"), {**_DORA, "keys": _QV}
     ),
-    "dora, no keys, query and value": Variant(drop("keys"), {**_DORA, "keys": _QV}),
-    "dora, kind and use_dora": Variant(edit_config(use_dora=True), _DORA),
     "dora in bf16": Variant(in_bf16, _DORA, like=False),
     "lora, use_dora": Variant(edit_config(use_dora=True, fine_tune_type="lora")),
     "a stranger module less": Variant(without("layers.3.mlp.up_proj"), like=False),
@@ -166,11 +152,9 @@ VARIANTS: dict[str, Variant] = {
 PEFT: dict[str, dict[str, Any]] = {
     "as it is": {},
     "alpha as text": {"lora_alpha": "8"},
-    "alpha 8.0": {"lora_alpha": 8.0},
     "alpha 0": {"lora_alpha": 0},
     "rslora": {"use_rslora": True},
     "some layers": {"layers": [1, 3]},
-    "one layer by number": {"layers": [2], "layers_to_transform": 2},
     "ranks": {"ranks": {"model.layers.1.self_attn.q_proj": 2}},
     "alphas": {"alpha_pattern": {"v_proj": 3}},
     "expression": {"target_modules": r".*\.(q|v)_proj"},
@@ -182,7 +166,6 @@ PEFT: dict[str, dict[str, Any]] = {
     "dora": {"dora": True},
     "rank as text": {"r": "4"},
     "dropout null": {"lora_dropout": None},
-    "no name": {"base_model_name_or_path": None},
 }
 
 
@@ -201,21 +184,8 @@ CASES = [
 
 
 @pytest.fixture(scope="module")
-def registry(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
-    home = tmp_path_factory.mktemp("home")
-    shutil.copyfile(sqlite_template, home / "fusery.db")
-    settings = Settings(
-        home=home,
-        database_url="",
-        store_url="",
-        store_options={},
-        cache_dir=None,
-        cache_limit=1 << 40,
-        user="tester",
-    )
-    with Registry(Workspace(settings)) as found:
-        found.init()
-        yield found
+def registry(module_registry: Registry) -> Registry:
+    return module_registry
 
 
 @pytest.fixture(scope="module")
@@ -268,28 +238,23 @@ def test_what_is_admitted_of_peft_can_be_used(
         used_in_every_way(registry, reference, place, tmp_path, targets(name))
 
 
+def add(folder: Path, name: str, value: np.ndarray) -> None:
+    """Put a tensor into a PEFT adapter."""
+    path = folder / "adapter_model.safetensors"
+    tensors = {name: value, **tensors_of(path)}
+    tiny_models.write_tensors(path, {name: ("F32", value) for name, value in tensors.items()}, None)
+
+
 def whole_head(folder: Path) -> None:
     """Put a head into a PEFT adapter that is not the base's."""
-    path = folder / "adapter_model.safetensors"
-    tensors = {
-        name: ("F32", np.frombuffer(data, np.float32).reshape(shape))
-        for name, (_, shape, data) in tiny_models.read_tensors(path).items()
-    }
     head = np.random.default_rng(5).standard_normal((320, 128)).astype(np.float32)
-    tensors["base_model.model.lm_head.weight"] = ("F32", head)
-    tiny_models.write_tensors(path, tensors, None)
+    add(folder, "base_model.model.lm_head.weight", head)
 
 
 def trained_tokens(folder: Path) -> None:
     """Put rows of trained tokens into a PEFT adapter."""
-    path = folder / "adapter_model.safetensors"
-    tensors = {
-        name: ("F32", np.frombuffer(data, np.float32).reshape(shape))
-        for name, (_, shape, data) in tiny_models.read_tensors(path).items()
-    }
-    rows = np.ones((2, 128), np.float32)
-    tensors["base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta"] = ("F32", rows)
-    tiny_models.write_tensors(path, tensors, None)
+    name = "base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta"
+    add(folder, name, np.ones((2, 128), np.float32))
     peft_folders.edit_config(folder, trainable_token_indices=[9, 4])
 
 
@@ -317,7 +282,7 @@ def test_what_is_admitted_with_whole_tensors_is_fused_or_refused_by_name(
                 assert "whole tensors" in error.message or content == "fused"
             else:
                 assert content == "fused" or target == "hub"
-    with pytest.raises(BadInputError, match="whole tensors"):
+    with pytest.raises(BadInputError):
         registry.adapters.probe(reference)
 
 
@@ -352,7 +317,7 @@ def test_what_is_admitted_on_other_classes_can_be_used(
     reference = admitted(registry, folder, place)
     assert reference is not None
     if case.adapter == "full":
-        with pytest.raises(BadInputError, match="full fine-tuning"):
+        with pytest.raises(BadInputError):
             registry.bundles.materialize(reference, tmp_path / "out", target="adapters")
     used_in_every_way(registry, reference, place, tmp_path, targets("as it is"))
 
