@@ -1,4 +1,4 @@
-"""What a folder is that holds no adapter is said first, and what it lacks to be one is not."""
+"""A folder of another kind is named by its kind, not by what it lacks to be an adapter."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,6 +36,13 @@ def files(**contents: bytes) -> Make:
             path.write_bytes(content)
 
     return make
+
+
+def raw_of(tensors: dict[str, Any], dtype: Any) -> dict[str, tiny_models.Raw]:
+    return {
+        name: (kind, np.frombuffer(data, dtype).reshape(shape))
+        for name, (kind, shape, data) in tensors.items()
+    }
 
 
 def both(*makes: Make) -> Make:
@@ -207,29 +215,28 @@ def test_the_hint_for_npz_makes_an_adapter_of_it(
     assert all(mx.array_equal(after[name], value) for name, value in before.items())
 
 
-@pytest.mark.parametrize(("version", "scale"), [("0.4.4", 20.0), ("0.5.0", 2.5)])
+@pytest.mark.parametrize(
+    ("words", "scale"),
+    [
+        (r"earlier versions by alpha = ([0-9.]+);", 20.0),
+        (r"0\.5\.0 and later multiply by alpha / rank = ([0-9.]+),", 2.5),
+    ],
+)
 def test_the_hint_for_mlx_vlm_has_the_scale_of_each_version(
-    tiny_base: Path, tmp_path: Path, version: str, scale: float
+    tiny_base: Path, tmp_path: Path, words: str, scale: float
 ) -> None:
     """Layers multiply by alpha up to 0.4.4 and by alpha / rank in 0.5.0 (mlx_vlm/trainer/lora.py); the files are alike."""
     folder = tiny_models.make_adapter(tmp_path / "folder", tiny_base, scale=scale)
     before = tiny_models.read_tensors(folder / "adapters.safetensors")
     raw = {
-        name.replace("lora_a", "A").replace("lora_b", "B"): (
-            kind,
-            np.frombuffer(data, np.float32).reshape(shape),
-        )
-        for name, (kind, shape, data) in before.items()
+        name.replace("lora_a", "A").replace("lora_b", "B"): value
+        for name, value in raw_of(before, np.float32).items()
     }
     (folder / "adapters.safetensors").unlink()
     tiny_models.write_tensors(folder / "adapters.safetensors", raw, None)
     (folder / "adapter_config.json").write_text(json.dumps({"rank": 8, "alpha": 20.0, "dropout": 0.0}))
     (found,) = look(folder, tiny_base)
-    words = {
-        "0.5.0": r"0\.5\.0 and later multiply by alpha / rank = ([0-9.]+),",
-        "0.4.4": r"earlier versions by alpha = ([0-9.]+);",
-    }
-    (advised,) = re.findall(words[version], found.hint)
+    (advised,) = re.findall(words, found.hint)
     code, _, placeholder = found.hint.partition('python -c "')[2].rpartition('" ')
     failed = subprocess.run(
         [sys.executable, "-c", code, placeholder], cwd=folder, capture_output=True, check=False
@@ -243,12 +250,8 @@ def test_the_hint_for_mlx_vlm_has_the_scale_of_each_version(
 
 
 def test_hint_for_a_full_fine_tune_makes_it_an_adapter(tiny_base: Path, tmp_path: Path) -> None:
-    import subprocess
-
-    raw = {
-        name: (kind, (np.frombuffer(data, np.uint16) ^ 1).reshape(shape))
-        for name, (kind, shape, data) in tiny_models.read_tensors(tiny_base / "model.safetensors").items()
-    }
+    tensors = raw_of(tiny_models.read_tensors(tiny_base / "model.safetensors"), np.uint16)
+    raw = {name: (kind, value ^ 1) for name, (kind, value) in tensors.items()}
     tiny_models.write_tensors(tmp_path / "adapters.safetensors", raw, None)
     (tmp_path / "adapter_config.json").write_text((tiny_base / "config.json").read_text())
     (found,) = look(tmp_path, tiny_base)
@@ -257,12 +260,11 @@ def test_hint_for_a_full_fine_tune_makes_it_an_adapter(tiny_base: Path, tmp_path
     assert [each for each in look(tmp_path, tiny_base) if each.severity == "error"] == []
 
 
-def test_what_lies_beside_an_adapter_does_not_matter(tiny_base: Path, tmp_path: Path) -> None:
+def test_other_files_beside_an_adapter_do_not_matter(tiny_base: Path, tmp_path: Path) -> None:
     folder = tiny_models.make_adapter(tmp_path / "folder", tiny_base)
-    for kind in ("kohya", "PEFT's pickle", "GGUF", "checkpoints"):
-        KINDS[kind][0](folder) if kind != "PEFT's pickle" else files(**{"adapter_model.bin": b"\x80\x02."})(
-            folder
-        )
+    for kind in ("kohya", "GGUF", "checkpoints"):
+        KINDS[kind][0](folder)
+    (folder / "adapter_model.bin").write_bytes(b"\x80\x02.")
     assert "other_kind" not in {finding.code for finding in look(folder, tiny_base)}
 
 
