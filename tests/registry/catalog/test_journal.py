@@ -1,4 +1,4 @@
-"""The log as people ask for it."""
+"""The event log: filters, references, and each event in words."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fusery.registry import Registry
 from fusery.registry.catalog.journal_words import told_of
 from fusery.registry.database.actions import ACTIONS
 from fusery.registry.database.events import record
-from fusery.registry.errors import BadInputError, UnknownReferenceError
+from fusery.registry.errors import BadInputError, FidelityError, UnknownReferenceError
 from fusery.registry.fusion.fuse import FuseRequest
 from fusery.storage.digest import Digest
 
@@ -24,50 +24,31 @@ def actions(registry: Registry, **filters: Any) -> list[str]:
     return [event["action"] for event in registry.upkeep.log(**filters)]
 
 
-def test_all_of_it_in_order(stocked: Registry) -> None:
+def test_all_of_it_in_order_and_filtered(stocked: Registry) -> None:
     told = stocked.upkeep.log()
     assert [event["seq"] for event in told] == list(range(1, len(told) + 1))
-    assert [event["action"] for event in told] == [
-        "registry.made",
-        "base.added",
-        "adapter.registered",
-        "adapter.registered",
-    ]
+    names = ["registry.made", "base.added", "adapter.registered", "adapter.registered"]
+    assert actions(stocked) == names
     assert {event["actor"] for event in told} == {"tester"}
     assert told[-1]["detail"]["val_loss"] == 0.42
-
-
-@pytest.mark.parametrize(
-    ("reference", "kind"),
-    [("course_rec@1", "adapter"), ("tiny", "base"), (SECOND, "adapter")],
-)
-def test_about_one_thing(reference: str, kind: str, stocked: Registry) -> None:
-    (event,) = stocked.upkeep.log(reference=reference)
-    assert event["kind"] == kind
-
-
-def test_about_a_fused_model(stocked: Registry) -> None:
-    key = stocked.fused.fuse("course_rec@1")["key"]
-    assert actions(stocked, reference=key[:12]) == ["fused.made"]
-
-
-def test_filters(stocked: Registry) -> None:
+    assert actions(stocked, reference="course_rec@1") == actions(stocked, reference=SECOND) == names[2:3]
+    assert actions(stocked, reference="tiny") == names[1:2]
     assert len(stocked.upkeep.log(action="adapter.registered")) == 2
     assert [event["seq"] for event in stocked.upkeep.log(limit=1)] == [4]
+    assert stocked.upkeep.log(before=4) == told[:-1]
+    assert stocked.upkeep.log(before=4, limit=1) == told[-2:-1]
+    assert stocked.upkeep.log(before=1) == []
     assert stocked.upkeep.log(since="2100-01-01") == []
     assert len(stocked.upkeep.log(since="2020-01-01T00:00+02:00")) == 4
-
-
-def test_what_there_is_not(stocked: Registry) -> None:
     for reference in ("nothing@1", "course_rec#prod", "abcdef0123", "no place"):
         with pytest.raises(UnknownReferenceError):
             stocked.upkeep.log(reference=reference)
-    with pytest.raises(BadInputError, match="date"):
+    with pytest.raises(BadInputError):
         stocked.upkeep.log(since="yesterday")
 
 
 def test_an_unknown_action_is_an_error_that_lists_the_known_ones(stocked: Registry) -> None:
-    with pytest.raises(BadInputError, match="no action 'adapter.yankd'") as refused:
+    with pytest.raises(BadInputError) as refused:
         stocked.upkeep.log(action="adapter.yankd")
     assert refused.value.hint is not None and "did you mean adapter.yanked?" in refused.value.hint
     assert all(name in refused.value.hint for name in ACTIONS)
@@ -84,7 +65,7 @@ def test_a_bundle_is_named_by_the_place_that_its_entry_tells_of(stocked: Registr
 
 @pytest.fixture
 def eventful(stocked: Registry, tmp_path: Path) -> tuple[Registry, dict[str, str]]:
-    """A registry where something of every kind happened, and what there is by what it is called in the tests."""
+    """A registry with events of every kind, and references of its records."""
     key = stocked.fused.fuse("course_rec@1", KEEP, publish="full")["key"]
     bundle = stocked.bundles.materialize("course_rec@1", tmp_path / "out", request=KEEP)
     stocked.aliases.set_rules("prod", {"approvals": 1}, guarded=False, reason="four eyes")
@@ -114,11 +95,8 @@ def test_names_stand_beside_digests(eventful: tuple[Registry, dict[str, str]]) -
 
 
 def test_a_blob_is_called_by_the_file_that_is_made_of_it(stocked: Registry) -> None:
-    (weights,) = [
-        file
-        for file in stocked.adapters.show("course_rec@1")["files"]
-        if file["path"].endswith(".safetensors")
-    ]
+    files = stocked.adapters.show("course_rec@1")["files"]
+    (weights,) = [file for file in files if file["path"].endswith(".safetensors")]
     store = stocked.workspace.store
     place = store.local_path(Digest(weights["sha256"]))
     assert place is not None
@@ -126,10 +104,7 @@ def test_a_blob_is_called_by_the_file_that_is_made_of_it(stocked: Registry) -> N
     place.write_bytes(b"x" * weights["size"])
     assert not stocked.upkeep.audit(repair=True).ok
     (event,) = stocked.upkeep.log(reference=weights["sha256"][:10])
-    assert (event["action"], event["name"]) == (
-        "blob.quarantined",
-        f"{weights['path']} of {FIRST}",
-    )
+    assert (event["action"], event["name"]) == ("blob.quarantined", f"{weights['path']} of {FIRST}")
 
 
 def test_what_happened_in_words(eventful: tuple[Registry, dict[str, str]]) -> None:
@@ -142,17 +117,15 @@ def test_what_happened_in_words(eventful: tuple[Registry, dict[str, str]]) -> No
     assert told["fused.made"].startswith("PASS, ")
     assert told["rules.set"] == "not guarded, approvals=1; four eyes"
     assert told["deployment.recorded"] == f"adapter {SECOND}"
-    moves = [event["told"] for event in registry.upkeep.log(action="alias.moved")]
-    assert moves[0] == f"nobody -> {FIRST}; first"
+    assert registry.upkeep.log(action="alias.moved")[0]["told"] == f"nobody -> {FIRST}; first"
+    assert all(told.values())
+    assert all(told_of(action, {}) for action in ACTIONS), "even of another version's details"
 
 
 def test_a_refused_fuse_says_why(stocked: Registry) -> None:
-    from fusery.registry.errors import FidelityError
-
+    request = FuseRequest(quantize=2, group_size=32, min_fidelity=1.0, scale=0.001)
     with pytest.raises(FidelityError):
-        stocked.fused.fuse(
-            "course_rec@1", FuseRequest(quantize=2, group_size=32, min_fidelity=1.0, scale=0.001)
-        )
+        stocked.fused.fuse("course_rec@1", request)
     (event,) = stocked.upkeep.log(action="fuse.refused")
     assert event["name"] == f"{FIRST} (scale 0.001) (requantised to 2 bits, affine, groups of 32)"
     assert event["told"].startswith("not published: ") and "% of the update retained" in event["told"]
@@ -165,12 +138,9 @@ def test_refused_fuse_event_names_the_missed_limit(registry: Registry, tmp_path:
         tiny_models.make_adapter(tmp_path / "a", base, update=0.01), base="tiny4", task="small"
     )
     registry.fused.fuse("small@1")
-    passed = [
-        event for event in registry.upkeep.log(action="fuse.refused") if event["detail"]["verdict"] == "PASS"
-    ]
-    assert passed
-    for event in passed:
-        assert "auto takes" in event["told"] and "PASS" not in event["told"]
+    refused = registry.upkeep.log(action="fuse.refused")
+    passed = [event["told"] for event in refused if event["detail"]["verdict"] == "PASS"]
+    assert passed and all("auto takes" in told and "PASS" not in told for told in passed)
 
 
 def test_an_adapter_has_what_it_figures_in(eventful: tuple[Registry, dict[str, str]]) -> None:
@@ -215,64 +185,45 @@ def test_an_alias_has_its_rules_and_approvals(eventful: tuple[Registry, dict[str
     with_rules = ["rules.set", "alias.refused", "alias.moved", "alias.moved"]
     assert actions(registry, reference="course_rec#prod") == with_rules
     with registry.workspace.database.write() as session:
-        for alias, action in (("prod", "adapter.approved"), ("canary", "adapter.approved")):
-            detail = {"digest": "d", "alias": alias, "reason": "prod"}
-            record(session, action=action, kind="adapter", subject=FIRST, detail=detail, actor="eve")
+        for alias in ("prod", "canary"):
+            event = {"action": "adapter.approved", "kind": "adapter", "subject": FIRST, "actor": "eve"}
+            record(session, detail={"digest": "d", "alias": alias, "reason": "prod"}, **event)
     registry.aliases.set_rules("course_rec#prod", {"approvals": 2})
     registry.aliases.remove_rules("course_rec#prod")
-    assert actions(registry, reference="course_rec#prod") == [
-        *with_rules,
-        "adapter.approved",
-        "rules.set",
-        "rules.removed",
-    ]
+    later = ["adapter.approved", "rules.set", "rules.removed"]
+    assert actions(registry, reference="course_rec#prod") == with_rules + later
     assert actions(registry, reference="course_rec#canary") == ["adapter.approved"]
     for reference in ("other#prod", "course_rec#none"):
         with pytest.raises(UnknownReferenceError):
             registry.upkeep.log(reference=reference)
 
 
-def test_no_entry_is_without_a_word(eventful: tuple[Registry, dict[str, str]]) -> None:
-    registry, _ = eventful
-    assert all(event["told"] for event in registry.upkeep.log())
-    assert all(told_of(action, {}) for action in ACTIONS), "even of another version's details"
-
-
 @pytest.mark.parametrize(
     ("action", "detail", "words"),
     [
         ("key.trusted", {"aliases": [], "fused": True}, "for fused models of other registries"),
-        (
-            "key.trusted",
-            {"aliases": ["*#prod"], "fused": True},
-            "for *#prod and fused models of other registries",
-        ),
+        ("key.trusted", {"aliases": ["*#p"], "fused": True}, "for *#p and fused models of other registries"),
         ("key.trusted", {"aliases": ["a#b", "*#c"]}, "for a#b, *#c"),
         (
             "alias.confirmed",
             {"from": None, "to": {"name": FIRST}, "reason": "typo"},
-            f"{FIRST} holds it still, and was judged once more by what is amended; typo",
+            f"{FIRST} holds it still",
         ),
         (
             "fused.confirmed",
             {"registry": "1" * 36, "claimed": "a" * 64, "made": "a" * 64},
-            "registry 11111111 claimed aaaaaaaaaaaa, and the same came out here",
+            "registry 11111111",
         ),
-        (
-            "fused.refuted",
-            {"registry": "1" * 36, "claimed": "a" * 64, "made": "b" * 64},
-            "registry 11111111 claimed aaaaaaaaaaaa, and bbbbbbbbbbbb came out here",
-        ),
+        ("fused.refuted", {"registry": "1" * 36, "claimed": "a" * 64, "made": "b" * 64}, "registry 11111111"),
         ("guards.mended", {"mended": ["event_append"]}, "made anew: event_append"),
-        (
-            "adapter.amended",
-            {"changes": [{"field": "val_loss", "from": 0.5, "to": None}], "reason": "typo"},
-            "val_loss 0.5 -> null; typo",
-        ),
+        ("adapter.amended", {"changes": [{"field": "a", "from": 0.5, "to": None}]}, "a 0.5 -> null"),
         ("adapter.signed", {"key_id": "c" * 64}, "with the key cccccccccccc"),
         ("key.revoked", {"reason": ""}, "its signatures count no more"),
         ("registry.adopted", {"fused": 0, "approvals": 2}, "taken at nobody's word: 2 approvals"),
     ],
 )
-def test_what_is_told_of_each(action: str, detail: dict[str, object], words: str) -> None:
-    assert told_of(action, detail) == words
+def test_each_action_in_words(action: str, detail: dict[str, object], words: str) -> None:
+    told = told_of(action, detail)
+    assert told.startswith(words)
+    for name in ("claimed", "made"):
+        assert str(detail.get(name, ""))[:12] in told

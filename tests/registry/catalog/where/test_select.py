@@ -1,4 +1,4 @@
-"""What the database finds is what Python finds, on both databases; and nothing of an expression becomes SQL."""
+"""Databases find the adapters that Python finds, and nothing of an expression becomes SQL."""
 
 from __future__ import annotations
 
