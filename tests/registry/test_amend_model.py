@@ -1,8 +1,7 @@
-"""Any sequence of amendments against a model: what is on record now and was at any moment; other edits are found."""
+"""Any sequence of amendments against a model: what is on record now and was at any moment."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import datetime as dt
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import text
 
 from fusery.cli.amend import amend_command
 from fusery.registry import Registry
@@ -38,17 +36,6 @@ _CLEARED = st.sets(
     st.sampled_from(["val_loss", "note", *DATASET, "examples", "tag.team", "tag.run"]), max_size=3
 )
 
-EDITS = {
-    "val_loss": "UPDATE adapter SET val_loss = CASE WHEN val_loss = 0 THEN 1 ELSE 0 END WHERE id = 1",
-    "note": "UPDATE adapter SET note = coalesce(note, '') || 'x' WHERE id = 1",
-    "dataset": "UPDATE adapter SET dataset_id = NULL WHERE id = 1 AND dataset_id IS NOT NULL",
-    "examples": "UPDATE adapter SET examples = CASE WHEN examples = 0 THEN 1 ELSE 0 END WHERE id = 1",
-    "date": "UPDATE adapter SET date = '2026-03-04' WHERE id = 1",
-    "tag": "UPDATE adapter_tag SET value = value || 'x' WHERE adapter_id = 1",
-    "before": "UPDATE amendment SET before = '\"x\"' WHERE id = (SELECT max(id) FROM amendment)",
-    "after": "UPDATE amendment SET after = '\"x\"' WHERE id = (SELECT max(id) FROM amendment)",
-}
-
 
 def test_every_field_that_may_be_amended_is_tried_here_and_is_an_option() -> None:
     fields = {*FIELDS, "tags"}
@@ -56,10 +43,6 @@ def test_every_field_that_may_be_amended_is_tried_here_and_is_an_option() -> Non
     assert {field.name for field in dataclasses.fields(Correction)} == fields | {"clear", "reason"}
     options = {option.name for option in amend_command.params}
     assert options >= fields | {"clear", "reason"}
-
-
-class _UndoError(Exception):
-    """Raised to take an edit back."""
 
 
 def said_of(view: dict[str, Any]) -> dict[str, Any]:
@@ -81,22 +64,9 @@ def model_of(state: dict[str, Any], said: dict[str, Any], clear: set[str]) -> di
     return None if after["dataset"] is None and any(after[field] for field in DATASET) else after
 
 
-def problems(registry: Registry, edit: str | None = None) -> list[str]:
-    """Return what an audit of the records finds, after an edit that is taken back."""
-    found: list[str] = []
-    with contextlib.suppress(_UndoError), registry.workspace.database.write() as session:
-        if edit is not None and session.execute(text(edit)).rowcount == 0:  # type: ignore[attr-defined]
-            found.append("nothing was there to edit")
-        found += [one.code for one in (*check_records(session), *check_amendments(session))]
-        raise _UndoError
-    return found
-
-
 @settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-@given(
-    steps=st.lists(st.tuples(_SAID, _CLEARED), min_size=1, max_size=5), edit=st.sampled_from(sorted(EDITS))
-)
-def test_any_amendments(stocked: Registry, steps: list[tuple[dict[str, Any], set[str]]], edit: str) -> None:
+@given(steps=st.lists(st.tuples(_SAID, _CLEARED), min_size=1, max_size=5))
+def test_any_amendments(stocked: Registry, steps: list[tuple[dict[str, Any], set[str]]]) -> None:
     state = said_of(stocked.adapters.show(ONE))
     moments = [(stocked.upkeep.log(limit=1)[0]["at"], state)]
     for said, chosen in steps:
@@ -120,5 +90,5 @@ def test_any_amendments(stocked: Registry, steps: list[tuple[dict[str, Any], set
     last = dict(moments)
     for at, expected in last.items():
         assert said_of(stocked.adapters.show(ONE, at=at)) == expected, at
-    assert problems(stocked) == []
-    assert problems(stocked, EDITS[edit]) != []
+    with stocked.workspace.database.read() as session:
+        assert [*check_records(session), *check_amendments(session)] == []

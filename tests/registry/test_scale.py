@@ -18,9 +18,6 @@ from fusery.registry.catalog.paging import SORTABLE
 from fusery.registry.database import events
 
 METRIC = "metric.courses.acc"
-FIELDS = [*SORTABLE, METRIC]
-"""What a list is sorted by."""
-
 MANY = {"sqlite": 2_000, "postgresql": 20_000}
 """Adapters: enough for the planner to prefer an index to the table."""
 
@@ -132,41 +129,5 @@ def test_more_adapters_take_no_more_queries(registry: Registry, base: Path) -> N
     large_registry.fill(registry, 2 * large_registry.VERSIONS, start=large_registry.VERSIONS)
     assert counted(registry) == few
     assert len(registry.adapters.list()) == 3 * large_registry.VERSIONS
-
-
-@pytest.fixture(scope="module")
-def stocked_crowd(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Iterator[Registry]:
-    """A registry with two hundred adapters, of which some have no loss, and some were not measured."""
-    with Registry.open(tmp_path_factory.mktemp("crowd") / "home") as registry:
-        registry.init()
-        registry.bases.add(base, name="tiny", reference=True)
-        large_registry.fill(registry, 2 * large_registry.VERSIONS)
-        with registry.workspace.database.write() as session:
-            session.execute(text(large_registry.EVALUATED))
-        yield registry
-
-
-@pytest.mark.parametrize("field", FIELDS)
-def test_pages_are_the_whole_list_in_pieces(field: str, stocked_crowd: Registry) -> None:
-    """Along an index and by sorting everything: the same order, with those without a value at the end."""
-    name = METRIC.removeprefix("metric.")
-    for way in ("", ":desc"):
-        listed = stocked_crowd.adapters.list(sort=field + way, metrics=[name])
-        whole = [view["name"] for view in listed]
-        pages = [
-            view["name"]
-            for offset in range(0, len(whole), 67)
-            for view in stocked_crowd.adapters.list(sort=field + way, limit=67, offset=offset)
-        ]
-        assert pages == whole
-        values = [view["metrics"][name] if field == METRIC else view[field] for view in listed]
-        assert len(set(values)) > 1 or field in ("alpha", "layers", "scale")
-        known = [value for value in values if value is not None]
-        assert values == sorted(known, reverse=way == ":desc") + [None] * (len(values) - len(known))
-
-
-def test_the_crowd_is_valid(stocked_crowd: Registry) -> None:
-    with stocked_crowd.workspace.database.read() as session:
+    with registry.workspace.database.read() as session:
         assert list(events.verify_chain(session)) == []
-    versions = [view["version"] for view in stocked_crowd.adapters.history(large_registry.task_of(0))]
-    assert versions == list(range(1, 101))

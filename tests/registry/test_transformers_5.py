@@ -136,12 +136,11 @@ def test_mlx_computes_what_transformers_computes(
     if kind != "gpt_neox" and "rope_theta" in own.get("rope_parameters", {}):
         assert config["rope_theta"] == flat["rope_theta"]
     if kind in FAMILIES and ignored_window(config) is None:
-        dimensions = dimensions_of(read_object(fused.path / "config.json"))
-        assert dimensions.theta == json.loads(rotary[0])["rope_theta"]
-    sees = bool(read_object(base / "config.json").get("vision_config"))
+        assert dimensions_of(config).theta == json.loads(rotary[0])["rope_theta"]
+    sees = bool(own.get("vision_config"))
     if sees:
         assert tiny_models.read_tensors(fused.path).keys() == tiny_models.read_tensors(base).keys()
-        assert read_object(fused.path / "config.json")["vision_config"]
+        assert config["vision_config"]
     if sees or transformers_reads(read_architecture(fused.path)):
         assert apart(of_transformers(fused.path, tmp_path), expected) < COMPUTED[kind]
 
@@ -192,15 +191,13 @@ def test_a_scaling_that_the_class_has_no_place_for(module_registry: Registry, tm
     assert "rope_theta (1777.0 instead of 1000000.0)" in findings["base_keys_added"].message
 
 
-def test_what_is_said_of_a_base(module_registry: Registry, tmp_path: Path) -> None:
-    added = module_registry.bases.add(make("llama", tmp_path / "said"), name="said")
-    (finding,) = added.findings
+def test_findings_of_a_base_and_its_adapters(module_registry: Registry, tmp_path: Path) -> None:
+    (finding,) = module_registry.bases.add(make("llama", tmp_path / "said"), name="said").findings
     assert (finding.code, finding.severity, finding.subject) == ("base_keys_added", "warning", "config.json")
-    assert finding.message == "config.json lacks keys that mlx-lm reads: rope_theta (787.0 instead of 10000)"
-    told = module_registry.adapters.check(
-        tiny_models.make_adapter(tmp_path / "adapter", tmp_path / "said"), base="said"
-    )
-    assert "trained_on_defaults" in {finding.code for finding in told}
+    assert "rope_theta (787.0 instead of 10000)" in finding.message
+    adapter = tiny_models.make_adapter(tmp_path / "adapter", tmp_path / "said")
+    found = {each.code for each in module_registry.adapters.check(adapter, base="said")}
+    assert "trained_on_defaults" in found
 
 
 def test_a_base_that_mlx_lm_reads_has_nothing_said_of_it_and_keeps_its_engine(

@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import io
 import json
+import os
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -53,6 +54,17 @@ QUICK = {
     "starcoder2": "with weight decay",
     "qwen3_moe": "LoRA of all that is linear",
 }
+SOAK = bool(os.environ.get("FUSERY_SOAK"))
+EVERY = [
+    (model_type, form)
+    for number, model_type in enumerate(sorted(ARCHITECTURES))
+    for at, form in enumerate(FORMS)
+    if SOAK or (number + at) % 3 == 0
+]
+"""Every form of every architecture in `make soak`; a third of them otherwise, so that each has some forms."""
+
+TRAINED = sorted(path.parent for path in PEFT.glob("*/adapter_config.json"))
+assert TRAINED and set(QUICK.values()) == set(FORMS)
 UNTRAINABLE = {
     "afm7": "mlx-lm adapts its joined layers in a form of its own, which is refused by name",
     "bitnet": "its layers need Metal",
@@ -103,7 +115,11 @@ def train(folder: Path, base: Path, name: str, form: Mapping[str, Any]) -> Path:
     fixed = {"train": True, "batch_size": 2, "steps_per_report": 1, "max_seq_length": 64}
     arguments = {
         **CONFIG_DEFAULTS,
-        "iters": STEPS, "optimizer": "adam", "lora_parameters": parameters, **places, **fixed,
+        "iters": STEPS,
+        "optimizer": "adam",
+        "lora_parameters": parameters,
+        **places,
+        **fixed,
         **{key: form[key] for key in ("fine_tune_type", "num_layers", "iters", "optimizer") if key in form},
         # Else all adapters of one base begin alike; whatever came before, each begins as it always does.
         "seed": zlib.crc32(name.encode()),
@@ -170,14 +186,9 @@ def test_what_mlx_lm_trains_on_a_quantised_base(registry: Registry, folder: Path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("model_type", sorted(ARCHITECTURES))
+@pytest.mark.parametrize(("model_type", "form"), EVERY)
 def test_all_that_mlx_lm_trains(registry: Registry, folder: Path, model_type: str, form: str) -> None:
     try_form(registry, folder, model_type, form, seed=1)
-
-
-TRAINED = sorted(path.parent for path in PEFT.glob("*/adapter_config.json"))
-assert TRAINED and set(QUICK.values()) == set(FORMS)
 
 
 @pytest.fixture(scope="module")

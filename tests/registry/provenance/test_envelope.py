@@ -51,15 +51,14 @@ def test_another_key_or_one_bit_is_refused(pair: Pair, withdrawn: Everything, tm
 
 def test_a_key_with_a_passphrase(withdrawn: Everything, tmp_path: Path) -> None:
     locked = make_pair(tmp_path / "locked.pem", b"open sesame")
-    made = withdrawn[0].provenance.attest(
-        "course_rec@1", key=locked.private, passphrase=lambda: b"open sesame"
-    )
+    attest = withdrawn[0].provenance.attest
+    made = attest("course_rec@1", key=locked.private, passphrase=lambda: b"open sesame")
     assert Envelope.from_dict(json.loads(made.data)).verify([public(locked)], 1)
-    with pytest.raises(BadInputError, match="passphrase"):
-        withdrawn[0].provenance.attest("course_rec@1", key=locked.private, passphrase=lambda: b"wrong")
+    with pytest.raises(BadInputError):
+        attest("course_rec@1", key=locked.private, passphrase=lambda: b"wrong")
 
 
-def test_what_is_no_key(pair: Pair, withdrawn: Everything, tmp_path: Path) -> None:
+def test_files_that_are_no_private_key_are_refused(pair: Pair, withdrawn: Everything, tmp_path: Path) -> None:
     (tmp_path / "none.pem").write_text("nothing")
     for path in (tmp_path / "none.pem", pair.public):
         with pytest.raises(BadInputError):

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from sqlalchemy import event
 
 from fusery.registry import Registry
 from fusery.registry.errors import BadInputError, UnknownReferenceError
@@ -49,16 +48,6 @@ def test_a_dataset_and_a_base(family: Registry) -> None:
     assert len(base.adapters) == 3
     assert [row["alias"] for row in base.aliases] == ["course_rec#prod", "other#prod"]
     assert len(base.fused) == len(base.bundles) == 1
-
-
-def test_the_number_of_queries_does_not_grow(family: Registry) -> None:
-    told: list[str] = []
-    engine = family.workspace.database._engine
-    event.listen(engine, "before_cursor_execute", lambda *call: told.append(call[2]))
-    for subject in ("adapter:course_rec@2", "base:tiny"):
-        told.clear()
-        family.provenance.impact(subject)
-        assert len([text for text in told if text.startswith(("SELECT", "WITH"))]) <= 15
 
 
 def test_the_newest_of_each_kind_and_how_many_there_are(family: Registry) -> None:

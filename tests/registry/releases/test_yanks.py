@@ -91,15 +91,6 @@ def test_nothing_of_it_leaves_any_more(stocked: Registry, make_adapter: Any, tmp
     assert stocked.upkeep.audit().ok
 
 
-def test_it_is_carried_to_another_registry_with_its_withdrawal(stocked: Registry, tmp_path: Path) -> None:
-    stocked.adapters.yank("course_rec@1", reason="wrong licence")
-    stocked.exchange.push("course_rec@1", tmp_path / "there")
-    with Registry.open(tmp_path / "there") as other:
-        assert other.adapters.show("course_rec@1")["yanked_reason"] == "wrong licence"
-        with pytest.raises(BadInputError):
-            other.fused.fuse("course_rec@1")
-
-
 def test_what_exists_is_marked(stocked: Registry, make_adapter: Any, tmp_path: Path) -> None:
     stocked.adapters.register(make_adapter("other", seed=5), base="tiny", task="other", date="20260301")
     summed = FuseRequest(precision="keep", accept_loss=True, extras=(("course_rec@1", 0.5),))

@@ -122,7 +122,7 @@ def test_an_error_has_its_place(text: str, position: int | None, hint: str) -> N
 
 
 @given(where_oracle.trees(where_oracle.tests() | where_oracle.free_tests()))
-@settings(max_examples=150)
+@settings(max_examples=60)
 def test_printing_and_parsing_are_inverse(tree: Node) -> None:
     assert where_oracle.same(parse(str(tree)), tree)
 
