@@ -30,7 +30,6 @@ from fusery.registry.engine.plan import make_plan
 from fusery.registry.errors import BadInputError, FusionUnsupportedError
 from fusery.registry.evaluation.probe import source_of, subject_of
 from fusery.registry.fusion.fuse import FuseRequest
-from fusery.registry.records.base_files import base_folder
 from fusery.registry.server.switching import Switchboard
 from fusery.storage.jsonfile import read_object
 
@@ -221,53 +220,6 @@ def test_what_is_admitted_of_peft_can_be_used(
         used_in_every_way(registry, reference, place, tmp_path, targets(name))
 
 
-def add(folder: Path, name: str, value: np.ndarray) -> None:
-    """Put a tensor into a PEFT adapter."""
-    path = folder / "adapter_model.safetensors"
-    tensors = {name: value, **tensors_of(path)}
-    tiny_models.write_tensors(path, {name: ("F32", value) for name, value in tensors.items()}, None)
-
-
-def whole_head(folder: Path) -> None:
-    """Put a head into a PEFT adapter that is not the base's."""
-    head = np.random.default_rng(5).standard_normal((320, 128)).astype(np.float32)
-    add(folder, "base_model.model.lm_head.weight", head)
-
-
-def trained_tokens(folder: Path) -> None:
-    """Put rows of trained tokens into a PEFT adapter."""
-    name = "base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta"
-    add(folder, name, np.ones((2, 128), np.float32))
-    peft_folders.edit_config(folder, trainable_token_indices=[9, 4])
-
-
-@pytest.mark.parametrize(("spoil", "bits"), [(whole_head, 4), (trained_tokens, None), (trained_tokens, 4)])
-def test_what_is_admitted_with_whole_tensors_is_fused_or_refused_by_name(
-    spoil: Spoil, bits: int | None, registry: Registry, base: Callable[..., Path], tmp_path: Path
-) -> None:
-    place = base(bits=bits) if bits else base()
-    folder = peft_folders.make_peft(tmp_path / "adapter", place)
-    spoil(folder)
-    reference = admitted(registry, folder, place)
-    assert reference is not None
-    model = registry.fused.fuse(reference, KEEP).path
-    put_on(model, None)
-    for target, kind in WRITTEN_HERE.items():
-        for content in kind.contents:
-            out = tmp_path / f"{target}-{content}{'.tar' if kind.single else ''}"
-            request = {"request": KEEP} if content == "fused" else {}
-            try:
-                registry.bundles.materialize(reference, out, target=target, content=content, **request)
-            except BadInputError as error:
-                assert error.hint
-                assert content == "adapters" or bits  # only MLX reads its quantised format
-                assert "whole tensors" in error.message or content == "fused"
-            else:
-                assert content == "fused" or target == "hub"
-    with pytest.raises(BadInputError):
-        registry.adapters.probe(reference)
-
-
 EVERYWHERE = {"as it is", "no num_layers", "dora of old", "embedding", "bf16", "rslora", "dora"}
 """What every target is asked to take."""
 
@@ -383,20 +335,3 @@ def fused_by_engine(base: Path, adapter: Path, scratch: Path) -> dict[str, Any]:
     (scratch / "engine").mkdir()
     fuse(make_plan(files, config, adapter / "adapters.safetensors", settings, "keep"), scratch / "engine")
     return _FUSED.setdefault(key, tiny_models.read_tensors(scratch / "engine"))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["qwen2_vl", "gemma3"])
-def test_what_is_admitted_on_a_model_that_sees_can_be_used(
-    kind: str, registry: Registry, tmp_path: Path
-) -> None:
-    """In PEFT's form, where transformers calls the modules otherwise than mlx-lm does."""
-    base, adapter = tmp_path / kind, tmp_path / "adapter"
-    peft_folders.real_peft("tiny", kind, "null", base)
-    words = {"r": 4, "target_modules": r".*language_model.*\.(q_proj|v_proj)"}
-    peft_folders.real_peft("train", base, json.dumps(words), adapter)
-    registry.bases.add(base, name=kind)
-    name = registry.adapters.register(adapter, base=kind, task=kind).name
-    with base_folder(registry.workspace, kind) as place:
-        everywhere = [(target, content) for target, each in WRITTEN_HERE.items() for content in each.contents]
-        used_in_every_way(registry, name, place, tmp_path, everywhere)

@@ -102,27 +102,6 @@ def test_too_much_to_look_at_is_refused() -> None:
         svg(Graph("n0", nodes))
 
 
-def test_letters_are_told_from_what_is_behind_them() -> None:
-    """WCAG asks for 4.5; each fill against the letters on it, in light and in dark."""
-    text = svg(Graph("a", {"a": Node("a", "base", "x", "")}))
-    for style in text.split("@media", 1):
-        rules = dict(re.findall(r"\.fl-(\w+)\{[^}]*?fill:(#[0-9a-f]{6})", style))
-        for kind in (*KINDS, "box"):
-            for letters in ("name", "kind", "warn", "note"):
-                assert _contrast(rules[kind], rules[letters]) >= 4.5, (kind, letters)
-
-
-def _contrast(one: str, other: str) -> float:
-    brighter, darker = sorted((_luminance(one), _luminance(other)), reverse=True)
-    return (brighter + 0.05) / (darker + 0.05)
-
-
-def _luminance(colour: str) -> float:
-    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
-    red, green, blue = (x / 12.92 if x <= 0.03928 else ((x + 0.055) / 1.055) ** 2.4 for x in parts)
-    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
-
-
 def test_what_is_left_out_is_said_below() -> None:
     """In the picture itself, since it is looked at alone; and within it."""
     nodes = {each: Node(each, "base", each, "") for each in ("a", "b")}

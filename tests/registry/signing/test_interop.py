@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import shutil
 import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,12 +33,6 @@ def theirs(place: Path, signature: Path, public: Path) -> None:
     """Let the library verify; it raises where something is wrong."""
     checking = verifying.Config().set_hashing_config(strict()).use_elliptic_key_verifier(public_key=public)
     checking.verify(place, signature)
-
-
-def run_theirs(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run the command line of the library."""
-    command = [sys.executable, "-m", "model_signing", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize("name", ["model", "oci", "gguf", "archive", "hub adapter", "export"])
@@ -76,23 +68,6 @@ def test_the_library_verifies_an_adapter_by_its_signature(
     shutil.copyfile(folder / "adapter_config.json", folder / "more.json")
     with pytest.raises(ValueError, match="Extra files"):
         theirs(folder, tmp_path / "adapter.sig", key.public)
-
-
-@pytest.mark.slow
-def test_the_library_s_own_commands(works: Registry, bundle: Copy, key: Pair) -> None:
-    """With its defaults: it leaves git's files out, and we take them for added."""
-    place = bundle("model")
-    works.trust.sign(str(place), key.signing())
-    ran = run_theirs("verify", "key", place, "--signature", beside_of(place), "--public_key", key.public)
-    assert ran.returncode == 0, ran.stderr
-    signature = place.with_name("theirs.sig")
-    ran = run_theirs("sign", "key", place, "--signature", signature, "--private_key", key.private)
-    assert ran.returncode == 0, ran.stderr
-    checker = [KeyChecker.of(key.public)]
-    assert verify(place, signature=signature, checkers=checker).verdict == "verified"
-    (place / ".gitignore").write_text("*")
-    problems = verify(place, signature=signature, checkers=checker).problems
-    assert [each.path for each in problems] == [".gitignore"]
 
 
 @pytest.mark.parametrize("curve", signing_keys.CURVES)

@@ -19,7 +19,7 @@ def test_a_key_counts_for_its_aliases_until_it_is_revoked(
     stocked: Registry, key: Pair, stranger: Pair
 ) -> None:
     trust = stocked.trust
-    made = trust.add_key(" Anna ", key.public, [" Course_Rec#P* ", "*#canary", "*#canary"])
+    made = trust.add_key("Anna", key.public, [" Course_Rec#P* ", "*#canary", "*#canary"])
     assert (made.name, made.aliases, made.fused) == ("anna", ("*#canary", "course_rec#p*"), False)
     assert (made.created_by, made.revoked_at, made.signatures) == ("tester", None, 0)
     trust.sign("course_rec@1", key.signing())
