@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import sys
 import warnings
 from collections.abc import Callable
@@ -235,24 +234,12 @@ def test_the_hint_for_mlx_vlm_has_the_scale_of_each_version(
     assert (config["lora_parameters"]["scale"], config["lora_parameters"]["rank"]) == (scale, 8)
 
 
-def test_the_hint_for_a_full_fine_tune_makes_an_adapter_of_it(tiny_base: Path, tmp_path: Path) -> None:
-    tensors = raw_of(tiny_models.read_tensors(tiny_base / "model.safetensors"), np.uint16)
-    raw = {name: (kind, value ^ 1) for name, (kind, value) in tensors.items()}
-    tiny_models.write_tensors(tmp_path / "adapters.safetensors", raw, None)
-    (tmp_path / "adapter_config.json").write_text((tiny_base / "config.json").read_text())
-    (found,) = look(tmp_path, tiny_base)
-    command = found.hint.partition("in its folder: ")[2].partition(";")[0]
-    subprocess.run(command, shell=True, cwd=tmp_path, check=True)
-    assert [each for each in look(tmp_path, tiny_base) if each.severity == "error"] == []
-
-
 def test_other_files_beside_an_adapter_do_not_matter(tiny_base: Path, tmp_path: Path) -> None:
     folder = tiny_models.make_adapter(tmp_path / "folder", tiny_base)
     for kind in ("kohya", "GGUF", "checkpoints"):
         KINDS[kind][0](folder)
     (folder / "adapter_model.bin").write_bytes(b"\x80\x02.")
     assert "other_kind" not in {finding.code for finding in look(folder, tiny_base)}
-
-
-def test_an_empty_folder_lacks_what_an_adapter_has(tiny_base: Path, tmp_path: Path) -> None:
-    assert {finding.code for finding in look(tmp_path, tiny_base)} >= {"file_missing"}
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert "file_missing" in {finding.code for finding in look(empty, tiny_base)}

@@ -68,16 +68,13 @@ def test_a_misspelt_keyword_is_an_error_of_types(tmp_path: Path) -> None:
     assert summary.startswith("Found 1 error")
 
 
-def test_an_alias_may_be_named_with_its_task(stocked: Registry) -> None:
+def test_short_forms_of_arguments(stocked: Registry) -> None:
     assert stocked.aliases.set("course_rec#prod", "course_rec@1")["to"] == "course_rec_v1_20260115"
     assert stocked.aliases.set("prod", "course_rec@2")["alias"] == "course_rec#prod"
     assert stocked.aliases.set("#canary", "course_rec@2")["alias"] == "course_rec#canary"
     with pytest.raises(BadInputError):
         stocked.aliases.set("other#prod", "course_rec@2")
     assert stocked.aliases.show("course_rec#prod")["adapter"] == "course_rec_v2_20260201"
-
-
-def test_a_precision_is_enough_to_fuse(stocked: Registry) -> None:
     made = stocked.fused.fuse("course_rec@1", precision="dequantize")
     assert made["precision"] == "dequantize"
     with pytest.raises(BadInputError):

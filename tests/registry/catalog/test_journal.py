@@ -63,35 +63,61 @@ def test_a_bundle_is_named_by_the_place_that_its_entry_tells_of(stocked: Registr
     assert [event["name"] for event in told] == [f"model {tmp_path / place}" for place in ("one", "two")]
 
 
-@pytest.fixture
-def eventful(stocked: Registry, tmp_path: Path) -> tuple[Registry, dict[str, str]]:
-    """A registry with events of every kind, and references of its records."""
-    key = stocked.fused.fuse("course_rec@1", KEEP, publish="full")["key"]
-    bundle = stocked.bundles.materialize("course_rec@1", tmp_path / "out", request=KEEP)
-    stocked.aliases.set_rules("prod", {"approvals": 1}, guarded=False, reason="four eyes")
-    stocked.aliases.promote("course_rec@2", "prod", reason="better")
-    stocked.aliases.set("prod", "course_rec@1", reason="first")
-    stocked.aliases.set("prod", "course_rec@2", reason="second")
-    stocked.deployments.record(str(tmp_path / "out"), "eu/ranker", note="rollout 7")
-    stocked.deployments.record("course_rec@2", "lab")
-    stocked.adapters.yank("course_rec@2", reason="leaks")
-    return stocked, {
-        "fused": key,
-        "bundle": str(bundle.manifest.digest),
-        "place": str(tmp_path / "out"),
-        "base": stocked.adapters.show("course_rec@1")["base"],
-    }
-
-
-def test_names_stand_beside_digests(eventful: tuple[Registry, dict[str, str]]) -> None:
-    registry, found = eventful
-    named = {(event["kind"], event["subject"]): event["name"] for event in registry.upkeep.log()}
+def test_events_of_every_kind(stocked: Registry, tmp_path: Path) -> None:
+    """Names and words of events, and those of each adapter, key, digest, place and alias."""
+    registry, log, place = stocked, stocked.upkeep.log, str(tmp_path / "out")
+    key = registry.fused.fuse("course_rec@1", KEEP, publish="full")["key"]
+    bundle = str(registry.bundles.materialize("course_rec@1", tmp_path / "out", request=KEEP).manifest.digest)
+    registry.aliases.set_rules("prod", {"approvals": 1}, guarded=False, reason="four eyes")
+    registry.aliases.promote("course_rec@2", "prod", reason="better")
+    registry.aliases.set("prod", "course_rec@1", reason="first")
+    registry.aliases.set("prod", "course_rec@2", reason="second")
+    registry.deployments.record(place, "eu/ranker", note="rollout 7")
+    registry.deployments.record("course_rec@2", "lab")
+    registry.adapters.yank("course_rec@2", reason="leaks")
+    named = {(event["kind"], event["subject"]): event["name"] for event in log()}
     assert all(named.values())
-    assert named["fused", found["fused"]] == f"{FIRST} (keep)"
-    assert named["bundle", found["bundle"]] == f"model {found['place']}"
-    assert named["adapter", SECOND] == SECOND
-    assert named["deployment", "lab"] == "lab"
+    assert named["fused", key] == f"{FIRST} (keep)"
+    assert named["bundle", bundle] == f"model {place}"
+    assert (named["adapter", SECOND], named["deployment", "lab"]) == (SECOND, "lab")
     assert {name for (kind, _), name in named.items() if kind == "base"} == {"tiny"}
+    told = {event["action"]: event["told"] for event in log()}
+    assert told["alias.moved"] == f"{FIRST} -> {SECOND}; second"
+    assert told["alias.refused"] == f"nobody -> {SECOND} refused: approvals: 0 of 1 approved; better"
+    assert (told["adapter.yanked"], told["bundle.written"]) == ("leaks", FIRST)
+    assert told["fused.made"].startswith("PASS, ")
+    assert told["rules.set"] == "not guarded, approvals=1; four eyes"
+    assert told["deployment.recorded"] == f"adapter {SECOND}"
+    assert log(action="alias.moved")[0]["told"] == f"nobody -> {FIRST}; first"
+    assert all(told.values())
+
+    def of(reference: str, **options: int) -> list[str]:
+        return [name.partition(".")[2] for name in actions(registry, reference=reference, **options)]
+
+    assert of("course_rec@2") == ["registered", "refused", "moved", "recorded", "yanked"]
+    assert of("course_rec@1") == ["registered", "made", "written", "moved", "moved"]
+    assert of("course_rec@2", limit=2) == ["recorded", "yanked"]
+    digests = {name: registry.adapters.show(name)["digest"] for name in (FIRST, SECOND)}
+    assert of(digests[SECOND][:12]) == of("course_rec@2")
+    for reference in (bundle, bundle[:12], place, f"bundle:{place}"):
+        assert of(reference) == ["written", "recorded"]
+    assert "written" in of(key[:10])
+    assert of(log(action="base.added")[0]["subject"][:12]) == ["added"]
+    assert (of("eu/ranker"), of("*#prod")) == (["recorded"], ["set"])
+    assert of("course_rec#prod") == ["set", "refused", "moved", "moved"]
+    with registry.workspace.database.write() as session:
+        for alias in ("prod", "canary"):
+            event = {"action": "adapter.approved", "kind": "adapter", "subject": FIRST, "actor": "eve"}
+            record(session, detail={"digest": "d", "alias": alias, "reason": "prod"}, **event)
+    registry.aliases.set_rules("course_rec#prod", {"approvals": 2})
+    registry.aliases.remove_rules("course_rec#prod")
+    assert of("course_rec#prod") == ["set", "refused", "moved", "moved", "approved", "set", "removed"]
+    assert of("course_rec#canary") == ["approved"]
+    for reference in ("other#prod", "course_rec#none"):
+        with pytest.raises(UnknownReferenceError):
+            log(reference=reference)
+    registry.adapters.yank("course_rec@1", reason=SECOND)  # a reason is no reference
+    assert len(log(reference="course_rec@2", action="adapter.yanked")) == 1
 
 
 def test_a_blob_is_called_by_the_file_that_is_made_of_it(stocked: Registry) -> None:
@@ -107,21 +133,6 @@ def test_a_blob_is_called_by_the_file_that_is_made_of_it(stocked: Registry) -> N
     assert (event["action"], event["name"]) == ("blob.quarantined", f"{weights['path']} of {FIRST}")
 
 
-def test_what_happened_in_words(eventful: tuple[Registry, dict[str, str]]) -> None:
-    registry, _ = eventful
-    told = {event["action"]: event["told"] for event in registry.upkeep.log()}
-    assert told["alias.moved"] == f"{FIRST} -> {SECOND}; second"
-    assert told["alias.refused"] == f"nobody -> {SECOND} refused: approvals: 0 of 1 approved; better"
-    assert told["adapter.yanked"] == "leaks"
-    assert told["bundle.written"] == FIRST
-    assert told["fused.made"].startswith("PASS, ")
-    assert told["rules.set"] == "not guarded, approvals=1; four eyes"
-    assert told["deployment.recorded"] == f"adapter {SECOND}"
-    assert registry.upkeep.log(action="alias.moved")[0]["told"] == f"nobody -> {FIRST}; first"
-    assert all(told.values())
-    assert all(told_of(action, {}) for action in ACTIONS), "even of another version's details"
-
-
 def test_a_refused_fuse_says_why(stocked: Registry) -> None:
     request = FuseRequest(quantize=2, group_size=32, min_fidelity=1.0, scale=0.001)
     with pytest.raises(FidelityError):
@@ -134,68 +145,12 @@ def test_a_refused_fuse_says_why(stocked: Registry) -> None:
 def test_refused_fuse_event_names_the_missed_limit(registry: Registry, tmp_path: Path) -> None:
     base = tiny_models.make_base(tmp_path / "tiny4", bits=4)
     registry.bases.add(base, name="tiny4")
-    registry.adapters.register(
-        tiny_models.make_adapter(tmp_path / "a", base, update=0.01), base="tiny4", task="small"
-    )
+    folder = tiny_models.make_adapter(tmp_path / "a", base, update=0.01)
+    registry.adapters.register(folder, base="tiny4", task="small")
     registry.fused.fuse("small@1")
     refused = registry.upkeep.log(action="fuse.refused")
     passed = [event["told"] for event in refused if event["detail"]["verdict"] == "PASS"]
     assert passed and all("auto takes" in told and "PASS" not in told for told in passed)
-
-
-def test_an_adapter_has_what_it_figures_in(eventful: tuple[Registry, dict[str, str]]) -> None:
-    registry, _ = eventful
-    assert actions(registry, reference="course_rec@2") == [
-        "adapter.registered",
-        "alias.refused",
-        "alias.moved",
-        "deployment.recorded",
-        "adapter.yanked",
-    ]
-    assert actions(registry, reference="course_rec@1") == [
-        "adapter.registered",
-        "fused.made",
-        "bundle.written",
-        "alias.moved",
-        "alias.moved",
-    ]
-    assert actions(registry, reference="course_rec@2", limit=2) == ["deployment.recorded", "adapter.yanked"]
-    # What somebody wrote is no sign of it.
-    registry.adapters.yank("course_rec@1", reason=SECOND)
-    assert actions(registry, reference="course_rec@2")[-1] == "adapter.yanked"
-    assert len(registry.upkeep.log(reference="course_rec@2", action="adapter.yanked")) == 1
-
-
-def test_digests_keys_and_places_are_found(eventful: tuple[Registry, dict[str, str]]) -> None:
-    registry, found = eventful
-    digest = registry.adapters.show("course_rec@2")["digest"]
-    assert actions(registry, reference=digest[:12]) == actions(registry, reference="course_rec@2")
-    for reference in (found["bundle"], found["bundle"][:12], found["place"], f"bundle:{found['place']}"):
-        assert actions(registry, reference=reference) == ["bundle.written", "deployment.recorded"]
-    assert "bundle.written" in actions(registry, reference=found["fused"][:10])
-    base = next(event["subject"] for event in registry.upkeep.log(action="base.added"))
-    assert actions(registry, reference=base[:12]) == ["base.added"]
-    assert actions(registry, reference="eu/ranker") == ["deployment.recorded"]
-    assert actions(registry, reference="*#prod") == ["rules.set"]
-    assert actions(registry, reference="course_rec#prod")[0] == "rules.set"
-
-
-def test_an_alias_has_its_rules_and_approvals(eventful: tuple[Registry, dict[str, str]]) -> None:
-    registry, _ = eventful
-    with_rules = ["rules.set", "alias.refused", "alias.moved", "alias.moved"]
-    assert actions(registry, reference="course_rec#prod") == with_rules
-    with registry.workspace.database.write() as session:
-        for alias in ("prod", "canary"):
-            event = {"action": "adapter.approved", "kind": "adapter", "subject": FIRST, "actor": "eve"}
-            record(session, detail={"digest": "d", "alias": alias, "reason": "prod"}, **event)
-    registry.aliases.set_rules("course_rec#prod", {"approvals": 2})
-    registry.aliases.remove_rules("course_rec#prod")
-    later = ["adapter.approved", "rules.set", "rules.removed"]
-    assert actions(registry, reference="course_rec#prod") == with_rules + later
-    assert actions(registry, reference="course_rec#canary") == ["adapter.approved"]
-    for reference in ("other#prod", "course_rec#none"):
-        with pytest.raises(UnknownReferenceError):
-            registry.upkeep.log(reference=reference)
 
 
 @pytest.mark.parametrize(
@@ -217,12 +172,14 @@ def test_an_alias_has_its_rules_and_approvals(eventful: tuple[Registry, dict[str
         ("fused.refuted", {"registry": "1" * 36, "claimed": "a" * 64, "made": "b" * 64}, "registry 11111111"),
         ("guards.mended", {"mended": ["event_append"]}, "made anew: event_append"),
         ("adapter.amended", {"changes": [{"field": "a", "from": 0.5, "to": None}]}, "a 0.5 -> null"),
+        *((action, {}, "") for action in ACTIONS),
         ("adapter.signed", {"key_id": "c" * 64}, "with the key cccccccccccc"),
         ("key.revoked", {"reason": ""}, "its signatures count no more"),
         ("registry.adopted", {"fused": 0, "approvals": 2}, "taken at nobody's word: 2 approvals"),
     ],
 )
-def test_each_action_in_words(action: str, detail: dict[str, object], words: str) -> None:
+def test_actions_in_words(action: str, detail: dict[str, object], words: str) -> None:
+    assert told_of(action, {}), "even of another version's details"
     told = told_of(action, detail)
     assert told.startswith(words)
     for name in ("claimed", "made"):

@@ -73,18 +73,15 @@ class TestWhatGoes:
         assert done["removed"] == 2
         assert shelf.files() == {b"live"}
 
-    def test_within_the_grace_everything_stays(self, shelf: Shelf) -> None:
+    def test_the_grace_and_bytes_that_are_gone_already(self, shelf: Shelf) -> None:
         shelf.give_up(b"garbage")
         done = gc(shelf, grace=3600)
         assert (done["removed"], done["kept"]) == (0, 1)
-
-    def test_bytes_that_are_gone_already_are_no_error(self, shelf: Shelf) -> None:
-        shelf.give_up(b"garbage")
         shelf.store.delete(digest_bytes(b"garbage"))
         assert gc(shelf)["removed"] == 0
         assert shelf.row(b"garbage").state == "absent"
 
-    def test_what_is_in_quarantine_stays_and_is_counted(self, shelf: Shelf) -> None:
+    def test_quarantined_content_stays_and_is_counted(self, shelf: Shelf) -> None:
         shelf.keep(b"live")
         shelf.damage(b"live", b"dead")
         shelf.store.quarantine(digest_bytes(b"live"))
@@ -132,6 +129,7 @@ class TestWhoWorksBeside:
         assert marking.mark([candidate]) == []
         assert shelf.read(b"wanted") == b"wanted"
 
+    @pytest.mark.timing
     def test_a_deposit_waits_for_a_collector_that_comes_back(self, shelf: Shelf) -> None:
         shelf.give_up(b"twice")
         marking = shelf.marking(tombstone=30.0)

@@ -83,15 +83,12 @@ def test_what_a_sum_descends_from(withdrawn: Everything) -> None:
     assert {each["value"] for each in sliced} == {"0.61", "0.42"}
 
 
-def test_an_adapter_with_itself_is_one_ancestor(withdrawn: Everything) -> None:
+def test_adapters_added_to_themselves_and_without_a_dataset(withdrawn: Everything) -> None:
     document = withdrawn[0].provenance.attest(withdrawn[1]["with itself"], form="cyclonedx").document
     [adapter] = [
         each for each in document["metadata"]["component"]["pedigree"]["ancestors"] if each["name"] != "tiny"
     ]
     assert {"name": "fusery:weight", "value": "1.0, 0.25"} in adapter["properties"]
-
-
-def test_without_a_dataset_nothing_is_made_up(withdrawn: Everything) -> None:
     document = withdrawn[0].provenance.attest("other@1", form="cyclonedx").document
     assert "components" not in document
     card = document["metadata"]["component"]["modelCard"]

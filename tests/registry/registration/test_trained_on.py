@@ -62,6 +62,8 @@ def test_without_trained_on_the_files_count(both: Registry, make_adapter: MakeAd
         both.adapters.register(named(make_adapter(), "org/tiny"), base="tiny4", **SAID)
     assert caught.value.findings[0].code == "base_mismatch"
     assert "--trained-on tiny" in str(caught.value.hint)
+    view = both.adapters.register(named(make_adapter(), "org/tiny"), base="tiny", trained_on="tiny", **SAID)
+    assert (view["trained_on"], view["trained_on_digest"]) == (None, None), "its own base"
 
 
 @pytest.mark.parametrize(("base", "other"), [("tiny4", "tiny"), ("tiny", "tiny4")])
@@ -80,11 +82,6 @@ def test_what_was_said_is_on_record_and_no_finding(
     with both.workspace.database.read() as session:
         assert list(check_records(session)) == []
     assert both.upkeep.audit().ok
-
-
-def test_its_own_base_is_nothing_to_say(both: Registry, make_adapter: MakeAdapter) -> None:
-    view = both.adapters.register(named(make_adapter(), "org/tiny"), base="tiny", trained_on="tiny", **SAID)
-    assert (view["trained_on"], view["trained_on_digest"]) == (None, None)
 
 
 def test_files_that_say_otherwise_are_found(both: Registry, make_adapter: MakeAdapter) -> None:
@@ -133,42 +130,28 @@ def test_the_same_again_is_the_same_and_another_is_refused(
         registered.adapters.register(again, base="tiny4", trained_on=third, **SAID)
 
 
-def test_the_lineage_leads_to_both(registered: Registry) -> None:
-    graph = registered.provenance.lineage(NAME)
-    found = {
-        (edge.relation, graph.by_id[edge.target].name)
-        for edge in graph.edges
-        if graph.by_id[edge.target].kind == "base"
-    }
-    assert found == {("trained-on-base", "tiny"), ("registered-for-base", "tiny4")}
+def test_lineages_documents_and_cards_name_both_bases(registered: Registry, tmp_path: Path) -> None:
+    digest = digest_of(registered, "tiny")
     for base, relation in (("tiny", "trained-on-base"), ("tiny4", "registered-for-base")):
         below = registered.provenance.lineage(base, up=False)
         assert [(edge.relation, below.by_id[edge.source].name) for edge in below.edges] == [(relation, NAME)]
         assert list(registered.provenance.impact(f"base:{base}").adapters) == [NAME]
-
-
-def test_documents_of_the_lineage_say_what_training_used(registered: Registry) -> None:
     graph = registered.provenance.lineage(NAME, inputs=True)
     used = [each["prov:entity"] for each in prov(graph)["used"].values()]
     tiny, twin = (f"fusery:base/{digest_of(registered, name)[:16]}" for name in ("tiny", "tiny4"))
     assert [name for name in used if name.startswith("fusery:base/")] == [tiny]
     assert [each["prov:influencer"] for each in prov(graph)["wasInfluencedBy"].values()] == [twin]
     inputs = [each["name"] for event in openlineage(graph) for each in event["inputs"]]
-    assert inputs
-    assert all(digest_of(registered, "tiny4")[:8] not in name for name in inputs)
-
-
-def test_attestations_and_cards_say_it(registered: Registry, tmp_path: Path) -> None:
-    told = {"name": "tiny", "digest": digest_of(registered, "tiny")}
+    assert inputs and all(digest_of(registered, "tiny4")[:8] not in name for name in inputs)
     predicate = registered.provenance.attest(NAME).document["predicate"]["buildDefinition"]
-    assert predicate["internalParameters"]["trained_on"] == told
+    assert predicate["internalParameters"]["trained_on"] == {"name": "tiny", "digest": digest}
     registered.bundles.materialize(NAME, tmp_path / "model", request=DENSE)
     record = json.loads((tmp_path / "model" / "fusery.json").read_text(encoding="utf-8"))
     assert record["provenance"]["adapter"]["trained_on"] == "tiny"
     card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
-    assert f"| adapter, trained on, digest | {told['digest']} |" in card
+    assert f"| adapter, trained on, digest | {digest} |" in card
     out = registered.exchange.export(NAME, tmp_path / "out").path
-    assert f"| trained on, digest | {told['digest']} |" in (out / "README.md").read_text(encoding="utf-8")
+    assert f"| trained on, digest | {digest} |" in (out / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture

@@ -74,20 +74,17 @@ def test_values_of_other_splits_are_not_compared(stocked: Registry, tmp_path: Pa
     assert outcome(stocked, {"within": 0.1}) == "passed"
 
 
-def test_a_rule_about_a_split(stocked: Registry) -> None:
+def test_a_rule_about_a_split_and_several_metrics(stocked: Registry) -> None:
     stocked.evaluations.record(TWO, {"acc": 0.9}, dataset="courses", split="validation")
     assert outcome(stocked, {"at_least": 0.5, "split": "test", "dataset": "courses"}) == "unknown"
     stocked.evaluations.record(TWO, {"acc": 0.4}, dataset="courses", split="test")
     assert outcome(stocked, {"at_least": 0.5, "split": "test"}) == "failed"
     assert outcome(stocked, {"at_least": 0.5, "split": "validation"}) == "passed"
-
-
-def test_the_worst_of_several_metrics_decides(stocked: Registry) -> None:
     stocked.evaluations.record(TWO, {"acc": 0.6, "loss": 2})
     rules = {"acc": {"at_least": 0.5}, "loss": {"at_most": 1}, "f1": {"at_least": 0.5}}
     stocked.aliases.set_rules("prod", {"metrics": rules}, guarded=False)
     done = stocked.aliases.promote(TWO, "prod", dry_run=True)
-    assert (done.verdict, done.rules[1].wanted) == ("failed", rules)
+    assert (done.verdict, done.rules[1].wanted) == ("failed", rules), "the worst decides"
     assert "loss is 2" in done.rules[1].why
 
 

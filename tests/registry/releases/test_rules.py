@@ -125,7 +125,7 @@ def test_every_change_is_in_the_log_with_what_was_before(stocked: Registry) -> N
     assert stocked.upkeep.audit().ok
 
 
-def test_new_rules_close_what_was_open_and_the_guard_alone_keeps_the_rules(stocked: Registry) -> None:
+def test_new_rules_guard_again_and_the_guard_alone_keeps_the_rules(stocked: Registry) -> None:
     stocked.aliases.set_rules("prod", {"approvals": 1}, guarded=False)
     again = stocked.aliases.set_rules("prod", {"approvals": 1})
     assert (again["changed"], again["guarded"]) == (True, True)
@@ -135,18 +135,14 @@ def test_new_rules_close_what_was_open_and_the_guard_alone_keeps_the_rules(stock
     assert stocked.aliases.set_rules("prod", {})["rules"] == {}
 
 
-def test_a_dry_run_writes_nothing(stocked: Registry) -> None:
+def test_a_dry_run_and_the_aliases_that_rules_apply_to(stocked: Registry) -> None:
     before = len(stocked.upkeep.log())
     assert stocked.aliases.set_rules("prod", {"approvals": 1}, dry_run=True)["changed"]
     assert stocked.aliases.all_rules() == []
-    stocked.aliases.set_rules("prod", {"approvals": 1})
+    assert stocked.aliases.set_rules("prod", {"approvals": 1})["applies_to"] == []
     assert not stocked.aliases.remove_rules("prod", dry_run=True)["removed"]
     assert len(stocked.aliases.all_rules()) == 1
     assert len(stocked.upkeep.log()) == before + 1
-
-
-def test_which_aliases_they_are_for(stocked: Registry) -> None:
-    assert stocked.aliases.set_rules("prod", {"approvals": 1})["applies_to"] == []
     stocked.aliases.set_rules("prod", {"approvals": 1}, guarded=False)
     stocked.aliases.set("prod", "course_rec@1")
     assert stocked.aliases.set_rules("prod", {"approvals": 2})["applies_to"] == ["course_rec#prod"]

@@ -108,20 +108,11 @@ def test_a_log_that_was_rewritten_is_found(registry: Registry, key: Pair, tmp_pa
     rewrite(registry, first)
     assert codes(registry.upkeep.audit_chain()) == [], "without an anchor nobody can tell"
     assert codes(audit(registry, anchor, key)) == ["log_rewritten"]
-
-
-def test_an_entry_that_only_bears_the_hash_is_found_by_the_chain(
-    registry: Registry, key: Pair, tmp_path: Path
-) -> None:
-    anchor = anchored(registry, key, tmp_path / "head.json")
     wanted = read_anchor(anchor)
-    rewrite(registry, 4)
     with registry.workspace.database.write() as session, unguarded(session):
-        row = session.scalars(select(tables.Event).where(tables.Event.seq == wanted.seq)).one()
-        row.hash = wanted.hash
-    report = audit(registry, anchor, key)
-    assert not report.ok and "log_rewritten" not in codes(report)
-    assert "event_chain" in codes(report)
+        session.scalars(select(tables.Event).where(tables.Event.seq == wanted.seq)).one().hash = wanted.hash
+    # An entry that only has the hash is found by the chain.
+    assert "event_chain" in (found := codes(audit(registry, anchor, key))) and "log_rewritten" not in found
 
 
 def coded(document: Any) -> str:
@@ -170,6 +161,10 @@ def test_other_tools_can_check_an_anchor(registry: Registry, key: Pair, tmp_path
     public = SSlibKey.from_crypto(loaded, keyid=read_anchor(anchor).key_id)
     assert envelope.verify([public], 1)
     assert json.loads(envelope.payload)["hash"] == read_anchor(anchor, [key.public]).hash
+    pair = signing_keys.write_pair(tmp_path, "locked", passphrase=b"secret")
+    _, data = registry.trust.anchor(pair.private, lambda: b"secret")
+    anchor.write_bytes(data)
+    assert read_anchor(anchor, [pair.public]).seq > 1
 
 
 def test_an_anchor_of_a_damaged_log_is_not_made(registry: Registry, key: Pair) -> None:
@@ -178,10 +173,3 @@ def test_an_anchor_of_a_damaged_log_is_not_made(registry: Registry, key: Pair) -
         row.actor = "somebody else"
     with pytest.raises(CheckFailedError):
         registry.trust.anchor(key.private, no_passphrase)
-
-
-def test_a_locked_key(registry: Registry, tmp_path: Path) -> None:
-    pair = signing_keys.write_pair(tmp_path, "locked", passphrase=b"secret")
-    _, data = registry.trust.anchor(pair.private, lambda: b"secret")
-    (tmp_path / "head.json").write_bytes(data)
-    assert read_anchor(tmp_path / "head.json", [pair.public]).seq > 1
