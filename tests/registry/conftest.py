@@ -59,9 +59,9 @@ def fill(registry: Registry, base: Path, first: Path, second: Path) -> None:
     tiny_models.make_adapter(first, base, seed=1)
     tiny_models.make_adapter(second, base, seed=2, rank=4)
     registry.bases.add(base, name="tiny")
-    facts = {"base": "tiny", "task": "course_rec", "dataset": "courses"}
+    facts: dict[str, Any] = {"base": "tiny", "task": "course_rec", "dataset": "courses"}
     registry.adapters.register(first, date="20260115", val_loss=0.61, examples=120, **facts)
-    later = {"parent": "course_rec@1", "tags": {"team": "search"}}
+    later: dict[str, Any] = {"parent": "course_rec@1", "tags": {"team": "search"}}
     registry.adapters.register(second, date="20260201", val_loss=0.42, **later, **facts)
 
 

@@ -28,11 +28,6 @@ from fusery.storage.stamps import folder_state
 WEIGHTS = "model.safetensors"
 
 
-@pytest.fixture
-def database_url(sqlite_url: str) -> str:
-    return sqlite_url
-
-
 @pytest.fixture(params=["/tmp", "/dev/shm"])
 def cached(request: pytest.FixtureRequest, stocked: Registry) -> Iterator[Registry]:
     """A registry with its cache on the disk, and on tmpfs."""

@@ -106,9 +106,10 @@ def test_events_of_every_kind(stocked: Registry, tmp_path: Path) -> None:
     assert (of("eu/ranker"), of("*#prod")) == (["recorded"], ["set"])
     assert of("course_rec#prod") == ["set", "refused", "moved", "moved"]
     with registry.workspace.database.write() as session:
+        about: dict[str, Any] = {"kind": "adapter", "subject": FIRST, "actor": "eve"}
         for alias in ("prod", "canary"):
-            event = {"action": "adapter.approved", "kind": "adapter", "subject": FIRST, "actor": "eve"}
-            record(session, detail={"digest": "d", "alias": alias, "reason": "prod"}, **event)
+            detail = {"digest": "d", "alias": alias, "reason": "prod"}
+            record(session, action="adapter.approved", detail=detail, **about)
     registry.aliases.set_rules("course_rec#prod", {"approvals": 2})
     registry.aliases.remove_rules("course_rec#prod")
     assert of("course_rec#prod") == ["set", "refused", "moved", "moved", "approved", "set", "removed"]

@@ -5,31 +5,24 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import fsspec
+import huggingface_hub
 import pytest
 from hub_server import HEAD, Hub, running_hub
 from huggingface_hub import HfApi
 from peft_folders import make_peft
 from run_folders import make_run, plain_log
 from s3_server import BUCKET, find_server, running_server
+from store_shelf import open_workspace
 
 from fusery.registry import Registry
 from fusery.registry.errors import BadInputError
-from fusery.registry.settings.settings import Settings
-from fusery.registry.workspace import Workspace
 from fusery.storage.errors import FuseryError, MissingFileError
 
 TOKEN = "hf_" + "t" * 34
-
-
-@pytest.fixture
-def database_url() -> str:
-    """Where folders lie has nothing to do with the database: once is enough."""
-    return ""
 
 
 @pytest.fixture
@@ -39,9 +32,7 @@ def with_base(registry: Registry, tiny_base: Path) -> Registry:
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
-    import huggingface_hub
-
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     with running_hub(TOKEN) as running:
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
@@ -50,9 +41,8 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
-    }
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 @pytest.fixture
@@ -115,8 +105,6 @@ def test_a_repository_without_an_adapter_is_refused(with_base: Registry, hub: Hu
 def test_invalid_answers_of_a_hub_are_refused(
     with_base: Registry, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import huggingface_hub
-
     hub.repositories["team/x"] = {}
     answers: list[dict[str, Any]] = [
         *(
@@ -196,10 +184,8 @@ def test_from_the_store_s_own_server(tiny_base: Path, made: Path, tmp_path: Path
         for path, content in contents(made).items():
             client.put_object(Bucket=BUCKET, Key=f"team/lessons_v1_20260101/{path}", Body=content)
         client.close()
-        settings = replace(
-            Settings.load(tmp_path / "home"), store_url=f"s3://{BUCKET}/store", store_options=server.options()
-        )
-        with Registry(Workspace(settings)) as registry:
+        url = f"s3://{BUCKET}/store"
+        with Registry(open_workspace(tmp_path / "home", "", url, server.options())) as registry:
             registry.init()
             registry.bases.add(tiny_base, name="tiny")
             view = registry.adapters.register(f"s3://{BUCKET}/team/lessons_v1_20260101", base="tiny")

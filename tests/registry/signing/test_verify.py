@@ -30,14 +30,14 @@ def files_of(place: Path) -> list[Path]:
     return sorted(path for path in place.rglob("*") if path.is_file()) if place.is_dir() else [place]
 
 
-def flip(path: Path, at: int, mask: int) -> Callable[[], None]:
+def flip(path: Path, at: int, mask: int) -> Callable[[], object]:
     """Change bits of one byte, and return what changes them back; an empty file gets a byte."""
     before = path.read_bytes()
     changed = bytearray(before or b"x")
     if before:
         changed[at] ^= mask
     path.write_bytes(changed)
-    return lambda: path.write_bytes(before) and None
+    return lambda: path.write_bytes(before)
 
 
 def named(result: Verification) -> set[str]:
