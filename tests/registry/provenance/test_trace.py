@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from inspect import signature
 from pathlib import Path
 
 import lineage_registry
@@ -14,10 +13,8 @@ from sqlalchemy import insert, select
 
 from fusery.cli import graphs
 from fusery.registry import Registry, tables
-from fusery.registry.api.provenance import Provenance
 from fusery.registry.errors import AmbiguousReferenceError, UnknownReferenceError
-from fusery.registry.provenance import ANCESTORS, LIMIT, Edge, Graph, Node, trace_things
-from fusery.registry.releases import impact
+from fusery.registry.provenance import Edge, Graph, Node, trace_things
 
 
 @pytest.fixture
@@ -174,12 +171,6 @@ def test_very_many_versions(line: Registry) -> None:
         assert len(starts) > 8
         many = trace_things(session, starts, limit=None)
     assert names(many, "adapter") == names(graph, "adapter")
-
-
-def test_defaults_are_the_constants() -> None:
-    parameters = signature(Provenance.lineage).parameters
-    assert (parameters["limit"].default, parameters["ancestors"].default) == (LIMIT, ANCESTORS)
-    assert signature(Provenance.impact).parameters["limit"].default == impact.LIMIT
 
 
 def test_a_tree_is_no_deeper_than_what_python_takes() -> None:

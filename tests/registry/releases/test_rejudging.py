@@ -161,7 +161,7 @@ def test_a_holder_without_a_move_and_a_move_in_the_future(stocked: Registry) -> 
     with stocked.workspace.database.write() as session:
         session.get_one(tables.AliasMove, 1).at += timedelta(days=2)
     assert any(said.endswith("is to come") for said in accused(stocked))
-    assert rewritten(stocked) == ["alias_move 1"]
+    assert "alias_move 1" in rewritten(stocked)
 
 
 def test_keys_count_as_they_counted_then(stocked: Registry, tmp_path: Path) -> None:
