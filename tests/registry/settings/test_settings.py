@@ -144,6 +144,8 @@ def test_severities_of_the_file_and_of_the_environment_count_both(
     (tmp_path / "config.toml").write_text('[admission.severity]\na = "off"\nb = "off"\n', encoding="utf-8")
     monkeypatch.setenv("FUSERY_ADMISSION", '{"severity": {"b": "error"}}')
     assert Settings.load(tmp_path).severities == {"a": "off", "b": "error"}
+    monkeypatch.delenv("FUSERY_ADMISSION")
+    assert Settings.load(tmp_path).severities == {"a": "off", "b": "off"}
 
 
 def test_what_the_environment_overrides_need_not_be_right(

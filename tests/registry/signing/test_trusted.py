@@ -16,13 +16,17 @@ def actions(registry: Registry) -> list[str]:
 
 
 def test_a_key_counts_for_its_aliases_until_it_is_revoked(
-    stocked: Registry, key: Pair, stranger: Pair
+    stocked: Registry, key: Pair, stranger: Pair, tmp_path: Path
 ) -> None:
     trust = stocked.trust
     made = trust.add_key("Anna", key.public, [" Course_Rec#P* ", "*#canary", "*#canary"])
     assert (made.name, made.aliases, made.fused) == ("anna", ("*#canary", "course_rec#p*"), False)
     assert (made.created_by, made.revoked_at, made.signatures) == ("tester", None, 0)
     trust.sign("course_rec@1", key.signing())
+    trust.sign("course_rec@2", stranger.signing())
+    for folder, signer in (("first", "anna"), ("second", None)):
+        known = trust.verify(tmp_path / folder).registry
+        assert known is not None and (known.trusted, known.signer) == (signer is not None, signer)
     assert trust.add_key("anna", key.public, made.aliases).signatures == 1
     assert actions(stocked) == ["key.trusted"], "the same again changes nothing"
     changed = trust.add_key("anna", key.public, [], fused=True)
@@ -35,6 +39,9 @@ def test_a_key_counts_for_its_aliases_until_it_is_revoked(
     gone = trust.revoke_key(made.key_id[:8].upper(), reason="lost")
     assert (gone.name, gone.revoked_by) == ("anna", "tester") and gone.revoked_at
     assert trust.revoke_key("Anna") == gone
+    revoked = trust.verify(tmp_path / "first")
+    assert "revoked" in {problem.code for problem in revoked.problems}
+    assert revoked.registry is not None and not revoked.registry.trusted
     for name in ("anna", "other"):
         with pytest.raises(AlreadyExistsError, match="revoked"):
             trust.add_key(name, key.public, ["*#prod"])
