@@ -7,8 +7,8 @@ from itertools import product
 import pytest
 from sqlalchemy import CheckConstraint
 
-from fusery.registry import BadInputError, tables
-from fusery.registry.access.roles import MEANINGS, ROLES, allows, parse_role
+from fusery.registry import BadInputError, Registry, tables
+from fusery.registry.access.roles import MEANINGS, ROLES, allows, may_change, parse_role
 
 
 def test_each_role_may_what_those_before_it_may() -> None:
@@ -21,3 +21,17 @@ def test_each_role_may_what_those_before_it_may() -> None:
     assert parse_role(" Admin ") == "admin"
     with pytest.raises(BadInputError):
         parse_role("root")
+
+
+def test_a_publisher_changes_only_own_adapters(stocked: Registry) -> None:
+    with stocked.workspace.database.read() as session:
+        adapter = session.get_one(tables.Adapter, 1)
+        for name, role, may in (
+            ("tester", "publisher", True),
+            ("Tester (laptop)", "publisher", True),
+            ("ann", "publisher", False),
+            ("ann", "admin", True),
+            ("ann", "", True),
+        ):
+            workspace = stocked.workspace.acting(name, role=role)
+            assert may_change(workspace, session, "amendment", adapter) is may, (name, role)

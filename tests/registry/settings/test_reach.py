@@ -101,6 +101,11 @@ def test_a_home_of_others_counts_as_nobody_s(
         assert Settings.load().user == "ann"
         home.chmod(0o755)
     path = write(home, OUTWARD["store_url"])
+    (home / part).chmod(0o775)
+    assert Settings.load().store_url, "a group of one's own is nobody else"
     if os.getuid() == 0:  # only root can give a file away
+        os.chown(home / part, -1, 12345)
+        refused(None, "others can write")
+        (home / part).chmod(0o755)
         os.chown(path, 12345, 12345)
         refused(None, "belongs to somebody else")

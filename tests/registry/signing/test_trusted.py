@@ -22,7 +22,9 @@ def test_a_key_counts_for_its_aliases_until_it_is_revoked(
     made = trust.add_key("Anna", key.public, [" Course_Rec#P* ", "*#canary", "*#canary"])
     assert (made.name, made.aliases, made.fused) == ("anna", ("*#canary", "course_rec#p*"), False)
     assert (made.created_by, made.revoked_at, made.signatures) == ("tester", None, 0)
-    trust.sign("course_rec@1", key.signing())
+    for _ in range(2):  # the second time changes nothing
+        trust.sign("course_rec@1", key.signing())
+    assert len(stocked.upkeep.log(action="adapter.signed")) == 1
     trust.sign("course_rec@2", stranger.signing())
     for folder, signer in (("first", "anna"), ("second", None)):
         known = trust.verify(tmp_path / folder).registry
