@@ -15,12 +15,11 @@ from kept_registries import KeptStates
 from signing_keys import FORMS, Pair
 from sqlalchemy import make_url
 from stocked_homes import Template, Templates
+from store_shelf import open_workspace
 
 from fusery.registry import Registry
 from fusery.registry.bundles import TARGETS, Choices
 from fusery.registry.fusion.fuse import FuseRequest
-from fusery.registry.settings.settings import Settings
-from fusery.registry.workspace import Workspace
 
 MakeAdapter = Callable[..., Path]
 
@@ -52,16 +51,7 @@ def make_adapter(tiny_base: Path, tmp_path: Path) -> MakeAdapter:
 
 def open_registry(home: Path, database_url: str = "") -> Registry:
     """Open a registry with its own home, on a database that is given or in the home."""
-    settings = Settings(
-        home=home,
-        database_url=database_url,
-        store_url="",
-        store_options={},
-        cache_dir=None,
-        cache_limit=1 << 40,
-        user="tester",
-    )
-    return Registry(Workspace(settings))
+    return Registry(open_workspace(home, database_url))
 
 
 def fill(registry: Registry, base: Path, first: Path, second: Path) -> None:
@@ -69,25 +59,10 @@ def fill(registry: Registry, base: Path, first: Path, second: Path) -> None:
     tiny_models.make_adapter(first, base, seed=1)
     tiny_models.make_adapter(second, base, seed=2, rank=4)
     registry.bases.add(base, name="tiny")
-    registry.adapters.register(
-        first,
-        base="tiny",
-        task="course_rec",
-        date="20260115",
-        val_loss=0.61,
-        dataset="courses",
-        examples=120,
-    )
-    registry.adapters.register(
-        second,
-        base="tiny",
-        task="course_rec",
-        date="20260201",
-        val_loss=0.42,
-        dataset="courses",
-        parent="course_rec@1",
-        tags={"team": "search"},
-    )
+    facts: dict[str, Any] = {"base": "tiny", "task": "course_rec", "dataset": "courses"}
+    registry.adapters.register(first, date="20260115", val_loss=0.61, examples=120, **facts)
+    later: dict[str, Any] = {"parent": "course_rec@1", "tags": {"team": "search"}}
+    registry.adapters.register(second, date="20260201", val_loss=0.42, **later, **facts)
 
 
 @pytest.fixture(scope="session")
@@ -170,18 +145,8 @@ def works(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     pytest.importorskip("gguf")
     home, scratch = tmp_path_factory.mktemp("works"), tmp_path_factory.mktemp("made")
     shutil.copyfile(sqlite_template, home / "fusery.db")
-    settings = Settings(
-        home=home,
-        database_url="",
-        store_url="",
-        store_options={},
-        cache_dir=None,
-        cache_limit=1 << 40,
-        user="tester",
-        card=None,
-    )
     base = tiny_models.make_base(scratch / "tiny", layers=2)
-    with Registry(Workspace(settings)) as registry:
+    with open_registry(home) as registry:
         registry.init()
         registry.bases.add(base, name="tiny")
         for version in (1, 2):
@@ -239,15 +204,6 @@ def module_registry(sqlite_template: Path, tmp_path_factory: pytest.TempPathFact
     """An initialised registry on SQLite, one for all tests of a module: for what the database has no part in."""
     home = tmp_path_factory.mktemp("home")
     shutil.copyfile(sqlite_template, home / "fusery.db")
-    settings = Settings(
-        home=home,
-        database_url="",
-        store_url="",
-        store_options={},
-        cache_dir=None,
-        cache_limit=1 << 40,
-        user="tester",
-    )
-    with Registry(Workspace(settings)) as registry:
+    with open_registry(home) as registry:
         registry.init()
         yield registry

@@ -12,13 +12,9 @@ from fusery.registry.actors import LONGEST, PIPELINES, actor_of, person
 from fusery.registry.settings.settings import Settings
 from fusery.storage.plaintext import is_keepable
 
-GITHUB = {
-    "CI": "true",
-    "GITHUB_ACTIONS": "true",
-    "GITHUB_ACTOR": "ann",
-    "GITHUB_RUN_ID": "1234",
-    "GITHUB_REPOSITORY": "acme/models",
-}
+GITHUB = {"CI": "true", "GITHUB_ACTIONS": "true", "GITHUB_ACTOR": "ann", "GITHUB_RUN_ID": "1234"}
+GITHUB |= {"GITHUB_REPOSITORY": "acme/models"}
+VARIABLES = [name for one in PIPELINES for name in (one.marker, *one.people, *one.runs, *one.places)]
 
 
 @pytest.mark.parametrize(
@@ -43,31 +39,18 @@ GITHUB = {
 )
 def test_who_is_named(environment: dict[str, str], expected: str) -> None:
     assert actor_of(environment, "root", "laptop") == expected
-
-
-def test_a_machine_without_a_name_and_an_account_without_one() -> None:
     assert actor_of({}, "ann", "") == "ann"
     assert actor_of({}, "\n", "laptop") == "unknown (laptop)"
 
 
-@pytest.mark.parametrize(
-    "actor", ["ann", "Ann", " ann ", "ann (laptop)", "ANN (GitHub Actions, run 1234 of acme/models)"]
-)
-def test_the_same_person_everywhere(actor: str) -> None:
-    assert person(actor) == "ann"
-
-
-def test_addresses_stay_apart() -> None:
+def test_the_same_person_everywhere() -> None:
+    for actor in ("ann", "Ann", " ann ", "ann (laptop)", "ANN (GitHub Actions, run 1234 of acme/models)"):
+        assert person(actor) == "ann"
     assert person("ann@a.example (laptop)") != person("ann@b.example (laptop)")
 
 
 @given(
-    values=st.dictionaries(
-        st.sampled_from(
-            [name for one in PIPELINES for name in (one.marker, *one.people, *one.runs, *one.places)]
-        ),
-        st.text(max_size=300),
-    ),
+    values=st.dictionaries(st.sampled_from(VARIABLES), st.text(max_size=300)),
     user=st.text(max_size=300),
     host=st.text(max_size=300),
 )

@@ -1,11 +1,6 @@
 from __future__ import annotations
 
-import ast
-import itertools
-import re
-from collections.abc import Iterator
 from datetime import date
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -42,59 +37,26 @@ def test_the_date_in_a_name_has_eight_digits() -> None:
     assert str(AdapterName("d2", 1, date(1, 1, 1))) == "d2_v1_00010101"
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        ".",
-        "..",
-        "-a",
-        "a-",
-        "a/b",
-        "a\\b",
-        "a b",
-        "a\x00",
-        "a\u202eb",
-        "con",
-        "nul.txt",
-        "x" * 129,
-        "a@b",
-        "a::b",
-        "é",
-        "a..b",
-    ],
-)
-def test_what_is_no_slug_is_refused(text: str) -> None:
+NO_SLUGS = ["", ".", "..", "-a", "a-", "a/b", "a\\b", "a b", "a\x00", "a\u202eb", "a@b", "a::b", "é", "a..b"]
+
+
+@pytest.mark.parametrize("text", [*NO_SLUGS, "con", "nul.txt", "x" * 129])
+def test_invalid_slugs_are_refused(text: str) -> None:
     with pytest.raises(BadInputError):
         parse_slug(text, "task")
 
 
-@pytest.mark.parametrize(("what", "said"), [("alias", "not an alias name"), ("task", "not a task name")])
-def test_a_refusal_has_the_right_article(what: str, said: str) -> None:
-    with pytest.raises(BadInputError, match=said):
-        parse_slug("course_rec#prod", what)
-
-
-def test_a_slug_is_folded() -> None:
+def test_names_of_tasks_aliases_and_bases() -> None:
     assert parse_slug("Course_Rec", "task") == "course_rec"
-
-
-def test_a_task_is_not_called_like_an_adapter() -> None:
     with pytest.raises(BadInputError) as caught:
-        parse_task("course_rec_v1_20260115")
+        parse_task("course_rec_v1_20260115")  # an adapter's
     assert caught.value.hint == "--task course_rec"
-
-
-@pytest.mark.parametrize("text", ["latest", "3", "v3"])
-def test_reserved_aliases_are_refused(text: str) -> None:
-    with pytest.raises(BadInputError):
-        parse_alias(text)
-
-
-@pytest.mark.parametrize("text", ["../x", "a//b", "/a", "a/", "a b", "", "a/../b"])
-def test_what_is_no_base_name_is_refused(text: str) -> None:
-    with pytest.raises(BadInputError):
-        parse_base_name(text)
+    for text in ("latest", "3", "v3"):
+        with pytest.raises(BadInputError):
+            parse_alias(text)
+    for text in ("../x", "a//b", "/a", "a/", "a b", "", "a/../b"):
+        with pytest.raises(BadInputError):
+            parse_base_name(text)
 
 
 @pytest.mark.parametrize(
@@ -106,11 +68,10 @@ def test_what_is_no_base_name_is_refused(text: str) -> None:
         ("course_rec@v3", "version", "course_rec", "3"),
         ("course_rec@latest", "latest", "course_rec", ""),
         ("course_rec#prod", "alias", "course_rec", "prod"),
-        ("0123abcd", "digest", "", "0123abcd"),
         ("0123ABCd", "digest", "", "0123abcd"),
     ],
 )
-def test_the_five_forms_of_a_reference(text: str, kind: str, task: str, value: str) -> None:
+def test_forms_of_a_reference(text: str, kind: str, task: str, value: str) -> None:
     reference = Reference.parse(text)
     assert (reference.kind, reference.task, reference.value) == (kind, task, value)
 
@@ -118,7 +79,7 @@ def test_the_five_forms_of_a_reference(text: str, kind: str, task: str, value: s
 @pytest.mark.parametrize(
     "text", ["", "course_rec", "a@", "a@x", "a@0", "a#", "#prod", "0123abc", "a_v1_20261341", "a_v0_20260101"]
 )
-def test_what_is_no_reference_is_refused(text: str) -> None:
+def test_invalid_references_are_refused(text: str) -> None:
     with pytest.raises(BadInputError):
         Reference.parse(text)
 
@@ -131,34 +92,8 @@ def test_any_text_is_a_reference_or_bad_input(text: str) -> None:
         assert error.message
 
 
-def articles() -> Iterator[tuple[str, str]]:
-    """Yield each value that the source puts behind an article of its own, with its file."""
-    root = Path(__file__).parents[2]
-    for path in sorted(
-        each for name in ("registry", "cli", "storage", "web") for each in (root / name).rglob("*.py")
-    ):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            parts = node.values if isinstance(node, ast.JoinedStr) else []
-            for before, value in itertools.pairwise(parts):
-                if (
-                    isinstance(before, ast.Constant)
-                    and isinstance(value, ast.FormattedValue)
-                    and re.search(r"(?:^|[\s(])[Aa]n? $", str(before.value))
-                ):
-                    yield path.relative_to(root).as_posix(), ast.unparse(value.value)
-
-
-def test_no_article_stands_before_what_nobody_knows_the_sound_of() -> None:
-    assert set(articles()) == {
-        ("registry/admission/number_rules.py", "round(1 / _NEGLIGIBLE)"),  # a thousandth
-        ("registry/engine/adapter.py", "_NAMES[kind]"),  # LoRA, DoRA, full fine-tuning
-        ("registry/tables/record.py", "self.meaning"),  # document, moment, date
-        ("cli/probe.py", "number(found.loss_a)"),  # the model called a
-    }
-
-
-@pytest.mark.parametrize("word", ["alias", "adapter", "Artifact"])
-def test_words_have_their_article(word: str) -> None:
-    assert (an(word), an("base")) == (f"an {word}", "a base")
-    with pytest.raises(BadInputError, match=f"is not an {word} name"):
-        parse_slug("a b", word)
+@pytest.mark.parametrize(
+    ("word", "expected"), [("alias", "an alias"), ("Artifact", "an Artifact"), ("base", "a base")]
+)
+def test_words_have_their_article(word: str, expected: str) -> None:
+    assert an(word) == expected

@@ -14,19 +14,9 @@ from fusery.registry.parsing import age, is_ago, parse_expiry, parse_moment, par
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
 
 
-@pytest.mark.parametrize(
-    ("count", "shown"),
-    [
-        (0, "0 B"),
-        (1, "1 B"),
-        (1023, "1023 B"),
-        (1536, "1.5 KiB"),
-        (100 << 30, "100 GiB"),
-        (3 << 50, "3072 TiB"),
-    ],
-)
-def test_a_size_is_shown_in_the_largest_unit(count: int, shown: str) -> None:
-    assert shown_size(count) == shown
+def test_a_size_is_shown_in_the_largest_unit() -> None:
+    sizes = {0: "0 B", 1023: "1023 B", 1536: "1.5 KiB", 100 << 30: "100 GiB", 3 << 50: "3072 TiB"}
+    assert {count: shown_size(count) for count in sizes} == sizes
 
 
 @given(st.integers(0, 1 << 60))
@@ -34,14 +24,10 @@ def test_a_size_that_is_shown_can_be_written(count: int) -> None:
     assert abs(parse_size(shown_size(count)) - count) <= count * 0.006
 
 
-def test_one_is_no_plural() -> None:
-    assert [plural(number, "fused model") for number in (0, 1, 2, 1204)] == [
-        "0 fused models",
-        "1 fused model",
-        "2 fused models",
-        "1,204 fused models",
-    ]
-    assert plural(2, "alias", "aliases") == "2 aliases"
+def test_plurals() -> None:
+    assert plural(1, "fused model") == "1 fused model"
+    assert plural(1204, "fused model") == "1,204 fused models"
+    assert plural(0, "alias", "aliases") == "0 aliases"
 
 
 @pytest.mark.parametrize(
@@ -63,7 +49,7 @@ def test_a_moment_is_a_day_a_time_or_how_long_ago_it_was(text: str, moment: date
     assert parse_moment(text, now=NOW) == moment
 
 
-def test_the_end_of_a_day_is_meant_of_days_only() -> None:
+def test_only_a_day_may_mean_its_end() -> None:
     assert parse_moment("20260301", end_of_day=True).hour == 23
     assert parse_moment("7d", end_of_day=True, now=NOW) == NOW - timedelta(days=7)
     before, found, after = datetime.now(UTC), parse_moment("7d"), datetime.now(UTC)
@@ -73,7 +59,7 @@ def test_the_end_of_a_day_is_meant_of_days_only() -> None:
 @pytest.mark.parametrize(
     "text", ["", "7", "d", "-7d", "7y", "7 days", "99999999999w", "tomorrow", "2026-13-01"]
 )
-def test_what_is_no_moment_is_told_what_one_is(text: str) -> None:
+def test_invalid_moments_are_refused(text: str) -> None:
     with pytest.raises(BadInputError) as caught:
         parse_moment(text, now=NOW)
     assert "7d for seven days ago" in str(caught.value.hint)
@@ -112,36 +98,25 @@ def test_an_age_that_is_shown_can_be_written(seconds: int) -> None:
         (" 12H ", NOW + timedelta(hours=12)),
         ("2026-03-10", datetime(2026, 3, 10, 23, 59, 59, 999999, tzinfo=UTC)),
         ("2027-03-01T12:00+02:00", datetime(2027, 3, 1, 10, tzinfo=UTC)),
-        ("never", None),
         ("Never", None),
     ],
 )
-def test_until_when_something_lasts(text: str, until: datetime | None) -> None:
+def test_an_expiry_is_a_moment_a_span_or_never(text: str, until: datetime | None) -> None:
     assert parse_expiry(text, now=NOW) == until
 
 
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("0d", "has passed"),
-        ("2026-03-09", "has passed"),
-        ("2026-03-10T12:00", "has passed"),
-        ("999999999999999d", "more than a hundred years"),
-        ("9999-12-31", "more than a hundred years"),
-        ("9999-12-31T23:59-23:00", "until when"),
-        ("90", "until when"),
-        ("soon", "until when"),
-        ("", "until when"),
-        ("-1d", "until when"),
-    ],
-)
-def test_until_when_nothing_lasts(text: str, said: str) -> None:
-    with pytest.raises(BadInputError, match=said):
+PAST = ["0d", "2026-03-09", "2026-03-10T12:00"]
+TOO_FAR = ["999999999999999d", "9999-12-31", "9999-12-31T23:59-23:00"]
+
+
+@pytest.mark.parametrize("text", [*PAST, *TOO_FAR, "90", "soon", "", "-1d"])
+def test_invalid_expiries_are_refused(text: str) -> None:
+    with pytest.raises(BadInputError):
         parse_expiry(text, now=NOW)
 
 
 @given(st.text(max_size=20) | st.from_regex(r"[0-9]{1,15}(\.[0-9]{1,9})? ?[smhdw]", fullmatch=True))
-def test_what_lasts_ends_later_and_within_a_hundred_years(text: str) -> None:
+def test_an_expiry_is_later_and_within_a_hundred_years(text: str) -> None:
     try:
         until = parse_expiry(text, now=NOW)
     except BadInputError:

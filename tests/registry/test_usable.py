@@ -22,13 +22,16 @@ from bundle_cases import WRITTEN_HERE
 
 from fusery.registry import Registry
 from fusery.registry.adapters.finding import verdict
+from fusery.registry.behaviour.models import Model
 from fusery.registry.bundles.choices import Choices
 from fusery.registry.bundles.target import TARGETS
+from fusery.registry.engine.engine import fuse
+from fusery.registry.engine.plan import make_plan
 from fusery.registry.errors import BadInputError, FusionUnsupportedError
+from fusery.registry.evaluation.probe import source_of, subject_of
 from fusery.registry.fusion.fuse import FuseRequest
-from fusery.registry.records.base_files import base_folder
-from fusery.registry.settings.settings import Settings
-from fusery.registry.workspace import Workspace
+from fusery.registry.server.switching import Switchboard
+from fusery.storage.jsonfile import read_object
 
 pytest.importorskip("mlx_lm")
 pytest.importorskip("gguf")
@@ -54,31 +57,21 @@ def drop(*names: str) -> Spoil:
     return spoil
 
 
-def both(*spoils: Spoil) -> Spoil:
-    """Do one after the other."""
-    return bad_adapters.both(*spoils)
+def tensors_of(path: Path) -> dict[str, np.ndarray]:
+    read = tiny_models.read_tensors(path).items()
+    return {name: np.frombuffer(data, np.float32).reshape(shape) for name, (_, shape, data) in read}
 
 
 def in_bf16(folder: Path) -> None:
     """Store every tensor as bfloat16."""
     path = folder / "adapters.safetensors"
-    tensors = {
-        name: ("BF16", tiny_models.encode(np.frombuffer(data, np.float32).reshape(shape), "bfloat16"))
-        for name, (_, shape, data) in tiny_models.read_tensors(path).items()
-    }
+    tensors = {name: ("BF16", tiny_models.encode(v, "bfloat16")) for name, v in tensors_of(path).items()}
     tiny_models.write_tensors(path, tensors, None)
 
 
 @dataclass(frozen=True)
 class Variant:
-    """An adapter that is written in another way.
-
-    Attributes:
-        spoil: changes its folder.
-        make: how it is made.
-        like: the tensors of its fuse are those of the adapter as it is made.
-        base: keywords of the base.
-    """
+    """An adapter that is made with `make` for a base and changed by `spoil`; if `like`, its fuse stays the same."""
 
     spoil: Spoil = bad_adapters.nothing
     make: dict[str, Any] = field(default_factory=dict)
@@ -89,68 +82,45 @@ class Variant:
 _DORA: dict[str, Any] = {"fine_tune_type": "dora"}
 _QV = ["self_attn.q_proj", "self_attn.v_proj"]
 _ALL = {"num_layers": -1}
+both = bad_adapters.both
 
 VARIANTS: dict[str, Variant] = {
     "as it is": Variant(),
     "lora_layers": Variant(both(drop("num_layers"), edit_config(lora_layers=2))),
     "num_layers null": Variant(edit_config(num_layers=None)),
-    "num_layers null, lora_layers": Variant(edit_config(num_layers=None, lora_layers=2)),
     "no num_layers": Variant(drop("num_layers")),
-    "no num_layers, of all": Variant(drop("num_layers"), _ALL),
     "no num_layers, 4 bits": Variant(drop("num_layers"), base={"bits": 4}),
     "no num_layers, no keys, query and value": Variant(
         both(drop("num_layers", "keys")), {"keys": _QV, "num_layers": 2}, base={"bits": 4}
     ),
     "num_layers as text": Variant(edit_config(num_layers="2")),
-    "num_layers 2.0": Variant(edit_config(num_layers=2.0)),
     "num_layers -1": Variant(make=_ALL),
-    "num_layers 0": Variant(edit_config(num_layers=0), _ALL),
     "num_layers -7": Variant(edit_config(num_layers=-7), _ALL),
     "mlx-lm 0.21, 2 layers": Variant(edit_config(num_layers=2, mask_prompt=None), _ALL),
-    "mlx-lm 0.21, 2 layers, no keys, query and value": Variant(
-        both(edit_config(num_layers=2, mask_prompt=None), drop("keys")), {"keys": _QV, "num_layers": -1}
-    ),
     # mlx-lm quantises anew what its configuration adapts, the first layer too, of which there is nothing to add.
     "mlx-lm 0.21, all layers, 4 bits": Variant(
         edit_config(num_layers=-1, mask_prompt=None), {"num_layers": 3}, like=False, base={"bits": 4}
     ),
     "mlx-lm 0.21, dora": Variant(edit_config(num_layers=2, mask_prompt=None), {**_DORA, **_ALL}),
-    "mlx-lm 0.21, dora, all layers": Variant(
-        edit_config(num_layers=-1, mask_prompt=None), {**_DORA, "num_layers": 3}
-    ),
     "more layers than the base": Variant(edit_config(num_layers=16), _ALL),
-    "keys null": Variant(edit_config(keys=None)),
     "keys": Variant(make={"keys": _QV}),
     "keys from the root": Variant(make={"keys": ["model.layers.3.self_attn.q_proj", "lm_head"]}),
-    "key twice": Variant(edit_config(keys=[*_QV, _QV[0]]), {"keys": _QV}),
     "no keys, query and value": Variant(drop("keys"), {"keys": _QV}),
     "embedding": Variant(make={"keys": ["model.embed_tokens", *_QV]}),
-    "no rank": Variant(drop("rank")),
     "rank as text": Variant(edit_config(rank="8")),
-    "rank 8.0": Variant(edit_config(rank=8.0)),
-    "scale as text": Variant(edit_config(scale="20")),
-    "scale 20": Variant(edit_config(scale=20)),
     "scale true": Variant(edit_config(scale=True), {"scale": 1.0}),
     "alpha beside scale": Variant(edit_config(alpha=16)),
     "negative scale": Variant(edit_config(scale=-20.0), like=False),
-    "no dropout": Variant(drop("dropout")),
     "dropout null": Variant(edit_config(dropout=None)),
-    "dropout 1": Variant(edit_config(dropout=1.0)),
     "no kind": Variant(drop("fine_tune_type")),
-    "kind null": Variant(edit_config(fine_tune_type=None)),
     "bf16": Variant(in_bf16, like=False),
     "rank too large": Variant(make={"rank": 65}),
     "dora": Variant(make=_DORA),
     "dora of old": Variant(
-        both(drop("fine_tune_type", "num_layers"), edit_config(use_dora=True, lora_layers=2)), _DORA
+        both(drop("fine_tune_type", "num_layers"), edit_config(use_dora=True, lora_layers=2)),
+        _DORA,
     ),
-    "dora, no num_layers, no keys, query and value": Variant(
-        drop("num_layers", "keys"), {**_DORA, "keys": _QV}
-    ),
-    "dora, no keys, query and value": Variant(drop("keys"), {**_DORA, "keys": _QV}),
-    "dora, kind and use_dora": Variant(edit_config(use_dora=True), _DORA),
     "dora in bf16": Variant(in_bf16, _DORA, like=False),
-    "lora, use_dora": Variant(edit_config(use_dora=True, fine_tune_type="lora")),
     "a stranger module less": Variant(without("layers.3.mlp.up_proj"), like=False),
     "one layer": Variant(without("layers.2."), like=False),
     "zero": Variant(edit_tensors(lambda t: {k: v * 0 for k, v in t.items()}), like=False),
@@ -166,11 +136,9 @@ VARIANTS: dict[str, Variant] = {
 PEFT: dict[str, dict[str, Any]] = {
     "as it is": {},
     "alpha as text": {"lora_alpha": "8"},
-    "alpha 8.0": {"lora_alpha": 8.0},
     "alpha 0": {"lora_alpha": 0},
     "rslora": {"use_rslora": True},
     "some layers": {"layers": [1, 3]},
-    "one layer by number": {"layers": [2], "layers_to_transform": 2},
     "ranks": {"ranks": {"model.layers.1.self_attn.q_proj": 2}},
     "alphas": {"alpha_pattern": {"v_proj": 3}},
     "expression": {"target_modules": r".*\.(q|v)_proj"},
@@ -182,16 +150,13 @@ PEFT: dict[str, dict[str, Any]] = {
     "dora": {"dora": True},
     "rank as text": {"r": "4"},
     "dropout null": {"lora_dropout": None},
-    "no name": {"base_model_name_or_path": None},
 }
 
 
 CASES = [
     fuse_cases.Case("llama", "bf16", "full"),
     fuse_cases.Case("llama", "bf16", "dora-embedding"),
-    fuse_cases.Case("qwen2", "4bit", "embedding"),
-    fuse_cases.Case("qwen2", "mxfp4", "lora"),
-    fuse_cases.Case("qwen3_moe", "bf16", "experts"),
+    fuse_cases.Case("qwen2", "mxfp4", "embedding"),
     fuse_cases.Case("qwen3_moe", "4bit", "lora"),
     fuse_cases.Case("mixtral", "bf16", "experts", layout="hf"),
     fuse_cases.Case("gemma3_text", "bf16", "dora"),
@@ -201,21 +166,8 @@ CASES = [
 
 
 @pytest.fixture(scope="module")
-def registry(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
-    home = tmp_path_factory.mktemp("home")
-    shutil.copyfile(sqlite_template, home / "fusery.db")
-    settings = Settings(
-        home=home,
-        database_url="",
-        store_url="",
-        store_options={},
-        cache_dir=None,
-        cache_limit=1 << 40,
-        user="tester",
-    )
-    with Registry(Workspace(settings)) as found:
-        found.init()
-        yield found
+def registry(module_registry: Registry) -> Registry:
+    return module_registry
 
 
 @pytest.fixture(scope="module")
@@ -268,59 +220,6 @@ def test_what_is_admitted_of_peft_can_be_used(
         used_in_every_way(registry, reference, place, tmp_path, targets(name))
 
 
-def whole_head(folder: Path) -> None:
-    """Put a head into a PEFT adapter that is not the base's."""
-    path = folder / "adapter_model.safetensors"
-    tensors = {
-        name: ("F32", np.frombuffer(data, np.float32).reshape(shape))
-        for name, (_, shape, data) in tiny_models.read_tensors(path).items()
-    }
-    head = np.random.default_rng(5).standard_normal((320, 128)).astype(np.float32)
-    tensors["base_model.model.lm_head.weight"] = ("F32", head)
-    tiny_models.write_tensors(path, tensors, None)
-
-
-def trained_tokens(folder: Path) -> None:
-    """Put rows of trained tokens into a PEFT adapter."""
-    path = folder / "adapter_model.safetensors"
-    tensors = {
-        name: ("F32", np.frombuffer(data, np.float32).reshape(shape))
-        for name, (_, shape, data) in tiny_models.read_tensors(path).items()
-    }
-    rows = np.ones((2, 128), np.float32)
-    tensors["base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta"] = ("F32", rows)
-    tiny_models.write_tensors(path, tensors, None)
-    peft_folders.edit_config(folder, trainable_token_indices=[9, 4])
-
-
-@pytest.mark.parametrize("bits", [None, 4])
-@pytest.mark.parametrize("spoil", [whole_head, trained_tokens])
-def test_what_is_admitted_with_whole_tensors_is_fused_or_refused_by_name(
-    spoil: Spoil, bits: int | None, registry: Registry, base: Callable[..., Path], tmp_path: Path
-) -> None:
-    place = base(bits=bits) if bits else base()
-    folder = peft_folders.make_peft(tmp_path / "adapter", place)
-    spoil(folder)
-    reference = admitted(registry, folder, place)
-    assert reference is not None
-    model = registry.fused.fuse(reference, KEEP).path
-    put_on(model, None)
-    for target, kind in WRITTEN_HERE.items():
-        for content in kind.contents:
-            out = tmp_path / f"{target}-{content}{'.tar' if kind.single else ''}"
-            request = {"request": KEEP} if content == "fused" else {}
-            try:
-                registry.bundles.materialize(reference, out, target=target, content=content, **request)
-            except BadInputError as error:
-                assert error.hint
-                assert content == "adapters" or bits  # only MLX reads its quantised format
-                assert "whole tensors" in error.message or content == "fused"
-            else:
-                assert content == "fused" or target == "hub"
-    with pytest.raises(BadInputError, match="whole tensors"):
-        registry.adapters.probe(reference)
-
-
 EVERYWHERE = {"as it is", "no num_layers", "dora of old", "embedding", "bf16", "rslora", "dora"}
 """What every target is asked to take."""
 
@@ -352,17 +251,15 @@ def test_what_is_admitted_on_other_classes_can_be_used(
     reference = admitted(registry, folder, place)
     assert reference is not None
     if case.adapter == "full":
-        with pytest.raises(BadInputError, match="full fine-tuning"):
+        with pytest.raises(BadInputError):
             registry.bundles.materialize(reference, tmp_path / "out", target="adapters")
     used_in_every_way(registry, reference, place, tmp_path, targets("as it is"))
 
 
-@pytest.mark.parametrize("form", ["f32", "4bit"])
-@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize(("form", "turned"), [("f32", False), ("4bit", True)])
 def test_experts_of_peft_can_be_used(form: str, turned: bool, registry: Registry, tmp_path: Path) -> None:
-    place = fuse_cases.make_base(
-        tmp_path / f"base{next(_NUMBERS)}", fuse_cases.Case("qwen3_moe", form, "experts")
-    )
+    case = fuse_cases.Case("qwen3_moe", form, "experts")
+    place = fuse_cases.make_base(tmp_path / f"base{next(_NUMBERS)}", case)
     registry.bases.add(place, name=place.name)
     folder = peft_folders.make_experts(tmp_path / "adapter", place, turned=turned)
     reference = admitted(registry, folder, place)
@@ -384,31 +281,22 @@ def used_in_every_way(
     """Use an adapter in every way there is, and return the tensors that it was fused to."""
     fused = registry.fused.fuse(reference, KEEP)
     whole = registry.adapters.show(reference)["method"] == "full"
-    loaded(registry, reference, base, whole=whole)
+    with source_of(registry.workspace, subject_of(registry.workspace, reference)) as source:
+        put_on(base, source.adapter, serve=not whole)
     registry.exchange.export(reference, scratch / "exported")
     for target, content in wanted:
         out = scratch / f"{target}-{content}{'.tar' if WRITTEN_HERE[target].single else ''}"
         request = {"request": KEEP} if content == "fused" else {}
         told = IN_A_CLUSTER if TARGETS[target].located else None
         try:
-            registry.bundles.materialize(
-                reference, out, target=target, content=content, choices=told, **request
-            )
+            form = {"target": target, "content": content, "choices": told, **request}
+            registry.bundles.materialize(reference, out, **form)
         except BadInputError as error:
             assert error.hint  # a reason, and a way on
             continue
         if target == "adapters" and content == "adapters":
             put_on(base, next((out / "adapters").iterdir()))
     return tiny_models.read_tensors(fused.path)
-
-
-def loaded(registry: Registry, reference: str, base: Path, *, whole: bool) -> None:
-    """Put an adapter on its base as `probe` and `serve` do."""
-    from fusery.registry.evaluation.probe import source_of, subject_of
-
-    with source_of(registry.workspace, subject_of(registry.workspace, reference)) as source:
-        assert source.adapter is not None
-        put_on(base, source.adapter, serve=not whole)
 
 
 def put_on(base: Path, adapter: Path | None, *, serve: bool = True) -> None:
@@ -418,9 +306,6 @@ def put_on(base: Path, adapter: Path | None, *, serve: bool = True) -> None:
             return
         _PUT_ON.add(key)
     from mlx_lm.utils import load_model
-
-    from fusery.registry.behaviour.models import Model
-    from fusery.registry.server.switching import Switchboard
 
     model = Model.load(base)
     if adapter is None:
@@ -445,30 +330,8 @@ def fused_by_engine(base: Path, adapter: Path, scratch: Path) -> dict[str, Any]:
     """Return the tensors that the engine makes of an adapter as mlx-lm's trainer writes it today."""
     if (key := (base, contents(adapter))) in _FUSED:
         return _FUSED[key]
-    from fusery.registry.engine.engine import fuse
-    from fusery.registry.engine.plan import make_plan
-
-    config, settings = (
-        json.loads(path.read_text()) for path in (base / "config.json", adapter / "adapter_config.json")
-    )
+    config, settings = map(read_object, (base / "config.json", adapter / "adapter_config.json"))
     files = {path.name: path for path in base.iterdir()}
     (scratch / "engine").mkdir()
     fuse(make_plan(files, config, adapter / "adapters.safetensors", settings, "keep"), scratch / "engine")
     return _FUSED.setdefault(key, tiny_models.read_tensors(scratch / "engine"))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["qwen2_vl", "gemma3"])
-def test_what_is_admitted_on_a_model_that_sees_can_be_used(
-    kind: str, registry: Registry, tmp_path: Path
-) -> None:
-    """In PEFT's form, where transformers calls the modules otherwise than mlx-lm does."""
-    base, adapter = tmp_path / kind, tmp_path / "adapter"
-    peft_folders.real_peft("tiny", kind, "null", base)
-    words = {"r": 4, "target_modules": r".*language_model.*\.(q_proj|v_proj)"}
-    peft_folders.real_peft("train", base, json.dumps(words), adapter)
-    registry.bases.add(base, name=kind)
-    name = registry.adapters.register(adapter, base=kind, task=kind).name
-    with base_folder(registry.workspace, kind) as place:
-        everywhere = [(target, content) for target, each in WRITTEN_HERE.items() for content in each.contents]
-        used_in_every_way(registry, name, place, tmp_path, everywhere)

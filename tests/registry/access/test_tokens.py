@@ -1,4 +1,4 @@
-"""Tokens: who they let in and until when, and that their secrets are nowhere."""
+"""Tokens: whom they authenticate and until when; their secrets are stored nowhere."""
 
 from __future__ import annotations
 
@@ -15,12 +15,10 @@ from fusery.registry import (
     AlreadyExistsError,
     BadInputError,
     InvalidTokenError,
-    NewToken,
     Registry,
     UnknownReferenceError,
     tables,
 )
-from fusery.registry.access import tokens
 
 
 def rows(registry: Registry) -> list[str]:
@@ -36,7 +34,6 @@ def rows(registry: Registry) -> list[str]:
 def refused(registry: Registry, secret: str) -> tuple[str, str | None]:
     with pytest.raises(InvalidTokenError, match=r"^this token is not valid$") as caught:
         registry.tokens.authenticate(secret)
-    assert (caught.value.code, caught.value.exit_code) == ("token_invalid", 2)
     return caught.value.why, caught.value.token
 
 
@@ -67,16 +64,14 @@ def test_a_token_lets_its_bearer_in_until_it_is_revoked(registry: Registry) -> N
 
 def test_a_name_is_one_persons_until_it_is_revoked(registry: Registry) -> None:
     first = registry.tokens.create("anna", "reader", expires=None)
-    with pytest.raises(AlreadyExistsError, match="there is a token anna already"):
+    with pytest.raises(AlreadyExistsError):
         registry.tokens.create("Anna", "admin")
     registry.tokens.revoke("anna")
     second = registry.tokens.create("anna", "admin", expires="12h")
     assert refused(registry, first.secret) == ("revoked", "anna")
     assert registry.tokens.authenticate(second.secret).role == "admin"
-    assert [(one.role, one.state) for one in registry.tokens.list(revoked=True)] == [
-        ("reader", "revoked"),
-        ("admin", "active"),
-    ]
+    states = [(one.role, one.state) for one in registry.tokens.list(revoked=True)]
+    assert states == [("reader", "revoked"), ("admin", "active")]
 
 
 def test_a_token_expires_by_the_databases_clock(registry: Registry) -> None:
@@ -96,19 +91,18 @@ def test_a_token_expires_by_the_databases_clock(registry: Registry) -> None:
     assert refused(registry, made.secret) == ("revoked", "anna")
 
 
-@pytest.mark.parametrize(
-    "secret",
-    ["", "anna", "fusery_", "fusery_" + "a" * 42, "fusery_" + "a" * 44, "fusery_" + "ä" * 43, "\ud800", "\0"],
-)
-def test_what_is_no_secret_asks_the_database_nothing(secret: str, sqlite_registry: Registry) -> None:
-    asked = statements(sqlite_registry)
-    assert refused(sqlite_registry, secret) == ("unknown", None)
-    assert asked == []
-
-
-def test_authentication_takes_one_statement(registry: Registry) -> None:
+def test_authentication_takes_one_statement_and_invalid_secrets_none(registry: Registry) -> None:
     made = registry.tokens.create("anna", "reader")
     asked = statements(registry)
+    for secret in (
+        "",
+        "anna",
+        *(f"fusery_{rest}" for rest in ("", "a" * 42, "a" * 44, "ä" * 43)),
+        "\ud800",
+        "\0",
+    ):
+        assert refused(registry, secret) == ("unknown", None)
+    assert asked == []
     registry.tokens.authenticate(made.secret)
     assert len(asked) == 1
     assert refused(registry, "fusery_" + "a" * 43) == ("unknown", None)
@@ -127,31 +121,22 @@ def statements(registry: Registry) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize(
-    ("name", "role", "expires"),
-    [
-        ("", "reader", "90d"),
-        ("anna smith", "reader", "90d"),
-        ("a" * 129, "reader", "90d"),
+def test_invalid_and_unknown_tokens_are_refused(sqlite_registry: Registry) -> None:
+    tokens, secret = sqlite_registry.tokens, "fusery_" + "a" * 43
+    invalid: list[tuple[str, Any, str]] = [
+        *((name, "reader", "90d") for name in ("", "anna smith", "a" * 129, secret)),
+        *(("anna", "reader", expires) for expires in ("yesterday", "", "2020-01-01")),
         ("anna", "root", "90d"),
-        ("anna", "reader", "yesterday"),
-        ("anna", "reader", ""),
-        ("anna", "reader", "2020-01-01"),
-        ("fusery_" + "a" * 43, "reader", "90d"),
-    ],
-)
-def test_what_makes_no_token(name: str, role: Any, expires: str, sqlite_registry: Registry) -> None:
-    with pytest.raises(BadInputError) as caught:
-        sqlite_registry.tokens.create(name, role, expires=expires)
-    assert "fusery_aaa" not in str(caught.value)
-    assert sqlite_registry.tokens.list(revoked=True) == []
-
-
-def test_an_unknown_token_is_not_revoked(sqlite_registry: Registry) -> None:
-    with pytest.raises(UnknownReferenceError, match="there is no token anna"):
-        sqlite_registry.tokens.revoke("anna")
-    with pytest.raises(BadInputError, match="this is the secret of a token"):
-        sqlite_registry.tokens.revoke("fusery_" + "a" * 43)
+    ]
+    for name, role, expires in invalid:
+        with pytest.raises(BadInputError) as caught:
+            tokens.create(name, role, expires=expires)
+        assert "fusery_aaa" not in str(caught.value)
+    assert tokens.list(revoked=True) == []
+    with pytest.raises(UnknownReferenceError):
+        tokens.revoke("anna")
+    with pytest.raises(BadInputError):  # a secret is no name
+        tokens.revoke(secret)
 
 
 def test_the_secret_is_nowhere(registry: Registry, tmp_path: Path) -> None:
@@ -171,15 +156,7 @@ def test_the_secret_is_nowhere(registry: Registry, tmp_path: Path) -> None:
         assert not path.is_file() or made.secret.encode() not in path.read_bytes()
 
 
-@pytest.mark.parametrize(
-    "statement",
-    [
-        "UPDATE token SET role = 'admin'",
-        "UPDATE token SET expires_at = NULL",
-        "UPDATE token SET revoked_at = NULL, revoked_by = NULL",
-        "DELETE FROM token",
-    ],
-)
+@pytest.mark.parametrize("statement", ["UPDATE token SET role = 'admin'", "DELETE FROM token"])
 def test_an_audit_finds_tokens_that_were_edited(statement: str, registry: Registry) -> None:
     registry.tokens.create("anna", "reader")
     registry.tokens.revoke("anna")
@@ -192,26 +169,21 @@ def test_a_backup_of_others_brings_no_token(registry: Registry, tmp_path: Path) 
     made = {name: registry.tokens.create(name, "admin") for name in ("anna", "bob")}
     registry.tokens.revoke("bob")
     registry.upkeep.backup(str(tmp_path / "backup"))
-    restored = {own: restore(tmp_path, own=own) for own in (True, False)}
-    with restored[True] as ours:
-        assert ours.tokens.authenticate(made["anna"].secret).name == "anna"
-        assert refused(ours, made["bob"].secret) == ("revoked", "bob")
-    with restored[False] as theirs:
-        assert refused(theirs, made["anna"].secret) == ("revoked", "anna")
-        assert theirs.upkeep.log()[-1].detail["tokens"] == 1
-        assert theirs.upkeep.audit().ok
+    for own in (True, False):
+        (tmp_path / f"restored-{own}").mkdir()
+        with Registry.open(tmp_path / f"restored-{own}") as restored:
+            done = restored.upkeep.restore(str(tmp_path / "backup"), own=own)
+            assert done.foreign.get("tokens", 0) == (0 if own else 1)
+            if own:
+                assert restored.tokens.authenticate(made["anna"].secret).name == "anna"
+                assert refused(restored, made["bob"].secret) == ("revoked", "bob")
+            else:
+                assert refused(restored, made["anna"].secret) == ("revoked", "anna")
+                assert restored.upkeep.log()[-1].detail["tokens"] == 1
+                assert restored.upkeep.audit().ok
 
 
-def restore(folder: Path, *, own: bool) -> Registry:
-    home = folder / f"restored-{own}"
-    home.mkdir()
-    made = Registry.open(home)
-    done = made.upkeep.restore(str(folder / "backup"), own=own)
-    assert done.foreign.get("tokens", 0) == (0 if own else 1)
-    return made
-
-
-def test_no_other_registry_is_sent_a_token(stocked: Registry, tmp_path: Path) -> None:
+def test_push_sends_no_token(stocked: Registry, tmp_path: Path) -> None:
     made = stocked.tokens.create("anna", "admin")
     with Registry.open(tmp_path / "there") as there:
         there.init()
@@ -220,8 +192,3 @@ def test_no_other_registry_is_sent_a_token(stocked: Registry, tmp_path: Path) ->
         assert len(there.adapters.list()) == 1
         assert there.tokens.list(revoked=True) == []
         assert refused(there, made.secret) == ("unknown", None)
-
-
-def test_a_new_token_is_a_record_with_its_secret() -> None:
-    assert tokens.DEFAULT_EXPIRY == "90d"
-    assert "secret" in NewToken.__dataclass_fields__

@@ -8,28 +8,18 @@ from typing import Any
 
 import pytest
 from bad_adapters import CASES, UNREADABLE
-from broken_adapters import (
-    look_as_declared,
-    magnitudes,
-    with_extra,
-)
+from broken_adapters import look, look_as_declared, magnitudes, with_extra
 
 from fusery.registry.admission.rules import CODES, RULES
+from fusery.registry.admission.training_codes import ALL
 
 NOT_OURS = ("peft_", "base_keys_", "base_not_loaded", "base_window_")
 """Codes of adapters in PEFT's form and of bases, whose cases are in tests of their own."""
 
 
-def found(folder: Path, base: Path, **look: Any) -> dict[str, str]:
-    return {finding.code: finding.severity for finding in look_as_declared_or(folder, base, **look)}
-
-
-def look_as_declared_or(folder: Path, base: Path, **look: Any) -> Any:
-    if "known_as" in look:
-        from broken_adapters import look as plain
-
-        return plain(folder, base, **look)
-    return look_as_declared(folder, base, **look)
+def found(folder: Path, base: Path, **options: Any) -> dict[str, str]:
+    find = look if "known_as" in options else look_as_declared
+    return {finding.code: finding.severity for finding in find(folder, base, **options)}
 
 
 @pytest.mark.parametrize("code", sorted(CASES.keys() - UNREADABLE))
@@ -48,33 +38,18 @@ def test_the_bad_case_is_found_and_the_good_one_is_not(
     assert code not in found(good, tiny_base, **{**case.look, **case.good_look})
 
 
-def test_every_code_has_a_case() -> None:
-    ours = {code for code in CODES if not code.startswith(NOT_OURS) and code not in training_codes()}
-    assert ours == CASES.keys()
-    assert len(CASES) >= 40
-
-
-def training_codes() -> set[str]:
-    from fusery.registry.admission.training_codes import ALL
-
-    return {code.name for code in ALL}
-
-
-def test_codes_are_told_in_full() -> None:
+def test_every_code_has_a_case_and_its_words() -> None:
+    training = {code.name for code in ALL}
+    assert {code for code in CODES if not code.startswith(NOT_OURS) and code not in training} == CASES.keys()
     for code in CODES.values():
-        assert code.what
-        assert code.why
-        assert not code.what[0].isupper()
-        assert not code.what.endswith(".")
-        assert code.hint or code.severity == "info" or code.name in training_codes(), code.name
+        assert code.what and code.why
+        assert not code.what[0].isupper() and not code.what.endswith(".")
+        assert code.hint or code.severity == "info" or code.name in training, code.name
 
 
-def test_a_code_means_one_thing() -> None:
-    told = {code.name: code for rule in RULES for code in rule.codes}
-    assert all(code is told[code.name] for rule in RULES for code in rule.codes)
-
-
-def test_a_rule_finds_only_what_it_says(tiny_base: Path, make_adapter: Callable[..., Path]) -> None:
+def test_rules_and_codes_are_unique() -> None:
+    codes = {code.name: code for rule in RULES for code in rule.codes}
+    assert all(code is codes[code.name] for rule in RULES for code in rule.codes)
     assert len({rule.name for rule in RULES}) == len(RULES)
     assert all(rule.look.__doc__ for rule in RULES)
 

@@ -56,44 +56,40 @@ def test_without_templates_no_process_is_started(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(
-    ("files", "code", "subject", "said"),
+    ("files", "code", "subject"),
     [
-        ({FILE: "a{% for %}"}, "chat_template_fails", FILE, "fails: line 1: "),
-        ({FILE: "{{ raise_exception('never') }}"}, "chat_template_fails", FILE, "fails: never"),
-        ({FILE: "{{ 1 / 0 }}"}, "chat_template_fails", FILE, "division by zero"),
-        ({FILE: chat_templates.ENDLESS}, "chat_template_exceeds", FILE, "needed more than"),
-        ({FILE: "{{ 'a' * 10 ** 10 }}"}, "chat_template_exceeds", FILE, "MiB of memory"),
-        ({FILE: ""}, "chat_template_deaf", FILE, "leaves out what the user says"),
+        ({FILE: "a{% for %}"}, "chat_template_fails", FILE),
+        ({FILE: "{{ raise_exception('never') }}"}, "chat_template_fails", FILE),
+        ({FILE: "{{ 1 / 0 }}"}, "chat_template_fails", FILE),
+        ({FILE: chat_templates.ENDLESS}, "chat_template_exceeds", FILE),
+        ({FILE: "{{ 'a' * 10 ** 10 }}"}, "chat_template_exceeds", FILE),
+        ({FILE: ""}, "chat_template_deaf", FILE),
         (
             {FILE: "{% for m in messages %}{% for p in m.content %}{{ p.text }}{% endfor %}{% endfor %}"},
             "chat_template_deaf",
             FILE,
-            "leaves out",
         ),
-        ({FILE: chat_templates.CHATML, TOOLS: "{% if %}"}, "chat_template_fails", TOOLS, "fails"),
-        ({TOOLS: "{{ tools[0].no.such }}"}, "chat_template_fails", TOOLS, "has no attribute"),
-        ({SETTINGS: json.dumps({"chat_template": "{% if %}"})}, "chat_template_fails", SETTINGS, "fails"),
+        ({FILE: chat_templates.CHATML, TOOLS: "{% if %}"}, "chat_template_fails", TOOLS),
+        ({TOOLS: "{{ tools[0].no.such }}"}, "chat_template_fails", TOOLS),
+        ({SETTINGS: json.dumps({"chat_template": "{% if %}"})}, "chat_template_fails", SETTINGS),
         (
             {SETTINGS: json.dumps({"chat_template": [{"name": "default", "template": "{% if %}"}, 7, {}]})},
             "chat_template_fails",
             SETTINGS,
-            "fails",
         ),
-        ({FILE: b"\xff{% if %}"}, "chat_template_fails", FILE, "fails"),
+        ({FILE: b"\xff{% if %}"}, "chat_template_fails", FILE),
         # The file wins over the settings, as it does in transformers.
         (
             {FILE: "{% if %}", SETTINGS: json.dumps({"chat_template": chat_templates.CHATML})},
             "chat_template_fails",
             FILE,
-            "fails",
         ),
     ],
 )
-def test_what_is_wrong_is_named(files: dict[str, Any], code: str, subject: str, said: str) -> None:
+def test_a_broken_template_is_named(files: dict[str, Any], code: str, subject: str) -> None:
     ((found_code, found_subject, message),) = found(files)
     assert (found_code, found_subject) == (code, subject)
     assert message.startswith(f"{subject}: the model's chat template ")
-    assert said in message
 
 
 def test_what_a_template_says_can_be_printed_and_kept() -> None:
@@ -104,44 +100,39 @@ def test_what_a_template_says_can_be_printed_and_kept() -> None:
 
 
 @pytest.fixture
-def bad_base(tiny_base: Path, tmp_path: Path) -> Callable[[str], Path]:
-    def make(source: str) -> Path:
-        folder = shutil.copytree(tiny_base, tmp_path / "bad")
-        (folder / FILE).write_text(source)
-        return folder
-
-    return make
+def bad_base(tiny_base: Path, tmp_path: Path) -> Path:
+    folder = shutil.copytree(tiny_base, tmp_path / "bad")
+    (folder / FILE).write_text(chat_templates.ENDLESS)
+    return folder
 
 
-def test_adding_a_base_names_it_and_goes_on(registry: Registry, bad_base: Callable[[str], Path]) -> None:
-    added = registry.bases.add(bad_base(chat_templates.ENDLESS), name="bad")
+def test_a_bad_template_is_a_finding_of_the_base_unless_it_is_set_to_an_error(
+    registry: Registry, bad_base: Path
+) -> None:
+    settings = registry.workspace.settings
+    severity = {"admission": {"severity": {"chat_template_exceeds": "error"}}}
+    registry.workspace.settings = replace(settings, **severity)
+    with pytest.raises(AdmissionError) as caught:
+        registry.bases.add(bad_base, name="bad")
+    assert [finding.code for finding in caught.value.findings] == ["chat_template_exceeds"]
+    assert registry.bases.list() == []
+    registry.workspace.settings = settings
+    added = registry.bases.add(bad_base, name="bad")
     assert [finding.code for finding in added.findings] == ["chat_template_exceeds"]
     assert registry.bases.show("bad")["digest"] == added["digest"]
     assert not template_processes()
 
 
-def test_a_base_is_kept_out_where_that_is_set(registry: Registry, bad_base: Callable[[str], Path]) -> None:
-    severity = {"admission": {"severity": {"chat_template_exceeds": "error"}}}
-    registry.workspace.settings = replace(registry.workspace.settings, **severity)
-    with pytest.raises(AdmissionError, match="chat_template_exceeds") as caught:
-        registry.bases.add(bad_base(chat_templates.ENDLESS), name="bad")
-    assert [finding.code for finding in caught.value.findings] == ["chat_template_exceeds"]
-    assert registry.bases.list() == []
-
-
 def test_registering_names_the_base_s_template_and_the_adapter_s_own(
-    registry: Registry, bad_base: Callable[[str], Path], make_adapter: Callable[..., Path]
+    registry: Registry, bad_base: Path, make_adapter: Callable[..., Path]
 ) -> None:
-    base = bad_base(chat_templates.ENDLESS)
-    registry.bases.add(base, name="bad")
-    folder = make_adapter("own", base=base)
-    first = registry.adapters.register(folder, base="bad", task="a")
-    findings = {f["code"]: f["message"] for f in first["findings"]}
-    assert findings["chat_template_exceeds"].startswith(f"{FILE} of bad: ")
+    registry.bases.add(bad_base, name="bad")
+    folder = make_adapter("own", base=bad_base)
+    first = registry.adapters.register(folder, base="bad", task="a").findings
+    messages = {finding.code: finding.message for finding in first}
+    assert messages["chat_template_exceeds"].startswith(f"{FILE} of bad: ")
     (folder / FILE).write_text("{% if %}")
-    findings = {
-        f["code"]: f["message"]
-        for f in (each.to_dict() for each in registry.adapters.check(folder, base="bad", task="b"))
-    }
-    assert findings["chat_template_fails"].startswith(f"{FILE}: ")
-    assert "chat_template_exceeds" not in findings
+    second = registry.adapters.check(folder, base="bad", task="b")
+    messages = {finding.code: finding.message for finding in second}
+    assert messages["chat_template_fails"].startswith(f"{FILE}: ")
+    assert "chat_template_exceeds" not in messages

@@ -1,4 +1,4 @@
-"""The Python API as an editor and a type checker see it: resources, real keywords, names that can be imported."""
+"""The Python API: real keywords that type checkers know, importable names, records as references and values."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def methods() -> Iterator[tuple[str, str, inspect.Signature]]:
-    """Yield every verb of every resource: the resource's name, the verb's, and what it takes."""
+    """Yield every method of every resource: the resource's name, the method's, and its signature."""
     with Registry.open("nowhere") as registry:
         for name, resource in vars(registry).items():
             if isinstance(resource, Resource):
@@ -32,24 +32,19 @@ def methods() -> Iterator[tuple[str, str, inspect.Signature]]:
 METHODS = list(methods())
 
 
-def test_every_verb_has_real_keywords() -> None:
+def test_every_method_has_real_keywords_and_every_name_can_be_imported() -> None:
     assert len(METHODS) > 60
     for resource, verb, signature in METHODS:
-        # `Unpack` names each keyword; mypy and editors know them.
-        kinds = {
-            parameter.kind
-            for parameter in signature.parameters.values()
-            if not str(parameter.annotation).startswith("Unpack[")
-        }
-        assert inspect.Parameter.VAR_KEYWORD not in kinds, f"{resource}.{verb}"
-
-
-def test_every_public_name_can_be_imported() -> None:
+        for parameter in signature.parameters.values():
+            # `Unpack` names each keyword; mypy and editors know them.
+            named = str(parameter.annotation).startswith("Unpack[")
+            assert named or parameter.kind is not inspect.Parameter.VAR_KEYWORD, f"{resource}.{verb}"
     for name in fusery.registry.__all__:
         assert getattr(fusery.registry, name).__name__ == name
     assert not hasattr(fusery.registry, "registry")
 
 
+@pytest.mark.slow
 def test_a_misspelt_keyword_is_an_error_of_types(tmp_path: Path) -> None:
     calls = [
         f"    registry.{resource}.{verb}(misspelt_keyword=1)  # type: ignore[call-arg]"
@@ -68,58 +63,43 @@ def test_a_misspelt_keyword_is_an_error_of_types(tmp_path: Path) -> None:
     environment = {**os.environ, "MYPYPATH": str(ROOT)}
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
     [error, *_, summary] = done.stdout.splitlines()
-    assert error.startswith(
-        f'misspelt.py:{len(lines)}: error: Unexpected keyword argument "misspelt_keyword"'
-    ), done.stdout
+    expected = f'misspelt.py:{len(lines)}: error: Unexpected keyword argument "misspelt_keyword"'
+    assert error.startswith(expected), done.stdout
     assert summary.startswith("Found 1 error")
 
 
-def test_an_alias_may_be_named_with_its_task(stocked: Registry) -> None:
+def test_short_forms_of_arguments(stocked: Registry) -> None:
     assert stocked.aliases.set("course_rec#prod", "course_rec@1")["to"] == "course_rec_v1_20260115"
     assert stocked.aliases.set("prod", "course_rec@2")["alias"] == "course_rec#prod"
     assert stocked.aliases.set("#canary", "course_rec@2")["alias"] == "course_rec#canary"
-    with pytest.raises(BadInputError, match="is an alias of another") as caught:
+    with pytest.raises(BadInputError):
         stocked.aliases.set("other#prod", "course_rec@2")
-    assert "fusery alias set" in str(caught.value.hint)
     assert stocked.aliases.show("course_rec#prod")["adapter"] == "course_rec_v2_20260201"
-
-
-def test_a_precision_is_enough_to_fuse(stocked: Registry) -> None:
     made = stocked.fused.fuse("course_rec@1", precision="dequantize")
     assert made["precision"] == "dequantize"
-    with pytest.raises(BadInputError, match="its own precision"):
+    with pytest.raises(BadInputError):
         stocked.fused.fuse("course_rec@1", FuseRequest("keep"), precision="auto")
 
 
-def test_a_record_is_a_reference(stocked: Registry, tmp_path: Path) -> None:
+def test_records_and_moments_are_references(
+    stocked: Registry, make_adapter: Callable[..., Path], tmp_path: Path
+) -> None:
     first, second = stocked.adapters.list(sort="version")
     assert stocked.aliases.set("course_rec#prod", first).to == first.name
     assert stocked.adapters.show(first).name == first.name
-    assert (
-        stocked.adapters.diff(first, second)["changed"].keys()
-        == stocked.adapters.compare([first, second])["differs"].keys()
-    )
+    differs = stocked.adapters.compare([first, second])["differs"]
+    assert stocked.adapters.diff(first, second)["changed"].keys() == differs.keys()
     [base] = stocked.bases.list()
     assert stocked.bases.show(base).adapters == (first.name, second.name)
     made = stocked.fused.fuse(first, FuseRequest(accept_loss=True))
     assert stocked.fused.fidelity(made).key == made.key
-    assert stocked.bundles.materialize([first], tmp_path / "bundle", target="adapters").adapters == (
-        first.name,
-    )
-    with pytest.raises(BadInputError, match="no reference: Finding"):
-        stocked.adapters.show(Finding("code", "error", "file", "message"))
-    with pytest.raises(BadInputError, match="no reference: int"):
-        stocked.adapters.show(1)  # type: ignore[arg-type]
-
-
-def test_records_and_moments_stand_for_their_texts(
-    stocked: Registry, make_adapter: Callable[..., Path]
-) -> None:
-    first, second = stocked.adapters.list(sort="version")
-    [base] = stocked.bases.list()
-    third = stocked.adapters.register(
-        make_adapter("third", seed=3), base=base, task="course_rec", parent=second
-    )
+    bundle = stocked.bundles.materialize([first], tmp_path / "bundle", target="adapters")
+    assert bundle.adapters == (first.name,)
+    for reference in (Finding("code", "error", "file", "message"), 1):
+        with pytest.raises(BadInputError):
+            stocked.adapters.show(reference)  # type: ignore[arg-type]
+    folder = make_adapter("third", seed=3)
+    third = stocked.adapters.register(folder, base=base, task="course_rec", parent=second)
     assert (third.base, third.parent) == (base.name, second.name)
     assert len(stocked.adapters.list(base=base)) == 3
     assert stocked.provenance.impact(base).adapters == stocked.provenance.impact(f"base:{base.name}").adapters
@@ -157,17 +137,3 @@ def test_records_are_hashable(stocked: Registry) -> None:
     assert len({*listed, *stocked.adapters.list(), shown}) == len(listed) + 1
     with pytest.raises(TypeError, match="unhashable"):
         hash(stocked.upkeep.audit())
-
-
-def test_adapters_convert_to_a_table(stocked: Registry, tmp_path: Path) -> None:
-    pandas = pytest.importorskip("pandas")
-    pytest.importorskip("pyarrow")
-    adapters = stocked.adapters.list()
-    for chosen in ([each for each in adapters if not each.tags], adapters):
-        table = pandas.json_normalize([*map(dict, chosen)])
-        table.to_parquet(tmp_path / "adapters.parquet")
-        read = pandas.read_parquet(tmp_path / "adapters.parquet")
-        assert list(read["name"]) == [adapter.name for adapter in chosen] != []
-        assert {name for name in read if name.startswith("tags.")} == {
-            f"tags.{key}" for adapter in chosen for key in adapter.tags
-        }

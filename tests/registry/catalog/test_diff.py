@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,9 +21,6 @@ from fusery.registry.errors import (
     UnknownReferenceError,
 )
 from fusery.storage.errors import BlobCorruptError
-
-on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-"""For what the kind of database has no part in."""
 
 
 def updates(folder: Path, scale: float) -> dict[str, Any]:
@@ -47,30 +43,27 @@ def test_the_weights_of_two_versions(stocked: Registry, tmp_path: Path) -> None:
         updates(tmp_path / name, scale) for name, scale in zip(("first", "second"), scales, strict=True)
     )
     assert {module["module"] for module in found["modules"]} == first.keys() == second.keys()
+    norm = np.linalg.norm
     for module in found["modules"]:
         a, b = first[module["module"]], second[module["module"]]
-        assert module["norm_a"] == pytest.approx(np.linalg.norm(a), rel=1e-5)
-        assert module["norm_b"] == pytest.approx(np.linalg.norm(b), rel=1e-5)
-        assert module["cosine"] == pytest.approx(
-            (a * b).sum() / np.linalg.norm(a) / np.linalg.norm(b), abs=1e-5
-        )
-        assert module["relative_change"] == pytest.approx(np.linalg.norm(a - b) / np.linalg.norm(a), rel=1e-5)
+        assert module["norm_a"] == pytest.approx(norm(a), rel=1e-5)
+        assert module["norm_b"] == pytest.approx(norm(b), rel=1e-5)
+        assert module["cosine"] == pytest.approx((a * b).sum() / norm(a) / norm(b), abs=1e-5)
+        assert module["relative_change"] == pytest.approx(norm(a - b) / norm(a), rel=1e-5)
         assert 1 <= module["effective_rank_b"] <= 4 < module["effective_rank_a"] <= 8
         assert len(module["angles_in"]) == len(module["angles_out"]) == 4
     assert found["overall"]["norm_a"] == pytest.approx(
         sum(float(np.square(a).sum()) for a in first.values()) ** 0.5, rel=1e-5
     )
     assert found["plot"] is None
+    same = stocked.adapters.diff("course_rec@1", "course_rec@1", weights=True)
+    assert (same["overall"]["relative_change"], same["overall"]["cosine"]) == (0.0, pytest.approx(1))
+    assert all(module["relative_change"] == 0.0 for module in same["modules"])
+    scratch = stocked.workspace.settings.cache
+    assert not [path for path in scratch.rglob("*.safetensors") if path.is_file()]
 
 
-def test_an_adapter_against_itself(stocked: Registry) -> None:
-    found = stocked.adapters.diff("course_rec@1", "course_rec@1", weights=True)
-    assert found["overall"]["relative_change"] == 0.0
-    assert found["overall"]["cosine"] == pytest.approx(1)
-    assert all(module["relative_change"] == 0.0 for module in found["modules"])
-
-
-def test_adapters_on_different_bases_are_refused(
+def test_other_bases_and_damaged_weights_are_refused(
     stocked: Registry, tmp_path: Path, make_adapter: Any
 ) -> None:
     base = tiny_models.make_base(tmp_path / "other", seed=5)
@@ -78,20 +71,11 @@ def test_adapters_on_different_bases_are_refused(
     stocked.adapters.register(make_adapter("foreign", base=base), base="other", task="foreign")
     with pytest.raises(BadInputError) as caught:
         stocked.adapters.diff("course_rec@1", "foreign@1", weights=True)
-    assert "on tiny and" in caught.value.message
-    assert "without" not in str(caught.value.hint)
     assert str(caught.value.hint).startswith("fusery diff course_rec_v1_20260115 foreign_v1_")
     assert "base" in stocked.adapters.diff("course_rec@1", "foreign@1")["changed"]
-
-
-@on_sqlite
-def test_damaged_weights_are_not_compared(stocked: Registry) -> None:
-    file = next(
-        file
-        for file in stocked.adapters.show("course_rec@1")["files"]
-        if file["path"].endswith("safetensors")
-    )
-    path = stocked.workspace.store.local_path(file["sha256"])
+    files = stocked.adapters.show("course_rec@1")["files"]
+    [digest] = [file["sha256"] for file in files if file["path"].endswith("safetensors")]
+    path = stocked.workspace.store.local_path(digest)
     assert path is not None
     path.chmod(0o600)
     data = bytearray(path.read_bytes())
@@ -101,7 +85,9 @@ def test_damaged_weights_are_not_compared(stocked: Registry) -> None:
         stocked.adapters.diff("course_rec@1", "course_rec@2", weights=True)
 
 
-def test_the_files_are_read_through_once_a_day(stocked: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_read_once_a_day_and_from_a_store_elsewhere(
+    stocked: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
     verified: list[str] = []
     store = type(stocked.workspace.store)
     original = store.verify
@@ -111,12 +97,12 @@ def test_the_files_are_read_through_once_a_day(stocked: Registry, monkeypatch: p
         original(self, digest, size, generation=generation)
 
     monkeypatch.setattr(store, "verify", noted)
-    for _ in range(2):
-        stocked.adapters.diff("course_rec@1", "course_rec@2", weights=True)
-    assert len(verified) == len(set(verified)) <= 2
+    expected, again = (stocked.adapters.diff("course_rec@1", "course_rec@2", weights=True) for _ in range(2))
+    assert again == expected and len(verified) == len(set(verified)) <= 2
+    monkeypatch.setattr(store, "local_path", lambda *_, **__: None)
+    assert stocked.adapters.diff("course_rec@1", "course_rec@2", weights=True) == expected
 
 
-@on_sqlite
 @pytest.mark.parametrize(("rank", "marks"), [(1, 2), (3, 0)])
 def test_singular_values_are_a_line_and_a_single_one_is_a_mark(
     rank: int, marks: int, stocked: Registry, make_adapter: Callable[..., Path], tmp_path: Path
@@ -129,36 +115,27 @@ def test_singular_values_are_a_line_and_a_single_one_is_a_mark(
     assert place.read_text().count('class="dot ') == marks
 
 
-@on_sqlite
 @pytest.mark.parametrize("name", ["diff.png", "diff.SVG"])
-def test_the_picture(name: str, stocked: Registry, tmp_path: Path) -> None:
+def test_a_plot_is_written_once(name: str, stocked: Registry, tmp_path: Path) -> None:
     place = tmp_path / name
-    found = stocked.adapters.diff("course_rec@1", "course_rec@2", weights=True, plot=place)
-    assert found["plot"] == str(place)
-    first = place.read_bytes()
+
+    def draw(**options: bool) -> Any:
+        return stocked.adapters.diff("course_rec@1", "course_rec@2", weights=True, plot=place, **options)
+
+    assert draw()["plot"] == str(place)
+    first, before = place.read_bytes(), place.stat().st_mtime_ns
     assert first.startswith(b"\x89PNG" if name.endswith("png") else b"<?xml")
-    before = place.stat().st_mtime_ns
-    stocked.adapters.diff("course_rec@1", "course_rec@2", weights=True, plot=place)
+    draw()
     assert place.stat().st_mtime_ns == before
     place.write_bytes(b"precious")
     with pytest.raises(AlreadyExistsError):
-        stocked.adapters.diff("course_rec@1", "course_rec@2", weights=True, plot=place)
-    stocked.adapters.diff("course_rec@1", "course_rec@2", weights=True, plot=place, force=True)
+        draw()
+    draw(force=True)
     assert place.read_bytes() == first
-
-
-@on_sqlite
-def test_the_picture_has_a_panel_for_each_figure(stocked: Registry, tmp_path: Path) -> None:
-    stocked.adapters.diff("course_rec@1", "course_rec@2", weights=True, plot=tmp_path / "x.svg")
-    root = ElementTree.parse(tmp_path / "x.svg").getroot()
-    texts = [node for node in root.iter() if node.tag.endswith("}text")]
-    titles = [node.text or "" for node in texts if node.get("class") == "label strong"]
-    assert [re.split(r":| \(|,", title)[0] for title in titles] == [
-        "relative change",
-        "cosine of the updates",
-        "share of the norm",
-    ]
-    kinds = [node.get("class", "") for node in root.iter()]
+    if name.endswith("png"):
+        return
+    kinds = [node.get("class", "") for node in ElementTree.parse(place).getroot().iter()]
+    assert kinds.count("label strong") == 3
     assert [kind for kind in kinds if kind.startswith(("curve", "band"))] == [
         *("band s0", "curve s0", "curve s0"),
         *("band s1", "curve s1 d1", "curve s1 d1"),
@@ -169,11 +146,8 @@ def test_compare_says_what_differs_and_what_is_the_same(stocked: Registry, make_
     stocked.adapters.register(make_adapter("third", seed=3), base="tiny", task="course_rec", date="20260301")
     stocked.fused.fuse("course_rec@1")
     found = stocked.adapters.compare(["course_rec@1", "course_rec@2", "course_rec@latest"])
-    assert found["adapters"] == [
-        "course_rec_v1_20260115",
-        "course_rec_v2_20260201",
-        "course_rec_v3_20260301",
-    ]
+    dates = ("20260115", "20260201", "20260301")
+    assert found["adapters"] == [f"course_rec_v{number}_{day}" for number, day in enumerate(dates, 1)]
     assert found["differs"]["val_loss"] == [0.61, 0.42, None]
     assert found["differs"]["rank"] == [8, 4, 8]
     assert found["differs"]["fused.verdict"][1:] == [None, None]
@@ -187,87 +161,52 @@ def test_compare_says_what_differs_and_what_is_the_same(stocked: Registry, make_
 
 def test_compare_takes_two_different_adapters(stocked: Registry) -> None:
     for references in ([], ["course_rec@1"], ["course_rec@1", "course_rec_v1_20260115"]):
-        with pytest.raises(BadInputError, match="two different adapters"):
+        with pytest.raises(BadInputError):
             stocked.adapters.compare(references)
     with pytest.raises(UnknownReferenceError):
         stocked.adapters.compare(["course_rec@1", "nobody@1"])
-    with pytest.raises(BadInputError, match="too many"):
+    with pytest.raises(BadInputError):
         stocked.adapters.compare(["course_rec@1"] * 51)
 
 
-def add_curve(registry: Registry, name: str, points: list[tuple[int, float | None, float | None]]) -> None:
-    from sqlalchemy import select
-
-    with registry.workspace.database.write() as session:
-        adapter = session.scalars(select(tables.Adapter).where(tables.Adapter.name == name)).one()
-        session.add_all(
-            tables.CurvePoint(adapter_id=adapter.id, iteration=at, train_loss=train, val_loss=val)
-            for at, train, val in points
-        )
-
-
-@on_sqlite
 def test_curves_over_one_another(stocked: Registry, tmp_path: Path) -> None:
-    add_curve(stocked, "course_rec_v1_20260115", [(1, None, 2.0), (10, 1.5, None), (20, 1.2, 1.1)])
-    add_curve(stocked, "course_rec_v2_20260201", [(20, 1.0, 0.9), (1, 2.5, 2.2)])
-    place = tmp_path / "curves.svg"
-    found = stocked.adapters.compare(["course_rec@1", "course_rec@2"], plot=place)
+    place, pair = tmp_path / "curves.svg", ["course_rec@1", "course_rec@2"]
+    with pytest.raises(BadInputError):  # no training curve
+        stocked.adapters.compare(pair, plot=place)
+    assert not place.exists()
+    points = [(1, 1, None, 2.0), (1, 10, 1.5, None), (1, 20, 1.2, 1.1), (2, 20, 1.0, 0.9), (2, 1, 2.5, 2.2)]
+    with stocked.workspace.database.write() as session:
+        for adapter, at, train, val in points:
+            row = {"adapter_id": adapter, "iteration": at, "train_loss": train, "val_loss": val}
+            session.add(tables.CurvePoint(**row))
+    found = stocked.adapters.compare(pair, plot=place)
     assert [point["iteration"] for point in found["curves"]["course_rec_v2_20260201"]] == [1, 20]
-    assert found["curves"]["course_rec_v1_20260115"][0] == {
-        "iteration": 1,
-        "train_loss": None,
-        "val_loss": 2.0,
-        "learning_rate": None,
-    }
-    assert place.read_bytes().startswith(b"<?xml")
-    first = place.read_bytes()
-    stocked.adapters.compare(["course_rec@1", "course_rec@2"], plot=place, force=True)
-    assert place.read_bytes() == first
+    first = {"iteration": 1, "train_loss": None, "val_loss": 2.0, "learning_rate": None}
+    assert found["curves"]["course_rec_v1_20260115"][0] == first
+    drawing = place.read_bytes()
+    assert drawing.startswith(b"<?xml")
+    stocked.adapters.compare(pair, plot=place, force=True)
+    assert place.read_bytes() == drawing
 
 
-def test_no_curve_no_picture(stocked: Registry, tmp_path: Path) -> None:
-    with pytest.raises(BadInputError, match="no training curve"):
-        stocked.adapters.compare(["course_rec@1", "course_rec@2"], plot=tmp_path / "curves.svg")
-    assert not (tmp_path / "curves.svg").exists()
-
-
-@on_sqlite
 def test_a_picture_needs_its_extra_and_the_numbers_do_not(
     stocked: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import sys
-
     monkeypatch.setitem(sys.modules, "resvg_py", None)
     with pytest.raises(MissingExtraError):
         stocked.adapters.diff("course_rec@1", "course_rec@2", weights=True, plot=tmp_path / "x.png")
     assert stocked.adapters.diff("course_rec@1", "course_rec@2", weights=True)["modules"]
     assert not (tmp_path / "x.png").exists()
-    assert stocked.adapters.diff("course_rec@1", "course_rec@2", weights=True, plot=tmp_path / "x.svg")[
-        "plot"
-    ]
 
 
-@on_sqlite
 def test_a_module_that_only_one_adapts(stocked: Registry, make_adapter: Any, tmp_path: Path) -> None:
     folder = make_adapter("fewer", seed=4, keys=["self_attn.q_proj"])
     stocked.adapters.register(folder, base="tiny", task="fewer")
     found = stocked.adapters.diff("fewer@1", "course_rec@1", weights=True, plot=tmp_path / "x.svg")
-    assert found["overall"]["only_b"] > 0
-    assert found["overall"]["only_a"] == 0
-    assert all(
-        re.search(r"q_proj", module["module"]) for module in found["modules"] if module["cosine"] is not None
-    )
+    assert found["overall"]["only_b"] > 0 and found["overall"]["only_a"] == 0
+    assert all("q_proj" in each["module"] for each in found["modules"] if each["cosine"] is not None)
 
 
-@on_sqlite
-def test_nothing_of_the_comparison_stays_behind(stocked: Registry) -> None:
-    scratch = stocked.workspace.settings.cache
-    stocked.adapters.diff("course_rec@1", "course_rec@2", weights=True)
-    left = [place for place, _, files in os.walk(scratch) for file in files if file.endswith(".safetensors")]
-    assert left == []
-
-
-@on_sqlite
 def test_a_change_of_one_number_is_seen(stocked: Registry, make_adapter: Any) -> None:
     folder = make_adapter("again", seed=1)
 
@@ -283,8 +222,7 @@ def test_a_change_of_one_number_is_seen(stocked: Registry, make_adapter: Any) ->
     assert 0 < changed[0]["relative_change"] < 1e-6
 
 
-@on_sqlite
-def test_what_was_registered_in_the_form_of_peft(stocked: Registry, tmp_path: Path) -> None:
+def test_an_adapter_in_the_form_of_peft(stocked: Registry, tmp_path: Path) -> None:
     stocked.exchange.export("course_rec@1", tmp_path / "out", form="peft")
     (folder,) = (path.parent for path in (tmp_path / "out").rglob("adapter_model.safetensors"))
     again = tmp_path / "again"
@@ -296,14 +234,3 @@ def test_what_was_registered_in_the_form_of_peft(stocked: Registry, tmp_path: Pa
     assert found["overall"]["relative_change"] < 1e-6
     assert found["overall"]["only_a"] == found["overall"]["only_b"] == 0
     assert stocked.adapters.diff("again@1", "again@1", weights=True)["overall"]["relative_change"] == 0.0
-
-
-@on_sqlite
-def test_weights_in_a_store_that_is_elsewhere(stocked: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = stocked.adapters.diff("course_rec@1", "course_rec@2", weights=True)
-    monkeypatch.setattr(type(stocked.workspace.store), "local_path", lambda *_, **__: None)
-    assert stocked.adapters.diff("course_rec@1", "course_rec@2", weights=True) == expected
-    assert (
-        stocked.adapters.diff("course_rec@1", "course_rec@1", weights=True)["overall"]["relative_change"]
-        == 0.0
-    )

@@ -11,6 +11,8 @@ from fusery.registry.catalog.following import follow
 from fusery.registry.database import events
 from fusery.registry.errors import UnknownReferenceError
 
+pytestmark = pytest.mark.timing
+
 
 def happen(registry: Registry, *actions: str) -> None:
     with registry.workspace.database.write() as session:
@@ -40,9 +42,6 @@ def test_only_what_was_asked_for_is_yielded(registry: Registry) -> None:
     happen(registry, "base.added")
     assert next(coming).seq == 8
     coming.close()
-
-
-def test_what_there_is_not_is_told_at_once(registry: Registry) -> None:
     with pytest.raises(UnknownReferenceError):
         next(registry.upkeep.follow(reference="nowhere"))
 

@@ -1,4 +1,4 @@
-"""The log as people ask for it."""
+"""The event log: filters, references, and each event in words."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fusery.registry import Registry
 from fusery.registry.catalog.journal_words import told_of
 from fusery.registry.database.actions import ACTIONS
 from fusery.registry.database.events import record
-from fusery.registry.errors import BadInputError, UnknownReferenceError
+from fusery.registry.errors import BadInputError, FidelityError, UnknownReferenceError
 from fusery.registry.fusion.fuse import FuseRequest
 from fusery.storage.digest import Digest
 
@@ -24,50 +24,31 @@ def actions(registry: Registry, **filters: Any) -> list[str]:
     return [event["action"] for event in registry.upkeep.log(**filters)]
 
 
-def test_all_of_it_in_order(stocked: Registry) -> None:
+def test_all_of_it_in_order_and_filtered(stocked: Registry) -> None:
     told = stocked.upkeep.log()
     assert [event["seq"] for event in told] == list(range(1, len(told) + 1))
-    assert [event["action"] for event in told] == [
-        "registry.made",
-        "base.added",
-        "adapter.registered",
-        "adapter.registered",
-    ]
+    names = ["registry.made", "base.added", "adapter.registered", "adapter.registered"]
+    assert actions(stocked) == names
     assert {event["actor"] for event in told} == {"tester"}
     assert told[-1]["detail"]["val_loss"] == 0.42
-
-
-@pytest.mark.parametrize(
-    ("reference", "kind"),
-    [("course_rec@1", "adapter"), ("tiny", "base"), (SECOND, "adapter")],
-)
-def test_about_one_thing(reference: str, kind: str, stocked: Registry) -> None:
-    (event,) = stocked.upkeep.log(reference=reference)
-    assert event["kind"] == kind
-
-
-def test_about_a_fused_model(stocked: Registry) -> None:
-    key = stocked.fused.fuse("course_rec@1")["key"]
-    assert actions(stocked, reference=key[:12]) == ["fused.made"]
-
-
-def test_filters(stocked: Registry) -> None:
+    assert actions(stocked, reference="course_rec@1") == actions(stocked, reference=SECOND) == names[2:3]
+    assert actions(stocked, reference="tiny") == names[1:2]
     assert len(stocked.upkeep.log(action="adapter.registered")) == 2
     assert [event["seq"] for event in stocked.upkeep.log(limit=1)] == [4]
+    assert stocked.upkeep.log(before=4) == told[:-1]
+    assert stocked.upkeep.log(before=4, limit=1) == told[-2:-1]
+    assert stocked.upkeep.log(before=1) == []
     assert stocked.upkeep.log(since="2100-01-01") == []
     assert len(stocked.upkeep.log(since="2020-01-01T00:00+02:00")) == 4
-
-
-def test_what_there_is_not(stocked: Registry) -> None:
     for reference in ("nothing@1", "course_rec#prod", "abcdef0123", "no place"):
         with pytest.raises(UnknownReferenceError):
             stocked.upkeep.log(reference=reference)
-    with pytest.raises(BadInputError, match="date"):
+    with pytest.raises(BadInputError):
         stocked.upkeep.log(since="yesterday")
 
 
 def test_an_unknown_action_is_an_error_that_lists_the_known_ones(stocked: Registry) -> None:
-    with pytest.raises(BadInputError, match="no action 'adapter.yankd'") as refused:
+    with pytest.raises(BadInputError) as refused:
         stocked.upkeep.log(action="adapter.yankd")
     assert refused.value.hint is not None and "did you mean adapter.yanked?" in refused.value.hint
     assert all(name in refused.value.hint for name in ACTIONS)
@@ -82,43 +63,67 @@ def test_a_bundle_is_named_by_the_place_that_its_entry_tells_of(stocked: Registr
     assert [event["name"] for event in told] == [f"model {tmp_path / place}" for place in ("one", "two")]
 
 
-@pytest.fixture
-def eventful(stocked: Registry, tmp_path: Path) -> tuple[Registry, dict[str, str]]:
-    """A registry where something of every kind happened, and what there is by what it is called in the tests."""
-    key = stocked.fused.fuse("course_rec@1", KEEP, publish="full")["key"]
-    bundle = stocked.bundles.materialize("course_rec@1", tmp_path / "out", request=KEEP)
-    stocked.aliases.set_rules("prod", {"approvals": 1}, guarded=False, reason="four eyes")
-    stocked.aliases.promote("course_rec@2", "prod", reason="better")
-    stocked.aliases.set("prod", "course_rec@1", reason="first")
-    stocked.aliases.set("prod", "course_rec@2", reason="second")
-    stocked.deployments.record(str(tmp_path / "out"), "eu/ranker", note="rollout 7")
-    stocked.deployments.record("course_rec@2", "lab")
-    stocked.adapters.yank("course_rec@2", reason="leaks")
-    return stocked, {
-        "fused": key,
-        "bundle": str(bundle.manifest.digest),
-        "place": str(tmp_path / "out"),
-        "base": stocked.adapters.show("course_rec@1")["base"],
-    }
-
-
-def test_names_stand_beside_digests(eventful: tuple[Registry, dict[str, str]]) -> None:
-    registry, found = eventful
-    named = {(event["kind"], event["subject"]): event["name"] for event in registry.upkeep.log()}
+def test_events_of_every_kind(stocked: Registry, tmp_path: Path) -> None:
+    """Names and words of events, and those of each adapter, key, digest, place and alias."""
+    registry, log, place = stocked, stocked.upkeep.log, str(tmp_path / "out")
+    key = registry.fused.fuse("course_rec@1", KEEP, publish="full")["key"]
+    bundle = str(registry.bundles.materialize("course_rec@1", tmp_path / "out", request=KEEP).manifest.digest)
+    registry.aliases.set_rules("prod", {"approvals": 1}, guarded=False, reason="four eyes")
+    registry.aliases.promote("course_rec@2", "prod", reason="better")
+    registry.aliases.set("prod", "course_rec@1", reason="first")
+    registry.aliases.set("prod", "course_rec@2", reason="second")
+    registry.deployments.record(place, "eu/ranker", note="rollout 7")
+    registry.deployments.record("course_rec@2", "lab")
+    registry.adapters.yank("course_rec@2", reason="leaks")
+    named = {(event["kind"], event["subject"]): event["name"] for event in log()}
     assert all(named.values())
-    assert named["fused", found["fused"]] == f"{FIRST} (keep)"
-    assert named["bundle", found["bundle"]] == f"model {found['place']}"
-    assert named["adapter", SECOND] == SECOND
-    assert named["deployment", "lab"] == "lab"
+    assert named["fused", key] == f"{FIRST} (keep)"
+    assert named["bundle", bundle] == f"model {place}"
+    assert (named["adapter", SECOND], named["deployment", "lab"]) == (SECOND, "lab")
     assert {name for (kind, _), name in named.items() if kind == "base"} == {"tiny"}
+    told = {event["action"]: event["told"] for event in log()}
+    assert told["alias.moved"] == f"{FIRST} -> {SECOND}; second"
+    assert told["alias.refused"] == f"nobody -> {SECOND} refused: approvals: 0 of 1 approved; better"
+    assert (told["adapter.yanked"], told["bundle.written"]) == ("leaks", FIRST)
+    assert told["fused.made"].startswith("PASS, ")
+    assert told["rules.set"] == "not guarded, approvals=1; four eyes"
+    assert told["deployment.recorded"] == f"adapter {SECOND}"
+    assert log(action="alias.moved")[0]["told"] == f"nobody -> {FIRST}; first"
+    assert all(told.values())
+
+    def of(reference: str, **options: int) -> list[str]:
+        return [name.partition(".")[2] for name in actions(registry, reference=reference, **options)]
+
+    assert of("course_rec@2") == ["registered", "refused", "moved", "recorded", "yanked"]
+    assert of("course_rec@1") == ["registered", "made", "written", "moved", "moved"]
+    assert of("course_rec@2", limit=2) == ["recorded", "yanked"]
+    digests = {name: registry.adapters.show(name)["digest"] for name in (FIRST, SECOND)}
+    assert of(digests[SECOND][:12]) == of("course_rec@2")
+    for reference in (bundle, bundle[:12], place, f"bundle:{place}"):
+        assert of(reference) == ["written", "recorded"]
+    assert "written" in of(key[:10])
+    assert of(log(action="base.added")[0]["subject"][:12]) == ["added"]
+    assert (of("eu/ranker"), of("*#prod")) == (["recorded"], ["set"])
+    assert of("course_rec#prod") == ["set", "refused", "moved", "moved"]
+    with registry.workspace.database.write() as session:
+        about: dict[str, Any] = {"kind": "adapter", "subject": FIRST, "actor": "eve"}
+        for alias in ("prod", "canary"):
+            detail = {"digest": "d", "alias": alias, "reason": "prod"}
+            record(session, action="adapter.approved", detail=detail, **about)
+    registry.aliases.set_rules("course_rec#prod", {"approvals": 2})
+    registry.aliases.remove_rules("course_rec#prod")
+    assert of("course_rec#prod") == ["set", "refused", "moved", "moved", "approved", "set", "removed"]
+    assert of("course_rec#canary") == ["approved"]
+    for reference in ("other#prod", "course_rec#none"):
+        with pytest.raises(UnknownReferenceError):
+            log(reference=reference)
+    registry.adapters.yank("course_rec@1", reason=SECOND)  # a reason is no reference
+    assert len(log(reference="course_rec@2", action="adapter.yanked")) == 1
 
 
 def test_a_blob_is_called_by_the_file_that_is_made_of_it(stocked: Registry) -> None:
-    (weights,) = [
-        file
-        for file in stocked.adapters.show("course_rec@1")["files"]
-        if file["path"].endswith(".safetensors")
-    ]
+    files = stocked.adapters.show("course_rec@1")["files"]
+    (weights,) = [file for file in files if file["path"].endswith(".safetensors")]
     store = stocked.workspace.store
     place = store.local_path(Digest(weights["sha256"]))
     assert place is not None
@@ -126,33 +131,13 @@ def test_a_blob_is_called_by_the_file_that_is_made_of_it(stocked: Registry) -> N
     place.write_bytes(b"x" * weights["size"])
     assert not stocked.upkeep.audit(repair=True).ok
     (event,) = stocked.upkeep.log(reference=weights["sha256"][:10])
-    assert (event["action"], event["name"]) == (
-        "blob.quarantined",
-        f"{weights['path']} of {FIRST}",
-    )
-
-
-def test_what_happened_in_words(eventful: tuple[Registry, dict[str, str]]) -> None:
-    registry, _ = eventful
-    told = {event["action"]: event["told"] for event in registry.upkeep.log()}
-    assert told["alias.moved"] == f"{FIRST} -> {SECOND}; second"
-    assert told["alias.refused"] == f"nobody -> {SECOND} refused: approvals: 0 of 1 approved; better"
-    assert told["adapter.yanked"] == "leaks"
-    assert told["bundle.written"] == FIRST
-    assert told["fused.made"].startswith("PASS, ")
-    assert told["rules.set"] == "not guarded, approvals=1; four eyes"
-    assert told["deployment.recorded"] == f"adapter {SECOND}"
-    moves = [event["told"] for event in registry.upkeep.log(action="alias.moved")]
-    assert moves[0] == f"nobody -> {FIRST}; first"
+    assert (event["action"], event["name"]) == ("blob.quarantined", f"{weights['path']} of {FIRST}")
 
 
 def test_a_refused_fuse_says_why(stocked: Registry) -> None:
-    from fusery.registry.errors import FidelityError
-
+    request = FuseRequest(quantize=2, group_size=32, min_fidelity=1.0, scale=0.001)
     with pytest.raises(FidelityError):
-        stocked.fused.fuse(
-            "course_rec@1", FuseRequest(quantize=2, group_size=32, min_fidelity=1.0, scale=0.001)
-        )
+        stocked.fused.fuse("course_rec@1", request)
     (event,) = stocked.upkeep.log(action="fuse.refused")
     assert event["name"] == f"{FIRST} (scale 0.001) (requantised to 2 bits, affine, groups of 32)"
     assert event["told"].startswith("not published: ") and "% of the update retained" in event["told"]
@@ -161,118 +146,42 @@ def test_a_refused_fuse_says_why(stocked: Registry) -> None:
 def test_refused_fuse_event_names_the_missed_limit(registry: Registry, tmp_path: Path) -> None:
     base = tiny_models.make_base(tmp_path / "tiny4", bits=4)
     registry.bases.add(base, name="tiny4")
-    registry.adapters.register(
-        tiny_models.make_adapter(tmp_path / "a", base, update=0.01), base="tiny4", task="small"
-    )
+    folder = tiny_models.make_adapter(tmp_path / "a", base, update=0.01)
+    registry.adapters.register(folder, base="tiny4", task="small")
     registry.fused.fuse("small@1")
-    passed = [
-        event for event in registry.upkeep.log(action="fuse.refused") if event["detail"]["verdict"] == "PASS"
-    ]
-    assert passed
-    for event in passed:
-        assert "auto takes" in event["told"] and "PASS" not in event["told"]
-
-
-def test_an_adapter_has_what_it_figures_in(eventful: tuple[Registry, dict[str, str]]) -> None:
-    registry, _ = eventful
-    assert actions(registry, reference="course_rec@2") == [
-        "adapter.registered",
-        "alias.refused",
-        "alias.moved",
-        "deployment.recorded",
-        "adapter.yanked",
-    ]
-    assert actions(registry, reference="course_rec@1") == [
-        "adapter.registered",
-        "fused.made",
-        "bundle.written",
-        "alias.moved",
-        "alias.moved",
-    ]
-    assert actions(registry, reference="course_rec@2", limit=2) == ["deployment.recorded", "adapter.yanked"]
-    # What somebody wrote is no sign of it.
-    registry.adapters.yank("course_rec@1", reason=SECOND)
-    assert actions(registry, reference="course_rec@2")[-1] == "adapter.yanked"
-    assert len(registry.upkeep.log(reference="course_rec@2", action="adapter.yanked")) == 1
-
-
-def test_digests_keys_and_places_are_found(eventful: tuple[Registry, dict[str, str]]) -> None:
-    registry, found = eventful
-    digest = registry.adapters.show("course_rec@2")["digest"]
-    assert actions(registry, reference=digest[:12]) == actions(registry, reference="course_rec@2")
-    for reference in (found["bundle"], found["bundle"][:12], found["place"], f"bundle:{found['place']}"):
-        assert actions(registry, reference=reference) == ["bundle.written", "deployment.recorded"]
-    assert "bundle.written" in actions(registry, reference=found["fused"][:10])
-    base = next(event["subject"] for event in registry.upkeep.log(action="base.added"))
-    assert actions(registry, reference=base[:12]) == ["base.added"]
-    assert actions(registry, reference="eu/ranker") == ["deployment.recorded"]
-    assert actions(registry, reference="*#prod") == ["rules.set"]
-    assert actions(registry, reference="course_rec#prod")[0] == "rules.set"
-
-
-def test_an_alias_has_its_rules_and_approvals(eventful: tuple[Registry, dict[str, str]]) -> None:
-    registry, _ = eventful
-    with_rules = ["rules.set", "alias.refused", "alias.moved", "alias.moved"]
-    assert actions(registry, reference="course_rec#prod") == with_rules
-    with registry.workspace.database.write() as session:
-        for alias, action in (("prod", "adapter.approved"), ("canary", "adapter.approved")):
-            detail = {"digest": "d", "alias": alias, "reason": "prod"}
-            record(session, action=action, kind="adapter", subject=FIRST, detail=detail, actor="eve")
-    registry.aliases.set_rules("course_rec#prod", {"approvals": 2})
-    registry.aliases.remove_rules("course_rec#prod")
-    assert actions(registry, reference="course_rec#prod") == [
-        *with_rules,
-        "adapter.approved",
-        "rules.set",
-        "rules.removed",
-    ]
-    assert actions(registry, reference="course_rec#canary") == ["adapter.approved"]
-    for reference in ("other#prod", "course_rec#none"):
-        with pytest.raises(UnknownReferenceError):
-            registry.upkeep.log(reference=reference)
-
-
-def test_no_entry_is_without_a_word(eventful: tuple[Registry, dict[str, str]]) -> None:
-    registry, _ = eventful
-    assert all(event["told"] for event in registry.upkeep.log())
-    assert all(told_of(action, {}) for action in ACTIONS), "even of another version's details"
+    refused = registry.upkeep.log(action="fuse.refused")
+    passed = [event["told"] for event in refused if event["detail"]["verdict"] == "PASS"]
+    assert passed and all("auto takes" in told and "PASS" not in told for told in passed)
 
 
 @pytest.mark.parametrize(
     ("action", "detail", "words"),
     [
         ("key.trusted", {"aliases": [], "fused": True}, "for fused models of other registries"),
-        (
-            "key.trusted",
-            {"aliases": ["*#prod"], "fused": True},
-            "for *#prod and fused models of other registries",
-        ),
+        ("key.trusted", {"aliases": ["*#p"], "fused": True}, "for *#p and fused models of other registries"),
         ("key.trusted", {"aliases": ["a#b", "*#c"]}, "for a#b, *#c"),
         (
             "alias.confirmed",
             {"from": None, "to": {"name": FIRST}, "reason": "typo"},
-            f"{FIRST} holds it still, and was judged once more by what is amended; typo",
+            f"{FIRST} holds it still",
         ),
         (
             "fused.confirmed",
             {"registry": "1" * 36, "claimed": "a" * 64, "made": "a" * 64},
-            "registry 11111111 claimed aaaaaaaaaaaa, and the same came out here",
+            "registry 11111111",
         ),
-        (
-            "fused.refuted",
-            {"registry": "1" * 36, "claimed": "a" * 64, "made": "b" * 64},
-            "registry 11111111 claimed aaaaaaaaaaaa, and bbbbbbbbbbbb came out here",
-        ),
+        ("fused.refuted", {"registry": "1" * 36, "claimed": "a" * 64, "made": "b" * 64}, "registry 11111111"),
         ("guards.mended", {"mended": ["event_append"]}, "made anew: event_append"),
-        (
-            "adapter.amended",
-            {"changes": [{"field": "val_loss", "from": 0.5, "to": None}], "reason": "typo"},
-            "val_loss 0.5 -> null; typo",
-        ),
+        ("adapter.amended", {"changes": [{"field": "a", "from": 0.5, "to": None}]}, "a 0.5 -> null"),
+        *((action, {}, "") for action in ACTIONS),
         ("adapter.signed", {"key_id": "c" * 64}, "with the key cccccccccccc"),
         ("key.revoked", {"reason": ""}, "its signatures count no more"),
         ("registry.adopted", {"fused": 0, "approvals": 2}, "taken at nobody's word: 2 approvals"),
     ],
 )
-def test_what_is_told_of_each(action: str, detail: dict[str, object], words: str) -> None:
-    assert told_of(action, detail) == words
+def test_actions_in_words(action: str, detail: dict[str, object], words: str) -> None:
+    assert told_of(action, {}), "even of another version's details"
+    told = told_of(action, detail)
+    assert told.startswith(words)
+    for name in ("claimed", "made"):
+        assert str(detail.get(name, ""))[:12] in told

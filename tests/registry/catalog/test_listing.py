@@ -1,44 +1,15 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, event
 
 from fusery.registry import Registry
-from fusery.registry.errors import BadInputError, UnknownReferenceError
-
-
-@contextmanager
-def counted_queries() -> Iterator[list[str]]:
-    statements: list[str] = []
-
-    def note(conn: Any, cursor: Any, statement: str, *rest: Any) -> None:
-        if statement.lstrip().upper().startswith(("SELECT", "WITH")):
-            statements.append(statement)
-
-    event.listen(Engine, "before_cursor_execute", note)
-    try:
-        yield statements
-    finally:
-        event.remove(Engine, "before_cursor_execute", note)
-
-
-def test_listing_takes_the_same_queries_for_any_number(stocked: Registry, make_adapter: Any) -> None:
-    with counted_queries() as few:
-        stocked.adapters.list()
-    for seed in range(5):
-        stocked.adapters.register(
-            make_adapter(f"more{seed}", seed=10 + seed), base="tiny", task=f"task{seed}"
-        )
-    with counted_queries() as many:
-        assert len(stocked.adapters.list()) == 7
-    assert len(many) == len(few)
+from fusery.registry.errors import BadInputError, SchemaError, UnknownReferenceError
 
 
 def test_filters(stocked: Registry) -> None:
@@ -46,55 +17,36 @@ def test_filters(stocked: Registry) -> None:
     assert [view["version"] for view in stocked.adapters.list(base="tiny", tags={"team": "search"})] == [2]
     assert [view["version"] for view in stocked.adapters.list(sort="val_loss")] == [2, 1]
     assert [view["version"] for view in stocked.adapters.list(sort="val_loss:desc", limit=1)] == [1]
-
-
-def test_adapters_without_a_value_come_last(stocked: Registry, make_adapter: Any) -> None:
-    stocked.adapters.register(make_adapter("third", seed=3), base="tiny", task="course_rec")
-    for sort in ("val_loss", "val_loss:desc"):
-        assert stocked.adapters.list(sort=sort)[-1]["val_loss"] is None
-
-
-@pytest.mark.parametrize("sort", ["name; DROP TABLE adapter", "nothing", "name:up", ""])
-def test_only_known_fields_can_be_sorted_by(sort: str, stocked: Registry) -> None:
-    with pytest.raises(BadInputError):
-        stocked.adapters.list(sort=sort)
-
-
-@pytest.mark.parametrize("evil", ["'", '"', "%", "_", "\\", "';--", "course_rec' OR '1'='1"])
-def test_filters_are_values_and_not_sql(evil: str, stocked: Registry) -> None:
-    assert stocked.adapters.list(tags={"team": evil}) == []
-
-
-def test_an_unknown_task_names_the_nearest(stocked: Registry) -> None:
+    for evil in ("'", '"', "%", "_", "\\", "';--", "course_rec' OR '1'='1"):
+        assert stocked.adapters.list(tags={"team": evil}) == []
     with pytest.raises(UnknownReferenceError) as caught:
         stocked.adapters.list(task="course_rek")
     assert caught.value.hint == "did you mean course_rec?"
 
 
 @pytest.mark.parametrize(
-    "reference", ["course_rec@1", "course_rec@v1", "course_rec_v1_20260115", "Course_Rec@1"]
+    "sort",
+    ["name; DROP TABLE adapter", "nothing", "name:up", "", "name,", "name,nothing", ",".join(["name"] * 9)],
 )
-def test_references(reference: str, stocked: Registry) -> None:
-    assert stocked.adapters.show(reference)["version"] == 1
+def test_only_known_fields_can_be_sorted_by(sort: str, stocked: Registry) -> None:
+    with pytest.raises(BadInputError):
+        stocked.adapters.list(sort=sort)
 
 
-def test_latest_and_digest(stocked: Registry) -> None:
+def test_references(stocked: Registry) -> None:
+    for reference in ("course_rec@1", "course_rec@v1", "course_rec_v1_20260115", "Course_Rec@1"):
+        assert stocked.adapters.show(reference)["version"] == 1
     latest = stocked.adapters.show("course_rec@latest")
     assert latest["version"] == 2
     assert stocked.adapters.show(latest["digest"][:8])["name"] == latest["name"]
-
-
-def test_a_hint_names_a_version_and_not_latest(stocked: Registry) -> None:
-    with pytest.raises(UnknownReferenceError) as caught:
-        stocked.adapters.show("course_rek")
-    assert caught.value.hint is not None
-    assert caught.value.hint.startswith("did you mean course_rec@2 or ")
-
-
-def test_an_unknown_version_lists_what_there_is(stocked: Registry) -> None:
-    with pytest.raises(UnknownReferenceError) as caught:
-        stocked.adapters.show("course_rec@9")
-    assert caught.value.hint == "there are: course_rec@1, course_rec@2"
+    hints = {
+        "course_rek": "did you mean course_rec@2 or ",
+        "course_rec@9": "there are: course_rec@1, course_rec@2",
+    }
+    for reference, hint in hints.items():
+        with pytest.raises(UnknownReferenceError) as caught:
+            stocked.adapters.show(reference)
+        assert str(caught.value.hint).startswith(hint)
 
 
 def test_show_has_the_sizes_people_compare(stocked: Registry) -> None:
@@ -121,15 +73,12 @@ def test_diff_shows_what_differs_and_nothing_else(stocked: Registry) -> None:
     assert changed["parent"] == [None, "course_rec_v1_20260115"]
     assert "base" not in changed
     assert all(left != right for left, right in changed.values())
-
-
-def test_an_adapter_does_not_differ_from_itself(stocked: Registry) -> None:
     assert stocked.adapters.diff("course_rec@1", "course_rec@1")["changed"] == {}
 
 
-def test_nothing_is_made_by_looking(tmp_path: Path) -> None:
+def test_looking_makes_no_registry(tmp_path: Path) -> None:
     home = tmp_path / "home"
-    with Registry.open(home) as registry, pytest.raises(Exception, match="no registry"):
+    with Registry.open(home) as registry, pytest.raises(SchemaError):
         registry.adapters.list()
     assert not home.exists()
 
@@ -151,22 +100,13 @@ def test_an_expression_chooses(stocked: Registry, make_adapter: Any) -> None:
     assert versions("dataset ~ 'course*'", tags={"team": "search"}) == ["course_rec@2"]
 
 
-def test_an_expression_takes_no_more_queries(stocked: Registry) -> None:
-    with counted_queries() as plain:
-        stocked.adapters.list()
-    with counted_queries() as chosen:
-        stocked.adapters.list(where="tag.team = search or dataset ~ course and base = tiny")
-    assert len(chosen) == len(plain)
-
-
 def test_sorting_by_several_fields_and_paging(stocked: Registry, make_adapter: Any) -> None:
-    for seed, loss in enumerate((0.5, 0.42, None, 0.42, 0.5)):
-        stocked.adapters.register(
-            make_adapter(f"more{seed}", seed=10 + seed, rank=4 + 4 * (seed % 2)),
-            base="tiny",
-            task=f"t-{seed}",
-            val_loss=loss,
-        )
+    tasks = ("a-b", "a.b", "a_b", "ab", "a0")
+    for seed, (task, loss) in enumerate(zip(tasks, (0.5, 0.42, None, 0.42, 0.5), strict=True)):
+        folder = make_adapter(f"more{seed}", seed=10 + seed, rank=4 + 4 * (seed % 2))
+        stocked.adapters.register(folder, base="tiny", task=task, val_loss=loss)
+    names = [view["name"] for view in stocked.adapters.list(sort="name")]
+    assert names == sorted(names)
     everything = [view["name"] for view in stocked.adapters.list(sort="val_loss,rank:desc,name:desc")]
     views = {view["name"]: view for view in stocked.adapters.list()}
     expected = sorted(
@@ -193,19 +133,6 @@ def test_sorting_by_several_fields_and_paging(stocked: Registry, make_adapter: A
     ]
     assert alike == [view["name"] for view in stocked.adapters.list()]
     assert stocked.adapters.list(offset=7) == []
-
-
-def test_names_are_sorted_alike_on_every_database(stocked: Registry, make_adapter: Any) -> None:
-    for seed, task in enumerate(("a-b", "a.b", "a_b", "ab", "a0")):
-        stocked.adapters.register(make_adapter(f"more{seed}", seed=20 + seed), base="tiny", task=task)
-    names = [view["name"] for view in stocked.adapters.list(sort="name")]
-    assert names == sorted(names)
-
-
-@pytest.mark.parametrize("sort", ["name,", "name,nothing", ",".join(["name"] * 9), "val_loss:desc,name:up"])
-def test_every_field_that_is_sorted_by_is_checked(sort: str, stocked: Registry) -> None:
-    with pytest.raises(BadInputError):
-        stocked.adapters.list(sort=sort)
 
 
 def test_nothing_is_guessed_from_a_text_that_is_no_name(

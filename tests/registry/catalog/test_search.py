@@ -44,28 +44,12 @@ def test_each_kind_is_found_by_what_people_know_of_it(known: Registry) -> None:
     assert known.search(made.key[:12]).fused == known.search(made.digest[:12]).fused == (made.key,)
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        " ",
-        "%",
-        "_",
-        "nothing",
-        "a\0b",
-        "mail@99",
-        "mail#none",
-        "course_rec@0",
-        "deadbeef",
-        "ü" * 400,
-        "\ud800",
-    ],
-)
-def test_what_is_called_nothing_is_nothing(known: Registry, text: str) -> None:
-    found = known.search(text)
-    if text != "_":  # is in a name
-        assert found.tasks == ()
-    assert (found.adapters, found.bases, found.fused) == ((), (), ())
+def test_other_texts_find_nothing(known: Registry) -> None:
+    references = ["mail@99", "mail#none", "course_rec@0", "deadbeef"]
+    for text in ("", " ", "%", "_", "nothing", "a\0b", "ü" * 400, "\ud800", *references):
+        found = known.search(text)
+        assert found.tasks == () or text == "_"  # which is in a name
+        assert (found.adapters, found.bases, found.fused) == ((), (), ()), text
 
 
 def test_no_more_than_so_many_of_a_kind(known: Registry, tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ import large_registry
 import pytest
 import query_plans
 import tiny_models
-from sqlalchemy import text
 
 from fusery.registry import Registry
 
@@ -40,22 +39,10 @@ def test_each_has_its_newest_version_and_its_aliases(registry: Registry, tmp_pat
     assert registry.adapters.tasks(holding="%") == []
 
 
-def test_entries_before_one_of_the_log(registry: Registry, tmp_path: Path) -> None:
-    registry.bases.add(tiny_models.make_base(tmp_path / "tiny"), name="tiny")
-    every = registry.upkeep.log()
-    assert len(every) > 1
-    assert registry.upkeep.log(before=every[-1].seq) == every[:-1]
-    assert registry.upkeep.log(before=every[-1].seq, limit=1) == every[-2:-1]
-    assert registry.upkeep.log(before=1) == []
-
-
 @pytest.mark.slow
 def test_a_page_takes_few_queries_however_many_adapters_there_are(registry: Registry, tmp_path: Path) -> None:
     registry.bases.add(tiny_models.make_base(tmp_path / "tiny", layers=2), name="tiny", reference=True)
     large_registry.fill(registry, 20_000)
-    if registry.workspace.database.dialect == "postgresql":
-        with registry.workspace.database.write() as session:
-            session.execute(text("ANALYZE"))  # as autovacuum does by itself
     for ask in (
         lambda: registry.adapters.tasks(limit=50),
         lambda: registry.adapters.tasks(after=large_registry.task_of(900), limit=50),

@@ -18,8 +18,9 @@ from fusery.registry.workspace import Workspace
 def registry(tmp_path: Path, database_url: str) -> Iterator[Registry]:
     """Two versions of one task and one of another, by anna."""
     base = tiny_models.make_base(tmp_path / "tiny", layers=1)
-    settings = Settings(home=tmp_path / "home", database_url=database_url, user="anna")
-    with Registry(Workspace(settings)) as made:
+    with Registry(
+        Workspace(Settings(home=tmp_path / "home", database_url=database_url, user="anna"))
+    ) as made:
         made.init()
         made.bases.add(base, name="tiny")
         for seed, task in enumerate(("a", "a", "b")):

@@ -66,16 +66,9 @@ def test_what_a_sum_descends_from(withdrawn: Everything) -> None:
     files = {each["name"]: each["hashes"] for each in ancestors[lineage_registry.DENSE]["components"]}
     shown = registry.adapters.show("course_rec@1")["files"]
     assert files == {file["path"]: [{"alg": "SHA-256", "content": file["sha256"]}] for file in shown}
-    weights = {
-        name: next(each["value"] for each in ancestor["properties"] if each["name"] == "fusery:weight")
-        for name, ancestor in ancestors.items()
-        if name != "tiny"
-    }
-    assert weights == {
-        "other_v1_20260301": "1.0",
-        lineage_registry.DENSE: "-1.0",
-        lineage_registry.CONTINUED: "0.5",
-    }
+    weights = {"other_v1_20260301": "1.0", lineage_registry.DENSE: "-1.0", lineage_registry.CONTINUED: "0.5"}
+    for name, weight in weights.items():
+        assert {"name": "fusery:weight", "value": weight} in ancestors[name]["properties"]
     datasets = {each["name"]: each["bom-ref"] for each in document["components"]}
     assert set(datasets) == {"courses", lineage_registry.ODD}
     card = component["modelCard"]
@@ -86,23 +79,16 @@ def test_what_a_sum_descends_from(withdrawn: Everything) -> None:
     )
     metrics = {each["type"]: each["value"] for each in card["quantitativeAnalysis"]["performanceMetrics"]}
     assert 0.9 < float(metrics["fidelity of the fuse: retained"]) <= 1.01
-    assert {
-        each["value"] for each in card["quantitativeAnalysis"]["performanceMetrics"] if "slice" in each
-    } == {
-        "0.61",
-        "0.42",
-    }
+    sliced = [each for each in card["quantitativeAnalysis"]["performanceMetrics"] if "slice" in each]
+    assert {each["value"] for each in sliced} == {"0.61", "0.42"}
 
 
-def test_an_adapter_with_itself_is_one_ancestor(withdrawn: Everything) -> None:
+def test_adapters_added_to_themselves_and_without_a_dataset(withdrawn: Everything) -> None:
     document = withdrawn[0].provenance.attest(withdrawn[1]["with itself"], form="cyclonedx").document
     [adapter] = [
         each for each in document["metadata"]["component"]["pedigree"]["ancestors"] if each["name"] != "tiny"
     ]
     assert {"name": "fusery:weight", "value": "1.0, 0.25"} in adapter["properties"]
-
-
-def test_without_a_dataset_nothing_is_made_up(withdrawn: Everything) -> None:
     document = withdrawn[0].provenance.attest("other@1", form="cyclonedx").document
     assert "components" not in document
     card = document["metadata"]["component"]["modelCard"]
@@ -112,6 +98,6 @@ def test_without_a_dataset_nothing_is_made_up(withdrawn: Everything) -> None:
 
 def test_the_extra_is_named(withdrawn: Everything, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cyclonedx.output.json", None)
-    with pytest.raises(MissingExtraError, match="not installed") as raised:
+    with pytest.raises(MissingExtraError) as raised:
         withdrawn[0].provenance.attest("course_rec@1", form="cyclonedx")
     assert "fusery[bom]" in (raised.value.hint or "")

@@ -19,12 +19,9 @@ def test_an_id_says_what_a_thing_is_and_not_its_row(
         other.init()
         other.bases.add(tiny_base, name="tiny")
         # Another order, so that the same data set has another row.
-        other.adapters.register(
-            tmp_path / "second", base="tiny", task="course_rec", version=1, dataset="first"
-        )
-        other.adapters.register(
-            tmp_path / "first", base="tiny", task="course_rec", version=2, dataset="courses"
-        )
+        for version, folder, dataset in ((1, "second", "first"), (2, "first", "courses")):
+            facts = {"base": "tiny", "task": "course_rec", "version": version, "dataset": dataset}
+            other.adapters.register(tmp_path / folder, **facts)
         assert _ids(other, "course_rec@2", "dataset") == _ids(stocked, "course_rec@1", "dataset")
         assert _ids(other, "course_rec@1", "dataset") != _ids(stocked, "course_rec@1", "dataset")
 

@@ -14,23 +14,17 @@ from openlineage.client import event_v2, facet_v2
 from openlineage.client.serde import Serde
 
 from fusery.registry import Registry
-from fusery.registry.provenance import openlineage
+from fusery.registry.provenance import Graph, openlineage
 
 
-def documents(registry: Registry, found: dict[str, str]) -> dict[str, list[dict[str, Any]]]:
-    references = [
-        *found.values(),
-        "tiny",
-        "here",
-        "few",
-        "dataset:courses",
-        f"dataset:{lineage_registry.ODD}",
-    ]
-    return {each: openlineage(registry.provenance.lineage(each, inputs=True)) for each in references}
+@pytest.fixture(scope="module")
+def documents(graphs: dict[str, Graph]) -> dict[str, list[dict[str, Any]]]:
+    return {reference: openlineage(graph) for reference, graph in graphs.items()}
 
 
-def test_each_run_starts_and_completes(withdrawn: tuple[Registry, dict[str, str]]) -> None:
-    for events in documents(*withdrawn).values():
+def test_each_run_starts_and_completes(documents: dict[str, list[dict[str, Any]]]) -> None:
+    runs_of_jobs: dict[str, str] = {}
+    for events in documents.values():
         assert events
         runs = defaultdict(list)
         for event in events:
@@ -44,11 +38,14 @@ def test_each_run_starts_and_completes(withdrawn: tuple[Registry, dict[str, str]
             assert len(done["outputs"]) == 1
         times = [datetime.fromisoformat(event["eventTime"]) for event in events]
         assert times == sorted(times)
+        for event in events:  # a run is the same in every export
+            run = event["run"]["runId"]
+            assert runs_of_jobs.setdefault(event["job"]["name"], run) == run
 
 
-def test_what_went_into_a_fuse(withdrawn: tuple[Registry, dict[str, str]]) -> None:
+def test_inputs_of_a_fuse(withdrawn: tuple[Registry, dict[str, str]], graphs: dict[str, Graph]) -> None:
     registry, found = withdrawn
-    events = openlineage(registry.provenance.lineage(found["sum"], inputs=True))
+    events = openlineage(graphs[found["sum"]])
     fuse = next(event for event in events if event["job"]["name"] == f"fusing/{found['sum'][:16]}")
     assert {each["name"] for each in fuse["inputs"]} == {
         "adapter/other_v1_20260301",
@@ -56,30 +53,15 @@ def test_what_went_into_a_fuse(withdrawn: tuple[Registry, dict[str, str]]) -> No
         f"adapter/{lineage_registry.CONTINUED}",
         f"base/{registry.bases.show('tiny')['digest'][:16]}",
     }
-    tags = {
-        tag["key"]: tag["value"]
-        for each in fuse["inputs"]
-        for tag in each["facets"].get("tags", {}).get("tags", [])
-    }
-    assert tags == {"yanked": 'leaked <b> "x"'}
-    whole = openlineage(registry.provenance.lineage("course_rec@2", inputs=True))
-    assert any(
-        tag == {"key": "alias", "value": "course_rec#prod", "source": "fusery"}
-        for event in whole
-        for each in event["inputs"]
-        for tag in each["facets"].get("tags", {}).get("tags", [])
-    )
+    [tag] = tags([fuse])
+    assert (tag["key"], tag["value"]) == ("yanked", 'leaked <b> "x"')
+    alias = {"key": "alias", "value": "course_rec#prod", "source": "fusery"}
+    assert alias in tags(openlineage(registry.provenance.lineage("course_rec@2", inputs=True)))
 
 
-def test_a_run_is_the_same_in_every_export(withdrawn: tuple[Registry, dict[str, str]]) -> None:
-    registry, found = withdrawn
-    ids = [
-        {event["job"]["name"]: event["run"]["runId"] for event in events}
-        for events in documents(registry, found).values()
-    ]
-    merged: dict[str, str] = {}
-    for each in ids:
-        assert all(merged.setdefault(job, run) == run for job, run in each.items())
+def tags(events: list[dict[str, Any]]) -> list[dict[str, str]]:
+    facets = [each["facets"] for event in events for each in event["inputs"]]
+    return [tag for facet in facets for tag in facet.get("tags", {}).get("tags", [])]
 
 
 CLASSES: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -93,10 +75,10 @@ CLASSES: dict[str, tuple[Any, dict[str, Any]]] = {
 """The official client's class of each facet that is used, and those of the objects in its lists."""
 
 
-def test_events_are_those_of_the_official_client(withdrawn: tuple[Registry, dict[str, str]]) -> None:
-    """Its classes are made from the specification: they refuse what is unknown or missing, and write the same document."""
+def test_events_are_those_of_the_official_client(documents: dict[str, list[dict[str, Any]]]) -> None:
+    """Its classes are made from the specification: they refuse what is unknown or missing."""
     seen = set()
-    for events in documents(*withdrawn).values():
+    for events in documents.values():
         for event in events:
             theirs = json.loads(Serde.to_json(official(event)))
             assert unversioned(theirs) == unversioned(event)

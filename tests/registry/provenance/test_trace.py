@@ -1,22 +1,20 @@
-"""What is followed, up and down, from whichever end one asks; on both databases."""
+"""Lineages, up and down, from every kind of record."""
 
 from __future__ import annotations
 
-from inspect import signature
+from collections.abc import Iterator
 from pathlib import Path
 
 import lineage_registry
 import pytest
 import query_plans
 import tiny_models
-from sqlalchemy import select
+from sqlalchemy import insert, select
 
 from fusery.cli import graphs
 from fusery.registry import Registry, tables
-from fusery.registry.api.provenance import Provenance
 from fusery.registry.errors import AmbiguousReferenceError, UnknownReferenceError
-from fusery.registry.provenance import ANCESTORS, LIMIT, Edge, Graph, Node, trace_things
-from fusery.registry.releases import impact
+from fusery.registry.provenance import Edge, Graph, Node, trace_things
 
 
 @pytest.fixture
@@ -48,21 +46,13 @@ def test_everything_from_everywhere(filled: tuple[Registry, dict[str, str]], tmp
         ("deployment", "runs", "adapter"),
     }
     assert names(whole, "deployment") == {"eu/ranker", "lab <1>"}
-    _from_a_bundle(registry, found, tmp_path)
-    _from_a_dataset(registry)
-    _from_an_alias(registry)
-    _of_a_sum(registry, found)
-    with pytest.raises(UnknownReferenceError):
-        registry.provenance.lineage("dataset:nothing")
-    with pytest.raises(UnknownReferenceError):
-        registry.provenance.lineage("bundle:nothing")
-
-
-def _from_a_bundle(registry: Registry, found: dict[str, str], folder: Path) -> None:
+    for reference in ("dataset:nothing", "bundle:nothing", "nothing@1"):
+        with pytest.raises(UnknownReferenceError):
+            registry.provenance.lineage(reference)
     by_place = registry.provenance.lineage(found["bundle"])
     digest = next(node.digest for node in by_place.nodes if node.kind == "bundle")
     assert registry.provenance.lineage(digest[:12]).to_dict() == by_place.to_dict()
-    assert registry.provenance.lineage(f"bundle:{folder / 'out'}").root == by_place.root
+    assert registry.provenance.lineage(f"bundle:{tmp_path / 'out'}").root == by_place.root
     assert relations(by_place) == {
         ("bundle", "packed-from", "fused"),
         ("fused", "fused-from-adapter", "adapter"),
@@ -72,37 +62,21 @@ def _from_a_bundle(registry: Registry, found: dict[str, str], folder: Path) -> N
         ("adapter", "continued-from", "adapter"),
         ("deployment", "runs", "bundle"),
     }
-
-
-def _from_a_dataset(registry: Registry) -> None:
     graph = registry.provenance.lineage("dataset:courses")
     assert graph.by_id[graph.root].kind == "dataset"
     assert names(graph, "adapter") == {lineage_registry.DENSE, lineage_registry.CONTINUED}
     assert ("alias", "holds", "adapter") in relations(graph)
-    assert names(registry.provenance.lineage(f"dataset:{lineage_registry.ODD}"), "adapter") == {
-        lineage_registry.CONTINUED
-    }
-
-
-def _from_an_alias(registry: Registry) -> None:
-    assert (
-        registry.provenance.lineage("course_rec#prod").to_dict()
-        == registry.provenance.lineage("course_rec@2").to_dict()
-    )
-
-
-def _of_a_sum(registry: Registry, found: dict[str, str]) -> None:
+    odd = registry.provenance.lineage(f"dataset:{lineage_registry.ODD}")
+    assert names(odd, "adapter") == {lineage_registry.CONTINUED}
+    by_alias, by_version = map(registry.provenance.lineage, ("course_rec#prod", "course_rec@2"))
+    assert by_alias.to_dict() == by_version.to_dict()
+    other = "other_v1_20260301"
     graph = registry.provenance.lineage(found["sum"][:16])
-    assert names(graph, "adapter") == {
-        "other_v1_20260301",
-        lineage_registry.DENSE,
-        lineage_registry.CONTINUED,
-    }
+    assert names(graph, "adapter") == {other, lineage_registry.DENSE, lineage_registry.CONTINUED}
     # From one part one sees the sum, and with `inputs` the other parts of it.
-    assert "other_v1_20260301" not in names(registry.provenance.lineage("course_rec@1", up=False), "adapter")
-    assert "other_v1_20260301" in names(
-        registry.provenance.lineage("course_rec@1", up=False, inputs=True), "adapter"
-    )
+    for inputs in (False, True):
+        part = registry.provenance.lineage("course_rec@1", up=False, inputs=inputs)
+        assert (other in names(part, "adapter")) is inputs
 
 
 def test_what_is_yanked_is_marked_everywhere(withdrawn: tuple[Registry, dict[str, str]]) -> None:
@@ -127,8 +101,8 @@ def test_what_is_yanked_is_marked_everywhere(withdrawn: tuple[Registry, dict[str
     }
     ended = next(node for node in graph.nodes if node.over)
     assert ended.yanked is None and ended.to_dict()["ended_at"] is not None
+    complete = registry.provenance.lineage("tiny", up=False, inputs=True)
     for form in ("tree", "mermaid", "dot", "svg", "prov", "openlineage"):
-        complete = registry.provenance.lineage("tiny", up=False, inputs=True)
         text = graphs.written(complete, form)
         assert text.count("leaked") >= 7, form
         assert "yanked" in text
@@ -145,23 +119,29 @@ def test_a_prefix_of_several_things(filled: tuple[Registry, dict[str, str]]) -> 
         registry.provenance.lineage(prefix)
 
 
-def test_a_long_line_of_versions(tmp_path: Path) -> None:
-    """No recursion, every version in the tree of a file, and no query for each thing."""
+@pytest.fixture
+def line(tmp_path: Path) -> Iterator[Registry]:
+    """A registry with one adapter, to be lengthened to a line of versions."""
     base = tiny_models.make_base(tmp_path / "tiny", layers=1)
     with Registry.open(tmp_path / "home") as registry:
         registry.bases.add(base, name="tiny")
-        keys = ["self_attn.q_proj"]
-        folder = tiny_models.make_adapter(tmp_path / "a", base, seed=1, num_layers=1, keys=keys, rank=2)
+        small = {"num_layers": 1, "keys": ["self_attn.q_proj"], "rank": 2}
+        folder = tiny_models.make_adapter(tmp_path / "a", base, **small)
         registry.adapters.register(folder, base="tiny", task="line", date="20260101")
-        _lengthen(registry, 150)
-        graph = registry.provenance.lineage("line@1", up=False, limit=None)
-        assert len(graph.nodes) == 151
-        assert graphs.written(graph, "tree").count("continued-from") == 150
-        for reference in ("tiny", "line@1", "line@75", "line@151"):
-            with query_plans.recorded() as queries:
-                assert len(names(registry.provenance.lineage(reference, limit=151), "adapter")) == 151
-            assert len(queries) <= 11, reference
-        _cut(registry)
+        yield registry
+
+
+def test_a_long_line_of_versions(line: Registry) -> None:
+    """No recursion, every version in the tree of a file, and no query for each thing."""
+    _lengthen(line, 150)
+    graph = line.provenance.lineage("line@1", up=False, limit=None)
+    assert len(graph.nodes) == 151
+    assert graphs.written(graph, "tree").count("continued-from") == 150
+    for reference in ("tiny", "line@1", "line@75", "line@151"):
+        with query_plans.recorded() as queries:
+            assert len(names(line.provenance.lineage(reference, limit=151), "adapter")) == 151
+        assert len(queries) <= 11, reference
+    _cut(line)
 
 
 def _cut(registry: Registry) -> None:
@@ -180,30 +160,17 @@ def _cut(registry: Registry) -> None:
     assert nearest == {f"line_v{number}_20260101" for number in range(75, 95)}
 
 
-def test_very_many_versions(tmp_path: Path) -> None:
+def test_very_many_versions(line: Registry) -> None:
     """More adapters than a statement takes numbers: all, and none twice."""
-    base = tiny_models.make_base(tmp_path / "tiny", layers=1)
-    with Registry.open(tmp_path / "home") as registry:
-        registry.bases.add(base, name="tiny")
-        folder = tiny_models.make_adapter(
-            tmp_path / "a", base, num_layers=1, keys=["self_attn.q_proj"], rank=2
-        )
-        registry.adapters.register(folder, base="tiny", task="line", date="20260101")
-        _lengthen(registry, 700)
-        graph = registry.provenance.lineage("tiny", limit=None)
-        assert len(graph.nodes) == 702 and len(graph.edges) == 701 + 700
-        assert names(registry.provenance.lineage("line@1", limit=None), "adapter") == names(graph, "adapter")
-        with registry.workspace.database.read() as session:
-            starts = list(session.scalars(select(tables.Adapter).where(tables.Adapter.id % 50 == 1)))
-            assert len(starts) > 8
-            many = trace_things(session, starts, limit=None)
-        assert names(many, "adapter") == names(graph, "adapter")
-
-
-def test_the_defaults_are_said_once() -> None:
-    said = signature(Provenance.lineage).parameters
-    assert (said["limit"].default, said["ancestors"].default) == (LIMIT, ANCESTORS)
-    assert signature(Provenance.impact).parameters["limit"].default == impact.LIMIT
+    _lengthen(line, 700)
+    graph = line.provenance.lineage("tiny", limit=None)
+    assert len(graph.nodes) == 702 and len(graph.edges) == 701 + 700
+    assert names(line.provenance.lineage("line@1", limit=None), "adapter") == names(graph, "adapter")
+    with line.workspace.database.read() as session:
+        starts = list(session.scalars(select(tables.Adapter).where(tables.Adapter.id % 50 == 1)))
+        assert len(starts) > 8
+        many = trace_things(session, starts, limit=None)
+    assert names(many, "adapter") == names(graph, "adapter")
 
 
 def test_a_tree_is_no_deeper_than_what_python_takes() -> None:
@@ -219,17 +186,19 @@ def test_a_tree_is_no_deeper_than_what_python_takes() -> None:
 
 
 def _lengthen(registry: Registry, count: int) -> None:
-    adapter = tables.Adapter
+    table = tables.Adapter.__table__
     with registry.workspace.database.write() as session:
-        before = session.scalars(select(adapter)).one()
-        values = {
-            column.key: getattr(before, column.key)
-            for column in adapter.__table__.columns
-            if column.key not in ("id", "version", "name", "parent_id")
-        }
-        for number in range(2, count + 2):
-            name = f"line_v{number}_20260101"
-            row = adapter(**values, version=number, name=name, parent_id=before.id)
-            session.add(row)
-            session.flush()
-            before = row
+        first = dict(session.execute(select(table)).mappings().one())
+        session.execute(
+            insert(table),
+            [
+                {
+                    **first,
+                    "id": number,
+                    "version": number,
+                    "parent_id": number - 1,
+                    "name": f"line_v{number}_20260101",
+                }
+                for number in range(2, count + 2)
+            ],
+        )

@@ -68,49 +68,41 @@ def found(registry: Registry, folder: Path, **facts: Any) -> dict[str, str]:
 
 
 def test_nearly_the_same_update_is_named(registry: Registry, known: Path, tmp_path: Path) -> None:
+    gauged = changed(known, tmp_path / "other", in_another_gauge)
+    assert "100 % the same" in found(registry, gauged)["near_duplicate"], "in other factors"
     near = changed(known, tmp_path / "near", noisy(0.1))
-    message = found(registry, near)["near_duplicate"]
-    assert message.endswith("the same as that of course_rec_v1_20260115")
-    share = float(message.partition("is ")[2].partition(" %")[0])
-    assert 95 <= share < 99.5
-
-
-def test_the_hint_on_record_names_the_version(registry: Registry, known: Path, tmp_path: Path) -> None:
-    """The recorded hint still names the same adapter after a later registration."""
-    near = changed(known, tmp_path / "near", noisy(0.1))
+    assert found(registry, near, parent="course_rec@1") == {}, "the parent may be near"
     checked = registry.adapters.check(near, base="tiny", task="course_rec", version=7)
     [finding] = [each for each in checked if each.code == "near_duplicate"]
+    assert finding.message.endswith("the same as that of course_rec_v1_20260115")
+    share = float(finding.message.partition("is ")[2].partition(" %")[0])
+    assert 95 <= share < 99.5
     assert "course_rec@7" in finding.hint
+    # The recorded hint still names the same adapter after a later registration.
     done = registry.adapters.register(near, base="tiny", task="course_rec")
     [finding] = [each for each in done.findings if each.code == "near_duplicate"]
     assert f"fusery diff course_rec_v1_20260115 course_rec@{done.version} --weights" in finding.hint
 
 
-def test_the_same_update_in_other_factors_is_found(registry: Registry, known: Path, tmp_path: Path) -> None:
-    other = changed(known, tmp_path / "other", in_another_gauge)
-    assert "100 % the same" in found(registry, other)["near_duplicate"]
+def test_other_updates_are_not_named(
+    registry: Registry, known: Path, tmp_path: Path, make_adapter: MakeAdapter
+) -> None:
+    def negated(tensors: dict[str, np.ndarray]) -> None:
+        tensors.update({name: -value for name, value in tensors.items() if "lora_a" in name})
 
-
-@pytest.mark.parametrize(
-    "spoil", [noisy(2.0), lambda t: t.update({k: -v for k, v in t.items() if "lora_a" in k})]
-)
-def test_another_update_is_not(spoil: Any, registry: Registry, known: Path, tmp_path: Path) -> None:
-    assert found(registry, changed(known, tmp_path / "other", spoil)) == {}
-
-
-def test_another_run_is_not(registry: Registry, known: Path, make_adapter: MakeAdapter) -> None:
+    for number, spoil in enumerate((noisy(2.0), negated)):
+        assert found(registry, changed(known, tmp_path / f"other{number}", spoil)) == {}
     assert found(registry, make_adapter("second", seed=2)) == {}
 
 
-def test_the_parent_may_be_near(registry: Registry, known: Path, tmp_path: Path) -> None:
-    near = changed(known, tmp_path / "near", noisy(0.1))
-    assert found(registry, near, parent="course_rec@1") == {}
-
-
-def test_the_same_weights_for_another_task_are_named(registry: Registry, known: Path) -> None:
-    assert found(registry, known, task="other") == {
-        "duplicate_weights": "these weights are registered as course_rec_v1_20260115 on tiny"
-    }
+def test_the_same_weights_are_named(registry: Registry, known: Path, tmp_path: Path) -> None:
+    duplicate = {"duplicate_weights": "these weights are registered as course_rec_v1_20260115 on tiny"}
+    scaled = shutil.copytree(known, tmp_path / "scaled")
+    config = json.loads((scaled / "adapter_config.json").read_text())
+    config["lora_parameters"]["scale"] *= 2
+    (scaled / "adapter_config.json").write_text(json.dumps(config))
+    assert found(registry, scaled, task="course_rec") == duplicate, "with another configuration"
+    assert found(registry, known, task="other") == duplicate
     with pytest.raises(AdmissionError):
         registry.adapters.register(known, base="tiny", task="other", strict=True)
     assert registry.adapters.register(known, base="tiny", task="other").created
@@ -120,38 +112,22 @@ def test_the_same_weights_for_another_task_are_named(registry: Registry, known: 
 def test_weights_that_were_yanked_are_named_as_yanked(registry: Registry, known: Path, yanked: str) -> None:
     registry.adapters.register(known, base="tiny", task="other")
     name = registry.adapters.yank(yanked, reason="trained on the test set")["name"]
-    messages = [
-        finding.message
-        for finding in registry.adapters.check(known, base="tiny", task="third")
-        if finding.code == "duplicate_weights"
-    ]
-    assert [message for message in messages if "yanked" in message] == [
-        f"these weights are registered as {name} on tiny, which is yanked: trained on the test set"
-    ]
+    findings = registry.adapters.check(known, base="tiny", task="third")
+    [message] = [each.message for each in findings if "yanked" in each.message]
+    assert message.startswith(f"these weights are registered as {name} on tiny, which is yanked")
 
 
-def test_the_same_weights_for_the_same_task_are_nothing_new(registry: Registry, known: Path) -> None:
-    assert found(registry, known, task="course_rec") == {}
-    assert not registry.adapters.register(known, base="tiny", task="course_rec", strict=True).created
-
-
-@pytest.mark.parametrize("task", ["course_rec", "other"])
 def test_one_that_is_registered_for_two_tasks_passes_for_either(
-    task: str, registry: Registry, known: Path
-) -> None:
-    registry.adapters.register(known, base="tiny", task="other")
-    assert found(registry, known, task=task) == {}
-    assert not registry.adapters.register(known, base="tiny", task=task, strict=True).created
-    assert found(registry, known, task="third").keys() == {"duplicate_weights"}
-
-
-def test_however_many_tasks_have_the_same_weights_its_own_is_seen(
     registry: Registry, known: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert found(registry, known, task="course_rec") == {}
     registry.adapters.register(known, base="tiny", task="other")
-    monkeypatch.setattr(module, "READ", 1)
-    for task in "course_rec", "other":
-        assert found(registry, known, task=task) == {}
+    for _ in range(2):
+        for task in ("course_rec", "other"):
+            assert found(registry, known, task=task) == {}
+            assert not registry.adapters.register(known, base="tiny", task=task, strict=True).created
+        monkeypatch.setattr(module, "READ", 1)  # its own is seen however many tasks have these weights
+    assert found(registry, known, task="third").keys() == {"duplicate_weights"}
 
 
 def test_one_in_the_form_of_peft_is_itself_too(registry: Registry, known: Path, tmp_path: Path) -> None:
@@ -160,18 +136,6 @@ def test_one_in_the_form_of_peft_is_itself_too(registry: Registry, known: Path, 
         registry.adapters.register(folder, base="tiny", task=task)
         assert "duplicate_weights" not in found(registry, folder, task=task)
     assert "duplicate_weights" in found(registry, folder, task="third")
-
-
-def test_the_same_weights_with_another_configuration_are_named(
-    registry: Registry, known: Path, tmp_path: Path
-) -> None:
-    other = shutil.copytree(known, tmp_path / "other")
-    config = json.loads((other / "adapter_config.json").read_text())
-    config["lora_parameters"]["scale"] *= 2
-    (other / "adapter_config.json").write_text(json.dumps(config))
-    assert found(registry, other, task="course_rec") == {
-        "duplicate_weights": "these weights are registered as course_rec_v1_20260115 on tiny"
-    }
 
 
 def test_the_nearest_of_many_is_found_with_few_reads(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -15,6 +16,7 @@ from fusery.registry.admission import AdmissionError
 from fusery.registry.admission.submission import MAX_VERSION
 from fusery.registry.errors import AlreadyExistsError, BadInputError, UnknownReferenceError
 from fusery.registry.names import MAX_DECLARED_VERSION
+from fusery.registry.registration import register as module
 from fusery.storage.digest import digest_file
 from fusery.storage.errors import MissingFileError
 
@@ -45,7 +47,9 @@ def test_a_record_has_what_is_documented(with_base: Registry, make_adapter: Make
     )
 
 
-def test_metadata_fills_in_and_flags_win(with_base: Registry, make_adapter: MakeAdapter) -> None:
+def test_flags_win_over_metadata_and_metadata_over_the_folder_s_name(
+    with_base: Registry, make_adapter: MakeAdapter
+) -> None:
     metadata = {
         "base_model": "tiny",
         "adapter_name": "course_rec",
@@ -57,20 +61,20 @@ def test_metadata_fills_in_and_flags_win(with_base: Registry, make_adapter: Make
         "lora_rank": 8,
         "lora_alpha": 160,
     }
-    view = with_base.adapters.register(make_adapter(metadata=metadata), base="tiny", val_loss=0.25)
+    register = with_base.adapters.register
+    view = register(make_adapter(metadata=metadata), base="tiny", val_loss=0.25)
     assert view["name"] == "course_rec_v7_20260115"
     assert (view["val_loss"], view["dataset"], view["examples"]) == (0.25, "courses", 120)
     assert [finding["code"] for finding in view["findings"]] == ["metadata_conflict"]
-
-
-def test_the_folder_s_name_is_the_last_resort(with_base: Registry, make_adapter: MakeAdapter) -> None:
-    view = with_base.adapters.register(make_adapter("adapters_course_rec_v3_20260115"), base="tiny")
-    assert view["name"] == "course_rec_v3_20260115"
-
-
-def test_without_any_name_the_task_is_asked_for(with_base: Registry, make_adapter: MakeAdapter) -> None:
+    named = make_adapter("adapters_foo_v3_20260115", seed=1)
+    assert register(named, base="tiny")["name"] == "foo_v3_20260115"
+    # A name tells the version of its own task only.
+    of_bar = make_adapter("adapters_foo_v3_20260101", metadata={"adapter_name": "bar"}, seed=2)
+    assert register(of_bar, base="tiny", date="20260101")["name"] == "bar_v1_20260101"
+    other = register(make_adapter("adapters_foo_v4_20260102", seed=3), base="tiny", task="baz")
+    assert (other["task"], other["version"]) == ("baz", 1)
     with pytest.raises(BadInputError) as caught:
-        with_base.adapters.register(make_adapter(), base="tiny")
+        register(make_adapter("nameless", seed=4), base="tiny")
     assert "--task" in str(caught.value.hint)
 
 
@@ -93,112 +97,82 @@ def test_the_same_bytes_again_are_the_same_adapter(with_base: Registry, make_ada
     assert len(with_base.adapters.list()) == 1
 
 
-def test_a_taken_version_names_who_has_it(with_base: Registry, make_adapter: MakeAdapter) -> None:
-    with_base.adapters.register(
-        make_adapter("a", seed=1), base="tiny", task="one", version=1, date="20260115"
-    )
-    with pytest.raises(AlreadyExistsError) as caught:
-        with_base.adapters.register(make_adapter("b", seed=2), base="tiny", task="one", version=1)
-    assert "one_v1_20260115" in caught.value.message
-    assert "tester" in caught.value.message
+def test_a_taken_version_names_its_adapter(with_base: Registry, make_adapter: MakeAdapter) -> None:
+    first, second = (make_adapter(name, seed=seed) for seed, name in enumerate("ab"))
+    with_base.adapters.register(first, base="tiny", task="one", version=1, date="20260115")
+    with pytest.raises(AlreadyExistsError, match="one_v1_20260115.*tester") as caught:
+        with_base.adapters.register(second, base="tiny", task="one", version=1)
     assert "--version 2" in str(caught.value.hint)
 
 
 def counts(registry: Registry) -> dict[str, int]:
+    kinds = (tables.Adapter, tables.Task, tables.Manifest, tables.Event, tables.Intent, tables.Dataset)
     with registry.workspace.database.read() as session:
         rows = {
-            table.__tablename__: session.scalar(select(func.count()).select_from(table)) or 0
-            for table in (
-                tables.Adapter,
-                tables.Task,
-                tables.Manifest,
-                tables.Event,
-                tables.Intent,
-                tables.Dataset,
-            )
+            kind.__tablename__: session.scalar(select(func.count()).select_from(kind)) or 0 for kind in kinds
         }
     return {**rows, "blobs": len(list(registry.workspace.store.blobs()))}
 
 
-def test_a_refused_adapter_leaves_nothing(with_base: Registry, make_adapter: MakeAdapter) -> None:
-    folder = make_adapter()
-    (folder / "adapters.safetensors").write_bytes(b"not weights")
-    before = counts(with_base)
-    with pytest.raises(AdmissionError) as caught:
-        with_base.adapters.register(folder, base="tiny", task="one")
-    assert {finding.code for finding in caught.value.findings} == {"not_safetensors"}
+def test_refusals_and_checks_leave_nothing(
+    with_base: Registry, make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    folder, before = make_adapter(), counts(with_base)
+    register = with_base.adapters.register
+    assert with_base.adapters.check(folder, base="tiny") == []
+    for version in (0, -1):
+        with pytest.raises(BadInputError):
+            register(folder, base="tiny", task="one", version=version)
+    for number in ({"val_loss": -1.0}, {"alpha": -16.0}):
+        with pytest.raises(BadInputError):
+            register(folder, base="tiny", task="low", **number)
+    with pytest.raises(MissingFileError):
+        register(tmp_path / "nowhere", base="tiny", task="one")
+    low = make_adapter("low", seed=70, metadata={"final_val_loss": -1.0})
+    broken = make_adapter("broken")
+    (broken / "adapters.safetensors").write_bytes(b"not weights")
+    for bad, code in ((low, "val_loss_negative"), (broken, "not_safetensors")):
+        with pytest.raises(AdmissionError) as caught:
+            register(bad, base="tiny", task="low")
+        assert {finding.code for finding in caught.value.findings} == {code}
     assert counts(with_base) == before
-
-
-def test_an_unknown_parent_leaves_no_record(with_base: Registry, make_adapter: MakeAdapter) -> None:
-    before = counts(with_base)
     with pytest.raises(UnknownReferenceError):
-        with_base.adapters.register(make_adapter(), base="tiny", task="one", parent="one@9")
-    assert counts(with_base) == {**before, "blobs": counts(with_base)["blobs"]}
+        register(folder, base="tiny", task="one", parent="one@9")
+    assert {**counts(with_base), "blobs": 0} == {**before, "blobs": 0}
     assert with_base.upkeep.audit().ok
 
 
-def test_check_writes_nothing(with_base: Registry, make_adapter: MakeAdapter) -> None:
-    before = counts(with_base)
-    assert with_base.adapters.check(make_adapter(), base="tiny") == []
-    assert counts(with_base) == before
-
-
-@pytest.mark.parametrize("version", [0, -1])
-def test_versions_count_from_one(version: int, with_base: Registry, make_adapter: MakeAdapter) -> None:
-    with pytest.raises(BadInputError):
-        with_base.adapters.register(make_adapter(), base="tiny", task="one", version=version)
-
-
-def test_a_folder_that_is_not_there(with_base: Registry, tmp_path: Path) -> None:
-    with pytest.raises(MissingFileError):
-        with_base.adapters.register(tmp_path / "nowhere", base="tiny", task="one")
-
-
+@pytest.mark.timing
 def test_many_at_once_get_a_version_each(with_base: Registry, make_adapter: MakeAdapter) -> None:
     folders = [make_adapter(f"a{seed}", seed=seed, num_layers=1, rank=1) for seed in range(8)]
     with ThreadPoolExecutor(8) as pool:
-        views = list(
-            pool.map(lambda folder: with_base.adapters.register(folder, base="tiny", task="one"), folders)
-        )
+        register = with_base.adapters.register
+        views = list(pool.map(lambda folder: register(folder, base="tiny", task="one"), folders))
     assert sorted(view["version"] for view in views) == list(range(1, 9))
     assert with_base.upkeep.audit().ok
 
 
 def test_other_facts_about_the_same_bytes_are_refused(
-    with_base: Registry, make_adapter: MakeAdapter, tmp_path: Path
+    with_base: Registry, make_adapter: MakeAdapter, tiny_base: Path, tmp_path: Path
 ) -> None:
-    import shutil
-
     folder = make_adapter()
     with_base.adapters.register(folder, base="tiny", task="one", val_loss=0.5)
     with_base.adapters.register(folder, base="tiny", task="one", val_loss=0.5)
     for facts in ({"val_loss": 0.1}, {"note": "hi"}, {"tags": {"a": "b"}}, {"date": "20200101"}):
-        with pytest.raises(AlreadyExistsError, match="registering changes no record") as caught:
+        with pytest.raises(AlreadyExistsError) as caught:
             with_base.adapters.register(folder, base="tiny", task="one", **facts)
         assert str(caught.value.hint).startswith("fusery amend one_v1_")
-    other = shutil.copytree(with_base_folder(with_base, tmp_path), tmp_path / "copy")
+    other = shutil.copytree(tiny_base, tmp_path / "copy")
     (other / "generation_config.json").write_text('{"do_sample": true}')
     with_base.bases.add(other, name="copy/tiny")
     with pytest.raises(AlreadyExistsError, match="base tiny"):
         with_base.adapters.register(folder, base="copy/tiny", task="one")
 
 
-def with_base_folder(registry: Registry, tmp_path: Path) -> Path:
-    """Write the files of the base `tiny` to a folder."""
-    folder = tmp_path / "tiny-files"
-    folder.mkdir()
-    for file in registry.bases.show("tiny")["files"]:
-        registry.workspace.store.fetch(file["sha256"], folder / file["path"])
-    return folder
-
-
 def test_what_is_stored_is_what_was_judged(
     with_base: Registry, make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A trainer saves again after admission has looked, and before the bytes are stored."""
-    from fusery.registry.registration import register as module
-
     folder, later = make_adapter("a", seed=1), make_adapter("b", seed=2)
     examine = module.examine
 
@@ -208,32 +182,16 @@ def test_what_is_stored_is_what_was_judged(
         return found
 
     monkeypatch.setattr(module, "examine", examine_then_save)
-    with pytest.raises(BadInputError, match="changed while it was read"):
+    with pytest.raises(BadInputError):
         with_base.adapters.register(folder, base="tiny", task="one")
     assert with_base.adapters.list() == []
     assert counts(with_base)["intent"] == 0
-
-
-def test_a_name_tells_the_version_of_its_own_task_only(
-    with_base: Registry, make_adapter: MakeAdapter
-) -> None:
-    metadata = {"adapter_name": "bar"}
-    view = with_base.adapters.register(
-        make_adapter("adapters_foo_v3_20260101", metadata=metadata, seed=1), base="tiny", date="20260101"
-    )
-    assert view["name"] == "bar_v1_20260101"
-    other = with_base.adapters.register(
-        make_adapter("adapters_foo_v4_20260102", seed=2), base="tiny", task="baz"
-    )
-    assert (other["task"], other["version"]) == ("baz", 1)
 
 
 def test_a_change_that_no_time_tells_of_does_not_get_in(
     with_base: Registry, make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was judged is a copy: what is written into the file afterwards, as a memory map does it, is not stored."""
-    from fusery.registry.registration import register as module
-
     folder = make_adapter("a", seed=1)
     weights = folder / "adapters.safetensors"
     judged = digest_file(weights)[0]
@@ -259,8 +217,6 @@ def test_a_collector_leaves_what_is_being_looked_at(
     with_base: Registry, make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The copies that admission looks at lie in the store, and nothing in the database says so yet."""
-    from fusery.registry.registration import register as module
-
     examine = module.examine
 
     def collect_then_examine(*arguments: Any) -> Any:
@@ -272,41 +228,6 @@ def test_a_collector_leaves_what_is_being_looked_at(
     assert with_base.upkeep.audit().ok
 
 
-def test_the_process_for_templates_starts_while_the_rest_is_done(
-    with_base: Registry, make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It takes as long to start as the base takes to be found; once, since what was rendered is known."""
-    from fusery.registry.admission import template_rules
-    from fusery.registry.registration import register
-    from fusery.registry.server.templates.process import Process
-
-    template_rules._tried.cache_clear()
-    order: list[str] = []
-    started: list[Process] = []
-    begin, ready, ground = Process.__init__, Process.ready, register._ground
-
-    def begun(process: Process, *given: Any) -> None:
-        begin(process, *given)
-        order.append("started")
-        started.append(process)
-
-    def waited(process: Process) -> None:
-        order.append("waited")
-        ready(process)
-
-    def looked(*given: Any) -> Any:
-        order.append("looked")
-        return ground(*given)
-
-    monkeypatch.setattr(Process, "__init__", begun)
-    monkeypatch.setattr(Process, "ready", waited)
-    monkeypatch.setattr(register, "_ground", looked)
-    for seed in (1, 2):
-        with_base.adapters.register(make_adapter(seed=seed), base="tiny", task="course_rec")
-    assert order == ["started", "looked", "waited", "looked"]
-    assert not any(process.alive for process in started)
-
-
 @pytest.mark.parametrize("place", ["flag", "metadata", "folder"])
 def test_version_that_exhausts_automatic_numbering_is_refused(
     with_base: Registry, make_adapter: MakeAdapter, place: str
@@ -314,10 +235,9 @@ def test_version_that_exhausts_automatic_numbering_is_refused(
     far = MAX_DECLARED_VERSION + 1
     metadata = {"version": far} if place == "metadata" else None
     folder = make_adapter(f"last_v{far}_20260115" if place == "folder" else "far", seed=70, metadata=metadata)
-    with pytest.raises(BadInputError, match=f"at most {MAX_DECLARED_VERSION}"):
-        with_base.adapters.register(
-            folder, base="tiny", task="last", version=far if place == "flag" else None
-        )
+    flag = far if place == "flag" else None
+    with pytest.raises(BadInputError):
+        with_base.adapters.register(folder, base="tiny", task="last", version=flag)
     with_base.adapters.register(folder, base="tiny", task="last", version=MAX_DECLARED_VERSION)
     following = with_base.adapters.register(make_adapter("next", seed=71), base="tiny", task="last")
     assert following.version == far
@@ -335,7 +255,7 @@ def test_a_date_in_the_future_is_refused(with_base: Registry, make_adapter: Make
         record = {"started_at": f"{day}T12:00:00+00:00", "state": "finished"}
         (folder / "fusery_run.json").write_text(json.dumps(record), encoding="utf-8")
     said = {"flag": {"date": f"{day}"}, "run": {"date": "20260115"}}.get(place, {})
-    with pytest.raises(BadInputError, match="in the future"):
+    with pytest.raises(BadInputError):
         with_base.adapters.register(folder, base="tiny", task="soon", **said)
     assert with_base.adapters.list() == []
 
@@ -346,26 +266,11 @@ def test_date_of_a_time_zone_ahead_is_recorded(with_base: Registry, make_adapter
     assert found.date == f"{day:%Y%m%d}"
 
 
-@pytest.mark.parametrize("said", [{"val_loss": -1.0}, {"alpha": -16.0}])
-def test_a_negative_number_is_refused(
-    with_base: Registry, make_adapter: MakeAdapter, said: dict[str, float]
-) -> None:
-    with pytest.raises(BadInputError, match="0 or more"):
-        with_base.adapters.register(make_adapter(seed=70), base="tiny", task="low", **said)
-
-
-def test_a_negative_loss_of_the_metadata_is_refused(with_base: Registry, make_adapter: MakeAdapter) -> None:
-    folder = make_adapter("low", seed=70, metadata={"final_val_loss": -1.0})
-    with pytest.raises(AdmissionError) as caught:
-        with_base.adapters.register(folder, base="tiny", task="low")
-    assert {finding.code for finding in caught.value.findings} == {"val_loss_negative"}
-
-
 def test_there_is_no_version_after_the_last(with_base: Registry, make_adapter: MakeAdapter) -> None:
     folders = [make_adapter(str(seed), seed=seed) for seed in (70, 71)]
     with_base.adapters.register(folders[0], base="tiny", task="last")
     with with_base.workspace.database.write() as session:
         session.execute(update(tables.Adapter).values(version=MAX_VERSION))
-    with pytest.raises(BadInputError, match="there is no version after 999999999, which last has"):
+    with pytest.raises(BadInputError):
         with_base.adapters.register(folders[1], base="tiny", task="last")
     assert with_base.adapters.register(folders[1], base="tiny", task="last", version=2).version == 2

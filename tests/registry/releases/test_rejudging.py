@@ -1,4 +1,4 @@
-"""Moves of guarded aliases judged again: whoever leaves the rules out is named by the next audit, and nobody else."""
+"""Moves of guarded aliases judged again: an audit names exactly those that could not have passed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from fusery.registry import Registry, tables
 from fusery.registry.database import events, log
 from fusery.registry.database.sealing import touch
 from fusery.registry.dsse.keys import make_pair
-from fusery.registry.errors import AliasGuardedError
 from fusery.registry.fusion.fuse import FuseRequest
 from fusery.registry.signing.sign import SigningKey
 from fusery.registry.workspace import Workspace
@@ -28,12 +27,9 @@ PROD = "course_rec#prod"
 Change = Callable[[Session, tables.Adapter], None]
 
 
-def as_user(registry: Registry, name: str) -> Registry:
-    return Registry(Workspace(replace(registry.workspace.settings, user=name)))
-
-
 def force(registry: Registry, name: str, *, told: dict[str, Any] | None = None, silent: bool = False) -> None:
-    """Move prod as a client would from which the rules were taken out: well written, sealed and logged."""
+    """Move prod as a client without the rules would: well written, sealed and logged."""
+    detail = {"reason": "trust me", **(told or {})}
     with registry.workspace.database.write() as session:
         adapter = session.scalars(select(tables.Adapter).where(tables.Adapter.name == name)).one()
         alias = session.scalar(select(tables.Alias).where(tables.Alias.name == "prod"))
@@ -41,95 +37,59 @@ def force(registry: Registry, name: str, *, told: dict[str, Any] | None = None, 
             alias = tables.Alias(task_id=adapter.task_id, name="prod", adapter_id=None)
             session.add(alias)
             session.flush()
-        reason = str((told or {}).get("reason", "trust me"))
         before, at = alias.adapter_id, registry.workspace.database.utcnow(session)
-        session.add(
-            tables.AliasMove(
-                alias_id=alias.id,
-                from_adapter_id=before,
-                to_adapter_id=adapter.id,
-                reason=reason,
-                at=at,
-                by="eve",
-            )
-        )
+        moved = {"from_adapter_id": before, "to_adapter_id": adapter.id, "reason": detail["reason"]}
+        session.add(tables.AliasMove(alias_id=alias.id, at=at, by="eve", **moved))
         alias.adapter_id = adapter.id
         session.flush()
         if not silent:
-            events.record(
-                session,
-                action="alias.moved",
-                kind="alias",
-                subject=PROD,
-                detail={
-                    "from": before and {"name": session.get_one(tables.Adapter, before).name},
-                    "to": {"name": adapter.name},
-                    "reason": reason,
-                    **(told or {}),
-                },
-                actor="eve",
-                at=at,
-            )
+            detail["from"] = before and {"name": session.get_one(tables.Adapter, before).name}
+            detail["to"] = {"name": adapter.name}
+            log_entry(session, "alias.moved", "alias", PROD, detail, at=at)
 
 
-def change(registry: Registry, work: Change, version: int = 1) -> None:
-    """Do something to an adapter's records that no command does, sealed like any write."""
-    with registry.workspace.database.write() as session:
-        query = select(tables.Adapter).where(tables.Adapter.version == version)
-        work(session, session.scalars(query).one())
+def log_entry(
+    session: Session, action: str, kind: str, subject: str, detail: dict[str, Any], **at: Any
+) -> None:
+    events.record(session, action=action, kind=kind, subject=subject, detail=detail, actor="eve", **at)
 
 
 def accused(registry: Registry) -> list[str]:
-    """Return what an audit says of moves, and see to it that it says nothing else, but of records written anew."""
+    """Return what an audit says of moves; beside these, it may name records that were written anew."""
     report = registry.upkeep.audit()
-    found = [one for one in report.problems if one.code in ("move_against_rules", "alias_unexplained")]
-    others = {one.code for one in report.problems} - {"move_against_rules", "alias_unexplained"}
-    assert others <= {"record_rewritten"}, report.problems
+    moves = {"move_against_rules", "alias_unexplained"}
+    assert {one.code for one in report.problems} <= {*moves, "record_rewritten"}, report.problems
     assert registry.upkeep.audit_all().problems == report.problems
-    return [one.message for one in found]
+    return [one.message for one in report.problems if one.code in moves]
 
 
 def rewritten(registry: Registry) -> list[str]:
-    """Return the records that an audit says were written anew, and see to it that it names something."""
+    """Return the records that an audit says were written anew."""
     return [one.subject for one in registry.upkeep.audit().problems if one.code == "record_rewritten"]
 
 
-def test_a_move_without_a_promotion_is_named(stocked: Registry) -> None:
+def test_a_move_without_a_promotion_is_named(stocked: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     stocked.aliases.set_rules("prod", {"approvals": 1})
     force(stocked, FIRST)
     [said] = accused(stocked)
     assert said.startswith(f"the move to {FIRST} by eve at ")
     assert said.endswith("could not have passed: approvals: 0 of 1 approved")
-
-
-def test_the_log_s_word_that_all_rules_passed_is_not_believed(
-    stocked: Registry, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stocked.aliases.set_rules("prod", {"approvals": 1})
+    # Nor is the log believed where it says that all rules passed.
     monkeypatch.setattr("fusery.registry.releases.promote.verdict_of", lambda _: "passed")
-    if stocked.workspace.database.dialect == "postgresql":
-        with pytest.raises(AliasGuardedError, match="refuses to move course_rec#prod: 0 of 1 approved"):
-            stocked.aliases.promote("course_rec@1", "prod")
-        force(stocked, FIRST, told={"rules": [{"rule": "approvals", "state": "passed"}]})
-    else:
-        assert stocked.aliases.promote("course_rec@1", "prod").moved
-    assert len(accused(stocked)) == 1
+    assert stocked.aliases.promote("course_rec@2", "prod").moved
+    assert len(accused(stocked)) == 2
 
 
 def test_what_was_recorded_afterwards_does_not_count_whatever_time_it_claims(stocked: Registry) -> None:
     stocked.aliases.set_rules("prod", {"approvals": 1, "fidelity": "PASS"})
     force(stocked, FIRST)
     early = timedelta(days=30)
-
-    def approve(session: Session, adapter: tables.Adapter) -> None:
+    with stocked.workspace.database.write() as session:
         at = stocked.workspace.database.utcnow(session) - early
-        session.add(tables.Approval(adapter_id=adapter.id, alias="prod", note="", at=at, by="mallory"))
-
-    change(stocked, approve)
+        session.add(tables.Approval(adapter_id=1, alias="prod", note="", at=at, by="mallory"))
     stocked.fused.fuse("course_rec@1")
     with stocked.workspace.database.write() as session:
-        fused = session.scalars(select(tables.Fused)).one()
-        fused.created_at -= early
+        session.scalars(select(tables.Fused)).one().created_at -= early
     [said] = accused(stocked)
     assert "approvals: 0 of 1 approved" in said
     assert "fidelity: nothing was fused from it yet" in said
@@ -149,84 +109,59 @@ def test_a_withdrawal_that_was_lifted_later_held_then(stocked: Registry) -> None
     assert "leaks names" in said
 
 
-def test_an_approval_that_was_withdrawn_later_counted_then(stocked: Registry) -> None:
-    stocked.aliases.set_rules("prod", {"approvals": 1})
-    ann = as_user(stocked, "ann")
-    ann.aliases.approve("course_rec@1", "prod")
-    assert stocked.aliases.promote("course_rec@1", "prod").moved
-    ann.aliases.withdraw_approval("course_rec@1", "prod")
-    ann.close()
-    stocked.adapters.yank("course_rec@1", reason="later")
-    assert accused(stocked) == []
-
-
-def test_rules_are_those_of_the_moment(stocked: Registry) -> None:
-    stocked.aliases.set("prod", "course_rec@1")
-    stocked.aliases.set_rules("prod", {"val_loss_within": 0.0})
-    assert stocked.aliases.promote("course_rec@2", "prod").moved
-    stocked.aliases.set_rules("prod", {"approvals": 5})
-    assert accused(stocked) == [], "tighter rules judge nothing that was before them"
-    force(stocked, FIRST)
-    stocked.aliases.remove_rules("prod")
-    [said] = accused(stocked)
-    assert "approvals: 0 of 5 approved" in said, "nor do looser ones"
-
-
 def test_rules_of_a_task_come_before_those_of_every_task(stocked: Registry) -> None:
     stocked.aliases.set_rules("prod", {"approvals": 1})
     stocked.aliases.set_rules(PROD, {}, guarded=False)
     stocked.aliases.set("prod", "course_rec@1")
     assert accused(stocked) == []
+    stocked.aliases.set_rules(PROD, {"approvals": 5})
+    assert accused(stocked) == [], "rules judge nothing that was before them"
     stocked.aliases.remove_rules(PROD)
     force(stocked, SECOND)
     assert len(accused(stocked)) == 1
 
 
-def test_emergencies_go_back_or_away_and_say_why(stocked: Registry) -> None:
+def test_emergencies_go_back_or_away_and_have_a_reason(stocked: Registry) -> None:
     stocked.aliases.set("prod", "course_rec@1")
     stocked.aliases.set("prod", "course_rec@2")
     stocked.aliases.set_rules("prod", {"approvals": 1})
     stocked.aliases.roll_back(PROD, emergency=True, reason="it swears")
     stocked.aliases.remove(PROD, emergency=True, reason="that one, too")
-    assert accused(stocked) == []
     force(stocked, FIRST, told={"emergency": True})
     assert accused(stocked) == []
     force(stocked, SECOND, told={"emergency": True, "reason": " "})
     assert ["an emergency has a reason" in said for said in accused(stocked)] == [True]
 
 
-def test_an_emergency_is_no_way_to_something_new(stocked: Registry) -> None:
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ({"told": {"emergency": True}}, "only goes back"),
+        ({"silent": True}, "the log has no entry that tells of it"),
+    ],
+)
+def test_an_emergency_to_a_new_adapter_and_a_move_without_an_entry(
+    how: dict[str, Any], words: str, stocked: Registry
+) -> None:
     stocked.aliases.set("prod", "course_rec@1")
-    stocked.aliases.set_rules("prod", {"approvals": 1})
-    force(stocked, SECOND, told={"emergency": True})
-    [said] = accused(stocked)
-    assert "only goes back" in said
-
-
-def test_a_move_that_the_log_does_not_tell_of(stocked: Registry) -> None:
     stocked.aliases.set_rules("prod", {"admission": "no_errors"})
-    force(stocked, FIRST, silent=True)
+    force(stocked, SECOND, **how)
     [said] = accused(stocked)
-    assert "the log has no entry that tells of it" in said
+    assert words in said
 
 
-def test_a_holder_without_a_move(stocked: Registry) -> None:
+def test_a_holder_without_a_move_and_a_move_in_the_future(stocked: Registry) -> None:
     stocked.aliases.set("prod", "course_rec@1")
     with stocked.workspace.database.write() as session:
-        alias = session.scalars(select(tables.Alias)).one()
-        alias.adapter_id = session.scalars(select(tables.Adapter.id).where(tables.Adapter.version == 2)).one()
+        session.scalars(select(tables.Alias)).one().adapter_id = 2
     assert accused(stocked) == ["it holds another adapter than its last move says"]
     force(stocked, FIRST)
     [said] = accused(stocked)
     assert "does not follow from the one before" in said
-
-
-def test_a_move_that_claims_to_be_of_the_future(stocked: Registry) -> None:
-    stocked.aliases.set("prod", "course_rec@1")
     with stocked.workspace.database.write() as session:
-        session.scalars(select(tables.AliasMove)).one().at += timedelta(days=2)
+        session.get_one(tables.AliasMove, 1).at += timedelta(days=2)
     assert any(said.endswith("is to come") for said in accused(stocked))
-    assert rewritten(stocked) == ["alias_move 1"]
+    assert "alias_move 1" in rewritten(stocked)
 
 
 def test_keys_count_as_they_counted_then(stocked: Registry, tmp_path: Path) -> None:
@@ -262,15 +197,13 @@ def test_a_restored_registry_of_others_is_judged_by_what_counted_there(
     stocked: Registry, tmp_path: Path
 ) -> None:
     """What a restore takes back is taken back then: promotions before it rested on it, and those after it cannot."""
-    ann, bert = make_pair(tmp_path / "ann.pem", None), as_user(stocked, "bert")
+    ann, bert = make_pair(tmp_path / "ann.pem", None), stocked.acting("bert", authenticated=False)
     stocked.trust.add_key("ann", ann.public, ["*#*"])
     stocked.trust.sign("course_rec@1", SigningKey(ann.private))
     stocked.fused.fuse("course_rec@1")
     stocked.adapters.amend("course_rec@1", val_loss=0.061, reason="typo")
     bert.aliases.approve("course_rec@1", "prod")
-    bert.close()
-    rules = {"fidelity": "PASS", "signed": True, "approvals": 1}
-    stocked.aliases.set_rules("prod", rules)
+    stocked.aliases.set_rules("prod", {"fidelity": "PASS", "signed": True, "approvals": 1})
     assert stocked.aliases.promote("course_rec@1", "prod").moved
     stocked.upkeep.backup(tmp_path / "saved")
     settings = replace(stocked.workspace.settings, home=tmp_path / "other", database_url="")
@@ -303,10 +236,8 @@ TOUCHED: dict[str, Callable[[Session], None]] = {
 def test_what_is_written_through_the_program_and_never_by_it(
     what: str, stocked: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Well sealed, and named all the same: records do not change but in the ways that there are commands for."""
-    ann = as_user(stocked, "ann")
-    ann.aliases.approve("course_rec@1", "prod")
-    ann.close()
+    """Well sealed, and named all the same."""
+    stocked.acting("ann", authenticated=False).aliases.approve("course_rec@1", "prod")
     stocked.adapters.yank("course_rec@2", reason="bad")
     stocked.trust.add_key("ann", make_pair(tmp_path / "ann.pem", None).public, ["other#*"])
     stocked.aliases.set("canary", "course_rec@1")
@@ -317,9 +248,7 @@ def test_what_is_written_through_the_program_and_never_by_it(
         monkeypatch.setattr(log, "seals_text", lambda seals: '[[[],0,"",null],' + text(seals)[1:])
     with stocked.workspace.database.write() as session:
         TOUCHED[what](session)
-        events.record(
-            session, action="adapter.approved", kind="adapter", subject=FIRST, detail={}, actor="eve"
-        )
+        log_entry(session, "adapter.approved", "adapter", FIRST, {})
         touch(session, "task", [1])
     assert {one.code for one in stocked.upkeep.audit().problems} & {"record_rewritten", "event_chain"}
 
@@ -330,7 +259,7 @@ def test_an_entry_that_tells_of_nothing_that_was_written(action: str, stocked: R
     with stocked.workspace.database.write() as session:
         kind = "alias" if action == "rules.set" else "key"
         detail = {"guarded": False, "rules": {}, "key_id": "x", "aliases": ["*#*"]}
-        events.record(session, action=action, kind=kind, subject=PROD, detail=detail, actor="eve")
+        log_entry(session, action, kind, PROD, detail)
     assert rewritten(stocked) == ([f"rules of {PROD}"] * 2 if action == "rules.set" else [f"key {PROD}"])
 
 
@@ -342,19 +271,17 @@ def test_a_confirmation_is_judged_too(stocked: Registry) -> None:
     assert [one.code for one in stocked.upkeep.audit().problems] == ["amended_after_promotion"]
     with stocked.workspace.database.write() as session:
         detail = {"from": {"name": FIRST}, "to": {"name": SECOND}, "reason": "", "rules": []}
-        events.record(
-            session, action="alias.confirmed", kind="alias", subject=PROD, detail=detail, actor="eve"
-        )
+        log_entry(session, "alias.confirmed", "alias", PROD, detail)
     [said] = accused(stocked)
     assert "the confirmation in entry" in said
     assert "val_loss_within: 9.9 against 0.61" in said
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(4))
 def test_exactly_what_could_not_have_passed_is_named(seed: int, stocked: Registry, tmp_path: Path) -> None:
     """Whatever happens before and after, a forced move is named just where a promotion would have been refused."""
     chance = random.Random(seed)
-    people = [as_user(stocked, name) for name in ("ann", "bob")]
+    people = [stocked.acting(name, authenticated=False) for name in ("ann", "bob")]
     stocked.fused.fuse("course_rec@1", FuseRequest(precision="keep"))
     asked: list[dict[str, Any]] = [
         {"approvals": 1},
@@ -383,14 +310,10 @@ def test_exactly_what_could_not_have_passed_is_named(seed: int, stocked: Registr
             expected += refused
             continue
         if chance.random() < 0.2:
-            stocked.aliases.promote(
-                f"course_rec@{version}", "prod"
-            )  # and the database agrees with what it decides
+            stocked.aliases.promote(f"course_rec@{version}", "prod")
             continue
         try:
             chance.choice(deeds)(f"course_rec@{version}")
         except Exception as error:  # noqa: BLE001 - a deed that is refused changes nothing
             assert getattr(error, "exit_code", None) == 2, error
     assert len(accused(stocked)) == expected
-    for each in people:
-        each.close()

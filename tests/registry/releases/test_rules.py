@@ -1,4 +1,4 @@
-"""The rules of aliases as data: what is taken, what is refused, and which count."""
+"""The rules of aliases as data: what is accepted, what is refused, and which count."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from fusery.registry import Registry
 from fusery.registry.errors import BadInputError, UnknownReferenceError
@@ -25,52 +23,25 @@ ALL = {
     "authenticated": True,
 }
 
-some_rules = st.fixed_dictionaries(
-    {},
-    optional={
-        "admission": st.sampled_from(["clean", "no_errors"]),
-        "fidelity": st.sampled_from(["PASS", "DEGRADED"]),
-        "val_loss_within": st.floats(0, 1e9),
-        "signed": st.just(True),
-        "licences": st.lists(st.from_regex(r"\A[a-z0-9][a-z0-9.+-]{0,20}\Z"), min_size=1, max_size=5),
-        "approvals": st.integers(1, 100),
-    },
-) | st.fixed_dictionaries({"approvals": st.integers(1, 100), "authenticated": st.just(True)})
-
-
-@given(some_rules)
-def test_rules_are_what_they_were_after_being_recorded(values: dict[str, Any]) -> None:
-    kept = make_rules(values).to_dict()
-    assert kept == values
-    assert make_rules(json.loads(json.dumps(kept))).to_dict() == values
-
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    "values",
     [
-        ({"admision": "clean"}, "no rule 'admision'"),
-        ({"admission": "spotless"}, "admission"),
-        ({"fidelity": "LOST"}, "fidelity"),
-        ({"val_loss_within": -0.1}, "val_loss_within"),
-        ({"val_loss_within": float("nan")}, "val_loss_within"),
-        ({"val_loss_within": float("inf")}, "val_loss_within"),
-        ({"val_loss_within": "0.1"}, "val_loss_within"),
-        ({"val_loss_within": True}, "val_loss_within"),
-        ({"signed": "yes"}, "signed"),
-        ({"licences": []}, "licences"),
-        ({"licences": "mit"}, "licences"),
-        ({"licences": ["m i t"]}, "licences"),
-        ({"approvals": 0}, "approvals"),
-        ({"approvals": 1.5}, "approvals"),
-        ({"approvals": True}, "approvals"),
-        ({"authenticated": True}, "say how many as well"),
-        ({"approvals": 1, "authenticated": "yes"}, "authenticated"),
+        {"admision": "clean"},
+        {"admission": "spotless"},
+        {"fidelity": "LOST"},
+        *({"val_loss_within": value} for value in (-0.1, float("nan"), float("inf"), "0.1", True)),
+        {"signed": "yes"},
+        *({"licences": value} for value in ([], "mit", ["m i t"])),
+        *({"approvals": value} for value in (0, 1.5, True)),
+        {"authenticated": True},  # without a number of approvals
+        {"approvals": 1, "authenticated": "yes"},
     ],
+    ids=str,
 )
-def test_what_is_no_rule(values: dict[str, Any], said: str) -> None:
-    with pytest.raises(BadInputError, match=said) as caught:
+def test_invalid_rules_are_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(BadInputError):
         make_rules(values)
-    assert "\n" not in caught.value.message
 
 
 def test_a_file_in_either_form(tmp_path: Path) -> None:
@@ -84,6 +55,7 @@ def test_a_file_in_either_form(tmp_path: Path) -> None:
     assert read_rules(toml) == (ALL, False)
     assert read_rules(document) == (ALL, None)
     assert make_rules(ALL) == Rules(**{**ALL, "licences": ("apache-2.0", "mit")})
+    assert make_rules(ALL).to_dict() == ALL
 
 
 @pytest.mark.parametrize(
@@ -105,19 +77,12 @@ def test_a_file_in_either_form(tmp_path: Path) -> None:
         ("r.json", b""),
     ],
 )
-def test_files_that_nobody_vouches_for(name: str, data: bytes, tmp_path: Path) -> None:
-    path = tmp_path / name
-    path.write_bytes(data)
-    with pytest.raises(FuseryError) as caught:
-        read_rules(path)
-    assert len(caught.value.message) < 300
-    assert caught.value.exit_code == 2
-
-
-def test_no_file(tmp_path: Path) -> None:
-    for path in (tmp_path, tmp_path / "none.toml"):
-        with pytest.raises(FuseryError):
+def test_invalid_files_are_refused(name: str, data: bytes, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(data)
+    for path in (tmp_path / name, tmp_path, tmp_path / "none.toml"):
+        with pytest.raises(FuseryError) as caught:
             read_rules(path)
+        assert len(caught.value.message) < 300
 
 
 def test_rules_of_a_task_come_before_those_of_every_task(stocked: Registry) -> None:
@@ -128,11 +93,8 @@ def test_rules_of_a_task_come_before_those_of_every_task(stocked: Registry) -> N
     assert (own["task"], own["guarded"], own["rules"]) == ("course_rec", False, {"approvals": 2})
     assert stocked.aliases.rules("course_rec#prod")["rules"] == {"approvals": 2}
     assert stocked.aliases.rules("*#prod") == stocked.aliases.rules("prod")
-    assert [row["alias"] for row in stocked.aliases.all_rules()] == [
-        "*#prod",
-        "course_rec#prod",
-        "other#prod",
-    ]
+    every = [row["alias"] for row in stocked.aliases.all_rules()]
+    assert every == ["*#prod", "course_rec#prod", "other#prod"]
     stocked.aliases.remove_rules("course_rec#prod")
     assert stocked.aliases.rules("course_rec#prod")["rules"] == {"approvals": 1}
     for target in ("canary", "course_rec#canary"):
@@ -154,24 +116,16 @@ def test_every_change_is_in_the_log_with_what_was_before(stocked: Registry) -> N
     assert (kept["guarded"], kept["rules"]) == (False, {"admission": "clean"})
     stocked.aliases.remove_rules("prod", reason="for a test")
     told = [event for event in stocked.upkeep.log() if event["action"].startswith("rules.")]
-    assert [(event["action"], event["subject"], event["actor"]) for event in told] == [
-        ("rules.set", "*#prod", "tester"),
-        ("rules.set", "*#prod", "tester"),
-        ("rules.set", "*#prod", "tester"),
-        ("rules.removed", "*#prod", "tester"),
-    ]
-    assert told[0]["detail"] == {
-        "before": None,
-        "guarded": True,
-        "rules": {"approvals": 1},
-        "reason": "after the incident",
-    }
-    assert told[1]["detail"]["before"] == {"guarded": True, "rules": {"approvals": 1}}
+    assert [event["action"] for event in told] == [*["rules.set"] * 3, "rules.removed"]
+    assert {(event["subject"], event["actor"]) for event in told} == {("*#prod", "tester")}
+    first = {"guarded": True, "rules": {"approvals": 1}}
+    assert told[0]["detail"] == {"before": None, "reason": "after the incident", **first}
+    assert told[1]["detail"]["before"] == first
     assert told[3]["detail"]["before"] == {"guarded": False, "rules": {"admission": "clean"}}
     assert stocked.upkeep.audit().ok
 
 
-def test_new_rules_close_what_was_open_and_the_guard_alone_keeps_the_rules(stocked: Registry) -> None:
+def test_new_rules_guard_again_and_the_guard_alone_keeps_the_rules(stocked: Registry) -> None:
     stocked.aliases.set_rules("prod", {"approvals": 1}, guarded=False)
     again = stocked.aliases.set_rules("prod", {"approvals": 1})
     assert (again["changed"], again["guarded"]) == (True, True)
@@ -181,18 +135,14 @@ def test_new_rules_close_what_was_open_and_the_guard_alone_keeps_the_rules(stock
     assert stocked.aliases.set_rules("prod", {})["rules"] == {}
 
 
-def test_a_dry_run_writes_nothing(stocked: Registry) -> None:
+def test_a_dry_run_and_the_aliases_that_rules_apply_to(stocked: Registry) -> None:
     before = len(stocked.upkeep.log())
     assert stocked.aliases.set_rules("prod", {"approvals": 1}, dry_run=True)["changed"]
     assert stocked.aliases.all_rules() == []
-    stocked.aliases.set_rules("prod", {"approvals": 1})
+    assert stocked.aliases.set_rules("prod", {"approvals": 1})["applies_to"] == []
     assert not stocked.aliases.remove_rules("prod", dry_run=True)["removed"]
     assert len(stocked.aliases.all_rules()) == 1
     assert len(stocked.upkeep.log()) == before + 1
-
-
-def test_which_aliases_they_are_for(stocked: Registry) -> None:
-    assert stocked.aliases.set_rules("prod", {"approvals": 1})["applies_to"] == []
     stocked.aliases.set_rules("prod", {"approvals": 1}, guarded=False)
     stocked.aliases.set("prod", "course_rec@1")
     assert stocked.aliases.set_rules("prod", {"approvals": 2})["applies_to"] == ["course_rec#prod"]

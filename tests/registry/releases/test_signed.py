@@ -14,7 +14,7 @@ from fusery.registry.signing.sign import SigningKey
 
 
 def test_signed_with_a_key_that_counts_for_the_alias(stocked: Registry, tmp_path: Path) -> None:
-    ann, eve = make_pair(tmp_path / "ann.pem", None), make_pair(tmp_path / "eve.pem", None)
+    ann, eve = (make_pair(tmp_path / f"{name}.pem", None) for name in ("ann", "eve"))
     stocked.aliases.set_rules("prod", {"signed": True})
     stocked.aliases.set_rules("canary", {"signed": True})
 
@@ -49,7 +49,7 @@ def test_a_signature_over_something_else_does_not_count(stocked: Registry, tmp_p
     assert stocked.aliases.promote("course_rec@1", "prod", dry_run=True).exit_code == 1
 
 
-def test_what_cannot_be_checked_is_not_decided(stocked: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_extra_nothing_is_decided(stocked: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(*_: object, **__: object) -> list[str]:
         raise MissingExtraError("checking a signature", "sign")
 

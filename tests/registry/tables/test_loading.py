@@ -1,4 +1,4 @@
-"""The modules of tables are imported one by one, and the first query may come between any two lines of them."""
+"""The modules of tables are imported one by one; the first query may come while one is imported."""
 
 from __future__ import annotations
 

@@ -18,8 +18,8 @@ from fusery.registry.fusion.fuse import FuseRequest
 KEEP = FuseRequest(precision="keep", accept_loss=True)
 
 
-def use_a_registry(place: dict[str, Any], base: Path, number: int, seconds: float, test: Connection) -> None:
-    """Register, fuse, materialize and give up for some seconds, at least three times; send how often each was done."""
+def use_a_registry(place: dict[str, Any], base: Path, number: int, test: Connection) -> None:
+    """Register, fuse, materialize and give up until told to stop, at least twice; send how often each was done."""
     folder = Path(place["home"]).parent / f"worker-{number}"
     folder.mkdir()
     chance = random.Random(number)
@@ -28,8 +28,7 @@ def use_a_registry(place: dict[str, Any], base: Path, number: int, seconds: floa
     workspace = open_workspace(**place, cache_limit=300_000)
     with Registry(workspace) as registry:
         shelf = Shelf(workspace)
-        end = time.monotonic() + seconds
-        while time.monotonic() < end or done["given up"] < 3:
+        while done["given up"] < 2 or not test.poll(0):
             seed = chance.randrange(1000)
             adapter = tiny_models.make_adapter(folder / f"{sum(done.values())}", base, seed=seed)
             made = registry.adapters.register(adapter, base="tiny", task=f"task{number}", date="20260115")
@@ -43,14 +42,13 @@ def use_a_registry(place: dict[str, Any], base: Path, number: int, seconds: floa
     test.send(done)
 
 
-def fill_and_forget(place: dict[str, Any], number: int, seconds: float, test: Connection) -> None:
-    """Keep contents that others keep, too, read them back, and forget them; send how many were checked and lost."""
+def fill_and_forget(place: dict[str, Any], number: int, test: Connection) -> None:
+    """Keep contents that others keep, too, read them back and forget them until told to stop; send the counts."""
     chance = random.Random(number)
     workspace = open_workspace(**place)
     shelf = Shelf(workspace)
     checked, lost = 0, []
-    end = time.monotonic() + seconds
-    while time.monotonic() < end or not checked:
+    while not (checked and test.poll(0)):
         contents = [f"content {chance.randrange(6)}".encode() for _ in range(2)]
         deposit = shelf.begin(*contents)
         time.sleep(chance.random() * 0.02)

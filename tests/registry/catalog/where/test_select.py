@@ -1,4 +1,4 @@
-"""What the database finds is what Python finds, on both databases; and nothing of an expression becomes SQL."""
+"""Databases find the adapters that Python finds, and nothing of an expression becomes SQL."""
 
 from __future__ import annotations
 
@@ -26,10 +26,9 @@ POPULATIONS = st.lists(where_oracle.facts(), min_size=1, max_size=6)
 FEW, MANY = (
     settings(
         max_examples=examples,
-        deadline=None,
         suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     )
-    for examples in (10, 1_000 if os.environ.get("FUSERY_SOAK") else 54)
+    for examples in (10, 1_000 if os.environ.get("FUSERY_SOAK") else 40)
 )
 
 
@@ -58,10 +57,9 @@ def databases(sqlite_url: str, postgres_url: str) -> Iterator[list[Database]]:
 @given(POPULATIONS, st.lists(where_oracle.trees(), min_size=4, max_size=8))
 @FEW
 def test_the_database_finds_what_python_finds(
-    databases: list[Database], found: list[where_oracle.Facts], trees: list[Node]
+    database: Database, found: list[where_oracle.Facts], trees: list[Node]
 ) -> None:
-    for database in databases:
-        agree(database, found, trees)
+    agree(database, found, trees)
 
 
 @pytest.mark.slow
@@ -74,17 +72,17 @@ def test_the_database_finds_what_python_finds_often(
         agree(database, found, trees)
 
 
-@pytest.mark.parametrize("name", [*FIELDS, "tag.team", "metric.a:b.acc"])
-def test_every_field_can_be_asked_for(name: str, database: Database) -> None:
-    known = field_named(name)
-    assert known is not None
+def test_every_field_can_be_asked_for(database: Database) -> None:
     with database.read() as session:
-        for tree in (IsNull(name), parse(known.example(name))):
-            query = select(tables.Adapter.name).where(condition(tree, database.dialect))
-            assert list(session.scalars(query)) == []
+        for name in (*FIELDS, "tag.team", "metric.a:b.acc"):
+            known = field_named(name)
+            assert known is not None
+            for tree in (IsNull(name), parse(known.example(name))):
+                query = select(tables.Adapter.name).where(condition(tree, database.dialect))
+                assert list(session.scalars(query)) == [], name
 
 
-@pytest.mark.parametrize("evil", ["x' OR '1'='1", "'; DROP TABLE adapter; --", "%", "_", "\\", '"'])
+@pytest.mark.parametrize("evil", ["x' OR '1'='1", "%", "_", "\\", '"'])
 def test_values_are_bound(evil: str) -> None:
     quoted = evil.replace("\\", "\\\\").replace('"', '\\"')
     for text in (f'note = "{quoted}"', f'note ~ "{quoted}"', f'tag.team in ("{quoted}", b)'):
