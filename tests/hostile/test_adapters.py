@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tiny_models
 from hostile import configurations, headers
-from hostile.arena import Arena, require_plain
+from hostile.arena import Arena, require_plain, sampled
 
 from fusery.storage.safetensors import build_header
 
@@ -32,53 +32,50 @@ def test_the_good_one_gets_in(arena: Arena, folder: Path) -> None:
     assert (checked.code, checked.json["verdict"]) == (0, "pass")
 
 
-def test_there_are_enough() -> None:
-    files = (headers.FORBIDDEN, headers.BEYOND, configurations.NOT_JSON, configurations.MLX_CONFIGS)
-    assert sum(map(len, files)) >= 60
-
-
-@cases(dict(headers.FORBIDDEN) | dict(headers.BEYOND))
+# All of them are in tests/storage/test_safetensors.py.
+@cases(sampled({**headers.FORBIDDEN, **headers.BEYOND}, 5))
 def test_headers(arena: Arena, folder: Path, make: Make) -> None:
     (folder / WEIGHTS).write_bytes(make())
-    assert NO_WEIGHTS.fullmatch(arena.offer(folder, show=False).codes[0])
+    assert NO_WEIGHTS.fullmatch(arena.offer(folder, show=False)[0])
 
 
 @pytest.mark.slow
 @cases(headers.HUGE)
 def test_huge_headers(arena: Arena, folder: Path, make: Make) -> None:
     (folder / WEIGHTS).write_bytes(make())
-    assert NO_WEIGHTS.fullmatch(arena.offer(folder).codes[0])
+    assert NO_WEIGHTS.fullmatch(arena.offer(folder)[0])
 
 
 @cases(configurations.NOT_JSON)
 def test_files_that_are_no_configuration(arena: Arena, folder: Path, make: Make) -> None:
     (folder / CONFIG).write_bytes(make())
-    assert "config_invalid" in arena.offer(folder).codes
+    assert "config_invalid" in arena.offer(folder)
 
 
-@cases(configurations.NOT_JSON)
+@cases(sampled(configurations.NOT_JSON, 3))
 def test_files_that_are_no_metadata(arena: Arena, folder: Path, make: Make) -> None:
     data = make().replace(b'"model"', b'"base_model"').replace(b'"\\u006dodel"', b'"\\u0062ase_model"')
     (folder / METADATA).write_bytes(data)
-    assert "metadata_invalid" in arena.offer(folder, show=False).codes
+    assert "metadata_invalid" in arena.offer(folder, show=False)
 
 
-@cases(configurations.MLX_CONFIGS)
-def test_configurations(arena: Arena, folder: Path, make: Make) -> None:
-    (folder / CONFIG).write_bytes(make())
-    assert len(arena.offer(folder).codes) <= 40
-
-
-@cases(configurations.METADATA)
-def test_metadata(arena: Arena, folder: Path, make: Make) -> None:
-    (folder / METADATA).write_bytes(make())
-    assert len(arena.offer(folder).codes) <= 40
+@pytest.mark.parametrize(
+    ("file", "make"),
+    [
+        pytest.param(file, make, id=f"{file}-{name}")
+        for file, corpus in ((CONFIG, configurations.MLX_CONFIGS), (METADATA, configurations.METADATA))
+        for name, make in corpus.items()
+    ],
+)
+def test_configurations_and_metadata(arena: Arena, folder: Path, file: str, make: Make) -> None:
+    (folder / file).write_bytes(make())
+    assert 0 < len(arena.offer(folder)) <= 40
 
 
 @pytest.mark.parametrize(("file", "make"), configurations.ODD.values(), ids=configurations.ODD.keys())
 def test_what_is_only_odd_is_shown_without_harm(arena: Arena, folder: Path, file: str, make: Make) -> None:
     (folder / file).write_bytes(make())
-    for words in ((), ("--json",), ("-q",)):
+    for words in ((), ("--json",)):
         ran = arena.fusery("check", folder, "--base", "tiny", *words)
         require_plain(ran)
         assert ran.code == 0, ran
@@ -89,7 +86,7 @@ def test_what_is_only_odd_is_shown_without_harm(arena: Arena, folder: Path, file
 def test_configurations_of_peft(arena: Arena, tmp_path: Path, make: Make) -> None:
     folder = peft_adapter(tmp_path / "peft")
     (folder / CONFIG).write_bytes(make())
-    assert arena.offer(folder).codes
+    assert arena.offer(folder)
 
 
 def peft_adapter(folder: Path, great: int = 0) -> Path:
@@ -122,11 +119,11 @@ def test_a_small_peft_file_is_not_made_a_huge_one(arena: Arena, tmp_path: Path) 
     folder = peft_adapter(tmp_path / "peft", great=120_000)
     tracemalloc.start()
     try:
-        attempt = arena.offer(folder)
+        codes = arena.offer(folder)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert attempt.codes
+    assert codes
     assert peak < 250_000_000  # padded, the factors would be 960 MB
 
 
@@ -135,10 +132,10 @@ def test_a_sound_header_of_a_terabyte_of_holes(arena: Arena, folder: Path) -> No
     start = build_header([("model.layers.0.self_attn.q_proj.lora_a", "F32", shape)])
     (folder / WEIGHTS).write_bytes(start)
     os.truncate(folder / WEIGHTS, len(start) + (1 << 40))
-    assert "not_safetensors" in arena.offer(folder).codes
+    assert "not_safetensors" in arena.offer(folder)
 
 
-@cases({**configurations.NOT_JSON, "ids of words": lambda: b'{"model": {"vocab": {"a": "b"}}}'})
+@cases({**sampled(configurations.NOT_JSON, 7), "ids of words": lambda: b'{"model": {"vocab": {"a": "b"}}}'})
 @pytest.mark.parametrize("name", ["tokenizer.json", "added_tokens.json", "config.json", "training_args.bin"])
 def test_what_lies_beside_is_no_danger(arena: Arena, folder: Path, name: str, make: Make) -> None:
     (folder / name).write_bytes(make())

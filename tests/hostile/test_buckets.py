@@ -161,14 +161,6 @@ def test_names_in_a_listing_lead_nowhere(bucket: Bucket) -> None:
     assert not (new / "x").exists()
 
 
-def test_the_keys_of_the_user_go_to_no_endpoint_of_a_home(stage: Stage) -> None:
-    (stage.other / "config.toml").write_text(
-        'store_url = "s3://bucket/x"\n[store_options.client_kwargs]\n'
-        f'endpoint_url = "http://127.0.0.1:{stage.listener.port}"\n'
-    )
-    stage.attempt(*PULL, "--from", stage.other, says="elsewhere")
-
-
 @contextmanager
 def endless() -> Iterator[int]:
     """Run a server that answers every question with bytes that do not end; yield its port."""
