@@ -48,23 +48,6 @@ def test_other_threads_print_where_they_did(capsys: Captured) -> None:
     assert capsys.readouterr() == ("data\nmore data\n", "a plugin\nstill a plugin\n")
 
 
-def test_blocks_of_two_threads_that_overlap_leave_it_as_it_was(capsys: Captured) -> None:
-    before, both, first = sys.stdout, threading.Barrier(2), threading.Event()
-
-    def run(*, leaves_first: bool) -> None:
-        with printing_aside():
-            both.wait(60)
-            assert leaves_first or first.wait(60)
-        first.set()
-
-    threads = [threading.Thread(target=run, kwargs={"leaves_first": each}) for each in (True, False)]
-    for each in threads:
-        each.start()
-    for each in threads:
-        each.join()
-    assert sys.stdout is before
-
-
 def test_what_was_bound_in_it_stays_aside(capsys: Captured) -> None:
     with printing_aside():
         handler = logging.StreamHandler(sys.stdout)
@@ -109,22 +92,4 @@ def test_what_is_put_in_its_place_does_not_stay(left: str, capsys: Captured, tmp
                 sys.stdout = {"a wrapper": Wrapper(), "None": None, "a file": file}[left]  # type: ignore[assignment]
         assert sys.stdout is before
     print("data")
-    assert capsys.readouterr() == ("data\n", "")
-
-
-def test_others_print_through_what_is_put_in_its_place_while_it_lasts(capsys: Captured) -> None:
-    within, over = threading.Event(), threading.Event()
-
-    def run() -> None:
-        with printing_aside():
-            sys.stdout = Wrapper()  # type: ignore[assignment]
-            within.set()
-            over.wait(60)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    assert within.wait(60)
-    print("data")
-    over.set()
-    thread.join()
     assert capsys.readouterr() == ("data\n", "")

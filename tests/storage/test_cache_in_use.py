@@ -56,12 +56,6 @@ def test_what_is_being_read_is_neither_removed_nor_evicted(cache: FusedCache) ->
     assert cache.entries() == []
 
 
-def test_two_may_read_at_once(cache: FusedCache) -> None:
-    with cache.using(KEY) as first, cache.using(KEY) as second:
-        assert first == second == cache.entry(KEY)
-    assert cache.remove(KEY) == len(DATA)
-
-
 def test_what_is_not_here_cannot_be_held(cache: FusedCache) -> None:
     cache.remove(KEY)
     with cache.using(KEY) as path:
@@ -144,12 +138,3 @@ def test_what_is_published_or_looked_up_in_a_block_is_held_until_its_end(cache: 
         publish(cache, third)
         assert [entry.key for entry in cache.evict(0).carry_out()] == [OTHER]
     assert {entry.key for entry in cache.evict(0).carry_out()} == {KEY, third}
-
-
-def test_no_moment_is_left_between_publishing_and_holding(cache: FusedCache) -> None:
-    cache.remove(KEY)
-    with cache.holding(), cache.build(KEY, 1) as folder:
-        (folder / "f").write_bytes(DATA)
-        cache.publish(KEY, folder, MANIFEST)
-        assert cache.remove(KEY) == 0
-    assert cache.remove(KEY) == len(DATA)

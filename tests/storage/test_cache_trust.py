@@ -101,14 +101,6 @@ def test_a_page_that_is_dirty_while_it_is_hashed_is_not_served_once_it_changes(c
         assert not is_served(cache)
 
 
-def test_a_page_mapped_long_before_is_not_served_once_it_changes(cache: FusedCache) -> None:
-    with mapped(publish(cache) / WEIGHTS) as memory:
-        assert is_served(cache)
-        os.sync()
-        flip(memory)
-        assert not is_served(cache)
-
-
 def forge(folder: Path, entry: Path) -> None:
     """Rewrite every note in a folder so that it says of an entry's files what they are now."""
     for note in folder.rglob("*.json"):

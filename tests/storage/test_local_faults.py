@@ -5,13 +5,8 @@ from __future__ import annotations
 import errno
 import gc
 import os
-import random
 import resource
-import signal
-import subprocess
-import sys
 import tempfile
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,7 +18,7 @@ from fusery.storage.digest import digest_bytes
 from fusery.storage.errors import OutOfSpaceError, StorageError, StoreDeniedError, StoreUnavailableError
 from fusery.storage.interface import Blob
 from fusery.storage.local import LocalStore
-from fusery.testing.stores import HELLO, LARGE, file_with, name_of
+from fusery.testing.stores import HELLO, LARGE, file_with
 
 CALLS = (
     "open", "close", "write", "readv", "fsync", "fdatasync", "fchmod", "link", "unlink", "mkdir", "rename", "replace",
@@ -77,14 +72,6 @@ def test_bytes_are_durable_before_their_name_and_the_name_before_success(
     assert calls.index("fchmod") < link < calls.index("unlink")
 
 
-def test_new_folders_are_durable_before_the_blob(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = file_with(tmp_path, HELLO)
-    calls = count_calls(monkeypatch, tmp_path / "store", source)
-    made = calls.count("mkdir")
-    assert made == 5  # the store, tmp, blobs, sha256 and the two digits
-    assert calls[: calls.index("link")].count("fsync") == made + 1
-
-
 @pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC], ids=["EIO", "ENOSPC"])
 def test_a_failure_of_any_call_is_a_clean_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
@@ -117,29 +104,6 @@ def test_a_failure_of_any_call_is_a_clean_error(
         require_whole(root)
 
 
-def test_a_kill_at_any_call_leaves_whole_blobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = file_with(tmp_path, LARGE)
-    total = len(count_calls(monkeypatch, tmp_path / "dry", source))
-    for at in range(1, total + 1):
-        root = tmp_path / f"store-{at}"
-        status = in_child(lambda at=at, root=root: die_at(monkeypatch, at, root, source))
-        assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
-        require_whole(root)
-        store = LocalStore(root)
-        assert all(leftover.name.startswith("tmp/") for leftover in store.leftovers())
-        blob = store.put_file(source)
-        assert list(store.blobs()) == [blob]
-        for leftover in store.leftovers():
-            store.remove_leftover(leftover.name)
-        names = {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
-        assert names == {name_of(blob.digest)}
-
-
-def die_at(monkeypatch: pytest.MonkeyPatch, at: int, root: Path, source: Path) -> None:
-    Trap(monkeypatch, at, lambda _name: os.kill(os.getpid(), signal.SIGKILL))
-    LocalStore(root).put_file(source)
-
-
 def fork(body: Callable[[], None]) -> int:
     """Start a process that runs `body` and return its pid: twenty times as fast as a new interpreter."""
     with warnings.catch_warnings():
@@ -153,101 +117,6 @@ def fork(body: Callable[[], None]) -> int:
         finally:
             os._exit(0)
     return pid
-
-
-def in_child(body: Callable[[], None]) -> int:
-    """Run `body` in another process and return its wait status."""
-    return os.waitpid(fork(body), 0)[1]
-
-
-WRITER = """
-import sys
-from pathlib import Path
-from fusery.storage.local import LocalStore
-store, sources = LocalStore(Path(sys.argv[1])), [Path(name) for name in sys.argv[2:]]
-print("ready", flush=True)
-sys.stdin.readline()
-for source in sources:
-    store.put_file(source)
-print("done", flush=True)
-"""
-
-
-def start_writer(root: Path, *sources: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-P", "-c", WRITER, str(root), *map(str, sources)]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-
-def test_kills_at_random_instants_leave_whole_blobs(tmp_path: Path) -> None:
-    root = tmp_path / "store"
-    sources = [file_with(tmp_path, os.urandom(3 << 20), f"{number}.bin") for number in range(3)]
-    chance = random.Random(20261124)
-
-    def store_all() -> None:
-        for source in sources:
-            LocalStore(root).put_file(source)
-
-    start = time.monotonic()
-    assert in_child(store_all) == 0
-    whole_run = time.monotonic() - start
-    killed = 0
-    for _ in range(40):
-        for blob in LocalStore(root).blobs():
-            LocalStore(root).delete(blob.digest)
-        writer = fork(store_all)
-        time.sleep(chance.uniform(0.0, whole_run))
-        os.kill(writer, signal.SIGKILL)
-        killed += os.WIFSIGNALED(os.waitpid(writer, 0)[1])
-        require_whole(root)
-    assert killed > 0
-    store = LocalStore(root)
-    store_all()
-    for leftover in store.leftovers():
-        assert leftover.name.startswith("tmp/")
-        store.remove_leftover(leftover.name)
-    require_whole(root)
-    assert len([path for path in root.rglob("*") if path.is_file()]) == len(sources)
-
-
-def test_processes_that_race_for_the_same_blobs_all_succeed(tmp_path: Path) -> None:
-    root = tmp_path / "store"
-    sources = [file_with(tmp_path, os.urandom(1 << 18), f"{number}.bin") for number in range(12)]
-    writers = [start_writer(root, *sources) for _ in range(8)]
-    for writer in writers:
-        assert writer.stdout is not None and writer.stdout.readline() == "ready\n"
-    for writer in writers:
-        assert writer.stdin is not None
-        writer.stdin.write("go\n")
-        writer.stdin.flush()
-    for writer in writers:
-        out, _ = writer.communicate(timeout=60)
-        assert (writer.returncode, out) == (0, "done\n")
-    require_whole(root)
-    files = {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
-    assert files == {name_of(digest_bytes(source.read_bytes())) for source in sources}
-
-
-def test_processes_that_race_to_replace_a_damaged_blob_never_lose_it(tmp_path: Path) -> None:
-    root = tmp_path / "store"
-    source = file_with(tmp_path, LARGE)
-    blob = LocalStore(root).put_file(source)
-    path = root / name_of(blob.digest)
-    path.chmod(0o644)
-    path.write_bytes(b"damaged")
-    writers = [start_writer(root, source) for _ in range(8)]
-    for writer in writers:
-        assert writer.stdout is not None and writer.stdout.readline() == "ready\n"
-    for writer in writers:
-        assert writer.stdin is not None
-        writer.stdin.write("go\n")
-        writer.stdin.flush()
-    while any(writer.poll() is None for writer in writers):
-        assert path.exists()
-    for writer in writers:
-        writer.communicate()
-        assert writer.returncode == 0
-    assert path.read_bytes() == LARGE
-    assert b"damaged" in [kept.read_bytes() for kept in (root / "quarantine").iterdir()]
 
 
 @contextmanager
@@ -269,16 +138,6 @@ def test_a_full_disk_is_said_so_and_leaves_nothing(tmp_path: Path) -> None:
     assert list(store.blobs()) == []
     assert list(store.leftovers()) == []
     assert store.put_file(source).digest == digest_bytes(LARGE)
-
-
-def test_a_full_disk_does_not_spoil_a_fetch(tmp_path: Path) -> None:
-    store = LocalStore(tmp_path / "store")
-    blob = store.put_bytes(LARGE)
-    target = tmp_path / "target"
-    target.mkdir()
-    with files_of_at_most(1 << 20), pytest.raises(OutOfSpaceError):
-        store.fetch(blob.digest, target / "out.bin")
-    assert list(target.iterdir()) == []
 
 
 @contextmanager
@@ -349,13 +208,6 @@ def test_a_store_that_may_not_be_entered_is_denied_not_empty(open_tmp: Path) -> 
                     read()
     finally:
         store.root.chmod(0o755)
-
-
-def test_a_source_that_may_not_be_read_is_denied(open_tmp: Path) -> None:
-    store, source = LocalStore(open_tmp / "store"), file_with(open_tmp, HELLO)
-    source.chmod(0o000)
-    with as_nobody(), pytest.raises(StoreDeniedError, match=r"source\.bin"):
-        store.put_file(source)
 
 
 def test_a_file_where_the_store_should_be(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fusery.storage.digest import digest_bytes
-from fusery.storage.errors import MissingFileError, StorageError, StoreDeniedError
+from fusery.storage.errors import MissingFileError, StoreDeniedError
 from fusery.storage.private import private_folder, read_private
 from fusery.storage.vouchers import Vouchers
 from fusery.storage.watching import Watch
@@ -74,12 +74,6 @@ def test_one_of_another_user_is_refused(folder: Path) -> None:
         read(folder)
 
 
-def test_a_link_in_its_place_is_refused(folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "link").symlink_to(folder)
-    with pytest.raises(StorageError):
-        read(tmp_path / "link")
-
-
 def test_a_file_that_others_may_write_and_a_link_are_not_read(folder: Path, tmp_path: Path) -> None:
     (folder / "note").write_bytes(b"mine")
     (folder / "note").chmod(0o666)
@@ -88,11 +82,6 @@ def test_a_file_that_others_may_write_and_a_link_are_not_read(folder: Path, tmp_
     for name in ("note", "link"):
         with pytest.raises(OSError):
             read(folder, name)
-
-
-def test_vouchers_for_nobody_else(vouchers: Vouchers) -> None:
-    (path,) = vouchers.root.iterdir()
-    assert path.stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.parametrize("opened", ["folder", "file"])

@@ -17,7 +17,6 @@ from fusery.storage.errors import MissingFileError, OutOfSpaceError, StorageErro
 from fusery.storage.publishing import (
     link_exclusive,
     new_part,
-    part_beside,
     publish_folder,
     remove_tree,
     write_all,
@@ -44,11 +43,6 @@ def test_a_small_file_is_written_and_replaced(tmp_path: Path) -> None:
     assert names(tmp_path) == {"f"}
 
 
-def test_a_write_into_no_folder_says_so(tmp_path: Path) -> None:
-    with pytest.raises(MissingFileError):
-        write_atomically(tmp_path / "nowhere" / "f", b"x")
-
-
 @pytest.mark.parametrize("call", ["write", "fsync", "replace"])
 def test_a_failed_write_leaves_the_old_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
@@ -66,44 +60,12 @@ def test_a_failed_write_leaves_the_old_file(
     assert names(tmp_path) == {"f"}
 
 
-def test_readers_see_the_old_file_or_the_new_one(tmp_path: Path) -> None:
-    path, stop, seen = tmp_path / "f", threading.Event(), set()
-    write_atomically(path, b"a" * 100_000)
-
-    def read() -> None:
-        while not stop.is_set():
-            seen.add(path.read_bytes())
-
-    reader = threading.Thread(target=read)
-    reader.start()
-    for number in range(40):
-        write_atomically(path, (b"a", b"b")[number % 2] * 100_000)
-    stop.set()
-    reader.join()
-    assert seen <= {b"a" * 100_000, b"b" * 100_000}
-
-
 def test_all_is_written_however_little_a_call_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.write
     monkeypatch.setattr(os, "write", lambda fd, data: real(fd, data[:3]))
     with new_part(tmp_path / "part") as (path, fd):
         write_all(fd, b"0123456789")
         assert path.read_bytes() == b"0123456789"
-
-
-def test_a_part_is_gone_unless_it_got_a_name(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), part_beside(tmp_path / "f") as (part, _fd):
-        assert part.parent == tmp_path
-        raise KeyboardInterrupt
-    assert names(tmp_path) == set()
-
-
-def test_a_link_never_overwrites(tmp_path: Path) -> None:
-    (tmp_path / "part").write_bytes(b"new")
-    (tmp_path / "final").write_bytes(b"old")
-    with pytest.raises(FileExistsError):
-        link_exclusive(tmp_path / "part", tmp_path / "final")
-    assert (tmp_path / "final").read_bytes() == b"old"
 
 
 def test_a_rename_in_place_of_a_link_never_overwrites(
@@ -123,13 +85,6 @@ def test_a_rename_in_place_of_a_link_never_overwrites(
 
 
 # -- folders -----------------------------------------------------------------------------------------------------------
-
-
-def test_a_folder_gets_its_name(tmp_path: Path) -> None:
-    temp = folder_with(tmp_path / "temp", f="new")
-    assert publish_folder(temp, tmp_path / "out") == tmp_path / "out"
-    assert (tmp_path / "out" / "f").read_text() == "new"
-    assert names(tmp_path) == {"out"}
 
 
 @pytest.mark.parametrize("kind", ["folder", "empty folder", "file", "link", "dangling link"])

@@ -181,22 +181,6 @@ def test_a_call_that_hangs_is_cancelled_at_the_deadline() -> None:
     assert file_system.calls == 1
 
 
-def test_a_call_that_takes_its_time_is_waited_for() -> None:
-    assert RemoteCalls(Hanging(0.2), WHERE).run("cat_file", "x") == b"content"
-
-
-def test_progress_moves_the_deadline() -> None:
-    calls = RemoteCalls(Hanging(), WHERE, deadline=SOME_TIME)
-
-    async def slowly(_file_system: Hanging) -> str:
-        for _ in range(6):
-            await asyncio.sleep(SOME_TIME / 5)
-            calls.progressed()
-        return "done"
-
-    assert calls.run(slowly) == "done"
-
-
 def test_bytes_that_are_taken_are_progress() -> None:
     calls = RemoteCalls(Hanging(), WHERE, deadline=SOME_TIME)
     body = Body(b"abcdef", calls)
@@ -323,29 +307,6 @@ def test_a_backend_that_keeps_nothing_is_found_out() -> None:
         store.put_bytes(b"x")
     with pytest.raises(StoreUnavailableError, match="does not keep what is written"):
         store.initialise("registry-one")
-
-
-class Noting(MemoryFileSystem):  # type: ignore[misc]
-    """Notes how each object is written."""
-
-    cachable = False
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.modes: list[str] = []
-
-    def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **options: object) -> None:
-        if "/tmp/" not in path:
-            self.modes.append(mode)
-        super().pipe_file(path, value, mode=mode)
-
-
-def test_where_the_backend_can_every_write_refuses_to_overwrite() -> None:
-    file_system = Noting()
-    store = FsspecStore(file_system, "noting", "memory://noting")
-    store.put_bytes(b"x")
-    store.initialise("registry-one")
-    assert file_system.modes == ["create", "create"]
 
 
 class Cutting(MemoryFileSystem):  # type: ignore[misc]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hostile.headers import BEYOND, FORBIDDEN, SOUND, entry, packed, two
+from hostile.headers import BEYOND, FORBIDDEN, SOUND, packed, two
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
@@ -40,14 +40,6 @@ def test_unusual_but_sound_headers_are_read(
     header = read_header(path)
     assert {name: tensor.shape for name, tensor in header.tensors.items()} == shapes
     assert list(header.tensors) == list(shapes)
-
-
-def test_the_limit_is_the_callers(tmp_path: Path) -> None:
-    path = tmp_path / "t.safetensors"
-    path.write_bytes(entry())
-    assert read_header(path, limit=100).tensors
-    with pytest.raises(FormatError, match="over the limit of 10"):
-        read_header(path, limit=10)
 
 
 @pytest.mark.parametrize("make", [lambda p: None, Path.mkdir, os.mkfifo], ids=["missing", "folder", "pipe"])

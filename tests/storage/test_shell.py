@@ -26,10 +26,6 @@ def test_a_shell_makes_the_path_of_it(path: str) -> None:
     assert not said.startswith("-")
 
 
-def test_a_plain_path_is_itself() -> None:
-    assert typed(Path("/a/b-c_d.e")) == "/a/b-c_d.e"
-
-
 COMMAND = re.compile(
     r"(?:fusery [a-z][a-z -]*|\b(?:mkdir|rm|rm -r|mv|cat|cd|sh|tar -xf|chmod [\w-]+|NAME|--model) |export \w+=)"
     r"\{(?!typed\()[^}]*(?:path|folder|file|home|destination|_from)[^}]*\}",

@@ -54,12 +54,6 @@ def test_a_copy_is_private_and_goes_away(file: Path, folder: Path) -> None:
     assert list(folder.iterdir()) == []
 
 
-def test_what_is_no_copy_yet_is_taken(file: Path, folder: Path) -> None:
-    with Staging(folder) as staging:
-        copies = staging.copies({"a": file})
-        assert copies["a"].path.parent == folder
-
-
 def _overwrite(file: Path) -> None:
     file.write_bytes(DATA[::-1])
 
@@ -166,17 +160,6 @@ def test_what_comes_damaged_does_not_get_a_name(other: tuple[LocalStore, Blob], 
         assert not place.exists()
         assert staging.sources({"a": place}) == {"a": place}
     assert list(store.leftovers()) == []
-
-
-def test_there_is_no_room_for_what_comes(
-    other: tuple[LocalStore, Blob], folder: Path, tmp_path: Path
-) -> None:
-    def full(size: int) -> None:
-        raise OutOfSpaceError(f"{size} bytes")
-
-    with Staging(folder, full) as staging, pytest.raises(OutOfSpaceError, match=str(len(DATA))):
-        _receive(staging, other, tmp_path / "arrived")
-    assert list(folder.iterdir()) == []
 
 
 @pytest.mark.parametrize("comes", [True, False], ids=["comes", "copied"])
