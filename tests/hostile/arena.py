@@ -18,7 +18,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tiny_models
+from hostile.configurations import PEFT
 from hostile.processes import Watched
 
 from fusery.cli.main import run
@@ -151,6 +153,31 @@ def require_plain(ran: Ran | Watched) -> None:
         assert "Traceback" not in text, text
         found = _CONTROL.search(text)
         assert found is None, f"{found.group()!r} in {text[max(0, found.start() - 80) : found.end() + 80]!r}"
+
+
+def peft_adapter(folder: Path, great: int = 0) -> Path:
+    """Write an adapter for the arena's base as PEFT does; with `great`, one module has that rank."""
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    tensors = {}
+    for layer in range(2):
+        for key, width in (("q_proj", 64), ("v_proj", 32)):
+            stem = f"base_model.model.model.layers.{layer}.self_attn.{key}"
+            rank = great if great and (layer, key) == (0, "v_proj") else 8
+            for part, shape in (("lora_A", (rank, 64)), ("lora_B", (width, rank))):
+                values = random.standard_normal(shape).astype(np.float32) / 50
+                tensors[f"{stem}.{part}.weight"] = ("F32", values)
+    settings = PEFT
+    if great:
+        # Many modules that cost nothing here, and a gigabyte when they are padded.
+        for number in range(1_000):
+            for part, shape in (("lora_A", (1, 1)), ("lora_B", (1, 1))):
+                name = f"base_model.model.model.layers.{number}.mlp.up_proj.{part}.weight"
+                tensors[name] = ("F32", np.ones(shape, np.float32))
+        settings = settings | {"rank_pattern": {"layers.0.self_attn.v_proj": great, "up_proj": 1}}
+    tiny_models.write_tensors(folder / "adapter_model.safetensors", tensors, {"format": "pt"})
+    (folder / "adapter_config.json").write_text(json.dumps(settings))
+    return folder
 
 
 @contextmanager

@@ -94,7 +94,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the homes `liar`, which has a base and an adapter, and `ours`, which has nothing, and their sources."""
     root = tmp_path_factory.mktemp("forged")
     base = tiny_models.make_base(root / "tiny", layers=2, hidden=64, intermediate=64)
-    tiny_models.make_base(root / "other", layers=2, hidden=128, intermediate=64, seed=3)
     tiny_models.make_adapter(root / "adapters", base, seed=1)
     with opened(root / "liar") as liar:
         liar.init()

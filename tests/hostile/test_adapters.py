@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import tracemalloc
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import numpy as np
 import pytest
-import tiny_models
 from hostile import configurations, headers
-from hostile.arena import Arena, require_plain, sampled
+from hostile.arena import Arena, peft_adapter, require_plain, sampled
 
 from fusery.storage.safetensors import build_header
 
@@ -87,31 +84,6 @@ def test_configurations_of_peft(arena: Arena, tmp_path: Path, make: Make) -> Non
     folder = peft_adapter(tmp_path / "peft")
     (folder / CONFIG).write_bytes(make())
     assert arena.offer(folder)
-
-
-def peft_adapter(folder: Path, great: int = 0) -> Path:
-    """Write an adapter for the arena's base as peft does; with `great`, one module has that rank."""
-    folder.mkdir()
-    random = np.random.default_rng(0)
-    tensors = {}
-    for layer in range(2):
-        for key, width in (("q_proj", 64), ("v_proj", 32)):
-            stem = f"base_model.model.model.layers.{layer}.self_attn.{key}"
-            rank = great if great and (layer, key) == (0, "v_proj") else 8
-            for part, shape in (("lora_A", (rank, 64)), ("lora_B", (width, rank))):
-                values = random.standard_normal(shape).astype(np.float32) / 50
-                tensors[f"{stem}.{part}.weight"] = ("F32", values)
-    settings = configurations.PEFT
-    if great:
-        # Many modules that cost nothing here, and a gigabyte when they are padded.
-        for number in range(1_000):
-            for part, shape in (("lora_A", (1, 1)), ("lora_B", (1, 1))):
-                name = f"base_model.model.model.layers.{number}.mlp.up_proj.{part}.weight"
-                tensors[name] = ("F32", np.ones(shape, np.float32))
-        settings = settings | {"rank_pattern": {"layers.0.self_attn.v_proj": great, "up_proj": 1}}
-    tiny_models.write_tensors(folder / "adapter_model.safetensors", tensors, {"format": "pt"})
-    (folder / CONFIG).write_text(json.dumps(settings))
-    return folder
 
 
 def test_a_small_peft_file_is_not_made_a_huge_one(arena: Arena, tmp_path: Path) -> None:

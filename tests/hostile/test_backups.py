@@ -9,6 +9,8 @@ from hostile.backups import BACKUPS, place
 from hostile.homes import Case
 from hostile.stage import Stage, recorded, require_whole
 
+pytestmark = pytest.mark.timing
+
 
 @pytest.mark.parametrize("case", BACKUPS.values(), ids=BACKUPS.keys())
 def test_restore_refuses(stage: Stage, case: Case) -> None:

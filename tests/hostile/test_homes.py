@@ -9,6 +9,8 @@ from hostile.databases import FILES, ROWS, SCHEMAS, STORES, leave_journal
 from hostile.homes import SETTINGS, Case
 from hostile.stage import Stage
 
+pytestmark = pytest.mark.timing
+
 SOAK = "FUSERY_SOAK" in os.environ
 LIBRARY = {"settings": SETTINGS, "schema": SCHEMAS, "row": ROWS, "file": FILES, "store": STORES}
 EVERY = [

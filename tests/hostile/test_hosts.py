@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -16,7 +15,13 @@ import pytest
 from hostile.stage import CANARY, Stage
 from ports import free_port
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("sshfs") is None, reason="sshfs is not installed")
+from fusery.registry.bundles.delivery import place_at
+from fusery.registry.settings.settings import Settings
+from fusery.registry.workspace import Workspace
+from fusery.storage.errors import StorageError
+
+pytest.importorskip("sshfs")
+pytestmark = pytest.mark.timing
 
 _SERVER = """
 import asyncio, asyncssh, sys
@@ -117,22 +122,16 @@ def test_a_password_goes_to_the_server_that_it_is_for(
         assert set(theirs.told) == {"for-them"}
 
 
-def test_a_bundle_takes_no_password_along(stage: Stage, servers: tuple[Server, Server]) -> None:
-    from fusery.registry.bundles.delivery import place_at
-    from fusery.registry.settings.settings import Settings
-    from fusery.registry.workspace import Workspace
-
+def test_a_bundle_takes_no_password_along(
+    stage: Stage, servers: tuple[Server, Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
     ours, theirs = servers
     settings = Settings(
         home=stage.home, store_url=ours.url("store"), store_options=options(PASSWORD), cache_dir=None
     )
-    workspace = Workspace(settings)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HOME", str(stage.folder))
-        place_at(workspace, ours.url("bundle")).require_free(force=False)
-        assert ours.told == [PASSWORD]
-        from fusery.storage.errors import StorageError
-
-        with pytest.raises(StorageError):
-            place_at(workspace, theirs.url("bundle")).require_free(force=False)
+    monkeypatch.setenv("HOME", str(stage.folder))
+    place_at(Workspace(settings), ours.url("bundle")).require_free(force=False)
+    assert ours.told == [PASSWORD]
+    with pytest.raises(StorageError):
+        place_at(Workspace(settings), theirs.url("bundle")).require_free(force=False)
     assert theirs.told == []

@@ -14,6 +14,8 @@ from sqlalchemy import make_url
 
 from fusery.cli.main import run
 
+pytestmark = pytest.mark.timing
+
 ENDLESS = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT x FROM n"
 PULL, PUSH = ("pull", "course_rec@1"), ("push", "own_task@1")
 BOTH = (PULL, PUSH)

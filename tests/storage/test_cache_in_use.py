@@ -107,15 +107,6 @@ def test_a_pin_keeps_an_entry(cache: FusedCache) -> None:
     assert cache.evict(0).fits
 
 
-def test_a_pin_waits_for_its_entry(cache: FusedCache) -> None:
-    cache.remove(KEY)
-    cache.pin(KEY)
-    cache.sweep(older_than=0)
-    publish(cache, KEY)
-    cache.evict(0).execute()
-    assert [entry.key for entry in cache.entries()] == [KEY]
-
-
 def test_only_keys_are_pinned(cache: FusedCache) -> None:
     with pytest.raises(ValueError, match="digest"):
         cache.pin("../../etc/passwd")

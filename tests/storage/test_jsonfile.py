@@ -63,13 +63,6 @@ def test_a_file_that_is_too_large(tmp_path: Path) -> None:
         read_json(path)
 
 
-def test_an_object_is_asked_for(tmp_path: Path) -> None:
-    path = tmp_path / "list.json"
-    path.write_text("[]", encoding="utf-8")
-    with pytest.raises(FormatError, match="not a JSON object"):
-        read_object(path)
-
-
 def test_too_many_values_are_refused_before_they_are_built() -> None:
     with pytest.raises(FormatError, match="more than 500,000 values"):
         parse_json(b"[" + b"[]," * MAX_VALUES + b"[],[]]", "config.json")

@@ -5,11 +5,14 @@ from __future__ import annotations
 import errno
 import gc
 import os
+import random
 import resource
+import signal
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,7 +21,7 @@ from fusery.storage.digest import digest_bytes
 from fusery.storage.errors import OutOfSpaceError, StorageError, StoreDeniedError, StoreUnavailableError
 from fusery.storage.interface import Blob
 from fusery.storage.local import LocalStore
-from fusery.testing.stores import HELLO, LARGE, file_with
+from fusery.testing.stores import HELLO, LARGE, file_with, name_of
 
 CALLS = (
     "open", "close", "write", "readv", "fsync", "fdatasync", "fchmod", "link", "unlink", "mkdir", "rename", "replace",
@@ -83,7 +86,7 @@ def test_a_failure_of_any_call_is_a_clean_error(
     def fail(_name: str) -> None:
         raise OSError(code, os.strerror(code))
 
-    for at in range(1, total + 1):
+    for at in some_of(total):
         root = tmp_path / f"store-{at}"
         with monkeypatch.context() as patch:
             trap = Trap(patch, at, fail)
@@ -104,6 +107,12 @@ def test_a_failure_of_any_call_is_a_clean_error(
         require_whole(root)
 
 
+def some_of(total: int) -> list[int]:
+    """Return the calls to fail: the same few each time, all of them in `make soak`."""
+    calls = range(1, total + 1)
+    return list(calls) if "FUSERY_SOAK" in os.environ else sorted(random.Random(1).sample(calls, 12))
+
+
 def fork(body: Callable[[], None]) -> int:
     """Start a process that runs `body` and return its pid: twenty times as fast as a new interpreter."""
     with warnings.catch_warnings():
@@ -112,11 +121,78 @@ def fork(body: Callable[[], None]) -> int:
         pid = os.fork()
     if pid == 0:
         gc.disable()  # a collection would touch, and so copy, all that the tests' own process holds
+        code = 1
         try:
             body()
+            code = 0
         finally:
-            os._exit(0)
+            os._exit(code)
     return pid
+
+
+def test_a_kill_at_any_call_leaves_whole_blobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = file_with(tmp_path, LARGE)
+
+    def die(at: int, root: Path) -> None:
+        Trap(monkeypatch, at, lambda _name: os.kill(os.getpid(), signal.SIGKILL))
+        LocalStore(root).put_file(source)
+
+    for at in some_of(len(count_calls(monkeypatch, tmp_path / "dry", source))):
+        root = tmp_path / f"store-{at}"
+        _, status = os.waitpid(fork(partial(die, at, root)), 0)
+        assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+        require_whole(root)
+        store = LocalStore(root)
+        assert all(leftover.name.startswith("tmp/") for leftover in store.leftovers())
+        blob = store.put_file(source)
+        assert list(store.blobs()) == [blob]
+        for leftover in store.leftovers():
+            store.remove_leftover(leftover.name)
+        assert files_in(root) == {name_of(blob.digest)}
+
+
+def files_in(root: Path) -> set[str]:
+    return {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
+
+
+def race(body: Callable[[], None]) -> list[int]:
+    """Start six processes that run `body` and begin at the same moment; return their pids."""
+    waiting, gate = os.pipe()
+
+    def start() -> None:
+        os.close(gate)
+        os.read(waiting, 1)
+        body()
+
+    pids = [fork(start) for _ in range(6)]
+    os.close(gate)
+    os.close(waiting)
+    return pids
+
+
+def test_processes_that_race_for_the_same_blobs_all_succeed(tmp_path: Path) -> None:
+    root = tmp_path / "store"
+    sources = [file_with(tmp_path, os.urandom(1 << 18), f"{number}.bin") for number in range(6)]
+    pids = race(lambda: [LocalStore(root).put_file(source) for source in sources] and None)
+    assert [os.waitpid(pid, 0)[1] for pid in pids] == [0] * len(pids)
+    require_whole(root)
+    assert files_in(root) == {name_of(digest_bytes(source.read_bytes())) for source in sources}
+
+
+def test_processes_that_race_to_replace_a_damaged_blob_never_lose_it(tmp_path: Path) -> None:
+    root, source = tmp_path / "store", file_with(tmp_path, LARGE)
+    path = root / name_of(LocalStore(root).put_file(source).digest)
+    path.chmod(0o644)
+    path.write_bytes(b"damaged")
+    running = set(race(lambda: LocalStore(root).put_file(source) and None))
+    while running:
+        assert path.exists()
+        for pid in list(running):
+            done, status = os.waitpid(pid, os.WNOHANG)
+            assert status == 0
+            running -= {done}
+    assert path.read_bytes() == LARGE
+    assert b"damaged" in [kept.read_bytes() for kept in (root / "quarantine").iterdir()]
 
 
 @contextmanager

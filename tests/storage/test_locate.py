@@ -6,13 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fsspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fusery.storage.errors import StorageError
 from fusery.storage.local import LocalStore
-from fusery.storage.locate import StoreUrlError, display_url, open_store, same_server
+from fusery.storage.locate import PROTOCOLS, StoreUrlError, display_url, open_store, same_server
 from fusery.storage.remote import FsspecStore
 
 SECRET = "hunter2-AKIDEXAMPLE"
@@ -128,6 +129,17 @@ def test_no_text_opens_anything_but_a_store_or_a_refusal(text: str) -> None:
         return
     assert store.url.startswith(("memory://", "s3://", "file://"))
     assert ".." not in store.url.split("/")
+
+
+@pytest.mark.parametrize("scheme", ["s3", "gs", "az"])
+def test_a_missing_package_is_named_with_its_command(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    protocol = PROTOCOLS[scheme]
+    monkeypatch.setitem(sys.modules, protocol.package, None)
+    monkeypatch.setattr(fsspec.registry, "_registry", {})
+    with pytest.raises(StorageError) as caught:
+        open_store(f"{scheme}://bucket/prefix")
+    assert protocol.package in caught.value.message
+    assert caught.value.hint == f"run: {protocol.install}"
 
 
 def test_a_local_store_loads_no_file_system_library() -> None:

@@ -10,15 +10,8 @@ from pathlib import Path
 import pytest
 from plugin_packages import write_package
 
-from fusery.storage.errors import FuseryError
-from fusery.storage.plugins import (
-    Plugin,
-    PluginError,
-    blaming,
-    find_plugin,
-    load_plugin,
-    plugins,
-)
+from fusery.storage.errors import StorageError
+from fusery.storage.plugins import Group, Plugin, PluginError, blaming, find_plugin, load_plugin, plugins
 
 TARGETS = "fusery.targets"
 
@@ -95,11 +88,25 @@ def test_names_that_are_taken_or_none_are_refused() -> None:
     for name in ("Some", "", "a b", "x" * 33, "ü"):
         with pytest.raises(PluginError, match="has a name that is not"):
             load_plugin(Plugin(TARGETS, name, "some-package", "1.2", "some:X"))
+    groups: tuple[Group, ...] = ("fusery.backends", "fusery.notifiers")
+    for group in groups:
+        with pytest.raises(PluginError, match="has a name with _ in it"):
+            load_plugin(Plugin(group, "my_store", "some-package", "1.2", "some:X"))
 
 
 def test_an_interruption_is_nobody_s_fault() -> None:
     with pytest.raises(KeyboardInterrupt), blaming(PLUGIN):
         raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("plugin", "error"),
+    [(PLUGIN, StorageError("its own sentence")), (None, ZeroDivisionError()), (PLUGIN, KeyboardInterrupt())],
+)
+def test_what_is_not_the_plugin_s_fault_passes(plugin: Plugin | None, error: BaseException) -> None:
+    with pytest.raises(type(error)) as caught, blaming(plugin):
+        raise error
+    assert caught.value is error
 
 
 class Panic(BaseException):
@@ -113,37 +120,6 @@ def test_whatever_is_raised_is_the_plugin_s(kind: type[BaseException]) -> None:
         blaming(PLUGIN),
     ):
         raise kind("no luck")
-
-
-class Speechless(Exception):
-    """Nobody can say what is wrong."""
-
-    def __str__(self) -> str:
-        """Fail."""
-        raise Panic
-
-
-class NoSentence(FuseryError):
-    """Has made neither the sentence nor the hint that such an error has."""
-
-    def __init__(self) -> None:
-        """Do nothing."""
-
-
-@pytest.mark.parametrize("kind", [Speechless, NoSentence])
-def test_what_cannot_even_say_what_is_wrong_is_called_by_its_kind(kind: type[Exception]) -> None:
-    with (
-        pytest.raises(PluginError, match=f"some of some-package 1.2 failed: {kind.__name__}$"),
-        blaming(PLUGIN),
-    ):
-        raise kind
-
-
-def test_metadata_that_cannot_be_read_are_a_sentence(packages: Path) -> None:
-    write_package(packages, "odd-package", {TARGETS: {"thing": "odd:X"}})
-    (packages / "odd_package-1.2.dist-info" / "entry_points.txt").write_bytes(b"[fusery.targets]\n\xff = x\n")
-    with pytest.raises(PluginError, match="cannot be listed: .*odd_package-1.2.dist-info"):
-        plugins()
 
 
 def test_a_line_that_is_no_entry_point_names_its_package(packages: Path) -> None:
@@ -163,3 +139,16 @@ def test_a_package_that_was_half_removed_is_called_as_its_module(packages: Path,
     (packages / "odd_package-1.2.dist-info" / "METADATA").unlink()
     [found] = plugins(TARGETS)
     assert str(found) == "odd ?"
+
+
+class Speechless(Exception):
+    """Nobody can say what is wrong."""
+
+    def __str__(self) -> str:
+        """Fail."""
+        raise Panic
+
+
+def test_what_cannot_even_say_what_is_wrong_is_called_by_its_kind() -> None:
+    with pytest.raises(PluginError, match="Speechless$"), blaming(PLUGIN):
+        raise Speechless

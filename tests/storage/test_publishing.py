@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -18,7 +15,6 @@ from fusery.storage.publishing import (
     link_exclusive,
     new_part,
     publish_folder,
-    remove_tree,
     write_all,
     write_atomically,
 )
@@ -152,47 +148,9 @@ def test_a_folder_that_is_replaced_is_always_there(tmp_path: Path) -> None:
         pytest.skip("this file system cannot exchange two names")
     watcher = threading.Thread(target=look)
     watcher.start()
-    for number in range(100):
+    for number in range(30):
         publish_folder(folder_with(tmp_path / f"temp-{number}", f=str(number)), out, replace=True)
     stop.set()
     watcher.join()
     assert missing == []
-    assert (out / "f").read_text() == "99"
-
-
-REPLACER = """
-import itertools, sys
-from pathlib import Path
-from fusery.storage.publishing import publish_folder
-root = Path(sys.argv[1])
-print("ready", flush=True)
-for number in itertools.count():
-    temp = root / f"temp-{number}"
-    temp.mkdir()
-    for name in ("a", "b"):
-        (temp / name).write_text("whole")
-    publish_folder(temp, root / "out", replace=True)
-"""
-
-
-def test_a_kill_while_replacing_leaves_a_whole_folder(tmp_path: Path) -> None:
-    folder_with(tmp_path / "out", a="whole", b="whole")
-    for _ in range(5):
-        command = [sys.executable, "-P", "-c", REPLACER, str(tmp_path)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as replacer:
-            assert replacer.stdout is not None and replacer.stdout.readline()
-            threading.Event().wait(0.05)
-            replacer.kill()
-        assert replacer.returncode == -signal.SIGKILL
-        assert {path.read_text() for path in (tmp_path / "out").iterdir()} == {"whole"}
-        assert names(tmp_path / "out") == {"a", "b"}
-        for left in tmp_path.glob("temp-*"):
-            remove_tree(left)
-
-
-def test_removing_what_is_gone_is_fine(tmp_path: Path) -> None:
-    remove_tree(tmp_path / "nowhere")
-    folder_with(tmp_path / "deep" / "er", f="x")
-    (tmp_path / "deep" / "er" / "f").chmod(0o444)
-    remove_tree(tmp_path / "deep")
-    assert names(tmp_path) == set()
+    assert (out / "f").read_text() == "29"

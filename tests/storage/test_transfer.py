@@ -12,7 +12,7 @@ from storage_backends import LocalBackend, MemoryBackend
 from fusery.storage import local, pouring, publishing
 from fusery.storage.backends.objects import Objects
 from fusery.storage.digest import digest_bytes
-from fusery.storage.failures import AbsentBlobError, DigestMismatchError
+from fusery.storage.failures import DigestMismatchError
 from fusery.storage.interface import Blob
 from fusery.storage.manifest import FileEntry
 from fusery.storage.transfer import transfer
@@ -78,12 +78,6 @@ def test_what_is_damaged_does_not_arrive(
         transfer(origin.store, target.store, ENTRY, scratch)
     assert target.names() == set()
     assert list(scratch.iterdir()) == []
-
-
-def test_what_is_absent_is_said_to_be(origin: Backend, target: Backend, scratch: Path) -> None:
-    with pytest.raises(AbsentBlobError):
-        transfer(origin.store, target.store, ENTRY, scratch)
-    assert target.names() == set()
 
 
 def test_from_objects_to_a_folder_the_bytes_are_written_once(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fusery.storage import stamps
-from fusery.storage.digest import digest_bytes
+from fusery.storage.digest import Digest, digest_bytes
 from fusery.storage.vouchers import Vouchers
 from fusery.storage.watching import Watch
 
@@ -34,6 +34,7 @@ def vouchers(tmp_path: Path, file: Path) -> Vouchers:
     assert not made.hold(file, DIGEST)
     made.note(watch(file), NAME, DIGEST)
     assert made.hold(file, DIGEST)
+    assert not made.hold(file, Digest("0" * 64))
     return made
 
 
@@ -50,6 +51,8 @@ def test_a_copy_in_its_place_ends_it(vouchers: Vouchers, file: Path) -> None:
     other = file.with_name("other")
     other.write_bytes(DATA)
     other.replace(file)
+    assert not vouchers.hold(file, DIGEST)
+    file.unlink()
     assert not vouchers.hold(file, DIGEST)
 
 

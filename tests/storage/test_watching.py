@@ -59,14 +59,14 @@ def test_whether_somebody_could_write_is_told_by_the_kernel(file: Path) -> None:
 
 WRITER = """
 import sys
-for _ in range(20_000):
+for _ in range(2_000):
     open(sys.argv[1], "r+b").close()
 """
 ASKING = """
 import sys
 from pathlib import Path
 from fusery.storage.watching import is_unopened
-for _ in range(20_000):
+for _ in range(2_000):
     is_unopened(Path(sys.argv[1]))
 """
 
