@@ -72,11 +72,7 @@ def find_strace() -> str | None:
 
 
 def traced(nursery: Nursery, job: Job, log: Path, *options: str) -> int:
-    """Run a job with strace attached from its first call on; return its exit code.
-
-    Raises:
-        PermissionError: strace may not trace here.
-    """
+    """Run a job with strace attached from its first call on; return its exit code."""
     strace = find_strace()
     assert strace is not None and job.stopped
     pid = nursery.begin(job)

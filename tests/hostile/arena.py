@@ -39,13 +39,7 @@ class HangError(BaseException):
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """What a command did.
-
-    Attributes:
-        code: its exit code.
-        out: its stdout, as the terminal gets it.
-        err: its stderr.
-    """
+    """What a command did."""
 
     code: int
     out: str
@@ -82,12 +76,7 @@ class Arena:
         return Ran(code, *texts)
 
     def offer(self, folder: Path, *, show: bool = True) -> list[str]:
-        """Check and register a folder that must be refused; return the codes of its errors.
-
-        Args:
-            folder: what is offered.
-            show: check it without `--json` too.
-        """
+        """Check and register a folder that must be refused; return the codes of its errors."""
         checked = self.fusery("check", folder, "--base", "tiny", "--json")
         require_plain(checked)
         document = checked.json

@@ -12,7 +12,7 @@ import tiny_models
 from hostile.arena import Arena
 from hostile.forgery import ADAPTER, KEEP, opened
 from hostile.listener import Listener
-from hostile.processes import Processes, surroundings
+from hostile.processes import Processes, running
 from hostile.stage import Stage
 
 from fusery.cli.main import run
@@ -64,20 +64,12 @@ def both_homes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def processes(both_homes: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
-    """Where commands are watched; each begins with what sound ones import, which is most of their time."""
+    """Where commands are watched."""
     root = tmp_path_factory.mktemp("processes")
-    shutil.copytree(both_homes, root / "homes", symlinks=True)
-    homes, environment = root / "homes", {**surroundings(), "FUSERY_USER": "tester"}
-    with Processes(root) as running:
-        for words in (
-            ("pull", "course_rec@1", "--from", "other"),
-            ("push", "own_task@1", "--to", "other"),
-            ("restore", "saved"),
-        ):
-            home = "new" if words[0] == "restore" else "home"
-            ran = running.run(("--home", home, *words), environment, homes, learn=True)
-            assert ran.code == 0, ran
-        yield running
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OPENBLAS_NUM_THREADS", "1")  # what is forked has no thread
+        with running(root, Path(shutil.copytree(both_homes, root / "homes", symlinks=True))) as made:
+            yield made
 
 
 @pytest.fixture

@@ -21,13 +21,7 @@ PUSH = ("push", "own_task@1", "--to")
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """Something of another party's that a command is given.
-
-    Attributes:
-        make: makes it of what is on the stage.
-        says: a pattern that is in the sentence of the refusal.
-        ways: the commands that meet it; the other home's folder comes after each.
-    """
+    """Something of another party's that a command is given."""
 
     make: Make
     says: str

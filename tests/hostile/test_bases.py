@@ -35,13 +35,6 @@ def test_headers(arena: Arena, model: Path, make: Make) -> None:
     assert arena.offer_base(model) == "bad_format"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("make", headers.HUGE.values(), ids=headers.HUGE.keys())
-def test_huge_headers(arena: Arena, model: Path, make: Make) -> None:
-    (model / "model.safetensors").write_bytes(make())
-    assert arena.offer_base(model) == "bad_format"
-
-
 @pytest.mark.parametrize(
     ("file", "make"),
     [

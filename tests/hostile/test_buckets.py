@@ -113,27 +113,6 @@ def test_a_store_is_refused(bucket: Bucket, spoil: Spoil, says: str, words: tupl
     stage.attempt(*words, *there, says=says)
 
 
-PLACES: Mapping[str, tuple[Spoil, str]] = {
-    "a catalogue of 3 MB": (lambda b: b.put("backup.json", b" " * 3_000_000), "too large"),
-    "rows that are missing": (lambda b: b.remove(_first(b)), "is missing"),
-    "rows of another size": (lambda b: b.put(_first(b), bytes(1_000_000)), "are promised"),
-}
-
-
-def _first(bucket: Bucket) -> str:
-    document = json.loads((bucket.stage.folder / "saved" / "backup.json").read_text())
-    digest = next(file["sha256"] for file in document["files"] if file["size"])
-    return f"blobs/sha256/{digest[:2]}/{digest}"
-
-
-@pytest.mark.parametrize(("spoil", "says"), PLACES.values(), ids=PLACES.keys())
-def test_a_backup_is_refused(bucket: Bucket, spoil: Spoil, says: str) -> None:
-    stage = bucket.stage
-    bucket.fill(stage.folder / "saved")
-    spoil(bucket)
-    stage.attempt("restore", bucket.url, says=says, home=stage.folder / "new")
-
-
 def test_names_in_a_listing_lead_nowhere(bucket: Bucket) -> None:
     stage = bucket.stage
     digest = "ab" * 32

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import fsspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -135,7 +134,9 @@ def test_no_text_opens_anything_but_a_store_or_a_refusal(text: str) -> None:
 def test_a_missing_package_is_named_with_its_command(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
     protocol = PROTOCOLS[scheme]
     monkeypatch.setitem(sys.modules, protocol.package, None)
-    monkeypatch.setattr(fsspec.registry, "_registry", {})
+    known = sys.modules["fsspec.registry"]._registry
+    for name in list(known):
+        monkeypatch.delitem(known, name)
     with pytest.raises(StorageError) as caught:
         open_store(f"{scheme}://bucket/prefix")
     assert protocol.package in caught.value.message

@@ -80,9 +80,6 @@ def test_a_rename_in_place_of_a_link_never_overwrites(
     assert (tmp_path / "free").read_bytes() == b"new"
 
 
-# -- folders -----------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("kind", ["folder", "empty folder", "file", "link", "dangling link"])
 def test_a_name_that_is_taken_is_refused(tmp_path: Path, kind: str) -> None:
     temp, out = folder_with(tmp_path / "temp", f="new"), tmp_path / "out"

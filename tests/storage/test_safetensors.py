@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hostile.headers import BEYOND, FORBIDDEN, SOUND, packed, two
+from hostile.headers import BEYOND, FORBIDDEN, SOUND, two
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from fusery.storage import safetensors
 from fusery.storage.errors import FormatError, MissingFileError
@@ -40,6 +40,8 @@ def test_unusual_but_sound_headers_are_read(
     header = read_header(path)
     assert {name: tensor.shape for name, tensor in header.tensors.items()} == shapes
     assert list(header.tensors) == list(shapes)
+    with safe_open(path, framework="numpy") as file:
+        assert set(file.keys()) == shapes.keys()
 
 
 @pytest.mark.parametrize("make", [lambda p: None, Path.mkdir, os.mkfifo], ids=["missing", "folder", "pipe"])
@@ -131,36 +133,3 @@ def test_the_library_reads_what_we_write(
         item for item, value in zip(entries, values.values(), strict=True) if value.nbytes
     ]
     assert header.metadata == metadata
-
-
-@settings(deadline=None, max_examples=60)
-@given(tensors=tensors, metadata=metadata)
-def test_we_read_what_the_library_writes(
-    tmp_path_factory: pytest.TempPathFactory,
-    tensors: dict[str, tuple[str, list[int]]],
-    metadata: dict[str, str],
-) -> None:
-    path = tmp_path_factory.mktemp("st") / "t.safetensors"
-    values = {name: np.ones(shape, NUMPY[dtype]) for name, (dtype, shape) in tensors.items()}
-    save_file(values, path, metadata=metadata or None)
-    header = read_header(path)
-    assert {t.name: (t.dtype, t.shape) for t in header.tensors.values()} == {
-        name: (dtype, tuple(shape)) for name, (dtype, shape) in tensors.items()
-    }
-    assert header.metadata == metadata
-    data = path.read_bytes()
-    for name, value in values.items():
-        assert data[header.tensors[name].begin : header.tensors[name].end] == value.tobytes()
-
-
-@settings(deadline=None, max_examples=200)
-@given(data=st.binary(max_size=80))
-def test_any_bytes_give_a_header_or_one_error(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
-    path = tmp_path_factory.mktemp("st") / "t.safetensors"
-    for content in (data, packed(data[:60], data[60:])):
-        path.write_bytes(content)
-        try:
-            header = read_header(path)
-        except FormatError:
-            continue
-        assert header.size == len(content)

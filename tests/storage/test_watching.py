@@ -122,16 +122,6 @@ def test_a_write_through_a_page_that_was_dirty_before_shows_in_the_times(file: P
             watch.require_unchanged()
 
 
-def test_what_is_gone_or_replaced_has_changed(file: Path) -> None:
-    watch = Watch({"f": file})
-    copy = file.with_name("copy")
-    copy.write_bytes(DATA)
-    copy.replace(file)
-    assert watch.changed() == ["f"]
-    file.unlink()
-    assert watch.changed() == ["f"]
-
-
 def test_what_changes_while_it_is_read_is_refused(file: Path) -> None:
     with pytest.raises(StorageError, match="changed"), verified({"f": file}, MANIFEST):
         file.write_bytes(DATA[::-1])
