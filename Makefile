@@ -6,11 +6,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python
 WORKERS ?= 3
+# make test ROOM=registry/fusion: the fast tests of one folder.  make test FAILED=1: what failed last.
+PARTS := $(if $(ROOM)$(FAILED),,$(VENV)-peft/.peers $(VENV)-azurite/.server $(VENV)-browser/.browser $(VENV)-site/.site)
+CHOSEN := $(if $(ROOM),-m "not slow" tests/$(ROOM)) $(if $(FAILED),--last-failed --last-failed-no-failures none)
 DIST ?= dist
 # Each new process of a test would compile everything again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-fast check format docs site bench bench-compare soak build sdist wheels sbom release-check lock clean
+.PHONY: help demo test test-fast mutants shuffled check check-fast format docs site bench bench-compare soak build sdist wheels sbom release-check lock clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -19,11 +22,24 @@ help:  ## Show this list
 demo: $(VENV)/.demo  ## Run the main job on a real language model, in a folder of its own
 	$(BIN)/fusery demo --folder demo-home
 
-test: $(VENV)/.dev $(VENV)-peft/.peers $(VENV)-azurite/.server $(VENV)-browser/.browser $(VENV)-site/.site  ## Run every test, the slow ones too (fetches PyTorch and PEFT)
-	OPENBLAS_NUM_THREADS=1 PEFT_PYTHON=$(VENV)-peft/bin/python $(BIN)/python -P -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+test: $(VENV)/.dev $(PARTS)  ## Run every test, the slow ones too (fetches PyTorch and PEFT); ROOM=registry/fusion: one folder's fast tests; FAILED=1: those that failed
+	OPENBLAS_NUM_THREADS=1 PEFT_PYTHON=$(VENV)-peft/bin/python $(BIN)/python -P -m pytest -n $(WORKERS) --dist worksteal $(CHOSEN) $(ARGS)
 
 test-fast: $(VENV)/.dev  ## Run the tests that take seconds
 	$(BIN)/python -P -m pytest -n $(WORKERS) --dist worksteal -m "not slow" $(ARGS)
+
+mutants: $(VENV)/.dev  ## Change N places at random and see whether fast tests notice: make mutants ROOM=registry/fusion N=20 SEED=1
+	$(BIN)/python -P .ci/mutants.py --room "$(ROOM)" -n $(or $(N),20) $(if $(SEED),--seed $(SEED))
+
+check-fast: $(VENV)/.dev  ## Format, lint, types (by mypy's daemon) and import contracts, in seconds
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff check --quiet .
+	$(BIN)/dmypy run & types=$$!; $(BIN)/lint-imports --no-logo && wait $$types
+
+shuffled: $(VENV)/.dev $(VENV)-peft/.peers $(VENV)-azurite/.server $(VENV)-browser/.browser $(VENV)-site/.site  ## Run the tests that use threads, processes, sockets or clocks N times in random order: make shuffled N=20
+	@for run in $$(seq $(or $(N),20)); do \
+		OPENBLAS_NUM_THREADS=1 PEFT_PYTHON=$(VENV)-peft/bin/python $(BIN)/python -P -m pytest -q -m timing -p pytest_randomly --randomly-seed=$$run -n $(WORKERS) --dist worksteal $(ARGS) || exit 1; \
+	done
 
 check: $(VENV)/.dev $(VENV)-site/.site  ## Format, lint, types, import contracts, workflows, generated pages, the site and the examples in the docs
 	$(BIN)/ruff format --check .

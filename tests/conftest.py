@@ -1,6 +1,6 @@
 """Fixtures that every test may use: databases, on SQLite and on a real PostgreSQL.
 
-`database` runs a test once on each, migrated and empty; `sqlite_url` and `postgres_url` give one of them alone, and
+`database` is migrated and empty, and runs the tests of some rooms once on each; `sqlite_url` and `postgres_url` give one of them alone, and
 `empty_url` one without a schema.
 """
 
@@ -24,6 +24,8 @@ from fusery.registry.database import Database, schema
 os.environ["_FUSERY_RAISES"] = ""  # a test that looks for no traceback finds one
 
 BACKENDS = ("sqlite", "postgresql")
+ON_EACH_DATABASE = ("hostile", "migrations", "registry/audit", "registry/database", "registry/records")
+"""The rooms whose tests depend on the database; those of other rooms run on SQLite."""
 
 # What an example takes says how busy the machine is, and no more.
 settings.register_profile("fusery", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -152,15 +154,24 @@ def postgres_url(postgres_databases: PostgresDatabases) -> Iterator[str]:
     postgres_databases.give_back(url)
 
 
-@pytest.fixture(params=BACKENDS)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run the tests of some rooms once on each database."""
+    room = metafunc.definition.path.parent.relative_to(Path(__file__).parent).as_posix()
+    chosen = (mark.args[0] for mark in metafunc.definition.iter_markers("parametrize"))
+    if "database_url" in metafunc.fixturenames and room in ON_EACH_DATABASE and "database_url" not in chosen:
+        metafunc.parametrize("database_url", BACKENDS, indirect=True)
+
+
+@pytest.fixture
 def database_url(request: pytest.FixtureRequest) -> str:
-    """The URL of a migrated, empty database, once on each backend."""
-    return str(request.getfixturevalue("sqlite_url" if request.param == "sqlite" else "postgres_url"))
+    """The URL of a migrated, empty database: on SQLite, and in `ON_EACH_DATABASE` on PostgreSQL too."""
+    backend = getattr(request, "param", "sqlite")
+    return str(request.getfixturevalue("sqlite_url" if backend == "sqlite" else "postgres_url"))
 
 
 @pytest.fixture
 def database(database_url: str) -> Iterator[Database]:
-    """A migrated, empty database, once on each backend."""
+    """A migrated, empty database, on the backends of `database_url`."""
     opened = Database.open(database_url)
     yield opened
     opened.close()

@@ -88,12 +88,6 @@ def running(registry: Registry) -> list[str]:
     return sorted(each.name for each in registry.deployments.list())
 
 
-@pytest.fixture
-def database_url(sqlite_url: str) -> str:
-    """SQLite, unless a module says otherwise: places are what these tests are about."""
-    return sqlite_url
-
-
 @pytest.fixture(params=KINDS)
 def place(
     request: pytest.FixtureRequest, stocked: Registry, tiny_base: Path, tmp_path: Path
