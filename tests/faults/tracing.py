@@ -29,16 +29,8 @@ READING = (
     "access", "faccessat2", "readlink", "readlinkat", "flock", "fcntl", "ioctl", "mmap", "close",
 )  # fmt: skip
 TALKING = (
-    "socket",
-    "connect",
-    "sendto",
-    "sendmsg",
-    "recvfrom",
-    "recvmsg",
-    "setsockopt",
-    "getsockopt",
-    "shutdown",
-)
+    "socket", "connect", "sendto", "sendmsg", "recvfrom", "recvmsg", "setsockopt", "getsockopt", "shutdown",
+)  # fmt: skip
 TRACED = (*WRITING, *READING, *TALKING)
 """Calls that concern files and sockets; those an architecture does not have are asked for with a `?`."""
 

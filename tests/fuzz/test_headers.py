@@ -9,8 +9,6 @@ from random import Random, randrange
 
 import pytest
 from fuzz.header_files import Place, hold, library_accepts, make
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 SOAK = "FUSERY_SOAK" in os.environ
 COUNT = 20_000 if SOAK else 10_000
@@ -30,12 +28,6 @@ def test_many_headers(seed: int, place: Place) -> None:
     accepted = sum(hold(make(random), place) for _ in range(COUNT))
     # The fuzzer must reach both sides to be worth anything.
     assert COUNT // 20 < accepted < COUNT // 2
-
-
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
-@given(random=st.randoms(use_true_random=False))
-def test_a_failing_header_shrinks(place: Place, random: Random) -> None:
-    hold(make(random), place)
 
 
 def test_the_library_accepts_some_of_what_we_refuse(place: Place) -> None:

@@ -32,19 +32,8 @@ LINES = (
     "2026-01-15 10:11:12 Iter 40: Val loss 1.5, Val took 1.0s",
 )
 NUMBERS = (
-    "0",
-    "-1",
-    "9" * 12,
-    "9" * 400,
-    "9" * 5000,
-    "1e400",
-    "nan",
-    "-inf",
-    "1.5.5",
-    "\u0661\u0662",
-    "1,000",
-    "",
-)
+    "0", "-1", "9" * 12, "9" * 400, "9" * 5000, "1e400", "nan", "-inf", "1.5.5", "\u0661\u0662", "1,000", "",
+)  # fmt: skip
 
 
 def damaged(random: Random) -> bytes:
@@ -82,12 +71,6 @@ def hold(data: bytes) -> int:
 def test_many_logs() -> None:
     random = Random(1)
     assert sum(hold(damaged(random)) > 0 for _ in range(3000)) > 1000
-
-
-@settings(max_examples=100, deadline=None)
-@given(random=st.randoms(use_true_random=False))
-def test_a_failing_log_shrinks(random: Random) -> None:
-    hold(damaged(random))
 
 
 @settings(max_examples=100, deadline=None)

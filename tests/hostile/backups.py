@@ -128,12 +128,6 @@ def _task(data: bytes) -> Make:
     return contents("task.ndjson", lambda _: data)
 
 
-def _exabytes(stage: Stage) -> None:
-    """Promise blobs of exabytes."""
-    rows("blobs", each("size", 1 << 58))(stage)
-    catalogue(lambda document: document["blobs"].update(bytes=document["blobs"]["count"] << 58))(stage)
-
-
 _SAID: Mapping[str, tuple[str, Make]] = {
     "a pipe": ("not a file", _instead(lambda s: place(s) / "backup.json", lambda path, _: os.mkfifo(path))),
     "too large": ("too large", raw(b" " * (2 << 20))),
@@ -158,7 +152,6 @@ _SAID: Mapping[str, tuple[str, Make]] = {
     "a log that was changed": ("breaks the chain", rows("event", each("actor", "somebody"))),
     "a log without its end": ("does not end", rows("event", lambda lines: lines.pop())),
     "other files of a digest": ("other files", rows("manifest_file", each("size", 7))),
-    "blobs of an exabyte": ("must be free|bytes", _exabytes),
     "blobs that nobody refers to": ("does not name the blobs", rows("manifest_file", each("blob", None))),
 }  # fmt: skip
 _DAMAGED: Mapping[str, Make] = {

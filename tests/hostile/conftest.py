@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,21 @@ from fusery.cli.main import run
 from fusery.registry import Registry
 
 
-@pytest.fixture(scope="session")
-def arena(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arena]:
-    """A registry with the base `tiny`."""
+@contextmanager
+def plain_environment() -> Iterator[None]:
+    """Be the user `tester`, with no settings in the environment."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("FUSERY_DATABASE_URL", "FUSERY_STORE_URL", "FUSERY_CACHE_DIR"):
             patch.delenv(name, raising=False)
         patch.setenv("FUSERY_USER", "tester")
         patch.setenv("COLUMNS", "200")
+        yield
+
+
+@pytest.fixture(scope="session")
+def arena(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arena]:
+    """A registry with the base `tiny`."""
+    with plain_environment():
         root = tmp_path_factory.mktemp("arena")
         yield Arena(root / "home", root)
 
@@ -41,10 +49,7 @@ def folder(arena: Arena, tmp_path: Path) -> Callable[[], Path]:
 def both_homes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the homes of two registries, `home` and `other`, and what `other` saved as a backup; to be copied."""
     root = tmp_path_factory.mktemp("homes")
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("FUSERY_DATABASE_URL", "FUSERY_STORE_URL", "FUSERY_CACHE_DIR"):
-            patch.delenv(name, raising=False)
-        patch.setenv("FUSERY_USER", "tester")
+    with plain_environment():
         for home, base, task, versions in (
             ("home", "own", "own_task", 1),
             ("other", "tiny", "course_rec", 2),

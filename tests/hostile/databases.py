@@ -318,7 +318,6 @@ _WEIGHTS_AS: Mapping[str, tuple[Callable[[Path, Stage], object], str]] = {
     "weights that are a link": (_link("fusery.db"), "are on record|damaged|symbolic link|not a regular"),
     "weights that are a pipe": (_pipe, "are on record|damaged|not a regular"),
     "weights of a terabyte": (_sparse, "are on record"),
-    "weights that are missing": (lambda path, _: None, "is not in"),
     "other weights": (lambda path, _: path.write_bytes(bytes(4096)), "are on record"),
 }
 STORES: Mapping[str, Case] = {

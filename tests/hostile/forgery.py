@@ -26,6 +26,9 @@ from fusery.storage.digest import digest_json
 from fusery.storage.local import LocalStore
 from fusery.storage.manifest import Manifest
 
+Bring = Callable[..., Any]
+"""A pull or a push of a reference."""
+
 Forge = Callable[[Registry, Path], None]
 """A change of a registry, made with all rights to it; the folder is for what that needs."""
 

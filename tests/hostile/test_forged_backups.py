@@ -72,9 +72,7 @@ def test_a_forged_row_of_a_backup_is_refused_by_name(case: str, saved: Path, tmp
         assert not (tmp_path / "restored" / "fusery.db").exists()
 
 
-def test_nothing_of_a_stranger_s_backup_counts_that_only_its_people_can_vouch_for(
-    saved: Path, tmp_path: Path
-) -> None:
+def test_claims_in_a_foreign_backup_do_not_count(saved: Path, tmp_path: Path) -> None:
     with opened(tmp_path / "restored") as restored:
         done = restored.upkeep.restore(saved)
         told = {"fused": 1, "trusted_keys": 1, "approvals": 1, "tokens": 0, "webhooks": 0, "adapters": 0}
@@ -99,9 +97,7 @@ def test_one_s_own_backup_counts_as_it_is(saved: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("own", [False, True])
-def test_an_adapter_of_a_backup_that_would_not_get_in_is_not_believed(
-    liar: Registry, tmp_path: Path, own: bool
-) -> None:
+def test_unfit_adapter_in_a_backup(liar: Registry, tmp_path: Path, own: bool) -> None:
     with_weights(liar, _nan, tmp_path)
     with forging(liar) as session:
         session.execute(delete(tables.AdapterFinding))
@@ -132,9 +128,7 @@ def test_an_audit_computes_again(case: str, liar: Registry) -> None:
     assert code in {problem.code for problem in liar.upkeep.audit().problems}
 
 
-def test_an_audit_finds_an_adapter_that_would_not_get_in_and_a_form_that_is_not_its_own(
-    liar: Registry, tmp_path: Path
-) -> None:
+def test_audit_finds_unfit_adapter_and_form(liar: Registry, tmp_path: Path) -> None:
     liar.exchange.export(ADAPTER, tmp_path / "exported", form="peft")
     with_weights(liar, _nan, tmp_path)
     codes = {problem.code for problem in liar.upkeep.audit().problems}

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from hostile.forgery import ADAPTER, KEEP, Forge, forged_fused, forging, setting
+from hostile.forgery import ADAPTER, KEEP, Bring, Forge, forged_fused, forging, setting
 from signing_keys import write_pair
 from sqlalchemy import delete, select
 
@@ -21,7 +19,7 @@ from fusery.storage.errors import FuseryError
 
 
 @pytest.fixture
-def forged(published: None, liar: Registry, ours: Registry, bring: Callable[..., Any]) -> str:
+def forged(published: None, liar: Registry, ours: Registry, bring: Bring) -> str:
     """Bring a fused artifact whose weights are others under the right key, and which says PASS; the key."""
     key = forged_fused(liar)
     bring(fused=True)
@@ -49,9 +47,7 @@ def test_a_claimed_pass_satisfies_no_rule(ours: Registry, forged: str) -> None:
     assert ours.aliases.promote(ADAPTER, "prod").verdict == "passed"
 
 
-def test_what_is_foreign_is_named_so_everywhere(
-    ours: Registry, forged: str, liar: Registry, tmp_path: Path
-) -> None:
+def test_foreign_is_shown_everywhere(ours: Registry, forged: str, liar: Registry, tmp_path: Path) -> None:
     origin = liar.workspace.identity
     [line] = ours.adapters.show(ADAPTER)["fused"]
     assert line["foreign"] == {"registry": origin, "key": forged, "signed_by": [], "rebuilt": None}
@@ -90,7 +86,7 @@ def test_it_is_fetched_on_request_only_and_never_taken_for_ours(ours: Registry, 
 
 
 @pytest.mark.usefixtures("published")
-def test_a_claim_that_is_true_is_confirmed(liar: Registry, ours: Registry, bring: Callable[..., Any]) -> None:
+def test_a_claim_that_is_true_is_confirmed(liar: Registry, ours: Registry, bring: Bring) -> None:
     liar.fused.fuse(ADAPTER, KEEP, publish="full")
     bring(fused=True)
     said: list[str] = []
@@ -106,9 +102,7 @@ def test_a_claim_that_is_true_is_confirmed(liar: Registry, ours: Registry, bring
 
 
 @pytest.mark.usefixtures("published")
-def test_an_audit_that_makes_it_again_tells_what_is_true(
-    liar: Registry, ours: Registry, bring: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_audit_rebuilds_a_true_claim(liar: Registry, ours: Registry, bring: Bring, tmp_path: Path) -> None:
     key = str(liar.fused.fuse(ADAPTER, KEEP, publish="full")["key"])
     bring(fused=True)
     ours.aliases.set_rules("prod", {"fidelity": "DEGRADED"})
@@ -128,16 +122,14 @@ def test_an_audit_that_makes_a_forged_one_again_says_so(ours: Registry, forged: 
 
 
 @pytest.mark.usefixtures("published")
-def test_a_claimed_loss_blocks_nothing(liar: Registry, ours: Registry, bring: Callable[..., Any]) -> None:
+def test_a_claimed_loss_blocks_nothing(liar: Registry, ours: Registry, bring: Bring) -> None:
     forged_fused(liar, altering=False, verdict="LOST", retained=0.0)
     bring(fused=True)
     assert ours.fused.fuse(ADAPTER, FuseRequest("keep"))["fidelity"]["verdict"] != "LOST"
 
 
 @pytest.mark.usefixtures("published")
-def test_a_contradicted_claim_stays_out_once_it_was_made_here(
-    made: Path, liar: Registry, ours: Registry, bring: Callable[..., Any]
-) -> None:
+def test_contradicted_claim_stays_out(made: Path, liar: Registry, ours: Registry, bring: Bring) -> None:
     ours.bases.add(str(made / "tiny"), name="tiny")
     ours.adapters.register(made / "adapters", base="tiny", task="course_rec", date="20260115", val_loss=0.6)
     own = ours.fused.fuse(ADAPTER, KEEP)
@@ -172,8 +164,8 @@ IMPOSSIBLE: dict[str, tuple[Forge, str]] = {
 
 @pytest.mark.usefixtures("published")
 @pytest.mark.parametrize("case", IMPOSSIBLE)
-def test_a_fused_record_that_cannot_be_is_refused(
-    case: str, liar: Registry, ours: Registry, bring: Callable[..., Any], tmp_path: Path
+def test_impossible_fused_record(
+    case: str, liar: Registry, ours: Registry, bring: Bring, tmp_path: Path
 ) -> None:
     forge, said = IMPOSSIBLE[case]
     forge(liar, tmp_path)
@@ -184,9 +176,7 @@ def test_a_fused_record_that_cannot_be_is_refused(
 
 
 @pytest.mark.usefixtures("published")
-def test_a_signature_for_that_purpose_makes_a_claim_count(
-    liar: Registry, ours: Registry, bring: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_signed_claim_counts(liar: Registry, ours: Registry, bring: Bring, tmp_path: Path) -> None:
     ann = write_pair(tmp_path, "ann")
     key = str(liar.fused.fuse(ADAPTER, KEEP, publish="full")["key"])
     liar.trust.sign(key, ann.signing())
@@ -205,9 +195,7 @@ def test_a_signature_for_that_purpose_makes_a_claim_count(
 
 
 @pytest.mark.usefixtures("published")
-def test_a_signature_vouches_for_the_verdict_and_the_key_as_well(
-    liar: Registry, ours: Registry, bring: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_signature_covers_the_verdict(liar: Registry, ours: Registry, bring: Bring, tmp_path: Path) -> None:
     ann = write_pair(tmp_path, "ann")
     ours.trust.add_key("ann", ann.public, [], fused=True)
     made = liar.fused.fuse(ADAPTER, KEEP, publish="full")

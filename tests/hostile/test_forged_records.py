@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hostile.forgery import (
     ADAPTER,
+    Bring,
     Forge,
     adapter,
     files_of,
@@ -195,7 +196,7 @@ WAYS = [
 
 @pytest.mark.parametrize(("case", "bring"), WAYS, indirect=["bring"])
 def test_what_cannot_be_is_refused(
-    case: str, made: Path, liar: Registry, ours: Registry, bring: Callable[..., Any], tmp_path: Path
+    case: str, made: Path, liar: Registry, ours: Registry, bring: Bring, tmp_path: Path
 ) -> None:
     forge, said = REFUSED[case]
     honest = liar.bases.show("tiny")["digest"]
@@ -209,17 +210,13 @@ def test_what_cannot_be_is_refused(
     assert ours.bases.add(str(made / "tiny"), name="genuine")["digest"] == honest
 
 
-def test_a_calibration_is_what_its_file_says(
-    liar: Registry, ours: Registry, bring: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_forged_calibration(liar: Registry, ours: Registry, bring: Bring, tmp_path: Path) -> None:
     _calibration(tmp_path, None, tokens=10**9)(liar, tmp_path)
     bring()
     assert [one["tokens"] for one in ours.bases.show("tiny")["calibrations"]] == [17]
 
 
-def test_a_calibration_of_another_base_is_refused(
-    liar: Registry, ours: Registry, bring: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_calibration_of_another_base(liar: Registry, ours: Registry, bring: Bring, tmp_path: Path) -> None:
     _calibration(tmp_path, NOBODY_S)(liar, tmp_path)
     with pytest.raises(BadInputError):
         bring()
@@ -240,9 +237,7 @@ COMPUTED_OF_BASE = ("parameters", "dtype", "architecture", "model_type", "bytes"
 
 
 @EITHER_WAY
-def test_what_the_bytes_say_is_recorded_and_not_what_is_claimed(
-    liar: Registry, ours: Registry, bring: Callable[..., Any]
-) -> None:
+def test_computed_fields_are_recorded(liar: Registry, ours: Registry, bring: Bring) -> None:
     honest, honest_base = liar.adapters.show(ADAPTER), liar.bases.show("tiny")
     setting(tables.Adapter, rank=64, scale=1.0, layers=99, method="dora", target_modules=["lm_head"],
             trainable_parameters=3, total_parameters=5, training={"iters": 1})(liar, Path())  # fmt: skip
@@ -259,9 +254,7 @@ def test_what_the_bytes_say_is_recorded_and_not_what_is_claimed(
     assert ours.upkeep.audit().ok
 
 
-def test_findings_are_ours_and_clean_is_what_we_find(
-    liar: Registry, ours: Registry, bring: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_findings_are_computed_here(liar: Registry, ours: Registry, bring: Bring, tmp_path: Path) -> None:
     def loud(tensors: dict[str, Any]) -> None:
         for name, value in tensors.items():
             if name.endswith("lora_b"):
@@ -289,18 +282,14 @@ def test_findings_are_ours_and_clean_is_what_we_find(
     assert ours.aliases.promote(ADAPTER, "prod").verdict == "failed"
 
 
-def test_a_curve_that_says_another_loss_is_found(
-    liar: Registry, ours: Registry, bring: Callable[..., Any]
-) -> None:
+def test_loss_that_contradicts_the_curve(liar: Registry, ours: Registry, bring: Bring) -> None:
     _curve((1, 2.0), (100, 1.9))(liar, Path())
     setting(tables.Adapter, val_loss=0.01)(liar, Path())
     bring()
     assert "training_conflict" in {finding["code"] for finding in ours.adapters.show(ADAPTER)["findings"]}
 
 
-def test_a_forged_rendering_is_computed_anew(
-    liar: Registry, ours: Registry, bring: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_forged_rendering(liar: Registry, ours: Registry, bring: Bring, tmp_path: Path) -> None:
     liar.exchange.export(ADAPTER, tmp_path / "exported", form="peft")
     [honest] = liar.adapters.show(ADAPTER)["renderings"]
 
@@ -316,9 +305,7 @@ def test_a_forged_rendering_is_computed_anew(
     assert ours.upkeep.audit().ok
 
 
-def test_a_forged_signature_counts_for_nothing_and_keeps_no_place(
-    liar: Registry, ours: Registry, bring: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_forged_signature(liar: Registry, ours: Registry, bring: Bring, tmp_path: Path) -> None:
     ann, eve = write_pair(tmp_path, "ann"), write_pair(tmp_path, "eve")
     key = ours.trust.add_key("ann", ann.public, ["*#prod"])
     liar.trust.sign(ADAPTER, eve.signing())

@@ -101,9 +101,7 @@ def options(password: str) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("words", ["backup", "restore"])
-def test_a_password_goes_to_the_server_that_it_is_for(
-    stage: Stage, servers: tuple[Server, Server], words: str
-) -> None:
+def test_password_goes_to_its_server(stage: Stage, servers: tuple[Server, Server], words: str) -> None:
     ours, theirs = servers
     home = stage.folder / "far"
     assert stage.command("init", home=home).code == 0
@@ -122,7 +120,7 @@ def test_a_password_goes_to_the_server_that_it_is_for(
         assert set(theirs.told) == {"for-them"}
 
 
-def test_a_bundle_takes_no_password_along(
+def test_bundle_sends_no_password(
     stage: Stage, servers: tuple[Server, Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours, theirs = servers

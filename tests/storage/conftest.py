@@ -79,6 +79,7 @@ QUICK = (
     "test_an_id_is_given_once_and_kept",
     "test_a_document_is_written_anew_as_a_whole",
     "test_reading_is_bounded",
+    "test_a_bucket_that_is_not_there_is_an_error",
 )
 """Of the contract, what is quick on every server; all of it is quick on S3."""
 

@@ -66,9 +66,7 @@ def test_without_a_stdout_there_is_nothing_to_do(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("left", ["None", "a file", "nothing", "an error"])
-def test_stdout_is_what_it_was_whatever_is_put_in_its_place(
-    left: str, capsys: Captured, tmp_path: Path
-) -> None:
+def test_stdout_is_restored(left: str, capsys: Captured, tmp_path: Path) -> None:
     before = sys.stdout
     with (tmp_path / "file").open("w") as file, suppress(ZeroDivisionError), printing_aside():
         if left == "nothing":

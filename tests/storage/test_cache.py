@@ -109,9 +109,7 @@ def test_a_build_that_fails_leaves_nothing(cache: FusedCache, failure: type[Base
     ],
     ids=["other bytes", "other size", "one more", "one less", "nothing"],
 )
-def test_a_folder_that_is_not_its_manifest_is_not_published(
-    cache: FusedCache, files: dict[str, bytes], got: str
-) -> None:
+def test_publish_checks_the_manifest(cache: FusedCache, files: dict[str, bytes], got: str) -> None:
     with cache.build(KEY, 1) as folder:
         fill(folder, files)
         with pytest.raises(DigestMismatchError) as caught:
@@ -221,9 +219,7 @@ def test_a_damaged_entry_is_not_served(cache: FusedCache, damage: object) -> Non
     assert len(list((cache.root / "quarantine").iterdir())) == 1
 
 
-def test_a_copy_in_place_with_the_same_bytes_is_hashed_and_served(
-    cache: FusedCache, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rewritten_file_is_hashed_again(cache: FusedCache, monkeypatch: pytest.MonkeyPatch) -> None:
     path = publish(cache)
     rewrite(path / "config.json", FILES["config.json"])
     hashed = count_hashing(monkeypatch)
@@ -233,9 +229,7 @@ def test_a_copy_in_place_with_the_same_bytes_is_hashed_and_served(
     assert len(hashed) == len(FILES)
 
 
-def test_where_starts_cannot_be_told_apart_every_hit_is_hashed(
-    cache: FusedCache, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_boot_id_every_hit_is_hashed(cache: FusedCache, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stamps, "boot_id", lambda: "")
     monkeypatch.setattr(vouchers, "boot_id", lambda: "")
     publish(cache)
@@ -288,7 +282,7 @@ def fill_cache(cache: FusedCache) -> list[Digest]:
         (0, [0, 1, 2], [], False),
     ],
 )
-def test_eviction_takes_the_oldest_that_may_go(
+def test_eviction_takes_the_oldest(
     cache: FusedCache, limit: int, spared: list[int], removed: list[int], fits: bool
 ) -> None:
     keys = fill_cache(cache)

@@ -49,9 +49,7 @@ def test_pump_goes_on_from_where_the_source_stands(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("every", [2, 5], ids=["with more to come", "at the end"])
-def test_an_early_flush_that_fails_is_not_forgotten(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int
-) -> None:
+def test_failed_early_flush_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int) -> None:
     def fail(_fd: int) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
@@ -160,9 +158,7 @@ def test_a_source_that_changed_is_noticed(tmp_path: Path, change: str) -> None:
             source.require_unchanged()
 
 
-def test_what_is_written_to_the_source_between_hashing_and_copying_is_found_in_the_copy(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_source_written_after_its_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The source's times do not tell: its page was dirty already."""
     path, data = source_of(tmp_path, 3 << 20)
     real = os.copy_file_range
@@ -180,9 +176,7 @@ def test_what_is_written_to_the_source_between_hashing_and_copying_is_found_in_t
     assert not (tmp_path / "copy").exists()
 
 
-def test_a_link_is_made_to_what_was_hashed_and_to_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_link_to_a_replaced_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, data = source_of(tmp_path, 1000)
     other = tmp_path / "other"
     other.write_bytes(bytes(1000))

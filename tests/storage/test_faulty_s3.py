@@ -143,9 +143,7 @@ OPERATIONS: dict[str, Callable[[BlobStore, Blob, Path, Path], object]] = {
 
 
 @pytest.mark.slow
-def test_a_store_in_trouble_is_reported_within_a_minute(
-    make_s3: Callable[[], S3Backend], tmp_path: Path
-) -> None:
+def test_trouble_is_reported_within_a_minute(make_s3: Callable[[], S3Backend], tmp_path: Path) -> None:
     """Every operation in each kind of trouble, all at once: they wait.
 
     A silent server is waited for to the end, so that it is done in a third of the time.

@@ -48,9 +48,7 @@ def test_files_are_listed_by_path_with_their_sizes(folder: Path) -> None:
     ]
 
 
-def test_a_folder_may_be_named_by_a_link_or_from_the_home(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_folder_by_link_or_home(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "link").symlink_to(folder)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)

@@ -12,8 +12,7 @@ from gcs_backend import GcsBackend
 from server_contract import HttpContract
 
 from fusery.storage.digest import digest_bytes
-from fusery.storage.errors import StoreDeniedError, StoreUnavailableError
-from fusery.storage.locate import open_store
+from fusery.storage.errors import StoreDeniedError
 from fusery.storage.remote import SMALL
 from fusery.testing.stores import HELLO, file_with, name_of
 
@@ -32,7 +31,7 @@ def backend(make_gcs: Callable[[], GcsBackend]) -> GcsBackend:
 
 
 class TestGcsStore(HttpContract):
-    large, parts = LARGE, 3
+    large, parts, missing = LARGE, 3, "gs://no-such-bucket/x"
     write, read = ("POST", "/upload/"), ("GET", "/o/")
 
 
@@ -55,19 +54,6 @@ def test_a_session_that_has_ended_is_begun_anew(backend: GcsBackend, tmp_path: P
         blob = store.put_file(source, progress=steps.append)
     assert sum(steps) == len(LARGE) and len(sent) > 3
     assert backend.read(name_of(blob.digest)) == LARGE
-
-
-def test_a_bucket_that_is_not_there_is_an_error(backend: GcsBackend, tmp_path: Path) -> None:
-    store = open_store("gs://no-such-bucket/x", options=backend.server.options())
-    for attempt in (
-        lambda: store.put_bytes(HELLO),
-        lambda: store.put_file(file_with(tmp_path, LARGE)),
-        lambda: store.size(digest_bytes(HELLO)),
-        lambda: list(store.blobs()),
-    ):
-        with pytest.raises(StoreUnavailableError):
-            attempt()
-    assert backend.store.size(digest_bytes(HELLO)) is None
 
 
 def test_a_refusal_is_denied(backend: GcsBackend) -> None:

@@ -85,7 +85,7 @@ def test_a_file_that_grows_while_it_is_read_is_refused(backend: LocalBackend, tm
     assert list(backend.store.leftovers()) == []
 
 
-def test_without_hard_links_a_rename_does(
+def test_store_without_hard_links(
     backend: LocalBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_arguments: object, **_options: object) -> None:
@@ -106,9 +106,7 @@ def test_without_hard_links_a_rename_does(
 @pytest.mark.parametrize(
     ("umask", "blobs", "document"), [(0o022, 0o444, 0o644), (0o027, 0o440, 0o640), (0o077, 0o400, 0o600)]
 )
-def test_it_is_for_those_for_whom_its_folder_is(
-    tmp_path: Path, umask: int, blobs: int, document: int
-) -> None:
+def test_modes_follow_the_umask(tmp_path: Path, umask: int, blobs: int, document: int) -> None:
     before = os.umask(umask)
     try:
         store = LocalStore(tmp_path / "store")

@@ -64,9 +64,7 @@ def count_calls(monkeypatch: pytest.MonkeyPatch, root: Path, source: Path) -> li
         return list(trap.calls)
 
 
-def test_bytes_are_durable_before_their_name_and_the_name_before_success(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_order_of_flushes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = count_calls(monkeypatch, tmp_path / "store", file_with(tmp_path, LARGE))
     last_write = max(index for index, name in enumerate(calls) if name == "write")
     link = calls.index("link")
@@ -76,9 +74,7 @@ def test_bytes_are_durable_before_their_name_and_the_name_before_success(
 
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC], ids=["EIO", "ENOSPC"])
-def test_a_failure_of_any_call_is_a_clean_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
-) -> None:
+def test_failure_of_any_call_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
     source = file_with(tmp_path, LARGE)
     total = len(count_calls(monkeypatch, tmp_path / "dry", source))
     assert total > 20

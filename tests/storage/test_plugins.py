@@ -131,16 +131,6 @@ def test_a_line_that_is_no_entry_point_names_its_package(packages: Path) -> None
     assert "remove its folder" in str(caught.value.hint)
 
 
-@pytest.mark.parametrize("library", ["importlib.metadata", "importlib_metadata"])
-def test_a_package_that_was_half_removed_is_called_as_its_module(packages: Path, library: str) -> None:
-    """Also where a library has put its own way of finding packages before Python's."""
-    pytest.importorskip(library)
-    write_package(packages, "odd-package", {TARGETS: {"thing": "odd:X"}})
-    (packages / "odd_package-1.2.dist-info" / "METADATA").unlink()
-    [found] = plugins(TARGETS)
-    assert str(found) == "odd ?"
-
-
 class Speechless(Exception):
     """Nobody can say what is wrong."""
 

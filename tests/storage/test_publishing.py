@@ -40,9 +40,7 @@ def test_a_small_file_is_written_and_replaced(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("call", ["write", "fsync", "replace"])
-def test_a_failed_write_leaves_the_old_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
-) -> None:
+def test_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     write_atomically(tmp_path / "f", b"old")
 
     def fail(*_arguments: object) -> None:
@@ -64,9 +62,7 @@ def test_all_is_written_however_little_a_call_takes(tmp_path: Path, monkeypatch:
         assert path.read_bytes() == b"0123456789"
 
 
-def test_a_rename_in_place_of_a_link_never_overwrites(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rename_instead_of_link_never_overwrites(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_arguments: object, **_options: object) -> None:
         raise OSError(errno.EOPNOTSUPP, "Operation not supported")
 
@@ -107,7 +103,7 @@ def make(out: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["folder", "empty folder", "file", "link", "dangling link"])
 @pytest.mark.parametrize("atomic", [True, False], ids=["exchange", "two renames"])
-def test_what_has_the_name_gives_way_on_request(
+def test_replace_whatever_has_the_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, atomic: bool
 ) -> None:
     temp, out = folder_with(tmp_path / "temp", f="new"), tmp_path / "out"
@@ -122,9 +118,7 @@ def test_what_has_the_name_gives_way_on_request(
     assert kind != "link" or (tmp_path / "elsewhere" / "old").read_text() == "old"
 
 
-def test_a_failed_second_rename_puts_the_old_folder_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_second_rename_is_undone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = folder_with(tmp_path / "out", old="old")
     monkeypatch.setattr(publishing, "_exchange", lambda _first, _second: False)
     with pytest.raises(MissingFileError):

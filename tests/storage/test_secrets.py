@@ -88,7 +88,7 @@ OPERATIONS: dict[str, Callable[[BlobStore], object]] = {
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("case", sorted(CASES))
-def test_no_failure_shows_a_secret(
+def test_errors_show_no_secret(
     case: str, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     package, url, options = CASES[case]

@@ -40,9 +40,7 @@ def test_a_blob_is_read_only(backend: SftpBackend) -> None:
     assert stat.S_IMODE((backend.root / name_of(blob.digest)).stat().st_mode) == 0o444
 
 
-def test_an_upload_that_is_killed_leaves_a_part_file_and_no_blob(
-    backend: SftpBackend, tmp_path: Path
-) -> None:
+def test_killed_upload_leaves_a_part_file(backend: SftpBackend, tmp_path: Path) -> None:
     kill_an_upload(backend, file_with(tmp_path, LARGE))
     (leftover,) = backend.store.leftovers()
     assert leftover.name.startswith("tmp/") and leftover.size > 0
@@ -105,7 +103,7 @@ def test_a_host_with_another_key_is_refused(backend: SftpBackend, tmp_path: Path
     assert backend.names() == set()
 
 
-def test_a_host_nobody_knows_is_refused_by_default(
+def test_unknown_host_is_refused(
     backend: SftpBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))

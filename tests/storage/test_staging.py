@@ -119,9 +119,7 @@ def _receive(staging: Staging, other: tuple[LocalStore, Blob], place: Path) -> N
     staging.receive(entry, place, lambda fd: pour_into(store, blob, fd))
 
 
-def test_what_comes_from_another_store_is_written_once(
-    other: tuple[LocalStore, Blob], tmp_path: Path
-) -> None:
+def test_received_blob_is_written_once(other: tuple[LocalStore, Blob], tmp_path: Path) -> None:
     """It is looked at, stored, and the same file all the while."""
     origin, blob = other
     store, place = LocalStore(tmp_path / "store"), tmp_path / "arrived"
@@ -158,7 +156,7 @@ def test_what_comes_damaged_does_not_get_a_name(other: tuple[LocalStore, Blob], 
 
 
 @pytest.mark.parametrize("comes", [True, False], ids=["comes", "copied"])
-def test_what_is_written_to_while_it_is_looked_at_is_not_stored(
+def test_changed_copy_is_not_stored(
     other: tuple[LocalStore, Blob], file: Path, tmp_path: Path, comes: bool
 ) -> None:
     store, place = LocalStore(tmp_path / "store"), tmp_path / "arrived"

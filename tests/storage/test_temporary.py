@@ -53,7 +53,7 @@ def test_it_is_there_for_a_while(place: Path) -> None:
     assert list(place.iterdir()) == []
 
 
-def test_what_a_killed_process_left_goes_with_the_next_one(
+def test_folder_of_a_killed_process_is_removed(
     place: Path, holder: tuple[subprocess.Popen[str], Path]
 ) -> None:
     process, left = holder

@@ -53,9 +53,7 @@ def test_a_blob_arrives_under_its_generation(origin: Backend, target: Backend, s
     assert target.names() == {name_of(ENTRY.sha256, 7)}
 
 
-def test_what_is_there_stays_and_what_is_damaged_there_is_replaced(
-    origin: Backend, target: Backend, scratch: Path
-) -> None:
+def test_only_a_damaged_blob_is_replaced(origin: Backend, target: Backend, scratch: Path) -> None:
     origin.store.put_bytes(DATA)
     transfer(origin.store, target.store, ENTRY, scratch)
     names = target.names()
@@ -70,9 +68,7 @@ def test_what_is_there_stays_and_what_is_damaged_there_is_replaced(
 @pytest.mark.parametrize(
     "wrong", [DATA[:-1], DATA + b"!", b"x" + DATA[1:], b""], ids=["short", "long", "flipped", "empty"]
 )
-def test_what_is_damaged_does_not_arrive(
-    origin: Backend, target: Backend, scratch: Path, wrong: bytes
-) -> None:
+def test_damaged_blob_does_not_arrive(origin: Backend, target: Backend, scratch: Path, wrong: bytes) -> None:
     origin.write(name_of(ENTRY.sha256), wrong)
     with pytest.raises(DigestMismatchError):
         transfer(origin.store, target.store, ENTRY, scratch)
@@ -80,9 +76,7 @@ def test_what_is_damaged_does_not_arrive(
     assert list(scratch.iterdir()) == []
 
 
-def test_from_objects_to_a_folder_the_bytes_are_written_once(
-    tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bytes_are_written_once(tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     origin, target = MemoryBackend(), LocalBackend(tmp_path / "target")
     origin.store.put_bytes(DATA)
     written: list[int] = []
@@ -99,9 +93,7 @@ def test_from_objects_to_a_folder_the_bytes_are_written_once(
     assert sum(written) == len(DATA)
 
 
-def test_what_went_wrong_on_the_way_is_read_again(
-    tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wrong_bytes_are_read_again(tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     origin, target = MemoryBackend(), LocalBackend(tmp_path / "target")
     origin.store.put_bytes(DATA)
     pieces = Objects.pieces

@@ -56,9 +56,7 @@ def test_a_copy_in_its_place_ends_it(vouchers: Vouchers, file: Path) -> None:
     assert not vouchers.hold(file, DIGEST)
 
 
-def test_a_start_of_the_machine_ends_it(
-    vouchers: Vouchers, file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_reboot_ends_it(vouchers: Vouchers, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stamps, "boot_id", lambda: "another")
     assert not vouchers.hold(file, DIGEST)
 

@@ -78,9 +78,7 @@ def test_asking_harms_neither_who_asks_nor_who_writes(file: Path) -> None:
     assert [process.wait(timeout=120) for process in both] == [0, 0]
 
 
-def test_a_file_system_that_shows_mapped_writes_is_told_from_one_that_does_not(
-    file: Path, in_memory: Path
-) -> None:
+def test_which_file_systems_show_mapped_writes(file: Path, in_memory: Path) -> None:
     assert not shows_mapped_writes(in_memory)
     assert not settle([in_memory])
     assert not Watch({"f": in_memory}).certain
@@ -90,7 +88,7 @@ def test_a_file_system_that_shows_mapped_writes_is_told_from_one_that_does_not(
     assert os.listdir(file.parent) == ["f"]
 
 
-def test_a_folder_of_ours_will_do_to_try_a_file_system(
+def test_try_a_file_system_in_another_folder(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where a file cannot be without a name: nobody is to come upon one beside the files."""

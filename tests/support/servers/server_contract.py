@@ -18,8 +18,9 @@ from fault_proxy import Fault, always, fault_proxy, times
 from fusery.storage.digest import digest_bytes
 from fusery.storage.errors import StoreUnavailableError
 from fusery.storage.interface import Blob
-from fusery.storage.locate import open_tree
-from fusery.testing.stores import HELLO, StoreContract, file_with, name_of
+from fusery.storage.locate import open_store, open_tree
+from fusery.storage.remote_errors import NoPlaceError
+from fusery.testing.stores import HELLO, NOWHERE, StoreContract, file_with, name_of
 from fusery.testing.trees import check_tree
 
 _UPLOADER = """
@@ -79,6 +80,8 @@ class HttpContract(ServerContract):
     """The method of a request that writes a blob, and a part of its path."""
 
     read: ClassVar[tuple[str, str]] = ("GET", "/blobs/")
+    missing: ClassVar[str] = ""
+    """The URL of a store in a bucket that is not there."""
 
     @pytest.mark.parametrize(
         "fault", [Fault.ERROR_500, Fault.ERROR_503, Fault.DROP, Fault.LOST, Fault.LOST_500]
@@ -104,3 +107,21 @@ class HttpContract(ServerContract):
             assert len(proxy.seen) < 40
         assert list(tmp_path.iterdir()) == []
         assert capfd.readouterr() == ("", "")
+
+    def test_a_bucket_that_is_not_there_is_an_error(self, backend: Any, tmp_path: Path) -> None:
+        source = file_with(tmp_path, self.large)
+        with fault_proxy(backend.server.endpoint) as proxy:
+            if not self.missing:  # SeaweedFS makes a bucket that is missing; this is what AWS answers.
+                proxy.rule = lambda _method, _path: Fault.NO_BUCKET
+                store = backend.at(proxy.endpoint)
+            else:
+                store = open_store(self.missing, options=backend.server.options())
+            for attempt in (
+                lambda: store.put_bytes(HELLO),
+                lambda: store.put_file(source),
+                lambda: store.size(NOWHERE),
+                lambda: list(store.blobs()),
+                store.identify,
+            ):
+                with pytest.raises(NoPlaceError):
+                    attempt()
