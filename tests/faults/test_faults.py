@@ -13,6 +13,8 @@ from faults.sweep import Sweep, sweeping, try_all
 from faults.tally import COLUMNS, Tally
 from faults.tracing import find_strace
 
+pytestmark = pytest.mark.timing
+
 SEED = "the same points each time"
 MAIN = ("base add", "register", "fuse", "materialize", "gc", "push", "promote", "sign")
 """Commands that are killed in the short run; `make soak` has all."""

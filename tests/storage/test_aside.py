@@ -14,6 +14,8 @@ import pytest
 
 from fusery.storage.aside import printing_aside
 
+pytestmark = pytest.mark.timing
+
 Captured = pytest.CaptureFixture[str]
 
 

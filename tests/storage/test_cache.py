@@ -19,6 +19,8 @@ from fusery.storage.failures import DigestMismatchError
 from fusery.storage.manifest import FileEntry, Manifest
 from fusery.storage.vouchers import MAX_AGE, Vouchers
 
+pytestmark = pytest.mark.timing
+
 KEY = digest_bytes(b"one fused artifact")
 OTHER = digest_bytes(b"another")
 FILES = {"config.json": b"{}", "model.safetensors": os.urandom(300_000), "extra/tokenizer.json": b"[]"}

@@ -14,6 +14,8 @@ from fusery.storage.manifest import FileEntry, Manifest
 from fusery.storage.reading_locks import alone, shared
 from fusery.storage.vouchers import Vouchers
 
+pytestmark = pytest.mark.timing
+
 KEY, OTHER = digest_bytes(b"one"), digest_bytes(b"other")
 DATA = bytes(1000)
 MANIFEST = Manifest.of([FileEntry("f", len(DATA), digest_bytes(DATA))])
@@ -44,8 +46,8 @@ def publish(cache: FusedCache, key: Digest) -> None:
 
 def test_what_is_being_read_is_neither_removed_nor_evicted(cache: FusedCache) -> None:
     plan = cache.evict(0)
-    with cache.using(KEY) as path:
-        assert path == cache.entry(KEY)
+    with cache.using(KEY) as path, cache.using(KEY) as second:
+        assert path == second == cache.entry(KEY)
         assert cache.is_in_use(KEY)
         assert cache.remove(KEY) == 0
         assert [entry.key for entry in plan.carry_out()] == [OTHER]

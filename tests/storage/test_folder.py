@@ -41,6 +41,10 @@ def hub(tmp_path: Path) -> Path:
 def test_files_are_listed_by_path_with_their_sizes(folder: Path) -> None:
     (folder / "1_Pooling").mkdir()
     (folder / "1_Pooling" / "config.json").write_bytes(b"[]")
+    (folder / ".git" / "objects").mkdir(parents=True)
+    (folder / ".git" / "objects" / "x").write_bytes(b"x")
+    (folder / ".DS_Store").write_bytes(b"x")
+    (folder / ".cache").symlink_to("/etc")
     assert scan(folder) == [
         SourceFile("1_Pooling/config.json", folder / "1_Pooling" / "config.json", 2),
         SourceFile("config.json", folder / "config.json", 2),

@@ -89,5 +89,8 @@ def test_the_limit_is_the_callers(tmp_path: Path) -> None:
     path = tmp_path / "small.json"
     path.write_bytes(b'{"a": 1}')
     assert read_object(path, limit=8) == {"a": 1}
+    with pytest.raises(FormatError, match="not a JSON object"):
+        path.with_name("list.json").write_text("[]")
+        read_object(path.with_name("list.json"))
     with pytest.raises(FormatError, match="larger than"):
         read_object(path, limit=7)

@@ -39,6 +39,8 @@ def test_the_root_is_resolved_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
     store.put_bytes(HELLO)
     assert (tmp_path / "here" / "store" / name_of(digest_bytes(HELLO))).is_file()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert LocalStore(Path("~/store")).root == tmp_path.resolve() / "store"
 
 
 def test_a_fetched_file_is_the_users_own(backend: LocalBackend, tmp_path: Path) -> None:

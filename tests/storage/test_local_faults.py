@@ -23,6 +23,8 @@ from fusery.storage.interface import Blob
 from fusery.storage.local import LocalStore
 from fusery.testing.stores import HELLO, LARGE, file_with, name_of
 
+pytestmark = pytest.mark.timing
+
 CALLS = (
     "open", "close", "write", "readv", "fsync", "fdatasync", "fchmod", "link", "unlink", "mkdir", "rename", "replace",
     "lseek",

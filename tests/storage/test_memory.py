@@ -20,6 +20,8 @@ from fusery.storage.remote import FsspecStore
 from fusery.testing.stores import StoreContract
 from fusery.testing.trees import check_tree
 
+pytestmark = pytest.mark.timing
+
 
 @pytest.fixture
 def backend() -> Iterator[MemoryBackend]:

@@ -44,6 +44,7 @@ def test_a_plugin_is_what_its_entry_point_names(packages: Path) -> None:
     found = find_plugin(TARGETS, "thing")
     assert found is not None
     assert load_plugin(found) == 5
+    assert find_plugin(TARGETS, "nothing") is None
 
 
 def test_two_of_one_name_are_refused_by_their_packages(tmp_path: Path, packages: Path) -> None:
@@ -99,9 +100,14 @@ def test_an_interruption_is_nobody_s_fault() -> None:
         raise KeyboardInterrupt
 
 
+# Python 3.11 wraps an interruption that comes while a class is made.
+WRAPPED = RuntimeError()
+WRAPPED.__cause__ = KeyboardInterrupt()
+
+
 @pytest.mark.parametrize(
     ("plugin", "error"),
-    [(PLUGIN, StorageError("its own sentence")), (None, ZeroDivisionError()), (PLUGIN, KeyboardInterrupt())],
+    [(PLUGIN, StorageError("its own sentence")), (None, ZeroDivisionError()), (PLUGIN, WRAPPED)],
 )
 def test_what_is_not_the_plugin_s_fault_passes(plugin: Plugin | None, error: BaseException) -> None:
     with pytest.raises(type(error)) as caught, blaming(plugin):
@@ -142,3 +148,9 @@ class Speechless(Exception):
 def test_what_cannot_even_say_what_is_wrong_is_called_by_its_kind() -> None:
     with pytest.raises(PluginError, match="Speechless$"), blaming(PLUGIN):
         raise Speechless
+
+
+def test_package_that_was_half_removed_is_named_after_its_module(packages: Path) -> None:
+    write_package(packages, "odd-package", {TARGETS: {"thing": "odd:X"}})
+    (packages / "odd_package-1.2.dist-info" / "METADATA").unlink()
+    assert [str(found) for found in plugins(TARGETS)] == ["odd ?"]

@@ -19,6 +19,8 @@ from fusery.storage.publishing import (
     write_atomically,
 )
 
+pytestmark = pytest.mark.timing
+
 
 def folder_with(path: Path, **files: str) -> Path:
     path.mkdir(parents=True)

@@ -28,6 +28,8 @@ from fusery.storage.remote import FsspecStore
 from fusery.storage.remote_calls import ATTEMPTS, Body, RemoteCalls, age
 from fusery.storage.remote_errors import Kind, NoPlaceError, RemoteError, classify
 
+pytestmark = pytest.mark.timing
+
 WHERE = "s3://bucket/prefix"
 SECRET = "hunter2"
 
@@ -280,11 +282,13 @@ class Faulty(MemoryFileSystem):  # type: ignore[misc]
     ) -> None:
         super().__init__()
         self.loses, self.garbles, self.conditional, self.cuts = loses, garbles, conditional, cuts
-        self.flips, self.position = list(flips), 0
+        self.flips, self.position, self.modes = list(flips), 0, list[str]()
 
     def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **options: object) -> None:
         if mode == "create" and not self.conditional:
             raise OSError(errno.EINVAL, "not implemented")
+        if "/tmp/" not in path:
+            self.modes.append(mode)
         if not self.loses:
             garbled = self.garbles and "/blobs/" in path
             super().pipe_file(path, b"?" * len(value) if garbled else value, mode=mode)
@@ -353,3 +357,11 @@ def test_a_backend_that_refuses_the_condition_has_the_weaker_promise() -> None:
     blob = store.put_bytes(b"x")
     assert store.read_bytes(blob.digest, limit=1) == b"x"
     assert list(store.leftovers()) == []
+
+
+def test_where_the_backend_can_every_write_refuses_to_overwrite() -> None:
+    file_system = Faulty()
+    store = store_on(file_system)
+    store.put_bytes(b"x")
+    store.initialise("registry-one")
+    assert file_system.modes == ["create", "create"]

@@ -20,6 +20,8 @@ from fusery.storage.remote import FsspecStore
 from fusery.storage.remote_calls import RemoteCalls
 from fusery.storage.secrets import redact, remember, without_secrets
 
+pytestmark = pytest.mark.timing
+
 CANARY = "c4n4ryS3cr3tVa1u"
 # Nothing listens there.
 NOWHERE = "http://127.0.0.1:9"

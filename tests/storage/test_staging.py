@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -188,3 +189,21 @@ def test_what_somebody_removed_meanwhile(other: tuple[LocalStore, Blob], tmp_pat
             store.put_staged(staged)
         assert told.value.hint == "run the command again"
         store.put_file(place)
+
+
+def test_there_is_no_room_for_what_comes(other: tuple[LocalStore, Blob], folder: Path) -> None:
+    def full(size: int) -> None:
+        raise OutOfSpaceError(f"{size} bytes")
+
+    with Staging(folder, full) as staging, pytest.raises(OutOfSpaceError, match=str(len(DATA))):
+        _receive(staging, other, folder / "arrived")
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="there is no second file system")
+def test_place_on_another_disk_gets_a_copy(other: tuple[LocalStore, Blob], folder: Path) -> None:
+    with Staging(folder) as staging, tempfile.TemporaryDirectory(dir="/dev/shm") as elsewhere:
+        place = Path(elsewhere, "arrived")
+        _receive(staging, other, place)
+        assert place.read_bytes() == DATA
+        assert isinstance(staging.sources({"a": place})["a"], Staged)

@@ -13,6 +13,8 @@ import pytest
 from fusery.storage.stamps import process_tag
 from fusery.storage.temporary import sweep_temporary, temporary_folder
 
+pytestmark = pytest.mark.timing
+
 HOLDER = """
 import sys
 from fusery.storage.temporary import temporary_folder
@@ -85,7 +87,7 @@ def test_nothing_else_goes(place: Path, holder: tuple[subprocess.Popen[str], Pat
         folder.mkdir()
     (place / f"fusery-link-{dead}-abcdefgh").symlink_to(kept)
     (place / f"fusery-file-{dead}-abcdefgh").write_text("a file")
-    sweep_temporary()
+    assert sweep_temporary() == 12345
     assert all(folder.is_dir() for folder in stays)
     assert (kept / "mine").read_text() == "mine"
     assert len(list(place.iterdir())) == len(stays) + 2

@@ -21,6 +21,8 @@ from fusery.storage.failures import DigestMismatchError
 from fusery.storage.manifest import FileEntry, Manifest
 from fusery.storage.watching import Watch, is_unopened, settle, shows_mapped_writes, verified, watched
 
+pytestmark = pytest.mark.timing
+
 DATA = os.urandom(20_000)
 MANIFEST = Manifest.of([FileEntry("f", len(DATA), digest_bytes(DATA))])
 linux = pytest.mark.skipif(sys.platform != "linux", reason="leases are Linux's")
