@@ -86,6 +86,7 @@ def test_what_is_published_is_found(cache: FusedCache, hashed: bool) -> None:
     assert cache.lookup(KEY, MANIFEST) == path
     assert list((cache.root / "tmp").iterdir()) == []
     assert {file.stat().st_mode & 0o777 for file in path.rglob("*") if file.is_file()} == {0o444}
+    assert cache.lookup(KEY, manifest_of({**FILES, "config.json": b"[]"})) is None
 
 
 @pytest.mark.parametrize("failure", [ValueError, KeyboardInterrupt, SystemExit])
@@ -255,11 +256,6 @@ def test_every_part_of_a_voucher_counts(
     hashed = count_hashing(monkeypatch)
     assert cache.lookup(KEY, MANIFEST) is not None
     assert len(hashed) == len(FILES)
-
-
-def test_an_entry_of_another_manifest_is_not_served(cache: FusedCache) -> None:
-    publish(cache)
-    assert cache.lookup(KEY, manifest_of({**FILES, "config.json": b"[]"})) is None
 
 
 def fill_cache(cache: FusedCache) -> list[Digest]:

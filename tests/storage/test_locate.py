@@ -133,7 +133,10 @@ def test_no_text_opens_anything_but_a_store_or_a_refusal(text: str) -> None:
 @pytest.mark.parametrize("scheme", ["s3", "gs", "az"])
 def test_a_missing_package_is_named_with_its_command(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
     protocol = PROTOCOLS[scheme]
-    monkeypatch.setitem(sys.modules, protocol.package, None)
+    for name in [*sys.modules, protocol.package]:
+        if f"{name}.".startswith(f"{protocol.package}."):
+            monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delitem(sys.modules, f"fusery.storage{protocol.maker}", raising=False)
     known = sys.modules["fsspec.registry"]._registry
     for name in list(known):
         monkeypatch.delitem(known, name)
