@@ -22,8 +22,8 @@ _PR_SET_PTRACER = (
     0x59616D61  # linux/prctl.h; Ubuntu lets only a parent trace, unless a process says otherwise
 )
 
-PATIENCE = 240.0
-"""Seconds after which a command hangs: twice what the longest lease holds."""
+PATIENCE = 900.0
+"""Seconds after which a command hangs, on a machine that is busy with other things."""
 
 
 @dataclass(frozen=True, slots=True)

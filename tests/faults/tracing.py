@@ -92,7 +92,7 @@ def _wait(
     pid: int, reached: Callable[[dict[str, str]], bool], over: Callable[[], object | None] = lambda: None
 ) -> bool:
     """Wait for a state of a process; False if it does not come."""
-    give_up = time.monotonic() + 30
+    give_up = time.monotonic() + 240
     while time.monotonic() < give_up and over() is None:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
         if reached(dict(line.split(":\t", 1) for line in lines if ":\t" in line)):

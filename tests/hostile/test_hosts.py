@@ -74,7 +74,7 @@ def running(folder: Path) -> Iterator[Server]:
     port = free_port()
     with subprocess.Popen([sys.executable, "-P", "-c", _SERVER, folder, str(port)]) as process:
         try:
-            give_up = time.monotonic() + 60
+            give_up = time.monotonic() + 240
             while not (folder / "ready").exists():
                 assert process.poll() is None and time.monotonic() < give_up, "no SFTP server"
                 time.sleep(0.05)

@@ -64,7 +64,7 @@ def running_server(command: list[str], folder: Path) -> Iterator[AzureServer]:
     ):
         try:
             server = AzureServer(f"http://127.0.0.1:{port}")
-            give_up = time.monotonic() + 60
+            give_up = time.monotonic() + 240
             with server.client() as client:
                 while True:
                     try:

@@ -72,7 +72,7 @@ def running_server(binary: Path, folder: Path) -> Iterator[GcsServer]:
     (folder / "data").mkdir()
     with (folder / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
         try:
-            give_up = time.monotonic() + 30
+            give_up = time.monotonic() + 240
             while True:
                 try:
                     server.ask("POST", "/storage/v1/b", json.dumps({"name": BUCKET}).encode(), project="test")

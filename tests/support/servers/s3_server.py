@@ -100,7 +100,7 @@ def remove_sockets(ports: set[int]) -> None:
 def wait_until_up(server: S3Server, process: subprocess.Popen[bytes], log: Path) -> None:
     from botocore.exceptions import BotoCoreError, ClientError
 
-    give_up = time.monotonic() + 60
+    give_up = time.monotonic() + 240
     with closing(server.client()) as client:
         while True:
             try:

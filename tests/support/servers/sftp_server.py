@@ -113,7 +113,7 @@ def _asyncssh(folder: Path, port: int) -> list[str]:
 
 
 def _wait_until_up(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    give_up = time.monotonic() + 30
+    give_up = time.monotonic() + 240
     while True:
         try:
             with socket.create_connection(("127.0.0.1", port), timeout=1) as probe:
