@@ -3,41 +3,29 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import tiny_models
 from store_shelf import Shelf
 
-KEEP = ("--precision", "keep", "--accept-loss")
+KEEP = "--precision keep --accept-loss"
 
-COMMANDS: dict[str, tuple[str, ...]] = {
-    "base add": ("base", "add", "other", "--name", "other"),
-    "register": ("register", "third", "--base", "tiny", "--task", "course_rec", "--parent", "course_rec@1"),
-    "fuse": ("fuse", "course_rec@2", *KEEP, "--publish", "full"),
-    "materialize": ("materialize", "course_rec@1", "bundle", *KEEP, "--target", "docker", "--force"),
-    "gc": ("gc", "--yes", "--grace", "0"),
-    "push": ("push", "course_rec", "--fused"),
-    "deploy record": ("deploy", "record", "course_rec@2", "eu/ranker", "--replace"),
-    "deploy end": ("deploy", "end", "lab"),
-    "sign": ("sign", "course_rec@1", "--key", "anna.pem"),
-    "trust add": ("trust", "add", "anna", "anna.pub", "--for", "*#prod"),
-    "rules set": ("rules", "set", "prod", "--val-loss-within", "0.5"),
-    "identify": ("identify", "bundle"),
-    "amend": (
-        "amend",
-        "course_rec@2",
-        "--val-loss",
-        "0.5",
-        "--dataset",
-        "data",
-        "--tag",
-        "a=b",
-        "--reason",
-        "typo",
-    ),
-    "approve": ("approve", "course_rec@2", "prod"),
-    "promote": ("promote", "course_rec@2", "canary"),
+COMMANDS: dict[str, str] = {
+    "base add": "base add other --name other",
+    "register": "register third --base tiny --task course_rec --parent course_rec@1",
+    "fuse": f"fuse course_rec@2 {KEEP} --publish full",
+    "materialize": f"materialize course_rec@1 bundle {KEEP} --target docker --force",
+    "gc": "gc --yes --grace 0",
+    "push": "push course_rec --fused",
+    "deploy record": "deploy record course_rec@2 eu/ranker --replace",
+    "deploy end": "deploy end lab",
+    "sign": "sign course_rec@1 --key anna.pem",
+    "trust add": "trust add anna anna.pub --for *#prod",
+    "rules set": "rules set prod --val-loss-within 0.5",
+    "identify": "identify bundle",
+    "amend": "amend course_rec@2 --val-loss 0.5 --dataset data --tag a=b --reason typo",
+    "approve": "approve course_rec@2 prod",
+    "promote": "promote course_rec@2 canary",
 }
 """Name to words; where a push goes is added by `words_of`."""
 
@@ -47,8 +35,8 @@ LITTER = 12
 
 def words_of(command: str, *, servers: bool) -> tuple[str, ...]:
     """Return a command's words; the other registry is a home folder, or is named by the environment."""
-    words = COMMANDS[command]
-    return (*words, "--to", "there") if command == "push" and not servers else words
+    words = COMMANDS[command].split()
+    return (*words, "--to", "there") if command == "push" and not servers else tuple(words)
 
 
 def prepare(folder: Path, there: dict[str, str]) -> None:
@@ -63,22 +51,22 @@ def prepare(folder: Path, there: dict[str, str]) -> None:
     tiny_models.make_base(folder / "other", layers=1, seed=9)
     for number, name in enumerate(("first", "second", "third")):
         tiny_models.make_adapter(folder / name, base, seed=number, rank=4, num_layers=1)
-    steps: Sequence[tuple[str, ...]] = (
-        ("init",),
-        ("base", "add", "tiny", "--name", "tiny"),
-        ("register", "first", "--base", "tiny", "--task", "course_rec", "--dataset", "courses"),
-        ("register", "second", "--base", "tiny", "--task", "course_rec", "--parent", "course_rec@1"),
-        ("fuse", "course_rec@1", *KEEP, "--publish", "full"),
-        ("materialize", "course_rec@1", "bundle", *KEEP),
-        ("alias", "set", "course_rec@1", "prod"),
-        ("deploy", "record", "course_rec@1", "eu/ranker"),
-        ("deploy", "record", "course_rec@1", "lab"),
-        ("trust", "keygen", "anna"),
-        ("rules", "set", "canary", "--admission", "no_errors"),
+    steps = (
+        "init",
+        "base add tiny --name tiny",
+        "register first --base tiny --task course_rec --dataset courses",
+        "register second --base tiny --task course_rec --parent course_rec@1",
+        f"fuse course_rec@1 {KEEP} --publish full",
+        f"materialize course_rec@1 bundle {KEEP}",
+        "alias set course_rec@1 prod",
+        "deploy record course_rec@1 eu/ranker",
+        "deploy record course_rec@1 lab",
+        "trust keygen anna",
+        "rules set canary --admission no_errors",
     )
     os.environ["FUSERY_USER"] = "author"  # who may not approve
     for words in steps:
-        assert run(list(words)) == 0, words
+        assert run(words.split()) == 0, words
     leave_litter()
     if there:
         os.environ.update(there)

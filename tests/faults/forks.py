@@ -22,22 +22,13 @@ _PR_SET_PTRACER = (
     0x59616D61  # linux/prctl.h; Ubuntu lets only a parent trace, unless a process says otherwise
 )
 
-PATIENCE = 240.0
-"""Seconds after which a command hangs: twice what the longest lease holds."""
+PATIENCE = 900.0
+"""Seconds after which a command hangs, on a machine that is busy with other things."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What a fork does, as a process of its own would.
-
-    Attributes:
-        work: a function of a module, called with `arguments`.
-        arguments: for it.
-        environment: all of it.
-        folder: the current folder.
-        output: stdout and stderr go to this path with `.out` and `.err`.
-        stopped: stop before the work, until SIGCONT comes.
-    """
+    """What a fork does, as a process of its own would."""
 
     work: Callable[..., object]
     arguments: Sequence[Any]
@@ -90,11 +81,7 @@ class Nursery:
         return int(self._requests.recv())
 
     def end(self, pid: int) -> int:
-        """Wait for the fork; return its exit code, the negative number of a signal that killed it.
-
-        Raises:
-            HangsError: it does not end; it is killed.
-        """
+        """Wait for the fork; return its exit code, the negative number of a signal that killed it."""
         if not self._requests.poll(PATIENCE):
             os.kill(pid, signal.SIGKILL)
             self._exit_code()

@@ -19,13 +19,7 @@ CHANGING = ("used", "vouchers", "store")
 
 
 def look(there: dict[str, str], collect: bool, records_alone: bool) -> None:
-    """Print what is in the registry of the environment, and in the other one, as JSON.
-
-    Args:
-        there: the variables of the other one.
-        collect: collect first, without grace.
-        records_alone: leave out what is wrong with it, and what its store holds.
-    """
+    """Print what is in the registry of the environment, and in the other one, as JSON."""
     found = {"here": _registry(collect, records_alone)}
     for name in [name for name in os.environ if name.startswith("FUSERY_") and name != "FUSERY_USER"]:
         del os.environ[name]

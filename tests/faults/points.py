@@ -14,14 +14,7 @@ KILL, CTRL_C = "kill -9 at an instant", "Ctrl-C at an instant"
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One fault: at a system call, or at an instant.
-
-    Attributes:
-        command: a name in `COMMANDS`.
-        fault: what happens, as the table says it.
-        call: where, for a fault that strace makes.
-        share: when, as a share of the time that the command takes.
-    """
+    """One fault: at a system call, or at an instant."""
 
     command: str
     fault: str
@@ -35,15 +28,7 @@ class Point:
 
 @dataclass(slots=True)
 class Result:
-    """What came of a point.
-
-    Attributes:
-        point: the fault.
-        hit: whether it came before the command ended.
-        code: how the command ended.
-        complaints: what does not hold, one line each.
-        place: the site, kept if something does not hold.
-    """
+    """What came of a point."""
 
     point: Point
     hit: bool = False

@@ -21,13 +21,7 @@ DISK, SERVERS = "SQLite + disk", "PostgreSQL + S3"
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A registry, a user's files around it, and another registry to push to.
-
-    Attributes:
-        folder: with the user's files and the homes of both registries; commands run in it.
-        here: the `FUSERY_*` variables of the registry.
-        there: those of the other one, which need not have been made.
-    """
+    """A registry, a user's files around it, and another registry to push to."""
 
     folder: Path
     here: Mapping[str, str]
@@ -170,11 +164,7 @@ def _keys(client: Any, registry: Mapping[str, str]) -> list[str]:
 
 @contextmanager
 def stack_of(name: str, folder: Path) -> Iterator[Stack]:
-    """Start what a stack needs, in a folder of its own, and end it afterwards.
-
-    Raises:
-        LookupError: this machine has no server for it.
-    """
+    """Start what a stack needs, in a folder of its own, and end it afterwards."""
     if name == DISK:
         yield DiskStack(folder)
         return

@@ -88,8 +88,10 @@ def main() -> int:
         return 130
     finally:
         # Also when it is ended early: the points come in any order, and those that were made count.
-        _print(f"\n{tally.table()}\n\n{tally.summary()}{'' if whole else '  Ended early.'}")
-    return 1 if tally.violations else 0
+        _print(f"\n{tally.table()}")
+        if not whole:
+            _print("Ended early.")
+    return 1 if tally.of("violations") else 0
 
 
 if __name__ == "__main__":

@@ -30,11 +30,7 @@ EVERY = 10
 
 
 class Sweep:
-    """Faults on one stack, one after the other; several of these share what was prepared, and run side by side.
-
-    Attributes:
-        stack: database and store.
-    """
+    """Faults on one stack, one after the other; several of these share what was prepared, and run side by side."""
 
     def __init__(
         self, stack: Stack, template: Site, nursery: Nursery, looking: Nursery, folder: Path

@@ -29,16 +29,8 @@ READING = (
     "access", "faccessat2", "readlink", "readlinkat", "flock", "fcntl", "ioctl", "mmap", "close",
 )  # fmt: skip
 TALKING = (
-    "socket",
-    "connect",
-    "sendto",
-    "sendmsg",
-    "recvfrom",
-    "recvmsg",
-    "setsockopt",
-    "getsockopt",
-    "shutdown",
-)
+    "socket", "connect", "sendto", "sendmsg", "recvfrom", "recvmsg", "setsockopt", "getsockopt", "shutdown",
+)  # fmt: skip
 TRACED = (*WRITING, *READING, *TALKING)
 """Calls that concern files and sockets; those an architecture does not have are asked for with a `?`."""
 
@@ -72,11 +64,7 @@ def find_strace() -> str | None:
 
 
 def traced(nursery: Nursery, job: Job, log: Path, *options: str) -> int:
-    """Run a job with strace attached from its first call on; return its exit code.
-
-    Raises:
-        PermissionError: strace may not trace here.
-    """
+    """Run a job with strace attached from its first call on; return its exit code."""
     strace = find_strace()
     assert strace is not None and job.stopped
     pid = nursery.begin(job)
@@ -104,7 +92,7 @@ def _wait(
     pid: int, reached: Callable[[dict[str, str]], bool], over: Callable[[], object | None] = lambda: None
 ) -> bool:
     """Wait for a state of a process; False if it does not come."""
-    give_up = time.monotonic() + 30
+    give_up = time.monotonic() + 240
     while time.monotonic() < give_up and over() is None:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
         if reached(dict(line.split(":\t", 1) for line in lines if ":\t" in line)):

@@ -56,11 +56,7 @@ def spoil(folder: Path, template: Path, random: Random) -> None:
 
 
 def hold(folder: Path, base: BaseFacts) -> str:
-    """Read and examine a folder; fail unless that ends in findings of known codes, or in one sentence.
-
-    Returns:
-        The verdict, or `unreadable`.
-    """
+    """Read and examine a folder; fail unless that ends in findings of known codes, or in one sentence."""
     try:
         found = read_adapter_folder(folder)
     except StorageError as error:

@@ -95,15 +95,7 @@ class Place:
 
 
 def hold(file: bytes, place: Place) -> bool:
-    """Read a file, and fail unless it is refused in one sentence or is what the library finds too.
-
-    Args:
-        file: the bytes.
-        place: where to put them.
-
-    Returns:
-        Whether it was accepted.
-    """
+    """Read a file, and fail unless it is refused in one sentence or is what the library finds too."""
     path = place.put(file)
     try:
         header = read_header(path)

@@ -7,7 +7,6 @@ Import it as `from fuzz import mutate`.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -89,15 +88,43 @@ def strange(random: Random, depth: int = 2) -> Any:
     return Pairs((random.choice(WORDS), strange(random, depth - 1)) for _ in range(random.randrange(3)))
 
 
+KINDS = (
+    "replace", "replace", "nudge", "nudge", "nudge", "remove", "double", "swap", "exchange", "rename", "insert", "wrap",
+)  # fmt: skip
+
+
 def mutate(document: Any, random: Random) -> None:
     """Change one place of a tree, in the tree itself."""
-    places = list(_containers(document))
-    place = random.choice(places)
-    if not place:
-        place.append((random.choice(WORDS), strange(random)) if isinstance(place, Pairs) else strange(random))
+    place = random.choice(_containers(document))
+    is_object, kind = isinstance(place, Pairs), random.choice(KINDS)
+    if not place or kind == "insert":
+        value = strange(random)
+        place.insert(random.randrange(len(place) + 1), (random.choice(WORDS), value) if is_object else value)
         return
-    index = random.randrange(len(place))
-    _CHANGES[random.randrange(len(_CHANGES))](place, index, random)
+    index, other = random.randrange(len(place)), random.randrange(len(place))
+    value = _get(place, index)
+    match kind:
+        case "nudge" if isinstance(value, int) and not isinstance(value, bool):
+            _set(place, index, value + random.choice((-8, -4, -2, -1, 1, 2, 4, 8, 1 << 32, 1 << 63)))
+        case "nudge" if isinstance(value, str):
+            spot = random.randrange(len(value) + 1)
+            letter = random.choice(("", "x", ".", "\0", "\u0301", "\ud800"))
+            _set(place, index, value[:spot] + letter + value[spot + 1 :])
+        case "remove":
+            del place[index]
+        case "double":
+            place.insert(other, place[index])
+        case "swap":
+            place[index], place[other] = place[other], place[index]
+        case "exchange":
+            _set(place, index, _get(place, other))
+            _set(place, other, value)
+        case "rename" if is_object:
+            place[index] = (random.choice((*WORDS, *(key for key, _ in place))), value)
+        case "wrap":
+            _set(place, index, [value] if random.random() < 0.5 else Pairs([(random.choice(WORDS), value)]))
+        case _:
+            _set(place, index, strange(random))
 
 
 def _containers(value: Any) -> list[list[Any]]:
@@ -120,68 +147,6 @@ def _set(place: list[Any], index: int, value: Any) -> None:
 
 def _get(place: list[Any], index: int) -> Any:
     return place[index][1] if isinstance(place, Pairs) else place[index]
-
-
-def _replace(place: list[Any], index: int, random: Random) -> None:
-    _set(place, index, strange(random))
-
-
-def _nudge(place: list[Any], index: int, random: Random) -> None:
-    value = _get(place, index)
-    if isinstance(value, int) and not isinstance(value, bool):
-        _set(place, index, value + random.choice((-8, -4, -2, -1, 1, 2, 4, 8, 1 << 32, 1 << 63)))
-    elif isinstance(value, str):
-        spot = random.randrange(len(value) + 1)
-        _set(
-            place,
-            index,
-            value[:spot] + random.choice(("", "x", ".", "\0", "\u0301", "\ud800")) + value[spot + 1 :],
-        )
-    else:
-        _set(place, index, strange(random))
-
-
-def _remove(place: list[Any], index: int, random: Random) -> None:
-    del place[index]
-
-
-def _double(place: list[Any], index: int, random: Random) -> None:
-    place.insert(random.randrange(len(place) + 1), place[index])
-
-
-def _swap(place: list[Any], index: int, random: Random) -> None:
-    other = random.randrange(len(place))
-    place[index], place[other] = place[other], place[index]
-
-
-def _exchange(place: list[Any], index: int, random: Random) -> None:
-    other = random.randrange(len(place))
-    one, two = _get(place, index), _get(place, other)
-    _set(place, index, two)
-    _set(place, other, one)
-
-
-def _rename(place: list[Any], index: int, random: Random) -> None:
-    if isinstance(place, Pairs):
-        keys = [key for key, _ in place]
-        place[index] = (random.choice((*WORDS, *keys)), place[index][1])
-    else:
-        place[index] = strange(random)
-
-
-def _insert(place: list[Any], index: int, random: Random) -> None:
-    value = strange(random)
-    place.insert(index, (random.choice(WORDS), value) if isinstance(place, Pairs) else value)
-
-
-def _wrap(place: list[Any], index: int, random: Random) -> None:
-    value = _get(place, index)
-    _set(place, index, [value] if random.random() < 0.5 else Pairs([(random.choice(WORDS), value)]))
-
-
-_CHANGES: tuple[Callable[[list[Any], int, Random], None], ...] = (
-    _replace, _replace, _nudge, _nudge, _nudge, _remove, _double, _swap, _exchange, _rename, _insert, _wrap,
-)  # fmt: skip
 
 
 def garble(data: bytes, random: Random) -> bytes:

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from pathlib import Path
 from random import Random
 
-import numpy as np
 import pytest
 import tiny_models
-from fuzz.adapter_folders import damaged, hold, spoil
-from hostile.arena import Arena, require_plain
-from hostile.configurations import PEFT
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from fuzz.adapter_folders import hold, spoil
+from hostile.arena import Arena, peft_adapter, require_plain
 
 from fusery.registry.admission import BaseFacts
 from fusery.registry.models.architecture import read_architecture
@@ -40,25 +35,14 @@ def mlx(base: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def peft(base: Path) -> Path:
-    folder = base.parent / "peft"
-    folder.mkdir()
-    random = np.random.default_rng(0)
-    tensors = {
-        f"base_model.model.model.layers.{layer}.self_attn.{key}.lora_{part}.weight": (
-            "F32",
-            random.standard_normal(shape).astype(np.float32) / 50,
-        )
-        for layer in range(2)
-        for key, width in (("q_proj", 64), ("v_proj", 32))
-        for part, shape in (("A", (8, 64)), ("B", (width, 8)))
-    }
-    tiny_models.write_tensors(folder / "adapter_model.safetensors", tensors, {"format": "pt"})
-    (folder / "adapter_config.json").write_text(json.dumps(PEFT))
-    return folder
+    return peft_adapter(base.parent / "peft")
 
 
-@pytest.mark.parametrize(("kind", "count"), [("mlx", 1000), ("peft", 400)])
-def test_many_folders(
+TIMES = 30 if os.environ.get("FUSERY_SOAK") else 1
+
+
+@pytest.mark.parametrize(("kind", "count"), [("mlx", 800 * TIMES), ("peft", 350 * TIMES)])
+def test_folders(
     kind: str, count: int, facts: BaseFacts, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     template, random, seen = request.getfixturevalue(kind), Random(count), Counter[str]()
@@ -71,31 +55,10 @@ def test_many_folders(
 
 
 @pytest.mark.parametrize("kind", ["mlx", "peft"])
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
-@given(random=st.randoms(use_true_random=False))
-def test_a_failing_folder_shrinks(
-    kind: str, random: Random, facts: BaseFacts, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
-    spoil(tmp_path / "adapters", request.getfixturevalue(kind), random)
-    hold(tmp_path / "adapters", facts)
-
-
-TIMES = 12 if os.environ.get("FUSERY_SOAK") else 1
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("kind", "count"), [("mlx", 3_400 * TIMES), ("peft", 1_350 * TIMES)])
-def test_very_many_folders(
-    kind: str, count: int, facts: BaseFacts, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
-    test_many_folders(kind, count, facts, tmp_path, request)
-
-
-@pytest.mark.parametrize("kind", ["mlx", "peft"])
 def test_what_gets_in_is_recorded(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     arena, random = Arena(tmp_path / "home", tmp_path), Random(7)
     template, seen = request.getfixturevalue(kind), Counter[int]()
-    for number in range(40):
+    for number in range(24):
         spoil(tmp_path / "adapters", template, random)
         words = ("--base", "tiny", "--task", f"task{number}", "--json")
         ran = arena.fusery("register", tmp_path / "adapters", *words)
@@ -106,11 +69,5 @@ def test_what_gets_in_is_recorded(kind: str, tmp_path: Path, request: pytest.Fix
             shown = arena.fusery("show", ran.json["name"])
             require_plain(shown)
             assert shown.code == 0
-    assert min(seen[0], seen[2]) >= 5
+    assert min(seen[0], seen[2]) >= 3
     assert arena.fusery("audit", "--json").json["ok"]
-
-
-def test_damage_is_damage() -> None:
-    random = Random(0)
-    texts = [damaged({"a": [1, {"b": "c"}]}, random) for _ in range(1000)]
-    assert len(set(texts)) > 500

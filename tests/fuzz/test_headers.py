@@ -1,17 +1,19 @@
-"""Damaged safetensors headers: refused in one sentence, or read as the library reads them."""
+"""Damaged safetensors headers: refused in one sentence, or read as the library reads them; a million in `make soak`."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
-from random import Random
+from random import Random, randrange
 
 import pytest
 from fuzz.header_files import Place, hold, library_accepts, make
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
-COUNT = 25_000
+SOAK = "FUSERY_SOAK" in os.environ
+COUNT = 20_000 if SOAK else 10_000
+FIRST = randrange(1 << 32) if SOAK else 1
+SEEDS = range(FIRST, FIRST + (50 if SOAK else 1))
 
 
 @pytest.fixture
@@ -20,7 +22,7 @@ def place(tmp_path: Path) -> Iterator[Place]:
         yield made
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", SEEDS)
 def test_many_headers(seed: int, place: Place) -> None:
     random = Random(seed)
     accepted = sum(hold(make(random), place) for _ in range(COUNT))
@@ -28,13 +30,7 @@ def test_many_headers(seed: int, place: Place) -> None:
     assert COUNT // 20 < accepted < COUNT // 2
 
 
-@settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
-@given(random=st.randoms(use_true_random=False))
-def test_a_failing_header_shrinks(place: Place, random: Random) -> None:
-    hold(make(random), place)
-
-
 def test_the_library_accepts_some_of_what_we_refuse(place: Place) -> None:
     random = Random(3)
-    refused = [file for file in (make(random) for _ in range(5_000)) if not hold(file, place)]
+    refused = [file for file in (make(random) for _ in range(2_000)) if not hold(file, place)]
     assert 0 < sum(map(library_accepts, refused)) < len(refused) // 2

@@ -7,6 +7,7 @@ from random import Random
 
 import pytest
 from fuzz.mutate import garble
+from hostile.arena import hang_guard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -31,19 +32,8 @@ LINES = (
     "2026-01-15 10:11:12 Iter 40: Val loss 1.5, Val took 1.0s",
 )
 NUMBERS = (
-    "0",
-    "-1",
-    "9" * 12,
-    "9" * 400,
-    "9" * 5000,
-    "1e400",
-    "nan",
-    "-inf",
-    "1.5.5",
-    "\u0661\u0662",
-    "1,000",
-    "",
-)
+    "0", "-1", "9" * 12, "9" * 400, "9" * 5000, "1e400", "nan", "-inf", "1.5.5", "\u0661\u0662", "1,000", "",
+)  # fmt: skip
 
 
 def damaged(random: Random) -> bytes:
@@ -78,19 +68,12 @@ def hold(data: bytes) -> int:
     return len(iterations)
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_many_logs(seed: int) -> None:
-    random = Random(seed)
+def test_many_logs() -> None:
+    random = Random(1)
     assert sum(hold(damaged(random)) > 0 for _ in range(3000)) > 1000
 
 
-@settings(max_examples=300, deadline=None)
-@given(random=st.randoms(use_true_random=False))
-def test_a_failing_log_shrinks(random: Random) -> None:
-    hold(damaged(random))
-
-
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(data=st.binary(max_size=300))
 def test_any_bytes(data: bytes) -> None:
     hold(data)
@@ -116,7 +99,5 @@ def test_any_bytes(data: bytes) -> None:
     ids=lambda data: repr(data[:12]),
 )
 def test_no_line_is_slow(data: bytes) -> None:
-    from hostile.arena import hang_guard
-
     with hang_guard(20):
         hold(data)

@@ -10,22 +10,23 @@ import io
 import json
 import os
 import re
-import shutil
 import signal
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+import numpy as np
 import tiny_models
+from hostile.configurations import PEFT
+from hostile.processes import Watched
 
 from fusery.cli.main import run
 
 HANG = 20.0
-"""Seconds of a processor after which a command is taken to hang; on the clock, where others have the processor or it waits
-for something, `_WAITS` times as many.  A guard, not the promise: `hostile.report` measures."""
+"""Seconds of processor time after which a command hangs; `_WAITS` times as many of the clock."""
 
 _WAITS = 6
 
@@ -38,42 +39,16 @@ class HangError(BaseException):
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """What a command did.
-
-    Attributes:
-        code: its exit code.
-        out: its stdout, as the terminal gets it.
-        err: its stderr.
-        seconds: of processor time.
-    """
+    """What a command did."""
 
     code: int
     out: str
     err: str
-    seconds: float
 
     @property
     def json(self) -> Any:
         """Its stdout as one JSON document."""
         return json.loads(self.out)
-
-
-@dataclass(slots=True)
-class Attempt:
-    """What came of an input.
-
-    Attributes:
-        codes: of the findings that keep it out, or of the one error.
-        runs: every command that was run.
-    """
-
-    codes: list[str] = field(default_factory=list)
-    runs: list[Ran] = field(default_factory=list)
-
-    @property
-    def seconds(self) -> float:
-        """Processor time of the slowest command."""
-        return max(ran.seconds for ran in self.runs)
 
 
 class Arena:
@@ -87,65 +62,50 @@ class Arena:
         self.fusery("base", "add", self.base, "--name", "tiny")
         self.before = self.bytes()
 
-    def fresh(self, name: str = "adapters") -> Path:
-        """Return a new folder with a good adapter."""
-        return Path(shutil.copytree(self.adapter, self._scratch / name))
-
     def fusery(self, *words: str | Path) -> Ran:
         """Run a command in this process; raises what it lets through, and if it hangs."""
         arguments = ["--home", str(self.home), *map(str, words)]
         # Strict about what a terminal of UTF-8 cannot show, as `click.echo` finds it there.
         out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", newline="") for _ in range(2))
         with redirect_stdout(out), redirect_stderr(err), hang_guard(HANG):
-            started = time.process_time()
             code = run(arguments)
-            seconds = time.process_time() - started
         texts = []
         for stream in (out, err):
             stream.flush()
             texts.append(stream.buffer.getvalue().decode("utf-8"))  # type: ignore[attr-defined]
-        return Ran(code, texts[0], texts[1], seconds)
+        return Ran(code, *texts)
 
-    def offer(self, folder: Path, *, show: bool = True) -> Attempt:
-        """Check and register a folder that must not get in, and hold everything against the promise.
-
-        Args:
-            folder: what is offered.
-            show: check it as people do as well, without `--json`.
-        """
-        attempt = Attempt()
+    def offer(self, folder: Path, *, show: bool = True) -> list[str]:
+        """Check and register a folder that must be refused; return the codes of its errors."""
         checked = self.fusery("check", folder, "--base", "tiny", "--json")
         require_plain(checked)
         document = checked.json
         if "error" in document:
             assert checked.code == 2, checked
-            attempt.codes = [require_sentence(document["error"])]
+            codes = [require_sentence(document["error"])]
         else:
             assert checked.code == 1, f"it would be let in: {document}"
             assert document["verdict"] == "fail"
             errors = [finding for finding in document["findings"] if finding["severity"] == "error"]
-            attempt.codes = [require_sentence(finding) for finding in errors]
+            codes = [require_sentence(finding) for finding in errors]
         if show:
             shown = self.fusery("check", folder, "--base", "tiny")
             require_plain(shown)
             assert shown.code == checked.code
-            attempt.runs.append(shown)
         registered = self.fusery("register", folder, "--base", "tiny", "--task", "evil")
         require_plain(registered)
-        assert registered.code == 2, registered
+        assert (registered.code, registered.out) == (2, ""), registered
         assert registered.err.startswith("Error: "), registered
-        assert registered.out == ""
-        attempt.runs += [checked, registered]
         self.require_unchanged()
-        return attempt
+        return codes
 
-    def offer_base(self, source: Path) -> Attempt:
-        """Try to add a base that must not get in."""
+    def offer_base(self, source: Path) -> str:
+        """Try to add a base that must be refused; return the code of the error."""
         added = self.fusery("base", "add", source, "--name", "evil", "--json")
         require_plain(added)
         assert added.code == 2, added
         self.require_unchanged()
-        return Attempt([require_sentence(added.json["error"])], [added])
+        return require_sentence(added.json["error"])
 
     def bytes(self) -> dict[str, str]:
         """Return a digest for every file of the registry: database, store, cache, configuration."""
@@ -176,24 +136,37 @@ def require_sentence(said: dict[str, Any]) -> str:
     return str(said["code"])
 
 
-class Printed(Protocol):
-    """What a command printed."""
-
-    @property
-    def out(self) -> str:
-        """On stdout."""
-
-    @property
-    def err(self) -> str:
-        """On stderr."""
-
-
-def require_plain(ran: Printed) -> None:
+def require_plain(ran: Ran | Watched) -> None:
     """Fail if a command printed a traceback, or anything that a terminal would act on."""
     for text in (ran.out, ran.err):
         assert "Traceback" not in text, text
         found = _CONTROL.search(text)
         assert found is None, f"{found.group()!r} in {text[max(0, found.start() - 80) : found.end() + 80]!r}"
+
+
+def peft_adapter(folder: Path, great: int = 0) -> Path:
+    """Write an adapter for the arena's base as PEFT does; with `great`, one module has that rank."""
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    tensors = {}
+    for layer in range(2):
+        for key, width in (("q_proj", 64), ("v_proj", 32)):
+            stem = f"base_model.model.model.layers.{layer}.self_attn.{key}"
+            rank = great if great and (layer, key) == (0, "v_proj") else 8
+            for part, shape in (("lora_A", (rank, 64)), ("lora_B", (width, rank))):
+                values = random.standard_normal(shape).astype(np.float32) / 50
+                tensors[f"{stem}.{part}.weight"] = ("F32", values)
+    settings = PEFT
+    if great:
+        # Many modules that cost nothing here, and a gigabyte when they are padded.
+        for number in range(1_000):
+            for part, shape in (("lora_A", (1, 1)), ("lora_B", (1, 1))):
+                name = f"base_model.model.model.layers.{number}.mlp.up_proj.{part}.weight"
+                tensors[name] = ("F32", np.ones(shape, np.float32))
+        settings = settings | {"rank_pattern": {"layers.0.self_attn.v_proj": great, "up_proj": 1}}
+    tiny_models.write_tensors(folder / "adapter_model.safetensors", tensors, {"format": "pt"})
+    (folder / "adapter_config.json").write_text(json.dumps(settings))
+    return folder
 
 
 @contextmanager
@@ -219,12 +192,13 @@ def hang_guard(seconds: float) -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def sampled(corpus: Mapping[str, Any], every: int) -> dict[str, Any]:
+    """Return every so-manyth case of a corpus; all of them in `make soak`."""
+    step = 1 if os.environ.get("FUSERY_SOAK") else every
+    return dict(islice(corpus.items(), 0, None, step))
+
+
 Spoil = Callable[[Path], object]
-
-
-def replacing(name: str, make: Callable[[], bytes]) -> Spoil:
-    """Return a function that puts other bytes into a file of a folder."""
-    return lambda folder: (folder / name).write_bytes(make())
 
 
 def all_of(*steps: Spoil) -> Spoil:

@@ -120,109 +120,82 @@ def _linked(stage: Stage) -> None:
     (place(stage) / "blobs").symlink_to(stage.folder / "moved")
 
 
-DAMAGED = "is damaged, or not from fusery"
-NONE = "has a value in line 1 that is none"
+def _of_file(**values: Any) -> Make:
+    return catalogue(lambda document: document["files"][0].update(values))
+
+
+def _task(data: bytes) -> Make:
+    return contents("task.ndjson", lambda _: data)
+
+
+_SAID: Mapping[str, tuple[str, Make]] = {
+    "a pipe": ("not a file", _instead(lambda s: place(s) / "backup.json", lambda path, _: os.mkfifo(path))),
+    "too large": ("too large", raw(b" " * (2 << 20))),
+    "another form": ("has the form", catalogue(lambda d: d.update(format="\x1b[2J"))),
+    "a schema of the future": ("knows up to", catalogue(lambda d: d.update(schema="9999"))),
+    "a file of an exabyte": ("must be free", _of_file(size=1 << 60)),
+    "a file of no table": ("", _of_file(name="sqlite_master.ndjson")),
+    "a table that is missing": ("is missing", catalogue(lambda d: d["files"].pop(0))),
+    "a file that is a pipe": (
+        "promised|not a regular|digest differs", _instead(_first_file, lambda path, _: os.mkfifo(path))
+    ),
+    "a file of a terabyte": ("are promised", _instead(_first_file, _sparse)),
+    "a file that is a link": (
+        "promised|differs|symbolic",
+        _instead(_first_file, lambda path, stage: path.symlink_to(stage.home / "fusery.db")),
+    ),
+    "blobs elsewhere": ("leads elsewhere", _linked),
+    "a blob's size below nothing": ("does not take", rows("blob", each("size", -5))),
+    "a blob without a row": ("no row", rows("blob", lambda lines: lines.pop())),
+    "rows twice": ("does not take", rows("task", lambda lines: lines.append(dict(lines[0])))),
+    "a method that there is none of": ("does not take", rows("adapter", each("method", "x"))),
+    "a log that was changed": ("breaks the chain", rows("event", each("actor", "somebody"))),
+    "a log without its end": ("does not end", rows("event", lambda lines: lines.pop())),
+    "other files of a digest": ("other files", rows("manifest_file", each("size", 7))),
+    "blobs that nobody refers to": ("does not name the blobs", rows("manifest_file", each("blob", None))),
+}  # fmt: skip
+_DAMAGED: Mapping[str, Make] = {
+    "no JSON": raw(b"{"),
+    "a key twice": raw(b'{"format": "fusery.backup.v1", "format": "x", "sha256": ""}'),
+    "nested without end": raw(b"[" * 500_000 + b"]" * 500_000),
+    "a number of 5000 digits": raw(b'{"rows": ' + b"9" * 5000 + b"}"),
+    "a store whose id climbs": catalogue(lambda d: d.update(store="../../x")),
+    "a schema before the first": catalogue(lambda d: d.update(schema="0000")),
+    "rows that are infinite": _of_file(rows=10**39),
+    "sizes below nothing": _of_file(size=-1),
+    "blobs without number": catalogue(lambda d: d["blobs"].update(count=1 << 50)),
+    "a file whose name climbs": _of_file(name="../x.ndjson"),
+    "a column with SQL in it": catalogue(
+        lambda d: d["files"][0]["columns"].update({"x) SELECT 1; --": "text"})
+    ),
+    "a digest that climbs": _of_file(sha256="../" * 21 + "x"),
+}
+_NOT_JSON: Mapping[str, bytes] = {
+    "no lines but bytes": bytes(1000) + b"\n",
+    "a line of numbers": b"[" + b"1," * 2_100_000 + b"1]\n",
+}
+_VALUES: Mapping[str, tuple[str, str, Any]] = {
+    "a file that climbs": ("manifest_file", "path", "../../.bashrc"),
+    "a file with an escape": ("manifest_file", "path", "a\x1b[2J"),
+    "a base that climbs": ("base_name", "name", "../../x"),
+    "a base with NUL": ("base_name", "name", "a\x00"),
+    "a moment before all time": ("base_model", "created_at", "0001-01-01T00:00:00+23:59"),
+    "a number too wide": ("manifest", "size", 1 << 70),
+    "a generation without end": ("blob", "generation", 1 << 60),
+    "a blob that is nothing": ("blob", "generation", None),
+}
 
 BACKUPS: Mapping[str, Case] = {
-    "no JSON": Case(raw(b"{"), DAMAGED, RESTORE),
-    "a list": Case(raw(b"[]"), DAMAGED, RESTORE),
-    "a key twice": Case(
-        raw(b'{"format": "fusery.backup.v1", "format": "x", "sha256": ""}'), DAMAGED, RESTORE
-    ),
-    "nested without end": Case(raw(b"[" * 500_000 + b"]" * 500_000), DAMAGED, RESTORE),
-    "too large": Case(raw(b" " * (2 << 20)), "too large", RESTORE),
-    "a number of 5000 digits": Case(raw(b'{"rows": ' + b"9" * 5000 + b"}"), DAMAGED, RESTORE),
-    "a pipe": Case(
-        _instead(lambda s: place(s) / "backup.json", lambda path, _: os.mkfifo(path)), "not a file", RESTORE
-    ),
-    "another form": Case(catalogue(lambda d: d.update(format="\x1b[2J")), "has the form", RESTORE),
-    "a store whose id climbs": Case(catalogue(lambda d: d.update(store="../../x")), DAMAGED, RESTORE),
-    "a store whose id is a list": Case(catalogue(lambda d: d.update(store=["x"])), DAMAGED, RESTORE),
-    "a schema before the first": Case(catalogue(lambda d: d.update(schema="0000")), DAMAGED, RESTORE),
-    "a schema of the future": Case(catalogue(lambda d: d.update(schema="9999")), "knows up to", RESTORE),
-    "rows that are infinite": Case(catalogue(lambda d: d["files"][0].update(rows=10**39)), DAMAGED, RESTORE),
-    "rows that are a text": Case(catalogue(lambda d: d["files"][0].update(rows="1")), DAMAGED, RESTORE),
-    "sizes below nothing": Case(catalogue(lambda d: d["files"][0].update(size=-1)), DAMAGED, RESTORE),
-    "a file of an exabyte": Case(
-        catalogue(lambda d: d["files"][0].update(size=1 << 60)), "must be free", RESTORE
-    ),
-    "blobs without number": Case(catalogue(lambda d: d["blobs"].update(count=1 << 50)), DAMAGED, RESTORE),
-    "a file whose name climbs": Case(
-        catalogue(lambda d: d["files"][0].update(name="../x.ndjson")), DAMAGED, RESTORE
-    ),
-    "a file of no table": Case(
-        catalogue(lambda d: d["files"][0].update(name="sqlite_master.ndjson")), "", RESTORE
-    ),
-    "a table that is missing": Case(catalogue(lambda d: d["files"].pop(0)), "is missing", RESTORE),
-    "a column with SQL in it": Case(
-        catalogue(lambda d: d["files"][0]["columns"].update({"x) SELECT 1; --": "text"})), DAMAGED, RESTORE
-    ),
-    "a digest that climbs": Case(
-        catalogue(lambda d: d["files"][0].update(sha256="../" * 21 + "x")), DAMAGED, RESTORE
-    ),
-    "a file that is a pipe": Case(
-        _instead(_first_file, lambda path, _: os.mkfifo(path)),
-        "promised|not a regular|digest differs",
-        RESTORE,
-    ),
-    "a file of a terabyte": Case(_instead(_first_file, _sparse), "are promised", RESTORE),
-    "a file that is a link": Case(
-        _instead(_first_file, lambda path, stage: path.symlink_to(stage.home / "fusery.db")),
-        "promised|differs|symbolic",
-        RESTORE,
-    ),
-    "blobs elsewhere": Case(_linked, "leads elsewhere", RESTORE),
-    "no lines but bytes": Case(
-        contents("task.ndjson", lambda _: bytes(1000) + b"\n"), "is not JSON", RESTORE
-    ),
+    **{name: Case(make, says, RESTORE) for name, (says, make) in _SAID.items()},
+    **{name: Case(make, "is damaged, or not from fusery", RESTORE) for name, make in _DAMAGED.items()},
+    **{name: Case(_task(data), "is not JSON", RESTORE) for name, data in _NOT_JSON.items()},
     "a line of 100 MB": Case(
         contents("task.ndjson", lambda _: b'{"id": 1, "name": "' + b"x" * 100_000_000 + b'"}\n'),
         "is not JSON",
         RESTORE,
     ),
-    "a line that is nested": Case(
-        contents("task.ndjson", lambda _: b"[" * 100_000 + b"\n"), "is not JSON", RESTORE
-    ),
-    "a line of numbers": Case(
-        contents("task.ndjson", lambda _: b"[" + b"1," * 2_100_000 + b"1]\n"), "is not JSON", RESTORE
-    ),
-    "a file that climbs": Case(rows("manifest_file", each("path", "../../.bashrc")), NONE, RESTORE),
-    "a file with an escape": Case(rows("manifest_file", each("path", "a\x1b[2J")), NONE, RESTORE),
-    "an absolute file": Case(rows("manifest_file", each("path", "/etc/passwd")), NONE, RESTORE),
-    "a task that climbs": Case(rows("task", each("name", "..")), NONE, RESTORE),
-    "an adapter that climbs": Case(rows("adapter", each("name", "../x")), NONE, RESTORE),
-    "a base that climbs": Case(rows("base_name", each("name", "../../x")), NONE, RESTORE),
-    "a base with NUL": Case(rows("base_name", each("name", "a\x00")), NONE, RESTORE),
-    "a moment before all time": Case(
-        rows("base_model", each("created_at", "0001-01-01T00:00:00+23:59")), NONE, RESTORE
-    ),
-    "a moment without a zone": Case(
-        rows("base_model", each("created_at", "2026-01-01T00:00:00")), NONE, RESTORE
-    ),
-    "a number too wide": Case(rows("manifest", each("size", 1 << 70)), NONE, RESTORE),
-    "a generation without end": Case(rows("blob", each("generation", 1 << 60)), NONE, RESTORE),
-    "a blob that is nothing": Case(rows("blob", each("generation", None)), NONE, RESTORE),
-    "a blob's size below nothing": Case(rows("blob", each("size", -5)), "does not take", RESTORE),
-    "a blob without a row": Case(rows("blob", lambda lines: lines.pop()), "no row", RESTORE),
-    "rows twice": Case(rows("task", lambda lines: lines.append(dict(lines[0]))), "does not take", RESTORE),
-    "an adapter of no task": Case(
-        rows("adapter", each("task_id", 99)), "pointing at nothing|does not take", RESTORE
-    ),
-    "a method that there is none of": Case(rows("adapter", each("method", "x")), "does not take", RESTORE),
-    "a log that was changed": Case(rows("event", each("actor", "somebody")), "breaks the chain", RESTORE),
-    "a log without its end": Case(rows("event", lambda lines: lines.pop()), "does not end", RESTORE),
-    "other files of a digest": Case(rows("manifest_file", each("size", 7)), "other files", RESTORE),
-    "blobs of an exabyte": Case(lambda stage: _exabyte(stage), "must be free|bytes", RESTORE),
-    "blobs that nobody refers to": Case(
-        rows("manifest_file", each("blob", None)), "does not name the blobs", RESTORE
-    ),
+    **{
+        name: Case(rows(table, each(column, value)), "has a value in line 1 that is none", RESTORE)
+        for name, (table, column, value) in _VALUES.items()
+    },
 }
-
-
-def _exabyte(stage: Stage) -> None:
-    rows("blobs", each("size", 1 << 58))(stage)
-
-    def total(document: Document) -> None:
-        document["blobs"]["bytes"] = document["blobs"]["count"] * (1 << 58)
-
-    catalogue(total)(stage)

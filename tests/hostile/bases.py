@@ -38,19 +38,14 @@ REFUSED: Mapping[str, Spoil] = {
     "pickled weights only": lambda folder: (folder / "model.safetensors").rename(
         folder / "pytorch_model.bin"
     ),
-    "architectures of 300 characters": configured(architectures=["A" * 300]),
     "architectures of objects": configured(architectures=[{}]),
     "model_type as a list": configured(model_type=["llama"]),
-    "model_type of 200 characters": configured(model_type="m" * 200),
     "NUL in the configuration": configured(note="a\0b"),
     "index that is a list": indexed([]),
-    "index without a map": indexed({"metadata": {}}),
     "index of numbers": indexed({"weight_map": {"a": 1}}),
     "index of files that are not there": indexed({"weight_map": {"a": "model-00002-of-00002.safetensors"}}),
     "index of a file elsewhere": indexed({"weight_map": {"a": "../../../../etc/passwd"}}),
-    "index of an absolute file": indexed({"weight_map": {"a": "/etc/passwd"}}),
     "index with an escape sequence": indexed({"weight_map": {"a": "\x1b[2J.safetensors"}}),
-    "index that is no JSON": indexed(b"{"),
     "index of a million tensors": indexed({"weight_map": dict.fromkeys(map(str, range(1_000_001)), "m")}),
     "one of a billion parts": lambda folder: (folder / "model.safetensors").rename(
         folder / "model-00001-of-999999999.safetensors"
@@ -60,20 +55,15 @@ REFUSED: Mapping[str, Spoil] = {
     ),
     "weights are a pipe": lambda folder: _pipe(folder / "model.safetensors"),
     "tokenizer is a link out of the folder": lambda folder: _link(folder / "tokenizer.json", "/etc/hostname"),
-    "configuration is a link out of the folder": lambda folder: _link(folder / "config.json", "/etc/passwd"),
     "weights are a link to a device": lambda folder: _link(folder / "model.safetensors", "/dev/zero"),
 }
 
 ODD: Mapping[str, Spoil] = {
     "bits 0": configured(quantization={"bits": 0, "group_size": 64}),
-    "bits of words": configured(quantization={"bits": "four", "group_size": 64}),
     "quantization as a list": configured(quantization=[4]),
-    "quantization of a module as a list": configured(quantization={"bits": 4, "group_size": 64, "a": [1]}),
     "model_type unknown": configured(model_type="no_such_model"),
     "model_type as a path": configured(model_type="../../evil"),
-    "model_type as a module": configured(model_type="os"),
     "model_type with an escape sequence": configured(model_type="\x1b[31m"),
-    "no model_type": configured(model_type=None),
     "code of its own": configured(auto_map={"AutoModel": "evil.Evil"}, model_file="evil.py"),
     "a billion layers of a model that mlx-lm rearranges": configured(
         model_type="mixtral", num_hidden_layers=10**9, num_local_experts=10**9
@@ -81,9 +71,7 @@ ODD: Mapping[str, Spoil] = {
     "no numbers where mlx-lm wants some": configured(
         model_type="mixtral", hidden_size="wide", num_hidden_layers=None
     ),
-    "negative sizes": configured(model_type="mixtral", hidden_size=-1, num_hidden_layers=-1),
     "sizes beyond memory": configured(model_type="mixtral", hidden_size=1 << 40, vocab_size=1 << 40),
-    "tied by words": configured(tie_word_embeddings="perhaps"),
     "name with an escape sequence": configured(_name_or_path="\x1b]0;owned\x07"),
 }
 """What may be let in, since nothing of it is used before it is looked at again: no traceback, and no sequence."""
@@ -124,27 +112,18 @@ _LLAMA = _key(b"general.architecture", 8, _string(b"llama"))
 GGUF: Mapping[str, Make] = {
     "empty": lambda: b"",
     "four letters": lambda: b"GGUF",
-    "other letters": lambda: b"GGML" + b"\0" * 60,
-    "version 0": lambda: gguf(0, 0, version=0),
-    "version 1": lambda: gguf(0, 0, version=1),
     "version 2^32-1": lambda: gguf(0, 0, version=(1 << 32) - 1),
     "big-endian": lambda: b"GGUF" + struct.pack(">IQQ", 3, 0, 0),
     "cut in the counts": lambda: gguf(1, 1)[:20],
     "2^63 tensors": lambda: gguf(1 << 63, 0),
     "2^64-1 keys": lambda: gguf(0, (1 << 64) - 1),
-    "65,536 tensors that are not there": lambda: gguf(1 << 16, 0),
     "name of 2^62 bytes": lambda: gguf(0, 1, _string(b"", 1 << 62)),
-    "name of 2^64-1 bytes": lambda: gguf(0, 1, _string(b"", (1 << 64) - 1)),
-    "name beyond the end": lambda: gguf(0, 1, _string(b"abc", 100_000)),
     "name that is not UTF-8": lambda: gguf(0, 1, _key(b"\xff\xfe", 4, b"\0" * 4)),
     "the same key twice": lambda: gguf(0, 2, _key(b"a", 4, b"\0" * 4) * 2),
     "unknown type": lambda: gguf(0, 1, _key(b"a", 99)),
     "nested array": lambda: gguf(0, 1, _key(b"a", 9, struct.pack("<IQ", 9, 1))),
     "array of 2^60": lambda: gguf(0, 1, _key(b"a", 9, struct.pack("<IQ", 10, 1 << 60))),
     "array beyond the end": lambda: gguf(0, 1, _key(b"a", 9, struct.pack("<IQ", 0, 4_000_000))),
-    "array of a million empty texts": lambda: gguf(
-        0, 1, _key(b"a", 9, struct.pack("<IQ", 8, 1_000_000) + b"\0" * 8_000_000)
-    ),
     "array of four million empty texts": lambda: gguf(
         0, 1, _key(b"a", 9, struct.pack("<IQ", 8, 4_000_000) + b"\0" * 32_000_000)
     ),
@@ -152,21 +131,15 @@ GGUF: Mapping[str, Make] = {
         0, 1, _key(b"a", 9, struct.pack("<IQ", 8, 4_000_000) + b"\0" * 800)
     ),
     "alignment 0": lambda: gguf(0, 1, _key(b"general.alignment", 4, struct.pack("<I", 0))),
-    "alignment 3": lambda: gguf(0, 1, _key(b"general.alignment", 4, struct.pack("<I", 3))),
     "alignment 2^31": lambda: gguf(0, 1, _key(b"general.alignment", 4, struct.pack("<I", 1 << 31))),
-    "alignment as a text": lambda: gguf(0, 1, _key(b"general.alignment", 8, _string(b"32"))),
     "no dimensions": lambda: gguf(1, 0, _tensor(b"t", ())),
     "2^31 dimensions": lambda: gguf(1, 0, _string(b"t") + struct.pack("<I", 1 << 31)),
-    "dimension 0": lambda: gguf(1, 0, _tensor(b"t", (0,))),
     "shape that overflows": lambda: gguf(1, 0, _tensor(b"t", (1 << 32, 1 << 32))),
     "the same tensor twice": lambda: gguf(2, 0, _tensor(b"t", (1,)) * 2),
     "no metadata": lambda: gguf(0, 0),
     "architecture with an escape sequence": lambda: gguf(
         0, 1, _key(b"general.architecture", 8, _string(b"\x1b[2J\x1b]0;owned\x07"))
     ),
-    "another architecture": lambda: gguf(0, 1, _key(b"general.architecture", 8, _string(b"mamba"))),
-    "architecture as a number": lambda: gguf(0, 1, _key(b"general.architecture", 10, b"\1" * 8)),
-    "a llama without anything": lambda: gguf(0, 1, _LLAMA),
     "a llama of one tensor": lambda: gguf(1, 1, _LLAMA + _tensor(b"token_embd.weight", (64, 320))),
     "offset 2^64-1": lambda: gguf(
         1, 1, _LLAMA + _tensor(b"token_embd.weight", (64, 320), offset=(1 << 64) - 1)

@@ -4,26 +4,37 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny_models
 from hostile.arena import Arena
+from hostile.forgery import ADAPTER, KEEP, opened
 from hostile.listener import Listener
-from hostile.processes import Processes, surroundings
+from hostile.processes import Processes, running
 from hostile.stage import Stage
 
 from fusery.cli.main import run
+from fusery.registry import Registry
 
 
-@pytest.fixture(scope="session")
-def arena(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arena]:
-    """A registry with the base `tiny`."""
+@contextmanager
+def plain_environment() -> Iterator[None]:
+    """Be the user `tester`, with no settings in the environment."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("FUSERY_DATABASE_URL", "FUSERY_STORE_URL", "FUSERY_CACHE_DIR"):
             patch.delenv(name, raising=False)
         patch.setenv("FUSERY_USER", "tester")
         patch.setenv("COLUMNS", "200")
+        yield
+
+
+@pytest.fixture(scope="session")
+def arena(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arena]:
+    """A registry with the base `tiny`."""
+    with plain_environment():
         root = tmp_path_factory.mktemp("arena")
         yield Arena(root / "home", root)
 
@@ -38,10 +49,7 @@ def folder(arena: Arena, tmp_path: Path) -> Callable[[], Path]:
 def both_homes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the homes of two registries, `home` and `other`, and what `other` saved as a backup; to be copied."""
     root = tmp_path_factory.mktemp("homes")
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("FUSERY_DATABASE_URL", "FUSERY_STORE_URL", "FUSERY_CACHE_DIR"):
-            patch.delenv(name, raising=False)
-        patch.setenv("FUSERY_USER", "tester")
+    with plain_environment():
         for home, base, task, versions in (
             ("home", "own", "own_task", 1),
             ("other", "tiny", "course_rec", 2),
@@ -61,20 +69,12 @@ def both_homes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def processes(both_homes: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
-    """Where commands are watched; each begins with what sound ones import, which is most of their time."""
+    """Where commands are watched."""
     root = tmp_path_factory.mktemp("processes")
-    shutil.copytree(both_homes, root / "homes", symlinks=True)
-    homes, environment = root / "homes", {**surroundings(), "FUSERY_USER": "tester"}
-    with Processes(root) as running:
-        for words in (
-            ("pull", "course_rec@1", "--from", "other"),
-            ("push", "own_task@1", "--to", "other"),
-            ("restore", "saved"),
-        ):
-            home = "new" if words[0] == "restore" else "home"
-            ran = running.run(("--home", home, *words), environment, homes, learn=True)
-            assert ran.code == 0, ran
-        yield running
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OPENBLAS_NUM_THREADS", "1")  # what is forked has no thread
+        with running(root, Path(shutil.copytree(both_homes, root / "homes", symlinks=True))) as made:
+            yield made
 
 
 @pytest.fixture
@@ -84,3 +84,61 @@ def stage(both_homes: Path, processes: Processes, tmp_path: Path) -> Iterator[St
         shutil.copytree(both_homes / name, tmp_path / name, symlinks=True)
     with Listener() as listener:
         yield Stage(tmp_path, tmp_path / "home", tmp_path / "other", listener, processes)
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the homes `liar`, which has a base and an adapter, and `ours`, which has nothing, and their sources."""
+    root = tmp_path_factory.mktemp("forged")
+    base = tiny_models.make_base(root / "tiny", layers=2, hidden=64, intermediate=64)
+    tiny_models.make_adapter(root / "adapters", base, seed=1)
+    with opened(root / "liar") as liar:
+        liar.init()
+        liar.bases.add(base, name="tiny")
+        liar.adapters.register(
+            root / "adapters", base="tiny", task="course_rec", date="20260115", val_loss=0.6
+        )
+    with opened(root / "ours") as ours:
+        ours.init()
+    for name in ("liar", "ours"):
+        (root / name / "config.toml").unlink(missing_ok=True)
+    return root
+
+
+@pytest.fixture(scope="session")
+def published_once(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The home of the liar with a fused artifact, published; not to be changed."""
+    home = Path(shutil.copytree(made / "liar", tmp_path_factory.mktemp("published") / "liar"))
+    with opened(home) as liar:
+        liar.fused.fuse(ADAPTER, KEEP, publish="full")
+    return home
+
+
+@pytest.fixture
+def published() -> None:
+    """Let the liar begin with a published artifact."""
+
+
+@pytest.fixture
+def liar(request: pytest.FixtureRequest, made: Path, tmp_path: Path) -> Iterator[Registry]:
+    """The registry that is going to lie."""
+    is_published = "published" in request.fixturenames
+    home: Path = request.getfixturevalue("published_once") if is_published else made / "liar"
+    with opened(Path(shutil.copytree(home, tmp_path / "liar"))) as registry:
+        yield registry
+
+
+@pytest.fixture
+def ours(made: Path, tmp_path: Path) -> Iterator[Registry]:
+    """Our own registry, empty."""
+    with opened(Path(shutil.copytree(made / "ours", tmp_path / "ours"))) as registry:
+        yield registry
+
+
+@pytest.fixture
+def bring(request: pytest.FixtureRequest, liar: Registry, ours: Registry) -> Callable[..., Any]:
+    """What brings something from the liar to us: a pull, or a push where a test asks for both."""
+    sender, receiver = liar.workspace.settings.home, ours.workspace.settings.home
+    if getattr(request, "param", "pull") == "pull":
+        return lambda reference=ADAPTER, **options: ours.exchange.pull(reference, sender, **options)
+    return lambda reference=ADAPTER, **options: liar.exchange.push(reference, receiver, **options)

@@ -20,12 +20,33 @@ from sqlalchemy.orm import Session
 from fusery.registry import Registry, tables
 from fusery.registry.fusion.fuse import FuseRequest
 from fusery.registry.records.deposit import Deposit
+from fusery.registry.settings.settings import Settings
+from fusery.registry.workspace import Workspace
 from fusery.storage.digest import digest_json
 from fusery.storage.local import LocalStore
 from fusery.storage.manifest import Manifest
 
+Bring = Callable[..., Any]
+"""A pull or a push of a reference."""
+
+Forge = Callable[[Registry, Path], None]
+"""A change of a registry, made with all rights to it; the folder is for what that needs."""
+
 KEEP = FuseRequest(precision="keep", accept_loss=True)
 ADAPTER = "course_rec@1"
+
+
+def opened(home: Path) -> Registry:
+    settings = Settings(
+        home=home,
+        database_url="",
+        store_url="",
+        store_options={},
+        cache_dir=None,
+        cache_limit=1 << 40,
+        user="eve",
+    )
+    return Registry(Workspace(settings))
 
 
 @contextmanager
@@ -136,3 +157,15 @@ def rows_of(registry: Registry) -> Sequence[int]:
     with registry.workspace.database.read() as session:
         things = (tables.BaseModel, tables.Adapter, tables.Fused, tables.Calibration, tables.Signature)
         return [len(session.scalars(select(thing.id)).all()) for thing in things]
+
+
+def setting(table: type[Any], **values: Any) -> Forge:
+    """Return a change of columns of the first row of a table."""
+
+    def forge(registry: Registry, _: Path) -> None:
+        with forging(registry) as session:
+            row = session.scalars(select(table).order_by(table.id)).first()
+            for name, value in values.items():
+                setattr(row, name, value)
+
+    return forge

@@ -5,10 +5,10 @@ Import it as `from hostile.homes import SETTINGS`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from string import Template
 
 from hostile.stage import Stage
 
@@ -21,140 +21,60 @@ PUSH = ("push", "own_task@1", "--to")
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """Something of another party's that a command is given.
-
-    Attributes:
-        make: makes it of what is on the stage.
-        says: a pattern that is in the sentence of the refusal.
-        ways: the commands that meet it; the other home's folder comes after each.
-    """
+    """Something of another party's that a command is given."""
 
     make: Make
     says: str
     ways: tuple[tuple[str, ...], ...] = (PULL, PUSH)
 
 
-def configured(text: Callable[[Stage], str]) -> Make:
-    """Return a function that gives the other home settings."""
+def configured(text: str) -> Make:
+    """Return a function that gives the other home settings; `$port`, `$ran`, `$home` and `$other` are the stage's."""
 
     def make(stage: Stage) -> None:
-        (stage.other / "config.toml").write_text(text(stage), encoding="utf-8", errors="surrogateescape")
+        (stage.folder / "ssh_config").write_text(f"Host *\n  ProxyCommand touch {stage.ran}\n")
+        values = {"port": stage.listener.port, "ran": stage.ran, "home": stage.home, "other": stage.other}
+        (stage.other / "config.toml").write_text(Template(text).substitute(values))
 
     return make
 
 
-def _runs(stage: Stage) -> str:
-    return f"touch {stage.ran}"
+def raw(data: bytes) -> Make:
+    """Return a function that gives the other home these bytes for settings."""
+    return lambda stage: (stage.other / "config.toml").write_bytes(data)
 
 
 ELSEWHERE = r"says that its .* elsewhere"
+_SFTP = 'store_url = "sftp://127.0.0.1:$port/x"\n'
+_ENDPOINT = 'endpoint_url = "http://127.0.0.1:$port"'
+_AZURE = "BlobEndpoint=http://127.0.0.1:$port/a;AccountName=a;AccountKey=YQ=="
 
-SETTINGS: Mapping[str, Case] = {
-    "a proxy command": Case(
-        configured(
-            lambda stage: (
-                f'store_url = "sftp://127.0.0.1:{stage.listener.port}/x"\n'
-                f"store_options = {{ proxy_command = {json.dumps(_runs(stage))}, known_hosts = [] }}\n"
-            )
-        ),
-        ELSEWHERE,
+_LEADS = {
+    "a proxy command": f'{_SFTP}store_options = {{ proxy_command = "touch $ran", known_hosts = [] }}',
+    "an ssh configuration": f'{_SFTP}store_options = {{ config = ["$other/../ssh_config"] }}',
+    "a PKCS11 library": f'{_SFTP}store_options = {{ pkcs11_provider = "$other/evil.so" }}',
+    "an environment that is sent": f'{_SFTP}store_options = {{ send_env = ["AWS_SECRET_ACCESS_KEY"] }}',
+    "an endpoint of S3": f'store_url = "s3://bucket/x"\nstore_options = {{ {_ENDPOINT} }}',
+    "an endpoint of S3 in client_kwargs": (
+        f'store_url = "s3://bucket/x"\n[store_options.client_kwargs]\n{_ENDPOINT}'
     ),
-    "an ssh configuration": Case(
-        configured(
-            lambda stage: (
-                f'store_url = "sftp://127.0.0.1:{stage.listener.port}/x"\n'
-                f'store_options = {{ config = ["{_ssh_config(stage)}"] }}\n'
-            )
-        ),
-        ELSEWHERE,
+    "an endpoint of Google's": f'store_url = "gs://bucket/x"\nstore_options = {{ {_ENDPOINT} }}',
+    "a connection string of Azure's": (
+        f'store_url = "az://container/x"\nstore_options = {{ connection_string = "{_AZURE}" }}'
     ),
-    "a PKCS11 library": Case(
-        configured(
-            lambda stage: (
-                f'store_url = "sftp://127.0.0.1:{stage.listener.port}/x"\n'
-                f'store_options = {{ pkcs11_provider = "{stage.other}/evil.so" }}\n'
-            )
-        ),
-        ELSEWHERE,
-    ),
-    "an environment that is sent": Case(
-        configured(
-            lambda stage: (
-                f'store_url = "sftp://127.0.0.1:{stage.listener.port}/x"\n'
-                'store_options = { send_env = ["AWS_SECRET_ACCESS_KEY", "PGPASSWORD"] }\n'
-            )
-        ),
-        ELSEWHERE,
-    ),
-    "an endpoint of S3": Case(
-        configured(
-            lambda stage: (
-                'store_url = "s3://bucket/x"\n'
-                f'store_options = {{ endpoint_url = "http://127.0.0.1:{stage.listener.port}" }}\n'
-            )
-        ),
-        ELSEWHERE,
-    ),
-    "an endpoint of S3 in client_kwargs": Case(
-        configured(
-            lambda stage: (
-                'store_url = "s3://bucket/x"\n[store_options.client_kwargs]\n'
-                f'endpoint_url = "http://127.0.0.1:{stage.listener.port}"\n'
-            )
-        ),
-        ELSEWHERE,
-    ),
-    "an endpoint of Google's": Case(
-        configured(
-            lambda stage: (
-                'store_url = "gs://bucket/x"\n'
-                f'store_options = {{ endpoint_url = "http://127.0.0.1:{stage.listener.port}" }}\n'
-            )
-        ),
-        ELSEWHERE,
-    ),
-    "a connection string of Azure's": Case(
-        configured(
-            lambda stage: (
-                'store_url = "az://container/x"\n'
-                "store_options = { connection_string = "
-                f'"BlobEndpoint=http://127.0.0.1:{stage.listener.port}/a;AccountName=a;AccountKey=YQ==" }}\n'
-            )
-        ),
-        ELSEWHERE,
-    ),
-    "a database that asks for a password": Case(
-        configured(lambda stage: f'database_url = "postgresql://ann@127.0.0.1:{stage.listener.port}/x"\n'),
-        ELSEWHERE,
-    ),
-    "a database in upper case": Case(
-        configured(lambda stage: f'DATABASE_URL = "postgresql://ann@127.0.0.1:{stage.listener.port}/x"\n'),
-        ELSEWHERE,
-    ),
-    "options alone": Case(
-        configured(lambda stage: f"store_options = {{ proxy_command = {json.dumps(_runs(stage))} }}\n"),
-        ELSEWHERE,
-    ),
-    "a store of the user's": Case(
-        configured(lambda stage: f'store_url = "{stage.home / "store"}"\n'), ELSEWHERE
-    ),
-    "a database of the user's": Case(
-        configured(lambda stage: f'database_url = "sqlite:///{stage.home / "fusery.db"}"\n'), ELSEWHERE
-    ),
-    "settings that are not TOML": Case(configured(lambda stage: "store_url = = 'x"), "cannot be read"),
-    "settings that are not text": Case(
-        lambda stage: (stage.other / "config.toml").write_bytes(b'store_url = "\xff\xfe"'), "cannot be read"
-    ),
-    "settings without end": Case(
-        lambda stage: (stage.other / "config.toml").write_bytes(b"#" * (1 << 21)), "cannot be read"
-    ),
-    "settings that are nested": Case(
-        configured(lambda stage: "x = " + "[" * 5000 + "]" * 5000), "cannot be read"
-    ),
+    "a database that asks for a password": 'database_url = "postgresql://ann@127.0.0.1:$port/x"',
+    "a database in upper case": 'DATABASE_URL = "postgresql://ann@127.0.0.1:$port/x"',
+    "options alone": 'store_options = { proxy_command = "touch $ran" }',
+    "a store of the user's": 'store_url = "$home/store"',
+    "a database of the user's": 'database_url = "sqlite:///$home/fusery.db"',
 }
-
-
-def _ssh_config(stage: Stage) -> Path:
-    path = stage.folder / "ssh_config"
-    path.write_text(f"Host *\n  ProxyCommand {_runs(stage)}\n")
-    return path
+_UNREADABLE = {
+    "settings that are not TOML": b"store_url = = 'x",
+    "settings that are not text": b'store_url = "\xff\xfe"',
+    "settings without end": b"#" * (1 << 21),
+    "settings that are nested": b"x = " + b"[" * 5000 + b"]" * 5000,
+}
+SETTINGS: Mapping[str, Case] = {
+    **{name: Case(configured(text), ELSEWHERE) for name, text in _LEADS.items()},
+    **{name: Case(raw(data), "cannot be read") for name, data in _UNREADABLE.items()},
+}

@@ -20,13 +20,7 @@ _NO_ENCRYPTION = (b"\x00\x00\x00\x08\x04\xd2\x16\x2f", b"\x00\x00\x00\x08\x04\xd
 
 
 class Listener:
-    """Listens on a port of this machine until it is closed.
-
-    Attributes:
-        port: which one.
-        connections: how many there were.
-        heard: all bytes, of all connections.
-    """
+    """Listens on a port of this machine until it is closed."""
 
     def __init__(self) -> None:
         """Begin to listen."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from hostile import bases, configurations, headers
-from hostile.arena import Arena, Spoil, require_plain
+from hostile.arena import Arena, Spoil, require_plain, sampled
 
 Make = Callable[[], bytes]
 
@@ -29,41 +29,36 @@ def model(arena: Arena, tmp_path: Path) -> Path:
     return Path(shutil.copytree(arena.base, tmp_path / "model"))
 
 
-def test_there_are_enough() -> None:
-    assert len(HEADERS) + len(NOT_JSON) + len(bases.REFUSED) + len(bases.GGUF) >= 60
-
-
-@pytest.mark.parametrize("make", HEADERS.values(), ids=HEADERS.keys())
+@pytest.mark.parametrize("make", sampled(HEADERS, 6).values(), ids=sampled(HEADERS, 6))
 def test_headers(arena: Arena, model: Path, make: Make) -> None:
     (model / "model.safetensors").write_bytes(make())
-    assert arena.offer_base(model).codes == ["bad_format"]
+    assert arena.offer_base(model) == "bad_format"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("make", headers.HUGE.values(), ids=headers.HUGE.keys())
-def test_huge_headers(arena: Arena, model: Path, make: Make) -> None:
-    (model / "model.safetensors").write_bytes(make())
-    assert arena.offer_base(model).codes == ["bad_format"]
-
-
-@pytest.mark.parametrize("make", NOT_JSON.values(), ids=NOT_JSON.keys())
-@pytest.mark.parametrize("file", ["config.json", "model.safetensors.index.json"])
+@pytest.mark.parametrize(
+    ("file", "make"),
+    [
+        pytest.param(file, make, id=f"{file}-{name}")
+        for file, every in (("config.json", 2), ("model.safetensors.index.json", 5))
+        for name, make in sampled(NOT_JSON, every).items()
+    ],
+)
 def test_files_that_are_no_json(arena: Arena, model: Path, make: Make, file: str) -> None:
     (model / file).write_bytes(make())
-    assert arena.offer_base(model).codes == ["bad_format"]
+    assert arena.offer_base(model) == "bad_format"
 
 
 @pytest.mark.parametrize("spoil", bases.REFUSED.values(), ids=bases.REFUSED.keys())
 def test_what_is_refused(arena: Arena, model: Path, spoil: Spoil) -> None:
     spoil(model)
-    assert arena.offer_base(model).codes
+    assert arena.offer_base(model)
 
 
 @pytest.mark.parametrize("make", bases.GGUF.values(), ids=bases.GGUF.keys())
 def test_gguf_files(arena: Arena, tmp_path: Path, make: Make) -> None:
     path = tmp_path / "model.gguf"
     path.write_bytes(make())
-    assert arena.offer_base(path).codes[0] in ("bad_format", "bad_input")
+    assert arena.offer_base(path) in ("bad_format", "bad_input")
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
@@ -14,98 +13,59 @@ from sqlalchemy import make_url
 
 from fusery.cli.main import run
 
+pytestmark = pytest.mark.timing
+
 ENDLESS = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT x FROM n"
 PULL, PUSH = ("pull", "course_rec@1"), ("push", "own_task@1")
 BOTH = (PULL, PUSH)
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """What somebody did to their database, and what is said of it."""
-
-    statements: tuple[str, ...]
-    says: str
-    ways: tuple[tuple[str, ...], ...] = (PULL,)
 
 
 SHADOW = "would be called instead of PostgreSQL's own"
 LOGGED = "CREATE TABLE heard (who text); CREATE FUNCTION {} RETURNS {} LANGUAGE plpgsql AS $$ BEGIN " \
     "INSERT INTO heard VALUES (current_user); RETURN {}; END $$"  # fmt: skip
 
-CASES: Mapping[str, Case] = {
-    "a view without end for the adapters": Case(
-        ("ALTER TABLE adapter RENAME TO before", f"CREATE VIEW adapter AS {ENDLESS}"), "place of the table adapter", BOTH
+CASES: Mapping[str, tuple[str, ...]] = {
+    "a view without end for the adapters": (
+        "place of the table adapter",
+        "ALTER TABLE adapter RENAME TO before",
+        f"CREATE VIEW adapter AS {ENDLESS}",
     ),
-    "a view without end for the version": Case(
-        (
-            "ALTER TABLE alembic_version RENAME TO before",
-            f"CREATE VIEW alembic_version AS SELECT '0008' AS version_num FROM ({ENDLESS}) AS n",
-        ),
-        "place of the table alembic_version",
-        BOTH,
-    ),
-    "a materialised view": Case(
-        (
-            "ALTER TABLE registry RENAME TO before",
-            "CREATE MATERIALIZED VIEW registry AS SELECT * FROM before",
-        ),
+    "a materialised view": (
         "place of the table registry",
-        BOTH,
+        "ALTER TABLE registry RENAME TO before",
+        "CREATE MATERIALIZED VIEW registry AS SELECT * FROM before",
     ),
-    "a rule": Case(
-        (f"CREATE RULE more AS ON INSERT TO task DO INSTEAD {ENDLESS}",), "rules of its own on the table task", BOTH
+    "a rule": (
+        "rules of its own on the table task", f"CREATE RULE more AS ON INSERT TO task DO INSTEAD {ENDLESS}"
     ),
-    "a policy": Case(
-        (
-            "ALTER TABLE event ENABLE ROW LEVEL SECURITY",
-            "CREATE POLICY more ON event USING (pg_sleep(1000) IS NULL)",
-        ),
+    "a policy": (
         "rules of its own on the table event",
-        BOTH,
+        "ALTER TABLE event ENABLE ROW LEVEL SECURITY",
+        "CREATE POLICY more ON event USING (pg_sleep(1000) IS NULL)",
     ),
-    "a function that fits better": Case(
-        (LOGGED.format("length(character varying)", "integer", "1"),), SHADOW, BOTH
-    ),
-    "an operator that fits better": Case(
-        (
-            LOGGED.format("same(a character varying, b character varying)", "boolean", "true"),
-            "CREATE OPERATOR = (LEFTARG = varchar, RIGHTARG = varchar, FUNCTION = same)",
-        ),
+    "a function that fits better": (SHADOW, LOGGED.format("length(character varying)", "integer", "1")),
+    "an operator that fits better": (
         SHADOW,
-        BOTH,
+        LOGGED.format("same(a character varying, b character varying)", "boolean", "true"),
+        "CREATE OPERATOR = (LEFTARG = varchar, RIGHTARG = varchar, FUNCTION = same)",
     ),
-    "a table with other columns": Case(
-        ("ALTER TABLE adapter DROP COLUMN note",), "table adapter with other columns", BOTH
-    ),
-    "a newer schema": Case(("UPDATE alembic_version SET version_num = '9999'",), "knows up to", BOTH),
-    "a note of 70 MB": Case(
-        ("UPDATE adapter SET note = repeat('x', 70000000)",), "more to say than can be read"
-    ),
-    "a person with an escape": Case(
-        (r"UPDATE adapter SET created_by = E'\x1b[2J'",), "unfit value in adapter.created_by"
-    ),
-    "more tags than a thing may have": Case(
-        (
-            "INSERT INTO adapter_tag SELECT (SELECT min(id) FROM adapter), 'k' || x, 'v' FROM generate_series(1, 200001) AS x",
-        ),
+}  # fmt: skip
+ONLY_PULLED: Mapping[str, tuple[str, ...]] = {
+    "a note of 70 MB": ("more to say than can be read", "UPDATE adapter SET note = repeat('x', 70000000)"),
+    "more tags than a thing may have": (
         "more to say than can be read",
+        "INSERT INTO adapter_tag SELECT a.id, 'k' || x, 'v' FROM adapter AS a, generate_series(1, 200001) AS x",
     ),
-    "a file that climbs": Case(
-        ("UPDATE manifest_file SET path = '../../.bashrc' WHERE path = 'adapter_config.json'",), "not a plain path"
-    ),
-    "parents in a circle": Case(("UPDATE adapter SET parent_id = id",), "in a circle"),
-    "a date of another age": Case(("UPDATE adapter SET date = '20000-01-01'",), "refuses a value|date"),
-    "a time that does not end": Case(("UPDATE adapter SET created_at = 'infinity'",), "refuses a value|moment|time"),
-    "a base in a folder of the user's": Case(
-        (
-            "UPDATE manifest_file SET blob = NULL WHERE path LIKE 'model%'",
-            "UPDATE base_model SET location = '/etc'",
-        ),
-        "not read on its word",
+    "a date of another age": ("refuses a value|date", "UPDATE adapter SET date = '20000-01-01'"),
+    "a time that does not end": (
+        "refuses a value|moment|time", "UPDATE adapter SET created_at = 'infinity'"
     ),
 }  # fmt: skip
 EVERY = [
-    pytest.param(case, words, id=f"{words[0]}-{name}") for name, case in CASES.items() for words in case.ways
+    pytest.param(case, words, id=f"{words[0]}-{name}")
+    for cases, ways in ((CASES, BOTH), (ONLY_PULLED, (PULL,)))
+    for name, case in cases.items()
+    for words in ways
 ]
 
 
@@ -126,12 +86,14 @@ def theirs(stage: Stage, postgres_databases: PostgresDatabases) -> Iterator[tupl
 
 
 @pytest.mark.parametrize(("case", "words"), EVERY)
-def test_refused(stage: Stage, theirs: tuple[str, Path], case: Case, words: tuple[str, ...]) -> None:
-    url, store = theirs
+def test_refused(
+    stage: Stage, theirs: tuple[str, Path], case: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    (url, store), (says, *statements) = theirs, case
     with psycopg.connect(url, autocommit=True) as connection:
-        for statement in case.statements:
+        for statement in statements:
             connection.execute(statement)
-    stage.attempt(*words, "--database", url, "--store", store, says=case.says)
+    stage.attempt(*words, "--database", url, "--store", store, says=says)
     with psycopg.connect(url, autocommit=True) as connection:
         if connection.execute("SELECT to_regclass('heard')").fetchone() != (None,):
             assert connection.execute("SELECT * FROM heard").fetchall() == [], (

@@ -14,6 +14,8 @@ from fusery.storage.manifest import FileEntry, Manifest
 from fusery.storage.reading_locks import alone, shared
 from fusery.storage.vouchers import Vouchers
 
+pytestmark = pytest.mark.timing
+
 KEY, OTHER = digest_bytes(b"one"), digest_bytes(b"other")
 DATA = bytes(1000)
 MANIFEST = Manifest.of([FileEntry("f", len(DATA), digest_bytes(DATA))])
@@ -44,8 +46,8 @@ def publish(cache: FusedCache, key: Digest) -> None:
 
 def test_what_is_being_read_is_neither_removed_nor_evicted(cache: FusedCache) -> None:
     plan = cache.evict(0)
-    with cache.using(KEY) as path:
-        assert path == cache.entry(KEY)
+    with cache.using(KEY) as path, cache.using(KEY) as second:
+        assert path == second == cache.entry(KEY)
         assert cache.is_in_use(KEY)
         assert cache.remove(KEY) == 0
         assert [entry.key for entry in plan.carry_out()] == [OTHER]
@@ -54,12 +56,6 @@ def test_what_is_being_read_is_neither_removed_nor_evicted(cache: FusedCache) ->
     assert not cache.is_in_use(KEY)
     assert cache.evict(0).execute() == len(DATA)
     assert cache.entries() == []
-
-
-def test_two_may_read_at_once(cache: FusedCache) -> None:
-    with cache.using(KEY) as first, cache.using(KEY) as second:
-        assert first == second == cache.entry(KEY)
-    assert cache.remove(KEY) == len(DATA)
 
 
 def test_what_is_not_here_cannot_be_held(cache: FusedCache) -> None:
@@ -113,21 +109,6 @@ def test_a_pin_keeps_an_entry(cache: FusedCache) -> None:
     assert cache.evict(0).fits
 
 
-def test_a_pin_waits_for_its_entry(cache: FusedCache) -> None:
-    cache.remove(KEY)
-    cache.pin(KEY)
-    cache.sweep(older_than=0)
-    publish(cache, KEY)
-    cache.evict(0).execute()
-    assert [entry.key for entry in cache.entries()] == [KEY]
-
-
-def test_only_keys_are_pinned(cache: FusedCache) -> None:
-    with pytest.raises(ValueError, match="digest"):
-        cache.pin("../../etc/passwd")
-    assert cache.pinned() == set()
-
-
 def test_a_voucher_says_whether_a_lookup_would_hash(cache: FusedCache) -> None:
     assert cache.is_vouched(KEY, MANIFEST)
     (cache.entry(KEY) / "f").chmod(0o644)
@@ -144,12 +125,3 @@ def test_what_is_published_or_looked_up_in_a_block_is_held_until_its_end(cache: 
         publish(cache, third)
         assert [entry.key for entry in cache.evict(0).carry_out()] == [OTHER]
     assert {entry.key for entry in cache.evict(0).carry_out()} == {KEY, third}
-
-
-def test_no_moment_is_left_between_publishing_and_holding(cache: FusedCache) -> None:
-    cache.remove(KEY)
-    with cache.holding(), cache.build(KEY, 1) as folder:
-        (folder / "f").write_bytes(DATA)
-        cache.publish(KEY, folder, MANIFEST)
-        assert cache.remove(KEY) == 0
-    assert cache.remove(KEY) == len(DATA)

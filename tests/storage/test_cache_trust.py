@@ -7,7 +7,6 @@ import mmap
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -52,16 +51,6 @@ def publish(cache: FusedCache, meddle: Callable[[Path], object] = lambda _: None
         return cache.publish(KEY, folder, MANIFEST, hashed=True)
 
 
-@contextmanager
-def mapped(path: Path) -> Iterator[mmap.mmap]:
-    """Map a file for writing, as a program does that goes on in place; every page was read."""
-    path.chmod(0o644)
-    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as memory:
-        path.chmod(0o444)
-        assert len(bytes(memory)) == path.stat().st_size
-        yield memory
-
-
 def flip(memory: mmap.mmap) -> None:
     memory[1000] ^= 1
 
@@ -90,23 +79,6 @@ def test_a_page_that_was_dirty_when_it_was_published_is_not_served_once_it_chang
     assert (path / WEIGHTS).read_bytes() != FILES[WEIGHTS]
     assert not is_served(cache)
     held[0].close()
-
-
-def test_a_page_that_is_dirty_while_it_is_hashed_is_not_served_once_it_changes(cache: FusedCache) -> None:
-    path = publish(cache) / WEIGHTS
-    with mapped(path) as memory:
-        dirty(memory)
-        assert is_served(cache)  # hashed, since the mode was changed
-        flip(memory)
-        assert not is_served(cache)
-
-
-def test_a_page_mapped_long_before_is_not_served_once_it_changes(cache: FusedCache) -> None:
-    with mapped(publish(cache) / WEIGHTS) as memory:
-        assert is_served(cache)
-        os.sync()
-        flip(memory)
-        assert not is_served(cache)
 
 
 def forge(folder: Path, entry: Path) -> None:

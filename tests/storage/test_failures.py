@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from fusery.storage.digest import digest_bytes
 from fusery.storage.errors import (
     MissingFileError,
     OutOfSpaceError,
@@ -17,7 +16,7 @@ from fusery.storage.errors import (
     StoreUnavailableError,
     UnsafePathError,
 )
-from fusery.storage.failures import AbsentBlobError, DigestMismatchError, os_failures
+from fusery.storage.failures import os_failures
 
 
 @pytest.mark.parametrize(
@@ -52,17 +51,3 @@ def test_what_is_no_failure_of_the_system_passes(tmp_path: Path) -> None:
     with pytest.raises(StorageError) as caught, os_failures("x", near=tmp_path):
         raise ours
     assert caught.value is ours
-
-
-def test_errors_about_bytes_carry_what_they_are_about() -> None:
-    digest = digest_bytes(b"x")
-    absent = AbsentBlobError(digest, 2, "/store")
-    assert absent.message == f"blob {digest} (generation 2) is not in /store"
-    damaged = DigestMismatchError("model.safetensors", digest, "5 bytes", "4 bytes", hint="do")
-    assert damaged.message == "model.safetensors is damaged: expected 5 bytes, got 4 bytes"
-    assert (damaged.digest, damaged.expected, damaged.got, damaged.hint) == (
-        digest,
-        "5 bytes",
-        "4 bytes",
-        "do",
-    )

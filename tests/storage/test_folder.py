@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from fusery.storage.errors import MissingFileError, StorageError, StoreDeniedError, UnsafePathError
+from fusery.storage.errors import MissingFileError, StoreDeniedError, UnsafePathError
 from fusery.storage.folder import ScanLimits, SourceFile, scan
 
 
@@ -41,6 +41,10 @@ def hub(tmp_path: Path) -> Path:
 def test_files_are_listed_by_path_with_their_sizes(folder: Path) -> None:
     (folder / "1_Pooling").mkdir()
     (folder / "1_Pooling" / "config.json").write_bytes(b"[]")
+    (folder / ".git" / "objects").mkdir(parents=True)
+    (folder / ".git" / "objects" / "x").write_bytes(b"x")
+    (folder / ".DS_Store").write_bytes(b"x")
+    (folder / ".cache").symlink_to("/etc")
     assert scan(folder) == [
         SourceFile("1_Pooling/config.json", folder / "1_Pooling" / "config.json", 2),
         SourceFile("config.json", folder / "config.json", 2),
@@ -48,21 +52,7 @@ def test_files_are_listed_by_path_with_their_sizes(folder: Path) -> None:
     ]
 
 
-def test_an_empty_folder_has_no_files(tmp_path: Path) -> None:
-    assert scan(tmp_path) == []
-
-
-def test_hidden_names_are_left_out(folder: Path) -> None:
-    (folder / ".git" / "objects").mkdir(parents=True)
-    (folder / ".git" / "objects" / "x").write_bytes(b"x")
-    (folder / ".DS_Store").write_bytes(b"x")
-    (folder / ".cache").symlink_to("/etc")
-    assert [file.path for file in scan(folder)] == ["config.json", "model.safetensors"]
-
-
-def test_a_folder_may_be_named_by_a_link_or_from_the_home(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_folder_by_link_or_home(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "link").symlink_to(folder)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
@@ -82,41 +72,25 @@ def test_a_hub_snapshot_is_read_through_its_links(hub: Path) -> None:
     ]
 
 
-def test_blobs_of_another_repository_are_outside(hub: Path) -> None:
-    other = hub.parents[2] / "models--owner--other" / "blobs"
-    other.mkdir(parents=True)
-    (other / "3333").write_bytes(b"secret")
-    (hub / "tokenizer.json").symlink_to(other / "3333")
-    with pytest.raises(UnsafePathError, match=r"tokenizer\.json .* outside the folder"):
-        scan(hub)
-
-
-def test_blobs_are_no_excuse_outside_a_hub_cache(tmp_path: Path) -> None:
-    (tmp_path / "blobs").mkdir()
-    (tmp_path / "blobs" / "1").write_bytes(b"x")
-    root = tmp_path / "runs" / "one"
-    root.mkdir(parents=True)
-    (root / "f").symlink_to("../../blobs/1")
-    with pytest.raises(UnsafePathError):
-        scan(root)
-
-
-def test_only_snapshots_of_a_hub_cache_may_link_to_its_blobs(hub: Path) -> None:
-    elsewhere = hub.parent.with_name("trees") / "abc123"
-    elsewhere.mkdir(parents=True)
-    (elsewhere / "config.json").symlink_to("../../blobs/1111")
-    with pytest.raises(UnsafePathError):
-        scan(elsewhere)
-
-
-def test_blobs_that_are_a_link_elsewhere_are_no_excuse(tmp_path: Path) -> None:
-    repository = tmp_path / "models--owner--name"
-    snapshot = repository / "snapshots" / "abc"
-    snapshot.mkdir(parents=True)
-    (repository / "blobs").symlink_to("/etc")
-    (snapshot / "f").symlink_to("../../blobs/hostname")
-    with pytest.raises(UnsafePathError):
-        scan(snapshot)
+def test_only_a_snapshot_of_a_hub_cache_links_out_of_its_folder(hub: Path, tmp_path: Path) -> None:
+    repository = hub.parent.parent
+    other = repository.with_name("models--owner--other")
+    linked = repository.with_name("models--owner--linked")
+    for blobs in (other / "blobs", tmp_path / "blobs"):
+        blobs.mkdir(parents=True)
+        (blobs / "3333").write_bytes(b"secret")
+    linked.mkdir()
+    (linked / "blobs").symlink_to("/etc")
+    for folder, target in (
+        (hub, "../../../models--owner--other/blobs/3333"),
+        (repository / "trees" / "abc123", "../../blobs/1111"),
+        (tmp_path / "runs" / "one", "../../blobs/3333"),
+        (linked / "snapshots" / "abc", "../../blobs/hostname"),
+    ):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "f").symlink_to(target)
+        with pytest.raises(UnsafePathError):
+            scan(folder)
 
 
 def test_an_unfinished_download_is_said_so(hub: Path) -> None:
@@ -166,15 +140,6 @@ def test_what_is_no_file_of_the_folder_is_refused(folder: Path, make: Callable[[
     assert caught.value.hint
 
 
-def test_a_link_through_a_linked_folder_does_not_escape(folder: Path) -> None:
-    (folder.parent / "outside").mkdir()
-    (folder.parent / "outside" / "f").write_bytes(b"x")
-    (folder / ".hidden").symlink_to("../outside")
-    (folder / "f").symlink_to(".hidden/f")
-    with pytest.raises(UnsafePathError, match="outside the folder"):
-        scan(folder)
-
-
 @pytest.mark.parametrize(
     "names",
     [
@@ -202,15 +167,6 @@ def test_names_that_do_not_print_or_do_not_fit_are_refused(tmp_path: Path, name:
         scan(tmp_path)
 
 
-def test_names_that_are_no_text_are_refused(tmp_path: Path) -> None:
-    try:
-        Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")).write_bytes(b"x")
-    except OSError:
-        pytest.skip("this file system takes only text for names")
-    with pytest.raises(UnsafePathError):
-        scan(tmp_path)
-
-
 @pytest.mark.parametrize(
     ("limits", "what"),
     [
@@ -223,11 +179,7 @@ def test_limits_are_kept(folder: Path, limits: ScanLimits, what: str) -> None:
     (folder / "a" / "b").mkdir(parents=True)
     with pytest.raises(UnsafePathError, match=what):
         scan(folder, limits=limits)
-
-
-def test_what_is_within_the_limits_is_listed(folder: Path) -> None:
-    (folder / "a").mkdir()
-    assert len(scan(folder, limits=ScanLimits(files=2, bytes=9, depth=1))) == 2
+    assert len(scan(folder, limits=ScanLimits(files=2, bytes=9, depth=2))) == 2
 
 
 @pytest.mark.parametrize(
@@ -266,11 +218,3 @@ def test_what_may_not_be_read_is_said_so(shared: Path, closed: str) -> None:
         if root:
             os.seteuid(0)
     assert caught.value.hint
-
-
-def test_every_refusal_is_one_sentence(folder: Path) -> None:
-    (folder / "evil").symlink_to("/etc/hostname")
-    with pytest.raises(StorageError) as caught:
-        scan(folder)
-    assert "\n" not in caught.value.message
-    assert not caught.value.message.endswith(".")

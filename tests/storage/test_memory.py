@@ -15,10 +15,12 @@ from storage_backends import MemoryBackend
 
 from fusery.storage.errors import StoreMismatchError
 from fusery.storage.interface import BlobStore
-from fusery.storage.locate import open_store, open_tree
+from fusery.storage.locate import open_tree
 from fusery.storage.remote import FsspecStore
-from fusery.testing.stores import HELLO, StoreContract
+from fusery.testing.stores import StoreContract
 from fusery.testing.trees import check_tree
+
+pytestmark = pytest.mark.timing
 
 
 @pytest.fixture
@@ -30,11 +32,6 @@ def backend() -> Iterator[MemoryBackend]:
 
 class TestMemoryStore(StoreContract):
     pass
-
-
-def test_two_names_are_two_stores(backend: MemoryBackend) -> None:
-    backend.store.put_bytes(HELLO)
-    assert list(open_store("memory://another").blobs()) == []
 
 
 def test_memory_does_not_outlive_the_process(backend: MemoryBackend) -> None:

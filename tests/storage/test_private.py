@@ -8,10 +8,8 @@ from pathlib import Path
 import pytest
 
 from fusery.storage.digest import digest_bytes
-from fusery.storage.errors import MissingFileError, StorageError, StoreDeniedError
+from fusery.storage.errors import MissingFileError, StoreDeniedError
 from fusery.storage.private import private_folder, read_private
-from fusery.storage.vouchers import Vouchers
-from fusery.storage.watching import Watch
 
 DATA = b"weights"
 DIGEST = digest_bytes(DATA)
@@ -24,23 +22,6 @@ def folder(tmp_path: Path) -> Path:
     with private_folder(path, make=True):
         pass
     return path
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    path = tmp_path / "model"
-    path.write_bytes(DATA)
-    return path
-
-
-@pytest.fixture
-def vouchers(folder: Path, file: Path) -> Vouchers:
-    """Vouchers that hold for a file."""
-    made = Vouchers(folder)
-    made.note(Watch({"f": file}), "f", DIGEST)
-    if not made.hold(file, DIGEST):
-        pytest.skip("the file system of the temporary folder does not show every change")
-    return made
 
 
 def read(folder: Path, name: str = "note") -> bytes:
@@ -74,12 +55,6 @@ def test_one_of_another_user_is_refused(folder: Path) -> None:
         read(folder)
 
 
-def test_a_link_in_its_place_is_refused(folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "link").symlink_to(folder)
-    with pytest.raises(StorageError):
-        read(tmp_path / "link")
-
-
 def test_a_file_that_others_may_write_and_a_link_are_not_read(folder: Path, tmp_path: Path) -> None:
     (folder / "note").write_bytes(b"mine")
     (folder / "note").chmod(0o666)
@@ -88,25 +63,3 @@ def test_a_file_that_others_may_write_and_a_link_are_not_read(folder: Path, tmp_
     for name in ("note", "link"):
         with pytest.raises(OSError):
             read(folder, name)
-
-
-def test_vouchers_for_nobody_else(vouchers: Vouchers) -> None:
-    (path,) = vouchers.root.iterdir()
-    assert path.stat().st_mode & 0o777 == 0o600
-
-
-@pytest.mark.parametrize("opened", ["folder", "file"])
-def test_a_voucher_that_somebody_else_could_have_written_is_none(
-    vouchers: Vouchers, file: Path, opened: str
-) -> None:
-    (path,) = vouchers.root.iterdir()
-    (vouchers.root if opened == "folder" else path).chmod(0o777)
-    assert not vouchers.hold(file, DIGEST)
-
-
-@root
-@pytest.mark.parametrize("given", ["folder", "file"])
-def test_a_voucher_of_another_user_is_none(vouchers: Vouchers, file: Path, given: str) -> None:
-    (path,) = vouchers.root.iterdir()
-    os.chown(vouchers.root if given == "folder" else path, 12345, -1)
-    assert not vouchers.hold(file, DIGEST)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hostile.headers import BEYOND, FORBIDDEN, SOUND, entry, packed, two
+from hostile.headers import BEYOND, FORBIDDEN, SOUND, two
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from fusery.storage import safetensors
 from fusery.storage.errors import FormatError, MissingFileError
@@ -32,22 +32,14 @@ def test_hostile_headers_are_refused_in_one_sentence(make: Callable[[], bytes], 
 
 
 @pytest.mark.parametrize(("data", "shapes"), SOUND.values(), ids=SOUND.keys())
-def test_unusual_but_sound_headers_are_read(
-    data: bytes, shapes: dict[str, tuple[int, ...]], tmp_path: Path
-) -> None:
+def test_unusual_headers_are_read(data: bytes, shapes: dict[str, tuple[int, ...]], tmp_path: Path) -> None:
     path = tmp_path / "odd.safetensors"
     path.write_bytes(data)
     header = read_header(path)
     assert {name: tensor.shape for name, tensor in header.tensors.items()} == shapes
     assert list(header.tensors) == list(shapes)
-
-
-def test_the_limit_is_the_callers(tmp_path: Path) -> None:
-    path = tmp_path / "t.safetensors"
-    path.write_bytes(entry())
-    assert read_header(path, limit=100).tensors
-    with pytest.raises(FormatError, match="over the limit of 10"):
-        read_header(path, limit=10)
+    with safe_open(path, framework="numpy") as file:
+        assert set(file.keys()) == shapes.keys()
 
 
 @pytest.mark.parametrize("make", [lambda p: None, Path.mkdir, os.mkfifo], ids=["missing", "folder", "pipe"])
@@ -67,6 +59,8 @@ def test_offsets_are_those_of_the_file(tmp_path: Path) -> None:
     assert header.data_start == header.tensors["a"].begin
     assert data[header.tensors["b"].begin : header.tensors["b"].end] == b"bcd"
     assert header.tensors["b"].size == 3
+    with pytest.raises(FormatError, match="over the limit of 10"):
+        read_header(path, limit=10)
 
 
 def test_our_dtypes_are_those_of_the_library(tmp_path: Path) -> None:
@@ -88,9 +82,7 @@ def test_our_dtypes_are_those_of_the_library(tmp_path: Path) -> None:
         ([("a", "F4", (3,))], "byte"),
     ],
 )
-def test_a_header_that_could_not_be_read_back_is_not_built(
-    entries: list[tuple[str, str, tuple[int, ...]]], reason: str
-) -> None:
+def test_invalid_header_is_not_built(entries: list[tuple[str, str, tuple[int, ...]]], reason: str) -> None:
     with pytest.raises(FormatError, match=reason):
         build_header(entries)
 
@@ -139,36 +131,3 @@ def test_the_library_reads_what_we_write(
         item for item, value in zip(entries, values.values(), strict=True) if value.nbytes
     ]
     assert header.metadata == metadata
-
-
-@settings(deadline=None, max_examples=60)
-@given(tensors=tensors, metadata=metadata)
-def test_we_read_what_the_library_writes(
-    tmp_path_factory: pytest.TempPathFactory,
-    tensors: dict[str, tuple[str, list[int]]],
-    metadata: dict[str, str],
-) -> None:
-    path = tmp_path_factory.mktemp("st") / "t.safetensors"
-    values = {name: np.ones(shape, NUMPY[dtype]) for name, (dtype, shape) in tensors.items()}
-    save_file(values, path, metadata=metadata or None)
-    header = read_header(path)
-    assert {t.name: (t.dtype, t.shape) for t in header.tensors.values()} == {
-        name: (dtype, tuple(shape)) for name, (dtype, shape) in tensors.items()
-    }
-    assert header.metadata == metadata
-    data = path.read_bytes()
-    for name, value in values.items():
-        assert data[header.tensors[name].begin : header.tensors[name].end] == value.tobytes()
-
-
-@settings(deadline=None, max_examples=200)
-@given(data=st.binary(max_size=80))
-def test_any_bytes_give_a_header_or_one_error(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
-    path = tmp_path_factory.mktemp("st") / "t.safetensors"
-    for content in (data, packed(data[:60], data[60:])):
-        path.write_bytes(content)
-        try:
-            header = read_header(path)
-        except FormatError:
-            continue
-        assert header.size == len(content)

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import subprocess
-import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -14,11 +11,16 @@ from typing import Any
 
 import pytest
 
+from fusery.cli.main import run
 from fusery.storage.digest import digest_bytes
 from fusery.storage.errors import FuseryError
 from fusery.storage.interface import BlobStore
 from fusery.storage.locate import open_store
+from fusery.storage.remote import FsspecStore
+from fusery.storage.remote_calls import RemoteCalls
 from fusery.storage.secrets import redact, remember, without_secrets
+
+pytestmark = pytest.mark.timing
 
 CANARY = "c4n4ryS3cr3tVa1u"
 # Nothing listens there.
@@ -46,7 +48,6 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
         "s3://bucket/prefix",
         {"key": CANARY, "secret": CANARY, "client_kwargs": {"endpoint_url": f"http://{CANARY}@[bad"}},
     ),
-    "s3 with an unknown option": ("s3fs", "s3://bucket/prefix", {"config_kwargs": {CANARY: CANARY}}),
     "gcs with an access token": (
         "gcsfs",
         "gs://bucket/prefix",
@@ -57,14 +58,12 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
         "gs://bucket/prefix",
         {"token": {"type": "service_account", "private_key": CANARY, "client_email": "x"}, "endpoint_url": NOWHERE},
     ),
-    "gcs with a file that is not there": ("gcsfs", "gs://bucket/prefix", {"token": f"/nowhere/{CANARY}"}),
     "azure": ("adlfs", "az://container/prefix", {"connection_string": azure_string()}),
     "azure with a bad key": (
         "adlfs",
         "az://container/prefix",
         {"connection_string": azure_string(AccountKey=CANARY + "!not base64")},
     ),
-    "azure with a bad string": ("adlfs", "az://container/prefix", {"connection_string": f"AccountKey={CANARY}"}),
     "azure signed": (
         "adlfs",
         "az://container/prefix",
@@ -76,7 +75,6 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
         "sftp://127.0.0.1:9/srv/fusery",
         {"username": "u", "client_keys": [f"-----BEGIN {CANARY}-----\n{CANARY}\n"], "config": []},
     ),
-    "sftp with an unknown option": ("sshfs", "sftp://127.0.0.1:9/srv/fusery", {CANARY: CANARY}),
 }  # fmt: skip
 
 OPERATIONS: dict[str, Callable[[BlobStore], object]] = {
@@ -92,7 +90,7 @@ OPERATIONS: dict[str, Callable[[BlobStore], object]] = {
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("case", sorted(CASES))
-def test_no_failure_shows_a_secret(
+def test_errors_show_no_secret(
     case: str, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     package, url, options = CASES[case]
@@ -116,76 +114,26 @@ def test_no_failure_shows_a_secret(
     assert CANARY not in "".join(capfd.readouterr())
 
 
-STARTER = """
-import importlib, json, os, sys, tempfile
-from fusery.storage import remote_calls, remote
-remote.RemoteCalls.__init__.__defaults__ = (0.5,)
-remote.FsspecStore.__init__.__kwdefaults__["deadline"] = 0.5
-from fusery.cli.main import main
-for name in (
-    sys.argv[1],
-    "alembic.autogenerate",
-    "fusery.cli.audit",
-    "fusery.cli.collect",
-    "fusery.cli.home",
-    "fusery.registry.api.registry",
-    "fusery.registry.api.upkeep",
-    "fusery.registry.audit.doctor",
-    "fusery.registry.collect.collect",
-    "fusery.registry.database.schema",
-    "sqlalchemy.dialects.sqlite.pysqlite",
-):
-    importlib.import_module(name)
-done = []
-for words in json.loads(sys.argv[2]):
-    with tempfile.TemporaryFile() as file:
-        pid = os.fork()
-        if pid == 0:
-            os.dup2(file.fileno(), 1)
-            os.dup2(file.fileno(), 2)
-            sys.argv[:] = ["fusery", *words]
-            sys.exit(main())
-        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        file.seek(0)
-        done.append((code, file.read().decode()))
-print(json.dumps(done))
-"""
-"""The program again and again, each time in a fork that begins with all imports and ends as Python does."""
+COMMANDS = (["init"], ["doctor"], ["--debug", "audit"], ["gc"])
 
 
-@pytest.mark.parametrize("case", ["s3", "gcs with an access token", "azure", "sftp"])
-def test_the_program_shows_no_secret_and_keeps_none(case: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("case", ["s3", "sftp"])
+def test_the_program_shows_no_secret_and_keeps_none(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     package, url, options = CASES[case]
     pytest.importorskip(package)
-    environment = {
-        **os.environ,
-        "FUSERY_HOME": str(tmp_path / "home"),
-        "FUSERY_STORE_URL": url,
-        "FUSERY_STORE_OPTIONS": json.dumps(options),
-    }
-    commands = (
-        ["init"],
-        ["doctor"],
-        ["doctor", "--json"],
-        ["--debug", "init"],
-        ["--debug", "audit"],
-        ["gc"],
-    )
-    ran = subprocess.run(
-        [sys.executable, "-P", "-c", STARTER, package, json.dumps(commands)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert (ran.returncode, ran.stderr) == (0, "")
-    done = json.loads(ran.stdout)
-    assert len(done) == len(commands)
-    for words, (code, said) in zip(commands, done, strict=True):
-        assert code != 0 or words[0] == "doctor", said
-        assert CANARY not in said
-        assert words[0] == "--debug" or "Traceback" not in said
+    monkeypatch.setenv("FUSERY_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("FUSERY_STORE_URL", url)
+    monkeypatch.setenv("FUSERY_STORE_OPTIONS", json.dumps(options))
+    monkeypatch.setattr(RemoteCalls.__init__, "__defaults__", (0.5,))
+    monkeypatch.setattr(FsspecStore.__init__, "__kwdefaults__", {"deadline": 0.5})
+    for words in COMMANDS:
+        code = run(words)
+        shown = "".join(capfd.readouterr())
+        assert code != 0 or words == ["doctor"], shown
+        assert CANARY not in shown
+        assert words[0] == "--debug" or "Traceback" not in shown
     for path in tmp_path.rglob("*"):
         if path.is_file():
             assert CANARY.encode() not in path.read_bytes(), path

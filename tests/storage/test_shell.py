@@ -6,7 +6,7 @@ import re
 import subprocess
 from pathlib import Path
 
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fusery.storage.shell import typed
@@ -14,19 +14,21 @@ from fusery.storage.shell import typed
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@given(st.text(st.characters(codec="utf-8", exclude_characters="\x00"), min_size=1, max_size=40))
-@example("$(touch x)")
-@example("a;b")
-@example("it's")
-@example("--help")
-def test_a_shell_makes_the_path_of_it(path: str) -> None:
-    done = subprocess.run(["sh", "-c", f"printf %s. {typed(path)}"], capture_output=True, check=True)
-    said = done.stdout.decode()
-    assert said.removesuffix(".").removeprefix("./" if path.startswith("-") else "") == path
-    assert not said.startswith("-")
+TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), min_size=1, max_size=40)
 
 
-def test_a_plain_path_is_itself() -> None:
+@settings(max_examples=10)
+@given(st.lists(TEXTS, min_size=1, max_size=60))
+@example(["$(touch x)", "a;b", "it's", "--help", "/a/b-c_d.e"])
+def test_a_shell_makes_the_paths_of_them(paths: list[str]) -> None:
+    words = " ".join(typed(path) for path in paths)
+    done = subprocess.run(["sh", "-c", f"printf '%s\\0' {words}"], capture_output=True, check=True)
+    found = done.stdout.decode().split("\0")[:-1]
+    assert [
+        text.removeprefix("./") if path.startswith("-") else text
+        for text, path in zip(found, paths, strict=True)
+    ] == paths
+    assert not any(text.startswith("-") for text in found)
     assert typed(Path("/a/b-c_d.e")) == "/a/b-c_d.e"
 
 

@@ -60,6 +60,7 @@ class FaultProxy:
     over: threading.Event = field(default_factory=threading.Event)
 
 
+_CHANCE = random.Random(1)
 _CODES = {500: "InternalError", 503: "SlowDown", 403: "AccessDenied", 404: "NoSuchBucket", 410: "Gone"}
 
 
@@ -101,8 +102,10 @@ class _Handler(BaseHTTPRequestHandler):
         if fault is Fault.FLIP:
             data = bytes([data[0] ^ 1]) + data[1:]
         if fault is Fault.FLIP_ANYWHERE and data:
-            position = random.randrange(len(data))
-            data = data[:position] + bytes([data[position] ^ 1 << random.randrange(8)]) + data[position + 1 :]
+            position = _CHANCE.randrange(len(data))
+            data = (
+                data[:position] + bytes([data[position] ^ 1 << _CHANCE.randrange(8)]) + data[position + 1 :]
+            )
         if fault is Fault.SLOW:
             self.proxy.over.wait(0.5)
         self.send_response(reply.status)

@@ -32,7 +32,7 @@ class GcsBackend(Backend):
     def reopen(self) -> BlobStore:
         return open_store(self.url, options=self.server.options())
 
-    def at(self, endpoint: str, deadline: float) -> BlobStore:
+    def at(self, endpoint: str, deadline: float = 20.0) -> BlobStore:
         from fusery.storage.backends.gcs import file_system
 
         options = {**self.server.options(), "endpoint_url": endpoint, "skip_instance_cache": True}

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 import fsspec
-from fault_proxy import FaultProxy
 from s3_server import BUCKET, S3Server
 
 from fusery.storage.interface import BlobStore
@@ -48,9 +47,9 @@ class S3Backend(Backend):
     def reopen(self) -> BlobStore:
         return open_store(self.url, options=self.server.options())
 
-    def behind(self, proxy: FaultProxy, deadline: float = 30.0) -> BlobStore:
-        """Return the same store, seen through a proxy."""
-        return self.seen_by(file_system_of(replace(self.server, endpoint=proxy.endpoint)), deadline)
+    def at(self, endpoint: str, deadline: float = 30.0) -> BlobStore:
+        """Return the same store at another endpoint, such as that of a proxy."""
+        return self.seen_by(file_system_of(replace(self.server, endpoint=endpoint)), deadline)
 
     def seen_by(self, file_system: Any, deadline: float = 30.0) -> BlobStore:
         """Return the same store, seen by another file system."""

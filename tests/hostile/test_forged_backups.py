@@ -1,0 +1,135 @@
+"""Forged rows in a backup, and in one's own database: none is believed, and an audit computes again."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hostile.forgery import ADAPTER, KEEP, Forge, forging, opened, resign, setting, with_weights
+from signing_keys import write_pair
+from sqlalchemy import delete
+
+from fusery.registry import Registry, tables
+from fusery.registry.backup.errors import BackupError
+from fusery.registry.workspace import Workspace
+from fusery.storage.digest import digest_bytes
+
+NOBODY_S = digest_bytes(b"another base")
+
+
+def _nan(tensors: dict[str, Any]) -> None:
+    for value in tensors.values():
+        value[:] = float("nan")
+
+
+@pytest.fixture(scope="module")
+def saved_once(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a backup of the liar's registry, and with the key that it trusts; not to be changed."""
+    root = tmp_path_factory.mktemp("saved")
+    pair = write_pair(root, "eve")
+    with opened(Path(shutil.copytree(made / "liar", root / "liar"))) as liar:
+        liar.fused.fuse(ADAPTER, KEEP, publish="full")
+        liar.exchange.export(ADAPTER, root / "exported", form="peft")
+        liar.trust.add_key("eve", pair.public, ["*#*"], fused=True)
+        liar.trust.sign(ADAPTER, pair.signing())
+        with Registry(Workspace(replace(liar.workspace.settings, user="ann"))) as other:
+            other.aliases.approve(ADAPTER, "prod")
+        liar.upkeep.backup(root / "saved")
+    return root
+
+
+@pytest.fixture
+def saved(saved_once: Path, tmp_path: Path) -> Path:
+    """A backup of the liar's registry, with a fused artifact, a rendering, a trusted key and an approval."""
+    shutil.copyfile(saved_once / "eve.pub", tmp_path / "eve.pub")
+    return Path(shutil.copytree(saved_once / "saved", tmp_path / "saved"))
+
+
+FORGED_ROWS: dict[str, tuple[str, dict[str, Any]]] = {
+    "the content of another base": ("base_model.ndjson", {"content": NOBODY_S}),
+    "a base's digest": ("base_model.ndjson", {"digest": NOBODY_S}),
+    "a base's facts": ("base_model.ndjson", {"parameters": 7}),
+    "an adapter's digest": ("adapter.ndjson", {"digest": NOBODY_S}),
+    "an adapter's rank": ("adapter.ndjson", {"rank": 64}),
+    "an adapter's modules": ("adapter.ndjson", {"target_modules": ["lm_head"]}),
+    "a fused artifact's key": ("fused.ndjson", {"key": NOBODY_S}),
+    "a fused artifact's digest": ("fused.ndjson", {"digest": NOBODY_S}),
+    "a rendering's digest": ("adapter_rendering.ndjson", {"digest": NOBODY_S}),
+}
+
+
+@pytest.mark.parametrize("case", FORGED_ROWS)
+def test_a_forged_row_of_a_backup_is_refused_by_name(case: str, saved: Path, tmp_path: Path) -> None:
+    name, values = FORGED_ROWS[case]
+    resign(saved, {name: lambda rows: rows[0].update(values)})
+    with opened(tmp_path / "restored") as restored:
+        with pytest.raises(BackupError, match=name) as caught:
+            restored.upkeep.restore(saved)
+        assert "nothing was restored" in str(caught.value.hint)
+        assert not (tmp_path / "restored" / "fusery.db").exists()
+
+
+def test_claims_in_a_foreign_backup_do_not_count(saved: Path, tmp_path: Path) -> None:
+    with opened(tmp_path / "restored") as restored:
+        done = restored.upkeep.restore(saved)
+        told = {"fused": 1, "trusted_keys": 1, "approvals": 1, "tokens": 0, "webhooks": 0, "adapters": 0}
+        assert done.foreign == told
+        for rules in ({"fidelity": "DEGRADED"}, {"signed": True}, {"approvals": 1}):
+            restored.aliases.set_rules("prod", rules)
+            assert not restored.aliases.promote(ADAPTER, "prod").moved, rules
+        assert [line["foreign"] is not None for line in restored.adapters.show(ADAPTER)["fused"]] == [True]
+        assert restored.fused.fuse(ADAPTER, KEEP).source == "computed"
+        restored.trust.add_key("eve", tmp_path / "eve.pub", ["*#*"])
+        restored.aliases.set_rules("prod", {"signed": True})
+        assert restored.aliases.promote(ADAPTER, "prod").moved
+        assert restored.upkeep.audit().ok
+
+
+def test_one_s_own_backup_counts_as_it_is(saved: Path, tmp_path: Path) -> None:
+    with opened(tmp_path / "restored") as restored:
+        assert restored.upkeep.restore(saved, own=True).foreign == {}
+        restored.aliases.set_rules("prod", {"fidelity": "DEGRADED", "signed": True, "approvals": 1})
+        assert restored.aliases.promote(ADAPTER, "prod").moved
+        assert restored.upkeep.audit().ok
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_unfit_adapter_in_a_backup(liar: Registry, tmp_path: Path, own: bool) -> None:
+    with_weights(liar, _nan, tmp_path)
+    with forging(liar) as session:
+        session.execute(delete(tables.AdapterFinding))
+    liar.upkeep.backup(tmp_path / "saved")
+    with opened(tmp_path / "restored") as restored:
+        done = restored.upkeep.restore(tmp_path / "saved", own=own)
+        assert "adapter_unfit" in {problem.code for problem in restored.upkeep.audit().problems} or not own
+        if not own:
+            assert done.doubts
+            restored.aliases.set_rules("prod", {"admission": "no_errors"})
+            assert restored.aliases.promote(ADAPTER, "prod").verdict == "failed"
+
+
+OWN: dict[str, tuple[Forge, str]] = {
+    "a base's content": (setting(tables.BaseModel, content=NOBODY_S), "content_differs"),
+    "a base's facts": (setting(tables.BaseModel, dtype="f64"), "facts_differ"),
+    "an adapter's facts": (setting(tables.Adapter, rank=64), "facts_differ"),
+    "a fused model's key": (setting(tables.Fused, key=NOBODY_S), "key_differs"),
+}
+
+
+@pytest.mark.usefixtures("published")
+@pytest.mark.parametrize("case", OWN)
+def test_an_audit_computes_again(case: str, liar: Registry) -> None:
+    edit, code = OWN[case]
+    assert liar.upkeep.audit().ok
+    edit(liar, Path())
+    assert code in {problem.code for problem in liar.upkeep.audit().problems}
+
+
+def test_audit_finds_unfit_adapter_and_form(liar: Registry, tmp_path: Path) -> None:
+    liar.exchange.export(ADAPTER, tmp_path / "exported", form="peft")
+    with_weights(liar, _nan, tmp_path)
+    codes = {problem.code for problem in liar.upkeep.audit().problems}
+    assert {"adapter_unfit", "form_differs"} <= codes
