@@ -80,10 +80,8 @@ bench-compare: $(VENV)/.dev  ## Run the commands of another revision and of this
 	$(BIN)/python benchmarks/compare.py $(REV) --page docs/measurements.md $(ARGS)
 
 soak: $(VENV)/.dev $(VENV)-azurite/.server  ## Try a million damaged headers, a thousand faults of commands, writers of one blob, a team at work, and vLLM where it installs
-	PYTHONPATH=tests $(BIN)/python -P -m fuzz.soak $(ARGS)
 	PYTHONPATH=tests $(BIN)/python -P -m faults.soak $(FAULTS)
-	FUSERY_SOAK=1 $(BIN)/python -P -m pytest -q -p no:xdist tests/end_to_end/test_concurrency.py tests/fuzz tests/registry/collect/test_model.py tests/registry/audit/test_respellings.py tests/registry/audit/test_flips.py tests/registry/releases/test_history.py tests/registry/catalog/where/test_select.py tests/web/test_api.py tests/web/test_hostile.py tests/registry/bundles/targets/test_onnx.py tests/end_to_end/test_consumers.py tests/cli/test_sync.py
-	FUSERY_SOAK=1 $(BIN)/python -P -m pytest -q -p no:xdist tests/storage -k "beside_killed_and_slow_ones or never_yields_wrong_data"
+	FUSERY_SOAK=1 $(BIN)/python -P -m pytest -q -p no:xdist $$(grep -rlE "SOAK|hypothesis" tests --include="test_*.py") $(ARGS)
 	@$(MAKE) --no-print-directory $(VENV)-vllm/.server || echo "vLLM does not install here, and is not compared with (see requirements/vllm.in)"
 	FUSERY_SOAK=1 $(BIN)/python -P -m pytest -q -rs -p no:xdist tests/end_to_end/test_vllm.py tests/end_to_end/test_vllm_live.py tests/end_to_end/test_live_servers.py
 
