@@ -72,6 +72,12 @@ def test_a_time_axis_has_few_moments_in_order(start: datetime, span: timedelta) 
     assert all(a < b for a, b in itertools.pairwise(ticks))
 
 
+def test_a_long_time_axis_has_months_or_years() -> None:
+    start = datetime(2020, 2, 3, tzinfo=UTC)
+    for years, form in ((1, "%b %Y"), (12, "%Y")):
+        assert timeline._ticks(start, start + timedelta(days=366 * years))[1] == form
+
+
 def version(number: int, loss: Any, **more: Any) -> dict[str, Any]:
     view = {"name": f"a_v{number}_20260101", "version": number, "date": "20260101", "val_loss": loss}
     return {**view, "aliases": [], "yanked": False, **more}
