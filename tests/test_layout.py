@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import ast
 import graphlib
-import re
 import tomllib
-from collections import Counter
 from pathlib import Path
 
 import grimp
@@ -89,60 +87,3 @@ def test_no_room_imports_itself_by_way_of_others(graph: grimp.ImportGraph) -> No
         imported -= {name, "fusery.registry"}
     assert len(rooms) > 40
     graphlib.TopologicalSorter(rooms).prepare()
-
-
-def test_the_root_of_the_registry_is_small() -> None:
-    assert len(list((ROOT / "registry").glob("*.py"))) <= 8
-
-
-@pytest.mark.parametrize("folder", ("registry", "storage", "testing", "cli", "web"))
-def test_packages_only_name_what_they_offer(folder: str) -> None:
-    for path in (ROOT / folder).rglob("__init__.py"):
-        assert len(path.read_text(encoding="utf-8").splitlines()) <= 60, path
-
-
-def test_a_name_means_one_module_of_a_room() -> None:
-    # A target and a place of delivery are named as the user names both.
-    allowed = {("bundles", "hub.py"), ("bundles", "oci.py"), ("server", "errors.py")}
-    found = Counter(
-        (path.relative_to(ROOT / "registry").parts[0], path.name)
-        for path in (ROOT / "registry").rglob("*.py")
-        if path.name != "__init__.py" and "serving" not in path.parts[-2]
-    )
-    assert {key for key, count in found.items() if count > 1} <= allowed
-
-
-TERMS = {
-    "passport": "export metadata",
-    "ingredients": "fuse inputs",
-    "holdings": "auditable items",
-    "strangers": "unexpected files",
-    "giving": "before replacing",
-}
-"""Words that names no longer have, and the field's terms instead."""
-
-
-def test_names_are_the_fields_terms() -> None:
-    found = {}
-    for path in MODULES:
-        if bad := (words_of(path.stem) | names_in(path)) & TERMS.keys():
-            found[str(path.relative_to(ROOT))] = [f"{word}: say {TERMS[word]}" for word in sorted(bad)]
-    assert found == {}
-
-
-def names_in(path: Path) -> set[str]:
-    """Return the words of all classes, functions, arguments and variables of a module."""
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ClassDef | ast.FunctionDef):
-            found |= words_of(node.name)
-        elif isinstance(node, ast.arg):
-            found |= words_of(node.arg)
-        elif isinstance(node, ast.Name):
-            found |= words_of(node.id)
-    return found
-
-
-def words_of(name: str) -> set[str]:
-    """Return the words of a name, in small letters."""
-    return {word.lower() for word in re.findall(r"[A-Z]?[a-z]+", name)}

@@ -6,7 +6,6 @@ import json
 import sys
 from pathlib import Path
 
-import behaviour
 import pytest
 import thresholds
 import tiny_models
@@ -59,47 +58,18 @@ def test_measures_weights_and_behaviour_and_measures_no_case_twice(
     assert (folder / "rows.jsonl").read_bytes() == before
 
 
-def test_loss_and_exact_answers_are_those_of_the_judged_tokens(folder: Path) -> None:
-    """The judged part is the answer; samples come back in no particular order but each with its own tokens."""
-    base = folder / "bases" / BASE
-    dialogues = [
-        [{"role": "user", "content": question}, {"role": "assistant", "content": "Yes."}]
-        for question in ("Is it a rather long question, this one?", "Is it?")
-    ]
-    samples = behaviour.dialogue_samples(behaviour.load_tokenizer(base), dialogues)
-    model = behaviour.load_model(base)
-    together = behaviour.predict(model, samples)
-    single = [behaviour.predict(model, [sample]) for sample in samples]
-    judged = [len(one.targets) for one in single]
-    assert judged == [len(sample.tokens) - sample.start for sample in samples]
-    mean = sum(one.loss * count for one, count in zip(single, judged, strict=True)) / sum(judged)
-    assert together.loss == pytest.approx(mean, rel=1e-5)
-    assert together.exact == 0
-
-
 @pytest.mark.parametrize(
     ("kept", "gain", "expected"),
     [
         (1.0, 2.0, "PASS"),
-        (0.95, 2.0, "PASS"),
         (0.94, 2.0, "DEGRADED"),
         (0.91, 0.2, "PASS"),
-        (0.5, 2.0, "DEGRADED"),
         (0.49, 2.0, "LOST"),
-        (-0.1, 2.0, "LOST"),
     ],
 )
 def test_behaviour_is_judged_by_the_gain_kept_or_a_near_loss(kept: float, gain: float, expected: str) -> None:
     """A loss within 0.02 nats passes, whatever the share."""
     assert thresholds.by_loss(row(kept, gain=gain)) == expected
-
-
-def test_a_boundary_makes_the_fewest_mistakes_and_lies_in_the_widest_gap() -> None:
-    """One value is on the wrong side whatever the threshold; 0.5 is the middle of the gap."""
-    values, above = [0.1, 0.2, 0.3, 0.7, 0.8, 0.15], [False, False, False, True, True, True]
-    assert thresholds.boundary(values, above) == pytest.approx(0.5)
-    assert thresholds.boundary([0.5, 0.6], [True, True]) < 0.5
-    assert thresholds.boundary([0.5, 0.6], [False, False]) > 0.6
 
 
 def test_thresholds_that_separate_the_rows_make_no_mistake() -> None:

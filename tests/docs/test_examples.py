@@ -110,13 +110,6 @@ def test_every_link_of_a_page_leads_somewhere() -> None:
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
-def test_the_readme_asks_for_the_likeliest_answer() -> None:
-    [body] = re.findall(
-        r"curl \S+/chat/completions .* -d '(\{.*?\})'", (ROOT / "README.md").read_text(), re.DOTALL
-    )
-    assert json.loads(body)["temperature"] == 0
-
-
 def test_the_guide_to_python_runs(folder: Path) -> None:
     # Other pages show a line of a trainer's script or of a client, which run nowhere by themselves.
     page = ROOT / "docs" / "guides" / "python.md"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import browser
@@ -99,18 +98,3 @@ def test_the_search_finds_a_page_and_asks_nobody_else(chromium: Any, address: st
     assert reader.said == []
     assert {url for url in reader.asked if not url.startswith((address + "/", "data:", "blob:"))} == set()
     reader.context.close()
-
-
-def test_an_old_version_says_so_and_leads_to_the_latest(chromium: Any, tmp_path: Path) -> None:
-    with built_site.serving(built_site.versions(tmp_path)) as address:
-        reader = Reader(chromium, **LOOKS["light"])
-        page = reader.page
-        page.goto(f"{address}/0.9.0/guides/fuse/")
-        page.wait_for_selector(".md-version__current")
-        assert page.locator(".md-version__link").all_inner_texts() == ["0.10.0", "0.9.0", "dev"]
-        page.get_by_text("Read those that are").click()
-        page.wait_for_url("**/0.10.0/")
-        page.wait_for_selector(".md-version__current")
-        assert not page.get_by_text("Read those that are").is_visible()
-        assert reader.said == []
-        reader.context.close()

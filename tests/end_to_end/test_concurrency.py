@@ -5,9 +5,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,12 +28,8 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[concurrent
     """A database and a store that two hosts share."""
     (tmp_path / "shared").mkdir()
     if request.param == "sqlite and disk":
-        database, store, options = (
-            f"sqlite:///{tmp_path}/shared/fusery.db",
-            f"file://{tmp_path}/shared/store",
-            {},
-        )
-        yield concurrent_team.Place(tmp_path, database, store, options)
+        shared = f"{tmp_path}/shared"
+        yield concurrent_team.Place(tmp_path, f"sqlite:///{shared}/fusery.db", f"file://{shared}/store", {})
         return
     binary = s3_server.find_server()
     if binary is None:
@@ -57,5 +51,3 @@ def test_a_team_at_work(place: concurrent_team.Place) -> None:
     assert collected["turns"] > 1
     assert collected["removed"] > 0
     assert concurrent_team.inconsistencies(place, results) == []
-    told = {"done": sum((result["done"] for result in results), Counter()), "collected": collected}
-    (place.folder / "told.json").write_text(json.dumps(told))  # for docs/measurements.md

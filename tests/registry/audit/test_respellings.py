@@ -15,18 +15,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from respelled_values import PostgresTarget, Respeller, Respelling, SqliteTarget, Target, stock
+from respelled_values import Respeller, Respelling, SqliteTarget, stock
 from sqlalchemy import make_url
 
 from fusery.cli.main import run
 from fusery.registry import Registry, parsing
-from fusery.registry.audit import Problem, checks
+from fusery.registry.audit import Problem
 from fusery.registry.catalog.paging import SORTABLE
 from fusery.registry.database.sealing import OWNERS
 from fusery.registry.errors import FuseryError
 from fusery.registry.workspace import Workspace
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)]
 
 SOAK = bool(os.environ.get("FUSERY_SOAK"))
 COUNT = 10_000 if SOAK else 40
@@ -81,14 +81,9 @@ doctor
 
 
 class World:
-    """A registry whose database is changed behind its back.
+    """A registry whose database is changed behind its back."""
 
-    Attributes:
-        registry: it.
-        target: its stored values.
-    """
-
-    def __init__(self, registry: Registry, target: Target) -> None:
+    def __init__(self, registry: Registry, target: SqliteTarget) -> None:
         self.registry, self.target = registry, target
         events = registry.upkeep.log()
         moments = sorted({event["at"] for event in events})[:: max(1, len(events) // 5)]
@@ -106,19 +101,10 @@ class World:
             if words.startswith("identify "):  # it keeps what it has read
                 _ask(shlex.split(words))
 
-    def found(self, *, definitions: bool = False) -> Sequence[Problem] | None:
-        """Return what an audit finds; None if the registry is refused as a whole.
-
-        Args:
-            definitions: it looks at those of the tables too, which no value changes: on PostgreSQL it makes them all anew.
-        """
+    def found(self) -> Sequence[Problem] | None:
+        """Return what an audit finds; None if the registry is refused as a whole."""
         try:
-            with (
-                Registry(Workspace(self.registry.workspace.settings)) as opened,
-                pytest.MonkeyPatch.context() as patch,
-            ):
-                if not definitions:
-                    patch.setattr(checks, "differences", lambda database: [])
+            with Registry(Workspace(self.registry.workspace.settings)) as opened:
                 return opened.upkeep.audit_all().problems
         except FuseryError:
             return None
@@ -147,8 +133,7 @@ def world(
     monkeypatch.setenv("FUSERY_USER", "tester")
     monkeypatch.setenv("COLUMNS", "300")
     monkeypatch.chdir(tmp_path)
-    path = make_url(database_url).database if database_url.startswith("sqlite") else None
-    yield World(registry, SqliteTarget(Path(path)) if path else PostgresTarget(database_url))
+    yield World(registry, SqliteTarget(Path(make_url(database_url).database or "")))
 
 
 def names(one: Respelling, problem: Problem) -> bool:
@@ -172,19 +157,19 @@ def test_respelled_values_are_found_or_change_nothing(world: World, monkeypatch:
     age, now = parsing.age, datetime.now(UTC)
     monkeypatch.setattr(parsing, "age", lambda moment: age(moment, now=now))
     respeller = Respeller(world.target, random.Random(SEED))
-    assert world.found(definitions=True) == []
+    assert world.found() == []
     before = world.answers()
     tried = silent = 0
     while tried < COUNT:
         one = respeller.draw()
-        if not any(world.target.write([(one, one.new)])):
+        if not world.target.write(one, one.new):
             continue  # the database refuses it
         tried += 1
         problems = world.found()
         if problems is not None and not any(names(one, problem) for problem in problems):
             silent += 1
             assert world.answers() == before, f"seed {SEED}: {one}"
-        world.target.write([(one, one.row[one.column])])
-    assert world.found(definitions=True) == []
+        world.target.write(one, one.row[one.column])
+    assert world.found() == []
     assert world.answers() == before, "what commands say is not settled"
     assert silent < tried / 10 + 2, "hardly any is found"

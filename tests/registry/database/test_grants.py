@@ -17,6 +17,7 @@ from kept_registries import KeptStates
 from ports import free_port
 from sqlalchemy import make_url, select, text
 from sqlalchemy.exc import ProgrammingError
+from store_shelf import open_workspace
 
 from fusery.registry import Registry, tables
 from fusery.registry.database import Database, events, schema
@@ -28,23 +29,12 @@ from fusery.registry.errors import (
     DatabaseUnavailableError,
 )
 from fusery.registry.fusion.fuse import FuseRequest
-from fusery.registry.settings.settings import Settings
-from fusery.registry.workspace import Workspace
 
 _numbers = itertools.count()
 
 
 def opened(home: Path, url: str) -> Registry:
-    settings = Settings(
-        home=home,
-        database_url=url,
-        store_url="",
-        store_options={},
-        cache_dir=None,
-        cache_limit=1 << 40,
-        user="tester",
-    )
-    return Registry(Workspace(settings))
+    return Registry(open_workspace(home, url))
 
 
 class Team:

@@ -43,7 +43,7 @@ FAST = cover(
 """Every architecture in the layout of the Hub, every format and kind of adapter with either precision."""
 
 MORE = [case for case in CASES if case not in FAST][:: 1 if SOAK else 4]
-CLASS = ("gemma3", "qwen3_next", "gpt2", "gpt_neox", "lfm2", "granitemoe", "phimoe", "mamba", "olmoe")
+CLASS = ("gemma3", "qwen3_next", "gpt2", "gpt_neox", "lfm2", "granitemoe", "mamba", "olmoe")
 """Further architectures whose layout on the Hub only their class in mlx-lm can read."""
 
 BY_CLASS = [

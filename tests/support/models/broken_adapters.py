@@ -13,14 +13,7 @@ import numpy as np
 import tiny_models
 
 from fusery.registry.adapters.folder import read_adapter_folder
-from fusery.registry.admission import (
-    BaseFacts,
-    Candidate,
-    Finding,
-    Neighbour,
-    examine,
-    look_around,
-)
+from fusery.registry.admission import BaseFacts, Candidate, Finding, Neighbour, examine, look_around
 from fusery.registry.admission.submission import Submission
 from fusery.registry.models.architecture import read_architecture
 
@@ -78,12 +71,11 @@ def edit_config(**changes: Any) -> Spoil:
     return spoil
 
 
-def drop_from_config(*keys: str) -> Spoil:
+def drop_from_config(key: str) -> Spoil:
     def spoil(folder: Path) -> None:
         path = folder / "adapter_config.json"
         config = json.loads(path.read_text(encoding="utf-8"))
-        for key in keys:
-            config["lora_parameters"].pop(key, None)
+        config["lora_parameters"].pop(key, None)
         path.write_text(json.dumps(config), encoding="utf-8")
 
     return spoil
@@ -111,9 +103,14 @@ def write(name: str, content: bytes | str) -> Spoil:
     return spoil
 
 
-def poison(value: float) -> Spoil:
+def changed(change: Callable[[str, np.ndarray], np.ndarray]) -> Spoil:
+    """Put what a function makes of each tensor in its place."""
+    return edit_tensors(lambda tensors: {name: change(name, value) for name, value in tensors.items()})
+
+
+def poison(number: float) -> Spoil:
     def change(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        next(iter(tensors.values())).flat[3] = value
+        next(iter(tensors.values())).flat[3] = number
         return tensors
 
     return edit_tensors(change)
@@ -122,17 +119,13 @@ def poison(value: float) -> Spoil:
 def zeroed(suffix: str, only_first: bool = False) -> Spoil:
     def change(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         names = [name for name in tensors if name.endswith(suffix)]
-        for name in names[:1] if only_first else names:
-            tensors[name][:] = 0
-        return tensors
+        return tensors | {name: tensors[name] * 0 for name in (names[:1] if only_first else names)}
 
     return edit_tensors(change)
 
 
 def without(fragment: str) -> Spoil:
-    return edit_tensors(
-        lambda tensors: {name: value for name, value in tensors.items() if fragment not in name}
-    )
+    return edit_tensors(lambda tensors: {name: tensors[name] for name in tensors if fragment not in name})
 
 
 def renamed(old: str, new: str) -> Spoil:
@@ -140,12 +133,7 @@ def renamed(old: str, new: str) -> Spoil:
 
 
 def transposed(fragment: str) -> Spoil:
-    return edit_tensors(
-        lambda tensors: {
-            name: np.ascontiguousarray(value.T) if fragment in name else value
-            for name, value in tensors.items()
-        }
-    )
+    return changed(lambda name, value: np.ascontiguousarray(value.T) if fragment in name else value)
 
 
 def with_extra(name: str) -> Spoil:

@@ -19,13 +19,6 @@ SLOW_IF_ASKED = "{% if 'be slow' in messages[-1].content %}" + ENDLESS + "{% end
 
 FAMILIES: Mapping[str, str] = {
     "chatml": CHATML,
-    "smollm": """
-{%- if messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nYou are helpful.<|im_end|>\n' }}{% endif %}
-{% for message in messages %}
-    {{- '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}
-{% endfor %}
-{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}
-""",
     "llama": """
 {{- bos_token }}
 {%- if not date_string is defined %}{% set date_string = strftime_now("%d %b %Y") %}{% endif %}
@@ -116,20 +109,6 @@ FAMILIES: Mapping[str, str] = {
 {%- for message in messages if message['role'] != 'system' %}{{ said(message) }}{% endfor %}
 {%- if add_generation_prompt %}{{ '<\uff5cAssistant\uff5c><think>\n' }}{% endif %}
 """,
-    "zephyr": """
-{% for message in messages %}
-{% if message['role'] == 'user' %}
-{{ '<|user|>\n' + message['content'] + eos_token }}
-{% elif message['role'] == 'system' %}
-{{ '<|system|>\n' + message['content'] + eos_token }}
-{% elif message['role'] == 'assistant' %}
-{{ '<|assistant|>\n'  + message['content'] + eos_token }}
-{% endif %}
-{% if loop.last and add_generation_prompt %}
-{{ '<|assistant|>' }}
-{% endif %}
-{% endfor %}
-""",
     "everything": """
 {%- set d = dict(a=1, b='\u00e9') %}{{ d | tojson }}{{ d | tojson(indent=2, sort_keys=true) }}{{ dict.fromkeys([1, 2]) }}
 {%- set ns = namespace(self=1, x='y') %}{{ ns.x }}{{ ns.self }}
@@ -143,23 +122,16 @@ FAMILIES: Mapping[str, str] = {
 
 HOSTILE: Mapping[str, tuple[str, str]] = {
     "nested loops": (ENDLESS, "needed more than 0.5 s"),
-    "a sum of everything": ("{{ range(99999) | list | product }}", "fails: "),
     "one huge text": ("{{ 'a' * 10**10 }}", "MiB of memory"),
-    "centred": ("{{ 'a' | center(10**10) }}", "MiB of memory"),
-    "indented": ("{{ ('a\n' * 999) | indent(10**8) }}", "MiB of memory"),
     "a wide format": ("{{ '%10000000000d' % 1 }}", "MiB of memory"),
-    "a wide format of another kind": ("{{ '{:10000000000}'.format(1) }}", "MiB of memory"),
     "replaced by more": ("{{ ('a' * 99999) | replace('a', 'b' * 99999) }}", "MiB of memory"),
-    "a long list": ("{{ (range(99999) | list) * 99999 }}", "MiB of memory"),
     "doubled again and again": (
         "{% set ns = namespace(x='aa') %}{% for i in range(64) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
         "MiB of memory",
     ),
     "a macro of itself": ("{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}", "fails: maximum recursion"),
     "deep brackets": ("{{ " + "(" * 20_000 + "1" + ")" * 20_000 + " }}", "fails: "),
-    "deep ifs": ("{% if 1 %}" * 5_000 + "{% endif %}" * 5_000, "fails: "),
     "a huge power": ("{{ 9 ** (9 ** 9) }}", "needed more than 0.5 s"),
-    "endless words": ("{{ lipsum(99999999) }}", "needed more than 0.5 s"),
     "much text": (
         "{% for a in range(99999) %}{{ 'x' * 999 }}{% endfor %}",
         "made more than 1,000,000 characters",

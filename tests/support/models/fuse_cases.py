@@ -19,6 +19,7 @@ from typing import Any
 import adapters_by_class
 import tiny_architectures
 import tiny_models
+from adapters_by_class import within_block
 
 from fusery.registry.engine.config import INDEX
 from fusery.storage.safetensors import read_header
@@ -26,24 +27,10 @@ from fusery.storage.safetensors import read_header
 MOE = ("mixtral", "qwen3_moe", "deepseek_v2", "deepseek_v3", "gpt_oss", "glm4_moe", "llama4")
 """Architectures with experts."""
 
-DENSE = (
-    "llama",
-    "mistral",
-    "qwen2",
-    "qwen3",
-    "gemma2",
-    "gemma3_text",
-    "phi3",
-    "olmo2",
-    "cohere2",
-    "granite",
-    "stablelm",
-)
+DENSE = ("llama", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3", "olmo2", "cohere2", "stablelm")
 
 FLOATS: dict[str, dict[str, Any]] = {
-    "bf16": {"dtype": "bfloat16"},
-    "f16": {"dtype": "float16"},
-    "f32": {"dtype": "float32"},
+    name: {"dtype": dtype} for name, dtype in (("bf16", "bfloat16"), ("f16", "float16"), ("f32", "float32"))
 }
 QUANTIZED: dict[str, dict[str, Any]] = {
     "2bit": {"bits": 2, "group_size": 32},
@@ -173,22 +160,18 @@ def make_base(folder: Path, case: Case, seed: int = 0) -> Path:
 def make_adapter(folder: Path, base: Path, case: Case) -> Path:
     """Write the adapter of a case, and return its folder."""
     options: dict[str, Any] = dict(ADAPTERS[case.adapter])
-    paths: dict[str, list[str]] = {
-        "linear": adapters_by_class.paths_of(base, "linear"),
-        "embedding": adapters_by_class.paths_of(base, "embedding"),
-        "switch": adapters_by_class.paths_of(base, "switch"),
-    }
-    inside = [path for path in paths["linear"] if adapters_by_class.within_block(path) != path]
-    within = sorted({adapters_by_class.within_block(path) for path in inside})
+    linear, switch = (adapters_by_class.paths_of(base, kind) for kind in ("linear", "switch"))
+    inside = [path for path in linear if within_block(path) != path]
+    within = sorted({within_block(path) for path in inside})
     if case.adapter == "experts":
-        options["keys"] = sorted({adapters_by_class.within_block(path) for path in paths["switch"]})
+        options["keys"] = sorted({within_block(path) for path in switch})
     elif case.adapter in ("embedding", "dora-embedding"):
-        heads = [path for path in paths["linear"] if path not in inside]
-        options["keys"] = [*paths["embedding"], *heads, within[-1]]
-    elif case.adapter.startswith("dora") and paths["switch"]:
+        heads = [path for path in linear if path not in inside]
+        options["keys"] = [*adapters_by_class.paths_of(base, "embedding"), *heads, within[-1]]
+    elif case.adapter.startswith("dora") and switch:
         options["keys"] = within  # there is no DoRA on experts
     elif case.adapter == "partial":
-        options["skip"] = (inside + paths["switch"])[::2]
+        options["skip"] = (inside + switch)[::2]
     return adapters_by_class.make_adapter(folder, base, **options)
 
 
@@ -201,10 +184,9 @@ def quantize_mixed(folder: Path, dense: Path) -> Path:
         return MIXED.get(path.rpartition(".")[2], hasattr(module, "to_quantized"))
 
     config = json.loads((dense / "config.json").read_text())
+    model = adapters_by_class.load_lazily(dense)
     with contextlib.redirect_stdout(io.StringIO()):
-        model, config = quantize_model(
-            adapters_by_class.load_lazily(dense), config, 32, 4, quant_predicate=choose
-        )
+        model, config = quantize_model(model, config, 32, 4, quant_predicate=choose)
     tiny_architectures.write_base(folder, dict(tree_flatten(model.parameters())), config, "mlx")
     return folder
 

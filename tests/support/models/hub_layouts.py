@@ -155,15 +155,8 @@ def _qwen3_next(tensors: dict[str, Any], config: Mapping[str, Any]) -> dict[str,
 
     found = _convolutions(".conv1d.weight")(tensors, config)
     found = _unstacked("mlp.switch_mlp", "mlp.experts")(found, config)
-    shifted = (
-        ".input_layernorm.weight",
-        ".post_attention_layernorm.weight",
-        "model.norm.weight",
-        ".q_norm.weight",
-        ".k_norm.weight",
-    )
     for name, value in found.items():
-        if name.endswith(shifted):
+        if name.endswith(("layernorm.weight", "model.norm.weight", ".q_norm.weight", ".k_norm.weight")):
             found[name] = value - 1.0
     found["mtp.norm.weight"] = mx.ones((64,), mx.bfloat16)
     return found
@@ -174,7 +167,6 @@ _EXPERT_NAMES = {"gate_proj": "w1", "down_proj": "w2", "up_proj": "w3"}
 
 REARRANGED: dict[str, Change] = {
     "deepseek_v3": _latent_attention,
-    "falcon_h1": _convolutions(".conv1d.weight"),
     "gemma3": _gemma3,
     "gpt2": _gpt2,
     "gpt_neox": _gpt_neox,
@@ -184,10 +176,9 @@ REARRANGED: dict[str, Change] = {
     "llama4": _llama4,
     "mamba": _convolutions(".conv1d.weight"),
     "mixtral": _unstacked("block_sparse_moe.switch_mlp", "block_sparse_moe.experts", _EXPERT_NAMES),
-    "phimoe": _unstacked("block_sparse_moe.switch_mlp", "block_sparse_moe.experts", _EXPERT_NAMES),
     "qwen3_next": _qwen3_next,
 } | dict.fromkeys(
-    ("deepseek", "deepseek_v2", "ernie4_5_moe", "glm4_moe", "olmoe", "qwen2_moe", "qwen3_moe"),
+    ("deepseek_v2", "glm4_moe", "olmoe", "qwen3_moe"),
     _unstacked("mlp.switch_mlp", "mlp.experts"),
 )
 """What turns the tensors of mlx-lm into those on the Hub, by `model_type`; the others are the same in both."""

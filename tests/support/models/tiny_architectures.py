@@ -108,11 +108,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "num_swa_key_value_heads": 2,
         "tie_word_embeddings": False,
     },
-    "bitnet": _DENSE | {"head_dim": 16},
-    "cohere": _DENSE | {"layer_norm_eps": 1e-5, "use_qk_norm": False},
     "cohere2": _DENSE | {"head_dim": 16, "sliding_window": 64, "sliding_window_pattern": 2},
-    "deepseek": _EXPERTS
-    | {"n_routed_experts": 4, "n_shared_experts": 1, "first_k_dense_replace": 1, "moe_layer_freq": 1},
     "deepseek_v2": _DEEPSEEK
     | {
         "rope_scaling": {
@@ -126,35 +122,9 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         },
     },
     "deepseek_v3": _DEEPSEEK,
-    "ernie4_5_moe": _DENSE
-    | {
-        "use_bias": False,
-        "tie_word_embeddings": False,
-        "moe_num_experts": 4,
-        "moe_intermediate_size": 64,
-        "moe_k": 2,
-    },
-    "falcon_h1": _DENSE
-    | {
-        "head_dim": 16,
-        "mamba_d_ssm": 64,
-        "mamba_d_head": 16,
-        "mamba_n_heads": 4,
-        "mamba_d_state": 16,
-        "mamba_n_groups": 1,
-        "mamba_d_conv": 4,
-        "tie_word_embeddings": False,
-        "embedding_multiplier": 2.5,
-        "lm_head_multiplier": 0.5,
-        "key_multiplier": 0.75,
-        "mlp_multipliers": [0.75, 0.3],
-        "ssm_multipliers": [0.5, 0.25, 0.75, 1.5, 0.5],
-    },
-    "gemma": _DENSE | {"head_dim": 16},
     "gemma2": _DENSE | {"head_dim": 16},
     "gemma3": {"text_config": _GEMMA3_TEXT, "vocab_size": 320},
     "gemma3_text": _GEMMA3_TEXT,
-    "glm4": _DENSE | {"attention_bias": False, "head_dim": 16, "partial_rotary_factor": 0.5},
     "glm4_moe": _DEEPSEEK
     | {
         "head_dim": 16,
@@ -211,33 +181,16 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     },
     "mistral": _DENSE,
     "mixtral": _DENSE | {"num_local_experts": 4, "num_experts_per_tok": 2},
-    "nemotron": _DENSE | {"hidden_act": "relu2", "norm_eps": 1e-5, "partial_rotary_factor": 0.5},
     "olmo2": _DENSE | {"attention_bias": False},
-    "olmo3": _DENSE | {"sliding_window": 64, "layer_types": ["sliding_attention", "full_attention"]},
     "olmoe": _EXPERTS,
     "phi3": _DENSE,
-    "phimoe": _DENSE
-    | {
-        "num_local_experts": 4,
-        "num_experts_per_tok": 2,
-        "rope_scaling": {
-            "type": "longrope",
-            "long_factor": [1.0] * 8,
-            "short_factor": [1.0] * 8,
-            "long_mscale": 1.2,
-            "short_mscale": 1.2,
-            "original_max_position_embeddings": 512,
-        },
-    },
     "qwen2": _DENSE,
-    "qwen2_moe": _EXPERTS | {"shared_expert_intermediate_size": 64},
     "qwen3": _DENSE | {"head_dim": 16, "tie_word_embeddings": False},
     "qwen3_moe": _EXPERTS
     | {"head_dim": 16, "tie_word_embeddings": False, "decoder_sparse_step": 1, "mlp_only_layers": []},
     "qwen3_next": _EXPERTS
     | _LINEAR_ATTENTION
     | {"shared_expert_intermediate_size": 64, "decoder_sparse_step": 1, "mlp_only_layers": []},
-    "smollm3": _DENSE,
     "stablelm": _DENSE | {"layer_norm_eps": 1e-5, "partial_rotary_factor": 0.5, "use_qkv_bias": True},
     "starcoder2": _DENSE,
 }

@@ -56,24 +56,10 @@ def make_base(
 ) -> Path:
     """Write a random model with a working byte-level tokenizer, and return its folder.
 
-    Args:
-        folder: made if it does not exist.
-        kind: `model_type`; qwen2 has q/k/v biases, qwen3 has q/k norms, whatever `bias` says.
-        dtype: of the weights (of scales and biases when quantised).
-        bits: affine quantisation of every linear layer and of the embedding, None for a dense model.
-        group_size: of the quantisation.
-        overrides: per-module quantisation, module path -> {"bits", "group_size"} or False for dense.
-        shards: number of safetensors files.
-        tied: no `lm_head` of its own.
-        bias: llama's `attention_bias` and `mlp_bias`.
-        layout: `mlx` writes the metadata {"format": "mlx"}; `hf` writes {"format": "pt"}, rotary `inv_freq`
-            leftovers (not for qwen3, which never had them) and, when tied, a redundant `lm_head.weight`, as many
-            hub models have.
-        layers: transformer blocks.
-        hidden: hidden size, 4 heads of hidden / 4, 2 of them for keys and values.
-        intermediate: size of the MLP.
-        vocab: rows of the embedding, at least 260.
-        seed: of the weights.
+    qwen2 has q/k/v biases, qwen3 has q/k norms, whatever `bias` says (llama's).  `bits` quantises every linear layer and the
+    embedding; `overrides` gives a module {"bits", "group_size"} of its own, or False for dense.  The layout `hf` writes the
+    metadata {"format": "pt"}, rotary `inv_freq` leftovers (not for qwen3, which never had them) and, when tied, a redundant
+    `lm_head.weight`, as many hub models have.
     """
     folder.mkdir(parents=True, exist_ok=True)
     shapes = _shapes(kind, layers, hidden, intermediate, vocab, tied=tied, bias=bias)
@@ -127,19 +113,9 @@ def make_adapter(
 ) -> Path:
     """Write an adapter as mlx-lm's trainer does, and return its folder.
 
-    Args:
-        folder: made if it does not exist.
-        base: a folder of `make_base`.
-        rank: rank of every update.
-        scale: `lora_parameters.scale`.
-        num_layers: blocks from the end, -1 or 0 for all.
-        keys: as in `lora_parameters`: paths relative to a block, or from the model's root
-            (`model.embed_tokens`, `lm_head`); None for all seven linear layers.
-        dtype: of the adapter's tensors; the trainer writes float32.
-        fine_tune_type: `dora` adds a magnitude vector per module.
-        skip: full module paths whose tensors are left out of the file, as in a damaged adapter.
-        seed: of the numbers.
-        update: Frobenius norm of scale * B A over that of a typical random weight matrix.
+    `num_layers` counts blocks from the end, -1 or 0 for all.  `keys` are paths relative to a block, or from the model's root;
+    None for all seven linear layers.  Modules in `skip` are left out, as in a damaged adapter.  `update` is the Frobenius norm of
+    scale * B A over that of a typical random weight matrix.
     """
     folder.mkdir(parents=True, exist_ok=True)
     config = json.loads((base / "config.json").read_text())
@@ -185,16 +161,9 @@ def make_tokenizer(folder: Path) -> None:
     others = [byte for byte in range(256) if byte not in set(printable)]
     letters = {byte: chr(byte) for byte in printable} | {b: chr(256 + n) for n, b in enumerate(others)}
     vocab = {letters[byte]: byte for byte in range(256)}
+    plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     special = [
-        {
-            "id": 256 + number,
-            "content": text,
-            "single_word": False,
-            "lstrip": False,
-            "rstrip": False,
-            "normalized": False,
-            "special": True,
-        }
+        {"id": 256 + number, "content": text, **plain, "special": True}
         for number, text in enumerate(_SPECIAL)
     ]
     level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
@@ -315,17 +284,8 @@ def _write_shards(folder: Path, tensors: Mapping[str, Raw], shards: int, form: s
     _write_json(folder / "model.safetensors.index.json", index)
 
 
-def _config(
-    kind: Kind,
-    dtype: str,
-    layers: int,
-    hidden: int,
-    intermediate: int,
-    vocab: int,
-    *,
-    tied: bool,
-    bias: bool,
-) -> dict[str, Any]:
+def _config(kind: Kind, dtype: str, *sizes: int, tied: bool, bias: bool) -> dict[str, Any]:
+    layers, hidden, intermediate, vocab = sizes
     config: dict[str, Any] = {
         "architectures": [f"{kind.capitalize()}ForCausalLM"],
         "model_type": kind,

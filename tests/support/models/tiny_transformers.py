@@ -54,6 +54,10 @@ SMALL = {key: value for value, keys in _KEYS.items() for key in keys}
 """Values of keys that an architecture has."""
 
 _LATENT = {"num_key_value_heads": 4}
+_LATENTS = (
+    "deepseek_v3", "deepseek_v32", "glm4_moe_lite", "glm_moe_dsa", "kimi_linear", "longcat_flash", "minicpm3", "mistral4"
+)  # fmt: skip
+_LINEARS = ("olmo_hybrid", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_next")
 _LINEAR = {"layer_types": ["linear_attention", "full_attention"]}
 _CONVOLUTION = {"layer_types": ["conv", "full_attention"]}
 OWN: dict[str, dict[str, Any]] = {
@@ -74,51 +78,36 @@ OWN: dict[str, dict[str, Any]] = {
             "original_max_position_embeddings": 64,
         },
     },
-    "deepseek_v3": _LATENT,
-    "deepseek_v32": _LATENT,
     "ernie4_5_moe": {"moe_layer_start_index": 1, "moe_layer_end_index": 1},
     "exaone4": {"sliding_window_pattern": "LG"},
     "falcon_h1": {"mamba_n_heads": 4},
-    "glm4_moe_lite": _LATENT,
-    "glm_moe_dsa": _LATENT,
     "gpt_bigcode": {"n_inner": 256},
     "gpt_neox": {"intermediate_size": 256},
     "granitemoehybrid": {"layer_types": ["mamba", "attention"]},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2},
-    "kimi_linear": _LATENT,
     "lfm2": _CONVOLUTION,
     "lfm2_moe": _CONVOLUTION | {"num_dense_layers": 1},
-    "longcat_flash": _LATENT,
     "mamba2": {"num_heads": 8, "head_dim": 16, "n_groups": 1},
-    "minicpm3": _LATENT,
     "minimax_m3_vl_text": {"rotary_dim": 8},
     "mistral3": {"tie_word_embeddings": False},
-    "mistral4": _LATENT,
     "nemotron": {"head_dim": 16, "num_key_value_heads": 2},
-    "olmo_hybrid": _LINEAR,
     "phimoe": {"attention_bias": True, "lm_head_bias": True},
-    "qwen3_5_moe_text": _LINEAR,
-    "qwen3_5_text": _LINEAR,
-    "qwen3_next": _LINEAR,
     "recurrent_gemma": {
         "block_types": ["recurrent", "recurrent", "attention"],
         "num_hidden_layers": 3,
         "num_key_value_heads": 1,
     },
+    **dict.fromkeys(_LATENTS, _LATENT),
+    **dict.fromkeys(_LINEARS, _LINEAR),
 }
 """What an architecture needs beside, or instead, to be small."""
 
 TOWER = {
-    "depth": 1,
-    "embed_dim": 32,
-    "hidden_size": 32,
-    "image_size": 32,
-    "intermediate_size": 64,
-    "num_attention_heads": 2,
+    **dict.fromkeys(("depth", "num_hidden_layers"), 1),
+    **dict.fromkeys(("num_attention_heads", "num_heads"), 2),
+    **dict.fromkeys(("embed_dim", "hidden_size", "image_size"), 32),
+    **dict.fromkeys(("intermediate_size", "out_hidden_size"), 64),
     "num_channels": 3,
-    "num_heads": 2,
-    "num_hidden_layers": 1,
-    "out_hidden_size": 64,
     "patch_size": 16,
 }
 _KEPT = ("A_log", "dt_bias", "e_score_correction", "recurrent_param")

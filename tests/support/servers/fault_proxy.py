@@ -20,8 +20,6 @@ class Fault(Enum):
     ERROR_503 = "503"
     ERROR_403 = "403"
     NO_BUCKET = "404"
-    GONE_404 = "404 without a code"
-    GONE_410 = "410"
     DROP = "the connection is closed before the request is passed on"
     HANG = "no answer"
     LOST = "the request is passed on and its answer lost"
@@ -61,7 +59,7 @@ class FaultProxy:
 
 
 _CHANCE = random.Random(1)
-_CODES = {500: "InternalError", 503: "SlowDown", 403: "AccessDenied", 404: "NoSuchBucket", 410: "Gone"}
+_CODES = {500: "InternalError", 503: "SlowDown", 403: "AccessDenied", 404: "NoSuchBucket"}
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -77,10 +75,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.proxy.over.wait(60)
         if fault in (Fault.HANG, Fault.DROP):
             self.hang_up()
-        elif fault in (Fault.ERROR_500, Fault.ERROR_503, Fault.ERROR_403, Fault.NO_BUCKET, Fault.GONE_410):
+        elif fault in (Fault.ERROR_500, Fault.ERROR_503, Fault.ERROR_403, Fault.NO_BUCKET):
             self.refuse(int(fault.value))
-        elif fault is Fault.GONE_404:
-            self.refuse(404, "Not Found")
         else:
             self.pass_on(body, fault)
 
@@ -102,10 +98,9 @@ class _Handler(BaseHTTPRequestHandler):
         if fault is Fault.FLIP:
             data = bytes([data[0] ^ 1]) + data[1:]
         if fault is Fault.FLIP_ANYWHERE and data:
-            position = _CHANCE.randrange(len(data))
-            data = (
-                data[:position] + bytes([data[position] ^ 1 << _CHANCE.randrange(8)]) + data[position + 1 :]
-            )
+            flipped = bytearray(data)
+            flipped[_CHANCE.randrange(len(data))] ^= 1 << _CHANCE.randrange(8)
+            data = bytes(flipped)
         if fault is Fault.SLOW:
             self.proxy.over.wait(0.5)
         self.send_response(reply.status)
@@ -121,9 +116,8 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self.wfile.write(data)
 
-    def refuse(self, status: int, code: str = "") -> None:
-        code = code or _CODES[status]
-        data = f"<Error><Code>{code}</Code><Message>on purpose</Message></Error>".encode()
+    def refuse(self, status: int) -> None:
+        data = f"<Error><Code>{_CODES[status]}</Code><Message>on purpose</Message></Error>".encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/xml")
         self.send_header("Content-Length", str(len(data)))

@@ -1,26 +1,17 @@
-"""OCI registries for tests: a stub, and Debian's `docker-registry` (CNCF Distribution).  Import as `image_registry`."""
+"""A stub of an OCI registry."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import shutil
-import subprocess
 import threading
-import time
-import urllib.error
-import urllib.request
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
-from ports import free_port
-
 USER, PASSWORD = "tester", "hunter-5f0e6c1d"
-_BCRYPT = "$2b$04$DxRn47HF/KiFwbTWwMapDuhoNLFom83diY9Dq3xRlOjDGq0JD23Du"
 
 
 class StubRegistry(ThreadingHTTPServer):
@@ -97,45 +88,8 @@ class _StubHandler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def running_registry(folder: Path, *, guarded: bool = False) -> Iterator[str]:
-    """Run a registry and yield its host and port; a guarded one asks for a password.
-
-    It is Debian's `docker-registry` with its data in the folder where that is installed, and a stub elsewhere.
-    """
-    command, port = shutil.which("docker-registry"), free_port()
-    if command is None:
-        basic = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
-        with StubRegistry(f"Basic {basic}" if guarded else None).running() as host:
-            yield host
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    auth = ""
-    if guarded:
-        (folder / "htpasswd").write_text(f"{USER}:{_BCRYPT}\n")
-        auth = f"auth:\n  htpasswd:\n    realm: tests\n    path: {folder}/htpasswd\n"
-    (folder / "config.yml").write_text(
-        f"version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {folder}/data\n"
-        f"http:\n  addr: 127.0.0.1:{port}\n{auth}"
-    )
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen([command, "serve", str(folder / "config.yml")], stdout=log, stderr=log)
-    try:
-        _wait(process, port, folder / "log")
-        yield f"127.0.0.1:{port}"
-    finally:
-        process.kill()
-        process.wait()
-
-
-def _wait(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    for _ in range(100):
-        assert process.poll() is None, log.read_text(errors="replace")[-2000:]
-        try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/", timeout=5).close()
-        except urllib.error.HTTPError:
-            return  # it wants a password, and answers
-        except OSError:
-            time.sleep(0.05)
-        else:
-            return
-    raise AssertionError("the registry did not answer")
+def running_registry(*, guarded: bool = False) -> Iterator[str]:
+    """Run a registry and yield its host and port; a guarded one asks for a password."""
+    basic = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+    with StubRegistry(f"Basic {basic}" if guarded else None).running() as host:
+        yield host

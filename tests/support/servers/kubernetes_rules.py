@@ -1,8 +1,7 @@
 """What Kubernetes and the projects that serve adapters in it take: every field that there is, where a manifest of ours has some.
 
 Written down from the sources that are named, as small as they are there; a field that is not listed is an error, as it is with
-`kubectl apply` (strict validation of fields).  With `FUSERY_CRDS`, a folder with the resource definitions as the projects
-publish them, manifests are held against those as well.
+`kubectl apply` (strict validation of fields).
 
 - kserve/kserve, config/crd/full/llmisvc/serving.kserve.io_llminferenceservices.yaml and
   pkg/apis/serving/v1alpha2/llm_inference_service_types.go, at aaac4e294dae of 2026-08-21
@@ -17,14 +16,11 @@ publish them, manifests are held against those as well.
 
 from __future__ import annotations
 
-import os
 import re
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import jsonschema
-import yaml
 
 Schema = dict[str, Any]
 Manifest = dict[str, Any]
@@ -243,15 +239,13 @@ VALUES = obj(
 
 
 def hold(document: Manifest) -> None:
-    """Hold a manifest against what is written down here, and against what is published if there is that."""
+    """Hold a manifest against what is written down here."""
     version, kind = document["apiVersion"], document["kind"]
     _rule(version, kind).validate(document)
     if version in ("v1", "model.aibrix.ai/v1alpha1"):  # AIBrix makes a service of that name
         assert is_label_name(document["metadata"]["name"])
     if kind == "Deployment":
         _hold_pods(document["spec"])
-    if (version, kind) in crds():
-        _published(version, kind).validate(document)
 
 
 @cache
@@ -264,14 +258,6 @@ def _rule(version: str, kind: str) -> jsonschema.Draft202012Validator:
         spec=RULES[version, kind],
     )
     return jsonschema.Draft202012Validator(whole)
-
-
-@cache
-def _published(version: str, kind: str, *path: str) -> jsonschema.Draft202012Validator:
-    schema = crds()[version, kind]
-    for name in path:
-        schema = schema["properties"][name]
-    return jsonschema.Draft202012Validator(schema)
 
 
 def _hold_pods(spec: Manifest) -> None:
@@ -289,47 +275,6 @@ def _hold_pods(spec: Manifest) -> None:
         for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
             if probe in container:
                 assert container[probe]["httpGet"]["port"] in ports
-    if crds():
-        # It has the whole of a pod in it.
-        _published("serving.kserve.io/v1alpha2", "LLMInferenceService", "spec", "template").validate(pod)
-
-
-@cache
-def crds() -> dict[tuple[str, str], Schema]:
-    """Return the published definitions, if `FUSERY_CRDS` names a folder with them: for each version and kind a JSON schema."""
-    found = {}
-    folder = os.environ.get("FUSERY_CRDS")
-    for path in sorted(Path(folder).glob("*.yaml")) if folder else []:
-        for document in yaml.safe_load_all(path.read_text()):
-            names = document["spec"]
-            for version in names["versions"]:
-                key = f"{names['group']}/{version['name']}", names["names"]["kind"]
-                found[key] = _strict(version["schema"]["openAPIV3Schema"])
-    return found
-
-
-def _strict(schema: Any) -> Any:
-    """Return a structural schema of Kubernetes' as a JSON schema to which other fields are errors."""
-    if isinstance(schema, list):
-        return [_strict(each) for each in schema]
-    if not isinstance(schema, dict):
-        return schema
-    found = {key: _strict(value) for key, value in schema.items()}
-    if found.get("x-kubernetes-int-or-string") is True:
-        found = {"type": ["integer", "string"]}
-    closed = isinstance(found.get("properties"), dict) and found.get("type") == "object"
-    if (
-        closed
-        and "additionalProperties" not in found
-        and not found.get("x-kubernetes-preserve-unknown-fields")
-    ):
-        found["additionalProperties"] = False
-    return found
-
-
-def crd_names() -> set[str]:
-    """Return the kinds that there are published definitions of."""
-    return {kind for _, kind in crds()}
 
 
 def is_label_name(text: str) -> bool:

@@ -100,16 +100,6 @@ class OpenAIContract:
             (each.token, round(each.logprob, 4)) for each in tokens
         ]
 
-    def test_probabilities_of_a_text(self, client: openai.OpenAI, endpoint: Endpoint) -> None:
-        asked = {"model": endpoint.model, "prompt": "hello b", "max_tokens": 6, "temperature": 0}
-        (choice,) = client.completions.create(**asked, logit_bias=endpoint.plain, logprobs=2).choices
-        found = choice.logprobs
-        assert "".join(found.tokens) == choice.text
-        assert found.text_offset == list(range(6))
-        assert all(len(each) == 2 for each in found.top_logprobs)
-        for token, value, each in zip(found.tokens, found.token_logprobs, found.top_logprobs, strict=True):
-            assert each[token] == value == max(each.values())
-
     @pytest.mark.parametrize(
         ("asked", "param"),
         [({"temperature": -1}, "temperature"), ({"logprobs": 99}, "logprobs"), ({"prompt": None}, None)],

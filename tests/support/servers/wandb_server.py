@@ -45,32 +45,25 @@ class Artifact:
         return hashlib.md5(said.encode(), usedforsecurity=False).hexdigest()
 
     def node(self) -> dict[str, Any]:
-        project = {
-            "id": "UHJvamVjdDox",
-            "internalId": "UHJvamVjdDox",
-            "name": PROJECT,
-            "entity": {"name": ENTITY},
-        }
+        project = dict.fromkeys(("id", "internalId"), "UHJvamVjdDox")
+        project |= {"name": PROJECT, "entity": {"name": ENTITY}}  # type: ignore[dict-item]
         sequence = {"__typename": "ArtifactSequence", "name": self.name, "project": project}
         return {
+            **dict.fromkeys(("description", "metadata", "historyStep")),
+            **dict.fromkeys(("createdAt", "updatedAt"), "2026-09-21T10:00:00Z"),
             "__typename": "Artifact",
             "id": self.id,
             "artifactSequence": sequence,
             "versionIndex": self.version,
             "artifactType": {"name": self.kind},
-            "description": None,
-            "metadata": None,
             "ttlDurationSeconds": -2,
             "ttlIsInherited": False,
             "tags": [],
-            "historyStep": None,
             "state": self.state,
             "size": sum(map(len, self.files.values())),
             "digest": self.digest,
             "commitHash": "e" * 20,
             "fileCount": len(self.files),
-            "createdAt": "2026-09-21T10:00:00Z",
-            "updatedAt": "2026-09-21T10:00:00Z",
             "aliases": [
                 {"__typename": "ArtifactAlias", "id": "QQ==", "alias": alias, "artifactCollection": sequence}
                 for alias in self.aliases
@@ -78,12 +71,11 @@ class Artifact:
         }
 
     def manifest_entries(self) -> dict[str, dict[str, Any]]:
-        entries: dict[str, dict[str, Any]] = {
-            name: {"digest": _md5(data), "size": len(data)} for name, data in self.files.items()
-        }
-        entries |= {
-            name: {"digest": "x", "size": 3, "ref": reference} for name, reference in self.references.items()
-        }
+        entries: dict[str, dict[str, Any]] = {}
+        for name, data in self.files.items():
+            entries[name] = {"digest": _md5(data), "size": len(data)}
+        for name, reference in self.references.items():
+            entries[name] = {"digest": "x", "size": 3, "ref": reference}
         return entries | {name: {**entries.get(name, {}), **other} for name, other in self.listed.items()}
 
     def manifest(self) -> dict[str, Any]:
@@ -118,27 +110,22 @@ class WandbRun:
     def node(self) -> dict[str, Any]:
         config = {name: {"value": value, "desc": None} for name, value in self.config.items()}
         return {
+            **dict.fromkeys(("sweepName", "group", "jobType", "historyKeys")),
+            **dict.fromkeys(("createdAt", "heartbeatAt"), self.began),
+            **dict.fromkeys(("description", "notes"), ""),
             "id": base64.b64encode(f"Run:{self.id}".encode()).decode(),
             "projectId": "1",
             "tags": [],
             "name": self.id,
             "displayName": self.name,
-            "sweepName": None,
             "state": self.state,
             "config": json.dumps({**config, "_wandb": {"value": {"cli_version": "0.31.0"}}}),
-            "group": None,
-            "jobType": None,
             "commit": self.commit,
             "readOnly": False,
-            "createdAt": self.began,
-            "heartbeatAt": self.began,
-            "description": "",
-            "notes": "",
             "systemMetrics": "{}",
             "summaryMetrics": json.dumps(self.summary),
             "historyLineCount": len(self.history),
             "user": {"name": "Bea", "username": "bea"},
-            "historyKeys": None,
         }
 
 
@@ -188,10 +175,8 @@ class Tracker:
 
     def _of(self, operation: str, run: WandbRun, given: Mapping[str, Any]) -> dict[str, Any]:
         if operation == "RunFiles":
-            return {
-                "fileCount": len(run.files),
-                "files": _connection([self._file(run, *f) for f in run.files.items()]),
-            }
+            files = [self._file(run, *each) for each in run.files.items()]
+            return {"fileCount": len(files), "files": _connection(files)}
         if operation == "RunSampledHistory":
             keys = [json.loads(each)["keys"] for each in given["specs"]]
             return {"sampledHistory": [_sampled(run.history, each) for each in keys]}
@@ -202,16 +187,8 @@ class Tracker:
 
     def _file(self, run: WandbRun, name: str, data: bytes) -> dict[str, Any]:
         url = f"{self.url}/files/{run.id}/{name}"
-        return {
-            "id": "RmlsZTox",
-            "name": name,
-            "url": url,
-            "directUrl": url,
-            "sizeBytes": str(len(data)),
-            "mimetype": "",
-            "updatedAt": run.began,
-            "md5": _md5(data),
-        }
+        found = {"id": "RmlsZTox", "name": name, "url": url, "directUrl": url, "sizeBytes": str(len(data))}
+        return {**found, "mimetype": "", "updatedAt": run.began, "md5": _md5(data)}
 
     def data(self, path: str) -> bytes | None:
         """Return what lies at an address."""
@@ -221,15 +198,10 @@ class Tracker:
             return next((json.dumps(a.manifest()).encode() for a in artifacts if a.id == rest), None)
         if kind == "files":
             number, _, name = rest.partition("/")
-            return next(
-                (run.files[name] for run in self.runs if run.id == number and name in run.files), None
-            )
+            return next((run.files.get(name) for run in self.runs if run.id == number), None)
         if kind == "artifactsV2":
-            digest = rest.split("/")[5]
-            return next(
-                (d for a in artifacts for d in a.files.values() if base64.b64decode(_md5(d)).hex() == digest),
-                None,
-            )
+            digest = base64.b64encode(bytes.fromhex(rest.split("/")[5])).decode()
+            return next((d for a in artifacts for d in a.files.values() if _md5(d) == digest), None)
         return None
 
 

@@ -23,34 +23,23 @@ from typing import Self
 from interrupts import interrupts
 from waiting import PATIENCE
 
-_IMPORTS = (
+_COMMANDS = ("adapters", "alias", "backup", "exchange", "fuse", "graphs", "main", "probe", "train")
+_OTHERS = (
     "alembic.command",
-    "fusery.cli.adapters",
-    "fusery.cli.alias",
-    "fusery.cli.backup",
-    "fusery.cli.exchange",
-    "fusery.cli.fuse",
-    "fusery.cli.graphs",
-    "fusery.cli.main",
-    "fusery.cli.probe",
-    "fusery.cli.train",
-    "fusery.registry.admission.rules",
-    "fusery.registry.api.registry",
-    "fusery.registry.backup",
-    "fusery.registry.bases.add",
-    "fusery.registry.behaviour.layers",
-    "fusery.registry.behaviour.measure",
-    "fusery.registry.catalog.listing",
-    "fusery.registry.comparison.similarity",
-    "fusery.registry.database.schema",
-    "fusery.registry.evaluation.probe",
-    "fusery.registry.fusion.fuse",
-    "fusery.registry.recording.trainer",
-    "fusery.registry.registration.register",
     "mlx_lm.lora",
     "rich.progress",
     "rich.table",
     "sqlalchemy.dialects.sqlite.pysqlite",
+)
+_REGISTRY = (
+    *("admission.rules", "api.registry", "backup", "bases.add", "behaviour.layers", "behaviour.measure"),
+    *("catalog.listing", "comparison.similarity", "database.schema", "evaluation.probe", "fusion.fuse"),
+    *("recording.trainer", "registration.register"),
+)
+_IMPORTS = (
+    *(f"fusery.cli.{name}" for name in _COMMANDS),
+    *(f"fusery.registry.{name}" for name in _REGISTRY),
+    *_OTHERS,
 )
 
 _PARENT = """

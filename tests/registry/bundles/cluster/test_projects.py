@@ -133,17 +133,6 @@ def test_the_rules_would_find_what_is_wrong(bundles: dict[str, dict[str, Path]])
             rules.hold(spoiled)
 
 
-def test_the_published_definitions_have_every_kind_that_is_no_kubernetes_own() -> None:
-    if not rules.crds():
-        pytest.skip("FUSERY_CRDS names no folder with resource definitions")
-    own = {"Deployment", "Service"}
-    assert {kind for version, kind in rules.RULES if kind not in own} <= rules.crd_names()
-    # The group of before has the same fields.
-    new = rules.crds()["llm-d.ai/v1alpha2", "InferenceModelRewrite"]
-    old = rules.crds().get(("inference.networking.x-k8s.io/v1alpha2", "InferenceModelRewrite"), new)
-    assert old["properties"]["spec"] == new["properties"]["spec"]
-
-
 def test_kserve_fetches_adapters(
     source: BundleSource, bundles: dict[str, dict[str, Path]], tmp_path: Path
 ) -> None:

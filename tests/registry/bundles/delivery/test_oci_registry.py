@@ -1,4 +1,4 @@
-"""Pushing to a real OCI registry, and what oras makes of it when it pulls."""
+"""Pushing to an OCI registry, and what oras makes of it when it pulls."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ pytestmark = pytest.mark.timing
 
 
 @pytest.fixture(scope="module")
-def registry_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with running_registry(tmp_path_factory.mktemp("registry")) as host:
+def registry_host() -> Iterator[str]:
+    with running_registry() as host:
         yield host
 
 
@@ -94,7 +94,7 @@ def test_a_guarded_registry(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     basic = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
-    with running_registry(tmp_path / "guarded", guarded=True) as host:
+    with running_registry(guarded=True) as host:
         url = f"oci://{host}/team/course_rec"
         with pytest.raises(StoreDeniedError) as caught:
             stocked.bundles.materialize("course_rec@1", f"{url}:v1", target="oci")
