@@ -98,9 +98,7 @@ def test_the_gradient_is_that_of_mlx(folders: tuple[Path, Path, Path]) -> None:
             np.testing.assert_allclose(found, by_mlx, atol=5e-3 * scale, err_msg=f"{path}.{part}")
 
 
-def test_what_was_off_comes_nearer_on_texts_that_were_put_aside(
-    folders: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_was_off_comes_nearer(folders: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(learned_scales, "BATCH", 96)
     monkeypatch.setattr(learned_scales, "RATE", 5e-3)
     model, adapted = loaded(*folders)

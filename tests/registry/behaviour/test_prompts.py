@@ -166,11 +166,3 @@ def test_a_template_that_gives_no_prompt(name: str, tmp_path: Path) -> None:
     (folder / "chat_template.jinja").write_text(TEMPLATES[name])
     with pytest.raises(BadInputError, match="prompt 1"):
         tokenise([Prompt(messages=tuple(DIALOGUE))], load_tokenizer(folder))
-
-
-def test_the_built_in_prompts_are_varied(tokenizer: Any) -> None:
-    prompts = built_in()
-    assert 15 <= len(prompts) <= 30
-    assert sum(bool(prompt.messages) for prompt in prompts) >= 5
-    assert len({prompt.label for prompt in prompts}) == len(prompts)
-    assert sum(len(sample.targets) for sample in tokenise(prompts, tokenizer)) > 500

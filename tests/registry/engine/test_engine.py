@@ -92,7 +92,7 @@ def test_bytes_and_figures_do_not_depend_on_threads_or_shards(
     assert tiny_models.read_tensors(sharded) == tiny_models.read_tensors(first_folder)
 
 
-def test_the_base_is_verified_in_the_same_pass(
+def test_the_base_is_verified(
     base: Path, adapter: Path, folder: Path, planned: Planner, tmp_path: Path
 ) -> None:
     expected = {path.name: sha256(path) for path in base.iterdir()}
@@ -108,9 +108,7 @@ def test_the_base_is_verified_in_the_same_pass(
     assert fuse(plan, last, expected={"README.md": "0" * 64}).files
 
 
-def test_a_base_that_changes_meanwhile_is_noticed(
-    base: Path, adapter: Path, folder: Path, planned: Planner
-) -> None:
+def test_a_base_that_changes_meanwhile(base: Path, adapter: Path, folder: Path, planned: Planner) -> None:
     weights = base / "model.safetensors"
     data, plan = weights.read_bytes(), planned(base, adapter)
     weights.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))

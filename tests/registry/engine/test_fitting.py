@@ -54,9 +54,7 @@ def least_squares(codes: Numbers, lacking: Numbers, matrix: Numbers, size: int) 
     count=st.integers(1, 12),
     size=st.sampled_from([32, 64]),
 )
-def test_it_is_the_least_squares_of_the_metric(
-    seed: int, rows: int, groups: int, count: int, size: int
-) -> None:
+def test_it_is_the_least_squares(seed: int, rows: int, groups: int, count: int, size: int) -> None:
     random = np.random.default_rng(seed)
     columns = groups * size
     directions, rest = random.standard_normal((count, columns)), random.random(columns) + 0.1
@@ -132,7 +130,7 @@ def test_a_layer_that_nothing_came_into(
     assert found.fidelity.noise < 0.3
 
 
-def test_an_update_too_small_to_shape_leaves_scales_and_biases(
+def test_a_small_update(
     calibrated: tuple[Path, Path, Calibration], our_fuse: OurFuse, tmp_path: Path
 ) -> None:
     base, _, calibration = calibrated

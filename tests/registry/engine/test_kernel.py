@@ -17,7 +17,6 @@ from fusery.registry.engine import kernel
 from fusery.registry.engine.affine import Grid
 from fusery.registry.engine.arithmetic import BF16, F16, F32, Array, Format, Update, encode
 from fusery.registry.engine.blocks import fuse_rows
-from fusery.registry.engine.fidelity import Sums
 from fusery.registry.engine.microscaling import MODES
 from fusery.registry.engine.policy import Target
 from fusery.registry.engine.rows import Change, Kind, NotFiniteError, Rows
@@ -169,19 +168,6 @@ def test_other_kinds_are_numpys() -> None:
     update = Update.nothing(4, 64)
     assert not kernel.handles(plain, Change(update, np.ones(4, np.float32)))
     assert not kernel.handles(replace(plain, plain=F32), Change(update))
-
-
-@compiled
-def test_what_is_not_finite_is_left_to_numpy() -> None:
-    """The sums leave it out, and the written number is the one that MLX writes."""
-    kind = Kind(64, BF16, BF16, None, Target(None, BF16))
-    values = np.ones((2, 64), np.float32)
-    values[0, 3], values[1, 5] = np.nan, np.inf
-    rows, change = Rows(encode(values, BF16)), Change(Update.nothing(2, 64))
-    out = room(kind, 2)
-    assert kernel.fuse_rows(rows, kind, change, 0, out) is None
-    assert isinstance(fuse_rows(rows, kind, change, 0, out, Workspace()), Sums)
-    np.testing.assert_array_equal(out.weight, rows.weight)
 
 
 @compiled

@@ -4,8 +4,6 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from mlx_numbers import from_mlx, mlx_type, to_mlx
 
 from fusery.registry.engine.arithmetic import F32, FORMATS, Array, Format, decode, encode
@@ -52,17 +50,6 @@ def test_norms_have_the_bits_of_mlx(form: Format) -> None:
 
 def assert_norms(stored: Array, form: Format) -> None:
     np.testing.assert_array_equal(encode(norms_of(decode(stored, form), form), form), theirs(stored, form))
-
-
-@given(
-    rows=st.integers(1, 40),
-    columns=st.integers(1, 300),
-    seed=st.integers(0, 1 << 30),
-    spread=st.floats(0, 40),
-    form=st.sampled_from(list(FORMATS.values())),
-)
-def test_norms_of_any_shape_and_size(rows: int, columns: int, seed: int, spread: float, form: Format) -> None:
-    assert_norms(weights(seed, rows, columns, form, spread), form)
 
 
 @forms

@@ -28,9 +28,7 @@ SEES = {"vision_config": {"hidden_size": 8}}
 
 
 @pytest.mark.parametrize("precision", [KEEP, DEQUANTIZE, Policy(KEEP, quantize=Quantize(4, 32))])
-def test_every_precision_keeps_the_tower_and_loads(
-    precision: str | Policy, tmp_path: Path, our_fuse: OurFuse
-) -> None:
+def test_every_precision_keeps_the_tower(precision: str | Policy, tmp_path: Path, our_fuse: OurFuse) -> None:
     base = tiny_architectures.make_architecture(tmp_path / "base", "gemma3", layout="hf", config=SEES)
     adapter = adapters_by_class.make_adapter(tmp_path / "adapter", base)
     folder, _ = our_fuse(base, adapter, precision)
@@ -96,9 +94,7 @@ def test_it_keeps_its_tower_and_the_configuration(sees: bool, tmp_path: Path, ou
         assert "vision_config" not in written
 
 
-def test_experts_of_a_base_in_the_layout_of_the_hub(
-    registry: Registry, tmp_path: Path, mlx_fuse: MlxFuse
-) -> None:
+def test_experts_in_the_layout_of_the_hub(registry: Registry, tmp_path: Path, mlx_fuse: MlxFuse) -> None:
     base = tiny_architectures.make_architecture(tmp_path / "mixture", "mixtral", layout="hf")
     assert any(".experts.0." in name for name in load_raw(base / "model.safetensors"))
     adapter = adapters_by_class.make_adapter(tmp_path / "adapter", base)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -128,24 +127,6 @@ def test_keys_ranks_and_an_embedding_may_differ(tmp_path: Path, mlx_fuse: MlxFus
     assert {module.module.rpartition(".")[2] for module in fused.fidelity.modules} == {
         key.rpartition(".")[2] for key in keys
     }
-
-
-def test_layers_and_the_scale_of_the_first_may_differ(
-    tmp_path: Path, mlx_fuse: MlxFuse, our_fuse: OurFuse
-) -> None:
-    base = tiny_models.make_base(tmp_path / "base", bits=4)
-    last = tiny_models.make_adapter(tmp_path / "last", base, num_layers=1)
-    more = tiny_models.make_adapter(tmp_path / "more", base, num_layers=3, rank=5, seed=1)
-    for one, other, name in ((last, more, "a"), (more, last, "b")):
-        scaled = tmp_path / f"scaled-{name}"
-        shutil.copytree(one, scaled)
-        settings = settings_of(one)
-        settings["lora_parameters"]["scale"] = 3.0
-        (scaled / "adapter_config.json").write_text(json.dumps(settings))
-        together = concatenated(tmp_path / f"all-{name}", [(scaled, 1.0), (other, 2.0)], num_layers=3)
-        theirs = mlx_fuse(base, together, name=f"theirs-{name}")
-        ours, _ = our_fuse(base, one, scale=3.0, extras=[extra(other, 2.0)], name=f"ours-{name}")
-        assert_same_tensors(theirs, ours)
 
 
 @pytest.mark.parametrize(

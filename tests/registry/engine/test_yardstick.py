@@ -35,7 +35,6 @@ def update(seed: int) -> Update:
 
 
 def through(values: Array, grid: Grid) -> Array:
-    """Return numbers on a grid, by the ways for whole rows."""
     return unpack_rows(pack_rows(values.reshape(-1, grid.group_size), grid), grid).reshape(ROWS, COLUMNS)
 
 
@@ -58,9 +57,7 @@ def share(sums: Sums) -> float:
 
 
 @given(form=FORMS, of=AFFINE, seed=st.integers(0, 1000))
-def test_the_sum_on_that_grid_has_lost_nothing_and_is_what_it_always_was(
-    form: Format, of: tuple[int, int], seed: int
-) -> None:
+def test_the_sum_on_that_grid_has_lost_nothing(form: Format, of: tuple[int, int], seed: int) -> None:
     grid = Grid(*of, form)
     stored, target = Rows(weights(form, seed)), Target(grid, form)
     out, sums = fuse(stored, form, None, target, grid, seed)
@@ -86,9 +83,7 @@ def test_the_sum_itself_is_off_by_what_the_grid_rounds(of: tuple[int, int], seed
 
 
 @given(own=AFFINE, of=AFFINE, seed=st.integers(0, 1000))
-def test_a_base_that_is_quantised_is_taken_as_it_is_on_its_own_grid_only(
-    own: tuple[int, int], of: tuple[int, int], seed: int
-) -> None:
+def test_a_quantised_base(own: tuple[int, int], of: tuple[int, int], seed: int) -> None:
     held, grid = Grid(*own, F32), Grid(*of, F32)
     packed = pack_rows(decode(weights(F32, seed), F32).reshape(-1, held.group_size), held)
     stored = Rows(*(part.reshape(ROWS, -1) for part in (packed.words, packed.scales, packed.biases)))

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,6 @@ from fusery.registry.fusion.fuse_inputs import InputFiles
 from fusery.registry.fusion.request import FuseRequest
 from fusery.storage.digest import Digest
 from fusery.storage.errors import FuseryError, StoreUnavailableError
-from fusery.storage.interface import BlobStore
 
 WITHOUT_MLX = """
 import importlib.metadata as metadata
@@ -43,8 +41,6 @@ except MissingExtraError as error:
 
 @dataclass(slots=True)
 class Team:
-    """Two machines, and how often anything was computed on either."""
-
     one: Registry
     two: Registry
     computed: list[str] = field(default_factory=list)
@@ -166,25 +162,6 @@ def test_what_was_made_before_is_published_when_it_is_asked_for(team: Team) -> N
     assert len(team.computed) == 1
 
 
-@pytest.mark.timing
-def test_asked_for_by_many_at_once_it_is_fetched_once(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = team.one.fused.fuse("course_rec@1", publish="full")
-    fetches: list[Path] = []
-    store_type = type(team.two.workspace.store)
-    honest = store_type.fetch
-
-    def counting(self: BlobStore, digest: Digest, destination: Path, **options: Any) -> int:
-        if destination.name == weights(made)["path"]:
-            fetches.append(destination)
-        return honest(self, digest, destination, **options)
-
-    monkeypatch.setattr(store_type, "fetch", counting)
-    with ThreadPoolExecutor(6) as pool:
-        sources = list(pool.map(lambda _: team.two.fused.fuse("course_rec@1").source, range(6)))
-    assert sorted(set(sources)) in (["cache", "store"], ["store"])
-    assert (len(fetches), len(team.computed)) == (1, 1)
-
-
 def test_damaged_or_missing_files_are_made_again_and_mended(team: Team) -> None:
     made = team.one.fused.fuse("course_rec@1", publish="full")
     path = blob_path(team.one, weights(made)["sha256"])
@@ -228,7 +205,6 @@ def test_a_killed_fetch_leaves_nothing_half_written(team: Team, tmp_path: Path, 
 
 
 def elsewhere(folder: Path, database_url: str, code: str) -> subprocess.CompletedProcess[str]:
-    """Run code in a process of its own, with the second machine's parts as `two`."""
     script = f"""
 import json, os, signal, sys
 sys.path[:0] = {sys.path!r}

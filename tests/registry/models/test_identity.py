@@ -33,7 +33,6 @@ def content(folder: Path) -> str:
 
 
 def resharded(folder: Path, shards: int, stem: str = "model", metadata: dict[str, str] | None = None) -> None:
-    """Spread the tensors over other files, in another order."""
     tensors = dict(reversed(load_raw(folder).items()))
     for file in folder.glob("model*.safetensors*"):
         file.unlink()
@@ -65,11 +64,8 @@ def copy(tiny_base: Path, tmp_path: Path) -> Path:
 
 
 SAME: dict[str, Change] = {
-    "nothing": lambda folder: None,
     "two files": lambda folder: resharded(folder, 2),
-    "five files with other names": lambda folder: resharded(folder, 5, "model_part"),
     "other metadata": lambda folder: resharded(folder, 1, metadata={"note": "x"}),
-    "configuration written otherwise": edit_json("config.json"),
     "where it was saved": edit_json("config.json", _name_or_path="/tmp/x", transformers_version="9.9"),
     "tokenizer written otherwise": edit_json("tokenizer.json"),
     "a licence": lambda folder: (folder / "LICENSE.txt").write_text("free"),
@@ -77,12 +73,10 @@ SAME: dict[str, Change] = {
 
 OTHER: dict[str, Change] = {
     "a bit": edit_tensor(lambda value: value ^ 1),
-    "a shape": edit_tensor(lambda value: value.reshape(2, -1)),
     "a dtype": edit_tensor(lambda value: value, dtype="F16"),
     "a name": edit_tensor(lambda value: value, "model.norm2.weight"),
     "the configuration": edit_json("config.json", rope_theta=1e6),
     "the tokenizer": edit_json("tokenizer_config.json", model_max_length=17),
-    "a tokenizer file more": lambda folder: (folder / "added_tokens.json").write_text('{"<x>": 1}'),
     "where generation ends": edit_json("generation_config.json", eos_token_id=1),
 }
 
@@ -161,9 +155,7 @@ def forget_contents(registry: Registry) -> None:
         session.execute(update(tables.BaseModel).values(content=None))
 
 
-def test_an_older_record_is_read_when_it_may_be_the_same(
-    registry: Registry, tiny_base: Path, copy: Path, tmp_path: Path
-) -> None:
+def test_an_older_record_is_read(registry: Registry, tiny_base: Path, copy: Path, tmp_path: Path) -> None:
     registry.bases.add(tiny_base, name="tiny")
     registry.bases.add(tiny_models.make_base(tmp_path / "other", layers=2), name="other")
     forget_contents(registry)

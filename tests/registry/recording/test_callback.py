@@ -230,9 +230,7 @@ class TestRegistering:
         second = with_base.adapters.check(folder, base="tiny", task="t")
         assert [finding.subject for finding in second if finding.code == "training_conflict"] == ["train.log"]
 
-    def test_another_configuration(
-        self, with_base: Registry, tiny_base: Path, tmp_path: Path, data: Path
-    ) -> None:
+    def test_configuration(self, with_base: Registry, tiny_base: Path, tmp_path: Path, data: Path) -> None:
         folder = self.recorded(tmp_path / "run", tiny_base, data).folder
         make_run(folder, tiny_base, saved=(100, 200, 300), iters=300, seed=7)
         path = folder / RUN_RECORD
@@ -242,17 +240,7 @@ class TestRegistering:
 
     def test_a_record_that_is_none(self, with_base: Registry, tiny_base: Path, tmp_path: Path) -> None:
         folder = make_run(tmp_path / "run", tiny_base)
-        good = '{"started_at": '
-        for text in (
-            "",
-            "[]",
-            "{}",
-            '{"format": 2}',
-            good + '"yesterday"}',
-            "nul",
-            good + "NaN}",
-            "[" * 9999,
-        ):
+        for text in ("", "[]", '{"format": 2}', '{"started_at": "yesterday"}', "[" * 9999):
             (folder / RUN_RECORD).write_text(text)
             found = with_base.adapters.check(folder, base="tiny", task="t")
             assert "record_unusable" in {finding.code for finding in found}

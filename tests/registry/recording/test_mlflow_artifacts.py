@@ -54,7 +54,7 @@ def made(folder: Path, base: Path, named: str) -> Path:
     return folder
 
 
-def test_what_a_run_logs_is_an_adapter_and_comes_back(
+def test_logged_adapters(
     home: Registry, client: MlflowClient, run: str, tiny_base: Path, tmp_path: Path
 ) -> None:
     one = made(tmp_path / "one", tiny_base, "tiny")
@@ -92,7 +92,7 @@ def test_two_runs_that_made_the_same_bytes(
         }
 
 
-def test_what_is_no_adapter_is_refused_with_a_sentence(
+def test_refused_folders(
     home: Registry, client: MlflowClient, run: str, tiny_base: Path, tmp_path: Path
 ) -> None:
     assert client.list_artifacts(run) == []
@@ -110,7 +110,7 @@ def test_what_is_no_adapter_is_refused_with_a_sentence(
     assert home.adapters.list() == []
 
 
-def test_one_adapter_at_two_paths_and_two_at_one(
+def test_several_paths(
     home: Registry, client: MlflowClient, run: str, tiny_base: Path, tmp_path: Path
 ) -> None:
     one = made(tmp_path / "one", tiny_base, "tiny")

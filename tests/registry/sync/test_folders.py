@@ -211,9 +211,7 @@ def test_a_record_that_is_hostile(stocked: Registry, tmp_path: Path, how: str) -
     assert found == {"v1": "replace" if how == "sparse" else "not blocked", "v2": "keep"}
 
 
-def test_folders_made_meanwhile_stay(
-    stocked: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_folders_made_meanwhile(stocked: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root, write = tmp_path / "nim", folders.write_adapter
 
     def slowly(workspace: Workspace, name: str, *rest: object, **more: object) -> Manifest:

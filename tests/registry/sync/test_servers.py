@@ -6,7 +6,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -14,24 +14,22 @@ from typing import Any
 
 import lora_server
 import pytest
-import safetensors
 import tiny_models
 
-from fusery.registry import FuseRequest, Registry
+from fusery.registry import Registry
 from fusery.registry.bundles import sources
 from fusery.registry.errors import BadInputError, ServerRefusedError, ServerUnavailableError
 from fusery.registry.sync import servers
 from fusery.registry.sync.destinations import DestinationOptions
 from fusery.registry.sync.sync import SyncRequest
 
-from .conftest import V1, V2, Somewhere, acts, config_of, names_in, running, somewhere
+from .conftest import V1, V2, Somewhere, acts, names_in, running, somewhere
 
 pytestmark = pytest.mark.timing
 vllm_only = pytest.mark.parametrize("place", ["vllm"], indirect=True)
 
 
 def sync(registry: Registry, to: str, *names: str, **options: Any) -> dict[str, str]:
-    """Bring adapters to a place, the first one if none is named; return what was done."""
     request = SyncRequest(DestinationOptions(to, **options), list(names or (V1,)))
     return acts(registry.deployments.sync(request))
 
@@ -42,15 +40,6 @@ def place(
 ) -> Iterator[Somewhere]:
     with ExitStack() as opened:
         yield somewhere(request.param, stocked, tiny_base, tmp_path, opened)
-
-
-def test_a_server_loads_what_every_server_computes_alike(stocked: Registry, place: Somewhere) -> None:
-    place.sync(stocked, "course_rec@1")
-    config = config_of(place, V1)
-    assert (config["peft_type"], config["r"], config["base_model_name_or_path"]) == ("LORA", 8, "tiny")
-    with safetensors.safe_open(str(place.folder / V1 / "adapter_model.safetensors"), "np") as tensors:
-        assert any(name.endswith("q_proj.lora_A.weight") for name in tensors.keys())  # noqa: SIM118
-    assert place.server.loaded == {V1: str(place.folder / V1)}
 
 
 def test_a_key_goes_to_the_server_and_nowhere_else(
@@ -278,18 +267,6 @@ def test_yanked_adapters_go_whatever_the_base_is_called(stocked: Registry, place
     assert (place.names(), running(stocked)) == ({V1}, [V1])
 
 
-@vllm_only
-def test_a_bundle_of_the_same_name_in_the_current_folder(
-    stocked: Registry, place: Somewhere, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    request = FuseRequest(precision="keep", accept_loss=True)
-    stocked.bundles.materialize(["course_rec@1"], V1, target="model", request=request)
-    place.sync(stocked, "course_rec@1")
-    assert [each.kind for each in stocked.deployments.list()] == ["adapter"]
-    assert acts(place.sync(stocked, nothing=True)) == {"v1": "unload"}
-
-
 def test_an_answer_that_comes_byte_by_byte(stocked: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that never comes to an end does not hold the place for ever."""
     monkeypatch.setattr(servers, "_LISTING", 0.5)
@@ -313,25 +290,3 @@ def test_an_answer_that_comes_byte_by_byte(stocked: Registry, monkeypatch: pytes
         with pytest.raises(ServerUnavailableError):
             sync(stocked, f"vllm=http://127.0.0.1:{listener.getsockname()[1]}")
         ended.set()
-
-
-def test_server_restarts_meanwhile(
-    stocked: Registry, place: Somewhere, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What it had loaded a moment ago is gone: a check says so, and the next sync brings it."""
-    load = place.server.load
-
-    def load_and_lose(body: Mapping[str, Any]) -> tuple[int, Any]:
-        answer = load(body)
-        if body["lora_name"] == V2:
-            place.forget()
-            return load(body)
-        return answer
-
-    with monkeypatch.context() as patched:
-        patched.setattr(place.server, "load", load_and_lose)
-        place.sync(stocked, "course_rec@1", "course_rec@2")
-    assert place.names() == {V2}
-    assert acts(place.look(stocked, "course_rec@1", "course_rec@2")) == {"v1": "not load", "v2": "keep"}
-    assert acts(place.sync(stocked, "course_rec@1", "course_rec@2")) == {"v1": "load", "v2": "keep"}
-    assert (place.names(), running(stocked)) == ({V1, V2}, [V1, V2])

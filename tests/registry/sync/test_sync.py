@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -18,7 +16,7 @@ from fusery.registry.sync.destinations import DestinationOptions
 from fusery.registry.sync.sync import SyncRequest
 from fusery.registry.workspace import Workspace
 
-from .conftest import V1, V2, Somewhere, acts, running, somewhere
+from .conftest import V1, V2, Somewhere, acts, running
 
 pytestmark = pytest.mark.timing
 folder_only = pytest.mark.parametrize("place", ["folder"], indirect=True)
@@ -155,7 +153,6 @@ def test_same_bytes_are_there_already(
 
 
 def test_several_at_once(stocked: Registry, place: Somewhere) -> None:
-    """Syncs of one place take turns, and what the last one wants is there."""
     wanted = (("course_rec@1",), ("course_rec@2",), ("course_rec@1", "course_rec@2"), ("course_rec@2",))
 
     def run(references: tuple[str, ...]) -> module.Synced:
@@ -173,9 +170,7 @@ def _opened(registry: Registry) -> Registry:
     return Registry(Workspace(registry.workspace.settings))
 
 
-def test_failure_takes_nothing_away(
-    stocked: Registry, place: Somewhere, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failure_takes_nothing(stocked: Registry, place: Somewhere, monkeypatch: pytest.MonkeyPatch) -> None:
     place.sync(stocked, "course_rec@1")
 
     def refuse(*_: object, **__: object) -> None:
@@ -188,17 +183,6 @@ def test_failure_takes_nothing_away(
     assert [step.reason for step in found.steps] == ["no", "it stays until what is to come has come"]
     assert (place.names(), running(stocked)) == ({V1}, [V1])
     assert acts(place.sync(stocked, "course_rec@2")) == {"v2": "load", "v1": "unload"}
-
-
-def test_server_without_its_folder_unloads(stocked: Registry, tiny_base: Path, tmp_path: Path) -> None:
-    with ExitStack() as opened:
-        place = somewhere("fusery", stocked, tiny_base, tmp_path, opened)
-        place.sync(stocked, "course_rec@1")
-        shutil.rmtree(place.folder)
-        place.folder.mkdir()
-        found = place.sync(stocked, nothing=True)
-        assert (acts(found), found.ok) == ({"v1": "unload"}, True)
-        assert (place.names(), running(stocked)) == (set(), [])
 
 
 def test_watching(stocked: Registry, place: Somewhere) -> None:
