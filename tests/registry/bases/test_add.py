@@ -3,7 +3,6 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +10,7 @@ import tiny_models
 
 from fusery.registry import Registry
 from fusery.registry.errors import BadInputError, UnknownReferenceError
-from fusery.registry.workspace import Workspace
-from fusery.storage.errors import FuseryError, MissingFileError, StoreMismatchError
+from fusery.storage.errors import FuseryError, MissingFileError
 
 
 def test_a_base_is_stored_with_its_facts(registry: Registry, tiny_base: Path) -> None:
@@ -98,15 +96,6 @@ def test_a_base_by_reference_can_be_moved(registry: Registry, tiny_base: Path, t
     view = registry.bases.add(tmp_path / "second", name="tiny", reference=True)
     assert view["reference"] == str((tmp_path / "second").resolve())
     assert registry.upkeep.audit().ok
-
-
-def test_another_store_is_not_adopted(registry: Registry, tiny_base: Path, tmp_path: Path) -> None:
-    registry.bases.add(tiny_base)
-    settings = registry.workspace.settings
-    other = Registry(Workspace(replace(settings, store_url=str(tmp_path / "elsewhere"))))
-    with other, pytest.raises(StoreMismatchError):
-        other.bases.add(tiny_base, name="again")
-    assert not (tmp_path / "elsewhere").exists()
 
 
 def test_a_hub_that_is_away(registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

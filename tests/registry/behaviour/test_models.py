@@ -34,7 +34,6 @@ def plain(folder: Path, adapter: Path | None = None) -> np.ndarray[Any, Any]:
 
 
 def check(folder: Path, adapter: Path | None = None, *, numpy: bool = True) -> None:
-    """The model gives what mlx-lm gives, to the rounding of float32."""
     model = Model.load(folder, numpy=numpy)
     if adapter is not None:
         model.put_on(adapter)
@@ -136,7 +135,6 @@ def test_padding_changes_nothing_and_batches_hold_every_sample_once(tiny_base: P
 
 
 def test_adapters_are_added_up_with_their_weights(tiny_base: Path, tmp_path: Path) -> None:
-    """Other ranks, scales and modules; the sum is what both compute beyond the base, layer by layer."""
     one = tiny_models.make_adapter(tmp_path / "one", tiny_base, scale=20.0)
     other = tiny_models.make_adapter(
         tmp_path / "other", tiny_base, rank=3, scale=5.0, keys=["self_attn.q_proj"], seed=5

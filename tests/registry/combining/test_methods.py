@@ -21,7 +21,6 @@ Array = np.ndarray[Any, Any]
 
 @st.composite
 def updates(draw: st.DrawFn, *, rank: int | None = None, number: int = 0) -> Weighted:
-    """Random factors, some of whose terms are zero, equal, opposite or nearly so."""
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     rank = draw(st.integers(1, 6)) if rank is None else rank
     a, b = random.standard_normal((30, rank)), random.standard_normal((rank, 21)) * 0.05
@@ -158,6 +157,19 @@ def test_ties_by_hand() -> None:
     made = combine(parts, "ties", rank=1, density=0.7)
     assert made.a is not None
     assert made.a.ravel().tolist() == [4.0, 2.0, 0.0]
+
+
+def test_dare_by_hand() -> None:
+    """What the mask keeps is divided by the density, and each factor takes the root of the weight."""
+    a, b = np.array([[1, 2], [3, 4]], np.float32), np.array([[5, 6], [7, 8]], np.float32)
+    masks = {
+        "lora_a": np.array([[True, False], [False, True]]),
+        "lora_b": np.array([[False, True], [True, False]]),
+    }
+    parts = [Weighted(0, LowRank(a, b, 1.0), 0.25)]
+    made = combine(parts, "dare", rank=2, density=0.5, mask=lambda number, which, shape: masks[which])
+    assert made.a is not None and made.b is not None
+    assert (made.a.tolist(), made.b.tolist()) == ([[1, 0], [0, 4]], [[0, 6], [7, 0]])
 
 
 THREADED = """

@@ -25,7 +25,6 @@ grids = st.builds(Grid, st.sampled_from(BITS), st.sampled_from(GROUP_SIZES), for
 
 
 def rows_of(seed: int, form: Format, columns: int, spread: float) -> Array:
-    """Return stored rows of many kinds: ordinary, of one sign, constant, zero, tiny, with outliers."""
     random = np.random.default_rng(seed)
     values = random.standard_normal((12, columns)) * 10.0 ** random.uniform(-spread, 0, (12, 1))
     values[0] = 0

@@ -147,7 +147,6 @@ def factor(seed: int, shape: tuple[int, ...], form: Format) -> Array:
 
 
 def delta_of(update: Update, form: Format) -> Array:
-    """Return the stored delta of a whole module, the same by the exact way and by the fast one."""
     delta = np.empty((update.left.shape[1], update.right.shape[1]), np.float32)
     scratch, found = np.empty_like(delta), []
     for exact in {True, update.needs_exact(form)}:
@@ -161,7 +160,6 @@ def delta_of(update: Update, form: Format) -> Array:
 @forms
 @pytest.mark.parametrize("embedding", [False, True])
 def test_updates_of_any_rank_have_the_bits_of_mlx(embedding: bool, a_form: Format, b_form: Format) -> None:
-    """As in `LoRALinear.fuse` and `LoRAEmbedding.fuse`."""
     for rank, (rows, columns) in product(RANKS, [(33, 17), (1, 50), (50, 1)]):
         left, right = (rows, columns) if embedding else (columns, rows)
         a, b = factor(3, (left, rank), a_form), factor(4, (rank, right), b_form)

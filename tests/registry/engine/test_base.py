@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -72,21 +71,6 @@ def test_a_base_in_the_layout_of_the_hub(tmp_path: Path, adapter: Path, planned:
     assert planned(base, adapter, config={"model_type": "mistral"}).modules
     with pytest.raises(NeedsModelClassError):
         planned(base, adapter, config={"model_type": "mixtral"}, scratch=None)
-
-
-def test_what_mlx_lm_drops_is_not_written(tmp_path: Path, planned: Planner) -> None:
-    base = tiny_models.make_base(tmp_path / "hub", kind="qwen2", layout="hf", tied=True)
-    adapter = tiny_models.make_adapter(tmp_path / "adapter", base)
-
-    def written(**config: Any) -> set[str]:
-        return set(json.loads(planned(base, adapter, config=config).outputs[0].header[8:]))
-
-    names = written()
-    assert "lm_head.weight" not in names
-    assert not any("inv_freq" in name for name in names)
-    assert "lm_head.weight" in written(tie_word_embeddings=False)
-    with pytest.raises(FusionUnsupportedError):
-        planned(base, adapter, config={"model_type": "qwen3"})
 
 
 @pytest.mark.parametrize(

@@ -185,19 +185,3 @@ def test_any_bits_quantised_as_by_mlx(
         return
     assert finite
     assert_written(out, kind.target, expected)
-
-
-@pytest.mark.parametrize("target", [(4, 32), (6, 32), (4, 64)], ids=str)
-@pytest.mark.parametrize("form", FORMATS.values(), ids=lambda form: form.name)
-def test_a_quantised_weight_that_is_not_finite_is_refused(form: Format, target: tuple[int, int]) -> None:
-    grid = Grid(4, 32, form)
-    kind = Kind(COLUMNS, form, form, grid, Target(Grid(*target, form), form))
-    for value in (np.nan, np.inf):
-        rows = packed_rows(grid, 0)
-        assert rows.scales is not None
-        scales = decode(rows.scales, form)
-        scales[3, 1] = value
-        damaged = Rows(rows.weight, encode(scales, form), rows.biases)
-        for change in (Change(update_of(*factors(0, 1e-3))), None):
-            with pytest.raises(NotFiniteError):
-                fused(damaged, kind, change)

@@ -107,7 +107,6 @@ def test_without_mlx_blas_and_the_compiled_arithmetic(names: tuple[str, ...]) ->
 
 
 def test_without_mlx_and_with_other_kernels_of_the_blas() -> None:
-    """Without fused multiply-add, and with one thread of its own."""
     environment = {"OPENBLAS_CORETYPE": "Prescott", "OPENBLAS_NUM_THREADS": "1"} if X86 else {}
     found = digests(*SOME, code=NO_MLX, threads=1, environment=environment)
     assert found == {name: here(name) for name in SOME}

@@ -120,7 +120,6 @@ def random_rows(grid: Grid, seed: int) -> tuple[Rows, Array, Array]:
 def dithered(
     rows: Rows, grid: Grid, a: Array, b: Array, seed: int, scale: float = 1.0
 ) -> tuple[Array, Rows, Sums]:
-    """Return the new codes (group size, groups), the rows written, and what was retained."""
     update = Update.of(a, b, F32, F32, scale, embedding=False)
     kind = Kind(COLUMNS, grid.form, grid.form, grid, Target(grid, grid.form, dither=True))
     change = Change(update, None, Thresholds.of(seed, "m"))

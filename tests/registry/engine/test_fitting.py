@@ -34,7 +34,6 @@ Numbers = np.ndarray[Any, np.dtype[np.float64]]
 
 
 def least_squares(codes: Numbers, lacking: Numbers, matrix: Numbers, size: int) -> tuple[Numbers, Numbers]:
-    """Return the changes of one row's scales and biases, by the whole matrix."""
     groups = len(codes) // size
     basis = np.zeros((2 * groups, len(codes)))
     for group in range(groups):
@@ -79,7 +78,6 @@ def test_codes_that_are_all_the_same_and_nothing_lacking() -> None:
 
 
 def heard(base: Path, adapter: Path, fused: Path, calibration: Calibration, path: str) -> float:
-    """Return how much of a module's error is heard, as a share of its update."""
     scale = json.loads((adapter / "adapter_config.json").read_text())["lora_parameters"]["scale"]
     left, right = (numbers(adapter / "adapters.safetensors", f"{path}.lora_{part}") for part in "ba")
     update = scale * left.T @ right.T

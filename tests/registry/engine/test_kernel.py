@@ -17,7 +17,6 @@ from fusery.registry.engine import kernel
 from fusery.registry.engine.affine import Grid
 from fusery.registry.engine.arithmetic import BF16, F16, F32, Array, Format, Update, encode
 from fusery.registry.engine.blocks import fuse_rows
-from fusery.registry.engine.microscaling import MODES
 from fusery.registry.engine.policy import Target
 from fusery.registry.engine.rows import Change, Kind, NotFiniteError, Rows
 from fusery.registry.engine.workspace import Workspace
@@ -51,7 +50,6 @@ def kinds(draw: st.DrawFn) -> Kind:
 
 
 def numbers(random: np.random.Generator, shape: tuple[int, ...], form: Format, size: float) -> Array:
-    """Return stored numbers, with signed zeros and the smallest there are."""
     values = (random.standard_normal(shape) * size).astype(np.float32)
     some = random.random(shape)
     values[some < 0.05] = 0.0
@@ -154,20 +152,6 @@ def test_ordinary_numbers_are_not_left_to_numpy() -> None:
             change = Change(Update.of(a, b, F32, F32, 0.01, embedding=False))
             assert kernel.handles(kind, change)
             assert kernel.fuse_rows(rows, kind, change, 0, room(kind, 5)) is not None
-
-
-@compiled
-def test_other_kinds_are_numpys() -> None:
-    form, grid = BF16, Grid(4, 64, BF16)
-    plain = Kind(64, form, form, grid, Target(grid, form))
-    assert kernel.handles(plain, None)
-    float_grid = next(iter(MODES.values()))
-    assert not kernel.handles(replace(plain, grid=float_grid), None)
-    assert not kernel.handles(replace(plain, target=Target(float_grid, form)), None)
-    assert not kernel.handles(replace(plain, target=Target(grid, form, dither=True)), None)
-    update = Update.nothing(4, 64)
-    assert not kernel.handles(plain, Change(update, np.ones(4, np.float32)))
-    assert not kernel.handles(replace(plain, plain=F32), Change(update))
 
 
 @compiled

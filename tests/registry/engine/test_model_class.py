@@ -217,14 +217,6 @@ def test_quantized_elsewhere(
     assert_as_mlx_lm(base, loaded, tmp_path / "theirs")
 
 
-def test_numbers_of_eight_bits_are_bytes_to_mlx(tmp_path: Path, load: Load) -> None:
-    base = make_architecture(tmp_path / "base", "llama", bits=4, mode="mxfp4")
-    rewrite(base, lambda t: t.update({n: ("F8_E4M3", v) for n, (d, v) in t.items() if d == "U8"}), "pt")
-    loaded = load(base)
-    assert {source.tensor.dtype for source in loaded.tensors.values()} == {"U8", "U32", "BF16"}
-    assert_as_mlx_lm(base, loaded, tmp_path / "theirs")
-
-
 def test_refused_configurations(tmp_path: Path, load: Load, capfd: pytest.CaptureFixture[str]) -> None:
     base = make_architecture(tmp_path / "base", "llama")
     for config in (
@@ -285,8 +277,8 @@ def test_watching_changes_in_place() -> None:
     two += 1  # no longer watched
     assert id(two) not in watch.changed
     assert other.tolist() == [5.0, 1.0]
-    before = (mx.stack, mx.concatenate, mx.array.__imul__, mx.array.__setitem__)
+    before = mx.stack
     with pytest.raises(ZeroDivisionError), Watch().installed(mx):  # it ends with an error, too
-        assert mx.stack is not before[0]
+        assert mx.stack is not before
         raise ZeroDivisionError
-    assert (mx.stack, mx.concatenate, mx.array.__imul__, mx.array.__setitem__) == before
+    assert mx.stack is before

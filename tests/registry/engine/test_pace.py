@@ -24,7 +24,6 @@ def times(plan: Plan) -> int:
 def test_only_shaping_is_slow(
     calibrated: tuple[Path, Path, Calibration], planned: Planner, tmp_path: Path
 ) -> None:
-    """The fit solves a matrix of as many directions as there are; what `keep` takes grows as the rank does."""
     base, adapter, calibration = calibrated
     for policy in (Policy("keep"), Policy("dither"), Policy("dequantize"), Policy("mixed", bits={"": 6})):
         assert slowly(planned(base, adapter, policy)) is None

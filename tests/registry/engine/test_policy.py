@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import tiny_models
 
-from fusery.registry.engine.affine import BITS, GROUP_SIZES, Grid
-from fusery.registry.engine.arithmetic import BF16, F16, F32
+from fusery.registry.engine.affine import Grid
+from fusery.registry.engine.arithmetic import BF16, F32
 from fusery.registry.engine.grids import AnyGrid
 from fusery.registry.engine.microscaling import MODES
 from fusery.registry.engine.policy import (
@@ -66,18 +66,6 @@ def test_mixed_needs_groups_of_32() -> None:
     assert target(Policy(MIXED), NV4, columns=96).grid == Grid(8, 32, BF16)
     with pytest.raises(FusionUnsupportedError, match="up_proj"):
         target(Policy(MIXED), NV4, columns=48)
-
-
-def test_formats_that_mlx_has() -> None:
-    mx = pytest.importorskip("mlx.core")
-    affine = [(bits, size, "affine") for bits in BITS for size in GROUP_SIZES]
-    for bits, group_size, mode in (*affine, (4, 32, "mxfp4"), (4, 16, "nvfp4"), (8, 32, "mxfp8")):
-        quantize = Quantize(bits, group_size, mode)
-        grid = quantize.grid(F16)
-        assert (grid.bits, grid.group_size) == (bits, group_size)
-        assert grid.form is (F16 if mode == "affine" else BF16)
-        assert quantize.to_dict() == {"group_size": group_size, "bits": bits, "mode": mode}
-        assert mx.quantize(mx.ones((2, 128)), group_size=group_size, bits=bits, mode=mode)
 
 
 def test_formats_that_mlx_does_not_have() -> None:

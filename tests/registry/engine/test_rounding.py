@@ -12,7 +12,7 @@ from tensor_files import numbers, weight
 from fusery.registry.engine.arithmetic import FORMATS, Array, decode, encode
 from fusery.registry.engine.calibration import Directions, read_calibration, write_calibration
 from fusery.registry.engine.policy import Policy
-from fusery.registry.engine.precisions import DEQUANTIZE, KEEP, MIXED
+from fusery.registry.engine.precisions import KEEP, MIXED
 from fusery.registry.engine.recipe import ONCE
 from fusery.storage.digest import Digest
 
@@ -79,16 +79,6 @@ def test_quantised_anew_keeps_its_format(policy: Policy, own: int, tmp_path: Pat
     assert tiny_models.read_tensors(folder)[f"{_UP}.scales"][0] == "BF16"
     found, truth = weight(folder, _UP), at_run_time(base, adapter, _UP)
     assert np.sqrt(np.mean((found - truth) ** 2) / np.mean(truth**2)) < 1e-2
-
-
-def test_dequantised_it_is_the_nearest_too(tmp_path: Path, our_fuse: OurFuse) -> None:
-    base = tiny_models.make_base(tmp_path / "base", bits=4)
-    adapter = tiny_models.make_adapter(tmp_path / "adapter", base, fine_tune_type="dora")
-    folder, _ = our_fuse(base, adapter, Policy(DEQUANTIZE, rounding=ONCE))
-    nearest = encode(at_run_time(base, adapter, _UP).astype(np.float32), FORMATS["BF16"])
-    found = encode(numbers(folder, f"{_UP}.weight").astype(np.float32), FORMATS["BF16"])
-    assert {tensor[0] for tensor in tiny_models.read_tensors(folder).values()} == {"BF16"}
-    assert np.mean(found != nearest) < 1e-3
 
 
 def test_a_calibration_leaves_the_lengths_alone(tmp_path: Path, our_fuse: OurFuse) -> None:

@@ -35,7 +35,6 @@ def copies(sizes: list[int]) -> list[Copy]:
 
 
 def run_all(schedule: Schedule, in_flight: int, seed: int = 0) -> list[Block | Hash]:
-    """Take tasks as `in_flight` threads would, and give them back in any order."""
     order, flying, tasks = random.Random(seed), [], []
     while not schedule.finished:
         while len(flying) < in_flight and (task := schedule.take(0)) is not None:

@@ -100,7 +100,6 @@ def test_scales_are_fitted_alike(
 def test_a_fuse_has_the_same_bytes(
     calibrated: tuple[Path, Path, Calibration], our_fuse: OurFuse, fitted: bool
 ) -> None:
-    """With the compiled half on one thread, and without on two."""
     base, adapter, calibration = calibrated
     policy = Policy("dither", calibration=calibration, fitted=fitted)
     _, compiled = our_fuse(base, adapter, policy, name="compiled", threads=1)

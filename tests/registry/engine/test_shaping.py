@@ -54,7 +54,6 @@ def metric(known: Directions, right: Array) -> Array:
 
 
 def rounded(known: Directions, left: Array, right: Array, seed: int = 0) -> tuple[Array, Array, Array]:
-    """Return codes before and after, and the intended change, of a module with steps of one."""
     random = np.random.default_rng(7)
     codes = random.integers(2, TOP - 1, (ROWS, COLUMNS)).astype(np.float32)
     steps, delta = np.ones_like(codes), (left.T @ right).astype(np.float32)
@@ -119,16 +118,6 @@ def test_blocks_take_every_row_once(first: int, count: int, seed: int) -> None:
     assert max(map(len, blocks)) - min(map(len, blocks)) <= 1
     again = blocks_of_rows(first, count, seed)
     assert all((one == other).all() for one, other in zip(blocks, again, strict=True))
-
-
-@settings(max_examples=40)
-@given(seed=st.integers(0, 1 << 20), rank=st.integers(1, 12), twice=st.booleans())
-def test_a_basis_is_orthonormal_whatever_the_rows(seed: int, rank: int, twice: bool) -> None:
-    rows = np.random.default_rng(seed).standard_normal((rank, 40)).astype(np.float32)
-    basis = orthonormal(np.concatenate([rows, rows, np.zeros((1, 40), np.float32)]) if twice else rows)
-    assert len(basis) == rank
-    np.testing.assert_allclose(basis @ basis.T, np.eye(rank), atol=1e-9)
-    np.testing.assert_allclose(rows @ basis.T @ basis, rows, atol=1e-5)
 
 
 def test_dither_moves_codes_only(calibrated: tuple[Path, Path, Calibration], our_fuse: OurFuse) -> None:

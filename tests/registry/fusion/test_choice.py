@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import tiny_models
+from tiny_architectures import make_architecture
 
 from fusery.registry import FuseRequest, Registry, Reporter
 from fusery.registry.errors import FidelityError
@@ -16,7 +17,6 @@ from fusery.registry.records.fused import Fused
 
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A 4-bit base, and an adapter whose update falls between the steps of its quantisation."""
     folder = tmp_path_factory.mktemp("chosen")
     base = tiny_models.make_base(folder / "tiny4", bits=4, group_size=64)
     return base, tiny_models.make_adapter(folder / "adapter", base, update=0.05)
@@ -86,25 +86,6 @@ def test_a_sample_spares_auto_another_one_and_is_no_refusal(calibrated: Registry
     assert len(calibrated.upkeep.log(action=REFUSED)) == logged + 1, "all of its rows were measured"
 
 
-def packed(folder: Path, mode: str, group: int) -> Path:
-    import mlx.core as mx
-
-    base = tiny_models.make_base(folder, layers=2)
-    written = {}
-    for name, value in dict(mx.load(str(base / "model.safetensors"))).items():
-        if value.ndim == 2:
-            words, scales = mx.quantize(value, group_size=group, bits=4, mode=mode)
-            written |= {name: words, name.replace(".weight", ".scales"): scales}
-        else:
-            written[name] = value
-    mx.eval(written)
-    mx.save_safetensors(str(base / "model.safetensors"), written, metadata={"format": "mlx"})
-    config = json.loads((base / "config.json").read_text())
-    config["quantization"] = {"group_size": group, "bits": 4, "mode": mode}
-    (base / "config.json").write_text(json.dumps(config))
-    return base
-
-
 def size(model: Path) -> int:
     return (model / "model.safetensors").stat().st_size
 
@@ -112,7 +93,7 @@ def size(model: Path) -> int:
 @pytest.mark.parametrize(("mode", "group"), [("mxfp4", 32), ("nvfp4", 16)])
 def test_budget_without_biases(sqlite_registry: Registry, tmp_path: Path, mode: str, group: int) -> None:
     """4 affine bits take more than those of mxfp4: what has no more bits than the base keeps its format."""
-    base = packed(tmp_path / "base", mode, group)
+    base = make_architecture(tmp_path / "base", "llama", bits=4, mode=mode, group_size=group)
     sqlite_registry.bases.add(base, name="base")
     adapter = tiny_models.make_adapter(tmp_path / "adapter", base, update=0.05, num_layers=2)
     sqlite_registry.adapters.register(adapter, base="base", task="task")

@@ -26,7 +26,6 @@ ORIGIN = "11111111-2222-3333-4444-555555555555"
 
 @pytest.fixture
 def claimed(stocked: Registry) -> Registry:
-    """A registry in which another one says that it has fused and published `course_rec@1`."""
     stocked.fused.fuse("course_rec@1", KEEP, publish="full")
     with stocked.workspace.database.write() as session:
         disown(session.scalars(select(tables.Fused)).one(), ORIGIN)

@@ -24,7 +24,6 @@ FORMATS = (
 
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
-    """A 4-bit base, and two adapters whose updates fall between the steps of its quantisation."""
     folder = tmp_path_factory.mktemp("formats")
     base = tiny_models.make_base(folder / "tiny4", bits=4, layers=2)
     first, second = (

@@ -103,10 +103,6 @@ def test_template_in_settings_replaces_a_file_of_the_base(sqlite_registry: Regis
     second = sqlite_registry.fused.fuse(other.name)
     assert first.key != second.key
     assert ids(second.path) == ids(adapter)
-    (adapter / "tokenizer.json").unlink()
-    made = sqlite_registry.fused.fuse(register(sqlite_registry, adapter, "part").name)
-    assert not (made.path / "chat_template.jinja").exists()
-    assert (made.path / "tokenizer.json").exists()
 
 
 def test_template_without_a_tokenizer_is_kept(sqlite_registry: Registry, base: Path, tmp_path: Path) -> None:

@@ -52,7 +52,6 @@ def metadata() -> dict[str, Any]:
 @pytest.fixture
 def make_model(metadata: dict[str, Any], tmp_path: Path) -> Callable[..., Path]:
     def make(style: str, **changes: Any) -> Path:
-        """A model whose tokenizer cuts in one of the styles; the embedding has some rows more than there are tokens."""
         base = tiny_models.make_base(tmp_path / "base", layers=1, hidden=64, intermediate=64, vocab=ROWS)
         known = {**metadata, "tokenizer.ggml.pre": style, **changes}
         found = convert_tokenizer(known, len(known["tokenizer.ggml.tokens"]), 512)

@@ -47,7 +47,6 @@ def run(client: MlflowClient) -> str:
 
 
 def made(folder: Path, base: Path, named: str) -> Path:
-    """An adapter in mlx-lm's form whose configuration names its base, as the trainer's does."""
     tiny_models.make_adapter(folder, base)
     path = folder / "adapter_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "model": named}), encoding="utf-8")
@@ -74,22 +73,6 @@ def test_logged_adapters(
             assert (fetched / path / file.name).read_bytes() == file.read_bytes()
     again = Path(client.download_artifacts(run, "mlx/adapters.safetensors", str(tmp_path / "all")))
     assert again.read_bytes() == (one / "adapters.safetensors").read_bytes()
-
-
-def test_two_runs_that_made_the_same_bytes(
-    home: Registry, client: MlflowClient, run: str, tiny_base: Path, tmp_path: Path
-) -> None:
-    other = str(client.create_run(client.get_run(run).info.experiment_id).info.run_id)
-    folder = made(tmp_path / "one", tiny_base, "tiny")
-    for each in (run, other):
-        client.log_artifacts(each, str(folder))
-    [adapter] = home.adapters.list()
-    assert adapter.tags == {f"mlflow.run.{run}": ".", f"mlflow.run.{other}": "."}
-    for each in (run, other):
-        assert {file.path for file in client.list_artifacts(each)} == {
-            "adapter_config.json",
-            "adapters.safetensors",
-        }
 
 
 def test_refused_folders(

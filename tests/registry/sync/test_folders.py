@@ -170,7 +170,6 @@ def test_configuration_is_written_last(stocked: Registry, monkeypatch: pytest.Mo
 
 
 def test_two_registries_with_one_folder(stocked: Registry, tmp_path: Path) -> None:
-    """Each takes away what it has brought, and nothing of the other's."""
     root, there = tmp_path / "nim", tmp_path / "b"
     there.mkdir()
     with open_registry(there / "home") as other:

@@ -123,24 +123,7 @@ def test_a_place_that_has_lost_what_it_had(stocked: Registry, place: Somewhere) 
     assert sorted(each.name for each in stocked.deployments.list(every=True)) == [V1, V1, V2]
 
 
-def test_a_name_that_somebody_else_has_taken(stocked: Registry, place: Somewhere) -> None:
-    """What was brought and is now another thing by its name is neither used nor taken away, and somebody has to look."""
-    place.sync(stocked, "course_rec@1", "course_rec@2")
-    place.forget()
-    place.seize(V1)
-    place.seize(V2)
-    found = place.sync(stocked, "course_rec@1")
-    assert (acts(found), found.ok) == ({"v1": "not blocked", "v2": "not blocked"}, False)
-    assert place.names() == {V1, V2}
-    assert all(step.reason for step in found.steps)
-    place.forget()
-    assert acts(place.sync(stocked, "course_rec@1")) == {"v1": "load", "v2": "end"}
-    assert running(stocked) == [V1]
-
-
-def test_same_bytes_are_there_already(
-    stocked: Registry, place: Somewhere, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_same_bytes_are_there_already(stocked: Registry, place: Somewhere) -> None:
     """Where the place proves that it was brought from here, the record says so again; elsewhere it is used and stays."""
     place.sync(stocked, "course_rec@1")
     for each in stocked.deployments.list():
@@ -186,7 +169,6 @@ def test_failure_takes_nothing(stocked: Registry, place: Somewhere, monkeypatch:
 
 
 def test_watching(stocked: Registry, place: Somewhere) -> None:
-    """Aliases are followed, what a place has lost comes again, and each change is told of once."""
     stocked.aliases.set("prod", "course_rec@1")
     told: list[dict[str, str]] = []
     ended, here = threading.Event(), threading.Event()
