@@ -31,10 +31,6 @@ def at_run_time(base: Path, adapter: Path, module: str, scale: float = 20.0) -> 
     return m[:, None] / np.linalg.norm(merged, axis=1)[:, None] * merged
 
 
-def lengths(values: Array) -> Array:
-    return np.linalg.norm(values, axis=1)
-
-
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
 def test_every_number_is_the_nearest(dtype: tiny_models.FloatType, tmp_path: Path, our_fuse: OurFuse) -> None:
     base = tiny_models.make_base(tmp_path / "base", dtype=dtype)
@@ -52,21 +48,6 @@ def test_every_number_is_the_nearest(dtype: tiny_models.FloatType, tmp_path: Pat
         else:
             nearest = decode(encode(truth.astype(np.float32), form), form)
             assert np.mean(found != nearest) < 1e-3  # where float32 itself decides otherwise than float64
-
-
-def test_the_rows_have_their_learned_lengths(tmp_path: Path, our_fuse: OurFuse) -> None:
-    """What `mlx_lm.fuse` loses: a norm in bfloat16 scales a whole row by up to 0.4 %, which no average takes back."""
-    base = tiny_models.make_base(tmp_path / "base")
-    adapter = tiny_models.make_adapter(tmp_path / "adapter", base, fine_tune_type="dora")
-    learned = numbers(adapter / "adapters.safetensors", f"{_UP}.m")
-    theirs, _ = our_fuse(base, adapter, Policy(KEEP), name="theirs")
-    ours, _ = our_fuse(base, adapter, Policy(KEEP, rounding=ONCE))
-    off = {
-        name: np.abs(lengths(numbers(folder, f"{_UP}.weight")) / learned - 1).mean()
-        for name, folder in (("theirs", theirs), ("ours", ours))
-    }
-    assert off["ours"] < 2e-4
-    assert off["theirs"] > 4 * off["ours"]
 
 
 @pytest.mark.parametrize(

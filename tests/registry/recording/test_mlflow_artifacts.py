@@ -103,11 +103,6 @@ def test_several_paths(
     for folder, path in ((one, "first"), (two, "second")):
         listed = {file.path for file in client.list_artifacts(run, path)}
         assert listed == {f"{path}/{each.name}" for each in folder.iterdir()}
-    (tmp_path / "all").mkdir()
-    fetched = Path(client.download_artifacts(run, "second", str(tmp_path / "all")))
-    assert {each.name: each.read_bytes() for each in fetched.iterdir()} == {
-        each.name: each.read_bytes() for each in two.iterdir()
-    }
 
 
 def test_paths_and_places_that_there_are_not(
