@@ -123,14 +123,6 @@ def test_calibration_in_recipes(registry: Registry, small_update: tuple[Path, Pa
         assert bool(recipe.get("calibration")) is (kind == "lora")
 
 
-def test_a_minimum_can_be_asked_for(losing: Registry) -> None:
-    retained = losing.fused.fuse("small@1", FuseRequest("dequantize"))["fidelity"]["retained"]
-    assert 0.9 < retained < 1
-    with pytest.raises(FidelityError) as caught:
-        losing.fused.fuse("small@1", FuseRequest("dequantize", min_fidelity=1.0))
-    assert "--min-fidelity" in caught.value.message
-
-
 def test_what_cannot_be_asked_for_is_refused(stocked: Registry) -> None:
     shares = (float("nan"), float("inf"), -0.1, 1.1)
     for request in (

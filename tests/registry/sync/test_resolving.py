@@ -212,10 +212,8 @@ def test_a_reader_s_token_serves_and_a_registry_that_is_away_is_said(
 def test_a_server_s_life_on_record(source: AdapterSource, stocked: Registry, tmp_path: Path) -> None:
     place = "vllm@gpu-1:8000"
     stocked.deployments.record("course_rec@2", "elsewhere")
-    stocked.deployments.record("course_rec@2", place, note="by hand")
     first = Resolver(source, tmp_path / "files", place=place, via="vllm")
     first.resolve(V1, "tiny")
-    assert [each.name for each in stocked.deployments.list(place=place)] == [V1, V2]
     # It was killed; the next one on the same port knows that nothing of it runs.
     second = Resolver(source, tmp_path / "files", place=place, via="vllm")
     second.resolve(V2, "tiny")
@@ -225,6 +223,15 @@ def test_a_server_s_life_on_record(source: AdapterSource, stocked: Registry, tmp
     assert [each.name for each in stocked.deployments.list()] == [V2]
     reasons = [each.detail["reason"] for each in stocked.upkeep.log() if each.action == "deployment.ended"]
     assert reasons == ["the server began anew", "the server ended"]
+
+
+def test_deployments_of_others_stay(source: AdapterSource, stocked: Registry, tmp_path: Path) -> None:
+    stocked.deployments.record("course_rec@2", "vllm@gpu-1:8000", note="by hand")
+    server = Resolver(source, tmp_path / "files", place="vllm@gpu-1:8000", via="vllm")
+    server.resolve(V1, "tiny")
+    assert running(stocked) == [V1, V2]
+    server.close()
+    assert running(stocked) == [V2]
 
 
 def test_failed_records_repeat(stocked: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,3 +283,15 @@ def test_what_the_environment_says(tmp_path: Path) -> None:
         resolver_of_environment({"FUSERY_VLLM_ALIASES": "yes"}, "vllm", "here")
     with pytest.raises(FuseryError):
         resolver_of_environment({"FUSERY_SERVER": "https://fusery.example"}, "vllm", "here")
+
+
+def test_an_earlier_life_is_ended_once_and_alone(
+    stocked: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = OwnRegistry(stocked.workspace)
+    resolver = Resolver(source, tmp_path / "files", place="vllm@gpu-1:8000", via="vllm")
+    locked: list[bool] = []
+    monkeypatch.setattr(source, "end", lambda *_: locked.append(resolver._beginning.locked()))
+    for name in (V1, V2):
+        resolver.resolve(name, "tiny")
+    assert (locked, running(stocked)) == ([True], [V1, V2])
