@@ -26,9 +26,9 @@ def weights(seed: int, rows: int, columns: int, form: Format, spread: float = 3)
     return encode(values.astype(np.float32), form)
 
 
-def norms_of(values: Array, form: Format, per_row: int = 0) -> Array:
+def norms_of(values: Array, form: Format) -> Array:
     spare, turned = np.empty((2, spare_size(*values.shape)), np.float32)
-    return row_norms(values, form, spare, turned, per_row=per_row)
+    return row_norms(values, form, spare, turned)
 
 
 def theirs(stored: Array, form: Format) -> Array:
