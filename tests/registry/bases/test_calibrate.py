@@ -23,7 +23,6 @@ from fusery.registry.behaviour.prompts import built_in, for_calibration, read_pr
 from fusery.registry.database import events
 from fusery.registry.engine.calibration import Calibration, read_calibration
 from fusery.registry.errors import BadInputError, MissingExtraError, UnknownReferenceError
-from fusery.registry.fusion.fuse import FuseRequest
 from fusery.registry.records.calibrations import CALIBRATION, fetch_calibration
 from fusery.registry.records.current_calibrations import current_calibration
 from fusery.registry.records.references import resolve_base
@@ -33,7 +32,6 @@ from fusery.storage.errors import BlobCorruptError, FuseryError
 
 @pytest.fixture
 def prompts(tmp_path: Path) -> Path:
-    """A few short ones."""
     rows: list[dict[str, Any]] = [
         {"prompt": "Which course?", "completion": "KITE-120, of course."},
         {"text": "The ferry leaves at seven, and when the sea is calm it reaches the island before noon."},
@@ -43,7 +41,6 @@ def prompts(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def based(registry: Registry, tiny_base: Path) -> Registry:
-    """A registry with the base `tiny`."""
     registry.bases.add(tiny_base, name="tiny")
     return registry
 
@@ -69,7 +66,7 @@ def damage(registry: Registry, digest: str) -> None:
     path.write_bytes(data)
 
 
-def test_a_base_is_calibrated_once(based: Registry, prompts: Path, tmp_path: Path) -> None:
+def test_a_base_is_calibrated_once(based: Registry, prompts: Path) -> None:
     said: list[str] = []
     done: list[tuple[int, int]] = []
     made = based.bases.calibrate(
@@ -118,9 +115,7 @@ def test_what_is_kept(based: Registry, prompts: Path, tmp_path: Path, tiny_base:
     assert np.square(given.directions[0]).sum() == pytest.approx(largest, rel=0.02)
 
 
-def test_other_prompts_and_other_ranks_are_other_calibrations(
-    based: Registry, prompts: Path, tmp_path: Path
-) -> None:
+def test_other_prompts_and_other_ranks(based: Registry, prompts: Path, tmp_path: Path) -> None:
     one = based.bases.calibrate("tiny", prompts=prompts)
     plain = write(tmp_path / "plain.txt", "Something else.\n")
     other = based.bases.calibrate("tiny", prompts=plain)
@@ -161,8 +156,6 @@ def test_the_one_that_was_asked_for_last_is_taken(registry: Registry, prompts: P
     said = []
     registry.bases.calibrate("four", prompts=prompts, reporter=Reporter(said.append))
     assert (said, len(registry.upkeep.log())) == ([], entries)
-    third = write(tmp_path / "third.txt", "Something new.\n")
-    assert registry.bases.calibrate("four", prompts=third).digest == taken()
     # One that was lost in the store is made anew, and is then the one that was asked for last.
     damage(registry, one.digest)
     assert registry.bases.calibrate("four", prompts=prompts).digest == one.digest == taken()
@@ -204,32 +197,6 @@ def test_refused_calibrations(
     monkeypatch.setitem(sys.modules, "mlx_lm", None)
     with pytest.raises(MissingExtraError):
         based.bases.calibrate("tiny")
-
-
-def test_what_is_fused_with_it_has_fitted_scales_and_an_older_recipe_has_not(
-    registry: Registry, prompts: Path, tmp_path: Path
-) -> None:
-    base = tiny_models.make_base(tmp_path / "four", bits=4, group_size=32)
-    adapter = tiny_models.make_adapter(tmp_path / "adapter", base, update=0.02)
-    registry.bases.add(base, name="four")
-    registry.adapters.register(adapter, base="four", task="lessons")
-    random = registry.fused.fuse("lessons@1", FuseRequest("dither", seed=1, accept_loss=True))
-    assert "fitted" not in random.recipe and "calibration" not in random.recipe
-    made = registry.bases.calibrate("four", prompts=prompts)
-    fitted = registry.fused.fuse("lessons@1", FuseRequest("dither", seed=1, accept_loss=True))
-    assert (fitted.recipe["calibration"], fitted.recipe["fitted"]) == (made.digest, True)
-    older = {name: value for name, value in fitted.recipe.items() if name != "fitted"}
-    (tmp_path / "older.json").write_text(json.dumps(older), encoding="utf-8")
-    before = registry.fused.fuse(
-        "lessons@1", FuseRequest(recipe=str(tmp_path / "older.json"), accept_loss=True)
-    )
-    assert "fitted" not in before.recipe
-
-    def scales(fused: Any) -> dict[str, Any]:
-        tensors = tiny_models.read_tensors(Path(fused.path))
-        return {name: data for name, data in tensors.items() if name.endswith(".scales")}
-
-    assert scales(random) == scales(before) != scales(fitted)
 
 
 def test_the_built_in_texts_are_not_what_probe_asks() -> None:

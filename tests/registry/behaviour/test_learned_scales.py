@@ -13,22 +13,16 @@ import tiny_models
 pytest.importorskip("mlx_lm")
 
 import mlx.core as mx
-from mlx.utils import tree_map
-from mlx_lm.utils import load_model
 
 from fusery.registry.behaviour import learned_scales
 from fusery.registry.behaviour.learned_scales import (
     BATCH,
     LONGEST,
-    _answers,
     _batches,
-    _go_back,
-    _Layer,
-    _moved_layers,
     _parted,
     learn_scales,
 )
-from fusery.registry.behaviour.models import Model, uncompiled
+from fusery.registry.behaviour.models import Model
 from fusery.registry.behaviour.prompts import Sample
 from fusery.registry.errors import ModelUnusableError
 
@@ -42,7 +36,6 @@ def samples(count: int, length: int, seed: int = 0) -> list[Sample]:
 
 @pytest.fixture
 def folders(tmp_path: Path) -> tuple[Path, Path, Path]:
-    """A base, an adapter that does little, and a model whose scales and biases are off in two layers."""
     base = tiny_models.make_base(tmp_path / "base", bits=4, group_size=32)
     adapter = tiny_models.make_adapter(tmp_path / "adapter", base, update=0.001)
     fused = tmp_path / "fused"
@@ -65,42 +58,7 @@ def loaded(base: Path, adapter: Path, fused: Path) -> tuple[Model, Model]:
     return Model.load(fused, numpy=True), adapted
 
 
-def test_the_gradient_is_that_of_mlx(folders: tuple[Path, Path, Path]) -> None:
-    model, adapted = loaded(*folders)
-    (sample,) = samples(1, 30)
-    wanted = _answers(adapted, sample)
-    layers = {path: _Layer.of(module) for path, module in _moved_layers(model, adapted)}
-    assert set(layers) == set(PATHS), "those alone whose scales are not the base's"
-    _go_back(model, sample, wanted, layers)
-
-    network = load_model(folders[2], lazy=False)[0]
-    network.update(
-        tree_map(lambda x: x if x.dtype == mx.uint32 else x.astype(mx.float32), network.parameters())
-    )
-    modules = dict(network.named_modules())
-
-    def loss(given: dict[str, dict[str, Any]]) -> Any:
-        for path, parts in given.items():
-            modules[path]["scales"], modules[path]["biases"] = parts["scales"], parts["biases"]
-        logits = network(mx.array([sample.tokens]))[0]
-        found = logits - mx.logsumexp(logits, axis=1, keepdims=True)
-        return (mx.exp(mx.array(wanted)) * (mx.array(wanted) - found)).sum()
-
-    start = {path: {part: modules[path][part] for part in ("scales", "biases")} for path in PATHS}
-    with uncompiled(mx):
-        expected = mx.grad(loss)(start)
-    for path, layer in layers.items():
-        steps = layer.start.scales
-        for found, part in zip(layer.gradient, ("scales", "biases"), strict=True):
-            by_mlx = np.asarray(expected[path][part]) * steps
-            scale = np.abs(by_mlx).max()
-            assert scale > 0
-            np.testing.assert_allclose(found, by_mlx, atol=5e-3 * scale, err_msg=f"{path}.{part}")
-
-
-def test_what_was_off_comes_nearer_on_texts_that_were_put_aside(
-    folders: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_was_off_comes_nearer(folders: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(learned_scales, "BATCH", 96)
     monkeypatch.setattr(learned_scales, "RATE", 5e-3)
     model, adapted = loaded(*folders)

@@ -23,7 +23,6 @@ SAMPLES = [
 
 
 def watched(model: Model, samples: list[Sample], modules: list[str] | None = None) -> dict[str, list[Inputs]]:
-    """Return what each layer was given, call by call."""
     seen: dict[str, list[Inputs]] = {}
     inputs_of(model, samples, lambda path, inputs: seen.setdefault(path, []).append(inputs), modules=modules)
     return seen
@@ -60,7 +59,6 @@ def test_scores_are_those_of_each_sample_alone(tiny_base: Path, adapter: Path) -
 
 
 def test_the_inputs_of_a_layer_are_what_it_multiplies(tiny_base: Path, adapter: Path) -> None:
-    """Without the padding, whatever is wrapped around the layer."""
     path = "model.layers.3.self_attn.q_proj"
     for wrapped in (False, True):
         model = Model.load(tiny_base, numpy=True)

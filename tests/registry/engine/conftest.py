@@ -27,14 +27,12 @@ OurFuse = Callable[..., tuple[Path, Fused]]
 
 @pytest.fixture
 def no_warnings() -> Iterator[None]:
-    """Let NumPy compute with NaN and infinity without a warning."""
     with np.errstate(all="ignore"):
         yield
 
 
 @pytest.fixture
 def quiet() -> Iterator[None]:
-    """Hide what mlx-lm prints, and its warnings."""
     output, errors = contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO())
     with warnings.catch_warnings(), output, errors:
         warnings.simplefilter("ignore")
@@ -43,25 +41,21 @@ def quiet() -> Iterator[None]:
 
 @pytest.fixture
 def base(tmp_path: Path) -> Path:
-    """A base of 4 bits with three blocks."""
     return tiny_models.make_base(tmp_path / "base", bits=4, layers=3)
 
 
 @pytest.fixture
 def dense(tmp_path: Path) -> Path:
-    """A base in bfloat16 with three blocks."""
     return tiny_models.make_base(tmp_path / "dense", layers=3)
 
 
 @pytest.fixture
 def adapter(tmp_path: Path, base: Path) -> Path:
-    """An adapter of the last block of the base."""
     return tiny_models.make_adapter(tmp_path / "adapter", base, num_layers=1)
 
 
 @pytest.fixture
 def mlx_fuse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MlxFuse:
-    """Return a function that runs `mlx_lm.fuse` and returns the folder it wrote."""
     pytest.importorskip("mlx_lm")
 
     def run(base: Path, adapter: Path, *, dequantize: bool = False, name: str = "theirs") -> Path:
@@ -105,8 +99,6 @@ def planned(tmp_path: Path) -> Planner:
 
 @pytest.fixture
 def our_fuse(tmp_path: Path, planned: Planner) -> OurFuse:
-    """Return a function that fuses two folders, and returns the folder written and the report."""
-
     def run(
         base: Path,
         adapter: Path,
@@ -125,7 +117,6 @@ def our_fuse(tmp_path: Path, planned: Planner) -> OurFuse:
 
 @pytest.fixture
 def calibrated(tmp_path: Path) -> tuple[Path, Path, Calibration]:
-    """Return a base of 4 bits, an adapter, and a calibration of all its layers."""
     base = tiny_models.make_base(tmp_path / "base", bits=4, group_size=32)
     adapter = tiny_models.make_adapter(tmp_path / "adapter", base, update=0.02)
     paths = tiny_models.adapted_modules(json.loads((base / "config.json").read_text()), 4)

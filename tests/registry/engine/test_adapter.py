@@ -27,16 +27,12 @@ def read(folder: Path, change: dict[str, Any] | None = None, scale: float | None
 
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "dora without magnitudes": {"fine_tune_type": "dora"},
-    "old dora": {"use_dora": True},
     "full without whole tensors": {"fine_tune_type": "full", "lora_parameters": None},
     "unknown": {"fine_tune_type": "x" * 99},
     "no num_layers": {"num_layers": None},
-    "num_layers is true": {"num_layers": True},
     "no parameters": {"lora_parameters": None},
     "no scale": {"lora_parameters": {"rank": 8, "alpha": 16}},
     "scale is text": {"lora_parameters": {"rank": 8, "scale": "20"}},
-    "scale is true": {"lora_parameters": {"rank": 8, "scale": True}},
-    "scale is infinite": {"lora_parameters": {"rank": 8, "scale": float("inf")}},
     "rank is another": {"lora_parameters": {"rank": 4, "scale": 20.0}},
     "keys are text": {"lora_parameters": {"rank": 8, "scale": 20.0, "keys": "q_proj"}},
     "keys leave modules out": {"lora_parameters": {"rank": 8, "scale": 20.0, "keys": ["self_attn.q_proj"]}},
@@ -73,6 +69,9 @@ def test_a_lora_adapter(adapter: Path) -> None:
     pair = found.factors[_UP]
     assert (pair.rank, pair.switch, pair.m) == (8, False, None)
     assert (pair.a.shape, pair.b.shape) == ((128, 8), (8, 256))
+    rewrite(adapter, experts)
+    pair = read(adapter).factors[_UP]
+    assert (pair.switch, pair.rank) == (True, 8)
 
 
 def test_a_dora_adapter(tmp_path: Path, base: Path) -> None:
@@ -90,12 +89,6 @@ def test_a_full_fine_tune(tmp_path: Path, base: Path, adapter: Path) -> None:
     assert found.tensors.keys() == tiny_models.read_tensors(base).keys()
     with pytest.raises(FusionUnsupportedError):
         read(adapter, {"fine_tune_type": "full"}, scale=2.0)
-
-
-def test_an_adapter_of_experts(adapter: Path) -> None:
-    rewrite(adapter, experts)
-    pair = read(adapter).factors[_UP]
-    assert (pair.switch, pair.rank) == (True, 8)
 
 
 def experts(tensors: dict[str, tiny_models.Raw]) -> None:
@@ -116,13 +109,10 @@ LORA_TENSORS: dict[str, Change] = {
     "magnitude": lambda t: t.update({f"{_UP}.m": t[_A]}),
     "a stranger": lambda t: t.update({"model.norm.weight": t[_A]}),
     "half a pair": lambda t: t.pop(_B),
-    "the other half": lambda t: t.pop(_A),
-    "whole numbers": lambda t: t.update({_A: ("U32", t[_A][1].view(np.uint32))}),
     "half a switch layer": reshaped(2, 64, 8),
     "fewer experts in one factor": fewer_experts,
     "ranks differ": reshaped(64, 16),
     "one dimension": reshaped(-1),
-    "four dimensions": reshaped(2, 2, 32, 8),
     "no numbers": lambda t: t.update({_A: ("F32", np.zeros((0, 8), np.float32))}),
     "rank zero": lambda t: t.update(
         {_A: ("F32", np.zeros((128, 0), np.float32)), _B: ("F32", np.zeros((0, 256), np.float32))}
@@ -140,9 +130,7 @@ def test_refused_tensors(change: Change, adapter: Path) -> None:
 DORA_TENSORS: dict[str, Change] = {
     "a stranger": lambda t: t.update({"model.norm.weight": t[_A]}),
     "no magnitudes": lambda t: t.pop(f"{_UP}.m"),
-    "magnitudes of whole numbers": lambda t: t.update({f"{_UP}.m": ("U32", np.zeros(256, np.uint32))}),
     "too few magnitudes": lambda t: t.update({f"{_UP}.m": ("F32", np.ones(255, np.float32))}),
-    "magnitudes as a matrix": lambda t: t.update({f"{_UP}.m": ("F32", np.ones((256, 1), np.float32))}),
     "experts": experts,
 }
 

@@ -62,21 +62,6 @@ def test_any_number_is_stored_as_mlx_stores_it(bits: Array) -> None:
         np.testing.assert_array_equal(encode(values, form), from_mlx(mx.array(values).astype(kind)))
 
 
-@halves
-def test_fast_rounding_is_right_for_every_mantissa(form: Format) -> None:
-    for begin in range(0, 1 << 23, 1 << 21):
-        for exponent, step in ((110, 5), (127, 1), (140, 7)):
-            mantissas = np.arange(begin, begin + (1 << 21), step, dtype=np.uint32)
-            values = (mantissas | np.uint32(exponent << 23)).view(np.float32)
-            expected = rounded(values, form)
-            for way in (round_sum, round_any):
-                if way is round_sum and form is F16 and exponent == 110:
-                    continue  # not a sum of two float16 numbers
-                out = np.empty_like(values)
-                way(values, form, np.empty_like(values), out, exact=False)
-                assert np.array_equal(out, expected), (way, exponent)
-
-
 @given(bits=bits32)
 def test_fast_rounding_of_anything_within_the_bounds(bits: Array) -> None:
     values = bits.view(np.float32)
@@ -124,21 +109,6 @@ def test_fast_widening_and_narrowing_of_every_finite_number(form: Format) -> Non
         assert (np.abs(wide[:4]) > F16.limit + 16).all()
 
 
-def test_products_are_added_one_by_one_from_zero() -> None:
-    random = np.random.default_rng(0)
-    left = random.standard_normal((7, 5)).astype(np.float32)
-    right = random.standard_normal((7, 33)).astype(np.float32)
-    left[:, 0] = -0.0  # of negative zeros the sum is positive zero
-    out, scratch = np.empty((5, 33), np.float32), np.empty((5, 33), np.float32)
-    multiply_out(left[:, :, None], right[:, None, :], out, scratch)
-    expected = np.zeros((5, 33), np.float32)
-    for row in range(5):
-        for column in range(33):
-            for k in range(7):
-                expected[row, column] += left[k, row] * right[k, column]
-    np.testing.assert_array_equal(out.view(np.uint32), expected.view(np.uint32))
-
-
 def test_an_update_that_is_not_finite_is_refused() -> None:
     a, b = np.ones((4, 2), np.float32), np.ones((2, 3), np.float32)
     for damaged in (np.nan, np.inf):
@@ -177,7 +147,6 @@ def factor(seed: int, shape: tuple[int, ...], form: Format) -> Array:
 
 
 def delta_of(update: Update, form: Format) -> Array:
-    """Return the stored delta of a whole module, the same by the exact way and by the fast one."""
     delta = np.empty((update.left.shape[1], update.right.shape[1]), np.float32)
     scratch, found = np.empty_like(delta), []
     for exact in {True, update.needs_exact(form)}:
@@ -189,23 +158,8 @@ def delta_of(update: Update, form: Format) -> Array:
 
 
 @forms
-def test_experts_multiplied_out_one_by_one_have_the_bits_of_mlx(a_form: Format, b_form: Format) -> None:
-    """As in `LoRASwitchLinear.fuse`: lora_a (experts, rank, columns), lora_b (experts, rows, rank)."""
-    for rank, (experts, rows, columns) in product(RANKS, [(3, 40, 24), (2, 33, 17), (2, 1, 50)]):
-        a, b = factor(1, (experts, rank, columns), a_form), factor(2, (experts, rows, rank), b_form)
-        whole = (SCALE * to_mlx(b, b_form)) @ to_mlx(a, a_form).reshape(experts, -1, columns)
-        for form in FORMATS.values():
-            expected = from_mlx(whole.astype(mlx_type(form)))
-            for expert in range(experts):
-                factors = np.ascontiguousarray(a[expert].T), np.ascontiguousarray(b[expert].T)
-                update = Update.of(*factors, a_form, b_form, SCALE, embedding=False)
-                np.testing.assert_array_equal(delta_of(update, form), expected[expert])
-
-
-@forms
 @pytest.mark.parametrize("embedding", [False, True])
 def test_updates_of_any_rank_have_the_bits_of_mlx(embedding: bool, a_form: Format, b_form: Format) -> None:
-    """As in `LoRALinear.fuse` and `LoRAEmbedding.fuse`."""
     for rank, (rows, columns) in product(RANKS, [(33, 17), (1, 50), (50, 1)]):
         left, right = (rows, columns) if embedding else (columns, rows)
         a, b = factor(3, (left, rank), a_form), factor(4, (rank, right), b_form)

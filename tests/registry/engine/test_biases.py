@@ -110,27 +110,6 @@ def test_only_keep_moves_biases_and_only_where_an_adapter_is(precision: str) -> 
     assert not policy.target("m", None, grid.form, 128, adapted=True).biases
 
 
-@pytest.mark.parametrize("form", ["BF16", "F16"])
-def test_an_update_too_small_for_the_format_is_there_on_the_whole(form: str) -> None:
-    """To nearest, no bias would move; the base is as large as it is, the update a fifth of what the format tells apart."""
-    grid = Grid(4, 32, FORMATS[form])
-    random = np.random.default_rng(1)
-    rows, columns = 512, 2048
-    groups = columns // 32
-    codes = random.integers(0, 16, (32, rows * groups), dtype=np.uint32)
-    stored = [encode(np.full((rows, groups), value, np.float32), grid.form) for value in (0.01, 1.5)]
-    kept = Rows(pack(codes, grid).reshape(rows, -1), *stored)
-    step = 2.0**-7 if form == "BF16" else 2.0**-10
-    a = np.repeat(random.choice([-1, 1], (groups, 1)), 32, axis=0).astype(np.float32)
-    b = np.full((1, rows), step / 5, np.float32)
-    change = Update.of(a, b, FORMATS["F32"], FORMATS["F32"], 1.0, embedding=False)
-    kind = Kind(columns, grid.form, grid.form, grid, Target(grid, grid.form, biases=True))
-    out = Rows(*(np.empty_like(part) for part in (kept.weight, *stored)))
-    sums = fuse_rows(kept, kind, Change(change, None, THRESHOLDS, True), 0, out, Workspace())
-    assert share(sums) == pytest.approx(1, abs=0.05)
-    assert np.array_equal(encode(decode(stored[1], grid.form) + step / 5, grid.form), stored[1]), "to nearest"
-
-
 @given(
     value=st.floats(2.0**-10, 6e4, width=32) | st.floats(-6e4, -(2.0**-10), width=32),
     chance=st.floats(0, 1, exclude_max=True, width=32),

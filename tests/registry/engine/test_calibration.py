@@ -98,28 +98,16 @@ def test_the_same_numbers_are_the_same_bytes(tmp_path: Path) -> None:
     assert one.read_bytes() == other.read_bytes()
 
 
-def test_directions_are_rounded_to_bfloat16() -> None:
-    exact = np.array([[1.0, 1 + 2.0**-7, -3.0, 0.0]], np.float32)
-    assert np.array_equal(rounded(exact), exact)
-    assert np.array_equal(rounded(np.array([[1 + 2.0**-9]], np.float32)), [[1.0]])
-
-
 def second(**changed: Any) -> dict[str, Any]:
-    """Return two inputs, the second one changed."""
     plain = make(2, 5)
     return {"inputs": {"0": make(3, 8), "1": replace(plain, **changed)}}
 
 
 UNWRITABLE: list[dict[str, Any]] = [
-    *(
-        {"modules": modules}
-        for modules in ({}, {"": "0", "b": "1"}, {"a": "0"}, {"a": "0", "b": "1", "c": "2"})
-    ),
+    *({"modules": modules} for modules in ({}, {"": "0", "b": "1"}, {"a": "0"})),
     second(directions=make(MAX_DIRECTIONS + 1, 5).directions),
-    second(rest=make(2, 6).rest),
     second(rest=-make(2, 5).rest),
     second(mean=float("nan")),
-    second(mean=2e30),
     second(directions=np.full((2, 5), 1e15, np.float32)),
 ]
 
@@ -140,7 +128,6 @@ Spoil = Callable[[dict[str, str], dict[str, tuple[str, tuple[int, ...]]]], None]
 
 
 def spoilt(path: Path, spoil: Spoil, fill: float = 1.0) -> Path:
-    """Write a calibration file of one input, spoilt."""
     about = {"format": FORMAT, "modules": '{"m":"0"}', "base": BASE, "tokens": "4", "prompts": PROMPTS}
     tensors: dict[str, tuple[str, tuple[int, ...]]] = {
         "0.directions": ("BF16", (2, 4)),
@@ -168,24 +155,17 @@ SPOILS: dict[str, Spoil] = {
     "no metadata": lambda metadata, _: metadata.clear(),
     "another format": meta(format="fusery.calibration.v2"),
     "something more": meta(more=""),
-    "no list": meta(modules="[]"),
     "no JSON": meta(modules="{"),
     "no modules": meta(modules="{}"),
     "an id that leaves": meta(modules='{"m":"../0"}'),
-    "an id that is a number": meta(modules='{"m":0}'),
     "an unknown id": meta(modules='{"m":"0","n":"1"}'),
     "a long path": meta(modules=json.dumps({"m" * 501: "0"})),
     "no digest": meta(base="x"),
-    "no tokens": meta(tokens="0"),
     "many tokens": meta(tokens="9" * 5000),
     "a stray tensor": tensor("1.mean", "F32", 1),
     "a missing tensor": lambda _, tensors: tensors.pop("0.mean") and None,
     "another width": tensor("0.rest", "F32", 5),
-    "another dtype": tensor("0.directions", "F32", 2, 4),
-    "a cube": tensor("0.directions", "BF16", 1, 2, 4),
-    "no direction": tensor("0.directions", "BF16", 0, 4),
     "too many directions": tensor("0.directions", "BF16", 300, 4),
-    "two means": tensor("0.mean", "F32", 2),
 }
 
 
@@ -239,19 +219,14 @@ def test_what_was_learned_for_an_adapter_comes_back(tmp_path: Path, form: Format
         assert back is not None and back.form is form
         assert np.array_equal(back.scales, expected.scales) and np.array_equal(back.biases, expected.biases)
     assert found.scales_of("model.layers.0.k_proj", form, (4, 2)) is None
+    for other, shape in ((F16 if form is BF16 else BF16, (4, 2)), (form, (2, 4))):
+        with pytest.raises(FormatError):
+            found.scales_of("model.layers.0.q_proj", other, shape)
     of_inputs = found.of("model.layers.0.q_proj")
     assert of_inputs is not None and same(of_inputs, make(3, 8))
     again = write(tmp_path / "again.safetensors", learned=(ABOUT, given))
     assert again.read_bytes() == path.read_bytes()
     assert read_calibration(write(tmp_path / "plain.safetensors")).learned is None
-
-
-def test_scales_of_another_shape_or_format_are_not_given(tmp_path: Path) -> None:
-    path = write(tmp_path / "c.safetensors", learned=(ABOUT, {"model.layers.0.q_proj": stored(BF16)}))
-    found = read_calibration(path)
-    for form, shape in ((F16, (4, 2)), (BF16, (2, 4)), (BF16, (4, 3))):
-        with pytest.raises(FormatError):
-            found.scales_of("model.layers.0.q_proj", form, shape)
 
 
 def test_numbers_that_are_none_are_neither_written_nor_given(tmp_path: Path) -> None:
@@ -273,12 +248,8 @@ def test_numbers_that_are_none_are_neither_written_nor_given(tmp_path: Path) -> 
 
 LEARNED: dict[str, dict[str, Any] | None] = {
     "no adapter": {"adapter": None},
-    "an entry more": {"more": 1},
-    "a short digest": {"adapter": "short"},
     "a number for a digest": {"adapter": 7},
-    "a negative seed": {"seed": -1},
     "a large seed": {"seed": 1 << 64},
-    "steps are true": {"steps": True},
     "tokens are text": {"tokens": "1"},
     "no modules": {"modules": {}},
     "an id that leaves": {"modules": {"m": "../x"}},

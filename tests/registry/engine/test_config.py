@@ -1,9 +1,6 @@
 from __future__ import annotations
 
-import json
-from typing import Any
-
-from fusery.registry.engine.config import copied_names, fused_config, has_vision, weight_names
+from fusery.registry.engine.config import copied_names, has_vision, weight_names
 
 COPIED = [
     *("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "tokenizer.model.v3.json"),
@@ -29,47 +26,6 @@ def test_copied_files() -> None:
     assert copied_names(COPIED + LEFT) == sorted(COPIED)
     weights = ["model-00001-of-00002.safetensors", "model.safetensors"]  # what mlx-lm globs
     assert weight_names([*weights, "consolidated.safetensors", "adapters.safetensors"]) == weights
-
-
-def test_the_configuration_of_a_dequantised_model_says_nothing_of_quantisation() -> None:
-    config = {
-        "b": 1,
-        "quantization": {"bits": 4},
-        "quantization_config": {"bits": 4},
-        "a": 2,
-        "eos_token_id": 1,
-    }
-    plain = json.loads(written(config, {"eos_token_id": [1, 2]}, dequantized=True))
-    assert plain == {"a": 2, "b": 1, "eos_token_id": [1, 2]}
-    assert list(plain) == sorted(plain)
-
-
-def test_the_quantisation_is_written_twice_as_mlx_lm_does() -> None:
-    config = {"quantization": {"bits": 4}, "quantization_config": {"bits": 4}, "eos_token_id": 1}
-    kept = json.loads(written(config, quantization={"bits": 4, "up_proj": {"bits": 8}}))
-    assert kept["quantization_config"] == kept["quantization"] == {"bits": 4, "up_proj": {"bits": 8}}
-    assert kept["eos_token_id"] == 1
-    fresh = json.loads(written({}, quantization={"group_size": 64, "bits": 6, "mode": "affine"}))
-    assert fresh["quantization_config"] == fresh["quantization"]
-    assert list(fresh["quantization"]) == ["group_size", "bits", "mode"]
-    assert json.loads(written({"a": 1})) == {"a": 1}
-
-
-def written(
-    config: dict[str, Any],
-    generation: dict[str, Any] | None = None,
-    *,
-    quantization: dict[str, Any] | None = None,
-    dequantized: bool = False,
-    keep_vision: bool = False,
-) -> bytes:
-    return fused_config(
-        config,
-        generation or {},
-        quantization=quantization,
-        dequantized=dequantized,
-        keep_vision=keep_vision,
-    )
 
 
 TOWERS = [

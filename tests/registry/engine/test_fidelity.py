@@ -28,7 +28,7 @@ from .conftest import OurFuse
     ],
     ids=str,
 )
-def test_figures_are_those_of_a_dense_computation(
+def test_figures_are_exact(
     options: dict[str, Any], precision: str, tmp_path: Path, our_fuse: OurFuse
 ) -> None:
     base = tiny_models.make_base(tmp_path / "base", **options)

@@ -34,7 +34,6 @@ Numbers = np.ndarray[Any, np.dtype[np.float64]]
 
 
 def least_squares(codes: Numbers, lacking: Numbers, matrix: Numbers, size: int) -> tuple[Numbers, Numbers]:
-    """Return the changes of one row's scales and biases, by the whole matrix."""
     groups = len(codes) // size
     basis = np.zeros((2 * groups, len(codes)))
     for group in range(groups):
@@ -54,9 +53,7 @@ def least_squares(codes: Numbers, lacking: Numbers, matrix: Numbers, size: int) 
     count=st.integers(1, 12),
     size=st.sampled_from([32, 64]),
 )
-def test_it_is_the_least_squares_of_the_metric(
-    seed: int, rows: int, groups: int, count: int, size: int
-) -> None:
+def test_it_is_the_least_squares(seed: int, rows: int, groups: int, count: int, size: int) -> None:
     random = np.random.default_rng(seed)
     columns = groups * size
     directions, rest = random.standard_normal((count, columns)), random.random(columns) + 0.1
@@ -81,7 +78,6 @@ def test_codes_that_are_all_the_same_and_nothing_lacking() -> None:
 
 
 def heard(base: Path, adapter: Path, fused: Path, calibration: Calibration, path: str) -> float:
-    """Return how much of a module's error is heard, as a share of its update."""
     scale = json.loads((adapter / "adapter_config.json").read_text())["lora_parameters"]["scale"]
     left, right = (numbers(adapter / "adapters.safetensors", f"{path}.lora_{part}") for part in "ba")
     update = scale * left.T @ right.T
@@ -132,7 +128,7 @@ def test_a_layer_that_nothing_came_into(
     assert found.fidelity.noise < 0.3
 
 
-def test_an_update_too_small_to_shape_leaves_scales_and_biases(
+def test_a_small_update(
     calibrated: tuple[Path, Path, Calibration], our_fuse: OurFuse, tmp_path: Path
 ) -> None:
     base, _, calibration = calibrated

@@ -32,13 +32,10 @@ def of_module(bits: Any, group_size: int, **more: Any) -> dict[str, Any]:
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "quantisation not said": {"quantization": None, "quantization_config": None},
     "other bits for a module": of_module(8, 64),
-    "bits of a module as text": of_module("8", 64),
     "bits that mlx does not have": of_module(1, 256),
     "module said to be dense": {"quantization": _PLAIN | {_W: False}},
     "a format of other widths": of_module(4, 32, mode="mxfp4"),
-    "the shapes of another format": of_module(4, 64, mode="mxfp4"),
     "a format that mlx does not have": of_module(4, 64, mode="gguf"),
-    "a format that is no text": of_module(4, 64, mode=["x"]),
 }
 
 
@@ -57,11 +54,8 @@ def part(name: str, dtype: str, *shape: int) -> Change:
 TENSORS: dict[str, Change] = {
     "global scale": lambda t: t.update({f"{_W}.global_scale": t[f"{_W}.scales"]}),
     "no biases": lambda t: t.pop(f"{_W}.biases"),
-    "scales of one byte": part("scales", "U8", 256, 4),
     "scales of one byte and of no format": part("scales", "U8", 256, 5),
     "biases of another shape": part("biases", "BF16", 256, 1),
-    "biases of another format": part("biases", "F16", 256, 2),
-    "words of another type": part("weight", "F32", 256, 16),
     "fewer scales": lambda t: t.update({f"{_W}.{p}": ("BF16", t[f"{_W}.{p}"][1][:-1]) for p in _SCALES}),
 }
 
@@ -81,7 +75,6 @@ def read(folder: Path, quantization: dict[str, Any]) -> Any:
 
 
 def quantised(folder: Path, bits: int, group: int, mode: str = "affine", rows: int = 4) -> None:
-    """Replace a base by one packed module of 256 columns, of zeros."""
     words = ("U32", np.zeros((rows, 256 * bits // 32), np.uint32))
     shape = (rows, 256 // group)
     if mode == "affine":

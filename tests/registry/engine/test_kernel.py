@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
 from dataclasses import astuple, replace
 from itertools import product
 
@@ -17,23 +16,16 @@ from fusery.registry.engine import kernel
 from fusery.registry.engine.affine import Grid
 from fusery.registry.engine.arithmetic import BF16, F16, F32, Array, Format, Update, encode
 from fusery.registry.engine.blocks import fuse_rows
-from fusery.registry.engine.fidelity import Sums
-from fusery.registry.engine.microscaling import MODES
 from fusery.registry.engine.policy import Target
 from fusery.registry.engine.rows import Change, Kind, NotFiniteError, Rows
 from fusery.registry.engine.workspace import Workspace
 
 compiled = pytest.mark.skipif(kernel.compiled is None, reason="the compiled arithmetic was not built")
 
+pytestmark = pytest.mark.usefixtures("no_warnings")
 forms = st.sampled_from([BF16, F16, F32])
 sizes = st.sampled_from([1.0, 1.0, 1e-3, 1e-6, 1e-20, 1e-40, 300.0, 1e5, 1e30, 3e38])
 grids = st.none() | st.tuples(st.sampled_from([2, 3, 4, 5, 6, 8]), st.sampled_from([32, 64, 128]))
-
-
-@pytest.fixture(autouse=True)
-def _no_warnings() -> Iterator[None]:
-    with np.errstate(all="ignore"):
-        yield
 
 
 @st.composite
@@ -52,7 +44,6 @@ def kinds(draw: st.DrawFn) -> Kind:
 
 
 def numbers(random: np.random.Generator, shape: tuple[int, ...], form: Format, size: float) -> Array:
-    """Return stored numbers, with signed zeros and the smallest there are."""
     values = (random.standard_normal(shape) * size).astype(np.float32)
     some = random.random(shape)
     values[some < 0.05] = 0.0
@@ -118,15 +109,14 @@ def test_the_same_bits_and_sums_as_numpy(
     change = change_of(kind, rank, first + count + 1, random, of_update, update_form)
     assume(change is not None or kind.group is not None)  # plain numbers that nobody touches are copied
     ours, theirs = room(kind, count), room(kind, count)
-    with np.errstate(all="ignore"):
-        found = kernel.fuse_rows(rows, kind, change, first, ours)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(kernel, "compiled", None)
-            try:
-                expected = fuse_rows(rows, kind, change, first, theirs, Workspace())
-            except NotFiniteError:
-                assert found is None
-                return
+    found = kernel.fuse_rows(rows, kind, change, first, ours)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernel, "compiled", None)
+        try:
+            expected = fuse_rows(rows, kind, change, first, theirs, Workspace())
+        except NotFiniteError:
+            assert found is None
+            return
     if found is None:  # left to NumPy, which leaves out of its sums what is not finite
         return
     # The last sums are in float64 in no set order; with numbers beyond its fast ways, NumPy takes float64 for all.
@@ -155,33 +145,6 @@ def test_ordinary_numbers_are_not_left_to_numpy() -> None:
             change = Change(Update.of(a, b, F32, F32, 0.01, embedding=False))
             assert kernel.handles(kind, change)
             assert kernel.fuse_rows(rows, kind, change, 0, room(kind, 5)) is not None
-
-
-@compiled
-def test_other_kinds_are_numpys() -> None:
-    form, grid = BF16, Grid(4, 64, BF16)
-    plain = Kind(64, form, form, grid, Target(grid, form))
-    assert kernel.handles(plain, None)
-    float_grid = next(iter(MODES.values()))
-    assert not kernel.handles(replace(plain, grid=float_grid), None)
-    assert not kernel.handles(replace(plain, target=Target(float_grid, form)), None)
-    assert not kernel.handles(replace(plain, target=Target(grid, form, dither=True)), None)
-    update = Update.nothing(4, 64)
-    assert not kernel.handles(plain, Change(update, np.ones(4, np.float32)))
-    assert not kernel.handles(replace(plain, plain=F32), Change(update))
-
-
-@compiled
-def test_what_is_not_finite_is_left_to_numpy() -> None:
-    """The sums leave it out, and the written number is the one that MLX writes."""
-    kind = Kind(64, BF16, BF16, None, Target(None, BF16))
-    values = np.ones((2, 64), np.float32)
-    values[0, 3], values[1, 5] = np.nan, np.inf
-    rows, change = Rows(encode(values, BF16)), Change(Update.nothing(2, 64))
-    out = room(kind, 2)
-    assert kernel.fuse_rows(rows, kind, change, 0, out) is None
-    assert isinstance(fuse_rows(rows, kind, change, 0, out, Workspace()), Sums)
-    np.testing.assert_array_equal(out.weight, rows.weight)
 
 
 @compiled

@@ -4,17 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from fusery.registry.engine.arithmetic import FORMATS
 from fusery.registry.engine.layouts import tile
-from fusery.registry.engine.workspace import Workspace, rows_per_block
-
-
-def test_a_workspace_gives_the_same_memory_again() -> None:
-    work = Workspace()
-    for form in FORMATS.values():
-        first = work.bytes(1000, "out").view(form.stored)
-        assert np.shares_memory(first, work.bytes(10, "out"))
-        assert not np.shares_memory(first, work.bytes(1000, "other"))
+from fusery.registry.engine.workspace import rows_per_block
 
 
 def test_blocks_of_a_large_rank_are_smaller_so_that_tiles_stay_small() -> None:

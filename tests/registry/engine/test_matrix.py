@@ -7,7 +7,6 @@ import io
 import json
 import os
 from collections.abc import Callable
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -65,17 +64,6 @@ def test_same_bits(case: Case, tmp_path: Path, mlx_fuse: MlxFuse, our_fuse: OurF
     assert_same(theirs, ours)
 
 
-def test_the_cases_cover_what_was_promised() -> None:
-    assert len(NAMES) >= 14
-    words = product(NAMES, fuse_cases.FORMATS, fuse_cases.ADAPTERS, (KEEP, DEQUANTIZE), LAYOUTS)
-    wanted = {pair for word in words if (case := Case(*word)).possible for pair in case.pairs}
-    assert wanted == {pair for case in CASES for pair in case.pairs}
-    assert {word for pair in wanted for word in pair} == {
-        word for case in FAST for pair in case.pairs for word in pair
-    }
-    assert len(set(CASES)) == len(CASES)
-
-
 Setup = Callable[[Path], tuple[Path, Path]]
 
 
@@ -87,7 +75,6 @@ def set_config(folder: Path, name: str = "config.json", **entries: Any) -> None:
 def made(
     folder: Path, architecture: str = "llama", form: str = "bf16", adapter: str = "lora", **options: Any
 ) -> tuple[Path, Path]:
-    """Write a base and an adapter for it."""
     base = fuse_cases.make_base(folder / "base", Case(architecture, form, adapter))
     return base, adapters_by_class.make_adapter(folder / "adapter", base, **options)
 
@@ -140,15 +127,10 @@ def several_updates(folder: Path) -> tuple[Path, Path]:
     return base, adapters_by_class.make_adapter(folder / "adapter", base)
 
 
-def configured(place: str, **entries: Any) -> Setup:
-    def setup(folder: Path) -> tuple[Path, Path]:
-        form = "bf16" if "model_file" in entries else "nvfp4"
-        base, adapter = made(folder, form=form, keys=["self_attn.q_proj"])
-        (base / "model.py").write_text("raise SystemExit('this must never run')\n")
-        set_config(base if place == "config.json" else adapter, place, **entries)
-        return base, adapter
-
-    return setup
+def one_block(folder: Path) -> tuple[Path, Path]:
+    base, adapter = made(folder, keys=["self_attn.q_proj"])
+    set_config(adapter, "adapter_config.json", num_layers=1)
+    return base, adapter
 
 
 def renamed(old: str, new: str) -> Setup:
@@ -162,14 +144,10 @@ def renamed(old: str, new: str) -> Setup:
     return setup
 
 
-def changed(
-    name: str, change: Callable[[Any], Any], *words: str, like: str | None = None, **options: Any
-) -> Setup:
-    """Write an adapter of which one tensor is made of another one, or of itself."""
-
+def changed(name: str, change: Callable[[Any], Any], *words: str, **options: Any) -> Setup:
     def setup(folder: Path) -> tuple[Path, Path]:
         base, adapter = made(folder, *words, **options)
-        rewrite(adapter, lambda t: t.update({name: (t[like or name][0], change(t[like or name][1]))}))
+        rewrite(adapter, lambda t: t.update({name: (t[name][0], change(t[name][1]))}))
         return base, adapter
 
     return setup
@@ -188,20 +166,15 @@ REFUSED: dict[str, tuple[Setup, str, str]] = {
     "DoRA on experts": (dora_on_experts, "doesn't support DoRA", "block_sparse_moe"),
     "DoRA on 3 bits": (given("llama", "3bit", "dora", kind="dora"), "broadcast", "model.layers."),
     "the head of a base that has none": (head_of_a_tied_base, r"lm_head\.lora_a", "lm_head"),
-    "activations": (configured("config.json", quantize_activations=True), "QQLinear", "activations"),
     "layers of several updates": (several_updates, UNKNOWN, "qkv_proj.lora_"),
-    "an unknown part": (renamed(f"{_QUERY}.lora_a", f"{_QUERY}.lora_c"), UNKNOWN, "lora_c"),
     "an unknown module": (renamed(_QUERY, "model.layers.0.self_attn.x_proj"), UNKNOWN, "x_proj"),
-    "an unknown block": (renamed("model.layers.1.", "model.layers.7."), UNKNOWN, "model.layers.7."),
-    "another root": (renamed("model.layers.0.", "base_model.model.layers.0."), UNKNOWN, "base_model."),
     "a norm": (renamed(_QUERY, "model.layers.0.input_layernorm"), UNKNOWN, "input_layernorm"),
     "blocks beyond num_layers, of mlx-lm 0.19 to 0.21": (
-        configured("adapter_config.json", num_layers=1),
+        one_block,
         UNKNOWN,
         "model.layers.0",
     ),
     "a wider lora_a": (changed(f"{_UP}.lora_a", lambda a: np.concatenate([a, a])), MISSHAPEN, _UP),
-    "a wider lora_b": (changed(f"{_UP}.lora_b", lambda b: np.concatenate([b, b], axis=1)), MISSHAPEN, _UP),
     "experts in one matrix, of before October 2025": (
         changed(
             _EXPERTS,
@@ -212,26 +185,12 @@ REFUSED: dict[str, tuple[Setup, str, str]] = {
         MISSHAPEN,
         "switch_mlp.up_proj",
     ),
-    "a whole tensor that the base does not have": (
-        changed(
-            "model.layers.9.norm.weight",
-            lambda value: value,
-            *("llama", "bf16", "full"),
-            kind="full",
-            like="model.layers.0.input_layernorm.weight",
-        ),
-        UNKNOWN,
-        "model.layers.9.norm.weight",
-    ),
-    "a file of code": (configured("config.json", model_file="model.py"), "", "model_file"),
 }
 """How a base and an adapter are made, what mlx-lm says of them, and what our refusal names."""
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_mlx_lm_cannot_do_is_refused(
-    name: str, tmp_path: Path, mlx_fuse: MlxFuse, our_fuse: OurFuse
-) -> None:
+def test_refused_as_by_mlx_lm(name: str, tmp_path: Path, mlx_fuse: MlxFuse, our_fuse: OurFuse) -> None:
     make, theirs, named = REFUSED[name]
     base, adapter = make(tmp_path)
     if theirs:
@@ -246,9 +205,7 @@ def test_what_mlx_lm_cannot_do_is_refused(
 # Where two results are possible
 
 
-def test_a_global_scale_that_no_adapter_touches_is_kept_but_not_turned_into_plain_numbers(
-    tmp_path: Path, mlx_fuse: MlxFuse, our_fuse: OurFuse
-) -> None:
+def test_a_global_scale_is_kept_or_refused(tmp_path: Path, mlx_fuse: MlxFuse, our_fuse: OurFuse) -> None:
     base, adapter = with_global_scale(tmp_path, ["self_attn.q_proj"])
     ours, _ = our_fuse(base, adapter)
     assert_same(mlx_fuse(base, adapter), ours)
@@ -256,10 +213,8 @@ def test_a_global_scale_that_no_adapter_touches_is_kept_but_not_turned_into_plai
         our_fuse(base, adapter, DEQUANTIZE, name="plain")
 
 
-@pytest.mark.parametrize("form", ["bf16", "f16", "4bit"])
-def test_magnitudes_in_the_format_of_the_base(
-    form: str, tmp_path: Path, mlx_fuse: MlxFuse, our_fuse: OurFuse
-) -> None:
+@pytest.mark.parametrize("form", ["f16", "4bit"])
+def test_magnitudes_in_short_formats(form: str, tmp_path: Path, mlx_fuse: MlxFuse, our_fuse: OurFuse) -> None:
     """The trainer writes float32; a converted adapter may not, and then the result is not float32 either."""
     base, adapter = made(tmp_path, "llama", form, "dora", kind="dora")
     kind = FORMATS["F16" if form == "f16" else "BF16"]
@@ -271,12 +226,9 @@ def test_magnitudes_in_the_format_of_the_base(
     assert_same(mlx_fuse(base, adapter), ours)
 
 
-@pytest.mark.parametrize("form", ["4bit"])
-def test_matrices_of_each_head_become_plain_numbers_too(
-    form: str, tmp_path: Path, mlx_fuse: MlxFuse, our_fuse: OurFuse
-) -> None:
+def test_matrices_of_each_head_are_dequantised(tmp_path: Path, mlx_fuse: MlxFuse, our_fuse: OurFuse) -> None:
     """`mlx_lm.fuse --dequantize` leaves them packed and says that nothing is: what it wrote cannot be loaded."""
-    base, adapter = made(tmp_path, "deepseek_v3", form, keys=["self_attn.o_proj"])
+    base, adapter = made(tmp_path, "deepseek_v3", "4bit", keys=["self_attn.o_proj"])
     theirs = mlx_fuse(base, adapter, dequantize=True)
     with pytest.raises(ValueError, match="not in model"):
         adapters_by_class.load_lazily(theirs)

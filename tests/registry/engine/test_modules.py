@@ -28,9 +28,7 @@ def computed(plan: Plan) -> set[str]:
     return {step.module.path for step in plan.steps if isinstance(step, Compute)}
 
 
-def test_what_is_computed_depends_on_adapter_and_policy(
-    base: Path, dense: Path, adapter: Path, planned: Planner
-) -> None:
+def test_which_modules_are_computed(base: Path, dense: Path, adapter: Path, planned: Planner) -> None:
     touched = {f"model.layers.2.{key}" for key in tiny_models.LINEAR}
     for precision in ("keep", "dither", "mixed"):
         assert computed(planned(base, adapter, precision)) == touched
@@ -53,7 +51,7 @@ def test_what_cannot_be_cut_into_groups_is_not_quantised(tmp_path: Path, planned
     assert "lm_head" not in targets  # neither touched nor quantised: a copy
 
 
-def test_layers_that_may_or_may_not_be_wrapped_need_the_class(
+def test_layers_need_the_class(
     base: Path, dense: Path, adapter: Path, tmp_path: Path, planned: Planner
 ) -> None:
     partial = tiny_models.make_adapter(tmp_path / "partial", base, num_layers=1, skip=[_W])
@@ -82,7 +80,7 @@ def test_an_adapter_of_another_base_is_refused(tmp_path: Path, base: Path, plann
 @pytest.mark.parametrize(
     "raw", [("U32", np.zeros((256, 128), np.uint32)), ("BF16", np.zeros((256, 4, 4, 8), np.uint16))]
 )
-def test_a_dense_weight_of_another_kind_is_refused(
+def test_a_dense_weight_of_another_kind(
     raw: tiny_models.Raw, dense: Path, adapter: Path, planned: Planner
 ) -> None:
     rewrite(dense, lambda t: t.update({f"{_W}.weight": raw}))
@@ -90,9 +88,7 @@ def test_a_dense_weight_of_another_kind_is_refused(
         planned(dense, adapter)
 
 
-def test_of_several_lists_of_blocks_the_adapted_one_is_meant(
-    tmp_path: Path, dense: Path, adapter: Path, planned: Planner
-) -> None:
+def test_several_lists_of_blocks(tmp_path: Path, dense: Path, adapter: Path, planned: Planner) -> None:
     rewrite(dense, lambda t: t.update({"vision_tower.blocks.0.proj.weight": t[f"{_W}.weight"]}))
     assert len(planned(dense, adapter).modules) == 7
     rewrite(dense, lambda t: t.update({"model.layers_too.layers.0.proj.weight": t[f"{_W}.weight"]}))
@@ -108,9 +104,7 @@ def test_of_several_lists_of_blocks_the_adapted_one_is_meant(
         planned(dense, both, scratch=None)
 
 
-def test_an_adapter_of_root_modules_alone_needs_no_blocks(
-    tmp_path: Path, dense: Path, planned: Planner
-) -> None:
+def test_an_adapter_of_root_modules_alone(tmp_path: Path, dense: Path, planned: Planner) -> None:
     rewrite(dense, lambda t: t.update({"vision_tower.blocks.0.proj.weight": t[f"{_W}.weight"]}))
     adapter = tiny_models.make_adapter(tmp_path / "roots", dense, keys=["lm_head", "model.embed_tokens"])
     found = {module.path: module.embedding for module in planned(dense, adapter).modules}

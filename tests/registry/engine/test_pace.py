@@ -16,16 +16,14 @@ from .conftest import Planner
 
 
 def times(plan: Plan) -> int:
-    """Return how many times what `keep` takes a fuse is said to take."""
     found = re.search(r"about (\d+) times", slowly(plan) or "")
     assert found
     return int(found[1])
 
 
-def test_only_what_a_calibration_shapes_is_slow(
+def test_only_shaping_is_slow(
     calibrated: tuple[Path, Path, Calibration], planned: Planner, tmp_path: Path
 ) -> None:
-    """The fit solves a matrix of as many directions as there are; what `keep` takes grows as the rank does."""
     base, adapter, calibration = calibrated
     for policy in (Policy("keep"), Policy("dither"), Policy("dequantize"), Policy("mixed", bits={"": 6})):
         assert slowly(planned(base, adapter, policy)) is None

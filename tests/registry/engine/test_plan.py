@@ -10,7 +10,7 @@ import pytest
 import tiny_models
 
 from fusery.registry.engine.modules import written_parts
-from fusery.registry.engine.plan import Compute, Copy, Plan
+from fusery.registry.engine.plan import Copy, Plan
 from fusery.registry.engine.policy import Policy, Quantize
 from fusery.registry.errors import FusionUnsupportedError
 from fusery.storage.safetensors import tensor_bytes
@@ -73,16 +73,6 @@ def assert_planned_once(plan: Plan) -> None:
         assert position == output.size
 
 
-def test_dithering_copies_scales_and_biases(base: Path, adapter: Path, planned: Planner) -> None:
-    kept, plan = planned(base, adapter), planned(base, adapter, "dither")
-    assert plan.outputs == kept.outputs
-    assert plan.documents == kept.documents
-    computed = [step for step in plan.steps if isinstance(step, Compute)]
-    assert [step.module.path for step in computed] == [f"model.layers.2.{key}" for key in tiny_models.LINEAR]
-    assert all(step.scales is step.biases is None for step in computed)
-    assert all(step.module.target.dither for step in computed)
-
-
 def test_mixed_widths_are_written_into_the_configuration(base: Path, adapter: Path, planned: Planner) -> None:
     up = "model.layers.2.mlp.up_proj"
     plan = planned(base, adapter, Policy("mixed", {"": 5, up: 8}))
@@ -104,18 +94,3 @@ def test_shards_are_named_and_indexed_as_mlx_lm_does(dense: Path, adapter: Path,
     index = json.loads(many.documents["model.safetensors.index.json"])
     assert set(index["weight_map"].values()) == {output.name for output in many.outputs}
     assert index["metadata"] == json.loads(one.documents["model.safetensors.index.json"])["metadata"]
-
-
-def test_only_known_files_are_copied_and_never_code(base: Path, adapter: Path, planned: Planner) -> None:
-    for name in ("modeling.py", "README.md", "LICENSE", "consolidated.safetensors"):
-        (base / name).write_text("x")
-    (base / "additional_chat_templates").mkdir()
-    (base / "additional_chat_templates" / "tool.jinja").write_text("x")
-    assert planned(base, adapter).copies == (
-        "LICENSE",
-        "additional_chat_templates/tool.jinja",
-        "chat_template.jinja",
-        "generation_config.json",
-        "tokenizer.json",
-        "tokenizer_config.json",
-    )

@@ -9,15 +9,14 @@ import numpy as np
 import pytest
 import tiny_models
 
-from fusery.registry.engine.affine import BITS, GROUP_SIZES, Grid
-from fusery.registry.engine.arithmetic import BF16, F16, F32
+from fusery.registry.engine.affine import Grid
+from fusery.registry.engine.arithmetic import BF16, F32
 from fusery.registry.engine.grids import AnyGrid
 from fusery.registry.engine.microscaling import MODES
 from fusery.registry.engine.policy import (
     Policy,
     Quantize,
     Target,
-    quantized_target,
 )
 from fusery.registry.engine.precisions import DEQUANTIZE, DITHER, KEEP, MIXED
 from fusery.registry.engine.recipe import OWN
@@ -37,16 +36,12 @@ def target(
 
 TARGETS: dict[str, tuple[Policy, AnyGrid | None, Target]] = {
     "keep, 4 bits": (Policy(KEEP), FOUR, Target(FOUR, BF16)),
-    "keep, dense": (Policy(KEEP), None, Target(None, BF16)),
-    "keep, mxfp4": (Policy(KEEP), MX4, Target(MX4, BF16)),
     "dither, 4 bits": (Policy(DITHER), FOUR, Target(FOUR, BF16, dither=True)),
     "dither, dense": (Policy(DITHER), None, Target(None, BF16)),
     "dither, nvfp4": (Policy(DITHER), NV4, Target(NV4, BF16, dither=True)),
     "dequantize, 4 bits": (Policy(DEQUANTIZE), FOUR, Target(None, BF16)),
-    "dequantize, mxfp4": (Policy(DEQUANTIZE), MX4, Target(None, BF16)),
     "mixed, 8 bits unless told": (Policy(MIXED), FOUR, Target(Grid(8, 64, BF16), BF16)),
     "mixed, dense": (Policy(MIXED), None, Target(None, BF16)),
-    "mixed, all others": (Policy(MIXED, {"": 5, "x": 6}), FOUR, Target(Grid(5, 64, BF16), BF16)),
     "mixed, this one": (Policy(MIXED, {"": 5, "up_proj": 6}), FOUR, Target(Grid(6, 64, BF16), BF16)),
     "mixed, mxfp4": (Policy(MIXED), MX4, Target(Grid(8, 32, BF16), BF16)),
     "mixed, nvfp4 in groups of 16": (Policy(MIXED), NV4, Target(Grid(8, 32, BF16), BF16)),
@@ -67,42 +62,10 @@ def test_dora_is_written_in_float32_but_not_dithered() -> None:
     assert target(Policy(DITHER), FOUR, dora=True) == Target(FOUR, BF16, dither=True)
 
 
-def test_a_quantised_target_has_the_groups_that_were_asked_for() -> None:
-    asked = Quantize(6, 128)
-    assert quantized_target(asked, BF16, F32, 256, asked) == Target(Grid(6, 128, BF16), BF16)
-    assert quantized_target(Quantize(4, 32, "mxfp4"), BF16, BF16, 256, asked) == Target(MX4, BF16)
-    assert quantized_target(None, BF16, F32, 256, asked) == Target(None, F32)
-
-
-def test_what_cannot_be_cut_into_groups_stays_dense() -> None:
-    asked = Quantize(4, 128)
-    assert quantized_target(asked, BF16, BF16, 192, asked) == Target(None, BF16)
-    assert quantized_target(Quantize(8, 64), BF16, F16, 192, asked) == Target(None, F16)
-
-
 def test_mixed_needs_groups_of_32() -> None:
     assert target(Policy(MIXED), NV4, columns=96).grid == Grid(8, 32, BF16)
     with pytest.raises(FusionUnsupportedError, match="up_proj"):
         target(Policy(MIXED), NV4, columns=48)
-
-
-def test_which_policies_rewrite_what_no_adapter_touches() -> None:
-    assert [precision for precision in (KEEP, DITHER, MIXED, DEQUANTIZE) if Policy(precision).rewrites] == [
-        DEQUANTIZE
-    ]
-    assert Policy(KEEP, quantize=Quantize(4, 64)).rewrites
-
-
-def test_formats_that_mlx_has() -> None:
-    mx = pytest.importorskip("mlx.core")
-    affine = [(bits, size, "affine") for bits in BITS for size in GROUP_SIZES]
-    for bits, group_size, mode in (*affine, (4, 32, "mxfp4"), (4, 16, "nvfp4"), (8, 32, "mxfp8")):
-        quantize = Quantize(bits, group_size, mode)
-        grid = quantize.grid(F16)
-        assert (grid.bits, grid.group_size) == (bits, group_size)
-        assert grid.form is (F16 if mode == "affine" else BF16)
-        assert quantize.to_dict() == {"group_size": group_size, "bits": bits, "mode": mode}
-        assert mx.quantize(mx.ones((2, 128)), group_size=group_size, bits=bits, mode=mode)
 
 
 def test_formats_that_mlx_does_not_have() -> None:
@@ -153,7 +116,7 @@ def logits(folder: Path, adapter: Path | None = None) -> np.ndarray[Any, Any]:
     ],
     ids=["several widths", "dequantize", "quantised at 8 bits"],
 )
-def test_mlx_lm_loads_the_result_and_it_behaves_like_base_and_adapter(
+def test_result_behaves_like_base_and_adapter(
     policy: Policy, limit: float, tmp_path: Path, our_fuse: OurFuse
 ) -> None:
     pytest.importorskip("mlx_lm")

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from typing import Any
 
-from fusery.registry.engine.recipe import ENGINE, Recipe, artifact_key
+from fusery.registry.engine.recipe import Recipe, artifact_key
 
 
 def test_the_key_is_stable() -> None:
@@ -26,16 +26,6 @@ def test_every_choice_changes_the_key() -> None:
     ]
     keys = {artifact_key("a" * 64, "b" * 64, each) for each in (recipe, *others)}
     assert len(keys | {artifact_key("b" * 64, "a" * 64, recipe)}) == 8
-
-
-def test_the_json_form() -> None:
-    assert Recipe("keep", scale=2.0).to_dict() == {
-        "precision": "keep",
-        "engine": ENGINE,
-        "quantization": None,
-        "scale": 2.0,
-        "seed": None,
-    }
 
 
 def test_a_recipe_needs_no_numpy() -> None:

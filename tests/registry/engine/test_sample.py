@@ -17,7 +17,7 @@ POLICIES = [Policy("keep"), Policy("dither", seed=3), Policy("mixed", {"": 6}), 
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.precision)
-def test_a_sample_is_near_the_whole_and_writes_nothing(
+def test_a_sample_is_near_the_whole(
     policy: Policy, tmp_path: Path, planned: Planner, our_fuse: OurFuse
 ) -> None:
     base = tiny_models.make_base(tmp_path / "base", bits=4, group_size=32, hidden=256, intermediate=512)
@@ -32,7 +32,7 @@ def test_a_sample_is_near_the_whole_and_writes_nothing(
     assert sample(planned(base, adapter, policy), threads=3) == found
 
 
-def test_a_sample_is_shaped_as_the_whole_is(
+def test_a_shaped_sample(
     calibrated: tuple[Path, Path, Calibration], planned: Planner, our_fuse: OurFuse
 ) -> None:
     base, adapter, calibration = calibrated

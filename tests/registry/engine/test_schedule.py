@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import hashlib
-import heapq
 import itertools
 import random
 
@@ -36,7 +35,6 @@ def copies(sizes: list[int]) -> list[Copy]:
 
 
 def run_all(schedule: Schedule, in_flight: int, seed: int = 0) -> list[Block | Hash]:
-    """Take tasks as `in_flight` threads would, and give them back in any order."""
     order, flying, tasks = random.Random(seed), [], []
     while not schedule.finished:
         while len(flying) < in_flight and (task := schedule.take(0)) is not None:
@@ -74,34 +72,6 @@ def test_everything_is_done_once_and_every_file_is_hashed_in_order(in_flight: in
             assert 0 < size <= CHUNK
             position += size
         assert position == chain.size
-
-
-def makespan(schedule: Schedule, threads: int) -> float:
-    """Return the nanoseconds that all would take if every byte took what the schedule believes."""
-    clock, flying = 0.0, []
-    while not schedule.finished:
-        while len(flying) < threads and (task := schedule.take(0)) is not None:
-            seconds = task.cost if isinstance(task, Block) else task.size * 0.55
-            heapq.heappush(flying, (clock + seconds, len(flying), id(task), task))
-        clock, *_, task = heapq.heappop(flying)
-        spans = []
-        if isinstance(task, Block):
-            assert isinstance(task.step, Copy)
-            begin = task.step.place.offset + task.first
-            spans = [Span(0, begin, begin + task.count)]
-        schedule.done(task, spans)
-    return clock
-
-
-@pytest.mark.parametrize("verified", [False, True])
-def test_two_threads_take_no_longer_than_need_be(verified: bool) -> None:
-    size = 64 * CHUNK
-    output = Chain(0, 8 + size, reach=8)
-    inputs = {"base": Chain(1, size)} if verified else {}
-    copying, hashing = size * 0.3, size * 0.55
-    total = copying + hashing * (2 if verified else 1)
-    least = max(total / 2, hashing)
-    assert makespan(Schedule(copies([size]), [output], inputs, 2), 2) < 1.1 * least
 
 
 def test_nothing_is_handed_out_after_a_stop_and_an_empty_plan_still_hashes() -> None:

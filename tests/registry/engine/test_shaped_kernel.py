@@ -27,7 +27,6 @@ sizes = st.sampled_from([1.0, 1e-3, 1e-8, 30.0, 1e4])
 
 
 def both_ways(compute: object) -> list[tuple[Array, ...]]:
-    """Return what is computed with the compiled half, and without."""
     found = []
     for compiled in (kernel.compiled, None):
         with pytest.MonkeyPatch.context() as patch:
@@ -50,9 +49,7 @@ def directions_of(random: np.random.Generator, count: int, columns: int, size: f
     size=sizes,
 )
 @settings(max_examples=60)
-def test_codes_are_chosen_alike(
-    seed: int, rows: int, columns: int, count: int, bits: int, size: float
-) -> None:
+def test_codes_are_alike(seed: int, rows: int, columns: int, count: int, bits: int, size: float) -> None:
     random = np.random.default_rng(seed)
     inputs = directions_of(random, count, columns, size)
     left, right = (random.standard_normal((3, width)).astype(np.float32) for width in (rows, columns))
@@ -84,7 +81,7 @@ def test_codes_are_chosen_alike(
     size=sizes,
 )
 @settings(max_examples=60)
-def test_scales_and_biases_are_fitted_alike(
+def test_scales_are_fitted_alike(
     seed: int, rows: int, groups: int, group_size: int, count: int, size: float
 ) -> None:
     random = np.random.default_rng(seed)
@@ -100,10 +97,9 @@ def test_scales_and_biases_are_fitted_alike(
 
 
 @pytest.mark.parametrize("fitted", [False, True])
-def test_a_fuse_has_the_same_bytes_either_way(
+def test_a_fuse_has_the_same_bytes(
     calibrated: tuple[Path, Path, Calibration], our_fuse: OurFuse, fitted: bool
 ) -> None:
-    """With the compiled half on one thread, and without on two."""
     base, adapter, calibration = calibrated
     policy = Policy("dither", calibration=calibration, fitted=fitted)
     _, compiled = our_fuse(base, adapter, policy, name="compiled", threads=1)

@@ -46,9 +46,7 @@ def whole(trained: Path, names: dict[str, str], **options: Any) -> Whole:
 
 
 @pytest.mark.parametrize("bits", [None, 4])
-def test_tensors_and_rows_take_the_place_of_the_base_s(
-    bits: int | None, trained: Path, tmp_path: Path
-) -> None:
+def test_tensors_and_rows_are_replaced(bits: int | None, trained: Path, tmp_path: Path) -> None:
     folder = tiny_models.make_base(tmp_path / "base", layers=2, bits=bits)
     rows = {_EMBEDDING: ((3, 7), read_header(trained).tensors["rows"])}
     changes = whole(trained, {_UP: "up"}, rows=rows)

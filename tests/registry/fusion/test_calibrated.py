@@ -17,7 +17,6 @@ DITHER = FuseRequest("dither", accept_loss=True)
 
 
 def put(registry: Registry, tmp_path: Path, name: str, **sizes: int) -> None:
-    """Add a base, and an adapter on it of the same name."""
     base = tiny_models.make_base(tmp_path / name, bits=4, group_size=32, layers=1, **sizes)
     registry.bases.add(base, name=name)
     made = tiny_models.make_adapter(tmp_path / f"on-{name}", base, update=0.05, num_layers=1)

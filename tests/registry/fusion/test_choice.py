@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import tiny_models
-from both_libraries import apart
+from tiny_architectures import make_architecture
 
 from fusery.registry import FuseRequest, Registry, Reporter
-from fusery.registry.behaviour.models import Model
 from fusery.registry.errors import FidelityError
 from fusery.registry.fusion.known import REFUSED
 from fusery.registry.records.fused import Fused
@@ -20,7 +17,6 @@ from fusery.registry.records.fused import Fused
 
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A 4-bit base, and an adapter whose update falls between the steps of its quantisation."""
     folder = tmp_path_factory.mktemp("chosen")
     base = tiny_models.make_base(folder / "tiny4", bits=4, group_size=64)
     return base, tiny_models.make_adapter(folder / "adapter", base, update=0.05)
@@ -28,7 +24,6 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.fixture
 def calibrated(registry: Registry, folders: tuple[Path, Path], tmp_path: Path) -> Registry:
-    """A registry with the adapter `task@1` of a base that has a calibration."""
     base, adapter = folders
     registry.bases.add(base, name="tiny4")
     registry.adapters.register(adapter, base="tiny4", task="task")
@@ -91,62 +86,31 @@ def test_a_sample_spares_auto_another_one_and_is_no_refusal(calibrated: Registry
     assert len(calibrated.upkeep.log(action=REFUSED)) == logged + 1, "all of its rows were measured"
 
 
-def packed(folder: Path, mode: str, group: int) -> Path:
-    """A base of 4 bits in one of MLX's formats without biases."""
-    import mlx.core as mx
-
-    base = tiny_models.make_base(folder, layers=2)
-    written = {}
-    for name, value in dict(mx.load(str(base / "model.safetensors"))).items():
-        if value.ndim == 2:
-            words, scales = mx.quantize(value, group_size=group, bits=4, mode=mode)
-            written |= {name: words, name.replace(".weight", ".scales"): scales}
-        else:
-            written[name] = value
-    mx.eval(written)
-    mx.save_safetensors(str(base / "model.safetensors"), written, metadata={"format": "mlx"})
-    config = json.loads((base / "config.json").read_text())
-    config["quantization"] = {"group_size": group, "bits": 4, "mode": mode}
-    (base / "config.json").write_text(json.dumps(config))
-    return base
-
-
 def size(model: Path) -> int:
     return (model / "model.safetensors").stat().st_size
 
 
-def logits(model: Path) -> np.ndarray[Any, Any]:
-    return Model.load(model, numpy=False).run(np.array([[72, 101, 108, 108, 111]], np.int32))
-
-
 @pytest.mark.parametrize(("mode", "group"), [("mxfp4", 32), ("nvfp4", 16)])
-def test_budget_of_bases_without_biases(
-    sqlite_registry: Registry, tmp_path: Path, mode: str, group: int
-) -> None:
+def test_budget_without_biases(sqlite_registry: Registry, tmp_path: Path, mode: str, group: int) -> None:
     """4 affine bits take more than those of mxfp4: what has no more bits than the base keeps its format."""
-    base = packed(tmp_path / "base", mode, group)
+    base = make_architecture(tmp_path / "base", "llama", bits=4, mode=mode, group_size=group)
     sqlite_registry.bases.add(base, name="base")
     adapter = tiny_models.make_adapter(tmp_path / "adapter", base, update=0.05, num_layers=2)
     sqlite_registry.adapters.register(adapter, base="base", task="task")
     kept = sqlite_registry.fused.fuse("task@1", FuseRequest("keep", accept_loss=True))
     as_base = tiny_models.read_tensors(kept.path / "model.safetensors")
-    mixed, told = {}, set()
-    for budget in (1.0, 1.04, 1.3, 1.6):
+    mixed = {}
+    for budget in (1.0, 1.04):
         request = FuseRequest("mixed", budget=budget, accept_loss=True)
         made = mixed[budget] = sqlite_registry.fused.fuse("task@1", request)
         assert size(made.path) <= budget * size(kept.path), budget
-        assert sqlite_registry.fused.fuse("task@1", FuseRequest(recipe=made.key, accept_loss=True)).cached
         tensors = tiny_models.read_tensors(made.path / "model.safetensors")
         for path in (path for path, wide in dict(made.recipe["bits"]).items() if wide == 0):
             assert f"{path}.biases" not in tensors
             assert tensors[f"{path}.weight"] == as_base[f"{path}.weight"]
-        told.add(made.format.split(" bits")[0])
     assert set(mixed[1.0].recipe["bits"].values()) == {0}
     assert {0, 4} <= set(mixed[1.04].recipe["bits"].values())
-    assert any(words.startswith("mixed, own/") for words in told), told
-    whole = logits(sqlite_registry.fused.fuse("task@1", FuseRequest("dequantize")).path)
-    off = [apart(logits(made.path), whole) for made in (kept, mixed[1.3], mixed[1.6])]
-    assert off == sorted(off, reverse=True), "mlx reads each module as it was written"
+    assert mixed[1.04].format.startswith("mixed, own/")
 
 
 def test_modules_with_more_bits_keep_them(sqlite_registry: Registry, tmp_path: Path) -> None:
@@ -213,37 +177,12 @@ def test_what_a_calibration_shapes_is_not_given_up_for_its_sample(calibrated: Re
     assert (made.precision, made.fidelity.verdict) == ("mixed", "PASS")
 
 
-@pytest.fixture(scope="session")
-def coarse_folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Path]]:
-    """A 3-bit base, and adapters with an update of a few thousandths and of some hundredths of its steps."""
-    folder = tmp_path_factory.mktemp("coarse")
-    base = tiny_models.make_base(folder / "tiny3", bits=3, group_size=64)
-    updates = {"small": 0.01, "larger": 0.02}
-    return base, {
-        name: tiny_models.make_adapter(folder / name, base, update=update) for name, update in updates.items()
-    }
-
-
-@pytest.fixture
-def coarse(sqlite_registry: Registry, coarse_folders: tuple[Path, dict[str, Path]]) -> Registry:
-    base, adapters = coarse_folders
-    sqlite_registry.bases.add(base, name="tiny3")
-    for task, folder in adapters.items():
-        sqlite_registry.adapters.register(folder, base="tiny3", task=task)
-    return sqlite_registry
-
-
-def five_bits(registry: Registry, reference: str, folder: Path) -> Path:
-    """Return a file with the recipe of `mixed` at 5 bits."""
-    recipe = registry.fused.fuse(reference, FuseRequest("mixed")).to_dict()["recipe"]
-    assert isinstance(recipe, dict)
-    file = folder / "recipe.json"
-    file.write_text(json.dumps({**recipe, "bits": {"": 5}}))
-    return file
-
-
-def test_more_bits_on_a_coarse_base_can_overshoot(coarse: Registry, tmp_path: Path) -> None:
+def test_more_bits_on_a_coarse_base_can_overshoot(sqlite_registry: Registry, tmp_path: Path) -> None:
     """Half of the 3-bit grid lies between two points of the 5-bit one, where any update moves a weight by half a step."""
+    base = tiny_models.make_base(tmp_path / "tiny3", bits=3, group_size=64)
+    coarse, small = sqlite_registry, tiny_models.make_adapter(tmp_path / "small", base, update=0.01)
+    coarse.bases.add(base, name="tiny3")
+    coarse.adapters.register(small, base="tiny3", task="small")
     found = coarse.fused.formats("small@1")
     verdicts = {
         row.format: row.fidelity and (row.fidelity.verdict, row.fidelity.retained) for row in found.formats
@@ -254,7 +193,10 @@ def test_more_bits_on_a_coarse_base_can_overshoot(coarse: Registry, tmp_path: Pa
     assert (six[0], (six[1] or 1.0) < 0.3) == ("LOST", True)
     assert found.chosen == "mixed, 8 bits where adapted"
 
-    file = five_bits(coarse, "small@1", tmp_path)
+    recipe = coarse.fused.fuse("small@1", FuseRequest("mixed")).to_dict()["recipe"]
+    assert isinstance(recipe, dict)
+    file = tmp_path / "recipe.json"
+    file.write_text(json.dumps({**recipe, "bits": {"": 5}}))
     with pytest.raises(FidelityError, match="overshoots: 19"):
         coarse.fused.fuse("small@1", FuseRequest(recipe=str(file)))
     said: list[str] = []
@@ -265,21 +207,3 @@ def test_more_bits_on_a_coarse_base_can_overshoot(coarse: Registry, tmp_path: Pa
     assert [line for line in said if line.endswith(f"fusery fidelity {made.adapter} --formats")]
     (refused,) = [log.detail for log in coarse.upkeep.log(action=REFUSED) if not log.detail["sampled"]]
     assert refused["verdict"] == "LOST"
-
-
-def test_minimum_fidelity_has_an_upper_limit(coarse: Registry, tmp_path: Path) -> None:
-    recipe = str(five_bits(coarse, "larger@1", tmp_path))
-    with pytest.raises(FidelityError, match="90 to 110 %"):
-        coarse.fused.fuse("larger@1", FuseRequest(recipe=recipe, min_fidelity=0.9))
-    made = coarse.fused.fuse("larger@1", FuseRequest(recipe=recipe, min_fidelity=0.8))
-    assert (made.fidelity.verdict, 1.1 < (made.fidelity.retained or 0.0) < 1.2) == ("PASS", True)
-
-
-def test_modules_that_overshoot_and_others_that_are_lost_do_not_pass_together(coarse: Registry) -> None:
-    """Within 1.2 times the size some modules have 5 bits and 120 % of their update, and others 3 bits and 7 %."""
-    made = coarse.fused.fuse("larger@1", FuseRequest("mixed", budget=1.2))
-    assert made.fidelity.modules is not None
-    shares = [module.retained or 0.0 for module in made.fidelity.modules]
-    assert (min(shares) < 0.3, max(shares) > 1.1) == (True, True)
-    assert (made.fidelity.verdict, (made.fidelity.retained or 0.0) > 0.9) == ("DEGRADED", True)
-    assert coarse.fused.fuse("larger@1", FuseRequest(budget=1.2)).precision == "dither"

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import tiny_models
 
 from fusery.registry import Registry
 from fusery.registry.errors import (
@@ -55,16 +54,6 @@ def test_name_that_was_asked_for_is_kept(stocked: Registry, tmp_path: Path) -> N
     stocked.adapters.register(tmp_path / "first", base="tiny", task="other")
     stocked.fused.fuse("course_rec@1")
     assert stocked.fused.fidelity("other@1")["adapter"] == stocked.adapters.show("other@1")["name"]
-
-
-def test_modules_come_in_the_order_of_the_layers(registry: Registry, tmp_path: Path) -> None:
-    base = tiny_models.make_base(tmp_path / "deep", layers=12, hidden=64, intermediate=64)
-    registry.bases.add(base, name="deep")
-    adapter = tiny_models.make_adapter(tmp_path / "a", base, num_layers=12, keys=["self_attn.q_proj"])
-    registry.adapters.register(adapter, base="deep", task="one")
-    registry.fused.fuse("one@1")
-    names = [module["module"] for module in registry.fused.fidelity("one@1")["fidelity"]["modules"]]
-    assert names == [f"model.layers.{layer}.self_attn.q_proj" for layer in range(12)]
 
 
 def test_a_picture_is_written_and_gives_way_by_force_only(stocked: Registry, tmp_path: Path) -> None:

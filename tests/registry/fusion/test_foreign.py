@@ -14,26 +14,18 @@ from fusery.registry.fusion.foreign import (
     counting,
     counts,
     disown,
-    foreign_key,
     foreign_record,
     recipe_key,
 )
 from fusery.registry.fusion.fuse import FuseRequest
-from fusery.registry.fusion.records import in_words
 from fusery.registry.serving.serve import ServeRequest, serve
 
 KEEP = FuseRequest(precision="keep", accept_loss=True)
 ORIGIN = "11111111-2222-3333-4444-555555555555"
 
 
-def test_a_key_of_its_own_for_each_registry() -> None:
-    key = "a" * 64
-    assert len({key, foreign_key("one", key), foreign_key("two", key), foreign_key("one", "b" * 64)}) == 4
-
-
 @pytest.fixture
 def claimed(stocked: Registry) -> Registry:
-    """A registry in which another one says that it has fused and published `course_rec@1`."""
     stocked.fused.fuse("course_rec@1", KEEP, publish="full")
     with stocked.workspace.database.write() as session:
         disown(session.scalars(select(tables.Fused)).one(), ORIGIN)
@@ -61,17 +53,6 @@ def test_explain_says_what_a_claim_is(claimed: Registry) -> None:
     reasons = [model["reason"] for model in claimed.fused.explain("course_rec@1", KEEP)["models"]]
     assert "never made under this key" in reasons
     assert any("--accept-foreign" in reason for reason in reasons)
-
-
-def test_it_is_told_in_words() -> None:
-    assert in_words(None) is None
-    for rebuilt, signed_by, said in (
-        (None, [], "11111111"),
-        (None, ["ann"], "signed by ann"),
-        ("same", [], "same bytes"),
-        ("other", ["ann"], "FALSE"),
-    ):
-        assert said in str(in_words({"registry": ORIGIN, "rebuilt": rebuilt, "signed_by": signed_by}))
 
 
 def test_nothing_foreign_is_served_where_nothing_is_fused(claimed: Registry, tmp_path: Path) -> None:

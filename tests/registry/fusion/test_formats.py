@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import tiny_models
 
@@ -26,7 +24,6 @@ FORMATS = (
 
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
-    """A 4-bit base, and two adapters whose updates fall between the steps of its quantisation."""
     folder = tmp_path_factory.mktemp("formats")
     base = tiny_models.make_base(folder / "tiny4", bits=4, layers=2)
     first, second = (
@@ -37,7 +34,6 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]
 
 @pytest.fixture
 def small(registry: Registry, folders: tuple[Path, Path, Path]) -> Registry:
-    """A registry with the adapters `small@1` and `small@2` of a 4-bit base."""
     base, *adapters = folders
     registry.bases.add(base, name="tiny4")
     for adapter in adapters:
@@ -106,36 +102,6 @@ def test_a_dense_base_has_one_format(stocked: Registry) -> None:
     found = stocked.fused.formats("course_rec@1")
     assert [row["format"] for row in found["formats"]] == ["keep"] == [found["chosen"]]
     assert found["base_bytes"] > 0
-
-
-def test_a_format_that_does_not_fit_the_base_says_why(registry: Registry, tmp_path: Path) -> None:
-    folders = odd_base(tmp_path)
-    registry.bases.add(folders[0], name="odd")
-    registry.adapters.register(folders[1], base="odd", task="one")
-    found = registry.fused.formats("one@1")
-    assert {row["format"] for row in found["formats"] if row["reason"]} == set(FORMATS[2:5])
-    assert "cannot cut into groups" in found["formats"][2]["reason"]
-    assert found["formats"][2]["fidelity"] is None
-
-
-def odd_base(folder: Path) -> tuple[Path, Path]:
-    """A base in nvfp4, whose groups of 16 columns allow for widths that affine groups of 32 do not."""
-    base = tiny_models.make_base(folder / "odd", layers=2, hidden=144, intermediate=144)
-    random, tensors = np.random.default_rng(0), {}
-    for name, (dtype, shape, data) in tiny_models.read_tensors(base).items():
-        if len(shape) == 2:
-            out, into = shape
-            words = random.integers(0, 1 << 32, (out, into // 8), dtype=np.uint32)
-            tensors[name] = ("U32", words)
-            scales = random.integers(1, 9, (out, into // 16), dtype=np.uint8)
-            tensors[name.replace(".weight", ".scales")] = ("U8", scales)
-        else:
-            tensors[name] = (dtype, np.frombuffer(data, np.uint16).reshape(shape))
-    tiny_models.write_tensors(base / "model.safetensors", tensors, {"format": "mlx"})
-    config = json.loads((base / "config.json").read_text())
-    config["quantization"] = {"group_size": 16, "bits": 4, "mode": "nvfp4"}
-    (base / "config.json").write_text(json.dumps(config))
-    return base, tiny_models.make_adapter(folder / "adapter", base)
 
 
 def test_a_format_cannot_be_asked_for(stocked: Registry) -> None:

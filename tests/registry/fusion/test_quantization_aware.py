@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,10 @@ import numpy as np
 import pytest
 import tiny_models
 from both_libraries import apart
+from peft_folders import make_peft
 from quantiser_trainer import train_through
-from sqlalchemy import select
 
-from fusery.registry import AdmissionError, FuseRequest, Registry, Reporter, tables
+from fusery.registry import AdmissionError, FuseRequest, Registry, Reporter
 from fusery.registry.behaviour.models import Model
 from fusery.registry.bundles import Choices
 from fusery.registry.errors import BadInputError, FusionUnsupportedError
@@ -30,7 +31,6 @@ def logits(model: Path) -> np.ndarray[Any, Any]:
 
 
 def describe(adapter: Path, entry: object) -> None:
-    """Write the format that an adapter was trained through into its configuration, or take it out."""
     file = adapter / "adapter_config.json"
     document = json.loads(file.read_text())
     document.pop("quantization_aware", None)
@@ -40,7 +40,6 @@ def describe(adapter: Path, entry: object) -> None:
 def trained(
     registry: Registry, folder: Path, name: str, *, bits: int | None, through: tuple[int, int], task: str
 ) -> tuple[str, np.ndarray[Any, Any]]:
-    """Register a base and an adapter trained on it through a quantiser; return its name and the logits of its trainer."""
     base = tiny_models.make_base(folder / name, dtype="float32", bits=bits, group_size=through[1])
     registry.bases.add(base, name=name)
     expected = train_through(base, folder / task, TOKENS, bits=through[0], group_size=through[1])
@@ -51,9 +50,7 @@ def trained(
 
 
 @pytest.mark.parametrize("through", [(4, 64), (3, 32)])
-def test_keep_writes_what_was_trained(
-    sqlite_registry: Registry, tmp_path: Path, through: tuple[int, int]
-) -> None:
+def test_keep_what_was_trained(sqlite_registry: Registry, tmp_path: Path, through: tuple[int, int]) -> None:
     name, expected = trained(
         sqlite_registry, tmp_path, "packed", bits=through[0], through=through, task="qat"
     )
@@ -106,18 +103,6 @@ def test_no_other_format_is_written(sqlite_registry: Registry, tmp_path: Path) -
     assert sqlite_registry.fused.list() == []
 
 
-def test_a_large_update_does_not_pass_in_another_format(sqlite_registry: Registry, tmp_path: Path) -> None:
-    """Where the update is large beside the rounding, other formats retained 100 % of it by the weights."""
-    base = tiny_models.make_base(tmp_path / "base", bits=4)
-    sqlite_registry.bases.add(base, name="base")
-    adapter = tiny_models.make_adapter(tmp_path / "adapter", base, scale=20.0)
-    describe(adapter, {"bits": 4, "group_size": 64})
-    name = sqlite_registry.adapters.register(adapter, base="base", task="qat", **SAID).name
-    with pytest.raises(FusionUnsupportedError):
-        sqlite_registry.fused.fuse(name, FuseRequest("dequantize"))
-    assert sqlite_registry.fused.fuse(name, FuseRequest("keep")).fidelity.verdict == "PASS"
-
-
 def test_probe_uses_the_rounded_model(sqlite_registry: Registry, tmp_path: Path) -> None:
     name, _ = trained(sqlite_registry, tmp_path, "packed", bits=4, through=(4, 64), task="qat")
     said: list[str] = []
@@ -142,19 +127,21 @@ def test_unfused_use_is_refused(sqlite_registry: Registry, tmp_path: Path) -> No
     with sqlite_registry.workspace.database.read() as session, pytest.raises(BadInputError) as refused:
         plan_serving(session, [name])
     assert refused.value.hint == f"fusery fuse {name}"
-    choices = Choices(base_name="org/packed")
-    for target in ("adapters", "vllm", "lorax", "hub"):
-        with pytest.raises(BadInputError):
-            sqlite_registry.bundles.materialize(
-                name, tmp_path / target, target=target, content="adapters", choices=choices
-            )
-        assert not (tmp_path / target).exists()
-    with pytest.raises(BadInputError):
-        write_adapter(sqlite_registry.workspace, name, tmp_path, "peft")
-    with pytest.raises(BadInputError):
-        sqlite_registry.adapters.shrink(name, rank=4)
+    assert_not_unfused(sqlite_registry, name, tmp_path)
     with pytest.raises(BadInputError):
         sqlite_registry.fused.fuse(name, FuseRequest("keep", extras=((name, 0.5),), accept_loss=True))
+
+
+def assert_not_unfused(registry: Registry, name: str, folder: Path) -> None:
+    options: dict[str, Any] = {"content": "adapters", "choices": Choices(base_name="org/base")}
+    for target in ("adapters", "vllm", "lorax", "hub"):
+        with pytest.raises(BadInputError):
+            registry.bundles.materialize(name, folder / target, target=target, **options)
+        assert not (folder / target).exists()
+    with pytest.raises(BadInputError):
+        write_adapter(registry.workspace, name, folder, "peft")
+    with pytest.raises(BadInputError):
+        registry.adapters.shrink(name, rank=2)
 
 
 def test_what_is_no_format_of_mlx_is_refused(sqlite_registry: Registry, tmp_path: Path) -> None:
@@ -183,14 +170,6 @@ def test_recipe_of_another_format_is_refused(sqlite_registry: Registry, tmp_path
         (tmp_path / "recipe.json").write_text(json.dumps(made.recipe | changed))
         with pytest.raises(FusionUnsupportedError):
             sqlite_registry.fused.fuse(name, FuseRequest(recipe=str(tmp_path / "recipe.json")))
-    # Nor does one that is on record all the same, from whoever.
-    sqlite_registry.aliases.set_rules("prod", {"fidelity": "PASS"})
-    with sqlite_registry.workspace.database.write() as session:
-        row = session.scalars(select(tables.Fused).where(tables.Fused.key == lost.key)).one()
-        row.recipe = {**row.recipe, "quantization_aware": made.recipe["quantization_aware"]}
-        row.verdict = "PASS"
-    judged = sqlite_registry.aliases.promote(plain, "prod", dry_run=True)
-    assert {rule.rule: rule.state for rule in judged.rules}["fidelity"] != "passed"
 
 
 @pytest.mark.parametrize(
@@ -198,7 +177,6 @@ def test_recipe_of_another_format_is_refused(sqlite_registry: Registry, tmp_path
     [
         ((4, 64), (8, 64), "dequantize"),
         ((8, 64), (4, 64), "keep"),
-        ((8, 64), None, "dequantize"),
         ((4, 32), None, "dequantize"),
     ],
     ids=str,
@@ -240,3 +218,51 @@ def test_either_form_says_it(sqlite_registry: Registry, tmp_path: Path) -> None:
     assert (made.precision, made.fidelity.retained) == ("keep", 1.0)
     back = sqlite_registry.adapters.folder(again.name, format="mlx")
     assert "quantization_aware" in json.loads((back / "adapter_config.json").read_text())
+
+
+# Axolotl's adapters that were trained to be merged into NVFP4: kept with their entry, neither fused nor used unfused.
+CONFIG = Path(__file__).resolve().parents[2] / "data" / "trainer_configs" / "axolotl-0.19.0-merge-aware.json"
+ENTRY = json.loads(CONFIG.read_text(encoding="utf-8"))["nvfp4_merge_aware"]
+
+
+@pytest.fixture
+def merge_aware(sqlite_registry: Registry, tmp_path: Path) -> str:
+    base = tiny_models.make_base(tmp_path / "base", layout="hf")
+    sqlite_registry.bases.add(base, name="SmolLM2-135M-Instruct")
+    rank = json.loads(CONFIG.read_text(encoding="utf-8"))["r"]
+    folder = make_peft(tmp_path / "adapter", base, rank=rank)
+    shutil.copyfile(CONFIG, folder / "adapter_config.json")
+    return sqlite_registry.adapters.register(
+        folder, base="SmolLM2-135M-Instruct", task="qat", val_loss=1.0, dataset="greetings"
+    ).name
+
+
+def test_merge_aware_adapters_are_not_fused(
+    sqlite_registry: Registry, merge_aware: str, tmp_path: Path
+) -> None:
+    shown = sqlite_registry.adapters.show(merge_aware)
+    found = {finding.code: finding for finding in shown.findings}
+    assert found["nvfp4_merge_aware"].severity == "warning"
+    assert "axolotl merge-lora" in found["nvfp4_merge_aware"].hint
+    for precision in ("auto", "keep", "dequantize"):
+        with pytest.raises(FusionUnsupportedError) as refused:
+            sqlite_registry.fused.fuse(merge_aware, FuseRequest(precision, accept_loss=True))
+        assert "axolotl merge-lora" in (refused.value.hint or "")
+    with pytest.raises(FusionUnsupportedError):
+        sqlite_registry.fused.formats(merge_aware)
+    with pytest.raises(FusionUnsupportedError):
+        sqlite_registry.adapters.probe(merge_aware, limit=1)
+    assert_not_unfused(sqlite_registry, merge_aware, tmp_path)
+
+
+@pytest.mark.parametrize("form", ["mlx", "peft"])
+def test_merge_aware_forms(sqlite_registry: Registry, merge_aware: str, tmp_path: Path, form: str) -> None:
+    for folder in (
+        sqlite_registry.adapters.folder(merge_aware, format=form),
+        sqlite_registry.exchange.export(merge_aware, tmp_path, form=form).path,
+    ):
+        assert json.loads((folder / "adapter_config.json").read_text())["nvfp4_merge_aware"] == ENTRY
+    again = sqlite_registry.adapters.register(folder, base="SmolLM2-135M-Instruct", task=f"again_{form}")
+    assert "nvfp4_merge_aware" in {finding.code for finding in again.findings}
+    back = sqlite_registry.adapters.folder(again.name, format={"mlx": "peft", "peft": "mlx"}[form])
+    assert json.loads((back / "adapter_config.json").read_text())["nvfp4_merge_aware"] == ENTRY

@@ -133,22 +133,17 @@ def test_a_number_too_large_for_f16_is_said(tmp_path: Path) -> None:
         write(base, tmp_path / "model.gguf", "f16")
 
 
-QWEN2_WINDOW = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}
 REFUSED: tuple[tuple[str, dict[str, Any]], ...] = (
     ("'gemma'", {"model_type": "gemma"}),
-    ("'None'", {"model_type": None}),
     ("'yarn'", {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}),
-    ("scaling", {"rope_scaling": {"rope_type": "linear", "factor": "x"}}),
     ("traditional", {"rope_traditional": True}),
     ("sliding window", {"layer_types": ["full_attention", "sliding_attention"]}),
     ("window of 8", {"model_type": "mistral", "sliding_window": 8}),
-    ("window of 8", {"model_type": "qwen2", **QWEN2_WINDOW}),
     ("'gelu'", {"hidden_act": "gelu"}),
     ("code", {"model_file": "x.py"}),
     ("model.layers.2.input_layernorm.weight", {"num_hidden_layers": 3}),
     ("'model.layers.1", {"num_hidden_layers": 1}),
     ("mlp.gate_proj.weight has the shape [128, 64]", {"intermediate_size": 96}),
-    ("num_attention_heads", {"num_attention_heads": "4"}),
 )
 
 
@@ -165,9 +160,7 @@ def test_what_llama_cpp_would_compute_differently_is_refused(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("package", ["gguf", "tokenizers"])
-def test_missing_package_is_named_first(
-    package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_package_is_named(package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(MissingExtraError) as caught:
         read_model({"config.json": tmp_path / "missing"})

@@ -119,7 +119,7 @@ METASPACE: dict[str, Any] = {
     [({}, True), ({"normalizer": REPLACE}, False), (METASPACE, False)],
     ids=["as Llama 2", "no space before", "cut instead"],
 )
-def test_llama_cpp_numbers_texts_as_the_model_s_tokenizer(
+def test_llama_cpp_agrees(
     make_model: Callable[..., Path], changes: dict[str, Any], prefix: bool, tmp_path: Path
 ) -> None:
     base = make_model(**changes)
@@ -146,9 +146,7 @@ REFUSED: tuple[tuple[Callable[[dict[str, Any]], Any], str], ...] = (
 )  # fmt: skip
 
 
-def test_unsupported_tokenizers(
-    make_model: Callable[..., Path], document: dict[str, Any], tmp_path: Path
-) -> None:
+def test_unsupported(make_model: Callable[..., Path], document: dict[str, Any], tmp_path: Path) -> None:
     base = make_model()
     for change, named in REFUSED:
         changed = json.loads(json.dumps(document))

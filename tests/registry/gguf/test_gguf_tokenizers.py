@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import tiny_models
 from consumers import llama_cpp_tokens
-from gguf_llama import SPECIAL, VOCAB, tokenizers, vocabulary
+from gguf_llama import SPECIAL, VOCAB, tokenizers, vocabulary, write_gguf
 
 from fusery.registry.bundles.writing import HashedFile
 from fusery.registry.errors import BadInputError
+from fusery.registry.gguf.convert import convert_gguf
 from fusery.registry.gguf.read_tokenizer import STYLES, convert_tokenizer
 from fusery.registry.gguf.write_model import read_model, write_model_gguf
 from fusery.registry.gguf.write_tokenizer import tokenizer_keys
@@ -27,6 +28,8 @@ TEXTS = [
     "The harbour's robots weld 1,234 plates a day, and x += 12345 * (y - 678) // 90.",
     "\tTabs, \r\nnew lines\n\n\nand trailing blanks   \nÅse's café serves naïve crème brûlée — “superb”",
     "漢字かな交じり, русский текст. <|im_start|>user\nHi<|im_end|>",
+    "DON'T we'll I'D they're ½ Ⅷ ٣٤ 🙂👩‍🚀",
+    "line\n\n\n  indented\r\n\ttab \na_b->c != d && e|f ~ $5 ^ `x` <=> ++i;",
     "",
 ]
 
@@ -49,7 +52,6 @@ def metadata() -> dict[str, Any]:
 @pytest.fixture
 def make_model(metadata: dict[str, Any], tmp_path: Path) -> Callable[..., Path]:
     def make(style: str, **changes: Any) -> Path:
-        """A model whose tokenizer cuts in one of the styles; the embedding has some rows more than there are tokens."""
         base = tiny_models.make_base(tmp_path / "base", layers=1, hidden=64, intermediate=64, vocab=ROWS)
         known = {**metadata, "tokenizer.ggml.pre": style, **changes}
         found = convert_tokenizer(known, len(known["tokenizer.ggml.tokens"]), 512)
@@ -70,16 +72,18 @@ def keys_of(folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_llama_cpp_numbers_texts_as_the_model_s_tokenizer(
-    make_model: Callable[..., Path], style: str, tmp_path: Path
-) -> None:
+def test_llama_cpp_agrees(make_model: Callable[..., Path], style: str, tmp_path: Path) -> None:
     begins = style in ("smollm", "llama-bpe")
     base = make_model(style, **{"tokenizer.ggml.add_bos_token": begins})
     path = tmp_path / "model.gguf"
     with path.open("xb") as file:
         write_model_gguf(HashedFile(file), read_model(files(base)), {"general.type": "model"}, None)
     own = tokenizers.Tokenizer.from_file(str(base / "tokenizer.json"))
-    assert llama_cpp_tokens(path, TEXTS) == [own.encode(text).ids for text in TEXTS]
+    expected = [own.encode(text, add_special_tokens=True).ids for text in TEXTS]
+    assert llama_cpp_tokens(path, TEXTS) == expected
+    assert [own.decode(ids[begins:], skip_special_tokens=False) for ids in expected] == TEXTS
+    # Only qwen2 composes accents.
+    assert (own.encode("cafe\u0301").ids == own.encode("caf\u00e9").ids) is (style == "qwen2")
     keys = keys_of(base)
     # `starcoder` and `smollm` are two names for one way.
     assert keys["tokenizer.ggml.pre"] == ("smollm" if style == "starcoder" else style)
@@ -87,6 +91,24 @@ def test_llama_cpp_numbers_texts_as_the_model_s_tokenizer(
     assert keys["tokenizer.ggml.tokens"][-5:] == [f"[PAD{row}]" for row in range(VOCAB, ROWS)]
     ids = [keys[f"tokenizer.ggml.{role}_token_id"] for role in ("bos", "eos", "eot", "padding")]
     assert ids == [1, 2, 0, 0]
+
+
+def test_transformers_reads_the_converted_tokenizer(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    path = write_gguf(
+        tmp_path / "tiny.gguf",
+        metadata={"tokenizer.ggml.add_bos_token": True, "tokenizer.ggml.eot_token_id": 0},
+    )
+    convert_gguf(path, tmp_path / "folder")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "folder")
+    plain = tokenizers.Tokenizer.from_file(str(tmp_path / "folder" / "tokenizer.json"))
+    for text in TEXTS:
+        assert tokenizer.encode(text) == plain.encode(text).ids
+        assert tokenizer.encode(text)[0] == 1
+    assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) == (1, 2, 2)
+    chat = tokenizer.apply_chat_template([{"role": "user", "content": "x"}], tokenize=False)
+    assert chat == "<|im_start|>x<|im_end|>\n"
+    assert json.loads((tmp_path / "folder" / "config.json").read_text())["eos_token_id"] == [2, 0]
 
 
 def test_chat_template_is_kept(make_model: Callable[..., Path], tmp_path: Path) -> None:

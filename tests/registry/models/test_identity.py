@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 import tiny_models
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from sqlalchemy import update
 from tensor_files import load_raw, rewrite
 
@@ -33,7 +31,6 @@ def content(folder: Path) -> str:
 
 
 def resharded(folder: Path, shards: int, stem: str = "model", metadata: dict[str, str] | None = None) -> None:
-    """Spread the tensors over other files, in another order."""
     tensors = dict(reversed(load_raw(folder).items()))
     for file in folder.glob("model*.safetensors*"):
         file.unlink()
@@ -65,11 +62,8 @@ def copy(tiny_base: Path, tmp_path: Path) -> Path:
 
 
 SAME: dict[str, Change] = {
-    "nothing": lambda folder: None,
     "two files": lambda folder: resharded(folder, 2),
-    "five files with other names": lambda folder: resharded(folder, 5, "model_part"),
     "other metadata": lambda folder: resharded(folder, 1, metadata={"note": "x"}),
-    "configuration written otherwise": edit_json("config.json"),
     "where it was saved": edit_json("config.json", _name_or_path="/tmp/x", transformers_version="9.9"),
     "tokenizer written otherwise": edit_json("tokenizer.json"),
     "a licence": lambda folder: (folder / "LICENSE.txt").write_text("free"),
@@ -77,12 +71,10 @@ SAME: dict[str, Change] = {
 
 OTHER: dict[str, Change] = {
     "a bit": edit_tensor(lambda value: value ^ 1),
-    "a shape": edit_tensor(lambda value: value.reshape(2, -1)),
     "a dtype": edit_tensor(lambda value: value, dtype="F16"),
     "a name": edit_tensor(lambda value: value, "model.norm2.weight"),
     "the configuration": edit_json("config.json", rope_theta=1e6),
     "the tokenizer": edit_json("tokenizer_config.json", model_max_length=17),
-    "a tokenizer file more": lambda folder: (folder / "added_tokens.json").write_text('{"<x>": 1}'),
     "where generation ends": edit_json("generation_config.json", eos_token_id=1),
 }
 
@@ -107,15 +99,9 @@ def test_who_wrote_it_counts_where_mlx_lm_goes_by_it(tmp_path: Path) -> None:
     assert content(folders[0]) != content(folders[1])
 
 
-@settings(max_examples=20)
-@given(
-    sizes=st.lists(st.integers(0, 5), max_size=6),
-    unit=st.sampled_from([1, 7, 4096, 300_000]),
-)
-def test_digests_of_one_pass_are_those_of_the_bytes(
-    sizes: list[int], unit: int, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    path = tmp_path_factory.mktemp("digests") / "x.safetensors"
+def test_digests_of_one_pass_are_those_of_the_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    sizes, unit = [3, 0, 5, 1], 300_000
     blocks = {f"t{number}": bytes([number + 1]) * (size * unit) for number, size in enumerate(sizes)}
     header = build_header([(name, "U8", (len(data),)) for name, data in blocks.items()])
     path.write_bytes(header + b"".join(blocks.values()))
@@ -156,14 +142,11 @@ def test_a_taken_name_is_refused_for_other_bytes(registry: Registry, tiny_base: 
 
 
 def forget_contents(registry: Registry) -> None:
-    """Make bases as they were recorded before there was a content."""
     with registry.workspace.database.write() as session:
         session.execute(update(tables.BaseModel).values(content=None))
 
 
-def test_an_older_record_is_read_when_it_may_be_the_same(
-    registry: Registry, tiny_base: Path, copy: Path, tmp_path: Path
-) -> None:
+def test_an_older_record_is_read(registry: Registry, tiny_base: Path, copy: Path, tmp_path: Path) -> None:
     registry.bases.add(tiny_base, name="tiny")
     registry.bases.add(tiny_models.make_base(tmp_path / "other", layers=2), name="other")
     forget_contents(registry)
@@ -175,12 +158,3 @@ def test_an_older_record_is_read_when_it_may_be_the_same(
     assert registry.bases.show("other")["content"] is None
     forget_contents(registry)
     assert registry.bases.add(tiny_base, name="tiny")["content"] == content(tiny_base)
-    # One that cannot be read is another base.
-    moved = shutil.copytree(tmp_path / "other", tmp_path / "moved")
-    edit_json("config.json", rope_theta=5.0)(moved)
-    registry.bases.add(moved, name="moved", reference=True)
-    forget_contents(registry)
-    again = shutil.copytree(moved, tmp_path / "again")
-    shutil.rmtree(moved)
-    resharded(again, 2)
-    assert registry.bases.add(again, name="moved-again").created

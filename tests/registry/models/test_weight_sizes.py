@@ -23,11 +23,9 @@ def sizes(folder: Path, *modules: str) -> dict[str, float]:
 @pytest.mark.parametrize(
     "made",
     [
-        {"dtype": "float32"},
         {"dtype": "float16"},
         {"bits": 4},
         {"bits": 8, "group_size": 32},
-        {"bits": 3},
         {"bits": 4, "overrides": {MODULE: {"bits": 8, "group_size": 32}}},
         {"bits": 4, "overrides": {MODULE: False}},
         {"shards": 3},

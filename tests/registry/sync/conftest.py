@@ -34,18 +34,6 @@ KINDS = ("folder", "bucket", "vllm", "sglang", "fusery")
 
 @dataclass
 class Somewhere:
-    """A place, and what can be done to it behind a sync's back.
-
-    Attributes:
-        kind: one of `KINDS`.
-        to: as `--to` has it.
-        folder: where its adapters' files are; of a bucket, a name in it.
-        names: return what is there now.
-        seize: put something else under a name.
-        forget: lose everything, as a server does that starts anew.
-        server: the stand-in of vLLM and SGLang; there is none elsewhere.
-    """
-
     kind: str
     to: str
     folder: Path
@@ -75,7 +63,6 @@ def acts(found: Synced) -> dict[str, str]:
 
 
 def running(registry: Registry) -> list[str]:
-    """Return what the record says that runs."""
     return sorted(each.name for each in registry.deployments.list())
 
 
@@ -83,13 +70,11 @@ def running(registry: Registry) -> list[str]:
 def place(
     request: pytest.FixtureRequest, stocked: Registry, tiny_base: Path, tmp_path: Path
 ) -> Iterator[Somewhere]:
-    """An empty place of each kind."""
     with ExitStack() as opened:
         yield somewhere(request.param, stocked, tiny_base, tmp_path, opened)
 
 
 def somewhere(kind: str, registry: Registry, base: Path, tmp_path: Path, opened: ExitStack) -> Somewhere:
-    """Return an empty place of a kind."""
     if kind == "folder":
         root = tmp_path / "nim"
 
@@ -116,7 +101,6 @@ def somewhere(kind: str, registry: Registry, base: Path, tmp_path: Path, opened:
 
 
 def names_in(root: Path) -> set[str]:
-    """Return the folders of adapters that are whole."""
     if not root.exists():
         return set()
     return {path.name for path in root.iterdir() if not path.name.startswith(".")}
@@ -175,6 +159,5 @@ def _ours(registry: Registry, base: Path, tmp_path: Path, opened: ExitStack) -> 
 
 
 def config_of(place: Somewhere, name: str) -> dict[str, Any]:
-    """Return an adapter's configuration as it lies there."""
     found: dict[str, Any] = json.loads((place.folder / name / "adapter_config.json").read_text())
     return found

@@ -7,7 +7,6 @@ components/src/dynamo/vllm/runtime_lora_validation.py, read in November 2026; Dy
 from __future__ import annotations
 
 import asyncio
-import inspect
 import json
 import os
 import struct
@@ -54,7 +53,6 @@ class ResolveContext:
 
 @pytest.fixture(autouse=True)
 def dynamo(monkeypatch: pytest.MonkeyPatch, stocked: Registry) -> None:
-    """Dynamo's module with the names that the downloader takes from it."""
     runtime = types.ModuleType("dynamo.common.lora.runtime")
     for each in (ResolvedLoRA, RuntimeLoRANotFoundError, RuntimeLoRAResolverUnavailableError):
         setattr(runtime, each.__name__, each)
@@ -82,7 +80,6 @@ def ask(downloader: Downloader, uri: str, asked: ResolveContext) -> Any:
 
 
 def validate(found: ResolvedLoRA, asked: ResolveContext) -> None:
-    """Require what Dynamo requires of a snapshot."""
     assert isinstance(found, ResolvedLoRA) and isinstance(found.local_path, Path)
     assert 0 < len(found.source_revision.encode()) <= 512 and found.source_revision.isprintable()
     assert not found.local_path.is_symlink() and found.local_path.is_dir()
@@ -103,12 +100,6 @@ def validate(found: ResolvedLoRA, asked: ResolveContext) -> None:
     header = json.loads(data[8 : 8 + length])
     names = [name for name in header if name != "__metadata__"]
     assert names and all(any(target in name for name in names) for target in config["target_modules"])
-
-
-def test_it_is_what_dynamo_takes_for_a_downloader() -> None:
-    made = Downloader()
-    assert made.protocol_version == 2 and made.schemes == {"fusery"}
-    assert inspect.iscoroutinefunction(made.resolve)
 
 
 def test_a_snapshot_as_dynamo_wants_it(downloader: Downloader, stocked: Registry, tmp_path: Path) -> None:

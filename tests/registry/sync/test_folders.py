@@ -170,7 +170,6 @@ def test_configuration_is_written_last(stocked: Registry, monkeypatch: pytest.Mo
 
 
 def test_two_registries_with_one_folder(stocked: Registry, tmp_path: Path) -> None:
-    """Each takes away what it has brought, and nothing of the other's."""
     root, there = tmp_path / "nim", tmp_path / "b"
     there.mkdir()
     with open_registry(there / "home") as other:
@@ -211,9 +210,7 @@ def test_a_record_that_is_hostile(stocked: Registry, tmp_path: Path, how: str) -
     assert found == {"v1": "replace" if how == "sparse" else "not blocked", "v2": "keep"}
 
 
-def test_folders_made_meanwhile_stay(
-    stocked: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_folders_made_meanwhile(stocked: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root, write = tmp_path / "nim", folders.write_adapter
 
     def slowly(workspace: Workspace, name: str, *rest: object, **more: object) -> Manifest:

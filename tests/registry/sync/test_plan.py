@@ -22,7 +22,6 @@ YANKED = some.frozensets(NAMES)
 def done(
     wanted: dict[str, str], standing: dict[str, Standing], brought: dict[str, str]
 ) -> tuple[dict[str, Standing], dict[str, str]]:
-    """Do what is planned; return what stands then, and what is on record."""
     standing, brought = dict(standing), dict(brought)
     for step in plan(wanted, standing, brought):
         if step.act in ("load", "replace"):

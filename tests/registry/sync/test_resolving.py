@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -35,7 +34,6 @@ FILES = {"adapter_config.json", "adapter_model.safetensors"}
 def source(
     request: pytest.FixtureRequest, stocked: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[AdapterSource]:
-    """The same registry, reached in both ways."""
     if request.param == "own":
         workspace = Workspace(stocked.workspace.settings)
         yield OwnRegistry(workspace)
@@ -141,9 +139,7 @@ def test_what_is_no_adapter_is_somebody_else_s(resolver: Resolver, tmp_path: Pat
     assert not (tmp_path / "files").exists()
 
 
-def test_base_by_files_and_name(
-    source: AdapterSource, stocked: Registry, tiny_base: Path, tmp_path: Path
-) -> None:
+def test_base_by_files(source: AdapterSource, stocked: Registry, tiny_base: Path, tmp_path: Path) -> None:
     assert Resolver(source, tmp_path / "a").resolve(V1, str(tiny_base)) is not None
     shutil.copytree(tiny_base, tmp_path / "other")
     config = json.loads((tmp_path / "other" / "config.json").read_text())
@@ -175,8 +171,6 @@ def test_files_that_are_damaged_are_fetched_again(resolver: Resolver) -> None:
 
 
 class Counted(OwnRegistry):
-    """Counts what is fetched, and takes its time."""
-
     fetched = 0
 
     def write(self, found: Found, *arguments: object) -> int:
@@ -240,9 +234,7 @@ def test_deployments_of_others_stay(source: AdapterSource, stocked: Registry, tm
     assert running(stocked) == [V2]
 
 
-def test_failed_records_are_repeated(
-    stocked: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_records_repeat(stocked: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = OwnRegistry(stocked.workspace)
     place = "vllm@gpu-1:8000"
     stocked.deployments.record("course_rec@2", place, via="vllm")
@@ -293,36 +285,13 @@ def test_what_the_environment_says(tmp_path: Path) -> None:
         resolver_of_environment({"FUSERY_SERVER": "https://fusery.example"}, "vllm", "here")
 
 
-def test_simultaneous_loads_are_recorded(
+def test_an_earlier_life_is_ended_once_and_alone(
     stocked: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ending what an earlier life has left does not end what has just begun."""
-    resolver = Resolver(
-        OwnRegistry(stocked.workspace), tmp_path / "files", place="vllm@gpu-1:8000", via="vllm"
-    )
-    second, recorded, end = threading.Event(), threading.Event(), resolver._end
-    entered: list[str] = []
-
-    def slowly(reason: str) -> bool:
-        entered.append(reason)
-        if len(entered) == 1:
-            second.wait(1)  # nobody else comes, if there is a lock
-        else:
-            second.set()
-            recorded.wait(5)
-        return end(reason)
-
-    record = resolver._source.record
-
-    def recording(found: Found, place: str, via: str) -> None:
-        record(found, place, via)
-        recorded.set()
-
-    monkeypatch.setattr(resolver._source, "record", recording)
-    monkeypatch.setattr(resolver, "_end", slowly)
-    threads = [threading.Thread(target=resolver.resolve, args=(name, "tiny")) for name in (V1, V2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert running(stocked) == [V1, V2]
+    source = OwnRegistry(stocked.workspace)
+    resolver = Resolver(source, tmp_path / "files", place="vllm@gpu-1:8000", via="vllm")
+    locked: list[bool] = []
+    monkeypatch.setattr(source, "end", lambda *_: locked.append(resolver._beginning.locked()))
+    for name in (V1, V2):
+        resolver.resolve(name, "tiny")
+    assert (locked, running(stocked)) == ([True], [V1, V2])

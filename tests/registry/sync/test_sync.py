@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -18,7 +16,7 @@ from fusery.registry.sync.destinations import DestinationOptions
 from fusery.registry.sync.sync import SyncRequest
 from fusery.registry.workspace import Workspace
 
-from .conftest import V1, V2, Somewhere, acts, running, somewhere
+from .conftest import V1, V2, Somewhere, acts, running
 
 pytestmark = pytest.mark.timing
 folder_only = pytest.mark.parametrize("place", ["folder"], indirect=True)
@@ -125,24 +123,7 @@ def test_a_place_that_has_lost_what_it_had(stocked: Registry, place: Somewhere) 
     assert sorted(each.name for each in stocked.deployments.list(every=True)) == [V1, V1, V2]
 
 
-def test_a_name_that_somebody_else_has_taken(stocked: Registry, place: Somewhere) -> None:
-    """What was brought and is now another thing by its name is neither used nor taken away, and somebody has to look."""
-    place.sync(stocked, "course_rec@1", "course_rec@2")
-    place.forget()
-    place.seize(V1)
-    place.seize(V2)
-    found = place.sync(stocked, "course_rec@1")
-    assert (acts(found), found.ok) == ({"v1": "not blocked", "v2": "not blocked"}, False)
-    assert place.names() == {V1, V2}
-    assert all(step.reason for step in found.steps)
-    place.forget()
-    assert acts(place.sync(stocked, "course_rec@1")) == {"v1": "load", "v2": "end"}
-    assert running(stocked) == [V1]
-
-
-def test_same_bytes_are_there_already(
-    stocked: Registry, place: Somewhere, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_same_bytes_are_there_already(stocked: Registry, place: Somewhere) -> None:
     """Where the place proves that it was brought from here, the record says so again; elsewhere it is used and stays."""
     place.sync(stocked, "course_rec@1")
     for each in stocked.deployments.list():
@@ -155,7 +136,6 @@ def test_same_bytes_are_there_already(
 
 
 def test_several_at_once(stocked: Registry, place: Somewhere) -> None:
-    """Syncs of one place take turns, and what the last one wants is there."""
     wanted = (("course_rec@1",), ("course_rec@2",), ("course_rec@1", "course_rec@2"), ("course_rec@2",))
 
     def run(references: tuple[str, ...]) -> module.Synced:
@@ -173,9 +153,7 @@ def _opened(registry: Registry) -> Registry:
     return Registry(Workspace(registry.workspace.settings))
 
 
-def test_failure_takes_nothing_away(
-    stocked: Registry, place: Somewhere, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failure_takes_nothing(stocked: Registry, place: Somewhere, monkeypatch: pytest.MonkeyPatch) -> None:
     place.sync(stocked, "course_rec@1")
 
     def refuse(*_: object, **__: object) -> None:
@@ -190,19 +168,7 @@ def test_failure_takes_nothing_away(
     assert acts(place.sync(stocked, "course_rec@2")) == {"v2": "load", "v1": "unload"}
 
 
-def test_server_without_its_folder_unloads(stocked: Registry, tiny_base: Path, tmp_path: Path) -> None:
-    with ExitStack() as opened:
-        place = somewhere("fusery", stocked, tiny_base, tmp_path, opened)
-        place.sync(stocked, "course_rec@1")
-        shutil.rmtree(place.folder)
-        place.folder.mkdir()
-        found = place.sync(stocked, nothing=True)
-        assert (acts(found), found.ok) == ({"v1": "unload"}, True)
-        assert (place.names(), running(stocked)) == (set(), [])
-
-
 def test_watching(stocked: Registry, place: Somewhere) -> None:
-    """Aliases are followed, what a place has lost comes again, and each change is told of once."""
     stocked.aliases.set("prod", "course_rec@1")
     told: list[dict[str, str]] = []
     ended, here = threading.Event(), threading.Event()

@@ -19,7 +19,6 @@ from json_peers import serve
 from peft import LoraConfig, PeftModel, PeftType, get_peft_model
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.tuners.lora.gptq import GPTQLoraLinear
-from peft.utils import merge_utils
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
@@ -131,27 +130,13 @@ def qalora(base: str, tokens: str, size: str, out: str) -> None:
         np.save(f"{out}.npy", made.eval()(input_ids=given).logits.numpy())
 
 
-def combine(base: str, adapters: str, asked: str, masks: str, out: str) -> None:
-    """Combine adapters as PEFT does, with masks that are handed in where it would draw them."""
+def combine(base: str, adapters: str, asked: str, out: str) -> None:
+    """Combine adapters as PEFT does."""
     first, *others = json.loads(adapters)
     model = load(base, first)
     names = ["default", *(f"a{number}" for number, _ in enumerate(others, 1))]
     for name, folder in zip(names[1:], others, strict=True):
         model.load_adapter(folder, name)
-    if masks:
-        held = np.load(masks)
-        keys = {}
-        for name, parameter in model.named_parameters():
-            module, _, rest = name.removeprefix("base_model.model.").partition(".lora_")
-            if rest:
-                factor, adapter, _ = rest.split(".")
-                keys[parameter.data.data_ptr()] = f"{names.index(adapter)} {module} lora_{factor}"
-
-        def random_pruning(tensor: torch.Tensor, density: float, rescale: bool) -> torch.Tensor:
-            assert rescale
-            return tensor * torch.from_numpy(held[keys[tensor.data_ptr()]]) / density
-
-        merge_utils.random_pruning = random_pruning
     model.add_weighted_adapter(names, adapter_name="new", **json.loads(asked))
     model.save_pretrained(out, selected_adapters=["new"], save_embedding_layers=False)
 
