@@ -327,11 +327,6 @@ def _strict(schema: Any) -> Any:
     return found
 
 
-def crd_names() -> set[str]:
-    """Return the kinds that there are published definitions of."""
-    return {kind for _, kind in crds()}
-
-
 def is_label_name(text: str) -> bool:
     """Tell whether a text can be a service's name (RFC 1035), and with that any object's."""
     return re.fullmatch(SERVICE_NAME["pattern"], text) is not None
