@@ -16,7 +16,6 @@ from fusery.registry.adapters.base_copies import COPY, OTHER, QUANTISED_COPY, UN
 from fusery.storage.jsonfile import read_object
 
 HEAD, EMBEDDING, NORM = "lm_head.weight", "model.embed_tokens.weight", "model.norm.weight"
-Spoil = Callable[[np.ndarray], np.ndarray]
 
 
 def stored(base: Path, name: str) -> tiny_models.Raw:
@@ -26,13 +25,7 @@ def stored(base: Path, name: str) -> tiny_models.Raw:
 
 
 def add(folder: Path, tensors: dict[str, tiny_models.Raw]) -> None:
-    """Put more tensors into a PEFT adapter."""
-    path = folder / "adapter_model.safetensors"
-    own = {
-        name: (dtype, np.frombuffer(data, "<f4").reshape(shape))
-        for name, (dtype, shape, data) in tiny_models.read_tensors(path).items()
-    }
-    tiny_models.write_tensors(path, {**own, **tensors}, {"format": "pt"})
+    peft_folders.edit_tensors(folder, lambda own: own.update(tensors))
 
 
 def widened(raw: tiny_models.Raw) -> tiny_models.Raw:

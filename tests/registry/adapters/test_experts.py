@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,8 @@ import adapters_by_class
 import numpy as np
 import pytest
 import tiny_architectures
-import tiny_models
 from broken_adapters import Spoil
-from peft_folders import edit_config, make_experts, numbers
+from peft_folders import edit_config, edit_tensors, make_experts, numbers
 
 from fusery.registry import Registry
 from fusery.registry.adapters.folder import read_adapter_folder
@@ -140,31 +138,16 @@ def test_gpt_oss_is_laid_out_as_its_class_says(
     assert not errors(module_registry, make_experts(tmp_path / "two", base, peft_version=version))
 
 
-def rewrite(change: Callable[[dict[str, tiny_models.Raw]], object]) -> Spoil:
-    """Change the tensors of an adapter."""
-
-    def spoil(folder: Path) -> None:
-        path = folder / "adapter_model.safetensors"
-        raw: dict[str, tiny_models.Raw] = {
-            name: ("F32", value.astype(np.float32)) for name, value in numbers(path).items()
-        }
-        change(raw)
-        tiny_models.write_tensors(path, raw, {"format": "pt"})
-
-    return spoil
-
-
 HOLDER = "base_model.model.model.layers.0.mlp.experts"
 
 
 def without(*names: str) -> Spoil:
-    return rewrite(lambda raw: [raw.pop(name) for name in names])
+    return lambda folder: edit_tensors(folder, lambda raw: [raw.pop(name) for name in names])
 
 
 def put(**tensors: tuple[int, ...]) -> Spoil:
-    return rewrite(
-        lambda raw: raw.update({name: ("F32", np.ones(shape, np.float32)) for name, shape in tensors.items()})
-    )
+    ones = {name: ("F32", np.ones(shape, np.float32)) for name, shape in tensors.items()}
+    return lambda folder: edit_tensors(folder, lambda raw: raw.update(ones))
 
 
 def configured(**changes: Any) -> Spoil:
@@ -182,7 +165,6 @@ PAIRS = [f"{HOLDER}{nest}.lora_{part}.weight" for nest in ("", ".base_layer") fo
 SPOILS: dict[str, tuple[str, Spoil]] = {
     "half of a pair": ("peft_experts", without(PAIRS[1])),
     "one of two parameters": ("peft_experts", without(*PAIRS[2:])),
-    "the outer of two parameters": ("peft_experts", without(*PAIRS[:2])),
     "a layer less": ("peft_modules_missing", without(*PAIRS)),
     "names that never end": (
         "peft_experts",
@@ -191,9 +173,7 @@ SPOILS: dict[str, tuple[str, Spoil]] = {
     "a parameter too much": ("peft_experts", configured(target_parameters=["down_proj"])),
     "no parameter": ("peft_rank_mismatch", configured(target_parameters=None)),
     "a rank that does not divide": ("peft_experts", configured(r=3)),
-    "another rank": ("peft_experts", configured(r=4)),
     "factors of other sides": ("peft_experts", put(**{f"{HOLDER}.lora_A.weight": (8, 48)})),
-    "factors that do not multiply": ("peft_experts", put(**{f"{HOLDER}.lora_A.weight": (10, 32)})),
     "a magnitude": ("peft_experts", put(**{f"{HOLDER}.lora_magnitude_vector": (64,)})),
     "an expression": ("peft_experts", configured(rank_pattern={"(?=x)": 2})),
     "biases of experts": ("peft_experts", configured(target_parameters=["gate_up_proj_bias"])),
@@ -213,18 +193,6 @@ def test_what_does_not_belong_is_refused(
     found = errors(module_registry, folder)
     assert code in found
     assert all("\n" not in message and len(message) < 1000 for message in found.values())
-
-
-def test_factors_turned_round_in_one_layer_only(
-    module_registry: Registry, base: Path, tmp_path: Path
-) -> None:
-    folder = make_experts(tmp_path / "adapter", base)
-    turned = numbers(make_experts(tmp_path / "turned", base, turned=True) / "adapter_model.safetensors")
-    mixed = {
-        name: ("F32", value.astype(np.float32)) for name, value in turned.items() if name.startswith(HOLDER)
-    }
-    rewrite(lambda raw: raw.update(mixed))(folder)
-    assert "peft_experts" in errors(module_registry, folder)
 
 
 @pytest.mark.parametrize("kind", ["llama4", "granitemoe", "deepseek_v2"])

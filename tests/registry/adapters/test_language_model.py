@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import re
+import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import adapters_by_class
 import pytest
 import tiny_models
-from peft_folders import edit_config, numbers, real_peft
+from peft_folders import edit_config, edit_tensors, real_peft
 
 from fusery.registry import Registry
-from fusery.registry.adapters.files import CONFIG
 from fusery.registry.adapters.files import PEFT_WEIGHTS as WEIGHTS
-from fusery.registry.adapters.folder import read_adapter_folder
 from fusery.registry.adapters.peft_form import write_peft
-from fusery.registry.errors import BadInputError
 from fusery.registry.models.architecture import Architecture
 from fusery.registry.models.language_model import ALIKE
+from fusery.registry.records.base_files import base_folder
 from fusery.registry.records.bases import recorded_architecture
 from fusery.registry.records.references import resolve_base
 from fusery.storage.digest import digest_file
-from fusery.storage.jsonfile import read_object
 
 pytest.importorskip("mlx_lm")
 
@@ -41,16 +37,10 @@ def base(module_registry: Registry, tmp_path_factory: pytest.TempPathFactory) ->
 
 def renamed(adapter: Path, out: Path, change: Callable[[str], str]) -> Path:
     """Write an adapter whose modules have other names."""
-    out.mkdir()
-    tensors = numbers(adapter / WEIGHTS)
-    tiny_models.write_tensors(
-        out / WEIGHTS,
-        {change(name): ("F32", value.astype(np.float32)) for name, value in tensors.items()},
-        {"format": "pt"},
-    )
-    config = read_object(adapter / CONFIG)
-    config["target_modules"] = sorted({name.split(".")[-3] for name in tensors})
-    (out / CONFIG).write_text(json.dumps(config))
+    shutil.copytree(adapter, out)
+    names = list(tiny_models.read_tensors(out / WEIGHTS))
+    edit_tensors(out, lambda raw: raw.update({change(name): raw.pop(name) for name in names}))
+    edit_config(out, target_modules=sorted({change(name).split(".")[-3] for name in names}))
     return out
 
 
@@ -100,14 +90,8 @@ def test_the_configuration_has_the_names_of_its_file(
     whole = renamed(adapter, tmp_path / "whole", lambda name: name.replace("model.language_model.", old))
     every = [f"{old}layers.{layer}.self_attn.{name}" for layer in (0, 1) for name in ("q_proj", "v_proj")]
     assert check(whole, target_modules=every) == set()
-    tensors = tiny_models.read_tensors(whole / WEIGHTS)
-    kept = {
-        name: (kind, np.frombuffer(data, np.float32).reshape(shape))
-        for name, (kind, shape, data) in tensors.items()
-        if "layers.1" in name
-    }
-    (whole / WEIGHTS).unlink()
-    tiny_models.write_tensors(whole / WEIGHTS, kept, {"format": "pt"})
+    first = [name for name in tiny_models.read_tensors(whole / WEIGHTS) if "layers.0" in name]
+    edit_tensors(whole, lambda raw: [raw.pop(name) for name in first])
     assert check(whole, target_modules=every) == {"peft_modules_missing"}
     left = {"target_modules": ["q_proj", "v_proj"], "exclude_modules": re.escape(f"{old}layers.0.") + ".*"}
     assert check(whole, **left) == set()
@@ -127,16 +111,6 @@ def test_what_sees_is_not_adapted(module_registry: Registry, base: Path, tmp_pat
     assert "model.visual.blocks.0.attn.qkv" in unknown.message
 
 
-def test_a_class_that_is_not_known_is_not_written_for_peft(
-    module_registry: Registry, base: Path, tmp_path: Path
-) -> None:
-    adapter = exported(module_registry, base, tmp_path)
-    read = read_adapter_folder(adapter, base=recorded(module_registry, "qwen2_vl"))
-    unknown = replace(recorded(module_registry, "qwen2_vl"), config={"model_type": "kimi_vl"})
-    with pytest.raises(BadInputError, match="kimi_vl"):
-        write_peft(read.files, unknown, tmp_path / "out")
-
-
 def recorded(registry: Registry, name: str) -> Architecture:
     with registry.workspace.database.read() as session:
         return recorded_architecture(resolve_base(session, name))
@@ -144,31 +118,13 @@ def recorded(registry: Registry, name: str) -> Architecture:
 
 def exported(registry: Registry, base: Path, tmp_path: Path) -> Path:
     """Return a small adapter in PEFT's form, on a base that is on record under its folder's task."""
-    modules = [
-        f"language_model.model.layers.{layer}.self_attn.{name}"
-        for layer in (0, 1)
-        for name in ("q_proj", "v_proj")
-    ]
-    weights = recorded(registry, "qwen2_vl").weights
-    random = np.random.default_rng(5)
-    tensors = {}
-    for path in modules:
-        out, into = weights[path].shape
-        tensors[f"{path}.lora_a"] = ("F32", random.standard_normal((into, 4)).astype(np.float32))
-        tensors[f"{path}.lora_b"] = ("F32", random.standard_normal((4, out)).astype(np.float32))
-    folder = tmp_path / "mlx"
-    folder.mkdir()
-    tiny_models.write_tensors(folder / "adapters.safetensors", tensors, None)
-    parameters = {"rank": 4, "scale": 2.0, "dropout": 0.0, "keys": modules}
-    config = {"fine_tune_type": "lora", "num_layers": -1, "lora_parameters": parameters}
-    (folder / CONFIG).write_text(json.dumps(config))
+    keys = ["self_attn.q_proj", "self_attn.v_proj"]
+    with base_folder(registry.workspace, "qwen2_vl") as folder:
+        mlx = adapters_by_class.make_adapter(tmp_path / "mlx", folder, rank=4, scale=2.0, keys=keys)
+    edit_config(mlx, model=None)
     out = tmp_path / "peft"
     out.mkdir()
-    write_peft(
-        {name: folder / name for name in (CONFIG, "adapters.safetensors")},
-        recorded(registry, "qwen2_vl"),
-        out,
-    )
+    write_peft({path.name: path for path in mlx.iterdir()}, recorded(registry, "qwen2_vl"), out)
     return out
 
 

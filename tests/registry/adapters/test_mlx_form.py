@@ -118,28 +118,6 @@ def test_factors_of_two_keep_sixteen_bits_and_others_do_not(
     assert not place.exists()
 
 
-def test_the_first_pattern_that_fits_counts(base: Path, tmp_path: Path) -> None:
-    peft = make_peft(
-        tmp_path / "peft",
-        base,
-        alpha_pattern={
-            r"^model\.layers\.[01]\..*q_proj": 64,
-            "q_proj": 16,
-            "model.layers.3.self_attn.q_proj": 1,
-        },
-    )
-    folder = read_adapter_folder(peft)
-    tensors = peft_folders.numbers(folder.files["adapters.safetensors"])
-    original = peft_folders.numbers(peft / "adapter_model.safetensors")
-    factors = {}
-    for path in folder.modules:
-        factor = tensors[f"{path}.lora_b"] / original[f"{PREFIX}{path}.lora_B.weight"].T
-        factors[path] = float(np.median(factor)) * (folder.scale or 0)
-    assert factors["model.layers.0.self_attn.q_proj"] == 16
-    assert factors["model.layers.3.self_attn.q_proj"] == 4
-    assert factors["model.layers.2.self_attn.v_proj"] == 2
-
-
 def test_the_same_folder_gives_the_same_bytes_for_ever() -> None:
     """The digests are on record in registries: another rendering of the same adapter must not come of a change here."""
     known = {

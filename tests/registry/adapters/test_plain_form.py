@@ -10,7 +10,6 @@ import numpy as np
 import peft_folders
 import pytest
 import tiny_models
-from consumers import peft_logits
 
 from fusery.registry.adapters.peft_config import PeftConfig
 from fusery.registry.adapters.plain_form import PlainAdapter, matched_modules, read_plain
@@ -18,7 +17,6 @@ from fusery.registry.adapters.tensors import write_stored
 from fusery.registry.documents import write_document
 from fusery.registry.errors import BadInputError
 from fusery.registry.models.architecture import read_architecture
-from fusery.storage.errors import FormatError
 
 RANKS = {"model.layers.1.self_attn.q_proj": 8, "model.layers.0.self_attn.v_proj": 2}
 CASES: dict[str, dict[str, Any]] = {
@@ -92,32 +90,6 @@ def test_one_that_is_plain_keeps_its_bits(base: Path, tmp_path: Path) -> None:
     assert tiny_models.read_tensors(written / name) == tiny_models.read_tensors(original / name)
 
 
-@pytest.mark.parametrize("layers", [None, (1,)], ids=["all", "one"])
-def test_zeros_fill_the_layers_that_are_left_out(
-    base: Path, tmp_path: Path, layers: tuple[int, ...] | None
-) -> None:
-    original = peft_folders.make_peft(tmp_path / "peft", base, layers=layers, modules=("q_proj", "down_proj"))
-    architecture = read_architecture(base)
-    plain = read(original)
-    filled = plain.in_every_layer(architecture.layers(), architecture.layer_stem())
-    assert (filled is plain) == (layers is None)
-    assert matched_modules("x", filled, architecture) == 4
-    before, after = updates(original), updates(write(filled, tmp_path / "filled"))
-    for stem, update in after.items():
-        assert np.array_equal(update, before.get(stem, np.zeros_like(update)))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("case", ["patterns", "not whole"])
-def test_peft_loads_it_and_answers_the_same(base: Path, tmp_path: Path, case: str) -> None:
-    original = peft_folders.make_peft(tmp_path / "peft", base, layers=(1,), **CASES[case])
-    architecture = read_architecture(base)
-    filled = read(original).in_every_layer(architecture.layers(), architecture.layer_stem())
-    expected = peft_logits(base, original, tmp_path)
-    found = peft_logits(base, write(filled, tmp_path / "plain"), tmp_path)
-    assert np.abs(found - expected).max() < 1e-5
-
-
 def test_dora_is_refused(base: Path, tmp_path: Path) -> None:
     with pytest.raises(BadInputError) as caught:
         read(peft_folders.make_peft(tmp_path / "peft", base, dora=True))
@@ -129,10 +101,3 @@ def test_a_module_that_the_base_lacks_is_refused(base: Path, tmp_path: Path) -> 
     plain = read(peft_folders.make_peft(tmp_path / "peft", wider))
     with pytest.raises(BadInputError):
         matched_modules("x", plain, read_architecture(base))
-
-
-def test_what_is_no_adapter_is_said(base: Path, tmp_path: Path) -> None:
-    folder = peft_folders.make_peft(tmp_path / "peft", base)
-    (folder / "adapter_model.safetensors").write_bytes(b"x")
-    with pytest.raises(FormatError):
-        read(folder)

@@ -173,16 +173,6 @@ def test_groups_of_a_quantised_base_take_the_update_up_in_their_biases(
     assert again.digest == fused.digest
 
 
-def test_groups_of_one_input_are_refused(module_registry: Registry, base: Path, tmp_path: Path) -> None:
-    """They have the shapes of layers that were not quantised, which PEFT computes otherwise."""
-    adapter = tmp_path / "adapter"
-    np.save(tmp_path / "tokens.npy", TOKENS)
-    real_peft("qalora", base, tmp_path / "tokens.npy", 1, adapter)
-    module_registry.bases.add(base, name="groups1")
-    found = {each.code: each for each in module_registry.adapters.check(adapter, base="groups1", task="one")}
-    assert "peft_variant" in found
-
-
 def test_every_field_of_peft_is_known() -> None:
     fields = set(real_peft("fields"))
     assert fields - FIELDS.keys() == set()

@@ -111,13 +111,6 @@ def test_layers_beyond_the_number_are_named(tiny_base: Path, tmp_path: Path) -> 
         assert todays(adapter, raw) == raw
 
 
-def test_a_dora_without_keys_has_those_of_its_tensors(adapter: Path) -> None:
-    """mlx-lm of old adapted the query and value projections only; today's would stop at the experts of a mixture."""
-    found = todays(adapter, put(adapter, {"fine_tune_type": "dora"}, {"keys": None}))
-    assert found["lora_parameters"]["keys"] == ["model.layers.3.self_attn.q_proj"]
-    assert found["num_layers"] == 1
-
-
 def test_an_export_has_the_bytes_that_were_registered(
     adapter: Path, module_registry: Registry, tiny_base: Path, tmp_path: Path
 ) -> None:

@@ -21,12 +21,10 @@ from fusery.registry.adapters.whole import read_whole
 from fusery.registry.bundles.target import TARGETS
 from fusery.registry.errors import BadInputError, FusionUnsupportedError
 from fusery.registry.fusion.fuse import FuseRequest
-from fusery.registry.fusion.whole import whole_of
 from fusery.storage.safetensors import read_header
 
-EMBEDDING, HEAD, NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 ROWS, COLUMNS = 320, 128
-LAYER = "model.layers.0"
 DELTA = "model.embed_tokens.token_adapter.trainable_tokens_delta"
 
 
@@ -46,12 +44,7 @@ Tensors = Mapping[str, tuple[str, np.ndarray]]
 def with_whole(folder: Path, base: Path, tensors: Tensors, **config: Any) -> Path:
     """Make a PEFT adapter with more tensors in it, by their names after the prefix."""
     peft_folders.make_peft(folder, base, rank=2, **config)
-    path = folder / "adapter_model.safetensors"
-    own = {
-        name: (dtype, np.frombuffer(data, "<f4").reshape(shape))
-        for name, (dtype, shape, data) in tiny_models.read_tensors(path).items()
-    }
-    tiny_models.write_tensors(path, {**own, **{f"{PREFIX}{n}": raw for n, raw in tensors.items()}}, None)
+    peft_folders.edit_tensors(folder, lambda own: own.update({f"{PREFIX}{n}": t for n, t in tensors.items()}))
     return folder
 
 
@@ -71,48 +64,31 @@ WHOLE, ROW = f32(ROWS, COLUMNS), f32(1, COLUMNS)
 SAVED, TOKENS = "modules_to_save", "trainable_token_indices"
 HOSTILE: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({EMBEDDING: f32(ROWS, 64)}, {}, "(320, 64), and the base's (320, 128)"),
-    ({"model.layers.0.mlp.down_proj.weight": f32(64, 256)}, {}, "(64, 256), and the base's (128, 256)"),
-    ({HEAD: f32(128)}, {}, "(128,), and the base's (320, 128)"),
     ({"model.strange.weight": f32(4, 4)}, {}, "model.strange"),
     ({HEAD: filled(np.nan, ROWS, COLUMNS)}, {}, "NaN"),
     ({DELTA: filled(np.inf, 1, COLUMNS)}, {TOKENS: [3]}, "infinity"),
     ({HEAD: ("I32", np.ones((ROWS, COLUMNS), np.int32))}, {}, "not numbers"),
-    ({HEAD: f32(0, COLUMNS)}, {}, "not numbers"),
     ({HEAD: WHOLE, "lm_head.modules_to_save.weight": f32(ROWS, COLUMNS, seed=1)}, {}, "different numbers"),
-    ({"lm_head.original_module.weight": WHOLE, HEAD: f32(ROWS, 64)}, {}, "(320, 64)"),
     ({"model.layers.0.self_attn.q_proj.weight": f32(128, 128)}, {}, "has factors and a whole weight"),
     ({EMBEDDING: f32(ROWS + 4, COLUMNS)}, {}, "at one end only"),
     ({DELTA: f32(3, COLUMNS)}, {TOKENS: [1, 2]}, "(3, 128) for 2 trained tokens"),
     ({DELTA: f32(2, COLUMNS)}, {TOKENS: [4, 4]}, "the token 4"),
     ({DELTA: ROW}, {TOKENS: [ROWS]}, "token 320"),
-    ({DELTA: ROW}, {TOKENS: [-1]}, "token -1"),
-    ({DELTA: ROW}, {TOKENS: {"embed_tokens": "many"}}, "which rows"),
     ({DELTA: ROW}, {}, "which rows"),
     ({DELTA: f32(1, 64)}, {TOKENS: [1]}, "(1, 64)"),
     ({}, {TOKENS: [1, 2]}, "no rows"),
-    *(
-        ({}, {TOKENS: tokens}, "no list of tokens")
-        for tokens in ([[1, 2]], {"embed_tokens": [{"a": 1}]}, "abc", 5)
-    ),
+    ({}, {TOKENS: {"embed_tokens": [{"a": 1}]}}, "no list of tokens"),
+    ({}, {TOKENS: 5}, "no list of tokens"),
     ({DELTA: ROW, DELTA.replace("model.embed_tokens", "lm_head"): ROW}, {TOKENS: [5]}, "rows of lm_head"),
-    ({K_ROWS: ROW}, {TOKENS: [5]}, "which rows"),
     ({K_ROWS: ROW}, {TOKENS: {"k_proj": [5]}}, "model.layers.1.self_attn.k_proj.weight"),
     ({f"{K_PROJ}.weight": f32(64, COLUMNS)}, {SAVED: ["k_proj"]}, "model.layers.1.self_attn.k_proj.weight"),
     ({EMBEDDING: WHOLE, DELTA: ROW}, {TOKENS: [5]}, "beside trained rows"),
     ({"lm_head.original_module.weight": WHOLE}, {SAVED: ["lm_head"]}, "before it was trained"),
-    *(
-        ({f"{K_PROJ}.{wrapper}.weight": f32(64, COLUMNS)}, {}, why)
-        for wrapper, why in (
-            ("base_layer", "the base of factors"),
-            ("modules_to_save", "a module of modules_to_save"),
-            ("original_module", "before it was trained"),
-            ("token_adapter", "trained rows are put on"),
-        )
-    ),
+    ({f"{K_PROJ}.base_layer.weight": f32(64, COLUMNS)}, {}, "the base of factors"),
+    ({f"{K_PROJ}.modules_to_save.weight": f32(64, COLUMNS)}, {}, "a module of modules_to_save"),
+    ({f"{K_PROJ}.token_adapter.weight": f32(64, COLUMNS)}, {}, "trained rows are put on"),
     ({}, {SAVED: ["lm_head"]}, "lm_head"),
     ({}, {SAVED: {"lm_head": [{}]}}, "no list of names"),
-    ({}, {SAVED: [1]}, "no list of names"),
-    ({}, {SAVED: [""]}, SAVED),
 ]
 
 
@@ -142,9 +118,10 @@ def held(tiny: Registry, tiny_base: Path, tmp_path_factory: pytest.TempPathFacto
 
 
 def test_whole_tensors_go_where_they_are_known(tiny: Registry, held: str, tmp_path: Path) -> None:
-    """The rendering is that of the factors."""
+    """The rendering is that of the factors, and a comparison names what it left out."""
     mine, plain = (tiny.adapters.show(name)["renderings"][0]["digest"] for name in (held, "plain@1"))
     assert mine == plain
+    assert tiny.adapters.diff(held, "plain@1", weights=True)["uncompared"] == [held]
     with pytest.raises(FusionUnsupportedError):
         tiny.fused.fuse(held, FuseRequest(scale=0.5))
     tiny.bundles.materialize(held, tmp_path / "hub", target="hub", content="adapters")
@@ -225,23 +202,6 @@ def test_very_many_names_take_no_time_of_their_product(tmp_path: Path) -> None:
     assert calls(800) < 5 * calls(200)
 
 
-def test_what_was_admitted_by_who_knew_less_is_not_fused_in_part(tiny_base: Path, tmp_path: Path) -> None:
-    rows = {DELTA: f32(1, COLUMNS), f"{LAYER}.self_attn.k_proj.modules_to_save.weight": f32(64, COLUMNS)}
-    folder = with_whole(tmp_path / "a", tiny_base, rows, trainable_token_indices=[5])
-    files = {path.name: path for path in folder.iterdir()}
-    base = {path.name: path for path in tiny_base.iterdir()}
-    with pytest.raises(FusionUnsupportedError, match="which does not name it"):
-        whole_of("old", files, base, tmp_path / "place")
-
-
-def test_what_is_compared_is_said(tiny: Registry, held: str) -> None:
-    difference = tiny.adapters.diff(held, "plain@1", weights=True)
-    assert difference["uncompared"] == [held]
-    assert difference["overall"]["cosine"] > 0.999999
-    assert HEAD in difference["changed"]["whole_tensors"][0]
-    assert tiny.adapters.diff("plain@1", "plain@1", weights=True)["uncompared"] == []
-
-
 @pytest.mark.parametrize("precision", ["keep", "dequantize", "mixed"])
 def test_on_a_quantised_base_what_is_replaced_is_written_plain(
     sqlite_registry: Registry, tmp_path: Path, precision: str
@@ -279,18 +239,18 @@ def test_on_a_quantised_base_what_is_replaced_is_written_plain(
 
 def rounded(values: np.ndarray) -> np.ndarray:
     """Return float32 numbers as the nearest bfloat16."""
-    return (
-        (tiny_models.encode(values, "bfloat16").astype(np.uint32) << 16).view(np.float32).astype(np.float64)
-    )
+    return widened(tiny_models.encode(values, "bfloat16")).astype(np.float64)
+
+
+def widened(bits: np.ndarray) -> np.ndarray:
+    """Return the float32 numbers of bfloat16 patterns."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
 def floats(tensors: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Return the plain tensors among the tensors of a model."""
     return {
-        name: (np.frombuffer(data, "<u2").astype(np.uint32) << 16)
-        .view(np.float32)
-        .reshape(shape)
-        .astype(np.float64)
+        name: widened(np.frombuffer(data, "<u2")).reshape(shape).astype(np.float64)
         for name, (dtype, shape, data) in tensors.items()
         if dtype == "BF16"
     }
@@ -302,7 +262,7 @@ def test_a_change_that_rounding_takes_away_is_no_pass(
     """A thousandth of a bfloat16 step beside the base's numbers: nothing of it is left, and the factors do not hide that."""
     dtype, shape, data = tiny_models.read_tensors(tiny_base)[HEAD]
     assert dtype == "BF16"
-    own = (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32).reshape(shape)
+    own = widened(np.frombuffer(data, "<u2")).reshape(shape)
     folder = with_whole(tmp_path / "a", tiny_base, {HEAD: ("F32", own * np.float32(1 + 2.0**-18))})
     sqlite_registry.bases.add(tiny_base, name="b")
     sqlite_registry.adapters.register(folder, base="b", task="whole")

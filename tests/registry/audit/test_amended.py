@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ pytestmark = pytest.mark.parametrize(
     "database_url", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)], indirect=True
 )
 
-MakeAdapter = Callable[..., Path]
 ONE, TWO = "course_rec_v1_20260115", "course_rec_v2_20260201"
 
 
@@ -169,19 +168,6 @@ def test_the_holder_is_judged_once_more(guarded: Registry) -> None:
     assert (done.verdict, done.holder, done.moved, done.confirmed) == ("passed", TWO, False, True)
     assert guarded.upkeep.log()[-1]["action"] == "alias.confirmed"
     assert guarded.upkeep.audit().ok
-
-
-def test_a_licence_is_judged_by_too(registry: Registry, tmp_path: Path, make_adapter: MakeAdapter) -> None:
-    base = tiny_models.make_base(tmp_path / "licensed", layers=2)
-    (base / "LICENSE").write_text("MIT License")
-    registry.bases.add(base, name="licensed")
-    registry.adapters.register(
-        make_adapter("one", base=base), base="licensed", task="t", tags={"license": "mit"}
-    )
-    registry.aliases.set_rules("prod", {"licences": ["mit"]})
-    assert registry.aliases.promote("t@1", "prod").moved
-    registry.adapters.amend("t@1", tags={"license": "cc-by-nc-4.0"})
-    assert [problem.code for problem in registry.upkeep.audit().problems] == ["amended_after_promotion"]
 
 
 def test_no_value_of_an_amendment_stops_the_audit(stocked: Registry) -> None:

@@ -18,22 +18,6 @@ def interrupted(path: Path, *units: str, store: str = "s") -> None:
         raise KeyboardInterrupt
 
 
-def test_what_was_noted_before_an_interruption_is_known(tmp_path: Path) -> None:
-    interrupted(tmp_path / "j", "a", "b")
-    interrupted(tmp_path / "j", "c")
-
-    with Journal(tmp_path / "j", "s") as journal:
-        assert journal.done == {"a", "b", "c"}
-
-
-def test_it_is_gone_when_the_audit_is_over(tmp_path: Path) -> None:
-    interrupted(tmp_path / "j", "a")
-    with Journal(tmp_path / "j", "s"):
-        pass
-
-    assert not (tmp_path / "j").exists()
-
-
 def test_a_line_that_was_cut_off_is_passed_over(tmp_path: Path) -> None:
     interrupted(tmp_path / "j", "a", "b")
     data = (tmp_path / "j").read_bytes()

@@ -100,14 +100,6 @@ class TestDependants:
 
 
 class TestBlobs:
-    def test_without_repair_nothing_is_touched(self, shipped: Registry, flip: Flip) -> None:
-        path = path_of(shipped, "tiny", "tokenizer.json")
-        flip(path)
-        damaged = path.read_bytes()
-        assert codes(shipped.upkeep.audit()) == ["blob_corrupt"]
-        assert path.read_bytes() == damaged
-        assert actions(shipped, "blob.repaired") == []
-
     @pytest.mark.parametrize("gone", [False, True])
     def test_from_a_fused_model_or_a_bundle_on_this_machine(
         self, shipped: Registry, flip: Flip, gone: bool
@@ -118,6 +110,8 @@ class TestBlobs:
             path.unlink()
         else:
             flip(path)
+        assert codes(shipped.upkeep.audit()) == ["blob_missing" if gone else "blob_corrupt"]
+        assert actions(shipped, "blob.repaired") == []
         report = shipped.upkeep.audit(repair=True)
         assert report.ok
         [repair] = report.repaired
@@ -154,13 +148,6 @@ class TestBlobs:
         with shipped.workspace.database.read() as session:
             assert session.get_one(tables.Blob, digest).generation == 3
         assert shipped.upkeep.audit().ok
-
-    def test_from_an_exported_folder_on_record(self, shipped: Registry, flip: Flip, tmp_path: Path) -> None:
-        shipped.exchange.export("course_rec@1", tmp_path / "exported")
-        flip(path_of(shipped, "course_rec@1", "adapters.safetensors"))
-        report = shipped.upkeep.audit(repair=True)
-        assert report.ok
-        assert str(tmp_path / "exported") in report.repaired[0].source
 
     def test_without_a_copy_it_is_put_aside_and_named(
         self, shipped: Registry, flip: Flip, tmp_path: Path

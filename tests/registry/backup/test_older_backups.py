@@ -103,22 +103,3 @@ def test_a_backup_of_every_older_revision_is_restored(
         ]
         assert restored.aliases.history("course_rec#prod") == registry.aliases.history("course_rec#prod")
         assert restored.upkeep.audit().problems == []
-
-
-@pytest.mark.slow
-def test_an_older_backup_goes_into_a_registry_that_is_made_already(
-    made: tuple[Registry, Path], columns: Columns, tmp_path: Path, database_url: str
-) -> None:
-    registry, backup = made
-    older = as_made_at("0001", columns, backup, tmp_path)
-    with Registry(open_workspace(tmp_path / "restored", database_url)) as restored:
-        restored.init()
-        restored.upkeep.restore(older, own=True)
-        assert schema.check(restored.workspace.database) == []
-        assert [row["digest"] for row in restored.adapters.list()] == [
-            row["digest"] for row in registry.adapters.list()
-        ]
-        assert restored.upkeep.audit().problems == []
-        # What a newer revision knows beyond is learned again.
-        assert restored.fused.fuse("course_rec@2")["digest"] == registry.fused.fuse("course_rec@2")["digest"]
-        assert restored.upkeep.backup(tmp_path / "again").catalogue.schema == schema.HEAD

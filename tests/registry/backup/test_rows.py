@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import Column, Interval, MetaData, Table
 
 from fusery.registry import tables
 from fusery.registry.backup.rows import KINDS
@@ -91,13 +90,6 @@ def test_every_column_of_the_schema_has_a_kind() -> None:
     kinds = {kind_of(column) for table in tables.metadata.tables.values() for column in table.columns}
 
     assert kinds == KINDS == VALUES.keys()
-
-
-def test_a_type_that_nobody_thought_of_is_not_passed_over() -> None:
-    table = Table("new", MetaData(), Column("lasts", Interval))
-
-    with pytest.raises(TypeError, match=r"new\.lasts"):
-        kind_of(table.c.lasts)
 
 
 def test_times_are_written_in_utc() -> None:

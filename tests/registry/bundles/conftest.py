@@ -59,17 +59,8 @@ EVIL = {
     "umlaut": "Grüße, 世界",
 }
 FEW = (
-    "crlf",
-    "document end",
-    "backslash n",
-    "variable",
-    "jinja",
-    "heading",
-    "controls",
-    "lone surrogate",
-    "empty",
-    "long",
-)
+    "crlf", "document end", "backslash n", "variable", "jinja", "heading", "controls", "lone surrogate", "empty", "long",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -135,16 +126,8 @@ def example_provenance() -> dict[str, Any]:
         "digest": "d" * 64,
         "base": {"name": "org/Tiny-1M", "digest": "b" * 64},
         "adapter": {
-            "name": NAME,
-            "digest": "c" * 64,
-            "task": "course_rec",
-            "version": 2,
-            "date": "20261124",
-            "rank": 8,
-            "alpha": 16,
-            "scale": 2.0,
-            "val_loss": 0.22,
-            "dataset": "courses-2026",
+            "name": NAME, "digest": "c" * 64, "task": "course_rec", "version": 2, "date": "20261124", "rank": 8, "alpha": 16,
+            "scale": 2.0, "val_loss": 0.22, "dataset": "courses-2026",
         },
         "with": [{"adapter": "courses_v1_20261101", "weight": 0.5, "digest": "e" * 64}],
         "recipe": {"precision": "mixed", "engine": "canonical", "bits": {"": 6}},
@@ -158,19 +141,14 @@ def example_provenance() -> dict[str, Any]:
             "cosine": 0.5,
             "relative_error": 0.1,
             "worst": [
-                {
-                    "module": f"model.layers.{number}.mlp.up_proj",
-                    "norm": 1.0,
-                    "retained": 0.9 + number / 100,
-                    "cosine": 0.25,
-                    "relative_error": 2.5,
-                }
+                {"module": f"model.layers.{number}.mlp.up_proj", "norm": 1.0, "retained": 0.9 + number / 100}
+                | {"cosine": 0.25, "relative_error": 2.5}
                 for number in range(5)
             ],
         },
         "created_at": "2026-11-24T10:00:00+00:00",
         "tool": "fusery 0.1.0",
-    }
+    }  # fmt: skip
 
 
 def manifest_of(folder: Path) -> Manifest:

@@ -15,6 +15,7 @@ from fusery.registry import Registry
 from fusery.registry.bundles import Choices
 from fusery.registry.bundles.cluster.object_names import object_name
 from fusery.registry.errors import BadInputError
+from fusery.storage.digest import digest_file
 
 pytest.importorskip("gguf")
 
@@ -50,6 +51,10 @@ def test_adapters_beside_base(
     record = json.loads((tmp_path / "out" / "fusery.json").read_text())
     digests = [stocked.adapters.show(name)["digest"] for name in bundle.adapters]
     assert [adapter["digest"] for adapter in record["adapters"]] == digests
+    for adapter in record["adapters"]:
+        for file in adapter["files"]:
+            found = digest_file(tmp_path / "out" / adapter["path"] / file["path"])
+            assert found == (file["sha256"], file["size"])
     again = stocked.bundles.materialize(
         ["course_rec@1", "course_rec@2"], tmp_path / "out", target=target, content="adapters", choices=choices
     )

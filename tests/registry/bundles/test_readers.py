@@ -13,10 +13,9 @@ import pytest
 import tiny_models
 from bundle_cases import make_bundle
 from consumers import adapters_source, files_of, mlx_logits, onnx_logits, peft_logits, transformers_logits
-from peft_folders import make_peft
 from warm_python import warm_python
 
-from fusery.registry.bundles import TARGETS, BundledAdapter, BundleSource
+from fusery.registry.bundles import TARGETS, BundleSource
 from fusery.registry.bundles.onnx_files import PYTHON
 
 pytestmark = pytest.mark.slow
@@ -91,25 +90,3 @@ def test_peft_reads_an_adapter(base: Path, adapter: Path, tmp_path: Path) -> Non
     for target in ("vllm", "k8s", "lorax", "hub"):
         theirs = peft_logits(base, _adapter(base, adapter, target, tmp_path), tmp_path)
         assert np.abs(theirs - ours).max() < 1e-5 * np.abs(ours).max()
-
-
-@pytest.mark.parametrize("layers", [[1], None], ids=["some layers", "all layers"])
-def test_peft_reads_layer_patterns(base: Path, layers: list[int] | None, tmp_path: Path) -> None:
-    """PEFT refuses `layers_pattern` without `layers_to_transform`; older versions saved it."""
-    adapter = make_peft(tmp_path / ADAPTER, base, layers=layers, layers_pattern="layers")
-    plain = make_peft(tmp_path / "plain" / ADAPTER, base, layers=layers)
-    expected = peft_logits(base, plain, tmp_path)
-    for target in ("vllm", "lorax", "hub"):
-        found = peft_logits(base, _adapter(base, adapter, target, tmp_path), tmp_path)
-        assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
-
-
-def test_transformers_reads_the_base_beside_adapters(base: Path, adapter: Path, tmp_path: Path) -> None:
-    """It is what the READMEs for vLLM and LoRAX send a user to."""
-    source = adapters_source(base, tmp_path / "rendered", adapter, val_loss=0.1, dataset="courses")
-    plain = BundledAdapter(ADAPTER, (), files_of(adapter), source.adapters[0].facts)
-    (tmp_path / "bundle").mkdir()
-    make_bundle(replace(source, adapters=(plain,)), "adapters", tmp_path / "bundle")
-    ours = mlx_logits(base)
-    theirs = transformers_logits(tmp_path / "bundle" / "base", tmp_path)
-    assert np.abs(theirs - ours).max() < 1e-5 * np.abs(ours).max()

@@ -17,7 +17,6 @@ from consumers import (
     files_of,
     llama_cpp_logits,
     mlx_logits,
-    peft_logits,
 )
 from peft_folders import make_peft
 
@@ -25,17 +24,12 @@ from fusery.registry.bundles import TARGETS, BundleSource
 from fusery.registry.bundles.layout import LayoutError
 from fusery.registry.errors import BadInputError
 from fusery.registry.gguf.header import read_header
-from fusery.storage.digest import digest_file
 
 pytest.importorskip("gguf")
 
 UNFUSED = ("vllm", "k8s", "lorax", "ollama", "llamacpp")
 OPTIONS = {"k8s": {"base_name": "org/Tiny-1M", "location": "pvc://adapters"}}
 """What a target has to be told."""
-
-COUNTS = {"vllm": 11, "k8s": 11, "lorax": 18, "ollama": 11, "llamacpp": 11}
-"""Modules: seven of the last layer and two of both; LoRAX gets zeros for the other layer's seven."""
-
 unfused = pytest.mark.parametrize("target", UNFUSED)
 
 
@@ -75,22 +69,6 @@ def write(source: BundleSource, target: str, folder: Path, **choices: Any) -> di
     folder.mkdir()
     make_bundle(source, target, folder, **{**OPTIONS.get(target, {}), **choices})
     return {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-
-
-@unfused
-def test_modules_are_counted(unfused_source: BundleSource, target: str, tmp_path: Path) -> None:
-    (tmp_path / "bundle").mkdir()
-    written = make_bundle(unfused_source, target, tmp_path / "bundle", **OPTIONS.get(target, {}))
-    assert (written.layout.modules, written.layout.adapters) == (COUNTS[target], 2)
-    assert (written.layout.tensors > 0) == TARGETS[target].base
-    record = json.loads((tmp_path / "bundle" / "fusery.json").read_text())
-    assert (record["target"], record["model"]) == (target, None)
-    for adapter in record["adapters"]:
-        assert adapter["digest"] == "c" * 64
-        assert adapter["files"]
-        for file in adapter["files"]:
-            found = digest_file(tmp_path / "bundle" / adapter["path"] / file["path"])
-            assert found == (file["sha256"], file["size"])
 
 
 @unfused
@@ -179,17 +157,6 @@ def test_llama_cpp_answers_with_each_adapter_as_mlx_lm_does(
         found, ours = llama_cpp_logits(files["base.gguf"], [adapter], tmp_path), mlx_logits(base, folders[0])
         assert np.abs(found - ours).max() < 1e-5 * np.abs(ours).max()
         assert np.abs(found - plain).max() > 0.1
-
-
-@pytest.mark.slow
-def test_llama_cpp_answers_with_patterns_as_peft_does(
-    unfused_source: BundleSource, base: Path, folders: tuple[Path, Path], tmp_path: Path
-) -> None:
-    files = write(unfused_source, "llamacpp", tmp_path / "bundle")
-    adapter = files[f"adapters/{folders[1].name}.gguf"]
-    found = llama_cpp_logits(files["base.gguf"], [adapter], tmp_path)
-    theirs = peft_logits(base, folders[1], tmp_path)
-    assert np.abs(found - theirs).max() < 1e-5 * np.abs(theirs).max()
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from pathlib import Path
 import database_workers
 import pytest
 from sqlalchemy import func, select, text
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import DBAPIError
 from waiting import wait_until
 
 from fusery.registry import tables
@@ -53,14 +53,6 @@ class TestTransactions:
         with database.write() as session:
             session.execute(text("CREATE TABLE surplus (id INTEGER)"))
 
-    def test_a_savepoint_takes_back_its_part(self, database: Database) -> None:
-        with database.write() as session:
-            session.add(tables.Task(id=1, name="a"))
-            session.flush()
-            with pytest.raises(IntegrityError), session.begin_nested():
-                session.execute(text("INSERT INTO task (id, name) VALUES (2, 'a')"))
-        assert count(database) == 1
-
     def test_a_reader_cannot_write(self, database: Database) -> None:
         with pytest.raises((DBAPIError, DatabaseUnavailableError)), database.read() as session:
             session.add(tables.Task(id=1, name="a"))
@@ -76,12 +68,6 @@ class TestTransactions:
                 writing.add(tables.Task(id=1, name="a"))
             assert session.scalar(select(func.count()).select_from(tables.Task)) == 0
         assert count(database) == 1
-
-    def test_foreign_keys_are_checked_after_a_migration_too(self, database: Database) -> None:
-        with database.schema_change() as connection:
-            connection.execute(text("SELECT 1"))
-        with pytest.raises(IntegrityError), database.write() as session:
-            session.execute(text("INSERT INTO alias (id, task_id, name) VALUES (1, 7, 'prod')"))
 
 
 class TestConcurrency:
@@ -119,17 +105,6 @@ class TestConcurrency:
         assert talk.recv() == "done"
         process.join()
         assert count(impatient) == 1
-
-    def test_a_killed_writer_leaves_nothing_and_blocks_nobody(
-        self, database: Database, database_url: str
-    ) -> None:
-        process, talk = database_workers.start(database_workers.hold_write_lock, database_url)
-        assert talk.recv() == "writing"
-        process.kill()
-        process.join()
-        with database.write() as session:
-            session.add(tables.Task(id=1, name="a"))
-        assert count(database) == 1
 
 
 def prepare_adapter(database: Database) -> None:

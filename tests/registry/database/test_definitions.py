@@ -22,11 +22,6 @@ REWRITE = (
 )
 SQLITE = [
     (
-        REWRITE.format("'CHECK (size >= 0)'", "'CHECK (size >= 0 OR 1)'", "blob"),
-        "blob",
-        "constraint ck_blob_size",
-    ),
-    (
         REWRITE.format("'CHECK (size >= 0)'", "'CHECK (1 /* size >= 0 */)'", "blob"),
         "blob",
         "constraint ck_blob_size",
@@ -36,25 +31,12 @@ SQLITE = [
         "alias",
         "constraint uq_alias_task_id_name",
     ),
-    (
-        REWRITE.format("'REFERENCES adapter (id)'", "'REFERENCES task (id)'", "alias_move"),
-        "alias_move",
-        "constraint fk_alias_move_from_adapter_id_adapter",
-    ),
     (REWRITE.format("'reason TEXT NOT NULL'", "'reason TEXT'", "alias_move"), "alias_move", "column reason"),
-    (
-        REWRITE.format(
-            "'name VARCHAR(128) NOT NULL'", "'name VARCHAR(128) COLLATE NOCASE NOT NULL'", "alias"
-        ),
-        "alias",
-        "column name",
-    ),
     (
         "DROP INDEX ix_adapter_digest; CREATE INDEX ix_adapter_digest ON adapter (digest) WHERE id < 0",
         "adapter",
         "index ix_adapter_digest",
     ),
-    ("DROP INDEX ix_event_at", "event", "index ix_event_at"),
     ("CREATE UNIQUE INDEX one_each ON yank (adapter_id)", "yank", "index one_each"),
     ("CREATE TABLE shadow (id INTEGER)", "shadow", "shadow"),
 ]
@@ -67,7 +49,6 @@ def anew(table: str, name: str, rest: str) -> str:
 
 SIZE, NAME, YANK = "ck_blob_size", "uq_alias_task_id_name", "fk_yank_adapter_id_adapter"
 POSTGRESQL = [
-    (f"ALTER TABLE blob DROP CONSTRAINT {SIZE}", "blob", SIZE),
     (anew("blob", SIZE, "CHECK (size >= 0 OR true)"), "blob", SIZE),
     (anew("blob", SIZE, "CHECK (size >= 0) NOT VALID"), "blob", "NOT VALID"),
     (anew("alias", NAME, "UNIQUE (task_id, name) DEFERRABLE INITIALLY DEFERRED"), "alias", "DEFERRABLE"),

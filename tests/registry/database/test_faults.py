@@ -11,15 +11,13 @@ from pathlib import Path
 import database_workers
 import psycopg
 import pytest
-import tiny_models
 from postgres_server import RestartedServer
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
-from store_shelf import open_workspace
 
-from fusery.registry import Registry, tables
-from fusery.registry.database import Database, events, leases, schema
+from fusery.registry import tables
+from fusery.registry.database import Database, leases, schema
 from fusery.registry.database.owner import Owner
 from fusery.registry.errors import DatabaseUnavailableError
 
@@ -140,46 +138,6 @@ class TestRestart:
         with database.read() as session:
             assert session.query(tables.Task).count() == 1
         database.close()
-
-    def test_registering_while_the_server_crashes(self, server: RestartedServer, tmp_path: Path) -> None:
-        base = tiny_models.make_base(tmp_path / "tiny", layers=2)
-        folders = [
-            tiny_models.make_adapter(tmp_path / f"adapter{seed}", base, seed=seed, num_layers=1, rank=2)
-            for seed in range(12)
-        ]
-        done: list[str] = []
-        with Registry(open_workspace(tmp_path / "home", server.url)) as registry:
-            registry.init()
-            registry.bases.add(base, name="tiny", reference=True)
-            ended = threading.Event()
-
-            def crash() -> None:
-                # Not for ever: a busy machine registers nothing in the time between two crashes.
-                for _ in range(20):
-                    if ended.wait(0.7):
-                        return
-                    server.crash()
-                    server.start()
-
-            trouble = threading.Thread(target=crash)
-            trouble.start()
-            for folder in folders:
-                for _ in range(20):
-                    try:
-                        done.append(
-                            registry.adapters.register(folder, base="tiny", task="course_rec")["name"]
-                        )
-                        break
-                    except DatabaseUnavailableError:
-                        continue
-            ended.set()
-            trouble.join()
-            versions = [view["version"] for view in registry.adapters.history("course_rec")]
-            assert len(set(done)) == len(folders)
-            assert versions == list(range(1, len(folders) + 1))
-            assert registry.upkeep.audit().ok
-            with registry.workspace.database.read() as session:
-                assert list(events.verify_chain(session)) == []
 
 
 class TestClocks:

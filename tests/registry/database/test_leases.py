@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import signal
 import subprocess
 import threading
 
@@ -59,13 +58,6 @@ class TestLease:
             lease.publish(session)
         assert (row(database).owner, row(database).expires, row(database).fence) == ("", 0.0, 1)
         assert take(database).fence == 2
-
-    def test_publishing_takes_part_in_the_transaction(self, database: Database) -> None:
-        lease = take(database)
-        with pytest.raises(RuntimeError), database.write() as session:
-            lease.publish(session)
-            raise RuntimeError("the record did not come about")
-        assert isinstance(leases.acquire(database, "k", Owner.current()), Busy)
 
     def test_one_that_ran_out_is_taken_and_its_holder_refused(self, database: Database) -> None:
         late = take(database)
@@ -176,24 +168,6 @@ class TestProcesses:
         with database.write() as session:
             lease.publish(session)
         process.join()
-
-    def test_a_stopped_owner_is_waited_for_and_then_fenced(
-        self, database: Database, database_url: str
-    ) -> None:
-        process, talk = database_workers.start(database_workers.hold_lease, database_url, "k", 60.0)
-        assert talk.recv() == 1
-        os.kill(process.pid or 0, signal.SIGSTOP)
-        assert isinstance(leases.acquire(database, "k", Owner.current()), Busy)
-        let_run_out(database)
-        winner = take(database)
-        assert winner.fence == 2
-        os.kill(process.pid or 0, signal.SIGCONT)
-        talk.send("publish")
-        assert talk.recv() == "lease_lost"
-        process.join()
-        with database.write() as session:
-            assert session.get(tables.Task, 1) is None
-            winner.publish(session)
 
 
 class TestOwner:

@@ -9,7 +9,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-import psycopg
 import pytest
 from sqlalchemy import func, make_url, select, text
 
@@ -84,70 +83,9 @@ class TestPostgres:
         assert "hunter2" not in str(caught.value)
         assert "\n" not in str(caught.value)
 
-    def test_no_such_database(self, postgres_admin: str) -> None:
-        url = make_url(postgres_admin).set(database="nowhere").render_as_string(hide_password=False)
-        with pytest.raises(DatabaseUnavailableError, match="nowhere"):
-            schema.state(Database.open(url))
-
-    def test_a_lost_connection_is_not_guessed_about(self, postgres_url: str) -> None:
-        database = Database.open(postgres_url)
-        with pytest.raises(DatabaseUnavailableError), database.write() as session:
-            session.add(tables.Task(id=1, name="a"))
-            session.flush()
-            end_connections(postgres_url)
-        assert count(database) == 0  # and the pool has noticed
-        with database.write() as session:
-            session.add(tables.Task(id=1, name="a"))
-        end_connections(postgres_url)
-        assert count(database) == 1
-        database.close()
-
-    def test_a_connection_that_cannot_be_cleaned_up_is_not_talked_about(self, postgres_url: str) -> None:
-        """The pool tells its logger with a traceback, which Python prints itself where nobody listens."""
-        code = """
-import sys
-from fusery.registry.database import Database
-from fusery.registry.errors import DatabaseUnavailableError
-from sqlalchemy import text
-database = Database.open(sys.argv[1])
-try:
-    with database.read() as session:
-        driver = session.connection().connection.driver_connection
-        driver.pgconn.send_query(b"SELECT pg_sleep(30)")  # as an answer that was never read leaves it
-        session.execute(text("SELECT 1"))
-except DatabaseUnavailableError:
-    print("said so")
-with database.read() as session:
-    print(session.scalar(text("SELECT 1")))
-"""
-        command = [sys.executable, "-P", "-c", code, postgres_url]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert (done.stdout, done.stderr) == ("said so\n1\n", "")
-
-    def test_denied(self, postgres_url: str) -> None:
-        url = make_url(postgres_url)
-        with psycopg.connect(postgres_url, autocommit=True) as connection:
-            connection.execute("DROP ROLE IF EXISTS guest")
-            connection.execute("CREATE ROLE guest LOGIN")
-        guest = url.set(username="guest").render_as_string(hide_password=False)
-        database = Database.open(guest)
-        with pytest.raises(DatabaseUnavailableError), database.write() as session:
-            session.add(tables.Task(id=1, name="a"))
-        database.close()
-        with psycopg.connect(postgres_url, autocommit=True) as connection:
-            connection.execute("DROP ROLE guest")
-
     def test_a_value_that_does_not_fit_is_bad_input(self, postgres_url: str) -> None:
         database = Database.open(postgres_url)
         for name in ("x" * 200, "a\0b"):
             with pytest.raises(BadInputError), database.write() as session:
                 session.add(tables.Task(name=name))
         database.close()
-
-
-def end_connections(url: str) -> None:
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
-        )

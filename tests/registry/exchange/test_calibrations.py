@@ -12,32 +12,24 @@ import tiny_models
 from made_calibrations import put_calibration
 
 from fusery.registry import Registry
-from fusery.registry.engine import calibration
 from fusery.registry.errors import BadInputError
-from fusery.registry.fusion.fuse import FuseRequest
-from fusery.storage.errors import FormatError, FuseryError
 
 QUERY = "model.layers.0.self_attn.q_proj"
 SWITCH = "model.layers.0.mlp.switch_mlp.up_proj"
 
 
 @dataclass(frozen=True)
-class Ways:
-    """A registry with a base, another one, and what copies the base there."""
+class Pull:
+    """A registry with a base, ours, and what copies the base here."""
 
     theirs: Registry
     ours: Registry
     bring: Callable[[], object]
 
 
-@pytest.fixture(params=["pull", "push"])
-def ways(
-    request: pytest.FixtureRequest, sqlite_registry: Registry, other: Registry, other_home: Path
-) -> Ways:
-    """Either way."""
-    if request.param == "pull":
-        return Ways(other, sqlite_registry, lambda: sqlite_registry.exchange.pull("four", other_home))
-    return Ways(sqlite_registry, other, lambda: sqlite_registry.exchange.push("four", other_home))
+@pytest.fixture
+def pull(sqlite_registry: Registry, other: Registry, other_home: Path) -> Pull:
+    return Pull(other, sqlite_registry, lambda: sqlite_registry.exchange.pull("four", other_home))
 
 
 def based(registry: Registry, tmp_path: Path, *, experts: bool = False, bits: int | None = 4) -> None:
@@ -53,50 +45,23 @@ def based(registry: Registry, tmp_path: Path, *, experts: bool = False, bits: in
     [{QUERY: 160}, {"model.layers.0.mlp.down_proj": 256, QUERY: 1}, {SWITCH: 64}],
     ids=["wider", "one number", "a switch layer"],
 )
-def test_one_that_does_not_fit_is_refused(widths: dict[str, int], ways: Ways, tmp_path: Path) -> None:
-    based(ways.theirs, tmp_path, experts=SWITCH in widths)
-    put_calibration(ways.theirs, "four", widths)
+def test_one_that_does_not_fit_is_refused(widths: dict[str, int], pull: Pull, tmp_path: Path) -> None:
+    based(pull.theirs, tmp_path, experts=SWITCH in widths)
+    put_calibration(pull.theirs, "four", widths)
     with pytest.raises(BadInputError) as caught:
-        ways.bring()
+        pull.bring()
     assert [*widths][-1] in caught.value.message
     assert caught.value.hint
-    assert not ways.ours.bases.show("four").calibrations
-    assert ways.ours.upkeep.audit().ok
-
-
-def test_numbers_that_none_has_are_refused(
-    ways: Ways, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    based(ways.theirs, tmp_path)
-    with monkeypatch.context() as patch:
-        patch.setattr(calibration, "MOST_ENERGY", float("inf"))
-        put_calibration(ways.theirs, "four", {QUERY: 128}, size=2e18)
-    with pytest.raises(FormatError) as caught:
-        ways.bring()
-    assert caught.value.hint
-    assert not ways.ours.bases.show("four").calibrations
+    assert not pull.ours.bases.show("four").calibrations
+    assert pull.ours.upkeep.audit().ok
 
 
 @pytest.mark.parametrize("bits", [4, None], ids=["quantised", "plain"])
-def test_one_that_fits_is_taken(bits: int | None, ways: Ways, tmp_path: Path) -> None:
+def test_one_that_fits_is_taken(bits: int | None, pull: Pull, tmp_path: Path) -> None:
     """What it knows besides, of a module that the record does not have or of plain numbers, hurts nobody."""
-    based(ways.theirs, tmp_path, bits=bits)
+    based(pull.theirs, tmp_path, bits=bits)
     made = put_calibration(
-        ways.theirs, "four", {QUERY: 128, "elsewhere": 3} if bits else {QUERY: 99, "elsewhere": 3}
+        pull.theirs, "four", {QUERY: 128, "elsewhere": 3} if bits else {QUERY: 99, "elsewhere": 3}
     )
-    ways.bring()
-    assert [each.digest for each in ways.ours.bases.show("four").calibrations] == [made]
-
-
-def test_an_unfit_calibration_on_record_is_reported_when_it_is_used(
-    sqlite_registry: Registry, tmp_path: Path
-) -> None:
-    """As one has it who pulled with an earlier version; what needs none of it is made."""
-    based(sqlite_registry, tmp_path)
-    made = tiny_models.make_adapter(tmp_path / "made", tmp_path / "base", update=0.01, num_layers=1)
-    sqlite_registry.adapters.register(made, base="four", task="lessons")
-    put_calibration(sqlite_registry, "four", {QUERY: 160})
-    with pytest.raises(FuseryError) as caught:
-        sqlite_registry.fused.fuse("lessons@1", FuseRequest("dither"))
-    assert caught.value.hint and caught.value.exit_code == 2
-    assert sqlite_registry.fused.fuse("lessons@1", FuseRequest("keep", accept_loss=True))
+    pull.bring()
+    assert [each.digest for each in pull.ours.bases.show("four").calibrations] == [made]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -143,44 +142,3 @@ def test_an_exported_folder_keeps_the_day_that_was_corrected(
     again = sound.exchange.import_folder(folder)
     assert (again.created, again["date"]) == (False, "20260114")
     assert len(sound.adapters.show(ONE)["amendments"]) == 1
-
-
-def test_bytes_that_were_registered_anew_are_another_record_there_too(
-    stocked: Registry, sound: Registry, other_home: Path, tmp_path: Path
-) -> None:
-    stocked.exchange.push("course_rec", other_home)
-    stocked.adapters.yank(ONE, reason="wrong alpha")
-    new = stocked.adapters.register(tmp_path / "first", base="tiny", task="course_rec", alpha=99.0)
-    assert new["version"] == 3
-    stocked.exchange.push("course_rec", other_home)
-    history = sound.adapters.history("course_rec")
-    assert [(view["yanked"], view["alpha"]) for view in history] == [
-        (True, 160.0),
-        (False, 80.0),
-        (False, 99.0),
-    ]
-    assert {item.state for item in stocked.exchange.push("course_rec", other_home).items_} == {"present"}
-
-
-def test_the_log_grows_by_the_same_with_each_round(
-    stocked: Registry, sound: Registry, other_home: Path
-) -> None:
-    sizes = []
-    stocked.exchange.push(ONE, other_home)
-    for number in range(8):
-        registry = (stocked, sound)[number % 2]
-        registry.adapters.amend(ONE, val_loss=number / 8, reason="typo")
-        (stocked.exchange.push if registry is stocked else stocked.exchange.pull)(ONE, other_home)
-        receiver = (sound, stocked)[number % 2]
-        entry = receiver.upkeep.log(reference=ONE)[-1]
-        assert entry["action"] == "adapter.received"
-        sizes.append(len(json.dumps(entry["detail"])))
-    assert max(sizes) < 1_500, sizes
-    referred = [
-        each
-        for entry in sound.upkeep.log(reference=ONE)
-        if entry["action"] == "adapter.received"
-        for each in entry["detail"]["origin"]["events"]
-    ]
-    assert len(referred) == len(set(referred))
-    assert stocked.adapters.show(ONE)["val_loss"] == sound.adapters.show(ONE)["val_loss"] == 7 / 8

@@ -96,15 +96,6 @@ def test_what_cannot_be_pushed_leaves_no_registry_and_neither_does_a_dry_run(
     assert planned.bytes == done.bytes == stored
 
 
-def test_pull_is_push_seen_from_the_other_side(stocked: Registry, other: Registry, tmp_path: Path) -> None:
-    settings, events_before = stocked.workspace.settings, rows(stocked)
-    url = settings.database_url or settings.database
-    done = other.exchange.pull("course_rec", database=url, store=settings.store)
-    assert [item.state for item in done.items_] == ["copied"] * 3
-    assert facts(other, "course_rec@2") == facts(stocked, "course_rec@2")
-    assert rows(stocked) == events_before, "the registry it came from was written to"
-
-
 def test_the_log_says_where_it_came_from_and_is_not_continued(
     stocked: Registry, other: Registry, other_home: Path
 ) -> None:
@@ -197,14 +188,3 @@ def test_fused_artifacts_go_with_their_files_if_they_are_published(
     shutil.rmtree(other_home / "cache" / "fused")
     assert other.fused.fuse("course_rec@1").source == "store"
     assert other.upkeep.audit().ok
-
-
-def test_what_the_environment_says_is_not_the_other_home_s(
-    stocked: Registry, other: Registry, other_home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("FUSERY_STORE_URL", str(tmp_path / "not-this"))
-    monkeypatch.setenv("FUSERY_DATABASE_URL", f"sqlite:///{tmp_path}/nor-this.db")
-    stocked.exchange.push("course_rec@1", other_home)
-    assert not (tmp_path / "not-this").exists()
-    assert not (tmp_path / "nor-this.db").exists()
-    assert files_of(other_home / "store")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import ready_processes
-from dying_pulls import pull_and_die
 from kept_registries import KeptStates
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
@@ -21,7 +17,6 @@ from tiny_models import make_adapter, make_base
 from fusery.registry import Registry
 from fusery.registry.errors import BadInputError
 from fusery.registry.exchange import taking
-from fusery.storage.errors import BlobCorruptError
 
 pytestmark = pytest.mark.timing
 MANY = 12
@@ -69,24 +64,6 @@ def many(kept: KeptStates, database_url: str, tmp_path: Path) -> Iterator[Regist
         yield registry
 
 
-@pytest.fixture
-def pushed(
-    kept: KeptStates, database_url: str, tmp_path: Path, other_home: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Registry]:
-    """The same, all of which the other one has too."""
-    for name in ("FUSERY_HOME", "FUSERY_DATABASE_URL", "FUSERY_STORE_URL"):
-        monkeypatch.delenv(name, raising=False)
-
-    def push(registry: Registry) -> None:
-        fill(registry, tmp_path)
-        with Registry.open(other_home) as there:
-            there.init()
-        registry.exchange.push("many", other_home)
-
-    with kept.opened("pushed", database_url, push) as (registry, _):
-        yield registry
-
-
 def names(registry: Registry) -> list[str]:
     return sorted(view["name"] for view in registry.adapters.list())
 
@@ -107,17 +84,9 @@ def test_all_of_a_batch_are_recorded_in_one_transaction(
     assert audit["read"] < MANY + 20
 
 
-@pytest.mark.parametrize("pulls", [False, True])
 def test_one_that_does_not_get_in_keeps_those_after_it_out_and_no_other(
-    request: pytest.FixtureRequest,
-    database_url: str,  # of the one of `many` and `pushed` that is asked for
-    other_home: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    pulls: bool,
+    many: Registry, other: Registry, other_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    many: Registry = request.getfixturevalue("pushed" if pulls else "many")
-    other: Registry = request.getfixturevalue("other")
     refused = versions(many)[7]["name"]
     honest = taking.look_at_adapter
 
@@ -126,87 +95,16 @@ def test_one_that_does_not_get_in_keeps_those_after_it_out_and_no_other(
             raise BadInputError("no")
         return honest(workspace, item, paths, **rest)
 
-    with Registry.open(tmp_path / "third") as third:
-        third.init()
-        receiver = third if pulls else other
-
-        def go() -> None:
-            if pulls:
-                third.exchange.pull("many", other_home)
-            else:
-                many.exchange.push("many", other_home)
-
-        with monkeypatch.context() as patched:
-            patched.setattr(taking, "look_at_adapter", look)
-            with pytest.raises(BadInputError):
-                go()
-        assert [each["name"] for each in versions(receiver)] == [each["name"] for each in versions(many)[:7]]
-        assert receiver.upkeep.audit().ok
-        go()
-        assert names(receiver) == names(many)
-        assert receiver.upkeep.audit().ok
+    with monkeypatch.context() as patched:
+        patched.setattr(taking, "look_at_adapter", look)
+        with pytest.raises(BadInputError):
+            many.exchange.push("many", other_home)
+    assert [each["name"] for each in versions(other)] == [each["name"] for each in versions(many)[:7]]
+    assert other.upkeep.audit().ok
+    many.exchange.push("many", other_home)
+    assert names(other) == names(many)
+    assert other.upkeep.audit().ok
 
 
 def versions(registry: Registry) -> list[Any]:
     return sorted(registry.adapters.list(), key=lambda view: view["version"])
-
-
-def test_a_damaged_file_of_one_is_named_and_those_before_it_arrive(
-    many: Registry, other: Registry, other_home: Path
-) -> None:
-    many.exchange.push("small", other_home)
-    files = many.adapters.show(versions(many)[3]["name"])["files"]
-    digest = next(file["sha256"] for file in files if file["path"] == "adapters.safetensors")
-    [blob] = (many.workspace.settings.home / "store").rglob(digest)
-    data = bytearray(blob.read_bytes())
-    data[-1] ^= 1
-    blob.chmod(0o644)
-    blob.write_bytes(data)
-    with pytest.raises(BlobCorruptError):
-        many.exchange.push("many", other_home)
-    assert names(other) == sorted(each["name"] for each in versions(many)[:3])
-    assert other.upkeep.audit().ok
-    assert list((many.workspace.cache.root / "tmp").iterdir()) == []
-
-
-def test_those_of_one_batch_are_neighbours_of_one_another(
-    registry: Registry, other: Registry, other_home: Path, tmp_path: Path
-) -> None:
-    base = make_base(tmp_path / "small")
-    registry.bases.add(base, name="small")
-    for turn, scale in enumerate((20.0, 19.0, 18.0)):  # one update in three sizes
-        folder = make_adapter(tmp_path / f"made{turn}", base, seed=1, scale=scale, update=0.05 + turn / 1000)
-        registry.adapters.register(folder, base="small", task="alike")
-    registry.exchange.push("alike", other_home)
-
-    def codes(place: Registry) -> list[list[str]]:
-        return [
-            [found["code"] for found in place.adapters.show(each["name"])["findings"]]
-            for each in versions(place)
-        ]
-
-    assert codes(other) == codes(registry)
-    assert any("near_duplicate" in found for found in codes(other))
-
-
-@pytest.mark.parametrize(
-    ("module", "name", "turn"), [("taking", "look_at_adapter", 6), ("receiving", "record_arrival", 6)]
-)
-def test_killed_in_the_middle_of_a_batch_nothing_is_half_there_and_the_next_finishes(
-    pushed: Registry, other: Registry, other_home: Path, tmp_path: Path, module: str, name: str, turn: int
-) -> None:
-    with Registry.open(tmp_path / "third") as third:
-        third.init()
-        third.exchange.pull("small", other_home)
-        process = ready_processes.CONTEXT.Process(
-            target=pull_and_die,
-            args=(str(tmp_path / "third"), str(other_home), module, name, turn, dict(os.environ)),
-        )
-        process.start()
-        process.join()
-        assert process.exitcode == -signal.SIGKILL
-        assert names(third) == []
-        assert third.upkeep.audit().ok
-        done = third.exchange.pull("many", other_home)
-        assert [item.state for item in done.items_ if item.kind == "adapter"] == ["copied"] * MANY
-        assert third.upkeep.audit().ok

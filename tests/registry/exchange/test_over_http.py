@@ -15,8 +15,7 @@ from typing import Any
 import pytest
 from certificates import certificate
 from cutting_proxy import cutting_proxy
-from fault_proxy import Fault, always, fault_proxy, times
-from forked_page import forked
+from fault_proxy import Fault, always, fault_proxy
 from mounts import leave_free, small_disk
 from page_process import running
 from page_server import ask, pages_of
@@ -35,8 +34,7 @@ from fusery.registry.errors import (
 from fusery.registry.exchange import http_calls
 from fusery.registry.exchange.package import values_of
 from fusery.registry.exchange.server_address import ServerAddress
-from fusery.storage.errors import BlobCorruptError, FuseryError, OutOfSpaceError
-from fusery.storage.progress import Reporter
+from fusery.storage.errors import BlobCorruptError, OutOfSpaceError
 from fusery.web.doors import Proxies, TeamDoor
 
 pytestmark = pytest.mark.timing
@@ -163,21 +161,6 @@ def test_a_pull_that_is_cut_goes_on_where_it_was(stocked: Registry, served: Serv
         assert over.upkeep.audit().ok
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("fault", [Fault.ERROR_503, Fault.DROP, Fault.LOST])
-def test_what_passes_is_tried_again(stocked: Registry, served: Served, fault: Fault) -> None:
-    """Each kind of call fails twice."""
-    calls = [("PUT", "/blobs/"), ("POST", "/packages"), ("POST", "/plan")]
-    rules = [times(2, method, part, fault) for method, part in calls]
-    with fault_proxy(served.url) as proxy:
-        proxy.rule = lambda method, path: next(filter(None, [rule(method, path) for rule in rules]), None)
-        done = stocked.exchange.push("course_rec", proxy.endpoint)
-    for method, part in calls:
-        assert sum(seen == method and part in path for seen, path in proxy.seen) >= 3
-    assert len(done.items_) == 3
-    assert served.registry.upkeep.audit().ok
-
-
 def test_a_server_that_does_not_answer_is_one_sentence(stocked: Registry, served: Served) -> None:
     with fault_proxy(served.url) as proxy:
         proxy.rule = always("PUT", "/blobs/", Fault.DROP)
@@ -254,34 +237,6 @@ def test_bytes_that_change_on_the_way_are_refused(stocked: Registry, served: Ser
         assert over.exchange.pull("course_rec", served.url).copied == 3
 
 
-@pytest.mark.slow
-def test_a_server_that_is_killed_goes_on_where_it_was(
-    stocked: Registry, other: Registry, other_home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(http_calls, "LONGEST_WAIT", 0.1)
-    monkeypatch.setenv("FUSERY_TOKEN", other.tokens.create("ci", "publisher").secret)
-    words = ["server", "--port", "0", "--json"]
-    with forked(other_home, *words) as (process, printed):
-        with cutting_proxy(json.loads(printed)["url"]) as proxy:
-            killed = threading.Event()
-
-            def progress(done: int, _: int) -> None:
-                if proxy.sent > 300_000 and not killed.is_set():
-                    killed.set()
-                    process.kill()
-
-            proxy.up.append(900_000)
-            with pytest.raises(ServerUnavailableError):
-                stocked.exchange.push("course_rec", proxy.endpoint, reporter=Reporter(progress=progress))
-        process.join()
-        assert process.exitcode == -9
-    with forked(other_home, *words) as (_, printed):
-        done = stocked.exchange.push("course_rec", json.loads(printed)["url"])
-        assert done.copied == 3
-    assert other.upkeep.audit().ok
-    assert partial_uploads(other_home) == []
-
-
 def test_a_full_disk_is_one_sentence_and_keeps_nothing(
     stocked: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -295,29 +250,6 @@ def test_a_full_disk_is_one_sentence_and_keeps_nothing(
             assert all(size < 400_000 for size in upload_sizes(disk / "home"))
             (disk / "ballast").unlink()
             assert stocked.exchange.push("course_rec", url).copied == 3
-
-
-def test_two_who_push_the_same_at_once(
-    stocked: Registry, served: Served, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # On a busy machine the one takes more than a second to store what the other waits for.
-    monkeypatch.setattr(http_calls, "LONGEST_WAIT", 20.0)
-    problems: list[BaseException] = []
-
-    def pushing() -> None:
-        try:
-            stocked.exchange.push("course_rec", served.url)
-        except FuseryError as error:
-            problems.append(error)
-
-    threads = [threading.Thread(target=pushing) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert problems == []
-    assert served.registry.upkeep.audit().ok
-    assert len(served.registry.adapters.list()) == 2
 
 
 def test_bytes_that_a_collector_took_are_sent_again(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +127,17 @@ def edit_config(folder: Path, **changes: Any) -> None:
     path = folder / "adapter_config.json"
     known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     path.write_text(json.dumps({**known, **changes}, indent=2), encoding="utf-8")
+
+
+def edit_tensors(folder: Path, change: Callable[[dict[str, tiny_models.Raw]], object]) -> None:
+    """Change the float32 tensors of an adapter."""
+    path = folder / "adapter_model.safetensors"
+    tensors = {
+        name: (dtype, np.frombuffer(data, np.float32).reshape(shape).copy())
+        for name, (dtype, shape, data) in tiny_models.read_tensors(path).items()
+    }
+    change(tensors)
+    tiny_models.write_tensors(path, tensors, {"format": "pt"})
 
 
 def numbers(path: Path) -> dict[str, np.ndarray]:

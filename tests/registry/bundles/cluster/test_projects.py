@@ -192,17 +192,6 @@ def test_names_of_objects_are_apart_and_have_room_behind_them(made: BundleSource
     assert len(service["metadata"]["name"] + "-inference-pool") <= 63
     (values,) = manifests(write(source, tmp_path / "oci", "oci"))["production-stack/values.yaml"]
     assert len(values["servingEngineSpec"]["modelSpec"][0]["name"]) <= 40
-    # Adapters whose names look alike are objects of their own.
-    names = ["a.b_v1", "a-b_v1", "a_b_v1", "1_v1", "x" * 80 + "_v1"]
-    adapters = tuple(replace(made.adapters[0], name=f"{name}_20260115") for name in names)
-    found = manifests(write(replace(made, adapters=adapters, provenance={"base": HUB}), tmp_path / "b", "s3"))
-    objects = [each["metadata"]["name"] for each in found["aibrix/adapters.yaml"]]
-    assert len(set(objects)) == len(names)
-    assert all(rules.is_label_name(name) for name in objects)
-    assert objects[2] == "a-b-v1-20260115"
-    (service,) = found["kserve/service.yaml"]
-    served = [each["name"] for each in service["spec"]["model"]["lora"]["adapters"]]
-    assert served == [adapter.name for adapter in adapters]
 
 
 @pytest.mark.parametrize("kind", ["oci", "pvc"])
@@ -292,7 +281,6 @@ def test_hostile_texts(source: BundleSource, evil_in_bundles: list[str], kind: s
 
 SPOILS = {
     "an adapter less": ("aibrix/adapters.yaml", f"/adapters/{ONE}", f"/adapters/{TWO}"),
-    "another's name": ("aibrix/adapters.yaml", 'name: "course-rec-v1-20260115"', 'name: "course-rec-v3"'),
     "no pods": ("production-stack/adapters.yaml", 'baseModel: "tiny-1m"', 'baseModel: "tiny-2m"'),
     "another's path": (
         "production-stack/adapters.yaml",
@@ -304,7 +292,6 @@ SPOILS = {
     "a rule for everything": ("llm-d/rewrite.yaml", 'value: "mix"', 'value: ""'),
     "not a manifest": ("llm-d/server.yaml", 'kind: "Deployment"', "kind: !!python/object Deployment"),
     "twice the same key": ("llm-d/server.yaml", '  name: "tiny', '  name: "x"\n  name: "tiny'),
-    "no kind": ("llm-d/server.yaml", 'kind: "Deployment"\n', ""),
     "no spec": ("llm-d/rewrite.yaml", "spec:\n", "status:\n"),
 }
 

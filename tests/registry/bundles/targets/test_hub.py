@@ -35,14 +35,6 @@ def written(source: BundleSource, folder: Path, **choices: Any) -> Path:
     return folder
 
 
-def test_a_fused_model_is_a_finetune_of_its_base(source: BundleSource, tmp_path: Path) -> None:
-    folder = written(source, tmp_path / "a", base_name="org/Base")
-    data = ModelCard.load(folder / "README.md").data.to_dict()
-    assert (data["base_model"], data["base_model_relation"]) == ("org/Base", "finetune")
-    record = json.loads((folder / "fusery.json").read_bytes())
-    assert (record["target"], record["model"]) == ("hub", ".")
-
-
 def test_an_adapter_keeps_its_numbers_and_names_its_base(unfused: BundleSource, tmp_path: Path) -> None:
     folder = written(unfused, tmp_path / "a", base_name="org/Base")
     layout = target.check(folder)

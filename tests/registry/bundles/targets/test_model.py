@@ -9,11 +9,12 @@ import adapters_by_class
 import numpy as np
 import pytest
 from consumers import TOKENS, mlx_logits, peft_logits, transformers_logits
-from peft_folders import PREFIX, edit_config, make_experts, real_peft
-from tiny_models import make_tokenizer, write_tensors
+from peft_folders import make_experts, real_peft
+from tiny_models import make_tokenizer
 
 from fusery.registry import Registry
 from fusery.registry.fusion.fuse import FuseRequest
+from fusery.registry.records.base_files import base_folder
 from fusery.registry.server.mlx_keys import written_config
 
 pytestmark = pytest.mark.slow
@@ -60,19 +61,11 @@ def test_card_names_the_class_that_loads_a_model_with_a_vision_tower(
     base = tmp_path / "base"
     real_peft("tiny", kind, "null", base)
     make_tokenizer(base)
-    adapter = tmp_path / "adapter"
-    adapter.mkdir()
-    module, factor = (
-        f"{PREFIX}model.language_model.layers.0.self_attn.q_proj",
-        np.ones((2, 64), np.float32) / 50,
-    )
-    tensors = {
-        f"{module}.lora_A.weight": ("F32", factor),
-        f"{module}.lora_B.weight": ("F32", factor.T.copy()),
-    }
-    write_tensors(adapter / "adapter_model.safetensors", tensors, None)
-    edit_config(adapter, peft_type="LORA", r=2, lora_alpha=4, target_modules=["layers.0.self_attn.q_proj"])
     sqlite_registry.bases.add(str(base), name="sees")
+    with base_folder(sqlite_registry.workspace, "sees") as ours:
+        adapter = adapters_by_class.make_adapter(
+            tmp_path / "adapter", ours, rank=2, keys=["self_attn.q_proj"]
+        )
     sqlite_registry.adapters.register(adapter, base="sees", task="sees")
     sqlite_registry.bundles.materialize(
         "sees@1", tmp_path / "bundle", request=FuseRequest("keep", accept_loss=True)

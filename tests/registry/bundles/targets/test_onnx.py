@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import tiny_models
 from bundle_cases import make_bundle, model_folder, with_model
-from consumers import files_of, mlx_logits, onnx_logits, transformers_logits
+from consumers import files_of, mlx_logits, onnx_logits
 from peft_folders import peers_python
 from warm_python import warm_python
 
@@ -131,33 +131,6 @@ def test_logits_and_missing_data(
     (folder / "model.onnx.data").unlink()
     with pytest.raises(LayoutError, match="model.onnx.data"):
         target.check(folder)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("kind", "more", "numbers", "within"),
-    [
-        ("mistral", {}, "f16", 0.01),
-        ("qwen2", {"use_sliding_window": True, "max_window_layers": 1}, "f32", 1e-4),
-    ],
-)
-def test_a_sliding_window_is_in_the_file(
-    source: BundleSource,
-    kind: tiny_models.Kind,
-    more: dict[str, Any],
-    numbers: str,
-    within: float,
-    exporter: Path,
-    tmp_path: Path,
-) -> None:
-    base = tiny_models.make_base(tmp_path / "base", kind=kind, layers=2, hidden=64, intermediate=128)
-    edit_json(base / "config.json", sliding_window=16, max_position_embeddings=128, **more)
-    bundle = write(refreshed(source, base), tmp_path / "a", onnx_type=numbers)
-    tokens = np.random.default_rng(3).integers(3, 200, (1, 60))
-    expected = transformers_logits(base, tmp_path, tokens)
-    ignored = mlx_logits(base, None, tokens)
-    assert np.abs(onnx_logits(bundle, tokens) - expected).max() < within * np.abs(expected).max()
-    assert np.abs(ignored - expected).max() > 0.05 * np.abs(expected).max()
 
 
 @pytest.mark.slow
