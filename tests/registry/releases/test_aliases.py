@@ -70,19 +70,6 @@ def test_a_rollback_goes_to_the_adapter_held_before(stocked: Registry) -> None:
         stocked.aliases.roll_back("course_rec#beta")
 
 
-def test_names_that_an_adapter_can_be_given(stocked: Registry) -> None:
-    assert stocked.aliases.names_for("course_rec@2") == []
-    stocked.aliases.set("prod", "course_rec@1")
-    stocked.aliases.set("beta", "course_rec@1")
-    stocked.aliases.remove("course_rec#beta")
-    for alias in ("prod", "course_rec#canary", "other#staging"):
-        stocked.aliases.set_rules(alias, {}, guarded=True)
-    expected = [f"course_rec#{name}" for name in ("beta", "canary", "prod")]
-    assert stocked.aliases.names_for(stocked.adapters.show("course_rec@2")) == expected
-    with pytest.raises(UnknownReferenceError):
-        stocked.aliases.names_for("course_rec@9")
-
-
 def test_unknown_and_invalid_references_are_refused(stocked: Registry) -> None:
     aliases = stocked.aliases
     for ask in (aliases.show, aliases.history, aliases.remove, aliases.roll_back):
