@@ -148,10 +148,6 @@ def transposed(fragment: str) -> Spoil:
     )
 
 
-def with_extra(name: str) -> Spoil:
-    return edit_tensors(lambda tensors: {**tensors, name: np.ones((4, 4), np.float32)})
-
-
 def full(**tensors: np.ndarray) -> Spoil:
     """A full fine tune with these tensors; `__` stands for a dot."""
 
