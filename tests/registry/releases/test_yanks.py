@@ -24,7 +24,11 @@ def test_a_yank_needs_a_reason_and_counts_once(stocked: Registry) -> None:
     again = stocked.adapters.yank("course_rec@1", reason="another reason")
     assert (again["changed"], again["reason"]) == (False, "wrong licence")
     assert stocked.adapters.show("course_rec@1")["yanked"]
-    assert [event["action"] for event in stocked.upkeep.log(reference="course_rec@1")][-1] == "adapter.yanked"
+    assert stocked.adapters.unyank("course_rec@1", reason="cleared")["changed"]
+    assert not stocked.adapters.unyank("course_rec@1")["changed"]
+    assert not stocked.adapters.show("course_rec@1")["yanked"]
+    told = [(event["action"], event["detail"].get("reason")) for event in stocked.upkeep.log()[-2:]]
+    assert told == [("adapter.yanked", "wrong licence"), ("adapter.unyanked", "cleared")]
 
 
 def test_nothing_of_it_leaves_any_more(stocked: Registry, make_adapter: Any, tmp_path: Path) -> None:
