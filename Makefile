@@ -12,6 +12,8 @@ CHOSEN := $(if $(ROOM),-m "not slow" tests/$(ROOM)) $(if $(FAILED),--last-failed
 DIST ?= dist
 # Each new process of a test would compile everything again.
 unexport PYTHONDONTWRITEBYTECODE
+# Two tests with two threads each would wait for each other.
+test test-fast mutants shuffled soak: export OPENBLAS_NUM_THREADS = 1
 
 .PHONY: help demo test test-fast mutants shuffled check check-fast format docs site bench bench-compare soak build sdist wheels sbom release-check lock clean
 .DEFAULT_GOAL := help
@@ -23,7 +25,7 @@ demo: $(VENV)/.demo  ## Run the main job on a real language model, in a folder o
 	$(BIN)/fusery demo --folder demo-home
 
 test: $(VENV)/.dev $(PARTS)  ## Run every test, the slow ones too (fetches PyTorch and PEFT); ROOM=registry/fusion: one folder's fast tests; FAILED=1: those that failed
-	OPENBLAS_NUM_THREADS=1 PEFT_PYTHON=$(VENV)-peft/bin/python $(BIN)/python -P -m pytest -n $(WORKERS) --dist worksteal $(CHOSEN) $(ARGS)
+	PEFT_PYTHON=$(VENV)-peft/bin/python $(BIN)/python -P -m pytest -n $(WORKERS) --dist worksteal $(CHOSEN) $(ARGS)
 
 test-fast: $(VENV)/.dev  ## Run the tests that take seconds
 	$(BIN)/python -P -m pytest -n $(WORKERS) --dist worksteal -m "not slow" $(ARGS)
@@ -38,7 +40,7 @@ check-fast: $(VENV)/.dev  ## Format, lint, types (by mypy's daemon) and import c
 
 shuffled: $(VENV)/.dev $(VENV)-peft/.peers $(VENV)-azurite/.server $(VENV)-browser/.browser $(VENV)-site/.site  ## Run the tests that use threads, processes, sockets or clocks N times in random order: make shuffled N=20
 	@for run in $$(seq $(or $(N),20)); do \
-		OPENBLAS_NUM_THREADS=1 PEFT_PYTHON=$(VENV)-peft/bin/python $(BIN)/python -P -m pytest -q -m timing -p pytest_randomly --randomly-seed=$$run -n $(WORKERS) --dist worksteal $(ARGS) || exit 1; \
+		PEFT_PYTHON=$(VENV)-peft/bin/python $(BIN)/python -P -m pytest -q -m timing -p pytest_randomly --randomly-seed=$$run -n $(WORKERS) --dist worksteal $(ARGS) || exit 1; \
 	done
 
 check: $(VENV)/.dev $(VENV)-site/.site  ## Format, lint, types, import contracts, workflows, generated pages, the site and the examples in the docs
@@ -80,10 +82,8 @@ bench-compare: $(VENV)/.dev  ## Run the commands of another revision and of this
 	$(BIN)/python benchmarks/compare.py $(REV) --page docs/measurements.md $(ARGS)
 
 soak: $(VENV)/.dev $(VENV)-azurite/.server  ## Try a million damaged headers, a thousand faults of commands, writers of one blob, a team at work, and vLLM where it installs
-	PYTHONPATH=tests $(BIN)/python -P -m fuzz.soak $(ARGS)
 	PYTHONPATH=tests $(BIN)/python -P -m faults.soak $(FAULTS)
-	FUSERY_SOAK=1 $(BIN)/python -P -m pytest -q -p no:xdist tests/end_to_end/test_concurrency.py tests/fuzz tests/registry/collect/test_model.py tests/registry/audit/test_respellings.py tests/registry/audit/test_flips.py tests/registry/releases/test_history.py tests/registry/catalog/where/test_select.py tests/web/test_api.py tests/web/test_hostile.py tests/registry/bundles/targets/test_onnx.py tests/end_to_end/test_consumers.py tests/cli/test_sync.py
-	FUSERY_SOAK=1 $(BIN)/python -P -m pytest -q -p no:xdist tests/storage -k "beside_killed_and_slow_ones or never_yields_wrong_data"
+	FUSERY_SOAK=1 $(BIN)/python -P -m pytest -q -p no:xdist $$(grep -rlE "SOAK|hypothesis" tests --include="test_*.py") $(ARGS)
 	@$(MAKE) --no-print-directory $(VENV)-vllm/.server || echo "vLLM does not install here, and is not compared with (see requirements/vllm.in)"
 	FUSERY_SOAK=1 $(BIN)/python -P -m pytest -q -rs -p no:xdist tests/end_to_end/test_vllm.py tests/end_to_end/test_vllm_live.py tests/end_to_end/test_live_servers.py
 

@@ -12,6 +12,7 @@ from .conftest import require_refusals
 CANARY = "canary-7e1f-secret"
 
 
+@pytest.mark.slow
 def test_a_backup_is_restored_and_holds_no_secret(
     stocked: Fusery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from fixture_types import Fusery
 
 from .conftest import require_refusals
 
 
+@pytest.mark.slow
 def test_a_base_is_calibrated_once(stocked: Fusery, tmp_path: Path) -> None:
     require_refusals(
         stocked,

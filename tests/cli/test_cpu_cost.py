@@ -52,6 +52,7 @@ def test_fuse_and_materialize_name_the_command_for_16_bits(fusery: Fusery, tmp_p
     assert dense.code == 0 and COST not in dense.err + (tmp_path / "dense" / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_no_command_where_the_format_is_the_only_one(fusery: Fusery, tmp_path: Path) -> None:
     """A merge-aware adapter is refused any other precision."""
     register_small(fusery, tmp_path, quantization_aware={"bits": 4, "group_size": 64})

@@ -103,6 +103,7 @@ def test_after_the_upgrade_everything_works(stocked: Fusery, tmp_path: Path) -> 
     assert (audited["ok"], audited["problems"]) == (True, [])
 
 
+@pytest.mark.slow
 def test_hints_lead_from_an_empty_database_to_a_registry(fusery: Fusery) -> None:
     """Each hint is typed until nothing is wrong any more."""
     for upgrade_first in (False, True):

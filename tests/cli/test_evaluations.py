@@ -132,6 +132,15 @@ def test_a_metric_is_withdrawn(stocked: Fusery, plain: Path) -> None:
     )
 
 
+@pytest.mark.slow
+def test_a_loss_is_measured_and_recorded(stocked: Fusery, tmp_path: Path) -> None:
+    (tmp_path / "q.txt").write_text("The ferry leaves at seven.\n", encoding="utf-8")
+    words = ("eval", "run", "course_rec@1", "--prompts", "q.txt", "--json")
+    ran = stocked(*words)
+    assert (ran.code, [each["metric"] for each in ran.json["recorded"]]) == (0, ["probe.loss", "probe.gain"])
+    assert stocked(*words).json["recorded"] == []
+
+
 def test_a_metric_of_another_split_is_not_compared(stocked: Fusery, plain: Path, tmp_path: Path) -> None:
     stocked("eval", "record", "course_rec@1", plain)
     two = write(tmp_path / "two.json", accuracy=0.5, dataset="courses", split="dev")

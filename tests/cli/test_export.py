@@ -59,6 +59,7 @@ def test_what_an_exported_folder_holds(stocked: Fusery, exported: Path) -> None:
     assert oct((exported / "README.md").stat().st_mode)[-3:] == "644"
 
 
+@pytest.mark.slow
 def test_an_export_is_repeated_only_where_it_destroys_nothing(
     stocked: Fusery, exported: Path, tmp_path: Path
 ) -> None:
@@ -87,7 +88,7 @@ def add_elsewhere(fusery: Fusery, base: Path, name: str = "tiny") -> None:
     assert fusery(*HOME, "base", "add", base, "--name", name).code == 0
 
 
-@pytest.mark.parametrize("name", ["tiny", "known-by-its-digest"])
+@pytest.mark.parametrize("name", [pytest.param("tiny", marks=pytest.mark.slow), "known-by-its-digest"])
 def test_another_registry_reads_it_back(stocked: Fusery, exported: Path, tiny_base: Path, name: str) -> None:
     add_elsewhere(stocked, tiny_base, name)
     came = stocked(*HOME, "import", exported, "--json")

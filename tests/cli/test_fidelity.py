@@ -155,7 +155,7 @@ def test_show_lists_fused_models_in_full(small: Fusery) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        ("--precision", "keep", "--accept-loss"),
+        pytest.param(("--precision", "keep", "--accept-loss"), marks=pytest.mark.slow),
         pytest.param(("--precision", "dither", "--seed", "3"), marks=pytest.mark.slow),
         pytest.param(("--precision", "mixed", "--min-fidelity", "0.99"), marks=pytest.mark.slow),
         pytest.param(("--precision", "mixed", "--budget", "1.2x", "--accept-loss"), marks=pytest.mark.slow),

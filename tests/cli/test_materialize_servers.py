@@ -67,6 +67,7 @@ def test_a_cluster_is_told_where_the_adapters_are(stocked: Fusery, tmp_path: Pat
     assert 'reference: "team/adapters:v1"' in text
 
 
+@pytest.mark.slow
 def test_refusals_write_nothing(fusery: Fusery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = tiny_models.make_base(tmp_path / "base", bits=4, layers=2, hidden=64, intermediate=128)
     adapter = tiny_models.make_adapter(tmp_path / "adapter", base, update=0.5)

@@ -70,6 +70,7 @@ def test_a_target_of_a_plugin(
     assert (done.code, "'checksums' is not one of 'model', 'archive'" in done.err) == (2, True)
 
 
+@pytest.mark.slow
 def test_a_rule_of_a_plugin(stocked: Fusery, example: None, of_great_rank: Path, tmp_path: Path) -> None:
     assert all("plugins" not in each["detail"] for each in stocked("events", "--json").json)
     words = (of_great_rank, "--base", "tiny", "--task", "other")

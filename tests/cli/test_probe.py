@@ -32,6 +32,7 @@ def test_base_and_adapter_against_the_fused_model(stocked: Fusery, prompts: Path
     assert second.startswith("course_rec_v1_20260115 + 0.5 x")
 
 
+@pytest.mark.slow
 def test_against_the_base(stocked: Fusery, prompts: Path) -> None:
     words = ("probe", "course_rec@1", "--against", "base")
     ran = stocked(*words, "--prompts", prompts, "--limit", "1", "--json")

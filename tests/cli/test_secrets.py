@@ -214,6 +214,7 @@ def test_nothing_in_the_settings_is_repeated(
     assert kept(tmp_path) == [str(config)]
 
 
+@pytest.mark.slow
 def test_notes_are_recorded_without_credentials(stocked: Fusery, tmp_path: Path) -> None:
     said = f"see {URL} and {SIGNED}"
     key = tmp_path / "ann.pem"

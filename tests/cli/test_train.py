@@ -52,6 +52,7 @@ def ready(fusery: Fusery, folder: Path) -> Fusery:
     return fusery
 
 
+@pytest.mark.slow
 def test_a_run_from_its_start_to_its_record(ready: Fusery, folder: Path) -> None:
     ran = ready("train", "--base", "tiny", "--task", "cats", "--tag", "by=test", "--", *TRAIN)
     assert ran.code == 0, ran.err

@@ -5,13 +5,23 @@ from __future__ import annotations
 import asyncio
 import sys
 import uuid
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
 from plugin_packages import write_package
 
 from fusery.storage.errors import StorageError
-from fusery.storage.plugins import Group, Plugin, PluginError, blaming, find_plugin, load_plugin, plugins
+from fusery.storage.plugins import (
+    Group,
+    Plugin,
+    PluginError,
+    blaming,
+    find_plugin,
+    load_plugin,
+    plugins,
+    unlisted,
+)
 
 TARGETS = "fusery.targets"
 
@@ -154,3 +164,16 @@ def test_package_that_was_half_removed_is_named_after_its_module(packages: Path)
     write_package(packages, "odd-package", {TARGETS: {"thing": "odd:X"}})
     (packages / "odd_package-1.2.dist-info" / "METADATA").unlink()
     assert [str(found) for found in plugins(TARGETS)] == ["odd ?"]
+
+
+def test_library_that_meets_unreadable_metadata_is_explained(packages: Path) -> None:
+    assert unlisted(ValueError("of something else")) is None
+    write_package(packages, "odd-package", {"console_scripts": {"thing": "odd:X"}})
+    (packages / "odd_package-1.2.dist-info" / "entry_points.txt").write_text("[console_scripts]\nnonsense\n")
+    with pytest.raises(Exception) as caught:
+        entry_points()
+    assert isinstance(unlisted(caught.value), PluginError)
+    try:
+        raise ValueError("of something else")
+    except ValueError as error:
+        assert unlisted(error) is None

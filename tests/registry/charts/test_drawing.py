@@ -51,6 +51,25 @@ def test_elements_escape_all_that_is_in_them(content: str) -> None:
     assert inner.count('"') == 2
 
 
+MOMENTS = st.datetimes(datetime(1970, 1, 2), datetime(9000, 1, 1)).map(
+    lambda moment: moment.replace(tzinfo=UTC)
+)
+
+
+@given(MOMENTS, st.timedeltas(timedelta(microseconds=1), timedelta(days=200_000)))
+def test_a_time_axis_has_few_moments_in_order(start: datetime, span: timedelta) -> None:
+    ticks, _ = timeline._ticks(start, start + span)
+    assert 1 <= len(ticks) <= 12
+    assert all(start <= tick <= start + span for tick in ticks)
+    assert all(a < b for a, b in itertools.pairwise(ticks))
+
+
+def test_a_long_time_axis_has_months_or_years() -> None:
+    start = datetime(2020, 2, 3, tzinfo=UTC)
+    for years, form in ((1, "%b %Y"), (12, "%Y")):
+        assert timeline._ticks(start, start + timedelta(days=366 * years))[1] == form
+
+
 def version(number: int, loss: Any, **more: Any) -> dict[str, Any]:
     view = {"name": f"a_v{number}_20260101", "version": number, "date": "20260101", "val_loss": loss}
     return {**view, "aliases": [], "yanked": False, **more}

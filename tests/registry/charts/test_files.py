@@ -61,6 +61,8 @@ def test_each_of_many_curves_looks_different_and_has_its_name() -> None:
     assert "bare (no curve)" in shown
     lines = [node.get("class") for node in root.iter() if (node.get("class") or "").startswith("curve ")]
     assert len(set(lines)) == 24
+    dots = {(node.get("class"), node.get("d")) for node in root.iter() if "dot" in (node.get("class") or "")}
+    assert len(dots) >= 24, "no two have dots of one colour and shape"
     assert shape(curves.draw(named, "png"))[1] > 1_000
 
 
@@ -78,4 +80,10 @@ def test_bars_are_as_long_as_their_numbers() -> None:
     shown = [node.text for node in root.iter() if node.tag.endswith("}text")]
     assert {"fused, <q4>", "4,000", "tokens a second"} <= set(shown)
     assert "failed" not in shown
+    (name,) = [node for node in root.iter() if node.text == "tokens a second"]
+    end = max(float(bar.attrib["y"]) + float(bar.attrib["height"]) for bar in found)
+    assert float(name.attrib["y"]) > end, "it stands below the bars"
+    number = next(node.attrib for node in root.iter() if node.text == "4,000")
+    ends = [float(bar.attrib["x"]) + float(bar.attrib["width"]) for bar in found]
+    assert any(0 < float(number["x"]) - end < 10 for end in ends), "a number stands behind its bar"
     assert bars.draw({**view, "rows": [failed]}, "svg")

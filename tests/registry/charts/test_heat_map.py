@@ -81,4 +81,6 @@ def test_more_than_a_picture_can_show_is_refused() -> None:
         shown(*kinds)
     assert len(shown(*kinds[1:]).rows) == 64
     with pytest.raises(BadInputError):
+        shown(*kinds[:40], *(f"outside{number}" for number in range(30)))
+    with pytest.raises(BadInputError):
         shown("model.layers.0.q_proj", base=tuple(f"model.layers.{layer}.q_proj" for layer in range(99_999)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import re
 from dataclasses import replace
 from xml.etree import ElementTree
@@ -54,6 +55,29 @@ def test_an_svg_has_a_cell_for_each_share() -> None:
     cells = [node for node in drawn(MAP).iter() if node.tag.endswith("}rect") and node.get("rx")]
     assert len(cells) == 2 * LAYERS + 1
     assert len([cell for cell in cells if cell.get("class") == "nothing"]) == 5
+
+
+def test_layer_numbers_and_the_scale_stand_below_the_cells() -> None:
+    nodes = [(node.tag.rpartition("}")[2], node.attrib, node.text or "") for node in drawn(MAP).iter()]
+    cells = sorted({float(each["x"]) for tag, each, _ in nodes if tag == "rect" and "rx" in each})
+    rows = sorted(
+        {
+            (float(each["y"]), float(each["height"]))
+            for tag, each, _ in nodes
+            if tag == "rect" and "rx" in each
+        }
+    )
+    assert all(y + height <= after for (y, height), (after, _) in itertools.pairwise(rows))
+    steps = [float(each["x"]) for tag, each, _ in nodes if tag == "rect" and each.get("height") == "10"]
+    assert len(steps) > 10 and steps == sorted(steps) and abs(steps[0] - cells[0]) < 2
+    placed = {text: float(each["x"]) for tag, each, text in nodes if tag == "text"}
+    numbers = [placed[str(layer)] for layer in range(LAYERS)]
+    assert all(
+        cell < number < cell + (cells[1] - cells[0]) for cell, number in zip(cells, numbers, strict=True)
+    )
+    marks = [x for text, x in placed.items() if re.fullmatch(r"-?\d+ %", text)]
+    assert len(marks) >= 2 and marks == sorted(marks)
+    assert all(steps[0] <= x <= 2 * steps[-1] - steps[-2] + 1 for x in marks)
 
 
 def test_a_cell_says_what_it_holds_without_its_colour() -> None:

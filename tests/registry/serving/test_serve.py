@@ -6,6 +6,7 @@ import importlib.util
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -38,6 +39,9 @@ def test_an_alias_is_followed(stocked: Registry, tmp_path: Path, monkeypatch: py
     folder = tmp_path / "served"
     following = follower(stocked, folder, heard, "course_rec#prod")
     assert read_document(folder / "serving.json").routes == {"course_rec#prod": V1, "course_rec": V1}
+    for _ in range(2):  # what is said of a plan is said once
+        following.follow(replace(following.plan(), told=("a caution",)))
+    assert heard.count("a caution") == 1
     following.start()
     try:
         stocked.aliases.set("prod", "course_rec@2")
