@@ -78,7 +78,7 @@ def commands(number: int) -> dict[str, Callable[[Registry], Any]]:
         "lineage of a base": lambda registry: registry.provenance.lineage("tiny", limit=50, count=False),
         "base show": lambda registry: registry.bases.show("tiny", limit=50, offset=100),
         "names for": lambda registry: registry.aliases.names_for(f"{task}@7"),
-        "tasks": lambda registry: registry.adapters.tasks(after=task, limit=50),
+        "tasks": lambda registry: registry.adapters.tasks(limit=50),
         "log": lambda registry: registry.upkeep.log(before=5000, limit=50),
         "section of a report": lambda registry: section(registry, task),
     }
