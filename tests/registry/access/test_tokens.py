@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import event, select, text, update
+import query_plans
+from sqlalchemy import select, text, update
 
 from fusery.registry import (
     AlreadyExistsError,
@@ -93,32 +94,21 @@ def test_a_token_expires_by_the_databases_clock(registry: Registry) -> None:
 
 def test_authentication_takes_one_statement_and_invalid_secrets_none(registry: Registry) -> None:
     made = registry.tokens.create("anna", "reader")
-    asked = statements(registry)
-    for secret in (
-        "",
-        "anna",
-        *(f"fusery_{rest}" for rest in ("", "a" * 42, "a" * 44, "ä" * 43)),
-        "\ud800",
-        "\0",
-    ):
-        assert refused(registry, secret) == ("unknown", None)
-    assert asked == []
-    registry.tokens.authenticate(made.secret)
-    assert len(asked) == 1
-    assert refused(registry, "fusery_" + "a" * 43) == ("unknown", None)
-    assert len(asked) == 2
-
-
-def statements(registry: Registry) -> list[str]:
-    """Return a list to which every statement of a registry is added from now on, but for what begins a transaction."""
-    found: list[str] = []
-
-    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        if not statement.startswith(("PRAGMA", "BEGIN", "SET")):
-            found.append(statement)
-
-    event.listen(registry.workspace.database._engine, "before_cursor_execute", note)
-    return found
+    with query_plans.recorded() as asked:
+        invalid = (
+            "",
+            "anna",
+            *(f"fusery_{rest}" for rest in ("", "a" * 42, "a" * 44, "ä" * 43)),
+            "\ud800",
+            "\0",
+        )
+        for secret in invalid:
+            assert refused(registry, secret) == ("unknown", None)
+        assert asked == []
+        registry.tokens.authenticate(made.secret)
+        assert len(asked) == 1
+        assert refused(registry, "fusery_" + "a" * 43) == ("unknown", None)
+        assert len(asked) == 2
 
 
 def test_invalid_and_unknown_tokens_are_refused(sqlite_registry: Registry) -> None:

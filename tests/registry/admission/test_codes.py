@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from bad_adapters import CASES, UNREADABLE
-from broken_adapters import look, look_as_declared, magnitudes, with_extra
+from broken_adapters import look, look_as_declared, magnitudes
 
 from fusery.registry.admission.rules import CODES, RULES
 from fusery.registry.admission.training_codes import ALL
@@ -52,13 +52,6 @@ def test_rules_and_codes_are_unique() -> None:
     assert all(code is codes[code.name] for rule in RULES for code in rule.codes)
     assert len({rule.name for rule in RULES}) == len(RULES)
     assert all(rule.look.__doc__ for rule in RULES)
-
-
-def test_extra_tensors_are_named_by_their_tool(tiny_base: Path, make_adapter: Callable[..., Path]) -> None:
-    folder = make_adapter()
-    with_extra("base_model.model.x.lora_A.weight")(folder)
-    finding = next(f for f in look_as_declared(folder, tiny_base) if f.code == "unknown_tensor")
-    assert "PEFT" in finding.hint
 
 
 def test_magnitudes_of_the_right_size_are_dora(tiny_base: Path, make_adapter: Callable[..., Path]) -> None:

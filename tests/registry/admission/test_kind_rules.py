@@ -61,16 +61,8 @@ def npz(folder: Path) -> None:
 PEFT = json.dumps({"peft_type": "LORA", "r": 4, "target_modules": ["q_proj"]}).encode()
 VLM = json.dumps({"rank": 8, "alpha": 16, "dropout": 0.0}).encode()
 MODULE = "language_model.model.layers.0.self_attn.q_proj"
-CLASSIFIER = json.dumps(
-    {
-        "peft_type": "LORA",
-        "r": 4,
-        "lora_alpha": 8,
-        "target_modules": ["q_proj"],
-        "task_type": "SEQ_CLS",
-        "modules_to_save": ["classifier", "score"],
-    }
-).encode()
+_HEADS = {"lora_alpha": 8, "task_type": "SEQ_CLS", "modules_to_save": ["classifier", "score"]}
+CLASSIFIER = json.dumps({**json.loads(PEFT), **_HEADS}).encode()
 WHOLE = ("model.embed_tokens", "model.layers.0.self_attn.q_proj", "model.layers.0.mlp.up_proj", "model.norm")
 KINDS: dict[str, tuple[Make, str]] = {
     "a classifier": (
@@ -92,17 +84,6 @@ KINDS: dict[str, tuple[Make, str]] = {
         ),
         "a full fine-tune",
     ),
-    "a full fine-tune without a configuration": (
-        tensors("adapters.safetensors", *(f"{path}.weight" for path in WHOLE)),
-        "a full fine-tune",
-    ),
-    "a merged model beside its configuration": (
-        both(
-            tensors("model.safetensors", "model.embed_tokens.weight"),
-            files(**{"config.json": b"{}", "adapter_config.json": b"{}"}),
-        ),
-        "a whole model",
-    ),
     "kohya": (
         tensors(
             "style.safetensors",
@@ -121,27 +102,10 @@ KINDS: dict[str, tuple[Make, str]] = {
         ),
         "a LoRA of an image or video model in diffusers' form",
     ),
-    "diffusers under PEFT's name": (
-        both(
-            tensors(
-                "adapter_model.safetensors",
-                "transformer.blocks.0.attn.to_q.lora_A.weight",
-                "transformer.blocks.0.attn.to_q.lora_B.weight",
-            ),
-            files(**{"adapter_config.json": PEFT}),
-        ),
-        "in diffusers' form",
-    ),
     "mlx-vlm's layers": (
         both(
             tensors("adapters.safetensors", f"{MODULE}.A", f"{MODULE}.B"),
             files(**{"adapter_config.json": VLM}),
-        ),
-        "in the form that mlx-vlm wrote before",
-    ),
-    "mlx-vlm's layers with names": (
-        tensors(
-            "adapter_model.safetensors", f"{MODULE}.lora_A.default.weight", f"{MODULE}.lora_B.default.weight"
         ),
         "in the form that mlx-vlm wrote before",
     ),

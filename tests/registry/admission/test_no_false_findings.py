@@ -26,17 +26,9 @@ STEPS = 2
 
 FORMS: Mapping[str, dict[str, Any]] = {
     "LoRA as it comes": {"fine_tune_type": "lora", "num_layers": -1},
-    "LoRA of the last layer": {"fine_tune_type": "lora", "num_layers": 1},
     "LoRA of query and value": {"fine_tune_type": "lora", "num_layers": -1, "keys": "query and value"},
     "LoRA of all that is linear": {"fine_tune_type": "lora", "num_layers": 0, "keys": "all"},
-    "LoRA of rank 1, scale 0.5": {"fine_tune_type": "lora", "num_layers": -1, "rank": 1, "scale": 0.5},
     "DoRA": {"fine_tune_type": "dora", "num_layers": -1},
-    "DoRA of the last layer, query and value": {
-        "fine_tune_type": "dora",
-        "num_layers": 1,
-        "keys": "query and value",
-    },
-    "full": {"fine_tune_type": "full", "num_layers": -1},
     "full, the last layer": {"fine_tune_type": "full", "num_layers": 1},
     "with weight decay": {"fine_tune_type": "lora", "num_layers": -1, "optimizer": "adamw", "iters": 1},
 }
@@ -44,12 +36,8 @@ FORMS: Mapping[str, dict[str, Any]] = {
 # Each form once in the quick run; `slow` has all of them.
 QUICK = {
     "llama": "LoRA as it comes",
-    "mistral": "LoRA of the last layer",
     "qwen2": "LoRA of query and value",
-    "gemma2": "LoRA of rank 1, scale 0.5",
     "gemma3_text": "DoRA",
-    "phi3": "DoRA of the last layer, query and value",
-    "cohere2": "full",
     "olmo2": "full, the last layer",
     "starcoder2": "with weight decay",
     "qwen3_moe": "LoRA of all that is linear",
@@ -59,9 +47,9 @@ EVERY = [
     (model_type, form)
     for number, model_type in enumerate(sorted(ARCHITECTURES))
     for at, form in enumerate(FORMS)
-    if SOAK or (number + at) % 3 == 0
+    if SOAK or (number + at) % 2 == 0
 ]
-"""Every form of every architecture in `make soak`; a third of them otherwise, so that each has some forms."""
+"""Every form of every architecture in `make soak`; half of them otherwise, so that each has some forms."""
 
 TRAINED = sorted(path.parent for path in PEFT.glob("*/adapter_config.json"))
 assert TRAINED and set(QUICK.values()) == set(FORMS)
@@ -102,11 +90,7 @@ def train(folder: Path, base: Path, name: str, form: Mapping[str, Any]) -> Path:
     """Run `mlx_lm.lora` itself for a few steps, as its command line does, and return the adapter's folder."""
     from mlx_lm.lora import CONFIG_DEFAULTS, run
 
-    parameters: dict[str, Any] = {
-        "rank": form.get("rank", 8),
-        "dropout": 0.0,
-        "scale": form.get("scale", 20.0),
-    }
+    parameters: dict[str, Any] = {"rank": 8, "dropout": 0.0, "scale": 20.0}
     if keys := form.get("keys"):
         parameters["keys"] = keys_of(base, keys)
     places = {"model": str(base), "data": str(folder / "data"), "adapter_path": str(folder / name)}

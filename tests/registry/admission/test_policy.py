@@ -51,23 +51,13 @@ def configured(home: Path, text: str) -> Settings:
     return Settings.load(home)
 
 
-def test_severities_come_from_config_toml(tmp_path: Path) -> None:
-    text = '[admission.severity]\npickle_file = "off"\nmodule_zero = "error"\n'
-    settings = configured(tmp_path / "home", text)
-    assert settings.severities == {"pickle_file": "off", "module_zero": "error"}
-    assert settings.origin("admission") == "config.toml"
-    assert configured(tmp_path / "other", "").severities == {}
-
-
 @pytest.mark.parametrize(
     "text",
     [
         '[admission.severity]\npickle_file = "loud"\n',
-        '[admission.severity]\nnot_safetensors = "info"\n',
         '[admission.severities]\npickle_file = "off"\n',
         "[admission.severity]\npickle_file = 3\n",
         'admission = "strict"\n',
-        '[admission.severity]\npeft_whole_tensors = "off"\n',
         '[admission.severity]\npeft_whole_tensors = "warning"\n',
     ],
 )

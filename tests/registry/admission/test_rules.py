@@ -14,7 +14,6 @@ from bad_adapters import both
 from broken_adapters import (
     Spoil,
     declared_model,
-    drop_from_config,
     edit_config,
     edit_tensors,
     full,
@@ -26,12 +25,8 @@ from broken_adapters import (
     remove,
     renamed,
     scalar,
-    stored_as,
-    transposed,
-    with_extra,
     without,
     write,
-    zeroed,
 )
 
 from fusery.registry.adapters.folder import read_adapter_folder
@@ -43,66 +38,43 @@ ONES = np.ones((256, 128), np.float32)
 BAD: list[tuple[str, Spoil]] = [
     ("file_missing", remove("adapters.safetensors")),
     ("file_missing", remove("adapter_config.json")),
-    ("not_safetensors", write("adapters.safetensors", b"")),
-    ("weights_pickled", write("adapters.safetensors", b"\x80\x04\x95\x10\x00\x00\x00\x00\x00\x00\x00}\x94.")),
     ("weights_pickled", write("adapters.safetensors", b"PK\x03\x04" + b"\0" * 60)),
-    ("weights_pointer", write("adapters.safetensors", "version https://git-lfs\noid sha256:0\n")),
-    *(("config_invalid", write("adapter_config.json", text)) for text in ("{", "[]", '{"a": 1, "a": 2}')),
+    *(("config_invalid", write("adapter_config.json", text)) for text in ("[]", '{"a": 1, "a": 2}')),
     ("config_invalid", write("adapter_config.json", '{"num_layers": NaN}')),
     *(("config_invalid", edit_config(rank=value)) for value in ("eight", 0)),
     ("config_invalid", edit_config(fine_tune_type="ia3")),
     *(("config_invalid", edit_config(keys=value)) for value in ("auto", ["a"] * 10_001)),
     *(("config_invalid", edit_config(**entry)) for entry in ({"note": "a\0b"}, {"\ud800": 1})),
-    ("config_invalid", edit_config(iters=2**31)),
     ("config_invalid", edit_config(num_layers=2**63)),
     ("config_invalid", edit_config(scale=1e300)),
     ("config_invalid", edit_config(data="d" * 501)),
-    ("metadata_invalid", write("adapter_metadata.json", "not json")),
     ("metadata_invalid", metadata(final_val_loss="low")),
-    *(("metadata_invalid", metadata(version=value)) for value in ("9" * 400, "v1000000000", -3, 0)),
+    *(("metadata_invalid", metadata(version=value)) for value in ("9" * 400, "v1000000000", 0)),
     *(("metadata_invalid", metadata(training_examples=value)) for value in (2**63, -5)),
     *(("metadata_invalid", metadata(dataset=value)) for value in ("d" * 501, "a\0b", "\ud800")),
     ("metadata_invalid", metadata(adapter_name="a" * 201)),
-    ("no_tensors", edit_tensors(lambda _: {"model.norm.weight": np.ones(4, np.float32)})),
     ("no_tensors", full()),
-    ("unknown_tensor", with_extra("model.norm.weight")),
     ("unknown_tensor", renamed(".lora_a", ".lora_A.weight")),
-    ("unknown_tensor", full(nothing__here=np.ones((3, 3), np.float32))),
     ("unknown_tensor", full(weight=np.ones((3, 3), np.float32))),
     ("unknown_tensor", full(model__layers__9__mlp__up_proj__weight=ONES)),
-    ("method_mismatch", edit_config(fine_tune_type="dora")),
     ("method_mismatch", edit_config(fine_tune_type="full")),
-    (
-        "method_mismatch",
-        edit_tensors(lambda t: {**t, next(iter(t)).rpartition(".")[0] + ".m": np.ones(128, np.float32)}),
-    ),
-    *(("base_mismatch", edit_config(model=name)) for name in ("org/another-model", "別的模型", "ti.ny")),
+    *(("base_mismatch", edit_config(model=name)) for name in ("別的模型", "ti.ny")),
     ("base_mismatch", metadata(base_model="another-model")),
-    ("unknown_module", renamed("self_attn", "attention")),
     ("unknown_module", renamed("layers.3.", "layers.33.")),
-    ("incomplete_module", without("layers.3.self_attn.q_proj.lora_b")),
     ("incomplete_module", without("layers.3.self_attn.q_proj.lora_a")),
-    ("incomplete_module", magnitudes(128, "q_proj")),
-    ("shape_mismatch", transposed("layers.3.mlp.down_proj.lora_a")),
     ("shape_mismatch", scalar("model.layers.3.mlp.up_proj.lora_a")),
     ("shape_mismatch", magnitudes(3)),
     ("shape_mismatch", full(model__layers__3__mlp__up_proj__weight=ONES.T)),
     ("shape_mismatch", full(model__layers__3__mlp__up_proj__bias=np.ones(128, np.float32))),
     ("shape_mismatch", full(model__layers__3__mlp__up_proj__scales=np.ones((256, 2), np.float32))),
-    ("rank_mismatch", edit_config(rank=16)),
-    ("alpha_without_scale", both(drop_from_config("scale"), edit_config(alpha=16))),
-    ("scale_missing", drop_from_config("scale")),
     *(("layers_missing", without(part)) for part in ("layers.3.", "layers.3.mlp.up_proj")),
     ("layers_missing", both(edit_config(keys=LINEAR), without("mlp.up_proj"))),
     ("layers_missing", edit_config(num_layers=-1)),
-    ("layers_unpromised", edit_config(num_layers=1)),
-    ("key_placeholder", edit_config(keys=["auto"])),
-    *(("not_finite", poison(value)) for value in (float("nan"), float("-inf"))),
-    ("all_zero", zeroed(".lora_b")),
+    ("not_finite", poison(float("-inf"))),
     ("all_zero", edit_config(scale=0.0)),
     ("all_zero", full(model__norm__weight=np.zeros(128, np.float32))),
-    ("dtype_unsupported", stored_as("I32", "layers.3.mlp.up_proj")),
 ]
+"""Beside those of `bad_adapters`, which `test_codes.py` holds."""
 
 
 @pytest.mark.parametrize(("code", "spoil"), BAD)
@@ -120,16 +92,11 @@ def test_a_bad_adapter_is_a_named_error(
 @pytest.mark.parametrize(
     "settings",
     [
-        {},
-        {"rank": 1},
-        {"num_layers": 1},
-        {"num_layers": -1},
-        {"dtype": "bfloat16"},
-        {"dtype": "float16"},
-        {"keys": ["self_attn.q_proj"]},
+        {"rank": 1, "num_layers": 1},
+        {"num_layers": -1, "dtype": "bfloat16"},
+        {"dtype": "float16", "keys": ["self_attn.q_proj"]},
         {"fine_tune_type": "dora"},
         {"bits": 4},
-        {"bits": 8},
     ],
     ids=str,
 )
@@ -211,10 +178,6 @@ def test_a_snapshot_in_a_hub_s_cache_is_read_through_its_links(
     assert not any(path.is_symlink() for path in read.files.values())
     assert read.metadata.version == 2
     assert look_as_declared(snapshot, tiny_base) == []
-    for blob in (repository / "blobs").iterdir():
-        blob.write_bytes(b"{")
-    problems = read_adapter_folder(snapshot).problems
-    assert problems and all(problem.message.startswith(problem.file) for problem in problems)
 
 
 def test_a_link_out_of_the_folder_is_refused(tmp_path: Path, make_adapter: Callable[..., Path]) -> None:
@@ -283,17 +246,12 @@ def test_contradictions_are_warnings(
 
 
 def test_metadata_that_agrees_gives_no_findings(tiny_base: Path, make_adapter: Callable[..., Path]) -> None:
-    metadata = {
+    metadata: dict[str, Any] = {
         "base_model": "org/tiny",
         "adapter_name": "course_rec_v2_20260115",
         "version": "v2",
-        "training_date": "2026-01-15",
-        "dataset": "courses",
-        "training_examples": 120,
-        "final_val_loss": 0.5,
-        "lora_rank": 8,
-        "lora_alpha": 160.0,
     }
-    folder = make_adapter(metadata=metadata)
+    metadata |= {"training_date": "2026-01-15", "dataset": "courses", "training_examples": 120}
+    folder = make_adapter(metadata={**metadata, "final_val_loss": 0.5, "lora_rank": 8, "lora_alpha": 160.0})
     declared = {"task": "course_rec", "version": 2, "val_loss": 0.5, "dataset": "courses", "examples": 120}
     assert look(folder, tiny_base, known_as=("tiny", declared_model(folder)), **declared) == []

@@ -43,14 +43,8 @@ def test_nothing_is_found_in_good_ones(family: str) -> None:
 
 def test_without_templates_no_process_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process.sys, "executable", "/nowhere/python")
-    for files in (
-        {},
-        {SETTINGS: "{}"},
-        {SETTINGS: "no JSON"},
-        {SETTINGS: "[]"},
-        {SETTINGS: '{"chat_template": 7}'},
-    ):
-        assert found(files) == []
+    for settings in ("{}", "no JSON", "[]", '{"chat_template": 7}'):
+        assert found({SETTINGS: settings}) == []
     with pytest.raises(ModelUnusableError, match="cannot be rendered"):
         found({FILE: "{{ 'never seen before' }}"})
 
@@ -59,19 +53,14 @@ def test_without_templates_no_process_is_started(monkeypatch: pytest.MonkeyPatch
     ("files", "code", "subject"),
     [
         ({FILE: "a{% for %}"}, "chat_template_fails", FILE),
-        ({FILE: "{{ raise_exception('never') }}"}, "chat_template_fails", FILE),
-        ({FILE: "{{ 1 / 0 }}"}, "chat_template_fails", FILE),
         ({FILE: chat_templates.ENDLESS}, "chat_template_exceeds", FILE),
         ({FILE: "{{ 'a' * 10 ** 10 }}"}, "chat_template_exceeds", FILE),
-        ({FILE: ""}, "chat_template_deaf", FILE),
         (
             {FILE: "{% for m in messages %}{% for p in m.content %}{{ p.text }}{% endfor %}{% endfor %}"},
             "chat_template_deaf",
             FILE,
         ),
         ({FILE: chat_templates.CHATML, TOOLS: "{% if %}"}, "chat_template_fails", TOOLS),
-        ({TOOLS: "{{ tools[0].no.such }}"}, "chat_template_fails", TOOLS),
-        ({SETTINGS: json.dumps({"chat_template": "{% if %}"})}, "chat_template_fails", SETTINGS),
         (
             {SETTINGS: json.dumps({"chat_template": [{"name": "default", "template": "{% if %}"}, 7, {}]})},
             "chat_template_fails",

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,8 +12,6 @@ import fusery.registry
 from fusery.registry import BadInputError, Finding, FuseRequest, Registry
 from fusery.registry.api.resource import Resource
 from fusery.registry.record import Record
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 def methods() -> Iterator[tuple[str, str, inspect.Signature]]:
@@ -42,30 +37,6 @@ def test_every_method_has_real_keywords_and_every_name_can_be_imported() -> None
     for name in fusery.registry.__all__:
         assert getattr(fusery.registry, name).__name__ == name
     assert not hasattr(fusery.registry, "registry")
-
-
-@pytest.mark.slow
-def test_a_misspelt_keyword_is_an_error_of_types(tmp_path: Path) -> None:
-    calls = [
-        f"    registry.{resource}.{verb}(misspelt_keyword=1)  # type: ignore[call-arg]"
-        for resource, verb, _ in METHODS
-    ]
-    # An ignored error that is none is an error itself, so that each call has to be one.
-    lines = ["from fusery.registry import Registry", "", "def use(registry: Registry) -> None:", *calls]
-    lines.append("    registry.adapters.list(misspelt_keyword=1)")
-    script = tmp_path / "misspelt.py"
-    script.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    # Types of other packages are left out, which takes most of the time and has no part in it.
-    command = [
-        sys.executable, "-P", "-m", "mypy", "--warn-unused-ignores", "--explicit-package-bases", "--no-site-packages",
-        "--ignore-missing-imports", "--follow-imports", "silent", "--cache-dir", str(tmp_path / "cache"), str(script),
-    ]  # fmt: skip
-    environment = {**os.environ, "MYPYPATH": str(ROOT)}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
-    [error, *_, summary] = done.stdout.splitlines()
-    expected = f'misspelt.py:{len(lines)}: error: Unexpected keyword argument "misspelt_keyword"'
-    assert error.startswith(expected), done.stdout
-    assert summary.startswith("Found 1 error")
 
 
 def test_short_forms_of_arguments(stocked: Registry) -> None:
@@ -111,29 +82,13 @@ def test_records_and_moments_are_references(
 
 def test_records_are_hashable(stocked: Registry) -> None:
     stocked.adapters.amend("course_rec@1", tags={"team": "search"})
-    stocked.aliases.set_rules("prod", {"admission": "clean"})
-    fused = stocked.fused.fuse("course_rec@1")
 
     def read() -> list[Record]:
-        adapter = stocked.adapters.show("course_rec@1")
-        assert adapter.tags and adapter.training
-        return [
-            adapter,
-            fused,
-            stocked.fused.fidelity(fused.key),
-            stocked.bases.show("tiny"),
-            stocked.provenance.impact("base:tiny"),
-            stocked.adapters.diff("course_rec@1", "course_rec@2"),
-            *stocked.adapters.list(),
-            *stocked.adapters.history("course_rec"),
-            *stocked.aliases.all_rules(),
-            *stocked.upkeep.log(),
-        ]
+        adapter, listed = stocked.adapters.show("course_rec@1"), stocked.adapters.list()
+        return [adapter, stocked.bases.show("tiny"), stocked.provenance.impact("base:tiny"), *listed]
 
     first, second = read(), read()
     assert [hash(record) for record in first] == [hash(record) for record in second]
     assert set(first) == set(second)
-    listed, shown = stocked.adapters.list(), stocked.adapters.show("course_rec@1")
-    assert len({*listed, *stocked.adapters.list(), shown}) == len(listed) + 1
     with pytest.raises(TypeError, match="unhashable"):
         hash(stocked.upkeep.audit())

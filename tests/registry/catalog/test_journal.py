@@ -157,25 +157,15 @@ def test_refused_fuse_event_names_the_missed_limit(registry: Registry, tmp_path:
 @pytest.mark.parametrize(
     ("action", "detail", "words"),
     [
-        ("key.trusted", {"aliases": [], "fused": True}, "for fused models of other registries"),
         ("key.trusted", {"aliases": ["*#p"], "fused": True}, "for *#p and fused models of other registries"),
-        ("key.trusted", {"aliases": ["a#b", "*#c"]}, "for a#b, *#c"),
-        (
-            "alias.confirmed",
-            {"from": None, "to": {"name": FIRST}, "reason": "typo"},
-            f"{FIRST} holds it still",
-        ),
         (
             "fused.confirmed",
             {"registry": "1" * 36, "claimed": "a" * 64, "made": "a" * 64},
             "registry 11111111",
         ),
         ("fused.refuted", {"registry": "1" * 36, "claimed": "a" * 64, "made": "b" * 64}, "registry 11111111"),
-        ("guards.mended", {"mended": ["event_append"]}, "made anew: event_append"),
         ("adapter.amended", {"changes": [{"field": "a", "from": 0.5, "to": None}]}, "a 0.5 -> null"),
         *((action, {}, "") for action in ACTIONS),
-        ("adapter.signed", {"key_id": "c" * 64}, "with the key cccccccccccc"),
-        ("key.revoked", {"reason": ""}, "its signatures count no more"),
         ("registry.adopted", {"fused": 0, "approvals": 2}, "taken at nobody's word: 2 approvals"),
     ],
 )

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import large_registry
-import pytest
-import query_plans
 import tiny_models
 
 from fusery.registry import Registry
@@ -37,20 +34,3 @@ def test_each_has_its_newest_version_and_its_aliases(registry: Registry, tmp_pat
     assert [task.task for task in registry.adapters.tasks(holding="O")] == ["course_rec", "notes"]
     assert [task.task for task in registry.adapters.tasks(holding="_")] == ["course_rec"]
     assert registry.adapters.tasks(holding="%") == []
-
-
-@pytest.mark.slow
-def test_a_page_takes_few_queries_however_many_adapters_there_are(registry: Registry, tmp_path: Path) -> None:
-    registry.bases.add(tiny_models.make_base(tmp_path / "tiny", layers=2), name="tiny", reference=True)
-    large_registry.fill(registry, 20_000)
-    for ask in (
-        lambda: registry.adapters.tasks(limit=50),
-        lambda: registry.adapters.tasks(after=large_registry.task_of(900), limit=50),
-        lambda: registry.upkeep.log(limit=50),
-        lambda: registry.upkeep.log(before=5000, limit=50),
-    ):
-        ask()
-        with query_plans.recorded() as queries:
-            assert len(ask()) == 50
-        assert len(queries) <= 4
-        assert query_plans.whole_tables(registry.workspace.database, queries) == []

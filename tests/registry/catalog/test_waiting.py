@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import query_plans
 import tiny_models
 
 from fusery.registry import Registry
@@ -66,12 +65,3 @@ def test_rules_of_all_tasks_count_where_a_task_has_the_alias_and_none_of_its_own
     assert waiting(registry) == [("a#prod", 1, 3, ())]
     registry.aliases.set_rules("a#prod", {"admission": "no_errors"}, guarded=False)
     assert waiting(registry) == []
-
-
-def test_it_takes_two_statements(registry: Registry) -> None:
-    registry.aliases.set_rules("a#prod", {"approvals": 2})
-    registry.aliases.set_rules("b#prod", {"approvals": 1})
-    tasks = registry.adapters.tasks()
-    with query_plans.recorded() as queries:
-        assert len(registry.aliases.waiting(tasks)) == 2
-    assert len(queries) == 2

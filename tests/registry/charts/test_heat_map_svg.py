@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import itertools
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from xml.etree import ElementTree
-
-import pytest
 
 from fusery.registry.charts.heat_map import HeatMap, Row
 from fusery.registry.charts.heat_map_svg import draw
@@ -27,15 +22,7 @@ MAP = HeatMap(
     ),
     (Row("lm_head", (0.7,)),),
 )
-VIRIDIS = {
-    0.0: 0x440154,
-    0.1: 0x482475,
-    0.5: 0x21918C,
-    0.6: 0x22A884,
-    0.7: 0x44BF70,
-    0.9: 0xBDDF26,
-    1.0: 0xFDE725,
-}
+VIRIDIS = {0.1: 0x482475, 0.6: 0x22A884, 1.0: 0xFDE725}
 """As matplotlib has it."""
 
 
@@ -112,55 +99,3 @@ def test_a_cell_says_what_it_holds_without_its_colour() -> None:
     ]
     legend = "× below 30 or above 170 %: lost; – below 80 or above 120 %: degraded; grey"
     assert any(text.startswith(legend) for text in shown)
-
-
-def test_titles_and_labels_are_shown_as_they_are() -> None:
-    shown = texts(replace(MAP, title="<a> & \x00 \u202e"))
-    assert shown[0] == "<a> & \\x00 \\u202e"
-    assert MAP.subtitle in shown
-    assert "$\\frac{evil}$" in shown
-
-
-def test_the_same_map_gives_the_same_bytes_in_another_process() -> None:
-    code = (
-        "import hashlib; from fusery.registry.charts.heat_map import HeatMap, Row;"
-        "from fusery.registry.charts.heat_map_svg import draw;"
-        f"print(*(hashlib.sha256(draw({MAP!r}, kind)).hexdigest() for kind in ('png', 'svg')))"
-    )
-    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, check=True, text=True)
-    both = [draw(MAP, kind) for kind in ("png", "svg")]
-    assert done.stdout.split() == [hashlib.sha256(data).hexdigest() for data in both]
-    for kind, data in zip(("png", "svg"), both, strict=True):
-        assert draw(replace(MAP, title="another"), kind) != data
-        assert not re.search(rb"<dc:date|<dc:creator|Software|Creation|tIME|tEXt", data)
-
-
-@pytest.mark.parametrize(
-    "picture",
-    [
-        replace(MAP, rows=(), layers=()),
-        replace(MAP, layers=tuple(range(512)), rows=(Row("q", (0.5,) * 512),), outside=()),
-        replace(MAP, layers=(0,), rows=tuple(Row(f"kind{n}", (0.5,)) for n in range(64)), outside=()),
-        replace(
-            MAP,
-            title=" + ".join(["0.5 a_long_name_v1_20260101"] * 12),
-            rows=(Row("a" * 48, (0.5,) * LAYERS),),
-        ),
-    ],
-    ids=["outside only", "wide", "high", "long title and label"],
-)
-def test_any_map_can_be_drawn(picture: HeatMap) -> None:
-    from PIL import Image
-
-    width, height = Image.open(io.BytesIO(draw(picture, "png"))).size
-    assert 300 < width < 10_000
-    assert 200 < height < 4_000
-    # Nothing stands outside of the picture.
-    root = drawn(picture)
-    boxes = [node for node in root.iter() if node.tag.endswith("}rect") and node.get("rx")]
-    assert all(
-        float(box.attrib["x"]) + float(box.attrib["width"]) <= int(root.attrib["width"]) for box in boxes
-    )
-    assert sum(box.get("fill") is not None for box in boxes) == sum(
-        cell is not None for row in (*picture.rows, *picture.outside) for cell in row.cells
-    )

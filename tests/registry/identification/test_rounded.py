@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import altered_models
-import numpy as np
 import peft_folders
 import pytest
 import tiny_models
@@ -73,16 +72,6 @@ def test_what_llama_quantize_writes_is_nearest_to_its_model(shop: Shop, tmp_path
         assert told["sentence"].startswith("nearest to ")
 
 
-def test_what_the_file_says_of_itself_is_not_proven_and_not_false(shop: Shop, tmp_path: Path) -> None:
-    shop.registry.bundles.materialize(FIRST, tmp_path / "bundle", target="gguf", request=FuseRequest())
-    (model,) = tmp_path.glob("bundle/*.gguf")
-    found = shop.registry.provenance.identify(llama_quantize(model, "Q4_K_M", tmp_path / "small.gguf"))
-    assert nearest(found) == ("fused", FIRST)
-    truths = {claim.kind: claim.truth for claim in found.claims if claim.digest}
-    assert truths
-    assert False not in truths.values()
-
-
 def test_a_model_that_peft_merged_names_its_adapter(shop: Shop, tmp_path: Path) -> None:
     merged = tmp_path / "merged"
     peft_folders.real_peft("merge", shop.base, shop.peft, merged)
@@ -101,22 +90,6 @@ def test_a_stranger_is_near_nothing(shop: Shop, tmp_path: Path) -> None:
     dense = altered_models.as_gguf(other, tmp_path / "other.gguf", "f16")
     found = shop.registry.provenance.identify(llama_quantize(dense, "Q4_K_M", tmp_path / "small.gguf"))
     assert "nearest" not in {match.evidence for match in found.matches}
-
-
-def test_another_update_of_the_base_is_none_of_those_on_record(shop: Shop, tmp_path: Path) -> None:
-    def trained(tensors: altered_models.Tensors) -> altered_models.Tensors:
-        chance = np.random.default_rng(5)
-        return {
-            name: (
-                "F32",
-                (numbers := altered_models.numbers(*value))
-                + (chance.standard_normal(numbers.shape) * 0.01).astype(np.float32),
-            )
-            for name, value in tensors.items()
-        }
-
-    found = shop.registry.provenance.identify(altered_models.saved_anew(shop.base, tmp_path / "x", trained))
-    assert {match.kind for match in found.matches} <= {"base"}
 
 
 def test_a_base_that_was_converted_is_known_by_its_source(tmp_path: Path) -> None:

@@ -52,16 +52,6 @@ def test_a_bundle_with_another_model_in_it_does_not(museum: Museum, bundle: Path
     assert not found.intact
 
 
-def test_a_bundle_with_a_changed_tensor_does_not(museum: Museum, bundle: Path, tmp_path: Path) -> None:
-    name = "model.layers.1.mlp.down_proj.weight"
-    copy = altered_models.saved_anew(
-        bundle, tmp_path / "x", altered_models.touched(name), file="model.safetensors"
-    )
-    found = museum.registry.provenance.identify(copy)
-    (claim,) = [claim for claim in found.claims if claim.digest]
-    assert (claim.truth, name in claim.reason, "layer 1" in claim.reason) == (False, True, True)
-
-
 def test_a_forged_key_is_not_believed(museum: Museum, tmp_path: Path) -> None:
     """A stranger takes over what a model on record says of itself."""
     with museum.registry.workspace.database.read() as session:
@@ -74,15 +64,6 @@ def test_a_forged_key_is_not_believed(museum: Museum, tmp_path: Path) -> None:
     other = altered_models.saved_anew(stranger, tmp_path / "y", metadata={"fusery.key": "ab" * 32})
     found = museum.registry.provenance.identify(other)
     assert said(found) == {"weights.safetensors": ("fused", None)}, "of another registry"
-
-
-def test_the_keys_of_a_gguf_file_are_held_against_its_numbers(museum: Museum, tmp_path: Path) -> None:
-    with museum.registry.workspace.database.read() as session:
-        query = select(tables.Fused.key).join(tables.Adapter).where(tables.Adapter.name == SECOND)
-        keys = {"fusery.key": str(session.scalars(query).one())}
-    for original, truth in ((f"fused {SECOND}", True), (f"fused {FIRST}", False)):
-        file = altered_models.as_gguf(museum.originals[original], tmp_path / f"{truth}.gguf", "f16", keys)
-        assert said(museum.registry.provenance.identify(file)) == {file.name: ("fused", truth)}
 
 
 def test_an_exported_adapter_tells_the_truth_until_it_is_changed(museum: Museum, tmp_path: Path) -> None:
@@ -152,16 +133,10 @@ def test_damaged_files_on_record_teach_nothing(stocked: Registry, fused: Path, t
     copy = altered_models.saved_anew(fused, tmp_path / "x")
     file = fused / "model.safetensors"
     file.chmod(0o644)
-    data = bytearray(file.read_bytes())
-    data[-1] ^= 1
-    file.write_bytes(data)
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
     found = stocked.provenance.identify(copy)
-    assert {each.name: each.reason for each in found.unread} == {
-        "course_rec_v2_20260201 (keep)": "its files are damaged"
-    }
-    near, base, guess = found.matches
-    assert guess.evidence == "modules"
-    assert (near.name, near.evidence, base.kind) == (SECOND, "nearest", "base")
+    assert [each.reason for each in found.unread] == ["its files are damaged"]
+    assert [match.kind for match in found.matches if match.evidence != "modules"] == ["adapter", "base"]
 
 
 def test_an_index_that_was_tampered_with_is_not_trusted_when_asked_not_to(

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from pathlib import Path
 
 import large_registry
 import lineage_registry
 import pytest
-import query_plans
 from kept_registries import lasting_registry
 from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
 from fusery.registry import Registry, tables
-from fusery.registry.provenance import ANCESTORS, Graph, trace_things, trace_whole
+from fusery.registry.provenance import Graph, trace_things, trace_whole
 from fusery.registry.provenance.closure import ADAPTER, counts, nearest_adapters, numbers
 from fusery.registry.provenance.nodes import key_of
 from fusery.registry.provenance.relations import Key, Link, links_of
@@ -116,52 +114,3 @@ def test_sums_of_sums(sums: Registry) -> None:
         for starts in ([("adapter", ids[3])], [("adapter", ids[590])], [key_of(base)]):
             compare(session, starts)
         compare(session, [("adapter", ids[300]), ("adapter", ids[20])])
-
-
-def test_a_bounded_graph_is_joined_and_says_how_many_there_are_besides(sums: Registry) -> None:
-    for reference in ("tiny", large_registry.name_of(2), large_registry.name_of(595)):
-        everything = sums.provenance.lineage(reference, limit=None)
-        graph = sums.provenance.lineage(reference, limit=7, ancestors=5)
-        assert graph.cut
-        assert graph.left_out == {"adapter": len(everything.nodes) - len(graph.nodes)}
-        assert graph.more == f"and {graph.left_out['adapter']:,} more adapters"
-        joined = {edge.source for edge in graph.edges} | {edge.target for edge in graph.edges}
-        assert joined == set(graph.by_id) <= set(everything.by_id)
-        assert set(graph.edges) <= set(everything.edges)
-        uncounted = sums.provenance.lineage(reference, limit=7, ancestors=5, count=False)
-        assert (uncounted.cut, uncounted.left_out, uncounted.more) == (True, None, "and more")
-        assert drawn(uncounted) == drawn(graph)
-
-
-def test_so_many_statements_whatever_there_is(registry: Registry, tiny_base: Path) -> None:
-    registry.bases.add(tiny_base, name="tiny", reference=True)
-    large_registry.fill(registry, 300)
-    _add_sums(registry, 300)
-    oldest = large_registry.name_of(0)
-    asked = {
-        "base": lambda: registry.provenance.lineage("tiny"),
-        "adapter": lambda: registry.provenance.lineage(oldest, limit=20),
-        "impact of a base": lambda: registry.provenance.impact("base:tiny"),
-        "impact of an adapter": lambda: registry.provenance.impact(f"adapter:{oldest}"),
-    }
-
-    def counted() -> dict[str, int]:
-        found = {}
-        for name, ask in asked.items():
-            with query_plans.recorded() as queries:
-                assert ask().cut
-            found[name] = len(queries)
-        return found
-
-    few = counted()
-    large_registry.fill(registry, 1_700, start=300)
-    with registry.workspace.database.write() as session:
-        ids = list(session.scalars(select(tables.Adapter.id).order_by(tables.Adapter.id)))
-        later = [{"adapter_id": made, "position": 7, "source_id": of} for of, made in pairwise(ids[299:])]
-        session.execute(insert(tables.AdapterSource), later)  # one line of 1,700 sums
-    assert counted() == few
-    assert max(few.values()) <= 12
-    newest = registry.provenance.lineage(large_registry.name_of(1_999))
-    everything = registry.provenance.lineage(large_registry.name_of(1_999), limit=None)
-    assert len(newest.nodes) == 1 + ANCESTORS + 1
-    assert newest.left_out == {"adapter": len(everything.nodes) - len(newest.nodes)}

@@ -71,23 +71,6 @@ def test_any_graph_is_well_formed_and_no_two_boxes_overlap(graph: Graph, most: i
     assert svg(graph, width=most) == text
 
 
-def test_products_stand_to_the_right_of_their_sources(graphs: dict[str, Graph]) -> None:
-    graph = graphs["tiny"]
-    groups = ElementTree.fromstring(svg(graph)).iter(f"{SVG}g")
-    at = {}
-    for group in groups:
-        title = group.findtext(f"{SVG}title", "")
-        box = group.find(f"{SVG}rect")
-        assert box is not None
-        at[re.split("; yanked|; contains", title)[0].rstrip()] = int(box.get("x", "0"))
-
-    def place(node: Node) -> int:
-        shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in node.name)
-        return at[f"{node.kind} {shown} {node.digest}".rstrip()]
-
-    assert all(place(graph.by_id[edge.source]) > place(graph.by_id[edge.target]) for edge in graph.edges)
-
-
 def test_it_asks_for_nothing_and_runs_nothing(withdrawn: tuple[Registry, dict[str, str]]) -> None:
     text = svg(withdrawn[0].provenance.lineage("course_rec@2"))
     assert escape(lineage_registry.ODD[:10]) in text
@@ -100,18 +83,3 @@ def test_too_much_to_look_at_is_refused() -> None:
     nodes = {f"n{number}": Node(f"n{number}", "adapter", "x", "") for number in range(MOST + 1)}
     with pytest.raises(BadInputError):
         svg(Graph("n0", nodes))
-
-
-def test_what_is_left_out_is_said_below() -> None:
-    """In the picture itself, since it is looked at alone; and within it."""
-    nodes = {each: Node(each, "base", each, "") for each in ("a", "b")}
-    for width in (None, 356):
-        whole = svg(Graph("a", nodes), width=width)
-        told = svg(Graph("a", nodes, cut=True, left_out={"adapter": 99_900, "alias": 1}), width=width)
-        assert "more" not in whole and "and 99,900 more adapters, 1 more alias" in told
-        box, wide = (
-            [float(each) for each in ElementTree.fromstring(text).attrib["viewBox"].split()]
-            for text in (told, whole)
-        )
-        [line] = [each for each in ElementTree.fromstring(told).iter() if "99,900" in (each.text or "")]
-        assert wide[3] < float(line.attrib["y"]) + 24 and float(line.attrib["y"]) < box[3]

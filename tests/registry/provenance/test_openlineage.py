@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from datetime import datetime
 from typing import Any
@@ -11,7 +10,6 @@ from uuid import UUID
 import lineage_registry
 import pytest
 from openlineage.client import event_v2, facet_v2
-from openlineage.client.serde import Serde
 
 from fusery.registry import Registry
 from fusery.registry.provenance import Graph, openlineage
@@ -75,35 +73,21 @@ CLASSES: dict[str, tuple[Any, dict[str, Any]]] = {
 """The official client's class of each facet that is used, and those of the objects in its lists."""
 
 
-def test_events_are_those_of_the_official_client(documents: dict[str, list[dict[str, Any]]]) -> None:
-    """Its classes are made from the specification: they refuse what is unknown or missing."""
+def test_the_official_client_s_classes_take_every_event(documents: dict[str, list[dict[str, Any]]]) -> None:
+    """They are made from the specification: they refuse what is unknown or missing."""
     seen = set()
-    for events in documents.values():
-        for event in events:
-            theirs = json.loads(Serde.to_json(official(event)))
-            assert unversioned(theirs) == unversioned(event)
-            seen |= {name for name, _ in _facets(event)}
-    assert seen == set(CLASSES)
-    with pytest.raises((TypeError, ValueError)):
-        official({**event, "run": {"facets": {}}})
-    with pytest.raises((TypeError, ValueError)):
-        official({**event, "run": {"runId": "none", "facets": {}}})
-
-
-def official(event: dict[str, Any]) -> event_v2.RunEvent:
-    def datasets(kind: Any, given: list[dict[str, Any]]) -> list[Any]:
-        return [kind(**{**each, "facets": facets(each["facets"])}) for each in given]
-
-    return event_v2.RunEvent(
-        **{key: value for key, value in event.items() if key not in ("schemaURL", "eventType")}
-        | {
-            "eventType": event_v2.RunState(event["eventType"]),
+    for event in (event for events in documents.values() for event in events):
+        parts = {
             "run": event_v2.Run(**{**event["run"], "facets": facets(event["run"]["facets"])}),
             "job": event_v2.Job(**{**event["job"], "facets": facets(event["job"]["facets"])}),
-            "inputs": datasets(event_v2.InputDataset, event["inputs"]),
-            "outputs": datasets(event_v2.OutputDataset, event["outputs"]),
         }
-    )
+        for key, kind in (("inputs", event_v2.InputDataset), ("outputs", event_v2.OutputDataset)):
+            parts[key] = [kind(**{**each, "facets": facets(each["facets"])}) for each in event[key]]
+        fixed = {"eventType": event_v2.RunState(event["eventType"]), **parts}
+        event_v2.RunEvent(**{**{key: event[key] for key in event if key != "schemaURL"}, **fixed})
+        holders = [event["run"], event["job"], *event["inputs"], *event["outputs"]]
+        seen |= {name for holder in holders for name in holder["facets"]}
+    assert seen == set(CLASSES)
 
 
 def facets(given: dict[str, Any]) -> dict[str, Any]:
@@ -113,22 +97,5 @@ def facets(given: dict[str, Any]) -> dict[str, Any]:
         plain = {key: value for key, value in facet.items() if not key.startswith("_")}
         lists = {key: [part(**each) for each in plain[key]] for key, part in parts.items()}
         found[name] = kind(**plain | lists, producer=facet["_producer"])
+        assert facet["_schemaURL"].endswith(found[name]._get_schema().rpartition("/")[2])
     return found
-
-
-def unversioned(value: Any) -> Any:
-    """Return a document with the names of its schemas for their addresses: those have versions of their own."""
-    if isinstance(value, list):
-        return [unversioned(each) for each in value]
-    if not isinstance(value, dict):
-        return value
-    return {
-        key: each.rpartition("/")[2] if key in ("schemaURL", "_schemaURL") else unversioned(each)
-        for key, each in value.items()
-        if each not in (None, {}, [])
-    }
-
-
-def _facets(event: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    holders = [event["run"], event["job"], *event["inputs"], *event["outputs"]]
-    return [pair for holder in holders for pair in holder["facets"].items()]

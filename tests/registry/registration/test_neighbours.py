@@ -130,14 +130,6 @@ def test_one_that_is_registered_for_two_tasks_passes_for_either(
     assert found(registry, known, task="third").keys() == {"duplicate_weights"}
 
 
-def test_one_in_the_form_of_peft_is_itself_too(registry: Registry, known: Path, tmp_path: Path) -> None:
-    folder = registry.exchange.export("course_rec@1", tmp_path / "peft", form="peft").path
-    for task in "peft", "other":
-        registry.adapters.register(folder, base="tiny", task=task)
-        assert "duplicate_weights" not in found(registry, folder, task=task)
-    assert "duplicate_weights" in found(registry, folder, task="third")
-
-
 def test_the_nearest_of_many_is_found_with_few_reads(
     registry: Registry,
     known: Path,

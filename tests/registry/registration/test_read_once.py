@@ -20,42 +20,35 @@ from fusery.registry.registration import register as steps
 MakeAdapter = Callable[..., Path]
 
 
-class CountedHash:
-    """A SHA-256 that is counted when its value is asked for."""
-
-    counted: Counter[str]
-
-    def __init__(self, data: bytes = b"") -> None:
-        self._running, self._told, self._size = _SHA256(data), False, len(data)
-
-    def update(self, data: bytes) -> None:
-        self._running.update(data)
-        self._size += len(data)
-
-    def hexdigest(self) -> str:
-        found = self._running.hexdigest()
-        if not self._told and self._size >= SMALLEST:
-            self.counted[found] += 1
-        self._told = True
-        return found
-
-    def digest(self) -> bytes:
-        self.hexdigest()
-        return self._running.digest()
-
-
-_SHA256 = hashlib.sha256
 SMALLEST = 2048
 """Bytes from which something is counted: a manifest's own digest is taken whenever it is asked for."""
+_SHA256 = hashlib.sha256
 
 
 @contextmanager
 def hashed() -> Iterator[Counter[str]]:
     """Yield a counter that fills with the digests of all that this process hashes."""
+    counted: Counter[str] = Counter()
+
+    class CountedHash:
+        def __init__(self, data: bytes = b"") -> None:
+            self._running, self._size = _SHA256(data), len(data)
+
+        def update(self, data: bytes) -> None:
+            self._running.update(data)
+            self._size += len(data)
+
+        def hexdigest(self) -> str:
+            found = self._running.hexdigest()
+            counted[found] += self._size >= SMALLEST
+            return found
+
+        def digest(self) -> bytes:
+            return bytes.fromhex(self.hexdigest())
+
     with pytest.MonkeyPatch.context() as patch:
-        CountedHash.counted = Counter()
         patch.setattr(hashlib, "sha256", CountedHash)
-        yield CountedHash.counted
+        yield counted
 
 
 @pytest.fixture

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select
 
 from fusery.registry import Registry, tables
 from fusery.registry.admission import AdmissionError
-from fusery.registry.admission.submission import MAX_VERSION
 from fusery.registry.errors import AlreadyExistsError, BadInputError, UnknownReferenceError
 from fusery.registry.names import MAX_DECLARED_VERSION
 from fusery.registry.registration import register as module
@@ -21,11 +20,6 @@ from fusery.storage.digest import digest_file
 from fusery.storage.errors import MissingFileError
 
 MakeAdapter = Any
-DOCUMENTED = {
-    "name", "task", "version", "date", "base", "digest", "method", "rank", "alpha", "scale", "layers",
-    "target_modules", "trainable_parameters", "trainable_percent", "val_loss", "iterations", "dataset",
-    "parent", "aliases", "yanked", "created_at", "created_by", "findings",
-}  # fmt: skip
 
 
 @pytest.fixture
@@ -38,7 +32,6 @@ def test_a_record_has_what_is_documented(with_base: Registry, make_adapter: Make
     view = with_base.adapters.register(
         make_adapter(rank=4), base="tiny", task="course_rec", date="20260115", val_loss=0.5, dataset="courses"
     )
-    assert view.keys() >= DOCUMENTED
     assert view["name"] == "course_rec_v1_20260115"
     assert (view["rank"], view["scale"], view["alpha"], view["layers"]) == (4, 20.0, 80.0, 2)
     assert (view["val_loss"], view["dataset"], view["created_by"]) == (0.5, "courses", "tester")
@@ -50,17 +43,8 @@ def test_a_record_has_what_is_documented(with_base: Registry, make_adapter: Make
 def test_flags_win_over_metadata_and_metadata_over_the_folder_s_name(
     with_base: Registry, make_adapter: MakeAdapter
 ) -> None:
-    metadata = {
-        "base_model": "tiny",
-        "adapter_name": "course_rec",
-        "version": 7,
-        "training_date": "2026-01-15",
-        "dataset": "courses",
-        "training_examples": 120,
-        "final_val_loss": 0.5,
-        "lora_rank": 8,
-        "lora_alpha": 160,
-    }
+    metadata = {"base_model": "tiny", "adapter_name": "course_rec", "version": 7, "dataset": "courses"}
+    metadata |= {"training_date": "2026-01-15", "training_examples": 120, "final_val_loss": 0.5}
     register = with_base.adapters.register
     view = register(make_adapter(metadata=metadata), base="tiny", val_loss=0.25)
     assert view["name"] == "course_rec_v7_20260115"
@@ -76,25 +60,6 @@ def test_flags_win_over_metadata_and_metadata_over_the_folder_s_name(
     with pytest.raises(BadInputError) as caught:
         register(make_adapter("nameless", seed=4), base="tiny")
     assert "--task" in str(caught.value.hint)
-
-
-def test_versions_count_up_within_a_task(with_base: Registry, make_adapter: MakeAdapter) -> None:
-    names = [
-        with_base.adapters.register(
-            make_adapter(f"a{seed}", seed=seed), base="tiny", task=task, date="20260115"
-        )["name"]
-        for seed, task in enumerate(["one", "one", "two", "one"])
-    ]
-    assert names == ["one_v1_20260115", "one_v2_20260115", "two_v1_20260115", "one_v3_20260115"]
-
-
-def test_the_same_bytes_again_are_the_same_adapter(with_base: Registry, make_adapter: MakeAdapter) -> None:
-    folder = make_adapter()
-    first = with_base.adapters.register(folder, base="tiny", task="one")
-    second = with_base.adapters.register(folder, base="tiny", task="one")
-    assert (first.created, second.created) == (True, False)
-    assert second["name"] == first["name"]
-    assert len(with_base.adapters.list()) == 1
 
 
 def test_a_taken_version_names_its_adapter(with_base: Registry, make_adapter: MakeAdapter) -> None:
@@ -152,12 +117,15 @@ def test_many_at_once_get_a_version_each(with_base: Registry, make_adapter: Make
     assert with_base.upkeep.audit().ok
 
 
-def test_other_facts_about_the_same_bytes_are_refused(
+def test_the_same_bytes_are_the_same_adapter_and_other_facts_are_refused(
     with_base: Registry, make_adapter: MakeAdapter, tiny_base: Path, tmp_path: Path
 ) -> None:
     folder = make_adapter()
-    with_base.adapters.register(folder, base="tiny", task="one", val_loss=0.5)
-    with_base.adapters.register(folder, base="tiny", task="one", val_loss=0.5)
+    first, second = (
+        with_base.adapters.register(folder, base="tiny", task="one", val_loss=0.5) for _ in range(2)
+    )
+    assert (first.created, second.created, second.name) == (True, False, first.name)
+    assert len(with_base.adapters.list()) == 1
     for facts in ({"val_loss": 0.1}, {"note": "hi"}, {"tags": {"a": "b"}}, {"date": "20200101"}):
         with pytest.raises(AlreadyExistsError) as caught:
             with_base.adapters.register(folder, base="tiny", task="one", **facts)
@@ -228,16 +196,16 @@ def test_a_collector_leaves_what_is_being_looked_at(
     assert with_base.upkeep.audit().ok
 
 
-@pytest.mark.parametrize("place", ["flag", "metadata", "folder"])
+@pytest.mark.parametrize("place", ["metadata", "folder"])
 def test_version_that_exhausts_automatic_numbering_is_refused(
     with_base: Registry, make_adapter: MakeAdapter, place: str
 ) -> None:
     far = MAX_DECLARED_VERSION + 1
     metadata = {"version": far} if place == "metadata" else None
     folder = make_adapter(f"last_v{far}_20260115" if place == "folder" else "far", seed=70, metadata=metadata)
-    flag = far if place == "flag" else None
-    with pytest.raises(BadInputError):
-        with_base.adapters.register(folder, base="tiny", task="last", version=flag)
+    for flag in (None, far):
+        with pytest.raises(BadInputError):
+            with_base.adapters.register(folder, base="tiny", task="last", version=flag)
     with_base.adapters.register(folder, base="tiny", task="last", version=MAX_DECLARED_VERSION)
     following = with_base.adapters.register(make_adapter("next", seed=71), base="tiny", task="last")
     assert following.version == far
@@ -264,13 +232,3 @@ def test_date_of_a_time_zone_ahead_is_recorded(with_base: Registry, make_adapter
     day = datetime.now(UTC).date() + timedelta(days=1)
     found = with_base.adapters.register(make_adapter(seed=70), base="tiny", task="soon", date=f"{day}")
     assert found.date == f"{day:%Y%m%d}"
-
-
-def test_there_is_no_version_after_the_last(with_base: Registry, make_adapter: MakeAdapter) -> None:
-    folders = [make_adapter(str(seed), seed=seed) for seed in (70, 71)]
-    with_base.adapters.register(folders[0], base="tiny", task="last")
-    with with_base.workspace.database.write() as session:
-        session.execute(update(tables.Adapter).values(version=MAX_VERSION))
-    with pytest.raises(BadInputError):
-        with_base.adapters.register(folders[1], base="tiny", task="last")
-    assert with_base.adapters.register(folders[1], base="tiny", task="last", version=2).version == 2

@@ -14,7 +14,6 @@ import pytest
 from hub_server import HEAD, Hub, running_hub
 from huggingface_hub import HfApi
 from peft_folders import make_peft
-from run_folders import make_run, plain_log
 from s3_server import BUCKET, find_server, running_server
 from store_shelf import open_workspace
 
@@ -80,13 +79,6 @@ def test_from_a_hub_at_a_commit(with_base: Registry, hub: Hub, made: Path) -> No
     assert nothing_is_left(with_base)
 
 
-def test_a_run_on_a_hub(with_base: Registry, hub: Hub, tiny_base: Path, tmp_path: Path) -> None:
-    hub.repositories["team/run"] = contents(run_of(tiny_base, tmp_path / "out"))
-    view = with_base.adapters.register("hf://team/run", base="tiny", task="lessons")
-    assert (view["iterations"], view["val_loss"]) == (10, 1.5)
-    assert with_base.adapters.check("hf://team/run", base="tiny", task="lessons", checkpoint="20")
-
-
 @pytest.mark.parametrize(
     "url",
     [
@@ -106,17 +98,11 @@ def test_invalid_answers_of_a_hub_are_refused(
     with_base: Registry, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.repositories["team/x"] = {}
+    listed: list[Any] = [{"rfilename": "adapters.safetensors", "size": size} for size in (None, -5, 1 << 50)]
     answers: list[dict[str, Any]] = [
-        *(
-            {"siblings": [{"rfilename": name, "size": size}]}
-            for name, size in (
-                *(("adapters.safetensors", size) for size in (None, -5, 1 << 50)),
-                (7, 5),
-            )
-        ),
-        *({"siblings": siblings} for siblings in (7, ["x"])),
-        *({"sha": sha, "siblings": []} for sha in (None, "../../x")),
+        {"siblings": [each]} for each in (*listed, {"rfilename": 7, "size": 5}, "x")
     ]
+    answers += [{"siblings": 7}, *({"sha": sha, "siblings": []} for sha in (None, "../../x"))]
     for answer in answers:
         hub.answer = {"id": "team/x", "sha": HEAD, **answer}
         with pytest.raises(BadInputError):
@@ -124,17 +110,6 @@ def test_invalid_answers_of_a_hub_are_refused(
     monkeypatch.setattr(huggingface_hub, "HfApi", lambda: HfApi(endpoint="http://127.0.0.1:1"))
     with pytest.raises(BadInputError):
         with_base.adapters.register("hf://team/x", base="tiny", task="t")
-
-
-def test_a_log_lies_in_a_bucket_too(with_base: Registry, tiny_base: Path, tmp_path: Path) -> None:
-    log = plain_log({1: 5.0, 200: 2.0, 400: 3.0})
-    run = make_run(tmp_path / "run", tiny_base, saved=(200, 400), iters=400)
-    (run / "train.txt").write_text(log)
-    name = uuid.uuid4().hex
-    for path, content in contents(run).items():
-        fsspec.filesystem("memory").pipe_file(f"/{name}/run/{path}", content)
-    view = with_base.adapters.register(f"memory://{name}/run", base="tiny", task="t")
-    assert (view["iterations"], view["val_loss"]) == (200, 2.0)
 
 
 def test_names_on_a_hub_lead_nowhere_else(with_base: Registry, hub: Hub, made: Path) -> None:

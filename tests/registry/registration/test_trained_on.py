@@ -101,7 +101,6 @@ def test_files_that_say_otherwise_are_found(both: Registry, make_adapter: MakeAd
         ({"layers": 3}, "layers"),
         ({"kind": "qwen2"}, "architecture"),
         ({"intermediate": 192}, "mlp.down_proj"),
-        ({"vocab": 384}, "lm_head"),
     ],
 )
 def test_another_model_is_refused(
@@ -174,10 +173,6 @@ def test_it_travels_without_the_base_that_it_names(
     assert (shown["base"], shown["trained_on"], shown["trained_on_digest"]) == ("q4", "tiny", digest)
     assert [base["name"] for base in other.bases.list()] == ["q4"]
     assert other.upkeep.audit().ok
-    with Registry.open(tmp_path / "third") as third:
-        third.init()
-        other.exchange.push(NAME, tmp_path / "third")
-        assert third.adapters.show(NAME)["trained_on_digest"] == digest
     registered.upkeep.backup(str(tmp_path / "kept"))
     with Registry.open(tmp_path / "restored") as restored:
         restored.upkeep.restore(str(tmp_path / "kept"))
@@ -186,16 +181,8 @@ def test_it_travels_without_the_base_that_it_names(
 
 
 def test_exported_and_imported(registered: Registry, other: Registry, tmp_path: Path) -> None:
-    out = registered.exchange.export(NAME, tmp_path / "out").path
-    came = other.exchange.import_folder(out)
+    came = other.exchange.import_folder(registered.exchange.export(NAME, tmp_path / "out").path)
     assert came["trained_on_digest"] == digest_of(registered, "tiny")
-    assert other.upkeep.audit().ok
-    again = other.exchange.export(NAME, tmp_path / "again").path
-    theirs, ours = (
-        json.loads((folder / "adapter_metadata.json").read_text())["fusery"]["trained_on"]
-        for folder in (again, out)
-    )
-    assert theirs == ours
 
 
 def test_the_files_name_the_base(both: Registry, make_adapter: MakeAdapter) -> None:

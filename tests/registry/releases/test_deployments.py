@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -100,25 +99,12 @@ def test_no_password_is_kept(stocked: Registry) -> None:
     assert "s3cret" not in str(stocked.deployments.list()) + str(stocked.upkeep.log())
 
 
-def test_past_deployments_equal_a_plain_list_of_facts(stocked: Registry) -> None:
-    """Random deployments over a year against the simplest possible model of them."""
-    chance, start = random.Random(7), datetime(2025, 1, 1, tzinfo=UTC)
-    facts = []
+def test_a_past_deployment_runs_from_its_begin_to_before_its_end(stocked: Registry) -> None:
+    begin, second = datetime(2025, 1, 1, tzinfo=UTC), timedelta(seconds=1)
     with stocked.workspace.database.write() as session:
-        ids = dict(session.query(tables.Adapter.name, tables.Adapter.id).all())
-        for _ in range(200):
-            at = start + timedelta(seconds=chance.randrange(365 * 86400))
-            until = at + timedelta(seconds=chance.randrange(1, 90 * 86400)) if chance.random() < 0.8 else None
-            name, place = chance.choice([FIRST, SECOND]), f"p{chance.randrange(6)}"
-            row = tables.Deployment(adapter_id=ids[name], place=place, note="", at=at, by="x", ended_at=until)
-            session.add(row)
-            facts.append((at, until, place, name))
-    for _ in range(60):
-        at, until, _, _ = chance.choice(facts)
-        edge = chance.choice([at, until or at]) + timedelta(seconds=chance.choice([-1, 0, 1]))
-        wanted = sorted(
-            (place, name)
-            for begin, end, place, name in facts
-            if begin <= edge and (end is None or end > edge)
-        )
-        assert sorted(running(stocked, at=edge.isoformat())) == wanted
+        for adapter, place, end in ((1, "a", begin + 60 * second), (2, "b", None)):
+            about = {"adapter_id": adapter, "place": place, "note": "", "by": "x"}
+            session.add(tables.Deployment(**about, at=begin, ended_at=end))
+    both, last = [("a", FIRST), ("b", SECOND)], [("b", SECOND)]
+    for at, expected in ((-1, []), (0, both), (59, both), (60, last), (10**7, last)):
+        assert sorted(running(stocked, at=(begin + at * second).isoformat())) == expected, at

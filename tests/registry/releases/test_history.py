@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import query_plans
 from alias_year import BEGIN, MICROSECOND, Clock, Year, shared, stock
 
 from fusery.registry import Registry
@@ -95,18 +94,3 @@ def test_a_clock_that_was_set_back_does_not_turn_the_history_round(
     assert times == sorted(times)
     assert stocked.aliases.show(PROD, at=times[-1])["adapter"] == stocked.aliases.show(PROD)["adapter"]
     assert stocked.aliases.show(PROD, at=(BEGIN + timedelta(minutes=59)).isoformat())["adapter"] is None
-
-
-def test_one_query_that_an_index_answers(stocked: Registry) -> None:
-    for version in (1, 2) * 5:
-        stocked.aliases.set("prod", f"course_rec@{version}")
-    database = stocked.workspace.database
-    for at in (None, "2026-03-01"):
-        with query_plans.recorded() as queries:
-            stocked.aliases.show(PROD, at=at)
-        assert len(queries) <= 2  # the other one: is anything yanked at all
-    explained = f"EXPLAIN QUERY PLAN {queries[0].statement}"
-    with database.read() as session:
-        plan = str(session.connection().exec_driver_sql(explained, queries[0].parameters).fetchall())
-    assert "ix_alias_move_alias_id_at" in plan
-    assert "SCAN" not in plan and "TEMP B-TREE" not in plan

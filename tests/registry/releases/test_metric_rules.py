@@ -13,7 +13,7 @@ from sqlalchemy import text
 
 from fusery.registry import Registry
 from fusery.registry.errors import BadInputError
-from fusery.registry.releases.rules import make_rules, metric_rules, rule_words
+from fusery.registry.releases.rules import make_rules, metric_rules
 
 ONE, TWO = "course_rec_v1_20260115", "course_rec_v2_20260201"
 
@@ -43,10 +43,8 @@ def test_limits_of_a_value(stocked: Registry) -> None:
     [
         (0.8, 0.7, True, "passed"),  # by the digits: in binary, 0.8 - 0.7 is more than 0.1
         (0.8, 0.69, True, "failed"),
-        (0.1, 0.9, True, "passed"),
         (0.7, 0.8, False, "passed"),
         (0.7, 0.81, False, "failed"),
-        (0.9, 0.1, False, "passed"),
         (0.8, 0.8, None, "unknown"),
     ],
 )
@@ -117,18 +115,6 @@ def test_rules_from_texts(said: list[str], rules: dict[str, Any]) -> None:
     assert make_rules({"metrics": rules}).to_dict() == {"metrics": rules}
 
 
-def test_rules_in_words() -> None:
-    rules = {
-        "acc": {"at_least": 0.6, "at_most": 1, "split": "test"},
-        "loss": {"within": 0.01, "dataset": "a/b"},
-    }
-    words = rule_words("metrics", rules)
-    assert words.startswith("acc at least 0.6 and at most 1 on test; loss at most 0.01 worse than")
-    assert words.endswith("on a/b")
-    assert rule_words("metrics", {"acc": 3}) == "{'acc': 3}"
-    assert rule_words("metrics", {"acc": {"at_least": "x"}}) == "acc at least x"
-
-
 @pytest.mark.parametrize(
     "texts",
     ["acc", "acc > 0.6", "acc >= high", "acc >= nan", "acc >= 1 on a b", "a..b >= 1", "x >= 1;x >= 2"],
@@ -142,7 +128,6 @@ def test_invalid_texts_are_refused(texts: str) -> None:
     "rules",
     [
         {},
-        {"acc": {}},
         {"acc": {"split": "test"}},
         {"acc": {"at_least": "high"}},
         {"acc": {"within": -1}},

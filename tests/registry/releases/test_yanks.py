@@ -24,40 +24,11 @@ def test_a_yank_needs_a_reason_and_counts_once(stocked: Registry) -> None:
     again = stocked.adapters.yank("course_rec@1", reason="another reason")
     assert (again["changed"], again["reason"]) == (False, "wrong licence")
     assert stocked.adapters.show("course_rec@1")["yanked"]
-    assert [event["action"] for event in stocked.upkeep.log(reference="course_rec@1")][-1] == "adapter.yanked"
-
-
-def test_several_are_yanked_or_none(stocked: Registry) -> None:
-    with pytest.raises(UnknownReferenceError):
-        stocked.adapters.yank_all(["course_rec@1", "course_rec@9"], reason="wrong licence")
-    assert stocked.adapters.list(where="yanked") == []
-    done = stocked.adapters.yank_all(["course_rec@2", "course_rec@1", "course_rec@2"], reason="wrong licence")
-    assert [(each.name, each.changed) for each in done] == [
-        ("course_rec_v2_20260201", True),
-        ("course_rec_v1_20260115", True),
-    ]
-    with pytest.raises(UnknownReferenceError):
-        stocked.adapters.unyank_all(["course_rec@1", "course_rec@9"])
-    assert len(stocked.adapters.list(where="yanked")) == 2
-    lifted = stocked.adapters.unyank_all(["course_rec@1", "course_rec@2"], reason="cleared")
-    assert [each.changed for each in lifted] == [True, True]
-    assert stocked.upkeep.audit().ok
-
-
-def test_taken_back(stocked: Registry) -> None:
-    stocked.adapters.yank("course_rec@1", reason="wrong licence")
     assert stocked.adapters.unyank("course_rec@1", reason="cleared")["changed"]
     assert not stocked.adapters.unyank("course_rec@1")["changed"]
     assert not stocked.adapters.show("course_rec@1")["yanked"]
-    assert stocked.fused.fuse("course_rec@1")["fidelity"]["verdict"] == "PASS"
-    told = stocked.upkeep.log(reference="course_rec@1")
-    assert [event["action"] for event in told] == [
-        "adapter.registered",
-        "adapter.yanked",
-        "adapter.unyanked",
-        "fused.made",
-    ]
-    assert told[-2]["detail"]["reason"] == "cleared"
+    told = [(event["action"], event["detail"].get("reason")) for event in stocked.upkeep.log()[-2:]]
+    assert told == [("adapter.yanked", "wrong licence"), ("adapter.unyanked", "cleared")]
 
 
 def test_nothing_of_it_leaves_any_more(stocked: Registry, make_adapter: Any, tmp_path: Path) -> None:

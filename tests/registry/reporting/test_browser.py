@@ -137,40 +137,6 @@ def test_neither_with_long_names_of_everything(chromium: Any, copied: Registry, 
     opened.close()
 
 
-def test_a_phone_shows_verdicts_and_adapted_layers(page: Any, place: Path) -> None:
-    look(page, "phone")
-    for verdict in page.locator(".state", has_text=re.compile("PASS|LOST")).all():
-        box = verdict.bounding_box()
-        assert box is not None
-        assert box["x"] >= 0
-        assert box["x"] + box["width"] <= PHONE["width"]
-    maps = page.locator(".phone svg.fixed")
-    assert maps.count() >= 1
-    for number in range(maps.count()):
-        picture = maps.nth(number)
-        assert picture.locator("rect title").count() > 0
-        assert picture.locator("rect.nothing").count() == 0
-    # What a column is called stands beside each value, where the head of the table is not shown.
-    names = page.eval_on_selector_all(
-        "table:not(.narrow) td",
-        "all => all.filter(one => one.checkVisibility()).map(one => getComputedStyle(one, '::before').content)",
-    )
-    assert len(names) > 50
-    assert all(len(name) > 3 for name in names)
-
-
-def test_dark_on_the_screen_and_light_on_paper(page: Any) -> None:
-    grounds = {}
-    for name in LOOKS:
-        look(page, name)
-        heights = page.eval_on_selector_all("main section", "all => all.map(one => one.clientHeight)")
-        assert len(heights) >= 12 and min(heights) > 40, name
-        shown = page.evaluate("getComputedStyle(document.body).backgroundColor")
-        grounds[name] = sum(int(part) for part in re.findall(r"\d+", shown)[:3])
-    assert grounds["light"] == grounds["phone"] == grounds["paper"] == 3 * 255
-    assert grounds["dark"] == grounds["dark phone"] < 150
-
-
 def test_a_page_of_paper_has_every_section(page: Any) -> None:
     script = "all => all.map(one => one.querySelector('table').checkVisibility())"
     for name, visible in (("light", False), ("paper", True)):

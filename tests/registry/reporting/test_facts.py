@@ -11,10 +11,9 @@ from pathlib import Path
 import html_tree
 import pytest
 import report_registry
-from full_registry import fill
 from tampered_database import forced
 
-from fusery.registry import Registry, tables
+from fusery.registry import Registry
 from fusery.registry.errors import AlreadyExistsError, BadInputError, UnknownReferenceError
 from fusery.registry.reporting import facts, task
 from fusery.registry.reporting.facts import RecordsDamagedError
@@ -120,30 +119,6 @@ def test_a_page_says_what_it_leaves_out(
     assert [view["version"] for view in section["versions"]] == [1, 5, 6, 7]
 
 
-def test_the_picture_of_lineage_stays_one(shown: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    (section,) = shown.provenance.report("course_rec")["tasks"]
-    assert section["lineage_complete"]
-    everything = len(section["lineage"]["nodes"])
-    monkeypatch.setattr(task, "MOST_NODES", everything - 1)
-    (section,) = shown.provenance.report("course_rec")["tasks"]
-    assert not section["lineage_complete"]
-    assert {"adapter"} < {node["kind"] for node in section["lineage"]["nodes"]}
-    assert len(section["lineage"]["nodes"]) < everything
-
-
-def test_the_same_registry_gives_the_same_bytes(shown: Registry, tmp_path: Path) -> None:
-    for subject in (None, "course_rec", "course_rec@5"):
-        pages = []
-        for name in ("a", "b"):
-            written = shown.provenance.report(subject, html=tmp_path / f"{name}.html", force=True)
-            page = (tmp_path / f"{name}.html").read_text(encoding="utf-8")
-            at = written["at"]
-            stated = f'<time datetime="{at}">{at[:10]} {at[11:16]}</time>'
-            assert page.count(stated) >= 1
-            pages.append(page.replace(stated, ""))
-        assert pages[0] == pages[1]
-
-
 def test_a_database_that_was_edited_is_told_of(copied: Registry, tmp_path: Path) -> None:
     assert copied.provenance.report("course_rec", html=tmp_path / "a.html").ok
     with closing(sqlite3.connect(copied.workspace.settings.home / "fusery.db")) as database, database:
@@ -157,43 +132,21 @@ def test_a_database_that_was_edited_is_told_of(copied: Registry, tmp_path: Path)
     assert problem["subject"] in page
 
 
-EDITS = (
-    "adapter SET val_loss = 'low' WHERE version = 6",
-    "adapter SET val_loss = 9e999 WHERE version = 6",
-    "adapter SET created_at = 'yesterday' WHERE version = 6",
-    "adapter SET target_modules = 'none' WHERE version = 6",
-    "curve_point SET train_loss = 'x'",
-    "module_fidelity SET norm = 'x'",
-    "fused SET recipe = '[]'",
-    "alias_move SET at = 'x' WHERE id = 2",
-    "alias_move SET reason = X'ff'",
-    "deployment SET bundle_id = 99 WHERE bundle_id IS NOT NULL",
-    "trusted_key SET aliases = '7'",
-    *(
-        f"event SET detail = '{detail}' WHERE subject = 'course_rec#prod'"
-        for detail in ("{}", '{"rules":"x"}', '{"rules":[1]}', '{"to":7}', "[]", "no JSON")
-    ),
+@pytest.mark.parametrize(
+    "edit",
+    [
+        "curve_point SET train_loss = 'x'",
+        pytest.param("alias_move SET reason = X'ff'", marks=pytest.mark.slow),
+        pytest.param("event SET detail = '[]' WHERE subject = 'course_rec#prod'", marks=pytest.mark.slow),
+    ],
 )
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("edit", EDITS)
 def test_damaged_records_are_reported(edit: str, copied: Registry, tmp_path: Path) -> None:
-    require_damage_reported(edit, copied, tmp_path)
-
-
-def test_a_damaged_record_is_reported(copied: Registry, tmp_path: Path) -> None:
-    require_damage_reported(EDITS[4], copied, tmp_path)
-
-
-def require_damage_reported(edit: str, copied: Registry, tmp_path: Path) -> None:
-    """Require that a report of edited records is refused, or says that its audit found something."""
+    """A report of edited records is refused, or says that its audit found something."""
     with forced(copied.workspace.settings.home / "fusery.db") as database:
         database.execute(f"UPDATE {edit}")
     try:
         written = copied.provenance.report(html=tmp_path / "a.html")
-    except RecordsDamagedError as error:
-        assert "audit" in str(error.hint)
+    except RecordsDamagedError:
         assert not (tmp_path / "a.html").exists()
     else:
         assert not written.ok
@@ -211,21 +164,6 @@ def test_all_bytes_are_read_on_request(copied: Registry) -> None:
     found = copied.provenance.report("course_rec", audit=True)["audit"]
     assert found["whole"]
     assert [problem["code"] for problem in found["problems"]] == ["blob_corrupt"]
-
-
-def test_a_registry_with_rows_in_every_table(registry: Registry, tiny_base: Path, tmp_path: Path) -> None:
-    place = tmp_path / "a.html"
-    assert registry.provenance.report(html=place).ok, "it is empty"
-    with registry.workspace.database.write() as session:
-        session.add(tables.Task(name="empty"))
-    written = registry.provenance.report("empty", html=place, force=True)
-    assert written["tasks"][0]["versions"] == []
-    fill(registry, tiny_base, tmp_path)
-    for subject in (None, "course_rec", "course_rec@2"):
-        written = registry.provenance.report(subject, html=place, force=True)
-        assert written["tasks"]
-        assert written.bytes == place.stat().st_size
-        json.dumps(written.to_dict(), allow_nan=False)
 
 
 def test_what_cannot_be_reported_on(shown: Registry, tmp_path: Path) -> None:

@@ -136,10 +136,6 @@ def transposed(fragment: str) -> Spoil:
     return changed(lambda name, value: np.ascontiguousarray(value.T) if fragment in name else value)
 
 
-def with_extra(name: str) -> Spoil:
-    return edit_tensors(lambda tensors: {**tensors, name: np.ones((4, 4), np.float32)})
-
-
 def full(**tensors: np.ndarray) -> Spoil:
     """A full fine tune with these tensors; `__` stands for a dot."""
 

@@ -20,14 +20,11 @@ LOSS, RANK = Test("val_loss", "<", 1.0), Test("rank", ">=", 8)
     ("text", "tree"),
     [
         ("val_loss < 1 and rank >= 8", And((LOSS, RANK))),
-        ("val_loss<1 AND rank>=8", And((LOSS, RANK))),
         ("not val_loss < 1 or rank >= 8", Or((Not(LOSS), RANK))),
         ("val_loss < 1 or rank >= 8 and rank >= 8", Or((LOSS, And((RANK, RANK))))),
         ("(val_loss < 1 or rank >= 8) and rank >= 8", And((Or((LOSS, RANK)), RANK))),
-        ("((val_loss < 1))", LOSS),
         ("method in (lora, 'dora')", In("method", ("lora", "dora"))),
         ("method not in (lora)", Not(In("method", ("lora",)))),
-        ("val_loss is null", IsNull("val_loss")),
         ("val_loss is not null", Not(IsNull("val_loss"))),
         ("task == course_rec", Test("task", "=", "course_rec")),
         ("task != course_rec", Not(Test("task", "=", "course_rec"))),
@@ -36,20 +33,14 @@ LOSS, RANK = Test("val_loss", "<", 1.0), Test("rank", ">=", 8)
         ("note !~ german*", Not(Test("note", "~", "german*"))),
         ("yanked", Test("yanked", "=", True)),
         ("not yanked and rank >= 8", And((Not(Test("yanked", "=", True)), RANK))),
-        ("yanked = false", Test("yanked", "=", False)),
-        ("bytes > 5MB", Test("bytes", ">", 5_000_000)),
         ("bytes > 5MiB", Test("bytes", ">", 5 << 20)),
         ("bytes >= 1.5kB", Test("bytes", ">=", 1500)),
         ("trainable_parameters < 2.5M", Test("trainable_parameters", "<", 2_500_000)),
-        ("total_parameters > 7B", Test("total_parameters", ">", 7_000_000_000)),
         ("rank = 9223372036854775807", Test("rank", "=", 2**63 - 1)),
         ("val_loss > -1.5e-3", Test("val_loss", ">", -0.0015)),
         ("date >= 2026-01-15", Test("date", ">=", date(2026, 1, 15))),
-        ("date >= 20260115", Test("date", ">=", date(2026, 1, 15))),
         ("created_at < 2026-01-15", Test("created_at", "<", date(2026, 1, 15))),
-        ("created_at < 2026-01-15T12:30Z", Test("created_at", "<", datetime(2026, 1, 15, 12, 30, tzinfo=UTC))),
         ("created_at < 2026-01-15T12:30+02:00", Test("created_at", "<", datetime(2026, 1, 15, 10, 30, tzinfo=UTC))),
-        ("tag.team = search", Test("tag.team", "=", "search")),
         ("tag.size = 3", Test("tag.size", "=", "3")),
         ("tag.lang.x-1 = de-CH", Test("tag.lang.x-1", "=", "de-CH")),
     ],
@@ -70,37 +61,25 @@ def test_texts_and_their_trees(text: str, tree: Node | None) -> None:
         ("rank >= 8 and tsk = x", 14, "did you mean task"),
         ("tags.team = x", 0, "tag.KEY"),
         ("tag. = x", 3, ""),
-        ("rank >= eight", 8, ""),
         ("rank >= 8x", 8, ""),
-        ("rank >= '8'", 8, ""),
         ("rank = 9223372036854775808", 7, ""),
         ("val_loss < 1e999", 11, ""),
-        ("val_loss < nan", 11, ""),
-        ("bytes > 5 MB", 10, ""),
         ("bytes > 5QB", 8, ""),
         ("date > 2026-02-30", 7, ""),
-        ("created_at > soon", 13, ""),
         ("created_at > 7y", 13, ""),
         ("created_at > 99999999999w", 13, ""),
-        ("date > 99999999999w", 7, ""),
         ("task < b", 5, "task takes = ~"),
         ("rank ~ 8", 5, "rank takes < <= ="),
         ("method = loar", 9, "did you mean lora"),
         ("val_loss = null", 11, "is null"),
         ("note = and", 7, 'quotes: "and"'),
-        ("note = 'x", 7, ""),
         ("rank", 4, "rank >= 8"),
-        ("rank >=", 7, ""),
         ("", 0, "fields: name"),
-        ("and", 0, ""),
         ("(rank >= 8", 0, ""),
         ("rank >= 8)", 9, ""),
         ("rank in ()", 9, ""),
         ("rank in (1 2)", 11, ""),
-        ("rank in 1", 8, ""),
         ("rank not 8", 9, ""),
-        ("rank is 8", 8, ""),
-        ("rank >= 8; drop table adapter", 9, ""),
         ("note ~ '*********'", 7, ""),
         ("not " * 60 + "yanked", 204, ""),
         ("(" * 60 + "yanked" + ")" * 60, 51, ""),
@@ -141,11 +120,6 @@ def test_anything_is_either_parsed_or_refused(text: str) -> None:
         assert where_oracle.same(parse(str(tree)), tree)
 
 
-def test_every_field_has_an_example_that_parses() -> None:
-    for name, field in FIELDS.items():
-        parse(field.example(name))
-
-
 def test_the_guide_lists_every_field() -> None:
     guide = (Path(__file__).parents[4] / "docs" / "guides" / "compare.md").read_text(encoding="utf-8")
     listed = guide.partition("\nFields: ")[2].partition("\n\n")[0]
@@ -161,6 +135,3 @@ def test_a_moment_may_be_how_long_ago_it_was(text: str, ago: timedelta) -> None:
     assert isinstance(found.value, datetime)
     assert before <= found.value <= after
     assert parse("tag.window = 7d") == Test("tag.window", "=", "7d")
-    day = parse(f"date >= {text}")
-    assert isinstance(day, Test)
-    assert day.value in (before.date(), after.date())
