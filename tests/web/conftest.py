@@ -29,20 +29,17 @@ def shown(home: Path) -> Iterator[Registry]:
 
 @pytest.fixture(scope="module")
 def door() -> OwnDoor:
-    """Who has its key may act."""
     return OwnDoor("anna")
 
 
 @pytest.fixture(scope="module")
 def address(shown: Registry, door: OwnDoor) -> Iterator[str]:
-    """Where its pages are."""
     with pages_of(shown, door) as served:
         yield served
 
 
 @pytest.fixture
 def own(home: Path, tmp_path: Path) -> Iterator[Registry]:
-    """A copy of that registry, which a test may change."""
     shutil.copytree(home, tmp_path / "home")
     with open_at(tmp_path / "home") as registry:
         yield registry

@@ -20,8 +20,6 @@ HTML = {"accept": "text/html"}
 
 @dataclass(frozen=True)
 class Pages:
-    """Pages that a test may change something by, and the newest adapter on them."""
-
     registry: Registry
     address: str
     door: OwnDoor
@@ -29,19 +27,16 @@ class Pages:
 
     @property
     def cookie(self) -> str:
-        """What the browser of who has the key sends."""
         return f"{self.door.cookie}={self.door.key}"
 
     @property
     def bearer(self) -> dict[str, str]:
-        """What a program of who has the key sends."""
         return {"authorization": f"Bearer {self.door.key}"}
 
     def page(self, path: str) -> Answer:
         return ask(self.address, path, cookie=self.cookie, **HTML)
 
     def form_token(self, path: str) -> str:
-        """Return the token of the form on a page."""
         [token] = {
             field.attributes["value"]
             for field in html_tree.parse(self.page(path).text).all("input")
@@ -50,7 +45,6 @@ class Pages:
         return str(token)
 
     def send(self, act: str, **fields: str) -> Answer:
-        """Fill in the form of an act, and send it."""
         token = self.form_token(f"/acts/{act}")
         return post_form(self.address, f"/acts/{act}", {"form_token": token, **fields}, cookie=self.cookie)
 
@@ -64,7 +58,6 @@ def pages(own: Registry) -> Iterator[Pages]:
 
 
 def area(text: str, name: str) -> str:
-    """Return what is written in a field of a page."""
     [found] = [each for each in html_tree.parse(text).all("textarea") if each.attributes["name"] == name]
     return str(found.text).strip().replace("\r\n", "\n")
 
@@ -94,7 +87,6 @@ def test_who_has_not_the_key_reads_alone(pages: Pages) -> None:
             assert post_form(pages.address, f"/acts/{act.name}", fields, **cookie).status == 403, act.name
     tries: list[tuple[dict[str, str], dict[str, str]]] = [
         ({"form_token": ""}, {}),
-        ({"form_token": "0" * 64}, {}),
         ({"form_token": "ü"}, {}),
         ({}, {"origin": "http://evil.example"}),
         ({}, {"origin": "null"}),
@@ -165,7 +157,6 @@ def test_each_act_is_done_under_the_name_and_leads_to_its_page(pages: Pages) -> 
         ("roll-back", {**canary, "reason": "no"}, "alias.moved", alias),
         ("yank", {**adapter, "reason": "it was trained on the test set"}, "adapter.yanked", page),
         ("lift", {**adapter, "reason": "it was not"}, "adapter.unyanked", page),
-        ("note", {**adapter, "note": "for people"}, "adapter.amended", page),
         ("note", {**adapter, "note": ""}, "adapter.amended", page),
         ("tags", {**adapter, "tags": "team=nlp\r\nstage = beta"}, "adapter.amended", page),
         ("tags", {**adapter, "tags": "stage="}, "adapter.amended", page),
@@ -205,11 +196,7 @@ def test_what_is_wrong_keeps_what_was_written(pages: Pages) -> None:
     for act, fields, status in [
         ("approve", {"adapter": newest, "alias": "prdo"}, 400),
         ("yank", {"adapter": "nope@1", "reason": "x"}, 404),
-        ("yank", {"adapter": "", "reason": "x"}, 400),
         ("set-alias", {"adapter": newest, "alias": "prod", "reason": "x"}, 409),
-        ("set-alias", {"adapter": newest, "alias": "mail#prod", "reason": "x"}, 400),
-        ("roll-back", {"alias": "course_rec#nope", "reason": "x"}, 404),
-        ("roll-back", {"alias": "no alias at all", "reason": "x"}, 400),
         ("end-deployment", {"place": "nowhere", "reason": "x"}, 404),
         ("record-deployment", {"adapter": newest, "place": " ", "note": ""}, 400),
         ("promote", {"adapter": newest, "alias": "../..", "reason": "x"}, 400),

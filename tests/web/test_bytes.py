@@ -16,14 +16,6 @@ pytestmark = pytest.mark.timing
 HTML, JSON = {"accept": "text/html"}, {"accept": "application/json"}
 
 
-def test_nothing_is_read_before_something_is_named(shown: Registry, address: str) -> None:
-    newest = shown.upkeep.log(limit=1)[0]
-    found = ask(address, "/audit", **JSON).json
-    assert (found["report"], found["reference"], found["chain"]) == (None, None, False)
-    assert (found["newest"]["seq"], found["newest"]["hash"]) == (newest.seq, newest.hash)
-    assert newest.hash in ask(address, "/audit?reference=", **HTML).text
-
-
 def test_an_audit_says_what_it_looked_at(shown: Registry, address: str) -> None:
     own = shown.upkeep.audit(("course_rec@7",)).to_dict()
     found = ask(address, "/audit?reference=course_rec%407", **JSON).json

@@ -7,7 +7,7 @@ import itertools
 import select
 import socket
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,27 +16,16 @@ from page_server import ask
 from starlette.responses import PlainTextResponse
 from starlette.types import Message, Receive, Scope, Send
 
-from fusery.registry.server import connections
 from fusery.web import guard, limits, turns
 from fusery.web.guard import Caught
 
 pytestmark = pytest.mark.timing
 
-SCOPE: Scope = {
-    "type": "http",
-    "method": "GET",
-    "path": "/",
-    "raw_path": b"/",
-    "query_string": b"",
-    "headers": [],
-}
-
-
+SCOPE: Scope = {"type": "http", "method": "GET", "path": "/", "query_string": b"", "headers": []}
 AT_ONCE, EACH = guard.AT_ONCE
 
 
 def askers() -> Callable[[Any], str]:
-    """Return what takes every request for one of somebody else."""
     numbers = itertools.count()
     return lambda _: str(next(numbers))
 
@@ -46,12 +35,10 @@ async def receive() -> Message:
 
 
 async def never(message: Message) -> None:
-    """Send to somebody who reads nothing."""
     await asyncio.Event().wait()
 
 
 async def turns_of_the_loop() -> None:
-    """Let all tasks come as far as they do by themselves."""
     for _ in range(100):
         await asyncio.sleep(0)
 
@@ -110,7 +97,6 @@ def test_so_many_are_worked_on_at_a_time_and_all_get_their_turn() -> None:
 
 
 def test_who_asks_for_much_waits_behind_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One asker has a share of the turns, another one comes at once, and whoever waits too long or too often is told so."""
     monkeypatch.setattr(turns, "WAITING", 2 * EACH)
     ends, at_work = asyncio.Event(), list[str]()
 
@@ -199,7 +185,6 @@ def connect(address: str) -> socket.socket:
 
 
 def test_who_sends_slowly_takes_nobody_s_turn(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """There are more of them than turns, none has been answered yet, and somebody else gets a page."""
     monkeypatch.setattr(limits, "PATIENCE", 600)
     with ExitStack() as opened:
         slow = [opened.enter_context(connect(address)) for _ in range(2 * AT_ONCE)]
@@ -223,39 +208,15 @@ def test_a_body_without_a_length_is_bounded_too(address: str) -> None:
         assert connection.recv(12) == b"HTTP/1.1 413"
 
 
-def test_who_sends_no_request_is_hung_up_on(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.3)
-    for sent in (b"", b"GET / HTTP/1.1\r\nHost:"):
-        with connect(address) as connection, suppress(ConnectionResetError):
-            connection.sendall(sent)
-            assert connection.recv(1) == b""
-
-
 def test_a_refusal_of_the_host_is_like_all_others(address: str) -> None:
     refused = ask(address, "/log", host="evil.example", accept="application/json")
     assert set(refused.json["error"]) == {"code", "message", "hint"}
     assert "www-authenticate" not in refused.headers
-    page = ask(address, "/log", host="evil.example", accept="text/html")
-    assert (page.status, "<h1>" in page.text) == (403, True)
-
-
-@pytest.mark.parametrize("status", [200, 304, 400, 401, 403, 404, 500])
-def test_only_an_answer_without_a_token_asks_for_one(status: int) -> None:
-    app = guard.Headers(PlainTextResponse("made", status))
-    sent: list[Message] = []
-
-    async def send(message: Message) -> None:
-        sent.append(message)
-
-    asyncio.run(app(SCOPE, receive, send))
-    asks = [value for name, value in sent[0]["headers"] if name == b"www-authenticate"]
-    assert asks == ([b"Bearer"] if status == 401 else [])
+    assert refused.status == ask(address, "/log", host="evil.example", accept="text/html").status == 403
 
 
 def test_every_response_carries_a_request_id(address: str) -> None:
     for path, status in (("/", 200), ("/nothing", 404), ("/style.css", 200)):
         own = ask(address, path, x_request_id="trace-1")
         assert (own.status, own.headers["x-request-id"]) == (status, "trace-1")
-    made = ask(address, "/", x_request_id="a <b>").headers["x-request-id"]
-    assert len(made) == 32
     assert ask(address, "/", host="evil.example", x_request_id="trace-2").headers["x-request-id"] == "trace-2"

@@ -24,17 +24,14 @@ OWN = frozenset({"seq", "at", "hash", "records", "next", "path", "last_used", "c
 
 @pytest.fixture
 def moved(shown: Registry, postgres_url: str, tmp_path: Path) -> Iterator[Registry]:
-    """The same, out of a backup."""
-    folder = tmp_path
-    shown.upkeep.backup(folder / "backup")
-    settings = Settings(home=folder / "home", database_url=postgres_url, user="anna")
+    shown.upkeep.backup(tmp_path / "backup")
+    settings = Settings(home=tmp_path / "home", database_url=postgres_url, user="anna")
     with Registry(Workspace(settings)) as registry:
-        registry.upkeep.restore(folder / "backup", own=True)
+        registry.upkeep.restore(tmp_path / "backup", own=True)
         yield registry
 
 
 def told(value: Any) -> Any:
-    """Return what both have to say alike."""
     if isinstance(value, dict):
         return {key: told(each) for key, each in value.items() if key not in OWN}
     return [told(each) for each in value] if isinstance(value, list) else value
@@ -52,13 +49,7 @@ def test_every_page_is_the_same(shown: Registry, moved: Registry, address: str) 
                 continue
             assert both[0].status == both[1].status, name
             documents = [ask(where, path, **JSON).json for where in (address, theirs)]
-            if name in (
-                "start",
-                "some tasks",
-                "log",
-                "audit",
-                "audit of one",
-            ):  # which tell of the restoring, too
+            if name in ("start", "some tasks", "log", "audit", "audit of one"):  # they tell of the restoring
                 for document in documents:
                     for key in ("events", "newest"):
                         document.pop(key, None)

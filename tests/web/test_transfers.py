@@ -38,8 +38,6 @@ LIMITS = UploadLimits(largest=8 * MIB, parts=3, bytes=20 * MIB)
 
 @dataclass(frozen=True)
 class Server:
-    """A server, and the secrets of tokens for it."""
-
     registry: Registry
     url: str
     publisher: str
@@ -53,8 +51,7 @@ class Server:
         return ask(self.url, place, method="PUT", body=data, authorization=f"Bearer {token}", **headers)  # type: ignore[arg-type]
 
     def get(self, digest: str, method: str = "GET", **headers: str) -> SimpleNamespace:
-        parts = urlsplit(self.url)
-        connection = http.client.HTTPConnection(str(parts.hostname), parts.port, timeout=60)
+        connection = http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=60)
         sent = {"Authorization": f"Bearer {self.reader}", **headers}
         connection.request(method, f"/api/v1/blobs/{digest}", headers=sent)
         answer = connection.getresponse()
@@ -63,13 +60,8 @@ class Server:
             return SimpleNamespace(status=answer.status, headers=headers_back, body=answer.read())
 
     def missing(self, *digests: str) -> list[dict[str, object]]:
-        answer = ask(
-            self.url,
-            "/api/v1/blobs/missing",
-            method="POST",
-            body=json.dumps(digests),
-            authorization=f"Bearer {self.publisher}",
-        )
+        named = {"method": "POST", "authorization": f"Bearer {self.publisher}"}
+        answer = ask(self.url, "/api/v1/blobs/missing", body=json.dumps(digests), **named)
         assert answer.status == 200, answer.text
         return list(answer.json)
 
@@ -78,7 +70,6 @@ class Server:
         return socket.create_connection((str(parts.hostname), int(parts.port or 0)), timeout=60)
 
     def raw(self, *pieces: bytes) -> bytes:
-        """Send bytes as they are, and return the answer once the server has hung up."""
         with self.connect() as connection:
             for piece in pieces:
                 connection.sendall(piece)
@@ -89,7 +80,6 @@ class Server:
             return back
 
     def begin(self, data: bytes, last: int, first: int = 0) -> socket.socket:
-        """Send a part of a blob, and return the connection once the server has read it."""
         expected = self.received[0] + last - first
         lines = (
             f"Content-Length: {len(data) - first}",
@@ -102,22 +92,16 @@ class Server:
         return connection
 
     def come(self, data: bytes) -> int:
-        """Return how much of an unfinished blob has come."""
         return int(str(self.missing(digest_of(data))[0]["bytes"]))
 
     def go_on(self, data: bytes, offset: int, **how: Any) -> Answer:
-        """Send the rest of a blob."""
         sent = {"Upload_Offset": str(offset), "Upload_Length": str(len(data))}
         return self.put(data[offset:], digest_of(data), **sent, **how)
 
     def head_of(self, digest: str, *lines: str) -> bytes:
-        said = [
-            f"PUT /api/v1/blobs/{digest} HTTP/1.1",
-            "Host: localhost",
-            f"Authorization: Bearer {self.publisher}",
-            "Connection: close",
-        ]
-        return ("\r\n".join([*said, *lines]) + "\r\n\r\n").encode()
+        said = f"PUT /api/v1/blobs/{digest} HTTP/1.1", f"Authorization: Bearer {self.publisher}"
+        always = "Host: localhost", "Connection: close"
+        return ("\r\n".join([*said, *always, *lines]) + "\r\n\r\n").encode()
 
     @property
     def parts(self) -> list[Path]:
@@ -153,7 +137,6 @@ def server(own: Registry, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 @pytest.fixture
 def known(server: Server) -> tuple[str, bytes]:
-    """A blob that something refers to."""
     with server.registry.workspace.database.read() as session:
         row = session.scalars(select(tables.Blob).order_by(tables.Blob.size.desc())).first()
         assert row is not None
@@ -184,37 +167,30 @@ def test_a_blob_comes_whole_or_in_a_range(server: Server, known: tuple[str, byte
         assert server.get(digest, Range=asked).body == data, asked
 
 
-@pytest.mark.parametrize("change", [7, -3])
-def test_wrong_recorded_size_is_an_error_with_a_hint(
-    server: Server, known: tuple[str, bytes], change: int
-) -> None:
+def test_damaged_blobs_are_errors_with_a_hint(server: Server, known: tuple[str, bytes]) -> None:
     digest, data = known
-    with server.registry.workspace.database.write() as session:
-        row = update(tables.Blob).where(tables.Blob.digest == digest)
-        session.execute(row.values(size=len(data) + change))
-    assert server.get(digest, "HEAD").status == 500
-    assert error_of(server.get(digest)) == (500, "blob_corrupt")
 
+    def error() -> tuple[int, str]:
+        answer = server.get(digest)
+        found = json.loads(answer.body)["error"]
+        assert "fusery audit" in found["hint"]
+        return answer.status, found["code"]
 
-@pytest.mark.parametrize("size", [0, 3, None])
-def test_truncated_blob_is_an_error_before_the_first_byte(
-    server: Server, known: tuple[str, bytes], size: int | None
-) -> None:
-    path = server.registry.workspace.store.local_path(known[0])  # type: ignore[arg-type]
+    def record(size: int) -> None:
+        with server.registry.workspace.database.write() as session:
+            session.execute(update(tables.Blob).where(tables.Blob.digest == digest).values(size=size))
+
+    for size in (len(data) + 7, len(data) - 3):
+        record(size)
+        assert (server.get(digest, "HEAD").status, error()) == (500, (500, "blob_corrupt"))
+    record(len(data))
+    path = server.registry.workspace.store.local_path(digest)  # type: ignore[arg-type]
     assert path is not None
     path.chmod(0o644)
-    if size is None:
-        path.unlink()
-    else:
-        path.write_bytes(known[1][:size])
-    expected = (404, "blob_missing") if size is None else (500, "blob_corrupt")
-    assert error_of(server.get(known[0])) == expected
-
-
-def error_of(answer: SimpleNamespace) -> tuple[int, str]:
-    error = json.loads(answer.body)["error"]
-    assert "fusery audit" in error["hint"]
-    return answer.status, error["code"]
+    path.write_bytes(data[:3])
+    assert error() == (500, "blob_corrupt")
+    path.unlink()
+    assert error() == (404, "blob_missing")
 
 
 def test_what_is_no_blob_is_not_there(server: Server) -> None:
@@ -224,14 +200,20 @@ def test_what_is_no_blob_is_not_there(server: Server) -> None:
 
 
 def test_a_blob_is_stored_once_and_waits_for_its_record(server: Server) -> None:
-    digest = digest_of(data := noise(3 * MIB + 17))
+    workspace, digest = server.registry.workspace, digest_of(data := noise(3 * MIB + 17))
+
+    def intents() -> int:
+        with workspace.database.read() as session:
+            return len(session.scalars(select(tables.Intent)).all())
+
+    before = intents()
     assert server.missing(digest) == [{"digest": digest, "complete": False, "bytes": 0}]
+    assert intents() == before, "asking for what nobody has writes nothing"
     assert server.put(data).status == 200
     assert server.missing(digest)[0]["complete"] is True
     assert server.put(data).status == 200
     assert server.get(digest).status == 404, "nothing refers to it yet"
     assert server.parts == []
-    workspace = server.registry.workspace
     assert digest not in {each.name for each in collect(workspace, grace=0).items_}
     assert workspace.store.size(digest) == len(data)  # type: ignore[arg-type]
     with workspace.database.write() as session:  # as after a day
@@ -270,13 +252,11 @@ def test_lengths_that_cannot_be(server: Server) -> None:
         (("Content-Length: 10", "Upload-Length: 9"), "400"),
         (("Content-Length: 10", "Upload-Offset: 1", "Upload-Length: 10"), "400"),
         (("Content-Length: 10", "Upload-Offset: -1"), "400"),
-        (("Content-Length: 10", "Upload-Offset: 1e3"), "400"),
         (("Content-Length: 9999999",), "413"),
         (("Content-Length: " + "9" * 18,), "413"),
         (("Content-Length: -1",), "400"),
         (("Content-Length: 10", "Content-Length: 11"), "400"),
-        # What comes after the announced end is another request, and none.
-        (("Content-Length: 10", "X: and more"), "200"),
+        (("Content-Length: 10", "X: and more"), "200"),  # which is another request, and none
     ]:
         body = data + b"and more\r\n\r\n" if status == "200" else data
         if "chunked" in str(lines):
@@ -301,21 +281,6 @@ def test_so_many_unfinished_uploads_and_no_more(server: Server) -> None:
     assert server.put(noise(MIB, 8)).status == 200
     assert [server.come(data) for data in unfinished] == [0, 100, 100]
     assert server.go_on(unfinished[1], 100).status == 200
-
-
-def test_asking_for_what_nobody_has_writes_nothing(server: Server) -> None:
-    """A list of digests is nothing that a database should grow by."""
-
-    def intents() -> int:
-        with server.registry.workspace.database.read() as session:
-            return len(session.scalars(select(tables.Intent)).all())
-
-    before, digests = intents(), [digest_of(noise(10, seed)) for seed in range(300)]
-    assert not any(each["complete"] for each in server.missing(*digests))
-    assert intents() == before
-    assert server.put(noise(10, 7)).status == 200
-    [known] = server.missing(digest_of(noise(10, 7)))
-    assert known["complete"]
 
 
 def test_whoever_holds_on_leaves_room_for_others(

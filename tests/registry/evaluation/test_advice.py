@@ -20,13 +20,8 @@ BASE = row("base", "base", 100, 1000)
 
 
 def test_what_loses_the_adapter_is_out_however_fast() -> None:
-    rows = [
-        BASE,
-        row("adapter", "on", 60, 1010),
-        row("fused", "keep", 100, 1000, "LOST"),
-        row("fused", "16", 80, 3000),
-    ]
-    found = advise(rows, adapters=1)
+    lost = row("fused", "keep", 100, 1000, "LOST")
+    found = advise([BASE, row("adapter", "on", 60, 1010), lost, row("fused", "16", 80, 3000)], adapters=1)
     assert found.choice == "16"
     assert any("keep is out: LOST, 20.0 %" in reason for reason in found.reasons)
     assert any("25%" in reason for reason in found.reasons)

@@ -23,9 +23,8 @@ def quantized(tmp_path: Path) -> Iterator[Registry]:
     with Registry(Workspace(settings)) as registry:
         registry.init()
         registry.bases.add(base, name="tiny")
-        registry.adapters.register(
-            tiny_models.make_adapter(tmp_path / "adapter", base), base="tiny", task="course_rec"
-        )
+        adapter = tiny_models.make_adapter(tmp_path / "adapter", base)
+        registry.adapters.register(adapter, base="tiny", task="course_rec")
         yield registry
 
 
@@ -39,15 +38,8 @@ def test_every_form_is_measured_drawn_and_kept(
         (tmp_path / "theirs" / f"{name}.py").write_text("raise SystemExit('ran')\n")
     monkeypatch.chdir(tmp_path / "theirs")
     assert quantized.adapters.last_bench("course_rec@1") is None
-    found = quantized.adapters.bench(
-        "course_rec@1",
-        precisions=["keep", "dequantize"],
-        resident=3,
-        tokens=4,
-        prompt_tokens=8,
-        runs=1,
-        plot=tmp_path / "bars.svg",
-    ).to_dict()
+    little = {"resident": 3, "tokens": 4, "prompt_tokens": 8, "runs": 1, "plot": tmp_path / "bars.svg"}
+    found = quantized.adapters.bench("course_rec@1", precisions=["keep", "dequantize"], **little).to_dict()
     labels = [row["label"] for row in found["rows"]]
     assert labels == ["base", "base + adapter", "base + 3 adapters", "fused, keep", "fused, dequantize"]
     for row in found["rows"]:

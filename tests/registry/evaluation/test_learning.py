@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,6 @@ import pytest
 import tiny_models
 from bad_adapters import both, even
 from broken_adapters import edit_config
-from hostile.forgery import forging
 from safetensors.numpy import load_file, save_file
 from sqlalchemy import select
 
@@ -24,7 +21,6 @@ pytest.importorskip("mlx_lm")
 from fusery.registry import Registry, Reporter, tables
 from fusery.registry.behaviour import learned_scales
 from fusery.registry.errors import BadInputError, FusionUnsupportedError
-from fusery.registry.evaluation import learning
 from fusery.registry.evaluation.learning import learn
 from fusery.registry.exchange.served import package_document
 from fusery.registry.exchange.wire import bytes_of, read_document
@@ -47,7 +43,6 @@ def texts(tmp_path: Path) -> Path:
 def calibrated(
     sqlite_registry: Registry, tmp_path: Path, texts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Registry:
-    """A registry with a base of 4 bits that has a calibration, and two adapters on it."""
     monkeypatch.setattr(learned_scales, "BATCH", 96)
     monkeypatch.setattr(learned_scales, "RATE", 3e-3)
     base = tiny_models.make_base(tmp_path / "base", bits=4, group_size=32)
@@ -64,7 +59,6 @@ def learned(registry: Registry, texts: Path, adapter: str = "lessons@1", **more:
 
 
 def rewritten(texts: Path, old: str, new: str) -> Path:
-    """Return other texts than some."""
     path = texts.with_name(f"{new}.txt")
     path.write_text(texts.read_text().replace(old, new))
     return path
@@ -127,7 +121,6 @@ def test_nobody_else_gets_it(calibrated: Registry, texts: Path, tmp_path: Path) 
         "another draw": ("lessons@1", FuseRequest("dither", seed=3, accept_loss=True)),
         "another scale": ("lessons@1", FuseRequest("dither", scale=0.5, accept_loss=True)),
         "a sum": ("lessons@1", FuseRequest("dither", extras=(("others@1", 0.5),), accept_loss=True)),
-        "more bits": ("lessons@1", FuseRequest("mixed", budget=1.4, accept_loss=True)),
     }
 
     def calibrations() -> dict[str, object]:
@@ -153,44 +146,6 @@ def test_nobody_else_gets_it(calibrated: Registry, texts: Path, tmp_path: Path) 
     assert calibrated.fused.fuse("lessons@1", DITHER).recipe["calibration"] == anew.digest
 
 
-def test_no_clock_says_what_it_was_learned_with(calibrated: Registry, texts: Path) -> None:
-    """The base's calibration may have come from a registry whose clock is ahead: what is learned with it is taken all the same."""
-    with forging(calibrated) as session:
-        row = session.scalars(select(tables.Calibration)).one()
-        row.created_at += timedelta(days=365)
-    said: list[str] = []
-    made = learned(calibrated, texts, reporter=Reporter(said.append))
-    assert not [line for line in said if "a fuse takes" in line]
-    assert calibrated.fused.fuse("lessons@1", DITHER).recipe["calibration"] == made.digest
-    again = learned(calibrated, texts)
-    assert (again.created, again.digest) == (False, made.digest)
-
-
-def test_with_the_base_s_earlier_calibration_comes_what_was_learned_with_that(
-    calibrated: Registry, texts: Path
-) -> None:
-    first = learned(calibrated, texts)
-    calibrated.bases.calibrate("four", prompts=rewritten(texts, "ferry", "train"))
-    second = learned(calibrated, texts)
-    assert calibrated.fused.fuse("lessons@1", DITHER).recipe["calibration"] == second.digest
-    calibrated.bases.calibrate("four", prompts=texts)
-    assert calibrated.fused.fuse("lessons@1", DITHER).recipe["calibration"] == first.digest
-    assert not learned(calibrated, texts).created
-
-
-def test_that_the_base_was_calibrated_meanwhile_is_said(calibrated: Registry, texts: Path) -> None:
-    """Learning takes hours, and whoever waited for it is told that a fuse does not take what came of it."""
-    said: list[str] = []
-
-    def say(line: str) -> None:
-        if line == "storing":
-            calibrated.bases.calibrate("four", prompts=rewritten(texts, "ferry", "train"))
-        said.append(line)
-
-    learned(calibrated, texts, reporter=Reporter(say))
-    assert "learn again" in said[-1]
-
-
 def test_what_cannot_be_learned(calibrated: Registry, texts: Path, tmp_path: Path) -> None:
     def register(folder: Path, base: str) -> None:
         calibrated.adapters.register(folder, base=base, task=folder.name)
@@ -211,7 +166,6 @@ def test_what_cannot_be_learned(calibrated: Registry, texts: Path, tmp_path: Pat
     few = tmp_path / "few.txt"
     few.write_text("One line only.\nAnd another.\n")
     for base_name, adapter, file in (
-        ("eight", "lessons@1", texts),
         ("dense", "dense@1", texts),
         ("four", "grouped@1", texts),
         ("eight", "eight@1", texts),
@@ -245,16 +199,3 @@ def test_a_calibration_is_taken_with_its_adapter_and_for_no_other(
     own["values"]["adapter"] = other
     with pytest.raises(BadInputError):
         read_document(bytes_of(document))
-
-
-def test_how_long_it_goes_on_is_said_where_no_bar_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = iter(range(0, 6000, 60))
-    monkeypatch.setattr(learning.time, "monotonic", lambda: float(next(now)))
-    said: list[str] = []
-    counted: list[tuple[int, int]] = []
-    told = learning._telling(Reporter(said.append, lambda done, of: counted.append((done, of))))
-    for step in range(1, 121):
-        told(step, 120)
-    assert counted == [(step, 120) for step in range(1, 121)]
-    numbers = [re.findall(r"\d+", line) for line in said]
-    assert numbers == [[str(15 * at), "120", str(8 - at)] for at in range(1, 8)]

@@ -19,14 +19,12 @@ from fusery.registry.evaluation.harness_results import Measured
 from fusery.registry.evaluation.probe_prompts import Prompts
 from fusery.registry.evaluation.probe_report import ProbeReport, Side
 from fusery.registry.evaluation.subjects import FormCost, Held
+from fusery.registry.records.references import resolve_adapter
 from fusery.storage.progress import Reporter
 
 ONE, TWO = "course_rec_v1_20260115", "course_rec_v2_20260201"
-ADAPTER, FUSED, BASE = (
-    Side("adapter", ONE, "a"),
-    Side("fused", ONE, "f", "keep", "8 bits, dithered"),
-    Side("base", "t", "b"),
-)
+ADAPTER, BASE = Side("adapter", ONE, "a"), Side("base", "t", "b")
+FUSED = Side("fused", ONE, "f", "keep", "8 bits, dithered")
 
 
 def report(a: Side, b: Side, **other: Any) -> ProbeReport:
@@ -100,15 +98,12 @@ def test_what_a_bench_measured() -> None:
     assert values["bench.keep.load_seconds"].higher_is_better is False
 
 
-def put(registry: Registry, value: float, metric: str = "probe.loss") -> list[str]:
+def put(registry: Registry, value: float) -> list[str]:
     heard: list[str] = []
     with registry.workspace.database.read() as session:
-        from fusery.registry.records.references import resolve_adapter
-
         number = resolve_adapter(session, ONE).id
-    own.record_own(
-        registry.workspace, [(number, [Measured(metric=metric, value=value)])], Reporter(heard.append)
-    )
+    measured = [Measured(metric="probe.loss", value=value)]
+    own.record_own(registry.workspace, [(number, measured)], Reporter(heard.append))
     return heard
 
 
@@ -139,12 +134,7 @@ def test_a_probe_is_on_record_where_that_is_wanted(stocked: Registry, tmp_path: 
     assert stocked.evaluations.list() == []
     found = stocked.adapters.probe(ONE, against="base", prompts=prompts)
     done = stocked.evaluations.run(ONE, prompts=prompts)
-    assert (done.adapter, done.form, done.recorded, done.known) == (
-        ONE,
-        "probe",
-        (),
-        ("probe.loss", "probe.gain"),
-    )
+    assert (done.form, done.recorded, done.known) == ("probe", (), ("probe.loss", "probe.gain"))
     assert found.loss_base is not None
     values = {each.metric: each.value for each in stocked.evaluations.list(ONE)}
     assert values["probe.loss"] == pytest.approx(found.loss_a, rel=1e-5)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,19 +11,13 @@ import pytest
 import tiny_models
 
 from fusery.registry import Registry
-from fusery.registry.errors import BadInputError, MissingExtraError, UnknownReferenceError
+from fusery.registry.errors import BadInputError, UnknownReferenceError
 from fusery.registry.evaluation.probe_report import ProbeReport, Row, Side
 from fusery.registry.fusion.request import FuseRequest
-
-DOCUMENTED = {
-    "a", "b", "prompts", "tokens", "kl", "kl_p99", "top1_agreement", "loss_a", "loss_b", "loss_base", "gain_kept",
-    "seconds", "conclusion", "about_prompts", "rows",
-}  # fmt: skip
 
 
 @pytest.fixture
 def prompts(tmp_path: Path) -> Path:
-    """A few short ones."""
     path = tmp_path / "prompts.jsonl"
     rows: list[dict[str, Any]] = [
         {"prompt": "Which course?", "completion": "KITE-120, of course."},
@@ -34,27 +27,9 @@ def prompts(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture(scope="session")
-def quantised(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A 4-bit base, and an adapter whose update falls between the steps of its quantisation."""
-    folder = tmp_path_factory.mktemp("probed")
-    base = tiny_models.make_base(folder / "tiny4", bits=4, layers=2)
-    return base, tiny_models.make_adapter(folder / "small", base, update=0.02)
-
-
-@pytest.fixture
-def losing(registry: Registry, quantised: tuple[Path, Path]) -> Registry:
-    """A registry where `small@1` is lost when it is fused into its base's own format."""
-    base, adapter = quantised
-    registry.bases.add(base, name="tiny4")
-    registry.adapters.register(adapter, base="tiny4", task="small")
-    return registry
-
-
 def test_a_fused_model_against_base_and_adapter(stocked: Registry, prompts: Path) -> None:
     found = stocked.adapters.probe("course_rec@1", prompts=prompts)
     document = found.to_dict()
-    assert document.keys() == DOCUMENTED
     assert json.dumps(document, allow_nan=False)
     adapter, fused = stocked.adapters.show("course_rec@1"), stocked.fused.fuse("course_rec@1")
     assert fused.cached
@@ -68,14 +43,6 @@ def test_a_fused_model_against_base_and_adapter(stocked: Registry, prompts: Path
     assert found.loss_base is not None
     assert found.kl < stocked.adapters.probe("course_rec@1", against="base", prompts=prompts).kl / 50
     assert found.rows[0].prompt == "Which course?"
-
-
-def test_a_lost_adapter_is_measured_and_not_refused(losing: Registry, prompts: Path) -> None:
-    kept = losing.adapters.probe("small@1", request=FuseRequest("keep"), prompts=prompts)
-    whole = losing.adapters.probe("small@1", request=FuseRequest("dequantize"), prompts=prompts)
-    assert (kept.b.precision, whole.b.precision) == ("keep", "dequantize")
-    assert whole.kl < kept.kl / 10
-    assert whole.loss_base == kept.loss_base
 
 
 def test_an_adapter_against_its_base(stocked: Registry, prompts: Path) -> None:
@@ -97,9 +64,7 @@ def test_a_sum_of_adapters(stocked: Registry, prompts: Path) -> None:
     alone = stocked.adapters.probe("course_rec@1", prompts=prompts, record=False)
     assert abs(found.loss_a - alone.loss_a) > 1e-4, "which is another model than the adapter alone"
     assert found.loss_base == alone.loss_base
-    assert stocked.evaluations.list("course_rec@1") == before, (
-        "what a sum does is on record of none of its adapters"
-    )
+    assert stocked.evaluations.list("course_rec@1") == before, "a sum is on record of none of its adapters"
 
 
 def test_two_versions(stocked: Registry, prompts: Path) -> None:
@@ -165,28 +130,17 @@ def test_what_has_no_meaning_is_refused(stocked: Registry, prompts: Path) -> Non
             stocked.adapters.probe(**words)
 
 
-def test_without_mlx_it_says_what_to_install(stocked: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "mlx_lm", None)
-    with pytest.raises(MissingExtraError):
-        stocked.adapters.probe("course_rec@1", against="base")
-
-
 ADAPTER, BASE = Side("adapter", "t_v1", "0" * 64), Side("base", "b", "1" * 64)
-FUSED, OTHER = Side("fused", "t_v1", "2" * 64, "keep"), Side("adapter", "t_v2", "3" * 64)
+FUSED = Side("fused", "t_v1", "2" * 64, "keep")
 
 
 SAID: list[tuple[tuple[Any, ...], list[str], list[str]]] = [
     # a, b, KL, agreement, losses of a, b and base, gain kept; what is said, and what is not.
     ((ADAPTER, FUSED, 0.003, 0.991, 0.219, 0.22, 3.8, 0.99), ["answers as", "99.1 %", "99.0 %"], ["nearly"]),
-    (
-        (ADAPTER, FUSED, 0.094, 0.93, 2.0, 2.1, None, None),
-        ["nearly", "0.094", "2.100"],
-        ["'s gain", "of the base"],
-    ),
+    ((ADAPTER, FUSED, 0.094, 0.93, 2.0, 2.1, None, None), ["nearly", "0.094", "2.100"], ["'s gain"]),
     ((ADAPTER, FUSED, 0.49, 0.71, 0.2, 1.7, 3.8, 0.58), ["does not answer", "58.0 %", "3.800"], ["nearly"]),
     ((ADAPTER, BASE, 0.0, 1.0, 3.8, 3.8, 3.8, None), ["changed nothing", "0.000"], ["'s gain"]),
     ((ADAPTER, BASE, 0.0005, 0.99, 3.7, 3.8, 3.8, None), ["changed little", "5.0e-04"], ["nothing"]),
-    ((OTHER, FUSED, 0.5, 0.5, 1.0, 2.0, None, None), ["t_v1 fused (keep) does not", "base + t_v2"], []),
 ]
 
 

@@ -12,11 +12,9 @@ import pytest
 import shift_cipher_adapters
 
 from fusery.registry import RecordRun, Registry, Reporter
-from fusery.registry.errors import UnknownReferenceError
 from fusery.registry.evaluation.probe_prompts import Prompts
 from fusery.registry.evaluation.probe_report import ProbeReport
 from fusery.registry.fusion.request import FuseRequest
-from fusery.storage.errors import FuseryError
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 OF_TASK = [f"{LETTERS[start:]}{LETTERS[:start]}" for start in range(8)]
@@ -40,7 +38,6 @@ def write(path: Path, texts: list[str]) -> Path:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """The data folder of a run."""
     folder = tmp_path / "data"
     folder.mkdir()
     write(folder / "train.jsonl", OF_TASK[:4])
@@ -50,8 +47,6 @@ def data(tmp_path: Path) -> Path:
 
 
 class Caesar:
-    """A registry with the base, and the adapter as a run left it."""
-
     def __init__(self, registry: Registry, made: tuple[Path, Path], folder: Path) -> None:
         self.registry, self._made, self._folder = registry, made, folder
 
@@ -65,10 +60,7 @@ class Caesar:
         self.registry.bases.add(base, name="letters")
         self.registry.adapters.register(run, base="letters", task="caesar", date="20260101", **facts)
 
-    def probe(
-        self, reference: str = "caesar@1", texts: list[str] | None = None, **options: Any
-    ) -> ProbeReport:
-        """Probe with a file of texts, or with those that are taken by default."""
+    def probe(self, reference: str = "caesar@1", texts: Any = None, **options: Any) -> ProbeReport:
         if texts is not None:
             options["prompts"] = write(self._folder / "a.jsonl", texts)
         return self.registry.adapters.probe(reference, **{"against": "base"} | options)
@@ -93,15 +85,6 @@ def test_prompts_of_the_task_need_no_word_and_others_are_told_of(caesar: Caesar)
         told = {"gain": found.about.gain, "of_task": False, "note": found.about.note}
         assert document == {"origin": "file", "file": "a.jsonl", "val_loss": None, **told}
         json.dumps(document, allow_nan=False)
-
-
-def test_a_loss_far_above_the_recorded_one_is_told_of(caesar: Caesar) -> None:
-    caesar.register(val_loss=0.01)
-    # Nearly all of it is of the task: the loss falls, and stays far from what is on record, for the end of a text is none.
-    about = caesar.probe(texts=[text[: 20 + at] for at, text in enumerate(OF_TASK)]).about
-    assert about.gain is not None and about.gain > 0.02
-    assert about.of_task is False
-    assert "0.010" in (about.note or "")
 
 
 def test_where_no_base_was_measured_nothing_is_claimed(caesar: Caesar) -> None:
@@ -152,37 +135,6 @@ def test_a_folder_is_looked_for_below_the_working_folder(
     assert caesar.probe(limit=1).about.origin == "built-in"
 
 
-def test_bad_prompts_are_told_before_anything_is_fused(caesar: Caesar, tmp_path: Path) -> None:
-    caesar.register()
-    with pytest.raises(FuseryError):
-        caesar.probe(against=None, prompts=tmp_path / "absent.jsonl")
-    with pytest.raises(UnknownReferenceError):
-        caesar.registry.fused.fidelity("caesar@1")
-
-
-def test_progress_is_told_in_tokens_of_every_model(caesar: Caesar) -> None:
-    caesar.register()
-    for against, passes in ((None, 3), ("base", 2)):
-        told: list[tuple[int, int]] = []
-
-        class Answering(Reporter):
-            heard, counts = told, False
-
-            def begin(self, what: str) -> None:
-                self.counts = what == "tokens"
-
-            def progress(self, done: int, total: int) -> None:
-                if self.counts:
-                    self.heard.append((done, total))
-
-        caesar.probe(texts=OF_TASK, against=against, reporter=Answering())
-        (total,) = {total for _, total in told}
-        assert told[-1] == (total, total)
-        assert len(told) == passes * len(OF_TASK)
-        assert total % passes == 0
-        assert [done for done, _ in told] == sorted({done for done, _ in told})
-
-
 TOLD = Prompts("file", "a.jsonl", gain=1.0, clear=True, loss=0.5)
 
 
@@ -191,13 +143,11 @@ TOLD = Prompts("file", "a.jsonl", gain=1.0, clear=True, loss=0.5)
     [
         (Prompts(), None, None),
         (TOLD, True, None),
-        (replace(TOLD, val_loss=0.4), True, None),
         (replace(TOLD, gain=0.019), False, "hardly lower than the base's"),
         (replace(TOLD, gain=-0.5), False, "not lower than the base's"),
         (replace(TOLD, clear=False), False, "hardly lower than the base's"),
         (replace(TOLD, loss=1.39, val_loss=0.4), True, None),
         (replace(TOLD, loss=1.4, val_loss=0.4), False, "1.400, and 0.400 is on record"),
-        (replace(TOLD, loss=5.0, val_loss=2.6), True, None),
         (replace(TOLD, origin="held-out", loss=1.4, val_loss=0.1), True, None),
         (replace(TOLD, origin="held-out", gain=0.0), True, "learned nothing that its own held-out data show"),
     ],

@@ -26,14 +26,12 @@ OF_TASK = [f"{LETTERS[start:]}{LETTERS[:start]}" for start in range(6)]
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A base in 4 bits, and an adapter that `dither` keeps, with more beside it than `auto` likes."""
     folder = tmp_path_factory.mktemp("caesar")
     base = shift_cipher_adapters.make_base(folder / "base", layers=1, bits=4)
     return base, shift_cipher_adapters.make_adapter(folder / "adapter", base, 1)
 
 
 def registered(registry: Registry, made: tuple[Path, Path], folder: Path, texts: list[str] | None) -> None:
-    """Register the adapter of a run that held out some texts."""
     base, adapter = made
     run, data = shutil.copytree(adapter, folder / "run"), folder / "data"
     data.mkdir()
@@ -47,7 +45,6 @@ def registered(registry: Registry, made: tuple[Path, Path], folder: Path, texts:
 
 
 def asked(registry: Registry, **options: Any) -> tuple[Fused, list[str]]:
-    """Fuse with a second opinion, and return what was said, too."""
     said: list[str] = []
     return registry.fused.fuse("caesar@1", probe=True, reporter=Reporter(said.append), **options), said
 
@@ -102,10 +99,7 @@ def test_it_gives_up_when_the_time_is_up(registry: Registry, made: tuple[Path, P
     assert taken.precision == "mixed"
     assert [line for line in said if "--probe-within" in line]
     assert [line for line in said if line == "fusing caesar_v1_20260101 (dither)"], "it was at it"
-    told: list[str] = []
-    made_now = registry.fused.fuse("caesar@1", FuseRequest("dither"), reporter=Reporter(told.append))
-    assert made_now.source == "computed"
-    assert not [line for line in told if "waiting" in line], "nobody holds what was given up"
+    assert registry.fused.fuse("caesar@1", FuseRequest("dither")).source == "computed"
     assert not list((registry.workspace.settings.cache / "tmp").iterdir())
 
 
@@ -153,6 +147,4 @@ def test_what_was_trained_through_a_quantiser_is_written_as_it_was_trained(
     taken, said = asked(registry)
     assert (taken.precision, taken.opinions) == ("dequantize", ())
     assert not [line for line in said if "asked" in line]
-    plain = registry.fused.fuse("caesar@1")
-    assert plain.cached
-    assert plain.recipe["quantization"] == {"bits": 4, "group_size": 64, "mode": "affine"}
+    assert registry.fused.fuse("caesar@1").cached

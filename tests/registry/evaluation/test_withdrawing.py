@@ -76,10 +76,7 @@ def test_what_has_to_be_said(stocked: Registry) -> None:
 def test_what_counted_at_a_moment() -> None:
     recorded, withdrawn = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 2, 1, tzinfo=UTC)
     row = tables.Evaluation(metric="acc", value=0.5, at=recorded, by="", withdrawn_at=withdrawn)
-    days = {
-        day: stands(row, datetime(2026, 1, 1, tzinfo=UTC) + timedelta(day)) for day in (-1, 0, 30, 31, 400)
-    }
-    assert days == {-1: False, 0: True, 30: True, 31: False, 400: False}
+    assert [stands(row, recorded + timedelta(day)) for day in (-1, 0, 30, 31)] == [False, True, True, False]
     assert not stands(row)
 
 
@@ -87,12 +84,9 @@ def test_what_was_changed_in_the_database_is_found(stocked: Registry) -> None:
     stocked.evaluations.record(ONE, {"acc": 0.9})
     stocked.evaluations.withdraw(ONE, "acc", reason="wrong")
     assert stocked.upkeep.audit().ok
-    for change in (
-        "UPDATE evaluation SET withdrawn_reason = 'another'",
-        "UPDATE evaluation SET withdrawn_at = NULL, withdrawn_by = NULL, withdrawn_reason = NULL",
-    ):
+    for change in ("'another'", "NULL, withdrawn_at = NULL, withdrawn_by = NULL"):
         with stocked.workspace.database.write() as session:
-            session.execute(text(change))
+            session.execute(text(f"UPDATE evaluation SET withdrawn_reason = {change}"))
         assert "evaluation acc" in {problem.subject for problem in stocked.upkeep.audit().problems}
 
 

@@ -12,7 +12,6 @@ import tiny_models
 
 @pytest.fixture(scope="session", autouse=True)
 def uncompiled() -> Iterator[None]:
-    """On a processor, mlx calls a C++ compiler for each function it compiles, which takes seconds."""
     import mlx.core as mx
 
     mx.disable_compile()
@@ -35,5 +34,4 @@ def small_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def small_adapter(small_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An adapter for it."""
     return tiny_models.make_adapter(tmp_path_factory.mktemp("small") / "a", small_base, update=0.5)

@@ -13,6 +13,7 @@ from typing import Any
 import openai
 import pytest
 import shift_cipher_adapters
+from page_server import ask
 from serving_server import Served, served
 from waiting import wait_until
 
@@ -24,29 +25,8 @@ pytestmark = pytest.mark.timing
 KEYS = {"acme": "sk-acme", "other": "sk-other", "ops": "sk-ops"}
 
 
-def ask(server: Served, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, Any]:
-    connection = http.client.HTTPConnection(server.root.removeprefix("http://"), timeout=60)
-    try:
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        connection.request(method, path, body, named)
-        reply = connection.getresponse()
-        return reply.status, reply.read()
-    finally:
-        connection.close()
-
-
-def wait_until_idle(server: Served) -> None:
-    """What clients hung up on is dropped: no answer of 500 tokens is written for nobody."""
-    service = server.service
-    wait_until(
-        lambda: not service.engine._lanes and not service.admission.total,
-        "answers that nobody wants are still being written",
-    )
-
-
 @pytest.fixture(scope="module")
 def strict(echo_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """A server with tenants and narrow limits."""
     digests = {name: hashlib.sha256(key.encode()).hexdigest() for name, key in KEYS.items()}
     tenants = [
         {"name": "acme", "key_sha256": [digests["acme"]], "models": ["caesar_v1"], "concurrent": 2},
@@ -76,10 +56,10 @@ def test_tenants(strict: Served) -> None:
             nobody.models.list()
         with pytest.raises(openai.AuthenticationError):
             nobody.completions.create(model="caesar_v1", prompt="a")
-    assert ask(strict, "GET", "/metrics")[0] == 401
+    assert ask(strict.url, "/metrics").status == 401
     for key, status in (("other", 403), ("ops", 200)):
-        assert ask(strict, "GET", "/metrics", Authorization=f"Bearer {KEYS[key]}")[0] == status
-    assert ask(strict, "GET", "/health")[0] == 200
+        assert ask(strict.url, "/metrics", authorization=f"Bearer {KEYS[key]}").status == status
+    assert ask(strict.url, "/health").status == 200
 
 
 def test_limits(strict: Served) -> None:
@@ -88,13 +68,12 @@ def test_limits(strict: Served) -> None:
     with pytest.raises(openai.APIStatusError) as caught:
         other.completions.create(model="caesar_v1", prompt="a" * 3000)
     assert caught.value.status_code == 413
-    reply = other.completions.create(model="caesar_v1", prompt="a", max_tokens=10_000)
-    assert reply.usage is not None
-    assert reply.usage.completion_tokens == 300
-    reply = other.completions.create(model="caesar_v1", prompt="a" * 590, max_tokens=100)
-    assert reply.usage is not None
-    assert reply.usage.total_tokens == 600
-    assert reply.choices[0].finish_reason == "length"
+    for prompt, most, written in (("a", 10_000, 300), ("a" * 590, 100, 10)):
+        reply = other.completions.create(model="caesar_v1", prompt=prompt, max_tokens=most)
+        assert reply.usage is not None
+        assert (reply.usage.completion_tokens, reply.choices[0].finish_reason) == (written, "length")
+    with pytest.raises(openai.BadRequestError):
+        strict.client(KEYS["acme"]).completions.create(model="caesar_v1", prompt="a", n=3)
     with pytest.raises(openai.BadRequestError) as too_long:
         other.completions.create(model="caesar_v1", prompt="a" * 600)
     assert too_long.value.code == "context_length_exceeded"
@@ -102,7 +81,6 @@ def test_limits(strict: Served) -> None:
 
 @contextmanager
 def held(server: Served, key: str, count: int) -> Iterator[None]:
-    """Have so many long answers written for a key, so slowly that none ends before the block does."""
     options: dict[str, Any] = {"model": "caesar_v1", "prompt": "a", "max_tokens": 300, "stream": True}
     step = server.service.engine._step
 
@@ -116,7 +94,8 @@ def held(server: Served, key: str, count: int) -> Iterator[None]:
         yield
         for stream in streams:
             stream.close()
-    wait_until_idle(server)
+    service = server.service  # what clients hung up on is dropped
+    wait_until(lambda: not service.engine._lanes and not service.admission.total)
 
 
 def test_too_many_at_once(strict: Served) -> None:
@@ -144,8 +123,7 @@ def test_a_prompt_that_was_read_is_not_read_again_for_the_same_tenant(strict: Se
     prompt = "xyzzy" * 20
     assert [cached("acme", prompt + "a"), cached("acme", prompt + "a")] == [0, 100]
     assert [cached("acme", prompt + "ba"), cached("other", prompt + "a")] == [100, 0]
-    _, text = ask(strict, "GET", "/metrics", Authorization=f"Bearer {KEYS['ops']}")
-    lines = text.decode().splitlines()
+    lines = ask(strict.url, "/metrics", authorization=f"Bearer {KEYS['ops']}").text.splitlines()
     assert 'fusery_prompt_tokens_reused_total{model="caesar_v1",tenant="acme"} 200.0' in lines
     assert 'fusery_prompt_tokens_reused_total{model="caesar_v1",tenant="other"} 0.0' in lines
     assert any(line.startswith("fusery_prompt_cache_bytes ") and not line.endswith(" 0.0") for line in lines)
@@ -155,47 +133,31 @@ HEADS: tuple[tuple[dict[str, str], int], ...] = (
     ({"Authorization": ""}, 401),
     ({"Content-Type": "application/x-www-form-urlencoded"}, 415),
     ({"Content-Length": "2001"}, 413),
-    ({"Content-Length": "9" * 15}, 413),
     ({"Host": "evil.example"}, 403),
     ({"Origin": "http://evil.example"}, 403),
     ({"Authorization": f"Bearer {KEYS['acme']}"}, 429),
 )
 
 
-HEAD = {
-    "Content-Type": "application/json",
-    "Authorization": f"Bearer {KEYS['other']}",
-    "Content-Length": "100",
-}
-
-
 def send_head(server: Served, body: bytes | None = None, **more: str) -> http.client.HTTPResponse:
     """Send the head of a request, and part of its body at most; return the answer."""
+    head = {"Host": "localhost", "Content-Type": "application/json", "Content-Length": "100"}
+    head |= {"Authorization": f"Bearer {KEYS['other']}", **more}
     connection = http.client.HTTPConnection(server.root.removeprefix("http://"), timeout=60)
     with closing(connection):
         connection.putrequest("POST", "/v1/completions", skip_host=True)
-        for name, value in ({"Host": "localhost"} | HEAD | more).items():
+        for name, value in head.items():
             connection.putheader(name, value)
         connection.endheaders(body)
         return connection.getresponse()
 
 
 def test_refused_by_the_head_alone(strict: Served) -> None:
-    """Nothing of a body is sent here, and yet there is an answer."""
     with held(strict, "acme", 2):
         for more, status in HEADS:
             reply = send_head(strict, **more)
             assert reply.status == status, more
             assert reply.headers["Retry-After"] == ("1" if status == 429 else None)
-
-
-def test_more_answers_than_there_can_be(strict: Served) -> None:
-    create = strict.client(KEYS["acme"]).completions.create
-    with pytest.raises(openai.BadRequestError) as caught:
-        create(model="caesar_v1", prompt="a", n=3)
-    assert caught.value.param == "n"
-    reply = create(model="caesar_v1", prompt="a", n=2, max_tokens=1)
-    assert [choice.text for choice in reply.choices] == ["b", "b"]
 
 
 def test_a_body_that_does_not_come(strict: Served, monkeypatch: pytest.MonkeyPatch) -> None:

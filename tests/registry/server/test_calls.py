@@ -17,6 +17,7 @@ from typing import Any
 import openai
 import pytest
 import shift_cipher_adapters
+from page_server import Answer, ask
 from serving_server import Served, served
 from waiting import wait_until
 
@@ -43,7 +44,6 @@ KEYS = keys_of("acme", "other", "ops").replace("[ops]", "[ops]\nmetrics = true")
 
 @pytest.fixture(autouse=True)
 def path(server: Served) -> Path:
-    """The file of keys, which a test may change."""
     found = server.document.parent.with_name("keys.toml")
     found.write_text(KEYS)
     server.service.keys.look()
@@ -62,7 +62,6 @@ def server(echo_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 def post(server: Served, key: str = "sk-acme", **body: Any) -> http.client.HTTPConnection:
-    """Send a request and wait for nothing."""
     connection = http.client.HTTPConnection(server.root.removeprefix("http://"), timeout=60)
     headers = {"Content-Type": "application/json", "Authorization": f"Bearer {key}"}
     connection.request("POST", "/v1/completions", json.dumps(LONG | body), headers)
@@ -138,27 +137,22 @@ def test_a_file_that_is_written_slowly_ends_nothing(
 
 
 def test_while_nobody_is_let_in(server: Served, path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    def ask(where: str) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection(server.root.removeprefix("http://"), timeout=60)
-        with closing(connection):
-            connection.request("GET", where, headers={"Authorization": "Bearer sk-ops"})
-            reply = connection.getresponse()
-            return reply.status, reply.read()
+    def get(where: str) -> Answer:
+        return ask(server.url, where, authorization="Bearer sk-ops")
 
-    assert b"fusery_keys_usable 1.0" in ask("/metrics")[1]
+    assert "fusery_keys_usable 1.0" in get("/metrics").text
     path.write_text("")
     server.service.keys.look()
     for where in ("/metrics", "/v1/models", "/v1/models/caesar"):
-        status, text = ask(where)
-        assert status == 503
-        assert json.loads(text)["error"]["code"] == "keys_unavailable"
-        assert str(path) not in text.decode()
-    assert ask("/health") == (200, b'{"status":"ok","keys":"unusable"}')
+        refused = get(where)
+        assert (refused.status, refused.json["error"]["code"]) == (503, "keys_unavailable")
+        assert str(path) not in refused.text
+    assert get("/health").json == {"status": "ok", "keys": "unusable"}
     assert b"fusery_keys_usable 0.0" in server.service.metrics.text()
     path.write_text(KEYS)
     server.service.keys.look()
-    assert ask("/health") == (200, b'{"status":"ok"}')
-    assert b'fusery_key_changes_total{outcome="refused"}' in ask("/metrics")[1]
+    assert get("/health").json == {"status": "ok"}
+    assert 'fusery_key_changes_total{outcome="refused"}' in get("/metrics").text
     levels = [record.levelno for record in caplog.records if str(path) in record.message]
     assert levels == [logging.ERROR, logging.WARNING]
 

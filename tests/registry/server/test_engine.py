@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny_models
@@ -79,14 +80,8 @@ def test_a_long_prompt_is_read_in_parts_and_counts_as_one(host: EngineHost, smal
     model, tokenizer = load(str(small_base))
     tokens = [97 + number * 7 % 26 for number in range(3 * PREFILL_TOKENS + 7)]
     options = Sampling(temperature=0, presence_penalty=1.5, repetition_penalty=1.3)
-    expected = generate(
-        model,
-        tokenizer,
-        prompt=tokens,
-        max_tokens=12,
-        logits_processors=make_processors(options),
-        prefill_step_size=PREFILL_TOKENS,
-    )
+    how: dict[str, Any] = {"logits_processors": make_processors(options), "prefill_step_size": PREFILL_TOKENS}
+    expected = generate(model, tokenizer, prompt=tokens, max_tokens=12, **how)
     assert say(host, Job(None, tokens, 12, options)) == [expected]
     assert expected != say(host, Job(None, tokens, 12, GREEDY))[0]
 

@@ -1,41 +1,10 @@
 import platform
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's heaps")
-
-HEAPS = """
-import ctypes, sys, tempfile, threading
-from pathlib import Path
-from fusery.registry.server.heap import keep_little
-
-if sys.argv[1] == "one":
-    keep_little()
-all_here = threading.Barrier(8)
-
-def work():
-    kept = [bytes(10_000) for _ in range(100)]
-    all_here.wait()
-    all_here.wait()
-    del kept
-
-threads = [threading.Thread(target=work) for _ in range(7)]
-for thread in threads:
-    thread.start()
-all_here.wait()
-library = ctypes.CDLL(None)
-library.fopen.restype = ctypes.c_void_p
-place = sys.argv[2]
-file = ctypes.c_void_p(library.fopen(place.encode(), b"w"))
-library.malloc_info(0, file)
-library.fclose(file)
-all_here.wait()
-print(Path(place).read_text().count("<heap nr="))
-"""
-
 BLOCKS = """
 import ctypes, sys
 from fusery.registry.server.heap import keep_little
@@ -64,16 +33,11 @@ print(round((resident() - before) / (1 << 20)))
 """
 
 
-def measured(script: str, *words: str) -> int:
-    command = [sys.executable, "-P", "-c", script, *words]
+def measured(word: str) -> int:
+    command = [sys.executable, "-P", "-c", BLOCKS, word]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def test_large_blocks_are_given_back_when_they_are_freed() -> None:
-    assert measured(BLOCKS, "as it is") > 80
-    assert measured(BLOCKS, "little") < 60
-
-
-def test_threads_share_one_heap(tmp_path: Path) -> None:
-    assert measured(HEAPS, "as it is", str(tmp_path / "heaps")) > 1
-    assert measured(HEAPS, "one", str(tmp_path / "heaps")) == 1
+    assert measured("as it is") > 80
+    assert measured("little") < 60

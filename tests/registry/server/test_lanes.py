@@ -53,28 +53,12 @@ def job(owner: str, prompt: int = 3, tokens: int = 2000) -> Job:
 
 
 def steps_until(lane: BatchLane | SoloLane, *jobs: Job, most: int = 200) -> int:
-    """Return how many steps it takes until all of some jobs have a token."""
     left = set(jobs)
     for step in range(1, most + 1):
         left -= {found for found, piece in lane.step() if piece.tokens}
         if not left:
             return step
     pytest.fail(f"{len(left)} have no token after {most} steps")
-
-
-def test_a_full_lane_has_a_place_for_who_has_none(lane: BatchLane | SoloLane) -> None:
-    alone = job("other")
-    lane.insert(alone)
-    expected = steps_until(lane, alone)
-    lane.remove(alone)
-    flood = [job("flood") for _ in range(5 * WIDTH)]
-    for each in flood:
-        lane.insert(each)
-    steps_until(lane, *flood[:WIDTH])
-    other = job("other")
-    lane.insert(other)
-    assert steps_until(lane, other) <= expected + 1
-    assert len(lane.jobs()) == len(flood) + 1
 
 
 def test_an_equal_share_and_then_turns(lane: BatchLane | SoloLane) -> None:
@@ -125,19 +109,6 @@ def test_prompts_are_read_in_turns(
     assert max(read) <= PREFILL_TOKENS + 2 * WIDTH
 
 
-def test_who_waits_or_is_read_can_be_dropped(lane: BatchLane | SoloLane) -> None:
-    flood = [job("flood", prompt=1900) for _ in range(3 * WIDTH)]
-    for each in flood:
-        lane.insert(each)
-    lane.step()
-    for each in flood:
-        lane.remove(each)
-    assert lane.jobs() == []
-    other = job("other")
-    lane.insert(other)
-    assert steps_until(lane, other) <= 3
-
-
 def test_many_lanes_of_one_are_one_turn(made: Made) -> None:
     """Who asks for twenty adapters at once, each put on as a whole, gets no more steps than who asks for one."""
     engine = Engine(Path("nowhere"), lambda pieces: stepped.extend(found.owner for found, _ in pieces))
@@ -164,23 +135,6 @@ def test_many_lanes_of_one_are_one_turn(made: Made) -> None:
     assert stepped.count("other") >= 35
     for lane in engine._lanes.values():
         lane.close()
-
-
-def test_the_first_answer_of_an_adapter_has_a_place_in_a_full_lane(lane: BatchLane | SoloLane) -> None:
-    """Long answers on one adapter shut out none of the same tenant's, up to half as many again."""
-    adapters = [Resident(f"a{number}", None, number, 1, (), 0) for number in range(WIDTH)]
-    for _ in range(5 * WIDTH):
-        lane.insert(job("acme"))
-    for _ in range(3):
-        lane.step()
-    firsts = [Job(resident, [97] * 3, 2000, ENDLESS, owner="acme") for resident in adapters for _ in range(2)]
-    for each in firsts:
-        lane.insert(each)
-    seen = {found for _ in range(10) for found, _ in lane.step()}
-    assert [each for each in firsts if each in seen] == [firsts[0], firsts[2]]
-    other = job("other")
-    lane.insert(other)
-    assert steps_until(lane, other) < 10
 
 
 @pytest.mark.parametrize("lane", [BatchLane], indirect=True)

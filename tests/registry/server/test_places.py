@@ -32,20 +32,6 @@ def writing(job: Job) -> Writing:
     return Writing(job, Tokenizer())
 
 
-def test_beside_others_one_prompt_of_each_is_read_at_a_time() -> None:
-    # What is begun is read in one batch: prompts of an owner that rests would go along with the other's, at everybody's cost.
-    alone = places("acme")
-    wait(alone, "acme", 5)
-    assert len(list(alone.begin())) == 5
-    at = places("acme", "other")
-    jobs = wait(at, "acme", 3)
-    (mine,) = wait(at, "other", 1)
-    begun = list(at.begin())
-    assert begun == [jobs[0], mine] and at.readers() == ["acme", "other"]
-    at.read(writing(jobs[0]))
-    assert list(at.begin()) == [jobs[1]]
-
-
 def test_who_has_most_of_the_places_rests_longer(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [time.monotonic()]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
@@ -58,7 +44,6 @@ def test_who_has_most_of_the_places_rests_longer(monkeypatch: pytest.MonkeyPatch
     list(at.begin())
 
     def rest(owner: str) -> float:
-        """Return for how long an owner rests that has nothing to spare."""
         at.charge(owner, 0.25)  # what may be taken ahead
         at.charge(owner, 1.0)
         began = now[0]

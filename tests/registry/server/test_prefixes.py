@@ -26,7 +26,6 @@ SYSTEM = [97 + number * 7 % 26 for number in range(700)]
 
 class Host(EngineHost):
     def ask(self, *jobs: Job) -> list[tuple[list[str], int]]:
-        """Return the pieces of each answer, and how many tokens of its prompt had been read before."""
         for job in jobs:
             self.begin(job)
         assert all(self.finish(job) != "error" for job in jobs)
@@ -35,7 +34,6 @@ class Host(EngineHost):
 
 @pytest.fixture(scope="module")
 def plain(small_base: Path) -> Iterator[Host]:
-    """It keeps nothing."""
     made = Host(small_base)
     yield made
     made.engine.stop()
@@ -152,7 +150,6 @@ def test_what_may_not_be_kept_goes(host: Host) -> None:
 
 
 def layers(length: int) -> list[KVCache]:
-    """Return a cache of a kilobyte for each token."""
     made = KVCache()
     made.update_and_fetch(mx.zeros((1, 1, length, 128)), mx.zeros((1, 1, length, 128)))
     made.keys, made.values = made.keys[..., :length, :], made.values[..., :length, :]

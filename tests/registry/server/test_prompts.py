@@ -52,9 +52,7 @@ def chat(prompts: Prompts, messages: list[Message]) -> list[int]:
 def test_a_chat_is_what_the_tokenizer_makes_of_it(tokenizer: Any) -> None:
     given = [{"role": "user", "content": "hello"}]
     expected = list(tokenizer.apply_chat_template(given, add_generation_prompt=True, tokenize=True))
-    prompts = Prompts(
-        tokenizer, context=CONTEXT, vocabulary=320
-    )  # which renders for the tokenizer from now on
+    prompts = Prompts(tokenizer, context=CONTEXT, vocabulary=320)  # it renders from now on
     assert prompts.renders_apart
     assert chat(prompts, [Message(role="user", content="hello")]) == expected
     prompts.close()

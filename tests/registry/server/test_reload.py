@@ -62,7 +62,6 @@ def said(server: Served, model: str) -> tuple[str, str]:
 
 
 def held(board: Switchboard) -> Counter[int]:
-    """Return of each adapter that rows can name, by its number, in how many layers its factors lie."""
     layers = (place.adapted for place in board._stacked.values())
     return Counter(number for layer in layers for stack in layer._stacks.values() for number in stack.slots)
 
@@ -125,7 +124,6 @@ def test_what_was_read_with_an_adapter_goes_with_it(server: Served, echo_base: P
 
 BAD: dict[str, dict[str, Any]] = {
     "another base": {"base": {"name": "other", "folder": "base"}},
-    "another context": {"limits": {"context": 100}},
     "another prompt cache": {"limits": {"prompt_cache_bytes": 100}},
     "a route to nothing": {"routes": {"caesar#prod": "caesar_v9"}},
     "an adapter that is not there": {"adapters": [{"name": "caesar_v9", "folder": "nowhere"}], "routes": {}},

@@ -89,14 +89,8 @@ def test_what_fails_once_all_is_loaded_ends_it_before_anything_is_answered(
         raise StorageError("the base changed")
 
     with pytest.raises(StorageError, match="the base changed"):
-        run.serve(
-            folder / "serving.json",
-            host="127.0.0.1",
-            port=0,
-            loaded=refuse,
-            ready=lambda url: pytest.fail(f"{url} answers"),
-            say=said.append,
-        )
+        how = {"loaded": refuse, "ready": lambda url: pytest.fail(f"{url} answers"), "say": said.append}
+        run.serve(folder / "serving.json", host="127.0.0.1", port=0, **how)  # type: ignore[arg-type]
     assert len(said) == 4
     assert signal.getsignal(signal.SIGTERM) is before
     assert not [thread for thread in threading.enumerate() if thread.name == "engine"]
@@ -142,7 +136,6 @@ def started(folder: Path, *words: str) -> Iterator[tuple[subprocess.Popen[str], 
 
 @pytest.mark.slow
 def test_a_signal_ends_it_whatever_it_is_at(echo_base: Path, tmp_path: Path) -> None:
-    """A template without end, a stream that nobody reads, a body that does not come and half a head."""
     base = shutil.copytree(echo_base, tmp_path / "base")
     (base / "chat_template.jinja").write_text(chat_templates.ENDLESS)
     folder = shift_cipher_adapters.make_bundle(tmp_path / "served", (1,), base=base)

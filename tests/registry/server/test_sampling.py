@@ -28,14 +28,6 @@ def test_likely_tokens_are_left_out_but_for_the_least_likely_of_them(seed: int |
     assert drawn(0.5) == {0, 1, 2, 3, 4}
 
 
-def test_a_seed_repeats_with_it() -> None:
-    def drawn() -> list[int]:
-        sample = make_sampler(Sampling(seed=9, xtc_probability=0.5, temperature=1.3))
-        return [int(sample(LOGPROBS).item()) for _ in range(50)]
-
-    assert drawn() == drawn()
-
-
 @pytest.mark.parametrize("seed", [None, 5])
 @pytest.mark.parametrize(
     ("options", "expected"),

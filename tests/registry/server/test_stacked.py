@@ -13,13 +13,11 @@ import numpy as np
 import pytest
 import tiny_architectures
 import tiny_models
-from mlx.utils import tree_flatten
 from mlx_lm import load
 from mlx_lm.tuner.utils import load_adapters
 from mlx_lm.utils import load_model
 from safetensors.numpy import load_file, save_file
 
-from fusery.registry.server import stacked
 from fusery.registry.server.errors import AdapterError
 from fusery.registry.server.rows import RowsError
 from fusery.registry.server.stacked import Stacked
@@ -48,7 +46,6 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def rows_of(board: Switchboard, residents: list[Resident | None], tokens: mx.array) -> np.ndarray:
-    """Return the logits of a pass in which each row has an adapter."""
     with board.rows.of(tuple(each.number if each is not None else None for each in residents)):
         board.rows.require(*tokens.shape)
         found = board.model(tokens)
@@ -170,10 +167,8 @@ def test_what_is_gone_gives_its_place_back(base: Path, tmp_path: Path) -> None:
     assert len(told) == 4
     assert held.first.shape[0] <= 4
     again = board.load("again", folders[0], by_row=True)
-    close(
-        rows_of(board, [None, again], tokens)[1:],
-        load(str(base), adapter_path=str(folders[0]))[0](tokens[1:]),
-    )
+    alone = load(str(base), adapter_path=str(folders[0]))[0]
+    close(rows_of(board, [None, again], tokens)[1:], alone(tokens[1:]))
     del again, resident
     residents.clear()
     gc.collect()
@@ -189,7 +184,11 @@ def test_a_class_whose_layers_show_no_rows_keeps_its_lanes(
     folder = tiny_models.make_adapter(tmp_path / "a", base, update=0.5)
     plain = llama.MLP.__call__
     monkeypatch.setattr(llama.MLP, "__call__", lambda self, x: plain(self, x.swapaxes(0, 1)).swapaxes(0, 1))
-    require_whole(base, folder)
+    board, tokens = Switchboard(load(str(base))[0]), words(2)
+    resident = board.load("a", folder, by_row=True)
+    assert not resident.by_row
+    board.use(resident)
+    assert mx.array_equal(board.model(tokens), load(str(base), adapter_path=str(folder))[0](tokens))
 
 
 def test_a_pass_that_nobody_announced_is_none(base: Path) -> None:
@@ -213,49 +212,6 @@ def test_many_ranks_are_few_products(base: Path, tmp_path: Path) -> None:
         assert [len(part.scales.tolist()) for part in layer.parts()] == [8, 8, 16, 1]
     for row in (0, 7, 8, 20, 32):
         close(found[row : row + 1], load(str(base), adapter_path=str(folders[row]))[0](tokens[row : row + 1]))
-
-
-def test_no_product_makes_all_factors_anew() -> None:
-    """Of factors in another type than the product's, those that are asked for are converted, and no others."""
-    half, single = mx.zeros(1, mx.bfloat16), mx.zeros(1, mx.float32)
-    assert stacked._gathers(half, single)
-    assert stacked._gathers(single, single)
-    assert not stacked._gathers(single, half)
-    assert not stacked._gathers(mx.zeros(1, mx.float16), half)
-
-
-def test_ranks_are_few_and_zeros_are_few() -> None:
-    rounded = {rank: stacked._rounded(rank) for rank in range(1, 513)}
-    assert sorted(set(rounded.values())) == [8, 16, 32, 64, 96, 128, 192, 256, 384, 512]
-    assert all(rank <= found <= max(8, 2 * rank - 1) for rank, found in rounded.items())
-
-
-def test_an_adapter_on_an_adapter_is_put_on_as_a_whole(tmp_path: Path) -> None:
-    base = tiny_models.make_base(tmp_path / "base", dtype="float32", layers=2)
-    from mlx_lm.tuner.utils import linear_to_lora_layers
-
-    keys = ["self_attn.q_proj", "model.layers.1.self_attn.q_proj.linear"]
-    model, _ = load(str(base))
-    parameters = {"rank": 8, "scale": 2.0, "dropout": 0.0, "keys": keys}
-    linear_to_lora_layers(model, 2, parameters)
-    tensors = {
-        name: np.random.default_rng(len(name)).normal(0, 0.1, value.shape).astype(np.float32)
-        for name, value in tree_flatten(model.parameters())
-        if name.endswith(("lora_a", "lora_b"))
-    }
-    save_file(tensors, tmp_path / "adapters.safetensors")
-    config = {"fine_tune_type": "lora", "num_layers": 2, "lora_parameters": parameters}
-    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
-    require_whole(base, tmp_path)
-
-
-def require_whole(base: Path, folder: Path) -> None:
-    """Require that an adapter is not put on by rows, and computes what mlx-lm computes with it."""
-    board, tokens = Switchboard(load(str(base))[0]), words(2)
-    resident = board.load("a", folder, by_row=True)
-    assert not resident.by_row
-    board.use(resident)
-    assert mx.array_equal(board.model(tokens), load(str(base), adapter_path=str(folder))[0](tokens))
 
 
 def test_a_scale_that_is_no_number_leaves_nothing_behind(base: Path, tmp_path: Path) -> None:

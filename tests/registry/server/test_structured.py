@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import openai
 import pydantic
 import pytest
 import tiny_models
+from llguidance import LLParserLimits
 from mlx_lm.utils import load_tokenizer
 from openai_contract import HELLO
 from serving_server import Served, served
@@ -30,8 +30,6 @@ pytestmark = pytest.mark.timing
 
 
 class Course(pydantic.BaseModel):
-    """What a client may ask for."""
-
     title: str = pydantic.Field(max_length=12)
     hours: int = pydantic.Field(ge=1, le=500)
     level: str = pydantic.Field(pattern="^(first|second)$")
@@ -43,11 +41,7 @@ SCHEMA = {
     "properties": {
         "name": {"type": "string", "maxLength": 8},
         "kind": {"enum": ["a", "b", None]},
-        "numbers": {
-            "type": "array",
-            "items": {"type": "integer", "minimum": 0, "maximum": 99},
-            "maxItems": 4,
-        },
+        "numbers": {"type": "array", "items": {"type": "integer", "maximum": 99}, "maxItems": 4},
     },
     "required": ["name", "kind", "numbers"],
     "additionalProperties": False,
@@ -130,24 +124,16 @@ def test_an_answer_beside_it_is_what_it_is_alone(server: Served) -> None:
 def test_a_grammar_that_takes_too_much_ends_its_own_answer(
     server: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The limits are met in the middle of an answer: it fails, and the others go on."""
-    real = structured._limits
-
-    def narrow() -> Any:
-        from llguidance import LLParserLimits
-
-        return LLParserLimits(step_max_items=60)
-
+    narrow = LLParserLimits(step_max_items=60)
     many = {"type": "object", "properties": {f"p{n}": {"type": "integer"} for n in range(60)}}
     late = {"type": "object", "properties": {"a": {"type": "integer"}, "b": many}, "required": ["a", "b"]}
     late["additionalProperties"] = False
     create = server.client().chat.completions.create
     with ThreadPoolExecutor(2) as pool:
         other = pool.submit(create, model="tiny", messages=HELLO, max_tokens=300, temperature=0)
-        monkeypatch.setattr(structured, "_limits", narrow)
-        with pytest.raises(openai.InternalServerError):
+        with monkeypatch.context() as patched, pytest.raises(openai.InternalServerError):
+            patched.setattr(structured, "_limits", lambda: narrow)
             create(model="tiny", messages=HELLO, response_format=form(late), logit_bias={"44": 50})
-        monkeypatch.setattr(structured, "_limits", real)
         assert other.result().choices[0].finish_reason in ("stop", "length")
     reply = create(model="tiny", messages=HELLO, response_format=form(late), max_tokens=2)
     assert reply.choices[0].finish_reason == "length"
@@ -163,7 +149,6 @@ def nested(depth: int) -> dict[str, Any]:
 BRANCHES = [{"anyOf": [{"properties": {f"k{i}{j}": {}}} for j in range(6)]} for i in range(8)]
 UNUSABLE: dict[str, dict[str, Any]] = {
     "too deep": nested(MAX_DEPTH),
-    "far too deep": nested(300),
     "too many parts": {"anyOf": [{"const": n} for n in range(MAX_NODES)]},
     "too long": {"enum": ["a" * MAX_BYTES]},
     "another's": {"$ref": "http://127.0.0.1:1/schema.json"},
@@ -172,7 +157,6 @@ UNUSABLE: dict[str, dict[str, Any]] = {
     "endless": {"$ref": "#"},
     "nothing matches": {"type": "string", "minLength": 5, "maxLength": 2},
     "no type": {"type": "text"},
-    "not done": {"type": "object", "patternProperties": 5},
     "a multiplication": {"allOf": BRANCHES},
 }
 
@@ -185,31 +169,6 @@ def test_what_cannot_be_used_is_refused_soon(grammars: Grammars, what: str) -> N
     assert (caught.value.status, caught.value.document["error"]["param"]) == (400, "response_format")
     assert time.process_time() - began < 5
     assert "\n" not in str(caught.value)
-
-
-HARD: dict[str, dict[str, Any]] = {
-    "nested counts": {"type": "string", "pattern": "^((a{1,100}){1,100}){1,100}$"},
-    "many states": {"type": "string", "pattern": "^(a|b)*a(a|b){60}$"},
-    "long": {"type": "string", "maxLength": 10**6},
-    "many items": {"type": "array", "items": {"type": "integer"}, "minItems": 50_000},
-    "many properties": {"type": "object", "properties": {f"p{n}": {"type": "string"} for n in range(900)}},
-}
-
-
-@pytest.mark.parametrize("what", HARD)
-def test_what_is_hard_takes_moments(grammars: Grammars, what: str) -> None:
-    began = time.process_time()
-    with suppress(Refusal):
-        matcher = grammars.of_schema(HARD[what], "response_format")
-        for _ in range(50):
-            if matcher.is_stopped():
-                break
-            bits = matcher.compute_bitmask()
-            token = next((n for n in range(320) if bits[n // 8] >> n % 8 & 1), None)
-            if token is None:
-                break
-            matcher.consume_token(token)
-    assert time.process_time() - began < 20
 
 
 def test_without_llguidance_a_sentence_says_what_to_install(
@@ -235,8 +194,3 @@ def test_invalid_forms_are_refused(server: Served) -> None:
         with pytest.raises(openai.BadRequestError) as caught:
             create(model="tiny", messages=HELLO, response_format=wrong)
         assert (caught.value.param or "").startswith("response_format")
-    with pytest.raises(openai.BadRequestError) as caught:
-        server.client().completions.create(
-            model="tiny", prompt="a", extra_body={"response_format": {"type": "json_object"}}
-        )
-    assert caught.value.param == "response_format"

@@ -123,13 +123,10 @@ LORA = {"rank": 8, "scale": 1.0, "dropout": 0}
 BAD: dict[str, Spoil] = {
     "full fine-tune": change(fine_tune_type="full"),
     "trained through a quantiser": change(quantization_aware={"bits": 4, "group_size": 64}),
-    "trained for NVFP4": change(nvfp4_merge_aware={"scale_mode": "fresh"}),
     "no configuration": lambda folder: (folder / "adapter_config.json").unlink(),
     "configuration is a list": lambda folder: (folder / "adapter_config.json").write_text("[]"),
-    "no weights": lambda folder: (folder / "adapters.safetensors").unlink(),
     "no safetensors": lambda folder: (folder / "adapters.safetensors").write_bytes(b"\0" * 20),
     "other names": weights(lambda each: {f"base_{name}": value for name, value in each.items()}),
-    "no tensor at all": weights(lambda _: {}),
     "layers that match nothing": change(lora_parameters={**LORA, "keys": ["x"]}),
     "other shapes": weights(lambda each: {name: value[:-1] for name, value in each.items()}),
     "alpha for scale": change(lora_parameters={"rank": 8, "alpha": 16, "dropout": 0}),

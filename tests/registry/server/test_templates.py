@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
-import json
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +13,7 @@ import chat_templates
 import psutil
 import pytest
 import shift_cipher_adapters
+from page_server import ask, post_json
 from serving_server import Served, served
 from template_processes import template_processes
 from waiting import wait_until
@@ -31,20 +30,14 @@ SLOW = [{"role": "user", "content": "be slow"}]
 HELLO = [{"role": "user", "content": "hello"}]
 
 
-def ask(port: int, path: str, body: dict[str, Any] | None = None) -> tuple[int, Any]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
-    try:
-        data = None if body is None else json.dumps(body).encode()
-        connection.request("POST" if body else "GET", path, data, {"Content-Type": "application/json"})
-        reply = connection.getresponse()
-        return reply.status, json.loads(reply.read())
-    finally:
-        connection.close()
+def chat(server: Served, messages: Any) -> tuple[int, Any]:
+    body = {"model": "caesar_v1", "messages": messages, "max_tokens": 3}
+    reply = post_json(server.url, "/v1/chat/completions", body)
+    return reply.status, reply.json
 
 
-def chat(port: int, messages: Any, **more: Any) -> tuple[int, Any]:
-    body = {"model": "caesar_v1", "messages": messages, "max_tokens": 3, **more}
-    return ask(port, "/v1/chat/completions", body)
+def health(server: Served) -> int:
+    return ask(server.url, "/health").status
 
 
 @pytest.fixture(scope="module")
@@ -60,29 +53,24 @@ def server(echo_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             yield running
 
 
-def port_of(server: Served) -> int:
-    return int(server.root.rpartition(":")[2])
-
-
 def test_it_is_refused_and_others_do_not_wait_for_it(server: Served) -> None:
-    port, many = port_of(server), 2 * WIDTH  # half of them wait until the others have been refused
+    many = 2 * WIDTH  # half of them wait until the others have been refused
     with ThreadPoolExecutor(many) as pool:
-        slow = [pool.submit(chat, port, SLOW) for _ in range(many)]
+        slow = [pool.submit(chat, server, SLOW) for _ in range(many)]
         wait_until(template_processes)
-        text = {"model": "caesar_v2", "prompt": "a", "max_tokens": 2}
-        expected = shift_cipher_adapters.answer("a", 3, 2)
-        assert ask(port, "/v1/completions", text)[1]["choices"][0]["text"] == expected
+        reply = server.client().completions.create(model="caesar_v2", prompt="a", max_tokens=2)
+        assert reply.choices[0].text == shift_cipher_adapters.answer("a", 3, 2)
         assert not all(answer.done() for answer in slow)
         for status, document in (answer.result() for answer in slow):
             assert (status, document["error"]["param"]) == (400, "messages")
-    status, document = chat(port, HELLO)
+    status, document = chat(server, HELLO)
     assert status == 200
     assert document["choices"][0]["message"]["content"] == shift_cipher_adapters.chat_answer(1, 3)
-    assert ask(port, "/health") == (200, {"status": "ok"})
+    assert health(server) == 200
 
 
 def test_a_chat_that_the_context_cannot_hold_is_not_even_made(server: Served) -> None:
-    status, document = chat(port_of(server), [{"role": "user", "content": "x" * 100_000}])
+    status, document = chat(server, [{"role": "user", "content": "x" * 100_000}])
     assert status == 400
     assert document["error"]["code"] == "context_length_exceeded"
 
@@ -99,11 +87,10 @@ def test_health_says_when_no_template_can_be_rendered(
     monkeypatch.setattr(process.sys, "executable", "/nowhere/python")
     monkeypatch.setattr(service.prompts.templates._processes, "_command", process.chat_program())
     monkeypatch.setattr(process, "Process", lambda *given: tried.append(given) or real(*given))
-    assert chat(port_of(server), HELLO)[0] == 503
-    assert ask(port_of(server), "/health")[0] == 503
+    assert (chat(server, HELLO)[0], health(server)) == (503, 503)
     wait_until(lambda: len(tried) > 2)  # and in vain
-    assert ask(port_of(server), "/health")[0] == 503
+    assert health(server) == 503
     monkeypatch.undo()
     # Nobody sends a chat, since it is not healthy.
-    wait_until(lambda: ask(port_of(server), "/health")[0] == 200)
-    assert chat(port_of(server), HELLO)[0] == 200
+    wait_until(lambda: health(server) == 200)
+    assert chat(server, HELLO)[0] == 200

@@ -9,6 +9,7 @@ from typing import Any
 import mlx.core as mx
 import pytest
 from mlx_lm.tokenizer_utils import load
+from tokenizers import Tokenizer, decoders, models, normalizers
 
 from fusery.registry.server.writing import Job, Piece, Writing
 
@@ -17,36 +18,13 @@ WORDS = ["<unk>", "</s>", "\u2581a", "\u2581Paris", "\u2581is", "s", "<0xC3>", "
 
 @pytest.fixture(scope="module")
 def sentencepiece(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A tokenizer as Llama 2's, whose decoder drops the space before the first word."""
     folder: Path = tmp_path_factory.mktemp("sentencepiece")
-    space = {"String": "\u2581"}
-    vocabulary = {word: number for number, word in enumerate(WORDS)}
-    document = {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [],
-        "normalizer": {
-            "type": "Sequence",
-            "normalizers": [
-                {"type": "Prepend", "prepend": "\u2581"},
-                {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"},
-            ],
-        },
-        "pre_tokenizer": None,
-        "post_processor": None,
-        "decoder": {
-            "type": "Sequence",
-            "decoders": [
-                {"type": "Replace", "pattern": space, "content": " "},
-                {"type": "ByteFallback"},
-                {"type": "Fuse"},
-                {"type": "Strip", "content": " ", "start": 1, "stop": 0},
-            ],
-        },
-        "model": {"type": "BPE", "vocab": vocabulary, "merges": [], "unk_token": "<unk>"},
-    }
-    (folder / "tokenizer.json").write_text(json.dumps(document), encoding="utf-8")
+    made = Tokenizer(models.BPE({word: number for number, word in enumerate(WORDS)}, [], unk_token="<unk>"))
+    space = normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")
+    made.normalizer = normalizers.Sequence(list(space))
+    last = decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)
+    made.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), *last])
+    made.save(str(folder / "tokenizer.json"))
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "</s>", "unk_token": "<unk>"}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
     (folder / "config.json").write_text("{}", encoding="utf-8")
@@ -54,7 +32,6 @@ def sentencepiece(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def written(tokenizer: Any, words: list[str], *, continues: bool) -> list[Piece]:
-    """Return the pieces of an answer of these tokens."""
     writing = Writing(Job(None, [2], 9, alternatives=0, continues=continues), tokenizer)
     numbers = [WORDS.index(word) for word in words]
     return [writing.add(number, None, mx.zeros(len(WORDS))) for number in numbers]

@@ -25,7 +25,6 @@ def opened(home: Path) -> Registry:
 
 @pytest.fixture(scope="module")
 def stocked_home(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The home of a registry with the base, to be copied."""
     home = tmp_path_factory.mktemp("stocked") / "home"
     with opened(home) as registry:
         registry.init()

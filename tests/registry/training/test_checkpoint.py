@@ -6,13 +6,12 @@ import itertools
 import json
 import os
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from run_folders import make_run, plain_log, table_log
+from run_folders import make_run, plain_log, register, table_log
 
 from fusery.registry import Registry
 from fusery.registry.admission import AdmissionError
@@ -35,11 +34,6 @@ def with_base(registry: Registry, tiny_base: Path) -> Registry:
 def run(tiny_base: Path, tmp_path: Path) -> MakeRun:
     numbers = itertools.count()
     return lambda **how: make_run(tmp_path / f"run{next(numbers)}", tiny_base, **how)
-
-
-def register(registry: Registry, folder: Path, **facts: Any) -> dict[str, Any]:
-    view = registry.adapters.register(folder, base="tiny", task="t", **facts)
-    return registry.adapters.show(view["name"])
 
 
 def codes(view: dict[str, Any]) -> set[str]:
@@ -70,11 +64,9 @@ def test_the_last_and_one_by_its_iteration_on_request(with_base: Registry, run: 
     last = register(with_base, folder, checkpoint="last")
     assert (last["val_loss"], last["iterations"], last["training_run"]["chosen"]) == (1.8, 1000, "last")
     assert "best_not_last" not in codes(last)
-    third = register(with_base, folder, checkpoint="400")
-    assert (third["val_loss"], third["iterations"], third["version"]) == (1.5, 400, 2)
-    unmeasured = register(with_base, folder, checkpoint="300")
-    assert (unmeasured["val_loss"], unmeasured["iterations"]) == (None, 300)
-    assert register(with_base, folder, checkpoint=600)["version"] == 4
+    for checkpoint, loss in (("400", 1.5), (300, None)):
+        view = register(with_base, folder, checkpoint=checkpoint)
+        assert (view["val_loss"], view["iterations"]) == (loss, int(checkpoint))
 
 
 def test_checkpoints_that_are_not_there_are_refused(with_base: Registry, run: MakeRun) -> None:
@@ -101,14 +93,6 @@ def test_without_a_curve_it_is_the_last(with_base: Registry, run: MakeRun, make_
     assert plain["iterations"] == json.loads((make_adapter() / "adapter_config.json").read_text())["iters"]
 
 
-def test_a_loss_without_weights_is_nobodys(with_base: Registry, run: MakeRun) -> None:
-    """Validated at 250 and 500, saved at 200, 400 and the end: only the end was both."""
-    folder = run(saved=(200, 400), iters=500, log=plain_log({1: 5, 250: 1.0, 500: 1.5}))
-    view = register(with_base, folder)
-    assert (view["iterations"], view["val_loss"]) == (500, 1.5)
-    assert "better_unsaved" in codes(view)
-
-
 def test_nothing_saved_was_validated(with_base: Registry, run: MakeRun) -> None:
     folder = run(saved=(200,), iters=1000, log=plain_log({1: 5, 250: 1.0}, {260: 1.0}))
     shutil.copy(folder / "0000200_adapters.safetensors", folder / "adapters.safetensors")
@@ -129,12 +113,6 @@ def test_a_run_that_was_killed(with_base: Registry, run: MakeRun) -> None:
     assert register(with_base, folder)["iterations"] == 100, "numbered checkpoints alone will do"
 
 
-def test_final_weights_of_unknown_age_are_not_taken_for_anything(with_base: Registry, run: MakeRun) -> None:
-    folder = run(saved=(100, 200), iters=1000, log=plain_log({1: 5, 100: 3, 200: 2}, {230: 1.0}))
-    view = register(with_base, folder, checkpoint="last")
-    assert (view["iterations"], "final_weights_unclear" in codes(view)) == (200, True)
-
-
 def test_checkpoints_of_an_earlier_run_are_left_alone(with_base: Registry, run: MakeRun) -> None:
     folder = run(saved=(100, 200, 900), iters=200)
     shutil.copy(folder / "0000200_adapters.safetensors", folder / "adapters.safetensors")
@@ -150,16 +128,10 @@ def test_a_bad_checkpoint_does_not_get_in(with_base: Registry, run: MakeRun) -> 
     with pytest.raises(AdmissionError):
         register(with_base, folder)
     assert register(with_base, folder, checkpoint="last")["iterations"] == 200
-
-
-def test_a_terabyte_of_nothing_is_refused_at_once(with_base: Registry, run: MakeRun) -> None:
-    folder = run(saved=(100, 200), iters=200)
     for name in ("adapters.safetensors", "0000200_adapters.safetensors"):
-        os.truncate(folder / name, 1 << 40)
-    begun = time.process_time()  # to read it all would take minutes of it, on an idle machine too
+        os.truncate(folder / name, 1 << 40)  # to compare them would take minutes
     with pytest.raises(AdmissionError):
-        register(with_base, folder)
-    assert time.process_time() - begun < 20
+        register(with_base, folder, checkpoint="last")
 
 
 def test_losses_that_are_told_of(with_base: Registry, run: MakeRun) -> None:
@@ -224,14 +196,6 @@ def test_contradictions_of_the_flag_and_the_learning_rate(with_base: Registry, r
     assert conflicts(register(with_base, run(log=log, learning_rate=1e-4))) == {"learning_rate"}
     scheduled = run(log=log, learning_rate=1e-4, lr_schedule={"name": "cosine_decay"})
     assert conflicts(register(with_base, scheduled)) == set()
-
-
-def test_check_says_the_same_and_writes_nothing(with_base: Registry, run: MakeRun) -> None:
-    folder = run(saved=(600, 1000), log=plain_log(VAL))
-    found = {finding.code for finding in with_base.adapters.check(folder, base="tiny", task="t")}
-    assert "best_not_last" in found
-    assert with_base.adapters.list() == []
-    assert found == codes(register(with_base, folder))
 
 
 @pytest.mark.parametrize("defaults", CONFIGS, ids=lambda path: path.stem)

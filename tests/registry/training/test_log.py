@@ -15,9 +15,6 @@ LOGS = Path(__file__).parent / "logs"
 LOSSES = st.dictionaries(st.integers(1, 99_999), st.floats(0, 200), max_size=12)
 
 JANUARY_2024 = """\
-Loading pretrained model
-Total parameters 1244.041M
-Training
 Starting training..., iters: 1000
 Iter 1: Val loss 2.659, Val took 20.187s
 Iter 10: Train loss 2.401, It/sec 0.385, Tokens/sec 148.300
@@ -71,18 +68,13 @@ def test_what_the_trainer_prints_is_read_back(
 def test_of_several_runs_in_one_log_the_last_counts() -> None:
     twice = plain_log({1: 5, 100: 3, 200: 1}) + plain_log({1: 5, 100: 2})
     assert parse_log(twice.encode()).curve.validations == {100: 2}
-    without_headers = "".join(
-        line for line in twice.splitlines(keepends=True) if not line.startswith("Starting")
-    )
+    without_headers = "\n".join(line for line in twice.splitlines() if not line.startswith("Starting"))
     assert parse_log(without_headers.encode()).curve.validations == {100: 2}
 
 
 def test_a_run_that_diverged() -> None:
-    text = (
-        plain_log({1: 5, 100: 3})
-        + "Iter 200: Val loss nan, Val took 1.000s\nIter 210: Train loss inf, It/sec 1\n"
-    )
-    log = parse_log(text.encode())
+    diverged = "Iter 200: Val loss nan, Val took 1.000s\nIter 210: Train loss inf, It/sec 1\n"
+    log = parse_log((plain_log({1: 5, 100: 3}) + diverged).encode())
     assert log.curve.not_finite == (200, 210)
     assert log.curve.validations == {100: 3}
 
@@ -107,19 +99,10 @@ def test_where_a_block_ends_makes_no_difference(data: st.DataObject) -> None:
     assert _parse(blocks, "log") == parse_log(whole)
 
 
-@given(st.binary(max_size=400))
-def test_anything_can_be_looked_at(data: bytes) -> None:
-    parse_log(data)
+PARTS = ["Iter ", "9" * 30, ": Val loss ", "nan", "1.5", " val ", "\x1b[2K", "\r", "\n", "  ", "s", "k"]
 
 
-@given(
-    st.lists(
-        st.sampled_from(
-            ["Iter ", "9" * 30, ": Val loss ", "nan", "1.5", " val ", "\x1b[2K", "\r", "\n", "  ", "s", "k"]
-        ),
-        max_size=30,
-    )
-)
+@given(st.lists(st.sampled_from(PARTS), max_size=30))
 def test_nothing_that_looks_like_a_log_is_too_much(parts: list[str]) -> None:
     curve = parse_log("".join(parts).encode()).curve
     assert all(point.iteration <= 2**31 - 1 for point in curve.points)

@@ -23,7 +23,6 @@ def git(folder: Path, *words: str) -> str:
 
 @pytest.fixture
 def theirs(tmp_path: Path) -> Path:
-    """A repository with one commit, whose file has another time than git remembers."""
     folder = tmp_path / "theirs"
     folder.mkdir()
     git(folder, "init", "--quiet")

@@ -8,19 +8,14 @@ from typing import Any
 
 import pytest
 import tiny_models
+from run_folders import register
 
 from fusery.registry import Registry
 from fusery.registry.admission import AdmissionError
 from fusery.storage.digest import digest_file
 
 
-def register(registry: Registry, folder: Path, **facts: Any) -> dict[str, Any]:
-    view = registry.adapters.register(folder, base="tiny", task="t", **facts)
-    return registry.adapters.show(view["name"])
-
-
 def codes(view: dict[str, Any]) -> set[str]:
-    """The warnings, without that of the great steps by which a tiny model gets worse within eight of them."""
     found = {finding["code"] for finding in view["findings"] if finding["severity"] != "info"}
     return found - {"update_large"}
 
@@ -44,7 +39,6 @@ def test_mlx_s_form_from_unsloth(with_base: Registry, base: Path, tmp_path: Path
 
 
 def unsloth_config(folder: Path, **changes: Any) -> None:
-    """Write the configuration that Unsloth's trainer for MLX writes (unsloth-zoo ce232d6c, `mlx/utils.py`)."""
     path = folder / "adapter_config.json"
     mlx = json.loads(path.read_text())
     lora = {key: mlx["lora_parameters"][key] for key in ("rank", "scale", "dropout")}

@@ -18,14 +18,12 @@ Happen = Callable[..., None]
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The deliverer's secret, and that it may reach this machine."""
     monkeypatch.setenv("FUSERY_WEBHOOK_SECRET", SECRET)
     monkeypatch.setenv("FUSERY_WEBHOOK_PRIVATE", "1")
 
 
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
-    """A receiver that listens."""
     made = Receiver(free_port())
     with up(made):
         yield made
@@ -33,8 +31,6 @@ def receiver() -> Iterator[Receiver]:
 
 @pytest.fixture
 def happen(registry: Registry) -> Happen:
-    """A function that writes so many entries of the log."""
-
     def write(count: int = 1, **facts: str) -> None:
         facts = {
             "action": "adapter.registered",

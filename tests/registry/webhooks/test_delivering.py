@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,12 +15,11 @@ import pytest
 from ports import free_port
 from sqlalchemy import update
 from waiting import wait_until
-from webhook_receiver import ANSWERS, Receiver, up
+from webhook_receiver import Receiver, up
 
 from fusery.registry import Registry, tables
 from fusery.registry.database import leases
-from fusery.registry.database.owner import Owner
-from fusery.registry.errors import DatabaseUnavailableError, UnknownReferenceError
+from fusery.registry.errors import DatabaseUnavailableError
 from fusery.registry.webhooks.addresses import Target
 from fusery.registry.webhooks.backoff import Backoff
 from fusery.registry.webhooks.deliverer import Deliverer, NoWebhookSecretError
@@ -35,18 +31,13 @@ from fusery.storage.progress import Reporter
 pytestmark = pytest.mark.timing
 
 SECRET = "0123456789abcdef0123456789abcdef"
-QUICK = Manner(
-    deliverer=Deliverer((SECRET.encode(),), private=True),
-    backoff=Backoff(first=0.01, most=0.02),
-    seconds=60,
-)
+QUICK = Manner(Deliverer((SECRET.encode(),), private=True), Backoff(first=0.01, most=0.02), seconds=60)
 IMPATIENT = replace(QUICK, seconds=0.5)
 """Where no answer comes: on a busy machine a good one may take longer."""
 Happen = Callable[..., None]
 
 TROUBLES = {
     "error": "it answered 500",
-    "unknown": "it answered 404",
     "redirect": "it answered 302, and redirections are not followed",
     "not http": "what it answered is not HTTP",
     "close": "it closed the connection",
@@ -61,13 +52,11 @@ def add(registry: Registry, receiver: Receiver, *actions: str, **more: object) -
 
 
 def registered(registry: Registry) -> list[int]:
-    """Return the numbers of the entries of the log that are to arrive."""
     return [each.seq for each in registry.upkeep.log(action="adapter.registered")]
 
 
 @contextmanager
 def running(registry: Registry, manner: Manner = QUICK, count: int = 1) -> Iterator[list[str]]:
-    """Have so many deliverers run, and yield what they report."""
     stop, said = threading.Event(), list[str]()
     how = {"stop": stop, "manner": manner, "pause": 0.01, "reporter": Reporter(said.append)}
     threads = [threading.Thread(target=run, args=(registry.workspace,), kwargs=how) for _ in range(count)]
@@ -152,7 +141,6 @@ def test_a_receiver_in_trouble_gets_everything_in_order_once_it_is_well(
 
 def test_a_receiver_that_is_down_gets_everything_once_it_is_back(registry: Registry, happen: Happen) -> None:
     receiver = Receiver(free_port(), manner="huge")  # its answer is not read
-    assert len(ANSWERS["huge"]) > 1 << 20
     add(registry, receiver)
     happen(3)
     assert deliver(registry.workspace, manner=QUICK)[0].error == "nothing listens at its port"
@@ -174,10 +162,7 @@ def test_nothing_is_tried_before_its_time(registry: Registry, receiver: Receiver
         soon = failed.next_attempt - timedelta(seconds=2000)
         session.execute(update(tables.WebhookDelivery).values(next_at=soon))
     [failed] = deliver(registry.workspace, manner=slow)
-    with registry.workspace.database.read() as session:
-        now = registry.workspace.database.utcnow(session)
-    assert failed.next_attempt is not None
-    assert 1800 < (failed.next_attempt - now).total_seconds() <= 2000
+    assert failed.next_attempt is not None and failed.next_attempt - soon > timedelta(seconds=1800)
     assert retry(registry.workspace, "ci", manner=slow).attempts == 3
     receiver.manner = "well"
     stranger = replace(slow, deliverer=Deliverer())  # leaves it to who knows the secret
@@ -201,24 +186,6 @@ def test_a_receiver_that_is_gone_is_disabled_until_somebody_says_otherwise(
     assert retry(registry.workspace, "ci", manner=QUICK).state == "active"
     assert len(receiver.taken) == 2
     assert len(registry.upkeep.log(action="webhook.enabled")) == 1
-
-
-def test_an_event_that_is_not_taken_is_passed_over_for_a_reason(
-    registry: Registry, receiver: Receiver, happen: Happen
-) -> None:
-    add(registry, receiver)
-    happen(2)
-    first, second = registry.upkeep.log(action="adapter.registered")
-    receiver.manner = "error"
-    deliver(registry.workspace, manner=QUICK)
-    skipped = skip(registry.workspace, "ci", reason="it cannot be read there")
-    assert (skipped.seq, skipped.action) == (first.seq, "adapter.registered")
-    receiver.manner = "well"
-    deliver(registry.workspace, manner=QUICK)
-    assert receiver.taken == [second.seq]
-    [told] = registry.upkeep.log(action="webhook.skipped")
-    assert (told.detail["seq"], told.detail["hash"]) == (first.seq, first.hash)
-    assert told.detail["reason"] == "it cannot be read there"
 
 
 def test_a_webhook_that_hangs_holds_up_no_other(
@@ -260,8 +227,6 @@ def test_who_may_not_reach_private_networks_does_not(
     [failed] = deliver(registry.workspace, manner=careful)
     assert failed.error == "its host has the address 127.0.0.1 of a private network"
     assert receiver.requests == []
-    with pytest.raises(UnknownReferenceError):
-        registry.webhooks.deliver("other")
 
 
 def test_two_deliverers_at_once_keep_the_order_and_send_nothing_twice(
@@ -273,19 +238,6 @@ def test_two_deliverers_at_once_keep_the_order_and_send_nothing_twice(
         happen(10)
         wait_until(lambda: len(receiver.taken) >= 40)
     assert receiver.taken == registered(registry)
-
-
-def test_who_holds_the_lease_delivers_alone(registry: Registry, receiver: Receiver, happen: Happen) -> None:
-    add(registry, receiver)
-    happen()
-    with registry.workspace.database.read() as session:
-        uid = session.query(tables.Webhook).one().uid
-    lease = leases.acquire(registry.workspace.database, f"webhook {uid}", Owner.current())
-    assert isinstance(lease, leases.Lease)
-    assert deliver(registry.workspace, manner=QUICK) == []
-    with registry.workspace.database.write() as session:
-        lease.publish(session)
-    assert len(deliver(registry.workspace, manner=QUICK)[0].delivered) == 1
 
 
 def test_an_event_that_is_passed_over_while_it_is_sent_is_passed_over(
@@ -305,44 +257,6 @@ def test_an_event_that_is_passed_over_while_it_is_sent_is_passed_over(
     assert said
     deliver(registry.workspace, manner=QUICK)
     assert receiver.taken == registered(registry)
-
-
-_KILLED = """
-import os, signal, sys
-from pathlib import Path
-from unittest.mock import Mock
-from dataclasses import replace
-from fusery.registry import Registry
-from fusery.registry.settings.settings import Settings
-from fusery.registry.webhooks.delivering import Manner, deliver
-from fusery.registry.webhooks.sending import post
-from fusery.registry.workspace import Workspace
-
-def killed(*args, **how):
-    answer = post(*args, **how)
-    assert not answer.error, answer
-    os.kill(os.getpid(), signal.SIGKILL)
-
-settings = Settings(home=Path(sys.argv[1]), database_url=sys.argv[2])
-with Registry(Workspace(settings)) as registry:
-    deliver(registry.workspace, manner=replace(Manner(), post=killed))
-"""
-
-
-def test_a_deliverer_that_is_killed_before_it_could_note_the_answer_delivers_again_in_order(
-    registry: Registry, receiver: Receiver, happen: Happen
-) -> None:
-    add(registry, receiver)
-    happen(3)
-    settings = registry.workspace.settings
-    command = [sys.executable, "-P", "-c", _KILLED, str(settings.home), settings.database_url]
-    done = subprocess.run(command, capture_output=True, check=False)
-    assert done.returncode == -signal.SIGKILL, done.stderr
-    first, second, third = (each.seq for each in registry.upkeep.log(action="adapter.registered"))
-    assert receiver.taken == [first]
-    deliver(registry.workspace, manner=QUICK)
-    assert receiver.taken == [first, first, second, third]
-    assert receiver.requests[0].headers["webhook-id"] == receiver.requests[1].headers["webhook-id"]
 
 
 def test_a_database_that_goes_away_is_waited_for(

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusery.registry import Registry
+from fusery.registry import Registry, tables
+from fusery.registry.database import events
 from fusery.registry.database.actions import ACTIONS
 from fusery.registry.errors import BadInputError
 from fusery.registry.fusion.fuse import FuseRequest
@@ -21,6 +22,7 @@ from fusery.registry.webhooks.filters import (
     patterns_of,
     tasks_of,
 )
+from fusery.registry.webhooks.waiting import waiting_for
 
 PARTS = st.sampled_from(["alias", "adapter", "*", "?", ".", "moved", "signed", "webhook", "_", "e"])
 PATTERNS = st.lists(PARTS, min_size=1, max_size=5).map("".join)
@@ -36,11 +38,6 @@ def test_actions_are_those_that_any_pattern_is_like(patterns: list[str]) -> None
         assert set(actions_of(parse_actions(patterns))) == set(found)
     except BadInputError:
         assert any(not actions_of([pattern]) for pattern in patterns)
-
-
-@given(st.sampled_from(sorted(ACTIONS)))
-def test_an_action_means_itself_alone(action: str) -> None:
-    assert actions_of(parse_actions([f" {action.upper()} "])) == [action]
 
 
 @given(NAMES, st.integers(1, 99), st.lists(NAMES, max_size=3))
@@ -86,15 +83,10 @@ def test_what_somebody_wrote_into_the_rows_is_about_no_task() -> None:
 
 def test_what_the_log_has_a_digest_of_alone_is_about_its_tasks(stocked: Registry) -> None:
     """Publishing a fused model and timing an adapter name digests."""
-    from fusery.registry import tables
-    from fusery.registry.webhooks.waiting import waiting_for
-
     stocked.webhooks.add("https://hooks.example.org", "fused.*", tasks="course_*", name="ci")
     stocked.webhooks.add("https://hooks.example.org", "fused.*", tasks="search", name="other")
     stocked.fused.fuse("course_rec@1", FuseRequest(precision="keep", accept_loss=True))
     with stocked.workspace.database.write() as session:
-        from fusery.registry.database import events
-
         key = session.query(tables.Fused).one().key
         events.record(session, action="fused.published", kind="fused", subject=key, detail={}, actor="ann")
     with stocked.workspace.database.read() as session:

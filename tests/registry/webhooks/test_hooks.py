@@ -21,15 +21,13 @@ def test_what_is_added_is_listed_logged_and_sealed(registry: Registry) -> None:
     assert (added.name, added.url, added.state) == ("hooks.example.org", URL, "active")
     assert (added.actions, added.tasks, added.private) == (("alias.*", "alias.moved"), ("course_*",), False)
     assert (added.waiting, added.attempts, added.created_by) == (0, 0, "tester")
-    assert added.key is not None
-    assert added.key.startswith("whsec_")
+    assert (added.key or "").startswith("whsec_")
     [listed] = registry.webhooks.list()
     assert {**listed} == {key: value for key, value in added.items() if key != "key"}
     assert registry.webhooks.show("HOOKS.example.org") == listed
     [told] = registry.upkeep.log(action="webhook.added")
     assert (told.kind, told.subject, told.name) == ("webhook", added.name, added.name)
     assert told.told == f"alias.*, alias.moved of course_* to {URL}"
-    assert [(record.kind, record.name) for record in told.records] == [("webhook", added.name)]
     assert registry.upkeep.audit().ok
 
 
@@ -53,7 +51,6 @@ def test_what_is_removed_is_gone_and_its_name_free(registry: Registry) -> None:
         registry.webhooks.remove("ci")
     [told] = registry.upkeep.log(action="webhook.removed")
     assert told.told == f"alias.moved to {URL}; moved to another system"
-    assert registry.upkeep.audit().ok
     registry.webhooks.add(URL, "alias.moved", name="ci")
     assert registry.upkeep.audit().ok
     assert [each.subject for each in registry.upkeep.log(reference="ci")] == ["ci"] * 3

@@ -32,7 +32,6 @@ def test_a_worker_that_works_for_long_is_not_one_that_went_away(
 def test_what_was_done_by_a_worker_that_dies_before_it_is_fetched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, another: bool
 ) -> None:
-    """It is done once more by another worker; without one that is said, and nobody waits for ever."""
     monkeypatch.setattr(module, "ALONE", 2)
     monkeypatch.setattr(module, "FETCH", 1)
     done = module.Cluster._next

@@ -17,7 +17,6 @@ ANSWERS = {
     "well": OK,
     "created": b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n",
     "error": b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n",
-    "unknown": b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",
     "redirect": b"HTTP/1.1 302 Found\r\nLocation: /elsewhere\r\nContent-Length: 0\r\n\r\n",
     "gone": b"HTTP/1.1 410 Gone\r\nContent-Length: 0\r\n\r\n",
     "not http": b"220 mail.example ESMTP\r\n",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -16,31 +16,20 @@ from hypothesis import strategies as st
 
 from fusery.registry.behaviour.models import load_tokenizer
 from fusery.registry.server.templates.chat import ChatTemplates, bound, encoded
-from fusery.registry.server.templates.errors import TemplateError, TemplateRaised, TemplateTooLong
+from fusery.registry.server.templates.errors import TemplateError, TemplateRaised
 from fusery.registry.server.templates.process import Limits
 
 pytestmark = pytest.mark.timing
 
 HELLO = [{"role": "user", "content": "hello"}]
-TOOL = {
-    "type": "function",
-    "function": {
-        "name": "weather",
-        "description": "Say the <weather> für a town.",
-        "parameters": {"type": "object", "properties": {"town": {"type": "string"}}, "required": ["town"]},
-    },
-}
+TOWN = {"type": "object", "properties": {"town": {"type": "string"}}, "required": ["town"]}
+WEATHER = {"name": "weather", "description": "Say the <weather> für a town.", "parameters": TOWN}
+TOOL = {"type": "function", "function": WEATHER}
 
-text = st.text(max_size=40) | st.sampled_from(
-    ["", " a \n", "<think>\nx\n</think>\n\ny", "{{ 7 * 7 }}", "é\U0001f600", "<|im_end|>"]
-)
-call = st.fixed_dictionaries(
-    {
-        "function": st.fixed_dictionaries(
-            {"name": text, "arguments": st.dictionaries(text, st.none() | st.integers() | text)}
-        )
-    }
-)
+ODD = ["", " a \n", "<think>\nx\n</think>\n\ny", "{{ 7 * 7 }}", "é\U0001f600", "<|im_end|>"]
+text = st.text(max_size=40) | st.sampled_from(ODD)
+arguments = st.dictionaries(text, st.none() | st.integers() | text)
+call = st.fixed_dictionaries({"function": st.fixed_dictionaries({"name": text, "arguments": arguments})})
 message = st.fixed_dictionaries(
     {"role": st.sampled_from(["system", "user", "assistant", "tool"]), "content": text},
     optional={
@@ -71,7 +60,6 @@ def chats() -> Iterator[ChatTemplates]:
 
 @pytest.fixture(scope="module")
 def pair(tiny_base: Path, chats: ChatTemplates) -> tuple[Any, Any]:
-    """The same tokenizer twice, the first of them bound."""
     ours, theirs = load_tokenizer(tiny_base), load_tokenizer(tiny_base)
     for tokenizer in (ours, theirs):
         tokenizer._tokenizer.bos_token = "<|im_start|>"
@@ -87,11 +75,7 @@ def outcome(tokenizer: Any, messages: Any, given: dict[str, Any]) -> Any:
 
 
 @pytest.mark.parametrize("family", chat_templates.FAMILIES)
-@settings(
-    max_examples=30,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 @given(messages=st.lists(message, min_size=1, max_size=5), given_options=options)
 def test_texts_and_tokens_are_those_of_mlx_lm(
     pair: tuple[Any, Any], family: str, messages: list[dict[str, Any]], given_options: dict[str, Any]
@@ -111,15 +95,10 @@ def test_texts_and_tokens_are_those_of_mlx_lm(
 def test_each_family_takes_an_ordinary_chat(pair: tuple[Any, Any]) -> None:
     """Else the test above could compare refusals alone."""
     for family, source in chat_templates.FAMILIES.items():
-        for tokenizer in pair:
-            tokenizer._tokenizer.chat_template = source
-        made, expected = (
-            each.apply_chat_template(HELLO, add_generation_prompt=True, tokenize=False) for each in pair
-        )
+        pair[0]._tokenizer.chat_template = source
+        made = pair[0].apply_chat_template(HELLO, add_generation_prompt=True, tokenize=False)
         assert "hello" in made, family
-        assert made == expected
-        tokens, expected = (each.apply_chat_template(HELLO, add_generation_prompt=True) for each in pair)
-        assert tokens == encoded(pair[0], made) == expected
+        assert pair[0].apply_chat_template(HELLO, add_generation_prompt=True) == encoded(pair[0], made)
 
 
 def test_of_several_templates_the_one_for_tools_is_chosen(pair: tuple[Any, Any]) -> None:
@@ -138,25 +117,11 @@ def test_of_several_templates_the_one_for_tools_is_chosen(pair: tuple[Any, Any])
         pair[0].apply_chat_template(HELLO)
 
 
-def test_a_template_file_beside_the_model_is_rendered_too(tmp_path: Path) -> None:
-    folder = tiny_models.make_base(tmp_path / "base", layers=1)
-    (folder / "additional_chat_templates").mkdir()
-    (folder / "additional_chat_templates" / "tool_use.jinja").write_text("{{ tools | tojson }}")
-    plain, bound_one = load_tokenizer(folder), load_tokenizer(folder)
-    with bound(bound_one):
-        for tools in (None, [TOOL]):
-            assert bound_one.apply_chat_template(HELLO, tools=tools) == plain.apply_chat_template(
-                HELLO, tools=tools
-            )
-
-
 @pytest.mark.parametrize("name", chat_templates.HOSTILE)
-def test_hostile_templates_end_in_a_sentence(
-    name: str, hostile_chats: ChatTemplates, patient_chats: ChatTemplates
-) -> None:
+def test_hostile_templates_end_in_a_sentence(name: str, limited: dict[float, ChatTemplates]) -> None:
     source, said = chat_templates.HOSTILE[name]
     # A busy machine takes longer to fill the memory, and to fail, than one without end may.
-    chats = hostile_chats if "needed more than" in said else patient_chats
+    chats = limited[0.5 if "needed more than" in said else 60]
     with pytest.raises(TemplateError) as caught:
         chats.render(source, {"messages": HELLO})
     sentence = str(caught.value)
@@ -167,50 +132,13 @@ def test_hostile_templates_end_in_a_sentence(
 
 
 @pytest.fixture(scope="module")
-def hostile_chats() -> Iterator[ChatTemplates]:
-    with closing(ChatTemplates(limits=Limits(0.5, memory=256 << 20, characters=1_000_000))) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def patient_chats() -> Iterator[ChatTemplates]:
-    with closing(ChatTemplates(limits=Limits(60, memory=256 << 20, characters=1_000_000))) as made:
-        yield made
-
-
-SLOW: Mapping[str, tuple[str, dict[str, Any]]] = {
-    "a name of a variable": (
-        "{% if enable_thinking %}" + chat_templates.ENDLESS + "{% endif %}",
-        {"enable_thinking": True},
-    ),
-    "an attribute": (chat_templates.SLOW_IF_ASKED, {}),
-    "a tool": ("{% for t in tools %}" + chat_templates.ENDLESS + "{% endfor %}", {"tools": [TOOL]}),
-    "a message": ("{{ 'x' * (messages[0].content | length) * 10 ** 9 }}", {}),
-}
-
-
-@pytest.mark.parametrize("where", SLOW)
-def test_slow_whatever_makes_it_slow(tiny_base: Path, where: str) -> None:
-    """A template that is slow for some chats only."""
-    source, more = SLOW[where]
-    tokenizer = load_tokenizer(tiny_base)
-    with closing(ChatTemplates(limits=Limits(seconds=0.3, memory=256 << 20))) as chats:
-        chats.bind(tokenizer)
-        tokenizer._tokenizer.chat_template = source
-        with pytest.raises(TemplateError):
-            tokenizer.apply_chat_template([{"role": "user", "content": "be slow"}], **more)
-
-
-def test_no_text_is_made_that_the_context_cannot_hold(tiny_base: Path) -> None:
-    tokenizer = load_tokenizer(tiny_base)
-    longest = max(map(len, tokenizer.get_vocab()))
-    with closing(ChatTemplates()) as chats:
-        chats.bind(tokenizer, context=100)
-        tokenizer._tokenizer.chat_template = "{{ messages[0].content }}"
-        fits = [{"role": "user", "content": "x" * (100 * longest)}]
-        assert tokenizer.apply_chat_template(fits, tokenize=False) == fits[0]["content"]
-        with pytest.raises(TemplateTooLong):
-            tokenizer.apply_chat_template([{"role": "user", "content": "x" * (100 * longest + 1)}])
+def limited() -> Iterator[dict[float, ChatTemplates]]:
+    """By how many seconds they have."""
+    limits = {seconds: Limits(seconds, memory=256 << 20, characters=1_000_000) for seconds in (0.5, 60)}
+    made = {seconds: ChatTemplates(limits=each) for seconds, each in limits.items()}
+    yield made
+    for each in made.values():
+        each.close()
 
 
 def test_a_library_s_own_way_to_write_chats_stays(tmp_path: Path) -> None:
