@@ -14,7 +14,7 @@ import pytest
 from fusery.storage import copying
 from fusery.storage.copying import CHUNK, Method, copy_file, pump, reading
 from fusery.storage.digest import digest_bytes
-from fusery.storage.errors import OutOfSpaceError, StorageError, UnsafePathError
+from fusery.storage.errors import OutOfSpaceError, StorageError
 from fusery.storage.failures import DigestMismatchError
 
 SHA256 = hashlib.sha256
@@ -65,8 +65,6 @@ def test_failed_early_flush_is_reported(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_a_clone_is_hashed_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a file system that clones, the bytes that count are those of the clone."""
-
     def pretend(_source: int, target: int) -> bool:
         os.pwrite(target, b"cloned", 0)
         return True
@@ -127,22 +125,6 @@ def test_a_full_disk_leaves_no_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(OutOfSpaceError):
         copy_file(path, tmp_path / "copy")
     assert [p.name for p in tmp_path.iterdir()] == ["source"]
-
-
-@pytest.mark.parametrize("kind", ["link", "folder", "pipe", "device"])
-def test_only_regular_files_are_read(tmp_path: Path, kind: str) -> None:
-    path = tmp_path / "source"
-    if kind == "link":
-        (tmp_path / "real").write_bytes(b"x")
-        path.symlink_to("real")
-    elif kind == "folder":
-        path.mkdir()
-    elif kind == "pipe":
-        os.mkfifo(path)
-    else:
-        path = Path(os.devnull)
-    with pytest.raises(UnsafePathError):
-        copy_file(path, tmp_path / "copy")
 
 
 @pytest.mark.parametrize("change", ["grow", "shrink", "touch"])

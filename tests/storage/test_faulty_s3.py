@@ -34,8 +34,6 @@ LIMIT = 60.0
 
 
 class Chaos:
-    """Of the requests 5 % fail, 2 % lose their connection, 5 % are slow; every 20th read of a blob brings wrong bytes."""
-
     def __init__(self) -> None:
         self.met: Counter[Fault] = Counter()
         self._random = random.Random(COUNT)
@@ -62,15 +60,12 @@ class Chaos:
 
 
 class Run:
-    """Operations against a store and a dictionary."""
-
     def __init__(self, store: BlobStore, folder: Path) -> None:
         self.store, self.folder, self.random = store, folder, random.Random(COUNT)
         self.there: dict[Blob, bytes] = {}
         self.maybe: set[str] = set()
 
     def step(self, number: int) -> None:
-        """Do one operation by chance; the first writes in two parts."""
         if number == 0:
             self.write(PART + 1, 0)
         elif not self.there or self.random.random() < 0.3:
@@ -144,10 +139,6 @@ OPERATIONS: dict[str, Callable[[BlobStore, Blob, Path, Path], object]] = {
 
 @pytest.mark.slow
 def test_trouble_is_reported_within_a_minute(make_s3: Callable[[], S3Backend], tmp_path: Path) -> None:
-    """Every operation in each kind of trouble, all at once: they wait.
-
-    A silent server is waited for to the end, so that it is done in a third of the time.
-    """
     source = file_with(tmp_path, os.urandom(1 << 20) * (PART >> 19))
     with ExitStack() as opened:
         backend = make_s3()

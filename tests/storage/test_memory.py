@@ -39,8 +39,6 @@ def test_memory_does_not_outlive_the_process(backend: MemoryBackend) -> None:
 
 
 class Hesitant(MemoryFileSystem):  # type: ignore[misc]
-    """A file system that takes its time between the look whether a file is there and the writing."""
-
     cachable = False
 
     def exists(self, path: str, **options: object) -> bool:
@@ -67,8 +65,6 @@ def test_of_several_that_write_a_new_name_at_once_one_is_told_it_was_free() -> N
 
 
 class Overwriting(MemoryFileSystem):  # type: ignore[misc]
-    """A file system that does not know `mode="create"`, as some S3 servers do not."""
-
     cachable = False
 
     def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **options: object) -> None:

@@ -93,7 +93,6 @@ def test_what_cannot_be_copied(file: Path, folder: Path, tmp_path: Path) -> None
 
 
 def test_a_local_store_gives_the_copy_its_name(file: Path, tmp_path: Path) -> None:
-    """The bytes are written once: the blob is the copy itself."""
     store = LocalStore(tmp_path / "store")
     with Staging(store.staging_folder) as staging:
         staged = staging.copies({"a": file})["a"]
@@ -109,7 +108,6 @@ def test_a_local_store_gives_the_copy_its_name(file: Path, tmp_path: Path) -> No
 
 @pytest.fixture
 def other(tmp_path: Path, file: Path) -> tuple[LocalStore, Blob]:
-    """Another store, and a blob in it."""
     store = LocalStore(tmp_path / "other")
     return store, store.put_file(file)
 
@@ -121,7 +119,6 @@ def _receive(staging: Staging, other: tuple[LocalStore, Blob], place: Path) -> N
 
 
 def test_received_blob_is_written_once(other: tuple[LocalStore, Blob], tmp_path: Path) -> None:
-    """It is looked at, stored, and the same file all the while."""
     origin, blob = other
     store, place = LocalStore(tmp_path / "store"), tmp_path / "arrived"
     with Staging(store.staging_folder) as staging:
@@ -177,7 +174,6 @@ def test_changed_copy_is_not_stored(
 
 
 def test_what_somebody_removed_meanwhile(other: tuple[LocalStore, Blob], tmp_path: Path) -> None:
-    """A collection elsewhere, after a day: what was looked at is still there."""
     store, place = LocalStore(tmp_path / "store"), tmp_path / "arrived"
     with Staging(store.staging_folder) as staging:
         _receive(staging, other, place)

@@ -32,8 +32,6 @@ generations = st.sampled_from([0, 1, 12])
 
 
 class StoreModel(RuleBasedStateMachine):
-    """`blobs` says what must be there, `damaged` what somebody overwrote behind the store's back."""
-
     backend: Backend
 
     def __init__(self) -> None:
