@@ -14,8 +14,6 @@ KILL, CTRL_C = "kill -9 at an instant", "Ctrl-C at an instant"
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One fault: at a system call, or at an instant."""
-
     command: str
     fault: str
     call: Call | None = None
@@ -28,8 +26,6 @@ class Point:
 
 @dataclass(slots=True)
 class Result:
-    """What came of a point."""
-
     point: Point
     hit: bool = False
     code: int = 0

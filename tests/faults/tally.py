@@ -21,24 +21,19 @@ COLUMNS = (
 
 
 class Tally:
-    """Counts of one sweep or of several."""
-
     def __init__(self) -> None:
         self._rows: dict[tuple[str, str], Counter[str]] = {}
 
     def add(self, stack: str, result: Result) -> None:
-        """Count one point; a fault only if it came before the command had ended."""
         row = self._rows.setdefault((result.point.command, stack), Counter())
         row.update(["points", ENDS.get(result.code, "other")])
         row["violations"] += bool(result.complaints)
         row[result.point.fault] += result.hit
 
     def of(self, *columns: str) -> int:
-        """Return the sum of some columns over all commands and stacks."""
         return sum(row[column] for row in self._rows.values() for column in columns)
 
     def table(self) -> str:
-        """Return the counts as a Markdown table."""
         total: Counter[str] = sum(self._rows.values(), Counter())
         lines = [["command", "on", *COLUMNS], ["---"] * 2 + ["---:"] * len(COLUMNS)]
         for (command, stack), row in [*self._rows.items(), (("all", ""), total)]:

@@ -24,7 +24,6 @@ INTERRUPTED = ("register", "fuse", "gc")
 
 @pytest.fixture(scope="module", params=[DISK, SERVERS])
 def sweep(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sweep]:
-    """A sweep on each stack."""
     folder: Path = tmp_path_factory.mktemp("sweep")
     try:
         with stack_of(request.param, folder) as stack, sweeping(stack, folder) as (made,):
@@ -34,7 +33,6 @@ def sweep(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def require_nothing_wrong(sweep: Sweep, points: list[Point]) -> Tally:
-    """Try points; print the counts, and fail if anything does not hold."""
     tally, complaints = Tally(), []
     for result in try_all([sweep], points):
         tally.add(sweep.stack.name, result)

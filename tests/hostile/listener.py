@@ -20,10 +20,7 @@ _NO_ENCRYPTION = (b"\x00\x00\x00\x08\x04\xd2\x16\x2f", b"\x00\x00\x00\x08\x04\xd
 
 
 class Listener:
-    """Listens on a port of this machine until it is closed."""
-
     def __init__(self) -> None:
-        """Begin to listen."""
         self.connections, self.heard = 0, b""
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._socket.getsockname()[1])

