@@ -33,8 +33,6 @@ BODY = json.dumps(
 
 @dataclass
 class Sample:
-    """The program while it runs."""
-
     port: int
     printed: Path
 
@@ -53,7 +51,6 @@ class Sample:
 
 @pytest.fixture
 def sample(tmp_path: Path) -> Iterator[Sample]:
-    """The program, started with a key."""
     with started(Sample(free_port(), tmp_path / "printed"), key_text(KEY)) as made:
         yield made
 

@@ -7,10 +7,9 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from faults.points import CTRL_C, KILL, Point, at_calls, at_instants
+from faults.points import COLUMNS, CTRL_C, KILL, Point, Tally, at_calls, at_instants
 from faults.sites import DISK, SERVERS, stack_of
 from faults.sweep import Sweep, sweeping, try_all
-from faults.tally import COLUMNS, Tally
 from faults.tracing import find_strace
 
 pytestmark = pytest.mark.timing

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from itertools import islice
@@ -183,19 +183,3 @@ def sampled(corpus: Mapping[str, Any], every: int) -> dict[str, Any]:
 
 
 Spoil = Callable[[Path], object]
-
-
-def all_of(*steps: Spoil) -> Spoil:
-    def spoil(folder: Path) -> None:
-        for step in steps:
-            step(folder)
-
-    return spoil
-
-
-def removing(names: Sequence[str]) -> Spoil:
-    def spoil(folder: Path) -> None:
-        for name in names:
-            (folder / name).unlink()
-
-    return spoil

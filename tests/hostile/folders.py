@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from hostile.arena import Spoil, all_of, removing
+from hostile.arena import Spoil
 
 WEIGHTS, CONFIG = "adapters.safetensors", "adapter_config.json"
 
@@ -50,16 +50,16 @@ def _crowd(folder: Path) -> None:
 PICKLE = b"\x80\x04\x95\x1d\x00\x00\x00\x00\x00\x00\x00\x8c\x05posix\x8c\x06system\x93\x8c\x02id\x85R."
 
 FOLDERS: Mapping[str, Spoil] = {
-    "nothing in it": removing([WEIGHTS, CONFIG]),
+    "nothing in it": lambda folder: [path.unlink() for path in folder.iterdir()],
     "weights are a pipe": _piped,
     "weights are a link to a device": linking(WEIGHTS, "/dev/zero"),
     "weights are a link out of the folder": _moved_out,
     "configuration is a link to /etc/passwd": linking(CONFIG, "/etc/passwd"),
     "a folder that is a link to the root": linking("extra", "/"),
     "weights of a terabyte of holes": lambda folder: os.truncate(folder / WEIGHTS, 1 << 40),
-    "pickle only": all_of(removing([WEIGHTS]), _beside("adapter_model.bin", PICKLE)),
+    "pickle only": lambda folder: (folder / WEIGHTS).rename(folder / "adapter_model.bin"),
     "pickle under the weights' name": lambda folder: (folder / WEIGHTS).write_bytes(PICKLE),
-    "checkpoint of PyTorch only": all_of(removing([WEIGHTS]), _beside("adapters.pt", b"PK\x03\x04")),
+    "checkpoint of PyTorch only": lambda folder: (folder / WEIGHTS).rename(folder / "adapters.pt"),
     "name with a newline": _beside("a\nError: everything is fine"),
     "name with an escape sequence": _beside("a\x1b[2J\x1b]0;owned\x07b"),
     "weights twice in different case": _beside("Adapters.safetensors"),

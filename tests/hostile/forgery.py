@@ -104,12 +104,6 @@ def with_files(registry: Registry, files: Mapping[str, bytes]) -> None:
     put(registry, record, files)
 
 
-def altered(files: Mapping[str, bytes], name: str) -> dict[str, bytes]:
-    data = bytearray(files[name])
-    data[-64:] = bytes(64)
-    return {**files, name: bytes(data)}
-
-
 def forged_fused(registry: Registry, *, altering: bool = True, **columns: Any) -> str:
     made = registry.fused.fuse(ADAPTER, KEEP, publish="full")
     key = str(made["key"])
@@ -123,7 +117,9 @@ def forged_fused(registry: Registry, *, altering: bool = True, **columns: Any) -
         for name, value in {"verdict": "PASS", "retained": 1.0, **columns}.items():
             setattr(row, name, value)
 
-    put(registry, record, altered(files, "model.safetensors") if altering else files)
+    if altering:  # the last bytes, which are numbers
+        files["model.safetensors"] = files["model.safetensors"][:-64] + bytes(64)
+    put(registry, record, files)
     return key
 
 

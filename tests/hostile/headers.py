@@ -109,13 +109,6 @@ BEYOND: Mapping[str, Make] = {
 }
 """Every one is refused here, though the format has no word against it."""
 
-HUGE: Mapping[str, Make] = {
-    "header of 100 MB": lambda: packed('{"__metadata__":{"a":"' + "x" * 100_000_000 + '"}}', b""),
-    "header of 95 MB of metadata": lambda: packed(
-        '{"__metadata__":{' + ",".join(f'"{n}":"{n}"' for n in range(4_500_000)) + "}}", b""
-    ),
-}
-"""As `BEYOND`, and it takes a moment to write them."""
 
 SOUND: dict[str, tuple[bytes, dict[str, tuple[int, ...]]]] = {
     "no tensors": (packed("{}", b""), {}),

@@ -41,16 +41,10 @@ _PASSING = frozenset({"blob", "intent", "lease", "tensor", "webhook_delivery"})
 
 @dataclass(slots=True)
 class Stage:
-    """A user's registry, another one beside it, and a listener.
+    """A user's registry in `home` with the base `own` and the adapter `own_task@1`, and another one in `other` with the base
+    `tiny` and two versions of `course_rec`, to be spoilt; beside a listener where credentials must not arrive.
 
-    Attributes:
-        folder: everything of this attempt is below it.
-        home: the user's home folder, with the base `own` and the adapter `own_task@1`.
-        other: the other home folder, with the base `tiny` and two versions of `course_rec`; to be spoilt.
-        listener: where credentials must not arrive.
-        processes: where commands run.
-        environment: more of the user's environment.
-        allowed: ports that the user named.
+    `allowed` are ports that the user named.
     """
 
     folder: Path

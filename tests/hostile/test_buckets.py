@@ -15,7 +15,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from hostile.databases import weights
 from hostile.stage import Stage
 from s3_server import BUCKET, S3Server, find_server, running_server
 
@@ -77,34 +76,6 @@ def test_store_with_another_marker(bucket: Bucket, marker: bytes | None, words: 
         bucket.put("format.json", marker)
     there = ("--database", f"sqlite:///{stage.other}/fusery.db", "--store", bucket.url)
     stage.attempt(*words, *there, says="is not JSON|a key twice|is not the one")
-
-
-def test_weights_that_go_on_are_refused(bucket: Bucket) -> None:
-    stage, blob = bucket.stage, weights(bucket.stage)
-    bucket.fill(stage.other / "store")
-    there = ("--database", f"sqlite:///{stage.other}/fusery.db", "--store", bucket.url)
-    # What is sound comes in whole, so that the weights are all that is left to come.
-    assert stage.command("pull", "tiny", *there).code == 0
-    bucket.put(blob.relative_to(stage.other / "store").as_posix(), blob.read_bytes() + bytes(5_000_000))
-    stage.attempt(*PULL, *there, says="are on record")
-
-
-def test_names_in_a_listing_lead_nowhere(bucket: Bucket) -> None:
-    stage = bucket.stage
-    digest = "ab" * 32
-    assert stage.command("backup", bucket.url).code == 0
-    for name in (f"blobs/sha256/ab/{digest}/x/y", "blobs/sha256/ab/\x1b[2J", f"blobs/sha256/cd/{digest}"):
-        bucket.put(name, b"x")
-    ran = stage.command("backup", bucket.url)
-    stage.require_harmless(ran)
-    assert ran.code == 0, ran
-    new = stage.folder / "new"
-    ran = stage.command("restore", bucket.url, home=new)
-    stage.require_harmless(ran)
-    assert ran.code == 0, ran
-    blobs = {path.name for path in (new / "store" / "blobs").rglob("*") if path.is_file()}
-    assert digest not in blobs
-    assert not (new / "x").exists()
 
 
 @contextmanager

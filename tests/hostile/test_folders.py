@@ -92,13 +92,3 @@ def test_files_that_change_while_they_are_registered(
     audited = arena.fusery("audit", "--json")
     assert audited.json["ok"], audited.out
     arena.before = arena.bytes()
-
-
-def test_a_hard_link_is_a_copy_afterwards(arena: Arena, folder: Path, tmp_path: Path) -> None:
-    other = Arena(tmp_path / "home", tmp_path)
-    os.link(folder / WEIGHTS, tmp_path / "other name")
-    assert other.fusery("register", folder, "--base", "tiny", "--task", "linked").code == 0
-    with (tmp_path / "other name").open("r+b") as file:
-        file.write(b"\xff" * 100)
-    audited = other.fusery("audit", "--json")
-    assert (audited.code, audited.json["ok"]) == (0, True)

@@ -135,16 +135,6 @@ def test_whatever_is_raised_is_the_plugin_s(kind: type[BaseException]) -> None:
         raise kind("no luck")
 
 
-class Speechless(Exception):
-    def __str__(self) -> str:
-        raise Panic
-
-
-def test_what_cannot_even_say_what_is_wrong_is_called_by_its_kind() -> None:
-    with pytest.raises(PluginError, match="Speechless$"), blaming(PLUGIN):
-        raise Speechless
-
-
 def test_package_that_was_half_removed_is_named_after_its_module(packages: Path) -> None:
     write_package(packages, "odd-package", {TARGETS: {"thing": "odd:X"}})
     (packages / "odd_package-1.2.dist-info" / "METADATA").unlink()
