@@ -1,7 +1,4 @@
-"""Adapter folders whose JSON files are damaged, drawn from a `random.Random`, and what must hold of each.
-
-Import it as `from fuzz import adapter_folders`.
-"""
+"""Adapter folders whose JSON files are damaged, drawn from a `random.Random`, and what must hold of each."""
 
 from __future__ import annotations
 

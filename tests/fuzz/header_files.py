@@ -1,7 +1,4 @@
-"""Safetensors files, sound or damaged, drawn from a `random.Random`, and what must hold of each.
-
-Import it as `from fuzz import header_files`.
-"""
+"""Safetensors files, sound or damaged, drawn from a `random.Random`, and what must hold of each."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """Grammar-aware damage: JSON documents that are nearly right, and text that is no JSON any more.
 
 Everything is drawn from a `random.Random`: a seeded one for `make soak`, Hypothesis' own for tests that shrink.
-Import it as `from fuzz import mutate`.
 """
 
 from __future__ import annotations

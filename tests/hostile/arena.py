@@ -1,7 +1,4 @@
-"""Where hostile inputs meet the real commands: one registry, whose every byte is looked at again after each attempt.
-
-Import it as `from hostile.arena import Arena`.
-"""
+"""Where hostile inputs meet the real commands: one registry, whose every byte is looked at again after each attempt."""
 
 from __future__ import annotations
 

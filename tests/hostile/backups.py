@@ -1,7 +1,4 @@
-"""Backups that somebody made to be restored by others: every digest in them is right, since who lies can count.
-
-Import it as `from hostile.backups import BACKUPS`.
-"""
+"""Backups that somebody made to be restored by others: every digest in them is right, since who lies can count."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Base models that are hostile or broken, by name: configurations, lists of weight files, GGUF files.
-
-Import it as `from hostile import bases`.
-"""
+"""Base models that are hostile or broken, by name: configurations, lists of weight files, GGUF files."""
 
 from __future__ import annotations
 
@@ -62,7 +59,6 @@ ODD: Mapping[str, Spoil] = {
     "no numbers where mlx-lm wants some": configured(
         model_type="mixtral", hidden_size="wide", num_hidden_layers=None
     ),
-    "name with an escape sequence": configured(_name_or_path="\x1b]0;owned\x07"),
 }
 """What may be let in, since nothing of it is used before it is looked at again: no traceback, and no sequence."""
 

@@ -1,7 +1,4 @@
-"""JSON files of an adapter that are hostile or broken, by name: the file and its bytes.
-
-Import it as `from hostile import configurations`.
-"""
+"""JSON files of an adapter that are hostile or broken, by name: the file and its bytes."""
 
 from __future__ import annotations
 
@@ -111,10 +108,6 @@ ODD: Mapping[str, tuple[str, Make]] = {
     "base_model by a path with escape sequences": (
         "adapter_metadata.json",
         lambda: _text({"base_model": "\x1b]8;;http://evil\x07tiny"}),
-    ),
-    "date with escape sequences": (
-        "adapter_metadata.json",
-        lambda: _text({"training_date": "\x9b31m\x1b[2J"}),
     ),
     "keys that nobody knows": ("adapter_config.json", _mlx(**{"\x1b[31m": {"\x07": ["\r"] * 100}})),
 }

@@ -1,7 +1,4 @@
-"""Databases of somebody else's that do something by themselves, or say what nobody could have recorded.
-
-Import it as `from hostile.databases import SCHEMAS, ROWS, FILES`.
-"""
+"""Databases of somebody else's that do something by themselves, or say what nobody could have recorded."""
 
 from __future__ import annotations
 
@@ -281,6 +278,11 @@ _STORE_FILES: Mapping[str, tuple[str, Callable[[Path, Stage], object], str]] = {
         "format.json",
         lambda path, _: path.write_text('{"layout": 1, "store": "\\u001b[31m"}'),
         "does not describe",
+    ),
+    "a marker of another store": (
+        "format.json",
+        lambda path, stage: shutil.copyfile(stage.home / "store" / "format.json", path),
+        "not the one of this database",
     ),
 }
 _WEIGHTS_AS: Mapping[str, tuple[Callable[[Path, Stage], object], str]] = {

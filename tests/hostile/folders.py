@@ -1,7 +1,4 @@
-"""Adapter folders that are hostile or broken, by name: what is done to the folder of a good adapter.
-
-Import it as `from hostile import folders`.
-"""
+"""Adapter folders that are hostile or broken, by name: what is done to the folder of a good adapter."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """A registry on the other side that lies: made by honest commands, and changed afterwards by who has all rights to it.
 
 What is forged is forged well: digests, seals and the chain of the log agree with it, as far as its owner can make them.
-Import it as `from hostile.forgery import ...`.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 `FORBIDDEN` break the format as its README and its reference reader's checks have it, `BEYOND` keep to it and are more
 than anybody has a use for, `SOUND` are unusual and fine.
 Source: https://github.com/huggingface/safetensors, README ("Format").
-Import it as `from hostile import headers`.
 """
 
 from __future__ import annotations

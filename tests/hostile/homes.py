@@ -1,7 +1,4 @@
-"""Home folders of somebody else whose settings, names and files would have the user's command do their work.
-
-Import it as `from hostile.homes import SETTINGS`.
-"""
+"""Home folders of somebody else whose settings, names and files would have the user's command do their work."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""A server that wants passwords: it keeps every byte that it is sent, and answers so that a client goes on to its secrets.
-
-Import it as `from hostile.listener import Listener`.
-"""
+"""A server that wants passwords: it keeps every byte that it is sent, and answers so that a client goes on to its secrets."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """Processes in which commands are watched: each is a fork of one that has imported what they import, and done nothing.
 
 An audit hook sees every program that is started and every connection that is made.
-Import it as `from hostile.processes import Processes`.
 """
 
 from __future__ import annotations

@@ -2,8 +2,6 @@
 
 Each command runs in a process of its own (`hostile.processes`): a program that is started and a connection that is made
 are seen, whoever asked for them.
-
-Import it as `from hostile.stage import Stage`.
 """
 
 from __future__ import annotations

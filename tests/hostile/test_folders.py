@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +14,14 @@ from hostile.folders import CONFIG, FOLDERS, WEIGHTS, linking
 
 from fusery.registry.registration import register as steps
 
-MEMORY = Path("/dev/shm")
-"""A file system in memory, where crowds of files come and go at a tenth of what they cost a disk."""
-
-
-@pytest.fixture
-def crowded(arena: Arena) -> Iterator[Path]:
-    place = MEMORY.resolve() if os.access(MEMORY, os.W_OK) else None
-    with tempfile.TemporaryDirectory(prefix="fusery-", dir=place) as name:
-        yield Path(shutil.copytree(arena.adapter, Path(name).resolve() / "adapters"))
-
 
 @pytest.mark.parametrize("spoil", FOLDERS.values(), ids=FOLDERS.keys())
-def test_folders(arena: Arena, crowded: Path, spoil: Spoil) -> None:
+def test_folders(arena: Arena, folder: Path, spoil: Spoil) -> None:
     try:
-        spoil(crowded)
+        spoil(folder)
     except (OSError, UnicodeError) as error:
         pytest.skip(f"this file system refuses it by itself: {error}")
-    assert arena.offer(crowded)
+    assert arena.offer(folder)
 
 
 @pytest.mark.parametrize(

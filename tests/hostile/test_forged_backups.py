@@ -48,13 +48,10 @@ def saved(saved_once: Path, tmp_path: Path) -> Path:
 
 FORGED_ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "the content of another base": ("base_model.ndjson", {"content": NOBODY_S}),
-    "a base's digest": ("base_model.ndjson", {"digest": NOBODY_S}),
     "a base's facts": ("base_model.ndjson", {"parameters": 7}),
     "an adapter's digest": ("adapter.ndjson", {"digest": NOBODY_S}),
     "an adapter's rank": ("adapter.ndjson", {"rank": 64}),
-    "an adapter's modules": ("adapter.ndjson", {"target_modules": ["lm_head"]}),
     "a fused artifact's key": ("fused.ndjson", {"key": NOBODY_S}),
-    "a fused artifact's digest": ("fused.ndjson", {"digest": NOBODY_S}),
     "a rendering's digest": ("adapter_rendering.ndjson", {"digest": NOBODY_S}),
 }
 

@@ -6,7 +6,6 @@ import errno
 import gc
 import os
 import random
-import resource
 import signal
 import tempfile
 import warnings
@@ -18,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from fusery.storage.digest import digest_bytes
-from fusery.storage.errors import OutOfSpaceError, StorageError, StoreDeniedError, StoreUnavailableError
+from fusery.storage.errors import StorageError, StoreDeniedError, StoreUnavailableError
 from fusery.storage.interface import Blob
 from fusery.storage.local import LocalStore
 from fusery.testing.stores import HELLO, LARGE, file_with, name_of
@@ -176,26 +175,6 @@ def test_processes_that_race_to_replace_a_damaged_blob_never_lose_it(tmp_path: P
             running -= {done}
     assert path.read_bytes() == LARGE
     assert b"damaged" in [kept.read_bytes() for kept in (root / "quarantine").iterdir()]
-
-
-@contextmanager
-def files_of_at_most(size: int) -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-def test_a_full_disk_is_said_so_and_leaves_nothing(tmp_path: Path) -> None:
-    store, source = LocalStore(tmp_path / "store"), file_with(tmp_path, LARGE)
-    with files_of_at_most(1 << 20), pytest.raises(OutOfSpaceError, match=r"MB free") as caught:
-        store.put_file(source)
-    assert caught.value.hint is not None
-    assert list(store.blobs()) == []
-    assert list(store.leftovers()) == []
-    assert store.put_file(source).digest == digest_bytes(LARGE)
 
 
 @contextmanager

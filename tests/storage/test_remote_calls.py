@@ -315,13 +315,3 @@ def test_other_bytes_at_each_reading_are_an_error_and_no_damage() -> None:
         with pytest.raises(StoreUnavailableError):
             attempt()
     assert [found.digest for found in store.blobs()] == [blob.digest]
-
-
-def test_a_backend_that_refuses_the_condition_has_the_weaker_promise() -> None:
-    store = store_on(Faulty(conditional=False))
-    assert not store.capabilities.create_exclusive
-    assert "read back" in store.capabilities.promise
-    store.initialise("registry-one")
-    blob = store.put_bytes(b"x")
-    assert store.read_bytes(blob.digest, limit=1) == b"x"
-    assert list(store.leftovers()) == []

@@ -96,20 +96,6 @@ def test_what_cannot_be_copied(
     assert list(folder.iterdir()) == []
 
 
-def test_a_local_store_gives_the_copy_its_name(file: Path, tmp_path: Path) -> None:
-    store = LocalStore(tmp_path / "store")
-    with Staging(store.staging_folder) as staging:
-        staged = staging.copies({"a": file})["a"]
-        number = staged.path.stat().st_ino
-        blob = store.put_staged(staged)
-        path = store.local_path(blob.digest)
-        assert path is not None
-        assert path.stat().st_ino == number
-    assert path.read_bytes() == DATA
-    assert path.stat().st_mode & 0o777 == 0o444
-    assert list(store.leftovers()) == []
-
-
 @pytest.fixture
 def other(tmp_path: Path, file: Path) -> tuple[LocalStore, Blob]:
     store = LocalStore(tmp_path / "other")

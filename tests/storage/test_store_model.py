@@ -67,14 +67,6 @@ class StoreModel(RuleBasedStateMachine):
         self.backend.store.put_file(source, expected=expected, generation=generation)
         self.stored((digest_bytes(data), generation), data)
 
-    @rule(data=contents, other=contents, generation=generations)
-    def put_a_file_that_is_not_as_expected(self, data: bytes, other: bytes, generation: int) -> None:
-        source = self.folder / "source"
-        source.write_bytes(data + b"!")
-        expected = FileEntry("x", len(other), digest_bytes(other))
-        with pytest.raises(DigestMismatchError):
-            self.backend.store.put_file(source, expected=expected, generation=generation)
-
     @rule(data=contents, generation=generations)
     def read(self, data: bytes, generation: int) -> None:
         key, out, store = (digest_bytes(data), generation), self.folder / "out", self.backend.store
