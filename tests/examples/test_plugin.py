@@ -12,20 +12,9 @@ from plugin_packages import EXAMPLE, install_example
 
 def test_its_own_tests_pass_with_its_wheel(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(install_example(tmp_path))}
-    words = [
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-p",
-        "no:schemathesis",
-        "-p",
-        "no:xdist",
-        "-W",
-        "error",
-        "tests",
-    ]
+    words = "-q -p no:cacheprovider -p no:schemathesis -p no:xdist -W error tests"
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "pytest", *words],
+        [sys.executable, "-P", "-m", "pytest", *words.split()],
         cwd=tmp_path / "source",
         env=environment,
         capture_output=True,

@@ -34,7 +34,6 @@ LITTER = 12
 
 
 def words_of(command: str, *, servers: bool) -> tuple[str, ...]:
-    """Return a command's words; the other registry is a home folder, or is named by the environment."""
     words = COMMANDS[command].split()
     return (*words, "--to", "there") if command == "push" and not servers else tuple(words)
 
@@ -74,7 +73,6 @@ def prepare(folder: Path, there: dict[str, str]) -> None:
 
 
 def leave_litter() -> None:
-    """Leave what commands leave that were refused, or killed in a write."""
     from fusery.registry.settings.settings import Settings
     from fusery.registry.workspace import Workspace
     from fusery.storage.publishing import make_folders

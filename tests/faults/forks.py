@@ -38,7 +38,6 @@ class Job:
     stopped: bool = False
 
     def said(self) -> tuple[str, str]:
-        """Return what it wrote to stdout and stderr."""
         out, err = (Path(f"{self.output}{suffix}") for suffix in (".out", ".err"))
         return out.read_text(errors="replace"), err.read_text(errors="replace")
 
@@ -74,14 +73,12 @@ class Nursery:
         self._process.join()
 
     def begin(self, job: Job) -> int:
-        """Fork; return the pid."""
         if not self._process.is_alive():  # it did a job itself that did not end
             self._start()
         self._requests.send(job)
         return int(self._requests.recv())
 
     def end(self, pid: int) -> int:
-        """Wait for the fork; return its exit code, the negative number of a signal that killed it."""
         if not self._requests.poll(PATIENCE):
             os.kill(pid, signal.SIGKILL)
             self._exit_code()
@@ -96,7 +93,6 @@ class Nursery:
             return self._process.exitcode or 0
 
     def run(self, job: Job) -> int:
-        """Fork and wait; return the exit code."""
         return self.end(self.begin(job))
 
 
@@ -130,7 +126,6 @@ def _warm() -> None:
 
 
 def _do(job: Job) -> int:
-    """Do a job in this process; return the exit code that a fork would have."""
     try:
         _work(job)
     except Exception:  # noqa: BLE001  the other side reads it
@@ -157,7 +152,6 @@ def _work(job: Job) -> None:
 
 
 def run_command(words: Sequence[str]) -> None:
-    """Be `fusery WORDS…`."""
     from fusery.cli.main import main
 
     main(list(words))

@@ -16,18 +16,6 @@ CACHED = "home/cache/fused/"
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """A command without a fault.
-
-    Attributes:
-        command: its name.
-        before: which records there were before it.
-        files_before: and in which files.
-        after: which records there were after it.
-        settled: and after a collection.
-        files_settled: in which files.
-        seconds: that it took.
-    """
-
     command: str
     before: Look
     files_before: dict[str, str]
@@ -52,7 +40,6 @@ ENDS = {0: "done", 2: "refused", 130: "interrupted", -2: "interrupted", -9: "kil
 
 
 def complaints_of(code: int, err: str) -> Iterator[str]:
-    """Yield what is wrong with how a command ended and what it said."""
     if "Traceback" in _OF_CPYTHON.sub("", err) or code not in ENDS:
         yield f"it ended with {code} and said …{err[-1500:]}"
     elif code == 2 and not any(line.startswith("Error: ") for line in err.splitlines()):
@@ -60,7 +47,6 @@ def complaints_of(code: int, err: str) -> Iterator[str]:
 
 
 def complaints_after(expected: Expected, found: Look, files: dict[str, str]) -> Iterator[str]:
-    """Yield what does not hold at once after a fault: a record lost or half made, a row that dangles, a part to be seen."""
     for where in ("here", "there"):
         registry = found[where]
         if not registry:
@@ -86,7 +72,6 @@ def complaints_after(expected: Expected, found: Look, files: dict[str, str]) -> 
 
 
 def complaints_at_end(expected: Expected, found: Look, files: dict[str, str]) -> Iterator[str]:
-    """Yield what differs from a run without a fault, once the command was done again and the store was collected."""
     for where in ("here", "there"):
         wanted, got = expected.settled[where], found[where]
         for field in sorted({*wanted, *got}):

@@ -19,7 +19,6 @@ CHANGING = ("used", "vouchers", "store")
 
 
 def look(there: dict[str, str], collect: bool, records_alone: bool) -> None:
-    """Print what is in the registry of the environment, and in the other one, as JSON."""
     found = {"here": _registry(collect, records_alone)}
     for name in [name for name in os.environ if name.startswith("FUSERY_") and name != "FUSERY_USER"]:
         del os.environ[name]
@@ -29,7 +28,6 @@ def look(there: dict[str, str], collect: bool, records_alone: bool) -> None:
 
 
 def _registry(collect: bool, records_alone: bool) -> dict[str, Any]:
-    """Return a registry's records, what is wrong with it, and what its store holds; nothing where there is none yet."""
     with Registry.open() as registry:
         try:
             _ = registry.workspace.identity
@@ -53,7 +51,6 @@ def _registry(collect: bool, records_alone: bool) -> dict[str, Any]:
 
 
 def records(registry: Registry) -> list[str]:
-    """Return what is on record, one line each, without times and row numbers."""
     lines: list[str] = []
     with registry.workspace.database.read() as session:
         for name in session.scalars(select(tables.BaseName)):
@@ -83,7 +80,6 @@ def records(registry: Registry) -> list[str]:
 
 
 def files(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of every file in a site but for the databases, by path; that of a link is its target."""
     found = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()

@@ -1,12 +1,14 @@
-"""Points: which faults to make, at system calls and at instants, and what came of each."""
+"""Points: which faults to make, at system calls and at instants, and counts of what came of them."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
+from faults.judging import ENDS
 from faults.tracing import Call, faults_of
 
 KILL, CTRL_C = "kill -9 at an instant", "Ctrl-C at an instant"
@@ -14,8 +16,6 @@ KILL, CTRL_C = "kill -9 at an instant", "Ctrl-C at an instant"
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One fault: at a system call, or at an instant."""
-
     command: str
     fault: str
     call: Call | None = None
@@ -28,8 +28,6 @@ class Point:
 
 @dataclass(slots=True)
 class Result:
-    """What came of a point."""
-
     point: Point
     hit: bool = False
     code: int = 0
@@ -56,3 +54,37 @@ def at_calls(command: str, calls: Iterable[Call], number: int, random: Random) -
 def at_instants(command: str, fault: str, number: int, random: Random) -> list[Point]:
     """Choose so many instants, spread over the whole time of a command."""
     return [Point(command, fault, share=1.02 * (index + random.random()) / number) for index in range(number)]
+
+
+COLUMNS = (
+    "kill -9",
+    "EIO",
+    "ENOSPC",
+    "ECONNRESET",
+    KILL,
+    CTRL_C,
+    "points",
+    *dict.fromkeys(ENDS.values()),
+    "violations",
+)
+
+
+class Tally:
+    def __init__(self) -> None:
+        self._rows: dict[tuple[str, str], Counter[str]] = {}
+
+    def add(self, stack: str, result: Result) -> None:
+        row = self._rows.setdefault((result.point.command, stack), Counter())
+        row.update(["points", ENDS.get(result.code, "other")])
+        row["violations"] += bool(result.complaints)
+        row[result.point.fault] += result.hit
+
+    def of(self, *columns: str) -> int:
+        return sum(row[column] for row in self._rows.values() for column in columns)
+
+    def table(self) -> str:
+        total: Counter[str] = sum(self._rows.values(), Counter())
+        lines = [["command", "on", *COLUMNS], ["---"] * 2 + ["---:"] * len(COLUMNS)]
+        for (command, stack), row in [*self._rows.items(), (("all", ""), total)]:
+            lines.append([command, stack, *(f"{row[column]:,}" for column in COLUMNS)])
+        return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

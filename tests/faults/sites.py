@@ -10,7 +10,7 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import s3_server
 from postgres_server import PostgresDatabases, postgres_server
@@ -28,31 +28,9 @@ class Site:
     there: Mapping[str, str]
 
     def environment(self, *, there: bool = False) -> dict[str, str]:
-        """Return a user's whole environment with one of the two registries."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith("FUSERY_")}
         own = {"FUSERY_USER": "tester", "COLUMNS": "200", "_FUSERY_RAISES": ""}
         return {**kept, **own, **(self.there if there else self.here)}
-
-
-class Stack(Protocol):
-    """A pair of database and store."""
-
-    @property
-    def name(self) -> str:
-        """What the table calls it."""
-        ...
-
-    def make(self) -> Site:
-        """Return a site without anything in it."""
-        ...
-
-    def copy(self, site: Site, *, pushes: bool) -> Site:
-        """Return a copy of a site that nobody uses at the moment; `pushes` if its other registry is wanted."""
-        ...
-
-    def drop(self, site: Site) -> None:
-        """Remove a site."""
-        ...
 
 
 class DiskStack:
@@ -65,27 +43,21 @@ class DiskStack:
         self._numbers = count()
 
     def make(self) -> Site:
-        """Make an empty folder."""
-        folder = self._new()
-        folder.mkdir()
-        return _on_disk(folder)
+        site = self._site()
+        site.folder.mkdir()
+        return site
 
     def copy(self, site: Site, *, pushes: bool) -> Site:
-        """Copy the folder."""
-        folder = self._new()
-        shutil.copytree(site.folder, folder, symlinks=True)
-        return _on_disk(folder)
+        made = self._site()
+        shutil.copytree(site.folder, made.folder, symlinks=True)
+        return made
 
     def drop(self, site: Site) -> None:
-        """Remove the folder."""
         shutil.rmtree(site.folder)
 
-    def _new(self) -> Path:
-        return self._folder / f"site{next(self._numbers)}"
-
-
-def _on_disk(folder: Path) -> Site:
-    return Site(folder, {"FUSERY_HOME": f"{folder}/home"}, {"FUSERY_HOME": f"{folder}/there"})
+    def _site(self) -> Site:
+        folder = self._folder / f"site{next(self._numbers)}"
+        return Site(folder, {"FUSERY_HOME": f"{folder}/home"}, {"FUSERY_HOME": f"{folder}/there"})
 
 
 class ServerStack:
@@ -100,13 +72,11 @@ class ServerStack:
         self._numbers = count()
 
     def make(self) -> Site:
-        """Make an empty folder and two empty databases."""
         site = self._site(self._databases.create(), self._databases.create())
         site.folder.mkdir()
         return site
 
     def copy(self, site: Site, *, pushes: bool) -> Site:
-        """Copy the folder, the databases and the objects."""
         database = self._databases.create(_database(site.here))
         other = self._databases.create(_database(site.there)) if pushes else ""
         made = self._site(database, other)
@@ -117,7 +87,6 @@ class ServerStack:
         return made
 
     def drop(self, site: Site) -> None:
-        """Remove all of that."""
         shutil.rmtree(site.folder)
         with closing(self._server.client()) as client:
             for registry in (site.here, site.there):
@@ -127,18 +96,21 @@ class ServerStack:
                     client.delete_object(Bucket=BUCKET, Key=key)
 
     def _site(self, database: str, other: str) -> Site:
-        number = next(self._numbers)
+        number, options = next(self._numbers), json.dumps(self._server.options())
         folder = self._folder / f"site{number}"
-        places = ("DATABASE_URL", "STORE_URL", "STORE_OPTIONS")
-        options = json.dumps(self._server.options())
-        here = dict(zip(places, (database, f"s3://{BUCKET}/here{number}", options), strict=True))
-        there = dict(zip(places, (other, f"s3://{BUCKET}/there{number}", options), strict=True))
+
+        def variables(start: str, database: str, place: str) -> dict[str, str]:
+            url = f"s3://{BUCKET}/{place}{number}"
+            return {
+                f"{start}DATABASE_URL": database,
+                f"{start}STORE_URL": url,
+                f"{start}STORE_OPTIONS": options,
+            }
+
+        here = variables("FUSERY_", database, "here") | variables("FUSERY_OTHER_", other, "there")
+        there = variables("FUSERY_", other, "there")
         return Site(
-            folder,
-            {"FUSERY_HOME": f"{folder}/home"}
-            | {f"FUSERY_{name}": value for name, value in here.items()}
-            | {f"FUSERY_OTHER_{name}": value for name, value in there.items()},
-            {"FUSERY_HOME": f"{folder}/there"} | {f"FUSERY_{name}": value for name, value in there.items()},
+            folder, {"FUSERY_HOME": f"{folder}/home", **here}, {"FUSERY_HOME": f"{folder}/there", **there}
         )
 
     def _copy_objects(self, source: Mapping[str, str], target: Mapping[str, str]) -> None:
@@ -147,6 +119,10 @@ class ServerStack:
             for key in _keys(client, source):
                 body = client.get_object(Bucket=BUCKET, Key=key)["Body"].read()
                 client.put_object(Bucket=BUCKET, Key=after + key.removeprefix(before), Body=body)
+
+
+Stack = DiskStack | ServerStack
+"""A pair of database and store."""
 
 
 def _database(registry: Mapping[str, str]) -> str:
@@ -164,7 +140,6 @@ def _keys(client: Any, registry: Mapping[str, str]) -> list[str]:
 
 @contextmanager
 def stack_of(name: str, folder: Path) -> Iterator[Stack]:
-    """Start what a stack needs, in a folder of its own, and end it afterwards."""
     if name == DISK:
         yield DiskStack(folder)
         return

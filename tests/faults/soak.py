@@ -3,6 +3,8 @@
 Each system call that strace can fail is one point for each fault; `--points 0` takes all of them, which is hours.
 """
 
+# ruff: noqa: T201
+
 from __future__ import annotations
 
 import argparse
@@ -15,10 +17,9 @@ from pathlib import Path
 from random import Random
 
 from faults.commands import COMMANDS
-from faults.points import CTRL_C, KILL, Point, at_calls, at_instants
+from faults.points import CTRL_C, KILL, Point, Tally, at_calls, at_instants
 from faults.sites import DISK, SERVERS, stack_of
 from faults.sweep import Sweep, sweeping, try_all
-from faults.tally import Tally
 from faults.tracing import find_strace
 
 MAIN = ("register", "fuse", "materialize")
@@ -26,7 +27,6 @@ MAIN = ("register", "fuse", "materialize")
 
 
 def points_of(sweep: Sweep, options: argparse.Namespace, random: Random) -> list[Point]:
-    """Return the faults to make on one stack, in any order."""
     chosen: list[Point] = []
     for command in options.command or COMMANDS:
         if find_strace() is not None and options.points >= 0:
@@ -39,25 +39,22 @@ def points_of(sweep: Sweep, options: argparse.Namespace, random: Random) -> list
 
 
 def sweep_stack(name: str, options: argparse.Namespace, seed: int, folder: Path, tally: Tally) -> None:
-    """Make all faults on one stack; print each violation as it is found."""
     with stack_of(name, folder) as stack, sweeping(stack, folder, options.workers) as sweeps:
         points = points_of(sweeps[0], options, Random(f"{seed} {name}"))
-        _print(f"{name}: {len(points)} points")
+        print(f"{name}: {len(points)} points", flush=True)
         started = time.monotonic()
         for number, result in enumerate(try_all(sweeps, points), 1):
             tally.add(name, result)
             for complaint in result.complaints:
-                _print(f"{name}: {result.point}, ended with {result.code}: {complaint} [{result.place}]")
+                print(
+                    f"{name}: {result.point}, ended with {result.code}: {complaint} [{result.place}]",
+                    flush=True,
+                )
             if number % 50 == 0:
-                _print(f"{name}: {number} points, {time.monotonic() - started:.0f} s")
-
-
-def _print(text: str) -> None:
-    print(text, flush=True)  # noqa: T201
+                print(f"{name}: {number} points, {time.monotonic() - started:.0f} s", flush=True)
 
 
 def main() -> int:
-    """Run it, print the counts, and return 1 if something did not hold."""
     parser = argparse.ArgumentParser(description="Fail commands at system calls and at instants.")
     parser.add_argument("--stack", choices=["disk", "servers"], action="append", help="default: both")
     parser.add_argument("--command", choices=list(COMMANDS), action="append", help="default: all")
@@ -74,7 +71,7 @@ def main() -> int:
     options = parser.parse_args()
     seed = options.seed if options.seed is not None else int.from_bytes(os.urandom(4), "big")
     folder = options.folder or Path(tempfile.mkdtemp(prefix="fusery-faults-"))
-    _print(f"seed {seed}, in {folder}")
+    print(f"seed {seed}, in {folder}", flush=True)
     # What is started in the background ignores SIGINT, and so would all that it starts.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
@@ -88,9 +85,9 @@ def main() -> int:
         return 130
     finally:
         # Also when it is ended early: the points come in any order, and those that were made count.
-        _print(f"\n{tally.table()}")
+        print(f"\n{tally.table()}", flush=True)
         if not whole:
-            _print("Ended early.")
+            print("Ended early.", flush=True)
     return 1 if tally.of("violations") else 0
 
 

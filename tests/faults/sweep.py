@@ -30,28 +30,21 @@ EVERY = 10
 
 
 class Sweep:
-    """Faults on one stack, one after the other; several of these share what was prepared, and run side by side."""
-
     def __init__(
-        self, stack: Stack, template: Site, nursery: Nursery, looking: Nursery, folder: Path
+        self,
+        stack: Stack,
+        template: Site,
+        nursery: Nursery,
+        looking: Nursery,
+        folder: Path,
+        expected: dict[str, Expected],
     ) -> None:
-        self.stack = stack
-        self._template = template
-        self._nursery = nursery
-        self._looking = looking
-        self._folder = folder
-        self._expected: dict[str, Expected] = {}
-        self._start_up = 0.0
-        self._done = 0
-
-    def beside(self, nursery: Nursery, looking: Nursery, folder: Path) -> Sweep:
-        """Return another one, which knows what this one has found out."""
-        other = Sweep(self.stack, self._template, nursery, looking, folder)
-        other._expected = self._expected
-        return other
+        self.stack, self._template = stack, template
+        self._nursery, self._looking, self._folder = nursery, looking, folder
+        self._expected = expected  # shared by all sweeps of a stack
+        self._start_up, self._done = 0.0, 0
 
     def expect(self, command: str) -> Expected:
-        """Do a command without a fault, once, to know what comes of it and how long it takes."""
         if command not in self._expected:
             with self._site(command) as site:
                 before, files_before = self._look(site, records_alone=True), files(site.folder)
@@ -70,12 +63,10 @@ class Sweep:
         return self._expected[command]
 
     def calls(self, command: str) -> list[Call]:
-        """Return the system calls of a command that can be failed."""
         with self._site(command) as site:
             return calls(self._nursery, self._job(site, command, stopped=True), self._folder / "calls")
 
     def try_point(self, point: Point) -> Result:
-        """Make one fault, look, do the command again, collect, look again."""
         expected = self.expect(point.command)
         result = Result(point)
         site = self.stack.copy(self._template, pushes=point.command == "push")
@@ -85,9 +76,8 @@ class Sweep:
             result.complaints += complaints_after(expected, found, files(site.folder))
             self._do(site, point.command, by_program=self._done % EVERY == 0)
             self._done += 1
-            result.complaints += complaints_at_end(
-                expected, self._look(site, collect=True), files(site.folder)
-            )
+            found = self._look(site, collect=True)
+            result.complaints += complaints_at_end(expected, found, files(site.folder))
         except (HangsError, subprocess.TimeoutExpired, AssertionError) as error:
             result.complaints.append(str(error))
         if result.complaints:
@@ -121,7 +111,6 @@ class Sweep:
         result.complaints += complaints_of(result.code, job.said()[1])
 
     def _interrupt(self, site: Site, point: Point) -> tuple[int, str]:
-        """Interrupt the installed program, whose start-up counts; return its exit code and what it said."""
         seconds = self.expect(point.command).seconds
         if not self._start_up:
             with self._site(point.command) as timed:
@@ -151,12 +140,10 @@ class Sweep:
     def _do(self, site: Site, command: str, *, by_program: bool = False) -> None:
         if by_program:
             with self._program(site, command) as process:
-                said = process.communicate(timeout=PATIENCE)
-            code = process.returncode
+                said, code = process.communicate(timeout=PATIENCE), process.returncode
         else:
             job = self._job(site, command)
-            code = self._nursery.run(job)
-            said = job.said()
+            code, said = self._nursery.run(job), job.said()
         assert code == 0 and "Traceback" not in said[1], f"the same command again ended with {code}: {said}"
 
     def _look(self, site: Site, *, collect: bool = False, records_alone: bool = False) -> Look:
@@ -191,7 +178,6 @@ def was_starting(code: int, err: str) -> bool:
 
 
 def prepared(stack: Stack, folder: Path) -> tuple[Site, Sequence[str]]:
-    """Make the registry that all sites are copies of; return it, and the modules that commands import."""
     template = stack.make()
     servers = stack.name != DISK
     note = folder / "modules"
@@ -208,17 +194,13 @@ def sweeping(stack: Stack, folder: Path, workers: int = 1) -> Iterator[list[Swee
     """Prepare a stack, and yield as many sweeps of it as are to run side by side."""
     template, modules = prepared(stack, folder)
     with ExitStack() as running:
-        sweeps: list[Sweep] = []
+        sweeps, expected = list[Sweep](), dict[str, Expected]()
         for number in range(workers):
             own = folder / f"worker{number}"
             own.mkdir()
             nursery = running.enter_context(Nursery(modules))
             looking = running.enter_context(Nursery(forks=False))
-            sweeps.append(
-                sweeps[0].beside(nursery, looking, own)
-                if sweeps
-                else Sweep(stack, template, nursery, looking, own)
-            )
+            sweeps.append(Sweep(stack, template, nursery, looking, own, expected))
         yield sweeps
 
 

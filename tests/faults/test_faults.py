@@ -7,10 +7,9 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from faults.points import CTRL_C, KILL, Point, at_calls, at_instants
+from faults.points import COLUMNS, CTRL_C, KILL, Point, Tally, at_calls, at_instants
 from faults.sites import DISK, SERVERS, stack_of
 from faults.sweep import Sweep, sweeping, try_all
-from faults.tally import COLUMNS, Tally
 from faults.tracing import find_strace
 
 pytestmark = pytest.mark.timing
@@ -24,7 +23,6 @@ INTERRUPTED = ("register", "fuse", "gc")
 
 @pytest.fixture(scope="module", params=[DISK, SERVERS])
 def sweep(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sweep]:
-    """A sweep on each stack."""
     folder: Path = tmp_path_factory.mktemp("sweep")
     try:
         with stack_of(request.param, folder) as stack, sweeping(stack, folder) as (made,):
@@ -34,7 +32,6 @@ def sweep(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def require_nothing_wrong(sweep: Sweep, points: list[Point]) -> Tally:
-    """Try points; print the counts, and fail if anything does not hold."""
     tally, complaints = Tally(), []
     for result in try_all([sweep], points):
         tally.add(sweep.stack.name, result)

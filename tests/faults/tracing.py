@@ -45,21 +45,12 @@ after a send that failed libpq reads why the connection was lost, which it was n
 
 @dataclass(frozen=True, slots=True, order=True)
 class Call:
-    """One system call of a command.
-
-    Attributes:
-        name: its name.
-        number: it is the so-manyth of that name in its thread.
-        about: `file`; `database` for a socket of this machine, which is PostgreSQL's; `network` for another one, S3's.
-    """
-
     name: str
     number: int
     about: str = "file"
 
 
 def find_strace() -> str | None:
-    """Return the path of strace, None where it is not installed."""
     return shutil.which("strace")
 
 
@@ -91,7 +82,6 @@ def traced(nursery: Nursery, job: Job, log: Path, *options: str) -> int:
 def _wait(
     pid: int, reached: Callable[[dict[str, str]], bool], over: Callable[[], object | None] = lambda: None
 ) -> bool:
-    """Wait for a state of a process; False if it does not come."""
     give_up = time.monotonic() + 240
     while time.monotonic() < give_up and over() is None:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
@@ -102,7 +92,6 @@ def _wait(
 
 
 def calls(nursery: Nursery, job: Job, log: Path) -> list[Call]:
-    """Run a job whole; return its calls that concern the files of its folder, or a socket."""
     code = traced(nursery, job, log, "-e", "trace=" + ",".join(f"?{name}" for name in TRACED))
     assert code == 0, job.said()
     counts: Counter[tuple[str, str]] = Counter()
@@ -118,7 +107,6 @@ def calls(nursery: Nursery, job: Job, log: Path) -> list[Call]:
 
 
 def _about(arguments: str, folder: str) -> str | None:
-    """Tell what a call is about by its arguments, None if it is none of ours."""
     if "<UNIX" in arguments or "AF_UNIX" in arguments:
         return "database"
     if "<TCP" in arguments or "AF_INET" in arguments:
@@ -129,7 +117,6 @@ def _about(arguments: str, folder: str) -> str | None:
 
 
 def faults_of(call: Call) -> tuple[str, ...]:
-    """Return what a call can be made to do, in the words of the table."""
     if call.name in KILLED_ONLY:
         return ("kill -9",)
     if call.about != "file":
@@ -144,5 +131,4 @@ def injection(call: Call, fault: str) -> tuple[str, str]:
 
 
 def was_hit(log: Path, code: int) -> bool:
-    """Tell whether the fault came: a command that has become shorter may not come to that call."""
     return code == -signal.SIGKILL or "(INJECTED)" in log.read_text(errors="replace")

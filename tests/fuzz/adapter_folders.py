@@ -1,7 +1,4 @@
-"""Adapter folders whose JSON files are damaged, drawn from a `random.Random`, and what must hold of each.
-
-Import it as `from fuzz import adapter_folders`.
-"""
+"""Adapter folders whose JSON files are damaged, drawn from a `random.Random`, and what must hold of each."""
 
 from __future__ import annotations
 
@@ -35,7 +32,6 @@ FILES = ("adapter_config.json", "adapter_metadata.json")
 
 
 def damaged(document: Any, random: Random) -> bytes:
-    """Return a document as JSON: one in ten sound, the others damaged in structure or in bytes."""
     parts = tree(document)
     damage = random.random()
     if 0.1 <= damage < 0.9:
@@ -46,7 +42,6 @@ def damaged(document: Any, random: Random) -> bytes:
 
 
 def spoil(folder: Path, template: Path, random: Random) -> None:
-    """Make `folder` a copy of an adapter whose configuration or metadata, or both, are damaged."""
     if not folder.exists():
         shutil.copytree(template, folder)
     config = json.loads((template / FILES[0]).read_text())
@@ -56,7 +51,6 @@ def spoil(folder: Path, template: Path, random: Random) -> None:
 
 
 def hold(folder: Path, base: BaseFacts) -> str:
-    """Read and examine a folder; fail unless that ends in findings of known codes, or in one sentence."""
     try:
         found = read_adapter_folder(folder)
     except StorageError as error:

@@ -1,7 +1,6 @@
 """Grammar-aware damage: JSON documents that are nearly right, and text that is no JSON any more.
 
 Everything is drawn from a `random.Random`: a seeded one for `make soak`, Hypothesis' own for tests that shrink.
-Import it as `from fuzz import mutate`.
 """
 
 from __future__ import annotations
@@ -14,8 +13,6 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Raw:
-    """Text that stands in a document as it is, JSON or not."""
-
     text: str
 
 
@@ -24,14 +21,12 @@ class Pairs(list[tuple[str, Any]]):
 
 
 def tree(value: Any) -> Any:
-    """Return a JSON value with its objects as `Pairs`."""
     if isinstance(value, dict):
         return Pairs((key, tree(item)) for key, item in value.items())
     return [tree(item) for item in value] if isinstance(value, list) else value
 
 
 def text(value: Any, random: Random, space: bool = False) -> str:
-    """Write a tree as JSON; with `space`, white space comes where JSON allows it."""
     gap = (lambda: random.choice(("", "", "", " ", "\n", "\t "))) if space else (lambda: "")
     if isinstance(value, Raw):
         return value.text

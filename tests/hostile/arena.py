@@ -1,7 +1,4 @@
-"""Where hostile inputs meet the real commands: one registry, whose every byte is looked at again after each attempt.
-
-Import it as `from hostile.arena import Arena`.
-"""
+"""Where hostile inputs meet the real commands: one registry, whose every byte is looked at again after each attempt."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ import json
 import os
 import re
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from itertools import islice
@@ -39,23 +36,17 @@ class HangError(BaseException):
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """What a command did."""
-
     code: int
     out: str
     err: str
 
     @property
     def json(self) -> Any:
-        """Its stdout as one JSON document."""
         return json.loads(self.out)
 
 
 class Arena:
-    """A registry with the base `tiny`, and a good adapter to spoil."""
-
     def __init__(self, home: Path, scratch: Path) -> None:
-        """Make the registry in `home`, and what else is needed in `scratch`."""
         self.home, self._scratch = home, scratch
         self.base = tiny_models.make_base(scratch / "tiny", layers=2, hidden=64, intermediate=64)
         self.adapter = tiny_models.make_adapter(scratch / "good", self.base)
@@ -63,7 +54,6 @@ class Arena:
         self.before = self.bytes()
 
     def fusery(self, *words: str | Path) -> Ran:
-        """Run a command in this process; raises what it lets through, and if it hangs."""
         arguments = ["--home", str(self.home), *map(str, words)]
         # Strict about what a terminal of UTF-8 cannot show, as `click.echo` finds it there.
         out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", newline="") for _ in range(2))
@@ -76,7 +66,6 @@ class Arena:
         return Ran(code, *texts)
 
     def offer(self, folder: Path, *, show: bool = True) -> list[str]:
-        """Check and register a folder that must be refused; return the codes of its errors."""
         checked = self.fusery("check", folder, "--base", "tiny", "--json")
         require_plain(checked)
         document = checked.json
@@ -100,7 +89,6 @@ class Arena:
         return codes
 
     def offer_base(self, source: Path) -> str:
-        """Try to add a base that must be refused; return the code of the error."""
         added = self.fusery("base", "add", source, "--name", "evil", "--json")
         require_plain(added)
         assert added.code == 2, added
@@ -108,7 +96,6 @@ class Arena:
         return require_sentence(added.json["error"])
 
     def bytes(self) -> dict[str, str]:
-        """Return a digest for every file of the registry: database, store, cache, configuration."""
         found = {}
         for folder, _, files in os.walk(self.home):
             for name in files:
@@ -119,7 +106,6 @@ class Arena:
         return found
 
     def require_unchanged(self) -> None:
-        """Fail if a byte of the registry is another than at the start."""
         after = self.bytes()
         changed = {
             path for path in after.keys() | self.before.keys() if after.get(path) != self.before.get(path)
@@ -128,7 +114,6 @@ class Arena:
 
 
 def require_sentence(said: dict[str, Any]) -> str:
-    """Fail unless an error or finding has a code and one sentence of bearable length; return the code."""
     assert re.fullmatch(r"[a-z][a-z0-9_]+", said["code"]), said
     assert said["message"].strip(), said
     assert len(said["message"]) <= 4000, len(said["message"])
@@ -137,7 +122,6 @@ def require_sentence(said: dict[str, Any]) -> str:
 
 
 def require_plain(ran: Ran | Watched) -> None:
-    """Fail if a command printed a traceback, or anything that a terminal would act on."""
     for text in (ran.out, ran.err):
         assert "Traceback" not in text, text
         found = _CONTROL.search(text)
@@ -145,7 +129,6 @@ def require_plain(ran: Ran | Watched) -> None:
 
 
 def peft_adapter(folder: Path, great: int = 0) -> Path:
-    """Write an adapter for the arena's base as PEFT does; with `great`, one module has that rank."""
     folder.mkdir()
     random = np.random.default_rng(0)
     tensors = {}
@@ -171,7 +154,6 @@ def peft_adapter(folder: Path, great: int = 0) -> Path:
 
 @contextmanager
 def hang_guard(seconds: float) -> Iterator[None]:
-    """Raise `HangError` in this thread if the body takes so many seconds of a processor, or waits for far longer."""
     timers = {
         signal.SIGPROF: (signal.ITIMER_PROF, seconds),
         signal.SIGALRM: (signal.ITIMER_REAL, _WAITS * seconds),
@@ -193,29 +175,8 @@ def hang_guard(seconds: float) -> Iterator[None]:
 
 
 def sampled(corpus: Mapping[str, Any], every: int) -> dict[str, Any]:
-    """Return every so-manyth case of a corpus; all of them in `make soak`."""
     step = 1 if os.environ.get("FUSERY_SOAK") else every
     return dict(islice(corpus.items(), 0, None, step))
 
 
 Spoil = Callable[[Path], object]
-
-
-def all_of(*steps: Spoil) -> Spoil:
-    """Return a function that does several things to a folder."""
-
-    def spoil(folder: Path) -> None:
-        for step in steps:
-            step(folder)
-
-    return spoil
-
-
-def removing(names: Sequence[str]) -> Spoil:
-    """Return a function that removes files of a folder."""
-
-    def spoil(folder: Path) -> None:
-        for name in names:
-            (folder / name).unlink()
-
-    return spoil

@@ -1,7 +1,4 @@
-"""Backups that somebody made to be restored by others: every digest in them is right, since who lies can count.
-
-Import it as `from hostile.backups import BACKUPS`.
-"""
+"""Backups that somebody made to be restored by others: every digest in them is right, since who lies can count."""
 
 from __future__ import annotations
 
@@ -23,13 +20,10 @@ Lines = list[dict[str, Any]]
 
 
 def place(stage: Stage) -> Path:
-    """Return the folder of the backup."""
     return stage.folder / "saved"
 
 
 def catalogue(change: Callable[[Document], object]) -> Make:
-    """Return a function that changes `backup.json`, and makes its digest right again."""
-
     def make(stage: Stage) -> None:
         path = place(stage) / "backup.json"
         document = json.loads(path.read_text())
@@ -41,7 +35,6 @@ def catalogue(change: Callable[[Document], object]) -> Make:
 
 
 def raw(data: bytes) -> Make:
-    """Return a function that puts other bytes in the place of `backup.json`."""
     return lambda stage: write(stage, data)
 
 
@@ -52,8 +45,6 @@ def write(stage: Stage, data: bytes) -> None:
 
 
 def contents(name: str, change: Callable[[bytes], bytes]) -> Make:
-    """Return a function that changes a file of the backup, and everything that is said of it."""
-
     def make(stage: Stage) -> None:
         def within(document: Document) -> None:
             [file] = [file for file in document["files"] if file["name"] == name]
@@ -70,8 +61,6 @@ def contents(name: str, change: Callable[[bytes], bytes]) -> Make:
 
 
 def rows(table: str, change: Callable[[Lines], object]) -> Make:
-    """Return a function that changes the rows of a table."""
-
     def within(data: bytes) -> bytes:
         lines = [json.loads(line) for line in data.splitlines()]
         change(lines)
@@ -81,8 +70,6 @@ def rows(table: str, change: Callable[[Lines], object]) -> Make:
 
 
 def each(column: str, value: Any) -> Callable[[Lines], object]:
-    """Return a change of a column in every row."""
-
     def change(lines: Lines) -> None:
         assert lines
         for line in lines:
@@ -148,7 +135,6 @@ _SAID: Mapping[str, tuple[str, Make]] = {
     "a blob's size below nothing": ("does not take", rows("blob", each("size", -5))),
     "a blob without a row": ("no row", rows("blob", lambda lines: lines.pop())),
     "rows twice": ("does not take", rows("task", lambda lines: lines.append(dict(lines[0])))),
-    "a method that there is none of": ("does not take", rows("adapter", each("method", "x"))),
     "a log that was changed": ("breaks the chain", rows("event", each("actor", "somebody"))),
     "a log without its end": ("does not end", rows("event", lambda lines: lines.pop())),
     "other files of a digest": ("other files", rows("manifest_file", each("size", 7))),
@@ -156,12 +142,8 @@ _SAID: Mapping[str, tuple[str, Make]] = {
 }  # fmt: skip
 _DAMAGED: Mapping[str, Make] = {
     "no JSON": raw(b"{"),
-    "a key twice": raw(b'{"format": "fusery.backup.v1", "format": "x", "sha256": ""}'),
-    "nested without end": raw(b"[" * 500_000 + b"]" * 500_000),
-    "a number of 5000 digits": raw(b'{"rows": ' + b"9" * 5000 + b"}"),
     "a store whose id climbs": catalogue(lambda d: d.update(store="../../x")),
     "a schema before the first": catalogue(lambda d: d.update(schema="0000")),
-    "rows that are infinite": _of_file(rows=10**39),
     "sizes below nothing": _of_file(size=-1),
     "blobs without number": catalogue(lambda d: d["blobs"].update(count=1 << 50)),
     "a file whose name climbs": _of_file(name="../x.ndjson"),
@@ -177,12 +159,10 @@ _NOT_JSON: Mapping[str, bytes] = {
 _VALUES: Mapping[str, tuple[str, str, Any]] = {
     "a file that climbs": ("manifest_file", "path", "../../.bashrc"),
     "a file with an escape": ("manifest_file", "path", "a\x1b[2J"),
-    "a base that climbs": ("base_name", "name", "../../x"),
     "a base with NUL": ("base_name", "name", "a\x00"),
     "a moment before all time": ("base_model", "created_at", "0001-01-01T00:00:00+23:59"),
     "a number too wide": ("manifest", "size", 1 << 70),
     "a generation without end": ("blob", "generation", 1 << 60),
-    "a blob that is nothing": ("blob", "generation", None),
 }
 
 BACKUPS: Mapping[str, Case] = {

@@ -1,7 +1,4 @@
-"""Base models that are hostile or broken, by name: configurations, lists of weight files, GGUF files.
-
-Import it as `from hostile import bases`.
-"""
+"""Base models that are hostile or broken, by name: configurations, lists of weight files, GGUF files."""
 
 from __future__ import annotations
 
@@ -17,8 +14,6 @@ Make = Callable[[], bytes]
 
 
 def configured(**changes: Any) -> Spoil:
-    """Return a function that changes entries of a model's `config.json`."""
-
     def spoil(folder: Path) -> None:
         path = folder / "config.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | changes))
@@ -27,7 +22,6 @@ def configured(**changes: Any) -> Spoil:
 
 
 def indexed(document: Any) -> Spoil:
-    """Return a function that writes an index of weight files."""
     text = document if isinstance(document, bytes) else json.dumps(document).encode()
     return lambda folder: (folder / "model.safetensors.index.json").write_bytes(text)
 
@@ -38,11 +32,8 @@ REFUSED: Mapping[str, Spoil] = {
     "pickled weights only": lambda folder: (folder / "model.safetensors").rename(
         folder / "pytorch_model.bin"
     ),
-    "architectures of objects": configured(architectures=[{}]),
     "model_type as a list": configured(model_type=["llama"]),
     "NUL in the configuration": configured(note="a\0b"),
-    "index that is a list": indexed([]),
-    "index of numbers": indexed({"weight_map": {"a": 1}}),
     "index of files that are not there": indexed({"weight_map": {"a": "model-00002-of-00002.safetensors"}}),
     "index of a file elsewhere": indexed({"weight_map": {"a": "../../../../etc/passwd"}}),
     "index with an escape sequence": indexed({"weight_map": {"a": "\x1b[2J.safetensors"}}),
@@ -55,13 +46,10 @@ REFUSED: Mapping[str, Spoil] = {
     ),
     "weights are a pipe": lambda folder: _pipe(folder / "model.safetensors"),
     "tokenizer is a link out of the folder": lambda folder: _link(folder / "tokenizer.json", "/etc/hostname"),
-    "weights are a link to a device": lambda folder: _link(folder / "model.safetensors", "/dev/zero"),
 }
 
 ODD: Mapping[str, Spoil] = {
     "bits 0": configured(quantization={"bits": 0, "group_size": 64}),
-    "quantization as a list": configured(quantization=[4]),
-    "model_type unknown": configured(model_type="no_such_model"),
     "model_type as a path": configured(model_type="../../evil"),
     "model_type with an escape sequence": configured(model_type="\x1b[31m"),
     "code of its own": configured(auto_map={"AutoModel": "evil.Evil"}, model_file="evil.py"),
@@ -71,8 +59,6 @@ ODD: Mapping[str, Spoil] = {
     "no numbers where mlx-lm wants some": configured(
         model_type="mixtral", hidden_size="wide", num_hidden_layers=None
     ),
-    "sizes beyond memory": configured(model_type="mixtral", hidden_size=1 << 40, vocab_size=1 << 40),
-    "name with an escape sequence": configured(_name_or_path="\x1b]0;owned\x07"),
 }
 """What may be let in, since nothing of it is used before it is looked at again: no traceback, and no sequence."""
 
@@ -90,7 +76,6 @@ def _link(path: Path, target: str) -> None:
 
 
 def gguf(tensors: int, keys: int, rest: bytes = b"", version: int = 3) -> bytes:
-    """Return the beginning of a GGUF file."""
     return b"GGUF" + struct.pack("<IQQ", version, tensors, keys) + rest
 
 
@@ -110,33 +95,22 @@ def _tensor(name: bytes, shape: tuple[int, ...], kind: int = 0, offset: int = 0)
 _LLAMA = _key(b"general.architecture", 8, _string(b"llama"))
 
 GGUF: Mapping[str, Make] = {
-    "empty": lambda: b"",
     "four letters": lambda: b"GGUF",
     "version 2^32-1": lambda: gguf(0, 0, version=(1 << 32) - 1),
-    "big-endian": lambda: b"GGUF" + struct.pack(">IQQ", 3, 0, 0),
     "cut in the counts": lambda: gguf(1, 1)[:20],
     "2^63 tensors": lambda: gguf(1 << 63, 0),
-    "2^64-1 keys": lambda: gguf(0, (1 << 64) - 1),
     "name of 2^62 bytes": lambda: gguf(0, 1, _string(b"", 1 << 62)),
     "name that is not UTF-8": lambda: gguf(0, 1, _key(b"\xff\xfe", 4, b"\0" * 4)),
     "the same key twice": lambda: gguf(0, 2, _key(b"a", 4, b"\0" * 4) * 2),
-    "unknown type": lambda: gguf(0, 1, _key(b"a", 99)),
     "nested array": lambda: gguf(0, 1, _key(b"a", 9, struct.pack("<IQ", 9, 1))),
     "array of 2^60": lambda: gguf(0, 1, _key(b"a", 9, struct.pack("<IQ", 10, 1 << 60))),
-    "array beyond the end": lambda: gguf(0, 1, _key(b"a", 9, struct.pack("<IQ", 0, 4_000_000))),
-    "array of four million empty texts": lambda: gguf(
-        0, 1, _key(b"a", 9, struct.pack("<IQ", 8, 4_000_000) + b"\0" * 32_000_000)
-    ),
     "array of texts beyond the end": lambda: gguf(
         0, 1, _key(b"a", 9, struct.pack("<IQ", 8, 4_000_000) + b"\0" * 800)
     ),
     "alignment 0": lambda: gguf(0, 1, _key(b"general.alignment", 4, struct.pack("<I", 0))),
-    "alignment 2^31": lambda: gguf(0, 1, _key(b"general.alignment", 4, struct.pack("<I", 1 << 31))),
-    "no dimensions": lambda: gguf(1, 0, _tensor(b"t", ())),
     "2^31 dimensions": lambda: gguf(1, 0, _string(b"t") + struct.pack("<I", 1 << 31)),
     "shape that overflows": lambda: gguf(1, 0, _tensor(b"t", (1 << 32, 1 << 32))),
     "the same tensor twice": lambda: gguf(2, 0, _tensor(b"t", (1,)) * 2),
-    "no metadata": lambda: gguf(0, 0),
     "architecture with an escape sequence": lambda: gguf(
         0, 1, _key(b"general.architecture", 8, _string(b"\x1b[2J\x1b]0;owned\x07"))
     ),

@@ -22,7 +22,6 @@ from fusery.registry import Registry
 
 @contextmanager
 def plain_environment() -> Iterator[None]:
-    """Be the user `tester`, with no settings in the environment."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("FUSERY_DATABASE_URL", "FUSERY_STORE_URL", "FUSERY_CACHE_DIR"):
             patch.delenv(name, raising=False)
@@ -33,7 +32,6 @@ def plain_environment() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def arena(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arena]:
-    """A registry with the base `tiny`."""
     with plain_environment():
         root = tmp_path_factory.mktemp("arena")
         yield Arena(root / "home", root)
@@ -41,13 +39,11 @@ def arena(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arena]:
 
 @pytest.fixture
 def folder(arena: Arena, tmp_path: Path) -> Callable[[], Path]:
-    """The folder of a good adapter, to be spoilt."""
     return Path(shutil.copytree(arena.adapter, tmp_path / "adapters"))
 
 
 @pytest.fixture(scope="session")
 def both_homes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the homes of two registries, `home` and `other`, and what `other` saved as a backup; to be copied."""
     root = tmp_path_factory.mktemp("homes")
     with plain_environment():
         for home, base, task, versions in (
@@ -69,7 +65,6 @@ def both_homes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def processes(both_homes: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
-    """Where commands are watched."""
     root = tmp_path_factory.mktemp("processes")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OPENBLAS_NUM_THREADS", "1")  # what is forked has no thread
@@ -79,7 +74,6 @@ def processes(both_homes: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 @pytest.fixture
 def stage(both_homes: Path, processes: Processes, tmp_path: Path) -> Iterator[Stage]:
-    """A user's registry, another one beside it, and a listener that is told nothing."""
     for name in ("home", "other", "saved"):
         shutil.copytree(both_homes / name, tmp_path / name, symlinks=True)
     with Listener() as listener:
@@ -88,7 +82,6 @@ def stage(both_homes: Path, processes: Processes, tmp_path: Path) -> Iterator[St
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the homes `liar`, which has a base and an adapter, and `ours`, which has nothing, and their sources."""
     root = tmp_path_factory.mktemp("forged")
     base = tiny_models.make_base(root / "tiny", layers=2, hidden=64, intermediate=64)
     tiny_models.make_adapter(root / "adapters", base, seed=1)
@@ -107,7 +100,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def published_once(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The home of the liar with a fused artifact, published; not to be changed."""
     home = Path(shutil.copytree(made / "liar", tmp_path_factory.mktemp("published") / "liar"))
     with opened(home) as liar:
         liar.fused.fuse(ADAPTER, KEEP, publish="full")
@@ -121,7 +113,6 @@ def published() -> None:
 
 @pytest.fixture
 def liar(request: pytest.FixtureRequest, made: Path, tmp_path: Path) -> Iterator[Registry]:
-    """The registry that is going to lie."""
     is_published = "published" in request.fixturenames
     home: Path = request.getfixturevalue("published_once") if is_published else made / "liar"
     with opened(Path(shutil.copytree(home, tmp_path / "liar"))) as registry:
@@ -130,14 +121,12 @@ def liar(request: pytest.FixtureRequest, made: Path, tmp_path: Path) -> Iterator
 
 @pytest.fixture
 def ours(made: Path, tmp_path: Path) -> Iterator[Registry]:
-    """Our own registry, empty."""
     with opened(Path(shutil.copytree(made / "ours", tmp_path / "ours"))) as registry:
         yield registry
 
 
 @pytest.fixture
 def bring(request: pytest.FixtureRequest, liar: Registry, ours: Registry) -> Callable[..., Any]:
-    """What brings something from the liar to us: a pull, or a push where a test asks for both."""
     sender, receiver = liar.workspace.settings.home, ours.workspace.settings.home
     if getattr(request, "param", "pull") == "pull":
         return lambda reference=ADAPTER, **options: ours.exchange.pull(reference, sender, **options)

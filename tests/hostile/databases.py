@@ -1,7 +1,4 @@
-"""Databases of somebody else's that do something by themselves, or say what nobody could have recorded.
-
-Import it as `from hostile.databases import SCHEMAS, ROWS, FILES`.
-"""
+"""Databases of somebody else's that do something by themselves, or say what nobody could have recorded."""
 
 from __future__ import annotations
 
@@ -20,8 +17,6 @@ ONLY_PULL = (PULL,)
 
 
 def sql(*statements: str, unguarded: bool = False) -> Make:
-    """Return a function that runs statements in the other home's database, with the schema open to writes."""
-
     def make(stage: Stage) -> None:
         with closing(sqlite3.connect(stage.other / "fusery.db", isolation_level=None)) as connection:
             guards = connection.execute(
@@ -47,12 +42,10 @@ def sql(*statements: str, unguarded: bool = False) -> Make:
 
 
 def _instead(table: str, query: str) -> tuple[str, str]:
-    """Return statements that put a view in the place of a table."""
     return f"ALTER TABLE {table} RENAME TO {table}_before", f"CREATE VIEW {table} AS {query}"
 
 
 def _redefined(table: str, old: str, new: str) -> str:
-    """Return a statement that changes the text of a table's own."""
     return f"UPDATE sqlite_master SET sql = replace(sql, '{old}', '{new}') WHERE name = '{table}' AND type = 'table'"
 
 
@@ -61,7 +54,6 @@ _EVERY_WAY = {
     "a view without end for the version": _instead(
         "alembic_version", f"SELECT '0008' AS version_num FROM ({ENDLESS})"
     ),
-    "a view without end for the adapters": _instead("adapter", ENDLESS),
     "a trigger on the log": (
         f"CREATE TRIGGER more AFTER INSERT ON event BEGIN INSERT INTO task (name) {ENDLESS}; END",
     ),
@@ -71,22 +63,16 @@ _EVERY_WAY = {
     ),
     "a virtual table": ("CREATE VIRTUAL TABLE words USING fts5(word)",),
     "an index on an expression": ("CREATE INDEX more ON task (hex(zeroblob(length(name) * 90000)))",),
-    "a condition of its own": (_redefined("task", "id INTEGER", f"id INTEGER CHECK ({_BOMB} <> name)"),),
 }
-_GUARDS = {
-    "a guard that does something else": (
-        f"CREATE TRIGGER event_no_update BEFORE UPDATE ON event BEGIN INSERT INTO task (name) {ENDLESS}; END"
-    ),
-    "a guard that never refuses": (
-        "CREATE TRIGGER event_no_replace BEFORE INSERT ON event "
-        f"WHEN EXISTS ({ENDLESS} LIMIT 1000000000) BEGIN SELECT RAISE(ABORT, 'no'); END"
-    ),
-}
+_GUARD = (
+    "CREATE TRIGGER event_no_replace BEFORE INSERT ON event "
+    f"WHEN EXISTS ({ENDLESS} LIMIT 1000000000) BEGIN SELECT RAISE(ABORT, 'no'); END"
+)
 SCHEMA = "as fusery makes it"
 
 SCHEMAS: Mapping[str, Case] = {
     **{name: Case(sql(*statements), SCHEMA) for name, statements in _EVERY_WAY.items()},
-    **{name: Case(sql(statement, unguarded=True), SCHEMA) for name, statement in _GUARDS.items()},
+    "a guard that never refuses": Case(sql(_GUARD, unguarded=True), SCHEMA),
     "a view that says it is a table": Case(
         sql(
             "DROP TABLE intent",
@@ -107,12 +93,10 @@ SCHEMAS: Mapping[str, Case] = {
 
 
 def _adapter(column: str, value: str) -> str:
-    """Return a statement that sets a column of the first adapter to an SQL expression."""
     return f"UPDATE adapter SET {column} = {value} WHERE version = 1"
 
 
 def _of_first(table: str, columns: str, values: str) -> str:
-    """Return a statement that gives the first adapter a row of another table."""
     return f"INSERT INTO {table} (adapter_id, {columns}) SELECT id, {values} FROM adapter WHERE version = 1"
 
 
@@ -138,9 +122,6 @@ _SAID: Mapping[str, tuple[str, ...]] = {
         ),
     ),
     "a name with an escape": ("unfit value in adapter.name", _adapter("name", ESCAPE)),
-    "a tag with an escape": (
-        "unfit value in adapter_tag.key", _of_first("adapter_tag", "key, value", f"{ESCAPE}, 'v'")
-    ),
     "a finding with NUL": (
         "unfit value in adapter_finding.message",
         _of_first(*_FINDING, "'c', 'info', 's', 'a' || char(0), ''"),
@@ -160,9 +141,6 @@ _SAID: Mapping[str, tuple[str, ...]] = {
         "unfit value in manifest_file.sha256", _file_of_adapter(_CONFIG, "sha256 = '../../x', blob = NULL")
     ),
     # Turned by one digit: whatever the digest is, it is another one.
-    "files of another digest": (
-        "digest .*its files do not have", _adapter("digest", "substr(digest, 2) || substr(digest, 1, 1)")
-    ),
     "a date that is none": ("where a date belongs", _adapter("date", "'2026-99-99'")),
     "a time before all time": ("where a moment belongs", _adapter("created_at", "'0000-00-00 00:00:00'")),
     "parents in a circle": ("in a circle", "UPDATE adapter SET parent_id = id"),
@@ -222,7 +200,6 @@ NO_FILE = "is not a regular file"
 _DATABASE_FILES: Mapping[str, tuple[str, Callable[[Path, Stage], object], str]] = {
     "a pipe for the database": ("fusery.db", _pipe, NO_FILE),
     "a link to the user's own database": ("fusery.db", _link("fusery.db"), NO_FILE),
-    "a folder for the database": ("fusery.db", lambda path, _: path.mkdir(), NO_FILE),
     "a terabyte of nothing": ("fusery.db", _sparse, "more than can be copied|not an SQLite database"),
     "a database that is text": (
         "fusery.db",
@@ -230,7 +207,6 @@ _DATABASE_FILES: Mapping[str, tuple[str, Callable[[Path, Stage], object], str]] 
         "not an SQLite database",
     ),
     "a log of the user's": ("fusery.db-wal", _link("store/format.json"), NO_FILE),
-    "a pipe for the log": ("fusery.db-wal", _pipe, NO_FILE),
 }
 FILES: Mapping[str, Case] = {
     **{name: Case(_file(file, make), says) for name, (file, make, says) in _DATABASE_FILES.items()},
@@ -248,10 +224,6 @@ FILES: Mapping[str, Case] = {
 
 
 def leave_journal(home: Path, victim: Path) -> None:
-    """Leave a database in the middle of a write that it shared with others, as the end of its journal says.
-
-    Whoever opens it next undoes the write, and removes the file that is named there.
-    """
     path, journal = home / "fusery.db", home / "fusery.db-journal"
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("PRAGMA journal_mode=DELETE")
@@ -269,7 +241,6 @@ def leave_journal(home: Path, victim: Path) -> None:
 
 
 def weights(stage: Stage) -> Path:
-    """Return the blob of the first adapter's weights."""
     with closing(sqlite3.connect(stage.other / "fusery.db")) as connection:
         query = (
             "SELECT f.sha256 FROM adapter a JOIN manifest_file f ON f.manifest_id = a.manifest_id "

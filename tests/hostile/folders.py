@@ -1,27 +1,21 @@
-"""Adapter folders that are hostile or broken, by name: what is done to the folder of a good adapter.
-
-Import it as `from hostile import folders`.
-"""
+"""Adapter folders that are hostile or broken, by name: what is done to the folder of a good adapter."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
-from hostile.arena import Spoil, all_of, removing
+from hostile.arena import Spoil
 
 WEIGHTS, CONFIG = "adapters.safetensors", "adapter_config.json"
 
 
 def linking(name: str, target: str) -> Spoil:
-    """Return a function that puts a link in a file's place."""
-
     def spoil(folder: Path) -> None:
-        path = folder / name
-        path.unlink(missing_ok=True)
-        path.symlink_to(target)
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).symlink_to(target)
 
     return spoil
 
@@ -31,12 +25,9 @@ def _moved_out(folder: Path) -> None:
     (folder / WEIGHTS).symlink_to("../outside")
 
 
-def _piped(name: str) -> Spoil:
-    def spoil(folder: Path) -> None:
-        (folder / name).unlink(missing_ok=True)
-        os.mkfifo(folder / name)
-
-    return spoil
+def _piped(folder: Path) -> None:
+    (folder / WEIGHTS).unlink()
+    os.mkfifo(folder / WEIGHTS)
 
 
 def _beside(name: str | bytes, data: bytes = b"x") -> Spoil:
@@ -48,42 +39,27 @@ def _beside(name: str | bytes, data: bytes = b"x") -> Spoil:
     return spoil
 
 
-def _many(count: int, make: Callable[[Path], None] = Path.touch) -> Spoil:
-    def spoil(folder: Path) -> None:
-        for number in range(count):
-            make(folder / f"f{number}")
-
-    return spoil
-
-
-def _sized(size: int) -> Spoil:
-    return lambda folder: os.truncate(folder / WEIGHTS, size)
+def _crowd(folder: Path) -> None:
+    for number in range(10_100):
+        (folder / f"f{number}").touch()
 
 
 PICKLE = b"\x80\x04\x95\x1d\x00\x00\x00\x00\x00\x00\x00\x8c\x05posix\x8c\x06system\x93\x8c\x02id\x85R."
 
 FOLDERS: Mapping[str, Spoil] = {
-    "nothing in it": removing([WEIGHTS, CONFIG]),
-    "weights are a pipe": _piped(WEIGHTS),
-    "configuration is a pipe": _piped(CONFIG),
+    "nothing in it": lambda folder: [path.unlink() for path in folder.iterdir()],
+    "weights are a pipe": _piped,
     "weights are a link to a device": linking(WEIGHTS, "/dev/zero"),
-    "configuration is a link to a device": linking(CONFIG, "/dev/urandom"),
     "weights are a link out of the folder": _moved_out,
     "configuration is a link to /etc/passwd": linking(CONFIG, "/etc/passwd"),
     "a folder that is a link to the root": linking("extra", "/"),
-    "weights cut in half": _sized(5_000),
-    "weights of a terabyte of holes": _sized(1 << 40),
-    "pickle only": all_of(removing([WEIGHTS]), _beside("adapter_model.bin", PICKLE)),
+    "weights of a terabyte of holes": lambda folder: os.truncate(folder / WEIGHTS, 1 << 40),
+    "pickle only": lambda folder: (folder / WEIGHTS).rename(folder / "adapter_model.bin"),
     "pickle under the weights' name": lambda folder: (folder / WEIGHTS).write_bytes(PICKLE),
-    "checkpoint of PyTorch only": all_of(removing([WEIGHTS]), _beside("adapters.pt", b"PK\x03\x04")),
-    "numpy weights of old mlx-lm": all_of(removing([WEIGHTS]), _beside("adapters.npz", b"PK\x03\x04")),
+    "checkpoint of PyTorch only": lambda folder: (folder / WEIGHTS).rename(folder / "adapters.pt"),
     "name with a newline": _beside("a\nError: everything is fine"),
     "name with an escape sequence": _beside("a\x1b[2J\x1b]0;owned\x07b"),
     "weights twice in different case": _beside("Adapters.safetensors"),
-    "more than 10,000 files": _many(10_100),
-    "more than 10,000 folders": _many(10_100, Path.mkdir),
+    "more than 10,000 files": _crowd,
 }
 """Every one must be refused."""
-
-CROWDS: Mapping[str, Spoil] = {"100,000 files": _many(100_000)}
-"""As `FOLDERS`, and it takes a moment to make them."""

@@ -1,13 +1,12 @@
 """A registry on the other side that lies: made by honest commands, and changed afterwards by who has all rights to it.
 
 What is forged is forged well: digests, seals and the chain of the log agree with it, as far as its owner can make them.
-Import it as `from hostile.forgery import ...`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -41,7 +40,6 @@ def opened(home: Path) -> Registry:
 
 @contextmanager
 def forging(registry: Registry) -> Iterator[Session]:
-    """Give a session of the registry; what it writes is sealed, as if fusery had written it."""
     with registry.workspace.database.write() as session:
         yield session
 
@@ -51,7 +49,6 @@ def put(
     session_of: Callable[[Session, tables.Manifest, Manifest], None],
     files: Mapping[str, bytes],
 ) -> None:
-    """Store files, and let a function make a record of their manifest."""
     workspace = registry.workspace
     deposit = Deposit(workspace.database, workspace.store, workspace.owner())
     manifest = deposit.put(files)
@@ -60,7 +57,6 @@ def put(
 
 
 def files_of(registry: Registry, manifest: tables.Manifest) -> dict[str, bytes]:
-    """Return the bytes of what is recorded."""
     found = {}
     for file in manifest.files:
         path = registry.workspace.store.local_path(file.sha256)  # type: ignore[arg-type]
@@ -70,14 +66,12 @@ def files_of(registry: Registry, manifest: tables.Manifest) -> dict[str, bytes]:
 
 
 def adapter(session: Session) -> tables.Adapter:
-    """Return the adapter that is forged."""
     return session.scalars(select(tables.Adapter).order_by(tables.Adapter.id)).first()  # type: ignore[return-value]
 
 
 def with_weights(
     registry: Registry, change: Callable[[dict[str, np.ndarray[Any, Any]]], None], folder: Path
 ) -> None:
-    """Change an adapter's numbers, and all that is on record of its bytes with them."""
     with registry.workspace.database.read() as session:
         before = files_of(registry, adapter(session).manifest)
     source, changed = folder / "before.safetensors", folder / "after.safetensors"
@@ -92,8 +86,6 @@ def with_weights(
 
 
 def with_files(registry: Registry, files: Mapping[str, bytes]) -> None:
-    """Give an adapter other files, and the digest that goes with them."""
-
     def record(session: Session, stored: tables.Manifest, manifest: Manifest) -> None:
         row = adapter(session)
         row.manifest_id, row.digest = stored.id, manifest.digest
@@ -101,15 +93,7 @@ def with_files(registry: Registry, files: Mapping[str, bytes]) -> None:
     put(registry, record, files)
 
 
-def altered(files: Mapping[str, bytes], name: str) -> dict[str, bytes]:
-    """Return files of which the last bytes of one, which are numbers, are others."""
-    data = bytearray(files[name])
-    data[-64:] = bytes(64)
-    return {**files, name: bytes(data)}
-
-
 def forged_fused(registry: Registry, *, altering: bool = True, **columns: Any) -> str:
-    """Publish a fused artifact whose weights are others, under the right key; return the key."""
     made = registry.fused.fuse(ADAPTER, KEEP, publish="full")
     key = str(made["key"])
     with registry.workspace.database.read() as session:
@@ -122,12 +106,13 @@ def forged_fused(registry: Registry, *, altering: bool = True, **columns: Any) -
         for name, value in {"verdict": "PASS", "retained": 1.0, **columns}.items():
             setattr(row, name, value)
 
-    put(registry, record, altered(files, "model.safetensors") if altering else files)
+    if altering:  # the last bytes, which are numbers
+        files["model.safetensors"] = files["model.safetensors"][:-64] + bytes(64)
+    put(registry, record, files)
     return key
 
 
 def resign(place: Path, changes: Mapping[str, Callable[[list[dict[str, Any]]], None]]) -> None:
-    """Change the rows of files of a backup, and put digests on everything anew."""
     document = json.loads((place / "backup.json").read_bytes())
     document.pop("sha256")
     for file in document["files"]:
@@ -142,16 +127,7 @@ def resign(place: Path, changes: Mapping[str, Callable[[list[dict[str, Any]]], N
     (place / "backup.json").write_text(json.dumps({**document, "sha256": digest_json(document)}))
 
 
-def rows_of(registry: Registry) -> Sequence[int]:
-    """Return how many rows each table of things has."""
-    with registry.workspace.database.read() as session:
-        things = (tables.BaseModel, tables.Adapter, tables.Fused, tables.Calibration, tables.Signature)
-        return [len(session.scalars(select(thing.id)).all()) for thing in things]
-
-
 def setting(table: type[Any], **values: Any) -> Forge:
-    """Return a change of columns of the first row of a table."""
-
     def forge(registry: Registry, _: Path) -> None:
         with forging(registry) as session:
             row = session.scalars(select(table).order_by(table.id)).first()

@@ -3,7 +3,6 @@
 `FORBIDDEN` break the format as its README and its reference reader's checks have it, `BEYOND` keep to it and are more
 than anybody has a use for, `SOUND` are unusual and fine.
 Source: https://github.com/huggingface/safetensors, README ("Format").
-Import it as `from hostile import headers`.
 """
 
 from __future__ import annotations
@@ -17,23 +16,19 @@ GOOD: dict[str, Any] = {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]}
 
 
 def packed(header: str | bytes, data: bytes = b"abcd", length: int | None = None) -> bytes:
-    """Return a file: the header's length (or another that is claimed), the header, the tensors' bytes."""
     text = header.encode() if isinstance(header, str) else header
     return (len(text) if length is None else length).to_bytes(8, "little") + text + data
 
 
 def entry(**changes: Any) -> bytes:
-    """Return a file of one tensor `t` of four bytes, with changes to its entry."""
     return packed(json.dumps({"t": GOOD | changes}))
 
 
 def named(name: str) -> bytes:
-    """Return a file whose only tensor has this name."""
     return packed(json.dumps({name: GOOD}))
 
 
 def two(first: tuple[int, int], second: tuple[int, int], data: bytes) -> bytes:
-    """Return a file of the tensors `a` and `b` at these offsets."""
     spans = {"a": first, "b": second}
     header = {
         name: {"dtype": "U8", "shape": [end - begin], "data_offsets": [begin, end]}
@@ -43,13 +38,11 @@ def two(first: tuple[int, int], second: tuple[int, int], data: bytes) -> bytes:
 
 
 def crowd(count: int) -> bytes:
-    """Return a file of so many tensors without bytes."""
     entries = ",".join(f'"{n}":{{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}' for n in range(count))
     return packed("{" + entries + "}", b"")
 
 
 def raw(**parts: str) -> bytes:
-    """Return a file of one tensor `t` of four bytes whose parts are given as JSON text."""
     words = {"dtype": '"U8"', "shape": "[4]", "data_offsets": "[0,4]"} | parts
     return packed('{"t":{' + ",".join(f'"{key}":{value}' for key, value in words.items()) + "}}")
 
@@ -60,18 +53,11 @@ _DIGITS = "9" * 100_000
 
 FORBIDDEN: Mapping[str, Make] = {
     "empty": lambda: b"",
-    "no header at all": lambda: (0).to_bytes(8, "little"),
     "header length 2^63": lambda: (1 << 63).to_bytes(8, "little") + b"{}",
-    "header length 2^64-1, or -1": lambda: b"\xff" * 8 + b"{}",
     "header longer than the file": lambda: packed("{}", b"", length=3),
-    "header ends within the JSON": lambda: packed(json.dumps({"t": GOOD}), length=20),
     "not JSON": lambda: packed("hello"),
-    "UTF-16": lambda: packed("{}".encode("utf-16"), b""),
-    "byte order mark": lambda: packed("\ufeff{}", b""),
-    "a list": lambda: packed("[]", b""),
     "spaces before the JSON": lambda: packed("  " + json.dumps({"t": GOOD})),
     "a comment": lambda: packed("{" + _T + "/* */}"),
-    "comma at the end": lambda: packed("{" + _T + ",}"),
     "body short by one": lambda: packed(json.dumps({"t": GOOD}), b"abc"),
     "bytes behind the tensors (polyglot)": lambda: packed(json.dumps({"t": GOOD}), b"abcdPK\x03\x04"),
     "data without tensors": lambda: packed("{}", b"abcd"),
@@ -79,15 +65,12 @@ FORBIDDEN: Mapping[str, Make] = {
     "overlap, some bytes": lambda: two((0, 3), (2, 4), b"abcd"),
     "begin after end": lambda: entry(data_offsets=[4, 0]),
     "negative offset": lambda: entry(data_offsets=[-4, 0]),
-    "float offsets": lambda: entry(data_offsets=[0, 4.0]),
-    "offset with an exponent": lambda: raw(data_offsets="[0,4e0]"),
     "offsets as an object": lambda: entry(data_offsets={"0": 0}),
     "offset beyond 64 bits": lambda: entry(data_offsets=[0, 1 << 64]),
     "boolean offsets": lambda: entry(shape=[1], data_offsets=[False, True]),
     "shape does not fit": lambda: entry(shape=[5]),
     "dtype does not fit": lambda: entry(dtype="F64"),
     "shape overflows 64 bits": lambda: entry(shape=[1 << 62, 1 << 62]),
-    "shape overflows to what fits": lambda: entry(shape=[(1 << 62) + 1, 4]),
     "shape of a huge and an empty dimension": lambda: entry(shape=[1 << 62, 16, 0], data_offsets=[0, 0]),
     "negative shape": lambda: entry(shape=[-1, -4]),
     "shape is null": lambda: entry(shape=None),
@@ -97,27 +80,17 @@ FORBIDDEN: Mapping[str, Make] = {
     "missing dtype": lambda: packed('{"t":{"shape":[4],"data_offsets":[0,4]}}'),
     "unknown key in an entry": lambda: entry(extra=1),
     "entry is null": lambda: packed('{"t":null}', b""),
-    "entry is a list": lambda: packed('{"t":["U8",[4],[0,4]]}'),
     "duplicate tensor": lambda: packed("{" + _T + "," + _T + "}"),
     "duplicate tensor, once written with escapes": lambda: packed("{" + _T + ',"\\u0074":' + _GOOD + "}"),
     "duplicate key in metadata": lambda: packed('{"__metadata__":{"a":"1","a":"2"}}', b""),
-    "duplicate key in an entry": lambda: packed(
-        '{"t":{"dtype":"U8","dtype":"U8","shape":[4],"data_offsets":[0,4]}}'
-    ),
     "metadata as a list": lambda: packed('{"__metadata__":[]}', b""),
     "metadata value a number": lambda: packed('{"__metadata__":{"a":1}}', b""),
-    "nested metadata": lambda: packed('{"__metadata__":{"a":{"b":"c"}}}', b""),
     "metadata with half a character": lambda: packed('{"__metadata__":{"a":"\\ud800"}}', b""),
     "half a character in a name": lambda: named("\ud800"),
     "raw control character in a name": lambda: packed(b'{"a\x01b":' + _GOOD.encode() + b"}"),
-    "nested 100,000 deep, lists": lambda: packed("[" * 100_000 + "]" * 100_000, b""),
     "nested 100,000 deep in a shape": lambda: raw(shape="[" * 100_000 + "4" + "]" * 100_000),
     "dimension of 100,000 digits": lambda: raw(shape=f"[{_DIGITS}]"),
-    "NaN": lambda: packed('{"t":NaN}', b""),
     "1e999 in the shape": lambda: raw(shape="[1e999]"),
-    "a pickle": lambda: b"\x80\x04\x95\x10\x00\x00\x00\x00\x00\x00\x00}\x94.",
-    "a GGUF file": lambda: b"GGUF\x03\x00\x00\x00" + b"\0" * 60,
-    "an error page": lambda: b"<!DOCTYPE html><html><title>404 Not Found</title></html>",
 }
 """Every one must be refused."""
 
@@ -131,47 +104,18 @@ BEYOND: Mapping[str, Make] = {
     "empty name": lambda: named(""),
     "name of 513 characters": lambda: named("n" * 513),
     "NUL in a name": lambda: named("a\0b"),
-    "escape in a name": lambda: named("a\x1b[31m"),
-    "names that are one when composed": lambda: packed(
-        json.dumps(
-            {
-                "caf\u00e9": GOOD | {"shape": [2], "data_offsets": [0, 2]},
-                "cafe\u0301": GOOD | {"shape": [2], "data_offsets": [2, 4]},
-            }
-        )
-    ),
+    "name that is not composed": lambda: named("cafe\u0301"),
 }
 """Every one is refused here, though the format has no word against it."""
 
-HUGE: Mapping[str, Make] = {
-    "a million tensors": lambda: crowd(1_000_000),
-    "header of 100 MB": lambda: packed('{"__metadata__":{"a":"' + "x" * 100_000_000 + '"}}', b""),
-    "header of 95 MB of numbers": lambda: packed('{"t":[' + "1," * 47_500_000 + "1]}", b""),
-    "header of 95 MB of metadata": lambda: packed(
-        '{"__metadata__":{' + ",".join(f'"{n}":"{n}"' for n in range(4_500_000)) + "}}", b""
-    ),
-}
-"""As `BEYOND`, and it takes a moment to write them."""
 
 SOUND: dict[str, tuple[bytes, dict[str, tuple[int, ...]]]] = {
     "no tensors": (packed("{}", b""), {}),
-    "metadata null, as mlx writes it": (
-        packed(json.dumps({"__metadata__": None, "t": GOOD})),
-        {"t": (4,)},
-    ),
+    "metadata null, as mlx writes it": (packed(json.dumps({"__metadata__": None, "t": GOOD})), {"t": (4,)}),
     "spaces as padding": (packed(json.dumps({"t": GOOD}) + "   "), {"t": (4,)}),
-    "escapes in a name": (packed('{"\\u0074":' + _GOOD + "}"), {"t": (4,)}),
     "scalar": (packed('{"t":{"dtype":"F32","shape":[],"data_offsets":[0,4]}}'), {"t": ()}),
-    "no bytes": (
-        packed('{"t":{"dtype":"F32","shape":[1000000,0],"data_offsets":[0,0]}}', b""),
-        {"t": (1000000, 0)},
-    ),
-    "unaligned data": (packed(json.dumps({"t": GOOD}) + " "), {"t": (4,)}),
+    "no bytes": (packed('{"t":{"dtype":"F32","shape":[9,0],"data_offsets":[0,0]}}', b""), {"t": (9, 0)}),
     "order of the data is not that of the header": (two((2, 4), (0, 2), b"abcd"), {"b": (2,), "a": (2,)}),
     "a name that is no path": (named("../../etc/passwd"), {"../../etc/passwd": (4,)}),
-    "metadata with newlines": (
-        packed(json.dumps({"__metadata__": {"a": "1\n\x1b[31m2"}, "t": GOOD})),
-        {"t": (4,)},
-    ),
 }
 """File, and the shapes that are read from it, in the order of the data."""

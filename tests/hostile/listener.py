@@ -1,7 +1,4 @@
-"""A server that wants passwords: it keeps every byte that it is sent, and answers so that a client goes on to its secrets.
-
-Import it as `from hostile.listener import Listener`.
-"""
+"""A server that wants passwords: it keeps every byte that it is sent, and answers so that a client goes on to its secrets."""
 
 from __future__ import annotations
 
@@ -20,10 +17,7 @@ _NO_ENCRYPTION = (b"\x00\x00\x00\x08\x04\xd2\x16\x2f", b"\x00\x00\x00\x08\x04\xd
 
 
 class Listener:
-    """Listens on a port of this machine until it is closed."""
-
     def __init__(self) -> None:
-        """Begin to listen."""
         self.connections, self.heard = 0, b""
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._socket.getsockname()[1])

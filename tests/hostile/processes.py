@@ -1,7 +1,6 @@
 """Processes in which commands are watched: each is a fork of one that has imported what they import, and done nothing.
 
 An audit hook sees every program that is started and every connection that is made.
-Import it as `from hostile.processes import Processes`.
 """
 
 from __future__ import annotations
@@ -31,8 +30,6 @@ _PORT = re.compile(r"\('[^']*', (\d+)[,)]")
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """What a command printed and did: the ports that it connected to, and every event of the audit hook."""
-
     code: int
     out: str
     err: str
@@ -41,12 +38,10 @@ class Watched:
 
 
 def surroundings() -> dict[str, str]:
-    """Return the environment of the tests without fusery's variables."""
     return {name: value for name, value in os.environ.items() if not name.startswith(("FUSERY_", "_FUSERY"))}
 
 
 def _learn(homes: Path) -> None:
-    """Do what sound commands do, for their imports."""
     from fusery.cli.main import run
 
     home = str(homes / "home")
@@ -56,7 +51,6 @@ def _learn(homes: Path) -> None:
 
 
 def _watch(words: Sequence[str], log: Path) -> None:
-    """Be `fusery WORDS…`, and note events in a file, one JSON list a line."""
     target = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
     def hook(event: str, arguments: Any) -> None:
@@ -68,14 +62,10 @@ def _watch(words: Sequence[str], log: Path) -> None:
 
 
 class Processes:
-    """Runs one command at a time, each in a process that has run no other."""
-
     def __init__(self, folder: Path, nursery: Nursery) -> None:
-        """Run commands as forks of a nursery; logs go into `folder`."""
         self._folder, self._nursery, self._numbers = folder, nursery, count()
 
     def run(self, words: Sequence[str], environment: Mapping[str, str], folder: Path) -> Watched:
-        """Run a command in a folder, with this environment and nothing else."""
         log = self._folder / f"{next(self._numbers)}.events"
         job = Job(_watch, (list(words), log), environment, folder, self._folder / "said")
         code = self._nursery.run(job)
@@ -89,7 +79,6 @@ class Processes:
 
 @contextmanager
 def running(folder: Path, homes: Path) -> Iterator[Processes]:
-    """Run commands in forks that begin with what sound ones import; `homes` are two registries that are used up."""
     note, environment = folder / "modules", {**surroundings(), "FUSERY_USER": "tester"}
     with Nursery(_HEAVY) as nursery:
         job = Job(run_all, (_learn, (homes,), note), environment, homes, folder / "learned")

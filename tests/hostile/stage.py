@@ -2,8 +2,6 @@
 
 Each command runs in a process of its own (`hostile.processes`): a program that is started and a connection that is made
 are seen, whoever asked for them.
-
-Import it as `from hostile.stage import Stage`.
 """
 
 from __future__ import annotations
@@ -41,16 +39,10 @@ _PASSING = frozenset({"blob", "intent", "lease", "tensor", "webhook_delivery"})
 
 @dataclass(slots=True)
 class Stage:
-    """A user's registry, another one beside it, and a listener.
+    """A user's registry in `home` with the base `own` and the adapter `own_task@1`, and another one in `other` with the base
+    `tiny` and two versions of `course_rec`, to be spoilt; beside a listener where credentials must not arrive.
 
-    Attributes:
-        folder: everything of this attempt is below it.
-        home: the user's home folder, with the base `own` and the adapter `own_task@1`.
-        other: the other home folder, with the base `tiny` and two versions of `course_rec`; to be spoilt.
-        listener: where credentials must not arrive.
-        processes: where commands run.
-        environment: more of the user's environment.
-        allowed: ports that the user named.
+    `allowed` are ports that the user named.
     """
 
     folder: Path
@@ -63,11 +55,9 @@ class Stage:
 
     @property
     def ran(self) -> Path:
-        """A file that exists if a program of the other side was run."""
         return self.folder / "it-ran"
 
     def command(self, *words: str | Path, home: Path | None = None) -> Watched:
-        """Run a command as the user."""
         arguments = ["--home", str(home or self.home), *map(str, words)]
         return self.processes.run(arguments, self._environment(), self.folder)
 
@@ -111,13 +101,11 @@ class Stage:
 
 
 def is_empty(home: Path) -> bool:
-    """Tell whether there is no registry in a folder, not even its tables."""
     with closing(Database.open(f"sqlite:///{home / 'fusery.db'}")) as database:
         return schema.state(database).status == "empty"
 
 
 def contents(home: Path) -> str:
-    """Return a digest of every name and every byte below a folder."""
     digest = hashlib.sha256()
     for path in sorted(home.rglob("*")):
         # SQLite's map of its log is memory that happens to have a name.
@@ -133,7 +121,6 @@ _whole: set[str] = set()
 
 
 def recorded(home: Path) -> Mapping[str, Any]:
-    """Return everything that a registry in a folder believes."""
     found = contents(home)
     if found not in _recorded:
         _recorded[found] = _read(home)

@@ -19,13 +19,12 @@ del HEADERS["header of 16 MiB of spaces"]
 NOT_JSON = {
     name: make
     for name, make in configurations.NOT_JSON.items()
-    if name not in ("3 MB of keys", "4 MB of texts", "half a character as key")
+    if name not in ("3 MB of keys", "half a character as key")
 }
 
 
 @pytest.fixture
 def model(arena: Arena, tmp_path: Path) -> Path:
-    """The folder of a good base, to be spoilt."""
     return Path(shutil.copytree(arena.base, tmp_path / "model"))
 
 
@@ -63,7 +62,6 @@ def test_gguf_files(arena: Arena, tmp_path: Path, make: Make) -> None:
 
 @pytest.fixture(scope="module")
 def other(tmp_path_factory: pytest.TempPathFactory) -> Arena:
-    """A registry that may change."""
     root = tmp_path_factory.mktemp("other")
     return Arena(root / "home", root)
 

@@ -27,7 +27,6 @@ def _nan(tensors: dict[str, Any]) -> None:
 
 @pytest.fixture(scope="module")
 def saved_once(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a backup of the liar's registry, and with the key that it trusts; not to be changed."""
     root = tmp_path_factory.mktemp("saved")
     pair = write_pair(root, "eve")
     with opened(Path(shutil.copytree(made / "liar", root / "liar"))) as liar:
@@ -43,20 +42,16 @@ def saved_once(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def saved(saved_once: Path, tmp_path: Path) -> Path:
-    """A backup of the liar's registry, with a fused artifact, a rendering, a trusted key and an approval."""
     shutil.copyfile(saved_once / "eve.pub", tmp_path / "eve.pub")
     return Path(shutil.copytree(saved_once / "saved", tmp_path / "saved"))
 
 
 FORGED_ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "the content of another base": ("base_model.ndjson", {"content": NOBODY_S}),
-    "a base's digest": ("base_model.ndjson", {"digest": NOBODY_S}),
     "a base's facts": ("base_model.ndjson", {"parameters": 7}),
     "an adapter's digest": ("adapter.ndjson", {"digest": NOBODY_S}),
     "an adapter's rank": ("adapter.ndjson", {"rank": 64}),
-    "an adapter's modules": ("adapter.ndjson", {"target_modules": ["lm_head"]}),
     "a fused artifact's key": ("fused.ndjson", {"key": NOBODY_S}),
-    "a fused artifact's digest": ("fused.ndjson", {"digest": NOBODY_S}),
     "a rendering's digest": ("adapter_rendering.ndjson", {"digest": NOBODY_S}),
 }
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from hostile.forgery import (
     files_of,
     forging,
     put,
-    rows_of,
     setting,
     with_files,
     with_weights,
@@ -34,29 +32,16 @@ from fusery.storage.manifest import FileEntry, Manifest
 EITHER_WAY = pytest.mark.parametrize("bring", ["pull", "push"], indirect=True)
 
 
-def _numbers(change: Callable[[dict[str, Any]], None]) -> Forge:
-    return lambda liar, folder: with_weights(liar, change, folder)
+def _nan(liar: Registry, folder: Path) -> None:
+    with_weights(liar, lambda tensors: [value.fill(math.nan) for value in tensors.values()] and None, folder)
 
 
-def _filled(number: float) -> Forge:
-    def fill(tensors: dict[str, Any]) -> None:
-        for value in tensors.values():
-            value[:] = number
+def _strangers(liar: Registry, folder: Path) -> None:
+    def rename(tensors: dict[str, Any]) -> None:
+        for name in list(tensors):
+            tensors[name.replace("model.layers", "model.blocks")] = tensors.pop(name)
 
-    return _numbers(fill)
-
-
-def _infinite(tensors: dict[str, Any]) -> None:
-    next(iter(tensors.values())).flat[3] = math.inf
-
-
-def _half(tensors: dict[str, Any]) -> None:
-    del tensors[next(name for name in tensors if name.endswith("lora_b"))]
-
-
-def _strangers(tensors: dict[str, Any]) -> None:
-    for name in list(tensors):
-        tensors[name.replace("model.layers", "model.blocks")] = tensors.pop(name)
+    with_weights(liar, rename, folder)
 
 
 def _extra_file(liar: Registry, _: Path) -> None:
@@ -77,7 +62,6 @@ def _code_in_base(liar: Registry, _: Path) -> None:
 
 
 def _wrong_sizes(liar: Registry, _: Path) -> None:
-    """Say that a file is smaller than it is, and give everything the digest that follows."""
     with forging(liar) as session:
         row = adapter(session)
         file = next(file for file in row.manifest.files if file.path == "adapters.safetensors")
@@ -106,7 +90,6 @@ def _curve(*points: tuple[int, float], checkpoint: int = 100) -> Forge:
 
 
 def _other_bytes(liar: Registry, _: Path) -> None:
-    """Let the store have other bytes than its names say."""
     with liar.workspace.database.read() as session:
         files = adapter(session).manifest.files
         digest = next(file.sha256 for file in files if file.path == "adapters.safetensors")
@@ -119,8 +102,6 @@ def _other_bytes(liar: Registry, _: Path) -> None:
 
 
 def _calibration(folder: Path, base: str | None, **columns: Any) -> Forge:
-    """Put a calibration in, of another base if one is given."""
-
     def forge(liar: Registry, _: Path) -> None:
         import numpy as np
 
@@ -172,18 +153,14 @@ REFUSED: dict[str, tuple[Forge, str]] = {
     "an adapter with code in it": (_extra_file, "loader.py"),
     "sizes that are smaller": (_wrong_sizes, "are on record"),
     "bytes that are others": (_other_bytes, "blob|bytes"),
-    "an adapter of NaN": (_filled(math.nan), "nan|not finite|NaN"),
-    "an adapter with an infinity": (_numbers(_infinite), "infinit|finite"),
-    "half an adapter": (_numbers(_half), "refused"),
-    "an adapter of modules that the base lacks": (_numbers(_strangers), "refused"),
+    "an adapter of NaN": (_nan, "nan|not finite|NaN"),
+    "an adapter of modules that the base lacks": (_strangers, "refused"),
     "a note of a book's length": (setting(tables.Adapter, note="x" * 20_000), "note"),
-    "a loss that is infinite": (setting(tables.Adapter, val_loss=math.inf), "val_loss"),
     "a version that the name does not have": (
         setting(tables.Adapter, version=7),
         "on record as course_rec_v7",
     ),
     "a curve beyond the checkpoint": (_curve((50, 0.5), (5000, 0.01)), "goes on to 5000"),
-    "a curve with an infinity": (_curve((50, math.inf)), "curve_point.val_loss"),
 }
 
 
@@ -211,28 +188,20 @@ def test_what_cannot_be_is_refused(
 
 
 def test_forged_calibration(liar: Registry, ours: Registry, bring: Bring, tmp_path: Path) -> None:
+    _calibration(tmp_path, NOBODY_S)(liar, tmp_path)
+    with pytest.raises(BadInputError):
+        bring()
+    (tmp_path / "calibration.safetensors").unlink()
+    with forging(liar) as session:
+        session.execute(delete(tables.Calibration))
     _calibration(tmp_path, None, tokens=10**9)(liar, tmp_path)
     bring()
     assert [one["tokens"] for one in ours.bases.show("tiny")["calibrations"]] == [17]
 
 
-def test_calibration_of_another_base(liar: Registry, ours: Registry, bring: Bring, tmp_path: Path) -> None:
-    _calibration(tmp_path, NOBODY_S)(liar, tmp_path)
-    with pytest.raises(BadInputError):
-        bring()
-    assert ours.bases.show("tiny")["calibrations"] == []
-
-
 COMPUTED = (
-    "rank",
-    "scale",
-    "layers",
-    "method",
-    "target_modules",
-    "trainable_parameters",
-    "total_parameters",
-    "training",
-)
+    "rank", "scale", "layers", "method", "target_modules", "trainable_parameters", "total_parameters", "training",
+)  # fmt: skip
 COMPUTED_OF_BASE = ("parameters", "dtype", "architecture", "model_type", "bytes", "content")
 
 
@@ -322,7 +291,6 @@ def test_forged_signature(liar: Registry, ours: Registry, bring: Bring, tmp_path
 def test_the_id_of_a_registry_is_one(liar: Registry, ours: Registry) -> None:
     with liar.workspace.database.write() as session:
         session.execute(text("UPDATE registry SET store_id = 'a' || char(27) || 'b'"))
-    before = rows_of(ours)
     with pytest.raises(FuseryError):
         ours.exchange.pull(ADAPTER, liar.workspace.settings.home)
-    assert rows_of(ours) == before
+    assert ours.adapters.list() == []

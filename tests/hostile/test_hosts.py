@@ -51,25 +51,20 @@ PASSWORD = f"{CANARY}-sftp"
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A server that takes any password, and writes it down."""
-
     folder: Path
     port: int
 
     @property
     def told(self) -> list[str]:
-        """The passwords that it was told."""
         path = self.folder / "passwords"
         return path.read_text().splitlines() if path.exists() else []
 
     def url(self, name: str) -> str:
-        """Return the URL of a folder on it."""
         return f"sftp://127.0.0.1:{self.port}{self.folder}/{name}"
 
 
 @contextmanager
 def running(folder: Path) -> Iterator[Server]:
-    """Run a server that keeps what it hears in a folder."""
     folder.mkdir()
     port = free_port()
     with subprocess.Popen([sys.executable, "-P", "-c", _SERVER, folder, str(port)]) as process:
@@ -85,7 +80,6 @@ def running(folder: Path) -> Iterator[Server]:
 
 @pytest.fixture
 def servers(stage: Stage) -> Iterator[tuple[Server, Server]]:
-    """The server of the user's own store, and another one; the keys of both are known to the user."""
     with running(stage.folder / "ours") as ours, running(stage.folder / "theirs") as theirs:
         stage.allowed |= {ours.port, theirs.port}
         hosts = "".join((one.folder / "known_hosts").read_text() for one in (ours, theirs))

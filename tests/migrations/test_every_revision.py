@@ -14,10 +14,8 @@ from store_shelf import open_workspace
 from fusery.registry import Registry, tables
 from fusery.registry.database import Database, schema
 from fusery.registry.database.sealing import KINDS, seal_rows
-from fusery.registry.records.calibrations import Reading, record_calibration
-from fusery.registry.records.references import resolve_base
 from fusery.registry.tables.values import kind_of, to_json
-from fusery.storage.digest import digest_bytes, digest_json
+from fusery.storage.digest import digest_json
 
 REVISIONS = [f"{number:04}" for number in range(1, int(schema.HEAD) + 1)]
 WHEN = "2026-01-15 00:00:00.000000"
@@ -52,7 +50,6 @@ INSERT INTO event (seq, at, actor, action, subject_kind, subject, detail, previo
 
 @pytest.fixture
 def first(empty_url: str) -> Iterator[Database]:
-    """A database of the first release, with rows in every table that a migration changes, and in those that refer to it."""
     database = Database.open(empty_url)
     migrate_to(database, "0001")
     with database.write() as session:
@@ -63,7 +60,6 @@ def first(empty_url: str) -> Iterator[Database]:
 
 
 def of_columns(rows: Rows, older: Rows) -> Rows:
-    """Return rows with the tables and columns that older rows have."""
     return {
         table: sorted(({key: row[key] for key in old[0]} for row in rows[table]), key=str)
         if old
@@ -73,7 +69,6 @@ def of_columns(rows: Rows, older: Rows) -> Rows:
 
 
 def added_values(rows: Rows, older: Rows) -> set[object]:
-    """Return what stands in the columns that older rows do not have."""
     pairs = ((row, old[0]) for table, old in older.items() if old for row in rows[table])
     return {value for row, old in pairs for key, value in row.items() if key not in old}
 
@@ -101,7 +96,6 @@ def test_every_migration_keeps_the_rows_up_and_down(first: Database) -> None:
 
 
 def test_nothing_that_is_there_changes_its_seal(first: Database) -> None:
-    """Columns that came later are in no seal of a record that has nothing in them."""
     adapter = tables.Adapter.__table__
     with first.write() as session:
         session.execute(text("DELETE FROM curve_point"))
@@ -117,7 +111,6 @@ def test_nothing_that_is_there_changes_its_seal(first: Database) -> None:
 
 @pytest.fixture
 def registered(tmp_path: Path, database_url: str) -> Iterator[Registry]:
-    """A registry with an adapter."""
     base = tiny_models.make_base(tmp_path / "tiny", layers=1)
     folder = tiny_models.make_adapter(tmp_path / "adapter", base, num_layers=1)
     with Registry(open_workspace(tmp_path / "home", database_url)) as registry:
@@ -129,23 +122,7 @@ def registered(tmp_path: Path, database_url: str) -> Iterator[Registry]:
         yield registry
 
 
-def calibrate(registry: Registry, adapter: str | None) -> str:
-    """Record a calibration whose files are the base's own: what they hold is nothing to the database."""
-    digest = digest_bytes(str(adapter).encode())
-    with registry.workspace.database.write() as session:
-        base = resolve_base(session, "tiny")
-        manifest = tables.Manifest(digest=digest, size=0)
-        session.add(manifest)
-        session.flush()
-        reading = Reading("built-in", digest_bytes(b"texts"), 32, adapter)
-        row, _ = record_calibration(
-            registry.workspace, session, manifest, base, reading, tokens=9, engine="mlx"
-        )
-        return row.digest
-
-
 def test_a_registry_of_an_older_release_works_after_the_upgrade(registered: Registry) -> None:
-    """Records, seals and log stay; what an older schema cannot hold is gone after the way there and back."""
     database = registered.workspace.database
     schema.downgrade(database, "0008")
     schema.upgrade(database)
@@ -172,13 +149,3 @@ def test_a_registry_of_an_older_release_works_after_the_upgrade(registered: Regi
     assert registered.upkeep.audit_chain().ok
     assert registered.evaluations.list() == registered.tokens.list(revoked=True) == []
     assert registered.webhooks.list() == []
-
-
-def test_a_calibration_for_one_adapter_goes_and_one_for_all_stays(registered: Registry) -> None:
-    """An older release knows of no calibration for one adapter, and would take it for all."""
-    whole = calibrate(registered, None)
-    calibrate(registered, digest_bytes(b"an adapter"))
-    schema.downgrade(registered.workspace.database, "0018")
-    schema.upgrade(registered.workspace.database)
-    assert [each.digest for each in registered.bases.show("tiny").calibrations] == [whole]
-    assert registered.upkeep.audit_chain().ok

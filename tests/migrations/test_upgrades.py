@@ -22,7 +22,6 @@ from fusery.registry.fusion.foreign import foreign_key
 
 @pytest.fixture
 def database(empty_url: str) -> Iterator[Database]:
-    """A database without a schema."""
     opened = Database.open(empty_url)
     yield opened
     opened.close()
@@ -41,7 +40,6 @@ def found(database: Database) -> list[str]:
 
 
 def test_an_upgrade_seals_what_there_is_and_a_second_one_nothing(database: Database) -> None:
-    """Otherwise whoever put a record in would only have to upgrade."""
     migrate_to(database, "0007")
     execute(database, "INSERT INTO task (id, name) VALUES (1, 'course_rec'), (2, 'support'), (3, 'search')")
     schema.upgrade(database, afterwards=partial(seal_older, actor="ann"))
@@ -115,15 +113,6 @@ def _as_upgraded(session: object) -> None:
     bring_up(session, "0008", actor="ann")  # type: ignore[arg-type]
 
 
-def test_an_upgrade_without_any_says_nothing(database: Database) -> None:
-    migrate_to(database, "0008")
-    execute(database, ROWS)
-    schema.upgrade(database, afterwards=partial(bring_up, actor="ann"))
-    assert set(origins(database).values()) == {None}
-    with database.read() as session:
-        assert events.last(session) is None
-
-
 WRITTEN = {
     "course_rec#prod": '{"val_loss_within": 0.5, "approvals": 1}',
     "mail#prod": '{"far": 1e16, "none": -0.0, "much": 10000000000000000000, "l\\u00e4nger": ["a", 1.5]}',
@@ -134,7 +123,6 @@ WRITTEN = {
 
 @pytest.fixture
 def older(database: Database) -> Database:
-    """A database of the revision before, with sealed documents and tensors."""
     migrate_to(database, "0007")
     schema.upgrade(database, afterwards=partial(seal_older, actor="ann"))
     schema.downgrade(database, "0010")
@@ -156,7 +144,6 @@ def older(database: Database) -> Database:
 
 @contextmanager
 def later_tables(database: Database) -> Iterator[None]:
-    """Have the tables that came later, which an audit of today asks for."""
     later = [
         tables.metadata.tables[name]
         for name in ("adapter_source", "evaluation", "token", "webhook", "webhook_delivery")

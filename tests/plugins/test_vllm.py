@@ -49,7 +49,6 @@ class LoRAResolverRegistry:
 
 @pytest.fixture
 def registered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[LoRAResolver]:
-    """The resolver, as vLLM gets it in a process whose environment names a registry."""
     monkeypatch.setattr(LoRAResolverRegistry, "registered", {})
     modules: dict[str, dict[str, Any]] = {
         "vllm": {},
@@ -142,7 +141,6 @@ def test_a_rank_above_max_lora_rank_is_refused_and_not_recorded(
 
 
 def test_a_plugin_costs_nothing_where_nobody_asks() -> None:
-    """vLLM calls it in every process that it starts."""
     code = """
 import sys, types
 for name in ("vllm", "vllm.lora", "vllm.lora.request", "vllm.lora.resolver"):

@@ -17,7 +17,6 @@ from sftp_backend import SftpBackend
 
 
 def needed(program: object, package: str) -> None:
-    """Skip where a server's program or the package of its client is missing."""
     pytest.importorskip(package)
     if program is None:
         pytest.skip(f"there is no server for {package} here: run `make test`")
@@ -25,7 +24,6 @@ def needed(program: object, package: str) -> None:
 
 @pytest.fixture(scope="session")
 def make_s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], S3Backend]]:
-    """Stores on SeaweedFS."""
     needed(binary := s3_server.find_server(), "s3fs")
     with (
         s3_server.running_server(str(binary), tmp_path_factory.mktemp("s3")) as server,
@@ -37,7 +35,6 @@ def make_s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], S
 
 @pytest.fixture(scope="session")
 def make_gcs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], GcsBackend]]:
-    """Stores on fake-gcs-server."""
     needed(binary := gcs_server.find_server(), "gcsfs")
     assert binary is not None
     with gcs_server.running_server(binary, tmp_path_factory.mktemp("gcs")) as server:
@@ -46,7 +43,6 @@ def make_gcs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], 
 
 @pytest.fixture(scope="session")
 def make_azure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], AzureBackend]]:
-    """Stores on Azurite."""
     needed(command := azure_server.find_server(), "adlfs")
     assert command is not None
     with (

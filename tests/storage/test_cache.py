@@ -104,13 +104,9 @@ def test_a_build_that_fails_leaves_nothing(cache: FusedCache, failure: type[Base
         ({**FILES, "config.json": b"[]"}, digest_bytes(b"[]")),
         ({**FILES, "config.json": b"{} "}, "3 bytes"),
         ({**FILES, "model-00002.safetensors": b"x"}, "model-00002.safetensors besides"),
-        (
-            {"config.json": b"{}", "model.safetensors": FILES["model.safetensors"]},
-            "extra/tokenizer.json missing",
-        ),
         ({}, "config.json missing"),
     ],
-    ids=["other bytes", "other size", "one more", "one less", "nothing"],
+    ids=["other bytes", "other size", "one more", "nothing"],
 )
 def test_publish_checks_the_manifest(cache: FusedCache, files: dict[str, bytes], got: str) -> None:
     with cache.build(KEY, 1) as folder:
@@ -167,7 +163,6 @@ def test_what_is_no_key_never_becomes_a_path(cache: FusedCache, key: str) -> Non
 
 
 def count_hashing(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Count the files that are hashed from now on."""
     from fusery.storage import cache
 
     counted: list[int] = []
@@ -189,30 +184,17 @@ def test_a_hit_reads_no_file_through(cache: FusedCache, monkeypatch: pytest.Monk
     assert hashed == []
 
 
-@pytest.mark.parametrize("name", sorted(FILES))
-def test_a_flipped_bit_is_found_and_the_entry_never_served_again(cache: FusedCache, name: str) -> None:
-    path = publish(cache)
-    data = bytearray(FILES[name])
-    data[len(data) // 2] ^= 1
-    rewrite(path / name, bytes(data))
-    assert cache.lookup(KEY, MANIFEST) is None
-    assert not path.exists()
-    (kept,) = (cache.root / "quarantine").iterdir()
-    assert (kept / name).read_bytes() == bytes(data)
-    assert cache.lookup(KEY, MANIFEST) is None
-
-
 @pytest.mark.parametrize(
     "damage",
     [
         lambda path: (path / "config.json").unlink(),
         lambda path: rewrite(path / "config.json", b"{"),
+        lambda path: rewrite(path / "model.safetensors", FILES["model.safetensors"][::-1]),
         lambda path: (path / "model-00002.safetensors").write_bytes(b"x"),
-        lambda path: ((path / "config.json").unlink(), (path / "config.json").mkdir()),
         lambda path: ((path / "config.json").unlink(), (path / "config.json").symlink_to("/etc/hostname")),
         lambda path: ((path / "config.json").unlink(), os.mkfifo(path / "config.json")),
     ],
-    ids=["missing", "short", "one more", "folder", "link", "pipe"],
+    ids=["missing", "short", "other bytes", "one more", "link", "pipe"],
 )
 def test_a_damaged_entry_is_not_served(cache: FusedCache, damage: object) -> None:
     assert callable(damage)
@@ -220,6 +202,7 @@ def test_a_damaged_entry_is_not_served(cache: FusedCache, damage: object) -> Non
     assert cache.lookup(KEY, MANIFEST) is None
     assert not cache.entry(KEY).exists()
     assert len(list((cache.root / "quarantine").iterdir())) == 1
+    assert cache.lookup(KEY, MANIFEST) is None
 
 
 def test_rewritten_file_is_hashed_again(cache: FusedCache, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,7 +242,6 @@ def test_every_part_of_a_voucher_counts(
 
 
 def fill_cache(cache: FusedCache) -> list[Digest]:
-    """Three entries of 100, 200 and 300 bytes, used in this order."""
     keys = [digest_bytes(bytes([number])) for number in range(3)]
     for number, key in enumerate(keys):
         publish(cache, key, {"f": bytes(100 * (number + 1))})
@@ -273,11 +255,9 @@ def fill_cache(cache: FusedCache) -> list[Digest]:
         (600, [], [], True),
         (599, [], [0], True),
         (300, [], [0, 1], True),
-        (299, [], [0, 1, 2], True),
         (0, [], [0, 1, 2], True),
         (599, [0], [1], True),
         (100, [1, 2], [0], False),
-        (0, [0, 1, 2], [], False),
     ],
 )
 def test_eviction_takes_the_oldest(
@@ -303,20 +283,14 @@ def test_what_was_used_since_the_plan_stays(cache: FusedCache) -> None:
     assert [entry.key for entry in cache.entries()] == [keys[1]]
 
 
-def test_removing_twice_is_fine(cache: FusedCache) -> None:
-    publish(cache)
-    assert cache.remove(KEY) == sum(map(len, FILES.values()))
-    assert cache.remove(KEY) == 0
-    assert cache.lookup(KEY, MANIFEST) is None
-    assert contents(cache.root) == {}
-
-
-def test_strangers_in_the_cache_are_not_entries(cache: FusedCache) -> None:
+def test_removing_twice_is_fine_and_leaves_strangers_alone(cache: FusedCache) -> None:
     publish(cache)
     (cache.root / "fused" / "notes.txt").write_text("mine")
     assert [entry.key for entry in cache.entries()] == [KEY]
+    assert cache.remove(KEY) == sum(map(len, FILES.values()))
+    assert cache.remove(KEY) == 0
     cache.evict(0).execute()
-    assert (cache.root / "fused" / "notes.txt").read_text() == "mine"
+    assert contents(cache.root) == {"fused/notes.txt": b"mine"}
 
 
 BUILDER = """
@@ -375,9 +349,7 @@ def test_what_is_old_or_half_removed_is_swept(cache: FusedCache) -> None:
     assert cache.sweep(older_than=3600) == 5
     assert len(list((cache.root / "quarantine").iterdir())) == 1
     cache.sweep(older_than=-1)
-    left = {
-        str(file.relative_to(cache.root.parent)) for file in cache.root.parent.rglob("*") if file.is_file()
-    }
+    left = contents(cache.root.parent).keys()
     entry = {f"cache/fused/{OTHER}/{name}" for name in FILES}
     assert left == {*entry, f"cache/used/{OTHER}", f"private/{KEY}.json", f"private/{OTHER}.json"}
     assert open_cache(cache.root.parent, max_age=-1).sweep() > 0

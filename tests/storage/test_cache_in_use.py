@@ -11,7 +11,6 @@ import pytest
 from fusery.storage.cache import FusedCache
 from fusery.storage.digest import Digest, digest_bytes
 from fusery.storage.manifest import FileEntry, Manifest
-from fusery.storage.reading_locks import alone, shared
 from fusery.storage.vouchers import Vouchers
 
 pytestmark = pytest.mark.timing
@@ -82,20 +81,6 @@ def test_a_hold_on_what_was_replaced_meanwhile_is_not_a_hold_on_what_came_after(
         assert cache.quarantine(KEY) is not None
         publish(cache, KEY)
         assert cache.remove(KEY) == len(DATA)
-
-
-def test_a_lock_leaves_nothing_behind(tmp_path: Path) -> None:
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    with shared(folder) as there:
-        assert there
-        with alone(folder) as free:
-            assert not free
-    with alone(folder) as free:
-        assert free
-    assert list(tmp_path.rglob("*")) == [folder]
-    with shared(tmp_path / "none") as there, alone(tmp_path / "none") as free:
-        assert (there, free) == (False, True)
 
 
 def test_a_pin_keeps_an_entry(cache: FusedCache) -> None:

@@ -24,7 +24,6 @@ WEIGHTS = "model.safetensors"
 
 @pytest.fixture(params=["disk", "memory"])
 def root(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
-    """A folder on the disk, and one on tmpfs, where a write through a mapping leaves the file's times alone."""
     if request.param == "disk":
         yield tmp_path
         return
@@ -82,7 +81,6 @@ def test_a_page_that_was_dirty_when_it_was_published_is_not_served_once_it_chang
 
 
 def forge(folder: Path, entry: Path) -> None:
-    """Rewrite every note in a folder so that it says of an entry's files what they are now."""
     for note in folder.rglob("*.json"):
         if note.is_relative_to(entry):
             continue

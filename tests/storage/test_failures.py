@@ -23,16 +23,12 @@ from fusery.storage.failures import os_failures
     ("code", "wanted"),
     [
         (errno.ENOSPC, OutOfSpaceError),
-        (errno.EDQUOT, OutOfSpaceError),
         (errno.EFBIG, OutOfSpaceError),
         (errno.EACCES, StoreDeniedError),
-        (errno.EPERM, StoreDeniedError),
         (errno.EROFS, StoreDeniedError),
-        (errno.ENOENT, MissingFileError),
         (errno.ENOTDIR, MissingFileError),
         (errno.ELOOP, UnsafePathError),
         (errno.EIO, StoreUnavailableError),
-        (errno.ESTALE, StoreUnavailableError),
     ],
 )
 def test_every_code_has_its_error(tmp_path: Path, code: int, wanted: type[StorageError]) -> None:

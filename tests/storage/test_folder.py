@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import tempfile
 import unicodedata
 from collections.abc import Callable, Iterator
@@ -26,7 +25,6 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def hub(tmp_path: Path) -> Path:
-    """A snapshot as huggingface_hub lays it out: links into the repository's blobs."""
     repository = tmp_path / "hub" / "models--owner--name"
     snapshot = repository / "snapshots" / "abc123"
     snapshot.mkdir(parents=True)
@@ -104,32 +102,18 @@ def make_link_to(target: str) -> Callable[[Path], None]:
     return lambda path: path.symlink_to(target)
 
 
-def make_socket(path: Path) -> None:
-    here = Path.cwd()
-    # The name of a socket is short by law; pytest's folders are not.
-    os.chdir(path.parent)
-    try:
-        with socket.socket(socket.AF_UNIX) as server:
-            server.bind(path.name)
-    finally:
-        os.chdir(here)
-
-
 @pytest.mark.parametrize(
     "make",
     [
         make_link_to("/etc/hostname"),
         make_link_to("../outside"),
-        make_link_to("../../../../../../../../etc/passwd"),
         make_link_to("."),
-        make_link_to(".."),
         make_link_to("inner"),
         make_link_to("/dev/null"),
         make_link_to("evil"),
         os.mkfifo,
-        make_socket,
     ],
-    ids=["absolute", "beside", "dots", "itself", "parent", "folder", "device", "circle", "pipe", "socket"],
+    ids=["absolute", "beside", "itself", "folder", "device", "circle", "pipe"],
 )
 def test_what_is_no_file_of_the_folder_is_refused(folder: Path, make: Callable[[Path], None]) -> None:
     (folder.parent / "outside").write_bytes(b"x")

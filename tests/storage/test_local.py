@@ -43,14 +43,6 @@ def test_the_root_is_resolved_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert LocalStore(Path("~/store")).root == tmp_path.resolve() / "store"
 
 
-def test_a_fetched_file_is_the_users_own(backend: LocalBackend, tmp_path: Path) -> None:
-    blob = backend.store.put_bytes(HELLO)
-    backend.store.fetch(blob.digest, tmp_path / "out.bin")
-    found = (tmp_path / "out.bin").stat()
-    assert found.st_nlink == 1
-    assert found.st_mode & stat.S_IWUSR
-
-
 @pytest.mark.parametrize("kind", ["folder", "full folder", "link", "pipe"])
 def test_what_is_no_file_at_a_blobs_name_is_damage(backend: LocalBackend, tmp_path: Path, kind: str) -> None:
     blob = backend.store.put_bytes(HELLO)

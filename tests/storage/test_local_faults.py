@@ -6,7 +6,6 @@ import errno
 import gc
 import os
 import random
-import resource
 import signal
 import tempfile
 import warnings
@@ -18,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from fusery.storage.digest import digest_bytes
-from fusery.storage.errors import OutOfSpaceError, StorageError, StoreDeniedError, StoreUnavailableError
+from fusery.storage.errors import StorageError, StoreDeniedError, StoreUnavailableError
 from fusery.storage.interface import Blob
 from fusery.storage.local import LocalStore
 from fusery.testing.stores import HELLO, LARGE, file_with, name_of
@@ -33,8 +32,6 @@ CALLS = (
 
 
 class Trap:
-    """Runs `spring` instead of the Nth call to the operating system, and notes every call before it."""
-
     def __init__(self, monkeypatch: pytest.MonkeyPatch, at: int, spring: Callable[[str], None]) -> None:
         self.calls: list[str] = []
         for name in CALLS:
@@ -53,7 +50,6 @@ class Trap:
 
 
 def require_whole(root: Path) -> None:
-    """Whatever stands at a blob's name holds the bytes of its digest."""
     for path in (root / "blobs").rglob("*"):
         if path.is_file():
             assert digest_bytes(path.read_bytes()) == path.name.partition(".")[0]
@@ -106,13 +102,11 @@ def test_failure_of_any_call_is_an_error(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def some_of(total: int) -> list[int]:
-    """Return the calls to fail: the same few each time, all of them in `make soak`."""
     calls = range(1, total + 1)
     return list(calls) if "FUSERY_SOAK" in os.environ else sorted(random.Random(1).sample(calls, 12))
 
 
 def fork(body: Callable[[], None]) -> int:
-    """Start a process that runs `body` and return its pid: twenty times as fast as a new interpreter."""
     with warnings.catch_warnings():
         # Python 3.12 warns about threads that other tests have left; the child touches none of them.
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -154,7 +148,6 @@ def files_in(root: Path) -> set[str]:
 
 
 def race(body: Callable[[], None]) -> list[int]:
-    """Start six processes that run `body` and begin at the same moment; return their pids."""
     waiting, gate = os.pipe()
 
     def start() -> None:
@@ -166,15 +159,6 @@ def race(body: Callable[[], None]) -> list[int]:
     os.close(gate)
     os.close(waiting)
     return pids
-
-
-def test_processes_that_race_for_the_same_blobs_all_succeed(tmp_path: Path) -> None:
-    root = tmp_path / "store"
-    sources = [file_with(tmp_path, os.urandom(1 << 18), f"{number}.bin") for number in range(6)]
-    pids = race(lambda: [LocalStore(root).put_file(source) for source in sources] and None)
-    assert [os.waitpid(pid, 0)[1] for pid in pids] == [0] * len(pids)
-    require_whole(root)
-    assert files_in(root) == {name_of(digest_bytes(source.read_bytes())) for source in sources}
 
 
 def test_processes_that_race_to_replace_a_damaged_blob_never_lose_it(tmp_path: Path) -> None:
@@ -194,29 +178,7 @@ def test_processes_that_race_to_replace_a_damaged_blob_never_lose_it(tmp_path: P
 
 
 @contextmanager
-def files_of_at_most(size: int) -> Iterator[None]:
-    """Let the kernel refuse to write beyond `size`, as a full disk or a quota does."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-def test_a_full_disk_is_said_so_and_leaves_nothing(tmp_path: Path) -> None:
-    store, source = LocalStore(tmp_path / "store"), file_with(tmp_path, LARGE)
-    with files_of_at_most(1 << 20), pytest.raises(OutOfSpaceError, match=r"MB free") as caught:
-        store.put_file(source)
-    assert caught.value.hint is not None
-    assert list(store.blobs()) == []
-    assert list(store.leftovers()) == []
-    assert store.put_file(source).digest == digest_bytes(LARGE)
-
-
-@contextmanager
 def as_nobody() -> Iterator[None]:
-    """Be a user whom permissions bind: root is not."""
     if os.geteuid() != 0:
         yield
         return
@@ -231,7 +193,6 @@ def as_nobody() -> Iterator[None]:
 
 @pytest.fixture
 def open_tmp() -> Iterator[Path]:
-    """A temporary folder that `nobody` can reach; pytest's own are closed to others."""
     with tempfile.TemporaryDirectory(prefix="fusery-") as name:
         folder = Path(name).resolve()
         folder.chmod(0o755)

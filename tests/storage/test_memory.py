@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import threading
-import time
 import uuid
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from storage_backends import MemoryBackend
 
-from fusery.storage.errors import StoreMismatchError
 from fusery.storage.interface import BlobStore
 from fusery.storage.locate import open_tree
 from fusery.storage.remote import FsspecStore
@@ -38,37 +34,7 @@ def test_memory_does_not_outlive_the_process(backend: MemoryBackend) -> None:
     assert not backend.store.capabilities.durable
 
 
-class Hesitant(MemoryFileSystem):  # type: ignore[misc]
-    """A file system that takes its time between the look whether a file is there and the writing."""
-
-    cachable = False
-
-    def exists(self, path: str, **options: object) -> bool:
-        found = bool(super().exists(path, **options))
-        time.sleep(0.02)
-        return found
-
-
-def test_of_several_that_write_a_new_name_at_once_one_is_told_it_was_free() -> None:
-    backend, barrier = MemoryBackend(), threading.Barrier(4)
-
-    def claim(number: int) -> bool:
-        store = FsspecStore(Hesitant(), backend.name, f"memory://{backend.name}")
-        barrier.wait()
-        try:
-            store.initialise(f"registry-{number}")
-        except StoreMismatchError:
-            return False
-        return True
-
-    with ThreadPoolExecutor(4) as pool:
-        assert sum(pool.map(claim, range(4))) == 1
-    backend.clear()
-
-
 class Overwriting(MemoryFileSystem):  # type: ignore[misc]
-    """A file system that does not know `mode="create"`, as some S3 servers do not."""
-
     cachable = False
 
     def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **options: object) -> None:

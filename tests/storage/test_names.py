@@ -12,7 +12,6 @@ from fusery.storage.layout import (
     format_document,
     parse_blob_name,
     parse_format,
-    quarantine_name,
 )
 
 digests = st.text("0123456789abcdef", min_size=64, max_size=64).map(Digest)
@@ -34,13 +33,6 @@ def test_whatever_is_read_is_a_name_we_make(text: str, digest: Digest, generatio
     ):
         parsed = parse_blob_name(name)
         assert parsed is None or blob_name(*parsed) == name
-
-
-@given(digests, generations)
-def test_what_is_in_quarantine_is_no_blob(digest: Digest, generation: int) -> None:
-    name = quarantine_name(digest, generation)
-    assert name.startswith(f"quarantine/{digest}")
-    assert parse_blob_name(name) is None
 
 
 @given(st.from_regex(r"[0-9A-Za-z][0-9A-Za-z._-]{0,127}", fullmatch=True))

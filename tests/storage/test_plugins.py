@@ -28,7 +28,6 @@ TARGETS = "fusery.targets"
 
 @pytest.fixture
 def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder on the path of modules, under a name that no test before had: what lies in one is remembered."""
     folder = tmp_path / uuid.uuid4().hex
     monkeypatch.syspath_prepend(folder)
     return folder
@@ -70,13 +69,11 @@ def test_two_of_one_name_are_refused_by_their_packages(tmp_path: Path, packages:
     ("source", "said"),
     [
         ("import nowhere_at_all", "ModuleNotFoundError: No module named 'nowhere_at_all'"),
-        ("THING = ", "SyntaxError"),
-        ("1 / 0", "ZeroDivisionError: division by zero"),
         ("raise SystemExit(3)", "SystemExit: 3"),
         ("", "AttributeError"),
         ("raise ValueError('two\\nlines ' + 'x' * 5000)", "ValueError: two lines xxx"),
     ],
-    ids=["needs what is not there", "no Python", "raises", "exits", "lacks it", "says much"],
+    ids=["needs what is not there", "exits", "lacks it", "says much"],
 )
 def test_one_that_cannot_be_imported_is_named(packages: Path, source: str, said: str) -> None:
     name = f"broken-{abs(hash(source))}"
@@ -105,11 +102,6 @@ def test_names_that_are_taken_or_none_are_refused() -> None:
             load_plugin(Plugin(group, "my_store", "some-package", "1.2", "some:X"))
 
 
-def test_an_interruption_is_nobody_s_fault() -> None:
-    with pytest.raises(KeyboardInterrupt), blaming(PLUGIN):
-        raise KeyboardInterrupt
-
-
 # Python 3.11 wraps an interruption that comes while a class is made.
 WRAPPED = RuntimeError()
 WRAPPED.__cause__ = KeyboardInterrupt()
@@ -117,7 +109,12 @@ WRAPPED.__cause__ = KeyboardInterrupt()
 
 @pytest.mark.parametrize(
     ("plugin", "error"),
-    [(PLUGIN, StorageError("its own sentence")), (None, ZeroDivisionError()), (PLUGIN, WRAPPED)],
+    [
+        (PLUGIN, StorageError("x")),
+        (None, ZeroDivisionError()),
+        (PLUGIN, KeyboardInterrupt()),
+        (PLUGIN, WRAPPED),
+    ],
 )
 def test_what_is_not_the_plugin_s_fault_passes(plugin: Plugin | None, error: BaseException) -> None:
     with pytest.raises(type(error)) as caught, blaming(plugin):
@@ -129,7 +126,7 @@ class Panic(BaseException):
     """What Rust's libraries and test runners raise is no Exception."""
 
 
-@pytest.mark.parametrize("kind", [Panic, GeneratorExit, asyncio.CancelledError, SystemExit, StopIteration])
+@pytest.mark.parametrize("kind", [Panic, GeneratorExit, asyncio.CancelledError, SystemExit])
 def test_whatever_is_raised_is_the_plugin_s(kind: type[BaseException]) -> None:
     with (
         pytest.raises(PluginError, match=f"some of some-package 1.2 failed: {kind.__name__}: no luck$"),
@@ -138,42 +135,22 @@ def test_whatever_is_raised_is_the_plugin_s(kind: type[BaseException]) -> None:
         raise kind("no luck")
 
 
-def test_a_line_that_is_no_entry_point_names_its_package(packages: Path) -> None:
-    """Of any group, also one that is nothing to fusery: importlib looks at all of them."""
-    write_package(packages, "odd-package", {"console_scripts": {"thing": "odd:X"}})
-    (packages / "odd_package-1.2.dist-info" / "entry_points.txt").write_text("[console_scripts]\nnonsense\n")
-    with pytest.raises(PluginError, match="cannot be listed: .*odd_package-1.2.dist-info") as caught:
-        plugins()
-    assert "remove its folder" in str(caught.value.hint)
-
-
-class Speechless(Exception):
-    """Nobody can say what is wrong."""
-
-    def __str__(self) -> str:
-        """Fail."""
-        raise Panic
-
-
-def test_what_cannot_even_say_what_is_wrong_is_called_by_its_kind() -> None:
-    with pytest.raises(PluginError, match="Speechless$"), blaming(PLUGIN):
-        raise Speechless
-
-
 def test_package_that_was_half_removed_is_named_after_its_module(packages: Path) -> None:
     write_package(packages, "odd-package", {TARGETS: {"thing": "odd:X"}})
     (packages / "odd_package-1.2.dist-info" / "METADATA").unlink()
     assert [str(found) for found in plugins(TARGETS)] == ["odd ?"]
 
 
-def test_library_that_meets_unreadable_metadata_is_explained(packages: Path) -> None:
-    assert unlisted(ValueError("of something else")) is None
+def test_a_line_that_is_no_entry_point_names_its_package(packages: Path) -> None:
+    # Of any group: importlib looks at all of them.
     write_package(packages, "odd-package", {"console_scripts": {"thing": "odd:X"}})
     (packages / "odd_package-1.2.dist-info" / "entry_points.txt").write_text("[console_scripts]\nnonsense\n")
+    with pytest.raises(PluginError, match="cannot be listed: .*odd_package-1.2.dist-info"):
+        plugins()
     with pytest.raises(Exception) as caught:
         entry_points()
     assert isinstance(unlisted(caught.value), PluginError)
-    try:
+    assert unlisted(ValueError("of something else")) is None
+    with pytest.raises(ValueError) as other:
         raise ValueError("of something else")
-    except ValueError as error:
-        assert unlisted(error) is None
+    assert unlisted(other.value) is None

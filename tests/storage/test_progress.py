@@ -1,21 +1,8 @@
-"""What hears how long work goes on."""
+"""Counts that add up."""
 
 from __future__ import annotations
 
-from fusery.storage.progress import SILENT, Reporter, tally
-
-
-def test_reporter_passes_on_what_it_hears() -> None:
-    lines: list[str] = []
-    counts: list[tuple[int, int]] = []
-    reporter = Reporter(lines.append, lambda done, total: counts.append((done, total)))
-    reporter.say("one")
-    reporter.item("two")
-    reporter.progress(1, 2)
-    Reporter(lines.append, item=lambda name: lines.append(f"item {name}")).item("three")
-    assert (lines, counts) == (["one", "two", "item three"], [(1, 2)])
-    SILENT.say("one")
-    SILENT.progress(1, 2)
+from fusery.storage.progress import tally
 
 
 def test_tally_adds_up_and_never_exceeds_the_total() -> None:

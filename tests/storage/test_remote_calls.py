@@ -35,8 +35,6 @@ SECRET = "hunter2"
 
 
 class Failing(MemoryFileSystem):  # type: ignore[misc]
-    """Raises what it is told to, one exception a call, and then works."""
-
     cachable = False
 
     def __init__(self, *failures: BaseException) -> None:
@@ -69,18 +67,11 @@ def of_module(module: str, name: str, *arguments: Any, **options: Any) -> Callab
 
 TRANSIENT: dict[str, Callable[[], BaseException]] = {
     "busy (503)": lambda: OSError(errno.EBUSY, "slow down"),
-    "remote (500)": lambda: OSError(
-        errno.EREMOTEIO if hasattr(errno, "EREMOTEIO") else errno.EIO, "internal"
-    ),
-    "unknown code": lambda: OSError(errno.EIO, "conflict"),
     "reset": ConnectionResetError,
-    "refused": ConnectionRefusedError,
     "timeout": TimeoutError,
-    "async timeout": asyncio.TimeoutError,
     "fsspec timeout": of_module("fsspec.exceptions", "FSTimeoutError"),
     "short body": of_module("aiohttp", "ClientPayloadError", "not enough data"),
     "read timeout": of_module("botocore.exceptions", "ReadTimeoutError", endpoint_url="x"),
-    "no connection": of_module("botocore.exceptions", "EndpointConnectionError", endpoint_url="x"),
     "bad checksum": of_module("botocore.exceptions", "FlexibleChecksumError", error_msg="x"),
 }
 FINAL: dict[str, tuple[Callable[[], BaseException], Kind]] = {
@@ -95,12 +86,9 @@ FINAL: dict[str, tuple[Callable[[], BaseException], Kind]] = {
     "denied": (PermissionError, Kind.DENIED),
     "read-only": (lambda: OSError(errno.EROFS, "read-only"), Kind.DENIED),
     "no credentials": (of_module("botocore.exceptions", "NoCredentialsError"), Kind.DENIED),
-    "no profile": (of_module("botocore.exceptions", "ProfileNotFound", profile="x"), Kind.DENIED),
     "full": (lambda: OSError(errno.ENOSPC, "no space"), Kind.FULL),
-    "quota": (lambda: OSError(errno.EDQUOT, "quota"), Kind.FULL),
     "bad parameter": (of_module("botocore.exceptions", "ParamValidationError", report=SECRET), Kind.BROKEN),
     "bad endpoint": (lambda: ValueError(f"Invalid endpoint: {SECRET}"), Kind.BROKEN),
-    "bad request": (lambda: OSError(errno.EINVAL, SECRET), Kind.BROKEN),
 }
 
 
@@ -153,8 +141,6 @@ def test_errors_of_our_own_are_not_dressed_up(error: type[BaseException]) -> Non
 
 
 class Hanging(AsyncFileSystem):  # type: ignore[misc]
-    """Never answers, and notes what happens to it."""
-
     cachable = False
 
     def __init__(self, seconds: float = 60.0) -> None:
@@ -185,7 +171,6 @@ def test_only_what_no_try_had_reached_is_progress() -> None:
     calls = RemoteCalls(Hanging(), WHERE, deadline=100.0)
 
     def moves(step: Callable[[], object]) -> bool:
-        """Tell whether the deadline counts anew after a step."""
         calls._progress_at = time.monotonic() - 90.0
         step()
         return calls._left() > 50.0
@@ -224,33 +209,23 @@ def test_calls_come_back_in_order_and_no_more_are_begun_than_there_is_room_for()
     assert most[0] == 4
 
 
-def test_when_one_of_many_fails_the_others_are_cancelled() -> None:
+@pytest.mark.parametrize("fails", [True, False], ids=["one fails", "the caller stops"])
+def test_the_others_are_cancelled(fails: bool) -> None:
     file_system = Hanging()
     calls = RemoteCalls(file_system, WHERE)
 
-    async def fail(_file_system: Hanging) -> None:
-        raise OSError(errno.EINVAL, SECRET)
-
-    starts = [
-        partial(calls.start, fail),
-        partial(calls.start, "cat_file", "x"),
-        partial(calls.start, "cat_file", "y"),
-    ]
-    with pytest.raises(StoreUnavailableError, match="EINVAL"):
-        list(calls.in_order(iter(starts), 3))
-    assert file_system.cancelled.wait(10)
-
-
-def test_a_caller_who_stops_ends_what_is_under_way() -> None:
-    file_system = Hanging()
-    calls = RemoteCalls(file_system, WHERE)
-
-    async def at_once(_file_system: Hanging) -> str:
+    async def first(_file_system: Hanging) -> str:
+        if fails:
+            raise OSError(errno.EINVAL, SECRET)
         return "first"
 
-    results = calls.in_order(iter([partial(calls.start, at_once), partial(calls.start, "cat_file", "x")]), 2)
-    assert next(results) == "first"
-    results.close()  # type: ignore[attr-defined]
+    results = calls.in_order(iter([partial(calls.start, first), partial(calls.start, "cat_file", "x")]), 2)
+    if fails:
+        with pytest.raises(StoreUnavailableError, match="EINVAL"):
+            next(results)
+    else:
+        assert next(results) == "first"
+        results.close()  # type: ignore[attr-defined]
     assert file_system.cancelled.wait(10)
 
 
@@ -259,16 +234,11 @@ def test_ages() -> None:
     assert age(None) == 0.0
     assert age(now + 1000) == 0.0
     assert 90 <= age(now - 100) <= 200
-    for text in ("2020-01-01T00:00:00+00:00", "2020-01-01T00:00:00Z", "2020-01-01T00:00:00"):
+    for text in ("2020-01-01T00:00:00Z", "2020-01-01T00:00:00"):
         assert age(text) > 365 * 86400
 
 
 class Faulty(MemoryFileSystem):  # type: ignore[misc]
-    """Fails without a word: it loses or garbles what is written, cuts what is read, and flips bits of some answers.
-
-    One that is not `conditional` refuses a condition, as some servers do that never heard of it.
-    """
-
     cachable = False
 
     def __init__(
@@ -282,13 +252,11 @@ class Faulty(MemoryFileSystem):  # type: ignore[misc]
     ) -> None:
         super().__init__()
         self.loses, self.garbles, self.conditional, self.cuts = loses, garbles, conditional, cuts
-        self.flips, self.position, self.modes = list(flips), 0, list[str]()
+        self.flips, self.position = list(flips), 0
 
     def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **options: object) -> None:
         if mode == "create" and not self.conditional:
             raise OSError(errno.EINVAL, "not implemented")
-        if "/tmp/" not in path:
-            self.modes.append(mode)
         if not self.loses:
             garbled = self.garbles and "/blobs/" in path
             super().pipe_file(path, b"?" * len(value) if garbled else value, mode=mode)
@@ -347,21 +315,3 @@ def test_other_bytes_at_each_reading_are_an_error_and_no_damage() -> None:
         with pytest.raises(StoreUnavailableError):
             attempt()
     assert [found.digest for found in store.blobs()] == [blob.digest]
-
-
-def test_a_backend_that_refuses_the_condition_has_the_weaker_promise() -> None:
-    store = store_on(Faulty(conditional=False))
-    assert not store.capabilities.create_exclusive
-    assert "read back" in store.capabilities.promise
-    store.initialise("registry-one")
-    blob = store.put_bytes(b"x")
-    assert store.read_bytes(blob.digest, limit=1) == b"x"
-    assert list(store.leftovers()) == []
-
-
-def test_where_the_backend_can_every_write_refuses_to_overwrite() -> None:
-    file_system = Faulty()
-    store = store_on(file_system)
-    store.put_bytes(b"x")
-    store.initialise("registry-one")
-    assert file_system.modes == ["create", "create"]

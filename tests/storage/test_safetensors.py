@@ -1,17 +1,16 @@
 from __future__ import annotations
 
+import math
 import os
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hostile.headers import BEYOND, FORBIDDEN, SOUND, two
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
-from safetensors.numpy import load_file
 
 from fusery.storage import safetensors
 from fusery.storage.errors import FormatError, MissingFileError
@@ -87,47 +86,27 @@ def test_invalid_header_is_not_built(entries: list[tuple[str, str, tuple[int, ..
         build_header(entries)
 
 
-NUMPY = {
-    "U8": np.uint8,
-    "I32": np.int32,
-    "F16": np.float16,
-    "F32": np.float32,
-    "I64": np.int64,
-    "BOOL": np.bool_,
-}
 names = st.text(st.characters(exclude_categories=("Cc", "Cs")), min_size=1, max_size=20).filter(
     lambda name: name != safetensors.METADATA and unicodedata.is_normalized("NFC", name)
 )
-tensors = st.dictionaries(
-    names, st.tuples(st.sampled_from(sorted(NUMPY)), st.lists(st.integers(0, 4), max_size=4)), max_size=6
-)
+tensors = st.dictionaries(names, st.lists(st.integers(0, 4), max_size=4).map(tuple), max_size=6)
 metadata = st.dictionaries(
     st.text(st.characters(exclude_categories=("Cs",)), max_size=10), st.text(max_size=30)
 )
 
 
 @settings(deadline=None, max_examples=60)
-@given(tensors=tensors, metadata=metadata)
+@given(shapes=tensors, metadata=metadata)
 def test_the_library_reads_what_we_write(
-    tmp_path_factory: pytest.TempPathFactory,
-    tensors: dict[str, tuple[str, list[int]]],
-    metadata: dict[str, str],
+    tmp_path_factory: pytest.TempPathFactory, shapes: dict[str, tuple[int, ...]], metadata: dict[str, str]
 ) -> None:
     path = tmp_path_factory.mktemp("st") / "t.safetensors"
-    entries = [(name, dtype, tuple(shape)) for name, (dtype, shape) in tensors.items()]
-    values = {name: np.ones(shape, NUMPY[dtype]) for name, dtype, shape in entries}
-    start = build_header(entries, metadata)
+    start = build_header([(name, "F32", shape) for name, shape in shapes.items()], metadata)
     assert len(start) % 8 == 0
-    path.write_bytes(start + b"".join(value.tobytes() for value in values.values()))
-    found = load_file(path)
-    assert found.keys() == values.keys()
-    for name, value in values.items():
-        assert found[name].dtype == value.dtype
-        np.testing.assert_array_equal(found[name], value)
+    path.write_bytes(start + bytes(4 * sum(map(math.prod, shapes.values()))))
     with safe_open(path, framework="numpy") as file:
         assert (file.metadata() or {}) == metadata
+        assert {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()} == shapes  # noqa: SIM118
     header = read_header(path)
-    assert [(t.name, t.dtype, t.shape) for t in header.tensors.values() if t.size] == [
-        item for item, value in zip(entries, values.values(), strict=True) if value.nbytes
-    ]
+    assert {tensor.name: tensor.shape for tensor in header.tensors.values()} == shapes
     assert header.metadata == metadata

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from fusery.cli.main import run
-from fusery.storage.digest import digest_bytes
 from fusery.storage.errors import FuseryError
 from fusery.storage.interface import BlobStore
 from fusery.storage.locate import open_store
@@ -82,8 +81,6 @@ OPERATIONS: dict[str, Callable[[BlobStore], object]] = {
     "list": lambda store: list(store.blobs()),
     "identify": lambda store: store.identify(),
     "initialise": lambda store: store.initialise("registry-one"),
-    "leftovers": lambda store: list(store.leftovers()),
-    "size": lambda store: store.size(digest_bytes(b"x")),
 }
 
 

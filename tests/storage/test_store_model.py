@@ -32,8 +32,6 @@ generations = st.sampled_from([0, 1, 12])
 
 
 class StoreModel(RuleBasedStateMachine):
-    """`blobs` says what must be there, `damaged` what somebody overwrote behind the store's back."""
-
     backend: Backend
 
     def __init__(self) -> None:
@@ -68,14 +66,6 @@ class StoreModel(RuleBasedStateMachine):
         expected = FileEntry("x", len(data), digest_bytes(data)) if told else None
         self.backend.store.put_file(source, expected=expected, generation=generation)
         self.stored((digest_bytes(data), generation), data)
-
-    @rule(data=contents, other=contents, generation=generations)
-    def put_a_file_that_is_not_as_expected(self, data: bytes, other: bytes, generation: int) -> None:
-        source = self.folder / "source"
-        source.write_bytes(data + b"!")
-        expected = FileEntry("x", len(other), digest_bytes(other))
-        with pytest.raises(DigestMismatchError):
-            self.backend.store.put_file(source, expected=expected, generation=generation)
 
     @rule(data=contents, generation=generations)
     def read(self, data: bytes, generation: int) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from storage_backends import LocalBackend, MemoryBackend
 
-from fusery.storage import local, pouring, publishing
 from fusery.storage.backends.objects import Objects
 from fusery.storage.digest import digest_bytes
 from fusery.storage.failures import DigestMismatchError
@@ -74,23 +73,6 @@ def test_damaged_blob_does_not_arrive(origin: Backend, target: Backend, scratch:
         transfer(origin.store, target.store, ENTRY, scratch)
     assert target.names() == set()
     assert list(scratch.iterdir()) == []
-
-
-def test_bytes_are_written_once(tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    origin, target = MemoryBackend(), LocalBackend(tmp_path / "target")
-    origin.store.put_bytes(DATA)
-    written: list[int] = []
-    write_all = publishing.write_all
-
-    def counted(fd: int, data: bytes | memoryview) -> None:
-        written.append(len(data))
-        write_all(fd, data)
-
-    for module in (local, pouring):
-        monkeypatch.setattr(module, "write_all", counted)
-    scratch.rmdir()  # it is not needed
-    transfer(origin.store, target.store, ENTRY, scratch)
-    assert sum(written) == len(DATA)
 
 
 def test_wrong_bytes_are_read_again(tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:

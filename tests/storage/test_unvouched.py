@@ -21,7 +21,6 @@ from fusery.storage.room import require_room
 
 @pytest.fixture
 def memory() -> FsspecStore:
-    """A store in memory."""
     store = open_store(f"memory://{uuid.uuid4().hex}")
     assert isinstance(store, FsspecStore)
     return store

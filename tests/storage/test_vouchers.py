@@ -1,12 +1,10 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 
 import pytest
 
-from fusery.storage import stamps
 from fusery.storage.digest import Digest, digest_bytes
 from fusery.storage.vouchers import Vouchers
 from fusery.storage.watching import Watch
@@ -53,17 +51,6 @@ def test_a_copy_in_its_place_ends_it(vouchers: Vouchers, file: Path) -> None:
     other.replace(file)
     assert not vouchers.hold(file, DIGEST)
     file.unlink()
-    assert not vouchers.hold(file, DIGEST)
-
-
-def test_reboot_ends_it(vouchers: Vouchers, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stamps, "boot_id", lambda: "another")
-    assert not vouchers.hold(file, DIGEST)
-
-
-def test_a_day_ends_it(vouchers: Vouchers, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    now = time.time()
-    monkeypatch.setattr(time, "time", lambda: now + 25 * 3600)
     assert not vouchers.hold(file, DIGEST)
 
 

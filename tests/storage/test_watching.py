@@ -37,7 +37,6 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def in_memory() -> Iterator[Path]:
-    """A file on tmpfs."""
     if not os.access("/dev/shm", os.W_OK):
         pytest.skip("there is no tmpfs here")
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
@@ -75,7 +74,6 @@ for _ in range(2_000):
 
 @linux
 def test_asking_harms_neither_who_asks_nor_who_writes(file: Path) -> None:
-    """Whoever opens a file for writing takes the lease away by a signal, which must not end the process that asked."""
     both = [subprocess.Popen([sys.executable, "-P", "-c", text, str(file)]) for text in (WRITER, ASKING)]
     assert [process.wait(timeout=120) for process in both] == [0, 0]
 
@@ -93,7 +91,6 @@ def test_which_file_systems_show_mapped_writes(file: Path, in_memory: Path) -> N
 def test_try_a_file_system_in_another_folder(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where a file cannot be without a name: nobody is to come upon one beside the files."""
     shows = shows_mapped_writes(file)
     monkeypatch.setattr(watching, "_SHOWN", {})
 

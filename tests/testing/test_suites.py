@@ -30,23 +30,19 @@ CODE = Code("house-anything", "info", "it is one", "it is as it is")
 
 
 def always(candidate: Candidate) -> Iterator[Finding]:
-    """Whatever it is."""
     yield CODE.found(".", "it is one")
 
 
 def never(candidate: Candidate) -> Iterator[Finding]:
-    """Nothing."""
     return iter(())
 
 
 def stumbling(candidate: Candidate) -> Iterator[Finding]:
-    """It needs weights."""
     assert candidate.folder.header is not None
     return iter(())
 
 
 def meddling(candidate: Candidate) -> Iterator[Finding]:
-    """Leave a file behind."""
     (candidate.folder.path / "left").write_text("x")
     return iter(())
 
