@@ -6,8 +6,11 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tiny_models
 from many_rows import add_rows
+from page_server import pages_of
 from sqlalchemy import text
 from store_shelf import open_workspace
 
@@ -18,6 +21,7 @@ from fusery.registry.database.guards import lifted
 from fusery.registry.database.limits import YANKS
 from fusery.registry.errors import BadInputError
 from fusery.registry.tables import bounds
+from fusery.web.doors import Proxies, TeamDoor
 
 MakeAdapter = Callable[..., Path]
 
@@ -27,6 +31,37 @@ def write_config(folder: Path, **values: object) -> Path:
     path = folder / "adapter_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
     return folder
+
+
+@pytest.mark.slow
+def test_base_with_88200_tensors_is_restored_and_pushed(
+    sqlite_registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many tensors as a mixture of 300 experts in each of 98 layers has."""
+    base = tiny_models.make_base(tmp_path / "base")
+    file = base / "model.safetensors"
+    tensors: dict[str, tiny_models.Raw] = {
+        name: (dtype, np.frombuffer(data, np.uint16).reshape(shape))
+        for name, (dtype, shape, data) in tiny_models.read_tensors(file).items()
+    }
+    number = np.zeros((1, 1), np.uint16)
+    for expert in range(88_200 - len(tensors)):
+        tensors[f"model.layers.{expert % 4}.mlp.experts.{expert // 4}.down_proj.weight"] = ("BF16", number)
+    tiny_models.write_tensors(file, tensors, {"format": "mlx"})
+    added = sqlite_registry.bases.add(base, name="large")
+    adapter = tiny_models.make_adapter(tmp_path / "adapter", base)
+    sqlite_registry.adapters.register(adapter, base="large", task="course_rec", date="20260115")
+    sqlite_registry.upkeep.backup(tmp_path / "backup", verify=True)
+    with (
+        Registry(open_workspace(tmp_path / "restored")) as restored,
+        Registry.open(tmp_path / "there") as there,
+    ):
+        restored.upkeep.restore(tmp_path / "backup", own=True)
+        there.init()
+        monkeypatch.setenv("FUSERY_TOKEN", there.tokens.create("ci", role="publisher").secret)
+        with pages_of(there, TeamDoor(there, Proxies())) as url:
+            restored.exchange.push("course_rec", url)
+        assert there.bases.show("large").digest == added.digest
 
 
 def test_a_base_that_is_too_large_for_a_package_is_refused(
