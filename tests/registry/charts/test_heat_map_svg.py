@@ -1,13 +1,9 @@
-"""Drawing: both kinds of file are what they say, the same map gives the same bytes, and any map can be drawn."""
+"""Drawing: both kinds of file are what they say, and any map can be drawn."""
 
 from __future__ import annotations
 
-import hashlib
 import io
-import itertools
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from xml.etree import ElementTree
 
@@ -70,29 +66,6 @@ def test_an_svg_has_a_cell_for_each_share() -> None:
     assert len([cell for cell in cells if cell.get("class") == "nothing"]) == 5
 
 
-def test_layer_numbers_and_the_scale_stand_below_the_cells() -> None:
-    nodes = [(node.tag.rpartition("}")[2], node.attrib, node.text or "") for node in drawn(MAP).iter()]
-    cells = sorted({float(each["x"]) for tag, each, _ in nodes if tag == "rect" and "rx" in each})
-    rows = sorted(
-        {
-            (float(each["y"]), float(each["height"]))
-            for tag, each, _ in nodes
-            if tag == "rect" and "rx" in each
-        }
-    )
-    assert all(y + height <= after for (y, height), (after, _) in itertools.pairwise(rows))
-    steps = [float(each["x"]) for tag, each, _ in nodes if tag == "rect" and each.get("height") == "10"]
-    assert len(steps) > 10 and steps == sorted(steps) and abs(steps[0] - cells[0]) < 2
-    placed = {text: float(each["x"]) for tag, each, text in nodes if tag == "text"}
-    numbers = [placed[str(layer)] for layer in range(LAYERS)]
-    assert all(
-        cell < number < cell + (cells[1] - cells[0]) for cell, number in zip(cells, numbers, strict=True)
-    )
-    marks = [x for text, x in placed.items() if re.fullmatch(r"-?\d+ %", text)]
-    assert len(marks) >= 2 and marks == sorted(marks)
-    assert all(steps[0] <= x <= 2 * steps[-1] - steps[-2] + 1 for x in marks)
-
-
 def test_a_cell_says_what_it_holds_without_its_colour() -> None:
     shown = texts(MAP)
     assert [text for text in shown if re.fullmatch(r"-?\d+ [×–]", text)] == [
@@ -119,20 +92,6 @@ def test_titles_and_labels_are_shown_as_they_are() -> None:
     assert shown[0] == "<a> & \\x00 \\u202e"
     assert MAP.subtitle in shown
     assert "$\\frac{evil}$" in shown
-
-
-def test_the_same_map_gives_the_same_bytes_in_another_process() -> None:
-    code = (
-        "import hashlib; from fusery.registry.charts.heat_map import HeatMap, Row;"
-        "from fusery.registry.charts.heat_map_svg import draw;"
-        f"print(*(hashlib.sha256(draw({MAP!r}, kind)).hexdigest() for kind in ('png', 'svg')))"
-    )
-    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, check=True, text=True)
-    both = [draw(MAP, kind) for kind in ("png", "svg")]
-    assert done.stdout.split() == [hashlib.sha256(data).hexdigest() for data in both]
-    for kind, data in zip(("png", "svg"), both, strict=True):
-        assert draw(replace(MAP, title="another"), kind) != data
-        assert not re.search(rb"<dc:date|<dc:creator|Software|Creation|tIME|tEXt", data)
 
 
 @pytest.mark.parametrize(
