@@ -82,7 +82,9 @@ def table_in(shown: str) -> tuple[str, list[str]]:
     return lines[rule - 1], rows
 
 
-@pytest.mark.parametrize("columns", [80, 200, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "columns", [80, *(pytest.param(width, marks=pytest.mark.slow) for width in (60, 200))]
+)
 def test_every_table_fits_the_terminal(busy: Fusery, columns: int) -> None:
     shown = shown_on(columns, *(words.split() for words in TABLES))
     for (words, first), text in zip(TABLES.items(), shown, strict=True):
