@@ -41,6 +41,7 @@ def test_a_model_that_is_altered_through_a_mapping(cache: Path, stocked: Fusery)
         assert weights(again).read_bytes() == data
 
 
+@pytest.mark.slow
 def test_all_that_lies_in_the_cache_is_rewritten(cache: Path, stocked: Fusery, tmp_path: Path) -> None:
     """What is altered looks as if it had been hashed after that, as far as the cache folder says."""
     first = stocked(*FUSE)

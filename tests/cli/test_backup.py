@@ -32,18 +32,6 @@ def test_a_backup_is_restored_and_holds_no_secret(
     assert not [path for path in files if CANARY.encode() in path.read_bytes()]
 
 
-@pytest.mark.slow
-def test_hints_name_the_restore_and_the_option_for_an_own_backup(stocked: Fusery, tmp_path: Path) -> None:
-    assert stocked("token", "create", "ann", "--role", "reader").code == 0
-    command = f"restore {tmp_path / 'saved'} --own"
-    made = stocked("backup", "saved")
-    assert "last event" in made.out and f"fusery --home NEW_HOME {command}" in made.err
-    foreign = stocked("--home", "new", "restore", "saved")
-    assert "2 adapters on 1 base\n" in foreign.out and "1 tokens" in foreign.out
-    assert command in foreign.err and "fusery --home new audit" in foreign.err
-    assert "--own" not in stocked("--home", "other", "restore", "saved", "--own").err
-
-
 def test_refusals(stocked: Fusery, tmp_path: Path) -> None:
     (tmp_path / "other" / "sub").mkdir(parents=True)
     (tmp_path / "other" / "sub" / "config.json").write_text("{}")

@@ -32,6 +32,7 @@ def _here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FUSERY_CLUSTER", raising=False)
 
 
+@pytest.mark.slow
 def test_all_are_fused_and_found_done_the_second_time(stocked: Fusery) -> None:
     def chosen(*words: str) -> list[str]:
         ran = stocked(*ALL, "--json", *words)

@@ -136,19 +136,6 @@ def test_a_report_in_a_file_leaves_the_words_for_people(stocked: Fusery, others:
     assert stocked(*words, "--format", "sarif", "--force").code == 1
 
 
-def test_several_folders_are_checked_and_each_has_a_verdict(stocked: Fusery, others: Path) -> None:
-    done = stocked("check", "good", "bad", "good", "--base", "tiny", "--json")
-    assert (done.code, [(each["folder"], each["verdict"]) for each in done.json]) == (
-        1,
-        [("good", "pass"), ("bad", "fail")],
-    )
-    told = stocked("check", "good", "bad", "--base", "tiny").out.splitlines()
-    assert (told[:3], told[-1]) == (["good", "Verdict: pass", "bad"], "Verdict: fail")
-    (others / "many").mkdir()
-    shutil.copytree(others / "good", others / "many" / "good")
-    assert "give one of them: many/good" in stocked("check", "many", "--base", "tiny").out
-
-
 def checked(stocked: Fusery, *files: str) -> tuple[int, list[tuple[str, str]]]:
     """Check the adapters of changed files; return the exit code, and folders with their verdicts."""
     done = stocked("check", "--changed", *files, "--base", "tiny", "--json")

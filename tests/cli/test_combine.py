@@ -36,15 +36,6 @@ def test_combine_for_people_scripts_and_once_more(stocked: Fusery) -> None:
     assert "svd, rank 8, weights 0.7, 0.3, fusery " in stocked("show", made["name"]).out
 
 
-def test_shrink(stocked: Fusery) -> None:
-    dry = stocked("shrink", "course_rec@1", "--rank", "2", "--dry-run", "-q")
-    assert (dry.code, dry.out) == (0, "")
-    made = stocked("shrink", "course_rec@1", "--rank", "2", "--task", "small", "--tag", "a=b", "--note", "n")
-    assert made.out.startswith("Registered: small_v1_")
-    assert stocked("list", "--task", "small", "--json").json[0]["rank"] == 2
-    assert "small_v1_" in stocked("yank", "course_rec@1", "--reason", "worse").out
-
-
 def test_refusals_register_nothing(stocked: Fusery) -> None:
     before = stocked("list", "-q").out
     both = "combine course_rec@1 course_rec@2"

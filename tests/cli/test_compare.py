@@ -9,32 +9,8 @@ from fixture_types import Fusery
 
 from .conftest import require_refusals
 
-KEYS = {
-    "module", "norm_a", "norm_b", "cosine", "relative_change", "effective_rank_a", "effective_rank_b"
-}  # fmt: skip
 BOTH = ("course_rec@1", "course_rec@2")
 FIRST, SECOND = "course_rec_v1_20260115", "course_rec_v2_20260201"
-
-
-def test_diff(stocked: Fusery) -> None:
-    plain = stocked("diff", *BOTH, "--json").json
-    assert plain.keys() == {"a", "b", "changed", "amended", "withdrawals"}
-    assert stocked("diff", *BOTH, "-q").out.splitlines()[:1] == ["version"]
-    ran = stocked("diff", *BOTH, "--weights", "--json")
-    assert (ran.code, ran.err) == (0, "")
-    found = ran.json
-    assert found.keys() >= {"a", "b", "changed", "modules", "overall"}
-    assert found["overall"].keys() >= KEYS - {"module"}
-    for module in found["modules"]:
-        assert module.keys() >= KEYS
-        assert module["angles_in"] == sorted(module["angles_in"])
-        assert all(0 <= angle <= 90 for angle in module["angles_in"] + module["angles_out"])
-    shown = stocked("diff", *BOTH, "--weights").out
-    assert "val_loss" in shown
-    changes = [float(line.split()[4]) for line in shown.splitlines() if line.startswith("model.layers.")]
-    assert len(changes) == 14 and changes == sorted(changes, reverse=True)
-    same = stocked("diff", BOTH[0], BOTH[0], "--weights").out
-    assert "Nothing differs." in same and "relative change  0" in same
 
 
 def test_refusals(stocked: Fusery, tmp_path: Path) -> None:
@@ -98,12 +74,3 @@ def test_the_place_in_a_wrong_expression_is_shown(stocked: Fusery) -> None:
     ran = stocked("list", "--where", "note = \x1b[31m\nred" + " x" * 400)
     assert (ran.code, "\x1b" in ran.err) == (2, False)
     assert all(len(line) < 300 for line in ran.err.splitlines())
-
-
-def test_history_marks_yanked_adapters_and_aliases(stocked: Fusery) -> None:
-    stocked("yank", "course_rec@1", "--reason", "leaks")
-    stocked("alias", "set", "course_rec@2", "prod")
-    head, _, first, second = stocked("history", "course_rec").out.splitlines()[:4]
-    assert head.split()[:4] == ["name", "version", "aliases", "state"]
-    assert first.split()[1:4] == ["1", "-", "yanked"]
-    assert second.split()[1:3] == ["2", "#prod"]

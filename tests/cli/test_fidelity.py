@@ -50,20 +50,6 @@ def small(fusery: Fusery, small_home: Path, tmp_path: Path) -> Fusery:
     return fusery
 
 
-def test_for_people(small: Fusery) -> None:
-    require_refusals(small, ("fidelity one@1", "fusery fuse one_v1_20260115"))
-    made = small("fuse", "one@1", "--json").json
-    ran = small("fidelity", "one@1")
-    assert ran.code == 0
-    facts = dict(re.findall(r"^(\w[\w ]*?)  +(.*)$", ran.out.partition("\n\n")[0], re.MULTILINE))
-    assert facts["adapter"] == "one_v1_20260115"
-    assert (facts["precision"], facts["verdict"]) == ("mixed, 6 bits where adapted", "PASS")
-    assert facts["weights"].endswith(f"{made['times_base']:.2f} x the base's")
-    shares = [float(share) for share in re.findall(r"^model\.layers\S+ +([\d.]+) %", ran.out, re.MULTILINE)]
-    assert len(shares) == 14
-    assert shares == sorted(shares)
-
-
 @pytest.mark.slow
 def test_fuse_explains_a_lost_fuse_and_gives_a_hint(small: Fusery) -> None:
     options = ("--precision", "keep", "--accept-loss", "--with", "two@1:0.5", "--scale", "10")
@@ -130,26 +116,6 @@ def test_refusals(stocked: Fusery) -> None:
         ("--plot a.gif", ".svg"),
     )
     require_refusals(stocked, *((f"fidelity course_rec@1 {words}", named) for words, named in cases))
-
-
-def test_show_lists_fused_models_in_full(small: Fusery) -> None:
-    small("fuse", "one@1", "--precision", "mixed", "--min-fidelity", "0.5")
-    small("fuse", "one@1", "--precision", "keep", "--accept-loss", "--with", "two@1:0.5")
-    first, second = small("show", "one@1", "--json").json["fused"]
-    assert first["precision"] == "mixed"
-    assert first["quantization"]["touched_bits"] in (5, 6)
-    assert (first["with"], second["with"]) == ([], [{"adapter": "two_v1_20260115", "weight": 0.5}])
-    for line in (first, second):
-        assert line.keys() >= {"key", "digest", "adapter", "format", "times_base", "rebuild", "engine"}
-        assert line["fidelity"].keys() == {"verdict", "retained", "cosine", "relative_error", "noise"}
-    shown = small("show", "one@1").out
-    assert re.search(
-        r"1\.\d\d x the base  mixed, \d bits where adapted  fidelity PASS, \d\d\.\d % of the update retained",
-        shown,
-    )
-    assert re.search(r"keep  fidelity LOST, .*one_v1_20260115 \+ 0\.5 x two_v1_20260115", shown)
-    # It is among those of the adapter that was added, too.
-    assert [line["adapter"] for line in small("show", "two@1", "--json").json["fused"]] == ["one_v1_20260115"]
 
 
 @pytest.mark.parametrize(

@@ -77,20 +77,6 @@ def test_prune_takes_the_oldest_first(fused: Fusery, monkeypatch: pytest.MonkeyP
     assert fused("cache", "prune", "--json").json["removed"] == 1, "the setting is the limit"
 
 
-@pytest.mark.slow
-def test_pinned_and_aliased_models_stay(fused: Fusery) -> None:
-    assert fused("cache", "pin", "course_rec@1").code == 0
-    assert fused("alias", "set", "course_rec@2", "prod").code == 0
-    done = fused("cache", "prune", "0", "--json").json
-    assert (done["removed"], done["kept"], done["fits"]) == (0, 2, False)
-    first, second = fused("cache", "list", "--json").json["entries"]
-    assert (first["pinned"], second["pinned"], second["aliases"]) == (True, False, ["course_rec#prod"])
-    unpinned = fused("cache", "unpin", first["key"][:12], "--json").json
-    assert unpinned == [{"key": first["key"], "changed": True}]
-    assert fused("cache", "prune", "0", "--json").json["removed"] == 1
-    require_refusals(fused, ("cache pin nothing@1", "unknown_reference"), ("cache explain tiny", "tiny"))
-
-
 def test_explain(fused: Fusery, tmp_path: Path) -> None:
     words = ("cache", "explain", "course_rec@1", "--precision", "keep")
     [hit] = fused(*words, "--json").json["models"]

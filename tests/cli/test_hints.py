@@ -32,26 +32,6 @@ def test_a_hint_names_the_home_that_was_given(fusery: Fusery, tmp_path: Path) ->
     assert not (tmp_path / "home").exists()
 
 
-@pytest.mark.slow
-def test_every_way_of_saying_it_names_the_home(stocked: Fusery, tmp_path: Path) -> None:
-    here = ("--home", "home")
-    call = "fusery --home home"
-    assert f"'{call} list'" in stocked(*here, "lits").err  # a usage error
-    assert hint_of(stocked(*here, "rules", "set", "prod").err) == f"{call} rules set prod --approvals 1"
-    assert stocked(*here, "show", "nope@1", "--json").json["error"]["hint"] == f"{call} list"
-    words = ("check", tmp_path / "first", "--base", "tiny", "--task", "other")
-    findings = stocked(*here, *words, "--json").json["findings"]
-    hints = [finding["hint"] for finding in findings if "fusery" in finding["hint"]]
-    assert hints
-    assert all(f"{call} show" in hint for hint in hints)
-    assert hints[0] in stocked(*here, *words).out
-    backed_up = stocked(*here, "backup", tmp_path / "copy")
-    assert hint_of(backed_up.err) == f"fusery --home NEW_HOME restore {tmp_path / 'copy'} --own"
-    restored = stocked("--home", "new", "restore", tmp_path / "copy")
-    assert (restored.code, hint_of(restored.err)) == (0, "fusery --home new audit")
-    assert stocked(*shlex.split(hint_of(restored.err))[1:]).code == 0
-
-
 def test_words_of_people_stay_as_they_are(stocked: Fusery) -> None:
     here = ("--home", "home")
     stocked(*here, "amend", "course_rec@1", "--note", "made by fusery fuse, as fusery list says")

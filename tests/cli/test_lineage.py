@@ -1,4 +1,4 @@
-"""`fusery lineage`, `deploy` and `attest` as people call them."""
+"""`fusery lineage`, `impact` and `attest` as people call them."""
 
 from __future__ import annotations
 
@@ -81,25 +81,6 @@ def test_the_suffix_chooses_the_format(shipped: Fusery, tmp_path: Path) -> None:
         ("lineage course_rec@1 --force", "--force"),
     )
     assert shipped("lineage", "course_rec@1", "-o", "a.svg", "--force").code == 0
-
-
-def test_deployments(shipped: Fusery) -> None:
-    assert [row["place"] for row in shipped("deploy", "list", "--json").json] == ["eu/ranker"]
-    assert shipped("deploy", "list", "-q").out == "eu/ranker\n"
-    assert shipped("deploy", "list", "--at", "2020-01-01", "--json").json == []
-    assert "already" in shipped("deploy", "record", "out", "eu/ranker").out
-    replaced = shipped("deploy", "record", "course_rec@1", "eu/ranker", "--replace")
-    assert "it no longer runs bundle model" in replaced.out
-    assert shipped("yank", "course_rec@1", "--reason", "x").out.count("it runs at eu/ranker") == 1
-    assert "yanked: x" in shipped("deploy", "list").out
-    assert "(yanked: x)" in shipped("show", "course_rec@1").out
-    assert "(yanked: x)" in shipped("impact", "base:tiny").out
-    ended = shipped("deploy", "end", "eu/ranker", "--json").json
-    assert [row["name"] for row in ended] == ["course_rec_v1_20260115"]
-    assert "until" in shipped("deploy", "list", "--all").out
-    assert shipped("deploy", "end", "eu/ranker").code == 0
-    require_refusals(shipped, ("deploy end eu/rankr", "fusery deploy list"))
-    assert shipped("deploy", "list", "--at", "2026-01-01", "--all").code == 2
 
 
 @pytest.mark.slow

@@ -144,18 +144,12 @@ def test_a_closed_pipe_is_no_traceback(stocked: Fusery) -> None:
 
 FACTS = (
     ("--alpha", "inf"),
-    ("--alpha", "nan"),
     ("--val-loss", "nan"),
-    ("--val-loss", "inf"),
-    ("--version", "1000000000000"),
     ("--version", "9223372036854775808"),
     ("--examples", "9223372036854775808"),
     ("--examples", "-5"),
     ("--note", "\udcff"),
-    ("--dataset", "\udcff"),
-    ("--task", "\udcff"),
     ("--tag", "A=1", "--tag", "a=2"),
-    ("--tag", "a=1", "--tag", "a=2"),
     ("--tag", "a=\udcff"),
 )
 

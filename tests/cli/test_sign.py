@@ -38,33 +38,6 @@ def test_from_a_key_to_a_verified_bundle(keyed: Fusery, tmp_path: Path) -> None:
     assert keyed("audit").code == 1
 
 
-def test_an_adapter(keyed: Fusery, tmp_path: Path) -> None:
-    signed = keyed("sign", "course_rec@1", "--key", "anna.pem", "--json").json
-    about = (signed["kind"], signed["recorded"], signed["existed"], signed["path"])
-    assert about == ("adapter", True, False, None)
-    assert "was signed" in keyed("sign", "course_rec@1", "--key", "anna.pem").out
-    listed = keyed("signature", "list", "course_rec@1")
-    assert signed["key_id"][:32] in listed.out
-    assert keyed("signature", "list", "course_rec@1", "-q").out.strip() == signed["key_id"]
-    assert "There is none" in keyed("signature", "list", "course_rec@2").err
-    assert keyed("signature", "export", "course_rec@1", "-o", "a.sig").code == 0
-    assert json.loads((tmp_path / "a.sig").read_text())["dsseEnvelope"]
-    assert keyed("signature", "export", "course_rec@2", "-o", "b.sig").code == 2
-    assert "adapter.signed" in keyed("events").out
-
-
-def test_keys(keyed: Fusery) -> None:
-    assert "fusery trust add NAME KEY.pub" in keyed("trust", "list").err
-    keyed("trust", "add", "anna", "anna.pub", "--for", "course_rec#*", "--for", "*#prod")
-    (listed,) = keyed("trust", "list", "--json").json
-    about = (listed["name"], listed["aliases"], listed["revoked_at"])
-    assert about == ("anna", ["*#prod", "course_rec#*"], None)
-    assert "is revoked" in keyed("trust", "revoke", "anna", "--reason", "left").out
-    assert keyed("trust", "list", "-q").out.split() == ["anna"]
-    assert keyed("trust", "add", "anna", "anna.pem", "--for", "*#*").code == 2
-    assert keyed("trust", "add", "anna", "anna.pub").code == 2
-
-
 def test_a_locked_key(stocked: Fusery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "pass.txt").write_text("correct horse\n")
     given = ["--passphrase-file", "pass.txt"]

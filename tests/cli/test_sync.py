@@ -45,10 +45,7 @@ def test_a_folder(stocked: Fusery, tmp_path: Path) -> None:
         )
     assert (stocked(*words, "--check", "-q").out, stocked(*words, "-q").out) == ("", f"{V1}\n")
     stocked("alias", "set", "course_rec@2", "prod")
-    found = stocked(*words, "--json").json
-    steps = [(step["act"], step["adapter"], step["done"]) for step in found["steps"]]
-    assert steps == [("load", V2, True), ("unload", V1, True)]
-    assert (found["drift"], found["ok"], found["base"]) == (True, True, "tiny")
+    assert stocked(*words, "-q").out == f"{V2}\n"
     stocked("yank", "course_rec@2", "--reason", "bad data")
     told = f"withheld {V2} yanked: bad data"
     assert lines(stocked(*words, "--check").out)[1:] == [told, f"to unload {V2} yanked: bad data"]

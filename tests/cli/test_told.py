@@ -8,8 +8,6 @@ import pytest
 import tiny_models
 from fixture_types import Fusery
 
-from .conftest import require_refusals
-
 YANKED, TWIN = "course_rec_v1_20260115", "other_v1_20260301"
 SAME = f"the same bytes were yanked as {YANKED}: leaks"
 HOLDS = f"contains the weights of {YANKED}, which is yanked: leaks"
@@ -53,49 +51,3 @@ def test_a_twin_may_be_used_and_its_user_is_told(twins: Fusery) -> None:
     assert (promoted.code, f"not_yanked: it is not withdrawn; {SAME}" in promoted.out) == (0, True)
     refused = twins("fuse", "course_rec@1")
     assert (refused.code, f"{YANKED} was yanked by tester" in refused.err) == (2, True)
-
-
-@pytest.mark.slow
-def test_every_view_says_which(twins: Fusery) -> None:
-    twins("fuse", "other@1")
-    twins("alias", "set", "other@1", "prod")
-    twins("deploy", "record", "other@1", "lab")
-    assert f"{TWIN} #prod ({SAME})" in twins("show", "other@1").out
-    assert HOLDS in twins("show", "other@1").out
-    assert f"parent {YANKED} (yanked: leaks)" in " ".join(twins("show", "child@1").out.split())
-    assert f"same bytes yanked as {YANKED}" in twins("list").out
-    assert f"same bytes yanked as {YANKED}" in twins("history", "other").out
-    assert "yanked" in twins("history", "course_rec").out
-    for words in (
-        "lineage other@1",
-        "impact adapter:other@1",
-        "deploy list",
-        "alias list",
-        "alias show other#prod",
-    ):
-        assert SAME in twins(*words.split()).out, words
-    for words in ("cache list", "impact base:tiny", "lineage tiny"):
-        assert HOLDS in " ".join(twins(*words.split()).out.split()), words
-
-
-def test_a_fuse_and_the_log_in_words(stocked: Fusery) -> None:
-    stocked("alias", "set", "course_rec@1", "prod", "--reason", "first")
-    stocked("rules", "set", "prod", "--approvals", "1", "--open")
-    stocked("promote", "course_rec@2", "prod")
-    out = " ".join(stocked("events").out.split())
-    assert f"course_rec#prod nobody -> {YANKED}; first" in out
-    assert "refused: approvals: 0 of 1 approved" in out
-    require_refusals(stocked, ("events --action adapter.yankd", "did you mean adapter.yanked?"))
-    digest = stocked("show", "course_rec@1", "--json").json["digest"]
-    named = stocked("events", "--ref", digest[:12], "--json").json
-    actions = ["adapter.registered", "alias.moved", "alias.refused"]
-    assert [event["action"] for event in named] == actions
-    assert stocked("events", "--ref", "tiny", "--json").json[0]["name"] == "tiny"
-    words = ("fuse", "course_rec@2", "--accept-loss")
-    ran = stocked(*words, "--quantize", "4", "--group-size", "32")
-    assert "requantised to 4 bits, affine, groups of 32" in ran.out
-    label = f"(scale 3) + 0.5 x {YANKED}"
-    assert label in stocked(*words, "--precision", "keep", "--with", "course_rec@1:0.5", "--scale", "3").out
-    for each in ("show course_rec@2", "cache explain course_rec@2"):
-        assert label in stocked(*each.split()).out, each
-    assert "+ 0.5 x" in stocked("cache", "list").out

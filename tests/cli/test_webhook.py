@@ -57,16 +57,6 @@ def test_from_adding_to_delivery(stocked: Fusery) -> None:
     assert stocked("audit").code == 0
 
 
-def test_an_event_is_skipped_for_a_reason(stocked: Fusery) -> None:
-    stocked("webhook", "add", "https://hooks.example.org", "--on", "alias.moved", "--name", "ci")
-    stocked("alias", "set", "course_rec@1", "prod")
-    assert stocked("webhook", "skip", "ci").code == 2
-    skipped = stocked("webhook", "skip", "ci", "--reason", "old")
-    assert (skipped.code, "alias.moved course_rec#prod" in skipped.out) == (0, True)
-    assert stocked("webhook", "skip", "ci", "--reason", "old").code == 2
-    assert stocked("webhook", "remove", "ci", "--json").json["waiting"] == 0
-
-
 def test_refusals(stocked: Fusery, monkeypatch: pytest.MonkeyPatch) -> None:
     require_refusals(
         stocked,

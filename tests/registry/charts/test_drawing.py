@@ -42,6 +42,14 @@ def test_an_axis_has_room_for_all_values_and_few_round_numbers(values: list[floa
     assert (scale(ticks[0]), scale(ticks[-1])) == pytest.approx((200.0, 0.0))
 
 
+@given(st.text(max_size=80), st.integers(4, 40))
+@example("000\x1f", 4)
+def test_texts_are_printable_and_short(content: str, most: int) -> None:
+    assert all(char.isprintable() or char == "\n" for char in text.shown(content))
+    assert len(text.short(content, most)) <= most
+    assert len(text.shown(content, most)) <= most
+
+
 @given(st.text(max_size=40))
 def test_elements_escape_all_that_is_in_them(content: str) -> None:
     made = str(svg.element("text", content, class_=content))
@@ -136,15 +144,30 @@ def test_bars_are_as_long_as_an_alias_held_something() -> None:
     assert [kind for _, _, kind in bars] == ["held h0", "held h1 yanked", "held h0"]
 
 
+def map_of(
+    count: int, *rows: tuple[str, list[float | None]], outside: list[dict[str, Any]] | None = None
+) -> dict[str, Any]:
+    """Return a map of layers."""
+    return {
+        "name": "a", "format": "keep", "fidelity": {"retained": 0.5}, "layers": list(range(count)),
+        "rows": [{"label": label, "cells": cells} for label, cells in rows], "outside": outside or [],
+    }  # fmt: skip
+
+
+def test_a_map_shows_lost_and_degraded_cells_without_colour() -> None:
+    rows = (("q_proj", [None, 0.1, 0.5, 0.9, *([1.2] * 25), -0.2]), ("k_proj", [None, None, *([1.0] * 28)]))
+    made = heat_map_picture("k", map_of(30, *rows, outside=[{"label": "lm_head", "cells": [0.25]}]))
+    assert made is not None
+    assert (made.count(">×<"), made.count(">–<")) == (2, 1)
+    assert made.count('class="nothing"') == 1  # in a layer that was adapted; others are not drawn
+    assert ">25<" in made
+
+
 @given(st.integers(1, 130), st.integers(0, 129), st.sampled_from([356, 860]))
 @settings(max_examples=50)
 def test_a_map_fits_and_has_every_adapted_layer_and_no_other(count: int, first: int, width: int) -> None:
     cells = [None if layer < first else 0.5 for layer in range(count)]
-    row = {"label": "q_proj", "cells": cells}
-    layers = {"layers": list(range(count)), "rows": [row], "outside": []}
-    made = heat_map_picture(
-        "k", {"name": "a", "format": "keep", "fidelity": {"retained": 0.5}, **layers}, width
-    )
+    made = heat_map_picture("k", map_of(count, ("q_proj", cells)), width)
     adapted = max(0, count - first)
     assert (made is None) == (not adapted)
     if made is not None:
