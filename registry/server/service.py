@@ -93,7 +93,7 @@ class Service:
         self.rendering = Desk(self.admission.owners, threads=WIDTH, waits=True)
         self._document = document
         self._missing: set[tuple[str, str]] = set()
-        self._let_in: tuple[Any, ...] = ()
+        self._let_in: tuple[bool, Any] = (False, None)
         self._loop: asyncio.AbstractEventLoop | None = None
         self.metrics.tell_keys(lambda: keys.usable)
         prefixes = self.engine.prefixes
@@ -163,9 +163,10 @@ class Service:
     def check(self) -> None:
         """End what is answered for keys that are no good any more, and log which models tenants have lost."""
         self.calls.check()
-        let_in = (self.keys.usable, self.keys.tenants)
-        if let_in != self._let_in:
-            self._let_in = let_in
+        usable, tenants = self.keys.usable, self.keys.tenants
+        # Keys that were good for a moment between two checks are the same as before, and another object.
+        if usable != self._let_in[0] or tenants is not self._let_in[1]:
+            self._let_in = usable, tenants
             self.engine.sweep()
         names = set(self.table.names(None))
         missing = {

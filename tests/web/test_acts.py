@@ -157,6 +157,7 @@ def test_each_act_is_done_under_the_name_and_leads_to_its_page(pages: Pages) -> 
         ("roll-back", {**canary, "reason": "no"}, "alias.moved", alias),
         ("yank", {**adapter, "reason": "it was trained on the test set"}, "adapter.yanked", page),
         ("lift", {**adapter, "reason": "it was not"}, "adapter.unyanked", page),
+        ("note", {**adapter, "note": "for people"}, "adapter.amended", page),
         ("note", {**adapter, "note": ""}, "adapter.amended", page),
         ("tags", {**adapter, "tags": "team=nlp\r\nstage = beta"}, "adapter.amended", page),
         ("tags", {**adapter, "tags": "stage="}, "adapter.amended", page),

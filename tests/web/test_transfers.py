@@ -269,15 +269,16 @@ def test_lengths_that_cannot_be(server: Server) -> None:
 def test_so_many_unfinished_uploads_and_no_more(server: Server) -> None:
     unfinished = [noise(MIB, seed) for seed in range(3)]
     with ExitStack() as opened:
-        for data in unfinished:
-            opened.enter_context(server.begin(data, 100))
+        parts = [opened.enter_context(ExitStack()) for _ in unfinished]
+        for part, data in zip(parts, unfinished, strict=True):
+            part.enter_context(server.begin(data, 100))
         refused = server.put(noise(MIB, 9))
         assert refused.status == 400, "what is being sent gives way to nothing"
         assert server.put(noise(MIB, 9), by=server.other).status == 200
         # Whoever is interrupted often does not shut themselves out: one more takes the place of the oldest.
-        opened.close()
-    for data in unfinished:
-        wait_until(lambda data=data: server.come(data) == 100)  # type: ignore[misc]
+        for part, data in zip(parts, unfinished, strict=True):
+            part.close()
+            wait_until(lambda data=data: server.come(data) == 100)  # type: ignore[misc]
     assert server.put(noise(MIB, 8)).status == 200
     assert [server.come(data) for data in unfinished] == [0, 100, 100]
     assert server.go_on(unfinished[1], 100).status == 200

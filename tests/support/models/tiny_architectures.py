@@ -122,6 +122,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         },
     },
     "deepseek_v3": _DEEPSEEK,
+    "gemma": _DENSE | {"head_dim": 16},
     "gemma2": _DENSE | {"head_dim": 16},
     "gemma3": {"text_config": _GEMMA3_TEXT, "vocab_size": 320},
     "gemma3_text": _GEMMA3_TEXT,
