@@ -1,7 +1,7 @@
 """Mutation testing: change one place of the product at random and see whether the room's fast tests notice.
 
 `make mutants ROOM=registry/fusion N=20 SEED=1` draws from one room, without ROOM from all of them.  A room is a folder
-with tests of its own: the mutants of `registry/fusion` face `tests/registry/fusion`.  No file is changed: the tests run
+with tests of its own: the mutants of `registry/fusion` are run against `tests/registry/fusion`.  No file is changed: the tests run
 with `PYTHONPATH` naming this folder's `mutation/`, whose `sitecustomize` gives Python the changed source of one module,
 in child processes too.  Exits with 1 if fewer than 19 of 20 mutants were caught.
 """
@@ -44,7 +44,7 @@ class Mutant:
 
     @property
     def room(self) -> str:
-        """Return the folder whose tests face it."""
+        """Return the folder whose tests are run."""
         return _room(self.path)
 
 
@@ -108,10 +108,8 @@ def mutants_of(path: Path) -> list[Mutant]:
             changed = (whole[:first] + text.encode() + whole[last:]).decode()
             try:
                 ast.parse(changed)
-            except (
-                SyntaxError
-            ):  # inside an f-string, whose parts have no places of their own before Python 3.12
-                continue
+            except SyntaxError:
+                continue  # parts of an f-string have no positions of their own before Python 3.12
             made.append(
                 Mutant(path, node.lineno, f"{change}: {ast.unparse(node).splitlines()[0][:70]}", changed)
             )
@@ -119,14 +117,14 @@ def mutants_of(path: Path) -> list[Mutant]:
 
 
 def modules(room: str) -> list[Path]:
-    """Return the product's modules, of one room or of all, without those that have no code of ours to test."""
+    """Return the product's modules, of one room or of all, without the migrations."""
     places = [ROOT / room] if room else [ROOT / folder for folder in FOLDERS]
     found = sorted(path for place in places for path in place.rglob("*.py"))
     return [path for path in found if path.parent.name != "versions" and (not room or _room(path) == room)]
 
 
 def run(room: str, limit: float, mutant: Mutant | None = None) -> tuple[int | None, float]:
-    """Run a room's fast tests; return pytest's exit code (None: they were still at it after `limit` seconds) and seconds."""
+    """Run a room's fast tests; return pytest's exit code (None: still running after `limit` seconds) and seconds."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as place:
         settings = dict(
@@ -160,7 +158,7 @@ def run(room: str, limit: float, mutant: Mutant | None = None) -> tuple[int | No
 
 @cache
 def unchanged(room: str) -> float:
-    """Return how long a room's tests take when nothing is changed; they have to pass."""
+    """Return the seconds of a room's tests without a mutant; exit if they fail."""
     code, seconds = run(room, 600)
     if code != 0:
         sys.exit(f"tests/{room} fails without a mutant (pytest's exit code: {code})")

@@ -1,4 +1,4 @@
-"""Clients of a server with Caesar's adapters: many at once, each of which knows what it has to be told."""
+"""Concurrent clients of a server with shift-cipher adapters; each client checks its answers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from openai import AsyncOpenAI
 
 @dataclass
 class Outcome:
-    """What a crowd of clients saw."""
+    """Counts, answer times and errors of all clients."""
 
     requests: int = 0
     tokens: int = 0
@@ -26,7 +26,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Caesar:
-    """One adapter as a client knows it."""
+    """The name, shift and rank of an adapter, from which its answers follow."""
 
     name: str
     shift: int
@@ -36,7 +36,7 @@ class Caesar:
 async def crowd(
     url: str, adapters: Sequence[Caesar], *, clients: int, seconds: float, key: str = "none"
 ) -> Outcome:
-    """Let clients ask for a time, each for one adapter after the other, in every way there is."""
+    """Run clients for some seconds; each asks random adapters as text, chat or stream, or hangs up."""
     outcome = Outcome()
     end = time.monotonic() + seconds
     async with AsyncOpenAI(base_url=url, api_key=key, max_retries=0, timeout=120) as client:
@@ -54,7 +54,7 @@ async def _ask_on(
         began = time.monotonic()
         try:
             wrong = await _ask(client, adapter, outcome, chance)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the test is to tell of it
+        except Exception as error:  # noqa: BLE001 - every error is counted
             outcome.errors.append(f"{type(error).__name__}: {error}")
             continue
         outcome.requests += 1
@@ -64,14 +64,14 @@ async def _ask_on(
 
 
 async def _ask(client: AsyncOpenAI, adapter: Caesar, outcome: Outcome, chance: random.Random) -> str:
-    """Ask once; return what was wrong with the answer, or nothing."""
+    """Ask once; return a description of a wrong answer, else an empty text."""
     way, length = chance.choice(["text", "chat", "stream", "hang up"]), chance.randint(1, 24)
     letters = min(adapter.rank - 1, 26)
     prompt = "x" * chance.randint(0, 60) + chr(shift_cipher_adapters.FIRST + chance.randrange(letters))
     prompts = [{"role": "user", "content": prompt}]
     if way == "text":
         reply = await client.completions.create(model=adapter.name, prompt=prompt, max_tokens=length)
-        said, expected = (
+        answer, expected = (
             reply.choices[0].text,
             shift_cipher_adapters.answer(prompt, adapter.shift, length, rank=adapter.rank),
         )
@@ -83,7 +83,7 @@ async def _ask(client: AsyncOpenAI, adapter: Caesar, outcome: Outcome, chance: r
                 messages=prompts,  # type: ignore[arg-type]
                 max_tokens=length,
             )
-            said = whole.choices[0].message.content or ""
+            answer = whole.choices[0].message.content or ""
         else:
             stream = await client.chat.completions.create(
                 model=adapter.name,
@@ -91,13 +91,13 @@ async def _ask(client: AsyncOpenAI, adapter: Caesar, outcome: Outcome, chance: r
                 max_tokens=length if way == "stream" else 500,
                 stream=True,
             )
-            said = ""
+            answer = ""
             async for chunk in stream:
-                said += chunk.choices[0].delta.content or ""
-                if way == "hang up" and len(said) >= length:
-                    said = said[:length]
+                answer += chunk.choices[0].delta.content or ""
+                if way == "hang up" and len(answer) >= length:
+                    answer = answer[:length]
                     outcome.cancelled += 1
                     await stream.close()
                     break
-    outcome.tokens += len(said)
-    return "" if said == expected else f"{adapter.name}, {way}: {said!r} instead of {expected!r}"
+    outcome.tokens += len(answer)
+    return "" if answer == expected else f"{adapter.name}, {way}: {answer!r} instead of {expected!r}"
