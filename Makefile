@@ -33,10 +33,11 @@ test-fast: $(VENV)/.dev  ## Run the tests that take seconds
 mutants: $(VENV)/.dev  ## Change N places at random and see whether fast tests notice: make mutants ROOM=registry/fusion N=20 SEED=1
 	$(BIN)/python -P .ci/mutants.py --room "$(ROOM)" -n $(or $(N),20) $(if $(SEED),--seed $(SEED))
 
-check-fast: $(VENV)/.dev  ## Format, lint, types (by mypy's daemon) and import contracts, in seconds
+check-fast: $(VENV)/.dev  ## Format, lint, types and import contracts, in seconds
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/ruff check --quiet .
-	$(BIN)/dmypy run & types=$$!; $(BIN)/lint-imports --no-logo && wait $$types
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 shuffled: $(VENV)/.dev $(VENV)-peft/.peers $(VENV)-azurite/.server $(VENV)-browser/.browser $(VENV)-site/.site  ## Run the tests that use threads, processes, sockets or clocks N times in random order: make shuffled N=20
 	@for run in $$(seq $(or $(N),20)); do \
