@@ -6,6 +6,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Get started": {
         "init": ("home", "Make a registry: home folder, database and store."),
         "demo": ("demo", "Run the main job on a real model and show what happens."),
+        "login": ("login", "Store the token for a server's registry."),
         "doctor": ("home", "Show every setting, where it is from, and check each part."),
         "completion": ("home", "Print the completion script for a shell."),
         "schema": ("schema", "Print the JSON Schema of what a command prints."),

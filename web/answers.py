@@ -31,6 +31,7 @@ from fusery.registry.errors import (
 from fusery.registry.provenance.drawing import STYLE
 from fusery.registry.record import Record
 from fusery.registry.reporting.environment import environment, style
+from fusery.registry.remote.failures import details_of
 from fusery.registry.reporting.facts import RecordsDamagedError
 from fusery.registry.server.request_ids import NAME
 from fusery.storage.errors import BlobMissingError, FuseryError, OutOfSpaceError, StoreUnavailableError
@@ -157,7 +158,9 @@ def refusal(request: Request, error: FuseryError, status: int | None = None) -> 
         LOG.error("%s (request %s)", said, request.scope.get(NAME))
         # Only the operator may see addresses and paths of databases and stores.
         said, hint = _UNAVAILABLE.get(error.code, _NO_DATABASE), "try again later; the server's log says why"
-    told = {"code": error.code, "message": said, "hint": hint}
+    told: dict[str, Any] = {"code": error.code, "message": said, "hint": hint}
+    if wants_json(request) and status < 500 and (details := details_of(error)):
+        told["details"] = presentable(details)
     answer = (
         JSONResponse({"error": told}, status)
         if wants_json(request)

@@ -24,6 +24,7 @@ from .entry import add_key, add_sign_in
 from .forms import add_forms
 from .guard import Caught, Headers, OwnHost
 from .limits import BodyLimit
+from .operations import add_operations
 from .pages import add_pages
 from .routes import Routes
 from .transfers import add_transfers
@@ -52,6 +53,7 @@ def create_app(
     app.add_middleware(RequestIds)
     routes = Routes(app, door)
     app.state.routes = routes
+    add_operations(routes, registry)
     add_pages(routes, registry)
     add_reading_pages(routes, registry)
     add_forms(routes, registry)

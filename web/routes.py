@@ -106,6 +106,17 @@ class Routes:
 
         return add
 
+    def read(
+        self, path: str, record: Any, *, role: Role | None
+    ) -> Callable[[Handler], Handler]:
+        """Return a decorator for what returns a record to programs."""
+
+        def add(handler: Handler) -> Handler:
+            self._add(Route(path, "GET", role, record), handler, ["GET"])
+            return handler
+
+        return add
+
     def get(
         self, path: str, *, role: Role | None, sends: str = "", head: bool = False
     ) -> Callable[[Handler], Handler]:

@@ -95,6 +95,14 @@ def revoke(workspace: Workspace, name: str, *, reason: str = "") -> Token:
         return Token(**_facts(row, now))
 
 
+def own(workspace: Workspace) -> Identity:
+    """Return who is at work: the bearer of a token, or on a registry of this machine its operator."""
+    role = parse_role(workspace.role) if workspace.role else "admin"
+    with workspace.database.read() as session:
+        row = _newest(session, workspace.actor, revoked=False) if workspace.authenticated else None
+        return Identity(name=workspace.actor, role=role, expires_at=None if row is None else row.expires_at)
+
+
 def list_tokens(workspace: Workspace, *, revoked: bool = False) -> list[Token]:
     """Return the tokens by name, those that have expired too.
 

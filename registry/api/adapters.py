@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Unpack
 
 from fusery.storage.progress import SILENT, Reporter
 
+from .operation import operation
 from .resource import Named, Resource, each_named, moment, named, said
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 class Adapters(Resource):
     """The adapters of a registry: what comes in, what is known of it, and what is said of it later."""
+
+    NAME = "adapters"
 
     def register(
         self,
@@ -123,10 +126,21 @@ class Adapters(Resource):
         force: bool = False,
     ) -> AdapterDetails:
         """Return one adapter in full, or as it was on record at a date; draw its training curve if asked to."""
+        found = self._show(reference, at=at)
+        if plot is None:
+            return found
+        from dataclasses import replace
+
+        from ..training.facts import draw_curve
+
+        return replace(found, plot=draw_curve(found.name, found.curve, Path(plot), force=force))
+
+    @operation("reader")
+    def _show(self, reference: Named, *, at: datetime | str | None = None) -> AdapterDetails:
+        """Return one adapter in full, or as it was on record at a date."""
         from ..catalog.show import show_adapter
 
-        place = Path(plot) if plot is not None else None
-        return show_adapter(self.workspace, named(reference), at=moment(at), plot=place, force=force)
+        return show_adapter(self.workspace, named(reference), at=moment(at))
 
     def folder(self, reference: Named, *, format: Form = "mlx") -> Path:
         """Return a read-only local folder with an adapter's files.
@@ -142,6 +156,7 @@ class Adapters(Resource):
 
         return adapter_folder(self.workspace, named(reference), format)
 
+    @operation("reader")
     def tasks(
         self, *, after: str | None = None, limit: int | None = None, holding: str | None = None
     ) -> builtins.list[Task]:
@@ -150,6 +165,7 @@ class Adapters(Resource):
 
         return list_tasks(self.workspace, after=after, limit=limit, holding=holding)
 
+    @operation("reader")
     def history(self, task: str) -> builtins.list[Version]:
         """Return the versions of a task, oldest first."""
         from ..catalog.listing import task_history
@@ -180,6 +196,7 @@ class Adapters(Resource):
         place = Path(plot) if plot is not None else None
         return compare_adapters(self.workspace, each_named(references), plot=place, force=force)
 
+    @operation("publisher", writes=True)
     def amend(
         self,
         reference: Named,
@@ -275,6 +292,7 @@ class Adapters(Resource):
         """Withdraw an adapter, and return what depends on it still; see `fusery.registry.releases.yanks.yank`."""
         return self.yank_all([reference], reason=reason)[0]
 
+    @operation("approver", writes=True)
     def yank_all(self, references: Sequence[Named], *, reason: str) -> tuple[Yank, ...]:
         """Withdraw adapters for one reason, all of them or none; see `fusery.registry.releases.yanks.yank`."""
         from ..releases.yanks import yank
@@ -285,6 +303,7 @@ class Adapters(Resource):
         """Take a yank back, and return whether there was one; see `fusery.registry.releases.yanks.lift`."""
         return self.unyank_all([reference], reason=reason)[0]
 
+    @operation("approver", writes=True)
     def unyank_all(self, references: Sequence[Named], *, reason: str = "") -> tuple[LiftedYank, ...]:
         """Take yanks back, all of them or none; see `fusery.registry.releases.yanks.lift`."""
         from ..releases.yanks import lift
@@ -350,12 +369,14 @@ class Adapters(Resource):
             reporter=reporter,
         )
 
+    @operation("reader")
     def last_bench(self, reference: Named) -> BenchReport | None:
         """Return what was measured last of an adapter, None if nothing was."""
         from ..evaluation.bench import recorded
 
         return recorded(self.workspace, named(reference))
 
+    @operation("reader")
     def list(
         self,
         *,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from fusery.storage.progress import SILENT, Reporter
 
+from .operation import operation
 from .resource import Named, Resource, named
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 class Bases(Resource):
     """The base models of a registry."""
+
+    NAME = "bases"
 
     def add(
         self,
@@ -51,6 +54,7 @@ class Bases(Resource):
 
         return model_folder(self.workspace, named(name))
 
+    @operation("reader")
     def show(self, name: Named, *, limit: int | None = None, offset: int = 0) -> BaseDetails:
         """Return one base model, by name or digest prefix; see `fusery.registry.bases.listing.show_base`."""
         from ..bases.listing import show_base
@@ -79,6 +83,7 @@ class Bases(Resource):
 
         return calibrate(self.workspace, base, prompts=place, reporter=reporter)
 
+    @operation("reader")
     def list(self) -> builtins.list[Base]:
         """Return all base models."""
         from ..bases.listing import list_bases

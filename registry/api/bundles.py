@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 class Bundles(Resource):
     """What is shipped of adapters."""
 
+    NAME = "bundles"
+
     def materialize(
         self,
         reference: Named | Sequence[Named],

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from fusery.storage.progress import SILENT, Reporter
 
+from .operation import operation
 from .resource import Named, Resource, named, said
 
 if TYPE_CHECKING:
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 class Deployments(Resource):
     """What ran where, from when until when; and bringing servers and folders to what they should have."""
 
+    NAME = "deployments"
+
+    @operation("publisher", writes=True)
     def record(
         self, reference: Named, place: str, *, note: str = "", replace: bool = False, via: str = ""
     ) -> Deployed:
@@ -33,6 +37,7 @@ class Deployments(Resource):
             self.workspace, named(reference), place, note=said(note), replace=replace, via=said(via) or None
         )
 
+    @operation("publisher", writes=True)
     def refuse(self, reference: Named, place: str, *, reason: str, via: str = "") -> Refused:
         """Say that something was asked for at a place and not let run there, for the log.
 
@@ -44,6 +49,7 @@ class Deployments(Resource):
             self.workspace, named(reference), place, reason=said(reason), via=said(via) or None
         )
 
+    @operation("publisher", writes=True)
     def end(
         self,
         places: Sequence[str],
@@ -66,6 +72,7 @@ class Deployments(Resource):
             via=said(via) or None,
         )
 
+    @operation("reader")
     def list(
         self,
         *,

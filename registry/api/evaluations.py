@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from fusery.storage.progress import SILENT, Reporter
 
+from .operation import operation
 from .resource import Named, Resource, named
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 class Evaluations(Resource):
     """Metrics that harnesses and people measured of adapters, beside the validation loss."""
+
+    NAME = "evaluations"
 
     def record(
         self,
@@ -110,6 +113,7 @@ class Evaluations(Resource):
         )
         return run_harness(self.workspace, named(reference), run, reporter=reporter)
 
+    @operation("publisher", writes=True)
     def withdraw(
         self,
         reference: Named,
@@ -150,6 +154,7 @@ class Evaluations(Resource):
             dry_run=dry_run,
         )
 
+    @operation("reader")
     def list(
         self, reference: Named | None = None, *, metric: str | None = None, limit: int | None = None
     ) -> builtins.list[Evaluation]:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 class Exchange(Resource):
     """What goes to other registries, and what comes from there."""
 
+    NAME = "exchange"
+
     def push(
         self,
         reference: Named,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from fusery.storage.progress import SILENT, Reporter
 
+from .operation import operation
 from .resource import Named, Resource, named
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 class FusedModels(Resource):
     """The models that adapters make of their bases."""
+
+    NAME = "fused"
 
     def fuse(
         self,
@@ -108,6 +111,7 @@ class FusedModels(Resource):
         place = Path(plot) if plot is not None else None
         return fidelity(self.workspace, named(reference), plot=place, force=force)
 
+    @operation("reader")
     def list(self, *, limit: int | None = None, offset: int = 0) -> builtins.list[ListedFused]:
         """Return fused models, the newest first; see `fusery.registry.fusion.listing.list_fused`."""
         from ..fusion.listing import list_fused
@@ -131,6 +135,8 @@ class FusedModels(Resource):
 
 class Cache(Resource):
     """The fused models on this machine."""
+
+    NAME = "cache"
 
     def contents(self) -> CacheContents:
         """Return what is in this machine's cache; see `fusery.registry.fusion.cache.cache_contents`."""

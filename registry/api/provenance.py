@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from fusery.storage.progress import SILENT, Reporter
 
+from .operation import operation
 from .resource import Named, Resource, named
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 class Provenance(Resource):
     """What a thing was made from, what was made from it, and what a found file is."""
 
+    NAME = "provenance"
+
+    @operation("reader")
     def lineage(
         self,
         reference: Named,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from ..adapters.render import Form
     from ..catalog.search import Found
     from ..records.folders import LocalFolder
+    from ..remote.server import Server
     from ..serving.serve import ServeRequest, Serving
 
 
@@ -47,7 +49,8 @@ class Registry:
     Every method raises a `FuseryError` when what it was given is not acceptable; its `hint` says what to do.
 
     Attributes:
-        workspace: the registry's parts.
+        workspace: the registry's parts on this machine; of a server's registry, what was fetched of it.
+        server: that the registry is at; None for one of this machine.
         bases: base models.
         adapters: adapters: register, list, show, compare, amend, withdraw, probe, bench.
         evaluations: what was measured of them.
@@ -65,34 +68,43 @@ class Registry:
         webhooks: who is sent entries of the log.
     """
 
-    def __init__(self, workspace: Workspace) -> None:
-        self.workspace = workspace
-        self.bases = Bases(workspace)
-        self.adapters = Adapters(workspace)
-        self.evaluations = Evaluations(workspace)
-        self.fused = FusedModels(workspace)
-        self.cache = Cache(workspace)
-        self.bundles = Bundles(workspace)
-        self.aliases = Aliases(workspace)
-        self.deployments = Deployments(workspace)
-        self.provenance = Provenance(workspace)
-        self.trust = Trust(workspace)
-        self.tokens = Tokens(workspace)
-        self.exchange = Exchange(workspace)
-        self.transfers = Transfers(workspace)
-        self.upkeep = Upkeep(workspace)
-        self.webhooks = Webhooks(workspace)
+    def __init__(self, workspace: Workspace, server: Server | None = None) -> None:
+        self.workspace, self.server = workspace, server
+        self.bases = Bases(workspace, server)
+        self.adapters = Adapters(workspace, server)
+        self.evaluations = Evaluations(workspace, server)
+        self.fused = FusedModels(workspace, server)
+        self.cache = Cache(workspace, server)
+        self.bundles = Bundles(workspace, server)
+        self.aliases = Aliases(workspace, server)
+        self.deployments = Deployments(workspace, server)
+        self.provenance = Provenance(workspace, server)
+        self.trust = Trust(workspace, server)
+        self.tokens = Tokens(workspace, server)
+        self.exchange = Exchange(workspace, server)
+        self.transfers = Transfers(workspace, server)
+        self.upkeep = Upkeep(workspace, server)
+        self.webhooks = Webhooks(workspace, server)
 
     @classmethod
-    def open(cls, home: str | Path | None = None) -> Registry:
-        """Open the registry in a home folder; None for the one that the settings name.
+    def open(cls, place: str | Path | None = None, *, token: str | None = None) -> Registry:
+        """Open the registry in a folder, or at a server; None for the one that the settings name.
 
         Nothing is made or connected yet: `init` makes what is missing, and so does the first thing that is recorded.
 
+        Args:
+            place: a folder, or the URL of a server.
+            token: for the server; None for that of `FUSERY_TOKEN`, or that which `fusery login` stored.
+
         Raises:
-            BadInputError: a setting is not acceptable.
+            BadInputError: a setting is not acceptable, or there is no token for the server.
         """
-        return cls(Workspace(Settings.load(Path(home) if home else None)))
+        named = str(place or os.environ.get("FUSERY_REGISTRY", ""))
+        if named.startswith(("https://", "http://")):
+            from ..remote.opening import open_server
+
+            return cls(*open_server(named, token))
+        return cls(Workspace(Settings.load(Path(named) if named else None)))
 
     def acting(self, name: str, *, authenticated: bool = True, role: str = "") -> Registry:
         """Return this registry under another name, for a server that acts for whoever asks.
@@ -107,7 +119,7 @@ class Registry:
         return Registry(self.workspace.acting(name, authenticated=authenticated, role=role))
 
     def __repr__(self) -> str:
-        return f"<Registry in {self.workspace.settings.home}>"
+        return f"<Registry {self.server.url if self.server else f'in {self.workspace.settings.home}'}>"
 
     def __enter__(self) -> Self:
         return self
@@ -118,8 +130,10 @@ class Registry:
         self.close()
 
     def close(self) -> None:
-        """Close the database."""
+        """Close the database, and the connections to a server."""
         self.workspace.close()
+        if self.server is not None:
+            self.server.close()
 
     def init(self) -> bool:
         """Make the home folder, the database and the store; return False when all were there already."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from fusery.storage.plaintext import is_keepable
 
 from ..record import Record
 
 if TYPE_CHECKING:
+    from ..remote.server import Server
     from ..workspace import Workspace
 
 Named = str | Record
@@ -60,8 +61,12 @@ class Resource:
     """One part of a registry, with the verbs that people use on it.
 
     Attributes:
-        workspace: the registry's parts.
+        NAME: how a registry calls it.
+        workspace: the registry's parts on this machine; of a server's registry, what was fetched of it.
+        server: that the registry is at; None for one of this machine.
     """
 
-    def __init__(self, workspace: Workspace) -> None:
-        self.workspace = workspace
+    NAME: ClassVar[str]
+
+    def __init__(self, workspace: Workspace, server: Server | None = None) -> None:
+        self.workspace, self.server = workspace, server

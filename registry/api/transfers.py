@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 class Transfers(Resource):
     """Packages and bytes that clients of a server send and fetch."""
 
+    NAME = "transfers"
+
     def package(self, reference: str, *, fused: bool = False) -> Mapping[str, object]:
         """Return the document of a thing and all that it needs; see `fusery.registry.exchange.served.package_document`."""
         from ..exchange.served import package_document

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from fusery.storage.progress import SILENT, Reporter
 
+from .operation import operation
 from .resource import Named, Resource, named, said
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 class Trust(Resource):
     """Signatures on what is recorded and shipped, the keys that count, and anchors of the log."""
+
+    NAME = "trust"
 
     def sign(
         self,
@@ -39,6 +42,7 @@ class Trust(Resource):
             self.workspace, named(subject), with_key, output=place, force=force, progress=reporter.progress
         )
 
+    @operation("reader")
     def signatures(self, reference: Named) -> Signatures:
         """Return the signatures on record over a thing; see `fusery.registry.signing.recorded.list_signatures`."""
         from ..signing.recorded import list_signatures
@@ -80,12 +84,14 @@ class Trust(Resource):
 
         return add_key(self.workspace, name, Path(key), aliases, fused=fused)
 
+    @operation("admin", writes=True)
     def revoke_key(self, name: str, *, reason: str = "") -> TrustedKey:
         """Let no signature of a key count any more, and return its record; see `fusery.registry.signing.trusted.revoke_key`."""
         from ..signing.trusted import revoke_key
 
         return revoke_key(self.workspace, name, reason=said(reason))
 
+    @operation("reader")
     def list_keys(self) -> list[TrustedKey]:
         """Return the keys that count, and those that were revoked."""
         from ..signing.trusted import list_keys

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from fusery.storage.progress import SILENT, Reporter
 
+from .operation import operation
 from .resource import Named, Resource, named
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 class Upkeep(Resource):
     """Audits, backups, the collector, and the schema of the database."""
+
+    NAME = "upkeep"
 
     def doctor(self, *, reporter: Reporter = SILENT) -> Sequence[Check]:
         """Check settings, database, schema, store, cache, engine, plugins and receivers; return what was found of each."""
@@ -170,6 +173,7 @@ class Upkeep(Resource):
             reporter=reporter,
         )
 
+    @operation("reader")
     def log(
         self,
         *,

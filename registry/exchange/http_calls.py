@@ -28,7 +28,7 @@ from ..errors import (
     ServerUnavailableError,
     UnknownReferenceError,
 )
-from .server_address import ServerAddress, trusted_certificates
+from ..remote.address import ServerAddress, trusted_certificates
 
 ATTEMPTS = 8
 """How often something is tried without getting further."""

@@ -29,7 +29,7 @@ from .http_calls import HttpCalls
 from .package import Files, Item
 from .planning import Moved, files_to_copy, plan
 from .registry_server import Progress, RegistryServer
-from .server_address import ServerAddress, required_token
+from ..remote.address import ServerAddress, required_token
 from .taking import Receiver
 from .telling import merged, told_of_yanks
 from .uploads import Arrived

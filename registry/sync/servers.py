@@ -24,7 +24,7 @@ from fusery.storage.failures import os_failures
 from ..adapters.render import Form
 from ..errors import BadInputError, ServerRefusedError
 from ..exchange.http_calls import HttpCalls, parsed
-from ..exchange.server_address import ServerAddress, bearer_token
+from ..remote.address import ServerAddress, bearer_token
 from .desired import Desired
 from .destinations import Destination, DestinationOptions
 from .folders import DiskFolders

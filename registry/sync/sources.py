@@ -23,7 +23,7 @@ from ..exchange.believing import require_believable
 from ..exchange.http_calls import HttpCalls
 from ..exchange.package import Adapter
 from ..exchange.registry_server import RegistryServer
-from ..exchange.server_address import ServerAddress, required_token
+from ..remote.address import ServerAddress, required_token
 from ..exchange.wire import read_document
 from ..records.bases import architecture_of
 from ..records.references import resolve_adapter

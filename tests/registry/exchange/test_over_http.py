@@ -33,7 +33,7 @@ from fusery.registry.errors import (
 )
 from fusery.registry.exchange import http_calls
 from fusery.registry.exchange.package import values_of
-from fusery.registry.exchange.server_address import ServerAddress
+from fusery.registry.remote.address import ServerAddress
 from fusery.storage.errors import BlobCorruptError, OutOfSpaceError
 from fusery.web.doors import Proxies, TeamDoor
 

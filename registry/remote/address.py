@@ -104,8 +104,17 @@ def bearer_token(environment: Mapping[str, str] = os.environ, variable: str = "F
             token = opened.read(8_192).decode("ascii", "replace").strip()
         if not token:
             raise BadInputError(f"{path} is empty", hint=f"{variable}_FILE names a file with a token in it")
-    if token and not _TOKEN.fullmatch(token):
-        raise BadInputError("what is given as the token is none", hint=f"{variable} or {variable}_FILE")
+    return checked_token(token, f"{variable} or {variable}_FILE") if token else ""
+
+
+def checked_token(token: str, hint: str = "what fusery token create showed") -> str:
+    """Return a token.
+
+    Raises:
+        BadInputError: it cannot be one.
+    """
+    if not _TOKEN.fullmatch(token):
+        raise BadInputError("what is given as the token is none", hint=hint)
     return token
 
 

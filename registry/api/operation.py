@@ -1,0 +1,121 @@
+"""What can be asked of a registry, described once: the method's signature and docstring, the role that it needs, read or write.
+
+On a registry of this machine the method runs; on a server's, the same call is sent there.  The routes of the server, its OpenAPI
+document and the client all come from this description.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache, wraps
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
+
+if TYPE_CHECKING:
+    from ..records.token import Role
+    from .resource import Resource
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Operation:
+    """One thing that can be asked of a registry.
+
+    Attributes:
+        method: does it, on a registry of this machine.
+        role: that a server's client needs.
+        writes: it changes what is on record.
+    """
+
+    method: Callable[..., Any]
+    role: Role
+    writes: bool
+
+    @property
+    def name(self) -> str:
+        """As paths and programs have it: `withdraw-approval`."""
+        return self.method.__name__.strip("_").replace("_", "-")
+
+    @property
+    def summary(self) -> str:
+        """What it does, in one sentence."""
+        return (inspect.getdoc(self.method) or "").partition("\n")[0]
+
+    @property
+    def parameters(self) -> Mapping[str, inspect.Parameter]:
+        """What it takes, without the resource itself."""
+        found = inspect.signature(self.method).parameters
+        return {name: each for name, each in found.items() if name != "self"}
+
+    @property
+    def hints(self) -> Mapping[str, Any]:
+        """The types of what it takes, and of what it returns as `return`."""
+        return hints_of(self.method)
+
+    def arguments(self, args: tuple[Any, ...], keywords: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what a call gives, by name, without what equals its default.
+
+        Raises:
+            TypeError: the method does not take that.
+        """
+        bound = inspect.signature(self.method).bind(None, *args, **keywords)
+        parameters = self.parameters
+        return {
+            name: value
+            for name, value in bound.arguments.items()
+            if name in parameters and value is not parameters[name].default
+        }
+
+
+def operation(role: Role, *, writes: bool = False) -> Callable[[F], F]:
+    """Make a method of a resource an operation: on a server's registry, it is asked of the server.
+
+    Args:
+        role: that a server's client needs.
+        writes: it changes what is on record.
+    """
+
+    def wrap(method: F) -> F:
+        described = Operation(method, role, writes)
+
+        @wraps(method)
+        def run(self: Resource, *args: Any, **keywords: Any) -> Any:
+            if self.server is None:
+                return method(self, *args, **keywords)
+            return self.server.ask(self.NAME, described, described.arguments(args, keywords))
+
+        run.operation = described  # type: ignore[attr-defined]
+        return run  # type: ignore[return-value]
+
+    return wrap
+
+
+def operations_of(resource: type[Resource]) -> Iterator[Operation]:
+    """Yield the operations of a resource, in their order."""
+    for each in vars(resource).values():
+        if isinstance(found := getattr(each, "operation", None), Operation):
+            yield found
+
+
+@cache
+def hints_of(function: Callable[..., Any]) -> Mapping[str, Any]:
+    """Return the types in a function's signature, those too that its module imports for type checkers only.
+
+    Importing these with the module would slow down every command that never leaves the machine.
+    """
+    module = sys.modules[function.__module__]
+    return get_type_hints(function, {**vars(module), **_checked_imports(function.__module__)})
+
+
+@cache
+def _checked_imports(name: str) -> Mapping[str, Any]:
+    module = sys.modules[name]
+    found: dict[str, Any] = {"__package__": module.__package__, "__name__": name}
+    for node in ast.parse(inspect.getsource(module)).body:
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            exec(compile(ast.Module(node.body, []), name, "exec"), found)
+    return found
