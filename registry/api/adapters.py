@@ -143,7 +143,7 @@ class Adapters(Resource):
         return show_adapter(self.workspace, named(reference), at=moment(at))
 
     def folder(self, reference: Named, *, format: Form = "mlx") -> Path:
-        """Return a read-only local folder with an adapter's files.
+        """Return a read-only local folder with an adapter's files; those of a server's registry are fetched.
 
         Args:
             reference: the adapter.
@@ -154,7 +154,8 @@ class Adapters(Resource):
         """
         from ..records.folders import adapter_folder
 
-        return adapter_folder(self.workspace, named(reference), format)
+        with self.here(reference) as (workspace, [name]):
+            return adapter_folder(workspace, name, format)
 
     @operation("reader")
     def tasks(
@@ -184,17 +185,36 @@ class Adapters(Resource):
         """Return what differs between two adapters, a `WeightsDifference` with `weights`; see `fusery.registry.catalog.diff.diff_adapters`."""
         from ..catalog.diff import diff_adapters
 
+        if not weights and plot is None:
+            return self._diff(a, b)
         place = Path(plot) if plot is not None else None
-        return diff_adapters(self.workspace, named(a), named(b), weights=weights, plot=place, force=force)
+        with self.here(a, b) as (workspace, [first, second]):
+            return diff_adapters(workspace, first, second, weights=weights, plot=place, force=force)
+
+    @operation("reader")
+    def _diff(self, a: Named, b: Named) -> Difference:
+        """Return what differs between two adapters."""
+        from ..catalog.diff import diff_adapters
+
+        return diff_adapters(self.workspace, named(a), named(b))
 
     def compare(
         self, references: Sequence[Named] | Named, *, plot: str | Path | None = None, force: bool = False
     ) -> ComparedAdapters:
         """Return what differs between any number of adapters; see `fusery.registry.catalog.compare.compare_adapters`."""
+        found = self._compare(each_named(references))
+        if plot is None:
+            return found
+        from ..catalog.compare import drawn
+
+        return drawn(found, Path(plot), force=force)
+
+    @operation("reader")
+    def _compare(self, references: Sequence[Named]) -> ComparedAdapters:
+        """Return what differs between any number of adapters."""
         from ..catalog.compare import compare_adapters
 
-        place = Path(plot) if plot is not None else None
-        return compare_adapters(self.workspace, each_named(references), plot=place, force=force)
+        return compare_adapters(self.workspace, each_named(references))
 
     @operation("publisher", writes=True)
     def amend(
@@ -324,16 +344,18 @@ class Adapters(Resource):
         """Return how far the answers of two models to prompts are apart; see `fusery.registry.evaluation.probe.probe`."""
         from ..evaluation.probe import probe
 
-        return probe(
-            self.workspace,
-            named(reference),
-            against=None if against is None else named(against),
-            request=request,
-            prompts=Path(prompts) if prompts is not None else None,
-            limit=limit,
-            record=record,
-            reporter=reporter,
-        )
+        several = [reference] if against is None else [reference, against]
+        with self.here(*several, reporter=reporter) as (workspace, [name, *other]):
+            return probe(
+                workspace,
+                name,
+                against=other[0] if other else None,
+                request=request,
+                prompts=Path(prompts) if prompts is not None else None,
+                limit=limit,
+                record=record,
+                reporter=reporter,
+            )
 
     def bench(
         self,
@@ -355,19 +377,20 @@ class Adapters(Resource):
         """
         from ..evaluation.bench import bench
 
-        return bench(
-            self.workspace,
-            named(reference),
-            precisions=precisions,
-            resident=resident,
-            prompt_tokens=prompt_tokens,
-            tokens=tokens,
-            runs=runs,
-            plot=Path(plot) if plot is not None else None,
-            force=force,
-            record=record,
-            reporter=reporter,
-        )
+        with self.here(reference, reporter=reporter) as (workspace, [name]):
+            return bench(
+                workspace,
+                name,
+                precisions=precisions,
+                resident=resident,
+                prompt_tokens=prompt_tokens,
+                tokens=tokens,
+                runs=runs,
+                plot=Path(plot) if plot is not None else None,
+                force=force,
+                record=record,
+                reporter=reporter,
+            )
 
     @operation("reader")
     def last_bench(self, reference: Named) -> BenchReport | None:

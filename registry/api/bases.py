@@ -52,7 +52,8 @@ class Bases(Resource):
         """
         from ..records.folders import model_folder
 
-        return model_folder(self.workspace, named(name))
+        with self.here(name) as (workspace, [there]):
+            return model_folder(workspace, there)
 
     @operation("reader")
     def show(self, name: Named, *, limit: int | None = None, offset: int = 0) -> BaseDetails:
@@ -75,13 +76,15 @@ class Bases(Resource):
         See `fusery.registry.bases.calibrate.calibrate` and `fusery.registry.evaluation.learning.learn`.
         """
         place = Path(prompts) if prompts is not None else None
-        if adapter is not None:
-            from ..evaluation.learning import learn
+        several = [base] if adapter is None else [base, adapter]
+        with self.here(*several, reporter=reporter) as (workspace, [name, *others]):
+            if others:
+                from ..evaluation.learning import learn
 
-            return learn(self.workspace, base, named(adapter), prompts=place, reporter=reporter)
-        from ..bases.calibrate import calibrate
+                return learn(workspace, name, others[0], prompts=place, reporter=reporter)
+            from ..bases.calibrate import calibrate
 
-        return calibrate(self.workspace, base, prompts=place, reporter=reporter)
+            return calibrate(workspace, name, prompts=place, reporter=reporter)
 
     @operation("reader")
     def list(self) -> builtins.list[Base]:

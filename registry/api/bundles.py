@@ -41,17 +41,19 @@ class Bundles(Resource):
         from ..fusion.request import FuseRequest
 
         chosen = [reference] if isinstance(reference, str | Record) else reference
-        return materialize(
-            self.workspace,
-            [named(each) for each in chosen],
-            destination,
-            target=target,
-            request=request or FuseRequest(),
-            content=content,
-            choices=choices,
-            force=force,
-            reporter=reporter,
-        )
+        wanted = request or FuseRequest()
+        with self.here(*chosen, *wanted.others, reporter=reporter) as (workspace, names):
+            return materialize(
+                workspace,
+                names[: len(chosen)],
+                destination,
+                target=target,
+                request=wanted.with_others(names[len(chosen) :]),
+                content=content,
+                choices=choices,
+                force=force,
+                reporter=reporter,
+            )
 
     def materialize_all(
         self,

@@ -96,22 +96,23 @@ class Evaluations(Resource):
         """
         from ..evaluation.running import HarnessRun, run_harness, run_probe
 
-        if not tasks:
-            return run_probe(
-                self.workspace,
-                named(reference),
-                prompts=None if prompts is None else Path(prompts),
-                limit=32 if limit is None else limit,
-                reporter=reporter,
+        with self.here(reference, reporter=reporter) as (workspace, [name]):
+            if not tasks:
+                return run_probe(
+                    workspace,
+                    name,
+                    prompts=None if prompts is None else Path(prompts),
+                    limit=32 if limit is None else limit,
+                    reporter=reporter,
+                )
+            run = HarnessRun(
+                tasks=tasks,
+                include=None if include is None else Path(include),
+                shots=shots,
+                limit=limit,
+                seed=seed,
             )
-        run = HarnessRun(
-            tasks=tasks,
-            include=None if include is None else Path(include),
-            shots=shots,
-            limit=limit,
-            seed=seed,
-        )
-        return run_harness(self.workspace, named(reference), run, reporter=reporter)
+            return run_harness(workspace, name, run, reporter=reporter)
 
     @operation("publisher", writes=True)
     def withdraw(

@@ -64,18 +64,20 @@ class FusedModels(Resource):
         if request is not None and precision is not None:
             raise BadInputError("a request has its own precision", hint="FuseRequest(precision=...)")
         wanted = request or FuseRequest(precision or "auto")
-        if probe:
-            from ..evaluation.second_opinion import fuse_asking
+        with self.here(reference, *wanted.others, reporter=reporter) as (workspace, [name, *others]):
+            wanted = wanted.with_others(others)
+            if probe:
+                from ..evaluation.second_opinion import fuse_asking
 
-            fused = fuse_asking(
-                self.workspace, named(reference), wanted, within=within, publish=publish, reporter=reporter
-            )
-        else:
-            fused = fuse(self.workspace, named(reference), wanted, publish=publish, reporter=reporter)
-        if not any(opinion.passed for opinion in fused.opinions or ()):
-            for sentence in cautions(self.workspace, fused, wanted):
-                reporter.say(sentence)
-        return fused
+                fused = fuse_asking(
+                    workspace, name, wanted, within=within, publish=publish, reporter=reporter
+                )
+            else:
+                fused = fuse(workspace, name, wanted, publish=publish, reporter=reporter)
+            if not any(opinion.passed for opinion in fused.opinions or ()):
+                for sentence in cautions(workspace, fused, wanted):
+                    reporter.say(sentence)
+            return fused
 
     def fuse_all(
         self,
@@ -106,10 +108,20 @@ class FusedModels(Resource):
         self, reference: Named, *, plot: str | Path | None = None, force: bool = False
     ) -> FusedDetails:
         """Return what a fused model retained, module by module; see `fusery.registry.fusion.fidelity.fidelity`."""
+        found = self._fidelity(reference)
+        if plot is None:
+            return found
+        from ..fusion.fidelity import drawn
+
+        with self.here(found.base) as (workspace, _):
+            return drawn(workspace, found, Path(plot), force=force)
+
+    @operation("reader")
+    def _fidelity(self, reference: Named) -> FusedDetails:
+        """Return what a fused model retained, module by module."""
         from ..fusion.fidelity import fidelity
 
-        place = Path(plot) if plot is not None else None
-        return fidelity(self.workspace, named(reference), plot=place, force=force)
+        return fidelity(self.workspace, named(reference))
 
     @operation("reader")
     def list(self, *, limit: int | None = None, offset: int = 0) -> builtins.list[ListedFused]:
@@ -124,13 +136,15 @@ class FusedModels(Resource):
         """Return the ways to write an adapter's fused model; see `fusery.registry.fusion.formats.formats`."""
         from ..fusion.formats import formats
 
-        return formats(self.workspace, named(reference), request, say=reporter.say)
+        with self.here(reference, reporter=reporter) as (workspace, [name]):
+            return formats(workspace, name, request, say=reporter.say)
 
     def explain(self, reference: Named, request: FuseRequest | None = None) -> Explanation:
         """Return why a fuse is a hit or a miss; see `fusery.registry.fusion.explain.explain`."""
         from ..fusion.explain import explain
 
-        return explain(self.workspace, named(reference), request)
+        with self.here(reference) as (workspace, [name]):
+            return explain(workspace, name, request)
 
 
 class Cache(Resource):

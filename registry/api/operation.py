@@ -101,6 +101,12 @@ def operations_of(resource: type[Resource]) -> Iterator[Operation]:
             yield found
 
 
+def operation_of(method: Callable[..., Any]) -> Operation:
+    """Return the operation that a method of a resource is."""
+    found: Operation = method.operation  # type: ignore[attr-defined]
+    return found
+
+
 @cache
 def hints_of(function: Callable[..., Any]) -> Mapping[str, Any]:
     """Return the types in a function's signature, those too that its module imports for type checkers only.

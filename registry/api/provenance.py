@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ..identification.identified import Identified
     from ..provenance import Attested, Graph, Whole
     from ..provenance.attest import Attestation
+    from ..records.resolved import Resolved
     from ..releases.impact import Impact
     from ..reporting import Written
 
@@ -25,6 +26,13 @@ class Provenance(Resource):
     """What a thing was made from, what was made from it, and what a found file is."""
 
     NAME = "provenance"
+
+    @operation("reader")
+    def resolve(self, reference: Named) -> Resolved:
+        """Return which adapter, base model or fused model a reference means."""
+        from ..catalog.resolved import resolve
+
+        return resolve(self.workspace, named(reference))
 
     @operation("reader")
     def lineage(

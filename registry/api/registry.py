@@ -162,7 +162,8 @@ class Registry:
         """
         from ..records.folders import local_folder
 
-        return local_folder(self.workspace, named(reference), format)
+        with self.bases.here(reference) as (workspace, [name]):
+            return local_folder(workspace, name, format)
 
     def serve(
         self,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, ClassVar
 
 from fusery.storage.plaintext import is_keepable
+from fusery.storage.progress import SILENT, Reporter
 
 from ..record import Record
 
@@ -70,3 +72,31 @@ class Resource:
 
     def __init__(self, workspace: Workspace, server: Server | None = None) -> None:
         self.workspace, self.server = workspace, server
+
+    @contextmanager
+    def here(self, *references: Named, reporter: Reporter = SILENT) -> Iterator[tuple[Workspace, list[str]]]:
+        """Yield the parts of a registry on this machine in which things are, to compute with them, and their names there.
+
+        Of a server's registry they are fetched first, as far as they are not here yet, and verified; what was recorded of
+        them meanwhile is sent to the server at the end.
+
+        Args:
+            references: what is computed with.
+            reporter: hears what is going on, and the bytes done and the total.
+
+        Raises:
+            UnknownReferenceError: nothing has one of the names.
+            ServerUnavailableError, ServerRefusedError: the server did not answer, or refused.
+        """
+        names = [named(each) for each in references]
+        if self.server is None:
+            yield self.workspace, names
+            return
+        from ..exchange.replica import fetched
+
+        from .provenance import Provenance
+
+        asked = Provenance(self.workspace, self.server)
+        wanted = [asked.resolve(each) for each in names]
+        with fetched(self.workspace, self.server, wanted, reporter):
+            yield self.workspace, [each.name for each in wanted]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,35 +81,23 @@ class ComparedAdapters(Record):
 
 
 def compare_adapters(
-    workspace: Workspace, references: Sequence[str], *, plot: Path | None = None, force: bool = False
+    workspace: Workspace, references: Sequence[str]
 ) -> ComparedAdapters:
     """Return the differences between adapters.
 
     Args:
         workspace: the registry's parts.
         references: two or more different ones; a task means all its versions.
-        plot: draw all training curves into this file, `.png` or `.svg`.
-        force: replace the file.
 
     Raises:
         UnknownReferenceError: one does not exist.
-        BadInputError: fewer than two different ones are given, or too many; or there is no curve to draw.
-        AlreadyExistsError: another file is there already.
-        MissingExtraError: a PNG needs the extra `plot`, which is not installed.
+        BadInputError: fewer than two different ones are given, or too many.
     """
-    kind = None if plot is None else picture_kind(plot)
     with workspace.database.read() as session:
         details = _details(session, _chosen(session, references))
     names = tuple(adapter.name for adapter in details)
     found = fields(details) | _measured_fields(details) | _fused_fields(details)
     curves = {adapter.name: adapter.curve for adapter in details}
-    place = None
-    if plot is not None and kind is not None:
-        from ..charts.curves import draw
-
-        place = plot.expanduser().absolute()
-        _require_curves(curves)
-        write_picture(place, draw(curves, kind), force=force)
     return ComparedAdapters(
         adapters=names,
         differs={field: values for field, values in found.items() if not _alike(values)},
@@ -120,8 +108,24 @@ def compare_adapters(
         amended={field: within for field in found if (within := amended_in(field, *details))},
         curves=curves,
         withdrawals={adapter.name: adapter.withdrawals for adapter in details},
-        plot=place,
+        plot=None,
     )
+
+
+def drawn(found: ComparedAdapters, plot: Path, *, force: bool = False) -> ComparedAdapters:
+    """Draw all training curves into a file, `.png` or `.svg`, and return the record with its path.
+
+    Raises:
+        BadInputError: there is no curve to draw, or the picture's ending is not known.
+        AlreadyExistsError: another file is there already.
+        MissingExtraError: a PNG needs the extra `plot`, which is not installed.
+    """
+    from ..charts.curves import draw
+
+    kind, place = picture_kind(plot), plot.expanduser().absolute()
+    _require_curves(found.curves)
+    write_picture(place, draw(found.curves, kind), force=force)
+    return replace(found, plot=place)
 
 
 def _chosen(session: Session, references: Sequence[str]) -> list[tables.Adapter]:

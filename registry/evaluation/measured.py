@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from fusery.storage.shell import typed
 
 from .. import tables
+from ..access.roles import require_may_change
 from ..database import events
 from ..database.limits import EVALUATIONS, require_count, require_within
 from ..errors import BadInputError, MetricOfOtherAdapterError, MetricRecordedTwiceError
@@ -116,6 +117,7 @@ def record_evaluations(
         new, known = _missing(adapter, measured)
         rows = evaluation_rows(workspace, session, [(each, found.source) for each in new])
         if rows and not dry_run:
+            require_may_change(workspace, session, "evaluation", adapter)
             write_evaluations(workspace, session, adapter, rows)
         return RecordedEvaluations(
             adapter.name, found.form, evaluation_records(adapter.name, rows), tuple(known), dry_run

@@ -12,6 +12,8 @@ from sqlalchemy.orm import Session
 from fusery.storage.secrets import without_credentials
 
 from .. import tables
+from ..access.roles import require_role
+from ..actors import person
 from ..admission.submission import LIMITS, require_text
 from ..database import events
 from ..database.limits import EVALUATIONS, require_within
@@ -98,6 +100,8 @@ def withdraw_evaluations(
             adapter.name, evaluation_records(adapter.name, rows), str(without_credentials(reason)), dry_run
         )
         if not dry_run:
+            if not all(person(row.by) == person(workspace.actor) for row in rows):
+                require_role(workspace, "approver", "the evaluation of another")
             withdraw_rows(
                 session,
                 adapter,

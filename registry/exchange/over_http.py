@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -54,10 +54,12 @@ class ServerPlace:
     Attributes:
         url: its address.
         insecure: a token may go over a network as it is.
+        token: for it; None for that of the environment.
     """
 
     url: str
     insecure: bool = False
+    token: str | None = field(default=None, repr=False)
 
     @contextmanager
     def asked(self) -> Iterator[HttpCalls]:
@@ -67,7 +69,7 @@ class ServerPlace:
             BadInputError: the address is none, or there is no token.
         """
         address = ServerAddress.parse(self.url, insecure=self.insecure)
-        with HttpCalls(address, required_token()) as calls:
+        with HttpCalls(address, required_token() if self.token is None else self.token) as calls:
             yield calls
 
 
@@ -131,8 +133,6 @@ def pull_from_server(
         if not dry_run:
             workspace.ensure()
         here = None if workspace.is_unmade else workspace.identity
-        if here == come_from:
-            raise BadInputError("the other registry is this one", hint="name another server")
         done = planned = plan(workspace, package.items, come_from, unmade=here is None)
         if not dry_run:
             sizes = files_to_copy(workspace, package.items, planned, unmade=here is None)

@@ -165,8 +165,7 @@ def _believed(workspace: Workspace, data: bytes) -> Package:
     except SchemaError as error:
         # It is the client that is of another version, and no database that is away.
         raise BadInputError(error.message, hint=error.hint) from error
-    if require_identity(package.registry) == workspace.identity:
-        raise BadInputError("the other registry is this one", hint="name another home, or another server")
+    require_identity(package.registry)
     for item in package.items:
         if item.files.folder is not None:
             raise BadInputError(f"the files of {item.name} are not in a store", hint="send them")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 from sqlalchemy.orm import Session
 
 from .. import tables
+from ..access.roles import require_may_change
 from ..database import events
 from ..database.limits import TAGS, require_count
 from ..errors import BadInputError
@@ -82,6 +83,7 @@ def amend(workspace: Workspace, reference: str, correction: Correction) -> Amend
             raise BadInputError(
                 f"another {facts[0]} needs a reason", hint="--reason TEXT; tags and notes need none"
             )
+        require_may_change(workspace, session, "amendment" if facts else "note or tag", adapter)
         at = time_of_amendment(workspace, session, adapter)
         rows = [
             tables.Amendment(

@@ -49,7 +49,7 @@ class Server:
     """
 
     def __init__(self, address: ServerAddress, token: str) -> None:
-        self.address, self._token = address, token
+        self.address, self.token = address, token
         self._lock = threading.Lock()
 
     @property
@@ -149,8 +149,8 @@ class Server:
                 found: httpx.Client = self.__dict__["client"]
                 return found
             headers = {"Accept": "application/json", "User-Agent": "fusery"}
-            if self._token:
-                headers["Authorization"] = f"Bearer {self._token}"
+            if self.token:
+                headers["Authorization"] = f"Bearer {self.token}"
             verified = trusted_certificates() if self.address.secure else True
             made = httpx.Client(
                 base_url=self.address.url, headers=headers, verify=verified, timeout=TIMEOUT, trust_env=True
@@ -179,11 +179,11 @@ class Server:
                 hint="give the address that it leads to",
             )
         if status == 401:
-            said = "does not take this token" if self._token else "needs a token"
+            said = "does not take this token" if self.token else "needs a token"
             return ServerRefusedError(f"{self.url} {said}", hint=f"fusery login {self.url}")
         try:
             told = answer.json()["error"]
-            return failure(told, self._token)
+            return failure(told, self.token)
         except (ValueError, KeyError, TypeError):
             if status in _LATER:
                 return self._unavailable(f"it says {status}")

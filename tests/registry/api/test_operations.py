@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from page_server import pages_of
 
-from fusery.registry import Registry
+from fusery.registry import BadInputError, Registry
 from fusery.registry.api.operation import Operation, operations_of
 from fusery.registry.api.resource import Resource
 from fusery.registry.wire import decode, encode
@@ -41,6 +41,11 @@ READS: list[Call] = [
     ("deployments", "list", (), {"every": True}),
     ("evaluations", "list", ("course_rec@1",), {}),
     ("fused", "list", (), {"limit": 5}),
+    ("fused", "fidelity", ("course_rec@1",), {}),
+    ("adapters", "diff", ("course_rec@1", "course_rec@2"), {}),
+    ("adapters", "compare", (["course_rec"],), {}),
+    ("provenance", "resolve", ("course_rec@1",), {}),
+    ("provenance", "resolve", ("tiny",), {}),
     ("provenance", "lineage", ("course_rec@2",), {"inputs": True}),
     ("tokens", "list", (), {"revoked": True}),
     ("trust", "signatures", ("course_rec@1",), {}),
@@ -51,7 +56,14 @@ READS: list[Call] = [
 
 
 @pytest.fixture
-def remote(stocked: Registry) -> Iterator[Registry]:
+def cached(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The folder for what is fetched of servers' registries."""
+    monkeypatch.setattr("platformdirs.user_cache_dir", lambda *_, **__: str(tmp_path / "cached"))
+    return tmp_path / "cached"
+
+
+@pytest.fixture
+def remote(stocked: Registry, cached: Path) -> Iterator[Registry]:
     """The same registry as `stocked`, at a server."""
     door = OwnDoor("anna")
     with pages_of(stocked, door) as address, Registry.open(address, token=door.key) as registry:
@@ -142,6 +154,33 @@ def test_errors_are_the_same_there_and_here(stocked: Registry, remote: Registry,
     assert type(there.value) is type(here.value)
     for name in ("code", "exit_code", "message", "hint", "findings", "position", "excerpt"):
         assert getattr(there.value, name, None) == getattr(here.value, name, None)
+
+
+def test_fuses_are_computed_here_of_what_was_fetched_and_recorded_there(
+    stocked: Registry, cached: Path, remote: Registry
+) -> None:
+    made = remote.fused.fuse("course_rec@1", precision="dequantize")
+    assert made.path.is_dir()
+    assert made.path.is_relative_to(cached)
+    [listed] = stocked.fused.list()
+    assert listed.key == made.key
+    assert listed.digest == made.digest
+    again = remote.fused.fuse("course_rec@1", precision="dequantize")
+    assert again.path == made.path
+    assert len(stocked.fused.list()) == 1
+    assert remote.adapters.folder("course_rec@1").is_relative_to(cached)
+    assert remote.adapters.diff("course_rec@1", "course_rec@2", weights=True) == stocked.adapters.diff(
+        "course_rec@1", "course_rec@2", weights=True
+    )
+
+
+def test_what_was_withdrawn_there_is_not_fused_here(stocked: Registry, cached: Path, remote: Registry) -> None:
+    remote.fused.fuse("course_rec@1", precision="dequantize")
+    stocked.adapters.yank("course_rec@1", reason="wrong data")
+    with pytest.raises(BadInputError):
+        remote.fused.fuse("course_rec@1", precision="dequantize")
+    stocked.adapters.unyank("course_rec@1")
+    assert remote.fused.fuse("course_rec@1", precision="dequantize").path.is_dir()
 
 
 def test_encoded_records_read_back_as_they_were(filled: Registry) -> None:
