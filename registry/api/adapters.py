@@ -56,6 +56,7 @@ class Adapters(Resource):
         log: str | Path | None = None,
         trained_on: str | None = None,
         strict: bool = False,
+        reporter: Reporter = SILENT,
     ) -> Registered:
         """Register an adapter folder as the next version of its task.
 
@@ -78,36 +79,55 @@ class Adapters(Resource):
             trained_on: the base that it was trained on, where it is registered for another, such as the dense model of
                 a 4-bit one.
             strict: warnings keep it out, as errors do.
+            reporter: hears the bytes sent to a server, and their total.
 
         Raises:
             AdmissionError: it was refused; the error has all that was found.
             AlreadyExistsError: name or version are taken by other bytes.
             UnknownReferenceError, BadInputError: the base or parent does not exist, or a value is not acceptable.
         """
+        facts: Facts = {
+            "base": None if base is None else named(base),
+            "task": task,
+            "version": version,
+            "date": date,
+            "alpha": alpha,
+            "val_loss": val_loss,
+            "dataset": dataset,
+            "examples": examples,
+            "parent": None if parent is None else named(parent),
+            "tags": tags or {},
+            "note": note,
+            "checkpoint": checkpoint,
+            "log": log,
+            "trained_on": trained_on,
+        }
         from ..admission.submission import Submission
         from ..registration.register import register
         from ..registration.sources import adapter_at
 
-        said = Submission(
-            base=None if base is None else named(base),
-            task=task,
-            version=version,
-            date=date,
-            alpha=alpha,
-            val_loss=val_loss,
-            dataset=dataset,
-            examples=examples,
-            parent=None if parent is None else named(parent),
-            tags=tags or {},
-            note=note,
-            checkpoint=checkpoint,
-            log=log,
-            trained_on=trained_on,
-        )
+        said = Submission(**facts)
         with adapter_at(self.workspace, folder) as place:
-            return register(self.workspace, place, said, strict=strict)
+            if self.server is None:
+                return register(self.workspace, place, said, strict=strict)
+            name, files, facts = self._sent(place, facts, reporter)
+            return self._register(name, files, strict=strict, **facts)
 
-    def check(self, folder: str | Path, *, strict: bool = False, **facts: Unpack[Facts]) -> Sequence[Finding]:
+    @operation("publisher", writes=True)
+    def _register(
+        self, name: str, files: Mapping[str, str], *, strict: bool = False, **facts: Unpack[Facts]
+    ) -> Registered:
+        """Register an adapter folder whose files were sent before: their digests by their paths in it."""
+        from ..admission.submission import Submission
+        from ..registration.register import register
+        from ..registration.uploaded import uploaded
+
+        with uploaded(self.workspace, name, files) as (folder, log):
+            return register(self.workspace, folder, Submission(**{**facts, "log": log}), strict=strict)
+
+    def check(
+        self, folder: str | Path, *, strict: bool = False, reporter: Reporter = SILENT, **facts: Unpack[Facts]
+    ) -> Sequence[Finding]:
         """Return what admission finds in a folder; nothing is written.  The keywords are those of `register`."""
         from ..admission.submission import Submission
         from ..registration.register import check
@@ -115,7 +135,34 @@ class Adapters(Resource):
 
         said = Submission(**facts)
         with adapter_at(self.workspace, folder) as place:
-            return check(self.workspace, place, said, strict=strict)
+            if self.server is None:
+                return check(self.workspace, place, said, strict=strict)
+            name, files, facts = self._sent(place, facts, reporter)
+            return self._check(name, files, strict=strict, **facts)
+
+    @operation("publisher", writes=True)
+    def _check(
+        self, name: str, files: Mapping[str, str], *, strict: bool = False, **facts: Unpack[Facts]
+    ) -> Sequence[Finding]:
+        """Return what admission finds in a folder whose files were sent before; nothing is recorded."""
+        from ..admission.submission import Submission
+        from ..registration.register import check
+        from ..registration.uploaded import uploaded
+
+        with uploaded(self.workspace, name, files) as (folder, log):
+            return check(self.workspace, folder, Submission(**{**facts, "log": log}), strict=strict)
+
+    def _sent(
+        self, place: Path, facts: Facts, reporter: Reporter
+    ) -> tuple[str, Mapping[str, str], Facts]:
+        """Send the files of a folder, and return its name, their digests and what is said besides."""
+        from ..exchange.replica import send_files
+        from ..registration.uploaded import files_to_send
+
+        assert self.server is not None
+        log = facts.pop("log", None)
+        files = files_to_send(place, None if log is None else Path(log).expanduser())
+        return place.resolve().name, send_files(self.server, files, reporter), facts
 
     def show(
         self,

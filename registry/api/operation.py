@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, wraps
-from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
 if TYPE_CHECKING:
     from ..records.token import Role
@@ -47,14 +47,24 @@ class Operation:
 
     @property
     def parameters(self) -> Mapping[str, inspect.Parameter]:
-        """What it takes, without the resource itself."""
-        found = inspect.signature(self.method).parameters
-        return {name: each for name, each in found.items() if name != "self"}
+        """What it takes, without the resource itself; keywords of an unpacked `TypedDict` one by one."""
+        found = dict[str, inspect.Parameter]()
+        for name, each in inspect.signature(self.method).parameters.items():
+            if each.kind is each.VAR_KEYWORD:
+                keywords = get_args(hints_of(self.method)[name])[0].__annotations__
+                found |= {key: inspect.Parameter(key, each.KEYWORD_ONLY, default=None) for key in keywords}
+            elif name != "self":
+                found[name] = each
+        return found
 
     @property
     def hints(self) -> Mapping[str, Any]:
         """The types of what it takes, and of what it returns as `return`."""
-        return hints_of(self.method)
+        found = dict(hints_of(self.method))
+        for name, each in inspect.signature(self.method).parameters.items():
+            if each.kind is each.VAR_KEYWORD:
+                found |= get_type_hints(get_args(found.pop(name))[0])
+        return found
 
     def arguments(self, args: tuple[Any, ...], keywords: Mapping[str, Any]) -> dict[str, Any]:
         """Return what a call gives, by name, without what equals its default.
@@ -64,9 +74,13 @@ class Operation:
         """
         bound = inspect.signature(self.method).bind(None, *args, **keywords)
         parameters = self.parameters
+        given = dict(bound.arguments)
+        for name, each in bound.signature.parameters.items():
+            if each.kind is each.VAR_KEYWORD:
+                given |= given.pop(name, {})
         return {
             name: value
-            for name, value in bound.arguments.items()
+            for name, value in given.items()
             if name in parameters and value is not parameters[name].default
         }
 

@@ -5,19 +5,24 @@ It holds nothing that the server does not have, so that it may be removed at any
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 
+from fusery.storage.digest import Digest
 from fusery.storage.locate import open_store
-from fusery.storage.progress import Reporter
+from fusery.storage.manifest import file_entry
+from fusery.storage.progress import Reporter, tally
 
 from .. import tables
 from ..errors import ServerRefusedError
 from ..releases.yanks import lift
-from .over_http import ServerPlace, pull_from_server, push_to_server
+from .over_http import ServerPlace, in_parallel, pull_from_server, push_to_server
+from .registry_server import RegistryServer
+from .uploads import Arrived
 
 if TYPE_CHECKING:
     from ..records.resolved import Resolved
@@ -50,6 +55,34 @@ def fetched(
     yield
     for subject in _made_since(workspace, before):
         push_to_server(workspace, subject, place, reporter=reporter)
+
+
+def send_files(server: Server, files: Mapping[str, Path], reporter: Reporter) -> dict[str, str]:
+    """Send files to a server as far as it does not have them, and return their digests by name.
+
+    Args:
+        server: where they go.
+        files: by name.
+        reporter: hears the bytes done and the total.
+
+    Raises:
+        ServerUnavailableError, ServerRefusedError: the server did not answer, or refused.
+    """
+    entries = {name: file_entry(name, path) for name, path in files.items()}
+    paths = {entry.sha256: (entry, files[name]) for name, entry in entries.items()}
+    place = ServerPlace(server.url, token=server.token)
+    with place.asked() as calls:
+        to = RegistryServer(calls)
+        missing = [each for each in to.missing(list(paths)) if not each.complete]
+        sizes = [paths[Digest(each.digest)][0].size - each.bytes for each in missing]
+        progress = tally(reporter.progress, sum(sizes))
+
+        def send(each: Arrived) -> None:
+            entry, path = paths[Digest(each.digest)]
+            to.upload(entry, path, each.bytes, progress)
+
+        in_parallel(calls, send, missing)
+    return {name: entry.sha256 for name, entry in entries.items()}
 
 
 def _require_same(workspace: Workspace, server: Server, registry: str) -> None:

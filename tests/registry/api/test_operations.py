@@ -10,10 +10,11 @@ import pytest
 from page_server import pages_of
 
 from fusery.registry import BadInputError, Registry
+from fusery.registry.admission import AdmissionError
 from fusery.registry.api.operation import Operation, operations_of
 from fusery.registry.api.resource import Resource
 from fusery.registry.wire import decode, encode
-from fusery.storage.errors import FuseryError
+from fusery.storage.errors import FuseryError, MissingFileError
 from fusery.web.doors import OwnDoor
 
 pytestmark = pytest.mark.timing
@@ -181,6 +182,29 @@ def test_what_was_withdrawn_there_is_not_fused_here(stocked: Registry, cached: P
         remote.fused.fuse("course_rec@1", precision="dequantize")
     stocked.adapters.unyank("course_rec@1")
     assert remote.fused.fuse("course_rec@1", precision="dequantize").path.is_dir()
+
+
+def test_register_there_is_what_register_is_here(
+    stocked: Registry, remote: Registry, make_adapter: Callable[..., Path]
+) -> None:
+    folder = make_adapter("adapters_3", seed=7)
+    assert remote.adapters.check(folder, base="tiny", task="course_rec") == stocked.adapters.check(
+        folder, base="tiny", task="course_rec"
+    )
+    made = remote.adapters.register(
+        folder, base="tiny", task="course_rec", val_loss=0.31, tags={"stage": "pilot"}, note="the third"
+    )
+    shown = stocked.adapters.show(made.name)
+    assert (shown.version, shown.val_loss, shown.note, shown.tags) == (3, 0.31, "the third", {"stage": "pilot"})
+    assert not remote.adapters.register(folder, base="tiny", task="course_rec").created
+    (folder / "adapter_config.json").unlink()
+    with pytest.raises(AdmissionError) as there:
+        remote.adapters.register(folder, base="tiny", task="other")
+    with pytest.raises(AdmissionError) as here:
+        stocked.adapters.register(folder, base="tiny", task="other")
+    assert there.value.findings == here.value.findings
+    with pytest.raises(MissingFileError):
+        remote.adapters.register(folder / "nowhere", base="tiny", task="other")
 
 
 def test_encoded_records_read_back_as_they_were(filled: Registry) -> None:
