@@ -32,15 +32,16 @@ class Bases(Resource):
     ) -> AddedBase:
         """Take in a base model from a folder, a GGUF file or a hub id; see `fusery.registry.bases.add.add_base`."""
         from ..bases.add import add_base
+        from ..errors import BadInputError
 
-        return add_base(
-            self.workspace,
-            str(source),
-            name=name,
-            revision=revision,
-            reference=reference,
-            reporter=reporter,
-        )
+        if reference and self.server is not None:
+            raise BadInputError(
+                f"{self.server.url} keeps no base model in a folder of this machine", hint="leave out --reference"
+            )
+        with self.here(reporter=reporter) as (workspace, _):
+            return add_base(
+                workspace, str(source), name=name, revision=revision, reference=reference, reporter=reporter
+            )
 
     def folder(self, name: Named) -> Path:
         """Return a folder of this machine with a base model's files, to be loaded and not to be written to.

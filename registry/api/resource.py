@@ -95,8 +95,10 @@ class Resource:
         from ..exchange.replica import fetched
 
         from .provenance import Provenance
+        from .tokens import Tokens
 
         asked = Provenance(self.workspace, self.server)
+        registry = Tokens(self.workspace, self.server).own().registry
         wanted = [asked.resolve(each) for each in names]
-        with fetched(self.workspace, self.server, wanted, reporter):
+        with fetched(self.workspace, self.server, registry, wanted, reporter):
             yield self.workspace, [each.name for each in wanted]

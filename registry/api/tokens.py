@@ -10,7 +10,7 @@ from .operation import operation
 from .resource import Named, Resource, moment, named, said
 
 if TYPE_CHECKING:
-    from ..records.token import Identity, NewToken, Role, Token
+    from ..records.token import Identity, NewToken, OwnIdentity, Role, Token
 
 
 class Tokens(Resource):
@@ -43,7 +43,7 @@ class Tokens(Resource):
         return revoke(self.workspace, named(name), reason=said(reason))
 
     @operation("reader")
-    def own(self) -> Identity:
+    def own(self) -> OwnIdentity:
         """Return under which name, and with which role, this registry is asked."""
         from ..access.tokens import own
 

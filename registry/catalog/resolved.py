@@ -19,13 +19,12 @@ def resolve(workspace: Workspace, reference: str) -> Resolved:
         UnknownReferenceError: nothing has that name.
         AmbiguousReferenceError: a digest prefix fits several things.
     """
-    registry = workspace.identity
     with workspace.database.read() as session:
         found = resolve_any(session, reference)
         if found.adapter is not None:
             yanked = standing_yank(session, found.adapter) is not None
-            return Resolved(registry, "adapter", found.adapter.name, found.adapter.digest, yanked)
+            return Resolved("adapter", found.adapter.name, found.adapter.digest, yanked)
         if found.base is not None:
-            return Resolved(registry, "base", found.base.name, found.base.digest)
+            return Resolved("base", found.base.name, found.base.digest)
         assert found.fused is not None
-        return Resolved(registry, "fused", found.fused.key, found.fused.digest)
+        return Resolved("fused", found.fused.key, found.fused.digest)

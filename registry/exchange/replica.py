@@ -5,6 +5,7 @@ It holds nothing that the server does not have, so that it may be removed at any
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,32 +30,37 @@ if TYPE_CHECKING:
     from ..remote.server import Server
     from ..workspace import Workspace
 
+_SENT = "sent"
+"""The file with the number of the log's entry up to which everything was sent."""
+
 _MADE = frozenset({"adapter", "base", "calibration", "fused"})
 """Kinds of things that packages carry, with all that is recorded of them."""
 
 
 @contextmanager
 def fetched(
-    workspace: Workspace, server: Server, wanted: Sequence[Resolved], reporter: Reporter
+    workspace: Workspace, server: Server, registry: str, wanted: Sequence[Resolved], reporter: Reporter
 ) -> Iterator[None]:
-    """Fetch things from a server, and send what is recorded of them within the block to it at the end.
+    """Fetch things from a server, and send what is recorded within the block to it at the end.
+
+    What an earlier run recorded and did not come to send is sent, too.
 
     Args:
         workspace: the registry on this machine that holds what was fetched.
         server: where the registry is.
+        registry: its id.
         wanted: what to fetch.
         reporter: hears what is going on, and the bytes done and the total.
     """
     place = ServerPlace(server.url, token=server.token)
+    _require_same(workspace, server, registry)
     for each in wanted:
-        _require_same(workspace, server, each.registry)
         pull_from_server(workspace, each.name, place, reporter=reporter)
         if each.kind == "adapter" and not each.yanked:
             lift(workspace, [each.name])
-    before = _newest(workspace)
+    _send_made(workspace, place, reporter)
     yield
-    for subject in _made_since(workspace, before):
-        push_to_server(workspace, subject, place, reporter=reporter)
+    _send_made(workspace, place, reporter)
 
 
 def send_files(server: Server, files: Mapping[str, Path], reporter: Reporter) -> dict[str, str]:
@@ -99,19 +105,21 @@ def _require_same(workspace: Workspace, server: Server, registry: str) -> None:
         )
 
 
-def _newest(workspace: Workspace) -> int:
-    if workspace.is_unmade:
-        return 0
+def _send_made(workspace: Workspace, place: ServerPlace, reporter: Reporter) -> None:
+    """Send what the log tells of since the entry up to which all was sent."""
+    noted = workspace.settings.home / _SENT
+    before = int(noted.read_text()) if noted.exists() else 0
+    event, newest = tables.Event, before
+    subjects: dict[str, None] = {}
     with workspace.database.read() as session:
-        query = select(tables.Event.seq).order_by(tables.Event.seq.desc()).limit(1)
-        return session.scalar(query) or 0
-
-
-def _made_since(workspace: Workspace, seq: int) -> list[str]:
-    """Return what the log tells of since an entry, each thing once."""
-    event = tables.Event
-    with workspace.database.read() as session:
-        rows = session.execute(
-            select(event.subject_kind, event.subject).where(event.seq > seq).order_by(event.seq)
-        )
-        return list(dict.fromkeys(subject for kind, subject in rows if kind in _MADE))
+        query = select(event.seq, event.action, event.subject_kind, event.subject).where(event.seq > before)
+        for seq, action, kind, subject in session.execute(query.order_by(event.seq)):
+            newest = seq
+            if kind in _MADE and not action.endswith((".received", ".recognised", ".unyanked")):
+                subjects[subject] = None
+    for subject in subjects:
+        push_to_server(workspace, subject, place, reporter=reporter)
+    if newest > before:
+        part = noted.with_name(f".{_SENT}.{os.getpid()}")
+        part.write_text(str(newest))
+        part.replace(noted)

@@ -13,14 +13,12 @@ class Resolved(Record):
     """An adapter, a base model or a fused model that a reference means.
 
     Attributes:
-        registry: id of the registry.
         kind: `adapter`, `base` or `fused`.
         name: of an adapter or base; of a fused model its key.
         digest: of its files.
         yanked: an adapter is withdrawn.
     """
 
-    registry: str
     kind: Literal["adapter", "base", "fused"]
     name: str
     digest: str

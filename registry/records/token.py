@@ -69,3 +69,14 @@ class Identity(Record):
     name: str
     role: Role
     expires_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnIdentity(Identity):
+    """Who asks, and which registry is asked.
+
+    Attributes:
+        registry: its id.
+    """
+
+    registry: str

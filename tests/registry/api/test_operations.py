@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from page_server import pages_of
+from tiny_models import make_base
 
 from fusery.registry import BadInputError, Registry
 from fusery.registry.admission import AdmissionError
@@ -173,6 +174,17 @@ def test_fuses_are_computed_here_of_what_was_fetched_and_recorded_there(
     assert remote.adapters.diff("course_rec@1", "course_rec@2", weights=True) == stocked.adapters.diff(
         "course_rec@1", "course_rec@2", weights=True
     )
+
+
+def test_bases_that_are_added_here_are_recorded_there(
+    stocked: Registry, remote: Registry, tmp_path: Path
+) -> None:
+    other = make_base(tmp_path / "other", layers=1, seed=5)
+    made = remote.bases.add(other, name="other")
+    assert stocked.bases.show("other").digest == made.digest
+    assert {base.name for base in remote.bases.list()} == {"tiny", "other"}
+    with pytest.raises(BadInputError):
+        remote.bases.add(other, name="linked", reference=True)
 
 
 def test_what_was_withdrawn_there_is_not_fused_here(stocked: Registry, cached: Path, remote: Registry) -> None:
