@@ -23,8 +23,8 @@ from pathlib import Path
 from fusery.registry import Registry, tables
 from fusery.registry.exchange.http_calls import HttpCalls
 from fusery.registry.exchange.registry_server import RegistryServer
-from fusery.registry.remote.address import ServerAddress
 from fusery.registry.records.deposit import record_manifest
+from fusery.registry.remote.address import ServerAddress
 from fusery.storage.digest import Digest
 from fusery.storage.manifest import FileEntry, Manifest
 

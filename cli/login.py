@@ -14,7 +14,7 @@ from .text import when
 @click.argument("url", metavar="URL")
 @click.option("--remove", is_flag=True, help="Remove the stored token instead.")
 def login_command(session: Session, url: str, remove: bool) -> None:
-    """Store the token for the registry at URL, so that every command works there.
+    r"""Store the token for the registry at URL, so that every command works there.
 
     The token is asked for, or read from standard input, and checked with the server.  It is stored in the system's
     keyring (with the extra `keyring`), or in a file that only you can read.  FUSERY_TOKEN, where it is set, is used
@@ -31,7 +31,9 @@ def login_command(session: Session, url: str, remove: bool) -> None:
     address = ServerAddress.parse(url)
     if remove:
         removed = forget_token(address.url)
-        text = f"Removed the token for {address.url}." if removed else f"No token for {address.url} is stored."
+        text = (
+            f"Removed the token for {address.url}." if removed else f"No token for {address.url} is stored."
+        )
         session.line({"url": address.url, "removed": removed}, name=address.url, text=text)
         return
     token = _given()

@@ -30,8 +30,8 @@ from fusery.registry.errors import (
 )
 from fusery.registry.provenance.drawing import STYLE
 from fusery.registry.record import Record
-from fusery.registry.reporting.environment import environment, style
 from fusery.registry.remote.failures import details_of
+from fusery.registry.reporting.environment import environment, style
 from fusery.registry.reporting.facts import RecordsDamagedError
 from fusery.registry.server.request_ids import NAME
 from fusery.storage.errors import BlobMissingError, FuseryError, OutOfSpaceError, StoreUnavailableError

@@ -3,13 +3,13 @@
 """The operations of the registry for programs, each at an address of its own: reads as GET, everything else as POST."""
 
 import types
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from fastapi import Query, Request, Response
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, AfterValidator, ConfigDict, Field, create_model
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
 
 from fusery.registry import Registry
 from fusery.registry.api.operation import Operation, operations_of

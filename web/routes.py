@@ -106,9 +106,7 @@ class Routes:
 
         return add
 
-    def read(
-        self, path: str, record: Any, *, role: Role | None
-    ) -> Callable[[Handler], Handler]:
+    def read(self, path: str, record: Any, *, role: Role | None) -> Callable[[Handler], Handler]:
         """Return a decorator for what returns a record to programs."""
 
         def add(handler: Handler) -> Handler:

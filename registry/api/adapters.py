@@ -123,7 +123,8 @@ class Adapters(Resource):
         from ..registration.uploaded import uploaded
 
         with uploaded(self.workspace, name, files) as (folder, log):
-            return register(self.workspace, folder, Submission(**{**facts, "log": log}), strict=strict)
+            facts["log"] = log
+            return register(self.workspace, folder, Submission(**facts), strict=strict)
 
     def check(
         self, folder: str | Path, *, strict: bool = False, reporter: Reporter = SILENT, **facts: Unpack[Facts]
@@ -150,11 +151,10 @@ class Adapters(Resource):
         from ..registration.uploaded import uploaded
 
         with uploaded(self.workspace, name, files) as (folder, log):
-            return check(self.workspace, folder, Submission(**{**facts, "log": log}), strict=strict)
+            facts["log"] = log
+            return check(self.workspace, folder, Submission(**facts), strict=strict)
 
-    def _sent(
-        self, place: Path, facts: Facts, reporter: Reporter
-    ) -> tuple[str, Mapping[str, str], Facts]:
+    def _sent(self, place: Path, facts: Facts, reporter: Reporter) -> tuple[str, Mapping[str, str], Facts]:
         """Send the files of a folder, and return its name, their digests and what is said besides."""
         from ..exchange.replica import send_files
         from ..registration.uploaded import files_to_send

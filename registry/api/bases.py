@@ -36,7 +36,8 @@ class Bases(Resource):
 
         if reference and self.server is not None:
             raise BadInputError(
-                f"{self.server.url} keeps no base model in a folder of this machine", hint="leave out --reference"
+                f"{self.server.url} keeps no base model in a folder of this machine",
+                hint="leave out --reference",
             )
         with self.here(reporter=reporter) as (workspace, _):
             return add_base(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from fusery.storage.progress import SILENT, Reporter
 
 from ..record import Record
-from .resource import Named, Resource, named
+from .resource import Named, Resource
 
 if TYPE_CHECKING:
     from ..bulk.standing import StandingBundle

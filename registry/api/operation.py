@@ -7,6 +7,7 @@ document and the client all come from this description.
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -100,7 +101,9 @@ def operation(role: Role, *, writes: bool = False) -> Callable[[F], F]:
         def run(self: Resource, *args: Any, **keywords: Any) -> Any:
             if self.server is None:
                 return method(self, *args, **keywords)
-            return self.server.ask(self.NAME, described, described.arguments(args, keywords))
+            given = described.arguments(args, keywords)
+            path = f"{self.NAME}/{described.name}"
+            return self.server.ask(path, given, described.hints["return"], writes=writes)
 
         run.operation = described  # type: ignore[attr-defined]
         return run  # type: ignore[return-value]
@@ -115,12 +118,6 @@ def operations_of(resource: type[Resource]) -> Iterator[Operation]:
             yield found
 
 
-def operation_of(method: Callable[..., Any]) -> Operation:
-    """Return the operation that a method of a resource is."""
-    found: Operation = method.operation  # type: ignore[attr-defined]
-    return found
-
-
 @cache
 def hints_of(function: Callable[..., Any]) -> Mapping[str, Any]:
     """Return the types in a function's signature, those too that its module imports for type checkers only.
@@ -133,9 +130,16 @@ def hints_of(function: Callable[..., Any]) -> Mapping[str, Any]:
 
 @cache
 def _checked_imports(name: str) -> Mapping[str, Any]:
-    module = sys.modules[name]
-    found: dict[str, Any] = {"__package__": module.__package__, "__name__": name}
-    for node in ast.parse(inspect.getsource(module)).body:
-        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
-            exec(compile(ast.Module(node.body, []), name, "exec"), found)
+    module, found = sys.modules[name], dict[str, Any]()
+    for block in ast.parse(inspect.getsource(module)).body:
+        if (
+            isinstance(block, ast.If)
+            and isinstance(block.test, ast.Name)
+            and block.test.id == "TYPE_CHECKING"
+        ):
+            for node in block.body:
+                assert isinstance(node, ast.ImportFrom)
+                path = "." * node.level + (node.module or "")
+                source = importlib.import_module(path, module.__package__)
+                found |= {each.asname or each.name: getattr(source, each.name) for each in node.names}
     return found

@@ -21,7 +21,7 @@ from .evaluations import Evaluations
 from .exchange import Exchange
 from .fused import Cache, FusedModels
 from .provenance import Provenance
-from .resource import Named, named
+from .resource import Named
 from .tokens import Tokens
 from .transfers import Transfers
 from .trust import Trust

@@ -93,7 +93,6 @@ class Resource:
             yield self.workspace, names
             return
         from ..exchange.replica import fetched
-
         from .provenance import Provenance
         from .tokens import Tokens
 

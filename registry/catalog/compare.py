@@ -80,9 +80,7 @@ class ComparedAdapters(Record):
     plot: Path | None
 
 
-def compare_adapters(
-    workspace: Workspace, references: Sequence[str]
-) -> ComparedAdapters:
+def compare_adapters(workspace: Workspace, references: Sequence[str]) -> ComparedAdapters:
     """Return the differences between adapters.
 
     Args:

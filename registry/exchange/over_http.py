@@ -20,8 +20,9 @@ from fusery.storage.progress import SILENT, Reporter, tally
 from fusery.storage.room import Need, needs_of, require_rooms
 from fusery.storage.staging import Staging
 
-from ..errors import BadInputError, BlobsMissingError, ServerRefusedError
+from ..errors import BlobsMissingError, ServerRefusedError
 from ..records.bases import blob_generations
+from ..remote.address import ServerAddress, required_token
 from .believing import require_believable, require_identity
 from .carrying import Carrier, kept_by_reference, referenced
 from .exchange import Exchanged, Side, identity_of, read_any, side_of
@@ -29,7 +30,6 @@ from .http_calls import HttpCalls
 from .package import Files, Item
 from .planning import Moved, files_to_copy, plan
 from .registry_server import Progress, RegistryServer
-from ..remote.address import ServerAddress, required_token
 from .taking import Receiver
 from .telling import merged, told_of_yanks
 from .uploads import Arrived

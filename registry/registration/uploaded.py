@@ -62,7 +62,7 @@ def uploaded(workspace: Workspace, name: str, files: Mapping[str, str]) -> Itera
         )
     if sum(sizes[digest] for digest in digests.values()) > _MOST_BYTES:
         raise BadInputError("the files of this folder are too large", hint="give the folder of one run")
-    generations = blob_generations(workspace, digests.values())
+    generations = blob_generations(workspace, list(digests.values()))
     with scratch_folder(workspace) as scratch:
         require_rooms([Need(scratch, [sizes[digest] for digest in digests.values()])])
         folder, log = scratch / "sent" / name, None
@@ -93,7 +93,13 @@ def _checked(name: str, files: Mapping[str, str]) -> dict[str, Digest]:
 def _is_plain(name: str) -> bool:
     """Tell whether a text is the name of one file or folder."""
     parts = PurePosixPath(name).parts
-    return len(parts) == 1 and parts[0] not in ("..", "/", ".") and name.isprintable() and len(name) <= 200 and "\\" not in name
+    return (
+        len(parts) == 1
+        and parts[0] not in ("..", "/", ".")
+        and name.isprintable()
+        and len(name) <= 200
+        and "\\" not in name
+    )
 
 
 def _sizes(workspace: Workspace, digests: set[Digest]) -> dict[Digest, int]:

@@ -13,7 +13,12 @@ from fusery.storage.errors import FuseryError
 from ..adapters.finding import Finding
 from ..wire import decode, encode
 
-_MODULES = ("storage.errors", "registry.errors", "registry.admission.refusal", "registry.catalog.where.problem")
+_MODULES = (
+    "storage.errors",
+    "registry.errors",
+    "registry.admission.refusal",
+    "registry.catalog.where.problem",
+)
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _SAID = 2_000
 _DETAILS: Mapping[str, Any] = {"findings": tuple[Finding, ...], "position": int, "excerpt": tuple[str, str]}

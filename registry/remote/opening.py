@@ -28,7 +28,9 @@ def open_server(url: str, token: str | None) -> tuple[Workspace, Server]:
     found = token_for(address.url) if token is None else token
     settings = Settings.load(replica_of(address))
     # What the environment says of database and store is about a registry of one's own.
-    return Workspace(replace(settings, database_url="", store_url="", store_options={})), Server(address, found)
+    return Workspace(replace(settings, database_url="", store_url="", store_options={})), Server(
+        address, found
+    )
 
 
 def replica_of(address: ServerAddress) -> Path:

@@ -23,7 +23,6 @@ from .failures import failure
 if TYPE_CHECKING:
     import httpx2 as httpx
 
-    from ..api.operation import Operation
 
 API = "/api/v1"
 
@@ -57,13 +56,14 @@ class Server:
         """Its address, as messages show it."""
         return self.address.url
 
-    def ask(self, resource: str, operation: Operation, arguments: Mapping[str, Any]) -> Any:
+    def ask(self, path: str, arguments: Mapping[str, Any], returns: Any, *, writes: bool) -> Any:
         """Have an operation done, and return its record.
 
         Args:
-            resource: the operation's.
-            operation: what to do.
+            path: of the operation, `RESOURCE/NAME`.
             arguments: by name.
+            returns: the type of what it returns.
+            writes: it changes what is on record, and is not asked for a second time if its answer does not come.
 
         Raises:
             FuseryError: of the class that the same call raises on a registry of this machine.
@@ -71,13 +71,13 @@ class Server:
             ServerRefusedError: it wants another token, or answers what no server of fusery does.
         """
         given = {name: _sent(value) for name, value in arguments.items() if name != "reporter"}
-        path = f"{API}/{resource}/{operation.name}"
-        if operation.writes:
-            response = self.send("POST", path, json.dumps(given).encode(), timeout=LONG, again=False)
+        if writes:
+            body = json.dumps(given).encode()
+            response = self.send("POST", f"{API}/{path}", body, timeout=LONG, again=False)
         else:
-            response = self.send("GET", path, params=_query(given), timeout=LONG)
+            response = self.send("GET", f"{API}/{path}", params=_query(given), timeout=LONG)
         try:
-            return decode(operation.hints["return"], response.json())
+            return decode(returns, response.json())
         except (ValueError, RecursionError) as error:
             raise self._strange() from error
 
@@ -115,7 +115,12 @@ class Server:
         def once() -> httpx.Response:
             try:
                 answer = self.client.request(
-                    method, path, content=content, params=list(params), headers={**kind, **(headers or {})}, timeout=lasting
+                    method,
+                    path,
+                    content=content,
+                    params=list(params),
+                    headers={**kind, **(headers or {})},
+                    timeout=lasting,
                 )
             except httpx.ConnectError as error:
                 raise _LaterError(self._unreached(error)) from error
@@ -235,5 +240,9 @@ def _query(given: Mapping[str, Any]) -> list[tuple[str, str]]:
         several = value if isinstance(value, list) else [value]
         if isinstance(value, Mapping):
             several = [f"{key}={each}" for key, each in value.items()]
-        found += [(name, each if isinstance(each, str) else json.dumps(each)) for each in several if each is not None]
+        found += [
+            (name, each if isinstance(each, str) else json.dumps(each))
+            for each in several
+            if each is not None
+        ]
     return found

@@ -23,7 +23,6 @@ from ..exchange.believing import require_believable
 from ..exchange.http_calls import HttpCalls
 from ..exchange.package import Adapter
 from ..exchange.registry_server import RegistryServer
-from ..remote.address import ServerAddress, required_token
 from ..exchange.wire import read_document
 from ..records.bases import architecture_of
 from ..records.references import resolve_adapter
@@ -31,6 +30,7 @@ from ..records.renderings import rendering_of
 from ..records.withdrawals import standing_yank, stands
 from ..registration.trained_on import known_as
 from ..releases.deployments import end_deployments, list_deployments, record_deployment, record_refusal
+from ..remote.address import ServerAddress, required_token
 from .desired import WantedBase
 from .files import write_plain
 

@@ -27,7 +27,12 @@ READS: list[Call] = [
     ("adapters", "tasks", (), {"holding": "course", "limit": 1}),
     ("adapters", "history", ("course_rec",), {}),
     ("adapters", "list", (), {}),
-    ("adapters", "list", (), {"where": "val_loss < 1 and rank >= 4", "sort": "val_loss:desc", "tags": {"stage": "pilot"}}),
+    (
+        "adapters",
+        "list",
+        (),
+        {"where": "val_loss < 1 and rank >= 4", "sort": "val_loss:desc", "tags": {"stage": "pilot"}},
+    ),
     ("adapters", "list", (), {"metrics": ["mmlu.acc"], "limit": 1, "offset": 1}),
     ("adapters", "last_bench", ("course_rec@1",), {}),
     ("adapters", "show", ("course_rec@1",), {}),
@@ -129,7 +134,9 @@ def test_writes_are_done_there(stocked: Registry, remote: Registry) -> None:
     assert stocked.adapters.show(first).note == "for the pilot"
     remote.aliases.set_rules("prod", {"approvals": 1})
     refused = remote.aliases.promote("course_rec@2", "course_rec#prod", reason="newer")
-    assert refused.verdict == "failed" == stocked.aliases.promote("course_rec@2", "prod", dry_run=True).verdict
+    assert (
+        refused.verdict == "failed" == stocked.aliases.promote("course_rec@2", "prod", dry_run=True).verdict
+    )
     remote.deployments.record(first, "prod-eu/ranker")
     assert [each.place for each in stocked.deployments.list()] == ["prod-eu/ranker"]
     assert remote.adapters.yank("course_rec@2", reason="wrong data").name == "course_rec_v2_20260201"
@@ -187,7 +194,9 @@ def test_bases_that_are_added_here_are_recorded_there(
         remote.bases.add(other, name="linked", reference=True)
 
 
-def test_what_was_withdrawn_there_is_not_fused_here(stocked: Registry, cached: Path, remote: Registry) -> None:
+def test_what_was_withdrawn_there_is_not_fused_here(
+    stocked: Registry, cached: Path, remote: Registry
+) -> None:
     remote.fused.fuse("course_rec@1", precision="dequantize")
     stocked.adapters.yank("course_rec@1", reason="wrong data")
     with pytest.raises(BadInputError):
@@ -207,7 +216,12 @@ def test_register_there_is_what_register_is_here(
         folder, base="tiny", task="course_rec", val_loss=0.31, tags={"stage": "pilot"}, note="the third"
     )
     shown = stocked.adapters.show(made.name)
-    assert (shown.version, shown.val_loss, shown.note, shown.tags) == (3, 0.31, "the third", {"stage": "pilot"})
+    assert (shown.version, shown.val_loss, shown.note, shown.tags) == (
+        3,
+        0.31,
+        "the third",
+        {"stage": "pilot"},
+    )
     assert not remote.adapters.register(folder, base="tiny", task="course_rec").created
     (folder / "adapter_config.json").unlink()
     with pytest.raises(AdmissionError) as there:
