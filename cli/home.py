@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar, Literal
 
 import click
@@ -27,12 +26,12 @@ class Initialised(Record):
     """A registry that was to be made.
 
     Attributes:
-        home: its folder.
+        home: its folder, or the URL of its server.
         store: URL of its store, without secrets.
         created: it was not there before.
     """
 
-    home: Path
+    home: str
     store: str
     created: bool
 
@@ -88,17 +87,18 @@ def init_command(session: Session) -> None:
 
     A second time it changes nothing.
     """
-    from fusery.storage.locate import display_url
-
     made = session.registry.init()
-    settings = session.registry.workspace.settings
-    done = Initialised(home=settings.home, store=display_url(settings.store), created=made)
+    place, store = session.registry.place
+    done = Initialised(home=place, store=store, created=made)
 
     def human() -> None:
-        session.print(f"{'Made a registry' if made else 'There is a registry'} in {settings.home}")
+        if session.registry.server is not None:
+            session.print(f"There is a registry at {place}: its server made it")
+        else:
+            session.print(f"{'Made a registry' if made else 'There is a registry'} in {place}")
         session.say("Next: fusery base add SOURCE")
 
-    session.emit(done, names=[str(settings.home)], human=human)
+    session.emit(done, names=[place], human=human)
 
 
 @command("doctor")
@@ -130,9 +130,7 @@ def db_command() -> None:
 @command("upgrade")
 def upgrade(session: Session) -> None:
     """Bring the database's schema to the version needed here."""
-    from fusery.registry.audit.upgrade import upgrade as bring_up
-
-    done = bring_up(session.registry.workspace)
+    done = session.registry.upkeep.upgrade()
 
     def human() -> None:
         already = done.before == done.after

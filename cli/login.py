@@ -14,16 +14,16 @@ from .text import when
 @click.argument("url", metavar="URL")
 @click.option("--remove", is_flag=True, help="Remove the stored token instead.")
 def login_command(session: Session, url: str, remove: bool) -> None:
-    r"""Store the token for the registry at URL, so that every command works there.
+    """Store the token for a server's registry.
 
-    The token is asked for, or read from standard input, and checked with the server.  It is stored in the system's
+    Then every command works on that registry with --registry URL.  The token is asked for, or read from standard input, and checked with the server.  It is stored in the system's
     keyring (with the extra `keyring`), or in a file that only you can read.  FUSERY_TOKEN, where it is set, is used
     instead of it.
 
     \b
     fusery login https://fusery.example.org
     fusery --registry https://fusery.example.org list
-    """
+    """  # noqa: D301 -- click wants the character
     from fusery.registry import Registry
     from fusery.registry.remote.address import ServerAddress
     from fusery.registry.remote.login import forget_token, store_token

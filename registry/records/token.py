@@ -77,6 +77,8 @@ class OwnIdentity(Identity):
 
     Attributes:
         registry: its id.
+        version: of fusery there.
     """
 
     registry: str
+    version: str = ""

@@ -69,8 +69,18 @@ def theirs(stage: Stage, postgres_databases: PostgresDatabases) -> Iterator[tupl
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FUSERY_DATABASE_URL", url)
         patch.setenv("FUSERY_STORE_URL", str(store))
-        assert run(["--home", str(stage.folder / "theirs"), "init", "-q"]) == 0
-    words = ["--home", str(stage.other), "push", "course_rec", "-q", "--database", url, "--store", str(store)]
+        assert run(["--registry", str(stage.folder / "theirs"), "init", "-q"]) == 0
+    words = [
+        "--registry",
+        str(stage.other),
+        "push",
+        "course_rec",
+        "-q",
+        "--database",
+        url,
+        "--store",
+        str(store),
+    ]
     assert run(words) == 0
     port = make_url(url).port
     stage.allowed |= {port} if port else set()
