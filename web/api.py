@@ -57,5 +57,5 @@ def _body_of(act: Act) -> type[BaseModel]:
             fields[field.name] = (bool, Field(default=False, description=said))
         else:
             fields[field.name] = (str, Field(description=said, max_length=LONGEST, **needed))
-    name = "".join(word.capitalize() for word in act.name.split("-"))
+    name = "".join(word.capitalize() for word in ("act", *act.name.split("-")))
     return create_model(name, __config__=ConfigDict(extra="forbid", strict=True), **fields)

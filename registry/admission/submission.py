@@ -15,6 +15,7 @@ from fusery.storage.secrets import without_credentials
 
 from ..errors import BadInputError
 from ..names import parse_date, parse_slug, parse_task
+from ..record import Record
 
 MAX_VERSION = 999_999_999
 MAX_EXAMPLES = 2**31 - 1
@@ -39,9 +40,26 @@ class TrainedOn:
 
 
 class Facts(TypedDict, total=False):
-    """What can be said about an adapter's folder, as keywords; `Adapters.register` says what each means."""
+    """What can be said about an adapter's folder, as keywords.
 
-    base: str | None
+    Attributes:
+        base: the base model that it stands on; None for the one that its files name.
+        task: what the adapter is for; None for what its metadata or its folder's name says.
+        version: None for the next one.
+        date: of the training, as `YYYY-MM-DD` or `YYYYMMDD`.
+        alpha: of the training, where the files do not say it.
+        val_loss: final validation loss.
+        dataset: name of the dataset, perhaps as `NAME@REVISION`.
+        examples: how many it was trained on.
+        parent: the adapter that training went on from.
+        tags: keys and values.
+        note: for people.
+        checkpoint: `best`, `last` or an iteration, for a run with several.
+        log: the file that the trainer's output is in.
+        trained_on: the base that it was trained on, where it is registered for another, such as the dense model of a 4-bit one.
+    """
+
+    base: str | Record | None
     task: str | None
     version: int | None
     date: str | None
@@ -49,7 +67,7 @@ class Facts(TypedDict, total=False):
     val_loss: float | None
     dataset: str | None
     examples: int | None
-    parent: str | None
+    parent: str | Record | None
     tags: Mapping[str, str]
     note: str | None
     checkpoint: str | None
@@ -88,6 +106,19 @@ class Submission:
     log: str | Path | None = None
     base_known_as: tuple[str, ...] = ()
     trained_on: str | TrainedOn | None = None
+
+    @classmethod
+    def of(cls, facts: Facts) -> Submission:
+        """Return what keywords declare; a record among them stands for what it is the record of.
+
+        Raises:
+            BadInputError: a value is not acceptable.
+        """
+        said: Any = {
+            name: getattr(value, value.REFERENCE) if isinstance(value, Record) and value.REFERENCE else value
+            for name, value in facts.items()
+        }
+        return cls(**said)
 
     def __post_init__(self) -> None:
         """Check every field, and bring numbers and tags into their one form."""
