@@ -1,4 +1,4 @@
-"""One answer in two forms: a page for people, JSON for programs, from the same record."""
+"""Answers: pages for people, errors for people and programs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from fusery.registry.errors import (
     UploadTooLargeError,
 )
 from fusery.registry.provenance.drawing import STYLE
-from fusery.registry.record import Record
+from fusery.registry.record import plain
 from fusery.registry.remote.failures import details_of
 from fusery.registry.reporting.environment import environment, style
 from fusery.registry.reporting.facts import RecordsDamagedError
@@ -105,26 +105,20 @@ _SAID = 2_000
 
 
 def wants_json(request: Request) -> bool:
-    """Tell whether who asks prefers JSON to a page: only where it is named, and HTML is not, or at an address for programs."""
-    if request.url.path.startswith("/api/"):
-        return True
-    accepted = request.headers.get("accept", "").lower()
-    return "application/json" in accepted and "text/html" not in accepted
+    """Tell whether a program asks: at an address for programs."""
+    return request.url.path.startswith("/api/")
 
 
-def answer(request: Request, template: str, record: Record, **more: Any) -> Response:
-    """Return a record as JSON, or as the page that a template makes of it.
+def answer(request: Request, template: str, found: Mapping[str, Any], **more: Any) -> Response:
+    """Return the page that a template makes of a record, or of several.
 
     Args:
         request: what was asked.
         template: name of the page's template.
-        record: what is to be shown; the page has it as `it`, in JSON's forms.
-        more: what only the page has, such as pictures.
+        found: what is to be shown; the page has it as `it`, in JSON's forms.
+        more: what else the page has, such as pictures.
     """
-    document = presentable(record.to_dict())
-    if wants_json(request):
-        return JSONResponse(document)
-    return page(request, template, {"it": document, **more})
+    return page(request, template, {"it": presentable(plain(dict(found))), **more})
 
 
 def presentable(value: Any) -> Any:

@@ -37,7 +37,7 @@ def promote_on_server(
         server = RegistryServer(calls)
         refusal: RefusedError | None = None
         try:
-            told = server.act("promote", adapter=reference, alias=alias, reason=reason, **how)
+            told = server.write("aliases/promote", reference=reference, alias=alias, reason=reason, **how)
         except RefusedError as refused:
             # Where its rules say no, the answer is the same record.
             if not refused.answer:

@@ -59,9 +59,9 @@ class RegistryServer:
         query = "?fused=true" if fused else ""
         return self._calls.json("GET", f"{API}/packages/{quote(reference, safe='')}{query}", timeout=LONG)
 
-    def act(self, name: str, **values: str | bool) -> bytes:
-        """Have something done, as the server's page of acts has it, and return the record of it."""
-        return self._calls.json("POST", f"{API}/acts/{quote(name, safe='')}", json.dumps(values).encode())
+    def write(self, operation: str, **values: object) -> bytes:
+        """Have an operation done, `RESOURCE/NAME`, and return the JSON of its record."""
+        return self._calls.json("POST", f"{API}/{operation}", json.dumps(values).encode())
 
     def plan(self, document: bytes) -> tuple[str, list[Moved], list[Arrived]]:
         """Return the server's registry, what would become of a package there, and how much of its bytes has arrived."""

@@ -194,15 +194,15 @@ class RegistryOverHttp(AdapterSource):
 
     def record(self, found: Found, place: str, via: str) -> None:
         """Have it recorded under the token's name."""
-        self._server.act("record-deployment", adapter=found.name, place=place, via=via)
+        self._server.write("deployments/record", reference=found.name, place=place, via=via)
 
     def refuse(self, found: Found, place: str, via: str, reason: str) -> None:
         """Have it recorded that it was asked for somewhere, and not served."""
-        self._server.act("record-refusal", adapter=found.name, place=place, reason=reason, via=via)
+        self._server.write("deployments/refuse", reference=found.name, place=place, reason=reason, via=via)
 
     def end(self, place: str, via: str, reason: str) -> None:
         """Have it recorded that nothing of this server's runs there any more."""
-        self._server.act("end-deployment", place=place, reason=reason, via=via)
+        self._server.write("deployments/end", places=[place], reason=reason, via=via)
 
     def close(self) -> None:
         """Hang up."""
