@@ -105,20 +105,24 @@ _SAID = 2_000
 
 
 def wants_json(request: Request) -> bool:
-    """Tell whether a program asks: at an address for programs."""
-    return request.url.path.startswith("/api/")
+    """Tell whether who asks prefers JSON to a page: only where it is named, and HTML is not, or at an address for programs."""
+    if request.url.path.startswith("/api/"):
+        return True
+    accepted = request.headers.get("accept", "").lower()
+    return "application/json" in accepted and "text/html" not in accepted
 
 
 def answer(request: Request, template: str, found: Mapping[str, Any], **more: Any) -> Response:
-    """Return the page that a template makes of a record, or of several.
+    """Return what a page shows, as JSON or as the page that a template makes of it.
 
     Args:
         request: what was asked.
         template: name of the page's template.
-        found: what is to be shown; the page has it as `it`, in JSON's forms.
-        more: what else the page has, such as pictures.
+        found: a record, or several by name; the page has it as `it`, in JSON's forms.
+        more: what only the page has, such as pictures.
     """
-    return page(request, template, {"it": presentable(plain(dict(found))), **more})
+    document = presentable(plain(dict(found)))
+    return JSONResponse(document) if wants_json(request) else page(request, template, {"it": document, **more})
 
 
 def presentable(value: Any) -> Any:

@@ -27,7 +27,7 @@ from fusery.registry.reporting.page import PHONE, twice
 from fusery.storage.secrets import masked
 
 from .addresses import of_adapter, of_alias, segment
-from .answers import answer, style_sheet
+from .answers import answer, style_sheet, wants_json
 from .routes import Routes
 
 PAGE = 50
@@ -79,6 +79,8 @@ def add_pages(routes: Routes, registry: Registry) -> None:
             )
         except BadInputError as error:
             registry.adapters.list(task=task, limit=1)  # that there is no such task comes first
+            if wants_json(request):
+                raise
             problem = error
         found = {
             "task": task,
