@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import click
 
@@ -13,13 +13,6 @@ from fusery.registry.record import Record
 
 from .groups import Group
 from .session import Session, command
-
-_ROLES: tuple[Literal["reader", "publisher", "server", "admin"], ...] = (
-    "reader",
-    "publisher",
-    "server",
-    "admin",
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,21 +45,6 @@ class SchemaCheck(Record):
     def ok(self) -> bool:
         """There are no differences."""
         return not self.differences
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Grants(Record):
-    """What gives roles their rights in PostgreSQL.
-
-    Attributes:
-        roles: their names in the database.
-        user: the login that becomes a member of the role.
-        sql: the script for psql.
-    """
-
-    roles: tuple[str, ...]
-    user: str | None
-    sql: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +102,7 @@ def doctor_command(session: Session) -> int:
 
 @click.group("db", cls=Group)
 def db_command() -> None:
-    """Upgrade and check the database's schema; print grants."""
+    """Upgrade and check the database's schema."""
 
 
 @command("upgrade")
@@ -141,8 +119,6 @@ def upgrade(session: Session) -> None:
             if already
             else f"Upgraded from {done.before or 'empty'} to {done.after}"
         )
-        for name in done.mended:
-            session.print(f"Made anew: {name}, which guards the database")
         if done.before is None:
             session.say("Next: fusery init, which makes the store that belongs to it")
 
@@ -183,26 +159,7 @@ def check(session: Session) -> int:
     return 0 if found.ok else 1
 
 
-@command("grants")
-@click.option("--role", type=click.Choice(_ROLES), help="Only this role.")
-@click.option("--user", metavar="NAME", help="A login to make a member of the role.")
-def grants(session: Session, role: str | None, user: str | None) -> None:
-    """Print the SQL that gives roles their rights in PostgreSQL.
-
-    The roles are a reader, a publisher, a server for others and an admin.  Nothing is changed: give it to psql as the
-    owner of the database, and again after `fusery db upgrade`.
-    """
-    chosen = next((known for known in _ROLES if known == role), None)
-    script = session.registry.upkeep.grants(chosen, user=user)
-    names = tuple(f"fusery_{name}" for name in ([chosen] if chosen else _ROLES))
-    session.emit(
-        Grants(roles=names, user=user, sql=script),
-        names=names,
-        human=lambda: click.echo(script, nl=False),
-    )
-
-
-for _command in (upgrade, current, check, grants):
+for _command in (upgrade, current, check):
     db_command.add_command(_command)
 
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session, joinedload
@@ -18,16 +17,11 @@ from .. import tables
 from ..errors import RegistryError
 from ..record import EXACT, Record
 
-if TYPE_CHECKING:
-    from ..database.chronicle import Moment
-
 SCHEME = "model-signing"
 """What the table calls a Sigstore bundle over a list of files, as OpenSSF model-signing makes it."""
 
 
-def trusted_signers(
-    session: Session, kind: str, digest: str, alias: str, *, moment: Moment | None = None
-) -> list[str]:
+def trusted_signers(session: Session, kind: str, digest: str, alias: str) -> list[str]:
     """Return whose signatures over a thing count for an alias.
 
     A signature counts when its key is trusted, not revoked and for this alias, when it verifies with that key, and
@@ -38,7 +32,6 @@ def trusted_signers(
         kind: `adapter`, `fused` or `bundle`.
         digest: of the thing.
         alias: `TASK#ALIAS`.
-        moment: when; None is now.
 
     Returns:
         The names of the keys, sorted.
@@ -54,22 +47,15 @@ def trusted_signers(
             signature.subject_kind == kind,
             signature.subject_digest == digest,
             signature.scheme == SCHEME,
+            key.revoked_at.is_(None),
         )
         .order_by(key.name)
     )
     return [
         trusted.name
         for trusted, found in rows
-        if (moment is None or moment.has("signature", found.id))
-        and _matches(_patterns(trusted, moment), alias)
-        and is_good(session, found, trusted.public_key)
+        if _matches(trusted.aliases, alias) and is_good(session, found, trusted.public_key)
     ]
-
-
-def _patterns(key: tables.TrustedKey, moment: Moment | None) -> Sequence[str]:
-    if moment is not None:
-        return moment.patterns(key.key_id)
-    return key.aliases if key.revoked_at is None else ()
 
 
 def _matches(patterns: Sequence[str], alias: str) -> bool:
