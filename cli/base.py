@@ -9,10 +9,11 @@ import click
 from fusery.registry.parsing import plural
 
 from .calibrate import calibrate_command
+from .columns import record_table
 from .findings import print_findings
 from .groups import Group
 from .session import Session, command
-from .text import ago, cell, count, size
+from .text import cell, count, size
 
 if TYPE_CHECKING:
     from fusery.registry.records.base import Base
@@ -55,24 +56,10 @@ def list_(session: Session) -> None:
     bases = session.registry.bases.list()
 
     def human() -> None:
-        table = session.table(
-            "name", "type", "parameters", "size", "dtype", "bits", "age", "by", "digest",
-            right=("parameters", "size", "bits", "age"),
-        )  # fmt: skip
-        for base in bases:
-            bits = str(base["quantization"].get("bits", "-")) if base["quantization"] else "-"
-            table.add_row(
-                cell(base["name"]),
-                cell(base["model_type"]),
-                count(base["parameters"]),
-                size(base["bytes"]),
-                base["dtype"],
-                bits,
-                ago(base["created_at"]),
-                cell(base["created_by"]),
-                base["digest"][:12],
-            )
-        session.print_table(table)
+        from fusery.registry.records.base import Base
+
+        columns = "name model_type parameters bytes dtype quantization created_at:age created_by digest"
+        session.print_table(record_table(Base, bases, columns, quantization=_bits))
 
     session.emit(bases, names=[base["name"] for base in bases], human=human)
 
@@ -116,6 +103,10 @@ def _facts(session: Session, view: Base) -> None:
     if "adapters" in view:
         rows.append(("adapters", cell(view["adapters"])))
     session.facts(rows)
+
+
+def _bits(base: Base) -> str:
+    return str(base.quantization.get("bits", "-")) if base.quantization else "-"
 
 
 def _quantization(value: dict[str, Any] | None) -> str:

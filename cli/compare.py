@@ -16,7 +16,7 @@ from .text import cell, count, number, share
 if TYPE_CHECKING:
     from fusery.registry.catalog.diff import WeightsDifference
     from fusery.registry.comparison.differences import ModuleDifference
-    from fusery.registry.records.withdrawals import Withdrawal
+    from fusery.registry.records.withdrawal import Withdrawal
 
 _SHORT_DIGEST = 12
 

@@ -28,6 +28,7 @@ from fusery.cli.documents import DOCUMENTS, document_of
 from fusery.cli.main import OTHER_ERRORS, cli
 from fusery.registry import Registry
 from fusery.registry.admission.rules import CODES, RULES, UNREADABLE
+from fusery.registry.api.keywords import signature_of
 from fusery.registry.api.schema import schema_of
 from fusery.registry.settings.settings import Settings
 from fusery.storage.errors import FuseryError
@@ -288,7 +289,7 @@ def _functions(kind: type) -> Iterator[tuple[str, Any]]:
 
 
 def _signature(function: Any) -> str:
-    text = inspect.signature(function)
+    text = signature_of(function)
     parameters = [each for each in text.parameters.values() if each.name not in ("self", "cls")]
     shown = [_parameter(each) for each in parameters]
     kinds = [each.kind for each in parameters]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
@@ -15,7 +15,7 @@ from .resource import Named, Resource, each_named, moment, named, said
 if TYPE_CHECKING:
     from ..adapters.finding import Finding
     from ..adapters.render import Form
-    from ..admission.submission import Facts
+    from ..admission.submission import Declared, Facts
     from ..catalog.compare import ComparedAdapters
     from ..catalog.diff import Difference
     from ..catalog.tasks import Task
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ..records.adapter import Adapter, Registered, Version
     from ..records.adapter_details import AdapterDetails
     from ..registration.amend import Amended
+    from ..registration.correction import Corrections
     from ..releases.yanks import LiftedYank, Yank
 
 
@@ -39,20 +40,9 @@ class Adapters(Resource):
         folder: str | Path,
         *,
         base: Named | None = None,
-        task: str | None = None,
-        version: int | None = None,
-        date: str | None = None,
-        alpha: float | None = None,
-        val_loss: float | None = None,
-        dataset: str | None = None,
-        examples: int | None = None,
         parent: Named | None = None,
-        tags: Mapping[str, str] | None = None,
-        note: str | None = None,
-        checkpoint: str | None = None,
-        log: str | Path | None = None,
-        trained_on: str | None = None,
         strict: bool = False,
+        **declared: Unpack[Declared],
     ) -> Registered:
         """Register an adapter folder as the next version of its task.
 
@@ -60,21 +50,11 @@ class Adapters(Resource):
             folder: weights and `adapter_config.json`, as mlx-lm or PEFT writes them, or a run with checkpoints, as mlx-lm's or
                 transformers' trainer leaves it; a path, `hf://OWNER/NAME[@REVISION]`, or the URL of a team's bucket.
             base: the base model that it stands on; None for the one that its files name.
-            task: what the adapter is for; None for what its metadata or its folder's name says.
-            version: None for the next one.
-            date: of the training, as `YYYY-MM-DD` or `YYYYMMDD`.
-            alpha: of the training, where the files do not say it.
-            val_loss: final validation loss.
-            dataset: name of the dataset, perhaps as `NAME@REVISION`.
-            examples: how many it was trained on.
             parent: the adapter that training went on from.
-            tags: keys and values.
-            note: for people.
-            checkpoint: `best`, `last` or an iteration, for a run with several.
-            log: the file that the trainer's output is in.
-            trained_on: the base that it was trained on, where it is registered for another, such as the dense model of
-                a 4-bit one.
             strict: warnings keep it out, as errors do.
+            declared: further fields of the adapter's record; what is not declared is read from the files.  `version` is the
+                next by default, `checkpoint` is `best`, `last` or an iteration, and `log` is the file that the trainer's output
+                is in.
 
         Raises:
             AdmissionError: it was refused; the error has all that was found.
@@ -87,19 +67,8 @@ class Adapters(Resource):
 
         said = Submission(
             base=None if base is None else named(base),
-            task=task,
-            version=version,
-            date=date,
-            alpha=alpha,
-            val_loss=val_loss,
-            dataset=dataset,
-            examples=examples,
             parent=None if parent is None else named(parent),
-            tags=tags or {},
-            note=note,
-            checkpoint=checkpoint,
-            log=log,
-            trained_on=trained_on,
+            **declared,
         )
         with adapter_at(self.workspace, folder) as place:
             return register(self.workspace, place, said, strict=strict)
@@ -180,38 +149,12 @@ class Adapters(Resource):
         place = Path(plot) if plot is not None else None
         return compare_adapters(self.workspace, each_named(references), plot=place, force=force)
 
-    def amend(
-        self,
-        reference: Named,
-        *,
-        val_loss: float | None = None,
-        note: str | None = None,
-        dataset: str | None = None,
-        dataset_revision: str | None = None,
-        dataset_digest: str | None = None,
-        examples: int | None = None,
-        date: str | None = None,
-        tags: Mapping[str, str] | None = None,
-        clear: Collection[str] = (),
-        reason: str = "",
-    ) -> Amended:
+    def amend(self, reference: Named, **correction: Unpack[Corrections]) -> Amended:
         """Correct what was said about an adapter; see `fusery.registry.registration.correction.Correction`."""
         from ..registration.amend import amend
         from ..registration.correction import Correction
 
-        correction = Correction(
-            val_loss=val_loss,
-            note=note,
-            dataset=dataset,
-            dataset_revision=dataset_revision,
-            dataset_digest=dataset_digest,
-            examples=examples,
-            date=date,
-            tags=tags or {},
-            clear=clear,
-            reason=reason,
-        )
-        return amend(self.workspace, named(reference), correction)
+        return amend(self.workspace, named(reference), Correction(**correction))
 
     def combine(
         self,

@@ -13,6 +13,10 @@ from ..charts.curves import swatch
 from ..charts.heat_map_svg import touched
 from ..engine.verdict import share_in_words
 from ..parsing import plural
+from ..record import Part, parts_of
+from ..records.adapter import Adapter
+from ..records.adapter_details import PAGE, AdapterDetails
+from ..records.lines import lines_of, value_text
 from ..releases.rules import rule_words
 from .cells import cells
 
@@ -52,13 +56,25 @@ def environment(others: Callable[[str], str | None] = lambda _: None) -> Environ
     made.filters |= {"cells": cells, "plural": plural, "retained": share_in_words, "touched": touched}
     made.filters |= {"wanted": rule_words}
     made.filters |= {"version": lambda name, task: f"v{text.version_of(task, name)}"}
+    made.filters |= {"lines": lambda view: list(lines_of(AdapterDetails, PAGE, view, "–"))}
     made.globals |= {
+        "usual": [_usual(part) for part in parts_of(Adapter).values() if part.about.usual],
         "states": _STATES,
         "verdicts": _VERDICTS,
         "severities": _SEVERITIES,
         "swatch": swatch,
     }
     return made
+
+
+def _usual(part: Part) -> dict[str, Any]:
+    """Return a column that tables of versions have besides their own: its head, and the text of its cells."""
+    title = part.title[:1].upper() + part.title[1:]
+    return {
+        "head": f">{title}" if part.is_number else title,
+        "number": part.is_number,
+        "text": lambda view: value_text(part, view[part.key], cell=True) or "–",
+    }
 
 
 def style() -> str:
