@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from inspect import cleandoc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -190,7 +191,7 @@ def list_command(session: Session, columns: tuple[str, ...] | None, **filters: A
     """List adapters.
 
     --where takes comparisons (= != < <= > >=, and ~ for a part of a text or a pattern with * and ?), `in (...)`,
-    `is null`, `and`, `or`, `not` and parentheses; tags are called tag.KEY, what was measured metric.NAME. docs/guides/compare.md lists the fields.
+    `is null`, `and`, `or`, `not` and parentheses; tags are called tag.KEY, what was measured metric.NAME. docs/reference/fields.md lists the fields.
     """
     if columns is not None and (session.json or session.quiet):
         raise click.UsageError("--columns goes with neither --json, which has all of them, nor -q.")
@@ -205,7 +206,9 @@ def list_command(session: Session, columns: tuple[str, ...] | None, **filters: A
     session.emit(adapters, names=[adapter["name"] for adapter in adapters], human=human)
 
 
-list_command.help = f"{list_command.help}\n\n--columns takes {', '.join(COLUMNS)}, and {METRIC}NAME."
+list_command.help = (
+    f"{cleandoc(list_command.help or '')}\n\n--columns takes {', '.join(COLUMNS)}, and {METRIC}NAME."
+)
 
 
 @command("show")

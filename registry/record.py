@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from datetime import date, datetime
 from functools import cache
 from os import PathLike, fspath
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
-Kind = Literal["text", "choice", "whole", "real", "size", "day", "moment", "flag", "names"]
+Kind = Literal["text", "choice", "whole", "real", "size", "day", "moment", "flag", "share", "names"]
 """The kinds of values; `names` is several of them, or pairs."""
 
 Amendable = Literal["no", "freely", "with a reason"]
@@ -24,7 +24,7 @@ _KINDS: Mapping[str, Kind] = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Declaration:
     """How a user declares a value.
 
@@ -128,6 +128,7 @@ class Part(NamedTuple):
     key: str
     kind: Kind
     about: About
+    nullable: bool
 
     @property
     def title(self) -> str:
@@ -142,7 +143,7 @@ class Part(NamedTuple):
     @property
     def is_number(self) -> bool:
         """Columns of it are aligned to the right."""
-        return self.kind in ("whole", "real", "size")
+        return self.kind in ("whole", "real", "share", "size")
 
 
 @cache
@@ -153,9 +154,26 @@ def parts_of(kind: type) -> Mapping[str, Part]:
 
 def _part(each: Field[Any]) -> Part:
     about = each.metadata.get(_ABOUT, _NOTHING)
-    stated = str(each.type).removesuffix(" | None")
+    stated, nullable = str(each.type).removesuffix(" | None"), str(each.type).endswith(" | None")
     kind = about.kind or ("choice" if about.choices else _KINDS.get(stated, "names"))
-    return Part(each.name.rstrip("_"), kind, about)
+    return Part(each.name.rstrip("_"), kind, about, nullable)
+
+
+def row_values(kind: type, row: Any) -> dict[str, Any]:
+    """Return the fields of a record that a row of a table has as columns of the same names.
+
+    An empty text is None where the record may have None: in the tables it stands for that, so that constraints hold.
+    """
+    values = {name: getattr(row, name) for name in _shared(kind, row.__table__)}
+    return {
+        name: None if value == "" and parts_of(kind)[name].nullable else value
+        for name, value in values.items()
+    }
+
+
+@cache
+def _shared(kind: type, table: Any) -> Sequence[str]:
+    return [name for name in parts_of(kind) if name in table.columns]
 
 
 class Record(Mapping[str, Any]):
@@ -186,6 +204,11 @@ class Record(Mapping[str, Any]):
             raise TypeError(f"unhashable type: {type(self).__name__!r}")
         values = (getattr(self, each.name) for each in fields(self) if each.compare)  # type: ignore[arg-type]
         return hash((type(self).__name__, *map(_hashable, values)))
+
+    @classmethod
+    def from_row(cls, row: Any, **others: Any) -> Self:
+        """Return the record of a table's row, whose columns are its fields but for the others."""
+        return cls(**{**row_values(cls, row), **others})
 
     def to_dict(self) -> dict[str, object]:
         """Return the record as `--json` prints it."""

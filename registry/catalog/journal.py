@@ -119,18 +119,13 @@ def events_of(session: Session, rows: Sequence[tables.Event]) -> list[Event]:
 
 def _event(row: tables.Event, name: str | None) -> Event:
     detail = json.loads(row.detail)
-    return Event(
-        seq=row.seq,
-        at=row.at,
-        actor=row.actor,
-        action=row.action,
+    return Event.from_row(
+        row,
         kind=row.subject_kind,
-        subject=row.subject,
         name=name,
         told=told_of(row.action, detail),
         detail=detail,
         records=_records(row.seals),
-        hash=row.hash,
     )
 
 

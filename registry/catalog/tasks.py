@@ -65,14 +65,11 @@ def list_tasks(
         told = of_adapters(session, [adapter.id for _, adapter in found])
         held = _held(session, [each.id for each, _ in found])
         return [
-            Task(
+            Task.from_row(
+                adapter,
                 task=each.name,
                 adapter=adapter.name,
-                version=adapter.version,
-                val_loss=adapter.val_loss,
                 withdrawals=tuple(told.get(adapter.id, ())),
-                created_at=adapter.created_at,
-                created_by=adapter.created_by,
                 aliases=held.get(each.id, ()),
             )
             for each, adapter in found

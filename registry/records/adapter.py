@@ -35,48 +35,42 @@ class Adapter(Record):
     name: str = column("`{task}_v{version}_{date}`", compared=False)
     task: str = column(
         "what it is for",
-        declared=Declaration(help="What it is for", metavar="TASK", default="what its files say", most=200),
+        declared=Declaration("What it is for", "TASK", "what its files say", most=200),
     )
     version: int = column(
         "counted from 1 within the task",
-        declared=Declaration(
-            help="Version", metavar="N", default="its files', or the next", least=1, most=MAX_VERSION
-        ),
+        declared=Declaration("Version", "N", "its files', or the next", least=1, most=MAX_VERSION),
     )
     date: str = column(
         "day of its training, as YYYYMMDD",
         kind="day",
-        declared=Declaration(
-            help="Day of training", metavar="YYYYMMDD", default="its files', or today", most=40
-        ),
+        declared=Declaration("Day of training", "YYYYMMDD", "its files', or today", most=40),
         amendable="with a reason",
     )
     base: str = column(
         "name of the base model that it stands on",
         free=True,
         travels=False,
-        declared=Declaration(
-            help="Base model it is for", metavar="NAME", default="the known one that its files name"
-        ),
+        declared=Declaration("Base model it is for", "NAME", "the known one that its files name"),
     )
     trained_on: str | None = column(
         "name of the base that it was trained on, where that is another",
         free=True,
         brief=True,
         declared=Declaration(
-            help="The base it was trained on, if that is --base at another precision (QLoRA)", metavar="BASE"
+            "The base it was trained on, if that is --base at another precision (QLoRA)", "BASE"
         ),
     )
     trained_on_digest: str | None = described("of that base", title="trained on, digest", travels=True)
-    digest: str = column("of its manifest: all files", cell="{:.12}")
+    digest: str = column("of its manifest, and so of all its files", cell="{:.12}")
     method: str = column("`lora`, `dora` or `full`", choices=METHODS)
     rank: int | None = column("of its updates; None where its modules have several", words=", rank {}")
     alpha: float | None = column(
         "scale times rank, as trainers have it",
         words=", alpha {}",
-        declared=Declaration(help="LoRA alpha", default="scale x rank"),
+        declared=Declaration("LoRA alpha", None, "scale x rank"),
     )
-    scale: float | None = column("that its updates are multiplied by", words=", scale {}")
+    scale: float | None = column("the factor that its updates are multiplied by", words=", scale {}")
     layers: int = column("how many transformer layers it changes")
     target_modules: tuple[str, ...] = described(
         "names of the modules that it changes in a layer",
@@ -85,63 +79,60 @@ class Adapter(Record):
         compared=True,
         travels=True,
     )
-    trainable_parameters: int = column("numbers in its weights", heading="trained", form="{:,}")
-    total_parameters: int = described("numbers in its base", form="{:,}", filterable=True)
-    trainable_percent: float = described("the one of the other", title="share", form="{:.3f} %")
+    trainable_parameters: int = column("how many numbers its weights have", heading="trained", form="{:,}")
+    total_parameters: int = described("how many numbers its base has", form="{:,}", filterable=True)
+    trainable_percent: float = described("the one as a share of the other", title="share", form="{:.3f} %")
     val_loss: float | None = column(
         "final validation loss",
         title="validation loss",
         heading="val loss",
-        cell="{:.4g}",
-        declared=Declaration(help="Validation loss of these weights", metavar="X"),
+        declared=Declaration("Validation loss of these weights", "X"),
         amendable="with a reason",
     )
-    iterations: int | None = column("of its training")
+    iterations: int | None = column("how many its training had")
     dataset: str | None = column(
         "name of what it was trained on",
         free=True,
-        declared=Declaration(help="What it was trained on", metavar="D", masked=True),
+        declared=Declaration("What it was trained on", "D", masked=True),
         amendable="with a reason",
     )
     dataset_revision: str | None = described(
-        "of the dataset",
+        "which revision of the dataset",
         title="dataset, revision",
         words=", revision {}",
         compared=True,
         travels=True,
-        declared=Declaration(
-            help="Which revision of the dataset", metavar="R", most=200, masked=True, later=True
-        ),
+        declared=Declaration("Which revision of the dataset", "R", most=200, masked=True, later=True),
         amendable="with a reason",
     )
     dataset_digest: str | None = described(
-        "of the dataset's files",
+        "SHA-256 of the dataset's files",
         title="dataset, digest",
         travels=True,
-        declared=Declaration(help="The digest of the dataset's files", metavar="SHA256", later=True),
+        declared=Declaration("The digest of the dataset's files", "SHA256", later=True),
         amendable="with a reason",
     )
     examples: int | None = column(
         "how many it was trained on",
         unit="example",
         words=", {}",
-        declared=Declaration(help="How many training examples", metavar="N", most=2**31 - 1),
+        declared=Declaration("How many training examples", "N", most=2**31 - 1),
         amendable="with a reason",
     )
     parent: str | None = column(
         "the adapter that training went on from",
-        declared=Declaration(help="The adapter whose training was continued", metavar="REF"),
+        declared=Declaration("The adapter whose training was continued", "REF"),
     )
     aliases: tuple[str, ...] = described("the names that it holds, such as `prod`", column=True, free=True)
-    tags: Mapping[str, str] = described("keys and values", column=True, free=True, compared=True)
+    tags: Mapping[str, str] = described("keys and values of its tags", column=True, free=True, compared=True)
     note: str | None = column(
-        "for people",
+        "a note for people",
         free=True,
-        declared=Declaration(help="A note for people", metavar="TEXT", most=10_000, masked=True),
+        declared=Declaration("A note for people", "TEXT", most=10_000, masked=True),
         amendable="freely",
     )
     amendments: tuple[Amendment, ...] = described("what was corrected, oldest first")
-    yanked: bool = described("it is withdrawn", filterable=True)
+    yanked: bool = described("whether it is withdrawn", filterable=True)
     withdrawals: tuple[Withdrawal, ...] = described("what it has to do with yanks that stand")
     created_at: datetime = described(
         "when it was registered", title="registered", heading="created", column=True, filterable=True

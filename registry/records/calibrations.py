@@ -155,16 +155,8 @@ def record_calibration(
 
 def calibration_report(row: tables.Calibration, *, created: bool, seconds: float) -> CalibrationReport:
     """Return what is said of a calibration's record."""
-    return CalibrationReport(
-        base=row.base.name,
-        digest=row.digest,
-        prompts=row.prompts,
-        tokens=row.tokens,
-        rank=row.rank,
-        bytes=_file(row).size,
-        engine=row.engine,
-        created=created,
-        seconds=round(seconds, 3),
+    return CalibrationReport.from_row(
+        row, base=row.base.name, bytes=_file(row).size, created=created, seconds=round(seconds, 3)
     )
 
 

@@ -38,7 +38,7 @@ class Evaluation(Record):
 
     adapter: str = described("its name")
     metric: str = described("name of the metric, such as `mmlu.acc`")
-    value: float = described("as the harness has it; most are shares from 0 to 1")
+    value: float = described("as the harness has it; most are shares from 0 to 1", cell="{:.6g}")
     higher_is_better: bool | None = described("None if nobody said so")
     stderr: float | None = described("standard error of the value, in its unit", cell="{:.3g}")
     dataset: str | None = described("what it was measured on; of a harness, its task", free=True)
@@ -100,28 +100,7 @@ def evaluation_records(
     adapter: str, rows: Iterable[tables.Evaluation], at: datetime | None = None
 ) -> tuple[Evaluation, ...]:
     """Return the records of those of an adapter's evaluations that count, today or at a moment."""
-    return tuple(
-        Evaluation(
-            adapter=adapter,
-            metric=row.metric,
-            value=row.value,
-            higher_is_better=row.higher_is_better,
-            stderr=row.stderr,
-            dataset=row.dataset or None,
-            split=row.split or None,
-            harness=row.harness or None,
-            harness_version=row.harness_version,
-            task_version=row.task_version,
-            shots=row.shots,
-            seed=row.seed,
-            samples=row.samples,
-            source=row.source,
-            at=row.at,
-            by=row.by,
-        )
-        for row in rows
-        if stands(row, at)
-    )
+    return tuple(Evaluation.from_row(row, adapter=adapter) for row in rows if stands(row, at))
 
 
 def key_of(values: Mapping[str, Any] | tables.Evaluation) -> tuple[Any, ...]:

@@ -21,7 +21,8 @@ class ModuleFidelity(Record):
     module: str = described("name of the module")
     norm: float = described("Frobenius norm of the update")
     retained: float | None = described(
-        "share of the update that is in the fused weights, above 1 if it overshoots; None if there is no update"
+        "share of the update that is in the fused weights, above 1 if it overshoots; None if there is no update",
+        kind="share",
     )
     cosine: float | None = described("of the angle between the update and what is in the weights")
     relative_error: float | None = described("norm of the difference, over that of the update")
@@ -33,12 +34,13 @@ class Fidelity(Record):
 
     verdict: str = described("`PASS`, `DEGRADED` or `LOST`")
     retained: float | None = described(
-        "share of the update that is in the fused weights, above 1 if it overshoots; None if there is no update"
+        "share of the update that is in the fused weights, above 1 if it overshoots; None if there is no update",
+        kind="share",
     )
     cosine: float | None = described("of the angle between the update and what is in the weights")
     relative_error: float | None = described("norm of the difference, over that of the update")
     noise: float | None = described(
-        "what rounding added beside the update, over the update's norm; None if it is not known"
+        "what rounding added beside the update, over the update's norm; None if it is not known", kind="share"
     )
     modules: tuple[ModuleFidelity, ...] | None = described("the same of each module", optional=True)
 

@@ -52,6 +52,10 @@ def value_text(part: Part, value: Any, *, cell: bool = False) -> str:
         return size(value)
     if cell and isinstance(value, datetime):
         return value.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    if part.kind == "share":
+        return f"{100 * value:.1f} %"
+    if cell and isinstance(value, float):
+        return f"{value:.4g}"
     return _plain(value)
 
 

@@ -152,12 +152,9 @@ def signatures_of(session: Session, digest: str) -> list[RecordedSignature]:
 
 def recorded_signature(row: tables.Signature) -> RecordedSignature:
     """Return the record of a signature."""
-    return RecordedSignature(
+    return RecordedSignature.from_row(
+        row,
         kind=row.subject_kind,
-        scheme=row.scheme,
-        key_id=row.key_id,
         signer=row.key.name if row.key else None,
         revoked=bool(row.key and row.key.revoked_at),
-        at=row.at,
-        by=row.by,
     )

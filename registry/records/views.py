@@ -16,7 +16,7 @@ from fusery.storage.manifest import FileEntry
 from .. import tables
 from ..adapters.finding import Finding, Severity
 from ..names import compact_date
-from ..record import parts_of
+from ..record import row_values
 from .adapter import Adapter, Registered
 from .amendments import amendment_records
 from .withdrawal import Withdrawals
@@ -70,9 +70,9 @@ def adapter_facts(
 
 def adapter_values(adapter: tables.Adapter) -> dict[str, Any]:
     """Return what an adapter's own row says under the names of its record: its columns, and what stands for others."""
-    dataset, columns = adapter.dataset, tables.Adapter.__table__.columns.keys()
+    dataset = adapter.dataset
     return {
-        **{name: getattr(adapter, name) for name in parts_of(Adapter) if name in columns},
+        **row_values(Adapter, adapter),
         "task": adapter.task.name,
         "date": compact_date(adapter.date),
         "base": adapter.base.names[0].name,
