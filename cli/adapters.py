@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fusery.registry.charts.text import size
 from fusery.registry.engine.verdict import in_words
 from fusery.registry.parsing import plural
 from fusery.registry.record import parts_of
@@ -20,7 +21,7 @@ from .columns import COLUMNS, HISTORY, METRIC, adapter_table, chosen_columns, ha
 from .evaluations import print_evaluations
 from .findings import print_findings
 from .session import LocalPath, Session, command
-from .text import aside, cell, foreign_fact, number, size, times, told
+from .text import aside, cell, foreign_fact, number, times, told
 from .training import print_training
 
 if TYPE_CHECKING:

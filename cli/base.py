@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fusery.registry.charts.text import size
 from fusery.registry.parsing import plural
 
 from .calibrate import calibrate_command
-from .columns import record_table
+from .columns import record_facts, record_table
 from .findings import print_findings
 from .groups import Group
 from .session import Session, command
-from .text import cell, count, size
+from .text import cell
 
 if TYPE_CHECKING:
     from fusery.registry.records.base import Base
@@ -83,26 +84,21 @@ def show(session: Session, name: str) -> None:
     session.emit(view, names=[view["name"]], human=human)
 
 
+_LAYOUT = "names, digest, content, architecture, parameters, dtype, quantization, bytes, sources, reference, adapters"
+
+
 def _facts(session: Session, view: Base) -> None:
     sources = ", ".join(
         row["source"] + (f"@{row['revision']}" if row["revision"] else "") for row in view["sources"]
     )
-    rows = [
-        ("name", cell(view["names"])),
-        ("digest", view["digest"]),
-        ("content", cell(view["content"])),
-        ("architecture", cell(view["architecture"])),
-        ("parameters", count(view["parameters"])),
-        ("dtype", cell(view["dtype"])),
-        ("quantization", _quantization(view["quantization"])),
-        ("size", f"{size(view['bytes'])} in {plural(len(view['files']), 'file')}"),
-        ("source", cell(sources)),
-    ]
-    if view["reference"]:
-        rows.append(("kept by reference", cell(view["reference"])))
-    if "adapters" in view:
-        rows.append(("adapters", cell(view["adapters"])))
-    session.facts(rows)
+    from fusery.registry.records.base import BaseDetails
+
+    instead = {
+        "quantization": _quantization(view["quantization"]),
+        "bytes": f"{size(view['bytes'])} in {plural(len(view['files']), 'file')}",
+        "sources": sources or "-",
+    }
+    session.facts(record_facts(BaseDetails, _LAYOUT, view, **instead))
 
 
 def _bits(base: Base) -> str:

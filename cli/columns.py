@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import click
 
 from fusery.registry.record import Part, parts_of
 from fusery.registry.records.adapter import Adapter, Version
-from fusery.registry.records.lines import value_text
+from fusery.registry.records.lines import lines_of, value_text
 
 from .amendments import marked, tag_fields
 from .tables import Column, Table
@@ -50,6 +50,19 @@ def record_table(kind: type, rows: Iterable[Any], columns: str, **instead: Calla
     for row in rows:
         table.add_row(*((own or each.of)(row) for each, own in found))
     return table
+
+
+def record_facts(kind: type, layout: str, record: Mapping[str, Any], **instead: str) -> list[tuple[str, str]]:
+    """Return a record as titles and texts.
+
+    Args:
+        kind: of the record.
+        layout: its lines, with commas between; see `lines_of`.
+        record: the record.
+        instead: by field, the text of its line.
+    """
+    lines = lines_of(kind, layout.split(", "), record, "-")
+    return [(line.title, instead.get(line.name, line.text)) for line in lines]
 
 
 def _of_adapter(name: str, part: Part) -> Shown:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fusery.registry.charts.text import size
 from fusery.registry.engine.verdict import closeness
 
 from .columns import record_table
 from .session import LocalPath, Session, command
-from .text import cell, foreign_fact, number, share, size, times, told
+from .text import cell, foreign_fact, number, share, times, told
 
 if TYPE_CHECKING:
     from fusery.registry.fusion.formats import Format, Formats

@@ -8,10 +8,10 @@ import click
 
 from fusery.registry.parsing import plural
 
-from .columns import record_table
+from .columns import record_facts, record_table
 from .groups import Group
 from .session import Session, command
-from .text import cell, when
+from .text import when
 
 if TYPE_CHECKING:
     from fusery.registry.records.webhook import Webhook, WebhookDeliveries
@@ -96,19 +96,10 @@ def list_command(session: Session) -> None:
 
 
 def _print_hook(session: Session, hook: Webhook) -> None:
-    rows = [("name", hook.name), ("sends", _wanted(hook)), ("state", hook.state)]
-    rows += [("up to entry", str(hook.position)), ("waiting", str(hook.waiting))]
-    if hook.delivered_at:
-        rows.append(("last delivery", when(hook.delivered_at)))
-    if hook.failing:
-        rows += [("not taken", f"entry {hook.failing}, tried {plural(hook.attempts, 'time')}")]
-    if hook.error:
-        rows.append(("error", cell(hook.error)))
-    if hook.next_attempt:
-        rows.append(("next attempt", when(hook.next_attempt)))
-    if hook.disabled_at:
-        rows.append(("disabled", when(hook.disabled_at)))
-    session.facts(rows)
+    from fusery.registry.records.webhook import Webhook
+
+    layout = "name, actions, state, position, waiting, delivered_at, failing attempts, error, next_attempt, disabled_at"
+    session.facts(record_facts(Webhook, layout, hook, actions=_wanted(hook)))
 
 
 @command("show")

@@ -152,6 +152,11 @@ def parts_of(kind: type) -> Mapping[str, Part]:
     return {each.name: _part(each) for each in fields(kind)}
 
 
+def compared(kind: type) -> Sequence[str]:
+    """Return the keys of the fields in which records of a kind are compared."""
+    return [part.key for part in parts_of(kind).values() if part.about.compared]
+
+
 def _part(each: Field[Any]) -> Part:
     about = each.metadata.get(_ABOUT, _NOTHING)
     stated, nullable = str(each.type).removesuffix(" | None"), str(each.type).endswith(" | None")

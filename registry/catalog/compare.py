@@ -16,9 +16,10 @@ from ..charts.files import picture_kind
 from ..documents import write_picture
 from ..errors import BadInputError
 from ..fusion.views import line_of
-from ..record import Record, described
+from ..record import Record, compared, described
 from ..records.adapter_details import AdapterDetails
 from ..records.evaluations import METRIC, Evaluation, comparable, mismatch, setting_of
+from ..records.fused import Fidelity, FusedLine
 from ..records.fused_rows import fused_by_adapter
 from ..records.references import load_adapters, resolve_adapter
 from ..records.run import CurvePoint
@@ -32,9 +33,6 @@ if TYPE_CHECKING:
 
 MOST = 50
 """Adapters that one table compares."""
-
-_FUSED = ("format", "weights_bytes", "times_base")
-_FIDELITY = ("verdict", "retained", "cosine", "relative_error", "noise")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,9 +178,10 @@ def _fused_fields(adapters: Sequence[AdapterDetails]) -> dict[str, tuple[object,
     """Return the figures of the newest model that was fused from each adapter, null where there is none."""
     newest = [adapter.fused[-1] if adapter.fused else None for adapter in adapters]
     found: dict[str, tuple[object, ...]] = {
-        f"fused.{field}": tuple(None if line is None else line[field] for line in newest) for field in _FUSED
+        f"fused.{field}": tuple(None if line is None else line[field] for line in newest)
+        for field in compared(FusedLine)
     }
-    for field in _FIDELITY:
+    for field in compared(Fidelity):
         found[f"fused.{field}"] = tuple(None if line is None else line.fidelity[field] for line in newest)
     return found
 

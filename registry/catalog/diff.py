@@ -13,7 +13,7 @@ from ..charts.files import picture_kind
 from ..comparison.differences import ModuleDifference, WholeDifference
 from ..documents import write_picture
 from ..errors import BadInputError
-from ..record import Record, described, parts_of
+from ..record import Record, compared, described
 from ..records.adapter_details import AdapterDetails
 from ..records.references import resolve_adapter
 from ..records.withdrawal import Withdrawal
@@ -134,9 +134,7 @@ def amended_in(field: str, *adapters: AdapterDetails) -> tuple[str, ...]:
 def fields(adapters: Sequence[AdapterDetails]) -> dict[str, tuple[object, ...]]:
     """Return what can be compared of adapters: each field of the record and of the training with a value for each."""
     found: dict[str, tuple[object, ...]] = {
-        part.key: tuple(adapter[part.key] for adapter in adapters)
-        for part in parts_of(AdapterDetails).values()
-        if part.about.compared
+        field: tuple(adapter[field] for adapter in adapters) for field in compared(AdapterDetails)
     }
     if any(whole := tuple(map(_whole, adapters))):
         found["whole_tensors"] = whole

@@ -19,11 +19,11 @@ MAX_VERSION = 999_999_999
 class Amendment(Record):
     """One change of what was said about an adapter."""
 
-    field: str = described("what was changed, such as `val_loss` or `tag.KEY`")
+    field: str = described("what was changed, such as `val_loss` or `tag.KEY`", title="what")
     from_: object = described("the value before; None if there was none")
     to: object = described("the value after")
-    reason: str = described("why")
-    at: datetime = described("when it was recorded")
+    reason: str = described("why", title="why")
+    at: datetime = described("when it was recorded", title="when")
     since: datetime = described("the moment from which on it counts")
     by: str = described("who said so")
 

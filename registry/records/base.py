@@ -37,7 +37,7 @@ class Base(Record):
     """A base model."""
 
     name: str = described("the first of its names")
-    names: tuple[str, ...] = described("all that it goes by")
+    names: tuple[str, ...] = described("all that it goes by", title="name")
     digest: str = described("of its manifest: all files", cell="{:.12}")
     content: str | None = described("of its tensors, however they are spread over files")
     architecture: str | None = described("class that runs it, as its configuration says")
@@ -48,8 +48,10 @@ class Base(Record):
         "group size, bits and mode; None if it is not quantised", heading="bits"
     )
     bytes: int = described("of all files", title="size", kind="size")
-    reference: str | None = described("folder that its files stay in; None if they are in the store")
-    sources: tuple[Source, ...] = described("where it was taken from")
+    reference: str | None = described(
+        "folder that its files stay in; None if they are in the store", title="kept by reference", brief=True
+    )
+    sources: tuple[Source, ...] = described("where it was taken from", title="source")
     created_at: datetime = described("when it was added")
     created_by: str = described("who added it", heading="by")
     calibrations: tuple[Calibration, ...] = described(

@@ -40,7 +40,9 @@ class Evaluation(Record):
     metric: str = described("name of the metric, such as `mmlu.acc`")
     value: float = described("as the harness has it; most are shares from 0 to 1", cell="{:.6g}")
     higher_is_better: bool | None = described("None if nobody said so")
-    stderr: float | None = described("standard error of the value, in its unit", cell="{:.3g}")
+    stderr: float | None = described(
+        "standard error of the value, in its unit", title="standard error", heading="stderr", cell="{:.3g}"
+    )
     dataset: str | None = described("what it was measured on; of a harness, its task", free=True)
     split: str | None = described("of the dataset, such as `test`")
     harness: str | None = described("the program that measured it, such as `lm-eval`")
@@ -50,7 +52,7 @@ class Evaluation(Record):
     seed: int | None = described("of the measurement", rare=True)
     samples: int | None = described("how many were measured", form="{:,}", rare=True)
     source: str | None = described("SHA-256 of the file that said it; None if a program did")
-    at: datetime = described("when it was recorded")
+    at: datetime = described("when it was recorded", title="when")
     by: str = described("who recorded it")
 
 

@@ -32,15 +32,20 @@ class ModuleFidelity(Record):
 class Fidelity(Record):
     """What a fused model holds of what its adapter learned."""
 
-    verdict: str = described("`PASS`, `DEGRADED` or `LOST`")
+    verdict: str = described("`PASS`, `DEGRADED` or `LOST`", compared=True)
     retained: float | None = described(
         "share of the update that is in the fused weights, above 1 if it overshoots; None if there is no update",
+        compared=True,
         kind="share",
     )
-    cosine: float | None = described("of the angle between the update and what is in the weights")
-    relative_error: float | None = described("norm of the difference, over that of the update")
+    cosine: float | None = described(
+        "of the angle between the update and what is in the weights", compared=True
+    )
+    relative_error: float | None = described("norm of the difference, over that of the update", compared=True)
     noise: float | None = described(
-        "what rounding added beside the update, over the update's norm; None if it is not known", kind="share"
+        "what rounding added beside the update, over the update's norm; None if it is not known",
+        compared=True,
+        kind="share",
     )
     modules: tuple[ModuleFidelity, ...] | None = described("the same of each module", optional=True)
 
@@ -73,7 +78,7 @@ class FusedLabel(Record):
         "that the first adapter's update is multiplied by, where that is not its own"
     )
     combined: str = described("its adapters, with their weights")
-    format: str = described("its precision in words")
+    format: str = described("its precision in words", compared=True)
     label: str = described("both")
 
 
@@ -91,8 +96,8 @@ class FusedFacts(FusedLabel):
         "group size, bits and mode; None if it is not quantised"
     )
     bytes: int = described("of all files")
-    weights_bytes: int = described("of its weights")
-    times_base: float = described("size of its weights over that of the base's")
+    weights_bytes: int = described("of its weights", compared=True)
+    times_base: float = described("size of its weights over that of the base's", compared=True)
     engine: str = described("what computed it")
     fidelity: Fidelity = described("what it holds of the update")
     created_at: datetime = described("when it was made")

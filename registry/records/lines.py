@@ -56,10 +56,11 @@ def value_text(part: Part, value: Any, *, cell: bool = False) -> str:
         return f"{100 * value:.1f} %"
     if cell and isinstance(value, float):
         return f"{value:.4g}"
-    return _plain(value)
+    return plain_text(value)
 
 
-def _plain(value: Any) -> str:
+def plain_text(value: Any) -> str:
+    """Return any JSON value but null on one line."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):

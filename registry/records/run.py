@@ -14,8 +14,8 @@ class CurvePoint(Record):
     """What was measured at one iteration; None if it was not."""
 
     iteration: int = described("counted from 1")
-    train_loss: float | None = described("mean over the steps since the point before")
-    val_loss: float | None = described("over the validation set")
+    train_loss: float | None = described("mean over the steps since the point before", title="training loss")
+    val_loss: float | None = described("over the validation set", title="validation loss")
     learning_rate: float | None = described("of the step")
 
 

@@ -18,7 +18,7 @@ class Webhook(Record):
     name: str = described("what it is called")
     url: str = described("where events are sent", free=True)
     actions: tuple[str, ...] = described(
-        "patterns of those that are sent, such as `alias.moved` and `alias.*`", heading="on"
+        "patterns of those that are sent, such as `alias.moved` and `alias.*`", title="sends", heading="on"
     )
     tasks: tuple[str, ...] = described(
         "patterns of the tasks that they have to be about; empty for events of every task and of none",
@@ -30,17 +30,23 @@ class Webhook(Record):
         "`active`; `failing` where the last attempt failed; `disabled` where nothing is sent any more"
     )
     position: int = described(
-        "number of the entry of the log up to which everything was delivered, passed over, or for others"
+        "number of the entry of the log up to which everything was delivered, passed over, or for others",
+        title="up to entry",
     )
     waiting: int = described("events behind that; more than 1,000 are not counted")
     failing: int | None = described(
-        "number of the entry that was not taken; None if the last attempt was well"
+        "number of the entry that was not taken; None if the last attempt was well",
+        title="not taken",
+        form="entry {}",
+        brief=True,
     )
-    attempts: int = described("how often that one was tried")
-    error: str | None = described("what went wrong the last time", free=True, rare=True)
-    next_attempt: datetime | None = described("when it is tried again at the earliest")
-    delivered_at: datetime | None = described("when the last event was taken")
-    disabled_at: datetime | None = described("since when nothing is sent")
+    attempts: int = described("how often that one was tried", unit="time", words=", tried {}")
+    error: str | None = described("what went wrong the last time", brief=True, free=True, rare=True)
+    next_attempt: datetime | None = described("when it is tried again at the earliest", brief=True)
+    delivered_at: datetime | None = described(
+        "when the last event was taken", title="last delivery", brief=True
+    )
+    disabled_at: datetime | None = described("since when nothing is sent", title="disabled", brief=True)
     created_at: datetime = described("when it was added", exact=True)
     created_by: str = described("by whom", heading="by")
 
