@@ -9,7 +9,7 @@ from typing import ClassVar
 import click
 
 from fusery.registry.parsing import plural
-from fusery.registry.record import Record
+from fusery.registry.record import Record, described
 
 from .groups import Group
 from .session import Session, command
@@ -17,28 +17,18 @@ from .session import Session, command
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Initialised(Record):
-    """A registry that was to be made.
+    """A registry that was to be made."""
 
-    Attributes:
-        home: its folder.
-        store: URL of its store, without secrets.
-        created: it was not there before.
-    """
-
-    home: Path
-    store: str
-    created: bool
+    home: Path = described("its folder")
+    store: str = described("URL of its store, without secrets")
+    created: bool = described("it was not there before")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchemaCheck(Record):
-    """How the database differs from the tables of this program.
+    """How the database differs from the tables of this program."""
 
-    Attributes:
-        differences: a sentence for each.
-    """
-
-    differences: tuple[str, ...]
+    differences: tuple[str, ...] = described("a sentence for each")
     KEYS: ClassVar[tuple[str, ...]] = ("ok", "differences")
 
     @property
@@ -49,15 +39,10 @@ class SchemaCheck(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion(Record):
-    """What makes a shell complete.
+    """What makes a shell complete."""
 
-    Attributes:
-        shell: `bash`, `zsh` or `fish`.
-        script: for it to run.
-    """
-
-    shell: str
-    script: str
+    shell: str = described("`bash`, `zsh` or `fish`")
+    script: str = described("for it to run")
 
 
 @command("init")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ..records.adapter import Adapter, Registered, Version
     from ..records.adapter_details import AdapterDetails
     from ..registration.amend import Amended
+    from ..registration.correction import Corrections
     from ..releases.yanks import LiftedYank, Yank
 
 
@@ -212,38 +213,12 @@ class Adapters(Resource):
         return compare_adapters(self.workspace, each_named(references))
 
     @operation("publisher", writes=True)
-    def amend(
-        self,
-        reference: Named,
-        *,
-        val_loss: float | None = None,
-        note: str | None = None,
-        dataset: str | None = None,
-        dataset_revision: str | None = None,
-        dataset_digest: str | None = None,
-        examples: int | None = None,
-        date: str | None = None,
-        tags: Mapping[str, str] | None = None,
-        clear: Collection[str] = (),
-        reason: str = "",
-    ) -> Amended:
+    def amend(self, reference: Named, **correction: Unpack[Corrections]) -> Amended:
         """Correct what was said about an adapter; see `fusery.registry.registration.correction.Correction`."""
         from ..registration.amend import amend
         from ..registration.correction import Correction
 
-        correction = Correction(
-            val_loss=val_loss,
-            note=note,
-            dataset=dataset,
-            dataset_revision=dataset_revision,
-            dataset_digest=dataset_digest,
-            examples=examples,
-            date=date,
-            tags=tags or {},
-            clear=clear,
-            reason=reason,
-        )
-        return amend(self.workspace, named(reference), correction)
+        return amend(self.workspace, named(reference), Correction(**correction))
 
     def combine(
         self,

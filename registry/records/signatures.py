@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from fnmatch import fnmatchcase
 
@@ -15,7 +15,7 @@ from fusery.storage.manifest import Manifest
 
 from .. import tables
 from ..errors import RegistryError
-from ..record import EXACT, Record
+from ..record import Record, described
 
 SCHEME = "model-signing"
 """What the table calls a Sigstore bundle over a list of files, as OpenSSF model-signing makes it."""
@@ -113,25 +113,15 @@ def manifest_of(session: Session, digest: str) -> Manifest | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedSignature(Record):
-    """A signature on record.
+    """A signature on record."""
 
-    Attributes:
-        kind: of what was signed: `adapter`, `fused` or `bundle`.
-        scheme: `model-signing` or `sigstore`.
-        key_id: of the key that signed, or whom Sigstore names.
-        signer: what that key is called here; None where it was never trusted.
-        revoked: the key counts no more.
-        at: when it was recorded.
-        by: who recorded it.
-    """
-
-    kind: str
-    scheme: str
-    key_id: str
-    signer: str | None
-    revoked: bool
-    at: datetime = field(metadata=EXACT)
-    by: str
+    kind: str = described("of what was signed: `adapter`, `fused` or `bundle`")
+    scheme: str = described("`model-signing` or `sigstore`")
+    key_id: str = described("of the key that signed, or whom Sigstore names", heading="key", cell="{:.32}")
+    signer: str | None = described("what that key is called here; None where it was never trusted", free=True)
+    revoked: bool = described("the key counts no more")
+    at: datetime = described("when it was recorded", exact=True)
+    by: str = described("who recorded it")
 
 
 def signatures_of(session: Session, digest: str) -> list[RecordedSignature]:
@@ -148,12 +138,9 @@ def signatures_of(session: Session, digest: str) -> list[RecordedSignature]:
 
 def recorded_signature(row: tables.Signature) -> RecordedSignature:
     """Return the record of a signature."""
-    return RecordedSignature(
+    return RecordedSignature.from_row(
+        row,
         kind=row.subject_kind,
-        scheme=row.scheme,
-        key_id=row.key_id,
         signer=row.key.name if row.key else None,
         revoked=bool(row.key and row.key.revoked_at),
-        at=row.at,
-        by=row.by,
     )
