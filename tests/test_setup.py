@@ -18,6 +18,8 @@ from pathlib import Path
 import pytest
 from source_copy import copy_sources
 
+pytestmark = pytest.mark.timing
+
 BUILD = "import sys; from setuptools import build_meta as b; getattr(b, 'build_' + sys.argv[1])(sys.argv[2])"
 SOURCE = f"fusery-{version('fusery')}"
 NOTHING_ELSE = """

@@ -311,6 +311,7 @@ def test_doctor_names_the_plugin_that_it_imports(stocked: Fusery, install: Insta
     assert process.returncode == 130
 
 
+@pytest.mark.timing
 @pytest.mark.slow
 def test_a_package_that_cannot_be_listed_is_named_by_every_command(
     stocked: Fusery, install: Install, packages: Path, tmp_path: Path

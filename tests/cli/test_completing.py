@@ -155,6 +155,7 @@ def test_names_that_others_have_just_written(known: Fusery, complete: Complete, 
     assert complete("history", "t00004") == ["plain,t00004"]
 
 
+@pytest.mark.timing
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 def test_in_bash_itself(known: Fusery, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from fusery.web.doors import Proxies, TeamDoor
 from .conftest import require_refusals
 
 
+@pytest.mark.timing
 @pytest.mark.slow
 def test_push_and_pull_by_command(stocked: Fusery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Registry.open(tmp_path / "there") as there:
@@ -50,6 +51,7 @@ def test_push_and_pull_by_command(stocked: Fusery, tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.slow
+@pytest.mark.timing
 def test_register_on_a_server_from_a_machine_without_a_registry(
     stocked: Fusery, tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -96,6 +98,7 @@ def test_register_on_a_server_from_a_machine_without_a_registry(
 
 
 @pytest.mark.slow
+@pytest.mark.timing
 def test_promote_on_a_server_as_its_rules_have_it(
     stocked: Fusery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -59,6 +59,7 @@ def test_a_hint_about_another_registry_does_not_name_this_home() -> None:
     )
 
 
+@pytest.mark.timing
 @pytest.mark.slow
 @pytest.mark.parametrize("on_the_path", [True, False])
 def test_a_hint_names_a_program_that_the_shell_finds(tmp_path: Path, on_the_path: bool) -> None:

@@ -111,6 +111,7 @@ class Environment:
         return any(self.fusion.glob("_kernel*.so"))
 
 
+@pytest.mark.timing
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 def test_doctor_s_hint_installs_the_compiled_half(tmp_path: Path) -> None:

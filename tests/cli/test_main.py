@@ -64,12 +64,14 @@ def imported_by(*words: str) -> set[str]:
     return {*names, *(name.partition(".")[0] for name in names)}
 
 
+@pytest.mark.timing
 @pytest.mark.slow
 @pytest.mark.parametrize("words", [("--help",), ("--version",), ("nonsense",), ("fuse", "--help")], ids=str)
 def test_help_imports_nothing_heavy(words: tuple[str, ...]) -> None:
     assert imported_by(*words).isdisjoint(HEAVY)
 
 
+@pytest.mark.timing
 def test_listing_imports_no_model_library(stocked: Fusery) -> None:
     imported = imported_by("list")
     assert "sqlalchemy" in imported
@@ -135,6 +137,7 @@ def test_a_current_folder_that_is_gone(
     require_refusals(fusery, ("--home relative list", "current folder"))
 
 
+@pytest.mark.timing
 @pytest.mark.slow
 def test_a_closed_pipe_is_no_traceback(stocked: Fusery) -> None:
     words = f"{sys.executable} -P -c 'from fusery.cli.main import main; main()' list --json | head -c 1"
@@ -234,6 +237,7 @@ def test_a_file_or_a_url_as_home_is_refused(
     assert [path.name for path in tmp_path.iterdir()] == ["plain.txt"]
 
 
+@pytest.mark.timing
 @pytest.mark.slow
 def test_garbage_is_collected_rarely_while_a_command_starts_and_as_usual_later() -> None:
     code = (

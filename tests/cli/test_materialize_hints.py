@@ -146,6 +146,7 @@ def test_every_hint_of_a_refusal_works(base: str, adapter: str, fusery: Fusery, 
     assert followed, "the case follows no hint"
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize(
     "base", ["llama in 4 bits", "mamba", *(["mixtral of mlx", "gemma2"] if SOAK else [])]
 )

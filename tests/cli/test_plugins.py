@@ -19,6 +19,8 @@ from fusery.registry.exchange.import_runs import SOURCES
 from fusery.storage.plugins import Group
 from fusery.testing import samples
 
+pytestmark = pytest.mark.timing
+
 OURS = "fusery-example 0.1.0"
 CODE = "house-rank_above_limit"
 

@@ -12,6 +12,8 @@ from mounts import mounted_read_only, read_only
 
 from fusery.registry import Registry
 
+pytestmark = pytest.mark.timing
+
 READS = (
     "list", "list --json", "show course_rec@1", "history course_rec", "lineage course_rec@1",
     "diff course_rec@1 course_rec@2", "compare course_rec@1 course_rec@2", "events", "base list", "base show tiny",

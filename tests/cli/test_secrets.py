@@ -230,6 +230,7 @@ def test_notes_are_recorded_without_credentials(stocked: Fusery, tmp_path: Path)
     assert kept(tmp_path) == []
 
 
+@pytest.mark.timing
 @pytest.mark.slow
 @pytest.mark.parametrize("words", [["base", "add", URL], ["list"]])
 def test_a_program_of_its_own_shows_none(words: list[str], tmp_path: Path) -> None:

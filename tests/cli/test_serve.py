@@ -104,6 +104,7 @@ def test_progress_is_shown_while_the_model_is_loaded(stocked: Fusery) -> None:
     assert {"loading tiny\n", "loading adapters: 1\n"} <= set(lines)
 
 
+@pytest.mark.timing
 def test_refusals(stocked: Fusery) -> None:
     before = signal.getsignal(signal.SIGINT)  # a shell's background process ignores it
     require_refusals(

@@ -16,7 +16,7 @@ from mounts import leave_free, small_disk
 
 from fusery.cli.main import run
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timing]
 
 SIZE = 64 << 20
 BLOCK = 4096

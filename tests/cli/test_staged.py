@@ -31,6 +31,7 @@ def left_out(fusery: Fusery, name: str | Path) -> tuple[int, str]:
     return done.code, done.err.partition("out of the commit: ")[2].splitlines()[0].strip("'")
 
 
+@pytest.mark.timing
 def test_files_that_git_leaves_out_are_named(
     fusery: Fusery, repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -52,6 +53,7 @@ def test_files_that_git_leaves_out_are_named(
     assert left_out(fusery, "a b/adapter_config.json") == (1, "a b/adapters.safetensors")
 
 
+@pytest.mark.timing
 def test_a_link_needs_what_it_leads_to(fusery: Fusery, repository: Path) -> None:
     folder = repository / "a b"
     (folder / "data").mkdir()

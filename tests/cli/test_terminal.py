@@ -14,6 +14,8 @@ from fusery.cli.main import run
 
 from .conftest import started
 
+pytestmark = pytest.mark.timing
+
 ESCAPE = "\x1b"
 NAMES = ("course_rec_v1_20260115", "course_rec_v2_20260201")
 USUAL = (

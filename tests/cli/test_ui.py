@@ -39,6 +39,7 @@ def test_it_answers_until_it_is_ended(fusery: Fusery, tmp_path: Path, number: si
         assert (process.returncode, said) == (0, "")
 
 
+@pytest.mark.timing
 def test_refusals(fusery: Fusery, monkeypatch: pytest.MonkeyPatch) -> None:
     require_refusals(fusery, ("ui --no-browser --port 1", "init"))
     assert fusery("init").code == 0

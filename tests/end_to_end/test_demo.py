@@ -16,7 +16,7 @@ from installation import PROGRAM, Installation
 README = Path(__file__).parents[2] / "README.md"
 HOOKS = Path(__file__).parents[1] / "promises" / "hooks"
 
-pytestmark = MARKS
+pytestmark = [pytest.mark.timing, *MARKS]
 
 
 @pytest.fixture

@@ -11,6 +11,8 @@ from installation import Installation
 from fusery.registry import Registry
 from fusery.registry.fusion.fuse import FuseRequest
 
+pytestmark = pytest.mark.timing
+
 SHAPE = shapes.SHAPES["qwen2-0.5b"]
 
 

@@ -15,6 +15,8 @@ from forge_steps import ROOT, TOOLS, Done, git, read_yaml, run_step
 from quick_compiler import make_quick_compiler
 from sarif_structure import require_sarif
 
+pytestmark = pytest.mark.timing
+
 
 @pytest.fixture
 def check(repository: Path, tmp_path: Path) -> Callable[..., Done]:

@@ -14,6 +14,8 @@ from forge_steps import ROOT, TOOLS, git, read_yaml, run_shell
 
 from fusery.registry.admission.rules import CODES
 
+pytestmark = pytest.mark.timing
+
 
 @pytest.fixture
 def hooked(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

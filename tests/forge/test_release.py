@@ -14,6 +14,8 @@ import pytest
 from forge_steps import ROOT, TOOLS, git, read_yaml, run_shell
 from quick_compiler import make_quick_compiler
 
+pytestmark = pytest.mark.timing
+
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT = SETTINGS["project"]
 

@@ -120,6 +120,7 @@ def test_a_full_disk_leaves_no_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_source_written_after_its_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.timing
     path, data = source_of(tmp_path, 3 << 20)
     real = os.copy_file_range
     with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as memory:

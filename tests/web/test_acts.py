@@ -15,6 +15,8 @@ from fusery.registry import Registry
 from fusery.web.acts import ACTS, BY_NAME
 from fusery.web.doors import OwnDoor
 
+pytestmark = pytest.mark.timing
+
 HTML = {"accept": "text/html"}
 
 

@@ -22,6 +22,8 @@ from fusery.registry import Registry
 from fusery.web.app import create_app
 from fusery.web.doors import OwnDoor
 
+pytestmark = pytest.mark.timing
+
 JSON = {"accept": "application/json"}
 HTML = {"accept": "text/html"}
 SOAK = "FUSERY_SOAK" in os.environ

@@ -18,6 +18,7 @@ from fusery.storage.layout import blob_name
 KEEP = FuseRequest(precision="keep", accept_loss=True)
 
 pytestmark = [
+    pytest.mark.timing,
     pytest.mark.slow,
     pytest.mark.skipif(
         find_server() is None or importlib.util.find_spec("s3fs") is None,

@@ -33,6 +33,7 @@ def write_config(folder: Path, **values: object) -> Path:
     return folder
 
 
+@pytest.mark.timing
 @pytest.mark.slow
 def test_base_with_88200_tensors_is_restored_and_pushed(
     sqlite_registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

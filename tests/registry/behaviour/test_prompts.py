@@ -67,6 +67,7 @@ def test_plain_text_is_one_prompt_a_line(tmp_path: Path) -> None:
     assert [prompt.text for prompt in read_prompts(path)] == ["one", "two"]
 
 
+@pytest.mark.timing
 def test_json_arrays_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "data.txt"
     for value in ([{"text": "one"}], ["a", "two\nlines"], []):

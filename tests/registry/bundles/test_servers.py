@@ -71,6 +71,7 @@ def write(source: BundleSource, target: str, folder: Path, **choices: Any) -> di
     return {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.timing
 @unfused
 def test_hostile_texts_are_texts_with_adapters(
     unfused_source: BundleSource, target: str, evil_in_bundles: list[str], tmp_path: Path
@@ -84,6 +85,7 @@ def test_hostile_texts_are_texts_with_adapters(
         _check_texts(write(source, target, tmp_path / str(number)), evil, tmp_path)
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("target", ["vllm", "ollama", "llamacpp", "gguf"])
 def test_hostile_texts_are_texts_with_a_model(
     fused_source: BundleSource, target: str, evil_in_bundles: list[str], tmp_path: Path

@@ -121,6 +121,7 @@ def test_no_text_becomes_code(source: BundleSource, evil_in_bundles: list[str], 
             assert written[path].read_bytes() == plain[path].read_bytes()
 
 
+@pytest.mark.timing
 def test_hadolint_finds_nothing(imaged: Imaged, tmp_path: Path) -> None:
     dockerfile = imaged.write(tmp_path / "bundle") / "Dockerfile"
     hadolint = Path(sys.executable).with_name("hadolint")

@@ -186,6 +186,7 @@ for rows, columns in ((1024, 1501), (1111, 640)):
 """
 
 
+@pytest.mark.timing
 def test_how_many_threads_blas_has_changes_no_byte() -> None:
     found = {
         subprocess.run(

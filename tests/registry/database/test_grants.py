@@ -171,6 +171,7 @@ def test_a_publisher_can_neither_change_nor_remove_what_is_recorded(team: Team) 
     assert team.refuses("publisher", "UPDATE alembic_version SET version_num = '9999'")
 
 
+@pytest.mark.timing
 def test_a_publisher_delivers_events_and_does_not_say_to_whom(
     team: Team, monkeypatch: pytest.MonkeyPatch
 ) -> None:

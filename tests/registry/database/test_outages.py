@@ -45,6 +45,7 @@ class TestSqlite:
         assert count(database) == 0
         database.close()
 
+    @pytest.mark.timing
     @pytest.mark.skipif(os.geteuid() == 0 and not shutil.which("setpriv"), reason="root may do everything")
     @pytest.mark.parametrize("target", ["file", "folder"])
     def test_permission_denied(self, sqlite_template: Path, target: str) -> None:

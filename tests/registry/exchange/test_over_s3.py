@@ -15,7 +15,7 @@ from fusery.registry import Registry
 from fusery.registry.exchange import carrying
 from fusery.storage.local import LocalStore
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timing]
 
 
 @pytest.fixture(scope="module")

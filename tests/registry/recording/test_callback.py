@@ -154,6 +154,7 @@ def git(folder: Path, *words: str) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.timing
 def test_the_commit_of_the_working_folder(tmp_path: Path) -> None:
     repository = tmp_path / "repository"
     repository.mkdir()

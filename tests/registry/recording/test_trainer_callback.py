@@ -16,7 +16,7 @@ from fusery.registry import Registry
 
 PEER = ROOT / "tests/support/models/callback_peer.py"
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timing]
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,8 @@ from fusery.registry import Registry
 from fusery.registry.errors import BadInputError
 from fusery.storage.errors import FuseryError, MissingFileError
 
+pytestmark = pytest.mark.timing
+
 TOKEN = "hf_" + "t" * 34
 
 

@@ -14,7 +14,11 @@ from page_measures import BROKEN, CUT
 
 from fusery.registry import Registry
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(not browser.is_complete(), reason=browser.MISSING)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not browser.is_complete(), reason=browser.MISSING),
+    pytest.mark.timing,
+]
 WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 LOOKS: dict[str, tuple[dict[str, int], dict[str, str]]] = {
     "light": (WIDE, {"media": "screen", "color_scheme": "light"}),

@@ -94,6 +94,7 @@ def test_without_a_signature_the_bundle_s_own_record_shows_it(bundle: Copy, name
     assert verify(place).problems == []
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("with_signature", [True, False])
 def test_added_files_are_named(signed: Copy, bundle: Copy, check: Check, with_signature: bool) -> None:
     place = (signed if with_signature else bundle)("model")

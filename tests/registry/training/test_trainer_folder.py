@@ -20,6 +20,8 @@ from fusery.registry.errors import BadInputError
 from fusery.storage.digest import digest_file
 from fusery.storage.errors import MissingFileError
 
+pytestmark = pytest.mark.timing
+
 PEER = Path(__file__).parents[2] / "support/models/trainer_peer.py"
 WEIGHTS, STATE = "adapter_model.safetensors", "trainer_state.json"
 

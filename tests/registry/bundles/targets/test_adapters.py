@@ -87,6 +87,7 @@ def shipped(stocked: Registry, tmp_path: Path) -> Path:
     return tmp_path / "bundle"
 
 
+@pytest.mark.timing
 @pytest.mark.slow
 def test_its_server_serves_it_far_from_home(shipped: Path, tmp_path: Path) -> None:
     elsewhere = Path(shutil.move(shipped, tmp_path / "elsewhere"))

@@ -14,6 +14,8 @@ from fusery.registry.bundles import BundleSource
 from fusery.registry.bundles.layout import LayoutError
 from fusery.registry.bundles.target import find_target
 
+pytestmark = pytest.mark.timing
+
 both = pytest.mark.parametrize("compression", ["zst", "gz"])
 
 

@@ -16,6 +16,8 @@ from consumers import adapters_source
 from fusery.registry.bundles import BundleSource
 from fusery.registry.bundles.servers import unfound_base
 
+pytestmark = pytest.mark.timing
+
 COMMIT = "5f0b02c75b57c5855da9ae460ce51323ea669d8a"
 HUB = {"name": "four", "digest": "b" * 64, "hub_id": "org/Tiny-1M", "revision": COMMIT}
 
