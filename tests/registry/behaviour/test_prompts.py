@@ -73,7 +73,7 @@ def test_json_arrays_are_refused(tmp_path: Path) -> None:
     for value in ([{"text": "one"}], ["a", "two\nlines"], []):
         for indent, encoding in ((None, "utf-8"), (2, "utf-8"), (None, "utf-8-sig")):
             path.write_text(json.dumps(value, indent=indent), encoding=encoding)
-            with pytest.raises(BadInputError, match="JSON array") as caught:
+            with pytest.raises(BadInputError) as caught:
                 read_prompts(path)
         if value and shutil.which("jq"):  # the hint makes prompts of it
             subprocess.run(["sh", "-c", caught.value.hint or "false"], check=True, cwd=tmp_path)

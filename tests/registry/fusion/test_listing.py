@@ -39,7 +39,7 @@ def test_the_newest_come_first_and_page_by_page(known: Registry) -> None:
     line = (known.adapters.show("mail@3").fused or ())[0].to_dict()
     assert found[0].to_dict() == {**line, "base": "tiny"}
     for wrong in ({"limit": -1}, {"offset": -1}):
-        with pytest.raises(BadInputError, match="0 or more"):
+        with pytest.raises(BadInputError):
             known.fused.list(**wrong)
 
 

@@ -50,7 +50,7 @@ def test_nothing_of_it_leaves_any_more(stocked: Registry, make_adapter: Any, tmp
         lambda: stocked.adapters.bench("course_rec@1"),
     ]
     for way in ways:
-        with pytest.raises(BadInputError, match="yanked by tester on .*: wrong licence"):
+        with pytest.raises(BadInputError, match="wrong licence"):
             way()
     done = stocked.bundles.materialize_all(str(tmp_path / "all" / "{name}"), KEEP)
     assert sorted(path.name for path in (tmp_path / "all").iterdir()) == [

@@ -129,18 +129,22 @@ def test_foreign_changed_and_invalid_anchors_are_refused(
 
     assert codes(audit(registry, changed(registry="another"))) == ["anchor_foreign"]
     for change in ({"seq": 1}, {"hash": "0" * 64}, {"made_at": "2020-01-01T00:00:00+00:00"}):
-        with pytest.raises(BadSignatureError, match="or was changed"):
+        with pytest.raises(BadSignatureError) as caught:
             audit(registry, changed(**change), key)
-    for signer, words in ((stranger, "was not signed with"), (None, "is not signed")):
-        with pytest.raises(BadSignatureError, match=words):
+        assert caught.value.hint is None, "it is an anchor"
+    for signer in (stranger, None):
+        with pytest.raises(BadSignatureError) as caught:
             audit(registry, anchored(registry, signer, tmp_path / "other.json"), key)
+        assert caught.value.hint is None, "it is an anchor"
     for content in (b"", b"{}", b"[]", b'{"signatures": [1]}', b"x" * (2 << 20), whole[:-30]):
         anchor.write_bytes(content)
-        with pytest.raises(BadSignatureError, match="not an anchor"):
+        with pytest.raises(BadSignatureError) as caught:
             audit(registry, anchor, key)
+        assert caught.value.hint == "fusery signature anchor -o FILE writes one"
     for name, value in (("seq", True), ("seq", 1 << 70), ("hash", "x"), ("at", "now"), ("format", 2)):
-        with pytest.raises(BadSignatureError, match="not an anchor"):
+        with pytest.raises(BadSignatureError) as caught:
             audit(registry, changed(**{name: value}))
+        assert caught.value.hint == "fusery signature anchor -o FILE writes one"
 
 
 def test_an_anchor_of_a_damaged_log_is_not_made(registry: Registry, key: Pair) -> None:

@@ -55,7 +55,7 @@ def test_what_was_done_by_a_worker_that_dies_before_it_is_fetched(
         if another:
             assert [(outcome.item, outcome.failure) for outcome in work] == [("a", None)]
         else:
-            with pytest.raises(module.ClusterError, match="all of its workers went away"):
+            with pytest.raises(module.ClusterError):
                 list(work)
         for waker in started:
             waker.cancel()

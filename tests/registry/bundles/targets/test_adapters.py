@@ -43,7 +43,7 @@ def test_adapters_that_match_nothing_are_found(unfused: BundleSource, tmp_path: 
     weights = tmp_path / "a" / "adapters" / unfused.adapters[0].name / "adapters.safetensors"
     data = weights.read_bytes()
     weights.write_bytes(data.replace(b"model.layers", b"nodel.layers"))
-    with pytest.raises(LayoutError, match="no module of course_rec_v1"):
+    with pytest.raises(LayoutError, match="course_rec_v1"):
         find_target("adapters").check(tmp_path / "a")
 
 

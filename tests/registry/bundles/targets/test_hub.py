@@ -50,7 +50,7 @@ def test_an_adapter_keeps_its_numbers_and_names_its_base(unfused: BundleSource, 
 
 
 def test_two_adapters_are_two_repositories(unfused: BundleSource, tmp_path: Path) -> None:
-    with pytest.raises(BadInputError, match="holds one adapter"):
+    with pytest.raises(BadInputError):
         written(replace(unfused, adapters=unfused.adapters * 2), tmp_path / "a")
 
 

@@ -185,7 +185,7 @@ def test_no_code_of_a_model_is_run(plain_source: BundleSource, exporter: Path, t
     assert not list(bundle.glob("*.py")) and not list(bundle.glob("*.bin"))
     # What only that code could compute is refused.
     edit_json(folder / "config.json", architectures=["EvilForCausalLM"])
-    with pytest.raises(BadInputError, match=f"cannot export {plain_source.name}: ") as caught:
+    with pytest.raises(BadInputError, match=plain_source.name) as caught:
         write(refreshed(plain_source, folder), tmp_path / "b")
     assert str(tmp_path) not in caught.value.message
     assert "\n" not in caught.value.message
