@@ -69,7 +69,7 @@ def test_wrong_names_and_choices_are_type_errors(tmp_path: Path) -> None:
     command = [sys.executable, "-P", "-m", "mypy", "--config-file=", "--explicit-package-bases",
         "--ignore-missing-imports", "--follow-imports", "silent", "--cache-dir", str(tmp_path / "cache"), str(names), str(choices)]  # fmt: skip
     environment, place = dict(os.environ), Path(fusery.__file__).parents[1]
-    if place.name != "site-packages":  # where types are found by themselves
+    if place.name != "site-packages":  # where mypy finds the types without help
         command.append("--no-site-packages")
         environment["MYPYPATH"] = str(place)
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)

@@ -50,7 +50,7 @@ def contents(folder: Path) -> dict[str, tuple[int, int]]:
 
 @pytest.fixture
 def known(stocked: Fusery) -> Fusery:
-    """With an alias and a webhook."""
+    """A registry with an alias and a webhook."""
     stocked("alias", "set", "course_rec@2", "prod")
     stocked("webhook", "add", "https://hooks.example.org", "--on", "alias.moved", "--name", "ci")
     return stocked

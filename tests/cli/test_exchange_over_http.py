@@ -141,7 +141,7 @@ def test_promote_on_a_server_as_its_rules_have_it(
 def test_many_at_once_get_one_version_each(
     stocked: Fusery, tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where nobody declares a version, whoever is overtaken takes the next."""
+    """Without a declared version, a client that loses the race for one takes the next."""
     folders = [
         tiny_models.make_adapter(tmp_path / str(seed), tiny_base, seed=seed, rank=4) for seed in (30, 31, 32)
     ]

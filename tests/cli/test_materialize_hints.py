@@ -114,7 +114,7 @@ def _follow(fusery: Fusery, words: list[str], destination: str) -> int:
     followed = 0
     for number, options in enumerate(_options(hint)):
         names = {word for word in options if word.startswith("--")}
-        # Options of the hint replace the given ones; another target has its own options.
+        # A hint with another --target replaces all options; any other hint is added to them.
         kept = [] if "--target" in names else words
         again = fusery("materialize", "task@1", f"{destination}-{number}", *kept, *options)
         assert again.code == 0, f"{words} -> {options}: {again.err}"

@@ -17,7 +17,7 @@ STAGED = ("check", "--changed", "--staged")
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    """A repository with half an adapter: enough to look for, and never checked."""
+    """A repository with an incomplete adapter: it is found, and not checked."""
     git(tmp_path, "init", "-q")
     (tmp_path / "a b").mkdir()
     for name in ("adapter_config.json", "adapters.safetensors"):
@@ -39,7 +39,7 @@ def test_files_that_git_leaves_out_are_named(
     git(repository, "add", "a b/adapter_config.json")
     done = fusery(*STAGED, "a b/adapter_config.json")
     assert (done.code, "git add --force -- 'a b/adapters.safetensors'" in done.err) == (1, True)
-    # Names are those that git has here, wherever here is.
+    # File names in hints are relative to the current folder.
     monkeypatch.chdir(repository / "a b")
     assert "git add --force -- adapters.safetensors" in fusery(*STAGED, "adapter_config.json").err
     assert "git add --force -- adapters.safetensors" in fusery(*STAGED, Path.cwd() / "x").err

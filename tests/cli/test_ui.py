@@ -19,7 +19,7 @@ from waiting import wait_until
 from .conftest import Fusery, require_refusals
 
 SLOW = f"import time, fusery.registry.api.bases as b; b.Bases.list = lambda self: time.sleep(60); {MAIN}"
-"""Its page of base models takes a minute."""
+"""A registry whose page of base models takes a minute."""
 
 
 @pytest.mark.slow

@@ -55,7 +55,7 @@ def test_nothing_is_signed_before_all_is_tried_and_somebody_agrees() -> None:
     assert {jobs[name].get("environment") for name in signing} == {"release"}
     assert {"main", "ci", "source", "wheels", "sbom"} <= set(jobs["attest"]["needs"])
     assert jobs["publish"]["needs"] == "attest"
-    # `on` is a word for true, to YAML.
+    # YAML reads the key `on` as true.
     assert "workflow_call" in read_yaml(jobs["ci"]["uses"].removeprefix("$/"))[True]
 
 

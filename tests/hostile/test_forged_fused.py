@@ -19,7 +19,7 @@ from fusery.storage.errors import FuseryError
 
 @pytest.fixture
 def forged(published: None, liar: Registry, ours: Registry, bring: Bring) -> str:
-    """Bring a fused artifact whose weights are others under the right key, and which says PASS; the key."""
+    """Transfer a fused artifact with the right key, the wrong weights and the verdict PASS; return the key."""
     key = forged_fused(liar)
     bring(fused=True)
     return key

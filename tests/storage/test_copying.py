@@ -128,7 +128,7 @@ def test_source_written_after_its_hash(tmp_path: Path, monkeypatch: pytest.Monke
         memory[1000] = memory[1000]
 
         def meddle(source: int, target: int, count: int) -> int:
-            time.sleep(0.2)  # a reader of the source would be through by now
+            time.sleep(0.2)  # time enough to read the source to its end
             memory[1000] ^= 1
             return real(source, target, count)
 

@@ -47,7 +47,7 @@ def test_ordinary_numbers_pass() -> None:
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe.json")  # which is not waited for
+    os.mkfifo(tmp_path / "pipe.json")  # reading must not block on it
     for path in (tmp_path / "none.json", tmp_path, tmp_path / "pipe.json"):
         with pytest.raises(MissingFileError):
             read_json(path)

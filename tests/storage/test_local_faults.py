@@ -89,7 +89,7 @@ def test_failure_of_any_call_is_an_error(tmp_path: Path, monkeypatch: pytest.Mon
             except StorageError:
                 failed = True
             except OSError as error:
-                # Only the closing of a file is left to itself: nothing hangs on it any more.
+                # A failed close or unlink may surface as OSError: the blob is complete by then.
                 assert trap.calls[at - 1] in ("close", "unlink"), (trap.calls[at - 1], error)
                 failed = True
             else:
@@ -112,7 +112,7 @@ def fork(body: Callable[[], None]) -> int:
         warnings.simplefilter("ignore", DeprecationWarning)
         pid = os.fork()
     if pid == 0:
-        gc.disable()  # a collection would touch, and so copy, all that the tests' own process holds
+        gc.disable()  # a collection would write to, and so copy, the memory of the parent
         code = 1
         try:
             body()

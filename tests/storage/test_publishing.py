@@ -115,7 +115,7 @@ def test_replace_whatever_has_the_name(
     publish_folder(temp, out, replace=True)
     assert not out.is_symlink()
     assert names(out) == {"f"}
-    # What a link led to is not ours to remove.
+    # The target of a link is kept.
     assert names(tmp_path) == ({"out", "elsewhere"} if kind == "link" else {"out"})
     assert kind != "link" or (tmp_path / "elsewhere" / "old").read_text() == "old"
 

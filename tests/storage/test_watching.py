@@ -82,7 +82,7 @@ def test_which_file_systems_show_mapped_writes(file: Path, in_memory: Path) -> N
     assert not shows_mapped_writes(in_memory)
     assert not settle([in_memory])
     assert not Watch({"f": in_memory}).certain
-    if shows_mapped_writes(file):  # not so where the temporary folder is in memory, too
+    if shows_mapped_writes(file):  # false if the temporary folder is in memory too
         assert Watch({"f": file}).certain
     assert os.listdir(in_memory.parent) == ["f"]
     assert os.listdir(file.parent) == ["f"]

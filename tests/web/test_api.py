@@ -66,7 +66,7 @@ def test_programs_get_what_the_pages_have(shown: Registry, address: str, documen
 
 
 def _route(document: Any, path: str) -> str:
-    """Return the route that an address is of: by its first words, which no two share."""
+    """Return the route of an address: the one with the longest common beginning."""
     found = [route for route in document["paths"] if path.startswith(route.partition("{")[0])]
     return max(found, key=len) if found else ""
 

@@ -111,7 +111,7 @@ def lorax_modules(adapter: Path, layers: int) -> set[str]:
 
 
 def test_lorax_adapts_what_was_trained_in_some_layers_only(base: Path, tmp_path: Path) -> None:
-    """As PEFT has it, it would adapt nothing at all, and say nothing."""
+    """With PEFT's names, LoRAX would adapt no module and report no error."""
     wanted = ["self_attn.v_proj", "mlp.up_proj", "lm_head"]
     adapter = tiny_models.make_adapter(tmp_path / "some_v1_20260115", base, num_layers=1, keys=wanted)
     ranks = {"model.layers.2.self_attn.q_proj": 8}

@@ -68,7 +68,7 @@ def test_wrong_places_names_and_models(source: BundleSource, evil_texts: list[st
     with pytest.raises(BadInputError):
         make_bundle(source, "model", place)
     place.mkdir()
-    names = set(evil_texts) - {"yes", "null", "012e3"}  # as good a name as any
+    names = set(evil_texts) - {"yes", "null", "012e3"}  # valid names
     for name in [*names, "..", "a..b", "A", "-a", "a/b", "a" * 201]:
         with pytest.raises(BadInputError):
             make_bundle(replace(source, name=name), "docker", place)

@@ -62,7 +62,7 @@ class Team:
             database.close()
             with psycopg.connect(self.url, autocommit=True) as connection:
                 connection.execute(f"CREATE ROLE {quoted(user)} LOGIN")  # type: ignore[call-overload]
-                for _ in range(2):  # it may be run again
+                for _ in range(2):  # the SQL can be run twice
                     connection.execute(script)  # type: ignore[call-overload]
             self.logins[role] = make_url(self.url).set(username=user).render_as_string(hide_password=False)
         return self.logins[role]
@@ -118,7 +118,7 @@ def test_who_reads_needs_no_more_than_to_read(role: Role, team: Team) -> None:
 
 
 def test_a_reader_can_write_to_no_table(team: Team) -> None:
-    # Nor by the function that moves aliases.
+    # The function that moves aliases does not allow it either.
     assert team.refuses("reader", "SELECT move_alias(1, 'prod', 1, '', 'eve', false, now())")
     assert not team.refuses("publisher", "SELECT move_alias(1, 'prod', 1, '', 'eve', false, now())")
     for name in (*tables.metadata.tables, "alembic_version"):
@@ -197,7 +197,7 @@ def test_a_publisher_delivers_events_and_does_not_say_to_whom(
 
 
 def patched(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take the rules out of this client, as somebody may who writes his own."""
+    """Disable the rules in this client, as another client could."""
     monkeypatch.setattr("fusery.registry.releases.aliases.refuse_guarded", lambda *_, **__: None)
     monkeypatch.setattr("fusery.registry.releases.aliases.refuse_yanked", lambda *_: None)
     monkeypatch.setattr("fusery.registry.releases.promote.verdict_of", lambda _: "passed")
@@ -239,7 +239,7 @@ def test_the_database_itself_holds_a_promotion_against_the_rules(
             with pytest.raises(AliasGuardedError):
                 move()
         assert registry.aliases.show("course_rec#prod")["adapter"].startswith("course_rec_v2_")
-        # The finding was put in by hand, which an audit names.
+        # An audit reports the finding that this test inserted.
         assert {one.code for one in registry.upkeep.audit().problems} <= {"record_rewritten"}
 
 
@@ -271,7 +271,7 @@ ADMINS = "rules.set rules.removed key.trusted key.revoked fused.disowned registr
 
 
 def test_a_publisher_cannot_log_what_only_an_admin_does(team: Team) -> None:
-    """Not even with a table of the name of the one that only an admin writes to, made for the session."""
+    """Not even with a temporary table of the same name as the one that only an admin may write."""
     for action, shadowed in itertools.product(ADMINS.split(), (False, True)):
         with (
             team.as_role("publisher") as registry,

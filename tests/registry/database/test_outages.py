@@ -60,7 +60,8 @@ try:
 except DatabaseUnavailableError as error:
     sys.exit(str(error))
 """
-        folder = Path(tempfile.mkdtemp(prefix="fusery-denied-"))  # another user must be able to reach it
+        # Outside tmp_path, whose folders only this user may enter.
+        folder = Path(tempfile.mkdtemp(prefix="fusery-denied-"))
         try:
             path = folder / "fusery.db"
             shutil.copyfile(sqlite_template, path)

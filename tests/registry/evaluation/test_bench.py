@@ -32,7 +32,7 @@ def quantized(tmp_path: Path) -> Iterator[Registry]:
 def test_every_form_is_measured_drawn_and_kept(
     quantized: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # In somebody's folder, whose modules are not taken for those that are installed.
+    # Run in a folder whose modules must not replace the installed ones.
     (tmp_path / "theirs").mkdir()
     for name in ("fusery", "mlx_lm", "json"):
         (tmp_path / "theirs" / f"{name}.py").write_text("raise SystemExit('ran')\n")

@@ -89,7 +89,7 @@ def test_pins_are_set_by_key_and_by_adapter(known: Registry) -> None:
     held = {entry.key: entry.pinned for entry in known.cache.contents().entries}
     assert held == {first: True, second: True}
     assert [(each.key, each.changed) for each in known.cache.unpin(second[:12])] == [(second, True)]
-    # An entry of the cache that is no fused model is found by its key as well.
+    # The key also finds a cache entry that is not a fused model.
     known.folder("mail@2")
     [other] = {entry.key for entry in known.workspace.cache.entries()} - {first, second}
     assert [(each.key, each.changed) for each in known.cache.pin(other[:12])] == [(other, True)]

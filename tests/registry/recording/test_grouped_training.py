@@ -98,7 +98,7 @@ def test_what_has_no_biases_to_move_is_refused() -> None:
 @pytest.mark.parametrize("kind", ["linear", "experts"])
 def test_training_goes_on_from_its_own_kind_alone(kind: str, tmp_path: Path) -> None:
     own, other = grouped(lora_layer(kind)), lora_layer(kind)
-    odd = mx.zeros((40, 4)) if kind == "linear" else mx.zeros((3, 4, 33))  # no whole number of groups
+    odd = mx.zeros((40, 4)) if kind == "linear" else mx.zeros((3, 4, 33))  # not divisible into groups
     for name, a, fits in (("own", own.lora_a, True), ("other", other.lora_a, False), ("odd", odd, False)):
         file = tmp_path / f"{name}.safetensors"
         mx.save_safetensors(

@@ -114,7 +114,7 @@ def test_a_page_says_what_it_leaves_out(
     for words in ("3 of 7 versions", "2 of 3 curves", "2 of 5 moves", "2 of 3 deployments"):
         assert f"The newest {words} are shown." in page
     assert re.search(r"\d of 61 points are shown, in the picture too", page)
-    # The adapter that is asked for is there, however old it is.
+    # The requested adapter is included, although it is not among the newest.
     (section,) = shown.provenance.report("course_rec@1")["tasks"]
     assert [view["version"] for view in section["versions"]] == [1, 5, 6, 7]
 

@@ -53,7 +53,7 @@ def codes(report: Report) -> list[str]:
 
 
 def rewrite(registry: Registry, first: int) -> None:
-    """Write the log anew from an entry on: a good chain, of other entries."""
+    """Rewrite the log from an entry on: a valid chain of other entries."""
     with registry.workspace.database.write() as session, unguarded(session):
         rows = session.scalars(
             select(tables.Event).where(tables.Event.seq >= first).order_by(tables.Event.seq)
@@ -107,7 +107,7 @@ def test_a_log_that_was_rewritten_is_found(registry: Registry, key: Pair, tmp_pa
     wanted = read_anchor(anchor)
     with registry.workspace.database.write() as session, unguarded(session):
         session.scalars(select(tables.Event).where(tables.Event.seq == wanted.seq)).one().hash = wanted.hash
-    # An entry that only has the hash is found by the chain.
+    # The hash chain reveals an entry of which only the hash is right.
     assert "event_chain" in (found := codes(audit(registry, anchor, key))) and "log_rewritten" not in found
 
 

@@ -43,7 +43,7 @@ def unsloth_config(folder: Path, **changes: Any) -> None:
     mlx = json.loads(path.read_text())
     lora = {key: mlx["lora_parameters"][key] for key in ("rank", "scale", "dropout")}
     tensors = tiny_models.read_tensors(folder / "adapters.safetensors")
-    # Whole paths, where mlx-lm writes those within a layer.
+    # Paths from the root of the model; mlx-lm writes paths within a layer.
     paths = sorted({name.rpartition(".")[0] for name in tensors})
     config = {
         **lora,

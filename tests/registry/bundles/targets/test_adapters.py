@@ -48,12 +48,12 @@ def test_adapters_that_match_nothing_are_found(unfused: BundleSource, tmp_path: 
 
 
 def test_no_text_becomes_code(unfused: BundleSource, evil_in_bundles: list[str], tmp_path: Path) -> None:
-    """What is a name has been checked; all else ends as text in JSON and in a table."""
+    """Names were checked on registration; all other texts stay text in JSON and in a table."""
     write(unfused, tmp_path / "plain")
     for number, evil in enumerate(evil_in_bundles):
         facts = dict.fromkeys(("task", "dataset", "val_loss", "version", "rank", "licence", "note"), evil)
         adapters = tuple(replace(each, facts={**each.facts, **facts}) for each in unfused.adapters)
-        name = evil[:200].encode("utf-8", "replace").decode()  # a database holds no lone surrogate
+        name = evil[:200].encode("utf-8", "replace").decode()  # a database cannot store a lone surrogate
         routes = {f"route {name}": unfused.adapters[0].name}
         base = {"name": name or "base", "digest": unfused.provenance["base"]["digest"]}
         folder = tmp_path / str(number)

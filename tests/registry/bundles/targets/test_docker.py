@@ -96,7 +96,7 @@ def test_another_base_image(imaged: Imaged, evil_texts: list[str], tmp_path: Pat
     for number, image in enumerate(("python:3.13", "localhost:5000/a/b_c:1.0", f"x.io/p@sha256:{'a' * 64}")):
         folder = imaged.write(tmp_path / str(number), base_image=image)
         assert f"ARG BASE_IMAGE={image}\n" in (folder / "Dockerfile").read_text()
-    names = {"yes", "null", "012e3", "", "x" * 5000}  # as good a name as any, or none
+    names = {"yes", "null", "012e3", "", "x" * 5000}  # valid names; the empty one asks for the default
     for number, evil in enumerate(set(evil_texts) - names):
         with pytest.raises(BadInputError):
             imaged.write(tmp_path / f"wrong{number}", base_image=evil)

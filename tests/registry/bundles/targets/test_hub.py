@@ -23,7 +23,7 @@ from fusery.registry.errors import BadInputError
 
 @pytest.fixture
 def unfused(plain_source: BundleSource, tmp_path: Path) -> BundleSource:
-    """One adapter in PEFT's form; its base is only named."""
+    """One adapter in PEFT's format; the base is named, and not included."""
     base = model_folder(plain_source)
     folder = tiny_models.make_adapter(tmp_path / "course_rec_v1_20261124", base, seed=1)
     return adapters_source(base, tmp_path / "rendered", folder)

@@ -33,7 +33,7 @@ needs_no_packages = pytest.mark.skipif(
 
 @pytest.fixture
 def exporter(monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The interpreter that has the packages, and has imported them; `written` is of one that is started as a user's is."""
+    """An interpreter that has imported the packages already; `written` was exported by one that a user would start."""
     python = warm_python()
     monkeypatch.setenv(PYTHON, str(python))
     return python
@@ -183,7 +183,7 @@ def test_no_code_of_a_model_is_run(plain_source: BundleSource, exporter: Path, t
     bundle = write(refreshed(plain_source, folder), tmp_path / "a")
     assert not mark.exists()
     assert not list(bundle.glob("*.py")) and not list(bundle.glob("*.bin"))
-    # What only that code could compute is refused.
+    # A model that only its own code could compute is refused.
     edit_json(folder / "config.json", architectures=["EvilForCausalLM"])
     with pytest.raises(BadInputError, match=plain_source.name) as caught:
         write(refreshed(plain_source, folder), tmp_path / "b")
