@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Unpack
 
 from fusery.storage.progress import SILENT, Reporter
 
+from ..charts.files import picture_kind
 from .operation import operation
 from .resource import Named, Resource, each_named, moment, named, said
 
@@ -122,6 +123,8 @@ class Adapters(Resource):
         force: bool = False,
     ) -> AdapterDetails:
         """Return one adapter in full, or as it was on record at a date; draw its training curve if asked to."""
+        if plot is not None:
+            picture_kind(Path(plot))
         found = self._show(reference, at=at)
         if plot is None:
             return found
@@ -198,6 +201,8 @@ class Adapters(Resource):
         self, references: Sequence[Named] | Named, *, plot: str | Path | None = None, force: bool = False
     ) -> ComparedAdapters:
         """Return what differs between any number of adapters; see `fusery.registry.catalog.compare.compare_adapters`."""
+        if plot is not None:
+            picture_kind(Path(plot))
         found = self._compare(each_named(references))
         if plot is None:
             return found

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from fusery.storage.progress import SILENT, Reporter
 
+from ..charts.files import picture_kind
 from .operation import operation
 from .resource import Named, Resource, named
 
@@ -108,6 +109,8 @@ class FusedModels(Resource):
         self, reference: Named, *, plot: str | Path | None = None, force: bool = False
     ) -> FusedDetails:
         """Return what a fused model retained, module by module; see `fusery.registry.fusion.fidelity.fidelity`."""
+        if plot is not None:
+            picture_kind(Path(plot))
         found = self._fidelity(reference)
         if plot is None:
             return found

@@ -94,8 +94,9 @@ def test_json_quiet_and_a_continued_run(ready: Fusery, folder: Path) -> None:
         assert (ran.code, ran.out[:8]) == (0, f"cats_v{version}_"), ran.err
     first, second = ready("list", "--json").json
     assert (first["parent"], second["parent"]) == (None, first["name"])
-    taken = ready(*words, "--version", "3", "--", *TRAIN, "--adapter-path", "again")
-    assert (taken.code, "version 3 of cats is taken" in taken.err) == (2, True)
+    naming = ("--base", "tiny", "--task", "cats", "--version", "3")
+    taken = ready("train", "--json", *naming, "--", *TRAIN, "--adapter-path", "again")
+    assert (taken.code, taken.json["error"]["code"]) == (2, "already_exists")
     assert not (folder / "again").exists(), "it is refused before"
 
 

@@ -142,7 +142,7 @@ def test_the_store_of_the_registry_is_no_place(tmp_path: Path) -> None:
     workspace = Workspace(settings)
     Registry(workspace).init()
     for url in (f"memory://{name}/store", f"memory://{name}/store/x", f"memory://{name}"):
-        with pytest.raises(BadInputError, match="cannot be a bundle"):
+        with pytest.raises(BadInputError):
             place_at(workspace, url).refuse_ours(workspace)
     place_at(workspace, f"memory://{name}/storeroom").refuse_ours(workspace)
     workspace.close()
