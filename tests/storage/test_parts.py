@@ -20,7 +20,6 @@ from fusery.storage.locate import open_store
 from fusery.storage.opening import opened
 from fusery.storage.pieces import read_pieces
 from fusery.storage.private import private_folder, read_private
-from fusery.storage.probes import has_maker, is_maker_dead, probe_name, staged_name
 from fusery.storage.reading_locks import alone, shared
 from fusery.storage.safetensors import build_header, read_header
 from fusery.storage.sending import content_of, read_parts
@@ -134,12 +133,3 @@ def test_what_is_written_is_durable_before_and_after_it_has_its_name(
     synced.clear()
     publishing.publish_folder(tmp_path / "a" / "b", tmp_path / "c")
     assert synced == [(True, True)]
-
-
-def test_names_of_makers() -> None:
-    for name in (probe_name(), f"folder/{staged_name()}"):
-        assert has_maker(name) and not is_maker_dead(name)
-    pid = str(os.getpid())
-    dead = probe_name().replace(f".{pid}.", ".4194305.")
-    assert is_maker_dead(dead)
-    assert not has_maker("x.part") and not is_maker_dead(dead.replace(".probe", ".part"))

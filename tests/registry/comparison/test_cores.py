@@ -250,9 +250,16 @@ def test_a_difference_below_rounding_is_exact() -> None:
 
 def test_negligible_directions_have_no_angle() -> None:
     one, other = random_update(1), random_update(2)
-    small = LowRank(one.a * np.array([1, 1, 1, 1e-8], np.float32), one.b, one.scale)
-    less = LowRank(one.a[:, :3], one.b[:3], one.scale)
-    found, expected = compare(small, other), compare(less, other)
-    assert len(found.angles_in) == 3
-    for side in ("angles_in", "angles_out"):
-        assert getattr(found, side) == pytest.approx(getattr(expected, side), abs=1e-6)
+    weak = np.array([1, 1, 1, 1e-8], np.float32)
+    small, less = (
+        [
+            LowRank(update.a[:, : len(factor)] * factor, update.b[: len(factor)], update.scale)
+            for update in (one, other)
+        ]
+        for factor in (weak, weak[:3])
+    )
+    for both in (small, [small[0], other]):
+        found, expected = compare(*both), compare(less[0], both[1] if both[1] is other else less[1])
+        assert len(found.angles_in) == 3
+        for side in ("angles_in", "angles_out"):
+            assert getattr(found, side) == pytest.approx(getattr(expected, side), abs=1e-6)

@@ -47,20 +47,11 @@ def test_names_of_metrics() -> None:
             parse_metric(wrong)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
-    ("metric", "value", "possible"),
-    [
-        ("wiki.word_perplexity", 0.5, False),
-        ("wiki.ppl", 1 - 1e-7, True),
-        ("ppl", 1.0, True),
-        ("eval_loss", -0.1, False),
-        ("eval_loss", 0.0, True),
-        ("bits_per_byte", 0.5, True),
-        ("acc", -1.0, True),
-    ],
-)
-def test_values_outside_of_a_range(metric: str, value: float, possible: bool) -> None:
-    assert (range_problem(metric, value) is None) == possible
+def test_values_outside_of_a_range() -> None:
+    for metric, value in (("wiki.word_perplexity", 0.5), ("ppl", 0.9), ("eval_loss", -0.1)):
+        assert range_problem(metric, value)
+    for metric, value in (("wiki.ppl", 1 - 1e-7), ("eval_loss", 0.0), ("bits_per_byte", 0.5), ("acc", -1.0)):
+        assert range_problem(metric, value) is None
 
 
 def test_a_withdrawn_evaluation_counted_until_then() -> None:
