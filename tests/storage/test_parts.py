@@ -22,7 +22,6 @@ from fusery.storage.pieces import read_pieces
 from fusery.storage.private import private_folder, read_private
 from fusery.storage.reading_locks import alone, shared
 from fusery.storage.safetensors import build_header, read_header
-from fusery.storage.sending import content_of, read_parts
 from fusery.storage.tensor_digests import digest_tensors
 from fusery.storage.watching import Watch, is_unopened
 
@@ -67,21 +66,6 @@ def test_pieces_of_a_blob(tmp_path: Path, file: Path, monkeypatch: pytest.Monkey
         list(read_pieces(local, blob, 90, 101))
 
 
-def test_parts_of_a_file(file: Path) -> None:
-    with reading(file) as source:
-        assert content_of(source) == DATA
-        assert [len(part) for part in read_parts(source, digest_bytes(DATA), 30)] == [30, 30, 30, 10]
-        assert b"".join(read_parts(source, digest_bytes(DATA), 100)) == DATA
-        taken = list[bytes]()
-        with pytest.raises(StorageError):
-            taken.extend(read_parts(source, digest_bytes(b""), 50))
-        assert taken == [DATA[:50]], "the last part is given out only if all have the digest"
-        os.truncate(file, 40)
-        for read in (lambda: content_of(source), lambda: list(read_parts(source, digest_bytes(DATA), 40))):
-            with pytest.raises(StorageError):
-                read()
-
-
 def test_no_descriptor_stays_open(tmp_path: Path, file: Path) -> None:
     pipe, public, gone = tmp_path / "pipe", tmp_path / "public", tmp_path / "gone"
     os.mkfifo(pipe)
@@ -114,22 +98,10 @@ def test_no_descriptor_stays_open(tmp_path: Path, file: Path) -> None:
     assert sorted(os.listdir("/dev/fd")) == before
 
 
-def test_what_is_written_is_durable_before_and_after_it_has_its_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    synced, fsync = list[tuple[bool, bool]](), os.fsync
-
-    def record(fd: int) -> None:
-        synced.append((os.path.isdir(f"/dev/fd/{fd}"), (tmp_path / "a" / "x").exists()))
-        fsync(fd)
-
-    monkeypatch.setattr(os, "fsync", record)
-    monkeypatch.setattr(publishing, "sync_file", record)
+def test_what_is_written_is_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced = list[bool]()  # for each call, whether it was of a folder
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.path.isdir(f"/dev/fd/{fd}")))
     publishing.make_folders(tmp_path / "a" / "b")
-    assert synced == [(True, False), (True, False)]
-    synced.clear()
     publishing.write_atomically(tmp_path / "a" / "x", b"data")
-    assert synced == [(False, False), (True, True)]
-    synced.clear()
     publishing.publish_folder(tmp_path / "a" / "b", tmp_path / "c")
-    assert synced == [(True, True)]
+    assert synced == [True, True, False, True, True]

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
-
 import pytest
 from sqlalchemy import select
 
 from fusery.registry import Registry, tables
-from fusery.registry.errors import AliasGuardedError
 from fusery.registry.records.alias_moves import alias_row, move, move_record
-from fusery.registry.records.guards import refuse_guarded, rule_for, text_of
 from fusery.registry.records.overtaken import judged_against, overtaken
 from fusery.registry.records.references import resolve_adapter
 
@@ -49,37 +45,6 @@ def test_a_move_is_on_record_once(stocked: Registry) -> None:
     stated = [[side and side["name"] for side in (each["from"], each["to"])] for each in told]
     assert stated == [[None, ONE], [ONE, TWO], [TWO, None]]
     assert stocked.upkeep.audit().ok
-
-
-def test_a_clock_that_was_set_back_does_not_turn_the_history(
-    stocked: Registry, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    moved(stocked, 1)
-    utcnow = type(stocked.workspace.database).utcnow
-
-    def yesterday(session: object) -> datetime:
-        return utcnow(session) - timedelta(days=1)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(type(stocked.workspace.database), "utcnow", staticmethod(yesterday))
-    moved(stocked, 2)
-    with stocked.workspace.database.read() as session:
-        first, second = session.scalars(select(tables.AliasMove.at).order_by(tables.AliasMove.id))
-    assert first == second
-
-
-def test_rules_of_a_task_come_first_and_guard(stocked: Registry) -> None:
-    stocked.aliases.set_rules("prod", {"approvals": 1})
-    stocked.aliases.set_rules("other#prod", {}, guarded=False)
-    with stocked.workspace.database.read() as session:
-        rules = [
-            rule_for(session, task, alias)
-            for task, alias in (("course_rec", "prod"), ("other", "prod"), ("a", "b"))
-        ]
-        assert [rule and text_of(rule) for rule in rules] == ["*#prod", "other#prod", None]
-        refuse_guarded(session, "other", "prod", hint="")
-        refuse_guarded(session, "course_rec", "dev", hint="")
-        with pytest.raises(AliasGuardedError):
-            refuse_guarded(session, "course_rec", "prod", hint="")
 
 
 @pytest.mark.parametrize("alias", ["prod", "course_rec#prod"])

@@ -9,14 +9,12 @@ from sqlalchemy import select
 
 from fusery.registry import Registry, tables
 from fusery.registry.errors import BadInputError
-from fusery.registry.records import amendments
 from fusery.registry.records.amendments import (
     changes,
     is_amendable,
     is_free,
     misfits,
     put,
-    require_few_amendments,
     state_of,
     state_then,
     text_of,
@@ -61,17 +59,6 @@ def test_amendments_that_do_not_fit_are_told() -> None:
         ({"val_loss": 0.3}, [*rows, unreadable]),
     ):
         assert len(misfits(state, wrong)) == 1
-
-
-def test_the_number_of_amendments_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(amendments, "REMARKS", 1)
-    rows = [amendment("note", 1, 2), amendment("val_loss", 1, 2)]
-    require_few_amendments("a", rows)
-    with pytest.raises(BadInputError):
-        require_few_amendments("a", [*rows, rows[0]])
-    monkeypatch.setattr(amendments, "AMENDMENTS", 1)
-    with pytest.raises(BadInputError):
-        require_few_amendments("a", rows)
 
 
 @SQLITE

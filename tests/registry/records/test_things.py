@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from fusery.registry import Registry, tables
-from fusery.registry.errors import AmbiguousReferenceError, BadInputError, UnknownReferenceError
+from fusery.registry.errors import BadInputError, UnknownReferenceError
 from fusery.registry.names import MAX_DECLARED_VERSION
-from fusery.registry.records import things
 from fusery.registry.records.references import require_version, resolve_any
 from fusery.registry.records.things import find_things, places_of, shippable
 
@@ -50,27 +49,6 @@ def test_what_a_reference_finds(stocked: Registry, tmp_path: Path) -> None:
         for text in ("tiny", "dataset:courses"):
             with pytest.raises(BadInputError):
                 shippable(find_things(session, text), text)
-
-
-@SQLITE
-def test_a_dataset_is_found_by_its_digest_and_an_ambiguous_one_refused(
-    stocked: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for version, digest in ((1, "a" * 64), (2, "a" * 63 + "b")):
-        stocked.adapters.amend(f"course_rec@{version}", dataset_digest=digest, reason="known now")
-        stocked.bundles.materialize(f"course_rec@{version}", tmp_path / str(version))
-    with stocked.workspace.database.write() as session:
-        assert len(find_things(session, f"dataset:{'A' * 8}")) == 2
-        assert len(find_things(session, f"dataset:{'a' * 64}")) == 1
-        one, two = session.query(tables.Bundle).order_by(tables.Bundle.id)
-        monkeypatch.setattr(things, "begins_with", lambda *_: True)
-        with pytest.raises(AmbiguousReferenceError):
-            find_things(session, "bundle:" + "0" * 8)
-        two.digest = one.digest
-        session.flush()
-        assert find_things(session, "bundle:" + "0" * 8) == [two], "the newest record"
-        with pytest.raises(AmbiguousReferenceError):
-            find_things(session, "bundle:" + stocked.bases.show("tiny").digest)
 
 
 @SQLITE
