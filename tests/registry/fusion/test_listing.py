@@ -9,7 +9,7 @@ import query_plans
 import tiny_models
 
 from fusery.registry import FuseRequest, Registry
-from fusery.registry.errors import BadInputError
+from fusery.registry.errors import BadInputError, UnknownReferenceError
 
 
 @pytest.fixture
@@ -92,4 +92,6 @@ def test_pins_are_set_by_key_and_by_adapter(known: Registry) -> None:
     # The key also finds a cache entry that is not a fused model.
     known.folder("mail@2")
     [other] = {entry.key for entry in known.workspace.cache.entries()} - {first, second}
+    with pytest.raises(UnknownReferenceError):
+        known.cache.pin(other[:7])
     assert [(each.key, each.changed) for each in known.cache.pin(other[:12])] == [(other, True)]
