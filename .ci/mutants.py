@@ -155,14 +155,14 @@ def run(
             changed = Path(place, "changed.py")
             changed.write_text(mutant.source, encoding="utf-8")
             settings |= {
-                "FUSERY_MUTATED_MODULE": ".".join(
+                "MUTANTS_CHANGED_MODULE": ".".join(
                     ("fusery", *mutant.path.relative_to(ROOT).with_suffix("").parts)
                 ),
-                "FUSERY_MUTATED_SOURCE": str(changed),
+                "MUTANTS_CHANGED_SOURCE": str(changed),
             }
         words = ["-x", "-q", "-m", "not slow", "-p", "no:cacheprovider", "--basetemp", f"{place}/tests"]
         if reached:
-            settings |= {"FUSERY_REACHED_LINES": str(reached)}
+            settings |= {"MUTANTS_REACHED_LINES": str(reached)}
             words += ["-p", "reached_lines"]
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "pytest", *words, *tests],

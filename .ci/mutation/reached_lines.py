@@ -54,8 +54,10 @@ def pytest_runtest_protocol(item):
 
 
 def pytest_sessionfinish():
-    """Write it down."""
-    Path(os.environ["FUSERY_REACHED_LINES"]).write_text(json.dumps(_tests), encoding="utf-8")
+    """Write it down, and reach no further: modules are taken apart when Python ends."""
+    sys.settrace(None)
+    threading.settrace(None)
+    Path(os.environ["MUTANTS_REACHED_LINES"]).write_text(json.dumps(_tests), encoding="utf-8")
 
 
 sys.settrace(_trace)
