@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -76,16 +75,6 @@ def test_commands_that_move_bytes_show_a_bar(
     assert "from the store" in bar and SHARE in bar
 
 
-@pytest.mark.slow
-def test_commands_that_run_models_show_what_is_left(stocked: Fusery, shown: Shown, tmp_path: Path) -> None:
-    (tmp_path / "q.txt").write_text("The ferry leaves at seven.\n")
-    bar = shown("probe", "course_rec@1", "--prompts", "q.txt", "--against", "base")
-    assert "answering, in tokens" in bar
-    assert re.search(r"\d+/\d+", bar)
-    assert re.search(r"\d:\d\d:\d\d", bar)  # the time that is left
-    assert "reading" in shown("calibrate", "tiny", "--prompts", "q.txt")
-
-
 @pytest.mark.parametrize("colours", [True, False])
 def test_a_bar_moves_makes_way_and_goes_away(colours: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(terminal, "_PAUSE", 60)
@@ -114,24 +103,16 @@ def test_a_bar_moves_makes_way_and_goes_away(colours: bool, monkeypatch: pytest.
                     "meanwhile",
                     "",
                 ]
-        with session.progress("copying") as told:
-            assert told is not None
-            told(1, 4)
-        if colours:
-            assert screen.getvalue().count("\x1b[?25h") == 2
-        assert session._drawn == []
         patched.setenv("COLUMNS", "9")
         with session.progress("copying") as told:
             assert told is not None
             told(1, 4)
-            if not colours:
-                assert screen.getvalue().endswith("\rcopying~")
-        session.quiet = True
-        with session.progress("copying") as told:
-            assert told is None
-        session.quiet, session.json = False, True
-        with session.progress("copying") as told:
-            assert told is None
+            assert colours or screen.getvalue().endswith("\rcopying~")
+        assert screen.getvalue().count("\x1b[?25h") == (2 if colours else 0)
+        assert session._drawn == []
+        for session.quiet, session.json in ((True, False), (False, True)):
+            with session.progress("copying") as told:
+                assert told is None
     session.json = False
     with session.progress("copying") as told:
         assert told is None, "no terminal is there"

@@ -1,8 +1,12 @@
-"""What people see of records that take long to make: each line that there is to print, and no other."""
+"""What people see of records that take long to make, word for word: `views.txt` has it for each of them.
+
+Remade as transcripts are: FUSERY_REMAKE=1 .venv/bin/python -P -m pytest tests/cli/test_views.py
+"""
 
 from __future__ import annotations
 
-import re
+import os
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,205 +14,177 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from fixture_types import Fusery
 
-from fusery.cli import bench, training
+from fusery.cli import audit, bench, training, webhook
 from fusery.cli.base import _facts, _quantization
 from fusery.cli.hints import Hints
 from fusery.cli.session import Session
 from fusery.registry.api.adapters import Adapters
 from fusery.registry.api.bases import Bases
+from fusery.registry.api.exchange import Exchange
+from fusery.registry.audit.report import Problem, Report
 from fusery.registry.evaluation.bench_report import BenchReport
 from fusery.registry.evaluation.probe_prompts import Prompts
 from fusery.registry.evaluation.probe_report import ProbeReport, Row, Side
 from fusery.registry.evaluation.subjects import FormCost
+from fusery.registry.exchange.import_runs import ImportedRun
 from fusery.registry.records.calibrations import CalibrationReport
 from fusery.registry.records.run import Commit, CurvePoint, Measured, TrainingRun
+from fusery.registry.records.webhook import Webhook
+
+from .conftest import Fusery
 
 AT = datetime(2026, 3, 1, 12, tzinfo=UTC)
-RUN = TrainingRun(
-    checkpoint=400,
-    chosen="best",
-    best=Measured(iteration=400, val_loss=1.25),
-    last=Measured(iteration=600, val_loss=1.5),
-    state="finished",
-    source="record",
-    started_at=AT,
-    seconds=1234.5,
-    trained_tokens=1,
-    peak_memory=3 << 20,
-    git=Commit(commit="abc123", dirty=True),
-    machine={"processor": "M4", "cpus": 8, "memory": 1 << 30, "platform": "macOS"},
-    versions={"mlx": "0.31", "mlx-lm": "0.32"},
-    arguments=None,
-    dataset_files=None,
-)
-CURVE = tuple(
-    CurvePoint(iteration=at, train_loss=None, val_loss=1.0 + at, learning_rate=None) for at in range(1, 6)
-)
+FOLDER = Path(__file__).parent
 
 
-@pytest.fixture
-def session() -> Session:
-    return Session(home=None, debug=False, hints=Hints())
-
-
-def rows(out: str) -> dict[str, str]:
-    """Return the values of facts by label."""
-    return dict(re.findall(r"^  (.+?)  +(.+)$", out, re.MULTILINE))
-
-
-def test_a_training_run(session: Session, capsys: pytest.CaptureFixture[str]) -> None:
-    def shown(run: TrainingRun | None, digest: str | None = None) -> dict[str, str]:
-        view: Any = SimpleNamespace(training_run=run, curve=CURVE, dataset_digest=digest)
-        training.print_training(session, view)
-        out = capsys.readouterr().out
-        assert out.startswith("training\n") == (run is not None)
-        return rows(out)
-
-    full = shown(RUN, "d1g")
-    assert full.pop("curve")
-    assert full == {
-        "checkpoint": "400 (best); best 400 with validation loss 1.25; last 600 with 1.5",
-        "run": "finished, began 2026-03-01T12:00:00+00:00, 1,234.5 s, 1 token, peak memory 3.00 MiB",
-        "dataset digest": "d1g",
-        "git commit": "abc123, with changes",
-        "machine": "M4, 8 cores, 1.00 GiB, macOS",
-        "versions": "mlx 0.31, mlx-lm 0.32",
-    }
-    nothing = Measured(iteration=None, val_loss=None)
-    little: dict[str, Any] = dict.fromkeys(
-        ("started_at", "seconds", "trained_tokens", "peak_memory", "versions")
-    )
-    bare = replace(RUN, best=None, last=nothing, state="unknown", machine=None, git=None, **little)
-    assert {name: value for name, value in shown(bare).items() if name != "curve"} == {
-        "checkpoint": "400 (best)", "run": "its end is not on record",
-    }  # fmt: skip
-    machine = {"processor": None, "cpus": None, "memory": None, "platform": "Linux"}
-    clean = replace(
-        RUN,
-        last=Measured(iteration=600, val_loss=None),
-        git=Commit(commit="abc123", dirty=False),
-        machine=machine,
-    )
-    told = shown(clean)
-    assert (told["git commit"], told["machine"], told["checkpoint"][-8:]) == ("abc123", "Linux", "last 600")
-    assert shown(None) == {}
-
-
-FORM = FormCost(
-    kind="fused", label="fused (keep)", precision="keep", fidelity=None, adapters=1, bytes=2048, error=None,
-    load_seconds=0.5, first_token_seconds=0.25, tokens_per_second=12.0, peak_bytes=4096.0,
-)  # fmt: skip
-
-
-def test_a_bench(session: Session, capsys: pytest.CaptureFixture[str]) -> None:
-    held: Any = SimpleNamespace(retained=0.5)
-    machine: Any = SimpleNamespace(cores=None, processor="M4", mlx="0.31")
-    broken = replace(FORM, label="base", error="no room")
-    found = BenchReport(
-        adapter="course_rec_v1", base="tiny", machine=machine, prompt_tokens=64, tokens=1, runs=3,
-        rows=(broken, FORM, replace(FORM, label="other", fidelity=held)), choice="fused (keep)",
-        reasons=("it is small",), at=AT,
+def runs() -> Iterator[Any]:
+    """Yield the views of adapters with a training run."""
+    curve = [CurvePoint(iteration=at, train_loss=None, val_loss=1.0, learning_rate=None) for at in (1, 2)]
+    full = TrainingRun(
+        checkpoint=400, chosen="best", best=Measured(iteration=400, val_loss=1.25), state="finished", source="record",
+        last=Measured(iteration=600, val_loss=1.5), started_at=AT, seconds=1234.5, trained_tokens=1, arguments=None,
+        git=Commit(commit="abc123", dirty=True), versions={"mlx": "0.31", "mlx-lm": "0.32"}, peak_memory=3 << 20,
+        machine={"processor": "M4", "cpus": 8, "memory": 1 << 30, "platform": "macOS"}, dataset_files=None,
     )  # fmt: skip
-    bench._print(session, found)
-    out = capsys.readouterr().out
-    lines = {line[:14].strip(): line.split()[1:] for line in out.splitlines()}
-    assert lines["base"] == ["no", "room", "2.00", "KiB", *"-----"]
-    numbers = ["2.00", "KiB", "0.50", "s", "250", "ms", "12", "4.00", "KiB"]
-    assert lines["fused (keep)"] == ["(keep)", "<-", "ship", "this", *numbers, "-"]
-    assert lines["other"] == [*numbers, "50.0", "%"]
-    assert (
-        "\ncourse_rec_v1 on tiny; M4, cores, mlx 0.31; 64 + 1 token, 3 rounds\nShip: fused (keep)\n  it is small\n"
-        in out
-    )
-    assert "Drawn to" not in out
-    bench._print(
-        session,
-        replace(
-            found, choice=None, plot=Path("x.svg"), machine=SimpleNamespace(cores=1, processor="M4", mlx="1")
-        ),
+    little = ["best", "machine", "git", "started_at", "seconds", "trained_tokens", "peak_memory", "versions"]
+    bare = replace(
+        full, last=Measured(iteration=None, val_loss=None), state="unknown", **dict.fromkeys(little)
     )  # type: ignore[arg-type]
-    out = capsys.readouterr().out
-    assert "1 core, " in out and "Ship: nothing of this" in out and out.endswith("Drawn to x.svg\n")
-    assert "ship this" not in out
+    machine = {"processor": None, "cpus": None, "memory": None, "platform": "Linux"}
+    last, git = Measured(iteration=600, val_loss=None), Commit(commit="abc123", dirty=False)
+    for run in (full, bare, replace(full, last=last, git=git, machine=machine), None):
+        yield SimpleNamespace(training_run=run, curve=curve, dataset_digest="d1g" if run is full else None)
 
 
-def test_a_probe(fusery: Fusery, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert fusery("init").code == 0
+def benches() -> Iterator[BenchReport]:
+    form = FormCost(
+        kind="fused", label="fused (keep)", precision="keep", fidelity=None, adapters=1, bytes=2048, error=None,
+        load_seconds=0.5, first_token_seconds=0.25, tokens_per_second=12.0, peak_bytes=4096.0,
+    )  # fmt: skip
+    held: Any = SimpleNamespace(retained=0.5)
+    rows = (replace(form, label="base", error="no room"), form, replace(form, label="other", fidelity=held))
+    for cores, choice, plot in ((None, "fused (keep)", None), (1, None, Path("x.svg"))):
+        machine: Any = SimpleNamespace(cores=cores, processor="M4", mlx="0.31")
+        yield BenchReport(
+            adapter="course_v1", base="tiny", machine=machine, prompt_tokens=64, tokens=1, runs=3, rows=rows,
+            choice=choice, reasons=("it is small",), at=AT, plot=plot,
+        )  # fmt: skip
+
+
+def probes() -> Iterator[ProbeReport]:
     kl = {"first": 0.25, "worst": 0.75, "least": 0.125, "second": 0.5}
     found = ProbeReport(
         a=Side("adapter", "course_v1", "a" * 64), b=Side("base", "tiny", "b" * 64), prompts=4, tokens=1, kl=0.375,
         kl_p99=0.875, top1_agreement=0.5, loss_a=1.25, loss_b=1.5, loss_base=None, gain_kept=None, seconds=2.0,
         rows=tuple(Row(prompt, 1, value, 0.75, 1.0, 1.0) for prompt, value in kl.items()),
     )  # fmt: skip
-    asked: list[Any] = []
-    monkeypatch.setattr(Adapters, "probe", lambda _, *words, **how: asked.append((words, how)) or found)
-    ran = fusery("probe", "course@1")
-    assert (asked[-1][0], asked[-1][1]["request"], ran.err) == (("course@1",), None, "")
-    lines = ran.out.splitlines()
-    assert lines[0] == found.conclusion
-    assert dict(re.split("  +", line, maxsplit=1) for line in lines[2:9]) == {
-        "a": f"base + course_v1  {'a' * 12}", "b": f"tiny  {'b' * 12}", "prompts": "4, 1 token scored",
-        "KL(a || b)": "0.375 nats a token, 99 % below 0.875", "same next token": "50.0 %",
-        "loss": "a 1.25, b 1.5, base -", "seconds": "2.0",
-    }  # fmt: skip
-    assert (lines[1], lines[9]) == ("", "")
-    assert [line.split() for line in lines[12:]] == [
-        [f"{kl[prompt]}", "75.0", "%", prompt] for prompt in ("worst", "second", "first")
-    ]
-    for words in (("--precision", "keep"), ("--with", "course@2:0.5")):
-        fusery("probe", "course@1", *words)
-        assert asked[-1][1]["request"].precision == ("keep" if words[1] == "keep" else "auto")
-        assert len(asked[-1][1]["request"].extras) == (words[0] == "--with")
-    found = replace(found, about=Prompts("held-out", "test.jsonl"))
-    assert "1 token scored; test.jsonl of its run\n" in fusery("probe", "course@1").out
-    found = replace(found, about=Prompts("file", gain=-1.0))
-    assert "--prompts FILE" in fusery("probe", "course@1").err
-    assert fusery("probe", "course@1", "-q").out == "course_v1\ntiny\n"
+    yield found
+    for about in (Prompts("held-out", "test.jsonl"), Prompts("file", gain=-1.0)):
+        yield replace(found, about=about)
 
 
-def test_a_calibration(fusery: Fusery, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert fusery("init").code == 0
-    found = CalibrationReport(
-        "tiny", "d" * 64, "built-in", 1, 32, 2048, "mlx-lm 0.32", created=True, seconds=1.0
-    )
-    monkeypatch.setattr(Bases, "calibrate", lambda *_, **__: found)
-    facts = {
-        "digest": "d" * 64, "prompts": "built-in, 1 token", "directions": "32 of each input", "size": "2.00 KiB",
-        "engine": "mlx-lm 0.32",
-    }  # fmt: skip
-    for more, told in (
-        ({}, {}),
-        ({"created": False, "adapter": "a_v1", "before": 0.5}, {"for": "a_v1"}),
-        ({"adapter": None, "after": 0.25}, {"off by": "0.25 nats a token, and 0.5 before"}),
-    ):
-        found = replace(found, **more)  # type: ignore[arg-type]
-        first, *lines = fusery("base", "calibrate", "tiny").out.splitlines()
-        assert first == f"{'Calibrated' if found.created else 'Already there'}: tiny"
-        assert dict(re.split("  +", line) for line in lines) == facts | told
-    assert fusery("base", "calibrate", "tiny", "-q").out == "d" * 64 + "\n"
+def calibrations() -> Iterator[CalibrationReport]:
+    found = CalibrationReport("tiny", "d" * 64, "built-in", 1, 32, 2048, "mlx-lm 0.32", True, 1.0)
+    yield found
+    yield replace(found, created=False, adapter="a_v1", before=0.5)
+    yield replace(found, after=0.25, before=0.5)
 
 
-def test_what_is_known_of_a_base(session: Session, capsys: pytest.CaptureFixture[str]) -> None:
-    view: Any = {
+def imports() -> Iterator[tuple[ImportedRun, ...]]:
+    new = ImportedRun(
+        run="1", run_name="one", project="lessons", path="out", adapter="a_v1", created=True, metrics=(), error=None,
+        hint=None,
+    )  # fmt: skip
+    known = replace(new, run_name="two", path="", adapter="b_v1", created=False)
+    refused = replace(new, adapter=None, created=False, error="no", hint="mend it")
+    yield new, known, replace(known, adapter=None), refused
+    yield (new,)
+
+
+def bases() -> Iterator[dict[str, Any]]:
+    base = {
         "names": ["tiny"], "digest": "d", "content": "c", "architecture": "llama", "parameters": 1000, "dtype": "bfloat16",
         "quantization": None, "bytes": 1024, "files": [1], "reference": None,
         "sources": [{"source": "org/a", "revision": "main"}, {"source": "b", "revision": None}],
     }  # fmt: skip
-    _facts(session, view)
-    plain = dict(re.findall("(.+?)  +(.+)", capsys.readouterr().out))
-    assert plain == {
-        "name": "tiny", "digest": "d", "content": "c", "architecture": "llama", "parameters": "1,000",
-        "dtype": "bfloat16", "quantization": "none", "size": "1.00 KiB in 1 file", "source": "org/a@main, b",
-    }  # fmt: skip
-    _facts(session, {**view, "reference": "/models/tiny", "adapters": ["a_v1"]})  # type: ignore[arg-type]
-    more = dict(re.findall("(.+?)  +(.+)", capsys.readouterr().out))
-    assert more == {**plain, "kept by reference": "/models/tiny", "adapters": "a_v1"}
+    yield base
+    yield {
+        **base,
+        "reference": "/models/tiny",
+        "adapters": ["a_v1"],
+        "quantization": {"bits": 4, "group_size": 64},
+    }
+
+
+def audits() -> Iterator[tuple[Report, bool]]:
+    names = tuple(f"adapter a_v{number}" for number in range(1, 11))
+    damage: Any = SimpleNamespace(digest="d")
+    many, one = (Problem("blob_missing", "b", "it is gone", names[:count], damage) for count in (10, 8))
+    mended: Any = [SimpleNamespace(problem=one, source="cache", quarantined=kept) for kept in ("q", None)]
+    rebuilt: Any = [SimpleNamespace(verdict="different", name="a_v1", message="other bytes")]
+    yield Report(problems=[many, one], rebuilt=rebuilt, notes=["a note"]), True
+    yield Report(problems=[one], repaired=mended, quarantined=["q"]), False
+
+
+def hooks() -> Iterator[Webhook]:
+    hook = Webhook(
+        name="ci", url="https://x", actions=("alias.*",), tasks=(), private=False, state="active", position=7, waiting=0,
+        failing=None, attempts=0, error=None, next_attempt=None, delivered_at=None, disabled_at=None, created_at=AT,
+        created_by="anna",
+    )  # fmt: skip
+    yield hook
+    yield replace(
+        hook,
+        tasks=("t",),
+        failing=8,
+        attempts=1,
+        error="no",
+        next_attempt=AT,
+        delivered_at=AT,
+        disabled_at=AT,
+    )
+
+
+def test_what_is_printed(
+    fusery: Fusery, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, printed, asked = (
+        Session(home=None, debug=False, hints=Hints()),
+        list[str](),
+        list[dict[str, Any]](),
+    )
+    assert fusery("init").code == 0
+    for title, records, show in (
+        ("a training run", runs(), lambda view: training.print_training(session, view)),
+        ("a bench", benches(), lambda found: bench._print(session, found)),
+        ("a base", bases(), lambda view: _facts(session, view)),
+        ("an audit", audits(), lambda found: audit._tell(session, found[0], hint=found[1])),
+        ("a webhook", hooks(), lambda hook: webhook._print_hook(session, hook)),
+    ):
+        for record in records:  # type: ignore[attr-defined]
+            show(record)
+            out, err = capsys.readouterr()
+            printed.append(f"## {title}\n{out}{err}")
+    for resource, name, results, words in (
+        (Adapters, "probe", probes(), ("probe", "a@1")),
+        (Bases, "calibrate", calibrations(), ("base", "calibrate", "tiny")),
+        (Exchange, "import_runs", imports(), ("import", "x", "--from", "mlflow")),
+    ):
+        for result in results:  # type: ignore[attr-defined]
+            monkeypatch.setattr(resource, name, lambda *_, result=result, **how: asked.append(how) or result)
+            for more in ((), ("-q",)):
+                ran = fusery(*words, *more)
+                printed.append(f"## {' '.join((*words, *more))}: {ran.code}\n{ran.out}{ran.err}")
     affine: dict[str, Any] = {"bits": 4, "group_size": 64}
-    assert _quantization(affine) == "affine 4 bits, group 64"
-    for own in (1, 2):
-        said = _quantization(affine | {f"m{number}": {"bits": 8} for number in range(own)})
-        assert said.startswith(
-            f"affine 4 bits, group 64, {own} module{'s' * (own - 1)} in a way of {'its' if own == 1 else 'their'} "
-        )
+    printed += [_quantization(affine | {f"m{at}": {} for at in range(own)}) for own in (1, 2)]
+    text = "".join(f"{line.rstrip()}\n" for part in printed for line in part.splitlines())
+    if "FUSERY_REMAKE" in os.environ:
+        (FOLDER / "views.txt").write_text(text, encoding="utf-8")
+    assert text == (FOLDER / "views.txt").read_text(encoding="utf-8")
+    assert asked[0]["request"] is None
+    for options in (("--precision", "keep"), ("--with", "course@2:0.5")):
+        monkeypatch.setattr(Adapters, "probe", lambda *_, **how: asked.append(how) or next(probes()))
+        fusery("probe", "a@1", *options)
+        request = asked[-1]["request"]
+        assert (request.precision, len(request.extras)) == (("keep", 0) if "keep" in options else ("auto", 1))

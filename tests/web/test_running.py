@@ -7,8 +7,6 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,8 +15,7 @@ import pytest
 from page_server import ask
 
 from fusery.registry import Registry, Reporter
-from fusery.registry.errors import BadInputError
-from fusery.registry.exchange.uploads import USUAL
+from fusery.registry.exchange.uploads import USUAL, UploadLimits
 from fusery.storage.errors import FuseryError
 from fusery.web import running, team
 from fusery.web.running import Tls, serve_pages
@@ -51,81 +48,51 @@ def test_pages_are_served_until_a_signal_comes(shown: Registry, monkeypatch: pyt
 
 
 def test_what_cannot_be_served_is_an_error_before_it_is(shown: Registry, tmp_path: Path) -> None:
-    def serves(*_: str) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
-
     (tmp_path / "pem").write_text("no certificate")
-    with pytest.raises(BadInputError):
-        serve_pages(shown, tls=Tls(certificate=tmp_path / "pem", key=tmp_path / "pem"), ready=serves)
-    with Registry.open(tmp_path / "nothing") as empty, pytest.raises(FuseryError):
-        serve_pages(empty, ready=serves)
-
-
-class Stopped(Exception):
-    """The process would have ended."""
+    with Registry.open(tmp_path / "nothing") as empty:
+        for registry, tls in (
+            (shown, Tls(certificate=tmp_path / "pem", key=tmp_path / "pem")),
+            (empty, None),
+        ):
+            with pytest.raises(FuseryError):
+                serve_pages(registry, tls=tls, ready=lambda *_: os.kill(os.getpid(), signal.SIGINT))
 
 
 def test_a_page_that_takes_long_does_not_keep_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    done, slept = list[str](), list[float]()
-
-    class Stream(StringIO):
-        def flush(self) -> None:
-            done.append("flush")
-
-    def stop(code: int) -> None:
-        raise Stopped
-
-    for name in ("stdout", "stderr"):
-        monkeypatch.setattr(sys, name, Stream())
+    done, slept, now = list[str](), list[float](), iter((0.0, 0.25, 0.75, 1.0, 1.25))
+    stream = SimpleNamespace(flush=lambda: done.append("flush"))
+    monkeypatch.setattr(running, "sys", SimpleNamespace(stdout=stream, stderr=stream))
     monkeypatch.setattr(logging, "shutdown", lambda: done.append("shutdown"))
-    monkeypatch.setattr(os, "_exit", stop)
-    now = iter((0.0, 0.25, 0.75, 1.0, 1.25, 0.0))
+    monkeypatch.setattr(running, "os", SimpleNamespace(_exit=sys.exit))
     monkeypatch.setattr(running, "time", SimpleNamespace(monotonic=lambda: next(now), sleep=slept.append))
     monkeypatch.setattr(running, "_at_work", lambda: iter([True]))
-    with pytest.raises(Stopped):
+    with pytest.raises(SystemExit):
         running._end_what_is_left()
     assert (done, len(slept)) == (["shutdown", "flush", "flush"], 3)
-    monkeypatch.setattr(running, "_at_work", lambda: iter(()))
-    running._end_what_is_left()
-
-
-@pytest.fixture
-def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
-    """What the server of a team is started with; it ends at once."""
-    calls: list[dict[str, Any]] = []
-
-    def serve(registry: Registry, **options: Any) -> int:
-        calls.append({**options, "threads": {thread.name for thread in threading.enumerate()}})
-        return 0
-
-    monkeypatch.setattr(team, "serve_pages", serve)
-    monkeypatch.delenv("FUSERY_WEBHOOK_SECRET", raising=False)
-    yield calls
 
 
 def test_a_team_s_server_delivers_webhooks_and_says_what_is_missing(
-    own: Registry, served: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    own: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said: list[str] = []
+    def serve(**options: Any) -> tuple[list[str], int, bool]:
+        said, found = list[str](), list[Any]()
 
-    def serve(**options: Any) -> list[str]:
-        said.clear()
-        assert (
-            serve_team(own, TeamRequest(**options), ready=lambda *_: None, reporter=Reporter(said.append))
-            == 0
-        )
-        return said
+        def served(_: Registry, *, uploads: UploadLimits, **__: Any) -> int:
+            found.extend([uploads.largest, "webhooks" in {thread.name for thread in threading.enumerate()}])
+            return 0
 
-    [nobody] = serve(port=0)
-    assert "fusery token create" in nobody
-    assert (served[0]["uploads"], "webhooks" in served[0]["threads"]) == (USUAL, False)
+        monkeypatch.setattr(team, "serve_pages", served)
+        request = TeamRequest(**options)
+        assert serve_team(own, request, ready=lambda *_: None, reporter=Reporter(said.append)) == 0
+        return said, found[0], found[1]
+
+    monkeypatch.delenv("FUSERY_WEBHOOK_SECRET", raising=False)
+    said, largest, delivers = serve(port=0)
+    assert ("fusery token create" in said[0], largest, delivers) == (True, USUAL.largest, False)
     own.tokens.create("one", "reader")
-    assert serve(host="localhost", largest_blob=7) == []
-    assert served[1]["uploads"].largest == 7
+    assert serve(host="localhost", largest_blob=7) == ([], 7, False)
     own.webhooks.add("https://hooks.example/x", "alias.moved")
-    [missing] = serve()
-    assert "FUSERY_WEBHOOK_SECRET" in missing
+    assert "FUSERY_WEBHOOK_SECRET" in serve()[0][0]
     monkeypatch.setenv("FUSERY_WEBHOOK_SECRET", "whsec_" + "a" * 32)
-    assert serve() == []
-    assert "webhooks" in served[3]["threads"]
+    assert serve()[::2] == ([], True)
     assert "webhooks" not in {thread.name for thread in threading.enumerate()}

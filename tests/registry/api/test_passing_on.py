@@ -22,7 +22,7 @@ from fusery.registry.api.exchange import is_server
 from fusery.registry.api.schema import schema_of
 from fusery.registry.collect import GRACE
 from fusery.registry.errors import BadInputError
-from fusery.registry.record import Record
+from fusery.registry.record import Record, left_out
 from fusery.storage.plugins import Plugin
 
 A, P = "a@1", Path("p")
@@ -33,71 +33,57 @@ def key() -> bytes:
     return b""
 
 
-Call = Callable[[Registry], Any]
-CALLS: tuple[tuple[str, Call, dict[str | int, Any]], ...] = (
-    ("evaluation.probe:probe", lambda r: r.adapters.probe(A), {"against": None, "prompts": None}),
-    ("evaluation.probe:probe", lambda r: r.adapters.probe(A, against="b", prompts="p"), {"against": "b", "prompts": P}),
-    ("evaluation.bench:bench", lambda r: r.adapters.bench(A), {"plot": None}),
-    ("evaluation.bench:bench", lambda r: r.adapters.bench(A, plot="p"), {"plot": P}),
-    ("bases.calibrate:calibrate", lambda r: r.bases.calibrate("b"), {1: "b", "prompts": None}),
-    ("evaluation.learning:learn", lambda r: r.bases.calibrate("b", prompts="p", adapter=A), {2: A, "prompts": P}),
-    ("bulk.work:materialize_all", lambda r: r.bundles.materialize_all("{name}"), {2: FuseRequest()}),
-    ("bulk.work:materialize_all", lambda r: r.bundles.materialize_all("{name}", KEEP), {2: KEEP}),
-    ("bulk.work:fuse_all", lambda r: r.fused.fuse_all(), {1: FuseRequest()}),
-    ("bulk.work:fuse_all", lambda r: r.fused.fuse_all(KEEP), {1: KEEP}),
-    ("sync.sync:watch", lambda r: r.deployments.watch(KEEP, every=1, told=print, ended=P), {1: KEEP, "every": 1}),  # type: ignore[arg-type]
-    ("releases.deployments:end_deployments", lambda r: r.deployments.end(["x"]), {"reference": None, "via": None}),
-    ("releases.deployments:end_deployments", lambda r: r.deployments.end(["x"], reference=A, via="v"), {"reference": A, "via": "v"}),
-    ("releases.deployments:list_deployments", lambda r: r.deployments.list(), {"reference": None}),
-    ("releases.deployments:list_deployments", lambda r: r.deployments.list(reference=A), {"reference": A}),
-    ("evaluation.running:run_probe", lambda r: r.evaluations.run(A), {"prompts": None, "limit": 32}),
-    ("evaluation.running:run_probe", lambda r: r.evaluations.run(A, prompts="p", limit=5), {"prompts": P, "limit": 5}),
-    ("evaluation.measured:list_evaluations", lambda r: r.evaluations.list(), {1: None}),
-    ("evaluation.measured:list_evaluations", lambda r: r.evaluations.list(A), {1: A}),
-    ("provenance:attest", lambda r: r.provenance.attest(A), {"key": None}),
-    ("provenance:attest", lambda r: r.provenance.attest(A, key="p"), {"key": P}),
-    ("reporting:report", lambda r: r.provenance.report(), {1: None, "html": None}),
-    ("reporting:report", lambda r: r.provenance.report(A, html="p"), {1: A, "html": P}),
-    ("signing.sign:sign", lambda r: r.trust.sign(A, P), {"output": None}),  # type: ignore[arg-type]
-    ("signing.sign:sign", lambda r: r.trust.sign(A, P, output="p"), {"output": P}),  # type: ignore[arg-type]
-    ("signing.recorded:verify_on_record", lambda r: r.trust.verify("p"), {1: P, "signature": None}),
-    ("signing.recorded:verify_on_record", lambda r: r.trust.verify("p", signature="p"), {"signature": P}),
-    ("signing.anchor:make_anchor", lambda r: r.trust.anchor(None, key), {1: None}),
-    ("signing.anchor:make_anchor", lambda r: r.trust.anchor("p", key), {1: P}),
-    ("collect:collect", lambda r: r.upkeep.gc(), {"grace": GRACE}),
-    ("collect:collect", lambda r: r.upkeep.gc(grace=5), {"grace": 5}),
-    ("catalog.following:follow", lambda r: r.upkeep.follow(), {"reference": None}),
-    ("catalog.following:follow", lambda r: r.upkeep.follow(reference=A), {"reference": A}),
-    ("webhooks.delivering:run", lambda r: r.webhooks.run(stop=P), {"stop": P}),  # type: ignore[arg-type]
+Call = Callable[[Registry, Any], Any]
+PATHS: tuple[tuple[str, str | int, Call], ...] = (
+    ("evaluation.probe:probe", "prompts", lambda r, p: r.adapters.probe(A, prompts=p)),
+    ("evaluation.bench:bench", "plot", lambda r, p: r.adapters.bench(A, plot=p)),
+    ("bases.calibrate:calibrate", "prompts", lambda r, p: r.bases.calibrate("b", prompts=p)),
+    ("evaluation.learning:learn", "prompts", lambda r, p: r.bases.calibrate("b", prompts=p, adapter=A)),
+    ("evaluation.running:run_probe", "prompts", lambda r, p: r.evaluations.run(A, prompts=p)),
+    ("provenance:attest", "key", lambda r, p: r.provenance.attest(A, key=p)),
+    ("reporting:report", "html", lambda r, p: r.provenance.report(A, html=p)),
+    ("signing.sign:sign", "output", lambda r, p: r.trust.sign(A, P, output=p)),  # type: ignore[arg-type]
+    ("signing.recorded:verify_on_record", "signature", lambda r, p: r.trust.verify("p", signature=p)),
+    ("signing.anchor:make_anchor", 1, lambda r, p: r.trust.anchor(p, key)),
+)
+"""Function, argument, and the method called with a path or None for it."""
+
+OTHERS: tuple[tuple[str, str | int, Call, tuple[Any, Any]], ...] = (
+    ("evaluation.probe:probe", "against", lambda r, a: r.adapters.probe(A, against=a), (None, A)),
+    ("evaluation.running:run_probe", "limit", lambda r, n: r.evaluations.run(A, limit=n), (32, 5)),
+    ("evaluation.measured:list_evaluations", 1, lambda r, a: r.evaluations.list(a), (None, A)),
+    ("bulk.work:materialize_all", 2, lambda r, k: r.bundles.materialize_all("{name}", k), (FuseRequest(), KEEP)),
+    ("bulk.work:fuse_all", 1, lambda r, k: r.fused.fuse_all(k), (FuseRequest(), KEEP)),
+    ("releases.deployments:end_deployments", "via", lambda r, v: r.deployments.end(["x"], via=v or ""), (None, A)),
+    ("releases.deployments:end_deployments", "reference", lambda r, a: r.deployments.end(["x"], reference=a), (None, A)),
+    ("releases.deployments:list_deployments", "reference", lambda r, a: r.deployments.list(reference=a), (None, A)),
+    ("reporting:report", 1, lambda r, a: r.provenance.report(a), (None, A)),
+    ("collect:collect", "grace", lambda r, n: r.upkeep.gc(grace=n), (GRACE, 5)),
+    ("catalog.following:follow", "reference", lambda r, a: r.upkeep.follow(reference=a), (None, A)),
+    ("webhooks.delivering:run", "stop", lambda r, s: r.webhooks.run(stop=s), (None, P)),
+    ("sync.sync:watch", 1, lambda r, k: r.deployments.watch(k, every=1, told=print, ended=P), (None, KEEP)),  # type: ignore[arg-type]
 )  # fmt: skip
+"""Function, argument, the method called with a value or None for it, and what the argument is for None and that value."""
 
 
-@pytest.mark.parametrize(("target", "call", "expected"), CALLS)
+@pytest.mark.parametrize(
+    ("target", "argument", "call", "told"), [*((*each, (None, P)) for each in PATHS), *OTHERS]
+)
 def test_arguments(
-    target: str, call: Call, expected: Mapping[str | int, Any], monkeypatch: pytest.MonkeyPatch
+    target: str, argument: str | int, call: Call, told: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module, _, name = target.partition(":")
-    told: list[dict[str | int, Any]] = []
+    calls: list[dict[str | int, Any]] = []
 
     def function(*words: Any, **named: Any) -> None:
-        told.append({**dict(enumerate(words)), **named})
+        calls.append({**dict(enumerate(words)), **named})
 
     monkeypatch.setattr(importlib.import_module(f"fusery.registry.{module}"), name, function)
     with Registry.open("nowhere") as registry:
-        call(registry)
-        assert told[0][0] is registry.workspace
-    assert {key: told[0].get(key, "missing") for key in expected} == expected
-
-
-def test_tasks_of_a_harness(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fusery.registry.evaluation import running
-
-    told: list[Any] = []
-    monkeypatch.setattr(running, "run_harness", lambda _, reference, run, **__: told.append(run))
-    with Registry.open("nowhere") as registry:
-        for include in (None, "p"):
-            registry.evaluations.run(A, tasks=["t"], include=include)
-    assert [run.include for run in told] == [None, P]
+        for value in (None, "p" if told[1] == P and argument != "stop" else told[1]):
+            call(registry, value)
+        assert calls[0][0] is registry.workspace
+    assert tuple(each[argument] for each in calls) == told
 
 
 @pytest.mark.parametrize("verb", ["push", "pull"])
@@ -158,7 +144,7 @@ def test_plugins_are_imported_once_each(monkeypatch: pytest.MonkeyPatch) -> None
 Name = NewType("Name", str)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Inner(Record):
     """An inner record.
 
@@ -170,24 +156,18 @@ class Inner(Record):
     path: Path
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Outer(Record):
     """An outer record.
 
-    Of which this is not told.
-
-    Attributes:
-        names: of all.
-        counts: by name.
-        tally: by name, counted.
-        one: of them, or none.
+    This is not told.
     """
 
     names: tuple[Name, ...]
-    counts: Mapping[str, int]
     tally: Counter[str]
     one: Inner | None
-    KEYS = ("names", "counts", "tally", "one", "total")
+    counts: Mapping[str, int] = left_out()
+    KEYS = ("names", "tally", "one", "counts", "total")
 
     @property
     def total(self) -> int:
@@ -201,25 +181,14 @@ class Outer(Record):
 def test_a_schema_has_each_key_with_its_type_and_what_it_is() -> None:
     schema = schema_of(Outer)
     Draft202012Validator.check_schema(schema)
-    assert (schema["title"], schema["description"], schema["required"]) == (
-        "Outer",
-        "An outer record.",
-        list(Outer.KEYS),
-    )
-    keys = schema["properties"]
-    text = {"type": "string"}
-    assert {name: value.pop("description") for name, value in keys.items()} == {
-        "names": "of all.", "counts": "by name.", "tally": "by name, counted.", "one": "of them, or none.",
-        "total": "All of them.",
+    assert (schema["title"], schema["description"]) == ("Outer", "An outer record.")
+    assert schema["required"] == ["names", "tally", "one", "total"]
+    text, numbers = {"type": "string"}, {"type": "object", "additionalProperties": {"type": "integer"}}
+    assert schema["properties"] == {
+        "names": {"type": "array", "items": text}, "tally": numbers, "counts": numbers,
+        "one": {"anyOf": [{"$ref": "#/$defs/Inner"}, {"type": "null"}]},
+        "total": {"type": "integer", "description": "All of them."},
     }  # fmt: skip
-    numbers = {"type": "object", "additionalProperties": {"type": "integer"}}
-    assert (keys["names"], keys["counts"], keys["tally"]) == (
-        {"type": "array", "items": text},
-        numbers,
-        numbers,
-    )
-    assert keys["one"] == {"anyOf": [{"$ref": "#/$defs/Inner"}, {"type": "null"}]}
-    assert schema["$defs"]["Inner"]["properties"] == {
-        "path": {**text, "description": "where it is, on two lines."}
-    }
+    path = {**text, "description": "where it is, on two lines."}
+    assert schema["$defs"]["Inner"]["properties"] == {"path": path}
     assert schema_of(list[Inner])["type"] == "array"

@@ -57,18 +57,16 @@ def test_what_was_known_at_a_moment(
     with pytest.raises(UnknownReferenceError):
         stocked.adapters.show("tiny", at=days[3])
 
-    first = [stocked.adapters.show(ONE, at=day) for day in days[:3]]
-    assert [each.aliases for each in first] == [(), ("prod",), ()]
-    assert [each.val_loss for each in first] == [0.61, 0.5, 0.5]
-    assert [dict(each.tags) for each in first] == [{}, {"team": "x"}, {"team": "x"}]
-    assert [len(each.amendments) for each in first] == [0, 2, 2]
-    assert [len(each.evaluations) for each in first] == [0, 1, 1]
-    assert [(each.yanked, each.yanked_reason) for each in first] == [
-        (False, None),
-        (False, None),
-        (True, "leaked"),
-    ]
-    second = [stocked.adapters.show(TWO, at=day) for day in days[:3]]
-    assert [each.aliases for each in second] == [(), (), ("canary", "prod")]
-    assert [each.parent_yanked for each in second] == [None, None, "leaked"]
-    assert not any(each.yanked for each in second)
+    def told(name: str, *fields: str) -> list[tuple[object, ...]]:
+        shown = [stocked.adapters.show(name, at=day) for day in days[:3]]
+        return [tuple(getattr(each, field) for field in fields) for each in shown]
+
+    assert told(ONE, "aliases", "val_loss", "yanked", "yanked_reason") == [
+        ((), 0.61, False, None), (("prod",), 0.5, False, None), ((), 0.5, True, "leaked"),
+    ]  # fmt: skip
+    assert [(dict(tags), len(amended), len(measured)) for tags, amended, measured in told(ONE, "tags", "amendments", "evaluations")] == [
+        ({}, 0, 0), ({"team": "x"}, 2, 1), ({"team": "x"}, 2, 1),
+    ]  # fmt: skip
+    assert told(TWO, "aliases", "parent_yanked", "yanked") == [
+        ((), None, False), ((), None, False), (("canary", "prod"), "leaked", False),
+    ]  # fmt: skip
