@@ -61,40 +61,17 @@ def test_register_on_a_server_from_a_machine_without_a_registry(
         there.bases.add(tiny_models.make_base(tmp_path / "other", dtype="float32"), name="other")
         monkeypatch.setenv("FUSERY_TOKEN", there.tokens.create("ci", "publisher").secret)
         with pages_of(there, TeamDoor(there, Proxies())) as url:
-            words = ["--home", tmp_path / "none", "register", trained, "--to", url]
-            said = ["--base", "tiny", "--task", "course_rec", "--val-loss", "0.3", "--tag", "team=search"]
-            told = stocked(*words)
-            assert (told.code, "--base" in told.err) == (2, True)
-            done = stocked(*words, *said, "--json")
+            words = ["--home", tmp_path / "none", "register", trained, "--to", url, "--task", "course_rec"]
+            done = stocked(*words, "--base", "tiny", "--json")
             assert (done.code, done.json["version"], done.json["created"]) == (0, 3, True), done.err
-            shown = there.adapters.show("course_rec@3")
-            assert (shown.val_loss, shown.tags, shown.base) == (0.3, {"team": "search"}, "tiny")
             assert {entry.actor for entry in there.upkeep.log(reference="course_rec@3")} == {"ci"}
             assert not (tmp_path / "none").exists()
-            again = stocked(*words, *said)
-            assert (again.code, f"Already registered: {done.json['name']}" in again.out) == (0, True), (
-                again.err
-            )
-            for changed, named in (
-                (("--version", "7"), "with version 3 and not 7"),
-                (("--val-loss", "0.1"), "with val_loss 0.3 and not 0.1"),
-                (("--tag", "team=ads"), "with tag.team search and not ads"),
-                (("--date", "2026-01-01"), "and not 20260101"),
-                (("--base", "other"), "with base tiny and not other"),
-            ):
-                differs = stocked(*words, *said[:4], *changed)
-                assert (differs.code, named in differs.err) == (2, True), differs.err
-            alike = stocked(*words, *said, "--date", shown.date, "--alpha", str(shown.alpha))
-            assert alike.code == 0, alike.err
+            differs = stocked(*words, "--base", "other")
+            assert (differs.code, "with base tiny and not other" in differs.err) == (2, True), differs.err
             there.adapters.yank("course_rec@3", reason="bad")
-            yanked = stocked(*words, *said)
-            assert f"Already registered: {done.json['name']}" in yanked.out
-            assert "yanked: bad" in yanked.err
-            none = stocked(*words, "--base", "nothing", "--task", "course_rec")
-            assert (none.code, "Traceback" in none.err) == (2, False)
-            assert f"nothing at {url}\n" in none.err
-            parent = stocked(*words, *said, "--parent", "course_rec@1")
-            assert (parent.code, "pull them" in parent.err) == (2, True)
+            again = stocked(*words, "--base", "tiny")
+            assert f"Already registered: {done.json['name']}" in again.out
+            assert "yanked: bad" in again.err
             assert there.upkeep.audit().ok
 
 
