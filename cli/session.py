@@ -228,13 +228,7 @@ class Session:
 def command(
     name: str, *, table: bool = False, kind: type[click.Command] = click.Command
 ) -> Callable[[Callable[..., Any]], click.Command]:
-    """Make a function a command that takes the session first and has `--json` and `-q`.
-
-    Args:
-        name: what it is called.
-        table: it prints a table, and so has `--wide`.
-        kind: its class.
-    """
+    """Make a function a command that takes the session first and has `--json` and `-q`."""
 
     def wrap(function: Callable[..., Any]) -> click.Command:
         @wraps(function)
