@@ -157,7 +157,7 @@ class HttpClient:
                 method, path, content, params=params, headers=headers, timeout=timeout, repeat=repeat
             )
             with self._within(whole), sent as response:
-                data = self._read(response)
+                data = self._read(response, LARGEST)
                 if response.status_code >= 300 and not accept(response.status_code, data):
                     raise self.refusal(response.status_code, data)
                 return data
@@ -231,8 +231,8 @@ class HttpClient:
                     hint="FUSERY_CA_FILE names the trusted certificates",
                 ) from error
             proxy = isinstance(error, httpx.ProxyError)
-            reason = f"the proxy refuses: {error}" if proxy else "it cannot be reached"
-            raise TransientError(self._shown(reason)) from error
+            reason = f"the proxy refuses: {self._shown(str(error))}" if proxy else "it cannot be reached"
+            raise TransientError(reason) from error
         except httpx.TransportError as error:
             late = isinstance(error, httpx.ReadTimeout | httpx.WriteTimeout)
             reason = "no data for too long" if late else f"the response ends early ({type(error).__name__})"
@@ -307,7 +307,7 @@ class HttpClient:
             self.__dict__["pool"] = made
             return made
 
-    def _read(self, response: httpx.Response, most: int = LARGEST) -> bytes:
+    def _read(self, response: httpx.Response, most: int) -> bytes:
         if response.headers.get("content-encoding", "identity") != "identity":
             raise self.strange()
         pieces, left = [], most
