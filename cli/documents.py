@@ -104,7 +104,6 @@ DOCUMENTS: Mapping[str, str] = {
     "db upgrade": "audit.upgrade:Upgraded",
     "db current": "database.schema:SchemaState",
     "db check": ".home:SchemaCheck",
-    "db grants": ".home:Grants",
 }
 """By command: module and name of a record, within `fusery.registry` or, with a leading dot, within `fusery.cli`.
 

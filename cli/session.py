@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import click
 
+from fusery.registry.charts.text import size
+
 from .completing import Recorded
-from .text import one_line, size
+from .text import one_line
 
 if TYPE_CHECKING:
     from rich.progress import ProgressColumn

@@ -50,7 +50,7 @@ from fusery import Choices, FuseRequest, Registry
 with Registry.open() as registry:
     registry.fused.fuse("t@1", precision="kep")
     registry.fused.fuse_all(FuseRequest("dither", mode="affin", rounding="once"), publish="recipe")
-    registry.adapters.bench("t@1", precisions=["keep", "auto"])
+    registry.evaluations.bench("t@1", precisions=["keep", "auto"])
     registry.folder("t@1", format="peft")
     registry.exchange.export("t@1", "out", form="peftt")
     Choices(compression="gzip", gguf_type="q8_0")

@@ -144,7 +144,7 @@ class Exchange(Resource):
 
         place = _server(url, None, None, insecure_http)
         return register_on_server(
-            self.workspace, folder, place, Submission(**facts), strict=strict, reporter=reporter
+            self.workspace, folder, place, Submission.of(facts), strict=strict, reporter=reporter
         )
 
     def promote(

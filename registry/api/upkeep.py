@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from ..backup import BackedUp, Restored
     from ..catalog.journal import Event
     from ..collect import Collection
-    from ..database.grants import Role
     from ..database.schema import SchemaState
 
 
@@ -84,7 +83,6 @@ class Upkeep(Resource):
         keys: tuple[Path, ...] = (),
     ) -> Report:
         from ..audit import audit
-        from ..releases.rejudging import check_moves
         from ..webhooks.checks import check_deliveries
 
         places = tuple(Path(place) for place in copies)
@@ -100,7 +98,6 @@ class Upkeep(Resource):
             reporter=reporter,
         )
         if not names:
-            check_moves(self.workspace, report)
             check_deliveries(self.workspace, report)
         return report
 
@@ -230,11 +227,3 @@ class Upkeep(Resource):
         from ..database import schema
 
         return schema.check(self.workspace.database)
-
-    def grants(self, role: Role | None = None, *, user: str | None = None) -> str:
-        """Return the SQL that gives roles their rights; see `fusery.registry.database.grants.grants_for`."""
-        from ..database import Database
-        from ..database.grants import grants_for
-
-        with closing(Database.open(self.workspace.settings.database)) as database:
-            return grants_for(database, role, user)

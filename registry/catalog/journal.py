@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from difflib import get_close_matches
 from itertools import islice
@@ -18,7 +18,7 @@ from ..database.actions import ACTIONS
 from ..errors import BadInputError, UnknownReferenceError
 from ..names import Reference
 from ..parsing import parse_moment
-from ..record import EXACT, Record
+from ..record import Record, described
 from ..records.guards import EVERY_TASK
 from ..records.references import begins_with, no_alias
 from ..records.things import Thing, find_things, places_of
@@ -37,48 +37,30 @@ _APPROVALS = ("adapter.approved", "adapter.unapproved")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WrittenRecord(Record):
-    """A record that the transaction of an entry wrote.
+    """A record that the transaction of an entry wrote."""
 
-    Attributes:
-        kind: of the record, such as `adapter` or `alias_move`.
-        name: of the record.
-        digest: of what was written; None where it was removed.
-    """
-
-    kind: str
-    name: str
-    digest: str | None
+    kind: str = described("of the record, such as `adapter` or `alias_move`")
+    name: str = described("of the record")
+    digest: str | None = described("of what was written; None where it was removed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event(Record):
-    """An entry of the log.
+    """An entry of the log."""
 
-    Attributes:
-        seq: number of the entry, from 1.
-        at: when it happened.
-        actor: who did it.
-        action: what was done, such as `adapter.registered`.
-        kind: what it was done to: `adapter`, `base`, `alias` and so on.
-        subject: name or digest of that.
-        name: name of that; None where only its digest is known.
-        told: what happened, in words, such as from where to where an alias moved.
-        detail: what the entry says, by action.
-        records: that the transaction wrote.
-        hash: of the entry, which the next one has in it.
-    """
-
-    seq: int
-    at: datetime = field(metadata=EXACT)
-    actor: str
-    action: str
-    kind: str
-    subject: str
-    name: str | None
-    told: str
-    detail: Mapping[str, object]
-    records: tuple[WrittenRecord, ...]
-    hash: str
+    seq: int = described("number of the entry, from 1", heading="entry")
+    at: datetime = described("when it happened", exact=True)
+    actor: str = described("who did it", heading="by")
+    action: str = described("what was done, such as `adapter.registered`", heading="what")
+    kind: str = described("what it was done to: `adapter`, `base`, `alias` and so on")
+    subject: str = described("name or digest of that")
+    name: str | None = described(
+        "name of that; None where only its digest is known", heading="to what", free=True
+    )
+    told: str = described("what happened, in words, such as from where to where an alias moved", free=True)
+    detail: Mapping[str, object] = described("what the entry says, by action")
+    records: tuple[WrittenRecord, ...] = described("that the transaction wrote")
+    hash: str = described("of the entry, which the next one has in it")
 
 
 def journal(
@@ -137,18 +119,13 @@ def events_of(session: Session, rows: Sequence[tables.Event]) -> list[Event]:
 
 def _event(row: tables.Event, name: str | None) -> Event:
     detail = json.loads(row.detail)
-    return Event(
-        seq=row.seq,
-        at=row.at,
-        actor=row.actor,
-        action=row.action,
+    return Event.from_row(
+        row,
         kind=row.subject_kind,
-        subject=row.subject,
         name=name,
         told=told_of(row.action, detail),
         detail=detail,
         records=_records(row.seals),
-        hash=row.hash,
     )
 
 

@@ -11,9 +11,10 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from .. import tables
-from ..record import Record
+from ..record import Record, described
 from ..records.references import latest_version
-from ..records.withdrawals import Withdrawal, of_adapters
+from ..records.withdrawal import Withdrawal
+from ..records.withdrawals import of_adapters
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
@@ -21,42 +22,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldVersion(Record):
-    """An alias of a task, and the version that it holds.
+    """An alias of a task, and the version that it holds."""
 
-    Attributes:
-        alias: its name, without that of its task.
-        version: that it holds.
-        withdrawals: what that has to do with yanks that stand.
-    """
-
-    alias: str
-    version: int
-    withdrawals: tuple[Withdrawal, ...]
+    alias: str = described("its name, without that of its task")
+    version: int = described("that it holds")
+    withdrawals: tuple[Withdrawal, ...] = described("what that has to do with yanks that stand")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task(Record):
-    """A task that adapters are for.
+    """A task that adapters are for."""
 
-    Attributes:
-        task: its name.
-        adapter: name of the version that `@latest` means.
-        version: its number.
-        val_loss: its validation loss.
-        withdrawals: what it has to do with yanks that stand.
-        created_at: when it was registered.
-        created_by: who registered it.
-        aliases: those that hold a version.
-    """
-
-    task: str
-    adapter: str
-    version: int
-    val_loss: float | None
-    withdrawals: tuple[Withdrawal, ...]
-    created_at: datetime
-    created_by: str
-    aliases: tuple[HeldVersion, ...]
+    task: str = described("its name")
+    adapter: str = described("name of the version that `@latest` means")
+    version: int = described("its number")
+    val_loss: float | None = described("its validation loss")
+    withdrawals: tuple[Withdrawal, ...] = described("what it has to do with yanks that stand")
+    created_at: datetime = described("when it was registered")
+    created_by: str = described("who registered it")
+    aliases: tuple[HeldVersion, ...] = described("those that hold a version")
 
 
 def list_tasks(
@@ -81,14 +65,11 @@ def list_tasks(
         told = of_adapters(session, [adapter.id for _, adapter in found])
         held = _held(session, [each.id for each, _ in found])
         return [
-            Task(
+            Task.from_row(
+                adapter,
                 task=each.name,
                 adapter=adapter.name,
-                version=adapter.version,
-                val_loss=adapter.val_loss,
                 withdrawals=tuple(told.get(adapter.id, ())),
-                created_at=adapter.created_at,
-                created_by=adapter.created_by,
                 aliases=held.get(each.id, ()),
             )
             for each, adapter in found

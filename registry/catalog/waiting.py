@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from .. import tables
 from ..actors import person
-from ..record import Record
+from ..record import Record, described
 from ..records.withdrawals import own
 from .tasks import Task
 
@@ -22,21 +22,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waiting(Record):
-    """A version that an alias could hold once enough people approve, as far as approvals go.
+    """A version that an alias could hold once enough people approve, as far as approvals go."""
 
-    Attributes:
-        adapter: name of the newest version of its task.
-        alias: that asks for approvals, `TASK#NAME`.
-        version: that the alias holds now; None for none.
-        wanted: how many approvals it asks for.
-        approvals: who approves, and counts.
-    """
-
-    adapter: str
-    alias: str
-    version: int | None
-    wanted: int
-    approvals: tuple[str, ...]
+    adapter: str = described("name of the newest version of its task")
+    alias: str = described("that asks for approvals, `TASK#NAME`")
+    version: int | None = described("that the alias holds now; None for none")
+    wanted: int = described("how many approvals it asks for")
+    approvals: tuple[str, ...] = described("who approves, and counts")
 
 
 @dataclass(frozen=True, slots=True)

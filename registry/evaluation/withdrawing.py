@@ -18,7 +18,7 @@ from ..admission.submission import LIMITS, require_text
 from ..database import events
 from ..database.limits import EVALUATIONS, require_within
 from ..errors import BadInputError, UnknownReferenceError
-from ..record import Record
+from ..record import Record, described
 from ..records.evaluations import SETTING, Evaluation, evaluation_records, parse_metric, stands
 from ..records.references import resolve_adapter
 from .measured import Setting
@@ -31,19 +31,12 @@ WITHDRAWN = "adapter.evaluation_withdrawn"
 
 @dataclass(frozen=True, slots=True)
 class WithdrawnEvaluations(Record):
-    """What `eval withdraw` did, or would do.
+    """What `eval withdraw` did, or would do."""
 
-    Attributes:
-        adapter: its name.
-        withdrawn: the evaluations that count no more.
-        reason: why.
-        dry_run: nothing was written.
-    """
-
-    adapter: str
-    withdrawn: tuple[Evaluation, ...]
-    reason: str
-    dry_run: bool
+    adapter: str = described("its name")
+    withdrawn: tuple[Evaluation, ...] = described("the evaluations that count no more")
+    reason: str = described("why")
+    dry_run: bool = described("nothing was written")
     REFERENCE: ClassVar[str] = "adapter"
 
 

@@ -103,7 +103,7 @@ def push(
         BadInputError: the other registry is this one, or is not told in full.
         StorageError, DatabaseUnavailableError: one of the two sides failed.
     """
-    with place.opened(workspace, reading=dry_run) as other:
+    with place.opened(workspace) as other:
         return _exchange(workspace, other, workspace, reference, fused, dry_run, reporter)
 
 
@@ -116,8 +116,8 @@ def pull(
     dry_run: bool = False,
     reporter: Reporter = SILENT,
 ) -> Exchanged:
-    """Copy from another registry to this one, which is only read there; as `push` otherwise."""
-    with place.opened(workspace, reading=True) as other:
+    """Copy from another registry to this one; as `push` otherwise."""
+    with place.opened(workspace) as other:
         return _exchange(other, workspace, workspace, reference, fused, dry_run, reporter)
 
 
@@ -185,8 +185,8 @@ def side_of(workspace: Workspace, identity: str | None) -> Side:
     """Return what is told of a registry that is opened here."""
     from fusery.storage.locate import display_url
 
+    from ..database import Database
+
     settings = workspace.settings
-    place = workspace.foreign or str(settings.home)
-    if settings.database_url and not workspace.foreign:
-        place = workspace.database.display_url
+    place = Database.open(settings.database).display_url if settings.database_url else str(settings.home)
     return Side(registry=identity, place=place, store=display_url(settings.store))

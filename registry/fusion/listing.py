@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from .. import tables
 from ..errors import BadInputError
+from ..record import described
 from ..records.fused import FusedLine
 from ..records.fused_rows import load_fused
 from ..records.withdrawals import of_fused
@@ -18,13 +19,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListedFused(FusedLine):
-    """A fused model among all of them.
+    """A fused model among all of them."""
 
-    Attributes:
-        base: name of its base.
-    """
-
-    base: str
+    base: str = described("name of its base")
 
 
 def list_fused(workspace: Workspace, *, limit: int | None = None, offset: int = 0) -> list[ListedFused]:

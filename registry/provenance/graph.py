@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import ClassVar
 
-from ..record import Record
+from ..record import Record, described
 from ..records.withdrawals import Withdrawal, own
 
 TRAINED_ON = "trained-on-base"
@@ -23,20 +23,20 @@ class Node(Record):
     """One thing.
 
     Attributes:
-        id: unique within the graph, and the same in every run and registry: made of what the thing is.
-        kind: `base`, `dataset`, `adapter`, `fused`, `bundle`, `alias` or `deployment`.
-        name: what people call it.
-        digest: of its files, or of what an alias holds or a place runs; empty where there is none.
         withdrawals: the yanks that concern it; an alias and a place are told what the adapter that they hold or run is.
         at: when it was recorded, made, set or deployed.
         by: who did that.
         facts: more about it, by kind; for exports.
     """
 
-    id: str
-    kind: str
-    name: str
-    digest: str
+    id: str = described(
+        "unique within the graph, and the same in every run and registry: made of what the thing is"
+    )
+    kind: str = described("`base`, `dataset`, `adapter`, `fused`, `bundle`, `alias` or `deployment`")
+    name: str = described("what people call it")
+    digest: str = described(
+        "of its files, or of what an alias holds or a place runs; empty where there is none"
+    )
     withdrawals: tuple[Withdrawal, ...] = ()
     at: datetime | None = None
     by: str | None = None
@@ -83,17 +83,11 @@ class DeploymentNode(Node):
 
 @dataclass(frozen=True, slots=True)
 class Edge(Record):
-    """A relation of two things: `source` was made from `target`, holds it or runs it.
+    """A relation of two things: `source` was made from `target`, holds it or runs it."""
 
-    Attributes:
-        source: id of the one.
-        target: id of the other.
-        relation: which it is.
-    """
-
-    source: str
-    target: str
-    relation: str
+    source: str = described("id of the one")
+    target: str = described("id of the other")
+    relation: str = described("which it is")
     KEYS: ClassVar[tuple[str, ...]] = ("from_", "to", "relation")
 
     @property
@@ -112,7 +106,6 @@ class Graph(Record):
     """A lineage graph.
 
     Attributes:
-        root: id of the subject.
         by_id: its things, by their ids.
         edges: each once.
         starts: ids of all subjects, where these are several: a dataset may have several revisions.
@@ -120,7 +113,7 @@ class Graph(Record):
         left_out: how many things of each kind it does not have; None where it is cut and nobody counted.
     """
 
-    root: str
+    root: str = described("id of the subject")
     by_id: dict[str, Node] = field(default_factory=dict)
     edges: list[Edge] = field(default_factory=list)
     starts: tuple[str, ...] = ()

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from .. import tables
 from ..adapters.files import RECIPE
-from ..record import Record
+from ..record import Record, described
 
 SHRINK = "shrink"
 """The method of what was only cut to a smaller rank."""
@@ -24,25 +24,19 @@ _MOST = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CombinationRecipe(Record):
-    """How an adapter was computed.
+    """How an adapter was computed."""
 
-    Attributes:
-        method: `svd`, `cat`, `linear`, `ties` or `dare`, of `combine`; or `shrink`.
-        sources: the digests of the adapters that it was computed from, in their order.
-        weights: that of each.
-        density: share of the numbers that `ties` and `dare` kept; None for other methods.
-        seed: of what `dare` kept; None for other methods.
-        rank: of the new adapter.
-        fusery: the version that computed it.
-    """
-
-    method: str
-    sources: tuple[str, ...]
-    weights: tuple[float, ...]
-    density: float | None
-    seed: int | None
-    rank: int
-    fusery: str
+    method: str = described("`svd`, `cat`, `linear`, `ties` or `dare`, of `combine`; or `shrink`")
+    sources: tuple[str, ...] = described(
+        "the digests of the adapters that it was computed from, in their order"
+    )
+    weights: tuple[float, ...] = described("that of each")
+    density: float | None = described(
+        "share of the numbers that `ties` and `dare` kept; None for other methods"
+    )
+    seed: int | None = described("of what `dare` kept; None for other methods")
+    rank: int = described("of the new adapter")
+    fusery: str = described("the version that computed it")
 
 
 _FIELDS = tuple(each.name for each in fields(CombinationRecipe))

@@ -13,7 +13,7 @@ from ..access.roles import require_may_change
 from ..database import events
 from ..database.limits import TAGS, require_count
 from ..errors import BadInputError
-from ..record import Record
+from ..record import Record, described
 from ..records.adapter import Amendment
 from ..records.amendments import (
     TAG,
@@ -37,17 +37,11 @@ AMENDED = "adapter.amended"
 
 @dataclass(frozen=True, slots=True)
 class Amended(Record):
-    """The result of `amend`.
+    """The result of `amend`."""
 
-    Attributes:
-        name: of the adapter.
-        digest: of its files, which do not change.
-        amendments: the changes, as `show` has them; empty if nothing changed.
-    """
-
-    name: str
-    digest: str
-    amendments: tuple[Amendment, ...]
+    name: str = described("of the adapter")
+    digest: str = described("of its files, which do not change")
+    amendments: tuple[Amendment, ...] = described("the changes, as `show` has them; empty if nothing changed")
     KEYS: ClassVar[tuple[str, ...]] = ("name", "digest", "changed", "amendments")
 
     @property

@@ -24,7 +24,6 @@ from ..records.references import resolve_adapter
 from ..records.withdrawals import Withdrawal, refuse_yanked, told_of
 
 if TYPE_CHECKING:
-    from ..database.chronicle import Moment
     from ..workspace import Workspace
 
 LONGEST_NOTE = 10_000
@@ -98,9 +97,8 @@ def approve(workspace: Workspace, reference: str, alias: str, *, note: str = "")
                 note=str(without_credentials(note)),
                 at=at,
                 by=workspace.actor,
+                authenticated=workspace.authenticated or None,
             )
-            if workspace.authenticated:
-                made.authenticated = True
             counted = select(func.count()).where(tables.Approval.adapter_id == adapter.id)
             require_count(adapter.name, "approvals", APPROVALS, (session.scalar(counted) or 0) + 1)
             session.add(made)
@@ -128,12 +126,7 @@ def withdraw(workspace: Workspace, reference: str, alias: str, *, note: str = ""
 
 
 def approvers(
-    session: Session,
-    adapter: tables.Adapter,
-    alias: str,
-    *,
-    authenticated: bool = False,
-    moment: Moment | None = None,
+    session: Session, adapter: tables.Adapter, alias: str, *, authenticated: bool = False
 ) -> list[str]:
     """Return who approves that an alias may hold an adapter, each once, without its author.
 
@@ -142,12 +135,11 @@ def approvers(
         adapter: that is approved.
         alias: name of the alias.
         authenticated: only those of whom a token said who they are.
-        moment: when; None is now.
     """
     author = person(adapter.created_by)
     found = {
         person(approval.by): approval.by
-        for approval in _standing(session, adapter, alias, moment)
+        for approval in _standing(session, adapter, alias)
         if approval.authenticated or not authenticated
     }
     return sorted(by for who, by in found.items() if who != author)
@@ -167,15 +159,12 @@ def alias_of(adapter: tables.Adapter, text: str) -> str:
     return parse_alias(name)
 
 
-def _standing(
-    session: Session, adapter: tables.Adapter, alias: str, moment: Moment | None = None
-) -> list[tables.Approval]:
+def _standing(session: Session, adapter: tables.Adapter, alias: str) -> list[tables.Approval]:
     approval = tables.Approval
-    query = select(approval).where(approval.adapter_id == adapter.id, approval.alias == alias)
-    rows = session.scalars(query.order_by(approval.id))
-    if moment is None:
-        return [row for row in rows if row.withdrawn_at is None]
-    return [row for row in rows if moment.stands("approval", row.id, row.withdrawn_at)]
+    query = select(approval).where(
+        approval.adapter_id == adapter.id, approval.alias == alias, approval.withdrawn_at.is_(None)
+    )
+    return list(session.scalars(query.order_by(approval.id)))
 
 
 def _given_by(session: Session, adapter: tables.Adapter, alias: str, actor: str) -> list[tables.Approval]:

@@ -1,20 +1,17 @@
-"""The facts that rules depend on, now or at a moment in the past."""
+"""The recorded facts that rules depend on."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from .. import tables
 from ..adapters.trained_through import aware_of
-from ..database.chronicle import Moment
 from ..errors import BadInputError
 from ..fusion.foreign import counts
-from ..records.amendments import TAG, state_of, undone
+from ..records.amendments import TAG, state_of
 from ..records.evaluations import stands
 from ..records.references import fused_from
 from ..records.withdrawals import of_adapters, refuse_yanked
@@ -26,28 +23,20 @@ class Facts:
 
     Attributes:
         session: of any transaction.
-        moment: when; None is now.
     """
 
     session: Session
-    moment: Moment | None = None
 
     def withdrawn(self, adapter: tables.Adapter) -> str | None:
         """Return why an adapter is withdrawn, None if it is not."""
-        if self.moment is None:
-            try:
-                refuse_yanked(self.session, adapter)
-            except BadInputError as error:
-                return error.message
-            return None
-        rows = self.session.scalars(select(tables.Yank).where(tables.Yank.adapter_id == adapter.id))
-        standing = (row for row in rows if self.moment.stands("yank", row.id, row.lifted_at))
-        return next((f"{adapter.name} was yanked by {row.by}: {row.reason}" for row in standing), None)
+        try:
+            refuse_yanked(self.session, adapter)
+        except BadInputError as error:
+            return error.message
+        return None
 
     def told(self, adapter: tables.Adapter) -> list[str]:
-        """Return withdrawals of the same bytes under other names; current ones only."""
-        if self.moment is not None:
-            return []
+        """Return withdrawals of the same bytes under other names."""
         found = of_adapters(self.session, [adapter.id]).get(adapter.id, ())
         return [each.told for each in found if each.relation != "itself"]
 
@@ -57,7 +46,7 @@ class Facts:
 
     def fused(self, adapter: tables.Adapter) -> list[tables.Fused]:
         """Return what was fused from an adapter alone at its own scale, here or by a trusted signer."""
-        return [row for row in self.claimed(adapter) if counts(self.session, row, self.moment)]
+        return [row for row in self.claimed(adapter) if counts(self.session, row)]
 
     def claimed(self, adapter: tables.Adapter) -> list[tables.Fused]:
         """Return the same including unproved claims of other registries.
@@ -72,32 +61,20 @@ class Facts:
             and not fused.extras
             and fused.recipe.get("scale") is None
             and fused.recipe.get("quantization_aware") == aware
-            and (self.moment is None or self.moment.has("fused", fused.id))
         ]
 
     def val_loss(self, adapter: tables.Adapter) -> float | None:
-        """Return the validation loss, with amendments up to the moment."""
-        loss: float | None = self._state(adapter)["val_loss"]
-        return loss
+        """Return the validation loss as amended."""
+        return adapter.val_loss
 
     def evaluations(self, adapter: tables.Adapter, metric: str) -> list[tables.Evaluation]:
         """Return what was measured of a metric and not withdrawn, the newest first."""
-        found = [row for row in adapter.evaluations if row.metric == metric]
-        if self.moment is None:
-            return [row for row in reversed(found) if stands(row)]
-        then = self.moment
-        return [row for row in reversed(found) if then.stands("evaluation", row.id, row.withdrawn_at)]
+        return [row for row in reversed(adapter.evaluations) if row.metric == metric and stands(row)]
 
     def tags(self, adapter: tables.Adapter) -> dict[str, str]:
-        """Return the tags, with amendments up to the moment."""
-        state = self._state(adapter)
+        """Return the tags as amended."""
+        state = state_of(adapter)
         return {field.removeprefix(TAG): value for field, value in state.items() if field.startswith(TAG)}
-
-    def _state(self, adapter: tables.Adapter) -> Mapping[str, Any]:
-        if self.moment is None:
-            return state_of(adapter)
-        later = [row for row in adapter.amendments if not self.moment.has("amendment", row.id)]
-        return undone(state_of(adapter), later)
 
     def signers(self, adapter: tables.Adapter, alias: str) -> list[str]:
         """Return the trusted signers of an adapter for an alias, `task#alias`.
@@ -107,10 +84,10 @@ class Facts:
         """
         from ..records.signatures import trusted_signers
 
-        return trusted_signers(self.session, "adapter", adapter.digest, alias, moment=self.moment)
+        return trusted_signers(self.session, "adapter", adapter.digest, alias)
 
     def approvers(self, adapter: tables.Adapter, alias: str, *, authenticated: bool = False) -> list[str]:
         """Return who approves that an alias may hold an adapter, each once, without its author; or those a token knows."""
         from .approvals import approvers
 
-        return approvers(self.session, adapter, alias, authenticated=authenticated, moment=self.moment)
+        return approvers(self.session, adapter, alias, authenticated=authenticated)

@@ -241,7 +241,6 @@ def _audited(workspace: Workspace, *, whole: bool, say: Callable[[str], None]) -
     """Return what an audit found: of everything, or of the log and the records."""
     from ..audit.audit import audit
     from ..audit.checks import check_events, check_sealed
-    from ..releases.rejudging import check_moves
 
     if whole:
         found = audit(workspace, reporter=Reporter(say))
@@ -250,7 +249,6 @@ def _audited(workspace: Workspace, *, whole: bool, say: Callable[[str], None]) -
         say("the log and the records")
         check_events(workspace, found)
         check_sealed(workspace, found)
-    check_moves(workspace, found)
     return {
         "ok": found.ok,
         "whole": whole,

@@ -17,7 +17,7 @@ from ..dsse.keys import key_id
 from ..errors import BadInputError, UnknownReferenceError
 from ..inspection.problem import Problem
 from ..inspection.signed_files import Found
-from ..record import Record
+from ..record import Record, described
 from ..records.signatures import SCHEME, RecordedSignature, signatures_of
 from .checking import Checker, KeyChecker
 from .subject import alone, find_recorded, kind_of
@@ -29,38 +29,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signatures(Record):
-    """The signatures over a thing on record.
+    """The signatures over a thing on record."""
 
-    Attributes:
-        kind: `adapter`, `fused` or `bundle`.
-        name: what people call it.
-        digest: of its list of files.
-        signatures: oldest first.
-    """
-
-    kind: str
-    name: str
-    digest: str
-    signatures: tuple[RecordedSignature, ...]
+    kind: str = described("`adapter`, `fused` or `bundle`")
+    name: str = described("what people call it")
+    digest: str = described("of its list of files")
+    signatures: tuple[RecordedSignature, ...] = described("oldest first")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportedSignature(Record):
-    """A signature that was written to a file.
+    """A signature that was written to a file."""
 
-    Attributes:
-        kind: of what was signed: `adapter`, `fused` or `bundle`.
-        name: what people call it.
-        digest: of its list of files.
-        key_id: of the key that signed, or whom Sigstore names.
-        path: the file.
-    """
-
-    kind: str
-    name: str
-    digest: str
-    key_id: str
-    path: Path
+    kind: str = described("of what was signed: `adapter`, `fused` or `bundle`")
+    name: str = described("what people call it")
+    digest: str = described("of its list of files")
+    key_id: str = described("of the key that signed, or whom Sigstore names")
+    path: Path = described("the file")
 
 
 def list_signatures(workspace: Workspace, reference: str) -> Signatures:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from ..database import events
 from ..dsse.keys import key_id, public_pem, read_public_key
 from ..errors import AlreadyExistsError, BadInputError, UnknownReferenceError
 from ..names import parse_slug
-from ..record import EXACT, Record
+from ..record import Record, described
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
@@ -29,29 +29,19 @@ _MOST = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrustedKey(Record):
-    """A key whose signatures count, or counted.
+    """A key whose signatures count, or counted."""
 
-    Attributes:
-        name: what it is called here.
-        key_id: SHA-256 of it.
-        aliases: patterns of the aliases that it counts for.
-        fused: fused artifacts of other registries count as made here when it has signed them.
-        signatures: how many by it are on record.
-        created_at: since when it is trusted.
-        created_by: who said so.
-        revoked_at: since when it counts no more.
-        revoked_by: who said that.
-    """
-
-    name: str
-    key_id: str
-    aliases: tuple[str, ...]
-    fused: bool
-    signatures: int
-    created_at: datetime = field(metadata=EXACT)
-    created_by: str
-    revoked_at: datetime | None = field(metadata=EXACT)
-    revoked_by: str | None
+    name: str = described("what it is called here")
+    key_id: str = described("SHA-256 of it", heading="key", cell="{:.16}")
+    aliases: tuple[str, ...] = described(
+        "patterns of the aliases that it counts for", heading="for", free=True
+    )
+    fused: bool = described("fused artifacts of other registries count as made here when it has signed them")
+    signatures: int = described("how many by it are on record")
+    created_at: datetime = described("since when it is trusted", heading="since", exact=True)
+    created_by: str = described("who said so")
+    revoked_at: datetime | None = described("since when it counts no more", heading="revoked", exact=True)
+    revoked_by: str | None = described("who said that")
 
 
 def add_key(
@@ -186,14 +176,4 @@ def _tell(
 def _view(session: Session, row: tables.TrustedKey) -> TrustedKey:
     signature = tables.Signature
     made = session.scalar(select(func.count(signature.id)).where(signature.key_id == row.key_id))
-    return TrustedKey(
-        name=row.name,
-        key_id=row.key_id,
-        aliases=tuple(row.aliases),
-        fused=bool(row.fused),
-        signatures=made or 0,
-        created_at=row.created_at,
-        created_by=row.created_by,
-        revoked_at=row.revoked_at,
-        revoked_by=row.revoked_by,
-    )
+    return TrustedKey.from_row(row, aliases=tuple(row.aliases), fused=bool(row.fused), signatures=made or 0)

@@ -173,7 +173,7 @@ def test_nothing_is_done_for_who_hung_up_before_their_turn() -> None:
 
 
 SLOW = (
-    b"POST /api/v1/acts/yank HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    b"POST /api/v1/adapters/yank-all HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     b"Content-Length: 90\r\n\r\n{"
 )
 """A request of which more never comes."""

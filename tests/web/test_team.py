@@ -177,8 +177,8 @@ def test_signing_in_leads_nowhere_else(team: Team) -> None:
 
 def test_acts_are_recorded_under_the_name_of_the_token(team: Team) -> None:
     newest = team.registry.adapters.list(task="course_rec", sort="version:desc", limit=1)[0].name
-    body = {"adapter": newest, "alias": "prod", "note": "read it"}
-    done = post_json(team.address, f"{API}/acts/approve", body, **team.bearer("the-approver"))
+    body = {"reference": newest, "alias": "prod", "note": "read it"}
+    done = post_json(team.address, f"{API}/aliases/approve", body, **team.bearer("the-approver"))
     assert (done.status, done.json["by"]) == (200, "the-approver")
     last = team.registry.upkeep.log(limit=1)[0]
     assert (last.actor, last.action) == ("the-approver", "adapter.approved")
@@ -310,7 +310,7 @@ def test_over_tls_the_cookie_is_this_host_s_alone(own: Registry) -> None:
 
 
 def test_each_act_says_which_role_it_needs() -> None:
-    publisher = {"set-alias", "note", "tags", "record-deployment", "end-deployment", "record-refusal"}
+    publisher = {"set-alias", "note", "tags", "record-deployment", "end-deployment"}
     approver = {"promote", "approve", "withdraw-approval", "roll-back", "yank", "lift"}
     assert {act.name for act in ACTS if act.role == "publisher"} == publisher
     assert {act.name for act in ACTS if act.role == "approver"} == approver

@@ -132,7 +132,7 @@ def test_whole_tensors_go_where_they_are_known(tiny: Registry, held: str, tmp_pa
 
 USES: dict[str, Callable[[Registry, str, Path], object]] = {
     "export in mlx-lm's form": lambda r, name, out: r.exchange.export(name, out, form="mlx"),
-    "probe": lambda r, name, out: r.adapters.probe(name),
+    "probe": lambda r, name, out: r.evaluations.probe(name),
     "combine": lambda r, name, out: r.adapters.combine([name, "plain@1"], method="svd", task="sum"),
     "shrink": lambda r, name, out: r.adapters.shrink(name, rank=1),
     "fuse with another": lambda r, name, out: r.fused.fuse("plain@1", FuseRequest(extras=((name, 1.0),))),

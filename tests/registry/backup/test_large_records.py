@@ -17,7 +17,6 @@ from store_shelf import open_workspace
 from fusery.registry import Registry, tables
 from fusery.registry.admission import AdmissionError
 from fusery.registry.backup.errors import BackupError
-from fusery.registry.database.guards import lifted
 from fusery.registry.database.limits import YANKS
 from fusery.registry.errors import BadInputError
 from fusery.registry.tables import bounds
@@ -145,7 +144,7 @@ def test_verify_reports_a_backup_that_cannot_be_restored(
     stocked: Registry, tmp_path: Path, change: str
 ) -> None:
     before = stocked.upkeep.backup(tmp_path / "backup", verify=True)
-    with stocked.workspace.database.schema_change() as connection, lifted(connection):
+    with stocked.workspace.database.schema_change() as connection:
         connection.execute(text(change))
     with pytest.raises(BackupError) as caught:
         stocked.upkeep.backup(tmp_path / "backup", verify=True)

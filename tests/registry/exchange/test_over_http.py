@@ -203,20 +203,22 @@ def test_unavailable_database_gives_503(
         with running(home, "server", "--port", "0", "--json", FUSERY_DATABASE_URL=database.url) as (_, said):
             url = json.loads(said)["url"]
             headers = {"authorization": f"Bearer {secret}"}
-            assert ask(url, "/api/v1/tasks", **headers).status == 200
+            assert ask(url, "/api/v1/adapters/tasks", **headers).status == 200
             database.crash()
             for accept in ("application/json", "text/html"):
                 down = ask(url, "/", accept=accept, **headers)
                 assert (down.status, down.headers.get("retry-after")) == (503, "5")
                 assert not re.search(r"postgres|127\.0\.0\.1|/tmp", down.text)
-            assert ask(url, "/api/v1/tasks", **headers).json["error"]["code"] == "database_unavailable"
+            assert (
+                ask(url, "/api/v1/adapters/tasks", **headers).json["error"]["code"] == "database_unavailable"
+            )
             monkeypatch.setattr(client, "GIVE_UP", 4.0)
             monkeypatch.setenv("FUSERY_TOKEN", secret)
             with pytest.raises(ServerUnavailableError) as caught:
                 stocked.exchange.push("course_rec", url)
             assert caught.value.hint
             database.start()
-            wait_until(lambda: ask(url, "/api/v1/tasks", **headers).status == 200)
+            wait_until(lambda: ask(url, "/api/v1/adapters/tasks", **headers).status == 200)
     finally:
         database.close()
 

@@ -108,7 +108,7 @@ def test_probe_uses_the_rounded_model(sqlite_registry: Registry, tmp_path: Path)
     said: list[str] = []
     texts = tmp_path / "texts.txt"
     texts.write_text("One says what one means.\nNothing else is asked.\n")
-    found = sqlite_registry.adapters.probe(name, prompts=texts, reporter=Reporter(said.append))
+    found = sqlite_registry.evaluations.probe(name, prompts=texts, reporter=Reporter(said.append))
     assert [line for line in said if line.startswith(f"{name} was trained through a quantiser")]
     assert (found.a.kind, found.a.precision, found.b.kind) == ("fused", "keep", "base")
     assert (found.loss_base, found.gain_kept) == (found.loss_b, None)
@@ -116,9 +116,9 @@ def test_probe_uses_the_rounded_model(sqlite_registry: Registry, tmp_path: Path)
     assert found.conclusion.startswith("The adapter, fused, changed")
     metrics = {each.metric for each in sqlite_registry.evaluations.list(name)}
     assert [each.startswith("probe.keep") and each.endswith(".loss") for each in metrics] == [True]
-    same = sqlite_registry.adapters.probe(name, against="base", prompts=texts)
+    same = sqlite_registry.evaluations.probe(name, against="base", prompts=texts)
     assert (same.a, same.b, same.kl) == (found.a, found.b, found.kl)
-    other = sqlite_registry.adapters.probe("packed", against=name, limit=2)
+    other = sqlite_registry.evaluations.probe("packed", against=name, limit=2)
     assert (other.a.kind, other.b) == ("base", found.a)
 
 
@@ -251,7 +251,7 @@ def test_merge_aware_adapters_are_not_fused(
     with pytest.raises(FusionUnsupportedError):
         sqlite_registry.fused.formats(merge_aware)
     with pytest.raises(FusionUnsupportedError):
-        sqlite_registry.adapters.probe(merge_aware, limit=1)
+        sqlite_registry.evaluations.probe(merge_aware, limit=1)
     assert_not_unfused(sqlite_registry, merge_aware, tmp_path)
 
 

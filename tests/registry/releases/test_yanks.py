@@ -47,7 +47,7 @@ def test_nothing_of_it_leaves_any_more(stocked: Registry, make_adapter: Any, tmp
         lambda: stocked.bundles.materialize("course_rec@1", tmp_path / "own.tar.gz", target="archive"),
         lambda: stocked.exchange.export("course_rec@1", tmp_path / "exported"),
         lambda: stocked.aliases.set("prod", "course_rec@1"),
-        lambda: stocked.adapters.bench("course_rec@1"),
+        lambda: stocked.evaluations.bench("course_rec@1"),
     ]
     for way in ways:
         with pytest.raises(BadInputError, match="yanked by tester on .*: wrong licence"):

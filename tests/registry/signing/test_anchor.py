@@ -12,7 +12,6 @@ import pytest
 from signing_keys import Pair
 from sqlalchemy import delete, select
 from store_shelf import open_workspace
-from tampered_database import unguarded
 
 from fusery.registry import Registry, tables
 from fusery.registry.audit import Report
@@ -54,7 +53,7 @@ def codes(report: Report) -> list[str]:
 
 def rewrite(registry: Registry, first: int) -> None:
     """Write the log anew from an entry on: a good chain, of other entries."""
-    with registry.workspace.database.write() as session, unguarded(session):
+    with registry.workspace.database.write() as session:
         rows = session.scalars(
             select(tables.Event).where(tables.Event.seq >= first).order_by(tables.Event.seq)
         ).all()
@@ -66,7 +65,7 @@ def rewrite(registry: Registry, first: int) -> None:
 
 
 def cut(registry: Registry, after: int) -> None:
-    with registry.workspace.database.write() as session, unguarded(session):
+    with registry.workspace.database.write() as session:
         session.execute(delete(tables.Event).where(tables.Event.seq > after))
 
 
@@ -105,7 +104,7 @@ def test_a_log_that_was_rewritten_is_found(registry: Registry, key: Pair, tmp_pa
     assert codes(registry.upkeep.audit_chain()) == [], "without an anchor nobody can tell"
     assert codes(audit(registry, anchor, key)) == ["log_rewritten"]
     wanted = read_anchor(anchor)
-    with registry.workspace.database.write() as session, unguarded(session):
+    with registry.workspace.database.write() as session:
         session.scalars(select(tables.Event).where(tables.Event.seq == wanted.seq)).one().hash = wanted.hash
     # An entry that only has the hash is found by the chain.
     assert "event_chain" in (found := codes(audit(registry, anchor, key))) and "log_rewritten" not in found
@@ -144,7 +143,7 @@ def test_foreign_changed_and_invalid_anchors_are_refused(
 
 
 def test_an_anchor_of_a_damaged_log_is_not_made(registry: Registry, key: Pair) -> None:
-    with registry.workspace.database.write() as session, unguarded(session):
+    with registry.workspace.database.write() as session:
         row = session.scalars(select(tables.Event).order_by(tables.Event.seq.desc()).limit(1)).one()
         row.actor = "somebody else"
     with pytest.raises(CheckFailedError):

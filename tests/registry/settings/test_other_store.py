@@ -1,4 +1,4 @@
-"""Home folders of others: plain folders, from which no setting and no link is followed."""
+"""Stores other than the registry's own: no link in their folders is followed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fusery.registry.errors import BadInputError
-from fusery.registry.settings.other_home import options_of, plain_folder
+from fusery.registry.settings.other_store import options_of, require_folders
 from fusery.storage.layout import FORMAT_NAME
 
 
@@ -32,27 +32,12 @@ def link(*parts: str) -> Callable[[Path], None]:
     return spoil
 
 
-def test_a_plain_home_is_taken_whatever_its_own_settings_are(home: Path) -> None:
-    (home / "config.toml").write_text('user = "eve"\nstore_url = ""\n', encoding="utf-8")
-    assert plain_folder(home) == (home / "fusery.db", home / "store")
-
-
-@pytest.mark.parametrize(
-    "spoil",
-    [
-        *(link(*parts) for parts in ((), (FORMAT_NAME,), ("tmp",), ("blobs",), ("blobs", "sha256", "ab"))),
-        *(
-            lambda home, text=text: (home / "config.toml").write_bytes(text)
-            for text in (b'Store_URL = "s3://x"', b"= =", b"\xff", b"#" * ((1 << 20) + 1))
-        ),
-    ],
-)
-def test_links_and_settings_that_lead_elsewhere_are_refused(
-    spoil: Callable[[Path], object], home: Path
-) -> None:
-    spoil(home)
+@pytest.mark.parametrize("parts", [(), (FORMAT_NAME,), ("tmp",), ("blobs",), ("blobs", "sha256", "ab")])
+def test_links_are_refused(parts: tuple[str, ...], home: Path) -> None:
+    require_folders(home / "store")
+    link(*parts)(home)
     with pytest.raises(BadInputError):
-        plain_folder(home)
+        require_folders(home / "store")
 
 
 def test_options_are_a_json_object() -> None:
