@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..errors import BadInputError
-from ..releases.promote import Promotion
+from ..records.release import Promotion
 from .over_http import ServerPlace
 
 

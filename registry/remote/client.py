@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import re
 import socket
-import ssl
 import threading
 import time
 import weakref
@@ -280,6 +279,8 @@ class HttpClient:
     @cached_property
     def pool(self) -> httpx.Client:
         """Connections to the server; proxies are those of the environment, and none is used for this machine."""
+        from ssl import PROTOCOL_TLS_CLIENT, SSLContext
+
         import httpx2 as httpx
 
         with self._lock:
@@ -290,8 +291,7 @@ class HttpClient:
             if self.token:
                 headers["Authorization"] = f"Bearer {self.token}"
             # Without TLS no certificate is needed, and reading the system's takes a while.
-            secure = self.address.secure
-            verify = trusted_certificates() if secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            verify = trusted_certificates() if self.address.secure else SSLContext(PROTOCOL_TLS_CLIENT)
             try:
                 made = httpx.Client(
                     base_url=self.url,

@@ -19,7 +19,7 @@ from ports import free_port
 
 from fusery.registry import Registry
 from fusery.registry.errors import BadInputError, ServerRefusedError, ServerUnavailableError
-from fusery.registry.releases.promote import Promotion
+from fusery.registry.records.release import Promotion
 from fusery.registry.remote import blobs, client
 from fusery.registry.remote.address import ServerAddress
 from fusery.registry.remote.server import Server
