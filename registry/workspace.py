@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import uuid
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -158,6 +157,8 @@ class Workspace:
             StoreMismatchError: the store belongs to another registry.
             StoreDeniedError: a folder cannot be made or written.
         """
+        from uuid import uuid4
+
         from fusery.storage.locate import open_store
 
         from . import tables
@@ -175,7 +176,7 @@ class Workspace:
         made = store_id is None
         if made:
             # The store first: a row that names a store which does not exist would lock everybody out.
-            store_id = store.identify() or str(uuid.uuid4())
+            store_id = store.identify() or str(uuid4())
             store.initialise(store_id)
         elif store.identify() != store_id:
             # Adopting another store would leave everything recorded so far without its bytes.

@@ -18,16 +18,14 @@ if TYPE_CHECKING:
     from ..adapters.finding import Finding
     from ..adapters.render import Form
     from ..admission.submission import Facts
-    from ..catalog.compare import ComparedAdapters
-    from ..catalog.diff import Difference
-    from ..catalog.tasks import Task
     from ..combining.combine import Combination
     from ..combining.methods import Method
-    from ..records.adapter import Adapter, Registered, Version
+    from ..records.adapter import Adapter, Amended, Registered, Version
     from ..records.adapter_details import AdapterDetails
-    from ..registration.amend import Amended
+    from ..records.difference import ComparedAdapters, Difference
+    from ..records.release import LiftedYank, Yank
+    from ..records.task import Task
     from ..registration.correction import Corrections
-    from ..releases.yanks import LiftedYank, Yank
 
 
 class Adapters(Resource):

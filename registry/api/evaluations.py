@@ -14,12 +14,11 @@ from .resource import Named, Resource, named
 
 if TYPE_CHECKING:
     from ..engine.precisions import Precision
-    from ..evaluation.bench import BenchReport
+    from ..evaluation.bench_report import BenchReport
     from ..evaluation.measured import RecordedEvaluations
     from ..evaluation.probe import ProbeReport
-    from ..evaluation.withdrawing import WithdrawnEvaluations
     from ..fusion.request import FuseRequest
-    from ..records.evaluations import Evaluation
+    from ..records.evaluation import Evaluation, WithdrawnEvaluations
 
 
 class Evaluations(Resource):

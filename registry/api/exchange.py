@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..exchange.import_runs import ImportedRun
     from ..exchange.over_http import ServerPlace
     from ..records.adapter import Registered
-    from ..releases.promote import Promotion
+    from ..records.release import Promotion
 
 
 class Exchange(Resource):

@@ -18,10 +18,9 @@ if TYPE_CHECKING:
     from ..fusion.cache import CacheContents, Pinned, Pruned
     from ..fusion.explain import Explanation
     from ..fusion.formats import Formats
-    from ..fusion.listing import ListedFused
     from ..fusion.published import Publish
     from ..fusion.request import FuseRequest
-    from ..records.fused import Fused, FusedDetails
+    from ..records.fused import Fused, FusedDetails, ListedFused
 
 
 class FusedModels(Resource):

@@ -15,8 +15,9 @@ from .resource import Named, Resource, named
 if TYPE_CHECKING:
     from ..identification import Begun
     from ..identification.identified import Identified
-    from ..provenance import Attested, Graph, Whole
+    from ..provenance import Attested, Whole
     from ..provenance.attest import Attestation
+    from ..records.graph import Graph
     from ..records.resolved import Resolved
     from ..releases.impact import Impact
     from ..reporting import Written

@@ -12,11 +12,11 @@ from .operation import operation
 from .resource import Named, Resource, named, said
 
 if TYPE_CHECKING:
+    from ..records.signature import Signatures, TrustedKey
     from ..signing.anchor import Anchor
     from ..signing.checking import Checker
-    from ..signing.recorded import ExportedSignature, Signatures
+    from ..signing.recorded import ExportedSignature
     from ..signing.sign import Signed, SigningKey
-    from ..signing.trusted import TrustedKey
     from ..signing.verify import Verification
 
 

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from ..audit import Report
     from ..audit.doctor import Check
     from ..backup import BackedUp, Restored
-    from ..catalog.journal import Event
     from ..collect import Collection
     from ..database.schema import SchemaState
+    from ..records.event import Event
 
 
 class Upkeep(Resource):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,15 +16,17 @@ from ..charts.files import picture_kind
 from ..documents import write_picture
 from ..errors import BadInputError
 from ..fusion.views import line_of
-from ..record import Record, compared, described
+from ..record import compared
 from ..records.adapter_details import AdapterDetails
-from ..records.evaluations import METRIC, Evaluation, comparable, mismatch, setting_of
+from ..records.difference import ComparedAdapters, NotComparable
+from ..records.evaluation import Evaluation
+from ..records.evaluations import METRIC, comparable, mismatch, setting_of
 from ..records.fused import Fidelity, FusedLine
 from ..records.fused_rows import fused_by_adapter
 from ..records.references import load_adapters, resolve_adapter
 from ..records.run import CurvePoint
-from ..records.withdrawal import Withdrawal
-from ..records.withdrawals import of_adapters, of_fused, own
+from ..records.withdrawal import own
+from ..records.withdrawals import of_adapters, of_fused
 from .diff import amended_in, fields
 from .views import full_records
 
@@ -33,40 +35,6 @@ if TYPE_CHECKING:
 
 MOST = 50
 """Adapters that one table compares."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NotComparable(Record):
-    """A metric that was measured of two adapters, on or with something else."""
-
-    code: str = described(
-        "`metric_other_dataset`, `metric_other_split`, `metric_other_harness` or `metric_other_shots`"
-    )
-    metric: str = described("its name")
-    adapters: tuple[str, ...] = described("the two")
-    why: str = described("in one sentence")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ComparedAdapters(Record):
-    """What adapters have in common and where they differ."""
-
-    adapters: tuple[str, ...] = described("their names")
-    differs: Mapping[str, tuple[object, ...]] = described(
-        "by field, one value for each adapter, null where it has none; fields of the training configuration are called `training.FIELD`, those of the newest model fused from each `fused.FIELD`, what was measured `metric.NAME`. What was measured on other datasets, splits or examples is in fields of its own, `metric.NAME (SETTING)`"
-    )
-    same: Mapping[str, object] = described("the fields with one value for all")
-    findings: tuple[NotComparable, ...] = described(
-        "metrics that cannot be compared, each with the first adapter that has it and another one"
-    )
-    amended: Mapping[str, tuple[str, ...]] = described("by field, the adapters that it was amended in")
-    curves: Mapping[str, tuple[CurvePoint, ...]] = described(
-        "by adapter, the points of its training curve, by iteration"
-    )
-    withdrawals: Mapping[str, tuple[Withdrawal, ...]] = described(
-        "by adapter, what it has to do with yanks that stand"
-    )
-    plot: Path | None = described("the picture of the curves; None if none was asked for")
 
 
 def compare_adapters(workspace: Workspace, references: Sequence[str]) -> ComparedAdapters:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from sqlalchemy import func, select
 
 from .. import tables
-from .journal import Event, journal
+from ..records.event import Event
+from .journal import journal
 
 if TYPE_CHECKING:
     from ..workspace import Workspace

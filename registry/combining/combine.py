@@ -23,7 +23,8 @@ from ..errors import BadInputError
 from ..names import parse_task
 from ..record import Record, described
 from ..records.adapter import Registered
-from ..records.recipe import SHRINK, CombinationRecipe
+from ..records.combination import CombinationRecipe
+from ..records.recipe import SHRINK
 from ..records.references import resolve_adapter
 from ..records.renderings import fetch_originals, own_form, require_factors_alone
 from ..records.scratch import scratch_folder

@@ -19,8 +19,8 @@ from ..database import events
 from ..database.limits import EVALUATIONS, require_count, require_within
 from ..errors import BadInputError, MetricOfOtherAdapterError, MetricRecordedTwiceError
 from ..record import Record, described
+from ..records.evaluation import Evaluation
 from ..records.evaluations import (
-    Evaluation,
     evaluation_records,
     key_of,
     missing_evaluations,

@@ -15,11 +15,12 @@ from fusery.storage.room import needs_of, require_rooms
 
 from ..errors import BadInputError, SchemaError
 from ..record import Record
+from ..records.transfer import Moved
 from .believing import require_believable, require_identity
 from .carrying import Carrier
 from .package import Item, read_package
 from .place import Place
-from .planning import Moved, files_to_copy, plan
+from .planning import files_to_copy, plan
 from .taking import Receiver
 from .telling import told_of_yanks
 

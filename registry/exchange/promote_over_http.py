@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from pydantic import TypeAdapter, ValidationError
-
-from ..errors import BadInputError, ServerRefusedError
-from ..releases.promote import Promotion
-from .http_calls import RefusedError, turned
+from ..errors import BadInputError
+from ..records.release import Promotion
 from .over_http import ServerPlace
-from .registry_server import RegistryServer
 
 
 def promote_on_server(
@@ -32,23 +26,7 @@ def promote_on_server(
     """
     if not reason.strip():
         raise BadInputError("a server's log says why an alias moved", hint="--reason TEXT")
-    how = {"dry_run": True} if dry_run else {}
-    with place.asked() as calls:
-        server = RegistryServer(calls)
-        refusal: RefusedError | None = None
-        try:
-            told = server.write("aliases/promote", reference=reference, alias=alias, reason=reason, **how)
-        except RefusedError as refused:
-            # Where its rules say no, the answer is the same record.
-            if not refused.answer:
-                raise
-            refusal, told = refused, refused.answer
-        try:
-            promotion = TypeAdapter(Promotion).validate_json(told, strict=True)
-        except ValidationError as error:
-            raise refusal or ServerRefusedError(
-                f"{calls.address.url} answers what no server of this version does",
-                hint="is that its address?",
-            ) from error
-    rules = (replace(rule, hint=turned(rule.hint) if rule.hint else None) for rule in promotion.rules)
-    return replace(promotion, rules=tuple(rules))
+    arguments = {"reference": reference, "alias": alias, "reason": reason, "dry_run": dry_run}
+    with place.open() as server:
+        promotion: Promotion = server.ask("aliases/promote", arguments, Promotion, writes=True)
+        return promotion

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -23,11 +23,10 @@ from ..errors import AlreadyExistsError, BadInputError, ServerRefusedError, Unkn
 from ..names import compact_date
 from ..records.adapter import Registered
 from ..records.deposit import record_manifest
+from ..remote.server import API, Server
 from .believing import require_believable
-from .http_calls import HttpCalls, parsed
-from .over_http import ServerPlace, push_to_server
+from .over_http import ServerPlace, fetch_package, push_to_server
 from .package import Base
-from .registry_server import API, RegistryServer
 from .wire import read_document
 
 _TRIES = 20
@@ -72,13 +71,13 @@ def register_on_server(
             "an adapter with a parent or another training base is registered where these are",
             hint="pull them, register it here, and push it",
         )
-    with place.asked() as calls:
-        item = _base(calls, base)
+    with place.open() as server:
+        item = _base(server, base)
         said = replace(submission, base=item.name)
         for _ in range(_TRIES):
             try:
                 return _register(
-                    workspace, folder, place, said, item, calls, strict=strict, reporter=reporter
+                    workspace, folder, place, said, item, server, strict=strict, reporter=reporter
                 )
             except _OvertakenError as overtaken:
                 taken = overtaken
@@ -97,7 +96,7 @@ def _register(
     place: ServerPlace,
     said: Submission,
     item: Base,
-    calls: HttpCalls,
+    server: Server,
     *,
     strict: bool,
     reporter: Reporter,
@@ -109,7 +108,7 @@ def _register(
     numbered: list[int] = []
 
     def next_there() -> int:
-        numbered.append(_next_version(calls, task))
+        numbered.append(_next_version(server, task))
         return numbered[-1]
 
     task = said.task or ""
@@ -123,7 +122,7 @@ def _register(
             _record(there, item)
             with adapter_at(there, folder) as path:
                 registered = register(there, path, said, strict=strict, next_elsewhere=next_there)
-            if (known := _known(calls, task, registered)) is not None:
+            if (known := _known(server, task, registered)) is not None:
                 _require_same(known, said)
                 return known
             try:
@@ -132,21 +131,21 @@ def _register(
                 if numbered:
                     raise _OvertakenError(str(error)) from error
                 # Its own hint is for somebody who has the adapter in a registry.
-                hint = f"give --version {_next_version(calls, task)} or another --task"
+                hint = f"give --version {_next_version(server, task)} or another --task"
                 raise AlreadyExistsError(str(error), hint=hint) from error
         finally:
             there.close()
     copied = any(each.kind == "adapter" and each.state == "copied" for each in done.items_)
     # Somebody else has just sent the same bytes.
-    return registered if copied else _known(calls, task, registered) or registered
+    return registered if copied else _known(server, task, registered) or registered
 
 
-def _known(calls: HttpCalls, task: str, registered: Registered) -> Registered | None:
+def _known(server: Server, task: str, registered: Registered) -> Registered | None:
     """Return the server's record of the same bytes for the same task, one that is not withdrawn before others."""
     try:
-        known = [_read_record(each) for each in _versions(calls, task, f'digest == "{registered.digest}"')]
+        known = [_read_record(each) for each in _versions(server, task, f'digest == "{registered.digest}"')]
     except (ValidationError, TypeError, ValueError, AttributeError) as error:
-        raise _other_answer(calls) from error
+        raise _other_answer(server) from error
     return min(known, key=lambda record: (record.yanked, -record.version), default=None)
 
 
@@ -184,11 +183,11 @@ def _require_same(known: Registered, said: Submission) -> None:
         )
 
 
-def _base(calls: HttpCalls, reference: str) -> Base:
-    unknown = f"there is no base model {reference} at {calls.address.url}"
-    hint = f"{calls.address.url}/bases lists those that are there; fusery push NAME --to {calls.address.url} brings one from here"
+def _base(server: Server, reference: str) -> Base:
+    unknown = f"there is no base model {reference} at {server.url}"
+    hint = f"{server.url}/bases lists those that are there; fusery push NAME --to {server.url} brings one from here"
     try:
-        package = read_document(RegistryServer(calls).package(reference, fused=False))
+        package = read_document(fetch_package(server, reference, fused=False))
     except UnknownReferenceError as error:
         raise UnknownReferenceError(unknown, hint=hint) from error
     require_believable(package.items)
@@ -209,27 +208,28 @@ def _record(there: Workspace, item: Base) -> None:
         session.add(row)
 
 
-def _next_version(calls: HttpCalls, task: str) -> int:
+def _next_version(server: Server, task: str) -> int:
     """Return the version after the newest one there; the server refuses one that was taken meanwhile."""
     try:
-        newest = max((int(each["version"]) for each in _versions(calls, task)), default=0)
+        newest = max((int(each["version"]) for each in _versions(server, task)), default=0)
     except (KeyError, TypeError, ValueError) as error:
-        raise _other_answer(calls) from error
+        raise _other_answer(server) from error
     return newest + 1
 
 
-def _versions(calls: HttpCalls, task: str, where: str = "") -> list[Any]:
+def _versions(server: Server, task: str, where: str = "") -> list[Any]:
     """Return the newest adapters of a task there, some at least."""
-    query = urlencode({"sort": "version:desc", **({"where": where} if where else {})})
+    params = [("sort", "version:desc"), *([("where", where)] if where else [])]
     try:
-        told = parsed(calls.json("GET", f"{API}/tasks/{quote(task, safe='')}?{query}"), calls.address.url)
+        data = server.request("GET", f"{API}/tasks/{quote(task, safe='')}", params=params)
+        told = server.decoded(Any, data)
     except UnknownReferenceError:
         return []
     found = told.get("versions") if isinstance(told, dict) else None
     if not isinstance(found, list):
-        raise _other_answer(calls)
+        raise _other_answer(server)
     return found
 
 
-def _other_answer(calls: HttpCalls) -> ServerRefusedError:
-    return ServerRefusedError(f"{calls.address.url} answers what no server of this version does")
+def _other_answer(server: Server) -> ServerRefusedError:
+    return ServerRefusedError(f"{server.url} answers what no server of this version does")

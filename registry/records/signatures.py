@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
 from fnmatch import fnmatchcase
 
 from sqlalchemy import select
@@ -15,7 +13,7 @@ from fusery.storage.manifest import Manifest
 
 from .. import tables
 from ..errors import RegistryError
-from ..record import Record, described
+from .signature import RecordedSignature
 
 SCHEME = "model-signing"
 """What the table calls a Sigstore bundle over a list of files, as OpenSSF model-signing makes it."""
@@ -109,19 +107,6 @@ def manifest_of(session: Session, digest: str) -> Manifest | None:
     except StorageError:
         return None
     return manifest if manifest.digest == digest else None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RecordedSignature(Record):
-    """A signature on record."""
-
-    kind: str = described("of what was signed: `adapter`, `fused` or `bundle`")
-    scheme: str = described("`model-signing` or `sigstore`")
-    key_id: str = described("of the key that signed, or whom Sigstore names", heading="key", cell="{:.32}")
-    signer: str | None = described("what that key is called here; None where it was never trusted", free=True)
-    revoked: bool = described("the key counts no more")
-    at: datetime = described("when it was recorded", exact=True)
-    by: str = described("who recorded it")
 
 
 def signatures_of(session: Session, digest: str) -> list[RecordedSignature]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import datetime
 from typing import TYPE_CHECKING
 
 from sqlalchemy import func, select
@@ -19,44 +17,15 @@ from ..database import events
 from ..database.limits import APPROVALS, require_count
 from ..errors import BadInputError
 from ..names import parse_alias, parse_task
-from ..record import EXACT, Record, left_out
 from ..records.references import resolve_adapter
-from ..records.withdrawals import Withdrawal, refuse_yanked, told_of
+from ..records.release import Approval
+from ..records.withdrawals import refuse_yanked, told_of
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
 
 LONGEST_NOTE = 10_000
 """Characters."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Approval(Record):
-    """An approval that was given or taken back.
-
-    Attributes:
-        adapter: name of the adapter.
-        alias: that may hold it, `TASK#NAME`.
-        approved: whoever asked approves now; False where the approval was taken back.
-        changed: it was otherwise before.
-        approvals: everybody who approves now.
-        withdrawals: what the adapter has to do with yanks that stand.
-        by: who gave it; left out, as what follows, where it was taken back.
-        at: when it was given.
-        note: what was said with it; may be empty.
-        authenticated: a server knew by a token who gave it; False where a client said its own name.
-    """
-
-    adapter: str
-    alias: str
-    approved: bool
-    changed: bool
-    approvals: tuple[str, ...]
-    withdrawals: tuple[Withdrawal, ...]
-    by: str | None = left_out()
-    at: datetime | None = left_out(EXACT)
-    note: str | None = left_out()
-    authenticated: bool | None = left_out()
 
 
 def approve(workspace: Workspace, reference: str, alias: str, *, note: str = "") -> Approval:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Any
 
 from sqlalchemy.orm import Session
 
@@ -14,39 +14,16 @@ from ..adapters.trained_through import aware_of
 from ..engine.verdict import VERDICTS, closeness, recorded_verdict
 from ..errors import BadInputError, MissingExtraError
 from ..fusion.foreign import counts
-from ..record import Record, left_out
 from ..records.evaluations import comparable, mismatch, setting_of, stands
 from ..records.licences import adapter_licence
 from ..records.references import fused_from
+from ..records.release import Outcome, State
 from ..records.withdrawals import of_adapters, refuse_yanked
 from .approvals import approvers
 from .rules import MetricRule, Rules, bound_words, make_rules
 
-State = Literal["passed", "failed", "unknown"]
 Said = tuple[State, str] | tuple[State, str, str | None] | tuple[State, str, str | None, str | None]
 """State, reason, the command that helps, and the code of what was found."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome(Record):
-    """The outcome of one rule.
-
-    Attributes:
-        rule: its name; `not_yanked` applies to every adapter.
-        wanted: what it demands, as recorded.
-        state: `passed`, `failed`, or `unknown` if it cannot be decided.
-        why: the reason, in one sentence.
-        hint: the command that helps; None if there is none.
-        code: of what was found: `metric_other_dataset`, `metric_other_split`, `metric_other_harness` or `metric_other_shots`
-            of a metric that was measured, but on or with something else.
-    """
-
-    rule: str
-    wanted: object
-    state: State
-    why: str
-    hint: str | None = None
-    code: str | None = left_out()
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,58 +12,21 @@ from sqlalchemy.orm import Session, joinedload
 from .. import tables
 from ..database import events
 from ..errors import BadInputError
-from ..record import Record
 from ..records.alias_moves import alias_row, move, stated
 from ..records.guards import rule_for
 from ..records.licences import base_licence
 from ..records.overtaken import ALIAS_CONFIRMED, judged_against, overtaken
 from ..records.references import load_adapters, resolve_adapter
-from ..records.withdrawals import Withdrawal, told_of
+from ..records.release import Outcome, Promotion
+from ..records.withdrawals import told_of
 from .approvals import alias_of
-from .judging import Case, Outcome, State, judge, verdict_of
+from .judging import Case, judge, verdict_of
 from .rules import make_rules
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
 
 ALIAS_REFUSED = "alias.refused"
-_CODES: dict[State, int] = {"passed": 0, "failed": 1, "unknown": 3}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Promotion(Record):
-    """The result of a promotion.
-
-    Attributes:
-        alias: `task#alias`.
-        adapter: name of the candidate.
-        holder: name of the adapter that the alias held before, None for none.
-        verdict: `passed`, `failed`, or `unknown` where it cannot be decided.
-        moved: the alias moved; False if it held the adapter already.
-        confirmed: it held the adapter already, which was evaluated again after an amendment, against the previous holder.
-        guarded: only a promotion moves the alias.
-        dry_run: nothing was changed.
-        reason: as given.
-        withdrawals: what the adapter has to do with yanks that stand.
-        rules: the outcome of each.
-    """
-
-    alias: str
-    adapter: str
-    holder: str | None
-    verdict: State
-    moved: bool
-    confirmed: bool
-    guarded: bool
-    dry_run: bool
-    reason: str
-    withdrawals: tuple[Withdrawal, ...]
-    rules: tuple[Outcome, ...]
-
-    @property
-    def exit_code(self) -> int:
-        """0 when all rules passed, 1 when one failed, 3 when it cannot be decided."""
-        return _CODES[self.verdict]
 
 
 @dataclass(frozen=True, slots=True)

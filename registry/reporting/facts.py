@@ -21,12 +21,13 @@ from ..database.batches import batches
 from ..errors import BadInputError, RegistryError, UnknownReferenceError
 from ..records.references import latest_version, resolve_any
 from ..records.views import moment
-from ..records.withdrawals import of_adapters, own, shown
+from ..records.withdrawal import own
+from ..records.withdrawals import of_adapters, shown
 from ..signing.trusted import list_keys
 from .task import Section, task_section
 
 if TYPE_CHECKING:
-    from ..provenance import Graph
+    from ..records.graph import Graph
     from ..workspace import Workspace
 
 

@@ -18,23 +18,14 @@ from ..errors import BadInputError, UnknownReferenceError
 from ..inspection.problem import Problem
 from ..inspection.signed_files import Found
 from ..record import Record, described
-from ..records.signatures import SCHEME, RecordedSignature, signatures_of
+from ..records.signature import Signatures
+from ..records.signatures import SCHEME, signatures_of
 from .checking import Checker, KeyChecker
 from .subject import alone, find_recorded, kind_of
 from .verify import OnRecord, Verification, beside_of, examine, judge
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Signatures(Record):
-    """The signatures over a thing on record."""
-
-    kind: str = described("`adapter`, `fused` or `bundle`")
-    name: str = described("what people call it")
-    digest: str = described("of its list of files")
-    signatures: tuple[RecordedSignature, ...] = described("oldest first")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

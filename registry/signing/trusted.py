@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +15,7 @@ from ..database import events
 from ..dsse.keys import key_id, public_pem, read_public_key
 from ..errors import AlreadyExistsError, BadInputError, UnknownReferenceError
 from ..names import parse_slug
-from ..record import Record, described
+from ..records.signature import TrustedKey
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
@@ -25,23 +23,6 @@ if TYPE_CHECKING:
 EVERYTHING = "*#*"
 _PATTERN = re.compile(r"[a-z0-9._*?-]{1,128}#[a-z0-9._*?-]{1,128}")
 _MOST = 100
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrustedKey(Record):
-    """A key whose signatures count, or counted."""
-
-    name: str = described("what it is called here")
-    key_id: str = described("SHA-256 of it", heading="key", cell="{:.16}")
-    aliases: tuple[str, ...] = described(
-        "patterns of the aliases that it counts for", heading="for", free=True
-    )
-    fused: bool = described("fused artifacts of other registries count as made here when it has signed them")
-    signatures: int = described("how many by it are on record")
-    created_at: datetime = described("since when it is trusted", heading="since", exact=True)
-    created_by: str = described("who said so")
-    revoked_at: datetime | None = described("since when it counts no more", heading="revoked", exact=True)
-    revoked_by: str | None = described("who said that")
 
 
 def add_key(

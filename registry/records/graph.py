@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import ClassVar
 
 from ..record import Record, described
-from ..records.withdrawals import Withdrawal, own
+from .withdrawal import Withdrawal, own
 
 TRAINED_ON = "trained-on-base"
 REGISTERED_FOR = "registered-for-base"

@@ -1,10 +1,14 @@
-"""The records of what differs in the weights of two adapters, which need no arithmetic to be read."""
+"""Differences between adapters, also in their weights."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..record import Record, described
+from .run import CurvePoint
+from .withdrawal import Withdrawal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,3 +94,64 @@ LAYOUT = (
     *("overlap_in", "overlap_out", "modules only_a only_b"),
 )
 """The lines of what two adapters have in common."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference(Record):
+    """What differs between two adapters."""
+
+    a: str = described("name of the one")
+    b: str = described("name of the other")
+    changed: Mapping[str, tuple[object, ...]] = described(
+        "by field, its two values; fields of the training configuration are called `training.FIELD`, and a field that one side lacks is null there"
+    )
+    amended: Mapping[str, tuple[str, ...]] = described("by field, the adapters that it was amended in")
+    withdrawals: Mapping[str, tuple[Withdrawal, ...]] = described(
+        "by adapter, what it has to do with yanks that stand"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightsDifference(Difference):
+    """What differs between two adapters, in their weights too."""
+
+    overall: WholeDifference = described("over all modules")
+    modules: tuple[ModuleDifference, ...] = described("what differs in each, in the order of the layers")
+    plot: Path | None = described("the picture of it; None if none was asked for")
+    uncompared: tuple[str, ...] = described(
+        "names of those with whole tensors beside their factors, which are not compared"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotComparable(Record):
+    """A metric that was measured of two adapters, on or with something else."""
+
+    code: str = described(
+        "`metric_other_dataset`, `metric_other_split`, `metric_other_harness` or `metric_other_shots`"
+    )
+    metric: str = described("its name")
+    adapters: tuple[str, ...] = described("the two")
+    why: str = described("in one sentence")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComparedAdapters(Record):
+    """What adapters have in common and where they differ."""
+
+    adapters: tuple[str, ...] = described("their names")
+    differs: Mapping[str, tuple[object, ...]] = described(
+        "by field, one value for each adapter, null where it has none; fields of the training configuration are called `training.FIELD`, those of the newest model fused from each `fused.FIELD`, what was measured `metric.NAME`. What was measured on other datasets, splits or examples is in fields of its own, `metric.NAME (SETTING)`"
+    )
+    same: Mapping[str, object] = described("the fields with one value for all")
+    findings: tuple[NotComparable, ...] = described(
+        "metrics that cannot be compared, each with the first adapter that has it and another one"
+    )
+    amended: Mapping[str, tuple[str, ...]] = described("by field, the adapters that it was amended in")
+    curves: Mapping[str, tuple[CurvePoint, ...]] = described(
+        "by adapter, the points of its training curve, by iteration"
+    )
+    withdrawals: Mapping[str, tuple[Withdrawal, ...]] = described(
+        "by adapter, what it has to do with yanks that stand"
+    )
+    plot: Path | None = described("the picture of the curves; None if none was asked for")
