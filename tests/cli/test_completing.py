@@ -88,7 +88,7 @@ def test_names_on_record(known: Fusery, complete: Complete, tmp_path: Path) -> N
 def test_the_home_that_is_named(known: Fusery, complete: Complete, tmp_path: Path) -> None:
     shutil.move(tmp_path / "home", tmp_path / "elsewhere")
     assert complete("show", "") == []
-    assert f"plain,{FIRST}" in complete("--home", str(tmp_path / "elsewhere"), "show", "")
+    assert f"plain,{FIRST}" in complete("--registry", str(tmp_path / "elsewhere"), "show", "")
 
 
 def parameters() -> Iterator[tuple[str, click.Parameter]]:
@@ -132,7 +132,7 @@ def test_without_a_registry_there_are_no_names(
         home = tmp_path / str(number)
         spoil(home)
         before = contents(tmp_path)
-        monkeypatch.setenv("FUSERY_HOME", str(home))
+        monkeypatch.setenv("FUSERY_REGISTRY", str(home))
         assert complete("show", "") == complete("list", "--base", "") == [], number
         assert contents(tmp_path) == before, number
     for url in ("nonsense", "sqlite:////nowhere/f.db", "postgresql://u:p@127.0.0.1:1/none", "://"):

@@ -87,7 +87,7 @@ class Environment:
             "PIP_DISABLE_PIP_VERSION_CHECK": "1",
             "PIP_NO_COMPILE": "0",  # inverted too: 0 writes no bytecode, which no test here needs
             "CC": str(make_quick_compiler(folder / "bin")),
-            "FUSERY_HOME": str(folder / "home"),
+            "FUSERY_REGISTRY": str(folder / "home"),
         }
 
     def shell(self, line: str, **variables: str) -> str:

@@ -107,18 +107,18 @@ def test_errors_as_text_and_as_json(stocked: Fusery, monkeypatch: pytest.MonkeyP
     error = missing.json["error"]
     assert error.keys() == {"code", "message", "hint"}
     assert (error["code"], "course_rec@1" in error["hint"]) == ("unknown_reference", True)
-    words = ("--home", "none")
+    words = ("--registry", "none")
     plain, debug = stocked(*words, "list"), stocked("--debug", *words, "list")
     assert (plain.code, plain.out, len(plain.err.splitlines())) == (2, "", 2)
     assert (debug.code, debug.err.startswith("Traceback (most recent call last):")) == (2, True)
     assert debug.err.endswith(plain.err)
     assert stocked("list", "--json", "-q").code == 2
     assert stocked("show", "--json").json["error"]["code"] == "usage"
-    assert stocked("--home", "h" * 300, "list", "--json").json["error"]["code"] == "os_error"
+    assert stocked("--registry", "h" * 300, "list", "--json").json["error"]["code"] == "os_error"
     monkeypatch.delenv("_FUSERY_RAISES")
     require_refusals(
         stocked,
-        ("list --home there", "fusery --home DIR list"),
+        ("list --registry there", "fusery --registry DIR|URL list"),
         ("alias list --debug", "fusery --debug alias list"),
         ("show a\udcff@1", "usage"),
     )
@@ -134,7 +134,7 @@ def test_a_current_folder_that_is_gone(
     gone.mkdir()
     monkeypatch.chdir(gone)
     gone.rmdir()
-    require_refusals(fusery, ("--home relative list", "current folder"))
+    require_refusals(fusery, ("--registry relative list", "current folder"))
 
 
 @pytest.mark.timing
@@ -224,12 +224,14 @@ def test_a_file_or_a_url_as_home_is_refused(
 ) -> None:
     (tmp_path / "plain.txt").write_text("kept")
     urls = ("https:/host", "file:///tmp/home", "s3://bucket/home")
-    for home, named in (("plain.txt", "is a file"), *((url, "is a URL") for url in urls)):
+    monkeypatch.setenv("FUSERY_TOKEN", "x" * 20)
+    server = ("http://host/home", "--insecure-http")
+    for home, named in (("plain.txt", "is a file"), server, *((url, "is a URL") for url in urls)):
         for words in (("init",), ("list",), ("doctor",), ("register", "somewhere")):
-            require_refusals(fusery, (("--home", home, *words), named))
-        monkeypatch.setenv("FUSERY_HOME", home)
+            require_refusals(fusery, (("--registry", home, *words), named))
+        monkeypatch.setenv("FUSERY_REGISTRY", home)
         require_refusals(fusery, ("init", named))
-    monkeypatch.setenv("FUSERY_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("FUSERY_REGISTRY", str(tmp_path / "home"))
     monkeypatch.setenv("FUSERY_CACHE_DIR", urls[0])
     require_refusals(fusery, ("cache list", "is a URL"))
     for words in (("demo", "--dir", urls[0]), ("export", "course_rec@1", urls[0]), ("report", "-o", urls[0])):

@@ -55,17 +55,17 @@ def test_commands_that_move_bytes_show_a_bar(
 ) -> None:
     adapter = tiny_models.make_adapter(tmp_path / "adapter", tiny_base)
     add = ("base", "add", tiny_base, "--name", "tiny")
-    assert SHARE not in shown(*add, "-q") + fusery("--home", "quiet", *add).err
-    assert fusery("--home", "third", "init").code == 0
+    assert SHARE not in shown(*add, "-q") + fusery("--registry", "quiet", *add).err
+    assert fusery("--registry", "third", "init").code == 0
     for words, label in (
         ((*add, "--reference"), "reading"),
         (add, "copying"),
         (("register", adapter, "--base", "tiny", "--task", "course_rec"), ""),
         (("fuse", "course_rec@1", "--publish", "full"), "fusing"),
         (("backup", "saved"), "copying"),
-        (("--home", "other", "restore", "saved"), "copying"),
+        (("--registry", "other", "restore", "saved"), "copying"),
         (("push", "course_rec@1", "--to", "third"), "pushing"),
-        (("--home", "fourth", "pull", "course_rec@1", "--from", "third"), "pulling"),
+        (("--registry", "fourth", "pull", "course_rec@1", "--from", "third"), "pulling"),
     ):
         bar = shown(*words)
         assert label in bar and (SHARE in bar or not label), (words, bar)

@@ -65,7 +65,7 @@ WORDS: tuple[tuple[str, ...], ...] = (
     *((command, URL) for command in ("bench", "calibrate", "impact", "audit")),
     (URL,),
     ("list", f"--{URL}"),
-    ("--home", URL, "list"),
+    ("--registry", URL, "list"),
     ("db", "check", URL),
 )  # fmt: skip
 """A secret among the arguments, in commands that fail."""
@@ -237,7 +237,7 @@ def test_a_program_of_its_own_shows_none(words: list[str], tmp_path: Path) -> No
     """The output of a real process, with what Python itself writes."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("_FUSERY")}
     environment |= {
-        "FUSERY_HOME": str(tmp_path),
+        "FUSERY_REGISTRY": str(tmp_path),
         "FUSERY_DATABASE_URL": DATABASE,
         "FUSERY_STORE_OPTIONS": OPTIONS,
     }

@@ -75,7 +75,7 @@ def test_serving_and_following(stocked: Fusery) -> None:
         assert process.wait(60) == 0
         with pytest.raises(openai.APIConnectionError):
             version()
-        left = Path(os.environ["FUSERY_HOME"]) / "cache" / "tmp"
+        left = Path(os.environ["FUSERY_REGISTRY"]) / "cache" / "tmp"
         assert list(left.iterdir()) == []
         client.close()
     finally:

@@ -44,7 +44,7 @@ def busy_home(stocked_home: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     """A folder with the home of a registry with something in every table; to be copied."""
     folder = shutil.copytree(stocked_home, tmp_path_factory.mktemp("busy"), dirs_exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FUSERY_HOME", str(folder / "home"))
+        patch.setenv("FUSERY_REGISTRY", str(folder / "home"))
         patch.setenv("FUSERY_USER", "tester")
         for words in (
             ("alias", "set", "course_rec@2", "prod", "--reason", "won the A/B test of the spring, by a wide margin"),

@@ -299,7 +299,7 @@ def test_what_was_trained_through_the_quantiser_is_what_the_fused_model_gives(
 def started(folder: Path, *words: str, deaf: bool = False) -> Iterator[WarmProcess]:
     """Run a command in a process of its own, of which stderr goes to a file."""
     code = f"import sys; sys.argv[1:] = {words!r}; from fusery.cli.main import main; main()"
-    environment = {**os.environ, "FUSERY_HOME": str(folder / "home"), "OPENBLAS_NUM_THREADS": "1"}
+    environment = {**os.environ, "FUSERY_REGISTRY": str(folder / "home"), "OPENBLAS_NUM_THREADS": "1"}
     with Path(os.devnull).open("r+b", buffering=0) as nothing, (folder / "said").open("wb") as said:
         streams = (nothing.fileno(), nothing.fileno(), said.fileno())
         process = WarmProcess(code, streams, environment, deaf=deaf)

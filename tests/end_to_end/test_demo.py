@@ -55,9 +55,9 @@ def test_one_sees_that_the_fused_model_learned_it_and_what_four_bits_would_drop(
     assert 1 <= auto["times_base"] < 1.5
     for name in ("home/fusery.db", "model/model.safetensors", "bundle/Dockerfile"):
         assert (user.folder / "demo" / name).is_file()
-    again = user.json("--home", user.folder / "demo" / "home", "fuse", "course_rec@2")
+    again = user.json("--registry", user.folder / "demo" / "home", "fuse", "course_rec@2")
     assert again["cached"]
-    shown = user.json("--home", user.folder / "demo" / "home", "show", "course_rec_4bit@2")
+    shown = user.json("--registry", user.folder / "demo" / "home", "show", "course_rec_4bit@2")
     assert (shown["base"], shown["trained_on"]) == ("SmolLM2-135M-Instruct-4bit", "SmolLM2-135M-Instruct")
 
 
@@ -84,7 +84,7 @@ def test_what_is_printed_and_what_the_readme_says_next_works_when_typed(tmp_path
     assert float(made[1]) < 2
     [*_, last] = demo.stderr.splitlines()
     look = last.removeprefix("Look around: ")
-    assert look == "bin/fusery --home demo-home/home list"
+    assert look == "bin/fusery --registry demo-home/home list"
     del environment["FUSERY_DATABASE_URL"]
     assert "course_rec_v2_20261124" in shell(look).stdout
     typed = [line.removeprefix("$ ") for line in demo.stdout.splitlines() if line.startswith("$ ")]
