@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fusery.registry.charts.text import size
 from fusery.storage.shell import typed
 
 from .session import Session, command
-from .text import size
 
 if TYPE_CHECKING:
     from fusery.registry.backup.catalogue import Amount, Position

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fusery.registry.charts.text import size
 from fusery.registry.engine.precisions import PRECISIONS
 from fusery.registry.parsing import plural
 
 from .evaluations import RECORD
 from .session import LocalPath, Session, command
-from .text import number, share, size
+from .text import number, share
 
 if TYPE_CHECKING:
     from fusery.registry.engine.precisions import Precision
@@ -72,7 +73,7 @@ def bench_command(
     if last:
         if plot is not None or precisions:
             raise click.UsageError("--last measures and draws nothing.")
-        found = session.registry.adapters.last_bench(reference)
+        found = session.registry.evaluations.last_bench(reference)
         if found is None:
             session.say(f"Nothing was measured of {reference} yet: fusery bench {reference}")
             session.emit(None, names=[], human=lambda: None)
@@ -80,7 +81,7 @@ def bench_command(
     else:
         if force and plot is None:
             raise click.UsageError("--force goes with --plot.")
-        found = session.registry.adapters.bench(
+        found = session.registry.evaluations.bench(
             reference,
             precisions=precisions,
             plot=plot,

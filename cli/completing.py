@@ -72,12 +72,7 @@ class Recorded(click.types.StringParamType):
 
 
 def kinds_of(place: str, param: click.Parameter) -> tuple[Kind, ...]:
-    """Return which names on record a parameter takes; none where it takes others.
-
-    Args:
-        place: the command, such as `alias set`.
-        param: the parameter.
-    """
+    """Return which names on record a parameter takes; none where it takes others."""
     name, metavar = str(param.name), param.metavar or ""
     if (place, name) in _BY_PLACE:
         return _BY_PLACE[place, name]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fusery.registry.charts.text import size
 from fusery.registry.engine.precisions import CHOICES
 from fusery.registry.engine.verdict import in_words
 
@@ -14,7 +15,7 @@ from .bulk import bulk_options, choice, counting, report
 from .cpu_cost import say_cost_of_fused
 from .halves import Halves
 from .session import Session, command
-from .text import foreign_fact, size, times
+from .text import foreign_fact, times
 
 if TYPE_CHECKING:
     from fusery.registry.fusion.published import Publish

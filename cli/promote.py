@@ -10,7 +10,7 @@ from .session import Session, command
 from .text import cell
 
 if TYPE_CHECKING:
-    from fusery.registry.releases.promote import Promotion
+    from fusery.registry.records.release import Promotion
 
 _REF = click.argument("reference", metavar="REF")
 _ALIAS = click.argument("alias", metavar="ALIAS")

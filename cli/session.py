@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import click
 
+from fusery.registry.charts.text import size
+
 from .completing import Recorded
-from .text import one_line, size
+from .text import one_line
 
 if TYPE_CHECKING:
     from rich.progress import ProgressColumn
@@ -226,13 +228,7 @@ class Session:
 def command(
     name: str, *, table: bool = False, kind: type[click.Command] = click.Command
 ) -> Callable[[Callable[..., Any]], click.Command]:
-    """Make a function a command that takes the session first and has `--json` and `-q`.
-
-    Args:
-        name: what it is called.
-        table: it prints a table, and so has `--wide`.
-        kind: its class.
-    """
+    """Make a function a command that takes the session first and has `--json` and `-q`."""
 
     def wrap(function: Callable[..., Any]) -> click.Command:
         @wraps(function)

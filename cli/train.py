@@ -11,7 +11,7 @@ import click
 
 from fusery.storage.shell import typed
 
-from .adapters import TAGS, TRAINED_ON, print_registered
+from .adapters import TAGS, option_of, options_of, print_registered
 from .session import Session, command
 
 if TYPE_CHECKING:
@@ -21,16 +21,13 @@ if TYPE_CHECKING:
 
 @command("train")
 @click.option("--base", metavar="NAME", help="Register the result on this base model.")
-@TRAINED_ON
-@click.option("--task", metavar="TASK", help="What it is for; default: what the adapter folder's name says.")
-@click.option("--version", type=int, metavar="N", help="Version; default: the folder's, or the next.")
+@options_of(("trained_on", "task", "version"))
 @click.option(
     "--checkpoint", metavar="best|last|ITER", help="Which weights to register; default: the best ones."
 )
-@click.option("--dataset", metavar="D", help="What the data are called; default: the data folder.")
-@click.option("--parent", metavar="REF", help="The adapter whose training is continued.")
+@options_of(("dataset", "parent"))
 @TAGS
-@click.option("--note", metavar="TEXT", help="A note for people.")
+@option_of("note")
 @click.option("--strict", is_flag=True, help="Refuse what only gives warnings, too.")
 @click.option(
     "--qat",

@@ -17,7 +17,6 @@ from fusery.registry.server.request_ids import RequestIds
 from fusery.storage.errors import FuseryError
 
 from .answers import refusal, status_of, wants_json
-from .api import add_api
 from .bytes import add_reading_pages
 from .doors import OwnDoor, TeamDoor
 from .entry import add_key, add_sign_in
@@ -62,7 +61,6 @@ def create_app(
     else:
         add_sign_in(routes, door)
     add_transfers(routes, registry, uploads)
-    add_api(app, routes, registry)
 
     @app.exception_handler(FuseryError)
     def refused(request: Request, error: FuseryError) -> Response:

@@ -20,8 +20,9 @@ from fusery.registry.record import Record
 from fusery.registry.wire import decode, encode
 
 from .answers import presentable
+from .openapi import document
 from .routes import API, Routes
-from .visitors import visitor_of
+from .visitors import program_of, visitor_of
 
 LONGEST = 10_000
 """Characters of a text."""
@@ -37,12 +38,16 @@ def add_operations(routes: Routes, registry: Registry) -> None:
             for operation in operations_of(type(resource)):
                 _add(routes, registry, name, operation)
 
+    @routes.get(f"{API}/openapi.json", role=None)
+    def openapi(request: Request) -> Response:
+        return JSONResponse(document(request.app, routes.made))
+
 
 def _add(routes: Routes, registry: Registry, resource: str, operation: Operation) -> None:
     taken, path = _model(resource, operation), f"{API}/{resource}/{operation.name}"
 
     def answer(request: Request, given: BaseModel) -> Response:
-        visitor = visitor_of(request)
+        visitor = program_of(request) if operation.writes else visitor_of(request)
         acting = registry.acting(
             visitor.name, authenticated=visitor.authenticated, role=visitor.role or "reader"
         )

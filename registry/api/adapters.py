@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from fusery.storage.progress import SILENT, Reporter
 
+from ..charts.files import picture_kind
 from .operation import operation
 from .resource import Named, Resource, each_named, moment, named, said
 
@@ -17,19 +18,14 @@ if TYPE_CHECKING:
     from ..adapters.finding import Finding
     from ..adapters.render import Form
     from ..admission.submission import Facts, Submission
-    from ..catalog.compare import ComparedAdapters
-    from ..catalog.diff import Difference
-    from ..catalog.tasks import Task
     from ..combining.combine import Combination
     from ..combining.methods import Method
-    from ..engine.precisions import Precision
-    from ..evaluation.bench import BenchReport
-    from ..evaluation.probe import ProbeReport
-    from ..fusion.request import FuseRequest
-    from ..records.adapter import Adapter, Registered, Version
+    from ..records.adapter import Adapter, Amended, Registered, Version
     from ..records.adapter_details import AdapterDetails
-    from ..registration.amend import Amended
-    from ..releases.yanks import LiftedYank, Yank
+    from ..records.difference import ComparedAdapters, Difference
+    from ..records.release import LiftedYank, Yank
+    from ..records.task import Task
+    from ..registration.correction import Corrections
     from ..workspace import Workspace
 
 
@@ -39,75 +35,27 @@ class Adapters(Resource):
     NAME = "adapters"
 
     def register(
-        self,
-        folder: str | Path,
-        *,
-        base: Named | None = None,
-        task: str | None = None,
-        version: int | None = None,
-        date: str | None = None,
-        alpha: float | None = None,
-        val_loss: float | None = None,
-        dataset: str | None = None,
-        examples: int | None = None,
-        parent: Named | None = None,
-        tags: Mapping[str, str] | None = None,
-        note: str | None = None,
-        checkpoint: str | None = None,
-        log: str | Path | None = None,
-        trained_on: str | None = None,
-        strict: bool = False,
-        reporter: Reporter = SILENT,
+        self, folder: str | Path, *, strict: bool = False, reporter: Reporter = SILENT, **facts: Unpack[Facts]
     ) -> Registered:
         """Register an adapter folder as the next version of its task.
 
         Args:
             folder: weights and `adapter_config.json`, as mlx-lm or PEFT writes them, or a run with checkpoints, as mlx-lm's or
                 transformers' trainer leaves it; a path, `hf://OWNER/NAME[@REVISION]`, or the URL of a team's bucket.
-            base: the base model that it stands on; None for the one that its files name.
-            task: what the adapter is for; None for what its metadata or its folder's name says.
-            version: None for the next one.
-            date: of the training, as `YYYY-MM-DD` or `YYYYMMDD`.
-            alpha: of the training, where the files do not say it.
-            val_loss: final validation loss.
-            dataset: name of the dataset, perhaps as `NAME@REVISION`.
-            examples: how many it was trained on.
-            parent: the adapter that training went on from.
-            tags: keys and values.
-            note: for people.
-            checkpoint: `best`, `last` or an iteration, for a run with several.
-            log: the file that the trainer's output is in.
-            trained_on: the base that it was trained on, where it is registered for another, such as the dense model of
-                a 4-bit one.
             strict: warnings keep it out, as errors do.
             reporter: hears the bytes sent to a server, and their total.
+            facts: what is said of it; see `fusery.registry.admission.submission.Facts`.
 
         Raises:
             AdmissionError: it was refused; the error has all that was found.
             AlreadyExistsError: name or version are taken by other bytes.
             UnknownReferenceError, BadInputError: the base or parent does not exist, or a value is not acceptable.
         """
-        facts: Facts = {
-            "base": None if base is None else named(base),
-            "task": task,
-            "version": version,
-            "date": date,
-            "alpha": alpha,
-            "val_loss": val_loss,
-            "dataset": dataset,
-            "examples": examples,
-            "parent": None if parent is None else named(parent),
-            "tags": tags or {},
-            "note": note,
-            "checkpoint": checkpoint,
-            "log": log,
-            "trained_on": trained_on,
-        }
         from ..admission.submission import Submission
         from ..registration.register import register
         from ..registration.sources import adapter_at
 
-        said = Submission(**facts)
+        said = Submission.of(facts)
         if self.server is None:
             self.workspace.database  # noqa: B018 -- "no registry yet" is said before the folder is read
         with adapter_at(self.workspace, folder) as place:
@@ -133,7 +81,7 @@ class Adapters(Resource):
 
         with uploaded(self.workspace, name, files) as (folder, log):
             facts["log"] = log
-            return register(self.workspace, folder, Submission(**facts), strict=strict, sources=sources)
+            return register(self.workspace, folder, Submission.of(facts), strict=strict, sources=sources)
 
     def _register_made(
         self, workspace: Workspace, path: Path, submission: Submission, *, sources: Sequence[str]
@@ -160,7 +108,7 @@ class Adapters(Resource):
         from ..registration.register import check
         from ..registration.sources import adapter_at
 
-        said = Submission(**facts)
+        said = Submission.of(facts)
         with adapter_at(self.workspace, folder) as place:
             if self.server is None:
                 return check(self.workspace, place, said, strict=strict)
@@ -178,7 +126,7 @@ class Adapters(Resource):
 
         with uploaded(self.workspace, name, files) as (folder, log):
             facts["log"] = log
-            return check(self.workspace, folder, Submission(**facts), strict=strict)
+            return check(self.workspace, folder, Submission.of(facts), strict=strict)
 
     @operation("publisher", writes=True)
     def require_registrable(
@@ -190,7 +138,7 @@ class Adapters(Resource):
 
         require_registrable(
             self.workspace,
-            Submission(**facts),
+            Submission.of(facts),
             Path(folder),
             model=model,
             iterations=iterations,
@@ -216,6 +164,8 @@ class Adapters(Resource):
         force: bool = False,
     ) -> AdapterDetails:
         """Return one adapter in full, or as it was on record at a date; draw its training curve if asked to."""
+        if plot is not None:
+            picture_kind(Path(plot))
         found = self._show(reference, at=at)
         if plot is None:
             return found
@@ -292,6 +242,8 @@ class Adapters(Resource):
         self, references: Sequence[Named] | Named, *, plot: str | Path | None = None, force: bool = False
     ) -> ComparedAdapters:
         """Return what differs between any number of adapters; see `fusery.registry.catalog.compare.compare_adapters`."""
+        if plot is not None:
+            picture_kind(Path(plot))
         found = self._compare(each_named(references))
         if plot is None:
             return found
@@ -307,38 +259,12 @@ class Adapters(Resource):
         return compare_adapters(self.workspace, each_named(references))
 
     @operation("publisher", writes=True)
-    def amend(
-        self,
-        reference: Named,
-        *,
-        val_loss: float | None = None,
-        note: str | None = None,
-        dataset: str | None = None,
-        dataset_revision: str | None = None,
-        dataset_digest: str | None = None,
-        examples: int | None = None,
-        date: str | None = None,
-        tags: Mapping[str, str] | None = None,
-        clear: Collection[str] = (),
-        reason: str = "",
-    ) -> Amended:
+    def amend(self, reference: Named, **correction: Unpack[Corrections]) -> Amended:
         """Correct what was said about an adapter; see `fusery.registry.registration.correction.Correction`."""
         from ..registration.amend import amend
         from ..registration.correction import Correction
 
-        correction = Correction(
-            val_loss=val_loss,
-            note=note,
-            dataset=dataset,
-            dataset_revision=dataset_revision,
-            dataset_digest=dataset_digest,
-            examples=examples,
-            date=date,
-            tags=tags or {},
-            clear=clear,
-            reason=reason,
-        )
-        return amend(self.workspace, named(reference), correction)
+        return amend(self.workspace, named(reference), Correction(**correction))
 
     def combine(
         self,
@@ -423,75 +349,6 @@ class Adapters(Resource):
         from ..releases.yanks import lift
 
         return lift(self.workspace, each_named(references), reason=said(reason))
-
-    def probe(
-        self,
-        reference: Named,
-        *,
-        against: Named | None = None,
-        request: FuseRequest | None = None,
-        prompts: str | Path | None = None,
-        limit: int = 32,
-        record: bool = True,
-        reporter: Reporter = SILENT,
-    ) -> ProbeReport:
-        """Return how far the answers of two models to prompts are apart; see `fusery.registry.evaluation.probe.probe`."""
-        from ..evaluation.probe import probe
-
-        several = [reference] if against is None else [reference, against]
-        with self.here(*several, reporter=reporter) as (workspace, [name, *other]):
-            return probe(
-                workspace,
-                name,
-                against=other[0] if other else None,
-                request=request,
-                prompts=Path(prompts) if prompts is not None else None,
-                limit=limit,
-                record=record,
-                reporter=reporter,
-            )
-
-    def bench(
-        self,
-        reference: Named,
-        *,
-        precisions: Sequence[Precision] = (),
-        resident: int = 8,
-        prompt_tokens: int = 64,
-        tokens: int = 32,
-        runs: int = 3,
-        plot: str | Path | None = None,
-        force: bool = False,
-        record: bool = True,
-        reporter: Reporter = SILENT,
-    ) -> BenchReport:
-        """Measure an adapter in each form it could be shipped as, and return what each costs.
-
-        See `fusery.registry.evaluation.bench.bench`.
-        """
-        from ..evaluation.bench import bench
-
-        with self.here(reference, reporter=reporter) as (workspace, [name]):
-            return bench(
-                workspace,
-                name,
-                precisions=precisions,
-                resident=resident,
-                prompt_tokens=prompt_tokens,
-                tokens=tokens,
-                runs=runs,
-                plot=Path(plot) if plot is not None else None,
-                force=force,
-                record=record,
-                reporter=reporter,
-            )
-
-    @operation("reader")
-    def last_bench(self, reference: Named) -> BenchReport | None:
-        """Return what was measured last of an adapter, None if nothing was."""
-        from ..evaluation.bench import recorded
-
-        return recorded(self.workspace, named(reference))
 
     @operation("reader")
     def list(

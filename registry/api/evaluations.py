@@ -13,10 +13,13 @@ from .operation import operation
 from .resource import Named, Resource, named
 
 if TYPE_CHECKING:
+    from ..engine.precisions import Precision
+    from ..evaluation.bench_report import BenchReport
     from ..evaluation.harness_results import Results
     from ..evaluation.measured import RecordedEvaluations
-    from ..evaluation.withdrawing import WithdrawnEvaluations
-    from ..records.evaluations import Evaluation
+    from ..evaluation.probe import ProbeReport
+    from ..fusion.request import FuseRequest
+    from ..records.evaluation import Evaluation, WithdrawnEvaluations
 
 
 class Evaluations(Resource):
@@ -143,6 +146,75 @@ class Evaluations(Resource):
                 seed=seed,
             )
             return run_harness(workspace, name, run, reporter=reporter)
+
+    def probe(
+        self,
+        reference: Named,
+        *,
+        against: Named | None = None,
+        request: FuseRequest | None = None,
+        prompts: str | Path | None = None,
+        limit: int = 32,
+        record: bool = True,
+        reporter: Reporter = SILENT,
+    ) -> ProbeReport:
+        """Return how far the answers of two models to prompts are apart; see `fusery.registry.evaluation.probe.probe`."""
+        from ..evaluation.probe import probe
+
+        several = [reference] if against is None else [reference, against]
+        with self.here(*several, reporter=reporter) as (workspace, [name, *other]):
+            return probe(
+                workspace,
+                name,
+                against=other[0] if other else None,
+                request=request,
+                prompts=Path(prompts) if prompts is not None else None,
+                limit=limit,
+                record=record,
+                reporter=reporter,
+            )
+
+    def bench(
+        self,
+        reference: Named,
+        *,
+        precisions: Sequence[Precision] = (),
+        resident: int = 8,
+        prompt_tokens: int = 64,
+        tokens: int = 32,
+        runs: int = 3,
+        plot: str | Path | None = None,
+        force: bool = False,
+        record: bool = True,
+        reporter: Reporter = SILENT,
+    ) -> BenchReport:
+        """Measure an adapter in each form it could be shipped as, and return what each costs.
+
+        See `fusery.registry.evaluation.bench.bench`.
+        """
+        from ..evaluation.bench import bench
+
+        with self.here(reference, reporter=reporter) as (workspace, [name]):
+            return bench(
+                workspace,
+                name,
+                precisions=precisions,
+                resident=resident,
+                prompt_tokens=prompt_tokens,
+                tokens=tokens,
+                runs=runs,
+                plot=Path(plot) if plot is not None else None,
+                force=force,
+                record=record,
+                reporter=reporter,
+            )
+
+    @operation("reader")
+    def last_bench(self, reference: Named) -> BenchReport | None:
+        """Return what was measured last of an adapter, None if nothing was."""
+        from ..evaluation.bench import recorded
+
+        return recorded(self.workspace, named(reference))
 
     @operation("publisher", writes=True)
     def withdraw(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from fusery.storage.progress import SILENT, Reporter
 
+from ..charts.files import picture_kind
 from .operation import operation
 from .resource import Named, Resource, named
 
@@ -17,10 +18,9 @@ if TYPE_CHECKING:
     from ..fusion.cache import CacheContents, Pinned, Pruned
     from ..fusion.explain import Explanation
     from ..fusion.formats import Formats
-    from ..fusion.listing import ListedFused
     from ..fusion.published import Publish
     from ..fusion.request import FuseRequest
-    from ..records.fused import Fused, FusedDetails
+    from ..records.fused import Fused, FusedDetails, ListedFused
 
 
 class FusedModels(Resource):
@@ -110,6 +110,8 @@ class FusedModels(Resource):
         self, reference: Named, *, plot: str | Path | None = None, force: bool = False
     ) -> FusedDetails:
         """Return what a fused model retained, module by module; see `fusery.registry.fusion.fidelity.fidelity`."""
+        if plot is not None:
+            picture_kind(Path(plot))
         found = self._fidelity(reference)
         if plot is None:
             return found

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from ..identification import Begun
     from ..identification.candidates import Candidates, Sought
     from ..identification.identified import Identified
-    from ..provenance import Attested, Graph, Whole
+    from ..provenance import Attested, Whole
     from ..provenance.attest import Attestation
+    from ..records.graph import Graph
     from ..records.resolved import Resolved
     from ..releases.impact import Impact
     from ..reporting.written import MadeReport, Written
@@ -81,7 +82,7 @@ class Provenance(Resource):
     @operation("reader")
     def _whole_lineage(self, reference: Named, *, up: bool = True, down: bool = True) -> Graph:
         """Return a lineage with everything in it, in the order in which it was recorded."""
-        from ..provenance import Graph
+        from ..records.graph import Graph
 
         with self.whole_lineage(reference, up=up, down=down) as whole:
             nodes = {node.id: node for node in whole.nodes}

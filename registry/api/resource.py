@@ -124,12 +124,12 @@ class Resource:
             yield self.workspace, names
             return
         from ..exchange.replica import fetched
-        from .provenance import Provenance
-        from .tokens import Tokens
+        from ..records.resolved import Resolved
+        from ..records.token import OwnIdentity
 
-        asked = Provenance(self.workspace, self.server)
-        registry = Tokens(self.workspace, self.server).own().registry
-        wanted = [asked.resolve(each) for each in names]
+        ask = self.server.ask
+        registry = ask("tokens/own", {}, OwnIdentity, writes=False).registry
+        wanted = [ask("provenance/resolve", {"reference": name}, Resolved, writes=False) for name in names]
         # What is fetched is shown as a bar; what is said is what the same command says on a registry of this machine.
         quiet = Reporter(progress=reporter.progress)
         with fetched(self.workspace, self.server, registry, wanted, quiet):

@@ -12,6 +12,7 @@ from .operation import operation
 from .resource import Named, Resource, named, said
 
 if TYPE_CHECKING:
+    from ..records.signature import Signatures, TrustedKey
     from ..signing.anchor import Anchor
     from ..signing.checking import Checker
     from ..signing.recorded import (
@@ -19,11 +20,9 @@ if TYPE_CHECKING:
         OneSignature,
         RecordedEnvelope,
         RecordedFiles,
-        Signatures,
     )
     from ..signing.sign import Signed, SigningKey
     from ..signing.subject import Subject
-    from ..signing.trusted import TrustedKey
     from ..signing.verify import Verification
 
 

@@ -18,10 +18,9 @@ if TYPE_CHECKING:
     from ..audit.doctor import Check
     from ..audit.upgrade import Upgraded
     from ..backup import BackedUp, Restored
-    from ..catalog.journal import Event
     from ..collect import Collection
-    from ..database.grants import Role
     from ..database.schema import SchemaState
+    from ..records.event import Event
     from ..workspace import Workspace
 
 
@@ -231,15 +230,6 @@ class Upkeep(Resource):
 
         return schema.check(self.workspace.database)
 
-    def grants(self, role: Role | None = None, *, user: str | None = None) -> str:
-        """Return the SQL that gives roles their rights; see `fusery.registry.database.grants.grants_for`."""
-        from ..database import Database
-        from ..database.grants import grants_for
-
-        settings = self.local("print grants of").settings
-        with closing(Database.open(settings.database)) as database:
-            return grants_for(database, role, user)
-
 
 def audited(
     workspace: Workspace,
@@ -254,7 +244,6 @@ def audited(
 ) -> Report:
     """Return what an audit found; see `fusery.registry.audit.audit`."""
     from ..audit import audit
-    from ..releases.rejudging import check_moves
     from ..webhooks.checks import check_deliveries
     from ..workers.cluster import check_jobs
 
@@ -270,6 +259,5 @@ def audited(
         reporter=reporter,
     )
     if not names:
-        check_moves(workspace, report)
         check_deliveries(workspace, report)
     return report

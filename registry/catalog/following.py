@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-from .journal import Event
+from ..records.event import Event
 
 
 class EventLog(Protocol):

@@ -22,9 +22,10 @@ from ..documents import write_document
 from ..engine.verdict import closeness
 from ..errors import BadInputError
 from ..names import parse_task
-from ..record import Record, left_out
+from ..record import Record, described
 from ..records.adapter import Registered
-from ..records.recipe import SHRINK, CombinationRecipe
+from ..records.combination import CombinationRecipe
+from ..records.recipe import SHRINK
 from ..records.references import resolve_adapter
 from ..records.renderings import fetch_originals, own_form, require_factors_alone
 from ..records.scratch import scratch_folder
@@ -54,33 +55,25 @@ class Combination(Record):
     """What was computed from adapters, or would be.
 
     Shares and errors are of the weighted sum of their updates, S, over all modules or in one: for `shrink`, S is the update.
-
-    Attributes:
-        name: the new adapter; None where nothing was made.
-        sources: names of the adapters that it is computed from.
-        recipe: how.
-        modules: how many modules it has.
-        retained: the share of S that the new update has: the inner product of the two over the squared norm of S.  For
-            `svd` and `shrink` that is the share of the squared singular values, 0 to 1.  None where S is zero.
-        relative_error: Frobenius norm of the difference of the two over that of S; None where S is zero.
-        least_module: the module whose share is furthest from 1; None where S is zero.
-        least_retained: that share.
-        bytes: of the new weights.
-        dry_run: nothing was made.
-        adapter: the record of the new adapter; left out where nothing was made.
     """
 
-    name: str | None
-    sources: tuple[str, ...]
-    recipe: CombinationRecipe
-    modules: int
-    retained: float | None
-    relative_error: float | None
-    least_module: str | None
-    least_retained: float | None
-    bytes: int
-    dry_run: bool
-    adapter: Registered | None = left_out()
+    name: str | None = described("the new adapter; None where nothing was made")
+    sources: tuple[str, ...] = described("names of the adapters that it is computed from")
+    recipe: CombinationRecipe = described("how")
+    modules: int = described("how many modules it has")
+    retained: float | None = described(
+        "the share of S that the new update has: the inner product of the two over the squared norm of S. For `svd` and `shrink` that is the share of the squared singular values, 0 to 1. None where S is zero"
+    )
+    relative_error: float | None = described(
+        "Frobenius norm of the difference of the two over that of S; None where S is zero"
+    )
+    least_module: str | None = described("the module whose share is furthest from 1; None where S is zero")
+    least_retained: float | None = described("that share")
+    bytes: int = described("of the new weights")
+    dry_run: bool = described("nothing was made")
+    adapter: Registered | None = described(
+        "the record of the new adapter; left out where nothing was made", optional=True
+    )
 
 
 def combine(

@@ -18,9 +18,9 @@ from ..access.roles import require_may_change
 from ..database import events
 from ..database.limits import EVALUATIONS, require_count, require_within
 from ..errors import BadInputError, MetricOfOtherAdapterError, MetricRecordedTwiceError
-from ..record import Record
+from ..record import Record, described
+from ..records.evaluation import Evaluation
 from ..records.evaluations import (
-    Evaluation,
     evaluation_records,
     key_of,
     missing_evaluations,
@@ -48,21 +48,15 @@ _MOST_PIECES = 200
 
 @dataclass(frozen=True, slots=True)
 class RecordedEvaluations(Record):
-    """What `eval record` or `eval run` did, or would do.
+    """What `eval record` or `eval run` did, or would do."""
 
-    Attributes:
-        adapter: its name.
-        form: who wrote the results: `lm-eval`, `lighteval`, or `plain`; `probe` of what `eval run` measured without a harness.
-        recorded: the new evaluations.
-        known: names of metrics that were on record already, with the same value.
-        dry_run: nothing was written.
-    """
-
-    adapter: str
-    form: str
-    recorded: tuple[Evaluation, ...]
-    known: tuple[str, ...]
-    dry_run: bool
+    adapter: str = described("its name")
+    form: str = described(
+        "who wrote the results: `lm-eval`, `lighteval`, or `plain`; `probe` of what `eval run` measured without a harness"
+    )
+    recorded: tuple[Evaluation, ...] = described("the new evaluations")
+    known: tuple[str, ...] = described("names of metrics that were on record already, with the same value")
+    dry_run: bool = described("nothing was written")
     REFERENCE: ClassVar[str] = "adapter"
 
 

@@ -21,10 +21,10 @@ from fusery.storage.progress import Reporter, tally
 from .. import tables
 from ..errors import ServerRefusedError
 from ..records.sent_bundles import SentBundle, written_bundle
+from ..records.transfer import Arrived
 from ..releases.yanks import lift
-from .over_http import ServerPlace, in_parallel, pull_from_server, push_to_server
-from .registry_server import RegistryServer
-from .uploads import Arrived
+from ..remote.blobs import arrived, in_parallel, upload
+from .over_http import ServerPlace, pull_from_server, push_to_server
 
 if TYPE_CHECKING:
     from ..records.resolved import Resolved
@@ -85,18 +85,16 @@ def send_files(server: Server, files: Mapping[str, Path], reporter: Reporter) ->
     """
     entries = {name: file_entry(name, path) for name, path in files.items()}
     paths = {entry.sha256: (entry, files[name]) for name, entry in entries.items()}
-    place = place_of(server)
-    with place.asked() as calls:
-        to = RegistryServer(calls)
-        missing = [each for each in to.missing(list(paths)) if not each.complete]
+    with place_of(server).open() as to:
+        missing = [each for each in arrived(to, list(paths)) if not each.complete]
         sizes = [paths[Digest(each.digest)][0].size - each.bytes for each in missing]
         progress = tally(reporter.progress, sum(sizes))
 
         def send(each: Arrived) -> None:
             entry, path = paths[Digest(each.digest)]
-            to.upload(entry, path, each.bytes, progress)
+            upload(to, entry, path, each.bytes, progress)
 
-        in_parallel(calls, send, missing)
+        in_parallel(to, send, missing)
     return {name: entry.sha256 for name, entry in entries.items()}
 
 

@@ -15,8 +15,8 @@ from fusery.storage.digest import digest_bytes, digest_json
 from .. import tables
 from ..database.batches import batches
 from ..records.fused_label import label_of, label_record
+from ..records.graph import DeploymentNode, Node
 from ..records.withdrawals import Withdrawals, of_adapters, of_bundles, of_fused
-from .graph import DeploymentNode, Node
 from .relations import Key
 
 Made = (

@@ -13,7 +13,7 @@ from typing import Any
 from fusery.storage.digest import digest_bytes
 
 from ..documents import without_places
-from .graph import COMPUTED_FROM, REGISTERED_FOR, Graph, Node
+from ..records.graph import COMPUTED_FROM, REGISTERED_FOR, Graph, Node
 
 NAMESPACE = "urn:fusery:"
 """Of everything that is ours; `docs/guides/lineage.md` says what is in it."""

@@ -23,13 +23,13 @@ from ..adapters.files import WEIGHTS
 from ..adapters.folder import AdapterFolder, Take, on_base, read_adapter_folder, with_weights
 from ..admission import AdmissionError, Finding, examine, unreadable, verdict
 from ..admission.plugged import took_part
-from ..admission.submission import MAX_VERSION, Submission
+from ..admission.submission import Submission
 from ..admission.template_rules import rendering_soon
 from ..database import events
 from ..errors import AlreadyExistsError, BadInputError
 from ..names import AdapterName, parse_slug
 from ..parsing import require_past
-from ..records.adapter import Registered
+from ..records.adapter import MAX_VERSION, Registered
 from ..records.datasets import dataset_row
 from ..records.derived import adapter_columns, alpha_of
 from ..records.recipe import inherited_dataset, known_sources, recipe_in
@@ -332,23 +332,25 @@ def _add(
         else None
     )
     adapter = tables.Adapter(
+        **{
+            **submission.columns(),
+            **adapter_columns(folder, seen.manifest.digest),
+            "version": name.version,
+            "date": name.date,
+            "alpha": alpha,
+            "val_loss": val_loss,
+            "examples": examples,
+        },
         task_id=task.id,
-        version=name.version,
-        date=name.date,
         name=str(name),
         base_id=base.id,
         manifest_id=stored.id,
-        **adapter_columns(folder, seen.manifest.digest),
-        alpha=alpha,
         total_parameters=base.parameters,
-        val_loss=val_loss,
         iterations=training.iterations(folder),
         dataset_id=known.id if known else None,
-        examples=examples,
         parent_id=_parent(session, seen),
         trained_on=other.digest if other else None,
         trained_on_name=other.name if other else None,
-        note=submission.note,
         created_at=workspace.database.utcnow(session),
         created_by=workspace.actor,
     )

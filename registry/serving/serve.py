@@ -21,7 +21,7 @@ from .. import tables
 from ..adapters.render import FORM_FILES
 from ..adapters.tokenizer_files import differences, reader
 from ..errors import BadInputError, MissingExtraError, ModelUnusableError
-from ..record import Record
+from ..record import Record, described
 from ..records.base_files import lay_out, proven_files
 from ..records.renderings import fetch_form
 from ..records.unfused_tokenizers import unfused_tokenizer
@@ -76,15 +76,12 @@ class Serving(Record):
     """A server that answers.
 
     Attributes:
-        url: for OpenAI's clients: `base_url`.
-        base: name of the base.
-        adapters: full names of the adapters in memory.
         routes: public names, each with the name that it leads to, or with several and their weights.
     """
 
-    url: str
-    base: str
-    adapters: tuple[str, ...]
+    url: str = described("for OpenAI's clients: `base_url`")
+    base: str = described("name of the base")
+    adapters: tuple[str, ...] = described("full names of the adapters in memory")
     routes: Mapping[str, str | Mapping[str, float]] = field(default_factory=dict)
     KEYS: ClassVar[tuple[str, ...]] = ("url", "base", "adapters", "models", "routes")
 

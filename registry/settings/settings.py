@@ -62,7 +62,7 @@ class Settings:
     admission: dict[str, dict[str, str]] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, home: Path | None = None) -> Settings:
+    def load(cls, home: Path | None = None, *, environment: bool = True) -> Settings:
         """Read the settings of the registry in `home` (default: `default_home()`).
 
         The environment is the user's, and so is the `config.toml` of the default home, or of that which `FUSERY_REGISTRY`
@@ -70,6 +70,7 @@ class Settings:
 
         Args:
             home: the home folder.
+            environment: False to read only the `config.toml` of the folder.
 
         Raises:
             BadInputError: a value in the environment or in `config.toml` is not acceptable, or a setting leads out of the
@@ -78,7 +79,7 @@ class Settings:
         """
         folder = home_folder(home)
         try:
-            from_environment = dict(_in_environment())
+            from_environment = dict(_in_environment()) if environment else {}
             from_file = _in_file(folder / CONFIG_NAME, from_environment)
         except PermissionError as error:
             raise StoreDeniedError(

@@ -26,7 +26,7 @@ from ..documents import write_picture
 from ..dsse.envelope import BadSignatureError, Envelope, parse_dsse
 from ..dsse.keys import key_id, read_private_key, read_public_key
 from ..errors import CheckFailedError
-from ..record import Record
+from ..record import Record, described
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
@@ -40,19 +40,14 @@ class Anchor(Record):
     """Where a log stood.  Its moments are texts as they were signed.
 
     Attributes:
-        registry: id of the registry.
-        seq: number of the newest entry.
-        hash: of that entry, which stands for the whole log up to it.
-        at: time of that entry.
-        made_at: when the anchor was made, by the database's clock.
         key_id: of the key that signed it, if one did.
     """
 
-    registry: str
-    seq: int
-    hash: str
-    at: str
-    made_at: str
+    registry: str = described("id of the registry")
+    seq: int = described("number of the newest entry")
+    hash: str = described("of that entry, which stands for the whole log up to it")
+    at: str = described("time of that entry")
+    made_at: str = described("when the anchor was made, by the database's clock")
     key_id: str | None = None
 
 

@@ -20,8 +20,9 @@ from ..dsse.statement import read_statement
 from ..errors import BadInputError, UnknownReferenceError
 from ..inspection.problem import Problem
 from ..inspection.signed_files import Found
-from ..record import Record
-from ..records.signatures import SCHEME, RecordedSignature, is_good, manifest_of, signatures_of
+from ..record import Record, described
+from ..records.signature import Signatures
+from ..records.signatures import SCHEME, is_good, manifest_of, signatures_of
 from .checking import Checker, KeyChecker
 from .subject import alone, find_recorded, kind_of
 from .verify import OnRecord, Verification, beside_of, examine, judge
@@ -32,39 +33,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Signatures(Record):
-    """The signatures over a thing on record.
-
-    Attributes:
-        kind: `adapter`, `fused` or `bundle`.
-        name: what people call it.
-        digest: of its list of files.
-        signatures: oldest first.
-    """
-
-    kind: str
-    name: str
-    digest: str
-    signatures: tuple[RecordedSignature, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ExportedSignature(Record):
-    """A signature that was written to a file.
+    """A signature that was written to a file."""
 
-    Attributes:
-        kind: of what was signed: `adapter`, `fused` or `bundle`.
-        name: what people call it.
-        digest: of its list of files.
-        key_id: of the key that signed, or whom Sigstore names.
-        path: the file.
-    """
-
-    kind: str
-    name: str
-    digest: str
-    key_id: str
-    path: Path
+    kind: str = described("of what was signed: `adapter`, `fused` or `bundle`")
+    name: str = described("what people call it")
+    digest: str = described("of its list of files")
+    key_id: str = described("of the key that signed, or whom Sigstore names")
+    path: Path = described("the file")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from fusery.storage.publishing import write_atomically
 from ..dsse.envelope import BadSignatureError, parse_envelope, read_bytes
 from ..dsse.keys import key_id, public_pem, read_private_key
 from ..errors import AlreadyExistsError, BadInputError
-from ..record import Record
+from ..record import Record, described
 from ..records.signatures import SCHEME
 from .library import chain_of, sign_with_key, sign_with_sigstore, with_certificates
 from .subject import Subject, find_subject
@@ -55,20 +55,16 @@ class Signed(Record):
     """A signature that was made.
 
     Attributes:
-        subject: over what.
-        key_id: with which key.
-        scheme: `model-signing` or `sigstore`.
-        signature: the file's content.
         recorded: it is on record; False where nothing of these files is.
         existed: it was on record already.
         output: the file it was written to, if any.
         public: the public key as PEM; empty for Sigstore, whose keys live for minutes.
     """
 
-    subject: Subject
-    key_id: str
-    scheme: str
-    signature: bytes
+    subject: Subject = described("over what")
+    key_id: str = described("with which key")
+    scheme: str = described("`model-signing` or `sigstore`")
+    signature: bytes = described("the file's content")
     recorded: bool = False
     existed: bool = False
     output: Path | None = None

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, select
@@ -16,7 +14,7 @@ from ..database import events
 from ..dsse.keys import key_id, parse_public_key, public_pem
 from ..errors import AlreadyExistsError, BadInputError, UnknownReferenceError
 from ..names import parse_slug
-from ..record import EXACT, Record
+from ..records.signature import TrustedKey
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
@@ -24,33 +22,6 @@ if TYPE_CHECKING:
 EVERYTHING = "*#*"
 _PATTERN = re.compile(r"[a-z0-9._*?-]{1,128}#[a-z0-9._*?-]{1,128}")
 _MOST = 100
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrustedKey(Record):
-    """A key whose signatures count, or counted.
-
-    Attributes:
-        name: what it is called here.
-        key_id: SHA-256 of it.
-        aliases: patterns of the aliases that it counts for.
-        fused: fused artifacts of other registries count as made here when it has signed them.
-        signatures: how many by it are on record.
-        created_at: since when it is trusted.
-        created_by: who said so.
-        revoked_at: since when it counts no more.
-        revoked_by: who said that.
-    """
-
-    name: str
-    key_id: str
-    aliases: tuple[str, ...]
-    fused: bool
-    signatures: int
-    created_at: datetime = field(metadata=EXACT)
-    created_by: str
-    revoked_at: datetime | None = field(metadata=EXACT)
-    revoked_by: str | None
 
 
 def add_key(
@@ -185,14 +156,4 @@ def _tell(
 def _view(session: Session, row: tables.TrustedKey) -> TrustedKey:
     signature = tables.Signature
     made = session.scalar(select(func.count(signature.id)).where(signature.key_id == row.key_id))
-    return TrustedKey(
-        name=row.name,
-        key_id=row.key_id,
-        aliases=tuple(row.aliases),
-        fused=bool(row.fused),
-        signatures=made or 0,
-        created_at=row.created_at,
-        created_by=row.created_by,
-        revoked_at=row.revoked_at,
-        revoked_by=row.revoked_by,
-    )
+    return TrustedKey.from_row(row, aliases=tuple(row.aliases), fused=bool(row.fused), signatures=made or 0)

@@ -50,7 +50,7 @@ def contents(folder: Path) -> dict[str, tuple[int, int]]:
 
 @pytest.fixture
 def known(stocked: Fusery) -> Fusery:
-    """With an alias and a webhook."""
+    """A registry with an alias and a webhook."""
     stocked("alias", "set", "course_rec@2", "prod")
     stocked("webhook", "add", "https://hooks.example.org", "--on", "alias.moved", "--name", "ci")
     return stocked
@@ -155,6 +155,7 @@ def test_names_that_others_have_just_written(known: Fusery, complete: Complete, 
     assert complete("history", "t00004") == ["plain,t00004"]
 
 
+@pytest.mark.timing
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 def test_in_bash_itself(known: Fusery, tmp_path: Path) -> None:

@@ -80,7 +80,6 @@ def test_as_json_as_names_and_as_a_picture(small: Fusery, tmp_path: Path) -> Non
     assert small("fidelity", "one@1", "--plot", "a.svg", "--force").code == 0
 
 
-@pytest.mark.slow
 def test_formats_are_compared(small: Fusery, tmp_path: Path) -> None:
     before = sorted((tmp_path / "home" / "cache").rglob("*"))
     ran = small("fidelity", "one@1", "--formats")

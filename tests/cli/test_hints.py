@@ -38,7 +38,7 @@ def test_words_of_people_stay_as_they_are(stocked: Fusery) -> None:
     assert "made by fusery fuse, as fusery list says" in stocked(*here, "show", "course_rec@1").out
     document = {"error": {"hint": "fusery init"}}
     assert Hints().in_document(document) == document
-    assert Path(sys.argv[0]).stem != "fusery"  # or this would be another program's
+    assert Path(sys.argv[0]).stem != "fusery"  # the hints below must not start with this program's name
 
 
 def test_a_hint_about_another_registry_does_not_name_this_home() -> None:
@@ -59,6 +59,7 @@ def test_a_hint_about_another_registry_does_not_name_this_home() -> None:
     )
 
 
+@pytest.mark.timing
 @pytest.mark.slow
 @pytest.mark.parametrize("on_the_path", [True, False])
 def test_a_hint_names_a_program_that_the_shell_finds(tmp_path: Path, on_the_path: bool) -> None:

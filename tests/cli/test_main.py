@@ -39,7 +39,7 @@ UNASKED = (
     "fusery.registry.training", "fusery.registry.tables.fused", "fusery.registry.tables.trust",
     "fusery.registry.tables.webhooks",
 )  # fmt: skip
-"""Modules that cost little each, and that a list does without."""
+"""Modules that are cheap to import, and that `fusery list` does not need."""
 
 
 def every_command(group: click.Group = cli, path: str = "") -> Iterator[tuple[str, click.Command]]:
@@ -64,12 +64,14 @@ def imported_by(*words: str) -> set[str]:
     return {*names, *(name.partition(".")[0] for name in names)}
 
 
+@pytest.mark.timing
 @pytest.mark.slow
 @pytest.mark.parametrize("words", [("--help",), ("--version",), ("nonsense",), ("fuse", "--help")], ids=str)
 def test_help_imports_nothing_heavy(words: tuple[str, ...]) -> None:
     assert imported_by(*words).isdisjoint(HEAVY)
 
 
+@pytest.mark.timing
 def test_listing_imports_no_model_library(stocked: Fusery) -> None:
     imported = imported_by("list")
     assert "sqlalchemy" in imported
@@ -89,7 +91,7 @@ def test_every_command_has_help_and_both_ways_of_printing() -> None:
 
 
 def test_help_is_printed_without_markup(fusery: Fusery) -> None:
-    """No markup of click's shows, and what is laid out in lines stays in lines."""
+    """Click's markup is not printed, and paragraphs marked with it keep their line breaks."""
     for name, command in ALL.items():
         ran = fusery(*name.split(), "--help")
         assert (ran.code, "\\" in ran.out, "\b" in ran.out) == (0, False, False), name
@@ -135,6 +137,7 @@ def test_a_current_folder_that_is_gone(
     require_refusals(fusery, ("--registry relative list", "current folder"))
 
 
+@pytest.mark.timing
 @pytest.mark.slow
 def test_a_closed_pipe_is_no_traceback(stocked: Fusery) -> None:
     words = f"{sys.executable} -P -c 'from fusery.cli.main import main; main()' list --json | head -c 1"
@@ -181,7 +184,7 @@ def test_completion_prints_the_script(fusery: Fusery) -> None:
 def test_a_database_that_was_edited_is_no_traceback(
     stocked: Fusery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SQLite keeps whatever it is given."""
+    """SQLite does not check types: a column can hold a value that fusery never writes."""
     monkeypatch.delenv("_FUSERY_RAISES")
     for statement, words, code in (
         ("UPDATE adapter SET version = 'x' WHERE version = 2", ("show", "course_rec@2"), "unexpected"),
@@ -236,6 +239,7 @@ def test_a_file_or_a_url_as_home_is_refused(
     assert [path.name for path in tmp_path.iterdir()] == ["plain.txt"]
 
 
+@pytest.mark.timing
 @pytest.mark.slow
 def test_garbage_is_collected_rarely_while_a_command_starts_and_as_usual_later() -> None:
     code = (

@@ -16,7 +16,7 @@ from mounts import leave_free, small_disk
 
 from fusery.cli.main import run
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timing]
 
 SIZE = 64 << 20
 BLOCK = 4096
@@ -38,7 +38,7 @@ def stated(err: str) -> int:
 def require_true_need(
     fusery: Fusery, disk: Path, words: list[str], least: int, done: Callable[[], object]
 ) -> int:
-    """Hold a command to what it says: refused with a number, refused a block below it, and good with just that."""
+    """Check the number of bytes that a command asks for: it fails with a block less, and succeeds with exactly so many."""
     leave_free(disk, 1 << 20)
     ran = fusery(*words)
     assert ran.code == 2
@@ -127,7 +127,7 @@ def test_a_backup_on_a_small_disk_and_back(
     need = bytes_in(tmp_path / "home" / "store")
     require_true_need(big, disk, ["backup", str(disk / "copy"), "-q"], need, restored)
     shutil.move(disk / "copy", tmp_path / "copy")
-    # The rehearsal's database is on the same disk, as it is where /tmp is a part of it.
+    # A restore first tries its rows in a database in the temporary folder: put that on the same disk.
     (disk / "tmp").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(disk / "tmp"))
     words = ["--registry", str(disk / "home"), "restore", str(tmp_path / "copy"), "--own", "-q"]

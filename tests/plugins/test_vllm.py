@@ -18,6 +18,8 @@ from peft_folders import ROOT
 
 from fusery.registry import Registry
 
+pytestmark = pytest.mark.timing
+
 PLUGIN = ROOT / "plugins" / "vllm"
 V1 = "course_rec_v1_20260115"
 

@@ -119,7 +119,6 @@ COMMANDS: dict[str, Asked] = {
     "db upgrade": Asked("db upgrade"),
     "db current": Asked("db current"),
     "db check": Asked("db check"),
-    "db grants": Asked("db grants", code=2),
 }
 """Name of a command, and after a comma what tells two of the same apart."""
 

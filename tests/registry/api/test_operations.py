@@ -47,7 +47,7 @@ READS: list[Call] = [
         {"where": "val_loss < 1 and rank >= 4", "sort": "val_loss:desc", "tags": {"stage": "pilot"}},
     ),
     ("adapters", "list", (), {"metrics": ["mmlu.acc"], "limit": 1, "offset": 1}),
-    ("adapters", "last_bench", ("course_rec@1",), {}),
+    ("evaluations", "last_bench", ("course_rec@1",), {}),
     ("adapters", "show", ("course_rec@1",), {}),
     ("adapters", "show", ("course_rec@latest",), {"at": "2040-01-01"}),
     ("aliases", "list", (), {}),

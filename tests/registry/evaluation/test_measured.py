@@ -11,7 +11,7 @@ from sqlalchemy import text
 
 from fusery.registry import Registry
 from fusery.registry.errors import AlreadyExistsError, BadInputError, UnknownReferenceError
-from fusery.registry.records.evaluations import Evaluation
+from fusery.registry.records.evaluation import Evaluation
 
 ONE, TWO = "course_rec_v1_20260115", "course_rec_v2_20260201"
 REAL = Path(__file__).parent / "results"

@@ -10,7 +10,6 @@ import pytest
 from sqlalchemy import text
 
 from fusery.registry import Registry
-from fusery.registry.database.guards import lifted
 
 
 @pytest.fixture
@@ -49,7 +48,7 @@ def edit(stocked: Registry) -> Callable[..., None]:
 
     def run(*statements: str) -> None:
         database = stocked.workspace.database
-        with database.schema_change() as connection, lifted(connection):
+        with database.schema_change() as connection:
             for statement in statements:
                 connection.execute(text(statement.format(soon=SOON)))
 

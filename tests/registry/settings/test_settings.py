@@ -110,7 +110,7 @@ def test_a_bad_value_of_the_environment_is_named_by_its_field(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, field: str, value: str
 ) -> None:
     monkeypatch.setenv(f"FUSERY_{field}", value)
-    with pytest.raises(BadInputError, match=f"acceptable: {field.lower()}: ") as caught:
+    with pytest.raises(BadInputError, match=rf"\b{field.lower()}\b") as caught:
         Settings.load(tmp_path)
     assert "canary" not in str(caught.value) + str(caught.value.hint)
 
@@ -158,7 +158,7 @@ def test_a_limit_is_a_whole_number_or_a_size(tmp_path: Path, monkeypatch: pytest
         assert Settings.load(tmp_path).cache_limit == size
     for text in ("٣", "1.5", "-1", "true", "9" * 400, "9" * 5000, "1_0", "GB", "20 bits", "1e3MB"):
         monkeypatch.setenv("FUSERY_CACHE_LIMIT", text)
-        with pytest.raises(BadInputError, match="cache_limit: "):
+        with pytest.raises(BadInputError, match="cache_limit"):
             Settings.load(tmp_path)
 
 
@@ -174,5 +174,5 @@ def test_a_limit_is_a_whole_number_or_a_size(tmp_path: Path, monkeypatch: pytest
 )
 def test_other_kinds_of_files_are_refused(tmp_path: Path, make: Callable[[Path], object]) -> None:
     make(tmp_path / "config.toml")
-    with pytest.raises(BadInputError, match=r"config\.toml is "):
+    with pytest.raises(BadInputError, match=r"config\.toml"):
         Settings.load(tmp_path)

@@ -24,6 +24,8 @@ from fusery.registry.sync.dynamo import Downloader
 
 from .conftest import V1, running
 
+pytestmark = pytest.mark.timing
+
 ALLOWED = {"adapter_config.json", "adapter_model.safetensors", "new_embeddings.safetensors"}
 
 
