@@ -18,50 +18,37 @@ from jsonschema import Draft202012Validator
 
 from fusery.registry import FuseRequest, Registry, Reporter
 from fusery.registry.api import plugged
-from fusery.registry.api.exchange import is_server
 from fusery.registry.api.schema import schema_of
 from fusery.registry.collect import GRACE
 from fusery.registry.errors import BadInputError
 from fusery.registry.record import Record, left_out
+from fusery.registry.settings.homes import is_server
 from fusery.storage.plugins import Plugin
 
 A, P = "a@1", Path("p")
 KEEP = FuseRequest("keep")
 
 
-def key() -> bytes:
-    return b""
-
-
 Call = Callable[[Registry, Any], Any]
 PATHS: tuple[tuple[str, str | int, Call], ...] = (
-    ("evaluation.probe:probe", "prompts", lambda r, p: r.adapters.probe(A, prompts=p)),
-    ("evaluation.bench:bench", "plot", lambda r, p: r.adapters.bench(A, plot=p)),
+    ("evaluation.probe:probe", "prompts", lambda r, p: r.evaluations.probe(A, prompts=p)),
+    ("evaluation.bench:bench", "plot", lambda r, p: r.evaluations.bench(A, plot=p)),
     ("bases.calibrate:calibrate", "prompts", lambda r, p: r.bases.calibrate("b", prompts=p)),
     ("evaluation.learning:learn", "prompts", lambda r, p: r.bases.calibrate("b", prompts=p, adapter=A)),
     ("evaluation.running:run_probe", "prompts", lambda r, p: r.evaluations.run(A, prompts=p)),
-    ("provenance:attest", "key", lambda r, p: r.provenance.attest(A, key=p)),
-    ("reporting:report", "html", lambda r, p: r.provenance.report(A, html=p)),
-    ("signing.sign:sign", "output", lambda r, p: r.trust.sign(A, P, output=p)),  # type: ignore[arg-type]
-    ("signing.recorded:verify_on_record", "signature", lambda r, p: r.trust.verify("p", signature=p)),
-    ("signing.anchor:make_anchor", 1, lambda r, p: r.trust.anchor(p, key)),
 )
 """Function, argument, and the method called with a path or None for it."""
 
 OTHERS: tuple[tuple[str, str | int, Call, tuple[Any, Any]], ...] = (
-    ("evaluation.probe:probe", "against", lambda r, a: r.adapters.probe(A, against=a), (None, A)),
+    ("evaluation.probe:probe", "against", lambda r, a: r.evaluations.probe(A, against=a), (None, A)),
     ("evaluation.running:run_probe", "limit", lambda r, n: r.evaluations.run(A, limit=n), (32, 5)),
     ("evaluation.measured:list_evaluations", 1, lambda r, a: r.evaluations.list(a), (None, A)),
-    ("bulk.work:materialize_all", 2, lambda r, k: r.bundles.materialize_all("{name}", k), (FuseRequest(), KEEP)),
-    ("bulk.work:fuse_all", 1, lambda r, k: r.fused.fuse_all(k), (FuseRequest(), KEEP)),
     ("releases.deployments:end_deployments", "via", lambda r, v: r.deployments.end(["x"], via=v or ""), (None, A)),
     ("releases.deployments:end_deployments", "reference", lambda r, a: r.deployments.end(["x"], reference=a), (None, A)),
     ("releases.deployments:list_deployments", "reference", lambda r, a: r.deployments.list(reference=a), (None, A)),
-    ("reporting:report", 1, lambda r, a: r.provenance.report(a), (None, A)),
     ("collect:collect", "grace", lambda r, n: r.upkeep.gc(grace=n), (GRACE, 5)),
-    ("catalog.following:follow", "reference", lambda r, a: r.upkeep.follow(reference=a), (None, A)),
     ("webhooks.delivering:run", "stop", lambda r, s: r.webhooks.run(stop=s), (None, P)),
-    ("sync.sync:watch", 1, lambda r, k: r.deployments.watch(k, every=1, told=print, ended=P), (None, KEEP)),  # type: ignore[arg-type]
+    ("sync.sync:watch", 2, lambda r, k: r.deployments.watch(k, every=1, told=print, ended=P), (None, KEEP)),  # type: ignore[arg-type]
 )  # fmt: skip
 """Function, argument, the method called with a value or None for it, and what the argument is for None and that value."""
 
