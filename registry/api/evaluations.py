@@ -168,7 +168,7 @@ class Evaluations(Resource):
             return probe(
                 workspace,
                 name,
-                against=other[0] if other else against and BASE,
+                against=other[0] if other else BASE if against == BASE else None,
                 request=request,
                 prompts=Path(prompts) if prompts is not None else None,
                 limit=limit,

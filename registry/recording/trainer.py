@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fusery.storage.errors import FuseryError
 from fusery.storage.jsonfile import read_object
@@ -26,6 +26,9 @@ from ..server.mlx_keys import mlx_keys
 from ..server.templates.chat import ChatTemplates
 from .callback import RecordRun
 from .quantized_training import Way, bound_to_weights, make_layers, require_trainable, without_format
+
+if TYPE_CHECKING:
+    from ..api.registry import Registry
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,16 @@ class KnownBase:
     name: str
     names: frozenset[str]
     folder: Callable[[], AbstractContextManager[Path]]
+
+
+def known_base(registry: Registry, reference: str) -> KnownBase:
+    """Return a base of a registry as a model to train.
+
+    Raises:
+        UnknownReferenceError: there is no such base.
+    """
+    base = registry.bases.show(reference, limit=0)
+    return KnownBase(base.name, frozenset(base.names), lambda: registry.bases.files(base.name))
 
 
 def train(
