@@ -12,7 +12,7 @@ _UNPACKED = re.compile(r"Unpack\[(\w+)\]")
 _ROOMS = {
     "Declared": "fusery.registry.admission.submission",
     "Facts": "fusery.registry.admission.submission",
-    "Corrections": "fusery.registry.registration.correction",
+    "Corrections": "fusery.registry.admission.submission",
 }
 
 

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 from fusery.storage.errors import FuseryError
 
 from .. import tables
-from ..adapters.finding import ORDER
+from ..adapters.finding import ORDER, Finding
 from ..adapters.folder import AdapterFolder, read_adapter_folder
-from ..admission import Candidate, Finding, Policy, examine, unreadable
+from ..admission.candidate import Candidate
+from ..admission.examine import examine, unreadable
+from ..admission.policy import Policy
 from ..admission.submission import Submission
 from ..records.amendments import state_of, undone
 from ..records.bases import recorded_architecture

@@ -15,9 +15,10 @@ from fusery.storage.errors import FuseryError
 from fusery.storage.plugins import PluginError
 
 from .. import tables
+from ..adapters.finding import Finding
 from ..adapters.folder import read_adapter_folder
 from ..adapters.other_forms import other_forms
-from ..admission import Finding, unreadable
+from ..admission.examine import unreadable
 from ..engine.naming import taken_by_name
 from ..fusion.foreign import foreign_key, foreign_record, recipe_key
 from ..fusion.records import in_words

@@ -22,16 +22,16 @@ from fusery.storage.room import Need, require_rooms
 from fusery.storage.temporary import temporary_folder
 
 from .. import tables
-from ..admission import Finding
+from ..adapters.finding import Finding
 from ..audit.admitting import findings_today
 from ..audit.auditable import AuditableItem, auditable_items
 from ..audit.recomputing import recompute
 from ..audit.report import Report
 from ..database import Database, events, log
 from ..database.actions import ADOPTED
-from ..database.limits import AMENDMENTS, DEPLOYMENTS, EVALUATIONS, YANKS
 from ..database.sealing import KINDS, seal_rows
 from ..fusion.foreign import disown
+from ..limits import AMENDMENTS, DEPLOYMENTS, EVALUATIONS, YANKS
 from ..parsing import CLOCK_SKEW
 from ..record import Record
 from ..tables.values import kind_of

@@ -16,8 +16,8 @@ from fusery.storage.shell import typed
 from .. import tables
 from ..access.roles import require_may_change
 from ..database import events
-from ..database.limits import EVALUATIONS, require_count, require_within
 from ..errors import BadInputError, MetricOfOtherAdapterError, MetricRecordedTwiceError
+from ..limits import EVALUATIONS, require_count, require_within
 from ..record import Record, described
 from ..records.evaluation import Evaluation
 from ..records.evaluations import (

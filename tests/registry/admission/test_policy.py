@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusery.registry.admission import Finding, Policy, verdict
+from fusery.registry.adapters.finding import Finding, verdict
+from fusery.registry.admission.policy import Policy
 from fusery.registry.admission.rules import CODES
 from fusery.registry.errors import BadInputError
 from fusery.registry.settings.settings import Settings

@@ -11,7 +11,7 @@ from page_server import pages_of
 from tiny_models import make_base
 
 from fusery.registry import BadInputError, Registry
-from fusery.registry.admission import AdmissionError
+from fusery.registry.admission.refusal import AdmissionError
 from fusery.registry.api.operation import Operation, operations_of
 from fusery.registry.api.resource import Resource
 from fusery.registry.wire import decode, encode

@@ -15,10 +15,10 @@ from sqlalchemy import text
 from store_shelf import open_workspace
 
 from fusery.registry import Registry, tables
-from fusery.registry.admission import AdmissionError
+from fusery.registry.admission.refusal import AdmissionError
 from fusery.registry.backup.errors import BackupError
-from fusery.registry.database.limits import YANKS
 from fusery.registry.errors import BadInputError
+from fusery.registry.limits import YANKS
 from fusery.registry.tables import bounds
 from fusery.web.doors import Proxies, TeamDoor
 
