@@ -71,7 +71,7 @@ def test_the_story(examples: Path, fusery: Fusery, tmp_path: Path, monkeypatch: 
     assert ran.code == 0, ran.err
     assert settings() == before
     folder, typed = tmp_path / "shown", re.findall(r"^\$ (.*)", ran.out, re.MULTILINE)
-    assert typed[:2] == ["unset FUSERY_CACHE_DIR", f"export FUSERY_HOME={folder / 'home'}"]
+    assert typed[:2] == ["unset FUSERY_CACHE_DIR", f"export FUSERY_REGISTRY={folder / 'home'}"]
     [done] = documents
     assert (done.folder, done.home) == (folder, folder / "home")
     commands = [step.command for step in done.steps]
@@ -100,7 +100,7 @@ def test_the_story(examples: Path, fusery: Fusery, tmp_path: Path, monkeypatch: 
         assert Path(place).exists(), label
     assert (folder / "questions.jsonl").is_file()
     assert [line.rpartition("shown")[1] for line in ran.err.splitlines()[-2:]] == ["shown"] * 2
-    made_by = {row["created_by"] for row in fusery("--home", folder / "home", "list", "--json").json}
+    made_by = {row["created_by"] for row in fusery("--registry", folder / "home", "list", "--json").json}
     assert made_by == {"tester"}
 
 

@@ -72,21 +72,21 @@ def test_a_token_is_stored_for_its_user_alone(
 ) -> None:
     url, registry = team
     secret = registry.tokens.create("ann", "publisher").secret
-    without = stocked("--home", url, "list", "--json")
+    without = stocked("--registry", url, "list", "--json")
     assert (without.code, without.json["error"]["code"]) == (2, "bad_input")
     done = log_in(stocked, monkeypatch, url, secret, "--json")
     printed_documents.require("login", done.json)
     assert (done.json["name"], done.json["role"], done.json["stored"]) == ("ann", "publisher", True)
     assert secret not in done.out + done.err
     assert stat.S_IMODE(tokens_file().stat().st_mode) == 0o600
-    assert stocked("--home", url, "list", "-q").out == stocked("list", "-q").out
-    assert stocked("--home", url, "amend", "course_rec@1", "--note", "read", "-q").code == 0
+    assert stocked("--registry", url, "list", "-q").out == stocked("list", "-q").out
+    assert stocked("--registry", url, "amend", "course_rec@1", "--note", "read", "-q").code == 0
     assert registry.adapters.show("course_rec@1").note == "read"
-    refused = stocked("--home", url, "promote", "course_rec@1", "prod", "--json")
+    refused = stocked("--registry", url, "promote", "course_rec@1", "prod", "--json")
     assert (refused.code, refused.json["error"]["code"]) == (2, "role_not_enough")
     removed = stocked("login", url, "--remove", "--json")
     assert (removed.json["stored"], tokens_file().exists()) == (False, False)
-    assert stocked("--home", url, "list").code == 2
+    assert stocked("--registry", url, "list").code == 2
 
 
 def test_a_keyring_is_taken_where_there_is_one(
@@ -99,9 +99,9 @@ def test_a_keyring_is_taken_where_there_is_one(
     assert log_in(stocked, monkeypatch, url, secret, "-q").code == 0
     assert kept.passwords == {("fusery", url): secret}
     assert not tokens_file().exists()
-    assert stocked("--home", url, "list").code == 0
+    assert stocked("--registry", url, "list").code == 0
     monkeypatch.setenv("FUSERY_TOKEN", "fusery_" + "A" * 43)
-    assert stocked("--home", url, "list").code == 2
+    assert stocked("--registry", url, "list").code == 2
     monkeypatch.delenv("FUSERY_TOKEN")
     assert stocked("login", url, "--remove", "-q").code == 0
     assert kept.passwords == {}
@@ -126,4 +126,4 @@ def test_what_a_server_does_not_take_is_not_stored(
     assert not tokens_file().exists()
     tokens_file().parent.mkdir(parents=True, exist_ok=True)
     tokens_file().write_text("[1]")
-    assert stocked("--home", url, "list", "--json").json["error"]["code"] == "bad_input"
+    assert stocked("--registry", url, "list", "--json").json["error"]["code"] == "bad_input"
