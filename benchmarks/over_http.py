@@ -61,7 +61,7 @@ def measure(folder: Path, size: int, rounds: int) -> None:
             "--json",
         ]
         server = subprocess.Popen(
-            command, env=os.environ | {"FUSERY_HOME": str(home)}, stdout=subprocess.PIPE, text=True
+            command, env=os.environ | {"FUSERY_REGISTRY": str(home)}, stdout=subprocess.PIPE, text=True
         )
         try:
             assert server.stdout is not None

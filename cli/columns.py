@@ -37,14 +37,7 @@ def shown(kind: type, key: str) -> Shown:
 
 
 def record_table(kind: type, rows: Iterable[Any], columns: str, **instead: Callable[[Any], str]) -> Table:
-    """Return the table of some records.
-
-    Args:
-        kind: of the records.
-        rows: the records.
-        columns: their fields, with spaces between; see `shown`.
-        instead: by field, the text that its column has.
-    """
+    """Return the table of some records."""
     found = [(shown(kind, key), instead.get(key)) for key in columns.split()]
     table = Table([each.column for each, _ in found])
     for row in rows:
@@ -53,14 +46,7 @@ def record_table(kind: type, rows: Iterable[Any], columns: str, **instead: Calla
 
 
 def record_facts(kind: type, layout: str, record: Mapping[str, Any], **instead: str) -> list[tuple[str, str]]:
-    """Return a record as titles and texts.
-
-    Args:
-        kind: of the record.
-        layout: its lines, with commas between; see `lines_of`.
-        record: the record.
-        instead: by field, the text of its line.
-    """
+    """Return a record as titles and texts."""
     lines = lines_of(kind, layout.split(", "), record, "-")
     return [(line.title, instead.get(line.name, line.text)) for line in lines]
 

@@ -14,6 +14,7 @@ OTHERS_FORMAT = "another's format"
 DOCUMENTS: Mapping[str, str] = {
     "init": ".home:Initialised",
     "demo": ".demo:Demonstration",
+    "login": ".login:Login",
     "doctor": "audit.doctor:Health",
     "completion": ".home:Completion",
     "schema": OTHERS_FORMAT,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 import click
@@ -19,7 +18,7 @@ from .session import Session, command
 class Initialised(Record):
     """A registry that was to be made."""
 
-    home: Path = described("its folder")
+    home: str = described("its folder, or the URL of its server")
     store: str = described("URL of its store, without secrets")
     created: bool = described("it was not there before")
 
@@ -51,17 +50,18 @@ def init_command(session: Session) -> None:
 
     A second time it changes nothing.
     """
-    from fusery.storage.locate import display_url
-
     made = session.registry.init()
-    settings = session.registry.workspace.settings
-    done = Initialised(home=settings.home, store=display_url(settings.store), created=made)
+    place, store = session.registry.place
+    done = Initialised(home=place, store=store, created=made)
 
     def human() -> None:
-        session.print(f"{'Made a registry' if made else 'There is a registry'} in {settings.home}")
+        if session.registry.server is not None:
+            session.print(f"There is a registry at {place}: its server made it")
+        else:
+            session.print(f"{'Made a registry' if made else 'There is a registry'} in {place}")
         session.say("Next: fusery base add SOURCE")
 
-    session.emit(done, names=[str(settings.home)], human=human)
+    session.emit(done, names=[place], human=human)
 
 
 @command("doctor")
@@ -93,9 +93,7 @@ def db_command() -> None:
 @command("upgrade")
 def upgrade(session: Session) -> None:
     """Bring the database's schema to the version needed here."""
-    from fusery.registry.audit.upgrade import upgrade as bring_up
-
-    done = bring_up(session.registry.workspace)
+    done = session.registry.upkeep.upgrade()
 
     def human() -> None:
         already = done.before == done.after

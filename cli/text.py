@@ -100,7 +100,9 @@ def cell(value: Any) -> str:
     """Return any JSON value as the text of a table cell."""
     from fusery.registry.records.lines import plain_text
 
-    return one_line("-" if value is None else plain_text(value) or "-")
+    if value is None:
+        return "-"
+    return one_line(value) if isinstance(value, str) else one_line(plain_text(value)) or "-"
 
 
 def foreign_fact(document: Mapping[str, Any]) -> list[tuple[str, str]]:

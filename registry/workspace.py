@@ -238,7 +238,7 @@ class Workspace:
             except (PermissionError, FileExistsError, NotADirectoryError, OSError) as error:
                 raise StoreDeniedError(
                     f"the folder {folder} cannot be made: {os.strerror(error.errno or 0)}",
-                    hint="set FUSERY_HOME to a folder that you may write",
+                    hint="set FUSERY_REGISTRY to a folder that you may write",
                 ) from error
 
     def owner(self) -> Owner:

@@ -11,7 +11,6 @@ from typing import Any
 _UNPACKED = re.compile(r"Unpack\[(\w+)\]")
 _ROOMS = {
     "Declared": "fusery.registry.admission.submission",
-    "Facts": "fusery.registry.admission.submission",
     "Corrections": "fusery.registry.admission.submission",
 }
 
@@ -22,7 +21,7 @@ def signature_of(function: Callable[..., Any]) -> inspect.Signature:
     found: list[inspect.Parameter] = []
     for each in made.parameters.values():
         unpacked = _UNPACKED.fullmatch(str(each.annotation))
-        if unpacked is None:
+        if unpacked is None or unpacked[1] not in _ROOMS:
             found.append(each)
             continue
         keywords = getattr(import_module(_ROOMS[unpacked[1]]), unpacked[1])

@@ -20,14 +20,7 @@ if TYPE_CHECKING:
 def list_tasks(
     workspace: Workspace, *, after: str | None = None, limit: int | None = None, holding: str | None = None
 ) -> list[Task]:
-    """Return tasks by name, in a constant number of queries; a page takes the same time however many adapters there are.
-
-    Args:
-        workspace: the registry's parts.
-        after: only those whose names come after this one.
-        limit: at most so many.
-        holding: only those whose names have this in them.
-    """
+    """Return tasks by name, in a constant number of queries; a page takes the same time however many adapters there are."""
     task, row = tables.Task, tables.Adapter
     query = select(task, row).join(row, (row.task_id == task.id) & (row.version == latest_version()))
     if after is not None:

@@ -41,10 +41,6 @@ def waiting_for_approval(workspace: Workspace, tasks: Sequence[Task]) -> list[Wa
     """Return which of the newest versions wait for approval, by task and alias; withdrawn ones wait for nothing.
 
     It takes two statements, however many tasks there are.
-
-    Args:
-        workspace: the registry's parts.
-        tasks: as `list_tasks` returns them.
     """
     newest = {task.task: task for task in tasks if own(task.withdrawals) is None}
     with workspace.database.read() as session:

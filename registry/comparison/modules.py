@@ -110,12 +110,6 @@ class OpenAdapter:
 def open_adapter(path: Path, scale: float, *, method: str = LORA, name: str = "") -> Iterator[OpenAdapter]:
     """Open the safetensors file of an adapter as mlx-lm writes it.
 
-    Args:
-        path: the file.
-        scale: factor of every update.
-        method: `lora` or `dora`.
-        name: what to call it in messages.
-
     Raises:
         FusionUnsupportedError: its tensors are not those of an adapter, or it is a full fine-tune.
         FormatError: the file is malformed.
@@ -203,14 +197,7 @@ def compare_adapters(a: OpenAdapter, b: OpenAdapter) -> list[ModuleChange]:
 
 
 def compare_module(a: OpenAdapter, b: OpenAdapter, module: str, *, shapes: bool = True) -> ModuleChange:
-    """Compare one module; see `compare_adapters`.
-
-    Args:
-        a: the first.
-        b: the second.
-        module: its path.
-        shapes: find spectra and angles too.
-    """
+    """Compare one module; see `compare_adapters`."""
     both = [adapter for adapter in (a, b) if module in adapter.factors]
     _require_alike(both, module)
     try:

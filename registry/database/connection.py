@@ -125,7 +125,7 @@ class Database:
             reason = (error.strerror or "it cannot be made").lower()
             raise DatabaseUnavailableError(
                 f"cannot make the folder of the database {self.path}: {reason}",
-                hint="set FUSERY_HOME to a folder of yours",
+                hint="set FUSERY_REGISTRY to a folder of yours",
             ) from error
 
     @contextlib.contextmanager

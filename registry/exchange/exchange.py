@@ -13,7 +13,7 @@ from fusery.storage.errors import FuseryError
 from fusery.storage.progress import SILENT, Reporter, tally
 from fusery.storage.room import needs_of, require_rooms
 
-from ..errors import BadInputError
+from ..errors import BadInputError, SchemaError
 from ..record import Record
 from ..records.transfer import Moved
 from .believing import require_believable, require_identity
@@ -118,6 +118,10 @@ def pull(
 ) -> Exchanged:
     """Copy from another registry to this one; as `push` otherwise."""
     with place.opened(workspace) as other:
+        if other.is_unmade:
+            raise SchemaError(
+                f"there is no registry in {other.settings.home}", hint="is that where the other registry is?"
+            )
         return _exchange(other, workspace, workspace, reference, fused, dry_run, reporter)
 
 
@@ -164,10 +168,10 @@ def identity_of(origin: Workspace) -> str:
 
 
 def read_any(origin: Workspace, reference: str, *, fused: bool) -> list[Item]:
-    """Read a package; a database of which nobody knows who wrote it may hold anything.
+    """Read a package.
 
     Raises:
-        BadInputError: it holds what cannot be read.
+        BadInputError: the database was edited, and a value in it cannot be read.
     """
     try:
         with origin.database.read() as session:

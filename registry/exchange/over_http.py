@@ -1,7 +1,7 @@
 """Pushing to a server for a registry, and pulling from it: as between two databases, with a token and nothing else.
 
 A push sends a package's records first, to learn which bytes are wanted, then these, and then the records once more, to be
-recorded.  A pull reads a package, which is as little believed as a foreign database, and fetches the bytes that are missing.
+recorded.  A pull reads a package, validates it, and fetches the bytes that are missing.
 """
 
 from __future__ import annotations

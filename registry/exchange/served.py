@@ -1,6 +1,6 @@
 """What a server for a registry does for those who push and pull: the same as between two databases, with bytes that came before.
 
-A package from a client is looked at like that of a foreign database, and its bytes are those that the client has sent.
+A package from a client is validated before it is used, and its bytes are those that the client has sent.
 """
 
 from __future__ import annotations

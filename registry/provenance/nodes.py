@@ -233,5 +233,13 @@ def _deployment(row: tables.Deployment, known: _Known) -> Node:
     identity = digest_json([row.place, row.at.isoformat(), digest])
     facts = {"note": row.note, "ended_at": row.ended_at, "ended_by": row.ended_by}
     return DeploymentNode(
-        f"deployment:{identity[:16]}", "deployment", row.place, digest, told, row.at, row.by, facts
+        f"deployment:{identity[:16]}",
+        "deployment",
+        row.place,
+        digest,
+        told,
+        row.at,
+        row.by,
+        facts,
+        ended_at=row.ended_at,
     )

@@ -178,4 +178,11 @@ def times(node: Node) -> tuple[datetime | None, datetime | None]:
 
 def _moment(node: Node, fact: str) -> datetime | None:
     value = node.facts.get(fact)
-    return value if isinstance(value, datetime) else None
+    # A server sends moments as texts.
+    return (
+        datetime.fromisoformat(value)
+        if isinstance(value, str)
+        else value
+        if isinstance(value, datetime)
+        else None
+    )

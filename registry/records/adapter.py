@@ -86,6 +86,8 @@ class Adapter(Record):
         "final validation loss",
         title="validation loss",
         heading="val loss",
+        form="{:.6g}",
+        cell="{:.4g}",
         declared=Declaration("Validation loss of these weights", "X"),
         amendable="with a reason",
     )

@@ -51,10 +51,6 @@ def is_free(field: str) -> bool:
 def require_few_amendments(name: str, rows: Sequence[tables.Amendment]) -> None:
     """Refuse more amendments than one adapter may have.
 
-    Args:
-        name: of the adapter.
-        rows: those on record, and those to be added.
-
     Raises:
         BadInputError: there are more, or more of notes and tags, or they hold too much text.
     """

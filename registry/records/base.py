@@ -45,7 +45,7 @@ class Base(Record):
     parameters: int = described("how many numbers its tensors stand for", form="{:,}")
     dtype: str = described("of its weights")
     quantization: Mapping[str, object] | None = described(
-        "group size, bits and mode; None if it is not quantised", heading="bits"
+        "group size, bits and mode; None if it is not quantised", kind="whole", heading="bits"
     )
     bytes: int = described("of all files", title="size", kind="size")
     reference: str | None = described(

@@ -76,8 +76,9 @@ class WholeDifference(Record):
     effective_rank_a: float = described(
         "mean over the modules of the first, weighted by the squares of the norms: where the update is",
         title="effective rank",
+        form="{:.3g}",
     )
-    effective_rank_b: float = described("likewise of the second", words=" and {}")
+    effective_rank_b: float = described("likewise of the second", words=" and {}", form="{:.3g}")
     overlap_in: float | None = described(
         "share of what the one reads from, whichever is smaller, that the other reads from too; None where one reads from nothing",
         title="overlap of inputs",

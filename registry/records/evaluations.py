@@ -94,10 +94,6 @@ def missing_evaluations(
     """Return which values of an adapter are not on record; the metrics that are; and what is on record otherwise.
 
     What was withdrawn is not on record in this sense: the right value may take its place, and so may the same once more.
-
-    Args:
-        adapter: its row.
-        measured: columns of evaluations.
     """
     there = {key_of(row): row for row in adapter.evaluations if stands(row)}
     new, known, others = list[Mapping[str, Any]](), list[str](), list[tables.Evaluation]()

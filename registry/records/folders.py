@@ -132,10 +132,6 @@ def model_folder(workspace: Workspace, reference: str) -> Path:
     A model that was added by reference is where it lies, unless mlx-lm needs keys that its `config.json` has not, or
     other files lie beside those on record.
 
-    Args:
-        workspace: the registry's parts.
-        reference: the base model.
-
     Raises:
         UnknownReferenceError: there is no such base.
         BlobCorruptError: a file is not what is recorded.

@@ -65,20 +65,24 @@ class Node(Record):
     @property
     def over(self) -> bool:
         """It is a deployment that was ended."""
-        return self.facts.get("ended_at") is not None
+        return False
 
 
 @dataclass(frozen=True, slots=True)
 class DeploymentNode(Node):
-    """Something that runs, or ran, somewhere."""
+    """Something that runs, or ran, somewhere.
 
+    Attributes:
+        ended_at: when it was ended; None while it runs.
+    """
+
+    ended_at: datetime | None = field(kw_only=True)
     KEYS: ClassVar[tuple[str, ...]] = (*Node.KEYS, "ended_at")
 
     @property
-    def ended_at(self) -> datetime | None:
-        """When it was ended; None while it runs."""
-        ended = self.facts.get("ended_at")
-        return ended if isinstance(ended, datetime) else None
+    def over(self) -> bool:
+        """It was ended."""
+        return self.ended_at is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +118,7 @@ class Graph(Record):
     """
 
     root: str = described("id of the subject")
-    by_id: dict[str, Node] = field(default_factory=dict)
+    by_id: dict[str, Node | DeploymentNode] = field(default_factory=dict)
     edges: list[Edge] = field(default_factory=list)
     starts: tuple[str, ...] = ()
     cut: bool = False

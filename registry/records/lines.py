@@ -54,7 +54,7 @@ def value_text(part: Part, value: Any, *, cell: bool = False) -> str:
         return value.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     if part.kind == "share":
         return f"{100 * value:.1f} %"
-    if cell and isinstance(value, float):
+    if isinstance(value, float):
         return f"{value:.4g}"
     return plain_text(value)
 

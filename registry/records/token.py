@@ -65,3 +65,4 @@ class OwnIdentity(Identity):
     """Who asks, and which registry is asked."""
 
     registry: str = described("its id")
+    version: str = described("of fusery there")

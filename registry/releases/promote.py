@@ -20,7 +20,6 @@ from ..records.references import load_adapters, resolve_adapter
 from ..records.release import Outcome, Promotion
 from ..records.withdrawals import told_of
 from .approvals import alias_of
-from .facts import Facts
 from .judging import Case, judge, verdict_of
 from .rules import make_rules
 
@@ -116,7 +115,7 @@ def _case(session: Session, wanted: _Wanted) -> tuple[Case, tables.AliasRule | N
     again = row is not None and holder is adapter and bool(overtaken(session, row))
     if again and row is not None:
         holder = judged_against(session, row)
-    case = Case(Facts(session), adapter, wanted.alias, holder, wanted.licence, wanted.licence_read)
+    case = Case(session, adapter, wanted.alias, holder, wanted.licence, wanted.licence_read)
     return case, rule_for(session, adapter.task.name, wanted.alias), again
 
 
@@ -136,7 +135,7 @@ def _refuse(workspace: Workspace, case: Case, outcomes: list[Outcome], reason: s
 
 def _record(workspace: Workspace, case: Case, action: str, reason: str, told: Mapping[str, Any]) -> None:
     events.record(
-        case.facts.session,
+        case.session,
         action=action,
         kind="alias",
         subject=case.reference,
@@ -167,6 +166,6 @@ def _told(
         confirmed=confirmed,
         dry_run=dry_run,
         reason=reason,
-        withdrawals=told_of(case.facts.session, [case.adapter]),
+        withdrawals=told_of(case.session, [case.adapter]),
         rules=tuple(outcomes),
     )

@@ -65,7 +65,7 @@ class Settings:
     def load(cls, home: Path | None = None, *, environment: bool = True) -> Settings:
         """Read the settings of the registry in `home` (default: `default_home()`).
 
-        The environment is the user's, and so is the `config.toml` of the default home, or of that which `FUSERY_HOME`
+        The environment is the user's, and so is the `config.toml` of the default home, or of that which `FUSERY_REGISTRY`
         names, if nobody else can write it.  Of any other folder, settings that lead out of it are refused; see `reach`.
 
         Args:
@@ -83,7 +83,7 @@ class Settings:
             from_file = _in_file(folder / CONFIG_NAME, from_environment)
         except PermissionError as error:
             raise StoreDeniedError(
-                f"{folder} may not be read by this user", hint="set FUSERY_HOME to a folder of your own"
+                f"{folder} may not be read by this user", hint="set FUSERY_REGISTRY to a folder of your own"
             ) from error
         except (ValueError, RecursionError) as error:
             raise BadInputError(

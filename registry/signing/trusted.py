@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, select
@@ -12,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from .. import tables
 from ..database import events
-from ..dsse.keys import key_id, public_pem, read_public_key
+from ..dsse.keys import key_id, parse_public_key, public_pem
 from ..errors import AlreadyExistsError, BadInputError, UnknownReferenceError
 from ..names import parse_slug
 from ..records.signature import TrustedKey
@@ -26,14 +25,14 @@ _MOST = 100
 
 
 def add_key(
-    workspace: Workspace, name: str, path: Path, aliases: Sequence[str] = (), *, fused: bool = False
+    workspace: Workspace, name: str, pem: str, aliases: Sequence[str] = (), *, fused: bool = False
 ) -> TrustedKey:
     """Let the signatures of a key count.
 
     Args:
         workspace: the registry's parts.
         name: what the key is called here, such as its owner's name.
-        path: PEM file of the public key, or of a certificate of it.
+        pem: the public key.
         aliases: for which: patterns of `TASK#ALIAS` with `*` and `?`.  The same key under the same name again gets these.
         fused: fused artifacts of other registries count as made here when this key has signed them.
 
@@ -43,7 +42,7 @@ def add_key(
     """
     called = parse_slug(name, "key")
     patterns = _patterns(aliases, may_be_none=fused)
-    public = read_public_key(path)
+    public = parse_public_key(pem.encode(), "the key")
     number = key_id(public)
     key = tables.TrustedKey
     with workspace.database.write() as session:

@@ -106,7 +106,7 @@ def test_after_the_upgrade_everything_works(stocked: Fusery, tmp_path: Path) -> 
 def test_hints_lead_from_an_empty_database_to_a_registry(fusery: Fusery) -> None:
     """Each hint is typed until nothing is wrong any more."""
     for upgrade_first in (False, True):
-        here = ("--home", f"home{upgrade_first}")
+        here = ("--registry", f"home{upgrade_first}")
         if upgrade_first:
             ran = fusery(*here, "db", "upgrade")
             assert (ran.code, f"Next: fusery {' '.join(here)} init" in ran.err) == (0, True)

@@ -31,7 +31,7 @@ def test_every_command_on_postgresql(
     urls = [postgres_databases.take()]
     failed, printed = {}, ""
     for name, asked in COMMANDS.items():
-        other_home = asked.words.startswith("--home ")
+        other_home = asked.words.startswith("--registry ")
         if other_home:
             urls.append(postgres_databases.take())
         url = make_url(urls[-1] if other_home else urls[0]).set(password=CANARY)

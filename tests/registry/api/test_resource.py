@@ -21,7 +21,6 @@ CALLS: dict[str, tuple[Any, ...]] = {
     "adapters.unyank": (ADAPTER,),
     "adapters.yank_all": ([ADAPTER],),
     "adapters.unyank_all": ([ADAPTER],),
-    "exchange.promote": (ADAPTER, "prod", "http://127.0.0.1:1"),
     "aliases.set": ("beta", ADAPTER),
     "aliases.remove": ("mail#prod",),
     "aliases.roll_back": ("mail#prod",),

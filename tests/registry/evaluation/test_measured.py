@@ -151,7 +151,7 @@ def test_lists_have_filter_and_sort_by_metrics(stocked: Registry) -> None:
 
 
 def test_a_backup_has_it(stocked: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("FUSERY_HOME", "FUSERY_DATABASE_URL", "FUSERY_STORE_URL"):
+    for name in ("FUSERY_REGISTRY", "FUSERY_DATABASE_URL", "FUSERY_STORE_URL"):
         monkeypatch.delenv(name, raising=False)
     stocked.evaluations.record(ONE, REAL / "lm_eval_0.4.13.json")
     stocked.upkeep.backup(tmp_path / "kept.tar")

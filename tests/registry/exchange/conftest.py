@@ -21,7 +21,7 @@ def other_home(tmp_path: Path) -> Path:
 @pytest.fixture
 def other(other_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
     """The other registry, opened as its owner would."""
-    for name in ("FUSERY_HOME", "FUSERY_DATABASE_URL", "FUSERY_STORE_URL"):
+    for name in ("FUSERY_REGISTRY", "FUSERY_DATABASE_URL", "FUSERY_STORE_URL"):
         monkeypatch.delenv(name, raising=False)
     with Registry.open(other_home) as opened:
         opened.init()
