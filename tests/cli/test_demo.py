@@ -108,7 +108,7 @@ def test_the_story(examples: Path, fusery: Fusery, tmp_path: Path, monkeypatch: 
 def test_what_nobody_reads_is_not_printed(
     how: str, fusery: Fusery, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    session = Session(home=None, debug=False, hints=Hints())
+    session = Session(place=None, insecure_http=False, debug=False, hints=Hints())
     setattr(session, how, True)
     silent = demo.Script(session, tmp_path / "home")
     silent.tell("1.")

@@ -28,6 +28,7 @@ HERE = {"server": "it serves a registry of this machine", "ui": "as above: the p
 def test_every_command_on_a_server(fusery: Fusery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(world(tmp_path) / "work")
     monkeypatch.setattr("platformdirs.user_cache_dir", lambda *_, **__: str(tmp_path / "cached"))
+    monkeypatch.delenv("_FUSERY_RAISES")
     monkeypatch.setenv("FUSERY_WEBHOOK_SECRET", "s" * 40)
     monkeypatch.setenv("MLX_DISABLE_COMPILE", "1")
     failed = {}

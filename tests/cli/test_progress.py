@@ -80,7 +80,7 @@ def test_a_bar_moves_makes_way_and_goes_away(colours: bool, monkeypatch: pytest.
     monkeypatch.setattr(terminal, "_PAUSE", 60)
     for name, value in {"TERM": "xterm", "NO_COLOR": "" if colours else "1", "COLUMNS": "80"}.items():
         monkeypatch.setenv(name, value)
-    session, screen = Session(home=None, debug=False, hints=Hints()), Terminal()
+    session, screen = Session(place=None, insecure_http=False, debug=False, hints=Hints()), Terminal()
     with monkeypatch.context() as patched:
         patched.setattr(sys, "stderr", screen)
         for label, bar, half in (

@@ -150,7 +150,7 @@ def test_what_is_printed(
     fusery: Fusery, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session, printed, asked = (
-        Session(home=None, debug=False, hints=Hints()),
+        Session(place=None, insecure_http=False, debug=False, hints=Hints()),
         list[str](),
         list[dict[str, Any]](),
     )

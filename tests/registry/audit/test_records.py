@@ -65,7 +65,7 @@ class _UndoError(Exception):
 def template(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Iterator[Path]:
     """A home with rows in every table."""
     folder = tmp_path_factory.mktemp("full")
-    with Registry.open(home=folder / "home") as registry:
+    with Registry.open(folder / "home") as registry:
         registry.workspace.ensure(explicit=True)
         fill(registry, tiny_base, folder / "files")
     yield folder / "home"
@@ -216,7 +216,7 @@ def test_every_column_edited(full: Registry) -> None:
 def named(home: Path) -> set[tuple[str, str]]:
     """Return what an audit of a home finds."""
     try:
-        with Registry.open(home=home) as registry:
+        with Registry.open(home) as registry:
             return {(problem.code, problem.subject) for problem in registry.upkeep.audit().problems}
     except FuseryError as error:
         return {(error.code, "")}
@@ -228,7 +228,7 @@ def test_edits_of_columns_without_a_seal_are_found(template: Path, tmp_path: Pat
     before, missed = named(template), []
     for number, (table, name) in enumerate(UNSEALED):
         home = shutil.copytree(template, tmp_path / str(number))
-        with Registry.open(home=home) as registry, registry.workspace.database.read() as session:
+        with Registry.open(home) as registry, registry.workspace.database.read() as session:
             edit = edit_of(session, tables.metadata.tables[table], name, dice, sealed=False)
         with forced(home / "fusery.db") as connection:
             assert connection.execute(edit.statement, edit.values).rowcount == 1, edit
@@ -321,7 +321,7 @@ def test_invalid_values_are_found_and_break_nothing(template: Path, tmp_path: Pa
     with forced(home / "fusery.db") as connection:
         for statement, _ in INVALID:
             connection.execute(statement)
-    with Registry.open(home=home) as registry:
+    with Registry.open(home) as registry:
         for report in (registry.upkeep.audit(), registry.upkeep.audit_all()):
             changed = [found.subject for found in report.problems if found.code == "record_changed"]
             for _, subject in INVALID:
@@ -339,14 +339,14 @@ NAMED = [
 
 def test_a_named_record_is_held_against_its_seal(template: Path, tmp_path: Path) -> None:
     home = shutil.copytree(template, tmp_path / "home")
-    with Registry.open(home=home) as registry:
+    with Registry.open(home) as registry:
         for _, reference, _ in NAMED:
             before = registry.upkeep.audit((reference,)).problems
             assert not any(found.code.startswith("record") for found in before)
     for statement, reference, subject in NAMED:
         with forced(home / "fusery.db") as connection:
             assert connection.execute(statement).rowcount
-        with Registry.open(home=home) as registry:
+        with Registry.open(home) as registry:
             problems = registry.upkeep.audit((reference,)).problems
         assert [found.code for found in problems if found.subject.startswith(subject)] == ["record_changed"]
 

@@ -142,11 +142,11 @@ def test_latest_skips_computed_adapters_without_a_validation_loss(filled: Regist
 def test_recipe_and_sources_travel(filled: Registry, tmp_path: Path) -> None:
     done = filled.adapters.combine(BOTH, task="both")
     home = tmp_path / "elsewhere"
-    with Registry.open(home=home) as other:
+    with Registry.open(home) as other:
         other.init()
     moved = filled.exchange.push("both@1", home)
     assert [item.kind for item in moved.items_] == ["base", "adapter", "adapter", "adapter"]
-    with Registry.open(home=home) as other:
+    with Registry.open(home) as other:
         shown = other.adapters.show("both@1")
         assert (shown.computed_from, shown.recipe) == (done.sources, done.recipe)
         assert other.upkeep.audit().ok
