@@ -208,7 +208,9 @@ def test_unavailable_database_gives_503(
                 down = ask(url, "/", accept=accept, **headers)
                 assert (down.status, down.headers.get("retry-after")) == (503, "5")
                 assert not re.search(r"postgres|127\.0\.0\.1|/tmp", down.text)
-            assert ask(url, "/api/v1/adapters/tasks", **headers).json["error"]["code"] == "database_unavailable"
+            assert (
+                ask(url, "/api/v1/adapters/tasks", **headers).json["error"]["code"] == "database_unavailable"
+            )
             monkeypatch.setattr(http_calls, "GIVE_UP", 4.0)
             monkeypatch.setenv("FUSERY_TOKEN", secret)
             with pytest.raises(ServerUnavailableError) as caught:

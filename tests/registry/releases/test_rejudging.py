@@ -17,6 +17,7 @@ from fusery.registry import Registry, tables
 from fusery.registry.database import events, log
 from fusery.registry.database.sealing import touch
 from fusery.registry.dsse.keys import make_pair
+from fusery.registry.fusion.foreign import disown
 from fusery.registry.signing.sign import SigningKey
 from fusery.registry.workspace import Workspace
 
@@ -190,10 +191,22 @@ def test_what_cannot_be_judged_here_is_a_note(registry: Registry, tmp_path: Path
     assert [note for note in report.notes if "cannot be judged here: licences" in note]
 
 
-def test_a_restored_registry_of_others_is_judged_by_what_counted_there(
+def adopt(registry: Registry) -> None:
+    """Do what release 0.1.0 did with the rows of another party's backup: registries that it restored are still audited."""
+    with registry.workspace.database.write() as session:
+        for fused in session.scalars(select(tables.Fused)).all():
+            disown(fused, "elsewhere")
+        for key in session.scalars(select(tables.TrustedKey)):
+            key.aliases, key.fused = [], None
+        for approval in session.scalars(select(tables.Approval)):
+            approval.withdrawn_at = registry.workspace.database.utcnow(session)
+        log_entry(session, "registry.adopted", "registry", "elsewhere", {"fused": 1})
+
+
+def test_a_registry_that_was_adopted_is_judged_by_what_counted_there(
     stocked: Registry, tmp_path: Path
 ) -> None:
-    """What a restore takes back is taken back then: promotions before it rested on it, and those after it cannot."""
+    """What a restore took back is taken back then: promotions before it rested on it, and those after it cannot."""
     ann, bert = make_pair(tmp_path / "ann.pem", None), stocked.acting("bert", authenticated=False)
     stocked.trust.add_key("ann", ann.public, ["*#*"])
     stocked.trust.sign("course_rec@1", SigningKey(ann.private))
@@ -205,8 +218,8 @@ def test_a_restored_registry_of_others_is_judged_by_what_counted_there(
     stocked.upkeep.backup(tmp_path / "saved")
     settings = replace(stocked.workspace.settings, home=tmp_path / "other", database_url="")
     with Registry(Workspace(settings)) as restored:
-        restored.upkeep.restore(tmp_path / "saved")
-        assert restored.upkeep.log(action="registry.adopted")
+        restored.upkeep.restore(tmp_path / "saved", own=True)
+        adopt(restored)
         assert accused(restored) == rewritten(restored) == []
         force(restored, SECOND)
         restored.trust.sign("course_rec@2", SigningKey(ann.private))
