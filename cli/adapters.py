@@ -2,45 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from inspect import cleandoc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from fusery.registry.charts.text import size
 from fusery.registry.engine.verdict import in_words
 from fusery.registry.parsing import plural
+from fusery.registry.record import parts_of
+from fusery.registry.records.adapter import Adapter
+from fusery.registry.records.lines import lines_of
 
-from .amendments import explain_mark, explain_marks, marked, print_amendments, tag_fields
-from .columns import adapter_table, chosen_columns, has_marks, metrics_in
+from .amendments import explain_mark, marked, print_amendments, tag_fields
+from .columns import COLUMNS, HISTORY, METRIC, adapter_table, chosen_columns, has_marks, metrics_in
 from .evaluations import print_evaluations
 from .findings import print_findings
 from .session import LocalPath, Session, command
-from .text import (
-    ago,
-    aside,
-    cell,
-    count,
-    foreign_fact,
-    held_by,
-    number,
-    size,
-    state_of,
-    times,
-    told,
-)
+from .text import aside, cell, foreign_fact, number, times, told
 from .training import print_training
 
 if TYPE_CHECKING:
-    from fusery.registry.records.adapter import Adapter, Registered
+    from fusery.registry.records.adapter import Registered
     from fusery.registry.records.adapter_details import AdapterDetails
 
 _MOST = 2**31 - 1
-TRAINED_ON = click.option(
-    "--trained-on",
-    metavar="BASE",
-    help="The base it was trained on, if that is --base at another precision (QLoRA).",
-)
 
 
 class FolderOrUrl(click.Path):
@@ -54,24 +42,41 @@ class FolderOrUrl(click.Path):
 _FOLDER = click.argument("folder", type=FolderOrUrl(path_type=Path))
 
 
-def facts_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """What a user can say about an adapter; a flag wins over what the files say."""
-    options = [
-        click.option(
-            "--base", metavar="NAME", help="Base model it is for; default: the known one that its files name."
-        ),
-        TRAINED_ON,
-        click.option("--task", metavar="TASK", help="What it is for; default: what its files say."),
-        click.option("--version", type=int, metavar="N", help="Version; default: its files', or the next."),
-        click.option("--date", metavar="YYYYMMDD", help="Day of training; default: its files', or today."),
-        click.option("--alpha", type=float, help="LoRA alpha; default: scale x rank."),
-        click.option("--val-loss", type=float, help="Validation loss of these weights."),
-        click.option("--dataset", metavar="D", help="What it was trained on."),
-        click.option("--examples", type=int, help="How many training examples."),
-    ]
-    for option in reversed(options):
-        function = option(function)
-    return function
+_TYPES = {"whole": int, "real": float}
+
+
+def option_of(name: str, *, amends: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return the option of a field of an adapter that users declare."""
+    part = parts_of(Adapter)[name]
+    declared = part.about.declared
+    assert declared is not None
+    default = f"; default: {declared.default}" if declared.default and not amends else ""
+    return click.option(
+        f"--{name.replace('_', '-')}",
+        type=_TYPES.get(part.kind),
+        metavar=declared.metavar,
+        help=f"{declared.help}{default}.",
+    )
+
+
+def options_of(names: Iterable[str], *, amends: bool = False) -> Callable[..., Any]:
+    """Return a decorator for the options of several fields."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        for name in reversed(list(names)):
+            function = option_of(name, amends=amends)(function)
+        return function
+
+    return decorate
+
+
+_DECLARED = [
+    name for name, part in parts_of(Adapter).items() if part.about.declared and not part.about.declared.later
+]
+facts_options = options_of(
+    dict.fromkeys(("base", "trained_on", *(name for name in _DECLARED if name not in ("parent", "note"))))
+)
+"""What a user can say about an adapter; a flag wins over what the files say."""
 
 
 def _pairs(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
@@ -110,14 +115,10 @@ def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @facts_options
 @run_options
 @STRICT
-@click.option("--parent", metavar="REF", help="The adapter whose training was continued.")
+@option_of("parent")
 @TAGS
-@click.option("--note", metavar="TEXT", help="A note for people.")
-@click.option("--to", "url", metavar="URL", help="Register it on a server; see fusery push.")
-@click.option("--insecure-http", is_flag=True, help="Let the token go there over the network as it is.")
-def register_command(
-    session: Session, folder: str | Path, url: str | None, insecure_http: bool, **facts: Any
-) -> None:
+@option_of("note")
+def register_command(session: Session, folder: str | Path, **facts: Any) -> None:
     """Register an adapter folder as the next version of its task.
 
     FOLDER holds adapters.safetensors and adapter_config.json as mlx_lm.lora writes them, or a whole run of it: with
@@ -126,14 +127,8 @@ def register_command(
     transformers' Trainer, of TRL, Axolotl, LLaMA-Factory or Unsloth, with its checkpoint-STEP folders.  FOLDER may
     also be hf://OWNER/NAME, hf://OWNER/NAME@REVISION, or the URL of a team's bucket, such as s3://BUCKET/PATH.
     """
-    if url is None:
-        session.registry.workspace.database  # noqa: B018 -- "no registry yet" is said before the folder is read
-        done = session.registry.adapters.register(folder, **facts)
-    else:
-        with session.progress("sending") as progress:
-            done = session.registry.exchange.register(
-                folder, url, insecure_http=insecure_http, reporter=session.reporter(progress), **facts
-            )
+    with session.progress("sending") as progress:
+        done = session.registry.adapters.register(folder, reporter=session.reporter(progress), **facts)
     session.emit(done, names=[done.name], human=lambda: print_registered(session, done))
 
 
@@ -187,23 +182,24 @@ def list_command(session: Session, columns: tuple[str, ...] | None, **filters: A
     """List adapters.
 
     --where takes comparisons (= != < <= > >=, and ~ for a part of a text or a pattern with * and ?), `in (...)`,
-    `is null`, `and`, `or`, `not` and parentheses; tags are called tag.KEY, what was measured metric.NAME. docs/guides/compare.md lists the fields.
-
-    --columns takes name, aliases, state, age, created_by, val_loss, base, rank, method, layers, trainable_parameters,
-    dataset; and created_at, task, version, date, digest, trained_on, alpha, scale, iterations, examples, parent, tags,
-    note; and metric.NAME.
+    `is null`, `and`, `or`, `not` and parentheses; tags are called tag.KEY, what was measured metric.NAME. docs/reference/fields.md lists the fields.
     """
     if columns is not None and (session.json or session.quiet):
         raise click.UsageError("--columns goes with neither --json, which has all of them, nor -q.")
     adapters = session.registry.adapters.list(**filters, metrics=metrics_in(columns))
 
     def human() -> None:
-        session.print_table(adapter_table(adapters, columns))
+        session.print_table(adapter_table(adapters, columns, whole=columns is not None))
         explain_mark(session, has_marks(adapters, columns))
         if not adapters:
             session.say("Nothing is registered that fits. Hint: fusery register DIR --base NAME --task T")
 
     session.emit(adapters, names=[adapter["name"] for adapter in adapters], human=human)
+
+
+list_command.help = (
+    f"{cleandoc(list_command.help or '')}\n\n--columns takes {', '.join(COLUMNS)}, and {METRIC}NAME."
+)
 
 
 @command("show")
@@ -231,44 +227,17 @@ def show_command(session: Session, reference: str, at: str | None, plot: Path | 
 
 
 def _print_adapter(session: Session, view: AdapterDetails) -> None:
-    marks = "".join(f" #{alias}" for alias in view["aliases"])
-    marks += aside(view)
-    alpha, scale = number(view["alpha"]), number(view["scale"])
-    session.facts(
-        [
-            ("name", view["name"] + marks),
-            *([("picture", str(view.plot))] if view.plot else []),
-            *([("on record", f"at {view['at']}")] if "at" in view else []),
-            ("base", cell(view["base"])),
-            *([("trained on", cell(view["trained_on"]))] if view["trained_on"] else []),
-            ("method", f"{view['method']}, rank {cell(view['rank'])}, alpha {alpha}, scale {scale}"),
-            ("layers", f"{view['layers']}, each: {cell(view['target_modules'])}"),
-            ("trainable parameters", count(view["trainable_parameters"])),
-            ("total parameters", count(view["total_parameters"])),
-            ("share", f"{view['trainable_percent']:.3f} % ({view['reduction_factor']:.0f} times fewer)"),
-            (
-                "format",
-                cell(
-                    [view["format"], *(f"{each['format']} (rendered)" for each in view.get("renderings", []))]
-                ),
-            ),
-            ("size", f"{size(view['bytes'])} (base: {size(view['base_bytes'])})"),
-            ("date", marked(view["date"], view, "date")),
-            ("validation loss", marked(number(view["val_loss"], 6), view, "val_loss")),
-            ("iterations", cell(view["iterations"])),
-            ("dataset", _dataset(view)),
-            (
-                "parent",
-                cell(view["parent"])
-                + (f" (yanked: {cell(reason)})" if (reason := view["parent_yanked"]) else ""),
-            ),
-            *_computed(view),
-            ("tags", marked(cell(view["tags"]), view, *tag_fields(view))),
-            ("note", marked(cell(view["note"]), view, "note")),
-            ("digest", view["digest"]),
-            ("registered", f"{view['created_at']} by {cell(view['created_by'])}"),
-        ]
-    )
+    from fusery.registry.records.adapter_details import LAYOUT, AdapterDetails
+
+    marks = "".join(f" #{alias}" for alias in view.aliases) + aside(view)
+    forms = [view.format, *(f"{each.format} (rendered)" for each in view.renderings or ())]
+    texts = {"name": view.name + marks, "format": ", ".join(forms)}
+    rows = []
+    for line in lines_of(AdapterDetails, LAYOUT, view, "-"):
+        fields = tag_fields(view) if line.name == "tags" else line.fields
+        rows.append((line.title, marked(texts.get(line.name, line.text), view, *fields)))
+        rows += _computed(view) if line.name == "parent" else []
+    session.facts(rows)
     print_amendments(session, view)
     print_training(session, view)
     print_evaluations(session, view.evaluations)
@@ -305,13 +274,6 @@ def _computed(view: AdapterDetails) -> list[tuple[str, str]]:
     return [("computed from", cell(names)), ("recipe", cell(how))]
 
 
-def _dataset(view: Adapter) -> str:
-    revision = f", revision {cell(view['dataset_revision'])}" if view["dataset_revision"] else ""
-    examples = f", {plural(view['examples'], 'example')}" if view["examples"] else ""
-    text = f"{cell(view['dataset'])}{revision}{examples}"
-    return marked(text, view, "dataset", "dataset_revision", "dataset_digest", "examples")
-
-
 def _fused_line(fused: dict[str, Any]) -> str:
     fidelity = fused["fidelity"]
     mixed = bool(fused["with"]) or fused["scale"] is not None
@@ -334,27 +296,7 @@ def history_command(session: Session, task: str) -> None:
     versions = session.registry.adapters.history(task)
 
     def human() -> None:
-        right = ("version", "val loss", "change", "age", "rank")
-        table = session.table(
-            "name", "version", "aliases", "state", "val loss", "change", "age", "by", "rank", "base", "dataset",
-            right=right, free=("aliases", "state", "base", "dataset"), rare=("state",),
-        )  # fmt: skip
-        for view in versions:
-            change = view["val_loss_change"]
-            table.add_row(
-                cell(view["name"]),
-                str(view["version"]),
-                held_by(view),
-                state_of(view),
-                marked(number(view["val_loss"]), view, "val_loss"),
-                "-" if change is None else f"{change:+.4g}",
-                ago(view["created_at"]),
-                cell(view["created_by"]),
-                cell(view["rank"]),
-                cell(view["base"]),
-                marked(cell(view["dataset"]), view, "dataset"),
-            )
-        session.print_table(table)
-        explain_marks(session, versions, "val_loss", "dataset")
+        session.print_table(adapter_table(versions, HISTORY))
+        explain_mark(session, has_marks(versions, HISTORY))
 
     session.emit(versions, names=[view["name"] for view in versions], human=human)

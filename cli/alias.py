@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .columns import record_table
 from .groups import Group
 from .session import Session, command
-from .text import ago, cell, told, when
+from .text import cell, told, when
 
 if TYPE_CHECKING:
-    from fusery.registry.catalog.journal import Event
     from fusery.registry.record import Record
     from fusery.registry.records.alias import Moved
-    from fusery.registry.releases.yanks import Yank
+    from fusery.registry.records.event import Event
+    from fusery.registry.records.release import Yank
 
 _ALIAS = click.argument("alias", metavar="TASK#ALIAS")
 _REASON = click.option("--reason", default="", metavar="TEXT", help="Why, for the log.")
@@ -82,19 +83,10 @@ def list_command(session: Session, task: str | None) -> None:
     aliases = session.registry.aliases.list(task)
 
     def human() -> None:
-        titles = ("alias", "adapter", "state", "age", "by", "reason", "since")
-        table = session.table(*titles, right=("age",), free=("state", "reason"), rare=("state",))
-        for alias in aliases:
-            table.add_row(
-                cell(alias.alias),
-                cell(alias.adapter),
-                told(alias) or "-",
-                ago(alias.since),
-                cell(alias.by),
-                cell(alias.reason or None),
-                when(alias.since),
-            )
-        session.print_table(table)
+        from fusery.registry.records.alias import Alias
+
+        columns = "alias adapter withdrawals since:age by reason since"
+        session.print_table(record_table(Alias, aliases, columns, withdrawals=lambda row: told(row) or "-"))
         if not aliases:
             session.say("There is no alias. Hint: fusery alias set REF ALIAS")
 
@@ -131,17 +123,9 @@ def history_command(session: Session, alias: str) -> None:
     moves = session.registry.aliases.history(alias)
 
     def human() -> None:
-        table = session.table("at", "to", "age", "by", "from", "reason", right=("age",), free=("reason",))
-        for move in moves:
-            table.add_row(
-                when(move.at),
-                cell(move.to),
-                ago(move.at),
-                cell(move.by),
-                cell(move.from_),
-                cell(move.reason or None),
-            )
-        session.print_table(table)
+        from fusery.registry.records.alias import AliasMove
+
+        session.print_table(record_table(AliasMove, moves, "at to at:age by from_ reason"))
 
     session.emit(moves, names=[move.to or "" for move in moves], human=human)
 
@@ -233,19 +217,10 @@ def events_command(session: Session, follow: bool, **filters: Any) -> None:
     entries = session.registry.upkeep.log(**filters)
 
     def human() -> None:
-        titles = ("entry", "age", "by", "what", "to what", "told", "at")
-        table = session.table(*titles, right=("entry", "age"), free=("to what", "told"))
-        for entry in entries:
-            table.add_row(
-                str(entry.seq),
-                ago(entry.at),
-                cell(entry.actor),
-                entry.action,
-                _subject(entry),
-                cell(entry.told or None),
-                when(entry.at),
-            )
-        session.print_table(table)
+        from fusery.registry.records.event import Event
+
+        columns = "seq at:age actor action name told at"
+        session.print_table(record_table(Event, entries, columns, name=_subject))
 
     session.emit(entries, names=[entry.hash for entry in entries], human=human)
 

@@ -6,20 +6,19 @@ from typing import Any
 
 import click
 
-from .adapters import TAGS
+from fusery.registry.record import parts_of
+from fusery.registry.records.adapter import Adapter
+
+from .adapters import TAGS, options_of
 from .amendments import change_of
 from .session import Session, command
+
+AMENDABLE = [name for name, part in parts_of(Adapter).items() if part.about.amendable != "no"]
 
 
 @command("amend")
 @click.argument("reference", metavar="REF")
-@click.option("--val-loss", type=float, metavar="X", help="The validation loss.")
-@click.option("--note", metavar="TEXT", help="The note for people.")
-@click.option("--dataset", metavar="NAME", help="What it was trained on; revision and digest stay.")
-@click.option("--dataset-revision", metavar="R", help="Which revision of that.")
-@click.option("--dataset-digest", metavar="SHA256", help="The digest of its files.")
-@click.option("--examples", type=int, metavar="N", help="How many training examples.")
-@click.option("--date", metavar="YYYYMMDD", help="The day of training; the name stays as it is.")
+@options_of(AMENDABLE, amends=True)
 @TAGS
 @click.option("--clear", multiple=True, metavar="FIELD", help="A field that has no value; tag.KEY for a tag.")
 @click.option("--reason", default="", metavar="TEXT", help="Why; needed but for notes and tags.")

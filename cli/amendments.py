@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from .session import Session
@@ -28,11 +28,6 @@ def is_amended(view: Mapping[str, Any], *fields: str) -> bool:
 def tag_fields(view: Mapping[str, Any]) -> list[str]:
     """Return the tags of an adapter that were amended, as fields."""
     return [each["field"] for each in view["amendments"] if each["field"].startswith("tag.")]
-
-
-def explain_marks(session: Session, views: Iterable[Mapping[str, Any]], *fields: str) -> None:
-    """Say below a table of adapters what its marks mean, if it has any."""
-    explain_mark(session, any(is_amended(view, *fields) for view in views))
 
 
 def explain_mark(session: Session, has_any: bool) -> None:

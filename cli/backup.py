@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fusery.registry.charts.text import size
 from fusery.storage.shell import typed
 
 from .session import Session, command
-from .text import size
 
 if TYPE_CHECKING:
     from fusery.registry.backup.catalogue import Amount, Position
@@ -50,7 +50,7 @@ def backup_command(session: Session, destination: str, verify: bool) -> None:
                 ("last event", _event(made.last_event)),
             ]
         )
-        session.say(f"Next: fusery --home NEW_HOME restore {typed(made.path)} --own")
+        session.say(f"Next: fusery --registry FOLDER restore {typed(made.path)} --own")
 
     session.emit(made, names=[made.path], human=human)
 
@@ -95,7 +95,7 @@ def restore_command(session: Session, source: str, own: bool) -> None:
         if restored.left_out:
             session.say(
                 "Note: if the backup is your own, restore all of it: "
-                f"fusery --home NEW_HOME restore {typed(restored.source)} --own"
+                f"fusery --registry FOLDER restore {typed(restored.source)} --own"
             )
         session.say("Next: fusery audit")
 

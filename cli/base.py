@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fusery.registry.charts.text import size
 from fusery.registry.parsing import plural
 
 from .calibrate import calibrate_command
+from .columns import record_facts, record_table
 from .findings import print_findings
 from .groups import Group
 from .session import Session, command
-from .text import ago, cell, count, size
+from .text import cell
 
 if TYPE_CHECKING:
     from fusery.registry.records.base import Base
@@ -55,24 +57,10 @@ def list_(session: Session) -> None:
     bases = session.registry.bases.list()
 
     def human() -> None:
-        table = session.table(
-            "name", "type", "parameters", "size", "dtype", "bits", "age", "by", "digest",
-            right=("parameters", "size", "bits", "age"),
-        )  # fmt: skip
-        for base in bases:
-            bits = str(base["quantization"].get("bits", "-")) if base["quantization"] else "-"
-            table.add_row(
-                cell(base["name"]),
-                cell(base["model_type"]),
-                count(base["parameters"]),
-                size(base["bytes"]),
-                base["dtype"],
-                bits,
-                ago(base["created_at"]),
-                cell(base["created_by"]),
-                base["digest"][:12],
-            )
-        session.print_table(table)
+        from fusery.registry.records.base import Base
+
+        columns = "name model_type parameters bytes dtype quantization created_at:age created_by digest"
+        session.print_table(record_table(Base, bases, columns, quantization=_bits))
 
     session.emit(bases, names=[base["name"] for base in bases], human=human)
 
@@ -96,26 +84,25 @@ def show(session: Session, name: str) -> None:
     session.emit(view, names=[view["name"]], human=human)
 
 
+_LAYOUT = "names, digest, content, architecture, parameters, dtype, quantization, bytes, sources, reference, adapters"
+
+
 def _facts(session: Session, view: Base) -> None:
     sources = ", ".join(
         row["source"] + (f"@{row['revision']}" if row["revision"] else "") for row in view["sources"]
     )
-    rows = [
-        ("name", cell(view["names"])),
-        ("digest", view["digest"]),
-        ("content", cell(view["content"])),
-        ("architecture", cell(view["architecture"])),
-        ("parameters", count(view["parameters"])),
-        ("dtype", cell(view["dtype"])),
-        ("quantization", _quantization(view["quantization"])),
-        ("size", f"{size(view['bytes'])} in {plural(len(view['files']), 'file')}"),
-        ("source", cell(sources)),
-    ]
-    if view["reference"]:
-        rows.append(("kept by reference", cell(view["reference"])))
-    if "adapters" in view:
-        rows.append(("adapters", cell(view["adapters"])))
-    session.facts(rows)
+    from fusery.registry.records.base import BaseDetails
+
+    instead = {
+        "quantization": _quantization(view["quantization"]),
+        "bytes": f"{size(view['bytes'])} in {plural(len(view['files']), 'file')}",
+        "sources": sources or "-",
+    }
+    session.facts(record_facts(BaseDetails, _LAYOUT, view, **instead))
+
+
+def _bits(base: Base) -> str:
+    return str(base.quantization.get("bits", "-")) if base.quantization else "-"
 
 
 def _quantization(value: dict[str, Any] | None) -> str:

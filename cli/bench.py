@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fusery.registry.charts.text import size
 from fusery.registry.engine.precisions import PRECISIONS
 from fusery.registry.parsing import plural
 
 from .evaluations import RECORD
 from .session import LocalPath, Session, command
-from .text import number, share, size
+from .text import number, share
 
 if TYPE_CHECKING:
     from fusery.registry.engine.precisions import Precision

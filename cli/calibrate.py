@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fusery.registry.charts.text import size
 from fusery.registry.parsing import plural
 
 from .bulk import counting
 from .session import LocalPath, Session, command
-from .text import cell, count, size
+from .text import cell, count
 
 if TYPE_CHECKING:
     from fusery.registry.records.calibrations import CalibrationReport

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fusery.registry.charts.text import size
 from fusery.registry.parsing import plural
 
+from .columns import record_table
 from .fuse import make_request, request_options
 from .groups import Group
 from .session import Session, command
-from .text import ago, cell, count, size, told
+from .text import cell, count, told
 
 if TYPE_CHECKING:
     from fusery.registry.fusion.cache import CachedModel, Pinned
@@ -82,21 +84,14 @@ def list_(session: Session) -> None:
     contents = session.registry.cache.contents()
 
     def human() -> None:
-        table = session.table(
-            "adapter", "precision", "size", "key", "unused", "state", "stays",
-            right=("size", "unused"), free=("state", "stays"), rare=("state",),
-        )  # fmt: skip
-        for entry in contents.entries:
-            table.add_row(
-                cell(entry.combined),
-                cell(entry.format),
-                size(entry.bytes),
-                entry.key[:12],
-                ago(entry.last_used),
-                told(entry) or "-",
-                cell(_stays(entry)),
-            )
-        session.print_table(table)
+        from fusery.registry.fusion.cache import CachedModel
+
+        columns = "combined format bytes key last_used:unused withdrawals aliases"
+        texts = {
+            "withdrawals": lambda entry: told(entry) or "-",
+            "aliases": lambda entry: cell(_stays(entry)),
+        }
+        session.print_table(record_table(CachedModel, contents.entries, columns, **texts))
         session.print(f"{size(contents.bytes)} in {contents.path}, the limit is {size(contents.limit_bytes)}")
 
     session.emit(contents, names=[entry.key for entry in contents.entries], human=human)

@@ -1,73 +1,97 @@
-"""The columns of `fusery list`: those that it shows, and those that `--columns` can ask for."""
+"""Columns of tables of records, and those of `fusery list`: what the record says of a field is how its column looks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import click
 
+from fusery.registry.record import Part, parts_of
+from fusery.registry.records.adapter import Adapter, Version
+from fusery.registry.records.lines import lines_of, value_text
+
 from .amendments import marked, tag_fields
 from .tables import Column, Table
-from .text import ago, cell, count, held_by, number, state_of, when
-
-View = Mapping[str, Any]
+from .text import ago, held_by, number, state_of
 
 
 class Shown(NamedTuple):
-    """A column, and what it shows of an adapter."""
+    """A column, and what it shows of a record."""
 
     column: Column
-    of: Callable[[View], str]
+    of: Callable[[Any], str]
 
 
-def _fact(key: str, title: str | None = None, *, right: bool = False, free: bool = False) -> Shown:
-    """Return the column of a value as it is on record, marked where it was amended."""
+def shown(kind: type, key: str) -> Shown:
+    """Return the column of a field; `FIELD:age` is how long ago its moment was."""
+    name, _, age = key.partition(":")
+    if age:
+        return Shown(Column(age, right=True), lambda row: ago(getattr(row, name)))
+    part = parts_of(kind)[name]
+    about = part.about
     return Shown(
-        Column(title or key.replace("_", " "), right, free), lambda view: marked(cell(view[key]), view, key)
+        Column(part.heading, part.is_number, about.free, about.rare),
+        lambda row: value_text(part, getattr(row, name), cell=True) or "-",
     )
 
 
-COLUMNS: dict[str, Shown] = {
-    "name": _fact("name"),
+def record_table(kind: type, rows: Iterable[Any], columns: str, **instead: Callable[[Any], str]) -> Table:
+    """Return the table of some records."""
+    found = [(shown(kind, key), instead.get(key)) for key in columns.split()]
+    table = Table([each.column for each, _ in found])
+    for row in rows:
+        table.add_row(*((own or each.of)(row) for each, own in found))
+    return table
+
+
+def record_facts(kind: type, layout: str, record: Mapping[str, Any], **instead: str) -> list[tuple[str, str]]:
+    """Return a record as titles and texts."""
+    lines = lines_of(kind, layout.split(", "), record, "-")
+    return [(line.title, instead.get(line.name, line.text)) for line in lines]
+
+
+def _of_adapter(name: str, part: Part) -> Shown:
+    """Return the column of an adapter's field, marked where it was amended."""
+    column, of = shown(Adapter, name)
+    if name == "tags":
+        return Shown(column, lambda view: marked(of(view), view, *tag_fields(view)))
+    return Shown(column, of if part.about.amendable == "no" else lambda view: marked(of(view), view, name))
+
+
+_FIRST = (
+    "name",
+    "aliases",
+    "state",
+    "age",
+    "created_by",
+    "val_loss",
+    "base",
+    "rank",
+    "method",
+    "layers",
+    "trainable_parameters",
+    "dataset",
+)
+_ALL = {name: _of_adapter(name, part) for name, part in parts_of(Adapter).items() if part.about.column} | {
     "aliases": Shown(Column("aliases", free=True), held_by),
     "state": Shown(Column("state", free=True, rare=True), state_of),
-    "age": Shown(Column("age", right=True), lambda view: ago(view["created_at"])),
-    "created_by": _fact("created_by", "by"),
-    "val_loss": Shown(
-        Column("val loss", right=True), lambda view: marked(number(view["val_loss"]), view, "val_loss")
-    ),
-    "base": _fact("base", free=True),
-    "rank": _fact("rank", right=True),
-    "method": _fact("method"),
-    "layers": _fact("layers", right=True),
-    "trainable_parameters": Shown(
-        Column("trained", right=True), lambda view: count(view["trainable_parameters"])
-    ),
-    "dataset": _fact("dataset", free=True),
-    "created_at": Shown(Column("created"), lambda view: when(view["created_at"])),
-    "task": _fact("task"),
-    "version": _fact("version", right=True),
-    "date": _fact("date"),
-    "digest": Shown(Column("digest"), lambda view: view["digest"][:12]),
-    "trained_on": _fact("trained_on", free=True),
-    "alpha": _fact("alpha", right=True),
-    "scale": _fact("scale", right=True),
-    "iterations": _fact("iterations", right=True),
-    "examples": _fact("examples", right=True),
-    "parent": _fact("parent"),
-    "tags": Shown(
-        Column("tags", free=True), lambda view: marked(cell(view["tags"]), view, *tag_fields(view))
-    ),
-    "note": _fact("note", free=True),
+    "age": shown(Adapter, "created_at:age"),
 }
+COLUMNS: dict[str, Shown] = {name: _ALL[name] for name in dict.fromkeys((*_FIRST, *_ALL))}
 """By the name that `--json` and `--where` have for it, where they have one; the least important ones last."""
+
+USUAL = (*_FIRST, *(name for name, part in parts_of(Adapter).items() if part.about.usual))
+"""What is shown if nothing is asked for."""
+
+HISTORY = (
+    *("name", "version", "aliases", "state", "val_loss", "val_loss_change", "age", "created_by", "rank"),
+    *("base", "dataset"),
+)
+"""The columns of `fusery history`."""
 
 METRIC = "metric."
 """What a column begins with that is no field of the record but the value of a metric."""
-
-USUAL = tuple(COLUMNS)[: tuple(COLUMNS).index("dataset") + 1]
-"""What is shown if nothing is asked for."""
 
 _BY_NAME = {shown.column.title: key for key, shown in COLUMNS.items()} | {key: key for key in COLUMNS}
 
@@ -107,21 +131,23 @@ def metrics_in(columns: tuple[str, ...] | None) -> list[str]:
 
 def _column(key: str) -> Shown:
     if not key.startswith(METRIC):
-        return COLUMNS[key]
+        return COLUMNS.get(key) or shown(Version, key)
     name = key.removeprefix(METRIC)
     return Shown(Column(name, right=True), lambda view: number(view["metrics"][name], 6))
 
 
-def has_marks(adapters: Iterable[View], columns: tuple[str, ...] | None) -> bool:
+def has_marks(adapters: Iterable[Adapter], columns: Sequence[str] | None) -> bool:
     """Tell whether a value in these columns is marked as amended."""
     fields = (each["field"] for adapter in adapters for each in adapter["amendments"])
     return any(("tags" if field.startswith("tag.") else field) in (columns or USUAL) for field in fields)
 
 
-def adapter_table(adapters: Iterable[View], columns: tuple[str, ...] | None) -> Table:
-    """Return the table of some adapters, with the usual columns or exactly those that were chosen."""
-    shown = [_column(key) for key in columns or USUAL]
-    table = Table([each.column for each in shown], whole=columns is not None)
+def adapter_table(
+    adapters: Iterable[Adapter], columns: Sequence[str] | None, *, whole: bool = False
+) -> Table:
+    """Return the table of some adapters, with the usual columns or these; `whole` ones are not left out or cut off."""
+    chosen = [_column(key) for key in columns or USUAL]
+    table = Table([each.column for each in chosen], whole=whole)
     for adapter in adapters:
-        table.add_row(*(each.of(adapter) for each in shown))
+        table.add_row(*(each.of(adapter) for each in chosen))
     return table

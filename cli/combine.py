@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fusery.registry.charts.text import size
 from fusery.registry.parsing import plural
 
 from .adapters import TAGS
 from .findings import print_findings
 from .session import Session, command
-from .text import cell, number, share, size
+from .text import cell, number, share
 
 if TYPE_CHECKING:
     from fusery.registry.combining.combine import Combination

@@ -72,7 +72,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "backup": ("backup", "Copy the database and all blobs to another place."),
         "restore": ("backup", "Make this empty registry the one that a backup is of."),
         "gc": ("collect", "Remove from the store what nothing refers to."),
-        "db": ("home", "Upgrade and check the database's schema; print grants."),
+        "db": ("home", "Upgrade and check the database's schema."),
     },
 }
 """Sections of the help in the order of a user's day: name of a command to its module of `fusery.cli` and line of help."""

@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fusery.registry.records.lines import lines_of
+
 from .amendments import MARK, explain_mark
+from .columns import record_table
 from .session import LocalPath, Session, command
-from .text import cell, count, number, share
+from .text import cell, number
 
 if TYPE_CHECKING:
-    from fusery.registry.catalog.diff import WeightsDifference
-    from fusery.registry.comparison.differences import ModuleDifference
-    from fusery.registry.records.withdrawals import Withdrawal
+    from fusery.registry.records.difference import ModuleDifference, WeightsDifference
+    from fusery.registry.records.withdrawal import Withdrawal
 
 _SHORT_DIGEST = 12
 
@@ -45,7 +47,7 @@ def diff_command(session: Session, a: str, b: str, weights: bool, plot: Path | N
     # Modules are compared on all cores: threads within each product would only get in one another's way.  NumPy reads
     # this when it is loaded, which is later.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from fusery.registry.catalog.diff import WeightsDifference
+    from fusery.registry.records.difference import WeightsDifference
 
     difference = session.registry.adapters.diff(a, b, weights=weights, plot=plot, force=force)
 
@@ -118,26 +120,12 @@ def _shown(field: str, value: object) -> str:
 
 
 def _print_weights(session: Session, difference: WeightsDifference) -> None:
+    from fusery.registry.records.difference import LAYOUT, WholeDifference
+
     whole = difference.overall
     session.print()
-    session.facts(
-        [
-            ("cosine", number(whole.cosine)),
-            ("relative change", number(whole.relative_change)),
-            ("norm", f"{number(whole.norm_a)} and {number(whole.norm_b)}"),
-            (
-                "effective rank",
-                f"{number(whole.effective_rank_a, 3)} and {number(whole.effective_rank_b, 3)}",
-            ),
-            ("overlap", f"input {share(whole.overlap_in)}, output {share(whole.overlap_out)}"),
-            (
-                "modules",
-                f"{count(whole.modules)} ({count(whole.only_a)} only in the first, "
-                + f"{count(whole.only_b)} only in the second)",
-            ),
-            *([("picture", str(difference.plot))] if difference.plot else []),
-        ]
-    )
+    lines = [(line.title, line.text) for line in lines_of(WholeDifference, LAYOUT, whole, "-")]
+    session.facts([*lines, *([("picture", str(difference.plot))] if difference.plot else [])])
     session.print()
     _print_modules(session, difference.modules)
     for name in dict.fromkeys(difference.uncompared):
@@ -146,34 +134,19 @@ def _print_weights(session: Session, difference: WeightsDifference) -> None:
 
 def _print_modules(session: Session, modules: Sequence[ModuleDifference]) -> None:
     """Print the modules, those that changed the most first; one that only one of the two adapts has no cosine."""
-    right = (
-        "norm a",
-        "norm b",
-        "cosine",
-        "change",
-        "eff. rank a",
-        "eff. rank b",
-        "overlap in",
-        "overlap out",
+    from fusery.registry.records.difference import ModuleDifference
+
+    columns = (
+        "module norm_a norm_b cosine relative_change effective_rank_a effective_rank_b overlap_in overlap_out"
     )
-    dora = any(module.magnitudes for module in modules)
-    extra = ("magnitudes",) if dora else ()
-    table = session.table("module", *right, *extra, right=(*right, *extra))
-    for module in sorted(modules, key=_most_changed_first):
-        magnitudes = module.magnitudes
-        table.add_row(
-            cell(module.module),
-            number(module.norm_a),
-            number(module.norm_b),
-            number(module.cosine),
-            number(module.relative_change),
-            number(module.effective_rank_a, 3),
-            number(module.effective_rank_b, 3),
-            share(module.overlap_in),
-            share(module.overlap_out),
-            *([number(magnitudes.relative_change if magnitudes else None)] if dora else []),
-        )
-    session.print_table(table)
+    if any(module.magnitudes for module in modules):
+        columns += " magnitudes"
+    rows = sorted(modules, key=_most_changed_first)
+    session.print_table(record_table(ModuleDifference, rows, columns, magnitudes=_of_magnitudes))
+
+
+def _of_magnitudes(module: ModuleDifference) -> str:
+    return number(module.magnitudes.relative_change if module.magnitudes else None)
 
 
 def _most_changed_first(module: ModuleDifference) -> float:

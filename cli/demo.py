@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fusery.registry.errors import AlreadyExistsError
-from fusery.registry.record import Record
+from fusery.registry.record import Record, described
 from fusery.storage.errors import MissingFileError
 from fusery.storage.shell import typed
 
@@ -42,72 +42,47 @@ _ADAPTERS = "adapters_course_rec_*"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step(Record):
-    """A command that was run.
+    """A command that was run."""
 
-    Attributes:
-        command: as a user types it.
-        exit_code: that it ended with.
-    """
-
-    command: str
-    exit_code: int
+    command: str = described("as a user types it")
+    exit_code: int = described("that it ended with")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer(Record):
-    """What a model answered.
+    """What a model answered."""
 
-    Attributes:
-        model: `base`, `base + adapter` or `fused`.
-        question: that it was asked.
-        answer: its own.
-        expected: the one of the data.
-    """
-
-    model: str
-    question: str
-    answer: str
-    expected: str
+    model: str = described("`base`, `base + adapter` or `fused`")
+    question: str = described("that it was asked")
+    answer: str = described("its own")
+    expected: str = described("the one of the data")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kept(Record):
-    """What a fused model in 4 bits holds of what the adapter learned.
+    """What a fused model in 4 bits holds of what the adapter learned."""
 
-    Attributes:
-        precision: how it was written, such as `keep`.
-        format: its precision in words.
-        times_base: size of its weights over that of the base's.
-        retained: share of the update that is in the fused weights; None if there is no update.
-        noise: what rounding added beside the update.
-        verdict: `PASS`, `DEGRADED` or `LOST`.
-    """
-
-    precision: str
-    format: str
-    times_base: float
-    retained: float | None
-    noise: float | None
-    verdict: str
+    precision: str = described("how it was written, such as `keep`")
+    format: str = described("its precision in words")
+    times_base: float = described("size of its weights over that of the base's")
+    retained: float | None = described(
+        "share of the update that is in the fused weights; None if there is no update"
+    )
+    noise: float | None = described("what rounding added beside the update")
+    verdict: str = described("`PASS`, `DEGRADED` or `LOST`")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Demonstration(Record):
-    """What the demo has shown.
+    """What the demo has shown."""
 
-    Attributes:
-        folder: where everything was made.
-        home: of its registry.
-        steps: the commands that were run.
-        answers: of the base, the base with the adapter, and the fused model.
-        four_bits: what is left of the adapter on the base in 4 bits, written in two ways.
-    """
-
-    folder: Path
-    home: Path
-    steps: tuple[Step, ...]
-    answers: tuple[Answer, ...]
-    four_bits: tuple[Kept, ...]
+    folder: Path = described("where everything was made")
+    home: Path = described("of its registry")
+    steps: tuple[Step, ...] = described("the commands that were run")
+    answers: tuple[Answer, ...] = described("of the base, the base with the adapter, and the fused model")
+    four_bits: tuple[Kept, ...] = described(
+        "what is left of the adapter on the base in 4 bits, written in two ways"
+    )
 
 
 @dataclass(slots=True)
@@ -210,14 +185,14 @@ def _alone(script: Script) -> Iterator[None]:
     others = sorted(name for name in os.environ if name.startswith("FUSERY_") and name != "FUSERY_USER")
     before = {name: os.environ.pop(name) for name in others}
     for name in others:
-        if name != "FUSERY_HOME":
+        if name != "FUSERY_REGISTRY":
             script.show(f"unset {name}")
-    script.show(f"export FUSERY_HOME={typed(script.home)}")
-    os.environ["FUSERY_HOME"] = str(script.home)
+    script.show(f"export FUSERY_REGISTRY={typed(script.home)}")
+    os.environ["FUSERY_REGISTRY"] = str(script.home)
     try:
         yield
     finally:
-        del os.environ["FUSERY_HOME"]
+        del os.environ["FUSERY_REGISTRY"]
         os.environ |= before
 
 
@@ -249,7 +224,6 @@ def _compare_and_fuse(script: Script) -> None:
 
 def _ask(script: Script, examples: Path, folder: Path) -> None:
     from fusery.registry.evaluation.answers import answer
-    from fusery.registry.records.base_files import base_folder
 
     asked = json.loads((examples / "questions.json").read_text(encoding="utf-8"))[0]
     question, expected = asked["question"], asked["answer"]
@@ -258,8 +232,7 @@ def _ask(script: Script, examples: Path, folder: Path) -> None:
         fused = registry.fused.fuse(f"{TASK}@2").path
         adapter = folder / f"adapters_{registry.adapters.show(f'{TASK}@2').name}"
         base = folder / BASE
-        with base_folder(registry.workspace, BASE) as files:
-            shutil.copytree(files, base)
+        shutil.copytree(registry.bases.folder(BASE), base)
     models = (("base", base, None), ("base + adapter", base, adapter), ("fused", fused, None))
     for label, model, put_on in models:
         text = answer(model, question, adapter=put_on)
@@ -350,7 +323,7 @@ def _where(session: Session, folder: Path) -> None:
         ]
     )
     session.say(f"To remove it all afterwards: rm -rf {typed(folder)}")
-    session.say(f"Look around: fusery --home {typed(folder / 'home')} list")
+    session.say(f"Look around: fusery --registry {typed(folder / 'home')} list")
 
 
 def _model_file() -> Path:

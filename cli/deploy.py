@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .columns import record_table
 from .groups import Group
 from .session import Session, command
-from .text import ago, cell, told, when
+from .text import cell, told
 
 if TYPE_CHECKING:
     from fusery.registry.records.deployment import Deployment
@@ -77,21 +78,12 @@ def list_command(session: Session, at: str | None, every: bool, **chosen: Any) -
     rows = session.registry.deployments.list(at=at, every=every, **chosen)
 
     def human() -> None:
-        titles = ("place", "runs", "state", "age", "by", "until", "note", "digest", "since")
-        table = session.table(*titles, right=("age",), free=("state", "note"), rare=("state",))
-        for row in rows:
-            table.add_row(
-                cell(row.place),
-                cell(_what(row)),
-                told(row) or "-",
-                ago(row.at),
-                cell(row.by),
-                when(row.ended_at),
-                cell(row.note or None),
-                row.digest[:12],
-                when(row.at),
-            )
-        session.print_table(table)
+        from fusery.registry.records.deployment import Deployment
+
+        columns = "place name withdrawals at:age by ended_at note digest at"
+        session.print_table(
+            record_table(Deployment, rows, columns, name=_what, withdrawals=lambda row: told(row) or "-")
+        )
         if not rows:
             session.say("Nothing is on record there. Hint: fusery deploy record REF PLACE")
 

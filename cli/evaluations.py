@@ -10,13 +10,13 @@ import click
 
 from fusery.registry.parsing import plural
 
+from .columns import record_table
 from .groups import Group
 from .session import LocalPath, Session, command
 from .tables import Table
-from .text import ago, cell, count, number
 
 if TYPE_CHECKING:
-    from fusery.registry.records.evaluations import Evaluation
+    from fusery.registry.records.evaluation import Evaluation
 
 _MOST = 2**31 - 1
 
@@ -54,7 +54,7 @@ def record_command(session: Session, reference: str, results: Path, dry_run: boo
         what = plural(len(done.recorded), "metric")
         session.print(f"{'Would record' if dry_run else 'Recorded'} {what} of {done.adapter}.")
         if done.recorded:
-            session.print_table(_table(session, done.recorded))
+            session.print_table(_table(done.recorded))
         if done.known:
             session.say(f"{plural(len(done.known), 'metric')} with the same value on record already.")
 
@@ -96,7 +96,7 @@ def run_command(
     def human() -> None:
         session.print(f"Recorded {plural(len(done.recorded), 'metric')} of {done.adapter}.")
         if done.recorded:
-            session.print_table(_table(session, done.recorded))
+            session.print_table(_table(done.recorded))
         if done.known:
             session.say(f"{plural(len(done.known), 'metric')} with the same value on record already.")
 
@@ -125,7 +125,7 @@ def withdraw_command(
     def human() -> None:
         what = plural(len(done.withdrawn), "metric")
         session.print(f"{'Would withdraw' if dry_run else 'Withdrew'} {what} of {done.adapter}.")
-        session.print_table(_table(session, done.withdrawn))
+        session.print_table(_table(done.withdrawn))
 
     session.emit(done, names=[each.metric for each in done.withdrawn], human=human)
 
@@ -142,7 +142,7 @@ def list_command(session: Session, reference: str | None, metric: str | None, li
     found = session.registry.evaluations.list(reference, metric=metric, limit=limit)
 
     def human() -> None:
-        session.print_table(_table(session, found, adapter=True))
+        session.print_table(_table(found, adapter=True))
         if not found:
             session.say("Nothing was measured. Hint: fusery eval record REF RESULTS.json")
 
@@ -153,43 +153,19 @@ def print_evaluations(session: Session, found: Sequence[Evaluation]) -> None:
     """Print the newest evaluations of an adapter, one a line."""
     if rows := session.newest(found, "evaluations"):
         session.print("measured")
-        for line in _table(session, rows).laid(None).rows:
+        for line in _table(rows).laid(None).rows:
             session.print(f"  {line}")
 
 
-def _table(session: Session, found: Iterable[Evaluation], *, adapter: bool = False) -> Table:
-    own = ("adapter",) if adapter else ()
-    titles = (
-        "metric",
-        "value",
-        "stderr",
-        "dataset",
-        "split",
-        "shots",
-        "seed",
-        "samples",
-        "harness",
-        "age",
-        "by",
-    )
-    right = ("value", "stderr", "shots", "seed", "samples", "age")
-    table = session.table(*own, *titles, right=right, free=("dataset",), rare=("shots", "seed", "samples"))
-    for each in found:
-        table.add_row(
-            *([cell(each.adapter)] if adapter else []),
-            cell(each.metric),
-            number(each.value, 6),
-            number(each.stderr, 3),
-            cell(each.dataset),
-            cell(each.split),
-            cell(each.shots),
-            cell(each.seed),
-            "-" if each.samples is None else count(each.samples),
-            cell(" ".join(part for part in (each.harness, each.harness_version) if part) or None),
-            ago(each.at),
-            cell(each.by),
-        )
-    return table
+def _table(found: Iterable[Evaluation], *, adapter: bool = False) -> Table:
+    from fusery.registry.records.evaluation import Evaluation
+
+    columns = "metric value stderr dataset split shots seed samples harness at:age by"
+    return record_table(Evaluation, found, f"adapter {columns}" if adapter else columns, harness=_harness)
+
+
+def _harness(row: Evaluation) -> str:
+    return " ".join(part for part in (row.harness, row.harness_version) if part) or "-"
 
 
 for _made in (record_command, run_command, withdraw_command, list_command):

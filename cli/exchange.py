@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fusery.registry.charts.text import size
 from fusery.registry.parsing import plural
 
 from .session import Session, command
-from .text import cell, size
+from .text import cell
 
 if TYPE_CHECKING:
     from fusery.registry.exchange import Exchanged

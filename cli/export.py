@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fusery.registry.charts.text import size
 from fusery.registry.parsing import plural
 
 from .plugged import PluggedChoice
 from .session import LocalPath, Session, command
-from .text import cell, size
+from .text import cell
 
 if TYPE_CHECKING:
     from fusery.registry.adapters.render import Form

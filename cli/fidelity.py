@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fusery.registry.charts.text import size
 from fusery.registry.engine.verdict import closeness
 
+from .columns import record_table
 from .session import LocalPath, Session, command
-from .text import cell, foreign_fact, number, share, size, times, told
+from .text import cell, foreign_fact, number, share, times, told
 
 if TYPE_CHECKING:
     from fusery.registry.fusion.formats import Format, Formats
@@ -96,17 +98,10 @@ def _print_record(session: Session, fused: FusedDetails) -> None:
 
 def _print_modules(session: Session, modules: Iterable[ModuleFidelity]) -> None:
     """Print the retained share of each module, the furthest from 100 % first."""
-    right = ("retained", "cosine", "relative error", "norm")
-    table = session.table("module", *right, right=right)
-    for module in sorted(modules, key=lambda module: closeness(module.retained)):
-        table.add_row(
-            module.module,
-            share(module.retained),
-            number(module.cosine),
-            number(module.relative_error),
-            number(module.norm),
-        )
-    session.print_table(table)
+    from fusery.registry.records.fused import ModuleFidelity
+
+    rows = sorted(modules, key=lambda module: closeness(module.retained))
+    session.print_table(record_table(ModuleFidelity, rows, "module retained cosine relative_error norm"))
 
 
 def _compare(session: Session, reference: str, wanted: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fusery.registry.charts.text import size
 from fusery.registry.engine.precisions import CHOICES
 from fusery.registry.engine.verdict import in_words
 
@@ -14,7 +15,7 @@ from .bulk import bulk_options, choice, counting, report
 from .cpu_cost import say_cost_of_fused
 from .halves import Halves
 from .session import Session, command
-from .text import foreign_fact, size, times
+from .text import foreign_fact, times
 
 if TYPE_CHECKING:
     from fusery.registry.fusion.published import Publish
@@ -146,8 +147,6 @@ def fuse_command(
     chosen = choice(options, reference)
     request = make_request(options)
     if reference is None:
-        from fusery.registry.fusion.words import cautions
-
         if request.recipe is not None:
             from fusery.registry.errors import BadInputError
 
@@ -160,9 +159,6 @@ def fuse_command(
             done = session.registry.fused.fuse_all(
                 request, publish=publish, **(chosen or {}), reporter=session.reporter(told)
             )
-        for fused in done.made:
-            for sentence in cautions(session.registry.workspace, fused, request):
-                session.say(sentence)
         return report(session, done, verb="fused", adapter=lambda fused: fused.adapter)
     with session.progress("fusing") as progress, counting(session, "answering, in tokens") as answering:
         fused = session.registry.fused.fuse(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fusery.registry.charts.text import size
 from fusery.registry.parsing import plural
 from fusery.storage.shell import typed
 
@@ -16,7 +17,7 @@ from .cpu_cost import say_cost_of_bundle
 from .fuse import make_request, request_options
 from .plugged import PluggedChoice
 from .session import LocalPath, Session, command
-from .text import foreign_fact, size
+from .text import foreign_fact
 
 if TYPE_CHECKING:
     from fusery.registry.bundles import Content

@@ -12,12 +12,7 @@ class PluggedChoice(click.Choice[str]):
     """One of some names, or of those that plugins add: they are looked for only where it is none of the first, or to list all."""
 
     def __init__(self, own: Sequence[str], names: Callable[[], Sequence[str]]) -> None:
-        """Make the type.
-
-        Args:
-            own: the names that fusery brings.
-            names: returns all names, those of plugins too.
-        """
+        """Make the type."""
         super().__init__(own)
         self._names = names
 

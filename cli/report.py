@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fusery.registry.charts.text import size
 from fusery.registry.parsing import plural
 
 from .session import LocalPath, Session, command
-from .text import size
 
 if TYPE_CHECKING:
     from fusery.registry.reporting import Written

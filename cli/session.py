@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import click
 
+from fusery.registry.charts.text import size
+
 from .completing import Recorded
-from .text import one_line, size
+from .text import one_line
 
 if TYPE_CHECKING:
     from rich.progress import ProgressColumn
@@ -49,8 +51,8 @@ class LocalPath(click.Path):
 class Session:
     """One run of the command line."""
 
-    def __init__(self, *, home: str | None, debug: bool, hints: Hints) -> None:
-        self._home = home
+    def __init__(self, *, place: str | None, insecure_http: bool, debug: bool, hints: Hints) -> None:
+        self._place, self._insecure_http = place, insecure_http
         self.hints = hints
         self.debug = debug
         self.json = False
@@ -69,10 +71,10 @@ class Session:
 
     @cached_property
     def registry(self) -> Registry:
-        """The registry of `--home` or of the environment."""
+        """The registry of `--registry` or of the environment."""
         from fusery.registry import Registry
 
-        return Registry.open(self._home)
+        return Registry.open(self._place, insecure_http=self._insecure_http)
 
     def emit(self, document: Any, *, names: Iterable[str], human: Callable[[], None]) -> None:
         """Print a result: as one JSON document, as names one a line, or for people."""
@@ -226,13 +228,7 @@ class Session:
 def command(
     name: str, *, table: bool = False, kind: type[click.Command] = click.Command
 ) -> Callable[[Callable[..., Any]], click.Command]:
-    """Make a function a command that takes the session first and has `--json` and `-q`.
-
-    Args:
-        name: what it is called.
-        table: it prints a table, and so has `--wide`.
-        kind: its class.
-    """
+    """Make a function a command that takes the session first and has `--json` and `-q`."""
 
     def wrap(function: Callable[..., Any]) -> click.Command:
         @wraps(function)

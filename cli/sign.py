@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from fusery.registry.parsing import plural
 
+from .columns import record_table
 from .groups import Group
 from .session import LocalPath, Session, command
-from .text import ago, cell, when
+from .text import cell
 from .trust import passphrase_from, passphrase_option
+
+if TYPE_CHECKING:
+    from fusery.registry.records.signature import RecordedSignature
 
 _FILE = LocalPath(path_type=Path)
 _FORCE = click.option("--force", is_flag=True, help="Replace FILE, whatever it is.")
@@ -100,23 +105,18 @@ def list_command(session: Session, reference: str) -> None:
     found = session.registry.trust.signatures(reference)
 
     def human() -> None:
-        titles = ("key", "signer", "age", "by", "scheme", "at")
-        table = session.table(*titles, right=("age",), free=("signer",))
-        for row in found.signatures:
-            signer = f"{row.signer}, revoked" if row.revoked else cell(row.signer)
-            table.add_row(
-                row.key_id[:32],
-                signer,
-                ago(row.at),
-                cell(row.by),
-                row.scheme,
-                when(row.at),
-            )
-        session.print_table(table)
+        from fusery.registry.records.signature import RecordedSignature
+
+        columns = "key_id signer at:age by scheme at"
+        session.print_table(record_table(RecordedSignature, found.signatures, columns, signer=_signer))
         if not found.signatures:
             session.say(f"There is none. Hint: fusery sign {reference} --key KEY.pem")
 
     session.emit(found, names=[row.key_id for row in found.signatures], human=human)
+
+
+def _signer(row: RecordedSignature) -> str:
+    return f"{row.signer}, revoked" if row.revoked else cell(row.signer)
 
 
 @command("export")

@@ -45,12 +45,7 @@ def table_marks() -> Marks:
 
 @contextmanager
 def moving_bar(label: str, columns: Iterable[ProgressColumn]) -> Iterator[Told]:
-    """Yield what moves a bar on stderr, by escape codes; it goes away at the end.
-
-    Args:
-        label: what is going on.
-        columns: rich's, behind the label.
-    """
+    """Yield what moves a bar on stderr, by escape codes; it goes away at the end."""
     from rich.console import Console
     from rich.progress import Progress, TextColumn
 

@@ -6,8 +6,6 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
-
 
 def one_line(text: str) -> str:
     """Return text on one line: control and direction characters as escapes, passwords and tokens in URLs as stars."""
@@ -22,16 +20,6 @@ def one_line(text: str) -> str:
     from fusery.storage.secrets import masked
 
     return masked(line)
-
-
-def size(count: int) -> str:
-    """Return bytes in binary units with two decimals: `5.61 MiB`."""
-    value, unit = float(count), _UNITS[0]
-    for unit in _UNITS:
-        if value < 1024 or unit == _UNITS[-1]:
-            break
-        value /= 1024
-    return f"{count} B" if unit == "B" else f"{value:.2f} {unit}"
 
 
 def count(number: int) -> str:
@@ -110,17 +98,11 @@ def state_of(view: Mapping[str, Any]) -> str:
 
 def cell(value: Any) -> str:
     """Return any JSON value as the text of a table cell."""
+    from fusery.registry.records.lines import plain_text
+
     if value is None:
         return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return number(value, 6)
-    if isinstance(value, list | tuple):
-        return one_line(", ".join(str(item) for item in value)) or "-"
-    if isinstance(value, Mapping):
-        return one_line(", ".join(f"{key}={item}" for key, item in value.items())) or "-"
-    return one_line(str(value))
+    return one_line(value) if isinstance(value, str) else one_line(plain_text(value)) or "-"
 
 
 def foreign_fact(document: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -7,9 +7,10 @@ import click
 from fusery.registry.access.roles import MEANINGS, ROLES
 from fusery.registry.records.token import Role, Token
 
+from .columns import record_table
 from .groups import Group
 from .session import Session, command
-from .text import ago, cell, when
+from .text import when
 
 
 @click.group("token", cls=Group)
@@ -56,21 +57,10 @@ def list_command(session: Session, revoked: bool) -> None:
     tokens = session.registry.tokens.list(revoked=revoked)
 
     def human() -> None:
-        titles = ("name", "role", "state", "expires", "age", "by", "since", "revoked", "revoked by")
-        table = session.table(*titles, right=("age",), rare=("revoked", "revoked by"))
-        for token in tokens:
-            table.add_row(
-                cell(token.name),
-                token.role,
-                token.state,
-                when(token.expires_at) if token.expires_at else "never",
-                ago(token.created_at),
-                cell(token.created_by),
-                when(token.created_at),
-                when(token.revoked_at),
-                cell(token.revoked_by),
-            )
-        session.print_table(table)
+        from fusery.registry.records.token import Token
+
+        columns = "name role state expires_at created_at:age created_by created_at revoked_at revoked_by"
+        session.print_table(record_table(Token, tokens, columns, expires_at=_expires))
         if not tokens:
             session.say("There is no token. Hint: fusery token create NAME --role reader")
 
@@ -91,6 +81,10 @@ def revoke_command(session: Session, name: str, reason: str) -> None:
         session.print(f"The token {revoked.name} is revoked: no server takes it any more.")
 
     session.emit(revoked, names=[revoked.name], human=human)
+
+
+def _expires(token: Token) -> str:
+    return when(token.expires_at) if token.expires_at else "never"
 
 
 def _until(token: Token) -> str:

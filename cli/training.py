@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from fusery.registry.charts.text import size
 from fusery.registry.parsing import plural
 
 from .session import Session
-from .text import cell, number, size
+from .text import cell, number
 
 if TYPE_CHECKING:
     from fusery.registry.records.adapter_details import AdapterDetails

@@ -13,12 +13,12 @@ import click
 from fusery.registry.parsing import plural
 from fusery.storage.shell import typed
 
+from .columns import record_table
 from .groups import Group
 from .session import LocalPath, Session, command
-from .text import ago, cell, when
 
 if TYPE_CHECKING:
-    from fusery.registry.signing.trusted import TrustedKey
+    from fusery.registry.records.signature import TrustedKey
 
 PASSPHRASE = "FUSERY_KEY_PASSPHRASE"
 """Variable of the environment that holds the passphrase of a private key."""
@@ -125,19 +125,10 @@ def list_command(session: Session) -> None:
     keys = session.registry.trust.list_keys()
 
     def human() -> None:
-        titles = ("name", "for", "revoked", "age", "signatures", "key", "since")
-        table = session.table(*titles, right=("age", "signatures"), free=("for",))
-        for key in keys:
-            table.add_row(
-                cell(key.name),
-                _purposes(key),
-                when(key.revoked_at),
-                ago(key.created_at),
-                cell(key.signatures),
-                key.key_id[:16],
-                when(key.created_at),
-            )
-        session.print_table(table)
+        from fusery.registry.records.signature import TrustedKey
+
+        columns = "name aliases revoked_at created_at:age signatures key_id created_at"
+        session.print_table(record_table(TrustedKey, keys, columns, aliases=_purposes))
         if not keys:
             session.say("No key is trusted. Hint: fusery trust add NAME KEY.pub --for '*#prod'")
 

@@ -8,9 +8,10 @@ import click
 
 from fusery.registry.parsing import plural
 
+from .columns import record_facts, record_table
 from .groups import Group
 from .session import Session, command
-from .text import ago, cell, when
+from .text import when
 
 if TYPE_CHECKING:
     from fusery.registry.records.webhook import Webhook, WebhookDeliveries
@@ -84,23 +85,10 @@ def list_command(session: Session) -> None:
     hooks = session.registry.webhooks.list()
 
     def human() -> None:
-        titles = ("name", "state", "waiting", "on", "task", "url", "error", "age", "by")
-        table = session.table(
-            *titles, right=("waiting", "age"), free=("url", "error"), rare=("task", "error")
-        )
-        for hook in hooks:
-            table.add_row(
-                cell(hook.name),
-                hook.state,
-                cell(hook.waiting),
-                cell(hook.actions),
-                cell(hook.tasks),
-                cell(hook.url),
-                cell(hook.error),
-                ago(hook.created_at),
-                cell(hook.created_by),
-            )
-        session.print_table(table)
+        from fusery.registry.records.webhook import Webhook
+
+        columns = "name state waiting actions tasks url error created_at:age created_by"
+        session.print_table(record_table(Webhook, hooks, columns))
         if not hooks:
             session.say("There is no webhook. Hint: fusery webhook add URL --on alias.moved")
 
@@ -108,19 +96,10 @@ def list_command(session: Session) -> None:
 
 
 def _print_hook(session: Session, hook: Webhook) -> None:
-    rows = [("name", hook.name), ("sends", _wanted(hook)), ("state", hook.state)]
-    rows += [("up to entry", str(hook.position)), ("waiting", str(hook.waiting))]
-    if hook.delivered_at:
-        rows.append(("last delivery", when(hook.delivered_at)))
-    if hook.failing:
-        rows += [("not taken", f"entry {hook.failing}, tried {plural(hook.attempts, 'time')}")]
-    if hook.error:
-        rows.append(("error", cell(hook.error)))
-    if hook.next_attempt:
-        rows.append(("next attempt", when(hook.next_attempt)))
-    if hook.disabled_at:
-        rows.append(("disabled", when(hook.disabled_at)))
-    session.facts(rows)
+    from fusery.registry.records.webhook import Webhook
+
+    layout = "name, actions, state, position, waiting, delivered_at, failing attempts, error, next_attempt, disabled_at"
+    session.facts(record_facts(Webhook, layout, hook, actions=_wanted(hook)))
 
 
 @command("show")

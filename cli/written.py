@@ -7,24 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fusery.registry.parsing import plural
-from fusery.registry.record import Record
+from fusery.registry.record import Record, described
 
 from .session import Session
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WrittenDocument(Record):
-    """A document that was written to a file.
+    """A document that was written to a file."""
 
-    Attributes:
-        path: the file.
-        format: of the document.
-        bytes: of the file.
-    """
-
-    path: Path
-    format: str
-    bytes: int
+    path: Path = described("the file")
+    format: str = described("of the document")
+    bytes: int = described("of the file")
 
 
 def write_document(

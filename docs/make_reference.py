@@ -14,7 +14,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,12 @@ from fusery.cli.documents import DOCUMENTS, document_of
 from fusery.cli.main import OTHER_ERRORS, cli
 from fusery.registry import Registry
 from fusery.registry.admission.rules import CODES, RULES, UNREADABLE
+from fusery.registry.api.keywords import signature_of
 from fusery.registry.api.schema import schema_of
+from fusery.registry.catalog.paging import SORTABLE
+from fusery.registry.catalog.where import FIELDS
+from fusery.registry.record import About, Record, parts_of
+from fusery.registry.records.adapter_details import AdapterDetails
 from fusery.registry.settings.settings import Settings
 from fusery.storage.errors import FuseryError
 from fusery.web.answers import STATUS
@@ -245,13 +250,48 @@ def python() -> str:
     for name in fusery.registry.__all__:
         kind = getattr(fusery.registry, name)
         if inspect.isclass(kind) and kind is not Registry:
-            parts += [f"## {name}\n", f"{_paragraphs(kind)}\n"]
+            parts += [f"## {name}\n", f"{_paragraphs(kind)}\n", *_fields(kind)]
             if not issubclass(kind, Exception):
                 parts += [f"```python\n{name}{_signature(kind)}\n```\n"]
     parts += ["## Registry\n", f"{_paragraphs(Registry)}\n", *_methods("registry", Registry)]
     for name, kind in resources().items():
         parts += [f"## registry.{name}\n", f"{_paragraphs(kind)}\n", *_methods(f"registry.{name}", kind)]
     return "\n".join(parts)
+
+
+def _fields(kind: type) -> Iterator[str]:
+    """Yield the list of a record's fields, of those that say what they mean."""
+    parts = parts_of(kind) if issubclass(kind, Record) and is_dataclass(kind) else {}
+    if rows := [f"- `{name}`: {part.about.text}" for name, part in parts.items() if part.about.text]:
+        yield "\n".join(["*Attributes*", "", *rows, ""])
+
+
+def adapter_fields() -> str:
+    """Return the page of an adapter's fields: what can be shown, tested, sorted by, declared and amended."""
+    intro = (
+        "The fields of an adapter. `list --columns` shows a *column*, `--where` tests a *filter* of this kind of values, and "
+        "`--sort` takes those that are *sorted*. A *declared* field is an option of `register`, an *amended* one of `amend`; what is "
+        "*with a reason* needs `--reason`. Besides, `--where` tests `tag.KEY`, and all three take `metric.NAME`.\n"
+    )
+    head = ["| field | meaning | column | filter | sorted | declared | amended |", f"|{' --- |' * 7}"]
+    parts = parts_of(AdapterDetails)
+    rows = []
+    for name in dict.fromkeys([*parts, *FIELDS]):
+        about = parts[name].about if name in parts else About()
+        field = FIELDS.get(name)
+        if about.column or field or about.declared:
+            declared = about.declared is not None and not about.declared.later
+            amended = "" if about.amendable == "no" else about.amendable
+            cells = (
+                about.text or f"any {name} that it has",
+                "yes" if about.column else "",
+                field.kind if field else "",
+                "yes" if name in SORTABLE else "",
+                "yes" if declared else "",
+                amended,
+            )
+            rows.append(f"| `{name}` | {' | '.join(map(_cell, cells))} |")
+    return "\n".join([NOTE, "# Fields of an adapter\n", intro, *head, *rows, ""])
 
 
 def resources() -> dict[str, type]:
@@ -288,7 +328,7 @@ def _functions(kind: type) -> Iterator[tuple[str, Any]]:
 
 
 def _signature(function: Any) -> str:
-    text = inspect.signature(function)
+    text = signature_of(function)
     parameters = [each for each in text.parameters.values() if each.name not in ("self", "cls")]
     shown = [_parameter(each) for each in parameters]
     kinds = [each.kind for each in parameters]
@@ -324,6 +364,7 @@ def main() -> int:
     pages = {
         FOLDER / "command-line.md": command_line(),
         FOLDER / "errors.md": errors(),
+        FOLDER / "fields.md": adapter_fields(),
         FOLDER / "findings.md": findings(),
         FOLDER / "json.md": documents(),
         FOLDER / "python.md": python(),

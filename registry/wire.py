@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import types
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from datetime import date, datetime
@@ -74,8 +75,10 @@ def decode(kind: Any, value: Any) -> Any:
         return _record(kind, _require(isinstance(value, dict), value, kind, value))
     made = origin or kind
     if isinstance(made, type) and issubclass(made, Mapping):
-        of = args[-1] if args else Any
         entries = _require(isinstance(value, dict), value, kind, value).items()
+        if issubclass(made, Counter):
+            return Counter({key: decode(int, each) for key, each in entries})
+        of = args[-1] if args else Any
         return {key: decode(of, each) for key, each in entries}
     if isinstance(made, type) and issubclass(made, Collection):
         return _collection(made, args, _require(isinstance(value, list), value, kind, value))

@@ -11,14 +11,11 @@ from fusery.registry.api.adapters import Adapters
 from fusery.registry.api.aliases import Aliases
 from fusery.registry.api.deployments import Deployments
 from fusery.registry.errors import AliasGuardedError, BadInputError
-from fusery.registry.records.adapter import Adapter
+from fusery.registry.records.adapter import Adapter, Amended
 from fusery.registry.records.alias import Moved
 from fusery.registry.records.deployment import Deployed, Deployment
+from fusery.registry.records.release import Approval, LiftedYank, Promotion, Yank
 from fusery.registry.records.token import Role
-from fusery.registry.registration.amend import Amended
-from fusery.registry.releases.approvals import Approval
-from fusery.registry.releases.promote import Promotion
-from fusery.registry.releases.yanks import LiftedYank, Yank
 from fusery.storage.plaintext import is_keepable
 
 from .addresses import of_adapter, of_alias

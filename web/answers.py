@@ -122,7 +122,9 @@ def answer(request: Request, template: str, found: Mapping[str, Any], **more: An
         more: what only the page has, such as pictures.
     """
     document = presentable(plain(dict(found)))
-    return JSONResponse(document) if wants_json(request) else page(request, template, {"it": document, **more})
+    return (
+        JSONResponse(document) if wants_json(request) else page(request, template, {"it": document, **more})
+    )
 
 
 def presentable(value: Any) -> Any:

@@ -11,7 +11,7 @@ from fastapi.responses import RedirectResponse
 
 from fusery.registry import Registry
 from fusery.registry.errors import BadInputError
-from fusery.registry.releases.promote import Promotion
+from fusery.registry.records.release import Promotion
 from fusery.storage.errors import FuseryError
 
 from .acts import ACTS, Act, cleaned, values_of

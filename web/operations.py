@@ -3,8 +3,10 @@
 """The operations of the registry for programs, each at an address of its own: reads as GET, everything else as POST."""
 
 import types
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import is_dataclass
 from datetime import datetime
+from functools import partial
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from fastapi import Query, Request, Response
@@ -12,10 +14,10 @@ from fastapi.responses import JSONResponse
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
 
 from fusery.registry import Registry
-from fusery.registry.api.operation import Operation, operations_of
+from fusery.registry.api.operation import LongText, Operation, operations_of
 from fusery.registry.api.resource import Resource
 from fusery.registry.record import Record
-from fusery.registry.wire import encode
+from fusery.registry.wire import decode, encode
 
 from .answers import presentable
 from .openapi import document
@@ -49,7 +51,8 @@ def _add(routes: Routes, registry: Registry, resource: str, operation: Operation
         acting = registry.acting(
             visitor.name, authenticated=visitor.authenticated, role=visitor.role or "reader"
         )
-        values = {name: getattr(given, name) for name in given.model_fields_set}
+        needed = {name for name, each in operation.parameters.items() if each.default is each.empty}
+        values = {name: getattr(given, name) for name in given.model_fields_set | needed}
         record = operation.method(getattr(acting, resource), **values)
         # A promotion that the rules do not allow is refused, and its record says which of them do not hold.
         refused = operation.writes and getattr(record, "verdict", "passed") != "passed"
@@ -79,7 +82,10 @@ def _model(resource: str, operation: Operation) -> type[BaseModel]:
         if name == "reporter":
             continue
         kind = _sent(operation.hints[name], in_query=not operation.writes)
-        fields[name] = (kind, ... if parameter.default is parameter.empty else parameter.default)
+        default = ... if parameter.default is parameter.empty else parameter.default
+        if default is ... and not operation.writes and get_origin(operation.hints[name]) is Sequence:
+            default = ()  # an empty list is nothing in a query
+        fields[name] = (kind, default)
     name = "".join(word.capitalize() for word in f"{resource}-{operation.name}".split("-"))
     config = ConfigDict(extra="forbid", strict=operation.writes, protected_namespaces=())
     return create_model(name, __config__=config, **fields)
@@ -91,8 +97,13 @@ def _sent(kind: Any, *, in_query: bool) -> Any:
     if origin in (Union, types.UnionType):
         several = dict.fromkeys(_sent(each, in_query=in_query) for each in args)
         return Union[tuple(several)]  # noqa: UP007 -- made from a tuple
-    if kind is str or kind is datetime or (isinstance(kind, type) and issubclass(kind, Record)):
+    if kind is LongText:
+        return Annotated[str, Field(max_length=10_000_000)]
+    is_record = isinstance(kind, type) and issubclass(kind, Record)
+    if kind in (str, datetime, Record) or (is_record and kind.REFERENCE):
         return Annotated[str, Field(max_length=LONGEST)]
+    if isinstance(kind, type) and is_dataclass(kind):
+        return Annotated[dict[str, Any], AfterValidator(partial(decode, kind))]
     made = origin or kind
     if isinstance(made, type) and issubclass(made, Mapping):
         of = _sent(args[1], in_query=in_query) if args else Any

@@ -19,9 +19,10 @@ from fusery.registry.charts.heat_map_svg import heat_map_picture
 from fusery.registry.charts.losses import versions_chart
 from fusery.registry.charts.timeline import timeline
 from fusery.registry.errors import BadInputError, UnknownReferenceError
-from fusery.registry.provenance import Graph, Node, svg
+from fusery.registry.provenance import svg
 from fusery.registry.records.adapter import Adapter
 from fusery.registry.records.fused import FusedDetails
+from fusery.registry.records.graph import Graph, Node
 from fusery.registry.reporting.models import MOST_CELLS
 from fusery.registry.reporting.page import PHONE, twice
 from fusery.storage.secrets import masked

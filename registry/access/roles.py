@@ -1,8 +1,4 @@
-"""The roles of tokens: what each lets its bearer do.
-
-They are what a server holds a request against.  What a login of a PostgreSQL database may do is another thing
-(`database.grants`): the server has one, and its clients have none.
-"""
+"""The roles of tokens: what each lets its bearer do on a server."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ import re
 import secrets
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
@@ -102,7 +103,9 @@ def own(workspace: Workspace) -> OwnIdentity:
     with workspace.database.read() as session:
         row = _newest(session, workspace.actor, revoked=False) if workspace.authenticated else None
         expires = None if row is None else row.expires_at
-    return OwnIdentity(name=workspace.actor, role=role, expires_at=expires, registry=registry)
+    return OwnIdentity(
+        name=workspace.actor, role=role, expires_at=expires, registry=registry, version=version("fusery")
+    )
 
 
 def list_tokens(workspace: Workspace, *, revoked: bool = False) -> list[Token]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from ..record import Record
+from ..record import Record, described
 
 Severity = Literal["error", "warning", "info"]
 Verdict = Literal["pass", "warn", "fail"]
@@ -21,17 +21,13 @@ class Finding(Record):
     """One result of an admission rule.
 
     Attributes:
-        code: stable name of the rule's outcome.
-        severity: `error` keeps the adapter out, `warning` and `info` are recorded with it.
-        subject: the file, tensor, module or field that it is about.
-        message: one sentence.
         hint: what to do about it, or empty.
     """
 
-    code: str
-    severity: Severity
-    subject: str
-    message: str
+    code: str = described("stable name of the rule's outcome")
+    severity: Severity = described("`error` keeps the adapter out, `warning` and `info` are recorded with it")
+    subject: str = described("the file, tensor, module or field that it is about")
+    message: str = described("one sentence")
     hint: str = ""
 
 

@@ -8,20 +8,17 @@ from pathlib import Path
 from typing import Any, Self
 
 from ..adapters.finding import Finding, Verdict, verdict
-from ..record import Record
+from ..record import Record, described
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checked(Record):
-    """What admission says of a folder.
+    """What admission says of a folder."""
 
-    Attributes:
-        verdict: `fail` if the adapter would be refused, `warn` if there are warnings, else `pass`.
-        findings: what it found, errors first.
-    """
-
-    verdict: Verdict
-    findings: tuple[Finding, ...]
+    verdict: Verdict = described(
+        "`fail` if the adapter would be refused, `warn` if there are warnings, else `pass`"
+    )
+    findings: tuple[Finding, ...] = described("what it found, errors first")
 
     @classmethod
     def of(cls, findings: Iterable[Finding], **more: Any) -> Self:
@@ -32,10 +29,6 @@ class Checked(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckedFolder(Checked):
-    """What admission says of one of several folders.
+    """What admission says of one of several folders."""
 
-    Attributes:
-        folder: as it was given, or found.
-    """
-
-    folder: Path
+    folder: Path = described("as it was given, or found")

@@ -13,15 +13,21 @@ from typing import Any, TypedDict
 from fusery.storage.plaintext import is_keepable
 from fusery.storage.secrets import without_credentials
 
+from .. import tables
 from ..errors import BadInputError
 from ..names import parse_date, parse_slug, parse_task
-from ..record import Record
+from ..record import Declaration, Record, parts_of
+from ..records.adapter import Adapter
 
-MAX_VERSION = 999_999_999
-MAX_EXAMPLES = 2**31 - 1
+DECLARED: Mapping[str, Declaration] = {
+    name: part.about.declared for name, part in parts_of(Adapter).items() if part.about.declared is not None
+}
+"""What users declare about an adapter, by the field of its record."""
+
+LIMITS: Mapping[str, int] = {name: declared.most for name, declared in DECLARED.items()}
+"""The largest number, or the most characters of a text, of each."""
+
 _PATH = 4096
-LIMITS = {"base": 500, "task": 200, "date": 40, "dataset": 500, "parent": 500, "note": 10_000}
-"""The most characters of what a user says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,40 +45,28 @@ class TrainedOn:
     known_as: frozenset[str] = frozenset()
 
 
-class Facts(TypedDict, total=False):
-    """What can be said about an adapter's folder, as keywords.
+class Declared(TypedDict, total=False):
+    """What can be declared about an adapter's folder, as keywords, but for references; the record says what each means."""
 
-    Attributes:
-        base: the base model that it stands on; None for the one that its files name.
-        task: what the adapter is for; None for what its metadata or its folder's name says.
-        version: None for the next one.
-        date: of the training, as `YYYY-MM-DD` or `YYYYMMDD`.
-        alpha: of the training, where the files do not say it.
-        val_loss: final validation loss.
-        dataset: name of the dataset, perhaps as `NAME@REVISION`.
-        examples: how many it was trained on.
-        parent: the adapter that training went on from.
-        tags: keys and values.
-        note: for people.
-        checkpoint: `best`, `last` or an iteration, for a run with several.
-        log: the file that the trainer's output is in.
-        trained_on: the base that it was trained on, where it is registered for another, such as the dense model of a 4-bit one.
-    """
-
-    base: str | Record | None
     task: str | None
     version: int | None
     date: str | None
+    trained_on: str | None
     alpha: float | None
     val_loss: float | None
     dataset: str | None
     examples: int | None
-    parent: str | Record | None
     tags: Mapping[str, str]
     note: str | None
     checkpoint: str | None
     log: str | Path | None
-    trained_on: str | None
+
+
+class Facts(Declared, total=False):
+    """The same with references: the base that it stands on, else the one that its files name, and the adapter that training went on from."""
+
+    base: str | Record | None
+    parent: str | Record | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,24 +116,23 @@ class Submission:
 
     def __post_init__(self) -> None:
         """Check every field, and bring numbers and tags into their one form."""
-        for name, limit in LIMITS.items():
-            require_text(name, getattr(self, name), limit)
-        if not isinstance(self.trained_on, TrainedOn):
-            require_text("base it was trained on", self.trained_on, LIMITS["base"])
+        for name, declared in DECLARED.items():
+            if not declared.later and not isinstance(value := getattr(self, name), TrainedOn):
+                object.__setattr__(self, name, checked(name, value))
         if self.task:
             object.__setattr__(self, "task", parse_task(self.task))
         if self.date:
             parse_date(self.date)
-        _require_whole(self.version, "version", 1, MAX_VERSION, "leave out --version to get the next one")
-        require_examples(self.examples)
         if self.log is not None:
             require_text("path of the log", str(self.log), _PATH)
-        object.__setattr__(self, "alpha", not_negative(self.alpha, "alpha"))
-        object.__setattr__(self, "val_loss", not_negative(self.val_loss, "validation loss"))
         object.__setattr__(self, "tags", checked_tags(self.tags))
-        for name in ("dataset", "note"):
-            object.__setattr__(self, name, without_credentials(getattr(self, name)))
         object.__setattr__(self, "checkpoint", _checkpoint(self.checkpoint))
+
+    def columns(self) -> dict[str, Any]:
+        """Return what is declared for columns of the same name in an adapter's row."""
+        columns = tables.Adapter.__table__.columns.keys()
+        stored = (name for name, declared in DECLARED.items() if name in columns and not declared.later)
+        return {name: getattr(self, name) for name in stored if name != "trained_on"}
 
     @property
     def day(self) -> datetime.date | None:
@@ -163,20 +156,32 @@ def require_text(what: str, value: Any, limit: int) -> None:
         )
 
 
-def require_examples(value: Any) -> None:
-    """Refuse an invalid number of training examples; None is allowed.
+def checked(name: str, value: Any) -> Any:
+    """Return a declared value in its canonical form; None is allowed.
+
+    Args:
+        name: of the field of an adapter's record.
+        value: as declared.
 
     Raises:
-        BadInputError: it is none.
+        BadInputError: it is not acceptable.
     """
-    _require_whole(value, "number of examples", 0, MAX_EXAMPLES, "leave out --examples if unknown")
-
-
-def _require_whole(value: Any, what: str, low: int, high: int, hint: str) -> None:
+    part, declared = parts_of(Adapter)[name], DECLARED[name]
     if value is None:
-        return
+        return None
+    if part.kind == "whole":
+        hint = f"leave out --{name.replace('_', '-')} if it is not known"
+        return _whole(value, part.title, declared.least, declared.most, hint)
+    if part.kind == "real":
+        return not_negative(value, part.title)
+    require_text(part.title, value, declared.most)
+    return without_credentials(value) if declared.masked else value
+
+
+def _whole(value: Any, what: str, low: int, high: int, hint: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
         raise BadInputError(f"the {what} is not a whole number from {low} to {high}", hint=hint)
+    return value
 
 
 def not_negative(value: Any, what: str) -> float | None:

@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from fusery.storage.progress import SILENT, Reporter
 
+from ..charts.files import picture_kind
 from .operation import operation
 from .resource import Named, Resource, each_named, moment, named, said
 
 if TYPE_CHECKING:
     from ..adapters.finding import Finding
     from ..adapters.render import Form
-    from ..admission.submission import Facts
-    from ..catalog.compare import ComparedAdapters
-    from ..catalog.diff import Difference
-    from ..catalog.tasks import Task
+    from ..admission.submission import Facts, Submission
     from ..combining.combine import Combination
     from ..combining.methods import Method
-    from ..records.adapter import Adapter, Registered, Version
+    from ..records.adapter import Adapter, Amended, Registered, Version
     from ..records.adapter_details import AdapterDetails
-    from ..registration.amend import Amended
-    from ..releases.yanks import LiftedYank, Yank
+    from ..records.difference import ComparedAdapters, Difference
+    from ..records.release import LiftedYank, Yank
+    from ..records.task import Task
+    from ..registration.correction import Corrections
+    from ..workspace import Workspace
 
 
 class Adapters(Resource):
@@ -55,6 +56,8 @@ class Adapters(Resource):
         from ..registration.sources import adapter_at
 
         said = Submission.of(facts)
+        if self.server is None:
+            self.workspace.database  # noqa: B018 -- "no registry yet" is said before the folder is read
         with adapter_at(self.workspace, folder) as place:
             if self.server is None:
                 return register(self.workspace, place, said, strict=strict)
@@ -63,7 +66,13 @@ class Adapters(Resource):
 
     @operation("publisher", writes=True)
     def _register(
-        self, name: str, files: Mapping[str, str], *, strict: bool = False, **facts: Unpack[Facts]
+        self,
+        name: str,
+        files: Mapping[str, str],
+        *,
+        strict: bool = False,
+        sources: Sequence[str] = (),
+        **facts: Unpack[Facts],
     ) -> Registered:
         """Register an adapter folder whose files were sent before: their digests by their paths in it."""
         from ..admission.submission import Submission
@@ -72,7 +81,24 @@ class Adapters(Resource):
 
         with uploaded(self.workspace, name, files) as (folder, log):
             facts["log"] = log
-            return register(self.workspace, folder, Submission.of(facts), strict=strict)
+            return register(self.workspace, folder, Submission.of(facts), strict=strict, sources=sources)
+
+    def _register_made(
+        self, workspace: Workspace, path: Path, submission: Submission, *, sources: Sequence[str]
+    ) -> Registered:
+        """Register a folder that was computed from adapters here."""
+        from ..registration.register import register
+
+        if self.server is None:
+            return register(workspace, path, submission, sources=sources)
+        facts: Facts = {
+            "base": submission.base,
+            "task": submission.task,
+            "tags": submission.tags,
+            "note": submission.note,
+        }
+        name, files, facts = self._sent(path, facts, SILENT)
+        return self._register(name, files, sources=sources, **facts)
 
     def check(
         self, folder: str | Path, *, strict: bool = False, reporter: Reporter = SILENT, **facts: Unpack[Facts]
@@ -102,6 +128,23 @@ class Adapters(Resource):
             facts["log"] = log
             return check(self.workspace, folder, Submission.of(facts), strict=strict)
 
+    @operation("publisher", writes=True)
+    def require_registrable(
+        self, folder: str, *, model: str, iterations: int, same: bool = False, **facts: Unpack[Facts]
+    ) -> None:
+        """Refuse a training whose result would be refused; see `fusery.registry.recording.readiness.require_registrable`."""
+        from ..admission.submission import Submission
+        from ..recording.readiness import require_registrable
+
+        require_registrable(
+            self.workspace,
+            Submission.of(facts),
+            Path(folder),
+            model=model,
+            iterations=iterations,
+            same=same,
+        )
+
     def _sent(self, place: Path, facts: Facts, reporter: Reporter) -> tuple[str, Mapping[str, str], Facts]:
         """Send the files of a folder, and return its name, their digests and what is said besides."""
         from ..exchange.replica import send_files
@@ -121,6 +164,8 @@ class Adapters(Resource):
         force: bool = False,
     ) -> AdapterDetails:
         """Return one adapter in full, or as it was on record at a date; draw its training curve if asked to."""
+        if plot is not None:
+            picture_kind(Path(plot))
         found = self._show(reference, at=at)
         if plot is None:
             return found
@@ -197,6 +242,8 @@ class Adapters(Resource):
         self, references: Sequence[Named] | Named, *, plot: str | Path | None = None, force: bool = False
     ) -> ComparedAdapters:
         """Return what differs between any number of adapters; see `fusery.registry.catalog.compare.compare_adapters`."""
+        if plot is not None:
+            picture_kind(Path(plot))
         found = self._compare(each_named(references))
         if plot is None:
             return found
@@ -212,38 +259,12 @@ class Adapters(Resource):
         return compare_adapters(self.workspace, each_named(references))
 
     @operation("publisher", writes=True)
-    def amend(
-        self,
-        reference: Named,
-        *,
-        val_loss: float | None = None,
-        note: str | None = None,
-        dataset: str | None = None,
-        dataset_revision: str | None = None,
-        dataset_digest: str | None = None,
-        examples: int | None = None,
-        date: str | None = None,
-        tags: Mapping[str, str] | None = None,
-        clear: Collection[str] = (),
-        reason: str = "",
-    ) -> Amended:
+    def amend(self, reference: Named, **correction: Unpack[Corrections]) -> Amended:
         """Correct what was said about an adapter; see `fusery.registry.registration.correction.Correction`."""
         from ..registration.amend import amend
         from ..registration.correction import Correction
 
-        correction = Correction(
-            val_loss=val_loss,
-            note=note,
-            dataset=dataset,
-            dataset_revision=dataset_revision,
-            dataset_digest=dataset_digest,
-            examples=examples,
-            date=date,
-            tags=tags or {},
-            clear=clear,
-            reason=reason,
-        )
-        return amend(self.workspace, named(reference), correction)
+        return amend(self.workspace, named(reference), Correction(**correction))
 
     def combine(
         self,
@@ -263,20 +284,22 @@ class Adapters(Resource):
         """Combine adapters into a new one, and register it; see `fusery.registry.combining.combine.combine`."""
         from ..combining.combine import combine
 
-        return combine(
-            self.workspace,
-            each_named(references),
-            method=method,
-            weights=weights,
-            density=density,
-            seed=seed,
-            rank=rank,
-            task=task,
-            tags=tags,
-            note=note,
-            dry_run=dry_run,
-            reporter=reporter,
-        )
+        with self.here(*each_named(references), reporter=reporter) as (workspace, names):
+            return combine(
+                workspace,
+                names,
+                method=method,
+                weights=weights,
+                density=density,
+                seed=seed,
+                rank=rank,
+                task=task,
+                tags=tags,
+                note=note,
+                dry_run=dry_run,
+                register=self._register_made,
+                reporter=reporter,
+            )
 
     def shrink(
         self,
@@ -292,16 +315,18 @@ class Adapters(Resource):
         """Make the nearest adapter of a smaller rank, and register it; see `fusery.registry.combining.combine.shrink`."""
         from ..combining.combine import shrink
 
-        return shrink(
-            self.workspace,
-            named(reference),
-            rank=rank,
-            task=task,
-            tags=tags,
-            note=note,
-            dry_run=dry_run,
-            reporter=reporter,
-        )
+        with self.here(reference, reporter=reporter) as (workspace, [name]):
+            return shrink(
+                workspace,
+                name,
+                rank=rank,
+                task=task,
+                tags=tags,
+                note=note,
+                dry_run=dry_run,
+                register=self._register_made,
+                reporter=reporter,
+            )
 
     def yank(self, reference: Named, *, reason: str) -> Yank:
         """Withdraw an adapter, and return what depends on it still; see `fusery.registry.releases.yanks.yank`."""

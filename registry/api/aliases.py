@@ -10,12 +10,10 @@ from .operation import operation
 from .resource import Named, Resource, named, said
 
 if TYPE_CHECKING:
-    from ..catalog.tasks import Task
     from ..catalog.waiting import Waiting
     from ..records.alias import Alias, AliasHolder, AliasMove, Moved
-    from ..releases.approvals import Approval
-    from ..releases.keeping import AliasRules, RemovedRules, SetRules
-    from ..releases.promote import Promotion
+    from ..records.release import AliasRules, Approval, Promotion, RemovedRules, SetRules
+    from ..records.task import Task
 
 
 class Aliases(Resource):

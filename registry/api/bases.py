@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import builtins
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +14,7 @@ from .operation import operation
 from .resource import Named, Resource, named
 
 if TYPE_CHECKING:
+    from ..recording.trainer import KnownBase
     from ..records.base import AddedBase, Base, BaseDetails
     from ..records.calibrations import CalibrationReport
 
@@ -56,6 +59,20 @@ class Bases(Resource):
 
         with self.here(name) as (workspace, [there]):
             return model_folder(workspace, there)
+
+    def to_train(self, name: Named) -> KnownBase:
+        """Return a base model to train, as `fusery.registry.recording.trainer.train` takes it."""
+        from ..recording.trainer import KnownBase
+        from ..records.base_files import base_folder
+
+        base = self.show(name, limit=0)
+
+        @contextmanager
+        def files() -> Iterator[Path]:
+            with self.here(base.name) as (workspace, [there]), base_folder(workspace, there) as folder:
+                yield folder
+
+        return KnownBase(base.name, frozenset(base.names), files)
 
     @operation("reader")
     def show(self, name: Named, *, limit: int | None = None, offset: int = 0) -> BaseDetails:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from fusery.storage.progress import SILENT, Reporter
 
 from ..record import Record
+from .operation import operation
 from .resource import Named, Resource
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from ..bundles import Choices, Content
     from ..bundles.materialize import Materialized
     from ..fusion.request import FuseRequest
+    from ..records.sent_bundles import SentBundle
 
 
 class Bundles(Resource):
@@ -73,16 +75,25 @@ class Bundles(Resource):
         from ..bulk.work import materialize_all
         from ..fusion.request import FuseRequest
 
-        return materialize_all(
-            self.workspace,
-            str(pattern),
-            request or FuseRequest(),
-            target=target,
-            task=task,
-            where=where,
-            force=force,
-            content=content,
-            choices=choices,
-            jobs=jobs,
-            reporter=reporter,
-        )
+        wanted = request or FuseRequest()
+        chosen = self.chosen(task, where, reporter)
+        with self.here(*chosen, *wanted.others, reporter=reporter) as (workspace, names):
+            return materialize_all(
+                workspace,
+                names[: len(chosen)],
+                str(pattern),
+                wanted.with_others(names[len(chosen) :]),
+                target=target,
+                force=force,
+                content=content,
+                choices=choices,
+                jobs=jobs,
+                reporter=reporter,
+            )
+
+    @operation("publisher", writes=True)
+    def record(self, bundle: SentBundle) -> bool:
+        """Record a bundle that was written elsewhere, and tell whether it was new; see `fusery.registry.records.bundles`."""
+        from ..records.sent_bundles import record_sent
+
+        return record_sent(self.workspace, bundle)

@@ -14,12 +14,12 @@ from .resource import Named, Resource, named
 
 if TYPE_CHECKING:
     from ..engine.precisions import Precision
-    from ..evaluation.bench import BenchReport
+    from ..evaluation.bench_report import BenchReport
+    from ..evaluation.harness_results import Results
     from ..evaluation.measured import RecordedEvaluations
     from ..evaluation.probe import ProbeReport
-    from ..evaluation.withdrawing import WithdrawnEvaluations
     from ..fusion.request import FuseRequest
-    from ..records.evaluations import Evaluation
+    from ..records.evaluation import Evaluation, WithdrawnEvaluations
 
 
 class Evaluations(Resource):
@@ -57,12 +57,41 @@ class Evaluations(Resource):
             MetricNotFiniteError: a value is NaN or infinite.
             MetricRecordedTwiceError: another value of the same metric is on record, measured on and with the same.
         """
+        from ..evaluation.measured import results_in
+
+        file = results if isinstance(results, str | Path) else None
+        return self._record(
+            reference,
+            results_in(results if isinstance(results, Mapping) else Path(results)),
+            file=None if file is None else str(file),
+            dataset=dataset,
+            split=split,
+            harness=harness,
+            seed=seed,
+            dry_run=dry_run,
+        )
+
+    @operation("publisher", writes=True)
+    def _record(
+        self,
+        reference: Named,
+        results: Results,
+        *,
+        file: str | None = None,
+        dataset: str | None = None,
+        split: str | None = None,
+        harness: str | None = None,
+        seed: int | None = None,
+        dry_run: bool = False,
+    ) -> RecordedEvaluations:
+        """Record what was measured of an adapter, as it was read from a file of results."""
         from ..evaluation.measured import Setting, record_evaluations
 
         return record_evaluations(
             self.workspace,
             named(reference),
-            Path(results) if isinstance(results, str | Path) else results,
+            results,
+            file=file,
             setting=Setting(dataset=dataset, split=split, harness=harness, seed=seed),
             dry_run=dry_run,
         )

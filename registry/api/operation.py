@@ -7,19 +7,23 @@ document and the client all come from this description.
 from __future__ import annotations
 
 import ast
-import importlib
+import importlib.util
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, wraps
-from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, NewType, TypeVar, get_args, get_type_hints
 
 if TYPE_CHECKING:
     from ..records.token import Role
     from .resource import Resource
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+LongText = NewType("LongText", str)
+"""A text of up to ten million characters, such as a signature over many files."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,6 +61,11 @@ class Operation:
             elif name != "self":
                 found[name] = each
         return found
+
+    @property
+    def returns(self) -> Any:
+        """The type of its result; nothing else is imported for it."""
+        return _resolved(self.method, {"return": self.method.__annotations__["return"]})["return"]
 
     @property
     def hints(self) -> Mapping[str, Any]:
@@ -103,7 +112,7 @@ def operation(role: Role, *, writes: bool = False) -> Callable[[F], F]:
                 return method(self, *args, **keywords)
             given = described.arguments(args, keywords)
             path = f"{self.NAME}/{described.name}"
-            return self.server.ask(path, given, described.hints["return"], writes=writes)
+            return self.server.ask(path, given, described.returns, writes=writes)
 
         run.operation = described  # type: ignore[attr-defined]
         return run  # type: ignore[return-value]
@@ -120,17 +129,28 @@ def operations_of(resource: type[Resource]) -> Iterator[Operation]:
 
 @cache
 def hints_of(function: Callable[..., Any]) -> Mapping[str, Any]:
-    """Return the types in a function's signature, those too that its module imports for type checkers only.
+    """Return the types in a function's signature, those too that its module imports for type checkers only."""
+    return _resolved(function, function.__annotations__)
 
-    Importing these with the module would slow down every command that never leaves the machine.
+
+def _resolved(function: Callable[..., Any], annotations: Mapping[str, str]) -> Mapping[str, Any]:
+    """Return the types that annotations name.
+
+    Of the imports for type checkers, only those that they name are made: a client imports no SQL.
     """
-    module = sys.modules[function.__module__]
-    return get_type_hints(function, {**vars(module), **_checked_imports(function.__module__)})
+    imports = _checked_imports(function.__module__)
+    names = {name for text in annotations.values() for name in compile(text, "", "eval").co_names}
+    found = dict(vars(sys.modules[function.__module__]))
+    for name in names & imports.keys():
+        source, original = imports[name]
+        found[name] = getattr(importlib.import_module(source), original)
+    return get_type_hints(SimpleNamespace(__annotations__=annotations), found)
 
 
 @cache
-def _checked_imports(name: str) -> Mapping[str, Any]:
-    module, found = sys.modules[name], dict[str, Any]()
+def _checked_imports(name: str) -> Mapping[str, tuple[str, str]]:
+    """Return what a module imports for type checkers only: each name's module, and its name there."""
+    module, found = sys.modules[name], dict[str, tuple[str, str]]()
     for block in ast.parse(inspect.getsource(module)).body:
         if (
             isinstance(block, ast.If)
@@ -139,7 +159,8 @@ def _checked_imports(name: str) -> Mapping[str, Any]:
         ):
             for node in block.body:
                 assert isinstance(node, ast.ImportFrom)
-                path = "." * node.level + (node.module or "")
-                source = importlib.import_module(path, module.__package__)
-                found |= {each.asname or each.name: getattr(source, each.name) for each in node.names}
+                source = importlib.util.resolve_name(
+                    "." * node.level + (node.module or ""), module.__package__
+                )
+                found |= {each.asname or each.name: (source, each.name) for each in node.names}
     return found

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Self
 
 from fusery.storage.progress import SILENT, Reporter
 
+from ..settings.homes import is_server
 from ..settings.settings import Settings
 from ..workspace import Workspace
 from .adapters import Adapters
@@ -87,7 +88,9 @@ class Registry:
         self.webhooks = Webhooks(workspace, server)
 
     @classmethod
-    def open(cls, place: str | Path | None = None, *, token: str | None = None) -> Registry:
+    def open(
+        cls, place: str | Path | None = None, *, token: str | None = None, insecure_http: bool = False
+    ) -> Registry:
         """Open the registry in a folder, or at a server; None for the one that the settings name.
 
         Nothing is made or connected yet: `init` makes what is missing, and so does the first thing that is recorded.
@@ -95,15 +98,16 @@ class Registry:
         Args:
             place: a folder, or the URL of a server.
             token: for the server; None for that of `FUSERY_TOKEN`, or that which `fusery login` stored.
+            insecure_http: the token may go to another machine over HTTP without TLS.
 
         Raises:
             BadInputError: a setting is not acceptable, or there is no token for the server.
         """
         named = str(place or os.environ.get("FUSERY_REGISTRY", ""))
-        if named.startswith(("https://", "http://")):
+        if is_server(named):
             from ..remote.opening import open_server
 
-            return cls(*open_server(named, token))
+            return cls(*open_server(named, token, insecure_http=insecure_http))
         return cls(Workspace(Settings.load(Path(named) if named else None)))
 
     def acting(self, name: str, *, authenticated: bool = True, role: str = "") -> Registry:
@@ -136,18 +140,33 @@ class Registry:
             self.server.close()
 
     def init(self) -> bool:
-        """Make the home folder, the database and the store; return False when all were there already."""
+        """Make the home folder, the database and the store; return False when all were there already.
+
+        Of a server's registry, which the server has made, nothing is made.
+        """
         from ..workspace import write_config
+
+        if self.server is not None:
+            self.tokens.own()
+            return False
 
         made = self.workspace.ensure(explicit=True)
         write_config(self.workspace.settings)
         return made
 
+    @property
+    def place(self) -> tuple[str, str]:
+        """Its folder and the URL of its store, without secrets; of a server's registry the server's URL, twice."""
+        from fusery.storage.locate import display_url
+
+        if self.server is not None:
+            return self.server.url, self.server.url
+        settings = self.workspace.settings
+        return str(settings.home), display_url(settings.store)
+
     def search(self, text: str) -> Found:
         """Return what is called so, or begins so; see `fusery.registry.catalog.search.search`."""
-        from ..catalog.search import search
-
-        return search(self.workspace, text)
+        return self.provenance.search(text)
 
     def folder(self, reference: Named, *, format: Form | None = None) -> LocalFolder:
         """Return where the files of an adapter, a base model or a fused model are on this machine.
@@ -173,6 +192,15 @@ class Registry:
         reporter: Reporter = SILENT,
     ) -> int:
         """Serve adapters until a signal comes; see `fusery.registry.serving.serve.serve`."""
+        from ..serving.plan import Split
         from ..serving.serve import serve
 
-        return serve(self.workspace, request, ready=ready, say=reporter.say)
+        named = [name for text in request.models for name, _ in Split.parse(text).parts]
+
+        def refresh() -> None:
+            with self.bases.here(*request.references, *named):
+                pass
+
+        if self.server is not None:
+            refresh()
+        return serve(self.workspace, request, ready=ready, say=reporter.say, refresh=refresh)

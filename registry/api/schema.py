@@ -16,7 +16,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, with_config
 from pydantic.json_schema import GenerateJsonSchema
 from typing_extensions import TypedDict  # pydantic refuses that of `typing` before Python 3.12
 
-from ..record import Record, names_of, optional_names
+from ..record import Record, names_of, optional_names, parts_of
 
 _ATTRIBUTE = re.compile(r"^ {4}(\w+): (.+(?:\n {8,}.+)*)", re.MULTILINE)
 
@@ -81,9 +81,11 @@ def _attributes(kind: type) -> Iterator[tuple[str, tuple[Any, str]]]:
 
 
 def _said(kind: type) -> dict[str, str]:
+    """Return what is said of attributes: by the record's fields, or in the docstrings of other classes."""
     found: dict[str, str] = {}
     for each in reversed(kind.__mro__):
         if issubclass(each, Record) or each is kind:
             _, _, part = (getdoc(each) or "").partition("Attributes:\n")
             found |= {name: " ".join(text.split()) for name, text in _ATTRIBUTE.findall(part)}
-    return found
+    texts = {name: part.about.text for name, part in parts_of(kind).items()}
+    return found | {name: f"{text}." for name, text in texts.items() if text}

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from fusery.storage.digest import Digest
     from fusery.storage.interface import Blob
 
-    from ..exchange.served import PackagePlan, PackageTaken
-    from ..exchange.uploads import Arrived, Upload, UploadLimits
+    from ..exchange.uploads import Upload, UploadLimits
+    from ..records.transfer import Arrived, PackagePlan, PackageTaken
 
 
 class Transfers(Resource):

@@ -69,15 +69,26 @@ class Webhooks(Resource):
         self, name: str | None = None, *, stop: threading.Event | None = None, reporter: Reporter = SILENT
     ) -> Sequence[WebhookDeliveries]:
         """Deliver what is due, and return what became of it; see `fusery.registry.webhooks.delivering.deliver`."""
+        if stop is None:
+            return self._deliver(name, reporter=reporter)
         from ..webhooks.delivering import deliver
 
-        return deliver(self.workspace, name, stop=stop, reporter=reporter)
+        return deliver(self.local("deliver webhooks of"), name, stop=stop, reporter=reporter)
+
+    @operation("admin", writes=True)
+    def _deliver(
+        self, name: str | None = None, *, reporter: Reporter = SILENT
+    ) -> Sequence[WebhookDeliveries]:
+        """Deliver what is due, and return what became of it."""
+        from ..webhooks.delivering import deliver
+
+        return deliver(self.workspace, name, stop=None, reporter=reporter)
 
     def run(self, *, stop: threading.Event, reporter: Reporter = SILENT) -> None:
         """Deliver events as they come, until `stop` is set; see `fusery.registry.webhooks.delivering.run`."""
         from ..webhooks.delivering import run
 
-        run(self.workspace, stop=stop, reporter=reporter)
+        run(self.local("deliver webhooks of"), stop=stop, reporter=reporter)
 
     @operation("admin", writes=True)
     def retry(self, name: str, *, reporter: Reporter = SILENT) -> Webhook:

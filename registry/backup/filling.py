@@ -20,7 +20,6 @@ from fusery.storage.room import Need, require_rooms
 from .. import tables
 from ..audit.upgrade import bring_up
 from ..database import Database, events
-from ..database.guards import lifted
 from ..database.schema import HEAD, VERSION_TABLE, move
 from .catalogue import Catalogue, Position
 from .errors import NotEmptyError
@@ -131,9 +130,8 @@ def _clear(connection: Connection) -> None:
             f"somebody has written to the registry meanwhile: its log has {action}",
             hint="restore into an empty one",
         )
-    with lifted(connection):
-        for table in reversed(all_tables()):
-            connection.execute(delete(table))
+    for table in reversed(all_tables()):
+        connection.execute(delete(table))
 
 
 def _require_tables(connection: Connection, backup: Backup) -> None:

@@ -77,7 +77,7 @@ def copy_from(workspace: Workspace, backup: Backup, folder: Path, reporter: Repo
     require_rooms(needs_of(store, missing_sizes(store, blobs)), hint="free some space")
     url = fill_temporary(backup, folder, actor=workspace.actor)
     make_ready(workspace)
-    origin = Parts(replace(settings, database_url=url, store_url=backup.place.url), foreign=backup.where)
+    origin = Parts(replace(settings, database_url=url, store_url=backup.place.url))
     origin.__dict__["store"] = backup.place
     reasons: dict[tuple[str, str], str] = {}
     try:

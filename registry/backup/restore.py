@@ -167,7 +167,7 @@ def require_empty(database: Database, copied_from: str | None = None) -> str | N
         if (action := entry_beyond(session.connection(), copied_from)) is not None:
             raise NotEmptyError(
                 f"the registry in {database.shown} is not empty: its log has {action}",
-                hint="restore into an empty one: name another FUSERY_HOME, or other URLs",
+                hint="restore into an empty one: name another FUSERY_REGISTRY, or other URLs",
             )
         row = session.get(tables.Registry, 1)
         return row.store_id if row else None
@@ -208,7 +208,7 @@ def _take_over(store: BlobStore, present: str | None, wanted: str) -> str:
     ):
         raise NotEmptyError(
             f"the store {display_url(store.url)} is not empty, or not the one of the database",
-            hint="restore into an empty one: name another FUSERY_HOME, or other URLs",
+            hint="restore into an empty one: name another FUSERY_REGISTRY, or other URLs",
         )
     return known
 

@@ -9,7 +9,7 @@ from fusery.storage.locate import local_path
 from ..bundles import Choices, Content, find_target
 from ..bundles.materialize import Materialized
 from ..fusion.request import FuseRequest
-from ..record import Record
+from ..record import Record, described
 from ..records.fused import Fused
 from ..workers.executor import Failure
 from ..workers.site import Site
@@ -94,15 +94,10 @@ class MaterializeJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NotDone(Record):
-    """An item that failed.
+    """An item that failed."""
 
-    Attributes:
-        adapter: its name.
-        error: why.
-    """
-
-    adapter: str
-    error: Failure
+    adapter: str = described("its name")
+    error: Failure = described("why")
 
 
 FusedOrNot = Fused | NotDone

@@ -18,7 +18,7 @@ from ..bundles.delivery.local import LocalFolder, folder_holds
 from ..engine.recipe import Recipe
 from ..fusion.adapter_part import fits_biases
 from ..fusion.request import FuseRequest
-from ..record import Record
+from ..record import Record, described
 from ..records.bundles import choices_of
 
 if TYPE_CHECKING:
@@ -27,25 +27,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StandingBundle(Record):
-    """A bundle that stands already, and was not looked into.
+    """A bundle that stands already, and was not looked into."""
 
-    Attributes:
-        target: what it was made for.
-        path: where it was written.
-        digest: of its manifest.
-        adapters: name of the adapter in it.
-        fused: digest of the fused model that it was made from.
-        existed: it was there already.
-        files: path, size in bytes and SHA-256 of each.
-    """
-
-    target: str
-    path: Path
-    digest: str
-    adapters: tuple[str, ...]
-    fused: str
-    existed: bool
-    files: tuple[FileEntry, ...]
+    target: str = described("what it was made for")
+    path: Path = described("where it was written")
+    digest: str = described("of its manifest")
+    adapters: tuple[str, ...] = described("name of the adapter in it")
+    fused: str = described("digest of the fused model that it was made from")
+    existed: bool = described("it was there already")
+    files: tuple[FileEntry, ...] = described("path, size in bytes and SHA-256 of each")
 
 
 def standing_bundle(

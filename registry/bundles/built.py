@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..record import Record
+from ..record import Record, described
 
 
 @dataclass(frozen=True, slots=True)
 class BuiltImage(Record):
-    """An image in an engine's own store.
+    """An image in an engine's own store."""
 
-    Attributes:
-        engine: `docker`, `podman` or `buildah`.
-        name: of the image.
-    """
-
-    engine: str
-    name: str
+    engine: str = described("`docker`, `podman` or `buildah`")
+    name: str = described("of the image")

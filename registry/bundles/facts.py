@@ -9,12 +9,13 @@ from sqlalchemy.orm import Session
 
 from .. import tables
 from ..documents import measured_without_people, without_people
-from ..names import compact_date
+from ..record import parts_of, plain
+from ..records.adapter import Adapter
 from ..records.amendments import amendment_records
 from ..records.evaluations import evaluation_records
 from ..records.licences import adapter_licence, base_licence
 from ..records.recipe import recipe_in
-from ..records.views import moment
+from ..records.views import adapter_values, moment
 from ..training.curve import point_view
 from ..training.facts import recorded_curve
 
@@ -51,31 +52,10 @@ def base_facts(workspace: Workspace, base: tables.BaseModel) -> dict[str, Any]:
 
 def adapter_facts(session: Session, adapter: tables.Adapter) -> dict[str, Any]:
     """Return the facts about an adapter that a bundle records."""
-    dataset = adapter.dataset
+    values = adapter_values(adapter)
     return {
-        "name": adapter.name,
-        "digest": adapter.digest,
-        "task": adapter.task.name,
-        "version": adapter.version,
-        "date": compact_date(adapter.date),
-        "trained_on": adapter.trained_on_name,
-        "trained_on_digest": adapter.trained_on,
-        "method": adapter.method,
-        "rank": adapter.rank,
-        "alpha": adapter.alpha,
-        "scale": adapter.scale,
-        "layers": adapter.layers,
-        "target_modules": adapter.target_modules,
-        "trainable_parameters": adapter.trainable_parameters,
-        "val_loss": adapter.val_loss,
-        "iterations": adapter.iterations,
-        "dataset": dataset.name if dataset else None,
-        "dataset_revision": (dataset.revision or None) if dataset else None,
-        "dataset_digest": (dataset.digest or None) if dataset else None,
-        "examples": adapter.examples,
-        "parent": adapter.parent.name if adapter.parent else None,
+        **{name: plain(values[name]) for name, part in parts_of(Adapter).items() if part.about.travels},
         "licence": adapter_licence({tag.key: tag.value for tag in adapter.tags}),
-        "note": adapter.note,
         "amendments": without_people(amendment_records(adapter.amendments)),
         **_measured(adapter),
         **computed_facts(adapter),

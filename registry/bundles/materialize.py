@@ -17,7 +17,7 @@ from .. import tables
 from ..errors import BadInputError
 from ..fusion.fuse import FuseRequest
 from ..fusion.words import chat_template_problems
-from ..record import Record, left_out
+from ..record import Record, described
 from ..records.bundles import WRITTEN, note_replaced, record_bundle
 from ..records.fused import Foreign
 from ..records.references import resolve_adapter
@@ -40,35 +40,27 @@ class Materialized(Record):
     """A bundle that was written.
 
     Attributes:
-        target: what it is for.
-        path: a path or a URL.
-        manifest: its files.
-        adapters: names of the adapters in it.
-        fused: digest of the fused model it was made from, None where nothing is fused.
         label: of the fused model.
-        existed: the same bundle was there already.
-        layout: counts of what its consumer finds in it.
         withdrawals: the yanks that concern the bundle.
         foreign: where the fused model comes from, if it was not made here.
         unfound_base: name of the base, if the bundle's server has to be given its location at start.
-        image: what was built of it, where that was asked for.
         name: of the bundle: the adapter's, or one made from the base's where there are several.
         quantized: the fused model's weights are quantised.
         merge_aware: its adapter was trained for that format, and for no other.
     """
 
-    target: str
-    path: str
-    manifest: Manifest
-    adapters: tuple[str, ...]
-    fused: str | None
-    existed: bool
-    layout: Layout
+    target: str = described("what it is for")
+    path: str = described("a path or a URL")
+    manifest: Manifest = described("its files")
+    adapters: tuple[str, ...] = described("names of the adapters in it")
+    fused: str | None = described("digest of the fused model it was made from, None where nothing is fused")
+    existed: bool = described("the same bundle was there already")
+    layout: Layout = described("counts of what its consumer finds in it")
     label: str | None = None
     withdrawals: Withdrawals = ()
     foreign: Foreign | None = None
     unfound_base: str | None = None
-    image: BuiltImage | None = left_out()
+    image: BuiltImage | None = described("what was built of it, where that was asked for", optional=True)
     name: str = ""
     quantized: bool = False
     merge_aware: bool = False

@@ -21,10 +21,10 @@ from ..adapters.tokenizer_files import own_tokenizer
 from ..adapters.trained_through import is_merge_aware
 from ..engine.verdict import closeness
 from ..fusion.fuse import FuseRequest, fuse_to_read
-from ..fusion.views import fused_line, module_record
+from ..fusion.views import fused_line
 from ..fusion.words import cautions
 from ..records.bases import locate_files, recorded_architecture
-from ..records.fused import Foreign, Fused
+from ..records.fused import Foreign, Fused, ModuleFidelity
 from ..records.licences import adapter_licence
 from ..records.references import resolve_adapter
 from ..records.renderings import fetch_form, rendering_of
@@ -188,7 +188,7 @@ def _worst(fused: tables.Fused) -> list[dict[str, Any]]:
     """Return the modules whose share retained is furthest from 1."""
     known = [module for module in fused.modules if module.retained is not None]
     worst = sorted(known, key=lambda module: (closeness(module.retained), module.module))[:_WORST]
-    return [module_record(module).to_dict() for module in worst]
+    return [ModuleFidelity.from_row(module).to_dict() for module in worst]
 
 
 def _tool() -> str:

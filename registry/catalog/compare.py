@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,13 +16,17 @@ from ..charts.files import picture_kind
 from ..documents import write_picture
 from ..errors import BadInputError
 from ..fusion.views import line_of
-from ..record import Record
+from ..record import compared
 from ..records.adapter_details import AdapterDetails
-from ..records.evaluations import METRIC, Evaluation, comparable, mismatch, setting_of
+from ..records.difference import ComparedAdapters, NotComparable
+from ..records.evaluation import Evaluation
+from ..records.evaluations import METRIC, comparable, mismatch, setting_of
+from ..records.fused import Fidelity, FusedLine
 from ..records.fused_rows import fused_by_adapter
 from ..records.references import load_adapters, resolve_adapter
 from ..records.run import CurvePoint
-from ..records.withdrawals import Withdrawal, of_adapters, of_fused, own
+from ..records.withdrawal import own
+from ..records.withdrawals import of_adapters, of_fused
 from .diff import amended_in, fields
 from .views import full_records
 
@@ -31,53 +35,6 @@ if TYPE_CHECKING:
 
 MOST = 50
 """Adapters that one table compares."""
-
-_FUSED = ("format", "weights_bytes", "times_base")
-_FIDELITY = ("verdict", "retained", "cosine", "relative_error", "noise")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NotComparable(Record):
-    """A metric that was measured of two adapters, on or with something else.
-
-    Attributes:
-        code: `metric_other_dataset`, `metric_other_split`, `metric_other_harness` or `metric_other_shots`.
-        metric: its name.
-        adapters: the two.
-        why: in one sentence.
-    """
-
-    code: str
-    metric: str
-    adapters: tuple[str, ...]
-    why: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ComparedAdapters(Record):
-    """What adapters have in common and where they differ.
-
-    Attributes:
-        adapters: their names.
-        differs: by field, one value for each adapter, null where it has none; fields of the training configuration are
-            called `training.FIELD`, those of the newest model fused from each `fused.FIELD`, what was measured `metric.NAME`.
-            What was measured on other datasets, splits or examples is in fields of its own, `metric.NAME (SETTING)`.
-        same: the fields with one value for all.
-        findings: metrics that cannot be compared, each with the first adapter that has it and another one.
-        amended: by field, the adapters that it was amended in.
-        curves: by adapter, the points of its training curve, by iteration.
-        withdrawals: by adapter, what it has to do with yanks that stand.
-        plot: the picture of the curves; None if none was asked for.
-    """
-
-    adapters: tuple[str, ...]
-    differs: Mapping[str, tuple[object, ...]]
-    same: Mapping[str, object]
-    findings: tuple[NotComparable, ...]
-    amended: Mapping[str, tuple[str, ...]]
-    curves: Mapping[str, tuple[CurvePoint, ...]]
-    withdrawals: Mapping[str, tuple[Withdrawal, ...]]
-    plot: Path | None
 
 
 def compare_adapters(workspace: Workspace, references: Sequence[str]) -> ComparedAdapters:
@@ -191,9 +148,10 @@ def _fused_fields(adapters: Sequence[AdapterDetails]) -> dict[str, tuple[object,
     """Return the figures of the newest model that was fused from each adapter, null where there is none."""
     newest = [adapter.fused[-1] if adapter.fused else None for adapter in adapters]
     found: dict[str, tuple[object, ...]] = {
-        f"fused.{field}": tuple(None if line is None else line[field] for line in newest) for field in _FUSED
+        f"fused.{field}": tuple(None if line is None else line[field] for line in newest)
+        for field in compared(FusedLine)
     }
-    for field in _FIDELITY:
+    for field in compared(Fidelity):
         found[f"fused.{field}"] = tuple(None if line is None else line.fidelity[field] for line in newest)
     return found
 

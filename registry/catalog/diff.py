@@ -3,88 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import tables
 from ..adapters.finding import WHOLE
 from ..charts.files import picture_kind
-from ..comparison.differences import ModuleDifference, WholeDifference
 from ..documents import write_picture
 from ..errors import BadInputError
-from ..record import Record
+from ..record import compared
 from ..records.adapter_details import AdapterDetails
+from ..records.difference import Difference, WeightsDifference
 from ..records.references import resolve_adapter
-from ..records.withdrawals import Withdrawal
 from .show import show_adapter
 
 if TYPE_CHECKING:
     from ..comparison.modules import ModuleChange
     from ..workspace import Workspace
 
-_RECORD = (
-    "task",
-    "version",
-    "date",
-    "base",
-    "trained_on",
-    "digest",
-    "method",
-    "rank",
-    "alpha",
-    "scale",
-    "layers",
-    "target_modules",
-    "trainable_parameters",
-    "val_loss",
-    "iterations",
-    "dataset",
-    "dataset_revision",
-    "examples",
-    "parent",
-    "tags",
-    "note",
-    "bytes",
-)
 _SAID_ABOVE = frozenset({"training.iters", "training.lora_parameters.rank", "training.lora_parameters.scale"})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Difference(Record):
-    """What differs between two adapters.
-
-    Attributes:
-        a: name of the one.
-        b: name of the other.
-        changed: by field, its two values; fields of the training configuration are called `training.FIELD`, and a field
-            that one side lacks is null there.
-        amended: by field, the adapters that it was amended in.
-        withdrawals: by adapter, what it has to do with yanks that stand.
-    """
-
-    a: str
-    b: str
-    changed: Mapping[str, tuple[object, ...]]
-    amended: Mapping[str, tuple[str, ...]]
-    withdrawals: Mapping[str, tuple[Withdrawal, ...]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WeightsDifference(Difference):
-    """What differs between two adapters, in their weights too.
-
-    Attributes:
-        overall: over all modules.
-        modules: what differs in each, in the order of the layers.
-        plot: the picture of it; None if none was asked for.
-        uncompared: names of those with whole tensors beside their factors, which are not compared.
-    """
-
-    overall: WholeDifference
-    modules: tuple[ModuleDifference, ...]
-    plot: Path | None
-    uncompared: tuple[str, ...]
 
 
 def diff_adapters(
@@ -168,7 +105,7 @@ def amended_in(field: str, *adapters: AdapterDetails) -> tuple[str, ...]:
 def fields(adapters: Sequence[AdapterDetails]) -> dict[str, tuple[object, ...]]:
     """Return what can be compared of adapters: each field of the record and of the training with a value for each."""
     found: dict[str, tuple[object, ...]] = {
-        field: tuple(adapter[field] for adapter in adapters) for field in _RECORD
+        field: tuple(adapter[field] for adapter in adapters) for field in compared(AdapterDetails)
     }
     if any(whole := tuple(map(_whole, adapters))):
         found["whole_tensors"] = whole

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,7 @@ from ..database.actions import ACTIONS
 from ..errors import BadInputError, UnknownReferenceError
 from ..names import Reference
 from ..parsing import parse_moment
-from ..record import EXACT, Record
+from ..records.event import Event, WrittenRecord
 from ..records.guards import EVERY_TASK
 from ..records.references import begins_with, no_alias
 from ..records.things import Thing, find_things, places_of
@@ -33,52 +32,6 @@ _SAID = frozenset({"reason", "reasons", "note", "path"})
 _ADAPTER = "adapter"
 _SHORTEST = 8
 _APPROVALS = ("adapter.approved", "adapter.unapproved")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WrittenRecord(Record):
-    """A record that the transaction of an entry wrote.
-
-    Attributes:
-        kind: of the record, such as `adapter` or `alias_move`.
-        name: of the record.
-        digest: of what was written; None where it was removed.
-    """
-
-    kind: str
-    name: str
-    digest: str | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Event(Record):
-    """An entry of the log.
-
-    Attributes:
-        seq: number of the entry, from 1.
-        at: when it happened.
-        actor: who did it.
-        action: what was done, such as `adapter.registered`.
-        kind: what it was done to: `adapter`, `base`, `alias` and so on.
-        subject: name or digest of that.
-        name: name of that; None where only its digest is known.
-        told: what happened, in words, such as from where to where an alias moved.
-        detail: what the entry says, by action.
-        records: that the transaction wrote.
-        hash: of the entry, which the next one has in it.
-    """
-
-    seq: int
-    at: datetime = field(metadata=EXACT)
-    actor: str
-    action: str
-    kind: str
-    subject: str
-    name: str | None
-    told: str
-    detail: Mapping[str, object]
-    records: tuple[WrittenRecord, ...]
-    hash: str
 
 
 def journal(
@@ -137,18 +90,13 @@ def events_of(session: Session, rows: Sequence[tables.Event]) -> list[Event]:
 
 def _event(row: tables.Event, name: str | None) -> Event:
     detail = json.loads(row.detail)
-    return Event(
-        seq=row.seq,
-        at=row.at,
-        actor=row.actor,
-        action=row.action,
+    return Event.from_row(
+        row,
         kind=row.subject_kind,
-        subject=row.subject,
         name=name,
         told=told_of(row.action, detail),
         detail=detail,
         records=_records(row.seals),
-        hash=row.hash,
     )
 
 

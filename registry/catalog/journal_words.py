@@ -149,14 +149,6 @@ def _short(digest: Any) -> str:
     return str(digest)[:12]
 
 
-def _confirmed(detail: Detail) -> str:
-    return f"{_name(detail.get('to'))} holds it still, and was judged once more by what is amended"
-
-
-def _recognised(detail: Detail) -> str:
-    return f"{detail.get('name')} holds the same as the base {_short(detail.get('same_as'))}"
-
-
 def _repaired(detail: Detail) -> str:
     source, moved = detail.get("source"), detail.get("moved_to")
     told = [f"from {source}"] if source else ["made again by its recipe"]
@@ -175,10 +167,6 @@ def _trusted(detail: Detail) -> str:
         ["fused models of other registries"] if detail.get("fused") else []
     )
     return f"for {' and '.join(counts)}" if counts else ""
-
-
-def _let_in(detail: Detail) -> str:
-    return f"as {detail.get('role')}, until {detail.get('expires') or 'it is revoked'}"
 
 
 def _adopted(detail: Detail) -> str:
@@ -245,14 +233,6 @@ def _sent(detail: Detail) -> str:
     return f"{', '.join(detail.get('actions', ()))}{tasks} to {detail.get('url')}"
 
 
-def _skipped(detail: Detail) -> str:
-    return f"entry {detail.get('seq')}, {detail.get('action')}"
-
-
-def _collected(detail: Detail) -> str:
-    return f"{detail.get('removed')} removed, {detail.get('freed_bytes')} bytes"
-
-
 _TELLS: Mapping[str, Callable[[Detail], str]] = {
     "adapter.amended": _amended,
     "adapter.approved": _approved,
@@ -263,7 +243,9 @@ _TELLS: Mapping[str, Callable[[Detail], str]] = {
     "adapter.registered": _registered,
     "adapter.unapproved": _approved,
     "adapter.signed": _signed,
-    "alias.confirmed": _confirmed,
+    "alias.confirmed": lambda detail: (
+        f"{_name(detail.get('to'))} holds it still, and was judged once more by what is amended"
+    ),
     "alias.moved": _moved,
     "alias.refused": _not_moved,
     "base.added": lambda detail: f"{detail.get('name')} from {detail.get('source')}",
@@ -272,7 +254,9 @@ _TELLS: Mapping[str, Callable[[Detail], str]] = {
         f"{detail.get('prompts')}, {str(detail.get('calibration'))[:12]}"
     ),
     "base.received": _received,
-    "base.recognised": _recognised,
+    "base.recognised": lambda detail: (
+        f"{detail.get('name')} holds the same as the base {_short(detail.get('same_as'))}"
+    ),
     "blob.quarantined": lambda detail: f"moved to {detail.get('moved_to')}",
     "blob.repaired": _repaired,
     "bundle.signed": _signed,
@@ -297,9 +281,11 @@ _TELLS: Mapping[str, Callable[[Detail], str]] = {
     "registry.made": lambda detail: f"its files are in {detail.get('store')}",
     "rules.removed": _ruled,
     "rules.set": _ruled,
-    "store.collected": _collected,
-    "token.created": _let_in,
+    "store.collected": lambda detail: f"{detail.get('removed')} removed, {detail.get('freed_bytes')} bytes",
+    "token.created": lambda detail: (
+        f"as {detail.get('role')}, until {detail.get('expires') or 'it is revoked'}"
+    ),
     "webhook.added": _sent,
     "webhook.removed": _sent,
-    "webhook.skipped": _skipped,
+    "webhook.skipped": lambda detail: f"entry {detail.get('seq')}, {detail.get('action')}",
 }

@@ -14,7 +14,7 @@ from fusery.storage.plaintext import is_keepable
 from .. import tables
 from ..errors import BadInputError
 from ..names import Reference
-from ..record import Record
+from ..record import Record, described
 from ..records.references import begins_with, named_by
 
 if TYPE_CHECKING:
@@ -26,22 +26,17 @@ MOST = 50
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found(Record):
-    """What a search found, of each kind at most so many.
+    """What a search found, of each kind at most so many."""
 
-    Attributes:
-        query: what was looked for.
-        tasks: names of tasks that have it in them.
-        adapters: names of adapters: the one that it refers to, those whose digest begins so, and, where no task is called so,
-            those whose name does.
-        bases: names of base models one of whose names has it in it, or whose digest begins so.
-        fused: keys of fused models whose key or digest begins so.
-    """
-
-    query: str
-    adapters: tuple[str, ...]
-    tasks: tuple[str, ...]
-    bases: tuple[str, ...]
-    fused: tuple[str, ...]
+    query: str = described("what was looked for")
+    adapters: tuple[str, ...] = described(
+        "names of adapters: the one that it refers to, those whose digest begins so, and, where no task is called so, those whose name does"
+    )
+    tasks: tuple[str, ...] = described("names of tasks that have it in them")
+    bases: tuple[str, ...] = described(
+        "names of base models one of whose names has it in it, or whose digest begins so"
+    )
+    fused: tuple[str, ...] = described("keys of fused models whose key or digest begins so")
 
 
 def search(workspace: Workspace, text: str) -> Found:

@@ -12,7 +12,8 @@ from ..records.adapter_details import AdapterDetails, BundleLine, Rendering
 from ..records.fused_rows import fused_by_adapter
 from ..records.references import load_adapters, resolve_adapter
 from ..records.signatures import recorded_signature
-from ..records.withdrawals import of_adapters, of_bundles, of_fused, own
+from ..records.withdrawal import own
+from ..records.withdrawals import of_adapters, of_bundles, of_fused
 from ..releases.deployments import deployments_of
 from .views import full_records
 

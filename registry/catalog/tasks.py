@@ -3,73 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
 from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from .. import tables
-from ..record import Record
 from ..records.references import latest_version
-from ..records.withdrawals import Withdrawal, of_adapters
+from ..records.task import HeldVersion, Task
+from ..records.withdrawals import of_adapters
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HeldVersion(Record):
-    """An alias of a task, and the version that it holds.
-
-    Attributes:
-        alias: its name, without that of its task.
-        version: that it holds.
-        withdrawals: what that has to do with yanks that stand.
-    """
-
-    alias: str
-    version: int
-    withdrawals: tuple[Withdrawal, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Task(Record):
-    """A task that adapters are for.
-
-    Attributes:
-        task: its name.
-        adapter: name of the version that `@latest` means.
-        version: its number.
-        val_loss: its validation loss.
-        withdrawals: what it has to do with yanks that stand.
-        created_at: when it was registered.
-        created_by: who registered it.
-        aliases: those that hold a version.
-    """
-
-    task: str
-    adapter: str
-    version: int
-    val_loss: float | None
-    withdrawals: tuple[Withdrawal, ...]
-    created_at: datetime
-    created_by: str
-    aliases: tuple[HeldVersion, ...]
-
-
 def list_tasks(
     workspace: Workspace, *, after: str | None = None, limit: int | None = None, holding: str | None = None
 ) -> list[Task]:
-    """Return tasks by name, in a constant number of queries; a page takes the same time however many adapters there are.
-
-    Args:
-        workspace: the registry's parts.
-        after: only those whose names come after this one.
-        limit: at most so many.
-        holding: only those whose names have this in them.
-    """
+    """Return tasks by name, in a constant number of queries; a page takes the same time however many adapters there are."""
     task, row = tables.Task, tables.Adapter
     query = select(task, row).join(row, (row.task_id == task.id) & (row.version == latest_version()))
     if after is not None:
@@ -81,14 +32,11 @@ def list_tasks(
         told = of_adapters(session, [adapter.id for _, adapter in found])
         held = _held(session, [each.id for each, _ in found])
         return [
-            Task(
+            Task.from_row(
+                adapter,
                 task=each.name,
                 adapter=adapter.name,
-                version=adapter.version,
-                val_loss=adapter.val_loss,
                 withdrawals=tuple(told.get(adapter.id, ())),
-                created_at=adapter.created_at,
-                created_by=adapter.created_by,
                 aliases=held.get(each.id, ()),
             )
             for each, adapter in found

@@ -13,7 +13,7 @@ from ..records.evaluations import evaluation_records
 from ..records.recipe import recipe_in
 from ..records.renderings import own_form
 from ..records.views import adapter_facts, entries
-from ..records.withdrawals import Withdrawals
+from ..records.withdrawal import Withdrawals
 
 
 def full_records(

@@ -12,9 +12,9 @@ from sqlalchemy.orm import Session
 
 from .. import tables
 from ..actors import person
-from ..record import Record
-from ..records.withdrawals import own
-from .tasks import Task
+from ..record import Record, described
+from ..records.task import Task
+from ..records.withdrawal import own
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
@@ -22,21 +22,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waiting(Record):
-    """A version that an alias could hold once enough people approve, as far as approvals go.
+    """A version that an alias could hold once enough people approve, as far as approvals go."""
 
-    Attributes:
-        adapter: name of the newest version of its task.
-        alias: that asks for approvals, `TASK#NAME`.
-        version: that the alias holds now; None for none.
-        wanted: how many approvals it asks for.
-        approvals: who approves, and counts.
-    """
-
-    adapter: str
-    alias: str
-    version: int | None
-    wanted: int
-    approvals: tuple[str, ...]
+    adapter: str = described("name of the newest version of its task")
+    alias: str = described("that asks for approvals, `TASK#NAME`")
+    version: int | None = described("that the alias holds now; None for none")
+    wanted: int = described("how many approvals it asks for")
+    approvals: tuple[str, ...] = described("who approves, and counts")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +41,6 @@ def waiting_for_approval(workspace: Workspace, tasks: Sequence[Task]) -> list[Wa
     """Return which of the newest versions wait for approval, by task and alias; withdrawn ones wait for nothing.
 
     It takes two statements, however many tasks there are.
-
-    Args:
-        workspace: the registry's parts.
-        tasks: as `list_tasks` returns them.
     """
     newest = {task.task: task for task in tasks if own(task.withdrawals) is None}
     with workspace.database.read() as session:

@@ -6,24 +6,20 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from ..record import Record
+from ..record import Record, described
 
 Kind = Literal["blob", "generation", "leftover"]
 
 
 @dataclass(frozen=True, slots=True)
 class Removed(Record):
-    """Something that was removed from the store, or would be.
+    """Something that was removed from the store, or would be."""
 
-    Attributes:
-        kind: `blob` that nothing refers to, dead `generation` of a blob, or `leftover` of an interrupted write.
-        name: digest of a blob, else the name in the store.
-        bytes: of it; 0 where the store does not say.
-    """
-
-    kind: Kind
-    name: str
-    bytes: int
+    kind: Kind = described(
+        "`blob` that nothing refers to, dead `generation` of a blob, or `leftover` of an interrupted write"
+    )
+    name: str = described("digest of a blob, else the name in the store")
+    bytes: int = described("of it; 0 where the store does not say")
 
 
 @dataclass(slots=True)
@@ -31,7 +27,6 @@ class Collection(Record):
     """What a collection removed and kept.
 
     Attributes:
-        dry_run: nothing was removed, this is the plan.
         items_: what was removed.
         listed: blobs that were in the store when it began, whatever their generation.
         live: blobs that something refers to.
@@ -41,7 +36,7 @@ class Collection(Record):
         notes: what is worth knowing.
     """
 
-    dry_run: bool
+    dry_run: bool = described("nothing was removed, this is the plan")
     items_: list[Removed] = field(default_factory=list)
     listed: int = 0
     live: int = 0

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 from fusery.storage.progress import SILENT, Reporter
 
@@ -21,9 +22,10 @@ from ..documents import write_document
 from ..engine.verdict import closeness
 from ..errors import BadInputError
 from ..names import parse_task
-from ..record import Record, left_out
+from ..record import Record, described
 from ..records.adapter import Registered
-from ..records.recipe import SHRINK, CombinationRecipe
+from ..records.combination import CombinationRecipe
+from ..records.recipe import SHRINK
 from ..records.references import resolve_adapter
 from ..records.renderings import fetch_originals, own_form, require_factors_alone
 from ..records.scratch import scratch_folder
@@ -39,38 +41,39 @@ if TYPE_CHECKING:
     from ..workspace import Workspace
 
 
+class Register(Protocol):
+    """Registers a folder as an adapter that was computed from others."""
+
+    def __call__(
+        self, workspace: Workspace, path: Path, submission: Submission, *, sources: Sequence[str]
+    ) -> Registered:
+        """Return its record."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Combination(Record):
     """What was computed from adapters, or would be.
 
     Shares and errors are of the weighted sum of their updates, S, over all modules or in one: for `shrink`, S is the update.
-
-    Attributes:
-        name: the new adapter; None where nothing was made.
-        sources: names of the adapters that it is computed from.
-        recipe: how.
-        modules: how many modules it has.
-        retained: the share of S that the new update has: the inner product of the two over the squared norm of S.  For
-            `svd` and `shrink` that is the share of the squared singular values, 0 to 1.  None where S is zero.
-        relative_error: Frobenius norm of the difference of the two over that of S; None where S is zero.
-        least_module: the module whose share is furthest from 1; None where S is zero.
-        least_retained: that share.
-        bytes: of the new weights.
-        dry_run: nothing was made.
-        adapter: the record of the new adapter; left out where nothing was made.
     """
 
-    name: str | None
-    sources: tuple[str, ...]
-    recipe: CombinationRecipe
-    modules: int
-    retained: float | None
-    relative_error: float | None
-    least_module: str | None
-    least_retained: float | None
-    bytes: int
-    dry_run: bool
-    adapter: Registered | None = left_out()
+    name: str | None = described("the new adapter; None where nothing was made")
+    sources: tuple[str, ...] = described("names of the adapters that it is computed from")
+    recipe: CombinationRecipe = described("how")
+    modules: int = described("how many modules it has")
+    retained: float | None = described(
+        "the share of S that the new update has: the inner product of the two over the squared norm of S. For `svd` and `shrink` that is the share of the squared singular values, 0 to 1. None where S is zero"
+    )
+    relative_error: float | None = described(
+        "Frobenius norm of the difference of the two over that of S; None where S is zero"
+    )
+    least_module: str | None = described("the module whose share is furthest from 1; None where S is zero")
+    least_retained: float | None = described("that share")
+    bytes: int = described("of the new weights")
+    dry_run: bool = described("nothing was made")
+    adapter: Registered | None = described(
+        "the record of the new adapter; left out where nothing was made", optional=True
+    )
 
 
 def combine(
@@ -86,6 +89,7 @@ def combine(
     tags: Mapping[str, str] | None = None,
     note: str | None = None,
     dry_run: bool = False,
+    register: Register = register,
     reporter: Reporter = SILENT,
 ) -> Combination:
     """Combine adapters on one base into a new one; see `fusery.registry.combining.methods` for the methods.
@@ -102,6 +106,7 @@ def combine(
         tags: of the new adapter.
         note: about it.
         dry_run: only find out how much would be kept.
+        register: registers the new adapter's folder; into this registry by default.
         reporter: told how far it is.
 
     Raises:
@@ -111,9 +116,8 @@ def combine(
         FusionUnsupportedError: a number of an adapter is not finite.
     """
     asked = choice(references, method, weights, density, seed, rank)
-    return _compute(
-        workspace, references, asked, task=task, tags=tags, note=note, dry_run=dry_run, reporter=reporter
-    )
+    about = Submission(task=task, tags=tags or {}, note=note)
+    return _compute(workspace, references, asked, about, register, dry_run=dry_run, reporter=reporter)
 
 
 def shrink(
@@ -125,6 +129,7 @@ def shrink(
     tags: Mapping[str, str] | None = None,
     note: str | None = None,
     dry_run: bool = False,
+    register: Register = register,
     reporter: Reporter = SILENT,
 ) -> Combination:
     """Make the nearest adapter of a smaller rank to one: each update's largest singular values.
@@ -137,6 +142,7 @@ def shrink(
         tags: of the new adapter.
         note: about it.
         dry_run: only find out how much would be kept.
+        register: registers the new adapter's folder; into this registry by default.
         reporter: told how far it is.
 
     Raises:
@@ -146,24 +152,21 @@ def shrink(
         FusionUnsupportedError: a number of the adapter is not finite.
     """
     asked = Choice(SHRINK, (1.0,), rank=rank)
-    return _compute(
-        workspace, [reference], asked, task=task, tags=tags, note=note, dry_run=dry_run, reporter=reporter
-    )
+    about = Submission(task=task, tags=tags or {}, note=note)
+    return _compute(workspace, [reference], asked, about, register, dry_run=dry_run, reporter=reporter)
 
 
 def _compute(
     workspace: Workspace,
     references: Sequence[str],
     asked: Choice,
+    about: Submission,
+    register: Register,
     *,
-    task: str | None,
-    tags: Mapping[str, str] | None,
-    note: str | None,
     dry_run: bool,
     reporter: Reporter,
 ) -> Combination:
-    if task is not None:
-        task = parse_task(task)
+    task = None if about.task is None else parse_task(about.task)
     with workspace.database.read() as session:
         sources = [resolve_adapter(session, reference) for reference in references]
         for source in sources:
@@ -179,7 +182,7 @@ def _compute(
             PeftConfig.model_validate(source.training) if own_form(source) == "peft" else None
             for source in sources
         ]
-    said = Submission(base=base, task=task, tags=tags or {}, note=note)
+    said = replace(about, base=base, task=task)
     digests = [source.digest for source in sources]
     with open_registered(workspace, sources) as opened, scratch_folder(workspace) as scratch:
         adapters = [
@@ -197,7 +200,7 @@ def _compute(
         fetch_originals(workspace, sources[0], folder, only=is_tokenizer_file)
         if any(_tokenizer_entries(source) != _tokenizer_entries(sources[0]) for source in sources):
             reporter.say(f"the tokenizer files differ: the new adapter has those of {names[0]}")
-        done = register(workspace, folder, said, sources=[source.id for source in sources])
+        done = register(workspace, folder, said, sources=names)
     return _result(made, recipe, names, figures, done)
 
 

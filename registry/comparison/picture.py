@@ -29,12 +29,6 @@ _PLOT_LEFT, _PLOT_WIDTH, _PLOT_HEIGHT = 76, 640, 240
 def draw(a: str, b: str, changes: Sequence[ModuleChange], kind: str) -> bytes:
     """Return the picture as a PNG or SVG file; the same numbers give the same bytes.
 
-    Args:
-        a: name of the first adapter.
-        b: name of the second.
-        changes: what differs, module by module.
-        kind: `png` or `svg`.
-
     Raises:
         MissingExtraError: a PNG is wanted, and what draws it is not installed.
         BadInputError: there are too many layers or kinds of modules for a picture.

@@ -61,11 +61,6 @@ def similarity(ours: OpenAdapter, theirs: OpenAdapter, *, most: int = MOST_MODUL
     It reads the factors of at most `most` modules, spread evenly over the layers, and takes some 8 ms for each of a
     7B model at rank 64, 0.3 ms at rank 8 of a 135M model.  Nothing is read of modules that are not compared.
 
-    Args:
-        ours: the first.
-        theirs: the second.
-        most: modules to compare at most.
-
     Raises:
         BadInputError: a module has other sizes in the one than in the other: they are not on one base.
         FusionUnsupportedError: a number is not finite.

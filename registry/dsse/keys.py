@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, ClassVar
 from fusery.storage.opening import opened
 
 from ..errors import BadInputError, MissingExtraError
-from ..record import Record
+from ..record import Record, described
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey
@@ -159,19 +159,12 @@ def key_id(key: EllipticCurvePublicKey) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Pair(Record):
-    """Two new files: a private key and its public one.
+    """Two new files: a private key and its public one."""
 
-    Attributes:
-        key_id: SHA-256 of the public key.
-        private: the file of the private key.
-        public: the file of the public key.
-        locked: the private key needs a passphrase.
-    """
-
-    key_id: str
-    private: Path
-    public: Path
-    locked: bool
+    key_id: str = described("SHA-256 of the public key")
+    private: Path = described("the file of the private key")
+    public: Path = described("the file of the public key")
+    locked: bool = described("the private key needs a passphrase")
     KEYS: ClassVar[tuple[str, ...]] = ("key_id", "private_key", "public_key", "locked")
 
     @property

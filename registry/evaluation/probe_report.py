@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from ..behaviour.compare import TokenScores
-from ..record import Record
+from ..record import Record, described
 from .probe_prompts import GAIN, Prompts, about_prompts, short
 
 if TYPE_CHECKING:
@@ -33,16 +33,13 @@ class Side(Record):
     """One of the two models.
 
     Attributes:
-        kind: `base`, `adapter` (the base with the adapter put on) or `fused`.
-        name: of the base or the adapter; of a sum, all of them with their weights.
-        digest: of the base, the adapter or the fused model.
         precision: of a fused model.
         format: how a fused model is written.
     """
 
-    kind: str
-    name: str
-    digest: str
+    kind: str = described("`base`, `adapter` (the base with the adapter put on) or `fused`")
+    name: str = described("of the base or the adapter; of a sum, all of them with their weights")
+    digest: str = described("of the base, the adapter or the fused model")
     precision: str | None = None
     format: str | None = None
 
@@ -57,23 +54,16 @@ class Side(Record):
 
 @dataclass(frozen=True, slots=True)
 class Row(Record):
-    """What was found on one prompt.
+    """What was found on one prompt."""
 
-    Attributes:
-        prompt: the beginning of it.
-        tokens: how many were scored.
-        kl: mean over the tokens of the divergence of b's prediction from a's, KL(a || b), in nats.
-        top1_agreement: share of the tokens for which both find the same token most likely.
-        loss_a: mean of -log p of the text's own next token, in nats.
-        loss_b: the same of b.
-    """
-
-    prompt: str
-    tokens: int
-    kl: float
-    top1_agreement: float
-    loss_a: float
-    loss_b: float
+    prompt: str = described("the beginning of it")
+    tokens: int = described("how many were scored")
+    kl: float = described(
+        "mean over the tokens of the divergence of b's prediction from a's, KL(a || b), in nats"
+    )
+    top1_agreement: float = described("share of the tokens for which both find the same token most likely")
+    loss_a: float = described("mean of -log p of the text's own next token, in nats")
+    loss_b: float = described("the same of b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,35 +71,26 @@ class ProbeReport(Record):
     """What a probe found.
 
     Attributes:
-        a: what is compared with.
-        b: the other.
-        prompts: how many.
-        tokens: how many were scored, in all prompts.
-        kl: mean over the tokens of the divergence of b's prediction from a's, KL(a || b), in nats.
-        kl_p99: 99 of 100 tokens have less.
-        top1_agreement: share of the tokens for which both find the same token most likely.
-        loss_a: mean of -log p of the text's own next token, in nats.
-        loss_b: the same of b.
-        loss_base: the same of the base, where it was asked; else None.
-        gain_kept: what share of the fall in loss from the base to a is in b; None where that has no meaning.
-        seconds: the measuring took, without fusing.
-        rows: each prompt.
         about: what the prompts are to the adapter.
     """
 
-    a: Side
-    b: Side
-    prompts: int
-    tokens: int
-    kl: float
-    kl_p99: float
-    top1_agreement: float
-    loss_a: float
-    loss_b: float
-    loss_base: float | None
-    gain_kept: float | None
-    seconds: float
-    rows: tuple[Row, ...]
+    a: Side = described("what is compared with")
+    b: Side = described("the other")
+    prompts: int = described("how many")
+    tokens: int = described("how many were scored, in all prompts")
+    kl: float = described(
+        "mean over the tokens of the divergence of b's prediction from a's, KL(a || b), in nats"
+    )
+    kl_p99: float = described("99 of 100 tokens have less")
+    top1_agreement: float = described("share of the tokens for which both find the same token most likely")
+    loss_a: float = described("mean of -log p of the text's own next token, in nats")
+    loss_b: float = described("the same of b")
+    loss_base: float | None = described("the same of the base, where it was asked; else None")
+    gain_kept: float | None = described(
+        "what share of the fall in loss from the base to a is in b; None where that has no meaning"
+    )
+    seconds: float = described("the measuring took, without fusing")
+    rows: tuple[Row, ...] = described("each prompt")
     about: Prompts = field(default_factory=Prompts)
     KEYS: ClassVar[tuple[str, ...]] = (
         "a",

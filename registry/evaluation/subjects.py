@@ -7,53 +7,38 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ..record import Record
+from ..record import Record, described
 
 Kind = Literal["base", "adapter", "resident", "fused"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Held(Record):
-    """What a fused model holds of what its adapter learned.
+    """What a fused model holds of what its adapter learned."""
 
-    Attributes:
-        verdict: `PASS`, `DEGRADED` or `LOST`.
-        retained: share of the update that is in the fused weights; None if there is no update.
-    """
-
-    verdict: str
-    retained: float | None
+    verdict: str = described("`PASS`, `DEGRADED` or `LOST`")
+    retained: float | None = described(
+        "share of the update that is in the fused weights; None if there is no update"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FormCost(Record):
-    """What one form of an adapter costs: medians over the rounds, None where it could not be measured.
+    """What one form of an adapter costs: medians over the rounds, None where it could not be measured."""
 
-    Attributes:
-        kind: `base`; `adapter`: base with the adapter put on; `resident`: the same with more adapters in memory; `fused`.
-        label: what it is called.
-        precision: of a fused model, in words.
-        fidelity: of a fused model.
-        adapters: how many are in memory.
-        bytes: of all weights that it takes.
-        error: why it could not be measured, in one sentence.
-        load_seconds: until the model is in memory.
-        first_token_seconds: until the first token is there.
-        tokens_per_second: that are written.
-        peak_bytes: the most memory that its process took.
-    """
-
-    kind: Kind
-    label: str
-    precision: str | None
-    fidelity: Held | None
-    adapters: int
-    bytes: int
-    error: str | None
-    load_seconds: float | None
-    first_token_seconds: float | None
-    tokens_per_second: float | None
-    peak_bytes: float | None
+    kind: Kind = described(
+        "`base`; `adapter`: base with the adapter put on; `resident`: the same with more adapters in memory; `fused`"
+    )
+    label: str = described("what it is called")
+    precision: str | None = described("of a fused model, in words")
+    fidelity: Held | None = described("of a fused model")
+    adapters: int = described("how many are in memory")
+    bytes: int = described("of all weights that it takes")
+    error: str | None = described("why it could not be measured, in one sentence")
+    load_seconds: float | None = described("until the model is in memory")
+    first_token_seconds: float | None = described("until the first token is there")
+    tokens_per_second: float | None = described("that are written")
+    peak_bytes: float | None = described("the most memory that its process took")
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.orm import Session
 
@@ -18,8 +17,8 @@ from ..admission.submission import LIMITS, require_text
 from ..database import events
 from ..database.limits import EVALUATIONS, require_within
 from ..errors import BadInputError, UnknownReferenceError
-from ..record import Record
-from ..records.evaluations import SETTING, Evaluation, evaluation_records, parse_metric, stands
+from ..records.evaluation import WithdrawnEvaluations
+from ..records.evaluations import SETTING, evaluation_records, parse_metric, stands
 from ..records.references import resolve_adapter
 from .measured import Setting
 
@@ -27,24 +26,6 @@ if TYPE_CHECKING:
     from ..workspace import Workspace
 
 WITHDRAWN = "adapter.evaluation_withdrawn"
-
-
-@dataclass(frozen=True, slots=True)
-class WithdrawnEvaluations(Record):
-    """What `eval withdraw` did, or would do.
-
-    Attributes:
-        adapter: its name.
-        withdrawn: the evaluations that count no more.
-        reason: why.
-        dry_run: nothing was written.
-    """
-
-    adapter: str
-    withdrawn: tuple[Evaluation, ...]
-    reason: str
-    dry_run: bool
-    REFERENCE: ClassVar[str] = "adapter"
 
 
 def withdraw_evaluations(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..admission.submission import Submission, TrainedOn
+from ..admission.submission import DECLARED, Submission, TrainedOn
 from ..database.limits import (
     EVALUATIONS,
     NAMES,
@@ -78,20 +78,19 @@ def submission_of(
     said = first_said(item)
     known_as = [name["name"] for name in item.base.names]
     known_as += [revision["source"].partition(":")[2] for revision in item.base.revisions]
+    declared = {name for name, each in DECLARED.items() if not each.later}
+    values = {name: value for name, value in (item.values | said).items() if name in declared}
     return Submission(
-        base=base,
-        task=item.task,
-        version=item.values["version"],
-        date=said["date"],
-        alpha=alpha,
-        val_loss=said["val_loss"],
-        dataset=said["dataset"],
-        examples=said["examples"],
-        parent=parent,
+        **values
+        | {
+            "base": base,
+            "task": item.task,
+            "alpha": alpha,
+            "parent": parent,
+            "trained_on": _trained_on(item),
+        },
         tags={field.removeprefix(TAG): value for field, value in said.items() if field.startswith(TAG)},
-        note=said["note"],
         base_known_as=tuple(name for name in known_as if name),
-        trained_on=_trained_on(item),
     )
 
 

@@ -20,10 +20,11 @@ from fusery.storage.progress import Reporter, tally
 
 from .. import tables
 from ..errors import ServerRefusedError
+from ..records.sent_bundles import SentBundle, written_bundle
+from ..records.transfer import Arrived
 from ..releases.yanks import lift
-from .over_http import ServerPlace, in_parallel, pull_from_server, push_to_server
-from .registry_server import RegistryServer
-from .uploads import Arrived
+from ..remote.blobs import arrived, in_parallel, upload
+from .over_http import ServerPlace, pull_from_server, push_to_server
 
 if TYPE_CHECKING:
     from ..records.resolved import Resolved
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
 _SENT = "sent"
 """The file with the number of the log's entry up to which everything was sent."""
+
+_KNOWN_THERE = (".received", ".recognised", ".unyanked")
+"""How actions end of what came from the server."""
 
 _MADE = frozenset({"adapter", "base", "calibration", "fused"})
 """Kinds of things that packages carry, with all that is recorded of them."""
@@ -52,15 +56,20 @@ def fetched(
         wanted: what to fetch.
         reporter: hears what is going on, and the bytes done and the total.
     """
-    place = ServerPlace(server.url, token=server.token)
+    place = place_of(server)
     _require_same(workspace, server, registry)
     for each in wanted:
         pull_from_server(workspace, each.name, place, reporter=reporter)
         if each.kind == "adapter" and not each.yanked:
             lift(workspace, [each.name])
-    _send_made(workspace, place, reporter)
+    _send_made(workspace, server, place, reporter)
     yield
-    _send_made(workspace, place, reporter)
+    _send_made(workspace, server, place, reporter)
+
+
+def place_of(server: Server) -> ServerPlace:
+    """Return where a server is, as pushes and pulls take it."""
+    return ServerPlace(server.url, insecure=not server.address.secure, token=server.token)
 
 
 def send_files(server: Server, files: Mapping[str, Path], reporter: Reporter) -> dict[str, str]:
@@ -76,18 +85,16 @@ def send_files(server: Server, files: Mapping[str, Path], reporter: Reporter) ->
     """
     entries = {name: file_entry(name, path) for name, path in files.items()}
     paths = {entry.sha256: (entry, files[name]) for name, entry in entries.items()}
-    place = ServerPlace(server.url, token=server.token)
-    with place.asked() as calls:
-        to = RegistryServer(calls)
-        missing = [each for each in to.missing(list(paths)) if not each.complete]
+    with place_of(server).open() as to:
+        missing = [each for each in arrived(to, list(paths)) if not each.complete]
         sizes = [paths[Digest(each.digest)][0].size - each.bytes for each in missing]
         progress = tally(reporter.progress, sum(sizes))
 
         def send(each: Arrived) -> None:
             entry, path = paths[Digest(each.digest)]
-            to.upload(entry, path, each.bytes, progress)
+            upload(to, entry, path, each.bytes, progress)
 
-        in_parallel(calls, send, missing)
+        in_parallel(to, send, missing)
     return {name: entry.sha256 for name, entry in entries.items()}
 
 
@@ -105,20 +112,24 @@ def _require_same(workspace: Workspace, server: Server, registry: str) -> None:
         )
 
 
-def _send_made(workspace: Workspace, place: ServerPlace, reporter: Reporter) -> None:
+def _send_made(workspace: Workspace, server: Server, place: ServerPlace, reporter: Reporter) -> None:
     """Send what the log tells of since the entry up to which all was sent."""
     noted = workspace.settings.home / _SENT
     before = int(noted.read_text()) if noted.exists() else 0
     event, newest = tables.Event, before
     subjects: dict[str, None] = {}
+    bundles: list[SentBundle] = []
     with workspace.database.read() as session:
-        query = select(event.seq, event.action, event.subject_kind, event.subject).where(event.seq > before)
-        for seq, action, kind, subject in session.execute(query.order_by(event.seq)):
-            newest = seq
-            if kind in _MADE and not action.endswith((".received", ".recognised", ".unyanked")):
-                subjects[subject] = None
+        for row in session.scalars(select(event).where(event.seq > before).order_by(event.seq)):
+            newest = row.seq
+            if bundle := written_bundle(session, row):
+                bundles.append(bundle)
+            elif row.subject_kind in _MADE and not row.action.endswith(_KNOWN_THERE):
+                subjects[row.subject] = None
     for subject in subjects:
         push_to_server(workspace, subject, place, reporter=reporter)
+    for bundle in bundles:
+        server.ask("bundles/record", {"bundle": bundle}, bool, writes=True)
     if newest > before:
         part = noted.with_name(f".{_SENT}.{os.getpid()}")
         part.write_text(str(newest))

@@ -20,7 +20,7 @@ from fusery.storage.temporary import sweep_temporary
 from .. import tables
 from ..database.batches import batches
 from ..errors import BadInputError
-from ..record import Record
+from ..record import Record, described
 from ..records.fused import Foreign, FusedLabel
 from ..records.fused_label import label_record
 from ..records.fused_rows import load_fused
@@ -38,111 +38,74 @@ _SHORTEST = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Here(Record):
-    """A fused model in this machine's cache.
+    """A fused model in this machine's cache."""
 
-    Attributes:
-        path: its folder.
-        last_used: when something was last made of it, or read it.
-        pinned: it stays whatever the limit.
-        in_use: somebody reads it.
-    """
-
-    path: Path
-    last_used: datetime
-    pinned: bool
-    in_use: bool
+    path: Path = described("its folder")
+    last_used: datetime = described("when something was last made of it, or read it", heading="unused")
+    pinned: bool = described("it stays whatever the limit")
+    in_use: bool = described("somebody reads it")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CachedModel(Here):
-    """A fused model in the cache, or the files of an adapter or a base (`fusery path`); what only the registry's records say of it is None where it is on none.
+    """A fused model in the cache, or the files of an adapter or a base (`fusery path`); what only the registry's records say of it is None where it is on none."""
 
-    Attributes:
-        key: digest of what it is made from and how.
-        bytes: of its files.
-        adapter: name of its first adapter.
-        precision: how it was written, such as `keep` or `auto`.
-        scale: that the first adapter's update is multiplied by, where that is not its own.
-        combined: its adapters, with their weights, or the name of the adapter or base.
-        format: its precision in words, or whose files these are.
-        label: both.
-        digest: of its manifest.
-        foreign: where it comes from; None if it was made here.
-        aliases: that stand for an adapter in it, as `task#alias`: it stays because of them.
-        withdrawals: what it has to do with yanks that stand.
-    """
-
-    key: Digest
-    bytes: int
-    adapter: str | None
-    precision: str | None
-    scale: float | None
-    combined: str | None
-    format: str | None
-    label: str | None
-    digest: str | None
-    foreign: Foreign | None
-    aliases: tuple[str, ...]
-    withdrawals: tuple[Withdrawal, ...]
+    key: Digest = described("digest of what it is made from and how", cell="{:.12}")
+    bytes: int = described("of its files", title="size", kind="size")
+    adapter: str | None = described("name of its first adapter")
+    precision: str | None = described("how it was written, such as `keep` or `auto`")
+    scale: float | None = described(
+        "that the first adapter's update is multiplied by, where that is not its own"
+    )
+    combined: str | None = described(
+        "its adapters, with their weights, or the name of the adapter or base", heading="adapter"
+    )
+    format: str | None = described("its precision in words, or whose files these are", heading="precision")
+    label: str | None = described("both")
+    digest: str | None = described("of its manifest")
+    foreign: Foreign | None = described("where it comes from; None if it was made here")
+    aliases: tuple[str, ...] = described(
+        "that stand for an adapter in it, as `task#alias`: it stays because of them",
+        heading="stays",
+        free=True,
+    )
+    withdrawals: tuple[Withdrawal, ...] = described(
+        "what it has to do with yanks that stand", heading="state", free=True, rare=True
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheContents(Record):
-    """What is in this machine's cache.
+    """What is in this machine's cache."""
 
-    Attributes:
-        path: its folder.
-        bytes: of all its models.
-        limit_bytes: up to which it may grow.
-        entries: its models, least recently used first.
-        pinned_elsewhere: keys that are pinned, of models that are not in it.
-    """
-
-    path: Path
-    bytes: int
-    limit_bytes: int
-    entries: tuple[CachedModel, ...]
-    pinned_elsewhere: tuple[Digest, ...]
+    path: Path = described("its folder")
+    bytes: int = described("of all its models")
+    limit_bytes: int = described("up to which it may grow")
+    entries: tuple[CachedModel, ...] = described("its models, least recently used first")
+    pinned_elsewhere: tuple[Digest, ...] = described("keys that are pinned, of models that are not in it")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Removed(Record):
-    """A fused model that was removed from the cache, or would be.
+    """A fused model that was removed from the cache, or would be."""
 
-    Attributes:
-        key: digest of what it is made from and how.
-        bytes: of its files.
-    """
-
-    key: Digest
-    bytes: int
+    key: Digest = described("digest of what it is made from and how")
+    bytes: int = described("of its files")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pruned(Record):
-    """What was removed from the cache, or would be.
+    """What was removed from the cache, or would be."""
 
-    Attributes:
-        dry_run: nothing was removed; this is the plan.
-        removed: how many models were removed.
-        freed_bytes: of these, and of what was swept.
-        kept: how many models remain.
-        kept_bytes: of these.
-        limit_bytes: the limit that was applied.
-        fits: the cache is now within the limit.
-        items_: the models that were removed.
-        swept_bytes: bytes that interrupted builds and damaged entries had left behind.
-    """
-
-    dry_run: bool
-    removed: int
-    freed_bytes: int
-    kept: int
-    kept_bytes: int
-    limit_bytes: int
-    fits: bool
-    items_: tuple[Removed, ...]
-    swept_bytes: int
+    dry_run: bool = described("nothing was removed; this is the plan")
+    removed: int = described("how many models were removed")
+    freed_bytes: int = described("of these, and of what was swept")
+    kept: int = described("how many models remain")
+    kept_bytes: int = described("of these")
+    limit_bytes: int = described("the limit that was applied")
+    fits: bool = described("the cache is now within the limit")
+    items_: tuple[Removed, ...] = described("the models that were removed")
+    swept_bytes: int = described("bytes that interrupted builds and damaged entries had left behind")
     KEYS: ClassVar[tuple[str, ...]] = (
         "dry_run",
         "removed",
@@ -157,15 +120,10 @@ class Pruned(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pinned(Record):
-    """A fused model that was pinned, or is not any more.
+    """A fused model that was pinned, or is not any more."""
 
-    Attributes:
-        key: digest of what it is made from and how.
-        changed: it was not so before.
-    """
-
-    key: Digest
-    changed: bool
+    key: Digest = described("digest of what it is made from and how")
+    changed: bool = described("it was not so before")
 
 
 def cache_contents(workspace: Workspace) -> CacheContents:

@@ -14,7 +14,7 @@ from fusery.storage.digest import Digest
 from .. import tables
 from ..engine.recipe import Recipe, artifact_key
 from ..errors import BadInputError, UnknownReferenceError
-from ..record import Record
+from ..record import Record, described
 from ..records.fused_label import label_record, names
 from ..records.references import fused_from, resolve_adapter, resolve_any
 from .cache import Here, aliases_of, entry_named
@@ -31,58 +31,36 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ingredient(Record):
-    """A base or an adapter that a fused model is made from.
+    """A base or an adapter that a fused model is made from."""
 
-    Attributes:
-        name: of it.
-        digest: of its manifest.
-    """
-
-    name: str
-    digest: str
+    name: str = described("of it")
+    digest: str = described("of its manifest")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightedIngredient(Ingredient):
-    """A further adapter of a sum.
+    """A further adapter of a sum."""
 
-    Attributes:
-        weight: that its update is multiplied by.
-    """
-
-    weight: float
+    weight: float = described("that its update is multiplied by")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyInputs(Record):
-    """What makes the key of a fused model.
+    """What makes the key of a fused model."""
 
-    Attributes:
-        base: the base.
-        adapter: the first adapter.
-        with_: further ones.
-        recipe: how it is made.
-    """
-
-    base: Ingredient
-    adapter: Ingredient
-    with_: tuple[WeightedIngredient, ...]
-    recipe: Mapping[str, object]
+    base: Ingredient = described("the base")
+    adapter: Ingredient = described("the first adapter")
+    with_: tuple[WeightedIngredient, ...] = described("further ones")
+    recipe: Mapping[str, object] = described("how it is made")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OnRecord(Record):
-    """What is on record of a fused model.
+    """What is on record of a fused model."""
 
-    Attributes:
-        digest: of its manifest.
-        bytes: of its files.
-        created_at: when it was made.
-    """
-
-    digest: str
-    bytes: int
-    created_at: datetime
+    digest: str = described("of its manifest")
+    bytes: int = described("of its files")
+    created_at: datetime = described("when it was made")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,9 +68,6 @@ class ExplainedModel(Record):
     """Why getting a fused model is a hit or a miss.
 
     Attributes:
-        key: digest of what it is made from and how.
-        status: `hit`, `miss` or `refused`.
-        reason: why, in a sentence.
         scale: that the first adapter's update is multiplied by, where that is not its own.
         combined: its adapters, with their weights; None if it is on record nowhere.
         format: its precision in words; likewise.
@@ -102,14 +77,13 @@ class ExplainedModel(Record):
         differs: entries of the recipe, `base` and `adapter`, in which it differs from what is asked for.
         recorded: what is on record of it; None if it was never made.
         aliases: that stand for an adapter in it, as `task#alias`.
-        here: what is in this machine's cache; None if it is not there.
         published: its files are on record as being in the store, from where they are fetched.
         missing: files that getting it would need, and the store lacks.
     """
 
-    key: str
-    status: Literal["hit", "miss", "refused"]
-    reason: str
+    key: str = described("digest of what it is made from and how")
+    status: Literal["hit", "miss", "refused"] = described("`hit`, `miss` or `refused`")
+    reason: str = described("why, in a sentence")
     scale: float | None = None
     combined: str | None = None
     format: str | None = None
@@ -119,22 +93,19 @@ class ExplainedModel(Record):
     differs: tuple[str, ...] = ()
     recorded: OnRecord | None = None
     aliases: tuple[str, ...] = ()
-    here: Here | None
+    here: Here | None = described("what is in this machine's cache; None if it is not there")
     published: bool = False
     missing: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation(Record):
-    """Why a fuse is a hit or a miss.
+    """Why a fuse is a hit or a miss."""
 
-    Attributes:
-        reference: what was asked about.
-        models: the fused model that is meant, or each that fusing the adapter could give or has given.
-    """
-
-    reference: str
-    models: tuple[ExplainedModel, ...]
+    reference: str = described("what was asked about")
+    models: tuple[ExplainedModel, ...] = described(
+        "the fused model that is meant, or each that fusing the adapter could give or has given"
+    )
 
 
 def explain(workspace: Workspace, reference: str, request: FuseRequest | None = None) -> Explanation:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..engine.recipe import Recipe, artifact_key
 from ..errors import BadInputError, FusionUnsupportedError
-from ..record import Record
+from ..record import Record, described
 from ..records.fused import Fidelity, Weighted
 from ..records.fused_label import describe
 from .fuse_inputs import FuseInputs, InputFiles, gather
@@ -32,9 +32,6 @@ class Format(Record):
     """One format that a fused model could have.
 
     Attributes:
-        format: its precision in words.
-        precision: `keep`, `dither`, `mixed` or `dequantize`.
-        bits: where the adapter is, if all of it has as many of its own.
         key: of the model in it; None where the format does not fit this base.
         bytes: of its weights.
         times_base: the same over that of the base.
@@ -45,9 +42,9 @@ class Format(Record):
         chosen: `fuse` would write it.
     """
 
-    format: str
-    precision: str
-    bits: int | None
+    format: str = described("its precision in words")
+    precision: str = described("`keep`, `dither`, `mixed` or `dequantize`")
+    bits: int | None = described("where the adapter is, if all of it has as many of its own")
     key: str | None = None
     bytes: int | None = None
     times_base: float | None = None
@@ -59,25 +56,15 @@ class Format(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Formats(Record):
-    """The formats that an adapter's fused model could have.
+    """The formats that an adapter's fused model could have."""
 
-    Attributes:
-        adapter: its name.
-        scale: that its update is multiplied by, where that is not its own.
-        with_: further adapters of a sum.
-        base: name of the base.
-        base_bytes: of the base's weights.
-        chosen: the format that `fuse` would write; None if all lose the adapter.
-        formats: from the smallest to the largest.
-    """
-
-    adapter: str
-    scale: float | None
-    with_: tuple[Weighted, ...]
-    base: str
-    base_bytes: int
-    chosen: str | None
-    formats: tuple[Format, ...]
+    adapter: str = described("its name")
+    scale: float | None = described("that its update is multiplied by, where that is not its own")
+    with_: tuple[Weighted, ...] = described("further adapters of a sum")
+    base: str = described("name of the base")
+    base_bytes: int = described("of the base's weights")
+    chosen: str | None = described("the format that `fuse` would write; None if all lose the adapter")
+    formats: tuple[Format, ...] = described("from the smallest to the largest")
 
 
 def formats(

@@ -7,7 +7,16 @@ from typing import Any
 from sqlalchemy.orm import object_session
 
 from .. import tables
-from ..records.fused import Fidelity, FusedDetails, FusedLine, FusedRecord, ModuleFidelity, Weighted
+from ..record import row_values
+from ..records.fused import (
+    Fidelity,
+    FusedDetails,
+    FusedFacts,
+    FusedLine,
+    FusedRecord,
+    ModuleFidelity,
+    Weighted,
+)
 from ..records.views import entries
 from ..records.withdrawals import Withdrawals, of_fused
 
@@ -84,20 +93,13 @@ def _facts(fused: tables.Fused, adapter: str | None) -> dict[str, Any]:
 
     name, weights = adapter or fused.adapter.name, weights_bytes(fused.manifest)
     return {
-        "key": fused.key,
-        "digest": fused.digest,
+        **row_values(FusedFacts, fused),
         "foreign": foreign_record(fused),
         "adapter": name,
         **label_record(fused, name),
         "with_": tuple(Weighted(adapter=extra.adapter.name, weight=extra.weight) for extra in fused.extras),
-        "precision": fused.precision,
-        "quantization": fused.quantization,
-        "bytes": fused.bytes,
         "weights_bytes": weights,
         "times_base": round(weights / max(1, weights_bytes(fused.base.manifest)), 4),
-        "engine": fused.engine,
-        "created_at": fused.created_at,
-        "created_by": fused.created_by,
     }
 
 
@@ -108,22 +110,6 @@ def _withdrawals(fused: tables.Fused) -> Withdrawals:
 
 
 def _fidelity(fused: tables.Fused, modules: list[tables.ModuleFidelity] | None) -> Fidelity:
-    return Fidelity(
-        verdict=fused.verdict,
-        retained=fused.retained,
-        cosine=fused.cosine,
-        relative_error=fused.relative_error,
-        noise=fused.noise,
-        modules=None if modules is None else tuple(module_record(module) for module in modules),
-    )
-
-
-def module_record(module: tables.ModuleFidelity) -> ModuleFidelity:
-    """Return what one module retained."""
-    return ModuleFidelity(
-        module=module.module,
-        norm=module.norm,
-        retained=module.retained,
-        cosine=module.cosine,
-        relative_error=module.relative_error,
+    return Fidelity.from_row(
+        fused, modules=None if modules is None else tuple(map(ModuleFidelity.from_row, modules))
     )

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from fusery.storage.errors import StorageError
 from fusery.storage.jsonfile import read_object
 
-from ..record import Record
+from ..record import Record, described
 from .files import Found, FoundFile
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -24,19 +24,15 @@ class Claim(Record):
     """Something that a thing says it is.
 
     Attributes:
-        source: the file that says so.
-        kind: `fused`, `adapter` or `base`.
-        name: what it is called there.
-        digest: its digest, or the key of a fused model.
         files: what the files must be, by their paths from the top, where that is listed.
         truth: whether that is so; None where it cannot be told.
         reason: why, one sentence.
     """
 
-    source: str
-    kind: str
-    name: str | None
-    digest: str | None
+    source: str = described("the file that says so")
+    kind: str = described("`fused`, `adapter` or `base`")
+    name: str | None = described("what it is called there")
+    digest: str | None = described("its digest, or the key of a fused model")
     files: Mapping[str, str] = field(default_factory=dict)
     truth: bool | None = None
     reason: str = ""

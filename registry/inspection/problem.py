@@ -4,19 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..record import Record
+from ..record import Record, described
 
 
 @dataclass(frozen=True, slots=True)
 class Problem(Record):
-    """Something that differs.
+    """Something that differs."""
 
-    Attributes:
-        code: its kind.
-        path: the file it is about, within what is verified.
-        message: what is the case, in one sentence.
-    """
-
-    code: str
-    path: str
-    message: str
+    code: str = described("its kind")
+    path: str = described("the file it is about, within what is verified")
+    message: str = described("what is the case, in one sentence")

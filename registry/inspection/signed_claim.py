@@ -29,7 +29,7 @@ from ..documents import (
     checksum_of_metadata,
     record_bytes,
 )
-from ..record import Record
+from ..record import Record, described
 from .problem import Problem
 
 _LARGEST = 16 << 20
@@ -40,8 +40,6 @@ class Claim(Record):
     """What something says of itself.
 
     Attributes:
-        kind: `bundle`, `adapter` or `gguf`.
-        document: the file that says it.
         name: of the model, adapter or bundle.
         digest: of the model or the adapter.
         target: of the bundle.
@@ -51,8 +49,8 @@ class Claim(Record):
         problems: with the document itself.
     """
 
-    kind: str
-    document: str
+    kind: str = described("`bundle`, `adapter` or `gguf`")
+    document: str = described("the file that says it")
     name: str | None = None
     digest: str | None = None
     target: str | None = None

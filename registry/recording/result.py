@@ -5,23 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..record import Record
+from ..record import Record, described
 from ..records.adapter import Registered
 from ..training.record import State
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingResult(Record):
-    """A training run that is over.
+    """A training run that is over."""
 
-    Attributes:
-        folder: that the trainer wrote to.
-        state: how the run ended.
-        seconds: that it took.
-        registered: the adapter that it left, if it was to be registered.
-    """
-
-    folder: Path
-    state: State
-    seconds: float
-    registered: Registered | None
+    folder: Path = described("that the trainer wrote to")
+    state: State = described("how the run ended")
+    seconds: float = described("that it took")
+    registered: Registered | None = described("the adapter that it left, if it was to be registered")

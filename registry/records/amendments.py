@@ -1,8 +1,7 @@
 """Declared facts about an adapter that may be amended: current values, and earlier ones.
 
-Amendable is what people say: validation loss, note, dataset, examples, date, tags.  What is read from the files is not,
-nor what the adapter is known by.  A value is a JSON value; a field that has none is null, a tag that is not there
-has no field.
+The record says which fields are amendable; besides, all tags are.  A value is a JSON value; a field without one is null,
+a tag that is not there has no field.
 """
 
 from __future__ import annotations
@@ -19,7 +18,8 @@ from fusery.storage.digest import canonical_json
 from .. import tables
 from ..database.limits import AMENDMENTS, REMARKS, TEXT, require_within
 from ..names import compact_date, parse_date
-from .adapter import Amendment
+from ..record import parts_of
+from .adapter import Adapter, Amendment
 from .datasets import dataset_row
 
 State = dict[str, Any]
@@ -31,13 +31,11 @@ TAG = "tag."
 DATASET = ("dataset", "dataset_revision", "dataset_digest")
 """The fields that make up a dataset: its name, its revision and its digest."""
 
-FIELDS = ("val_loss", "note", *DATASET, "examples", "date")
-"""All fields but the tags': names of `Correction`, of `fusery amend` and of the record."""
+FIELDS = tuple(name for name, part in parts_of(Adapter).items() if part.about.amendable != "no")
+"""All fields but the tags': names of the record, of `Correction` and of `fusery amend`."""
 
 COLUMNS = tuple(field for field in FIELDS if field not in (*DATASET, "date"))
 """Those whose value is that of the adapter's column of this name."""
-
-_FREE = ("note",)
 
 
 def is_amendable(field: str) -> bool:
@@ -47,15 +45,11 @@ def is_amendable(field: str) -> bool:
 
 def is_free(field: str) -> bool:
     """Tell whether a field may be changed without a reason: notes and tags are remarks, and no statement of fact."""
-    return field in _FREE or field.startswith(TAG)
+    return field.startswith(TAG) or (field in FIELDS and parts_of(Adapter)[field].about.amendable == "freely")
 
 
 def require_few_amendments(name: str, rows: Sequence[tables.Amendment]) -> None:
     """Refuse more amendments than one adapter may have.
-
-    Args:
-        name: of the adapter.
-        rows: those on record, and those to be added.
 
     Raises:
         BadInputError: there are more, or more of notes and tags, or they hold too much text.

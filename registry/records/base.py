@@ -10,80 +10,54 @@ from typing import ClassVar
 from fusery.storage.manifest import FileEntry
 
 from ..adapters.finding import Finding
-from ..record import Record
+from ..record import Record, described
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source(Record):
-    """Where a base model was taken from.
+    """Where a base model was taken from."""
 
-    Attributes:
-        source: a path, a URL or a name on a hub.
-        revision: what was asked for there.
-    """
-
-    source: str
-    revision: str | None
+    source: str = described("a path, a URL or a name on a hub")
+    revision: str | None = described("what was asked for there")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration(Record):
-    """Statistics of a base model's inputs, for better rounding.
+    """Statistics of a base model's inputs, for better rounding."""
 
-    Attributes:
-        digest: of the statistics.
-        prompts: digest of the prompts that they are from.
-        tokens: how many these had.
-        adapter: digest of the adapter that it is for; None for all.
-        created_at: when it was recorded.
-    """
-
-    digest: str
-    prompts: str
-    tokens: int
-    adapter: str | None
-    created_at: datetime
+    digest: str = described("of the statistics")
+    prompts: str = described("digest of the prompts that they are from")
+    tokens: int = described("how many these had")
+    adapter: str | None = described("digest of the adapter that it is for; None for all")
+    created_at: datetime = described("when it was recorded")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Base(Record):
-    """A base model.
+    """A base model."""
 
-    Attributes:
-        name: the first of its names.
-        names: all that it goes by.
-        digest: of its manifest: all files.
-        content: of its tensors, however they are spread over files.
-        architecture: class that runs it, as its configuration says.
-        model_type: family of the architecture.
-        parameters: how many numbers its tensors stand for.
-        dtype: of its weights.
-        quantization: group size, bits and mode; None if it is not quantised.
-        bytes: of all files.
-        reference: folder that its files stay in; None if they are in the store.
-        sources: where it was taken from.
-        created_at: when it was added.
-        created_by: who added it.
-        calibrations: for rounding; of those that are for all adapters, a fuse takes the last one.
-        files: path, size in bytes and SHA-256 of each.
-    """
-
-    name: str
-    names: tuple[str, ...]
-    digest: str
-    content: str | None
-    architecture: str | None
-    model_type: str | None
-    parameters: int
-    dtype: str
-    quantization: Mapping[str, object] | None
-    bytes: int
-    reference: str | None
-    sources: tuple[Source, ...]
-    created_at: datetime
-    created_by: str
-    calibrations: tuple[Calibration, ...]
-    files: tuple[FileEntry, ...]
+    name: str = described("the first of its names")
+    names: tuple[str, ...] = described("all that it goes by", title="name")
+    digest: str = described("of its manifest: all files", cell="{:.12}")
+    content: str | None = described("of its tensors, however they are spread over files")
+    architecture: str | None = described("class that runs it, as its configuration says")
+    model_type: str | None = described("family of the architecture", heading="type")
+    parameters: int = described("how many numbers its tensors stand for", form="{:,}")
+    dtype: str = described("of its weights")
+    quantization: Mapping[str, object] | None = described(
+        "group size, bits and mode; None if it is not quantised", kind="whole", heading="bits"
+    )
+    bytes: int = described("of all files", title="size", kind="size")
+    reference: str | None = described(
+        "folder that its files stay in; None if they are in the store", title="kept by reference", brief=True
+    )
+    sources: tuple[Source, ...] = described("where it was taken from", title="source")
+    created_at: datetime = described("when it was added")
+    created_by: str = described("who added it", heading="by")
+    calibrations: tuple[Calibration, ...] = described(
+        "for rounding; of those that are for all adapters, a fuse takes the last one"
+    )
+    files: tuple[FileEntry, ...] = described("path, size in bytes and SHA-256 of each")
     REFERENCE: ClassVar[str] = "name"
 
     def __repr__(self) -> str:
@@ -92,27 +66,22 @@ class Base(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class BaseDetails(Base):
-    """A base model, and what stands on it.
+    """A base model, and what stands on it."""
 
-    Attributes:
-        adapters: names of the adapters on it, in the order of registration: of as many as were asked for the last ones.
-        next: the offset with which the ones before these are asked for; None where there are none.
-    """
-
-    adapters: tuple[str, ...]
-    next: int | None
+    adapters: tuple[str, ...] = described(
+        "names of the adapters on it, in the order of registration: of as many as were asked for the last ones"
+    )
+    next: int | None = described(
+        "the offset with which the ones before these are asked for; None where there are none"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class AddedBase(Base):
-    """A base model that was handed in.
+    """A base model that was handed in."""
 
-    Attributes:
-        created: it was not there before.
-        same_as: name of the model with the same content in other files, that the new name was given to.
-        findings: what is to be known of it.
-    """
-
-    created: bool
-    same_as: str | None
-    findings: tuple[Finding, ...]
+    created: bool = described("it was not there before")
+    same_as: str | None = described(
+        "name of the model with the same content in other files, that the new name was given to"
+    )
+    findings: tuple[Finding, ...] = described("what is to be known of it")

@@ -53,10 +53,6 @@ def lay_out(files: Mapping[str, Path], folder: Path) -> None:
     """Make a folder of links to a model's files under their own names, for mlx-lm to load.
 
     Where its `config.json` lacks keys that mlx-lm needs, the folder gets one that has them.
-
-    Args:
-        files: where each file is, by its name.
-        folder: need not be there yet.
     """
     for path, real in files.items():
         place = folder / path

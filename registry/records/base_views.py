@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy.orm import object_session
 
 from .. import tables
+from ..record import row_values
 from .base import Base, Calibration, Source
 from .current_calibrations import current_calibration
 from .views import entries
@@ -20,30 +21,12 @@ def base_record(base: tables.BaseModel) -> Base:
 def base_facts(base: tables.BaseModel) -> dict[str, Any]:
     """Return the fields of a base model's record."""
     return {
+        **row_values(Base, base),
         "name": base.names[0].name,
         "names": tuple(name.name for name in base.names),
-        "digest": base.digest,
-        "content": base.content,
-        "architecture": base.architecture,
-        "model_type": base.model_type,
-        "parameters": base.parameters,
-        "dtype": base.dtype,
-        "quantization": base.quantization,
-        "bytes": base.bytes,
         "reference": base.location,
         "sources": tuple(Source(source=row.source, revision=row.revision or None) for row in base.revisions),
-        "created_at": base.created_at,
-        "created_by": base.created_by,
-        "calibrations": tuple(
-            Calibration(
-                digest=row.digest,
-                prompts=row.prompts,
-                tokens=row.tokens,
-                adapter=row.adapter,
-                created_at=row.created_at,
-            )
-            for row in _last_taken(base)
-        ),
+        "calibrations": tuple(map(Calibration.from_row, _last_taken(base))),
         "files": entries(base.manifest),
     }
 

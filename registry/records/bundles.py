@@ -43,19 +43,7 @@ def record_bundle(
     fused: tables.Fused | None = None,
     detail: Mapping[str, Any],
 ) -> int:
-    """Record a bundle that was written, unless the very same is on record at its place; return the number of its row.
-
-    Args:
-        session: writing.
-        workspace: the registry's parts.
-        action: of the event.
-        target: what the bundle is for.
-        place: where it lies.
-        manifest: its files.
-        adapters: which are in it.
-        fused: the fused model that is in it.
-        detail: of the event, besides target and path.
-    """
+    """Record a bundle that was written, unless the very same is on record at its place; return the number of its row."""
     from .deposit import record_manifest
 
     bundle = tables.Bundle

@@ -16,7 +16,7 @@ from fusery.storage.errors import BlobCorruptError, BlobMissingError
 from .. import tables
 from ..database import events
 from ..errors import BadInputError, UnknownReferenceError
-from ..record import Record
+from ..record import Record, described
 from .bases import blob_generations
 
 if TYPE_CHECKING:
@@ -31,29 +31,20 @@ class CalibrationReport(Record):
     """A calibration that was made, or was there already.
 
     Attributes:
-        base: name of the base.
-        digest: of the calibration.
-        prompts: `built-in`, or the name of the file it was made from.
-        tokens: number that were read.
-        rank: most directions stored per input.
-        bytes: size of its file.
-        engine: which mlx-lm ran the base.
-        created: it did not exist before.
-        seconds: that it took.
         adapter: name of the adapter that it is for, where scales and biases were learned for that one's fused model.
         before: how far that model's answers were from those of base + adapter, in nats per token, on texts put aside.
         after: the same with what was learned.  Both are null of one that was there already.
     """
 
-    base: str
-    digest: str
-    prompts: str
-    tokens: int
-    rank: int
-    bytes: int
-    engine: str
-    created: bool
-    seconds: float
+    base: str = described("name of the base")
+    digest: str = described("of the calibration")
+    prompts: str = described("`built-in`, or the name of the file it was made from")
+    tokens: int = described("number that were read")
+    rank: int = described("most directions stored per input")
+    bytes: int = described("size of its file")
+    engine: str = described("which mlx-lm ran the base")
+    created: bool = described("it did not exist before")
+    seconds: float = described("that it took")
     adapter: str | None = None
     before: float | None = None
     after: float | None = None
@@ -164,16 +155,8 @@ def record_calibration(
 
 def calibration_report(row: tables.Calibration, *, created: bool, seconds: float) -> CalibrationReport:
     """Return what is said of a calibration's record."""
-    return CalibrationReport(
-        base=row.base.name,
-        digest=row.digest,
-        prompts=row.prompts,
-        tokens=row.tokens,
-        rank=row.rank,
-        bytes=_file(row).size,
-        engine=row.engine,
-        created=created,
-        seconds=round(seconds, 3),
+    return CalibrationReport.from_row(
+        row, base=row.base.name, bytes=_file(row).size, created=created, seconds=round(seconds, 3)
     )
 
 

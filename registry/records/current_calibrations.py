@@ -32,10 +32,6 @@ def current_calibration(session: Session, base: tables.BaseModel) -> tables.Cali
     """Return the calibration of a base that serves all of its adapters, or None if it has none.
 
     Of several it is the newest, unless an older one was asked for again since that one came.
-
-    Args:
-        session: reads the database.
-        base: its row.
     """
     rows = [row for row in base.calibrations if row.adapter is None]
     if len(rows) < 2:
@@ -51,11 +47,6 @@ def choose_calibration(session: Session, row: tables.Calibration, *, actor: str)
     """Make a calibration that is there the one that is taken; return the one that was until now, None if it was this one.
 
     What is on record stays as it is: the log says what was asked for, and how far the record had come then.
-
-    Args:
-        session: writes the database.
-        row: of the calibration, which serves all adapters.
-        actor: who asks for it.
     """
     before = current_calibration(session, row.base)
     if before is None or before.id == row.id:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -18,7 +17,7 @@ from sqlalchemy.orm import Session, aliased
 from .. import tables
 from ..database.batches import batches
 from ..errors import BadInputError
-from ..record import Record
+from .evaluation import Evaluation
 
 METRIC = "metric."
 """What a field of a list begins with that is the value of a metric: `metric.mmlu.acc`."""
@@ -30,47 +29,6 @@ _NAME = re.compile(r"[A-Za-z0-9_]+(?:[.:@-][A-Za-z0-9_]+)*")
 
 SETTING = ("dataset", "split", "harness", "shots", "seed")
 """What a value was measured on and with: two values of one metric that differ in these are two evaluations."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Evaluation(Record):
-    """One metric that was measured of an adapter.
-
-    Attributes:
-        adapter: its name.
-        metric: name of the metric, such as `mmlu.acc`.
-        value: as the harness has it; most are shares from 0 to 1.
-        higher_is_better: None if nobody said so.
-        stderr: standard error of the value, in its unit.
-        dataset: what it was measured on; of a harness, its task.
-        split: of the dataset, such as `test`.
-        harness: the program that measured it, such as `lm-eval`.
-        harness_version: its version, or the commit it was built from.
-        task_version: of the harness's task.
-        shots: solved examples in each prompt.
-        seed: of the measurement.
-        samples: how many were measured.
-        source: SHA-256 of the file that said it; None if a program did.
-        at: when it was recorded.
-        by: who recorded it.
-    """
-
-    adapter: str
-    metric: str
-    value: float
-    higher_is_better: bool | None
-    stderr: float | None
-    dataset: str | None
-    split: str | None
-    harness: str | None
-    harness_version: str | None
-    task_version: str | None
-    shots: int | None
-    seed: int | None
-    samples: int | None
-    source: str | None
-    at: datetime
-    by: str
 
 
 _COMPARED = ("dataset", "split", "harness", "shots")
@@ -119,28 +77,7 @@ def evaluation_records(
     adapter: str, rows: Iterable[tables.Evaluation], at: datetime | None = None
 ) -> tuple[Evaluation, ...]:
     """Return the records of those of an adapter's evaluations that count, today or at a moment."""
-    return tuple(
-        Evaluation(
-            adapter=adapter,
-            metric=row.metric,
-            value=row.value,
-            higher_is_better=row.higher_is_better,
-            stderr=row.stderr,
-            dataset=row.dataset or None,
-            split=row.split or None,
-            harness=row.harness or None,
-            harness_version=row.harness_version,
-            task_version=row.task_version,
-            shots=row.shots,
-            seed=row.seed,
-            samples=row.samples,
-            source=row.source,
-            at=row.at,
-            by=row.by,
-        )
-        for row in rows
-        if stands(row, at)
-    )
+    return tuple(Evaluation.from_row(row, adapter=adapter) for row in rows if stands(row, at))
 
 
 def key_of(values: Mapping[str, Any] | tables.Evaluation) -> tuple[Any, ...]:
@@ -157,10 +94,6 @@ def missing_evaluations(
     """Return which values of an adapter are not on record; the metrics that are; and what is on record otherwise.
 
     What was withdrawn is not on record in this sense: the right value may take its place, and so may the same once more.
-
-    Args:
-        adapter: its row.
-        measured: columns of evaluations.
     """
     there = {key_of(row): row for row in adapter.evaluations if stands(row)}
     new, known, others = list[Mapping[str, Any]](), list[str](), list[tables.Evaluation]()

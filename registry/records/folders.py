@@ -22,13 +22,14 @@ from fusery.storage.room import Need, require_rooms
 from .. import tables
 from ..adapters.render import FORMS, Form
 from ..errors import BadInputError, UnknownReferenceError
-from ..record import Record
+from ..record import Record, described
 from .base_files import base_manifest, completed_config, proven_files
 from .fused_label import label_of
 from .references import resolve_adapter, resolve_any, resolve_base
 from .renderings import fetch_form
 from .scratch import scratch_folder
-from .withdrawals import Withdrawal, of_adapters, of_fused, refuse_yanked
+from .withdrawal import Withdrawal
+from .withdrawals import of_adapters, of_fused, refuse_yanked
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
@@ -41,23 +42,14 @@ _LATELY = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class LocalFolder(Record):
-    """Where the files of something are on this machine.
+    """Where the files of something are on this machine."""
 
-    Attributes:
-        kind: `adapter`, `base` or `fused`.
-        name: of that; of a fused model its label.
-        digest: of that.
-        format: of an adapter's files, `mlx` or `peft`; None for models.
-        path: the folder, which is not to be written to.
-        withdrawals: what it has to do with yanks that stand.
-    """
-
-    kind: Literal["adapter", "base", "fused"]
-    name: str
-    digest: str
-    format: str | None
-    path: Path
-    withdrawals: tuple[Withdrawal, ...]
+    kind: Literal["adapter", "base", "fused"] = described("`adapter`, `base` or `fused`")
+    name: str = described("of that; of a fused model its label")
+    digest: str = described("of that")
+    format: str | None = described("of an adapter's files, `mlx` or `peft`; None for models")
+    path: Path = described("the folder, which is not to be written to")
+    withdrawals: tuple[Withdrawal, ...] = described("what it has to do with yanks that stand")
 
 
 def local_folder(workspace: Workspace, reference: str, form: str | None = None) -> LocalFolder:
@@ -139,10 +131,6 @@ def model_folder(workspace: Workspace, reference: str) -> Path:
 
     A model that was added by reference is where it lies, unless mlx-lm needs keys that its `config.json` has not, or
     other files lie beside those on record.
-
-    Args:
-        workspace: the registry's parts.
-        reference: the base model.
 
     Raises:
         UnknownReferenceError: there is no such base.

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..record import Record, left_out
+from ..record import Record, described
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listening(Record):
-    """A server that answers.
+    """A server that answers."""
 
-    Attributes:
-        url: where.
-        entrance: the address that pages are opened by for acts; left out where there is none.
-    """
-
-    url: str
-    entrance: str | None = left_out()
+    url: str = described("where")
+    entrance: str | None = described(
+        "the address that pages are opened by for acts; left out where there is none", optional=True
+    )

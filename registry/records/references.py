@@ -259,11 +259,6 @@ def _by_digest(session: Session, table: Any, text: str) -> list[Any]:
 def resolve_any(session: Session, text: str, among: Select[tables.Adapter] | None = None) -> Subject:
     """Return whatever a reference names: an adapter, a base model by name or digest, a fused artifact by digest or key.
 
-    Args:
-        session: of any transaction.
-        text: the reference.
-        among: as `resolve_adapter` has it.
-
     Raises:
         UnknownReferenceError: nothing has that name.
     """

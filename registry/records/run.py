@@ -6,86 +6,53 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from ..record import Record
+from ..record import Record, described
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CurvePoint(Record):
-    """What was measured at one iteration; None if it was not.
+    """What was measured at one iteration; None if it was not."""
 
-    Attributes:
-        iteration: counted from 1.
-        train_loss: mean over the steps since the point before.
-        val_loss: over the validation set.
-        learning_rate: of the step.
-    """
-
-    iteration: int
-    train_loss: float | None
-    val_loss: float | None
-    learning_rate: float | None
+    iteration: int = described("counted from 1")
+    train_loss: float | None = described("mean over the steps since the point before", title="training loss")
+    val_loss: float | None = described("over the validation set", title="validation loss")
+    learning_rate: float | None = described("of the step")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured(Record):
-    """An iteration and its validation loss.
+    """An iteration and its validation loss."""
 
-    Attributes:
-        iteration: counted from 1.
-        val_loss: over the validation set.
-    """
-
-    iteration: int | None
-    val_loss: float | None
+    iteration: int | None = described("counted from 1")
+    val_loss: float | None = described("over the validation set")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Commit(Record):
-    """The state of the code that trained.
+    """The state of the code that trained."""
 
-    Attributes:
-        commit: its identifier in git.
-        dirty: there were changes beside it.
-    """
-
-    commit: str
-    dirty: bool | None
+    commit: str = described("its identifier in git")
+    dirty: bool | None = described("there were changes beside it")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingRun(Record):
-    """Where an adapter's weights are from.
+    """Where an adapter's weights are from."""
 
-    Attributes:
-        checkpoint: the iteration that was registered.
-        chosen: how it was: `best`, `last` or by its number.
-        best: the iteration with the lowest validation loss.
-        last: the last one that was validated.
-        state: how the run ended, as far as that is known.
-        source: what says so.
-        started_at: when it began.
-        seconds: that it took.
-        trained_tokens: that it was trained on.
-        peak_memory: bytes.
-        git: the code.
-        machine: processor, cores, memory and system.
-        versions: of the packages.
-        arguments: of the trainer.
-        dataset_files: path, size and digest of each file of the data.
-    """
-
-    checkpoint: int | None
-    chosen: str
-    best: Measured | None
-    last: Measured
-    state: str
-    source: str
-    started_at: datetime | None
-    seconds: float | None
-    trained_tokens: int | None
-    peak_memory: int | None
-    git: Commit | None
-    machine: Mapping[str, object] | None
-    versions: Mapping[str, str] | None
-    arguments: Mapping[str, object] | None
-    dataset_files: tuple[Mapping[str, object], ...] | None
+    checkpoint: int | None = described("the iteration that was registered")
+    chosen: str = described("how it was: `best`, `last` or by its number")
+    best: Measured | None = described("the iteration with the lowest validation loss")
+    last: Measured = described("the last one that was validated")
+    state: str = described("how the run ended, as far as that is known")
+    source: str = described("what says so")
+    started_at: datetime | None = described("when it began")
+    seconds: float | None = described("that it took")
+    trained_tokens: int | None = described("that it was trained on")
+    peak_memory: int | None = described("bytes")
+    git: Commit | None = described("the code")
+    machine: Mapping[str, object] | None = described("processor, cores, memory and system")
+    versions: Mapping[str, str] | None = described("of the packages")
+    arguments: Mapping[str, object] | None = described("of the trainer")
+    dataset_files: tuple[Mapping[str, object], ...] | None = described(
+        "path, size and digest of each file of the data"
+    )

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Literal
 
-from ..record import EXACT, Record
+from ..record import Record, described
 
 Role = Literal["reader", "publisher", "approver", "admin"]
 """What a token lets its bearer do; each may do what those before it may."""
@@ -16,29 +16,22 @@ State = Literal["active", "expired", "revoked"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Token(Record):
-    """A token, without its secret, which nobody has but its bearer.
-
-    Attributes:
-        name: whose it is: under this name its bearer acts.
-        role: what its bearer may do.
-        state: `active`, `expired` or `revoked`.
-        created_at: since when it is valid.
-        created_by: who made it.
-        expires_at: until when it is valid; None for one that does not expire.
-        revoked_at: since when no server takes it any more.
-        revoked_by: who said that.
-    """
+    """A token, without its secret, which nobody has but its bearer."""
 
     REFERENCE = "name"
 
-    name: str
-    role: Role
-    state: State
-    created_at: datetime = field(metadata=EXACT)
-    created_by: str
-    expires_at: datetime | None = field(metadata=EXACT)
-    revoked_at: datetime | None = field(metadata=EXACT)
-    revoked_by: str | None
+    name: str = described("whose it is: under this name its bearer acts")
+    role: Role = described("what its bearer may do")
+    state: State = described("`active`, `expired` or `revoked`")
+    created_at: datetime = described("since when it is valid", heading="since", exact=True)
+    created_by: str = described("who made it", heading="by")
+    expires_at: datetime | None = described(
+        "until when it is valid; None for one that does not expire", heading="expires", exact=True
+    )
+    revoked_at: datetime | None = described(
+        "since when no server takes it any more", heading="revoked", rare=True, exact=True
+    )
+    revoked_by: str | None = described("who said that", rare=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,25 +51,18 @@ class NewToken(Token):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity(Record):
-    """Who asks, as their token says.
+    """Who asks, as their token says."""
 
-    Attributes:
-        name: of the token: under this name they act.
-        role: what they may do.
-        expires_at: until when the token is valid; None for one that does not expire.
-    """
-
-    name: str
-    role: Role
-    expires_at: datetime | None
+    name: str = described("of the token: under this name they act")
+    role: Role = described("what they may do")
+    expires_at: datetime | None = described(
+        "until when the token is valid; None for one that does not expire"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnIdentity(Identity):
-    """Who asks, and which registry is asked.
+    """Who asks, and which registry is asked."""
 
-    Attributes:
-        registry: its id.
-    """
-
-    registry: str
+    registry: str = described("its id")
+    version: str = described("of fusery there")

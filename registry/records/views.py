@@ -16,9 +16,11 @@ from fusery.storage.manifest import FileEntry
 from .. import tables
 from ..adapters.finding import Finding, Severity
 from ..names import compact_date
+from ..record import row_values
 from .adapter import Adapter, Registered
 from .amendments import amendment_records
-from .withdrawals import Withdrawals, of_adapters, own
+from .withdrawal import Withdrawals, own
+from .withdrawals import of_adapters
 
 
 def moment(value: datetime) -> str:
@@ -66,41 +68,33 @@ def adapter_facts(
     return [_adapter_facts(adapter, aliases[adapter.id], told.get(adapter.id, ())) for adapter in adapters]
 
 
-def _adapter_facts(adapter: tables.Adapter, aliases: list[str], told: Withdrawals) -> dict[str, Any]:
+def adapter_values(adapter: tables.Adapter) -> dict[str, Any]:
+    """Return what an adapter's own row says under the names of its record: its columns, and what stands for others."""
     dataset = adapter.dataset
     return {
-        "name": adapter.name,
+        **row_values(Adapter, adapter),
         "task": adapter.task.name,
-        "version": adapter.version,
         "date": compact_date(adapter.date),
         "base": adapter.base.names[0].name,
         "trained_on": adapter.trained_on_name,
         "trained_on_digest": adapter.trained_on,
-        "digest": adapter.digest,
-        "method": adapter.method,
-        "rank": adapter.rank,
-        "alpha": adapter.alpha,
-        "scale": adapter.scale,
-        "layers": adapter.layers,
         "target_modules": tuple(adapter.target_modules),
-        "trainable_parameters": adapter.trainable_parameters,
-        "total_parameters": adapter.total_parameters,
-        "trainable_percent": round(100 * adapter.trainable_parameters / adapter.total_parameters, 6),
-        "val_loss": adapter.val_loss,
-        "iterations": adapter.iterations,
         "dataset": dataset.name if dataset else None,
         "dataset_revision": (dataset.revision or None) if dataset else None,
         "dataset_digest": (dataset.digest or None) if dataset else None,
-        "examples": adapter.examples,
         "parent": adapter.parent.name if adapter.parent else None,
+    }
+
+
+def _adapter_facts(adapter: tables.Adapter, aliases: list[str], told: Withdrawals) -> dict[str, Any]:
+    return {
+        **adapter_values(adapter),
+        "trainable_percent": round(100 * adapter.trainable_parameters / adapter.total_parameters, 6),
         "aliases": tuple(aliases),
         "tags": {tag.key: tag.value for tag in adapter.tags},
-        "note": adapter.note,
         "amendments": tuple(amendment_records(adapter.amendments)),
         "yanked": own(told) is not None,
         "withdrawals": told,
-        "created_at": adapter.created_at,
-        "created_by": adapter.created_by,
         "findings": tuple(
             Finding(row.code, cast(Severity, row.severity), row.subject, row.message, row.hint)
             for row in adapter.findings

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 from sqlalchemy import (
     BindParameter,
@@ -31,46 +30,11 @@ from sqlalchemy.orm import Session, aliased
 from .. import tables
 from ..database.batches import BATCH
 from ..errors import BadInputError
-from ..record import Record
 from .recipe import source_pairs
 from .weights import same_weights
-
-Relation = Literal["itself", "same-bytes", "contains", "computed-from"]
-_WORDS: Mapping[Relation, str] = {
-    "itself": "yanked: {reason}",
-    "same-bytes": "the same bytes were yanked as {adapter}: {reason}",
-    "contains": "contains the weights of {adapter}, which is yanked: {reason}",
-    "computed-from": "computed from {adapter}, which is yanked: {reason}",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Withdrawal(Record):
-    """What a thing has to do with one yank that stands.
-
-    Attributes:
-        adapter: name of the record that is yanked.
-        relation: the thing is that record `itself`, has the `same-bytes` under another name, `contains` its weights, or it or an
-            adapter in it is `computed-from` them.
-        reason: of the yank.
-        at: when it was yanked.
-        by: who did that.
-    """
-
-    adapter: str
-    relation: Relation
-    reason: str
-    at: datetime
-    by: str
-    KEYS: ClassVar[tuple[str, ...]] = ("adapter", "relation", "reason", "at", "by", "told")
-
-    @property
-    def told(self) -> str:
-        """A sentence that names the yanked record."""
-        return _WORDS[self.relation].format(adapter=self.adapter, reason=self.reason)
-
-
-Withdrawals = tuple[Withdrawal, ...]
+from .withdrawal import Relation as Relation  # noqa: PLC0414 -- a public name of this module
+from .withdrawal import Withdrawal as Withdrawal  # noqa: PLC0414 -- a public name of this module
+from .withdrawal import Withdrawals as Withdrawals  # noqa: PLC0414 -- a public name of this module
 
 
 def of_adapters(
@@ -94,11 +58,6 @@ def of_fused(session: Session, ids: Collection[int]) -> dict[int, Withdrawals]:
 def of_bundles(session: Session, ids: Collection[int]) -> dict[int, Withdrawals]:
     """Return the yanks that concern the fused model or the adapters in bundles."""
     return _found(session, ids, _packed, holding=True)
-
-
-def own(withdrawals: Withdrawals) -> str | None:
-    """Return why the record itself is yanked, None if it is not."""
-    return next((each.reason for each in withdrawals if each.relation == "itself"), None)
 
 
 def shown(withdrawals: Withdrawals) -> list[dict[str, Any]]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from sqlalchemy.orm import Session
 
@@ -13,8 +12,7 @@ from ..access.roles import require_may_change
 from ..database import events
 from ..database.limits import TAGS, require_count
 from ..errors import BadInputError
-from ..record import Record
-from ..records.adapter import Amendment
+from ..records.adapter import Amended
 from ..records.amendments import (
     TAG,
     State,
@@ -33,27 +31,6 @@ if TYPE_CHECKING:
     from .correction import Correction
 
 AMENDED = "adapter.amended"
-
-
-@dataclass(frozen=True, slots=True)
-class Amended(Record):
-    """The result of `amend`.
-
-    Attributes:
-        name: of the adapter.
-        digest: of its files, which do not change.
-        amendments: the changes, as `show` has them; empty if nothing changed.
-    """
-
-    name: str
-    digest: str
-    amendments: tuple[Amendment, ...]
-    KEYS: ClassVar[tuple[str, ...]] = ("name", "digest", "changed", "amendments")
-
-    @property
-    def changed(self) -> bool:
-        """Something is otherwise than before."""
-        return bool(self.amendments)
 
 
 def amend(workspace: Workspace, reference: str, correction: Correction) -> Amended:

@@ -17,19 +17,12 @@ from .. import tables
 from ..admission.submission import Submission
 from ..errors import AlreadyExistsError
 from ..names import compact_date, parse_date
-from ..records.amendments import TAG, State, state_of, undone
+from ..records.amendments import TAG, State, is_amendable, state_of, undone
 from ..records.references import load_adapters
-from ..records.withdrawals import of_adapters, own
+from ..records.withdrawal import own
+from ..records.withdrawals import of_adapters
 from ..training.facts import recorded_curve
 from .ground import Ground
-
-_OPTIONS = {
-    "date": "--date",
-    "val_loss": "--val-loss",
-    "dataset": "--dataset",
-    "examples": "--examples",
-    "note": "--note",
-}
 
 
 def known_adapter(
@@ -63,7 +56,7 @@ def known_adapter(
     if not said:
         return None
     row, differs = said[0]
-    fixed = [field for field in differs if field not in _OPTIONS and not field.startswith(TAG)]
+    fixed = [field for field in differs if not is_amendable(field)]
     if fixed and row.id in withdrawn:
         return None
     raise _refusal(row, differs, fixed, withdrawn.get(row.id))
@@ -82,7 +75,7 @@ def _refusal(
     options = [
         f"--tag {shlex.quote(f'{name.removeprefix(TAG)}={value}')}"
         if name.startswith(TAG)
-        else f"{_OPTIONS[name]} {shlex.quote(str(value))}"
+        else f"--{name.replace('_', '-')} {shlex.quote(str(value))}"
         for name, (_, value) in differs.items()
     ]
     again = "" if yanked is None else f", then fusery yank {row.name} --undo"
@@ -100,10 +93,10 @@ def _differences(
     What was on record once counts as well: who registers again what was amended since says nothing new.
     """
     base, parent, other = ground.base, ground.parent, ground.trained_on
+    columns = {name: value for name, value in submission.columns().items() if not is_amendable(name)}
     fixed: dict[str, tuple[Any, Any]] = {
         "base": (row.base.name, base.name if base.id != row.base_id else None),
-        "version": (row.version, submission.version),
-        "alpha": (row.alpha, submission.alpha),
+        **{name: (getattr(row, name), value) for name, value in columns.items()},
         "parent": (row.parent.name if row.parent else None, parent.name if parent else None),
         "trained_on": (
             row.trained_on_name,
@@ -128,10 +121,8 @@ def _states(row: tables.Adapter) -> list[State]:
 
 def _said(submission: Submission) -> State:
     return {
+        **{name: value for name, value in submission.columns().items() if is_amendable(name)},
         "date": compact_date(parse_date(submission.date)) if submission.date else None,
-        "val_loss": submission.val_loss,
         "dataset": submission.dataset,
-        "examples": submission.examples,
-        "note": submission.note,
         **{f"{TAG}{key}": value for key, value in submission.tags.items()},
     }

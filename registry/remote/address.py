@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import re
-import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from fusery.storage.errors import MissingFileError
 from fusery.storage.failures import os_failures
 
 from ..errors import BadInputError
+
+if TYPE_CHECKING:
+    import ssl
 
 _TOKEN = re.compile(r"[!-~]{1,4096}")
 
@@ -139,6 +142,8 @@ def trusted_certificates() -> ssl.SSLContext:
     Raises:
         MissingFileError, BadInputError: there is no such file, or no certificate in it.
     """
+    import ssl  # 10 ms
+
     file = os.environ.get("FUSERY_CA_FILE") or None
     if file is None:
         return ssl.create_default_context()

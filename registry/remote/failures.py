@@ -16,9 +16,10 @@ from ..wire import decode, encode
 _MODULES = (
     "storage.errors",
     "registry.errors",
-    "registry.admission.refusal",
     "registry.catalog.where.problem",
+    "registry.admission.refusal",
 )
+"""Modules with errors of their own, those that take long to import last."""
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _SAID = 2_000
 _DETAILS: Mapping[str, Any] = {"findings": tuple[Finding, ...], "position": int, "excerpt": tuple[str, str]}
@@ -42,7 +43,7 @@ def failure(told: Mapping[str, Any], token: str) -> FuseryError:
     code, message, hint = told["code"], told["message"], told.get("hint") or None
     if not (isinstance(code, str) and isinstance(message, str) and isinstance(hint, str | None)):
         raise TypeError("no error")
-    kind = _by_code().get(code, ServerError)
+    kind = _kind_of(code)
     error = kind.__new__(kind)
     FuseryError.__init__(error, _shown(message, token), hint=hint and _shown(hint, token))
     details = told.get("details") or {}
@@ -65,13 +66,12 @@ def _shown(text: str, token: str) -> str:
 
 
 @cache
-def _by_code() -> Mapping[str, type[FuseryError]]:
+def _kind_of(code: str) -> type[FuseryError]:
     for name in _MODULES:
         importlib.import_module(f"fusery.{name}")
-    found: dict[str, type[FuseryError]] = {}
-    for kind in _kinds(FuseryError):
-        found.setdefault(kind.code, kind)
-    return found
+        if kind := next((kind for kind in _kinds(FuseryError) if kind.code == code), None):
+            return kind
+    return ServerError
 
 
 def _kinds(kind: type[FuseryError]) -> Iterator[type[FuseryError]]:

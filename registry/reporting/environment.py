@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,14 @@ from ..charts.curves import swatch
 from ..charts.heat_map_svg import touched
 from ..engine.verdict import share_in_words
 from ..parsing import plural
+from ..record import Part, parts_of
+from ..records.adapter import Adapter, Amendment
+from ..records.adapter_details import PAGE, AdapterDetails
+from ..records.difference import ModuleDifference
+from ..records.evaluation import Evaluation
+from ..records.fused import ModuleFidelity
+from ..records.lines import lines_of, value_text
+from ..records.run import CurvePoint
 from ..releases.rules import rule_words
 from .cells import cells
 
@@ -28,6 +36,9 @@ _STATES = {
     "not-checked": ("warn", "not checked"),
 }
 _VERDICTS = {"PASS": "good", "DEGRADED": "warn", "LOST": "bad"}
+_KINDS = {
+    each.__name__: each for each in (Amendment, CurvePoint, Evaluation, ModuleDifference, ModuleFidelity)
+}
 _SEVERITIES = {"error": "bad", "warning": "warn"}
 
 
@@ -52,13 +63,41 @@ def environment(others: Callable[[str], str | None] = lambda _: None) -> Environ
     made.filters |= {"cells": cells, "plural": plural, "retained": share_in_words, "touched": touched}
     made.filters |= {"wanted": rule_words}
     made.filters |= {"version": lambda name, task: f"v{text.version_of(task, name)}"}
+    made.filters |= {"lines": lambda view: list(lines_of(AdapterDetails, PAGE, view, "–"))}
     made.globals |= {
+        "columns_of": columns_of,
+        "usual": [_column(part) for part in parts_of(Adapter).values() if part.about.usual],
         "states": _STATES,
         "verdicts": _VERDICTS,
         "severities": _SEVERITIES,
         "swatch": swatch,
     }
     return made
+
+
+def columns_of(kind: str, names: str) -> list[dict[str, Any]]:
+    """Return columns of a table of records, each with its head, its part, its class, and the text of its cells.
+
+    Args:
+        kind: name of the records' class.
+        names: of the fields, with spaces between.
+    """
+    return [_column(parts_of(_KINDS[kind])[name]) for name in names.split()]
+
+
+def _column(part: Part) -> dict[str, Any]:
+    title, number = f"{part.title[:1].upper()}{part.title[1:]}", part.is_number
+
+    def cell(row: Mapping[str, Any]) -> str:
+        found = value_text(part, row[part.key], cell=True) or "–"
+        return found.replace("-", "\N{MINUS SIGN}") if number else found
+
+    return {
+        "head": f">{title}" if number else title,
+        "part": part,
+        "class": Markup(' class="num"' if number else ' class="day"' if part.kind == "moment" else ""),
+        "text": cell,
+    }
 
 
 def style() -> str:

@@ -11,7 +11,8 @@ from sqlalchemy.orm import Session, selectinload
 from .. import tables
 from ..charts.heat_map import heat_map, natural
 from ..errors import BadInputError
-from ..fusion.views import fused_line, module_record
+from ..fusion.views import fused_line
+from ..records.fused import ModuleFidelity
 from ..records.withdrawals import of_fused, shown
 
 MOST_LINES = 30
@@ -55,7 +56,10 @@ def _line(row: tables.Fused) -> dict[str, Any]:
 
 def _map(row: tables.Fused, line: dict[str, Any]) -> dict[str, Any]:
     modules = sorted(row.modules, key=lambda module: natural(module.module))
-    view = {**line, "fidelity": {**line["fidelity"], "modules": [module_record(each) for each in modules]}}
+    view = {
+        **line,
+        "fidelity": {**line["fidelity"], "modules": [ModuleFidelity.from_row(each) for each in modules]},
+    }
     facts: dict[str, Any] = {
         "key": line["key"],
         "name": line["name"],

@@ -26,7 +26,7 @@ from ..documents import write_picture
 from ..dsse.envelope import BadSignatureError, Envelope, parse_dsse
 from ..dsse.keys import key_id, read_private_key, read_public_key
 from ..errors import CheckFailedError
-from ..record import Record
+from ..record import Record, described
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
@@ -40,19 +40,14 @@ class Anchor(Record):
     """Where a log stood.  Its moments are texts as they were signed.
 
     Attributes:
-        registry: id of the registry.
-        seq: number of the newest entry.
-        hash: of that entry, which stands for the whole log up to it.
-        at: time of that entry.
-        made_at: when the anchor was made, by the database's clock.
         key_id: of the key that signed it, if one did.
     """
 
-    registry: str
-    seq: int
-    hash: str
-    at: str
-    made_at: str
+    registry: str = described("id of the registry")
+    seq: int = described("number of the newest entry")
+    hash: str = described("of that entry, which stands for the whole log up to it")
+    at: str = described("time of that entry")
+    made_at: str = described("when the anchor was made, by the database's clock")
     key_id: str | None = None
 
 
@@ -67,13 +62,34 @@ class WrittenAnchor(Anchor):
     path: Path = field(kw_only=True)
 
 
-def make_anchor(
-    workspace: Workspace, key: Path | None, passphrase: Callable[[], bytes]
+def newest_anchor(workspace: Workspace) -> Anchor:
+    """Return where the log stands.
+
+    Raises:
+        CheckFailedError: there is no entry, or the newest one was changed.
+    """
+    with workspace.database.read() as session:
+        newest, registry = events.last(session), session.get(tables.Registry, 1)
+        if newest is None or registry is None or newest.hash != events.event_hash(newest):
+            raise CheckFailedError(
+                "the newest entry of the log is not as it was written", hint="fusery audit --chain"
+            )
+        return Anchor(
+            registry.store_id,
+            newest.seq,
+            newest.hash,
+            newest.at.isoformat(timespec="microseconds"),
+            workspace.database.utcnow(session).isoformat(timespec="microseconds"),
+        )
+
+
+def signed_anchor(
+    newest: Callable[[], Anchor], key: Path | None, passphrase: Callable[[], bytes]
 ) -> tuple[Anchor, bytes]:
     """Return where the log stands, and the document that says so.
 
     Args:
-        workspace: the registry's parts.
+        newest: asks the registry where its log stands, once the key was read.
         key: PEM file of the private key that signs it, if one is to.
         passphrase: returns the key's passphrase if the key needs one.
 
@@ -81,19 +97,7 @@ def make_anchor(
         CheckFailedError: there is no entry, or the newest one was changed.
     """
     private = read_private_key(key, passphrase) if key is not None else None
-    with workspace.database.read() as session:
-        newest, registry = events.last(session), session.get(tables.Registry, 1)
-        if newest is None or registry is None or newest.hash != events.event_hash(newest):
-            raise CheckFailedError(
-                "the newest entry of the log is not as it was written", hint="fusery audit --chain"
-            )
-        anchor = Anchor(
-            registry.store_id,
-            newest.seq,
-            newest.hash,
-            newest.at.isoformat(timespec="microseconds"),
-            workspace.database.utcnow(session).isoformat(timespec="microseconds"),
-        )
+    anchor = newest()
     said = {key: value for key, value in anchor.to_dict().items() if key != "key_id"}
     envelope = Envelope(TYPE, canonical_json({"format": 1, **said}), b"")
     signatures: list[dict[str, str]] = []

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, select
@@ -14,10 +11,10 @@ from sqlalchemy.orm import Session
 
 from .. import tables
 from ..database import events
-from ..dsse.keys import key_id, public_pem, read_public_key
+from ..dsse.keys import key_id, parse_public_key, public_pem
 from ..errors import AlreadyExistsError, BadInputError, UnknownReferenceError
 from ..names import parse_slug
-from ..record import EXACT, Record
+from ..records.signature import TrustedKey
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
@@ -27,42 +24,15 @@ _PATTERN = re.compile(r"[a-z0-9._*?-]{1,128}#[a-z0-9._*?-]{1,128}")
 _MOST = 100
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrustedKey(Record):
-    """A key whose signatures count, or counted.
-
-    Attributes:
-        name: what it is called here.
-        key_id: SHA-256 of it.
-        aliases: patterns of the aliases that it counts for.
-        fused: fused artifacts of other registries count as made here when it has signed them.
-        signatures: how many by it are on record.
-        created_at: since when it is trusted.
-        created_by: who said so.
-        revoked_at: since when it counts no more.
-        revoked_by: who said that.
-    """
-
-    name: str
-    key_id: str
-    aliases: tuple[str, ...]
-    fused: bool
-    signatures: int
-    created_at: datetime = field(metadata=EXACT)
-    created_by: str
-    revoked_at: datetime | None = field(metadata=EXACT)
-    revoked_by: str | None
-
-
 def add_key(
-    workspace: Workspace, name: str, path: Path, aliases: Sequence[str] = (), *, fused: bool = False
+    workspace: Workspace, name: str, pem: str, aliases: Sequence[str] = (), *, fused: bool = False
 ) -> TrustedKey:
     """Let the signatures of a key count.
 
     Args:
         workspace: the registry's parts.
         name: what the key is called here, such as its owner's name.
-        path: PEM file of the public key, or of a certificate of it.
+        pem: the public key.
         aliases: for which: patterns of `TASK#ALIAS` with `*` and `?`.  The same key under the same name again gets these.
         fused: fused artifacts of other registries count as made here when this key has signed them.
 
@@ -72,7 +42,7 @@ def add_key(
     """
     called = parse_slug(name, "key")
     patterns = _patterns(aliases, may_be_none=fused)
-    public = read_public_key(path)
+    public = parse_public_key(pem.encode(), "the key")
     number = key_id(public)
     key = tables.TrustedKey
     with workspace.database.write() as session:
@@ -186,14 +156,4 @@ def _tell(
 def _view(session: Session, row: tables.TrustedKey) -> TrustedKey:
     signature = tables.Signature
     made = session.scalar(select(func.count(signature.id)).where(signature.key_id == row.key_id))
-    return TrustedKey(
-        name=row.name,
-        key_id=row.key_id,
-        aliases=tuple(row.aliases),
-        fused=bool(row.fused),
-        signatures=made or 0,
-        created_at=row.created_at,
-        created_by=row.created_by,
-        revoked_at=row.revoked_at,
-        revoked_by=row.revoked_by,
-    )
+    return TrustedKey.from_row(row, aliases=tuple(row.aliases), fused=bool(row.fused), signatures=made or 0)

@@ -15,7 +15,7 @@ from ..inspection.packed import read_packed
 from ..inspection.problem import Problem
 from ..inspection.signed_claim import Claim, read_claim
 from ..inspection.signed_files import Found, Progress, look
-from ..record import Record
+from ..record import Record, described
 
 if TYPE_CHECKING:
     from .checking import Checker
@@ -27,25 +27,17 @@ Verdict = Literal["verified", "differs", "unproven"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OnRecord(Record):
-    """What the registry knows of verified files.
+    """What the registry knows of verified files."""
 
-    Attributes:
-        known: exactly these files are on record.
-        kind: as what: `adapter`, `fused` or `bundle`.
-        name: what the log calls it.
-        digest: of the files; None where something among them has no place in a list of files.
-        trusted: the registry trusts the key of the signature.
-        signer: what that key is called here, also where it was revoked.
-        aliases: the patterns of those that it counts for.
-    """
-
-    known: bool
-    kind: str | None
-    name: str | None
-    digest: str | None
-    trusted: bool
-    signer: str | None
-    aliases: tuple[str, ...]
+    known: bool = described("exactly these files are on record")
+    kind: str | None = described("as what: `adapter`, `fused` or `bundle`")
+    name: str | None = described("what the log calls it")
+    digest: str | None = described(
+        "of the files; None where something among them has no place in a list of files"
+    )
+    trusted: bool = described("the registry trusts the key of the signature")
+    signer: str | None = described("what that key is called here, also where it was revoked")
+    aliases: tuple[str, ...] = described("the patterns of those that it counts for")
 
 
 @dataclass(slots=True)
@@ -53,7 +45,6 @@ class Verification(Record):
     """What was found at a path.
 
     Attributes:
-        found: its files.
         claim: what it says of itself, if it does.
         signature: where the signature was found: a path, or `registry`.
         hint: the key that the signature says it was made with.
@@ -65,7 +56,7 @@ class Verification(Record):
         registry: what the registry has recorded about it, if one was consulted.
     """
 
-    found: Found
+    found: Found = described("its files")
     claim: Claim | None = None
     signature: str | None = None
     hint: str | None = None

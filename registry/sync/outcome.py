@@ -5,29 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ..record import Record
+from ..record import Record, described
 from .plan import CHANGES, UNMET, Act
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SyncStep(Record):
-    """What was done about one adapter, or would be.
+    """What was done about one adapter, or would be."""
 
-    Attributes:
-        act: `load`, `replace`, `unload`, `end`, `leave`, `keep`, `blocked` or `withheld`; see `fusery.registry.sync.plan`.
-        adapter: its name.
-        digest: of the adapter; None where it is not known here.
-        references: what was asked for and means it.
-        reason: why it is to be done, or was not; None where there is nothing to say.
-        done: it was done; False where it failed, or was only looked at.
-    """
-
-    act: Act
-    adapter: str
-    digest: str | None
-    references: tuple[str, ...]
-    reason: str | None
-    done: bool
+    act: Act = described(
+        "`load`, `replace`, `unload`, `end`, `leave`, `keep`, `blocked` or `withheld`; see `fusery.registry.sync.plan`"
+    )
+    adapter: str = described("its name")
+    digest: str | None = described("of the adapter; None where it is not known here")
+    references: tuple[str, ...] = described("what was asked for and means it")
+    reason: str | None = described("why it is to be done, or was not; None where there is nothing to say")
+    done: bool = described("it was done; False where it failed, or was only looked at")
 
     @property
     def is_drift(self) -> bool:
@@ -40,16 +33,13 @@ class Synced(Record):
     """What a place has of what it should have.
 
     Attributes:
-        place: as deployments call it.
-        base: what the adapters stand on; None where nothing is wanted.
-        steps: one for each adapter that is wanted, was brought, or is there.
         drift: something is otherwise than it should be: before anything was done, or still.
         ok: nothing is left to be done.
     """
 
-    place: str
-    base: str | None
-    steps: tuple[SyncStep, ...]
+    place: str = described("as deployments call it")
+    base: str | None = described("what the adapters stand on; None where nothing is wanted")
+    steps: tuple[SyncStep, ...] = described("one for each adapter that is wanted, was brought, or is there")
     KEYS: ClassVar[tuple[str, ...]] = ("place", "base", "steps", "drift", "ok")
 
     @property

@@ -81,21 +81,11 @@ def run_record(adapter: tables.Adapter) -> TrainingRun | None:
     if run is None:
         return None
     best = Measured(iteration=run.best_iteration, val_loss=run.best_val_loss)
-    return TrainingRun(
-        checkpoint=run.checkpoint,
-        chosen=run.chosen,
+    return TrainingRun.from_row(
+        run,
         best=None if run.best_iteration is None else best,
         last=Measured(iteration=run.last_iteration, val_loss=run.last_val_loss),
-        state=run.state,
-        source=run.source,
-        started_at=run.started_at,
-        seconds=run.seconds,
-        trained_tokens=run.trained_tokens,
-        peak_memory=run.peak_memory,
         git=Commit(commit=run.git_commit, dirty=run.git_dirty) if run.git_commit else None,
-        machine=run.machine,
-        versions=run.versions,
-        arguments=run.arguments,
         dataset_files=None if run.dataset_files is None else tuple(run.dataset_files),
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy.orm import Session
@@ -11,27 +11,20 @@ from sqlalchemy.orm import Session
 from fusery.storage.secrets import masked
 
 from .. import tables
-from ..catalog.journal import Event, events_of
-from ..record import EXACT, Record
+from ..catalog.journal import events_of
+from ..record import Record, described
+from ..records.event import Event
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery(Record):
-    """One event for one webhook.
+    """One event for one webhook."""
 
-    Attributes:
-        id: of the delivery, the same whenever it is tried.
-        hook: name of the webhook.
-        type: the action, such as `alias.moved`.
-        timestamp: when it happened.
-        data: the entry of the log.
-    """
-
-    id: str
-    hook: str
-    type: str
-    timestamp: datetime = field(metadata=EXACT)
-    data: Event
+    id: str = described("of the delivery, the same whenever it is tried")
+    hook: str = described("name of the webhook")
+    type: str = described("the action, such as `alias.moved`")
+    timestamp: datetime = described("when it happened", exact=True)
+    data: Event = described("the entry of the log")
 
 
 def delivery_of(session: Session, hook: tables.Webhook, row: tables.Event) -> Delivery:

@@ -54,7 +54,7 @@ def environment(postgres_url: str, s3_server: S3Server, tmp_path: Path) -> dict[
     (secrets / "s3_credentials").write_text(credentials)
     return {
         **said,
-        "FUSERY_HOME": str(tmp_path / "home"),
+        "FUSERY_REGISTRY": str(tmp_path / "home"),
         "FUSERY_DATABASE_URL": postgres_url,
         "FUSERY_STORE_URL": f"s3://{BUCKET}/{tmp_path.name}",
         "FUSERY_STORE_OPTIONS": json.dumps(options),

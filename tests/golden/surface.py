@@ -21,6 +21,7 @@ from fusery.cli.documents import DOCUMENTS, document_of
 from fusery.cli.main import INTERRUPTED, OTHER_ERRORS, TERMINATED, cli
 from fusery.registry import Registry
 from fusery.registry.admission.rules import CODES
+from fusery.registry.api.keywords import signature_of
 from fusery.registry.api.resource import Resource
 from fusery.registry.api.schema import schema_of
 from fusery.registry.database import schema
@@ -267,7 +268,7 @@ def _class(kind: type) -> dict[str, Any]:
 
 def _parameters_of(function: Any) -> dict[str, Any]:
     parameters = [
-        each for each in inspect.signature(function).parameters.values() if each.name not in ("self", "cls")
+        each for each in signature_of(function).parameters.values() if each.name not in ("self", "cls")
     ]
     return {
         "positions": [each.name for each in parameters if each.kind is not each.KEYWORD_ONLY],

@@ -42,7 +42,7 @@ def then(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def test_what_a_release_offered_is_still_here(
     tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("FUSERY_HOME", str(tmp_path / "none"))
+    monkeypatch.setenv("FUSERY_REGISTRY", str(tmp_path / "none"))
     now = json.loads(json.dumps(surface.surface()))
     gone: set[str] = set()
     for release in PUBLISHED:

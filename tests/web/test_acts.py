@@ -15,6 +15,8 @@ from fusery.registry import Registry
 from fusery.web.acts import ACTS, BY_NAME
 from fusery.web.doors import OwnDoor
 
+pytestmark = pytest.mark.timing
+
 HTML = {"accept": "text/html"}
 
 
@@ -217,7 +219,7 @@ def test_programs_do_the_same_with_the_key(pages: Pages) -> None:
     assert done.status == 200, done.text
     assert (done.json["alias"], done.json["moved"]) == ("course_rec#canary", True)
     assert (pages.registry.upkeep.log(limit=1)[0].actor, done.json["to"]) == ("bea", pages.newest)
-    # A page of another site can have a browser send a cookie, and no header of its own.
+    # A page of another site can make a browser send the cookie, but no custom header.
     assert send(body, cookie=pages.cookie).status == 403
     wrong = [{**body, "reason": text} for text in ("\x00", "a\x00b", "\ud800")]
     for document in (*wrong, {}, {**body, "more": 1}, {**body, "adapter": 3}, [], "x"):

@@ -21,6 +21,8 @@ from fusery.registry import Registry
 from fusery.web.app import create_app
 from fusery.web.doors import OwnDoor
 
+pytestmark = pytest.mark.timing
+
 SOAK = "FUSERY_SOAK" in os.environ
 REQUESTS = 20_000 if SOAK else 700
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]

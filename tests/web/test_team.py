@@ -17,6 +17,7 @@ from waiting import wait_until
 from fusery.registry import Registry
 from fusery.registry.access.roles import ROLES, allows
 from fusery.registry.errors import BadInputError
+from fusery.web import doors
 from fusery.web.acts import ACTS, BY_NAME
 from fusery.web.app import create_app
 from fusery.web.doors import SESSIONS, OwnDoor, Proxies, Sessions, TeamDoor
@@ -351,9 +352,20 @@ def test_one_principal_has_one_share_of_requests(own: Registry) -> None:
     assert {asker(f"Bearer {secret}"), asker(cookie=cookie)} == {anonymous}, "a stolen token is not ann"
 
 
-def test_sessions_of_one_token_are_bounded() -> None:
+def test_sessions_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     sessions = Sessions()
     other = sessions.begin("another token")
     begun = [sessions.begin("a token") for _ in range(SESSIONS[1] + 1)]
     assert [sessions.token_of(each) for each in begun[:2]] == [None, "a token"]
     assert sessions.token_of(other) == "another token"
+    monkeypatch.setattr(doors, "SESSIONS", (2, 20))
+    begun = [sessions.begin(f"token {number}") for number in range(3)]
+    assert [sessions.token_of(each) for each in (other, *begun)] == [None, None, "token 1", "token 2"]
+
+
+def test_so_many_names_are_remembered(own: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doors, "_NAMES", 1)
+    door = TeamDoor(own, Proxies())
+    for name in ("one", "two"):
+        door.holder(own.tokens.create(name, "reader").secret)
+    assert list(door._names.values()) == ["two"]

@@ -16,9 +16,8 @@ from ...fusion.records import in_words
 from .computed import computed_rows, sources
 from .licence import licences
 from .measured import measured_rows
-from .training import curve_values, hub_datasets, training_rows
+from .training import ORIGIN, curve_values, hub_datasets, training_rows
 
-_ADAPTER = ("task", "version", "date", "rank", "alpha", "scale", "val_loss", "dataset")
 _LABELS = {"val_loss": "validation loss", "created_at": "fused at"}
 _VERDICTS = {
     "PASS": "The weights hold what the adapter learned.",
@@ -113,7 +112,7 @@ def _lineage(
     yield "adapter, digest", adapter.get("digest")
     yield "adapter, trained on", adapter.get("trained_on")
     yield "adapter, trained on, digest", adapter.get("trained_on_digest")
-    for key in _ADAPTER:
+    for key in ORIGIN:
         yield f"adapter, {_LABELS.get(key, key)}", adapter.get(key)
     for label, value in computed_rows(adapter):
         yield f"adapter, {label}", value

@@ -8,18 +8,9 @@ from typing import Any
 from ...charts.curves import CURVE, curve_svg
 from ...documents import provenance_part
 from ...names import is_hub_id
+from ...record import parts_of
+from ...records.adapter import Adapter
 
-_FACTS = {
-    "method": "method",
-    "layers": "layers",
-    "target_modules": "modules of a layer",
-    "trainable_parameters": "trainable parameters",
-    "iterations": "iterations",
-    "examples": "examples",
-    "dataset_revision": "dataset, revision",
-    "dataset_digest": "dataset, digest",
-    "parent": "parent adapter",
-}
 _ARGUMENTS = {
     "batch_size": "batch size",
     "grad_accumulation_steps": "batches to a step",
@@ -38,6 +29,13 @@ _ARGUMENTS = {
 }
 
 
+ORIGIN = ("task", "version", "date", "rank", "alpha", "scale", "val_loss", "dataset")
+"""Facts about an adapter that the card has among those of its origin."""
+
+ELSEWHERE = frozenset({*ORIGIN, "name", "digest", "trained_on", "trained_on_digest", "note"})
+"""Facts about an adapter that are not in the section on its training."""
+
+
 def hub_datasets(adapter: Mapping[str, Any]) -> Iterator[str]:
     """Yield the dataset if its name is a hub id: the hub accepts nothing else in a card's front matter."""
     name = adapter.get("dataset")
@@ -47,7 +45,9 @@ def hub_datasets(adapter: Mapping[str, Any]) -> Iterator[str]:
 
 def training_rows(adapter: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Yield a label and a value for each known fact."""
-    for labels, known in ((_FACTS, adapter), (_ARGUMENTS, provenance_part(adapter, "training"))):
+    titles = {name: part.title for name, part in parts_of(Adapter).items() if part.about.travels}
+    facts = {name: title for name, title in titles.items() if name not in ELSEWHERE}
+    for labels, known in ((facts, adapter), (_ARGUMENTS, provenance_part(adapter, "training"))):
         for key, label in labels.items():
             if known.get(key) is not None:
                 yield label, known[key]

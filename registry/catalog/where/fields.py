@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from sqlalchemy import ColumnElement, Select, and_, exists, false, func, or_, select
 from sqlalchemy.orm import aliased
@@ -12,11 +12,12 @@ from sqlalchemy.orm import aliased
 from ... import tables
 from ...errors import BadInputError
 from ...names import parse_slug
+from ...record import Kind, parts_of
+from ...records.adapter_details import AdapterDetails
 from ...records.evaluations import METRIC, newest_value, parse_metric
 from ...records.recipe import source_pairs
 from ...records.withdrawals import is_yanked
 
-Kind = Literal["text", "choice", "whole", "real", "size", "day", "moment", "flag"]
 Condition = Callable[[Any], ColumnElement[bool]]
 
 TAG = "tag."
@@ -44,15 +45,13 @@ class Field:
         kind: of its values.
         column: the expression of its value; None if there may be several.
         rows: the query for its values, whose one column is tested, if there may be several.
-        about: its meaning, for the documentation.
         choices: all values that it can have, if they are known.
         inherited: the query for adapter ids and the values that these adapters inherit from their sources.
     """
 
     kind: Kind
     column: Any
-    rows: Select[Any] | None
-    about: str
+    rows: Select[Any] | None = None
     choices: tuple[str, ...] = ()
     inherited: Select[Any] | None = None
 
@@ -103,8 +102,6 @@ def field_named(name: str) -> Field | None:
     return Field(
         "text",
         _one(select(tag.value).where(tag.adapter_id == tables.Adapter.id, tag.key == key)),
-        None,
-        "the value of a tag",
     )
 
 
@@ -113,7 +110,7 @@ def _metric(name: str) -> Field | None:
         value = newest_value(parse_metric(name))
     except BadInputError:
         return None
-    return Field("real", value, None, "the value of a metric that was recorded last")
+    return Field("real", value)
 
 
 def _one(query: Select[Any]) -> Any:
@@ -136,47 +133,21 @@ def _fields() -> dict[str, Field]:
     bases = select(base.name).where(base.base_id == adapter.base_id)
     aliases = select(tables.Alias.name).where(tables.Alias.adapter_id == adapter.id)
     findings = select(tables.AdapterFinding.code).where(tables.AdapterFinding.adapter_id == adapter.id)
-    yanked = is_yanked(adapter.id)
-    methods = ("lora", "dora", "full")
-    return {
-        "name": Field("text", adapter.name, None, "the full name"),
-        "task": Field("text", task, None, "what it is for"),
-        "version": Field("whole", adapter.version, None, "the version within the task"),
-        "date": Field("day", adapter.date, None, "the day of training"),
-        "base": Field("text", None, bases, "any name of its base model"),
-        "trained_on": Field(
-            "text",
-            adapter.trained_on_name,
-            None,
-            "the base it was said to be trained on, where that is another",
-        ),
-        "digest": Field("text", adapter.digest, None, "the SHA-256 of its files"),
-        "method": Field("choice", adapter.method, None, "lora, dora or full", methods),
-        "rank": Field("whole", adapter.rank, None, "the rank"),
-        "alpha": Field("real", adapter.alpha, None, "scale times rank, or what was said at register"),
-        "scale": Field("real", adapter.scale, None, "the factor of the update"),
-        "layers": Field("whole", adapter.layers, None, "how many layers it adapts"),
-        "trainable_parameters": Field("whole", adapter.trainable_parameters, None, "numbers in it"),
-        "total_parameters": Field("whole", adapter.total_parameters, None, "numbers in its base"),
-        "bytes": Field("size", size, None, "the size of its files"),
-        "val_loss": Field("real", adapter.val_loss, None, "the validation loss"),
-        "iterations": Field("whole", adapter.iterations, None, "iterations of training"),
-        "dataset": Field(
-            "text",
-            dataset,
-            None,
-            "dataset of the adapter, or of any adapter that it was computed from",
-            inherited=of_sources,
-        ),
-        "examples": Field("whole", adapter.examples, None, "how many training examples"),
-        "parent": Field("text", parents, None, "the name of the adapter whose training it continues"),
-        "note": Field("text", adapter.note, None, "the note"),
-        "alias": Field("text", None, aliases, "any alias that points to it"),
-        "finding": Field("text", None, findings, "the code of anything admission remarked on"),
-        "yanked": Field("flag", yanked, None, "whether it was withdrawn"),
-        "created_at": Field("moment", adapter.created_at, None, "when it was registered, in UTC"),
-        "created_by": Field("text", adapter.created_by, None, "who registered it"),
+    elsewhere = {
+        "task": Field("text", task),
+        "base": Field("text", None, bases),
+        "trained_on": Field("text", adapter.trained_on_name),
+        "bytes": Field("size", size),
+        "dataset": Field("text", dataset, inherited=of_sources),
+        "parent": Field("text", parents),
+        "yanked": Field("flag", is_yanked(adapter.id)),
     }
+    found = {
+        name: elsewhere.get(name) or Field(part.kind, getattr(adapter, name), choices=part.about.choices)
+        for name, part in parts_of(AdapterDetails).items()
+        if part.about.filterable
+    }
+    return {**found, "alias": Field("text", None, aliases), "finding": Field("text", None, findings)}
 
 
 FIELDS: dict[str, Field] = _fields()

@@ -32,7 +32,7 @@ def quantized(tmp_path: Path) -> Iterator[Registry]:
 def test_every_form_is_measured_drawn_and_kept(
     quantized: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # In somebody's folder, whose modules are not taken for those that are installed.
+    # Run in a folder whose modules must not replace the installed ones.
     (tmp_path / "theirs").mkdir()
     for name in ("fusery", "mlx_lm", "json"):
         (tmp_path / "theirs" / f"{name}.py").write_text("raise SystemExit('ran')\n")
@@ -59,14 +59,14 @@ def test_every_form_is_measured_drawn_and_kept(
 
 def test_numbers_that_measure_nothing(quantized: Registry) -> None:
     for wrong in ({"tokens": 1}, {"runs": 0}, {"prompt_tokens": 0}, {"resident": -1}):
-        with pytest.raises(BadInputError, match="measure nothing"):
+        with pytest.raises(BadInputError):
             quantized.evaluations.bench("course_rec@1", **wrong)
 
 
 @pytest.mark.slow
 def test_a_base_that_cannot_be_run_is_said_so(quantized: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONHOME", "/nowhere")
-    with pytest.raises(ModelUnusableError, match="the base cannot be run: the process ended with"):
+    with pytest.raises(ModelUnusableError):
         quantized.evaluations.bench("course_rec@1", precisions=["keep"], resident=0, tokens=2, runs=1)
 
 

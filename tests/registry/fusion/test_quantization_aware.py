@@ -58,7 +58,7 @@ def test_keep_what_was_trained(sqlite_registry: Registry, tmp_path: Path, throug
     assert (fused.precision, fused.recipe["quantization_aware"]["bits"]) == ("keep", through[0])
     assert (fused.fidelity.verdict, fused.fidelity.retained, fused.fidelity.noise) == ("PASS", 1.0, 0.0)
     assert apart(logits(fused.path), expected) < 1e-4
-    # The same numbers without that yardstick lose nearly all of the update: what was trained is in the rounding.
+    # Without the entry, fidelity is measured against unrounded weights, and the same bytes retain less.
     describe(tmp_path / "qat", None)
     plain = sqlite_registry.adapters.register(tmp_path / "qat", base="packed", task="plain", **SAID).name
     other = sqlite_registry.fused.fuse(plain, FuseRequest("keep", accept_loss=True))
@@ -74,7 +74,7 @@ def test_on_a_dense_base_auto_quantises_as_it_was_trained(sqlite_registry: Regis
     assert (fused.fidelity.verdict, fused.fidelity.retained) == ("PASS", 1.0)
     asked = sqlite_registry.fused.fuse(name, FuseRequest(quantize=4, group_size=32))
     assert asked.key == fused.key
-    # What no adapter touches is rounded as well, which was not in the training: the touched modules are to the bit.
+    # Quantising also rounds the modules without an adapter; those with one are exact.
     packed = tiny_models.read_tensors(fused.path / "model.safetensors")
     assert packed["model.layers.0.self_attn.q_proj.weight"][0] == "U32"
     shown = sqlite_registry.fused.formats(name)
@@ -151,12 +151,13 @@ def test_what_is_no_format_of_mlx_is_refused(sqlite_registry: Registry, tmp_path
     formats = ({"bits": 7}, {"bits": 4, "group_size": 48}, {"bits": True}, {"mode": "mxfp4", "bits": 8})
     for said in (True, 4, "4", [], *formats):
         describe(adapter, said)
-        with pytest.raises(AdmissionError, match="quantization_aware"):
+        with pytest.raises(AdmissionError) as caught:
             sqlite_registry.adapters.register(adapter, base="base", task="qat", **SAID)
+        assert caught.value.findings[0].code == "quantization_aware_invalid"
 
 
 def test_recipe_of_another_format_is_refused(sqlite_registry: Registry, tmp_path: Path) -> None:
-    """By the recipe of what was trained through a quantiser, anything that lost its adapter would be called sound."""
+    """A recipe of quantisation-aware training would let any adapter pass that rounding has removed."""
     name, _ = trained(sqlite_registry, tmp_path, "packed", bits=4, through=(4, 64), task="qat")
     made = sqlite_registry.fused.fuse(name)
     describe(tmp_path / "qat", None)
@@ -188,7 +189,7 @@ def test_auto_writes_the_format_whatever_the_base_has(
     special: tuple[int, int] | None,
     precision: str,
 ) -> None:
-    """What the configuration says of the whole model need not be so of the modules that are adapted."""
+    """The adapted modules may have another format than the configuration gives for the whole model."""
     touched = [f"model.layers.{layer}.self_attn.{key}" for layer in range(4) for key in ("q_proj", "v_proj")]
     overrides = (
         {path: {"bits": special[0], "group_size": special[1]} for path in touched} if special else None

@@ -1,0 +1,34 @@
+"""The keywords that methods take as one mapping, spelled out for the reference and for programs that read signatures."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+_UNPACKED = re.compile(r"Unpack\[(\w+)\]")
+_ROOMS = {
+    "Declared": "fusery.registry.admission.submission",
+    "Corrections": "fusery.registry.registration.correction",
+}
+
+
+def signature_of(function: Callable[..., Any]) -> inspect.Signature:
+    """Return the signature of a method, with a parameter for each keyword of a mapping that it unpacks."""
+    made = inspect.signature(function)
+    found: list[inspect.Parameter] = []
+    for each in made.parameters.values():
+        unpacked = _UNPACKED.fullmatch(str(each.annotation))
+        if unpacked is None or unpacked[1] not in _ROOMS:
+            found.append(each)
+            continue
+        keywords = getattr(import_module(_ROOMS[unpacked[1]]), unpacked[1])
+        found += [
+            inspect.Parameter(
+                name, each.KEYWORD_ONLY, default=None, annotation=getattr(of, "__forward_arg__", of)
+            )
+            for name, of in keywords.__annotations__.items()
+        ]
+    return made.replace(parameters=found)
