@@ -63,7 +63,7 @@ class Revision:
         done = subprocess.run(
             [self.root / ".venv" / "bin" / "fusery", *words],
             capture_output=True,
-            env={**os.environ, "FUSERY_HOME": str(self.home)},
+            env={**os.environ, "FUSERY_REGISTRY": str(self.home)},
             cwd=self.home.parent,
             check=False,
         )

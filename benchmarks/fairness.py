@@ -358,7 +358,7 @@ def revocation(scratch: Path, rounds: int) -> None:
             *(f"t{other}" for other in range(number, 12)), t11='models = ["course_rec_v1_20260115"]'
         )
 
-    plain = {"FUSERY_HOME": str(scratch / "home"), "FUSERY_USER": "tester"}
+    plain = {"FUSERY_REGISTRY": str(scratch / "home"), "FUSERY_USER": "tester"}
     fusery = home(plain)
     path.write_text(all_but(0))
     serve = ["-c", FUSERY, "serve"]
@@ -382,7 +382,11 @@ def revocation(scratch: Path, rounds: int) -> None:
         measure("--fused", port, 0, all_but(1), 401)
     server = RestartedServer()
     try:
-        away = {"FUSERY_HOME": str(scratch / "team"), "FUSERY_USER": "t", "FUSERY_DATABASE_URL": server.url}
+        away = {
+            "FUSERY_REGISTRY": str(scratch / "team"),
+            "FUSERY_USER": "t",
+            "FUSERY_DATABASE_URL": server.url,
+        }
         home(away)
         path.write_text(all_but(0))
         with started([*serve, "course_rec#prod", "--api-keys", str(path)], away) as port:

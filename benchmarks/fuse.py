@@ -230,7 +230,7 @@ def _contestants(
 def _registered(base: Path, adapter: Path, home: Path, precision: str) -> list[str]:
     """Register both in a new home; return the command that fuses them."""
     shutil.rmtree(home, ignore_errors=True)
-    fusery = [str(Path(sys.executable).parent / "fusery"), "--home", str(home)]
+    fusery = [str(Path(sys.executable).parent / "fusery"), "--registry", str(home)]
     for words in (
         ["base", "add", str(base), "--name", "base"],
         ["register", str(adapter), "--base", "base", "--task", "bench"],

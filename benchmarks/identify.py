@@ -146,7 +146,7 @@ def command(home: Path, *words: str) -> float:
     program = str(Path(sysconfig.get_path("scripts"), "fusery"))
     began = time.perf_counter()
     subprocess.run(
-        [program, "--home", str(home), *words, "-q"], check=True, capture_output=True, env=environment
+        [program, "--registry", str(home), *words, "-q"], check=True, capture_output=True, env=environment
     )
     return time.perf_counter() - began
 

@@ -94,7 +94,7 @@ def fill(folder: Path, adapters: int) -> None:
 
 
 def _took(home: Path, words: tuple[str, ...], out: Path) -> Took:
-    command = [Path(sys.executable).with_name("fusery"), "--home", home, *words]
+    command = [Path(sys.executable).with_name("fusery"), "--registry", home, *words]
     began = time.perf_counter()
     with out.open("wb") as place:
         child = subprocess.Popen(command, stdout=place)

@@ -34,7 +34,7 @@ def run(command: list[str], home: Path) -> tuple[float, float]:
     """Run a command; return the seconds that it takes, and those of processors in it."""
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     done = subprocess.run(
-        command, capture_output=True, env={**os.environ, "FUSERY_HOME": str(home)}, check=False
+        command, capture_output=True, env={**os.environ, "FUSERY_REGISTRY": str(home)}, check=False
     )
     seconds, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode != 0:

@@ -28,7 +28,7 @@ def seconds(command: list[str], home: Path) -> tuple[float, float]:
     """Return the seconds that a command takes, and those of processors in it."""
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     done = subprocess.run(
-        command, capture_output=True, env={**os.environ, "FUSERY_HOME": str(home)}, check=False
+        command, capture_output=True, env={**os.environ, "FUSERY_REGISTRY": str(home)}, check=False
     )
     wall, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode != 0:

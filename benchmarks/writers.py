@@ -149,7 +149,7 @@ def prepared(place: Place, base: Path) -> Place:
 
 def command_seconds(place: Place, adapter: Path) -> float:
     """Return how long `fusery register` takes, its start included."""
-    environment = os.environ | {"FUSERY_HOME": str(place.home)}
+    environment = os.environ | {"FUSERY_REGISTRY": str(place.home)}
     if place.database:
         environment |= {
             "FUSERY_DATABASE_URL": place.database,

@@ -118,11 +118,7 @@ def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @option_of("parent")
 @TAGS
 @option_of("note")
-@click.option("--to", "url", metavar="URL", help="Register it on a server; see fusery push.")
-@click.option("--insecure-http", is_flag=True, help="Let the token go there over the network as it is.")
-def register_command(
-    session: Session, folder: str | Path, url: str | None, insecure_http: bool, **facts: Any
-) -> None:
+def register_command(session: Session, folder: str | Path, **facts: Any) -> None:
     """Register an adapter folder as the next version of its task.
 
     FOLDER holds adapters.safetensors and adapter_config.json as mlx_lm.lora writes them, or a whole run of it: with
@@ -131,14 +127,8 @@ def register_command(
     transformers' Trainer, of TRL, Axolotl, LLaMA-Factory or Unsloth, with its checkpoint-STEP folders.  FOLDER may
     also be hf://OWNER/NAME, hf://OWNER/NAME@REVISION, or the URL of a team's bucket, such as s3://BUCKET/PATH.
     """
-    if url is None:
-        session.registry.workspace.database  # noqa: B018 -- "no registry yet" is said before the folder is read
-        done = session.registry.adapters.register(folder, **facts)
-    else:
-        with session.progress("sending") as progress:
-            done = session.registry.exchange.register(
-                folder, url, insecure_http=insecure_http, reporter=session.reporter(progress), **facts
-            )
+    with session.progress("sending") as progress:
+        done = session.registry.adapters.register(folder, reporter=session.reporter(progress), **facts)
     session.emit(done, names=[done.name], human=lambda: print_registered(session, done))
 
 

@@ -14,10 +14,10 @@ from .session import Session, command
 from .text import cell, told, when
 
 if TYPE_CHECKING:
-    from fusery.registry.catalog.journal import Event
     from fusery.registry.record import Record
     from fusery.registry.records.alias import Moved
-    from fusery.registry.releases.yanks import Yank
+    from fusery.registry.records.event import Event
+    from fusery.registry.records.release import Yank
 
 _ALIAS = click.argument("alias", metavar="TASK#ALIAS")
 _REASON = click.option("--reason", default="", metavar="TEXT", help="Why, for the log.")
@@ -217,7 +217,7 @@ def events_command(session: Session, follow: bool, **filters: Any) -> None:
     entries = session.registry.upkeep.log(**filters)
 
     def human() -> None:
-        from fusery.registry.catalog.journal import Event
+        from fusery.registry.records.event import Event
 
         columns = "seq at:age actor action name told at"
         session.print_table(record_table(Event, entries, columns, name=_subject))

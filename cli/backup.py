@@ -50,7 +50,7 @@ def backup_command(session: Session, destination: str, verify: bool) -> None:
                 ("last event", _event(made.last_event)),
             ]
         )
-        session.say(f"Next: fusery --home NEW_HOME restore {typed(made.path)} --own")
+        session.say(f"Next: fusery --registry FOLDER restore {typed(made.path)} --own")
 
     session.emit(made, names=[made.path], human=human)
 
@@ -93,7 +93,7 @@ def restore_command(session: Session, source: str, own: bool) -> None:
         if foreign:
             session.say(
                 "Note: if the backup is your own, restore it with --own, so that all of it counts: "
-                f"fusery --home NEW_HOME restore {typed(restored.source)} --own"
+                f"fusery --registry FOLDER restore {typed(restored.source)} --own"
             )
         session.say("Next: fusery audit")
 

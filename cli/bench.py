@@ -73,7 +73,7 @@ def bench_command(
     if last:
         if plot is not None or precisions:
             raise click.UsageError("--last measures and draws nothing.")
-        found = session.registry.adapters.last_bench(reference)
+        found = session.registry.evaluations.last_bench(reference)
         if found is None:
             session.say(f"Nothing was measured of {reference} yet: fusery bench {reference}")
             session.emit(None, names=[], human=lambda: None)
@@ -81,7 +81,7 @@ def bench_command(
     else:
         if force and plot is None:
             raise click.UsageError("--force goes with --plot.")
-        found = session.registry.adapters.bench(
+        found = session.registry.evaluations.bench(
             reference,
             precisions=precisions,
             plot=plot,

@@ -6,6 +6,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Get started": {
         "init": ("home", "Make a registry: home folder, database and store."),
         "demo": ("demo", "Run the main job on a real model and show what happens."),
+        "login": ("login", "Store the token for a server's registry."),
         "doctor": ("home", "Show every setting, where it is from, and check each part."),
         "completion": ("home", "Print the completion script for a shell."),
         "schema": ("schema", "Print the JSON Schema of what a command prints."),
@@ -71,7 +72,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "backup": ("backup", "Copy the database and all blobs to another place."),
         "restore": ("backup", "Make this empty registry the one that a backup is of."),
         "gc": ("collect", "Remove from the store what nothing refers to."),
-        "db": ("home", "Upgrade and check the database's schema; print grants."),
+        "db": ("home", "Upgrade and check the database's schema."),
     },
 }
 """Sections of the help in the order of a user's day: name of a command to its module of `fusery.cli` and line of help."""

@@ -17,8 +17,7 @@ from .session import LocalPath, Session, command
 from .text import cell, number
 
 if TYPE_CHECKING:
-    from fusery.registry.catalog.diff import WeightsDifference
-    from fusery.registry.comparison.differences import ModuleDifference
+    from fusery.registry.records.difference import ModuleDifference, WeightsDifference
     from fusery.registry.records.withdrawal import Withdrawal
 
 _SHORT_DIGEST = 12
@@ -48,7 +47,7 @@ def diff_command(session: Session, a: str, b: str, weights: bool, plot: Path | N
     # Modules are compared on all cores: threads within each product would only get in one another's way.  NumPy reads
     # this when it is loaded, which is later.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from fusery.registry.catalog.diff import WeightsDifference
+    from fusery.registry.records.difference import WeightsDifference
 
     difference = session.registry.adapters.diff(a, b, weights=weights, plot=plot, force=force)
 
@@ -121,7 +120,7 @@ def _shown(field: str, value: object) -> str:
 
 
 def _print_weights(session: Session, difference: WeightsDifference) -> None:
-    from fusery.registry.comparison.differences import LAYOUT, WholeDifference
+    from fusery.registry.records.difference import LAYOUT, WholeDifference
 
     whole = difference.overall
     session.print()
@@ -135,7 +134,7 @@ def _print_weights(session: Session, difference: WeightsDifference) -> None:
 
 def _print_modules(session: Session, modules: Sequence[ModuleDifference]) -> None:
     """Print the modules, those that changed the most first; one that only one of the two adapts has no cosine."""
-    from fusery.registry.comparison.differences import ModuleDifference
+    from fusery.registry.records.difference import ModuleDifference
 
     columns = (
         "module norm_a norm_b cosine relative_change effective_rank_a effective_rank_b overlap_in overlap_out"

@@ -84,8 +84,8 @@ def kinds_of(place: str, param: click.Parameter) -> tuple[Kind, ...]:
 def _names(ctx: click.Context, prefix: str, kinds: tuple[Kind, ...]) -> list[str]:
     from fusery.registry.catalog.words import names_beginning
 
-    home = ctx.find_root().params.get("home")
-    return names_beginning(prefix, kinds, home=Path(home) if home else None)
+    place = ctx.find_root().params.get("registry")
+    return names_beginning(prefix, kinds, home=Path(place) if place else None)
 
 
 def _prefixed(ctx: click.Context, incomplete: str) -> list[str]:

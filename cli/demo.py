@@ -185,14 +185,14 @@ def _alone(script: Script) -> Iterator[None]:
     others = sorted(name for name in os.environ if name.startswith("FUSERY_") and name != "FUSERY_USER")
     before = {name: os.environ.pop(name) for name in others}
     for name in others:
-        if name != "FUSERY_HOME":
+        if name != "FUSERY_REGISTRY":
             script.show(f"unset {name}")
-    script.show(f"export FUSERY_HOME={typed(script.home)}")
-    os.environ["FUSERY_HOME"] = str(script.home)
+    script.show(f"export FUSERY_REGISTRY={typed(script.home)}")
+    os.environ["FUSERY_REGISTRY"] = str(script.home)
     try:
         yield
     finally:
-        del os.environ["FUSERY_HOME"]
+        del os.environ["FUSERY_REGISTRY"]
         os.environ |= before
 
 
@@ -224,7 +224,6 @@ def _compare_and_fuse(script: Script) -> None:
 
 def _ask(script: Script, examples: Path, folder: Path) -> None:
     from fusery.registry.evaluation.answers import answer
-    from fusery.registry.records.base_files import base_folder
 
     asked = json.loads((examples / "questions.json").read_text(encoding="utf-8"))[0]
     question, expected = asked["question"], asked["answer"]
@@ -233,8 +232,7 @@ def _ask(script: Script, examples: Path, folder: Path) -> None:
         fused = registry.fused.fuse(f"{TASK}@2").path
         adapter = folder / f"adapters_{registry.adapters.show(f'{TASK}@2').name}"
         base = folder / BASE
-        with base_folder(registry.workspace, BASE) as files:
-            shutil.copytree(files, base)
+        shutil.copytree(registry.bases.folder(BASE), base)
     models = (("base", base, None), ("base + adapter", base, adapter), ("fused", fused, None))
     for label, model, put_on in models:
         text = answer(model, question, adapter=put_on)
@@ -325,7 +323,7 @@ def _where(session: Session, folder: Path) -> None:
         ]
     )
     session.say(f"To remove it all afterwards: rm -rf {typed(folder)}")
-    session.say(f"Look around: fusery --home {typed(folder / 'home')} list")
+    session.say(f"Look around: fusery --registry {typed(folder / 'home')} list")
 
 
 def _model_file() -> Path:

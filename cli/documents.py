@@ -14,6 +14,7 @@ OTHERS_FORMAT = "another's format"
 DOCUMENTS: Mapping[str, str] = {
     "init": ".home:Initialised",
     "demo": ".demo:Demonstration",
+    "login": ".login:Login",
     "doctor": "audit.doctor:Health",
     "completion": ".home:Completion",
     "schema": OTHERS_FORMAT,
@@ -104,7 +105,6 @@ DOCUMENTS: Mapping[str, str] = {
     "db upgrade": "audit.upgrade:Upgraded",
     "db current": "database.schema:SchemaState",
     "db check": ".home:SchemaCheck",
-    "db grants": ".home:Grants",
 }
 """By command: module and name of a record, within `fusery.registry` or, with a leading dot, within `fusery.cli`.
 

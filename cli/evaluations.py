@@ -16,7 +16,7 @@ from .session import LocalPath, Session, command
 from .tables import Table
 
 if TYPE_CHECKING:
-    from fusery.registry.records.evaluations import Evaluation
+    from fusery.registry.records.evaluation import Evaluation
 
 _MOST = 2**31 - 1
 
@@ -158,7 +158,7 @@ def print_evaluations(session: Session, found: Sequence[Evaluation]) -> None:
 
 
 def _table(found: Iterable[Evaluation], *, adapter: bool = False) -> Table:
-    from fusery.registry.records.evaluations import Evaluation
+    from fusery.registry.records.evaluation import Evaluation
 
     columns = "metric value stderr dataset split shots seed samples harness at:age by"
     return record_table(Evaluation, found, f"adapter {columns}" if adapter else columns, harness=_harness)

@@ -147,8 +147,6 @@ def fuse_command(
     chosen = choice(options, reference)
     request = make_request(options)
     if reference is None:
-        from fusery.registry.fusion.words import cautions
-
         if request.recipe is not None:
             from fusery.registry.errors import BadInputError
 
@@ -161,9 +159,6 @@ def fuse_command(
             done = session.registry.fused.fuse_all(
                 request, publish=publish, **(chosen or {}), reporter=session.reporter(told)
             )
-        for fused in done.made:
-            for sentence in cautions(session.registry.workspace, fused, request):
-                session.say(sentence)
         return report(session, done, verb="fused", adapter=lambda fused: fused.adapter)
     with session.progress("fusing") as progress, counting(session, "answering, in tokens") as answering:
         fused = session.registry.fused.fuse(

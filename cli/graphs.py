@@ -13,7 +13,7 @@ from fusery.registry.parsing import plural
 from .text import one_line
 
 if TYPE_CHECKING:
-    from fusery.registry.provenance import Edge, Graph, Node
+    from fusery.registry.records.graph import Edge, Graph, Node
 
 STREAMED = ("tree", "json", "mermaid", "dot")
 """Formats of which a part can be written before the rest is known; a tree needs the names of all."""

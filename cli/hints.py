@@ -14,7 +14,7 @@ from .installed import as_installed
 
 _COMMAND = re.compile(
     r"(?P<quoted>(?<=[\s=])'(?:[^']|'\"'\"')*'(?![^\s;)]))|"
-    rf"(?<![\w./-])fusery (?=(?P<home>--home )|(?:--debug )?(?:{'|'.join((*COMMANDS, *FORMER))})(?![\w-]))(?![^;:]*, there\b)"
+    rf"(?<![\w./-])fusery (?=(?P<placed>--registry )|(?:--debug )?(?:{'|'.join((*COMMANDS, *FORMER))})(?![\w-]))(?![^;:]*, there\b)"
 )
 """A command of this program, or a word that is quoted for a shell, in which there is none; not a command that is to be run at
 another registry, `fusery audit, there`."""
@@ -24,11 +24,13 @@ class Hints:
     """How the commands in hints are to be typed.
 
     Attributes:
-        home: what `--home` was given; None where it was not.
+        registry: what `--registry` was given; None where it was not.
+        insecure_http: `--insecure-http` was given.
     """
 
     def __init__(self) -> None:
-        self.home: str | None = None
+        self.registry: str | None = None
+        self.insecure_http = False
 
     def spelled(self, text: str) -> str:
         """Return a text with its commands as they work here."""
@@ -40,7 +42,7 @@ class Hints:
     def _spelled(self, found: re.Match[str]) -> str:
         if found["quoted"]:
             return found["quoted"]
-        return f"{shlex.quote(program()) if found['home'] else self.call} "
+        return f"{shlex.quote(program()) if found['placed'] else self.call} "
 
     def in_document(self, document: Any) -> Any:
         """Return a JSON document with its hints as they work here."""
@@ -58,8 +60,8 @@ class Hints:
     @cached_property
     def call(self) -> str:
         """What to type before the name of a command."""
-        home = () if self.home is None else ("--home", self.home)
-        return shlex.join([program(), *home])
+        given = () if self.registry is None else ("--registry", self.registry)
+        return shlex.join([program(), *given, *["--insecure-http"] * self.insecure_http])
 
 
 def program() -> str:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import click
 
@@ -14,19 +13,12 @@ from fusery.registry.record import Record, described
 from .groups import Group
 from .session import Session, command
 
-_ROLES: tuple[Literal["reader", "publisher", "server", "admin"], ...] = (
-    "reader",
-    "publisher",
-    "server",
-    "admin",
-)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Initialised(Record):
     """A registry that was to be made."""
 
-    home: Path = described("its folder")
+    home: str = described("its folder, or the URL of its server")
     store: str = described("URL of its store, without secrets")
     created: bool = described("it was not there before")
 
@@ -45,15 +37,6 @@ class SchemaCheck(Record):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Grants(Record):
-    """What gives roles their rights in PostgreSQL."""
-
-    roles: tuple[str, ...] = described("their names in the database")
-    user: str | None = described("the login that becomes a member of the role")
-    sql: str = described("the script for psql")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Completion(Record):
     """What makes a shell complete."""
 
@@ -67,17 +50,18 @@ def init_command(session: Session) -> None:
 
     A second time it changes nothing.
     """
-    from fusery.storage.locate import display_url
-
     made = session.registry.init()
-    settings = session.registry.workspace.settings
-    done = Initialised(home=settings.home, store=display_url(settings.store), created=made)
+    place, store = session.registry.place
+    done = Initialised(home=place, store=store, created=made)
 
     def human() -> None:
-        session.print(f"{'Made a registry' if made else 'There is a registry'} in {settings.home}")
+        if session.registry.server is not None:
+            session.print(f"There is a registry at {place}: its server made it")
+        else:
+            session.print(f"{'Made a registry' if made else 'There is a registry'} in {place}")
         session.say("Next: fusery base add SOURCE")
 
-    session.emit(done, names=[str(settings.home)], human=human)
+    session.emit(done, names=[place], human=human)
 
 
 @command("doctor")
@@ -103,15 +87,13 @@ def doctor_command(session: Session) -> int:
 
 @click.group("db", cls=Group)
 def db_command() -> None:
-    """Upgrade and check the database's schema; print grants."""
+    """Upgrade and check the database's schema."""
 
 
 @command("upgrade")
 def upgrade(session: Session) -> None:
     """Bring the database's schema to the version needed here."""
-    from fusery.registry.audit.upgrade import upgrade as bring_up
-
-    done = bring_up(session.registry.workspace)
+    done = session.registry.upkeep.upgrade()
 
     def human() -> None:
         already = done.before == done.after
@@ -120,8 +102,6 @@ def upgrade(session: Session) -> None:
             if already
             else f"Upgraded from {done.before or 'empty'} to {done.after}"
         )
-        for name in done.mended:
-            session.print(f"Made anew: {name}, which guards the database")
         if done.before is None:
             session.say("Next: fusery init, which makes the store that belongs to it")
 
@@ -162,26 +142,7 @@ def check(session: Session) -> int:
     return 0 if found.ok else 1
 
 
-@command("grants")
-@click.option("--role", type=click.Choice(_ROLES), help="Only this role.")
-@click.option("--user", metavar="NAME", help="A login to make a member of the role.")
-def grants(session: Session, role: str | None, user: str | None) -> None:
-    """Print the SQL that gives roles their rights in PostgreSQL.
-
-    The roles are a reader, a publisher, a server for others and an admin.  Nothing is changed: give it to psql as the
-    owner of the database, and again after `fusery db upgrade`.
-    """
-    chosen = next((known for known in _ROLES if known == role), None)
-    script = session.registry.upkeep.grants(chosen, user=user)
-    names = tuple(f"fusery_{name}" for name in ([chosen] if chosen else _ROLES))
-    session.emit(
-        Grants(roles=names, user=user, sql=script),
-        names=names,
-        human=lambda: click.echo(script, nl=False),
-    )
-
-
-for _command in (upgrade, current, check, grants):
+for _command in (upgrade, current, check):
     db_command.add_command(_command)
 
 

@@ -85,27 +85,33 @@ def _version(ctx: click.Context, parameter: click.Parameter, value: bool) -> Non
         ctx.exit()
 
 
-def _home(ctx: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+def _noted(ctx: click.Context, parameter: click.Parameter, value: Any) -> Any:
     # Here already, so that it is known where a command's name is wrong.
     if ctx.obj is not None:
-        ctx.obj.home = value
+        setattr(ctx.obj, str(parameter.name), value)
     return value
 
 
 @click.command(cls=CommandTable, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
-    "--home",
+    "--registry",
     type=click.Path(),
-    metavar="DIR",
-    callback=_home,
-    help="Home folder of the registry; default: FUSERY_HOME.",
+    metavar="DIR|URL",
+    callback=_noted,
+    help="The registry: its folder, or the URL of its server; default: FUSERY_REGISTRY.",
+)
+@click.option(
+    "--insecure-http",
+    is_flag=True,
+    callback=_noted,
+    help="Let the token go to another machine over HTTP without TLS.",
 )
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.option(
     "--version", is_flag=True, callback=_version, expose_value=False, is_eager=True, help="Show the version."
 )
 @click.pass_context
-def cli(ctx: click.Context, home: str | None, debug: bool) -> None:
+def cli(ctx: click.Context, registry: str | None, insecure_http: bool, debug: bool) -> None:
     """Keep, compare, fuse and ship LoRA adapters.
 
     Data goes to stdout, talk to stderr.  Every command takes --json; -q prints names or paths only.
@@ -115,7 +121,8 @@ def cli(ctx: click.Context, home: str | None, debug: bool) -> None:
     from .terminal import has_colours
 
     ctx.color = None if has_colours() else False
-    ctx.obj = ctx.with_resource(Session(home=home, debug=debug, hints=ctx.obj))
+    opened = Session(place=registry, insecure_http=insecure_http, debug=debug, hints=ctx.obj)
+    ctx.obj = ctx.with_resource(opened)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -261,8 +268,8 @@ def _os_error(error: OSError) -> tuple[str, str]:
 
 def _usage(words: list[str], error: click.ClickException, hints: Hints) -> int:
     message, mark, hint = error.format_message().partition("\nHint: ")
-    if isinstance(error, click.NoSuchOption) and error.option_name in ("--home", "--debug") and error.ctx:
-        value = " DIR" if error.option_name == "--home" else ""
+    if isinstance(error, click.NoSuchOption) and error.option_name in ("--registry", "--debug") and error.ctx:
+        value = " DIR|URL" if error.option_name == "--registry" else ""
         command = error.ctx.command_path.partition(" ")[2]
         mark, hint = "\nHint: ", f"it stands before the command: fusery {error.option_name}{value} {command}"
         message = f"No such option here: {error.option_name}"
@@ -289,17 +296,19 @@ def _without_secrets(words: list[str], text: str, error: Exception) -> str:
         from fusery.registry.settings.homes import said_in_file
 
         with contextlib.suppress(FuseryError):  # there is no such home, which is told elsewhere
-            settings = said_in_file(_home_of(words))
+            settings = said_in_file(_registry_of(words))
     remember_given(words, os.environ, settings)
     return visible(redact(text))
 
 
-def _home_of(words: list[str]) -> str | None:
+def _registry_of(words: list[str]) -> str | None:
     for number, word in enumerate(words):
-        if word == "--home":
+        if word == "--registry":
             return "".join(words[number + 1 : number + 2]) or None
-        if word.startswith("--home="):
+        if word.startswith("--registry="):
             return word.partition("=")[2]
+        if not word.startswith("-"):
+            return None  # the command: what stands behind it is about something else
     return None
 
 

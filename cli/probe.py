@@ -86,7 +86,7 @@ def probe_command(
 
     added = tuple(map(parse_extra, extras))
     with session.progress("fusing") as fusing, counting(session, "answering, in tokens") as answering:
-        found = session.registry.adapters.probe(
+        found = session.registry.evaluations.probe(
             reference,
             against=against,
             request=FuseRequest(precision or "auto", extras=added) if precision or added else None,

@@ -10,7 +10,7 @@ from .session import Session, command
 from .text import cell
 
 if TYPE_CHECKING:
-    from fusery.registry.releases.promote import Promotion
+    from fusery.registry.records.release import Promotion
 
 _REF = click.argument("reference", metavar="REF")
 _ALIAS = click.argument("alias", metavar="ALIAS")
@@ -22,17 +22,7 @@ _MARKS = {"passed": "passed", "failed": "FAILED", "unknown": "unknown"}
 @_ALIAS
 @click.option("--reason", default="", metavar="TEXT", help="Why, for the log.")
 @click.option("--dry-run", is_flag=True, help="Evaluate the rules only; nothing is moved or logged.")
-@click.option("--to", "url", metavar="URL", help="On a server, with what it has on record; see fusery push.")
-@click.option("--insecure-http", is_flag=True, help="Let the token go there over the network as it is.")
-def promote_command(
-    session: Session,
-    reference: str,
-    alias: str,
-    reason: str,
-    dry_run: bool,
-    url: str | None,
-    insecure_http: bool,
-) -> int:
+def promote_command(session: Session, reference: str, alias: str, reason: str, dry_run: bool) -> int:
     """Let an alias hold REF if REF fulfils its rules.
 
     It is said which rule REF does not fulfil.
@@ -40,12 +30,7 @@ def promote_command(
     Exit code 0 when it does, 1 when a rule failed, 3 when one cannot be decided.  A refusal is in the log, with its
     reasons.
     """
-    if url is None:
-        promotion = session.registry.aliases.promote(reference, alias, reason=reason, dry_run=dry_run)
-    else:
-        promotion = session.registry.exchange.promote(
-            reference, alias, url, reason=reason, dry_run=dry_run, insecure_http=insecure_http
-        )
+    promotion = session.registry.aliases.promote(reference, alias, reason=reason, dry_run=dry_run)
 
     def human() -> None:
         for outcome in promotion.rules:

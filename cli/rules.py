@@ -12,7 +12,7 @@ from .session import LocalPath, Session, command
 from .text import ago, cell, when
 
 if TYPE_CHECKING:
-    from fusery.registry.releases.keeping import AliasRules
+    from fusery.registry.records.release import AliasRules
 
 _TARGET = click.argument("target", metavar="ALIAS|TASK#ALIAS")
 _REASON = click.option("--reason", default="", metavar="TEXT", help="Why, for the log.")

@@ -51,8 +51,8 @@ class LocalPath(click.Path):
 class Session:
     """One run of the command line."""
 
-    def __init__(self, *, home: str | None, debug: bool, hints: Hints) -> None:
-        self._home = home
+    def __init__(self, *, place: str | None, insecure_http: bool, debug: bool, hints: Hints) -> None:
+        self._place, self._insecure_http = place, insecure_http
         self.hints = hints
         self.debug = debug
         self.json = False
@@ -71,10 +71,10 @@ class Session:
 
     @cached_property
     def registry(self) -> Registry:
-        """The registry of `--home` or of the environment."""
+        """The registry of `--registry` or of the environment."""
         from fusery.registry import Registry
 
-        return Registry.open(self._home)
+        return Registry.open(self._place, insecure_http=self._insecure_http)
 
     def emit(self, document: Any, *, names: Iterable[str], human: Callable[[], None]) -> None:
         """Print a result: as one JSON document, as names one a line, or for people."""

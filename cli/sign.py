@@ -16,7 +16,7 @@ from .text import cell
 from .trust import passphrase_from, passphrase_option
 
 if TYPE_CHECKING:
-    from fusery.registry.records.signatures import RecordedSignature
+    from fusery.registry.records.signature import RecordedSignature
 
 _FILE = LocalPath(path_type=Path)
 _FORCE = click.option("--force", is_flag=True, help="Replace FILE, whatever it is.")
@@ -105,7 +105,7 @@ def list_command(session: Session, reference: str) -> None:
     found = session.registry.trust.signatures(reference)
 
     def human() -> None:
-        from fusery.registry.records.signatures import RecordedSignature
+        from fusery.registry.records.signature import RecordedSignature
 
         columns = "key_id signer at:age by scheme at"
         session.print_table(record_table(RecordedSignature, found.signatures, columns, signer=_signer))

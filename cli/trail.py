@@ -15,7 +15,7 @@ from .text import one_line
 from .written import write_document
 
 if TYPE_CHECKING:
-    from fusery.registry.provenance import Graph
+    from fusery.registry.records.graph import Graph
 
 _FORMATS = ("tree", "json", "mermaid", "dot", "svg", "prov", "openlineage")
 _ENDINGS = {".json": "json", ".mmd": "mermaid", ".dot": "dot", ".gv": "dot", ".svg": "svg"}

@@ -60,9 +60,8 @@ def train_command(
     quantise(W + BA), and adapter_config.json says so: `keep` writes that to the bit.  With --qa-lora the update is
     constant within the base's groups: `keep` leaves codes and scales as they are.
     """
-    from fusery.registry.admission.submission import Submission
-    from fusery.registry.recording.readiness import require_data, require_registrable
-    from fusery.registry.recording.trainer import known_base, train
+    from fusery.registry.recording.readiness import require_data
+    from fusery.registry.recording.trainer import train
 
     if base is None:
         _require_base_for(strict=strict, **facts)
@@ -75,15 +74,21 @@ def train_command(
         )
     if way and base is None and not _names_model(arguments):
         raise click.UsageError(f"--{way} trains on a quantised base, and none is named: give --base NAME.")
-    submission = Submission(base=base, **facts) if base is not None else None
     trained_on = facts.get("trained_on") or base
-    model = known_base(session.registry.workspace, trained_on) if trained_on is not None else None
+    model = session.registry.bases.to_train(trained_on) if trained_on is not None else None
     folders: list[str] = []
 
     def ready(args: Any) -> None:
         require_data(args)
-        if submission is not None and args.train:
-            require_registrable(session.registry.workspace, submission, args, same=way is not None)
+        if base is not None and args.train:
+            session.registry.adapters.require_registrable(
+                str(args.adapter_path),
+                model=str(args.model),
+                iterations=args.iters,
+                same=way is not None,
+                base=base,
+                **facts,
+            )
         folders.extend([args.adapter_path] * bool(args.train))
 
     with contextlib.redirect_stdout(sys.stderr if session.json or session.quiet else sys.stdout):

@@ -18,7 +18,7 @@ from .groups import Group
 from .session import LocalPath, Session, command
 
 if TYPE_CHECKING:
-    from fusery.registry.signing.trusted import TrustedKey
+    from fusery.registry.records.signature import TrustedKey
 
 PASSPHRASE = "FUSERY_KEY_PASSPHRASE"
 """Variable of the environment that holds the passphrase of a private key."""
@@ -125,7 +125,7 @@ def list_command(session: Session) -> None:
     keys = session.registry.trust.list_keys()
 
     def human() -> None:
-        from fusery.registry.signing.trusted import TrustedKey
+        from fusery.registry.records.signature import TrustedKey
 
         columns = "name aliases revoked_at created_at:age signatures key_id created_at"
         session.print_table(record_table(TrustedKey, keys, columns, aliases=_purposes))

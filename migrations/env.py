@@ -11,8 +11,6 @@ from alembic import context
 from sqlalchemy import Connection, make_url
 
 from fusery.registry.database.engine import make_engine
-from fusery.registry.database.guards import take_off
-from fusery.registry.database.protection import mend
 from fusery.registry.tables import metadata
 
 URL_VARIABLE = "FUSERY_DATABASE_URL"
@@ -23,11 +21,8 @@ def run(connection: Connection) -> None:
     context.configure(
         connection=connection, target_metadata=metadata, render_as_batch=True, transactional_ddl=True
     )
-    take_off(connection)
     with context.begin_transaction():
         context.run_migrations()
-    if context.get_context().get_current_revision() == context.get_head_revision():
-        mend(connection)
 
 
 def run_alone() -> None:

@@ -12,7 +12,7 @@ _ROOMS = {
     ".admission.refusal": "AdmissionError",
     ".api.registry": "Registry",
     ".bundles.choices": "Choices",
-    ".catalog.journal": "Event",
+    ".records.event": "Event",
     ".catalog.where.problem": "WhereError",
     ".errors": "AlreadyExistsError BadInputError CheckFailedError InvalidTokenError MissingExtraError SchemaError "
     "UnknownReferenceError",

@@ -7,7 +7,6 @@ from .adapters.finding import Finding as Finding
 from .admission.refusal import AdmissionError as AdmissionError
 from .api.registry import Registry as Registry
 from .bundles.choices import Choices as Choices
-from .catalog.journal import Event as Event
 from .catalog.where.problem import WhereError as WhereError
 from .errors import AlreadyExistsError as AlreadyExistsError
 from .errors import BadInputError as BadInputError
@@ -25,6 +24,7 @@ from .records.adapter_details import AdapterDetails as AdapterDetails
 from .records.alias import Alias as Alias
 from .records.base import Base as Base
 from .records.deployment import Deployment as Deployment
+from .records.event import Event as Event
 from .records.fused import Fused as Fused
 from .records.token import Identity as Identity
 from .records.token import NewToken as NewToken

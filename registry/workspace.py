@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import uuid
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -35,9 +34,6 @@ class Workspace:
 
     Args:
         settings: where the parts live.
-        foreign: what another party's registry is called, whose database is looked at before it is read; None for the
-            user's own.
-        shown: the file that messages name, where the database is a copy of it.
 
     Attributes:
         authenticated: a server knows by a token who is at work; False where a client says its own name.
@@ -47,10 +43,8 @@ class Workspace:
     authenticated = False
     role = ""
 
-    def __init__(self, settings: Settings, *, foreign: str | None = None, shown: Path | None = None) -> None:
+    def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.foreign = foreign
-        self._shown = shown
 
     @property
     def actor(self) -> str:
@@ -82,10 +76,12 @@ class Workspace:
         """
         path = self.embedded_path
         if path is not None and not path.exists():
-            raise SchemaError(f"there is no registry in {path.parent} yet", hint=self._hint)
+            raise SchemaError(f"there is no registry in {path.parent} yet", hint="fusery init")
+        from .database.schema import require
+
         database = self._open_database()
         try:
-            self._require(database, may_create=False)
+            require(database, may_create=False)
         except BaseException:
             database.close()
             raise
@@ -113,11 +109,7 @@ class Workspace:
             return row.store_id
 
     def _no_registry(self) -> SchemaError:
-        return SchemaError(f"there is no registry in {self.database.shown} yet", hint=self._hint)
-
-    @property
-    def _hint(self) -> str:
-        return "fusery init" if self.foreign is None else "is that where the other registry is?"
+        return SchemaError(f"there is no registry in {self.database.shown} yet", hint="fusery init")
 
     @cached_property
     def store(self) -> BlobStore:
@@ -165,16 +157,18 @@ class Workspace:
             StoreMismatchError: the store belongs to another registry.
             StoreDeniedError: a folder cannot be made or written.
         """
+        from uuid import uuid4
+
         from fusery.storage.locate import open_store
 
         from . import tables
-        from .database.schema import state, upgrade
+        from .database.schema import require, state, upgrade
 
         self._make_folders()
         database = self.__dict__.setdefault("database", self._open_database())
         if explicit and state(database).status == "empty":
             upgrade(database)
-        self._require(database, may_create=True)
+        require(database, may_create=True)
         with database.read() as session:
             row = session.get(tables.Registry, 1)
             store_id = row.store_id if row else None
@@ -182,7 +176,7 @@ class Workspace:
         made = store_id is None
         if made:
             # The store first: a row that names a store which does not exist would lock everybody out.
-            store_id = store.identify() or str(uuid.uuid4())
+            store_id = store.identify() or str(uuid4())
             store.initialise(store_id)
         elif store.identify() != store_id:
             # Adopting another store would leave everything recorded so far without its bytes.
@@ -214,27 +208,9 @@ class Workspace:
     def _open_database(self) -> Database:
         from .database import Database
 
-        database = Database.open(self.settings.database, foreign=self.foreign is not None, shown=self._shown)
+        database = Database.open(self.settings.database)
         database.actor = self.actor
         return database
-
-    def _require(self, database: Database, *, may_create: bool) -> None:
-        from .database.schema import require
-
-        if self.foreign is None:
-            require(database, may_create=may_create)
-            return
-        from .database.foreign import require_inert, require_ours
-
-        if database.path is None or database.path.exists():
-            require_inert(database)
-        try:
-            require(database, may_create=may_create)
-        except SchemaError as error:
-            if error.hint and error.hint.startswith("fusery "):
-                error.hint += ", there"  # it is the other registry's database
-            raise
-        require_ours(database)
 
     @property
     def embedded_path(self) -> Path | None:
@@ -262,7 +238,7 @@ class Workspace:
             except (PermissionError, FileExistsError, NotADirectoryError, OSError) as error:
                 raise StoreDeniedError(
                     f"the folder {folder} cannot be made: {os.strerror(error.errno or 0)}",
-                    hint="set FUSERY_HOME to a folder that you may write",
+                    hint="set FUSERY_REGISTRY to a folder that you may write",
                 ) from error
 
     def owner(self) -> Owner:
@@ -285,7 +261,7 @@ class ActingWorkspace(Workspace):
     def __init__(self, origin: Workspace, actor: str, *, authenticated: bool, role: str) -> None:
         if not actor.strip() or len(actor) > LONGEST or not is_keepable(actor):
             raise BadInputError(f"nobody acts under the name {actor[:60]!r}", hint="a name that can be read")
-        super().__init__(replace(origin.settings, user=actor), foreign=origin.foreign)
+        super().__init__(replace(origin.settings, user=actor))
         self.authenticated, self.role = authenticated, role
         self._origin = origin
 

@@ -121,7 +121,7 @@ def fusery(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
         ran = subprocess.run(
             [sys.executable, "-P", "-c", RUN],
             cwd=tmp_path,
-            env=os.environ | {"FUSERY_HOME": str(tmp_path / home)},
+            env=os.environ | {"FUSERY_REGISTRY": str(tmp_path / home)},
             input=json.dumps([command.split() for command in commands]),
             capture_output=True,
             text=True,

@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import fusery
 from fusery import registry
 
@@ -25,6 +27,7 @@ def test_the_version_is_that_of_the_installation() -> None:
     assert fusery.__version__ == version("fusery")
 
 
+@pytest.mark.timing
 def test_importing_it_loads_nothing_else() -> None:
     line = "import sys, fusery; print([m for m in sys.modules if m.partition('.')[0] in ('fusery', 'click', 'pydantic')])"
     done = subprocess.run([sys.executable, "-P", "-c", line], capture_output=True, text=True, check=True)
@@ -50,7 +53,7 @@ from fusery import Choices, FuseRequest, Registry
 with Registry.open() as registry:
     registry.fused.fuse("t@1", precision="kep")
     registry.fused.fuse_all(FuseRequest("dither", mode="affin", rounding="once"), publish="recipe")
-    registry.adapters.bench("t@1", precisions=["keep", "auto"])
+    registry.evaluations.bench("t@1", precisions=["keep", "auto"])
     registry.folder("t@1", format="peft")
     registry.exchange.export("t@1", "out", form="peftt")
     Choices(compression="gzip", gguf_type="q8_0")
@@ -58,6 +61,7 @@ with Registry.open() as registry:
 """Wrong values for closed choices, beside right ones."""
 
 
+@pytest.mark.timing
 def test_wrong_names_and_choices_are_type_errors(tmp_path: Path) -> None:
     names, choices = tmp_path / "names.py", tmp_path / "choices.py"
     names.write_text("from fusery import Adapter, Registri\nfrom fusery.registry import Nonsense\n")
@@ -65,7 +69,7 @@ def test_wrong_names_and_choices_are_type_errors(tmp_path: Path) -> None:
     command = [sys.executable, "-P", "-m", "mypy", "--config-file=", "--explicit-package-bases",
         "--ignore-missing-imports", "--follow-imports", "silent", "--cache-dir", str(tmp_path / "cache"), str(names), str(choices)]  # fmt: skip
     environment, place = dict(os.environ), Path(fusery.__file__).parents[1]
-    if place.name != "site-packages":  # where types are found by themselves
+    if place.name != "site-packages":  # where mypy finds the types without help
         command.append("--no-site-packages")
         environment["MYPYPATH"] = str(place)
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)

@@ -18,6 +18,8 @@ from pathlib import Path
 import pytest
 from source_copy import copy_sources
 
+pytestmark = pytest.mark.timing
+
 BUILD = "import sys; from setuptools import build_meta as b; getattr(b, 'build_' + sys.argv[1])(sys.argv[2])"
 SOURCE = f"fusery-{version('fusery')}"
 NOTHING_ELSE = """
@@ -40,7 +42,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     python = folder / "bin" / "python"
     subprocess.run(
         [python, "-P", "-c", NOTHING_ELSE], check=True
-    )  # the folder that this runs in may hold metadata
+    )  # without the current folder, which may hold metadata
     return python
 
 
@@ -69,7 +71,7 @@ def build(python: Path, tools: Path) -> Build:
         return known[asked]
 
     def make(sources: Path, kind: str, variables: dict[str, str]) -> Path:
-        shutil.rmtree(sources / "build", ignore_errors=True)  # what was compiled before would be taken again
+        shutil.rmtree(sources / "build", ignore_errors=True)  # or setuptools would reuse the compiled files
         out = sources.parent / f"{sources.name}-{'-'.join([kind, *variables])}"
         environment = {"PATH": str(tools), "CC": "cc", "SOURCE_DATE_EPOCH": "1700000000", **variables}
         done = subprocess.run(
@@ -93,7 +95,7 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def second(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same sources in another folder, later, of somebody with another umask."""
+    """The same sources in another folder, with later times and other permissions."""
     folder = copy_sources(tmp_path_factory.mktemp("two") / "a-longer-name")
     for path in folder.rglob("*"):
         os.utime(path, (2_000_000_000, 2_000_000_000), follow_symlinks=False)

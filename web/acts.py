@@ -1,4 +1,4 @@
-"""What can be done from a page or by a program: each act once, with what it asks for and the role that it needs."""
+"""What can be done from a page: the operations that have a form, and what it asks for."""
 
 from __future__ import annotations
 
@@ -7,20 +7,18 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from fusery.registry import Registry
+from fusery.registry.api.adapters import Adapters
+from fusery.registry.api.aliases import Aliases
+from fusery.registry.api.deployments import Deployments
 from fusery.registry.errors import AliasGuardedError, BadInputError
-from fusery.registry.record import Record
-from fusery.registry.records.adapter import Adapter
+from fusery.registry.records.adapter import Adapter, Amended
 from fusery.registry.records.alias import Moved
-from fusery.registry.records.deployment import Deployed, Refused
+from fusery.registry.records.deployment import Deployed, Deployment
+from fusery.registry.records.release import Approval, LiftedYank, Promotion, Yank
 from fusery.registry.records.token import Role
-from fusery.registry.registration.amend import Amended
-from fusery.registry.releases.approvals import Approval
-from fusery.registry.releases.promote import Promotion
-from fusery.registry.releases.yanks import LiftedYank, Yank
 from fusery.storage.plaintext import is_keepable
 
 from .addresses import of_adapter, of_alias
-from .documents import Ended
 
 Kind = Literal["line", "text", "pairs", "flag"]
 """A line; a text of several; lines of NAME=VALUE; something to tick."""
@@ -38,7 +36,6 @@ class Field:
         kind: what it takes.
         required: it may not be empty.
         said: what else people should know.
-        shown: in the form; what is not is for programs.
     """
 
     name: str
@@ -46,7 +43,6 @@ class Field:
     kind: Kind = "line"
     required: bool = False
     said: str = ""
-    shown: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +50,11 @@ class Act:
     """Something that can be done.
 
     Attributes:
-        name: in the address, and for programs.
+        name: in the address.
         title: what a button says.
         said: what it does, in one sentence.
-        role: that it needs.
+        method: the operation; whoever may do that may do this.
         fields: what it asks for; the first one says to what it is done.
-        record: the type of what it returns.
         do: does it.
         then: the page that shows what came of it.
         bold: it is not taken back easily.
@@ -69,27 +64,28 @@ class Act:
     name: str
     title: str
     said: str
-    role: Role
+    method: Callable[..., Any]
     fields: Sequence[Field]
-    record: type[Record]
-    do: Callable[[Registry, Values], Record]
+    do: Callable[[Registry, Values], object]
     then: Callable[[Any], str]
     bold: bool = False
     now: Mapping[str, Callable[[Adapter], str]] = field(default_factory=dict)
+
+    @property
+    def role(self) -> Role:
+        """The role that it needs."""
+        found: Role = self.method.operation.role  # type: ignore[attr-defined]
+        return found
 
 
 _ADAPTER = Field("adapter", "Adapter", required=True, said="a name, TASK@VERSION or a digest")
 _ALIAS = Field("alias", "Alias", required=True, said="such as prod, or TASK#prod")
 _WHY = Field("reason", "Reason", "text", required=True, said="for the log")
-_DRY = Field("dry_run", "Evaluate the rules only", "flag", shown=False)
 _EMERGENCY = Field("emergency", "An emergency: also where the rules say no", "flag")
-_VIA = Field("via", "What keeps it up to date", said="a program's name, such as vllm", shown=False)
 
 
 def _promote(registry: Registry, values: Values) -> Promotion:
-    return registry.aliases.promote(
-        values["adapter"], values["alias"], reason=values["reason"], dry_run=values["dry_run"]
-    )
+    return registry.aliases.promote(values["adapter"], values["alias"], reason=values["reason"])
 
 
 def _approve(registry: Registry, values: Values) -> Approval:
@@ -109,11 +105,8 @@ def _withdraw(registry: Registry, values: Values) -> Approval:
 
 
 def _set(registry: Registry, values: Values) -> Moved:
-    alias = values["alias"]
-    if "#" not in alias:
-        alias = f"{registry.adapters.show(values['adapter']).task}#{alias}"
     try:
-        return registry.aliases.set(alias, values["adapter"], reason=values["reason"])
+        return registry.aliases.set(values["alias"], values["adapter"], reason=values["reason"])
     except AliasGuardedError as error:
         raise AliasGuardedError(error.message, hint='choose "Promote" instead') from error
 
@@ -150,20 +143,11 @@ def _tag(registry: Registry, values: Values) -> Amended:
 
 
 def _record(registry: Registry, values: Values) -> Deployed:
-    return registry.deployments.record(
-        values["adapter"], values["place"], note=values["note"], via=values["via"]
-    )
+    return registry.deployments.record(values["adapter"], values["place"], note=values["note"])
 
 
-def _refuse(registry: Registry, values: Values) -> Refused:
-    return registry.deployments.refuse(
-        values["adapter"], values["place"], reason=values["reason"], via=values["via"]
-    )
-
-
-def _end(registry: Registry, values: Values) -> Ended:
-    ended = registry.deployments.end([values["place"]], reason=values["reason"], via=values["via"])
-    return Ended(place=values["place"], ended=tuple(ended))
+def _end(registry: Registry, values: Values) -> Sequence[Deployment]:
+    return registry.deployments.end([values["place"]], reason=values["reason"])
 
 
 ACTS: Sequence[Act] = (
@@ -171,9 +155,8 @@ ACTS: Sequence[Act] = (
         "promote",
         "Promote",
         "Lets an alias hold this adapter if all its rules hold.",
-        "approver",
-        (_ADAPTER, _ALIAS, _WHY, _DRY),
-        Promotion,
+        Aliases.promote,
+        (_ADAPTER, _ALIAS, _WHY),
         _promote,
         lambda done: of_alias(done.alias),
     ),
@@ -181,9 +164,8 @@ ACTS: Sequence[Act] = (
         "approve",
         "Approve",
         "Says that you agree to an alias holding this adapter; its author's own approval does not count.",
-        "approver",
+        Aliases.approve,
         (_ADAPTER, _ALIAS, Field("note", "Note", "text")),
-        Approval,
         _approve,
         lambda done: of_adapter(done.adapter),
     ),
@@ -191,9 +173,8 @@ ACTS: Sequence[Act] = (
         "withdraw-approval",
         "Withdraw your approval",
         "Takes your own approval back.",
-        "approver",
+        Aliases.withdraw_approval,
         (_ADAPTER, _ALIAS, Field("note", "Note", "text")),
-        Approval,
         _withdraw,
         lambda done: of_adapter(done.adapter),
     ),
@@ -201,9 +182,8 @@ ACTS: Sequence[Act] = (
         "set-alias",
         "Set an alias",
         "Lets an alias without rules hold this adapter.",
-        "publisher",
+        Aliases.set,
         (_ADAPTER, _ALIAS, _WHY),
-        Moved,
         _set,
         lambda done: of_alias(done.alias),
     ),
@@ -211,9 +191,8 @@ ACTS: Sequence[Act] = (
         "roll-back",
         "Roll back",
         "Gives the alias back to the adapter that held it before.",
-        "approver",
+        Aliases.roll_back,
         (_ALIAS, _WHY, _EMERGENCY),
-        Moved,
         _roll_back,
         lambda done: of_alias(done.alias),
         bold=True,
@@ -222,9 +201,8 @@ ACTS: Sequence[Act] = (
         "yank",
         "Withdraw",
         "Withdraws this adapter: it stays on record, and is neither fused nor shipped until that is lifted.",
-        "approver",
+        Adapters.yank_all,
         (_ADAPTER, _WHY),
-        Yank,
         _yank,
         lambda done: of_adapter(done.name),
         bold=True,
@@ -233,9 +211,8 @@ ACTS: Sequence[Act] = (
         "lift",
         "Lift the withdrawal",
         "Lets this adapter be fused and shipped again.",
-        "approver",
+        Adapters.unyank_all,
         (_ADAPTER, _WHY),
-        LiftedYank,
         _lift,
         lambda done: of_adapter(done.name),
     ),
@@ -243,9 +220,8 @@ ACTS: Sequence[Act] = (
         "note",
         "Change the note",
         "Replaces what is noted of this adapter; an empty note takes it away.",
-        "publisher",
+        Adapters.amend,
         (_ADAPTER, Field("note", "Note", "text"), Field("reason", "Reason", "text")),
-        Amended,
         _note,
         lambda done: of_adapter(done.name),
         now={"note": lambda adapter: adapter.note or ""},
@@ -254,13 +230,12 @@ ACTS: Sequence[Act] = (
         "tags",
         "Set tags",
         "Sets tags of this adapter, and takes off those that have no value.",
-        "publisher",
+        Adapters.amend,
         (
             _ADAPTER,
             Field("tags", "Tags", "pairs", required=True, said="one NAME=VALUE a line; NAME= takes it off"),
             Field("reason", "Reason", "text"),
         ),
-        Amended,
         _tag,
         lambda done: of_adapter(done.name),
         now={"tags": lambda adapter: "\n".join(f"{name}={value}" for name, value in adapter.tags.items())},
@@ -269,14 +244,12 @@ ACTS: Sequence[Act] = (
         "record-deployment",
         "Record where it runs",
         "Says that this adapter runs at a place from now on.",
-        "publisher",
+        Deployments.record,
         (
             _ADAPTER,
             Field("place", "Place", required=True, said="such as prod-eu/ranker"),
             Field("note", "Note", "text"),
-            _VIA,
         ),
-        Deployed,
         _record,
         lambda _: "/places",
     ),
@@ -284,21 +257,10 @@ ACTS: Sequence[Act] = (
         "end-deployment",
         "End",
         "Says that nothing runs at this place any more.",
-        "publisher",
-        (Field("place", "Place", required=True), _WHY, _VIA),
-        Ended,
+        Deployments.end,
+        (Field("place", "Place", required=True), _WHY),
         _end,
         lambda _: "/places",
-    ),
-    Act(
-        "record-refusal",
-        "Record that it was refused",
-        "Says in the log that this adapter was asked for at a place, and was not let run there.",
-        "publisher",
-        (_ADAPTER, Field("place", "Place", required=True), _WHY, _VIA),
-        Refused,
-        _refuse,
-        lambda _: "/log",
     ),
 )
 

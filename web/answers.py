@@ -1,4 +1,4 @@
-"""One answer in two forms: a page for people, JSON for programs, from the same record."""
+"""Answers: pages for people, errors for people and programs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ from fusery.registry.errors import (
     UploadTooLargeError,
 )
 from fusery.registry.provenance.drawing import STYLE
-from fusery.registry.record import Record
+from fusery.registry.record import plain
+from fusery.registry.remote.failures import details_of
 from fusery.registry.reporting.environment import environment, style
 from fusery.registry.reporting.facts import RecordsDamagedError
 from fusery.registry.server.request_ids import NAME
@@ -111,19 +112,19 @@ def wants_json(request: Request) -> bool:
     return "application/json" in accepted and "text/html" not in accepted
 
 
-def answer(request: Request, template: str, record: Record, **more: Any) -> Response:
-    """Return a record as JSON, or as the page that a template makes of it.
+def answer(request: Request, template: str, found: Mapping[str, Any], **more: Any) -> Response:
+    """Return what a page shows, as JSON or as the page that a template makes of it.
 
     Args:
         request: what was asked.
         template: name of the page's template.
-        record: what is to be shown; the page has it as `it`, in JSON's forms.
+        found: a record, or several by name; the page has it as `it`, in JSON's forms.
         more: what only the page has, such as pictures.
     """
-    document = presentable(record.to_dict())
-    if wants_json(request):
-        return JSONResponse(document)
-    return page(request, template, {"it": document, **more})
+    document = presentable(plain(dict(found)))
+    return (
+        JSONResponse(document) if wants_json(request) else page(request, template, {"it": document, **more})
+    )
 
 
 def presentable(value: Any) -> Any:
@@ -157,7 +158,9 @@ def refusal(request: Request, error: FuseryError, status: int | None = None) -> 
         LOG.error("%s (request %s)", said, request.scope.get(NAME))
         # Only the operator may see addresses and paths of databases and stores.
         said, hint = _UNAVAILABLE.get(error.code, _NO_DATABASE), "try again later; the server's log says why"
-    told = {"code": error.code, "message": said, "hint": hint}
+    told: dict[str, Any] = {"code": error.code, "message": said, "hint": hint}
+    if wants_json(request) and status < 500 and (details := details_of(error)):
+        told["details"] = presentable(details)
     answer = (
         JSONResponse({"error": told}, status)
         if wants_json(request)

@@ -17,13 +17,13 @@ from fusery.registry.server.request_ids import RequestIds
 from fusery.storage.errors import FuseryError
 
 from .answers import refusal, status_of, wants_json
-from .api import add_api
 from .bytes import add_reading_pages
 from .doors import OwnDoor, TeamDoor
 from .entry import add_key, add_sign_in
 from .forms import add_forms
 from .guard import Caught, Headers, OwnHost
 from .limits import BodyLimit
+from .operations import add_operations
 from .pages import add_pages
 from .routes import Routes
 from .transfers import add_transfers
@@ -52,6 +52,7 @@ def create_app(
     app.add_middleware(RequestIds)
     routes = Routes(app, door)
     app.state.routes = routes
+    add_operations(routes, registry)
     add_pages(routes, registry)
     add_reading_pages(routes, registry)
     add_forms(routes, registry)
@@ -60,7 +61,6 @@ def create_app(
     else:
         add_sign_in(routes, door)
     add_transfers(routes, registry, uploads)
-    add_api(app, routes, registry)
 
     @app.exception_handler(FuseryError)
     def refused(request: Request, error: FuseryError) -> Response:

@@ -11,12 +11,10 @@ from fastapi import Query, Request, Response
 
 from fusery.registry import Registry
 from fusery.registry.audit import Report
-from fusery.registry.catalog.diff import WeightsDifference
 from fusery.registry.errors import BadInputError
 from fusery.storage.errors import BlobCorruptError
 
 from .answers import answer, refusal
-from .documents import Audit
 from .routes import Routes
 from .visitors import TooOftenError
 
@@ -27,7 +25,7 @@ def add_reading_pages(routes: Routes, registry: Registry) -> None:
     """Add them; whoever asks for one while another is being made is told to ask again."""
     busy = threading.Lock()
 
-    @routes.page("/audit", Audit)
+    @routes.page("/audit")
     def audit(
         request: Request,
         reference: Annotated[str | None, Query(max_length=_LONGEST)] = None,
@@ -39,10 +37,15 @@ def add_reading_pages(routes: Routes, registry: Registry) -> None:
             with _alone(busy):
                 report = _checked(registry, named, chain)
         newest = registry.upkeep.log(limit=1)
-        found = Audit(reference=named, chain=chain, report=report, newest=newest[0] if newest else None)
+        found = {
+            "reference": named,
+            "chain": chain,
+            "report": report,
+            "newest": newest[0] if newest else None,
+        }
         return answer(request, "audit.html.j2", found)
 
-    @routes.page("/compare/weights", WeightsDifference)
+    @routes.page("/compare/weights")
     def weights(request: Request, ref: Annotated[list[str], Query(max_length=2)]) -> Response:
         """Compare what two adapters have learned, module by module."""
         if len(ref) != 2:

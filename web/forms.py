@@ -11,7 +11,7 @@ from fastapi.responses import RedirectResponse
 
 from fusery.registry import Registry
 from fusery.registry.errors import BadInputError
-from fusery.registry.releases.promote import Promotion
+from fusery.registry.records.release import Promotion
 from fusery.storage.errors import FuseryError
 
 from .acts import ACTS, Act, cleaned, values_of
@@ -27,7 +27,7 @@ async def sent_form(request: Request) -> dict[str, str]:
     """Return the fields of a form; of one that is there twice the last."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/x-www-form-urlencoded":
-        raise BadInputError("this takes a form", hint="programs: /api/v1/acts")
+        raise BadInputError("this takes a form", hint="programs: /api/v1/openapi.json")
     try:
         text = (await request.body()).decode("ascii")
         return dict(parse_qsl(text, keep_blank_values=True, max_num_fields=_MOST_FIELDS, errors="strict"))
@@ -57,7 +57,9 @@ def _add(routes: Routes, registry: Registry, act: Act) -> None:
             raise FormError("this form is not of this server, or of another time", hint="open the page again")
         try:
             record = act.do(
-                registry.acting(visitor.name, authenticated=visitor.authenticated),
+                registry.acting(
+                    visitor.name, authenticated=visitor.authenticated, role=visitor.role or "reader"
+                ),
                 cleaned(act, values_of(act, given)),
             )
         except FuseryError as error:
@@ -92,6 +94,6 @@ def _known(registry: Registry, act: Act, given: Mapping[str, str]) -> dict[str, 
         return {}
     if not alias:
         return {"choices": registry.aliases.names_for(adapter)}
-    if act.record is Promotion:
+    if act.name == "promote":
         return {"promotion": registry.aliases.promote(adapter, alias, dry_run=True).to_dict()}
     return {}

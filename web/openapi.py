@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from fusery.registry.api.schema import schema_of
-from fusery.registry.releases.promote import Promotion
+from fusery.registry.records.release import Promotion
 
 from .routes import API, Route
 

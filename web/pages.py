@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -12,25 +13,22 @@ from fastapi.responses import PlainTextResponse, RedirectResponse
 from markupsafe import Markup
 
 from fusery.registry import Registry
-from fusery.registry.catalog.compare import ComparedAdapters
-from fusery.registry.catalog.search import Found
 from fusery.registry.charts.curves import curves_chart
 from fusery.registry.charts.heat_map import heat_map
 from fusery.registry.charts.heat_map_svg import heat_map_picture
 from fusery.registry.charts.losses import versions_chart
 from fusery.registry.charts.timeline import timeline
 from fusery.registry.errors import BadInputError, UnknownReferenceError
-from fusery.registry.provenance import Graph, Node, svg
-from fusery.registry.records.adapter_details import AdapterDetails
-from fusery.registry.records.base import BaseDetails
+from fusery.registry.provenance import svg
+from fusery.registry.records.adapter import Adapter
 from fusery.registry.records.fused import FusedDetails
+from fusery.registry.records.graph import Graph, Node
 from fusery.registry.reporting.models import MOST_CELLS
 from fusery.registry.reporting.page import PHONE, twice
 from fusery.storage.secrets import masked
 
 from .addresses import of_adapter, of_alias, segment
 from .answers import answer, style_sheet, wants_json
-from .documents import AliasPage, Bases, FusedModels, Log, Places, Start, TaskPage
 from .routes import Routes
 
 PAGE = 50
@@ -56,22 +54,22 @@ Whole = Annotated[int, Query(ge=0, le=10**9)]
 
 
 def add_pages(routes: Routes, registry: Registry) -> None:
-    """Add the pages of a registry, each of which is also JSON."""
+    """Add the pages of a registry."""
 
-    @routes.page("/", Start, api="/tasks")
+    @routes.page("/")
     def start(request: Request, after: Text = None, q: Text = None) -> Response:
         tasks = registry.adapters.tasks(after=after, limit=TASKS + 1, holding=q)
         more = len(tasks) > TASKS
-        found = Start(
-            tasks=tuple(tasks[:TASKS]),
-            holding=q or None,
-            next=tasks[TASKS - 1].task if more else None,
-            waiting=tuple(registry.aliases.waiting(tasks[:TASKS])),
-            events=tuple(reversed(registry.upkeep.log(limit=LAST))),
-        )
+        found = {
+            "tasks": tasks[:TASKS],
+            "holding": q or None,
+            "next": tasks[TASKS - 1].task if more else None,
+            "waiting": registry.aliases.waiting(tasks[:TASKS]),
+            "events": registry.upkeep.log(limit=LAST)[::-1],
+        }
         return answer(request, "start.html.j2", found)
 
-    @routes.page("/tasks/{task}", TaskPage)
+    @routes.page("/tasks/{task}")
     def one_task(
         request: Request, task: str, where: Text = None, sort: Text = None, offset: Whole = 0
     ) -> Response:
@@ -85,21 +83,21 @@ def add_pages(routes: Routes, registry: Registry) -> None:
             if wants_json(request):
                 raise
             problem = error
-        aliases = registry.aliases.list(task)
-        found = TaskPage(
-            task=task,
-            where=where or None,
-            sort=by,
-            offset=offset,
-            next=offset + PAGE if len(versions) > PAGE else None,
-            versions=tuple(versions[:PAGE]),
-            aliases=tuple(aliases),
-        )
-        made = answer(request, "one_task.html.j2", found, pictures=_of_task(found), problem=problem)
+        found = {
+            "task": task,
+            "where": where or None,
+            "sort": by,
+            "offset": offset,
+            "next": _next(versions, offset),
+            "versions": versions[:PAGE],
+            "aliases": registry.aliases.list(task),
+        }
+        pictures = _of_task(task, versions[:PAGE])
+        made = answer(request, "one_task.html.j2", found, pictures=pictures, problem=problem)
         made.status_code = 200 if problem is None else 400
         return made
 
-    @routes.page("/adapters/{reference:path}", AdapterDetails)
+    @routes.page("/adapters/{reference:path}")
     def adapter(request: Request, reference: str) -> Response:
         found = registry.adapters.show(reference)
         section = {
@@ -109,7 +107,7 @@ def add_pages(routes: Routes, registry: Registry) -> None:
         curve = twice(curves_chart, "curve", section) if found.curve else None
         return answer(request, "adapter.html.j2", found, curve=curve)
 
-    @routes.page("/compare", ComparedAdapters)
+    @routes.page("/compare")
     def compare(request: Request, ref: Annotated[list[str], Query(max_length=50)]) -> Response:
         found = registry.adapters.compare(list(dict.fromkeys(ref)))
         curves = [
@@ -122,21 +120,21 @@ def add_pages(routes: Routes, registry: Registry) -> None:
         )
         return answer(request, "compare.html.j2", found, curves=curves, picture=picture)
 
-    @routes.page("/aliases/{task}/{name}", AliasPage)
+    @routes.page("/aliases/{task}/{name}")
     def alias(request: Request, task: str, name: str, offset: Whole = 0) -> Response:
         holder = registry.aliases.show(f"{task}#{name}")
         newest, rules = registry.aliases.history(f"{task}#{name}", limit=PAGE + 1, offset=offset), None
         moves = newest[-PAGE:]
         with suppress(UnknownReferenceError):
             rules = registry.aliases.rules(f"{task}#{name}")
-        found = AliasPage(
-            alias=f"{task}#{name}",
-            holder=holder,
-            rules=rules,
-            offset=offset,
-            next=offset + PAGE if len(newest) > PAGE else None,
-            moves=tuple(reversed(moves)),
-        )
+        found = {
+            "alias": f"{task}#{name}",
+            "holder": holder,
+            "rules": rules,
+            "offset": offset,
+            "next": _next(newest, offset),
+            "moves": moves[::-1],
+        }
         section = {
             "task": task,
             "aliases": [{"alias": name, "moves": [move.to_dict() for move in moves]}],
@@ -145,27 +143,27 @@ def add_pages(routes: Routes, registry: Registry) -> None:
         }
         return answer(request, "alias.html.j2", found, task=task, picture=twice(timeline, "moves", section))
 
-    @routes.page("/bases", Bases)
+    @routes.page("/bases")
     def bases(request: Request) -> Response:
-        return answer(request, "bases.html.j2", Bases(bases=tuple(registry.bases.list())))
+        return answer(request, "bases.html.j2", {"bases": registry.bases.list()})
 
-    @routes.page("/bases/{name:path}", BaseDetails)
+    @routes.page("/bases/{name:path}")
     def base(request: Request, name: str, offset: Whole = 0) -> Response:
         found = registry.bases.show(name, limit=PAGE, offset=offset)
         return answer(request, "base_model.html.j2", found, offset=offset)
 
-    @routes.page("/fused", FusedModels)
+    @routes.page("/fused")
     def all_fused(request: Request, offset: Whole = 0) -> Response:
         models = registry.fused.list(limit=PAGE + 1, offset=offset)
-        found = FusedModels(
-            offset=offset,
-            next=offset + PAGE if len(models) > PAGE else None,
-            models=tuple(models[:PAGE]),
-            cache=registry.cache.contents(),
-        )
+        found = {
+            "offset": offset,
+            "next": _next(models, offset),
+            "models": models[:PAGE],
+            "cache": registry.cache.contents(),
+        }
         return answer(request, "all_fused.html.j2", found)
 
-    @routes.page("/fused/{key}", FusedDetails)
+    @routes.page("/fused/{key}")
     def fused(request: Request, key: str) -> Response:
         found = registry.fused.fidelity(key)
         return answer(request, "fused.html.j2", found, picture=_map_of(found))
@@ -183,7 +181,7 @@ def add_pages(routes: Routes, registry: Registry) -> None:
             raise BadInputError("there are too many things for a picture", hint="its page has them in words")
         return Response(svg(graph, width=WIDE, pans=True), media_type="image/svg+xml")
 
-    @routes.page("/lineage/{reference:path}", Graph)
+    @routes.page("/lineage/{reference:path}")
     def lineage(request: Request, reference: str) -> Response:
         graph = lineage_of(reference)
         drawn = len(graph.nodes) <= DRAWN
@@ -196,18 +194,18 @@ def add_pages(routes: Routes, registry: Registry) -> None:
         links = {node.id: _link(node) for node in graph.nodes}
         return answer(request, "lineage.html.j2", graph, pictures=pictures, links=links, subject=reference)
 
-    @routes.page("/places", Places)
+    @routes.page("/places")
     def places(request: Request, at: Text = None, offset: Whole = 0) -> Response:
         running = registry.deployments.list(at=at or None, limit=PAGE + 1, offset=offset)
-        found = Places(
-            at=at or None,
-            offset=offset,
-            next=offset + PAGE if len(running) > PAGE else None,
-            deployments=tuple(running[:PAGE]),
-        )
+        found = {
+            "at": at or None,
+            "offset": offset,
+            "next": _next(running, offset),
+            "deployments": running[:PAGE],
+        }
         return answer(request, "places.html.j2", found)
 
-    @routes.page("/log", Log)
+    @routes.page("/log")
     def log(
         request: Request,
         reference: Text = None,
@@ -222,17 +220,17 @@ def add_pages(routes: Routes, registry: Registry) -> None:
             before=before,
             limit=PAGE + 1,
         )
-        shown = tuple(reversed(events[-PAGE:]))
-        found = Log(
-            reference=reference or None,
-            action=action or None,
-            since=since or None,
-            events=shown,
-            next=shown[-1].seq if len(events) > PAGE else None,
-        )
+        shown = events[-PAGE:][::-1]
+        found = {
+            "reference": reference or None,
+            "action": action or None,
+            "since": since or None,
+            "events": shown,
+            "next": shown[-1].seq if len(events) > PAGE else None,
+        }
         return answer(request, "log.html.j2", found)
 
-    @routes.page("/search", Found)
+    @routes.page("/search")
     def search(request: Request, q: Annotated[str, Query(max_length=500)] = "") -> Response:
         found = registry.search(q)
         alone = [("adapters", name) for name in found.adapters] + [("bases", name) for name in found.bases]
@@ -285,8 +283,13 @@ def _map_of(found: FusedDetails) -> Any:
     return twice(heat_map_picture, "map", {**shown, "name": found.adapter}) if few else None
 
 
-def _of_task(found: TaskPage) -> dict[str, Any]:
+def _next(rows: Sequence[object], offset: int) -> int | None:
+    """Return the offset of the next page; None where there is none."""
+    return offset + PAGE if len(rows) > PAGE else None
+
+
+def _of_task(task: str, versions: Sequence[Adapter]) -> dict[str, Any]:
     """Return the picture of a task: the loss of its versions."""
-    versions = [each.to_dict() for each in sorted(found.versions, key=lambda each: each.version)]
-    section = {"task": found.task, "versions": versions, "adapter": None}
+    shown = [each.to_dict() for each in sorted(versions, key=lambda each: each.version)]
+    section = {"task": task, "versions": shown, "adapter": None}
     return {"versions": twice(versions_chart, "versions", section)}

@@ -75,22 +75,16 @@ class Routes:
         self._app, self._door = app, door
         self._pace, self._failures = Pace(*RATE), Pace(*FAILURES)
 
-    def page(
-        self, path: str, record: Any = None, *, api: str | None = None, role: Role | None = "reader"
-    ) -> Callable[[Handler], Handler]:
-        """Return a decorator for what shows a page, and a program the record of it.
+    def page(self, path: str, *, role: Role | None = "reader") -> Callable[[Handler], Handler]:
+        """Return a decorator for what shows a page.
 
         Args:
             path: of the page.
-            record: the type of what it shows; None where programs have no use for it.
-            api: where programs find it below `API`, if that is not `path`.
             role: that it needs; None for anybody.
         """
 
         def add(handler: Handler) -> Handler:
             self._add(Route(path, "GET", role, None), handler, ["GET", "HEAD"])
-            if record is not None:
-                self._add(Route(API + (api or path), "GET", role, record), handler, ["GET"])
             return handler
 
         return add
@@ -102,6 +96,15 @@ class Routes:
 
         def add(handler: Handler) -> Handler:
             self._add(Route(path, "POST", role, record, takes=takes), handler, ["POST"])
+            return handler
+
+        return add
+
+    def read(self, path: str, record: Any, *, role: Role | None) -> Callable[[Handler], Handler]:
+        """Return a decorator for what returns a record to programs."""
+
+        def add(handler: Handler) -> Handler:
+            self._add(Route(path, "GET", role, record), handler, ["GET"])
             return handler
 
         return add

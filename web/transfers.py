@@ -14,10 +14,10 @@ from starlette.requests import ClientDisconnect
 
 from fusery.registry import Registry
 from fusery.registry.errors import BadInputError
-from fusery.registry.exchange.served import PackagePlan, PackageTaken
-from fusery.registry.exchange.uploads import Arrived, Upload, UploadLimits
+from fusery.registry.exchange.uploads import Upload, UploadLimits
 from fusery.registry.exchange.wire import bytes_of
 from fusery.registry.record import Record
+from fusery.registry.records.transfer import Arrived, PackagePlan, PackageTaken
 from fusery.storage.errors import BlobCorruptError
 from fusery.storage.interface import Blob
 

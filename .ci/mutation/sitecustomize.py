@@ -10,13 +10,13 @@ from pathlib import Path
 class _ChangedSource(importlib.machinery.SourceFileLoader):
     def get_code(self, fullname):  # neither reads nor writes compiled files
         return compile(
-            Path(os.environ["FUSERY_MUTATED_SOURCE"]).read_bytes(), self.path, "exec", dont_inherit=True
+            Path(os.environ["MUTANTS_CHANGED_SOURCE"]).read_bytes(), self.path, "exec", dont_inherit=True
         )
 
 
 class _Finder(importlib.abc.MetaPathFinder):
     def find_spec(self, fullname, path=None, target=None):
-        if fullname != os.environ["FUSERY_MUTATED_MODULE"].removesuffix(".__init__"):
+        if fullname != os.environ["MUTANTS_CHANGED_MODULE"].removesuffix(".__init__"):
             return None
         for finder in sys.meta_path:
             spec = None if finder is self else finder.find_spec(fullname, path, target)
@@ -27,5 +27,5 @@ class _Finder(importlib.abc.MetaPathFinder):
         return None
 
 
-if "FUSERY_MUTATED_MODULE" in os.environ:
+if "MUTANTS_CHANGED_MODULE" in os.environ:
     sys.meta_path.insert(0, _Finder())

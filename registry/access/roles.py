@@ -1,8 +1,4 @@
-"""The roles of tokens: what each lets its bearer do.
-
-They are what a server holds a request against.  What a login of a PostgreSQL database may do is another thing
-(`database.grants`): the server has one, and its clients have none.
-"""
+"""The roles of tokens: what each lets its bearer do on a server."""
 
 from __future__ import annotations
 
@@ -14,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from .. import tables
 from ..actors import person
-from ..errors import BadInputError
+from ..errors import BadInputError, RoleError
 from ..records.token import Role
 
 if TYPE_CHECKING:
@@ -88,6 +84,45 @@ def may_change(workspace: Workspace, session: Session, part: str, row: Thing) ->
         return True
     own = person(owner_of(session, row)) == person(workspace.actor)
     return allows(parse_role(workspace.role), PARTS[part][0 if own else 1])
+
+
+def is_trusted(workspace: Workspace) -> bool:
+    """Tell whether whoever is at work may decide what counts in this registry: its operator, or an approver's token."""
+    return not workspace.role or allows(parse_role(workspace.role), "approver")
+
+
+def require_may_change(workspace: Workspace, session: Session, part: str, row: Thing) -> None:
+    """Refuse a change of a part of a record that the role of whoever is at work does not allow.
+
+    Args:
+        workspace: the registry's parts, with the name and role of a server's client.
+        session: of any transaction.
+        part: a key of `PARTS`.
+        row: the record's row.
+
+    Raises:
+        RoleError: the role is not enough.
+    """
+    if not may_change(workspace, session, part, row):
+        require_role(workspace, PARTS[part][1], f"another's {part}")
+
+
+def require_role(workspace: Workspace, role: Role, change: str) -> None:
+    """Refuse what the role of whoever is at work does not allow.
+
+    Args:
+        workspace: the registry's parts, with the name and role of a server's client.
+        role: that is needed.
+        change: of what.
+
+    Raises:
+        RoleError: the role is not enough.
+    """
+    if workspace.role and not allows(parse_role(workspace.role), role):
+        raise RoleError(
+            f"{workspace.actor} has the role of {workspace.role}, and {change} needs {role}",
+            hint="ask an admin",
+        )
 
 
 def owner_of(session: Session, row: Thing) -> str:

@@ -12,6 +12,7 @@ import re
 import secrets
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
@@ -22,7 +23,7 @@ from ..database import Database, events
 from ..errors import AlreadyExistsError, BadInputError, InvalidTokenError, UnknownReferenceError
 from ..names import parse_slug
 from ..parsing import parse_expiry
-from ..records.token import Identity, NewToken, State, Token
+from ..records.token import Identity, NewToken, OwnIdentity, State, Token
 from .roles import parse_role
 
 if TYPE_CHECKING:
@@ -93,6 +94,18 @@ def revoke(workspace: Workspace, name: str, *, reason: str = "") -> Token:
         if row is None:
             raise UnknownReferenceError(f"there is no token {called}", hint="fusery token list")
         return Token(**_facts(row, now))
+
+
+def own(workspace: Workspace) -> OwnIdentity:
+    """Return who is at work: the bearer of a token, or on a registry of this machine its operator."""
+    role = parse_role(workspace.role) if workspace.role else "admin"
+    registry = workspace.identity
+    with workspace.database.read() as session:
+        row = _newest(session, workspace.actor, revoked=False) if workspace.authenticated else None
+        expires = None if row is None else row.expires_at
+    return OwnIdentity(
+        name=workspace.actor, role=role, expires_at=expires, registry=registry, version=version("fusery")
+    )
 
 
 def list_tokens(workspace: Workspace, *, revoked: bool = False) -> list[Token]:

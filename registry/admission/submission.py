@@ -16,7 +16,7 @@ from fusery.storage.secrets import without_credentials
 from .. import tables
 from ..errors import BadInputError
 from ..names import parse_date, parse_slug, parse_task
-from ..record import Declaration, parts_of
+from ..record import Declaration, Record, parts_of
 from ..records.adapter import Adapter
 
 DECLARED: Mapping[str, Declaration] = {
@@ -63,10 +63,10 @@ class Declared(TypedDict, total=False):
 
 
 class Facts(Declared, total=False):
-    """The same with references, as texts."""
+    """The same with references: the base that it stands on, else the one that its files name, and the adapter that training went on from."""
 
-    base: str | None
-    parent: str | None
+    base: str | Record | None
+    parent: str | Record | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +100,19 @@ class Submission:
     log: str | Path | None = None
     base_known_as: tuple[str, ...] = ()
     trained_on: str | TrainedOn | None = None
+
+    @classmethod
+    def of(cls, facts: Facts) -> Submission:
+        """Return what keywords declare; a record among them stands for what it is the record of.
+
+        Raises:
+            BadInputError: a value is not acceptable.
+        """
+        said: Any = {
+            name: getattr(value, value.REFERENCE) if isinstance(value, Record) and value.REFERENCE else value
+            for name, value in facts.items()
+        }
+        return cls(**said)
 
     def __post_init__(self) -> None:
         """Check every field, and bring numbers and tags into their one form."""

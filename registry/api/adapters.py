@@ -10,51 +10,41 @@ from typing import TYPE_CHECKING, Unpack
 
 from fusery.storage.progress import SILENT, Reporter
 
+from ..charts.files import picture_kind
+from .operation import operation
 from .resource import Named, Resource, each_named, moment, named, said
 
 if TYPE_CHECKING:
     from ..adapters.finding import Finding
     from ..adapters.render import Form
-    from ..admission.submission import Declared, Facts
-    from ..catalog.compare import ComparedAdapters
-    from ..catalog.diff import Difference
-    from ..catalog.tasks import Task
+    from ..admission.submission import Facts, Submission
     from ..combining.combine import Combination
     from ..combining.methods import Method
-    from ..engine.precisions import Precision
-    from ..evaluation.bench import BenchReport
-    from ..evaluation.probe import ProbeReport
-    from ..fusion.request import FuseRequest
-    from ..records.adapter import Adapter, Registered, Version
+    from ..records.adapter import Adapter, Amended, Registered, Version
     from ..records.adapter_details import AdapterDetails
-    from ..registration.amend import Amended
+    from ..records.difference import ComparedAdapters, Difference
+    from ..records.release import LiftedYank, Yank
+    from ..records.task import Task
     from ..registration.correction import Corrections
-    from ..releases.yanks import LiftedYank, Yank
+    from ..workspace import Workspace
 
 
 class Adapters(Resource):
     """The adapters of a registry: what comes in, what is known of it, and what is said of it later."""
 
+    NAME = "adapters"
+
     def register(
-        self,
-        folder: str | Path,
-        *,
-        base: Named | None = None,
-        parent: Named | None = None,
-        strict: bool = False,
-        **declared: Unpack[Declared],
+        self, folder: str | Path, *, strict: bool = False, reporter: Reporter = SILENT, **facts: Unpack[Facts]
     ) -> Registered:
         """Register an adapter folder as the next version of its task.
 
         Args:
             folder: weights and `adapter_config.json`, as mlx-lm or PEFT writes them, or a run with checkpoints, as mlx-lm's or
                 transformers' trainer leaves it; a path, `hf://OWNER/NAME[@REVISION]`, or the URL of a team's bucket.
-            base: the base model that it stands on; None for the one that its files name.
-            parent: the adapter that training went on from.
             strict: warnings keep it out, as errors do.
-            declared: further fields of the adapter's record; what is not declared is read from the files.  `version` is the
-                next by default, `checkpoint` is `best`, `last` or an iteration, and `log` is the file that the trainer's output
-                is in.
+            reporter: hears the bytes sent to a server, and their total.
+            facts: what is said of it; see `fusery.registry.admission.submission.Facts`.
 
         Raises:
             AdmissionError: it was refused; the error has all that was found.
@@ -65,23 +55,105 @@ class Adapters(Resource):
         from ..registration.register import register
         from ..registration.sources import adapter_at
 
-        said = Submission(
-            base=None if base is None else named(base),
-            parent=None if parent is None else named(parent),
-            **declared,
-        )
+        said = Submission.of(facts)
+        if self.server is None:
+            self.workspace.database  # noqa: B018 -- "no registry yet" is said before the folder is read
         with adapter_at(self.workspace, folder) as place:
-            return register(self.workspace, place, said, strict=strict)
+            if self.server is None:
+                return register(self.workspace, place, said, strict=strict)
+            name, files, facts = self._sent(place, facts, reporter)
+            return self._register(name, files, strict=strict, **facts)
 
-    def check(self, folder: str | Path, *, strict: bool = False, **facts: Unpack[Facts]) -> Sequence[Finding]:
+    @operation("publisher", writes=True)
+    def _register(
+        self,
+        name: str,
+        files: Mapping[str, str],
+        *,
+        strict: bool = False,
+        sources: Sequence[str] = (),
+        **facts: Unpack[Facts],
+    ) -> Registered:
+        """Register an adapter folder whose files were sent before: their digests by their paths in it."""
+        from ..admission.submission import Submission
+        from ..registration.register import register
+        from ..registration.uploaded import uploaded
+
+        with uploaded(self.workspace, name, files) as (folder, log):
+            facts["log"] = log
+            return register(self.workspace, folder, Submission.of(facts), strict=strict, sources=sources)
+
+    def _register_made(
+        self, workspace: Workspace, path: Path, submission: Submission, *, sources: Sequence[str]
+    ) -> Registered:
+        """Register a folder that was computed from adapters here."""
+        from ..registration.register import register
+
+        if self.server is None:
+            return register(workspace, path, submission, sources=sources)
+        facts: Facts = {
+            "base": submission.base,
+            "task": submission.task,
+            "tags": submission.tags,
+            "note": submission.note,
+        }
+        name, files, facts = self._sent(path, facts, SILENT)
+        return self._register(name, files, sources=sources, **facts)
+
+    def check(
+        self, folder: str | Path, *, strict: bool = False, reporter: Reporter = SILENT, **facts: Unpack[Facts]
+    ) -> Sequence[Finding]:
         """Return what admission finds in a folder; nothing is written.  The keywords are those of `register`."""
         from ..admission.submission import Submission
         from ..registration.register import check
         from ..registration.sources import adapter_at
 
-        said = Submission(**facts)
+        said = Submission.of(facts)
         with adapter_at(self.workspace, folder) as place:
-            return check(self.workspace, place, said, strict=strict)
+            if self.server is None:
+                return check(self.workspace, place, said, strict=strict)
+            name, files, facts = self._sent(place, facts, reporter)
+            return self._check(name, files, strict=strict, **facts)
+
+    @operation("publisher", writes=True)
+    def _check(
+        self, name: str, files: Mapping[str, str], *, strict: bool = False, **facts: Unpack[Facts]
+    ) -> Sequence[Finding]:
+        """Return what admission finds in a folder whose files were sent before; nothing is recorded."""
+        from ..admission.submission import Submission
+        from ..registration.register import check
+        from ..registration.uploaded import uploaded
+
+        with uploaded(self.workspace, name, files) as (folder, log):
+            facts["log"] = log
+            return check(self.workspace, folder, Submission.of(facts), strict=strict)
+
+    @operation("publisher", writes=True)
+    def require_registrable(
+        self, folder: str, *, model: str, iterations: int, same: bool = False, **facts: Unpack[Facts]
+    ) -> None:
+        """Refuse a training whose result would be refused; see `fusery.registry.recording.readiness.require_registrable`."""
+        from ..admission.submission import Submission
+        from ..recording.readiness import require_registrable
+
+        require_registrable(
+            self.workspace,
+            Submission.of(facts),
+            Path(folder),
+            model=model,
+            iterations=iterations,
+            same=same,
+        )
+
+    def _sent(self, place: Path, facts: Facts, reporter: Reporter) -> tuple[str, Mapping[str, str], Facts]:
+        """Send the files of a folder, and return its name, their digests and what is said besides."""
+        from ..exchange.replica import send_files
+        from ..registration.uploaded import files_to_send
+
+        assert self.server is not None
+        log = facts.pop("log", None)
+        files = files_to_send(place, None if log is None else Path(log).expanduser())
+        return place.resolve().name, send_files(self.server, files, reporter), facts
 
     def show(
         self,
@@ -92,13 +164,26 @@ class Adapters(Resource):
         force: bool = False,
     ) -> AdapterDetails:
         """Return one adapter in full, or as it was on record at a date; draw its training curve if asked to."""
+        if plot is not None:
+            picture_kind(Path(plot))
+        found = self._show(reference, at=at)
+        if plot is None:
+            return found
+        from dataclasses import replace
+
+        from ..training.facts import draw_curve
+
+        return replace(found, plot=draw_curve(found.name, found.curve, Path(plot), force=force))
+
+    @operation("reader")
+    def _show(self, reference: Named, *, at: datetime | str | None = None) -> AdapterDetails:
+        """Return one adapter in full, or as it was on record at a date."""
         from ..catalog.show import show_adapter
 
-        place = Path(plot) if plot is not None else None
-        return show_adapter(self.workspace, named(reference), at=moment(at), plot=place, force=force)
+        return show_adapter(self.workspace, named(reference), at=moment(at))
 
     def folder(self, reference: Named, *, format: Form = "mlx") -> Path:
-        """Return a read-only local folder with an adapter's files.
+        """Return a read-only local folder with an adapter's files; those of a server's registry are fetched.
 
         Args:
             reference: the adapter.
@@ -109,8 +194,10 @@ class Adapters(Resource):
         """
         from ..records.folders import adapter_folder
 
-        return adapter_folder(self.workspace, named(reference), format)
+        with self.here(reference) as (workspace, [name]):
+            return adapter_folder(workspace, name, format)
 
+    @operation("reader")
     def tasks(
         self, *, after: str | None = None, limit: int | None = None, holding: str | None = None
     ) -> builtins.list[Task]:
@@ -119,6 +206,7 @@ class Adapters(Resource):
 
         return list_tasks(self.workspace, after=after, limit=limit, holding=holding)
 
+    @operation("reader")
     def history(self, task: str) -> builtins.list[Version]:
         """Return the versions of a task, oldest first."""
         from ..catalog.listing import task_history
@@ -137,18 +225,40 @@ class Adapters(Resource):
         """Return what differs between two adapters, a `WeightsDifference` with `weights`; see `fusery.registry.catalog.diff.diff_adapters`."""
         from ..catalog.diff import diff_adapters
 
+        if not weights and plot is None:
+            return self._diff(a, b)
         place = Path(plot) if plot is not None else None
-        return diff_adapters(self.workspace, named(a), named(b), weights=weights, plot=place, force=force)
+        with self.here(a, b) as (workspace, [first, second]):
+            return diff_adapters(workspace, first, second, weights=weights, plot=place, force=force)
+
+    @operation("reader")
+    def _diff(self, a: Named, b: Named) -> Difference:
+        """Return what differs between two adapters."""
+        from ..catalog.diff import diff_adapters
+
+        return diff_adapters(self.workspace, named(a), named(b))
 
     def compare(
         self, references: Sequence[Named] | Named, *, plot: str | Path | None = None, force: bool = False
     ) -> ComparedAdapters:
         """Return what differs between any number of adapters; see `fusery.registry.catalog.compare.compare_adapters`."""
+        if plot is not None:
+            picture_kind(Path(plot))
+        found = self._compare(each_named(references))
+        if plot is None:
+            return found
+        from ..catalog.compare import drawn
+
+        return drawn(found, Path(plot), force=force)
+
+    @operation("reader")
+    def _compare(self, references: Sequence[Named]) -> ComparedAdapters:
+        """Return what differs between any number of adapters."""
         from ..catalog.compare import compare_adapters
 
-        place = Path(plot) if plot is not None else None
-        return compare_adapters(self.workspace, each_named(references), plot=place, force=force)
+        return compare_adapters(self.workspace, each_named(references))
 
+    @operation("publisher", writes=True)
     def amend(self, reference: Named, **correction: Unpack[Corrections]) -> Amended:
         """Correct what was said about an adapter; see `fusery.registry.registration.correction.Correction`."""
         from ..registration.amend import amend
@@ -174,20 +284,22 @@ class Adapters(Resource):
         """Combine adapters into a new one, and register it; see `fusery.registry.combining.combine.combine`."""
         from ..combining.combine import combine
 
-        return combine(
-            self.workspace,
-            each_named(references),
-            method=method,
-            weights=weights,
-            density=density,
-            seed=seed,
-            rank=rank,
-            task=task,
-            tags=tags,
-            note=note,
-            dry_run=dry_run,
-            reporter=reporter,
-        )
+        with self.here(*each_named(references), reporter=reporter) as (workspace, names):
+            return combine(
+                workspace,
+                names,
+                method=method,
+                weights=weights,
+                density=density,
+                seed=seed,
+                rank=rank,
+                task=task,
+                tags=tags,
+                note=note,
+                dry_run=dry_run,
+                register=self._register_made,
+                reporter=reporter,
+            )
 
     def shrink(
         self,
@@ -203,21 +315,24 @@ class Adapters(Resource):
         """Make the nearest adapter of a smaller rank, and register it; see `fusery.registry.combining.combine.shrink`."""
         from ..combining.combine import shrink
 
-        return shrink(
-            self.workspace,
-            named(reference),
-            rank=rank,
-            task=task,
-            tags=tags,
-            note=note,
-            dry_run=dry_run,
-            reporter=reporter,
-        )
+        with self.here(reference, reporter=reporter) as (workspace, [name]):
+            return shrink(
+                workspace,
+                name,
+                rank=rank,
+                task=task,
+                tags=tags,
+                note=note,
+                dry_run=dry_run,
+                register=self._register_made,
+                reporter=reporter,
+            )
 
     def yank(self, reference: Named, *, reason: str) -> Yank:
         """Withdraw an adapter, and return what depends on it still; see `fusery.registry.releases.yanks.yank`."""
         return self.yank_all([reference], reason=reason)[0]
 
+    @operation("approver", writes=True)
     def yank_all(self, references: Sequence[Named], *, reason: str) -> tuple[Yank, ...]:
         """Withdraw adapters for one reason, all of them or none; see `fusery.registry.releases.yanks.yank`."""
         from ..releases.yanks import yank
@@ -228,77 +343,14 @@ class Adapters(Resource):
         """Take a yank back, and return whether there was one; see `fusery.registry.releases.yanks.lift`."""
         return self.unyank_all([reference], reason=reason)[0]
 
+    @operation("approver", writes=True)
     def unyank_all(self, references: Sequence[Named], *, reason: str = "") -> tuple[LiftedYank, ...]:
         """Take yanks back, all of them or none; see `fusery.registry.releases.yanks.lift`."""
         from ..releases.yanks import lift
 
         return lift(self.workspace, each_named(references), reason=said(reason))
 
-    def probe(
-        self,
-        reference: Named,
-        *,
-        against: Named | None = None,
-        request: FuseRequest | None = None,
-        prompts: str | Path | None = None,
-        limit: int = 32,
-        record: bool = True,
-        reporter: Reporter = SILENT,
-    ) -> ProbeReport:
-        """Return how far the answers of two models to prompts are apart; see `fusery.registry.evaluation.probe.probe`."""
-        from ..evaluation.probe import probe
-
-        return probe(
-            self.workspace,
-            named(reference),
-            against=None if against is None else named(against),
-            request=request,
-            prompts=Path(prompts) if prompts is not None else None,
-            limit=limit,
-            record=record,
-            reporter=reporter,
-        )
-
-    def bench(
-        self,
-        reference: Named,
-        *,
-        precisions: Sequence[Precision] = (),
-        resident: int = 8,
-        prompt_tokens: int = 64,
-        tokens: int = 32,
-        runs: int = 3,
-        plot: str | Path | None = None,
-        force: bool = False,
-        record: bool = True,
-        reporter: Reporter = SILENT,
-    ) -> BenchReport:
-        """Measure an adapter in each form it could be shipped as, and return what each costs.
-
-        See `fusery.registry.evaluation.bench.bench`.
-        """
-        from ..evaluation.bench import bench
-
-        return bench(
-            self.workspace,
-            named(reference),
-            precisions=precisions,
-            resident=resident,
-            prompt_tokens=prompt_tokens,
-            tokens=tokens,
-            runs=runs,
-            plot=Path(plot) if plot is not None else None,
-            force=force,
-            record=record,
-            reporter=reporter,
-        )
-
-    def last_bench(self, reference: Named) -> BenchReport | None:
-        """Return what was measured last of an adapter, None if nothing was."""
-        from ..evaluation.bench import recorded
-
-        return recorded(self.workspace, named(reference))
-
+    @operation("reader")
     def list(
         self,
         *,

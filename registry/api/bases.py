@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import builtins
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusery.storage.progress import SILENT, Reporter
 
+from .operation import operation
 from .resource import Named, Resource, named
 
 if TYPE_CHECKING:
+    from ..recording.trainer import KnownBase
     from ..records.base import AddedBase, Base, BaseDetails
     from ..records.calibrations import CalibrationReport
 
 
 class Bases(Resource):
     """The base models of a registry."""
+
+    NAME = "bases"
 
     def add(
         self,
@@ -29,15 +35,17 @@ class Bases(Resource):
     ) -> AddedBase:
         """Take in a base model from a folder, a GGUF file or a hub id; see `fusery.registry.bases.add.add_base`."""
         from ..bases.add import add_base
+        from ..errors import BadInputError
 
-        return add_base(
-            self.workspace,
-            str(source),
-            name=name,
-            revision=revision,
-            reference=reference,
-            reporter=reporter,
-        )
+        if reference and self.server is not None:
+            raise BadInputError(
+                f"{self.server.url} keeps no base model in a folder of this machine",
+                hint="leave out --reference",
+            )
+        with self.here(reporter=reporter) as (workspace, _):
+            return add_base(
+                workspace, str(source), name=name, revision=revision, reference=reference, reporter=reporter
+            )
 
     def folder(self, name: Named) -> Path:
         """Return a folder of this machine with a base model's files, to be loaded and not to be written to.
@@ -49,8 +57,24 @@ class Bases(Resource):
         """
         from ..records.folders import model_folder
 
-        return model_folder(self.workspace, named(name))
+        with self.here(name) as (workspace, [there]):
+            return model_folder(workspace, there)
 
+    def to_train(self, name: Named) -> KnownBase:
+        """Return a base model to train, as `fusery.registry.recording.trainer.train` takes it."""
+        from ..recording.trainer import KnownBase
+        from ..records.base_files import base_folder
+
+        base = self.show(name, limit=0)
+
+        @contextmanager
+        def files() -> Iterator[Path]:
+            with self.here(base.name) as (workspace, [there]), base_folder(workspace, there) as folder:
+                yield folder
+
+        return KnownBase(base.name, frozenset(base.names), files)
+
+    @operation("reader")
     def show(self, name: Named, *, limit: int | None = None, offset: int = 0) -> BaseDetails:
         """Return one base model, by name or digest prefix; see `fusery.registry.bases.listing.show_base`."""
         from ..bases.listing import show_base
@@ -71,14 +95,17 @@ class Bases(Resource):
         See `fusery.registry.bases.calibrate.calibrate` and `fusery.registry.evaluation.learning.learn`.
         """
         place = Path(prompts) if prompts is not None else None
-        if adapter is not None:
-            from ..evaluation.learning import learn
+        several = [base] if adapter is None else [base, adapter]
+        with self.here(*several, reporter=reporter) as (workspace, [name, *others]):
+            if others:
+                from ..evaluation.learning import learn
 
-            return learn(self.workspace, base, named(adapter), prompts=place, reporter=reporter)
-        from ..bases.calibrate import calibrate
+                return learn(workspace, name, others[0], prompts=place, reporter=reporter)
+            from ..bases.calibrate import calibrate
 
-        return calibrate(self.workspace, base, prompts=place, reporter=reporter)
+            return calibrate(workspace, name, prompts=place, reporter=reporter)
 
+    @operation("reader")
     def list(self) -> builtins.list[Base]:
         """Return all base models."""
         from ..bases.listing import list_bases

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from fusery.storage.progress import SILENT, Reporter
 
 from ..record import Record
-from .resource import Named, Resource, named
+from .operation import operation
+from .resource import Named, Resource
 
 if TYPE_CHECKING:
     from ..bulk.standing import StandingBundle
@@ -17,10 +18,13 @@ if TYPE_CHECKING:
     from ..bundles import Choices, Content
     from ..bundles.materialize import Materialized
     from ..fusion.request import FuseRequest
+    from ..records.sent_bundles import SentBundle
 
 
 class Bundles(Resource):
     """What is shipped of adapters."""
+
+    NAME = "bundles"
 
     def materialize(
         self,
@@ -39,17 +43,19 @@ class Bundles(Resource):
         from ..fusion.request import FuseRequest
 
         chosen = [reference] if isinstance(reference, str | Record) else reference
-        return materialize(
-            self.workspace,
-            [named(each) for each in chosen],
-            destination,
-            target=target,
-            request=request or FuseRequest(),
-            content=content,
-            choices=choices,
-            force=force,
-            reporter=reporter,
-        )
+        wanted = request or FuseRequest()
+        with self.here(*chosen, *wanted.others, reporter=reporter) as (workspace, names):
+            return materialize(
+                workspace,
+                names[: len(chosen)],
+                destination,
+                target=target,
+                request=wanted.with_others(names[len(chosen) :]),
+                content=content,
+                choices=choices,
+                force=force,
+                reporter=reporter,
+            )
 
     def materialize_all(
         self,
@@ -69,16 +75,25 @@ class Bundles(Resource):
         from ..bulk.work import materialize_all
         from ..fusion.request import FuseRequest
 
-        return materialize_all(
-            self.workspace,
-            str(pattern),
-            request or FuseRequest(),
-            target=target,
-            task=task,
-            where=where,
-            force=force,
-            content=content,
-            choices=choices,
-            jobs=jobs,
-            reporter=reporter,
-        )
+        wanted = request or FuseRequest()
+        chosen = self.chosen(task, where, reporter)
+        with self.here(*chosen, *wanted.others, reporter=reporter) as (workspace, names):
+            return materialize_all(
+                workspace,
+                names[: len(chosen)],
+                str(pattern),
+                wanted.with_others(names[len(chosen) :]),
+                target=target,
+                force=force,
+                content=content,
+                choices=choices,
+                jobs=jobs,
+                reporter=reporter,
+            )
+
+    @operation("publisher", writes=True)
+    def record(self, bundle: SentBundle) -> bool:
+        """Record a bundle that was written elsewhere, and tell whether it was new; see `fusery.registry.records.bundles`."""
+        from ..records.sent_bundles import record_sent
+
+        return record_sent(self.workspace, bundle)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import builtins
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fusery.storage.progress import SILENT, Reporter
 
+from .operation import operation
 from .resource import Named, Resource, named, said
 
 if TYPE_CHECKING:
@@ -20,8 +22,18 @@ if TYPE_CHECKING:
 class Deployments(Resource):
     """What ran where, from when until when; and bringing servers and folders to what they should have."""
 
+    NAME = "deployments"
+
+    @operation("publisher", writes=True)
     def record(
-        self, reference: Named, place: str, *, note: str = "", replace: bool = False, via: str = ""
+        self,
+        reference: Named,
+        place: str,
+        *,
+        note: str = "",
+        replace: bool = False,
+        via: str = "",
+        anew: str | None = None,
     ) -> Deployed:
         """Say that something runs at a place, and return the deployment, with those that it replaced.
 
@@ -30,9 +42,16 @@ class Deployments(Resource):
         from ..releases.deployments import record_deployment
 
         return record_deployment(
-            self.workspace, named(reference), place, note=said(note), replace=replace, via=said(via) or None
+            self.workspace,
+            named(reference),
+            place,
+            note=said(note),
+            replace=replace,
+            via=said(via) or None,
+            anew=None if anew is None else said(anew),
         )
 
+    @operation("publisher", writes=True)
     def refuse(self, reference: Named, place: str, *, reason: str, via: str = "") -> Refused:
         """Say that something was asked for at a place and not let run there, for the log.
 
@@ -44,6 +63,7 @@ class Deployments(Resource):
             self.workspace, named(reference), place, reason=said(reason), via=said(via) or None
         )
 
+    @operation("publisher", writes=True)
     def end(
         self,
         places: Sequence[str],
@@ -66,6 +86,7 @@ class Deployments(Resource):
             via=said(via) or None,
         )
 
+    @operation("reader")
     def list(
         self,
         *,
@@ -73,6 +94,7 @@ class Deployments(Resource):
         every: bool = False,
         place: str | None = None,
         reference: Named | None = None,
+        via: str | None = None,
         limit: int | None = None,
         offset: int = 0,
     ) -> builtins.list[Deployment]:
@@ -85,9 +107,17 @@ class Deployments(Resource):
             every=every,
             place=place,
             reference=None if reference is None else named(reference),
+            via=via,
             limit=limit,
             offset=offset,
         )
+
+    @operation("reader")
+    def yanked(self, names: Sequence[str]) -> Mapping[str, str]:
+        """Return those of some names that are yanked adapters, each with the reason."""
+        from ..sync.desired import yanked_among
+
+        return yanked_among(self.workspace, names)
 
     def sync(self, request: SyncRequest, *, dry_run: bool = False, reporter: Reporter = SILENT) -> Synced:
         """Bring a server, a folder or a bucket to the adapters that it should have, and return what was done.
@@ -101,9 +131,10 @@ class Deployments(Resource):
         """
         from ..sync.sync import look, sync
 
+        wanted = self._refreshed(request)
         if dry_run:
-            return look(self.workspace, request)
-        return sync(self.workspace, request, reporter=reporter)
+            return look(self.workspace, self, wanted)
+        return sync(self.workspace, self, wanted, reporter=reporter)
 
     def watch(
         self,
@@ -117,4 +148,27 @@ class Deployments(Resource):
         """Sync again and again until that is ended; see `fusery.registry.sync.sync.watch`."""
         from ..sync.sync import watch
 
-        watch(self.workspace, request, every=every, told=told, ended=ended, reporter=reporter)
+        watch(
+            self.workspace,
+            self,
+            request,
+            refresh=self._refreshed,
+            every=every,
+            told=told,
+            ended=ended,
+            reporter=reporter,
+        )
+
+    def _refreshed(self, request: SyncRequest) -> SyncRequest:
+        """Fetch what is wanted, of a server's registry, and return the request with the names that its expression chooses."""
+        if self.server is None:
+            return request
+        from .adapters import Adapters
+
+        request.require_wish()
+        chosen: builtins.list[str] = []
+        if request.where is not None or request.task is not None:
+            found = Adapters(self.workspace, self.server).list(where=request.where, task=request.task)
+            chosen = [each.name for each in found]
+        with self.here(*request.references, *chosen):
+            return replace(request, chosen=chosen)

@@ -9,16 +9,23 @@ from typing import TYPE_CHECKING
 
 from fusery.storage.progress import SILENT, Reporter
 
+from .operation import operation
 from .resource import Named, Resource, named
 
 if TYPE_CHECKING:
+    from ..engine.precisions import Precision
+    from ..evaluation.bench_report import BenchReport
+    from ..evaluation.harness_results import Results
     from ..evaluation.measured import RecordedEvaluations
-    from ..evaluation.withdrawing import WithdrawnEvaluations
-    from ..records.evaluations import Evaluation
+    from ..evaluation.probe import ProbeReport
+    from ..fusion.request import FuseRequest
+    from ..records.evaluation import Evaluation, WithdrawnEvaluations
 
 
 class Evaluations(Resource):
     """Metrics that harnesses and people measured of adapters, beside the validation loss."""
+
+    NAME = "evaluations"
 
     def record(
         self,
@@ -50,12 +57,41 @@ class Evaluations(Resource):
             MetricNotFiniteError: a value is NaN or infinite.
             MetricRecordedTwiceError: another value of the same metric is on record, measured on and with the same.
         """
+        from ..evaluation.measured import results_in
+
+        file = results if isinstance(results, str | Path) else None
+        return self._record(
+            reference,
+            results_in(results if isinstance(results, Mapping) else Path(results)),
+            file=None if file is None else str(file),
+            dataset=dataset,
+            split=split,
+            harness=harness,
+            seed=seed,
+            dry_run=dry_run,
+        )
+
+    @operation("publisher", writes=True)
+    def _record(
+        self,
+        reference: Named,
+        results: Results,
+        *,
+        file: str | None = None,
+        dataset: str | None = None,
+        split: str | None = None,
+        harness: str | None = None,
+        seed: int | None = None,
+        dry_run: bool = False,
+    ) -> RecordedEvaluations:
+        """Record what was measured of an adapter, as it was read from a file of results."""
         from ..evaluation.measured import Setting, record_evaluations
 
         return record_evaluations(
             self.workspace,
             named(reference),
-            Path(results) if isinstance(results, str | Path) else results,
+            results,
+            file=file,
             setting=Setting(dataset=dataset, split=split, harness=harness, seed=seed),
             dry_run=dry_run,
         )
@@ -93,23 +129,94 @@ class Evaluations(Resource):
         """
         from ..evaluation.running import HarnessRun, run_harness, run_probe
 
-        if not tasks:
-            return run_probe(
-                self.workspace,
-                named(reference),
-                prompts=None if prompts is None else Path(prompts),
-                limit=32 if limit is None else limit,
+        with self.here(reference, reporter=reporter) as (workspace, [name]):
+            if not tasks:
+                return run_probe(
+                    workspace,
+                    name,
+                    prompts=None if prompts is None else Path(prompts),
+                    limit=32 if limit is None else limit,
+                    reporter=reporter,
+                )
+            run = HarnessRun(
+                tasks=tasks,
+                include=None if include is None else Path(include),
+                shots=shots,
+                limit=limit,
+                seed=seed,
+            )
+            return run_harness(workspace, name, run, reporter=reporter)
+
+    def probe(
+        self,
+        reference: Named,
+        *,
+        against: Named | None = None,
+        request: FuseRequest | None = None,
+        prompts: str | Path | None = None,
+        limit: int = 32,
+        record: bool = True,
+        reporter: Reporter = SILENT,
+    ) -> ProbeReport:
+        """Return how far the answers of two models to prompts are apart; see `fusery.registry.evaluation.probe.probe`."""
+        from ..evaluation.probe import probe
+
+        several = [reference] if against is None else [reference, against]
+        with self.here(*several, reporter=reporter) as (workspace, [name, *other]):
+            return probe(
+                workspace,
+                name,
+                against=other[0] if other else None,
+                request=request,
+                prompts=Path(prompts) if prompts is not None else None,
+                limit=limit,
+                record=record,
                 reporter=reporter,
             )
-        run = HarnessRun(
-            tasks=tasks,
-            include=None if include is None else Path(include),
-            shots=shots,
-            limit=limit,
-            seed=seed,
-        )
-        return run_harness(self.workspace, named(reference), run, reporter=reporter)
 
+    def bench(
+        self,
+        reference: Named,
+        *,
+        precisions: Sequence[Precision] = (),
+        resident: int = 8,
+        prompt_tokens: int = 64,
+        tokens: int = 32,
+        runs: int = 3,
+        plot: str | Path | None = None,
+        force: bool = False,
+        record: bool = True,
+        reporter: Reporter = SILENT,
+    ) -> BenchReport:
+        """Measure an adapter in each form it could be shipped as, and return what each costs.
+
+        See `fusery.registry.evaluation.bench.bench`.
+        """
+        from ..evaluation.bench import bench
+
+        with self.here(reference, reporter=reporter) as (workspace, [name]):
+            return bench(
+                workspace,
+                name,
+                precisions=precisions,
+                resident=resident,
+                prompt_tokens=prompt_tokens,
+                tokens=tokens,
+                runs=runs,
+                plot=Path(plot) if plot is not None else None,
+                force=force,
+                record=record,
+                reporter=reporter,
+            )
+
+    @operation("reader")
+    def last_bench(self, reference: Named) -> BenchReport | None:
+        """Return what was measured last of an adapter, None if nothing was."""
+        from ..evaluation.bench import recorded
+
+        return recorded(self.workspace, named(reference))
+
+    @operation("publisher", writes=True)
     def withdraw(
         self,
         reference: Named,
@@ -150,6 +257,7 @@ class Evaluations(Resource):
             dry_run=dry_run,
         )
 
+    @operation("reader")
     def list(
         self, reference: Named | None = None, *, metric: str | None = None, limit: int | None = None
     ) -> builtins.list[Evaluation]:

@@ -2,27 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeGuard, Unpack
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from fusery.storage.progress import SILENT, Reporter
 
-from .resource import Named, Resource, named, said
+from ..settings.homes import is_server
+from .operation import operation
+from .resource import Named, Resource, named
 
 if TYPE_CHECKING:
     from ..adapters.render import Form
-    from ..admission.submission import Facts
     from ..exchange import Exchanged
+    from ..exchange.exchange import Side
     from ..exchange.export import Exported
     from ..exchange.import_runs import ImportedRun
     from ..exchange.over_http import ServerPlace
+    from ..exchange.place import Place
     from ..records.adapter import Registered
-    from ..releases.promote import Promotion
+    from ..workspace import Workspace
+
+
+class Options(TypedDict):
+    """How something is pushed or pulled."""
+
+    fused: bool
+    dry_run: bool
+    reporter: Reporter
 
 
 class Exchange(Resource):
     """What goes to other registries, and what comes from there."""
+
+    NAME = "exchange"
 
     def push(
         self,
@@ -53,29 +67,16 @@ class Exchange(Resource):
             dry_run: only look what is missing.
             reporter: hears what is going on and how much is done.
         """
-        from ..exchange import push
-        from ..exchange.place import Place
-
-        if is_server(home):
-            from ..exchange.over_http import push_to_server
-
-            return push_to_server(
-                self.workspace,
-                named(reference),
-                _server(home, database, store, insecure_http),
+        with self.here(reference) as (workspace, [name]):
+            done = _push(
+                workspace,
+                name if self.server is not None else named(reference),
+                _other(home, database, store, store_options, insecure_http),
                 fused=fused,
                 dry_run=dry_run,
                 reporter=reporter,
             )
-        place = Place(Path(home) if home is not None else None, database, store, store_options)
-        return push(
-            self.workspace,
-            named(reference),
-            place,
-            fused=fused,
-            dry_run=dry_run,
-            reporter=reporter,
-        )
+        return done if self.server is None else replace(done, from_=self._side(done.from_))
 
     def pull(
         self,
@@ -91,86 +92,35 @@ class Exchange(Resource):
         reporter: Reporter = SILENT,
     ) -> Exchanged:
         """Copy a thing and all that it needs from another registry; arguments and answer are those of `push`."""
-        from ..exchange import pull
-        from ..exchange.place import Place
+        other = _other(home, database, store, store_options, insecure_http)
+        options: Options = {"fused": fused, "dry_run": dry_run, "reporter": reporter}
+        if self.server is None:
+            return _pull(self.workspace, named(reference), other, **options)
+        if dry_run:
+            from ..errors import BadInputError
 
-        if is_server(home):
-            from ..exchange.over_http import pull_from_server
+            raise BadInputError(
+                f"cannot look what a pull would copy to {self.server.url}",
+                hint="leave --dry-run out; or push from the other registry, with --dry-run",
+            )
+        from ..exchange.replica import place_of
 
-            return pull_from_server(
-                self.workspace,
+        with self.here() as (workspace, _):
+            come = _pull(workspace, named(reference), other, **options)
+            done = _push(
+                workspace,
                 named(reference),
-                _server(home, database, store, insecure_http),
+                place_of(self.server),
                 fused=fused,
-                dry_run=dry_run,
+                dry_run=False,
                 reporter=reporter,
             )
-        place = Place(Path(home) if home is not None else None, database, store, store_options)
-        return pull(
-            self.workspace,
-            named(reference),
-            place,
-            fused=fused,
-            dry_run=dry_run,
-            reporter=reporter,
-        )
+        return replace(done, from_=come.from_)
 
-    def register(
-        self,
-        folder: str | Path,
-        url: str,
-        *,
-        insecure_http: bool = False,
-        strict: bool = False,
-        reporter: Reporter = SILENT,
-        **facts: Unpack[Facts],
-    ) -> Registered:
-        """Register an adapter folder on a server, and return its record; there need be no registry here.
-
-        See `fusery.registry.exchange.register_over_http.register_on_server`.
-
-        Args:
-            folder: the adapter, as `adapters.register` takes it.
-            url: of the server.
-            insecure_http: the token may go to the server over a network as it is.
-            strict: warnings keep it out, as errors do.
-            reporter: hears what is going on and how much is done.
-            facts: what is said of it: the keywords of `adapters.register`.  The base and the task have to be.
-        """
-        from ..admission.submission import Submission
-        from ..exchange.register_over_http import register_on_server
-
-        place = _server(url, None, None, insecure_http)
-        return register_on_server(
-            self.workspace, folder, place, Submission(**facts), strict=strict, reporter=reporter
-        )
-
-    def promote(
-        self,
-        reference: Named,
-        alias: str,
-        url: str,
-        *,
-        reason: str,
-        dry_run: bool = False,
-        insecure_http: bool = False,
-    ) -> Promotion:
-        """Let an alias on a server hold an adapter that is there, if its rules allow it; there need be no registry here.
-
-        See `fusery.registry.exchange.promote_over_http.promote_on_server`.
-
-        Args:
-            reference: the adapter, as the server's registry calls it.
-            alias: as `aliases.promote` takes it.
-            url: of the server.
-            reason: why, for its log.
-            dry_run: evaluate the rules only.
-            insecure_http: the token may go to the server over a network as it is.
-        """
-        from ..exchange.promote_over_http import promote_on_server
-
-        place = _server(url, None, None, insecure_http)
-        return promote_on_server(named(reference), alias, place, reason=said(reason), dry_run=dry_run)
+    def _side(self, side: Side) -> Side:
+        """Return the server's registry as one of two."""
+        assert self.server is not None
+        return replace(side, place=self.server.url, store=self.server.url)
 
     def export(
         self,
@@ -184,15 +134,31 @@ class Exchange(Resource):
         """Write an adapter's folder, and return where it lies and its files; see `fusery.registry.exchange.export.export_adapter`."""
         from ..exchange.export import export_adapter
 
-        return export_adapter(
-            self.workspace, named(reference), Path(destination), form=form, force=force, say=reporter.say
-        )
+        with self.here(reference) as (workspace, [name]):
+            return export_adapter(
+                workspace, name, Path(destination), form=form, force=force, say=reporter.say
+            )
 
     def import_folder(self, folder: str | Path, *, base: str | None = None) -> Registered:
         """Take in a folder that `export` wrote, and return its record; see `fusery.registry.exchange.import_folder.import_adapter`."""
         from ..exchange.import_folder import import_adapter
 
-        return import_adapter(self.workspace, Path(folder), base=base)
+        if self.server is None:
+            return import_adapter(self.workspace, Path(folder), base=base)
+        from ..exchange.replica import send_files
+        from ..registration.uploaded import files_to_send
+
+        files = send_files(self.server, files_to_send(Path(folder), None), SILENT)
+        return self._import_folder(Path(folder).resolve().name, files, base=base)
+
+    @operation("publisher", writes=True)
+    def _import_folder(self, name: str, files: Mapping[str, str], *, base: str | None = None) -> Registered:
+        """Take in a folder that `export` wrote, whose files were sent before: their digests by their paths in it."""
+        from ..exchange.import_folder import import_adapter
+        from ..registration.uploaded import uploaded
+
+        with uploaded(self.workspace, name, files) as (folder, _):
+            return import_adapter(self.workspace, folder, base=base)
 
     def import_runs(
         self,
@@ -230,29 +196,72 @@ class Exchange(Resource):
             PluginError: the tracker is a plugin's, and that failed.
         """
         from ..exchange.import_runs import import_runs, tracked_runs
+        from .adapters import Adapters
+        from .bases import Bases
+        from .evaluations import Evaluations
 
         found = tracked_runs(tracker, source, experiments=experiments, runs=runs)
         standing = named(base) if base is not None else None
+        if standing is not None:
+            Bases(self.workspace, self.server).show(standing, limit=0)
+        adapters, evaluations = (
+            Adapters(self.workspace, self.server),
+            Evaluations(self.workspace, self.server),
+        )
         done = []
         for each in import_runs(
-            self.workspace, found, tracker, base=standing, task=task, metrics=metrics, dry_run=dry_run
+            self.workspace,
+            adapters.register,
+            evaluations.record,
+            found,
+            tracker,
+            base=standing,
+            task=task,
+            metrics=metrics,
+            dry_run=dry_run,
         ):
             reporter.say(f"{each.run_name}: {each.adapter or each.error or each.path or 'all files'}")
             done.append(each)
         return tuple(done)
 
 
-def is_server(home: str | Path | None) -> TypeGuard[str]:
-    """Tell whether the other registry is given as the URL of a server."""
-    return isinstance(home, str) and home.lower().startswith(("http://", "https://"))
-
-
-def _server(url: str, database: str | None, store: str | None, insecure: bool) -> ServerPlace:
-    from ..errors import BadInputError
+def _other(
+    home: str | Path | None, database: str | None, store: str | None, options: str | None, insecure: bool
+) -> Place | ServerPlace:
+    """Return the other registry."""
     from ..exchange.over_http import ServerPlace
+    from ..exchange.place import Place
 
+    if not is_server(home):
+        return Place(Path(home) if home is not None else None, database, store, options)
     if database or store:
+        from ..errors import BadInputError
+
         raise BadInputError(
             "a server has its database and its store", hint="leave out --database and --store"
         )
-    return ServerPlace(url, insecure)
+    return ServerPlace(str(home), insecure)
+
+
+def _push(
+    workspace: Workspace, name: str, other: Place | ServerPlace, **options: Unpack[Options]
+) -> Exchanged:
+    from ..exchange.over_http import ServerPlace, push_to_server
+
+    if isinstance(other, ServerPlace):
+        return push_to_server(workspace, name, other, **options)
+    from ..exchange import push
+
+    return push(workspace, name, other, **options)
+
+
+def _pull(
+    workspace: Workspace, name: str, other: Place | ServerPlace, **options: Unpack[Options]
+) -> Exchanged:
+    from ..exchange.over_http import ServerPlace, pull_from_server
+
+    if isinstance(other, ServerPlace):
+        return pull_from_server(workspace, name, other, **options)
+    from ..exchange import pull
+
+    return pull(workspace, name, other, **options)

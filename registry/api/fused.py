@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from fusery.storage.progress import SILENT, Reporter
 
+from ..charts.files import picture_kind
+from .operation import operation
 from .resource import Named, Resource, named
 
 if TYPE_CHECKING:
@@ -16,14 +18,15 @@ if TYPE_CHECKING:
     from ..fusion.cache import CacheContents, Pinned, Pruned
     from ..fusion.explain import Explanation
     from ..fusion.formats import Formats
-    from ..fusion.listing import ListedFused
     from ..fusion.published import Publish
     from ..fusion.request import FuseRequest
-    from ..records.fused import Fused, FusedDetails
+    from ..records.fused import Fused, FusedDetails, ListedFused
 
 
 class FusedModels(Resource):
     """The models that adapters make of their bases."""
+
+    NAME = "fused"
 
     def fuse(
         self,
@@ -61,18 +64,20 @@ class FusedModels(Resource):
         if request is not None and precision is not None:
             raise BadInputError("a request has its own precision", hint="FuseRequest(precision=...)")
         wanted = request or FuseRequest(precision or "auto")
-        if probe:
-            from ..evaluation.second_opinion import fuse_asking
+        with self.here(reference, *wanted.others, reporter=reporter) as (workspace, [name, *others]):
+            wanted = wanted.with_others(others)
+            if probe:
+                from ..evaluation.second_opinion import fuse_asking
 
-            fused = fuse_asking(
-                self.workspace, named(reference), wanted, within=within, publish=publish, reporter=reporter
-            )
-        else:
-            fused = fuse(self.workspace, named(reference), wanted, publish=publish, reporter=reporter)
-        if not any(opinion.passed for opinion in fused.opinions or ()):
-            for sentence in cautions(self.workspace, fused, wanted):
-                reporter.say(sentence)
-        return fused
+                fused = fuse_asking(
+                    workspace, name, wanted, within=within, publish=publish, reporter=reporter
+                )
+            else:
+                fused = fuse(workspace, name, wanted, publish=publish, reporter=reporter)
+            if not any(opinion.passed for opinion in fused.opinions or ()):
+                for sentence in cautions(workspace, fused, wanted):
+                    reporter.say(sentence)
+            return fused
 
     def fuse_all(
         self,
@@ -87,27 +92,42 @@ class FusedModels(Resource):
         """Fuse many adapters, and return what became of each; see `fusery.registry.bulk.work.fuse_all`."""
         from ..bulk.work import fuse_all
         from ..fusion.request import FuseRequest
+        from ..fusion.words import cautions
 
         wanted = request or FuseRequest()
-        return fuse_all(
-            self.workspace,
-            wanted,
-            publish=publish,
-            task=task,
-            where=where,
-            jobs=jobs,
-            reporter=reporter,
-        )
+        chosen = self.chosen(task, where, reporter)
+        with self.here(*chosen, *wanted.others, reporter=reporter) as (workspace, names):
+            wanted = wanted.with_others(names[len(chosen) :])
+            done = fuse_all(
+                workspace, names[: len(chosen)], wanted, publish=publish, jobs=jobs, reporter=reporter
+            )
+            for fused in done.made:
+                for sentence in cautions(workspace, fused, wanted):
+                    reporter.say(sentence)
+            return done
 
     def fidelity(
         self, reference: Named, *, plot: str | Path | None = None, force: bool = False
     ) -> FusedDetails:
         """Return what a fused model retained, module by module; see `fusery.registry.fusion.fidelity.fidelity`."""
+        if plot is not None:
+            picture_kind(Path(plot))
+        found = self._fidelity(reference)
+        if plot is None:
+            return found
+        from ..fusion.fidelity import drawn
+
+        with self.here(found.base) as (workspace, _):
+            return drawn(workspace, found, Path(plot), force=force)
+
+    @operation("reader")
+    def _fidelity(self, reference: Named) -> FusedDetails:
+        """Return what a fused model retained, module by module."""
         from ..fusion.fidelity import fidelity
 
-        place = Path(plot) if plot is not None else None
-        return fidelity(self.workspace, named(reference), plot=place, force=force)
+        return fidelity(self.workspace, named(reference))
 
+    @operation("reader")
     def list(self, *, limit: int | None = None, offset: int = 0) -> builtins.list[ListedFused]:
         """Return fused models, the newest first; see `fusery.registry.fusion.listing.list_fused`."""
         from ..fusion.listing import list_fused
@@ -120,38 +140,53 @@ class FusedModels(Resource):
         """Return the ways to write an adapter's fused model; see `fusery.registry.fusion.formats.formats`."""
         from ..fusion.formats import formats
 
-        return formats(self.workspace, named(reference), request, say=reporter.say)
+        others = request.others if request is not None else ()
+        with self.here(reference, *others, reporter=reporter) as (workspace, [name, *more]):
+            request = request and request.with_others(more)
+            return formats(workspace, name, request, say=reporter.say)
 
     def explain(self, reference: Named, request: FuseRequest | None = None) -> Explanation:
         """Return why a fuse is a hit or a miss; see `fusery.registry.fusion.explain.explain`."""
         from ..fusion.explain import explain
 
-        return explain(self.workspace, named(reference), request)
+        others = request.others if request is not None else ()
+        with self.here(reference, *others) as (workspace, [name, *more]):
+            return explain(workspace, name, request and request.with_others(more))
 
 
 class Cache(Resource):
     """The fused models on this machine."""
 
+    NAME = "cache"
+
     def contents(self) -> CacheContents:
         """Return what is in this machine's cache; see `fusery.registry.fusion.cache.cache_contents`."""
         from ..fusion.cache import cache_contents
 
-        return cache_contents(self.workspace)
+        if self.server is None:
+            return cache_contents(self.workspace)
+        with self.here() as (workspace, _):
+            adapters = {each.adapter for each in cache_contents(workspace).entries if each.adapter}
+        with self.here(*sorted(adapters)) as (workspace, _):  # which may have been yanked meanwhile
+            return cache_contents(workspace)
 
     def prune(self, limit: int | None = None, *, dry_run: bool = False) -> Pruned:
         """Remove what was not used for longest from the cache, and return what that was; see `fusery.registry.fusion.cache.prune`."""
         from ..fusion.cache import prune
 
-        return prune(self.workspace, limit, dry_run=dry_run)
+        with self.here() as (workspace, _):
+            return prune(workspace, limit, dry_run=dry_run)
 
     def pin(self, reference: Named) -> list[Pinned]:
         """Keep fused models in the cache whatever its limit, and return them; see `fusery.registry.fusion.cache.pin`."""
         from ..fusion.cache import pin
 
-        return pin(self.workspace, named(reference))
+        with self.here(reference) as (workspace, [name]):
+            return pin(workspace, name)
 
     def unpin(self, reference: Named) -> list[Pinned]:
         """Let fused models leave the cache again, and return them."""
         from ..fusion.cache import unpin
 
-        return unpin(self.workspace, named(reference))
+        with self.here(reference) as (workspace, [name]):
+            return unpin(workspace, name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Self
 
 from fusery.storage.progress import SILENT, Reporter
 
+from ..settings.homes import is_server
 from ..settings.settings import Settings
 from ..workspace import Workspace
 from .adapters import Adapters
@@ -20,7 +22,7 @@ from .evaluations import Evaluations
 from .exchange import Exchange
 from .fused import Cache, FusedModels
 from .provenance import Provenance
-from .resource import Named, named
+from .resource import Named
 from .tokens import Tokens
 from .transfers import Transfers
 from .trust import Trust
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from ..adapters.render import Form
     from ..catalog.search import Found
     from ..records.folders import LocalFolder
+    from ..remote.server import Server
     from ..serving.serve import ServeRequest, Serving
 
 
@@ -47,7 +50,8 @@ class Registry:
     Every method raises a `FuseryError` when what it was given is not acceptable; its `hint` says what to do.
 
     Attributes:
-        workspace: the registry's parts.
+        workspace: the registry's parts on this machine; of a server's registry, what was fetched of it.
+        server: that the registry is at; None for one of this machine.
         bases: base models.
         adapters: adapters: register, list, show, compare, amend, withdraw, probe, bench.
         evaluations: what was measured of them.
@@ -65,34 +69,46 @@ class Registry:
         webhooks: who is sent entries of the log.
     """
 
-    def __init__(self, workspace: Workspace) -> None:
-        self.workspace = workspace
-        self.bases = Bases(workspace)
-        self.adapters = Adapters(workspace)
-        self.evaluations = Evaluations(workspace)
-        self.fused = FusedModels(workspace)
-        self.cache = Cache(workspace)
-        self.bundles = Bundles(workspace)
-        self.aliases = Aliases(workspace)
-        self.deployments = Deployments(workspace)
-        self.provenance = Provenance(workspace)
-        self.trust = Trust(workspace)
-        self.tokens = Tokens(workspace)
-        self.exchange = Exchange(workspace)
-        self.transfers = Transfers(workspace)
-        self.upkeep = Upkeep(workspace)
-        self.webhooks = Webhooks(workspace)
+    def __init__(self, workspace: Workspace, server: Server | None = None) -> None:
+        self.workspace, self.server = workspace, server
+        self.bases = Bases(workspace, server)
+        self.adapters = Adapters(workspace, server)
+        self.evaluations = Evaluations(workspace, server)
+        self.fused = FusedModels(workspace, server)
+        self.cache = Cache(workspace, server)
+        self.bundles = Bundles(workspace, server)
+        self.aliases = Aliases(workspace, server)
+        self.deployments = Deployments(workspace, server)
+        self.provenance = Provenance(workspace, server)
+        self.trust = Trust(workspace, server)
+        self.tokens = Tokens(workspace, server)
+        self.exchange = Exchange(workspace, server)
+        self.transfers = Transfers(workspace, server)
+        self.upkeep = Upkeep(workspace, server)
+        self.webhooks = Webhooks(workspace, server)
 
     @classmethod
-    def open(cls, home: str | Path | None = None) -> Registry:
-        """Open the registry in a home folder; None for the one that the settings name.
+    def open(
+        cls, place: str | Path | None = None, *, token: str | None = None, insecure_http: bool = False
+    ) -> Registry:
+        """Open the registry in a folder, or at a server; None for the one that the settings name.
 
         Nothing is made or connected yet: `init` makes what is missing, and so does the first thing that is recorded.
 
+        Args:
+            place: a folder, or the URL of a server.
+            token: for the server; None for that of `FUSERY_TOKEN`, or that which `fusery login` stored.
+            insecure_http: the token may go to another machine over HTTP without TLS.
+
         Raises:
-            BadInputError: a setting is not acceptable.
+            BadInputError: a setting is not acceptable, or there is no token for the server.
         """
-        return cls(Workspace(Settings.load(Path(home) if home else None)))
+        named = str(place or os.environ.get("FUSERY_REGISTRY", ""))
+        if is_server(named):
+            from ..remote.opening import open_server
+
+            return cls(*open_server(named, token, insecure_http=insecure_http))
+        return cls(Workspace(Settings.load(Path(named) if named else None)))
 
     def acting(self, name: str, *, authenticated: bool = True, role: str = "") -> Registry:
         """Return this registry under another name, for a server that acts for whoever asks.
@@ -107,7 +123,7 @@ class Registry:
         return Registry(self.workspace.acting(name, authenticated=authenticated, role=role))
 
     def __repr__(self) -> str:
-        return f"<Registry in {self.workspace.settings.home}>"
+        return f"<Registry {self.server.url if self.server else f'in {self.workspace.settings.home}'}>"
 
     def __enter__(self) -> Self:
         return self
@@ -118,22 +134,39 @@ class Registry:
         self.close()
 
     def close(self) -> None:
-        """Close the database."""
+        """Close the database, and the connections to a server."""
         self.workspace.close()
+        if self.server is not None:
+            self.server.close()
 
     def init(self) -> bool:
-        """Make the home folder, the database and the store; return False when all were there already."""
+        """Make the home folder, the database and the store; return False when all were there already.
+
+        Of a server's registry, which the server has made, nothing is made.
+        """
         from ..workspace import write_config
+
+        if self.server is not None:
+            self.tokens.own()
+            return False
 
         made = self.workspace.ensure(explicit=True)
         write_config(self.workspace.settings)
         return made
 
+    @property
+    def place(self) -> tuple[str, str]:
+        """Its folder and the URL of its store, without secrets; of a server's registry the server's URL, twice."""
+        from fusery.storage.locate import display_url
+
+        if self.server is not None:
+            return self.server.url, self.server.url
+        settings = self.workspace.settings
+        return str(settings.home), display_url(settings.store)
+
     def search(self, text: str) -> Found:
         """Return what is called so, or begins so; see `fusery.registry.catalog.search.search`."""
-        from ..catalog.search import search
-
-        return search(self.workspace, text)
+        return self.provenance.search(text)
 
     def folder(self, reference: Named, *, format: Form | None = None) -> LocalFolder:
         """Return where the files of an adapter, a base model or a fused model are on this machine.
@@ -148,7 +181,8 @@ class Registry:
         """
         from ..records.folders import local_folder
 
-        return local_folder(self.workspace, named(reference), format)
+        with self.bases.here(reference) as (workspace, [name]):
+            return local_folder(workspace, name, format)
 
     def serve(
         self,
@@ -158,6 +192,15 @@ class Registry:
         reporter: Reporter = SILENT,
     ) -> int:
         """Serve adapters until a signal comes; see `fusery.registry.serving.serve.serve`."""
+        from ..serving.plan import Split
         from ..serving.serve import serve
 
-        return serve(self.workspace, request, ready=ready, say=reporter.say)
+        named = [name for text in request.models for name, _ in Split.parse(text).parts]
+
+        def refresh() -> None:
+            with self.bases.here(*request.references, *named):
+                pass
+
+        if self.server is not None:
+            refresh()
+        return serve(self.workspace, request, ready=ready, say=reporter.say, refresh=refresh)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from fusery.storage.plaintext import is_keepable
+from fusery.storage.progress import SILENT, Reporter
 
 from ..record import Record
 
 if TYPE_CHECKING:
+    from ..records.resolved import Resolved
+    from ..remote.server import Server
     from ..workspace import Workspace
 
 Named = str | Record
@@ -60,8 +64,82 @@ class Resource:
     """One part of a registry, with the verbs that people use on it.
 
     Attributes:
-        workspace: the registry's parts.
+        NAME: how a registry calls it.
+        workspace: the registry's parts on this machine; of a server's registry, what was fetched of it.
+        server: that the registry is at; None for one of this machine.
     """
 
-    def __init__(self, workspace: Workspace) -> None:
-        self.workspace = workspace
+    NAME: ClassVar[str]
+
+    def __init__(self, workspace: Workspace, server: Server | None = None) -> None:
+        self.workspace, self.server = workspace, server
+
+    def chosen(self, task: str | None, where: str | None, reporter: Reporter) -> list[str]:
+        """Return the names of the adapters of a piece of bulk work, without the yanked ones.
+
+        Raises:
+            UnknownReferenceError: there is no such task.
+            WhereError: the expression is not one.
+        """
+        from ..bulk.selection import usable_names
+        from .adapters import Adapters
+
+        found = Adapters(self.workspace, self.server).list(task=task, where=where)
+        return usable_names(found, reporter.say)
+
+    def local(self, what: str) -> Workspace:
+        """Return the parts of a registry on this machine.
+
+        Args:
+            what: is to be done, for an error.
+
+        Raises:
+            BadInputError: the registry is at a server.
+        """
+        if self.server is None:
+            return self.workspace
+        from ..errors import BadInputError
+
+        raise BadInputError(
+            f"cannot {what} a server's registry from here", hint="run the command where the server runs"
+        )
+
+    @contextmanager
+    def here(self, *references: Named, reporter: Reporter = SILENT) -> Iterator[tuple[Workspace, list[str]]]:
+        """Yield the parts of a registry on this machine in which things are, to compute with them, and their names there.
+
+        Of a server's registry they are fetched first, as far as they are not here yet, and verified; what was recorded of
+        them meanwhile is sent to the server at the end.
+
+        Args:
+            references: what is computed with.
+            reporter: hears what is going on, and the bytes done and the total.
+
+        Raises:
+            UnknownReferenceError: nothing has one of the names.
+            ServerUnavailableError, ServerRefusedError: the server did not answer, or refused.
+        """
+        names = [named(each) for each in references]
+        if self.server is None:
+            yield self.workspace, names
+            return
+        from ..exchange.replica import fetched
+        from ..records.resolved import Resolved
+        from ..records.token import OwnIdentity
+
+        ask = self.server.ask
+        registry = ask("tokens/own", {}, OwnIdentity, writes=False).registry
+        wanted = [ask("provenance/resolve", {"reference": name}, Resolved, writes=False) for name in names]
+        # What is fetched is shown as a bar; what is said is what the same command says on a registry of this machine.
+        quiet = Reporter(progress=reporter.progress)
+        with fetched(self.workspace, self.server, registry, wanted, quiet):
+            self._mirror_aliases(names, wanted)
+            yield self.workspace, [each.name for each in wanted]
+
+    def _mirror_aliases(self, references: Sequence[str], wanted: Sequence[Resolved]) -> None:
+        """Let aliases that were given hold here what they hold at the server."""
+        from ..releases.aliases import set_alias
+
+        for reference, found in zip(references, wanted, strict=True):
+            if found.kind == "adapter" and not found.yanked and "#" in reference:
+                set_alias(self.workspace, found.name, reference)

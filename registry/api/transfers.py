@@ -12,12 +12,14 @@ if TYPE_CHECKING:
     from fusery.storage.digest import Digest
     from fusery.storage.interface import Blob
 
-    from ..exchange.served import PackagePlan, PackageTaken
-    from ..exchange.uploads import Arrived, Upload, UploadLimits
+    from ..exchange.uploads import Upload, UploadLimits
+    from ..records.transfer import Arrived, PackagePlan, PackageTaken
 
 
 class Transfers(Resource):
     """Packages and bytes that clients of a server send and fetch."""
+
+    NAME = "transfers"
 
     def package(self, reference: str, *, fused: bool = False) -> Mapping[str, object]:
         """Return the document of a thing and all that it needs; see `fusery.registry.exchange.served.package_document`."""

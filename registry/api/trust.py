@@ -8,19 +8,28 @@ from typing import TYPE_CHECKING
 
 from fusery.storage.progress import SILENT, Reporter
 
+from .operation import operation
 from .resource import Named, Resource, named, said
 
 if TYPE_CHECKING:
+    from ..records.signature import Signatures, TrustedKey
     from ..signing.anchor import Anchor
     from ..signing.checking import Checker
-    from ..signing.recorded import ExportedSignature, Signatures
+    from ..signing.recorded import (
+        ExportedSignature,
+        OneSignature,
+        RecordedEnvelope,
+        RecordedFiles,
+    )
     from ..signing.sign import Signed, SigningKey
-    from ..signing.trusted import TrustedKey
+    from ..signing.subject import Subject
     from ..signing.verify import Verification
 
 
 class Trust(Resource):
     """Signatures on what is recorded and shipped, the keys that count, and anchors of the log."""
+
+    NAME = "trust"
 
     def sign(
         self,
@@ -35,10 +44,39 @@ class Trust(Resource):
         from ..signing.sign import sign
 
         place = Path(output) if output is not None else None
-        return sign(
-            self.workspace, named(subject), with_key, output=place, force=force, progress=reporter.progress
+        return sign(self, named(subject), with_key, output=place, force=force, progress=reporter.progress)
+
+    @operation("reader")
+    def find(self, reference: Named) -> Subject:
+        """Return what is signed of a thing on record: its list of files; see `fusery.registry.signing.subject.find_recorded`."""
+        from ..signing.subject import find_on_record
+
+        return find_on_record(self.workspace, named(reference))
+
+    @operation("reader")
+    def look_up(self, digest: str, *, lone: bool = False) -> RecordedFiles:
+        """Return what is on record of a list of files that were found: signatures over it, and the keys that count.
+
+        Args:
+            digest: of the list; with `lone` of the only file.
+            lone: it is one file, and not a folder.
+        """
+        from ..signing.recorded import look_up
+
+        return look_up(self.workspace, digest, lone=lone)
+
+    @operation("publisher", writes=True)
+    def record_signature(
+        self, kind: str, digest: str, *, key_id: str, scheme: str, envelope: str, public: str = ""
+    ) -> RecordedEnvelope:
+        """Record a signature over a list of files that is on record; see `fusery.registry.signing.recorded.record_signature`."""
+        from ..signing.recorded import record_signature
+
+        return record_signature(
+            self.workspace, kind, digest, key_id=key_id, scheme=scheme, envelope=envelope, public=public
         )
 
+    @operation("reader")
     def signatures(self, reference: Named) -> Signatures:
         """Return the signatures on record over a thing; see `fusery.registry.signing.recorded.list_signatures`."""
         from ..signing.recorded import list_signatures
@@ -51,7 +89,14 @@ class Trust(Resource):
         """Write a signature on record to a file, and return which; see `fusery.registry.signing.recorded.export_signature`."""
         from ..signing.recorded import export_signature
 
-        return export_signature(self.workspace, named(reference), Path(output), by=by, force=force)
+        return export_signature(self._signature(reference, by=by), Path(output), force=force)
+
+    @operation("reader")
+    def _signature(self, reference: Named, *, by: str | None = None) -> OneSignature:
+        """Return a signature on record with its envelope; `by` says whose, where there are several."""
+        from ..signing.recorded import find_signature
+
+        return find_signature(self.workspace, named(reference), by=by)
 
     def verify(
         self,
@@ -69,23 +114,34 @@ class Trust(Resource):
 
         place = Path(signature) if signature is not None else None
         return verify_on_record(
-            self.workspace, Path(path), signature=place, checkers=checkers, progress=reporter.progress
+            self, Path(path), signature=place, checkers=checkers, progress=reporter.progress
         )
 
     def add_key(
         self, name: str, key: str | Path, aliases: Sequence[str] = (), *, fused: bool = False
     ) -> TrustedKey:
         """Let the signatures of a key count, and return its record; see `fusery.registry.signing.trusted.add_key`."""
+        from ..dsse.keys import public_pem, read_public_key
+
+        return self._add_key(name, public_pem(read_public_key(Path(key))), aliases, fused=fused)
+
+    @operation("admin", writes=True)
+    def _add_key(
+        self, name: str, key: str, aliases: Sequence[str] = (), *, fused: bool = False
+    ) -> TrustedKey:
+        """Let the signatures of a key count, which is given as PEM."""
         from ..signing.trusted import add_key
 
-        return add_key(self.workspace, name, Path(key), aliases, fused=fused)
+        return add_key(self.workspace, name, key, aliases, fused=fused)
 
+    @operation("admin", writes=True)
     def revoke_key(self, name: str, *, reason: str = "") -> TrustedKey:
         """Let no signature of a key count any more, and return its record; see `fusery.registry.signing.trusted.revoke_key`."""
         from ..signing.trusted import revoke_key
 
         return revoke_key(self.workspace, name, reason=said(reason))
 
+    @operation("reader")
     def list_keys(self) -> list[TrustedKey]:
         """Return the keys that count, and those that were revoked."""
         from ..signing.trusted import list_keys
@@ -94,6 +150,13 @@ class Trust(Resource):
 
     def anchor(self, key: str | Path | None, passphrase: Callable[[], bytes]) -> tuple[Anchor, bytes]:
         """Return where the log stands, and the document that says so; see `fusery.registry.signing.anchor`."""
-        from ..signing.anchor import make_anchor
+        from ..signing.anchor import signed_anchor
 
-        return make_anchor(self.workspace, Path(key) if key is not None else None, passphrase)
+        return signed_anchor(self._anchor, Path(key) if key is not None else None, passphrase)
+
+    @operation("reader")
+    def _anchor(self) -> Anchor:
+        """Return where the log stands."""
+        from ..signing.anchor import newest_anchor
+
+        return newest_anchor(self.workspace)

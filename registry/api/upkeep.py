@@ -10,26 +10,39 @@ from typing import TYPE_CHECKING
 
 from fusery.storage.progress import SILENT, Reporter
 
+from .operation import operation
 from .resource import Named, Resource, named
 
 if TYPE_CHECKING:
     from ..audit import Report
     from ..audit.doctor import Check
+    from ..audit.upgrade import Upgraded
     from ..backup import BackedUp, Restored
-    from ..catalog.journal import Event
     from ..collect import Collection
-    from ..database.grants import Role
     from ..database.schema import SchemaState
+    from ..records.event import Event
+    from ..workspace import Workspace
 
 
 class Upkeep(Resource):
     """Audits, backups, the collector, and the schema of the database."""
 
+    NAME = "upkeep"
+
     def doctor(self, *, reporter: Reporter = SILENT) -> Sequence[Check]:
-        """Check settings, database, schema, store, cache, engine, plugins and receivers; return what was found of each."""
+        """Check settings, database, schema, store, cache, engine, plugins and receivers; return what was found of each.
+
+        Of a server's registry: the settings, cache, engine and plugins of this machine, and whether the server answers.
+        """
         from ..audit.doctor import examine
         from .plugged import plugin_checks, receiver_checks
 
+        if self.server is not None:
+            from ..audit.remote_doctor import examine_remote
+            from .tokens import Tokens
+
+            own = Tokens(self.workspace, self.server).own
+            return [*examine_remote(self.workspace, self.server.url, own), *plugin_checks(reporter)]
         return [*examine(self.workspace), *plugin_checks(reporter), *receiver_checks(self.workspace)]
 
     def audit(
@@ -41,7 +54,10 @@ class Upkeep(Resource):
         reporter: Reporter = SILENT,
     ) -> Report:
         """Check database, store and cache, and repair them; return what was found; see `fusery.registry.audit.audit`."""
-        return self._audit(tuple(named(each) for each in references), repair, copies, reporter)
+        names = [named(each) for each in references]
+        if copies:
+            return audited(self.local("give local copies to an audit of"), names, repair, copies, reporter)
+        return self._audit(names, repair=repair, reporter=reporter)
 
     def audit_all(
         self,
@@ -55,64 +71,48 @@ class Upkeep(Resource):
         reporter: Reporter = SILENT,
     ) -> Report:
         """Audit everything in parallel, and return what was found; see `fusery.registry.audit.audit`."""
-        from ..workers.cluster import check_jobs
+        if not (copies or anchors):
+            return self._audit((), repair=repair, jobs=jobs, anew=anew, reporter=reporter)
+        workspace = self.local("give local files to an audit of")
+        return audited(workspace, (), repair, copies, reporter, jobs, anew, anchors, keys)
 
-        return self._audit(
-            (),
-            repair,
-            copies,
-            reporter,
-            jobs=check_jobs(jobs),
-            anew=anew,
-            anchors=tuple(Path(place) for place in anchors),
-            keys=tuple(Path(place) for place in keys),
-        )
-
+    @operation("admin", writes=True)
     def _audit(
         self,
-        names: tuple[str, ...],
-        repair: bool,
-        copies: Sequence[str | Path],
-        reporter: Reporter,
+        references: Sequence[str],
         *,
+        repair: bool = False,
         jobs: int | None = None,
         anew: bool = False,
-        anchors: tuple[Path, ...] = (),
-        keys: tuple[Path, ...] = (),
+        reporter: Reporter = SILENT,
     ) -> Report:
-        from ..audit import audit
-        from ..releases.rejudging import check_moves
-        from ..webhooks.checks import check_deliveries
-
-        places = tuple(Path(place) for place in copies)
-        report = audit(
-            self.workspace,
-            names,
-            repair=repair,
-            copies=places,
-            jobs=jobs,
-            anew=anew,
-            anchors=anchors,
-            keys=keys,
-            reporter=reporter,
-        )
-        if not names:
-            check_moves(self.workspace, report)
-            check_deliveries(self.workspace, report)
-        return report
+        """Check database, store and cache, and repair them; return what was found."""
+        return audited(self.workspace, references, repair, (), reporter, jobs, anew)
 
     def audit_chain(self, *, anchors: Sequence[str | Path] = (), keys: Sequence[str | Path] = ()) -> Report:
         """Return what following the log up to anchors has shown; see `fusery.registry.audit.audit.audit_chain`."""
         from ..audit import audit_chain
 
-        return audit_chain(self.workspace, [Path(each) for each in anchors], [Path(each) for each in keys])
+        if not anchors:
+            return self._audit_chain()
+        workspace = self.local("compare an anchor with the log of")
+        return audit_chain(workspace, [Path(each) for each in anchors], [Path(each) for each in keys])
 
-    def audit_rebuild(self, references: tuple[Named, ...] = (), *, reporter: Reporter = SILENT) -> Report:
+    @operation("admin")
+    def _audit_chain(self) -> Report:
+        """Return what following the log has shown."""
+        from ..audit import audit_chain
+
+        return audit_chain(self.workspace, [], [])
+
+    @operation("admin", writes=True)
+    def audit_rebuild(self, references: Sequence[Named] = (), *, reporter: Reporter = SILENT) -> Report:
         """Make fused models again, and return how they compare; see `fusery.registry.audit.audit.audit_rebuild`."""
         from ..audit import audit_rebuild
 
         return audit_rebuild(self.workspace, tuple(named(each) for each in references), say=reporter.say)
 
+    @operation("admin", writes=True)
     def gc(
         self,
         *,
@@ -144,7 +144,7 @@ class Upkeep(Resource):
         from ..backup import backup
 
         return backup(
-            self.workspace,
+            self.local("back up"),
             str(destination),
             verify=verify,
             store_options=store_options,
@@ -163,13 +163,14 @@ class Upkeep(Resource):
         from ..backup import restore
 
         return restore(
-            self.workspace,
+            self.local("restore into"),
             str(source),
             own=own,
             store_options=store_options,
             reporter=reporter,
         )
 
+    @operation("reader")
     def log(
         self,
         *,
@@ -205,15 +206,10 @@ class Upkeep(Resource):
         """Yield entries of the log, and those that come until `stop` is set; see `fusery.registry.catalog.following.follow`."""
         from ..catalog.following import follow
 
-        return follow(
-            self.workspace,
-            reference=None if reference is None else named(reference),
-            since=since,
-            action=action,
-            limit=limit,
-            stop=stop,
-        )
+        name = None if reference is None else named(reference)
+        return follow(self, reference=name, since=since, action=action, limit=limit, stop=stop)
 
+    @operation("admin")
     def schema(self) -> SchemaState:
         """Return which schema the database has, and which one this program needs; the database may be of any."""
         from ..database import Database, schema
@@ -221,16 +217,47 @@ class Upkeep(Resource):
         with closing(Database.open(self.workspace.settings.database)) as database:
             return schema.state(database)
 
+    def upgrade(self) -> Upgraded:
+        """Bring the database's schema to the version that is needed; see `fusery.registry.audit.upgrade.upgrade`."""
+        from ..audit.upgrade import upgrade
+
+        return upgrade(self.local("upgrade the database of"))
+
+    @operation("admin")
     def schema_differences(self) -> list[str]:
         """Compare the database with the tables of this program; return each difference as a sentence."""
         from ..database import schema
 
         return schema.check(self.workspace.database)
 
-    def grants(self, role: Role | None = None, *, user: str | None = None) -> str:
-        """Return the SQL that gives roles their rights; see `fusery.registry.database.grants.grants_for`."""
-        from ..database import Database
-        from ..database.grants import grants_for
 
-        with closing(Database.open(self.workspace.settings.database)) as database:
-            return grants_for(database, role, user)
+def audited(
+    workspace: Workspace,
+    names: Sequence[str],
+    repair: bool,
+    copies: Sequence[str | Path],
+    reporter: Reporter,
+    jobs: int | None = None,
+    anew: bool = False,
+    anchors: Sequence[str | Path] = (),
+    keys: Sequence[str | Path] = (),
+) -> Report:
+    """Return what an audit found; see `fusery.registry.audit.audit`."""
+    from ..audit import audit
+    from ..webhooks.checks import check_deliveries
+    from ..workers.cluster import check_jobs
+
+    report = audit(
+        workspace,
+        tuple(names),
+        repair=repair,
+        copies=tuple(map(Path, copies)),
+        jobs=None if names else check_jobs(jobs),
+        anew=anew,
+        anchors=tuple(map(Path, anchors)),
+        keys=tuple(map(Path, keys)),
+        reporter=reporter,
+    )
+    if not names:
+        check_deliveries(workspace, report)
+    return report

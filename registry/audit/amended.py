@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 from fusery.storage.digest import digest_json
 
 from .. import tables
-from ..database.chronicle import ADOPTED
+from ..database.actions import ADOPTED
 from ..database.log import parse_seals
 from ..database.sealing import KINDS, Content, Key, contents_of
 from ..errors import BadInputError

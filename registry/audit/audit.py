@@ -145,7 +145,7 @@ def _look(
 
 
 def audit_chain(workspace: Workspace, anchors: Sequence[Path] = (), keys: Sequence[Path] = ()) -> Report:
-    """Follow the chain of the log alone: every entry against its hash and the one before, and the log's own guards.
+    """Follow the chain of the log alone: every entry against its hash and the one before.
 
     Args:
         workspace: the registry's parts.

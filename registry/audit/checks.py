@@ -17,16 +17,16 @@ from .. import tables
 from ..database import Database, events
 from ..database.definitions import differences
 from ..database.intents import LONGEST
-from ..database.protection import weaknesses
 from ..database.sealing import Key
-from ..errors import DatabaseUnavailableError
 from ..models.architecture import WEIGHTS
 from ..parsing import plural, shown_size
 from . import dependants
+from .alias_moves import check_alias_moves
 from .amended import check_amendments
 from .auditable import AuditableItem
 from .records import check_records, count_records
 from .report import Damage, Report, in_order
+from .rewritten import check_rewritten
 from .spellings import check_spellings, check_table
 
 if TYPE_CHECKING:
@@ -187,18 +187,11 @@ def check_events(workspace: Workspace, report: Report) -> None:
             report.add("event_chain", f"event {problem.seq}", problem.message)
         for respelled in check_table(session, tables.metadata.tables["event"]):
             report.add(respelled.code, respelled.subject, respelled.message)
-        for found in weaknesses(session.connection()):
-            report.add(found.code, found.subject, found.message)
 
 
 def check_definitions(workspace: Workspace, report: Report) -> None:
     """Hold the tables, their constraints and indexes, against those that the program makes."""
-    try:
-        found = differences(workspace.database)
-    except DatabaseUnavailableError as error:
-        report.notes.append(f"the definitions of the tables were not looked at: {error.message}")
-        return
-    for one in found:
+    for one in differences(workspace.database):
         report.add("schema_differs", f"table {one.table}", one.message)
 
 
@@ -210,6 +203,10 @@ def check_sealed(workspace: Workspace, report: Report, only: Collection[Key] | N
             report.add(found.code, found.subject, found.message)
         for found in check_spellings(session, only):
             report.add(found.code, found.subject, found.message)
+        if only is None:
+            with in_order(report, "the history of records"):
+                for found in (*check_alias_moves(session), *check_rewritten(session)):
+                    report.add(found.code, found.subject, found.message)
         with in_order(report, "amendments"):
             for found in check_amendments(session, only):
                 report.add(found.code, found.subject, found.message)

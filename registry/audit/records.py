@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 
 from sqlalchemy import Table, exists, func, or_, select
@@ -33,7 +33,7 @@ class Discrepancy:
     """A record that is not what the log says.
 
     Attributes:
-        code: `record_changed`, `record_missing` or `record_unsealed`; of `audit.spellings`, `value_respelled` or `row_forbidden`.
+        code: `record_changed`, `record_missing`, `record_unsealed` or `record_rewritten`; of `audit.spellings`, `value_respelled` or `row_forbidden`.
         subject: the record, as `kind name`.
         message: what is the case, in one sentence.
     """
@@ -82,28 +82,33 @@ def unsealed(session: Session) -> Iterator[list[Seal]]:
 
 
 def _gather(session: Session, scratch: sqlite3.Connection, only: Collection[Key] | None = None) -> None:
-    """Write the newest seal of every record into the scratch database; what cannot be read is the chain's matter."""
+    """Write the newest seal of every record into the scratch database."""
+    for _, seals in sealed_entries(session, only):
+        rows = seals if only is None else [seal for seal in seals if seal.key in only]
+        scratch.executemany(
+            "INSERT OR REPLACE INTO seal VALUES (?, ?, ?, ?)",
+            [(seal.kind, seal.number, seal.name, seal.digest) for seal in rows],
+        )
+
+
+def sealed_entries(session: Session, only: Collection[Key] | None = None) -> Iterator[tuple[int, list[Seal]]]:
+    """Yield the numbers of the log's entries with their seals, oldest first; an unreadable one is the chain's matter.
+
+    Args:
+        session: of any transaction.
+        only: at least the entries with seals of these records.
+    """
     seq, event = 0, tables.Event
-    chosen = select(event.seq, event.seals).order_by(event.seq).limit(_BATCH)
+    chosen = select(event.seq, event.seals).where(event.seals.is_not(None)).order_by(event.seq).limit(_BATCH)
     if only is not None and len(only) <= NAMED:
         # The beginning of a seal as it stands in the text; one that stands there otherwise is the chain's matter.
         starts = [f'["{kind}",{number},' for kind, number in only]
         chosen = chosen.where(or_(*(event.seals.contains(start, autoescape=True) for start in starts)))
-    while True:
-        found = session.execute(chosen.where(event.seq > seq)).all()
-        if not found:
-            return
-        seals = [seal for entry in found if entry.seals is not None for seal in _parsed(entry.seals)]
-        rows = seals if only is None else [seal for seal in seals if seal[:2] in only]
-        scratch.executemany("INSERT OR REPLACE INTO seal VALUES (?, ?, ?, ?)", rows)
+    while found := session.execute(chosen.where(event.seq > seq)).all():
+        for entry in found:
+            with suppress(ValueError):
+                yield entry.seq, parse_seals(entry.seals)
         seq = found[-1].seq
-
-
-def _parsed(text: str) -> list[tuple[str, int, str, str | None]]:
-    try:
-        return [(seal.kind, seal.number, seal.name, seal.digest) for seal in parse_seals(text)]
-    except ValueError:
-        return []  # the chain's matter
 
 
 def _numbers(session: Session, table: Table) -> Iterator[Sequence[int]]:

@@ -1,27 +1,47 @@
-"""Every value as it is stored, against the one spelling of what it stands for; and every row against its table's checks.
+"""Every stored value against the one form in which fusery writes it, and every row against its table's checks.
 
-Seals hold values as they are read.  Two texts that are read as one moment, or as one document, have one seal, and still
-answers differ: texts are compared as texts.  So what is stored is looked at itself, in every table, sealed or not.
+Seals hold values as they are read.  SQLite keeps two texts of one moment or one document as they are given, and compares
+them as texts, so an edit can change answers and no seal.  PostgreSQL has types for all values but digests.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import CheckConstraint, Table
+from sqlalchemy import CheckConstraint, Column, Table
 from sqlalchemy.orm import Session
 
 from .. import tables
 from ..database.sealing import OWNERS, Key
-from ..database.spelling import conditions
+from ..tables.record import DigestText
 from ..tables.values import document_text, kind_of
 from .records import Discrepancy
 
 _BATCH = 500
 _SHOWN = 80
+
+_DIGIT = "[0-9]"
+_DATE = f"{_DIGIT * 4}-{_DIGIT * 2}-{_DIGIT * 2}"
+_TIME = f"{_DIGIT * 2}:{_DIGIT * 2}:{_DIGIT * 2}.{_DIGIT * 6}"
+_SECOND = "substr({0}, 1, 19)"
+_SQLITE = {
+    "integer": "typeof({0}) = 'integer'",
+    "boolean": "typeof({0}) = 'integer' AND {0} IN (0, 1)",
+    "number": "typeof({0}) = 'real'",
+    # 2026-02-30 and 24:00:00 have the form of a moment.
+    "moment": f"typeof({{0}}) = 'text' AND {{0}} GLOB '{_DATE} {_TIME}' AND length(CAST({{0}} AS BLOB)) = 26 "
+    f"AND datetime({_SECOND}, '+0 days') IS {_SECOND}",
+    "date": f"typeof({{0}}) = 'text' AND {{0}} GLOB '{_DATE}' AND length(CAST({{0}} AS BLOB)) = 10 "
+    "AND date({0}, '+0 days') IS {0}",
+    "document": "typeof({0}) = 'text'",
+    "text": "typeof({0}) = 'text' AND instr({0}, char(0)) = 0",
+}
+"""SQL that is true of a value as fusery writes it, by the kind of its column; what is in a document, Python looks at."""
+
+_DIGEST = {"sqlite": "{0} NOT GLOB '*[^0-9a-z]*'", "postgresql": "{0} !~ '[^0-9a-z]'"}
 
 
 def check_spellings(session: Session, only: Collection[Key] | None = None) -> Iterator[Discrepancy]:
@@ -60,6 +80,25 @@ def check_table(session: Session, table: Table, among: str = "true") -> Iterator
         ):
             message = f"the check {name} refuses row {key} of {table.name}, and it is there"
             yield Discrepancy("row_forbidden", f"{table.name} {key}", message)
+
+
+def conditions(table: Table, dialect: str) -> Mapping[str, str]:
+    """Return the SQL that is true of a value in the form in which fusery writes it, by the names of the columns."""
+    found = {}
+    for column in table.columns:
+        parts = [_SQLITE[kind_of(column)]] if dialect == "sqlite" and not _is_row_number(column) else []
+        if isinstance(column.type, DigestText):
+            parts.append(_DIGEST[dialect])
+        if parts:
+            name = f'"{column.name}"'
+            form = " AND ".join(parts).format(name)
+            found[column.name] = f"({name} IS NULL OR {form})" if column.nullable else form
+    return found
+
+
+def _is_row_number(column: Column[Any]) -> bool:
+    """Tell whether a column is the number of the row itself, where SQLite takes nothing but whole numbers."""
+    return list(column.table.primary_key) == [column] and kind_of(column) == "integer"
 
 
 def _respelled(table: Table, column: str, kind: str, stored: Any, key: str) -> Discrepancy:

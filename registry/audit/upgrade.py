@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -14,8 +13,6 @@ from sqlalchemy.orm import Session
 from fusery.storage.digest import Digest
 
 from ..database import Database, events, log, schema
-from ..database.guards import log_guards
-from ..database.protection import damaged, mend
 from ..database.sealing import KINDS, seal_rows
 from ..fusion.foreign import disown
 from ..fusion.records import find_fused
@@ -28,8 +25,6 @@ if TYPE_CHECKING:
 SEALED_SINCE = "0008"
 """The revision from which on every write seals what it writes."""
 
-GUARDED_SINCE = "0007"
-"""The revision from which on the log is guarded by triggers."""
 CLAIMS_SINCE = "0010"
 """The revision from which on what another registry says it has made is known as such."""
 
@@ -41,55 +36,22 @@ class Upgraded(Record):
     Attributes:
         before: the revision that the database had, None if there was none.
         after: the one that it has.
-        mended: triggers and functions that guard its tables and were gone, or were not what they should be.
     """
 
     before: str | None
     after: str | None
-    mended: tuple[str, ...] = ()
 
 
 def upgrade(workspace: Workspace) -> Upgraded:
-    """Bring the schema to the newest revision, and make anew what no longer guards its tables.
+    """Bring the schema to the newest revision.
 
     Raises:
         SchemaError: the database is newer, or not fusery's; nothing was written.
         DatabaseUnavailableError: the database does not answer, or another process is writing for too long.
     """
     with closing(Database.open(workspace.settings.database)) as database:
-        broken = _broken_guards(database, schema.state(database))
         before = schema.upgrade(database, afterwards=partial(bring_up, actor=workspace.actor))
-        if broken:
-            _mend(database, broken, workspace.actor)
-        return Upgraded(before.current, schema.state(database).current, tuple(broken))
-
-
-def _broken_guards(database: Database, found: schema.SchemaState) -> list[str]:
-    """Return the guards that are none; an older revision is to have only those of the log."""
-    if found.status not in ("older", "current") or str(found.current) < GUARDED_SINCE:
-        return []
-    with database.read() as session:
-        broken = damaged(session.connection())
-    if found.status == "current":
-        return broken
-    of_log = log_guards(database.dialect)
-    return [name for name in broken if name in of_log]
-
-
-def _mend(database: Database, broken: Sequence[str], actor: str) -> None:
-    """Make guards anew; the log keeps that they were none, since nobody knows what was changed without them."""
-    with database.schema_change() as connection:
-        mend(connection)
-        with Session(bind=connection) as session:
-            events.record(
-                session,
-                action="guards.mended",
-                kind="registry",
-                subject="guards",
-                detail={"mended": list(broken)},
-                actor=actor,
-            )
-            log.write(session, ())
+        return Upgraded(before.current, schema.state(database).current)
 
 
 def bring_up(session: Session, since: str | None, *, actor: str) -> None:

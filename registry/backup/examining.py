@@ -28,6 +28,7 @@ from ..audit.auditable import AuditableItem, auditable_items
 from ..audit.recomputing import recompute
 from ..audit.report import Report
 from ..database import Database, events, log
+from ..database.actions import ADOPTED
 from ..database.limits import AMENDMENTS, DEPLOYMENTS, EVALUATIONS, YANKS
 from ..database.sealing import KINDS, seal_rows
 from ..fusion.foreign import disown
@@ -47,7 +48,6 @@ Say = Callable[[str], None]
 _EMPTY, _TIMES = 4 << 20, 4
 """Bytes of an empty database, and further bytes for each byte of the rows as text; both include the write-ahead log."""
 
-ADOPTED = "registry.adopted"
 """The action of an entry of the log that says what of a backup does not count."""
 
 _IDENTITIES = frozenset({"content_differs", "key_differs"})

@@ -17,7 +17,6 @@ from fusery.storage.manifest import FileEntry, Manifest
 from .. import tables
 from ..audit.upgrade import bring_up
 from ..database import events
-from ..database.guards import lifted
 from ..database.schema import HEAD, VERSION_TABLE, move
 from .catalogue import BLOBS, File, Position
 from .contents import all_tables
@@ -102,9 +101,8 @@ def _clear(connection: Connection) -> None:
             f"somebody has written to the registry meanwhile: there are rows in {used}",
             hint="restore into an empty one",
         )
-    with lifted(connection):
-        for table in reversed(all_tables()):
-            connection.execute(delete(table))
+    for table in reversed(all_tables()):
+        connection.execute(delete(table))
 
 
 def _require_tables(connection: Connection, found: Backup) -> None:

@@ -14,7 +14,7 @@ from fusery.storage.temporary import temporary_folder
 from fusery.storage.transfer import transfer
 
 from ..errors import BadInputError
-from ..settings.other_home import options_of, require_folders
+from ..settings.other_store import options_of, require_folders
 from ..workers.executor import Threads
 
 if TYPE_CHECKING:

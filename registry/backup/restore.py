@@ -191,7 +191,7 @@ def _require_empty(database: Database) -> str | None:
     if used is not None:
         raise NotEmptyError(
             f"the registry in {database.path or database.display_url} is not empty: there are rows in {used}",
-            hint="restore into an empty one: name another FUSERY_HOME, or other URLs",
+            hint="restore into an empty one: name another FUSERY_REGISTRY, or other URLs",
         )
     return store_id
 
@@ -213,7 +213,7 @@ def _take_over(store: BlobStore, present: str | None, found: Backup) -> str:
     if known != found.catalogue.store and (known != present or next(iter(store.blobs()), None) is not None):
         raise NotEmptyError(
             f"the store {display_url(store.url)} belongs to another registry, or is not empty",
-            hint="restore into an empty one: name another FUSERY_HOME, or other URLs",
+            hint="restore into an empty one: name another FUSERY_REGISTRY, or other URLs",
         )
     return known
 

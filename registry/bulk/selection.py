@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from ..catalog.listing import list_adapters
-
 if TYPE_CHECKING:
-    from ..workspace import Workspace
+    from ..records.adapter import Adapter
 
 
-def select_names(
-    workspace: Workspace, *, task: str | None, where: str | None, say: Callable[[str], None]
-) -> list[str]:
-    """Return the names of adapters, in the order of their registration; yanked ones are left out, and told of.
-
-    Raises:
-        UnknownReferenceError: there is no such task.
-        WhereError: the expression is not one.
-    """
-    rows = list_adapters(workspace, task=task, where=where)
-    names = [row["name"] for row in rows if not row["yanked"]]
-    if len(names) < len(rows):
-        yanked = len(rows) - len(names)
+def usable_names(adapters: Sequence[Adapter], say: Callable[[str], None]) -> list[str]:
+    """Return the names of adapters in their order; yanked ones are left out, and told of."""
+    names = [each.name for each in adapters if not each.yanked]
+    if len(names) < len(adapters):
+        yanked = len(adapters) - len(names)
         say(f"{yanked} yanked {'adapter is' if yanked == 1 else 'adapters are'} left out")
     return names

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -16,7 +16,6 @@ from ..workers.cluster import check_jobs, cluster_address
 from ..workers.executor import Processes, Serial, Workers
 from ..workers.site import Site
 from .jobs import FuseJob, MaterializeJob, NotDone
-from .selection import select_names
 
 if TYPE_CHECKING:
     from ..bundles.materialize import Materialized
@@ -55,11 +54,10 @@ class Done(Generic[Made]):
 
 def fuse_all(
     workspace: Workspace,
+    names: Sequence[str],
     request: FuseRequest,
     *,
     publish: str | None = None,
-    task: str | None = None,
-    where: str | None = None,
     jobs: int | None = None,
     reporter: Reporter = SILENT,
 ) -> Done[Fused]:
@@ -67,31 +65,26 @@ def fuse_all(
 
     Args:
         workspace: the registry's parts.
+        names: of the adapters.
         request: how to fuse each.
         publish: `full` or `recipe`; see `fusery.registry.fusion.fuse.fuse`.
-        task: only adapters of this task.
-        where: only those that fit an expression; see `fusery.registry.catalog.where`.
         jobs: how many at a time on this machine; the cluster of `FUSERY_CLUSTER` has a number of its own.
         reporter: hears what is going on, and how many are done, and how many there are.
 
     Raises:
-        UnknownReferenceError: there is no such task.
-        WhereError: the expression is not one.
         MissingExtraError, ClusterError: the cluster cannot be used.
     """
     request.check()
-    names = select_names(workspace, task=task, where=where, say=reporter.say)
     return _do(workspace, lambda site: FuseJob(site, request, publish), names, jobs, reporter)
 
 
 def materialize_all(
     workspace: Workspace,
+    names: Sequence[str],
     pattern: str,
     request: FuseRequest,
     *,
     target: str = "model",
-    task: str | None = None,
-    where: str | None = None,
     force: bool = False,
     content: Content | None = None,
     choices: Choices | None = None,
@@ -102,11 +95,10 @@ def materialize_all(
 
     Args:
         workspace: the registry's parts.
+        names: of the adapters.
         pattern: the destination of each, with `{name}` where its name goes.
         request: how to fuse.
         target: one of `bundles.TARGETS`.
-        task: as for `fuse_all`.
-        where: as for `fuse_all`.
         force: replace what is at a destination.
         content: fused or not, where the target can hold either; None for what suits it.
         choices: what the target is to do in which way.
@@ -128,7 +120,6 @@ def materialize_all(
     request.check()
     local = local_path(pattern)
     absolute = pattern if local is None else str(local.expanduser().absolute())
-    names = select_names(workspace, task=task, where=where, say=reporter.say)
     return _do(
         workspace,
         lambda site: MaterializeJob(site, request, absolute, target, force, choices or Choices(), content),
@@ -141,7 +132,7 @@ def materialize_all(
 def _do(
     workspace: Workspace,
     make: Callable[[Site], Callable[[str], Made]],
-    names: list[str],
+    names: Sequence[str],
     jobs: int | None,
     reporter: Reporter,
 ) -> Done[Made]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,15 +16,17 @@ from ..charts.files import picture_kind
 from ..documents import write_picture
 from ..errors import BadInputError
 from ..fusion.views import line_of
-from ..record import Record, compared, described
+from ..record import compared
 from ..records.adapter_details import AdapterDetails
-from ..records.evaluations import METRIC, Evaluation, comparable, mismatch, setting_of
+from ..records.difference import ComparedAdapters, NotComparable
+from ..records.evaluation import Evaluation
+from ..records.evaluations import METRIC, comparable, mismatch, setting_of
 from ..records.fused import Fidelity, FusedLine
 from ..records.fused_rows import fused_by_adapter
 from ..records.references import load_adapters, resolve_adapter
 from ..records.run import CurvePoint
-from ..records.withdrawal import Withdrawal
-from ..records.withdrawals import of_adapters, of_fused, own
+from ..records.withdrawal import own
+from ..records.withdrawals import of_adapters, of_fused
 from .diff import amended_in, fields
 from .views import full_records
 
@@ -35,70 +37,22 @@ MOST = 50
 """Adapters that one table compares."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NotComparable(Record):
-    """A metric that was measured of two adapters, on or with something else."""
-
-    code: str = described(
-        "`metric_other_dataset`, `metric_other_split`, `metric_other_harness` or `metric_other_shots`"
-    )
-    metric: str = described("its name")
-    adapters: tuple[str, ...] = described("the two")
-    why: str = described("in one sentence")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ComparedAdapters(Record):
-    """What adapters have in common and where they differ."""
-
-    adapters: tuple[str, ...] = described("their names")
-    differs: Mapping[str, tuple[object, ...]] = described(
-        "by field, one value for each adapter, null where it has none; fields of the training configuration are called `training.FIELD`, those of the newest model fused from each `fused.FIELD`, what was measured `metric.NAME`. What was measured on other datasets, splits or examples is in fields of its own, `metric.NAME (SETTING)`"
-    )
-    same: Mapping[str, object] = described("the fields with one value for all")
-    findings: tuple[NotComparable, ...] = described(
-        "metrics that cannot be compared, each with the first adapter that has it and another one"
-    )
-    amended: Mapping[str, tuple[str, ...]] = described("by field, the adapters that it was amended in")
-    curves: Mapping[str, tuple[CurvePoint, ...]] = described(
-        "by adapter, the points of its training curve, by iteration"
-    )
-    withdrawals: Mapping[str, tuple[Withdrawal, ...]] = described(
-        "by adapter, what it has to do with yanks that stand"
-    )
-    plot: Path | None = described("the picture of the curves; None if none was asked for")
-
-
-def compare_adapters(
-    workspace: Workspace, references: Sequence[str], *, plot: Path | None = None, force: bool = False
-) -> ComparedAdapters:
+def compare_adapters(workspace: Workspace, references: Sequence[str]) -> ComparedAdapters:
     """Return the differences between adapters.
 
     Args:
         workspace: the registry's parts.
         references: two or more different ones; a task means all its versions.
-        plot: draw all training curves into this file, `.png` or `.svg`.
-        force: replace the file.
 
     Raises:
         UnknownReferenceError: one does not exist.
-        BadInputError: fewer than two different ones are given, or too many; or there is no curve to draw.
-        AlreadyExistsError: another file is there already.
-        MissingExtraError: a PNG needs the extra `plot`, which is not installed.
+        BadInputError: fewer than two different ones are given, or too many.
     """
-    kind = None if plot is None else picture_kind(plot)
     with workspace.database.read() as session:
         details = _details(session, _chosen(session, references))
     names = tuple(adapter.name for adapter in details)
     found = fields(details) | _measured_fields(details) | _fused_fields(details)
     curves = {adapter.name: adapter.curve for adapter in details}
-    place = None
-    if plot is not None and kind is not None:
-        from ..charts.curves import draw
-
-        place = plot.expanduser().absolute()
-        _require_curves(curves)
-        write_picture(place, draw(curves, kind), force=force)
     return ComparedAdapters(
         adapters=names,
         differs={field: values for field, values in found.items() if not _alike(values)},
@@ -109,8 +63,24 @@ def compare_adapters(
         amended={field: within for field in found if (within := amended_in(field, *details))},
         curves=curves,
         withdrawals={adapter.name: adapter.withdrawals for adapter in details},
-        plot=place,
+        plot=None,
     )
+
+
+def drawn(found: ComparedAdapters, plot: Path, *, force: bool = False) -> ComparedAdapters:
+    """Draw all training curves into a file, `.png` or `.svg`, and return the record with its path.
+
+    Raises:
+        BadInputError: there is no curve to draw, or the picture's ending is not known.
+        AlreadyExistsError: another file is there already.
+        MissingExtraError: a PNG needs the extra `plot`, which is not installed.
+    """
+    from ..charts.curves import draw
+
+    kind, place = picture_kind(plot), plot.expanduser().absolute()
+    _require_curves(found.curves)
+    write_picture(place, draw(found.curves, kind), force=force)
+    return replace(found, plot=place)
 
 
 def _chosen(session: Session, references: Sequence[str]) -> list[tables.Adapter]:

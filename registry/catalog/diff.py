@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import tables
 from ..adapters.finding import WHOLE
 from ..charts.files import picture_kind
-from ..comparison.differences import ModuleDifference, WholeDifference
 from ..documents import write_picture
 from ..errors import BadInputError
-from ..record import Record, compared, described
+from ..record import compared
 from ..records.adapter_details import AdapterDetails
+from ..records.difference import Difference, WeightsDifference
 from ..records.references import resolve_adapter
-from ..records.withdrawal import Withdrawal
 from .show import show_adapter
 
 if TYPE_CHECKING:
@@ -24,33 +22,6 @@ if TYPE_CHECKING:
     from ..workspace import Workspace
 
 _SAID_ABOVE = frozenset({"training.iters", "training.lora_parameters.rank", "training.lora_parameters.scale"})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Difference(Record):
-    """What differs between two adapters."""
-
-    a: str = described("name of the one")
-    b: str = described("name of the other")
-    changed: Mapping[str, tuple[object, ...]] = described(
-        "by field, its two values; fields of the training configuration are called `training.FIELD`, and a field that one side lacks is null there"
-    )
-    amended: Mapping[str, tuple[str, ...]] = described("by field, the adapters that it was amended in")
-    withdrawals: Mapping[str, tuple[Withdrawal, ...]] = described(
-        "by adapter, what it has to do with yanks that stand"
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WeightsDifference(Difference):
-    """What differs between two adapters, in their weights too."""
-
-    overall: WholeDifference = described("over all modules")
-    modules: tuple[ModuleDifference, ...] = described("what differs in each, in the order of the layers")
-    plot: Path | None = described("the picture of it; None if none was asked for")
-    uncompared: tuple[str, ...] = described(
-        "names of those with whole tensors beside their factors, which are not compared"
-    )
 
 
 def diff_adapters(

@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import Protocol
 
-from sqlalchemy import func, select
+from ..records.event import Event
 
-from .. import tables
-from .journal import Event, journal
 
-if TYPE_CHECKING:
-    from ..workspace import Workspace
+class EventLog(Protocol):
+    """The log of a registry, on this machine or at a server: `registry.upkeep`."""
+
+    def log(
+        self,
+        *,
+        reference: str | None = None,
+        since: str | None = None,
+        action: str | None = None,
+        after: int | None = None,
+        before: int | None = None,
+        limit: int | None = None,
+    ) -> Sequence[Event]:
+        """Return entries, the newest last."""
+
 
 PAUSE = 1.0
 """Seconds between two looks at the log."""
 
 
 def follow(
-    workspace: Workspace,
+    registry: EventLog,
     *,
     reference: str | None = None,
     since: str | None = None,
@@ -31,7 +42,7 @@ def follow(
     """Yield entries of the log, oldest first, and then those that come, until it is told to stop.
 
     Args:
-        workspace: the registry's parts.
+        registry: its log.
         reference: only entries about this, as `journal` has it.
         since: of those that are there, only entries from this moment on.
         action: only entries of this action.
@@ -44,19 +55,16 @@ def follow(
         BadInputError: the moment or the action is not one.
     """
     stopped = stop or threading.Event()
-    seen = newest(workspace)
-    yield from journal(
-        workspace, reference=reference, since=since, action=action, before=seen + 1, limit=limit
-    )
+    seen = newest(registry)
+    yield from registry.log(reference=reference, since=since, action=action, before=seen + 1, limit=limit)
     while not stopped.wait(pause):
         # The number first: what is written after it was read is for the next look.
-        last = newest(workspace)
+        last = newest(registry)
         if last > seen:
-            yield from journal(workspace, reference=reference, action=action, after=seen, before=last + 1)
+            yield from registry.log(reference=reference, action=action, after=seen, before=last + 1)
             seen = last
 
 
-def newest(workspace: Workspace) -> int:
+def newest(registry: EventLog) -> int:
     """Return the number of the newest entry, 0 where there is none."""
-    with workspace.database.read() as session:
-        return session.scalar(select(func.max(tables.Event.seq))) or 0
+    return max((event.seq for event in registry.log(limit=1)), default=0)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from difflib import get_close_matches
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,7 @@ from ..database.actions import ACTIONS
 from ..errors import BadInputError, UnknownReferenceError
 from ..names import Reference
 from ..parsing import parse_moment
-from ..record import Record, described
+from ..records.event import Event, WrittenRecord
 from ..records.guards import EVERY_TASK
 from ..records.references import begins_with, no_alias
 from ..records.things import Thing, find_things, places_of
@@ -33,34 +32,6 @@ _SAID = frozenset({"reason", "reasons", "note", "path"})
 _ADAPTER = "adapter"
 _SHORTEST = 8
 _APPROVALS = ("adapter.approved", "adapter.unapproved")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WrittenRecord(Record):
-    """A record that the transaction of an entry wrote."""
-
-    kind: str = described("of the record, such as `adapter` or `alias_move`")
-    name: str = described("of the record")
-    digest: str | None = described("of what was written; None where it was removed")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Event(Record):
-    """An entry of the log."""
-
-    seq: int = described("number of the entry, from 1", heading="entry")
-    at: datetime = described("when it happened", exact=True)
-    actor: str = described("who did it", heading="by")
-    action: str = described("what was done, such as `adapter.registered`", heading="what")
-    kind: str = described("what it was done to: `adapter`, `base`, `alias` and so on")
-    subject: str = described("name or digest of that")
-    name: str | None = described(
-        "name of that; None where only its digest is known", heading="to what", free=True
-    )
-    told: str = described("what happened, in words, such as from where to where an alias moved", free=True)
-    detail: Mapping[str, object] = described("what the entry says, by action")
-    records: tuple[WrittenRecord, ...] = described("that the transaction wrote")
-    hash: str = described("of the entry, which the next one has in it")
 
 
 def journal(

@@ -17,8 +17,8 @@ from ..records.adapter_details import AdapterDetails
 from ..records.amendments import FIELDS, TAG, amendment_records, state_then
 from ..records.evaluations import evaluation_records
 from ..records.references import latest_version, load_adapters, resolve_adapter
-from ..records.withdrawal import Withdrawals
-from ..records.withdrawals import of_adapters, own
+from ..records.withdrawal import Withdrawals, own
+from ..records.withdrawals import of_adapters
 from ..releases.history import holder_then
 from .views import full_records
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlalchemy import select
@@ -14,9 +12,9 @@ from ..records.adapter_details import AdapterDetails, BundleLine, Rendering
 from ..records.fused_rows import fused_by_adapter
 from ..records.references import load_adapters, resolve_adapter
 from ..records.signatures import recorded_signature
-from ..records.withdrawals import of_adapters, of_bundles, of_fused, own
+from ..records.withdrawal import own
+from ..records.withdrawals import of_adapters, of_bundles, of_fused
 from ..releases.deployments import deployments_of
-from ..training.facts import draw_curve
 from .views import full_records
 
 if TYPE_CHECKING:
@@ -28,8 +26,6 @@ def show_adapter(
     reference: str,
     *,
     at: str | None = None,
-    plot: Path | None = None,
-    force: bool = False,
 ) -> AdapterDetails:
     """Return one adapter in full: as `list` has it, with sizes, training run, files, fused artifacts and bundles.
 
@@ -39,18 +35,11 @@ def show_adapter(
         workspace: the registry's parts.
         reference: the adapter.
         at: as it was recorded at that moment; see `fusery.registry.catalog.past.show_then`.
-        plot: draw its training curve into this file, `.png` or `.svg`.
-        force: replace the file.
 
     Raises:
         UnknownReferenceError: there is, or was then, no such adapter.
-        BadInputError: that is no moment; there is no curve to draw, or the picture's ending is not known.
-        AlreadyExistsError: another file is there already.
-        MissingExtraError: a PNG needs the extra `plot`, which is not installed.
+        BadInputError: that is no moment.
     """
-    if plot is not None:
-        found = show_adapter(workspace, reference, at=at)
-        return replace(found, plot=draw_curve(found.name, found.curve, plot, force=force))
     if at is not None:
         from .past import show_then
 

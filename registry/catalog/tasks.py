@@ -3,44 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
 from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from .. import tables
-from ..record import Record, described
 from ..records.references import latest_version
-from ..records.withdrawal import Withdrawal
+from ..records.task import HeldVersion, Task
 from ..records.withdrawals import of_adapters
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HeldVersion(Record):
-    """An alias of a task, and the version that it holds."""
-
-    alias: str = described("its name, without that of its task")
-    version: int = described("that it holds")
-    withdrawals: tuple[Withdrawal, ...] = described("what that has to do with yanks that stand")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Task(Record):
-    """A task that adapters are for."""
-
-    task: str = described("its name")
-    adapter: str = described("name of the version that `@latest` means")
-    version: int = described("its number")
-    val_loss: float | None = described("its validation loss")
-    withdrawals: tuple[Withdrawal, ...] = described("what it has to do with yanks that stand")
-    created_at: datetime = described("when it was registered")
-    created_by: str = described("who registered it")
-    aliases: tuple[HeldVersion, ...] = described("those that hold a version")
 
 
 def list_tasks(

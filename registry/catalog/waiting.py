@@ -13,8 +13,8 @@ from sqlalchemy.orm import Session
 from .. import tables
 from ..actors import person
 from ..record import Record, described
-from ..records.withdrawals import own
-from .tasks import Task
+from ..records.task import Task
+from ..records.withdrawal import own
 
 if TYPE_CHECKING:
     from ..workspace import Workspace

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 from fusery.storage.progress import SILENT, Reporter
 
@@ -23,7 +24,8 @@ from ..errors import BadInputError
 from ..names import parse_task
 from ..record import Record, described
 from ..records.adapter import Registered
-from ..records.recipe import SHRINK, CombinationRecipe
+from ..records.combination import CombinationRecipe
+from ..records.recipe import SHRINK
 from ..records.references import resolve_adapter
 from ..records.renderings import fetch_originals, own_form, require_factors_alone
 from ..records.scratch import scratch_folder
@@ -37,6 +39,15 @@ if TYPE_CHECKING:
     from fusery.storage.manifest import FileEntry
 
     from ..workspace import Workspace
+
+
+class Register(Protocol):
+    """Registers a folder as an adapter that was computed from others."""
+
+    def __call__(
+        self, workspace: Workspace, path: Path, submission: Submission, *, sources: Sequence[str]
+    ) -> Registered:
+        """Return its record."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +89,7 @@ def combine(
     tags: Mapping[str, str] | None = None,
     note: str | None = None,
     dry_run: bool = False,
+    register: Register = register,
     reporter: Reporter = SILENT,
 ) -> Combination:
     """Combine adapters on one base into a new one; see `fusery.registry.combining.methods` for the methods.
@@ -94,6 +106,7 @@ def combine(
         tags: of the new adapter.
         note: about it.
         dry_run: only find out how much would be kept.
+        register: registers the new adapter's folder; into this registry by default.
         reporter: told how far it is.
 
     Raises:
@@ -103,9 +116,8 @@ def combine(
         FusionUnsupportedError: a number of an adapter is not finite.
     """
     asked = choice(references, method, weights, density, seed, rank)
-    return _compute(
-        workspace, references, asked, task=task, tags=tags, note=note, dry_run=dry_run, reporter=reporter
-    )
+    about = Submission(task=task, tags=tags or {}, note=note)
+    return _compute(workspace, references, asked, about, register, dry_run=dry_run, reporter=reporter)
 
 
 def shrink(
@@ -117,6 +129,7 @@ def shrink(
     tags: Mapping[str, str] | None = None,
     note: str | None = None,
     dry_run: bool = False,
+    register: Register = register,
     reporter: Reporter = SILENT,
 ) -> Combination:
     """Make the nearest adapter of a smaller rank to one: each update's largest singular values.
@@ -129,6 +142,7 @@ def shrink(
         tags: of the new adapter.
         note: about it.
         dry_run: only find out how much would be kept.
+        register: registers the new adapter's folder; into this registry by default.
         reporter: told how far it is.
 
     Raises:
@@ -138,24 +152,21 @@ def shrink(
         FusionUnsupportedError: a number of the adapter is not finite.
     """
     asked = Choice(SHRINK, (1.0,), rank=rank)
-    return _compute(
-        workspace, [reference], asked, task=task, tags=tags, note=note, dry_run=dry_run, reporter=reporter
-    )
+    about = Submission(task=task, tags=tags or {}, note=note)
+    return _compute(workspace, [reference], asked, about, register, dry_run=dry_run, reporter=reporter)
 
 
 def _compute(
     workspace: Workspace,
     references: Sequence[str],
     asked: Choice,
+    about: Submission,
+    register: Register,
     *,
-    task: str | None,
-    tags: Mapping[str, str] | None,
-    note: str | None,
     dry_run: bool,
     reporter: Reporter,
 ) -> Combination:
-    if task is not None:
-        task = parse_task(task)
+    task = None if about.task is None else parse_task(about.task)
     with workspace.database.read() as session:
         sources = [resolve_adapter(session, reference) for reference in references]
         for source in sources:
@@ -171,7 +182,7 @@ def _compute(
             PeftConfig.model_validate(source.training) if own_form(source) == "peft" else None
             for source in sources
         ]
-    said = Submission(base=base, task=task, tags=tags or {}, note=note)
+    said = replace(about, base=base, task=task)
     digests = [source.digest for source in sources]
     with open_registered(workspace, sources) as opened, scratch_folder(workspace) as scratch:
         adapters = [
@@ -189,7 +200,7 @@ def _compute(
         fetch_originals(workspace, sources[0], folder, only=is_tokenizer_file)
         if any(_tokenizer_entries(source) != _tokenizer_entries(sources[0]) for source in sources):
             reporter.say(f"the tokenizer files differ: the new adapter has those of {names[0]}")
-        done = register(workspace, folder, said, sources=[source.id for source in sources])
+        done = register(workspace, folder, said, sources=names)
     return _result(made, recipe, names, figures, done)
 
 

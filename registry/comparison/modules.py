@@ -27,7 +27,7 @@ from .cores import Comparison, LowRank, compare, joined
 from .spectra import effective_rank, numerical_rank, overlap
 
 if TYPE_CHECKING:
-    from .differences import Magnitudes, ModuleDifference, WholeDifference
+    from ..records.difference import Magnitudes, ModuleDifference, WholeDifference
 
 Array = NDArray[Any]
 
@@ -158,7 +158,7 @@ class ModuleChange:
 
     def record(self) -> ModuleDifference:
         """Return it as `diff --weights` lists it; angles are in degrees there."""
-        from .differences import ModuleDifference
+        from ..records.difference import ModuleDifference
 
         found = self.updates
         return ModuleDifference(
@@ -237,7 +237,7 @@ def _magnitudes(ours: Array | None, theirs: Array | None) -> Magnitudes | None:
     if ours is not None and theirs is not None and norm_a and norm_b:
         cosine = float(ours @ theirs) / norm_a / norm_b
         change = float(np.linalg.norm(ours - theirs)) / norm_a
-    from .differences import Magnitudes
+    from ..records.difference import Magnitudes
 
     return Magnitudes(
         norm_a=norm_a if ours is not None else None,
@@ -255,7 +255,7 @@ def overall(changes: Sequence[ModuleChange]) -> WholeDifference:
         (effective_rank(change.updates.spectrum_a), effective_rank(change.updates.spectrum_b))
         for change in changes
     ]
-    from .differences import WholeDifference
+    from ..records.difference import WholeDifference
 
     return WholeDifference(
         modules=len(changes),

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+ADOPTED = "registry.adopted"
+"""The action of a restore from a backup of others."""
+
 ACTIONS: Mapping[str, str] = {
     "adapter.amended": "what was said about it was corrected",
     "adapter.approved": "somebody approved of an alias holding it",
@@ -43,12 +46,12 @@ ACTIONS: Mapping[str, str] = {
     "fused.refuted": "another registry's claim was false: other bytes came out here",
     "fused.repaired": "a damaged copy in a cache was made again",
     "fused.signed": "it was signed",
-    "guards.mended": "what protects the tables had been changed, and was made anew",
+    "guards.mended": "an earlier version of fusery restored triggers that protected the tables",
     "key.revoked": "its signatures count no more",
     "key.trusted": "its signatures count for some aliases",
     "records.changed": "records changed, and nothing else tells of it",
     "records.sealed": "records from before the log had seals were sealed",
-    "registry.adopted": "it was restored from a backup of others, whose word counts for nothing",
+    ADOPTED: "it was restored from a backup of others, whose word counts for nothing",
     "registry.made": "the registry was made",
     "rules.removed": "an alias has its rules no more",
     "rules.set": "an alias has these rules",

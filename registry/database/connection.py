@@ -31,7 +31,6 @@ from ..errors import (
 from . import clock
 from .aside import Aside, may_only_be_read
 from .engine import make_engine
-from .files import require_own_journal
 from .filesystems import network_file_system
 from .outages import explain, is_outage, is_transient
 
@@ -54,9 +53,7 @@ class Database:
         outage_seconds: seconds that a transaction waits for a PostgreSQL server that stopped answering.
     """
 
-    def __init__(
-        self, engine: Engine, *, timeout: float, shown: Path | None = None, aside: Aside | None = None
-    ) -> None:
+    def __init__(self, engine: Engine, *, timeout: float, aside: Aside | None = None) -> None:
         """Take an engine that `make_engine` made; use `open`."""
         self._engine, self._aside = engine, aside
         self._timeout = timeout
@@ -65,7 +62,7 @@ class Database:
         self.actor = "fusery"
         self.dialect = engine.dialect.name
         self.path = Path(engine.url.database or "") if self.dialect == "sqlite" else None
-        self.shown: Path | str = shown or self.path or self.display_url
+        self.shown: Path | str = self.path or self.display_url
 
     @classmethod
     def open(
@@ -75,8 +72,6 @@ class Database:
         echo: bool = False,
         timeout: float = 30.0,
         allow_network_file_system: bool = False,
-        foreign: bool = False,
-        shown: Path | None = None,
     ) -> Database:
         """Open the database that an SQLAlchemy URL names.
 
@@ -85,17 +80,13 @@ class Database:
             echo: log every statement with its parameters.
             timeout: seconds to wait for another writer.
             allow_network_file_system: accept an SQLite file on NFS and the like, for use by one machine only.
-            foreign: it is another party's: what it may make this process do is limited (see `foreign`).
-            shown: the file that messages name, where this is a copy of it.
 
         Raises:
             BadInputError: the URL is none, or names another kind of database.
             MissingExtraError: PostgreSQL's driver is not installed.
-            DatabaseUnavailableError: an SQLite file would lie on a network file system, or has a journal that is not ours.
+            DatabaseUnavailableError: an SQLite file would lie on a network file system.
         """
         parsed = _parse(url)
-        if parsed.get_backend_name() == "sqlite":
-            require_own_journal(Path(str(parsed.database)))
         local = parsed.get_backend_name() != "sqlite" or _is_local(parsed, allow_network_file_system)
         file = Path(str(parsed.database))
         aside = Aside(file) if parsed.get_backend_name() == "sqlite" and may_only_be_read(file) else None
@@ -105,14 +96,13 @@ class Database:
                 echo=echo,
                 timeout=timeout,
                 shared_memory=local,
-                foreign=foreign,
                 connect=aside.connect if aside else None,
             )
         except ArgumentError as error:
             raise BadInputError("an option in the database URL is not acceptable", hint=_URL_HINT) from error
         except ImportError as error:
             raise MissingExtraError("a PostgreSQL database", "postgres") from error
-        return cls(engine, timeout=timeout, shown=shown, aside=aside)
+        return cls(engine, timeout=timeout, aside=aside)
 
     @property
     def display_url(self) -> str:
@@ -135,7 +125,7 @@ class Database:
             reason = (error.strerror or "it cannot be made").lower()
             raise DatabaseUnavailableError(
                 f"cannot make the folder of the database {self.path}: {reason}",
-                hint="set FUSERY_HOME to a folder of yours",
+                hint="set FUSERY_REGISTRY to a folder of yours",
             ) from error
 
     @contextlib.contextmanager
@@ -204,25 +194,13 @@ class Database:
             DatabaseUnavailableError: as for `write`.
         """
         self._require_allowed("schema")
-        with self._explained(), self._start(lambda: self._connection("schema")) as connection:
+        with self._explained(), self._start(self._schema_connection) as connection:
             yield connection
             if self.dialect == "sqlite":
                 broken = connection.exec_driver_sql("PRAGMA foreign_key_check").first()
                 if broken is not None:
                     raise SchemaError(f"the change would leave rows of {broken[0]} pointing at nothing")
             connection.commit()
-
-    @contextlib.contextmanager
-    def scratch(self) -> Iterator[Connection]:
-        """Yield a connection for temporary tables, which nobody else sees; nothing of it stays.
-
-        Raises:
-            DatabaseUnavailableError: the database did not answer, or refused.
-        """
-        self._require_allowed("scratch")
-        with self._explained(), self._start(lambda: self._connection("scratch")) as connection:
-            yield connection
-            connection.rollback()
 
     @staticmethod
     def clock() -> FunctionElement[float]:
@@ -283,8 +261,8 @@ class Database:
             watch(session)
         return session
 
-    def _connection(self, purpose: str) -> Connection:
-        connection = self._engine.execution_options(purpose=purpose).connect()
+    def _schema_connection(self) -> Connection:
+        connection = self._engine.execution_options(purpose="schema").connect()
         try:
             connection.begin()
         except DBAPIError:

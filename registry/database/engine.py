@@ -5,15 +5,13 @@ the execution option `purpose`:
 
 - `read` sees one snapshot and cannot write;
 - `write` waits for, and then is, the only writer;
-- `schema` is a write whose foreign keys are checked at its end, so that migrations can rebuild tables;
-- `scratch`, on PostgreSQL, makes temporary tables and is taken back: it waits for nobody.
+- `schema` is a write whose foreign keys are checked at its end, so that migrations can rebuild tables.
 """
 
 from __future__ import annotations
 
 import logging
 import sqlite3
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -25,8 +23,8 @@ WRITE_LOCK = int.from_bytes(b"fusery\x00\x01")
 """Key of the PostgreSQL advisory lock that makes write transactions exclusive, as BEGIN IMMEDIATE does on SQLite."""
 
 CONNECT_SECONDS = 5
-IDLE_SECONDS = {"read": 900, "write": 60, "schema": 300, "scratch": 60}
-STATEMENT_SECONDS = {"read": 300, "write": 120, "schema": 0, "scratch": 120}
+IDLE_SECONDS = {"read": 900, "write": 60, "schema": 300}
+STATEMENT_SECONDS = {"read": 300, "write": 120, "schema": 0}
 """What one statement may take; 0 is without end, since a migration of a large table takes what it takes."""
 
 KEEPALIVE = {
@@ -38,20 +36,12 @@ KEEPALIVE = {
 """Seconds, and milliseconds at the end: a server that vanished without a word is noticed within 40 s."""
 
 
-FOREIGN_SECONDS = 300
-"""What one transaction with an SQLite file of another party may take."""
-
-FOREIGN_LENGTH = 64 << 20
-"""Bytes of a value, or of a row, in such a file."""
-
-
 def make_engine(
     url: URL,
     *,
     echo: bool,
     timeout: float,
     shared_memory: bool = True,
-    foreign: bool = False,
     connect: Callable[[], sqlite3.Connection] | None = None,
 ) -> Engine:
     """Return an engine for an SQLite file or a PostgreSQL database; nothing is connected yet.
@@ -61,7 +51,6 @@ def make_engine(
         echo: log every statement with its parameters.
         timeout: seconds to wait for a lock that somebody else holds.
         shared_memory: use SQLite's write-ahead log, which needs memory shared by all who have the file open.
-        foreign: the database is another party's.
         connect: gives the connections to an SQLite file that may only be read.
 
     Raises:
@@ -75,8 +64,6 @@ def make_engine(
             common |= {"creator": connect, "poolclass": NullPool}
         engine = create_engine(url, **common)
         _prepare_sqlite(engine, timeout, "WAL" if shared_memory else "DELETE")
-        if foreign:
-            _limit_sqlite(engine)
         return engine
     # Server-side prepared statements and start-up options do not survive pgbouncer; SET LOCAL does.
     arguments = {
@@ -86,7 +73,7 @@ def make_engine(
         **KEEPALIVE,
     }
     engine = create_engine(url, connect_args=arguments, pool_pre_ping=True, **common)
-    _prepare_postgresql(engine, timeout, foreign)
+    _prepare_postgresql(engine, timeout)
     return engine
 
 
@@ -138,8 +125,6 @@ def _prepare_sqlite(engine: Engine, timeout: float, journal: str) -> None:
         cursor = connection.cursor()
         cursor.execute(f"PRAGMA busy_timeout={round(timeout * 1000)}")
         cursor.execute("PRAGMA synchronous=FULL")
-        # Whoever has written the file, its schema calls no function with side effects, and its pages are looked at.
-        cursor.execute("PRAGMA trusted_schema=OFF")
         cursor.execute("PRAGMA cell_size_check=ON")
         cursor.close()
 
@@ -157,14 +142,7 @@ def _prepare_sqlite(engine: Engine, timeout: float, journal: str) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
-_ONE_SCHEMA = (
-    "SELECT pg_catalog.set_config('search_path', "
-    "pg_catalog.quote_ident(pg_catalog.current_schema()::pg_catalog.text), true)"
-)
-"""Tables and functions are found in one schema only, whatever the owner of a database has set for those who connect."""
-
-
-def _prepare_postgresql(engine: Engine, timeout: float, foreign: bool) -> None:
+def _prepare_postgresql(engine: Engine, timeout: float) -> None:
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
         purpose = _purpose(connection)
@@ -177,25 +155,7 @@ def _prepare_postgresql(engine: Engine, timeout: float, foreign: bool) -> None:
         ]
         if purpose == "read":
             statements.append("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-        if foreign:
-            statements.append(_ONE_SCHEMA)
-        if purpose not in ("read", "scratch"):
+        else:
             statements.append(f"SELECT pg_advisory_xact_lock({WRITE_LOCK})")
         # One round trip: without parameters psycopg sends several statements at once.
         connection.exec_driver_sql("; ".join(statements), execution_options={"no_parameters": True})
-
-
-def _limit_sqlite(engine: Engine) -> None:
-    """Let a hostile file take neither the memory nor the time of this process."""
-
-    @event.listens_for(engine, "connect")
-    def connect(connection: sqlite3.Connection, _: ConnectionPoolEntry) -> None:
-        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, FOREIGN_LENGTH)
-        connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
-        connection.setlimit(sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH, 200)
-
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        until = time.monotonic() + FOREIGN_SECONDS
-        driver: Any = connection.connection.driver_connection
-        driver.set_progress_handler(lambda: time.monotonic() > until, 100_000)

@@ -1,94 +1,31 @@
-"""The files of an SQLite database: what lies beside it is read as well, and may be another party's.
-
-A journal that was left in the middle of a write is played back by whoever opens the database next.  At its end may stand the
-name of a file that the write shared with other databases, and that file is removed.
-"""
+"""Copies of SQLite files, and the room that writes to them need."""
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
 from fusery.storage.copying import pump, reading
-from fusery.storage.errors import MissingFileError
 from fusery.storage.failures import os_failures
-from fusery.storage.opening import opened
 from fusery.storage.room import NOTES, Need, on_disk
 
 from ..errors import DatabaseUnavailableError, SchemaError
 
-MOST_BYTES = 16 << 30
-"""Bytes of an SQLite file that is copied to be read."""
-
 _ATTEMPTS = 5
-_SIDE_FILES = ("-wal", "-shm", "-journal")
 _STATE = ("-wal", "-journal")
 """What holds a part of the database's state: writes that are not merged yet, and one that is to be undone."""
 
-_MAGIC = bytes.fromhex("d9d505f920a163d7")
-"""What a journal begins with, and ends with if it names a file (sqlite.org/fileformat2.html, section 3)."""
-
-
-def require_own_journal(path: Path) -> None:
-    """Refuse a database whose journal names a file to be removed: fusery never writes to two databases at once.
-
-    Raises:
-        DatabaseUnavailableError: it does.
-    """
-    journal = path.with_name(f"{path.name}-journal")
-    if not journal.exists():
-        return
-    try:
-        with opened(journal) as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - len(_MAGIC)))
-            end = file.read(len(_MAGIC)) if size > len(_MAGIC) else b""
-    except MissingFileError as error:  # the writer has just removed it; or it is a pipe
-        if journal.exists() and not journal.is_file():
-            raise _strange(journal) from error
-        return
-    if end == _MAGIC:
-        raise _strange(journal)
-
-
-def _strange(journal: Path) -> DatabaseUnavailableError:
-    return DatabaseUnavailableError(
-        f"{journal} is not a journal of fusery's, and opening the database could remove another file",
-        hint="look where the folder comes from; restore the database from a backup",
-    )
-
-
-def require_files(path: Path) -> None:
-    """Refuse an SQLite file that is none, or lies beside files that are none; nothing is opened.
-
-    Raises:
-        SchemaError: one is a link, a pipe, a folder.
-        DatabaseUnavailableError: the journal of a write that was not finished would have another file removed.
-    """
-    for name in (path, *(path.with_name(path.name + suffix) for suffix in _SIDE_FILES)):
-        with os_failures(f"look at {name}", near=name):
-            if not name.is_symlink() and not name.exists():
-                continue
-            if name.is_symlink() or not name.is_file():
-                raise SchemaError(
-                    f"{name} is not a regular file",
-                    hint="name the database itself: --database sqlite:///PATH",
-                )
-    require_own_journal(path)
-
 
 def copy_aside(path: Path, folder: Path) -> Path:
-    """Copy an SQLite file, with what is not yet merged or undone, to where nobody else can change it; return the copy.
+    """Copy an SQLite file with its write-ahead log and journal, in one state; return the copy.
 
     Raises:
-        SchemaError: it is not one, or too large.
-        DatabaseUnavailableError: somebody is writing to it all the time, or its journal is not ours.
-        StorageError: it cannot be read, or there is no room for it.
+        SchemaError: there is no room for the copy.
+        DatabaseUnavailableError: somebody writes to the file all the time.
+        StorageError: the file cannot be read.
     """
     copy = folder / "fusery.db"
     for _ in range(_ATTEMPTS):
-        require_files(path)
         before = stamps(path)
         _require_room(path, sum(size for size, _ in before), folder)
         for suffix in ("", *_STATE):
@@ -121,7 +58,7 @@ def stamps(path: Path) -> list[tuple[int, int]]:
 
 
 def _require_room(path: Path, size: int, folder: Path) -> None:
-    if size > min(MOST_BYTES, shutil.disk_usage(folder).free):
+    if size > shutil.disk_usage(folder).free:
         raise SchemaError(
             f"{path} has {size:,} bytes, more than can be copied to be read",
             hint="make room in the folder for temporary files, or let its owner move to PostgreSQL",

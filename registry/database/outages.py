@@ -10,20 +10,9 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalErr
 from ..errors import BadInputError, DatabaseReadOnlyError, DatabaseUnavailableError, RegistryError
 
 # Primary result codes, https://www.sqlite.org/rescode.html
-_BUSY, _LOCKED, _PERM, _READONLY, _IOERR, _CORRUPT, _FULL, _CANTOPEN, _AUTH, _NOTADB, _STOPPED, _TOOBIG = (
-    5,
-    6,
-    3,
-    8,
-    10,
-    11,
-    13,
-    14,
-    23,
-    26,
-    9,
-    18,
-)
+_BUSY, _LOCKED, _PERM, _READONLY, _IOERR, _CORRUPT, _FULL, _CANTOPEN, _AUTH, _NOTADB = (
+    5, 6, 3, 8, 10, 11, 13, 14, 23, 26,
+)  # fmt: skip
 
 # SQLSTATEs, https://www.postgresql.org/docs/current/errcodes-appendix.html
 _LOCK_NOT_AVAILABLE, _SERIALIZATION, _DEADLOCK, _STARTING = "55P03", "40001", "40P01", "57P03"
@@ -73,7 +62,7 @@ def explain(error: DBAPIError, name: str, path: Path | None, timeout: float) -> 
     """
     if isinstance(error, IntegrityError):
         return None
-    if isinstance(error, DataError) and _sqlite_code(error) != _TOOBIG:
+    if isinstance(error, DataError):
         return BadInputError(f"the database refuses a value: {_first_line(error)}")
     if path is not None:
         return _explain_sqlite(_sqlite_code(error), path, timeout, _first_line(error))
@@ -126,8 +115,6 @@ def _explain_sqlite(
             "check the disk and its free space",
         ),
         _CORRUPT: ("the database {path} is damaged: {reason}", "restore it from a backup"),
-        _STOPPED: ("reading the database {path} takes too long", "ask its owner what is in it"),
-        _TOOBIG: ("the database {path} has a value that is too large", "ask its owner what is in it"),
         _NOTADB: ("{path} is not an SQLite database", "restore it from a backup, or name another file"),
     }
     if code not in sentences:

@@ -20,7 +20,7 @@ from .connection import Database
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HEAD = "0019"
+HEAD = "0020"
 """The newest revision in `fusery.migrations.versions`; a test compares."""
 
 VERSION_TABLE = "alembic_version"
@@ -128,17 +128,14 @@ def move(connection: Connection, revision: str) -> None:
 
 
 def check(database: Database) -> list[str]:
-    """Return the differences between the tables in the database and those the program makes, and what guards them no more.
+    """Return the differences between the tables in the database and those that the program makes.
 
     Raises:
         DatabaseUnavailableError: the database does not answer.
     """
     from .definitions import differences
-    from .protection import weaknesses
 
-    with database.read() as session:
-        weak = [found.message for found in weaknesses(session.connection())]
-    return [*(found.message for found in differences(database)), *weak]
+    return [found.message for found in differences(database)]
 
 
 def _config(connection: Connection) -> Config:

@@ -14,12 +14,13 @@ from sqlalchemy.orm import Session
 from fusery.storage.shell import typed
 
 from .. import tables
+from ..access.roles import require_may_change
 from ..database import events
 from ..database.limits import EVALUATIONS, require_count, require_within
 from ..errors import BadInputError, MetricOfOtherAdapterError, MetricRecordedTwiceError
 from ..record import Record, described
+from ..records.evaluation import Evaluation
 from ..records.evaluations import (
-    Evaluation,
     evaluation_records,
     key_of,
     missing_evaluations,
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
     from ..workspace import Workspace
 
 EVALUATED = "adapter.evaluated"
+
+MEASURED = "what was measured"
+"""What messages call results that are from no file."""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*_v[1-9][0-9]*_[0-9]{8}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -73,11 +77,25 @@ class Setting:
     seed: int | None = None
 
 
+def results_in(results: Path | Mapping[str, float]) -> Results:
+    """Return what a file of results, or a map of metrics to values, says.
+
+    Raises:
+        MissingFileError: there is no such file, or it is not a regular one.
+        FormatError: it is too large, or no JSON.
+        BadInputError: these are no results.
+    """
+    if isinstance(results, Path):
+        return read_results(results)
+    return results_of(results, MEASURED)
+
+
 def record_evaluations(
     workspace: Workspace,
     reference: str,
-    results: Path | Mapping[str, float],
+    results: Results,
     *,
+    file: str | None = None,
     setting: Setting,
     dry_run: bool = False,
 ) -> RecordedEvaluations:
@@ -86,7 +104,8 @@ def record_evaluations(
     Args:
         workspace: the registry's parts.
         reference: the adapter.
-        results: a file of lm-evaluation-harness, of lighteval, or with a plain map of metrics to values; or that map.
+        results: as `results_in` returns them.
+        file: that they are from.
         setting: what the results do not say.
         dry_run: only read and compare them.
 
@@ -96,23 +115,19 @@ def record_evaluations(
         MetricOfOtherAdapterError: they are of another registered adapter.
         MetricNotFiniteError: a value is NaN or infinite.
         MetricRecordedTwiceError: another value of the same metric is on record, measured on and with the same.
-        MissingFileError: there is no such file, or it is not a regular one.
-        FormatError: it is too large, or no JSON.
     """
-    name = results.name if isinstance(results, Path) else "what was measured"
-    found = read_results(results) if isinstance(results, Path) else results_of(results, name)
-    measured = [_settled(each, setting, name) for each in found.measured]
+    name = MEASURED if file is None else Path(file).name
+    measured = [_settled(each, setting, name) for each in results.measured]
     with workspace.database.read() if dry_run else workspace.database.write() as session:
         adapter = resolve_adapter(session, reference)
-        _require_own(
-            session, adapter, found, name, str(results) if isinstance(results, Path) else "RESULTS.json"
-        )
+        _require_own(session, adapter, results, name, file or "RESULTS.json")
         new, known = _missing(adapter, measured)
-        rows = evaluation_rows(workspace, session, [(each, found.source) for each in new])
+        rows = evaluation_rows(workspace, session, [(each, results.source) for each in new])
         if rows and not dry_run:
+            require_may_change(workspace, session, "evaluation", adapter)
             write_evaluations(workspace, session, adapter, rows)
         return RecordedEvaluations(
-            adapter.name, found.form, evaluation_records(adapter.name, rows), tuple(known), dry_run
+            adapter.name, results.form, evaluation_records(adapter.name, rows), tuple(known), dry_run
         )
 
 
@@ -137,6 +152,7 @@ def adopt_evaluations(
         sources = {key: (each, source) for key, each, source in told if (key, each.value) not in gone}
         new, _, _ = missing_evaluations(adapter, [each.values() for each, _ in sources.values()])
         if rows := evaluation_rows(workspace, session, [sources[key_of(values)] for values in new]):
+            require_may_change(workspace, session, "evaluation", adapter)
             write_evaluations(workspace, session, adapter, rows)
 
 

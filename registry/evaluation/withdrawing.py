@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.orm import Session
 
 from fusery.storage.secrets import without_credentials
 
 from .. import tables
+from ..access.roles import require_role
+from ..actors import person
 from ..admission.submission import LIMITS, require_text
 from ..database import events
 from ..database.limits import EVALUATIONS, require_within
 from ..errors import BadInputError, UnknownReferenceError
-from ..record import Record, described
-from ..records.evaluations import SETTING, Evaluation, evaluation_records, parse_metric, stands
+from ..records.evaluation import WithdrawnEvaluations
+from ..records.evaluations import SETTING, evaluation_records, parse_metric, stands
 from ..records.references import resolve_adapter
 from .measured import Setting
 
@@ -25,17 +26,6 @@ if TYPE_CHECKING:
     from ..workspace import Workspace
 
 WITHDRAWN = "adapter.evaluation_withdrawn"
-
-
-@dataclass(frozen=True, slots=True)
-class WithdrawnEvaluations(Record):
-    """What `eval withdraw` did, or would do."""
-
-    adapter: str = described("its name")
-    withdrawn: tuple[Evaluation, ...] = described("the evaluations that count no more")
-    reason: str = described("why")
-    dry_run: bool = described("nothing was written")
-    REFERENCE: ClassVar[str] = "adapter"
 
 
 def withdraw_evaluations(
@@ -91,6 +81,8 @@ def withdraw_evaluations(
             adapter.name, evaluation_records(adapter.name, rows), str(without_credentials(reason)), dry_run
         )
         if not dry_run:
+            if not all(person(row.by) == person(workspace.actor) for row in rows):
+                require_role(workspace, "approver", "the evaluation of another")
             withdraw_rows(
                 session,
                 adapter,

@@ -4,11 +4,11 @@
 `planning` says what of it is missing, `carrying` brings the bytes, `arriving` looks what they are, `receiving` records that,
 `taking` does these one after the other, for small adapters in batches, and `exchange` all of it.
 
-Through a server, `wire` has a package as a document, `served` and `uploads` are what the server does, `over_http` is what the client
-does, and `registry_server`, `http_calls` and `server_address` how it asks.
+Through a server, `wire` has a package as a document, `served` and `uploads` are what the server does, and `over_http` is what the
+client does.
 """
 
+from ..records.transfer import Moved
 from .exchange import Exchanged, pull, push
-from .planning import Moved
 
 __all__ = ["Exchanged", "Moved", "pull", "push"]

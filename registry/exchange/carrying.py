@@ -77,7 +77,6 @@ class Carrier:
         Raises:
             BadInputError: they are in a folder that the other registry names.
             MissingFileError: the folder of a base that is kept by reference is not here.
-            BadInputError: another party's registry names such a folder.
             StorageError: a store failed, or the bytes are not what is recorded.
         """
         if not files.stored:

@@ -13,13 +13,14 @@ from fusery.storage.errors import FuseryError
 from fusery.storage.progress import SILENT, Reporter, tally
 from fusery.storage.room import needs_of, require_rooms
 
-from ..errors import BadInputError
+from ..errors import BadInputError, SchemaError
 from ..record import Record
+from ..records.transfer import Moved
 from .believing import require_believable, require_identity
 from .carrying import Carrier
 from .package import Item, read_package
 from .place import Place
-from .planning import Moved, files_to_copy, plan
+from .planning import files_to_copy, plan
 from .taking import Receiver
 from .telling import told_of_yanks
 
@@ -102,7 +103,7 @@ def push(
         BadInputError: the other registry is this one, or is not told in full.
         StorageError, DatabaseUnavailableError: one of the two sides failed.
     """
-    with place.opened(workspace, reading=dry_run) as other:
+    with place.opened(workspace) as other:
         return _exchange(workspace, other, workspace, reference, fused, dry_run, reporter)
 
 
@@ -115,8 +116,12 @@ def pull(
     dry_run: bool = False,
     reporter: Reporter = SILENT,
 ) -> Exchanged:
-    """Copy from another registry to this one, which is only read there; as `push` otherwise."""
-    with place.opened(workspace, reading=True) as other:
+    """Copy from another registry to this one; as `push` otherwise."""
+    with place.opened(workspace) as other:
+        if other.is_unmade:
+            raise SchemaError(
+                f"there is no registry in {other.settings.home}", hint="is that where the other registry is?"
+            )
         return _exchange(other, workspace, workspace, reference, fused, dry_run, reporter)
 
 
@@ -163,10 +168,10 @@ def identity_of(origin: Workspace) -> str:
 
 
 def read_any(origin: Workspace, reference: str, *, fused: bool) -> list[Item]:
-    """Read a package; a database of which nobody knows who wrote it may hold anything.
+    """Read a package.
 
     Raises:
-        BadInputError: it holds what cannot be read.
+        BadInputError: the database was edited, and a value in it cannot be read.
     """
     try:
         with origin.database.read() as session:
@@ -184,8 +189,8 @@ def side_of(workspace: Workspace, identity: str | None) -> Side:
     """Return what is told of a registry that is opened here."""
     from fusery.storage.locate import display_url
 
+    from ..database import Database
+
     settings = workspace.settings
-    place = workspace.foreign or str(settings.home)
-    if settings.database_url and not workspace.foreign:
-        place = workspace.database.display_url
+    place = Database.open(settings.database).display_url if settings.database_url else str(settings.home)
     return Side(registry=identity, place=place, store=display_url(settings.store))

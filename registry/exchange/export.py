@@ -30,7 +30,8 @@ from ..errors import BadInputError
 from ..record import Record
 from ..records.adapter import Adapter
 from ..records.bundles import note_replaced, record_bundle
-from ..records.evaluations import Evaluation, evaluation_records
+from ..records.evaluation import Evaluation
+from ..records.evaluations import evaluation_records
 from ..records.references import resolve_adapter
 from ..records.renderings import fetch_form, fetch_originals, own_form, record_rendering, rendering_of
 from ..records.views import adapter_record

@@ -15,16 +15,12 @@ from fusery.storage.errors import FuseryError
 from fusery.storage.plugins import Plugin, PluginError, blaming, find_plugin, load_plugin, plugins
 
 from ..adapters.files import CONFIG, PEFT_WEIGHTS, RUN_RECORD, WEIGHTS
-from ..admission.submission import Submission
 from ..errors import AlreadyExistsError, BadInputError
-from ..evaluation.measured import Setting, record_evaluations
 from ..names import parse_slug, parse_task
 from ..parsing import plural
 from ..record import Record
 from ..records.evaluations import parse_metric
-from ..records.references import resolve_base
 from ..records.scratch import scratch_folder
-from ..registration.register import register
 from ..registration.sources import wanted
 from ..training.record import write_record
 from .tracked_run import TrackedAdapter, TrackedRun, is_inside, tracked_adapters
@@ -164,8 +160,26 @@ def _fetch_of(plugin: Plugin, run: TrackedRun) -> Callable[[str, Path], None]:
     return fetch
 
 
+class Register(Protocol):
+    """Registers a folder: `registry.adapters.register`."""
+
+    def __call__(
+        self, folder: Path, *, base: str | None, task: str | None, tags: Mapping[str, str]
+    ) -> Registered:
+        """Return its record."""
+
+
+class RecordMetrics(Protocol):
+    """Records what was measured of an adapter: `registry.evaluations.record`."""
+
+    def __call__(self, reference: str, results: Mapping[str, float], *, harness: str) -> object:
+        """Record it."""
+
+
 def import_runs(
     workspace: Workspace,
+    register: Register,
+    record: RecordMetrics,
     runs: Iterable[TrackedRun],
     tracker: str,
     *,
@@ -179,7 +193,9 @@ def import_runs(
     A run's id and its project become tags.  One that is refused keeps no other out.
 
     Args:
-        workspace: the registry's parts.
+        workspace: the registry's parts, for what is fetched.
+        register: registers a folder.
+        record: records metrics.
         runs: as the tracker has them.
         tracker: its name, for tags and evaluations.
         base: that they stand on; None for the one that the files of each name.
@@ -192,9 +208,6 @@ def import_runs(
     """
     if task is not None:
         parse_task(task)
-    if base is not None:
-        with workspace.database.read() as session:
-            resolve_base(session, base)
     seen, empty = 0, True
     for run in runs:
         seen += 1
@@ -207,7 +220,7 @@ def import_runs(
                 yield _imported(run, found)
                 continue
             try:
-                done = _register(workspace, run, found, tracker, base, task)
+                done = _register(workspace, register, run, found, tracker, base, task)
             except PluginError:
                 raise  # of all that it was asked for, and not this run's
             except FuseryError as error:
@@ -215,7 +228,8 @@ def import_runs(
                 continue
             chosen, problem = _chosen(run.metrics, metrics)
             try:
-                _record(workspace, done.name, chosen, tracker)
+                if chosen:
+                    record(done.name, chosen, harness=tracker)
             except (BadInputError, AlreadyExistsError) as error:
                 yield _imported(run, found, done, error=error)
                 continue
@@ -249,17 +263,15 @@ def _imported(
 
 def _register(
     workspace: Workspace,
+    register: Register,
     run: TrackedRun,
     found: TrackedAdapter,
     tracker: str,
     base: str | None,
     task: str | None,
 ) -> Registered:
-    submission = Submission(
-        base=base,
-        task=task or _task(run.project),
-        tags={f"{tracker}.run_id": run.id, f"{tracker}.project": run.project[:500]},
-    )
+    task = task or _task(run.project)
+    tags = {f"{tracker}.run_id": run.id, f"{tracker}.project": run.project[:500]}
     with scratch_folder(workspace) as scratch:
         # Messages have the folder's name, and one such as lessons_v3_20260201 has version and day.
         name = found.path.rpartition("/")[2]
@@ -273,10 +285,10 @@ def _register(
         if not (folder / RUN_RECORD).exists():
             write_record(folder, run.record)
         try:
-            return register(workspace, folder, submission)
+            return register(folder, base=base, task=task, tags=tags)
         except AlreadyExistsError:
             # The same bytes from another run, or registered by hand: they are known, if nothing else contradicts that.
-            return register(workspace, folder, replace(submission, tags={}))
+            return register(folder, base=base, task=task, tags={})
 
 
 def _task(project: str) -> str:
@@ -316,8 +328,3 @@ def _chosen(
             continue
         found[key], names[key] = value, name
     return found, problem
-
-
-def _record(workspace: Workspace, adapter: str, metrics: Mapping[str, float], tracker: str) -> None:
-    if metrics:
-        record_evaluations(workspace, adapter, metrics, setting=Setting(harness=tracker))

@@ -1,18 +1,17 @@
 """Pushing to a server for a registry, and pulling from it: as between two databases, with a token and nothing else.
 
 A push sends a package's records first, to learn which bytes are wanted, then these, and then the records once more, to be
-recorded.  A pull reads a package, which is as little believed as a foreign database, and fetches the bytes that are missing.
+recorded.  A pull reads a package, validates it, and fetches the bytes that are missing.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from fusery.storage.digest import Digest
 from fusery.storage.manifest import FileEntry
@@ -20,31 +19,26 @@ from fusery.storage.progress import SILENT, Reporter, tally
 from fusery.storage.room import Need, needs_of, require_rooms
 from fusery.storage.staging import Staging
 
-from ..errors import BadInputError, BlobsMissingError, ServerRefusedError
+from ..errors import BlobsMissingError, ServerRefusedError
 from ..records.bases import blob_generations
+from ..records.transfer import Moved, PackagePlan, PackageTaken
+from ..remote.address import ServerAddress, required_token
+from ..remote.blobs import Progress, download, in_parallel, upload
+from ..remote.server import API, LONG, Server
 from .believing import require_believable, require_identity
 from .carrying import Carrier, kept_by_reference, referenced
 from .exchange import Exchanged, Side, identity_of, read_any, side_of
-from .http_calls import HttpCalls
 from .package import Files, Item
-from .planning import Moved, files_to_copy, plan
-from .registry_server import Progress, RegistryServer
-from .server_address import ServerAddress, required_token
+from .planning import files_to_copy, plan
 from .taking import Receiver
 from .telling import merged, told_of_yanks
-from .uploads import Arrived
 from .wire import Package, bytes_of, document_of, read_document
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
 
-AT_ONCE = 4
-"""Blobs that are on their way at a time."""
-
 _ROUNDS = 3
 """How often bytes are sent that a collector took before their records came."""
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,21 +48,21 @@ class ServerPlace:
     Attributes:
         url: its address.
         insecure: a token may go over a network as it is.
+        token: for it; None for that of the environment.
     """
 
     url: str
     insecure: bool = False
+    token: str | None = field(default=None, repr=False)
 
-    @contextmanager
-    def asked(self) -> Iterator[HttpCalls]:
-        """Yield requests to it; nothing is connected yet, and what was is closed at the end.
+    def open(self) -> Server:
+        """Return the server; nothing is connected yet.
 
         Raises:
-            BadInputError: the address is none, or there is no token.
+            BadInputError: the address is invalid, or there is no token.
         """
         address = ServerAddress.parse(self.url, insecure=self.insecure)
-        with HttpCalls(address, required_token()) as calls:
-            yield calls
+        return Server(address, required_token() if self.token is None else self.token)
 
 
 def push_to_server(
@@ -92,17 +86,15 @@ def push_to_server(
     package = read_any(workspace, reference, fused=fused)
     require_believable(package)
     document = bytes_of(document_of(Package(come_from, package, [() for _ in package]), sending=True))
-    with place.asked() as calls:
-        server = RegistryServer(calls)
-        there, planned, arrived = server.plan(document)
-        _require_as_many(planned, package, server)
-        done = planned
+    with place.open() as server:
+        planned = _plan(server, document)
+        _require_as_many(planned.items_, package, server)
+        done: Sequence[Moved] = planned.items_
         if not dry_run:
-            sending = _Sending(workspace, server, calls, package)
-            done = sending.done(document, arrived, planned, reporter)
+            done = _Sending(workspace, server, package).done(document, planned, reporter)
     told = merged(told_of_yanks([workspace], package, come_from), [each.withdrawals for each in done])
     items = tuple(moved.with_withdrawals(each) for moved, each in zip(done, told, strict=True))
-    other = Side(registry=there, place=server.url, store=server.url)
+    other = Side(registry=planned.registry, place=server.url, store=server.url)
     return Exchanged(reference, side_of(workspace, come_from), other, dry_run, items)
 
 
@@ -123,23 +115,20 @@ def pull_from_server(
         BadInputError: what the server says cannot be.
         ServerRefusedError, ServerUnavailableError: it refused, or did not answer.
     """
-    with place.asked() as calls:
-        server = RegistryServer(calls)
-        package = read_document(server.package(reference, fused=fused))
+    with place.open() as server:
+        package = read_document(fetch_package(server, reference, fused=fused))
         come_from = require_identity(package.registry)
         require_believable(package.items)
         if not dry_run:
             workspace.ensure()
         here = None if workspace.is_unmade else workspace.identity
-        if here == come_from:
-            raise BadInputError("the other registry is this one", hint="name another server")
         done = planned = plan(workspace, package.items, come_from, unmade=here is None)
         if not dry_run:
             sizes = files_to_copy(workspace, package.items, planned, unmade=here is None)
             cache = Need(workspace.settings.cache, sizes)
             require_rooms([*needs_of(workspace.store, sizes), cache, *workspace.notes])
             progress = tally(reporter.progress, sum(moved.bytes for moved in planned))
-            carrier = _Fetching(workspace, server, calls, progress)
+            carrier = _Fetching(workspace, server, progress)
             receiver = Receiver(workspace, workspace, carrier, come_from, reporter.say)
             done = list(receiver.take(package.items))
     ours = told_of_yanks([] if here is None else [workspace], package.items, come_from)
@@ -154,38 +143,36 @@ class _Sending:
     """Sends the bytes that a server wants, and has their records made."""
 
     workspace: Workspace
-    server: RegistryServer
-    calls: HttpCalls
+    server: Server
     package: Sequence[Item]
 
-    def done(
-        self, document: bytes, arrived: Sequence[Arrived], planned: Sequence[Moved], reporter: Reporter
-    ) -> list[Moved]:
+    def done(self, document: bytes, planned: PackagePlan, reporter: Reporter) -> list[Moved]:
         """Return what became of each thing."""
         places = {entry.sha256: (item, entry) for item in self.package for entry in item.files.manifest}
-        for item, moved in zip(self.package, planned, strict=True):
+        blobs = planned.blobs
+        for item, moved in zip(self.package, planned.items_, strict=True):
             if moved.state == "copied":
                 reporter.say(f"copying {item.kind} {item.name}")
         for left in reversed(range(_ROUNDS)):
             wanted = [
                 (*places[Digest(each.digest)], each.bytes)
-                for each in arrived
+                for each in blobs
                 if not each.complete and each.digest in places
             ]
-            progress = tally(reporter.progress, sum(entry.size - bytes for _, entry, bytes in wanted))
+            progress = tally(reporter.progress, sum(entry.size - offset for _, entry, offset in wanted))
             self._send(wanted, progress)
             try:
-                taken = self.server.take(document)
+                taken = _take(self.server, document)
                 _require_as_many(taken, self.package, self.server)
                 # Their bytes are there by now, and were missing before.
                 return [
                     replace(moved, bytes=before.bytes if moved.state == before.state else moved.bytes)
-                    for moved, before in zip(taken, planned, strict=True)
+                    for moved, before in zip(taken, planned.items_, strict=True)
                 ]
             except BlobsMissingError:
                 if not left:
                     raise
-                _, _, arrived = self.server.plan(document)
+                blobs = _plan(self.server, document).blobs
         raise AssertionError
 
     def _send(self, wanted: Sequence[tuple[Item, FileEntry, int]], progress: Progress | None) -> None:
@@ -194,13 +181,13 @@ class _Sending:
         with self.workspace.cache.scratch() as scratch:
 
             def send(one: tuple[Item, FileEntry, int]) -> None:
-                item, entry, arrived = one
+                item, entry, offset = one
                 fetched = scratch / entry.sha256
                 path = self._path(item.files, entry, generations[entry.sha256], fetched)
-                self.server.upload(entry, path, arrived, progress)
+                upload(self.server, entry, path, offset, progress)
                 fetched.unlink(missing_ok=True)
 
-            in_parallel(self.calls, send, wanted)
+            in_parallel(self.server, send, wanted)
 
     def _path(self, files: Files, entry: FileEntry, generation: int, fetched: Path) -> Path:
         """Return where the bytes of a file can be read; a store that is not on this machine is asked for them."""
@@ -214,20 +201,38 @@ class _Sending:
         return path
 
 
-def _require_as_many(told: Sequence[Moved], package: Sequence[Item], server: RegistryServer) -> None:
-    if len(told) != len(package):
-        raise ServerRefusedError(f"{server.url} answers of other things than it was asked")
+def fetch_package(server: Server, reference: str, *, fused: bool) -> bytes:
+    """Return the document of a thing and all that it needs."""
+    params = [("fused", "true")] if fused else []
+    return server.request("GET", f"{API}/packages/{quote(reference, safe='')}", params=params, timeout=LONG)
+
+
+def _plan(server: Server, document: bytes) -> PackagePlan:
+    found: PackagePlan = server.decoded(
+        PackagePlan, server.request("POST", f"{API}/packages/plan", document, timeout=LONG)
+    )
+    return found
+
+
+def _take(server: Server, document: bytes) -> Sequence[Moved]:
+    found: PackageTaken = server.decoded(
+        PackageTaken, server.request("POST", f"{API}/packages", document, timeout=LONG)
+    )
+    return found.items_
+
+
+def _require_as_many(moved: Sequence[Moved], package: Sequence[Item], server: Server) -> None:
+    if len(moved) != len(package):
+        raise ServerRefusedError(f"{server.url} answers about other items than were sent")
 
 
 class _Fetching(Carrier):
     """Carries files from a server to this registry's store."""
 
-    def __init__(
-        self, workspace: Workspace, server: RegistryServer, calls: HttpCalls, progress: Progress | None
-    ) -> None:
+    def __init__(self, workspace: Workspace, server: Server, progress: Progress | None) -> None:
         # What is counted is what comes over the network, and not what is stored of it.
         super().__init__(workspace, workspace, workspace, None)
-        self._server, self._calls, self._come = server, calls, progress
+        self._server, self._come = server, progress
         self._parts = workspace.cache.root / "tmp"
 
     def bring(
@@ -244,9 +249,9 @@ class _Fetching(Carrier):
             place.parent.mkdir(parents=True, exist_ok=True)
 
         def fetch(entry: FileEntry) -> None:
-            self._server.download(entry, found[entry.path], self._parts, self._come)
+            download(self._server, entry, found[entry.path], self._parts, self._come)
 
-        in_parallel(self._calls, fetch, first.values())
+        in_parallel(self._server, fetch, first.values())
         for entry in files.manifest:
             if first[entry.sha256] is not entry:
                 os.link(found[first[entry.sha256].path], found[entry.path])
@@ -260,15 +265,3 @@ class _Fetching(Carrier):
         for files, folder in wanted:
             folder.parent.mkdir(parents=True, exist_ok=True)
             yield self.bring(files, folder)
-
-
-def in_parallel(calls: HttpCalls, work: Callable[[T], None], things: Iterable[T]) -> None:
-    """Do something with each thing, a few at a time; after an error nothing else is waited for."""
-    with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="transfer") as pool:
-        try:
-            for _ in pool.map(work, things):
-                pass
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            calls.hang_up()
-            raise

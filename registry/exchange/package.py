@@ -25,7 +25,7 @@ from ..records.fused_label import label_by_key
 from ..records.references import fused_from, resolve_any
 from ..registration.trained_on import known_as, with_digest
 from .beside import MOST_EVENTS, Beside, read_beside
-from .counting import MOST_ADAPTERS, count_entries, count_short, require_few
+from .counting import MOST_ADAPTERS, count_entries, count_short
 
 Values = dict[str, Any]
 AHEAD = 100
@@ -196,19 +196,13 @@ class _Reader:
         self.items: dict[tuple[str, int], Item] = {}
 
     def look_ahead(self, rows: Sequence[tables.Adapter]) -> None:
-        """Count what there is to say of adapters, and read it all, in as many statements as for one of them.
-
-        Raises:
-            BadInputError: there is more to say of one than can be read.
-        """
-        require_few(self._session, "adapter", {row.id: row.manifest_id for row in rows})
+        """Read what is on record of adapters, in as many statements as for one of them."""
         self._ahead |= read_beside(self._session, rows)
 
     def base(self, row: tables.BaseModel) -> Base:
         known = self.items.get(("base", row.id))
         if isinstance(known, Base):
             return known
-        require_few(self._session, "base", {row.id: row.manifest_id})
         if not row.names:
             raise CheckFailedError(
                 f"the base {row.digest[:12]} has no name there", hint="fusery audit, there"
@@ -230,7 +224,6 @@ class _Reader:
         for made in sorted(row.calibrations, key=lambda made: made is taken):
             if made.adapter != adapter:
                 continue
-            require_few(self._session, "calibration", {made.id: made.manifest_id})
             name = f"{base.name} calibrated ({made.prompts})"
             common = self._common(made, name, "calibration", made.digest, None)
             self.items["calibration", made.id] = Calibration(**common, base=base)
@@ -262,7 +255,7 @@ class _Reader:
         """Return what an adapter was made from, each once it is asked for; count the adapter.
 
         Raises:
-            BadInputError: there is more to say of it than can be read, or there are too many adapters.
+            BadInputError: there are too many adapters.
         """
         if ("adapter", row.id) not in self.items:
             self._adapters += 1
@@ -311,7 +304,6 @@ class _Reader:
     def fused(self, row: tables.Fused) -> None:
         if ("fused", row.id) in self.items:
             return
-        require_few(self._session, "fused", {row.id: row.manifest_id})
         adapter = self.adapter(row.adapter)
         extras = [(values_of(extra), self.adapter(extra.adapter)) for extra in row.extras]
         self.items["fused", row.id] = Fused(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -14,9 +14,8 @@ from ..access.roles import PARTS, allows, may_change, owner_of, parse_role
 from ..actors import name_sender, person
 from ..database.batches import batches
 from ..errors import RoleError
-from ..record import Record
 from ..records.amendments import is_free
-from ..records.withdrawals import Withdrawal
+from ..records.transfer import Moved, State
 from .corrections import missing_corrections, why_kept
 from .finding import Row, find_base, find_many, is_complete, known_fused, missing_yanks, require_name
 from .measurements import evaluation_changes
@@ -25,38 +24,6 @@ from .signed import missing_signatures
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
-
-
-State = Literal["copied", "completed", "present", "left out"]
-
-
-@dataclass(frozen=True, slots=True)
-class Moved(Record):
-    """One thing of a package.
-
-    Attributes:
-        kind: `base`, `calibration`, `adapter` or `fused`.
-        name: what it is called where it comes from.
-        there: what it is called where it goes.
-        digest: of its manifest.
-        state: `copied`; `completed`, where only something that came later was missing; `present`; or `left out`.
-        bytes: of files that were missing.
-        reason: why it was left out, or that it was amended otherwise there.
-        withdrawals: the yanks that concern it, where it went to.
-    """
-
-    kind: str
-    name: str
-    there: str
-    digest: str
-    state: State
-    bytes: int
-    reason: str | None = None
-    withdrawals: tuple[Withdrawal, ...] = ()
-
-    def with_withdrawals(self, told: tuple[Withdrawal, ...]) -> Moved:
-        """Return it with the yanks that concern it."""
-        return replace(self, withdrawals=told)
 
 
 def plan(destination: Workspace, package: list[Item], origin: str, *, unmade: bool) -> list[Moved]:

@@ -15,6 +15,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from .. import tables
+from ..access.roles import is_trusted
 from ..database import Database, events
 from ..database.limits import CALIBRATIONS, CLAIMS, SIGNATURES, YANKS, require_count, require_within
 from ..errors import AlreadyExistsError, BadInputError
@@ -145,7 +146,7 @@ def _received(
             manifest = item.files.manifest
             files = deposit.record(session, manifest) if deposit else record_manifest(session, manifest)
         if row is None:
-            row = _insert(session, item, seen, files, origin, now)
+            row = _insert(workspace, session, item, seen, files, origin, now)
             session.flush()
         added += _attach(workspace, session, row, item, seen, now, new=row_is_new)
         if added:
@@ -177,7 +178,13 @@ def _recognise(
 
 
 def _insert(
-    session: Session, item: Item, seen: Seen, files: tables.Manifest, origin: str, now: datetime
+    workspace: Workspace,
+    session: Session,
+    item: Item,
+    seen: Seen,
+    files: tables.Manifest,
+    origin: str,
+    now: datetime,
 ) -> Row:
     row: Row
     values = {**item.values, **seen.values}
@@ -195,7 +202,7 @@ def _insert(
     elif isinstance(item, Adapter):
         return _insert_adapter(session, item, seen, files, now)
     else:
-        row = _fused(session, item, files, origin)
+        row = _fused(workspace, session, item, files, origin)
     session.add(row)
     return row
 
@@ -238,17 +245,24 @@ def _insert_adapter(
     return row
 
 
-def _fused(session: Session, item: Fused, files: tables.Manifest, origin: str) -> tables.Fused:
-    """Return the record of a fused model that another registry claims to have made, under a separate key.
+def _fused(
+    workspace: Workspace, session: Session, item: Fused, files: tables.Manifest, origin: str
+) -> tables.Fused:
+    """Return the record of a fused model: one of this registry, or under a key of its own what is claimed.
+
+    What was fused by a client of this registry is this registry's, on the word of somebody who may promote.
 
     Raises:
         BadInputError: there are too many claims about the adapter.
     """
     adapter, fused = _adapter(session, item.adapter), tables.Fused
-    counted = select(func.count()).where(fused.adapter_id == adapter.id, fused.origin.is_not(None))
-    require_count(adapter.name, "claims of fused models", CLAIMS, (session.scalar(counted) or 0) + 1)
+    claimed: dict[str, Any] = {}
+    if origin != workspace.identity or not is_trusted(workspace):
+        counted = select(func.count()).where(fused.adapter_id == adapter.id, fused.origin.is_not(None))
+        require_count(adapter.name, "claims of fused models", CLAIMS, (session.scalar(counted) or 0) + 1)
+        claimed = {"key": foreign_key(origin, item.values["key"]), "origin": origin}
     return tables.Fused(
-        **{**item.values, "key": foreign_key(origin, item.values["key"]), "origin": origin},
+        **{**item.values, **claimed},
         manifest_id=files.id,
         base_id=_base(session, item.base).id,
         adapter_id=adapter.id,

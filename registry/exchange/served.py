@@ -1,12 +1,11 @@
 """What a server for a registry does for those who push and pull: the same as between two databases, with bytes that came before.
 
-A package from a client is looked at like that of a foreign database, and its bytes are those that the client has sent.
+A package from a client is validated before it is used, and its bytes are those that the client has sent.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
@@ -21,14 +20,14 @@ from .. import tables
 from ..collect.liveness import is_referenced
 from ..errors import BadInputError, BlobsMissingError, SchemaError
 from ..parsing import plural
-from ..record import Record
+from ..records.transfer import Moved, PackagePlan, PackageTaken
 from .believing import require_believable, require_identity
 from .carrying import Carrier
 from .package import Fused, Item, read_package
-from .planning import Moved, plan
+from .planning import plan
 from .taking import Receiver
 from .telling import told_of_yanks
-from .uploads import Arrived, UploadLimits, Uploads
+from .uploads import UploadLimits, Uploads
 from .wire import Package, document_of, read_document
 
 if TYPE_CHECKING:
@@ -37,34 +36,6 @@ if TYPE_CHECKING:
 
 MOST_SERVED = 500
 """Adapters in a package for a client: some 15 kB each, and no more than a client may send."""
-
-
-@dataclass(frozen=True, slots=True)
-class PackagePlan(Record):
-    """What would become of a package, and which bytes of it are wanted.
-
-    Attributes:
-        registry: id of the registry that would receive it.
-        items_: what would become of each thing.
-        blobs: those that its things need, and how much of each has arrived.
-    """
-
-    registry: str
-    items_: tuple[Moved, ...]
-    blobs: tuple[Arrived, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class PackageTaken(Record):
-    """What became of a package.
-
-    Attributes:
-        registry: id of the registry that has received it.
-        items_: what became of each thing.
-    """
-
-    registry: str
-    items_: tuple[Moved, ...]
 
 
 def package_document(workspace: Workspace, reference: str, *, fused: bool) -> dict[str, Any]:
@@ -165,8 +136,7 @@ def _believed(workspace: Workspace, data: bytes) -> Package:
     except SchemaError as error:
         # It is the client that is of another version, and no database that is away.
         raise BadInputError(error.message, hint=error.hint) from error
-    if require_identity(package.registry) == workspace.identity:
-        raise BadInputError("the other registry is this one", hint="name another home, or another server")
+    require_identity(package.registry)
     for item in package.items:
         if item.files.folder is not None:
             raise BadInputError(f"the files of {item.name} are not in a store", hint="send them")

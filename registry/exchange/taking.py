@@ -16,6 +16,7 @@ from ..adapters.finding import WHOLE
 from ..adapters.other_forms import other_forms
 from ..records.bases import recorded_architecture
 from ..records.renderings import fetch_originals
+from ..records.transfer import Moved
 from ..registration.ground import Ground, ground_on
 from ..registration.unrecorded import Unrecorded
 from .arriving import Seen, look_at_adapter, look_at_base, look_at_calibration, look_at_fused
@@ -23,7 +24,7 @@ from .batching import batches_of
 from .carrying import Carrier
 from .finding import find, find_adapter, find_base, is_complete, with_content
 from .package import Adapter, Base, Calibration, Fused, Item
-from .planning import Moved, moved_as, plan
+from .planning import moved_as, plan
 from .receiving import receive, receive_many
 
 if TYPE_CHECKING:

@@ -34,8 +34,8 @@ from .. import tables
 from ..database.batches import batches
 from ..database.intents import LONGEST, claim, release
 from ..errors import BadInputError, UploadBusyError, UploadOffsetError, UploadTooLargeError
-from ..record import Record
 from ..records.deposit import Deposit
+from ..records.transfer import Arrived
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
@@ -63,21 +63,6 @@ class UploadLimits:
 
 
 USUAL = UploadLimits()
-
-
-@dataclass(frozen=True, slots=True)
-class Arrived(Record):
-    """How much of a blob has arrived.
-
-    Attributes:
-        digest: of the blob.
-        complete: all of it is in the store.
-        bytes: how many of an upload that can be gone on with, by the same sender.
-    """
-
-    digest: str
-    complete: bool
-    bytes: int
 
 
 class Uploads:

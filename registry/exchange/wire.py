@@ -1,7 +1,7 @@
 """A package as a document, on its way between a client and a server: the values of its rows by the kinds of their columns.
 
-What comes from elsewhere is read into the same things that a foreign database is read into, and has to pass what those have
-to pass.  Things refer to others by their place in the document, and only to those before them.
+A document is read into the same objects as a database, and is validated in the same way.  Items refer to others by their
+place in the document, and only to those before them.
 """
 
 from __future__ import annotations

@@ -14,42 +14,47 @@ from ..charts.heat_map import HeatMap, heat_map
 from ..documents import write_picture
 from ..errors import BadInputError, UnknownReferenceError
 from ..records.fused import FusedDetails
-from ..records.references import fused_from, resolve_any
+from ..records.references import fused_from, resolve_any, resolve_base
 from .views import fused_details
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
 
 
-def fidelity(
-    workspace: Workspace, reference: str, *, plot: Path | None = None, force: bool = False
-) -> FusedDetails:
-    """Return the recorded fidelity of a fused artifact, and optionally draw it.
+def fidelity(workspace: Workspace, reference: str) -> FusedDetails:
+    """Return the recorded fidelity of a fused artifact, as `show` has it, with that of each module.
 
     Args:
         workspace: the registry's parts.
         reference: a fused artifact by a prefix of its digest or key, or an adapter for the newest made of it.
-        plot: file to draw to, `.png` or `.svg`: a map of layers and modules, coloured by the share retained.
-        force: replace the file.
-
-    Returns:
-        the fused artifact as `show` has it, with the fidelity of each module, its withdrawals, and where the picture is.
 
     Raises:
         UnknownReferenceError: the reference names nothing, or nothing was fused from the adapter.
-        BadInputError: it is a base model; or the picture's ending is not known, or there are too many layers to draw.
+        BadInputError: it is a base model.
+    """
+    with workspace.database.read() as session:
+        fused, name = _recorded(session, reference)
+        return fused_details(fused, name)
+
+
+def drawn(workspace: Workspace, found: FusedDetails, plot: Path, *, force: bool = False) -> FusedDetails:
+    """Draw a map of layers and modules, coloured by the share retained, and return the record with the picture's path.
+
+    Args:
+        workspace: the registry's parts, with the base.
+        found: what to draw.
+        plot: the file, `.png` or `.svg`.
+        force: replace the file.
+
+    Raises:
+        BadInputError: the picture's ending is not known, or there are too many layers to draw.
         AlreadyExistsError: another file is there already.
         MissingExtraError: a PNG needs the extra `plot`, which is not installed.
         StorageError: the picture cannot be written.
     """
-    kind = None if plot is None else picture_kind(plot)
+    kind, place = picture_kind(plot), plot.expanduser().absolute()
     with workspace.database.read() as session:
-        fused, name = _recorded(session, reference)
-        found = fused_details(fused, name)
-        blocks = list(fused.base.weights)
-    if plot is None or kind is None:
-        return found
-    place = plot.expanduser().absolute()
+        blocks = list(resolve_base(session, found.base).weights)
     write_picture(place, _drawn(heat_map(found, blocks), kind), force=force)
     return replace(found, plot=place)
 

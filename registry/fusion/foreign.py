@@ -26,7 +26,6 @@ from .published import is_published
 from .records import find_fused
 
 if TYPE_CHECKING:
-    from ..database.chronicle import Moment
     from ..workspace import Workspace
 
 FORMAT = "fusery.foreign.v1"
@@ -72,11 +71,9 @@ def claims(session: Session, key: str) -> list[tables.Fused]:
     return sorted(found, key=lambda row: not counts(session, row))
 
 
-def counts(session: Session, row: tables.Fused, moment: Moment | None = None) -> bool:
-    """Tell whether an artifact counts like one that was made here: now, or at a moment in the past."""
-    if row.origin is None or (moment is not None and moment.is_before_claim(row.id)):
-        return True
-    return bool(signers(session, row, moment))
+def counts(session: Session, row: tables.Fused) -> bool:
+    """Tell whether an artifact counts like one that was made here."""
+    return row.origin is None or bool(signers(session, row))
 
 
 def counting(session: Session, key: Digest, *, accept: bool) -> tables.Fused | None:
@@ -96,13 +93,12 @@ def counting(session: Session, key: Digest, *, accept: bool) -> tables.Fused | N
     return next((row for row in there if accept or counts(session, row)), None)
 
 
-def signers(session: Session, row: tables.Fused, moment: Moment | None = None) -> list[str]:
+def signers(session: Session, row: tables.Fused) -> list[str]:
     """Return the names of the keys that count for fused artifacts and have signed one: its files, its key and its verdict.
 
     Args:
         session: of any transaction.
         row: the artifact.
-        moment: when; None is now.
 
     Where signatures cannot be checked, since cryptography is not installed, none counts.
     """
@@ -114,6 +110,7 @@ def signers(session: Session, row: tables.Fused, moment: Moment | None = None) -
             signature.subject_kind == "fused",
             signature.subject_digest == row.digest,
             signature.scheme == SCHEME,
+            key.revoked_at.is_(None),
         )
         .order_by(key.name)
     ).all()
@@ -122,16 +119,10 @@ def signers(session: Session, row: tables.Fused, moment: Moment | None = None) -
         return [
             trusted.name
             for trusted, found in rows
-            if _vouches(trusted, found, moment) and is_good(session, found, trusted.public_key, name=name)
+            if trusted.fused and is_good(session, found, trusted.public_key, name=name)
         ]
     except MissingExtraError:
         return []
-
-
-def _vouches(key: tables.TrustedKey, signature: tables.Signature, moment: Moment | None) -> bool:
-    if moment is None:
-        return bool(key.fused) and key.revoked_at is None
-    return moment.vouches(key.key_id) and moment.has("signature", signature.id)
 
 
 def foreign_record(row: tables.Fused) -> Foreign | None:

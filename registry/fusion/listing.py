@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .. import tables
 from ..errors import BadInputError
-from ..record import described
-from ..records.fused import FusedLine
+from ..records.fused import ListedFused
 from ..records.fused_rows import load_fused
 from ..records.withdrawals import of_fused
 from .views import line_facts
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ListedFused(FusedLine):
-    """A fused model among all of them."""
-
-    base: str = described("name of its base")
 
 
 def list_fused(workspace: Workspace, *, limit: int | None = None, offset: int = 0) -> list[ListedFused]:

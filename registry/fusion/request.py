@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -113,6 +113,16 @@ class FuseRequest:
         """Something of the recipe is asked for."""
         how = replace(self, recipe=None, min_fidelity=None, accept_loss=False, accept_foreign=False)
         return how != FuseRequest()
+
+    @property
+    def others(self) -> list[str]:
+        """The further adapters, as they are named."""
+        return [name for name, _ in self.extras]
+
+    def with_others(self, names: Sequence[str]) -> FuseRequest:
+        """Return the request with other names for the further adapters."""
+        weights = [weight for _, weight in self.extras]
+        return replace(self, extras=tuple(zip(names, weights, strict=True)))
 
     def _check_quantization(self) -> None:
         if self.quantize is None:

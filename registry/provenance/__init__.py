@@ -6,7 +6,6 @@ the adapter that it holds, and from a deployment to what runs there.
 
 from .attest import FORMATS, Attested, attest
 from .drawing import svg
-from .graph import Edge, Graph, Node
 from .openlineage import openlineage
 from .prov import prov
 from .trace import ANCESTORS, LIMIT, trace, trace_things, trace_whole
@@ -17,9 +16,6 @@ __all__ = [
     "FORMATS",
     "LIMIT",
     "Attested",
-    "Edge",
-    "Graph",
-    "Node",
     "Whole",
     "attest",
     "openlineage",

@@ -17,8 +17,9 @@ from ..errors import BadInputError
 from ..fusion.views import fused_line
 from ..records.amendments import amendment_records
 from ..records.bundles import WRITTEN
+from ..records.combination import CombinationRecipe
 from ..records.licences import adapter_licence, base_licence
-from ..records.recipe import CombinationRecipe, recipe_in
+from ..records.recipe import recipe_in
 from ..records.views import trained_on_view
 from ..records.withdrawals import Withdrawals, of_adapters, of_bundles, of_fused
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import BadInputError
@@ -13,6 +11,8 @@ from ..records.things import find_things, shippable
 from .account import account_of
 
 if TYPE_CHECKING:
+    from securesystemslib.signer._crypto_signer import CryptoSigner
+
     from ..workspace import Workspace
 
 Attestation = Literal["slsa", "cyclonedx"]
@@ -63,8 +63,6 @@ def attest(
     reference: str,
     *,
     form: Attestation = "slsa",
-    key: Path | None = None,
-    passphrase: Callable[[], bytes] = lambda: b"",
 ) -> Attested:
     """Return how an adapter, a fused model or a bundle was made, as others can read and check it.
 
@@ -72,21 +70,14 @@ def attest(
         workspace: the registry's parts.
         reference: as `things.find_things` takes it.
         form: `slsa` for provenance in an in-toto statement, `cyclonedx` for a bill of materials.
-        key: a private key to sign it with, in a PEM file.
-        passphrase: of the key; asked only if it needs one.
 
     Raises:
-        BadInputError: there is no such format, no such key, or the thing is a base or a dataset.
+        BadInputError: there is no such format, or the thing is a base or a dataset.
         UnknownReferenceError: nothing has that name.
         MissingExtraError: a package that is needed is not installed.
     """
     if form not in FORMATS:
         raise BadInputError(f"there is no format {form[:40]!r}", hint=f"--format {'|'.join(FORMATS)}")
-    signer = None
-    if key is not None:
-        from .envelope import signer_of
-
-        signer = signer_of(key, passphrase)
     with workspace.database.read() as session:
         account = account_of(workspace, session, shippable(find_things(session, reference), reference))
     if form == "slsa":
@@ -97,9 +88,12 @@ def attest(
         from .cyclonedx import bill
 
         document = bill(account)
-    told = (account.kind, account.name, account.digest, form)
-    if signer is None:
-        return Attested(*told, document)
+    return Attested(account.kind, account.name, account.digest, form, document)
+
+
+def signed(attested: Attested, signer: CryptoSigner) -> Attested:
+    """Return a document in an envelope that a key has signed."""
     from .envelope import enveloped
 
-    return Attested(*told, enveloped(signer, document_bytes(document), form), signer.public_key.keyid)
+    envelope = enveloped(signer, attested.data, attested.form)
+    return replace(attested, document=envelope, key_id=signer.public_key.keyid)

@@ -16,7 +16,7 @@ from uuid import UUID, uuid5
 from fusery.storage.digest import digest_json
 
 from ..errors import MissingExtraError
-from ..records.withdrawals import own
+from ..records.withdrawal import own
 from .account import Account, Data, File, Part
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from xml.sax.saxutils import escape
 
 from ..errors import BadInputError
 from ..parsing import plural
-from .graph import Edge, Graph, Node
+from ..records.graph import Edge, Graph, Node
 
 MOST = 2_000
 """Nodes that are drawn; of more, nobody could see anything."""

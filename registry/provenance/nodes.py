@@ -15,8 +15,8 @@ from fusery.storage.digest import digest_bytes, digest_json
 from .. import tables
 from ..database.batches import batches
 from ..records.fused_label import label_of, label_record
+from ..records.graph import DeploymentNode, Node
 from ..records.withdrawals import Withdrawals, of_adapters, of_bundles, of_fused
-from .graph import DeploymentNode, Node
 from .relations import Key
 
 Made = (
@@ -232,5 +232,13 @@ def _deployment(row: tables.Deployment, known: _Known) -> Node:
     identity = digest_json([row.place, row.at.isoformat(), digest])
     facts = {"note": row.note, "ended_at": row.ended_at, "ended_by": row.ended_by}
     return DeploymentNode(
-        f"deployment:{identity[:16]}", "deployment", row.place, digest, told, row.at, row.by, facts
+        f"deployment:{identity[:16]}",
+        "deployment",
+        row.place,
+        digest,
+        told,
+        row.at,
+        row.by,
+        facts,
+        ended_at=row.ended_at,
     )

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from typing import Any
 from uuid import UUID, uuid5
 
-from .graph import REGISTERED_FOR, Graph, Node
+from ..records.graph import REGISTERED_FOR, Graph, Node
 from .prov import NAMESPACE, activity_of, computed, times
 
 SCHEMA = "https://openlineage.io/spec/2-0-2/OpenLineage.json#/$defs/RunEvent"

@@ -13,7 +13,7 @@ from typing import Any
 from fusery.storage.digest import digest_bytes
 
 from ..documents import without_places
-from .graph import COMPUTED_FROM, REGISTERED_FOR, Graph, Node
+from ..records.graph import COMPUTED_FROM, REGISTERED_FOR, Graph, Node
 
 NAMESPACE = "urn:fusery:"
 """Of everything that is ours; `docs/guides/lineage.md` says what is in it."""
@@ -178,4 +178,11 @@ def times(node: Node) -> tuple[datetime | None, datetime | None]:
 
 def _moment(node: Node, fact: str) -> datetime | None:
     value = node.facts.get(fact)
-    return value if isinstance(value, datetime) else None
+    # A server sends moments as texts.
+    return (
+        datetime.fromisoformat(value)
+        if isinstance(value, str)
+        else value
+        if isinstance(value, datetime)
+        else None
+    )

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session, aliased
 
 from .. import tables
 from ..database.batches import batches
-from .graph import COMPUTED_FROM, REGISTERED_FOR, TRAINED_ON
+from ..records.graph import COMPUTED_FROM, REGISTERED_FOR, TRAINED_ON
 
 Key = tuple[str, int]
 """What tells a record from all others of its database: its table and its number."""

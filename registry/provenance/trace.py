@@ -11,9 +11,9 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, defer
 
 from .. import tables
+from ..records.graph import Edge, Graph
 from ..records.things import Thing, find_things
 from .closure import ADAPTER, counts, nearest_adapters
-from .graph import Edge, Graph
 from .nodes import Made, key_of, nodes_of
 from .relations import Key, Link, links_of
 from .whole import Whole

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from sqlalchemy.orm import Session
 
 from ..database.batches import batches
+from ..records.graph import Edge, Graph, Node
 from .closure import DOWN, numbers
-from .graph import Edge, Graph, Node
 from .nodes import nodes_of
 from .relations import FUSED_FROM, Key, links_of
 

@@ -48,14 +48,22 @@ def require_data(args: Any) -> None:
 
 
 def require_registrable(
-    workspace: Workspace, submission: Submission, args: Any, *, same: bool = False
+    workspace: Workspace,
+    submission: Submission,
+    folder: Path,
+    *,
+    model: str,
+    iterations: int,
+    same: bool = False,
 ) -> None:
     """Refuse what `register` would refuse afterwards for what is known now.
 
     Args:
         workspace: the registry's parts.
         submission: what the user said.
-        args: the trainer's arguments.
+        folder: that the run is going to leave.
+        model: that is trained.
+        iterations: of the training.
         same: it is trained on the very base that it is registered for.
 
     Raises:
@@ -63,9 +71,10 @@ def require_registrable(
         BadInputError: nothing says what the task is, or the model is not the base.
         AlreadyExistsError: the version is taken.
     """
-    folder = _to_come(args)
-    name = proposed_name(folder.path, folder, submission)
-    _require_base(workspace, submission, folder, same=same)
+    config = AdapterConfig.model_validate({"model": model, "iters": iterations})
+    to_come = AdapterFolder(folder, {}, config, {}, AdapterMetadata(), None, {}, ())
+    name = proposed_name(folder, to_come, submission)
+    _require_base(workspace, submission, to_come, same=same)
     if name.version:
         with workspace.database.read() as session:
             taken = session.scalar(
@@ -78,12 +87,6 @@ def require_registrable(
                     f"version {name.version} of {name.task} is taken: {taken.name}",
                     hint="leave out --version to get the next one, and train into a folder of another name",
                 )
-
-
-def _to_come(args: Any) -> AdapterFolder:
-    """Return the folder that the run is going to leave, as far as it is known."""
-    config = AdapterConfig.model_validate({"model": str(args.model), "iters": args.iters})
-    return AdapterFolder(Path(args.adapter_path), {}, config, {}, AdapterMetadata(), None, {}, ())
 
 
 def _require_base(workspace: Workspace, submission: Submission, folder: AdapterFolder, *, same: bool) -> None:

@@ -16,21 +16,16 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fusery.storage.errors import FuseryError
 from fusery.storage.jsonfile import read_object
 
 from ..errors import MissingExtraError, TrainingFailedError
-from ..records.base_files import base_folder
-from ..records.references import resolve_base
 from ..server.mlx_keys import mlx_keys
 from ..server.templates.chat import ChatTemplates
 from .callback import RecordRun
 from .quantized_training import Way, bound_to_weights, make_layers, require_trainable, without_format
-
-if TYPE_CHECKING:
-    from ..workspace import Workspace
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,17 +54,6 @@ class KnownBase:
     name: str
     names: frozenset[str]
     folder: Callable[[], AbstractContextManager[Path]]
-
-
-def known_base(workspace: Workspace, reference: str) -> KnownBase:
-    """Return a base of the registry as a model to train.
-
-    Raises:
-        UnknownReferenceError: there is no such base.
-    """
-    with workspace.database.read() as session:
-        names = [row.name for row in resolve_base(session, reference).names]
-    return KnownBase(names[0], frozenset(names), lambda: base_folder(workspace, names[0]))
 
 
 def train(

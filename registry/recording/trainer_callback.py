@@ -56,7 +56,7 @@ class FuseryCallback(TrainerCallback):  # type: ignore[misc]  # transformers is 
     def __init__(
         self, *, registry: Registry | None = None, strict: bool = False, **facts: Unpack[Facts]
     ) -> None:
-        Submission(**facts)  # what cannot be said is refused now, and not after the last step
+        Submission.of(facts)  # what cannot be said is refused now, and not after the last step
         self.adapter: Registered | None = None
         self.error: Exception | None = None
         self._saved = False

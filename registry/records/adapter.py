@@ -167,3 +167,18 @@ class Registered(Adapter):
     """An adapter that was handed in."""
 
     created: bool = described("it was not registered before")
+
+
+@dataclass(frozen=True, slots=True)
+class Amended(Record):
+    """The result of `amend`."""
+
+    name: str = described("of the adapter")
+    digest: str = described("of its files, which do not change")
+    amendments: tuple[Amendment, ...] = described("the changes, as `show` has them; empty if nothing changed")
+    KEYS: ClassVar[tuple[str, ...]] = ("name", "digest", "changed", "amendments")
+
+    @property
+    def changed(self) -> bool:
+        """Something is otherwise than before."""
+        return bool(self.amendments)

@@ -11,13 +11,13 @@ from fusery.storage.manifest import FileEntry
 from ..adapters.render import Form
 from ..record import Record, described
 from .adapter import Adapter
+from .combination import CombinationRecipe
 from .deployment import Deployment
-from .evaluations import Evaluation
+from .evaluation import Evaluation
 from .fused import FusedLine
 from .lines import HIDDEN, OTHERS
-from .recipe import CombinationRecipe
 from .run import CurvePoint, TrainingRun
-from .signatures import RecordedSignature
+from .signature import RecordedSignature
 from .withdrawal import Withdrawal
 
 

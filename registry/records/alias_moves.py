@@ -6,16 +6,13 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Integer, cast, func, select
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from fusery.storage.secrets import without_credentials
 
 from .. import tables
 from ..database import events
-from ..database.sealing import touch
-from ..errors import AliasGuardedError
 from .alias import AliasMove, Moved
 
 if TYPE_CHECKING:
@@ -49,6 +46,8 @@ def move(
         reason: for the log.
         told: more for the event.
     """
+    if alias in session:
+        session.refresh(alias, ["adapter_id"], with_for_update=True)
     before = session.get(tables.Adapter, alias.adapter_id) if alias.adapter_id is not None else None
     moved = (before.id if before else None) != (to.id if to else None)
     at = _time_of_move(workspace, session, alias)
@@ -65,12 +64,12 @@ def move(
     }
     result = Moved(**_move_facts(alias, made, names), moved=moved)
     if moved:
-        told = told or {}
-        if workspace.database.dialect == "postgresql":
-            _ask_for(session, alias, made, emergency=bool(told.get("emergency")))
-        else:
-            _write(session, alias, made)
-        detail = {"from": stated(before), "to": stated(to), "reason": reason, **told}
+        session.add(alias)
+        session.flush()
+        alias.adapter_id, made.alias_id = made.to_adapter_id, alias.id
+        session.add(made)
+        session.flush()
+        detail = {"from": stated(before), "to": stated(to), "reason": reason, **(told or {})}
         events.record(
             session,
             action=ALIAS_MOVED,
@@ -81,48 +80,6 @@ def move(
             at=at,
         )
     return result
-
-
-def _write(session: Session, alias: tables.Alias, made: tables.AliasMove) -> None:
-    session.add(alias)
-    session.flush()
-    alias.adapter_id, made.alias_id = made.to_adapter_id, alias.id
-    session.add(made)
-    session.flush()
-
-
-def _ask_for(session: Session, alias: tables.Alias, made: tables.AliasMove, *, emergency: bool) -> None:
-    """Have the database move an alias: publishers may not write there, and its function knows the rules.
-
-    Raises:
-        AliasGuardedError: the move is against them.
-    """
-    query = select(
-        func.move_alias(
-            alias.task_id,
-            alias.name,
-            cast(made.to_adapter_id, Integer),
-            made.reason,
-            made.by,
-            emergency,
-            cast(made.at, tables.AliasMove.at.type),
-        )
-    )
-    try:
-        number = session.scalars(query).one()
-    except IntegrityError as error:
-        said = str(error.orig).partition("\n")[0]
-        raise AliasGuardedError(
-            f"the database refuses to move {text_of(alias)}: {said}",
-            hint=f"fusery rules show {text_of(alias)}",
-        ) from error
-    row = session.execute(
-        select(tables.Alias.id).where(tables.Alias.task_id == alias.task_id, tables.Alias.name == alias.name)
-    ).scalar_one()
-    if alias in session:
-        session.refresh(alias)
-    touch(session, "alias", [row])
-    touch(session, "alias_move", [number])
 
 
 def _time_of_move(workspace: Workspace, session: Session, alias: tables.Alias) -> datetime:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -18,7 +17,7 @@ from sqlalchemy.orm import Session, aliased
 from .. import tables
 from ..database.batches import batches
 from ..errors import BadInputError
-from ..record import Record, described
+from .evaluation import Evaluation
 
 METRIC = "metric."
 """What a field of a list begins with that is the value of a metric: `metric.mmlu.acc`."""
@@ -30,30 +29,6 @@ _NAME = re.compile(r"[A-Za-z0-9_]+(?:[.:@-][A-Za-z0-9_]+)*")
 
 SETTING = ("dataset", "split", "harness", "shots", "seed")
 """What a value was measured on and with: two values of one metric that differ in these are two evaluations."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Evaluation(Record):
-    """One metric that was measured of an adapter."""
-
-    adapter: str = described("its name")
-    metric: str = described("name of the metric, such as `mmlu.acc`")
-    value: float = described("as the harness has it; most are shares from 0 to 1", cell="{:.6g}")
-    higher_is_better: bool | None = described("None if nobody said so")
-    stderr: float | None = described(
-        "standard error of the value, in its unit", title="standard error", heading="stderr", cell="{:.3g}"
-    )
-    dataset: str | None = described("what it was measured on; of a harness, its task", free=True)
-    split: str | None = described("of the dataset, such as `test`")
-    harness: str | None = described("the program that measured it, such as `lm-eval`")
-    harness_version: str | None = described("its version, or the commit it was built from")
-    task_version: str | None = described("of the harness's task")
-    shots: int | None = described("solved examples in each prompt", rare=True)
-    seed: int | None = described("of the measurement", rare=True)
-    samples: int | None = described("how many were measured", form="{:,}", rare=True)
-    source: str | None = described("SHA-256 of the file that said it; None if a program did")
-    at: datetime = described("when it was recorded", title="when")
-    by: str = described("who recorded it")
 
 
 _COMPARED = ("dataset", "split", "harness", "shots")

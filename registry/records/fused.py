@@ -166,3 +166,10 @@ class Fused(FusedRecord):
 
     def __repr__(self) -> str:
         return f"<Fused {self.label} of {self.base} in {self.path}>"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListedFused(FusedLine):
+    """A fused model among all of them."""
+
+    base: str = described("name of its base")

@@ -16,7 +16,6 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from .. import tables
-from ..database.chronicle import RULES
 from ..database.log import parse_seals
 from .alias_moves import ALIAS_MOVED, text_of
 from .guards import EVERY_TASK
@@ -24,6 +23,7 @@ from .guards import EVERY_TASK
 ALIAS_CONFIRMED = "alias.confirmed"
 """The holder of an alias was judged once more, because of an amendment."""
 
+_RULES_CHANGED = ("rules.set", "rules.removed")
 _JUDGED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "val_loss_within": {"to": ("val_loss",), "from": ("val_loss",)},
     "licences": {"to": ("tag.licence", "tag.license")},
@@ -131,7 +131,7 @@ def _rules_then(session: Session, alias: tables.Alias, entry: int) -> Iterator[s
         query = select(event).where(
             event.subject_kind == "alias", event.subject == subject, event.seq < entry
         )
-        query = query.where(event.action.in_(RULES)).order_by(event.seq.desc()).limit(1)
+        query = query.where(event.action.in_(_RULES_CHANGED)).order_by(event.seq.desc()).limit(1)
         told = session.scalars(query).first()
         if told is not None and told.action == "rules.set":
             rules = _detail(told.detail).get("rules")

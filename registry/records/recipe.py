@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any
 
 from sqlalchemy import CTE, Select, select
@@ -13,30 +13,13 @@ from sqlalchemy.orm import Session
 
 from .. import tables
 from ..adapters.files import RECIPE
-from ..record import Record, described
+from .combination import CombinationRecipe
 
 SHRINK = "shrink"
 """The method of what was only cut to a smaller rank."""
 
 _DIGEST = re.compile("[0-9a-f]{64}")
 _MOST = 1000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CombinationRecipe(Record):
-    """How an adapter was computed."""
-
-    method: str = described("`svd`, `cat`, `linear`, `ties` or `dare`, of `combine`; or `shrink`")
-    sources: tuple[str, ...] = described(
-        "the digests of the adapters that it was computed from, in their order"
-    )
-    weights: tuple[float, ...] = described("that of each")
-    density: float | None = described(
-        "share of the numbers that `ties` and `dare` kept; None for other methods"
-    )
-    seed: int | None = described("of what `dare` kept; None for other methods")
-    rank: int = described("of the new adapter")
-    fusery: str = described("the version that computed it")
 
 
 _FIELDS = tuple(each.name for each in fields(CombinationRecipe))

@@ -58,3 +58,11 @@ class Identity(Record):
     expires_at: datetime | None = described(
         "until when the token is valid; None for one that does not expire"
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnIdentity(Identity):
+    """Who asks, and which registry is asked."""
+
+    registry: str = described("its id")
+    version: str = described("of fusery there")

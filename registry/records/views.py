@@ -19,8 +19,8 @@ from ..names import compact_date
 from ..record import row_values
 from .adapter import Adapter, Registered
 from .amendments import amendment_records
-from .withdrawal import Withdrawals
-from .withdrawals import of_adapters, own
+from .withdrawal import Withdrawals, own
+from .withdrawals import of_adapters
 
 
 def moment(value: datetime) -> str:

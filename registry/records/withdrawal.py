@@ -39,3 +39,8 @@ class Withdrawal(Record):
 
 
 Withdrawals = tuple[Withdrawal, ...]
+
+
+def own(withdrawals: Withdrawals) -> str | None:
+    """Return why the record itself is yanked, None if it is not."""
+    return next((each.reason for each in withdrawals if each.relation == "itself"), None)

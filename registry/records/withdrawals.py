@@ -60,11 +60,6 @@ def of_bundles(session: Session, ids: Collection[int]) -> dict[int, Withdrawals]
     return _found(session, ids, _packed, holding=True)
 
 
-def own(withdrawals: Withdrawals) -> str | None:
-    """Return why the record itself is yanked, None if it is not."""
-    return next((each.reason for each in withdrawals if each.relation == "itself"), None)
-
-
 def shown(withdrawals: Withdrawals) -> list[dict[str, Any]]:
     """Return the value of the key `withdrawals`."""
     return [each.to_dict() for each in withdrawals]

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from sqlalchemy.orm import Session
 
 from .. import tables
+from ..access.roles import require_may_change
 from ..database import events
 from ..database.limits import TAGS, require_count
 from ..errors import BadInputError
-from ..record import Record, described
-from ..records.adapter import Amendment
+from ..records.adapter import Amended
 from ..records.amendments import (
     TAG,
     State,
@@ -32,21 +31,6 @@ if TYPE_CHECKING:
     from .correction import Correction
 
 AMENDED = "adapter.amended"
-
-
-@dataclass(frozen=True, slots=True)
-class Amended(Record):
-    """The result of `amend`."""
-
-    name: str = described("of the adapter")
-    digest: str = described("of its files, which do not change")
-    amendments: tuple[Amendment, ...] = described("the changes, as `show` has them; empty if nothing changed")
-    KEYS: ClassVar[tuple[str, ...]] = ("name", "digest", "changed", "amendments")
-
-    @property
-    def changed(self) -> bool:
-        """Something is otherwise than before."""
-        return bool(self.amendments)
 
 
 def amend(workspace: Workspace, reference: str, correction: Correction) -> Amended:
@@ -76,6 +60,7 @@ def amend(workspace: Workspace, reference: str, correction: Correction) -> Amend
             raise BadInputError(
                 f"another {facts[0]} needs a reason", hint="--reason TEXT; tags and notes need none"
             )
+        require_may_change(workspace, session, "amendment" if facts else "note or tag", adapter)
         at = time_of_amendment(workspace, session, adapter)
         rows = [
             tables.Amendment(

@@ -19,7 +19,8 @@ from ..errors import AlreadyExistsError
 from ..names import compact_date, parse_date
 from ..records.amendments import TAG, State, is_amendable, state_of, undone
 from ..records.references import load_adapters
-from ..records.withdrawals import of_adapters, own
+from ..records.withdrawal import own
+from ..records.withdrawals import of_adapters
 from ..training.facts import recorded_curve
 from .ground import Ground
 

@@ -26,7 +26,8 @@ from ..adapters.folder import AdapterFolder
 from ..admission import Neighbour
 from ..errors import FusionUnsupportedError
 from ..records.weights import is_a_part
-from ..records.withdrawals import of_adapters, own
+from ..records.withdrawal import own
+from ..records.withdrawals import of_adapters
 from .unrecorded import Unrecorded
 
 if TYPE_CHECKING:

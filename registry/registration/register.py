@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,7 +33,7 @@ from ..records.adapter import MAX_VERSION, Registered
 from ..records.datasets import dataset_row
 from ..records.derived import adapter_columns, alpha_of
 from ..records.recipe import inherited_dataset, known_sources, recipe_in
-from ..records.references import load_adapters, next_version, require_version
+from ..records.references import load_adapters, next_version, require_version, resolve_adapter
 from ..records.renderings import record_rendering, rendering_of
 from ..records.scratch import scratch_folder
 from ..records.views import registered_record, trained_on_view
@@ -126,8 +126,7 @@ def register(
     submission: Submission,
     *,
     strict: bool = False,
-    sources: Sequence[int] = (),
-    next_elsewhere: Callable[[], int] | None = None,
+    sources: Sequence[str] = (),
 ) -> Registered:
     """Register an adapter folder as the next version of its task.
 
@@ -138,9 +137,8 @@ def register(
         path: the adapter's folder.
         submission: what the user says about it.
         strict: warnings keep it out, as errors do.
-        sources: numbers of the adapters that it was computed from, in the order of its recipe; where none are given, those
+        sources: names of the adapters that it was computed from, in the order of its recipe; where none are given, those
             on record that the recipe in its configuration names are meant.
-        next_elsewhere: asked for the version where neither the user nor the files say one: of the registry that it goes on to.
 
     Raises:
         AdmissionError: admission found an error; nothing was written.
@@ -153,8 +151,6 @@ def register(
     with _staging(workspace) as staging:
         with rendering_soon():
             seen = _see(workspace, path, submission, staging, strict=strict)
-        if next_elsewhere is not None and not seen.name.version:
-            seen = replace(seen, name=replace(seen.name, version=next_elsewhere()))
         _refuse_early(workspace, seen, submission)
         try:
             staging.require_unchanged()
@@ -230,7 +226,7 @@ def _see(
 
 
 def _record(
-    workspace: Workspace, deposit: Deposit, seen: _Seen, submission: Submission, sources: Sequence[int]
+    workspace: Workspace, deposit: Deposit, seen: _Seen, submission: Submission, sources: Sequence[str]
 ) -> Registered:
     with deposit.recording() as session:
         stored = deposit.commit(session)
@@ -369,12 +365,15 @@ def _add(
     return adapter
 
 
-def _add_sources(session: Session, adapter: tables.Adapter, sources: Sequence[int]) -> None:
+def _add_sources(session: Session, adapter: tables.Adapter, sources: Sequence[str]) -> None:
     recipe = recipe_in(adapter.training)
     if recipe is None:
         return
+    named = [resolve_adapter(session, name) for name in sources]
+    if named and tuple(source.digest for source in named) != recipe.sources:
+        raise BadInputError("the recipe names other adapters than those it was computed from")
     rows = [
-        tables.AdapterSource(position=position, source_id=number) for position, number in enumerate(sources)
+        tables.AdapterSource(position=position, source_id=source.id) for position, source in enumerate(named)
     ] or known_sources(session, recipe, adapter.base_id)
     for row in rows:
         row.adapter_id = adapter.id

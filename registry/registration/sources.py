@@ -47,6 +47,11 @@ def _is_tokenizer_file(name: str) -> bool:
     return is_tokenizer_file(name[match.end() :] if (match := _CHECKPOINT.match(name)) else name)
 
 
+def is_wanted(name: str) -> bool:
+    """Tell whether a path in a folder is one that an adapter or a run has."""
+    return bool(_WANTED.fullmatch(name) or LOG_NAME.fullmatch(name)) or _is_tokenizer_file(name)
+
+
 @contextmanager
 def adapter_at(workspace: Workspace, source: str | Path) -> Iterator[Path]:
     """Yield a local folder with what lies at a path, at `hf://OWNER/NAME[@REVISION]` or at a bucket's URL.
@@ -135,12 +140,7 @@ def wanted(sizes: Mapping[str, Any], shown: str, scratch: Path) -> list[str]:
         BadInputError: there is no adapter, absurdly much, or it is not said how much.
         OutOfSpaceError: there is no room for them.
     """
-    names = sorted(
-        name
-        for name in sizes
-        if isinstance(name, str)
-        and (_WANTED.fullmatch(name) or LOG_NAME.fullmatch(name) or _is_tokenizer_file(name))
-    )
+    names = sorted(name for name in sizes if isinstance(name, str) and is_wanted(name))
     if not all(isinstance(sizes[name], int) and sizes[name] >= 0 for name in names):
         raise BadInputError(f"it is not said how large the files at {shown} are", hint="try again later")
     if not any(name.endswith((WEIGHTS, PEFT_WEIGHTS)) for name in names):

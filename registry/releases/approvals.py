@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import datetime
 from typing import TYPE_CHECKING
 
 from sqlalchemy import func, select
@@ -19,45 +17,15 @@ from ..database import events
 from ..database.limits import APPROVALS, require_count
 from ..errors import BadInputError
 from ..names import parse_alias, parse_task
-from ..record import EXACT, Record, left_out
 from ..records.references import resolve_adapter
-from ..records.withdrawals import Withdrawal, refuse_yanked, told_of
+from ..records.release import Approval
+from ..records.withdrawals import refuse_yanked, told_of
 
 if TYPE_CHECKING:
-    from ..database.chronicle import Moment
     from ..workspace import Workspace
 
 LONGEST_NOTE = 10_000
 """Characters."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Approval(Record):
-    """An approval that was given or taken back.
-
-    Attributes:
-        adapter: name of the adapter.
-        alias: that may hold it, `TASK#NAME`.
-        approved: whoever asked approves now; False where the approval was taken back.
-        changed: it was otherwise before.
-        approvals: everybody who approves now.
-        withdrawals: what the adapter has to do with yanks that stand.
-        by: who gave it; left out, as what follows, where it was taken back.
-        at: when it was given.
-        note: what was said with it; may be empty.
-        authenticated: a server knew by a token who gave it; False where a client said its own name.
-    """
-
-    adapter: str
-    alias: str
-    approved: bool
-    changed: bool
-    approvals: tuple[str, ...]
-    withdrawals: tuple[Withdrawal, ...]
-    by: str | None = left_out()
-    at: datetime | None = left_out(EXACT)
-    note: str | None = left_out()
-    authenticated: bool | None = left_out()
 
 
 def approve(workspace: Workspace, reference: str, alias: str, *, note: str = "") -> Approval:
@@ -98,9 +66,8 @@ def approve(workspace: Workspace, reference: str, alias: str, *, note: str = "")
                 note=str(without_credentials(note)),
                 at=at,
                 by=workspace.actor,
+                authenticated=workspace.authenticated or None,
             )
-            if workspace.authenticated:
-                made.authenticated = True
             counted = select(func.count()).where(tables.Approval.adapter_id == adapter.id)
             require_count(adapter.name, "approvals", APPROVALS, (session.scalar(counted) or 0) + 1)
             session.add(made)
@@ -128,12 +95,7 @@ def withdraw(workspace: Workspace, reference: str, alias: str, *, note: str = ""
 
 
 def approvers(
-    session: Session,
-    adapter: tables.Adapter,
-    alias: str,
-    *,
-    authenticated: bool = False,
-    moment: Moment | None = None,
+    session: Session, adapter: tables.Adapter, alias: str, *, authenticated: bool = False
 ) -> list[str]:
     """Return who approves that an alias may hold an adapter, each once, without its author.
 
@@ -142,12 +104,11 @@ def approvers(
         adapter: that is approved.
         alias: name of the alias.
         authenticated: only those of whom a token said who they are.
-        moment: when; None is now.
     """
     author = person(adapter.created_by)
     found = {
         person(approval.by): approval.by
-        for approval in _standing(session, adapter, alias, moment)
+        for approval in _standing(session, adapter, alias)
         if approval.authenticated or not authenticated
     }
     return sorted(by for who, by in found.items() if who != author)
@@ -167,15 +128,12 @@ def alias_of(adapter: tables.Adapter, text: str) -> str:
     return parse_alias(name)
 
 
-def _standing(
-    session: Session, adapter: tables.Adapter, alias: str, moment: Moment | None = None
-) -> list[tables.Approval]:
+def _standing(session: Session, adapter: tables.Adapter, alias: str) -> list[tables.Approval]:
     approval = tables.Approval
-    query = select(approval).where(approval.adapter_id == adapter.id, approval.alias == alias)
-    rows = session.scalars(query.order_by(approval.id))
-    if moment is None:
-        return [row for row in rows if row.withdrawn_at is None]
-    return [row for row in rows if moment.stands("approval", row.id, row.withdrawn_at)]
+    query = select(approval).where(
+        approval.adapter_id == adapter.id, approval.alias == alias, approval.withdrawn_at.is_(None)
+    )
+    return list(session.scalars(query.order_by(approval.id)))
 
 
 def _given_by(session: Session, adapter: tables.Adapter, alias: str, actor: str) -> list[tables.Approval]:

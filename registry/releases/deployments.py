@@ -22,10 +22,10 @@ from ..database.batches import batches
 from ..database.limits import DEPLOYMENTS, require_count
 from ..errors import BadInputError, UnknownReferenceError
 from ..parsing import parse_moment
-from ..provenance.graph import Node
 from ..provenance.nodes import key_of, nodes_of
 from ..provenance.relations import Key
 from ..records.deployment import Deployed, Deployment, Refused
+from ..records.graph import Node
 from ..records.things import find_things, places_of, shippable
 
 if TYPE_CHECKING:

@@ -21,7 +21,8 @@ from ..records.deployment import Deployment
 from ..records.fused import FusedLabel
 from ..records.fused_label import names as labels
 from ..records.references import resolve_adapter, resolve_base
-from ..records.withdrawals import Withdrawal, of_adapters, of_bundles, of_fused, own
+from ..records.withdrawal import own
+from ..records.withdrawals import Withdrawal, of_adapters, of_bundles, of_fused
 from .deployments import deployment_records
 
 if TYPE_CHECKING:

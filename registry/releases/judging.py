@@ -5,42 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Any
+
+from sqlalchemy.orm import Session
 
 from .. import tables
+from ..adapters.trained_through import aware_of
 from ..engine.verdict import VERDICTS, closeness, recorded_verdict
 from ..errors import BadInputError, MissingExtraError
-from ..record import Record, left_out
-from ..records.evaluations import comparable, mismatch, setting_of
+from ..fusion.foreign import counts
+from ..records.evaluations import comparable, mismatch, setting_of, stands
 from ..records.licences import adapter_licence
-from .facts import Facts
+from ..records.references import fused_from
+from ..records.release import Outcome, State
+from ..records.withdrawals import of_adapters, refuse_yanked
+from .approvals import approvers
 from .rules import MetricRule, Rules, bound_words, make_rules
 
-State = Literal["passed", "failed", "unknown"]
 Said = tuple[State, str] | tuple[State, str, str | None] | tuple[State, str, str | None, str | None]
 """State, reason, the command that helps, and the code of what was found."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome(Record):
-    """The outcome of one rule.
-
-    Attributes:
-        rule: its name; `not_yanked` applies to every adapter.
-        wanted: what it demands, as recorded.
-        state: `passed`, `failed`, or `unknown` if it cannot be decided.
-        why: the reason, in one sentence.
-        hint: the command that helps; None if there is none.
-        code: of what was found: `metric_other_dataset`, `metric_other_split`, `metric_other_harness` or `metric_other_shots`
-            of a metric that was measured, but on or with something else.
-    """
-
-    rule: str
-    wanted: object
-    state: State
-    why: str
-    hint: str | None = None
-    code: str | None = left_out()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +31,7 @@ class Case:
     """A candidate and the alias that is to hold it.
 
     Attributes:
-        facts: recorded facts, now or at the moment in question.
+        session: of any transaction.
         adapter: the candidate.
         alias: name of the alias.
         holder: the adapter that the alias holds now.
@@ -56,7 +39,7 @@ class Case:
         licence_read: whether it was read.
     """
 
-    facts: Facts
+    session: Session
     adapter: tables.Adapter
     alias: str
     holder: tables.Adapter | None
@@ -98,22 +81,26 @@ def _outcome(name: str, wanted: object, said: Said) -> Outcome:
 
 
 def _not_yanked(case: Case) -> Said:
-    why = case.facts.withdrawn(case.adapter)
-    if why is not None:
-        return "failed", why
-    return "passed", "; ".join(["it is not withdrawn", *case.facts.told(case.adapter)])
+    try:
+        refuse_yanked(case.session, case.adapter)
+    except BadInputError as error:
+        return "failed", error.message
+    found = of_adapters(case.session, [case.adapter.id]).get(case.adapter.id, ())
+    others = [withdrawal.told for withdrawal in found if withdrawal.relation != "itself"]
+    return "passed", "; ".join(["it is not withdrawn", *others])
 
 
 def _admission(case: Case, rules: Rules) -> Said:
     bad = ("error", "warning") if rules.admission == "clean" else ("error",)
-    codes = sorted({finding.code for finding in case.facts.findings(case.adapter) if finding.severity in bad})
+    codes = sorted({finding.code for finding in case.adapter.findings if finding.severity in bad})
     if not codes:
         return "passed", f"admission found no {' and no '.join(bad)}"
     return "failed", f"admission found {', '.join(codes)}", f"fusery show {case.adapter.name}"
 
 
 def _fidelity(case: Case, rules: Rules) -> Said:
-    made, known = case.facts.fused(case.adapter), case.facts.claimed(case.adapter)
+    known = _fused_alone(case)
+    made = [row for row in known if counts(case.session, row)]
     if not made:
         why = "nothing was fused from it yet, so its fidelity was not measured"
         if known:
@@ -126,10 +113,31 @@ def _fidelity(case: Case, rules: Rules) -> Said:
     return ("passed", why) if enough else ("failed", why, f"fusery fidelity {case.adapter.name} --formats")
 
 
+def _fused_alone(case: Case) -> list[tables.Fused]:
+    """Return what was fused from the adapter alone at its own scale, also by other registries.
+
+    What was measured against another yardstick than this adapter's says nothing of it.
+    """
+    aware = aware_of(case.adapter.method, case.adapter.training)
+    return [
+        fused
+        for fused in case.session.scalars(fused_from(case.adapter))
+        if fused.adapter.digest == case.adapter.digest
+        and not fused.extras
+        and fused.recipe.get("scale") is None
+        and fused.recipe.get("quantization_aware") == aware
+    ]
+
+
+def _evaluations(adapter: tables.Adapter, metric: str) -> list[tables.Evaluation]:
+    """Return what was measured of a metric and not withdrawn, the newest first."""
+    return [row for row in reversed(adapter.evaluations) if row.metric == metric and stands(row)]
+
+
 def _val_loss(case: Case, rules: Rules) -> Said:
     if case.holder is None:
         return "passed", f"{case.reference} holds nothing that it could be worse than"
-    ours, theirs = case.facts.val_loss(case.adapter), case.facts.val_loss(case.holder)
+    ours, theirs = case.adapter.val_loss, case.holder.val_loss
     for adapter, loss in ((case.adapter, ours), (case.holder, theirs)):
         if loss is None:
             return "unknown", f"no validation loss is recorded for {adapter.name}"
@@ -147,7 +155,7 @@ def _metrics(case: Case, rules: Rules) -> Said:
 
 
 def _metric(case: Case, name: str, rule: MetricRule) -> Said:
-    ours, why, code = _measured(case, case.adapter, name, rule)
+    ours, why, code = _measured(case.adapter, name, rule)
     if ours is None:
         return "unknown", why, f"fusery eval record {case.adapter.name} RESULTS.json", code
     bounds = bound_words({"at_least": rule.at_least, "at_most": rule.at_most})
@@ -169,7 +177,7 @@ def _against_holder(case: Case, ours: tables.Evaluation, rule: MetricRule) -> Sa
     if ours.higher_is_better is None:
         hint = '"higher_is_better": true or false in the results'
         return "unknown", f"nobody said whether more of {name} is better", hint
-    rows = case.facts.evaluations(case.holder, name)
+    rows = _evaluations(case.holder, name)
     theirs = next((row for row in rows if comparable(row) == comparable(ours)), None)
     if theirs is None:
         why = f"no {name} is recorded for {holder}"
@@ -190,10 +198,10 @@ def _against_holder(case: Case, ours: tables.Evaluation, rule: MetricRule) -> Sa
 
 
 def _measured(
-    case: Case, adapter: tables.Adapter, name: str, rule: MetricRule
+    adapter: tables.Adapter, name: str, rule: MetricRule
 ) -> tuple[tables.Evaluation | None, str, str | None]:
     """Return the newest value that a rule is about; without one, why there is none, and the code of that."""
-    rows = case.facts.evaluations(adapter, name)
+    rows = _evaluations(adapter, name)
     for row in rows:
         if rule.dataset in (None, row.dataset) and rule.split in (None, row.split):
             return row, "", None
@@ -207,8 +215,10 @@ def _measured(
 
 
 def _signed(case: Case, rules: Rules) -> Said:
+    from ..records.signatures import trusted_signers
+
     try:
-        names = case.facts.signers(case.adapter, case.reference)
+        names = trusted_signers(case.session, "adapter", case.adapter.digest, case.reference)
     except MissingExtraError as error:
         return "unknown", error.message, error.hint or None
     if names:
@@ -224,7 +234,7 @@ def _licences(case: Case, rules: Rules) -> Said:
     if not case.licence_read:
         return "unknown", "the rules were changed at this moment", "the same command again"
     allowed, base = set(rules.licences or ()), case.adapter.base.name
-    own = adapter_licence(case.facts.tags(case.adapter))
+    own = adapter_licence({tag.key: tag.value for tag in case.adapter.tags})
     if own is not None and own.casefold() not in allowed:
         return "failed", f"the adapter is under {own}"
     if case.base_licence is None:
@@ -236,7 +246,7 @@ def _licences(case: Case, rules: Rules) -> Said:
 
 
 def _approvals(case: Case, rules: Rules) -> Said:
-    names = case.facts.approvers(case.adapter, case.alias, authenticated=rules.authenticated)
+    names = approvers(case.session, case.adapter, case.alias, authenticated=rules.authenticated)
     wanted = rules.approvals or 0
     how = ", authenticated" if rules.authenticated else ""
     why = f"{len(names)} of {wanted} approved{how}{': ' if names else ''}{', '.join(names)}"
@@ -244,7 +254,7 @@ def _approvals(case: Case, rules: Rules) -> Said:
         return "passed", why
     if not rules.authenticated:
         return "failed", why, f"fusery approve {case.adapter.name} {case.alias}"
-    if others := [name for name in case.facts.approvers(case.adapter, case.alias) if name not in names]:
+    if others := [name for name in approvers(case.session, case.adapter, case.alias) if name not in names]:
         why += f"; without a token: {', '.join(others)}"
     return "failed", why, "approve through the server, with a token: fusery token create NAME --role approver"
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
@@ -14,57 +12,12 @@ from .. import tables
 from ..database import events
 from ..errors import UnknownReferenceError
 from ..names import parse_alias, parse_task
-from ..record import EXACT, Record
 from ..records.guards import EVERY_TASK, rule_for, text_of
+from ..records.release import AliasRules, RemovedRules, SetRules
 from .rules import make_rules
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AliasRules(Record):
-    """The rules of an alias.
-
-    Attributes:
-        alias: that they are for, `TASK#NAME`; `*#NAME` for every task.
-        task: name of the task; None for every task.
-        guarded: only a promotion may move the alias.
-        rules: by name, as `fusery.registry.releases.rules.Rules` has them; those that are not set are left out.
-        at: when they were set; None if they are not.
-        by: who set them.
-    """
-
-    alias: str
-    task: str | None
-    guarded: bool
-    rules: Mapping[str, object]
-    at: datetime | None = field(metadata=EXACT)
-    by: str | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SetRules(AliasRules):
-    """Rules that were set, or would be.
-
-    Attributes:
-        changed: they are others than before.
-        applies_to: aliases that exist and that they are for; not those with rules of their own.
-    """
-
-    changed: bool
-    applies_to: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RemovedRules(AliasRules):
-    """Rules that were removed, or would be.
-
-    Attributes:
-        removed: False if this was a dry run.
-    """
-
-    removed: bool
 
 
 def set_rules(

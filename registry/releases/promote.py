@@ -12,59 +12,21 @@ from sqlalchemy.orm import Session, joinedload
 from .. import tables
 from ..database import events
 from ..errors import BadInputError
-from ..record import Record
 from ..records.alias_moves import alias_row, move, stated
 from ..records.guards import rule_for
 from ..records.licences import base_licence
 from ..records.overtaken import ALIAS_CONFIRMED, judged_against, overtaken
 from ..records.references import load_adapters, resolve_adapter
-from ..records.withdrawals import Withdrawal, told_of
+from ..records.release import Outcome, Promotion
+from ..records.withdrawals import told_of
 from .approvals import alias_of
-from .facts import Facts
-from .judging import Case, Outcome, State, judge, verdict_of
+from .judging import Case, judge, verdict_of
 from .rules import make_rules
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
 
 ALIAS_REFUSED = "alias.refused"
-_CODES: dict[State, int] = {"passed": 0, "failed": 1, "unknown": 3}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Promotion(Record):
-    """The result of a promotion.
-
-    Attributes:
-        alias: `task#alias`.
-        adapter: name of the candidate.
-        holder: name of the adapter that the alias held before, None for none.
-        verdict: `passed`, `failed`, or `unknown` where it cannot be decided.
-        moved: the alias moved; False if it held the adapter already.
-        confirmed: it held the adapter already, which was evaluated again after an amendment, against the previous holder.
-        guarded: only a promotion moves the alias.
-        dry_run: nothing was changed.
-        reason: as given.
-        withdrawals: what the adapter has to do with yanks that stand.
-        rules: the outcome of each.
-    """
-
-    alias: str
-    adapter: str
-    holder: str | None
-    verdict: State
-    moved: bool
-    confirmed: bool
-    guarded: bool
-    dry_run: bool
-    reason: str
-    withdrawals: tuple[Withdrawal, ...]
-    rules: tuple[Outcome, ...]
-
-    @property
-    def exit_code(self) -> int:
-        """0 when all rules passed, 1 when one failed, 3 when it cannot be decided."""
-        return _CODES[self.verdict]
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +115,7 @@ def _case(session: Session, wanted: _Wanted) -> tuple[Case, tables.AliasRule | N
     again = row is not None and holder is adapter and bool(overtaken(session, row))
     if again and row is not None:
         holder = judged_against(session, row)
-    case = Case(Facts(session), adapter, wanted.alias, holder, wanted.licence, wanted.licence_read)
+    case = Case(session, adapter, wanted.alias, holder, wanted.licence, wanted.licence_read)
     return case, rule_for(session, adapter.task.name, wanted.alias), again
 
 
@@ -173,7 +135,7 @@ def _refuse(workspace: Workspace, case: Case, outcomes: list[Outcome], reason: s
 
 def _record(workspace: Workspace, case: Case, action: str, reason: str, told: Mapping[str, Any]) -> None:
     events.record(
-        case.facts.session,
+        case.session,
         action=action,
         kind="alias",
         subject=case.reference,
@@ -204,6 +166,6 @@ def _told(
         confirmed=confirmed,
         dry_run=dry_run,
         reason=reason,
-        withdrawals=told_of(case.facts.session, [case.adapter]),
+        withdrawals=told_of(case.session, [case.adapter]),
         rules=tuple(outcomes),
     )

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import or_, select
@@ -17,69 +15,15 @@ from ..admission.submission import LIMITS, require_text
 from ..database import events
 from ..database.limits import YANKS, require_within
 from ..errors import BadInputError
-from ..record import EXACT, Record
 from ..records.adapter_details import ShippedBundle
-from ..records.deployment import Deployment
 from ..records.references import fused_from, resolve_adapter
+from ..records.release import LiftedYank, Yank
 from ..records.weights import same_weights
 from ..records.withdrawals import standing_yank, stands_at
 from .deployments import deployments_of
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Yank(Record):
-    """A yank that stands, and what depends on its adapter still.
-
-    Attributes:
-        name: of the adapter.
-        yanked: True.
-        changed: it was not yanked before.
-        reason: why.
-        at: since when.
-        by: who yanked it.
-        aliases: that hold it, as `TASK#NAME`.
-        fused: keys of models with it.
-        bundles: with it.
-        deployments: of all of these.
-        same_bytes: names of adapters with the same bytes, which are not yanked by this.
-        same_weights: names of adapters with the same weights beside other files, which are not yanked by this.
-        continued: names of adapters that were trained on from it, which are not either.
-        computed: names of adapters that were combined or cut to a smaller rank from it or from one with its weights, which
-            are not either.
-    """
-
-    name: str
-    yanked: bool
-    changed: bool
-    reason: str
-    at: datetime = field(metadata=EXACT)
-    by: str
-    aliases: tuple[str, ...]
-    fused: tuple[str, ...]
-    bundles: tuple[ShippedBundle, ...]
-    deployments: tuple[Deployment, ...]
-    same_bytes: tuple[str, ...]
-    same_weights: tuple[str, ...]
-    continued: tuple[str, ...]
-    computed: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LiftedYank(Record):
-    """A yank that was lifted.
-
-    Attributes:
-        name: of the adapter.
-        yanked: False.
-        changed: it was yanked before.
-    """
-
-    name: str
-    yanked: bool
-    changed: bool
 
 
 def yank(workspace: Workspace, references: Sequence[str], *, reason: str) -> tuple[Yank, ...]:

@@ -11,13 +11,13 @@ from markupsafe import Markup
 from ..charts import svg, text
 from ..charts.curves import swatch
 from ..charts.heat_map_svg import touched
-from ..comparison.differences import ModuleDifference
 from ..engine.verdict import share_in_words
 from ..parsing import plural
 from ..record import Part, parts_of
 from ..records.adapter import Adapter, Amendment
 from ..records.adapter_details import PAGE, AdapterDetails
-from ..records.evaluations import Evaluation
+from ..records.difference import ModuleDifference
+from ..records.evaluation import Evaluation
 from ..records.fused import ModuleFidelity
 from ..records.lines import lines_of, value_text
 from ..records.run import CurvePoint

@@ -21,12 +21,13 @@ from ..database.batches import batches
 from ..errors import BadInputError, RegistryError, UnknownReferenceError
 from ..records.references import latest_version, resolve_any
 from ..records.views import moment
-from ..records.withdrawals import of_adapters, own, shown
+from ..records.withdrawal import own
+from ..records.withdrawals import of_adapters, shown
 from ..signing.trusted import list_keys
 from .task import Section, task_section
 
 if TYPE_CHECKING:
-    from ..provenance import Graph
+    from ..records.graph import Graph
     from ..workspace import Workspace
 
 
@@ -241,7 +242,6 @@ def _audited(workspace: Workspace, *, whole: bool, say: Callable[[str], None]) -
     """Return what an audit found: of everything, or of the log and the records."""
     from ..audit.audit import audit
     from ..audit.checks import check_events, check_sealed
-    from ..releases.rejudging import check_moves
 
     if whole:
         found = audit(workspace, reporter=Reporter(say))
@@ -250,7 +250,6 @@ def _audited(workspace: Workspace, *, whole: bool, say: Callable[[str], None]) -
         say("the log and the records")
         check_events(workspace, found)
         check_sealed(workspace, found)
-    check_moves(workspace, found)
     return {
         "ok": found.ok,
         "whole": whole,

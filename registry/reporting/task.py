@@ -13,8 +13,9 @@ from sqlalchemy.orm import Session
 from .. import tables
 from ..charts.text import finite
 from ..database.batches import batches
-from ..provenance import Graph, trace_things
+from ..provenance import trace_things
 from ..records.evaluations import evaluation_records
+from ..records.graph import Graph
 from ..records.references import load_adapters
 from ..records.views import adapter_records, moment
 from ..records.withdrawals import of_bundles, own_reason, shown, stands_at

@@ -141,3 +141,16 @@ class Written(Record):
     def ok(self) -> bool:
         """The audit in it found no problem."""
         return self.audit.ok
+
+
+@dataclass(frozen=True, slots=True)
+class MadeReport(Record):
+    """A report, and the page of it.
+
+    Attributes:
+        written: the report.
+        page: its HTML; None where it was not asked for.
+    """
+
+    written: Written
+    page: str | None

@@ -91,7 +91,14 @@ class Serving(Record):
         return (self.base, *self.adapters, *self.routes)
 
 
-def serve(workspace: Workspace, request: ServeRequest, *, ready: Callable[[Serving], None], say: Say) -> int:
+def serve(
+    workspace: Workspace,
+    request: ServeRequest,
+    *,
+    ready: Callable[[Serving], None],
+    say: Say,
+    refresh: Callable[[], None] = lambda: None,
+) -> int:
     """Serve until SIGTERM or Ctrl-C; to be called in the main thread.
 
     Args:
@@ -99,6 +106,7 @@ def serve(workspace: Workspace, request: ServeRequest, *, ready: Callable[[Servi
         request: what is to be served.
         ready: called once it answers.
         say: called with each progress message.
+        refresh: called before each look at the registry; fetches what changed at a server.
 
     Returns:
         0 after a signal, 1 when generation died.
@@ -121,7 +129,7 @@ def serve(workspace: Workspace, request: ServeRequest, *, ready: Callable[[Servi
         say(f"whoever reaches {request.host} may ask: there is no --api-keys")
 
     # What is served is hashed before it is loaded, and must not have changed when it is in memory.
-    with ExitStack() as reading, _folder(workspace, request, reading, say) as (folder, follower):
+    with ExitStack() as reading, _folder(workspace, request, reading, say, refresh) as (folder, follower):
         path = folder / "serving.json"
 
         def tell(url: str) -> None:
@@ -178,7 +186,7 @@ def _require_keys(path: Path | None) -> None:
 
 @contextmanager
 def _folder(
-    workspace: Workspace, request: ServeRequest, reading: ExitStack, say: Say
+    workspace: Workspace, request: ServeRequest, reading: ExitStack, say: Say, refresh: Callable[[], None]
 ) -> Iterator[tuple[Path, Follower | None]]:
     """Give a folder with `serving.json`, and who keeps it up to date; `reading` is to be closed when all is loaded."""
     if request.accept_foreign and not request.fused:
@@ -191,7 +199,7 @@ def _folder(
         return
     splits = [Split.parse(text) for text in request.models]
     with _kept_folder(workspace) as folder:
-        follower = Follower(workspace, request, splits, folder, say)
+        follower = Follower(workspace, request, splits, folder, say, refresh)
         plan = follower.plan()
         say(f"fetching {plan.base.name}")
         _link_base(workspace, plan.base, folder, reading)
@@ -264,11 +272,17 @@ class Follower:
     """Keeps `serving.json` as the registry has it; the server follows the file."""
 
     def __init__(
-        self, workspace: Workspace, request: ServeRequest, splits: Sequence[Split], folder: Path, say: Say
+        self,
+        workspace: Workspace,
+        request: ServeRequest,
+        splits: Sequence[Split],
+        folder: Path,
+        say: Say,
+        refresh: Callable[[], None],
     ) -> None:
         """Prepare; `start` begins to look."""
         self._workspace, self._request, self._splits = workspace, request, splits
-        self._folder, self._say = folder, say
+        self._folder, self._say, self._refresh = folder, say, refresh
         self._written: Document | None = None
         self._tokenizer: str | None = None
         self._complaint = ""
@@ -355,6 +369,7 @@ class Follower:
     def _run(self) -> None:
         while not self._ended.wait(POLL_SECONDS):
             try:
+                self._refresh()
                 self.follow(self.plan())
                 self._complaint = ""
             except (FuseryError, OSError) as error:

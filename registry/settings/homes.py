@@ -41,9 +41,15 @@ def expanded(path: Path) -> Path:
         ) from error
 
 
+def is_server(place: object) -> bool:
+    """Tell whether a registry is given as the URL of a server."""
+    return str(place).lower().startswith(("http://", "https://"))
+
+
 def default_home() -> Path:
-    """Return `FUSERY_HOME`, or the platform's user data folder."""
-    if chosen := os.environ.get("FUSERY_HOME"):
+    """Return the folder that `FUSERY_REGISTRY` names, or the platform's user data folder."""
+    chosen = os.environ.get("FUSERY_REGISTRY")
+    if chosen and not is_server(chosen):
         return expanded(Path(chosen))
     import platformdirs
 
@@ -57,13 +63,13 @@ def home_folder(home: Path | None) -> Path:
         BadInputError: the path is a URL or a file.
     """
     require_path(
-        home or os.environ.get("FUSERY_HOME", ""),
-        hint="give a folder of this machine; `pull --from URL` and `push --to URL` name a server",
+        home or os.environ.get("FUSERY_REGISTRY", ""),
+        hint="this command needs a registry in a folder of this machine",
     )
     folder = expanded(home or default_home()).absolute()
     if folder.is_file():
         raise BadInputError(
-            f"invalid home: {folder} is a file", hint="give a folder: --home DIR, or FUSERY_HOME"
+            f"invalid registry: {folder} is a file", hint="give a folder: --registry DIR, or FUSERY_REGISTRY"
         )
     return folder
 
@@ -77,6 +83,8 @@ def said_in_file(home: str | None) -> dict[str, Any]:
     import re
     import tomllib
 
+    if home and is_server(home):
+        return {}
     try:
         text = (expanded(Path(home) if home else default_home()) / CONFIG_NAME).read_text("utf-8", "replace")
     except OSError:

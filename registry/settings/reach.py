@@ -49,7 +49,7 @@ def require_allowed(folder: Path, said: Mapping[str, Any], *, own: bool) -> None
     if not own:
         raise BadInputError(
             f"{path} leads out of its folder ({names}), which counts in your own home only",
-            hint=f"if you trust it, make it yours: export FUSERY_HOME={typed(folder)}; or set {_variables(leading)}",
+            hint=f"if you trust it, make it yours: export FUSERY_REGISTRY={typed(folder)}; or set {_variables(leading)}",
         )
     if (by := _written_by_others(folder, path)) is not None:
         raise BadInputError(

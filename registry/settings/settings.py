@@ -62,14 +62,15 @@ class Settings:
     admission: dict[str, dict[str, str]] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, home: Path | None = None) -> Settings:
+    def load(cls, home: Path | None = None, *, environment: bool = True) -> Settings:
         """Read the settings of the registry in `home` (default: `default_home()`).
 
-        The environment is the user's, and so is the `config.toml` of the default home, or of that which `FUSERY_HOME`
+        The environment is the user's, and so is the `config.toml` of the default home, or of that which `FUSERY_REGISTRY`
         names, if nobody else can write it.  Of any other folder, settings that lead out of it are refused; see `reach`.
 
         Args:
             home: the home folder.
+            environment: False to read only the `config.toml` of the folder.
 
         Raises:
             BadInputError: a value in the environment or in `config.toml` is not acceptable, or a setting leads out of the
@@ -78,11 +79,11 @@ class Settings:
         """
         folder = home_folder(home)
         try:
-            from_environment = dict(_in_environment())
+            from_environment = dict(_in_environment()) if environment else {}
             from_file = _in_file(folder / CONFIG_NAME, from_environment)
         except PermissionError as error:
             raise StoreDeniedError(
-                f"{folder} may not be read by this user", hint="set FUSERY_HOME to a folder of your own"
+                f"{folder} may not be read by this user", hint="set FUSERY_REGISTRY to a folder of your own"
             ) from error
         except (ValueError, RecursionError) as error:
             raise BadInputError(

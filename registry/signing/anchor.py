@@ -62,13 +62,34 @@ class WrittenAnchor(Anchor):
     path: Path = field(kw_only=True)
 
 
-def make_anchor(
-    workspace: Workspace, key: Path | None, passphrase: Callable[[], bytes]
+def newest_anchor(workspace: Workspace) -> Anchor:
+    """Return where the log stands.
+
+    Raises:
+        CheckFailedError: there is no entry, or the newest one was changed.
+    """
+    with workspace.database.read() as session:
+        newest, registry = events.last(session), session.get(tables.Registry, 1)
+        if newest is None or registry is None or newest.hash != events.event_hash(newest):
+            raise CheckFailedError(
+                "the newest entry of the log is not as it was written", hint="fusery audit --chain"
+            )
+        return Anchor(
+            registry.store_id,
+            newest.seq,
+            newest.hash,
+            newest.at.isoformat(timespec="microseconds"),
+            workspace.database.utcnow(session).isoformat(timespec="microseconds"),
+        )
+
+
+def signed_anchor(
+    newest: Callable[[], Anchor], key: Path | None, passphrase: Callable[[], bytes]
 ) -> tuple[Anchor, bytes]:
     """Return where the log stands, and the document that says so.
 
     Args:
-        workspace: the registry's parts.
+        newest: asks the registry where its log stands, once the key was read.
         key: PEM file of the private key that signs it, if one is to.
         passphrase: returns the key's passphrase if the key needs one.
 
@@ -76,19 +97,7 @@ def make_anchor(
         CheckFailedError: there is no entry, or the newest one was changed.
     """
     private = read_private_key(key, passphrase) if key is not None else None
-    with workspace.database.read() as session:
-        newest, registry = events.last(session), session.get(tables.Registry, 1)
-        if newest is None or registry is None or newest.hash != events.event_hash(newest):
-            raise CheckFailedError(
-                "the newest entry of the log is not as it was written", hint="fusery audit --chain"
-            )
-        anchor = Anchor(
-            registry.store_id,
-            newest.seq,
-            newest.hash,
-            newest.at.isoformat(timespec="microseconds"),
-            workspace.database.utcnow(session).isoformat(timespec="microseconds"),
-        )
+    anchor = newest()
     said = {key: value for key, value in anchor.to_dict().items() if key != "key_id"}
     envelope = Envelope(TYPE, canonical_json({"format": 1, **said}), b"")
     signatures: list[dict[str, str]] = []

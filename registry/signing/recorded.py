@@ -11,30 +11,25 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from .. import tables
+from ..access.roles import require_may_change
+from ..database import events
 from ..documents import write_picture
-from ..dsse.envelope import BadSignatureError, parse_envelope, read_bytes
-from ..dsse.keys import key_id
+from ..dsse.envelope import BadSignatureError, Envelope, parse_envelope, read_bytes
+from ..dsse.keys import key_id as id_of
+from ..dsse.statement import read_statement
 from ..errors import BadInputError, UnknownReferenceError
 from ..inspection.problem import Problem
 from ..inspection.signed_files import Found
 from ..record import Record, described
-from ..records.signatures import SCHEME, RecordedSignature, signatures_of
+from ..records.signature import Signatures
+from ..records.signatures import SCHEME, is_good, manifest_of, signatures_of
 from .checking import Checker, KeyChecker
 from .subject import alone, find_recorded, kind_of
 from .verify import OnRecord, Verification, beside_of, examine, judge
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Signatures(Record):
-    """The signatures over a thing on record."""
-
-    kind: str = described("`adapter`, `fused` or `bundle`")
-    name: str = described("what people call it")
-    digest: str = described("of its list of files")
-    signatures: tuple[RecordedSignature, ...] = described("oldest first")
+    from .subject import SignatureLog
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +41,182 @@ class ExportedSignature(Record):
     digest: str = described("of its list of files")
     key_id: str = described("of the key that signed, or whom Sigstore names")
     path: Path = described("the file")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OneSignature(Record):
+    """A signature on record, with its envelope.
+
+    Attributes:
+        kind: of what was signed: `adapter`, `fused` or `bundle`.
+        name: what people call it.
+        digest: of its list of files.
+        key_id: of the key that signed, or whom Sigstore names.
+        envelope: the file's content.
+    """
+
+    kind: str
+    name: str
+    digest: str
+    key_id: str
+    envelope: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedEnvelope(Record):
+    """A signature that was recorded.
+
+    Attributes:
+        envelope: the one on record now.
+        existed: it was on record already.
+    """
+
+    envelope: str
+    existed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownKey(Record):
+    """A key that counts, or counted.
+
+    Attributes:
+        name: what it is called.
+        key_id: SHA-256 of it.
+        public_key: as PEM.
+        revoked: it counts no more.
+        aliases: patterns of the aliases that it counts for.
+    """
+
+    name: str
+    key_id: str
+    public_key: str
+    revoked: bool
+    aliases: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedFiles(Record):
+    """What is on record of a list of files.
+
+    Attributes:
+        kind: `adapter`, `fused` or `bundle`; None where nothing of these files is on record.
+        event: what the log calls it.
+        digest: of the list; None where a lone file is nothing on record.
+        keys_: all keys, by name.
+        envelopes: signatures over it, the newest first.
+    """
+
+    kind: str | None
+    event: str
+    digest: str | None
+    keys_: tuple[KnownKey, ...]
+    envelopes: tuple[str, ...]
+
+
+def look_up(workspace: Workspace, digest: str, *, lone: bool) -> RecordedFiles:
+    """Return what is on record of a list of files; with `lone`, of a file with that digest that is alone."""
+    with workspace.database.read() as session:
+        found = alone(session, digest) if lone else digest or None
+        kind, event = kind_of(session, found) if found is not None else (None, "")
+        rows = session.scalars(select(tables.TrustedKey).order_by(tables.TrustedKey.name))
+        keys = tuple(
+            KnownKey(
+                name=key.name,
+                key_id=key.key_id,
+                public_key=key.public_key,
+                revoked=key.revoked_at is not None,
+                aliases=tuple(key.aliases),
+            )
+            for key in rows
+        )
+        envelopes = tuple(_envelopes(session, found))
+    return RecordedFiles(kind=kind, event=event, digest=found, keys_=keys, envelopes=envelopes)
+
+
+def record_signature(
+    workspace: Workspace, kind: str, digest: str, *, key_id: str, scheme: str, envelope: str, public: str
+) -> RecordedEnvelope:
+    """Record a signature, or return the one that is on record already.
+
+    Args:
+        workspace: the registry's parts.
+        kind: of what was signed.
+        digest: of its list of files.
+        key_id: of the key that signed it, or whom Sigstore names.
+        scheme: `model-signing` or `sigstore`.
+        envelope: the signature.
+        public: the public key as PEM; empty for Sigstore.
+
+    Raises:
+        UnknownReferenceError: nothing of these files is on record.
+        BadSignatureError: it is no signature, or not by that key.
+        RoleError: it is another's, and the key is not trusted.
+    """
+    data = envelope.encode()
+    parsed = parse_envelope(data, "the new signature")
+    signature = tables.Signature
+    with workspace.database.write() as session:
+        found, event = kind_of(session, digest)
+        manifest = manifest_of(session, digest)
+        if found is None or manifest is None:
+            raise UnknownReferenceError(f"nothing on record has the digest {digest[:12]}", hint="fusery list")
+        if not read_statement(parsed).covers(manifest):
+            raise BadSignatureError("the signature is over other files")
+        if scheme == SCHEME and _signer(parsed, data, public) != key_id:
+            raise BadSignatureError("the signature is not by this key")
+        _require_may_sign(workspace, session, found, event, key_id)
+        query = select(signature).where(
+            signature.subject_digest == digest, signature.key_id == key_id, signature.scheme == scheme
+        )
+        row = session.scalar(query)
+        if row is not None and _same(session, row, kind, envelope, public):
+            return RecordedEnvelope(envelope=row.envelope, existed=True)
+        now = workspace.database.utcnow(session)
+        if row is None:
+            row = signature(subject_digest=digest, key_id=key_id, scheme=scheme)
+            session.add(row)
+        row.subject_kind, row.envelope, row.at, row.by = kind, envelope, now, workspace.actor
+        events.record(
+            session,
+            action=f"{kind}.signed",
+            kind=kind,
+            subject=event,
+            detail={"digest": digest, "key_id": key_id, "scheme": scheme},
+            actor=workspace.actor,
+            at=now,
+        )
+        return RecordedEnvelope(envelope=envelope, existed=False)
+
+
+def _signer(envelope: Envelope, data: bytes, public: str) -> str | None:
+    signer = KeyChecker.parse("the key", public).signer(envelope, data)
+    return signer.key_id if signer is not None else None
+
+
+def _require_may_sign(workspace: Workspace, session: Session, kind: str, event: str, key_id: str) -> None:
+    """Refuse a signature over another's adapter or model by a key that is not trusted, where the role does not allow it."""
+    key = tables.TrustedKey
+    row: tables.Adapter | tables.Fused | None = None
+    if kind == "adapter":
+        row = session.scalar(select(tables.Adapter).where(tables.Adapter.name == event))
+    elif kind == "fused":
+        row = session.scalar(select(tables.Fused).where(tables.Fused.key == event))
+    trusted = select(key.id).where(key.key_id == key_id, key.revoked_at.is_(None))
+    if row is not None and session.scalar(trusted) is None:
+        require_may_change(workspace, session, "signature", row)
+
+
+def _same(session: Session, row: tables.Signature, kind: str, envelope: str, public: str) -> bool:
+    """Return whether a signature on record is as good as a new one."""
+    if row.scheme != SCHEME or row.subject_kind != kind:
+        return False
+    new = parse_envelope(envelope.encode(), "the new signature")
+    try:
+        old = parse_envelope(row.envelope.encode(), "the recorded signature")
+    except BadSignatureError:
+        return False
+    named = read_statement(new).name
+    return old.certificates == new.certificates and is_good(session, row, public, name=named)
 
 
 def list_signatures(workspace: Workspace, reference: str) -> Signatures:
@@ -62,22 +233,17 @@ def list_signatures(workspace: Workspace, reference: str) -> Signatures:
         )
 
 
-def export_signature(
-    workspace: Workspace, reference: str, output: Path, *, by: str | None = None, force: bool = False
-) -> ExportedSignature:
-    """Write a signature on record to a file, which model-signing and `verify` read.
+def find_signature(workspace: Workspace, reference: str, *, by: str | None = None) -> OneSignature:
+    """Return a signature on record.
 
     Args:
         workspace: the registry's parts.
         reference: an adapter, a fused model, or a bundle by its digest or place.
-        output: the file.
         by: whose: the name of a trusted key, or the beginning of a key's id; needed where there are several.
-        force: replace another file.
 
     Raises:
         UnknownReferenceError: it has no such signature.
         BadInputError: it has several.
-        AlreadyExistsError: there is another file.
     """
     with workspace.database.read() as session:
         subject = find_recorded(session, reference)
@@ -99,18 +265,33 @@ def export_signature(
         raise BadInputError(
             f"{subject.name} has {len(chosen)} signatures", hint=f"--by {chosen[-1].key_id[:12]}"
         )
-    write_picture(output, chosen[0].envelope.encode(), force=force)
-    return ExportedSignature(
+    return OneSignature(
         kind=str(subject.kind),
         name=subject.name,
         digest=subject.digest,
         key_id=chosen[0].key_id,
+        envelope=chosen[0].envelope,
+    )
+
+
+def export_signature(signature: OneSignature, output: Path, *, force: bool = False) -> ExportedSignature:
+    """Write a signature to a file, which model-signing and `verify` read.
+
+    Raises:
+        AlreadyExistsError: there is another file, and it is not to be replaced.
+    """
+    write_picture(output, signature.envelope.encode(), force=force)
+    return ExportedSignature(
+        kind=signature.kind,
+        name=signature.name,
+        digest=signature.digest,
+        key_id=signature.key_id,
         path=output,
     )
 
 
 def verify_on_record(
-    workspace: Workspace,
+    registry: SignatureLog,
     path: Path,
     *,
     signature: Path | None = None,
@@ -120,7 +301,7 @@ def verify_on_record(
     """Verify what lies at a path with what the registry knows: its digest, its signatures, and whose keys count.
 
     Args:
-        workspace: the registry's parts.
+        registry: what is on record.
         path: a folder or a file.
         signature: the signature; else `PATH.sig`, else the ones on record.
         checkers: who may have signed; else every trusted key.
@@ -129,13 +310,10 @@ def verify_on_record(
     beside = beside_of(path)
     place = signature or (beside if beside.is_file() else None)
     result = examine(path, but=place, progress=progress)
-    with workspace.database.read() as session:
-        digest = _digest(session, result.found)
-        kind, event = kind_of(session, digest) if digest is not None else (None, "")
-        keys = list(session.scalars(select(tables.TrustedKey).order_by(tables.TrustedKey.name)))
-        counted = {key.key_id: key for key in keys}
-        envelopes = _envelopes(session, digest)
-    known = [KeyChecker.parse(key.name, key.public_key) for key in keys]
+    recorded = _looked_up(registry, result.found)
+    counted = {key.key_id: key for key in recorded.keys_}
+    envelopes = [text.encode() for text in recorded.envelopes]
+    known = [KeyChecker.parse(key.name, key.public_key) for key in recorded.keys_]
     if place is not None:
         data: bytes | None = read_bytes(place)
     else:
@@ -144,30 +322,30 @@ def verify_on_record(
     asked = list(checkers) or [key for key in known if data is not None and _may_be(data, key)]
     judge(result, data, str(place or "registry"), asked)
     signer = counted.get(result.key_id or "")
-    if signer is not None and signer.revoked_at is not None:
+    if signer is not None and signer.revoked:
         name = Path(result.signature or "").name
         result.problems.append(
             Problem("revoked", name, f"the signature is by {signer.name}, whose key was revoked")
         )
     result.registry = OnRecord(
-        known=kind is not None,
-        kind=kind,
-        name=event or None,
-        digest=digest,
-        trusted=signer is not None and signer.revoked_at is None,
+        known=recorded.kind is not None,
+        kind=recorded.kind,
+        name=recorded.event or None,
+        digest=recorded.digest,
+        trusted=signer is not None and not signer.revoked,
         signer=signer.name if signer else None,
-        aliases=tuple(signer.aliases) if signer else (),
+        aliases=signer.aliases if signer else (),
     )
     _note(result)
     return result
 
 
-def _envelopes(session: Session, digest: str | None) -> list[bytes]:
+def _envelopes(session: Session, digest: str | None) -> list[str]:
     """Return the signatures on record over a digest, the newest first."""
     signature = tables.Signature
     rows = select(signature.envelope).where(signature.subject_digest == digest, signature.scheme == SCHEME)
     found = session.scalars(rows.order_by(signature.id.desc())) if digest is not None else ()
-    return [text.encode() for text in found]
+    return list(found)
 
 
 def _by_one_of(data: bytes, checkers: Sequence[Checker]) -> bool:
@@ -181,17 +359,18 @@ def _by_one_of(data: bytes, checkers: Sequence[Checker]) -> bool:
 def _may_be(data: bytes, key: KeyChecker) -> bool:
     """Return whether a signature is a key's, or says so: then it is a wrong one, and not a stranger's."""
     try:
-        return parse_envelope(data, "the signature").hint == key_id(key.key) or _by_one_of(data, [key])
+        return parse_envelope(data, "the signature").hint == id_of(key.key) or _by_one_of(data, [key])
     except BadSignatureError:
         return False
 
 
-def _digest(session: Session, found: Found) -> str | None:
+def _looked_up(registry: SignatureLog, found: Found) -> RecordedFiles:
+    """Return what is on record of the files that were found; an empty digest is that of nothing."""
     if found.lone:
         (entry,) = found.files.values()
-        return alone(session, str(entry.sha256))
+        return registry.look_up(str(entry.sha256), lone=True)
     manifest = found.manifest
-    return str(manifest.digest) if manifest is not None else None
+    return registry.look_up(str(manifest.digest) if manifest is not None else "")
 
 
 def _note(result: Verification) -> None:

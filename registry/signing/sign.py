@@ -7,24 +7,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from sqlalchemy import select
-from sqlalchemy.orm import Session
-
 from fusery.storage.publishing import write_atomically
 
-from .. import tables
-from ..database import events
 from ..dsse.envelope import BadSignatureError, parse_envelope, read_bytes
 from ..dsse.keys import key_id, public_pem, read_private_key
 from ..errors import AlreadyExistsError, BadInputError
 from ..record import Record, described
-from ..records.signatures import SCHEME, is_good
+from ..records.signatures import SCHEME
 from .library import chain_of, sign_with_key, sign_with_sigstore, with_certificates
 from .subject import Subject, find_subject
 from .verify import beside_of
 
 if TYPE_CHECKING:
-    from ..workspace import Workspace
+    from .subject import SignatureLog
 
 SIGSTORE = "sigstore"
 """What the table calls a signature made by way of Sigstore."""
@@ -113,7 +108,7 @@ class Signed(Record):
 
 
 def sign(
-    workspace: Workspace,
+    registry: SignatureLog,
     text: str,
     with_key: SigningKey,
     *,
@@ -127,7 +122,7 @@ def sign(
     against what it says of itself before.  The same key signs the same files once.
 
     Args:
-        workspace: the registry's parts.
+        registry: what is on record.
         text: a reference, or a path.
         with_key: what to sign with.
         output: file for the signature; for a path, `PATH.sig` beside it by default.
@@ -140,14 +135,21 @@ def sign(
         AlreadyExistsError: the file for the signature is something else.
         MissingExtraError: model-signing is not installed.
     """
-    subject = find_subject(workspace, text, progress=progress)
+    subject = find_subject(registry, text, progress=progress)
     place = output or (beside_of(subject.path) if subject.path is not None else None)
     if place is not None and not force:
         _require_signature_or_nothing(place)
     made = _make(subject, with_key)
     if subject.kind is not None:
-        with workspace.database.write() as session:
-            made = _record(workspace, session, made)
+        recorded = registry.record_signature(
+            subject.kind,
+            subject.digest,
+            key_id=made.key_id,
+            scheme=made.scheme,
+            envelope=made.signature.decode("ascii"),
+            public=made.public,
+        )
+        made = replace(made, signature=recorded.envelope.encode(), recorded=True, existed=recorded.existed)
     if place is not None:
         write_atomically(place, made.signature, mode=0o644)
     return replace(made, output=place)
@@ -193,48 +195,6 @@ def sigstore_identity(signature: bytes) -> str:
     certificate = load_der_x509_certificate(envelope.certificates[0])
     names = certificate.extensions.get_extension_for_class(SubjectAlternativeName).value
     return f"sigstore:{next(iter(names)).value}"[:200]
-
-
-def _record(workspace: Workspace, session: Session, made: Signed) -> Signed:
-    """Keep a signature, or return the one that is on record already."""
-    signature, subject = tables.Signature, made.subject
-    row = session.scalar(
-        select(signature).where(
-            signature.subject_digest == subject.digest,
-            signature.key_id == made.key_id,
-            signature.scheme == made.scheme,
-        )
-    )
-    if row is not None and _same(session, row, made):
-        return replace(made, signature=row.envelope.encode(), recorded=True, existed=True)
-    now = workspace.database.utcnow(session)
-    if row is None:
-        row = signature(subject_digest=subject.digest, key_id=made.key_id, scheme=made.scheme)
-        session.add(row)
-    row.subject_kind = str(subject.kind)
-    row.envelope, row.at, row.by = made.signature.decode("ascii"), now, workspace.actor
-    events.record(
-        session,
-        action=f"{subject.kind}.signed",
-        kind=str(subject.kind),
-        subject=subject.event,
-        detail={"digest": subject.digest, "key_id": made.key_id, "scheme": made.scheme},
-        actor=workspace.actor,
-        at=now,
-    )
-    return replace(made, recorded=True)
-
-
-def _same(session: Session, row: tables.Signature, made: Signed) -> bool:
-    """Return whether a signature on record is as good as the new one."""
-    if made.scheme != SCHEME or row.subject_kind != made.subject.kind:
-        return False
-    new = parse_envelope(made.signature, "the new signature")
-    try:
-        old = parse_envelope(row.envelope.encode(), "the recorded signature")
-    except BadSignatureError:
-        return False
-    return old.certificates == new.certificates and is_good(session, row, made.public, name=made.subject.said)
 
 
 def _require_signature_or_nothing(place: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -25,6 +25,22 @@ from .verify import beside_of, examine, judge
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
+    from .recorded import RecordedEnvelope, RecordedFiles
+
+
+class SignatureLog(Protocol):
+    """What a registry has on record of signatures, on this machine or at a server: `registry.trust`."""
+
+    def find(self, reference: str) -> Subject:
+        """Return what a reference means."""
+
+    def look_up(self, digest: str, *, lone: bool = False) -> RecordedFiles:
+        """Return what is on record of a list of files."""
+
+    def record_signature(
+        self, kind: str, digest: str, *, key_id: str, scheme: str, envelope: str, public: str = ""
+    ) -> RecordedEnvelope:
+        """Record a signature."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +67,12 @@ class Subject:
 
 
 def find_subject(
-    workspace: Workspace, text: str, *, progress: Callable[[int, int], None] | None = None
+    registry: SignatureLog, text: str, *, progress: Callable[[int, int], None] | None = None
 ) -> Subject:
     """Return what a reference or a path means.
 
     Args:
-        workspace: the registry's parts.
+        registry: what is on record.
         text: a reference to an adapter, a fused model or a bundle on record; or the path of a folder or file.
         progress: called with the bytes read and the total, for a path.
 
@@ -68,19 +84,24 @@ def find_subject(
     """
     path = Path(text)
     there = path.exists()
-    with workspace.database.read() as session:
-        try:
-            known = find_recorded(session, text)
-        except (UnknownReferenceError, BadInputError):
-            if not there:
-                raise
-            known = None
+    try:
+        known = registry.find(text)
+    except (UnknownReferenceError, BadInputError):
+        if not there:
+            raise
+        known = None
     if known is not None and there and str(path) != str(path.absolute()):
         raise AmbiguousReferenceError(
             f"{text} is the name of {an(str(known.kind))} on record, and of something that lies here",
             hint=f"for what lies here: ./{text}",
         )
-    return known if known is not None and not there else _at(workspace, path, progress)
+    return known if known is not None and not there else _at(registry, path, progress)
+
+
+def find_on_record(workspace: Workspace, text: str) -> Subject:
+    """Return a thing on record, as `find_recorded` does."""
+    with workspace.database.read() as session:
+        return find_recorded(session, text)
 
 
 def find_recorded(session: Session, text: str) -> Subject:
@@ -130,7 +151,7 @@ def _listed(manifest: Manifest, *, lone: bool) -> dict[str, str]:
     return {LONE if lone else entry.path: str(entry.sha256) for entry in manifest}
 
 
-def _at(workspace: Workspace, path: Path, progress: Progress | None) -> Subject:
+def _at(registry: SignatureLog, path: Path, progress: Progress | None) -> Subject:
     """Read what lies at a path; what is damaged is not signed."""
     seen = examine(path, but=beside_of(path), progress=progress)
     judge(seen, None, "", ())
@@ -139,11 +160,9 @@ def _at(workspace: Workspace, path: Path, progress: Progress | None) -> Subject:
         first = seen.problems[0].message if seen.problems else f"{path} has no files that can be listed"
         raise CheckFailedError(f"{first}, and nothing was signed", hint=f"fusery verify {typed(path)}")
     files = _listed(manifest, lone=seen.found.lone)
-    with workspace.database.read() as session:
-        digest = manifest.digest if not seen.found.lone else alone(session, files[LONE])
-        kind, event = kind_of(session, digest) if digest is not None else (None, "")
+    known = registry.look_up(files[LONE] if seen.found.lone else manifest.digest, lone=seen.found.lone)
     name = seen.found.path.name
-    return Subject(kind, name, digest or manifest.digest, event, files, seen.found.path)
+    return Subject(known.kind, name, known.digest or manifest.digest, known.event, files, seen.found.path)
 
 
 def alone(session: Session, sha256: str) -> str | None:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, select
@@ -14,10 +11,10 @@ from sqlalchemy.orm import Session
 
 from .. import tables
 from ..database import events
-from ..dsse.keys import key_id, public_pem, read_public_key
+from ..dsse.keys import key_id, parse_public_key, public_pem
 from ..errors import AlreadyExistsError, BadInputError, UnknownReferenceError
 from ..names import parse_slug
-from ..record import Record, described
+from ..records.signature import TrustedKey
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
@@ -27,32 +24,15 @@ _PATTERN = re.compile(r"[a-z0-9._*?-]{1,128}#[a-z0-9._*?-]{1,128}")
 _MOST = 100
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrustedKey(Record):
-    """A key whose signatures count, or counted."""
-
-    name: str = described("what it is called here")
-    key_id: str = described("SHA-256 of it", heading="key", cell="{:.16}")
-    aliases: tuple[str, ...] = described(
-        "patterns of the aliases that it counts for", heading="for", free=True
-    )
-    fused: bool = described("fused artifacts of other registries count as made here when it has signed them")
-    signatures: int = described("how many by it are on record")
-    created_at: datetime = described("since when it is trusted", heading="since", exact=True)
-    created_by: str = described("who said so")
-    revoked_at: datetime | None = described("since when it counts no more", heading="revoked", exact=True)
-    revoked_by: str | None = described("who said that")
-
-
 def add_key(
-    workspace: Workspace, name: str, path: Path, aliases: Sequence[str] = (), *, fused: bool = False
+    workspace: Workspace, name: str, pem: str, aliases: Sequence[str] = (), *, fused: bool = False
 ) -> TrustedKey:
     """Let the signatures of a key count.
 
     Args:
         workspace: the registry's parts.
         name: what the key is called here, such as its owner's name.
-        path: PEM file of the public key, or of a certificate of it.
+        pem: the public key.
         aliases: for which: patterns of `TASK#ALIAS` with `*` and `?`.  The same key under the same name again gets these.
         fused: fused artifacts of other registries count as made here when this key has signed them.
 
@@ -62,7 +42,7 @@ def add_key(
     """
     called = parse_slug(name, "key")
     patterns = _patterns(aliases, may_be_none=fused)
-    public = read_public_key(path)
+    public = parse_public_key(pem.encode(), "the key")
     number = key_id(public)
     key = tables.TrustedKey
     with workspace.database.write() as session:

@@ -113,7 +113,12 @@ class Desired:
 
 
 def desired(
-    workspace: Workspace, references: Sequence[str], *, where: str | None = None, task: str | None = None
+    workspace: Workspace,
+    references: Sequence[str],
+    *,
+    where: str | None = None,
+    task: str | None = None,
+    chosen: Sequence[str] | None = None,
 ) -> Desired:
     """Return what is wanted now.
 
@@ -122,14 +127,15 @@ def desired(
         references: adapters, by alias, version or name.
         where: adapters that an expression chooses, besides.
         task: of these, only this task's.
+        chosen: names of these, where they were looked up already.
 
     Raises:
         UnknownReferenceError: a reference, or the task, is not known: an alias that is gone is no reason to unload.
         WhereError: the expression is not one.
         BadInputError: nothing fits: whoever wants nothing says so.
     """
-    chosen: list[str] = []
-    if where is not None or task is not None:
+    chosen = chosen or []
+    if not chosen and (where is not None or task is not None):
         chosen = [each.name for each in list_adapters(workspace, where=where, task=task)]
     if not references and not chosen:
         raise BadInputError(

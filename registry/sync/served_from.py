@@ -25,7 +25,7 @@ def resolver_of_environment(
 ) -> Resolver:
     """Return what finds adapters for a server.
 
-    `FUSERY_SERVER` and `FUSERY_TOKEN`, or the settings of a registry (`FUSERY_HOME`, `FUSERY_DATABASE_URL`, ...), say where from.
+    `FUSERY_SERVER` and `FUSERY_TOKEN`, or the settings of a registry (`FUSERY_REGISTRY`, `FUSERY_DATABASE_URL`, ...), say where from.
     `FUSERY_SERVED_FILES` is the folder for the adapters' files, one for all servers of a machine; `FUSERY_SERVED_BASE` the base in
     the registry that the server has; `FUSERY_VLLM_ALIASES=pin` (`FUSERY_DYNAMO_ALIASES`) takes an alias for what it first means;
     `FUSERY_SERVED_AT` is what deployments call the server, and `-` records none.

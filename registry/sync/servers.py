@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING, Any
 from fusery.storage.digest import digest_bytes
 from fusery.storage.errors import FuseryError
 from fusery.storage.failures import os_failures
+from fusery.storage.jsonfile import parse_json
 
 from ..adapters.render import Form
 from ..errors import BadInputError, ServerRefusedError
-from ..exchange.http_calls import HttpCalls, parsed
-from ..exchange.server_address import ServerAddress, bearer_token
+from ..remote.address import ServerAddress, bearer_token
+from ..remote.client import HttpClient
 from .desired import Desired
 from .destinations import Destination, DestinationOptions
 from .folders import DiskFolders
@@ -96,20 +97,29 @@ class Listed:
     adapters: Mapping[str, tuple[str | None, str | None]]
 
 
+class _Client(HttpClient):
+    """Requests to a model server."""
+
+    secret = "key"
+    attempts = 3
+    unavailable_hint = "check that it runs, and its address"
+    login_hint = f"{KEY}, or {KEY}_FILE, has its key"
+
+
 class ModelServer(Destination):
     """A server, and the folder that it loads adapters from."""
 
     def __init__(
         self,
         kind: str,
-        calls: HttpCalls,
+        client: HttpClient,
         folders: DiskFolders,
         seen_as: str,
         base_name: str | None,
         text: str,
     ) -> None:
         self.text, self._name = text, kind
-        self._kind, self._calls, self._folders = KINDS[kind], calls, folders
+        self._kind, self._client, self._folders = KINDS[kind], client, folders
         self._seen_as, self._base_name = seen_as, base_name
 
     @classmethod
@@ -123,14 +133,6 @@ class ModelServer(Destination):
         url = options.to.partition("=")[2].rstrip("/").removesuffix("/v1")
         # Without a key there is nothing on the way that others might use.
         address = ServerAddress.parse(url, insecure=options.insecure or not key, variable=KEY)
-        calls = HttpCalls(
-            address,
-            key,
-            patience=3,
-            secret="key",
-            hint=f"{KEY}, or {KEY}_FILE, has the key that it takes",
-            away="does it run, and is that its address?",
-        )
         form = KINDS[kind].form
         text = options.place or _place(kind, address)
         # One for each registry and server: whatever lies in it was brought from here, and there.
@@ -145,11 +147,11 @@ class ModelServer(Destination):
             given = workspace.settings.home.resolve() / "synced"
         folders = DiskFolders(workspace, given / own, form, options.base_name)
         seen_as = f"{(options.seen_as or str(given)).rstrip('/')}/{own}"
-        return cls(kind, calls, folders, seen_as, options.base_name, text)
+        return cls(kind, _Client(address, key), folders, seen_as, options.base_name, text)
 
     def close(self) -> None:
         """Hang up."""
-        self._calls.__exit__()
+        self._client.close()
 
     def require_base(self, desired: Desired) -> None:
         """Refuse adapters of another base than the server has.
@@ -265,21 +267,21 @@ class ModelServer(Destination):
     def _post(self, act: str, body: Mapping[str, Any]) -> None:
         path = f"{self._kind.prefix}/{act}_lora_adapter"
         try:
-            self._calls.json("POST", path, json.dumps(body).encode(), timeout=LOADING, whole=LOADING)
+            self._client.request("POST", path, json.dumps(body).encode(), timeout=LOADING, whole=LOADING)
         except ServerRefusedError as error:
             # No such path, or no such folder: it was started otherwise than it has to be.
-            elsewise = error.message.endswith("(404)") or "may load adapters from" in error.message
+            elsewise = error.message.endswith(" 404") or "may load adapters from" in error.message
             raise ServerRefusedError(
                 error.message, hint=error.hint or (self._kind.hint if elsewise else None)
             ) from error
 
     def _listed(self) -> Listed:
-        data = self._calls.json("GET", "/v1/models", timeout=_LISTING, whole=_LISTING)
-        url, key = self._calls.address.url, self._calls.token
+        data = self._client.request("GET", "/v1/models", timeout=_LISTING, whole=_LISTING)
+        url, key = self._client.url, self._client.token
         if key and key.encode() in data:
             raise ServerRefusedError(f"{url} repeats the key among the names of its models")
         with _reading(url):
-            answer = parsed(data, url, "no server of models")
+            answer = parse_json(data, "the list of models")
             told = answer["data"]
             if len(told) > _MOST:
                 raise ServerRefusedError(f"{url} names more than {_MOST:,} models")

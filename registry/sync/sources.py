@@ -20,10 +20,8 @@ from ..bundles.writing import BundleFolder
 from ..documents import without_places
 from ..errors import BadInputError, CheckFailedError
 from ..exchange.believing import require_believable
-from ..exchange.http_calls import HttpCalls
+from ..exchange.over_http import ServerPlace, fetch_package
 from ..exchange.package import Adapter
-from ..exchange.registry_server import RegistryServer
-from ..exchange.server_address import ServerAddress, required_token
 from ..exchange.wire import read_document
 from ..records.bases import architecture_of
 from ..records.references import resolve_adapter
@@ -31,6 +29,7 @@ from ..records.renderings import rendering_of
 from ..records.withdrawals import standing_yank, stands
 from ..registration.trained_on import known_as
 from ..releases.deployments import end_deployments, list_deployments, record_deployment, record_refusal
+from ..remote.blobs import download
 from .desired import WantedBase
 from .files import write_plain
 
@@ -142,13 +141,11 @@ class RegistryOverHttp(AdapterSource):
         Raises:
             BadInputError: that is no address, or there is no token.
         """
-        address = ServerAddress.parse(url, insecure=insecure)
-        self._calls = HttpCalls(address, required_token())
-        self._server = RegistryServer(self._calls)
+        self._server = ServerPlace(url, insecure).open()
 
     def look(self, reference: str) -> Found:
         """Return what a reference means now."""
-        package = read_document(self._server.package(reference, fused=False))
+        package = read_document(fetch_package(self._server, reference, fused=False))
         require_believable(package.items)
         item = package.items[-1] if package.items else None
         if not isinstance(item, Adapter):
@@ -176,7 +173,7 @@ class RegistryOverHttp(AdapterSource):
         paths: dict[str, Path] = {}
         for entry in item.files.manifest:
             paths[entry.path] = beside / entry.sha256
-            self._server.download(entry, paths[entry.path], beside, None)
+            download(self._server, entry, paths[entry.path], beside, None)
         base = architecture_of(item.base.values)
         expected = next(
             (Digest(form["digest"]) for form, _ in item.renderings if form["form"] == "peft"), None
@@ -194,16 +191,19 @@ class RegistryOverHttp(AdapterSource):
 
     def record(self, found: Found, place: str, via: str) -> None:
         """Have it recorded under the token's name."""
-        self._server.act("record-deployment", adapter=found.name, place=place, via=via)
+        self._ask("record", reference=f"adapter:{found.name}", place=place, via=via)
 
     def refuse(self, found: Found, place: str, via: str, reason: str) -> None:
         """Have it recorded that it was asked for somewhere, and not served."""
-        self._server.act("record-refusal", adapter=found.name, place=place, reason=reason, via=via)
+        self._ask("refuse", reference=f"adapter:{found.name}", place=place, reason=reason, via=via)
 
     def end(self, place: str, via: str, reason: str) -> None:
         """Have it recorded that nothing of this server's runs there any more."""
-        self._server.act("end-deployment", place=place, reason=reason, via=via)
+        self._ask("end", places=[place], reason=reason, via=via)
+
+    def _ask(self, operation: str, **arguments: Any) -> None:
+        self._server.ask(f"deployments/{operation}", arguments, Any, writes=True)
 
     def close(self) -> None:
         """Hang up."""
-        self._calls.__exit__()
+        self._server.close()

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from fusery.storage.digest import digest_bytes
 from fusery.storage.errors import FuseryError
@@ -25,20 +25,36 @@ from ..errors import (
     ServerUnavailableError,
     UnknownReferenceError,
 )
-from ..releases.deployments import end_deployments, list_deployments, record_deployment
-from .desired import Desired, desired, yanked_among
+from .desired import Desired, desired
 from .destinations import Destination, DestinationOptions
 from .outcome import Synced, SyncStep
 from .plan import Step, plan
 from .reaching import destination_of
 
 if TYPE_CHECKING:
+    from ..records.deployment import Deployment
     from ..workspace import Workspace
 
 VIA = "sync"
 """By which the deployments of a sync are known."""
 
 _REASON = 300
+
+
+class DeploymentLog(Protocol):
+    """What a registry has on record of deployments, on this machine or at a server: `registry.deployments`."""
+
+    def list(self, *, place: str, via: str) -> Sequence[Deployment]:
+        """Return what runs at a place."""
+
+    def record(self, reference: str, place: str, *, note: str, via: str, anew: str | None) -> object:
+        """Record that something runs at a place."""
+
+    def end(self, places: Sequence[str], *, reference: str, reason: str, via: str) -> object:
+        """Record that something runs at places no more."""
+
+    def yanked(self, names: Sequence[str]) -> Mapping[str, str]:
+        """Return those of some names that are yanked adapters, each with the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +67,7 @@ class SyncRequest:
         where: adapters that an expression chooses, besides.
         task: of these, only this task's.
         nothing: nothing is wanted: all that was brought goes.
+        chosen: names of the adapters that `where` and `task` choose, where that was looked up already.
     """
 
     destination: DestinationOptions
@@ -58,6 +75,7 @@ class SyncRequest:
     where: str | None = None
     task: str | None = None
     nothing: bool = False
+    chosen: Sequence[str] | None = None
 
     def require_wish(self) -> None:
         """Refuse to take everything away because nothing was said.
@@ -73,7 +91,13 @@ class SyncRequest:
             )
 
 
-def sync(workspace: Workspace, request: SyncRequest, *, reporter: Reporter = SILENT) -> Synced:
+Refresh = Callable[[SyncRequest], SyncRequest]
+"""Fetches what is wanted from a server's registry, and returns the request with what fits its expression now."""
+
+
+def sync(
+    workspace: Workspace, log: DeploymentLog, request: SyncRequest, *, reporter: Reporter = SILENT
+) -> Synced:
     """Bring a place to what it should have.
 
     What cannot be brought is told of and holds up nothing else, but then nothing is taken away that is not yanked: who moves
@@ -81,6 +105,7 @@ def sync(workspace: Workspace, request: SyncRequest, *, reporter: Reporter = SIL
 
     Args:
         workspace: the registry's parts.
+        log: the deployments on record.
         request: what is wanted where.
         reporter: hears what is going on.
 
@@ -96,10 +121,10 @@ def sync(workspace: Workspace, request: SyncRequest, *, reporter: Reporter = SIL
         closing(destination_of(workspace, request.destination)) as destination,
         _alone(workspace, destination, reporter) as lease,
     ):
-        return _Sync(workspace, destination, request, reporter, lease).run()
+        return _Sync(workspace, log, destination, request, reporter, lease).run()
 
 
-def look(workspace: Workspace, request: SyncRequest) -> Synced:
+def look(workspace: Workspace, log: DeploymentLog, request: SyncRequest) -> Synced:
     """Return what a sync would do; nothing is changed.
 
     Raises:
@@ -107,13 +132,15 @@ def look(workspace: Workspace, request: SyncRequest) -> Synced:
     """
     request.require_wish()
     with closing(destination_of(workspace, request.destination)) as destination:
-        return _Sync(workspace, destination, request, SILENT, None).look()
+        return _Sync(workspace, log, destination, request, SILENT, None).look()
 
 
 def watch(
     workspace: Workspace,
+    log: DeploymentLog,
     request: SyncRequest,
     *,
+    refresh: Refresh = lambda request: request,
     every: float,
     told: Callable[[Synced], None],
     ended: threading.Event,
@@ -123,7 +150,9 @@ def watch(
 
     Args:
         workspace: the registry's parts.
+        log: the deployments on record.
         request: what is wanted where; aliases are resolved each time.
+        refresh: called before each sync.
         every: seconds between two syncs.
         told: called with the first result, and with each that is another than the one before.
         ended: ends it.
@@ -139,8 +168,9 @@ def watch(
     with closing(destination_of(workspace, request.destination)) as destination:
         while not ended.is_set():
             try:
+                wanted = refresh(request)
                 with _alone(workspace, destination, reporter) as lease:
-                    found = _Sync(workspace, destination, request, reporter, lease).run()
+                    found = _Sync(workspace, log, destination, wanted, reporter, lease).run()
                 complaint = ""
                 if before is None or found.undone != before.undone or any(step.done for step in found.steps):
                     told(found)
@@ -176,6 +206,7 @@ class _Sync:
     """One sync of one place."""
 
     workspace: Workspace
+    log: DeploymentLog
     destination: Destination
     request: SyncRequest
     reporter: Reporter
@@ -190,16 +221,22 @@ class _Sync:
         self._wanted = (
             Desired({})
             if request.nothing
-            else desired(self.workspace, request.references, where=request.where, task=request.task)
+            else desired(
+                self.workspace,
+                request.references,
+                where=request.where,
+                task=request.task,
+                chosen=request.chosen,
+            )
         )
         self._brought = {
             each.name: each.digest
-            for each in list_deployments(self.workspace, place=self.destination.text, via=VIA)
+            for each in self.log.list(place=self.destination.text, via=VIA)
             if each.kind == "adapter"
         }
         wanted = {name: each.digest for name, each in self._wanted.adapters.items()}
         standing = self.destination.standing({*wanted, *self._brought})
-        self._yanked = yanked_among(self.workspace, {*standing, *self._brought} - wanted.keys())
+        self._yanked = self.log.yanked(sorted({*standing, *self._brought} - wanted.keys()))
         steps = plan(wanted, standing, self._brought, self._yanked)
         try:
             self.destination.require_base(self._wanted)
@@ -297,11 +334,11 @@ class _Sync:
         note = " ".join(self._wanted.references.get(name, ()))
         # By its kind: a bundle in the current folder may have the same name.
         subject = f"adapter:{name}"
-        record_deployment(self.workspace, subject, self.destination.text, note=note, via=VIA, anew=anew)
+        self.log.record(subject, self.destination.text, note=note, via=VIA, anew=anew)
 
     def _end(self, name: str, reason: str) -> None:
         place, subject = self.destination.text, f"adapter:{name}"
-        end_deployments(self.workspace, [place], reference=subject, reason=reason[:_REASON], via=VIA)
+        self.log.end([place], reference=subject, reason=reason[:_REASON], via=VIA)
 
     def _why(self, step: Step) -> str | None:
         """Return why something is to be done, or cannot be; None where there is nothing to say."""

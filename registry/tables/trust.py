@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import CheckConstraint, FetchedValue, ForeignKey, Index, String, Text, UniqueConstraint
+from sqlalchemy import CheckConstraint, ForeignKey, Index, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from .adapters import Adapter
@@ -47,8 +47,7 @@ class Approval(Record):
     at: Mapped[datetime]
     by: Mapped[str] = mapped_column(String(200))
     withdrawn_at: Mapped[datetime | None]
-    # No statement names it unless it is set, as if the database filled it in: a publisher may not (`database.grants`).
-    authenticated: Mapped[bool | None] = mapped_column(server_default=FetchedValue())
+    authenticated: Mapped[bool | None]
 
     adapter: Mapped[Adapter] = relationship()
 

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from .. import tables
 from ..audit.report import Report, in_order
-from ..database.chronicle import ADOPTED
+from ..database.actions import ADOPTED
 from .backoff import Backoff
 from .filters import actions_of, is_one_of, patterns_of, tasks_of
 from .waiting import newest

@@ -11,8 +11,9 @@ from sqlalchemy.orm import Session
 from fusery.storage.secrets import masked
 
 from .. import tables
-from ..catalog.journal import Event, events_of
+from ..catalog.journal import events_of
 from ..record import Record, described
+from ..records.event import Event
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -65,7 +65,7 @@ def started(
 @pytest.fixture
 def fusery(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Fusery:
     """Run `fusery WORDS…` in a home of its own."""
-    monkeypatch.setenv("FUSERY_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("FUSERY_REGISTRY", str(tmp_path / "home"))
     monkeypatch.setenv("FUSERY_USER", "tester")
     monkeypatch.chdir(tmp_path)
 
@@ -92,7 +92,7 @@ def stocked_home(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     second = tiny_models.make_adapter(folder / "second", tiny_base, seed=2, rank=4)
     words = ("--base", "tiny", "--task", "course_rec")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FUSERY_HOME", str(folder / "home"))
+        patch.setenv("FUSERY_REGISTRY", str(folder / "home"))
         patch.setenv("FUSERY_USER", "tester")
         assert run(["base", "add", str(tiny_base), "--name", "tiny", "-q"]) == 0
         assert run(["register", str(first), *words, "--date", "20260115", "--val-loss", "0.61", "-q"]) == 0

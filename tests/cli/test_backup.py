@@ -19,14 +19,14 @@ def test_a_backup_is_restored_and_holds_no_secret(
     monkeypatch.setenv("FUSERY_STORE_OPTIONS", f'{{"secret": "{CANARY}", "token": "{CANARY}"}}')
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", CANARY)
     made = stocked("backup", "saved", "--json")
-    restored = stocked("--home", "new", "restore", "saved", "--json")
+    restored = stocked("--registry", "new", "restore", "saved", "--json")
     assert (made.code, restored.code) == (0, 0)
     assert made.json["path"] == str(tmp_path / "saved")
     assert made.json["copied"] == made.json["blobs"]
     assert restored.json["rows"] == made.json["rows"]
-    assert stocked("--home", "new", "audit").code == 0
+    assert stocked("--registry", "new", "audit").code == 0
     for words in ("list", "events"):
-        assert stocked("--home", "new", words, "--json").json == stocked(words, "--json").json
+        assert stocked("--registry", "new", words, "--json").json == stocked(words, "--json").json
     assert CANARY not in made.out + made.err
     files = [path for path in (tmp_path / "saved").rglob("*") if path.is_file()]
     assert not [path for path in files if CANARY.encode() in path.read_bytes()]
@@ -41,7 +41,7 @@ def test_refusals(stocked: Fusery, tmp_path: Path) -> None:
         stocked,
         ("backup other", "sub/config.json"),
         ("restore empty", "not empty"),
-        *((f"--home new restore {place}", "") for place in ("nothing", "ftp://host/x", "a::b")),
+        *((f"--registry new restore {place}", "") for place in ("nothing", "ftp://host/x", "a::b")),
     )
     assert [path.name for path in (tmp_path / "other").iterdir()] == ["sub"]
-    assert "pw" not in stocked("--home", "new", "restore", "s3://user:pw@bucket/x").err
+    assert "pw" not in stocked("--registry", "new", "restore", "s3://user:pw@bucket/x").err

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 from fixture_types import Fusery
 
 from .conftest import require_refusals
@@ -20,13 +19,3 @@ def test_without_a_measurement_it_is_inconclusive(stocked: Fusery) -> None:
         ("bench course_rec@1 --tokens 1", "measure nothing"),
         ("bench course_rec@1 --plot x.txt", ".svg"),
     )
-
-
-@pytest.mark.slow
-def test_the_table_recommends_a_form(stocked: Fusery) -> None:
-    words = ("--precision", "keep", "--resident", "0", "--tokens", "2", "--prompt-tokens", "4", "--runs", "1")
-    out = stocked("bench", "course_rec@1", *words).out
-    assert "Ship: " in out and "<- ship this" in out and "base + adapter" in out
-    document = stocked("bench", "course_rec@1", "--last", "--json").json
-    assert {row["kind"] for row in document["rows"]} == {"base", "adapter", "fused"}
-    assert document["choice"] in {row["label"] for row in document["rows"]}

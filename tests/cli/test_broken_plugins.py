@@ -311,11 +311,12 @@ def test_doctor_names_the_plugin_that_it_imports(stocked: Fusery, install: Insta
     assert process.returncode == 130
 
 
+@pytest.mark.timing
 @pytest.mark.slow
 def test_a_package_that_cannot_be_listed_is_named_by_every_command(
     stocked: Fusery, install: Install, packages: Path, tmp_path: Path
 ) -> None:
-    """Libraries that fusery is made of look at all packages before it does."""
+    """Libraries that fusery imports list all installed packages before fusery does."""
     install("fusery.targets", "")
     (packages / "odd-1.2.dist-info" / "entry_points.txt").write_bytes(b"[console_scripts]\nodd = \xff:X\n")
     for words in ("doctor", "show course_rec@2", "check first --base tiny"):

@@ -174,7 +174,7 @@ def test_the_next_run_goes_on_after_an_interrupt(eight: Fusery, how: signal.Sign
 def test_a_cluster_does_it_and_survives_a_killed_worker(
     eight: Fusery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with cluster(tmp_path / "cluster", FUSERY_HOME=str(tmp_path / "home")) as running:
+    with cluster(tmp_path / "cluster", FUSERY_REGISTRY=str(tmp_path / "home")) as running:
         running.add_worker()
         process = started("fuse", "--all", "--json", FUSERY_CLUSTER=running.address)
         fused = tmp_path / "home" / "cache" / "fused"
@@ -189,7 +189,7 @@ def test_a_cluster_does_it_and_survives_a_killed_worker(
         monkeypatch.setenv("FUSERY_CLUSTER", running.address)
         assert eight("audit", "--json").json["ok"]
         assert all(document["cached"] for document in eight("fuse", "--all", "--json").json)
-        wrong = running.add_worker(FUSERY_HOME=str(tmp_path / "elsewhere"))
+        wrong = running.add_worker(FUSERY_REGISTRY=str(tmp_path / "elsewhere"))
         running.kill(1)
         ran = eight("fuse", "--all", "--json")
         assert ran.code == 1
@@ -224,7 +224,7 @@ def on_record(home: Path) -> int:
 def test_a_lost_cluster_is_reported_within_a_minute(
     eight: Fusery, tmp_path: Path, trouble: Callable[[RunningCluster], None], reason: str
 ) -> None:
-    with cluster(tmp_path / "cluster", FUSERY_HOME=str(tmp_path / "home")) as running:
+    with cluster(tmp_path / "cluster", FUSERY_REGISTRY=str(tmp_path / "home")) as running:
         running.add_worker()
         process = started("fuse", "--all", main=HASTY, FUSERY_CLUSTER=running.address)
         # It is in the cache before it is on record.

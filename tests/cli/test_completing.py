@@ -50,7 +50,7 @@ def contents(folder: Path) -> dict[str, tuple[int, int]]:
 
 @pytest.fixture
 def known(stocked: Fusery) -> Fusery:
-    """With an alias and a webhook."""
+    """A registry with an alias and a webhook."""
     stocked("alias", "set", "course_rec@2", "prod")
     stocked("webhook", "add", "https://hooks.example.org", "--on", "alias.moved", "--name", "ci")
     return stocked
@@ -88,7 +88,7 @@ def test_names_on_record(known: Fusery, complete: Complete, tmp_path: Path) -> N
 def test_the_home_that_is_named(known: Fusery, complete: Complete, tmp_path: Path) -> None:
     shutil.move(tmp_path / "home", tmp_path / "elsewhere")
     assert complete("show", "") == []
-    assert f"plain,{FIRST}" in complete("--home", str(tmp_path / "elsewhere"), "show", "")
+    assert f"plain,{FIRST}" in complete("--registry", str(tmp_path / "elsewhere"), "show", "")
 
 
 def parameters() -> Iterator[tuple[str, click.Parameter]]:
@@ -132,7 +132,7 @@ def test_without_a_registry_there_are_no_names(
         home = tmp_path / str(number)
         spoil(home)
         before = contents(tmp_path)
-        monkeypatch.setenv("FUSERY_HOME", str(home))
+        monkeypatch.setenv("FUSERY_REGISTRY", str(home))
         assert complete("show", "") == complete("list", "--base", "") == [], number
         assert contents(tmp_path) == before, number
     for url in ("nonsense", "sqlite:////nowhere/f.db", "postgresql://u:p@127.0.0.1:1/none", "://"):
@@ -155,6 +155,7 @@ def test_names_that_others_have_just_written(known: Fusery, complete: Complete, 
     assert complete("history", "t00004") == ["plain,t00004"]
 
 
+@pytest.mark.timing
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 def test_in_bash_itself(known: Fusery, tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import contextlib
 import sqlite3
 from pathlib import Path
 
-import printed_documents
 import pytest
 from database_facts import all_rows, migrate_to
 from fixture_types import Fusery
@@ -107,7 +106,7 @@ def test_after_the_upgrade_everything_works(stocked: Fusery, tmp_path: Path) -> 
 def test_hints_lead_from_an_empty_database_to_a_registry(fusery: Fusery) -> None:
     """Each hint is typed until nothing is wrong any more."""
     for upgrade_first in (False, True):
-        here = ("--home", f"home{upgrade_first}")
+        here = ("--registry", f"home{upgrade_first}")
         if upgrade_first:
             ran = fusery(*here, "db", "upgrade")
             assert (ran.code, f"Next: fusery {' '.join(here)} init" in ran.err) == (0, True)
@@ -122,18 +121,3 @@ def test_hints_lead_from_an_empty_database_to_a_registry(fusery: Fusery) -> None
         assert typed == [f"fusery {' '.join(here)} init"]
         again = fusery(*here, "db", "upgrade")
         assert (again.out.startswith("Already at"), again.err) == (True, "")
-
-
-@pytest.mark.slow
-def test_grants_are_printed_as_sql_as_names_and_as_a_document(
-    fusery: Fusery, postgres_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("FUSERY_DATABASE_URL", postgres_url)
-    everyone = ["fusery_reader", "fusery_publisher", "fusery_server", "fusery_admin"]
-    for words, roles in (([], everyone), (["--role", "reader", "--user", "ann"], ["fusery_reader"])):
-        found = fusery("db", "grants", *words, "--json").json
-        printed_documents.require("db grants", found)
-        assert (found["roles"], found["user"]) == (roles, "ann" if words else None)
-        assert fusery("db", "grants", *words).out == found["sql"]
-        assert fusery("db", "grants", *words, "-q").out.split() == roles
-        assert all(f"TO {role}" in found["sql"] for role in roles)

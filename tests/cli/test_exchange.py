@@ -17,7 +17,7 @@ def test_push_and_pull(stocked: Fusery, tmp_path: Path) -> None:
     assert (stocked("push", "course_rec", "--to", there, "--dry-run").code, there.exists()) == (0, False)
     assert stocked("push", "course_rec", "--to", there).code == 0
     assert stocked("push", "course_rec", "--to", there, "-q").out == ""
-    home = ("--home", tmp_path / "third")
+    home = ("--registry", tmp_path / "third")
     pull = ("pull", "course_rec", "--from", tmp_path / "home")
     names = stocked(*home, *pull, "-q")
     assert names.out.split() == ["tiny", *sorted(row["name"] for row in stocked("list", "--json").json)]

@@ -24,7 +24,7 @@ FACTS = (
     "name", "task", "version", "date", "digest", "method", "rank", "alpha", "scale", "layers", "target_modules",
     "val_loss", "dataset", "examples", "iterations", "tags", "note", "trainable_parameters", "files",
 )  # fmt: skip
-HOME = ("--home", "elsewhere")
+HOME = ("--registry", "elsewhere")
 
 
 def require_same(fusery: Fusery, reference: str, *more: str) -> None:

@@ -34,7 +34,7 @@ def small_home(folders: tuple[Path, ...], tmp_path_factory: pytest.TempPathFacto
     """The home of a registry with these two adapters; to be copied."""
     home = tmp_path_factory.mktemp("small_home") / "home"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FUSERY_HOME", str(home))
+        patch.setenv("FUSERY_REGISTRY", str(home))
         patch.setenv("FUSERY_USER", "tester")
         assert run(["base", "add", str(folders[0]), "--name", "tiny4", "-q"]) == 0
         for task, folder in zip(("one", "two"), folders[1:], strict=True):
@@ -80,7 +80,6 @@ def test_as_json_as_names_and_as_a_picture(small: Fusery, tmp_path: Path) -> Non
     assert small("fidelity", "one@1", "--plot", "a.svg", "--force").code == 0
 
 
-@pytest.mark.slow
 def test_formats_are_compared(small: Fusery, tmp_path: Path) -> None:
     before = sorted((tmp_path / "home" / "cache").rglob("*"))
     ran = small("fidelity", "one@1", "--formats")

@@ -30,7 +30,7 @@ def litter(tmp_path: Path, data: bytes = b"garbage") -> None:
 
 def test_gc_removes_unreferenced_blobs(stocked: Fusery, tmp_path: Path) -> None:
     cases = (
-        ("--home none gc", "no registry"),
+        ("--registry none gc", "no registry"),
         ("gc --grace soon", "soon"),
         ("cache pin course_rec@1", "fusery fuse"),
     )

@@ -69,13 +69,13 @@ def test_sections_come_in_the_order_of_a_day(fusery: Fusery, monkeypatch: pytest
 
 def test_an_old_spelling_works_and_no_help_shows_it(fusery: Fusery) -> None:
     hints = Hints()
-    hints.home = "here"
+    hints.registry = "here"
     shown = fusery("--help").out
     for former, (_, now) in FORMER.items():
         assert found(former) is found(*now.split())
         assert f"Usage: fusery {former} " in fusery(former, "--help").out
         assert not re.search(rf"^  {former} ", shown, re.MULTILINE)
-        assert hints.spelled(f"fusery {former} X") == f"fusery --home here {former} X"
+        assert hints.spelled(f"fusery {former} X") == f"fusery --registry here {former} X"
 
 
 WITH_TABLES = {

@@ -24,41 +24,42 @@ def hint_of(said: str) -> str:
 
 def test_a_hint_names_the_home_that_was_given(fusery: Fusery, tmp_path: Path) -> None:
     home = tmp_path / "my home"
-    ran = fusery("--home", home, "list")
-    assert (ran.code, hint_of(ran.err)) == (2, f"fusery --home '{home}' init")
+    ran = fusery("--registry", home, "list")
+    assert (ran.code, hint_of(ran.err)) == (2, f"fusery --registry '{home}' init")
     made = fusery(*shlex.split(hint_of(ran.err))[1:])
     assert (made.code, (home / "fusery.db").is_file()) == (0, True)
-    assert hint_of(made.err) == f"fusery --home '{home}' base add SOURCE"
+    assert hint_of(made.err) == f"fusery --registry '{home}' base add SOURCE"
     assert not (tmp_path / "home").exists()
 
 
 def test_words_of_people_stay_as_they_are(stocked: Fusery) -> None:
-    here = ("--home", "home")
+    here = ("--registry", "home")
     stocked(*here, "amend", "course_rec@1", "--note", "made by fusery fuse, as fusery list says")
     assert "made by fusery fuse, as fusery list says" in stocked(*here, "show", "course_rec@1").out
     document = {"error": {"hint": "fusery init"}}
     assert Hints().in_document(document) == document
-    assert Path(sys.argv[0]).stem != "fusery"  # or this would be another program's
+    assert Path(sys.argv[0]).stem != "fusery"  # the hints below must not start with this program's name
 
 
 def test_a_hint_about_another_registry_does_not_name_this_home() -> None:
     hints = Hints()
-    hints.home = "here"
+    hints.registry = "here"
     assert hints.spelled("fusery audit, there") == "fusery audit, there"
     assert (
         hints.spelled("fusery is not fusery-list, .fusery list") == "fusery is not fusery-list, .fusery list"
     )
     quoted = """mkdir 'a fusery list $(x) fusery list'"'"'s fusery list b' && fusery list"""
-    assert hints.spelled(quoted) == f"{quoted.removesuffix('fusery list')}fusery --home here list"
+    assert hints.spelled(quoted) == f"{quoted.removesuffix('fusery list')}fusery --registry here list"
     assert (
         hints.spelled("an adapter's fusery list isn't 'x'")
-        == "an adapter's fusery --home here list isn't 'x'"
+        == "an adapter's fusery --registry here list isn't 'x'"
     )
     assert hints.spelled("--debug shows where: fusery --debug train ...") == (
-        "--debug shows where: fusery --home here --debug train ..."
+        "--debug shows where: fusery --registry here --debug train ..."
     )
 
 
+@pytest.mark.timing
 @pytest.mark.slow
 @pytest.mark.parametrize("on_the_path", [True, False])
 def test_a_hint_names_a_program_that_the_shell_finds(tmp_path: Path, on_the_path: bool) -> None:
@@ -66,7 +67,7 @@ def test_a_hint_names_a_program_that_the_shell_finds(tmp_path: Path, on_the_path
     (tmp_path / "bin" / "fusery").symlink_to(PROGRAM)
     path = f"{tmp_path / 'bin'}:/usr/bin:/bin" if on_the_path else "/usr/bin:/bin"
     assert shutil.which("fusery", path="/usr/bin:/bin") is None
-    environment = {**os.environ, "PATH": path, "FUSERY_HOME": str(tmp_path / "home")}
+    environment = {**os.environ, "PATH": path, "FUSERY_REGISTRY": str(tmp_path / "home")}
     typed = "fusery" if on_the_path else "bin/fusery"
 
     def shell(line: str) -> subprocess.CompletedProcess[str]:

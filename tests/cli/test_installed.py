@@ -76,18 +76,18 @@ class Environment:
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
         self.python = folder / "bin" / "python"
         site = next(folder.glob("lib/python3*/site-packages"))
-        # A plain path: what makes the editable fusery importable there is not followed.
+        # A plain path adds that folder's packages; Python does not read the .pth file of the editable fusery in it.
         (site / "others.pth").write_text(f"{sysconfig.get_path('purelib')}\n", encoding="utf-8")
         self.fusion = site / "fusery" / "registry" / "engine"
         self.variables = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "PYTHON"))},
             "PIP_NO_INDEX": "1",
-            "PIP_NO_BUILD_ISOLATION": "0",  # pip reads it as: no isolation
+            "PIP_NO_BUILD_ISOLATION": "0",  # pip inverts this option: 0 means no isolation
             "PIP_CACHE_DIR": str(folder / "cache"),
             "PIP_DISABLE_PIP_VERSION_CHECK": "1",
-            "PIP_NO_COMPILE": "0",  # read as: no bytecode, which is for modules that are never imported here
+            "PIP_NO_COMPILE": "0",  # inverted too: 0 writes no bytecode, which no test here needs
             "CC": str(make_quick_compiler(folder / "bin")),
-            "FUSERY_HOME": str(folder / "home"),
+            "FUSERY_REGISTRY": str(folder / "home"),
         }
 
     def shell(self, line: str, **variables: str) -> str:
@@ -111,6 +111,7 @@ class Environment:
         return any(self.fusion.glob("_kernel*.so"))
 
 
+@pytest.mark.timing
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 def test_doctor_s_hint_installs_the_compiled_half(tmp_path: Path) -> None:
@@ -123,7 +124,7 @@ def test_doctor_s_hint_installs_the_compiled_half(tmp_path: Path) -> None:
     command = [sys.executable, "-c", build, archives]
     subprocess.run(command, cwd=clone, env=variables, check=True, capture_output=True)
     environment.variables["PIP_FIND_LINKS"] = str(archives)
-    pip = f"{environment.python} -m pip install --no-deps --ignore-installed"  # the packages of this one have it too
+    pip = f"{environment.python} -m pip install --no-deps --ignore-installed"  # this test's packages, which are on the path, include fusery
     environment.shell(f"{pip} {next(archives.glob('*.whl'))}", CC="false")
     assert (environment.fusion.is_dir(), environment.is_compiled) == (True, False)
     engine = environment.engine()

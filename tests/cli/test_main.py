@@ -39,7 +39,7 @@ UNASKED = (
     "fusery.registry.training", "fusery.registry.tables.fused", "fusery.registry.tables.trust",
     "fusery.registry.tables.webhooks",
 )  # fmt: skip
-"""Modules that cost little each, and that a list does without."""
+"""Modules that are cheap to import, and that `fusery list` does not need."""
 
 
 def every_command(group: click.Group = cli, path: str = "") -> Iterator[tuple[str, click.Command]]:
@@ -64,12 +64,14 @@ def imported_by(*words: str) -> set[str]:
     return {*names, *(name.partition(".")[0] for name in names)}
 
 
+@pytest.mark.timing
 @pytest.mark.slow
 @pytest.mark.parametrize("words", [("--help",), ("--version",), ("nonsense",), ("fuse", "--help")], ids=str)
 def test_help_imports_nothing_heavy(words: tuple[str, ...]) -> None:
     assert imported_by(*words).isdisjoint(HEAVY)
 
 
+@pytest.mark.timing
 def test_listing_imports_no_model_library(stocked: Fusery) -> None:
     imported = imported_by("list")
     assert "sqlalchemy" in imported
@@ -89,7 +91,7 @@ def test_every_command_has_help_and_both_ways_of_printing() -> None:
 
 
 def test_help_is_printed_without_markup(fusery: Fusery) -> None:
-    """No markup of click's shows, and what is laid out in lines stays in lines."""
+    """Click's markup is not printed, and paragraphs marked with it keep their line breaks."""
     for name, command in ALL.items():
         ran = fusery(*name.split(), "--help")
         assert (ran.code, "\\" in ran.out, "\b" in ran.out) == (0, False, False), name
@@ -105,18 +107,18 @@ def test_errors_as_text_and_as_json(stocked: Fusery, monkeypatch: pytest.MonkeyP
     error = missing.json["error"]
     assert error.keys() == {"code", "message", "hint"}
     assert (error["code"], "course_rec@1" in error["hint"]) == ("unknown_reference", True)
-    words = ("--home", "none")
+    words = ("--registry", "none")
     plain, debug = stocked(*words, "list"), stocked("--debug", *words, "list")
     assert (plain.code, plain.out, len(plain.err.splitlines())) == (2, "", 2)
     assert (debug.code, debug.err.startswith("Traceback (most recent call last):")) == (2, True)
     assert debug.err.endswith(plain.err)
     assert stocked("list", "--json", "-q").code == 2
     assert stocked("show", "--json").json["error"]["code"] == "usage"
-    assert stocked("--home", "h" * 300, "list", "--json").json["error"]["code"] == "os_error"
+    assert stocked("--registry", "h" * 300, "list", "--json").json["error"]["code"] == "os_error"
     monkeypatch.delenv("_FUSERY_RAISES")
     require_refusals(
         stocked,
-        ("list --home there", "fusery --home DIR list"),
+        ("list --registry there", "fusery --registry DIR|URL list"),
         ("alias list --debug", "fusery --debug alias list"),
         ("show a\udcff@1", "usage"),
     )
@@ -132,9 +134,10 @@ def test_a_current_folder_that_is_gone(
     gone.mkdir()
     monkeypatch.chdir(gone)
     gone.rmdir()
-    require_refusals(fusery, ("--home relative list", "current folder"))
+    require_refusals(fusery, ("--registry relative list", "current folder"))
 
 
+@pytest.mark.timing
 @pytest.mark.slow
 def test_a_closed_pipe_is_no_traceback(stocked: Fusery) -> None:
     words = f"{sys.executable} -P -c 'from fusery.cli.main import main; main()' list --json | head -c 1"
@@ -181,7 +184,7 @@ def test_completion_prints_the_script(fusery: Fusery) -> None:
 def test_a_database_that_was_edited_is_no_traceback(
     stocked: Fusery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SQLite keeps whatever it is given."""
+    """SQLite does not check types: a column can hold a value that fusery never writes."""
     monkeypatch.delenv("_FUSERY_RAISES")
     for statement, words, code in (
         ("UPDATE adapter SET version = 'x' WHERE version = 2", ("show", "course_rec@2"), "unexpected"),
@@ -220,13 +223,15 @@ def test_a_file_or_a_url_as_home_is_refused(
     fusery: Fusery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "plain.txt").write_text("kept")
-    urls = ("http://host/home", "https:/host", "file:///tmp/home", "s3://bucket/home")
-    for home, named in (("plain.txt", "is a file"), *((url, "is a URL") for url in urls)):
+    urls = ("https:/host", "file:///tmp/home", "s3://bucket/home")
+    monkeypatch.setenv("FUSERY_TOKEN", "x" * 20)
+    server = ("http://host/home", "--insecure-http")
+    for home, named in (("plain.txt", "is a file"), server, *((url, "is a URL") for url in urls)):
         for words in (("init",), ("list",), ("doctor",), ("register", "somewhere")):
-            require_refusals(fusery, (("--home", home, *words), named))
-        monkeypatch.setenv("FUSERY_HOME", home)
+            require_refusals(fusery, (("--registry", home, *words), named))
+        monkeypatch.setenv("FUSERY_REGISTRY", home)
         require_refusals(fusery, ("init", named))
-    monkeypatch.setenv("FUSERY_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("FUSERY_REGISTRY", str(tmp_path / "home"))
     monkeypatch.setenv("FUSERY_CACHE_DIR", urls[0])
     require_refusals(fusery, ("cache list", "is a URL"))
     for words in (("demo", "--dir", urls[0]), ("export", "course_rec@1", urls[0]), ("report", "-o", urls[0])):
@@ -234,6 +239,7 @@ def test_a_file_or_a_url_as_home_is_refused(
     assert [path.name for path in tmp_path.iterdir()] == ["plain.txt"]
 
 
+@pytest.mark.timing
 @pytest.mark.slow
 def test_garbage_is_collected_rarely_while_a_command_starts_and_as_usual_later() -> None:
     code = (

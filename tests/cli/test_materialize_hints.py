@@ -114,7 +114,7 @@ def _follow(fusery: Fusery, words: list[str], destination: str) -> int:
     followed = 0
     for number, options in enumerate(_options(hint)):
         names = {word for word in options if word.startswith("--")}
-        # Options of the hint replace the given ones; another target has its own options.
+        # A hint with another --target replaces all options; any other hint is added to them.
         kept = [] if "--target" in names else words
         again = fusery("materialize", "task@1", f"{destination}-{number}", *kept, *options)
         assert again.code == 0, f"{words} -> {options}: {again.err}"
@@ -146,6 +146,7 @@ def test_every_hint_of_a_refusal_works(base: str, adapter: str, fusery: Fusery, 
     assert followed, "the case follows no hint"
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize(
     "base", ["llama in 4 bits", "mamba", *(["mixtral of mlx", "gemma2"] if SOAK else [])]
 )

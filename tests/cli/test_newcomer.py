@@ -131,15 +131,15 @@ def shared_folder() -> Iterator[Path]:
 def test_a_home_without_permissions(
     fusery: Fusery, shared_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("FUSERY_HOME", str(shared_folder / "home"))
+    monkeypatch.setenv("FUSERY_REGISTRY", str(shared_folder / "home"))
     assert fusery("doctor").code == 1  # imports what is needed while it still may be read
     shared_folder.chmod(0o555)
     with another_user():
-        require_refusals(fusery, ("init", "cannot be made"), ("init", "FUSERY_HOME"))
+        require_refusals(fusery, ("init", "cannot be made"), ("init", "FUSERY_REGISTRY"))
     assert fusery("init").code == 0
     (shared_folder / "home").chmod(0o000)
     with another_user():
-        require_refusals(fusery, ("list", "may not be read"), ("list", "FUSERY_HOME"))
+        require_refusals(fusery, ("list", "may not be read"), ("list", "FUSERY_REGISTRY"))
     (shared_folder / "home").chmod(0o755)
 
 

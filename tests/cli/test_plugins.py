@@ -19,6 +19,8 @@ from fusery.registry.exchange.import_runs import SOURCES
 from fusery.storage.plugins import Group
 from fusery.testing import samples
 
+pytestmark = pytest.mark.timing
+
 OURS = "fusery-example 0.1.0"
 CODE = "house-rank_above_limit"
 
@@ -66,8 +68,9 @@ def test_a_target_of_a_plugin(
     done = stocked("materialize", "--all", "out/{name}", "--target", "checksums", "--jobs", "1")
     assert (done.code, len(list((tmp_path / "out").glob("*/SHA256SUMS")))) == (0, 2), done.err
     monkeypatch.setattr(sys, "path", [each for each in sys.path if each != str(installed)])
-    done = stocked("materialize", "course_rec@2", "other", "--target", "checksums")
-    assert (done.code, "'checksums' is not one of 'model', 'archive'" in done.err) == (2, True)
+    done = stocked("materialize", "course_rec@2", "other", "--target", "checksums", "--json")
+    assert (done.code, done.json["error"]["code"]) == (2, "usage")
+    assert "'checksums'" in done.json["error"]["message"]
 
 
 @pytest.mark.slow

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import io
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import tiny_models
+
+from fusery.cli import terminal
+from fusery.cli.bulk import counting
+from fusery.cli.hints import Hints
+from fusery.cli.session import Session
 
 from .conftest import Fusery
 
@@ -37,10 +41,10 @@ def shown(fusery: Fusery, monkeypatch: pytest.MonkeyPatch) -> Shown:
 
     def call(*words: str | Path) -> str:
         with monkeypatch.context() as patched:
-            terminal = Terminal()
-            patched.setattr(sys, "stderr", terminal)
+            screen = Terminal()
+            patched.setattr(sys, "stderr", screen)
             assert fusery(*words).code == 0
-        return terminal.getvalue()
+        return screen.getvalue()
 
     return call
 
@@ -51,17 +55,17 @@ def test_commands_that_move_bytes_show_a_bar(
 ) -> None:
     adapter = tiny_models.make_adapter(tmp_path / "adapter", tiny_base)
     add = ("base", "add", tiny_base, "--name", "tiny")
-    assert SHARE not in shown(*add, "-q") + fusery("--home", "quiet", *add).err
-    assert fusery("--home", "third", "init").code == 0
+    assert SHARE not in shown(*add, "-q") + fusery("--registry", "quiet", *add).err
+    assert fusery("--registry", "third", "init").code == 0
     for words, label in (
         ((*add, "--reference"), "reading"),
         (add, "copying"),
         (("register", adapter, "--base", "tiny", "--task", "course_rec"), ""),
         (("fuse", "course_rec@1", "--publish", "full"), "fusing"),
         (("backup", "saved"), "copying"),
-        (("--home", "other", "restore", "saved"), "copying"),
+        (("--registry", "other", "restore", "saved"), "copying"),
         (("push", "course_rec@1", "--to", "third"), "pushing"),
-        (("--home", "fourth", "pull", "course_rec@1", "--from", "third"), "pulling"),
+        (("--registry", "fourth", "pull", "course_rec@1", "--from", "third"), "pulling"),
     ):
         bar = shown(*words)
         assert label in bar and (SHARE in bar or not label), (words, bar)
@@ -71,14 +75,47 @@ def test_commands_that_move_bytes_show_a_bar(
     assert "from the store" in bar and SHARE in bar
 
 
-@pytest.mark.slow
-def test_commands_that_run_models_show_what_is_left(stocked: Fusery, shown: Shown, tmp_path: Path) -> None:
-    (tmp_path / "q.txt").write_text("The ferry leaves at seven.\n")
-    bar = shown("probe", "course_rec@1", "--prompts", "q.txt", "--against", "base")
-    assert "answering, in tokens" in bar
-    assert re.search(r"\d+/\d+", bar)
-    assert re.search(r"\d:\d\d:\d\d", bar)  # the time that is left
-    assert "reading" in shown("calibrate", "tiny", "--prompts", "q.txt")
+@pytest.mark.parametrize("colours", [True, False])
+def test_a_bar_moves_makes_way_and_goes_away(colours: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(terminal, "_PAUSE", 60)
+    for name, value in {"TERM": "xterm", "NO_COLOR": "" if colours else "1", "COLUMNS": "80"}.items():
+        monkeypatch.setenv(name, value)
+    session, screen = Session(home=None, debug=False, hints=Hints()), Terminal()
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "stderr", screen)
+        for label, bar, half in (
+            ("copying", session.progress("copying"), "4.0/4.0 MiB" if colours else " 1.00 MiB of 4.00 MiB"),
+            ("steps", counting(session, "steps"), "4194304/4194304" if colours else " 1048576/4194304"),
+        ):
+            screen.truncate(screen.seek(0))
+            with bar as told:
+                assert told is not None
+                told(1 << 20, 4 << 20)
+                told(2 << 20, 4 << 20)
+                session.say("meanwhile")
+                told(4 << 20, 4 << 20)
+                shown = screen.getvalue()
+            assert label in shown and half in shown
+            assert ("\x1b[?25h" in shown) == colours, "the next one can be drawn"
+            if not colours:
+                assert "2097152" not in shown and "2.00 MiB of" not in shown, "that was shown just now"
+                assert [line.split("\r")[-1].strip() for line in screen.getvalue().split("\n")] == [
+                    "meanwhile",
+                    "",
+                ]
+        patched.setenv("COLUMNS", "9")
+        with session.progress("copying") as told:
+            assert told is not None
+            told(1, 4)
+            assert colours or screen.getvalue().endswith("\rcopying~")
+        assert screen.getvalue().count("\x1b[?25h") == (2 if colours else 0)
+        assert session._drawn == []
+        for session.quiet, session.json in ((True, False), (False, True)):
+            with session.progress("copying") as told:
+                assert told is None
+    session.json = False
+    with session.progress("copying") as told:
+        assert told is None, "no terminal is there"
 
 
 def test_an_audit_names_single_items_on_a_terminal_only(stocked: Fusery, shown: Shown) -> None:

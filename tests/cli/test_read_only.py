@@ -12,6 +12,8 @@ from mounts import mounted_read_only, read_only
 
 from fusery.registry import Registry
 
+pytestmark = pytest.mark.timing
+
 READS = (
     "list", "list --json", "show course_rec@1", "history course_rec", "lineage course_rec@1",
     "diff course_rec@1 course_rec@2", "compare course_rec@1 course_rec@2", "events", "base list", "base show tiny",
@@ -86,7 +88,7 @@ def test_a_probe_is_measured_and_not_put_on_record(
 
 
 def test_what_somebody_else_writes_meanwhile_is_seen(stocked: Fusery, tmp_path: Path) -> None:
-    """One who has a registry open where it may only be read sees what is written to it through another name of it."""
+    """A registry that is open on a read-only mount shows what is written through the writable path."""
     there = tmp_path / "mounted"
     there.mkdir()
     with mounted_read_only(tmp_path / "home", there), Registry.open(there) as registry:

@@ -48,6 +48,6 @@ def test_refusals(stocked: Fusery, tmp_path: Path) -> None:
         ("report --html nowhere/a.html", "nowhere"),
         ("report nothing --html a.html", "unknown_reference"),
         ("report tiny --html a.html", "is a base model"),
-        ("--home none report --html a.html", "init"),
+        ("--registry none report --html a.html", "init"),
     )
     assert not (tmp_path / "a.html").exists()

@@ -25,7 +25,7 @@ TOKEN = f"https://{CANARY}@models.example/team/tiny"
 
 @pytest.fixture(autouse=True)
 def nothing_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each case stands alone: what another one gave away is not known here."""
+    """Forget the secrets that earlier cases taught the masking."""
     monkeypatch.setattr(secrets, "_known", set())
     monkeypatch.delenv("_FUSERY_RAISES", raising=False)
 
@@ -65,7 +65,7 @@ WORDS: tuple[tuple[str, ...], ...] = (
     *((command, URL) for command in ("bench", "calibrate", "impact", "audit")),
     (URL,),
     ("list", f"--{URL}"),
-    ("--home", URL, "list"),
+    ("--registry", URL, "list"),
     ("db", "check", URL),
 )  # fmt: skip
 """A secret among the arguments, in commands that fail."""
@@ -136,7 +136,7 @@ def kept(folder: Path) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wait for nobody: nothing listens where these commands ask."""
+    """Retry for 0.2 seconds only: no server listens at these addresses."""
     from fusery.storage import remote, remote_calls
 
     monkeypatch.setattr(remote_calls.RemoteCalls.__init__, "__defaults__", (0.2,))
@@ -160,7 +160,7 @@ def test_no_argument_is_repeated_with_its_secret(
         "https://u:hunter@s3cretpw@h/x",
         "postgresql://u:hunter@s3cretpw@h/x",
     ):
-        for words in (("show",), ("base", "add")):  # a password that ought to be escaped
+        for words in (("show",), ("base", "add")):  # passwords whose special characters are not escaped
             ran = stocked(*words, url)
             assert (ran.code, "s3cretpw" in ran.out + ran.err) == (2, False)
     assert stocked("show", 'https://x/?token=a"b', "--json").json["error"]["message"]
@@ -230,13 +230,14 @@ def test_notes_are_recorded_without_credentials(stocked: Fusery, tmp_path: Path)
     assert kept(tmp_path) == []
 
 
+@pytest.mark.timing
 @pytest.mark.slow
 @pytest.mark.parametrize("words", [["base", "add", URL], ["list"]])
 def test_a_program_of_its_own_shows_none(words: list[str], tmp_path: Path) -> None:
-    """The true streams, with whatever Python itself writes to them."""
+    """The output of a real process, with what Python itself writes."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("_FUSERY")}
     environment |= {
-        "FUSERY_HOME": str(tmp_path),
+        "FUSERY_REGISTRY": str(tmp_path),
         "FUSERY_DATABASE_URL": DATABASE,
         "FUSERY_STORE_OPTIONS": OPTIONS,
     }

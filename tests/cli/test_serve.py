@@ -65,7 +65,7 @@ def test_serving_and_following(stocked: Fusery) -> None:
         assert version() == V1
         assert stocked("alias", "set", "course_rec@2", "prod").code == 0
         wait_until(lambda: version() == V2)
-        # Without its two ends, a text has 300 tokens; else the first one may already be the last.
+        # Without the two end tokens, the reply has 300 tokens; otherwise it could end at the first.
         options: dict[str, Any] = {"max_tokens": 300, "logit_bias": {"256": -100, "258": -100}}
         stream = client.completions.create(model=V1, prompt="a", stream=True, **options)
         next(iter(stream))
@@ -75,7 +75,7 @@ def test_serving_and_following(stocked: Fusery) -> None:
         assert process.wait(60) == 0
         with pytest.raises(openai.APIConnectionError):
             version()
-        left = Path(os.environ["FUSERY_HOME"]) / "cache" / "tmp"
+        left = Path(os.environ["FUSERY_REGISTRY"]) / "cache" / "tmp"
         assert list(left.iterdir()) == []
         client.close()
     finally:
@@ -104,6 +104,7 @@ def test_progress_is_shown_while_the_model_is_loaded(stocked: Fusery) -> None:
     assert {"loading tiny\n", "loading adapters: 1\n"} <= set(lines)
 
 
+@pytest.mark.timing
 def test_refusals(stocked: Fusery) -> None:
     before = signal.getsignal(signal.SIGINT)  # a shell's background process ignores it
     require_refusals(
@@ -180,7 +181,7 @@ def put(file: Path, text: str) -> None:
 @pytest.mark.slow
 @pytest.mark.timing
 def test_a_key_is_taken_back_whatever_else_is_wrong(stocked: Fusery, tmp_path: Path) -> None:
-    """A tenant for a version that is gone, a plan that fails, a file that is none."""
+    """A key is revoked despite a tenant of a missing version, a plan that fails and an invalid file."""
     keys = tmp_path / "keys.toml"
     tenants = [f"t{number}" for number in range(6)]
     put(keys, keys_of(*tenants, t5=V1))
@@ -191,7 +192,7 @@ def test_a_key_is_taken_back_whatever_else_is_wrong(stocked: Fusery, tmp_path: P
     with ended(process) as said:
         wait_for_statuses(url, t0=200, t5=200, nobody=401)
         assert stocked("alias", "set", "course_rec@2", "prod").code == 0
-        wait_until_said(said, f"t5 may use {V1}")  # and V2 is served all the same
+        wait_until_said(said, f"t5 may use {V1}")  # V2 is served despite this warning
         wait_until_said(said, f"now serving {V2}")
         put(keys, keys_of(*tenants[1:], t5=V1))
         wait_for_statuses(url, t0=401, t1=200)
@@ -225,10 +226,10 @@ def test_a_key_is_taken_back_while_the_database_is_away(
         assert fusery("register", stocked_home / "first", *words).code == 0
         process = start("course_rec@1", "--api-keys", keys)
         url = document(process)["url"]
-        with ended(process):  # which does not wait for the database either
+        with ended(process):  # stopping does not wait for the database either
             wait_for_statuses(url, t0=200, t1=200)
             server.crash()
-            time.sleep(POLL_SECONDS)  # until the registry has been asked in vain
+            time.sleep(POLL_SECONDS)  # until one poll of the registry has failed
             put(keys, keys_of("t1"))
             wait_for_statuses(url, t0=401, t1=200)
     finally:

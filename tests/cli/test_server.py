@@ -30,10 +30,10 @@ def test_a_token_of_the_command_line_is_let_in_until_it_is_revoked(fusery: Fuser
         found = json.loads(printed)
         printed_documents.require("server", found)
         address, borne = found["url"], {"authorization": f"Bearer {secret}"}
-        assert ask(address, "/api/v1/tasks").status == 401
-        assert ask(address, "/api/v1/tasks", **borne).json["tasks"] == []
+        assert ask(address, "/api/v1/adapters/tasks").status == 401
+        assert ask(address, "/api/v1/adapters/tasks", **borne).json == []
         assert fusery("token", "revoke", "ci").code == 0
-        assert ask(address, "/api/v1/tasks", **borne).status == 401
+        assert ask(address, "/api/v1/adapters/tasks", **borne).status == 401
         process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=60)
         assert process.returncode == 0
@@ -52,8 +52,8 @@ def test_over_tls(fusery: Fusery, tmp_path: Path) -> None:
         assert url.scheme == "https"
         context = ssl.create_default_context(cafile=str(public))
         connection = http.client.HTTPSConnection(url.hostname or "", url.port, context=context, timeout=60)
-        connection.request("GET", "/api/v1/tasks", headers={"Authorization": f"Bearer {secret}"})
-        assert json.load(connection.getresponse())["tasks"] == []
+        connection.request("GET", "/api/v1/adapters/tasks", headers={"Authorization": f"Bearer {secret}"})
+        assert json.load(connection.getresponse()) == []
         form = f"token={secret}"
         kind = {"Content-Type": "application/x-www-form-urlencoded"}
         connection.request("POST", "/sign-in", form, kind)

@@ -16,7 +16,7 @@ from mounts import leave_free, small_disk
 
 from fusery.cli.main import run
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timing]
 
 SIZE = 64 << 20
 BLOCK = 4096
@@ -38,7 +38,7 @@ def stated(err: str) -> int:
 def require_true_need(
     fusery: Fusery, disk: Path, words: list[str], least: int, done: Callable[[], object]
 ) -> int:
-    """Hold a command to what it says: refused with a number, refused a block below it, and good with just that."""
+    """Check the number of bytes that a command asks for: it fails with a block less, and succeeds with exactly so many."""
     leave_free(disk, 1 << 20)
     ran = fusery(*words)
     assert ran.code == 2
@@ -74,7 +74,7 @@ def big_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = tiny_models.make_base(folder / "base", hidden=256, intermediate=1024, layers=4, vocab=2048)
     adapter = tiny_models.make_adapter(folder / "adapter", base, seed=1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FUSERY_HOME", str(folder / "home"))
+        patch.setenv("FUSERY_REGISTRY", str(folder / "home"))
         assert run(["base", "add", str(base), "--name", "big", "-q"]) == 0
         assert run(["register", str(adapter), "--base", "big", "--task", "course_rec", "-q"]) == 0
     return folder
@@ -101,7 +101,7 @@ def test_a_published_model(big: Fusery, disk: Path, tmp_path: Path, monkeypatch:
     """Store and cache are on one file system: the bytes for both are added up."""
     words, weights = ["fuse", "course_rec@1", "--publish", "full", "-q"], weights_of(tmp_path / "base")
     shutil.copytree(tmp_path / "home", disk / "home")
-    there = ["--home", str(disk / "home"), *words]
+    there = ["--registry", str(disk / "home"), *words]
     require_true_need(big, disk, there, 2 * weights, partial(glob, disk, "home/cache/fused/*"))
     shutil.rmtree(disk / "home")
     assert big(*words).code == 0
@@ -110,8 +110,8 @@ def test_a_published_model(big: Fusery, disk: Path, tmp_path: Path, monkeypatch:
 
 
 def test_a_base_is_added_to_a_small_store(big: Fusery, disk: Path, tmp_path: Path) -> None:
-    words = ["--home", str(disk / "home"), "base", "add", str(tmp_path / "base"), "-q"]
-    assert big("--home", disk / "home", "init").code == 0
+    words = ["--registry", str(disk / "home"), "base", "add", str(tmp_path / "base"), "-q"]
+    assert big("--registry", disk / "home", "init").code == 0
     weights = weights_of(tmp_path / "base")
     require_true_need(
         big, disk, words, weights, lambda: [one for one in disk.rglob("*") if one.stat().st_size == weights]
@@ -122,17 +122,17 @@ def test_a_backup_on_a_small_disk_and_back(
     big: Fusery, disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def restored() -> bool:
-        return bool(big("--home", tmp_path / "other", "restore", disk / "copy", "--own", "-q").code == 0)
+        return bool(big("--registry", tmp_path / "other", "restore", disk / "copy", "--own", "-q").code == 0)
 
     need = bytes_in(tmp_path / "home" / "store")
     require_true_need(big, disk, ["backup", str(disk / "copy"), "-q"], need, restored)
     shutil.move(disk / "copy", tmp_path / "copy")
-    # The rehearsal's database is on the same disk, as it is where /tmp is a part of it.
+    # A restore first tries its rows in a database in the temporary folder: put that on the same disk.
     (disk / "tmp").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(disk / "tmp"))
-    words = ["--home", str(disk / "home"), "restore", str(tmp_path / "copy"), "--own", "-q"]
+    words = ["--registry", str(disk / "home"), "restore", str(tmp_path / "copy"), "--own", "-q"]
     require_true_need(big, disk, words, bytes_in(tmp_path / "copy"), partial(glob, disk, "home/fusery.db"))
-    assert big("--home", disk / "home", "audit").code == 0
+    assert big("--registry", disk / "home", "audit").code == 0
 
 
 @pytest.mark.parametrize("verb", ["push", "pull"])
@@ -140,11 +140,11 @@ def test_an_exchange_with_a_small_disk(big: Fusery, disk: Path, tmp_path: Path, 
     there = str(disk / "home")
     words = ["push", "course_rec@1", "--to", there, "-q"]
     if verb == "pull":
-        words = ["--home", there, "pull", "course_rec@1", "--from", str(tmp_path / "home"), "-q"]
-    assert big("--home", there, "init").code == 0
+        words = ["--registry", there, "pull", "course_rec@1", "--from", str(tmp_path / "home"), "-q"]
+    assert big("--registry", there, "init").code == 0
     weights = bytes_in(tmp_path / "home" / "store")
     require_true_need(
-        big, disk, words, weights, lambda: big("--home", there, "show", "course_rec@1").code == 0
+        big, disk, words, weights, lambda: big("--registry", there, "show", "course_rec@1").code == 0
     )
 
 

@@ -17,7 +17,7 @@ STAGED = ("check", "--changed", "--staged")
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    """A repository with half an adapter: enough to look for, and never checked."""
+    """A repository with an incomplete adapter: it is found, and not checked."""
     git(tmp_path, "init", "-q")
     (tmp_path / "a b").mkdir()
     for name in ("adapter_config.json", "adapters.safetensors"):
@@ -31,6 +31,7 @@ def left_out(fusery: Fusery, name: str | Path) -> tuple[int, str]:
     return done.code, done.err.partition("out of the commit: ")[2].splitlines()[0].strip("'")
 
 
+@pytest.mark.timing
 def test_files_that_git_leaves_out_are_named(
     fusery: Fusery, repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -38,7 +39,7 @@ def test_files_that_git_leaves_out_are_named(
     git(repository, "add", "a b/adapter_config.json")
     done = fusery(*STAGED, "a b/adapter_config.json")
     assert (done.code, "git add --force -- 'a b/adapters.safetensors'" in done.err) == (1, True)
-    # Names are those that git has here, wherever here is.
+    # File names in hints are relative to the current folder.
     monkeypatch.chdir(repository / "a b")
     assert "git add --force -- adapters.safetensors" in fusery(*STAGED, "adapter_config.json").err
     assert "git add --force -- adapters.safetensors" in fusery(*STAGED, Path.cwd() / "x").err
@@ -52,6 +53,7 @@ def test_files_that_git_leaves_out_are_named(
     assert left_out(fusery, "a b/adapter_config.json") == (1, "a b/adapters.safetensors")
 
 
+@pytest.mark.timing
 def test_a_link_needs_what_it_leads_to(fusery: Fusery, repository: Path) -> None:
     folder = repository / "a b"
     (folder / "data").mkdir()

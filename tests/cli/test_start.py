@@ -52,7 +52,7 @@ class Interrupt:
         if name == "fusery.registry.api.registry":
             raise RuntimeError("Error calling __set_name__") from KeyboardInterrupt()
 sys.meta_path.insert(0, Interrupt())
-main(["--home", "nowhere", "list"])
+main(["--registry", "nowhere", "list"])
 """
 AT_THE_END = """
 import atexit, os, signal, sys

@@ -14,6 +14,8 @@ from fusery.cli.main import run
 
 from .conftest import started
 
+pytestmark = pytest.mark.timing
+
 ESCAPE = "\x1b"
 NAMES = ("course_rec_v1_20260115", "course_rec_v2_20260201")
 USUAL = (
@@ -42,7 +44,7 @@ def busy_home(stocked_home: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     """A folder with the home of a registry with something in every table; to be copied."""
     folder = shutil.copytree(stocked_home, tmp_path_factory.mktemp("busy"), dirs_exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FUSERY_HOME", str(folder / "home"))
+        patch.setenv("FUSERY_REGISTRY", str(folder / "home"))
         patch.setenv("FUSERY_USER", "tester")
         for words in (
             ("alias", "set", "course_rec@2", "prod", "--reason", "won the A/B test of the spring, by a wide margin"),
@@ -155,14 +157,14 @@ def test_colours_are_for_terminals(busy: Fusery) -> None:
 )
 def test_no_colour_means_no_escape_code_at_all(busy: Fusery, tmp_path: Path, env: dict[str, str]) -> None:
     moving = (
-        ("backup", str(tmp_path / "backup")),  # moves a bar of bytes
-        ("probe", "course_rec@2", "--limit", "1", "--against", "base"),  # and one that counts
+        ("backup", str(tmp_path / "backup")),  # shows a progress bar of bytes
+        ("probe", "course_rec@2", "--limit", "1", "--against", "base"),  # shows a progress bar of tokens
     )
     shown = shown_on(80, *COLOURED, *moving, ("fuse", "course_rec@2", "--precision", "dequantize"), env=env)
     assert all(ESCAPE not in text for text in shown)
     assert re.search(r"\rcopying \S+ \S*B of \S+ \S*B", shown[-3])
     assert re.search(r"\ranswering, in tokens \d+/\d+", shown[-2])
-    # What is left of a bar is a blank line, from whose beginning on the next one is written.
+    # A finished bar is overwritten with blanks, and the next line starts at the beginning of that line.
     left = "\n".join(line.split("\r")[-1] for text in shown for line in text.split("\n"))
     assert not re.search(r"\d \S*B of|tokens \d+/", left)
 

@@ -80,6 +80,32 @@ def test_a_run_from_its_start_to_its_record(ready: Fusery, folder: Path) -> None
     assert f"checkpoint      {best} (best)" in shown
 
 
+def test_short_runs(ready: Fusery, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlx_lm.tuner import trainer
+
+    short = [*TRAIN, "--iters", "2", "--steps-per-eval", "1", "--save-every", "1", "--val-batches", "1"]
+    ran = ready("train", "--base", "tiny", "--task", "cats", "--", *short)
+    assert (ran.code, ran.err) == (0, "")
+    assert "Registered: cats_v1_" in ran.out
+    assert ready("show", "cats@1", "--json").json["training_run"]["state"] == "finished"
+    ran = ready("train", "--", *short, "--adapter-path", "again")
+    assert (ran.code, "train_loss" in ran.out, "again --base NAME" in ran.err) == (0, True, True)
+    ran = ready("train", "-q", "--", *short, "--adapter-path", "quiet")
+    assert (ran.code, ran.out.endswith("quiet\n"), "train_loss" in ran.err) == (0, True, True)
+    evaluate, evaluated = trainer.evaluate, iter((True, False, False))
+
+    def interrupted(*words: Any, **named: Any) -> Any:
+        if not next(evaluated):
+            raise KeyboardInterrupt
+        return evaluate(*words, **named)
+
+    monkeypatch.setattr(trainer, "evaluate", interrupted)
+    ran = ready("train", "--", *short, "--adapter-path", "half")
+    assert (ran.code, "half --base NAME" in ran.err) == (130, True)
+    ran = ready("train", "--", *short, "--adapter-path", "none")
+    assert (ran.code, "none --base NAME" in ran.err) == (130, False), "nothing was saved"
+
+
 @pytest.mark.slow
 def test_json_quiet_and_a_continued_run(ready: Fusery, folder: Path) -> None:
     ran = ready("train", "--json", "--", *TRAIN, "--iters", "4")
@@ -94,8 +120,9 @@ def test_json_quiet_and_a_continued_run(ready: Fusery, folder: Path) -> None:
         assert (ran.code, ran.out[:8]) == (0, f"cats_v{version}_"), ran.err
     first, second = ready("list", "--json").json
     assert (first["parent"], second["parent"]) == (None, first["name"])
-    taken = ready(*words, "--version", "3", "--", *TRAIN, "--adapter-path", "again")
-    assert (taken.code, "version 3 of cats is taken" in taken.err) == (2, True)
+    naming = ("--base", "tiny", "--task", "cats", "--version", "3")
+    taken = ready("train", "--json", *naming, "--", *TRAIN, "--adapter-path", "again")
+    assert (taken.code, taken.json["error"]["code"]) == (2, "already_exists")
     assert not (folder / "again").exists(), "it is refused before"
 
 
@@ -272,7 +299,7 @@ def test_what_was_trained_through_the_quantiser_is_what_the_fused_model_gives(
 def started(folder: Path, *words: str, deaf: bool = False) -> Iterator[WarmProcess]:
     """Run a command in a process of its own, of which stderr goes to a file."""
     code = f"import sys; sys.argv[1:] = {words!r}; from fusery.cli.main import main; main()"
-    environment = {**os.environ, "FUSERY_HOME": str(folder / "home"), "OPENBLAS_NUM_THREADS": "1"}
+    environment = {**os.environ, "FUSERY_REGISTRY": str(folder / "home"), "OPENBLAS_NUM_THREADS": "1"}
     with Path(os.devnull).open("r+b", buffering=0) as nothing, (folder / "said").open("wb") as said:
         streams = (nothing.fileno(), nothing.fileno(), said.fileno())
         process = WarmProcess(code, streams, environment, deaf=deaf)

@@ -23,10 +23,14 @@ from pathlib import Path
 import pytest
 import tiny_models
 from alias_year import Clock
+from fastapi import Request
+from page_server import pages_of
 from run_folders import plain_log
 
 from fusery.cli.main import run
-from fusery.registry import parsing
+from fusery.registry import Registry, parsing
+from fusery.web.doors import OwnDoor, bearer
+from fusery.web.visitors import Visitor
 
 from .conftest import Fusery
 
@@ -45,6 +49,18 @@ VARIABLE = (
 )
 """What differs from run to run or says little, and what stands for it."""
 AGE = parsing.age
+
+ELSEWHERE: dict[str, str] = {
+    "init": "the server made the registry, and says so",
+    "db upgrade": "whoever runs the server upgrades its database",
+    "db grants --role reader -q": "whoever runs the server grants rights in its database",
+    "backup kept": "a backup is made where the server runs",
+    "--registry new restore kept --own": "there is no backup, since that is made where the server runs",
+    "audit --chain --anchor log.anchor --key ann.pub": "files of this machine are no part of the server's audit",
+    "report --html page.html": "the server does not tell how far it is",
+    "gc --grace 0s --dry-run": "the server does not tell how far it is",
+}
+"""Commands that cannot print the same on a server's registry, each with a reason."""
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +81,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     clock, courses = Clock(BEGIN), ["--dataset", "courses", "-q"]
     with pytest.MonkeyPatch.context() as patch:
         clock.put_in(patch)
-        patch.setenv("FUSERY_HOME", str(folder / "home"))
+        patch.setenv("FUSERY_REGISTRY", str(folder / "home"))
         patch.setenv("FUSERY_USER", "anna")
         patch.chdir(folder)
         assert run(["base", "add", "base", "--name", "tiny", "-q"]) == 0
@@ -79,8 +95,10 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Story:
     """Runs the lines of a transcript."""
 
-    def __init__(self, fusery: Fusery, folder: Path, patch: pytest.MonkeyPatch) -> None:
-        self._fusery, self._folder, self._patch = fusery, folder, patch
+    def __init__(
+        self, fusery: Fusery, folder: Path, patch: pytest.MonkeyPatch, places: tuple[str, ...] = ()
+    ) -> None:
+        self._fusery, self._folder, self._patch, self._places = fusery, folder, patch, places
         self._clock = Clock(BEGIN + timedelta(days=1))
         self._clock.put_in(patch)
         patch.setattr(parsing, "age", lambda moment: AGE(moment, now=self._clock.now))
@@ -105,6 +123,7 @@ class Story:
             patch.setenv("FUSERY_USER", "anna")
             while re.match("[A-Z_]+=", words[0]):
                 patch.setenv(*words.pop(0).split("=", 1))
+            patch.setenv("FUSERY_TOKEN", f"token-of-{os.environ['FUSERY_USER']}")
             ran = self._fusery(*words)
         out = ran.out
         if "--json" in words:
@@ -112,6 +131,8 @@ class Story:
             items = document.items() if isinstance(document, dict) else enumerate(document)
             out = "\n".join(f"{key}: {json.dumps(value)}" for key, value in items)
         text = "\n".join([*out.splitlines(), *(f"! {line}" for line in ran.err.splitlines())])
+        for place in self._places:
+            text = re.sub(place, f"{self._folder}/home", text)
         text = text.replace(str(self._folder), "~")
         for pattern, name in VARIABLE:
             text = re.sub(pattern, name, text, flags=re.MULTILINE | re.DOTALL)
@@ -132,3 +153,44 @@ def test_transcript(
         path.write_text(retold, encoding="utf-8")
     else:
         assert retold == told
+
+
+class NamedDoor(OwnDoor):
+    """Everybody who asks has a token, with their name in it."""
+
+    def visitor(self, request: Request) -> Visitor:
+        """Return who asks."""
+        name = (bearer(request) or "").removeprefix("token-of-")
+        return Visitor(name, "admin", is_program=True)
+
+
+def blocks(told: str) -> list[tuple[str, str]]:
+    """Return the commands of a transcript, each with what it prints."""
+    found: list[tuple[str, str]] = []
+    for line in told.splitlines(keepends=True):
+        if line.startswith("$ "):
+            found.append((line[2:].strip(), ""))
+        elif not line.startswith(("+ ", "> ")):
+            command, printed = found[-1]
+            found[-1] = command, printed + line
+    return found
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.txt")))
+def test_transcript_on_a_server(
+    name: str, fusery: Fusery, shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(shelf, tmp_path, dirs_exist_ok=True)
+    monkeypatch.setattr("platformdirs.user_cache_dir", lambda *_, **__: str(tmp_path / "cached"))
+    told = (FOLDER / f"{name}.txt").read_text(encoding="utf-8")
+    with Registry.open(tmp_path / "home") as registry, pages_of(registry, NamedDoor("anna")) as url:
+        monkeypatch.setenv("FUSERY_REGISTRY", url)
+        replica = rf"{re.escape(str(tmp_path))}/cached/servers/[\w.-]+"
+        story = Story(fusery, tmp_path, monkeypatch, (replica, re.escape(url)))
+        retold = "".join(f"{line}\n" for line in story.lines(told))
+    different = [
+        (command, here, there)
+        for (command, here), (_, there) in zip(blocks(told), blocks(retold), strict=True)
+        if here != there and command not in ELSEWHERE
+    ]
+    assert different == []

@@ -19,7 +19,7 @@ from waiting import wait_until
 from .conftest import Fusery, require_refusals
 
 SLOW = f"import time, fusery.registry.api.bases as b; b.Bases.list = lambda self: time.sleep(60); {MAIN}"
-"""Its page of base models takes a minute."""
+"""A registry whose page of base models takes a minute."""
 
 
 @pytest.mark.slow
@@ -39,6 +39,7 @@ def test_it_answers_until_it_is_ended(fusery: Fusery, tmp_path: Path, number: si
         assert (process.returncode, said) == (0, "")
 
 
+@pytest.mark.timing
 def test_refusals(fusery: Fusery, monkeypatch: pytest.MonkeyPatch) -> None:
     require_refusals(fusery, ("ui --no-browser --port 1", "init"))
     assert fusery("init").code == 0

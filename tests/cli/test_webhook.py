@@ -24,6 +24,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FUSERY_WEBHOOK_PRIVATE", "1")
 
 
+@pytest.mark.timing
 @pytest.mark.slow
 def test_from_adding_to_delivery(stocked: Fusery) -> None:
     receiver = Receiver(free_port())

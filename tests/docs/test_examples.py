@@ -69,7 +69,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def folder(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with what the pages speak of."""
-    monkeypatch.setenv("FUSERY_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("FUSERY_REGISTRY", str(tmp_path / "home"))
     monkeypatch.setenv("FUSERY_WEBHOOK_SECRET", "of whoever delivers, at least 32 letters".replace(" ", "-"))
     monkeypatch.chdir(tmp_path)
     shutil.copytree(template, tmp_path, dirs_exist_ok=True)

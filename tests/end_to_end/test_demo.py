@@ -16,7 +16,7 @@ from installation import PROGRAM, Installation
 README = Path(__file__).parents[2] / "README.md"
 HOOKS = Path(__file__).parents[1] / "promises" / "hooks"
 
-pytestmark = MARKS
+pytestmark = [pytest.mark.timing, *MARKS]
 
 
 @pytest.fixture
@@ -55,14 +55,14 @@ def test_one_sees_that_the_fused_model_learned_it_and_what_four_bits_would_drop(
     assert 1 <= auto["times_base"] < 1.5
     for name in ("home/fusery.db", "model/model.safetensors", "bundle/Dockerfile"):
         assert (user.folder / "demo" / name).is_file()
-    again = user.json("--home", user.folder / "demo" / "home", "fuse", "course_rec@2")
+    again = user.json("--registry", user.folder / "demo" / "home", "fuse", "course_rec@2")
     assert again["cached"]
-    shown = user.json("--home", user.folder / "demo" / "home", "show", "course_rec_4bit@2")
+    shown = user.json("--registry", user.folder / "demo" / "home", "show", "course_rec_4bit@2")
     assert (shown["base"], shown["trained_on"]) == ("SmolLM2-135M-Instruct-4bit", "SmolLM2-135M-Instruct")
 
 
 def test_what_is_printed_and_what_the_readme_says_next_works_when_typed(tmp_path: Path) -> None:
-    """As a newcomer: first without fusery on the PATH, in an environment that names another registry."""
+    """Run as a new user does: at first without fusery on the PATH, with variables that name another registry."""
     (tmp_path / "bin").symlink_to(PROGRAM.parent)
     elsewhere = f"sqlite:///{tmp_path}/precious.db"
     kept = {name: value for name, value in os.environ.items() if not name.startswith("FUSERY_")}
@@ -84,7 +84,7 @@ def test_what_is_printed_and_what_the_readme_says_next_works_when_typed(tmp_path
     assert float(made[1]) < 2
     [*_, last] = demo.stderr.splitlines()
     look = last.removeprefix("Look around: ")
-    assert look == "bin/fusery --home demo-home/home list"
+    assert look == "bin/fusery --registry demo-home/home list"
     del environment["FUSERY_DATABASE_URL"]
     assert "course_rec_v2_20261124" in shell(look).stdout
     typed = [line.removeprefix("$ ") for line in demo.stdout.splitlines() if line.startswith("$ ")]
@@ -92,13 +92,13 @@ def test_what_is_printed_and_what_the_readme_says_next_works_when_typed(tmp_path
     lists = next(line for line in typed if line.endswith(" list"))
     assert "course_rec_v2_20261124" in shell(f"{typed[1]}; {lists}").stdout
 
-    # What the README's `. .venv/bin/activate` does.
+    # The effect of the README's `. .venv/bin/activate`.
     environment["PATH"] = f"{PROGRAM.parent}:/usr/bin:/bin"
     page = README.read_text(encoding="utf-8")
     minutes = page[page.index("## Five minutes") : page.index("## What it promises")]
     setup = re.search(r"^```sh\n(.*?)^```", minutes, re.DOTALL | re.MULTILINE)
     assert setup is not None
-    here = "make ", ". .venv", "pip "  # the environment of this test has all that
+    here = "make ", ". .venv", "pip "  # steps that this test's environment has done already
     begin = [line for line in setup[1].splitlines() if not line.startswith(here)]
     commands = re.findall(r"^\$ (.*)$", minutes, re.MULTILINE)
     assert len(commands) > 10

@@ -49,7 +49,7 @@ class PatientUser(MinimalUser):
     def run(self, line: str, *, home: str = "home") -> Any:
         """Run one command there, which must succeed; return the document that it prints."""
         assert self.interpreter.stdin is not None and self.interpreter.stdout is not None
-        asked = [[*line.split(), "--json"], {"FUSERY_HOME": str(self.folder / home)}]
+        asked = [[*line.split(), "--json"], {"FUSERY_REGISTRY": str(self.folder / home)}]
         print(json.dumps(asked), file=self.interpreter.stdin, flush=True)
         code, out, err = json.loads(self.interpreter.stdout.readline())
         assert code == 0, f"{line}: {code}\n{out[-2000:]}\n{err}"

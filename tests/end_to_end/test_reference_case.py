@@ -11,6 +11,8 @@ from installation import Installation
 from fusery.registry import Registry
 from fusery.registry.fusion.fuse import FuseRequest
 
+pytestmark = pytest.mark.timing
+
 SHAPE = shapes.SHAPES["qwen2-0.5b"]
 
 
@@ -36,7 +38,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory, files: Path) -> Installa
 
 @pytest.mark.slow
 def test_show_has_the_figures_of_the_reference_case(reference: Installation) -> None:
-    # The shape has the parameters that Qwen2-0.5B has and that mlx-lm counts.
+    # The number of parameters that mlx-lm reports for Qwen2-0.5B.
     document = reference.json("show", "reference@1")
     assert document["trainable_parameters"] == 1_466_368
     assert document["total_parameters"] == SHAPE.parameters == 494_032_768
@@ -51,7 +53,7 @@ def test_a_hit_does_not_read_the_model(reference: Installation) -> None:
     """The time of a hit does not depend on the model's size, because nothing of that size is read."""
     request = FuseRequest("dequantize", accept_loss=True)
     with Registry.open(reference.folder / "home") as registry:
-        registry.fused.fuse("reference@1", request)  # imports are read once
+        registry.fused.fuse("reference@1", request)  # the first call also reads imported modules
         before = bytes_read()
         again = registry.fused.fuse("reference@1", request)
         read = bytes_read() - before

@@ -54,7 +54,7 @@ def environment(postgres_url: str, s3_server: S3Server, tmp_path: Path) -> dict[
     (secrets / "s3_credentials").write_text(credentials)
     return {
         **said,
-        "FUSERY_HOME": str(tmp_path / "home"),
+        "FUSERY_REGISTRY": str(tmp_path / "home"),
         "FUSERY_DATABASE_URL": postgres_url,
         "FUSERY_STORE_URL": f"s3://{BUCKET}/{tmp_path.name}",
         "FUSERY_STORE_OPTIONS": json.dumps(options),
@@ -116,10 +116,10 @@ def test_it_serves_over_tls_on_postgresql_and_s3(
         context = ssl.create_default_context(cafile=f"{secrets}certificate")
         connection = http.client.HTTPSConnection(url.hostname or "", url.port, context=context, timeout=60)
         borne = {"Authorization": f"Bearer {token}"}
-        connection.request("GET", "/api/v1/tasks", headers=borne)
-        assert json.load(connection.getresponse())["tasks"] == []
-        connection.request("GET", "/api/v1/log", headers=borne)
-        last = json.load(connection.getresponse())["events"][0]
+        connection.request("GET", "/api/v1/adapters/tasks", headers=borne)
+        assert json.load(connection.getresponse()) == []
+        connection.request("GET", "/api/v1/upkeep/log", headers=borne)
+        last = json.load(connection.getresponse())[-1]
         assert (last["action"], last["name"] or last["subject"]) == ("token.created", "ops")
         connection.close()
 

@@ -41,7 +41,7 @@ def test_a_plain_client_gets_what_it_names(client: openai.OpenAI) -> None:
     assert {model.id for model in client.models.list()} == set(NAMES)
     for name, expected in course_answers.answers().items():
         assert llama_server.chats(client, name, course_answers.questions()) == expected
-    with pytest.raises(openai.NotFoundError, match="does not exist"):
+    with pytest.raises(openai.NotFoundError):
         llama_server.chat(client, "course_rec_v3_20270101", "Hello")
 
 

@@ -37,7 +37,7 @@ def client(made: Installation) -> Iterator[openai.OpenAI]:
     environment = {
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "true",
         "VLLM_PLUGINS": "fusery",
-        "FUSERY_HOME": str(made.folder / "home"),
+        "FUSERY_REGISTRY": str(made.folder / "home"),
         "FUSERY_USER": "vllm",
         "FUSERY_SERVED_FILES": str(made.folder / "served-files"),
     }

@@ -7,9 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from plugin_packages import EXAMPLE, install_example
 
 
+@pytest.mark.timing
 def test_its_own_tests_pass_with_its_wheel(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(install_example(tmp_path))}
     words = "-q -p no:cacheprovider -p no:schemathesis -p no:xdist -W error tests"

@@ -57,7 +57,7 @@ class DiskStack:
 
     def _site(self) -> Site:
         folder = self._folder / f"site{next(self._numbers)}"
-        return Site(folder, {"FUSERY_HOME": f"{folder}/home"}, {"FUSERY_HOME": f"{folder}/there"})
+        return Site(folder, {"FUSERY_REGISTRY": f"{folder}/home"}, {"FUSERY_REGISTRY": f"{folder}/there"})
 
 
 class ServerStack:
@@ -110,7 +110,9 @@ class ServerStack:
         here = variables("FUSERY_", database, "here") | variables("FUSERY_OTHER_", other, "there")
         there = variables("FUSERY_", other, "there")
         return Site(
-            folder, {"FUSERY_HOME": f"{folder}/home", **here}, {"FUSERY_HOME": f"{folder}/there", **there}
+            folder,
+            {"FUSERY_REGISTRY": f"{folder}/home", **here},
+            {"FUSERY_REGISTRY": f"{folder}/there", **there},
         )
 
     def _copy_objects(self, source: Mapping[str, str], target: Mapping[str, str]) -> None:

@@ -20,7 +20,7 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def repository(tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Adapters in `courses/v1` and `courses/v 2`, committed; both pass."""
-    monkeypatch.setenv("FUSERY_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("FUSERY_REGISTRY", str(tmp_path / "home"))
     assert run(["base", "add", str(tiny_base), "--name", "tiny", "-q"]) == 0
     folder = tmp_path / "repository"
     folder.mkdir()

@@ -15,6 +15,8 @@ from forge_steps import ROOT, TOOLS, Done, git, read_yaml, run_step
 from quick_compiler import make_quick_compiler
 from sarif_structure import require_sarif
 
+pytestmark = pytest.mark.timing
+
 
 @pytest.fixture
 def check(repository: Path, tmp_path: Path) -> Callable[..., Done]:
@@ -107,7 +109,7 @@ def test_findings_are_uploaded_also_when_the_check_fails() -> None:
 
 
 def set_traps(workspace: Path) -> None:
-    """Make a checkout in which what Python and uv would take from the current folder ends the step."""
+    """Make a checkout whose modules and uv.toml end the step if Python or uv reads them."""
     workspace.mkdir()
     for name in ("venv", "pip", "ensurepip", "setuptools"):
         (workspace / f"{name}.py").write_text("raise SystemExit('code of the checkout ran')\n")
@@ -125,7 +127,7 @@ def test_setup_refuses_extras_that_are_not_pinned(tmp_path: Path) -> None:
                 "setup-fusery", "install", {"extras": said}, tmp_path, tmp_path, PYTHON="no-python"
             )
             assert (done.code, f"{extra} " in done.printed) == (2, True), said
-    # What is pinned goes on, to the Python that is not there.
+    # A pinned extra passes the check; the step then fails for want of the Python.
     done = run_step("setup-fusery", "install", {"extras": "hub"}, tmp_path, tmp_path, PYTHON="no-python")
     assert "no-python" in done.printed
 
@@ -135,7 +137,7 @@ def test_setup_installs_this_revision_beside_the_jobs_python(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CC", str(make_quick_compiler(tmp_path)))
-    monkeypatch.setenv("PIP_NO_COMPILE", "0")  # read as: no bytecode
+    monkeypatch.setenv("PIP_NO_COMPILE", "0")  # pip inverts this option: 0 writes no bytecode
     workspace = tmp_path / "workspace"
     set_traps(workspace)
     plugin = tmp_path / "plugin"
@@ -147,7 +149,7 @@ def test_setup_installs_this_revision_beside_the_jobs_python(
     assert [each.name for each in Path(path).iterdir()] == ["fusery"]
     said = subprocess.run([f"{path}/fusery", "--version"], capture_output=True, text=True, check=True).stdout
     assert said.split()[-1] == done.outputs["version"]
-    # By hash and at the pinned versions; the extra is there.
+    # Packages are installed by hash, at the pinned versions, with the extra's.
     lock = (ROOT / "requirements" / "dev.txt").read_text(encoding="utf-8")
     installed = tmp_path / "fusery" / "bin"
     freeze = [installed / "uv", "pip", "freeze", "--python", installed / "python"]

@@ -42,6 +42,7 @@ def notes(tag: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+@pytest.mark.timing
 def test_a_tag_publishes_its_section_of_the_changelog() -> None:
     done = notes(f"v{VERSION}")
     assert done.returncode == 0, done.stderr

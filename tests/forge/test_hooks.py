@@ -14,10 +14,12 @@ from forge_steps import ROOT, TOOLS, git, read_yaml, run_shell
 
 from fusery.registry.admission.rules import CODES
 
+pytestmark = pytest.mark.timing
+
 
 @pytest.fixture
 def hooked(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The repository with the hook as its users have it, but for the environment: it runs what is installed here."""
+    """The repository with the hook installed, which runs this environment's fusery instead of one of its own."""
     monkeypatch.setenv("PRE_COMMIT_HOME", str(tmp_path / "pre-commit"))
     monkeypatch.setenv("PATH", f"{TOOLS}{os.pathsep}{os.environ['PATH']}")
     hooks = tmp_path / "hooks"
@@ -91,7 +93,7 @@ def test_gitlab_installs_with_no_module_of_the_checkout(tmp_path: Path) -> None:
     (tmp_path / "pip.py").write_text("raise SystemExit('code of the checkout ran')\n")
     (tmp_path / "clicki").touch()
     script = "\n".join(read_yaml(".gitlab/fusery-check.yml")["fusery-check"]["before_script"])
-    # Several, which are installed already, and one that the shell would make a file's name of.
+    # Two packages that are installed already; the shell could expand `click[i]` to the file `clicki`.
     done = run_shell(script, tmp_path, FUSERY_PACKAGE="packaging\nclick[i] >= 8\n", PIP_NO_INDEX="1")
     assert done.returncode == 0, done.stderr
     assert "code of the checkout ran" not in done.stderr

@@ -14,6 +14,8 @@ import pytest
 from forge_steps import ROOT, TOOLS, git, read_yaml, run_shell
 from quick_compiler import make_quick_compiler
 
+pytestmark = pytest.mark.timing
+
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT = SETTINGS["project"]
 
@@ -53,7 +55,7 @@ def test_nothing_is_signed_before_all_is_tried_and_somebody_agrees() -> None:
     assert {jobs[name].get("environment") for name in signing} == {"release"}
     assert {"main", "ci", "source", "wheels", "sbom"} <= set(jobs["attest"]["needs"])
     assert jobs["publish"]["needs"] == "attest"
-    # `on` is a word for true, to YAML.
+    # YAML reads the key `on` as true.
     assert "workflow_call" in read_yaml(jobs["ci"]["uses"].removeprefix("$/"))[True]
 
 

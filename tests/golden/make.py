@@ -123,7 +123,7 @@ def main() -> None:
 
 def prepare(folder: Path) -> dict[str, dict[str, str]]:
     """Make a registry by its commands, and all that it writes for others; return the key and the digest of each fused model."""
-    os.environ.update(FUSERY_HOME=str(folder / "home"), FUSERY_USER="golden")
+    os.environ.update(FUSERY_REGISTRY=str(folder / "home"), FUSERY_USER="golden")
     tiny_models.make_base(folder / "tiny", bits=4, group_size=32, **SHAPE)
     for number, kind in enumerate(("lora", "lora", "dora"), 1):
         options: Any = {"seed": number, "rank": 4, "num_layers": 1, "fine_tune_type": kind}

@@ -59,7 +59,7 @@ def asking(home: Path) -> Ask:
     def asked(*words: str | Path, code: int = 0) -> Any:
         out = io.StringIO()
         with contextlib.redirect_stdout(out):
-            ended = run(["--home", str(home), *map(str, words), "--json"])
+            ended = run(["--registry", str(home), *map(str, words), "--json"])
         assert ended == code, (words, out.getvalue())
         return json.loads(out.getvalue())
 
@@ -112,7 +112,7 @@ def test_its_backup_is_restored(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """On PostgreSQL as well: these are the rows of a team's database, brought up by the same migrations."""
-    monkeypatch.setenv("FUSERY_HOME", str(tmp_path / "restored"))
+    monkeypatch.setenv("FUSERY_REGISTRY", str(tmp_path / "restored"))
     monkeypatch.setenv("FUSERY_DATABASE_URL", empty_url)
     restored = asking(tmp_path / "restored")
     restored("restore", artifacts / "backup", "--own")

@@ -54,7 +54,7 @@ class Arena:
         self.before = self.bytes()
 
     def fusery(self, *words: str | Path) -> Ran:
-        arguments = ["--home", str(self.home), *map(str, words)]
+        arguments = ["--registry", str(self.home), *map(str, words)]
         # Strict about what a terminal of UTF-8 cannot show, as `click.echo` finds it there.
         out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", newline="") for _ in range(2))
         with redirect_stdout(out), redirect_stderr(err), hang_guard(HANG):

@@ -6,17 +6,23 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hostile.homes import Case, Make
 from hostile.stage import Stage
 
 from fusery.storage.digest import digest_json
 
-RESTORE = (("restore",),)
+Make = Callable[[Stage], object]
 Document = dict[str, Any]
 Lines = list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    make: Make
+    says: str
 
 
 def place(stage: Stage) -> Path:
@@ -166,16 +172,15 @@ _VALUES: Mapping[str, tuple[str, str, Any]] = {
 }
 
 BACKUPS: Mapping[str, Case] = {
-    **{name: Case(make, says, RESTORE) for name, (says, make) in _SAID.items()},
-    **{name: Case(make, "is damaged, or not from fusery", RESTORE) for name, make in _DAMAGED.items()},
-    **{name: Case(_task(data), "is not JSON", RESTORE) for name, data in _NOT_JSON.items()},
+    **{name: Case(make, says) for name, (says, make) in _SAID.items()},
+    **{name: Case(make, "is damaged, or not from fusery") for name, make in _DAMAGED.items()},
+    **{name: Case(_task(data), "is not JSON") for name, data in _NOT_JSON.items()},
     "a line of 100 MB": Case(
         contents("task.ndjson", lambda _: b'{"id": 1, "name": "' + b"x" * 100_000_000 + b'"}\n'),
         "is not JSON",
-        RESTORE,
     ),
     **{
-        name: Case(rows(table, each(column, value)), "has a value in line 1 that is none", RESTORE)
+        name: Case(rows(table, each(column, value)), "has a value in line 1 that is none")
         for name, (table, column, value) in _VALUES.items()
     },
 }

@@ -51,7 +51,7 @@ def both_homes(tmp_path_factory: pytest.TempPathFactory) -> Path:
             ("other", "tiny", "course_rec", 2),
         ):
             folder = tiny_models.make_base(root / base, layers=2, hidden=64, intermediate=64, seed=versions)
-            words = ["--home", str(root / home)]
+            words = ["--registry", str(root / home)]
             assert run([*words, "base", "add", str(folder), "--name", base, "-q"]) == 0
             for version in range(1, versions + 1):
                 adapter = tiny_models.make_adapter(
@@ -59,7 +59,7 @@ def both_homes(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 )
                 more = ["--base", base, "--task", task, "--date", f"2026011{version}", "-q"]
                 assert run([*words, "register", str(adapter), *more]) == 0
-        assert run(["--home", str(root / "other"), "backup", str(root / "saved"), "-q"]) == 0
+        assert run(["--registry", str(root / "other"), "backup", str(root / "saved"), "-q"]) == 0
     return root
 
 

@@ -45,9 +45,9 @@ def _learn(homes: Path) -> None:
     from fusery.cli.main import run
 
     home = str(homes / "home")
-    assert run(["--home", home, "pull", "course_rec@1", "--from", str(homes / "other")]) == 0
-    assert run(["--home", home, "push", "own_task@1", "--to", str(homes / "other")]) == 0
-    assert run(["--home", str(homes / "new"), "restore", str(homes / "saved")]) == 0
+    assert run(["--registry", home, "pull", "course_rec@1", "--from", str(homes / "other")]) == 0
+    assert run(["--registry", home, "push", "own_task@1", "--to", str(homes / "other")]) == 0
+    assert run(["--registry", str(homes / "new"), "restore", str(homes / "saved")]) == 0
 
 
 def _watch(words: Sequence[str], log: Path) -> None:

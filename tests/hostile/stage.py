@@ -58,7 +58,7 @@ class Stage:
         return self.folder / "it-ran"
 
     def command(self, *words: str | Path, home: Path | None = None) -> Watched:
-        arguments = ["--home", str(home or self.home), *map(str, words)]
+        arguments = ["--registry", str(home or self.home), *map(str, words)]
         return self.processes.run(arguments, self._environment(), self.folder)
 
     def _environment(self) -> dict[str, str]:

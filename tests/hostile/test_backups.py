@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hostile.backups import BACKUPS, place
-from hostile.homes import Case
+from hostile.backups import BACKUPS, Case, place
 from hostile.stage import Stage, recorded, require_whole
 
 pytestmark = pytest.mark.timing

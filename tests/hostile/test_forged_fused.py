@@ -19,7 +19,7 @@ from fusery.storage.errors import FuseryError
 
 @pytest.fixture
 def forged(published: None, liar: Registry, ours: Registry, bring: Bring) -> str:
-    """Bring a fused artifact whose weights are others under the right key, and which says PASS; the key."""
+    """Transfer a fused artifact with the right key, the wrong weights and the verdict PASS; return the key."""
     key = forged_fused(liar)
     bring(fused=True)
     return key
@@ -56,10 +56,12 @@ def test_foreign_is_shown_everywhere(ours: Registry, forged: str, liar: Registry
     ]
     assert any("foreign" in note for note in ours.upkeep.audit().notes)
     assert ours.fused.fidelity(ADAPTER)["foreign"]["registry"] == origin
-    with pytest.raises(BadInputError, match="not made here"):
+    with pytest.raises(BadInputError) as caught:
         ours.provenance.attest(line["key"])
-    with pytest.raises(BadInputError, match="hearsay"):
+    assert caught.value.hint == "make it here: fusery fuse course_rec_v1_20260115 --precision keep"
+    with pytest.raises(BadInputError) as caught:
         ours.exchange.push(line["key"], tmp_path / "third")
+    assert caught.value.hint == "make it first: fusery fuse"
     bundle = ours.bundles.materialize(
         ADAPTER, tmp_path / "bundle", request=FuseRequest("keep", accept_loss=True, accept_foreign=True)
     )

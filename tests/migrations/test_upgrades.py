@@ -16,7 +16,6 @@ from fusery.registry.audit.records import check_records, unsealed
 from fusery.registry.audit.spellings import check_spellings
 from fusery.registry.audit.upgrade import bring_up, seal_older
 from fusery.registry.database import Database, events, log, schema
-from fusery.registry.database.protection import damaged
 from fusery.registry.fusion.foreign import foreign_key
 
 
@@ -166,7 +165,6 @@ def test_documents_have_one_spelling_afterwards(older: Database) -> None:
     schema.upgrade(older)
     with older.read() as session:
         assert list(check_spellings(session)) == []
-        assert damaged(session.connection()) == []
         assert session.scalar(text("SELECT count(*) FROM tensor")) == 0
 
 
@@ -192,3 +190,33 @@ def test_what_is_no_document_is_left_for_an_audit(older: Database) -> None:
     schema.upgrade(older)
     with older.read() as session:
         assert [one.subject for one in check_spellings(session)] == ["alias_rule.rules 3"]
+
+
+GUARDS = {
+    "sqlite": (
+        "CREATE TRIGGER event_no_update BEFORE UPDATE ON event BEGIN SELECT RAISE(ABORT, 'no'); END",
+        "CREATE TRIGGER task_spelling_insert BEFORE INSERT ON task WHEN NEW.name > 'z' BEGIN SELECT RAISE(ABORT, 'no'); END",
+    ),
+    "postgresql": (
+        "CREATE FUNCTION refuse_event_change() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+        "CREATE FUNCTION move_alias(task integer, name text) RETURNS integer LANGUAGE sql AS 'SELECT 1'",
+        "CREATE TRIGGER event_no_update BEFORE UPDATE ON event FOR EACH ROW EXECUTE FUNCTION refuse_event_change()",
+    ),
+}
+"""What earlier versions made in databases."""
+
+LEFT = {
+    "sqlite": "SELECT name FROM sqlite_master WHERE type = 'trigger'",
+    "postgresql": "SELECT tgname FROM pg_trigger WHERE NOT tgisinternal"
+    " UNION ALL SELECT proname FROM pg_proc WHERE pronamespace = current_schema()::regnamespace",
+}
+
+
+def test_triggers_and_functions_are_dropped(database: Database) -> None:
+    migrate_to(database, "0019")
+    with database.schema_change() as connection:
+        for statement in GUARDS[database.dialect]:
+            connection.exec_driver_sql(statement)
+    schema.upgrade(database)
+    with database.read() as session:
+        assert session.execute(text(LEFT[database.dialect])).all() == []

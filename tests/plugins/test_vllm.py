@@ -18,6 +18,8 @@ from peft_folders import ROOT
 
 from fusery.registry import Registry
 
+pytestmark = pytest.mark.timing
+
 PLUGIN = ROOT / "plugins" / "vllm"
 V1 = "course_rec_v1_20260115"
 
@@ -61,7 +63,7 @@ def registered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[LoRA
         made.__dict__.update(inside)
         monkeypatch.setitem(sys.modules, name, made)
     monkeypatch.syspath_prepend(str(PLUGIN))
-    monkeypatch.setenv("FUSERY_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("FUSERY_REGISTRY", str(tmp_path / "home"))
     monkeypatch.setenv("FUSERY_SERVED_FILES", str(tmp_path / "files"))
     monkeypatch.setattr(sys, "argv", ["vllm", "serve", "tiny", "--port=8123"])
     import fusery_vllm

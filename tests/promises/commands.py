@@ -92,7 +92,7 @@ COMMANDS: dict[str, Asked] = {
     "signature anchor": Asked("signature anchor --key anna.pem -o anchor.json", ("anchor.json",), quick=True),
     "trust revoke": Asked("trust revoke anna"),
     "push": Asked("push course_rec@1 --to there", ("there",), quick=True),
-    "pull": Asked("--home here pull course_rec@1 --from there", ("here",)),
+    "pull": Asked("--registry here pull course_rec@1 --from there", ("here",)),
     "rules set": Asked("rules set canary --admission no_errors"),
     "rules show": Asked("rules show canary"),
     "rules list": Asked("rules list"),
@@ -114,12 +114,11 @@ COMMANDS: dict[str, Asked] = {
     "impact": Asked("impact base:tiny"),
     "report": Asked("report --html report.html", ("report.html",), quick=True),
     "backup": Asked("backup copy", ("copy",), quick=True),
-    "restore": Asked("--home restored restore copy --own", ("restored",), quick=True),
+    "restore": Asked("--registry restored restore copy --own", ("restored",), quick=True),
     "gc": Asked("gc --yes"),
     "db upgrade": Asked("db upgrade"),
     "db current": Asked("db current"),
     "db check": Asked("db check"),
-    "db grants": Asked("db grants", code=2),
 }
 """Name of a command, and after a comma what tells two of the same apart."""
 

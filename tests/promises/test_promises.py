@@ -88,7 +88,7 @@ def environment(root: Path, log: Path) -> dict[str, str]:
         **kept,
         "HOME": str(root / "user"),
         "TMPDIR": str(root / "tmp"),
-        "FUSERY_HOME": str(root / "home"),
+        "FUSERY_REGISTRY": str(root / "home"),
         "FUSERY_USER": "tester",
         "FUSERY_WEBHOOK_SECRET": "s" * 40,
         "WATCHED_LOG": str(log),

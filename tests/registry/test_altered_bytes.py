@@ -150,7 +150,7 @@ def test_a_base_is_verified_before_anything_is_measured_on_it(stocked: Registry)
     with pytest.raises(BlobCorruptError):
         stocked.bases.calibrate("tiny")
     with pytest.raises(BlobCorruptError):
-        stocked.adapters.probe("tiny", against="course_rec@1")
+        stocked.evaluations.probe("tiny", against="course_rec@1")
 
 
 def test_doctor_reports_a_cache_that_others_may_write(stocked: Registry) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from sqlalchemy import delete, update
-from tampered_database import unguarded
 
 from fusery.cli import graphs
 from fusery.registry import Registry, tables
@@ -43,7 +42,7 @@ def test_damage_is_found(shipped: Registry) -> None:
     assert not shipped.upkeep.audit(("course_rec@2",)).ok
     path.with_name("elsewhere").rename(path)
     event, file = tables.Event, tables.ManifestFile
-    with shipped.workspace.database.write() as session, unguarded(session):
+    with shipped.workspace.database.write() as session:
         session.execute(update(file).where(file.path == "adapter_config.json").values(size=1))
         session.execute(delete(event).where(event.seq == 2))
     # The chain has a gap, and what the entry had sealed is unknown now.

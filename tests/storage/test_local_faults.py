@@ -89,7 +89,7 @@ def test_failure_of_any_call_is_an_error(tmp_path: Path, monkeypatch: pytest.Mon
             except StorageError:
                 failed = True
             except OSError as error:
-                # Only the closing of a file is left to itself: nothing hangs on it any more.
+                # A failed close or unlink may surface as OSError: the blob is complete by then.
                 assert trap.calls[at - 1] in ("close", "unlink"), (trap.calls[at - 1], error)
                 failed = True
             else:
@@ -112,7 +112,7 @@ def fork(body: Callable[[], None]) -> int:
         warnings.simplefilter("ignore", DeprecationWarning)
         pid = os.fork()
     if pid == 0:
-        gc.disable()  # a collection would touch, and so copy, all that the tests' own process holds
+        gc.disable()  # a collection would write to, and so copy, the memory of the parent
         code = 1
         try:
             body()
@@ -217,7 +217,7 @@ def test_a_read_only_store_can_be_read_and_a_closed_one_is_denied(open_tmp: Path
                 lambda: store.put_bytes(b"new"),
                 lambda: store.delete(blob.digest),
             ):
-                with pytest.raises(StoreDeniedError, match="permission denied") as caught:
+                with pytest.raises(StoreDeniedError) as caught:
                     write()
                 assert str(store.root) in str(caught.value.hint)
         store.root.chmod(0o000)
@@ -250,7 +250,7 @@ def test_a_part_that_was_swept_too_early_is_an_error(tmp_path: Path) -> None:
         for leftover in store.leftovers():
             store.remove_leftover(leftover.name)
 
-    with pytest.raises(StoreUnavailableError, match="was removed while it was written"):
+    with pytest.raises(StoreUnavailableError):
         store.put_file(source, progress=sweep)
     assert list(store.blobs()) == []
     assert store.put_file(source) == Blob(digest_bytes(LARGE), len(LARGE))

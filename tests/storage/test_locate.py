@@ -131,6 +131,7 @@ def test_a_missing_package_is_named_with_its_command(scheme: str, monkeypatch: p
     assert caught.value.hint == f"run: {protocol.install}"
 
 
+@pytest.mark.timing
 def test_a_local_store_loads_no_file_system_library() -> None:
     code = (
         "import sys; from fusery.storage.locate import open_store; open_store('/nowhere/store');"

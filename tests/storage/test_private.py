@@ -44,14 +44,14 @@ def test_one_that_is_not_there_is_not_made_by_reading(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", [0o770, 0o707, 0o777, 0o1777])
 def test_one_that_others_may_write_is_refused(folder: Path, mode: int) -> None:
     folder.chmod(mode)
-    with pytest.raises(StoreDeniedError, match="somebody else"):
+    with pytest.raises(StoreDeniedError):
         read(folder)
 
 
 @root
 def test_one_of_another_user_is_refused(folder: Path) -> None:
     os.chown(folder, 12345, -1)
-    with pytest.raises(StoreDeniedError, match="somebody else"):
+    with pytest.raises(StoreDeniedError):
         read(folder)
 
 

@@ -82,7 +82,7 @@ def test_rename_instead_of_link_never_overwrites(tmp_path: Path, monkeypatch: py
 def test_a_name_that_is_taken_is_refused(tmp_path: Path, kind: str) -> None:
     temp, out = folder_with(tmp_path / "temp", f="new"), tmp_path / "out"
     make(out, kind)
-    with pytest.raises(StorageError, match="exists already") as caught:
+    with pytest.raises(StorageError) as caught:
         publish_folder(temp, out)
     assert "--force" in str(caught.value.hint)
     assert (temp / "f").read_text() == "new"
@@ -115,7 +115,7 @@ def test_replace_whatever_has_the_name(
     publish_folder(temp, out, replace=True)
     assert not out.is_symlink()
     assert names(out) == {"f"}
-    # What a link led to is not ours to remove.
+    # The target of a link is kept.
     assert names(tmp_path) == ({"out", "elsewhere"} if kind == "link" else {"out"})
     assert kind != "link" or (tmp_path / "elsewhere" / "old").read_text() == "old"
 

@@ -125,10 +125,11 @@ def test_what_does_not_pass_is_not_tried_again(name: str) -> None:
 def test_what_never_passes_is_given_up() -> None:
     failures = [OSError(errno.EBUSY, SECRET) for _ in range(100)]
     file_system = Failing(*failures)
-    with pytest.raises(StoreUnavailableError, match=r"did not answer: OSError \(EBUSY\)") as caught:
+    with pytest.raises(StoreUnavailableError) as caught:
         RemoteCalls(file_system, WHERE, deadline=2.0).run("cat_file", "x")
     assert 1 < file_system.calls <= ATTEMPTS
     assert isinstance(caught.value.__cause__, OSError)
+    assert caught.value.__cause__.errno == errno.EBUSY
     assert SECRET not in caught.value.message
 
 
@@ -221,8 +222,10 @@ def test_the_others_are_cancelled(fails: bool) -> None:
 
     results = calls.in_order(iter([partial(calls.start, first), partial(calls.start, "cat_file", "x")]), 2)
     if fails:
-        with pytest.raises(StoreUnavailableError, match="EINVAL"):
+        with pytest.raises(StoreUnavailableError) as caught:
             next(results)
+        assert isinstance(caught.value.__cause__, OSError)
+        assert caught.value.__cause__.errno == errno.EINVAL
     else:
         assert next(results) == "first"
         results.close()  # type: ignore[attr-defined]

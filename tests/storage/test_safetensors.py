@@ -58,7 +58,7 @@ def test_offsets_are_those_of_the_file(tmp_path: Path) -> None:
     assert header.data_start == header.tensors["a"].begin
     assert data[header.tensors["b"].begin : header.tensors["b"].end] == b"bcd"
     assert header.tensors["b"].size == 3
-    with pytest.raises(FormatError, match="over the limit of 10"):
+    with pytest.raises(FormatError):
         read_header(path, limit=10)
 
 

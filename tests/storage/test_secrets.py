@@ -120,7 +120,7 @@ def test_the_program_shows_no_secret_and_keeps_none(
 ) -> None:
     package, url, options = CASES[case]
     pytest.importorskip(package)
-    monkeypatch.setenv("FUSERY_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("FUSERY_REGISTRY", str(tmp_path / "home"))
     monkeypatch.setenv("FUSERY_STORE_URL", url)
     monkeypatch.setenv("FUSERY_STORE_OPTIONS", json.dumps(options))
     monkeypatch.setattr(RemoteCalls.__init__, "__defaults__", (0.5,))

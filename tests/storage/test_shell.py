@@ -6,6 +6,7 @@ import re
 import subprocess
 from pathlib import Path
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -17,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), min_size=1, max_size=40)
 
 
+@pytest.mark.timing
 @settings(max_examples=10)
 @given(st.lists(TEXTS, min_size=1, max_size=60))
 @example(["$(touch x)", "a;b", "it's", "--help", "/a/b-c_d.e"])

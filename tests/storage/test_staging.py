@@ -72,8 +72,9 @@ def test_a_file_that_changes_is_noticed(file: Path, folder: Path, change: Callab
         staging.take(file)
         staging.require_unchanged()
         change(file)
-        with pytest.raises(StorageError, match="while it was read"):
+        with pytest.raises(StorageError) as caught:
             staging.require_unchanged()
+        assert caught.value.code == "storage"
 
 
 def test_what_cannot_be_copied(
@@ -157,8 +158,9 @@ def test_changed_copy_is_not_stored(
         assert isinstance(staged, Staged)
         with place.open("r+b") as looked_at:
             looked_at.write(b"other")
-        with pytest.raises(StorageError, match="changed while it was read"):
+        with pytest.raises(StorageError) as caught:
             store.put_staged(staged)
+        assert caught.value.code == "storage"
     assert list(store.blobs()) == []
     assert list(store.leftovers()) == []
 
@@ -171,7 +173,7 @@ def test_what_somebody_removed_meanwhile(other: tuple[LocalStore, Blob], tmp_pat
         assert isinstance(staged, Staged)
         staged.path.unlink()
         assert staging.sources({"a": place}) == {"a": place}
-        with pytest.raises(StoreUnavailableError, match="was removed") as told:
+        with pytest.raises(StoreUnavailableError) as told:
             store.put_staged(staged)
         assert told.value.hint == "run the command again"
         store.put_file(place)

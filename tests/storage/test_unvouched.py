@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fusery.storage.digest import digest_bytes
-from fusery.storage.errors import BlobCorruptError, MissingFileError, OutOfSpaceError, StorageError
+from fusery.storage.errors import BlobCorruptError, MissingFileError, OutOfSpaceError, StoreMismatchError
 from fusery.storage.layout import FORMAT_NAME, MAX_FORMAT_BYTES
 from fusery.storage.local import LocalStore
 from fusery.storage.locate import open_store
@@ -37,7 +37,7 @@ def test_a_document_that_is_no_file_is_not_waited_for(tmp_path: Path, name: str,
     else:
         path.symlink_to("/dev/zero")
     store = LocalStore(tmp_path)
-    with pytest.raises(MissingFileError, match="not a file that can be read"):
+    with pytest.raises(MissingFileError):
         store.identify() if name == FORMAT_NAME else store.read_document(name)
 
 
@@ -47,7 +47,7 @@ def test_a_file_of_another_size_is_refused_before_it_is_read(tmp_path: Path) -> 
     os.truncate(path, 1 << 42)
     expected = FileEntry("x", 5, digest_bytes(b"12345"))
     for store in (LocalStore(tmp_path / "store"), open_store(f"memory://{uuid.uuid4().hex}")):
-        with pytest.raises(BlobCorruptError, match="5 bytes"):
+        with pytest.raises(BlobCorruptError):
             store.put_file(path, expected=expected)
         assert list(store.blobs()) == []
 
@@ -55,7 +55,7 @@ def test_a_file_of_another_size_is_refused_before_it_is_read(tmp_path: Path) -> 
 def test_a_marker_is_read_no_further_than_one_is_long(memory: FsspecStore) -> None:
     memory._objects.write(FORMAT_NAME, b" " * 5_000_000, exclusive=False)
     assert memory._read_format() == b" " * MAX_FORMAT_BYTES
-    with pytest.raises(StorageError, match="not JSON"):
+    with pytest.raises(StoreMismatchError):
         memory.identify()
 
 
@@ -66,7 +66,7 @@ def test_a_size_that_was_made_up_takes_no_memory(memory: FsspecStore) -> None:
 
 
 def test_more_than_there_is_room_for_is_refused(tmp_path: Path, memory: FsspecStore) -> None:
-    with pytest.raises(OutOfSpaceError, match="must be free"):
+    with pytest.raises(OutOfSpaceError):
         require_room(LocalStore(tmp_path), [1 << 62])
     require_room(LocalStore(tmp_path), [1])
     require_room(memory, [1 << 62])

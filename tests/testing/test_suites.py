@@ -152,6 +152,7 @@ def test_a_bad_source_fails(tmp_path: Path) -> None:
             missing()
 
 
+@pytest.mark.timing
 def test_without_pytest_the_extra_is_named() -> None:
     line = (
         "import sys\nsys.modules['pytest'] = None\n"

@@ -9,7 +9,6 @@ import jsonschema
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, seed, settings
-from page_addresses import places
 from page_server import ask
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
@@ -22,10 +21,10 @@ from fusery.registry import Registry
 from fusery.web.app import create_app
 from fusery.web.doors import OwnDoor
 
-JSON = {"accept": "application/json"}
-HTML = {"accept": "text/html"}
+pytestmark = pytest.mark.timing
+
 SOAK = "FUSERY_SOAK" in os.environ
-REQUESTS = 20_000 if SOAK else 600
+REQUESTS = 20_000 if SOAK else 700
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 
 
@@ -40,33 +39,10 @@ def test_the_document_is_one(document: Any) -> None:
     assert len(operations) > 20
     for operation in operations:
         assert operation["summary"], operation
-        assert operation["security"] == [{"token": []}]
+        assert operation.get("security") in ([{"token": []}], None)
     for schema in document["components"]["schemas"].values():
         jsonschema.Draft202012Validator.check_schema(schema)
     assert "$defs" not in str(document)
-
-
-def test_programs_get_what_the_pages_have(shown: Registry, address: str, document: Any) -> None:
-    schemas = {"components": document["components"]}
-    checked = 0
-    for name, path in places(shown).items():
-        at = "/tasks" + path[1:] if path.partition("?")[0] == "/" else path
-        page, program = ask(address, path, **JSON), ask(address, "/api/v1" + at, **HTML)
-        assert (page.status, page.text) == (program.status, program.text), name
-        assert program.headers["content-type"] == "application/json"
-        route = _route(document, "/api/v1" + at.partition("?")[0])
-        if program.status == 200:
-            content = document["paths"][route]["get"]["responses"]["200"]["content"]
-            schema = {**content["application/json"]["schema"], **schemas}
-            jsonschema.Draft202012Validator(schema).validate(program.json)
-            checked += 1
-    assert checked > 20
-
-
-def _route(document: Any, path: str) -> str:
-    """Return the route that an address is of: by its first words, which no two share."""
-    found = [route for route in document["paths"] if path.startswith(route.partition("{")[0])]
-    return max(found, key=len) if found else ""
 
 
 @pytest.mark.slow
@@ -81,7 +57,7 @@ def test_whatever_is_asked_is_answered_as_the_document_says(own: Registry) -> No
 
         @seed(15)
         @settings(
-            max_examples=REQUESTS // len(operations),
+            max_examples=-(-REQUESTS // len(operations)),
             deadline=None,
             database=None,
             phases=[Phase.explicit, Phase.generate],

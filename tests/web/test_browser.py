@@ -137,8 +137,8 @@ def test_a_promotion_by_keyboard_alone(chromium: Any, own: Registry, scripts: bo
         press(page, "Sign in")
         assert page.url == f"{address}/adapters/{newest}"
         assert "was not moved" in promote()
-        approval = {"adapter": newest, "alias": "prod", "note": "read its answers"}
-        path = f"{API}/acts/approve"
+        approval = {"reference": newest, "alias": "prod", "note": "read its answers"}
+        path = f"{API}/aliases/approve"
         assert post_json(address, path, approval, authorization=f"Bearer {other}").status == 200
         assert "holds it now" in promote()
         press(page, "To course_rec#prod")

@@ -172,8 +172,43 @@ def test_nothing_is_done_for_who_hung_up_before_their_turn() -> None:
     assert done == EACH + 1
 
 
+@pytest.mark.parametrize("steps", range(6))
+def test_a_turn_that_comes_to_nobody_is_given_back(steps: int) -> None:
+    """Whoever waited is cancelled just before, while or after the turn comes."""
+
+    async def tried() -> None:
+        only = turns.Turns(1, 1)
+        await only.take("a")
+        left = [await receive()]
+
+        async def received() -> Message:
+            if not left:
+                await asyncio.Event().wait()
+            return left.pop()
+
+        waiting = asyncio.create_task(guard._waited(only, "b", received))
+        await turns_of_the_loop()
+        only.release("a")
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        waiting.cancel()
+        [ended] = await asyncio.gather(waiting, return_exceptions=True)
+        if not isinstance(ended, BaseException):
+            only.release("b")
+        await turns_of_the_loop()
+        assert only.has_one("c")
+
+    asyncio.run(tried())
+
+
+def test_only_so_many_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "_KNOWN", 2)
+    pace = limits.Pace(1, 1, clock=lambda: 0.0)
+    assert [pace.wait(asker) for asker in ("a", "b", "a", "c", "a", "b")] == [0, 0, 1, 0, 1, 0]
+
+
 SLOW = (
-    b"POST /api/v1/acts/yank HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    b"POST /api/v1/adapters/yank-all HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     b"Content-Length: 90\r\n\r\n{"
 )
 """A request of which more never comes."""

@@ -47,10 +47,11 @@ def test_readers_and_writers_at_once(team: Registry) -> None:
         def write(number: int) -> None:
             borne, adapter = {"authorization": f"Bearer {secrets[number]}"}, f"task{number}@1"
             for count in map(str, range(1, ROUNDS + 1)):
-                for act, values in (("note", {"note": count}), ("tags", {"tags": {"shared": count}})):
-                    body = {"adapter": adapter, "reason": "counting", **values}
-                    assert post_json(address, f"/api/v1/acts/{act}", body, **borne).status == 200
-                assert ask(address, f"/api/v1/adapters/{adapter}", **borne).json["note"] == count
+                for values in ({"note": count}, {"tags": {"shared": count}}):
+                    body = {"reference": adapter, "reason": "counting", **values}
+                    assert post_json(address, "/api/v1/adapters/amend", body, **borne).status == 200
+                shown = ask(address, f"/api/v1/adapters/show?reference={adapter}", **borne)
+                assert shown.json["note"] == count
             at_work[number] = False
 
         def look(number: int) -> None:

@@ -235,8 +235,6 @@ def edit(registry: Registry, statement: str) -> None:
     place = Path(registry.workspace.settings.home) / "fusery.db"
     with closing(sqlite3.connect(place)) as connection, connection:
         connection.execute("PRAGMA ignore_check_constraints = ON")
-        for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
-            connection.execute(f'DROP TRIGGER "{name}"')
         connection.execute(statement)
 
 

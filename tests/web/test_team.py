@@ -17,6 +17,7 @@ from waiting import wait_until
 from fusery.registry import Registry
 from fusery.registry.access.roles import ROLES, allows
 from fusery.registry.errors import BadInputError
+from fusery.web import doors
 from fusery.web.acts import ACTS, BY_NAME
 from fusery.web.app import create_app
 from fusery.web.doors import SESSIONS, OwnDoor, Proxies, Sessions, TeamDoor
@@ -177,8 +178,8 @@ def test_signing_in_leads_nowhere_else(team: Team) -> None:
 
 def test_acts_are_recorded_under_the_name_of_the_token(team: Team) -> None:
     newest = team.registry.adapters.list(task="course_rec", sort="version:desc", limit=1)[0].name
-    body = {"adapter": newest, "alias": "prod", "note": "read it"}
-    done = post_json(team.address, f"{API}/acts/approve", body, **team.bearer("the-approver"))
+    body = {"reference": newest, "alias": "prod", "note": "read it"}
+    done = post_json(team.address, f"{API}/aliases/approve", body, **team.bearer("the-approver"))
     assert (done.status, done.json["by"]) == (200, "the-approver")
     last = team.registry.upkeep.log(limit=1)[0]
     assert (last.actor, last.action) == ("the-approver", "adapter.approved")
@@ -310,7 +311,7 @@ def test_over_tls_the_cookie_is_this_host_s_alone(own: Registry) -> None:
 
 
 def test_each_act_says_which_role_it_needs() -> None:
-    publisher = {"set-alias", "note", "tags", "record-deployment", "end-deployment", "record-refusal"}
+    publisher = {"set-alias", "note", "tags", "record-deployment", "end-deployment"}
     approver = {"promote", "approve", "withdraw-approval", "roll-back", "yank", "lift"}
     assert {act.name for act in ACTS if act.role == "publisher"} == publisher
     assert {act.name for act in ACTS if act.role == "approver"} == approver
@@ -351,9 +352,20 @@ def test_one_principal_has_one_share_of_requests(own: Registry) -> None:
     assert {asker(f"Bearer {secret}"), asker(cookie=cookie)} == {anonymous}, "a stolen token is not ann"
 
 
-def test_sessions_of_one_token_are_bounded() -> None:
+def test_sessions_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     sessions = Sessions()
     other = sessions.begin("another token")
     begun = [sessions.begin("a token") for _ in range(SESSIONS[1] + 1)]
     assert [sessions.token_of(each) for each in begun[:2]] == [None, "a token"]
     assert sessions.token_of(other) == "another token"
+    monkeypatch.setattr(doors, "SESSIONS", (2, 20))
+    begun = [sessions.begin(f"token {number}") for number in range(3)]
+    assert [sessions.token_of(each) for each in (other, *begun)] == [None, None, "token 1", "token 2"]
+
+
+def test_so_many_names_are_remembered(own: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doors, "_NAMES", 1)
+    door = TeamDoor(own, Proxies())
+    for name in ("one", "two"):
+        door.holder(own.tokens.create(name, "reader").secret)
+    assert list(door._names.values()) == ["two"]

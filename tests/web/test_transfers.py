@@ -293,7 +293,7 @@ def test_whoever_holds_on_leaves_room_for_others(
     server.registry.bases.add(folder, name="large")
     data = (folder / "model.safetensors").read_bytes()
     assert len(data) > 16 * MIB  # more than lies on the way
-    assert ask(server.url, "/api/v1/tasks", authorization=f"Bearer {server.other}").status == 200
+    assert ask(server.url, "/api/v1/adapters/tasks", authorization=f"Bearer {server.other}").status == 200
     schemes = itertools.cycle(("Bearer ", "bearer ", "BEARER ", "bEARER  "))
     with ExitStack() as opened:
         parts = urlsplit(server.url)

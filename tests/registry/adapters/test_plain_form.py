@@ -12,6 +12,7 @@ import pytest
 import tiny_models
 
 from fusery.registry.adapters.peft_config import PeftConfig
+from fusery.registry.adapters.peft_form import alpha_of
 from fusery.registry.adapters.plain_form import PlainAdapter, matched_modules, read_plain
 from fusery.registry.adapters.tensors import write_stored
 from fusery.registry.documents import write_document
@@ -101,3 +102,18 @@ def test_a_module_that_the_base_lacks_is_refused(base: Path, tmp_path: Path) -> 
     plain = read(peft_folders.make_peft(tmp_path / "peft", wider))
     with pytest.raises(BadInputError):
         matched_modules("x", plain, read_architecture(base))
+
+
+def test_a_pattern_of_layers_is_kept_where_layers_are(base: Path, tmp_path: Path) -> None:
+    folder = peft_folders.make_peft(tmp_path / "peft", base)
+    for layers, expected in ((None, None), ([0, 1], "layers")):
+        peft_folders.edit_config(folder, layers_to_transform=layers, layers_pattern="layers")
+        config = read(folder).config("base")
+        assert (config["layers_to_transform"], config["layers_pattern"]) == (layers, expected)
+
+
+def test_alpha_gives_the_scale_again() -> None:
+    for scale, rank in ((0.5, 8), (0.3, 4), (20.0, 7), (2.0**60, 2), (1 / 3, 3)):
+        alpha = alpha_of(scale, rank)
+        assert alpha / rank == scale
+        assert type(alpha) is (int if scale in (0.5, 20.0, 1 / 3) else float)

@@ -69,7 +69,7 @@ def test_a_rendering_that_came_out_differently_is_not_fused(
     with with_base.workspace.database.write() as session:
         row = session.scalars(select(tables.AdapterRendering)).one()
         row.digest = "0" * 64
-    with pytest.raises(FormatError, match="differently"):
+    with pytest.raises(FormatError):
         with_base.fused.fuse("one@1")
 
 

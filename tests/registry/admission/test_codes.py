@@ -11,6 +11,7 @@ from bad_adapters import CASES, UNREADABLE
 from broken_adapters import look, look_as_declared, magnitudes
 
 from fusery.registry.admission.rules import CODES, RULES
+from fusery.registry.admission.sarif import place_of
 from fusery.registry.admission.training_codes import ALL
 
 NOT_OURS = ("peft_", "base_keys_", "base_not_loaded", "base_window_")
@@ -58,3 +59,15 @@ def test_magnitudes_of_the_right_size_are_dora(tiny_base: Path, make_adapter: Ca
     folder = make_adapter()
     magnitudes(128, "q_proj")(folder)
     assert "incomplete_module" in found(folder, tiny_base)
+
+
+def test_a_finding_is_placed_in_the_file_that_it_is_about(make_adapter: Callable[..., Path]) -> None:
+    folder = make_adapter()
+    weights, config = folder / "adapters.safetensors", folder / "adapter_config.json"
+    for subject, expected in {
+        config.name: (config, ""), "rank": (config, "rank"), "layers.0.q": (weights, "layers.0.q"), ".": (weights, ""),
+        "": (config, ""), "../x": (weights, "../x"),
+    }.items():  # fmt: skip
+        assert place_of(subject, folder) == expected
+    weights.unlink()
+    assert place_of(".", folder) == (folder, "")

@@ -45,7 +45,7 @@ def test_without_templates_no_process_is_started(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(process.sys, "executable", "/nowhere/python")
     for settings in ("{}", "no JSON", "[]", '{"chat_template": 7}'):
         assert found({SETTINGS: settings}) == []
-    with pytest.raises(ModelUnusableError, match="cannot be rendered"):
+    with pytest.raises(ModelUnusableError):
         found({FILE: "{{ 'never seen before' }}"})
 
 

@@ -21,7 +21,6 @@ CALLS: dict[str, tuple[Any, ...]] = {
     "adapters.unyank": (ADAPTER,),
     "adapters.yank_all": ([ADAPTER],),
     "adapters.unyank_all": ([ADAPTER],),
-    "exchange.promote": (ADAPTER, "prod", "http://127.0.0.1:1"),
     "aliases.set": ("beta", ADAPTER),
     "aliases.remove": ("mail#prod",),
     "aliases.roll_back": ("mail#prod",),
@@ -40,7 +39,7 @@ CALLS: dict[str, tuple[Any, ...]] = {
     "webhooks.skip": ("hook",),
 }
 """Arguments of each method that takes a reason or a note."""
-ELSEWHERE = {"register", "combine", "shrink"}
+ELSEWHERE = {"register", "_register", "_check", "combine", "shrink"}
 """What is said of a new adapter is checked with all else that is handed in with it (`admission.submission`)."""
 
 
@@ -49,7 +48,9 @@ def methods(registry: Registry) -> Iterator[tuple[str, Any, str]]:
     for resource, part in vars(registry).items():
         if isinstance(part, Resource):
             for name, method in inspect.getmembers(part, inspect.ismethod):
-                for said in {"reason", "note"} & set(inspect.signature(method).parameters):
+                operation = getattr(method, "operation", None)
+                taken = operation.parameters if operation else inspect.signature(method).parameters
+                for said in {"reason", "note"} & taken.keys():
                     if name not in ELSEWHERE:
                         yield f"{resource}.{name}", method, said
 

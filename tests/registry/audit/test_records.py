@@ -16,7 +16,7 @@ from full_registry import fill
 from kept_registries import lasting_registry
 from sqlalchemy import Column, Connection, Table, select, text
 from sqlalchemy.orm import Session
-from tampered_database import forced, unguarded
+from tampered_database import forced
 
 from fusery.registry import Registry, tables
 from fusery.registry.audit.records import check_records
@@ -109,7 +109,7 @@ def other(column: Column[Any], value: Any, random: random.Random) -> str:
 
 @contextmanager
 def undone(database: Database) -> Iterator[Session]:
-    """Yield a session in which nothing is in the way of an edit: no trigger, no constraint, no key; all is taken back."""
+    """Yield a session in which nothing is in the way of an edit: no constraint and no key; all is taken back."""
     try:
         with database.schema_change() as connection:
             _without_constraints(connection)
@@ -131,9 +131,6 @@ def _without_constraints(connection: Connection) -> None:
                 connection.execute(text(f'ALTER TABLE {table.name} DROP CONSTRAINT "{name}"'))
     else:
         connection.execute(text("PRAGMA ignore_check_constraints = ON"))
-        query = "SELECT name FROM sqlite_master WHERE type = 'trigger'"
-        for name in connection.scalars(text(query)).all():
-            connection.execute(text(f"DROP TRIGGER {name}"))
 
 
 def row_of(session: Session, table: Table, random: random.Random) -> dict[str, Any]:
@@ -356,7 +353,7 @@ def test_a_named_record_is_held_against_its_seal(template: Path, tmp_path: Path)
 
 def test_an_edited_seal_breaks_the_chain(full: Registry) -> None:
     """Who edits a record and its seal is found by the log; the record is as its seal says then."""
-    with undone(full.workspace.database) as session, unguarded(session):
+    with undone(full.workspace.database) as session:
         session.execute(text("UPDATE adapter SET val_loss = 0.01 WHERE version = 2"))
         row = session.scalars(select(tables.Adapter).where(tables.Adapter.version == 2)).one()
         forged = seal_rows(session, KINDS["adapter"], [row.id])[0].digest

@@ -18,6 +18,7 @@ from fusery.storage.layout import blob_name
 KEEP = FuseRequest(precision="keep", accept_loss=True)
 
 pytestmark = [
+    pytest.mark.timing,
     pytest.mark.slow,
     pytest.mark.skipif(
         find_server() is None or importlib.util.find_spec("s3fs") is None,
@@ -27,7 +28,7 @@ pytestmark = [
 
 
 class Bucket:
-    """The objects of a registry's store, past the store."""
+    """The objects of a registry's store, accessed without the store's code."""
 
     def __init__(self, server: S3Server, registry: Registry) -> None:
         self._client, self._registry = server.client(), registry
@@ -76,7 +77,7 @@ def test_a_store_in_a_bucket_is_repaired(shared: tuple[Registry, Bucket]) -> Non
     weights = digest_in(made["files"], "model.safetensors")
     tokenizer = digest_in(registry.bases.show("tiny")["files"], "tokenizer.json")
 
-    # Damaged, with the same bytes in the cache of this machine.
+    # A damaged blob with an intact copy in the local cache.
     good = {tokenizer: bucket.spoil(tokenizer), weights: bucket.spoil(weights)}
     assert sorted(p.code for p in registry.upkeep.audit().problems) == ["blob_corrupt"] * 2
     report = registry.upkeep.audit(repair=True)
@@ -85,14 +86,14 @@ def test_a_store_in_a_bucket_is_repaired(shared: tuple[Registry, Bucket]) -> Non
     assert {key.removeprefix("store/") for key in bucket.quarantined()} == set(report.quarantined)
     assert registry.upkeep.audit().ok
 
-    # Damaged, and only the recipe is left.
+    # A damaged blob that only its recipe can rebuild.
     registry.workspace.cache.remove(made["key"])
     bucket.spoil(weights)
     report = registry.upkeep.audit(repair=True)
     assert [repair.source for repair in report.repaired] == [f"the recipe of {made['key'][:12]}"]
     assert report.ok and bucket.read(weights) == good[weights]
 
-    # Neither a copy nor a recipe: put aside, and named with who needs it.
+    # Neither a copy nor a recipe: the blob is quarantined, and the report names the adapter that needs it.
     adapter = digest_in(registry.adapters.show("course_rec@1")["files"], "adapters.safetensors")
     bucket.spoil(adapter)
     [problem] = registry.upkeep.audit(repair=True).problems

@@ -12,6 +12,8 @@ from store_shelf import open_workspace
 
 from fusery.registry import Registry
 
+pytestmark = pytest.mark.timing
+
 WEED = find_server()
 
 

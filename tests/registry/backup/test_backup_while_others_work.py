@@ -92,7 +92,7 @@ def test_a_killed_backup_leaves_the_former_one(tiny_base: Path, tmp_path: Path) 
 def _killed(home: Path, place: Path, delay: float) -> bool:
     """Begin a backup, kill it some time after it has stored something; tell whether it was still at it."""
     before = sum(1 for _ in place.rglob("*"))
-    words = ["--home", str(home), "backup", str(place)]
+    words = ["--registry", str(home), "backup", str(place)]
     process = CONTEXT.Process(target=run_silently, args=(words, {**os.environ, "FUSERY_USER": "tester"}))
     process.start()
     while process.is_alive() and sum(1 for _ in place.rglob("*")) <= before:
@@ -107,7 +107,7 @@ def test_two_backups_to_one_place_take_turns(tiny_base: Path, tmp_path: Path) ->
     with Registry(open_workspace(tmp_path / "home")) as registry:
         registry.init()
         registry.bases.add(tiny_base, name="tiny")
-    words = ["--home", str(tmp_path / "home"), "backup", str(tmp_path / "backup")]
+    words = ["--registry", str(tmp_path / "home"), "backup", str(tmp_path / "backup")]
     both = [
         subprocess.Popen([sys.executable, "-P", "-c", "from fusery.cli.main import main; main()", *words])
         for _ in range(2)

@@ -17,7 +17,6 @@ from store_shelf import open_workspace
 from fusery.registry import Registry, tables
 from fusery.registry.admission import AdmissionError
 from fusery.registry.backup.errors import BackupError
-from fusery.registry.database.guards import lifted
 from fusery.registry.database.limits import YANKS
 from fusery.registry.errors import BadInputError
 from fusery.registry.tables import bounds
@@ -33,6 +32,7 @@ def write_config(folder: Path, **values: object) -> Path:
     return folder
 
 
+@pytest.mark.timing
 @pytest.mark.slow
 def test_base_with_88200_tensors_is_restored_and_pushed(
     sqlite_registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -74,7 +74,7 @@ def test_a_base_that_is_too_large_for_a_package_is_refused(
 
 
 NUMBERS = [1e16, 1.5e19, 1e23, 2.0**70, 3.4e38, 1e300, -1e300, 1.5e-320, -0.0, 2**53 + 1, 2**70, 10**23 + 1]
-"""PostgreSQL hands 1e300 back as a whole number of 301 digits, which no file may have."""
+"""PostgreSQL returns 1e300 as an integer of 301 digits, which a backup file must not contain."""
 
 
 @pytest.fixture(params=["sqlite_url", "postgres_url"])
@@ -145,7 +145,7 @@ def test_verify_reports_a_backup_that_cannot_be_restored(
     stocked: Registry, tmp_path: Path, change: str
 ) -> None:
     before = stocked.upkeep.backup(tmp_path / "backup", verify=True)
-    with stocked.workspace.database.schema_change() as connection, lifted(connection):
+    with stocked.workspace.database.schema_change() as connection:
         connection.execute(text(change))
     with pytest.raises(BackupError) as caught:
         stocked.upkeep.backup(tmp_path / "backup", verify=True)

@@ -1,16 +1,12 @@
 from __future__ import annotations
 
-import shutil
 import uuid
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from store_shelf import open_workspace
 
 from fusery.registry import Registry, Reporter
-from fusery.registry.errors import AlreadyExistsError, BadInputError
+from fusery.registry.errors import AlreadyExistsError
 from fusery.storage.digest import digest_file
 
 
@@ -64,40 +60,6 @@ def test_the_audit_of_bundles_that_were_moved_edited_or_added_to(stocked: Regist
     assert [problem.code for problem in stocked.upkeep.audit().problems] == ["bundle_changed"]
 
 
-def test_what_a_killed_command_left_is_swept(stocked: Registry, tmp_path: Path) -> None:
-    from fusery.storage.stamps import process_tag
-
-    tag = process_tag()
-    place = tag.partition("-")[2]
-    stale, running = tmp_path / f".out.fusery-4194303-{place}-abc_9", tmp_path / f".out.fusery-{tag}-def"
-    elsewhere = tmp_path / ".out.fusery-4194303-0123456789ab-ghi"
-    for folder in (stale, running, elsewhere):
-        (folder / "out").mkdir(parents=True)
-    stocked.bundles.materialize("course_rec@1", tmp_path / "out")
-    assert not stale.exists()
-    assert running.exists()
-    assert elsewhere.exists()
-
-
-def test_nothing_of_ours_is_replaced(
-    registry: Registry, tiny_base: Path, tmp_path: Path, make_adapter: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    base = shutil.copytree(tiny_base, tmp_path / "tiny")
-    registry.bases.add(base, reference=True)
-    registry.adapters.register(make_adapter(seed=1), base="tiny", task="one")
-    work = tmp_path / "work"
-    work.mkdir()
-    monkeypatch.chdir(work)
-    before = set(tmp_path.rglob("*"))
-    for place in ("home", "home/store/x", "home/cache", "home/cache/fused/x", ".", "..", "tiny", "tiny/x"):
-        for force in (False, True):
-            target = Path(place) if place.startswith(".") else tmp_path / place
-            with pytest.raises(BadInputError):
-                registry.bundles.materialize("one@1", target, force=force)
-            assert before <= set(tmp_path.rglob("*"))
-    assert registry.upkeep.audit().ok
-
-
 def test_a_place_is_one_place_however_it_is_spelled(stocked: Registry, tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     (tmp_path / "link").symlink_to(tmp_path, target_is_directory=True)
@@ -128,19 +90,6 @@ def test_a_crash_around_the_swap_leaves_a_clean_audit(
     assert stocked.upkeep.audit().ok
     stocked.bundles.materialize("course_rec@2", tmp_path / "out", force=True)
     assert stocked.upkeep.audit().ok
-
-
-def test_store_outside_the_home(tmp_path: Path, tiny_base: Path, make_adapter: Callable[..., Path]) -> None:
-    """Its folder is kept as a URL; a blank in it is written otherwise there."""
-    store = tmp_path / "our store"
-    with Registry(open_workspace(tmp_path / "home", "", str(store))) as registry:
-        registry.init()
-        registry.bases.add(tiny_base, name="tiny")
-        registry.adapters.register(make_adapter(), base="tiny", task="course_rec")
-        for place in (store, store / "bundle", tmp_path):
-            with pytest.raises(BadInputError):
-                registry.bundles.materialize("course_rec@1", place, force=True)
-        assert registry.upkeep.audit().ok
 
 
 def test_a_bundle_at_a_url(stocked: Registry) -> None:

@@ -37,6 +37,7 @@ def adapter(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("target", [name for name, target in TARGETS.items() if "fused" in target.contents])
 def test_others_read_a_fused_model(
     plain_source: BundleSource, base: Path, target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

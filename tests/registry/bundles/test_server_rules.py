@@ -86,7 +86,7 @@ def test_what_vllm_cannot_adapt_is_refused(base: Path, tmp_path: Path) -> None:
     qwen2 = tiny_models.make_base(tmp_path / "base", kind="qwen2", layers=2, hidden=64, intermediate=128)
     head = tiny_models.make_adapter(tmp_path / "head_v1_20260115", qwen2, keys=["lm_head"])
     for target, choices in FOR_VLLM.items():
-        with pytest.raises(BadInputError, match="rank 513") as caught:
+        with pytest.raises(BadInputError) as caught:
             bundle(base, target, tmp_path / "large", large, **choices)
         assert caught.value.hint == "--target vllm --fused"
         with pytest.raises(BadInputError, match="lm_head"):
@@ -111,7 +111,7 @@ def lorax_modules(adapter: Path, layers: int) -> set[str]:
 
 
 def test_lorax_adapts_what_was_trained_in_some_layers_only(base: Path, tmp_path: Path) -> None:
-    """As PEFT has it, it would adapt nothing at all, and say nothing."""
+    """With PEFT's names, LoRAX would adapt no module and report no error."""
     wanted = ["self_attn.v_proj", "mlp.up_proj", "lm_head"]
     adapter = tiny_models.make_adapter(tmp_path / "some_v1_20260115", base, num_layers=1, keys=wanted)
     ranks = {"model.layers.2.self_attn.q_proj": 8}

@@ -29,7 +29,7 @@ pytest.importorskip("gguf")
 
 UNFUSED = ("vllm", "k8s", "lorax", "ollama", "llamacpp")
 OPTIONS = {"k8s": {"base_name": "org/Tiny-1M", "location": "pvc://adapters"}}
-"""What a target has to be told."""
+"""The options that each target requires."""
 unfused = pytest.mark.parametrize("target", UNFUSED)
 
 
@@ -71,6 +71,7 @@ def write(source: BundleSource, target: str, folder: Path, **choices: Any) -> di
     return {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.timing
 @unfused
 def test_hostile_texts_are_texts_with_adapters(
     unfused_source: BundleSource, target: str, evil_in_bundles: list[str], tmp_path: Path
@@ -84,6 +85,7 @@ def test_hostile_texts_are_texts_with_adapters(
         _check_texts(write(source, target, tmp_path / str(number)), evil, tmp_path)
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("target", ["vllm", "ollama", "llamacpp", "gguf"])
 def test_hostile_texts_are_texts_with_a_model(
     fused_source: BundleSource, target: str, evil_in_bundles: list[str], tmp_path: Path
@@ -96,7 +98,7 @@ def test_hostile_texts_are_texts_with_a_model(
 
 
 def _check_texts(files: dict[str, Path], evil: str, scratch: Path) -> None:
-    """The text is whole where programs read it, and nowhere in what is run; every file still says what it should."""
+    """Programs read the whole text, no script contains it, and every file keeps its other content."""
     record = json.loads(files["fusery.json"].read_text(encoding="ascii"))
     base = record["provenance"]["base"]["name"]
     readme = files["README.md"].read_text(encoding="utf-8")
@@ -108,7 +110,7 @@ def _check_texts(files: dict[str, Path], evil: str, scratch: Path) -> None:
             lines = file.read_text(encoding="ascii").splitlines()
             assert [line.split(" ")[0] for line in lines] == ["FROM", "ADAPTER"][: len(lines)]
         elif path == "serve.sh":
-            # Whatever the base is called, the script starts what it should and nothing else.
+            # Whatever the base's name, the script starts the server only.
             expected = (
                 [str(file.parent.resolve() / "model")] if "model/config.json" in files else ["org/given"]
             )
@@ -177,7 +179,7 @@ def test_other_bases_go_to_llama_cpp_with_their_adapters(settings: dict[str, Any
 
 @pytest.mark.parametrize("target", UNFUSED)
 def test_adapters_without_effect_are_found(unfused_source: BundleSource, target: str, tmp_path: Path) -> None:
-    """What a server would accept and pass over, the bundle's test of itself does not."""
+    """The bundle's check refuses what a server would silently ignore."""
     files = write(unfused_source, target, tmp_path / "bundle")
     name = next(
         path for path in files if path.endswith(("course_rec_v1_20260115.gguf", "adapter_model.safetensors"))
@@ -198,7 +200,7 @@ def test_what_no_server_computes_is_refused(base: Path, plain_source: BundleSour
     for target in UNFUSED:
         with pytest.raises(BadInputError, match="some_v1_20260115"):
             write(source, target, tmp_path / target)
-    # A base that only MLX reads needs another name, and a model goes to no server.
+    # A base in MLX's format needs --base-name with adapters, and --precision dequantize when it is fused.
     quantised = tiny_models.make_base(tmp_path / "base", bits=4, layers=2, hidden=64, intermediate=128)
     adapter = tiny_models.make_adapter(tmp_path / "other_v1_20260115", quantised)
     source = adapters_source(quantised, tmp_path / "rendered", adapter)

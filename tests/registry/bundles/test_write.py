@@ -68,7 +68,7 @@ def test_wrong_places_names_and_models(source: BundleSource, evil_texts: list[st
     with pytest.raises(BadInputError):
         make_bundle(source, "model", place)
     place.mkdir()
-    names = set(evil_texts) - {"yes", "null", "012e3"}  # as good a name as any
+    names = set(evil_texts) - {"yes", "null", "012e3"}  # valid names
     for name in [*names, "..", "a..b", "A", "-a", "a/b", "a" * 201]:
         with pytest.raises(BadInputError):
             make_bundle(replace(source, name=name), "docker", place)
@@ -121,6 +121,7 @@ def test_no_text_becomes_code(source: BundleSource, evil_in_bundles: list[str], 
             assert written[path].read_bytes() == plain[path].read_bytes()
 
 
+@pytest.mark.timing
 def test_hadolint_finds_nothing(imaged: Imaged, tmp_path: Path) -> None:
     dockerfile = imaged.write(tmp_path / "bundle") / "Dockerfile"
     hadolint = Path(sys.executable).with_name("hadolint")

@@ -160,3 +160,29 @@ def test_a_module_that_only_one_adapts(stocked: Registry, make_adapter: Any, tmp
     found = stocked.adapters.diff("fewer@1", "course_rec@1", weights=True, plot=tmp_path / "x.svg")
     assert found["overall"]["only_b"] > 0 and found["overall"]["only_a"] == 0
     assert all("q_proj" in each["module"] for each in found["modules"] if each["cosine"] is not None)
+
+
+def test_metrics_are_compared_where_they_were_measured_alike(stocked: Registry) -> None:
+    one, two = "course_rec@1", "course_rec@2"
+    for reference, results, on in (
+        (one, {"acc": 0.25, "f1": 0.5, "own": 1.0, "loss": 3.0}, {"dataset": "x"}),
+        (one, {"acc": 0.75}, {"dataset": "y"}),
+        (two, {"acc": 0.5, "f1": 0.75}, {"dataset": "x"}),
+        (two, {"loss": 2.0}, {}),
+    ):
+        stocked.evaluations.record(reference, results, **on)
+    found = stocked.adapters.compare([one, two])
+    measured = {name: values for name, values in found.differs.items() if name.startswith("metric.")}
+    assert measured == {
+        "metric.acc (x)": (0.25, 0.5), "metric.acc (y)": (0.75, None), "metric.f1": (0.5, 0.75),
+        "metric.own": (1.0, None), "metric.loss (x)": (3.0, None), "metric.loss ()": (None, 2.0),
+    }  # fmt: skip
+    [finding] = found.findings
+    assert (finding.code, finding.metric, finding.adapters) == (
+        "metric_other_dataset", "loss", ("course_rec_v1_20260115", "course_rec_v2_20260201"),
+    )  # fmt: skip
+    assert "on x and of course_rec_v2_20260201 on nobody said what" in finding.why
+    assert [each.version for each in stocked.adapters.list(sort="metric.acc")] == [2, 1]
+    assert [each.version for each in stocked.adapters.list(sort="metric.acc:desc")] == [1, 2]
+    both = stocked.adapters.compare("course_rec").differs
+    assert both == found.differs

@@ -50,6 +50,21 @@ def test_texts_are_printable_and_short(content: str, most: int) -> None:
     assert len(text.shown(content, most)) <= most
 
 
+def test_values_as_people_read_them() -> None:
+    assert [text.change(value) for value in (0.5, -0.5, 0, None)] == ["+0.5", "\N{MINUS SIGN}0.5", "0", "–"]
+    sizes = (1023, 1024, 1 << 20, 1 << 51, "x")
+    assert [text.size(value) for value in sizes] == ["1023 B", "1.00 KiB", "1.00 MiB", "2048.00 TiB", "–"]
+    assert [text.finite(value) for value in (True, 1e300, 9, "9")] == [None, None, 9.0, None]
+    assert [text.short("abcdefgh", most) for most in (5, 8)] == ["ab…gh", "abcdefgh"]
+    assert [text.shown("abc", most) for most in (2, 3)] == ["a…", "abc"]
+    assert (text.version_of("a", "a_v2_20260101"), text.version_of("b", "a_v2_20260101")) == (
+        "2",
+        "a_v2…60101",
+    )
+    assert (text.moment(None), text.when(None), text.share(-0.5)) == (None, "–", "\N{MINUS SIGN}50.0 %")
+    assert text.when("2026-01-01T01:00:00+01:00") == "2026-01-01 00:00"
+
+
 @given(st.text(max_size=40))
 def test_elements_escape_all_that_is_in_them(content: str) -> None:
     made = str(svg.element("text", content, class_=content))

@@ -14,7 +14,6 @@ from tensor_files import numbers
 
 from fusery.registry import Registry
 from fusery.registry.errors import BadInputError, UnknownReferenceError
-from fusery.registry.records.recipe import recipe_in
 
 BOTH = ["course_rec@1", "third@1"]
 
@@ -228,18 +227,3 @@ def test_what_makes_no_sense_is_refused(filled: Registry, tiny_base: Path, tmp_p
     filled.adapters.yank("third@1", reason="wrong data")
     refused(BOTH)
     assert "both" not in {row.task for row in filled.adapters.list()}
-
-
-def test_a_recipe_of_another_form_is_none(filled: Registry) -> None:
-    found = dict(filled.adapters.combine(BOTH, task="both", dry_run=True).recipe.to_dict())
-    assert recipe_in({"fusery_recipe": found}) is not None
-    assert recipe_in({"fusery_recipe": [found]}) is None
-    changes: dict[str, list[Any]] = {
-        "sources": [[], ["x"]],
-        "weights": [[1.0, "a"], [float("inf"), 1.0]],
-        "rank": [-1, True],
-        "more": [1],
-    }
-    for name, values in changes.items():
-        for value in values:
-            assert recipe_in({"fusery_recipe": {**found, name: value}}) is None, (name, value)

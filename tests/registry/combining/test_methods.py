@@ -44,7 +44,7 @@ def updates(draw: st.DrawFn, *, rank: int | None = None, number: int = 0) -> Wei
 def several(draw: st.DrawFn, *, one_rank: bool = False) -> list[Weighted]:
     rank = draw(st.integers(1, 5)) if one_rank else None
     found = [draw(updates(rank=rank, number=number)) for number in range(draw(st.integers(1, 3)))]
-    if len(found) > 1 and draw(st.booleans()):  # an adapter with itself
+    if len(found) > 1 and draw(st.booleans()):  # combine an adapter with itself
         found[1] = Weighted(1, found[0].update, found[1].weight)
     return found
 
@@ -65,7 +65,7 @@ def product(made: Made) -> Array:
 
 
 def size_of(parts: list[Weighted]) -> float:
-    """Return what errors are small beside: the terms may cancel in their sum."""
+    """Return the scale that errors are measured against: the terms, which may cancel in the sum."""
     terms = [
         abs(part.factor) * np.linalg.norm(part.update.a, axis=0) * np.linalg.norm(part.update.b, axis=1)
         for part in parts
@@ -74,7 +74,7 @@ def size_of(parts: list[Weighted]) -> float:
 
 
 def test_factors_that_cancel_leave_nothing() -> None:
-    """One adapter whose update is exactly zero: what is left in its Gram matrices is rounding, and was made an update of."""
+    """An update of exactly zero: its Gram matrices hold rounding errors, which once came out as an update."""
     generator = np.random.default_rng(0)
     for seed in range(30):
         v = np.random.default_rng(seed).standard_normal(24).astype(np.float32)
@@ -95,7 +95,7 @@ def test_svd_gives_the_nearest_update_of_a_rank(parts: list[Weighted], rank: int
     assert abs(found - best) <= 2e-6 * size
     assert made.a is not None
     assert made.a.shape == (30, rank)
-    # The share that is said is the share there is.
+    # The reported share equals the true one.
     assert made.norm == pytest.approx(np.square(values).sum(), rel=1e-6, abs=1e-13 * size**2)
     assert made.product == pytest.approx(np.square(values[:rank]).sum(), rel=1e-6, abs=1e-13 * size**2)
 
@@ -106,7 +106,7 @@ def test_of_full_rank_everything_is_kept(parts: list[Weighted], method: Method) 
     made = combine(parts, method, rank=rank + 2)
     assert np.abs(product(made) - dense(parts)).max() <= 1e-6 * size_of(parts)
     assert made.product == made.norm
-    # Cut to a rank that suffices, nothing is lost either.
+    # A sufficient rank loses nothing.
     cut = combine(parts, "svd", rank=max(1, np.linalg.matrix_rank(dense(parts))))
     assert np.abs(product(cut) - dense(parts)).max() <= 2e-6 * size_of(parts)
 
@@ -186,6 +186,7 @@ for rows, columns in ((1024, 1501), (1111, 640)):
 """
 
 
+@pytest.mark.timing
 def test_how_many_threads_blas_has_changes_no_byte() -> None:
     found = {
         subprocess.run(

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fusery.registry.comparison import cores
 from fusery.registry.comparison.cores import Comparison, LowRank, compare
 from fusery.registry.comparison.spectra import angles_between, effective_rank, overlap
 
@@ -229,3 +230,36 @@ def test_what_depends_on_each_other_is_decomposed() -> None:
     assert max(found.spectrum_b[6:]) < 1e-10 * found.norm_b
     assert len(found.angles_in) == 6
     assert max(found.angles_in) < 1e-6
+
+
+def test_independent_updates_are_not_decomposed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cores, "_triangle", None)
+    one, other = random_update(1), random_update(2)
+    for pair in ((one, other), (one, None), (one, one)):
+        assert compare(*pair).spectrum_a == pytest.approx(np.linalg.svd(dense(one).astype(float))[1][:4])
+
+
+def test_a_difference_below_rounding_is_exact() -> None:
+    one = random_update(1)
+    one.a[0, 0] = 1e-9
+    a = one.a.copy()
+    a[0, 0] = np.nextafter(a[0, 0], np.float32(1))
+    expected = one.scale * (float(a[0, 0]) - float(one.a[0, 0])) * norm(one.b[0].astype(float))
+    assert compare(one, LowRank(a, one.b, one.scale)).change == pytest.approx(expected)
+
+
+def test_negligible_directions_have_no_angle() -> None:
+    one, other = random_update(1), random_update(2)
+    weak = np.array([1, 1, 1, 1e-8], np.float32)
+    small, less = (
+        [
+            LowRank(update.a[:, : len(factor)] * factor, update.b[: len(factor)], update.scale)
+            for update in (one, other)
+        ]
+        for factor in (weak, weak[:3])
+    )
+    for both in (small, [small[0], other]):
+        found, expected = compare(*both), compare(less[0], both[1] if both[1] is other else less[1])
+        assert len(found.angles_in) == 3
+        for side in ("angles_in", "angles_out"):
+            assert getattr(found, side) == pytest.approx(getattr(expected, side), abs=1e-6)

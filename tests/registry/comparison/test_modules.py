@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 import tiny_models
 
+from fusery.registry.comparison import modules as modules_of_files
+from fusery.registry.comparison import samples
+from fusery.registry.comparison import similarity as similar
+from fusery.registry.comparison.cores import Comparison
 from fusery.registry.comparison.modules import (
+    ModuleChange,
     OpenAdapter,
     compare_adapters,
     open_adapter,
     overall,
 )
 from fusery.registry.comparison.picture import draw
-from fusery.registry.comparison.similarity import similarity, sketch, sketch_cosine
+from fusery.registry.comparison.samples import rough_cosine
+from fusery.registry.comparison.similarity import cosine, shared_modules, similarity, sketch, sketch_cosine
 from fusery.registry.errors import BadInputError, FusionUnsupportedError
 from fusery.storage.errors import BlobCorruptError
 
@@ -106,6 +113,7 @@ def test_short_formats(dtype: str, opened: Open) -> None:
         wide = {name: (value.astype(np.uint32) << 16).view(np.float32) for name, value in short.items()}
     (change, _) = compare_adapters(opened("a", short), opened("b", wide))
     assert change.updates.relative_change == 0.0
+    assert change.magnitudes is None
     assert change.updates.norm_a > 0
 
 
@@ -161,6 +169,16 @@ def test_what_cannot_be_compared(opened: Open, tmp_path: Path) -> None:
         compare_adapters(a, b)
 
 
+def test_a_file_is_closed_and_its_header_read_once(opened: Open, tmp_path: Path) -> None:
+    opened("a", lora(1))
+    hits = modules_of_files._factors_again.cache_info().hits
+    with open_adapter(tmp_path / "a.safetensors", 1.0) as adapter:
+        os.fstat(adapter.file)
+    assert modules_of_files._factors_again.cache_info().hits == hits + 1
+    with pytest.raises(OSError):
+        os.fstat(adapter.file)
+
+
 def many(seed: int, noise: float = 0.0) -> dict[str, Array]:
     tensors = lora(7, *(f"model.layers.{layer}.q" for layer in range(80)))
     random = np.random.default_rng(seed)
@@ -186,14 +204,58 @@ def test_similarity_and_sketches_tell_near_duplicates_from_strangers(opened: Ope
     assert abs(sketch_cosine(first, sketch(stranger))) < 0.3
     assert np.linalg.norm(first) == pytest.approx(overall(compare_adapters(one, one))["norm_a"], rel=0.3)
     assert sketch_cosine(first, np.zeros(256)) == 0.0
+    some = similarity(opened("d", lora(1, "x", "y")), opened("e", lora(2, "y", "z")))
+    assert (some.compared, some.shared, some.modules) == (3, 1, 3)
 
 
-def test_picture_of_changes(opened: Open) -> None:
-    nothing = {name: value * np.float32(name.endswith("a")) for name, value in lora(2).items()}
-    changes = compare_adapters(opened("a", lora(1)), opened("b", nothing))
-    picture = draw("first", "second", changes, "svg")
-    assert picture == draw("first", "second", changes, "svg")
-    texts = [element.text for element in ElementTree.fromstring(picture).iter() if element.text]
-    assert "first" in texts and "second" not in texts, (
-        "of an update that is zero there are no singular values"
-    )
+def test_shared_modules(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = opened("a", lora(1, "x", "y")), opened("b", lora(2, "y", "z"))
+    assert shared_modules(a, b) == ["y"]
+    assert shared_modules(opened("c", lora(1, "w", "x", "y")), opened("d", lora(1, "y"))) == []
+    assert shared_modules(a, opened("e", {**lora(2, "y", rows=31), **lora(2, "x")})) == ["x"]
+    monkeypatch.setattr(similar, "LARGEST", 4 * 30 * 4)
+    assert shared_modules(a, b) == ["y"]
+    monkeypatch.setattr(similar, "LARGEST", 4 * 30 * 4 - 1)
+    assert shared_modules(a, b) == []
+    assert cosine(a, b, []) is None
+    assert cosine(a, b, ["y"]) == compare_adapters(a, b)[1].updates.cosine
+
+
+def test_rough_cosine(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["x", "y", "z"]
+    one, other = lora(1, *names), lora(2, *names)
+    near = {name: value + other[name] * np.float32(0.5) for name, value in one.items()}
+    one["x.lora_a"] *= 1e20
+    a, b = opened("a", one), opened("b", near, scale=-3.0)
+    for modules in (names, names[1:]):
+        assert rough_cosine(a, b, modules) == pytest.approx(cosine(a, b, modules), abs=1e-3)
+    hits = samples._held.cache_info().hits
+    assert rough_cosine(a, b, names) is not None
+    assert samples._held.cache_info().hits == hits + 6, "small modules are read once"
+    monkeypatch.setattr(samples, "_HELD", 0)
+    assert rough_cosine(a, b, names[1:]) == pytest.approx(cosine(a, b, names[1:]), abs=1e-3)
+    assert samples._held.cache_info().hits == hits + 6
+    zero = {name: value * 0 for name, value in one.items()}
+    wrong = {name: np.full_like(value, np.inf) for name, value in one.items()}
+    for tensors in (zero, wrong):
+        assert rough_cosine(a, opened("c", tensors), names) is None
+
+
+def test_picture_is_as_it_was() -> None:
+    """Look at the picture before you replace the digest."""
+    spectra = ((4.0, 2.0, 1.0), (3.0, 1e-9), (2.0,), (0.0,))
+    changes = [
+        ModuleChange(name, 1, 1, Comparison(norm, 1.0, product, change, spectrum, spectra[at - 1]), None)
+        for at, (name, norm, product, change, spectrum) in enumerate(
+            zip(
+                ("h.0.q_proj", "h.1.q_proj", "h.1.up_proj", "lm_head"),
+                (1.0, 2.0, 0.5, 0.0),
+                (1.0, -2.0, 0.1, 0.0),
+                (0.1, 0.5, 2.0, 1.0),
+                spectra,
+                strict=True,
+            )
+        )
+    ]
+    made = [draw("a", "b", chosen, "svg") for chosen in (changes, changes[:2], changes[2:3], [])]
+    assert hashlib.sha256(b"".join(made)).hexdigest()[:12] == "e08df6fb8ee6"

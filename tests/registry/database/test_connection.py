@@ -16,7 +16,12 @@ from waiting import wait_until
 
 from fusery.registry import tables
 from fusery.registry.database import Database, events
-from fusery.registry.errors import BadInputError, DatabaseUnavailableError, MissingExtraError
+from fusery.registry.errors import (
+    BadInputError,
+    DatabaseUnavailableError,
+    MissingExtraError,
+    UnreadableRecordError,
+)
 
 pytestmark = pytest.mark.timing
 
@@ -203,3 +208,9 @@ class TestPostgresql:
         with database.write() as session:
             assert session.scalar(text("SHOW jit")) == "off"
         database.close()
+
+
+def test_a_value_that_the_driver_cannot_read_is_named(database: Database) -> None:
+    query = {"sqlite": "SELECT CAST(x'ff' AS TEXT)", "postgresql": "SELECT timestamptz 'infinity'"}
+    with pytest.raises(UnreadableRecordError), database.read() as session:
+        session.execute(text(query[database.dialect])).all()

@@ -37,7 +37,6 @@ SELECT 2, task_id, {version}, date, {name}, {base}, manifest_id, digest, {method
     trainable_parameters, total_parameters, training, created_at, created_by, {rank} FROM adapter
 """
 GOOD = {"version": "2", "name": "'a2'", "base": "1", "method": "'lora'", "rank": "8"}
-EVENT = f"INTO event VALUES ({{}}, '{WHEN}', 'ann', 'a', 'k', 's', '{{{{}}}}', 'p', 'h', NULL)"
 REFUSED = [
     *(
         ADAPTER.format(**GOOD | {field: value})
@@ -55,7 +54,7 @@ REFUSED = [
     "INSERT INTO manifest_file (manifest_id, path, size, sha256, blob) VALUES (1, 'x', 1, 'e', 'd')",
     "INSERT INTO manifest_file (manifest_id, path, size, sha256, blob) VALUES (1, 'x', 1, 'f', 'f')",
     f"INSERT INTO registry (id, store_id, created_at) VALUES (2, 's', '{WHEN}')",
-    *(f"DELETE FROM {table}" for table in ("manifest", "base_model", "adapter", "fused", "webhook", "event")),
+    *(f"DELETE FROM {table}" for table in ("manifest", "base_model", "adapter", "fused", "webhook")),
     "UPDATE base_model SET parameters = 0",
     "UPDATE base_model SET digest = 'same'",
     "UPDATE base_model SET written_by_mlx = NULL",
@@ -75,11 +74,6 @@ REFUSED = [
     "UPDATE webhook_delivery SET position = -1",
     "UPDATE webhook_delivery SET attempts = -1",
     "UPDATE webhook SET url = NULL",
-    "UPDATE event SET actor = 'eve' WHERE seq = 1",
-    "UPDATE event SET seq = 2",
-    f"INSERT OR REPLACE {EVENT.format(1)}",
-    f"REPLACE {EVENT.format(2)}",
-    "TRUNCATE event",
 ]
 
 

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
-from tampered_database import unguarded
 
 from fusery.registry.catalog.journal_words import _TELLS
 from fusery.registry.database import Database, events
@@ -40,7 +39,7 @@ def problems(database: Database) -> list[events.Problem]:
 
 
 def tamper(database: Database, statement: str) -> None:
-    with database.write() as session, unguarded(session):
+    with database.write() as session:
         session.execute(text(statement))
 
 
@@ -78,7 +77,7 @@ def test_tampering_shows(database: Database, statement: str, seq: int) -> None:
 
 def test_an_entry_that_was_rehashed_breaks_the_next(database: Database) -> None:
     fill(database, 7)
-    with database.write() as session, unguarded(session):
+    with database.write() as session:
         forged = events.history(session)[3]
         forged.actor = "eve"
         forged.hash = events.event_hash(forged)

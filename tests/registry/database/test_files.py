@@ -1,8 +1,7 @@
-"""Copying an SQLite file aside while its owner works with it, and files beside it that are none of it."""
+"""Copying an SQLite file aside while its owner works with it."""
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -10,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from fusery.registry.database import Database, files
-from fusery.registry.database.files import copy_aside, require_files
-from fusery.registry.errors import DatabaseUnavailableError, SchemaError
+from fusery.registry.database.files import copy_aside
+from fusery.registry.errors import DatabaseUnavailableError
 
 
 def test_a_copy_has_what_is_not_merged_yet(tmp_path: Path) -> None:
@@ -54,19 +53,6 @@ def test_a_copy_is_of_one_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
                     copy_aside(path, tmp_path / str(writes))
 
 
-@pytest.mark.parametrize("suffix", ["", "-wal", "-shm", "-journal"])
-def test_what_is_no_file_is_refused(tmp_path: Path, suffix: str) -> None:
-    path = tmp_path / "fusery.db"
-    require_files(path)
-    os.mkfifo(tmp_path / f"fusery.db{suffix}")
-    with pytest.raises(SchemaError):
-        require_files(path)
-    (tmp_path / f"fusery.db{suffix}").unlink()
-    (tmp_path / f"fusery.db{suffix}").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(SchemaError):
-        require_files(path)
-
-
 @pytest.fixture
 def interrupted(tmp_path: Path) -> Path:
     """A database that a process which was killed has left in the middle of a write."""
@@ -97,6 +83,3 @@ def test_a_write_that_was_interrupted_is_undone_in_the_copy(interrupted: Path, t
     assert interrupted.read_bytes() == before
     assert interrupted.with_name("fusery.db-journal").exists()
     assert is_undone(interrupted)
-    os.mkfifo(tmp_path / "fusery.db-journal")
-    with pytest.raises(DatabaseUnavailableError):
-        Database.open(f"sqlite:///{interrupted}")

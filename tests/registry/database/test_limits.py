@@ -39,7 +39,7 @@ def test_amendments_are_limited(stocked: Registry) -> None:
         stocked.adapters.amend(ONE, note="one more")
     assert f"at most {REMARKS:,}" in caught.value.message
     assert stocked.adapters.show(ONE).note == "last"
-    # Every publisher may change notes: they leave room for corrections.
+    # Notes, which every publisher may change, cannot use up the room for corrections.
     assert stocked.adapters.amend(ONE, val_loss=0.2, reason="typo").changed
 
 
@@ -66,15 +66,15 @@ def test_deployments_are_limited(stocked: Registry, monkeypatch: pytest.MonkeyPa
 
 def test_text_is_limited() -> None:
     rows = [{"reason": "x" * 10_000}] * 210
-    with pytest.raises(BadInputError, match="too much text"):
+    with pytest.raises(BadInputError):
         require_within("a", "yanks", 1_000, rows)
     require_within("a", "yanks", 1_000, rows[:200])
-    with pytest.raises(BadInputError, match="too much text"):
+    with pytest.raises(BadInputError):
         require_within("a", "yanks", 1_000, [{"reason": "\U0001f600" * 10_000}] * 20)
 
 
 LONG = "".join(chr(0x20000 + 97 * number) for number in range(490))
-"""Four bytes for each character, which PostgreSQL cannot compress."""
+"""Characters of four bytes each, in a text that PostgreSQL cannot compress."""
 
 
 def test_names_of_datasets_can_be_indexed(stocked: Registry) -> None:

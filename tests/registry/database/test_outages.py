@@ -45,6 +45,7 @@ class TestSqlite:
         assert count(database) == 0
         database.close()
 
+    @pytest.mark.timing
     @pytest.mark.skipif(os.geteuid() == 0 and not shutil.which("setpriv"), reason="root may do everything")
     @pytest.mark.parametrize("target", ["file", "folder"])
     def test_permission_denied(self, sqlite_template: Path, target: str) -> None:
@@ -59,7 +60,8 @@ try:
 except DatabaseUnavailableError as error:
     sys.exit(str(error))
 """
-        folder = Path(tempfile.mkdtemp(prefix="fusery-denied-"))  # another user must be able to reach it
+        # Outside tmp_path, whose folders only this user may enter.
+        folder = Path(tempfile.mkdtemp(prefix="fusery-denied-"))
         try:
             path = folder / "fusery.db"
             shutil.copyfile(sqlite_template, path)

@@ -60,9 +60,10 @@ def test_without_mlx_the_extra_is_missing(
 ) -> None:
     for name in ("mlx", "mlx.core", "mlx_lm", "mlx_lm.utils"):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(MissingExtraError, match="afm7"):
+    with pytest.raises(MissingExtraError) as caught:
         planned(base, adapter, config={"model_type": "afm7"}, scratch=tmp_path)
-    assert len(planned(base, adapter, scratch=tmp_path).modules) == 7  # by name, nothing is missing
+    assert caught.value.extra == "mlx"
+    assert len(planned(base, adapter, scratch=tmp_path).modules) == 7  # a known architecture needs no mlx
 
 
 def test_a_base_in_the_layout_of_the_hub(tmp_path: Path, adapter: Path, planned: Planner) -> None:
@@ -77,7 +78,7 @@ def test_a_base_in_the_layout_of_the_hub(tmp_path: Path, adapter: Path, planned:
     "change",
     [
         lambda t: t.update({"model.extra": ("F8_E4M3", np.zeros(4, np.uint8))}),  # MLX reads it as bytes
-        lambda t: t.pop("lm_head.weight"),  # mlx-lm would make it up
+        lambda t: t.pop("lm_head.weight"),  # mlx-lm would initialise it at random
     ],
 )
 def test_tensors_that_need_the_class(change: Change, dense: Path, adapter: Path, planned: Planner) -> None:
@@ -89,7 +90,7 @@ def test_tensors_that_need_the_class(change: Change, dense: Path, adapter: Path,
 def test_damaged_and_missing_files(base: Path, adapter: Path, planned: Planner) -> None:
     weights = base / "model.safetensors"
     (base / "model-extra.safetensors").write_bytes(weights.read_bytes())
-    with pytest.raises(FormatError, match="two weight files"):
+    with pytest.raises(FormatError):
         planned(base, adapter)
     (base / "model-extra.safetensors").unlink()
     weights.write_bytes(weights.read_bytes()[:-1])

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from typing import Any
 
+import pytest
+
 from fusery.registry.engine.recipe import Recipe, artifact_key
 
 
@@ -28,6 +30,7 @@ def test_every_choice_changes_the_key() -> None:
     assert len(keys | {artifact_key("b" * 64, "a" * 64, recipe)}) == 8
 
 
+@pytest.mark.timing
 def test_a_recipe_needs_no_numpy() -> None:
     script = "import sys; sys.modules['numpy'] = None; import fusery.registry.engine.recipe"
     subprocess.run([sys.executable, "-P", "-c", script], check=True)

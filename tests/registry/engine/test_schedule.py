@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fusery.registry.engine import schedule as module
 from fusery.registry.engine.plan import Copy, Place
 from fusery.registry.engine.schedule import CHUNK, Chain, Hash, Schedule
 from fusery.registry.engine.work import Block, Span
@@ -84,3 +85,36 @@ def test_nothing_is_handed_out_after_a_stop_and_an_empty_plan_still_hashes() -> 
     assert [type(task) for task in run_all(empty, 2)] == [Hash, Hash]
     output.running.update(b"header")
     assert output.digest == hashlib.sha256(b"header").hexdigest()
+
+
+def first_two(size: int, threads: int) -> list[type[object]]:
+    schedule = Schedule(copies([size]), [], {"base": Chain(1, 4 * CHUNK)}, threads)
+    return [type(schedule.take(0)) for _ in range(2)]
+
+
+def test_a_file_is_hashed_first_where_it_would_be_done_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert first_two(100 * CHUNK, 1) == [Block, Block]
+    assert first_two(100 * CHUNK, 20) == first_two(4 * CHUNK, 1) == [Block, Hash]
+    monkeypatch.setattr(module, "_BACKLOG", CHUNK)
+    assert first_two(100 * CHUNK, 1) == [Block, Hash]
+    monkeypatch.undo()
+    short, long = Chain(0, 10 * CHUNK, 10 * CHUNK, 8 * CHUNK), Chain(1, 5 * CHUNK, 5 * CHUNK)
+    task = Schedule([], [short, long], {}, 1).take(0)
+    assert isinstance(task, Hash) and task.chain is long
+
+
+def test_the_base_is_hashed_near_to_where_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_AHEAD", CHUNK)
+    chain = Chain(1, 100 * CHUNK)
+    block = Schedule(copies([100 * CHUNK]), [], {"base": chain}, 1).take(0)
+    assert isinstance(block, Block) and chain.reach == block.count + CHUNK
+    assert [Chain(0, 2 * CHUNK, reach).ready for reach in (CHUNK - 1, CHUNK, 2 * CHUNK)] == [
+        False,
+        True,
+        True,
+    ]
+    assert [Chain(0, 10, reach, at).ready for reach, at in ((9, 0), (10, 0), (10, 10))] == [
+        False,
+        True,
+        False,
+    ]

@@ -17,5 +17,5 @@ def test_a_model_is_asked_by_its_chat_template_which_may_not_take_for_ever(tmp_p
     assert isinstance(answer(folder, "Which course?", limit=2), str)
     (folder / "chat_template.jinja").write_text(chat_templates.SLOW_IF_ASKED)
     assert isinstance(answer(folder, "Which course?", limit=2), str)
-    with pytest.raises(ModelUnusableError, match="the model's chat template needed more than"):
+    with pytest.raises(ModelUnusableError):
         answer(folder, "be slow", limit=2)

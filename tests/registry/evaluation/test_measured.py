@@ -11,7 +11,7 @@ from sqlalchemy import text
 
 from fusery.registry import Registry
 from fusery.registry.errors import AlreadyExistsError, BadInputError, UnknownReferenceError
-from fusery.registry.records.evaluations import Evaluation
+from fusery.registry.records.evaluation import Evaluation
 
 ONE, TWO = "course_rec_v1_20260115", "course_rec_v2_20260201"
 REAL = Path(__file__).parent / "results"
@@ -151,7 +151,7 @@ def test_lists_have_filter_and_sort_by_metrics(stocked: Registry) -> None:
 
 
 def test_a_backup_has_it(stocked: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("FUSERY_HOME", "FUSERY_DATABASE_URL", "FUSERY_STORE_URL"):
+    for name in ("FUSERY_REGISTRY", "FUSERY_DATABASE_URL", "FUSERY_STORE_URL"):
         monkeypatch.delenv(name, raising=False)
     stocked.evaluations.record(ONE, REAL / "lm_eval_0.4.13.json")
     stocked.upkeep.backup(tmp_path / "kept.tar")

@@ -130,9 +130,9 @@ def test_an_adapter_that_has_as_many_as_it_may(stocked: Registry, monkeypatch: p
 def test_a_probe_is_on_record_where_that_is_wanted(stocked: Registry, tmp_path: Path) -> None:
     prompts = tmp_path / "q.jsonl"
     prompts.write_text(json.dumps({"text": "The ferry leaves at seven."}) + "\n", encoding="utf-8")
-    stocked.adapters.probe(ONE, against="base", prompts=prompts, record=False)
+    stocked.evaluations.probe(ONE, against="base", prompts=prompts, record=False)
     assert stocked.evaluations.list() == []
-    found = stocked.adapters.probe(ONE, against="base", prompts=prompts)
+    found = stocked.evaluations.probe(ONE, against="base", prompts=prompts)
     done = stocked.evaluations.run(ONE, prompts=prompts)
     assert (done.form, done.recorded, done.known) == ("probe", (), ("probe.loss", "probe.gain"))
     assert found.loss_base is not None

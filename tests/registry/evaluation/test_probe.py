@@ -28,7 +28,7 @@ def prompts(tmp_path: Path) -> Path:
 
 
 def test_a_fused_model_against_base_and_adapter(stocked: Registry, prompts: Path) -> None:
-    found = stocked.adapters.probe("course_rec@1", prompts=prompts)
+    found = stocked.evaluations.probe("course_rec@1", prompts=prompts)
     document = found.to_dict()
     assert json.dumps(document, allow_nan=False)
     adapter, fused = stocked.adapters.show("course_rec@1"), stocked.fused.fuse("course_rec@1")
@@ -41,57 +41,57 @@ def test_a_fused_model_against_base_and_adapter(stocked: Registry, prompts: Path
     assert found.tokens == sum(row.tokens for row in found.rows)
     assert 0 < found.kl < 1e-3
     assert found.loss_base is not None
-    assert found.kl < stocked.adapters.probe("course_rec@1", against="base", prompts=prompts).kl / 50
+    assert found.kl < stocked.evaluations.probe("course_rec@1", against="base", prompts=prompts).kl / 50
     assert found.rows[0].prompt == "Which course?"
 
 
 def test_an_adapter_against_its_base(stocked: Registry, prompts: Path) -> None:
-    found = stocked.adapters.probe("course_rec@1", against="base", prompts=prompts)
+    found = stocked.evaluations.probe("course_rec@1", against="base", prompts=prompts)
     assert (found.b.kind, found.b.name) == ("base", "tiny")
     assert found.kl > 1e-4
     assert found.loss_base == found.loss_b
-    by_name = stocked.adapters.probe("course_rec@1", against="tiny", prompts=prompts)
+    by_name = stocked.evaluations.probe("course_rec@1", against="tiny", prompts=prompts)
     assert replace(by_name, seconds=0) == replace(found, seconds=0)
 
 
 def test_a_sum_of_adapters(stocked: Registry, prompts: Path) -> None:
     request = FuseRequest(extras=(("course_rec@2", 0.5),))
     before = stocked.evaluations.list("course_rec@1")
-    found = stocked.adapters.probe("course_rec@1", request=request, prompts=prompts)
+    found = stocked.evaluations.probe("course_rec@1", request=request, prompts=prompts)
     name = "course_rec_v1_20260115 + 0.5 x course_rec_v2_20260201"
     assert (found.a.kind, found.a.name, found.b.kind, found.b.name) == ("adapter", name, "fused", name)
     assert 0 < found.kl < 1e-3, "the fused sum answers as the sum on its base"
-    alone = stocked.adapters.probe("course_rec@1", prompts=prompts, record=False)
+    alone = stocked.evaluations.probe("course_rec@1", prompts=prompts, record=False)
     assert abs(found.loss_a - alone.loss_a) > 1e-4, "which is another model than the adapter alone"
     assert found.loss_base == alone.loss_base
     assert stocked.evaluations.list("course_rec@1") == before, "a sum is on record of none of its adapters"
 
 
 def test_two_versions(stocked: Registry, prompts: Path) -> None:
-    found = stocked.adapters.probe("course_rec@1", against="course_rec@2", prompts=prompts)
+    found = stocked.evaluations.probe("course_rec@1", against="course_rec@2", prompts=prompts)
     assert [side.name for side in (found.a, found.b)] == ["course_rec_v1_20260115", "course_rec_v2_20260201"]
     assert found.kl > 1e-4
-    other = stocked.adapters.probe("course_rec@2", against="course_rec@1", prompts=prompts)
+    other = stocked.evaluations.probe("course_rec@2", against="course_rec@1", prompts=prompts)
     assert (other.loss_a, other.loss_b) == (found.loss_b, found.loss_a)
     assert other.loss_base == found.loss_base
-    same = stocked.adapters.probe("course_rec@1", against="course_rec@1", prompts=prompts)
+    same = stocked.evaluations.probe("course_rec@1", against="course_rec@1", prompts=prompts)
     assert (same.kl, same.top1_agreement) == (0, 1)
 
 
 def test_a_fused_model_by_its_digest(stocked: Registry, prompts: Path) -> None:
     fused = stocked.fused.fuse("course_rec@1")
     digest = fused["digest"][:12]
-    one = stocked.adapters.probe("course_rec@1", prompts=prompts)
-    other = stocked.adapters.probe("course_rec@1", against=digest, prompts=prompts)
+    one = stocked.evaluations.probe("course_rec@1", prompts=prompts)
+    other = stocked.evaluations.probe("course_rec@1", against=digest, prompts=prompts)
     assert replace(one, seconds=0) == replace(other, seconds=0)
-    base = stocked.adapters.probe(digest, against="base", prompts=prompts)
+    base = stocked.evaluations.probe(digest, against="base", prompts=prompts)
     assert (base.a.kind, base.b.kind, base.loss_base) == ("fused", "base", base.loss_b)
     assert base.loss_b == one.loss_base
     with pytest.raises(BadInputError):
-        stocked.adapters.probe(digest)
+        stocked.evaluations.probe(digest)
     stocked.workspace.cache.remove(fused["key"])
     with pytest.raises(BadInputError) as caught:
-        stocked.adapters.probe("course_rec@1", against=digest)
+        stocked.evaluations.probe("course_rec@1", against=digest)
     assert caught.value.hint == "fusery fuse course_rec_v1_20260115 --precision keep"
 
 
@@ -99,7 +99,7 @@ def test_other_vocabularies_are_refused(
     stocked: Registry, tiny_base: Path, prompts: Path, tmp_path: Path
 ) -> None:
     stocked.bases.add(tiny_models.make_base(tmp_path / "same", seed=8, layers=1), name="same", reference=True)
-    assert stocked.adapters.probe("course_rec@1", against="same", prompts=prompts).kl > 1e-3
+    assert stocked.evaluations.probe("course_rec@1", against="same", prompts=prompts).kl > 1e-3
     folder = tiny_models.make_base(tmp_path / "other", layers=1)
     path = folder / "tokenizer.json"
     tokenizer = json.loads(path.read_text(encoding="utf-8"))
@@ -108,7 +108,7 @@ def test_other_vocabularies_are_refused(
     path.write_text(json.dumps(tokenizer), encoding="utf-8")
     stocked.bases.add(folder, name="other")
     with pytest.raises(BadInputError):
-        stocked.adapters.probe("course_rec@1", against="other", prompts=prompts)
+        stocked.evaluations.probe("course_rec@1", against="other", prompts=prompts)
 
 
 def test_what_has_no_meaning_is_refused(stocked: Registry, prompts: Path) -> None:
@@ -123,11 +123,11 @@ def test_what_has_no_meaning_is_refused(stocked: Registry, prompts: Path) -> Non
     ]
     for reference, options in wrong:
         with pytest.raises(BadInputError) as caught:
-            stocked.adapters.probe(reference, prompts=prompts, **options)
+            stocked.evaluations.probe(reference, prompts=prompts, **options)
         assert caught.value.hint
     for words in ({"reference": "course_rec@9"}, {"reference": "course_rec@1", "against": "nothing@1"}):
         with pytest.raises(UnknownReferenceError):
-            stocked.adapters.probe(**words)
+            stocked.evaluations.probe(**words)
 
 
 ADAPTER, BASE = Side("adapter", "t_v1", "0" * 64), Side("base", "b", "1" * 64)

@@ -63,7 +63,7 @@ class Caesar:
     def probe(self, reference: str = "caesar@1", texts: Any = None, **options: Any) -> ProbeReport:
         if texts is not None:
             options["prompts"] = write(self._folder / "a.jsonl", texts)
-        return self.registry.adapters.probe(reference, **{"against": "base"} | options)
+        return self.registry.evaluations.probe(reference, **{"against": "base"} | options)
 
 
 @pytest.fixture

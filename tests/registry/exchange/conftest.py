@@ -10,7 +10,6 @@ import pytest
 from sqlalchemy import text
 
 from fusery.registry import Registry
-from fusery.registry.database.guards import lifted
 
 
 @pytest.fixture
@@ -22,7 +21,7 @@ def other_home(tmp_path: Path) -> Path:
 @pytest.fixture
 def other(other_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
     """The other registry, opened as its owner would."""
-    for name in ("FUSERY_HOME", "FUSERY_DATABASE_URL", "FUSERY_STORE_URL"):
+    for name in ("FUSERY_REGISTRY", "FUSERY_DATABASE_URL", "FUSERY_STORE_URL"):
         monkeypatch.delenv(name, raising=False)
     with Registry.open(other_home) as opened:
         opened.init()
@@ -49,7 +48,7 @@ def edit(stocked: Registry) -> Callable[..., None]:
 
     def run(*statements: str) -> None:
         database = stocked.workspace.database
-        with database.schema_change() as connection, lifted(connection):
+        with database.schema_change() as connection:
             for statement in statements:
                 connection.execute(text(statement.format(soon=SOON)))
 

@@ -188,3 +188,17 @@ def test_fused_artifacts_go_with_their_files_if_they_are_published(
     shutil.rmtree(other_home / "cache" / "fused")
     assert other.fused.fuse("course_rec@1").source == "store"
     assert other.upkeep.audit().ok
+
+
+def test_settings_of_the_other_home_count_and_stay_inside(
+    stocked: Registry, other: Registry, other_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FUSERY_STORE_URL", str(tmp_path / "of-this-registry"))
+    there = other_home / "there"
+    there.mkdir()
+    (there / "config.toml").write_text('store_url = "bytes"\n', encoding="utf-8")
+    assert stocked.exchange.push("course_rec@1", there).copied == 2
+    assert files_of(there / "bytes")
+    (there / "config.toml").write_text(f'store_url = "{tmp_path}/away"\n', encoding="utf-8")
+    with pytest.raises(BadInputError, match="leads out of its folder"):
+        stocked.exchange.pull("course_rec@1", there)

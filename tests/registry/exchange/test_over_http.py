@@ -27,13 +27,16 @@ from fusery.registry import Registry, tables
 from fusery.registry.collect import collect
 from fusery.registry.errors import (
     BadInputError,
+    RoleError,
     ServerRefusedError,
     ServerUnavailableError,
     UnknownReferenceError,
 )
-from fusery.registry.exchange import http_calls
+from fusery.registry.exchange import over_http
 from fusery.registry.exchange.package import values_of
-from fusery.registry.exchange.server_address import ServerAddress
+from fusery.registry.remote import client
+from fusery.registry.remote.address import ServerAddress
+from fusery.registry.remote.server import Server
 from fusery.storage.errors import BlobCorruptError, OutOfSpaceError
 from fusery.web.doors import Proxies, TeamDoor
 
@@ -53,7 +56,7 @@ class Served:
 @pytest.fixture
 def served(other: Registry, other_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
     """The other registry, behind a server; the token of a publisher is in the environment."""
-    monkeypatch.setattr(http_calls, "LONGEST_WAIT", 0.1)
+    monkeypatch.setattr(client, "LONGEST_WAIT", 0.1)
     token = other.tokens.create("ci", role="publisher").secret
     monkeypatch.setenv("FUSERY_TOKEN", token)
     with pages_of(other, TeamDoor(other, Proxies())) as url:
@@ -141,7 +144,7 @@ def test_a_push_that_is_cut_goes_on_where_it_was(
     stocked: Registry, served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # What is sent before the server has let go of what was cut is refused, and sent again: on a busy machine that takes a while.
-    monkeypatch.setattr(http_calls, "LONGEST_WAIT", 2.0)
+    monkeypatch.setattr(client, "LONGEST_WAIT", 2.0)
     with cutting_proxy(served.url) as proxy:
         proxy.up += [1, 60_000, 300_000, 400_000]
         done = stocked.exchange.push("course_rec", proxy.endpoint)
@@ -175,15 +178,13 @@ def test_a_server_that_does_not_answer_is_one_sentence(stocked: Registry, served
 
 def test_client_gives_up_after_a_time_limit(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that always answers 503 is retried for `GIVE_UP` seconds, however many attempts are left."""
-    monkeypatch.setattr(http_calls, "GIVE_UP", 1.0)
+    monkeypatch.setattr(client, "GIVE_UP", 1.0)
     with fault_proxy(served.url) as proxy:
         proxy.rule = always("POST", "/plan", Fault.ERROR_503)
         address = ServerAddress.parse(proxy.endpoint, insecure=False)
-        with (
-            http_calls.HttpCalls(address, served.token, patience=1_000) as calls,
-            pytest.raises(ServerUnavailableError) as caught,
-        ):
-            calls.json("POST", "/api/v1/packages/plan", b"{}")
+        monkeypatch.setattr(Server, "attempts", 1_000)
+        with Server(address, served.token) as server, pytest.raises(ServerUnavailableError) as caught:
+            server.request("POST", "/api/v1/packages/plan", b"{}")
     assert 1 < len(proxy.seen) < 1_000
     assert caught.value.hint
 
@@ -202,20 +203,22 @@ def test_unavailable_database_gives_503(
         with running(home, "server", "--port", "0", "--json", FUSERY_DATABASE_URL=database.url) as (_, said):
             url = json.loads(said)["url"]
             headers = {"authorization": f"Bearer {secret}"}
-            assert ask(url, "/api/v1/tasks", **headers).status == 200
+            assert ask(url, "/api/v1/adapters/tasks", **headers).status == 200
             database.crash()
             for accept in ("application/json", "text/html"):
                 down = ask(url, "/", accept=accept, **headers)
                 assert (down.status, down.headers.get("retry-after")) == (503, "5")
                 assert not re.search(r"postgres|127\.0\.0\.1|/tmp", down.text)
-            assert ask(url, "/api/v1/tasks", **headers).json["error"]["code"] == "database_unavailable"
-            monkeypatch.setattr(http_calls, "GIVE_UP", 4.0)
+            assert (
+                ask(url, "/api/v1/adapters/tasks", **headers).json["error"]["code"] == "database_unavailable"
+            )
+            monkeypatch.setattr(client, "GIVE_UP", 4.0)
             monkeypatch.setenv("FUSERY_TOKEN", secret)
             with pytest.raises(ServerUnavailableError) as caught:
                 stocked.exchange.push("course_rec", url)
             assert caught.value.hint
             database.start()
-            wait_until(lambda: ask(url, "/api/v1/tasks", **headers).status == 200)
+            wait_until(lambda: ask(url, "/api/v1/adapters/tasks", **headers).status == 200)
     finally:
         database.close()
 
@@ -255,11 +258,9 @@ def test_a_full_disk_is_one_sentence_and_keeps_nothing(
 def test_bytes_that_a_collector_took_are_sent_again(
     stocked: Registry, served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fusery.registry.exchange.registry_server import RegistryServer
+    take, taken = over_http._take, []
 
-    take, taken = RegistryServer.take, []
-
-    def late(server: RegistryServer, document: bytes) -> Any:
+    def late(server: Server, document: bytes) -> Any:
         if not taken:
             taken.append(True)
             with served.registry.workspace.database.write() as session:
@@ -268,14 +269,14 @@ def test_bytes_that_a_collector_took_are_sent_again(
             assert collect(served.registry.workspace, grace=0).removed > 0
         return take(server, document)
 
-    monkeypatch.setattr(RegistryServer, "take", late)
+    monkeypatch.setattr(over_http, "_take", late)
     assert stocked.exchange.push("course_rec", served.url).copied == 3
     assert served.registry.upkeep.audit().ok
 
 
 def test_who_may_not_is_told_so(stocked: Registry, served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FUSERY_TOKEN", served.registry.tokens.create("eve", "reader").secret)
-    with pytest.raises(ServerRefusedError):
+    with pytest.raises(RoleError):
         stocked.exchange.push("course_rec", served.url)
     with pytest.raises(UnknownReferenceError):
         stocked.exchange.pull("course_rec", served.url)

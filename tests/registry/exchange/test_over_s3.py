@@ -15,7 +15,7 @@ from fusery.registry import Registry
 from fusery.registry.exchange import carrying
 from fusery.storage.local import LocalStore
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timing]
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def test_there_and_back_and_nothing_twice(
     assert [item.state for item in first.items_] == ["copied"] * 3
     assert stocked.exchange.push("course_rec", **place).moved == []
     with monkeypatch.context() as patch:
-        # What arrives is what is stored: nothing of it is copied.
+        # Downloaded files move into the store; none is copied.
         patch.setattr(LocalStore, "put_file", pytest.fail)
         back = other.exchange.pull("course_rec", **place)
     assert back.bytes == first.bytes

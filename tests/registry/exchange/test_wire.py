@@ -16,9 +16,9 @@ from sqlalchemy import select
 from fusery.registry import Registry, tables
 from fusery.registry.errors import BadInputError, CheckFailedError
 from fusery.registry.exchange import served as serving
-from fusery.registry.exchange.server_address import ServerAddress
 from fusery.registry.exchange.uploads import USUAL
 from fusery.registry.exchange.wire import FORM, bytes_of, read_document
+from fusery.registry.remote.address import ServerAddress
 from fusery.storage.errors import FuseryError
 
 

@@ -28,6 +28,7 @@ ORIGIN = "11111111-2222-3333-4444-555555555555"
 def claimed(stocked: Registry) -> Registry:
     stocked.fused.fuse("course_rec@1", KEEP, publish="full")
     with stocked.workspace.database.write() as session:
+        assert counts(session, session.scalars(select(tables.Fused)).one())
         disown(session.scalars(select(tables.Fused)).one(), ORIGIN)
     return stocked
 

@@ -9,7 +9,7 @@ import query_plans
 import tiny_models
 
 from fusery.registry import FuseRequest, Registry
-from fusery.registry.errors import BadInputError
+from fusery.registry.errors import BadInputError, UnknownReferenceError
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_the_newest_come_first_and_page_by_page(known: Registry) -> None:
     line = (known.adapters.show("mail@3").fused or ())[0].to_dict()
     assert found[0].to_dict() == {**line, "base": "tiny"}
     for wrong in ({"limit": -1}, {"offset": -1}):
-        with pytest.raises(BadInputError, match="0 or more"):
+        with pytest.raises(BadInputError):
             known.fused.list(**wrong)
 
 
@@ -89,7 +89,9 @@ def test_pins_are_set_by_key_and_by_adapter(known: Registry) -> None:
     held = {entry.key: entry.pinned for entry in known.cache.contents().entries}
     assert held == {first: True, second: True}
     assert [(each.key, each.changed) for each in known.cache.unpin(second[:12])] == [(second, True)]
-    # An entry of the cache that is no fused model is found by its key as well.
+    # The key also finds a cache entry that is not a fused model.
     known.folder("mail@2")
     [other] = {entry.key for entry in known.workspace.cache.entries()} - {first, second}
+    with pytest.raises(UnknownReferenceError):
+        known.cache.pin(other[:7])
     assert [(each.key, each.changed) for each in known.cache.pin(other[:12])] == [(other, True)]

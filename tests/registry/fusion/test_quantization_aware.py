@@ -58,7 +58,7 @@ def test_keep_what_was_trained(sqlite_registry: Registry, tmp_path: Path, throug
     assert (fused.precision, fused.recipe["quantization_aware"]["bits"]) == ("keep", through[0])
     assert (fused.fidelity.verdict, fused.fidelity.retained, fused.fidelity.noise) == ("PASS", 1.0, 0.0)
     assert apart(logits(fused.path), expected) < 1e-4
-    # The same numbers without that yardstick lose nearly all of the update: what was trained is in the rounding.
+    # Without the entry, fidelity is measured against unrounded weights, and the same bytes retain less.
     describe(tmp_path / "qat", None)
     plain = sqlite_registry.adapters.register(tmp_path / "qat", base="packed", task="plain", **SAID).name
     other = sqlite_registry.fused.fuse(plain, FuseRequest("keep", accept_loss=True))
@@ -74,7 +74,7 @@ def test_on_a_dense_base_auto_quantises_as_it_was_trained(sqlite_registry: Regis
     assert (fused.fidelity.verdict, fused.fidelity.retained) == ("PASS", 1.0)
     asked = sqlite_registry.fused.fuse(name, FuseRequest(quantize=4, group_size=32))
     assert asked.key == fused.key
-    # What no adapter touches is rounded as well, which was not in the training: the touched modules are to the bit.
+    # Quantising also rounds the modules without an adapter; those with one are exact.
     packed = tiny_models.read_tensors(fused.path / "model.safetensors")
     assert packed["model.layers.0.self_attn.q_proj.weight"][0] == "U32"
     shown = sqlite_registry.fused.formats(name)
@@ -108,7 +108,7 @@ def test_probe_uses_the_rounded_model(sqlite_registry: Registry, tmp_path: Path)
     said: list[str] = []
     texts = tmp_path / "texts.txt"
     texts.write_text("One says what one means.\nNothing else is asked.\n")
-    found = sqlite_registry.adapters.probe(name, prompts=texts, reporter=Reporter(said.append))
+    found = sqlite_registry.evaluations.probe(name, prompts=texts, reporter=Reporter(said.append))
     assert [line for line in said if line.startswith(f"{name} was trained through a quantiser")]
     assert (found.a.kind, found.a.precision, found.b.kind) == ("fused", "keep", "base")
     assert (found.loss_base, found.gain_kept) == (found.loss_b, None)
@@ -116,9 +116,9 @@ def test_probe_uses_the_rounded_model(sqlite_registry: Registry, tmp_path: Path)
     assert found.conclusion.startswith("The adapter, fused, changed")
     metrics = {each.metric for each in sqlite_registry.evaluations.list(name)}
     assert [each.startswith("probe.keep") and each.endswith(".loss") for each in metrics] == [True]
-    same = sqlite_registry.adapters.probe(name, against="base", prompts=texts)
+    same = sqlite_registry.evaluations.probe(name, against="base", prompts=texts)
     assert (same.a, same.b, same.kl) == (found.a, found.b, found.kl)
-    other = sqlite_registry.adapters.probe("packed", against=name, limit=2)
+    other = sqlite_registry.evaluations.probe("packed", against=name, limit=2)
     assert (other.a.kind, other.b) == ("base", found.a)
 
 
@@ -151,12 +151,13 @@ def test_what_is_no_format_of_mlx_is_refused(sqlite_registry: Registry, tmp_path
     formats = ({"bits": 7}, {"bits": 4, "group_size": 48}, {"bits": True}, {"mode": "mxfp4", "bits": 8})
     for said in (True, 4, "4", [], *formats):
         describe(adapter, said)
-        with pytest.raises(AdmissionError, match="quantization_aware"):
+        with pytest.raises(AdmissionError) as caught:
             sqlite_registry.adapters.register(adapter, base="base", task="qat", **SAID)
+        assert caught.value.findings[0].code == "quantization_aware_invalid"
 
 
 def test_recipe_of_another_format_is_refused(sqlite_registry: Registry, tmp_path: Path) -> None:
-    """By the recipe of what was trained through a quantiser, anything that lost its adapter would be called sound."""
+    """A recipe of quantisation-aware training would let any adapter pass that rounding has removed."""
     name, _ = trained(sqlite_registry, tmp_path, "packed", bits=4, through=(4, 64), task="qat")
     made = sqlite_registry.fused.fuse(name)
     describe(tmp_path / "qat", None)
@@ -188,7 +189,7 @@ def test_auto_writes_the_format_whatever_the_base_has(
     special: tuple[int, int] | None,
     precision: str,
 ) -> None:
-    """What the configuration says of the whole model need not be so of the modules that are adapted."""
+    """The adapted modules may have another format than the configuration gives for the whole model."""
     touched = [f"model.layers.{layer}.self_attn.{key}" for layer in range(4) for key in ("q_proj", "v_proj")]
     overrides = (
         {path: {"bits": special[0], "group_size": special[1]} for path in touched} if special else None
@@ -251,7 +252,7 @@ def test_merge_aware_adapters_are_not_fused(
     with pytest.raises(FusionUnsupportedError):
         sqlite_registry.fused.formats(merge_aware)
     with pytest.raises(FusionUnsupportedError):
-        sqlite_registry.adapters.probe(merge_aware, limit=1)
+        sqlite_registry.evaluations.probe(merge_aware, limit=1)
     assert_not_unfused(sqlite_registry, merge_aware, tmp_path)
 
 

@@ -155,7 +155,7 @@ def test_a_tokenizer_without_a_name_in_llama_cpp_is_refused(make_model: Callable
         with pytest.raises((BadInputError, FormatError), match=named):
             keys_of(base)
     (base / "tokenizer.json").write_text(good)
-    with pytest.raises(BadInputError, match="400 tokens and its embedding 399 rows"):
+    with pytest.raises(BadInputError, match=r"400 .* 399"):
         tokenizer_keys(files(base), {}, VOCAB - 1)
     (base / "tokenizer.json").unlink()
     with pytest.raises(BadInputError, match=r"tokenizer\.json"):

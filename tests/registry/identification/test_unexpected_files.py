@@ -156,7 +156,7 @@ def test_a_file_of_holes_is_not_hashed(museum: Museum, tmp_path: Path) -> None:
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(header)) + header)
         file.truncate(8 + len(header) + (1 << 40))
-    with pytest.raises(UnsafePathError, match="holes"):
+    with pytest.raises(UnsafePathError):
         museum.registry.provenance.identify(path)
 
 

@@ -6,7 +6,7 @@ import lineage_registry
 import pytest
 
 from fusery.registry import Registry
-from fusery.registry.provenance import Graph
+from fusery.registry.records.graph import Graph
 
 
 @pytest.fixture

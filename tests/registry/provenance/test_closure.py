@@ -14,10 +14,12 @@ from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
 from fusery.registry import Registry, tables
-from fusery.registry.provenance import Graph, trace_things, trace_whole
+from fusery.registry.provenance import trace_things, trace_whole
 from fusery.registry.provenance.closure import ADAPTER, counts, nearest_adapters, numbers
+from fusery.registry.provenance.graph import more
 from fusery.registry.provenance.nodes import key_of
 from fusery.registry.provenance.relations import Key, Link, links_of
+from fusery.registry.records.graph import Graph
 from fusery.registry.records.things import find_things
 
 
@@ -114,3 +116,11 @@ def test_sums_of_sums(sums: Registry) -> None:
         for starts in ([("adapter", ids[3])], [("adapter", ids[590])], [key_of(base)]):
             compare(session, starts)
         compare(session, [("adapter", ids[300]), ("adapter", ids[20])])
+
+
+def test_what_is_left_out_is_counted_in_words() -> None:
+    assert [more(left_out) for left_out in (None, {}, {"fused": 0})] == ["and more", "", ""]
+    assert (
+        more({"adapter": 2000, "fused": 1, "alias": 2})
+        == "and 2,000 more adapters, 1 more fused model, 2 more aliases"
+    )

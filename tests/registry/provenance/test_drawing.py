@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from fusery.registry import Registry
 from fusery.registry.errors import BadInputError
-from fusery.registry.provenance import Edge, Graph, Node, svg
+from fusery.registry.provenance import svg
 from fusery.registry.provenance.drawing import MOST
+from fusery.registry.records.graph import Edge, Graph, Node
 from fusery.registry.records.withdrawals import Withdrawal
 
 SVG = "{http://www.w3.org/2000/svg}"

@@ -12,7 +12,8 @@ import pytest
 from openlineage.client import event_v2, facet_v2
 
 from fusery.registry import Registry
-from fusery.registry.provenance import Graph, openlineage
+from fusery.registry.provenance import openlineage
+from fusery.registry.records.graph import Graph
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ import prov.model
 import pytest
 
 from fusery.registry import Registry
-from fusery.registry.provenance import Graph
 from fusery.registry.provenance import prov as as_prov
+from fusery.registry.records.graph import Graph
 
 
 @pytest.fixture(scope="module")

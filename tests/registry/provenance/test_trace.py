@@ -14,7 +14,8 @@ from sqlalchemy import insert, select
 from fusery.cli import graphs
 from fusery.registry import Registry, tables
 from fusery.registry.errors import AmbiguousReferenceError, UnknownReferenceError
-from fusery.registry.provenance import Edge, Graph, Node, trace_things
+from fusery.registry.provenance import trace_things
+from fusery.registry.records.graph import Edge, Graph, Node
 
 
 @pytest.fixture

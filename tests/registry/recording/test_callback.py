@@ -33,7 +33,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def report(run: RecordRun, val: dict[int, float], train: dict[int, float], *, counted_from: int = 0) -> None:
-    """Report as mlx-lm's trainer does: validation before the step, which today is said as the steps that are done."""
+    """Report as mlx-lm's trainer does: it validates before a step, and since 0.25 gives the number of finished steps."""
     for at in sorted({*val, *train}):
         if at in val:
             run.on_val_loss_report({"iteration": at - 1 + counted_from, "val_loss": val[at], "val_time": 1.0})
@@ -56,7 +56,7 @@ def test_it_is_written_while_the_run_goes_on(tmp_path: Path, data: Path) -> None
     path = tmp_path / "run" / RUN_RECORD
     assert read_record(path).state == "running"
     report(run, {1: 5.0, 100: 2.0}, {10: 4.0})
-    seen = read_record(path)  # what a kill would leave
+    seen = read_record(path)  # the file that a killed run would leave
     assert (seen.state, seen.learned().validations) == ("running", {100: 2.0})
     assert seen.dataset and seen.dataset.examples == 3
     assert [file.path for file in seen.dataset.files] == ["train.jsonl", "valid.jsonl"]
@@ -69,7 +69,7 @@ def test_it_is_written_while_the_run_goes_on(tmp_path: Path, data: Path) -> None
 
 
 def test_iterations_are_those_of_the_trainer_s_output(tmp_path: Path) -> None:
-    for counted_from in (0, 1):  # today, and before mlx-lm 0.25
+    for counted_from in (0, 1):  # since mlx-lm 0.25, and before
         folder = tmp_path / str(counted_from)
         with RecordRun(folder) as run:
             report(run, {1: 5.0, 200: 2.0, 300: 1.0}, {10: 4.0}, counted_from=counted_from)
@@ -154,6 +154,7 @@ def git(folder: Path, *words: str) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.timing
 def test_the_commit_of_the_working_folder(tmp_path: Path) -> None:
     repository = tmp_path / "repository"
     repository.mkdir()
@@ -162,7 +163,7 @@ def test_the_commit_of_the_working_folder(tmp_path: Path) -> None:
     (repository / "train.py").write_text("1")
     git(repository, "add", ".")
     git(repository, "commit", "-qm", "first")
-    (repository / "run").mkdir()  # what is not tracked does not count
+    (repository / "run").mkdir()  # untracked files do not make it dirty
     (repository / "run" / "x").write_text("2")
     clean = RecordRun(tmp_path / "clean", working_folder=repository).record.git
     assert clean and (clean.commit, clean.dirty) == (git(repository, "rev-parse", "HEAD"), False)

@@ -80,24 +80,25 @@ def test_it_is_written_down_in_the_words_of_peft_and_taken_out_again() -> None:
 
 def test_what_has_no_biases_to_move_is_refused() -> None:
     for kind, mode, said in (
-        ("linear", "mxfp4", "mxfp4 has none"),
-        ("embedding", "affine", r"does not know how layers\.0\.proj is fused: LoRAEmbedding"),
+        ("linear", "mxfp4", "mxfp4"),
+        ("embedding", "affine", r"layers\.0\.proj .*LoRAEmbedding"),
     ):
         with pytest.raises(BadInputError, match=said):
             make_layers(asked(), as_model(lora_layer(kind, mode=mode)), lambda *_: None, "qa-lora")
     plain = type(lora_layer("linear")).from_base(nn.Linear(96, 64))
-    with pytest.raises(BadInputError, match="--qa-lora trains for the base's groups, and .* have none"):
+    with pytest.raises(BadInputError) as caught:
         make_layers(asked(), as_model(plain), lambda *_: None, "qa-lora")
+    assert "mlx_lm.convert -q" in str(caught.value.hint)
     usual = {"train": True, "fine_tune_type": "lora", "lora_parameters": {"rank": 4, "dropout": 0.1}}
     require_trainable(SimpleNamespace(**usual), "qa-lora")
-    with pytest.raises(BadInputError, match="--qa-lora trains a LoRA, not --fine-tune-type dora"):
+    with pytest.raises(BadInputError, match="--fine-tune-type dora"):
         require_trainable(SimpleNamespace(**usual | {"fine_tune_type": "dora"}), "qa-lora")
 
 
 @pytest.mark.parametrize("kind", ["linear", "experts"])
 def test_training_goes_on_from_its_own_kind_alone(kind: str, tmp_path: Path) -> None:
     own, other = grouped(lora_layer(kind)), lora_layer(kind)
-    odd = mx.zeros((40, 4)) if kind == "linear" else mx.zeros((3, 4, 33))  # no whole number of groups
+    odd = mx.zeros((40, 4)) if kind == "linear" else mx.zeros((3, 4, 33))  # not divisible into groups
     for name, a, fits in (("own", own.lora_a, True), ("other", other.lora_a, False), ("odd", odd, False)):
         file = tmp_path / f"{name}.safetensors"
         mx.save_safetensors(
@@ -107,7 +108,5 @@ def test_training_goes_on_from_its_own_kind_alone(kind: str, tmp_path: Path) -> 
         if fits:
             make_layers(args, as_model(lora_layer(kind)), lambda *_: None, "qa-lora")
             continue
-        with pytest.raises(
-            BadInputError, match=rf"{name}\.safetensors: layers.0.proj.lora_a is not constant"
-        ):
+        with pytest.raises(BadInputError, match=rf"{name}\.safetensors: layers\.0\.proj\.lora_a"):
             make_layers(args, as_model(lora_layer(kind)), lambda *_: None, "qa-lora")

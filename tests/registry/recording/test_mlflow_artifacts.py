@@ -28,7 +28,7 @@ def database_url() -> str:
 @pytest.fixture
 def home(registry: Registry, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
     registry.bases.add(tiny_base, name="tiny")
-    monkeypatch.setenv("FUSERY_HOME", str(registry.workspace.settings.home))
+    monkeypatch.setenv("FUSERY_REGISTRY", str(registry.workspace.settings.home))
     return registry
 
 
@@ -132,6 +132,6 @@ def test_paths_and_places_that_there_are_not(
             client.log_artifacts(client.create_run(experiment).info.run_id, folder)
         assert "geheim" not in str(raised.value)
     assert home.adapters.list() == []
-    monkeypatch.setenv("FUSERY_HOME", str(tmp_path / "nothing"))
+    monkeypatch.setenv("FUSERY_REGISTRY", str(tmp_path / "nothing"))
     with pytest.raises(MlflowException, match="Hint: fusery"):
         client.list_artifacts(run)

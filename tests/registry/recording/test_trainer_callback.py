@@ -16,7 +16,7 @@ from fusery.registry import Registry
 
 PEER = ROOT / "tests/support/models/callback_peer.py"
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timing]
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_trl_run_is_registered(told: dict[str, Any], home: Path, out: Path) -> N
     best = min(losses, key=lambda step: (losses[step], -step))
     assert (view["task"], view["iterations"], view["val_loss"]) == ("sft", best, losses[best])
     assert view["dataset"] == "course_questions/easy:train"
-    assert len(view["dataset_revision"]) == 16  # what `datasets` calls its fingerprint
+    assert len(view["dataset_revision"]) == 16  # the fingerprint that `datasets` computes
     assert view["examples"] == 16
     run = view["training_run"]
     assert (run["source"], run["state"], run["chosen"]) == ("record", "finished", "best")
@@ -79,7 +79,7 @@ def test_what_is_refused_is_a_warning_and_ends_no_training(told: dict[str, Any],
         assert warned.startswith("fusery registered nothing of this run: ")
         assert said in warned
     assert (out / "refused/checkpoint-2/adapter_model.safetensors").is_file()
-    # What cannot be said is refused before the training.
+    # An unknown argument is refused before training starts.
     assert "taks" in told["mistyped"]["error"]
 
 

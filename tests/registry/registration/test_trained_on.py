@@ -156,7 +156,7 @@ def test_lineages_documents_and_cards_name_both_bases(registered: Registry, tmp_
 @pytest.fixture
 def other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quantised: Path) -> Iterator[Registry]:
     """Another registry, which has the 4-bit base under another name, and not the dense one."""
-    for name in ("FUSERY_HOME", "FUSERY_DATABASE_URL", "FUSERY_STORE_URL"):
+    for name in ("FUSERY_REGISTRY", "FUSERY_DATABASE_URL", "FUSERY_STORE_URL"):
         monkeypatch.delenv(name, raising=False)
     with Registry.open(tmp_path / "elsewhere") as opened:
         opened.init()

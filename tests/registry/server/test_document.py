@@ -75,6 +75,7 @@ def test_what_is_no_document(text: str, tmp_path: Path) -> None:
         read_document(path)
 
 
+@pytest.mark.timing
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "serving.json")
     thread = threading.Thread(

@@ -4,7 +4,10 @@ import sys
 
 import pytest
 
-pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's heaps")
+pytestmark = [
+    pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's heaps"),
+    pytest.mark.timing,
+]
 BLOCKS = """
 import ctypes, sys
 from fusery.registry.server.heap import keep_little

@@ -56,7 +56,7 @@ def test_a_folder_that_is_only_named_does_not_lead_out_of_itself(
     home = tmp_path / "home"
     write(home, OUTWARD[name])
     assert name in refused(home, "in your own home only").message
-    monkeypatch.setenv("FUSERY_HOME", str(home))
+    monkeypatch.setenv("FUSERY_REGISTRY", str(home))
     assert getattr(Settings.load(), name)
     assert getattr(Settings.load(home), name), "the same folder, named twice"
 
@@ -81,7 +81,7 @@ def test_settings_that_stay_inside_count_anywhere(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", STARTING)
 def test_no_file_starts_a_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     write(tmp_path / "home", f'store_url = "sftp://host/folder"\nstore_options = {STARTING[name]}')
-    monkeypatch.setenv("FUSERY_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("FUSERY_REGISTRY", str(tmp_path / "home"))
     assert name in refused(None, "start a program").message
     monkeypatch.setenv("FUSERY_STORE_OPTIONS", '{"proxy_command": "nc %h %p"}')
     assert Settings.load().store_options == {"proxy_command": "nc %h %p"}
@@ -92,7 +92,7 @@ def test_a_home_of_others_counts_as_nobody_s(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
     home = tmp_path / "home"
-    monkeypatch.setenv("FUSERY_HOME", str(home))
+    monkeypatch.setenv("FUSERY_REGISTRY", str(home))
     for mode in (0o777, 0o757):
         write(home, OUTWARD["store_url"])
         (home / part).chmod(mode)

@@ -32,7 +32,7 @@ def test_environment_wins_over_file_and_file_over_default(
 ) -> None:
     (tmp_path / "config.toml").write_text('user = "file"\ncache_limit = 5\n', encoding="utf-8")
     monkeypatch.setenv("FUSERY_USER", "environment")
-    monkeypatch.setenv("FUSERY_HOME", str(tmp_path))
+    monkeypatch.setenv("FUSERY_REGISTRY", str(tmp_path))
     settings = Settings.load()
     assert settings.home == tmp_path
     assert (settings.user, settings.cache_limit) == ("environment", 5)
@@ -64,7 +64,7 @@ def test_a_relative_path_of_the_file_starts_at_the_home(
     elsewhere.mkdir()
     text = 'store_url = "blobs"\ncache_dir = "../cache"\ndatabase_url = "sqlite:///sub/f.db?timeout=5"\n'
     (home / "config.toml").write_text(text, encoding="utf-8")
-    monkeypatch.setenv("FUSERY_HOME", str(home))
+    monkeypatch.setenv("FUSERY_REGISTRY", str(home))
     monkeypatch.chdir(elsewhere)
     settings = Settings.load(home)
     assert settings.store == str(home / "blobs")
@@ -110,7 +110,7 @@ def test_a_bad_value_of_the_environment_is_named_by_its_field(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, field: str, value: str
 ) -> None:
     monkeypatch.setenv(f"FUSERY_{field}", value)
-    with pytest.raises(BadInputError, match=f"acceptable: {field.lower()}: ") as caught:
+    with pytest.raises(BadInputError, match=rf"\b{field.lower()}\b") as caught:
         Settings.load(tmp_path)
     assert "canary" not in str(caught.value) + str(caught.value.hint)
 
@@ -123,7 +123,7 @@ def test_a_user_without_a_name_is_a_number(monkeypatch: pytest.MonkeyPatch, tmp_
     assert Settings.load(tmp_path).actor.startswith(f"uid-{os.getuid()} (")
 
 
-@pytest.mark.parametrize("field", ["HOME", "CACHE_DIR", "STORE_URL"])
+@pytest.mark.parametrize("field", ["REGISTRY", "CACHE_DIR", "STORE_URL"])
 def test_an_unknown_user_s_home_is_refused(monkeypatch: pytest.MonkeyPatch, field: str) -> None:
     monkeypatch.setenv(f"FUSERY_{field}", "~no-such-user-4242/x")
     with pytest.raises(BadInputError):
@@ -158,7 +158,7 @@ def test_a_limit_is_a_whole_number_or_a_size(tmp_path: Path, monkeypatch: pytest
         assert Settings.load(tmp_path).cache_limit == size
     for text in ("٣", "1.5", "-1", "true", "9" * 400, "9" * 5000, "1_0", "GB", "20 bits", "1e3MB"):
         monkeypatch.setenv("FUSERY_CACHE_LIMIT", text)
-        with pytest.raises(BadInputError, match="cache_limit: "):
+        with pytest.raises(BadInputError, match="cache_limit"):
             Settings.load(tmp_path)
 
 
@@ -174,5 +174,5 @@ def test_a_limit_is_a_whole_number_or_a_size(tmp_path: Path, monkeypatch: pytest
 )
 def test_other_kinds_of_files_are_refused(tmp_path: Path, make: Callable[[Path], object]) -> None:
     make(tmp_path / "config.toml")
-    with pytest.raises(BadInputError, match=r"config\.toml is "):
+    with pytest.raises(BadInputError, match=r"config\.toml"):
         Settings.load(tmp_path)

@@ -14,6 +14,8 @@ from signing_keys import Pair
 
 from fusery.registry import Registry
 
+pytestmark = pytest.mark.timing
+
 Copy = Callable[[str], Path]
 
 BARE = """

@@ -12,7 +12,6 @@ import pytest
 from signing_keys import Pair
 from sqlalchemy import delete, select
 from store_shelf import open_workspace
-from tampered_database import unguarded
 
 from fusery.registry import Registry, tables
 from fusery.registry.audit import Report
@@ -53,8 +52,8 @@ def codes(report: Report) -> list[str]:
 
 
 def rewrite(registry: Registry, first: int) -> None:
-    """Write the log anew from an entry on: a good chain, of other entries."""
-    with registry.workspace.database.write() as session, unguarded(session):
+    """Rewrite the log from an entry on: a valid chain of other entries."""
+    with registry.workspace.database.write() as session:
         rows = session.scalars(
             select(tables.Event).where(tables.Event.seq >= first).order_by(tables.Event.seq)
         ).all()
@@ -66,7 +65,7 @@ def rewrite(registry: Registry, first: int) -> None:
 
 
 def cut(registry: Registry, after: int) -> None:
-    with registry.workspace.database.write() as session, unguarded(session):
+    with registry.workspace.database.write() as session:
         session.execute(delete(tables.Event).where(tables.Event.seq > after))
 
 
@@ -105,9 +104,9 @@ def test_a_log_that_was_rewritten_is_found(registry: Registry, key: Pair, tmp_pa
     assert codes(registry.upkeep.audit_chain()) == [], "without an anchor nobody can tell"
     assert codes(audit(registry, anchor, key)) == ["log_rewritten"]
     wanted = read_anchor(anchor)
-    with registry.workspace.database.write() as session, unguarded(session):
+    with registry.workspace.database.write() as session:
         session.scalars(select(tables.Event).where(tables.Event.seq == wanted.seq)).one().hash = wanted.hash
-    # An entry that only has the hash is found by the chain.
+    # The hash chain reveals an entry of which only the hash is right.
     assert "event_chain" in (found := codes(audit(registry, anchor, key))) and "log_rewritten" not in found
 
 
@@ -129,22 +128,26 @@ def test_foreign_changed_and_invalid_anchors_are_refused(
 
     assert codes(audit(registry, changed(registry="another"))) == ["anchor_foreign"]
     for change in ({"seq": 1}, {"hash": "0" * 64}, {"made_at": "2020-01-01T00:00:00+00:00"}):
-        with pytest.raises(BadSignatureError, match="or was changed"):
+        with pytest.raises(BadSignatureError) as caught:
             audit(registry, changed(**change), key)
-    for signer, words in ((stranger, "was not signed with"), (None, "is not signed")):
-        with pytest.raises(BadSignatureError, match=words):
+        assert caught.value.hint is None, "it is an anchor"
+    for signer in (stranger, None):
+        with pytest.raises(BadSignatureError) as caught:
             audit(registry, anchored(registry, signer, tmp_path / "other.json"), key)
+        assert caught.value.hint is None, "it is an anchor"
     for content in (b"", b"{}", b"[]", b'{"signatures": [1]}', b"x" * (2 << 20), whole[:-30]):
         anchor.write_bytes(content)
-        with pytest.raises(BadSignatureError, match="not an anchor"):
+        with pytest.raises(BadSignatureError) as caught:
             audit(registry, anchor, key)
+        assert caught.value.hint == "fusery signature anchor -o FILE writes one"
     for name, value in (("seq", True), ("seq", 1 << 70), ("hash", "x"), ("at", "now"), ("format", 2)):
-        with pytest.raises(BadSignatureError, match="not an anchor"):
+        with pytest.raises(BadSignatureError) as caught:
             audit(registry, changed(**{name: value}))
+        assert caught.value.hint == "fusery signature anchor -o FILE writes one"
 
 
 def test_an_anchor_of_a_damaged_log_is_not_made(registry: Registry, key: Pair) -> None:
-    with registry.workspace.database.write() as session, unguarded(session):
+    with registry.workspace.database.write() as session:
         row = session.scalars(select(tables.Event).order_by(tables.Event.seq.desc()).limit(1)).one()
         row.actor = "somebody else"
     with pytest.raises(CheckFailedError):

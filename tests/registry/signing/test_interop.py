@@ -82,8 +82,9 @@ def test_a_locked_key(works: Registry, bundle: Copy, tmp_path: Path) -> None:
         works.trust.sign(str(place), SigningKey(pair.private, lambda: b"guessed"))
     assert "guessed" not in str(refused.value)
     assert refused.value.__cause__ is None
-    with pytest.raises(BadInputError, match="locked with a passphrase"):
+    with pytest.raises(BadInputError) as refused:
         works.trust.sign(str(place), SigningKey(pair.private))
+    assert refused.value.hint == "--passphrase-file FILE, or FUSERY_KEY_PASSPHRASE"
 
 
 @pytest.fixture

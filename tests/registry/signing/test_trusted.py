@@ -26,9 +26,13 @@ def test_a_key_counts_for_its_aliases_until_it_is_revoked(
         trust.sign("course_rec@1", key.signing())
     assert len(stocked.upkeep.log(action="adapter.signed")) == 1
     trust.sign("course_rec@2", stranger.signing())
-    for folder, signer in (("first", "anna"), ("second", None)):
-        known = trust.verify(tmp_path / folder).registry
+    (tmp_path / "home" / "x").write_text("not on record")
+    for folder, signer, notes in (("first", "anna", 0), ("second", None, 2), ("home", None, 3)):
+        found, row = trust.verify(tmp_path / folder), stocked.adapters.show("course_rec@1")
+        known = found.registry
         assert known is not None and (known.trusted, known.signer) == (signer is not None, signer)
+        assert (known.kind is not None) == known.known == (folder != "home") and len(found.notes) == notes
+        assert known.name == row.name or folder != "first"
     assert trust.add_key("anna", key.public, made.aliases).signatures == 1
     assert actions(stocked) == ["key.trusted"], "the same again changes nothing"
     changed = trust.add_key("anna", key.public, [], fused=True)
@@ -45,8 +49,9 @@ def test_a_key_counts_for_its_aliases_until_it_is_revoked(
     assert "revoked" in {problem.code for problem in revoked.problems}
     assert revoked.registry is not None and not revoked.registry.trusted
     for name in ("anna", "other"):
-        with pytest.raises(AlreadyExistsError, match="revoked"):
+        with pytest.raises(AlreadyExistsError) as caught:
             trust.add_key(name, key.public, ["*#prod"])
+        assert caught.value.hint == "fusery trust keygen NAME makes a new one"
     assert [each.name for each in trust.list_keys()] == ["aaron", "anna"]
     assert actions(stocked) == [*["key.trusted"] * 4, "key.revoked"]
     log = [event.detail for event in stocked.upkeep.log(action="key.revoked")]

@@ -94,6 +94,7 @@ def test_without_a_signature_the_bundle_s_own_record_shows_it(bundle: Copy, name
     assert verify(place).problems == []
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("with_signature", [True, False])
 def test_added_files_are_named(signed: Copy, bundle: Copy, check: Check, with_signature: bool) -> None:
     place = (signed if with_signature else bundle)("model")
@@ -130,7 +131,7 @@ def test_missing_and_replaced_files_are_named(
 
 
 def test_the_signature_may_lie_within(works: Registry, bundle: Copy, key: Pair, check: Check) -> None:
-    """As publishers of models on the hub do it; said explicitly, it is no file that was added."""
+    """Publishers on the hub put the signature into the folder; if it is named, it does not count as an added file."""
     place = bundle("hub")
     works.trust.sign(str(place), key.signing(), output=place / "model.sig")
     assert check(place, signature=place / "model.sig").verdict == "verified"
@@ -156,7 +157,7 @@ def test_another_key_s_signature_and_an_unchecked_one(
 def test_a_signature_over_the_model_or_adapter_does_not_verify_the_files_beside_it(
     works: Registry, bundle: Copy, key: Pair, check: Check, tmp_path: Path
 ) -> None:
-    """A bundle written around a signed adapter gets no exit code 0 for its own files."""
+    """The signature of an adapter does not cover the other files of a bundle: the exit code is not 0."""
     fused = works.fused.fuse("course_rec@1", FuseRequest(precision="keep", accept_loss=True))
     beside = {".gitattributes", "README.md", "adapter_metadata.json"}
     for subject, name, weights in (

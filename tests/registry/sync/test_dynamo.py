@@ -24,6 +24,8 @@ from fusery.registry.sync.dynamo import Downloader
 
 from .conftest import V1, running
 
+pytestmark = pytest.mark.timing
+
 ALLOWED = {"adapter_config.json", "adapter_model.safetensors", "new_embeddings.safetensors"}
 
 
@@ -59,7 +61,7 @@ def dynamo(monkeypatch: pytest.MonkeyPatch, stocked: Registry) -> None:
     for name in ("dynamo", "dynamo.common", "dynamo.common.lora"):
         monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
     monkeypatch.setitem(sys.modules, "dynamo.common.lora.runtime", runtime)
-    monkeypatch.setenv("FUSERY_HOME", str(stocked.workspace.settings.home))
+    monkeypatch.setenv("FUSERY_REGISTRY", str(stocked.workspace.settings.home))
     monkeypatch.setenv("FUSERY_DATABASE_URL", stocked.workspace.settings.database)
 
 

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from fusery.registry import tables
 
 CONFIGURED_WITHIN_A_MODULE = """
@@ -43,10 +45,12 @@ def run(code: str) -> str:
     ).stdout
 
 
+@pytest.mark.timing
 def test_a_query_while_a_module_is_imported_leaves_its_tables_alone() -> None:
     run(CONFIGURED_WITHIN_A_MODULE)
 
 
+@pytest.mark.timing
 def test_whoever_goes_through_all_tables_gets_all() -> None:
     assert run(ALL_AFTER_ONE).strip() == f"{len(tables.metadata.tables)} ['Record', 'Yank', 'metadata']"
     mapped = {kind.class_.__name__ for kind in tables.Record.registry.mappers}

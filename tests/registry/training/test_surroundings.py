@@ -10,6 +10,8 @@ import pytest
 
 from fusery.registry.training.surroundings import git_commit
 
+pytestmark = pytest.mark.timing
+
 
 def git(folder: Path, *words: str) -> str:
     done = subprocess.run(

@@ -20,6 +20,8 @@ from fusery.registry.errors import BadInputError
 from fusery.storage.digest import digest_file
 from fusery.storage.errors import MissingFileError
 
+pytestmark = pytest.mark.timing
+
 PEER = Path(__file__).parents[2] / "support/models/trainer_peer.py"
 WEIGHTS, STATE = "adapter_model.safetensors", "trainer_state.json"
 
@@ -101,7 +103,7 @@ def test_the_state_of_the_last_checkpoint_does_where_none_lies_beside(
 def test_what_was_measured_of_the_best_weights_at_the_end_is_not_the_last_one_s(
     with_base: Registry, runs: Path
 ) -> None:
-    """The run went back to step 6, and measured that under step 8; which weights lie in the folder, nothing says."""
+    """The run went back to step 6 and logged its loss as step 8: the folder's weights may be of either."""
     view = register(with_base, runs / "pruned")
     assert (view["val_loss"], view["iterations"]) == (history(runs / "plain")[8], 8)
     assert codes(view) == {"final_weights_unclear", "better_unsaved"}
@@ -125,13 +127,13 @@ def test_one_checkpoint_is_what_its_folder_says(with_base: Registry, runs: Path)
 def test_the_trainer_s_own_choice_by_another_measure(with_base: Registry, runs: Path) -> None:
     edit_state(runs / "plain", best_global_step=4, best_metric=0.9)
     assert chosen(with_base, runs / "plain") == (4, history(runs / "plain")[4])
-    # Before transformers 4.50 the best was named by its folder.
+    # Before transformers 4.50 the state names the best checkpoint's folder.
     edit_state(runs / "plain", best_global_step=None, best_model_checkpoint="/elsewhere/out/checkpoint-2")
     assert register(with_base, runs / "plain")["iterations"] == 2
 
 
 def test_checkpoints_of_an_earlier_run_are_left_out(with_base: Registry, runs: Path) -> None:
-    """Two runs into one folder: the losses of one are not those of the other's weights."""
+    """Two runs in one folder: the losses of one must not be attributed to the weights of the other."""
     earlier = shutil.copytree(runs / "plain/checkpoint-8", runs / "plain/checkpoint-900")
     edit_state(earlier, global_step=900, shift=-5.0)
     os.utime(earlier / STATE, (1, 1))
@@ -168,7 +170,7 @@ def test_without_any_state_the_last_checkpoint_is_registered(with_base: Registry
 
 
 def test_of_several_sets_of_held_out_data_no_loss_is_taken(with_base: Registry, runs: Path) -> None:
-    """The trainer logs each of them in an entry of its own."""
+    """The trainer logs each data set in an entry of its own."""
     for path in (runs / "bare").glob("checkpoint-*"):
         entries = state_of(path)["log_history"]
         for entry in [each for each in entries if "eval_loss" in each]:
@@ -188,7 +190,7 @@ def test_a_state_that_contradicts_the_checkpoint_s_own_is_said(with_base: Regist
 def test_other_names_beside_checkpoints_are_none(with_base: Registry, runs: Path, tmp_path: Path) -> None:
     for name in ("checkpoint-00006", "checkpoint-99999999999", "checkpoint-2147483648"):
         shutil.copytree(runs / "bare/checkpoint-2", runs / "bare" / name)
-    for number in range(11_000):  # many files hide none
+    for number in range(11_000):  # many other files do not hide the checkpoints
         (runs / "bare" / f"{number}").touch()
     assert register(with_base, runs / "bare")["iterations"] == 6
     (tmp_path / "out").mkdir()
@@ -237,7 +239,7 @@ def test_losses_that_can_be_none(with_base: Registry, runs: Path) -> None:
     found = register(with_base, folder)
     assert "loss_negative" in codes(found)
     assert found.val_loss is None
-    # Python's writer writes NaN, which JSON does not have.
+    # Python's json module writes NaN, which is not valid JSON.
     edit_state(folder, log_history=[{**entries[0], "loss": math.nan}, *entries[1:]])
     assert "NaN" in (folder / STATE).read_text()
     found = with_base.adapters.check(folder, base="tiny", task="t")

@@ -12,6 +12,8 @@ from webhook_receiver import Receiver
 from fusery.registry import Registry, tables
 from fusery.registry.webhooks.checks import CODE
 
+pytestmark = pytest.mark.timing
+
 Happen = Callable[..., None]
 """Writes entries of the log."""
 

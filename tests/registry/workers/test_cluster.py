@@ -43,7 +43,7 @@ def test_what_was_done_by_a_worker_that_dies_before_it_is_fetched(
             found = done(self, client, futures)
             if not started:
                 running.workers[0].wait(60)
-                # Who waits for ever gets one in the end, and is found out.
+                # A late worker lets a cluster that waits for ever end, and so fail this test.
                 waker = threading.Timer(0 if another else 30, running.add_worker)
                 started.append(waker)
                 waker.start()
@@ -55,7 +55,7 @@ def test_what_was_done_by_a_worker_that_dies_before_it_is_fetched(
         if another:
             assert [(outcome.item, outcome.failure) for outcome in work] == [("a", None)]
         else:
-            with pytest.raises(module.ClusterError, match="all of its workers went away"):
+            with pytest.raises(module.ClusterError):
                 list(work)
         for waker in started:
             waker.cancel()

@@ -5,11 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from sqlalchemy import inspect, text
-from sqlalchemy.orm import Session
 
 from fusery.registry.database import Database
-from fusery.registry.database.guards import log_guards
-from fusery.registry.database.protection import damaged
 
 Rows = dict[str, list[dict[str, Any]]]
 
@@ -46,12 +43,6 @@ def all_rows(database: Database) -> Rows:
             )
             for name in names
         }
-
-
-def log_guards_gone(session: Session) -> list[str]:
-    """Return the guards of the log that are gone, or are not as a migration made them."""
-    connection = session.connection()
-    return [name for name in damaged(connection) if name in log_guards(connection.dialect.name)]
 
 
 def migrate_to(database: Database, revision: str) -> None:

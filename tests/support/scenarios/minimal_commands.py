@@ -39,7 +39,7 @@ class MinimalUser:
         kept = {
             name: value for name, value in os.environ.items() if not name.startswith(("FUSERY_", "PYTHON"))
         }
-        return {**kept, "FUSERY_HOME": str(self.folder / home), "FUSERY_USER": "tester"}
+        return {**kept, "FUSERY_REGISTRY": str(self.folder / home), "FUSERY_USER": "tester"}
 
     def run(self, line: str, *, home: str = "home") -> Any:
         """Run one command, which must succeed; return the document that it prints."""

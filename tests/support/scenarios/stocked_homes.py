@@ -43,7 +43,7 @@ class Template:
     def write_rows(self, url: str) -> None:
         """Put the rows into an empty database of the same schema."""
         with psycopg.connect(url) as connection, connection.cursor() as cursor:
-            # Rows are in the order of tables, not of foreign keys, and the log's triggers would refuse.
+            # Rows are in the order of tables, not of foreign keys.
             cursor.execute("SET LOCAL session_replication_role = replica")
             for name, data in self.rows.items():
                 if data:

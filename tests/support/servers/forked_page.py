@@ -16,7 +16,7 @@ import ready_processes
 def forked(home: Path, *words: str, **environment: str) -> Iterator[tuple[BaseProcess, str]]:
     """Start it, and yield the process and what it printed as JSON."""
     ours, theirs = ready_processes.CONTEXT.Pipe(duplex=False)
-    told = os.environ | {"FUSERY_HOME": str(home), "BROWSER": "true"} | environment
+    told = os.environ | {"FUSERY_REGISTRY": str(home), "BROWSER": "true"} | environment
     process = ready_processes.CONTEXT.Process(target=_run, args=(words, dict(told), theirs), daemon=True)
     process.start()
     theirs.close()

@@ -28,7 +28,12 @@ class Installation:
     def environment(self) -> dict[str, str]:
         """The environment of a user with this home and nothing else set."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith("FUSERY_")}
-        return {**kept, "FUSERY_HOME": str(self.folder / "home"), "FUSERY_USER": "tester", "COLUMNS": "200"}
+        return {
+            **kept,
+            "FUSERY_REGISTRY": str(self.folder / "home"),
+            "FUSERY_USER": "tester",
+            "COLUMNS": "200",
+        }
 
     def start(
         self, *words: str | Path, variables: Mapping[str, str] = MappingProxyType({})

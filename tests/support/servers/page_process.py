@@ -25,7 +25,7 @@ def running(
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=os.environ | {"FUSERY_HOME": str(home), "BROWSER": "true"} | environment,
+            env=os.environ | {"FUSERY_REGISTRY": str(home), "BROWSER": "true"} | environment,
         )
     try:
         assert process.stdout is not None

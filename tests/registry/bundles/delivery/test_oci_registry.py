@@ -11,13 +11,14 @@ import traceback
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import mlx_lm
 import pytest
 from image_registry import PASSWORD, USER, StubRegistry, running_registry
 from oras.client import OrasClient
 
-from fusery.registry import Registry
+from fusery.registry import Registry, Reporter
 from fusery.registry.bundles.delivery import place_at
 from fusery.registry.bundles.delivery.oci_client import RegistryClient
 from fusery.registry.errors import AlreadyExistsError, BadInputError
@@ -46,8 +47,11 @@ def nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_is_pushed_is_what_oras_pulls(registry_host: str, stocked: Registry, tmp_path: Path) -> None:
     url = f"oci://{registry_host}/team/course_rec:v1"
-    pushed = stocked.bundles.materialize("course_rec@1", url, target="oci")
+    told: list[tuple[int, int]] = []
+    reporter = Reporter(progress=lambda done, total: told.append((done, total)))
+    pushed = stocked.bundles.materialize("course_rec@1", url, target="oci", reporter=reporter)
     assert (pushed.existed, pushed.path) == (False, url)
+    assert pushed.manifest.size in {total for _, total in told}
     client = OrasClient(hostname=registry_host, insecure=True)
     manifest = client.get_manifest(f"{registry_host}/team/course_rec:v1")
     assert manifest["artifactType"] == "application/vnd.cncf.model.manifest.v1+json"
@@ -159,3 +163,39 @@ def test_what_a_registry_fails_at_is_tried_again(tmp_path: Path, monkeypatch: py
         with pytest.raises(StoreUnavailableError, match="503"):
             client.has(blob["digest"])
         assert (stub.asked.count("PUT"), stub.asked.count("HEAD")) == (4, 4)
+
+
+def test_what_is_no_failure_of_the_registry_is_not_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub, asked = StubRegistry(), list[str]()
+    with stub.running() as host:
+        client = RegistryClient(host, "x")
+
+        def refuse(problem: BaseException) -> None:
+            def request(url: str, method: str, **_: object) -> None:
+                asked.append(method)
+                raise problem
+
+            monkeypatch.setattr(client, "_request", request)
+
+        monkeypatch.setattr(time, "sleep", lambda _: None)
+        for problem, error, times in (
+            (ValueError("no authentication"), StoreDeniedError, 1),
+            (ValueError("half an answer"), StoreUnavailableError, 4),
+            (OSError("authentication"), StoreUnavailableError, 4),
+            (RuntimeError("an error of our own"), RuntimeError, 1),
+        ):
+            asked.clear()
+            refuse(problem)
+            with pytest.raises(error):
+                client.has("sha256:0")
+            assert len(asked) == times, problem
+        for status, challenge, basic in (
+            (401, "Basic x", True),
+            (401, "Bearer x", False),
+            (200, "Basic x", False),
+        ):
+            reply = SimpleNamespace(status_code=status, headers={"Www-Authenticate": challenge})
+            monkeypatch.setattr(client._client.session, "get", lambda _, reply=reply: reply)
+            assert client._wants_basic() == basic

@@ -14,6 +14,8 @@ from fusery.registry.bundles import BundleSource
 from fusery.registry.bundles.layout import LayoutError
 from fusery.registry.bundles.target import find_target
 
+pytestmark = pytest.mark.timing
+
 both = pytest.mark.parametrize("compression", ["zst", "gz"])
 
 
@@ -26,7 +28,7 @@ def archive(source: BundleSource, folder: Path, compression: str) -> Path:
 
 @both
 def test_it_unpacks_to_what_model_writes(source: BundleSource, compression: str, tmp_path: Path) -> None:
-    """With the tar of the machine, as a user would; and there is nothing of the machine in it."""
+    """Unpack with the system's tar; the archive names no user, group or time of this machine."""
     path = archive(source, tmp_path / "a", compression)
     assert path.name == f"{source.name}.tar.{compression}"
     assert archive(source, tmp_path / "b", compression).read_bytes() == path.read_bytes()

@@ -96,7 +96,7 @@ def test_another_base_image(imaged: Imaged, evil_texts: list[str], tmp_path: Pat
     for number, image in enumerate(("python:3.13", "localhost:5000/a/b_c:1.0", f"x.io/p@sha256:{'a' * 64}")):
         folder = imaged.write(tmp_path / str(number), base_image=image)
         assert f"ARG BASE_IMAGE={image}\n" in (folder / "Dockerfile").read_text()
-    names = {"yes", "null", "012e3", "", "x" * 5000}  # as good a name as any, or none
+    names = {"yes", "null", "012e3", "", "x" * 5000}  # valid names; the empty one asks for the default
     for number, evil in enumerate(set(evil_texts) - names):
         with pytest.raises(BadInputError):
             imaged.write(tmp_path / f"wrong{number}", base_image=evil)
@@ -133,7 +133,7 @@ def test_what_the_engine_says_is_told(tmp_path: Path, monkeypatch: pytest.Monkey
     engine(tmp_path, "podman", 'echo "$@"; [ "$1" = info ] || { echo no room >&2; exit 9; }')
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     told: list[str] = []
-    with pytest.raises(BuildFailedError, match=r"podman did not build the image of x_v1: no room") as caught:
+    with pytest.raises(BuildFailedError, match="no room") as caught:
         build_image("podman", tmp_path / "bundle", "x_v1", nvidia=True, say=told.append)
     assert caught.value.exit_code == 1
     arguments = (

@@ -23,7 +23,7 @@ from fusery.registry.errors import BadInputError
 
 @pytest.fixture
 def unfused(plain_source: BundleSource, tmp_path: Path) -> BundleSource:
-    """One adapter in PEFT's form; its base is only named."""
+    """One adapter in PEFT's format; the base is named, and not included."""
     base = model_folder(plain_source)
     folder = tiny_models.make_adapter(tmp_path / "course_rec_v1_20261124", base, seed=1)
     return adapters_source(base, tmp_path / "rendered", folder)
@@ -50,7 +50,7 @@ def test_an_adapter_keeps_its_numbers_and_names_its_base(unfused: BundleSource, 
 
 
 def test_two_adapters_are_two_repositories(unfused: BundleSource, tmp_path: Path) -> None:
-    with pytest.raises(BadInputError, match="holds one adapter"):
+    with pytest.raises(BadInputError):
         written(replace(unfused, adapters=unfused.adapters * 2), tmp_path / "a")
 
 

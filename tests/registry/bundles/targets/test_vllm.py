@@ -16,6 +16,8 @@ from consumers import adapters_source
 from fusery.registry.bundles import BundleSource
 from fusery.registry.bundles.servers import unfound_base
 
+pytestmark = pytest.mark.timing
+
 COMMIT = "5f0b02c75b57c5855da9ae460ce51323ea669d8a"
 HUB = {"name": "four", "digest": "b" * 64, "hub_id": "org/Tiny-1M", "revision": COMMIT}
 
@@ -72,7 +74,7 @@ def test_hub_base_is_served_at_its_commit(source: BundleSource, tmp_path: Path) 
 
 
 def test_whoever_has_it_elsewhere_says_so(source: BundleSource, tmp_path: Path) -> None:
-    """The hub's revision means nothing there."""
+    """A revision of the hub does not apply to a local folder."""
     bundle = written(source, tmp_path / "bundle", HUB)
     base = tiny_models.make_base(tmp_path / "my bases" / "tiny", layers=1, hidden=64, intermediate=128)
     for given, cwd in ((str(base), None), ("my bases/tiny", tmp_path), ("org/Mirror", None)):
@@ -90,7 +92,7 @@ def test_whoever_has_it_elsewhere_says_so(source: BundleSource, tmp_path: Path) 
 
 
 def test_a_base_that_no_server_finds_by_its_name_is_asked_for(source: BundleSource, tmp_path: Path) -> None:
-    """A name of the registry is not one of the hub: vLLM would ask the hub for it, or load another's."""
+    """The registry's name of a base may name another model on the hub, which vLLM would then load."""
     for number, base in enumerate(({"name": "SmolLM2-135M-Instruct"}, {"name": "two words"}, {})):
         bundle = written(source, tmp_path / str(number), base)
         code, words, said = start(bundle)
@@ -102,7 +104,7 @@ def test_a_base_that_no_server_finds_by_its_name_is_asked_for(source: BundleSour
         assert unfound_base(told, None) == base.get("name", "base")
         assert unfound_base(told, "org/There") is None
     assert unfound_base(replace(source, provenance={"base": HUB}), None) is None
-    # What cannot be a base is said before vLLM asks a hub.
+    # The script refuses an invalid base before it starts vLLM, which would ask a hub.
     for given in ("there", "/no/such/folder", "./folder", "a/b/c", "/tmp", "/etc/passwd"):
         code, words, error = start(bundle, cwd=tmp_path, BASE_MODEL=given)
         assert (code, words) == (2, [])

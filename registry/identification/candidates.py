@@ -1,0 +1,164 @@
+"""What a found thing may be, looked up at a server by the digests and shapes of what was found."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from .. import tables
+from ..database import events
+from ..database.batches import batches
+from ..inspection.files import unpacked
+from ..inspection.views import View
+from ..record import Record
+from ..records.scratch import scratch_folder
+from ..records.sent_bundles import SentBundle, written_bundle
+from .index import Index
+from .owners import Owner, owners_in, owners_of, plausible
+
+if TYPE_CHECKING:
+    from ..workspace import Workspace
+    from .identify import Begun
+
+_MOST = 20
+"""Things that are fetched to be compared, for one unit of weights."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SoughtTensor(Record):
+    """A tensor that was found.
+
+    Attributes:
+        name: of it.
+        shape: outermost dimension first.
+        digest: of its bytes.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SoughtUnit(Record):
+    """Weights that may be one model or one adapter.
+
+    Attributes:
+        is_adapter: they are the factors of an adapter.
+        files: digests of the files that they are in.
+        tensors: that they have.
+    """
+
+    is_adapter: bool
+    files: tuple[str, ...]
+    tensors: tuple[SoughtTensor, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sought(Record):
+    """What was found, as a server needs it.
+
+    Attributes:
+        files: digests of all files.
+        units: of weights.
+    """
+
+    files: tuple[str, ...]
+    units: tuple[SoughtUnit, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidates(Record):
+    """What something may be.
+
+    Attributes:
+        names: of adapters and base models, and keys of fused models.
+        bundles: that have one of the files.
+    """
+
+    names: tuple[str, ...]
+    bundles: tuple[SentBundle, ...]
+
+
+def sought(workspace: Workspace, begun: Begun) -> Sought:
+    """Return the digests of what was found; of an archive, also of what is in it."""
+    with ExitStack() as held:
+        found, tensors = begun.found, begun.tensors
+        files = {file.path: str(begun.hasher.file(file.file).result()) for file in found.files}
+        archive = tuple(files.values()) if found.kind == "archive" else ()
+        if archive:
+            held.enter_context(scratch_folder(workspace))
+            found = held.enter_context(unpacked(workspace, found))
+            tensors = begun.hasher.exact(found.views)
+            files = {file.path: str(begun.hasher.file(file.file).result()) for file in found.files}
+        units = tuple(
+            SoughtUnit(
+                is_adapter=unit.is_adapter,
+                files=tuple(files[weights.path] for weights in unit.weights if weights.path in files),
+                tensors=tuple(
+                    SoughtTensor(name=view.name, shape=view.shape, digest=str(tensors[view].result()))
+                    for view in unit.views
+                ),
+            )
+            for unit in found.units
+        )
+        return Sought(files=(*archive, *files.values()), units=units)
+
+
+def candidates(workspace: Workspace, sought: Sought) -> Candidates:
+    """Return what is on record with one of the files, else with some of the tensors, else what has such shapes."""
+    index = Index(workspace)
+    with workspace.database.read() as session:
+        whole = _with_files(session, sought.files)
+        found = [owner for several in owners_of(session, list(whole)).values() for owner in several]
+        bundles = [owner for owner in found if owner.kind == "bundle"]
+        found += [each for owner in bundles for each in owners_in(session, owner)]
+        for unit in sought.units:
+            if not set(unit.files) <= {digest for digests in whole.values() for digest in digests}:
+                found += _with_tensors(session, index, unit)
+        names = [name for owner in found if (name := _reference(session, owner))]
+        written = [_written(session, owner) for owner in bundles]
+    return Candidates(
+        names=tuple(dict.fromkeys(names)), bundles=tuple(bundle for bundle in written if bundle is not None)
+    )
+
+
+def _with_files(session: Session, digests: Sequence[str]) -> dict[int, set[str]]:
+    files, found = tables.ManifestFile, dict[int, set[str]]()
+    for some in batches(sorted(set(digests))):
+        query = select(files.manifest_id, files.sha256).where(files.sha256.in_(some))
+        for manifest, digest in session.execute(query):
+            found.setdefault(manifest, set()).add(digest)
+    return found
+
+
+def _with_tensors(session: Session, index: Index, unit: SoughtUnit) -> list[Owner]:
+    holders: Counter[int] = index.holders([tensor.digest for tensor in unit.tensors])
+    most = [manifest for manifest, _ in holders.most_common(_MOST)]
+    views = [View(tensor.name, "", tensor.shape, Path(), 0, 0) for tensor in unit.tensors]
+    shaped = plausible(session, views, adapter=unit.is_adapter)
+    return [
+        *(owner for several in owners_of(session, most).values() for owner in several),
+        *shaped[-_MOST:],
+    ]
+
+
+def _reference(session: Session, owner: Owner) -> str:
+    """Return what a thing is fetched by; empty for what is not fetched."""
+    if owner.kind == "fused":
+        return str(owner.facts["key"])
+    if owner.kind == "calibration":
+        return str(owner.facts["base"])
+    return owner.name if owner.kind in ("adapter", "base") else ""
+
+
+def _written(session: Session, owner: Owner) -> SentBundle | None:
+    rows = events.history(session, kind="bundle", subject=owner.digest)
+    return next((bundle for row in rows if (bundle := written_bundle(session, row))), None)

@@ -1,0 +1,157 @@
+"""Differences between adapters, also in their weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..record import Record, described
+from .run import CurvePoint
+from .withdrawal import Withdrawal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Magnitudes(Record):
+    """DoRA's magnitudes of one module, compared."""
+
+    norm_a: float | None = described("of those of the first adapter; None if it has none there")
+    norm_b: float | None = described("likewise of the second")
+    cosine: float | None = described(
+        "of the angle between the two; None where one of them is zero or missing"
+    )
+    relative_change: float | None = described("norm of the difference over that of the first; likewise")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModuleDifference(Record):
+    """What differs in one module between two adapters."""
+
+    module: str = described("its path")
+    rank_a: int = described("the rank that the first gives it, 0 if it does not adapt it")
+    rank_b: int = described("likewise of the second")
+    norm_a: float = described("Frobenius norm of the first's update, 0 if there is none")
+    norm_b: float = described("likewise of the second's")
+    cosine: float | None = described("of the angle between the two updates; None where one of them is zero")
+    relative_change: float | None = described(
+        "norm of the difference over that of the first; None for a change from zero", heading="change"
+    )
+    effective_rank_a: float | None = described(
+        "how many directions the first's update really uses; None if there is none",
+        heading="eff. rank a",
+        cell="{:.3g}",
+    )
+    effective_rank_b: float | None = described(
+        "likewise of the second's", heading="eff. rank b", cell="{:.3g}"
+    )
+    numerical_rank_a: int = described("how many singular values of the first's update are not zero")
+    numerical_rank_b: int = described("likewise of the second's")
+    overlap_in: float | None = described(
+        "share of what the one reads from, whichever is smaller, that the other reads from too; None where one reads from nothing",
+        kind="share",
+    )
+    overlap_out: float | None = described("likewise of what they write to", kind="share")
+    angles_in: tuple[float, ...] = described(
+        "principal angles between what the two read from, in degrees, rising"
+    )
+    angles_out: tuple[float, ...] = described("likewise between what they write to")
+    spectrum_a: tuple[float, ...] = described("singular values of the first's update, falling")
+    spectrum_b: tuple[float, ...] = described("likewise of the second's")
+    magnitudes: Magnitudes | None = described("those of DoRA compared; None with LoRA", kind="real")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WholeDifference(Record):
+    """What two adapters have in common over all modules."""
+
+    modules: int = described("how many one of the two adapts", form="{:,}")
+    only_a: int = described("of them only the first", words=" ({} only in the first")
+    only_b: int = described("of them only the second", words=", {} only in the second)")
+    norm_a: float = described("Frobenius norm of all updates of the first", title="norm")
+    norm_b: float = described("likewise of the second", words=" and {}")
+    cosine: float | None = described("of the angle between the two; None where one of them is zero")
+    relative_change: float | None = described(
+        "norm of the difference over that of the first; None for a change from zero"
+    )
+    effective_rank_a: float = described(
+        "mean over the modules of the first, weighted by the squares of the norms: where the update is",
+        title="effective rank",
+        form="{:.3g}",
+    )
+    effective_rank_b: float = described("likewise of the second", words=" and {}", form="{:.3g}")
+    overlap_in: float | None = described(
+        "share of what the one reads from, whichever is smaller, that the other reads from too; None where one reads from nothing",
+        title="overlap of inputs",
+        kind="share",
+    )
+    overlap_out: float | None = described(
+        "likewise of what they write to", title="overlap of outputs", kind="share"
+    )
+
+
+LAYOUT = (
+    *("cosine", "relative_change", "norm_a norm_b", "effective_rank_a effective_rank_b"),
+    *("overlap_in", "overlap_out", "modules only_a only_b"),
+)
+"""The lines of what two adapters have in common."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference(Record):
+    """What differs between two adapters."""
+
+    a: str = described("name of the one")
+    b: str = described("name of the other")
+    changed: Mapping[str, tuple[object, ...]] = described(
+        "by field, its two values; fields of the training configuration are called `training.FIELD`, and a field that one side lacks is null there"
+    )
+    amended: Mapping[str, tuple[str, ...]] = described("by field, the adapters that it was amended in")
+    withdrawals: Mapping[str, tuple[Withdrawal, ...]] = described(
+        "by adapter, what it has to do with yanks that stand"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightsDifference(Difference):
+    """What differs between two adapters, in their weights too."""
+
+    overall: WholeDifference = described("over all modules")
+    modules: tuple[ModuleDifference, ...] = described("what differs in each, in the order of the layers")
+    plot: Path | None = described("the picture of it; None if none was asked for")
+    uncompared: tuple[str, ...] = described(
+        "names of those with whole tensors beside their factors, which are not compared"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotComparable(Record):
+    """A metric that was measured of two adapters, on or with something else."""
+
+    code: str = described(
+        "`metric_other_dataset`, `metric_other_split`, `metric_other_harness` or `metric_other_shots`"
+    )
+    metric: str = described("its name")
+    adapters: tuple[str, ...] = described("the two")
+    why: str = described("in one sentence")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComparedAdapters(Record):
+    """What adapters have in common and where they differ."""
+
+    adapters: tuple[str, ...] = described("their names")
+    differs: Mapping[str, tuple[object, ...]] = described(
+        "by field, one value for each adapter, null where it has none; fields of the training configuration are called `training.FIELD`, those of the newest model fused from each `fused.FIELD`, what was measured `metric.NAME`. What was measured on other datasets, splits or examples is in fields of its own, `metric.NAME (SETTING)`"
+    )
+    same: Mapping[str, object] = described("the fields with one value for all")
+    findings: tuple[NotComparable, ...] = described(
+        "metrics that cannot be compared, each with the first adapter that has it and another one"
+    )
+    amended: Mapping[str, tuple[str, ...]] = described("by field, the adapters that it was amended in")
+    curves: Mapping[str, tuple[CurvePoint, ...]] = described(
+        "by adapter, the points of its training curve, by iteration"
+    )
+    withdrawals: Mapping[str, tuple[Withdrawal, ...]] = described(
+        "by adapter, what it has to do with yanks that stand"
+    )
+    plot: Path | None = described("the picture of the curves; None if none was asked for")

@@ -1,0 +1,44 @@
+"""Evaluations of adapters, and their withdrawal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import ClassVar
+
+from ..record import Record, described
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation(Record):
+    """One metric that was measured of an adapter."""
+
+    adapter: str = described("its name")
+    metric: str = described("name of the metric, such as `mmlu.acc`")
+    value: float = described("as the harness has it; most are shares from 0 to 1", cell="{:.6g}")
+    higher_is_better: bool | None = described("None if nobody said so")
+    stderr: float | None = described(
+        "standard error of the value, in its unit", title="standard error", heading="stderr", cell="{:.3g}"
+    )
+    dataset: str | None = described("what it was measured on; of a harness, its task", free=True)
+    split: str | None = described("of the dataset, such as `test`")
+    harness: str | None = described("the program that measured it, such as `lm-eval`")
+    harness_version: str | None = described("its version, or the commit it was built from")
+    task_version: str | None = described("of the harness's task")
+    shots: int | None = described("solved examples in each prompt", rare=True)
+    seed: int | None = described("of the measurement", rare=True)
+    samples: int | None = described("how many were measured", form="{:,}", rare=True)
+    source: str | None = described("SHA-256 of the file that said it; None if a program did")
+    at: datetime = described("when it was recorded", title="when")
+    by: str = described("who recorded it")
+
+
+@dataclass(frozen=True, slots=True)
+class WithdrawnEvaluations(Record):
+    """What `eval withdraw` did, or would do."""
+
+    adapter: str = described("its name")
+    withdrawn: tuple[Evaluation, ...] = described("the evaluations that count no more")
+    reason: str = described("why")
+    dry_run: bool = described("nothing was written")
+    REFERENCE: ClassVar[str] = "adapter"

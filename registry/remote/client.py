@@ -1,0 +1,380 @@
+"""HTTP requests to one server: a connection pool, certificates, proxies, timeouts, retries, and limits on every response.
+
+Certificates are verified, and a redirect is an error.  The token is sent in one header and is in no message.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from fusery.storage.errors import FuseryError
+
+from ..errors import BadInputError, ServerRefusedError, ServerUnavailableError
+from .address import ServerAddress, trusted_certificates
+
+if TYPE_CHECKING:
+    import httpx2 as httpx
+
+ATTEMPTS = 8
+"""Attempts without progress."""
+
+LONGEST_WAIT = 20.0
+"""Seconds between two attempts."""
+
+GIVE_UP = 60.0
+"""Seconds since the first failure without progress, after which there is no further attempt."""
+
+TIMEOUT = 60.0
+"""Seconds without any byte after which a request fails."""
+
+WHOLE = 3_600.0
+"""Seconds within which a response that is read as a whole must end, however slowly its bytes arrive."""
+
+LARGEST = 256 << 20
+"""Bytes of a response that is read as a whole."""
+
+IDLE = 3.0
+"""Seconds after which an idle connection is not used again: servers close such connections."""
+
+_TRANSIENT = frozenset({429, 502, 503, 504})
+_REFUSAL = 1 << 20
+_SHOWN = 1_000
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
+T = TypeVar("T")
+
+
+class TransientError(Exception):
+    """A failure that the next attempt may not meet."""
+
+
+@dataclass(slots=True)
+class RetryBudget:
+    """Attempts, and `GIVE_UP` seconds, since the last progress."""
+
+    attempts: int
+    failures: int = 0
+    failing_since: float = 0.0
+
+    def progressed(self) -> None:
+        """Start counting again."""
+        self.failures, self.failing_since = 0, 0.0
+
+    def is_spent(self, wait: float) -> bool:
+        """Count a failure; return whether to give up instead of waiting `wait` seconds."""
+        self.failures += 1
+        self.failing_since = self.failing_since or time.monotonic()
+        return self.failures >= self.attempts or time.monotonic() + wait - self.failing_since > GIVE_UP
+
+
+class HttpClient:
+    """Requests to one server, from any thread."""
+
+    secret = "token"
+    """The name of the credential in messages."""
+    attempts = ATTEMPTS
+    unavailable_hint: str | None = None
+    """The hint for a server that does not answer; None for the usual one."""
+
+    def __init__(self, address: ServerAddress, token: str = "") -> None:
+        self.address, self.token = address, token
+        self._lock = threading.Lock()
+        self._cancelled = threading.Event()
+        self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+        self._reached = False
+
+    @property
+    def url(self) -> str:
+        """The server's address, as messages show it."""
+        return self.address.url
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all connections."""
+        if "pool" in self.__dict__:
+            self.__dict__.pop("pool").close()
+
+    def cancel(self) -> None:
+        """End the requests of other threads, and refuse further ones."""
+        self._cancelled.set()
+        self._hang_up()
+
+    def require_wanted(self) -> None:
+        """Raise `TransientError` after `cancel`."""
+        if self._cancelled.is_set():
+            raise TransientError("the transfer was cancelled")
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        content: bytes | None = None,
+        *,
+        params: Sequence[tuple[str, str]] = (),
+        timeout: float = TIMEOUT,
+        whole: float = WHOLE,
+        repeat: bool = True,
+        accept: Callable[[int, bytes], bool] = lambda status, data: False,
+    ) -> bytes:
+        """Send JSON, as often as needed, and return the response's JSON.
+
+        Args:
+            method: such as `POST`.
+            path: below the server's address.
+            content: the JSON.
+            params: the query.
+            timeout: seconds until the response begins.
+            whole: seconds until it ends.
+            repeat: send it again when the response is lost, which may run it twice.
+            accept: tells whether a response with an error status is nevertheless an answer.
+
+        Raises:
+            FuseryError: the server refused the request.
+            ServerUnavailableError: the server did not answer.
+        """
+        headers = {"Accept": "application/json"}
+        if content is not None:
+            headers["Content-Type"] = "application/json"
+
+        def once(_: RetryBudget) -> bytes:
+            sent = self.stream(
+                method, path, content, params=params, headers=headers, timeout=timeout, repeat=repeat
+            )
+            with self._within(whole), sent as response:
+                data = self._read(response, LARGEST)
+                if response.status_code >= 300 and not accept(response.status_code, data):
+                    raise self.refusal(response.status_code, data)
+                return data
+
+        return self.retried(once)
+
+    def retried(self, once: Callable[[RetryBudget], T]) -> T:
+        """Call a function until it raises no `TransientError`, and return its result.
+
+        Raises:
+            ServerUnavailableError: the budget is spent.
+        """
+        import tenacity  # 30 ms
+
+        budget = RetryBudget(self.attempts)
+
+        def is_over(state: tenacity.RetryCallState) -> bool:
+            # A server that was never reached has probably a wrong address.
+            budget.attempts = self.attempts if self._reached else 2
+            return budget.is_spent(state.upcoming_sleep) or self._cancelled.is_set()
+
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(TransientError),
+            wait=tenacity.wait_random_exponential(multiplier=0.25, max=LONGEST_WAIT),
+            stop=is_over,
+            sleep=tenacity.sleep_using_event(self._cancelled),
+            reraise=True,
+        )
+        try:
+            return retrying(lambda: once(budget))
+        except TransientError as error:
+            raise self._unavailable(str(error)) from error
+
+    @contextmanager
+    def stream(
+        self,
+        method: str,
+        path: str,
+        content: bytes | Iterable[bytes] | None = None,
+        *,
+        params: Sequence[tuple[str, str]] = (),
+        headers: Mapping[str, str],
+        timeout: float = TIMEOUT,
+        repeat: bool = True,
+    ) -> Iterator[httpx.Response]:
+        """Send a request once, and yield the response before its content is read.
+
+        Raises:
+            TransientError: the next attempt may succeed.
+            ServerUnavailableError: it may not.
+        """
+        import httpx2 as httpx
+
+        self.require_wanted()
+        try:
+            with self.pool.stream(
+                method,
+                path,
+                content=content,
+                params=list(params),
+                headers=dict(headers),
+                timeout=httpx.Timeout(TIMEOUT, read=timeout),
+                extensions={"trace": self._note_socket},
+            ) as response:
+                self._reached = True
+                yield response
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
+            if "CERTIFICATE_VERIFY_FAILED" in str(error):
+                raise ServerUnavailableError(
+                    f"the certificate of {self.url} is not trusted",
+                    hint="FUSERY_CA_FILE names the trusted certificates",
+                ) from error
+            proxy = isinstance(error, httpx.ProxyError)
+            reason = f"the proxy refuses: {self._shown(str(error))}" if proxy else "it cannot be reached"
+            raise TransientError(reason) from error
+        except httpx.TransportError as error:
+            late = isinstance(error, httpx.ReadTimeout | httpx.WriteTimeout)
+            reason = "no data for too long" if late else f"the response ends early ({type(error).__name__})"
+            raise (TransientError(reason) if repeat else self._unavailable(reason)) from error
+
+    def require_success(self, response: httpx.Response, repeat: frozenset[str] = frozenset()) -> None:
+        """Raise the error that a response reports.
+
+        Args:
+            response: its content is not read yet.
+            repeat: codes of errors that the next attempt may not meet.
+        """
+        if response.status_code not in (200, 206):
+            with self._within(TIMEOUT):
+                data = self._read(response, _REFUSAL)
+            error = self.refusal(response.status_code, data)
+            if isinstance(error, FuseryError) and error.code in repeat:
+                raise TransientError(error.message) from error
+            raise error
+
+    def refusal(self, status: int, data: bytes) -> Exception:
+        """Return the error for a response with an error status; its text is data, and shown as such."""
+        if status in _TRANSIENT:
+            return TransientError(self._message(data) or f"it answers {status}")
+        if 300 <= status < 400:
+            return ServerRefusedError(
+                f"{self.url} redirects ({status}), and the {self.secret} is sent nowhere else",
+                hint="give the address that it redirects to",
+            )
+        if status == 401:
+            problem = f"refuses this {self.secret}" if self.token else f"needs a {self.secret}"
+            return ServerRefusedError(f"{self.url} {problem}", hint=self.login_hint)
+        return self.error(status, data)
+
+    @property
+    def login_hint(self) -> str:
+        """What to do without a valid credential."""
+        return f"fusery login {self.url}"
+
+    def error(self, status: int, data: bytes) -> FuseryError:
+        """Return the error of a response that is neither transient nor about the credential."""
+        message = self._message(data)
+        return ServerRefusedError(f"{self.url} refuses this: {message or status}")
+
+    @cached_property
+    def pool(self) -> httpx.Client:
+        """Connections to the server; proxies are those of the environment, and none is used for this machine."""
+        from ssl import PROTOCOL_TLS_CLIENT, SSLContext
+
+        import httpx2 as httpx
+
+        with self._lock:
+            if "pool" in self.__dict__:
+                found: httpx.Client = self.__dict__["pool"]
+                return found
+            headers = {"User-Agent": "fusery", "Accept-Encoding": "identity"}
+            if self.token:
+                headers["Authorization"] = f"Bearer {self.token}"
+            # Without TLS no certificate is needed, and reading the system's takes a while.
+            verify = trusted_certificates() if self.address.secure else SSLContext(PROTOCOL_TLS_CLIENT)
+            try:
+                made = httpx.Client(
+                    base_url=self.url,
+                    headers=headers,
+                    verify=verify,
+                    trust_env=not self.address.loopback,
+                    limits=httpx.Limits(keepalive_expiry=IDLE),
+                )
+            except (ValueError, ImportError, httpx.InvalidURL) as error:
+                raise BadInputError(
+                    "invalid proxy in the environment", hint="check HTTPS_PROXY, HTTP_PROXY and ALL_PROXY"
+                ) from error
+            self.__dict__["pool"] = made
+            return made
+
+    def _read(self, response: httpx.Response, most: int) -> bytes:
+        if response.headers.get("content-encoding", "identity") != "identity":
+            raise self.strange()
+        pieces, left = [], most
+        for piece in response.iter_raw():
+            pieces.append(piece)
+            left -= len(piece)
+            if left < 0:
+                raise ServerRefusedError(f"{self.url} sends more than {most >> 20} MiB")
+        return b"".join(pieces)
+
+    @contextmanager
+    def _within(self, seconds: float) -> Iterator[None]:
+        """End this client's requests when a response takes too long as a whole, even if bytes keep arriving."""
+        late = threading.Event()
+
+        def hang_up() -> None:
+            late.set()
+            self._hang_up()
+
+        timer = threading.Timer(seconds, hang_up)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        except (TransientError, ServerUnavailableError) as error:
+            if not late.is_set():
+                raise
+            reason = f"the response takes more than {seconds:.0f} s"
+            repeat = isinstance(error, TransientError)
+            raise (TransientError(reason) if repeat else self._unavailable(reason)) from error
+        finally:
+            timer.cancel()
+
+    def _note_socket(self, event: str, details: Mapping[str, Any]) -> None:
+        if event.endswith(("connect_tcp.complete", "start_tls.complete")):
+            connection = details["return_value"].get_extra_info("socket")
+            if connection is not None:
+                self._sockets.add(connection)
+
+    def _hang_up(self) -> None:
+        """Shut connections down: closing them would not wake up threads that read from them."""
+        for connection in list(self._sockets):
+            with suppress(OSError):
+                socket.socket.shutdown(connection, socket.SHUT_RDWR)
+
+    def _message(self, data: bytes) -> str:
+        """Return the message of an error as servers for registries, vLLM and SGLang send it."""
+        try:
+            document = json.loads(data)
+            error = document.get("error") or {"message": document["error_message"]}
+            return self._shown(str(error.get("message") or ""))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return ""
+
+    def _shown(self, text: str) -> str:
+        hidden = text.replace(self.token, "...") if self.token else text
+        return _CONTROL.sub(" ", hidden)[:_SHOWN]
+
+    def _unavailable(self, reason: str) -> FuseryError:
+        hint = self.unavailable_hint
+        if hint is None and self._reached:
+            hint = "run the command again: a transfer goes on where it stopped"
+        check = f"check that a server runs at {self.url}, then run the command again"
+        return ServerUnavailableError(f"{self.url} does not answer: {reason}", hint=hint or check)
+
+    def strange(self) -> FuseryError:
+        """Return the error for a response that no server of this kind sends."""
+        return ServerRefusedError(
+            f"{self.url} answers as no fusery server of this version does", hint="check the address"
+        )

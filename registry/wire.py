@@ -1,0 +1,139 @@
+"""Records as JSON between a client and a server: every field, moments to the microsecond, and read back into the same classes.
+
+`--json` prints the same keys, with moments to the second.  A reader skips keys that it does not know, so that a server may
+add fields; a field that an older server does not send keeps its default.
+"""
+
+from __future__ import annotations
+
+import math
+import types
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import MISSING, Field, fields, is_dataclass
+from datetime import date, datetime
+from functools import cache
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from .record import Record, names_of
+
+
+def encode(value: Any) -> Any:
+    """Return a value as JSON has it: a record as an object with all its fields and the properties of its JSON."""
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Record):
+        return {
+            name.rstrip("_"): encode(getattr(value, name))
+            for name in dict.fromkeys((*(each.name for each in fields(value)), *names_of(type(value))))  # type: ignore[arg-type]
+        }
+    if isinstance(value, datetime | date):
+        return value.isoformat()
+    if isinstance(value, PathLike):
+        return fspath(value)
+    if hasattr(value, "to_dict"):
+        return encode(value.to_dict())
+    if is_dataclass(value):
+        return {each.name: encode(getattr(value, each.name)) for each in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): encode(each) for key, each in value.items()}
+    return [encode(each) for each in value]
+
+
+def decode(kind: Any, value: Any) -> Any:
+    """Return a value of a type, made from its JSON.
+
+    Raises:
+        ValueError: the JSON is of another type.
+    """
+    if hasattr(kind, "__supertype__"):
+        return decode(kind.__supertype__, value)
+    if hasattr(kind, "__value__"):
+        return decode(kind.__value__, value)
+    origin, args = get_origin(kind), get_args(kind)
+    if kind is Any or kind is object:
+        return value
+    if kind is None or kind is type(None):
+        return _require(value is None, None, kind, value)
+    if origin is Literal:
+        return _require(value in args, value, kind, value)
+    if origin in (Union, types.UnionType):
+        return _one_of(args, value)
+    if kind in (str, bool, int):
+        return _require(type(value) is kind, value, kind, value)
+    if kind is float:
+        return float(_require(type(value) in (int, float), value, kind, value))
+    if kind in (datetime, date):
+        return kind.fromisoformat(_require(isinstance(value, str), value, kind, value))
+    if isinstance(kind, type) and issubclass(kind, PathLike):
+        return Path(_require(isinstance(value, str), value, kind, value))
+    if isinstance(kind, type) and is_dataclass(kind):
+        return _record(kind, _require(isinstance(value, dict), value, kind, value))
+    made = origin or kind
+    if isinstance(made, type) and issubclass(made, Mapping):
+        entries = _require(isinstance(value, dict), value, kind, value).items()
+        if issubclass(made, Counter):
+            return Counter({key: decode(int, each) for key, each in entries})
+        of = args[-1] if args else Any
+        return {key: decode(of, each) for key, each in entries}
+    if isinstance(made, type) and issubclass(made, Collection):
+        return _collection(made, args, _require(isinstance(value, list), value, kind, value))
+    raise TypeError(f"{kind} does not travel")
+
+
+def _require(fits: bool, found: Any, kind: Any, value: Any) -> Any:
+    if not fits:
+        raise ValueError(f"{getattr(kind, '__name__', kind)} expected, {type(value).__name__} found")
+    return found
+
+
+def _one_of(kinds: Collection[Any], value: Any) -> Any:
+    """Return what the fitting one of several types makes of a value: of records, the one with the most fields in it."""
+    records = [kind for kind in kinds if isinstance(kind, type) and is_dataclass(kind)]
+    if isinstance(value, dict) and len(records) > 1:
+        records = [kind for kind in records if _needed(kind) <= value.keys()]
+        kinds = sorted(records, key=lambda kind: len(_keys(kind)), reverse=True)
+    for kind in kinds:
+        try:
+            return decode(kind, value)
+        except (ValueError, TypeError):
+            continue
+    raise ValueError(f"none of {', '.join(map(str, kinds))}")
+
+
+def _collection(made: type, args: tuple[Any, ...], value: list[Any]) -> Any:
+    if issubclass(made, tuple) and args and args[-1] is not Ellipsis:
+        return tuple(decode(of, each) for of, each in zip(args, value, strict=True))
+    found = [decode(args[0] if args else Any, each) for each in value]
+    if issubclass(made, tuple):
+        return tuple(found)
+    return frozenset(found) if issubclass(made, frozenset | set) else found
+
+
+@cache
+def _keys(kind: type) -> dict[str, tuple[Field[Any], Any]]:
+    hints = get_type_hints(kind)
+    return {each.name.rstrip("_"): (each, hints[each.name]) for each in fields(kind)}
+
+
+def _needed(kind: type) -> set[str]:
+    return {
+        key
+        for key, (each, _) in _keys(kind).items()
+        if each.default is MISSING and each.default_factory is MISSING
+    }
+
+
+def _record(kind: type, value: Mapping[str, Any]) -> Any:
+    found, keys = {}, _keys(kind)
+    for key, (each, of) in keys.items():
+        if key not in value:
+            if key in _needed(kind):
+                raise ValueError(f"{kind.__name__} without {key}")
+        elif each.init:
+            found[each.name] = decode(of, value[key])
+    return kind(**found)

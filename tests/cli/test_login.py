@@ -1,0 +1,129 @@
+"""`fusery login`, and commands on a server's registry with the token that it stored."""
+
+from __future__ import annotations
+
+import io
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import keyring
+import printed_documents
+import pytest
+from fixture_types import Fusery
+from keyring.backend import KeyringBackend
+from keyring.backends.fail import Keyring as NoKeyring
+from page_server import pages_of
+
+from fusery.registry import Registry
+from fusery.registry.remote.login import tokens_file
+from fusery.web.doors import Proxies, TeamDoor
+
+from .conftest import Ran
+
+pytestmark = pytest.mark.timing
+
+
+class Kept(KeyringBackend):
+    """A keyring in memory."""
+
+    priority = 1
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.passwords: dict[tuple[str, str], str] = {}
+
+    def get_password(self, service: str, username: str) -> str | None:
+        return self.passwords.get((service, username))
+
+    def set_password(self, service: str, username: str, password: str) -> None:
+        self.passwords[service, username] = password
+
+    def delete_password(self, service: str, username: str) -> None:
+        del self.passwords[service, username]
+
+
+@pytest.fixture(autouse=True)
+def own_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    monkeypatch.setattr("platformdirs.user_config_dir", lambda *_, **__: str(tmp_path / "config"))
+    monkeypatch.setattr("platformdirs.user_cache_dir", lambda *_, **__: str(tmp_path / "cached"))
+    before = keyring.get_keyring()
+    keyring.set_keyring(NoKeyring())
+    yield
+    keyring.set_keyring(before)
+
+
+@pytest.fixture
+def team(stocked: Fusery, tmp_path: Path) -> Iterator[tuple[str, Registry]]:
+    with (
+        Registry.open(tmp_path / "home") as registry,
+        pages_of(registry, TeamDoor(registry, Proxies())) as url,
+    ):
+        yield url, registry
+
+
+def log_in(fusery: Fusery, monkeypatch: pytest.MonkeyPatch, url: str, token: str, *words: str) -> Ran:
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{token}\n"))
+    return fusery("login", url, *words)
+
+
+def test_a_token_is_stored_for_its_user_alone(
+    stocked: Fusery, team: tuple[str, Registry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, registry = team
+    secret = registry.tokens.create("ann", "publisher").secret
+    without = stocked("--registry", url, "list", "--json")
+    assert (without.code, without.json["error"]["code"]) == (2, "bad_input")
+    done = log_in(stocked, monkeypatch, url, secret, "--json")
+    printed_documents.require("login", done.json)
+    assert (done.json["name"], done.json["role"], done.json["stored"]) == ("ann", "publisher", True)
+    assert secret not in done.out + done.err
+    assert stat.S_IMODE(tokens_file().stat().st_mode) == 0o600
+    assert stocked("--registry", url, "list", "-q").out == stocked("list", "-q").out
+    assert stocked("--registry", url, "amend", "course_rec@1", "--note", "read", "-q").code == 0
+    assert registry.adapters.show("course_rec@1").note == "read"
+    refused = stocked("--registry", url, "promote", "course_rec@1", "prod", "--json")
+    assert (refused.code, refused.json["error"]["code"]) == (2, "role_not_enough")
+    removed = stocked("login", url, "--remove", "--json")
+    assert (removed.json["stored"], tokens_file().exists()) == (False, False)
+    assert stocked("--registry", url, "list").code == 2
+
+
+def test_a_keyring_is_taken_where_there_is_one(
+    stocked: Fusery, team: tuple[str, Registry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, registry = team
+    kept = Kept()
+    keyring.set_keyring(kept)
+    secret = registry.tokens.create("ann", "reader").secret
+    assert log_in(stocked, monkeypatch, url, secret, "-q").code == 0
+    assert kept.passwords == {("fusery", url): secret}
+    assert not tokens_file().exists()
+    assert stocked("--registry", url, "list").code == 0
+    monkeypatch.setenv("FUSERY_TOKEN", "fusery_" + "A" * 43)
+    assert stocked("--registry", url, "list").code == 2
+    monkeypatch.delenv("FUSERY_TOKEN")
+    assert stocked("login", url, "--remove", "-q").code == 0
+    assert kept.passwords == {}
+
+
+def test_what_a_server_does_not_take_is_not_stored(
+    stocked: Fusery, team: tuple[str, Registry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, _ = team
+    for token, code in (
+        ("fusery_" + "A" * 43, "server_refused"),
+        ("two words", "bad_input"),
+        ("", "bad_input"),
+    ):
+        ran = log_in(stocked, monkeypatch, url, token, "--json")
+        assert (ran.code, ran.json["error"]["code"]) == (2, code), token
+    away = log_in(stocked, monkeypatch, "http://127.0.0.1:9", "fusery_" + "A" * 43, "--json")
+    assert (away.code, away.json["error"]["code"]) == (2, "server_unavailable")
+    for address in ("http://example.org", "ftp://example.org", "https://ann:secret@example.org"):
+        ran = log_in(stocked, monkeypatch, address, "fusery_" + "A" * 43)
+        assert (ran.code, "secret" in ran.err) == (2, False), address
+    assert not tokens_file().exists()
+    tokens_file().parent.mkdir(parents=True, exist_ok=True)
+    tokens_file().write_text("[1]")
+    assert stocked("--registry", url, "list", "--json").json["error"]["code"] == "bad_input"

@@ -1,0 +1,190 @@
+"""What people see of records that take long to make, word for word: `views.txt` has it for each of them.
+
+Remade as transcripts are: FUSERY_REMAKE=1 .venv/bin/python -P -m pytest tests/cli/test_views.py
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from fusery.cli import audit, bench, training, webhook
+from fusery.cli.base import _facts, _quantization
+from fusery.cli.hints import Hints
+from fusery.cli.session import Session
+from fusery.registry.api.adapters import Adapters
+from fusery.registry.api.bases import Bases
+from fusery.registry.api.exchange import Exchange
+from fusery.registry.audit.report import Problem, Report
+from fusery.registry.evaluation.bench_report import BenchReport
+from fusery.registry.evaluation.probe_prompts import Prompts
+from fusery.registry.evaluation.probe_report import ProbeReport, Row, Side
+from fusery.registry.evaluation.subjects import FormCost
+from fusery.registry.exchange.import_runs import ImportedRun
+from fusery.registry.records.calibrations import CalibrationReport
+from fusery.registry.records.run import Commit, CurvePoint, Measured, TrainingRun
+from fusery.registry.records.webhook import Webhook
+
+from .conftest import Fusery
+
+AT = datetime(2026, 3, 1, 12, tzinfo=UTC)
+FOLDER = Path(__file__).parent
+
+
+def runs() -> Iterator[Any]:
+    """Yield the views of adapters with a training run."""
+    curve = [CurvePoint(iteration=at, train_loss=None, val_loss=1.0, learning_rate=None) for at in (1, 2)]
+    full = TrainingRun(
+        checkpoint=400, chosen="best", best=Measured(iteration=400, val_loss=1.25), state="finished", source="record",
+        last=Measured(iteration=600, val_loss=1.5), started_at=AT, seconds=1234.5, trained_tokens=1, arguments=None,
+        git=Commit(commit="abc123", dirty=True), versions={"mlx": "0.31", "mlx-lm": "0.32"}, peak_memory=3 << 20,
+        machine={"processor": "M4", "cpus": 8, "memory": 1 << 30, "platform": "macOS"}, dataset_files=None,
+    )  # fmt: skip
+    little = ["best", "machine", "git", "started_at", "seconds", "trained_tokens", "peak_memory", "versions"]
+    bare = replace(
+        full, last=Measured(iteration=None, val_loss=None), state="unknown", **dict.fromkeys(little)
+    )  # type: ignore[arg-type]
+    machine = {"processor": None, "cpus": None, "memory": None, "platform": "Linux"}
+    last, git = Measured(iteration=600, val_loss=None), Commit(commit="abc123", dirty=False)
+    for run in (full, bare, replace(full, last=last, git=git, machine=machine), None):
+        yield SimpleNamespace(training_run=run, curve=curve, dataset_digest="d1g" if run is full else None)
+
+
+def benches() -> Iterator[BenchReport]:
+    form = FormCost(
+        kind="fused", label="fused (keep)", precision="keep", fidelity=None, adapters=1, bytes=2048, error=None,
+        load_seconds=0.5, first_token_seconds=0.25, tokens_per_second=12.0, peak_bytes=4096.0,
+    )  # fmt: skip
+    held: Any = SimpleNamespace(retained=0.5)
+    rows = (replace(form, label="base", error="no room"), form, replace(form, label="other", fidelity=held))
+    for cores, choice, plot in ((None, "fused (keep)", None), (1, None, Path("x.svg"))):
+        machine: Any = SimpleNamespace(cores=cores, processor="M4", mlx="0.31")
+        yield BenchReport(
+            adapter="course_v1", base="tiny", machine=machine, prompt_tokens=64, tokens=1, runs=3, rows=rows,
+            choice=choice, reasons=("it is small",), at=AT, plot=plot,
+        )  # fmt: skip
+
+
+def probes() -> Iterator[ProbeReport]:
+    kl = {"first": 0.25, "worst": 0.75, "least": 0.125, "second": 0.5}
+    found = ProbeReport(
+        a=Side("adapter", "course_v1", "a" * 64), b=Side("base", "tiny", "b" * 64), prompts=4, tokens=1, kl=0.375,
+        kl_p99=0.875, top1_agreement=0.5, loss_a=1.25, loss_b=1.5, loss_base=None, gain_kept=None, seconds=2.0,
+        rows=tuple(Row(prompt, 1, value, 0.75, 1.0, 1.0) for prompt, value in kl.items()),
+    )  # fmt: skip
+    yield found
+    for about in (Prompts("held-out", "test.jsonl"), Prompts("file", gain=-1.0)):
+        yield replace(found, about=about)
+
+
+def calibrations() -> Iterator[CalibrationReport]:
+    found = CalibrationReport("tiny", "d" * 64, "built-in", 1, 32, 2048, "mlx-lm 0.32", True, 1.0)
+    yield found
+    yield replace(found, created=False, adapter="a_v1", before=0.5)
+    yield replace(found, after=0.25, before=0.5)
+
+
+def imports() -> Iterator[tuple[ImportedRun, ...]]:
+    new = ImportedRun(
+        run="1", run_name="one", project="lessons", path="out", adapter="a_v1", created=True, metrics=(), error=None,
+        hint=None,
+    )  # fmt: skip
+    known = replace(new, run_name="two", path="", adapter="b_v1", created=False)
+    refused = replace(new, adapter=None, created=False, error="no", hint="mend it")
+    yield new, known, replace(known, adapter=None), refused
+    yield (new,)
+
+
+def bases() -> Iterator[dict[str, Any]]:
+    base = {
+        "names": ["tiny"], "digest": "d", "content": "c", "architecture": "llama", "parameters": 1000, "dtype": "bfloat16",
+        "quantization": None, "bytes": 1024, "files": [1], "reference": None,
+        "sources": [{"source": "org/a", "revision": "main"}, {"source": "b", "revision": None}],
+    }  # fmt: skip
+    yield base
+    yield {
+        **base,
+        "reference": "/models/tiny",
+        "adapters": ["a_v1"],
+        "quantization": {"bits": 4, "group_size": 64},
+    }
+
+
+def audits() -> Iterator[tuple[Report, bool]]:
+    names = tuple(f"adapter a_v{number}" for number in range(1, 11))
+    damage: Any = SimpleNamespace(digest="d")
+    many, one = (Problem("blob_missing", "b", "it is gone", names[:count], damage) for count in (10, 8))
+    mended: Any = [SimpleNamespace(problem=one, source="cache", quarantined=kept) for kept in ("q", None)]
+    rebuilt: Any = [SimpleNamespace(verdict="different", name="a_v1", message="other bytes")]
+    yield Report(problems=[many, one], rebuilt=rebuilt, notes=["a note"]), True
+    yield Report(problems=[one], repaired=mended, quarantined=["q"]), False
+
+
+def hooks() -> Iterator[Webhook]:
+    hook = Webhook(
+        name="ci", url="https://x", actions=("alias.*",), tasks=(), private=False, state="active", position=7, waiting=0,
+        failing=None, attempts=0, error=None, next_attempt=None, delivered_at=None, disabled_at=None, created_at=AT,
+        created_by="anna",
+    )  # fmt: skip
+    yield hook
+    yield replace(
+        hook,
+        tasks=("t",),
+        failing=8,
+        attempts=1,
+        error="no",
+        next_attempt=AT,
+        delivered_at=AT,
+        disabled_at=AT,
+    )
+
+
+def test_what_is_printed(
+    fusery: Fusery, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, printed, asked = (
+        Session(home=None, debug=False, hints=Hints()),
+        list[str](),
+        list[dict[str, Any]](),
+    )
+    assert fusery("init").code == 0
+    for title, records, show in (
+        ("a training run", runs(), lambda view: training.print_training(session, view)),
+        ("a bench", benches(), lambda found: bench._print(session, found)),
+        ("a base", bases(), lambda view: _facts(session, view)),
+        ("an audit", audits(), lambda found: audit._tell(session, found[0], hint=found[1])),
+        ("a webhook", hooks(), lambda hook: webhook._print_hook(session, hook)),
+    ):
+        for record in records:  # type: ignore[attr-defined]
+            show(record)
+            out, err = capsys.readouterr()
+            printed.append(f"## {title}\n{out}{err}")
+    for resource, name, results, words in (
+        (Adapters, "probe", probes(), ("probe", "a@1")),
+        (Bases, "calibrate", calibrations(), ("base", "calibrate", "tiny")),
+        (Exchange, "import_runs", imports(), ("import", "x", "--from", "mlflow")),
+    ):
+        for result in results:  # type: ignore[attr-defined]
+            monkeypatch.setattr(resource, name, lambda *_, result=result, **how: asked.append(how) or result)
+            for more in ((), ("-q",)):
+                ran = fusery(*words, *more)
+                printed.append(f"## {' '.join((*words, *more))}: {ran.code}\n{ran.out}{ran.err}")
+    affine: dict[str, Any] = {"bits": 4, "group_size": 64}
+    printed += [_quantization(affine | {f"m{at}": {} for at in range(own)}) for own in (1, 2)]
+    text = "".join(f"{line.rstrip()}\n" for part in printed for line in part.splitlines())
+    if "FUSERY_REMAKE" in os.environ:
+        (FOLDER / "views.txt").write_text(text, encoding="utf-8")
+    assert text == (FOLDER / "views.txt").read_text(encoding="utf-8")
+    assert asked[0]["request"] is None
+    for options in (("--precision", "keep"), ("--with", "course@2:0.5")):
+        monkeypatch.setattr(Adapters, "probe", lambda *_, **how: asked.append(how) or next(probes()))
+        fusery("probe", "a@1", *options)
+        request = asked[-1]["request"]
+        assert (request.precision, len(request.extras)) == (("keep", 0) if "keep" in options else ("auto", 1))

@@ -1,0 +1,205 @@
+"""What comes along with things: uploads in pieces, parts that were interrupted, training runs, forms and exported folders."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+import tiny_models
+from page_server import pages_of
+from run_folders import make_run, plain_log
+
+from fusery.registry import Registry
+from fusery.registry.errors import (
+    AlreadyExistsError,
+    BadInputError,
+    UnknownReferenceError,
+    UploadBusyError,
+    UploadOffsetError,
+    UploadTooLargeError,
+)
+from fusery.registry.exchange.uploads import HELD, UploadLimits, Uploads
+from fusery.storage.digest import digest_bytes
+from fusery.storage.errors import BlobCorruptError
+from fusery.web.doors import Proxies, TeamDoor
+
+pytestmark = pytest.mark.timing
+
+LIMITS = UploadLimits(largest=100, parts=2, bytes=50)
+VAL = {1: 5.0, 200: 2.0, 400: 1.2, 600: 1.5}
+
+
+def parts(uploads: Uploads) -> list[Path]:
+    return sorted(uploads._folder().glob("*.upload"))
+
+
+def left(uploads: Uploads, data: bytes, come: int = 1) -> Path:
+    """Begin an upload, leave it, and return its part file."""
+    before = set(parts(uploads))
+    upload = uploads.begin(digest_bytes(data), len(data), 0)
+    assert upload is not None
+    upload.write(data[:come])
+    upload.close()
+    [path] = set(parts(uploads)) - before
+    return path
+
+
+def test_an_upload_in_pieces(sqlite_registry: Registry) -> None:
+    uploads, data = Uploads(sqlite_registry.workspace, LIMITS), b"0123456789"
+    digest, limits = digest_bytes(data), os.listdir("/proc/self/fd")
+    path = left(uploads, data, 4)
+    assert [(each.complete, each.bytes) for each in uploads.arrived([digest])] == [(False, 4)]
+    for offset in (3, 5):
+        with pytest.raises(UploadOffsetError):
+            uploads.begin(digest, 10, offset)
+    upload = uploads.begin(digest, 10, 4)
+    assert upload is not None and upload.missing == 6
+    with pytest.raises(UploadBusyError):
+        uploads.begin(digest, 10, 4)
+    upload.write(data[4:])
+    upload.finish()
+    upload.close()
+    assert [each.complete for each in uploads.arrived([digest])] == [True]
+    assert uploads.begin(digest, 10, 0) is None
+    assert not path.exists()
+    with pytest.raises(UploadTooLargeError):
+        uploads.begin(digest, 101, 0)
+    with pytest.raises(UploadOffsetError):
+        uploads.begin(digest_bytes(b"never"), 10, 4)
+    for written, error in ((b"", None), (b"abc", BadInputError), (b"xy", BlobCorruptError)):
+        upload = uploads.begin(digest_bytes(b"ab"), 2, 0)
+        assert upload is not None
+        with pytest.raises(error) if error else nullcontext():
+            upload.write(written)
+            if error:
+                upload.finish()
+        upload.close()
+        assert parts(uploads) == []
+    assert len(os.listdir("/proc/self/fd")) == len(limits)
+
+
+def test_unfinished_uploads_make_room(sqlite_registry: Registry) -> None:
+    uploads = Uploads(sqlite_registry.workspace, LIMITS)
+    first, second = left(uploads, b"first"), left(uploads, b"second", 6)
+    for path, age in ((first, 20), (second, 10)):
+        os.utime(path, (time.time() - age,) * 2)
+    third = left(uploads, b"third")
+    assert parts(uploads) == sorted([second, third]), "the oldest one went"
+    with second.open("rb") as busy, third.open("rb") as too:
+        for file in (busy, too):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(BadInputError):
+            left(uploads, b"fourth")
+    with pytest.raises(BadInputError):
+        uploads.begin(digest_bytes(b"much"), 60, 0)
+    assert parts(uploads) == [third]
+    os.utime(third, (time.time() - HELD - 60,) * 2)
+    fifth = left(uploads, b"fifth", 5)
+    assert parts(uploads) == [fifth], "the other one was left for a day"
+    sixth = left(uploads, b"sixth")
+    fifth.write_bytes(b"x" * 40)
+    os.utime(fifth, (time.time() - 10,) * 2)
+    assert uploads.begin(digest_bytes(b"all"), 45, 0) is not None
+    assert sixth.exists() and not fifth.exists()
+
+
+def test_a_training_run_and_forms_come_along(
+    stocked: Registry, other: Registry, other_home: Path, tiny_base: Path, tmp_path: Path
+) -> None:
+    run = make_run(
+        tmp_path / "run", tiny_base, saved=(200, 400, 600), iters=600, log=plain_log(VAL, {600: 1.0})
+    )
+    for checkpoint in ("best", "last"):
+        stocked.adapters.register(run, base="tiny", task="t", checkpoint=checkpoint)
+    stocked.exchange.push("t", other_home)
+    for name in ("t@1", "t@2"):
+        here, there = stocked.adapters.show(name), other.adapters.show(name)
+        assert there.training_run is not None
+        assert (there.training_run, there.curve) == (here.training_run, here.curve)
+        assert [each.code for each in there.findings] == [each.code for each in here.findings]
+    stocked.exchange.export("t@1", tmp_path / "peft", form="peft")
+    assert stocked.adapters.show("t@1").renderings and not other.adapters.show("t@1").renderings
+    done = stocked.exchange.push("t@1", other_home)
+    assert [item.state for item in done.items_ if item.kind == "adapter"] == ["completed"]
+    assert other.adapters.show("t@1").renderings == stocked.adapters.show("t@1").renderings
+    assert stocked.exchange.push("t@1", other_home).moved == []
+    assert other.upkeep.audit().ok
+
+
+def test_a_base_that_is_there_in_other_files_is_recognised(
+    stocked: Registry, other: Registry, other_home: Path, tmp_path: Path
+) -> None:
+    other.bases.add(tiny_models.make_base(tmp_path / "sharded", shards=3), name="mine")
+    stocked.exchange.push("course_rec@1", other_home)
+    assert [base.name for base in other.bases.list()] == ["mine"]
+    assert other.adapters.show("course_rec@1").base == "mine"
+    [entry] = other.upkeep.log(action="base.recognised")
+    assert entry.detail["same_as"] == other.bases.show("mine").digest
+    assert other.upkeep.audit().ok
+
+
+def test_an_exported_folder_is_imported_as_it_was(
+    stocked: Registry, other: Registry, tiny_base: Path, tmp_path: Path
+) -> None:
+    stocked.evaluations.record("course_rec@2", {"acc": 0.5}, dataset="x")
+    stocked.adapters.amend("course_rec@2", date="20260203", reason="wrong")
+    first, second = (stocked.exchange.export(f"course_rec@{version}", tmp_path).path for version in (1, 2))
+    with pytest.raises(UnknownReferenceError):
+        other.exchange.import_folder(second)
+    other.bases.add(tiny_base, name="renamed")
+    alone, day = other.exchange.import_folder(second), stocked.adapters.show("course_rec@2").date
+    assert (alone.base, alone.parent, alone.date) == ("renamed", None, day)
+    assert [each.metric for each in other.evaluations.list("course_rec@2")] == ["acc"]
+    peft = stocked.exchange.export("course_rec@1", tmp_path / "peft", form="peft").path
+    with pytest.raises(BadInputError):
+        other.exchange.import_folder(peft)
+    assert other.exchange.import_folder(first).created
+    other.exchange.export("course_rec@1", tmp_path / "again", form="peft")
+    known = other.exchange.import_folder(peft)
+    assert (known.created, known.name) == (False, "course_rec_v1_20260115")
+    with Registry.open(tmp_path / "third") as third:
+        third.init()
+        third.bases.add(tiny_models.make_base(tmp_path / "wide", dtype="float32"), name="tiny")
+        with pytest.raises(UnknownReferenceError) as caught:
+            third.exchange.import_folder(first)
+        assert "--base tiny" in str(caught.value.hint)
+        third.bases.add(tiny_base, name="same")
+        assert [third.exchange.import_folder(each).parent for each in (first, second)] == [None, known.name]
+
+
+def test_registering_on_a_server(
+    stocked: Registry, make_adapter: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FUSERY_TOKEN", stocked.tokens.create("ci", role="publisher").secret)
+    folder = make_adapter("third", seed=3)
+    with pages_of(stocked, TeamDoor(stocked, Proxies())) as url, Registry.open(tmp_path / "own") as own:
+
+        def register(path: Path = folder, **facts: object) -> object:
+            return own.exchange.register(path, url, **{"base": "tiny", "task": "course_rec", **facts})  # type: ignore[arg-type]
+
+        for facts in ({"base": None}, {"task": None}, {"parent": "course_rec@1"}, {"trained_on": "tiny"}):
+            with pytest.raises(BadInputError):
+                register(**facts)
+        with pytest.raises(UnknownReferenceError):
+            register(base="course_rec@1")
+        done = register(note="first", tags={"team": "x"})
+        assert (done.version, done.created) == (3, True)  # type: ignore[attr-defined]
+        assert stocked.adapters.show("course_rec@3").base == "tiny"
+        stocked.adapters.amend("course_rec@3", note="second", reason="better")
+        for note in ("first", "second"):
+            known = register(note=note)
+            assert (known.version, known.created) == (3, False)  # type: ignore[attr-defined]
+        for facts in ({"note": "third"}, {"tags": {"team": "y"}}):
+            with pytest.raises(AlreadyExistsError):
+                register(**facts)
+        fourth = make_adapter("fourth", seed=4)
+        with pytest.raises(AlreadyExistsError) as caught:
+            register(fourth, version=2)
+        assert "--version 4" in str(caught.value.hint)
+        assert register(fourth, task="new").version == 1  # type: ignore[attr-defined]
+        assert not (tmp_path / "own").exists()

@@ -1,0 +1,110 @@
+"""Archives that nobody vouches for: what is unpacked of them, and what is refused."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import shutil
+import tarfile
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from fusery.registry.inspection import archives
+from fusery.registry.inspection.archive_kind import archive_kind
+from fusery.registry.inspection.archives import decompressed, unpack
+from fusery.registry.inspection.files import Found, FoundFile, look_at
+from fusery.storage.errors import FormatError, OutOfSpaceError, UnsafePathError
+
+FILES = {"./a/x": b"one", "y" * 300: b"", "z": bytes(5000)}
+
+
+def tar(*more: tuple[str, bytes], kind: bytes = tarfile.REGTYPE) -> bytes:
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for name, data in (*FILES.items(), *more):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            member.type = tarfile.DIRTYPE if name == "a" else tarfile.REGTYPE if name in FILES else kind
+            archive.addfile(member, io.BytesIO(data))
+    return made.getvalue()
+
+
+def unpacked(data: bytes, place: Path, kind: str = "tar") -> dict[str, bytes]:
+    (place / "archive").write_bytes(data)
+    folder = place / "folder"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    if kind in ("tar", "gz", "zst") and len(data) > 600:
+        assert archive_kind(place / "archive") == kind
+    unpack(place / "archive", kind, folder)
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_plain_files_are_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, expected = tar(("a", b"")), {name.removeprefix("./"): data for name, data in FILES.items()}
+    packed = {"tar": plain, "gz": gzip.compress(plain, 0), "zst": zstandard.ZstdCompressor().compress(plain)}
+    for kind, data in packed.items():
+        assert unpacked(data, tmp_path, kind) == expected
+    monkeypatch.setattr(archives, "MOST_FILES", 4)
+    assert unpacked(plain, tmp_path) == expected
+    with pytest.raises(UnsafePathError):
+        unpacked(tar(("a", b""), ("b", b"")), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("link", tarfile.SYMTYPE), ("pipe", tarfile.FIFOTYPE), ("z", tarfile.REGTYPE), ("a/x/b", tarfile.REGTYPE),
+     ("../b", tarfile.REGTYPE), ("s", tarfile.GNUTYPE_SPARSE)],
+)  # fmt: skip
+def test_other_members_are_refused(tmp_path: Path, name: str, kind: bytes) -> None:
+    with pytest.raises((UnsafePathError, FormatError)):
+        unpacked(tar((name, b""), kind=kind), tmp_path)
+
+
+def test_bombs_and_damage_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = tar()
+    for damaged in (data[:-9000], gzip.compress(data)[:-20], b"\x1f\x8bx"):
+        with pytest.raises(FormatError):
+            unpacked(damaged, tmp_path, "tar" if damaged == data[:-9000] else "gz")
+    monkeypatch.setattr(archives, "FREE", len(data))
+    bomb = gzip.compress(data)
+    assert len(unpacked(bomb, tmp_path, "gz")) == 3
+    monkeypatch.setattr(archives, "FREE", len(data) - 1)
+    monkeypatch.setattr(archives, "RATIO", 1)
+    with pytest.raises(UnsafePathError):
+        unpacked(bomb, tmp_path, "gz")
+    monkeypatch.setattr(archives, "RATIO", 100)
+    free = shutil.disk_usage(tmp_path)._replace(free=2 * len(data) - 2)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
+    with pytest.raises(OutOfSpaceError):
+        unpacked(bomb, tmp_path, "gz")
+    monkeypatch.setattr(archives, "MOST_HEADER", 100)
+    with pytest.raises(FormatError):
+        unpacked(data, tmp_path)
+
+
+def test_frames_after_the_first(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"".join(zstandard.ZstdCompressor().compress(part) for part in (b"one", b"two")))
+    for frames, expected in ((False, b"one"), (True, b"onetwo")):
+        with decompressed(path, "zst", frames=frames) as stream:
+            assert stream.read(100) == expected
+
+
+def test_files_that_hold_weights_or_may(tmp_path: Path) -> None:
+    (tmp_path / "weights.bin").write_bytes(b"\x80\x02" + bytes(1 << 10))
+    (tmp_path / "small.bin").write_bytes(b"\x80\x02")
+    (tmp_path / "text.txt").write_bytes(b"\x80\x02" + bytes(1 << 10))
+    (tmp_path / "odd").write_bytes((2).to_bytes(8, "little") + b"{}")
+    with (tmp_path / "holes").open("wb") as file:
+        file.truncate(1 << 35)
+    found = look_at(tmp_path)
+    assert [len([told for told in found.problems if name in told]) for name in ("weights.bin", "holes")] == [
+        1,
+        1,
+    ]
+    assert len(found.problems) == 2
+    assert [(weights.path, weights.form) for weights in found.weights] == [("odd", "safetensors")]
+    assert Found("folder", [FoundFile("a", tmp_path, 0)]).place_of(["a"]) == "."

@@ -1,0 +1,94 @@
+"""Amendments: what they change, what was before them, and which do not fit together."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import select
+
+from fusery.registry import Registry, tables
+from fusery.registry.errors import BadInputError
+from fusery.registry.records.amendments import (
+    changes,
+    is_amendable,
+    is_free,
+    misfits,
+    put,
+    state_of,
+    state_then,
+    text_of,
+    undone,
+)
+from fusery.registry.records.datasets import dataset_row
+from fusery.registry.records.references import resolve_adapter
+
+SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
+
+def amendment(field: str, before: object, after: object) -> tables.Amendment:
+    return tables.Amendment(field=field, before=text_of(before), after=text_of(after), reason="")
+
+
+def test_which_fields_may_be_amended() -> None:
+    assert [is_amendable(field) for field in ("val_loss", "tag.team", "rank", "team")] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+    assert [is_free(field) for field in ("note", "tag.team", "val_loss")] == [True, True, False]
+
+
+def test_states_before_and_after() -> None:
+    rows = [amendment("val_loss", 0.5, 0.4), amendment("val_loss", 0.4, 0.3), amendment("tag.a", None, "x")]
+    now = {"val_loss": 0.3, "note": None, "tag.a": "x"}
+    assert undone(now, rows) == {"val_loss": 0.5, "note": None}
+    assert undone(now, rows[1:2]) == {**now, "val_loss": 0.4}
+    assert changes(undone(now, rows), now) == [("val_loss", 0.5, 0.3), ("tag.a", None, "x")]
+
+
+def test_amendments_that_do_not_fit_are_told() -> None:
+    rows = [amendment("val_loss", 0.5, 0.4), amendment("val_loss", 0.4, 0.3)]
+    assert misfits({"val_loss": 0.3}, rows) == []
+    unreadable = tables.Amendment(field="note", before="{", after="{")
+    for state, wrong in (
+        ({"val_loss": 0.2}, rows),
+        ({"val_loss": 0.3}, [rows[0], amendment("val_loss", 0.5, 0.3)]),
+        ({"val_loss": 0.3}, [*rows, amendment("rank", 1, 2)]),
+        ({"val_loss": 0.3}, [*rows, unreadable]),
+    ):
+        assert len(misfits(state, wrong)) == 1
+
+
+@SQLITE
+def test_values_are_put_into_a_row(stocked: Registry) -> None:
+    with stocked.workspace.database.write() as session:
+        adapter = resolve_adapter(session, "course_rec@2")
+        before = state_of(adapter)
+        assert before["dataset"] == "courses" and before["tag.team"] == "search"
+        put(session, adapter, {"val_loss": 0.1, "tag.team": None, "tag.run": "7"})
+        put(session, adapter, {"tag.run": "8", "tag.none": None})
+        assert changes(before, state_of(adapter)) == [
+            ("val_loss", 0.42, 0.1), ("tag.team", "search", None), ("tag.run", None, "8"),
+        ]  # fmt: skip
+        assert adapter.dataset_id is not None
+        put(session, adapter, {"dataset_revision": "v2"})
+        assert (state_of(adapter)["dataset"], state_of(adapter)["dataset_revision"]) == ("courses", "v2")
+        put(session, adapter, {"dataset": None})
+        assert adapter.dataset is None and adapter.dataset_id is None
+        for name, revision in (("x" * 1999, "yy"), ("é" * 1001, "")):
+            with pytest.raises(BadInputError):
+                dataset_row(session, name, revision=revision)
+        rows = [dataset_row(session, "x" * 1999, revision="y").id for _ in range(2)]
+        assert rows[0] == rows[1] and rows[0] is not None
+
+
+@SQLITE
+def test_the_state_at_a_moment(stocked: Registry) -> None:
+    stocked.adapters.amend("course_rec@1", val_loss=0.5, reason="typo")
+    with stocked.workspace.database.read() as session:
+        adapter = resolve_adapter(session, "course_rec@1")
+        [row] = session.scalars(select(tables.Amendment))
+        moments = (row.since - timedelta(1), row.since, datetime.now(UTC) + timedelta(1))
+        assert [state_then(adapter, at)["val_loss"] for at in moments] == [0.61, 0.5, 0.5]

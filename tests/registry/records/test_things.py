@@ -1,0 +1,73 @@
+"""References to things of any kind: by name, digest, place, and with the kind before a colon."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fusery.registry import Registry, tables
+from fusery.registry.errors import BadInputError, UnknownReferenceError
+from fusery.registry.names import MAX_DECLARED_VERSION
+from fusery.registry.records.references import require_version, resolve_any
+from fusery.registry.records.things import find_things, places_of, shippable
+
+SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
+
+def test_places_of_a_reference() -> None:
+    assert places_of("oci://team/x:v1") == ["oci://team/x:v1"]
+    assert places_of("a\0b") == ["a\0b"]
+    assert places_of("bundle:/tmp/../x") == ["/tmp/../x", "/x"]
+    assert places_of("other:/x")[0] == "other:/x"
+    assert places_of("~nobody-here/x")[0] == "~nobody-here/x"
+
+
+@SQLITE
+def test_what_a_reference_finds(stocked: Registry, tmp_path: Path) -> None:
+    made = stocked.bundles.materialize("course_rec@1", tmp_path / "out")
+    digest, base = str(made.manifest.digest), str(stocked.bases.show("tiny").digest)
+    with stocked.workspace.database.read() as session:
+
+        def kind_of(text: str) -> type[object]:
+            [found] = find_things(session, text)
+            return type(found)
+
+        for text in ("course_rec@1", "adapter:course_rec@1", "adapter: course_rec@1 "):
+            assert kind_of(text) is tables.Adapter
+        for text in ("tiny", "base:tiny", base[:8], base):
+            assert kind_of(text) is tables.BaseModel
+        for text in (made.path, f"bundle:{made.path}", digest[:8], digest.upper(), f"bundle:{digest}"):
+            assert kind_of(text) is tables.Bundle
+        assert kind_of("dataset:courses") is tables.Dataset
+        for wrong in ("dataset:none", "bundle:none", "base:course_rec@1", "adapter:tiny", digest[:7], "base:",
+                      "dataset:" + digest, "bundle:" + base, digest + "0", "x" * 8):  # fmt: skip
+            with pytest.raises(UnknownReferenceError):
+                find_things(session, wrong)
+        for text in ("course_rec@1", digest):
+            assert shippable(find_things(session, text), text)
+        for text in ("tiny", "dataset:courses"):
+            with pytest.raises(BadInputError):
+                shippable(find_things(session, text), text)
+
+
+@SQLITE
+def test_references_to_any_record(stocked: Registry) -> None:
+    fused = stocked.fused.fuse("course_rec@1")
+    with stocked.workspace.database.read() as session:
+        for text in (fused.key, fused.key[:8], fused.digest, fused.digest[:8].upper()):
+            assert resolve_any(session, text).fused is not None
+        for wrong in (fused.key[:7], fused.digest[:7], fused.key + "0"):
+            with pytest.raises(UnknownReferenceError):
+                resolve_any(session, wrong)
+        require_version(session, "course_rec", MAX_DECLARED_VERSION)
+        for task in ("course_rec", "new"):
+            with pytest.raises(BadInputError):
+                require_version(session, task, MAX_DECLARED_VERSION + 1)
+        for text, hint in (
+            ("course_rec@9", "course_rec@1"),
+            ("course_rek@1", "course_rec@1"),
+        ):
+            with pytest.raises(UnknownReferenceError) as caught:
+                resolve_any(session, text)
+            assert hint in str(caught.value.hint)

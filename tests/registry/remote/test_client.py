@@ -1,0 +1,331 @@
+"""Requests to a server that lies, does not end, or is behind a proxy."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from certificates import certificate
+from page_process import running
+from ports import free_port
+
+from fusery.registry import Registry
+from fusery.registry.errors import BadInputError, ServerRefusedError, ServerUnavailableError
+from fusery.registry.records.release import Promotion
+from fusery.registry.remote import blobs, client
+from fusery.registry.remote.address import ServerAddress
+from fusery.registry.remote.server import Server
+from fusery.storage.digest import Digest
+from fusery.storage.errors import BlobCorruptError, FuseryError
+from fusery.storage.manifest import FileEntry
+
+pytestmark = pytest.mark.timing
+
+TOKEN = "fusery_" + "a" * 43
+BLOB = b"0123456789" * 20_000
+ENTRY = FileEntry("blob", len(BLOB), Digest(hashlib.sha256(BLOB).hexdigest()))
+PROMOTION: dict[str, Any] = {
+    "alias": "t#prod", "adapter": "x", "holder": None, "verdict": "failed", "moved": False, "confirmed": False,
+    "guarded": True, "dry_run": False, "reason": "r", "withdrawals": [],
+    "rules": [{"rule": "approvals", "wanted": 1, "state": "failed", "why": "w", "hint": "fusery audit"}],
+}  # fmt: skip
+
+Write = Callable[[bytes], None]
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "LONGEST_WAIT", 0.01)
+    monkeypatch.setattr(client.HttpClient, "attempts", 3)
+
+
+@contextmanager
+def lying(answer: Callable[[bytes, Write], None]) -> Iterator[tuple[Server, list[bytes]]]:
+    """Yield a client of a server that answers each request by calling `answer`, and the heads of the requests."""
+    heads: list[bytes] = []
+
+    def serve(connection: socket.socket) -> None:
+        with suppress(OSError), connection, connection.makefile("rb") as read:
+            head = b"".join(iter(read.readline, b"\r\n"))
+            heads.append(head)
+            for line in head.lower().splitlines():
+                if line.startswith(b"content-length:"):
+                    read.read(int(line.partition(b":")[2]))
+            answer(head, connection.sendall)
+
+    def accept() -> None:
+        with suppress(OSError):
+            while True:
+                threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=accept, daemon=True).start()
+        with Server(ServerAddress.parse(f"http://127.0.0.1:{listener.getsockname()[1]}"), TOKEN) as server:
+            yield server, heads
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+def response(data: bytes, status: int = 200, **headers: object) -> bytes:
+    lines = [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+    if "Content_Length" not in headers and "Transfer_Encoding" not in headers:
+        lines.append(f"Content-Length: {len(data)}")
+    return "\r\n".join([f"HTTP/1.1 {status} X", *lines, "", ""]).encode() + data
+
+
+def ask(server: Server, *, writes: bool = False) -> Any:
+    return server.ask("tasks/list", {}, list[str], writes=writes)
+
+
+def test_response_is_limited_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "LARGEST", 1 << 20)
+    sent: list[int] = []
+
+    def endless(head: bytes, write: Write) -> None:
+        write(response(b"", Transfer_Encoding="chunked"))
+        while True:
+            write(b"10000\r\n" + b" " * 0x10000 + b"\r\n")
+            sent.append(0x10000)
+
+    with lying(endless) as (server, heads), pytest.raises(ServerRefusedError):
+        ask(server)
+    assert len(heads) == 1
+    assert sum(sent) < 64 << 20
+
+
+@pytest.mark.parametrize("writes", [False, True])
+@pytest.mark.parametrize("dripping", ["head", "body"])
+def test_response_is_limited_in_time(monkeypatch: pytest.MonkeyPatch, dripping: str, writes: bool) -> None:
+    """Each byte comes in time, and the response never ends."""
+    ended = threading.Event()
+
+    def drip(head: bytes, write: Write) -> None:
+        write(b"HTTP/1.1 200 OK\r\n" if dripping == "head" else response(b"", Content_Length=1_000_000))
+        while not ended.wait(0.02):
+            write(b"x")
+
+    with lying(drip) as (server, heads), pytest.raises(ServerUnavailableError):
+        server.request("POST", "/x", b"{}", whole=0.3, repeat=not writes)
+    ended.set()
+    assert len(heads) == 1 if writes else len(heads) > 1, "a change is sent once"
+
+
+def test_compressed_response_is_refused() -> None:
+    """Nothing was asked for in that form, and it may be a bomb."""
+    bomb = gzip.compress(bytes(64 << 20))
+
+    def answer(head: bytes, write: Write) -> None:
+        write(response(bomb, Content_Encoding="gzip"))
+
+    with lying(answer) as (server, heads), pytest.raises(ServerRefusedError):
+        ask(server)
+    assert b"accept-encoding: identity" in heads[0].lower()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        response(b"", Transfer_Encoding="chunked") + b"zz\r\nabc",
+        response(b"", Transfer_Encoding="chunked") + b"5\r\nab",
+        response(b"[]", Content_Length=100),
+        b"SSH-2.0-OpenSSH_9.9\r\n",
+        b"",
+    ],
+)
+def test_broken_response_is_asked_for_again(data: bytes) -> None:
+    with lying(lambda head, write: write(data)) as (server, heads):
+        with pytest.raises(ServerUnavailableError):
+            ask(server)
+        assert len(heads) > 1
+        heads.clear()
+        with pytest.raises(ServerUnavailableError):
+            ask(server, writes=True)
+        assert len(heads) == 1, "a change is sent once"
+
+
+@pytest.mark.parametrize(
+    ("status", "data"),
+    [
+        (403, b"<html>Forbidden</html>"), (200, b"[1]"), (200, b"\xff"), (200, b"{"), (409, b""), (409, b"{}"),
+        (409, b"[" * 100_000), (200, b"[" * 100_000),
+    ],
+)  # fmt: skip
+def test_other_json_is_refused(status: int, data: bytes) -> None:
+    with (
+        lying(lambda head, write: write(response(data, status))) as (server, _),
+        pytest.raises(ServerRefusedError),
+    ):
+        ask(server, writes=True)
+
+
+@pytest.mark.parametrize("change", [{"verdict": "splendid"}, {"moved": "yes"}, {"rules": [1]}, {}])
+def test_refused_promotion_is_a_record(change: dict[str, object]) -> None:
+    data = json.dumps(PROMOTION | change).encode()
+    with lying(lambda head, write: write(response(data, 409))) as (server, _):
+        if change:
+            with pytest.raises(ServerRefusedError):
+                server.ask("aliases/promote", {}, Promotion, writes=True)
+        else:
+            done = server.ask("aliases/promote", {}, Promotion, writes=True)
+            assert (done.verdict, done.rules[0].state) == ("failed", "failed")
+
+
+def test_messages_have_no_token_and_no_control_characters() -> None:
+    for status, error in (
+        (403, {"code": "role_not_enough", "message": f"{TOKEN}\x1b[2J", "hint": TOKEN}),
+        (418, {"code": "unknown", "message": f"{TOKEN}\x1b[2J"}),
+        (503, {"code": "busy", "message": f"{TOKEN}\x1b[2J"}),
+    ):
+        answer = response(json.dumps({"error": error}).encode(), status)
+        with (
+            lying(lambda head, write: write(answer)) as (server, _),  # noqa: B023
+            pytest.raises(FuseryError) as caught,
+        ):
+            ask(server)
+        shown = f"{caught.value} {caught.value.hint}"
+        assert TOKEN not in shown and "\x1b" not in shown
+
+
+@pytest.mark.parametrize(
+    ("data", "error"),
+    [
+        (BLOB[:-1] + b"x", BlobCorruptError),
+        (BLOB[:-1], ServerUnavailableError),
+        (BLOB + b"more", None),
+    ],
+)
+def test_blob_of_a_lying_server(tmp_path: Path, data: bytes, error: type[FuseryError] | None) -> None:
+    with lying(
+        lambda head, write: write(response(data) if b"\nrange" not in head.lower() else response(b"", 200))
+    ) as (
+        server,
+        _,
+    ):
+        if error is None:
+            blobs.download(server, ENTRY, tmp_path / "blob", tmp_path, None)
+            assert (tmp_path / "blob").read_bytes() == BLOB
+        else:
+            with pytest.raises(error):
+                blobs.download(server, ENTRY, tmp_path / "blob", tmp_path, None)
+            assert not (tmp_path / "blob").exists()
+
+
+def test_endless_blob_ends_at_its_size(tmp_path: Path) -> None:
+    sent: list[int] = []
+
+    def endless(head: bytes, write: Write) -> None:
+        write(response(BLOB, Content_Length=1 << 40))
+        while True:
+            write(bytes(0x10000))
+            sent.append(0x10000)
+
+    with lying(endless) as (server, _):
+        blobs.download(server, ENTRY, tmp_path / "blob", tmp_path, None)
+    assert (tmp_path / "blob").read_bytes() == BLOB
+    assert sum(sent) < 64 << 20
+
+
+def test_other_range_than_requested_is_refused(tmp_path: Path) -> None:
+    (tmp_path / f"{ENTRY.sha256}.arriving").write_bytes(BLOB[:1000])
+    other = response(BLOB[500:], 206, Content_Range=f"bytes 500-{len(BLOB) - 1}/{len(BLOB)}")
+    with lying(lambda head, write: write(other)) as (server, heads), pytest.raises(ServerRefusedError):
+        blobs.download(server, ENTRY, tmp_path / "blob", tmp_path, None)
+    assert b"range: bytes=1000-" in heads[0].lower()
+
+
+def test_error_cancels_other_transfers() -> None:
+    """A transfer that waits for its server ends when another one fails."""
+    waiting, ended = threading.Event(), threading.Event()
+
+    def answer(head: bytes, write: Write) -> None:
+        if b"/slow" in head:
+            waiting.set()
+            ended.wait(60)
+        write(response(b"{}", 418))
+
+    def transfer(name: str) -> None:
+        if name == "fails":
+            waiting.wait(60)
+        server.request("GET", f"/{name}")
+
+    with lying(answer) as (server, _), pytest.raises(ServerRefusedError):
+        blobs.in_parallel(server, transfer, ["slow", "fails"])
+    assert not ended.is_set()
+    ended.set()
+
+
+@contextmanager
+def connect_proxy() -> Iterator[tuple[str, list[bytes]]]:
+    """Yield the URL of a proxy for CONNECT requests, and their first lines."""
+    asked: list[bytes] = []
+
+    def pass_on(source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65_536):
+                target.sendall(data)
+        with suppress(OSError):
+            target.shutdown(socket.SHUT_WR)
+
+    def serve(connection: socket.socket) -> None:
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            head += connection.recv(1)
+        asked.append(head.partition(b"\r\n")[0])
+        method, target, _ = head.split(b" ", 2)
+        if method != b"CONNECT":
+            connection.sendall(b"HTTP/1.1 405 No\r\nContent-Length: 0\r\n\r\n")
+            connection.close()
+            return
+        # The name stands for this machine: it has no address of its own.
+        with connection, socket.create_connection(("127.0.0.1", int(target.rpartition(b":")[2]))) as upstream:
+            connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+            back = threading.Thread(target=pass_on, args=(upstream, connection), daemon=True)
+            back.start()
+            pass_on(connection, upstream)
+            back.join()
+
+    def accept() -> None:
+        with suppress(OSError):
+            while True:
+                threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=accept, daemon=True).start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}", asked
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+def test_https_proxy_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NO_PROXY", "no_proxy", "https_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    public, private = certificate(tmp_path, "models.example.org")
+    monkeypatch.setenv("FUSERY_CA_FILE", str(public))
+    home = tmp_path / "team"
+    with Registry.open(home) as team:
+        team.init()
+        token, identity = team.tokens.create("ci", "publisher").secret, team.workspace.identity
+    words = ["server", "--port", "0", "--json", "--allow-host", "models.example.org"]
+    words += ["--certificate", str(public), "--key", str(private)]
+    with connect_proxy() as (proxy, asked), running(home, *words) as (_, printed):
+        monkeypatch.setenv("HTTPS_PROXY", proxy)
+        local = json.loads(printed)["url"]
+        url = local.replace("127.0.0.1", "models.example.org")
+        with Registry.open(url, token=token) as there:
+            assert there.tokens.own().registry == identity
+        assert asked == [f"CONNECT {url.removeprefix('https://')} HTTP/1.1".encode()]
+        with Registry.open(local, token=token) as there, pytest.raises(ServerUnavailableError):
+            there.tokens.own()  # this machine is reached without the proxy, and has another certificate
+        assert len(asked) == 1
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{free_port()}")
+        with Registry.open(url, token=token) as there, pytest.raises(ServerUnavailableError):
+            there.tokens.own()
+        monkeypatch.setenv("HTTPS_PROXY", "gopher://127.0.0.1:1")
+        with Registry.open(url, token=token) as there, pytest.raises(BadInputError):
+            there.tokens.own()

@@ -1,0 +1,69 @@
+"""A client of a server imports neither SQL nor arithmetic: it has to start fast, in CI and in trainers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from page_server import pages_of
+from tiny_models import make_adapter
+
+from fusery.registry import Registry
+from fusery.web.doors import Proxies, TeamDoor
+
+pytestmark = pytest.mark.timing
+
+CODE = """
+import sys
+from pathlib import Path
+
+HEAVY = {"sqlalchemy", "pydantic", "numpy", "alembic", "mlx", "rich", "fsspec", "jinja2", "click"}
+
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in HEAVY:
+            raise ImportError(f"a client imports {name}")
+
+
+sys.meta_path.insert(0, Absent())
+from fusery.registry import Registry
+from fusery.registry.errors import UnknownReferenceError
+
+with Registry.open(sys.argv[1]) as registry:
+    assert "httpx2" not in sys.modules
+    done = registry.adapters.register(Path(sys.argv[2]), base="tiny", task="rerank")
+    assert registry.adapters.show(done).name == done.name
+    assert len(registry.adapters.list()) == 3
+    assert registry.aliases.promote(done, "prod", reason="launch").verdict == "passed"
+    assert registry.aliases.show("rerank#prod").adapter == done.name
+    registry.adapters.amend(done, note="fine", reason="asked")
+    registry.aliases.approve(done, "prod")
+    registry.evaluations.record(done, {"acc": 0.9})
+    assert registry.provenance.lineage(done).nodes
+    assert registry.upkeep.log()
+    registry.adapters.yank(done, reason="test")
+    try:
+        registry.adapters.show("nothing@1")
+    except UnknownReferenceError:
+        pass
+"""
+
+
+def test_client_imports_neither_sql_nor_arithmetic(
+    stocked: Registry, tiny_base: Path, tmp_path: Path
+) -> None:
+    make_adapter(tmp_path / "adapter", tiny_base, seed=7)
+    token = stocked.tokens.create("ci", "admin").secret
+    with pages_of(stocked, TeamDoor(stocked, Proxies())) as url:
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", CODE, url, tmp_path / "adapter"],
+            env={**os.environ, "FUSERY_TOKEN": token},
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,98 @@
+"""The server as a command runs it: until a signal comes, and with what a team's server says and does besides."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from page_server import ask
+
+from fusery.registry import Registry, Reporter
+from fusery.registry.exchange.uploads import USUAL, UploadLimits
+from fusery.storage.errors import FuseryError
+from fusery.web import running, team
+from fusery.web.running import Tls, serve_pages
+from fusery.web.team import TeamRequest, serve_team
+
+pytestmark = pytest.mark.timing
+
+
+def test_pages_are_served_until_a_signal_comes(shown: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended, found = list[str](), list[Any]()
+    # The threads of other tests' servers would be waited for.
+    monkeypatch.setattr(running, "_end_what_is_left", lambda: ended.append("ended"))
+    loggers = [logging.getLogger(name) for name in ("uvicorn.error", "asyncio")]
+    for logger in loggers:
+        monkeypatch.setattr(logger, "level", logging.NOTSET)
+
+    def ready(address: str, entrance: str, once: str) -> None:
+        def look() -> None:
+            paths = ("/bases", *(each.removeprefix(address) for each in (entrance, once, once)))
+            found.extend([address.rpartition(":")[0], *(ask(address, path).status for path in paths)])
+            os.kill(os.getpid(), signal.SIGINT)
+
+        threading.Thread(target=look).start()
+
+    before = signal.getsignal(signal.SIGINT)
+    assert serve_pages(shown, ready=ready) == 0
+    assert found == ["http://127.0.0.1", 200, 303, 303, 404]
+    assert (signal.getsignal(signal.SIGINT), ended) == (before, ["ended"])
+    assert {logger.level for logger in loggers} == {logging.CRITICAL}
+
+
+def test_what_cannot_be_served_is_an_error_before_it_is(shown: Registry, tmp_path: Path) -> None:
+    (tmp_path / "pem").write_text("no certificate")
+    with Registry.open(tmp_path / "nothing") as empty:
+        for registry, tls in (
+            (shown, Tls(certificate=tmp_path / "pem", key=tmp_path / "pem")),
+            (empty, None),
+        ):
+            with pytest.raises(FuseryError):
+                serve_pages(registry, tls=tls, ready=lambda *_: os.kill(os.getpid(), signal.SIGINT))
+
+
+def test_a_page_that_takes_long_does_not_keep_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    done, slept, now = list[str](), list[float](), iter((0.0, 0.25, 0.75, 1.0, 1.25))
+    stream = SimpleNamespace(flush=lambda: done.append("flush"))
+    monkeypatch.setattr(running, "sys", SimpleNamespace(stdout=stream, stderr=stream))
+    monkeypatch.setattr(logging, "shutdown", lambda: done.append("shutdown"))
+    monkeypatch.setattr(running, "os", SimpleNamespace(_exit=sys.exit))
+    monkeypatch.setattr(running, "time", SimpleNamespace(monotonic=lambda: next(now), sleep=slept.append))
+    monkeypatch.setattr(running, "_at_work", lambda: iter([True]))
+    with pytest.raises(SystemExit):
+        running._end_what_is_left()
+    assert (done, len(slept)) == (["shutdown", "flush", "flush"], 3)
+
+
+def test_a_team_s_server_delivers_webhooks_and_says_what_is_missing(
+    own: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def serve(**options: Any) -> tuple[list[str], int, bool]:
+        said, found = list[str](), list[Any]()
+
+        def served(_: Registry, *, uploads: UploadLimits, **__: Any) -> int:
+            found.extend([uploads.largest, "webhooks" in {thread.name for thread in threading.enumerate()}])
+            return 0
+
+        monkeypatch.setattr(team, "serve_pages", served)
+        request = TeamRequest(**options)
+        assert serve_team(own, request, ready=lambda *_: None, reporter=Reporter(said.append)) == 0
+        return said, found[0], found[1]
+
+    monkeypatch.delenv("FUSERY_WEBHOOK_SECRET", raising=False)
+    said, largest, delivers = serve(port=0)
+    assert ("fusery token create" in said[0], largest, delivers) == (True, USUAL.largest, False)
+    own.tokens.create("one", "reader")
+    assert serve(host="localhost", largest_blob=7) == ([], 7, False)
+    own.webhooks.add("https://hooks.example/x", "alias.moved")
+    assert "FUSERY_WEBHOOK_SECRET" in serve()[0][0]
+    monkeypatch.setenv("FUSERY_WEBHOOK_SECRET", "whsec_" + "a" * 32)
+    assert serve()[::2] == ([], True)
+    assert "webhooks" not in {thread.name for thread in threading.enumerate()}
