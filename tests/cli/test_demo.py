@@ -10,13 +10,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import click
 import pytest
 import tiny_models
 from fixture_types import Fusery
 
 from fusery.cli import demo
-from fusery.cli.hints import Hints
 from fusery.cli.session import Session
 from fusery.registry.errors import AlreadyExistsError
 from fusery.storage.errors import MissingFileError
@@ -102,21 +100,6 @@ def test_the_story(examples: Path, fusery: Fusery, tmp_path: Path, monkeypatch: 
     assert [line.rpartition("shown")[1] for line in ran.err.splitlines()[-2:]] == ["shown"] * 2
     made_by = {row["created_by"] for row in fusery("--home", folder / "home", "list", "--json").json}
     assert made_by == {"tester"}
-
-
-@pytest.mark.parametrize("how", ["json", "quiet"])
-def test_what_nobody_reads_is_not_printed(
-    how: str, fusery: Fusery, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    session = Session(home=None, debug=False, hints=Hints())
-    setattr(session, how, True)
-    silent = demo.Script(session, tmp_path / "home")
-    silent.tell("1.")
-    silent.say("2.")
-    silent.run("init")
-    assert (capsys.readouterr().out, [step.exit_code for step in silent.steps]) == ("", [0])
-    with pytest.raises(click.ClickException):
-        silent.run("show", "a@1")
 
 
 def test_a_folder_is_made_anew_unless_somebody_else_made_it(tmp_path: Path) -> None:

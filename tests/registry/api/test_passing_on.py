@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NewType
 
 import pytest
@@ -100,26 +99,10 @@ def test_the_other_registry(verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [is_server(home) for home in addresses] == [True, True, False, False, False]
 
 
-def test_what_was_fused_comes_with_what_is_to_be_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    fuse, words = (importlib.import_module(f"fusery.registry.fusion.{name}") for name in ("fuse", "words"))
-
-    said, passed = list[str](), SimpleNamespace(passed=True)
-    monkeypatch.setattr(words, "cautions", lambda *_: ["beware"])
-    with Registry.open("nowhere") as registry:
-        for opinions in (None, (SimpleNamespace(passed=False),), (passed,)):
-            fused = SimpleNamespace(opinions=opinions)
-            monkeypatch.setattr(fuse, "fuse", lambda *_, fused=fused, **__: fused)
-            assert registry.fused.fuse(A, reporter=Reporter(said.append)) is fused
-    assert said == ["beware"] * 2
-
-
-def plugin(name: str = "mine", package: str = "one") -> Plugin:
-    return Plugin("fusery.targets", name, f"{package}:x", package, "1.0")
-
-
 def test_plugins_are_imported_once_each(monkeypatch: pytest.MonkeyPatch) -> None:
     said, imported = list[str](), list[Plugin]()
-    found = [plugin(), plugin("twice"), plugin("twice", "two"), plugin("broken")]
+    names = (("mine", "one"), ("twice", "one"), ("twice", "two"), ("broken", "one"))
+    found = [Plugin("fusery.targets", name, f"{package}:x", package, "1.0") for name, package in names]
 
     def load(each: Plugin) -> None:
         imported.append(each)
