@@ -28,10 +28,6 @@ A, P = "a@1", Path("p")
 KEEP = FuseRequest("keep")
 
 
-def key() -> bytes:
-    return b""
-
-
 Call = Callable[[Registry, Any], Any]
 PATHS: tuple[tuple[str, str | int, Call], ...] = (
     ("evaluation.probe:probe", "prompts", lambda r, p: r.adapters.probe(A, prompts=p)),
@@ -43,7 +39,7 @@ PATHS: tuple[tuple[str, str | int, Call], ...] = (
     ("reporting:report", "html", lambda r, p: r.provenance.report(A, html=p)),
     ("signing.sign:sign", "output", lambda r, p: r.trust.sign(A, P, output=p)),  # type: ignore[arg-type]
     ("signing.recorded:verify_on_record", "signature", lambda r, p: r.trust.verify("p", signature=p)),
-    ("signing.anchor:make_anchor", 1, lambda r, p: r.trust.anchor(p, key)),
+    ("signing.anchor:make_anchor", 1, lambda r, p: r.trust.anchor(p, bytes)),
 )
 """Function, argument, and the method called with a path or None for it."""
 

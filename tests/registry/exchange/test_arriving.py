@@ -23,9 +23,11 @@ from fusery.registry.errors import (
     UploadOffsetError,
     UploadTooLargeError,
 )
+from fusery.registry.exchange.registry_server import _Part
 from fusery.registry.exchange.uploads import HELD, UploadLimits, Uploads
 from fusery.storage.digest import digest_bytes
 from fusery.storage.errors import BlobCorruptError
+from fusery.storage.manifest import FileEntry
 from fusery.web.doors import Proxies, TeamDoor
 
 pytestmark = pytest.mark.timing
@@ -51,7 +53,7 @@ def left(uploads: Uploads, data: bytes, come: int = 1) -> Path:
 
 def test_an_upload_in_pieces(sqlite_registry: Registry) -> None:
     uploads, data = Uploads(sqlite_registry.workspace, LIMITS), b"0123456789"
-    digest, limits = digest_bytes(data), os.listdir("/proc/self/fd")
+    digest, limits = digest_bytes(data), os.listdir("/dev/fd")
     path = left(uploads, data, 4)
     assert [(each.complete, each.bytes) for each in uploads.arrived([digest])] == [(False, 4)]
     for offset in (3, 5):
@@ -80,7 +82,7 @@ def test_an_upload_in_pieces(sqlite_registry: Registry) -> None:
                 upload.finish()
         upload.close()
         assert parts(uploads) == []
-    assert len(os.listdir("/proc/self/fd")) == len(limits)
+    assert len(os.listdir("/dev/fd")) == len(limits)
 
 
 def test_unfinished_uploads_make_room(sqlite_registry: Registry) -> None:
@@ -106,6 +108,17 @@ def test_unfinished_uploads_make_room(sqlite_registry: Registry) -> None:
     os.utime(fifth, (time.time() - 10,) * 2)
     assert uploads.begin(digest_bytes(b"all"), 45, 0) is not None
     assert sixth.exists() and not fifth.exists()
+
+
+def test_a_part_that_came_is_gone_on_with(tmp_path: Path) -> None:
+    entry = FileEntry("blob", 10, digest_bytes(b"0123456789"))
+    for come, resumed in ((b"0123", True), (b"x" * 11, False)):
+        (tmp_path / f"{entry.sha256}.arriving").write_bytes(come)
+        part = _Part.open(tmp_path, entry)
+        assert (part.come, part.resumed) == (4 * resumed, resumed)
+        part.write(b"0123456789"[part.come :])
+        assert part.digest() == entry.sha256
+        part.close()
 
 
 def test_a_training_run_and_forms_come_along(
