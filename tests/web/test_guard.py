@@ -201,12 +201,6 @@ def test_a_turn_that_comes_to_nobody_is_given_back(steps: int) -> None:
     asyncio.run(tried())
 
 
-def test_only_so_many_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "_KNOWN", 2)
-    pace = limits.Pace(1, 1, clock=lambda: 0.0)
-    assert [pace.wait(asker) for asker in ("a", "b", "a", "c", "a", "b")] == [0, 0, 1, 0, 1, 0]
-
-
 SLOW = (
     b"POST /api/v1/acts/yank HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     b"Content-Length: 90\r\n\r\n{"

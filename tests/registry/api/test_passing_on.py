@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NewType
 
 import pytest
@@ -52,6 +53,8 @@ OTHERS: tuple[tuple[str, str | int, Call, tuple[Any, Any]], ...] = (
     ("releases.deployments:end_deployments", "via", lambda r, v: r.deployments.end(["x"], via=v or ""), (None, A)),
     ("releases.deployments:end_deployments", "reference", lambda r, a: r.deployments.end(["x"], reference=a), (None, A)),
     ("releases.deployments:list_deployments", "reference", lambda r, a: r.deployments.list(reference=a), (None, A)),
+    ("releases.deployments:record_deployment", "via", lambda r, v: r.deployments.record(A, "x", via=v or ""), (None, A)),
+    ("releases.deployments:record_refusal", "via", lambda r, v: r.deployments.refuse(A, "x", reason="", via=v or ""), (None, A)),
     ("reporting:report", 1, lambda r, a: r.provenance.report(a), (None, A)),
     ("collect:collect", "grace", lambda r, n: r.upkeep.gc(grace=n), (GRACE, 5)),
     ("catalog.following:follow", "reference", lambda r, a: r.upkeep.follow(reference=a), (None, A)),
@@ -95,6 +98,19 @@ def test_the_other_registry(verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [is_server(home) for home in addresses] == [True, True, False, False, False]
 
 
+def test_each_imported_run_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = importlib.import_module("fusery.registry.exchange.import_runs")
+    told = [("a", "e", "p"), (None, "e", "p"), (None, None, "p"), (None, None, "")]
+    runs = [SimpleNamespace(run_name="r", adapter=a, error=e, path=p) for a, e, p in told]
+    said, bases = list[str](), list[object]()
+    monkeypatch.setattr(module, "tracked_runs", lambda *_, **__: runs)
+    monkeypatch.setattr(module, "import_runs", lambda *_, base, **__: bases.append(base) or runs)
+    with Registry.open("nowhere") as registry:
+        for base in (None, "b"):
+            done = registry.exchange.import_runs("x", "mlflow", base=base, reporter=Reporter(said.append))
+    assert (list(done), bases, said[:4]) == (runs, [None, "b"], ["r: a", "r: e", "r: p", "r: all files"])
+
+
 def test_plugins_are_imported_once_each(monkeypatch: pytest.MonkeyPatch) -> None:
     said, imported = list[str](), list[Plugin]()
     names = (("mine", "one"), ("twice", "one"), ("twice", "two"), ("broken", "one"))
@@ -135,6 +151,10 @@ class Inner(Record):
     path: Path
 
 
+class Deeper(Inner):
+    """A record with the keys of another."""
+
+
 @dataclass(frozen=True, slots=True)
 class Outer(Record):
     """An outer record.
@@ -171,3 +191,4 @@ def test_a_schema_has_each_key_with_its_type_and_what_it_is() -> None:
     path = {**text, "description": "where it is, on two lines."}
     assert schema["$defs"]["Inner"]["properties"] == {"path": path}
     assert schema_of(list[Inner])["type"] == "array"
+    assert schema_of(Deeper)["properties"] == {"path": path}
