@@ -174,8 +174,6 @@ def test_nothing_is_done_for_who_hung_up_before_their_turn() -> None:
 
 @pytest.mark.parametrize("steps", range(6))
 def test_a_turn_that_comes_to_nobody_is_given_back(steps: int) -> None:
-    """Whoever waited is cancelled just before, while or after the turn comes."""
-
     async def tried() -> None:
         only = turns.Turns(1, 1)
         await only.take("a")

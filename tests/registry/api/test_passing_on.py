@@ -42,7 +42,6 @@ PATHS: tuple[tuple[str, str | int, Call], ...] = (
     ("signing.recorded:verify_on_record", "signature", lambda r, p: r.trust.verify("p", signature=p)),
     ("signing.anchor:make_anchor", 1, lambda r, p: r.trust.anchor(p, bytes)),
 )
-"""Function, argument, and the method called with a path or None for it."""
 
 OTHERS: tuple[tuple[str, str | int, Call, tuple[Any, Any]], ...] = (
     ("evaluation.probe:probe", "against", lambda r, a: r.adapters.probe(A, against=a), (None, A)),
@@ -61,7 +60,6 @@ OTHERS: tuple[tuple[str, str | int, Call, tuple[Any, Any]], ...] = (
     ("webhooks.delivering:run", "stop", lambda r, s: r.webhooks.run(stop=s), (None, P)),
     ("sync.sync:watch", 1, lambda r, k: r.deployments.watch(k, every=1, told=print, ended=P), (None, KEEP)),  # type: ignore[arg-type]
 )  # fmt: skip
-"""Function, argument, the method called with a value or None for it, and what the argument is for None and that value."""
 
 
 @pytest.mark.parametrize(
@@ -93,6 +91,9 @@ def test_the_other_registry(verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with Registry.open("nowhere") as registry:
         for home in (None, "p", P):
             getattr(registry.exchange, verb)(A, home)
+        for server in ({"database": "x"}, {"store": "x"}):
+            with pytest.raises(BadInputError):
+                getattr(registry.exchange, verb)(A, "http://host", **server)
     assert [place.home for place in told] == [None, P, P]
     addresses = ("http://host", "HTTPS://host", "ftp://host", Path("http://host"), None)
     assert [is_server(home) for home in addresses] == [True, True, False, False, False]
