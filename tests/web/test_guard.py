@@ -239,10 +239,7 @@ def test_a_refusal_of_the_host_is_like_all_others(address: str) -> None:
     refused = ask(address, "/log", host="evil.example", accept="application/json")
     assert set(refused.json["error"]) == {"code", "message", "hint"}
     assert "www-authenticate" not in refused.headers
-    assert (refused.headers["cache-control"], "Cookie" in refused.headers["vary"]) == (
-        "private, no-cache",
-        True,
-    )
+    assert refused.headers["cache-control"] == "private, no-cache" and "Cookie" in refused.headers["vary"]
     assert refused.status == ask(address, "/log", host="evil.example", accept="text/html").status == 403
 
 

@@ -21,8 +21,7 @@ def test_records_are_made_under_the_name(stocked: Registry) -> None:
     expected = [("tester", False), ("anna", True), ("carl", False)]
     assert [(one.actor, one.authenticated) for one in workspaces] == expected
     with stocked.workspace.database.read() as session:
-        row = session.scalars(select(tables.Adapter)).first()
-        assert row is not None
+        row = session.scalars(select(tables.Adapter)).all()[0]
         session.expunge(row)
         row.created_by = "somebody, another registry claims"
         assert owner_of(session, row) == "tester"
