@@ -37,7 +37,6 @@ PATHS: tuple[tuple[str, str | int, Call], ...] = (
     ("evaluation.learning:learn", "prompts", lambda r, p: r.bases.calibrate("b", prompts=p, adapter=A)),
     ("evaluation.running:run_probe", "prompts", lambda r, p: r.evaluations.run(A, prompts=p)),
 )
-"""Function, argument, and the method called with a path or None for it."""
 
 OTHERS: tuple[tuple[str, str | int, Call, tuple[Any, Any]], ...] = (
     ("evaluation.probe:probe", "against", lambda r, a: r.evaluations.probe(A, against=a), (None, A)),
@@ -50,7 +49,6 @@ OTHERS: tuple[tuple[str, str | int, Call, tuple[Any, Any]], ...] = (
     ("webhooks.delivering:run", "stop", lambda r, s: r.webhooks.run(stop=s), (None, P)),
     ("sync.sync:watch", 2, lambda r, k: r.deployments.watch(k, every=1, told=print, ended=P), (None, KEEP)),  # type: ignore[arg-type]
 )  # fmt: skip
-"""Function, argument, the method called with a value or None for it, and what the argument is for None and that value."""
 
 
 @pytest.mark.parametrize(
@@ -82,31 +80,31 @@ def test_the_other_registry(verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with Registry.open("nowhere") as registry:
         for home in (None, "p", P):
             getattr(registry.exchange, verb)(A, home)
+        for server in ({"database": "x"}, {"store": "x"}):
+            with pytest.raises(BadInputError):
+                getattr(registry.exchange, verb)(A, "http://host", **server)
     assert [place.home for place in told] == [None, P, P]
     addresses = ("http://host", "HTTPS://host", "ftp://host", Path("http://host"), None)
     assert [is_server(home) for home in addresses] == [True, True, False, False, False]
 
 
-def test_what_was_fused_comes_with_what_is_to_be_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    fuse, words = (importlib.import_module(f"fusery.registry.fusion.{name}") for name in ("fuse", "words"))
-
-    said, passed = list[str](), SimpleNamespace(passed=True)
-    monkeypatch.setattr(words, "cautions", lambda *_: ["beware"])
+def test_each_imported_run_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = importlib.import_module("fusery.registry.exchange.import_runs")
+    told = [("a", "e", "p"), (None, "e", "p"), (None, None, "p"), (None, None, "")]
+    runs = [SimpleNamespace(run_name="r", adapter=a, error=e, path=p) for a, e, p in told]
+    said, bases = list[str](), list[object]()
+    monkeypatch.setattr(module, "tracked_runs", lambda *_, **__: runs)
+    monkeypatch.setattr(module, "import_runs", lambda *_, base, **__: bases.append(base) or runs)
     with Registry.open("nowhere") as registry:
-        for opinions in (None, (SimpleNamespace(passed=False),), (passed,)):
-            fused = SimpleNamespace(opinions=opinions)
-            monkeypatch.setattr(fuse, "fuse", lambda *_, fused=fused, **__: fused)
-            assert registry.fused.fuse(A, reporter=Reporter(said.append)) is fused
-    assert said == ["beware"] * 2
-
-
-def plugin(name: str = "mine", package: str = "one") -> Plugin:
-    return Plugin("fusery.targets", name, f"{package}:x", package, "1.0")
+        for base in (None, "b"):
+            done = registry.exchange.import_runs("x", "mlflow", base=base, reporter=Reporter(said.append))
+    assert (list(done), bases, said[:4]) == (runs, [None, "b"], ["r: a", "r: e", "r: p", "r: all files"])
 
 
 def test_plugins_are_imported_once_each(monkeypatch: pytest.MonkeyPatch) -> None:
     said, imported = list[str](), list[Plugin]()
-    found = [plugin(), plugin("twice"), plugin("twice", "two"), plugin("broken")]
+    names = (("mine", "one"), ("twice", "one"), ("twice", "two"), ("broken", "one"))
+    found = [Plugin("fusery.targets", name, f"{package}:x", package, "1.0") for name, package in names]
 
     def load(each: Plugin) -> None:
         imported.append(each)
@@ -141,6 +139,10 @@ class Inner(Record):
     """
 
     path: Path
+
+
+class Deeper(Inner):
+    """A record with the keys of another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,3 +181,4 @@ def test_a_schema_has_each_key_with_its_type_and_what_it_is() -> None:
     path = {**text, "description": "where it is, on two lines."}
     assert schema["$defs"]["Inner"]["properties"] == {"path": path}
     assert schema_of(list[Inner])["type"] == "array"
+    assert schema_of(Deeper)["properties"] == {"path": path}
