@@ -8,7 +8,6 @@ import pytest
 from sqlalchemy import select
 
 from fusery.registry import Registry, tables
-from fusery.registry.errors import BadInputError
 from fusery.registry.records.amendments import (
     changes,
     is_amendable,
@@ -20,7 +19,6 @@ from fusery.registry.records.amendments import (
     text_of,
     undone,
 )
-from fusery.registry.records.datasets import dataset_row
 from fusery.registry.records.references import resolve_adapter
 
 SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -77,11 +75,6 @@ def test_values_are_put_into_a_row(stocked: Registry) -> None:
         assert (state_of(adapter)["dataset"], state_of(adapter)["dataset_revision"]) == ("courses", "v2")
         put(session, adapter, {"dataset": None})
         assert adapter.dataset is None and adapter.dataset_id is None
-        for name, revision in (("x" * 1999, "yy"), ("é" * 1001, "")):
-            with pytest.raises(BadInputError):
-                dataset_row(session, name, revision=revision)
-        rows = [dataset_row(session, "x" * 1999, revision="y").id for _ in range(2)]
-        assert rows[0] == rows[1] and rows[0] is not None
 
 
 @SQLITE
