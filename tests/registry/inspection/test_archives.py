@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from fusery.registry.inspection import archives
+from fusery.registry import Registry
+from fusery.registry.inspection import archives, files
 from fusery.registry.inspection.archive_kind import archive_kind
 from fusery.registry.inspection.archives import unpack
 from fusery.registry.inspection.files import look_at
@@ -83,6 +84,14 @@ def test_bombs_and_damage_are_refused(tmp_path: Path, monkeypatch: pytest.Monkey
         unpacked(data, tmp_path)
 
 
+def test_an_archive_is_looked_into(sqlite_registry: Registry, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(packed := gzip.compress(tar()))
+    seen = look_at(tmp_path / "a")
+    assert (seen.kind, [file.path for file in seen.files]) == ("archive", ["a"])
+    with files.unpacked(sqlite_registry.workspace, seen) as inside:
+        assert sorted(file.size for file in inside.files) == sorted([0, 3, 5000, len(packed)])
+
+
 def test_files_that_hold_weights_or_may(tmp_path: Path) -> None:
     (tmp_path / "weights.bin").write_bytes(b"\x80\x02" + bytes(1 << 10))
     (tmp_path / "small.bin").write_bytes(b"\x80\x02")
@@ -90,6 +99,7 @@ def test_files_that_hold_weights_or_may(tmp_path: Path) -> None:
     (tmp_path / "odd").write_bytes((20).to_bytes(8, "little") + b'{"__metadata__": {}}')
     with (tmp_path / "holes").open("wb") as file:
         file.truncate(1 << 35)
+    assert [look_at(tmp_path / name).kind for name in ("odd", "text.txt")] == ["safetensors", "file"]
     found = look_at(tmp_path)
     assert [len([told for told in found.problems if name in told]) for name in ("weights.bin", "holes")] == [
         1,

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
-
 import pytest
-from sqlalchemy import select
 
 from fusery.registry import Registry, tables
 from fusery.registry.records.amendments import (
@@ -15,7 +12,6 @@ from fusery.registry.records.amendments import (
     misfits,
     put,
     state_of,
-    state_then,
     text_of,
     undone,
 )
@@ -75,13 +71,3 @@ def test_values_are_put_into_a_row(stocked: Registry) -> None:
         assert (state_of(adapter)["dataset"], state_of(adapter)["dataset_revision"]) == ("courses", "v2")
         put(session, adapter, {"dataset": None})
         assert adapter.dataset is None and adapter.dataset_id is None
-
-
-@SQLITE
-def test_the_state_at_a_moment(stocked: Registry) -> None:
-    stocked.adapters.amend("course_rec@1", val_loss=0.5, reason="typo")
-    with stocked.workspace.database.read() as session:
-        adapter = resolve_adapter(session, "course_rec@1")
-        [row] = session.scalars(select(tables.Amendment))
-        moments = (row.since - timedelta(1), row.since, datetime.now(UTC) + timedelta(1))
-        assert [state_then(adapter, at)["val_loss"] for at in moments] == [0.61, 0.5, 0.5]
