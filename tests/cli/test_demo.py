@@ -101,21 +101,6 @@ def test_the_story(examples: Path, fusery: Fusery, tmp_path: Path, monkeypatch: 
     assert made_by == {"tester"}
 
 
-@pytest.mark.parametrize("how", ["json", "quiet"])
-def test_what_nobody_reads_is_not_printed(
-    how: str, fusery: Fusery, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    session = Session(place=None, insecure_http=False, debug=False, hints=Hints())
-    setattr(session, how, True)
-    silent = demo.Script(session, tmp_path / "home")
-    silent.tell("1.")
-    silent.say("2.")
-    silent.run("init")
-    assert (capsys.readouterr().out, [step.exit_code for step in silent.steps]) == ("", [0])
-    with pytest.raises(click.ClickException):
-        silent.run("show", "a@1")
-
-
 def test_a_folder_is_made_anew_unless_somebody_else_made_it(tmp_path: Path) -> None:
     folder = tmp_path / "a" / "demo"
     for _ in range(2):
