@@ -20,7 +20,7 @@ CODE = """
 import sys
 from pathlib import Path
 
-HEAVY = {"sqlalchemy", "pydantic", "numpy", "alembic", "mlx", "rich", "fsspec", "jinja2", "click"}
+HEAVY = {"sqlalchemy", "pydantic", "numpy", "alembic", "mlx", "rich", "fsspec", "jinja2", "click", "zstandard", "safetensors"}
 
 
 class Absent:
