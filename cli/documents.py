@@ -62,7 +62,7 @@ DOCUMENTS: Mapping[str, str] = {
     "path": "records.folders:LocalFolder",
     "export": "exchange.export:Exported",
     "import": "records.adapter:Registered | [exchange.import_runs:ImportedRun]",
-    "lineage": "provenance:Graph | .written:WrittenDocument",
+    "lineage": "records.graph:Graph | .written:WrittenDocument",
     "identify": "identification.identified:Identified",
     "events": "[catalog.journal:Event]",
     "audit": "audit:Report",

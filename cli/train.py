@@ -60,8 +60,8 @@ def train_command(
     quantise(W + BA), and adapter_config.json says so: `keep` writes that to the bit.  With --qa-lora the update is
     constant within the base's groups: `keep` leaves codes and scales as they are.
     """
-    from fusery.registry.recording.readiness import require_data
     from fusery.registry.recording.trainer import train
+    from fusery.registry.registration.readiness import require_data
 
     if base is None:
         _require_base_for(strict=strict, **facts)

@@ -208,7 +208,7 @@ def test_one_declared_column(fusery: Run, tmp_path: Path) -> None:
         url = json.loads(printed)["url"]
         page = ask(url, f"/adapters/{one}", accept="text/html").text
         task = ask(url, "/tasks/course_rec?where=customer%3DBolt", accept="text/html").text
-        answer: Any = ask(url, f"/api/v1/adapters/{one}").json
+        answer: Any = ask(url, f"/api/v1/adapters/show?reference={one}").json
     assert "<dt>Customer</dt><dd>Acme-Ltd" in page
     assert "Customer</th>" in task
     assert "Bolt" in task

@@ -133,9 +133,9 @@ class Adapters(Resource):
     def require_registrable(
         self, folder: str, *, model: str, iterations: int, same: bool = False, **facts: Unpack[Facts]
     ) -> None:
-        """Refuse a training whose result would be refused; see `fusery.registry.recording.readiness.require_registrable`."""
+        """Refuse a training whose result would be refused; see `fusery.registry.registration.readiness.require_registrable`."""
         from ..admission.submission import Submission
-        from ..recording.readiness import require_registrable
+        from ..registration.readiness import require_registrable
 
         require_registrable(
             self.workspace,

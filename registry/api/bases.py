@@ -14,8 +14,8 @@ from .operation import operation
 from .resource import Named, Resource, named
 
 if TYPE_CHECKING:
-    from ..recording.trainer import KnownBase
     from ..records.base import AddedBase, Base, BaseDetails
+    from ..records.base_files import KnownBase
     from ..records.calibrations import CalibrationReport
 
 
@@ -62,8 +62,7 @@ class Bases(Resource):
 
     def to_train(self, name: Named) -> KnownBase:
         """Return a base model to train, as `fusery.registry.recording.trainer.train` takes it."""
-        from ..recording.trainer import KnownBase
-        from ..records.base_files import base_folder
+        from ..records.base_files import KnownBase, base_folder
 
         base = self.show(name, limit=0)
 

@@ -22,7 +22,7 @@ from ..inspection.problem import Problem
 from ..inspection.signed_files import Found
 from ..record import Record, described
 from ..records.signature import Signatures
-from ..records.signatures import SCHEME, is_good, manifest_of, signatures_of
+from ..records.signatures import SCHEME, is_good, manifest_of, signatures_of, signed_name
 from .checking import Checker, KeyChecker
 from .subject import alone, find_recorded, kind_of
 from .verify import OnRecord, Verification, beside_of, examine, judge
@@ -215,8 +215,15 @@ def _same(session: Session, row: tables.Signature, kind: str, envelope: str, pub
         old = parse_envelope(row.envelope.encode(), "the recorded signature")
     except BadSignatureError:
         return False
-    named = read_statement(new).name
-    return old.certificates == new.certificates and is_good(session, row, public, name=named)
+    return old.certificates == new.certificates and is_good(session, row, public, name=_said(session, row))
+
+
+def _said(session: Session, signature: tables.Signature) -> str:
+    """Return how the name begins that a signature has to give: of what was fused here, with what its files do not say."""
+    fused = tables.Fused
+    query = select(fused).where(fused.digest == signature.subject_digest, fused.origin.is_(None))
+    row = session.scalars(query).first() if signature.subject_kind == "fused" else None
+    return "" if row is None else signed_name(row.key, row.verdict)
 
 
 def list_signatures(workspace: Workspace, reference: str) -> Signatures:

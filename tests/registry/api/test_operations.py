@@ -324,7 +324,7 @@ def test_the_cache_is_here(stocked: Registry, remote: Registry) -> None:
     stocked.adapters.yank("course_rec@1", reason="wrong data")
     assert "wrong data" in str(remote.cache.contents().entries)
     remote.cache.unpin(made.key)
-    assert [each.key for each in remote.cache.prune(0).removed] == [made.key]
+    assert [each.key for each in remote.cache.prune(0).items_] == [made.key]
     assert stocked.cache.contents().entries == ()
 
 

@@ -39,7 +39,7 @@ CALLS: dict[str, tuple[Any, ...]] = {
     "webhooks.skip": ("hook",),
 }
 """Arguments of each method that takes a reason or a note."""
-ELSEWHERE = {"register", "_register", "_check", "combine", "shrink"}
+ELSEWHERE = {"register", "_register", "_check", "combine", "shrink", "require_registrable"}
 """What is said of a new adapter is checked with all else that is handed in with it (`admission.submission`)."""
 
 

@@ -121,7 +121,7 @@ def test_what_was_wrong_before_an_interruption_is_looked_at_again(stocked: Regis
 def test_a_folder_that_cannot_be_looked_at_is_named_and_not_passed_over(
     tiny_base: Path, tmp_path: Path
 ) -> None:
-    with Registry.open(home=tmp_path / "home") as registry:
+    with Registry.open(tmp_path / "home") as registry:
         registry.workspace.ensure(explicit=True)
         registry.bases.add(tiny_base, name="tiny", reference=True)
         with forced(tmp_path / "home" / "fusery.db") as connection:

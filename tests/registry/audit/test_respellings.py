@@ -42,7 +42,7 @@ RESPELLED = (
 def template(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
     """A home with rows in every table."""
     folder = tmp_path_factory.mktemp("full")
-    with Registry.open(home=folder / "home") as registry:
+    with Registry.open(folder / "home") as registry:
         registry.workspace.ensure(explicit=True)
         fill(registry, tiny_base, folder / "files")
     return folder / "home"
@@ -50,7 +50,7 @@ def template(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
 
 def found(home: Path) -> set[tuple[str, str]]:
     try:
-        with Registry.open(home=home) as registry:
+        with Registry.open(home) as registry:
             return {(problem.code, problem.subject) for problem in registry.upkeep.audit().problems}
     except FuseryError as error:
         return {(error.code, "")}

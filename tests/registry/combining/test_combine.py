@@ -142,11 +142,11 @@ def test_latest_skips_computed_adapters_without_a_validation_loss(filled: Regist
 def test_recipe_and_sources_travel(filled: Registry, tmp_path: Path) -> None:
     done = filled.adapters.combine(BOTH, task="both")
     home = tmp_path / "elsewhere"
-    with Registry.open(home=home) as other:
+    with Registry.open(home) as other:
         other.init()
     moved = filled.exchange.push("both@1", home)
     assert [item.kind for item in moved.items_] == ["base", "adapter", "adapter", "adapter"]
-    with Registry.open(home=home) as other:
+    with Registry.open(home) as other:
         shown = other.adapters.show("both@1")
         assert (shown.computed_from, shown.recipe) == (done.sources, done.recipe)
         assert other.upkeep.audit().ok
@@ -222,8 +222,9 @@ def test_what_makes_no_sense_is_refused(filled: Registry, tiny_base: Path, tmp_p
     with pytest.raises(UnknownReferenceError):
         filled.adapters.combine(["course_rec@1", "nothing@1"], task="both")
     for rank in (0, 9):
-        with pytest.raises(BadInputError):
+        with pytest.raises(BadInputError) as unfit:
             filled.adapters.shrink("course_rec@1", rank=rank)
+        assert unfit.value.hint == "--rank 4"
     filled.adapters.yank("third@1", reason="wrong data")
     refused(BOTH)
     assert "both" not in {row.task for row in filled.adapters.list()}

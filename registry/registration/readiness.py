@@ -14,13 +14,21 @@ from ..adapters.mlx_config import AdapterConfig, AdapterMetadata
 from ..admission.submission import Submission
 from ..errors import AlreadyExistsError, BadInputError
 from ..names import parse_task
-from ..registration.proposal import proposed_name
-from .trainer import data_source
+from .proposal import proposed_name
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def data_source(args: Any) -> str | None:
+    """Return the data folder, or the hub's name of the dataset, of the trainer's arguments."""
+    collection = getattr(args, "hf_dataset", None)
+    if collection:
+        first = collection if isinstance(collection, dict) else collection[0]
+        return str(first.get("path"))
+    return str(args.data) if args.data else None
 
 
 def require_data(args: Any) -> None:
@@ -91,7 +99,7 @@ def require_registrable(
 
 def _require_base(workspace: Workspace, submission: Submission, folder: AdapterFolder, *, same: bool) -> None:
     from ..admission.base_rules import declared_base
-    from ..registration.evidence import candidate_for, policy_of
+    from .evidence import candidate_for, policy_of
 
     candidate = candidate_for(workspace, folder, submission)
     for finding in policy_of(workspace).apply(declared_base(candidate)):
