@@ -79,7 +79,7 @@ def restore_command(session: Session, source: str, own: bool) -> None:
 
     def human() -> None:
         rows = restored.rows
-        tables = [f"{each.count} {each.kind}" for each in restored.left_out if each.name is None]
+        tables = [f"{each.kind} {each.count}" for each in restored.left_out if each.name is None]
         session.facts(
             [
                 ("restored", f"{_count(rows, 'adapter')} on {_count(rows, 'base_model', 'base')}"),
