@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusery.storage.digest import Digest
@@ -103,8 +102,6 @@ def restore(
         SchemaError: the backup is of a newer version of fusery.
         OutOfSpaceError: there is too little room.
     """
-    from .foreign import copy_from
-
     with temporary_folder("restore") as folder:
         backup = Backup(open_place(workspace, source, store_options), folder, own=own)
         if backup.catalogue.schema > HEAD:
@@ -112,7 +109,11 @@ def restore(
                 f"the backup is at {backup.catalogue.schema}, this program knows up to {HEAD}",
                 hint="upgrade fusery: pip install --upgrade fusery",
             )
-        return (_restore_own if own else copy_from)(workspace, backup, folder, reporter)
+        if own:
+            return _restore_own(workspace, backup, reporter)
+        from .foreign import copy_from
+
+        return copy_from(workspace, backup, folder, reporter)
 
 
 def require_restorable(
@@ -135,6 +136,7 @@ def require_restorable(
         backup = Backup(place, folder, own=True, catalogue=catalogue)
         try:
             backup.fetch()
+            require_rooms([backup.need(database_size(catalogue))])
             fill_temporary(backup, folder, actor=actor)
         except BackupError as error:
             raise BackupError(
@@ -173,7 +175,7 @@ def require_empty(database: Database, copied_from: str | None = None) -> str | N
         return row.store_id if row else None
 
 
-def _restore_own(workspace: Workspace, backup: Backup, folder: Path, reporter: Reporter) -> Restored:
+def _restore_own(workspace: Workspace, backup: Backup, reporter: Reporter) -> Restored:
     catalogue = backup.catalogue
     with closing(Database.open(workspace.settings.database)) as database:
         present = require_empty(database)
@@ -182,7 +184,7 @@ def _restore_own(workspace: Workspace, backup: Backup, folder: Path, reporter: R
         store = open_store(workspace.settings.store, options=workspace.settings.store_options)
         store_id = _take_over(store, present, catalogue.store)
         generations, blobs = _in_generations(backup, store)
-        needs = [*needs_of(store, missing_sizes(store, blobs))]
+        needs = [backup.need(), *needs_of(store, missing_sizes(store, blobs))]
         if database.path is not None:
             needs.append(Need(database.path, [database_size(catalogue)]))
         require_rooms(needs, hint="free some space")
