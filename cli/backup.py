@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fusery.registry.charts.text import size
+from fusery.registry.parsing import plural
 from fusery.storage.shell import typed
 
 from .session import Session, command
@@ -57,17 +58,20 @@ def backup_command(session: Session, destination: str, verify: bool) -> None:
 
 @command("restore")
 @click.argument("source", metavar="SRC")
-@click.option("--own", is_flag=True, help="The backup is your own: all of it counts as it is.")
+@click.option("--own", is_flag=True, help="The backup is your own: restore it as it is.")
 def restore_command(session: Session, source: str, own: bool) -> None:
-    """Make this empty registry the one that a backup is of.
+    """Restore a backup into this empty registry.
 
-    SRC is what `backup` wrote.  Names, digests and the log are the same, whatever database and store this registry has.
-    Everything is verified; a backup that was damaged or changed is refused, and nothing is on record then.  Options for
-    the file system at SRC are taken from FUSERY_OTHER_STORE_OPTIONS, as JSON.
+    SRC is what `backup` wrote.  With --own, names, ids, digests and the log are the same, whatever database and store
+    this registry has.  Files, blobs and the log are verified; a backup that was damaged or changed is refused, and
+    nothing is on record then.
 
-    Without --own a backup is somebody's word: fused models in it are foreign, its keys are trusted for nothing,
-    approvals in it are withdrawn, its tokens revoked and its webhooks disabled, and admission looks at its adapters as if
-    they were registered now.
+    Without --own, base models, calibrations, adapters and fused models are copied as `pull` copies them: facts come from
+    the bytes, admission checks each adapter, and fused models are claims.  Aliases, rules, approvals, deployments, keys,
+    tokens, webhooks and the log stay behind.
+
+    After an interruption the same command goes on.  Options for the file system at SRC are taken from
+    FUSERY_OTHER_STORE_OPTIONS, as JSON.
     """
     with session.progress("copying") as progress:
         restored = session.registry.upkeep.restore(
@@ -75,29 +79,39 @@ def restore_command(session: Session, source: str, own: bool) -> None:
         )
 
     def human() -> None:
-        rows, foreign = restored.rows, _foreign(restored.foreign)
+        rows = restored.rows
+        tables = [
+            plural(each.count, *_WORDS.get(each.kind, (each.kind.replace("_", " "),)))
+            for each in restored.left_out
+            if each.name is None
+        ]
         session.facts(
             [
                 ("restored", f"{_count(rows, 'adapter')} on {_count(rows, 'base_model', 'base')}"),
                 ("of", restored.made_at),
                 ("blobs", _amount(restored.blobs)),
                 ("last event", _event(restored.last_event)),
-                *([("does not count", foreign)] if foreign else []),
+                *([("left out", ", ".join(tables))] if tables else []),
             ]
         )
-        for doubt in restored.doubts:
-            codes = sorted({finding.code for finding in doubt.findings})
-            session.print(
-                f"{doubt.adapter}: admission finds here {', '.join(codes)}, which was not on record"
-            )
-        if foreign:
+        for each in restored.left_out:
+            if each.name is not None:
+                session.print(f"left out {each.kind} {each.name}: {each.reason}")
+        if restored.left_out:
             session.say(
-                "Note: if the backup is your own, restore it with --own, so that all of it counts: "
+                "Note: if the backup is your own, restore all of it: "
                 f"fusery --registry FOLDER restore {typed(restored.source)} --own"
             )
         session.say("Next: fusery audit")
 
     session.emit(restored, names=[restored.source], human=human)
+
+
+_WORDS = {
+    "event": ("log entry", "log entries"),
+    "alias": ("alias", "aliases"),
+    "webhook_delivery": ("webhook delivery", "webhook deliveries"),
+}
 
 
 def _options() -> str | None:
@@ -117,15 +131,3 @@ def _amount(amount: Amount) -> str:
 def _count(rows: Mapping[str, int], table: str, what: str = "") -> str:
     number = rows.get(table, 0)
     return f"{number} {what or table}{'' if number == 1 else 's'}"
-
-
-def _foreign(counts: Mapping[str, int]) -> str:
-    """Return what of somebody else's backup does not count."""
-    words = {
-        "fused": "fused models (foreign)",
-        "trusted_keys": "trusted keys",
-        "approvals": "approvals",
-        "tokens": "tokens",
-        "webhooks": "webhooks (disabled)",
-    }
-    return ", ".join(f"{counts[key]} {word}" for key, word in words.items() if counts.get(key))

@@ -60,8 +60,8 @@ def train_command(
     quantise(W + BA), and adapter_config.json says so: `keep` writes that to the bit.  With --qa-lora the update is
     constant within the base's groups: `keep` leaves codes and scales as they are.
     """
-    from fusery.registry.recording.readiness import require_data
-    from fusery.registry.recording.trainer import known_base, train
+    from fusery.registry.recording.trainer import train
+    from fusery.registry.registration.readiness import require_data
 
     if base is None:
         _require_base_for(strict=strict, **facts)
@@ -75,7 +75,7 @@ def train_command(
     if way and base is None and not _names_model(arguments):
         raise click.UsageError(f"--{way} trains on a quantised base, and none is named: give --base NAME.")
     trained_on = facts.get("trained_on") or base
-    model = known_base(session.registry, trained_on) if trained_on is not None else None
+    model = session.registry.bases.to_train(trained_on) if trained_on is not None else None
     folders: list[str] = []
 
     def ready(args: Any) -> None:

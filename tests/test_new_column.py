@@ -121,7 +121,7 @@ def fusery(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
         ran = subprocess.run(
             [sys.executable, "-P", "-c", RUN],
             cwd=tmp_path,
-            env=os.environ | {"FUSERY_HOME": str(tmp_path / home)},
+            env=os.environ | {"FUSERY_REGISTRY": str(tmp_path / home)},
             input=json.dumps([command.split() for command in commands]),
             capture_output=True,
             text=True,
@@ -208,7 +208,7 @@ def test_one_declared_column(fusery: Run, tmp_path: Path) -> None:
         url = json.loads(printed)["url"]
         page = ask(url, f"/adapters/{one}", accept="text/html").text
         task = ask(url, "/tasks/course_rec?where=customer%3DBolt", accept="text/html").text
-        answer: Any = ask(url, f"/api/v1/adapters/{one}").json
+        answer: Any = ask(url, f"/api/v1/adapters/show?reference={one}").json
     assert "<dt>Customer</dt><dd>Acme-Ltd" in page
     assert "Customer</th>" in task
     assert "Bolt" in task

@@ -1,5 +1,7 @@
 """The names of an adapter's files, as mlx-lm's trainer and the people who use it write them."""
 
+import re
+
 WEIGHTS = "adapters.safetensors"
 CONFIG = "adapter_config.json"
 METADATA = "adapter_metadata.json"
@@ -16,3 +18,9 @@ JSON_LIMIT = 4 << 20
 
 JSON_VALUES = 200_000
 """The most values in such a file, since its values are part of the adapter's record."""
+
+LOG_NAME = re.compile(r"(?:[^/]+\.(?:log|txt|out)|typescript|nohup\.out)")
+"""The files that may be the log of a run."""
+
+CHECKPOINT = re.compile(r"checkpoint-(?P<step>0|[1-9][0-9]{0,9})")
+"""The folders of checkpoints that transformers' trainer writes."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from numbers import Real
 from pathlib import Path
@@ -13,8 +13,8 @@ from typing import Any, TypedDict
 from fusery.storage.plaintext import is_keepable
 from fusery.storage.secrets import without_credentials
 
-from .. import tables
 from ..errors import BadInputError
+from ..limits import TAGS, require_count
 from ..names import parse_date, parse_slug, parse_task
 from ..record import Declaration, Record, parts_of
 from ..records.adapter import Adapter
@@ -130,6 +130,8 @@ class Submission:
 
     def columns(self) -> dict[str, Any]:
         """Return what is declared for columns of the same name in an adapter's row."""
+        from .. import tables
+
         columns = tables.Adapter.__table__.columns.keys()
         stored = (name for name, declared in DECLARED.items() if name in columns and not declared.later)
         return {name: getattr(self, name) for name in stored if name != "trained_on"}
@@ -224,8 +226,6 @@ def checked_tags(said: Any) -> dict[str, str]:
     """
     if not isinstance(said, Mapping):
         raise BadInputError("the tags are not names with values", hint="write --tag KEY=VALUE")
-    from ..database.limits import TAGS, require_count
-
     require_count("the adapter", "tags", TAGS, len(said))
     tags: dict[str, str] = {}
     for name, value in said.items():
@@ -238,3 +238,12 @@ def checked_tags(said: Any) -> dict[str, str]:
             raise BadInputError(f"the tag {key} is given twice", hint="upper and lower case are the same tag")
         tags[key] = without_credentials(value)
     return tags
+
+
+class Corrections(Declared, total=False):
+    """What `Adapters.amend` takes as keywords: of what is declared at registration those fields that are amendable, and more."""
+
+    dataset_revision: str | None
+    dataset_digest: str | None
+    clear: Collection[str]
+    reason: str

@@ -17,7 +17,7 @@ from .resource import Named, Resource, each_named, moment, named, said
 if TYPE_CHECKING:
     from ..adapters.finding import Finding
     from ..adapters.render import Form
-    from ..admission.submission import Facts, Submission
+    from ..admission.submission import Corrections, Facts, Submission
     from ..combining.combine import Combination
     from ..combining.methods import Method
     from ..records.adapter import Adapter, Amended, Registered, Version
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from ..records.difference import ComparedAdapters, Difference
     from ..records.release import LiftedYank, Yank
     from ..records.task import Task
-    from ..registration.correction import Corrections
     from ..workspace import Workspace
 
 
@@ -52,7 +51,6 @@ class Adapters(Resource):
             UnknownReferenceError, BadInputError: the base or parent does not exist, or a value is not acceptable.
         """
         from ..admission.submission import Submission
-        from ..registration.register import register
         from ..registration.sources import adapter_at
 
         said = Submission.of(facts)
@@ -60,6 +58,8 @@ class Adapters(Resource):
             self.workspace.database  # noqa: B018 -- "no registry yet" is said before the folder is read
         with adapter_at(self.workspace, folder) as place:
             if self.server is None:
+                from ..registration.register import register
+
                 return register(self.workspace, place, said, strict=strict)
             name, files, facts = self._sent(place, facts, reporter)
             return self._register(name, files, strict=strict, **facts)
@@ -105,12 +105,13 @@ class Adapters(Resource):
     ) -> Sequence[Finding]:
         """Return what admission finds in a folder; nothing is written.  The keywords are those of `register`."""
         from ..admission.submission import Submission
-        from ..registration.register import check
         from ..registration.sources import adapter_at
 
         said = Submission.of(facts)
         with adapter_at(self.workspace, folder) as place:
             if self.server is None:
+                from ..registration.register import check
+
                 return check(self.workspace, place, said, strict=strict)
             name, files, facts = self._sent(place, facts, reporter)
             return self._check(name, files, strict=strict, **facts)
@@ -147,8 +148,8 @@ class Adapters(Resource):
 
     def _sent(self, place: Path, facts: Facts, reporter: Reporter) -> tuple[str, Mapping[str, str], Facts]:
         """Send the files of a folder, and return its name, their digests and what is said besides."""
-        from ..exchange.replica import send_files
         from ..registration.uploaded import files_to_send
+        from ..remote.blobs import send_files
 
         assert self.server is not None
         log = facts.pop("log", None)

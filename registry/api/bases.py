@@ -15,6 +15,7 @@ from .resource import Named, Resource, named
 
 if TYPE_CHECKING:
     from ..records.base import AddedBase, Base, BaseDetails
+    from ..records.base_files import KnownBase
     from ..records.calibrations import CalibrationReport
 
 
@@ -59,13 +60,18 @@ class Bases(Resource):
         with self.here(name) as (workspace, [there]):
             return model_folder(workspace, there)
 
-    @contextmanager
-    def files(self, name: Named) -> Iterator[Path]:
-        """Yield a folder with a base model's files for as long as they are read; those of a server's registry are fetched."""
-        from ..records.base_files import base_folder
+    def to_train(self, name: Named) -> KnownBase:
+        """Return a base model to train, as `fusery.registry.recording.trainer.train` takes it."""
+        from ..records.base_files import KnownBase, base_folder
 
-        with self.here(name) as (workspace, [there]), base_folder(workspace, there) as folder:
-            yield folder
+        base = self.show(name, limit=0)
+
+        @contextmanager
+        def files() -> Iterator[Path]:
+            with self.here(base.name) as (workspace, [there]), base_folder(workspace, there) as folder:
+                yield folder
+
+        return KnownBase(base.name, frozenset(base.names), files)
 
     @operation("reader")
     def show(self, name: Named, *, limit: int | None = None, offset: int = 0) -> BaseDetails:

@@ -16,10 +16,9 @@ if TYPE_CHECKING:
     from ..engine.precisions import Precision
     from ..evaluation.bench_report import BenchReport
     from ..evaluation.harness_results import Results
-    from ..evaluation.measured import RecordedEvaluations
     from ..evaluation.probe import ProbeReport
     from ..fusion.request import FuseRequest
-    from ..records.evaluation import Evaluation, WithdrawnEvaluations
+    from ..records.evaluation import Evaluation, RecordedEvaluations, WithdrawnEvaluations
 
 
 class Evaluations(Resource):

@@ -145,8 +145,8 @@ class Exchange(Resource):
 
         if self.server is None:
             return import_adapter(self.workspace, Path(folder), base=base)
-        from ..exchange.replica import send_files
         from ..registration.uploaded import files_to_send
+        from ..remote.blobs import send_files
 
         files = send_files(self.server, files_to_send(Path(folder), None), SILENT)
         return self._import_folder(Path(folder).resolve().name, files, base=base)

@@ -11,7 +11,7 @@ from typing import Any
 _UNPACKED = re.compile(r"Unpack\[(\w+)\]")
 _ROOMS = {
     "Declared": "fusery.registry.admission.submission",
-    "Corrections": "fusery.registry.registration.correction",
+    "Corrections": "fusery.registry.admission.submission",
 }
 
 

@@ -100,9 +100,15 @@ class Resource:
             WhereError: the expression is not one.
         """
         from ..bulk.selection import usable_names
-        from .adapters import Adapters
+        from ..records.adapter import Adapter
 
-        found = Adapters(self.workspace, self.server).list(task=task, where=where)
+        if self.server is not None:
+            chosen = {name: value for name, value in (("task", task), ("where", where)) if value is not None}
+            found = self.server.ask("adapters/list", chosen, list[Adapter], writes=False)
+        else:
+            from ..catalog.listing import list_adapters
+
+            found = list_adapters(self.workspace, task=task, where=where)
         return usable_names(found, reporter.say)
 
     def local(self, what: str) -> Workspace:

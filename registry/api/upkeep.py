@@ -159,7 +159,7 @@ class Upkeep(Resource):
         store_options: str | None = None,
         reporter: Reporter = SILENT,
     ) -> Restored:
-        """Make this empty registry that of a backup, and return what it holds; see `fusery.registry.backup.restore`."""
+        """Restore a backup into this empty registry, and return what came; see `fusery.registry.backup.restore`."""
         from ..backup import restore
 
         return restore(

@@ -6,16 +6,14 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from fusery.storage.errors import FuseryError
-
 from .. import tables
-from ..adapters.finding import ORDER
-from ..adapters.folder import AdapterFolder, read_adapter_folder
-from ..admission import Candidate, Finding, Policy, examine, unreadable
+from ..adapters.finding import Finding
+from ..adapters.folder import AdapterFolder
+from ..admission.candidate import Candidate
+from ..admission.examine import examine
+from ..admission.policy import Policy
 from ..admission.submission import Submission
 from ..records.amendments import state_of, undone
-from ..records.bases import recorded_architecture
-from ..records.renderings import fetch_originals
 from ..registration.ground import Ground
 
 if TYPE_CHECKING:
@@ -58,33 +56,6 @@ def unfit(
     here = found if ours == usual else examine(candidate, ours)
     kept_out = {one.code for one in here if one.severity == "error"}
     return [one for one in found if one.severity == "error" and one.code in kept_out.difference(known)]
-
-
-def findings_today(workspace: Workspace, number: int) -> list[Finding]:
-    """Return what admission finds about an adapter here, and what its record does not have or has as less severe.
-
-    Raises:
-        FuseryError: its files cannot be read.
-    """
-    from ..registration.evidence import policy_of
-
-    with workspace.database.read() as session:
-        row = session.get_one(tables.Adapter, number)
-        known: dict[str, int] = {}
-        for finding in row.findings:
-            known[finding.code] = min(ORDER[finding.severity], known.get(finding.code, len(ORDER)))
-        submission = submission_of(row)
-        base = recorded_architecture(row.base)
-        assert row.manifest.files is not None
-    with workspace.cache.scratch() as scratch:
-        fetch_originals(workspace, row, scratch / "arrived")
-        try:
-            folder = read_adapter_folder(scratch / "arrived", base=base)
-        except FuseryError as error:
-            found = [unreadable(error)]
-        else:
-            found = examine(_candidate(workspace, folder, submission), policy_of(workspace))
-    return [one for one in found if ORDER[one.severity] < known.get(one.code, len(ORDER))]
 
 
 def _candidate(

@@ -7,7 +7,6 @@ it and however the log agrees.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +14,10 @@ from fusery.storage.errors import FuseryError
 from fusery.storage.plugins import PluginError
 
 from .. import tables
+from ..adapters.finding import Finding
 from ..adapters.folder import read_adapter_folder
 from ..adapters.other_forms import other_forms
-from ..admission import Finding, unreadable
+from ..admission.examine import unreadable
 from ..engine.naming import taken_by_name
 from ..fusion.foreign import foreign_key, foreign_record, recipe_key
 from ..fusion.records import in_words
@@ -34,67 +34,41 @@ if TYPE_CHECKING:
     from ..workspace import Workspace
 
 
-@dataclass(frozen=True, slots=True)
-class Untrue:
-    """Something on record that the bytes do not bear out.
-
-    Attributes:
-        code: its kind.
-        subject: the record.
-        message: what is the case.
-        table: in which it is written.
-    """
-
-    code: str
-    subject: str
-    message: str
-    table: str
+_Problem = tuple[str, str, str]
+"""Code, subject and message of something on record that the bytes do not bear out."""
 
 
 def check_again(workspace: Workspace, item: AuditableItem, report: Report, ahead: Ahead) -> None:
     """Compute again what is on record of something, and note what is not so; bytes that are damaged are not looked at.
 
     Raises:
-        PluginError: a plugin cannot be used.
-    """
-    if any(problem.subject.startswith(f"{item.name}: ") for problem in report.problems):
-        return
-    with in_order(report, item.name):
-        for found in recompute(workspace, item, report.notes, ahead):
-            report.add(found.code, found.subject, found.message)
-
-
-def recompute(
-    workspace: Workspace, item: AuditableItem, notes: list[str], ahead: Ahead | None = None
-) -> Iterator[Untrue]:
-    """Yield what is on record of something and is not so.
-
-    Args:
-        workspace: the registry's parts.
-        item: the base, adapter or fused artifact.
-        notes: told what is worth knowing, and what could not be computed.
-        ahead: has read what is on record of it with others.
-
-    Raises:
         PluginError: a plugin cannot be used: none is passed over.
     """
     number = next((number for kind, number in item.records if kind == item.kind), None)
-    if number is None:
+    if number is None or any(problem.subject.startswith(f"{item.name}: ") for problem in report.problems):
         return
-    try:
-        if item.kind == "base":
-            yield from _base(workspace, item, number, notes)
-        elif item.kind == "adapter":
-            yield from _adapter(workspace, item, number, ahead or Ahead(workspace, [item]))
-        elif item.kind == "fused":
-            yield from _fused(workspace, item, number, notes)
-    except PluginError:
-        raise  # of all that is looked at, and not this one's
-    except FuseryError as error:
-        notes.append(f"{item.name} could not be computed again: {error.message}")
+    with in_order(report, item.name):
+        try:
+            for problem in _problems(workspace, item, number, report.notes, ahead):
+                report.add(*problem)
+        except PluginError:
+            raise  # of all that is looked at, and not this one's
+        except FuseryError as error:
+            report.notes.append(f"{item.name} could not be computed again: {error.message}")
 
 
-def _base(workspace: Workspace, item: AuditableItem, number: int, notes: list[str]) -> Iterator[Untrue]:
+def _problems(
+    workspace: Workspace, item: AuditableItem, number: int, notes: list[str], ahead: Ahead
+) -> Iterator[_Problem]:
+    if item.kind == "base":
+        yield from _base(workspace, item, number, notes)
+    elif item.kind == "adapter":
+        yield from _adapter(workspace, item, number, ahead)
+    elif item.kind == "fused":
+        yield from _fused(workspace, item, number, notes)
+
+
+def _base(workspace: Workspace, item: AuditableItem, number: int, notes: list[str]) -> Iterator[_Problem]:
     paths = _paths(workspace, item)
     if paths is None:
         notes.append(f"what {item.name} holds was not computed again: its files are not on this machine")
@@ -111,13 +85,13 @@ def _base(workspace: Workspace, item: AuditableItem, number: int, notes: list[st
         message = (
             f"the content on record is {said['content'][:12]}, and the bytes have {derived['content'][:12]}"
         )
-        yield Untrue("content_differs", item.name, message, "base_model")
+        yield "content_differs", item.name, message
     wrong = [name for name in differing(said, derived) if name != "content"]
     by_name = taken_by_name(architecture.config, paths, written_by_mlx=architecture.written_by_mlx)
     if not by_name and set(wrong) & LEARNED:
         notes.append(f"what {item.name} is made of depends on mlx-lm, and was not computed again")
         wrong = [name for name in wrong if name not in LEARNED]
-    yield from _facts(item.name, wrong, "base_model")
+    yield from _facts(item.name, wrong)
 
 
 def _paths(workspace: Workspace, item: AuditableItem) -> dict[str, Path] | None:
@@ -135,12 +109,12 @@ def _paths(workspace: Workspace, item: AuditableItem) -> dict[str, Path] | None:
     return paths if len(paths) == len(found) else None
 
 
-def _adapter(workspace: Workspace, item: AuditableItem, number: int, ahead: Ahead) -> Iterator[Untrue]:
+def _adapter(workspace: Workspace, item: AuditableItem, number: int, ahead: Ahead) -> Iterator[_Problem]:
     facts = ahead.of(number)
     base = facts.ground.facts.architecture
     if facts.false:
         message = "it is on record as computed from other adapters than its own recipe names"
-        yield Untrue("sources_differ", item.name, message, "adapter_source")
+        yield "sources_differ", item.name, message
     with workspace.cache.scratch() as scratch:
         files = fetch_originals(workspace, facts.row, scratch / "arrived", ahead.kept)
         try:
@@ -153,34 +127,32 @@ def _adapter(workspace: Workspace, item: AuditableItem, number: int, ahead: Ahea
             yield _unfit(item.name, found)
         if folder.problems:
             return  # what cannot be read says nothing
-        yield from _facts(item.name, differing(facts.said, adapter_columns(folder, item.digest)), "adapter")
+        yield from _facts(item.name, differing(facts.said, adapter_columns(folder, item.digest)))
         yield from _forms(item.name, files, base, facts.forms, scratch)
 
 
-def _unfit(name: str, found: list[Finding]) -> Untrue:
+def _unfit(name: str, found: list[Finding]) -> _Problem:
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
     message = f"it would not get in: {found[0].code}: {found[0].message}{more}"
-    return Untrue("adapter_unfit", name, message, "adapter")
+    return "adapter_unfit", name, message
 
 
 def _forms(
     name: str, files: Mapping[str, Path], base: Architecture, forms: Mapping[str, str], scratch: Path
-) -> Iterator[Untrue]:
+) -> Iterator[_Problem]:
     made = {form: manifest.digest for form, manifest in other_forms(files, base, forms, scratch)}
     for form, digest in sorted(forms.items()):
         if made.get(form) != digest:  # type: ignore[call-overload]
             message = f"its form {form} does not have the digest on record, {digest[:12]}"
-            yield Untrue("form_differs", name, message, "adapter_rendering")
+            yield "form_differs", name, message
 
 
-def _facts(name: str, wrong: list[str], table: str) -> Iterator[Untrue]:
+def _facts(name: str, wrong: list[str]) -> Iterator[_Problem]:
     if wrong:
-        yield Untrue(
-            "facts_differ", name, f"its bytes do not say what is on record: {', '.join(wrong)}", table
-        )
+        yield "facts_differ", name, f"its bytes do not say what is on record: {', '.join(wrong)}"
 
 
-def _fused(workspace: Workspace, item: AuditableItem, number: int, notes: list[str]) -> Iterator[Untrue]:
+def _fused(workspace: Workspace, item: AuditableItem, number: int, notes: list[str]) -> Iterator[_Problem]:
     with workspace.database.read() as session:
         row = session.get_one(tables.Fused, number)
         try:
@@ -191,14 +163,10 @@ def _fused(workspace: Workspace, item: AuditableItem, number: int, notes: list[s
             key = foreign_key(row.origin, key)
         if key != row.key:
             message = "its base, adapters and recipe do not have the key on record"
-            yield Untrue("key_differs", item.name, message, "fused")
+            yield "key_differs", item.name, message
         elif (foreign := foreign_record(row)) is not None:
             notes.append(f"{item.name} is {in_words(foreign)}")
         total = sum(entry.size for entry in item.manifest)
         if row.bytes != total:
-            yield Untrue(
-                "facts_differ",
-                item.name,
-                f"{row.bytes} bytes are on record, and its files have {total}",
-                "fused",
-            )
+            message = f"{row.bytes} bytes are on record, and its files have {total}"
+            yield "facts_differ", item.name, message

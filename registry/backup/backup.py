@@ -1,4 +1,4 @@
-"""Making a backup: the rows of one moment, then the bytes they name, and last the page that says it is complete."""
+"""Make a backup: the rows of one moment, then the blobs they name, and last the page that says it is complete."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
 
-from fusery.storage.digest import Digest
+from fusery.storage.digest import Digest, canonical_json
 from fusery.storage.errors import BlobCorruptError, BlobMissingError, StoreUnavailableError
 from fusery.storage.failures import os_failures
+from fusery.storage.hands import in_order
 from fusery.storage.interface import Blob, BlobStore
 from fusery.storage.locate import display_url
 from fusery.storage.manifest import FileEntry
-from fusery.storage.progress import SILENT, Reporter
+from fusery.storage.progress import SILENT, Reporter, tally
 from fusery.storage.room import require_room
 from fusery.storage.temporary import temporary_folder
 
@@ -31,17 +32,14 @@ from ..database.schema import HEAD
 from ..errors import BadInputError, DatabaseUnavailableError
 from ..parsing import plural
 from ..record import Record
-from ..tables.bounds import row_problem
 from ..tables.values import kind_of
-from .catalogue import BLOBS, Amount, Catalogue, File, Position, line_of
-from .contents import LEASE, all_tables, needed_blobs, table_rows
+from .catalogue import BLOBS, Amount, Catalogue, File, Position
 from .errors import BackupError
-from .examining import require_restorable
-from .places import carry, each, open_place
+from .places import JOBS, carry, open_place
+from .restore import require_restorable
+from .rows import LEASE, all_tables, needed_blobs, table_rows
 
 if TYPE_CHECKING:
-    from fusery.storage.copying import Progress
-
     from ..workspace import Workspace
 
 _ATTEMPTS = 5
@@ -53,56 +51,22 @@ class BackedUp(Record):
     """A backup that was made.
 
     Attributes:
-        place: where it is, without any secret.
-        catalogue: what it consists of.
+        path: where it is, without any secret.
+        schema: revision of the database.
+        made_at: the moment that it is of.
+        last_event: the newest entry of the log.
+        rows: how many rows each table has.
+        blobs: how many there are, and their bytes.
         copied: blobs that were not there yet, and their bytes.
     """
 
-    place: str
-    catalogue: Catalogue
-    copied: Amount
-    KEYS: ClassVar[tuple[str, ...]] = ("path", "schema", "made_at", "last_event", "rows", "blobs", "copied")
-
-    @property
-    def path(self) -> str:
-        """Where it is, without any secret."""
-        return self.place
-
-    @property
-    def schema(self) -> str:
-        """Revision of the database."""
-        return self.catalogue.schema
-
-    @property
-    def made_at(self) -> datetime:
-        """The moment that it is of."""
-        return datetime.fromisoformat(self.catalogue.made_at)
-
-    @property
-    def last_event(self) -> Position:
-        """The newest entry of the log."""
-        return self.catalogue.last_event
-
-    @property
-    def rows(self) -> Mapping[str, int]:
-        """How many rows each table has."""
-        return {file.table: file.rows for file in self.catalogue.tables}
-
-    @property
-    def blobs(self) -> Amount:
-        """How many blobs there are, and their bytes."""
-        return self.catalogue.blobs
-
-
-@dataclass(frozen=True, slots=True)
-class _Snapshot:
-    """The rows of one moment in files, and the blobs they name."""
-
-    paths: Mapping[str, Path]
-    files: tuple[File, ...]
-    blobs: tuple[Blob, ...]
-    made_at: str
+    path: str
+    schema: str
+    made_at: datetime
     last_event: Position
+    rows: Mapping[str, int]
+    blobs: Amount
+    copied: Amount
 
 
 def backup(
@@ -122,7 +86,7 @@ def backup(
         workspace: the registry's parts.
         destination: a folder, or the URL of a place like a store.
         verify: verify the blobs already in the backup, replace damaged ones, and prove that a restore works: restore the
-            rows into a temporary database and compare them with the bytes.
+            rows into a temporary database.
         store_options: for the file system there, as JSON; see `places.open_place`.
         reporter: hears what is going on, and the bytes of blobs done and the total.
 
@@ -148,21 +112,38 @@ def backup(
         place.initialise(f"backup.{store_id}")
         former = _former(place, reporter.say)
         there = {blob.digest: blob.size for blob in place.blobs()}
-        with _protected(workspace, folder, there, verify, reporter.say) as (snapshot, missing):
+        with _protected(workspace, str(store_id), folder, there, verify, reporter.say) as (
+            made,
+            blobs,
+            missing,
+        ):
             coming = [blob.size for blob in missing if there.get(blob.digest) != blob.size]
-            require_room(place, [*coming, *(file.size for file in snapshot.files)])
-            reporter.say(f"copying {len(missing)} of {plural(len(snapshot.blobs), 'blob')}")
+            require_room(place, [*coming, *(file.size for file in made.files)])
+            reporter.say(f"copying {len(missing)} of {plural(made.blobs.count, 'blob')}")
             copied = _copy(workspace.store, place, missing, reporter.progress)
-            _store_files(place, snapshot)
-            made = _catalogue(workspace, str(store_id), snapshot)
+            for file in made.files:
+                place.put_file(folder / file.name, expected=FileEntry(file.name, file.size, file.sha256))
             if verify:
-                require_restorable(workspace, place, made, reporter.say)
+                require_restorable(place, made, actor=workspace.actor, say=reporter.say)
         lease.check()
         made.write(place)
-        _drop_former(place, former, snapshot, lease)
+        # Former blobs stay, since nobody can tell who wants them; what a backup calls its rows may be blobs of this one.
+        needed = {file.sha256 for file in made.files} | {blob.digest for blob in blobs}
+        for file in former.files if former is not None else ():
+            if file.sha256 not in needed:
+                lease.check()
+                place.delete(file.sha256)
         with workspace.database.write() as session:
             lease.release(session)
-    return BackedUp(display_url(place.url), made, copied)
+    return BackedUp(
+        path=display_url(place.url),
+        schema=made.schema,
+        made_at=datetime.fromisoformat(made.made_at),
+        last_event=made.last_event,
+        rows={file.table: file.rows for file in made.tables},
+        blobs=made.blobs,
+        copied=copied,
+    )
 
 
 def _require_backup_or_empty(place: BlobStore) -> None:
@@ -178,19 +159,6 @@ def _require_backup_or_empty(place: BlobStore) -> None:
         )
 
 
-def _catalogue(workspace: Workspace, store: str, snapshot: _Snapshot) -> Catalogue:
-    return Catalogue(
-        store=store,
-        schema=HEAD,
-        made_at=snapshot.made_at,
-        made_by=workspace.actor,
-        tool=f"fusery {version('fusery')}",
-        last_event=snapshot.last_event,
-        blobs=Amount(len(snapshot.blobs), sum(blob.size for blob in snapshot.blobs)),
-        files=snapshot.files,
-    )
-
-
 def _former(place: BlobStore, say: Callable[[str], None]) -> Catalogue | None:
     try:
         return Catalogue.read(place)
@@ -201,9 +169,14 @@ def _former(place: BlobStore, say: Callable[[str], None]) -> Catalogue | None:
 
 @contextlib.contextmanager
 def _protected(
-    workspace: Workspace, folder: Path, there: Mapping[Digest, int], verify: bool, say: Callable[[str], None]
-) -> Iterator[tuple[_Snapshot, Sequence[Blob]]]:
-    """Take a snapshot whose missing blobs the collector spares while the block copies them.
+    workspace: Workspace,
+    store: str,
+    folder: Path,
+    there: Mapping[Digest, int],
+    verify: bool,
+    say: Callable[[str], None],
+) -> Iterator[tuple[Catalogue, Sequence[Blob], Sequence[Blob]]]:
+    """Yield a snapshot, its blobs, and those that are to be copied, which the collector spares within the block.
 
     Raises:
         StoreUnavailableError: the collector was faster, again and again.
@@ -213,11 +186,11 @@ def _protected(
     try:
         for _ in range(_ATTEMPTS):
             say("reading the database")
-            snapshot = _take_snapshot(database, folder)
-            missing = [blob for blob in snapshot.blobs if verify or there.get(blob.digest) != blob.size]
+            made, blobs = _take_snapshot(workspace, store, folder)
+            missing = [blob for blob in blobs if verify or there.get(blob.digest) != blob.size]
             if _claim(database, intents, missing):
                 with intents.kept():
-                    yield snapshot, missing
+                    yield made, blobs, missing
                 return
         raise StoreUnavailableError(
             "blobs are collected as fast as they are claimed", hint="run the command again"
@@ -245,36 +218,35 @@ def _claim(database: Database, intents: Intents, blobs: Sequence[Blob]) -> bool:
     return True
 
 
-def _take_snapshot(database: Database, folder: Path) -> _Snapshot:
-    """Write the rows of all tables to files, as they are at one moment."""
-    paths: dict[str, Path] = {}
-    files: list[File] = []
-    with database.read() as session, os_failures("write the rows of a backup", near=folder):
+def _take_snapshot(workspace: Workspace, store: str, folder: Path) -> tuple[Catalogue, list[Blob]]:
+    """Write the rows of all tables to files as they are at one moment; return the catalogue and the blobs they name."""
+    files = list[File]()
+    with workspace.database.read() as session, os_failures("write the rows of a backup", near=folder):
         for table in all_tables():
-            name = f"{table.name}.ndjson"
             columns = {column.name: kind_of(column) for column in table.columns}
-            paths[name] = folder / name
-            files.append(_write_lines(paths[name], table_rows(session, table), columns))
-        blobs = tuple(needed_blobs(session))
-        paths[BLOBS] = folder / BLOBS
+            files.append(_write_lines(folder / f"{table.name}.ndjson", table_rows(session, table), columns))
+        blobs = list(needed_blobs(session))
         lines = ({"digest": blob.digest, "size": blob.size} for blob in blobs)
-        files.append(_write_lines(paths[BLOBS], lines, {}))
+        files.append(_write_lines(folder / BLOBS, lines, {}))
         newest = events.last(session)
-        last = Position(newest.seq, newest.hash) if newest else Position(0, FIRST_PREVIOUS)
-        made_at = Database.utcnow(session).isoformat(timespec="seconds")
-    return _Snapshot(paths, tuple(files), blobs, made_at, last)
+        made = Catalogue(
+            store=store,
+            schema=HEAD,
+            made_at=Database.utcnow(session).isoformat(timespec="seconds"),
+            made_by=workspace.actor,
+            tool=f"fusery {version('fusery')}",
+            last_event=Position(newest.seq, newest.hash) if newest else Position(0, FIRST_PREVIOUS),
+            blobs=Amount(len(blobs), sum(blob.size for blob in blobs)),
+            files=tuple(files),
+        )
+    return made, blobs
 
 
 def _write_lines(path: Path, rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str]) -> File:
     running, size, count = hashlib.sha256(), 0, 0
     with path.open("wb") as file:
         for row in rows:
-            line = line_of(row)
-            if (problem := row_problem(line)) is not None:
-                raise BackupError(
-                    f"row {count + 1} of {path.stem} is too large to be restored: {problem}",
-                    hint="fusery audit; the previous backup is kept",
-                )
+            line = canonical_json(row) + b"\n"
             file.write(line)
             running.update(line)
             size, count = size + len(line), count + 1
@@ -282,14 +254,12 @@ def _write_lines(path: Path, rows: Iterable[Mapping[str, Any]], columns: Mapping
 
 
 def _copy(
-    store: BlobStore,
-    place: BlobStore,
-    missing: Sequence[Blob],
-    progress: Callable[[int, int], None],
+    store: BlobStore, place: BlobStore, missing: Sequence[Blob], progress: Callable[[int, int], None]
 ) -> Amount:
     """Copy blobs; return how many were not there, and their bytes."""
+    told = tally(progress, sum(blob.size for blob in missing))
 
-    def copy(blob: Blob, told: Progress | None) -> bool:
+    def copy(blob: Blob) -> int | None:
         try:
             place.verify(blob.digest, blob.size, progress=told)
         except BlobMissingError:
@@ -297,28 +267,14 @@ def _copy(
         except BlobCorruptError:
             place.quarantine(blob.digest)
         else:
-            return False
-        carry(store, blob, place, 0, told)
-        return True
+            return None
+        try:
+            carry(store, blob, place, 0, told)
+        except BlobCorruptError as error:
+            raise BlobCorruptError(
+                f"blob {blob.digest} in {display_url(store.url)} is damaged", hint="fusery audit --repair"
+            ) from error
+        return blob.size
 
-    copied = [blob for blob, is_new in each(copy, missing, progress) if is_new]
-    return Amount(len(copied), sum(blob.size for blob in copied))
-
-
-def _store_files(place: BlobStore, snapshot: _Snapshot) -> None:
-    for file in snapshot.files:
-        place.put_file(snapshot.paths[file.name], expected=FileEntry(file.name, file.size, file.sha256))
-
-
-def _drop_former(
-    place: BlobStore, former: Catalogue | None, snapshot: _Snapshot, lease: leases.Lease
-) -> None:
-    """Remove the rows of the backup before; its blobs stay, since nobody can tell who will want them."""
-    if former is None:
-        return
-    # Blobs, too: what the former one calls its rows is only what it says.
-    needed = {file.sha256 for file in snapshot.files} | {blob.digest for blob in snapshot.blobs}
-    for file in former.files:
-        if file.sha256 not in needed:
-            lease.check()
-            place.delete(file.sha256)
+    copied = [size for size in in_order(copy, missing, JOBS) if size is not None]
+    return Amount(len(copied), sum(copied))

@@ -6,15 +6,15 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from fusery.storage.digest import Digest, canonical_json, digest_json, parse_digest
+from fusery.storage.digest import Digest, digest_json, parse_digest
 from fusery.storage.errors import FormatError
 from fusery.storage.interface import BlobStore
 from fusery.storage.jsonfile import parse_json
 from fusery.storage.locate import display_url
 
-from ..record import Record
+from ..record import Record, described
+from ..wire import decode
 from .errors import BackupError
 from .rows import KINDS
 
@@ -23,17 +23,16 @@ FORMAT = "fusery.backup.v1"
 BLOBS = "blobs.ndjson"
 """The file that lists the blobs."""
 
+MOST_BLOBS = 5_000_000
+"""Blobs of a backup that are kept in memory while it is restored."""
+
 _TABLE = re.compile(r"[a-z_][a-z0-9_]{0,59}")
 _REVISION = re.compile(r"(?!0000)[0-9]{4}")
 _STORE = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,127}")
-_WIDEST = 2**63
-
-MOST_BLOBS = 5_000_000
-"""Blobs of a backup that are kept in mind while it is restored."""
 
 
 @dataclass(frozen=True, slots=True)
-class File:
+class File(Record):
     """A file of a backup: lines of JSON, kept as a blob.
 
     Attributes:
@@ -55,45 +54,25 @@ class File:
         """The table that its rows are of."""
         return self.name.removesuffix(".ndjson")
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as `backup.json` has it."""
-        return {
-            "name": self.name,
-            "rows": self.rows,
-            "size": self.size,
-            "sha256": self.sha256,
-            "columns": dict(self.columns),
-        }
-
 
 @dataclass(frozen=True, slots=True)
 class Position(Record):
-    """An entry of a log, which stands for all of the log up to it.
+    """The number and the hash of a log entry, which stands for all of the log up to it."""
 
-    Attributes:
-        seq: its number.
-        hash: its hash.
-    """
-
-    seq: int
-    hash: str
+    seq: int = described("its number")
+    hash: str = described("its hash")
 
 
 @dataclass(frozen=True, slots=True)
 class Amount(Record):
-    """How much there is of something.
+    """How many there are of something, and the bytes of all of them."""
 
-    Attributes:
-        count: how many.
-        bytes: of all of them.
-    """
-
-    count: int
-    bytes: int
+    count: int = described("how many")
+    bytes: int = described("of all of them")
 
 
 @dataclass(frozen=True, slots=True)
-class Catalogue:
+class Catalogue(Record):
     """What a backup consists of.
 
     Attributes:
@@ -113,6 +92,7 @@ class Catalogue:
     last_event: Position
     blobs: Amount
     files: tuple[File, ...]
+    format: str = FORMAT
 
     @property
     def tables(self) -> tuple[File, ...]:
@@ -123,20 +103,6 @@ class Catalogue:
     def blob_list(self) -> File:
         """The file that lists the blobs."""
         return next(file for file in self.files if file.name == BLOBS)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as plain JSON values, without the digest of itself."""
-        return {
-            "format": FORMAT,
-            "store": self.store,
-            "schema": self.schema,
-            "made_at": self.made_at,
-            "made_by": self.made_by,
-            "tool": self.tool,
-            "last_event": self.last_event.to_dict(),
-            "blobs": self.blobs.to_dict(),
-            "files": [file.to_dict() for file in self.files],
-        }
 
     def write(self, place: BlobStore) -> None:
         """Publish a backup whose files and blobs are all there: this is the moment from which it counts."""
@@ -165,46 +131,29 @@ class Catalogue:
                 )
             if digest_json(document) != promised:
                 raise BackupError(f"{where} was changed after it was written", hint="use another backup")
-            return _catalogue(document)
+            found: Catalogue = decode(cls, document)
+            found._require_valid()
         except (FormatError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise BackupError(f"{where} is damaged, or not from fusery", hint="use another backup") from error
+        return found
 
-
-def _catalogue(document: dict[str, Any]) -> Catalogue:
-    files = tuple(_file(entry) for entry in document["files"])
-    names = [file.name for file in files]
-    if len(set(names)) != len(names) or BLOBS not in names or not _REVISION.fullmatch(document["schema"]):
-        raise ValueError("files are missing or named twice")
-    if not _STORE.fullmatch(document["store"]):
-        raise ValueError("not the id of a store")
-    return Catalogue(
-        store=document["store"],
-        schema=document["schema"],
-        made_at=str(document["made_at"])[:200],
-        made_by=str(document["made_by"])[:200],
-        tool=str(document["tool"])[:200],
-        last_event=Position(_whole(document["last_event"]["seq"]), str(document["last_event"]["hash"])),
-        blobs=Amount(_whole(document["blobs"]["count"], MOST_BLOBS), _whole(document["blobs"]["bytes"])),
-        files=files,
-    )
-
-
-def _whole(value: Any, most: int = _WIDEST) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
-        raise ValueError("not a number of things")
-    return value
-
-
-def _file(entry: dict[str, Any]) -> File:
-    name, columns = entry["name"], entry["columns"]
-    if not _TABLE.fullmatch(name.removesuffix(".ndjson")) or not name.endswith(".ndjson"):
-        raise ValueError("not the name of a table")
-    for column, kind in columns.items():
-        if not _TABLE.fullmatch(column) or kind not in KINDS:
-            raise ValueError("not a column")
-    return File(name, _whole(entry["rows"]), _whole(entry["size"]), parse_digest(entry["sha256"]), columns)
-
-
-def line_of(row: Mapping[str, Any]) -> bytes:
-    """Return a row as a line."""
-    return canonical_json(row) + b"\n"
+    def _require_valid(self) -> None:
+        names = [file.name for file in self.files]
+        columns = [(name, kind) for file in self.files for name, kind in file.columns.items()]
+        sizes = [self.blobs.bytes, *(number for file in self.files for number in (file.rows, file.size))]
+        for file in self.files:
+            parse_digest(file.sha256)
+        valid = (
+            len(set(names)) == len(names)
+            and BLOBS in names
+            and all(
+                file.name == f"{file.table}.ndjson" and _TABLE.fullmatch(file.table) for file in self.files
+            )
+            and all(_TABLE.fullmatch(name) and kind in KINDS for name, kind in columns)
+            and all(0 <= size < 2**63 for size in sizes)
+            and 0 <= self.blobs.count <= MOST_BLOBS
+            and _REVISION.fullmatch(self.schema)
+            and _STORE.fullmatch(self.store)
+        )
+        if not valid:
+            raise ValueError("not the catalogue of a backup")

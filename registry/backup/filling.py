@@ -1,143 +1,143 @@
-"""Filling an empty database with the rows of a backup, in the caller's transaction, and checking what came of it."""
+"""Fill an empty database with the rows of a backup in one transaction, and check that they belong together."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
-from typing import Any
+import json
+from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
 
-from sqlalchemy import Connection, Table, bindparam, delete, func, insert, inspect, literal, select, text
+from sqlalchemy import Connection, delete, func, insert, inspect, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from fusery.storage.digest import Digest
+from fusery.storage.errors import FormatError, UnsafePathError
 from fusery.storage.manifest import FileEntry, Manifest
 
 from .. import tables
 from ..audit.upgrade import bring_up
-from ..database import events
+from ..database import Database, events
 from ..database.schema import HEAD, VERSION_TABLE, move
-from .catalogue import BLOBS, File, Position
-from .contents import all_tables
+from .catalogue import Catalogue, Position
 from .errors import NotEmptyError
 from .reading import Backup
-from .rows import Row, light_table
+from .rows import all_tables, light_table
 
 _BATCH = 500
-_NEW = frozenset({"registry", "event", "intent", "lease"})
-"""Tables that a new registry has rows in, or may have."""
+_EMPTY, _TIMES = 4 << 20, 4
+"""Bytes of an empty database, and further bytes for each byte of the rows as text; both include the write-ahead log."""
 
 
-def first_used(connection: Connection) -> str | None:
-    """Return the name of a table with rows that a new registry does not have, None if there is none."""
-    for table in all_tables():
-        query = select(literal(1)).select_from(table)
-        if table.name == tables.Event.__tablename__:
-            query = query.where(table.c.action != "registry.made")
-        elif table.name in _NEW:
+def database_size(catalogue: Catalogue) -> int:
+    """Return the most bytes that a database with a backup's rows takes."""
+    return _EMPTY + _TIMES * sum(file.size for file in catalogue.files)
+
+
+def entry_beyond(connection: Connection, copied_from: str | None = None) -> str | None:
+    """Return the action of a log entry that shows that a registry is not empty; None if there is none.
+
+    Args:
+        connection: to a database with our schema.
+        copied_from: the id of a registry: what came from there does not count, nor do base models.
+    """
+    event = tables.Event
+    query = select(event.action, event.subject_kind, event.detail).where(event.action != "registry.made")
+    for action, kind, detail in connection.execute(query.execution_options(yield_per=_BATCH)):
+        base = copied_from is not None and kind in ("base", "registry")
+        if base or (action.endswith(".received") and json.loads(detail)["origin"]["registry"] == copied_from):
             continue
-        if connection.execute(query.limit(1)).first() is not None:
-            return table.name
+        return str(action)
     return None
+
+
+def fill_temporary(backup: Backup, folder: Path, *, actor: str) -> str:
+    """Fill a temporary database with a backup's rows, and return its URL.
+
+    Args:
+        backup: whose files were fetched.  All its blobs are in their first generation where it is.
+        folder: for the database.
+        actor: who restores.
+
+    Raises:
+        BackupError: the rows cannot be right.
+    """
+    url = f"sqlite:///{folder / 'rows.db'}"
+    with closing(Database.open(url)) as database, database.schema_change() as connection:
+        fill(connection, backup, store_id=backup.catalogue.store, generations={}, actor=actor)
+    return url
 
 
 def fill(
     connection: Connection,
-    found: Backup,
+    backup: Backup,
     *,
     store_id: str,
     generations: Mapping[Digest, int],
-    stored: AbstractSet[Digest],
     actor: str,
-    afterwards: Callable[[Session], None] = lambda _: None,
 ) -> None:
-    """Insert all rows, at the revision that the backup is of, and go up to this program's.
+    """Insert all rows at the backup's revision of the schema, and upgrade them to this program's.
 
     Args:
         connection: of a schema change, which makes this the only writer.
-        found: the backup.
+        backup: whose files were fetched.
         store_id: that of the store which the bytes are in now.
-        generations: of each blob, in that store.
-        stored: the blobs that are in it.
+        generations: of blobs in that store; 0 for others.
         actor: who restores.
-        afterwards: what else is to be done in that transaction.
 
     Raises:
         BackupError: the rows cannot be right; nothing may be committed.
         NotEmptyError: somebody has registered something meanwhile.
     """
     _clear(connection)
-    move(connection, found.catalogue.schema)
-    _require_tables(connection, found)
-    for file in found.catalogue.tables:
-        rows = found.rows(file)
+    move(connection, backup.catalogue.schema)
+    _require_tables(connection, backup)
+    for file in backup.catalogue.tables:
+        rows = backup.rows(file)
         if file.table == tables.Blob.__tablename__:
-            rows = ({**row, "generation": generations[row["digest"]]} for row in rows)
+            rows = ({**row, "generation": generations.get(row["digest"], 0)} for row in rows)
         elif file.table == tables.Registry.__tablename__:
             rows = ({**row, "store_id": store_id} for row in rows)
         try:
-            _insert(connection, file, rows)
-        except DBAPIError as error:
-            raise found.refuse(file.name, "has rows that the database does not take") from error
-    move(connection, HEAD)
-    _continue_numbers(connection)
-    with Session(bind=connection) as session:
-        _require_log(session, found)
-        _require_lists(session, found)
-        _require_blobs(session, found, stored)
-        bring_up(session, found.catalogue.schema, actor=actor)
-        afterwards(session)
-        session.flush()
+            target = insert(light_table(file.table, file.columns))
+            while batch := list(itertools.islice(rows, _BATCH)):
+                connection.execute(target, batch)
+        except (DBAPIError, LookupError) as error:
+            raise backup.refuse(file.name, "has rows that the database does not take") from error
+    try:
+        move(connection, HEAD)
+        _continue_numbers(connection)
+        with Session(bind=connection) as session:
+            _require_log(session, backup)
+            _require_manifests(session, backup)
+            _require_blobs(session, backup)
+            bring_up(session, backup.catalogue.schema, actor=actor)
+            session.flush()
+    except (DBAPIError, ValueError, TypeError, LookupError) as error:
+        raise backup.refuse("backup.json", "names rows that no registry has") from error
 
 
 def _clear(connection: Connection) -> None:
     """Remove what a new registry has; there is nothing to remove where there is no schema yet."""
     if not inspect(connection).has_table(tables.Registry.__tablename__):
         return
-    used = first_used(connection)
-    if used is not None:
+    if (action := entry_beyond(connection)) is not None:
         raise NotEmptyError(
-            f"somebody has written to the registry meanwhile: there are rows in {used}",
+            f"somebody has written to the registry meanwhile: its log has {action}",
             hint="restore into an empty one",
         )
     for table in reversed(all_tables()):
         connection.execute(delete(table))
 
 
-def _require_tables(connection: Connection, found: Backup) -> None:
+def _require_tables(connection: Connection, backup: Backup) -> None:
     present = set(inspect(connection).get_table_names()) - {VERSION_TABLE}
-    named = [file.table for file in found.catalogue.tables]
-    for name in sorted(set(named) - present):
-        raise found.refuse(f"{name}.ndjson", "belongs to no table")
-    for name in sorted((present & {table.name for table in all_tables()}) - set(named)):
-        raise found.refuse(f"{name}.ndjson", "is missing")
-
-
-def _insert(connection: Connection, file: File, rows: Iterator[Row]) -> None:
-    target = light_table(file.table, file.columns)
-    own = [name for name in _to_itself(tables.metadata.tables.get(file.table)) if name in file.columns]
-    later: list[dict[str, Any]] = []
-    while batch := list(itertools.islice(rows, _BATCH)):
-        for row in batch if own else ():
-            # A row may refer to one that comes after it.
-            pointed = {f"to_{name}": row[name] for name in own}
-            if any(value is not None for value in pointed.values()):
-                later.append({"of": row["id"], **pointed})
-                row.update(dict.fromkeys(own))
-        connection.execute(insert(target), batch)
-    if later:
-        values: dict[str, Any] = {name: bindparam(f"to_{name}") for name in own}
-        connection.execute(target.update().where(target.c.id == bindparam("of")).values(values), later)
-
-
-def _to_itself(table: Table | None) -> Sequence[str]:
-    """Return the columns that refer to their own table."""
-    if table is None:
-        return ()
-    return [
-        column.name for column in table.columns for key in column.foreign_keys if key.column.table is table
-    ]
+    named = {file.table for file in backup.catalogue.tables}
+    if strange := sorted(named - present):
+        raise backup.refuse(f"{strange[0]}.ndjson", "belongs to no table")
+    if missing := sorted((present & {table.name for table in all_tables()}) - named):
+        raise backup.refuse(f"{missing[0]}.ndjson", "is missing")
 
 
 def _continue_numbers(connection: Connection) -> None:
@@ -159,38 +159,52 @@ def _continue_numbers(connection: Connection) -> None:
             )
 
 
-def _require_log(session: Session, found: Backup) -> None:
+def _require_log(session: Session, backup: Backup) -> None:
     for problem in events.verify_chain(session):
-        raise found.refuse("event.ndjson", f"breaks the chain of the log: {problem.message}")
+        raise backup.refuse("event.ndjson", f"breaks the chain of the log: {problem.message}")
     newest = events.last(session)
     last = Position(newest.seq, newest.hash) if newest else Position(0, events.FIRST_PREVIOUS)
-    if found.catalogue.last_event != last:
-        raise found.refuse("event.ndjson", "does not end with the entry that the backup names")
+    if backup.catalogue.last_event != last:
+        raise backup.refuse("event.ndjson", "does not end with the entry that the backup names")
 
 
-def _require_lists(session: Session, found: Backup) -> None:
-    """Hold every list of files against its digest."""
-    file = tables.ManifestFile
+def _require_manifests(session: Session, backup: Backup) -> None:
+    """Check that every manifest's files have its digest, and every record the digest of its manifest."""
+    file, manifest = tables.ManifestFile, tables.Manifest
     query = (
-        select(tables.Manifest.id, tables.Manifest.digest, file.path, file.size, file.sha256)
-        .join(file, file.manifest_id == tables.Manifest.id, isouter=True)
-        .order_by(tables.Manifest.id, file.path)
+        select(manifest.id, manifest.digest, file.path, file.size, file.sha256)
+        .join(file, file.manifest_id == manifest.id, isouter=True)
+        .order_by(manifest.id, file.path)
         .execution_options(yield_per=_BATCH)
     )
     for (_, digest), rows in itertools.groupby(session.execute(query), lambda row: (row[0], row[1])):
         entries = [FileEntry(row.path, row.size, Digest(row.sha256)) for row in rows if row.path is not None]
-        if Manifest.of(entries).digest != digest:
-            raise found.refuse(
+        try:
+            same = Manifest.of(entries).digest == digest
+        except (UnsafePathError, FormatError):
+            same = False
+        if not same:
+            raise backup.refuse(
                 "manifest_file.ndjson", f"has other files of {digest[:12]} than its digest says"
+            )
+    for table in (
+        tables.BaseModel,
+        tables.Calibration,
+        tables.Adapter,
+        tables.AdapterRendering,
+        tables.Fused,
+    ):
+        others = select(table.digest).join(manifest, table.manifest_id == manifest.id)
+        if (digest := session.scalar(others.where(table.digest != manifest.digest).limit(1))) is not None:
+            name = f"{table.__tablename__}.ndjson"
+            raise backup.refuse(
+                name, f"has a record with the digest {digest[:12]}, which its files do not have"
             )
 
 
-def _require_blobs(session: Session, found: Backup, stored: AbstractSet[Digest]) -> None:
-    """Every file that is said to be in the store must be one of the blobs that are."""
+def _require_blobs(session: Session, backup: Backup) -> None:
+    """Check that the blobs of the backup are those that the files of the registry are in."""
     file, blob = tables.ManifestFile, tables.Blob
     needed = set(session.scalars(select(file.blob).where(file.blob.is_not(None)).distinct()))
-    if needed != stored:
-        raise found.refuse(BLOBS, "does not name the blobs that the files of the registry are in")
-    ready = set(session.scalars(select(blob.digest).where(blob.state.in_(("ready", "pending")))))
-    if not needed <= ready:
-        raise found.refuse("blob.ndjson", "has blobs as absent that are there")
+    if needed != set(session.scalars(select(blob.digest).where(blob.state != "absent"))):
+        raise backup.refuse("blob.ndjson", "does not name the blobs that the files of the registry are in")

@@ -1,28 +1,22 @@
-"""The stores that backups are in, and bytes on their way between two stores."""
+"""The stores that backups are in, and copying a blob from one store to another."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING
 
-from fusery.storage.errors import BlobCorruptError, FuseryError
 from fusery.storage.interface import Blob, BlobStore
 from fusery.storage.locate import display_url, local_path, open_store
 from fusery.storage.manifest import FileEntry
-from fusery.storage.progress import tally
 from fusery.storage.temporary import temporary_folder
 from fusery.storage.transfer import transfer
 
 from ..errors import BadInputError
 from ..settings.other_store import options_of, require_folders
-from ..workers.executor import Threads
 
 if TYPE_CHECKING:
     from fusery.storage.copying import Progress
 
     from ..workspace import Workspace
-
-T = TypeVar("T")
 
 JOBS = 4
 """Blobs that are copied at a time."""
@@ -55,55 +49,22 @@ def open_place(workspace: Workspace, url: str, options: str | None = None) -> Bl
     return place
 
 
-def each(
-    work: Callable[[Blob, Progress | None], T],
-    blobs: Sequence[Blob],
-    progress: Callable[[int, int], None] | None = None,
-) -> Iterator[tuple[Blob, T]]:
-    """Do something with blobs, several at a time, and yield each with its result; the first failure ends it.
-
-    Args:
-        work: what to do with a blob, telling the bytes of each piece.
-        blobs: with which.
-        progress: called with the bytes done and the total.
-    """
-
-    def guarded(blob: Blob) -> T | FuseryError:
-        try:
-            return work(blob, told)
-        except FuseryError as error:
-            return error
-
-    told = tally(progress, sum(blob.size for blob in blobs))
-    for outcome in Threads(JOBS).run(guarded, blobs):
-        result = outcome.result
-        if isinstance(result, FuseryError):
-            raise result
-        yield outcome.item, cast(T, result)
-
-
 def carry(
-    source: BlobStore, blob: Blob, target: BlobStore, generation: int, progress: Progress | None = None
+    source: BlobStore, blob: Blob, target: BlobStore, generation: int, progress: Progress | None
 ) -> None:
-    """Copy a blob from one store to another, verified on the way; `progress` is called with the bytes of each piece.
+    """Copy a blob to another store, verified on the way; `progress` is called with the bytes of each piece.
 
     Raises:
         BlobMissingError: it is not there.
         BlobCorruptError: it is damaged; nothing was stored.
     """
-    entry = FileEntry(blob.digest, blob.size, blob.digest)
-    try:
-        with temporary_folder("carried") as folder:
-            transfer(
-                source,
-                target,
-                entry,
-                folder,
-                from_generation=blob.generation,
-                to_generation=generation,
-                progress=progress,
-            )
-    except BlobCorruptError as error:
-        raise BlobCorruptError(
-            f"blob {blob.digest} in {display_url(source.url)} is damaged", hint="fusery audit --repair"
-        ) from error
+    with temporary_folder("carried") as folder:
+        transfer(
+            source,
+            target,
+            FileEntry(blob.digest, blob.size, blob.digest),
+            folder,
+            from_generation=blob.generation,
+            to_generation=generation,
+            progress=progress,
+        )

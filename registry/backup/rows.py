@@ -1,4 +1,4 @@
-"""Rows as JSON: one form of every value, the same from SQLite and from PostgreSQL, and back again.
+"""Which rows a backup has, and in which form: the same from SQLite and from PostgreSQL, and back again.
 
 Columns have one of a few kinds, which the backup names: it can be read by a version of fusery whose tables have moved on.
 """
@@ -8,23 +8,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from sqlalchemy import (
-    BigInteger,
-    Boolean,
-    Column,
-    Date,
-    Double,
-    String,
-    Table,
-    types,
-)
+from sqlalchemy import BigInteger, Boolean, Date, Double, String, Table, exists, select, types
 from sqlalchemy.orm import Session
-from sqlalchemy.sql import ColumnElement, collate, column, select, table
+from sqlalchemy.sql import collate, column, table
 
+from fusery.storage.digest import Digest
+from fusery.storage.interface import Blob
+
+from .. import tables
 from ..tables.record import DOCUMENT, UtcDateTime
 from ..tables.values import kind_of, to_json
 
 Row = dict[str, Any]
+
+LEASE = "backup"
+"""The key of the lease that keeps two backups of one registry apart; not part of any backup itself."""
 
 _BATCH = 1000
 
@@ -40,21 +38,53 @@ _TYPES: Mapping[str, Callable[[], types.TypeEngine[Any]]] = {
 KINDS = frozenset(_TYPES)
 
 
+def all_tables() -> list[Table]:
+    """Return the tables of the schema, each after those it refers to."""
+    return list(tables.metadata.sorted_tables)
+
+
 def light_table(name: str, kinds: Mapping[str, str]) -> Any:
     """Return a table with these columns to insert into, whatever the program's own tables are now."""
     return table(name, *(column(one, _TYPES[kind]()) for one, kind in kinds.items()))
 
 
-def stored_rows(session: Session, source: Table) -> Iterator[Row]:
-    """Yield the rows of a table as plain JSON values, by primary key, in memory that does not grow with them."""
+def table_rows(session: Session, source: Table) -> Iterator[Row]:
+    """Yield the rows of a table as plain JSON values, by primary key.
+
+    - Intents are claims of commands that run now, and end with them.
+    - Leases are free, and keep their fence.
+    - A blob that nothing refers to is recorded as absent: a backup does not have its bytes.
+    """
+    rows = _stored_rows(session, source)
+    if source.name == tables.Intent.__tablename__:
+        return
+    if source.name == tables.Lease.__tablename__:
+        yield from ({**row, "owner": "", "expires": 0.0} for row in rows if row["key"] != LEASE)
+    elif source.name == tables.Blob.__tablename__:
+        blob = tables.ManifestFile.blob
+        referenced = set(session.scalars(select(blob).where(blob.is_not(None)).distinct()))
+        for row in rows:
+            state = row["state"] if row["digest"] in referenced else "absent"
+            yield {**row, "state": state, "tomb_expires": None}
+    else:
+        yield from rows
+
+
+def needed_blobs(session: Session) -> Iterator[Blob]:
+    """Yield the blobs that a file of a manifest has its bytes in."""
+    file, blob = tables.ManifestFile, tables.Blob
+    query = select(blob.digest, blob.size, blob.generation).where(exists().where(file.blob == blob.digest))
+    for row in session.execute(query.order_by(blob.digest).execution_options(yield_per=_BATCH)):
+        yield Blob(Digest(row.digest), row.size, row.generation)
+
+
+def _stored_rows(session: Session, source: Table) -> Iterator[Row]:
     kinds = {one.name: kind_of(one) for one in source.columns}
-    order = [_ordered(one, session) for one in source.primary_key.columns]
     # The order of PostgreSQL's texts is the server's language's otherwise.
-    query = select(source).order_by(*order).execution_options(yield_per=_BATCH)
-    for found in session.execute(query).mappings():
+    plain = session.get_bind().dialect.name == "postgresql"
+    key = source.primary_key.columns
+    order = [collate(one, "C") if plain and isinstance(one.type, String) else one for one in key]
+    for found in session.execute(
+        select(source).order_by(*order).execution_options(yield_per=_BATCH)
+    ).mappings():
         yield {name: to_json(kind, found[name]) for name, kind in kinds.items()}
-
-
-def _ordered(one: Column[Any], session: Session) -> ColumnElement[Any]:
-    text = isinstance(one.type, String) and session.get_bind().dialect.name == "postgresql"
-    return collate(one, "C") if text else one

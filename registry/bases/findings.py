@@ -12,7 +12,7 @@ from ..errors import FusionUnsupportedError, MissingExtraError
 from ..server.mlx_keys import mlx_keys
 
 if TYPE_CHECKING:
-    from ..admission import Finding
+    from ..adapters.finding import Finding
     from ..workspace import Workspace
 
 
@@ -37,8 +37,10 @@ def look_at_base(
         ModelUnusableError: nothing can be rendered on this machine.
         StorageError: a file cannot be read.
     """
-    from ..admission import AdmissionError, Policy, verdict
+    from ..adapters.finding import verdict
     from ..admission.key_rules import key_findings
+    from ..admission.policy import Policy
+    from ..admission.refusal import AdmissionError
     from ..admission.template_rules import template_findings
 
     def read(file: str) -> bytes | None:

@@ -21,7 +21,8 @@ from ..record import Record, described
 from ..records.bundles import WRITTEN, note_replaced, record_bundle
 from ..records.fused import Foreign
 from ..records.references import resolve_adapter
-from ..records.withdrawals import Withdrawals, of_bundles
+from ..records.withdrawal import Withdrawals
+from ..records.withdrawals import of_bundles
 from . import Choices, Content, Target, Written, find_target, write_bundle
 from .built import BuiltImage
 from .choices import Compression

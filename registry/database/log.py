@@ -13,9 +13,7 @@ from sqlalchemy.orm import Session
 
 from fusery.storage.digest import canonical_json, digest_json
 
-from ..errors import BadInputError
 from ..tables import Event
-from ..tables.bounds import row_problem
 from .clock import utcnow
 from .sealing import KINDS, Seal, seals_of
 
@@ -51,20 +49,9 @@ def write(session: Session, seals: Sequence[Seal]) -> None:
     for entry in waiting:
         seq += 1
         entry.seq, entry.previous = seq, previous
-        _require_readable(entry)
         entry.hash = previous = event_hash(entry)
         session.add(entry)
     session.flush()
-
-
-def _require_readable(entry: Event) -> None:
-    """Refuse an entry that a restore could not read."""
-    problem = row_problem(canonical_json({"detail": entry.detail, "seals": entry.seals}))
-    if problem is not None:
-        raise BadInputError(
-            f"the log entry {entry.action} of {entry.subject[:80]} is too large to be recorded: {problem}",
-            hint="repeat the command for fewer records at a time",
-        )
 
 
 def _plain(session: Session, actor: str) -> Event:

@@ -20,11 +20,9 @@ from typing import Any, NamedTuple
 from sqlalchemy import Table, event, inspect, select
 from sqlalchemy.orm import Session, UOWTransaction
 
-from fusery.storage.digest import canonical_json, digest_bytes
+from fusery.storage.digest import digest_json
 
 from .. import tables
-from ..errors import BadInputError
-from ..tables.bounds import row_problem
 from ..tables.values import kind_of, to_json
 
 Key = tuple[str, int]
@@ -207,40 +205,27 @@ def seals_of(session: Session) -> list[Seal]:
     touched.clear()
     found: list[Seal] = []
     for name, numbers in by_kind.items():
-        sealed = {seal.number: seal for seal in seal_rows(session, KINDS[name], numbers, limited=True)}
+        sealed = {seal.number: seal for seal in seal_rows(session, KINDS[name], numbers)}
         found += (sealed.get(number, Seal(name, number, "", None)) for number in numbers)
     return found
 
 
-def seal_rows(session: Session, kind: Kind, numbers: Sequence[int], *, limited: bool = False) -> list[Seal]:
+def seal_rows(session: Session, kind: Kind, numbers: Sequence[int]) -> list[Seal]:
     """Return the seals that records of a kind have now, of those that are there.
 
     Args:
         session: of any transaction.
         kind: of the records.
         numbers: primary keys of their rows.
-        limited: refuse rows that a restore could not read.
 
     Raises:
-        BadInputError: a row is too large.
         ValueError: a value in the database is none of its column's type.
     """
     found = []
     for number, content in contents_of(session, kind, numbers).items():
         [row] = content[kind.table.name]
-        data, label = canonical_json(content), kind.label(row, content)
-        if limited and row_problem(data) is not None:
-            _require_readable(f"the {kind.name} {label[:80]}", content)
-        found.append(Seal(kind.name, number, label, digest_bytes(data)))
+        found.append(Seal(kind.name, number, kind.label(row, content), digest_json(content)))
     return found
-
-
-def _require_readable(name: str, content: Content) -> None:
-    """Refuse a record with a row that a restore could not read."""
-    for table, rows in content.items():
-        for row in rows:
-            if (problem := row_problem(canonical_json(row))) is not None:
-                raise BadInputError(f"{name} is too large to be recorded: {problem} in a row of {table}")
 
 
 def contents_of(session: Session, kind: Kind, numbers: Sequence[int]) -> dict[int, Content]:

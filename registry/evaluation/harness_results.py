@@ -50,7 +50,7 @@ _HINT = "fusery eval record --help"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """One value as a file or a program says it; see `fusery.registry.records.evaluations.Evaluation`.
+    """One value as a file or a program says it; see `fusery.registry.records.evaluation.Evaluation`.
 
     Unknown texts are empty where they are a part of what tells evaluations apart.
     """

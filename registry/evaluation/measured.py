@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
@@ -16,10 +16,9 @@ from fusery.storage.shell import typed
 from .. import tables
 from ..access.roles import require_may_change
 from ..database import events
-from ..database.limits import EVALUATIONS, require_count, require_within
 from ..errors import BadInputError, MetricOfOtherAdapterError, MetricRecordedTwiceError
-from ..record import Record, described
-from ..records.evaluation import Evaluation
+from ..limits import EVALUATIONS, require_count, require_within
+from ..records.evaluation import Evaluation, RecordedEvaluations
 from ..records.evaluations import (
     evaluation_records,
     key_of,
@@ -44,20 +43,6 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 _PIECE = re.compile(r"[\s,=/\\]+")
 _MOST_PIECES = 200
 """Of the texts that name a model; a command line of a harness has a few dozen."""
-
-
-@dataclass(frozen=True, slots=True)
-class RecordedEvaluations(Record):
-    """What `eval record` or `eval run` did, or would do."""
-
-    adapter: str = described("its name")
-    form: str = described(
-        "who wrote the results: `lm-eval`, `lighteval`, or `plain`; `probe` of what `eval run` measured without a harness"
-    )
-    recorded: tuple[Evaluation, ...] = described("the new evaluations")
-    known: tuple[str, ...] = described("names of metrics that were on record already, with the same value")
-    dry_run: bool = described("nothing was written")
-    REFERENCE: ClassVar[str] = "adapter"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

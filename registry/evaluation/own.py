@@ -19,8 +19,8 @@ from fusery.storage.progress import Reporter
 
 from .. import tables
 from ..behaviour.prompts import Prompt
-from ..database.limits import EVALUATIONS
 from ..errors import DatabaseReadOnlyError
+from ..limits import EVALUATIONS
 from ..records.evaluations import key_of, missing_evaluations
 from .harness_results import Measured
 from .measured import evaluation_rows, write_evaluations

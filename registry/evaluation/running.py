@@ -23,10 +23,10 @@ from .. import tables
 from ..behaviour.models import reported, uncompiled
 from ..behaviour.prompts import LIMIT
 from ..errors import BadInputError, MissingExtraError, ModelUnusableError
+from ..records.evaluation import RecordedEvaluations
 from ..records.evaluations import evaluation_records
 from ..records.references import resolve_adapter
 from .harness_results import Measured, results_of
-from .measured import RecordedEvaluations
 from .own import put_own
 from .probe import BASE, as_trained, measure_probe, source_of, subject_of
 

@@ -15,8 +15,8 @@ from ..access.roles import require_role
 from ..actors import person
 from ..admission.submission import LIMITS, require_text
 from ..database import events
-from ..database.limits import EVALUATIONS, require_within
 from ..errors import BadInputError, UnknownReferenceError
+from ..limits import EVALUATIONS, require_within
 from ..records.evaluation import WithdrawnEvaluations
 from ..records.evaluations import SETTING, evaluation_records, parse_metric, stands
 from ..records.references import resolve_adapter

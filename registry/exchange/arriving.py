@@ -15,11 +15,13 @@ from fusery.storage.manifest import Manifest, file_entry
 from fusery.storage.safetensors import BASE_HEADER_LIMIT, read_header
 
 from ..adapters.files import CONFIG, METADATA, PEFT_WEIGHTS, WEIGHTS
+from ..adapters.finding import Finding, verdict
 from ..adapters.folder import AdapterFolder, read_adapter_folder
 from ..adapters.other_forms import other_forms
 from ..adapters.render import Form
 from ..adapters.tokenizer_files import is_tokenizer_file, refusal
-from ..admission import AdmissionError, Finding, examine, unreadable, verdict
+from ..admission.examine import examine, unreadable
+from ..admission.refusal import AdmissionError
 from ..admission.submission import TrainedOn
 from ..admission.training_codes import ALL as TRAINING_CODES
 from ..bases.add import is_model_file

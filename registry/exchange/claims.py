@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from ..admission.submission import DECLARED, Submission, TrainedOn
-from ..database.limits import (
+from ..errors import BadInputError
+from ..fusion.foreign import recipe_key_of
+from ..limits import (
     EVALUATIONS,
     NAMES,
     SIGNATURES,
@@ -11,8 +13,6 @@ from ..database.limits import (
     require_count,
     require_within,
 )
-from ..errors import BadInputError
-from ..fusion.foreign import recipe_key_of
 from ..names import AdapterName
 from ..records.amendments import TAG
 from .corrections import first_date, first_said, require_fitting

@@ -18,8 +18,8 @@ from sqlalchemy.orm import Session
 from fusery.storage.errors import FuseryError
 
 from .. import tables
-from ..database.limits import TAGS, require_count
 from ..errors import BadInputError
+from ..limits import TAGS, require_count
 from ..names import compact_date, parse_date
 from ..records.amendments import (
     COLUMNS,

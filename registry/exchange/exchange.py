@@ -104,7 +104,7 @@ def push(
         StorageError, DatabaseUnavailableError: one of the two sides failed.
     """
     with place.opened(workspace) as other:
-        return _exchange(workspace, other, workspace, reference, fused, dry_run, reporter)
+        return copy(workspace, other, workspace, reference, fused=fused, dry_run=dry_run, reporter=reporter)
 
 
 def pull(
@@ -122,18 +122,20 @@ def pull(
             raise SchemaError(
                 f"there is no registry in {other.settings.home}", hint="is that where the other registry is?"
             )
-        return _exchange(other, workspace, workspace, reference, fused, dry_run, reporter)
+        return copy(other, workspace, workspace, reference, fused=fused, dry_run=dry_run, reporter=reporter)
 
 
-def _exchange(
+def copy(
     origin: Workspace,
     destination: Workspace,
     here: Workspace,
     reference: str,
+    *,
     fused: bool,
-    dry_run: bool,
-    reporter: Reporter,
+    dry_run: bool = False,
+    reporter: Reporter = SILENT,
 ) -> Exchanged:
+    """Copy from one registry to another, of which `here` is the user's own; see `push`."""
     come_from = identity_of(origin)
     package = read_any(origin, reference, fused=fused)
     require_believable(package)

@@ -35,7 +35,8 @@ from ..records.evaluations import evaluation_records
 from ..records.references import resolve_adapter
 from ..records.renderings import fetch_form, fetch_originals, own_form, record_rendering, rendering_of
 from ..records.views import adapter_record
-from ..records.withdrawals import Withdrawal, refuse_yanked
+from ..records.withdrawal import Withdrawal
+from ..records.withdrawals import refuse_yanked
 from .export_metadata import export_metadata
 
 if TYPE_CHECKING:

@@ -17,7 +17,6 @@ from fusery.storage.shell import typed
 
 from ..adapters.files import METADATA
 from ..adapters.render import Form
-from ..database.limits import EVALUATIONS
 from ..documents import (
     CHECKSUM,
     FORMAT,
@@ -27,6 +26,7 @@ from ..documents import (
     without_people,
 )
 from ..errors import BadInputError
+from ..limits import EVALUATIONS
 from ..names import parse_date
 
 _Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]

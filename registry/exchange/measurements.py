@@ -14,8 +14,8 @@ from typing import Any
 
 from .. import tables
 from ..admission.submission import LIMITS
-from ..database.limits import EVALUATIONS, require_within
 from ..errors import BadInputError
+from ..limits import EVALUATIONS, require_within
 from ..records.evaluations import key_of, parse_metric, range_problem, stands
 from .package import Adapter, Values
 

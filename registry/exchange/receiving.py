@@ -17,9 +17,9 @@ from sqlalchemy.orm import Session
 from .. import tables
 from ..access.roles import is_trusted
 from ..database import Database, events
-from ..database.limits import CALIBRATIONS, CLAIMS, SIGNATURES, YANKS, require_count, require_within
 from ..errors import AlreadyExistsError, BadInputError
 from ..fusion.foreign import foreign_key
+from ..limits import CALIBRATIONS, CLAIMS, SIGNATURES, YANKS, require_count, require_within
 from ..records.datasets import require_short
 from ..records.deposit import record_manifest
 from ..records.recipe import false_sources

@@ -6,24 +6,19 @@ It holds nothing that the server does not have, so that it may be removed at any
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 
-from fusery.storage.digest import Digest
 from fusery.storage.locate import open_store
-from fusery.storage.manifest import file_entry
-from fusery.storage.progress import Reporter, tally
+from fusery.storage.progress import Reporter
 
 from .. import tables
 from ..errors import ServerRefusedError
 from ..records.sent_bundles import SentBundle, written_bundle
-from ..records.transfer import Arrived
 from ..releases.yanks import lift
-from ..remote.blobs import arrived, in_parallel, upload
 from .over_http import ServerPlace, pull_from_server, push_to_server
 
 if TYPE_CHECKING:
@@ -70,32 +65,6 @@ def fetched(
 def place_of(server: Server) -> ServerPlace:
     """Return where a server is, as pushes and pulls take it."""
     return ServerPlace(server.url, insecure=not server.address.secure, token=server.token)
-
-
-def send_files(server: Server, files: Mapping[str, Path], reporter: Reporter) -> dict[str, str]:
-    """Send files to a server as far as it does not have them, and return their digests by name.
-
-    Args:
-        server: where they go.
-        files: by name.
-        reporter: hears the bytes done and the total.
-
-    Raises:
-        ServerUnavailableError, ServerRefusedError: the server did not answer, or refused.
-    """
-    entries = {name: file_entry(name, path) for name, path in files.items()}
-    paths = {entry.sha256: (entry, files[name]) for name, entry in entries.items()}
-    with place_of(server).open() as to:
-        missing = [each for each in arrived(to, list(paths)) if not each.complete]
-        sizes = [paths[Digest(each.digest)][0].size - each.bytes for each in missing]
-        progress = tally(reporter.progress, sum(sizes))
-
-        def send(each: Arrived) -> None:
-            entry, path = paths[Digest(each.digest)]
-            upload(to, entry, path, each.bytes, progress)
-
-        in_parallel(to, send, missing)
-    return {name: entry.sha256 for name, entry in entries.items()}
 
 
 def _require_same(workspace: Workspace, server: Server, registry: str) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from sqlalchemy.orm import Session
 
 from .. import tables
-from ..records.withdrawals import Withdrawal, Withdrawals, of_adapters, of_fused
+from ..records.withdrawal import Withdrawal, Withdrawals
+from ..records.withdrawals import of_adapters, of_fused
 from ..workspace import Workspace
 from .finding import Row, find_many
 from .package import Item

@@ -14,10 +14,9 @@ from typing import Any
 from fusery.storage.errors import FuseryError
 from fusery.storage.plaintext import is_keepable
 
-from ..adapters.files import CONFIG, PEFT_WEIGHTS, WEIGHTS
+from ..adapters.files import CHECKPOINT, CONFIG, PEFT_WEIGHTS, WEIGHTS
 from ..errors import BadInputError
 from ..training.record import RecordedPoint, RunRecord
-from ..training.trainer_folder import CHECKPOINT
 
 LOSSES: Mapping[str, Sequence[str]] = {
     "train_loss": ("loss", "train/loss", "train_loss"),

@@ -24,7 +24,7 @@ from fusery.storage.plaintext import is_keepable
 from .. import tables
 from ..database.schema import HEAD
 from ..errors import BadInputError, SchemaError
-from ..records.withdrawals import Relation, Withdrawal, Withdrawals
+from ..records.withdrawal import Relation, Withdrawal, Withdrawals
 from ..tables.bounds import problem_of
 from ..tables.values import from_json, kind_of, to_json
 from .beside import MOST_EVENTS

@@ -25,7 +25,8 @@ from ..records.fused import Foreign, FusedLabel
 from ..records.fused_label import label_record
 from ..records.fused_rows import load_fused
 from ..records.references import fused_from, resolve_any
-from ..records.withdrawals import Withdrawal, of_fused
+from ..records.withdrawal import Withdrawal
+from ..records.withdrawals import of_fused
 from .foreign import foreign_record
 from .records import aliased_keys
 

@@ -18,7 +18,8 @@ from ..records.fused import (
     Weighted,
 )
 from ..records.views import entries
-from ..records.withdrawals import Withdrawals, of_fused
+from ..records.withdrawal import Withdrawals
+from ..records.withdrawals import of_fused
 
 
 def weights_bytes(manifest: tables.Manifest) -> int:

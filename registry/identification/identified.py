@@ -8,7 +8,7 @@ from typing import Literal
 
 from ..inspection.claims import Claim
 from ..record import Record, described
-from ..records.withdrawals import Withdrawal
+from ..records.withdrawal import Withdrawal
 
 Verdict = Literal["known", "near", "inconclusive", "unknown"]
 

@@ -21,7 +21,8 @@ from ..records.combination import CombinationRecipe
 from ..records.licences import adapter_licence, base_licence
 from ..records.recipe import recipe_in
 from ..records.views import trained_on_view
-from ..records.withdrawals import Withdrawals, of_adapters, of_bundles, of_fused
+from ..records.withdrawal import Withdrawals
+from ..records.withdrawals import of_adapters, of_bundles, of_fused
 
 if TYPE_CHECKING:
     from ..workspace import Workspace

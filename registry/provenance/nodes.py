@@ -16,7 +16,8 @@ from .. import tables
 from ..database.batches import batches
 from ..records.fused_label import label_of, label_record
 from ..records.graph import DeploymentNode, Node
-from ..records.withdrawals import Withdrawals, of_adapters, of_bundles, of_fused
+from ..records.withdrawal import Withdrawals
+from ..records.withdrawals import of_adapters, of_bundles, of_fused
 from .relations import Key
 
 Made = (

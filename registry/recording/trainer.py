@@ -12,23 +12,21 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fusery.storage.errors import FuseryError
 from fusery.storage.jsonfile import read_object
 
 from ..errors import MissingExtraError, TrainingFailedError
+from ..records.base_files import KnownBase
+from ..registration.readiness import data_source
 from ..server.mlx_keys import mlx_keys
 from ..server.templates.chat import ChatTemplates
 from .callback import RecordRun
 from .quantized_training import Way, bound_to_weights, make_layers, require_trainable, without_format
-
-if TYPE_CHECKING:
-    from ..api.registry import Registry
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,31 +40,6 @@ class Trained:
 
     code: int
     run: RecordRun | None
-
-
-@dataclass(frozen=True, slots=True)
-class KnownBase:
-    """A base of the registry, as a model to train.
-
-    Attributes:
-        name: its first name, which the adapter's configuration gives as its model.
-        names: all its names.
-        folder: makes a folder with its files for as long as they are read.
-    """
-
-    name: str
-    names: frozenset[str]
-    folder: Callable[[], AbstractContextManager[Path]]
-
-
-def known_base(registry: Registry, reference: str) -> KnownBase:
-    """Return a base of a registry as a model to train.
-
-    Raises:
-        UnknownReferenceError: there is no such base.
-    """
-    base = registry.bases.show(reference, limit=0)
-    return KnownBase(base.name, frozenset(base.names), lambda: registry.bases.files(base.name))
 
 
 def train(
@@ -225,15 +198,6 @@ def _command_line(words: Sequence[str]) -> Iterator[None]:
         yield
     finally:
         sys.argv = before
-
-
-def data_source(args: Any) -> str | None:
-    """Return the data folder, or the hub's name of the dataset, of the trainer's arguments."""
-    collection = getattr(args, "hf_dataset", None)
-    if collection:
-        first = collection if isinstance(collection, dict) else collection[0]
-        return str(first.get("path"))
-    return str(args.data) if args.data else None
 
 
 def _failed(error: Exception, runs: list[RecordRun]) -> TrainingFailedError:

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from fusery.storage.digest import canonical_json
 
 from .. import tables
-from ..database.limits import AMENDMENTS, REMARKS, TEXT, require_within
+from ..limits import AMENDMENTS, REMARKS, TEXT, require_within
 from ..names import compact_date, parse_date
 from ..record import parts_of
 from .adapter import Adapter, Amendment

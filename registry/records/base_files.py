@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -112,3 +113,18 @@ def base_folder(workspace: Workspace, name: str) -> Iterator[Path]:
         with proven_files(workspace, base, scratch) as files:
             lay_out(files, model)
             yield model
+
+
+@dataclass(frozen=True, slots=True)
+class KnownBase:
+    """A base of the registry, as a model to train.
+
+    Attributes:
+        name: its first name, which the adapter's configuration gives as its model.
+        names: all its names.
+        folder: makes a folder with its files for as long as they are read.
+    """
+
+    name: str
+    names: frozenset[str]
+    folder: Callable[[], AbstractContextManager[Path]]

@@ -42,3 +42,17 @@ class WithdrawnEvaluations(Record):
     reason: str = described("why")
     dry_run: bool = described("nothing was written")
     REFERENCE: ClassVar[str] = "adapter"
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedEvaluations(Record):
+    """What `eval record` or `eval run` did, or would do."""
+
+    adapter: str = described("its name")
+    form: str = described(
+        "who wrote the results: `lm-eval`, `lighteval`, or `plain`; `probe` of what `eval run` measured without a harness"
+    )
+    recorded: tuple[Evaluation, ...] = described("the new evaluations")
+    known: tuple[str, ...] = described("names of metrics that were on record already, with the same value")
+    dry_run: bool = described("nothing was written")
+    REFERENCE: ClassVar[str] = "adapter"

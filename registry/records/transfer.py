@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from ..record import Record
-from .withdrawals import Withdrawal
+from .withdrawal import Withdrawal
 
 State = Literal["copied", "completed", "present", "left out"]
 

@@ -32,9 +32,7 @@ from ..database.batches import BATCH
 from ..errors import BadInputError
 from .recipe import source_pairs
 from .weights import same_weights
-from .withdrawal import Relation as Relation  # noqa: PLC0414 -- a public name of this module
-from .withdrawal import Withdrawal as Withdrawal  # noqa: PLC0414 -- a public name of this module
-from .withdrawal import Withdrawals as Withdrawals  # noqa: PLC0414 -- a public name of this module
+from .withdrawal import Relation, Withdrawal, Withdrawals
 
 
 def of_adapters(

@@ -10,8 +10,8 @@ from sqlalchemy.orm import Session
 from .. import tables
 from ..access.roles import require_may_change
 from ..database import events
-from ..database.limits import TAGS, require_count
 from ..errors import BadInputError
+from ..limits import TAGS, require_count
 from ..records.adapter import Amended
 from ..records.amendments import (
     TAG,

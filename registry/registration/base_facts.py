@@ -16,7 +16,7 @@ from fusery.storage.errors import FuseryError
 
 from .. import tables
 from ..adapters.tokenizer_files import is_tokenizer_file
-from ..admission import BaseFacts
+from ..admission.candidate import BaseFacts
 from ..records.bases import Generations, blob_generations, recorded_architecture
 from .trained_on import known_as
 

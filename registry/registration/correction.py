@@ -8,7 +8,7 @@ from typing import Any
 
 from fusery.storage.secrets import without_credentials
 
-from ..admission.submission import LIMITS, Declared, checked, checked_tags, require_text
+from ..admission.submission import LIMITS, checked, checked_tags, require_text
 from ..errors import BadInputError
 from ..names import compact_date, parse_date, parse_slug
 from ..parsing import require_past
@@ -18,15 +18,6 @@ from ..records.amendments import DATASET, FIELDS, TAG, State, is_amendable
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _IDENTITY = frozenset({"base", "name", "task", "version"})
-
-
-class Corrections(Declared, total=False):
-    """What `Adapters.amend` takes as keywords: of what is declared at registration those fields that are amendable, and more."""
-
-    dataset_revision: str | None
-    dataset_digest: str | None
-    clear: Collection[str]
-    reason: str
 
 
 class Correction:

@@ -7,9 +7,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ..adapters.finding import Finding
 from ..adapters.folder import AdapterFolder
-from ..admission import Candidate, Finding, Neighbour, Policy, Trained, look_around
+from ..admission.candidate import Candidate, Neighbour, Trained
+from ..admission.policy import Policy
 from ..admission.submission import Submission
+from ..admission.surroundings import look_around
 from .ground import Ground, ground_of
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from .. import tables
 from ..adapters.folder import AdapterFolder
-from ..admission import BaseFacts
+from ..admission.candidate import BaseFacts
 from ..admission.submission import Submission, TrainedOn
 from ..errors import BadInputError
 from ..records.references import resolve_adapter, resolve_base

@@ -23,7 +23,7 @@ from fusery.storage.manifest import manifest_of
 from .. import tables
 from ..adapters.files import PEFT_WEIGHTS, WEIGHTS
 from ..adapters.folder import AdapterFolder
-from ..admission import Neighbour
+from ..admission.candidate import Neighbour
 from ..errors import FusionUnsupportedError
 from ..records.weights import is_a_part
 from ..records.withdrawal import own

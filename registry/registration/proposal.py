@@ -5,12 +5,12 @@ from __future__ import annotations
 import datetime as dt
 from pathlib import Path
 
+from ..adapters.files import CHECKPOINT
 from ..adapters.folder import AdapterFolder
 from ..admission.submission import Submission
 from ..errors import BadInputError
 from ..names import AdapterName, parse_date, parse_task
 from ..parsing import require_past
-from ..training.trainer_folder import CHECKPOINT
 
 
 def proposed_name(

@@ -20,9 +20,11 @@ from fusery.storage.staging import Staged, Staging, manifest_of_staged
 
 from .. import tables
 from ..adapters.files import WEIGHTS
+from ..adapters.finding import Finding, verdict
 from ..adapters.folder import AdapterFolder, Take, on_base, read_adapter_folder, with_weights
-from ..admission import AdmissionError, Finding, examine, unreadable, verdict
+from ..admission.examine import examine, unreadable
 from ..admission.plugged import took_part
+from ..admission.refusal import AdmissionError
 from ..admission.submission import Submission
 from ..admission.template_rules import rendering_soon
 from ..database import events

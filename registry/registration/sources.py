@@ -12,17 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusery.storage.errors import FuseryError, MissingFileError
-from fusery.storage.locate import display_url, local_path, open_tree
-from fusery.storage.room import Need, require_rooms
-from fusery.storage.secrets import remember, without_secrets
 
-from ..adapters.files import CONFIG, METADATA, PEFT_WEIGHTS, RUN_RECORD, WEIGHTS
+from ..adapters.files import CHECKPOINT, CONFIG, LOG_NAME, METADATA, PEFT_WEIGHTS, RUN_RECORD, WEIGHTS
 from ..adapters.tokenizer_files import is_tokenizer_file
-from ..bases.hub import reason_of, transport_errors
 from ..errors import BadInputError, MissingExtraError
-from ..records.scratch import scratch_folder
-from ..training.run_folder import LOG_NAME
-from ..training.trainer_folder import CHECKPOINT
 from ..training.trainer_state import STATE
 
 if TYPE_CHECKING:
@@ -68,7 +61,12 @@ def adapter_at(workspace: Workspace, source: str | Path) -> Iterator[Path]:
     text = str(source)
     if isinstance(source, Path) or _SCHEME.fullmatch(text) is None:
         yield Path(text).expanduser()
-    elif text.lower().startswith("hf://"):
+        return
+    from fusery.storage.locate import local_path
+
+    from ..records.scratch import scratch_folder
+
+    if text.lower().startswith("hf://"):
         with scratch_folder(workspace) as scratch:
             yield _from_hub(text, scratch)
     elif (local := local_path(text)) is not None:
@@ -84,6 +82,10 @@ def _from_hub(url: str, scratch: Path) -> Path:
         raise BadInputError(
             "the URL names no model's repository", hint="give hf://OWNER/NAME or hf://OWNER/NAME@REVISION"
         )
+    from fusery.storage.secrets import remember, without_secrets
+
+    from ..bases.hub import reason_of, transport_errors
+
     try:
         from huggingface_hub import HfApi, get_token
     except ImportError as error:
@@ -113,6 +115,8 @@ def _from_hub(url: str, scratch: Path) -> Path:
 
 
 def _from_bucket(workspace: Workspace, url: str, scratch: Path) -> Path:
+    from fusery.storage.locate import display_url, open_tree
+
     tree = open_tree(url, options=workspace.settings.options_at(url))
     shown = display_url(url)
     sizes = tree.sizes()
@@ -140,6 +144,8 @@ def wanted(sizes: Mapping[str, Any], shown: str, scratch: Path) -> list[str]:
         BadInputError: there is no adapter, absurdly much, or it is not said how much.
         OutOfSpaceError: there is no room for them.
     """
+    from fusery.storage.room import Need, require_rooms
+
     names = sorted(name for name in sizes if isinstance(name, str) and is_wanted(name))
     if not all(isinstance(sizes[name], int) and sizes[name] >= 0 for name in names):
         raise BadInputError(f"it is not said how large the files at {shown} are", hint="try again later")

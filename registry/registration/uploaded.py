@@ -9,13 +9,9 @@ from typing import TYPE_CHECKING
 
 from fusery.storage.digest import Digest, parse_digest
 from fusery.storage.folder import scan
-from fusery.storage.room import Need, require_rooms
 
-from ..adapters.folder import read_adapter_folder
 from ..errors import BadInputError, BlobsMissingError
 from ..parsing import plural
-from ..records.bases import blob_generations
-from ..records.scratch import scratch_folder
 from .sources import is_wanted
 
 if TYPE_CHECKING:
@@ -35,6 +31,8 @@ def files_to_send(folder: Path, log: Path | None) -> dict[str, Path]:
         MissingFileError, UnsafePathError: there is no such folder, or a link leaves it.
     """
     if not folder.is_dir():
+        from ..adapters.folder import read_adapter_folder
+
         read_adapter_folder(folder)  # says what is wrong
     found = {file.path: file.real for file in scan(folder) if is_wanted(file.path)}
     return found if log is None else {**found, f"{LOG}{log.name}": log}
@@ -53,6 +51,11 @@ def uploaded(workspace: Workspace, name: str, files: Mapping[str, str]) -> Itera
         BadInputError: a name is none that an adapter's folder has, or there are absurdly many.
         BlobsMissingError: files were not sent.
     """
+    from fusery.storage.room import Need, require_rooms
+
+    from ..records.bases import blob_generations
+    from ..records.scratch import scratch_folder
+
     digests = _checked(name, files)
     sizes = _sizes(workspace, set(digests.values()))
     if missing := [path for path, digest in digests.items() if digest not in sizes]:

@@ -14,8 +14,8 @@ from .. import tables
 from ..access.roles import owner_of
 from ..actors import person
 from ..database import events
-from ..database.limits import APPROVALS, require_count
 from ..errors import BadInputError
+from ..limits import APPROVALS, require_count
 from ..names import parse_alias, parse_task
 from ..records.references import resolve_adapter
 from ..records.release import Approval

@@ -19,8 +19,8 @@ from .. import tables
 from ..admission.submission import LIMITS, require_text
 from ..database import events
 from ..database.batches import batches
-from ..database.limits import DEPLOYMENTS, require_count
 from ..errors import BadInputError, UnknownReferenceError
+from ..limits import DEPLOYMENTS, require_count
 from ..parsing import parse_moment
 from ..provenance.nodes import key_of, nodes_of
 from ..provenance.relations import Key

@@ -21,8 +21,8 @@ from ..records.deployment import Deployment
 from ..records.fused import FusedLabel
 from ..records.fused_label import names as labels
 from ..records.references import resolve_adapter, resolve_base
-from ..records.withdrawal import own
-from ..records.withdrawals import Withdrawal, of_adapters, of_bundles, of_fused
+from ..records.withdrawal import Withdrawal, own
+from ..records.withdrawals import of_adapters, of_bundles, of_fused
 from .deployments import deployment_records
 
 if TYPE_CHECKING:

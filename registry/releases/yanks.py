@@ -13,8 +13,8 @@ from fusery.storage.secrets import without_credentials
 from .. import tables
 from ..admission.submission import LIMITS, require_text
 from ..database import events
-from ..database.limits import YANKS, require_within
 from ..errors import BadInputError
+from ..limits import YANKS, require_within
 from ..records.adapter_details import ShippedBundle
 from ..records.references import fused_from, resolve_adapter
 from ..records.release import LiftedYank, Yank

@@ -6,7 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +16,8 @@ from fusery.storage.copying import reading
 from fusery.storage.digest import CHUNK, Digest
 from fusery.storage.errors import BlobCorruptError
 from fusery.storage.failures import os_failures
-from fusery.storage.manifest import FileEntry
+from fusery.storage.manifest import FileEntry, file_entry
+from fusery.storage.progress import Reporter, tally
 from fusery.storage.publishing import write_all
 
 from ..errors import ServerRefusedError, UploadBusyError, UploadOffsetError
@@ -45,6 +46,29 @@ def in_parallel(server: Server, transfer: Callable[[T], None], blobs: Iterable[T
             pool.shutdown(wait=False, cancel_futures=True)
             server.cancel()
             raise
+
+
+def send_files(server: Server, files: Mapping[str, Path], reporter: Reporter) -> dict[str, str]:
+    """Upload files that the server lacks, and return the digests of all of them by name.
+
+    Args:
+        server: the destination.
+        files: by name.
+        reporter: receives the bytes sent and the total.
+    """
+    entries = {name: file_entry(name, path) for name, path in files.items()}
+    paths = {entry.sha256: (entry, files[name]) for name, entry in entries.items()}
+    with Server(server.address, server.token) as connection:
+        missing = [each for each in arrived(connection, list(paths)) if not each.complete]
+        sizes = [paths[Digest(each.digest)][0].size - each.bytes for each in missing]
+        progress = tally(reporter.progress, sum(sizes))
+
+        def send(blob: Arrived) -> None:
+            entry, path = paths[Digest(blob.digest)]
+            upload(connection, entry, path, blob.bytes, progress)
+
+        in_parallel(connection, send, missing)
+    return {name: entry.sha256 for name, entry in entries.items()}
 
 
 def arrived(server: Server, digests: Sequence[Digest]) -> list[Arrived]:

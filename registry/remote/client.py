@@ -77,6 +77,41 @@ class RetryBudget:
         return self.failures >= self.attempts or time.monotonic() + wait - self.failing_since > GIVE_UP
 
 
+class Sockets:
+    """The open connections of requests that have `trace` as their extension of that name."""
+
+    def __init__(self) -> None:
+        self._open: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+
+    def trace(self, event: str, details: Mapping[str, Any]) -> None:
+        """Note a connection that was made."""
+        if event.endswith(("connect_tcp.complete", "start_tls.complete")):
+            self._open.add(details["return_value"].get_extra_info("socket"))
+
+    def shut_down(self) -> None:
+        """Shut the connections down: closing them would not wake up threads that read from them."""
+        for connection in list(self._open):
+            with suppress(OSError):
+                socket.socket.shutdown(connection, socket.SHUT_RDWR)
+
+    @contextmanager
+    def deadline(self, seconds: float) -> Iterator[threading.Event]:
+        """Shut the connections down after a time, and yield what is set then."""
+        late = threading.Event()
+
+        def end() -> None:
+            late.set()
+            self.shut_down()
+
+        timer = threading.Timer(seconds, end)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield late
+        finally:
+            timer.cancel()
+
+
 class HttpClient:
     """Requests to one server, from any thread."""
 
@@ -90,7 +125,7 @@ class HttpClient:
         self.address, self.token = address, token
         self._lock = threading.Lock()
         self._cancelled = threading.Event()
-        self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+        self._sockets = Sockets()
         self._reached = False
 
     @property
@@ -112,7 +147,7 @@ class HttpClient:
     def cancel(self) -> None:
         """End the requests of other threads, and refuse further ones."""
         self._cancelled.set()
-        self._hang_up()
+        self._sockets.shut_down()
 
     def require_wanted(self) -> None:
         """Raise `TransientError` after `cancel`."""
@@ -219,7 +254,7 @@ class HttpClient:
                 params=list(params),
                 headers=dict(headers),
                 timeout=httpx.Timeout(TIMEOUT, read=timeout),
-                extensions={"trace": self._note_socket},
+                extensions={"trace": self._sockets.trace},
             ) as response:
                 self._reached = True
                 yield response
@@ -321,37 +356,15 @@ class HttpClient:
     @contextmanager
     def _within(self, seconds: float) -> Iterator[None]:
         """End this client's requests when a response takes too long as a whole, even if bytes keep arriving."""
-        late = threading.Event()
-
-        def hang_up() -> None:
-            late.set()
-            self._hang_up()
-
-        timer = threading.Timer(seconds, hang_up)
-        timer.daemon = True
-        timer.start()
-        try:
-            yield
-        except (TransientError, ServerUnavailableError) as error:
-            if not late.is_set():
-                raise
-            reason = f"the response takes more than {seconds:.0f} s"
-            repeat = isinstance(error, TransientError)
-            raise (TransientError(reason) if repeat else self._unavailable(reason)) from error
-        finally:
-            timer.cancel()
-
-    def _note_socket(self, event: str, details: Mapping[str, Any]) -> None:
-        if event.endswith(("connect_tcp.complete", "start_tls.complete")):
-            connection = details["return_value"].get_extra_info("socket")
-            if connection is not None:
-                self._sockets.add(connection)
-
-    def _hang_up(self) -> None:
-        """Shut connections down: closing them would not wake up threads that read from them."""
-        for connection in list(self._sockets):
-            with suppress(OSError):
-                socket.socket.shutdown(connection, socket.SHUT_RDWR)
+        with self._sockets.deadline(seconds) as late:
+            try:
+                yield
+            except (TransientError, ServerUnavailableError) as error:
+                if not late.is_set():
+                    raise
+                reason = f"the response takes more than {seconds:.0f} s"
+                repeat = isinstance(error, TransientError)
+                raise (TransientError(reason) if repeat else self._unavailable(reason)) from error
 
     def _message(self, data: bytes) -> str:
         """Return the message of an error as servers for registries, vLLM and SGLang send it."""

@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import BigInteger, Column, Table
 
 from fusery.storage.digest import parse_digest
-from fusery.storage.jsonfile import MAX_DEPTH, holds_more_than
+from fusery.storage.jsonfile import MAX_DEPTH
 from fusery.storage.plaintext import is_keepable
 
 from .record import DIGEST
@@ -29,12 +29,6 @@ LARGEST = 16 << 20
 
 MOST_VALUES = 1_000_000
 """The most values in a document; a base model has about seven for each tensor."""
-
-ROW_BYTES = 64 << 20
-"""The most bytes of a row in JSON, as in a backup; recording and restoring have the same limits."""
-
-ROW_VALUES = 2_000_000
-"""The most values in such a row."""
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 """What a terminal acts upon, and what changes the direction or the lines of a text."""
@@ -55,15 +49,6 @@ def problem_of(table: Table, values: Mapping[str, Any]) -> str | None:
             return f"more than {LARGEST:,} characters of JSON in {table.name}.{name}"
         elif not _FITS[kind_of(column)](column, value):
             return f"an unfit value in {table.name}.{name}"
-    return None
-
-
-def row_problem(line: bytes) -> str | None:
-    """Return why a restore cannot read a row in JSON, in a few words; None if it can."""
-    if len(line) > ROW_BYTES:
-        return f"{len(line):,} bytes (at most {ROW_BYTES:,})"
-    if len(line) > ROW_VALUES and holds_more_than(line, ROW_VALUES):
-        return f"more than {ROW_VALUES:,} values"
     return None
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from fusery.storage.errors import FormatError, MissingFileError
 from fusery.storage.folder import SourceFile, scan
 
-from ..adapters.files import PEFT_WEIGHTS, RUN_RECORD, WEIGHTS
+from ..adapters.files import LOG_NAME, PEFT_WEIGHTS, RUN_RECORD, WEIGHTS
 from ..adapters.finding import Finding, some
 from ..adapters.folder import AdapterFolder
 from ..admission.training_codes import (
@@ -36,7 +36,6 @@ Source = Literal["record", "log", "config"]
 State = Literal["finished", "stopped", "unknown"]
 
 _NUMBERED = re.compile(r"(?P<iteration>[0-9]{7,10})_adapters\.safetensors")
-LOG_NAME = re.compile(r"(?:[^/]+\.(?:log|txt|out)|typescript|nohup\.out)")
 LOG_LIMIT = 64 << 20
 _BLOCK = 1 << 20
 

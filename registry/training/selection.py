@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from fusery.storage.errors import FormatError
 
-from ..adapters.files import PEFT_WEIGHTS, WEIGHTS
+from ..adapters.files import CHECKPOINT, PEFT_WEIGHTS, WEIGHTS
 from ..adapters.finding import Finding
 from ..adapters.folder import AdapterFolder
 from ..admission.submission import Submission
@@ -18,7 +18,7 @@ from ..errors import BadInputError
 from .checkpoint import Choice, choice_findings, choose
 from .conflicts import conflicts
 from .run_folder import Run, read_run
-from .trainer_folder import CHECKPOINT, conflict, read_trainer_folder, run_of_state, state_in
+from .trainer_folder import conflict, read_trainer_folder, run_of_state, state_in
 from .trainer_state import STATE, TrainerState, read_trainer_state
 
 if TYPE_CHECKING:

@@ -11,7 +11,6 @@ contradict that of the newest are of another run.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from fusery.storage.errors import FormatError, MissingFileError
 from fusery.storage.failures import os_failures
 from fusery.storage.safetensors import read_header
 
-from ..adapters.files import CONFIG, PEFT_WEIGHTS, WEIGHTS
+from ..adapters.files import CHECKPOINT, CONFIG, PEFT_WEIGHTS, WEIGHTS
 from ..adapters.finding import Finding, some
 from ..admission.training_codes import (
     CHECKPOINT_UNUSABLE,
@@ -38,7 +37,6 @@ from .trainer_state import MAX_STEP, STATE, TrainerState, read_trainer_state
 if TYPE_CHECKING:
     from .record import RunRecord
 
-CHECKPOINT = re.compile(r"checkpoint-(?P<step>0|[1-9][0-9]{0,9})")
 _BEST = "best"
 _MOST = 10_000
 """Checkpoints of one run."""

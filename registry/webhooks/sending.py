@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import http.client
-import socket
 import ssl
-import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
+from urllib.parse import urlsplit
 
+from ..remote.client import Sockets
 from .addresses import Target, UnreachableError, addresses_of
 
 SECONDS = 10.0
@@ -48,98 +45,50 @@ def post(
         private: addresses of private networks may be reached.
         seconds: to take at most.
     """
-    with _Deadline(seconds) as deadline:
-        try:
-            return _answer(_asked(target, headers, body, private, deadline))
-        except UnreachableError as error:
-            return Answer(str(error))
-        except ssl.SSLCertVerificationError as error:
-            return Answer(f"its certificate is not good: {error.verify_message}"[:200])
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            late = deadline.is_over or isinstance(error, TimeoutError)
-            return Answer(f"no answer within {seconds:g} s" if late else _reason(error))
+    import httpx2 as httpx
 
-
-class _Deadline:
-    """Hangs up when the time is over: a receiver that sends a byte now and then would outlast any limit of a single read."""
-
-    def __init__(self, seconds: float) -> None:
-        self._end = time.monotonic() + seconds
-        self._watched: socket.socket | None = None
-        self._timer = threading.Timer(seconds, self._hang_up)
-        self._timer.daemon = True
-
-    def __enter__(self) -> Self:
-        self._timer.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._timer.cancel()
-
-    @property
-    def left(self) -> float:
-        """Seconds until then."""
-        return self._end - time.monotonic()
-
-    @property
-    def is_over(self) -> bool:
-        """The time is over."""
-        return self.left <= 0
-
-    def watch(self, connection: socket.socket) -> None:
-        """Hang up on this connection then."""
-        self._watched = connection
-        if self.is_over:
-            self._hang_up()
-
-    def _hang_up(self) -> None:
-        if self._watched is not None:
-            with contextlib.suppress(OSError):
-                # Of TLS, too, the connection below: whoever is in the middle of reading sees its end.
-                socket.socket.shutdown(self._watched, socket.SHUT_RDWR)
-
-
-def _asked(
-    target: Target, headers: Mapping[str, str], body: bytes, private: bool, deadline: _Deadline
-) -> int:
-    """Send the request, and return the status of the answer."""
-    addresses = addresses_of(target.host, target.port, private=private, seconds=deadline.left)
-    kind = http.client.HTTPSConnection if target.secure else http.client.HTTPConnection
-    connection = kind(target.host, target.port)
-    with _connected(addresses, target.port, deadline) as plain:
-        deadline.watch(plain)
-        with _secured(plain, target.host, deadline) if target.secure else plain as line:
-            # The library connects by itself only where there is no connection yet.
-            connection.sock = line
-            said = {"Content-Type": "application/json", "User-Agent": "fusery", "Connection": "close"}
-            connection.request("POST", target.path, body, {**said, **headers})
-            with connection.getresponse() as answer:
-                return answer.status
-
-
-def _secured(plain: socket.socket, host: str, deadline: _Deadline) -> ssl.SSLSocket:
-    context = ssl.create_default_context()
-    line = context.wrap_socket(plain, server_hostname=host, do_handshake_on_connect=False)
+    end, failure = time.monotonic() + seconds, Answer(f"no answer within {seconds:g} s")
+    sockets = Sockets()
     try:
-        deadline.watch(line)
-        line.do_handshake()
-    except BaseException:
-        line.close()
-        raise
-    return line
+        addresses = addresses_of(target.host, target.port, private=private, seconds=seconds)
+    except UnreachableError as error:
+        return Answer(str(error))
+    with sockets.deadline(seconds) as late:
+        for address in addresses:
+            if (left := end - time.monotonic()) <= 0:
+                break
+            try:
+                return _answer(_status(target, address, headers, body, sockets, left))
+            except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+                if late.is_set() or isinstance(error, httpx.TimeoutException):
+                    break
+                failure = Answer(_reason(error))
+                if not isinstance(error, httpx.ConnectError):
+                    return failure
+    return Answer(f"no answer within {seconds:g} s") if time.monotonic() >= end else failure
 
 
-def _connected(addresses: list[str], port: int, deadline: _Deadline) -> socket.socket:
-    """Connect to the first of some addresses that takes it."""
-    failure: OSError = TimeoutError()
-    for address in addresses:
-        if deadline.is_over:
-            break
-        try:
-            return socket.create_connection((address, port), timeout=deadline.left)
-        except OSError as error:
-            failure = error
-    raise failure
+def _status(
+    target: Target, address: str, headers: Mapping[str, str], body: bytes, sockets: Sockets, seconds: float
+) -> int:
+    """Send the request to an address, whose certificate has to be one of the host, and return the status of the answer."""
+    import httpx2 as httpx
+
+    scheme, host = ("https" if target.secure else "http"), f"[{address}]" if ":" in address else address
+    sent = {"Host": urlsplit(target.url).netloc, "Content-Type": "application/json", "User-Agent": "fusery"}
+    extensions = {"sni_hostname": target.host, "target": target.path.encode(), "trace": sockets.trace}
+    certificates = ssl.create_default_context() if target.secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    with (
+        httpx.Client(verify=certificates, trust_env=False, timeout=seconds) as client,
+        client.stream(
+            "POST",
+            f"{scheme}://{host}:{target.port}/",
+            content=body,
+            headers={**sent, "Connection": "close", **headers},
+            extensions=extensions,
+        ) as response,
+    ):
+        return response.status_code
 
 
 def _answer(status: int) -> Answer:
@@ -153,12 +102,20 @@ def _answer(status: int) -> Answer:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, ConnectionRefusedError):
-        return "nothing listens at its port"
-    if isinstance(error, http.client.RemoteDisconnected | ConnectionError):
+    causes = [error]
+    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None and isinstance(
+        cause, Exception
+    ):
+        causes.append(cause)
+    for cause in causes:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return f"its certificate is not good: {cause.verify_message}"[:200]
+        if isinstance(cause, ssl.SSLError):
+            return "it does not speak TLS"
+        if isinstance(cause, ConnectionRefusedError):
+            return "nothing listens at its port"
+    if isinstance(causes[-1], ConnectionError) or "disconnected" in str(error):
         return "it closed the connection"
-    if isinstance(error, ssl.SSLError):
-        return "it does not speak TLS"
-    if isinstance(error, http.client.HTTPException | ValueError):
-        return "what it answered is not HTTP"
-    return f"it was not reached: {type(error).__name__}"
+    if isinstance(causes[-1], OSError):
+        return f"it was not reached: {type(causes[-1]).__name__}"
+    return "what it answered is not HTTP"

@@ -19,7 +19,7 @@ def test_a_backup_is_restored_and_holds_no_secret(
     monkeypatch.setenv("FUSERY_STORE_OPTIONS", f'{{"secret": "{CANARY}", "token": "{CANARY}"}}')
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", CANARY)
     made = stocked("backup", "saved", "--json")
-    restored = stocked("--registry", "new", "restore", "saved", "--json")
+    restored = stocked("--registry", "new", "restore", "saved", "--own", "--json")
     assert (made.code, restored.code) == (0, 0)
     assert made.json["path"] == str(tmp_path / "saved")
     assert made.json["copied"] == made.json["blobs"]
@@ -30,6 +30,24 @@ def test_a_backup_is_restored_and_holds_no_secret(
     assert CANARY not in made.out + made.err
     files = [path for path in (tmp_path / "saved").rglob("*") if path.is_file()]
     assert not [path for path in files if CANARY.encode() in path.read_bytes()]
+
+
+@pytest.mark.slow
+def test_another_partys_backup_is_copied_and_named_is_what_stays_behind(stocked: Fusery) -> None:
+    assert stocked("promote", "course_rec@1", "prod").code == 0
+    assert stocked("backup", "saved").code == 0
+    restored = stocked("--registry", "new", "restore", "saved")
+    assert restored.code == 0
+    assert "alias 1" in restored.out
+    assert stocked("--registry", "new", "audit").code == 0
+    again = stocked("--registry", "new", "restore", "saved", "--json")
+    assert again.json["rows"]["adapter"] == len(stocked("list", "--json").json)
+    assert {"event", "alias"} <= {each["kind"] for each in again.json["left_out"]}
+    names = [
+        [each["name"] for each in stocked(*home, "list", "--json").json]
+        for home in ((), ("--registry", "new"))
+    ]
+    assert names[0] == names[1]
 
 
 def test_refusals(stocked: Fusery, tmp_path: Path) -> None:

@@ -7,16 +7,13 @@ import json
 import os
 import re
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import click
 import pytest
 import tiny_models
 from fixture_types import Fusery
 
 from fusery.cli import demo
-from fusery.cli.hints import Hints
 from fusery.cli.session import Session
 from fusery.registry.errors import AlreadyExistsError
 from fusery.storage.errors import MissingFileError
@@ -104,21 +101,6 @@ def test_the_story(examples: Path, fusery: Fusery, tmp_path: Path, monkeypatch: 
     assert made_by == {"tester"}
 
 
-@pytest.mark.parametrize("how", ["json", "quiet"])
-def test_what_nobody_reads_is_not_printed(
-    how: str, fusery: Fusery, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    session = Session(place=None, insecure_http=False, debug=False, hints=Hints())
-    setattr(session, how, True)
-    silent = demo.Script(session, tmp_path / "home")
-    silent.tell("1.")
-    silent.say("2.")
-    silent.run("init")
-    assert (capsys.readouterr().out, [step.exit_code for step in silent.steps]) == ("", [0])
-    with pytest.raises(click.ClickException):
-        silent.run("show", "a@1")
-
-
 def test_a_folder_is_made_anew_unless_somebody_else_made_it(tmp_path: Path) -> None:
     folder = tmp_path / "a" / "demo"
     for _ in range(2):
@@ -132,19 +114,10 @@ def test_a_folder_is_made_anew_unless_somebody_else_made_it(tmp_path: Path) -> N
     assert {"home", "mine"} < {path.name for path in folder.iterdir()}
 
 
-def test_what_did_not_come_with_the_installation_is_named(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_what_did_not_come_with_the_installation_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {path.name for path in demo._examples().glob(demo._ADAPTERS)} == set(NAMES)
-    for place in (None, SimpleNamespace(submodule_search_locations=None)):
-        monkeypatch.setattr(importlib.util, "find_spec", lambda _, place=place: place)
-        for look in (demo._model_file, demo._examples):
-            with pytest.raises(MissingFileError):
-                look()
-    there = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _: there)
-    with pytest.raises(MissingFileError):
-        demo._model_file()
-    (tmp_path / "a.gguf").touch()
-    assert demo._model_file() == tmp_path / "a.gguf"
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    for look in (demo._model_file, demo._examples):
+        with pytest.raises(MissingFileError):
+            look()
     assert [demo._shortened("x " * count) for count in (45, 46)] == ["x " * 44 + "x", "x " * 45 + "…"]

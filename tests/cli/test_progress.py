@@ -103,19 +103,10 @@ def test_a_bar_moves_makes_way_and_goes_away(colours: bool, monkeypatch: pytest.
                     "meanwhile",
                     "",
                 ]
-        patched.setenv("COLUMNS", "9")
-        with session.progress("copying") as told:
-            assert told is not None
-            told(1, 4)
-            assert colours or screen.getvalue().endswith("\rcopying~")
-        assert screen.getvalue().count("\x1b[?25h") == (2 if colours else 0)
         assert session._drawn == []
         for session.quiet, session.json in ((True, False), (False, True)):
             with session.progress("copying") as told:
                 assert told is None
-    session.json = False
-    with session.progress("copying") as told:
-        assert told is None, "no terminal is there"
 
 
 def test_an_audit_names_single_items_on_a_terminal_only(stocked: Fusery, shown: Shown) -> None:

@@ -173,6 +173,7 @@ def test_what_is_printed(
     ):
         for result in results:  # type: ignore[attr-defined]
             monkeypatch.setattr(resource, name, lambda *_, result=result, **how: asked.append(how) or result)
+            assert fusery(*words, "--json").json
             for more in ((), ("-q",)):
                 ran = fusery(*words, *more)
                 printed.append(f"## {' '.join((*words, *more))}: {ran.code}\n{ran.out}{ran.err}")

@@ -12,7 +12,7 @@ import tiny_models
 from fuzz.adapter_folders import hold, spoil
 from hostile.arena import Arena, peft_adapter, require_plain
 
-from fusery.registry.admission import BaseFacts
+from fusery.registry.admission.candidate import BaseFacts
 from fusery.registry.models.architecture import read_architecture
 
 

@@ -13,7 +13,7 @@ from signing_keys import write_pair
 from sqlalchemy import delete
 
 from fusery.registry import Registry, tables
-from fusery.registry.backup.errors import BackupError
+from fusery.registry.backup.errors import BackupError, NotEmptyError
 from fusery.registry.workspace import Workspace
 from fusery.storage.digest import digest_bytes
 
@@ -46,32 +46,65 @@ def saved(saved_once: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(saved_once / "saved", tmp_path / "saved"))
 
 
-FORGED_ROWS: dict[str, tuple[str, dict[str, Any]]] = {
-    "the content of another base": ("base_model.ndjson", {"content": NOBODY_S}),
-    "a base's facts": ("base_model.ndjson", {"parameters": 7}),
-    "an adapter's digest": ("adapter.ndjson", {"digest": NOBODY_S}),
-    "an adapter's rank": ("adapter.ndjson", {"rank": 64}),
-    "a fused artifact's key": ("fused.ndjson", {"key": NOBODY_S}),
-    "a rendering's digest": ("adapter_rendering.ndjson", {"digest": NOBODY_S}),
+REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
+    "the content of another base": ("base_model.ndjson", {"content": NOBODY_S}, "content"),
+    "an adapter's name": ("adapter.ndjson", {"name": "../evil"}, "evil"),
+    "an adapter's date": ("adapter.ndjson", {"created_at": "2999-01-01T00:00:00.000000+00:00"}, "future"),
+    "an adapter's author": ("adapter.ndjson", {"created_by": "x\x1b[2J"}, "created_by"),
+    "a fused artifact's key": ("fused.ndjson", {"key": NOBODY_S}, "key"),
 }
+CORRECTED: dict[str, tuple[str, dict[str, Any]]] = {
+    "a base's facts": ("base_model.ndjson", {"parameters": 7}),
+    "an adapter's rank": ("adapter.ndjson", {"rank": 64}),
+}
+DIGESTS = ("adapter.ndjson", "adapter_rendering.ndjson")
 
 
-@pytest.mark.parametrize("case", FORGED_ROWS)
-def test_a_forged_row_of_a_backup_is_refused_by_name(case: str, saved: Path, tmp_path: Path) -> None:
-    name, values = FORGED_ROWS[case]
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_forged_row_is_left_out_with_what_needs_it(case: str, saved: Path, tmp_path: Path) -> None:
+    name, values, reason = REFUSED[case]
     resign(saved, {name: lambda rows: rows[0].update(values)})
     with opened(tmp_path / "restored") as restored:
+        done = restored.upkeep.restore(saved)
+        left = [each for each in done.left_out if each.name is not None]
+        assert reason in left[0].reason
+        needing = {
+            "base_model": {"base", "adapter", "fused"},
+            "adapter": {"adapter", "fused"},
+            "fused": {"fused"},
+        }
+        assert {each.kind for each in left} == needing[name.removesuffix(".ndjson")]
+        assert restored.upkeep.audit().ok
+
+
+@pytest.mark.parametrize("case", CORRECTED)
+def test_facts_come_from_the_bytes(case: str, saved: Path, tmp_path: Path) -> None:
+    name, values = CORRECTED[case]
+    resign(saved, {name: lambda rows: rows[0].update(values)})
+    with opened(tmp_path / "restored") as restored:
+        assert restored.upkeep.restore(saved).rows["adapter"] == 1
+        assert restored.upkeep.audit().ok
+
+
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("name", DIGESTS)
+def test_a_digest_that_the_files_do_not_have(name: str, own: bool, saved: Path, tmp_path: Path) -> None:
+    resign(saved, {name: lambda rows: rows[0].update(digest=NOBODY_S)})
+    with opened(tmp_path / "restored") as restored:
         with pytest.raises(BackupError, match=name) as caught:
-            restored.upkeep.restore(saved)
+            restored.upkeep.restore(saved, own=own)
         assert "nothing was restored" in str(caught.value.hint)
-        assert not (tmp_path / "restored" / "fusery.db").exists()
 
 
 def test_claims_in_a_foreign_backup_do_not_count(saved: Path, tmp_path: Path) -> None:
     with opened(tmp_path / "restored") as restored:
         done = restored.upkeep.restore(saved)
-        told = {"fused": 1, "trusted_keys": 1, "approvals": 1, "tokens": 0, "webhooks": 0, "adapters": 0}
-        assert done.foreign == told
+        assert done.rows == {"base_model": 1, "adapter": 1, "fused": 1}
+        assert {each.kind: each.count for each in done.left_out if each.kind != "event"} == {
+            "approval": 1,
+            "bundle": 1,
+            "trusted_key": 1,
+        }
         for rules in ({"fidelity": "DEGRADED"}, {"signed": True}, {"approvals": 1}):
             restored.aliases.set_rules("prod", rules)
             assert not restored.aliases.promote(ADAPTER, "prod").moved, rules
@@ -83,9 +116,28 @@ def test_claims_in_a_foreign_backup_do_not_count(saved: Path, tmp_path: Path) ->
         assert restored.upkeep.audit().ok
 
 
+def test_an_interrupted_copy_goes_on_and_a_registry_in_use_is_left_alone(saved: Path, tmp_path: Path) -> None:
+    blob = max(
+        (path for path in (saved / "blobs").rglob("*") if path.is_file()),
+        key=lambda path: path.stat().st_size,
+    )
+    data = blob.read_bytes()
+    blob.chmod(0o644)
+    blob.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with opened(tmp_path / "restored") as restored:
+        with pytest.raises(BackupError, match="damaged"):
+            restored.upkeep.restore(saved)
+        blob.write_bytes(data)
+        for _ in range(2):
+            assert restored.upkeep.restore(saved).rows == {"base_model": 1, "adapter": 1, "fused": 1}
+        restored.aliases.set("prod", ADAPTER)
+        with pytest.raises(NotEmptyError):
+            restored.upkeep.restore(saved)
+
+
 def test_one_s_own_backup_counts_as_it_is(saved: Path, tmp_path: Path) -> None:
     with opened(tmp_path / "restored") as restored:
-        assert restored.upkeep.restore(saved, own=True).foreign == {}
+        assert restored.upkeep.restore(saved, own=True).left_out == ()
         restored.aliases.set_rules("prod", {"fidelity": "DEGRADED", "signed": True, "approvals": 1})
         assert restored.aliases.promote(ADAPTER, "prod").moved
         assert restored.upkeep.audit().ok
@@ -99,11 +151,11 @@ def test_unfit_adapter_in_a_backup(liar: Registry, tmp_path: Path, own: bool) ->
     liar.upkeep.backup(tmp_path / "saved")
     with opened(tmp_path / "restored") as restored:
         done = restored.upkeep.restore(tmp_path / "saved", own=own)
-        assert "adapter_unfit" in {problem.code for problem in restored.upkeep.audit().problems} or not own
-        if not own:
-            assert done.doubts
-            restored.aliases.set_rules("prod", {"admission": "no_errors"})
-            assert restored.aliases.promote(ADAPTER, "prod").verdict == "failed"
+        if own:
+            assert "adapter_unfit" in {problem.code for problem in restored.upkeep.audit().problems}
+        else:
+            assert [each.kind for each in done.left_out if each.name is not None] == ["adapter"]
+            assert restored.adapters.list() == []
 
 
 OWN: dict[str, tuple[Forge, str]] = {

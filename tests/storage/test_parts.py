@@ -85,7 +85,6 @@ def test_no_descriptor_stays_open(tmp_path: Path, file: Path) -> None:
         for folder in (tmp_path, public):
             with suppress(StorageError), private_folder(folder) as fd, suppress(OSError):
                 read_private(fd, "file", 10)
-        publishing.sync_folder(tmp_path)
         publishing.write_atomically(tmp_path / "new", b"x")
         copy_file(file, tmp_path / "copy")
         (tmp_path / "copy").unlink()

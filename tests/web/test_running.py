@@ -48,12 +48,10 @@ def test_pages_are_served_until_a_signal_comes(shown: Registry, monkeypatch: pyt
 
 
 def test_what_cannot_be_served_is_an_error_before_it_is(shown: Registry, tmp_path: Path) -> None:
-    (tmp_path / "pem").write_text("no certificate")
+    bad = Tls(certificate=tmp_path / "pem", key=tmp_path / "pem")
+    bad.key.write_text("no key")
     with Registry.open(tmp_path / "nothing") as empty:
-        for registry, tls in (
-            (shown, Tls(certificate=tmp_path / "pem", key=tmp_path / "pem")),
-            (empty, None),
-        ):
+        for registry, tls in ((shown, bad), (empty, None)):
             with pytest.raises(FuseryError):
                 serve_pages(registry, tls=tls, ready=lambda *_: os.kill(os.getpid(), signal.SIGINT))
 

@@ -361,11 +361,3 @@ def test_sessions_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doors, "SESSIONS", (2, 20))
     begun = [sessions.begin(f"token {number}") for number in range(3)]
     assert [sessions.token_of(each) for each in (other, *begun)] == [None, None, "token 1", "token 2"]
-
-
-def test_so_many_names_are_remembered(own: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doors, "_NAMES", 1)
-    door = TeamDoor(own, Proxies())
-    for name in ("one", "two"):
-        door.holder(own.tokens.create(name, "reader").secret)
-    assert list(door._names.values()) == ["two"]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from sqlalchemy import select
 
 from fusery.registry import BadInputError, Registry, tables
+from fusery.registry.access.roles import owner_of
 from fusery.registry.workspace import Workspace
 
 
@@ -18,6 +20,11 @@ def test_records_are_made_under_the_name(stocked: Registry) -> None:
     workspaces = (stocked.workspace, anna.workspace, stocked.acting("carl", authenticated=False).workspace)
     expected = [("tester", False), ("anna", True), ("carl", False)]
     assert [(one.actor, one.authenticated) for one in workspaces] == expected
+    with stocked.workspace.database.read() as session:
+        row = session.scalars(select(tables.Adapter)).all()[0]
+        session.expunge(row)
+        row.created_by = "somebody, another registry claims"
+        assert owner_of(session, row) == "tester"
     # So is a change that no use case records.
     with stocked.acting("anna").workspace.database.write() as session:
         session.add(tables.Task(name="other"))

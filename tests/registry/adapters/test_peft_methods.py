@@ -12,7 +12,7 @@ from peft_folders import real_peft
 from fusery.registry import Registry
 from fusery.registry.adapters.finding import Finding
 from fusery.registry.adapters.peft_methods import LIKE_LORA, MERGED, PROMPTS, UNMERGED
-from fusery.registry.admission import AdmissionError
+from fusery.registry.admission.refusal import AdmissionError
 
 pytestmark = pytest.mark.slow
 

@@ -15,7 +15,7 @@ from sqlalchemy import func, select
 
 from fusery.registry import Registry, tables
 from fusery.registry.adapters.folder import read_adapter_folder
-from fusery.registry.admission import AdmissionError
+from fusery.registry.admission.refusal import AdmissionError
 from fusery.registry.errors import BadInputError
 from fusery.storage.digest import digest_file
 from fusery.storage.errors import FormatError

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusery.registry.admission import Finding, Policy, verdict
+from fusery.registry.adapters.finding import Finding, verdict
+from fusery.registry.admission.policy import Policy
 from fusery.registry.admission.rules import CODES
 from fusery.registry.errors import BadInputError
 from fusery.registry.settings.settings import Settings
@@ -71,6 +72,9 @@ def test_an_unknown_code_names_the_nearest_and_some_codes_are_fixed() -> None:
         Policy.configured({"pickel_file": "off"})
     assert Policy.configured({"peft_whole_tensors": "error"})
     fixed = {code.name: code.severity for code in CODES.values() if code.fixed}
+    for name, severity in fixed.items():
+        with pytest.raises(BadInputError, match="an error: such" if severity == "error" else "noted: the"):
+            Policy.configured({name: "off"})
     # By this one the registry knows later what the adapter holds.
     assert fixed.pop("peft_whole_tensors") == "info"
     assert set(fixed.values()) == {"error"}

@@ -14,7 +14,7 @@ from store_shelf import open_workspace
 
 from fusery.registry import Registry
 from fusery.registry.adapters.finding import Finding, Severity
-from fusery.registry.admission import AdmissionError
+from fusery.registry.admission.refusal import AdmissionError
 from fusery.registry.admission.rules import CODES
 
 BAD = ["weights_pickled", "shape_mismatch", "chat_template_fails", "metadata_conflict", "module_zero"]

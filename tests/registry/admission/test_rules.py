@@ -29,8 +29,8 @@ from broken_adapters import (
     write,
 )
 
+from fusery.registry.adapters.finding import Finding, verdict
 from fusery.registry.adapters.folder import read_adapter_folder
-from fusery.registry.admission import Finding, verdict
 from fusery.storage.errors import UnsafePathError
 
 LINEAR = list(tiny_models.LINEAR)

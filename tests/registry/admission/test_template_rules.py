@@ -14,7 +14,7 @@ import pytest
 from template_processes import template_processes
 
 from fusery.registry import Registry
-from fusery.registry.admission import AdmissionError
+from fusery.registry.admission.refusal import AdmissionError
 from fusery.registry.admission.template_rules import template_findings
 from fusery.registry.errors import ModelUnusableError
 from fusery.registry.server.templates import process

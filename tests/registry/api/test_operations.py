@@ -17,7 +17,7 @@ from signing_keys import Pair
 from tiny_models import make_base
 
 from fusery.registry import BadInputError, Registry
-from fusery.registry.admission import AdmissionError
+from fusery.registry.admission.refusal import AdmissionError
 from fusery.registry.api.operation import Operation, operations_of
 from fusery.registry.api.resource import Resource
 from fusery.registry.dsse.envelope import BadSignatureError

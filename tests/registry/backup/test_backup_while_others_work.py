@@ -40,7 +40,7 @@ def test_a_backup_while_four_processes_write_is_of_one_moment(
             end = time.monotonic() + 180
             while len(counts) < 4 or (min(counts[-2:]) < counts[0] + 20 and time.monotonic() < end):
                 made = registry.upkeep.backup(tmp_path / f"backup{len(counts) % 2}")
-                counts.append(made.catalogue.last_event.seq)
+                counts.append(made.last_event.seq)
         finally:
             stop.set()
             for worker in workers:
@@ -74,7 +74,7 @@ def test_a_killed_backup_leaves_the_former_one(tiny_base: Path, tmp_path: Path) 
             if (place / "backup.json").read_bytes() != former:
                 break
             with Registry(open_workspace(tmp_path / f"restored{delay}")) as restored:
-                restored.upkeep.restore(place)
+                restored.upkeep.restore(place, own=True)
                 assert restored.adapters.list() == []
                 assert restored.upkeep.audit().ok
         assert kills, "no backup was killed"
@@ -82,7 +82,7 @@ def test_a_killed_backup_leaves_the_former_one(tiny_base: Path, tmp_path: Path) 
         registry.upkeep.backup(place)
 
         with Registry(open_workspace(tmp_path / "whole")) as restored:
-            restored.upkeep.restore(place)
+            restored.upkeep.restore(place, own=True)
             assert len(restored.adapters.list()) == 6
             assert restored.upkeep.audit().ok
         registry.upkeep.gc(grace=0)

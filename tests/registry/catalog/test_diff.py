@@ -186,3 +186,9 @@ def test_metrics_are_compared_where_they_were_measured_alike(stocked: Registry) 
     assert [each.version for each in stocked.adapters.list(sort="metric.acc:desc")] == [1, 2]
     both = stocked.adapters.compare("course_rec").differs
     assert both == found.differs
+    stocked.adapters.amend(one, tags={"team": "x"}, reason="forgotten")
+    assert stocked.adapters.compare([one, two]).amended == {"tags": ("course_rec_v1_20260115",)}
+    assert [each.val_loss_change for each in stocked.adapters.history("course_rec")] == [
+        None,
+        pytest.approx(-0.19),
+    ]

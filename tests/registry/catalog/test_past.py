@@ -50,12 +50,6 @@ def test_what_was_known_at_a_moment(
                 assert "2030" in caught.value.message
             else:
                 assert stocked.adapters.show(reference, at=day).name == name
-    for wrong in ("course_rec#nothing", "nothing@latest"):
-        with pytest.raises(UnknownReferenceError) as caught:
-            stocked.adapters.show(wrong, at=days[3])
-        assert "2030" not in caught.value.message
-    with pytest.raises(UnknownReferenceError):
-        stocked.adapters.show("tiny", at=days[3])
 
     def told(name: str, *fields: str) -> list[tuple[object, ...]]:
         shown = [stocked.adapters.show(name, at=day) for day in days[:3]]

@@ -222,8 +222,9 @@ def test_what_makes_no_sense_is_refused(filled: Registry, tiny_base: Path, tmp_p
     with pytest.raises(UnknownReferenceError):
         filled.adapters.combine(["course_rec@1", "nothing@1"], task="both")
     for rank in (0, 9):
-        with pytest.raises(BadInputError):
+        with pytest.raises(BadInputError) as unfit:
             filled.adapters.shrink("course_rec@1", rank=rank)
+        assert unfit.value.hint == "--rank 4"
     filled.adapters.yank("third@1", reason="wrong data")
     refused(BOTH)
     assert "both" not in {row.task for row in filled.adapters.list()}

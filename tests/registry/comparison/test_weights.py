@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from sqlalchemy import update
 
-from fusery.registry import Registry, tables
+from fusery.registry import Registry
 from fusery.registry.comparison.modules import compare_adapters, overall
 from fusery.registry.comparison.weights import open_registered
-from fusery.registry.errors import BadInputError
 from fusery.registry.records.references import resolve_adapter
 from fusery.storage.errors import BlobCorruptError
 
@@ -36,11 +34,4 @@ def test_damaged_weights_are_refused(stocked: Registry) -> None:
     path.chmod(0o600)
     path.write_bytes(path.read_bytes()[:-1] + b"\xff")
     with pytest.raises(BlobCorruptError):
-        compared(stocked)
-
-
-def test_weights_without_a_recorded_scale_are_refused(stocked: Registry) -> None:
-    with stocked.workspace.database.write() as session:
-        session.execute(update(tables.Adapter).values(scale=None))
-    with pytest.raises(BadInputError):
         compared(stocked)

@@ -12,13 +12,13 @@ import pytest
 
 from fusery.registry import Registry
 from fusery.registry.behaviour.prompts import Prompt
-from fusery.registry.database.limits import EVALUATIONS
 from fusery.registry.evaluation import own
 from fusery.registry.evaluation.bench_report import BenchReport, Machine
 from fusery.registry.evaluation.harness_results import Measured
 from fusery.registry.evaluation.probe_prompts import Prompts
 from fusery.registry.evaluation.probe_report import ProbeReport, Side
 from fusery.registry.evaluation.subjects import FormCost, Held
+from fusery.registry.limits import EVALUATIONS
 from fusery.registry.records.references import resolve_adapter
 from fusery.storage.progress import Reporter
 

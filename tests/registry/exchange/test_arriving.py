@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -23,9 +21,11 @@ from fusery.registry.errors import (
     UploadOffsetError,
     UploadTooLargeError,
 )
-from fusery.registry.exchange.uploads import HELD, UploadLimits, Uploads
+from fusery.registry.exchange.registry_server import _Part
+from fusery.registry.exchange.uploads import UploadLimits, Uploads
 from fusery.storage.digest import digest_bytes
 from fusery.storage.errors import BlobCorruptError
+from fusery.storage.manifest import FileEntry
 from fusery.web.doors import Proxies, TeamDoor
 
 pytestmark = pytest.mark.timing
@@ -51,7 +51,7 @@ def left(uploads: Uploads, data: bytes, come: int = 1) -> Path:
 
 def test_an_upload_in_pieces(sqlite_registry: Registry) -> None:
     uploads, data = Uploads(sqlite_registry.workspace, LIMITS), b"0123456789"
-    digest, limits = digest_bytes(data), os.listdir("/proc/self/fd")
+    digest, limits = digest_bytes(data), os.listdir("/dev/fd")
     path = left(uploads, data, 4)
     assert [(each.complete, each.bytes) for each in uploads.arrived([digest])] == [(False, 4)]
     for offset in (3, 5):
@@ -80,32 +80,18 @@ def test_an_upload_in_pieces(sqlite_registry: Registry) -> None:
                 upload.finish()
         upload.close()
         assert parts(uploads) == []
-    assert len(os.listdir("/proc/self/fd")) == len(limits)
+    assert len(os.listdir("/dev/fd")) == len(limits)
 
 
-def test_unfinished_uploads_make_room(sqlite_registry: Registry) -> None:
-    uploads = Uploads(sqlite_registry.workspace, LIMITS)
-    first, second = left(uploads, b"first"), left(uploads, b"second", 6)
-    for path, age in ((first, 20), (second, 10)):
-        os.utime(path, (time.time() - age,) * 2)
-    third = left(uploads, b"third")
-    assert parts(uploads) == sorted([second, third]), "the oldest one went"
-    with second.open("rb") as busy, third.open("rb") as too:
-        for file in (busy, too):
-            fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(BadInputError):
-            left(uploads, b"fourth")
-    with pytest.raises(BadInputError):
-        uploads.begin(digest_bytes(b"much"), 60, 0)
-    assert parts(uploads) == [third]
-    os.utime(third, (time.time() - HELD - 60,) * 2)
-    fifth = left(uploads, b"fifth", 5)
-    assert parts(uploads) == [fifth], "the other one was left for a day"
-    sixth = left(uploads, b"sixth")
-    fifth.write_bytes(b"x" * 40)
-    os.utime(fifth, (time.time() - 10,) * 2)
-    assert uploads.begin(digest_bytes(b"all"), 45, 0) is not None
-    assert sixth.exists() and not fifth.exists()
+def test_a_part_that_came_is_gone_on_with(tmp_path: Path) -> None:
+    entry = FileEntry("blob", 10, digest_bytes(b"0123456789"))
+    for come, resumed in ((b"0123", True), (b"x" * 11, False)):
+        (tmp_path / f"{entry.sha256}.arriving").write_bytes(come)
+        part = _Part.open(tmp_path, entry)
+        assert (part.come, part.resumed) == (4 * resumed, resumed)
+        part.write(b"0123456789"[part.come :])
+        assert part.digest() == entry.sha256
+        part.close()
 
 
 def test_a_training_run_and_forms_come_along(
@@ -128,18 +114,6 @@ def test_a_training_run_and_forms_come_along(
     assert [item.state for item in done.items_ if item.kind == "adapter"] == ["completed"]
     assert other.adapters.show("t@1").renderings == stocked.adapters.show("t@1").renderings
     assert stocked.exchange.push("t@1", other_home).moved == []
-    assert other.upkeep.audit().ok
-
-
-def test_a_base_that_is_there_in_other_files_is_recognised(
-    stocked: Registry, other: Registry, other_home: Path, tmp_path: Path
-) -> None:
-    other.bases.add(tiny_models.make_base(tmp_path / "sharded", shards=3), name="mine")
-    stocked.exchange.push("course_rec@1", other_home)
-    assert [base.name for base in other.bases.list()] == ["mine"]
-    assert other.adapters.show("course_rec@1").base == "mine"
-    [entry] = other.upkeep.log(action="base.recognised")
-    assert entry.detail["same_as"] == other.bases.show("mine").digest
     assert other.upkeep.audit().ok
 
 

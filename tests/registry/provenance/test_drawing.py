@@ -18,7 +18,7 @@ from fusery.registry.errors import BadInputError
 from fusery.registry.provenance import svg
 from fusery.registry.provenance.drawing import MOST
 from fusery.registry.records.graph import Edge, Graph, Node
-from fusery.registry.records.withdrawals import Withdrawal
+from fusery.registry.records.withdrawal import Withdrawal
 
 SVG = "{http://www.w3.org/2000/svg}"
 KINDS = ("base", "dataset", "adapter", "fused", "bundle", "alias", "deployment")

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
-
 import pytest
-from sqlalchemy import select
 
 from fusery.registry import Registry, tables
-from fusery.registry.errors import BadInputError
 from fusery.registry.records.amendments import (
     changes,
     is_amendable,
@@ -16,11 +12,9 @@ from fusery.registry.records.amendments import (
     misfits,
     put,
     state_of,
-    state_then,
     text_of,
     undone,
 )
-from fusery.registry.records.datasets import dataset_row
 from fusery.registry.records.references import resolve_adapter
 
 SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -77,18 +71,3 @@ def test_values_are_put_into_a_row(stocked: Registry) -> None:
         assert (state_of(adapter)["dataset"], state_of(adapter)["dataset_revision"]) == ("courses", "v2")
         put(session, adapter, {"dataset": None})
         assert adapter.dataset is None and adapter.dataset_id is None
-        for name, revision in (("x" * 1999, "yy"), ("é" * 1001, "")):
-            with pytest.raises(BadInputError):
-                dataset_row(session, name, revision=revision)
-        rows = [dataset_row(session, "x" * 1999, revision="y").id for _ in range(2)]
-        assert rows[0] == rows[1] and rows[0] is not None
-
-
-@SQLITE
-def test_the_state_at_a_moment(stocked: Registry) -> None:
-    stocked.adapters.amend("course_rec@1", val_loss=0.5, reason="typo")
-    with stocked.workspace.database.read() as session:
-        adapter = resolve_adapter(session, "course_rec@1")
-        [row] = session.scalars(select(tables.Amendment))
-        moments = (row.since - timedelta(1), row.since, datetime.now(UTC) + timedelta(1))
-        assert [state_then(adapter, at)["val_loss"] for at in moments] == [0.61, 0.5, 0.5]

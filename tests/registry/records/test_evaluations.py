@@ -9,8 +9,6 @@ import pytest
 from sqlalchemy import select
 
 from fusery.registry import Registry, tables
-from fusery.registry.errors import BadInputError
-from fusery.registry.records import evaluations
 from fusery.registry.records.evaluations import (
     comparable,
     evaluation_records,
@@ -20,7 +18,6 @@ from fusery.registry.records.evaluations import (
     missing_evaluations,
     newest_value,
     newest_values,
-    parse_metric,
     range_problem,
     setting_of,
     stands,
@@ -37,14 +34,6 @@ SETTING = {"dataset": "mmlu", "split": "test", "harness": "lm-eval", "shots": 5,
 def made(value: float = 0.5, withdrawn: datetime | None = None, **changes: Any) -> tables.Evaluation:
     setting = {**SETTING, **changes}
     return tables.Evaluation(metric="acc", value=value, at=AT, by="tester", withdrawn_at=withdrawn, **setting)
-
-
-def test_names_of_metrics() -> None:
-    for name in ("mmlu.acc", "a:b@c-d_1", "x" * evaluations.LONGEST):
-        assert parse_metric(name) == name
-    for wrong in ("", "a..b", ".a", "a b", "x" * (evaluations.LONGEST + 1), 3):
-        with pytest.raises(BadInputError):
-            parse_metric(wrong)  # type: ignore[arg-type]
 
 
 def test_values_outside_of_a_range() -> None:

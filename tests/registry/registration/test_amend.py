@@ -13,10 +13,10 @@ from sqlalchemy import select
 
 from fusery.cli.amend import amend_command
 from fusery.registry import Registry, tables
+from fusery.registry.admission.submission import Corrections
 from fusery.registry.errors import AlreadyExistsError, BadInputError, UnknownReferenceError
 from fusery.registry.provenance.prov import prov
 from fusery.registry.records.amendments import FIELDS
-from fusery.registry.registration.correction import Corrections
 
 ONE, TWO = "course_rec_v1_20260115", "course_rec_v2_20260201"
 

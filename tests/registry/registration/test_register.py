@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import func, select
 
 from fusery.registry import Registry, tables
-from fusery.registry.admission import AdmissionError
+from fusery.registry.admission.refusal import AdmissionError
 from fusery.registry.errors import AlreadyExistsError, BadInputError, UnknownReferenceError
 from fusery.registry.names import MAX_DECLARED_VERSION
 from fusery.registry.registration import register as module

@@ -11,7 +11,7 @@ import pytest
 import tiny_models
 
 from fusery.registry import Registry
-from fusery.registry.admission import AdmissionError
+from fusery.registry.admission.refusal import AdmissionError
 from fusery.registry.admission.submission import TrainedOn
 from fusery.registry.audit.records import check_records
 from fusery.registry.errors import AlreadyExistsError, AmbiguousReferenceError, BadInputError

@@ -9,6 +9,7 @@ import pytest
 
 from fusery.registry import Registry, tables
 from fusery.registry.errors import BadInputError, UnknownReferenceError
+from fusery.registry.releases import deployments
 
 FIRST, SECOND = "course_rec_v1_20260115", "course_rec_v2_20260201"
 
@@ -91,6 +92,17 @@ def test_invalid_deployments_record_nothing(stocked: Registry) -> None:
     with pytest.raises(UnknownReferenceError):
         stocked.deployments.end(["here", "there"])
     assert running(stocked) == [("here", FIRST)]
+
+
+def test_one_adapter_has_so_many_and_what_is_refused_is_told(
+    stocked: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deployments, "DEPLOYMENTS", 1)
+    stocked.deployments.record("course_rec@1", "here")
+    with pytest.raises(BadInputError):
+        stocked.deployments.record("course_rec@1", "there")
+    stocked.deployments.refuse("course_rec@2", "here", reason="yanked", via="vllm")
+    assert [entry.action for entry in stocked.upkeep.log(limit=1)] == ["deployment.refused"]
 
 
 def test_no_password_is_kept(stocked: Registry) -> None:

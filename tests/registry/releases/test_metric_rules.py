@@ -36,6 +36,11 @@ def test_limits_of_a_value(stocked: Registry) -> None:
     assert outcome(stocked, {"at_least": 0.61}) == outcome(stocked, {"at_most": 0.5}) == "failed"
     stocked.evaluations.record(TWO, {"acc": 0.7}, seed=2)  # the newest one counts
     assert outcome(stocked, {"at_least": 0.61}) == "passed"
+    stocked.evaluations.record(TWO, {"acc": 0.7}, dataset="x", split="dev")
+    for dataset, code in (("x", "metric_other_split"), ("y", "metric_other_dataset")):
+        assert outcome(stocked, {"at_least": 0.61, "dataset": dataset, "split": "test"}) == "unknown"
+        found = stocked.aliases.promote(TWO, "prod", dry_run=True).rules[-1]
+        assert (found.code, "on x/dev, seed 2, nobody said what, and not" in found.why) == (code, True)
 
 
 @pytest.mark.parametrize(

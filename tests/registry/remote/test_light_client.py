@@ -20,7 +20,7 @@ CODE = """
 import sys
 from pathlib import Path
 
-HEAVY = {"sqlalchemy", "pydantic", "numpy", "alembic", "mlx", "rich", "fsspec", "jinja2", "click"}
+HEAVY = {"sqlalchemy", "pydantic", "numpy", "alembic", "mlx", "rich", "fsspec", "jinja2", "click", "zstandard", "safetensors"}
 
 
 class Absent:
@@ -41,8 +41,7 @@ with Registry.open(sys.argv[1]) as registry:
     assert registry.aliases.promote(done, "prod", reason="launch").verdict == "passed"
     assert registry.aliases.show("rerank#prod").adapter == done.name
     registry.adapters.amend(done, note="fine", reason="asked")
-    registry.aliases.approve(done, "prod")
-    registry.evaluations.record(done, {"acc": 0.9})
+    registry.aliases.approve("course_rec@1", "prod")
     assert registry.provenance.lineage(done).nodes
     assert registry.upkeep.log()
     registry.adapters.yank(done, reason="test")

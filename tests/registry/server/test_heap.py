@@ -4,6 +4,8 @@ import sys
 
 import pytest
 
+from fusery.registry.server.heap import give_back
+
 pytestmark = [
     pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's heaps"),
     pytest.mark.timing,
@@ -44,3 +46,11 @@ def measured(word: str) -> int:
 def test_large_blocks_are_given_back_when_they_are_freed() -> None:
     assert measured("as it is") > 80
     assert measured("little") < 60
+
+
+def test_memory_that_mlx_kept_is_given_back() -> None:
+    mx = pytest.importorskip("mlx.core")
+    mx.eval(mx.zeros(1 << 22))
+    assert mx.get_cache_memory() > 0
+    give_back()
+    assert mx.get_cache_memory() == 0

@@ -295,3 +295,11 @@ def test_an_earlier_life_is_ended_once_and_alone(
     for name in (V1, V2):
         resolver.resolve(name, "tiny")
     assert (locked, running(stocked)) == ([True], [V1, V2])
+
+
+def test_nothing_is_left_beside_the_files_and_the_note(tmp_path: Path) -> None:
+    for name in ("adapter/a", "work/b", "fusery.json", "stray"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    Resolver._only(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"adapter", "fusery.json"}

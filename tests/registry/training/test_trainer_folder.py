@@ -15,7 +15,7 @@ from peft_folders import peers_python
 from run_folders import register
 
 from fusery.registry import Registry
-from fusery.registry.admission import AdmissionError
+from fusery.registry.admission.refusal import AdmissionError
 from fusery.registry.errors import BadInputError
 from fusery.storage.digest import digest_file
 from fusery.storage.errors import MissingFileError

@@ -11,7 +11,7 @@ import tiny_models
 from run_folders import register
 
 from fusery.registry import Registry
-from fusery.registry.admission import AdmissionError
+from fusery.registry.admission.refusal import AdmissionError
 from fusery.storage.digest import digest_file
 
 

@@ -39,7 +39,7 @@ Happen = Callable[..., None]
 TROUBLES = {
     "error": "it answered 500",
     "redirect": "it answered 302, and redirections are not followed",
-    "not http": "what it answered is not HTTP",
+    "not http": "it closed the connection",
     "close": "it closed the connection",
     "long headers": "what it answered is not HTTP",
     "hang": "no answer within 0.5 s",

@@ -10,7 +10,6 @@ from sqlalchemy import text, update
 from fusery.registry import Registry, tables
 from fusery.registry.errors import AlreadyExistsError, BadInputError, UnknownReferenceError
 from fusery.registry.settings.settings import Settings
-from fusery.registry.webhooks.delivering import deliver
 from fusery.registry.workspace import Workspace
 
 URL = "https://hooks.example.org/fusery"
@@ -120,12 +119,10 @@ def test_a_backup_has_them_and_those_of_others_send_nothing(
     registry.upkeep.backup(tmp_path / "backup")
     with open_home(tmp_path / "restored") as restored:
         done = restored.upkeep.restore(tmp_path / "backup", own=own)
-        found = restored.webhooks.show("ci")
         assert restored.upkeep.audit().ok
         if own:
-            assert found == before
+            assert restored.webhooks.show("ci") == before
             assert restored.webhooks.key("ci") == registry.webhooks.key("ci")
             return
-        assert done.foreign["webhooks"] == 1
-        assert (found.state, found.error) == ("disabled", "it came with a backup of others")
-        assert deliver(restored.workspace) == []
+        assert "webhook" in {each.kind for each in done.left_out}
+        assert restored.webhooks.list() == []

@@ -30,7 +30,7 @@ from broken_adapters import (
 )
 from chat_templates import CHATML, ENDLESS, SLOW_IF_ASKED
 
-from fusery.registry.admission import Neighbour
+from fusery.registry.admission.candidate import Neighbour
 
 TODAY = dt.date(2026, 3, 1)
 

@@ -11,7 +11,7 @@ from run_folders import plain_log
 from sqlalchemy import insert, select
 
 from fusery.registry import Registry, tables
-from fusery.registry.backup.contents import all_tables
+from fusery.registry.backup.rows import all_tables
 from fusery.registry.database import sealing
 from fusery.registry.dsse.keys import make_pair
 from fusery.registry.fusion.fuse import FuseRequest

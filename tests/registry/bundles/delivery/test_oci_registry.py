@@ -165,37 +165,28 @@ def test_what_a_registry_fails_at_is_tried_again(tmp_path: Path, monkeypatch: py
         assert (stub.asked.count("PUT"), stub.asked.count("HEAD")) == (4, 4)
 
 
-def test_what_is_no_failure_of_the_registry_is_not_tried_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stub, asked = StubRegistry(), list[str]()
-    with stub.running() as host:
+def test_only_failures_of_the_registry_are_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    with StubRegistry().running() as host:
         client = RegistryClient(host, "x")
-
-        def refuse(problem: BaseException) -> None:
-            def request(url: str, method: str, **_: object) -> None:
-                asked.append(method)
-                raise problem
-
-            monkeypatch.setattr(client, "_request", request)
-
-        monkeypatch.setattr(time, "sleep", lambda _: None)
         for problem, error, times in (
             (ValueError("no authentication"), StoreDeniedError, 1),
             (ValueError("half an answer"), StoreUnavailableError, 4),
             (OSError("authentication"), StoreUnavailableError, 4),
             (RuntimeError("an error of our own"), RuntimeError, 1),
         ):
+
+            def request(url: str, method: str, *, problem: Exception = problem) -> None:
+                asked.append(method)
+                raise problem
+
+            monkeypatch.setattr(client, "_request", request)
             asked.clear()
-            refuse(problem)
             with pytest.raises(error):
                 client.has("sha256:0")
             assert len(asked) == times, problem
-        for status, challenge, basic in (
-            (401, "Basic x", True),
-            (401, "Bearer x", False),
-            (200, "Basic x", False),
-        ):
+        for status, challenge in ((401, "Basic x"), (401, "Bearer x"), (200, "Basic x")):
             reply = SimpleNamespace(status_code=status, headers={"Www-Authenticate": challenge})
             monkeypatch.setattr(client._client.session, "get", lambda _, reply=reply: reply)
-            assert client._wants_basic() == basic
+            assert client._wants_basic() == ((status, challenge) == (401, "Basic x"))

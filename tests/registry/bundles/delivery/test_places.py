@@ -157,18 +157,6 @@ def test_a_folder_on_this_machine(registry: Registry, tmp_path: Path) -> None:
         place_at(registry.workspace, "memory://x", single=True)
 
 
-def test_a_file_that_another_command_writes_meanwhile_is_kept(registry: Registry, tmp_path: Path) -> None:
-    path = tmp_path / "x.tar.zst"
-    place = place_at(registry.workspace, path, single=True)
-
-    def other_command() -> None:
-        path.write_bytes(b"2")
-
-    with pytest.raises(AlreadyExistsError):
-        deliver(place, fill({"x": b"1"}), force=False, before_replacing=other_command)
-    assert path.read_bytes() == b"2"
-
-
 @pytest.mark.parametrize("single", [False, True])
 def test_a_bundle_is_on_the_disk_before_it_has_its_name(
     registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, single: bool

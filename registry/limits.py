@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .. import tables
-from ..errors import BadInputError
+from .errors import BadInputError
+
+if TYPE_CHECKING:
+    from . import tables
 
 YANKS = 100
 AMENDMENTS = 2_000
@@ -69,8 +71,8 @@ def require_count(name: str, what: str, limit: int, count: int) -> None:
 
 
 def _text_bytes(row: Mapping[str, Any] | tables.Record) -> int:
-    if isinstance(row, tables.Record):
-        values: Sequence[Any] = [getattr(row, column.key) for column in row.__table__.columns]
+    if isinstance(row, Mapping):
+        values: Sequence[Any] = list(row.values())
     else:
-        values = list(row.values())
+        values = [getattr(row, column.key) for column in row.__table__.columns]
     return sum(len(json.dumps(value)) for value in values if isinstance(value, str))

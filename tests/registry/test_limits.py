@@ -6,9 +6,9 @@ import pytest
 from many_rows import add_rows
 
 from fusery.registry import Registry
-from fusery.registry.database.limits import REMARKS, YANKS, require_within
 from fusery.registry.errors import BadInputError
 from fusery.registry.evaluation import measured
+from fusery.registry.limits import REMARKS, YANKS, require_within
 from fusery.registry.releases import deployments
 
 ONE = "course_rec_v1_20260115"

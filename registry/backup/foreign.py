@@ -1,0 +1,143 @@
+"""Copy from another party's backup: its rows are opened as a registry of theirs, and checked as whatever is pulled."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sqlalchemy import select
+
+from fusery.storage.errors import (
+    BlobCorruptError,
+    BlobMissingError,
+    FormatError,
+    MissingFileError,
+    UnsafePathError,
+)
+from fusery.storage.locate import open_store
+from fusery.storage.progress import Reporter
+from fusery.storage.room import needs_of, require_rooms
+
+from .. import tables
+from ..database import Database
+from ..errors import DatabaseUnavailableError, RegistryError
+from ..exchange.believing import require_identity
+from ..exchange.exchange import copy
+from ..records.transfer import Moved
+from .errors import BackupError, NotEmptyError
+from .filling import database_size, fill_temporary
+from .reading import Backup
+from .restore import LeftOut, Restored, make_ready, missing_sizes, require_empty
+
+if TYPE_CHECKING:
+    from ..workspace import Workspace
+
+_NEVER: Mapping[str, str] = {
+    **dict.fromkeys(("alias", "alias_rule", "approval", "deployment"), "set them for this registry"),
+    **dict.fromkeys(("token", "trusted_key", "webhook"), "only the people of this registry give trust"),
+    "bundle": "they are in folders of the other registry's people",
+    "event": "the log of this registry names the entries that it goes back to",
+}
+"""Tables whose rows never come, with the reason."""
+
+
+def copy_from(workspace: Workspace, backup: Backup, folder: Path, reporter: Reporter) -> Restored:
+    """Copy bases, calibrations, adapters and fused models from another party's backup, as `pull` does.
+
+    Each item is recorded as it comes.  So an interrupted copy leaves whole items, and the same command goes on.
+
+    Args:
+        workspace: the parts of the registry to be.
+        backup: where to copy from.
+        folder: an empty one, for its files and a temporary database.
+        reporter: hears what is going on, and the bytes of blobs done and the total.
+
+    Raises:
+        BackupError: the backup is damaged.
+        NotEmptyError: this registry has more than base models and what was copied from the same backup.
+    """
+    from ..workspace import Workspace as Parts
+
+    catalogue, settings = backup.catalogue, workspace.settings
+    registry = require_identity(catalogue.store)
+    with closing(Database.open(settings.database)) as database:
+        require_empty(database, registry)
+    store = open_store(settings.store, options=settings.store_options)
+    if store.identify() == registry:
+        raise NotEmptyError(
+            "the store is that of the registry in the backup", hint="restore it as your own: --own"
+        )
+    reporter.say("reading the backup")
+    backup.fetch()
+    blobs = [replace(blob, generation=0) for blob, stored in backup.blobs() if stored]
+    needs = [backup.need(database_size(catalogue)), *needs_of(store, missing_sizes(store, blobs))]
+    require_rooms(needs, hint="free some space")
+    url = fill_temporary(backup, folder, actor=workspace.actor)
+    make_ready(workspace)
+    origin = Parts(replace(settings, database_url=url, store_url=backup.place.url))
+    origin.__dict__["store"] = backup.place
+    reasons: dict[tuple[str, str, str], str] = {}
+    try:
+        for item in _copied(origin, workspace, reporter):
+            # It may have come with one thing that needs it, after another was refused.
+            reason = item.reason or "" if item.state == "left out" else ""
+            key = (item.kind, item.name, item.digest)
+            reasons[key] = reason and reasons.get(key, reason)
+    except (BlobMissingError, BlobCorruptError) as error:
+        raise BackupError(
+            f"the backup in {backup.where} is damaged: {error.message}",
+            hint="what was copied stays; run the command again with another backup of that registry",
+        ) from error
+    finally:
+        origin.close()
+    left_out = [
+        LeftOut(kind=kind, name=name, reason=reason) for (kind, name, _), reason in reasons.items() if reason
+    ]
+    kinds = Counter(kind for (kind, _, _), reason in reasons.items() if not reason)
+    rows = {"base_model" if kind == "base" else kind: count for kind, count in kinds.items()}
+    left_out += (
+        LeftOut(kind=file.table, count=file.rows, reason=_NEVER[file.table])
+        for file in catalogue.tables
+        if file.rows and file.table in _NEVER
+    )
+    return Restored(
+        backup.where,
+        catalogue.made_at,
+        rows,
+        catalogue.blobs,
+        catalogue.last_event,
+        left_out=tuple(left_out),
+    )
+
+
+def _copied(origin: Workspace, destination: Workspace, reporter: Reporter) -> Iterator[Moved]:
+    """Copy everything, and yield what became of each item; what is refused is left out, and so is what needs it."""
+    with origin.database.read() as session:
+        adapter = tables.Adapter
+        bases = session.scalars(select(tables.BaseModel.digest).order_by(tables.BaseModel.id)).all()
+        named = session.execute(
+            select(tables.Task.name, adapter.name).join(adapter.task).order_by(adapter.id)
+        ).all()
+        fused = session.scalars(select(tables.Fused.key).order_by(tables.Fused.id)).all()
+    tasks = defaultdict[str, list[str]](list)
+    for task, name in named:
+        tasks[task].append(name)
+    wanted = [("base", digest, list[str]()) for digest in bases]
+    wanted += [("adapter", task, names) for task, names in tasks.items()]
+    wanted += [("fused", key, []) for key in fused]
+    for kind, reference, parts in wanted:
+        try:
+            yield from copy(
+                origin, destination, destination, reference, fused=False, reporter=reporter
+            ).items_
+        except DatabaseUnavailableError:
+            raise
+        except (RegistryError, FormatError, MissingFileError, UnsafePathError) as error:
+            # Something of the task is refused: each of its adapters is copied by itself.
+            wanted += [(kind, name, []) for name in parts]
+            if not parts:
+                yield Moved(kind, reference, "", "", "left out", 0, error.message)
