@@ -59,6 +59,7 @@ ELSEWHERE: dict[str, str] = {
     "audit --chain --anchor log.anchor --key ann.pub": "files of this machine are no part of the server's audit",
     "report --html page.html": "the server does not tell how far it is",
     "gc --grace 0s --dry-run": "the server does not tell how far it is",
+    "show course_rec@2": "another form of an adapter that an export made here stays here",
 }
 """Commands that cannot print the same on a server's registry, each with a reason."""
 
