@@ -24,8 +24,8 @@ from ..records.signatures import manifest_of, signed_name
 from .verify import beside_of, examine, judge
 
 if TYPE_CHECKING:
+    from ..records.signature import RecordedEnvelope, RecordedFiles
     from ..workspace import Workspace
-    from .recorded import RecordedEnvelope, RecordedFiles
 
 
 class SignatureLog(Protocol):
