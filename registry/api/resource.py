@@ -13,6 +13,8 @@ from fusery.storage.progress import SILENT, Reporter
 from ..record import Record
 
 if TYPE_CHECKING:
+    from fusery.storage.digest import Digest
+
     from ..records.resolved import Resolved
     from ..remote.server import Server
     from ..workspace import Workspace
@@ -53,6 +55,22 @@ def said(text: str) -> str:
     from ..errors import BadInputError
 
     raise BadInputError(f"{text[:60]!r} has characters that cannot be kept", hint="leave them out")
+
+
+def require_digest(text: str) -> Digest:
+    """Return a digest.
+
+    Raises:
+        BadInputError: it is none.
+    """
+    from fusery.storage.digest import parse_digest
+
+    from ..errors import BadInputError
+
+    try:
+        return parse_digest(text)
+    except ValueError as error:
+        raise BadInputError(f"no digest: {text[:80]!r}", hint="64 hex digits in lower case") from error
 
 
 def moment(at: datetime | str | None) -> str | None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from fusery.storage.progress import SILENT, Reporter
 
+from ..wire import LongText
 from .operation import operation
 from .resource import Named, Resource, named, said
 
@@ -68,7 +69,7 @@ class Trust(Resource):
 
     @operation("publisher", writes=True)
     def record_signature(
-        self, kind: str, digest: str, *, key_id: str, scheme: str, envelope: str, public: str = ""
+        self, kind: str, digest: str, *, key_id: str, scheme: str, envelope: LongText, public: str = ""
     ) -> RecordedEnvelope:
         """Record a signature over a list of files that is on record; see `fusery.registry.signing.recorded.record_signature`."""
         from ..signing.recorded import record_signature
