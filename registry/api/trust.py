@@ -13,15 +13,16 @@ from .operation import operation
 from .resource import Named, Resource, named, said
 
 if TYPE_CHECKING:
-    from ..records.signature import Signatures, TrustedKey
-    from ..signing.anchor import Anchor
-    from ..signing.checking import Checker
-    from ..signing.recorded import (
-        ExportedSignature,
+    from ..records.signature import (
         OneSignature,
         RecordedEnvelope,
         RecordedFiles,
+        Signatures,
+        TrustedKey,
     )
+    from ..signing.anchor import Anchor
+    from ..signing.checking import Checker
+    from ..signing.recorded import ExportedSignature
     from ..signing.sign import Signed, SigningKey
     from ..signing.subject import Subject
     from ..signing.verify import Verification

@@ -31,7 +31,7 @@ from ..records.transfer import Moved
 from .errors import BackupError, NotEmptyError
 from .filling import database_size, fill_temporary
 from .reading import Backup
-from .restore import LeftOut, Restored, make_ready, missing_sizes, require_empty
+from .target import LeftOut, Restored, make_ready, missing_sizes, require_empty
 
 if TYPE_CHECKING:
     from ..workspace import Workspace

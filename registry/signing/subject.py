@@ -24,9 +24,9 @@ from ..records.signatures import manifest_of, signed_name
 from .verify import beside_of, examine, judge
 
 if TYPE_CHECKING:
+    from ..records.signature import RecordedEnvelope, RecordedFiles
     from ..wire import LongText
     from ..workspace import Workspace
-    from .recorded import RecordedEnvelope, RecordedFiles
 
 
 class SignatureLog(Protocol):

@@ -21,8 +21,8 @@ from fusery.registry.errors import (
     UploadOffsetError,
     UploadTooLargeError,
 )
-from fusery.registry.exchange.registry_server import _Part
 from fusery.registry.exchange.uploads import UploadLimits, Uploads
+from fusery.registry.remote.blobs import _Part
 from fusery.storage.digest import digest_bytes
 from fusery.storage.errors import BlobCorruptError
 from fusery.storage.manifest import FileEntry
@@ -88,8 +88,8 @@ def test_a_part_that_came_is_gone_on_with(tmp_path: Path) -> None:
     for come, resumed in ((b"0123", True), (b"x" * 11, False)):
         (tmp_path / f"{entry.sha256}.arriving").write_bytes(come)
         part = _Part.open(tmp_path, entry)
-        assert (part.come, part.resumed) == (4 * resumed, resumed)
-        part.write(b"0123456789"[part.come :])
+        assert (part.size, part.resumed) == (4 * resumed, resumed)
+        part.write(b"0123456789"[part.size :])
         assert part.digest() == entry.sha256
         part.close()
 

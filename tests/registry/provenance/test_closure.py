@@ -16,10 +16,9 @@ from sqlalchemy.orm import Session
 from fusery.registry import Registry, tables
 from fusery.registry.provenance import trace_things, trace_whole
 from fusery.registry.provenance.closure import ADAPTER, counts, nearest_adapters, numbers
-from fusery.registry.provenance.graph import more
 from fusery.registry.provenance.nodes import key_of
 from fusery.registry.provenance.relations import Key, Link, links_of
-from fusery.registry.records.graph import Graph
+from fusery.registry.records.graph import Graph, more
 from fusery.registry.records.things import find_things
 
 
