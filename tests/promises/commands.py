@@ -21,6 +21,7 @@ KEEP = "--precision keep --accept-loss"
 
 COMMANDS: dict[str, Asked] = {
     "init": Asked("init", quick=True),
+    "login": Asked("login https://fusery.example.org --remove"),
     "doctor": Asked("doctor"),
     "completion": Asked("completion bash"),
     "schema": Asked("schema list"),
