@@ -6,7 +6,6 @@ Certificates are verified, and a redirect is an error.  The token is sent in one
 from __future__ import annotations
 
 import json
-import re
 import socket
 import threading
 import time
@@ -21,6 +20,7 @@ from fusery.storage.errors import FuseryError
 
 from ..errors import BadInputError, ServerRefusedError, ServerUnavailableError
 from .address import ServerAddress, trusted_certificates
+from .failures import shown
 
 if TYPE_CHECKING:
     import httpx2 as httpx
@@ -48,8 +48,6 @@ IDLE = 3.0
 
 _TRANSIENT = frozenset({429, 502, 503, 504})
 _REFUSAL = 1 << 20
-_SHOWN = 1_000
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 T = TypeVar("T")
 
@@ -265,7 +263,9 @@ class HttpClient:
                     hint="FUSERY_CA_FILE names the trusted certificates",
                 ) from error
             proxy = isinstance(error, httpx.ProxyError)
-            reason = f"the proxy refuses: {self._shown(str(error))}" if proxy else "it cannot be reached"
+            reason = (
+                f"the proxy refuses: {shown(str(error), self.token)}" if proxy else "it cannot be reached"
+            )
             raise TransientError(reason) from error
         except httpx.TransportError as error:
             late = isinstance(error, httpx.ReadTimeout | httpx.WriteTimeout)
@@ -371,13 +371,9 @@ class HttpClient:
         try:
             document = json.loads(data)
             error = document.get("error") or {"message": document["error_message"]}
-            return self._shown(str(error.get("message") or ""))
+            return shown(str(error.get("message") or ""), self.token)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return ""
-
-    def _shown(self, text: str) -> str:
-        hidden = text.replace(self.token, "...") if self.token else text
-        return _CONTROL.sub(" ", hidden)[:_SHOWN]
 
     def _unavailable(self, reason: str) -> FuseryError:
         hint = self.unavailable_hint
