@@ -80,15 +80,26 @@ class Sockets:
 
     def __init__(self) -> None:
         self._open: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+        self._lock, self._refused = threading.Lock(), False
 
     def trace(self, event: str, details: Mapping[str, Any]) -> None:
         """Note a connection that was made."""
         if event.endswith(("connect_tcp.complete", "start_tls.complete")):
-            self._open.add(details["return_value"].get_extra_info("socket"))
+            with self._lock:
+                self._open.add(details["return_value"].get_extra_info("socket"))
+            if self._refused:
+                self.shut_down()
 
-    def shut_down(self) -> None:
-        """Shut the connections down: closing them would not wake up threads that read from them."""
-        for connection in list(self._open):
+    def shut_down(self, *, further: bool = False) -> None:
+        """Shut the connections down: closing them would not wake up threads that read from them.
+
+        Args:
+            further: also those that are made later.
+        """
+        self._refused = self._refused or further
+        with self._lock:
+            connections = list(self._open)
+        for connection in connections:
             with suppress(OSError):
                 socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
@@ -145,7 +156,7 @@ class HttpClient:
     def cancel(self) -> None:
         """End the requests of other threads, and refuse further ones."""
         self._cancelled.set()
-        self._sockets.shut_down()
+        self._sockets.shut_down(further=True)
 
     def require_wanted(self) -> None:
         """Raise `TransientError` after `cancel`."""
