@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fusery.registry.charts.text import size
+from fusery.registry.parsing import plural
 from fusery.storage.shell import typed
 
 from .session import Session, command
@@ -79,7 +80,11 @@ def restore_command(session: Session, source: str, own: bool) -> None:
 
     def human() -> None:
         rows = restored.rows
-        tables = [f"{each.count} {each.kind}" for each in restored.left_out if each.name is None]
+        tables = [
+            plural(each.count, *_WORDS.get(each.kind, (each.kind.replace("_", " "),)))
+            for each in restored.left_out
+            if each.name is None
+        ]
         session.facts(
             [
                 ("restored", f"{_count(rows, 'adapter')} on {_count(rows, 'base_model', 'base')}"),
@@ -100,6 +105,13 @@ def restore_command(session: Session, source: str, own: bool) -> None:
         session.say("Next: fusery audit")
 
     session.emit(restored, names=[restored.source], human=human)
+
+
+_WORDS = {
+    "event": ("log entry", "log entries"),
+    "alias": ("alias", "aliases"),
+    "webhook_delivery": ("webhook delivery", "webhook deliveries"),
+}
 
 
 def _options() -> str | None:

@@ -47,7 +47,7 @@ def record_table(kind: type, rows: Iterable[Any], columns: str, **instead: Calla
 
 def record_facts(kind: type, layout: str, record: Mapping[str, Any], **instead: str) -> list[tuple[str, str]]:
     """Return a record as titles and texts."""
-    lines = lines_of(kind, layout.split(", "), record, "-")
+    lines = lines_of(kind, layout, record, "-")
     return [(line.title, instead.get(line.name, line.text)) for line in lines]
 
 

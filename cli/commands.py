@@ -70,7 +70,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "impact": ("impact", "List what stands on a base, a dataset or an adapter."),
         "report": ("report", "Write what is on record as one HTML page."),
         "backup": ("backup", "Copy the database and all blobs to another place."),
-        "restore": ("backup", "Make this empty registry the one that a backup is of."),
+        "restore": ("backup", "Restore a backup into this empty registry."),
         "gc": ("collect", "Remove from the store what nothing refers to."),
         "db": ("home", "Upgrade and check the database's schema."),
     },

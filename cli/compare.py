@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fusery.registry.records.lines import lines_of
-
 from .amendments import MARK, explain_mark
-from .columns import record_table
+from .columns import record_facts, record_table
 from .session import LocalPath, Session, command
 from .text import cell, number
 
@@ -122,9 +120,8 @@ def _shown(field: str, value: object) -> str:
 def _print_weights(session: Session, difference: WeightsDifference) -> None:
     from fusery.registry.records.difference import LAYOUT, WholeDifference
 
-    whole = difference.overall
     session.print()
-    lines = [(line.title, line.text) for line in lines_of(WholeDifference, LAYOUT, whole, "-")]
+    lines = record_facts(WholeDifference, LAYOUT, difference.overall)
     session.facts([*lines, *([("picture", str(difference.plot))] if difference.plot else [])])
     session.print()
     _print_modules(session, difference.modules)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,8 +84,11 @@ def kinds_of(place: str, param: click.Parameter) -> tuple[Kind, ...]:
 
 def _names(ctx: click.Context, prefix: str, kinds: tuple[Kind, ...]) -> list[str]:
     from fusery.registry.catalog.words import names_beginning
+    from fusery.registry.settings.homes import is_server
 
-    place = ctx.find_root().params.get("registry")
+    place = ctx.find_root().params.get("registry") or os.environ.get("FUSERY_REGISTRY")
+    if place and is_server(place):
+        return []  # a shell does not wait for a network
     return names_beginning(prefix, kinds, home=Path(place) if place else None)
 
 

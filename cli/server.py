@@ -94,4 +94,4 @@ def server_command(
         insecure=insecure_http,
         largest_blob=largest_blob,
     )
-    return serve_team(session.registry, request, ready=ready, reporter=session.reporter())
+    return serve_team(session.local_registry, request, ready=ready, reporter=session.reporter())

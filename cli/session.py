@@ -76,6 +76,23 @@ class Session:
 
         return Registry.open(self._place, insecure_http=self._insecure_http)
 
+    @property
+    def local_registry(self) -> Registry:
+        """The same registry, which has to be on this machine.
+
+        Raises:
+            BadInputError: it is at a server.
+        """
+        server = self.registry.server
+        if server is not None:
+            from fusery.registry.errors import BadInputError
+
+            raise BadInputError(
+                f"{server.url} serves its registry already",
+                hint=f"open {server.url} in a browser; or give the folder of a registry: --registry DIR",
+            )
+        return self.registry
+
     def emit(self, document: Any, *, names: Iterable[str], human: Callable[[], None]) -> None:
         """Print a result: as one JSON document, as names one a line, or for people."""
         if self.json:

@@ -33,4 +33,4 @@ def ui_command(session: Session, port: int, no_browser: bool) -> int:
 
             webbrowser.open(once)  # its arguments are seen by all who use this machine
 
-    return serve_pages(session.registry, port=port, ready=ready)
+    return serve_pages(session.local_registry, port=port, ready=ready)

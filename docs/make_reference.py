@@ -34,7 +34,7 @@ from fusery.registry.catalog.paging import SORTABLE
 from fusery.registry.catalog.where import FIELDS
 from fusery.registry.record import About, Record, parts_of
 from fusery.registry.records.adapter_details import AdapterDetails
-from fusery.registry.settings.settings import Settings
+from fusery.registry.settings.settings import Settings, variable_of
 from fusery.storage.errors import FuseryError
 from fusery.web.answers import STATUS
 
@@ -143,14 +143,14 @@ def settings() -> str:
         default = "" if field.default in (MISSING, None, "") else f"`{field.default}`"
         if field.name == "home":
             default = "your account's folder for data: `~/.local/share/fusery` on Linux"
-        parts.append(f"| `FUSERY_{field.name.upper()}` | `{field.name}` | {default} | {about[field.name]} |")
+        parts.append(f"| `{variable_of(field.name)}` | `{field.name}` | {default} | {about[field.name]} |")
     parts += [
         "\n## Other variables\n",
         "These are read from the environment alone: secrets, and what belongs to one command or server. Each can be left out.\n",
     ]
     parts += ["| environment | |", "| --- | --- |"]
     parts += [f"| `{name}` | {what} |" for name, what in sorted(OTHER_VARIABLES.items())]
-    named = {f"FUSERY_{field.name.upper()}" for field in fields(Settings)} | OTHER_VARIABLES.keys()
+    named = {variable_of(field.name) for field in fields(Settings)} | OTHER_VARIABLES.keys()
     for package in (fusery.cli, fusery.registry, fusery.storage, fusery.web):
         for path in Path(package.__path__[0]).rglob("*.py"):
             if (

@@ -15,9 +15,12 @@ from datetime import date, datetime
 from functools import cache
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NewType, Union, get_args, get_origin, get_type_hints
 
 from .record import Record, names_of
+
+LongText = NewType("LongText", str)
+"""A text of up to ten million characters, such as a signature over many files."""
 
 
 def encode(value: Any) -> Any:

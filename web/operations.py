@@ -14,10 +14,10 @@ from fastapi.responses import JSONResponse
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
 
 from fusery.registry import Registry
-from fusery.registry.api.operation import LongText, Operation, operations_of
+from fusery.registry.api.operation import Operation, operations_of
 from fusery.registry.api.resource import Resource
 from fusery.registry.record import Record
-from fusery.registry.wire import decode, encode
+from fusery.registry.wire import LongText, decode, encode
 
 from .answers import presentable
 from .openapi import document

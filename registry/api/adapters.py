@@ -140,7 +140,7 @@ class Adapters(Resource):
         require_registrable(
             self.workspace,
             Submission.of(facts),
-            Path(folder),
+            Path(Path(folder).name),  # what the client's folder is called; the server has none
             model=model,
             iterations=iterations,
             same=same,

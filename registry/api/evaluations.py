@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from fusery.storage.progress import SILENT, Reporter
 
 from .operation import operation
-from .resource import Named, Resource, named
+from .resource import Named, Resource, named, require_digest
 
 if TYPE_CHECKING:
     from ..engine.precisions import Precision
@@ -86,6 +86,8 @@ class Evaluations(Resource):
         """Record what was measured of an adapter, as it was read from a file of results."""
         from ..evaluation.measured import Setting, record_evaluations
 
+        if results.source is not None:
+            require_digest(results.source)
         return record_evaluations(
             self.workspace,
             named(reference),
@@ -158,14 +160,14 @@ class Evaluations(Resource):
         reporter: Reporter = SILENT,
     ) -> ProbeReport:
         """Return how far the answers of two models to prompts are apart; see `fusery.registry.evaluation.probe.probe`."""
-        from ..evaluation.probe import probe
+        from ..evaluation.probe import BASE, probe
 
-        several = [reference] if against is None else [reference, against]
-        with self.here(*several, reporter=reporter) as (workspace, [name, *other]):
+        fetched = () if against in (None, BASE) else (against,)
+        with self.here(reference, *fetched, reporter=reporter) as (workspace, [name, *other]):
             return probe(
                 workspace,
                 name,
-                against=other[0] if other else None,
+                against=other[0] if other else BASE if against == BASE else None,
                 request=request,
                 prompts=Path(prompts) if prompts is not None else None,
                 limit=limit,

@@ -14,16 +14,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, wraps
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, NewType, TypeVar, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
 if TYPE_CHECKING:
     from ..records.token import Role
     from .resource import Resource
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-LongText = NewType("LongText", str)
-"""A text of up to ten million characters, such as a signature over many files."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

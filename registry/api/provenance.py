@@ -193,8 +193,11 @@ class Provenance(Resource):
         audit: bool = False,
         reporter: Reporter = SILENT,
     ) -> MadeReport:
-        """Return what is on record, and the HTML page of it if asked to."""
+        """Return what is on record, and the HTML page of it if asked to; only an admin has all bytes read for it."""
+        from ..access.roles import require_role
         from ..reporting.report import report
 
+        if audit:
+            require_role(self.workspace, "admin", "an audit")
         name = None if subject is None else named(subject)
         return report(self.workspace, name, page=page, audit=audit, say=reporter.say)

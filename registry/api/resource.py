@@ -13,6 +13,8 @@ from fusery.storage.progress import SILENT, Reporter
 from ..record import Record
 
 if TYPE_CHECKING:
+    from fusery.storage.digest import Digest
+
     from ..records.resolved import Resolved
     from ..remote.server import Server
     from ..workspace import Workspace
@@ -55,6 +57,22 @@ def said(text: str) -> str:
     raise BadInputError(f"{text[:60]!r} has characters that cannot be kept", hint="leave them out")
 
 
+def require_digest(text: str) -> Digest:
+    """Return a digest.
+
+    Raises:
+        BadInputError: it is none.
+    """
+    from fusery.storage.digest import parse_digest
+
+    from ..errors import BadInputError
+
+    try:
+        return parse_digest(text)
+    except ValueError as error:
+        raise BadInputError(f"no digest: {text[:80]!r}", hint="64 hex digits in lower case") from error
+
+
 def moment(at: datetime | str | None) -> str | None:
     """Return a moment as a text, as the command line takes it."""
     return at.isoformat() if isinstance(at, datetime) else at
@@ -82,9 +100,15 @@ class Resource:
             WhereError: the expression is not one.
         """
         from ..bulk.selection import usable_names
-        from .adapters import Adapters
+        from ..records.adapter import Adapter
 
-        found = Adapters(self.workspace, self.server).list(task=task, where=where)
+        if self.server is not None:
+            chosen = {name: value for name, value in (("task", task), ("where", where)) if value is not None}
+            found = self.server.ask("adapters/list", chosen, list[Adapter], writes=False)
+        else:
+            from ..catalog.listing import list_adapters
+
+            found = list_adapters(self.workspace, task=task, where=where)
         return usable_names(found, reporter.say)
 
     def local(self, what: str) -> Workspace:

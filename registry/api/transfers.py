@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ..errors import BadInputError
-from .resource import Resource
+from .resource import Resource, require_digest
 
 if TYPE_CHECKING:
-    from fusery.storage.digest import Digest
     from fusery.storage.interface import Blob
 
     from ..exchange.uploads import Upload, UploadLimits
@@ -47,31 +45,22 @@ class Transfers(Resource):
         """
         from ..exchange.uploads import Uploads
 
-        return Uploads(self.workspace, limits).arrived([_digest(each) for each in digests])
+        return Uploads(self.workspace, limits).arrived([require_digest(each) for each in digests])
 
     def begin(self, digest: str, size: int, offset: int, limits: UploadLimits) -> Upload | None:
         """Begin an upload, or go on with one; see `fusery.registry.exchange.uploads.Uploads`."""
         from ..exchange.uploads import Uploads
 
-        return Uploads(self.workspace, limits).begin(_digest(digest), size, offset)
+        return Uploads(self.workspace, limits).begin(require_digest(digest), size, offset)
 
     def blob(self, digest: str) -> Blob:
         """Return a blob that something refers to; see `fusery.registry.exchange.served.find_blob`."""
         from ..exchange.served import find_blob
 
-        return find_blob(self.workspace, _digest(digest))
+        return find_blob(self.workspace, require_digest(digest))
 
     def pieces(self, blob: Blob, start: int, stop: int) -> Iterator[bytes]:
         """Yield bytes of a blob, not verified: whoever puts it together does that."""
         from fusery.storage.pieces import read_pieces
 
         return read_pieces(self.workspace.store, blob, start, stop)
-
-
-def _digest(text: str) -> Digest:
-    from fusery.storage.digest import parse_digest
-
-    try:
-        return parse_digest(text)
-    except ValueError as error:
-        raise BadInputError(f"no digest: {text[:80]!r}", hint="64 hex digits in lower case") from error

@@ -8,19 +8,21 @@ from typing import TYPE_CHECKING
 
 from fusery.storage.progress import SILENT, Reporter
 
+from ..wire import LongText
 from .operation import operation
 from .resource import Named, Resource, named, said
 
 if TYPE_CHECKING:
-    from ..records.signature import Signatures, TrustedKey
-    from ..signing.anchor import Anchor
-    from ..signing.checking import Checker
-    from ..signing.recorded import (
-        ExportedSignature,
+    from ..records.signature import (
         OneSignature,
         RecordedEnvelope,
         RecordedFiles,
+        Signatures,
+        TrustedKey,
     )
+    from ..signing.anchor import Anchor
+    from ..signing.checking import Checker
+    from ..signing.recorded import ExportedSignature
     from ..signing.sign import Signed, SigningKey
     from ..signing.subject import Subject
     from ..signing.verify import Verification
@@ -67,7 +69,7 @@ class Trust(Resource):
 
     @operation("publisher", writes=True)
     def record_signature(
-        self, kind: str, digest: str, *, key_id: str, scheme: str, envelope: str, public: str = ""
+        self, kind: str, digest: str, *, key_id: str, scheme: str, envelope: LongText, public: str = ""
     ) -> RecordedEnvelope:
         """Record a signature over a list of files that is on record; see `fusery.registry.signing.recorded.record_signature`."""
         from ..signing.recorded import record_signature

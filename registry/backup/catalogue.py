@@ -13,7 +13,7 @@ from fusery.storage.interface import BlobStore
 from fusery.storage.jsonfile import parse_json
 from fusery.storage.locate import display_url
 
-from ..record import Record
+from ..record import Record, described
 from ..wire import decode
 from .errors import BackupError
 from .rows import KINDS
@@ -59,16 +59,16 @@ class File(Record):
 class Position(Record):
     """The number and the hash of a log entry, which stands for all of the log up to it."""
 
-    seq: int
-    hash: str
+    seq: int = described("its number")
+    hash: str = described("its hash")
 
 
 @dataclass(frozen=True, slots=True)
 class Amount(Record):
     """How many there are of something, and the bytes of all of them."""
 
-    count: int
-    bytes: int
+    count: int = described("how many")
+    bytes: int = described("of all of them")
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,6 @@ from sqlalchemy.orm import Session
 from fusery.storage.digest import Digest
 from fusery.storage.errors import FormatError, UnsafePathError
 from fusery.storage.manifest import FileEntry, Manifest
-from fusery.storage.room import Need, require_rooms
 
 from .. import tables
 from ..audit.upgrade import bring_up
@@ -63,9 +62,7 @@ def fill_temporary(backup: Backup, folder: Path, *, actor: str) -> str:
 
     Raises:
         BackupError: the rows cannot be right.
-        OutOfSpaceError: there is no room for the database.
     """
-    require_rooms([Need(folder, [database_size(backup.catalogue)])])
     url = f"sqlite:///{folder / 'rows.db'}"
     with closing(Database.open(url)) as database, database.schema_change() as connection:
         fill(connection, backup, store_id=backup.catalogue.store, generations={}, actor=actor)

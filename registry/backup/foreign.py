@@ -29,9 +29,9 @@ from ..exchange.believing import require_identity
 from ..exchange.exchange import copy
 from ..records.transfer import Moved
 from .errors import BackupError, NotEmptyError
-from .filling import fill_temporary
+from .filling import database_size, fill_temporary
 from .reading import Backup
-from .restore import LeftOut, Restored, make_ready, missing_sizes, require_empty
+from .target import LeftOut, Restored, make_ready, missing_sizes, require_empty
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
@@ -74,17 +74,19 @@ def copy_from(workspace: Workspace, backup: Backup, folder: Path, reporter: Repo
     reporter.say("reading the backup")
     backup.fetch()
     blobs = [replace(blob, generation=0) for blob, stored in backup.blobs() if stored]
-    require_rooms(needs_of(store, missing_sizes(store, blobs)), hint="free some space")
+    needs = [backup.need(database_size(catalogue)), *needs_of(store, missing_sizes(store, blobs))]
+    require_rooms(needs, hint="free some space")
     url = fill_temporary(backup, folder, actor=workspace.actor)
     make_ready(workspace)
     origin = Parts(replace(settings, database_url=url, store_url=backup.place.url))
     origin.__dict__["store"] = backup.place
-    reasons: dict[tuple[str, str], str] = {}
+    reasons: dict[tuple[str, str, str], str] = {}
     try:
         for item in _copied(origin, workspace, reporter):
             # It may have come with one thing that needs it, after another was refused.
             reason = item.reason or "" if item.state == "left out" else ""
-            reasons[item.kind, item.name] = reason and reasons.get((item.kind, item.name), reason)
+            key = (item.kind, item.name, item.digest)
+            reasons[key] = reason and reasons.get(key, reason)
     except (BlobMissingError, BlobCorruptError) as error:
         raise BackupError(
             f"the backup in {backup.where} is damaged: {error.message}",
@@ -93,9 +95,9 @@ def copy_from(workspace: Workspace, backup: Backup, folder: Path, reporter: Repo
     finally:
         origin.close()
     left_out = [
-        LeftOut(kind=kind, name=name, reason=reason) for (kind, name), reason in reasons.items() if reason
+        LeftOut(kind=kind, name=name, reason=reason) for (kind, name, _), reason in reasons.items() if reason
     ]
-    kinds = Counter(kind for (kind, _), reason in reasons.items() if not reason)
+    kinds = Counter(kind for (kind, _, _), reason in reasons.items() if not reason)
     rows = {"base_model" if kind == "base" else kind: count for kind, count in kinds.items()}
     left_out += (
         LeftOut(kind=file.table, count=file.rows, reason=_NEVER[file.table])

@@ -12,7 +12,7 @@ from fusery.storage.errors import BlobCorruptError, BlobMissingError, FormatErro
 from fusery.storage.interface import Blob, BlobStore
 from fusery.storage.jsonfile import MAX_DEPTH, parse_json
 from fusery.storage.locate import display_url
-from fusery.storage.room import Need, require_rooms
+from fusery.storage.room import Need, on_disk, require_rooms
 
 from ..tables.values import from_json
 from .catalogue import Amount, Catalogue, File
@@ -51,13 +51,18 @@ class Backup:
             )
         self.catalogue = catalogue
 
+    def need(self, *more: int) -> Need:
+        """Return the room that its files take while it is read, with more files beside them."""
+        sizes = [file.size for file in self.catalogue.files]
+        return Need(self._folder, [*sizes, *more], taken=on_disk(self._folder))
+
     def fetch(self) -> None:
         """Get all files, verified.
 
         Raises:
             BackupError: one is missing, truncated or changed; it says which.
         """
-        require_rooms([Need(self._folder, [file.size for file in self.catalogue.files])])
+        require_rooms([self.need()])
         for file in self.catalogue.files:
             try:
                 self.place.fetch(file.sha256, self._folder / file.name, size=file.size)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fusery.storage.digest import Digest
@@ -18,60 +17,20 @@ from fusery.storage.progress import SILENT, Reporter, tally
 from fusery.storage.room import Need, needs_of, require_rooms
 from fusery.storage.temporary import temporary_folder
 
-from .. import tables
 from ..database import Database
-from ..database.schema import HEAD, require, state
+from ..database.schema import HEAD
 from ..errors import SchemaError
 from ..parsing import plural
-from ..record import Record
-from .catalogue import Amount, Catalogue, Position
+from .catalogue import Catalogue
 from .errors import BackupError, NotEmptyError
-from .filling import database_size, entry_beyond, fill, fill_temporary
+from .filling import database_size, fill, fill_temporary
+from .foreign import copy_from
 from .places import JOBS, carry, open_place
 from .reading import Backup
+from .target import Restored, make_ready, missing_sizes, require_empty
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LeftOut(Record):
-    """Something in another party's backup that was not restored.
-
-    Attributes:
-        kind: `base`, `calibration`, `adapter` or `fused`, or a table whose rows never come.
-        name: its name; None for all rows of a table.
-        count: how many.
-        reason: why.
-    """
-
-    kind: str
-    name: str | None = None
-    count: int = 1
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Restored(Record):
-    """What a restore did.
-
-    Attributes:
-        source: where the backup is.
-        made_at: when it was made, as it says itself.
-        rows: how many rows each table has; of another party's backup, how many items of each kind were copied.
-        blobs: how many blobs the backup has, and their bytes.
-        last_event: the newest entry of the log of the backup.
-        own: it is the user's own, and its rows are restored as they are.
-        left_out: what another party's backup has besides.
-    """
-
-    source: str
-    made_at: str
-    rows: Mapping[str, int]
-    blobs: Amount
-    last_event: Position
-    own: bool = False
-    left_out: tuple[LeftOut, ...] = ()
 
 
 def restore(
@@ -103,8 +62,6 @@ def restore(
         SchemaError: the backup is of a newer version of fusery.
         OutOfSpaceError: there is too little room.
     """
-    from .foreign import copy_from
-
     with temporary_folder("restore") as folder:
         backup = Backup(open_place(workspace, source, store_options), folder, own=own)
         if backup.catalogue.schema > HEAD:
@@ -112,7 +69,10 @@ def restore(
                 f"the backup is at {backup.catalogue.schema}, this program knows up to {HEAD}",
                 hint="upgrade fusery: pip install --upgrade fusery",
             )
-        return (_restore_own if own else copy_from)(workspace, backup, folder, reporter)
+        if own:
+            return _restore_own(workspace, backup, reporter)
+
+        return copy_from(workspace, backup, folder, reporter)
 
 
 def require_restorable(
@@ -135,6 +95,7 @@ def require_restorable(
         backup = Backup(place, folder, own=True, catalogue=catalogue)
         try:
             backup.fetch()
+            require_rooms([backup.need(database_size(catalogue))])
             fill_temporary(backup, folder, actor=actor)
         except BackupError as error:
             raise BackupError(
@@ -143,37 +104,7 @@ def require_restorable(
             ) from error
 
 
-def missing_sizes(store: BlobStore, blobs: Sequence[Blob]) -> list[int]:
-    """Return the sizes of those blobs that a store on this machine does not have."""
-    if not store.capabilities.local:
-        return []
-    return [blob.size for blob in blobs if store.size(blob.digest, generation=blob.generation) is None]
-
-
-def require_empty(database: Database, copied_from: str | None = None) -> str | None:
-    """Return the id of the store that an empty registry has, None where there is no registry yet.
-
-    Args:
-        database: the registry's.
-        copied_from: see `entry_beyond`.
-
-    Raises:
-        NotEmptyError: it is not empty.
-    """
-    if state(database).status == "empty":
-        return None
-    require(database, may_create=False)
-    with database.read() as session:
-        if (action := entry_beyond(session.connection(), copied_from)) is not None:
-            raise NotEmptyError(
-                f"the registry in {database.shown} is not empty: its log has {action}",
-                hint="restore into an empty one: name another FUSERY_REGISTRY, or other URLs",
-            )
-        row = session.get(tables.Registry, 1)
-        return row.store_id if row else None
-
-
-def _restore_own(workspace: Workspace, backup: Backup, folder: Path, reporter: Reporter) -> Restored:
+def _restore_own(workspace: Workspace, backup: Backup, reporter: Reporter) -> Restored:
     catalogue = backup.catalogue
     with closing(Database.open(workspace.settings.database)) as database:
         present = require_empty(database)
@@ -182,7 +113,7 @@ def _restore_own(workspace: Workspace, backup: Backup, folder: Path, reporter: R
         store = open_store(workspace.settings.store, options=workspace.settings.store_options)
         store_id = _take_over(store, present, catalogue.store)
         generations, blobs = _in_generations(backup, store)
-        needs = [*needs_of(store, missing_sizes(store, blobs))]
+        needs = [backup.need(), *needs_of(store, missing_sizes(store, blobs))]
         if database.path is not None:
             needs.append(Need(database.path, [database_size(catalogue)]))
         require_rooms(needs, hint="free some space")
@@ -245,12 +176,3 @@ def _copy(
 
     for _ in in_order(copy, blobs, JOBS):
         pass
-
-
-def make_ready(workspace: Workspace) -> None:
-    """Open the registry that the database and the store are now, and write its settings file."""
-    from ..workspace import write_config
-
-    workspace.close()
-    workspace.ensure(explicit=True)
-    write_config(workspace.settings)

@@ -92,37 +92,15 @@ class AdapterDetails(Adapter):
     plot: str | None = described("the picture of its curve", title="picture", brief=True, optional=True)
 
 
-LAYOUT = (
-    "name task version aliases",
-    "plot",
-    "at",
-    "base",
-    "trained_on",
-    "method rank alpha scale",
-    "layers target_modules",
-    "trainable_parameters",
-    "total_parameters",
-    "trainable_percent reduction_factor",
-    "format",
-    "bytes base_bytes",
-    "date",
-    "val_loss",
-    "iterations",
-    "dataset dataset_revision examples",
-    "parent parent_yanked",
-    OTHERS,
-    "tags",
-    "note",
-    "digest",
-    "created_at created_by",
+_FACTS = (
+    "base, trained_on, method rank alpha scale, layers target_modules, trainable_parameters, total_parameters, "
+    "trainable_percent reduction_factor, format, bytes base_bytes, date, {}iterations, "
+    "dataset dataset_revision examples, parent parent_yanked, "
+    + OTHERS
+    + ", tags, note, digest, created_at created_by"
 )
+LAYOUT = f"name task version aliases, plot, at, {_FACTS.format('val_loss, ')}"
 """The lines of `show`; an adapter's name says the task and the version."""
 
-PAGE = (
-    f"{HIDDEN} name task version",
-    "val_loss",
-    *(line for line in LAYOUT[3:] if line != "val_loss"),
-    "aliases",
-    "computed_from",
-)
+PAGE = f"{HIDDEN} name task version, val_loss, {_FACTS.format('')}, aliases, computed_from"
 """The lines of a page, below the name."""

@@ -90,8 +90,8 @@ class WholeDifference(Record):
 
 
 LAYOUT = (
-    *("cosine", "relative_change", "norm_a norm_b", "effective_rank_a effective_rank_b"),
-    *("overlap_in", "overlap_out", "modules only_a only_b"),
+    "cosine, relative_change, norm_a norm_b, effective_rank_a effective_rank_b, overlap_in, overlap_out, "
+    "modules only_a only_b"
 )
 """The lines of what two adapters have in common."""
 

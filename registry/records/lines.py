@@ -74,18 +74,18 @@ def plain_text(value: Any) -> str:
     return str(value)
 
 
-def lines_of(kind: type, layout: Sequence[str], record: Mapping[str, Any], nothing: str) -> Iterator[Line]:
+def lines_of(kind: type, layout: str, record: Mapping[str, Any], nothing: str) -> Iterator[Line]:
     """Yield the lines of a record.
 
     Args:
         kind: of the record.
-        layout: of each line the fields, with spaces between; `OTHERS` and `HIDDEN` are special.
+        layout: the lines, with commas between, and of each the fields, with spaces between; `OTHERS` and `HIDDEN` are special.
         record: or its JSON; fields that it does not have are left out.
         nothing: stands for a value that is missing.
     """
     parts = parts_of(kind)
-    named = {name for line in layout for name in line.split()}
-    for line in layout:
+    named = set(layout.replace(",", " ").split())
+    for line in layout.split(", "):
         if line.startswith(HIDDEN):
             continue
         others = [name for name, part in parts.items() if part.about.column and name not in named]

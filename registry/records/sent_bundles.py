@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from fusery.storage.manifest import FileEntry, Manifest
+from fusery.storage.secrets import without_credentials
 
 from .. import tables
 from ..errors import BadInputError, UnknownReferenceError
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 
 _ACTIONS = (WRITTEN, "adapter.exported")
 """What the log calls the writing of a bundle, and of an adapter's folder."""
+
+
+_LONGEST = 10_000
+"""Characters of a path, and of what the log says besides."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +83,9 @@ def record_sent(workspace: Workspace, bundle: SentBundle) -> bool:
     """
     if bundle.action not in _ACTIONS or not bundle.files:
         raise BadInputError("this is no bundle", hint="update the client")
+    if len(bundle.path) > _LONGEST or len(json.dumps(bundle.detail)) > _LONGEST:
+        raise BadInputError("the record of this bundle is too long", hint="give a shorter path")
+    bundle = replace(bundle, path=str(without_credentials(bundle.path)))
     manifest = Manifest.of(bundle.files)
     table = tables.Bundle
     with workspace.database.read() as session:

@@ -46,3 +46,73 @@ class TrustedKey(Record):
     created_by: str = described("who said so")
     revoked_at: datetime | None = described("since when it counts no more", heading="revoked", exact=True)
     revoked_by: str | None = described("who said that")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OneSignature(Record):
+    """A signature on record, with its envelope.
+
+    Attributes:
+        kind: of what was signed: `adapter`, `fused` or `bundle`.
+        name: what people call it.
+        digest: of its list of files.
+        key_id: of the key that signed, or whom Sigstore names.
+        envelope: the file's content.
+    """
+
+    kind: str
+    name: str
+    digest: str
+    key_id: str
+    envelope: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedEnvelope(Record):
+    """A signature that was recorded.
+
+    Attributes:
+        envelope: the one on record now.
+        existed: it was on record already.
+    """
+
+    envelope: str
+    existed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownKey(Record):
+    """A key that counts, or counted.
+
+    Attributes:
+        name: what it is called.
+        key_id: SHA-256 of it.
+        public_key: as PEM.
+        revoked: it counts no more.
+        aliases: patterns of the aliases that it counts for.
+    """
+
+    name: str
+    key_id: str
+    public_key: str
+    revoked: bool
+    aliases: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedFiles(Record):
+    """What is on record of a list of files.
+
+    Attributes:
+        kind: `adapter`, `fused` or `bundle`; None where nothing of these files is on record.
+        event: what the log calls it.
+        digest: of the list; None where a lone file is nothing on record.
+        keys_: all keys, by name.
+        envelopes: signatures over it, the newest first.
+    """
+
+    kind: str | None
+    event: str
+    digest: str | None
+    keys_: tuple[KnownKey, ...]
+    envelopes: tuple[str, ...]

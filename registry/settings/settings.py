@@ -32,7 +32,7 @@ _SQLITE = re.compile(r"(?P<scheme>sqlite(?:\+pysqlite)?:///)(?P<path>[^/:?][^?]*
 class Settings:
     """Where a registry lives, and under which name this user acts in it.
 
-    Every field can be set as `FUSERY_<FIELD>` in the environment or as a key of `config.toml` in the home folder.
+    Every field can be set as `FUSERY_<FIELD>` (`home`: `FUSERY_REGISTRY`) in the environment, or in `config.toml` in the home folder.
 
     A relative path in `config.toml` starts at the home folder, one in the environment at the current folder; an empty
     variable counts as not set.
@@ -153,9 +153,14 @@ def _same(folder: Path, other: Path) -> bool:
     return os.path.realpath(folder) == os.path.realpath(other)
 
 
+def variable_of(name: str) -> str:
+    """Return the environment variable of a field."""
+    return "FUSERY_REGISTRY" if name == "home" else f"FUSERY_{name.upper()}"
+
+
 def _variable(name: str) -> str:
     """Return what the environment says of a field, in upper or lower case; empty where it is empty or not set."""
-    wanted = f"FUSERY_{name.upper()}"
+    wanted = variable_of(name)
     others = (variable for variable in os.environ if variable.isascii() and variable.upper() == wanted)
     said = (os.environ[variable] for variable in others)
     return os.environ.get(wanted) or next(filter(None, said), "")

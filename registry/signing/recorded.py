@@ -21,7 +21,7 @@ from ..errors import BadInputError, UnknownReferenceError
 from ..inspection.problem import Problem
 from ..inspection.signed_files import Found
 from ..record import Record, described
-from ..records.signature import Signatures
+from ..records.signature import KnownKey, OneSignature, RecordedEnvelope, RecordedFiles, Signatures
 from ..records.signatures import SCHEME, is_good, manifest_of, signatures_of, signed_name
 from .checking import Checker, KeyChecker
 from .subject import alone, find_recorded, kind_of
@@ -41,76 +41,6 @@ class ExportedSignature(Record):
     digest: str = described("of its list of files")
     key_id: str = described("of the key that signed, or whom Sigstore names")
     path: Path = described("the file")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OneSignature(Record):
-    """A signature on record, with its envelope.
-
-    Attributes:
-        kind: of what was signed: `adapter`, `fused` or `bundle`.
-        name: what people call it.
-        digest: of its list of files.
-        key_id: of the key that signed, or whom Sigstore names.
-        envelope: the file's content.
-    """
-
-    kind: str
-    name: str
-    digest: str
-    key_id: str
-    envelope: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RecordedEnvelope(Record):
-    """A signature that was recorded.
-
-    Attributes:
-        envelope: the one on record now.
-        existed: it was on record already.
-    """
-
-    envelope: str
-    existed: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KnownKey(Record):
-    """A key that counts, or counted.
-
-    Attributes:
-        name: what it is called.
-        key_id: SHA-256 of it.
-        public_key: as PEM.
-        revoked: it counts no more.
-        aliases: patterns of the aliases that it counts for.
-    """
-
-    name: str
-    key_id: str
-    public_key: str
-    revoked: bool
-    aliases: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RecordedFiles(Record):
-    """What is on record of a list of files.
-
-    Attributes:
-        kind: `adapter`, `fused` or `bundle`; None where nothing of these files is on record.
-        event: what the log calls it.
-        digest: of the list; None where a lone file is nothing on record.
-        keys_: all keys, by name.
-        envelopes: signatures over it, the newest first.
-    """
-
-    kind: str | None
-    event: str
-    digest: str | None
-    keys_: tuple[KnownKey, ...]
-    envelopes: tuple[str, ...]
 
 
 def look_up(workspace: Workspace, digest: str, *, lone: bool) -> RecordedFiles:

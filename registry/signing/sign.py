@@ -14,6 +14,7 @@ from ..dsse.keys import key_id, public_pem, read_private_key
 from ..errors import AlreadyExistsError, BadInputError
 from ..record import Record, described
 from ..records.signatures import SCHEME
+from ..wire import LongText
 from .library import chain_of, sign_with_key, sign_with_sigstore, with_certificates
 from .subject import Subject, find_subject
 from .verify import beside_of
@@ -146,7 +147,7 @@ def sign(
             subject.digest,
             key_id=made.key_id,
             scheme=made.scheme,
-            envelope=made.signature.decode("ascii"),
+            envelope=LongText(made.signature.decode("ascii")),
             public=made.public,
         )
         made = replace(made, signature=recorded.envelope.encode(), recorded=True, existed=recorded.existed)

@@ -24,8 +24,9 @@ from ..records.signatures import manifest_of, signed_name
 from .verify import beside_of, examine, judge
 
 if TYPE_CHECKING:
+    from ..records.signature import RecordedEnvelope, RecordedFiles
+    from ..wire import LongText
     from ..workspace import Workspace
-    from .recorded import RecordedEnvelope, RecordedFiles
 
 
 class SignatureLog(Protocol):
@@ -38,7 +39,7 @@ class SignatureLog(Protocol):
         """Return what is on record of a list of files."""
 
     def record_signature(
-        self, kind: str, digest: str, *, key_id: str, scheme: str, envelope: str, public: str = ""
+        self, kind: str, digest: str, *, key_id: str, scheme: str, envelope: LongText, public: str = ""
     ) -> RecordedEnvelope:
         """Record a signature."""
 

@@ -53,8 +53,8 @@ AGE = parsing.age
 ELSEWHERE: dict[str, str] = {
     "init": "the server made the registry, and says so",
     "db upgrade": "whoever runs the server upgrades its database",
-    "db grants --role reader -q": "whoever runs the server grants rights in its database",
     "backup kept": "a backup is made where the server runs",
+    "--registry new restore kept": "there is no backup, since that is made where the server runs",
     "--registry new restore kept --own": "there is no backup, since that is made where the server runs",
     "audit --chain --anchor log.anchor --key ann.pub": "files of this machine are no part of the server's audit",
     "report --html page.html": "the server does not tell how far it is",

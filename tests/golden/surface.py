@@ -28,7 +28,7 @@ from fusery.registry.database import schema
 from fusery.registry.database.actions import ACTIONS
 from fusery.registry.record import Record
 from fusery.registry.records.token import Role
-from fusery.registry.settings.settings import Settings
+from fusery.registry.settings.settings import Settings, variable_of
 from fusery.storage.errors import FuseryError
 from fusery.storage.plugins import GROUPS
 
@@ -83,7 +83,7 @@ def surface() -> dict[str, Any]:
         "HTTP API": routes(),
         "Python API": python(),
         "plugins": plugins(),
-        "settings": {field.name: f"FUSERY_{field.name.upper()}" for field in fields(Settings)},
+        "settings": {field.name: variable_of(field.name) for field in fields(Settings)},
         "findings": sorted(CODES),
         "log actions": sorted(ACTIONS),
         "formats": formats(),

@@ -27,7 +27,7 @@ from fusery.registry.reporting.written import Written
 from fusery.registry.signing.sign import SigningKey
 from fusery.registry.sync.destinations import DestinationOptions
 from fusery.registry.sync.sync import SyncRequest
-from fusery.registry.wire import decode, encode
+from fusery.registry.wire import LongText, decode, encode
 from fusery.storage.errors import FuseryError, MissingFileError
 from fusery.web.doors import OwnDoor
 
@@ -350,7 +350,7 @@ def test_signatures_are_made_here_and_recorded_there(
     with pytest.raises(BadSignatureError):
         remote.trust.record_signature(
             "adapter", stocked.adapters.show("course_rec@2").digest, key_id=signed.key_id,
-            scheme=signed.scheme, envelope=signed.signature.decode(), public=signed.public,
+            scheme=signed.scheme, envelope=LongText(signed.signature.decode()), public=signed.public,
         )  # fmt: skip
     anchor, document = remote.trust.anchor(key.private, bytes)
     assert anchor.key_id == signed.key_id

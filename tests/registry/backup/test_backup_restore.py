@@ -180,6 +180,22 @@ def test_an_empty_registry_is_filled_and_one_with_something_in_it_left_alone(
         assert new.adapters.list() == saved.adapters.list()
 
 
+def test_a_base_that_is_kept_by_reference_is_added_before_a_copy(tiny_base: Path, tmp_path: Path) -> None:
+    with open_registry(tmp_path / "theirs") as theirs:
+        theirs.init()
+        theirs.bases.add(tiny_base, name="tiny", reference=True)
+        adapter = tiny_models.make_adapter(tmp_path / "adapter", tiny_base, seed=1)
+        theirs.adapters.register(adapter, base="tiny", task="course_rec", date="20260115")
+        theirs.upkeep.backup(tmp_path / "backup")
+    with open_registry(tmp_path / "ours") as ours:
+        done = ours.upkeep.restore(tmp_path / "backup")
+        assert (done.rows, ours.bases.list()) == ({}, [])
+        assert {"base", "adapter"} <= {each.kind for each in done.left_out}
+        ours.bases.add(tiny_base, name="tiny")
+        assert ours.upkeep.restore(tmp_path / "backup").rows == {"base_model": 1, "adapter": 1}
+        assert ours.upkeep.audit().ok
+
+
 def test_only_new_blobs_are_copied_and_old_rows_removed(
     small: Registry, tiny_base: Path, tmp_path: Path
 ) -> None:
