@@ -1,4 +1,4 @@
-"""Where a server for a registry is, what it is known by, and the token that opens it: from the environment, and from nowhere else."""
+"""Addresses of servers, tokens of the environment, and trusted certificates."""
 
 from __future__ import annotations
 
@@ -24,13 +24,12 @@ _TOKEN = re.compile(r"[!-~]{1,4096}")
 
 @dataclass(frozen=True, slots=True)
 class ServerAddress:
-    """Where a server is.
+    """The address of a server.
 
     Attributes:
-        url: as it is shown.
-        host: its name or address.
-        port: its port; None for the usual one.
-        path: before every path of the API, where a proxy has it below one.
+        url: as messages show it.
+        port: None for the scheme's default.
+        path: prefix of every path of the API, for a server behind a proxy.
         secure: over TLS.
     """
 
@@ -42,41 +41,41 @@ class ServerAddress:
 
     @classmethod
     def parse(cls, text: str, *, insecure: bool = False, variable: str = "FUSERY_TOKEN") -> ServerAddress:
-        """Return where a URL leads.
+        """Parse the URL of a server.
 
         Args:
             text: the URL.
-            insecure: a token may go over a network as it is.
-            variable: the environment variable that the token is in.
+            insecure: allow HTTP without TLS to another machine.
+            variable: the environment variable of the token.
 
         Raises:
-            BadInputError: it is no such URL, has a password in it, or leads over a network without TLS.
+            BadInputError: it is invalid, contains a password, or needs TLS.
         """
         try:
             parts = urlsplit(text)
             host, port = parts.hostname or "", parts.port
         except ValueError as error:
-            raise BadInputError("this is no URL of a server", hint="https://HOST") from error
+            raise BadInputError("invalid URL of a server", hint="https://HOST") from error
         if parts.scheme not in ("http", "https") or not host or not text.isprintable() or " " in text:
-            raise BadInputError("this is no URL of a server", hint="https://HOST")
+            raise BadInputError("invalid URL of a server", hint="https://HOST")
         if "@" in parts.netloc or parts.query or parts.fragment:
             # Not repeated: there may be a password in it.
             raise BadInputError(
-                "the URL of a server has no name, password or query in it",
-                hint=f"the token belongs into {variable} or {variable}_FILE",
+                "the URL of a server must not contain a user, a password, a query or a fragment",
+                hint=f"set the token in {variable} or {variable}_FILE",
             )
         secure = parts.scheme == "https"
         if not (secure or insecure or _is_loopback(host)):
             raise BadInputError(
-                f"the token would go to {host} as it is, for all on the way to read",
-                hint="https://, or --insecure-http",
+                f"the token would be sent to {host} without encryption",
+                hint="use https://, or --insecure-http",
             )
         path = parts.path.rstrip("/")
         return cls(f"{parts.scheme}://{parts.netloc}{path}", host, port, path, secure)
 
     @property
     def loopback(self) -> bool:
-        """It is on this machine."""
+        """The server is on this machine."""
         return _is_loopback(self.host)
 
 
@@ -90,14 +89,14 @@ def _is_loopback(host: str) -> bool:
 
 
 def bearer_token(environment: Mapping[str, str] = os.environ, variable: str = "FUSERY_TOKEN") -> str:
-    """Return the token that the environment gives, or the file that it names; empty where it gives none.
+    """Return the token of the environment; empty if there is none.
 
     Args:
         environment: the variables.
-        variable: the one with the token; the one with `_FILE` at its end names a file that has it.
+        variable: holds the token; the variable with the suffix `_FILE` names a file that holds it.
 
     Raises:
-        BadInputError: what there is cannot be one.
+        BadInputError: the token is invalid.
     """
     token = environment.get(variable, "").strip()
     file = environment.get(f"{variable}_FILE", "")
@@ -114,10 +113,10 @@ def checked_token(token: str, hint: str = "what fusery token create showed") -> 
     """Return a token.
 
     Raises:
-        BadInputError: it cannot be one.
+        BadInputError: it is invalid.
     """
     if not _TOKEN.fullmatch(token):
-        raise BadInputError("what is given as the token is none", hint=hint)
+        raise BadInputError("invalid token", hint=hint)
     return token
 
 
@@ -125,19 +124,19 @@ def required_token(environment: Mapping[str, str] = os.environ) -> str:
     """Return the token for a server of a registry.
 
     Raises:
-        BadInputError: there is none, or what there is cannot be one.
+        BadInputError: there is none, or it is invalid.
     """
     token = bearer_token(environment)
     if not token:
         raise BadInputError(
-            "a server wants a token, and there is none",
-            hint="set FUSERY_TOKEN, or FUSERY_TOKEN_FILE to a file that has it",
+            "the server needs a token",
+            hint="set FUSERY_TOKEN, or FUSERY_TOKEN_FILE to a file that holds it",
         )
     return token
 
 
 def trusted_certificates() -> ssl.SSLContext:
-    """Return what certificates are verified with: those of `FUSERY_CA_FILE`, or the system's.
+    """Return a TLS context that trusts the certificates of `FUSERY_CA_FILE`, or the system's.
 
     Raises:
         MissingFileError, BadInputError: there is no such file, or no certificate in it.
@@ -150,6 +149,6 @@ def trusted_certificates() -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=file)
     except FileNotFoundError as error:
-        raise MissingFileError(f"there is no file {file}", hint="FUSERY_CA_FILE names it") from error
+        raise MissingFileError(f"file not found: {file}", hint="check FUSERY_CA_FILE") from error
     except (ssl.SSLError, OSError) as error:
-        raise BadInputError(f"{file} holds no certificates", hint="FUSERY_CA_FILE names it") from error
+        raise BadInputError(f"no certificates in {file}", hint="check FUSERY_CA_FILE") from error

@@ -6,7 +6,6 @@ Certificates are verified, and a redirect is an error.  The token is sent in one
 from __future__ import annotations
 
 import json
-import re
 import socket
 import threading
 import time
@@ -21,6 +20,7 @@ from fusery.storage.errors import FuseryError
 
 from ..errors import BadInputError, ServerRefusedError, ServerUnavailableError
 from .address import ServerAddress, trusted_certificates
+from .failures import shown
 
 if TYPE_CHECKING:
     import httpx2 as httpx
@@ -48,8 +48,6 @@ IDLE = 3.0
 
 _TRANSIENT = frozenset({429, 502, 503, 504})
 _REFUSAL = 1 << 20
-_SHOWN = 1_000
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 T = TypeVar("T")
 
@@ -82,15 +80,26 @@ class Sockets:
 
     def __init__(self) -> None:
         self._open: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+        self._lock, self._refused = threading.Lock(), False
 
     def trace(self, event: str, details: Mapping[str, Any]) -> None:
         """Note a connection that was made."""
         if event.endswith(("connect_tcp.complete", "start_tls.complete")):
-            self._open.add(details["return_value"].get_extra_info("socket"))
+            with self._lock:
+                self._open.add(details["return_value"].get_extra_info("socket"))
+            if self._refused:
+                self.shut_down()
 
-    def shut_down(self) -> None:
-        """Shut the connections down: closing them would not wake up threads that read from them."""
-        for connection in list(self._open):
+    def shut_down(self, *, further: bool = False) -> None:
+        """Shut the connections down: closing them would not wake up threads that read from them.
+
+        Args:
+            further: also those that are made later.
+        """
+        self._refused = self._refused or further
+        with self._lock:
+            connections = list(self._open)
+        for connection in connections:
             with suppress(OSError):
                 socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
@@ -147,7 +156,7 @@ class HttpClient:
     def cancel(self) -> None:
         """End the requests of other threads, and refuse further ones."""
         self._cancelled.set()
-        self._sockets.shut_down()
+        self._sockets.shut_down(further=True)
 
     def require_wanted(self) -> None:
         """Raise `TransientError` after `cancel`."""
@@ -265,7 +274,9 @@ class HttpClient:
                     hint="FUSERY_CA_FILE names the trusted certificates",
                 ) from error
             proxy = isinstance(error, httpx.ProxyError)
-            reason = f"the proxy refuses: {self._shown(str(error))}" if proxy else "it cannot be reached"
+            reason = (
+                f"the proxy refuses: {shown(str(error), self.token)}" if proxy else "it cannot be reached"
+            )
             raise TransientError(reason) from error
         except httpx.TransportError as error:
             late = isinstance(error, httpx.ReadTimeout | httpx.WriteTimeout)
@@ -371,13 +382,9 @@ class HttpClient:
         try:
             document = json.loads(data)
             error = document.get("error") or {"message": document["error_message"]}
-            return self._shown(str(error.get("message") or ""))
+            return shown(str(error.get("message") or ""), self.token)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return ""
-
-    def _shown(self, text: str) -> str:
-        hidden = text.replace(self.token, "...") if self.token else text
-        return _CONTROL.sub(" ", hidden)[:_SHOWN]
 
     def _unavailable(self, reason: str) -> FuseryError:
         hint = self.unavailable_hint

@@ -1,4 +1,4 @@
-"""Errors of a server, read back into the classes that they had there."""
+"""Errors of a server as exceptions of the same classes."""
 
 from __future__ import annotations
 
@@ -21,48 +21,49 @@ _MODULES = (
 )
 """Modules with errors of their own, those that take long to import last."""
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-_SAID = 2_000
+_LONGEST = 2_000
 _DETAILS: Mapping[str, Any] = {"findings": tuple[Finding, ...], "position": int, "excerpt": tuple[str, str]}
 """Attributes of errors that clients get, and their types."""
 
 
 class ServerError(FuseryError):
-    """An error that only the server's version knows."""
+    """An error that this version does not know."""
 
 
-def failure(told: Mapping[str, Any], token: str) -> FuseryError:
-    """Return the error that a server tells of; its text is data, and shown as such.
+def failure(error: Mapping[str, Any], token: str) -> FuseryError:
+    """Return the error that a server reports; its text is data, and shown as such.
 
     Args:
-        told: the error as JSON.
-        token: that is repeated in no message.
+        error: as JSON.
+        token: hidden in the messages.
 
     Raises:
-        KeyError, TypeError, ValueError: that is no error of a server.
+        KeyError, TypeError, ValueError: the JSON is of something else.
     """
-    code, message, hint = told["code"], told["message"], told.get("hint") or None
+    code, message, hint = error["code"], error["message"], error.get("hint") or None
     if not (isinstance(code, str) and isinstance(message, str) and isinstance(hint, str | None)):
         raise TypeError("no error")
     kind = _kind_of(code)
-    error = kind.__new__(kind)
-    FuseryError.__init__(error, _shown(message, token), hint=hint and _shown(hint, token))
-    details = told.get("details") or {}
+    raised = kind.__new__(kind)
+    FuseryError.__init__(raised, shown(message, token), hint=hint and shown(hint, token))
+    details = error.get("details") or {}
     if kind is ServerError:
-        error.code, error.exit_code = code, 1 if told.get("exit_code") == 1 else 2  # type: ignore[misc]
-    for name, of in _DETAILS.items():
+        raised.code, raised.exit_code = code, 1 if error.get("exit_code") == 1 else 2  # type: ignore[misc]
+    for name, kind_of in _DETAILS.items():
         if name in details:
-            setattr(error, name, decode(of, details[name]))
-    return error
+            setattr(raised, name, decode(kind_of, details[name]))
+    return raised
 
 
 def details_of(error: FuseryError) -> dict[str, Any]:
-    """Return what an error has besides its sentences, for the client."""
+    """Return the attributes of an error that clients get."""
     return {name: encode(getattr(error, name)) for name in _DETAILS if hasattr(error, name)}
 
 
-def _shown(text: str, token: str) -> str:
+def shown(text: str, token: str) -> str:
+    """Return text of a server without the token and control characters, and not too long."""
     hidden = text.replace(token, "...") if token else text
-    return _CONTROL.sub(" ", hidden)[:_SAID]
+    return _CONTROL.sub(" ", hidden)[:_LONGEST]
 
 
 @cache
@@ -75,7 +76,7 @@ def _kind_of(code: str) -> type[FuseryError]:
 
 
 def _kinds(kind: type[FuseryError]) -> Iterator[type[FuseryError]]:
-    """Yield all kinds of errors, the general ones first."""
+    """Yield a class of errors and its subclasses, general ones first."""
     yield kind
-    for each in kind.__subclasses__():
-        yield from _kinds(each)
+    for subclass in kind.__subclasses__():
+        yield from _kinds(subclass)

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import tiny_models
-from page_server import pages_of
 from run_folders import make_run, plain_log
 
 from fusery.registry import Registry
 from fusery.registry.errors import (
-    AlreadyExistsError,
     BadInputError,
     UnknownReferenceError,
     UploadBusyError,
@@ -26,7 +23,6 @@ from fusery.registry.remote.blobs import _Part
 from fusery.storage.digest import digest_bytes
 from fusery.storage.errors import BlobCorruptError
 from fusery.storage.manifest import FileEntry
-from fusery.web.doors import Proxies, TeamDoor
 
 pytestmark = pytest.mark.timing
 
@@ -144,36 +140,3 @@ def test_an_exported_folder_is_imported_as_it_was(
         assert "--base tiny" in str(caught.value.hint)
         third.bases.add(tiny_base, name="same")
         assert [third.exchange.import_folder(each).parent for each in (first, second)] == [None, known.name]
-
-
-def test_registering_on_a_server(
-    stocked: Registry, make_adapter: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("FUSERY_TOKEN", stocked.tokens.create("ci", role="publisher").secret)
-    folder = make_adapter("third", seed=3)
-    with pages_of(stocked, TeamDoor(stocked, Proxies())) as url, Registry.open(tmp_path / "own") as own:
-
-        def register(path: Path = folder, **facts: object) -> object:
-            return own.exchange.register(path, url, **{"base": "tiny", "task": "course_rec", **facts})  # type: ignore[arg-type]
-
-        for facts in ({"base": None}, {"task": None}, {"parent": "course_rec@1"}, {"trained_on": "tiny"}):
-            with pytest.raises(BadInputError):
-                register(**facts)
-        with pytest.raises(UnknownReferenceError):
-            register(base="course_rec@1")
-        done = register(note="first", tags={"team": "x"})
-        assert (done.version, done.created) == (3, True)  # type: ignore[attr-defined]
-        assert stocked.adapters.show("course_rec@3").base == "tiny"
-        stocked.adapters.amend("course_rec@3", note="second", reason="better")
-        for note in ("first", "second"):
-            known = register(note=note)
-            assert (known.version, known.created) == (3, False)  # type: ignore[attr-defined]
-        for facts in ({"note": "third"}, {"tags": {"team": "y"}}):
-            with pytest.raises(AlreadyExistsError):
-                register(**facts)
-        fourth = make_adapter("fourth", seed=4)
-        with pytest.raises(AlreadyExistsError) as caught:
-            register(fourth, version=2)
-        assert "--version 4" in str(caught.value.hint)
-        assert register(fourth, task="new").version == 1  # type: ignore[attr-defined]
-        assert not (tmp_path / "own").exists()

@@ -3,81 +3,40 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import json
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from certificates import certificate
+from lying_server import TOKEN, Write, lying, response
 from page_process import running
 from ports import free_port
 
 from fusery.registry import Registry
 from fusery.registry.errors import BadInputError, ServerRefusedError, ServerUnavailableError
 from fusery.registry.records.release import Promotion
-from fusery.registry.remote import blobs, client
-from fusery.registry.remote.address import ServerAddress
+from fusery.registry.remote import client
 from fusery.registry.remote.server import Server
-from fusery.storage.digest import Digest
-from fusery.storage.errors import BlobCorruptError, FuseryError
-from fusery.storage.manifest import FileEntry
+from fusery.storage.errors import FuseryError
 
 pytestmark = pytest.mark.timing
 
-TOKEN = "fusery_" + "a" * 43
-BLOB = b"0123456789" * 20_000
-ENTRY = FileEntry("blob", len(BLOB), Digest(hashlib.sha256(BLOB).hexdigest()))
 PROMOTION: dict[str, Any] = {
     "alias": "t#prod", "adapter": "x", "holder": None, "verdict": "failed", "moved": False, "confirmed": False,
     "guarded": True, "dry_run": False, "reason": "r", "withdrawals": [],
     "rules": [{"rule": "approvals", "wanted": 1, "state": "failed", "why": "w", "hint": "fusery audit"}],
 }  # fmt: skip
 
-Write = Callable[[bytes], None]
-
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "LONGEST_WAIT", 0.01)
     monkeypatch.setattr(client.HttpClient, "attempts", 3)
-
-
-@contextmanager
-def lying(answer: Callable[[bytes, Write], None]) -> Iterator[tuple[Server, list[bytes]]]:
-    """Yield a client of a server that answers each request by calling `answer`, and the heads of the requests."""
-    heads: list[bytes] = []
-
-    def serve(connection: socket.socket) -> None:
-        with suppress(OSError), connection, connection.makefile("rb") as read:
-            head = b"".join(iter(read.readline, b"\r\n"))
-            heads.append(head)
-            for line in head.lower().splitlines():
-                if line.startswith(b"content-length:"):
-                    read.read(int(line.partition(b":")[2]))
-            answer(head, connection.sendall)
-
-    def accept() -> None:
-        with suppress(OSError):
-            while True:
-                threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        threading.Thread(target=accept, daemon=True).start()
-        with Server(ServerAddress.parse(f"http://127.0.0.1:{listener.getsockname()[1]}"), TOKEN) as server:
-            yield server, heads
-        listener.shutdown(socket.SHUT_RDWR)
-
-
-def response(data: bytes, status: int = 200, **headers: object) -> bytes:
-    lines = [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
-    if "Content_Length" not in headers and "Transfer_Encoding" not in headers:
-        lines.append(f"Content-Length: {len(data)}")
-    return "\r\n".join([f"HTTP/1.1 {status} X", *lines, "", ""]).encode() + data
 
 
 def ask(server: Server, *, writes: bool = False) -> Any:
@@ -191,74 +150,6 @@ def test_messages_have_no_token_and_no_control_characters() -> None:
             ask(server)
         shown = f"{caught.value} {caught.value.hint}"
         assert TOKEN not in shown and "\x1b" not in shown
-
-
-@pytest.mark.parametrize(
-    ("data", "error"),
-    [
-        (BLOB[:-1] + b"x", BlobCorruptError),
-        (BLOB[:-1], ServerUnavailableError),
-        (BLOB + b"more", None),
-    ],
-)
-def test_blob_of_a_lying_server(tmp_path: Path, data: bytes, error: type[FuseryError] | None) -> None:
-    with lying(
-        lambda head, write: write(response(data) if b"\nrange" not in head.lower() else response(b"", 200))
-    ) as (
-        server,
-        _,
-    ):
-        if error is None:
-            blobs.download(server, ENTRY, tmp_path / "blob", tmp_path, None)
-            assert (tmp_path / "blob").read_bytes() == BLOB
-        else:
-            with pytest.raises(error):
-                blobs.download(server, ENTRY, tmp_path / "blob", tmp_path, None)
-            assert not (tmp_path / "blob").exists()
-
-
-def test_endless_blob_ends_at_its_size(tmp_path: Path) -> None:
-    sent: list[int] = []
-
-    def endless(head: bytes, write: Write) -> None:
-        write(response(BLOB, Content_Length=1 << 40))
-        while True:
-            write(bytes(0x10000))
-            sent.append(0x10000)
-
-    with lying(endless) as (server, _):
-        blobs.download(server, ENTRY, tmp_path / "blob", tmp_path, None)
-    assert (tmp_path / "blob").read_bytes() == BLOB
-    assert sum(sent) < 64 << 20
-
-
-def test_other_range_than_requested_is_refused(tmp_path: Path) -> None:
-    (tmp_path / f"{ENTRY.sha256}.arriving").write_bytes(BLOB[:1000])
-    other = response(BLOB[500:], 206, Content_Range=f"bytes 500-{len(BLOB) - 1}/{len(BLOB)}")
-    with lying(lambda head, write: write(other)) as (server, heads), pytest.raises(ServerRefusedError):
-        blobs.download(server, ENTRY, tmp_path / "blob", tmp_path, None)
-    assert b"range: bytes=1000-" in heads[0].lower()
-
-
-def test_error_cancels_other_transfers() -> None:
-    """A transfer that waits for its server ends when another one fails."""
-    waiting, ended = threading.Event(), threading.Event()
-
-    def answer(head: bytes, write: Write) -> None:
-        if b"/slow" in head:
-            waiting.set()
-            ended.wait(60)
-        write(response(b"{}", 418))
-
-    def transfer(name: str) -> None:
-        if name == "fails":
-            waiting.wait(60)
-        server.request("GET", f"/{name}")
-
-    with lying(answer) as (server, _), pytest.raises(ServerRefusedError):
-        blobs.in_parallel(server, transfer, ["slow", "fails"])
-    assert not ended.is_set()
-    ended.set()
 
 
 @contextmanager
