@@ -9,6 +9,7 @@ It is the same whatever database and store it was made of, and fits any other.
 """
 
 from .backup import BackedUp, backup
-from .restore import Restored, restore
+from .own import Restored
+from .restore import restore
 
 __all__ = ["BackedUp", "Restored", "backup", "restore"]
