@@ -9,7 +9,7 @@ It is the same whatever database and store it was made of, and fits any other.
 """
 
 from .backup import BackedUp, backup
+from .own import Restored
 from .restore import restore
-from .target import Restored
 
 __all__ = ["BackedUp", "Restored", "backup", "restore"]

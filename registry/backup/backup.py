@@ -25,18 +25,17 @@ from fusery.storage.room import require_room
 from fusery.storage.temporary import temporary_folder
 
 from .. import tables
-from ..database import Database, events, leases
-from ..database.events import FIRST_PREVIOUS
+from ..database import Database, leases
 from ..database.intents import Intents
 from ..database.schema import HEAD
 from ..errors import BadInputError, DatabaseUnavailableError
 from ..parsing import plural
-from ..record import Record
+from ..record import Record, described
 from ..tables.values import kind_of
 from .catalogue import BLOBS, Amount, Catalogue, File, Position
 from .errors import BackupError
+from .own import require_restorable
 from .places import JOBS, carry, open_place
-from .restore import require_restorable
 from .rows import LEASE, all_tables, needed_blobs, table_rows
 
 if TYPE_CHECKING:
@@ -48,25 +47,15 @@ _BATCH = 500
 
 @dataclass(frozen=True, slots=True)
 class BackedUp(Record):
-    """A backup that was made.
+    """A backup that was made."""
 
-    Attributes:
-        path: where it is, without any secret.
-        schema: revision of the database.
-        made_at: the moment that it is of.
-        last_event: the newest entry of the log.
-        rows: how many rows each table has.
-        blobs: how many there are, and their bytes.
-        copied: blobs that were not there yet, and their bytes.
-    """
-
-    path: str
-    schema: str
-    made_at: datetime
-    last_event: Position
-    rows: Mapping[str, int]
-    blobs: Amount
-    copied: Amount
+    path: str = described("where it is, without any secret")
+    schema: str = described("revision of the database")
+    made_at: datetime = described("the moment that it is of")
+    last_event: Position = described("the newest entry of the log")
+    rows: Mapping[str, int] = described("how many rows each table has")
+    blobs: Amount = described("how many blobs there are, and their bytes")
+    copied: Amount = described("blobs that were not there yet, and their bytes")
 
 
 def backup(
@@ -112,11 +101,8 @@ def backup(
         place.initialise(f"backup.{store_id}")
         former = _former(place, reporter.say)
         there = {blob.digest: blob.size for blob in place.blobs()}
-        with _protected(workspace, str(store_id), folder, there, verify, reporter.say) as (
-            made,
-            blobs,
-            missing,
-        ):
+        with _protected(workspace, str(store_id), folder, there, verify, reporter.say) as snapshot:
+            made, blobs, missing = snapshot
             coming = [blob.size for blob in missing if there.get(blob.digest) != blob.size]
             require_room(place, [*coming, *(file.size for file in made.files)])
             reporter.say(f"copying {len(missing)} of {plural(made.blobs.count, 'blob')}")
@@ -228,14 +214,13 @@ def _take_snapshot(workspace: Workspace, store: str, folder: Path) -> tuple[Cata
         blobs = list(needed_blobs(session))
         lines = ({"digest": blob.digest, "size": blob.size} for blob in blobs)
         files.append(_write_lines(folder / BLOBS, lines, {}))
-        newest = events.last(session)
         made = Catalogue(
             store=store,
             schema=HEAD,
             made_at=Database.utcnow(session).isoformat(timespec="seconds"),
             made_by=workspace.actor,
             tool=f"fusery {version('fusery')}",
-            last_event=Position(newest.seq, newest.hash) if newest else Position(0, FIRST_PREVIOUS),
+            last_event=Position.newest(session),
             blobs=Amount(len(blobs), sum(blob.size for blob in blobs)),
             files=tuple(files),
         )

@@ -7,12 +7,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from sqlalchemy.orm import Session
+
 from fusery.storage.digest import Digest, digest_json, parse_digest
 from fusery.storage.errors import FormatError
 from fusery.storage.interface import BlobStore
 from fusery.storage.jsonfile import parse_json
 from fusery.storage.locate import display_url
 
+from ..database import events
 from ..record import Record, described
 from ..wire import decode
 from .errors import BackupError
@@ -62,6 +65,12 @@ class Position(Record):
     seq: int = described("its number")
     hash: str = described("its hash")
 
+    @classmethod
+    def newest(cls, session: Session) -> Position:
+        """Return that of the newest entry of a log."""
+        entry = events.last(session)
+        return cls(entry.seq, entry.hash) if entry else cls(0, events.FIRST_PREVIOUS)
+
 
 @dataclass(frozen=True, slots=True)
 class Amount(Record):
@@ -98,11 +107,6 @@ class Catalogue(Record):
     def tables(self) -> tuple[File, ...]:
         """The files of tables."""
         return tuple(file for file in self.files if file.name != BLOBS)
-
-    @property
-    def blob_list(self) -> File:
-        """The file that lists the blobs."""
-        return next(file for file in self.files if file.name == BLOBS)
 
     def write(self, place: BlobStore) -> None:
         """Publish a backup whose files and blobs are all there: this is the moment from which it counts."""
@@ -145,7 +149,7 @@ class Catalogue(Record):
             parse_digest(file.sha256)
         valid = (
             len(set(names)) == len(names)
-            and BLOBS in names
+            and "blob.ndjson" in names
             and all(
                 file.name == f"{file.table}.ndjson" and _TABLE.fullmatch(file.table) for file in self.files
             )

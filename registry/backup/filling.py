@@ -162,9 +162,7 @@ def _continue_numbers(connection: Connection) -> None:
 def _require_log(session: Session, backup: Backup) -> None:
     for problem in events.verify_chain(session):
         raise backup.refuse("event.ndjson", f"breaks the chain of the log: {problem.message}")
-    newest = events.last(session)
-    last = Position(newest.seq, newest.hash) if newest else Position(0, events.FIRST_PREVIOUS)
-    if backup.catalogue.last_event != last:
+    if backup.catalogue.last_event != Position.newest(session):
         raise backup.refuse("event.ndjson", "does not end with the entry that the backup names")
 
 

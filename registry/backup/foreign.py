@@ -30,8 +30,8 @@ from ..exchange.exchange import copy
 from ..records.transfer import Moved
 from .errors import BackupError, NotEmptyError
 from .filling import database_size, fill_temporary
+from .own import LeftOut, Restored, make_ready, missing_sizes, require_empty
 from .reading import Backup
-from .target import LeftOut, Restored, make_ready, missing_sizes, require_empty
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
@@ -80,13 +80,15 @@ def copy_from(workspace: Workspace, backup: Backup, folder: Path, reporter: Repo
     make_ready(workspace)
     origin = Parts(replace(settings, database_url=url, store_url=backup.place.url))
     origin.__dict__["store"] = backup.place
-    reasons: dict[tuple[str, str, str], str] = {}
+    copied = dict[tuple[str, str, str], str]()
+    left_out = dict[tuple[str, str], LeftOut]()
     try:
         for item in _copied(origin, workspace, reporter):
-            # It may have come with one thing that needs it, after another was refused.
-            reason = item.reason or "" if item.state == "left out" else ""
-            key = (item.kind, item.name, item.digest)
-            reasons[key] = reason and reasons.get(key, reason)
+            if item.state == "left out":
+                left = LeftOut(item.kind, item.name, 1, item.reason or "")
+                left_out[item.kind, item.name] = left
+            else:
+                copied[item.kind, item.name, item.digest] = item.kind.replace("base", "base_model")
     except (BlobMissingError, BlobCorruptError) as error:
         raise BackupError(
             f"the backup in {backup.where} is damaged: {error.message}",
@@ -94,23 +96,19 @@ def copy_from(workspace: Workspace, backup: Backup, folder: Path, reporter: Repo
         ) from error
     finally:
         origin.close()
-    left_out = [
-        LeftOut(kind=kind, name=name, reason=reason) for (kind, name, _), reason in reasons.items() if reason
-    ]
-    kinds = Counter(kind for (kind, _, _), reason in reasons.items() if not reason)
-    rows = {"base_model" if kind == "base" else kind: count for kind, count in kinds.items()}
-    left_out += (
-        LeftOut(kind=file.table, count=file.rows, reason=_NEVER[file.table])
+    others = [
+        LeftOut(file.table, None, file.rows, _NEVER[file.table])
         for file in catalogue.tables
         if file.rows and file.table in _NEVER
-    )
+    ]
     return Restored(
         backup.where,
         catalogue.made_at,
-        rows,
+        Counter(copied.values()),
         catalogue.blobs,
         catalogue.last_event,
-        left_out=tuple(left_out),
+        False,
+        (*left_out.values(), *others),
     )
 
 

@@ -91,16 +91,15 @@ class Backup:
         Raises:
             BackupError: they are not as many, or as large, as the catalogue says.
         """
-        [file] = [file for file in self.catalogue.tables if file.table == "blob"] or [
-            self.catalogue.blob_list
-        ]
+        file = next(file for file in self.catalogue.tables if file.table == "blob")
         count = size = 0
         for row in self.rows(file):
             try:
                 blob, stored = Blob(parse_digest(row["digest"]), row["size"], row["generation"]), row["state"]
-                count, size = count + (stored != "absent"), size + (blob.size if stored != "absent" else 0)
-            except (ValueError, LookupError, TypeError) as error:
+            except (ValueError, LookupError) as error:
                 raise self.refuse(file.name, "has an invalid blob") from error
+            if stored != "absent":
+                count, size = count + 1, size + blob.size
             yield blob, stored != "absent"
         if Amount(count, size) != self.catalogue.blobs:
             raise self.refuse(file.name, "does not have as many blobs or bytes as promised")

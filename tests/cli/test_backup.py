@@ -38,7 +38,7 @@ def test_another_partys_backup_is_copied_and_named_is_what_stays_behind(stocked:
     assert stocked("backup", "saved").code == 0
     restored = stocked("--registry", "new", "restore", "saved")
     assert restored.code == 0
-    assert "alias 1" in restored.out
+    assert "1 alias" in restored.out
     assert stocked("--registry", "new", "audit").code == 0
     again = stocked("--registry", "new", "restore", "saved", "--json")
     assert again.json["rows"]["adapter"] == len(stocked("list", "--json").json)
