@@ -186,7 +186,11 @@ def _require_keys(path: Path | None) -> None:
 
 @contextmanager
 def _folder(
-    workspace: Workspace, request: ServeRequest, reading: ExitStack, say: Say, refresh: Callable[[], None]
+    workspace: Workspace,
+    request: ServeRequest,
+    reading: ExitStack,
+    say: Say,
+    refresh: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[Path, Follower | None]]:
     """Give a folder with `serving.json`, and who keeps it up to date; `reading` is to be closed when all is loaded."""
     if request.accept_foreign and not request.fused:
@@ -278,7 +282,7 @@ class Follower:
         splits: Sequence[Split],
         folder: Path,
         say: Say,
-        refresh: Callable[[], None],
+        refresh: Callable[[], None] = lambda: None,
     ) -> None:
         """Prepare; `start` begins to look."""
         self._workspace, self._request, self._splits = workspace, request, splits

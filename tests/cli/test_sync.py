@@ -65,7 +65,7 @@ def test_refusals(stocked: Fusery, tmp_path: Path) -> None:
         (f"sync course_rec#prod {to}", "prod"),
         ("sync course_rec@1 --to http://127.0.0.1:1", "which kind of server"),
         ("sync course_rec@1 --to tgi=http://127.0.0.1:1", "no server that takes adapters"),
-        ("sync course_rec@1 --to vllm=http://127.0.0.1:1", "does it run"),
+        ("sync course_rec@1 --to vllm=http://127.0.0.1:1", "server_unavailable"),
         ("sync course_rec@1 --to s3://u:p@bucket/x", "a user"),
         (("sync", "--where", "rank >", "--to", tmp_path / "x"), "bad_expression"),
         (("sync", "--where", "rank > 99", "--to", tmp_path / "x"), "no adapter fits"),
@@ -87,7 +87,7 @@ def test_a_server_s_refusal_ends_with_1(stocked: Fusery, tmp_path: Path) -> None
         ran = stocked("sync", "course_rec@1", "course_rec@2", "--to", f"vllm={url}")
         assert ran.code == 1
         assert lines(ran.out)[1:] == [
-            f"not loaded {V1} {url} refused this: LoRA rank 8 is greater than max_lora_rank 4.",
+            f"not loaded {V1} {url} refuses this: LoRA rank 8 is greater than max_lora_rank 4.",
             f"loaded {V2} course_rec@2",
         ]
         assert stocked("sync", "course_rec@2", "--to", f"vllm={url}", "--check").code == 0

@@ -27,9 +27,7 @@ V1, V2 = "course_rec_v1_20260115", "course_rec_v2_20260201"
 
 def follower(registry: Registry, folder: Path, heard: list[str], *references: str, **more: Any) -> Follower:
     folder.mkdir()
-    made = Follower(
-        registry.workspace, ServeRequest(references, **more), [], folder, heard.append, lambda: None
-    )
+    made = Follower(registry.workspace, ServeRequest(references, **more), [], folder, heard.append)
     made.follow(made.plan())
     return made
 
@@ -93,10 +91,7 @@ def test_a_fused_model_is_served_alone(stocked: Registry) -> None:
         request = ServeRequest(**{"references": ["course_rec@1"], "fused": True} | more)
         with (
             ExitStack() as reading,
-            module._folder(stocked.workspace, request, reading, lambda _: None, lambda: None) as (
-                folder,
-                nobody,
-            ),
+            module._folder(stocked.workspace, request, reading, lambda _: None) as (folder, nobody),
         ):
             assert nobody is None
             yield folder
