@@ -156,7 +156,7 @@ class Provenance(Resource):
         begun = path if isinstance(path, Begun) else Begun(path)
         with self.here() as (workspace, _):
             found = self._candidates(sought(workspace, begun))
-        with self.here(*found.names) as (workspace, _):
+        with self.here(*found.names, send=False) as (workspace, _):
             for bundle in found.bundles:
                 record_sent(workspace, bundle)
             return identify(workspace, begun, fresh=fresh, reporter=reporter)

@@ -129,7 +129,9 @@ class Resource:
         )
 
     @contextmanager
-    def here(self, *references: Named, reporter: Reporter = SILENT) -> Iterator[tuple[Workspace, list[str]]]:
+    def here(
+        self, *references: Named, reporter: Reporter = SILENT, send: bool = True
+    ) -> Iterator[tuple[Workspace, list[str]]]:
         """Yield the parts of a registry on this machine in which things are, to compute with them, and their names there.
 
         Of a server's registry they are fetched first, as far as they are not here yet, and verified; what was recorded of
@@ -137,7 +139,8 @@ class Resource:
 
         Args:
             references: what is computed with.
-            reporter: hears what is going on, and the bytes done and the total.
+            reporter: hears what the server did not record, and the bytes done and the total.
+            send: what is recorded meanwhile is sent.
 
         Raises:
             UnknownReferenceError: nothing has one of the names.
@@ -155,8 +158,15 @@ class Resource:
         registry = ask("tokens/own", {}, OwnIdentity, writes=False).registry
         wanted = [ask("provenance/resolve", {"reference": name}, Resolved, writes=False) for name in names]
         # What is fetched is shown as a bar; what is said is what the same command says on a registry of this machine.
-        quiet = Reporter(progress=reporter.progress)
-        with fetched(self.workspace, self.server, registry, wanted, quiet):
+        with fetched(
+            self.workspace,
+            self.server,
+            registry,
+            wanted,
+            say=reporter.say,
+            progress=reporter.progress,
+            send=send,
+        ):
             self._mirror_aliases(names, wanted)
             yield self.workspace, [each.name for each in wanted]
 

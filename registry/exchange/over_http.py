@@ -19,7 +19,7 @@ from fusery.storage.progress import SILENT, Reporter, tally
 from fusery.storage.room import Need, needs_of, require_rooms
 from fusery.storage.staging import Staging
 
-from ..errors import BlobsMissingError, ServerRefusedError
+from ..errors import BadInputError, BlobsMissingError, ServerRefusedError
 from ..records.bases import blob_generations
 from ..records.transfer import Moved, PackagePlan, PackageTaken
 from ..remote.address import ServerAddress, required_token
@@ -105,9 +105,12 @@ def pull_from_server(
     *,
     fused: bool = False,
     dry_run: bool = False,
+    own: bool = False,
     reporter: Reporter = SILENT,
 ) -> Exchanged:
     """Copy a thing and all that it needs from a server; arguments and answer are those of `pull`.
+
+    With `own`, the workspace is the local copy of that server's registry, and has its id.
 
     Raises:
         UnknownReferenceError: nothing has that name there.
@@ -122,6 +125,9 @@ def pull_from_server(
         if not dry_run:
             workspace.ensure()
         here = None if workspace.is_unmade else workspace.identity
+        if (here == come_from) is not own:
+            # Who knows the id of a registry could give out what they like as made in it.
+            raise BadInputError("the other registry has the id of this one", hint="name another server")
         done = planned = plan(workspace, package.items, come_from, unmade=here is None)
         if not dry_run:
             sizes = files_to_copy(workspace, package.items, planned, unmade=here is None)

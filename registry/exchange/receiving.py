@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -130,6 +131,12 @@ def _received(
 ) -> tuple[bool, str, bool]:
     """Record a thing in a transaction; return whether anything was new, its name, and whether a base was there in other files."""
     item = with_sender(workspace, item)
+    if workspace.authenticated and origin == workspace.identity and row is None:
+        # A client of this registry made it: its token says by whom, and not the package.
+        said = {"created_by": workspace.actor, "created_at": now}
+        if isinstance(item, Adapter):
+            del said["created_at"]  # amendments are later than that
+        item = replace(item, values={**item.values, **{key: said[key] for key in said.keys() & item.values}})
     if isinstance(item, Adapter) and isinstance(row, tables.Adapter):
         require_allowed(workspace, session, row, item)
     try:

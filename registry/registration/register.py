@@ -259,7 +259,7 @@ def _record(
                 **({"trained_on": trained_on_view(adapter)} if adapter.trained_on else {}),
                 "val_loss": adapter.val_loss,
                 # That it was computed here, and not only says so in its files.
-                **({"tool": f"fusery {installed('fusery')}"} if sources else {}),
+                **({"tool": f"fusery {installed('fusery')}"} if sources and not workspace.role else {}),
                 **({"plugins": others} if (others := took_part()) else {}),
             },
             actor=workspace.actor,
