@@ -19,8 +19,8 @@ from fusery.cli import audit, bench, training, webhook
 from fusery.cli.base import _facts, _quantization
 from fusery.cli.hints import Hints
 from fusery.cli.session import Session
-from fusery.registry.api.adapters import Adapters
 from fusery.registry.api.bases import Bases
+from fusery.registry.api.evaluations import Evaluations
 from fusery.registry.api.exchange import Exchange
 from fusery.registry.audit.report import Problem, Report
 from fusery.registry.evaluation.bench_report import BenchReport
@@ -167,7 +167,7 @@ def test_what_is_printed(
             out, err = capsys.readouterr()
             printed.append(f"## {title}\n{out}{err}")
     for resource, name, results, words in (
-        (Adapters, "probe", probes(), ("probe", "a@1")),
+        (Evaluations, "probe", probes(), ("probe", "a@1")),
         (Bases, "calibrate", calibrations(), ("base", "calibrate", "tiny")),
         (Exchange, "import_runs", imports(), ("import", "x", "--from", "mlflow")),
     ):
@@ -185,7 +185,7 @@ def test_what_is_printed(
     assert text == (FOLDER / "views.txt").read_text(encoding="utf-8")
     assert asked[0]["request"] is None
     for options in (("--precision", "keep"), ("--with", "course@2:0.5")):
-        monkeypatch.setattr(Adapters, "probe", lambda *_, **how: asked.append(how) or next(probes()))
+        monkeypatch.setattr(Evaluations, "probe", lambda *_, **how: asked.append(how) or next(probes()))
         fusery("probe", "a@1", *options)
         request = asked[-1]["request"]
         assert (request.precision, len(request.extras)) == (("keep", 0) if "keep" in options else ("auto", 1))
