@@ -1,4 +1,4 @@
-"""Restore a backup into an empty registry: one's own row by row, a stranger's as `pull` copies from another registry."""
+"""Restore a backup into an empty registry: your own row by row, another party's as `pull` does."""
 
 from __future__ import annotations
 
@@ -41,32 +41,32 @@ def restore(
     store_options: str | None = None,
     reporter: Reporter = SILENT,
 ) -> Restored:
-    """Restore a backup into an empty registry, on whatever database and store.
+    """Restore a backup into an empty registry on any database and store.
 
-    The user's own backup is restored as it is: rows, ids, seals and the log, in one transaction, after its files, blobs,
-    manifests and the chain of its log were verified.  After an interruption the registry is still empty, and the same
-    command goes on.
+    The user's own backup is restored unchanged, with ids, seals and the log.  Files, blobs, manifests and the
+    chain of the log are verified first.  The rows are written in one transaction: after an interruption the
+    registry is still empty, and the same command resumes.
 
-    Any other backup is copied from, as `pull` copies from another registry; see `foreign.copy_from`.
+    Another party's backup is copied from as by `pull`; see `foreign.copy_from`.
 
     Args:
-        workspace: the parts of the registry to be.
-        source: where the backup is.
-        own: it is the user's own.
-        store_options: for the file system there, as JSON; see `places.open_place`.
-        reporter: hears what is going on, and the bytes of blobs done and the total.
+        workspace: the workspace of the new registry.
+        source: the folder or URL of the backup.
+        own: whether it is the user's own.
+        store_options: options of its file system as JSON; see `places.open_place`.
+        reporter: receives messages, and the bytes of blobs done and the total.
 
     Raises:
-        BackupError: there is no backup, or it is damaged or was changed.
-        NotEmptyError: there is something in this registry.
-        SchemaError: the backup is of a newer version of fusery.
-        OutOfSpaceError: there is too little room.
+        BackupError: the backup is missing, damaged or edited.
+        NotEmptyError: the registry is not empty.
+        SchemaError: a newer version of fusery made the backup.
+        OutOfSpaceError: there is not enough disk space.
     """
     with temporary_folder("restore") as folder:
         backup = Backup(open_place(workspace, source, store_options), folder, own=own)
         if backup.catalogue.schema > HEAD:
             raise SchemaError(
-                f"the backup is at {backup.catalogue.schema}, this program knows up to {HEAD}",
+                f"the backup has schema {backup.catalogue.schema}; this fusery supports up to {HEAD}",
                 hint="upgrade fusery: pip install --upgrade fusery",
             )
         if own:
@@ -78,17 +78,17 @@ def restore(
 def require_restorable(
     place: BlobStore, catalogue: Catalogue, *, actor: str, say: Callable[[str], None]
 ) -> None:
-    """Restore a backup's rows into a temporary database; its blobs have been verified.
+    """Restore the rows of a new backup into a temporary database, to prove that a restore works.
 
     Args:
-        place: the store that holds the backup.
-        catalogue: the backup's catalogue, which need not be published.
+        place: the store of the backup.
+        catalogue: the backup's catalogue, published or not.
         actor: who makes the backup.
         say: called with each progress message.
 
     Raises:
         BackupError: a restore would refuse the backup.
-        OutOfSpaceError: there is no room for the temporary database.
+        OutOfSpaceError: there is not enough disk space for the temporary database.
     """
     say("restoring into a temporary database")
     with temporary_folder("verify") as folder:
@@ -129,7 +129,7 @@ def _restore_own(workspace: Workspace, backup: Backup, reporter: Reporter) -> Re
 
 
 def _take_over(store: BlobStore, present: str | None, wanted: str) -> str:
-    """Make the store that of the backup's registry, or leave it that of the new and empty one; return its id."""
+    """Give a new store the id of the backup's store, or keep the id of an empty one; return the id."""
     known = store.identify()
     if known is None and present is None:
         store.initialise(wanted)
@@ -138,17 +138,18 @@ def _take_over(store: BlobStore, present: str | None, wanted: str) -> str:
         known != wanted and (known != present or next(iter(store.blobs()), None) is not None)
     ):
         raise NotEmptyError(
-            f"the store {display_url(store.url)} is not empty, or not the one of the database",
-            hint="restore into an empty one: name another FUSERY_REGISTRY, or other URLs",
+            f"the store is not empty, or belongs to another database: {display_url(store.url)}",
+            hint="restore into an empty registry: set another FUSERY_REGISTRY, or other URLs",
         )
     return known
 
 
 def _in_generations(backup: Backup, store: BlobStore) -> tuple[dict[Digest, int], list[Blob]]:
-    """Return the generation of every blob in the store, and the blobs that the backup has in theirs.
+    """Return the generation of every blob in the store, and the backup's blobs with their generations.
 
-    It is the recorded one in a new store.  In the old one, whose database was lost, it is the newest that is there,
-    and of a blob that the backup does not have the next: a deletion that is still under way must not hit it.
+    In a new store, it is the recorded generation.  In the existing store, whose database was lost, it is the
+    newest one in the store.  A blob that the backup does not have gets the next generation, so that a pending
+    deletion cannot remove it.
     """
     there: dict[Digest, int] = {}
     for blob in store.blobs():

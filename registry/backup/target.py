@@ -1,4 +1,4 @@
-"""The registry that a backup is restored into: empty before; and what came of it."""
+"""The registry to restore into, and the result of a restore."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeftOut(Record):
-    """Something in another party's backup that was not restored.
+    """Records in another party's backup that were not restored.
 
     Attributes:
-        kind: `base`, `calibration`, `adapter` or `fused`, or a table whose rows never come.
+        kind: `base`, `calibration`, `adapter` or `fused`, or a table that is never restored.
         name: its name; None for all rows of a table.
-        count: how many.
-        reason: why.
+        count: number of records.
+        reason: the reason.
     """
 
     kind: str
@@ -39,16 +39,16 @@ class LeftOut(Record):
 
 @dataclass(frozen=True, slots=True)
 class Restored(Record):
-    """What a restore did.
+    """The result of a restore.
 
     Attributes:
-        source: where the backup is.
-        made_at: when it was made, as it says itself.
-        rows: how many rows each table has; of another party's backup, how many items of each kind were copied.
-        blobs: how many blobs the backup has, and their bytes.
-        last_event: the newest entry of the log of the backup.
-        own: it is the user's own, and its rows are restored as they are.
-        left_out: what another party's backup has besides.
+        source: folder or URL of the backup.
+        made_at: when the backup was made, according to the backup.
+        rows: number of restored rows by table; for another party's backup, number of copied items by kind.
+        blobs: number and size of the blobs in the backup.
+        last_event: the newest log entry in the backup.
+        own: whether it is the user's own.
+        left_out: records of another party's backup that were not restored.
     """
 
     source: str
@@ -61,21 +61,21 @@ class Restored(Record):
 
 
 def missing_sizes(store: BlobStore, blobs: Sequence[Blob]) -> list[int]:
-    """Return the sizes of those blobs that a store on this machine does not have."""
+    """Return the sizes of the blobs that are missing in a local store."""
     if not store.capabilities.local:
         return []
     return [blob.size for blob in blobs if store.size(blob.digest, generation=blob.generation) is None]
 
 
 def require_empty(database: Database, copied_from: str | None = None) -> str | None:
-    """Return the id of the store that an empty registry has, None where there is no registry yet.
+    """Return the store id of an empty registry; None if there is no registry yet.
 
     Args:
-        database: the registry's.
+        database: the registry's database.
         copied_from: see `entry_beyond`.
 
     Raises:
-        NotEmptyError: it is not empty.
+        NotEmptyError: the registry is not empty.
     """
     if state(database).status == "empty":
         return None
@@ -84,14 +84,14 @@ def require_empty(database: Database, copied_from: str | None = None) -> str | N
         if (action := entry_beyond(session.connection(), copied_from)) is not None:
             raise NotEmptyError(
                 f"the registry in {database.shown} is not empty: its log has {action}",
-                hint="restore into an empty one: name another FUSERY_REGISTRY, or other URLs",
+                hint="restore into an empty registry: set another FUSERY_REGISTRY, or other URLs",
             )
         row = session.get(tables.Registry, 1)
         return row.store_id if row else None
 
 
 def make_ready(workspace: Workspace) -> None:
-    """Open the registry that the database and the store are now, and write its settings file."""
+    """Open the restored registry, and write its settings file."""
     from ..workspace import write_config
 
     workspace.close()

@@ -1,4 +1,4 @@
-"""Where a server for a registry is, what it is known by, and the token that opens it: from the environment, and from nowhere else."""
+"""A server's address, its trusted certificates, and the token from the environment."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _TOKEN = re.compile(r"[!-~]{1,4096}")
 
 @dataclass(frozen=True, slots=True)
 class ServerAddress:
-    """Where a server is.
+    """A server's address.
 
     Attributes:
-        url: as it is shown.
-        host: its name or address.
-        port: its port; None for the usual one.
-        path: before every path of the API, where a proxy has it below one.
-        secure: over TLS.
+        url: the URL, as it is shown.
+        host: the host name or IP address.
+        port: the port; None for the default port.
+        path: the prefix of all API paths, if a proxy adds one.
+        secure: whether the connection uses TLS.
     """
 
     url: str
@@ -42,41 +42,41 @@ class ServerAddress:
 
     @classmethod
     def parse(cls, text: str, *, insecure: bool = False, variable: str = "FUSERY_TOKEN") -> ServerAddress:
-        """Return where a URL leads.
+        """Parse a server's URL.
 
         Args:
             text: the URL.
-            insecure: a token may go over a network as it is.
-            variable: the environment variable that the token is in.
+            insecure: whether to allow HTTP without TLS to another machine.
+            variable: the environment variable for the token.
 
         Raises:
-            BadInputError: it is no such URL, has a password in it, or leads over a network without TLS.
+            BadInputError: the URL is invalid, contains a password, or needs TLS.
         """
         try:
             parts = urlsplit(text)
             host, port = parts.hostname or "", parts.port
         except ValueError as error:
-            raise BadInputError("this is no URL of a server", hint="https://HOST") from error
+            raise BadInputError("invalid server URL", hint="give https://HOST") from error
         if parts.scheme not in ("http", "https") or not host or not text.isprintable() or " " in text:
-            raise BadInputError("this is no URL of a server", hint="https://HOST")
+            raise BadInputError("invalid server URL", hint="give https://HOST")
         if "@" in parts.netloc or parts.query or parts.fragment:
             # Not repeated: there may be a password in it.
             raise BadInputError(
-                "the URL of a server has no name, password or query in it",
-                hint=f"the token belongs into {variable} or {variable}_FILE",
+                "invalid server URL (a user name, password, query or fragment is not allowed)",
+                hint=f"put the token into {variable} or {variable}_FILE",
             )
         secure = parts.scheme == "https"
         if not (secure or insecure or _is_loopback(host)):
             raise BadInputError(
-                f"the token would go to {host} as it is, for all on the way to read",
-                hint="https://, or --insecure-http",
+                f"cannot send the token to {host}: the connection is not encrypted",
+                hint="use https://, or allow plain HTTP with --insecure-http",
             )
         path = parts.path.rstrip("/")
         return cls(f"{parts.scheme}://{parts.netloc}{path}", host, port, path, secure)
 
     @property
     def loopback(self) -> bool:
-        """It is on this machine."""
+        """Return whether the server is on this machine."""
         return _is_loopback(self.host)
 
 
@@ -90,14 +90,14 @@ def _is_loopback(host: str) -> bool:
 
 
 def bearer_token(environment: Mapping[str, str] = os.environ, variable: str = "FUSERY_TOKEN") -> str:
-    """Return the token that the environment gives, or the file that it names; empty where it gives none.
+    """Return the token from an environment variable or its file; empty if neither is set.
 
     Args:
-        environment: the variables.
-        variable: the one with the token; the one with `_FILE` at its end names a file that has it.
+        environment: the environment variables.
+        variable: the variable with the token; `VARIABLE_FILE` names a file with it.
 
     Raises:
-        BadInputError: what there is cannot be one.
+        BadInputError: the token is invalid, or its file is empty.
     """
     token = environment.get(variable, "").strip()
     file = environment.get(f"{variable}_FILE", "")
@@ -106,41 +106,41 @@ def bearer_token(environment: Mapping[str, str] = os.environ, variable: str = "F
         with os_failures(f"read {path}", near=path), path.open("rb") as opened:
             token = opened.read(8_192).decode("ascii", "replace").strip()
         if not token:
-            raise BadInputError(f"{path} is empty", hint=f"{variable}_FILE names a file with a token in it")
-    return checked_token(token, f"{variable} or {variable}_FILE") if token else ""
+            raise BadInputError(f"{path} is empty", hint=f"{variable}_FILE must name a file with a token")
+    return checked_token(token, f"check {variable} or {variable}_FILE") if token else ""
 
 
-def checked_token(token: str, hint: str = "what fusery token create showed") -> str:
-    """Return a token.
+def checked_token(token: str, hint: str = "give the token that fusery token create printed") -> str:
+    """Return a token after validation.
 
     Raises:
-        BadInputError: it cannot be one.
+        BadInputError: the token is invalid.
     """
     if not _TOKEN.fullmatch(token):
-        raise BadInputError("what is given as the token is none", hint=hint)
+        raise BadInputError("invalid token (1 to 4,096 printable ASCII characters without spaces)", hint=hint)
     return token
 
 
 def required_token(environment: Mapping[str, str] = os.environ) -> str:
-    """Return the token for a server of a registry.
+    """Return the token for a server from the environment.
 
     Raises:
-        BadInputError: there is none, or what there is cannot be one.
+        BadInputError: the token is missing or invalid.
     """
     token = bearer_token(environment)
     if not token:
         raise BadInputError(
-            "a server wants a token, and there is none",
-            hint="set FUSERY_TOKEN, or FUSERY_TOKEN_FILE to a file that has it",
+            "the server needs a token",
+            hint="set FUSERY_TOKEN, or FUSERY_TOKEN_FILE to the path of a file with it",
         )
     return token
 
 
 def trusted_certificates() -> ssl.SSLContext:
-    """Return what certificates are verified with: those of `FUSERY_CA_FILE`, or the system's.
+    """Return an SSL context with the certificates of `FUSERY_CA_FILE`, or the system's.
 
     Raises:
-        MissingFileError, BadInputError: there is no such file, or no certificate in it.
+        MissingFileError, BadInputError: the file does not exist, or has no certificates.
     """
     import ssl  # 10 ms
 
@@ -150,6 +150,6 @@ def trusted_certificates() -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=file)
     except FileNotFoundError as error:
-        raise MissingFileError(f"there is no file {file}", hint="FUSERY_CA_FILE names it") from error
+        raise MissingFileError(f"file not found: {file}", hint="check FUSERY_CA_FILE") from error
     except (ssl.SSLError, OSError) as error:
-        raise BadInputError(f"{file} holds no certificates", hint="FUSERY_CA_FILE names it") from error
+        raise BadInputError(f"cannot read certificates from {file}", hint="check FUSERY_CA_FILE") from error

@@ -1,4 +1,4 @@
-"""Errors of a server, read back into the classes that they had there."""
+"""Decode the errors of a server into fusery's exception classes."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ _MODULES = (
     "registry.catalog.where.problem",
     "registry.admission.refusal",
 )
-"""Modules with errors of their own, those that take long to import last."""
+"""Modules that define exceptions; those that are slow to import come last."""
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _SAID = 2_000
 _DETAILS: Mapping[str, Any] = {"findings": tuple[Finding, ...], "position": int, "excerpt": tuple[str, str]}
-"""Attributes of errors that clients get, and their types."""
+"""Attributes of errors that the server sends, and their types."""
 
 
 class ServerError(FuseryError):
-    """An error that only the server's version knows."""
+    """An error whose code this version does not know."""
 
 
 def failure(told: Mapping[str, Any], token: str) -> FuseryError:
-    """Return the error that a server tells of; its text is data, and shown as such.
+    """Return the exception for an error from a server; remove control characters from its text.
 
     Args:
         told: the error as JSON.
-        token: that is repeated in no message.
+        token: the token, which is masked in the messages.
 
     Raises:
-        KeyError, TypeError, ValueError: that is no error of a server.
+        KeyError, TypeError, ValueError: the JSON is not an error.
     """
     code, message, hint = told["code"], told["message"], told.get("hint") or None
     if not (isinstance(code, str) and isinstance(message, str) and isinstance(hint, str | None)):
-        raise TypeError("no error")
+        raise TypeError("invalid error")
     kind = _kind_of(code)
     error = kind.__new__(kind)
     FuseryError.__init__(error, _shown(message, token), hint=hint and _shown(hint, token))
@@ -56,7 +56,7 @@ def failure(told: Mapping[str, Any], token: str) -> FuseryError:
 
 
 def details_of(error: FuseryError) -> dict[str, Any]:
-    """Return what an error has besides its sentences, for the client."""
+    """Return an error's attributes for the client, besides message and hint."""
     return {name: encode(getattr(error, name)) for name in _DETAILS if hasattr(error, name)}
 
 
@@ -75,7 +75,7 @@ def _kind_of(code: str) -> type[FuseryError]:
 
 
 def _kinds(kind: type[FuseryError]) -> Iterator[type[FuseryError]]:
-    """Yield all kinds of errors, the general ones first."""
+    """Yield an exception class and its subclasses, base classes first."""
     yield kind
     for each in kind.__subclasses__():
         yield from _kinds(each)
